@@ -1,0 +1,76 @@
+# `make` lists what there is. Needs Python 3.11 or newer, and nothing else.
+
+SHELL := /bin/sh
+VENV ?= .venv
+BIN := $(VENV)/bin
+PREFIX ?= $(HOME)/.local
+PLUGINS := plugins/whisperd-ctranslate2
+# The newest Python that works, unless PYTHON names one. A version manager may offer names that do not run.
+PYTHON ?= $(shell for name in python3.14 python3.13 python3.12 python3.11 python3; do \
+	"$$name" -c 'import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null \
+	&& echo "$$name" && break; done)
+
+.PHONY: help setup check lint types test test-quick demo play install uninstall bench lock lock-dev docs wheels clean
+.DEFAULT_GOAL := help
+
+help: ## list these commands
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(VENV)/.ready ## make the environment that developing needs
+
+$(VENV)/.ready: requirements/dev.txt pyproject.toml $(PLUGINS:%=%/pyproject.toml)
+	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.14 with venv and pip is needed (on Debian: apt install python3-venv)."; exit 1; }
+	@# One that was interrupted while it was made has no pip, and is made anew.
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation $(PLUGINS:%=-e ./%) -e .
+	@touch $@
+
+check: lint types test-quick ## what to run before every commit: lint, types, quick tests
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+test-quick: setup
+	$(BIN)/pytest -q -n 2 -m "not real and not slow"
+
+test: lint types ## all checks and all tests
+	$(BIN)/pytest -q -n 2
+
+demo: ## install into a throw-away folder, fetch what is needed, transcribe a recording, print the text
+	@PYTHON="$(PYTHON)" sh scripts/demo.sh
+
+play: ## the same, but keep the daemon running in a shell of its own
+	@PYTHON="$(PYTHON)" sh scripts/demo.sh --play
+
+wheels: ## build the wheels into dist/
+	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.14 with venv and pip is needed (on Debian: apt install python3-venv)."; exit 1; }
+	@PYTHON="$(PYTHON)" sh scripts/wheels.sh dist
+
+install: wheels ## put whisperd and whisperctl on your path (PREFIX, ~/.local)
+	@PYTHON="$(PYTHON)" PREFIX="$(PREFIX)" sh scripts/install.sh
+
+uninstall: ## take them away again; recordings, models and settings stay
+	@PREFIX="$(PREFIX)" sh scripts/install.sh --remove
+
+bench: setup ## measure, against faster-whisper; prints a table and writes benchmarks/results/
+	$(BIN)/python benchmarks/run.py
+
+lock: setup ## renew the locks of the native bundles from the package index
+	$(BIN)/python scripts/lock.py
+
+lock-dev: wheels ## renew requirements/dev.txt
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+		--find-links dist --no-emit-package whisperd-ctranslate2 --no-emit-find-links --no-emit-index-url \
+		pyproject.toml requirements/dev.in -o requirements/dev.txt
+
+docs: setup ## renew the pages that are made from the program
+	$(BIN)/python scripts/command_docs.py
+
+clean: ## delete what was built and downloaded here
+	rm -rf $(VENV) build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,90 @@
+"""The engine's rules, pure: how much context a window gets, when a result is not to be trusted, and
+how windows vote on a language.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+__all__ = [
+    "FRAMES_PER_SECOND",
+    "FULL_CONTEXT_FRAMES",
+    "context_frames",
+    "elect",
+    "is_repetitive",
+    "is_silence",
+    "looks_bad",
+    "token_limit",
+]
+
+FRAMES_PER_SECOND = 100
+FULL_CONTEXT_FRAMES = 3000
+"""The 30 seconds that Whisper was trained on."""
+
+_CONTEXT_STEP_FRAMES = 50
+"""Contexts come in steps, so that windows of like length share a batch without waste."""
+_SHORT_WINDOW_S, _SHORT_MARGIN_S, _LONG_MARGIN_S = 10.0, 4.0, 2.0
+"""Measured (docs/benchmarks.md): short windows lose words with less margin, long ones do not."""
+
+_MAX_COMPRESSION_RATIO = 2.4
+_MIN_AVG_LOGPROB = -1.0
+_NO_SPEECH_PROB = 0.6
+"""The thresholds of the Whisper paper's reference code."""
+
+
+def context_frames(duration_s: float) -> int:
+    """Mel frames that the encoder is given for a window: its speech, a margin of silence, rounded up."""
+    margin_s = _SHORT_MARGIN_S if duration_s < _SHORT_WINDOW_S else _LONG_MARGIN_S
+    steps = math.ceil((duration_s + margin_s) * FRAMES_PER_SECOND / _CONTEXT_STEP_FRAMES)
+    return min(steps * _CONTEXT_STEP_FRAMES, FULL_CONTEXT_FRAMES)
+
+
+def token_limit(duration_s: float) -> int:
+    """Tokens beyond which a text cannot have been spoken in that time: the decoder runs in a circle."""
+    return 40 + math.ceil(25 * duration_s)
+
+
+def looks_bad(
+    compression_ratio: float, avg_logprob: float, no_speech_prob: float, *, is_endless: bool
+) -> bool:
+    """Whether a result should be computed again: it repeats itself, never ends, or is a mere guess."""
+    if is_endless or is_repetitive(compression_ratio):
+        return True
+    is_guess = not avg_logprob >= _MIN_AVG_LOGPROB  # also true of not-a-number
+    return is_guess and not is_silence(no_speech_prob, avg_logprob)
+
+
+def is_repetitive(compression_ratio: float) -> bool:
+    """Whether a text says the same again and again, so that it compresses too well."""
+    return compression_ratio > _MAX_COMPRESSION_RATIO
+
+
+def is_silence(no_speech_prob: float, avg_logprob: float) -> bool:
+    """Whether nobody spoke: the model says so, and is unsure of the words it found."""
+    return no_speech_prob > _NO_SPEECH_PROB and avg_logprob < _MIN_AVG_LOGPROB
+
+
+def elect(
+    guesses: Sequence[Mapping[str, float]], voters: Sequence[tuple[int, float]]
+) -> list[tuple[str, float]]:
+    """One language for all windows of a group, with its share of the vote.
+
+    `guesses` gives the probability of each language for each window, `voters` each window's group
+    and length in seconds: a longer window has more weight.
+    """
+    totals: dict[int, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+    weights: defaultdict[int, float] = defaultdict(float)
+    for guess, (group, duration_s) in zip(guesses, voters, strict=True):
+        weights[group] += duration_s
+        for language, probability in guess.items():
+            totals[group][language] += probability * duration_s
+    winners = {
+        group: max(
+            ((language, total / (weights[group] or 1.0)) for language, total in votes.items()),
+            key=lambda one: one[1],
+        )
+        for group, votes in totals.items()
+    }
+    return [winners[group] for group, _ in voters]

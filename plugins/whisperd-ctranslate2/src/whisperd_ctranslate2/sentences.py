@@ -1,0 +1,61 @@
+"""Where one sentence ends and the next begins. Pure.
+
+A window may hold several sentences; each becomes a segment of its own, with the times of its words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+__all__ = ["Word", "has_several_sentences", "split_sentences"]
+
+MIN_SENTENCE_S = 1.0
+"""A shorter one stays with the next, so that nobody reads subtitles of a single yes."""
+
+
+class Word(NamedTuple):
+    """A word with its punctuation and the space before it; times in seconds from the window's beginning."""
+
+    text: str
+    start: float
+    end: float
+    tokens: tuple[int, ...]
+
+
+_END = re.compile(r"""[.?!…。！？]+["'”’»)\]」』]*$""")
+_WIDE_END = re.compile(r"[。！？](?=.)")
+# A full stop behind these, or behind a single letter, is no end.
+_ABBREVIATIONS = frozenset(
+    "mr mrs ms dr prof st jr sr vs etc inc ltd nr e.g i.e a.m p.m u.s u.k z.b d.h bzw usw".split()  # noqa: SIM905
+)
+
+
+def has_several_sentences(text: str) -> bool:
+    """Whether it is worth asking for the times of the words."""
+    words = text.split()
+    ends = any(_ends_sentence(word, after) for word, after in pairwise(words))
+    return ends or _WIDE_END.search(text.strip()) is not None
+
+
+def split_sentences(words: Sequence[Word]) -> list[list[Word]]:
+    """The words, sentence by sentence; nothing is lost and nothing reordered."""
+    sentences: list[list[Word]] = [[]]
+    for index, word in enumerate(words):
+        sentences[-1].append(word)
+        after = words[index + 1].text if index + 1 < len(words) else None
+        long_enough = word.end - sentences[-1][0].start >= MIN_SENTENCE_S
+        if after is not None and long_enough and _ends_sentence(word.text, after):
+            sentences.append([])
+    return [sentence for sentence in sentences if sentence]
+
+
+def _ends_sentence(word: str, after: str) -> bool:
+    word, after = word.strip(), after.strip()
+    if not _END.search(word) or after[:1].islower():
+        return False
+    stem = word.lower().rstrip(".\"'”’»)]")
+    is_abbreviation = word.endswith(".") and (stem in _ABBREVIATIONS or (len(stem) == 1 and stem.isalpha()))
+    return not is_abbreviation

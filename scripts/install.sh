@@ -1,0 +1,50 @@
+#!/bin/sh
+# Installs the wheels in dist/ for one user: an environment of its own, and the two programs on the path.
+set -eu
+cd "$(dirname "$0")/.."
+home=$PREFIX/share/whisperd/app
+bin=$PREFIX/bin
+
+if [ "${1:-}" = --remove ]; then
+    # Without its files nobody could end it any more.
+    if [ -x "$home/bin/whisperctl" ]; then "$home/bin/whisperctl" --quiet --no-start daemon stop 2>/dev/null || true; fi
+    data=${XDG_DATA_HOME:-$HOME/.local/share}/whisperd
+    for program in whisperd whisperctl; do
+        # Only what this script has put there.
+        if [ "$(readlink "$bin/$program" 2>/dev/null)" = "$home/bin/$program" ]; then rm "$bin/$program"; fi
+    done
+    rm -rf "$home"
+    echo "whisperd is gone from $PREFIX. Models and native bundles stay, unless you delete them:"
+    du -sh "$data/native" "$data/models" 2>/dev/null || true
+    exit 0
+fi
+
+for program in whisperd whisperctl; do
+    if [ -e "$bin/$program" ] && [ "$(readlink "$bin/$program")" != "$home/bin/$program" ]; then
+        echo "$bin/$program is there already and was not put there by this installation." >&2
+        echo "  Remove it, or choose another place: make install PREFIX=FOLDER." >&2
+        exit 1
+    fi
+done
+mkdir -p "$bin" "$(dirname "$home")"
+if [ -x "$home/bin/whisperctl" ]; then
+    # An upgrade: the old daemon would go on with files that are gone.
+    "$home/bin/whisperctl" --quiet --no-start daemon stop 2>/dev/null || true
+fi
+# The new one is complete before the old one goes. An environment knows its own path, so it is made in its place.
+rm -rf "$home.old"
+if [ -d "$home" ]; then mv "$home" "$home.old"; fi
+restore() {
+    if [ -d "$home.old" ]; then rm -rf "$home" && mv "$home.old" "$home"; fi
+}
+trap restore EXIT INT TERM
+"$PYTHON" -m venv "$home"
+"$home/bin/python" -m pip install --quiet --disable-pip-version-check dist/*.whl
+trap - EXIT INT TERM
+rm -rf "$home.old"
+for program in whisperd whisperctl; do ln -sf "$home/bin/$program" "$bin/$program"; done
+echo "Installed whisperd and whisperctl in $bin."
+case ":$PATH:" in
+*":$bin:"*) echo "Try: whisperctl transcribe RECORDING" ;;
+*) echo "$bin is not on your PATH. Add it:  export PATH=\"$bin:\$PATH\"" ;;
+esac

@@ -1,0 +1,43 @@
+"""Decoding, voice activity and windows: from a media file to the pieces of speech that a model hears.
+
+The daemon starts decoder processes through `open_decoder_pool` and gets events back. The parts
+that run inside such a process (`decoder`, `media`, `vad`) are the only ones that may import numpy,
+PyAV and onnxruntime; `speech`, `windows` and `timeline` are pure.
+"""
+
+from importlib import resources
+
+from whisperd.audio.files import open_regular_file
+from whisperd.audio.messages import (
+    MAX_WINDOW_S,
+    SAMPLE_RATE,
+    Decoded,
+    DecodeParams,
+    DecodeProgress,
+    DecoderEvent,
+    Opened,
+    WindowAudio,
+)
+from whisperd.audio.process import DecoderOptions, DecoderPool, Decoding, open_decoder_pool
+
+__all__ = [
+    "MAX_WINDOW_S",
+    "SAMPLE_RATE",
+    "DecodeParams",
+    "DecodeProgress",
+    "Decoded",
+    "DecoderEvent",
+    "DecoderOptions",
+    "DecoderPool",
+    "Decoding",
+    "Opened",
+    "WindowAudio",
+    "media_lock",
+    "open_decoder_pool",
+    "open_regular_file",
+]
+
+
+def media_lock() -> str:
+    """The lock file of the `media` bundle, which holds what a decoder process needs."""
+    return resources.files(__name__).joinpath("media.lock").read_text("utf-8")

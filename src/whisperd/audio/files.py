@@ -1,0 +1,71 @@
+"""Opening the file that a person named, or saying exactly why that cannot be done."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
+
+from whisperd.rpc.errors import WhisperdError
+
+__all__ = ["not_readable", "open_regular_file"]
+
+
+@contextmanager
+def open_regular_file(path: str) -> Iterator[FileIO]:
+    """A file to read, unbuffered, which does not reveal its name.
+
+    Raises `WhisperdError`: `audio.not_found`, `audio.is_directory`, `audio.not_a_file`,
+    `audio.not_readable`, `audio.empty`.
+    """
+    try:
+        # Not blocking: a named pipe without a writer would hold us here.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _error("not_found", path, "does not exist", "Check the spelling of its name.") from error
+    except (OSError, ValueError) as error:
+        if os.path.isdir(path):  # noqa: PTH112 - it never raises. Windows does not open folders
+            raise _is_directory(path) from error
+        raise not_readable(path, error) from error
+    try:
+        _check(path, os.fstat(descriptor))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    with FileIO(descriptor, "rb") as file:
+        yield file
+
+
+def not_readable(path: str, error: Exception) -> WhisperdError:
+    """The system does not let us read the file."""
+    reason = getattr(error, "strerror", None) or error
+    return _error(
+        "not_readable",
+        path,
+        f"cannot be read: {reason}",
+        "Check the permissions of the file and of its folders.",
+    )
+
+
+def _check(path: str, status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise _is_directory(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise _error(
+            "not_a_file",
+            path,
+            "is a device or a pipe, not a file",
+            "Copy what it holds into a file, or pipe it into `whisperctl transcribe -`.",
+        )
+    if status.st_size == 0:
+        raise _error("empty", path, "is empty: it has no bytes", "Record or fetch the file again.")
+
+
+def _is_directory(path: str) -> WhisperdError:
+    return _error("is_directory", path, "is a folder", "Name the files in it, such as FOLDER/*.wav.")
+
+
+def _error(problem: str, path: str, what: str, fix: str) -> WhisperdError:
+    return WhisperdError(f"audio.{problem}", f"{path} {what}.", fix, {"path": path})

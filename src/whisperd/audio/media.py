@@ -1,0 +1,236 @@
+"""Reading media with PyAV. Runs in the decoder process only.
+
+A file's content decides what it is, never its name, and nothing but that one file is ever opened:
+PyAV is given an open file, only formats that hold sound themselves are allowed (a playlist is not
+one), and every further open is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import av
+import numpy as np
+from av.stream import Discard
+
+from whisperd.audio.files import not_readable, open_regular_file
+from whisperd.audio.messages import SAMPLE_RATE, Opened
+from whisperd.audio.timeline import Timeline
+from whisperd.rpc.errors import WhisperdError
+
+__all__ = ["Media", "open_media"]
+
+# Containers that hold sound themselves, by ffmpeg's names. Everything that only points to other files
+# (playlists, manifests, image sequences, scripts) is left out, and with it what could reach a network.
+CONTAINERS = """
+    aa aac aax ac3 ac4 act adx aea aiff amr amrnb amrwb ape asf asf_o au avi bonk caf dhav dsf dss dts dtshd
+    dv eac3 flac flv gsm gxf ircam kux live_flv loas matroska,webm mlp mov,mp4,m4a,3gp,3g2,mj2 mp3 mpc mpc8
+    mpeg mpegts mxf nistsphere nsv nut ogg oma osq pva qcp qoa rm rpl shn sox tak truehd tta voc vqf w64 wav
+    wsd wtv wv xwma
+"""
+OPEN_OPTIONS = {"format_whitelist": ",".join(CONTAINERS.split()), "protocol_whitelist": "none"}
+# Tags need not be text. Before PyAV 19, that was an error unless one asked for something else.
+TAG_OPTIONS = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+# Longer silence is made of pieces, so that memory stays bounded.
+SILENCE_PIECE_SAMPLES = SAMPLE_RATE
+# No codec needs less; a file that is smaller does not tell the truth about its duration.
+MIN_BYTES_PER_SECOND = 25
+# So many in a row, without a packet in between: the damage has no end.
+MAX_READ_ERRORS = 100
+# A lossy codec may overshoot full scale a little; what is far beyond is damage.
+MAX_AMPLITUDE = 16.0
+
+
+@contextmanager
+def open_media(path: str) -> Iterator[Media]:
+    """Open a file and find its audio.
+
+    Raises `WhisperdError`: what `open_regular_file` raises, `audio.unsupported`, `audio.no_audio_stream`.
+    """
+    with open_regular_file(path) as file:
+        try:
+            container = av.open(file, io_open=_refuse_to_open, container_options=OPEN_OPTIONS, **TAG_OPTIONS)
+        except (av.FFmpegError, OSError, ValueError) as error:
+            raise WhisperdError(
+                "audio.unsupported",
+                f"{path} is not audio or video that can be read, or it is damaged.",
+                "Check that a player plays it; if one does, convert it to WAV, FLAC or MP3.",
+                {"path": path},
+            ) from error
+        with container:
+            yield Media(path, container)
+
+
+class Media:
+    """An open file: what it is, and its audio as blocks of samples."""
+
+    def __init__(self, path: str, container: Any) -> None:
+        self._path = path
+        self._container = container
+        self._stream = stream = _best_stream(path, container)
+        for other in container.streams:
+            if other is not stream:
+                other.discard = Discard.all  # the pictures of a film are not even read
+        codec = stream.codec_context
+        self.opened = Opened(
+            duration=_duration_s(container, stream),
+            container=container.format.name,
+            codec=codec.name,
+            sample_rate=codec.sample_rate or 0,
+            channels=codec.channels or 0,
+        )
+        self.skipped = 0
+        """Packets that could not be read or decoded so far."""
+
+    def blocks(self) -> Iterator[Any]:
+        """16-bit mono samples at 16 kHz, as numpy arrays, without gaps on the file's time line.
+
+        Raises `WhisperdError` (`audio.empty`, `audio.corrupt`, `audio.not_readable`).
+        """
+        start_time = self._container.start_time
+        # What lies before zero is there only for the codec to get going.
+        timeline = Timeline(max(0.0, start_time / av.time_base) if start_time is not None else 0.0)
+        resampler = _Resampler()
+        for frame in self._frames():
+            yield from resampler.insert_silence(timeline.silence_before(frame.time, resampler.position))
+            _remove_impossible_values(frame)
+            yield from resampler.resample(frame)
+        yield from resampler.flush()
+        if resampler.position == 0:
+            raise self._nothing_decoded()
+
+    def _frames(self) -> Iterator[Any]:
+        for packet in self._packets():
+            try:
+                yield from packet.decode()
+            except av.FFmpegError:
+                self.skipped += 1
+
+    def _packets(self) -> Iterator[Any]:
+        """Packets to the end, passing over damage; the last one is empty and flushes the codec."""
+        errors = 0
+        while errors < MAX_READ_ERRORS:
+            try:
+                for packet in self._container.demux(self._stream):
+                    errors = 0
+                    yield packet
+                return
+            except av.FFmpegError:
+                errors += 1
+                self.skipped += 1
+            except OSError as error:
+                raise not_readable(self._path, error) from error
+
+    def _nothing_decoded(self) -> WhisperdError:
+        if self.skipped == 0:
+            return WhisperdError(
+                "audio.empty",
+                f"{self._path} holds no sound: it is 0 seconds long.",
+                "Record or fetch the file again.",
+                {"path": self._path},
+            )
+        return WhisperdError(
+            "audio.corrupt",
+            f"{self._path} has an audio stream, but nothing in it can be decoded.",
+            "Check that a player plays it; fetch or export the file again.",
+            {"path": self._path, "skipped": self.skipped},
+        )
+
+
+class _Resampler:
+    """To 16 kHz mono, whatever comes, even when that changes in the midst of a file."""
+
+    def __init__(self) -> None:
+        self._resampler: Any = None
+        self._input: tuple[str, str, int] | None = None  # sample format, channel layout, rate
+        self._input_samples = 0  # since the last flush
+        self._flushed = 0  # samples put out until the last flush
+        self._put_out = 0
+
+    @property
+    def position(self) -> int:
+        """Samples put out so far, and those that are still inside."""
+        if self._input is None:
+            return self._put_out
+        return self._flushed + self._input_samples * SAMPLE_RATE // self._input[2]
+
+    def resample(self, frame: Any) -> Iterator[Any]:
+        """Take a frame; yield blocks of samples."""
+        shape = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if shape != self._input:
+            yield from self.flush()
+            self._resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
+            self._input = shape
+        self._input_samples += frame.samples
+        frame.pts = None  # the time line is kept outside
+        yield from self._push(frame)
+
+    def insert_silence(self, samples: int) -> Iterator[Any]:
+        """Put out silence after everything that was taken so far."""
+        if samples > 0:
+            yield from self.flush()
+        while samples > 0:
+            piece = min(samples, SILENCE_PIECE_SAMPLES)
+            samples -= piece
+            self._put_out += piece
+            yield np.zeros(piece, np.int16)
+
+    def flush(self) -> Iterator[Any]:
+        """Put out what is still inside."""
+        if self._resampler is not None:
+            yield from self._push(None)
+        self._resampler = self._input = None
+        self._input_samples = 0
+        self._flushed = self._put_out
+
+    def _push(self, frame: Any) -> Iterator[Any]:
+        for resampled in self._resampler.resample(frame):
+            if resampled is not None and resampled.samples:
+                self._put_out += resampled.samples
+                yield resampled.to_ndarray().reshape(-1)
+
+
+def _remove_impossible_values(frame: Any) -> None:
+    """NaN, infinity and absurd values become silence, before the resampler spreads them."""
+    kind = {"flt": np.float32, "dbl": np.float64}.get(frame.format.name.removesuffix("p"))
+    if kind is None:
+        return
+    for plane in frame.planes:
+        values = np.frombuffer(plane, kind)
+        # Comparisons with NaN are false, so this is true only where all is well.
+        if values.min() >= -MAX_AMPLITUDE and values.max() <= MAX_AMPLITUDE:
+            continue
+        with np.errstate(invalid="ignore"):
+            plane.update(np.where(np.abs(values) <= MAX_AMPLITUDE, values, kind(0)).tobytes())
+
+
+def _best_stream(path: str, container: Any) -> Any:
+    stream = container.streams.best("audio")
+    if stream is not None and stream.codec_context is not None:
+        return stream
+    if container.streams.audio:
+        raise WhisperdError(
+            "audio.unsupported",
+            f"The audio of {path} is encoded or encrypted in a way that cannot be decoded.",
+            "Convert it to WAV, FLAC or MP3 with the program that it comes from.",
+            {"path": path},
+        )
+    raise WhisperdError(
+        "audio.no_audio_stream", f"{path} has no audio in it.", "Give a file with sound.", {"path": path}
+    )
+
+
+def _duration_s(container: Any, stream: Any) -> float | None:
+    if container.duration is not None:
+        duration_s = float(container.duration / av.time_base)
+    elif stream.duration is not None:
+        duration_s = float(stream.duration * stream.time_base)
+    else:
+        return None
+    return duration_s if 0 < duration_s <= container.size / MIN_BYTES_PER_SECOND else None
+
+
+def _refuse_to_open(url: str, *_: object) -> NoReturn:
+    raise PermissionError(f"a media file may not open another file: {url}")

@@ -1,0 +1,89 @@
+"""What travels between the daemon and a decoder process. Times are seconds on the file's own time line."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import msgspec
+
+from whisperd.rpc.messages import Params
+from whisperd.worker.protocol import SAMPLE_RATE
+
+__all__ = [
+    "EVENT_METHOD",
+    "MAX_WINDOW_S",
+    "SAMPLE_RATE",
+    "DecodeParams",
+    "DecodeProgress",
+    "Decoded",
+    "DecoderEvent",
+    "Opened",
+    "WindowAudio",
+]
+
+MAX_WINDOW_S = 30.0
+"""What Whisper hears at once."""
+
+EVENT_METHOD = "event"
+"""The notification under which every `DecoderEvent` is sent."""
+
+
+class DecodeParams(Params, frozen=True):
+    """What to decode and how to cut it."""
+
+    path: str
+    path_bytes: bytes | None = None
+    """The path where it is not UTF-8, so that `path` can only show it."""
+    vad: bool = True
+    """Send only the parts in which somebody speaks; otherwise everything, still cut where it is quiet."""
+    max_window_s: Annotated[float, msgspec.Meta(ge=1, le=MAX_WINDOW_S)] = 20.0
+    """No window is longer."""
+    max_duration_s: Annotated[float, msgspec.Meta(gt=0)] = 24 * 3600.0
+    """More audio than this is an error."""
+
+    @property
+    def file(self) -> str:
+        """The path to open."""
+        return self.path if self.path_bytes is None else os.fsdecode(self.path_bytes)
+
+
+class Opened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
+    """The file was opened and has audio."""
+
+    duration: float | None
+    """What the file says of itself; None where it says nothing or nothing credible."""
+    container: str
+    codec: str
+    sample_rate: int
+    channels: int
+
+
+class WindowAudio(msgspec.Struct, frozen=True, kw_only=True, tag="window"):
+    """A window, the unit of work: the samples from `start` to `end`."""
+
+    index: int
+    start: float
+    end: float
+    pcm: bytes
+
+
+class DecodeProgress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
+    """How far decoding is; sent about twice a second."""
+
+    position: float
+
+
+class Decoded(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a decode: everything was sent."""
+
+    duration: float
+    """How long the audio really is."""
+    speech: float
+    """Seconds in which somebody speaks."""
+    windows: int
+    skipped: int = 0
+    """Damaged packets that were passed over."""
+
+
+DecoderEvent = Opened | WindowAudio | DecodeProgress

@@ -1,0 +1,152 @@
+"""From speech probabilities to spans of speech. Pure: numbers in, spans out, frame by frame.
+
+All positions are samples at 16 kHz from the beginning of the audio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from whisperd.audio.messages import SAMPLE_RATE
+
+__all__ = ["FRAME_SAMPLES", "EverythingSpoken", "Span", "SpeechDetector", "SpeechOptions"]
+
+FRAME_SAMPLES = 512
+"""One probability stands for so many samples: 32 ms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """An uninterrupted stretch `[start, end)` that somebody may be speaking in."""
+
+    start: int
+    end: int
+    pause: int
+    """Samples of quiet before it: the more, the better a place to cut. 0 where a long span was split."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechOptions:
+    """When a frame is speech, and when speech has ended."""
+
+    threshold: float = 0.5
+    """Speech begins at this probability …"""
+    release: float = 0.35
+    """… and goes on down to this one."""
+    min_speech_s: float = 0.064
+    """Shorter sounds are clicks."""
+    min_silence_s: float = 0.1
+    """Shorter silences belong to the speech around them."""
+    split_s: float = 5.0
+    """Speech without a pause is split at its quietest place about this often."""
+
+
+class SpeechDetector:
+    """Finds spans, with hysteresis, and splits those that never pause: nothing has to wait for their end."""
+
+    def __init__(self, options: SpeechOptions | None = None) -> None:
+        options = options or SpeechOptions()
+        self._threshold = options.threshold
+        self._release = options.release
+        self._min_speech = int(options.min_speech_s * SAMPLE_RATE)
+        self._min_silence = int(options.min_silence_s * SAMPLE_RATE)
+        self._split = int(options.split_s * SAMPLE_RATE)
+        self._position = 0
+        self._start: int | None = None  # of the span that is open
+        self._pause = 0  # before the span that is open
+        self._joined = False  # to the span before it, which was split off
+        self._silence: int | None = None  # where the quiet at the end of the open span began
+        self._last_end = 0
+        self._levels: list[float] = []  # loudness of each frame of the open span
+
+    @property
+    def settled(self) -> int:
+        """No span that is still to come begins before this sample."""
+        return self._position if self._start is None else self._start
+
+    def feed(self, probability: float, level: float) -> Iterator[Span]:
+        """Take the next frame: how likely it is speech, and how loud it is (any scale)."""
+        position = self._position
+        self._position += FRAME_SAMPLES
+        if self._start is None:
+            if probability < self._threshold:
+                return
+            self._start, self._pause = position, position - self._last_end
+            self._joined, self._levels = False, []
+        self._levels.append(level)
+        if probability >= self._threshold:
+            self._silence = None
+        elif probability < self._release and self._silence is None:
+            self._silence = position
+        if self._silence is not None and self._position - self._silence >= self._min_silence:
+            yield from self._close(self._silence)
+        elif self._silence is None and self._position - self._start >= self._split:
+            yield self._split_off()
+
+    def finish(self, total: int) -> Iterator[Span]:
+        """The audio has ended after `total` samples."""
+        if self._start is not None:
+            yield from self._close(total if self._silence is None else min(self._silence, total))
+
+    def _close(self, end: int) -> Iterator[Span]:
+        assert self._start is not None
+        if self._joined or end - self._start >= self._min_speech:
+            yield Span(self._start, end, self._pause)
+            self._last_end = end
+        self._start = self._silence = None
+
+    def _split_off(self) -> Span:
+        assert self._start is not None
+        half = len(self._levels) // 2
+        # Three frames together, since a single quiet one may lie within a syllable.
+        around = [sum(self._levels[at - 1 : at + 2]) for at in range(half, len(self._levels) - 1)]
+        cut_frame = half + around.index(min(around))
+        cut = self._start + cut_frame * FRAME_SAMPLES + FRAME_SAMPLES // 2
+        span = Span(self._start, cut, self._pause)
+        self._start = self._last_end = cut
+        self._pause, self._joined, self._levels = 0, True, self._levels[cut_frame:]
+        return span
+
+
+class EverythingSpoken:
+    """Widens spans until they cover all of the audio, for whoever wants no detector to decide what is heard.
+
+    Pauses stay good places to cut, in their middle. Silence that goes on is handed out in pieces.
+    """
+
+    PIECE = 2 * SAMPLE_RATE
+
+    def __init__(self) -> None:
+        self._start = 0  # of what was not handed out yet
+        self._end = 0  # how far that is spoken, or known to be silent
+        self._pause = 0  # before it
+
+    @property
+    def settled(self) -> int:
+        """No span that is still to come begins before this sample."""
+        return self._start
+
+    def add(self, span: Span) -> Iterator[Span]:
+        """Take a span of speech."""
+        yield from self.advance(span.start)
+        middle = self._end + (span.start - self._end) // 2
+        yield from self._hand_out(middle, span.pause)
+        self._end = span.end
+
+    def advance(self, settled: int) -> Iterator[Span]:
+        """No speech begins before `settled`."""
+        while settled - self._end >= 2 * self.PIECE:
+            yield from self._hand_out(self._end + self.PIECE, self.PIECE // 2)
+
+    def finish(self, total: int) -> Iterator[Span]:
+        """The audio has ended after `total` samples."""
+        yield from self.advance(total)
+        yield from self._hand_out(total, 0)
+
+    def _hand_out(self, end: int, next_pause: int) -> Iterator[Span]:
+        if end > self._start:
+            yield Span(self._start, end, self._pause)
+            self._pause = next_pause
+        self._start = end
+        self._end = max(self._end, end)

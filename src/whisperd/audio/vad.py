@@ -1,0 +1,87 @@
+"""The Silero voice activity model, streamed. Runs in the decoder process only.
+
+The model sees 512 samples at a time with the 64 before them, and carries a state from frame to
+frame. Many frames go through it in one call, which is several times faster than one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from whisperd.audio.speech import FRAME_SAMPLES
+
+__all__ = ["SileroModel", "VoiceActivity"]
+
+MODEL_FILE = "faster_whisper/assets/silero_vad_v6.onnx"
+CONTEXT_SAMPLES = 64
+STATE_SHAPE = (1, 1, 128)
+# About two seconds: enough to be fast, little enough to be soon.
+FRAMES_PER_CALL = 64
+
+
+class SileroModel:
+    """The loaded network; it holds no state and serves one recording after the other."""
+
+    def __init__(self, bundle: Path) -> None:
+        options = onnxruntime.SessionOptions()
+        options.inter_op_num_threads = options.intra_op_num_threads = 1
+        options.enable_cpu_mem_arena = False  # it would never give memory back
+        options.log_severity_level = 4
+        self._session = onnxruntime.InferenceSession(
+            str(bundle / MODEL_FILE), options, providers=["CPUExecutionProvider"]
+        )
+
+    def run(self, frames: Any, hidden: Any, cell: Any) -> tuple[Any, Any, Any]:
+        """Probabilities of frames of 64 + 512 samples, and the state after them."""
+        probabilities, hidden, cell = self._session.run(None, {"input": frames, "h": hidden, "c": cell})
+        return probabilities, hidden, cell
+
+
+class VoiceActivity:
+    """Speech probability and loudness of each frame of one recording.
+
+    Whatever the sizes of the pieces it is fed with, the model is called with the same frames, so
+    the result is the same to the last bit.
+    """
+
+    def __init__(self, model: SileroModel, frames_per_call: int = FRAMES_PER_CALL) -> None:
+        self._model = model
+        self._call_samples = frames_per_call * FRAME_SAMPLES
+        self._hidden = self._cell = np.zeros(STATE_SHAPE, np.float32)
+        self._context = np.zeros(CONTEXT_SAMPLES, np.float32)
+        self._waiting: list[Any] = []
+        self._waiting_samples = 0
+
+    def feed(self, samples: Any) -> Iterator[tuple[float, float]]:
+        """Take 16-bit samples; yield probability and loudness of each frame that is complete."""
+        while len(samples):
+            piece = samples[: self._call_samples - self._waiting_samples]
+            samples = samples[len(piece) :]
+            self._waiting.append(piece)
+            self._waiting_samples += len(piece)
+            if self._waiting_samples == self._call_samples:
+                yield from self._run()
+
+    def finish(self) -> Iterator[tuple[float, float]]:
+        """The recording is over; the last frame is filled up with silence."""
+        if missing := -self._waiting_samples % FRAME_SAMPLES:
+            self._waiting.append(np.zeros(missing, np.int16))
+        if self._waiting:
+            yield from self._run()
+
+    def _run(self) -> Iterator[tuple[float, float]]:
+        samples = np.concatenate(self._waiting).astype(np.float32) / 32768
+        self._waiting, self._waiting_samples = [], 0
+        frames = samples.reshape(-1, FRAME_SAMPLES)
+        before = np.vstack([self._context[None], frames[:-1, -CONTEXT_SAMPLES:]])
+        self._context = frames[-1, -CONTEXT_SAMPLES:]
+        probabilities, self._hidden, self._cell = self._model.run(
+            np.hstack([before, frames]), self._hidden, self._cell
+        )
+        levels = np.abs(frames).mean(axis=1)
+        yield from zip(probabilities.ravel().tolist(), levels.tolist(), strict=True)

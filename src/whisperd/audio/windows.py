@@ -1,0 +1,183 @@
+"""Where to cut speech into windows. Pure: spans in, windows out; no clock, no audio.
+
+A window is what the model hears at once, so a cut in mid-sentence costs words at both sides. The
+plan looks at a whole stretch of speech: of all the ways to cut it into windows that are short
+enough, dynamic programming finds the cheapest, where a cut costs the more the shorter its pause,
+and a window costs a little, a very short one more. What later speech cannot change is handed out
+at once. All positions are samples at 16 kHz.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from whisperd.audio.messages import MAX_WINDOW_S, SAMPLE_RATE
+from whisperd.audio.speech import Span
+
+__all__ = ["PlanOptions", "Window", "WindowPlanner"]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A slice `[start, end)` of the audio."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """How long windows may be, and what their plan weighs against each other."""
+
+    max_window_s: float = 26.0
+    pad_s: float = 0.2
+    """Audio kept around the speech of a window, as far as it is not a neighbour's."""
+    short_window_s: float = 6.0
+    """A shorter window tells the model too little."""
+    short_window_cost: float = 2.0
+    """What a window of no length costs more."""
+    window_cost: float = 1.0
+    stretch_pause_s: float = 3.0
+    """A pause from which on a cut is made for certain."""
+    lookahead_s: float = 60.0
+    """A decision waits for no more speech than this."""
+
+    def cut_cost(self, pause_s: float) -> float:
+        """What it costs to cut in a pause of this length: in one of a second, as much as a window."""
+        return 1.0 / (pause_s + 0.05) ** 2
+
+    def length_cost(self, length_s: float) -> float:
+        """What a window of this length costs."""
+        missing = max(0.0, 1.0 - length_s / self.short_window_s)
+        return self.window_cost + self.short_window_cost * missing
+
+
+class WindowPlanner:
+    """Takes the spans of one recording in order, and hands out its windows in order."""
+
+    def __init__(self, options: PlanOptions | None = None) -> None:
+        self._options = options = options or PlanOptions()
+        if not 1 <= options.max_window_s <= MAX_WINDOW_S:
+            raise ValueError(f"A window is 1 to {MAX_WINDOW_S:.0f} s long, not {options.max_window_s}")
+        self._pad = int(options.pad_s * SAMPLE_RATE)
+        self._limit = int(options.max_window_s * SAMPLE_RATE) - 2 * self._pad
+        self._stretch_pause = int(options.stretch_pause_s * SAMPLE_RATE)
+        self._lookahead = int(options.lookahead_s * SAMPLE_RATE)
+        self._floor = 0  # no window may begin before: the middle of the pause of the last cut
+        self._settled = 0
+        self._start_stretch()
+
+    @property
+    def keep_from(self) -> int:
+        """No window that is still to come begins before this sample."""
+        start = self._spans[0].start if self._spans else self._settled
+        return max(start - self._pad, self._floor)
+
+    def add(self, span: Span) -> Iterator[Window]:
+        """Take the next span of speech."""
+        if self._spans and span.pause >= self._stretch_pause:
+            yield from self._hand_out(len(self._spans), _middle(self._spans[-1].end, span.start))
+        for piece in _pieces(span, self._limit):
+            self._extend(piece)
+            yield from self._decided()
+
+    def advance(self, settled: int) -> Iterator[Window]:
+        """No span begins before `settled` any more; a long enough silence ends a stretch."""
+        self._settled = max(self._settled, settled)
+        if self._spans and settled - self._spans[-1].end >= self._stretch_pause:
+            yield from self._hand_out(len(self._spans), _middle(self._spans[-1].end, settled))
+
+    def finish(self, total: int) -> Iterator[Window]:
+        """The audio has ended after `total` samples."""
+        if self._spans:
+            yield from self._hand_out(len(self._spans), total)
+
+    # A plan is a path over boundaries: boundary k lies before span k. `_cost[k]` is the price of the
+    # best plan up to there, `_from[k]` the boundary at which the last window of that plan begins.
+
+    def _start_stretch(self) -> None:
+        self._spans: list[Span] = []
+        self._cost: list[float] = [0.0]
+        self._from: list[int] = [0]
+
+    def _extend(self, span: Span) -> None:
+        self._spans.append(span)
+        best_cost, best_from = math.inf, 0
+        for begin in self._open_boundaries(span.end):
+            first = self._spans[begin]
+            cost = self._cost[begin] + self._options.length_cost((span.end - first.start) / SAMPLE_RATE)
+            if begin > 0:
+                cost += self._options.cut_cost(first.pause / SAMPLE_RATE)
+            if cost < best_cost:
+                best_cost, best_from = cost, begin
+        self._cost.append(best_cost)
+        self._from.append(best_from)
+
+    def _open_boundaries(self, end: int) -> Iterator[int]:
+        """Where a window that reaches to `end` may begin, the latest first."""
+        for boundary in range(len(self._spans) - 1, -1, -1):
+            if end - self._spans[boundary].start > self._limit:
+                return
+            yield boundary
+
+    def _decided(self) -> Iterator[Window]:
+        """Hand out what no later speech can change, or what cannot wait for it any longer."""
+        while (boundary := self._common_boundary()) > 0:
+            yield from self._hand_out(boundary)
+        while self._spans[-1].end - self._spans[0].start > self._lookahead:
+            yield from self._hand_out(self._path(len(self._spans))[0])
+
+    def _common_boundary(self) -> int:
+        """The last boundary on every plan that can still become the best one."""
+        if not self._spans:
+            return 0
+        alive = {len(self._spans), *self._open_boundaries(self._spans[-1].end + 1)}
+        while len(alive) > 1:
+            latest = max(alive)
+            alive.remove(latest)
+            alive.add(self._from[latest])
+        boundary = alive.pop()
+        # The last window waits for the span after it, which says how far it may be padded.
+        return boundary if boundary < len(self._spans) else self._from[boundary]
+
+    def _path(self, boundary: int) -> list[int]:
+        """The ends of the windows of the best plan up to `boundary`."""
+        path = []
+        while boundary > 0:
+            path.append(boundary)
+            boundary = self._from[boundary]
+        return path[::-1]
+
+    def _hand_out(self, boundary: int, until: int | None = None) -> Iterator[Window]:
+        """Make the best plan up to `boundary` final, and plan anew from there.
+
+        `until` is where the last window has to end at the latest when no span follows it yet.
+        """
+        begin = 0
+        for end in self._path(boundary):
+            following = self._spans[end].start if end < len(self._spans) else None
+            speech_end = self._spans[end - 1].end
+            last = until if following is None else _middle(speech_end, following)
+            assert last is not None
+            yield Window(
+                max(self._spans[begin].start - self._pad, self._floor), min(speech_end + self._pad, last)
+            )
+            begin, self._floor = end, last
+        rest = self._spans[boundary:]
+        self._start_stretch()
+        for span in rest:
+            self._extend(span)
+
+
+def _middle(start: int, end: int) -> int:
+    return start + (end - start) // 2
+
+
+def _pieces(span: Span, limit: int) -> Iterator[Span]:
+    """The span itself, or equal parts of it where it is too long for one window."""
+    count = max(1, math.ceil((span.end - span.start) / limit))
+    edges = [span.start + (span.end - span.start) * part // count for part in range(count + 1)]
+    for part in range(count):
+        yield Span(edges[part], edges[part + 1], 0 if part else span.pause)

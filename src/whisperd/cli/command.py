@@ -1,0 +1,117 @@
+"""What the commands share: connecting, showing downloads, doing one thing to several names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from whisperd.cli import exit_status
+from whisperd.cli.output import Progress, duration, print_error, print_json, size
+from whisperd.client.synchronous import Client, connect
+from whisperd.rpc.errors import WhisperdError
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from whisperd.cli.parser import Parser
+
+    Map = dict[str, Any]
+
+__all__ = [
+    "add_names",
+    "call_with_progress",
+    "confirm",
+    "connect_as",
+    "for_each",
+    "progress_of",
+    "show_download",
+]
+
+
+def add_names(parser: Parser, what: str) -> None:
+    """For verbs that take one name or several; `what` says of what."""
+    parser.add_argument("names", nargs="+", metavar="NAME", help=what)
+
+
+def connect_as(options: argparse.Namespace, *, start: bool = True) -> Client:
+    """A client as the options of every command ask for it. Raises `CannotConnect`."""
+    try:
+        return connect(options.socket, start=start and not options.no_start)
+    except WhisperdError as error:
+        raise exit_status.CannotConnect(error.code, error.message, error.fix, error.data) from error
+
+
+def progress_of(options: argparse.Namespace) -> Progress:
+    """Where progress is shown, if at all."""
+    return Progress(quiet=options.quiet or options.json, verbose=options.verbose)
+
+
+def for_each(
+    options: argparse.Namespace,
+    names: Sequence[str],
+    ask: Callable[[Client, str], Map],
+    show: Callable[[Map], object],
+    *,
+    key: str = "name",
+) -> int:
+    """Ask for each of several names, go on after a failure, and show the answers; returns the exit status.
+
+    Under `--json` one name is answered with a map, several with an array of maps; `key` is what names them.
+    """
+    documents: list[Map] = []
+    statuses: list[int] = []
+    with connect_as(options) as client:
+        for name in names:
+            try:
+                answer = ask(client, name)
+            except WhisperdError as error:
+                if len(names) == 1 or exit_status.is_unreachable(error):
+                    raise
+                statuses.append(exit_status.status_of(error))
+                documents.append({key: name, "error": error.to_wire()})
+                if not options.json:
+                    print_error(error, as_json=False, subject=name)
+            else:
+                statuses.append(exit_status.FAILED if answer.get("ok") is False else exit_status.DONE)
+                documents.append(answer)
+                if not options.json:
+                    show(answer)
+    if options.json:
+        print_json(documents if len(names) > 1 else documents[0])
+    return exit_status.of_several(statuses)
+
+
+def call_with_progress(
+    options: argparse.Namespace, client: Client, topics: tuple[str, ...], method: str, **params: Any
+) -> Map:
+    """Ask for something that downloads, and show how far it is."""
+    progress = progress_of(options)
+    try:
+        answer: Map = client.watch(topics, method, lambda event: show_download(progress, event), **params)
+    finally:
+        progress.clear()
+    return answer
+
+
+def show_download(progress: Progress, event: Map) -> None:
+    """Show an event of the types `native.progress` and `model.progress`."""
+    if event["type"] not in ("native.progress", "model.progress"):
+        return
+    done, total = event["done"], event["total"]
+    details = f"{size(done)} of {size(total)}" if total else size(done)
+    if event["rate"]:
+        details += f", {size(event['rate'])}/s"
+    if event["eta"] is not None:
+        details += f", {duration(event['eta'])} left"
+    progress.show(
+        f"{event['detail'].capitalize()} {event['name']}", 100 * done / total if total else None, details
+    )
+
+
+def confirm(options: argparse.Namespace, document: object, text: str) -> None:
+    """Say that something was done: as JSON, in words, or not at all."""
+    if options.json:
+        print_json(document)
+    elif not options.quiet:
+        print(text)

@@ -1,0 +1,200 @@
+"""`whisperctl daemon`: the daemon itself."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from whisperd.cli.command import confirm, connect_as
+from whisperd.cli.output import duration, print_json, print_table, printable, size
+from whisperd.cli.parser import Parser, usage_error
+from whisperd.rpc.errors import WhisperdError
+
+STOP_POLL_S = 0.02
+
+
+def add(parser: Parser) -> None:
+    """Add the verbs."""
+    parser.add_verb("status", status, "how the daemon is")
+    parser.add_verb("start", start, "start the daemon unless it runs")
+    parser.add_verb("stop", stop, "end the daemon; running jobs get the grace period")
+    parser.add_verb("restart", restart, "end the daemon and start it again")
+    parser.add_verb("reload", reload, "have the daemon read its settings again")
+    parser.add_verb("logs", logs, "the daemon's log", _add_lines)
+    parser.add_verb("config", config, "the settings in force", _add_init)
+
+
+def _add_lines(parser: Parser) -> None:
+    parser.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="the last N lines (50)")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on with what is written")
+
+
+def _add_init(parser: Parser) -> None:
+    parser.add_argument("--init", action="store_true", help="write a documented settings file")
+
+
+def status(options: argparse.Namespace) -> None:
+    with connect_as(options, start=False) as client:
+        answer = client.daemon.status()
+    if options.json:
+        print_json(answer)
+        return
+    jobs = answer["jobs"]
+    print(f"whisperd {answer['version']}, process {answer['pid']}, up {duration(answer['uptime'])}")
+    print(f"socket   {answer['socket']}")
+    print(f"jobs     {', '.join(f'{count} {name}' for name, count in jobs.items())}")
+    if answer["speed"]:
+        print(f"speed    {answer['speed']:.1f} x real time over {duration(answer['audio_seconds'])}")
+    print(f"memory   {', '.join(f'{name} {size(used)}' for name, used in answer['memory'].items())}")
+    print(f"default  {answer['default_runtime']}")
+    if answer["runtimes"]:
+        print()
+        print_table(
+            ("RUNTIME", "STATUS", "VARIANT", "PRECISION", "MEMORY", "LEASES"),
+            [
+                (
+                    one["name"],
+                    one["status"],
+                    one["variant"],
+                    one["compute_type"],
+                    size(one["memory"]),
+                    one["leases"],
+                )
+                for one in answer["runtimes"]
+            ],
+        )
+    for one in answer["runtimes"]:
+        if one["error"]:
+            print(f"{printable(one['name'])}: {printable(one['error']['message'])}")
+            print(f"  {printable(one['error']['fix'])}")
+
+
+def start(options: argparse.Namespace) -> None:
+    with connect_as(options) as client:
+        answer = client.daemon.status()
+        if answer["stopping"]:  # one that ends while its last jobs do is not what was asked for
+            ending = client.daemon.stop()
+            _wait_for_end(ending["pid"], ending["grace_period"])
+    if answer["stopping"]:
+        return start(options)
+    confirm(options, answer, f"whisperd runs, process {answer['pid']}, on {answer['socket']}")
+
+
+def stop(options: argparse.Namespace) -> None:
+    with connect_as(options, start=False) as client:
+        answer = client.daemon.stop()
+        _warn_of_jobs(options, answer)
+        _wait_for_end(answer["pid"], answer["grace_period"])
+    confirm(options, answer, "whisperd has ended")
+
+
+def restart(options: argparse.Namespace) -> None:
+    try:
+        with connect_as(options, start=False) as client:
+            answer = client.daemon.stop()
+            _warn_of_jobs(options, answer)
+            _wait_for_end(answer["pid"], answer["grace_period"])
+    except WhisperdError as error:
+        if error.code != "daemon.unreachable":
+            raise
+    start(options)
+
+
+def reload(options: argparse.Namespace) -> None:
+    with connect_as(options, start=False) as client:
+        answer = client.daemon.reload()
+    done = f"the settings were read again from {answer['config']}"
+    if waiting := answer["restart_needed"]:
+        done += f"; {', '.join(waiting)} will hold after `whisperctl daemon restart`"
+    confirm(options, answer, done)
+
+
+def logs(options: argparse.Namespace) -> None:
+    from whisperd import paths
+    from whisperd.cli.logs import follow, last_lines
+
+    if options.json and options.follow:
+        raise usage_error("invalid", "--json and --follow contradict each other", "Leave one of them out")
+    path = paths.log_file()
+    lines = last_lines(path, options.lines)
+    if options.json:
+        print_json({"path": str(path), "lines": lines})
+        return
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
+    if options.follow:
+        follow(path, sys.stdout)
+
+
+def config(options: argparse.Namespace) -> None:
+    from whisperd import paths
+    from whisperd.settings import load_settings, settings_template
+
+    path = paths.config_file()
+    if options.init:
+        _write_template(path, settings_template())
+        confirm(options, {"path": str(path)}, f"wrote {path}")
+        return
+    try:
+        with connect_as(options, start=False) as client:
+            answer = client.daemon.config()  # what is in force, whatever the file says by now
+    except WhisperdError as error:
+        if error.code != "daemon.unreachable":
+            raise
+        answer = {"path": str(path), "content": settings_template(load_settings(path))}
+    if options.json:
+        print_json(answer)
+    else:
+        sys.stdout.write(answer["content"])
+
+
+def _write_template(path: os.PathLike[str], content: str) -> None:
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(content)
+    except FileExistsError:
+        raise WhisperdError(
+            "config.exists", f"{os.fspath(path)} is there already.", "Edit it, or move it away first."
+        ) from None
+    except OSError as error:
+        raise WhisperdError(
+            "config.not_writable",
+            f"{os.fspath(path)} cannot be written: {error.strerror}.",
+            "Check the folder's permissions, or set WHISPERD_CONFIG to another path.",
+        ) from error
+
+
+def _warn_of_jobs(options: argparse.Namespace, answer: dict[str, Any]) -> None:
+    """Nobody should learn afterwards that work was lost."""
+    if answer["active_jobs"] and not (options.quiet or options.json):
+        jobs = "1 job is" if answer["active_jobs"] == 1 else f"{answer['active_jobs']} jobs are"
+        grace_s = answer["grace_period"]
+        print(f"{jobs} running; what is not done in {grace_s:.0f} s is cancelled", file=sys.stderr)
+
+
+def _wait_for_end(pid: int, grace_s: float) -> None:
+    """Wait until a process is gone. It is not a child of ours, so there is nothing but to look."""
+    import time
+
+    deadline_s = time.monotonic() + grace_s + 10
+    while _is_alive(pid):
+        if time.monotonic() > deadline_s:
+            raise WhisperdError(
+                "daemon.does_not_end",
+                f"The daemon, process {pid}, does not end.",
+                f"`kill -TERM {pid}` again ends it at once.",
+            )
+        time.sleep(STOP_POLL_S)
+
+
+def _is_alive(pid: int) -> bool:
+    import psutil
+
+    try:
+        # A zombie has ended; its parent has just not looked yet.
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

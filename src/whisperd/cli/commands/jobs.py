@@ -1,0 +1,113 @@
+"""`whisperctl jobs`: the jobs, running and past."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from whisperd.cli.command import confirm, connect_as, for_each, progress_of
+from whisperd.cli.follow import follow_job
+from whisperd.cli.output import print_json, print_table, printable
+from whisperd.cli.parser import Parser
+
+STATUSES = ("queued", "running", "completed", "failed", "cancelled")
+FORMATS = ("text", "json", "verbose_json")
+
+
+def add(parser: Parser) -> None:
+    """Add the verbs."""
+    parser.add_verb("list", list_, "the jobs that are remembered", _add_status)
+    parser.add_verb("show", show, "all that is known of a job", _add_id)
+    parser.add_verb("follow", follow, "a job's text as it is recognised, from its beginning", _add_id)
+    parser.add_verb("wait", wait, "wait until jobs are over; fails if one of them failed", _add_ids)
+    parser.add_verb("result", result, "a completed job's text", _add_format)
+    parser.add_verb("cancel", cancel, "cancel jobs", _add_ids)
+    parser.add_verb("clear", clear, "forget the jobs that are over")
+
+
+def _add_id(parser: Parser) -> None:
+    parser.add_argument("id", metavar="ID", help="the job's id; `whisperctl jobs list` shows it")
+
+
+def _add_ids(parser: Parser) -> None:
+    parser.add_argument("ids", nargs="+", metavar="ID", help="jobs by their ids")
+
+
+def _add_status(parser: Parser) -> None:
+    parser.add_argument("--status", choices=STATUSES, help="only those")
+
+
+def _add_format(parser: Parser) -> None:
+    _add_id(parser)
+    parser.add_argument("--format", choices=FORMATS, default="text", help="how it is written (text)")
+
+
+def list_(options: argparse.Namespace) -> None:
+    with connect_as(options) as client:
+        jobs = client.jobs.list(options.status)
+    if options.json:
+        print_json(jobs)
+        return
+    print_table(
+        ("ID", "STATUS", "DONE", "SPEED", "MODEL", "INPUT"),
+        [
+            (
+                job["id"],
+                job["status"],
+                None if job["progress"] is None else f"{job['progress']:.0f} %",
+                None if job["speed"] is None else f"{job['speed']:.1f}x",
+                job["runtime"],
+                job["input"].get("path") or "standard input",
+            )
+            for job in jobs
+        ],
+    )
+
+
+def show(options: argparse.Namespace) -> None:
+    with connect_as(options) as client:
+        job = client.jobs.show(options.id)
+    if options.json:
+        print_json(job)
+        return
+    for key, value in job.items():
+        print(f"{key + ':':10} {printable(_shown(value))}")
+
+
+def follow(options: argparse.Namespace) -> None:
+    with connect_as(options) as client:
+        if options.json:
+            print_json(client.jobs.wait(options.id))
+        else:
+            follow_job(client, options.id, progress_of(options), sys.stdout)
+
+
+def wait(options: argparse.Namespace) -> int:
+    return for_each(options, options.ids, lambda client, job: client.jobs.wait(job), lambda _: None, key="id")
+
+
+def result(options: argparse.Namespace) -> None:
+    with connect_as(options) as client:
+        answer = client.jobs.result(options.id, "verbose_json" if options.json else options.format)
+    sys.stdout.write(answer["content"])
+
+
+def cancel(options: argparse.Namespace) -> int:
+    def tell(job: dict[str, Any]) -> None:
+        if not options.quiet:
+            print(f"{job['id']} is {job['status']}")
+
+    return for_each(options, options.ids, lambda client, job: client.jobs.cancel(job), tell, key="id")
+
+
+def clear(options: argparse.Namespace) -> None:
+    with connect_as(options) as client:
+        answer = client.jobs.clear()
+    confirm(options, answer, f"{answer['cleared']} jobs are forgotten")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {one}" for key, one in value.items() if one not in (None, {}))
+    return "-" if value is None else str(value)

@@ -1,0 +1,351 @@
+"""`whisperctl transcribe`: turn recordings into text."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Generator, Iterator
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from whisperd.cli import exit_status
+from whisperd.cli.command import connect_as, progress_of
+from whisperd.cli.files import check_target, make_folder, targets_in, write_file
+from whisperd.cli.follow import TextWriter, events_of, subscribe_to_progress
+from whisperd.cli.output import Progress, duration, print_error, print_json, print_line, printable, say, size
+from whisperd.cli.parser import Parser, usage_error
+from whisperd.client.synchronous import Client
+from whisperd.client.values import Transcript, end_of_job
+from whisperd.rpc.errors import WhisperdError
+
+if TYPE_CHECKING:
+    from whisperd.client.inputs import Input
+
+STANDARD_INPUT = "-"
+STANDARD_OUTPUT = "-"
+MAX_BEAMS = 16
+JOBS_AHEAD = 8
+"""Files that are submitted while the first of them is being shown: their windows share batches."""
+EXTENSIONS = {"text": "txt", "json": "json", "verbose_json": "json"}
+EXAMPLES = """examples:
+  whisperctl transcribe interview.mp3
+  whisperctl transcribe *.mp3 --output-dir texts
+  whisperctl transcribe talk.mp4 --model small --language de --format verbose_json -o talk.json
+  curl -s https://example.org/call.ogg | whisperctl transcribe -"""
+JOB_OPTIONS = (
+    "model",
+    "language",
+    "task",
+    "beam_size",
+    "temperature",
+    "prompt",
+    "hotwords",
+    "vad",
+    "priority",
+)
+
+
+def add(parser: Parser) -> None:
+    """Add the arguments."""
+    parser.add_argument("files", nargs="+", metavar="FILE", help="recordings or videos; - is standard input")
+    _add_job_options(parser)
+    parser.add_argument(
+        "--format", choices=tuple(EXTENSIONS), default="text", help="how it is written (text)"
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="write to this file")
+    parser.add_argument(
+        "--output-dir", metavar="DIR", help="write a file for each recording into this folder"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there already")
+    parser.add_argument("--stream", action="store_true", help="print events as lines of JSON")
+    parser.add_argument("--detach", action="store_true", help="print the job's id and leave it to the daemon")
+    parser.add_argument(
+        "--timeout", type=_positive, metavar="SECONDS", help="cancel what is not done after this long"
+    )
+    parser.epilog = EXAMPLES
+    parser.set_defaults(run=run)
+
+
+def _add_job_options(parser: Parser) -> None:
+    parser.add_argument("--model", metavar="NAME", help="the model (the daemon's default)")
+    parser.add_argument("--language", metavar="CODE", default="auto", help="what is spoken; auto finds out")
+    parser.add_argument(
+        "--task", choices=("transcribe", "translate"), default="transcribe", help="translate is into English"
+    )
+    parser.add_argument(
+        "--priority",
+        choices=("interactive", "normal", "bulk"),
+        default="normal",
+        help="who goes first (normal)",
+    )
+    parser.add_argument("--prompt", metavar="TEXT", help="text that the recording seems to follow")
+    parser.add_argument("--hotwords", metavar="TEXT", help="names and terms to expect")
+    parser.add_argument("--beam-size", type=_beams, metavar="N", help="alternatives considered, 1 to 16 (5)")
+    parser.add_argument("--temperature", type=_temperatures, metavar="T[,T...]", help="0 to 1, tried in turn")
+    parser.add_argument(
+        "--vad", action=argparse.BooleanOptionalAction, default=True, help="leave out where nobody speaks"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Transcribe every file; go on after a failure."""
+    _check(options)
+    targets: list[str | None] = [None] * len(options.files)
+    if options.output_dir:
+        targets = [*targets_in(options.output_dir, options.files, EXTENSIONS[options.format])]
+        make_folder(options.output_dir)
+    elif options.output not in (None, STANDARD_OUTPUT):
+        targets = [options.output]
+    with connect_as(options) as client:
+        return _Session(client, options, targets).run()
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.output and len(options.files) > 1:
+        raise usage_error("invalid", "-o names one file for several recordings", "Use --output-dir")
+    if options.files.count(STANDARD_INPUT) > 1:
+        raise usage_error("invalid", "Standard input can be read only once", "Name - once")
+    if STANDARD_INPUT in options.files and sys.stdin is not None and sys.stdin.isatty():
+        raise usage_error(
+            "invalid", "Standard input is a terminal", "Send it a recording: `whisperctl transcribe - < FILE`"
+        )
+    for one, other in (
+        ("output", "output_dir"),
+        ("output", "stream"),
+        ("output", "detach"),
+        ("output_dir", "stream"),
+        ("output_dir", "detach"),
+        ("stream", "detach"),
+        ("stream", "json"),
+        ("detach", "timeout"),
+    ):
+        if getattr(options, one) and getattr(options, other):
+            names = " and ".join(f"--{name.replace('_', '-')}" for name in (one, other))
+            raise usage_error("invalid", f"{names} contradict each other", "Leave one of them out")
+
+
+class _Submitted(NamedTuple):
+    """A file, where its text goes (None is standard output), and its job, or why it has none."""
+
+    name: str
+    target: str | None
+    job: str | WhisperdError
+
+
+class _Session:
+    """One run of the command: files in, texts out."""
+
+    def __init__(self, client: Client, options: argparse.Namespace, targets: list[str | None]) -> None:
+        self._client = client
+        self._options = options
+        self._targets = targets
+        self._progress = progress_of(options)
+        self._deadline_s = time.monotonic() + options.timeout if options.timeout else None
+        self._documents: list[Any] = []
+
+    def run(self) -> int:
+        """Show one file's text after the other; returns the exit status."""
+        if not self._options.detach:
+            subscribe_to_progress(self._client, self._progress)
+        ahead = 1 if self._options.detach else JOBS_AHEAD
+        statuses = [self._finish(submitted) for submitted in _ahead(self._submit_all(), ahead)]
+        if self._options.json:
+            print_json(self._documents if len(self._options.files) > 1 else self._documents[0])
+        return exit_status.of_several(statuses)
+
+    def _submit_all(self) -> Iterator[_Submitted]:
+        for name, target in zip(self._options.files, self._targets, strict=True):
+            try:
+                if target is not None:
+                    check_target(target, self._options.files, overwrite=self._options.overwrite)
+                job = self._client.submit(
+                    self._input(name),
+                    detach=self._options.detach,
+                    **{option: getattr(self._options, option) for option in JOB_OPTIONS},
+                )
+            except WhisperdError as error:
+                if exit_status.is_unreachable(error):
+                    raise
+                yield _Submitted(name, target, error)
+            else:
+                yield _Submitted(name, target, job)
+
+    def _finish(self, submitted: _Submitted) -> int:
+        """See one file through to its end; returns its exit status."""
+        try:
+            if isinstance(submitted.job, WhisperdError):
+                raise submitted.job
+            if self._options.detach:
+                self._tell_id(submitted.name, submitted.job)
+            else:
+                self._show(submitted, submitted.job)
+        except WhisperdError as error:
+            if exit_status.is_unreachable(error):
+                raise
+            self._tell_error(submitted, error)
+            return exit_status.status_of(error)
+        return exit_status.DONE
+
+    def _show(self, submitted: _Submitted, job: str) -> None:
+        name, target = submitted.name, submitted.target
+        as_it_comes = self._options.format == "text" and not (
+            target or self._options.json or self._options.stream
+        )
+        if as_it_comes:
+            self._head(name)
+        writer = TextWriter(sys.stdout, self._progress)
+        with closing(self._events(job)) as events:
+            for event in events:
+                if self._options.stream:
+                    print_line({**event, "input": name})
+                elif as_it_comes and event["type"] == "transcription.segment":
+                    writer.write(event["index"], event["text"])
+                if event["type"] == "transcription.completed":
+                    self._sum_up(name, event)
+        transcript = Transcript.from_wire(self._client.jobs.wait(job))
+        if as_it_comes:
+            writer.finish(transcript)
+        elif not self._options.stream:
+            self._deliver(submitted, job, transcript)
+
+    def _deliver(self, submitted: _Submitted, job: str, transcript: Transcript) -> None:
+        """Hand over a transcript that is complete: into its file, as part of the document, or as it is."""
+        if submitted.target is not None:
+            write_file(submitted.target, self._client.jobs.result(job, self._options.format)["content"])
+        if self._options.json:
+            place = {"output": submitted.target} if submitted.target else {}
+            self._documents.append({"input": submitted.name, "job": job, **place, **transcript.verbose})
+        elif submitted.target is None:
+            self._head(submitted.name)
+            sys.stdout.write(self._client.jobs.result(job, self._options.format)["content"])
+            sys.stdout.flush()
+
+    def _events(self, job: str) -> Generator[dict[str, Any], None, None]:
+        """A job's events. Ctrl-C, a closed pipe, or the end of the time cancels it in the daemon."""
+        has_ended = False
+        try:
+            with closing(events_of(self._client, job, self._progress, self._deadline_s)) as events:
+                for event in events:
+                    if event is None:
+                        raise _timeout(self._options.timeout)
+                    has_ended = end_of_job(event)
+                    yield event
+        finally:
+            if not has_ended:
+                with suppress(WhisperdError):  # if the daemon is gone, so is the job
+                    self._client.jobs.cancel(job)
+
+    def _input(self, name: str) -> Input:
+        if name != STANDARD_INPUT:
+            return name
+        if sys.stdin is None:
+            raise usage_error("invalid", "There is no standard input", "Name a file")
+        return _CountedInput(self._progress)
+
+    def _head(self, name: str) -> None:
+        """With several files, say which one comes now, as `head` and `tail` do."""
+        self._progress.clear()
+        if len(self._options.files) > 1:
+            print(f"==> {printable(name)} <==", flush=True)
+
+    def _sum_up(self, name: str, event: dict[str, Any]) -> None:
+        if self._options.verbose and not self._options.quiet:
+            self._progress.clear()
+            say(
+                f"{printable(name)}: {duration(event['duration'])} in {event['elapsed']:.1f} s, "
+                f"{event['speed']:.1f} x real time, {event['runtime']}, {event['language'] or 'no language'}"
+            )
+
+    def _tell_id(self, name: str, job: str) -> None:
+        if self._options.json:
+            self._documents.append({"input": name, "id": job})
+        else:
+            print(job, flush=True)
+
+    def _tell_error(self, submitted: _Submitted, error: WhisperdError) -> None:
+        self._progress.clear()
+        several = len(self._options.files) > 1
+        if self._options.json:
+            self._documents.append(
+                {**({"input": submitted.name} if several else {}), "error": error.to_wire()}
+            )
+            return
+        if self._options.stream and isinstance(submitted.job, WhisperdError):  # no event told of it
+            print_line(
+                {
+                    "type": "transcription.failed",
+                    "id": None,
+                    "error": error.to_wire(),
+                    "input": submitted.name,
+                }
+            )
+        print_error(error, as_json=False, subject=submitted.name if several else None)
+
+
+class _CountedInput:
+    """Standard input, which is shown to be read."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._size_bytes = 0
+
+    def read(self, count: int) -> bytes:
+        """At most so many bytes; none at the end."""
+        try:
+            piece = sys.stdin.buffer.read(count)
+        except OSError as error:
+            raise WhisperdError(
+                "audio.not_readable",
+                f"Standard input cannot be read: {error.strerror or error}.",
+                "Send it a recording: `whisperctl transcribe - < FILE`.",
+            ) from error
+        self._size_bytes += len(piece)
+        self._progress.show("Reading standard input", None, size(self._size_bytes))
+        return piece
+
+
+def _ahead(submissions: Iterator[_Submitted], count: int) -> Iterator[_Submitted]:
+    """The same, in order, taken from their source up to `count` ahead of their use."""
+    taken: deque[_Submitted] = deque()
+    for submission in submissions:
+        taken.append(submission)
+        if len(taken) >= count:
+            yield taken.popleft()
+    yield from taken
+
+
+def _beams(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= MAX_BEAMS):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_BEAMS}")
+    return int(text)
+
+
+def _temperatures(text: str) -> list[float]:
+    try:
+        temperatures = [float(part) for part in text.split(",")]
+    except ValueError:
+        temperatures = [math.nan]
+    if not all(0 <= temperature <= 1 for temperature in temperatures):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers from 0 to 1, such as 0,0.2,0.4")
+    return temperatures
+
+
+def _positive(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return seconds
+
+
+def _timeout(seconds: float) -> WhisperdError:
+    return WhisperdError(
+        "job.timeout",
+        f"The job was not done within {seconds:g} s and was cancelled.",
+        "Give it more time with --timeout.",
+    )

@@ -1,0 +1,91 @@
+"""What the exit status says (docs/interface.md)."""
+
+from __future__ import annotations
+
+from whisperd.rpc.errors import WhisperdError
+
+__all__ = [
+    "DONE",
+    "FAILED",
+    "INTERRUPTED",
+    "NOT_FOUND",
+    "REFUSED",
+    "UNREACHABLE",
+    "USAGE",
+    "CannotConnect",
+    "is_unreachable",
+    "of_several",
+    "status_of",
+]
+
+DONE = 0
+FAILED = 1
+USAGE = 2
+UNREACHABLE = 3
+NOT_FOUND = 4
+REFUSED = 5
+INTERRUPTED = 130
+
+_CODES = {
+    USAGE: (
+        "format.unknown",
+        "language.not_in_model",
+        "language.unknown",
+        "model.invalid_name",
+        "rpc.invalid_params",
+        "task.not_in_model",
+    ),
+    UNREACHABLE: (
+        "daemon.connection_lost",
+        "daemon.stopping",
+        "daemon.too_many_connections",
+        "protocol.unsupported",
+    ),
+    NOT_FOUND: (
+        "audio.not_found",
+        "hub.not_found",
+        "job.unknown",
+        "log.none",
+        "model.not_installed",
+        "model.unavailable",
+        "model.unknown",
+        "native.not_installed",
+        "native.unknown",
+    ),
+    REFUSED: (
+        "config.exists",
+        "model.exists",
+        "model.in_place",
+        "model.in_use",
+        "model.offline",
+        "native.in_use",
+        "native.offline",
+        "output.exists",
+        "output.is_input",
+    ),
+}
+
+
+class CannotConnect(WhisperdError):
+    """The daemon cannot be reached or started, for whatever reason its code names."""
+
+
+def status_of(error: WhisperdError) -> int:
+    """The exit status for an error."""
+    if is_unreachable(error):
+        return UNREACHABLE
+    if error.code.startswith("usage."):
+        return USAGE
+    return next((status for status, codes in _CODES.items() if error.code in codes), FAILED)
+
+
+def is_unreachable(error: WhisperdError) -> bool:
+    """Whether there is no daemon to ask any more."""
+    return isinstance(error, CannotConnect) or error.code in _CODES[UNREACHABLE]
+
+
+def of_several(statuses: list[int]) -> int:
+    """The exit status of a command over several things: what the only one says, else whether any failed."""
+    if len(statuses) == 1:
+        return statuses[0]
+    return FAILED if any(statuses) else DONE

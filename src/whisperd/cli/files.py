@@ -1,0 +1,114 @@
+"""The files that a command writes: never a part of one, never one that was there, unless told to."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from whisperd.cli.parser import usage_error
+from whisperd.rpc.errors import WhisperdError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["check_target", "make_folder", "targets_in", "write_file"]
+
+
+def targets_in(folder: str, inputs: Sequence[str], extension: str) -> list[str]:
+    """The file in a folder for each input. Raises `usage.invalid` if two inputs would share one."""
+    sources: dict[str, str] = {}
+    for name in inputs:
+        stem = "stdin" if name == "-" else os.path.splitext(os.path.basename(name))[0]
+        target = os.path.join(folder, f"{stem}.{extension}")
+        if target in sources:
+            raise usage_error(
+                "invalid",
+                f"The texts of {sources[target]} and {name} would both be written to {target}",
+                "Transcribe them into different folders",
+            )
+        sources[target] = name
+    return list(sources)
+
+
+def make_folder(folder: str) -> None:
+    """Make a folder unless it is there. Raises `output.not_writable`."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise _not_writable(folder, error.strerror or str(error)) from error
+
+
+def check_target(target: str, inputs: Iterable[str], *, overwrite: bool) -> None:
+    """Whether a file may and can be written, before hours are spent on its content.
+
+    Raises `output.exists`, `output.is_input` and `output.not_writable`.
+    """
+    try:
+        status = os.stat(target)
+    except OSError:
+        folder = os.path.dirname(os.path.abspath(target))
+        if not os.path.isdir(folder):
+            raise _not_writable(target, f"there is no folder {folder}") from None
+        if not os.access(folder, os.W_OK):
+            raise _not_writable(target, "its folder does not permit it") from None
+        return
+    if stat.S_ISDIR(status.st_mode):
+        raise _not_writable(target, "it is a folder")
+    if not stat.S_ISREG(status.st_mode):
+        return  # a device or a pipe
+    if any(_is_same(status, name) for name in inputs):
+        raise WhisperdError(
+            "output.is_input",
+            f"{target} is the recording itself.",
+            "Name another file with -o.",
+        )
+    if not overwrite:
+        raise WhisperdError(
+            "output.exists",
+            f"{target} is there already.",
+            "Add --overwrite to replace it, or name another place.",
+        )
+
+
+def write_file(target: str, content: str) -> None:
+    """Write the whole file or none of it. Raises `output.not_writable`."""
+    try:
+        if os.path.exists(target) and not os.path.isfile(target):
+            with open(target, "w", encoding="utf-8") as device:
+                device.write(content)
+        else:
+            _replace(os.path.realpath(target), content)
+    except OSError as error:
+        raise _not_writable(target, error.strerror or str(error)) from error
+
+
+def _replace(target: str, content: str) -> None:
+    part = os.path.join(os.path.dirname(target), f".whisperctl-{os.urandom(4).hex()}.part")
+    file = open(part, "x", encoding="utf-8")  # noqa: SIM115 - what was not made is not removed
+    try:
+        with file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if os.path.exists(target):
+            os.chmod(part, stat.S_IMODE(os.stat(target).st_mode))
+        os.replace(part, target)
+    except BaseException:
+        os.unlink(part)
+        raise
+
+
+def _is_same(status: os.stat_result, name: str) -> bool:
+    try:
+        return name != "-" and os.path.samestat(status, os.stat(name))
+    except OSError:
+        return False
+
+
+def _not_writable(target: str, reason: str) -> WhisperdError:
+    return WhisperdError(
+        "output.not_writable",
+        f"{target} cannot be written: {reason}.",
+        "Check the folder, its permissions and the space on its disk.",
+    )

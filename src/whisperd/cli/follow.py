@@ -1,0 +1,118 @@
+"""Following a job: its text as it comes, its progress beside it."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from whisperd.cli.command import show_download
+from whisperd.cli.output import duration
+from whisperd.client.values import InOrder, Transcript
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from typing import IO, Any
+
+    from whisperd.cli.output import Progress
+    from whisperd.client.synchronous import Client
+
+    Map = dict[str, Any]
+
+__all__ = ["TextWriter", "events_of", "follow_job", "subscribe_to_progress"]
+
+_PROGRESS_TOPICS = ("natives", "models", "runtimes")
+
+
+class TextWriter:
+    """Writes segments as lines, each once and in order, however often it is told of them."""
+
+    def __init__(self, output: IO[str], progress: Progress) -> None:
+        self._output = output
+        self._progress = progress
+        self._in_order = InOrder()
+
+    def write(self, index: int, text: str) -> None:
+        """Write a segment if it is the next one."""
+        if not self._in_order.is_next(index) or not text:
+            return
+        self._progress.clear()
+        self._output.write(text + "\n")
+        self._output.flush()
+
+    def finish(self, transcript: Transcript) -> None:
+        """Write what no event told of."""
+        for segment in self._in_order.rest(transcript):
+            self.write(segment.id, segment.text)
+
+
+def subscribe_to_progress(client: Client, progress: Progress) -> None:
+    """Hear of downloads and of loading, if anybody gets to see them."""
+    if progress.is_shown:
+        client.request("events.subscribe", topics=_PROGRESS_TOPICS)
+
+
+def follow_job(client: Client, job: str, progress: Progress, output: IO[str]) -> None:
+    """Print a job's text as it comes. Raises the job's error."""
+    subscribe_to_progress(client, progress)
+    writer = TextWriter(output, progress)
+    with closing(events_of(client, job, progress)) as events:
+        for event in events:
+            if event is not None and event["type"] == "transcription.segment":
+                writer.write(event["index"], event["text"])
+    writer.finish(Transcript.from_wire(client.jobs.wait(job)))
+
+
+def events_of(
+    client: Client, job: str, progress: Progress, deadline_s: float | None = None
+) -> Generator[Map | None, None, None]:
+    """The events of a job, while its progress is shown; None once the deadline is past."""
+    shown = _JobProgress(progress, job)
+    try:
+        with closing(client.follow(job, deadline_s=deadline_s)) as events:
+            for event in events:
+                if event is None or event.get("id") == job:
+                    yield event
+                if event is not None:
+                    shown.take(event)
+    finally:
+        progress.clear()
+
+
+class _JobProgress:
+    """Shows what a job waits for, then how far it is."""
+
+    def __init__(self, progress: Progress, job: str) -> None:
+        self._progress = progress
+        self._job = job
+        self._has_begun = False
+
+    def take(self, event: Map) -> None:
+        """Show what an event says. Once the job has begun, downloads are those of others."""
+        if event.get("id") == self._job:
+            self._take_own(event)
+        elif not self._has_begun:
+            self._take_preparation(event)
+
+    def _take_own(self, event: Map) -> None:
+        match event:
+            case {"type": "job.queued", "position": int(position)} if position:
+                others = "another job" if position == 1 else f"{position} other jobs"
+                self._progress.show("Waiting", None, f"beside {others}")
+            case {"type": "job.started"}:
+                self._has_begun = True
+            case {"type": "transcription.progress", "done": done, "total": total, "speed": speed, "eta": eta}:
+                details = f"{duration(done)} of {duration(total)}" if total else duration(done)
+                if speed:
+                    details += f", {speed:.1f} x real time"
+                if eta is not None:
+                    details += f", {duration(eta)} left"
+                self._progress.show("Transcribing", 100 * done / total if total else None, details)
+
+    def _take_preparation(self, event: Map) -> None:
+        match event:
+            case {"type": "runtime.status", "status": "loading", "name": name}:
+                self._progress.show(f"Loading {name}", None)
+            case {"type": "runtime.status", "status": "loaded"}:
+                self._progress.clear()
+            case _:
+                show_download(self._progress, event)

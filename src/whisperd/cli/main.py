@@ -1,0 +1,100 @@
+"""The program `whisperctl`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from importlib import import_module
+
+from whisperd.cli import exit_status
+from whisperd.cli.output import discard_output, prepare_streams, print_error
+from whisperd.cli.parser import Parser
+from whisperd.rpc.errors import WhisperdError
+
+__all__ = ["main", "program"]
+
+COMMANDS = {
+    "transcribe": "turn recordings into text",
+    "jobs": "the jobs, running and past",
+    "models": "the models on this computer",
+    "natives": "the native libraries that engines need",
+    "daemon": "the daemon: status, start, stop, settings, log",
+}
+"""Every command, with what it does; each is a module of that name in `whisperd.cli.commands`."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its status."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; returns the exit status."""
+    prepare_streams()
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+        return status
+    except KeyboardInterrupt:
+        return exit_status.INTERRUPTED
+    except BrokenPipeError:  # whoever read us has enough, as with `| head`
+        discard_output()
+        return exit_status.DONE
+    except OSError as error:
+        discard_output()
+        print_error(_not_written(error), as_json=False)
+        return exit_status.FAILED
+
+
+def program() -> Parser:
+    """The parser of `whisperctl`, with every command below it."""
+    parser = Parser("whisperctl", "speech to text on this computer, through the whisperd daemon")
+    for name, summary in COMMANDS.items():
+        parser.add_command(name, summary, partial(_fill, name))
+    return parser.finish()
+
+
+def _fill(name: str, parser: Parser) -> None:
+    import_module(f"whisperd.cli.commands.{name}").add(parser)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    defaults = argparse.Namespace(socket=None, json=False, no_start=False, quiet=False, verbose=False)
+    try:
+        options = program().parse(arguments, defaults)
+        return int(options.run(options) or exit_status.DONE)
+    except SystemExit as ended:  # argparse has shown the help or the version
+        return int(ended.code or exit_status.DONE)
+    except WhisperdError as error:
+        print_error(error, as_json="--json" in arguments)
+        return exit_status.status_of(error)
+    except Exception as mistake:
+        if isinstance(mistake, OSError) and mistake.filename is None:
+            raise  # standard output
+        from traceback import print_exc
+
+        print_exc()
+        print_error(_unexpected(mistake), as_json="--json" in arguments)
+        return exit_status.FAILED
+
+
+def _not_written(error: OSError) -> WhisperdError:
+    return WhisperdError(
+        "output.not_writable",
+        f"Standard output cannot be written: {error.strerror or error}.",
+        "Check the space on its disk.",
+    )
+
+
+def _unexpected(mistake: Exception) -> WhisperdError:
+    return WhisperdError(
+        "internal.error",
+        f"whisperctl failed because of a mistake in itself: {mistake!r}.",
+        "Please report it with the lines above.",
+    )
+
+
+if __name__ == "__main__":
+    main()

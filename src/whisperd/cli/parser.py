@@ -1,0 +1,234 @@
+"""The command line: a tree of commands over argparse, each filled in only when it is called for.
+
+What argparse does by itself is made stricter or kinder where scripts and people want that: nothing
+may be abbreviated, options and files may be mixed, a misspelt word is answered with its nearest
+neighbour, and a wrong usage is a `WhisperdError` like every other error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+from whisperd._version import __version__
+from whisperd.cli.output import columns
+from whisperd.rpc.errors import WhisperdError
+
+__all__ = ["Parser", "usage_error"]
+
+HELP_COLUMNS = 100
+_MARK = "\0"  # no argument of a program can hold it
+
+Fill = Callable[["Parser"], None]
+"""Adds its arguments, or commands of its own, to a command's parser."""
+
+
+class Parser(argparse.ArgumentParser):
+    """One command: its arguments, or the commands below it."""
+
+    def __init__(self, prog: str, summary: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=_sentence(summary),
+            formatter_class=_Help,
+            add_help=False,
+            allow_abbrev=False,
+        )
+        self.arguments: list[argparse.Action] = []
+        """Its own arguments, in the order in which they were added."""
+        self.common: list[argparse.Action] = []
+        """The options of every command."""
+        self.commands: dict[str, str] = {}
+        """The commands below it, with what they do."""
+        self._fills: dict[str, Fill] = {}
+
+    def add_argument(self, *names: str, **details: Any) -> argparse.Action:
+        """Add an argument, as argparse does."""
+        action = super().add_argument(*names, **details)
+        self.arguments.append(action)
+        return action
+
+    def add_command(self, name: str, summary: str, fill: Fill) -> None:
+        """Add a command below this one; `fill` runs when it is called for."""
+        self.commands[name] = summary
+        self._fills[name] = fill
+
+    def add_verb(
+        self,
+        name: str,
+        run: Callable[[argparse.Namespace], int | None],
+        summary: str,
+        fill: Fill | None = None,
+    ) -> None:
+        """Add a command that runs a function, whose value is the exit status (0 for None)."""
+
+        def fill_in(parser: Parser) -> None:
+            parser.set_defaults(run=run)
+            if fill is not None:
+                fill(parser)
+
+        self.add_command(name, summary, fill_in)
+
+    def command(self, name: str) -> Parser:
+        """The parser of a command below this one. Raises `usage.unknown_command`."""
+        if name not in self._fills:
+            raise usage_error(
+                "unknown_command",
+                f"There is no command `{self.prog} {name}`",
+                self._meant(name, self.commands),
+            )
+        parser = Parser(f"{self.prog} {name}", self.commands[name])
+        self._fills[name](parser)
+        return parser.finish()
+
+    def finish(self) -> Parser:
+        """To be called once all is added."""
+        self._add_common()
+        if self.commands:
+            super().add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+            self.description = f"{self.description}\n\n{_listing(self.commands)}"
+            self.epilog = f"`{self.prog} COMMAND --help` says more about each."
+        self.usage = f"{self.prog} {self.synopsis}"
+        return self
+
+    @property
+    def synopsis(self) -> str:
+        """What comes behind the command's name."""
+        if self.commands:
+            return "[OPTION]... COMMAND ..."
+        needed = (_shown(action) for action in self.arguments if not action.option_strings)
+        return " ".join(["[OPTION]...", *needed])
+
+    def parse(self, words: Sequence[str], options: argparse.Namespace) -> argparse.Namespace:
+        """Parse a command line down to the command that it calls; options may stand on every level.
+
+        Raises `usage.unknown_command`, `usage.unknown_option` and `usage.invalid`.
+        """
+        if not self.commands:
+            return self._parse_own(_marked(words), options)
+        options, unknown = self.parse_known_args(words, options)
+        self._refuse(unknown)
+        if not options.words:
+            if not options.json:
+                self.print_help(sys.stderr)
+            raise self._invalid(f"`{self.prog}` needs a command")
+        name, *rest = options.words
+        del options.words
+        if name == "help":
+            return self.parse([*rest, "--help"], options)
+        return self.command(name).parse(rest, options)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse finds wrong."""
+        raise self._invalid(message[:1].upper() + message[1:])
+
+    def _add_common(self) -> None:
+        """The options of every command. Their defaults come with the namespace, so that none is undone."""
+        group = self.add_argument_group("options of every command")
+        for names, details in (
+            (("-h", "--help"), {"action": "help", "help": "show this help and exit"}),
+            (("--json",), {"help": "print one JSON document and nothing else"}),
+            (("-q", "--quiet"), {"help": "no progress, no confirmations"}),
+            (("-v", "--verbose"), {"help": "say more: progress in a pipe, too"}),
+            (("--socket",), {"action": "store", "metavar": "PATH", "help": "the daemon's socket"}),
+            (("--no-start",), {"help": "do not start the daemon when none runs"}),
+            (
+                ("--version",),
+                {
+                    "action": "version",
+                    "version": f"whisperctl {__version__}",
+                    "help": "show the version and exit",
+                },
+            ),
+        ):
+            settings: dict[str, Any] = {"action": "store_true", "default": argparse.SUPPRESS, **details}
+            self.common.append(group.add_argument(*names, **settings))
+
+    def _parse_own(self, words: list[str], options: argparse.Namespace) -> argparse.Namespace:
+        try:
+            options, unknown = self.parse_known_intermixed_args(words, options)
+        except WhisperdError:
+            self._refuse([word for word in words if self._is_unknown_option(word)])  # the likelier reason
+            raise
+        self._refuse(unknown)
+        return _unmarked(options)
+
+    def _is_unknown_option(self, word: str) -> bool:
+        if len(word) < 2 or not word.startswith("-"):
+            return False
+        name = word.partition("=")[0] if word.startswith("--") else word[:2]
+        return name not in self._option_names()
+
+    def _option_names(self) -> list[str]:
+        return [name for action in (*self.arguments, *self.common) for name in action.option_strings]
+
+    def _refuse(self, unknown: Sequence[str]) -> None:
+        if not unknown:
+            return
+        word = unknown[0].removeprefix(_MARK).partition("=")[0]
+        if not word.startswith("-"):
+            raise self._invalid(f"`{self.prog}` does not take {word!r} as well")
+        raise usage_error(
+            "unknown_option", f"`{self.prog}` has no option {word}", self._meant(word, self._option_names())
+        )
+
+    def _invalid(self, message: str) -> WhisperdError:
+        return usage_error("invalid", message, f"`{self.prog} --help` says what it takes")
+
+    def _meant(self, word: str, known: Iterable[str]) -> str:
+        import difflib
+
+        if near := difflib.get_close_matches(word, known, 1):
+            return f"Did you mean {near[0]}?"
+        if word.startswith("-") and not self.commands:
+            return f"`{self.prog} --help` lists what there is; a name that begins with a dash goes behind --."
+        return f"`{self.prog} --help` lists what there is."
+
+
+def usage_error(problem: str, message: str, fix: str) -> WhisperdError:
+    """The command line is wrong; `message` and `fix` are sentences, with or without their full stops."""
+    return WhisperdError(f"usage.{problem}", _sentence(message), _sentence(fix))
+
+
+def _marked(words: Sequence[str]) -> list[str]:
+    """The same without `--`: what is behind it is marked instead, so that none of it begins with a dash.
+
+    Where options and files are mixed, argparse forgets in some of its versions what `--` said.
+    """
+    if "--" not in words:
+        return list(words)
+    place = words.index("--")
+    return [*words[:place], *(_MARK + word for word in words[place + 1 :])]
+
+
+def _unmarked(options: argparse.Namespace) -> argparse.Namespace:
+    for name, value in vars(options).items():
+        if isinstance(value, str):
+            setattr(options, name, value.removeprefix(_MARK))
+        elif isinstance(value, list):
+            setattr(
+                options, name, [one.removeprefix(_MARK) if isinstance(one, str) else one for one in value]
+            )
+    return options
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        width = min(columns(sys.stdout) - 2, HELP_COLUMNS)  # argparse by itself imports shutil for this
+        super().__init__(prog, max_help_position=28, width=max(width, 40))
+
+
+def _shown(action: argparse.Action) -> str:
+    """An argument as it stands in a synopsis: `FILE...`."""
+    return f"{action.metavar or action.dest.upper()}{'...' if action.nargs == '+' else ''}"
+
+
+def _listing(commands: dict[str, str]) -> str:
+    width = max(map(len, commands))
+    return "\n".join(["commands:", *(f"  {name:{width}}  {summary}" for name, summary in commands.items())])
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!")) else ".")

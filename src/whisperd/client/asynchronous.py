@@ -1,0 +1,187 @@
+"""The asynchronous client, on anyio."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Coroutine, Iterator
+from contextlib import aclosing, asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import anyio
+from anyio import to_thread
+from anyio.streams.memory import MemoryObjectSendStream
+
+from whisperd.client.inputs import input_params, is_path, option_params, pieces
+from whisperd.client.nouns import Daemon, Jobs, Models, Natives
+from whisperd.client.start import open_socket
+from whisperd.client.values import InOrder, Segment, Transcript, end_of_job, is_over
+from whisperd.client.wire import LIMITS, lost
+from whisperd.paths import socket_path
+from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.peer import Peer, PeerClosed, open_peer
+from whisperd.rpc.stream import open_stream
+from whisperd.tasks import open_task_group
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from whisperd.client.inputs import Input
+    from whisperd.client.options import JobOptions
+
+__all__ = ["AsyncClient", "aconnect"]
+
+Map = dict[str, Any]
+
+CLEAN_UP_TIMEOUT_S = 5.0
+"""A daemon that does not answer may not keep a cancelled task from ending."""
+
+
+@asynccontextmanager
+async def aconnect(socket: str | None = None, *, start: bool = True) -> AsyncIterator[AsyncClient]:
+    """Connect to the user's daemon, which is started if none runs and `start` allows it.
+
+    Raises `WhisperdError` if it cannot be reached. Jobs that were not detached are cancelled when
+    the block ends.
+    """
+    path = socket or socket_path()
+    connected = await to_thread.run_sync(lambda: open_socket(path, start=start))
+    async with await open_stream(connected, path) as stream:
+        client = AsyncClient()
+        peer = open_peer(stream, stream, client.on_notification, LIMITS)
+        async with peer as client.peer, open_task_group() as tasks:
+            tasks.start_soon(client.end_events_with_connection)
+            yield client
+            tasks.cancel_scope.cancel()
+
+
+class AsyncClient:
+    """A connection to the daemon; any number of tasks may use it at once. Made by `aconnect`."""
+
+    peer: Peer
+
+    def __init__(self) -> None:
+        self.jobs: Jobs[Awaitable[Map], Awaitable[list[Map]]] = Jobs(self.request)
+        self.models: Models[Awaitable[Map], Awaitable[list[Map]]] = Models(self.request)
+        self.natives: Natives[Awaitable[Map], Awaitable[list[Map]]] = Natives(self.request)
+        self.daemon: Daemon[Awaitable[Map], Awaitable[list[Map]]] = Daemon(self.request)
+        self._listeners: list[tuple[str, MemoryObjectSendStream[Map]]] = []
+        self._reason: WhisperdError | None = None
+
+    async def request(self, method: str, **params: Any) -> Any:
+        """Ask for any method of the wire. Raises `WhisperdError`."""
+        try:
+            return await self.peer.request(method, params)
+        except PeerClosed:
+            raise self._why_closed() from None
+
+    @overload
+    def transcribe(
+        self, input: Input, *, stream: Literal[False] = False, **options: Unpack[JobOptions]
+    ) -> Coroutine[Any, Any, Transcript]: ...
+    @overload
+    def transcribe(
+        self, input: Input, *, stream: Literal[True], **options: Unpack[JobOptions]
+    ) -> AsyncGenerator[Segment, None]: ...
+    def transcribe(
+        self, input: Input, *, stream: bool = False, **options: Unpack[JobOptions]
+    ) -> Coroutine[Any, Any, Transcript] | AsyncGenerator[Segment, None]:
+        """Transcribe: to be awaited, or with `stream` to be iterated with `async for`.
+
+        As `Client.transcribe`. Cancelling the task that waits cancels the job, and so does leaving the
+        iteration early: at once with `contextlib.aclosing`, else when the iterator is collected.
+        """
+        return self._segments(input, options) if stream else self._transcript(input, options)
+
+    async def submit(self, input: Input, *, detach: bool = False, **options: Unpack[JobOptions]) -> str:
+        """Begin a job and return its id. It is cancelled when this connection ends, unless detached."""
+        answer = await self.jobs.submit(await self._input(input), option_params(options), detach=detach)
+        return str(answer["id"])
+
+    async def follow(self, job: str) -> AsyncGenerator[Map, None]:
+        """The events of a job, from its beginning to its end."""
+        send, receive = anyio.create_memory_object_stream[Map](math.inf)
+        listener = (job, send)
+        with send, receive:
+            self._listeners.append(listener)
+            subscription = None
+            try:
+                subscription = (await self.request("events.subscribe", job=job))["subscription"]
+                async for event in receive:
+                    yield event
+                    if await self._is_last(event, job):
+                        return
+                raise self._why_closed()
+            finally:
+                self._listeners.remove(listener)
+                if subscription is not None:
+                    await self._quietly("events.unsubscribe", subscription=subscription)
+
+    async def on_notification(self, method: str, params: list[Any]) -> None:
+        """Pass an event on to those who follow its job, and to all of them that some were missed."""
+        match method, params:
+            case "event", [event]:
+                for job, listener in self._listeners:
+                    if event.get("id", job) == job:
+                        listener.send_nowait(event)
+            case "error", [error]:
+                self._reason = WhisperdError.from_wire(error)
+
+    async def end_events_with_connection(self) -> None:
+        """Once the daemon is gone, nobody waits for its events any more."""
+        await self.peer.closed.wait()
+        for _, listener in self._listeners:
+            listener.close()
+
+    async def _transcript(self, input: Input, options: JobOptions) -> Transcript:
+        job = await self.submit(input, **options)
+        try:
+            return Transcript.from_wire(await self.jobs.wait(job))
+        except anyio.get_cancelled_exc_class():
+            await self._quietly("jobs.cancel", id=job)
+            raise
+
+    async def _segments(self, input: Input, options: JobOptions) -> AsyncGenerator[Segment, None]:
+        job = await self.submit(input, **options)
+        has_ended, in_order = False, InOrder()
+        try:
+            async with aclosing(self.follow(job)) as events:
+                async for event in events:
+                    has_ended = end_of_job(event)
+                    if event["type"] == "transcription.segment" and in_order.is_next(event["index"]):
+                        yield Segment(event["index"], event["start"], event["end"], event["text"])
+            for segment in in_order.rest(Transcript.from_wire(await self.jobs.wait(job))):
+                yield segment
+        finally:
+            if not has_ended:
+                await self._quietly("jobs.cancel", id=job)
+
+    async def _is_last(self, event: Map, job: str) -> bool:
+        if event["type"] == "events.missed":  # among them may be the last
+            return is_over(await self.jobs.show(job))
+        return end_of_job(event)
+
+    async def _quietly(self, method: str, **params: Any) -> None:
+        """Ask for something on the way out: if there is nobody to ask any more, it is done already."""
+        with anyio.move_on_after(CLEAN_UP_TIMEOUT_S, shield=True):
+            with suppress(WhisperdError):
+                await self.request(method, **params)
+
+    def _why_closed(self) -> WhisperdError:
+        return self._reason or lost()
+
+    async def _input(self, input: Input) -> Map:
+        if await to_thread.run_sync(is_path, input):
+            return input_params(input)  # type: ignore[arg-type]
+        upload = (await self.request("uploads.create"))["id"]
+        remaining = pieces(input)
+        try:
+            while piece := await to_thread.run_sync(_next_piece, remaining):
+                await self.request("uploads.append", id=upload, data=piece)
+        except BaseException:
+            await self._quietly("uploads.delete", id=upload)
+            raise
+        return {"upload": upload}
+
+
+def _next_piece(remaining: Iterator[bytes]) -> bytes | None:
+    return next(remaining, None)

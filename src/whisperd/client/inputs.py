@@ -1,0 +1,111 @@
+"""What can be transcribed and how, as it travels on the wire."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from whisperd.rpc.errors import WhisperdError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import IO, Any, Protocol, TypeGuard
+
+    class Readable(Protocol):
+        """What `open(path, "rb")` returns, and whatever else can be read like it."""
+
+        def read(self, count: int, /) -> bytes:
+            """At most so many bytes; none at the end."""
+
+    Path = str | os.PathLike[str]
+    Input = Path | bytes | bytearray | memoryview | Readable
+    """A path, the bytes of a media file, or an open file of them."""
+
+__all__ = ["absolute", "input_params", "is_path", "model_name", "option_params", "pieces"]
+
+UPLOAD_PIECE_BYTES = 1024 * 1024
+
+# What these name depends on the process that asks.
+_OURS = ("/dev/stdin", "/dev/fd/", "/proc/self/")
+
+
+def is_path(source: Input) -> TypeGuard[Path]:
+    """Whether the daemon can open it by itself: a path, though not of a pipe.
+
+    A named pipe, `/dev/stdin` or what a shell puts for `<(command)` has to be read here and sent.
+    """
+    if not isinstance(source, str | os.PathLike):
+        return False
+    path = absolute(source)
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return True  # it is for the daemon to say what is wrong with it
+    return not (stat.S_ISFIFO(mode) or (path.startswith(_OURS) and not stat.S_ISCHR(mode)))
+
+
+def input_params(path: Path) -> dict[str, Any]:
+    """A path as it travels: absolute, and as bytes where it is not UTF-8. Raises `audio.not_found`."""
+    if not os.fspath(path):
+        raise WhisperdError("audio.not_found", "The name of the file is empty.", "Name a file.")
+    name = absolute(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return {"path_bytes": os.fsencode(name)}
+    return {"path": name}
+
+
+def pieces(source: Input) -> Iterator[bytes]:
+    """The source in pieces that fit in a message. Raises `audio.not_readable`."""
+    if isinstance(source, str | os.PathLike):
+        with _open(source) as file:
+            yield from pieces(file)
+    elif isinstance(source, bytes | bytearray | memoryview):
+        view = memoryview(source).cast("B")
+        for offset in range(0, len(view), UPLOAD_PIECE_BYTES):
+            yield bytes(view[offset : offset + UPLOAD_PIECE_BYTES])
+    else:
+        while piece := source.read(UPLOAD_PIECE_BYTES):
+            if not isinstance(piece, bytes):
+                raise TypeError("a file to transcribe has to be opened in binary mode")
+            yield piece
+
+
+def absolute(path: Path) -> str:
+    """The same path from everywhere: the daemon has another working folder."""
+    return os.path.abspath(os.fspath(path))
+
+
+def option_params(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as they travel: those at their default are left out."""
+    params = {name: value for name, value in options.items() if value is not None}
+    if "model" in params:
+        params["model"] = model_name(params["model"])
+    if isinstance(params.get("temperature"), int | float):
+        params["temperature"] = [params["temperature"]]
+    return params
+
+
+def model_name(name: str | os.PathLike[str]) -> str:
+    """A model's name, which for a folder is its absolute path.
+
+    As in the store, a text is a folder if it begins with `.` or `~`, or is an absolute path.
+    """
+    if not isinstance(name, str):
+        return absolute(name)
+    if name in (".", "..") or name.startswith((f".{os.sep}", f"..{os.sep}", "./", "../", "~")):
+        return absolute(os.path.expanduser(name))
+    return name
+
+
+def _open(path: Path) -> IO[bytes]:
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise WhisperdError(
+            "audio.not_readable",
+            f"{os.fspath(path)} cannot be read: {error.strerror or error}.",
+            "Check the permissions of the file and of its folders.",
+        ) from error

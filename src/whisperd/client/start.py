@@ -1,0 +1,161 @@
+"""Reaching the daemon, and starting it when none runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from whisperd.client.wire import unreachable
+from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.transport import Connected, connect_socket
+
+if TYPE_CHECKING:
+    import subprocess
+
+__all__ = ["open_socket", "start_daemon"]
+
+START_TIMEOUT_S = 60.0
+
+
+def open_socket(path: str, *, start: bool) -> Connected:
+    """A connected socket; the daemon is started if none listens and `start` allows it.
+
+    Raises `WhisperdError` (`daemon.unreachable`, `daemon.start_failed`, what the daemon says, …).
+    """
+    try:
+        return connect_socket(path)
+    except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError) as error:
+        if not start:
+            raise unreachable(path) from error
+    except OSError as error:
+        raise _cannot_connect(path, error) from error
+    return start_daemon(path)
+
+
+def start_daemon(path: str) -> Connected:
+    """Start the daemon unless somebody else just did, and connect to it.
+
+    However many clients try at once, one of them starts it and the others wait for that.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(_start_lock(path), timeout=START_TIMEOUT_S, mode=0o600):
+            try:
+                return connect_socket(path)
+            except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError):
+                _spawn(path)
+            return _connect_patiently(path)
+    except Timeout:
+        raise _start_failed("another client has been starting it for a minute") from None
+    except OSError as error:
+        raise _cannot_connect(path, error) from error
+
+
+def _connect_patiently(path: str) -> Connected:
+    # Only where another daemon took the socket while ours was starting.
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while True:
+        try:
+            return connect_socket(path)
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            if time.monotonic() > deadline_s:
+                raise unreachable(path) from error
+            time.sleep(0.05)
+
+
+def _spawn(path: str) -> None:
+    """Start a daemon in a session of its own, and wait until it listens or says why it cannot."""
+    import json
+    import subprocess
+
+    daemon = subprocess.Popen(
+        [sys.executable, "-P", "-m", "whisperd", "--socket", path, "--announce"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        creationflags=_creation_flags(),
+        env=_environment(),
+        cwd="/" if os.name == "posix" else None,  # so that no folder or disk is kept busy by it
+    )
+    assert daemon.stdout is not None and daemon.stderr is not None
+    with daemon.stdout, daemon.stderr:
+        announcement = daemon.stdout.readline()
+        if not announcement:
+            last_words = daemon.stderr.read().decode(errors="replace").strip().splitlines()
+            daemon.wait()
+            raise _start_failed(last_words[-1] if last_words else f"exit status {daemon.returncode}")
+    said = json.loads(announcement)
+    if "error" not in said:
+        _let_go(daemon)
+        return
+    daemon.wait()
+    if said["error"]["code"] != "daemon.already_running":
+        raise WhisperdError.from_wire(said["error"])
+
+
+def _let_go(daemon: subprocess.Popen[bytes]) -> None:
+    """The daemon lives on without us; should it end before we do, it leaves no zombie behind."""
+    if os.name == "posix":
+        import threading
+
+        threading.Thread(target=os.waitpid, args=(daemon.pid, 0), name="reap-daemon", daemon=True).start()
+    daemon.returncode = 0  # so that nobody warns of a child that is still running
+
+
+def _environment() -> dict[str, str]:
+    # Relative to our working folder, which is not the daemon's.
+    places = (
+        "WHISPERD_CONFIG",
+        "WHISPERD_STATE_DIR",
+        "WHISPERD_NATIVE_DIR",
+        "WHISPERD_MODELS_DIR",
+        "HF_HOME",
+    )
+    absolute = {name: os.path.abspath(os.environ[name]) for name in places if os.environ.get(name)}
+    return {**os.environ, **absolute}
+
+
+def _creation_flags() -> int:
+    """On Windows: no console window of its own, and no Ctrl-C of ours."""
+    if sys.platform == "win32":
+        import subprocess
+
+        return subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP
+    return 0
+
+
+def _start_lock(path: str) -> str:
+    """The file that is locked by who starts the daemon, in a folder that is there afterwards."""
+    if sys.platform == "win32":  # where a socket is no file
+        import tempfile
+
+        return os.path.join(tempfile.gettempdir(), "whisperd.start")
+    folder = os.path.dirname(path) or "."
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    if os.stat(folder).st_uid not in (os.getuid(), 0):
+        raise WhisperdError(
+            "socket.not_private",
+            f"The folder {folder} belongs to another user.",
+            "Set WHISPERD_SOCKET to a path in a folder of your own.",
+        )
+    return f"{path}.start"
+
+
+def _start_failed(reason: str) -> WhisperdError:
+    return WhisperdError(
+        "daemon.start_failed",
+        f"The daemon could not be started: {reason}.",
+        "Run `whisperd` in a terminal to see what it says.",
+    )
+
+
+def _cannot_connect(path: str, error: OSError) -> WhisperdError:
+    return WhisperdError(
+        "daemon.unreachable",
+        f"The socket {path} cannot be used: {error.strerror or error}.",
+        "Check the path and its permissions, or set WHISPERD_SOCKET to another one.",
+    )

@@ -1,0 +1,161 @@
+"""The synchronous client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from whisperd.client.inputs import input_params, is_path, option_params, pieces
+from whisperd.client.nouns import Daemon, Jobs, Models, Natives
+from whisperd.client.start import open_socket
+from whisperd.client.values import InOrder, Segment, Transcript, end_of_job, is_over
+from whisperd.client.wire import Wire
+from whisperd.paths import socket_path
+from whisperd.rpc.errors import WhisperdError
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from whisperd.client.inputs import Input
+    from whisperd.client.options import JobOptions
+
+__all__ = ["Client", "connect"]
+
+Map = dict[str, Any]
+
+
+def connect(socket: str | None = None, *, start: bool = True) -> Client:
+    """Connect to the user's daemon, which is started if none runs and `start` allows it.
+
+    Raises `WhisperdError` if it cannot be reached.
+    """
+    return Client(Wire(open_socket(socket or socket_path(), start=start)))
+
+
+class Client:
+    """A connection to the daemon, made by `connect`. Use it as a context manager.
+
+    It serves one thread at a time: give every thread a client of its own, which costs little. When
+    it is closed, its jobs that were not detached are cancelled.
+    """
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self.jobs: Jobs[Map, list[Map]] = Jobs(self.request)
+        self.models: Models[Map, list[Map]] = Models(self.request)
+        self.natives: Natives[Map, list[Map]] = Natives(self.request)
+        self.daemon: Daemon[Map, list[Map]] = Daemon(self.request)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._wire.close()
+
+    def request(self, method: str, **params: Any) -> Any:
+        """Ask for any method of the wire. Raises `WhisperdError`."""
+        return self._wire.request(method, params)
+
+    @overload
+    def transcribe(
+        self, input: Input, *, stream: Literal[False] = False, **options: Unpack[JobOptions]
+    ) -> Transcript: ...
+    @overload
+    def transcribe(
+        self, input: Input, *, stream: Literal[True], **options: Unpack[JobOptions]
+    ) -> Generator[Segment, None, None]: ...
+    def transcribe(
+        self, input: Input, *, stream: bool = False, **options: Unpack[JobOptions]
+    ) -> Transcript | Generator[Segment, None, None]:
+        """Transcribe; with `stream`, yield each segment as it is recognised.
+
+        `input` is a path, the bytes of a media file, or a binary file, which is read to its end.
+        Raises `WhisperdError`. Leaving the iteration early cancels the job, as Ctrl-C does.
+        """
+        job = self.submit(input, **options)
+        if stream:
+            return self._segments(job)
+        try:
+            return Transcript.from_wire(self.jobs.wait(job))
+        except WhisperdError:
+            raise
+        except BaseException:
+            self._quietly("jobs.cancel", id=job)
+            raise
+
+    def submit(self, input: Input, *, detach: bool = False, **options: Unpack[JobOptions]) -> str:
+        """Begin a job and return its id. It is cancelled when this connection ends, unless detached."""
+        answer = self.jobs.submit(self._input(input), option_params(options), detach=detach)
+        return str(answer["id"])
+
+    @overload
+    def follow(self, job: str) -> Generator[Map, None, None]: ...
+    @overload
+    def follow(self, job: str, *, deadline_s: float | None) -> Generator[Map | None, None, None]: ...
+    def follow(self, job: str, *, deadline_s: float | None = None) -> Generator[Map | None, None, None]:
+        """The events of a job, from its beginning to its end.
+
+        Events of other subscriptions of this connection come among them. With a deadline, on the
+        monotonic clock, None comes when it is past.
+        """
+        subscription = self.request("events.subscribe", job=job)["subscription"]
+        try:
+            while True:
+                event = self._wire.next_event(deadline_s)
+                yield event
+                if event is not None and self._is_last(event, job):
+                    return
+        finally:
+            self._quietly("events.unsubscribe", subscription=subscription)
+
+    def watch(
+        self, topics: tuple[str, ...], method: str, on_event: Callable[[Map], None], **params: Any
+    ) -> Any:
+        """Ask for a method that takes long, and hear the events of some topics until it is answered."""
+        subscription = self.request("events.subscribe", topics=topics)["subscription"]
+        try:
+            return self._wire.answer(self._wire.send(method, params), on_event)
+        finally:
+            self._quietly("events.unsubscribe", subscription=subscription)
+
+    def _segments(self, job: str) -> Generator[Segment, None, None]:
+        has_ended, in_order = False, InOrder()
+        try:
+            with closing(self.follow(job)) as events:
+                for event in events:
+                    has_ended = has_ended or (event.get("id") == job and end_of_job(event))
+                    is_segment = event["type"] == "transcription.segment" and event["id"] == job
+                    if is_segment and in_order.is_next(event["index"]):
+                        yield Segment(event["index"], event["start"], event["end"], event["text"])
+            # What an overloaded connection missed, and the job's error if it has one.
+            yield from in_order.rest(Transcript.from_wire(self.jobs.wait(job)))
+        finally:
+            if not has_ended:
+                self._quietly("jobs.cancel", id=job)
+
+    def _is_last(self, event: Map, job: str) -> bool:
+        if event["type"] == "events.missed":  # among them may be the last
+            return is_over(self.jobs.show(job))
+        return event.get("id") == job and end_of_job(event)
+
+    def _quietly(self, method: str, **params: Any) -> None:
+        """Ask for something on the way out: if there is nobody to ask any more, it is done already."""
+        with suppress(WhisperdError):
+            self.request(method, **params)
+
+    def _input(self, input: Input) -> Map:
+        if is_path(input):
+            return input_params(input)
+        upload = self.request("uploads.create")["id"]
+        try:
+            for piece in pieces(input):
+                self.request("uploads.append", id=upload, data=piece)
+        except BaseException:
+            self._quietly("uploads.delete", id=upload)
+            raise
+        return {"upload": upload}

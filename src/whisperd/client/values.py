@@ -1,0 +1,68 @@
+"""What clients get: plain values, without the weight of msgspec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+__all__ = ["InOrder", "Segment", "Transcript", "end_of_job", "is_over"]
+
+
+class Segment(NamedTuple):
+    """A piece of recognised speech; times in seconds from the beginning of the file."""
+
+    id: int
+    start: float
+    end: float
+    text: str
+
+
+class Transcript(NamedTuple):
+    """The result of a job."""
+
+    text: str
+    language: str | None
+    duration: float
+    """Seconds of audio."""
+    segments: tuple[Segment, ...]
+    verbose: Mapping[str, Any]
+    """All of it, in the shape of OpenAI's `verbose_json`."""
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> Transcript:
+        """Read the answer to `jobs.wait`."""
+        segments = tuple(
+            Segment(one["id"], one["start"], one["end"], one["text"].strip()) for one in wire["segments"]
+        )
+        return cls(wire["text"], wire["language"], wire["duration"], segments, wire)
+
+
+class InOrder:
+    """Lets each segment through once and in order, whatever events were missed.
+
+    After a gap nothing more is let through: the rest is in the result, which has all of them.
+    """
+
+    def __init__(self) -> None:
+        self._next_index = 0
+
+    def is_next(self, index: int) -> bool:
+        """Whether this segment follows the last one that was let through, and may now be shown."""
+        if index != self._next_index:
+            return False
+        self._next_index += 1
+        return True
+
+    def rest(self, transcript: Transcript) -> tuple[Segment, ...]:
+        """What was not let through yet."""
+        return transcript.segments[self._next_index :]
+
+
+def end_of_job(event: Mapping[str, Any]) -> bool:
+    """Whether this is the last event of its job."""
+    return event["type"] in ("transcription.completed", "transcription.failed", "transcription.cancelled")
+
+
+def is_over(job: Mapping[str, Any]) -> bool:
+    """Whether a job has ended, one way or another."""
+    return job["status"] in ("completed", "failed", "cancelled")

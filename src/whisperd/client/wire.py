@@ -1,0 +1,148 @@
+"""A blocking MessagePack-RPC connection. Light: msgpack and sockets, nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+
+from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.framing import FrameLimits, FrameReader
+from whisperd.rpc.transport import Connected
+
+__all__ = ["LIMITS", "Wire", "lost", "unreachable"]
+
+READ_BYTES = 256 * 1024
+LAST_WORDS_TIMEOUT_S = 0.2
+# The daemon is ours; the limits only catch a socket that belongs to something else.
+LIMITS = FrameLimits(max_frame_bytes=256 * 2**20, max_depth=32, max_items=50_000_000)
+
+
+class Wire:
+    """One connection to the daemon; not for use by several threads at once."""
+
+    def __init__(self, connection: Connected) -> None:
+        self._socket = connection
+        self._is_open = True
+        self._reader = FrameReader(LIMITS)
+        self._next_id = 0
+        self._awaited: set[int] = set()
+        self._answers: dict[int, tuple[Any, Any]] = {}
+        self._events: deque[dict[str, Any]] = deque()
+
+    def request(self, method: str, params: dict[str, Any] | None = None) -> Any:
+        """Ask and wait for the answer. Raises `WhisperdError`."""
+        return self.answer(self.send(method, params))
+
+    def send(self, method: str, params: dict[str, Any] | None = None) -> int:
+        """Ask without waiting; `answer` takes the number that this returns."""
+        if not self._is_open:
+            raise lost()
+        message_id, self._next_id = self._next_id, self._next_id + 1
+        message = msgpack.packb([0, message_id, method, [params] if params else []])
+        try:
+            self._socket.sendall(message)
+        except OSError as error:
+            self._read_last_words()
+            raise lost() from error
+        except BaseException:
+            self.close()  # half a message may be out: nothing can follow it
+            raise
+        self._awaited.add(message_id)
+        return message_id
+
+    def answer(self, message_id: int, on_event: Callable[[dict[str, Any]], None] | None = None) -> Any:
+        """Wait for the answer to a request; events that come before it are passed on, or kept."""
+        try:
+            while message_id not in self._answers:
+                self._receive(None)
+                while on_event is not None and self._events:
+                    on_event(self._events.popleft())
+        finally:
+            self._awaited.discard(message_id)
+        error, result = self._answers.pop(message_id)
+        if error is not None:
+            raise WhisperdError.from_wire(error)
+        return result
+
+    def next_event(self, deadline_s: float | None = None) -> dict[str, Any] | None:
+        """The next event that was subscribed to; None once `deadline_s` (monotonic clock) is past."""
+        while not self._events:
+            remaining_s = None if deadline_s is None else deadline_s - time.monotonic()
+            if remaining_s is not None and remaining_s <= 0:
+                return None
+            self._receive(remaining_s)
+        return self._events.popleft()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._is_open = False
+        self._socket.close()
+
+    def _receive(self, timeout_s: float | None) -> None:
+        if not self._is_open:
+            raise lost()
+        self._socket.settimeout(timeout_s)
+        try:
+            data = self._socket.recv(READ_BYTES)
+        except TimeoutError:
+            return
+        except OSError as error:
+            raise lost() from error
+        finally:
+            self._socket.settimeout(None)
+        if not data:
+            raise lost()
+        try:
+            messages = [msgpack.unpackb(frame, strict_map_key=False) for frame in self._reader.feed(data)]
+        except (WhisperdError, ValueError) as error:
+            raise _foreign() from error
+        for message in messages:
+            self._take(message)
+
+    def _take(self, message: list[Any]) -> None:
+        match message:
+            case [1, message_id, error, result]:
+                if message_id in self._awaited:  # and not given up
+                    self._answers[message_id] = (error, result)
+            case [2, "event", [event]]:
+                self._events.append(event)
+            case [2, "error", [error]]:  # the daemon says why it hangs up
+                raise WhisperdError.from_wire(error)
+
+    def _read_last_words(self) -> None:
+        """The daemon hung up; it may have said why."""
+        deadline_s = time.monotonic() + LAST_WORDS_TIMEOUT_S
+        try:
+            while time.monotonic() < deadline_s:
+                self._receive(LAST_WORDS_TIMEOUT_S)
+        except WhisperdError as error:
+            if error.code != "daemon.connection_lost":
+                raise
+
+
+def unreachable(path: str) -> WhisperdError:
+    """Nobody listens on the socket."""
+    return WhisperdError(
+        "daemon.unreachable", f"No daemon listens on {path}.", "Start it with `whisperctl daemon start`."
+    )
+
+
+def lost() -> WhisperdError:
+    """The daemon went away in mid-conversation."""
+    return WhisperdError(
+        "daemon.connection_lost",
+        "The daemon closed the connection.",
+        "Try again; `whisperctl daemon logs` says what happened to it.",
+    )
+
+
+def _foreign() -> WhisperdError:
+    return WhisperdError(
+        "daemon.foreign",
+        "What listens on the socket is not whisperd.",
+        "Check --socket, and the variable WHISPERD_SOCKET.",
+    )

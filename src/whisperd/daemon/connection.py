@@ -1,0 +1,221 @@
+"""One client: its requests in, its answers and events out, within its limits.
+
+Nothing that a client sends or fails to read reaches anybody else. A bad request is an error for its
+sender, and a stream that cannot be understood closes its connection. From a client that leaves too
+much unread nothing more is read, so what is kept for it is bounded; if it goes on like that, it is
+cut off.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+from weakref import WeakSet
+
+import anyio
+from anyio.abc import ByteStream, TaskGroup
+from anyio.lowlevel import checkpoint
+
+from whisperd.daemon.hub import Subscription
+from whisperd.jobs.job import Job
+from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.framing import FrameLimits, FrameReader
+from whisperd.rpc.messages import Request, decode_message, encode_notification, encode_response
+from whisperd.settings import LimitSettings
+
+__all__ = ["Connection", "Dispatch"]
+
+log = logging.getLogger(__name__)
+
+READ_BYTES = 64 * 1024
+LAST_WORDS_S = 1.0
+"""What is left to say when a connection ends is said in this time, or not at all."""
+
+Dispatch = Callable[["Connection", Request], Awaitable[Any]]
+"""Answers a request, or raises `WhisperdError`."""
+
+
+class Connection:
+    """A client's connection, from being accepted to being closed."""
+
+    def __init__(self, stream: ByteStream, limits: LimitSettings, dispatch: Dispatch) -> None:
+        self._stream = stream
+        self._limits = limits
+        self._dispatch = dispatch
+        self._pending: dict[int, int] = {}  # bytes of each request that is being answered, by its id
+        self._unread: deque[bytes] = deque()
+        self._unread_bytes = 0
+        self._unread_added = anyio.Event()
+        self._progress = anyio.Event()  # set, and replaced, whenever something was answered or sent
+        self._serving = anyio.CancelScope()
+        self._is_finishing = False
+        self._over = anyio.Event()
+        self.subscriptions: dict[int, Subscription] = {}
+        """By the number that the client unsubscribes with."""
+        self.attached_jobs: WeakSet[Job] = WeakSet()
+        """Jobs that are cancelled when the client goes."""
+        self.uploads: set[str] = set()
+        """Uploads that no job has taken yet."""
+
+    async def serve(self) -> None:
+        """Serve until the client is gone or cannot be understood; then cancel what it asked for."""
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._write, tasks.cancel_scope)
+                with self._serving:
+                    await self._read_and_answer()
+                with anyio.move_on_after(LAST_WORDS_S):
+                    await self._until(lambda: not self._unread_bytes)
+                tasks.cancel_scope.cancel()
+        finally:
+            self._unread.clear()
+            self._over.set()
+
+    async def finish(self) -> None:
+        """The daemon ends: what is not answered in a moment is answered with `daemon.stopping`."""
+        with anyio.move_on_after(LAST_WORDS_S):
+            if self.subscriptions or self.attached_jobs:
+                await self._over.wait()  # it will ask for the result of the job that has just ended
+            await self._until(lambda: not self._pending)
+        self._is_finishing = True
+        self._serving.cancel()
+        await self._over.wait()
+
+    def offer(self, *parts: bytes) -> bool:
+        """Queue an event, unless the client has left too much unread."""
+        if self._unread_bytes + sum(map(len, parts)) > self._limits.max_unread_bytes:
+            return False
+        self._queue(b"".join(parts))
+        return True
+
+    async def _read_and_answer(self) -> None:
+        async with anyio.create_task_group() as answers:
+            try:
+                await self._read(answers)
+            except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+                pass  # the client is gone
+            except WhisperdError as error:
+                log.info("closing a connection: %s", error.code)
+                self._queue(encode_notification("error", error.to_wire()))
+            answers.cancel_scope.cancel()
+
+    async def _read(self, answers: TaskGroup) -> None:
+        limits = self._limits
+        # Local, so that its memory goes with the client: this object waits for the garbage collector.
+        reader = FrameReader(
+            FrameLimits(limits.max_frame_bytes, limits.max_frame_depth, limits.max_frame_items)
+        )
+        while True:
+            for frame in reader.feed(await self._stream.receive(READ_BYTES)):
+                message = decode_message(frame)
+                if isinstance(message, Request):
+                    self._accept(message, len(frame), answers)
+                # A notification has nothing to tell us, nor has an answer: we never ask.
+                await checkpoint()  # so that a flood of small messages leaves room for everybody else
+                await self._wait_for_room()
+
+    async def _wait_for_room(self) -> None:
+        """While the client leaves too much unread, or has us hold too much, take no more from it.
+
+        Raises `rpc.unread` if it reads nothing for long.
+        """
+        while self._unread_bytes > self._limits.max_unread_bytes:
+            with anyio.move_on_after(self._limits.unread_timeout_s):
+                await self._progress.wait()
+                continue
+            raise _never_reads()
+        await self._until(lambda: sum(self._pending.values()) <= self._limits.max_frame_bytes)
+
+    def _accept(self, request: Request, size_bytes: int, answers: TaskGroup) -> None:
+        if request.id in self._pending:
+            error = WhisperdError(
+                "rpc.duplicate_id",
+                f"The message id {request.id} is in use by a request that is not answered yet.",
+                "Give every request an id of its own.",
+            )
+        elif len(self._pending) >= self._limits.max_pending_requests:
+            error = WhisperdError(
+                "rpc.too_many_requests",
+                f"{len(self._pending)} requests of this connection are waiting for their answers.",
+                "Wait for answers, or raise limits.max_pending_requests in the settings.",
+            )
+        else:
+            self._pending[request.id] = size_bytes
+            answers.start_soon(self._answer, request)
+            return
+        self._queue(encode_response(request.id, error=error))
+
+    async def _answer(self, request: Request) -> None:
+        try:
+            self._queue(await self._response(request))
+        except anyio.get_cancelled_exc_class():
+            if self._is_finishing:
+                self._queue(encode_response(request.id, error=_stopping()))
+            raise
+        finally:
+            del self._pending[request.id]
+            self._made_progress()
+
+    async def _response(self, request: Request) -> bytes:
+        try:
+            return encode_response(request.id, result=await self._dispatch(self, request))
+        except WhisperdError as error:
+            return encode_response(request.id, error=error)
+        except Exception:
+            log.exception("%.50s failed unexpectedly", request.method)
+            return encode_response(request.id, error=_unexpected(request.method))
+
+    def _queue(self, data: bytes) -> None:
+        self._unread.append(data)
+        self._unread_bytes += len(data)
+        self._unread_added.set()
+
+    async def _write(self, scope: anyio.CancelScope) -> None:
+        try:
+            while True:
+                while self._unread:
+                    data = self._unread.popleft()
+                    await self._stream.send(data)
+                    self._unread_bytes -= len(data)
+                    self._made_progress()
+                for subscription in self.subscriptions.values():
+                    subscription.catch_up()
+                if not self._unread:
+                    self._unread_added = anyio.Event()
+                    await self._unread_added.wait()
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            scope.cancel()  # the client is gone
+
+    def _made_progress(self) -> None:
+        self._progress.set()
+        self._progress = anyio.Event()
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            await self._progress.wait()
+
+
+def _never_reads() -> WhisperdError:
+    return WhisperdError(
+        "rpc.unread",
+        "This connection has left too many answers unread for too long.",
+        "Read the answers, or raise limits.max_unread_bytes or limits.unread_timeout_s in the settings.",
+    )
+
+
+def _stopping() -> WhisperdError:
+    return WhisperdError(
+        "daemon.stopping",
+        "The daemon is stopping.",
+        "Start it again with `whisperctl daemon start` and try again.",
+    )
+
+
+def _unexpected(method: str) -> WhisperdError:
+    return WhisperdError(
+        "internal.error",
+        f"{method:.50} failed because of a mistake in whisperd itself.",
+        "Please report it with the lines that `whisperctl daemon logs` shows.",
+    )

@@ -1,0 +1,218 @@
+"""The socket that the daemon listens on: one daemon for each, for its owner alone."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import stat
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import anyio
+from anyio.abc import ByteStream, SocketAttribute, SocketListener
+from filelock import FileLock, Timeout
+
+from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.transport import check_path_length, peer_user
+
+__all__ = ["Listener", "UnixListener", "claim_socket", "peer_is_owner"]
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 1024
+ACCEPT_PAUSE_S = 0.5
+ENDING_TIMEOUT_S = 30.0
+"""A daemon that is ending has no socket any more, but holds its lock until its last worker is gone."""
+LOCK_POLL_S = 0.05
+PROBE_TIMEOUT_S = 1.0
+
+_FOLDER_NAME = "whisperd"
+
+Handle = Callable[[ByteStream], Coroutine[Any, Any, None]]
+
+
+class Listener(Protocol):
+    """What listens: a Unix socket, or a named pipe."""
+
+    async def serve(self, handle: Handle) -> None:
+        """Hand each client to a task of its own; ends when this is closed and the last client is gone."""
+
+    async def close(self) -> None:
+        """Accept no more clients; whoever comes from now on finds nothing."""
+
+
+class UnixListener:
+    """A socket that listens."""
+
+    def __init__(self, path: str, accepting: SocketListener) -> None:
+        self._path = Path(path)
+        self._accepting = accepting
+        self._inode = self._path.lstat().st_ino
+
+    async def serve(self, handle: Handle) -> None:
+        """As `Listener` says."""
+        async with anyio.create_task_group() as tasks:
+            while True:
+                try:
+                    tasks.start_soon(handle, await self._accepting.accept())
+                except anyio.ClosedResourceError:
+                    return
+                except anyio.BrokenResourceError as error:  # no file descriptor is left, most likely
+                    log.warning("a client cannot be accepted: %s", error.__cause__)
+                    await anyio.sleep(ACCEPT_PAUSE_S)
+
+    async def close(self) -> None:
+        """As `Listener` says."""
+        with suppress(FileNotFoundError):
+            if self._path.lstat().st_ino == self._inode:  # and not somebody else's by now
+                self._path.unlink()
+        await self._accepting.aclose()
+
+
+@asynccontextmanager
+async def claim_socket(path: str) -> AsyncIterator[Listener]:
+    """Listen on a Unix socket, or on Windows on a named pipe, as its only daemon, until the block ends.
+
+    A lock beside the socket is held until then, or until this process ends, however it does: so a
+    socket that was left behind by a dead daemon is replaced, and a living one is never stolen.
+    Raises `WhisperdError` (`daemon.already_running`, `daemon.hidden`, `socket.path_too_long`,
+    `socket.not_private`, `socket.not_writable`, `socket.not_a_socket`).
+    """
+    if sys.platform == "win32":
+        from whisperd.daemon.pipe_listener import claim_pipe
+
+        async with claim_pipe(path) as pipe:
+            yield pipe
+        return
+    check_path_length(path)
+    folder = Path(path).parent
+    _make_private_folder(folder)
+    lock = FileLock(f"{path}.lock", mode=0o600)
+    try:
+        await _acquire(lock, path)
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+    try:
+        _remove_stale(path)
+        listener = await _listen(path, folder)
+        try:
+            yield listener
+        finally:
+            with anyio.CancelScope(shield=True):
+                await listener.close()
+    finally:
+        lock.release()
+
+
+def peer_is_owner(stream: ByteStream) -> bool:
+    """Whether the process at the other end belongs to the user that this daemon runs as."""
+    if sys.platform == "win32":
+        return True  # the pipe's access list lets nobody else in
+    user = peer_user(stream.extra(SocketAttribute.raw_socket))  # noqa: S610 - no Django here
+    return user in (os.getuid(), None)  # where the system does not tell, the socket's mode has to do
+
+
+async def _acquire(lock: FileLock, path: str) -> None:
+    """Wait for a daemon that is ending; one that lives has the socket."""
+    with anyio.move_on_after(ENDING_TIMEOUT_S):
+        while True:
+            try:
+                lock.acquire(blocking=False)
+                return
+            except Timeout:
+                if _is_listened_on(path):
+                    raise _already_running(path) from None
+            await anyio.sleep(LOCK_POLL_S)
+    raise WhisperdError(
+        "daemon.hidden",
+        f"A daemon holds {path}.lock, but its socket is gone.",
+        "End that process, `whisperd` in the list of yours, then try again.",
+    )
+
+
+async def _listen(path: str, folder: Path) -> UnixListener:
+    unix_socket = socket.socket(socket.AF_UNIX)
+    # Private from its first moment: the mask under which a socket is bound sets its mode.
+    previous = os.umask(0o177)
+    try:
+        unix_socket.bind(path)
+        unix_socket.listen(BACKLOG)
+        return UnixListener(path, await SocketListener.from_socket(unix_socket))
+    except OSError as error:
+        unix_socket.close()
+        raise _not_writable(folder, error) from error
+    finally:
+        os.umask(previous)
+
+
+def _make_private_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+    if status.st_uid not in (os.getuid(), 0):
+        raise _not_private(folder, "it belongs to another user")
+    is_open = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    ours_by_name = folder.name in (_FOLDER_NAME, f"{_FOLDER_NAME}-{os.getuid()}")
+    if ours_by_name and status.st_uid == os.getuid():
+        folder.chmod(0o700)  # ours by name: whatever it was, it is private now
+    elif is_open and not status.st_mode & stat.S_ISVTX:
+        raise _not_private(folder, "others can write to it")
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the socket of a dead daemon; refuse to remove anything else, or a living one's."""
+    try:
+        mode = Path(path).lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise WhisperdError(
+            "socket.not_a_socket",
+            f"{path} is there already, and is not a socket.",
+            "Choose another path for the socket.",
+        )
+    if _is_listened_on(path):
+        raise _already_running(path)
+    Path(path).unlink(missing_ok=True)
+
+
+def _is_listened_on(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(PROBE_TIMEOUT_S)
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            return True  # it is alive, though too busy to answer
+    return True
+
+
+def _already_running(path: str) -> WhisperdError:
+    return WhisperdError(
+        "daemon.already_running",
+        f"A daemon is running on {path} already.",
+        "Use it, or end it with `whisperctl daemon stop`.",
+    )
+
+
+def _not_private(folder: Path, why: str) -> WhisperdError:
+    return WhisperdError(
+        "socket.not_private",
+        f"The folder {folder} is not safe for a socket: {why}.",
+        "Choose a folder of your own.",
+    )
+
+
+def _not_writable(folder: Path, error: OSError) -> WhisperdError:
+    return WhisperdError(
+        "socket.not_writable",
+        f"No socket can be made in {folder}: {error.strerror or error}.",
+        "Check the folder's permissions, or set WHISPERD_SOCKET to a path in another one.",
+    )

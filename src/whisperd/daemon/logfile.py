@@ -1,0 +1,67 @@
+"""The log file: for its owner alone, rotated, without audio or text of a transcript."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import logging.handlers
+import os
+from io import TextIOWrapper
+from pathlib import Path
+
+from whisperd.rpc.errors import WhisperdError
+from whisperd.settings import LogSettings
+
+__all__ = ["LogFile"]
+
+LOGGERS = ("whisperd", "asyncio")
+"""Ours, and the one that speaks up when we made a mistake."""
+
+
+class LogFile:
+    """Where the daemon writes what happens."""
+
+    def __init__(self, path: Path, settings: LogSettings, *, level: str | None, to_terminal: bool) -> None:
+        """Begin to log. A `level` from the command line stands above the settings.
+
+        Raises `WhisperdError` (`log.not_writable`).
+        """
+        self._level = level
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file = _PrivateFile(path, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise WhisperdError(
+                "log.not_writable",
+                f"The log {path} cannot be written: {error.strerror or error}.",
+                "Check the folder's permissions and its disk, or set WHISPERD_STATE_DIR to another folder.",
+            ) from error
+        handlers: list[logging.Handler] = [self._file]
+        if to_terminal:
+            handlers.append(logging.StreamHandler())
+        for handler in handlers:
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+            for name in LOGGERS:
+                logging.getLogger(name).addHandler(handler)
+        logging.getLogger("asyncio").addFilter(_is_telling)
+        self.apply(settings)
+
+    def apply(self, settings: LogSettings) -> None:
+        """Follow settings that were read again."""
+        self._file.maxBytes = settings.max_bytes
+        self._file.backupCount = settings.files
+        logging.getLogger("whisperd").setLevel((self._level or settings.level).upper())
+
+
+def _is_telling(record: logging.LogRecord) -> bool:
+    """All but what comes of a socket that gets data in the very moment in which its reader is cancelled."""
+    return not (record.exc_info and isinstance(record.exc_info[1], asyncio.InvalidStateError))
+
+
+class _PrivateFile(logging.handlers.RotatingFileHandler):
+    """Nobody else may read it, from its first moment, nor those that come after it."""
+
+    def _open(self) -> TextIOWrapper:
+        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        Path(self.baseFilename).chmod(0o600)  # one that was there already
+        return os.fdopen(descriptor, "a", encoding=self.encoding, errors=self.errors)

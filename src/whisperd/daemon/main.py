@@ -1,0 +1,201 @@
+"""The program `whisperd`: the daemon in the foreground, from its command line to its end."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, NoReturn
+
+import anyio
+from anyio.abc import TaskStatus
+
+from whisperd import paths
+from whisperd._version import __version__
+from whisperd.daemon.listener import claim_socket
+from whisperd.daemon.logfile import LogFile
+from whisperd.daemon.server import serve
+from whisperd.daemon.service import Service, open_service
+from whisperd.daemon.signals import HANG_UP, receive_signals
+from whisperd.rpc.errors import WhisperdError
+from whisperd.settings import Settings, load_settings
+from whisperd.tasks import open_task_group
+
+__all__ = ["main"]
+
+log = logging.getLogger("whisperd")
+
+EXIT_FORCED: Final = 1
+EXIT_NOT_STARTED: Final = 3
+EXIT_INTERRUPTED: Final = 130
+
+END_TIMEOUT_S: Final = 15.0
+"""How long we clean up. A thread that waits for a disk that does not answer cannot be ended."""
+
+SPARE_FILES: Final = 256
+"""File descriptors for everything but clients: workers, decoders, downloads, logs."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the daemon until it is told to end."""
+    options = _parse(arguments)
+    announce = _Announcement(enabled=options.announce)
+    try:
+        config_file = Path(options.config).absolute() if options.config else paths.config_file()
+        settings = load_settings(config_file)
+        log_file = LogFile(
+            paths.log_file(), settings.log, level=options.log_level, to_terminal=not options.announce
+        )
+        _allow_files(settings.limits.max_connections)
+        anyio.run(_run, paths.socket_path(options.socket), config_file, settings, log_file, announce)
+    except WhisperdError as error:
+        announce.failed(error)
+        sys.exit(EXIT_NOT_STARTED)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception:
+        log.exception("whisperd ends because of a mistake of its own")
+        raise
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="whisperd", description="The whisperd daemon, in the foreground.")
+    parser.add_argument("--socket", metavar="PATH", help="listen on this socket")
+    parser.add_argument("--config", metavar="FILE", help="read the settings from this file")
+    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="what is logged")
+    parser.add_argument("--version", action="version", version=f"whisperd {__version__}")
+    # For the client that starts us: one line of JSON when we are ready or have failed, then silence.
+    parser.add_argument("--announce", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def _allow_files(connections: int) -> None:
+    """Each client takes a file descriptor, and the usual limit (256 on macOS) is soon reached."""
+    with suppress(ImportError, OSError, ValueError):  # Windows; or the system does not give so many
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, connections + SPARE_FILES), hard))
+
+
+async def _run(
+    socket: str, config_file: Path, settings: Settings, log_file: LogFile, announce: _Announcement
+) -> None:
+    async with (
+        claim_socket(socket) as listener,
+        open_service(config_file, settings, socket) as service,
+        open_task_group() as tasks,
+    ):
+        service.on_reload = lambda settings: log_file.apply(settings.log)
+        log.info("whisperd %s listens on %s, process %d", __version__, socket, os.getpid())
+        await tasks.start(_handle_signals, service)
+        tasks.start_soon(serve, listener, service)
+        if settings.daemon.preload:
+            tasks.start_soon(_preload, service)
+        announce.ready(socket)
+        await service.stop_requested.wait()
+        await _drain(service)
+        # From here on a client starts another daemon, which waits until this one has ended.
+        await listener.close()
+        _end_before_long(service)
+        await service.finish_connections()
+        tasks.cancel_scope.cancel()
+    log.info("whisperd has ended")
+
+
+async def _drain(service: Service) -> None:
+    grace_s = service.settings.daemon.grace_period_s
+    if active := len(service.jobs.active()):
+        log.info("stopping: %d jobs have %.0f s to end", active, grace_s)
+    if cancelled := await service.jobs.drain(grace_s):
+        log.warning("stopping: %d jobs did not end in time and were cancelled", cancelled)
+
+
+async def _preload(service: Service) -> None:
+    try:
+        default_model = service.models.canonical_name(service.settings.daemon.default_model)
+        with service.pool.lease(default_model) as lease:
+            await lease.runtime()
+    except WhisperdError as error:
+        log.warning("the default runtime was not loaded: %s", error.message)
+
+
+async def _handle_signals(service: Service, *, task_status: TaskStatus[None]) -> None:
+    with receive_signals() as received:
+        task_status.started()
+        async for number in received:
+            if number == HANG_UP:
+                _reload(service)
+            elif service.stop_requested.is_set():
+                log.warning("a second signal: ending at once")
+                _end_at_once(service)
+            else:
+                log.info("received %s", number.name)
+                service.stop_requested.set()
+
+
+def _reload(service: Service) -> None:
+    try:
+        service.reload()
+    except WhisperdError as error:
+        log.error("the settings stay as they are: %s", error.message)
+
+
+def _end_before_long(service: Service) -> None:
+    """From a thread of its own, so that nothing that is being cleaned up can hold it."""
+
+    def give_up() -> None:
+        log.warning("not everything has ended within %.0f s: ending without it", END_TIMEOUT_S)
+        _end_at_once(service)
+
+    timer = threading.Timer(END_TIMEOUT_S, give_up)
+    timer.daemon = True
+    timer.start()
+
+
+def _end_at_once(service: Service) -> NoReturn:
+    # Workers, decoders and downloads end with us: the kernel closes their pipes.
+    with suppress(OSError):
+        Path(service.socket).unlink()
+    logging.shutdown()
+    os._exit(EXIT_FORCED)
+
+
+class _Announcement:
+    """Tells the client that started us how it went. A daemon that a person started says it in the log."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled
+
+    def ready(self, socket: str) -> None:
+        """Say that clients may connect, and let go of the terminal."""
+        if self._enabled:
+            self._say({"socket": socket})
+
+    def failed(self, error: WhisperdError) -> None:
+        """Say why there will be no daemon."""
+        if self._enabled:
+            log.error("%s %s", error.message, error.fix)
+            self._say({"error": error.to_wire()})
+        else:
+            sys.stderr.write(f"whisperd: {error.message}\n  {error.fix}\n")
+
+    def _say(self, message: object) -> None:
+        with suppress(BrokenPipeError):  # it was interrupted while it waited for us
+            sys.stdout.write(json.dumps(message) + "\n")
+            sys.stdout.flush()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+        self._enabled = False
+
+
+if __name__ == "__main__":
+    main()

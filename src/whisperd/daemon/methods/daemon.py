@@ -1,0 +1,110 @@
+"""`daemon.*`: the daemon itself."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from typing import Any
+
+import psutil
+
+from whisperd import paths
+from whisperd._version import __version__
+from whisperd.daemon.call import Call
+from whisperd.daemon.methods.session import PROTOCOL
+from whisperd.rpc.messages import NoParams
+from whisperd.runtimes.pool import RuntimeState
+from whisperd.settings import settings_template
+
+__all__ = ["METHODS"]
+
+JOB_STATUSES = ("queued", "running", "completed", "failed", "cancelled")
+
+
+async def status(call: Call, params: NoParams) -> dict[str, Any]:
+    """How the daemon is: version, uptime, runtimes, jobs by status, memory of each process in bytes."""
+    service = call.service
+    jobs = service.jobs.remembered()
+    counts = Counter(str(job.status) for job in jobs)
+    done = [job.transcript for job in jobs if job.transcript is not None]
+    audio_s, elapsed_s = sum(one.duration for one in done), sum(one.elapsed for one in done)
+    return {
+        "version": __version__,
+        "protocol": PROTOCOL,
+        "pid": os.getpid(),
+        "socket": service.socket,
+        "config": str(service.config_file),
+        "log": str(paths.log_file()),
+        "uptime": round(time.monotonic() - service.started_s, 3),
+        "default_runtime": service.settings.daemon.default_model,
+        "runtimes": [_runtime(call, state) for state in service.pool.states()],
+        "jobs": {status: counts[status] for status in JOB_STATUSES},
+        "memory": _memory(),
+        "audio_seconds": round(audio_s, 3),
+        "speed": round(audio_s / elapsed_s, 2) if elapsed_s else None,
+        "clients": len(service.connections),
+        "stopping": service.stop_requested.is_set(),
+    }
+
+
+async def stop(call: Call, params: NoParams) -> dict[str, Any]:
+    """Begin to end: running jobs have the grace period, then they are cancelled."""
+    call.service.stop_requested.set()
+    return {
+        "pid": os.getpid(),
+        "grace_period": call.service.settings.daemon.grace_period_s,
+        "active_jobs": len(call.service.jobs.active()),
+    }
+
+
+async def reload(call: Call, params: NoParams) -> dict[str, Any]:
+    """Read the settings again; which of the changed ones need a restart."""
+    restart_needed = call.service.reload()
+    return {"config": str(call.service.config_file), "restart_needed": restart_needed}
+
+
+async def config(call: Call, params: NoParams) -> dict[str, Any]:
+    """The settings in force, as a documented TOML file."""
+    return {"path": str(call.service.config_file), "content": settings_template(call.service.settings)}
+
+
+def _runtime(call: Call, state: RuntimeState) -> dict[str, Any]:
+    loaded = state.loaded
+    return {
+        "name": state.model,
+        "model": state.model,
+        "status": state.status,
+        "progress": state.progress,
+        "default": call.service.pool.is_default(state),
+        "variant": state.prepared.variant.name if state.prepared else None,
+        "compute_type": loaded.info.compute_type if loaded else None,
+        "memory": loaded.memory_bytes if loaded else None,
+        "pid": loaded.pid if loaded else None,
+        "leases": state.leases,
+        "error": state.error.to_wire() if state.error else None,
+    }
+
+
+def _memory() -> dict[str, int]:
+    """Resident bytes of the daemon and of each child, by what it is."""
+    me = psutil.Process()
+    memory = {"daemon": me.memory_info().rss}
+    for child in me.children():
+        try:
+            memory[f"{_role(child.cmdline())} {child.pid}"] = child.memory_info().rss
+        except psutil.Error:
+            continue  # it has just ended
+    return memory
+
+
+def _role(command: list[str]) -> str:
+    for argument in command:
+        if argument.startswith("whisperd."):
+            return {"whisperd.worker.main": "worker", "whisperd.audio.decoder": "decoder"}.get(
+                argument, "download"
+            )
+    return "child"
+
+
+METHODS = {"status": status, "stop": stop, "reload": reload, "config": config}

@@ -1,0 +1,168 @@
+"""`jobs.*`: transcriptions, running and past."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import msgspec
+
+from whisperd.daemon.call import Call
+from whisperd.jobs.job import Job, JobInput, JobStatus, JobView
+from whisperd.jobs.manager import check_input
+from whisperd.jobs.options import JobOptions
+from whisperd.outputs import render, verbose
+from whisperd.rpc.errors import WhisperdError, sendable
+from whisperd.rpc.messages import NoParams, Params, invalid_params
+from whisperd.threads import ANSWER_TIMEOUT_S, run_abandonable
+
+__all__ = ["METHODS"]
+
+
+class InputParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of: a path, a path that is not UTF-8, an upload's id."""
+
+    path: str | None = None
+    path_bytes: bytes | None = None
+    upload: str | None = None
+
+    def __post_init__(self) -> None:
+        if [self.path, self.path_bytes, self.upload].count(None) != 2:
+            raise ValueError("input is one of path, path_bytes and upload")
+
+    @property
+    def given_path(self) -> str:
+        """The path in either form; an upload has none."""
+        return self.path or "" if self.path_bytes is None else os.fsdecode(self.path_bytes)
+
+
+class SubmitParams(Params, frozen=True):
+    """What to transcribe and how."""
+
+    input: InputParams
+    options: JobOptions = JobOptions()
+    detach: bool = False
+    """Whether the job goes on when this connection ends."""
+
+
+class JobParams(Params, frozen=True):
+    """Which job."""
+
+    id: str
+
+
+class ResultParams(Params, frozen=True):
+    """Which job, in which format."""
+
+    id: str
+    format: str = "text"
+
+
+class ListParams(Params, frozen=True):
+    """Which jobs: all, or those with a status."""
+
+    status: JobStatus | None = None
+
+
+async def submit(call: Call, params: SubmitParams) -> dict[str, Any]:
+    """Take a job and answer with its id at once."""
+    if params.input.upload is not None:
+        path, shown = _uploaded(call, params.input.upload), JobInput(upload=params.input.upload)
+    else:
+        path = params.input.given_path
+        await _check_path(path)
+        shown = JobInput(path=sendable(path))
+    wanted = params.options.model or call.service.settings.daemon.default_model
+    model = await call.service.models.describe(wanted)
+    job = call.service.jobs.submit(shown, path, params.options, model)
+    if shown.upload is not None:
+        call.connection.uploads.discard(shown.upload)
+        call.service.remove_upload_after(job, shown.upload)
+    if not params.detach:
+        call.connection.attached_jobs.add(job)
+    return {"id": job.id}
+
+
+async def list_(call: Call, params: ListParams) -> list[JobView]:
+    """The jobs that are remembered, the oldest first, without their texts."""
+    return [
+        job.view(with_text=False)
+        for job in call.service.jobs.remembered()
+        if params.status is None or job.status == params.status
+    ]
+
+
+async def show(call: Call, params: JobParams) -> JobView:
+    """One job."""
+    return call.service.jobs.get(params.id).view()
+
+
+async def wait(call: Call, params: JobParams) -> dict[str, Any]:
+    """Wait for a job's end and answer with its result; its error is raised."""
+    job = call.service.jobs.get(params.id)
+    await job.over.wait()
+    return verbose(_transcript(job))
+
+
+async def result(call: Call, params: ResultParams) -> dict[str, Any]:
+    """A completed job's text in a format."""
+    transcript = _transcript(call.service.jobs.get(params.id))
+    return {"format": params.format, "content": render(transcript, params.format)}
+
+
+async def cancel(call: Call, params: JobParams) -> JobView:
+    """Cancel a job and wait until it is over. Harmless when it is over already."""
+    job = call.service.jobs.get(params.id)
+    call.service.jobs.cancel(job)
+    await job.over.wait()
+    return job.view()
+
+
+async def clear(call: Call, params: NoParams) -> dict[str, Any]:
+    """Forget every job that is over."""
+    return {"cleared": call.service.jobs.clear()}
+
+
+async def _check_path(path: str) -> None:
+    try:
+        await run_abandonable(path, lambda: check_input(path))
+    except TimeoutError as error:
+        raise WhisperdError(
+            "audio.not_readable",
+            f"{path} cannot be read: its folder does not answer within {ANSWER_TIMEOUT_S:.0f} seconds.",
+            "Check that its disk or network folder answers, or copy the file to another one.",
+            {"path": path},
+        ) from error
+
+
+def _uploaded(call: Call, upload: str) -> str:
+    """The file of an upload of this connection."""
+    if upload not in call.connection.uploads:
+        raise invalid_params(f"this connection has no upload {upload[:40]!r}")
+    path = call.service.uploads.path(upload)
+    if path.stat().st_size == 0:
+        raise WhisperdError("audio.empty", "The upload is empty.", "Check that the recording was saved.")
+    return str(path)
+
+
+def _transcript(job: Job) -> Any:
+    if job.error is not None:
+        raise job.error
+    if job.transcript is None:
+        raise WhisperdError(
+            "job.not_over",
+            f"The job {job.id} is {job.status}.",
+            f"Wait for it: `whisperctl jobs wait {job.id}`.",
+        )
+    return job.transcript
+
+
+METHODS = {
+    "submit": submit,
+    "list": list_,
+    "show": show,
+    "wait": wait,
+    "result": result,
+    "cancel": cancel,
+    "clear": clear,
+}

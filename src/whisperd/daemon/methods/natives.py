@@ -1,0 +1,125 @@
+"""`natives.*`: the native bundles of the decoder and of every variant."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import anyio.to_thread
+
+from whisperd.daemon.call import Call
+from whisperd.daemon.service import native_bundles
+from whisperd.natives import Bundle, InstalledBundle
+from whisperd.plugins import find_variant
+from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.messages import Name, NoParams, Params
+
+__all__ = ["METHODS"]
+
+
+class BundleParams(Params, frozen=True):
+    """Which bundle."""
+
+    name: Name
+
+
+async def list_(call: Call, params: NoParams) -> list[dict[str, Any]]:
+    """Every bundle there is, whether this computer can use it, and what of it is installed."""
+    installed = await call.service.natives.list()
+    return await anyio.to_thread.run_sync(
+        lambda: [_describe(call, bundle, installed) for bundle in native_bundles()]
+    )
+
+
+async def install(call: Call, params: BundleParams) -> dict[str, Any]:
+    """Install a bundle, or mend one of which a file is damaged; progress comes as events of `natives`."""
+    bundle = _bundle(params.name)
+    installed = await call.service.natives.install(bundle, call.service.on_native_progress, mend=True)
+    return _installed(installed)
+
+
+async def verify(call: Call, params: BundleParams) -> dict[str, Any]:
+    """Compare every file of an installed bundle with its hash."""
+    installed = await _find(call, params.name)
+    damage = await call.service.natives.verify(installed)
+    return {**_installed(installed), "ok": not damage, "damage": damage}
+
+
+async def remove(call: Call, params: BundleParams) -> dict[str, Any]:
+    """Delete every installed version of a bundle."""
+    _bundle(params.name)
+    versions = [one for one in await call.service.natives.list() if one.name == params.name]
+    if not versions:
+        raise _not_installed(params.name)
+    for installed in versions:
+        await call.service.natives.remove(installed)
+    return {"name": params.name, "removed": [one.version for one in versions]}
+
+
+async def path(call: Call, params: BundleParams) -> dict[str, Any]:
+    """Where an installed bundle lies."""
+    return {"path": str((await _find(call, params.name)).path)}
+
+
+def _bundle(name: str) -> Bundle:
+    known = {bundle.name: bundle for bundle in native_bundles()}
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, 1)
+    raise WhisperdError(
+        "native.unknown",
+        f"There is no native bundle {name!r}.",
+        f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}.",
+    )
+
+
+async def _find(call: Call, name: str) -> InstalledBundle:
+    installed = await anyio.to_thread.run_sync(call.service.natives.find, _bundle(name))
+    if installed is None:
+        raise _not_installed(name)
+    return installed
+
+
+def _describe(call: Call, bundle: Bundle, installed: list[InstalledBundle]) -> dict[str, Any]:
+    """Blocks."""
+    found = find_variant(bundle.name)
+    problem: WhisperdError | None = None
+    current, download_bytes = None, None
+    try:
+        download_bytes = bundle.select().download_bytes
+        current = call.service.natives.find(bundle)
+    except WhisperdError as error:
+        problem = error
+    return {
+        "name": bundle.name,
+        "backend": found[0].name if found else None,
+        "usable": problem is None,
+        "reason": problem.message if problem else None,
+        "fix": problem.fix if problem else None,
+        "installed": [one.version for one in installed if one.name == bundle.name],
+        "current": current.version if current else None,
+        "priority": found[1].priority if found else None,
+        "download_size": download_bytes,
+        "size": current.size_bytes if current else None,
+    }
+
+
+def _installed(installed: InstalledBundle) -> dict[str, Any]:
+    return {
+        "name": installed.name,
+        "version": installed.version,
+        "path": str(installed.path),
+        "size": installed.size_bytes,
+        "distributions": installed.distributions,
+    }
+
+
+def _not_installed(name: str) -> WhisperdError:
+    return WhisperdError(
+        "native.not_installed",
+        f"The bundle {name} is not installed.",
+        f"Run `whisperctl natives install {name}`.",
+    )
+
+
+METHODS = {"list": list_, "install": install, "verify": verify, "remove": remove, "path": path}

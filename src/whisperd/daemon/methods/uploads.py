@@ -1,0 +1,66 @@
+"""`uploads.*`: sending an input that is not a file, in pieces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio.to_thread
+
+from whisperd.daemon.call import Call
+from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.messages import NoParams, Params
+
+__all__ = ["METHODS"]
+
+
+class AppendParams(Params, frozen=True):
+    """A piece of an upload."""
+
+    id: str
+    data: bytes
+
+
+class UploadParams(Params, frozen=True):
+    """Which upload."""
+
+    id: str
+
+
+async def create(call: Call, params: NoParams) -> dict[str, Any]:
+    """Begin an upload. It goes with the connection unless a job takes it."""
+    limit = call.service.settings.limits.max_uploads
+    if len(call.connection.uploads) >= limit:
+        raise WhisperdError(
+            "upload.too_many",
+            f"This connection has {limit} uploads that no job has taken.",
+            "Submit jobs for them or delete some, or raise limits.max_uploads in the settings.",
+        )
+    upload = await anyio.to_thread.run_sync(call.service.uploads.create)
+    call.connection.uploads.add(upload)
+    return {"id": upload}
+
+
+async def append(call: Call, params: AppendParams) -> dict[str, Any]:
+    """Add bytes at its end; send the next piece when this is answered."""
+    _check_owned(call, params.id)
+    return {"size": await anyio.to_thread.run_sync(call.service.uploads.append, params.id, params.data)}
+
+
+async def delete(call: Call, params: UploadParams) -> dict[str, Any]:
+    """Give it up."""
+    _check_owned(call, params.id)
+    call.connection.uploads.discard(params.id)
+    await anyio.to_thread.run_sync(call.service.uploads.remove, params.id)
+    return {}
+
+
+def _check_owned(call: Call, upload: str) -> None:
+    if upload not in call.connection.uploads:
+        raise WhisperdError(
+            "upload.unknown",
+            f"This connection has no upload {upload[:40]!r}.",
+            "Begin one with uploads.create.",
+        )
+
+
+METHODS = {"create": create, "append": append, "delete": delete}

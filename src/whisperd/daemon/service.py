@@ -1,0 +1,201 @@
+"""The daemon's parts, wired together. Nothing here knows of sockets, signals or logging."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+from anyio.abc import TaskGroup
+
+from whisperd import paths
+from whisperd.audio import DecoderOptions, DecoderPool, media_lock, open_decoder_pool
+from whisperd.daemon.connection import Connection
+from whisperd.daemon.hub import EventHub
+from whisperd.daemon.uploads import UploadStore
+from whisperd.jobs.job import Job
+from whisperd.jobs.manager import JobManager, jobs_at_once
+from whisperd.models import ModelStore, default_sources
+from whisperd.natives import Bundle, NativeStore
+from whisperd.plugins import variants
+from whisperd.progress import OnProgress, Progress
+from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.events import ModelProgress, NativeProgress
+from whisperd.runtimes.pool import RuntimePool
+from whisperd.runtimes.prepare import Prepared, prepare
+from whisperd.settings import Settings, is_offline, load_settings
+from whisperd.tasks import open_task_group
+
+__all__ = ["Service", "native_bundles", "open_service"]
+
+log = logging.getLogger(__name__)
+
+
+_FIXED = ("decoder.processes", "decoder.memory_bytes", "decoder.stall_timeout_s")
+"""Settings of which the decoder pool and the job manager are made."""
+
+
+class Service:
+    """Everything that handlers use. Make one with `open_service`."""
+
+    jobs: JobManager
+    pool: RuntimePool
+    decoders: DecoderPool
+
+    def __init__(self, tasks: TaskGroup, config_file: Path, settings: Settings, socket: str) -> None:
+        self.config_file = config_file
+        self.settings = settings
+        self._settings_at_start = settings
+        self.socket = socket
+        self.started_s = time.monotonic()
+        self.stop_requested = anyio.Event()
+        """Set when the daemon is to end."""
+        self.on_reload: Callable[[Settings], None] = lambda _settings: None
+        """Called with settings that were read again."""
+        self.hub = EventHub()
+        self.natives = NativeStore(paths.native_dir(), offline=is_offline())
+        self.models = ModelStore(
+            paths.models_dir(), sources=default_sources(settings.models), offline=is_offline()
+        )
+        self.uploads = UploadStore(paths.state_dir() / "uploads", socket, lambda: self.settings.limits)
+        self.connections: set[Connection] = set()
+        self._tasks = tasks
+
+    def reload(self) -> list[str]:
+        """Read the settings again. Raises `WhisperdError` and keeps the old ones if they are not valid.
+
+        New jobs, loads, downloads and connections follow them; what runs goes on as it began. Returns
+        the keys, such as `decoder.processes`, whose new values hold only after a restart.
+        """
+        self.settings = load_settings(self.config_file)
+        self.pool.settings_changed()
+        self.models.look_in(default_sources(self.settings.models))
+        self.on_reload(self.settings)
+        waiting = [
+            key for key in _FIXED if _value(self.settings, key) != _value(self._settings_at_start, key)
+        ]
+        log.info("settings read again from %s", self.config_file)
+        if waiting:
+            log.warning("these settings need a restart: %s", ", ".join(waiting))
+        return waiting
+
+    def on_native_progress(self, progress: Progress) -> None:
+        """Tell subscribers how far an installation is."""
+        self.hub.publish("natives", NativeProgress(**_fields(progress)))
+
+    def on_model_progress(self, progress: Progress) -> None:
+        """Tell subscribers how far a download is."""
+        self.hub.publish("models", ModelProgress(**_fields(progress)))
+
+    async def find_media_bundle(self) -> Path:
+        """The bundle of the decoder, installed first if need be."""
+        return (await self.natives.install(native_bundles()[0], self.on_native_progress)).path
+
+    async def prepare_runtime(self, model: str, on_progress: OnProgress) -> Prepared:
+        """Get what a worker needs, and tell of the downloads as if somebody had asked for them alone."""
+
+        def on_native_progress(progress: Progress) -> None:
+            self.on_native_progress(progress)
+            on_progress(progress)
+
+        def on_model_progress(progress: Progress) -> None:
+            self.on_model_progress(progress)
+            on_progress(progress)
+
+        return await prepare(model, self.natives, self.models, on_native_progress, on_model_progress)
+
+    def remove_upload_after(self, job: Job, upload: str) -> None:
+        """An upload goes when its job is over."""
+
+        async def remove() -> None:
+            await job.over.wait()
+            self.uploads.remove(upload)
+
+        self._tasks.start_soon(remove)
+
+    async def finish_connections(self) -> None:
+        """Let every client have the answers that it waits for, or hear that the daemon ends."""
+        async with open_task_group() as tasks:
+            for connection in self.connections:
+                tasks.start_soon(connection.finish)
+
+    def client_gone(self, connection: Connection) -> None:
+        """A client went: its subscriptions end, its attached jobs are cancelled, its uploads deleted."""
+        self.connections.discard(connection)
+        for subscription in connection.subscriptions.values():
+            self.hub.unsubscribe(subscription)
+        for job in list(connection.attached_jobs):
+            self.jobs.cancel(job, _client_gone())
+        for upload in connection.uploads:
+            self.uploads.remove(upload)
+
+
+@asynccontextmanager
+async def open_service(config_file: Path, settings: Settings, socket: str) -> AsyncIterator[Service]:
+    """The wired daemon; when the block ends, no job, worker or decoder is left."""
+    async with open_task_group() as tasks:
+        service = Service(tasks, config_file, settings, socket)
+        options = DecoderOptions(
+            max_processes=sum(jobs_at_once(settings).values()),
+            stall_timeout_s=settings.decoder.stall_timeout_s,
+            memory_limit_bytes=settings.decoder.memory_bytes,
+        )
+        async with open_decoder_pool(service.find_media_bundle, options) as service.decoders:
+            service.pool = RuntimePool(
+                tasks,
+                service.prepare_runtime,
+                settings=lambda: service.settings.runtime,
+                default_model=lambda: service.models.canonical_name(service.settings.daemon.default_model),
+                publish=lambda event: service.hub.publish("runtimes", event),
+            )
+            service.pool.held_count_changed = _keep_decoder_warm(service.decoders)
+            service.jobs = JobManager(
+                tasks,
+                service.pool,
+                decoders=lambda: service.decoders,
+                settings=lambda: service.settings,
+                publish=service.hub.publish_job,
+                forget=service.hub.forget_job,
+            )
+            try:
+                yield service
+            finally:
+                tasks.cancel_scope.cancel()
+
+
+def native_bundles() -> list[Bundle]:
+    """Every bundle there is: the decoder's first, then those of the variants, the best first."""
+    return [
+        Bundle("media", media_lock()),
+        *(Bundle(variant.name, variant.lock) for _, variant in variants() if variant.lock),
+    ]
+
+
+def _keep_decoder_warm(decoders: DecoderPool) -> Callable[[int], None]:
+    # A decoder stands ready while a model does: a daemon that was idle for long holds neither.
+    def on_held_count(count: int) -> None:
+        decoders.keep_warm = count > 0
+
+    return on_held_count
+
+
+def _value(settings: Settings, key: str) -> object:
+    section, _, name = key.partition(".")
+    return getattr(getattr(settings, section), name)
+
+
+def _fields(progress: Progress) -> dict[str, Any]:
+    return msgspec.structs.asdict(progress)
+
+
+def _client_gone() -> WhisperdError:
+    return WhisperdError(
+        "job.client_gone",
+        "The client that asked for the job went away.",
+        "Submit it with --detach if it should outlive its client.",
+    )

@@ -1,0 +1,54 @@
+"""Disks: how much fits on one, and what it means when one refuses."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path, PurePath
+from typing import Literal
+
+from whisperd.rpc.errors import WhisperdError
+
+__all__ = ["disk_full", "free_bytes", "megabytes", "refusal"]
+
+# A file that is larger than the file system, or a limit on the process, allows has no room either.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def free_bytes(folder: Path) -> int:
+    """What can be written to the disk that a folder is, or will be, on."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def refusal(error: OSError) -> Literal["full", "forbidden"] | None:
+    """Whether the system refused because the disk is full, or because one may not write there."""
+    if error.errno in _FULL:
+        return "full"
+    return "forbidden" if error.errno in _FORBIDDEN else None
+
+
+def disk_full(
+    kind: str,
+    name: str,
+    folder: PurePath,
+    fix: str,
+    needed_bytes: int | None = None,
+    free_bytes: int | None = None,
+) -> WhisperdError:
+    """`disk.full`: no room for something; how much it needs, and how much is free, where that is known."""
+    room = f": it needs {megabytes(needed_bytes)}" if needed_bytes is not None else ""
+    free = f", and {megabytes(free_bytes)} are free" if free_bytes is not None else ""
+    return WhisperdError(
+        "disk.full",
+        f"There is no room for the {kind} {name} in {folder}{room}{free}.",
+        fix,
+        {"name": name, "path": str(folder), "needed_bytes": needed_bytes, "free_bytes": free_bytes},
+    )
+
+
+def megabytes(size_bytes: int) -> str:
+    """A size for people."""
+    return f"{size_bytes / 1e6:.1f} MB" if size_bytes < 1e9 else f"{size_bytes / 1e9:.2f} GB"

@@ -1,0 +1,135 @@
+"""One per loaded runtime: feeds its worker with the batches that the scheduler composes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from itertools import islice
+
+import anyio
+from anyio.abc import TaskGroup
+
+from whisperd.jobs.job import unexpected_error
+from whisperd.jobs.scheduler import Batch, Parcel, Priority, WindowScheduler
+from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes.loaded import LoadedRuntime, died_error
+from whisperd.tasks import open_task_group
+from whisperd.worker.process import WorkerDied
+from whisperd.worker.protocol import BatchParams, WindowResult
+
+__all__ = ["Dispatcher"]
+
+log = logging.getLogger(__name__)
+
+
+class _Waiter:
+    """A job that waits for a parcel's results."""
+
+    def __init__(self) -> None:
+        self.done = anyio.Event()
+        self.results: list[WindowResult] = []
+        self.error: WhisperdError | None = None
+
+    def answer(self, results: Sequence[WindowResult] = (), error: WhisperdError | None = None) -> None:
+        """Give it what it waits for."""
+        self.results, self.error = list(results), error
+        self.done.set()
+
+
+class Dispatcher:
+    """Jobs hand in parcels and get results; in between they share batches with all other jobs."""
+
+    def __init__(self, runtime: LoadedRuntime, clock: Callable[[], float] = time.monotonic) -> None:
+        self.runtime = runtime
+        self._clock = clock
+        self._scheduler = WindowScheduler(batch_size=runtime.batch_size, replicas=runtime.replicas)
+        self._waiters: dict[tuple[str, tuple[int, ...]], _Waiter] = {}
+        self._changed = anyio.Event()
+        self._failure: WhisperdError | None = None
+
+    def add_job(self, job: str, priority: Priority) -> None:
+        """Make a place for a job among the others."""
+        self._scheduler.add_job(job, priority)
+
+    def remove_job(self, job: str) -> None:
+        """The job is over; its waiting windows are forgotten."""
+        self._scheduler.remove_job(job)
+        self._wake()
+
+    async def transcribe(self, parcel: Parcel) -> list[WindowResult]:
+        """Have windows of a job that was added computed; one result for each.
+
+        Raises `WhisperdError`: what the engine answered, `worker.died` if the worker did not survive
+        them twice, or why the runtime is not there any more.
+        """
+        if self._failure is not None or self.runtime.unloaded.is_set():
+            raise self._why_over()
+        waiter = _Waiter()
+        key = (parcel.job, parcel.indexes)
+        self._waiters[key] = waiter
+        try:
+            self._scheduler.add(parcel, self._clock())
+            self._wake()
+            await waiter.done.wait()
+        finally:
+            del self._waiters[key]
+        if waiter.error is not None:
+            raise waiter.error
+        return waiter.results
+
+    async def run(self) -> None:
+        """Work until the runtime is unloaded; whoever still waits then learns why."""
+        try:
+            async with open_task_group() as tasks:
+                tasks.start_soon(self._feed, tasks)
+                await self.runtime.unloaded.wait()
+                tasks.cancel_scope.cancel()
+        except Exception:
+            log.exception("the dispatcher of %s failed unexpectedly", self.runtime.name)
+            self._failure = unexpected_error()
+        for waiter in self._waiters.values():
+            waiter.answer(error=self._why_over())
+
+    def _why_over(self) -> WhisperdError:
+        return self._failure.copy() if self._failure else self.runtime.why_unloaded()
+
+    async def _feed(self, tasks: TaskGroup) -> None:
+        while True:
+            changed = self._changed
+            while (batch := self._scheduler.next_batch(self._clock())) is not None:
+                tasks.start_soon(self._compute, batch)
+            await changed.wait()
+
+    async def _compute(self, batch: Batch) -> None:
+        try:
+            params = BatchParams(windows=batch.windows, options=batch.options)
+            results = await self.runtime.transcribe(params, is_retry=batch.is_retry)
+        except WorkerDied as death:
+            for parcel in self._scheduler.worker_died(batch):
+                self._answer(parcel, error=died_error(self.runtime.name, death))
+        except WhisperdError as error:
+            for parcel in self._scheduler.refused(batch):
+                self._answer(parcel, error=error.copy())
+        except Exception:
+            log.exception("a batch of %s failed unexpectedly", self.runtime.name)
+            self._scheduler.done(batch)
+            for parcel in batch.parcels:
+                self._answer(parcel, error=unexpected_error())
+        else:
+            self._scheduler.done(batch)
+            remaining = iter(results)
+            for parcel in batch.parcels:
+                self._answer(parcel, results=list(islice(remaining, len(parcel.windows))))
+        finally:
+            self._wake()
+
+    def _answer(
+        self, parcel: Parcel, *, results: Sequence[WindowResult] = (), error: WhisperdError | None = None
+    ) -> None:
+        if waiter := self._waiters.get((parcel.job, parcel.indexes)):  # else its job was cancelled
+            waiter.answer(results, error)
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()

@@ -1,0 +1,118 @@
+"""A job and what is told of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import anyio
+import msgspec
+
+from whisperd.clock import now_rfc3339
+from whisperd.jobs.options import JobOptions
+from whisperd.jobs.scheduler import Priority
+from whisperd.jobs.stitch import Segment
+from whisperd.rpc.errors import WhisperdError
+
+__all__ = ["Job", "JobInput", "JobStatus", "JobView", "Transcript", "unexpected_error"]
+
+JobStatus = Literal["queued", "running", "completed", "failed", "cancelled"]
+
+
+class JobInput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is transcribed: a file of the user's, or an upload."""
+
+    path: str | None = None
+    upload: str | None = None
+
+
+class Transcript(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of a job. Durations in seconds."""
+
+    task: str
+    language: str | None
+    duration: float
+    text: str
+    segments: tuple[Segment, ...]
+    runtime: str
+    elapsed: float
+
+
+class JobView(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as it is shown. `progress` is in percent, `speed` a multiple of real time."""
+
+    id: str
+    status: JobStatus
+    input: JobInput
+    options: JobOptions
+    runtime: str
+    priority: Priority
+    created: str
+    started: str | None
+    ended: str | None
+    progress: float | None
+    speed: float | None
+    error: dict[str, Any] | None
+    text: str | None
+
+
+@dataclass(eq=False)
+class Job:
+    """One transcription of one input. Only the job manager and its run change it."""
+
+    id: str
+    path: str
+    """The file to decode, which for an upload is not what the user named."""
+    input: JobInput
+    options: JobOptions
+    model: str
+    status: JobStatus = "queued"
+    created: str = field(default_factory=now_rfc3339)
+    started: str | None = None
+    ended: str | None = None
+    duration_s: float | None = None
+    done_s: float = 0.0
+    speed: float | None = None
+    language: str | None = None
+    error: WhisperdError | None = None
+    transcript: Transcript | None = None
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    over: anyio.Event = field(default_factory=anyio.Event)
+    """Set when the job has ended, one way or another."""
+    cancelled_by: WhisperdError | None = None
+
+    @property
+    def progress(self) -> float | None:
+        """Percent of the audio that is done; None while its length is not known."""
+        if self.status == "completed":
+            return 100.0
+        if not self.duration_s:
+            return None
+        return round(min(100.0, 100 * self.done_s / self.duration_s), 1)
+
+    def view(self, *, with_text: bool = True) -> JobView:
+        """What is told of it. A list leaves the text out."""
+        return JobView(
+            id=self.id,
+            status=self.status,
+            input=self.input,
+            options=self.options,
+            runtime=self.model,
+            priority=self.options.priority,
+            created=self.created,
+            started=self.started,
+            ended=self.ended,
+            progress=self.progress,
+            speed=self.speed,
+            error=self.error.to_wire() if self.error else None,
+            text=self.transcript.text if self.transcript and with_text else None,
+        )
+
+
+def unexpected_error() -> WhisperdError:
+    """What is told of a job that failed for no reason of its own."""
+    return WhisperdError(
+        "internal.error",
+        "The job failed because of a mistake in whisperd itself.",
+        "Please report it with the lines that `whisperctl daemon logs` shows.",
+    )

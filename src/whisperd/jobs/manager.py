@@ -1,0 +1,275 @@
+"""Every job there is, from being asked for to being forgotten. The one owner of their state."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Callable
+
+import anyio
+from anyio.abc import TaskGroup
+
+from whisperd.audio import DecodeParams, DecoderPool, open_regular_file
+from whisperd.clock import now_rfc3339
+from whisperd.jobs.dispatcher import Dispatcher
+from whisperd.jobs.job import Job, JobInput, Transcript, unexpected_error
+from whisperd.jobs.options import JobOptions, check_options
+from whisperd.jobs.run import JobRun, check_against_model
+from whisperd.jobs.scheduler import Priority
+from whisperd.models import ModelSummary
+from whisperd.rpc.errors import WhisperdError, sendable
+from whisperd.rpc.events import (
+    Event,
+    JobQueued,
+    TranscriptionCancelled,
+    TranscriptionCompleted,
+    TranscriptionFailed,
+)
+from whisperd.runtimes.loaded import LoadedRuntime
+from whisperd.runtimes.pool import Lease, RuntimePool
+from whisperd.settings import Settings
+
+__all__ = ["JobManager", "check_input", "jobs_at_once"]
+
+log = logging.getLogger(__name__)
+
+INTERACTIVE_JOBS_AT_ONCE = 8
+"""Interactive jobs are short, and somebody waits for each."""
+
+
+def jobs_at_once(settings: Settings) -> dict[Priority, int]:
+    """How many jobs of each class run at the same time, each with a decoder of its own.
+
+    No class takes a place of another: a folder of long files holds up nobody's single clip.
+    """
+    processes = settings.decoder.processes
+    return {"interactive": INTERACTIVE_JOBS_AT_ONCE, "normal": processes, "bulk": processes}
+
+
+class JobManager:
+    """Takes jobs, runs them, remembers them."""
+
+    def __init__(
+        self,
+        tasks: TaskGroup,
+        pool: RuntimePool,
+        decoders: Callable[[], DecoderPool],
+        settings: Callable[[], Settings],
+        publish: Callable[[Event], None],
+        forget: Callable[[str], None],
+    ) -> None:
+        self._tasks = tasks
+        self._pool = pool
+        self._decoders = decoders
+        self._settings = settings
+        self._publish = publish
+        self._forget = forget
+        self._active: dict[str, Job] = {}
+        self._ended: dict[str, Job] = {}
+        self._dispatchers: dict[LoadedRuntime, Dispatcher] = {}
+        self._places = {
+            priority: anyio.Semaphore(places) for priority, places in jobs_at_once(settings()).items()
+        }
+        self._is_stopping = False
+        self._active_changed = anyio.Event()
+
+    def submit(self, job_input: JobInput, path: str, options: JobOptions, model: ModelSummary) -> Job:
+        """Take a job for a model; it starts as soon as there is a place. `path` is the file to decode.
+
+        Raises `WhisperdError` for options that cannot be, as far as it is known of a model that is not
+        loaded yet, or when no more jobs are taken.
+        """
+        options = check_options(options)
+        if model.languages is not None:
+            check_against_model(options, model.languages, model.name)
+        self._check_room()
+        job = Job(id=secrets.token_hex(5), path=path, input=job_input, options=options, model=model.name)
+        position = len(self._active)
+        self._active[job.id] = job
+        self._publish(JobQueued(id=job.id, position=position))
+        log.info("job %s queued: %s, %s", job.id, job.model, options.priority)
+        self._tasks.start_soon(self._run, job)
+        return job
+
+    def get(self, job_id: str) -> Job:
+        """The job. Raises `job.unknown`."""
+        if job := self._active.get(job_id) or self._ended.get(job_id):
+            return job
+        raise WhisperdError(
+            "job.unknown",
+            f"There is no job {job_id!r}.",
+            "`whisperctl jobs list` shows the jobs that are remembered.",
+        )
+
+    def remembered(self) -> list[Job]:
+        """Every job that is remembered, the oldest first."""
+        return sorted([*self._ended.values(), *self._active.values()], key=lambda job: job.created)
+
+    def active(self) -> list[Job]:
+        """Jobs that wait or run, the oldest first."""
+        return list(self._active.values())
+
+    def cancel(self, job: Job, reason: WhisperdError | None = None) -> None:
+        """Cancel a job. Harmless when it is over."""
+        if not job.over.is_set() and job.cancelled_by is None:
+            job.cancelled_by = reason or _cancelled_on_request()
+            job.scope.cancel()
+
+    def clear(self, keep: int = 0) -> int:
+        """Forget the jobs that are over, but for the last `keep`; returns how many."""
+        forgotten = list(self._ended)[: max(0, len(self._ended) - keep)]
+        for job_id in forgotten:
+            del self._ended[job_id]
+            self._forget(job_id)
+        return len(forgotten)
+
+    async def drain(self, grace_s: float) -> int:
+        """Take no more jobs, let the active ones end within `grace_s`, then cancel them.
+
+        Returns how many had to be cancelled.
+        """
+        self._is_stopping = True
+        with anyio.move_on_after(grace_s):
+            while self._active:
+                await self._active_changed.wait()
+        late = self.active()
+        for job in late:
+            self.cancel(job, _stopping())
+        for job in late:
+            await job.over.wait()
+        return len(late)
+
+    def _check_room(self) -> None:
+        if self._is_stopping:
+            raise _stopping()
+        limit = self._settings().limits.max_jobs
+        if len(self._active) >= limit:
+            raise WhisperdError(
+                "job.queue_full",
+                f"{limit:,} jobs are waiting already.",
+                "Wait for some to end, or raise limits.max_jobs in the settings.",
+                {"retry_after_s": 30},
+            )
+
+    async def _run(self, job: Job) -> None:
+        """Run a job and end it in exactly one way."""
+        error: WhisperdError | None = None
+        try:
+            # Held from the beginning, so that no model is unloaded and loaded between two jobs.
+            with job.scope, self._pool.lease(job.model) as lease:
+                job.transcript = await self._transcribe(job, lease)
+        except anyio.get_cancelled_exc_class():  # not of this job, but of all
+            job.cancelled_by = job.cancelled_by or _stopping()
+            raise
+        except WhisperdError as failure:
+            error = failure.copy()
+        except Exception:
+            log.exception("job %s failed unexpectedly", job.id)
+            error = unexpected_error()
+        finally:
+            self._end(job, error)
+
+    async def _transcribe(self, job: Job, lease: Lease) -> Transcript:
+        options = job.options.decode_options(self._settings().runtime.beam_size)
+        while True:
+            # A place is taken only on a loaded model: a long download holds up nobody else's job.
+            runtime = await lease.runtime()
+            check_against_model(job.options, runtime.info.languages, job.model)
+            async with self._places[job.options.priority]:
+                if not runtime.unloaded.is_set():  # it may have ended while the job waited for its turn
+                    run = JobRun(job, self._dispatcher(runtime), options, self._publish)
+                    return await run.transcribe(self._decoders(), self._decode_params(job))
+
+    def _decode_params(self, job: Job) -> DecodeParams:
+        settings = self._settings().decoder
+        shown_path = str(sendable(job.path))
+        return DecodeParams(
+            path=shown_path,
+            path_bytes=None if shown_path == job.path else os.fsencode(job.path),
+            vad=job.options.vad,
+            max_window_s=settings.max_window_s,
+            max_duration_s=settings.max_duration_s,
+        )
+
+    def _dispatcher(self, runtime: LoadedRuntime) -> Dispatcher:
+        if runtime not in self._dispatchers:
+            self._dispatchers[runtime] = Dispatcher(runtime)
+            self._tasks.start_soon(self._run_dispatcher, runtime)
+        return self._dispatchers[runtime]
+
+    async def _run_dispatcher(self, runtime: LoadedRuntime) -> None:
+        try:
+            await self._dispatchers[runtime].run()
+        finally:
+            del self._dispatchers[runtime]
+
+    def _end(self, job: Job, error: WhisperdError | None) -> None:
+        if job.transcript is not None:
+            self._completed(job, job.transcript)
+        elif error is None or job.cancelled_by is not None:
+            self._cancelled(job)
+        else:
+            self._failed(job, error)
+        job.ended = now_rfc3339()
+        del self._active[job.id]
+        self._ended[job.id] = job
+        job.over.set()
+        self._active_changed.set()
+        self._active_changed = anyio.Event()
+        self.clear(keep=self._settings().limits.kept_jobs)
+
+    def _completed(self, job: Job, transcript: Transcript) -> None:
+        job.status = "completed"
+        speed = transcript.duration / transcript.elapsed if transcript.elapsed else 0.0
+        self._publish(
+            TranscriptionCompleted(
+                id=job.id,
+                text=transcript.text,
+                language=transcript.language,
+                duration=transcript.duration,
+                elapsed=transcript.elapsed,
+                speed=round(speed, 2),
+                segments=len(transcript.segments),
+                runtime=transcript.runtime,
+            )
+        )
+        log.info(
+            "job %s completed: %.1f s of audio in %.2f s", job.id, transcript.duration, transcript.elapsed
+        )
+
+    def _cancelled(self, job: Job) -> None:
+        job.status, job.error = "cancelled", job.cancelled_by or _cancelled_on_request()
+        self._publish(TranscriptionCancelled(id=job.id, error=job.error.to_wire()))
+        log.info("job %s cancelled: %s", job.id, job.error.code)
+
+    def _failed(self, job: Job, error: WhisperdError) -> None:
+        job.status, job.error = "failed", error
+        self._publish(TranscriptionFailed(id=job.id, error=error.to_wire()))
+        log.warning("job %s failed: %s", job.id, error.code)
+
+
+def check_input(path: str) -> str:
+    """Whether a path can be transcribed at all; returns it absolute.
+
+    Raises `WhisperdError` (`audio.not_found`, `audio.is_directory`, `audio.not_readable`, …) at
+    once, so that nobody waits for a model to be loaded to learn of a spelling mistake.
+    """
+    if "\0" in path or not os.path.isabs(path):  # noqa: PTH117 - the daemon has no working folder of yours
+        raise WhisperdError(
+            "input.not_absolute", f"The path {path!r} is not absolute.", "Send an absolute path."
+        )
+    with open_regular_file(path):
+        return path
+
+
+def _cancelled_on_request() -> WhisperdError:
+    return WhisperdError("job.cancelled", "The job was cancelled.", "Submit it again when it is wanted.")
+
+
+def _stopping() -> WhisperdError:
+    return WhisperdError(
+        "daemon.stopping",
+        "The daemon is stopping.",
+        "Start it again with `whisperctl daemon start` and send the job again.",
+    )

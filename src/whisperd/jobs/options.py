@@ -1,0 +1,65 @@
+"""What a job is asked to do: one frozen struct, checked once, passed whole."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from whisperd.jobs.languages import LANGUAGES
+from whisperd.jobs.scheduler import Priority
+from whisperd.rpc.errors import WhisperdError
+from whisperd.worker.protocol import DecodeOptions
+
+__all__ = ["JobOptions", "check_options"]
+
+DEFAULT_TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+
+
+class JobOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Options of one transcription; see `whisperctl transcribe --help`."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+    language: Annotated[str, Meta(max_length=100)] = "auto"
+    task: Literal["transcribe", "translate"] = "transcribe"
+    beam_size: Annotated[int, Meta(ge=1, le=16)] | None = None
+    temperature: Annotated[tuple[Annotated[float, Meta(ge=0, le=1)], ...], Meta(max_length=10)] | None = None
+    prompt: Annotated[str, Meta(max_length=4000)] | None = None
+    hotwords: Annotated[str, Meta(max_length=4000)] | None = None
+    vad: bool = True
+    priority: Priority = "normal"
+
+    def decode_options(self, default_beam_size: int) -> DecodeOptions:
+        """What of it concerns the engine."""
+        return DecodeOptions(
+            task=self.task,
+            language=None if self.language == "auto" else self.language,
+            beam_size=self.beam_size or default_beam_size,
+            temperatures=self.temperature or DEFAULT_TEMPERATURES,
+            prompt=self.prompt,
+            hotwords=self.hotwords,
+        )
+
+
+def check_options(options: JobOptions) -> JobOptions:
+    """What the types cannot say. A language may be named (`German`) instead of coded; returns it coded.
+
+    Raises `language.unknown`.
+    """
+    wanted = options.language.strip().lower()
+    if wanted == "auto" or wanted in LANGUAGES:
+        return msgspec.structs.replace(options, language=wanted)
+    codes = {name: code for code, name in LANGUAGES.items()}
+    if wanted in codes:
+        return msgspec.structs.replace(options, language=codes[wanted])
+    near = difflib.get_close_matches(wanted, [*LANGUAGES, *codes], 3)
+    raise WhisperdError(
+        "language.unknown",
+        f"There is no language {options.language!r}.",
+        f"Did you mean {' or '.join(near)}?"
+        if near
+        else "Use a code such as en, de or zh, or auto to detect it.",
+        {"language": options.language, "near": near},
+    )

@@ -1,0 +1,200 @@
+"""One job's way from file to text: decoder, windows, dispatcher, stitching."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import anyio
+import msgspec
+from anyio.abc import TaskGroup
+
+from whisperd.audio import (
+    MAX_WINDOW_S,
+    Decoded,
+    DecodeParams,
+    DecodeProgress,
+    DecoderPool,
+    Opened,
+    WindowAudio,
+)
+from whisperd.clock import now_rfc3339
+from whisperd.jobs.dispatcher import Dispatcher
+from whisperd.jobs.job import Job, Transcript
+from whisperd.jobs.languages import LANGUAGES
+from whisperd.jobs.options import JobOptions
+from whisperd.jobs.scheduler import Parcel
+from whisperd.jobs.stitch import Stitcher
+from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.events import Event, JobStarted, TranscriptionProgress, TranscriptionSegment
+from whisperd.tasks import open_task_group
+from whisperd.worker.protocol import DecodeOptions, EngineWindow, WindowResult
+
+__all__ = ["JobRun", "check_against_model"]
+
+HELD_S = 120.0
+"""Audio of one job that is held here at most. While there is no room for another window the decoder is
+not read, and so it waits."""
+VOTING_WINDOWS = 3
+"""Windows that vote on the language of a file, so that its first words alone do not decide."""
+
+
+class JobRun:
+    """The run of one job on a leased runtime."""
+
+    def __init__(
+        self,
+        job: Job,
+        dispatcher: Dispatcher,
+        options: DecodeOptions,
+        publish: Callable[[Event], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._job = job
+        self._dispatcher = dispatcher
+        self._options = options
+        self._publish = publish
+        self._clock = clock
+        self._began_s = clock()
+        self._stitcher = Stitcher()
+        self._undecided: list[WindowAudio] = []
+        self._pending_s = 0.0
+        self._pending_changed = anyio.Event()
+        info = dispatcher.runtime.info
+        if not info.multilingual:
+            self._options = msgspec.structs.replace(options, language=info.languages[0])
+
+    async def transcribe(self, decoders: DecoderPool, params: DecodeParams) -> Transcript:
+        """Do it. Raises `WhisperdError`."""
+        self._dispatcher.add_job(self._job.id, self._job.options.priority)
+        try:
+            async with open_task_group() as tasks:
+                decoded = await self._decode(decoders, params, tasks)
+                await self._vote()
+        finally:
+            self._dispatcher.remove_job(self._job.id)
+        return self._transcript(decoded)
+
+    async def _decode(self, decoders: DecoderPool, params: DecodeParams, tasks: TaskGroup) -> Decoded:
+        async with decoders.decode(params) as decoding:
+            async for event in decoding:
+                match event:
+                    case Opened():
+                        self._opened(event)
+                    case WindowAudio():
+                        await self._take(event, tasks)
+                    case DecodeProgress():
+                        pass  # progress is told by what the engine has done
+            assert decoding.result is not None
+            return decoding.result
+
+    def _opened(self, event: Opened) -> None:
+        self._job.status, self._job.started = "running", now_rfc3339()
+        self._job.duration_s = event.duration
+        self._publish(
+            JobStarted(
+                id=self._job.id,
+                runtime=self._job.model,
+                language=self._options.language,
+                duration=event.duration,
+            )
+        )
+
+    async def _take(self, window: WindowAudio, tasks: TaskGroup) -> None:
+        if self._options.language is None:
+            self._undecided.append(window)
+            if len(self._undecided) == min(VOTING_WINDOWS, self._dispatcher.runtime.batch_size):
+                await self._vote()
+            return
+        self._pending_s += window.end - window.start
+        tasks.start_soon(self._compute, (window,))
+        while self._pending_s > HELD_S - MAX_WINDOW_S:
+            await self._pending_changed.wait()
+
+    async def _vote(self) -> None:
+        """The first windows of a file find its language together, and are transcribed in it."""
+        if not self._undecided:
+            return
+        windows, self._undecided = tuple(self._undecided), []
+        results = await self._dispatch(windows)
+        self._options = msgspec.structs.replace(self._options, language=results[0].language)
+        self._place(windows, results)
+
+    async def _compute(self, windows: tuple[WindowAudio, ...]) -> None:
+        self._place(windows, await self._dispatch(windows))
+        self._pending_s -= sum(window.end - window.start for window in windows)
+        self._pending_changed.set()
+        self._pending_changed = anyio.Event()
+
+    async def _dispatch(self, windows: tuple[WindowAudio, ...]) -> list[WindowResult]:
+        return await self._dispatcher.transcribe(
+            Parcel(
+                job=self._job.id,
+                indexes=tuple(window.index for window in windows),
+                windows=tuple(EngineWindow(pcm=window.pcm) for window in windows),
+                options=self._options,
+            )
+        )
+
+    def _place(self, windows: tuple[WindowAudio, ...], results: list[WindowResult]) -> None:
+        for window, result in zip(windows, results, strict=True):
+            self._job.language = self._options.language
+            for segment in self._stitcher.add(window.index, window.start, window.end, result):
+                self._publish(
+                    TranscriptionSegment(
+                        id=self._job.id,
+                        index=segment.id,
+                        start=segment.start,
+                        end=segment.end,
+                        text=segment.text.strip(),
+                    )
+                )
+            self._job.done_s = max(self._job.done_s, window.end)
+        self._publish(self._progress())
+
+    def _progress(self) -> TranscriptionProgress:
+        elapsed_s = max(self._clock() - self._began_s, 1e-6)
+        done_s, total_s = self._job.done_s, self._job.duration_s
+        self._job.speed = speed = round(done_s / elapsed_s, 2)
+        eta_s = round(max(0.0, total_s - done_s) / speed, 1) if total_s and speed else None
+        return TranscriptionProgress(
+            id=self._job.id, done=round(done_s, 2), total=total_s, speed=speed, eta=eta_s
+        )
+
+    def _transcript(self, decoded: Decoded) -> Transcript:
+        elapsed_s = max(self._clock() - self._began_s, 1e-6)
+        self._job.duration_s = decoded.duration
+        self._job.speed = round(decoded.duration / elapsed_s, 2)
+        self._job.language = self._options.language
+        return Transcript(
+            task=self._options.task,
+            language=self._options.language,
+            duration=decoded.duration,
+            text=self._stitcher.text,
+            segments=tuple(self._stitcher.segments),
+            runtime=self._job.model,
+            elapsed=round(elapsed_s, 3),
+        )
+
+
+def check_against_model(options: JobOptions, languages: Sequence[str], model: str) -> None:
+    """What a model cannot do is refused, never silently done otherwise.
+
+    Raises `task.not_in_model` and `language.not_in_model`.
+    """
+    is_multilingual = len(languages) > 1
+    if options.language not in ("auto", *languages):
+        raise _not_in_model("language", LANGUAGES[options.language].title(), model, is_multilingual)
+    if options.task == "translate" and not is_multilingual:
+        raise _not_in_model("task", "translation", model, is_multilingual)
+
+
+def _not_in_model(noun: str, what: str, model: str, is_multilingual: bool) -> WhisperdError:
+    multilingual = model.removesuffix(".en") if model.endswith(".en") else "base"
+    return WhisperdError(
+        f"{noun}.not_in_model",
+        f"The model {model} does not know {what}.",
+        "Use a newer model, such as large-v3."
+        if is_multilingual
+        else f"Use a multilingual model, such as {multilingual}.",
+    )

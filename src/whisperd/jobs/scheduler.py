@@ -1,0 +1,248 @@
+"""Which windows are computed next. Pure: no I/O, and the clock is passed in.
+
+The window is the unit of work. Windows of all jobs on a runtime share its batches, so a short clip
+never waits for a long file to end. The rules:
+
+* A higher class goes first (`interactive`, `normal`, `bulk`), but once a class with work was passed
+  over for `STARVATION_S`, the next batch is its own.
+* Within a class the job that has had the least audio computed leads the next batch. A job that comes
+  late starts level with it instead of being given the past of the others, and one that had nothing
+  to do for a while makes up for no more than `LEAD_LIMIT_S`.
+* A batch holds windows of one class with equal options and like lengths. Its free room goes to jobs
+  that fit, unless one is `LEAD_LIMIT_S` ahead of another that waits.
+* Windows that were being computed when the worker died run again once, each one alone and with
+  nothing beside it, so that only the window at fault can fail. So do windows of several parcels that
+  the engine refused together.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Literal, get_args
+
+from whisperd.worker.protocol import DecodeOptions, EngineWindow
+
+__all__ = ["Batch", "Parcel", "Priority", "WindowScheduler"]
+
+Priority = Literal["interactive", "normal", "bulk"]
+PRIORITIES: tuple[Priority, ...] = get_args(Priority)
+
+STARVATION_S = 20.0
+"""Longest time that a class with work is passed over."""
+LEAD_LIMIT_S = 60.0
+"""Audio that a job may have had more than another one of its class that waits."""
+LIKE_LENGTH_RATIO = 1.5
+"""A batch is padded to its longest window; one much shorter would pay for it."""
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """Windows of one job that are computed in one batch: usually one, several where they vote."""
+
+    job: str
+    indexes: tuple[int, ...]
+    windows: tuple[EngineWindow, ...]
+    options: DecodeOptions
+    is_retry: bool = False
+
+    @property
+    def duration_s(self) -> float:
+        """Audio in all its windows, in seconds."""
+        return sum(window.duration_s for window in self.windows)
+
+    @property
+    def longest_s(self) -> float:
+        """The longest window, in seconds."""
+        return max(window.duration_s for window in self.windows)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Parcels that go to the worker together."""
+
+    id: int
+    parcels: tuple[Parcel, ...]
+
+    @property
+    def windows(self) -> tuple[EngineWindow, ...]:
+        """All windows, in the order of the parcels; `group` tells the parcels apart."""
+        return tuple(
+            EngineWindow(pcm=window.pcm, group=group)
+            for group, parcel in enumerate(self.parcels)
+            for window in parcel.windows
+        )
+
+    @property
+    def options(self) -> DecodeOptions:
+        """The options that all its windows share."""
+        return self.parcels[0].options
+
+    @property
+    def is_retry(self) -> bool:
+        """Whether it is the second chance of a parcel, which is alone in it."""
+        return self.parcels[0].is_retry
+
+
+@dataclass(eq=False)
+class _Class:
+    """The jobs of one priority."""
+
+    ready: dict[str, _Job] = field(default_factory=dict)
+    """Those that have windows waiting."""
+    passed_over_since_s: float = 0.0
+    """By the clock: when it was served last, or began to wait."""
+    last_served_s: float = 0.0
+    """What the job that led the last batch has had."""
+
+    @property
+    def level_s(self) -> float:
+        """Where a new job starts: with the one that has had least."""
+        return min(map(_served_s, self.ready.values()), default=self.last_served_s)
+
+
+@dataclass(eq=False)
+class _Job:
+    """A job's waiting windows, and how much of its audio was computed."""
+
+    id: str
+    of: _Class
+    served_s: float
+    waiting: deque[Parcel] = field(default_factory=deque)
+
+    def put(self, parcel: Parcel, now_s: float) -> None:
+        if not self.of.ready:
+            self.of.passed_over_since_s = now_s
+        if not self.waiting:
+            self.served_s = max(self.served_s, self.of.level_s - LEAD_LIMIT_S)
+            self.of.ready[self.id] = self
+        self.waiting.append(parcel)
+
+    def take(self) -> Parcel:
+        parcel = self.waiting.popleft()
+        self.served_s += parcel.duration_s
+        if not self.waiting:
+            del self.of.ready[self.id]
+        return parcel
+
+
+class WindowScheduler:
+    """Holds the windows that wait, and says which go next."""
+
+    def __init__(self, *, batch_size: int, replicas: int) -> None:
+        self._batch_size = batch_size
+        self._replicas = replicas
+        self._classes: dict[Priority, _Class] = {priority: _Class() for priority in PRIORITIES}
+        self._jobs: dict[str, _Job] = {}
+        self._retries: deque[Parcel] = deque()
+        self._running: dict[int, Batch] = {}
+        self._ids = count()
+
+    def add_job(self, job: str, priority: Priority) -> None:
+        """Make a place for a job."""
+        its_class = self._classes[priority]
+        self._jobs[job] = _Job(job, its_class, its_class.level_s)
+
+    def add(self, parcel: Parcel, now_s: float) -> None:
+        """Windows of a known job wait from now on. More than a batch holds make a batch by themselves."""
+        self._jobs[parcel.job].put(parcel, now_s)
+
+    def remove_job(self, job: str) -> None:
+        """Forget a job and its waiting windows. What is being computed ends by itself."""
+        if gone := self._jobs.pop(job, None):
+            gone.of.ready.pop(job, None)
+            self._retries = deque(parcel for parcel in self._retries if parcel.job != job)
+
+    def next_batch(self, now_s: float) -> Batch | None:
+        """What to compute next; None while there is nothing, or no replica is free."""
+        if self._retries:
+            return self._start([self._retries.popleft()]) if not self._running else None
+        if len(self._running) >= self._replicas or self._is_retrying():
+            return None
+        next_class = self._next_class(now_s)
+        if next_class is None:
+            return None
+        next_class.passed_over_since_s = now_s
+        return self._start(self._compose(next_class.ready))
+
+    def done(self, batch: Batch) -> None:
+        """The batch was computed."""
+        del self._running[batch.id]
+
+    def worker_died(self, batch: Batch) -> list[Parcel]:
+        """The worker died under this batch. Each parcel is tried once more, alone.
+
+        Returns the parcels that had their second chance already: these are to be given up.
+        """
+        self.done(batch)
+        self._retries += [
+            replace(parcel, is_retry=True)
+            for parcel in batch.parcels
+            if parcel.job in self._jobs and not parcel.is_retry
+        ]
+        return [parcel for parcel in batch.parcels if parcel.is_retry]
+
+    def refused(self, batch: Batch) -> list[Parcel]:
+        """The engine answered this batch with an error. Of several parcels each is tried alone.
+
+        Returns the parcels that are to be given up: one that was alone.
+        """
+        if len(batch.parcels) > 1:
+            return self.worker_died(batch)
+        self.done(batch)
+        return list(batch.parcels)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits and nothing is computed."""
+        return not (self._running or self._retries or any(one.ready for one in self._classes.values()))
+
+    def _start(self, parcels: Sequence[Parcel]) -> Batch:
+        batch = Batch(next(self._ids), tuple(parcels))
+        self._running[batch.id] = batch
+        return batch
+
+    def _is_retrying(self) -> bool:
+        return any(batch.is_retry for batch in self._running.values())
+
+    def _next_class(self, now_s: float) -> _Class | None:
+        """The class that was passed over for too long, or else the highest, of those that have work."""
+        waiting = [self._classes[priority] for priority in PRIORITIES if self._classes[priority].ready]
+        starved = [one for one in waiting if now_s - one.passed_over_since_s > STARVATION_S]
+        if starved:
+            return min(starved, key=lambda one: one.passed_over_since_s)
+        return waiting[0] if waiting else None
+
+    def _compose(self, ready: Mapping[str, _Job]) -> list[Parcel]:
+        """The first parcel of the least served job, then what goes well with it."""
+        leader = min(ready.values(), key=_served_s)
+        parcels = [leader.take()]
+        room = self._batch_size - len(parcels[0].windows)
+        while room > 0 and ready:
+            limit_s = min(map(_served_s, ready.values())) + LEAD_LIMIT_S
+            fitting = (
+                job
+                for job in ready.values()
+                if job.served_s <= limit_s and _fits(job.waiting[0], parcels[0], room)
+            )
+            if (job := min(fitting, key=_served_s, default=None)) is None:
+                break
+            parcels.append(job.take())
+            room -= len(parcels[-1].windows)
+        leader.of.last_served_s = leader.served_s
+        return parcels
+
+
+def _served_s(job: _Job) -> float:
+    return job.served_s
+
+
+def _fits(parcel: Parcel, first: Parcel, room: int) -> bool:
+    shorter, longer = sorted((parcel.longest_s, first.longest_s))
+    return (
+        len(parcel.windows) <= room
+        and parcel.options == first.options
+        and longer <= shorter * LIKE_LENGTH_RATIO
+    )

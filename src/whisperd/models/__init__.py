@@ -1,0 +1,23 @@
+"""Models: a catalogue that names every byte, and a store in which no wrong byte is ever loaded.
+
+The front door is `ModelStore`. This room fetches, verifies and keeps model files; it loads none of
+them, and runs no code from a model. Everything that talks to the network does so in a child
+process (`whisperd.models.fetch` for the hub, pip for the package index), which can be killed at
+any moment.
+"""
+
+from whisperd.models.catalogue import Catalogue, CatalogueModel, shipped_catalogue
+from whisperd.models.manifest import InstalledModel, ModelSummary
+from whisperd.models.sources import Source
+from whisperd.models.store import ModelStore, default_sources
+
+__all__ = [
+    "Catalogue",
+    "CatalogueModel",
+    "InstalledModel",
+    "ModelStore",
+    "ModelSummary",
+    "Source",
+    "default_sources",
+    "shipped_catalogue",
+]

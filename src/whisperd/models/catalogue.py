@@ -1,0 +1,130 @@
+"""The models that whisperd knows by name: where their bytes can be found, and which bytes they are.
+
+Values only. The data stands in `catalogue.toml` beside this file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from importlib import resources
+from typing import Annotated
+
+import msgspec
+
+__all__ = ["Catalogue", "CatalogueModel", "ModelFile", "Package", "PackageWheel", "shipped_catalogue"]
+
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+GitSha1 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{40}$")]
+FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""A plain name: a file of a model can never lie outside the model's folder."""
+
+_WORKSPACE_BYTES = 300_000_000
+_WORKSPACE_BYTES_PER_PARAMETER = 1.2
+_BYTES_PER_PARAMETER = {"int8": 1.1, "int16": 2.1, "float16": 2.0, "bfloat16": 2.0, "float32": 4.0}
+
+
+class ModelFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A file that an engine needs, and what is known of its bytes."""
+
+    name: FileName
+    size_bytes: int | None = None
+    sha256: Sha256 | None = None
+    git_sha1: GitSha1 | None = None
+    """How git names the file: what the hub states for small files in place of a SHA-256."""
+
+
+class PackageWheel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A wheel on the package index."""
+
+    name: str
+    version: str
+    size_bytes: int
+    sha256: Sha256
+
+
+class Package(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model as plain data in wheels."""
+
+    wheels: tuple[PackageWheel, ...]
+    members: dict[str, tuple[str, ...]]
+    """For each file of the model the members of the wheels that make it, joined in this order."""
+
+
+class CatalogueModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One model of the catalogue."""
+
+    name: str
+    repo: str
+    revision: str | None = None
+    """The commit on the hub that the hashes are of."""
+    aliases: tuple[str, ...] = ()
+    parameters_millions: float
+    english_only: bool = False
+    languages: tuple[str, ...] = ()
+    extra_languages: tuple[str, ...] = ()
+    licence: str | None = None
+    about_size_bytes: int | None = None
+    """Where the files are not known."""
+    files: tuple[ModelFile, ...] = ()
+    """Every file that an engine needs; empty where they are not known."""
+    package: Package | None = None
+
+    @property
+    def size_bytes(self) -> int | None:
+        """What a download brings, about, where the sizes of the files are not all known."""
+        sizes = [file.size_bytes for file in self.files]
+        known = [size for size in sizes if size is not None]
+        return sum(known) if known and len(known) == len(sizes) else self.about_size_bytes
+
+    def memory_bytes(self, compute_type: str = "int8") -> int:
+        """An estimate of the memory that one loaded replica needs for a batch of four windows.
+
+        It grows with the number of parameters, and agrees within a tenth with the peaks that CTranslate2
+        was measured to reach on a CPU with `tiny.en` and `base`. A mixed type such as `int8_float16` counts
+        as its first part, which is that of the weights.
+        """
+        weights = _BYTES_PER_PARAMETER.get(compute_type.partition("_")[0], 4.0)
+        parameters = self.parameters_millions * 1_000_000
+        return int(_WORKSPACE_BYTES + parameters * (weights + _WORKSPACE_BYTES_PER_PARAMETER))
+
+
+class Catalogue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All models that have a name."""
+
+    format: int = 1
+    languages: tuple[str, ...] = ()
+    """ISO 639 codes of what every multilingual model understands."""
+    models: tuple[CatalogueModel, ...]
+
+    def find(self, name: str) -> CatalogueModel | None:
+        """The model of that name, alias or hub repository."""
+        wanted = name.lower()
+        for model in self.models:
+            if wanted in (model.name, *model.aliases, model.repo.lower()):
+                return model
+        return None
+
+    def near(self, name: str) -> list[str]:
+        """Names that look like this one, the likest first."""
+        names = [name for model in self.models for name in (model.name, *model.aliases)]
+        return difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)
+
+
+def parse_catalogue(text: str) -> Catalogue:
+    """Read a catalogue and give each model its languages."""
+    catalogue = msgspec.toml.decode(text, type=Catalogue)
+    models = tuple(
+        msgspec.structs.replace(model, languages=_languages(catalogue, model)) for model in catalogue.models
+    )
+    return msgspec.structs.replace(catalogue, models=models)
+
+
+@functools.cache
+def shipped_catalogue() -> Catalogue:
+    """The catalogue that comes with this version of whisperd."""
+    return parse_catalogue(resources.files(__package__).joinpath("catalogue.toml").read_text("utf-8"))
+
+
+def _languages(catalogue: Catalogue, model: CatalogueModel) -> tuple[str, ...]:
+    return ("en",) if model.english_only else (*catalogue.languages, *model.extra_languages)

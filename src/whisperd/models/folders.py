@@ -1,0 +1,79 @@
+"""A folder of the user's as a model: used where it is. Nothing in it is ever run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from whisperd.models.manifest import InstalledModel
+from whisperd.models.names import folder_of
+from whisperd.models.sources.base import missing_names
+from whisperd.rpc.errors import WhisperdError
+from whisperd.threads import ANSWER_TIMEOUT_S, run_abandonable
+
+__all__ = ["look_into_folder", "open_folder"]
+
+_MAX_CONFIG_BYTES = 10 << 20
+
+
+async def look_into_folder(name: str) -> InstalledModel:
+    """`open_folder`, with an end to our patience: the folder may be on a network that does not answer."""
+    try:
+        return await run_abandonable(name, lambda: open_folder(name))
+    except TimeoutError as error:
+        problem = f"it does not answer within {ANSWER_TIMEOUT_S:.0f} seconds"
+        raise _invalid(Path(name), problem) from error
+
+
+def open_folder(name: str) -> InstalledModel:
+    """The model in a folder; `model.invalid_folder` says what keeps an engine from using it. Blocks."""
+    folder = folder_of(name)
+    try:
+        names = {path.name for path in folder.iterdir() if path.is_file()}
+        if missing := missing_names(names):
+            raise _invalid(
+                folder, f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing", missing
+            )
+        _check_config(folder / "config.json")
+        with (folder / "model.bin").open("rb") as weights:
+            if not weights.read(1):
+                raise _invalid(folder, "model.bin is empty")
+        size_bytes = sum((folder / name).stat().st_size for name in names)
+    except (FileNotFoundError, ValueError):  # a path with a null byte in it can be of nothing
+        raise _invalid(folder, "it does not exist") from None
+    except NotADirectoryError:
+        raise _invalid(folder, "it is not a folder") from None
+    except OSError as error:
+        raise _invalid(folder, f"it cannot be read ({error.strerror})") from error
+    return InstalledModel(
+        name=str(folder),
+        repo=None,
+        size=size_bytes,
+        memory=None,
+        languages=None,
+        installed=True,
+        verified=False,
+        path=str(folder),
+        source="folder",
+    )
+
+
+def _check_config(path: Path) -> None:
+    if path.stat().st_size > _MAX_CONFIG_BYTES:
+        raise _invalid(path.parent, "config.json is far too large")
+    try:
+        config = json.loads(path.read_bytes())
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise _invalid(path.parent, "config.json is not a JSON object")
+
+
+def _invalid(folder: Path, problem: str, missing: list[str] | None = None) -> WhisperdError:
+    return WhisperdError(
+        "model.invalid_folder",
+        f"The folder {folder} cannot be used as a model: {problem}.",
+        "Name a folder with a Whisper model in CTranslate2's format: model.bin, config.json, tokenizer.json "
+        "and a vocabulary.",
+        {"path": str(folder), "missing": missing or []},
+    )

@@ -1,0 +1,99 @@
+"""What a model name means: a name of the catalogue, a repository on the hub, a folder, an import."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from whisperd.models.catalogue import Catalogue, ModelFile, Package
+from whisperd.rpc.errors import WhisperdError
+
+__all__ = ["Reference", "folder_of", "is_folder", "key_of", "resolve"]
+
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_REPOSITORY = re.compile(
+    r"(?P<repo>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95})(@(?P<revision>[\w./-]{1,96}))?"
+)
+
+
+class Reference(msgspec.Struct, frozen=True, kw_only=True):
+    """A model, and all that is known of it before any byte has come."""
+
+    name: str
+    repo: str | None = None
+    revision: str | None = None
+    """The commit, branch or tag to ask the hub for."""
+    files: tuple[ModelFile, ...] = ()
+    """The files to get; where it is empty, whatever an engine needs of what there is."""
+    package: Package | None = None
+
+    @property
+    def key(self) -> str:
+        """A file name for it."""
+        return key_of(self.name)
+
+    @property
+    def size_bytes(self) -> int:
+        """What the files need that have a known size."""
+        return sum(file.size_bytes or 0 for file in self.files)
+
+
+def resolve(name: str, catalogue: Catalogue, is_installed: Callable[[str], bool]) -> Reference:
+    """Find out which model is meant. `is_installed` tells of a plain name whether it was imported.
+
+    Raises `model.unknown`, with near matches in the fix.
+    """
+    known = catalogue.find(name)
+    if known is not None:
+        return Reference(
+            name=known.name,
+            repo=known.repo,
+            revision=known.revision,
+            files=known.files,
+            package=known.package,
+        )
+    if is_plain(name) and is_installed(name):
+        return Reference(name=name)
+    repository = _REPOSITORY.fullmatch(name)
+    if repository is not None and ".." not in name:
+        return Reference(name=name, repo=repository["repo"], revision=repository["revision"])
+    raise _unknown(name, catalogue)
+
+
+def is_folder(name: str) -> bool:
+    """Whether a name is a local folder: an absolute path, or one that begins with `.` or `~`."""
+    relative = name in (".", "..") or name.startswith(("./", "../", "~", ".\\", "..\\"))
+    return relative or Path(name).is_absolute()
+
+
+def folder_of(name: str) -> Path:
+    """The absolute path of the folder that a name names."""
+    try:
+        return Path(name).expanduser().absolute()
+    except RuntimeError:  # there is no such user
+        return Path(name).absolute()
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name can be given to an imported model."""
+    return _PLAIN.fullmatch(name) is not None and "--" not in name
+
+
+def key_of(name: str) -> str:
+    """A file name for a model name; as on the hub, `--` stands for `/` and appears in no name."""
+    return name.replace("/", "--")
+
+
+def _unknown(name: str, catalogue: Catalogue) -> WhisperdError:
+    near = catalogue.near(name)
+    meant = f"Did you mean {' or '.join(near)}? " if near else ""
+    return WhisperdError(
+        "model.unknown",
+        f"There is no model named {name!r}.",
+        f"{meant}`whisperctl models available` lists the names; a hub repository (owner/name) or the path of "
+        "a model folder is accepted as well.",
+        {"name": name, "near": near},
+    )

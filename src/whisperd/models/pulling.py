@@ -1,0 +1,210 @@
+"""One pull of one model: the sources in turn, each file verified as it enters the store."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import anyio.to_thread
+import msgspec
+
+from whisperd.locks import hold_lock
+from whisperd.models.catalogue import ModelFile
+from whisperd.models.errors import (
+    Outcome,
+    disk_full,
+    from_os_error,
+    hash_mismatch,
+    offline,
+    unavailable,
+)
+from whisperd.models.manifest import Manifest, StoredFile
+from whisperd.models.names import Reference
+from whisperd.models.sources.base import Found, NotHere, Source, Workspace
+from whisperd.models.storage import Mismatch, Storage
+from whisperd.progress import Meter, OnProgress, Progress, from_thread
+from whisperd.rpc.errors import WhisperdError
+
+__all__ = ["Puller", "Unreachable"]
+
+_SPARE_BYTES = 16 << 20
+"""Left free on the disk, for the file system's own needs."""
+_UNREACHABLE = ("network.unreachable", "network.untrusted", "network.captive_portal")
+
+
+class Unreachable:
+    """Which sources could not be reached lately. They are tried after all others."""
+
+    def __init__(self, remember_s: float, clock: Callable[[], float]) -> None:
+        self._remember_s = remember_s
+        self._clock = clock
+        self._until_s: dict[str, float] = {}
+
+    def note(self, source: str) -> None:
+        """A source could not be reached just now."""
+        self._until_s[source] = self._clock() + self._remember_s
+
+    def forget(self, source: str) -> None:
+        """A source was reached."""
+        self._until_s.pop(source, None)
+
+    def order(self, sources: Sequence[Source]) -> list[Source]:
+        """The sources in the order in which to try them."""
+        now_s = self._clock()
+        return sorted(sources, key=lambda source: self._until_s.get(source.name, now_s) > now_s)
+
+
+@dataclass(frozen=True)
+class Puller:
+    """Fetches models into a storage."""
+
+    storage: Storage
+    sources: Sequence[Source]
+    unreachable: Unreachable
+    offline: bool
+    free_bytes: Callable[[Path], int]
+
+    async def pull(self, model: Reference, on_progress: OnProgress) -> None:
+        """Install the model, or raise `WhisperdError`. Only what is missing or damaged is fetched."""
+        waiting = Progress(name=model.name, detail="waiting")  # whoever has the lock is probably downloading
+        try:
+            async with hold_lock(self.storage.lock_path(model.key), lambda: on_progress(waiting)):
+                installed = await anyio.to_thread.run_sync(self.storage.sound, model.key)
+                if installed is None:
+                    await self._fill(_pinned(model, self.storage.manifest(model.key)), on_progress)
+        except OSError as error:
+            raise from_os_error(model.name, self.storage.root, error) from error
+
+    async def _fill(self, model: Reference, on_progress: OnProgress) -> None:
+        """Install; once more if another process removed a file that the models had in common."""
+        try:
+            await self._install(model, on_progress)
+        except FileNotFoundError:
+            await self._install(model, on_progress)
+
+    async def _install(self, model: Reference, on_progress: OnProgress) -> None:
+        meter = self._meter(model, "verifying", from_thread(on_progress))
+        have = await anyio.to_thread.run_sync(self._in_store, model, meter)
+        source, revision = "the store", model.revision
+        if not model.files or len(have) < len(model.files):
+            source, revision = await self._fetch(model, have, on_progress)
+        manifest = Manifest(
+            name=model.name,
+            repo=model.repo,
+            revision=revision,
+            source=source,
+            files=tuple(have[name] for name in sorted(have)),
+        )
+        await anyio.to_thread.run_sync(self.storage.install, model.key, manifest)
+        await anyio.to_thread.run_sync(self.storage.clear_leftovers, model.key, time.time())
+
+    async def _fetch(
+        self, model: Reference, have: dict[str, StoredFile], on_progress: OnProgress
+    ) -> tuple[str, str | None]:
+        """Try the sources until `have` is complete; the name of the last one, and the revision there."""
+        outcomes: list[Outcome] = []
+        for source in self.unreachable.order(self.sources):
+            if source.remote and self.offline:
+                outcomes.append((source.name, offline(model.name)))
+                continue
+            missing = tuple(file for file in model.files if file.name not in have)
+            try:
+                wanted = msgspec.structs.replace(model, files=missing)
+                return source.name, await self._fetch_from(source, wanted, have, on_progress)
+            except (NotHere, WhisperdError) as outcome:
+                self._note(model, source, outcome)
+                outcomes.append((source.name, outcome))
+        raise unavailable(model, outcomes)
+
+    async def _fetch_from(
+        self, source: Source, model: Reference, have: dict[str, StoredFile], on_progress: OnProgress
+    ) -> str | None:
+        """Take all missing files from one source into `have`; the revision that they are of."""
+        folder = self.storage.partial(model.key)
+        resumed = any(folder.glob("*.partial"))
+        meter = self._meter(model, "downloading", on_progress)
+        need_space = partial(self._need_space, model)
+        while True:
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                found = await source.fetch(model, Workspace(folder, meter.expect, meter.report, need_space))
+            finally:
+                with contextlib.suppress(OSError):  # it holds what can be taken up later
+                    folder.rmdir()
+            verifying = self._meter(model, "verifying", from_thread(on_progress))
+            admit = partial(self._admit, model, found, have, verifying)
+            mismatch = await anyio.to_thread.run_sync(admit)
+            self.unreachable.forget(source.name)
+            if mismatch is None:
+                return found.revision
+            if not resumed:
+                raise hash_mismatch(model.name, str(mismatch))
+            resumed = False  # what an earlier run left may have been wrong: once more, from the beginning
+
+    def _admit(
+        self, model: Reference, found: Found, have: dict[str, StoredFile], meter: Meter
+    ) -> Mismatch | None:
+        """Take files into the store; those that are right stay, and the first wrong one is told of."""
+        known = {file.name: file for file in model.files}
+        meter.expect(sum(each.path.stat().st_size for each in found.files))
+        wrong: Mismatch | None = None
+        for each in found.files:
+            name = each.file.name
+            expected = _expected(known.get(name), each.file)
+            try:
+                have[name] = self.storage.admit(model.key, each.path, expected, found.keep, meter.adder(name))
+            except Mismatch as mismatch:
+                wrong = wrong or mismatch
+                if found.keep == "move":
+                    each.path.unlink(missing_ok=True)
+        return wrong
+
+    def _in_store(self, model: Reference, meter: Meter) -> dict[str, StoredFile]:
+        """The files of the model that other models, or an interrupted pull, have brought."""
+        found = [self.storage.has_blob(file, meter.adder(file.name)) for file in model.files]
+        return {stored.name: stored for stored in found if stored is not None}
+
+    def _note(self, model: Reference, source: Source, outcome: WhisperdError | NotHere) -> None:
+        """Remember an unreachable source; end the pull where no other source can help."""
+        if isinstance(outcome, NotHere):
+            return
+        if outcome.code == "disk.full":
+            raise outcome if outcome.data else disk_full(model.name, self.storage.root)
+        if outcome.code in _UNREACHABLE:
+            self.unreachable.note(source.name)
+
+    def _need_space(self, model: Reference, needed_bytes: int) -> None:
+        free_bytes = self.free_bytes(self.storage.root)
+        if needed_bytes + _SPARE_BYTES > free_bytes:
+            raise disk_full(model.name, self.storage.root, needed_bytes, free_bytes)
+
+    def _meter(self, model: Reference, detail: str, on_progress: OnProgress) -> Meter:
+        return Meter(model.name, on_progress, detail=detail, total=model.size_bytes or None)
+
+
+def _pinned(model: Reference, manifest: Manifest | None) -> Reference:
+    """Where the catalogue has no hash, the model is what it was when it was first installed."""
+    if manifest is None or (_is_commit(model.revision) and model.revision != manifest.revision):
+        return model
+    pins = {file.name: ModelFile(**msgspec.structs.asdict(file)) for file in manifest.files}
+    files = tuple(file if file.sha256 else pins.get(file.name, file) for file in model.files)
+    return msgspec.structs.replace(
+        model, files=files or tuple(pins.values()), revision=manifest.revision or model.revision
+    )
+
+
+def _is_commit(revision: str | None) -> bool:
+    return revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
+
+
+def _expected(known: ModelFile | None, stated: ModelFile) -> ModelFile:
+    """What the file has to be: what we know of it, or else what its source states."""
+    if known is None or known.sha256 is None:
+        size_bytes = stated.size_bytes if known is None or known.size_bytes is None else known.size_bytes
+        return msgspec.structs.replace(stated, size_bytes=size_bytes)
+    return known

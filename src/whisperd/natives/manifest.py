@@ -1,0 +1,93 @@
+"""The manifest of a bundle: the hash of every file in it. Blocking; callers use a thread.
+
+It is written once, after every file was compared with the RECORD of the wheel that it came from.
+Its lines are those of `sha256sum`, so a bundle can be checked without whisperd.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from packaging.utils import canonicalize_name
+
+__all__ = ["DESCRIPTION", "MANIFEST", "Damage", "compare", "installed_distributions", "write_manifest"]
+
+MANIFEST = ".whisperd.sha256"
+DESCRIPTION = ".whisperd.json"
+"""Written by `whisperd.natives.bundle`, and not in the manifest."""
+
+
+class Damage(msgspec.Struct, frozen=True):
+    """A file of a bundle that is not as it was installed."""
+
+    path: str
+    """Relative to the bundle."""
+    problem: Literal["missing", "changed", "extra"]
+
+
+def read_records(bundle: Path) -> dict[str, str]:
+    """What the wheels say of themselves: the hash of each file, by its path in the bundle."""
+    hashes = {}
+    for record in bundle.glob("*.dist-info/RECORD"):
+        with record.open(encoding="utf-8", newline="") as file:
+            for path, checksum, *_ in csv.reader(file):
+                algorithm, _, encoded = checksum.partition("=")
+                # Scripts lie outside of what a RECORD can name; pip's own notes have no hash.
+                if algorithm == "sha256" and not path.startswith(("..", "/")):
+                    hashes[path.replace("\\", "/")] = base64.urlsafe_b64decode(encoded + "==").hex()
+    return hashes
+
+
+def installed_distributions(bundle: Path) -> set[str]:
+    """The normalised names of the distributions that lie in a bundle."""
+    # `faster_whisper-1.2.1.dist-info`: in file names, a name has no hyphen.
+    names = (folder.name.partition("-")[0] for folder in bundle.glob("*.dist-info"))
+    return {canonicalize_name(name) for name in names}
+
+
+def write_manifest(bundle: Path) -> tuple[Damage, ...]:
+    """Compare all files with the wheels' records; where they agree, write the manifest."""
+    hashes = dict(_hashes(bundle))
+    damage = tuple(_differences(read_records(bundle), hashes, extra_is_damage=False))
+    if not damage:
+        text = "".join(f"{checksum}  {path}\n" for path, checksum in sorted(hashes.items()))
+        (bundle / MANIFEST).write_text(text, encoding="utf-8", newline="\n")
+    return damage
+
+
+def compare(bundle: Path) -> tuple[Damage, ...]:
+    """Compare all files with the manifest: what is missing, changed or too many."""
+    try:
+        text = (bundle / MANIFEST).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return (Damage(MANIFEST, "missing"),)
+    pairs = (line.partition("  ") for line in text.splitlines())
+    return tuple(_differences({path: checksum for checksum, _, path in pairs}, dict(_hashes(bundle))))
+
+
+def _differences(
+    expected: dict[str, str], found: dict[str, str], *, extra_is_damage: bool = True
+) -> Iterator[Damage]:
+    for path in sorted(expected.keys() | found.keys()):
+        if path not in found:
+            yield Damage(path, "missing")
+        elif path not in expected:
+            # Python itself puts compiled modules there; they are made from files that are checked.
+            if extra_is_damage and "__pycache__" not in Path(path).parts:
+                yield Damage(path, "extra")
+        elif expected[path] != found[path]:
+            yield Damage(path, "changed")
+
+
+def _hashes(bundle: Path) -> Iterator[tuple[str, str]]:
+    for path in bundle.rglob("*"):
+        name = path.relative_to(bundle).as_posix()
+        if not path.is_dir() and name not in (MANIFEST, DESCRIPTION):
+            with path.open("rb") as file:
+                yield name, hashlib.file_digest(file, "sha256").hexdigest()

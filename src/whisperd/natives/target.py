@@ -1,0 +1,115 @@
+"""What decides which wheels a computer can use: its platform, its Python, its system libraries.
+
+All of it is condensed in the compatibility tags that pip itself goes by, so a lock needs no table
+of its own, and a system that is too old, or built on musl, simply has none of the tags asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from packaging import tags
+
+__all__ = ["PLATFORMS", "PYTHONS", "Target", "platforms_of", "this_computer"]
+
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
+"""The Python versions that locks are made for."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One kind of computer with one Python."""
+
+    platform: str
+    """Such as `linux-x86_64`; one of `PLATFORMS`, or another that no lock knows."""
+    python: str
+    """Such as `cp311`; of a free-threaded Python `cp314t`."""
+    ranks: Mapping[tags.Tag, int] = field(repr=False, hash=False)
+    """The tags that it accepts; the lower the rank, the better the wheel fits."""
+    system: str = ""
+    """Its system library or version, for people: `glibc 2.36`, `musl`, `macOS 14.5`."""
+
+    @classmethod
+    def known(cls, platform: str, python: str) -> Target:
+        """The plainest computer of a platform with a Python such as `3.12`: what locks are made for."""
+        version = tuple(int(part) for part in python.split("."))
+        platform_tags = PLATFORMS[platform]
+        abi = f"cp{python.replace('.', '')}"
+        accepted = [
+            *tags.cpython_tags(version, abis=[abi], platforms=platform_tags),
+            *tags.compatible_tags(version, abi, platforms=platform_tags),
+        ]
+        return cls(platform, abi, _ranked(accepted))
+
+
+@functools.cache
+def this_computer() -> Target:
+    """The target of the interpreter that is running."""
+    accepted = list(tags.sys_tags())
+    return Target(_platform_name(), accepted[0].abi, _ranked(accepted), _system(accepted))
+
+
+def platforms_of(platform_tag: str) -> Iterator[str]:
+    """The names of the platforms that a wheel's platform tag serves, system versions aside."""
+    for name, pattern in _PLATFORM_TAGS.items():
+        if platform_tag == "any" or re.fullmatch(pattern, platform_tag):
+            yield name
+
+
+_PLATFORM_TAGS = {
+    "linux-x86_64": r"(many)?linux.*_x86_64",
+    "linux-aarch64": r"(many)?linux.*_aarch64",
+    "macos-arm64": r"macosx_.*_(arm64|universal2)",
+    "macos-x86_64": r"macosx_.*_(x86_64|universal2)",
+    "windows-x86_64": r"win_amd64",
+}
+
+
+def _manylinux(machine: str) -> list[str]:
+    """Down from glibc 2.28 (2018), which is the oldest that current builds of everything accept."""
+    legacy = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+    oldest = 5 if machine == "x86_64" else 17
+    found = []
+    for minor in range(28, oldest - 1, -1):
+        found.append(f"manylinux_2_{minor}_{machine}")
+        if minor in legacy:
+            found.append(f"{legacy[minor]}_{machine}")
+    return found
+
+
+PLATFORMS: Mapping[str, list[str]] = {
+    "linux-x86_64": _manylinux("x86_64"),
+    "linux-aarch64": _manylinux("aarch64"),
+    "macos-arm64": list(tags.mac_platforms((14, 0), "arm64")),
+    "macos-x86_64": list(tags.mac_platforms((13, 0), "x86_64")),
+    "windows-x86_64": ["win_amd64"],
+}
+"""The platforms that locks are made for, with the platform tags of their plainest computer, best first."""
+
+
+def _ranked(accepted: list[tags.Tag]) -> dict[tags.Tag, int]:
+    ranks: dict[tags.Tag, int] = {}
+    for rank, tag in enumerate(accepted):
+        ranks.setdefault(tag, rank)
+    return ranks
+
+
+def _platform_name() -> str:
+    system = {"darwin": "macos", "win32": "windows"}.get(sys.platform, sys.platform)
+    machine = platform.machine().lower()
+    return f"{system}-{'x86_64' if machine == 'amd64' else machine}"
+
+
+def _system(accepted: list[tags.Tag]) -> str:
+    if sys.platform == "darwin":
+        return f"macOS {platform.mac_ver()[0]}"
+    if sys.platform != "linux":
+        return f"{platform.system()} {platform.release()}"
+    if any(tag.platform.startswith("musllinux") for tag in accepted):
+        return "musl"
+    return " ".join(platform.libc_ver()).strip() or "an unknown C library"

@@ -1,0 +1,109 @@
+"""Where the program keeps its things. Every place can be moved by an environment variable.
+
+Imports stay light here: the thin client needs `socket_path` and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = [
+    "cache_dir",
+    "config_file",
+    "log_file",
+    "models_dir",
+    "native_dir",
+    "socket_path",
+    "state_dir",
+]
+
+APP = "whisperd"
+
+# The kernel's limits on the path of a Unix socket, less the closing zero byte.
+MAX_SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107
+
+
+def socket_path(named: str | None = None) -> str:
+    """The path that is named, else `$WHISPERD_SOCKET`, else `whisperd/daemon.sock` in the user's
+    runtime directory.
+
+    Where there is no such directory, or its path is too long for a socket, a folder of the user's
+    own in `/tmp` takes its place. Daemon and clients come to the same answer.
+    """
+    if explicit := named or os.environ.get("WHISPERD_SOCKET"):
+        return os.path.abspath(explicit) if os.name == "posix" else explicit  # noqa: PTH100 - light
+    if os.name == "nt":
+        return rf"\\.\pipe\whisperd-{os.environ.get('USERNAME', 'user')}"
+    runtime = _runtime_dir()
+    path = f"{runtime}/{APP}/daemon.sock"
+    if runtime is None or len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+        return f"/tmp/{APP}-{os.getuid()}/daemon.sock"  # noqa: S108 - made 0700, and its owner is checked
+    return path
+
+
+def _runtime_dir() -> str | None:
+    explicit = os.environ.get("XDG_RUNTIME_DIR")
+    if explicit and os.access(explicit, os.W_OK):  # after `sudo -u` it is somebody else's
+        return explicit
+    if sys.platform == "darwin":
+        import platformdirs
+
+        return platformdirs.user_runtime_dir()
+    usual = f"/run/user/{os.getuid()}"
+    return usual if os.access(usual, os.W_OK) else None
+
+
+def config_file() -> Path:
+    """`$WHISPERD_CONFIG`, else `config.toml` in the user's configuration directory."""
+    from pathlib import Path
+
+    import platformdirs
+
+    explicit = os.environ.get("WHISPERD_CONFIG")
+    return Path(explicit) if explicit else platformdirs.user_config_path(APP, appauthor=False) / "config.toml"
+
+
+def state_dir() -> Path:
+    """`$WHISPERD_STATE_DIR`, else the user's state directory: data base, logs, spooled uploads."""
+    from pathlib import Path
+
+    import platformdirs
+
+    explicit = os.environ.get("WHISPERD_STATE_DIR")
+    return Path(explicit) if explicit else platformdirs.user_state_path(APP, appauthor=False)
+
+
+def log_file() -> Path:
+    """The daemon's log, in the state directory."""
+    return state_dir() / "daemon.log"
+
+
+def native_dir() -> Path:
+    """`$WHISPERD_NATIVE_DIR`, else `native` in the user's local data directory."""
+    return _data_dir("WHISPERD_NATIVE_DIR", "native")
+
+
+def models_dir() -> Path:
+    """`$WHISPERD_MODELS_DIR`, else `models` in the user's local data directory."""
+    return _data_dir("WHISPERD_MODELS_DIR", "models")
+
+
+def _data_dir(variable: str, name: str) -> Path:
+    from pathlib import Path
+
+    import platformdirs
+
+    explicit = os.environ.get(variable)
+    return Path(explicit) if explicit else platformdirs.user_data_path(APP, appauthor=False) / name
+
+
+def cache_dir() -> Path:
+    """The user's cache directory: nothing in it is missed when it is deleted."""
+    import platformdirs
+
+    return platformdirs.user_cache_path(APP, appauthor=False)

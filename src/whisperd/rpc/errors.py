@@ -1,0 +1,73 @@
+"""The one kind of error that reaches a person: a stable code, a message, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+__all__ = ["WhisperdError", "sendable"]
+
+MAX_TEXT_CHARACTERS: Final = 8_000
+"""An error may quote what a client sent, and is not to send megabytes of it back."""
+
+
+class WhisperdError(Exception):
+    """Something went wrong that a person should understand and can act on.
+
+    `code` is a stable `noun.problem` word for programs, `message` one sentence that says what
+    happened, `fix` one sentence that says what to do next, `data` details (may be empty).
+    """
+
+    def __init__(self, code: str, message: str, fix: str, data: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.fix = fix
+        self.data: dict[str, Any] = dict(data or {})
+
+    def to_wire(self) -> dict[str, Any]:
+        """The map that travels on the wire and is printed under `--json`."""
+        wire = {"code": self.code, "message": self.message, "fix": self.fix, "data": self.data}
+        return dict(sendable(wire, MAX_TEXT_CHARACTERS))
+
+    def copy(self) -> WhisperdError:
+        """The same error without where it was raised: to keep it, or to raise it in several tasks."""
+        return WhisperdError(self.code, self.message, self.fix, self.data)
+
+    @classmethod
+    def from_wire(cls, wire: object) -> WhisperdError:
+        """Read an error map; anything else (another server's error) becomes `rpc.foreign_error`."""
+        if isinstance(wire, Mapping) and isinstance(wire.get("code"), str):
+            data = wire.get("data")
+            return cls(
+                wire["code"],
+                str(wire.get("message", "")),
+                str(wire.get("fix", "")),
+                data if isinstance(data, Mapping) else None,
+            )
+        return cls(
+            "rpc.foreign_error",
+            f"The other side answered with an error of its own: {wire!r:.200}.",
+            "Check that the socket belongs to whisperd.",
+        )
+
+    def __repr__(self) -> str:
+        return f"WhisperdError({self.code!r}, {self.message!r}, fix={self.fix!r})"
+
+
+def sendable(value: Any, max_characters: int | None = None) -> Any:
+    """The same value with every text in it valid, and no longer than that many characters.
+
+    A path may hold bytes that are no UTF-8; Python keeps them as surrogates, which nobody can encode.
+    """
+    match value:
+        case str():
+            if max_characters is not None and len(value) > max_characters:
+                value = value[: max_characters - 1] + "…"
+            return value.encode(errors="replace").decode()
+        case Mapping():
+            return {sendable(key): sendable(inner, max_characters) for key, inner in value.items()}
+        case list() | tuple():
+            return [sendable(inner, max_characters) for inner in value]
+        case _:
+            return value

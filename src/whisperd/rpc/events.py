@@ -1,0 +1,122 @@
+"""The events that the daemon sends to those who subscribed. See docs/interface.md for the table."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+__all__ = [
+    "DownloadProgress",
+    "Event",
+    "JobQueued",
+    "JobStarted",
+    "RuntimeStatus",
+    "RuntimeStatusName",
+    "TranscriptionCancelled",
+    "TranscriptionCompleted",
+    "TranscriptionFailed",
+    "TranscriptionProgress",
+    "TranscriptionSegment",
+]
+
+RuntimeStatusName = Literal["unloaded", "downloading", "loading", "loaded", "failed", "cancelled"]
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """Something happened. `time` and `seq` are added when it is published."""
+
+
+class RuntimeStatus(Event, frozen=True, tag="runtime.status"):
+    """A runtime changed its status, or got further in it."""
+
+    id: str
+    name: str
+    status: RuntimeStatusName
+    progress: float | None = None
+    detail: str | None = None
+    error: dict[str, Any] | None = None
+
+
+class _DownloadProgress(Event, frozen=True):
+    name: str
+    file: str | None
+    done: int
+    total: int | None
+    rate: float | None
+    eta: float | None
+    detail: str
+
+
+class NativeProgress(_DownloadProgress, frozen=True, tag="native.progress"):
+    """A native bundle is being installed."""
+
+
+class ModelProgress(_DownloadProgress, frozen=True, tag="model.progress"):
+    """A model is being downloaded."""
+
+
+DownloadProgress = NativeProgress | ModelProgress
+
+
+class JobQueued(Event, frozen=True, tag="job.queued"):
+    """A job was taken; `position` jobs are before it."""
+
+    id: str
+    position: int
+
+
+class JobStarted(Event, frozen=True, tag="job.started"):
+    """A job's first audio was decoded. `language` is None until it is known."""
+
+    id: str
+    runtime: str
+    language: str | None
+    duration: float | None
+
+
+class TranscriptionSegment(Event, frozen=True, tag="transcription.segment"):
+    """A piece of text, in the order of the file."""
+
+    id: str
+    index: int
+    start: float
+    end: float
+    text: str
+
+
+class TranscriptionProgress(Event, frozen=True, tag="transcription.progress"):
+    """Seconds of audio done, of those in the file; speed as a multiple of real time; seconds left."""
+
+    id: str
+    done: float
+    total: float | None
+    speed: float | None
+    eta: float | None
+
+
+class TranscriptionCompleted(Event, frozen=True, tag="transcription.completed"):
+    """A job ended well. `elapsed` is in seconds, `segments` a count."""
+
+    id: str
+    text: str
+    language: str | None
+    duration: float
+    elapsed: float
+    speed: float
+    segments: int
+    runtime: str
+
+
+class TranscriptionFailed(Event, frozen=True, tag="transcription.failed"):
+    """A job ended with an error."""
+
+    id: str
+    error: dict[str, Any]
+
+
+class TranscriptionCancelled(Event, frozen=True, tag="transcription.cancelled"):
+    """A job was cancelled; `error` says by what."""
+
+    id: str
+    error: dict[str, Any]

@@ -1,0 +1,117 @@
+"""Cutting a byte stream into MessagePack values, within limits. No I/O here.
+
+A frame is first found without building a single object (`Unpacker.skip`), then its shape is walked
+under a limit on depth and on items. Only a frame that passed is decoded, so a hostile peer can
+make us hold `max_frame_bytes` and no more: a four megabyte frame of empty arrays would otherwise
+become a quarter of a gigabyte of Python lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgpack
+
+from whisperd.rpc.errors import WhisperdError
+
+__all__ = ["FrameLimits", "FrameReader", "frame_error"]
+
+# The first bytes of arrays and maps in the MessagePack specification.
+_FIXMAP, _FIXARRAY = range(0x80, 0x90), range(0x90, 0xA0)
+_ARRAYS = frozenset({*_FIXARRAY, 0xDC, 0xDD})
+_MAPS = frozenset({*_FIXMAP, 0xDE, 0xDF})
+
+
+class FrameLimits(NamedTuple):
+    """What one frame may be: bytes, nesting of arrays and maps, and values in all."""
+
+    max_frame_bytes: int = 4 * 1024 * 1024
+    max_depth: int = 16
+    max_items: int = 20_000
+
+
+class FrameReader:
+    """Bytes in, whole frames out.
+
+    `feed` raises `WhisperdError` (`rpc.frame_too_large`, `rpc.frame_too_deep`, `rpc.frame_malformed`)
+    for a stream that cannot be trusted any more: the connection is then to be closed, because
+    nobody can say where the next frame begins.
+    """
+
+    def __init__(self, limits: FrameLimits | None = None) -> None:
+        self._limits = limits or FrameLimits()
+        self._unpacker = msgpack.Unpacker(max_buffer_size=self._limits.max_frame_bytes)
+        self._pending = bytearray()
+        self._pending_offset = 0  # where `_pending` begins in the whole stream
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Take what arrived; yield each frame that is complete, as raw bytes."""
+        # Taken in pieces that fit beside a frame's beginning, so that the limit holds for a frame
+        # and not for how much the kernel happened to deliver at once.
+        view = memoryview(data)
+        while view:
+            room = self._limits.max_frame_bytes - len(self._pending)
+            if room <= 0:
+                raise frame_error(
+                    "too_large", f"A message is larger than {self._limits.max_frame_bytes:,} bytes"
+                )
+            piece, view = view[:room], view[room:]
+            self._unpacker.feed(piece)
+            self._pending += piece
+            while frame := self._next_frame():
+                yield frame
+
+    def _next_frame(self) -> bytes | None:
+        if not self._pending:
+            return None
+        try:
+            self._unpacker.skip()  # goes on where it stopped when the rest of a frame has come
+        except msgpack.OutOfData:
+            return None
+        except msgpack.StackError as error:
+            raise frame_error("too_deep", "A message is nested too deeply") from error
+        except msgpack.UnpackException as error:
+            raise frame_error("malformed", "The bytes received are not MessagePack") from error
+        length = self._unpacker.tell() - self._pending_offset
+        frame = bytes(self._pending[:length])
+        del self._pending[:length]
+        self._pending_offset += length
+        self._check_shape(frame)
+        return frame
+
+    def _check_shape(self, frame: bytes) -> None:
+        if frame[0] not in _FIXARRAY:
+            raise frame_error("malformed", "A message has to be a MessagePack-RPC array")
+        walker = msgpack.Unpacker(max_buffer_size=len(frame))
+        walker.feed(frame)
+        remaining = [1]  # values still to come, one entry per open array or map
+        items = 0
+        while remaining:
+            if remaining[-1] == 0:
+                remaining.pop()
+                continue
+            remaining[-1] -= 1
+            items += 1
+            first = frame[walker.tell()]
+            if first in _ARRAYS:
+                remaining.append(walker.read_array_header())
+            elif first in _MAPS:
+                remaining.append(2 * walker.read_map_header())
+            else:
+                walker.skip()
+            if len(remaining) > self._limits.max_depth + 1:
+                raise frame_error(
+                    "too_deep", f"A message is nested deeper than {self._limits.max_depth} levels"
+                )
+            if items > self._limits.max_items:
+                raise frame_error("too_large", f"A message holds more than {self._limits.max_items:,} values")
+
+
+def frame_error(kind: str, message: str) -> WhisperdError:
+    """An error after which the stream cannot be read on."""
+    return WhisperdError(
+        f"rpc.frame_{kind}",
+        f"{message}.",
+        "Send MessagePack-RPC as docs/interface.md describes, large inputs through uploads.*.",
+    )

@@ -1,0 +1,140 @@
+"""One end of a MessagePack-RPC connection that asks: used by the asynchronous client, and by the
+daemon towards its worker and decoder processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import msgspec
+from anyio.abc import ByteReceiveStream, ByteSendStream
+
+from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.framing import FrameLimits, FrameReader
+from whisperd.rpc.messages import (
+    Notification,
+    Request,
+    Response,
+    decode_message,
+    encode_request,
+)
+from whisperd.tasks import open_task_group
+
+__all__ = ["Peer", "PeerClosed", "open_peer"]
+
+READ_BYTES = 256 * 1024
+
+OnNotification = Callable[[str, list[Any]], Awaitable[None]]
+"""Called with method and parameters. Nothing more is read until it returns: that is how a slow
+consumer holds back the other side."""
+
+
+class PeerClosed(Exception):
+    """The other side went away before it answered."""
+
+
+class _Call:
+    """A request that waits for its answer."""
+
+    def __init__(self) -> None:
+        self.done = anyio.Event()
+        self.response: Response | None = None
+
+
+class Peer:
+    """Requests out, responses and notifications in. Make one with `open_peer`."""
+
+    def __init__(
+        self,
+        send: ByteSendStream,
+        receive: ByteReceiveStream,
+        on_notification: OnNotification | None,
+        limits: FrameLimits,
+    ) -> None:
+        self._send = send
+        self._receive = receive
+        self._on_notification = on_notification
+        self._reader = FrameReader(limits)
+        self._write_lock = anyio.Lock()
+        self._calls: dict[int, _Call] = {}
+        self._next_id = 0
+        self.closed = anyio.Event()
+        """Set as soon as the other side is gone."""
+
+    async def request(self, method: str, params: object = None) -> Any:
+        """Ask and wait for the answer.
+
+        Raises `WhisperdError` as the other side answered it, `PeerClosed` if it went away.
+        """
+        if self.closed.is_set():
+            raise PeerClosed(method)
+        message_id, call = self._next_id, _Call()
+        self._next_id = (self._next_id + 1) % 2**32
+        self._calls[message_id] = call
+        try:
+            await self._write(encode_request(message_id, method, params))
+            await call.done.wait()
+        finally:
+            self._calls.pop(message_id, None)
+        if call.response is None:
+            raise PeerClosed(method)
+        return call.response.unwrap()
+
+    async def _write(self, data: bytes) -> None:
+        # Shielded: half a message on the stream would garble everything after it.
+        async with self._write_lock:
+            with anyio.CancelScope(shield=True):
+                try:
+                    await self._send.send(data)
+                except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
+                    raise PeerClosed from error
+
+    async def run(self) -> None:
+        """Read until the other side is gone, then wake everybody who waits."""
+        try:
+            while True:
+                for frame in self._reader.feed(await self._receive.receive(READ_BYTES)):
+                    await self._dispatch(decode_message(frame))
+        except (
+            anyio.EndOfStream,
+            anyio.BrokenResourceError,
+            anyio.ClosedResourceError,
+            OSError,
+            WhisperdError,
+            ValueError,  # a frame that msgspec cannot decode
+        ):
+            pass  # gone, or not to be understood any more, which is as good as gone
+        finally:
+            self.closed.set()
+            for call in self._calls.values():
+                call.done.set()
+
+    async def _dispatch(self, message: Request | Response | Notification) -> None:
+        match message:
+            case Response() if call := self._calls.get(message.id):
+                call.response = message
+                call.done.set()
+            case Notification() if self._on_notification is not None:
+                await self._on_notification(message.method, msgspec.msgpack.decode(message.params))
+            case _:
+                pass  # the answer to a call that was given up, or nothing meant for us
+
+
+@asynccontextmanager
+async def open_peer(
+    send: ByteSendStream,
+    receive: ByteReceiveStream,
+    on_notification: OnNotification | None = None,
+    limits: FrameLimits | None = None,
+) -> AsyncIterator[Peer]:
+    """A peer whose reading task lives as long as the block."""
+    peer = Peer(send, receive, on_notification, limits or FrameLimits())
+    async with open_task_group() as tasks:
+        tasks.start_soon(peer.run)
+        try:
+            yield peer
+        finally:
+            tasks.cancel_scope.cancel()

@@ -1,0 +1,123 @@
+"""The answering end of a connection inside a child process: MessagePack-RPC on standard input and output.
+
+The other end is a `Peer` in the daemon. A child takes its standard streams first of all, then does
+its heavy imports, then serves:
+
+    stdio = Stdio.take()
+    import numpy
+    stdio.serve({"ping": ping}, concurrency=1)
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import NoReturn
+
+import msgspec
+
+from whisperd import child
+from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.framing import FrameLimits, FrameReader
+from whisperd.rpc.messages import Request, decode_message, encode_notification, encode_response
+
+__all__ = ["Handler", "Stdio"]
+
+READ_BYTES = 256 * 1024
+
+# The daemon is trusted here; the limit is against a stream out of step, and leaves room for a batch of audio.
+TRUSTED_LIMITS = FrameLimits(max_frame_bytes=256 * 1024 * 1024)
+
+Handler = Callable[[msgspec.Raw], object]
+"""Takes the raw parameters (`decode_params` reads them), returns the result or raises `WhisperdError`."""
+
+
+class Stdio:
+    """A child's connection with its parent. Make it with `take`, once, before anything can print."""
+
+    def __init__(self, output: int) -> None:
+        self._output = output
+        self._write_lock = threading.Lock()
+
+    @classmethod
+    def take(cls) -> Stdio:
+        """Keep standard output for messages, and tie this process's life to its parent's.
+
+        From here on whatever prints, native libraries included, prints to standard error.
+        """
+        child.die_with_parent()
+        output = os.dup(1)
+        os.dup2(2, 1)
+        if sys.platform == "win32":  # descriptors there may translate line ends
+            import msvcrt
+
+            for descriptor in (0, output):
+                msvcrt.setmode(descriptor, os.O_BINARY)
+        return cls(output)
+
+    def notify(self, method: str, params: object) -> None:
+        """Send a notification; blocks while the parent does not read. Any thread may call it."""
+        self._write(encode_notification(method, params))
+
+    def serve(self, handlers: Mapping[str, Handler], *, concurrency: int = 1) -> NoReturn:
+        """Answer requests until the parent closes our standard input, then end the process.
+
+        Up to `concurrency` handlers run at once, each in a thread of a pool; more requests wait.
+        This thread only reads, so the end of the parent is noticed in the midst of a request.
+        """
+        reader = FrameReader(TRUSTED_LIMITS)
+        pool = ThreadPoolExecutor(concurrency, thread_name_prefix="request")
+        try:
+            while data := os.read(0, READ_BYTES):
+                for frame in reader.feed(data):
+                    message = decode_message(frame)
+                    if isinstance(message, Request):
+                        pool.submit(self._answer, message, handlers)
+        except BaseException:
+            traceback.print_exc()
+            _end_process(1)
+        _end_process(0)
+
+    def _answer(self, request: Request, handlers: Mapping[str, Handler]) -> None:
+        try:
+            if request.method not in handlers:
+                raise WhisperdError(
+                    "rpc.unknown_method",
+                    f"This process has no method {request.method}.",
+                    "Restart the daemon, so that all its processes are of one version.",
+                )
+            response = encode_response(request.id, result=handlers[request.method](request.params))
+        except WhisperdError as error:
+            response = encode_response(request.id, error=error)
+        except BaseException as error:
+            traceback.print_exc()
+            response = encode_response(request.id, error=_unexpected(request.method, error))
+        self._write(response)
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        with self._write_lock:
+            try:
+                while view:
+                    view = view[os.write(self._output, view) :]
+            except OSError:  # the parent does not listen any more
+                _end_process(0)
+
+
+def _unexpected(method: str, error: BaseException) -> WhisperdError:
+    return WhisperdError(
+        "process.failed",
+        f"{method} failed unexpectedly: {type(error).__name__}: {error}"[:500] + ".",
+        "See the daemon's log, and report it if it happens again.",
+        {"exception": type(error).__name__},
+    )
+
+
+def _end_process(status: int) -> NoReturn:
+    # At once, past the clean-up of native libraries, which may wait for threads in mid-computation.
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,96 @@
+"""Connecting to the daemon, and knowing who is at the other end. Light: the client starts here.
+
+Unix sockets; on Windows, named pipes (`whisperd.rpc.pipe`).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import sys
+from typing import Final, Protocol
+
+from whisperd.paths import MAX_SOCKET_PATH_BYTES
+from whisperd.rpc.errors import WhisperdError
+
+__all__ = ["Connected", "check_path_length", "connect_socket", "peer_user"]
+
+# From the headers of macOS: getsockopt(SOL_LOCAL, LOCAL_PEERCRED) answers with a `struct xucred`.
+_SOL_LOCAL: Final = 0
+_LOCAL_PEERCRED: Final = 1
+_XUCRED_BYTES: Final = 76
+
+
+class Connected(Protocol):
+    """What a client needs of a socket; a named pipe offers it as well."""
+
+    def sendall(self, data: bytes, /) -> None:
+        """Send it all."""
+
+    def recv(self, max_bytes: int, /) -> bytes:
+        """What has come; nothing once the daemon is gone. Raises `TimeoutError`."""
+
+    def settimeout(self, timeout_s: float | None, /) -> None:
+        """How long `recv` may wait."""
+
+    def close(self) -> None:
+        """Hang up."""
+
+
+def connect_socket(path: str) -> Connected:
+    """Connect to the daemon's socket.
+
+    Raises `OSError`, and `WhisperdError`: `socket.path_too_long`, and `socket.foreign` if another user
+    listens there, who would get to hear what is to be transcribed.
+    """
+    if sys.platform == "win32":
+        from whisperd.rpc.pipe import PipeConnection
+
+        return PipeConnection(path)
+    check_path_length(path)
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(path)
+        if peer_user(connection) not in (os.getuid(), None):
+            raise _foreign(path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def peer_user(connection: socket.socket) -> int | None:
+    """The user id of the process at the other end; None where the system does not tell.
+
+    A client is told of the process that listens, a daemon of the one that connected.
+    """
+    platform: str = sys.platform
+    if platform == "linux":
+        process_user_group = struct.Struct("3i")
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, process_user_group.size)
+        return int(process_user_group.unpack(credentials)[1])
+    if platform == "darwin":
+        version_user = struct.Struct("2I")
+        credentials = connection.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_BYTES)
+        return int(version_user.unpack_from(credentials)[1])
+    return None
+
+
+def check_path_length(path: str) -> None:
+    """Raise `socket.path_too_long` for what the kernel would not take."""
+    length = len(os.fsencode(path))
+    if length > MAX_SOCKET_PATH_BYTES:
+        raise WhisperdError(
+            "socket.path_too_long",
+            f"The socket's path has {length} bytes, and the system allows {MAX_SOCKET_PATH_BYTES}: {path}.",
+            "Set WHISPERD_SOCKET, or --socket, to a shorter path.",
+        )
+
+
+def _foreign(path: str) -> WhisperdError:
+    return WhisperdError(
+        "socket.foreign",
+        f"Another user listens on {path}.",
+        "Set WHISPERD_SOCKET to a path in a folder of your own.",
+    )

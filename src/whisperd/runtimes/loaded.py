@@ -1,0 +1,170 @@
+"""A model that is loaded: its worker process, started again when it dies."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import anyio
+import psutil
+
+from whisperd.plugins import Backend
+from whisperd.rpc.errors import WhisperdError
+from whisperd.worker.process import Patience, Worker, WorkerDied, open_worker
+from whisperd.worker.protocol import BatchParams, EngineInfo, LoadParams, WindowResult
+
+__all__ = ["LoadedRuntime", "default_replicas", "died_error"]
+
+log = logging.getLogger(__name__)
+
+MAX_DEATHS_IN_A_ROW = 3
+"""A worker that dies this often without computing a single batch is not started again. Deaths under a
+batch that is tried once more do not count: they are the fault of what is in it."""
+
+
+class LoadedRuntime:
+    """A loaded model that can compute batches. `run` keeps its worker alive."""
+
+    def __init__(
+        self,
+        name: str,
+        backend: Backend,
+        bundle: Path | None,
+        params: LoadParams,
+        batch_size: int,
+        patience: Patience | None = None,
+    ) -> None:
+        self.name = name
+        self.replicas = params.replicas
+        self.batch_size = batch_size
+        self.info: EngineInfo
+        """What was loaded; there once it is ready."""
+        self.ready = anyio.Event()
+        """Set when the model is loaded for the first time."""
+        self.unloaded = anyio.Event()
+        """Set when this is of no use any more; `why_unloaded` says why."""
+        self._backend = backend
+        self._bundle = bundle
+        self._params = params
+        self._patience = patience
+        self._worker: Worker | None = None
+        self._retrying: Worker | None = None
+        """The worker that computes a batch for the second time, or died under it."""
+        self._worker_changed = anyio.Event()
+        self._deaths_in_a_row = 0
+        self._failure: WhisperdError | None = None
+
+    async def transcribe(self, batch: BatchParams, *, is_retry: bool = False) -> list[WindowResult]:
+        """Compute a batch, on a new worker if the last one died.
+
+        A retry is computed with nothing beside it: if the worker dies, it is to blame.
+        Raises `WorkerDied` if the worker dies under it, `WhisperdError` if no worker can be had.
+        """
+        worker = await self._living_worker()
+        self._retrying = worker if is_retry else None
+        try:
+            results = await worker.transcribe(batch)
+        except WhisperdError:
+            self._retrying = None
+            raise
+        self._retrying = None
+        self._deaths_in_a_row = 0
+        return results
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process id."""
+        return self._worker.pid if self._worker else None
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Resident memory of the worker."""
+        try:
+            return int(psutil.Process(self.pid).memory_info().rss) if self.pid else None
+        except psutil.Error:
+            return None
+
+    def why_unloaded(self) -> WhisperdError:
+        """What to tell a job that still needs it."""
+        return self._failure.copy() if self._failure else unloaded_error(self.name)
+
+    async def run(self) -> None:
+        """Keep a worker until cancelled. Raises `WhisperdError` if there can be none."""
+        try:
+            while True:
+                await self._run_worker()
+        except WhisperdError as error:
+            self._failure = error.copy()
+            raise
+        finally:
+            self.unloaded.set()
+            self._set_worker(None)
+
+    async def _run_worker(self) -> None:
+        try:
+            async with open_worker(
+                self._bundle, self._backend.engine, self._params, self._patience
+            ) as worker:
+                self.info = worker.info
+                self._set_worker(worker)
+                self.ready.set()
+                await worker.died.wait()
+                death = await worker.cause_of_death()
+            is_excused = self._retrying is worker
+        except WorkerDied as error:  # while it was loading
+            death, is_excused = error, False
+        except OSError as error:
+            raise not_started_error(self.name, error) from error
+        self._set_worker(None)
+        self._deaths_in_a_row += not is_excused
+        log.error("the worker of %s died (%s)\n%s", self.name, death.how, death.last_words)
+        if self._deaths_in_a_row >= MAX_DEATHS_IN_A_ROW:
+            raise died_error(self.name, death)
+
+    async def _living_worker(self) -> Worker:
+        while True:
+            changed = self._worker_changed
+            if self.unloaded.is_set():
+                raise self.why_unloaded()
+            if self._worker is not None and not self._worker.died.is_set():
+                return self._worker
+            await changed.wait()
+
+    def _set_worker(self, worker: Worker | None) -> None:
+        self._worker = worker
+        self._worker_changed.set()
+        self._worker_changed = anyio.Event()
+
+
+def died_error(name: str, death: WorkerDied) -> WhisperdError:
+    """What a person is told when a worker died."""
+    return WhisperdError(
+        "worker.died",
+        f"The engine of {name} ended unexpectedly ({death.how}).",
+        "Try the job again; if it happens every time, `whisperctl daemon logs` shows what the engine said.",
+        {"how": death.how, "stderr": death.last_words},
+    )
+
+
+def unloaded_error(name: str) -> WhisperdError:
+    """What a person is told when a model went away before a job was done."""
+    return WhisperdError(
+        "runtime.unloaded",
+        f"The runtime {name} was unloaded.",
+        "Send the job again; it is loaded on demand.",
+    )
+
+
+def not_started_error(name: str, error: OSError) -> WhisperdError:
+    """What a person is told when the system refuses another process."""
+    return WhisperdError(
+        "worker.not_started",
+        f"The process for {name} cannot be started: {error.strerror or error}.",
+        "End programs that are not needed, or raise the limits on processes and open files, then try again.",
+    )
+
+
+def default_replicas() -> int:
+    """One replica for each core that this process may use: measured faster than threads on few cores."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

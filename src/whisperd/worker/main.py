@@ -1,0 +1,92 @@
+"""The worker process: `python -m whisperd.worker.main MODULE:FUNCTION [BUNDLE]`.
+
+Puts the native bundle first on its path, then answers two requests: `load`, once, and
+`transcribe`, from as many threads at once as the engine has replicas.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import msgspec
+
+from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.messages import decode_params
+from whisperd.rpc.stdio import Stdio
+from whisperd.worker.protocol import BatchParams, Engine, EngineInfo, LoadEngine, LoadParams, WindowResult
+
+__all__ = ["main"]
+
+MAX_REPLICAS = 64
+
+
+class _Service:
+    """The engine of this process, once it is loaded."""
+
+    def __init__(self, engine_name: str) -> None:
+        self._engine_name = engine_name
+        self._engine: Engine | None = None
+
+    def load(self, raw: msgspec.Raw) -> EngineInfo:
+        params = decode_params(raw, LoadParams)
+        module, _, function = self._engine_name.partition(":")
+        try:
+            load: LoadEngine = getattr(importlib.import_module(module), function)
+        except Exception as error:  # a library may refuse to be imported in any way it likes
+            raise WhisperdError(
+                "native.broken",
+                f"The native library of {module} cannot be loaded: {error}.",
+                _mend_library(params),
+            ) from error
+        try:
+            self._engine = load(params)
+        except WhisperdError:
+            raise
+        except Exception as error:
+            raise WhisperdError(
+                "model.load_failed",
+                f"The model in {params.model_path} cannot be loaded: {error}.",
+                _mend_model(params),
+            ) from error
+        return self._engine.info
+
+    def transcribe(self, raw: msgspec.Raw) -> list[WindowResult]:
+        assert self._engine is not None, "transcribe before load"
+        batch = decode_params(raw, BatchParams)
+        return self._engine.transcribe(batch.windows, batch.options)
+
+
+def _mend_library(params: LoadParams) -> str:
+    if params.bundle_name is None:
+        return "Install its plugin again; `whisperctl daemon logs` shows what the library said."
+    return (
+        f"Run `whisperctl natives verify {params.bundle_name}` and, if it is damaged, "
+        f"`whisperctl natives install {params.bundle_name}`."
+    )
+
+
+def _mend_model(params: LoadParams) -> str:
+    if params.model_name in (None, params.model_path):
+        return f"Check that {params.model_path} holds a whole model in CTranslate2's format."
+    return (
+        f"Run `whisperctl models verify {params.model_name}` and, if it is damaged, "
+        f"`whisperctl models pull {params.model_name}`."
+    )
+
+
+def main() -> None:
+    """Serve until the daemon closes standard input."""
+    stdio = Stdio.take()
+    engine_name, *bundles = sys.argv[1:]
+    sys.path[:0] = bundles
+    if sys.platform == "win32":
+        for bundle in bundles:
+            os.add_dll_directory(bundle)
+    service = _Service(engine_name)
+    stdio.serve({"load": service.load, "transcribe": service.transcribe}, concurrency=MAX_REPLICAS)
+
+
+if __name__ == "__main__":
+    main()

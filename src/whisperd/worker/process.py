@@ -1,0 +1,204 @@
+"""The daemon's handle on a worker: a child process that holds one loaded model."""
+
+from __future__ import annotations
+
+import codecs
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import anyio
+import msgspec
+from anyio.abc import ByteReceiveStream, Process
+
+from whisperd.child import how_it_ended, kill, open_child, python_command
+from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.framing import FrameLimits
+from whisperd.rpc.messages import InvalidAnswer
+from whisperd.rpc.peer import Peer, PeerClosed, open_peer
+from whisperd.tasks import open_task_group
+from whisperd.worker.protocol import BatchParams, EngineInfo, LoadParams, WindowResult
+
+__all__ = ["Patience", "Worker", "WorkerDied", "open_worker"]
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+MESSAGE_LIMITS: Final = FrameLimits(max_frame_bytes=64 * 2**20, max_depth=16, max_items=2_000_000)
+"""A batch of results with all tokens is larger than what a client may send."""
+LAST_WORDS_LENGTH: Final = 4000
+"""Characters of standard error that are kept, to be shown if the process dies."""
+UNEXPECTED: Final = "process.failed"
+"""An exception that the engine did not mean to raise; its traceback is on standard error."""
+DEATH_TIMEOUT_S: Final = 2.0
+"""A process that closed its connection has this long to end."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long an engine may take before it is taken for stuck. Far more than a slow machine needs."""
+
+    load_s: float = 1800.0
+    batch_s: float = 600.0
+    """For a batch, whatever is in it."""
+    batch_per_audio_s: float = 60.0
+    """Beyond that, for each second of audio in it."""
+
+    def for_batch(self, batch: BatchParams) -> float:
+        """Seconds that a batch may take."""
+        return self.batch_s + self.batch_per_audio_s * sum(window.duration_s for window in batch.windows)
+
+
+class WorkerDied(Exception):
+    """The worker process ended, or was stuck and killed; `how` says how, such as `signal SIGSEGV`."""
+
+    def __init__(self, how: str, last_words: str) -> None:
+        super().__init__(how)
+        self.how = how
+        self.last_words = last_words
+
+
+class Worker:
+    """A worker process with its model loaded. Make one with `open_worker`."""
+
+    def __init__(self, process: Process, peer: Peer, stderr: _Stderr, patience: Patience) -> None:
+        self._process = process
+        self._peer = peer
+        self._stderr = stderr
+        self._patience = patience
+        self._killed_because: str | None = None
+        self.info: EngineInfo
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    @property
+    def died(self) -> anyio.Event:
+        """Set as soon as the process is gone."""
+        return self._peer.closed
+
+    async def transcribe(self, batch: BatchParams) -> list[WindowResult]:
+        """Compute a batch.
+
+        Raises `WhisperdError` if the engine refuses it or answers nonsense (`worker.bad_answer`),
+        `WorkerDied` if the process ends under it, or is killed because it takes far too long.
+        """
+        async with self._killed_after(self._patience.for_batch(batch)):
+            results = await self._request("transcribe", batch, list[WindowResult])
+        if len(results) != len(batch.windows):
+            raise _bad_answer("transcribe", f"{len(results)} results for {len(batch.windows)} windows")
+        return results
+
+    async def load(self, params: LoadParams) -> EngineInfo:
+        """Load the model; done once, by `open_worker`."""
+        try:
+            async with self._killed_after(self._patience.load_s):
+                self.info = await self._request("load", params, EngineInfo)
+        except WorkerDied as death:
+            if self._killed_because is not None:  # it would take as long the next time
+                raise _load_stuck(params, self._patience.load_s) from death
+            raise
+        return self.info
+
+    async def _request(self, method: str, params: object, into: type[T]) -> T:
+        try:
+            return msgspec.convert(await self._peer.request(method, params), into)
+        except PeerClosed as error:
+            raise await self.cause_of_death() from error
+        except InvalidAnswer as error:
+            raise _bad_answer(method, error.reason) from error
+        except ValueError as error:
+            raise _bad_answer(method, str(error)) from error
+        except WhisperdError as error:
+            if error.code == UNEXPECTED:
+                log.error("%s\n%s", error.message, self._stderr.text)
+            raise
+
+    async def cause_of_death(self) -> WorkerDied:
+        """How the process ended, and the last that it wrote."""
+        with anyio.move_on_after(DEATH_TIMEOUT_S):
+            await self._process.wait()
+        how = self._killed_because or how_it_ended(self._process.returncode) or "it closed its connection"
+        return WorkerDied(how, self._stderr.text)
+
+    @asynccontextmanager
+    async def _killed_after(self, timeout_s: float) -> AsyncIterator[None]:
+        """A process that is stuck may not even read what is sent to it: only its end ends the wait."""
+
+        async def kill_late() -> None:
+            await anyio.sleep(timeout_s)
+            self._killed_because = self._killed_because or f"no answer in {timeout_s:.0f} s"
+            kill(self._process)
+
+        async with open_task_group() as tasks:
+            tasks.start_soon(kill_late)
+            yield
+            tasks.cancel_scope.cancel()
+
+
+class _Stderr:
+    """The end of what a process has written to its standard error."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    async def keep(self, stream: ByteReceiveStream) -> None:
+        """Read until the process closes it."""
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        try:
+            async for chunk in stream:
+                text = decoder.decode(chunk)
+                self.text = (self.text + text)[-LAST_WORDS_LENGTH:]
+                log.debug("worker: %s", text.rstrip())
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass
+
+
+@asynccontextmanager
+async def open_worker(
+    bundle: Path | None, engine: str, params: LoadParams, patience: Patience | None = None
+) -> AsyncIterator[Worker]:
+    """Start a worker with a native bundle on its path and load a model.
+
+    `engine` is the plugin's `module:function`. Leaving the block ends the process, and with it
+    gives back every byte that the model held. Raises like `Worker.transcribe`.
+    """
+    stderr = _Stderr()
+    command = python_command("whisperd.worker.main", engine, *([str(bundle)] if bundle else []))
+    async with open_child(command, env=_environment(params)) as process, open_task_group() as tasks:
+        if process.stdin is None or process.stdout is None or process.stderr is None:
+            raise RuntimeError("a child without pipes")
+        tasks.start_soon(stderr.keep, process.stderr)
+        async with open_peer(process.stdin, process.stdout, limits=MESSAGE_LIMITS) as peer:
+            worker = Worker(process, peer, stderr, patience or Patience())
+            await worker.load(params)
+            yield worker
+        tasks.cancel_scope.cancel()
+
+
+def _environment(params: LoadParams) -> dict[str, str]:
+    # The engine is told how many threads to use; a library that asks OpenMP by itself should agree.
+    return {**os.environ, "OMP_NUM_THREADS": str(params.cpu_threads)}
+
+
+def _load_stuck(params: LoadParams, timeout_s: float) -> WhisperdError:
+    return WhisperdError(
+        "model.load_failed",
+        f"The model in {params.model_path} was not loaded within {timeout_s:.0f} seconds.",
+        "Check that its disk answers and that the memory is not full, or raise runtime.load_timeout_s in the "
+        "settings.",
+    )
+
+
+def _bad_answer(method: str, reason: str) -> WhisperdError:
+    return WhisperdError(
+        "worker.bad_answer",
+        f"The engine answered {method} with something else than it should: {reason}.",
+        "Update whisperd and its plugins, so that they are of one version.",
+    )

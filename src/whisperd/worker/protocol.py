@@ -1,0 +1,122 @@
+"""What a worker asks of an engine, and the values that travel between daemon and worker.
+
+A backend plugin implements `Engine` and a function of the type `LoadEngine`. Audio is 16 kHz mono
+signed 16-bit little-endian PCM; times are seconds from the beginning of the window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+import msgspec
+
+__all__ = [
+    "SAMPLE_RATE",
+    "BatchParams",
+    "DecodeOptions",
+    "Engine",
+    "EngineInfo",
+    "EngineSegment",
+    "EngineWindow",
+    "LoadEngine",
+    "LoadParams",
+    "WindowResult",
+]
+
+SAMPLE_RATE = 16_000
+"""Samples per second of all audio after decoding."""
+
+
+class LoadParams(msgspec.Struct, frozen=True, kw_only=True):
+    """What to load and how."""
+
+    model_path: str
+    model_name: str | None = None
+    """How a person calls the model; what is used in place is called by its path."""
+    bundle_name: str | None = None
+    """The native bundle on the path, for a person."""
+    device: str = "cpu"
+    device_index: tuple[int, ...] = (0,)
+    compute_type: str = "int8"
+    cpu_threads: int = 1
+    """Threads of each replica."""
+    replicas: int = 1
+    """How many batches may be computed at the same time."""
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What was loaded."""
+
+    multilingual: bool
+    languages: tuple[str, ...]
+    compute_type: str
+    library: str
+    """Name and version of the native library."""
+
+
+class DecodeOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How to decode. Windows share a batch only when these are equal."""
+
+    task: Literal["transcribe", "translate"] = "transcribe"
+    language: str | None = None
+    """An ISO 639-1 code, or None: found by vote among the windows of one `group`."""
+    beam_size: int = 5
+    temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+    """Tried in turn while the result looks bad."""
+    prompt: str | None = None
+    hotwords: str | None = None
+
+
+class EngineWindow(msgspec.Struct, frozen=True, kw_only=True):
+    """A window to transcribe."""
+
+    pcm: bytes
+    group: int = 0
+    """Windows of one group are of one recording; they vote together on an unknown language."""
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return len(self.pcm) / 2 / SAMPLE_RATE
+
+
+class BatchParams(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch of windows with common options."""
+
+    windows: tuple[EngineWindow, ...]
+    options: DecodeOptions
+
+
+class EngineSegment(msgspec.Struct, frozen=True, kw_only=True):
+    """A piece of recognised speech, its times relative to the window."""
+
+    start: float
+    end: float
+    text: str
+    tokens: tuple[int, ...]
+    temperature: float
+    avg_logprob: float
+    compression_ratio: float
+    no_speech_prob: float
+
+
+class WindowResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What was said in a window; no segments where nobody spoke."""
+
+    language: str
+    language_probability: float
+    segments: tuple[EngineSegment, ...]
+
+
+class Engine(Protocol):
+    """A loaded model. `transcribe` is called from as many threads at once as there are replicas."""
+
+    info: EngineInfo
+
+    def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
+        """Transcribe a batch; one result for each window, in order."""
+
+
+LoadEngine = Callable[[LoadParams], Engine]
+"""Loads a model, or raises `WhisperdError` (or any exception, which is reported as a crash)."""

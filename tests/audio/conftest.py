@@ -1,0 +1,39 @@
+"""The decoder's bundle, and the media that it is tried on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+
+from whisperd.audio import media_lock
+from whisperd.natives import Bundle, NativeStore
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def recordings() -> Path:
+    """Real speech; its README says whose."""
+    return TESTS / "data" / "audio"
+
+
+@pytest.fixture(scope="session")
+def media_bundle() -> Path:
+    """The real bundle, installed into the test cache on first use."""
+    cache = Path(os.environ.get("WHISPERD_TEST_CACHE") or TESTS.parent / ".cache" / "test")
+    store, bundle = NativeStore(cache / "native"), Bundle("media", media_lock())
+    return anyio.run(store.install, bundle, lambda _: None).path
+
+
+@pytest.fixture(scope="session")
+def media(media_bundle: Path, recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every kind of media, good and bad: see `media_maker.py`."""
+    folder = tmp_path_factory.mktemp("media")
+    maker = Path(__file__).with_name("media_maker.py")
+    subprocess.run([sys.executable, maker, media_bundle, recordings / "jfk.flac", folder], check=True)
+    return folder

@@ -1,0 +1,166 @@
+"""Makes the media files of the decoder tests: python media_maker.py BUNDLE SPEECH FOLDER.
+
+A program of its own, because PyAV and numpy are on no test's path: they come out of the bundle.
+SPEECH is a recording; every file made holds it, unless its name says otherwise.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+RATE = 48_000
+
+
+def main() -> None:
+    bundle, speech, folder = sys.argv[1:]
+    sys.path.insert(0, bundle)
+    out = Path(folder)
+    samples = read(speech)
+    for name, codec in (
+        ("speech.mp3", "libmp3lame"),
+        ("speech.m4a", "aac"),
+        ("speech.flac", "flac"),
+        ("speech.ogg", "libopus"),
+        ("speech.webm", "libopus"),
+        ("speech.wav", "pcm_s16le"),
+    ):
+        write(out / name, codec, samples)
+    write(out / "film.mp4", "aac", samples, video=True)
+    write(out / "film.mkv", "aac", samples, video=True)
+    write(out / "silent_film.mp4", None, samples, video=True)
+    write(out / "late.mkv", "flac", samples, video=True, first_s=3.0)
+    write(out / "hole.mkv", "flac", samples, jumps={4.0: 2.0})
+    write(out / "lying_clock.mkv", "flac", samples, jumps={float(second): 9000.0 for second in range(1, 8)})
+    write(out / "once.ts", "aac", samples, first_s=500.0)
+    once = (out / "once.ts").read_bytes()
+    (out / "twice.ts").write_bytes(once + once)  # the clock runs back in the middle
+    write_surround(out / "surround.wav", samples)
+    write_impossible(out / "impossible.wav", samples)
+    write_long(out / "long.wav", samples)
+    damage(out)
+
+
+def read(speech):
+    """The recording as float samples, one channel, 48 kHz."""
+    import av
+    import numpy as np
+
+    resampler = av.AudioResampler(format="fltp", layout="mono", rate=RATE)
+    with av.open(speech) as container:
+        frames = [piece for frame in container.decode(audio=0) for piece in resampler.resample(frame)]
+    frames += resampler.resample(None)
+    return np.concatenate([frame.to_ndarray()[0] for frame in frames])
+
+
+def write(path, codec, samples, *, video=False, first_s=0.0, jumps=None):
+    """Encode; `jumps` says at which second of the audio its clock leaps, and how far."""
+    import av
+    import numpy as np
+
+    with av.open(str(path), "w") as container:
+        sound = None
+        if codec:
+            sound = container.add_stream(codec, rate=RATE, layout="mono")
+        picture = container.add_stream("mpeg4", rate=10) if video else None
+        if picture is not None:
+            picture.width = picture.height = 64
+            picture.pix_fmt = "yuv420p"
+            for index in range(int(10 * len(samples) / RATE)):
+                frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), index % 255, np.uint8))
+                frame.pts, frame.time_base = index, Fraction(1, 10)
+                container.mux(picture.encode(frame))
+            container.mux(picture.encode(None))
+        if sound is not None:
+            encode(container, sound, samples, first_s, jumps or {})
+
+
+def encode(container, stream, samples, first_s, jumps):
+    import av
+    import numpy as np
+
+    clock = round(first_s * RATE)
+    pending = sorted(jumps.items())
+    resampler = av.AudioResampler(format=stream.codec_context.format, layout="mono", rate=RATE)
+    for start in range(0, len(samples), 4800):
+        if pending and start >= pending[0][0] * RATE:
+            clock += round(pending.pop(0)[1] * RATE)
+        piece = np.ascontiguousarray(samples[start : start + 4800][None], np.float32)
+        frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = RATE, clock + start, Fraction(1, RATE)
+        for ready in resampler.resample(frame):
+            container.mux(stream.encode(ready))
+    container.mux(stream.encode(None))
+
+
+def write_surround(path, samples):
+    """96 kHz, 8 channels, 24 bits, the voice on the centre channel alone."""
+    import numpy as np
+
+    channels = np.zeros((2 * len(samples), 8))
+    channels[:, 2] = np.repeat(samples, 2)
+    values = (np.clip(channels, -1, 1) * (2**23 - 1)).astype("<i4")
+    path.write_bytes(wav(values.view(np.uint8).reshape(-1, 4)[:, :3].tobytes(), 1, 8, 96_000, 24))
+
+
+def write_impossible(path, samples):
+    """32-bit floats; every hundredth one is not a number, infinite or enormous."""
+    import numpy as np
+
+    values = samples.astype("<f4")
+    values[::300], values[100::300], values[200::300] = np.nan, np.inf, -1e30
+    path.write_bytes(wav(values.tobytes(), 3, 1, RATE, 32))
+
+
+def write_long(path, samples):
+    """Twenty minutes of speech at 8 kHz."""
+    import numpy as np
+
+    once = (np.clip(samples[::6], -1, 1) * 32767).astype("<i2").tobytes()
+    path.write_bytes(wav(once * (20 * 60 // 11), 1, 1, 8000, 16))
+
+
+def damage(folder):
+    """What becomes of good files on bad days."""
+    mp3, m4a = (folder / "speech.mp3").read_bytes(), (folder / "speech.m4a").read_bytes()
+    (folder / "truncated.mp3").write_bytes(mp3[: len(mp3) // 2])
+    (folder / "truncated.m4a").write_bytes(m4a[: len(m4a) // 2])
+    middle = len(mp3) // 2
+    (folder / "scratched.mp3").write_bytes(mp3[:middle] + b"\x55" * 4000 + mp3[middle + 4000 :])
+    wave = (folder / "speech.wav").read_bytes()
+    (folder / "truncated.wav").write_bytes(wave[: len(wave) // 2])
+    tag = b"INFOINAM\x06\x00\x00\x00caf\xe9s\x00"
+    (folder / "tagged.wav").write_bytes(wave[:12] + b"LIST" + struct.pack("<I", len(tag)) + tag + wave[12:])
+    pcm = wave[-96_000:]
+    (folder / "boastful.wav").write_bytes(wav(pcm, 1, 1, RATE, 16, claimed_bytes=2**32 - 1))
+    (folder / "beheaded.wav").write_bytes(wave[:44] + b"fmt " * 1000)
+    (folder / "hollow.mp3").write_bytes(mp3[:200])
+    start, end = m4a.index(b"mdat") + 4, m4a.index(b"moov") - 4
+    (folder / "garbled.m4a").write_bytes(m4a[:start] + b"\xa5" * (end - start) + m4a[end:])
+    (folder / "instant.wav").write_bytes(wav(pcm[:4800], 1, 1, RATE, 16))  # 0.05 s
+    (folder / "no_samples.wav").write_bytes(wav(b"", 1, 1, RATE, 16))
+    (folder / "text.wav").write_text("Four score and seven years ago our fathers brought forth ...\n" * 40)
+    (folder / "text.mp3").write_text("Four score and seven years ago our fathers brought forth ...\n" * 40)
+    (folder / "empty.wav").write_bytes(b"")
+
+
+def wav(data, tag, channels, rate, bits, claimed_bytes=None):
+    size = len(data) if claimed_bytes is None else claimed_bytes
+    block = channels * bits // 8
+    header = struct.pack("<HHIIHH", tag, channels, rate, rate * block, block, bits)
+    return (
+        b"RIFF"
+        + struct.pack("<I", min(size + 36, 2**32 - 1))
+        + b"WAVEfmt "
+        + struct.pack("<I", len(header))
+        + header
+        + b"data"
+        + struct.pack("<I", size)
+        + data
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,297 @@
+"""What a real decoder process makes of real files, good and bad."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from whisperd.audio import (
+    Decoded,
+    DecodeParams,
+    DecoderPool,
+    Opened,
+    WindowAudio,
+    open_decoder_pool,
+)
+from whisperd.audio.files import open_regular_file
+from whisperd.audio.process import FindBundle
+from whisperd.rpc.errors import WhisperdError
+from whisperd_testing import unprivileged
+
+pytestmark = [pytest.mark.anyio, pytest.mark.real]
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
+async def pool(media_bundle: Path, anyio_backend: str) -> AsyncIterator[DecoderPool]:
+    async with open_decoder_pool(find(media_bundle)) as pool:
+        pool.keep_warm = True
+        yield pool
+
+
+def find(bundle: Path) -> FindBundle:
+    async def find_bundle() -> Path:
+        return bundle
+
+    return find_bundle
+
+
+class Result(NamedTuple):
+    opened: Opened
+    windows: list[WindowAudio]
+    decoded: Decoded
+
+    @property
+    def spoken(self) -> list[tuple[float, float]]:
+        return [(round(window.start, 1), round(window.end, 1)) for window in self.windows]
+
+
+async def decode(pool: DecoderPool, path: Path | str, **options: object) -> Result:
+    async with pool.decode(DecodeParams(path=str(path), **options)) as decoding:  # type: ignore[arg-type]
+        events = [event async for event in decoding]
+        assert decoding.result is not None
+        opened = events.pop(0)
+        assert isinstance(opened, Opened)
+        return Result(opened, [e for e in events if isinstance(e, WindowAudio)], decoding.result)
+
+
+async def refusal(pool: DecoderPool, path: Path | str, **options: object) -> WhisperdError:
+    with pytest.raises(WhisperdError) as caught:
+        await decode(pool, path, **options)
+    assert caught.value.fix.endswith(".")
+    assert str(path) in caught.value.message
+    return caught.value
+
+
+KENNEDY = (0.1, 10.7)
+"""When the president speaks in the 11 seconds."""
+
+
+@pytest.mark.parametrize(
+    ("name", "container", "codec"),
+    [
+        ("speech.wav", "wav", "pcm_s16le"),
+        ("speech.mp3", "mp3", "mp3"),
+        ("speech.m4a", "mp4", "aac"),
+        ("speech.flac", "flac", "flac"),
+        ("speech.ogg", "ogg", "opus"),
+        ("speech.webm", "webm", "opus"),
+        ("film.mp4", "mp4", "aac"),
+        ("film.mkv", "matroska", "aac"),
+        ("surround.wav", "wav", "pcm_s24le"),
+        ("impossible.wav", "wav", "pcm_f32le"),
+        ("tagged.wav", "wav", "pcm_s16le"),  # with a title that is not UTF-8
+    ],
+)
+async def test_every_kind_of_media_gives_the_same_speech(
+    pool: DecoderPool, media: Path, name: str, container: str, codec: str
+) -> None:
+    result = await decode(pool, media / name)
+    assert container in result.opened.container
+    assert codec in result.opened.codec
+    assert result.opened.duration == pytest.approx(11, abs=0.05)
+    assert result.decoded.duration == pytest.approx(11, abs=0.02)
+    (window,) = result.windows
+    assert (window.start, window.end) == pytest.approx(KENNEDY, abs=0.07)
+    assert len(window.pcm) == 2 * round((window.end - window.start) * 16_000)
+    assert loudness(window.pcm) > 500
+
+
+def loudness(pcm: bytes) -> float:
+    samples = memoryview(pcm).cast("h")
+    return sum(abs(sample) for sample in samples) / len(samples)
+
+
+async def test_no_library_reports_home(
+    media_bundle: Path, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"):
+        monkeypatch.setenv(name, str(home))
+
+    async def find_bundle() -> Path:
+        return media_bundle
+
+    async with open_decoder_pool(find_bundle) as pool:
+        await decode(pool, recordings / "jfk.flac")
+    assert list(home.rglob("*")) == []
+
+
+async def test_rate_and_channels_are_told_as_they_are(pool: DecoderPool, media: Path) -> None:
+    opened = (await decode(pool, media / "surround.wav")).opened
+    assert (opened.sample_rate, opened.channels) == (96_000, 8)
+
+
+@pytest.mark.parametrize(("name", "duration_s"), [("no_speech.wav", 8.212), ("noise.wav", 33.12)])
+async def test_no_speech_gives_no_windows(
+    pool: DecoderPool, recordings: Path, name: str, duration_s: float
+) -> None:
+    result = await decode(pool, recordings / name)
+    assert result.windows == []
+    assert result.decoded is not None
+    assert (result.decoded.windows, result.decoded.speech) == (0, 0.0)
+    assert result.decoded.duration == pytest.approx(duration_s, abs=0.01)
+
+
+async def test_without_vad_everything_is_sent_once(pool: DecoderPool, media: Path, recordings: Path) -> None:
+    for path, duration_s in ((recordings / "no_speech.wav", 8.212), (media / "instant.wav", 0.05)):
+        (window,) = (await decode(pool, path, vad=False)).windows
+        assert (window.start, window.end) == (0.0, duration_s)
+    windows = (await decode(pool, media / "twice.ts", vad=False, max_window_s=6.0)).windows
+    assert len(windows) >= 4
+    assert all(len(window.pcm) <= 6 * 32_000 for window in windows)
+    assert [window.start for window in windows] == [0.0, *(window.end for window in windows[:-1])]
+    assert windows[-1].end == pytest.approx(22.06, abs=0.01)
+
+
+async def test_windows_are_as_long_as_was_asked(pool: DecoderPool, media: Path) -> None:
+    windows = (await decode(pool, media / "speech.flac", max_window_s=5.0)).windows
+    assert len(windows) > 1
+    assert all(window.end - window.start <= 5.0 for window in windows)
+    assert [window.index for window in windows] == list(range(len(windows)))
+
+
+async def test_times_are_those_of_the_film(pool: DecoderPool, media: Path) -> None:
+    late = await decode(pool, media / "late.mkv")
+    assert late.decoded.duration == pytest.approx(14, abs=0.02)
+    assert late.spoken == [(3.1, 13.7)]
+
+
+async def test_a_hole_in_the_audio_stays_a_hole(pool: DecoderPool, media: Path) -> None:
+    hole = await decode(pool, media / "hole.mkv")
+    assert hole.decoded.duration == pytest.approx(13, abs=0.02)
+    assert hole.spoken[-1][1] == pytest.approx(12.7)
+
+
+@pytest.mark.parametrize(("name", "duration_s"), [("lying_clock.mkv", 11.0), ("twice.ts", 22.06)])
+async def test_unbelievable_clocks_make_no_silence(
+    pool: DecoderPool, media: Path, name: str, duration_s: float
+) -> None:
+    result = await decode(pool, media / name)
+    assert result.decoded.duration == pytest.approx(duration_s, abs=0.05)
+    assert result.opened.duration is None or result.opened.duration < 12
+
+
+@pytest.mark.parametrize("name", ["truncated.mp3", "truncated.wav"])
+async def test_of_half_a_file_half_is_heard(pool: DecoderPool, media: Path, name: str) -> None:
+    result = await decode(pool, media / name)
+    assert result.decoded.duration == pytest.approx(5.5, abs=0.05)
+    (window,) = result.windows
+    assert (window.start, window.end) == pytest.approx((0.1, 4.55), abs=0.07)
+
+
+async def test_a_scratch_is_passed_over_and_counted(pool: DecoderPool, media: Path) -> None:
+    result = await decode(pool, media / "scratched.mp3")
+    assert result.decoded.skipped > 0
+    assert 10 < result.decoded.duration < 11
+
+
+async def test_a_header_that_boasts_is_not_believed(pool: DecoderPool, media: Path) -> None:
+    result = await decode(pool, media / "boastful.wav")
+    assert result.decoded.duration == 1.0
+
+
+async def test_a_twentieth_of_a_second_is_heard_out(pool: DecoderPool, media: Path) -> None:
+    result = await decode(pool, media / "instant.wav")
+    assert result.decoded.duration == 0.05
+    assert len(result.windows) <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("missing.wav", "audio.not_found"),
+        ("speech.wav/missing.wav", "audio.not_found"),
+        ("", "audio.is_directory"),
+        ("empty.wav", "audio.empty"),
+        ("no_samples.wav", "audio.empty"),
+        ("text.wav", "audio.unsupported"),
+        ("text.mp3", "audio.unsupported"),
+        ("truncated.m4a", "audio.unsupported"),
+        ("beheaded.wav", "audio.unsupported"),
+        ("hollow.mp3", "audio.unsupported"),
+        ("silent_film.mp4", "audio.no_audio_stream"),
+        ("garbled.m4a", "audio.corrupt"),
+    ],
+)
+async def test_what_cannot_be_heard_is_refused_with_a_reason(
+    pool: DecoderPool, media: Path, name: str, code: str
+) -> None:
+    assert (await refusal(pool, media / name)).code == code
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions are another matter there")
+def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
+    forbidden = tmp_path / "forbidden.wav"
+    forbidden.write_bytes(b"RIFF")
+    forbidden.chmod(0)
+    with unprivileged(), pytest.raises(WhisperdError) as raised, open_regular_file(str(forbidden)):
+        pass
+    assert raised.value.code == "audio.not_readable"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links are for administrators there")
+async def test_a_path_that_leads_nowhere_is_refused(pool: DecoderPool, tmp_path: Path) -> None:
+    loop = tmp_path / "loop.wav"
+    loop.symlink_to(loop)
+    assert (await refusal(pool, loop)).code == "audio.not_readable"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
+async def test_devices_and_pipes_are_refused_at_once(pool: DecoderPool, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert (await refusal(pool, tmp_path / "pipe.wav")).code == "audio.not_a_file"
+    assert (await refusal(pool, "/dev/zero")).code == "audio.not_a_file"
+
+
+async def test_no_address_is_ever_opened(pool: DecoderPool, media: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/speech.wav"
+        for path in (address, f"concat:{media / 'speech.mp3'}", f"file:{media / 'speech.mp3'}"):
+            assert (await refusal(pool, path)).code == "audio.not_found"
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "ffconcat version 1.0\nfile speech.mp3\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:11\n#EXTINF:11,\nspeech.mp3\n#EXT-X-ENDLIST\n",
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=-\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 45678 RTP/AVP 0\n",
+    ],
+    ids=["concat", "hls", "sdp"],
+)
+async def test_a_file_that_names_others_opens_none(
+    media_bundle: Path, media: Path, content: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # From this folder, and under this name, ffmpeg by itself would open what is named.
+    monkeypatch.chdir(media)
+    playlist = media / "playlist.m3u8"
+    playlist.write_text(content)
+    async with open_decoder_pool(find(media_bundle)) as pool:
+        assert (await refusal(pool, playlist)).code == "audio.unsupported"
+
+
+async def test_more_than_the_limit_is_too_long(pool: DecoderPool, media: Path) -> None:
+    assert (await refusal(pool, media / "speech.mp3", max_duration_s=5.0)).code == "audio.too_long"
+
+
+@pytest.mark.parametrize("options", [{"max_window_s": 0.0}, {"max_window_s": 31.0}, {"max_duration_s": -1.0}])
+async def test_senseless_limits_are_refused(
+    pool: DecoderPool, media: Path, options: dict[str, float]
+) -> None:
+    with pytest.raises(WhisperdError) as caught:
+        await decode(pool, media / "speech.mp3", **options)
+    assert caught.value.code == "rpc.invalid_params"

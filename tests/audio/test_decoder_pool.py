@@ -1,0 +1,249 @@
+"""The daemon's hold on decoder processes: reuse, death, standstill, backpressure, cancelling."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import psutil
+import pytest
+
+from whisperd.audio import DecodeParams, DecoderOptions, DecoderPool, Decoding, WindowAudio, open_decoder_pool
+from whisperd.audio.process import FindBundle
+from whisperd.rpc.errors import WhisperdError
+
+pytestmark = [pytest.mark.anyio, pytest.mark.real]
+posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+
+MIB = 1024**2
+
+
+def decoders() -> list[psutil.Process]:
+    """The decoder processes that are ours."""
+    return [
+        child
+        for child in psutil.Process().children(recursive=True)
+        if child.status() != psutil.STATUS_ZOMBIE and "whisperd.audio.decoder" in child.cmdline()
+    ]
+
+
+async def decoders_become(count: int) -> list[psutil.Process]:
+    with anyio.fail_after(30):
+        while len(found := decoders()) != count:
+            await anyio.sleep(0.01)
+    return found
+
+
+@pytest.fixture
+async def pool(media_bundle: Path) -> AsyncIterator[DecoderPool]:
+    async with open_pool(media_bundle) as pool:
+        yield pool
+
+
+def open_pool(bundle: Path, **options: float):  # type: ignore[no-untyped-def]
+    return open_decoder_pool(find(bundle), DecoderOptions(**options))  # type: ignore[arg-type]
+
+
+def find(bundle: Path) -> FindBundle:
+    async def find_bundle() -> Path:
+        return bundle
+
+    return find_bundle
+
+
+async def first_window(decoding: Decoding) -> WindowAudio:
+    async for event in decoding:
+        if isinstance(event, WindowAudio):
+            return event
+    raise AssertionError("no window")
+
+
+async def decode(pool: DecoderPool, path: Path) -> None:
+    async with pool.decode(DecodeParams(path=str(path))) as decoding:
+        async for _ in decoding:
+            pass
+
+
+async def test_no_process_runs_before_or_after_it_is_needed(pool: DecoderPool, recordings: Path) -> None:
+    assert decoders() == []
+    await decode(pool, recordings / "jfk.flac")
+    assert decoders() == []
+
+
+async def test_one_process_stands_ready_as_long_as_that_is_wanted(
+    pool: DecoderPool, recordings: Path
+) -> None:
+    pool.keep_warm = True
+    (ready,) = await decoders_become(1)
+    await decode(pool, recordings / "jfk.flac")
+    await decode(pool, recordings / "austen-0880.wav")
+    assert decoders() == [ready]
+    pool.keep_warm = False
+    await decoders_become(0)
+
+
+async def test_a_long_file_does_not_leave_the_next_one_without_a_ready_process(
+    media_bundle: Path, media: Path
+) -> None:
+    async with open_pool(media_bundle, refill_delay_s=0.0) as pool:
+        pool.keep_warm = True
+        await decoders_become(1)
+        async with pool.decode(DecodeParams(path=str(media / "long.wav"))) as decoding:
+            await first_window(decoding)
+            await decoders_become(2)
+        await decoders_become(1)
+
+
+async def test_a_process_that_met_an_error_is_not_used_again(pool: DecoderPool, media: Path) -> None:
+    pool.keep_warm = True
+    (first,) = await decoders_become(1)
+    with pytest.raises(WhisperdError):
+        await decode(pool, media / "text.wav")
+    assert not first.is_running()
+    (second,) = await decoders_become(1)
+    assert second != first
+
+
+async def test_a_ready_process_that_died_is_not_used(pool: DecoderPool, recordings: Path) -> None:
+    pool.keep_warm = True
+    (ready,) = await decoders_become(1)
+    ready.kill()
+    await decoders_become(0)
+    await decode(pool, recordings / "jfk.flac")
+
+
+async def test_only_so_many_files_are_decoded_at_once(media_bundle: Path, media: Path) -> None:
+    most = 0
+
+    async def decode_and_count(pool: DecoderPool) -> None:
+        nonlocal most
+        async with pool.decode(DecodeParams(path=str(media / "speech.mp3"))) as decoding:
+            await first_window(decoding)
+            most = max(most, len(decoders()))
+            async for _ in decoding:
+                pass
+
+    async with open_pool(media_bundle, max_processes=2) as pool, anyio.create_task_group() as tasks:
+        for _ in range(5):
+            tasks.start_soon(decode_and_count, pool)
+    assert most == 2
+
+
+@posix
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV"])
+async def test_a_decoder_that_dies_in_mid_file_is_an_error_of_that_file_alone(
+    pool: DecoderPool, media: Path, name: str
+) -> None:
+    with pytest.raises(WhisperdError) as caught:
+        async with pool.decode(DecodeParams(path=str(media / "long.wav"))) as decoding:
+            await first_window(decoding)
+            (process,) = decoders()
+            process.send_signal(signal.Signals[name])
+            async for _ in decoding:
+                pass
+    assert caught.value.code == "decoder.crashed"
+    assert name in caught.value.message
+    assert decoding.result is None
+    await decode(pool, media / "speech.mp3")
+    assert decoders() == []
+
+
+@posix
+async def test_a_decoder_that_stands_still_is_given_up(media_bundle: Path, media: Path) -> None:
+    async with open_pool(media_bundle, stall_timeout_s=3.0) as pool:
+        with pytest.raises(WhisperdError) as caught:
+            async with pool.decode(DecodeParams(path=str(media / "long.wav"))) as decoding:
+                await first_window(decoding)
+                (process,) = decoders()
+                process.suspend()
+                async for _ in decoding:
+                    pass
+        assert caught.value.code == "decoder.stuck"
+        assert decoders() == []
+
+
+async def test_a_slow_consumer_holds_the_decoder_back_and_is_not_taken_for_a_stuck_one(
+    media_bundle: Path, media: Path
+) -> None:
+    async with open_pool(media_bundle, stall_timeout_s=2.0) as pool:
+        async with pool.decode(DecodeParams(path=str(media / "long.wav"))) as decoding:
+            await first_window(decoding)
+            (process,) = decoders()
+            used_s = -1.0
+            while (now_s := sum(process.cpu_times()[:2])) > used_s:  # until it waits for us
+                used_s = now_s
+                await anyio.sleep(0.6)
+            await anyio.sleep(1.5)  # longer than the time limit in all
+            windows = [event async for event in decoding if isinstance(event, WindowAudio)]
+        assert decoding.result is not None
+        assert decoding.result.windows == len(windows) + 1
+        assert windows[0].end < 120  # it had not gone on without us
+
+
+async def test_cancelling_leaves_no_process(pool: DecoderPool, media: Path) -> None:
+    with anyio.CancelScope() as scope:
+        async with pool.decode(DecodeParams(path=str(media / "long.wav"))) as decoding:
+            await first_window(decoding)
+            assert len(decoders()) == 1
+            scope.cancel()
+            await first_window(decoding)
+    assert scope.cancelled_caught
+    assert decoders() == []
+
+
+async def test_a_consumer_that_leaves_early_leaves_no_process(pool: DecoderPool, media: Path) -> None:
+    pool.keep_warm = True
+    (ready,) = await decoders_become(1)
+    async with pool.decode(DecodeParams(path=str(media / "long.wav"))) as decoding:
+        await first_window(decoding)
+    assert not ready.is_running()
+
+
+async def test_a_closed_pool_leaves_no_process(media_bundle: Path, recordings: Path) -> None:
+    async with open_pool(media_bundle) as pool:
+        pool.keep_warm = True
+        await decoders_become(1)
+    assert decoders() == []
+
+
+async def test_a_consumer_error_comes_through_as_it_is(pool: DecoderPool, media: Path) -> None:
+    with pytest.raises(LookupError):
+        async with pool.decode(DecodeParams(path=str(media / "long.wav"))) as decoding:
+            await first_window(decoding)
+            raise LookupError
+
+
+async def test_a_bundle_that_is_broken_is_reported(tmp_path: Path, recordings: Path) -> None:
+    async with open_pool(tmp_path) as pool:
+        with pytest.raises(WhisperdError) as caught:
+            await decode(pool, recordings / "jfk.flac")
+    assert caught.value.code == "decoder.crashed"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel sets no such limit")
+async def test_a_decoder_gets_no_more_memory_than_it_may_have(media_bundle: Path, media: Path) -> None:
+    async with open_pool(media_bundle, memory_limit_bytes=16 * MIB) as pool:
+        with pytest.raises(WhisperdError) as caught:
+            await decode(pool, media / "speech.mp3")
+    assert caught.value.code in {"decoder.crashed", "decoder.out_of_memory"}
+
+
+async def test_a_long_file_is_told_as_it_goes_in_little_memory(pool: DecoderPool, media: Path) -> None:
+    windows, most_bytes = [], 0
+    async with pool.decode(DecodeParams(path=str(media / "long.wav"))) as decoding:
+        async for event in decoding:
+            if isinstance(event, WindowAudio):
+                windows.append((event.start, event.end))
+                (process,) = decoders()
+                most_bytes = max(most_bytes, process.memory_info().rss)
+    assert decoding.result is not None
+    assert decoding.result.duration == pytest.approx(1199, abs=0.1)
+    assert decoding.result.windows == len(windows) > 60
+    assert decoding.result.speech < sum(end - start for start, end in windows) < 1199
+    assert [*itertools.chain(*windows)] == sorted(itertools.chain(*windows))
+    assert most_bytes < 200 * MIB

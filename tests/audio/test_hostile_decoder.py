@@ -1,0 +1,68 @@
+"""What the daemon makes of decoders that send nonsense, with processes that only pretend to be one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+from hostile_decoder import ANSWERS
+
+from whisperd.audio import DecodeParams, DecoderOptions, DecoderPool, Opened, open_decoder_pool
+from whisperd.rpc.errors import WhisperdError
+
+pytestmark = pytest.mark.anyio
+
+HOSTILE = str(Path(__file__).with_name("hostile_decoder.py"))
+
+
+async def find_bundle() -> Path:
+    return Path()
+
+
+async def outcome(pool: DecoderPool) -> WhisperdError:
+    events = []
+    with pytest.raises(WhisperdError) as caught:
+        async with pool.decode(DecodeParams(path="film.mkv")) as decoding:
+            async for event in decoding:
+                events.append(event)
+    assert [type(event) for event in events] == [Opened]
+    return caught.value
+
+
+@pytest.mark.parametrize("how", ANSWERS)
+async def test_nonsense_is_an_error_of_its_file_alone(how: str) -> None:
+    command = [sys.executable, HOSTILE, how]
+    with anyio.fail_after(30):
+        async with open_decoder_pool(find_bundle, command=lambda *_: command) as pool:
+            for _ in range(2):
+                error = await outcome(pool)
+                assert error.code == ("rpc.foreign_error" if how == "wrong_error" else "decoder.crashed")
+
+
+async def test_a_decoder_that_says_nothing_more_is_stuck() -> None:
+    command = [sys.executable, HOSTILE, "half_a_frame", "and stay"]
+    options = DecoderOptions(stall_timeout_s=2.0)
+    async with open_decoder_pool(find_bundle, options, command=lambda *_: command) as pool:
+        assert (await outcome(pool)).code == "decoder.stuck"
+
+
+async def test_a_bundle_that_cannot_be_had_is_the_error_of_whoever_asks() -> None:
+    async def no_bundle() -> Path:
+        raise WhisperdError("native.offline", "The bundle is not here.", "Go online.")
+
+    async with open_decoder_pool(no_bundle) as pool:
+        pool.keep_warm = True
+        with pytest.raises(WhisperdError) as caught:
+            async with pool.decode(DecodeParams(path="film.mkv")):
+                pass
+        assert caught.value.code == "native.offline"
+
+
+async def test_a_program_that_cannot_be_started_is_the_error_of_whoever_asks(tmp_path: Path) -> None:
+    async with open_decoder_pool(find_bundle, command=lambda *_: [str(tmp_path / "none")]) as pool:
+        pool.keep_warm = True
+        with pytest.raises(FileNotFoundError):
+            async with pool.decode(DecodeParams(path="film.mkv")):
+                pass

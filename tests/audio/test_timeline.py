@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisperd.audio.messages import SAMPLE_RATE
+from whisperd.audio.timeline import MAX_GAP_S, MAX_SILENCE_S, Timeline
+
+FRAME = SAMPLE_RATE // 50
+
+
+def play(timestamps: list[float | None], origin_s: float = 0.0) -> list[int]:
+    """Silence before each of these frames of 20 ms."""
+    timeline, position, silences = Timeline(origin_s), 0, []
+    for timestamp in timestamps:
+        silence = timeline.silence_before(timestamp, position)
+        silences.append(silence)
+        position += silence + FRAME
+    return silences
+
+
+def test_audio_that_follows_its_clock_is_left_alone() -> None:
+    assert play([index * 0.02 for index in range(100)]) == [0] * 100
+
+
+def test_rounded_timestamps_are_no_gaps() -> None:
+    assert play([round(index * 0.02, 1) for index in range(100)]) == [0] * 100
+
+
+def test_audio_that_begins_after_the_picture_is_preceded_by_silence() -> None:
+    assert play([3.0, 3.02]) == [3 * SAMPLE_RATE, 0]
+
+
+def test_the_time_line_begins_where_the_file_does() -> None:
+    assert play([500.0, 500.02], origin_s=500.0) == [0, 0]
+
+
+def test_a_hole_becomes_silence() -> None:
+    assert play([0.0, 0.02, 2.04, 2.06]) == [0, 0, 2 * SAMPLE_RATE, 0]
+
+
+def test_frames_without_timestamps_follow_each_other() -> None:
+    assert play([None, None, None]) == [0, 0, 0]
+
+
+def test_a_clock_set_back_or_leaping_far_moves_no_audio() -> None:
+    assert play([0.0, 0.02, -700.0, -699.98, 1e9, 1e9 + 0.02, -1e9]) == [0] * 7
+
+
+def test_after_a_leap_holes_are_seen_again() -> None:
+    assert play([0.0, 9000.0, 9000.02, 9002.04]) == [0, 0, 0, 2 * SAMPLE_RATE]
+
+
+@given(st.lists(st.none() | st.floats(-1e12, 1e12)))
+def test_no_timestamps_make_more_silence_than_the_limit(timestamps: list[float | None]) -> None:
+    silences = play(timestamps)
+    assert all(0 <= silence <= MAX_GAP_S * SAMPLE_RATE + 1 for silence in silences)
+    assert sum(silences) <= MAX_SILENCE_S * SAMPLE_RATE + len(silences)

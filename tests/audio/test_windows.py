@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisperd.audio.messages import SAMPLE_RATE
+from whisperd.audio.speech import Span
+from whisperd.audio.windows import PlanOptions, Window, WindowPlanner
+
+
+def spans_of(*seconds: tuple[float, float]) -> list[Span]:
+    """Spans from (pause, length) in seconds."""
+    spans, end = [], 0
+    for pause, length in seconds:
+        start = end + round(pause * SAMPLE_RATE)
+        spans.append(Span(start, start + round(length * SAMPLE_RATE), start - end))
+        end = spans[-1].end
+    return spans
+
+
+TWENTY_SECONDS = PlanOptions(max_window_s=20.0)
+
+
+def plan(spans: Sequence[Span], options: PlanOptions | None = None, tail: int = 0) -> list[Window]:
+    planner = WindowPlanner(options or TWENTY_SECONDS)
+    windows = [window for span in spans for window in planner.add(span)]
+    return windows + list(planner.finish((spans[-1].end if spans else 0) + tail))
+
+
+def seconds(windows: list[Window]) -> list[tuple[float, float]]:
+    return [(round(window.start / SAMPLE_RATE, 3), round(window.end / SAMPLE_RATE, 3)) for window in windows]
+
+
+stretches = st.lists(
+    st.tuples(
+        st.sampled_from([0.0, 0.1, 0.15, 0.3, 0.5, 0.9, 2.0, 5.0]) | st.floats(0, 9), st.floats(0.05, 12)
+    ),
+    max_size=40,
+).map(lambda pairs: spans_of(*pairs))
+limits = st.floats(1, 30).map(lambda limit: PlanOptions(max_window_s=limit))
+
+
+def test_no_speech_makes_no_windows() -> None:
+    assert plan([], tail=100 * SAMPLE_RATE) == []
+
+
+def test_a_short_recording_is_one_window_padded_as_far_as_it_reaches() -> None:
+    assert seconds(plan(spans_of((0.1, 2), (0.3, 3)), tail=SAMPLE_RATE // 10)) == [(0.0, 5.5)]
+    assert seconds(plan(spans_of((1, 2)), tail=SAMPLE_RATE)) == [(0.8, 3.2)]
+
+
+def test_the_cut_is_in_the_longest_pause_and_not_where_the_window_is_full() -> None:
+    windows = seconds(plan(spans_of((0, 6), (0.2, 4), (1.0, 4), (0.2, 4), (0.2, 4))))
+    assert windows == [(0.0, 10.4), (11.0, 23.6)]
+
+
+def test_the_plan_looks_ahead() -> None:
+    # The longest pause in reach is the one after 9 s, but then what follows does not fit one window.
+    windows = seconds(plan(spans_of((0, 9), (1.0, 7), (0.5, 6.5), (0.1, 6.9), (0.1, 5.4))))
+    assert windows == [(0.0, 17.2), (17.3, 36.5)]
+
+
+def test_a_long_silence_is_not_sent_and_ends_the_wait() -> None:
+    planner = WindowPlanner()
+    (span,) = spans_of((0, 2))
+    assert list(planner.add(span)) == []
+    assert list(planner.advance(span.end + SAMPLE_RATE)) == []
+    assert seconds(list(planner.advance(span.end + 3 * SAMPLE_RATE))) == [(0.0, 2.2)]
+    assert planner.keep_from == span.end + 3 * SAMPLE_RATE - SAMPLE_RATE // 5
+
+
+def test_neighbours_share_a_short_pause() -> None:
+    first, second = plan(spans_of((0, 15), (0.1, 15)))
+    assert first.end == second.start == round(15.05 * SAMPLE_RATE)
+
+
+def test_speech_longer_than_a_window_is_divided() -> None:
+    windows = plan(spans_of((0, 100)), PlanOptions(max_window_s=10))
+    assert len(windows) >= 11
+    assert windows[-1].end == 100 * SAMPLE_RATE
+
+
+@pytest.mark.parametrize("limit", [0.5, 31])
+def test_impossible_limits_are_refused(limit: float) -> None:
+    with pytest.raises(ValueError, match="1 to 30 s"):
+        WindowPlanner(PlanOptions(max_window_s=limit))
+
+
+@given(stretches, limits, st.integers(0, SAMPLE_RATE))
+def test_every_sample_of_speech_is_in_exactly_one_window(
+    spans: list[Span], options: PlanOptions, tail: int
+) -> None:
+    windows = plan(spans, options, tail)
+    total = (spans[-1].end if spans else 0) + tail
+    edges = [0, *itertools.chain.from_iterable((window.start, window.end) for window in windows), total]
+    assert edges == sorted(edges)
+    assert all(0 < window.end - window.start <= options.max_window_s * SAMPLE_RATE for window in windows)
+    for span in spans:
+        inside = sum(max(0, min(span.end, window.end) - max(span.start, window.start)) for window in windows)
+        assert inside == span.end - span.start
+
+
+@given(stretches, limits, st.lists(st.floats(0, 1), max_size=40))
+def test_the_plan_does_not_depend_on_when_silence_is_told(
+    spans: list[Span], options: PlanOptions, hints: list[float]
+) -> None:
+    planner, windows, end = WindowPlanner(options), [], 0
+    for index, span in enumerate(spans):
+        if index < len(hints):
+            windows += planner.advance(end + int(hints[index] * (span.start - end)))
+        keep_from = planner.keep_from
+        new = list(planner.add(span))
+        assert all(window.start >= keep_from for window in new)
+        windows += new
+        end = span.end
+    keep_from = planner.keep_from
+    last = list(planner.finish(end))
+    assert all(window.start >= keep_from for window in last)
+    assert windows + last == plan(spans, options)
+
+
+@given(stretches, limits)
+def test_what_is_held_back_is_bounded(spans: list[Span], options: PlanOptions) -> None:
+    options = replace(options, lookahead_s=40.0)
+    planner = WindowPlanner(options)
+    for span in spans:
+        list(planner.add(span))
+        assert span.end - planner.keep_from <= (options.lookahead_s + options.pad_s) * SAMPLE_RATE + 1
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.05, 2.5), st.floats(0.2, 6)), min_size=1, max_size=9).map(
+        lambda pairs: spans_of(*pairs)
+    )
+)
+def test_no_other_way_to_cut_is_cheaper(spans: list[Span]) -> None:
+    options = PlanOptions(max_window_s=12, lookahead_s=1000)
+    limit = (12 - 2 * options.pad_s) * SAMPLE_RATE
+
+    def price(cuts: Sequence[int]) -> float:
+        total = 0.0
+        for first, last in itertools.pairwise([0, *cuts, len(spans)]):
+            length = spans[last - 1].end - spans[first].start
+            if length > limit:
+                return float("inf")
+            total += options.length_cost(length / SAMPLE_RATE)
+        return total + sum(options.cut_cost(spans[cut].pause / SAMPLE_RATE) for cut in cuts)
+
+    places = range(1, len(spans))
+    cheapest = min(
+        price(cuts) for count in range(len(spans)) for cuts in itertools.combinations(places, count)
+    )
+    windows = plan(spans, options)
+    ends = [sum(span.end <= window.end for span in spans) for window in windows]
+    assert price(ends[:-1]) == pytest.approx(cheapest)
+
+
+def test_an_hour_of_talk_comes_out_as_it_goes_in() -> None:
+    random_numbers = random.Random(5)
+    pairs = [(random_numbers.uniform(0.1, 0.8), random_numbers.uniform(0.5, 5)) for _ in range(1000)]
+    planner, waited = WindowPlanner(), []
+    for span in spans_of(*pairs):
+        waited += [(span.end - window.start) / SAMPLE_RATE for window in planner.add(span)]
+    assert len(waited) > 100
+    assert max(waited) <= 60 + 5.8  # the look-ahead, and the span that went beyond it

@@ -1,0 +1,179 @@
+"""A backend made for tests: no native library, no real model, and it does what its model says.
+
+It is found as any third party's backend is, through the entry point in the `.dist-info` beside it,
+once this folder is on `PYTHONPATH`. A toy model is a folder whose `config.json` says how the engine
+behaves; `whisperd_testing.py` in `tests/` makes such folders. What it may say:
+
+    load_s, window_s     seconds that loading, and each window, take
+    load_error           loading fails with this message
+    load_signal          loading ends the process with this signal
+    multilingual         false for a model of English alone
+    error                every batch is refused with this message
+    refuse_s             a batch with a window of this length is refused
+    exception            every batch fails with an exception that the engine did not mean
+    poison_s, poison     a batch with a window of this length ends the process with this signal
+    stuck                every batch lasts for ever with the interpreter held: "loop" or "sleep"
+    stuck_s              only a batch with a window of this length does
+    chatter              it prints to standard output, from Python and from C
+    odd_answer           it answers "too_few" results, something that is "no_result", or "not_utf8"
+    segments, characters how many segments a window has, and how long the text of each is
+
+Files in the folder do the same while it runs: `hold` (batches wait until it is deleted), `crash`.
+It writes down what it did: `loads.jsonl`, `batches.jsonl`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import json
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from whisperd.plugins import Backend, Variant, hookimpl
+from whisperd.rpc.errors import WhisperdError
+from whisperd.worker.protocol import (
+    DecodeOptions,
+    EngineInfo,
+    EngineSegment,
+    EngineWindow,
+    LoadParams,
+    WindowResult,
+)
+
+
+@hookimpl
+def whisperd_backend() -> Backend:
+    return Backend(
+        name="toy",
+        engine=os.environ.get("TOY_ENGINE", "toy_backend:load"),
+        variants=(Variant(name="toy-cpu", lock=None, device="cpu", priority=1000, compute_types=("int8",)),),
+    )
+
+
+def load(params: LoadParams) -> ToyEngine:
+    folder = Path(params.model_path)
+    behaviour = json.loads((folder / "config.json").read_text())
+    note(folder / "loads.jsonl", pid=os.getpid(), replicas=params.replicas, threads=params.cpu_threads)
+    if behaviour.get("chatter"):
+        chatter()
+    while (folder / "hold_load").exists():
+        time.sleep(0.005)
+    time.sleep(behaviour.get("load_s", 0))
+    if behaviour.get("load_error"):
+        raise RuntimeError(behaviour["load_error"])
+    if behaviour.get("load_signal"):
+        die(behaviour["load_signal"])
+    return ToyEngine(folder, behaviour)
+
+
+def note(file: Path, **what: object) -> None:
+    """Add a line to a record that a test can read."""
+    with file.open("a") as lines:
+        lines.write(json.dumps(what) + "\n")
+
+
+def chatter() -> None:
+    """Print as libraries do that think the terminal is theirs."""
+    print("hello from Python", flush=True)
+    os.write(1, b"hello from a descriptor\n" * 100)
+    if os.name == "posix":
+        library = ctypes.CDLL(None)
+        library.puts(b"hello from C")
+        library.fflush(None)
+
+
+def die(name: str) -> None:
+    """End this process by a signal, as a fault in native code does: nothing is done after it."""
+    os.kill(os.getpid(), signal.Signals[name])
+    time.sleep(60)
+
+
+def hang(how: str | None) -> None:
+    """Hold the interpreter for ever."""
+    if how == "loop":
+        deque(itertools.repeat(None), maxlen=0)
+    if how == "sleep":
+        ctypes.PyDLL(None).sleep(3600)
+
+
+class ToyEngine:
+    """Says how long each window is. What goes wrong, and when, is up to `config.json`."""
+
+    def __init__(self, folder: Path, behaviour: dict) -> None:
+        self._folder = folder
+        self._behaviour = behaviour
+        self.info = EngineInfo(
+            multilingual=behaviour.get("multilingual", True),
+            languages=("en", "de", "fr") if behaviour.get("multilingual", True) else ("en",),
+            compute_type="int8",
+            library="toy 1.0",
+        )
+
+    def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
+        durations = [round(window.duration_s, 2) for window in windows]
+        note(self._folder / "batches.jsonl", durations=durations, language=options.language)
+        while (self._folder / "hold").exists():  # a test lets go by deleting it
+            time.sleep(0.005)
+        time.sleep(self._behaviour.get("window_s", 0) * len(windows))
+        self._misbehave(durations)
+        results = [self._result(window, options) for window in windows]
+        match self._behaviour.get("odd_answer"):
+            case "too_few":
+                return results[1:]
+            case "no_result":
+                return [{"what": "is this?"}]  # type: ignore[list-item]
+            case "not_utf8":
+                return [msgspec.Raw(b"\xa2\xff\xfe")] * len(windows)  # type: ignore[list-item]
+        return results
+
+    def _misbehave(self, durations: Sequence[float]) -> None:
+        behaviour = self._behaviour
+        if behaviour.get("chatter"):
+            chatter()
+        if behaviour.get("error") or behaviour.get("refuse_s") in durations:
+            raise WhisperdError(
+                "toy.error", behaviour.get("error", "This is refused."), "Ask for something else."
+            )
+        if behaviour.get("exception"):
+            raise ArithmeticError(behaviour["exception"])
+        if behaviour.get("poison_s") in durations:
+            die(behaviour["poison"])
+        if behaviour.get("stuck_s", durations[0]) in durations:
+            hang(behaviour.get("stuck"))
+        self._crash_as_told()
+
+    def _crash_as_told(self) -> None:
+        marker = self._folder / "crash"  # holds the name of a signal, or how often and which: "1 SIGKILL"
+        if marker.exists():
+            times, _, name = marker.read_text().rpartition(" ")
+            if times:
+                remaining = int(times) - 1
+                marker.write_text(f"{remaining} {name}") if remaining else marker.unlink()
+            die(name)
+
+    def _result(self, window: EngineWindow, options: DecodeOptions) -> WindowResult:
+        text = f" {options.task} {window.duration_s:.2f} s"
+        if "characters" in self._behaviour:
+            text = " " + "x" * self._behaviour["characters"]
+        count = self._behaviour.get("segments", 1)
+        segments = tuple(
+            EngineSegment(
+                start=window.duration_s * index / count,
+                end=window.duration_s * (index + 1) / count,
+                text=text,
+                tokens=(1, 2, 3),
+                temperature=0.0,
+                avg_logprob=-0.1,
+                compression_ratio=1.0,
+                no_speech_prob=0.0,
+            )
+            for index in range(count)
+        )
+        return WindowResult(language=options.language or "en", language_probability=1.0, segments=segments)

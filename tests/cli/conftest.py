@@ -1,0 +1,49 @@
+"""What the tests of the command line share."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from whisperd_testing import AUDIO, TESTS, RunningDaemon, write_tone
+
+
+@pytest.fixture(scope="session")
+def tone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two seconds of a tone: with `--no-vad` the toy model says `transcribe 2.00 s`."""
+    return str(write_tone(tmp_path_factory.mktemp("audio") / "tone.wav", 2.0))
+
+
+@pytest.fixture(scope="session")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every kind of media, good and bad: see `tests/audio/media_maker.py`."""
+    folder = tmp_path_factory.mktemp("media")
+    daemon = RunningDaemon(tmp_path_factory.mktemp("daemon")).start()
+    try:
+        installed = daemon.ctl("natives", "install", "media", "--json", timeout=600).json
+    finally:
+        daemon.close()
+    maker = TESTS / "audio" / "media_maker.py"
+    subprocess.run([sys.executable, maker, installed["path"], AUDIO / "jfk.flac", folder], check=True)
+    return folder
+
+
+@pytest.fixture
+def ctl_process(shared: RunningDaemon) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts whisperctl and comes back at once; what is left of it is killed after the test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: str, **options: object) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-P", "-m", "whisperd.cli.main", *arguments]
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen(command, env=shared.env, **{**streams, **options}))  # type: ignore[call-overload]
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

@@ -1,0 +1,193 @@
+"""Input that no program can transcribe: said plainly, with what to do, and forgotten by the next request."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from whisperd_testing import RunningDaemon, until
+
+pytestmark = pytest.mark.real
+
+posix = pytest.mark.skipif(os.name != "posix", reason="permissions, pipes and devices as on POSIX")
+
+
+@pytest.fixture(autouse=True)
+def as_before(shared: RunningDaemon, tone: str) -> Iterator[None]:
+    """After each of these tests the same daemon answers as if nothing had been."""
+    before = shared.ctl("daemon", "status", "--json").json
+    yield
+    assert shared.ctl("transcribe", "--no-vad", tone).out == "transcribe 2.00 s\n"
+    after = shared.ctl("daemon", "status", "--json").json
+    assert after["pid"] == before["pid"]
+    assert after["jobs"]["running"] == after["jobs"]["queued"] == 0
+
+
+def refused(daemon: RunningDaemon, *arguments: str) -> tuple[int, str]:
+    """The exit status and the code; sees to it that people and programs are told the same."""
+    done = daemon.ctl("transcribe", *arguments)
+    assert done.out == ""
+    message, fix = done.err.splitlines()
+    as_json = daemon.ctl("transcribe", "--json", *arguments)
+    assert (as_json.status, as_json.err) == (done.status, "")
+    error: dict[str, Any] = as_json.json["error"]
+    assert list(error) == ["code", "message", "fix", "data"]
+    assert message.startswith("whisperctl: ") and message.endswith((".", ")."))
+    assert fix.startswith("  ") and fix.endswith((".", "?"))
+    if "\n" not in error["message"]:
+        assert (message[12:], fix[2:]) == (error["message"], error["fix"])
+    return done.status, error["code"]
+
+
+def transcribed(daemon: RunningDaemon, *arguments: str) -> str:
+    done = daemon.ctl("transcribe", *arguments)
+    assert (done.status, done.err) == (0, "")
+    return done.out
+
+
+def test_a_missing_file(shared: RunningDaemon, tmp_path: Path) -> None:
+    assert refused(shared, str(tmp_path / "missing.wav")) == (4, "audio.not_found")
+    assert refused(shared, str(tmp_path / "new\nline.wav")) == (4, "audio.not_found")
+    assert refused(shared, "") == (4, "audio.not_found")
+
+
+def test_a_folder(shared: RunningDaemon, tmp_path: Path) -> None:
+    assert refused(shared, str(tmp_path)) == (1, "audio.is_directory")
+
+
+@posix
+def test_a_name_that_is_too_long(shared: RunningDaemon, tmp_path: Path) -> None:
+    assert refused(shared, str(tmp_path / ("x" * 300))) == (1, "audio.not_readable")
+
+
+@posix
+def test_devices_and_pipes(shared: RunningDaemon, tmp_path: Path) -> None:
+    assert refused(shared, "/dev/zero") == (1, "audio.not_a_file")
+    assert refused(shared, "/dev/null") == (1, "audio.not_a_file")
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("empty.wav", "audio.empty"),
+        ("text.wav", "audio.unsupported"),
+        ("text.mp3", "audio.unsupported"),
+        ("hollow.mp3", "audio.unsupported"),
+        ("silent_film.mp4", "audio.no_audio_stream"),
+        ("garbled.m4a", "audio.corrupt"),
+        ("no_samples.wav", "audio.empty"),
+    ],
+)
+def test_what_holds_no_sound(shared: RunningDaemon, media: Path, name: str, code: str) -> None:
+    assert refused(shared, str(media / name)) == (1, code)
+
+
+@pytest.mark.parametrize(
+    "name", ["truncated.mp3", "scratched.mp3", "boastful.wav", "impossible.wav", "surround.wav"]
+)
+def test_what_can_be_heard_of_damaged_and_odd_files(shared: RunningDaemon, media: Path, name: str) -> None:
+    """Cut off, overwritten, a header that claims 2**31 samples, NaN samples, 96 kHz in 8 channels."""
+    assert transcribed(shared, str(media / name)).startswith("transcribe ")
+
+
+def test_a_twentieth_of_a_second(shared: RunningDaemon, media: Path) -> None:
+    assert transcribed(shared, str(media / "instant.wav")) == ""
+
+
+@posix
+def test_a_file_that_may_not_be_read(
+    make_daemon: Callable[..., RunningDaemon], toy: Callable[..., str], tone: str, tmp_path: Path
+) -> None:
+    daemon = make_daemon()
+    start_without_privileges(daemon)
+    secret = tmp_path / "secret.wav"
+    shutil.copy(tone, secret)
+    secret.chmod(0)
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    shutil.copy(tone, folder / "a.wav")
+    folder.chmod(0)
+    try:
+        assert refused(daemon, str(secret)) == (1, "audio.not_readable")
+        assert refused(daemon, str(folder / "a.wav")) == (1, "audio.not_readable")
+        assert transcribed(daemon, "--no-vad", "--model", toy(), tone) == "transcribe 2.00 s\n"
+    finally:
+        folder.chmod(0o700)
+
+
+def start_without_privileges(daemon: RunningDaemon) -> None:
+    """Start a daemon to which file permissions apply: also root's, who is else asked for none."""
+    command = [sys.executable, "-P", "-m", "whisperd.cli.main", "daemon", "start"]
+    if os.getuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("root needs setpriv to have less than all privileges")
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
+    subprocess.run(command, env=daemon.env, check=True, capture_output=True, timeout=60)
+
+
+def test_a_file_that_vanishes_before_it_is_decoded(
+    shared: RunningDaemon,
+    ctl_process: Callable[..., subprocess.Popen[bytes]],
+    toy: Callable[..., str],
+    tone: str,
+    tmp_path: Path,
+) -> None:
+    model = toy("slow_to_load", load_s=1)
+    copy = Path(shutil.copy(tone, tmp_path / "soon_gone.wav"))
+    process = ctl_process("transcribe", "--model", model, str(copy))
+    with shared.connect() as client:
+        until(lambda: any(job["input"].get("path") == str(copy) for job in client.jobs.list()))
+    copy.unlink()
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (4, b"")
+    assert str(copy).encode() in err
+    with shared.connect() as client:  # the model is loaded, so that the next test does not wait for it
+        until(lambda: client.daemon.status()["jobs"]["running"] == 0)
+
+
+def test_an_unknown_model(shared: RunningDaemon, tone: str) -> None:
+    assert refused(shared, tone, "--model", "larg-v3") == (4, "model.unknown")
+    assert "Did you mean large-v3" in shared.ctl("transcribe", tone, "--model", "larg-v3").err
+    assert refused(shared, tone, "--model", "./nothing") == (1, "model.invalid_folder")
+
+
+def test_an_unknown_language(shared: RunningDaemon, tone: str) -> None:
+    assert refused(shared, tone, "--language", "germn") == (2, "language.unknown")
+    assert "Did you mean german" in shared.ctl("transcribe", tone, "--language", "germn").err
+
+
+def test_what_an_english_model_cannot_do(shared: RunningDaemon, toy: Callable[..., str], tone: str) -> None:
+    model = toy("tiny.en", multilingual=False)
+    assert refused(shared, tone, "--model", model, "--task", "translate") == (2, "task.not_in_model")
+    assert refused(shared, tone, "--model", model, "--language", "de") == (2, "language.not_in_model")
+
+
+def test_a_model_that_cannot_be_loaded(shared: RunningDaemon, toy: Callable[..., str], tone: str) -> None:
+    assert refused(shared, tone, "--model", toy("broken", load_error="bad weights")) == (
+        1,
+        "model.load_failed",
+    )
+
+
+def test_a_worker_that_always_dies(shared: RunningDaemon, toy: Callable[..., str], tone: str) -> None:
+    model = Path(toy("deadly"))
+    (model / "crash").write_text("SIGKILL" if os.name == "posix" else "SIGTERM")
+    assert refused(shared, tone, "--no-vad", "--model", str(model)) == (1, "worker.died")
+
+
+def test_twenty_bad_files_at_once(shared: RunningDaemon, media: Path, tone: str) -> None:
+    bad = [str(media / name) for name in ("text.wav", "garbled.m4a", "empty.wav", "silent_film.mp4")] * 5
+    began_s = time.monotonic()
+    done = shared.ctl("transcribe", "--no-vad", *bad, tone, timeout=120)
+    assert done.status == 1
+    assert done.out.endswith(f"==> {tone} <==\ntranscribe 2.00 s\n")
+    assert len(done.err.splitlines()) == 2 * len(bad)
+    assert time.monotonic() - began_s < 60

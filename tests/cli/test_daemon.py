@@ -1,0 +1,61 @@
+"""`whisperctl daemon`: what it prints. How the daemon lives is tested in `tests/daemon`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from whisperd_testing import RunningDaemon
+
+
+def test_status(shared: RunningDaemon) -> None:
+    done = shared.ctl("daemon", "status")
+    assert (done.status, done.err) == (0, "")
+    lines = done.out.splitlines()
+    assert f", process {shared.pid}, up 0:" in lines[0]
+    assert lines[1] == f"socket   {shared.socket}"
+    assert shared.ctl("daemon", "status", "--json").json["pid"] == shared.pid
+
+
+def test_status_says_why_a_runtime_failed(shared: RunningDaemon, toy: Callable[..., str], tone: str) -> None:
+    model = toy("broken", load_error="bad weights")
+    failed = shared.ctl("transcribe", "--model", model, tone)
+    lines = shared.ctl("daemon", "status").out.splitlines()
+    (row,) = [line for line in lines if line.startswith(f"{model} ")]
+    assert row.split()[1] == "failed"
+    message, fix = failed.err.removeprefix("whisperctl: ").splitlines()
+    assert lines[lines.index(f"{model}: {message}") + 1] == fix
+
+
+def test_no_daemon(make_daemon: Callable[..., RunningDaemon]) -> None:
+    daemon = make_daemon()
+    for verb in ("status", "stop", "reload"):
+        done = daemon.ctl("daemon", verb)
+        assert (done.status, done.out) == (3, "")
+        assert "`whisperctl daemon start`" in done.err
+
+
+def test_settings_that_are_wrong_are_no_reason_not_to_reach_it(shared: RunningDaemon) -> None:
+    before = shared.config.read_text()
+    shared.settings("[daemon]\ngrace_period_s = 'long'\n")
+    try:
+        done = shared.ctl("daemon", "reload", "--json")
+        assert (done.status, done.json["error"]["code"]) == (1, "config.invalid")
+    finally:
+        shared.settings(before)
+    assert shared.ctl("daemon", "reload", "--quiet").out == ""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions as on POSIX")
+def test_a_log_that_is_a_folder(make_daemon: Callable[..., RunningDaemon]) -> None:
+    daemon = make_daemon()
+    (daemon.folder / "state" / "daemon.log").mkdir(parents=True)
+    done = daemon.ctl("daemon", "logs", "--json")
+    assert (done.status, done.json["error"]["code"]) == (1, "log.unreadable")
+
+
+def test_one_document_cannot_be_followed(shared: RunningDaemon) -> None:
+    done = shared.ctl("daemon", "logs", "--json", "--follow")
+    assert (done.status, done.json["error"]["code"]) == (2, "usage.invalid")

@@ -1,0 +1,194 @@
+"""Ctrl-C, signals, closed pipes and time limits: the job ends in the daemon, and nothing is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from whisperd_testing import RunningDaemon, batches, until
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX"),
+]
+
+Start = Callable[..., "subprocess.Popen[bytes]"]
+
+
+def jobs_on(daemon: RunningDaemon, model: Path) -> list[dict[str, Any]]:
+    with daemon.connect() as client:
+        return [job for job in client.jobs.list() if job["options"]["model"] == str(model)]
+
+
+def statuses(daemon: RunningDaemon, model: Path) -> list[str]:
+    return [job["status"] for job in jobs_on(daemon, model)]
+
+
+def begun(start: Start, model: Path, *arguments: str, **options: object) -> subprocess.Popen[bytes]:
+    """A transcription whose first batch is with the engine, which holds it."""
+    process = start("transcribe", "--no-vad", "--model", str(model), *arguments, **options)
+    until(lambda: batches(model))
+    return process
+
+
+def test_ctrl_c_cancels_the_job(shared: RunningDaemon, ctl_process: Start, held: Path, tone: str) -> None:
+    process = begun(ctl_process, held, tone)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, b"", b"")
+    (job,) = jobs_on(shared, held)
+    assert (job["status"], job["error"]["code"]) == ("cancelled", "job.cancelled")
+
+
+def test_ctrl_c_cancels_every_file(shared: RunningDaemon, ctl_process: Start, held: Path, tone: str) -> None:
+    process = begun(ctl_process, held, tone, tone, tone)
+    until(lambda: len(jobs_on(shared, held)) == 3)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    until(lambda: statuses(shared, held) == ["cancelled"] * 3)
+
+
+def test_ctrl_c_leaves_no_file(
+    shared: RunningDaemon, ctl_process: Start, held: Path, tone: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    process = begun(ctl_process, held, tone, "--output-dir", str(folder))
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert list(folder.iterdir()) == []
+
+
+def test_ctrl_c_while_standard_input_is_read(shared: RunningDaemon, ctl_process: Start, held: Path) -> None:
+    process = ctl_process("transcribe", "-", "--model", str(held), stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(b"RIFF" * 300_000)  # more than a piece: it is being sent
+    process.stdin.flush()
+    uploads = shared.folder / "state" / "uploads"
+    until(lambda: any(path.is_file() for path in uploads.rglob("*")))
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, b"", b"")
+    assert jobs_on(shared, held) == []
+    until(lambda: not any(path.is_file() for path in uploads.rglob("*")))
+
+
+def test_sigterm_ends_the_client_and_its_job(
+    shared: RunningDaemon, ctl_process: Start, held: Path, tone: str
+) -> None:
+    process = begun(ctl_process, held, tone)
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGTERM
+    until(lambda: statuses(shared, held) == ["cancelled"])
+    assert jobs_on(shared, held)[0]["error"]["code"] == "job.client_gone"
+
+
+def test_ctrl_c_does_not_cancel_what_is_only_followed(
+    shared: RunningDaemon, ctl_process: Start, held: Path, tone: str
+) -> None:
+    with shared.connect() as client:
+        job = client.submit(tone, detach=True, model=held, vad=False)
+    for verb in ("follow", "wait"):
+        process = ctl_process("jobs", verb, job)
+        until(lambda: shared.ctl("daemon", "status", "--json").json["clients"] > 1)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+        assert process.returncode == 130
+    assert statuses(shared, held)[0] in ("queued", "running")
+    (held / "hold").unlink()
+    assert shared.ctl("jobs", "follow", job).out == "transcribe 2.00 s\n"
+
+
+def test_a_closed_pipe_ends_it_quietly(
+    shared: RunningDaemon, ctl_process: Start, toy: Callable[..., str], ten_minutes: Path
+) -> None:
+    """As with `| head -1`, when the reader has enough while there is more to come."""
+    model = Path(toy("slow", window_s=0.2))
+    process = begun(ctl_process, model, str(ten_minutes))
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline().startswith(b"transcribe ")
+    process.stdout.close()
+    process.wait(timeout=30)
+    assert process.returncode == 0
+    assert process.stderr.read() == b""
+    until(lambda: statuses(shared, model) == ["cancelled"])
+
+
+@pytest.mark.parametrize("arguments", ["--help", "jobs list", "daemon status --json"])
+def test_a_pipe_that_nobody_reads(shared: RunningDaemon, arguments: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "whisperd.cli.main", *arguments.split()]
+    done = subprocess.run(
+        command, env=shared.env, stdout=write, stderr=subprocess.PIPE, check=False, timeout=60
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+@pytest.mark.parametrize("arguments", ["jobs list", "daemon status --json"])
+def test_a_full_disk_under_standard_output(shared: RunningDaemon, arguments: str) -> None:
+    command = [sys.executable, "-m", "whisperd.cli.main", *arguments.split()]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, env=shared.env, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60
+        )
+    assert done.returncode == 1
+    assert done.stderr.decode().splitlines() == [
+        "whisperctl: Standard output cannot be written: No space left on device.",
+        "  Check the space on its disk.",
+    ]
+
+
+def test_errors_keep_their_status_when_nobody_listens(shared: RunningDaemon) -> None:
+    command = f'"{sys.executable}" -m whisperd.cli.main jobs show none 2>&-'
+    assert subprocess.run(["sh", "-c", command], env=shared.env, check=False, timeout=60).returncode == 4
+
+
+def test_the_time_limit_cancels_the_job(shared: RunningDaemon, held: Path, tone: str) -> None:
+    began_s = time.monotonic()
+    done = shared.ctl("transcribe", "--no-vad", "--model", str(held), "--timeout", "0.5", "--json", tone)
+    assert time.monotonic() - began_s < 20
+    assert (done.status, done.json["error"]["code"]) == (1, "job.timeout")
+    assert statuses(shared, held) == ["cancelled"]
+
+
+def test_the_time_limit_is_for_all_files(shared: RunningDaemon, held: Path, tone: str) -> None:
+    done = shared.ctl("transcribe", "--no-vad", "--model", str(held), "--timeout", "0.5", tone, tone)
+    assert done.status == 1
+    assert done.err.count("not done within 0.5 s") == 2
+    assert statuses(shared, held) == ["cancelled"] * 2
+
+
+def test_a_daemon_that_dies_is_status_3(
+    make_daemon: Callable[..., RunningDaemon], held: Path, tone: str
+) -> None:
+    daemon = make_daemon().start()
+    command = [
+        sys.executable,
+        "-m",
+        "whisperd.cli.main",
+        "transcribe",
+        "--no-vad",
+        "--model",
+        str(held),
+        tone,
+    ]
+    process = subprocess.Popen(command, env=daemon.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    until(lambda: batches(held))
+    daemon.signal(signal.SIGKILL)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (3, b"")
+    assert b"closed the connection" in err
+    daemon.wait()

@@ -1,0 +1,41 @@
+"""Exit statuses, as docs/interface.md promises them."""
+
+from __future__ import annotations
+
+import pytest
+
+from whisperd.cli.exit_status import CannotConnect, is_unreachable, of_several, status_of
+from whisperd.rpc.errors import WhisperdError
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("audio.corrupt", 1),
+        ("a.code_of_tomorrow", 1),
+        ("usage.unknown_command", 2),
+        ("rpc.invalid_params", 2),
+        ("language.unknown", 2),
+        ("daemon.connection_lost", 3),
+        ("protocol.unsupported", 3),
+        ("audio.not_found", 4),
+        ("job.unknown", 4),
+        ("model.unknown", 4),
+        ("model.in_use", 5),
+        ("output.exists", 5),
+    ],
+)
+def test_an_error_has_its_status(code: str, status: int) -> None:
+    error = WhisperdError(code, "", "")
+    assert status_of(error) == status
+    assert is_unreachable(error) == (status == 3)
+
+
+def test_whatever_keeps_us_from_connecting_is_status_3() -> None:
+    assert status_of(CannotConnect("config.invalid", "", "")) == 3
+    assert status_of(WhisperdError("config.invalid", "", "")) == 1
+
+
+@pytest.mark.parametrize(("statuses", "status"), [([0], 0), ([4], 4), ([0, 0], 0), ([0, 4], 1), ([4, 4], 1)])
+def test_of_several_things_one_failure_is_a_failure(statuses: list[int], status: int) -> None:
+    assert of_several(statuses) == status

@@ -1,0 +1,116 @@
+"""Files that are written: whole or not at all, and never over anything by accident."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from whisperd.cli.files import check_target, make_folder, targets_in, write_file
+from whisperd.rpc.errors import WhisperdError
+
+posix = pytest.mark.skipif(os.name != "posix", reason="modes, links and devices are those of POSIX")
+
+
+def test_each_input_has_a_file_of_its_own() -> None:
+    assert targets_in("out", ["a/talk.mp3", "b.tar.wav", "-", ".hidden"], "txt") == [
+        str(Path("out", name)) for name in ("talk.txt", "b.tar.txt", "stdin.txt", ".hidden.txt")
+    ]
+
+
+@pytest.mark.parametrize("inputs", [("a/talk.mp3", "b/talk.mp3"), ("talk.mp3", "talk.wav"), ("x", "x")])
+def test_two_inputs_never_share_a_file(inputs: tuple[str, str]) -> None:
+    with pytest.raises(WhisperdError) as caught:
+        targets_in("out", inputs, "txt")
+    assert caught.value.code == "usage.invalid"
+    assert all(name in caught.value.message for name in inputs)
+
+
+def test_a_file_that_is_there_is_left_alone_unless_told(tmp_path: Path) -> None:
+    target = tmp_path / "notes.txt"
+    target.write_text("mine")
+    with pytest.raises(WhisperdError) as caught:
+        check_target(str(target), [], overwrite=False)
+    assert caught.value.code == "output.exists"
+    assert "--overwrite" in caught.value.fix
+    check_target(str(target), [], overwrite=True)
+
+
+@posix
+def test_a_recording_is_never_overwritten(tmp_path: Path) -> None:
+    recording, link = tmp_path / "a.wav", tmp_path / "b.wav"
+    recording.write_bytes(b"RIFF")
+    link.symlink_to(recording)
+    with pytest.raises(WhisperdError) as caught:
+        check_target(str(link), ["-", str(tmp_path / "missing"), str(recording)], overwrite=True)
+    assert caught.value.code == "output.is_input"
+
+
+@pytest.mark.parametrize("name", ["missing/a.txt", "folder"])
+def test_what_cannot_be_written_is_known_before_the_work(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(WhisperdError) as caught:
+        check_target(str(tmp_path / name), [], overwrite=True)
+    assert caught.value.code == "output.not_writable"
+
+
+@posix
+def test_a_file_is_written_as_the_user_would_write_it(tmp_path: Path) -> None:
+    previous = os.umask(0o027)
+    try:
+        write_file(str(tmp_path / "a.txt"), "Grüße\n")
+    finally:
+        os.umask(previous)
+    assert (tmp_path / "a.txt").read_bytes() == "Grüße\n".encode()
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o640
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+@posix
+def test_replacing_keeps_the_mode_and_the_link(tmp_path: Path) -> None:
+    (tmp_path / "real.txt").write_text("old")
+    (tmp_path / "real.txt").chmod(0o600)
+    (tmp_path / "link.txt").symlink_to("real.txt")
+    write_file(str(tmp_path / "link.txt"), "new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "real.txt").read_text() == "new"
+    assert stat.S_IMODE((tmp_path / "real.txt").stat().st_mode) == 0o600
+
+
+@posix
+def test_a_device_is_written_to_and_stays_a_device() -> None:
+    check_target("/dev/null", [], overwrite=False)
+    write_file("/dev/null", "text")
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+def test_a_full_disk_is_an_error() -> None:
+    with pytest.raises(WhisperdError) as caught:
+        write_file("/dev/full", "text")
+    assert caught.value.code == "output.not_writable"
+    assert "No space left" in caught.value.message
+
+
+def test_what_fails_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("old")
+
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(WhisperdError):
+        write_file(str(tmp_path / "a.txt"), "new")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WhisperdError) as caught:
+        make_folder(str(tmp_path / "file" / "below"))
+    assert caught.value.code == "output.not_writable"
+    make_folder(str(tmp_path / "a" / "b"))
+    make_folder(str(tmp_path / "a" / "b"))
+    assert (tmp_path / "a" / "b").is_dir()

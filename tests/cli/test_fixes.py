@@ -1,0 +1,57 @@
+"""Every command that a message tells a person to run can be run as it stands."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from whisperd.cli.main import program
+
+SOURCES = Path(__file__).parent.parent.parent / "src" / "whisperd"
+COMMAND = re.compile(r"`whisperctl ([^`]+)`")
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Every command in backticks in a string that is no docstring; what is filled in is `x`."""
+    for path in sorted(SOURCES.rglob("*.py")):
+        tree = ast.parse(path.read_text("utf-8"))
+        docstrings = {
+            id(node.body[0].value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and node.body
+            and isinstance(node.body[0], ast.Expr)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                text = "".join(
+                    str(part.value) if isinstance(part, ast.Constant) else "x" for part in node.values
+                )
+            elif (
+                isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
+            ):
+                text = node.value
+            else:
+                continue
+            for command in COMMAND.findall(text):
+                yield path.name, command
+
+
+@pytest.mark.parametrize(("where", "command"), sorted(set(commands())))
+def test_a_fix_can_be_typed_as_it_stands(where: str, command: str) -> None:
+    words = shlex.split(command.partition(" < ")[0])
+    if "--help" in words:
+        words.remove("--help")
+        words.append("--version")
+        with pytest.raises(SystemExit):
+            program().parse(words, argparse.Namespace())
+    else:
+        program().parse(
+            words, argparse.Namespace(socket=None, json=False, no_start=False, quiet=False, verbose=False)
+        )

@@ -1,0 +1,119 @@
+"""`whisperctl jobs`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from whisperd_testing import RunningDaemon, batches, until
+
+pytestmark = pytest.mark.real
+
+TEXT = "transcribe 2.00 s\n"
+
+
+@pytest.fixture
+def done_job(shared: RunningDaemon, tone: str) -> str:
+    """A job that is completed."""
+    with shared.connect() as client:
+        job = client.submit(tone, detach=True, vad=False)
+        client.jobs.wait(job)
+    return job
+
+
+@pytest.fixture
+def held_job(shared: RunningDaemon, held: Path, tone: str) -> str:
+    """A job that runs until it is let go."""
+    with shared.connect() as client:
+        job = client.submit(tone, detach=True, model=held, vad=False)
+    until(lambda: batches(held))
+    return job
+
+
+@pytest.fixture
+def failed_job(shared: RunningDaemon, tmp_path: Path) -> str:
+    """A job that failed."""
+    (tmp_path / "text.wav").write_text("no audio at all")
+    with shared.connect() as client:
+        job = client.submit(tmp_path / "text.wav", detach=True)
+        until(lambda: client.jobs.show(job)["status"] == "failed")
+    return job
+
+
+def test_list(shared: RunningDaemon, done_job: str, failed_job: str, tone: str) -> None:
+    jobs = {job["id"]: job for job in shared.ctl("jobs", "list", "--json").json}
+    assert (jobs[done_job]["status"], jobs[failed_job]["status"]) == ("completed", "failed")
+    assert jobs[done_job]["text"] is None
+    rows = [line.split() for line in shared.ctl("jobs", "list", "--status", "failed").out.splitlines()]
+    assert rows[0] == ["ID", "STATUS", "DONE", "SPEED", "MODEL", "INPUT"]
+    assert failed_job in [row[0] for row in rows]
+    assert {row[1] for row in rows[1:]} == {"failed"}
+
+
+def test_show(shared: RunningDaemon, done_job: str, tone: str) -> None:
+    job = shared.ctl("jobs", "show", done_job, "--json").json
+    assert (job["id"], job["input"], job["text"]) == (done_job, {"path": tone}, TEXT.strip())
+    shown = dict(line.split(":", 1) for line in shared.ctl("jobs", "show", done_job).out.splitlines())
+    assert shown["status"].strip() == "completed"
+    assert shown["input"].strip() == f"path {tone}"
+
+
+@pytest.mark.parametrize("verb", ["follow", "result"])
+def test_the_text_of_a_job(shared: RunningDaemon, done_job: str, verb: str) -> None:
+    done = shared.ctl("jobs", verb, done_job)
+    assert (done.status, done.out, done.err) == (0, TEXT, "")
+    assert shared.ctl("jobs", verb, done_job, "--json").json["segments"][0]["end"] == 2.0
+
+
+def test_result_in_a_format(shared: RunningDaemon, done_job: str) -> None:
+    assert shared.ctl("jobs", "result", done_job, "--format", "json").json == {"text": TEXT.strip()}
+
+
+def test_result_of_a_job_that_runs(shared: RunningDaemon, held_job: str) -> None:
+    done = shared.ctl("jobs", "result", held_job)
+    assert (done.status, done.out) == (1, "")
+    assert f"`whisperctl jobs wait {held_job}`" in done.err
+
+
+def test_wait(shared: RunningDaemon, done_job: str, failed_job: str) -> None:
+    done = shared.ctl("jobs", "wait", done_job)
+    assert (done.status, done.out, done.err) == (0, "", "")
+    assert shared.ctl("jobs", "wait", done_job, "--json").json["text"] == TEXT.strip()
+    failed = shared.ctl("jobs", "wait", failed_job, "--json")
+    assert (failed.status, failed.json["error"]["code"]) == (1, "audio.unsupported")
+    both = shared.ctl("jobs", "wait", failed_job, done_job, "--json")
+    assert both.status == 1
+    assert both.json[0]["id"] == failed_job
+    assert both.json[1]["text"] == TEXT.strip()
+
+
+def test_following_a_failed_job_tells_why(shared: RunningDaemon, failed_job: str) -> None:
+    done = shared.ctl("jobs", "follow", failed_job)
+    assert (done.status, done.out) == (1, "")
+    assert "is not audio" in done.err
+
+
+def test_cancel(shared: RunningDaemon, held_job: str, done_job: str) -> None:
+    done = shared.ctl("jobs", "cancel", held_job, done_job)
+    assert (done.status, done.out) == (0, f"{held_job} is cancelled\n{done_job} is completed\n")
+    waited = shared.ctl("jobs", "wait", held_job, "--json")
+    assert (waited.status, waited.json["error"]["code"]) == (1, "job.cancelled")
+
+
+def test_clear(shared: RunningDaemon, done_job: str, held_job: str) -> None:
+    assert shared.ctl("jobs", "clear", "--json").json["cleared"] >= 1
+    assert [job["id"] for job in shared.ctl("jobs", "list", "--json").json] == [held_job]
+    assert shared.ctl("jobs", "clear").out == "0 jobs are forgotten\n"
+    assert shared.ctl("jobs", "clear", "--quiet").out == ""
+
+
+@pytest.mark.parametrize("verb", ["show", "follow", "wait", "result", "cancel"])
+def test_a_job_that_nobody_knows(shared: RunningDaemon, verb: str) -> None:
+    done = shared.ctl("jobs", verb, "nobody")
+    assert (done.status, done.out) == (4, "")
+    assert done.err.splitlines() == [
+        "whisperctl: There is no job 'nobody'.",
+        "  `whisperctl jobs list` shows the jobs that are remembered.",
+    ]
+    assert shared.ctl("jobs", verb, "nobody", "--json").json["error"]["code"] == "job.unknown"

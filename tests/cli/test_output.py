@@ -1,0 +1,194 @@
+"""Printing: for people, for programs, and on terminals of any width."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisperd.cli import output
+from whisperd.cli.command import show_download
+from whisperd.cli.output import (
+    Progress,
+    columns,
+    duration,
+    print_error,
+    print_json,
+    print_table,
+    printable,
+    size,
+)
+from whisperd.rpc.errors import WhisperdError
+
+ESCAPE = "\x1b"
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def screen(written: str) -> list[str]:
+    """The lines that such output leaves on a terminal."""
+    return [line.rpartition("\r")[2] for line in written.split("\n")]
+
+
+@given(st.text())
+def test_printable_text_is_one_line_that_does_nothing_to_a_terminal(text: str) -> None:
+    shown = printable(text)
+    assert shown.isprintable()
+    if text.isprintable():
+        assert shown == text
+
+
+def test_what_a_name_hides_is_shown() -> None:
+    assert printable("a\nb\x1b[31m\udce9") == r"a\nb\x1b[31m\udce9"
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "shown"),
+    [(None, "-"), (0, "0 B"), (9.4e3, "9.4 kB"), (145_217_532, "145 MB"), (3e9, "3.0 GB")],
+)
+def test_sizes(size_bytes: float | None, shown: str) -> None:
+    assert size(size_bytes) == shown
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(None, "-"), (4.6, "0:05"), (75, "1:15"), (3723, "1:02:03")])
+def test_durations(seconds: float | None, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+def test_an_error_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+    print_error(WhisperdError("a.b", "It broke\n.", "Mend it."), as_json=False, subject="x")
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == "whisperctl: x: It broke\\n.\n  Mend it.\n"
+
+
+def test_an_error_as_json_is_all_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    print_error(WhisperdError("a.b", "It broke.", "Mend it.", {"n": 1}), as_json=True)
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert json.loads(printed.out) == {
+        "error": {"code": "a.b", "message": "It broke.", "fix": "Mend it.", "data": {"n": 1}}
+    }
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1", "cp1252"])
+def test_json_is_json_in_every_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding=encoding))
+    output.prepare_streams()
+    document = {"text": "Grüße 你好 😀", "path": "caf\udce9"}
+    print_json(document)
+    output.sys.stdout.flush()
+    assert json.loads(raw.getvalue().decode(encoding)) == document
+
+
+def test_a_table_is_as_wide_as_it_needs_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("NAME", "SIZE"), [("tiny", None), ("a\tb", 12)])
+    assert capsys.readouterr().out == "NAME  SIZE\ntiny  -\na\\tb  12\n"
+
+
+def test_progress_in_a_pipe_is_nothing() -> None:
+    stream = io.StringIO()
+    progress = Progress(stream=stream)
+    progress.show("Loading", 50)
+    progress.clear()
+    assert stream.getvalue() == ""
+    assert not progress.is_shown
+
+
+def test_progress_in_a_pipe_is_a_line_for_each_tenth_if_asked_for() -> None:
+    stream = io.StringIO()
+    progress = Progress(stream=stream, verbose=True)
+    for percent in (1, 2, 3, 11, 19, 20, 100):
+        progress.show("Loading", percent)
+    assert stream.getvalue().splitlines() == [
+        "Loading   1 %",
+        "Loading  11 %",
+        "Loading  20 %",
+        "Loading 100 %",
+    ]
+
+
+def test_quiet_is_quiet_everywhere() -> None:
+    for stream in (io.StringIO(), Terminal()):
+        progress = Progress(stream=stream, quiet=True, verbose=True)
+        progress.show("Loading", 50)
+        progress.clear()
+        assert stream.getvalue() == ""
+
+
+@given(
+    st.lists(
+        st.tuples(st.text("abc ", max_size=90), st.none() | st.floats(0, 200), st.text("xyz", max_size=90))
+    ),
+    st.integers(1, 120),
+)
+def test_progress_keeps_to_its_line_and_leaves_nothing_behind(
+    shown: list[tuple[str, float | None, str]], width: int
+) -> None:
+    terminal = Terminal()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", str(width))
+        progress = Progress(stream=terminal)
+        for what, percent, details in shown:
+            progress.show(what, percent, details)
+        progress.clear()
+    written = terminal.getvalue()
+    assert ESCAPE not in written and "\n" not in written
+    assert all(len(line) < width for line in written.split("\r"))
+    assert screen(written) == [""]
+
+
+def test_a_wide_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setenv("COLUMNS", "100")
+    Progress(stream=terminal).show("Downloading base", 25, "3 MB of 12 MB")
+    assert screen(terminal.getvalue()) == ["Downloading base [#####...............]  25 % 3 MB of 12 MB"]
+
+
+def test_a_download_is_shown_with_what_is_known_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setenv("COLUMNS", "120")
+    progress = Progress(stream=terminal)
+    event = {
+        "type": "model.progress",
+        "name": "base",
+        "detail": "downloading",
+        "file": "model.bin",
+        "done": 30_000_000,
+    }
+    show_download(progress, {**event, "total": 120_000_000, "rate": 5_000_000.0, "eta": 18.0})
+    assert screen(terminal.getvalue()) == [
+        "Downloading base [#####...............]  25 % 30 MB of 120 MB, 5.0 MB/s, 0:18 left"
+    ]
+    progress.clear()
+    show_download(progress, {**event, "total": None, "rate": None, "eta": None})
+    assert screen(terminal.getvalue()) == ["Downloading base ... 30 MB"]
+    show_download(progress, {"type": "job.queued"})
+
+
+def test_a_terminal_that_is_gone_does_not_matter() -> None:
+    class Gone(Terminal):
+        def write(self, text: str) -> int:
+            raise OSError("gone")
+
+    progress = Progress(stream=Gone())
+    progress.show("Loading", 1)
+    progress.show("Loading", 2)
+    progress.clear()
+    assert not progress.is_shown
+
+
+def test_columns_of_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert columns(io.StringIO()) == 80
+    monkeypatch.setenv("COLUMNS", "0")
+    assert columns(io.StringIO()) == 80

@@ -1,0 +1,133 @@
+"""The command line: what is understood, and what is said when it is not."""
+
+from __future__ import annotations
+
+import argparse
+import io
+from contextlib import redirect_stdout
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisperd.cli.main import COMMANDS, program
+from whisperd.cli.parser import Parser
+from whisperd.rpc.errors import WhisperdError
+
+
+def parse(*words: str) -> argparse.Namespace:
+    defaults = argparse.Namespace(socket=None, json=False, no_start=False, quiet=False, verbose=False)
+    return program().parse(words, defaults)
+
+
+def refused(*words: str) -> WhisperdError:
+    with pytest.raises(WhisperdError) as caught:
+        parse(*words)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--json", "--socket", "s", "transcribe", "a.wav"),
+        ("transcribe", "--json", "--socket", "s", "a.wav"),
+        ("transcribe", "a.wav", "--json", "--socket=s"),
+        ("--socket=s", "transcribe", "a.wav", "--json"),
+    ],
+)
+def test_the_options_of_every_command_may_stand_anywhere(words: tuple[str, ...]) -> None:
+    options = parse(*words)
+    assert (options.json, options.socket, options.files, options.quiet) == (True, "s", ["a.wav"], False)
+
+
+def test_the_options_of_every_command_may_stand_before_a_verb() -> None:
+    assert parse("jobs", "--json", "list", "-q").json
+
+
+def test_files_and_options_may_be_mixed() -> None:
+    options = parse("transcribe", "a.wav", "--model", "tiny", "b.wav", "-q", "c.wav")
+    assert options.files == ["a.wav", "b.wav", "c.wav"]
+
+
+def test_behind_two_dashes_everything_is_a_file() -> None:
+    options = parse("transcribe", "a.wav", "--", "-b.wav", "--json", "--")
+    assert options.files == ["a.wav", "-b.wav", "--json", "--"]
+    assert not options.json
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\0"), min_size=1), min_size=1))
+def test_any_name_can_be_given_behind_two_dashes(names: list[str]) -> None:
+    assert parse("transcribe", "--", *names).files == names
+
+
+def test_the_value_of_an_option_is_no_command() -> None:
+    assert parse("--socket", "models", "transcribe", "a.wav").socket == "models"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said", "fix"),
+    [
+        ((), "usage.invalid", "needs a command", "--help"),
+        (("jobs",), "usage.invalid", "`whisperctl jobs` needs a command", "`whisperctl jobs --help`"),
+        (("transcrib", "a"), "usage.unknown_command", "`whisperctl transcrib`", "Did you mean transcribe?"),
+        (("jobs", "lst"), "usage.unknown_command", "`whisperctl jobs lst`", "Did you mean list?"),
+        (("xyzzy",), "usage.unknown_command", "xyzzy", "`whisperctl --help` lists what there is."),
+        (
+            ("transcribe", "a", "--fromat", "json"),
+            "usage.unknown_option",
+            "--fromat",
+            "Did you mean --format?",
+        ),
+        (("transcribe", "a", "--form=json"), "usage.unknown_option", "--form", "Did you mean --format?"),
+        (("transcribe", "-talk.wav"), "usage.unknown_option", "-talk.wav", "goes behind --"),
+        (("--jsn", "jobs", "list"), "usage.unknown_option", "--jsn", "Did you mean --json?"),
+        (("transcribe",), "usage.invalid", "required: FILE", "`whisperctl transcribe --help`"),
+        (("jobs", "show", "a", "b"), "usage.invalid", "'b'", "`whisperctl jobs show --help`"),
+        (("transcribe", "a", "--format", "doc"), "usage.invalid", "'doc'", "`whisperctl transcribe --help`"),
+        (("transcribe", "a", "--beam-size", "x"), "usage.invalid", "--beam-size", "--help"),
+        (("transcribe", "a", "--temperature", "warm"), "usage.invalid", "'warm'", "--help"),
+        (("transcribe", "a", "--timeout", "0"), "usage.invalid", "above 0", "--help"),
+        (("transcribe", "a", "--timeout", "nan"), "usage.invalid", "above 0", "--help"),
+    ],
+)
+def test_a_mistake_is_answered_with_what_to_do(
+    words: tuple[str, ...], code: str, said: str, fix: str
+) -> None:
+    error = refused(*words)
+    assert error.code == code
+    assert said in error.message
+    assert fix in error.fix
+    assert error.message.endswith(".")
+
+
+def every_parser(parser: Parser) -> list[Parser]:
+    below = [one for name in parser.commands for one in every_parser(parser.command(name))]
+    return [parser, *below]
+
+
+def test_every_command_is_explained() -> None:
+    parsers = every_parser(program())
+    assert len(parsers) > len(COMMANDS)
+    for parser in parsers:
+        assert parser.description
+        for action in parser.arguments:
+            assert action.help or not action.option_strings, f"{parser.prog} {action.option_strings}"
+
+
+def shown_help(*words: str) -> str:
+    output = io.StringIO()
+    with redirect_stdout(output), pytest.raises(SystemExit) as ended:
+        parse(*words)
+    assert not ended.value.code
+    return output.getvalue()
+
+
+@pytest.mark.parametrize("words", [(), ("jobs",), ("jobs", "list"), ("transcribe",)])
+def test_help_is_a_command_and_an_option(words: tuple[str, ...]) -> None:
+    assert shown_help("help", *words) == shown_help(*words, "--help") == shown_help(*words, "-h")
+
+
+def test_help_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    own_words = shown_help("transcribe", "--help").partition("examples:")[0]
+    assert max(map(len, own_words.splitlines())) <= 60

@@ -1,0 +1,59 @@
+"""Real speech with a real model, as a user has it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from whisperd_testing import AUDIO, RunningDaemon
+
+pytestmark = pytest.mark.real
+
+KENNEDY = (
+    "and so my fellow americans ask not what your country can do for you ask what you can do for your country"
+)
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
+    """A daemon with the real backend; it downloads what the test cache does not have yet."""
+    daemon = RunningDaemon(tmp_path_factory.mktemp("daemon"), toy=False, env={"HF_HUB_OFFLINE": "0"}).start()
+    assert daemon.ctl("natives", "install", "media", "ctranslate2-cpu", timeout=600).status == 0
+    assert daemon.ctl("models", "pull", "tiny.en", timeout=600).status == 0
+    yield daemon
+    daemon.close()
+
+
+def words(text: str) -> str:
+    return " ".join(re.findall(r"[a-z']+", text.lower()))
+
+
+def test_the_kennedy_sentence(daemon: RunningDaemon) -> None:
+    done = daemon.ctl("transcribe", "--model", "tiny.en", str(AUDIO / "jfk.flac"), timeout=120)
+    assert (done.status, done.err) == (0, "")
+    assert words(done.out) == KENNEDY
+
+
+def test_the_kennedy_sentence_through_a_pipe(daemon: RunningDaemon) -> None:
+    speech = (AUDIO / "jfk.flac").read_bytes()
+    document = daemon.ctl("transcribe", "--model", "tiny.en", "--json", "-", input=speech, timeout=120).json
+    assert words(document["text"]) == KENNEDY
+    assert document["language"] == "en"
+    assert document["duration"] == pytest.approx(11.0, abs=0.1)
+    assert document["segments"][0]["start"] < 1.0 < 10.0 < document["segments"][-1]["end"] <= 11.1
+
+
+def test_no_speech_is_no_text(daemon: RunningDaemon) -> None:
+    done = daemon.ctl("transcribe", "--model", "tiny.en", str(AUDIO / "no_speech.wav"), timeout=120)
+    assert (done.status, done.out, done.err) == (0, "", "")
+
+
+def test_translating_with_an_english_model(daemon: RunningDaemon) -> None:
+    done = daemon.ctl(
+        "transcribe", "--model", "tiny.en", "--task", "translate", str(AUDIO / "sentence_de.wav")
+    )
+    assert (done.status, done.out) == (2, "")
+    assert "tiny.en does not know translation" in done.err
+    assert "such as tiny" in done.err

@@ -1,0 +1,116 @@
+"""`whisperctl models` and `whisperctl natives`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from whisperd_testing import RunningDaemon
+
+
+@pytest.fixture
+def own(make_daemon: Callable[..., RunningDaemon], tmp_path: Path) -> RunningDaemon:
+    """A daemon with stores of its own, in which nothing is."""
+    places = {"WHISPERD_MODELS_DIR": str(tmp_path / "store"), "WHISPERD_NATIVE_DIR": str(tmp_path / "native")}
+    return make_daemon(env={**places, "WHISPERD_OFFLINE": "1"}).start()
+
+
+def test_a_model_comes_and_goes(own: RunningDaemon, toy: Callable[..., str]) -> None:
+    imported = own.ctl("models", "import", toy(), "mine")
+    assert (imported.status, imported.err) == (0, "")
+    assert imported.out.startswith("mine is installed (")
+    rows = [line.split() for line in own.ctl("models", "list").out.splitlines()]
+    assert rows[0] == ["NAME", "SIZE", "MEMORY", "LANGUAGES", "VERIFIED"]
+    assert [row[0] for row in rows[1:]] == ["mine"]
+    assert [model["name"] for model in own.ctl("models", "list", "--json").json] == ["mine"]
+    folder = Path(own.ctl("models", "path", "mine").out.strip())
+    assert (folder / "model.bin").is_file()
+    assert own.ctl("models", "path", "mine", "--json").json == {"name": "mine", "path": str(folder)}
+    assert own.ctl("models", "verify", "mine").out == "mine: every byte is right\n"
+    assert own.ctl("models", "remove", "mine").out.startswith("mine is removed (")
+    assert own.ctl("models", "list", "--json").json == []
+
+
+def test_the_catalogue(own: RunningDaemon) -> None:
+    models = {model["name"]: model for model in own.ctl("models", "available", "--json").json}
+    assert {"tiny.en", "base", "large-v3-turbo"} <= set(models)
+    assert own.ctl("models", "available").out.splitlines()[0].split()[-1] == "INSTALLED"
+
+
+def test_a_relative_folder_means_ours_and_not_the_daemons(
+    own: RunningDaemon, toy: Callable[..., str]
+) -> None:
+    folder = Path(toy("mine"))
+
+    def models(*arguments: str) -> str:
+        command = [sys.executable, "-m", "whisperd.cli.main", "models", *arguments]
+        done = subprocess.run(
+            command, cwd=folder.parent, env=own.env, capture_output=True, check=True, timeout=60
+        )
+        return done.stdout.decode().strip()
+
+    assert models("path", "./mine") == str(folder)
+    assert models("import", "mine", "copied").startswith("copied is installed")
+
+
+def test_several_names_go_on_after_a_failure(own: RunningDaemon, toy: Callable[..., str]) -> None:
+    own.ctl("models", "import", toy(), "mine")
+    done = own.ctl("models", "verify", "nonsense", "base", "mine")
+    assert (done.status, done.out) == (1, "mine: every byte is right\n")
+    assert done.err.splitlines()[0] == "whisperctl: nonsense: There is no model named 'nonsense'."
+    answers = own.ctl("models", "verify", "nonsense", "base", "mine", "--json").json
+    assert [answer["name"] for answer in answers] == ["nonsense", "base", "mine"]
+    assert [answer.get("error", {}).get("code") for answer in answers] == [
+        "model.unknown",
+        "model.not_installed",
+        None,
+    ]
+
+
+@pytest.mark.parametrize("verb", ["verify", "remove", "path"])
+def test_a_model_that_is_not_installed(own: RunningDaemon, verb: str) -> None:
+    done = own.ctl("models", verb, "base")
+    assert (done.status, done.out) == (4, "")
+    assert "`whisperctl models pull base`" in done.err
+
+
+def test_a_name_that_is_taken(own: RunningDaemon, toy: Callable[..., str]) -> None:
+    own.ctl("models", "import", toy(), "mine")
+    done = own.ctl("models", "import", toy(), "mine", "--json")
+    assert (done.status, done.json["error"]["code"]) == (5, "model.exists")
+
+
+def test_bundles_that_are_not_installed(own: RunningDaemon) -> None:
+    bundles = {bundle["name"]: bundle for bundle in own.ctl("natives", "list", "--json").json}
+    assert {"media", "ctranslate2-cpu"} <= set(bundles)
+    assert bundles["media"]["installed"] == []
+    assert "not installed" in own.ctl("natives", "list").out
+    for verb in ("verify", "remove", "path"):
+        done = own.ctl("natives", verb, "media", "--json")
+        assert (done.status, done.json["error"]["code"]) == (4, "native.not_installed")
+        assert "`whisperctl natives install media`" in done.json["error"]["fix"]
+
+
+def test_a_bundle_that_nobody_knows(own: RunningDaemon) -> None:
+    done = own.ctl("natives", "install", "medai", "--json")
+    assert (done.status, done.json["error"]["code"]) == (4, "native.unknown")
+    assert done.json["error"]["fix"] == "Did you mean media?"
+
+
+@pytest.mark.real
+def test_an_installed_bundle(shared: RunningDaemon) -> None:
+    assert shared.ctl("natives", "install", "media", timeout=600).out.startswith("media ")
+    folder = Path(shared.ctl("natives", "path", "media").out.strip())
+    assert folder.is_dir()
+    done = shared.ctl("natives", "verify", "media")
+    assert (done.status, done.out) == (0, "media: every file is as it was installed\n")
+
+
+def test_quiet_says_nothing_when_all_is_well(own: RunningDaemon, toy: Callable[..., str]) -> None:
+    for arguments in (("import", toy(), "mine"), ("verify", "mine"), ("remove", "mine")):
+        done = own.ctl("models", *arguments, "--quiet")
+        assert (done.status, done.out, done.err) == (0, "", "")

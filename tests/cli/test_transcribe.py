@@ -1,0 +1,380 @@
+"""`whisperctl transcribe` through a real daemon, with the toy engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from whisperd_testing import RunningDaemon, write_tone
+
+pytestmark = pytest.mark.real
+
+TEXT = "transcribe 2.00 s\n"
+posix = pytest.mark.skipif(os.name != "posix", reason="pipes and names as on POSIX")
+
+
+def transcribe(daemon: RunningDaemon, *arguments: str, **options: Any) -> Any:
+    return daemon.ctl("transcribe", "--no-vad", *arguments, **options)
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_one_file_is_its_text_and_nothing_else(shared: RunningDaemon, tone: str) -> None:
+    done = transcribe(shared, tone)
+    assert (done.status, done.out, done.err) == (0, TEXT, "")
+
+
+def test_several_files_have_headings(shared: RunningDaemon, tone: str) -> None:
+    done = transcribe(shared, tone, tone)
+    assert (done.status, done.err) == (0, "")
+    assert done.out == f"==> {tone} <==\n{TEXT}" * 2
+
+
+def test_a_failure_does_not_stop_the_others(shared: RunningDaemon, tone: str, tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing.wav")
+    done = transcribe(shared, missing, tone)
+    assert (done.status, done.out) == (1, f"==> {tone} <==\n{TEXT}")
+    message, fix = done.err.splitlines()
+    assert message.startswith(f"whisperctl: {missing}: ")
+    assert fix.startswith("  ")
+
+
+def test_seventy_files(shared: RunningDaemon, tone: str, tmp_path: Path) -> None:
+    """More than a connection may have subscriptions."""
+    files = [str(tmp_path / f"{index:02}.wav") for index in range(70)]
+    for name in files:
+        Path(name).symlink_to(tone)
+    done = transcribe(shared, "--format", "json", *files, timeout=120)
+    assert (done.status, done.err) == (0, "")
+    assert done.out.count("==>") == done.out.count('"transcribe 2.00 s"') == 70
+
+
+def test_json_is_one_document(shared: RunningDaemon, tone: str) -> None:
+    document = transcribe(shared, tone, "--json").json
+    assert (document["input"], document["text"], document["duration"]) == (tone, TEXT.strip(), 2.0)
+    assert document["segments"][0]["tokens"] == [1, 2, 3]
+    assert shared.ctl("jobs", "show", document["job"], "--json").json["status"] == "completed"
+
+
+def test_json_of_several_files_is_one_array(shared: RunningDaemon, tone: str) -> None:
+    done = transcribe(shared, "--json", tone, "missing.wav")
+    assert (done.status, done.err) == (1, "")
+    assert [document["input"] for document in done.json] == [tone, "missing.wav"]
+    assert done.json[0]["text"] == TEXT.strip()
+    assert done.json[1]["error"]["code"] == "audio.not_found"
+
+
+def test_json_of_a_failure_is_the_error(shared: RunningDaemon) -> None:
+    done = transcribe(shared, "--json", "missing.wav")
+    assert (done.status, done.err) == (4, "")
+    assert list(done.json) == ["error"]
+    assert list(done.json["error"]) == ["code", "message", "fix", "data"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--json",), ("--json", "transcribe"), ("--json", "transcribe", "a", "--x")]
+)
+def test_json_of_a_wrong_usage_is_the_error(shared: RunningDaemon, arguments: tuple[str, ...]) -> None:
+    done = shared.ctl(*arguments)
+    assert (done.status, done.err) == (2, "")
+    assert done.json["error"]["code"].startswith("usage.")
+
+
+@pytest.mark.parametrize("format_name", ["text", "json", "verbose_json"])
+def test_formats(shared: RunningDaemon, tone: str, format_name: str) -> None:
+    done = transcribe(shared, tone, "--format", format_name)
+    assert done.status == 0
+    if format_name == "text":
+        assert done.out == TEXT
+    else:
+        assert done.json["text"] == TEXT.strip()
+        assert ("segments" in done.json) == (format_name == "verbose_json")
+
+
+def test_stream_is_a_line_of_json_for_each_event(shared: RunningDaemon, tone: str) -> None:
+    done = transcribe(shared, "--stream", tone, "missing.wav", tone)
+    events = lines(done.out)
+    assert done.status == 1
+    assert {event["input"] for event in events} == {tone, "missing.wav"}
+    ends = [
+        (event["input"], event["type"]) for event in events if event["type"].endswith(("completed", "failed"))
+    ]
+    assert ends == [
+        (tone, "transcription.completed"),
+        ("missing.wav", "transcription.failed"),
+        (tone, "transcription.completed"),
+    ]
+    first = [event["type"] for event in events if event["id"] == events[0]["id"]]
+    assert first[:2] == ["job.queued", "job.started"]
+    assert "transcription.segment" in first
+
+
+def test_output_goes_into_a_file(shared: RunningDaemon, tone: str, tmp_path: Path) -> None:
+    target = tmp_path / "text.txt"
+    done = transcribe(shared, tone, "-o", str(target))
+    assert (done.status, done.out, done.err) == (0, "", "")
+    assert target.read_text() == TEXT
+
+
+def test_a_file_says_what_standard_output_says(shared: RunningDaemon, tmp_path: Path) -> None:
+    long = str(write_tone(tmp_path / "long.wav", 50.0))
+    target = tmp_path / "text.txt"
+    printed = transcribe(shared, long)
+    transcribe(shared, long, "-o", str(target))
+    assert len(printed.out.splitlines()) > 1
+    assert target.read_text() == printed.out
+
+
+def test_output_dash_is_standard_output(shared: RunningDaemon, tone: str) -> None:
+    assert transcribe(shared, tone, "-o", "-").out == TEXT
+
+
+def test_json_and_a_file(shared: RunningDaemon, tone: str, tmp_path: Path) -> None:
+    target = tmp_path / "text.txt"
+    done = transcribe(shared, tone, "--json", "-o", str(target))
+    assert done.json["output"] == str(target)
+    assert target.read_text() == TEXT
+
+
+def test_output_dir_has_a_file_for_each(shared: RunningDaemon, tone: str, tmp_path: Path) -> None:
+    other = str(write_tone(tmp_path / "other.wav", 1.0))
+    folder = tmp_path / "new" / "texts"
+    done = transcribe(shared, tone, other, "--format", "verbose_json", "--output-dir", str(folder))
+    assert (done.status, done.out, done.err) == (0, "", "")
+    assert sorted(path.name for path in folder.iterdir()) == ["other.json", "tone.json"]
+    assert json.loads((folder / "other.json").read_text())["duration"] == 1.0
+
+
+def test_a_file_that_is_there_is_not_replaced(shared: RunningDaemon, tone: str, tmp_path: Path) -> None:
+    (tmp_path / "tone.txt").write_text("my notes")
+    done = transcribe(shared, tone, "--output-dir", str(tmp_path))
+    assert done.status == 5
+    assert "--overwrite" in done.err
+    assert (tmp_path / "tone.txt").read_text() == "my notes"
+    assert transcribe(shared, tone, "--output-dir", str(tmp_path), "--overwrite").status == 0
+    assert (tmp_path / "tone.txt").read_text() == TEXT
+
+
+def test_a_recording_is_not_replaced_by_its_text(shared: RunningDaemon, tone: str) -> None:
+    before = Path(tone).read_bytes()
+    done = transcribe(shared, tone, "-o", tone, "--overwrite")
+    assert done.status == 5
+    assert Path(tone).read_bytes() == before
+
+
+def test_two_recordings_of_one_name_do_not_share_a_file(shared: RunningDaemon, tmp_path: Path) -> None:
+    names = [str(tmp_path / folder / "a.wav") for folder in ("x", "y")]
+    done = transcribe(shared, *names, "--output-dir", str(tmp_path / "out"))
+    assert done.status == 2
+    assert "would both be written to" in done.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("a", "b", "-o", "text.txt"),
+        ("-", "-"),
+        ("a", "-o", "t", "--output-dir", "d"),
+        ("a", "-o", "t", "--stream"),
+        ("a", "--stream", "--detach"),
+        ("a", "--detach", "--timeout", "5"),
+    ],
+)
+def test_what_cannot_be_together(shared: RunningDaemon, arguments: tuple[str, ...]) -> None:
+    done = transcribe(shared, *arguments)
+    assert (done.status, done.out) == (2, "")
+
+
+def test_many_documents_are_not_one(shared: RunningDaemon) -> None:
+    done = transcribe(shared, "a", "--stream", "--json")
+    assert (done.status, done.json["error"]["code"]) == (2, "usage.invalid")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("--language", "klingon"), "language.unknown"),
+        (("--beam-size", "99"), "usage.invalid"),
+        (("--temperature", "0,7"), "usage.invalid"),
+        (("--prompt", "x" * 5000), "rpc.invalid_params"),
+    ],
+)
+def test_an_option_that_cannot_be(
+    shared: RunningDaemon, tone: str, arguments: tuple[str, ...], code: str
+) -> None:
+    done = transcribe(shared, "--json", tone, *arguments)
+    assert done.status == 2
+    assert done.json["error"]["code"] == code
+
+
+def test_options_reach_the_engine(shared: RunningDaemon, tone: str) -> None:
+    options = ["--task=translate", "--language=German", "--beam-size=3", "--temperature=0,0.5"]
+    more = ["--priority", "bulk", "--prompt", "p", "--hotwords", "h"]
+    document = transcribe(shared, tone, "--json", *options, *more).json
+    assert document["text"] == "translate 2.00 s"
+    assert document["language"] == "de"
+    job = shared.ctl("jobs", "show", document["job"], "--json").json
+    assert job["options"] == {
+        "model": None,
+        "language": "de",
+        "task": "translate",
+        "beam_size": 3,
+        "temperature": [0.0, 0.5],
+        "prompt": "p",
+        "hotwords": "h",
+        "vad": False,
+        "priority": "bulk",
+    }
+
+
+def test_a_model_may_be_a_relative_folder(shared: RunningDaemon, tone: str, toy: Callable[..., str]) -> None:
+    folder = Path(toy("mine"))
+    done = subprocess.run(
+        [sys.executable, "-m", "whisperd.cli.main", "transcribe", "--no-vad", "--model", "./mine", tone],
+        cwd=folder.parent,
+        env=shared.env,
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout.decode()) == (0, TEXT)
+
+
+def test_standard_input(shared: RunningDaemon, tone: str) -> None:
+    done = transcribe(shared, "-", input=Path(tone).read_bytes())
+    assert (done.status, done.out, done.err) == (0, TEXT, "")
+
+
+def test_standard_input_among_files(shared: RunningDaemon, tone: str) -> None:
+    done = transcribe(shared, tone, "-", input=Path(tone).read_bytes())
+    assert done.out == f"==> {tone} <==\n{TEXT}==> - <==\n{TEXT}"
+
+
+def test_standard_input_is_sent_in_pieces(shared: RunningDaemon, tmp_path: Path) -> None:
+    long = write_tone(tmp_path / "long.wav", 100.0)  # three pieces
+    done = transcribe(shared, "-", "--json", input=long.read_bytes())
+    assert (done.status, done.json["duration"]) == (0, 100.0)
+
+
+def test_an_empty_standard_input(shared: RunningDaemon) -> None:
+    done = transcribe(shared, "-", "--json", input=b"")
+    assert (done.status, done.json["error"]["code"]) == (1, "audio.empty")
+
+
+@posix
+def test_no_standard_input(shared: RunningDaemon) -> None:
+    command = f'"{sys.executable}" -m whisperd.cli.main transcribe - <&-'
+    done = subprocess.run(["sh", "-c", command], env=shared.env, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert b"no standard input" in done.stderr
+
+
+@posix
+def test_a_named_pipe_is_read_by_the_client(shared: RunningDaemon, tone: str, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.wav"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(Path(tone).read_bytes()))
+    writer.start()
+    done = transcribe(shared, str(pipe))
+    writer.join()
+    assert (done.status, done.out, done.err) == (0, TEXT, "")
+
+
+@pytest.mark.skipif(not Path("/dev/stdin").exists(), reason="needs /dev/stdin")
+def test_dev_stdin_is_the_clients_own(shared: RunningDaemon, tone: str) -> None:
+    command = f'"{sys.executable}" -m whisperd.cli.main transcribe --no-vad /dev/stdin < "{tone}"'
+    done = subprocess.run(["sh", "-c", command], env=shared.env, capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout.decode()) == (0, TEXT)
+
+
+@posix
+@pytest.mark.parametrize("name", [b"caf\xe9.wav", b"two\nlines.wav", b"-dash.wav", b"\x1b[31mred.wav"])
+def test_names_of_every_kind(shared: RunningDaemon, tone: str, tmp_path: Path, name: bytes) -> None:
+    file = tmp_path / os.fsdecode(name)
+    try:
+        file.symlink_to(tone)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    done = transcribe(shared, str(file), str(file))
+    assert (done.status, done.err) == (0, "")
+    assert done.out.count(TEXT) == 2
+    assert len(done.out.splitlines()) == 4
+    assert "\x1b" not in done.out
+    assert transcribe(shared, str(file), "--json").json["input"] == str(file)
+    assert shared.ctl("jobs", "list").status == 0
+
+
+@posix
+def test_a_missing_file_with_such_a_name(shared: RunningDaemon, tmp_path: Path) -> None:
+    done = transcribe(shared, str(tmp_path / "caf\udce9\n.wav"))
+    assert (done.status, done.out) == (4, "")
+    assert len(done.err.splitlines()) == 2
+
+
+def test_detach_prints_the_id_and_the_job_goes_on(shared: RunningDaemon, tone: str) -> None:
+    detached = transcribe(shared, tone, "--detach")
+    assert detached.status == 0
+    job = detached.out.strip()
+    assert shared.ctl("jobs", "wait", job).status == 0
+    assert shared.ctl("jobs", "result", job).out == TEXT
+
+
+def test_detach_goes_on_after_a_failure(shared: RunningDaemon, tone: str) -> None:
+    done = transcribe(shared, "missing.wav", tone, "--detach")
+    assert done.status == 1
+    assert len(done.out.split()) == 1
+    documents = transcribe(shared, "missing.wav", tone, "--detach", "--json").json
+    assert [sorted(document) for document in documents] == [["error", "input"], ["id", "input"]]
+
+
+def test_detach_of_standard_input(shared: RunningDaemon, tone: str) -> None:
+    job = transcribe(shared, "-", "--detach", "--json", input=Path(tone).read_bytes()).json["id"]
+    assert shared.ctl("jobs", "follow", job).out == TEXT
+
+
+def test_verbose_tells_how_it_went(shared: RunningDaemon, tone: str) -> None:
+    done = transcribe(shared, tone, "--verbose")
+    assert done.out == TEXT
+    assert "x real time" in done.err
+    assert transcribe(shared, tone, "--verbose", "--quiet").err == ""
+
+
+def test_no_daemon_and_no_start(make_daemon: Callable[..., RunningDaemon], tone: str) -> None:
+    done = make_daemon().ctl("transcribe", tone, "--no-start")
+    assert (done.status, done.out) == (3, "")
+    assert "whisperctl daemon start" in done.err
+
+
+def test_the_socket_can_be_named(
+    shared: RunningDaemon, make_daemon: Callable[..., RunningDaemon], tone: str
+) -> None:
+    other = make_daemon()
+    assert other.ctl("--socket", shared.socket, "transcribe", "--no-vad", tone, "--no-start").out == TEXT
+
+
+def test_a_daemon_is_started_for_it(
+    make_daemon: Callable[..., RunningDaemon], tone: str, toy: Callable[..., str]
+) -> None:
+    done = make_daemon().ctl("transcribe", "--no-vad", "--model", toy(), tone)
+    assert (done.status, done.out, done.err) == (0, TEXT, "")
+
+
+def test_settings_that_are_wrong_keep_it_from_starting(
+    make_daemon: Callable[..., RunningDaemon], tone: str
+) -> None:
+    daemon = make_daemon()
+    daemon.settings("[daemon]\ngrace_periods = 1\n")
+    done = daemon.ctl("transcribe", tone, "--json")
+    assert (done.status, done.json["error"]["code"]) == (3, "config.invalid")
+    assert "grace_period_s" in done.json["error"]["fix"]

@@ -1,0 +1,190 @@
+"""`whisperd.aconnect()` against a real daemon."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+from collections.abc import Callable
+from contextlib import aclosing
+from pathlib import Path
+
+import anyio
+import pytest
+
+import whisperd
+from whisperd.client import AsyncClient, Segment, aconnect
+from whisperd_testing import RunningDaemon, batches
+
+pytestmark = [pytest.mark.real, pytest.mark.anyio]
+
+TEXT = "transcribe 2.00 s"
+
+
+async def until_begun(model: Path) -> None:
+    with anyio.fail_after(20):
+        while not batches(model):
+            await anyio.sleep(0.01)
+
+
+async def until_status(client: AsyncClient, model: Path, status: str) -> None:
+    with anyio.fail_after(20):
+        while [
+            job["status"] for job in await client.jobs.list() if job["options"]["model"] == str(model)
+        ] != [status]:
+            await anyio.sleep(0.01)
+
+
+@pytest.mark.parametrize("kind", ["text", "path", "bytes", "file"])
+async def test_whatever_holds_a_recording_is_taken(shared: RunningDaemon, tone: Path, kind: str) -> None:
+    content = tone.read_bytes()
+    source = {"text": str(tone), "path": tone, "bytes": content, "file": io.BytesIO(content)}[kind]
+    async with aconnect(shared.socket, start=False) as client:
+        transcript = await client.transcribe(source, vad=False)  # type: ignore[arg-type]
+    assert (transcript.text, transcript.duration) == (TEXT, 2.0)
+
+
+async def test_segments_as_they_come(shared: RunningDaemon, long_tone: Path) -> None:
+    async with aconnect(shared.socket, start=False) as client:
+        segments = [segment async for segment in client.transcribe(long_tone, stream=True, vad=False)]
+        whole = await client.transcribe(long_tone, vad=False)
+    assert tuple(segments) == whole.segments
+    assert len(segments) > 3
+
+
+async def test_several_transcriptions_at_once(shared: RunningDaemon, tone: Path, long_tone: Path) -> None:
+    transcripts: list[str] = []
+    streams: list[list[Segment]] = []
+
+    async def whole(client: AsyncClient) -> None:
+        transcripts.append((await client.transcribe(tone, vad=False)).text)
+
+    async def stream(client: AsyncClient) -> None:
+        segments = client.transcribe(long_tone, stream=True, vad=False, priority="bulk")
+        streams.append([segment async for segment in segments])
+
+    async with aconnect(shared.socket, start=False) as client, anyio.create_task_group() as tasks:
+        for _ in range(4):
+            tasks.start_soon(whole, client)
+            tasks.start_soon(stream, client)
+    assert transcripts == [TEXT] * 4
+    assert len(streams) == 4
+    assert all(one == streams[0] for one in streams)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_error_is_raised_as_it_is(shared: RunningDaemon, tmp_path: Path, stream: bool) -> None:
+    (tmp_path / "text.wav").write_text("no audio at all")
+    async with aconnect(shared.socket, start=False) as client:
+        with pytest.raises(whisperd.WhisperdError) as caught:
+            if stream:
+                async for _ in client.transcribe(tmp_path / "text.wav", stream=True):
+                    raise AssertionError("there is nothing to hear")
+            else:
+                await client.transcribe(tmp_path / "text.wav")
+    assert caught.value.code == "audio.unsupported"
+
+
+async def test_an_error_of_the_program_itself_comes_out_as_it_is(shared: RunningDaemon) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with aconnect(shared.socket, start=False):
+            raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_cancelling_the_task_cancels_the_job(
+    shared: RunningDaemon, held: Path, tone: Path, stream: bool
+) -> None:
+    async def work(client: AsyncClient) -> None:
+        if stream:
+            async for _ in client.transcribe(tone, stream=True, model=held, vad=False):
+                pass
+        else:
+            await client.transcribe(tone, model=held, vad=False)
+
+    async with aconnect(shared.socket, start=False) as client:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(work, client)
+            await until_begun(held)
+            tasks.cancel_scope.cancel()
+        (job,) = [job for job in await client.jobs.list() if job["options"]["model"] == str(held)]
+        assert job["status"] == "cancelled"
+        assert (await client.transcribe(tone, vad=False)).text == TEXT
+
+
+async def test_leaving_the_iteration_early_cancels_the_job(
+    shared: RunningDaemon, toy: Callable[..., str], ten_minutes: Path
+) -> None:
+    model = Path(toy("slow", window_s=0.3))
+    async with aconnect(shared.socket, start=False) as client:
+        async with aclosing(client.transcribe(ten_minutes, stream=True, model=model, vad=False)) as segments:
+            async for segment in segments:
+                assert segment.id == 0
+                break
+        (job,) = [job for job in await client.jobs.list() if job["options"]["model"] == str(model)]
+        assert job["status"] == "cancelled"
+
+
+async def test_leaving_it_early_without_closing_it(
+    shared: RunningDaemon, toy: Callable[..., str], ten_minutes: Path
+) -> None:
+    model = Path(toy("slow", window_s=0.3))
+    async with aconnect(shared.socket, start=False) as client:
+        async for _ in client.transcribe(ten_minutes, stream=True, model=model, vad=False):
+            break
+        await until_status(client, model, "cancelled")
+
+
+async def test_hanging_up_cancels_what_was_not_detached(
+    shared: RunningDaemon, held: Path, tone: Path
+) -> None:
+    async with aconnect(shared.socket, start=False) as client:
+        attached = await client.submit(tone, model=held, vad=False)
+        detached = await client.submit(tone, model=held, vad=False, detach=True)
+    async with aconnect(shared.socket, start=False) as client:
+        with anyio.fail_after(20):
+            while (await client.jobs.show(attached))["status"] != "cancelled":
+                await anyio.sleep(0.01)
+        (held / "hold").unlink()
+        assert (await client.jobs.wait(detached))["text"] == TEXT
+
+
+async def test_following_leaves_no_subscription_behind(shared: RunningDaemon, tone: Path) -> None:
+    """A connection may have 64."""
+    async with aconnect(shared.socket, start=False) as client:
+        job = await client.submit(tone, vad=False)
+        for _ in range(70):
+            events = [event async for event in client.follow(job)]
+            assert events[-1]["type"] == "transcription.completed"
+        assert client._listeners == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_daemon_that_dies(
+    make_daemon: Callable[..., RunningDaemon], held: Path, tone: Path, stream: bool
+) -> None:
+    daemon = make_daemon().start()
+
+    async def work(client: AsyncClient) -> None:
+        with pytest.raises(whisperd.WhisperdError) as caught:
+            if stream:
+                async for _ in client.transcribe(tone, stream=True, model=held, vad=False):
+                    pass
+            else:
+                await client.transcribe(tone, model=held, vad=False)
+        assert caught.value.code == "daemon.connection_lost"
+
+    with anyio.fail_after(30):
+        async with aconnect(daemon.socket, start=False) as client, anyio.create_task_group() as tasks:
+            tasks.start_soon(work, client)
+            await until_begun(held)
+            daemon.signal(signal.SIGKILL)
+    daemon.wait()
+
+
+async def test_no_daemon(make_daemon: Callable[..., RunningDaemon]) -> None:
+    with pytest.raises(whisperd.WhisperdError) as caught:
+        async with aconnect(make_daemon().socket, start=False):
+            raise AssertionError("there is no daemon")
+    assert caught.value.code == "daemon.unreachable"

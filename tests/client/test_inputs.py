@@ -1,0 +1,85 @@
+"""What can be transcribed, and how it is named on the wire."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisperd.client.inputs import (
+    UPLOAD_PIECE_BYTES,
+    input_params,
+    is_path,
+    model_name,
+    option_params,
+    pieces,
+)
+from whisperd.rpc.errors import WhisperdError
+
+posix = pytest.mark.skipif(os.name != "posix", reason="names and pipes as on POSIX")
+
+
+def test_a_path_travels_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert input_params("a/../b.wav") == {"path": str(tmp_path / "b.wav")}
+    assert input_params(Path("b.wav")) == {"path": str(tmp_path / "b.wav")}
+
+
+@posix
+def test_a_path_that_is_not_utf8_travels_as_bytes() -> None:
+    assert input_params("/caf\udce9.wav") == {"path_bytes": b"/caf\xe9.wav"}
+
+
+def test_a_path_without_a_name() -> None:
+    with pytest.raises(WhisperdError) as caught:
+        input_params("")
+    assert caught.value.code == "audio.not_found"
+
+
+@posix
+def test_the_daemon_opens_files_and_we_open_pipes(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").touch()
+    assert is_path(tmp_path / "file")
+    assert is_path(str(tmp_path / "missing"))
+    assert is_path("/dev/zero")
+    assert not is_path(tmp_path / "pipe")
+    assert not is_path(b"RIFF")
+    assert not is_path(io.BytesIO())
+
+
+@given(st.binary(max_size=3 * UPLOAD_PIECE_BYTES))
+def test_the_pieces_are_the_whole(content: bytes) -> None:
+    for source in (content, bytearray(content), memoryview(content), io.BytesIO(content)):
+        parts = list(pieces(source))
+        assert b"".join(parts) == content
+        assert all(0 < len(part) <= UPLOAD_PIECE_BYTES for part in parts)
+
+
+def test_a_file_in_text_mode_is_a_mistake() -> None:
+    with pytest.raises(TypeError, match="binary mode"):
+        list(pieces(io.StringIO("RIFF")))  # type: ignore[arg-type]
+
+
+def test_options_travel_without_what_is_at_its_default() -> None:
+    assert option_params({"model": None, "language": None, "vad": False}) == {"vad": False}
+    assert option_params({"temperature": 0.5}) == {"temperature": [0.5]}
+    assert option_params({"temperature": (0, 0.5)}) == {"temperature": (0, 0.5)}
+
+
+def test_a_models_folder_travels_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    for name in ("./mine", Path("mine"), "~/mine", str(tmp_path / "mine")):
+        assert model_name(name) == str(tmp_path / "mine")
+    assert model_name(".") == str(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tiny.en", "Systran/faster-whisper-base", "owner/name@main", ".hidden"])
+def test_other_models_travel_as_they_are(name: str) -> None:
+    assert model_name(name) == name

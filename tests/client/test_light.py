@@ -1,0 +1,93 @@
+"""The way of a client is light: what it imports is what a person waits for."""
+
+from __future__ import annotations
+
+import pytest
+
+from whisperd_testing import RunningDaemon, run_python
+
+HEAVY = {
+    "anyio", "asyncio", "av", "ctranslate2", "huggingface_hub", "msgspec", "numpy", "onnxruntime",
+    "platformdirs", "pluggy", "psutil", "tokenizers",
+}  # fmt: skip
+
+SLOW = {
+    "asyncio",
+    "dataclasses",
+    "inspect",
+    "json",
+    "logging",
+    "pathlib",
+    "shutil",
+    "subprocess",
+    "tempfile",
+    "urllib",
+}
+"""Of the standard library: what takes milliseconds to import."""
+
+LIST = "; import sys; print(*sys.modules)"
+
+
+def imported(code: str, daemon: RunningDaemon) -> set[str]:
+    """The packages that a piece of code imports; what it prints before its last line does not count."""
+    lines = run_python(code + LIST, env=daemon.env).splitlines()
+    return {name.partition(".")[0] for name in lines[-1].split()}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import whisperd",
+        "import whisperd.client",
+        "from whisperd import connect, WhisperdError",
+        "import whisperd.cli.main",
+    ],
+)
+def test_importing(daemon: RunningDaemon, code: str) -> None:
+    modules = imported(code, daemon)
+    assert "whisperd" in modules
+    assert modules & HEAVY == set()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["daemon", "status"],
+        ["daemon", "status", "--json"],
+        ["daemon", "reload"],
+        ["jobs", "list"],
+        ["models", "list"],
+        ["natives", "list"],
+        ["transcribe", "/no/such/file"],
+        ["transcribe", "--help"],
+        ["--help"],
+    ],
+)
+def test_a_command(daemon: RunningDaemon, command: list[str]) -> None:
+    code = (
+        "import contextlib, io; from whisperd.cli.main import run\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), "
+        f"contextlib.suppress(SystemExit): run({command!r})\n"
+        "pass"
+    )
+    assert imported(code, daemon) & HEAVY == set()
+
+
+def test_a_program_in_python(daemon: RunningDaemon) -> None:
+    code = "import whisperd; client = whisperd.connect(start=False); client.daemon.status(); client.close()"
+    assert imported(code, daemon) & HEAVY == set()
+
+
+def test_the_status_is_asked_for_without_anything_slow(daemon: RunningDaemon) -> None:
+    code = (
+        "import sys; before = set(sys.modules); from whisperd.cli.main import run; run(['daemon', 'status'])"
+    )
+    seen = run_python(f"{code}; print(*(set(sys.modules) - before))", env=daemon.env).splitlines()[-1].split()
+    assert set(seen) & SLOW == set()
+    assert "msgpack" in seen
+
+
+def test_help_imports_no_command(daemon: RunningDaemon) -> None:
+    code = "from whisperd.cli.main import run; run(['--help']); import sys; print(*sys.modules)"
+    seen = run_python(code, env=daemon.env).splitlines()[-1].split()
+    assert not [name for name in seen if name.startswith(("whisperd.cli.commands.", "whisperd.client"))]

@@ -1,0 +1,82 @@
+"""What a type checker sees of the client, in the program of somebody who uses it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+GOOD = """
+import io
+from pathlib import Path
+
+import whisperd
+
+
+def synchronous() -> None:
+    with whisperd.connect() as daemon:
+        transcript = daemon.transcribe("a.wav", model="base", language="de", beam_size=2)
+        text: str = transcript.text
+        for segment in daemon.transcribe(Path("a.wav"), stream=True, vad=False, priority="bulk"):
+            end: float = segment.end
+        daemon.transcribe(b"RIFF", temperature=(0.0, 0.5))
+        daemon.transcribe(io.BytesIO(b"RIFF"), temperature=0.0, model=Path("folder"))
+        with open("a.wav", "rb") as file:
+            job: str = daemon.submit(file, detach=True, task="translate")
+        for event in daemon.follow(job):
+            print(event["type"], text, end)
+        daemon.jobs.cancel(job)["status"]
+
+
+async def asynchronous(options: whisperd.JobOptions) -> None:
+    async with whisperd.aconnect(start=False) as daemon:
+        text: str = (await daemon.transcribe("a.wav", **options)).text
+        async for segment in daemon.transcribe("a.wav", stream=True):
+            print(segment.start, text)
+        jobs = await daemon.jobs.list()
+        print([job["id"] for job in jobs])
+
+
+try:
+    synchronous()
+except whisperd.WhisperdError as error:
+    print(error.code, error.message, error.fix, error.data)
+"""
+
+BAD = """
+import io
+import whisperd
+
+with whisperd.connect() as daemon:
+    daemon.transcribe("a.wav", langage="de")
+    daemon.transcribe("a.wav", task="summarise")
+    daemon.transcribe(io.StringIO("text"))
+    daemon.transcribe(5)
+    daemon.transcribe("a.wav").txt
+    for segment in daemon.transcribe("a.wav"):
+        segment.end
+"""
+
+
+def mypy(folder: Path, program: str) -> list[str]:
+    """What `mypy --strict` finds, a line for each."""
+    (folder / "program.py").write_text(program)
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={folder}", "program.py"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.stderr == ""
+    return [line for line in done.stdout.splitlines() if ": error:" in line]
+
+
+def test_a_right_program_passes(tmp_path: Path) -> None:
+    assert mypy(tmp_path, GOOD) == []
+
+
+def test_every_mistake_is_found(tmp_path: Path) -> None:
+    lines = {int(line.split(":")[1]) for line in mypy(tmp_path, BAD)}
+    assert {6, 7, 8, 9, 10, 12} <= lines

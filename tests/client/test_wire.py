@@ -1,0 +1,142 @@
+"""The blocking connection, against other sides of every kind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgpack
+import pytest
+
+from whisperd.client.synchronous import Client
+from whisperd.client.wire import Wire
+from whisperd.rpc.errors import WhisperdError
+
+pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="needs Unix sockets")
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Wire, socket.socket]]:
+    """A wire, and what is at its other end."""
+    near, far = socket.socketpair()
+    wire = Wire(near)
+    with far:
+        yield wire, far
+    wire.close()
+
+
+def answer(far: socket.socket, *messages: object) -> None:
+    far.sendall(b"".join(msgpack.packb(message) for message in messages))
+
+
+def event(number: int) -> list[object]:
+    return [2, "event", [{"type": "x", "number": number}]]
+
+
+def failing(call: Callable[[], object]) -> WhisperdError:
+    with pytest.raises(WhisperdError) as caught:
+        call()
+    return caught.value
+
+
+def test_answers_find_their_requests_in_any_order(ends: tuple[Wire, socket.socket]) -> None:
+    wire, far = ends
+    first, second = wire.send("a.b"), wire.send("c.d", {"x": 1})
+    answer(far, [1, second, None, "two"], event(1), [1, first, None, "one"])
+    assert wire.answer(first) == "one"
+    assert wire.answer(second) == "two"
+    assert wire.next_event() == {"type": "x", "number": 1}
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(far.recv(4096))
+    assert list(unpacker) == [[0, first, "a.b", []], [0, second, "c.d", [{"x": 1}]]]
+
+
+def test_an_error_is_raised_as_it_was_sent(ends: tuple[Wire, socket.socket]) -> None:
+    wire, far = ends
+    wire.send("a.b")
+    answer(far, [1, 0, {"code": "a.b", "message": "M.", "fix": "F.", "data": {"n": 1}}, None])
+    error = failing(lambda: wire.answer(0))
+    assert error.to_wire() == {"code": "a.b", "message": "M.", "fix": "F.", "data": {"n": 1}}
+
+
+def test_an_answer_that_nobody_waits_for_is_forgotten(ends: tuple[Wire, socket.socket]) -> None:
+    wire, far = ends
+    answer(far, [1, 77, None, "x"], [1, 0, None, "y"])
+    assert wire.request("a.b") == "y"
+    assert wire._answers == {}
+
+
+def test_events_are_passed_on_while_an_answer_is_awaited(ends: tuple[Wire, socket.socket]) -> None:
+    wire, far = ends
+    answer(far, event(1), event(2), [1, 0, None, "done"], event(3))
+    seen: list[Any] = []
+    assert wire.answer(wire.send("a.b"), seen.append) == "done"
+    assert [one["number"] for one in seen][:2] == [1, 2]
+
+
+def test_waiting_for_an_event_ends_in_time(ends: tuple[Wire, socket.socket]) -> None:
+    wire, _ = ends
+    began_s = time.monotonic()
+    assert wire.next_event(began_s + 0.05) is None
+    assert time.monotonic() - began_s >= 0.05
+
+
+def test_a_connection_that_is_closed(ends: tuple[Wire, socket.socket]) -> None:
+    wire, far = ends
+    message_id = wire.send("a.b")
+    far.close()
+    assert failing(lambda: wire.answer(message_id)).code == "daemon.connection_lost"
+    assert failing(lambda: wire.request("a.b")).code == "daemon.connection_lost"
+    wire.close()
+    assert failing(lambda: wire.request("a.b")).code == "daemon.connection_lost"
+    assert failing(wire.next_event).code == "daemon.connection_lost"
+
+
+def test_why_it_was_closed_is_told(ends: tuple[Wire, socket.socket]) -> None:
+    wire, far = ends
+    answer(far, [2, "error", [{"code": "daemon.too_many_connections", "message": "M.", "fix": "F."}]])
+    far.close()
+    assert failing(lambda: wire.request("a.b")).code == "daemon.too_many_connections"
+
+
+@pytest.mark.parametrize(
+    "said", [b"HTTP/1.1 400 Bad Request\r\n", b"\xc1", b"\x93\x02\xa1\xff\x90", b"\x91" * 100 + b"\xc0"]
+)
+def test_another_program_at_the_other_end(ends: tuple[Wire, socket.socket], said: bytes) -> None:
+    wire, far = ends
+    far.sendall(said)
+    far.shutdown(socket.SHUT_WR)
+    error = failing(lambda: wire.request("a.b"))
+    assert error.code == "daemon.foreign"
+    assert "WHISPERD_SOCKET" in error.fix
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
+def test_nothing_follows_half_a_message(ends: tuple[Wire, socket.socket]) -> None:
+    """Ctrl-C while a large message is being sent: what is sent later would be taken for its rest."""
+    wire, far = ends
+    main_thread = threading.main_thread().ident
+    assert main_thread is not None
+
+    def interrupt() -> None:
+        far.recv(10)  # it is being sent
+        signal.pthread_kill(main_thread, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        wire.send("uploads.append", {"data": bytes(16 * 2**20)})  # nobody reads more of it
+    thread.join()
+    assert failing(lambda: wire.request("a.b")).code == "daemon.connection_lost"
+
+
+def test_a_client_is_closed_by_its_block(ends: tuple[Wire, socket.socket]) -> None:
+    wire, far = ends
+    with Client(wire):
+        pass
+    assert far.recv(1) == b""

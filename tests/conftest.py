@@ -1,0 +1,90 @@
+"""What every test shares."""
+
+from __future__ import annotations
+
+import wave
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from whisperd_testing import RunningDaemon, toy_model
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def make_daemon(tmp_path: Path) -> Iterator[Callable[..., RunningDaemon]]:
+    """Makes daemons, each in a folder of its own; they are not started yet, and ended after the test."""
+    made: list[RunningDaemon] = []
+
+    def make(**options: Any) -> RunningDaemon:
+        folder = tmp_path / f"daemon{len(made)}"
+        folder.mkdir()
+        made.append(RunningDaemon(folder, **options))
+        return made[-1]
+
+    yield make
+    for daemon in made:
+        daemon.close()
+
+
+@pytest.fixture
+def daemon(make_daemon: Callable[..., RunningDaemon]) -> RunningDaemon:
+    """A running daemon with the toy backend and no model downloaded."""
+    return make_daemon().start()
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Callable[..., str]:
+    """Makes toy models; returns the name to ask for, which is the folder's path."""
+
+    def make(name: str = "toy", **behaviour: Any) -> str:
+        return str(toy_model(tmp_path / "models" / name, **behaviour))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
+    """One daemon with the toy backend for all tests of a module; the toy model is its default."""
+    folder = tmp_path_factory.mktemp("daemon")
+    daemon = RunningDaemon(folder)
+    daemon.settings(f'[daemon]\ndefault_model = "{toy_model(folder / "toy").as_posix()}"\n')
+    daemon.start()
+    yield daemon
+    daemon.close()
+
+
+@pytest.fixture(scope="session")
+def ten_minutes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A long recording of nothing: with `vad=False`, some thirty windows of it."""
+    path = tmp_path_factory.mktemp("audio") / "ten_minutes.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(bytes(2 * 16_000 * 600))
+    return path
+
+
+@pytest.fixture
+def held(toy: Callable[..., str]) -> Iterator[Path]:
+    """A toy model that computes nothing before its file `hold` is deleted."""
+    folder = Path(toy("held"))
+    (folder / "hold").touch()
+    yield folder
+    (folder / "hold").unlink(missing_ok=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """A whole-program test that fails shows its daemon's log."""
+    report = yield
+    if report.failed:
+        for value in getattr(item, "funcargs", {}).values():
+            if isinstance(value, RunningDaemon):
+                report.sections.append(("the daemon's log", value.log()[-8000:]))
+    return report

@@ -1,0 +1,50 @@
+"""What the tests of the daemon share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from whisperd_testing import RunningDaemon
+
+if sys.platform == "win32":  # the others speak to Unix sockets, or are about modes and signals
+    collect_ignore_glob = ["test_[!hw]*.py", "test_hostile*.py"]
+
+MakeDaemon = Callable[..., RunningDaemon]
+
+
+@pytest.fixture(scope="module")
+def shared_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
+    """One daemon for all tests of a module: what one of them does to it, the next one would notice."""
+    daemon = RunningDaemon(tmp_path_factory.mktemp("daemon")).start()
+    yield daemon
+    daemon.close()
+
+
+@pytest.fixture
+def limited(make_daemon: MakeDaemon) -> MakeDaemon:
+    """Starts a daemon with these limits in its settings file."""
+
+    def start(**limits: float) -> RunningDaemon:
+        daemon = make_daemon()
+        daemon.settings("[limits]\n" + "".join(f"{name} = {value}\n" for name, value in limits.items()))
+        return daemon.start()
+
+    return start
+
+
+@pytest.fixture
+def endless(toy: Callable[..., str]) -> str:
+    """A model that is never loaded: a job on it stays queued for as long as a test likes."""
+    return toy("endless", load_s=600)
+
+
+@pytest.fixture
+def some_file(tmp_path: Path) -> str:
+    """A file that a job may be asked for; it is no recording."""
+    path = tmp_path / "speech.wav"
+    path.write_bytes(b"not audio")
+    return str(path)

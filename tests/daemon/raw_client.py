@@ -1,0 +1,116 @@
+"""A client that may send anything, and need not read."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+import psutil
+
+from whisperd.rpc.errors import WhisperdError
+from whisperd_testing import RunningDaemon
+
+__all__ = ["RawClient", "memory_bytes", "until"]
+
+TIMEOUT_S = 20.0
+QUIET_S = 0.5
+
+
+class RawClient:
+    """A connection to a daemon, byte for byte. Use it as a context manager."""
+
+    def __init__(self, daemon: RunningDaemon) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.connect(daemon.socket)
+        self.socket.settimeout(TIMEOUT_S)
+        self._unpacker = msgpack.Unpacker(max_buffer_size=2**28, strict_map_key=False)
+        self._next_id = 1000
+
+    def __enter__(self) -> RawClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, *messages: Any) -> None:
+        """Send messages, packed, or bytes as they are."""
+        packed = (each if isinstance(each, bytes) else msgpack.packb(each) for each in messages)
+        self.socket.sendall(b"".join(packed))
+
+    def receive(self) -> Any:
+        """The next message. Raises `EOFError` when the daemon has closed the connection."""
+        while True:
+            for message in self._unpacker:
+                return message
+            try:
+                data = self.socket.recv(65536)
+            except (ConnectionResetError, BrokenPipeError):
+                raise EOFError from None
+            if not data:
+                raise EOFError
+            self._unpacker.feed(data)
+
+    def request(self, method: str, params: dict[str, Any] | None = None) -> Any:
+        """Ask, and wait for the answer; what comes in between is dropped. Raises `WhisperdError`."""
+        self._next_id += 1
+        self.send([0, self._next_id, method, [] if params is None else [params]])
+        return self.answer(self._next_id)
+
+    def answer(self, message_id: int) -> Any:
+        """The answer to a request; what comes before it is dropped. Raises `WhisperdError`."""
+        while True:
+            match self.receive():
+                case [1, answered, None, result] if answered == message_id:
+                    return result
+                case [1, answered, error, _] if answered == message_id:
+                    raise WhisperdError.from_wire(error)
+
+    def error(self) -> str:
+        """Why the daemon closes this connection: the code; what comes before it is dropped."""
+        while True:
+            match self.receive():
+                case [2, "error", [error]]:
+                    code = error["code"]
+                    break
+        try:
+            self.receive()
+        except EOFError:
+            return str(code)
+        raise AssertionError("the connection is still open")
+
+    def is_closed(self) -> bool:
+        """Whether the daemon closes it, whatever comes before that."""
+        try:
+            while True:
+                self.receive()
+        except EOFError:
+            return True
+
+    def send_until_refused(self, data: bytes, most_bytes: int = 2**23) -> int:
+        """Send the same again and again until nothing is taken for a while; returns how many bytes were."""
+        self.socket.settimeout(QUIET_S)
+        sent_bytes = 0
+        try:
+            while sent_bytes < most_bytes:
+                sent_bytes += self.socket.send(data)
+            raise AssertionError(f"the daemon takes more than {most_bytes} bytes")
+        except TimeoutError:
+            return sent_bytes
+        finally:
+            self.socket.settimeout(TIMEOUT_S)
+
+
+def memory_bytes(daemon: RunningDaemon) -> int:
+    """What the daemon itself holds in memory."""
+    return int(psutil.Process(daemon.pid).memory_info().rss)
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    """Wait for something that nobody announces."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "it never came true"
+        time.sleep(0.01)

@@ -1,0 +1,197 @@
+"""`whisperctl daemon …`, as a person uses it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from raw_client import until
+
+from whisperd_testing import Finished, RunningDaemon, batches, write_tone
+
+MakeDaemon = Callable[..., RunningDaemon]
+
+
+@pytest.fixture
+def unstarted(make_daemon: MakeDaemon) -> RunningDaemon:
+    return make_daemon()
+
+
+def started(daemon: RunningDaemon) -> int:
+    """Have a client start it; returns its process id."""
+    done = daemon.ctl("daemon", "start", "--json")
+    assert done.status == 0, done
+    return int(done.json["pid"])
+
+
+def is_unreachable(done: Finished) -> bool:
+    return done.status == 3 and "whisperctl daemon start" in done.err
+
+
+def test_nothing_starts_a_daemon_only_to_ask_it_how_it_is(unstarted: RunningDaemon) -> None:
+    for verb in ("status", "stop", "reload"):
+        assert is_unreachable(unstarted.ctl("daemon", verb)), verb
+    assert is_unreachable(unstarted.ctl("jobs", "list", "--no-start"))
+    assert not Path(unstarted.socket).exists()
+
+
+def test_status_for_a_person(daemon: RunningDaemon) -> None:
+    done = daemon.ctl("daemon", "status")
+    assert done.status == 0
+    assert f"process {daemon.pid}" in done.out
+    assert daemon.socket in done.out
+    assert "0 running" in done.out
+    assert done.err == ""
+
+
+def test_status_for_a_program(daemon: RunningDaemon) -> None:
+    answer = daemon.ctl("daemon", "status", "--json").json
+    assert answer.keys() >= {
+        "version", "protocol", "pid", "socket", "uptime", "default_runtime", "runtimes", "jobs", "memory",
+        "audio_seconds", "speed", "config", "log", "clients", "stopping",
+    }  # fmt: skip
+    assert answer["jobs"] == dict.fromkeys(("queued", "running", "completed", "failed", "cancelled"), 0)
+    assert answer["memory"]["daemon"] > 10_000_000
+    assert 0 < answer["uptime"] < 60
+    assert answer["config"] == str(daemon.config)
+    assert "listens on" in Path(answer["log"]).read_text()
+
+
+def test_start_twice_is_one_daemon(unstarted: RunningDaemon) -> None:
+    assert started(unstarted) == started(unstarted)
+
+
+def test_a_daemon_that_a_client_started_stands_on_its_own(unstarted: RunningDaemon) -> None:
+    process = psutil.Process(started(unstarted))
+    assert process.cwd() == "/"
+    assert process.parent() is None or process.parent().pid != process.pid
+    assert process.terminal() is None
+    assert {Path(f"/proc/{process.pid}/fd/{number}").resolve() for number in range(3)} <= {Path("/dev/null")}
+
+
+def test_stop_waits_for_the_end(unstarted: RunningDaemon) -> None:
+    pid = started(unstarted)
+    assert unstarted.ctl("daemon", "stop").status == 0
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert not Path(unstarted.socket).exists()
+    assert is_unreachable(unstarted.ctl("daemon", "status"))
+
+
+def test_restart(unstarted: RunningDaemon) -> None:
+    first = started(unstarted)
+    unstarted.settings("[limits]\nmax_jobs = 7\n")
+    done = unstarted.ctl("daemon", "restart", "--json")
+    assert done.status == 0, done
+    assert done.json["pid"] != first
+    assert not psutil.pid_exists(first) or psutil.Process(first).status() == psutil.STATUS_ZOMBIE
+    with unstarted.connect() as client:
+        assert "\nmax_jobs = 7" in client.daemon.config()["content"]
+
+
+def test_restart_starts_one_that_did_not_run(unstarted: RunningDaemon) -> None:
+    assert unstarted.ctl("daemon", "restart").status == 0
+    assert unstarted.ctl("daemon", "status").status == 0
+
+
+@pytest.mark.real
+def test_stop_lets_running_work_end(daemon: RunningDaemon, toy: Callable[..., str], tmp_path: Path) -> None:
+    model = Path(toy())
+    (model / "hold").touch()
+    sound = write_tone(tmp_path / "tone.wav", 3.0)
+    ctl = [sys.executable, "-P", "-m", "whisperd.cli.main"]
+    job = subprocess.Popen(
+        [*ctl, "transcribe", "--no-vad", "--language", "en", "--model", str(model), str(sound)],
+        env=daemon.env,
+        stdout=subprocess.PIPE,
+    )
+    until(lambda: bool(batches(model)))
+    with subprocess.Popen([*ctl, "daemon", "stop", "--quiet"], env=daemon.env) as stop:
+        until(lambda: "stopping: 1 job" in daemon.log())
+        assert stop.poll() is None
+        (model / "hold").unlink()
+        out, _ = job.communicate(timeout=30)
+        assert (job.returncode, out.decode().strip()) == (0, "transcribe 3.00 s")
+        assert stop.wait(30) == 0
+
+
+@pytest.mark.real
+def test_start_while_one_is_ending_leaves_one_running(
+    daemon: RunningDaemon, toy: Callable[..., str], tmp_path: Path
+) -> None:
+    model = Path(toy())
+    (model / "hold").touch()
+    sound = write_tone(tmp_path / "tone.wav", 3.0)
+    ended = daemon.pid
+    daemon.ctl("transcribe", "--detach", "--no-vad", "--model", str(model), str(sound))
+    until(lambda: bool(batches(model)))
+    daemon.signal(signal.SIGTERM)
+    until(lambda: "stopping: 1 job" in daemon.log())
+    command = [sys.executable, "-P", "-m", "whisperd.cli.main", "daemon", "start", "--json"]
+    with subprocess.Popen(command, env=daemon.env, stdout=subprocess.PIPE) as starting:
+        (model / "hold").unlink()
+        out, _ = starting.communicate(timeout=60)
+        assert starting.returncode == 0
+    assert json.loads(out)["pid"] != ended
+    assert daemon.ctl("daemon", "status", "--json").json["pid"] == json.loads(out)["pid"]
+
+
+def test_the_log(unstarted: RunningDaemon) -> None:
+    done = unstarted.ctl("daemon", "logs")
+    assert done.status == 4
+    assert "whisperctl daemon start" in done.err
+    started(unstarted)
+    assert "listens on" in unstarted.ctl("daemon", "logs").out
+    for _ in range(5):
+        unstarted.ctl("daemon", "reload")
+    lines = unstarted.ctl("daemon", "logs", "--lines", "3").out.splitlines()
+    assert len(lines) == 3
+    assert all("settings read again" in line for line in lines)
+    assert unstarted.ctl("daemon", "logs", "-n", "2", "--json").json["lines"] == lines[1:]
+
+
+def test_the_log_as_it_grows(daemon: RunningDaemon) -> None:
+    following = subprocess.Popen(
+        [sys.executable, "-u", "-P", "-m", "whisperd.cli.main", "daemon", "logs", "--follow", "-n", "1"],
+        env=daemon.env,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert following.stdout is not None
+    with following.stdout:
+        assert "listens on" in following.stdout.readline()
+        daemon.ctl("daemon", "reload")
+        assert "settings read again" in following.stdout.readline()
+        following.terminate()
+    following.wait(10)
+
+
+def test_the_settings(unstarted: RunningDaemon) -> None:
+    assert unstarted.ctl("daemon", "config", "--init").status == 0
+    template = unstarted.config.read_text()
+    assert "# max_connections = 512" in template
+    assert stat.S_IMODE(unstarted.config.stat().st_mode) & 0o022 == 0
+    again = unstarted.ctl("daemon", "config", "--init")
+    assert again.status == 5  # what somebody may have edited is not written over
+    unstarted.settings(template.replace("# max_jobs = 10000", "max_jobs = 12"))
+    assert "\nmax_jobs = 12" in unstarted.ctl("daemon", "config").out
+    assert started(unstarted)
+    unstarted.settings("[limits]\nmax_jobs = 0\n")
+    assert "\nmax_jobs = 12" in unstarted.ctl("daemon", "config").out  # what is in force
+    assert unstarted.ctl("daemon", "stop").status == 0
+    done = unstarted.ctl("daemon", "config", "--json")
+    assert (done.status, done.json["error"]["code"]) == (1, "config.invalid")
+
+
+def test_the_client_is_quick(daemon: RunningDaemon) -> None:
+    """Not a measurement (see benchmarks), only a guard against a second of imports."""
+    began_s = time.monotonic()
+    assert daemon.ctl("daemon", "status", "--json").status == 0
+    assert time.monotonic() - began_s < 1

@@ -1,0 +1,108 @@
+"""A folder that does not answer (a network, an automounter) holds up nobody who did not name it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from raw_client import RawClient
+
+from whisperd.rpc.errors import WhisperdError
+from whisperd_testing import TESTS, RunningDaemon
+
+MakeDaemon = Callable[..., RunningDaemon]
+
+DEAD = "/dead/speech.wav"
+# Run by the interpreter when the daemon starts: no real file can be made to hang without help of the system.
+HANG = """
+import os, time
+
+really_open = os.open
+
+def open(path, *rest, **options):
+    if str(path).startswith("/dead/"):
+        time.sleep(3600)
+    return really_open(path, *rest, **options)
+
+os.open = open
+
+from pathlib import Path
+
+really_iterate = Path.iterdir
+
+def iterate(path):
+    if str(path).startswith("/dead/"):
+        time.sleep(3600)
+    return really_iterate(path)
+
+Path.iterdir = iterate
+
+from whisperd import threads
+from whisperd.daemon import main
+from whisperd.models.store import ModelStore
+
+threads.ANSWER_TIMEOUT_S = main.END_TIMEOUT_S = float(os.environ["PATIENCE_S"])
+if "DEAD_STORE" in os.environ:
+    ModelStore._list = lambda store: time.sleep(3600)
+"""
+
+
+@pytest.fixture
+def haunted(tmp_path: Path, make_daemon: MakeDaemon) -> Callable[..., RunningDaemon]:
+    """A daemon for which everything in /dead hangs."""
+    (tmp_path / "sitecustomize.py").write_text(HANG)
+
+    def start(patience_s: float, **env: str) -> RunningDaemon:
+        python_path = os.pathsep.join([str(TESTS / "backends"), str(tmp_path)])
+        env = {"PYTHONPATH": python_path, "PATIENCE_S": str(patience_s), **env}
+        return make_daemon(env=env).start()
+
+    return start
+
+
+def test_the_file_of_a_job(haunted: Callable[..., RunningDaemon]) -> None:
+    with RawClient(haunted(0.2)) as client, pytest.raises(WhisperdError) as caught:
+        client.request("jobs.submit", {"input": {"path": DEAD}})
+    assert caught.value.code == "audio.not_readable"
+    assert "does not answer" in caught.value.message
+    assert caught.value.fix
+
+
+def test_the_folder_of_a_model(haunted: Callable[..., RunningDaemon]) -> None:
+    with RawClient(haunted(0.2)) as client:
+        for method, params in (
+            ("models.path", {"name": "/dead/model"}),
+            ("models.pull", {"name": "/dead/model"}),
+            ("models.verify", {"name": "/dead/model"}),
+            ("models.import", {"path": "/dead/model", "name": "mine"}),
+        ):
+            with pytest.raises(WhisperdError, match="does not answer") as caught:
+                client.request(method, params)
+            assert caught.value.code == "model.invalid_folder"
+
+
+def test_many_of_them_hold_up_nobody_and_not_the_end(
+    haunted: Callable[..., RunningDaemon], some_file: str, endless: str
+) -> None:
+    daemon = haunted(60)
+    with RawClient(daemon) as client, RawClient(daemon) as other:
+        client.send(*([0, number, "jobs.submit", [{"input": {"path": DEAD}}]] for number in range(50)))
+        assert isinstance(other.request("models.list"), list)
+        job = other.request("jobs.submit", {"input": {"path": some_file}, "options": {"model": endless}})
+        other.request("jobs.cancel", job)
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait(15) == 0
+
+
+def test_what_cannot_be_ended_does_not_hold_up_the_end(haunted: Callable[..., RunningDaemon]) -> None:
+    daemon = haunted(0.5, DEAD_STORE="1")
+    with RawClient(daemon) as client:
+        client.send([0, 1, "models.list", []])
+        client.request("daemon.status")
+        daemon.signal(signal.SIGTERM)
+        daemon.wait(15)
+    assert "ending without it" in daemon.log()
+    assert not Path(daemon.socket).exists()

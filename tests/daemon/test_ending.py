@@ -1,0 +1,268 @@
+"""How the daemon ends: running work first, then everything that it started, and nothing is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from raw_client import RawClient, until
+
+from whisperd.rpc.errors import WhisperdError
+from whisperd_testing import RunningDaemon, batches, write_tone
+
+MakeDaemon = Callable[..., RunningDaemon]
+Toy = Callable[..., str]
+
+GRACE = "[daemon]\ngrace_period_s = {}\n"
+
+
+class HeldJob:
+    """A job whose engine computes until it is let go, and somebody who waits for it."""
+
+    def __init__(self, daemon: RunningDaemon, model: str, sound: Path) -> None:
+        self.hold = Path(model) / "hold"
+        self.hold.touch()
+        self.client = RawClient(daemon)
+        ask = {"input": {"path": str(sound)}, "options": {"model": model, "vad": False, "language": "en"}}
+        self.job = self.client.request("jobs.submit", ask)
+        until(lambda: bool(batches(Path(model))))
+        self.client.send([0, 1, "jobs.wait", [self.job]])
+
+    def error(self) -> str:
+        """The code that the one who waits gets."""
+        with pytest.raises(WhisperdError) as caught:
+            self.client.answer(1)
+        return caught.value.code
+
+
+@pytest.fixture
+def hold(toy: Toy, tmp_path: Path) -> Iterator[Callable[[RunningDaemon], HeldJob]]:
+    """Has a daemon run a job that is held."""
+    sound = write_tone(tmp_path / "tone.wav", 3.0)
+    made: list[HeldJob] = []
+
+    def begin(daemon: RunningDaemon) -> HeldJob:
+        made.append(HeldJob(daemon, toy(), sound))
+        return made[-1]
+
+    yield begin
+    for one in made:
+        one.client.socket.close()
+
+
+@contextmanager
+def nothing_left(daemon: RunningDaemon) -> Iterator[None]:
+    """After the block no process of the daemon's is alive, and no socket is there."""
+    children = daemon.children()
+    yield
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == []
+    assert not Path(daemon.socket).exists()
+    assert not list((daemon.folder / "state" / "uploads").rglob("*/*"))
+
+
+# At the daemon's leisure
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_daemon_ends_at_once(daemon: RunningDaemon, number: signal.Signals) -> None:
+    with RawClient(daemon) as client, nothing_left(daemon):
+        client.request("daemon.status")
+        began_s = time.monotonic()
+        daemon.signal(number)
+        assert daemon.wait() == 0
+        assert time.monotonic() - began_s < 3
+        assert client.is_closed()
+    assert f"received {number.name}" in daemon.log()
+    assert "has ended" in daemon.log()
+
+
+@pytest.mark.real
+def test_running_work_may_end(daemon: RunningDaemon, hold: Callable[..., HeldJob]) -> None:
+    held = hold(daemon)
+    with nothing_left(daemon):
+        daemon.signal(signal.SIGTERM)
+        until(lambda: "stopping: 1 job" in daemon.log())
+        with RawClient(daemon) as other:  # it still answers, and takes no more work
+            assert other.request("daemon.status")["jobs"]["running"] == 1
+            with pytest.raises(WhisperdError) as caught:
+                other.request("jobs.submit", {"input": {"path": "/etc/passwd"}})
+            assert caught.value.code == "daemon.stopping"
+        held.hold.unlink()
+        assert held.client.answer(1)["text"] == "transcribe 3.00 s"
+        assert daemon.wait() == 0
+
+
+@pytest.mark.real
+def test_work_that_does_not_end_is_cancelled_and_told_so(
+    make_daemon: MakeDaemon, hold: Callable[..., HeldJob]
+) -> None:
+    daemon = make_daemon()
+    daemon.settings(GRACE.format(0.3))
+    held = hold(daemon.start())
+    with nothing_left(daemon):
+        daemon.signal(signal.SIGTERM)
+        assert held.error() == "daemon.stopping"
+        assert daemon.wait() == 0
+    assert "1 jobs did not end in time" in daemon.log()
+
+
+def test_a_job_that_has_not_begun_is_told_so_too(
+    make_daemon: MakeDaemon, endless: str, some_file: str
+) -> None:
+    daemon = make_daemon()
+    daemon.settings(GRACE.format(0))
+    daemon.start()
+    with RawClient(daemon) as client, RawClient(daemon) as follower:
+        ask = {"input": {"path": some_file}, "options": {"model": endless}, "detach": True}
+        job = client.request("jobs.submit", ask)
+        client.send([0, 1, "jobs.wait", [job]])
+        follower.request("events.subscribe", {"topics": ["jobs"]})
+        until(lambda: len(daemon.workers()) == 1)
+        with nothing_left(daemon):
+            daemon.signal(signal.SIGTERM)
+            with pytest.raises(WhisperdError) as caught:
+                client.answer(1)
+            assert caught.value.code == "daemon.stopping"
+            [_, _, [event]] = follower.receive()
+            assert (event["type"], event["error"]["code"]) == ("transcription.cancelled", "daemon.stopping")
+            assert daemon.wait() == 0
+
+
+def test_an_upload_that_is_not_finished_goes(daemon: RunningDaemon) -> None:
+    with RawClient(daemon) as client, nothing_left(daemon):
+        upload = client.request("uploads.create")["id"]
+        client.request("uploads.append", {"id": upload, "data": b"x"})
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+
+
+@pytest.mark.real
+def test_asked_by_a_client(daemon: RunningDaemon, hold: Callable[..., HeldJob]) -> None:
+    held = hold(daemon)
+    with nothing_left(daemon), RawClient(daemon) as client:
+        answer = client.request("daemon.stop")
+        assert answer == {"pid": daemon.pid, "grace_period": 10.0, "active_jobs": 1}
+        held.hold.unlink()
+        assert held.client.answer(1)["text"] == "transcribe 3.00 s"
+        assert daemon.wait() == 0
+
+
+# At once
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("first", ["SIGTERM", "SIGINT", "daemon.stop"])
+def test_a_second_signal_ends_at_once(
+    daemon: RunningDaemon, hold: Callable[..., HeldJob], first: str
+) -> None:
+    held = hold(daemon)
+    with nothing_left(daemon):
+        if first == "daemon.stop":
+            with RawClient(daemon) as client:
+                client.request(first)
+        else:
+            daemon.signal(signal.Signals[first])
+        until(lambda: "stopping: 1 job" in daemon.log())
+        daemon.signal(signal.SIGTERM)
+        began_s = time.monotonic()
+        assert daemon.wait() == 1
+        assert time.monotonic() - began_s < 2
+    assert held.client.is_closed()
+    assert "a second signal" in daemon.log()
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("is_busy", [True, False])
+def test_killed(
+    daemon: RunningDaemon, hold: Callable[..., HeldJob], is_busy: bool, toy: Toy, tmp_path: Path
+) -> None:
+    """Nobody can clean up then: each child notices by itself."""
+    held = hold(daemon)
+    if not is_busy:
+        held.hold.unlink()
+        held.client.answer(1)
+    until(lambda: len(daemon.children()) == 2)  # a worker, and a decoder, at work or ready
+    children = daemon.children()
+    daemon.signal(signal.SIGKILL)
+    daemon.wait()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == []
+    assert held.client.is_closed()
+
+
+def test_killed_while_a_model_is_loaded(daemon: RunningDaemon, endless: str, some_file: str) -> None:
+    with RawClient(daemon) as client:
+        client.request("jobs.submit", {"input": {"path": some_file}, "options": {"model": endless}})
+        until(lambda: len(daemon.workers()) == 1)
+        children = daemon.children()
+        daemon.signal(signal.SIGKILL)
+        daemon.wait()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == []
+
+
+# In a terminal
+
+
+@pytest.mark.real
+def test_interrupted_in_a_terminal(make_daemon: MakeDaemon, hold: Callable[..., HeldJob]) -> None:
+    """A terminal sends Ctrl-C to all of its processes; the workers of the daemon are not among them."""
+    daemon = make_daemon()
+    daemon.process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "whisperd"],
+        env=daemon.env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    until(lambda: Path(daemon.socket).exists())
+    held = hold(daemon)
+    with nothing_left(daemon):
+        os.killpg(daemon.pid, signal.SIGINT)
+        until(lambda: "stopping: 1 job" in daemon.log())
+        held.hold.unlink()
+        assert held.client.answer(1)["text"] == "transcribe 3.00 s"
+        out, said = daemon.process.communicate(timeout=30)
+    assert daemon.process.returncode == 0
+    assert out == b""
+    assert b"listens on" in said and b"received SIGINT" in said
+    assert b"Traceback" not in said
+
+
+# What is asked at that very moment
+
+
+def test_requests_in_flight_are_answered_or_the_connection_is_closed(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon().start()
+    answers: list[Any] = []
+
+    def ask_on() -> None:
+        with RawClient(daemon) as client:
+            try:
+                while True:
+                    answers.append(client.request("daemon.config"))
+            except (EOFError, BrokenPipeError, ConnectionResetError, WhisperdError):
+                pass
+
+    threads = [threading.Thread(target=ask_on) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(answers) > 50)
+    daemon.signal(signal.SIGTERM)
+    assert daemon.wait() == 0
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert "Traceback" not in daemon.log()

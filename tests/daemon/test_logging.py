@@ -1,0 +1,139 @@
+"""The log: for its owner alone, of bounded size, and without a word of what was said."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from raw_client import RawClient
+
+from whisperd.daemon.logfile import LOGGERS, LogFile
+from whisperd.rpc.errors import WhisperdError
+from whisperd.settings import LogSettings
+from whisperd_testing import AUDIO, RunningDaemon, run_python, write_tone
+
+MakeDaemon = Callable[..., RunningDaemon]
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    """What a test does to the loggers of this process ends with it."""
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    before = [(one, one.level, list(one.handlers), list(one.filters)) for one in loggers]
+    yield
+    for one, level, handlers, filters in before:
+        for handler in set(one.handlers) - set(handlers):
+            handler.close()
+        one.setLevel(level)
+        one.handlers, one.filters = handlers, filters
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.usefixtures("restored_logging")
+def test_private_from_the_first_moment_and_after_each_rotation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[tuple[str, int]] = []
+    open_file = os.open
+
+    def note(path: str, flags: int, bits: int = 0o777) -> int:
+        descriptor = open_file(path, flags, bits)
+        opened.append((Path(path).name, stat.S_IMODE(os.fstat(descriptor).st_mode)))
+        return descriptor
+
+    monkeypatch.setattr(os, "open", note)
+    previous = os.umask(0)
+    try:
+        LogFile(
+            tmp_path / "state" / "daemon.log",
+            LogSettings(max_bytes=10_000, files=2),
+            level=None,
+            to_terminal=False,
+        )
+        for number in range(1000):
+            logging.getLogger("whisperd").info("line %d of a log that is to be rotated", number)
+    finally:
+        os.umask(previous)
+    assert mode(tmp_path / "state") == 0o700
+    files = sorted((tmp_path / "state").iterdir())
+    assert [file.name for file in files] == ["daemon.log", "daemon.log.1", "daemon.log.2"]
+    assert all(file.stat().st_size <= 10_000 for file in files)
+    assert {mode(file) for file in files} == {0o600}
+    assert len(opened) > 3 and set(opened) == {("daemon.log", 0o600)}
+    assert "line 999" in files[0].read_text()
+
+
+@pytest.mark.usefixtures("restored_logging")
+def test_a_log_that_others_could_read_becomes_private(tmp_path: Path) -> None:
+    old = tmp_path / "daemon.log"
+    old.write_text("from an earlier time\n")
+    old.chmod(0o644)
+    LogFile(tmp_path / "daemon.log", LogSettings(), level=None, to_terminal=False)
+    assert mode(old) == 0o600
+    assert old.read_text() == "from an earlier time\n"
+
+
+def test_any_name_can_be_logged(tmp_path: Path) -> None:
+    run_python(
+        "import logging, os, sys; from pathlib import Path\n"
+        "from whisperd.daemon.logfile import LogFile; from whisperd.settings import LogSettings\n"
+        "LogFile(Path(sys.argv[1], 'daemon.log'), LogSettings(), level=None, to_terminal=False)\n"
+        "logging.getLogger('whisperd').info('a file called %s', os.fsdecode(b'\\xff.wav'))",
+        str(tmp_path),
+        env=os.environ,
+    )
+    assert r"a file called \udcff.wav" in (tmp_path / "daemon.log").read_text()
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WhisperdError) as caught:
+        LogFile(tmp_path / "file" / "daemon.log", LogSettings(), level=None, to_terminal=False)
+    assert caught.value.code == "log.not_writable"
+    assert "WHISPERD_STATE_DIR" in caught.value.fix
+
+
+@pytest.mark.real
+def test_nothing_of_what_was_said_is_in_it_even_at_debug(
+    make_daemon: MakeDaemon, toy: Callable[..., str], tmp_path: Path
+) -> None:
+    daemon = make_daemon()
+    daemon.settings("[log]\nlevel = 'debug'\n")
+    daemon.start()
+    sound = write_tone(tmp_path / "secret meeting.wav", 3.0)
+    with daemon.connect() as client:
+        said = client.transcribe(sound, model=toy(), vad=False, prompt="a secret prompt", hotwords="Zanzibar")
+        client.transcribe(sound.read_bytes(), model=toy(), vad=False)
+        with pytest.raises(WhisperdError):
+            client.transcribe(sound, model=toy("broken", error="the engine quotes the speaker"), vad=False)
+        with RawClient(daemon) as raw, pytest.raises(WhisperdError):
+            raw.request("jobs.submit", {"input": {"path": str(sound)}, "options": {"prompt": ["Zanzibar"]}})
+    daemon.signal(signal.SIGTERM)
+    daemon.wait()
+    log = daemon.log()
+    assert "completed" in log
+    for secret in (said.text, "transcribe", "3.00 s", "secret", "Zanzibar", "quotes the speaker", "meeting"):
+        assert secret not in log, secret
+
+
+@pytest.mark.real
+def test_nor_with_a_real_engine(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon(toy=False)
+    daemon.settings("[log]\nlevel = 'debug'\n")
+    daemon.start()
+    with daemon.connect() as client:
+        text = client.transcribe(AUDIO / "jfk.flac", model="tiny.en").text
+    daemon.signal(signal.SIGTERM)
+    daemon.wait()
+    log = daemon.log().lower()
+    assert "completed" in log
+    for word in {word.strip(".,").lower() for word in text.split() if len(word) > 5}:
+        assert word not in log, word

@@ -1,0 +1,154 @@
+"""A client that does not read, or sends as fast as it can, is its own problem."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import msgpack
+from raw_client import RawClient, memory_bytes, until
+
+from whisperd_testing import RunningDaemon
+
+Limited = Callable[..., RunningDaemon]
+
+MEGABYTE = 2**20
+ECHO = msgpack.packb([0, 1, "jobs.show", [{"id": "x" * 4000}]])
+"""A quick question, with an answer of its own size: there is no such job."""
+
+
+@contextmanager
+def attacking(attack: Callable[[], None]) -> Iterator[None]:
+    """Have a client do its worst, again and again, while the block runs."""
+    is_over = threading.Event()
+
+    def run() -> None:
+        while not is_over.is_set():
+            attack()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def check_others_are_served(daemon: RunningDaemon) -> None:
+    """Another client's answers come about as quickly as ever."""
+    durations_s = []
+    with RawClient(daemon) as other:
+        for _ in range(30):
+            began_s = time.monotonic()
+            assert other.request("daemon.status")["pid"] == daemon.pid
+            durations_s.append(time.monotonic() - began_s)
+    assert statistics.median(durations_s) < 0.08
+    assert max(durations_s) < 2
+
+
+def test_a_client_that_never_reads_its_answers(limited: Limited) -> None:
+    daemon = limited(max_unread_bytes=MEGABYTE, unread_timeout_s=600)
+    with RawClient(daemon) as deaf:
+        assert deaf.request("daemon.config")
+        before_bytes = memory_bytes(daemon)
+        asked, begun_bytes = divmod(deaf.send_until_refused(ECHO), len(ECHO))
+        assert asked > 250
+        assert memory_bytes(daemon) - before_bytes < 8 * MEGABYTE
+        check_others_are_served(daemon)
+        # It was held back, and not forgotten: every answer is there once it reads.
+        for _ in range(asked):
+            assert deaf.receive()[2]["code"] == "job.unknown"
+        deaf.send(ECHO[begun_bytes:])
+        assert deaf.receive()[2]["code"] == "job.unknown"
+
+
+def test_a_client_that_goes_on_not_reading_is_cut_off(limited: Limited) -> None:
+    daemon = limited(max_unread_bytes=100_000, unread_timeout_s=0.3)
+    with RawClient(daemon) as deaf:
+        deaf.send_until_refused(ECHO)
+        with RawClient(daemon) as other:
+            until(lambda: other.request("daemon.status")["clients"] == 1)
+        assert deaf.is_closed()
+    assert "rpc.unread" in daemon.log()
+
+
+def test_a_client_that_reads_late_is_answered_in_full(limited: Limited) -> None:
+    """Asking for more than may be left unread is no offence, as long as it is read in the end."""
+    daemon = limited(max_unread_bytes=50_000)
+    with RawClient(daemon) as client:
+        thread = threading.Thread(
+            target=client.send, args=[[0, number, "daemon.config", []] for number in range(1000)]
+        )
+        thread.start()
+        answered = [client.receive()[1] for _ in range(1000)]
+        thread.join()
+    assert sorted(answered) == list(range(1000))
+
+
+def test_events_pile_up(limited: Limited, endless: str, some_file: str) -> None:
+    daemon = limited(max_unread_bytes=MEGABYTE, unread_timeout_s=600)
+    ask = {"input": {"path": some_file}, "options": {"model": endless}}
+    with RawClient(daemon) as deaf, RawClient(daemon) as other:
+        # Each event is as large as one may be made, and there are two of them for each job.
+        deaf.request(
+            "events.subscribe", {"topics": ["jobs"], "call": {"method": "m", "args": ["x" * 15_000]}}
+        )
+        before_bytes = memory_bytes(daemon)
+        for _ in range(500):
+            other.request("jobs.cancel", other.request("jobs.submit", ask))
+        assert memory_bytes(daemon) - before_bytes < 12 * MEGABYTE
+        check_others_are_served(daemon)
+
+        events = []
+        while not events or events[-1]["type"] != "events.missed":
+            events.append(deaf.receive()[2][-1][0])
+        assert 10 < len(events) < 500
+        assert len(events) - 1 + events[-1]["count"] == 1000
+        # From here on it hears everything again.
+        job = other.request("jobs.submit", ask)
+        event = deaf.receive()[2][-1][0]
+        assert (event["type"], event["id"], event["seq"]) == ("job.queued", job["id"], 1001)
+
+
+def test_a_flood_of_small_requests(limited: Limited) -> None:
+    daemon = limited(max_unread_bytes=10 * MEGABYTE)
+    unknown = msgpack.packb([0, 1, "no.such", []])
+    with RawClient(daemon) as flooder:
+
+        def flood() -> None:
+            flooder.send(unknown * 5000)
+            for _ in range(5000):
+                flooder.receive()
+
+        with attacking(flood):
+            check_others_are_served(daemon)
+
+
+def test_a_flood_of_the_largest_shapes(limited: Limited) -> None:
+    daemon = limited()
+    frame = msgpack.packb([0, 1, "events.subscribe", [{"topics": ["x" * 200] * 19_000}]])
+    with RawClient(daemon) as flooder:
+
+        def flood() -> None:
+            flooder.send(frame)
+            flooder.receive()
+
+        with attacking(flood):
+            check_others_are_served(daemon)
+
+
+def test_a_flood_of_connections(limited: Limited) -> None:
+    """Clients that ask and hang up, as many as there may be."""
+    daemon = limited(max_connections=10_000)
+
+    def flood() -> None:
+        for _ in range(50):
+            with RawClient(daemon) as client:
+                client.send(ECHO)
+
+    with attacking(flood):
+        check_others_are_served(daemon)

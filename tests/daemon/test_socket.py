@@ -1,0 +1,251 @@
+"""The socket is for one user, and for nobody else at any moment."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+from raw_client import RawClient
+
+from whisperd import paths
+from whisperd.daemon.listener import claim_socket
+from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.transport import connect_socket, peer_user
+from whisperd_testing import RunningDaemon
+
+MakeDaemon = Callable[..., RunningDaemon]
+NOBODY = 65534
+
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder whose path is short enough for a socket in it."""
+    with tempfile.TemporaryDirectory(prefix="wd-") as folder:
+        yield Path(folder)
+
+
+@contextmanager
+def mask(bits: int) -> Iterator[None]:
+    previous = os.umask(bits)
+    try:
+        yield
+    finally:
+        os.umask(previous)
+
+
+@contextmanager
+def somebody_else() -> Iterator[None]:
+    """What is done in this block is done as another user."""
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def mode(path: Path | str) -> int:
+    return stat.S_IMODE(Path(path).lstat().st_mode)
+
+
+def at(daemon: RunningDaemon, path: Path) -> RunningDaemon:
+    """The daemon, to listen somewhere else."""
+    daemon.socket = daemon.env["WHISPERD_SOCKET"] = str(path)
+    return daemon
+
+
+def failure(daemon: RunningDaemon, *arguments: str) -> str:
+    """What a daemon says that does not start, in the foreground."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "whisperd", *arguments],
+        env=daemon.env,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert done.stdout == b""
+    lines = done.stderr.decode().splitlines()
+    assert len(lines) == 2, lines  # what happened, and what to do next
+    return "\n".join(lines)
+
+
+async def claim(path: Path) -> None:
+    async with claim_socket(str(path)):
+        pass
+
+
+def refusal(path: Path) -> str:
+    """The code of the error with which a daemon refuses to listen there."""
+    with pytest.raises(WhisperdError) as caught:
+        anyio.run(claim, path)
+    assert caught.value.fix
+    return caught.value.code
+
+
+# Modes
+
+
+def test_modes_whatever_the_mask(make_daemon: MakeDaemon, short: Path) -> None:
+    daemon = at(make_daemon(), short / "new" / "d.sock")
+    with mask(0):
+        daemon.start()
+    assert mode(daemon.socket) == 0o600
+    assert mode(short / "new") == 0o700
+    assert mode(f"{daemon.socket}.lock") == 0o600
+    with daemon.connect() as client:
+        assert client.daemon.status()["pid"] == daemon.pid
+
+
+def test_no_moment_in_between(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def bind(self: socket.socket, path: str) -> None:
+        super(socket.socket, self).bind(path)
+        seen.append(mode(path))
+
+    monkeypatch.setattr(socket.socket, "bind", bind, raising=False)
+    with mask(0):
+        anyio.run(claim, short / "d.sock")
+        assert os.umask(0) == 0  # and the mask is as it was
+    assert seen == [0o600]
+
+
+def test_a_folder_of_ours_is_made_private(short: Path) -> None:
+    folder = short / "whisperd"
+    folder.mkdir()
+    folder.chmod(0o777)
+    anyio.run(claim, folder / "d.sock")
+    assert mode(folder) == 0o700
+
+
+# Places
+
+
+@pytest.mark.parametrize(("bits", "refused"), [(0o777, True), (0o770, True), (0o755, False), (0o1777, False)])
+def test_a_folder_that_others_may_write_to(short: Path, bits: int, refused: bool) -> None:
+    folder = short / "shared"
+    folder.mkdir()
+    folder.chmod(bits)
+    if refused:
+        assert refusal(folder / "d.sock") == "socket.not_private"
+        assert list(folder.iterdir()) == []
+    else:
+        anyio.run(claim, folder / "d.sock")
+    assert mode(folder) == bits
+
+
+@needs_root
+def test_a_folder_of_another_user(short: Path) -> None:
+    os.chown(short, NOBODY, NOBODY)
+    assert refusal(short / "d.sock") == "socket.not_private"
+
+
+def test_what_is_no_socket_stays(short: Path) -> None:
+    (short / "file").write_text("precious")
+    assert refusal(short / "file") == "socket.not_a_socket"
+    assert (short / "file").read_text() == "precious"
+    (short / "folder").mkdir()
+    assert refusal(short / "folder") == "socket.not_a_socket"
+    (short / "link").symlink_to(short / "file")
+    assert refusal(short / "link") == "socket.not_a_socket"
+    assert (short / "link").is_symlink()
+
+
+def test_a_folder_that_cannot_be_made(short: Path) -> None:
+    (short / "file").write_text("")
+    assert refusal(short / "file" / "d.sock") == "socket.not_writable"
+
+
+def test_a_path_that_is_too_long(make_daemon: MakeDaemon, short: Path) -> None:
+    daemon = make_daemon()
+    longest = short / ("x" * (paths.MAX_SOCKET_PATH_BYTES - len(str(short)) - 1))
+    at(daemon, longest).start()
+    with daemon.connect() as client:
+        assert client.daemon.status()["socket"] == str(longest)
+
+    # One byte too many, though not one letter: an umlaut has two.
+    other = at(make_daemon(), longest.with_name(longest.name[:-1] + "ü"))
+    too_long = f"{paths.MAX_SOCKET_PATH_BYTES + 1} bytes"
+    assert too_long in failure(other)
+    assert too_long in failure(make_daemon(), "--socket", other.socket)
+    for options in (("--no-start",), ()):
+        done = other.ctl("daemon", "status", "--json", *options)
+        assert done.status == 3
+        assert done.json["error"]["code"] == "socket.path_too_long"
+        assert "WHISPERD_SOCKET" in done.json["error"]["fix"]
+
+
+def test_the_default_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("WHISPERD_SOCKET", raising=False)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "of-somebody-else"))
+    assert "of-somebody-else" not in paths.socket_path()
+    monkeypatch.setattr(os, "access", lambda *_: True)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
+    assert paths.socket_path() == "/run/user/7/whisperd/daemon.sock"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/" + "long" * 25)
+    assert paths.socket_path() == f"/tmp/whisperd-{os.getuid()}/daemon.sock"
+    monkeypatch.setenv("WHISPERD_SOCKET", "d.sock")
+    monkeypatch.chdir(tmp_path)
+    assert paths.socket_path() == str(tmp_path / "d.sock")
+    assert paths.socket_path("named.sock") == str(tmp_path / "named.sock")
+
+
+def test_the_default_place_is_made_and_found(make_daemon: MakeDaemon, short: Path) -> None:
+    daemon = make_daemon(env={"XDG_RUNTIME_DIR": str(short)})
+    del daemon.env["WHISPERD_SOCKET"]
+    daemon.socket = str(short / "whisperd" / "daemon.sock")
+    daemon.start()
+    assert mode(short / "whisperd") == 0o700
+    done = daemon.ctl("daemon", "status", "--json", "--no-start")
+    assert done.json["pid"] == daemon.pid
+
+
+# Peers
+
+
+def test_the_user_at_the_other_end() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        assert peer_user(ours) == peer_user(theirs) == os.getuid()
+
+
+@needs_root
+def test_another_user_is_refused_even_if_the_modes_let_it_in(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon().start()
+    Path(daemon.socket).parent.chmod(0o711)
+    Path(daemon.socket).chmod(0o666)
+    with RawClient(daemon) as owner:
+        with somebody_else():
+            stranger = RawClient(daemon)
+        with stranger:
+            assert stranger.error() == "daemon.not_yours"
+        assert owner.request("daemon.status")["clients"] == 1
+
+
+@needs_root
+def test_a_client_does_not_speak_to_another_users_socket(short: Path, make_daemon: MakeDaemon) -> None:
+    """Whoever makes a socket where ours would be might like to hear what is to be transcribed."""
+    short.chmod(0o777)
+    daemon = at(make_daemon(), short / "d.sock")
+    with socket.socket(socket.AF_UNIX) as listener:
+        with somebody_else():
+            listener.bind(daemon.socket)
+            listener.listen()
+        with pytest.raises(WhisperdError) as caught:
+            connect_socket(daemon.socket)
+        assert caught.value.code == "socket.foreign"
+        done = daemon.ctl("daemon", "status", "--json")
+        assert (done.status, done.json["error"]["code"]) == (3, "socket.foreign")
+    short.chmod(0o700)
+    Path(daemon.socket).unlink()

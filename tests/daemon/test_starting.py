@@ -1,0 +1,285 @@
+"""However many start it, there is one daemon; a dead one is replaced, and a living one never."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import anyio
+import psutil
+import pytest
+from filelock import FileLock
+from raw_client import until
+
+from whisperd.daemon import listener
+from whisperd.rpc.errors import WhisperdError
+from whisperd_testing import CACHE, RunningDaemon, write_tone
+
+MakeDaemon = Callable[..., RunningDaemon]
+CTL = [sys.executable, "-P", "-m", "whisperd.cli.main"]
+DAEMON = [sys.executable, "-P", "-m", "whisperd"]
+
+
+@pytest.fixture
+def unstarted(make_daemon: MakeDaemon) -> RunningDaemon:
+    return make_daemon()
+
+
+def daemons(of: RunningDaemon) -> list[int]:
+    """The daemons on this socket: they have it on their command line, as a client starts them."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        command = process.info["cmdline"] or []
+        if of.socket in command and "whisperd" in command and process.info["status"] != "zombie":
+            found.append(process.pid)
+    return found
+
+
+def failure(daemon: RunningDaemon) -> tuple[int, str]:
+    done = subprocess.run(DAEMON, env=daemon.env, capture_output=True, timeout=60, check=False)
+    return done.returncode, done.stderr.decode()
+
+
+# One daemon
+
+
+def test_twenty_clients_at_once_start_one_daemon(unstarted: RunningDaemon) -> None:
+    clients = [
+        subprocess.Popen(
+            [*CTL, "daemon", "start", "--json"],
+            env=unstarted.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(20)
+    ]
+    answers = [client.communicate(timeout=120) for client in clients]
+    assert [client.returncode for client in clients] == [0] * 20, answers
+    assert [error for _, error in answers] == [""] * 20
+    [running] = daemons(unstarted)
+    assert {f'"pid": {running}' in answer for answer, _ in answers} == {True}
+
+
+def test_ten_daemons_at_once(unstarted: RunningDaemon) -> None:
+    started = [
+        subprocess.Popen([*DAEMON, "--announce"], env=unstarted.env, stdout=subprocess.PIPE, text=True)
+        for _ in range(10)
+    ]
+    said = []
+    for one in started:
+        assert one.stdout is not None
+        with one.stdout:
+            said.append(one.stdout.readline())
+    assert sum("daemon.already_running" in line for line in said) == 9
+    [winner] = [one for one, line in zip(started, said, strict=True) if '"socket"' in line]
+    assert sorted(one.wait(30) for one in started if one is not winner) == [3] * 9
+    with unstarted.connect() as client:
+        assert client.daemon.status()["pid"] == winner.pid
+    winner.terminate()
+    assert winner.wait(30) == 0
+
+
+def test_a_living_daemon_is_never_replaced(daemon: RunningDaemon) -> None:
+    inode = Path(daemon.socket).stat().st_ino
+    status, said = failure(daemon)
+    assert status == 3
+    assert "is running" in said and "daemon stop" in said
+    assert Path(daemon.socket).stat().st_ino == inode
+    with daemon.connect() as client:
+        assert client.daemon.status()["pid"] == daemon.pid
+
+
+def test_nor_is_one_that_does_not_answer(daemon: RunningDaemon) -> None:
+    daemon.signal(signal.SIGSTOP)
+    try:
+        status, said = failure(daemon)
+    finally:
+        daemon.signal(signal.SIGCONT)
+    assert status == 3
+    assert "is running" in said
+    with daemon.connect() as client:
+        assert client.daemon.status()["pid"] == daemon.pid
+
+
+# Recovery
+
+
+def test_a_daemon_that_was_killed_is_replaced(daemon: RunningDaemon) -> None:
+    daemon.signal(signal.SIGKILL)
+    daemon.wait()
+    assert Path(daemon.socket).exists() and Path(f"{daemon.socket}.lock").exists()
+    done = daemon.ctl("daemon", "status")
+    assert done.status == 3
+    assert "daemon start" in done.err
+    started = daemon.ctl("daemon", "start", "--json")
+    assert started.status == 0, started
+    assert daemons(daemon) == [started.json["pid"]]
+
+
+def test_a_socket_that_a_stranger_left(unstarted: RunningDaemon) -> None:
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(unstarted.socket)
+    unstarted.start()
+    with unstarted.connect() as client:
+        assert client.daemon.status()
+
+
+def test_a_socket_on_which_a_stranger_listens(unstarted: RunningDaemon) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(unstarted.socket)
+        other.listen()
+        status, said = failure(unstarted)
+        assert status == 3
+        assert "is running" in said
+    Path(unstarted.socket).unlink()
+
+
+def test_a_daemon_that_is_ending_is_waited_for(unstarted: RunningDaemon) -> None:
+    """Its socket is gone, and its lock is there until its last worker has ended."""
+    with FileLock(f"{unstarted.socket}.lock"):
+        client = subprocess.Popen(
+            [*CTL, "daemon", "start", "--json"], env=unstarted.env, stdout=subprocess.PIPE
+        )
+        until(lambda: len(daemons(unstarted)) == 1)
+        with pytest.raises(subprocess.TimeoutExpired):
+            client.wait(0.5)
+    out, _ = client.communicate(timeout=60)
+    assert client.returncode == 0
+    assert f'"pid": {daemons(unstarted)[0]}' in out.decode()
+
+
+def test_a_daemon_whose_socket_was_deleted_is_told_of(
+    unstarted: RunningDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def claim() -> None:
+        async with listener.claim_socket(unstarted.socket):
+            pass
+
+    monkeypatch.setattr(listener, "ENDING_TIMEOUT_S", 0.2)
+    with FileLock(f"{unstarted.socket}.lock"), pytest.raises(WhisperdError) as caught:
+        anyio.run(claim)
+    assert caught.value.code == "daemon.hidden"
+
+
+def test_a_daemon_does_not_take_the_socket_of_another_away(daemon: RunningDaemon) -> None:
+    Path(daemon.socket).unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(daemon.socket)
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+        assert Path(daemon.socket).exists()
+    Path(daemon.socket).unlink()
+
+
+def test_stopping_and_starting_without_waiting(unstarted: RunningDaemon) -> None:
+    """Whoever comes just when a daemon ends gets an answer of it, or of the next one."""
+    for _ in range(5):
+        unstarted.start()
+        unstarted.signal(signal.SIGTERM)
+        done = unstarted.ctl("daemon", "start", "--json")
+        assert unstarted.wait() == 0
+        if done.status == 0:
+            assert len(daemons(unstarted)) == (done.json["pid"] != unstarted.pid)
+        else:
+            assert done.json["error"]["code"] == "daemon.connection_lost"
+        unstarted.ctl("daemon", "stop")
+        until(lambda: not daemons(unstarted))
+
+
+# What keeps it from starting
+
+
+@pytest.fixture(params=["config", "state", "key"])
+def broken(request: pytest.FixtureRequest, unstarted: RunningDaemon) -> tuple[RunningDaemon, str, str]:
+    """A daemon that cannot start, the code of the error, and a word of its fix."""
+    match request.param:
+        case "config":
+            unstarted.settings("[daemon\n")
+            return unstarted, "config.invalid", "line"
+        case "key":
+            unstarted.settings("[limits]\nmax_conections = 3\n")
+            return unstarted, "config.invalid", "max_connections"
+        case _:
+            (unstarted.folder / "state").write_text("in the way")
+            return unstarted, "log.not_writable", "WHISPERD_STATE_DIR"
+
+
+def test_a_person_is_told_why(broken: tuple[RunningDaemon, str, str]) -> None:
+    daemon, _, fix = broken
+    status, said = failure(daemon)
+    assert status == 3
+    assert said.startswith("whisperd: ")
+    assert fix in said
+    assert "Traceback" not in said
+
+
+def test_a_client_that_starts_it_is_told_why(broken: tuple[RunningDaemon, str, str]) -> None:
+    daemon, code, fix = broken
+    done = daemon.ctl("daemon", "start", "--json")
+    assert done.status == 3
+    assert done.json["error"]["code"] == code
+    assert fix in done.json["error"]["fix"]
+    assert daemons(daemon) == []
+    assert not Path(daemon.socket).exists()
+
+
+# Places with odd names
+
+
+@pytest.fixture
+def odd(make_daemon: MakeDaemon) -> Iterator[RunningDaemon]:
+    """A daemon all of whose places have spaces and letters beyond ASCII in their names."""
+    with tempfile.TemporaryDirectory(prefix="wd-") as short:
+        daemon = make_daemon()
+        for variable, name in {
+            "WHISPERD_SOCKET": "für mich/дом.sock",
+            "WHISPERD_CONFIG": "mes réglages/config été.toml",
+            "WHISPERD_STATE_DIR": "状態 と ログ",
+            "WHISPERD_NATIVE_DIR": "nätive bündles",
+            "WHISPERD_MODELS_DIR": "módelos míos",
+        }.items():
+            daemon.env[variable] = str(Path(short, name))
+        daemon.socket = daemon.env["WHISPERD_SOCKET"]
+        yield daemon
+        if Path(daemon.socket).exists():
+            daemon.ctl("daemon", "stop")
+
+
+def test_names_with_spaces_and_any_letters(odd: RunningDaemon) -> None:
+    config = Path(odd.env["WHISPERD_CONFIG"])
+    config.parent.mkdir()
+    config.write_text("[limits]\nmax_jobs = 7\n")
+    started = odd.ctl("daemon", "start", "--json")
+    assert started.status == 0, started
+    assert started.json["socket"] == odd.socket
+    assert "max_jobs = 7" in odd.ctl("daemon", "config").out
+    assert "listens on" in odd.ctl("daemon", "logs").out
+    assert Path(odd.env["WHISPERD_STATE_DIR"], "daemon.log").exists()
+    assert odd.ctl("models", "list", "--json").json == []
+
+
+@pytest.mark.real
+def test_a_job_among_names_with_spaces_and_any_letters(
+    odd: RunningDaemon, toy: Callable[..., str], tmp_path: Path
+) -> None:
+    Path(odd.env["WHISPERD_NATIVE_DIR"]).symlink_to(CACHE / "native")
+    sound = write_tone(tmp_path / "mein schönes Gespräch № 1.wav", 2.0)
+    done = odd.ctl("transcribe", "--no-vad", "--model", toy("a mödel"), str(sound))
+    assert (done.status, done.out.strip()) == (0, "transcribe 2.00 s"), done
+
+
+def test_relative_places_are_those_of_the_client(unstarted: RunningDaemon, tmp_path: Path) -> None:
+    """The daemon runs in another folder than the client that starts it."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "config.toml").write_text("[limits]\nmax_jobs = 7\n")
+    env = {**unstarted.env, "WHISPERD_CONFIG": "config.toml", "WHISPERD_STATE_DIR": "state"}
+    subprocess.run([*CTL, "daemon", "start", "--quiet"], env=env, cwd=tmp_path / "here", check=True)
+    with unstarted.connect() as client:
+        assert "max_jobs = 7" in client.daemon.config()["content"]
+    assert (tmp_path / "here" / "state" / "daemon.log").exists()

@@ -1,0 +1,178 @@
+"""Puppets around jobs: a runtime, its pool and a decoder that do what the test says, without a process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+
+import anyio
+
+from whisperd.audio import Decoded, DecodeParams, DecoderEvent, Opened, WindowAudio
+from whisperd.models import ModelSummary
+from whisperd.rpc.errors import WhisperdError
+from whisperd.worker.protocol import (
+    SAMPLE_RATE,
+    BatchParams,
+    DecodeOptions,
+    EngineInfo,
+    EngineSegment,
+    EngineWindow,
+    WindowResult,
+)
+
+
+def an_error(code: str = "some.problem") -> WhisperdError:
+    return WhisperdError(code, "It broke.", "Mend it.")
+
+
+def a_model(name: str = "fake", languages: tuple[str, ...] | None = None) -> ModelSummary:
+    return ModelSummary(
+        name=name,
+        repo=None,
+        size=None,
+        memory=None,
+        languages=languages,
+        installed=True,
+        verified=True,
+        path=None,
+    )
+
+
+def result_of(window: EngineWindow, options: DecodeOptions) -> WindowResult:
+    segment = EngineSegment(
+        start=0.0,
+        end=window.duration_s,
+        text=f" {window.duration_s:g}",
+        tokens=(1,),
+        temperature=0.0,
+        avg_logprob=-0.1,
+        compression_ratio=1.0,
+        no_speech_prob=0.0,
+    )
+    return WindowResult(language=options.language or "de", language_probability=0.9, segments=(segment,))
+
+
+class FakeRuntime:
+    """Says of each window how long it is. Stands for a `LoadedRuntime`."""
+
+    def __init__(self, *, batch_size: int = 4, replicas: int = 1, multilingual: bool = True) -> None:
+        self.name = "fake"
+        self.batch_size = batch_size
+        self.replicas = replicas
+        self.info = EngineInfo(
+            multilingual=multilingual,
+            languages=("en", "de") if multilingual else ("en",),
+            compute_type="int8",
+            library="fake 1",
+        )
+        self.unloaded = anyio.Event()
+        self.failure: WhisperdError | None = None
+        self.may_compute = anyio.Event()
+        self.may_compute.set()
+        self.batches: list[tuple[str | None, list[float]]] = []
+        """Language and lengths of each batch, in the order in which they began."""
+        self.errors: dict[float, Exception] = {}
+        """What a batch with a window of this length raises."""
+
+    async def transcribe(self, batch: BatchParams, *, is_retry: bool = False) -> list[WindowResult]:
+        lengths = [window.duration_s for window in batch.windows]
+        self.batches.append((batch.options.language, lengths))
+        await self.may_compute.wait()
+        await anyio.sleep(0)
+        for length in lengths:
+            if length in self.errors:
+                raise self.errors[length]
+        return [result_of(window, batch.options) for window in batch.windows]
+
+    def why_unloaded(self) -> WhisperdError:
+        return self.failure.copy() if self.failure else an_error("runtime.unloaded")
+
+    def unload(self, failure: WhisperdError | None = None) -> None:
+        self.failure = failure
+        self.unloaded.set()
+
+
+class FakePool:
+    """Has one runtime, and counts its leases."""
+
+    def __init__(self, runtime: FakeRuntime) -> None:
+        self.the_runtime = runtime
+        self.leases = 0
+        self.waiting = 0
+        self.may_load = anyio.Event()
+        self.may_load.set()
+        self.error: Exception | None = None
+
+    @contextmanager
+    def lease(self, model: str) -> Iterator[FakePool]:
+        self.leases += 1
+        try:
+            yield self
+        finally:
+            self.leases -= 1
+
+    async def runtime(self) -> FakeRuntime:
+        self.waiting += 1
+        try:
+            await self.may_load.wait()
+        finally:
+            self.waiting -= 1
+        if self.error is not None:
+            raise self.error
+        return self.the_runtime
+
+
+class FakeDecoders:
+    """Decodes every file to windows of these lengths. Stands for a `DecoderPool`."""
+
+    def __init__(self, lengths: Sequence[float] = (), *, error: Exception | None = None) -> None:
+        self.lengths = list(lengths)
+        self.error = error
+        """Raised at the end."""
+        self.may_go_on = anyio.Event()
+        """Awaited before the end, or before the window `pause_before`."""
+        self.pause_before: int | None = None
+        self.may_go_on.set()
+        self.error_when_cancelled: Exception | None = None
+        self.open = 0
+        self.taken = 0
+        """Windows that somebody has taken."""
+
+    @asynccontextmanager
+    async def decode(self, params: DecodeParams) -> AsyncIterator[FakeDecoding]:
+        self.open += 1
+        try:
+            yield FakeDecoding(self)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0)  # as a real one, it takes its time to end
+            self.open -= 1
+
+
+class FakeDecoding:
+    def __init__(self, decoders: FakeDecoders) -> None:
+        self._decoders = decoders
+        self.result: Decoded | None = None
+
+    async def __aiter__(self) -> AsyncIterator[DecoderEvent]:
+        lengths = self._decoders.lengths
+        duration_s = sum(lengths) + 1.0
+        yield Opened(duration=duration_s, container="wav", codec="pcm", sample_rate=16_000, channels=1)
+        start_s = 0.0
+        for index, length in enumerate(lengths):
+            await anyio.sleep(0)
+            if index == self._decoders.pause_before:
+                await self._decoders.may_go_on.wait()
+            self._decoders.taken += 1
+            pcm = bytes(2 * round(length * SAMPLE_RATE))
+            yield WindowAudio(index=index, start=start_s, end=start_s + length, pcm=pcm)
+            start_s += length
+        try:
+            await self._decoders.may_go_on.wait()
+        except anyio.get_cancelled_exc_class():
+            if self._decoders.error_when_cancelled is not None:
+                raise self._decoders.error_when_cancelled from None
+            raise
+        if self._decoders.error is not None:
+            raise self._decoders.error
+        self.result = Decoded(duration=duration_s, speech=sum(lengths), windows=len(lengths))

@@ -1,0 +1,260 @@
+"""The dispatcher: real workers that die under batches, and runtimes that go away."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import cast
+
+import anyio
+import pytest
+
+from job_fakes import FakeRuntime, an_error
+from toy_runtime import BACKENDS, running_runtime, until, window
+from whisperd.jobs.dispatcher import Dispatcher
+from whisperd.jobs.scheduler import Parcel
+from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes.loaded import LoadedRuntime
+from whisperd.tasks import open_task_group
+from whisperd.worker.process import Patience, WorkerDied
+from whisperd.worker.protocol import DecodeOptions
+from whisperd_testing import batches, loads
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def toy_engine_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", BACKENDS)
+
+
+@asynccontextmanager
+async def dispatching(runtime: FakeRuntime | LoadedRuntime) -> AsyncIterator[Dispatcher]:
+    dispatcher = Dispatcher(cast(LoadedRuntime, runtime))
+    async with open_task_group() as tasks:
+        tasks.start_soon(dispatcher.run)
+        yield dispatcher
+        tasks.cancel_scope.cancel()
+
+
+class Outcomes:
+    """Sends single windows of jobs, and keeps what became of each."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self.texts: dict[str, str] = {}
+        self.errors: dict[str, WhisperdError] = {}
+
+    async def send(self, job: str, seconds: float, index: int = 0) -> None:
+        options = DecodeOptions(language="en")
+        try:
+            results = await self._dispatcher.transcribe(Parcel(job, (index,), (window(seconds),), options))
+            self.texts[job] = results[0].segments[0].text
+        except WhisperdError as error:
+            self.errors[job] = error
+
+
+async def send_together(dispatcher: Dispatcher, model: str, **seconds: float) -> Outcomes:
+    """Windows of several jobs that wait at the same time, behind one that holds up the worker."""
+    outcomes = Outcomes(dispatcher)
+    hold = Path(model) / "hold"
+    hold.touch()
+    async with open_task_group() as tasks:
+        dispatcher.add_job("first", "normal")
+        tasks.start_soon(outcomes.send, "first", 30.0)
+        await until(lambda: batches(model))
+        for job, length in seconds.items():
+            dispatcher.add_job(job, "normal")
+            tasks.start_soon(outcomes.send, job, length)
+        await anyio.wait_all_tasks_blocked()
+        hold.unlink()
+    for job in seconds:
+        dispatcher.remove_job(job)
+    return outcomes
+
+
+async def test_windows_of_several_jobs_share_a_batch(toy: Callable[..., str]) -> None:
+    model = toy()
+    async with running_runtime(model) as runtime, dispatching(runtime) as dispatcher:
+        outcomes = await send_together(dispatcher, model, a=1.0, b=1.1, c=1.2)
+    assert [one["durations"] for one in batches(model)] == [[30.0], [1.0, 1.1, 1.2]]
+    assert outcomes.texts["b"] == " transcribe 1.10 s"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+async def test_only_the_job_whose_window_kills_the_worker_fails(toy: Callable[..., str]) -> None:
+    model = toy(poison_s=1.1, poison="SIGSEGV")
+    async with running_runtime(model) as runtime, dispatching(runtime) as dispatcher:
+        outcomes = await send_together(dispatcher, model, a=1.0, b=1.1, c=1.2)
+    assert sorted(outcomes.texts) == ["a", "c", "first"]
+    error = outcomes.errors["b"]
+    assert error.code == "worker.died"
+    assert "SIGSEGV" in error.message
+    assert [one["durations"] for one in batches(model)] == [[30.0], [1.0, 1.1, 1.2], [1.0], [1.1], [1.2]]
+    assert len(loads(model)) == 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("guilty", [2, 3, 4])
+async def test_several_windows_that_kill_the_worker_harm_nobody_else(
+    toy: Callable[..., str], guilty: int
+) -> None:
+    model = toy(poison_s=1.1, poison="SIGSEGV")
+    bad, good = [f"bad{number}" for number in range(guilty)], ["good0", "good1"]
+    seconds = {**dict.fromkeys(bad, 1.1), **dict.fromkeys(good, 1.2)}
+    async with running_runtime(model, batch_size=6) as runtime, dispatching(runtime) as dispatcher:
+        outcomes = await send_together(dispatcher, model, **seconds)
+        assert not runtime.unloaded.is_set()
+    assert len(batches(model)[1]["durations"]) == guilty + 2, "they were all in one batch"
+    assert sorted(outcomes.texts) == ["first", *good]
+    assert {job: error.code for job, error in outcomes.errors.items()} == dict.fromkeys(bad, "worker.died")
+
+
+async def test_a_window_at_which_the_engine_hangs_harms_nobody_else(toy: Callable[..., str]) -> None:
+    model = toy(stuck="sleep", stuck_s=1.1)
+    patience = Patience(batch_s=1.0, batch_per_audio_s=0.1)
+    async with running_runtime(model, patience=patience) as runtime, dispatching(runtime) as dispatcher:
+        with anyio.fail_after(30):
+            outcomes = await send_together(dispatcher, model, a=1.0, b=1.1, c=1.2)
+    assert sorted(outcomes.texts) == ["a", "c", "first"]
+    assert "no answer in 1 s" in outcomes.errors["b"].message
+
+
+async def test_a_mistake_fails_its_batch_and_the_next_one_is_computed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    runtime = FakeRuntime()
+    runtime.errors[1.0] = ZeroDivisionError("a mistake")
+    async with dispatching(runtime) as dispatcher:
+        outcomes = Outcomes(dispatcher)
+        for job, seconds in (("a", 1.0), ("b", 2.0)):
+            dispatcher.add_job(job, "normal")
+            await outcomes.send(job, seconds)
+    assert outcomes.errors["a"].code == "internal.error"
+    assert outcomes.texts == {"b": " 2"}
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_dispatcher_that_breaks_fails_whoever_waits(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def break_down(*_: object) -> None:
+        raise ZeroDivisionError("a mistake")
+
+    monkeypatch.setattr("whisperd.jobs.dispatcher.WindowScheduler.next_batch", break_down)
+    dispatcher = Dispatcher(cast(LoadedRuntime, FakeRuntime()))
+    outcomes = Outcomes(dispatcher)
+    with anyio.fail_after(5):
+        async with open_task_group() as tasks:
+            dispatcher.add_job("a", "normal")
+            tasks.start_soon(outcomes.send, "a", 1.0)
+            await anyio.wait_all_tasks_blocked()
+            await dispatcher.run()
+        dispatcher.add_job("b", "normal")
+        await outcomes.send("b", 1.0)
+    assert {job: error.code for job, error in outcomes.errors.items()} == dict.fromkeys(
+        "ab", "internal.error"
+    )
+    assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+async def test_a_worker_killed_from_outside_costs_nobody_a_job(toy: Callable[..., str]) -> None:
+    model = toy()
+    (Path(model) / "crash").write_text("1 SIGKILL")
+    async with running_runtime(model, replicas=2) as runtime, dispatching(runtime) as dispatcher:
+        outcomes = await send_together(dispatcher, model, a=1.0, b=20.0, c=1.2)
+    assert not outcomes.errors
+    assert len(outcomes.texts) == 4
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+async def test_a_crash_loop_fails_everybody_with_the_reason(toy: Callable[..., str]) -> None:
+    model = toy()
+    (Path(model) / "crash").write_text("SIGABRT")
+    failures: list[WhisperdError] = []
+    async with running_runtime(model, failures=failures) as runtime, dispatching(runtime) as dispatcher:
+        outcomes = await send_together(dispatcher, model, a=1.0, b=2.0, c=4.0, d=8.0)
+        assert runtime.unloaded.is_set()
+    assert [error.code for error in failures] == ["worker.died"]
+    assert not outcomes.texts
+    assert {error.code for error in outcomes.errors.values()} == {"worker.died"}
+    assert all("SIGABRT" in error.message for error in outcomes.errors.values())
+
+
+async def test_of_a_refused_batch_only_the_guilty_window_fails(toy: Callable[..., str]) -> None:
+    model = toy(refuse_s=1.1)
+    async with running_runtime(model) as runtime, dispatching(runtime) as dispatcher:
+        outcomes = await send_together(dispatcher, model, a=1.0, b=1.1, c=1.2)
+    assert sorted(outcomes.texts) == ["a", "c", "first"]
+    assert outcomes.errors["b"].code == "toy.error"
+
+
+async def test_whoever_waits_when_the_runtime_goes_learns_why() -> None:
+    runtime = FakeRuntime()
+    runtime.may_compute = anyio.Event()
+    async with dispatching(runtime) as dispatcher, open_task_group() as tasks:
+        outcomes = Outcomes(dispatcher)
+        for job in "abcdefgh":
+            dispatcher.add_job(job, "normal")
+            tasks.start_soon(outcomes.send, job, 1.0)
+        await anyio.wait_all_tasks_blocked()
+        assert len(runtime.batches) == 1, "some are computed and some wait"
+        runtime.unload(an_error("worker.died"))
+    assert {error.code for error in outcomes.errors.values()} == {"worker.died"}
+    assert len(outcomes.errors) == len(set(map(id, outcomes.errors.values()))) == 8
+
+
+async def test_whoever_comes_after_the_runtime_went_learns_why() -> None:
+    """A job may be decoding in that moment, and have no window here."""
+    runtime = FakeRuntime()
+    async with dispatching(runtime) as dispatcher:
+        dispatcher.add_job("a", "normal")
+        outcomes = Outcomes(dispatcher)
+        runtime.unload()
+        with anyio.fail_after(5):
+            await outcomes.send("a", 1.0)
+            await anyio.wait_all_tasks_blocked()
+            await outcomes.send("a", 1.0)
+    assert outcomes.errors["a"].code == "runtime.unloaded"
+
+
+async def test_a_job_that_goes_takes_its_waiting_windows_with_it() -> None:
+    runtime = FakeRuntime(batch_size=1)
+    runtime.may_compute = anyio.Event()
+    async with dispatching(runtime) as dispatcher, open_task_group() as tasks:
+        outcomes = Outcomes(dispatcher)
+        dispatcher.add_job("stays", "normal")
+        dispatcher.add_job("goes", "normal")
+        async with anyio.create_task_group() as going:
+            for index in range(3):
+                going.start_soon(outcomes.send, "goes", 1.0 + index, index)
+            await anyio.wait_all_tasks_blocked()
+            tasks.start_soon(outcomes.send, "stays", 9.0)
+            await anyio.wait_all_tasks_blocked()
+            going.cancel_scope.cancel()
+        dispatcher.remove_job("goes")
+        runtime.may_compute.set()
+    assert [lengths for _, lengths in runtime.batches] == [[1.0], [9.0]]
+    assert not outcomes.errors
+
+
+async def test_a_worker_that_dies_under_a_job_that_has_gone() -> None:
+    runtime = FakeRuntime()
+    runtime.may_compute = anyio.Event()
+    runtime.errors[1.0] = WorkerDied("signal SIGKILL", "")
+    async with dispatching(runtime) as dispatcher:
+        outcomes = Outcomes(dispatcher)
+        dispatcher.add_job("goes", "normal")
+        async with anyio.create_task_group() as going:
+            going.start_soon(outcomes.send, "goes", 1.0)
+            await anyio.wait_all_tasks_blocked()
+            going.cancel_scope.cancel()
+        dispatcher.remove_job("goes")
+        runtime.may_compute.set()
+        dispatcher.add_job("stays", "normal")
+        await outcomes.send("stays", 2.0)
+    assert [lengths for _, lengths in runtime.batches] == [[1.0], [2.0]]
+    assert outcomes.texts == {"stays": " 2"}

@@ -1,0 +1,426 @@
+"""The life of jobs, with puppets around them: however a job ends, it ends once, last, and leaves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+import pytest
+
+from job_fakes import FakeDecoders, FakePool, FakeRuntime, a_model, an_error
+from whisperd.audio import DecoderPool
+from whisperd.jobs.job import Job, JobInput
+from whisperd.jobs.manager import JobManager, check_input
+from whisperd.jobs.options import JobOptions
+from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.events import Event
+from whisperd.runtimes.pool import RuntimePool
+from whisperd.settings import DecoderSettings, LimitSettings, Settings
+from whisperd.tasks import open_task_group
+
+pytestmark = pytest.mark.anyio
+
+ENDS = ("transcription.completed", "transcription.failed", "transcription.cancelled")
+
+
+class House:
+    """A manager with puppets for a pool, a runtime and decoders."""
+
+    manager: JobManager
+
+    def __init__(self, **limits: Any) -> None:
+        self.settings = Settings(limits=LimitSettings(**limits), decoder=DecoderSettings(processes=1))
+        self.runtime = FakeRuntime()
+        self.pool = FakePool(self.runtime)
+        self.decoders = FakeDecoders([5.0, 6.0])
+        self.model = a_model()
+        self.events: list[Event] = []
+        self.forgotten: list[str] = []
+
+    def submit(self, **options: Any) -> Job:
+        path = "/a.wav"
+        job_options = JobOptions(**{"language": "en", **options})
+        return self.manager.submit(JobInput(path=path), path, job_options, self.model)
+
+    def told(self, job: Job) -> list[str]:
+        """The types of a job's events, in order."""
+        return [str(event.__struct_config__.tag) for event in self.events if cast(Any, event).id == job.id]
+
+    async def end(self, job: Job) -> str:
+        with anyio.fail_after(5):
+            await job.over.wait()
+        return job.status
+
+    def block(self, stage: str) -> None:
+        """Let jobs get as far as this and no further."""
+        event = anyio.Event()
+        match stage:
+            case "loading":
+                self.pool.may_load = event
+            case "decoding":
+                self.decoders.may_go_on = event
+            case "computing":
+                self.runtime.may_compute = event
+
+    def unblock(self) -> None:
+        for event in (self.pool.may_load, self.decoders.may_go_on, self.runtime.may_compute):
+            event.set()
+
+
+@asynccontextmanager
+async def open_house(**limits: Any) -> AsyncIterator[House]:
+    house = House(**limits)
+    async with open_task_group() as tasks:
+        house.manager = JobManager(
+            tasks,
+            cast(RuntimePool, house.pool),
+            decoders=lambda: cast(DecoderPool, house.decoders),
+            settings=lambda: house.settings,
+            publish=house.events.append,
+            forget=house.forgotten.append,
+        )
+        yield house
+        tasks.cancel_scope.cancel()
+    assert house.pool.leases == 0, "a lease is left behind"
+    assert house.decoders.open == 0, "a decoder is left behind"
+    for job in house.manager.remembered():
+        told = house.told(job)
+        assert [one in ENDS for one in told] == [False] * (len(told) - 1) + [True], told
+        assert job.over.is_set() and job.ended is not None
+
+
+async def test_a_job_from_beginning_to_end() -> None:
+    async with open_house() as house:
+        job = house.submit()
+        assert (job.status, job.started, job.ended) == ("queued", None, None)
+        assert await house.end(job) == "completed"
+        assert job.transcript is not None and job.transcript.text == "5 6"
+        assert job.view().progress == 100.0
+        assert job.view().text == "5 6" and job.view(with_text=False).text is None
+        assert house.told(job) == [
+            "job.queued",
+            "job.started",
+            "transcription.segment",
+            "transcription.progress",
+            "transcription.segment",
+            "transcription.progress",
+            "transcription.completed",
+        ]
+
+
+# Cancelling
+
+
+@pytest.mark.parametrize("stage", ["submitted", "queued", "loading", "decoding", "computing"])
+async def test_a_job_can_be_cancelled_at_every_stage(stage: str) -> None:
+    async with open_house() as house:
+        before = None
+        if stage == "queued":
+            house.block("decoding")
+            before = house.submit()
+            await anyio.wait_all_tasks_blocked()
+        house.block(stage)
+        job = house.submit()
+        if stage != "submitted":
+            await anyio.wait_all_tasks_blocked()
+        assert job.status == ("running" if stage in ("decoding", "computing") else "queued")
+        house.manager.cancel(job)
+        house.manager.cancel(job, an_error("another.reason"))
+        assert await house.end(job) == "cancelled"
+        assert job.error is not None and job.error.code == "job.cancelled"
+        assert job.transcript is None
+        house.manager.cancel(job)
+        house.unblock()
+        assert await house.end(house.submit()) == "completed", "its place is free again"
+        if before is not None:
+            assert await house.end(before) == "completed"
+
+
+async def test_an_error_that_comes_of_cancelling_is_none() -> None:
+    async with open_house() as house:
+        house.block("decoding")
+        house.decoders.error_when_cancelled = an_error("decoder.stopped")
+        job = house.submit()
+        await anyio.wait_all_tasks_blocked()
+        house.manager.cancel(job)
+        assert await house.end(job) == "cancelled"
+
+
+async def test_what_is_computed_for_a_cancelled_job_harms_nobody() -> None:
+    async with open_house() as house:
+        house.block("computing")
+        job = house.submit()
+        await anyio.wait_all_tasks_blocked()
+        house.manager.cancel(job)
+        await house.end(job)
+        other = house.submit()
+        house.unblock()
+        assert await house.end(other) == "completed"
+
+
+# Failing
+
+
+async def test_a_job_waits_for_its_model_without_taking_a_place() -> None:
+    """A download may take an hour; the jobs on loaded models do not."""
+    async with open_house() as house:
+        house.block("loading")
+        waiting = [house.submit(), house.submit()]
+        await anyio.wait_all_tasks_blocked()
+        loading, house.pool.may_load = house.pool.may_load, anyio.Event()
+        house.pool.may_load.set()
+        assert await house.end(house.submit()) == "completed"
+        assert [job.status for job in waiting] == ["queued", "queued"]
+        loading.set()
+        for job in waiting:
+            assert await house.end(job) == "completed"
+
+
+async def test_a_runtime_that_ends_while_a_job_waits_for_its_turn_is_asked_for_again() -> None:
+    async with open_house() as house:
+        house.block("decoding")
+        running, waiting = house.submit(), house.submit()
+        await anyio.wait_all_tasks_blocked()
+        house.runtime.unload(an_error("worker.died"))
+        house.pool.the_runtime = FakeRuntime()
+        house.unblock()
+        await house.end(running)
+        assert await house.end(waiting) == "completed"
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [({"language": "German"}, "language.not_in_model"), ({"task": "translate"}, "task.not_in_model")],
+)
+async def test_what_a_model_cannot_do_is_refused_at_once(options: dict[str, str], code: str) -> None:
+    async with open_house() as house:
+        house.model = a_model("tiny.en", languages=("en",))
+        with pytest.raises(WhisperdError) as raised:
+            house.submit(**options)
+        assert raised.value.code == code
+        assert house.manager.remembered() == []
+
+
+async def test_a_runtime_that_cannot_be_had() -> None:
+    async with open_house() as house:
+        house.pool.error = an_error("model.unknown")
+        job = house.submit()
+        assert await house.end(job) == "failed"
+        assert job.error is not None and job.error.code == "model.unknown"
+        assert house.told(job) == ["job.queued", "transcription.failed"]
+
+
+async def test_a_kept_error_holds_nothing_alive() -> None:
+    """A traceback would keep the frames of the run, and the audio in them."""
+    async with open_house() as house:
+        house.decoders.error = an_error("audio.damaged")
+        job = house.submit()
+        assert await house.end(job) == "failed"
+        assert job.error is not None
+        assert job.error.__traceback__ is None
+        assert job.error.__context__ is None
+
+
+async def test_a_mistake_fails_its_job_alone(caplog: pytest.LogCaptureFixture) -> None:
+    async with open_house() as house:
+        house.decoders.error = ZeroDivisionError("a mistake")
+        job = house.submit()
+        assert await house.end(job) == "failed"
+        assert job.error is not None and job.error.code == "internal.error"
+        assert "ZeroDivisionError" in caplog.text
+        house.decoders.error = None
+        assert await house.end(house.submit()) == "completed"
+
+
+async def test_jobs_on_a_runtime_that_goes_fail_with_its_reason() -> None:
+    async with open_house() as house:
+        house.block("computing")
+        house.block("decoding")
+        waiting = house.submit()
+        decoding = house.submit(priority="interactive")
+        await anyio.wait_all_tasks_blocked()
+        house.runtime.unload(an_error("worker.died"))
+        for job in (waiting, decoding):
+            assert await house.end(job) == "failed"
+            assert job.error is not None and job.error.code == "worker.died"
+
+
+async def test_a_job_that_has_no_window_there_when_its_runtime_goes() -> None:
+    async with open_house() as house:
+        house.decoders.pause_before = 1
+        house.block("decoding")
+        job = house.submit()
+        await anyio.wait_all_tasks_blocked()
+        assert job.done_s == 5.0, "its first window was computed, the next one is not decoded yet"
+        house.runtime.unload(an_error("worker.died"))
+        await anyio.wait_all_tasks_blocked()
+        house.unblock()
+        assert await house.end(job) == "failed"
+        assert job.error is not None and job.error.code == "worker.died"
+
+
+# Turns
+
+
+async def test_jobs_of_a_class_take_turns() -> None:
+    async with open_house() as house:
+        house.block("decoding")
+        first, second = house.submit(), house.submit()
+        await anyio.wait_all_tasks_blocked()
+        assert (first.status, second.status) == ("running", "queued")
+        house.unblock()
+        assert await house.end(second) == "completed"
+        assert house.manager.remembered() == [first, second]
+
+
+async def test_no_class_takes_the_place_of_another() -> None:
+    async with open_house() as house:
+        house.block("decoding")
+        bulk = [house.submit(priority="bulk") for _ in range(3)]
+        await anyio.wait_all_tasks_blocked()
+        normal, interactive = house.submit(), house.submit(priority="interactive")
+        await anyio.wait_all_tasks_blocked()
+        assert [job.status for job in bulk] == ["running", "queued", "queued"]
+        assert (normal.status, interactive.status) == ("running", "running")
+        house.unblock()
+        for job in (*bulk, normal, interactive):
+            assert await house.end(job) == "completed"
+
+
+async def test_a_job_that_waits_for_its_turn_holds_its_lease() -> None:
+    """Or a model would be unloaded and loaded between two jobs."""
+    async with open_house() as house:
+        house.block("decoding")
+        for _ in range(3):
+            house.submit()
+        await anyio.wait_all_tasks_blocked()
+        assert house.pool.leases == 3
+        house.unblock()
+
+
+async def test_a_queue_has_an_end() -> None:
+    async with open_house(max_jobs=2) as house:
+        house.block("loading")
+        jobs = [house.submit(), house.submit()]
+        with pytest.raises(WhisperdError) as raised:
+            house.submit()
+        assert raised.value.code == "job.queue_full"
+        house.unblock()
+        for job in jobs:
+            await house.end(job)
+        house.submit()
+
+
+# Remembering
+
+
+async def test_ended_jobs_are_forgotten_in_time() -> None:
+    async with open_house(kept_jobs=2) as house:
+        jobs = []
+        for _ in range(4):
+            jobs.append(house.submit())
+            await house.end(jobs[-1])
+        assert house.forgotten == [job.id for job in jobs[:2]]
+        assert house.manager.remembered() == jobs[2:]
+        with pytest.raises(WhisperdError) as raised:
+            house.manager.get(jobs[0].id)
+        assert raised.value.code == "job.unknown"
+        assert house.manager.get(jobs[3].id) is jobs[3]
+        assert house.manager.clear() == 2
+        assert house.manager.remembered() == []
+
+
+async def test_an_active_job_is_never_forgotten() -> None:
+    async with open_house() as house:
+        house.block("decoding")
+        job = house.submit()
+        await anyio.wait_all_tasks_blocked()
+        assert house.manager.clear() == 0
+        assert house.manager.get(job.id) is job
+        assert house.manager.active() == [job]
+
+
+# Stopping
+
+
+async def test_running_jobs_may_end_before_the_daemon_does() -> None:
+    async with open_house() as house:
+        house.block("decoding")
+        jobs = [house.submit(), house.submit()]
+        await anyio.wait_all_tasks_blocked()
+        cancelled: list[int] = []
+
+        async def drain() -> None:
+            cancelled.append(await house.manager.drain(grace_s=5))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(drain)
+            await anyio.wait_all_tasks_blocked()
+            with pytest.raises(WhisperdError) as raised:
+                house.submit()
+            assert raised.value.code == "daemon.stopping"
+            house.unblock()
+        assert cancelled == [0]
+        assert [job.status for job in jobs] == ["completed", "completed"]
+
+
+async def test_jobs_that_take_too_long_are_cancelled() -> None:
+    async with open_house() as house:
+        house.block("decoding")
+        jobs = [house.submit(), house.submit()]
+        await anyio.wait_all_tasks_blocked()
+        assert await house.manager.drain(grace_s=0) == 2
+        for job in jobs:
+            assert job.status == "cancelled"
+            assert job.error is not None and job.error.code == "daemon.stopping"
+
+
+async def test_nothing_to_wait_for() -> None:
+    async with open_house() as house:
+        assert await house.manager.drain(grace_s=3600) == 0
+
+
+async def test_the_end_of_everything_ends_every_job() -> None:
+    async with open_house() as house:
+        house.block("computing")
+        jobs = [house.submit() for _ in range(3)]
+        await anyio.wait_all_tasks_blocked()
+    for job in jobs:
+        assert job.status == "cancelled"
+        assert job.error is not None and job.error.code == "daemon.stopping"
+
+
+# Inputs
+
+
+async def test_what_can_be_transcribed(tmp_path: Path) -> None:
+    sound = tmp_path / "a.wav"
+    sound.write_bytes(b"RIFF")
+    assert check_input(str(sound)) == str(sound)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("missing.wav", "audio.not_found"),
+        ("empty.wav/below", "audio.not_found"),
+        (".", "audio.is_directory"),
+        ("empty.wav", "audio.empty"),
+        ("nul\0.wav", "input.not_absolute"),
+        ("x" * 300, "audio.not_readable"),
+    ],
+)
+async def test_what_cannot_be_transcribed(tmp_path: Path, name: str, code: str) -> None:
+    (tmp_path / "empty.wav").touch()
+    with pytest.raises(WhisperdError) as raised:
+        check_input(f"{tmp_path}/{name}")
+    assert raised.value.code == code
+
+
+async def test_a_relative_path_means_nothing_to_a_daemon() -> None:
+    with pytest.raises(WhisperdError) as raised:
+        check_input("a.wav")
+    assert raised.value.code == "input.not_absolute"

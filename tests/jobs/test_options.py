@@ -1,0 +1,75 @@
+"""What a job may be asked to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from whisperd.jobs.languages import LANGUAGES
+from whisperd.jobs.options import DEFAULT_TEMPERATURES, JobOptions, check_options
+from whisperd.rpc.errors import WhisperdError
+from whisperd.worker.protocol import DecodeOptions
+
+
+def test_whisper_knows_a_hundred_languages() -> None:
+    assert len(LANGUAGES) == 100
+    assert (LANGUAGES["en"], LANGUAGES["yue"], LANGUAGES["ht"]) == ("english", "cantonese", "haitian creole")
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ("auto", "auto"),
+        ("de", "de"),
+        ("DE", "de"),
+        ("German", "de"),
+        (" german ", "de"),
+        ("Haitian Creole", "ht"),
+    ],
+)
+def test_a_language_has_a_code_and_a_name(given: str, code: str) -> None:
+    assert check_options(JobOptions(language=given)).language == code
+
+
+@pytest.mark.parametrize(("given", "hint"), [("Germn", "german"), ("klingon", "auto"), ("", "auto")])
+def test_an_unknown_language(given: str, hint: str) -> None:
+    with pytest.raises(WhisperdError) as raised:
+        check_options(JobOptions(language=given))
+    assert raised.value.code == "language.unknown"
+    assert hint in raised.value.fix
+
+
+def test_what_of_it_concerns_the_engine() -> None:
+    assert JobOptions().decode_options(3) == DecodeOptions(
+        language=None, beam_size=3, temperatures=DEFAULT_TEMPERATURES
+    )
+    given = JobOptions(
+        language="de", task="translate", beam_size=1, temperature=(0.5,), prompt="Hello", hotwords="whisperd"
+    )
+    assert given.decode_options(3) == DecodeOptions(
+        language="de", task="translate", beam_size=1, temperatures=(0.5,), prompt="Hello", hotwords="whisperd"
+    )
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"beam_size": 0},
+        {"beam_size": 17},
+        {"temperature": [2.0]},
+        {"temperature": [0.1] * 11},
+        {"task": "sing"},
+        {"priority": "urgent"},
+        {"prompt": "x" * 5000},
+        {"language": "x" * 101},
+        {"model": ""},
+        {"model": "x" * 5000},
+        {"vad": "yes"},
+        {"best_of": 5},
+    ],
+)
+def test_what_cannot_be(given: dict[str, Any]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(given, JobOptions, strict=True)

@@ -1,0 +1,205 @@
+"""One job's run: language vote, backpressure, and errors from either side, with puppets around it."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import anyio
+import pytest
+
+from job_fakes import FakeDecoders, FakeRuntime, an_error
+from whisperd.audio import DecodeParams, DecoderPool
+from whisperd.jobs.dispatcher import Dispatcher
+from whisperd.jobs.job import Job, JobInput, Transcript
+from whisperd.jobs.options import JobOptions
+from whisperd.jobs.run import HELD_S, JobRun, check_against_model
+from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.events import Event, JobStarted, TranscriptionProgress, TranscriptionSegment
+from whisperd.runtimes.loaded import LoadedRuntime
+from whisperd.tasks import open_task_group
+
+pytestmark = pytest.mark.anyio
+
+
+class Stage:
+    """A run of a job, and what it publishes."""
+
+    def __init__(self, decoders: FakeDecoders, runtime: FakeRuntime | None = None, **options: Any) -> None:
+        self.decoders = decoders
+        self.runtime = runtime or FakeRuntime()
+        self.events: list[Event] = []
+        self.job = Job(
+            id="a",
+            path="/a.wav",
+            input=JobInput(path="/a.wav"),
+            options=JobOptions(language=options.pop("language", "en"), **options),
+            model="toy",
+        )
+        self.transcript: Transcript | None = None
+
+    async def run(self) -> Transcript:
+        async with open_task_group() as tasks:
+            dispatcher = Dispatcher(cast(LoadedRuntime, self.runtime))
+            tasks.start_soon(dispatcher.run)
+            run = JobRun(self.job, dispatcher, self.job.options.decode_options(5), self.events.append)
+            try:
+                pool = cast(DecoderPool, self.decoders)
+                self.transcript = await run.transcribe(pool, DecodeParams(path=self.job.path))
+            finally:
+                assert self.decoders.open == 0, "a decoder is left behind"
+                assert dispatcher._scheduler._jobs == {}, "the scheduler still knows the job"
+            tasks.cancel_scope.cancel()
+        return self.transcript
+
+    def segments(self) -> list[str]:
+        return [event.text for event in self.events if isinstance(event, TranscriptionSegment)]
+
+
+async def test_a_file_becomes_text() -> None:
+    stage = Stage(FakeDecoders([5.0, 7.0, 6.0]))
+    transcript = await stage.run()
+    assert transcript.text == "5 7 6"
+    assert (transcript.language, transcript.duration, transcript.task) == ("en", 19.0, "transcribe")
+    assert [(one.start, one.end) for one in transcript.segments] == [(0.0, 5.0), (5.0, 12.0), (12.0, 18.0)]
+    assert isinstance(stage.events[0], JobStarted)
+    assert stage.segments() == ["5", "7", "6"]
+    last = stage.events[-1]
+    assert isinstance(last, TranscriptionProgress)
+    assert (last.done, last.total) == (18.0, 19.0)
+
+
+async def test_a_file_in_which_nobody_speaks_has_no_text() -> None:
+    stage = Stage(FakeDecoders(), language="auto")
+    transcript = await stage.run()
+    assert (transcript.text, transcript.segments, transcript.language) == ("", (), None)
+    assert not stage.runtime.batches
+
+
+async def test_the_first_windows_vote_and_the_others_follow() -> None:
+    stage = Stage(FakeDecoders([5.0, 6.0, 7.0, 5.5, 6.5]), language="auto")
+    transcript = await stage.run()
+    assert stage.runtime.batches[0] == (None, [5.0, 6.0, 7.0])
+    assert {language for language, _ in stage.runtime.batches[1:]} == {"de"}
+    assert transcript.language == "de"
+    assert transcript.text == "5 6 7 5.5 6.5"
+
+
+async def test_a_short_file_votes_with_what_it_has() -> None:
+    stage = Stage(FakeDecoders([5.0, 6.0]), language="auto")
+    assert (await stage.run()).text == "5 6"
+    assert stage.runtime.batches == [(None, [5.0, 6.0])]
+
+
+async def test_a_vote_is_no_larger_than_a_batch() -> None:
+    stage = Stage(FakeDecoders([5.0, 6.0, 7.0]), FakeRuntime(batch_size=1), language="auto")
+    assert (await stage.run()).text == "5 6 7"
+    assert stage.runtime.batches == [(None, [5.0]), ("de", [6.0]), ("de", [7.0])]
+
+
+async def test_a_model_of_one_language_needs_no_vote() -> None:
+    stage = Stage(FakeDecoders([5.0]), FakeRuntime(multilingual=False), language="auto")
+    assert (await stage.run()).language == "en"
+    assert stage.runtime.batches == [("en", [5.0])]
+    assert cast(JobStarted, stage.events[0]).language == "en"
+
+
+@pytest.mark.parametrize("length_s", [1.0, 20.0, 26.0, 30.0])
+@pytest.mark.parametrize(("batch_size", "replicas"), [(1, 1), (4, 2), (2, 64)])
+async def test_a_slow_engine_holds_back_the_decoder(batch_size: int, replicas: int, length_s: float) -> None:
+    stage = Stage(FakeDecoders([length_s] * 150), FakeRuntime(batch_size=batch_size, replicas=replicas))
+    stage.runtime.may_compute = anyio.Event()
+    async with open_task_group() as tasks:
+        tasks.start_soon(stage.run)
+        await anyio.wait_all_tasks_blocked()
+        assert HELD_S - 30 < stage.decoders.taken * length_s <= HELD_S
+        stage.runtime.may_compute.set()
+    assert stage.transcript is not None
+    assert len(stage.transcript.segments) == 150
+
+
+async def test_a_slow_vote_holds_back_the_decoder() -> None:
+    stage = Stage(FakeDecoders([20.0] * 30), language="auto")
+    stage.runtime.may_compute = anyio.Event()
+    async with open_task_group() as tasks:
+        tasks.start_soon(stage.run)
+        await anyio.wait_all_tasks_blocked()
+        assert stage.decoders.taken == 3
+        stage.runtime.may_compute.set()
+    assert len(stage.runtime.batches) > 1
+
+
+async def failing(stage: Stage) -> WhisperdError:
+    with anyio.fail_after(5), pytest.raises(WhisperdError) as raised:
+        await stage.run()
+    return raised.value
+
+
+async def test_a_decode_error_while_windows_are_computed() -> None:
+    stage = Stage(FakeDecoders([5.0] * 3, error=an_error("audio.damaged")))
+    stage.runtime.may_compute = anyio.Event()
+    assert (await failing(stage)).code == "audio.damaged"
+
+
+async def test_an_engine_error_while_the_decoder_has_more() -> None:
+    stage = Stage(FakeDecoders([5.0]))
+    stage.decoders.may_go_on = anyio.Event()
+    stage.runtime.errors[5.0] = an_error("engine.problem")
+    assert (await failing(stage)).code == "engine.problem"
+
+
+async def test_many_windows_that_fail_at_once_are_one_error() -> None:
+    stage = Stage(FakeDecoders([5.0] * 8), FakeRuntime(batch_size=8))
+    stage.runtime.may_compute = anyio.Event()
+    async with open_task_group() as tasks:
+
+        async def unload() -> None:
+            await anyio.wait_all_tasks_blocked()
+            stage.runtime.unload(an_error("worker.died"))
+
+        tasks.start_soon(unload)
+        assert (await failing(stage)).code == "worker.died"
+
+
+async def test_an_error_in_the_vote() -> None:
+    stage = Stage(FakeDecoders([5.0, 6.0, 7.0, 8.0]), language="auto")
+    stage.runtime.errors[6.0] = an_error("engine.problem")
+    assert (await failing(stage)).code == "engine.problem"
+
+
+async def test_a_mistake_is_not_taken_for_an_error_of_the_file() -> None:
+    stage = Stage(FakeDecoders([5.0], error=ZeroDivisionError("a mistake")))
+    with pytest.raises(ZeroDivisionError):
+        await stage.run()
+
+
+MULTILINGUAL, ENGLISH = ("en", "de"), ("en",)
+
+
+@pytest.mark.parametrize(
+    ("options", "languages"),
+    [
+        (JobOptions(), MULTILINGUAL),
+        (JobOptions(language="de", task="translate"), MULTILINGUAL),
+        (JobOptions(), ENGLISH),
+        (JobOptions(language="en"), ENGLISH),
+    ],
+)
+async def test_what_a_model_can_do(options: JobOptions, languages: tuple[str, ...]) -> None:
+    check_against_model(options, languages, "base")
+
+
+@pytest.mark.parametrize(
+    ("options", "languages", "code", "hint"),
+    [
+        (JobOptions(language="fr"), MULTILINGUAL, "language.not_in_model", "large-v3"),
+        (JobOptions(language="de", task="translate"), ENGLISH, "language.not_in_model", "such as small."),
+        (JobOptions(task="translate"), ENGLISH, "task.not_in_model", "such as small."),
+    ],
+)
+async def test_what_a_model_cannot_do(
+    options: JobOptions, languages: tuple[str, ...], code: str, hint: str
+) -> None:
+    with pytest.raises(WhisperdError) as raised:
+        check_against_model(options, languages, "small.en")
+    assert raised.value.code == code
+    assert hint in raised.value.fix

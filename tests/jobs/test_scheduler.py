@@ -1,0 +1,510 @@
+"""The window scheduler: its rules one by one, then all of them on thousands of generated loads."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from itertools import count
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from whisperd.jobs.scheduler import (
+    LEAD_LIMIT_S,
+    LIKE_LENGTH_RATIO,
+    PRIORITIES,
+    STARVATION_S,
+    Batch,
+    Parcel,
+    Priority,
+    WindowScheduler,
+)
+from whisperd.worker.protocol import SAMPLE_RATE, DecodeOptions, EngineWindow
+
+ENGLISH, GERMAN = DecodeOptions(language="en"), DecodeOptions(language="de")
+_SILENCE = memoryview(bytes(2 * SAMPLE_RATE * 30))
+
+
+def parcel(
+    job: str, index: int, *, s: float = 10.0, windows: int = 1, options: DecodeOptions = ENGLISH
+) -> Parcel:
+    pcm = _SILENCE[: 2 * round(s * SAMPLE_RATE)]  # a view, so that ten thousand windows cost nothing
+    window = EngineWindow(pcm=pcm)  # type: ignore[arg-type]
+    return Parcel(job, tuple(range(index, index + windows)), (window,) * windows, options)
+
+
+@pytest.fixture(autouse=True)
+def window_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EngineWindow, "duration_s", property(lambda self: len(self.pcm) / 2 / SAMPLE_RATE))
+
+
+def scheduler_with(*jobs: tuple[str, Priority], batch_size: int = 4, replicas: int = 1) -> WindowScheduler:
+    scheduler = WindowScheduler(batch_size=batch_size, replicas=replicas)
+    for job, priority in jobs:
+        scheduler.add_job(job, priority)
+    return scheduler
+
+
+def content(batch: Batch | None) -> list[tuple[str, int]]:
+    return [(one.job, one.indexes[0]) for one in batch.parcels] if batch else []
+
+
+def run_one(scheduler: WindowScheduler, now_s: float = 0.0) -> list[tuple[str, int]]:
+    batch = scheduler.next_batch(now_s)
+    if batch is not None:
+        scheduler.done(batch)
+    return content(batch)
+
+
+# Rules
+
+
+def test_nothing_waits_and_nothing_is_computed() -> None:
+    scheduler = scheduler_with(("a", "normal"))
+    assert scheduler.next_batch(0) is None
+    assert scheduler.is_idle
+
+
+def test_no_more_batches_than_replicas() -> None:
+    scheduler = scheduler_with(("a", "normal"), batch_size=1, replicas=2)
+    for index in range(3):
+        scheduler.add(parcel("a", index), 0)
+    first = scheduler.next_batch(0)
+    assert first is not None
+    assert scheduler.next_batch(0) is not None
+    assert scheduler.next_batch(0) is None
+    scheduler.done(first)
+    assert content(scheduler.next_batch(0)) == [("a", 2)]
+
+
+def test_a_batch_holds_windows_of_several_jobs() -> None:
+    scheduler = scheduler_with(("a", "normal"), ("b", "normal"))
+    for index in range(3):
+        scheduler.add(parcel("a", index), 0)
+        scheduler.add(parcel("b", index), 0)
+    assert run_one(scheduler) == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+
+
+def test_unequal_options_and_unlike_lengths_share_no_batch() -> None:
+    scheduler = scheduler_with(("a", "normal"), ("b", "normal"), ("c", "normal"))
+    scheduler.add(parcel("a", 0), 0)
+    scheduler.add(parcel("b", 0, options=GERMAN), 0)
+    scheduler.add(parcel("c", 0, s=10 * LIKE_LENGTH_RATIO + 1), 0)
+    assert [run_one(scheduler) for _ in range(3)] == [[("a", 0)], [("b", 0)], [("c", 0)]]
+
+
+def test_a_vote_goes_in_one_batch_and_only_where_there_is_room() -> None:
+    scheduler = scheduler_with(("a", "normal"), ("b", "normal"))
+    scheduler.add(parcel("a", 0), 0)
+    scheduler.add(parcel("a", 1), 0)
+    scheduler.add(parcel("b", 0, windows=3), 0)
+    assert [run_one(scheduler) for _ in range(2)] == [[("a", 0), ("b", 0)], [("a", 1)]]
+
+
+def test_a_vote_that_is_larger_than_a_batch_is_a_batch() -> None:
+    scheduler = scheduler_with(("a", "normal"), batch_size=2)
+    scheduler.add(parcel("a", 0, windows=3), 0)
+    scheduler.add(parcel("a", 3), 0)
+    assert [run_one(scheduler) for _ in range(2)] == [[("a", 0)], [("a", 3)]]
+
+
+def test_windows_of_a_batch_know_their_parcel() -> None:
+    scheduler = scheduler_with(("a", "normal"), ("b", "normal"))
+    scheduler.add(parcel("a", 0, windows=2), 0)
+    scheduler.add(parcel("b", 0), 0)
+    batch = scheduler.next_batch(0)
+    assert batch is not None
+    assert [window.group for window in batch.windows] == [0, 0, 1]
+
+
+def test_a_higher_class_goes_first_and_alone() -> None:
+    scheduler = scheduler_with(("file", "bulk"), ("clip", "interactive"), ("note", "normal"))
+    for job in ("file", "note", "clip"):
+        scheduler.add(parcel(job, 0), 0)
+    assert [run_one(scheduler) for _ in range(3)] == [[("clip", 0)], [("note", 0)], [("file", 0)]]
+
+
+def test_a_class_that_was_passed_over_for_long_has_one_batch() -> None:
+    scheduler = scheduler_with(("file", "bulk"), ("clip", "interactive"), batch_size=1)
+    for index in range(4):
+        scheduler.add(parcel("file", index), 0)
+        scheduler.add(parcel("clip", index), 0)
+    assert run_one(scheduler, STARVATION_S) == [("clip", 0)]
+    assert run_one(scheduler, STARVATION_S + 1) == [("file", 0)]
+    assert run_one(scheduler, STARVATION_S + 2) == [("clip", 1)]
+
+
+def test_a_class_that_had_nothing_to_do_was_not_passed_over() -> None:
+    scheduler = scheduler_with(("file", "bulk"), ("clip", "interactive"), batch_size=1)
+    scheduler.add(parcel("clip", 0), 0)
+    scheduler.add(parcel("clip", 1), 0)
+    scheduler.add(parcel("file", 0), 100)
+    assert run_one(scheduler, 101) == [("clip", 0)]
+
+
+def test_a_late_job_starts_level() -> None:
+    scheduler = scheduler_with(("early", "normal"), batch_size=1)
+    for index in range(20):
+        scheduler.add(parcel("early", index), 0)
+    for _ in range(10):
+        run_one(scheduler)
+    scheduler.add_job("late", "normal")
+    for index in range(10):
+        scheduler.add(parcel("late", index), 0)
+    turns = Counter(run_one(scheduler)[0][0] for _ in range(10))
+    assert turns == {"early": 5, "late": 5}
+
+
+def test_a_late_job_is_level_with_one_that_ran_alone() -> None:
+    scheduler = scheduler_with(("early", "normal"), batch_size=8)
+    for index in range(24):
+        scheduler.add(parcel("early", index), 0)
+    run_one(scheduler)
+    scheduler.add_job("late", "normal")
+    for index in range(24):
+        scheduler.add(parcel("late", index), 0)
+    turns = Counter(job for _ in range(4) for job, _ in run_one(scheduler))
+    assert turns == {"early": 16, "late": 16}
+
+
+def test_a_job_that_paused_makes_up_for_little() -> None:
+    scheduler = scheduler_with(("slow", "normal"), ("fast", "normal"), batch_size=1)
+    for index in range(100):
+        scheduler.add(parcel("fast", index), 0)
+    for _ in range(50):  # the source of the other one stalls
+        run_one(scheduler)
+    for index in range(50):
+        scheduler.add(parcel("slow", index), 0)
+    turns = Counter(run_one(scheduler)[0][0] for _ in range(30))
+    assert (turns["slow"] - turns["fast"]) * 10 == LEAD_LIMIT_S
+
+
+def test_filling_up_batches_of_others_has_a_limit() -> None:
+    """A job that fits well with a thin one must not leave one that fits with nobody behind."""
+    scheduler = scheduler_with(("thin", "normal"), ("fits", "normal"), ("lonely", "normal"))
+    index = count()
+    served: Counter[str] = Counter()
+    for position in range(2000):
+        scheduler.add(parcel("fits", position), 0)
+        scheduler.add(parcel("lonely", position, options=GERMAN), 0)
+    for _ in range(200):
+        scheduler.add(parcel("thin", next(index)), 0)  # never more than one waits
+        served.update(job for job, _ in run_one(scheduler))
+    assert abs(served["fits"] - served["lonely"]) * 10 <= LEAD_LIMIT_S + 4 * 10
+
+
+def test_a_removed_job_leaves_nothing() -> None:
+    scheduler = scheduler_with(("a", "normal"), ("b", "normal"))
+    scheduler.add(parcel("a", 0), 0)
+    scheduler.add(parcel("b", 0), 0)
+    scheduler.remove_job("a")
+    scheduler.remove_job("a")
+    assert run_one(scheduler) == [("b", 0)]
+    assert scheduler.is_idle
+
+
+def test_what_a_dead_worker_had_runs_again_alone() -> None:
+    scheduler = scheduler_with(("a", "normal"), ("b", "normal"), batch_size=2, replicas=2)
+    for index in range(4):
+        scheduler.add(parcel("a", index), 0)
+    first, second = scheduler.next_batch(0), scheduler.next_batch(0)
+    assert first is not None and second is not None
+    scheduler.add(parcel("b", 0), 0)
+    assert scheduler.worker_died(first) == []
+    assert scheduler.next_batch(0) is None, "nothing beside a batch that is not known to be dead yet"
+    assert scheduler.worker_died(second) == []
+    for index in range(4):
+        batch = scheduler.next_batch(0)
+        assert content(batch) == [("a", index)]
+        assert scheduler.next_batch(0) is None, "nothing beside a second chance"
+        assert batch is not None
+        scheduler.done(batch)
+    assert run_one(scheduler) == [("b", 0)]
+    assert scheduler.is_idle
+
+
+def test_a_second_death_is_the_last() -> None:
+    scheduler = scheduler_with(("a", "normal"), ("b", "normal"), batch_size=2)
+    scheduler.add(parcel("a", 0), 0)
+    scheduler.add(parcel("b", 0), 0)
+    batch = scheduler.next_batch(0)
+    assert batch is not None and scheduler.worker_died(batch) == []
+    batch = scheduler.next_batch(0)
+    assert batch is not None
+    assert [one.job for one in scheduler.worker_died(batch)] == ["a"]
+    assert run_one(scheduler) == [("b", 0)]
+    assert scheduler.is_idle
+
+
+def test_a_removed_job_has_no_second_chance() -> None:
+    scheduler = scheduler_with(("a", "normal"), ("b", "normal"), batch_size=2)
+    scheduler.add(parcel("a", 0), 0)
+    scheduler.add(parcel("b", 0), 0)
+    batch = scheduler.next_batch(0)
+    scheduler.remove_job("a")
+    assert batch is not None and scheduler.worker_died(batch) == []
+    scheduler.remove_job("b")
+    assert scheduler.next_batch(0) is None
+    assert scheduler.is_idle
+
+
+def test_a_refused_batch_is_taken_apart() -> None:
+    scheduler = scheduler_with(("a", "normal"), ("b", "normal"), batch_size=2)
+    scheduler.add(parcel("a", 0), 0)
+    scheduler.add(parcel("b", 0), 0)
+    batch = scheduler.next_batch(0)
+    assert batch is not None and scheduler.refused(batch) == []
+    batch = scheduler.next_batch(0)
+    assert batch is not None and content(batch) == [("a", 0)]
+    assert [one.job for one in scheduler.refused(batch)] == ["a"]
+    assert run_one(scheduler) == [("b", 0)]
+
+
+def test_refused_alone_is_refused_for_good() -> None:
+    scheduler = scheduler_with(("a", "normal"))
+    scheduler.add(parcel("a", 0), 0)
+    batch = scheduler.next_batch(0)
+    assert batch is not None
+    assert [one.job for one in scheduler.refused(batch)] == ["a"]
+    assert scheduler.is_idle
+
+
+def test_ten_thousand_windows_of_two_hundred_jobs_cost_little() -> None:
+    def cost_s(windows: int) -> float:
+        scheduler = WindowScheduler(batch_size=8, replicas=1)
+        for job in range(200):
+            scheduler.add_job(str(job), PRIORITIES[job % 3])
+        for index in range(windows):
+            options = (ENGLISH, GERMAN)[index % 7 == 0]
+            scheduler.add(parcel(str(index % 200), index, s=5 + index % 20, options=options), 0)
+        began_s = time.process_time()
+        while run_one(scheduler):
+            pass
+        assert scheduler.is_idle
+        return time.process_time() - began_s
+
+    small, large = min(cost_s(2_500) for _ in range(2)), min(cost_s(10_000) for _ in range(2))
+    assert large < 8 * small, "the cost of a batch grows with what waits"
+    assert large < 5, f"{large:.2f} s"
+
+
+# Generated loads
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """A generated job: when it comes, when it is cancelled, and its parcels."""
+
+    priority: Priority
+    arrival_s: float
+    cancel_s: float | None
+    options: DecodeOptions
+    parcels: list[tuple[float, int, bool]]
+    """Seconds of each window, windows, and whether the worker dies of it."""
+
+
+@dataclass
+class Simulation:
+    """Runs a load by a clock of its own, and checks every step against the rules."""
+
+    plans: list[JobPlan]
+    batch_size: int
+    replicas: int
+    now_s: float = 0.0
+    computed: Counter[tuple[str, int]] = field(default_factory=Counter)
+    started: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    given_up: set[tuple[str, int]] = field(default_factory=set)
+    cancelled: set[str] = field(default_factory=set)
+    deaths: int = 0
+
+    def __post_init__(self) -> None:
+        self.scheduler = WindowScheduler(batch_size=self.batch_size, replicas=self.replicas)
+        self.running: dict[int, Batch] = {}
+        self.poison = {
+            (str(job), index)
+            for job, plan in enumerate(self.plans)
+            for index, (_, _, is_poison) in enumerate(plan.parcels)
+            if is_poison
+        }
+        self.waiting: dict[Priority, Counter[str]] = {priority: Counter() for priority in PRIORITIES}
+        self.waits_since: dict[Priority, float] = {}
+        self.longest_batch_s = 0.0
+
+    def run(self) -> None:
+        tie = count()
+        events: list[tuple[float, int, str, int]] = []
+        for job, plan in enumerate(self.plans):
+            heapq.heappush(events, (plan.arrival_s, next(tie), "arrive", job))
+            if plan.cancel_s is not None:
+                heapq.heappush(events, (plan.arrival_s + plan.cancel_s, next(tie), "cancel", job))
+        while events:
+            self.now_s, _, what, which = heapq.heappop(events)
+            getattr(self, what)(which)
+            while (batch := self.scheduler.next_batch(self.now_s)) is not None:
+                self.start(batch)
+                takes_s = 0.05 * sum(window.duration_s for window in batch.windows)
+                self.longest_batch_s = max(self.longest_batch_s, takes_s)
+                heapq.heappush(events, (self.now_s + takes_s, next(tie), "finish", batch.id))
+
+    def arrive(self, job: int) -> None:
+        plan, name = self.plans[job], str(job)
+        self.scheduler.add_job(name, plan.priority)
+        if not +self.waiting[plan.priority]:
+            self.waits_since[plan.priority] = self.now_s
+        for index, (seconds, windows, _) in enumerate(plan.parcels):
+            one = parcel(name, index, s=seconds, windows=windows, options=plan.options)
+            self.scheduler.add(Parcel(name, (index,), one.windows, plan.options), self.now_s)
+            self.waiting[plan.priority][name] += 1
+
+    def cancel(self, job: int) -> None:
+        self.cancelled.add(str(job))
+        self.scheduler.remove_job(str(job))
+        del self.waiting[self.plans[job].priority][str(job)]
+
+    def start(self, batch: Batch) -> None:
+        self.check_batch(batch)
+        self.running[batch.id] = batch
+        priority = self.plans[int(batch.parcels[0].job)].priority
+        for one in batch.parcels:
+            if not one.is_retry:
+                self.started[one.job].append(one.indexes[0])
+                self.waiting[priority][one.job] -= 1
+        if not batch.parcels[0].is_retry:
+            self.check_starvation()
+            self.waits_since[priority] = self.now_s
+
+    def check_batch(self, batch: Batch) -> None:
+        first = batch.parcels[0]
+        assert len(self.running) < self.replicas
+        assert len(batch.windows) <= self.batch_size or len(batch.parcels) == 1
+        assert len({self.plans[int(one.job)].priority for one in batch.parcels}) == 1
+        assert all(one.options == first.options for one in batch.parcels)
+        for one in batch.parcels:
+            assert max(one.longest_s, first.longest_s) <= LIKE_LENGTH_RATIO * min(
+                one.longest_s, first.longest_s
+            )
+            assert one.job not in self.cancelled
+        if any(one.is_retry for one in (*batch.parcels, *self.running_parcels())):
+            assert not self.running and len(batch.parcels) == 1
+
+    def check_starvation(self) -> None:
+        if self.deaths:  # second chances go before everything
+            return
+        for priority in PRIORITIES:
+            if +self.waiting[priority]:
+                waited_s = self.now_s - self.waits_since[priority]
+                # Another class may have had to wait as long, and goes first.
+                assert waited_s <= STARVATION_S + 2 * self.longest_batch_s
+
+    def running_parcels(self) -> list[Parcel]:
+        return [one for batch in self.running.values() for one in batch.parcels]
+
+    def finish(self, batch_id: int) -> None:
+        if batch_id not in self.running:
+            return  # it died with another one
+        if any((one.job, one.indexes[0]) in self.poison for one in self.running[batch_id].parcels):
+            self.die()
+            return
+        batch = self.running.pop(batch_id)
+        self.scheduler.done(batch)
+        self.computed.update((one.job, one.indexes[0]) for one in batch.parcels)
+
+    def die(self) -> None:
+        self.deaths += 1
+        dead, self.running = self.running, {}
+        for batch in dead.values():
+            for one in self.scheduler.worker_died(batch):
+                self.given_up.add((one.job, one.indexes[0]))
+
+
+def plans(*, poison: bool) -> st.SearchStrategy[list[JobPlan]]:
+    seconds = st.sampled_from([1.0, 4.0, 6.0, 8.5, 12.0, 20.0, 30.0])
+    one_parcel = st.tuples(
+        seconds,
+        st.sampled_from([1, 1, 1, 1, 3]),
+        st.sampled_from([False] * 12 + [True]) if poison else st.just(False),
+    )
+    return st.lists(
+        st.builds(
+            JobPlan,
+            priority=st.sampled_from(PRIORITIES),
+            arrival_s=st.floats(0, 120),
+            cancel_s=st.none() | st.none() | st.floats(0, 60),
+            options=st.sampled_from([ENGLISH, GERMAN]),
+            parcels=st.lists(one_parcel, max_size=25),
+        ),
+        min_size=1,
+        max_size=12,
+    )
+
+
+generated = settings(
+    max_examples=120,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@generated
+@given(plans=plans(poison=False), batch_size=st.integers(1, 8), replicas=st.integers(1, 4))
+def test_every_window_is_computed_once_and_in_turn(
+    plans: list[JobPlan], batch_size: int, replicas: int
+) -> None:
+    simulation = Simulation(plans, batch_size, replicas)
+    simulation.run()
+    assert simulation.scheduler.is_idle
+    for job, plan in enumerate(plans):
+        started = simulation.started[str(job)]
+        assert started == list(range(len(started))), "not in the order of submission"
+        if plan.cancel_s is None:
+            assert len(started) == len(plan.parcels)
+    assert all(times == 1 for times in simulation.computed.values())
+    assert simulation.computed.total() == sum(map(len, simulation.started.values()))
+
+
+@generated
+@given(plans=plans(poison=True), batch_size=st.integers(1, 8), replicas=st.integers(1, 4))
+def test_only_the_window_at_fault_is_given_up(plans: list[JobPlan], batch_size: int, replicas: int) -> None:
+    simulation = Simulation(plans, batch_size, replicas)
+    simulation.run()
+    assert simulation.scheduler.is_idle
+    assert simulation.given_up <= simulation.poison
+    for job, plan in enumerate(plans):
+        if plan.cancel_s is not None:
+            continue
+        for index in range(len(plan.parcels)):
+            key = (str(job), index)
+            assert simulation.computed[key] == (key not in simulation.poison)
+            assert (key in simulation.given_up) == (key in simulation.poison)
+
+
+@generated
+@given(
+    lengths=st.lists(st.sampled_from([2.0, 5.0, 9.0, 15.0, 30.0]), min_size=2, max_size=8),
+    options=st.lists(st.sampled_from([ENGLISH, GERMAN]), min_size=8, max_size=8),
+    late=st.lists(st.integers(0, 30), min_size=8, max_size=8),
+    batch_size=st.integers(1, 8),
+)
+def test_jobs_of_a_class_that_always_have_work_get_alike(
+    lengths: list[float], options: list[DecodeOptions], late: list[int], batch_size: int
+) -> None:
+    scheduler = WindowScheduler(batch_size=batch_size, replicas=1)
+    served: dict[str, float] = {}
+    for turn in range(90):
+        for job, length_s in enumerate(lengths):
+            if late[job] == turn:
+                scheduler.add_job(str(job), "normal")
+                for index in range(90 * batch_size):
+                    scheduler.add(parcel(str(job), index, s=length_s, options=options[job]), 0)
+                served = dict.fromkeys([*served, str(job)], 0.0)  # from here on they are to get alike
+        batch = scheduler.next_batch(0)
+        if batch is not None:
+            for one in batch.parcels:
+                served[one.job] += one.duration_s
+            scheduler.done(batch)
+        if served:
+            # One may be ahead when a late job comes, and behind by as much in the end.
+            assert max(served.values()) - min(served.values()) <= 2 * (LEAD_LIMIT_S + 30)

@@ -1,0 +1,50 @@
+"""What the tests of the models share: a hub, and stores that ask it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hub_server import Hub, running_hub
+from toy_models import tiny_files
+
+from whisperd.models import ModelStore
+from whisperd.models.sources import HubSettings, HubSource
+
+
+@pytest.fixture
+def files() -> dict[str, bytes]:
+    return tiny_files()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub, which the environment names, with an empty cache."""
+    for name in (
+        "HF_TOKEN",
+        "HF_HUB_OFFLINE",
+        "HF_HUB_CACHE",
+        "HUGGINGFACE_HUB_CACHE",
+        "HTTP_PROXY",
+        "http_proxy",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    with running_hub() as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.url)
+        yield running
+
+
+@pytest.fixture
+def make_store(tmp_path: Path) -> Callable[..., ModelStore]:
+    """Makes stores in the same folder; only the hub is asked, and soon given up."""
+
+    def make(**options: Any) -> ModelStore:
+        settings = HubSettings(
+            connect_timeout_s=10, read_timeout_s=options.pop("read_timeout_s", 5), retry_delay_s=0.01
+        )
+        return ModelStore(tmp_path / "models", **{"sources": [HubSource(settings)], **options})
+
+    return make

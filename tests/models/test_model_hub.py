@@ -1,0 +1,389 @@
+"""Models from the hub, with the real `huggingface_hub` against a server that speaks the hub's protocol."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import psutil
+import pytest
+from hub_server import Answer, Hub
+from toy_models import REPO, catalogue_of, content, tiny_files, toy_entry, until_downloaded
+
+from whisperd.models import ModelStore
+from whisperd.models.sources import HubSettings, HubSource
+from whisperd.progress import Progress
+from whisperd.rpc.errors import WhisperdError
+
+pytestmark = pytest.mark.anyio
+
+MakeStore = Callable[..., ModelStore]
+
+
+async def failure(store: ModelStore, name: str = REPO) -> WhisperdError:
+    with pytest.raises(WhisperdError) as caught:
+        await store.pull(name)
+    assert caught.value.message and caught.value.fix
+    return caught.value
+
+
+def children() -> list[psutil.Process]:
+    return [each for each in psutil.Process().children(recursive=True) if each.status() != "zombie"]
+
+
+async def test_a_repository_is_pulled_and_pinned(
+    hub: Hub, make_store: MakeStore, files: dict[str, bytes]
+) -> None:
+    commit = hub.add(
+        REPO, {**files, "README.md": b"# Model", "evil.py": b"import os", "model.safetensors": b"x"}
+    )
+    told: list[Progress] = []
+    installed = await make_store().pull(REPO, told.append)
+    assert content(installed.path) == files  # and neither code nor what an engine does not need
+    assert (installed.name, installed.repo, installed.revision) == (REPO, REPO, commit)
+    assert (installed.source, installed.installed, installed.verified) == ("the hub", True, True)
+    total = sum(map(len, files.values()))
+    downloading = [each for each in told if each.detail == "downloading"]
+    assert (downloading[-1].done, downloading[-1].total) == (total, total)
+    assert {"downloading", "verifying"} == {each.detail for each in told}
+    assert all(path.startswith(("/api/", "/storage/")) or commit in path for _, path, _ in hub.requests)
+    assert children() == []
+
+
+async def test_a_second_pull_asks_nobody(hub: Hub, make_store: MakeStore, files: dict[str, bytes]) -> None:
+    hub.add(REPO, files)
+    first = await make_store().pull(REPO)
+    asked = len(hub.requests)
+    assert await make_store().pull(REPO) == first
+    assert len(hub.requests) == asked
+
+
+async def test_the_token_is_sent_to_the_hub_and_not_to_its_storage(
+    hub: Hub, make_store: MakeStore, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add(REPO, files)
+    hub.gated.add(REPO)
+    error = await failure(make_store())
+    assert error.code == "hub.unauthorised" and "HF_TOKEN" in error.fix
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    await make_store().pull(REPO)
+    assert {sent for _, path, sent in hub.requests if path.startswith("/storage/")} == {None}
+
+
+@pytest.mark.parametrize("revision", ["v1.0", "refs/pr/1"])
+async def test_a_revision_can_be_named(hub: Hub, make_store: MakeStore, revision: str) -> None:
+    hub.refs[revision] = hub.add(REPO, tiny_files(1))
+    hub.add(REPO, tiny_files(2))
+    installed = await make_store().pull(f"{REPO}@{revision}")
+    assert content(installed.path) == tiny_files(1)
+    assert installed.name == f"{REPO}@{revision}"
+
+
+async def test_a_repository_that_moved_is_followed(
+    hub: Hub, make_store: MakeStore, files: dict[str, bytes]
+) -> None:
+    hub.add("Newer/name", files)
+    hub.moved[REPO] = "Newer/name"
+    assert content((await make_store().pull(REPO)).path) == files
+
+
+async def test_a_mirror_that_lists_no_hashes_is_asked_for_them(
+    hub: Hub, make_store: MakeStore, files: dict[str, bytes]
+) -> None:
+    hub.add(REPO, files)
+    hub.plain_listing = True
+    installed = await make_store().pull(REPO)
+    assert content(installed.path) == files
+    assert {path.rpartition("/")[2] for method, path, _ in hub.requests if method == "HEAD"} == set(files)
+
+
+async def test_a_mirror_that_states_no_hash_at_all_is_refused(
+    hub: Hub, make_store: MakeStore, files: dict[str, bytes]
+) -> None:
+    hub.add(REPO, files)
+    hub.plain_listing = True
+    hub.answers.append(Answer("/resolve/", 200, {"ETag": '"some-thing"', "X-Repo-Commit": "x"}))
+    assert (await failure(make_store())).code == "hub.no_hash"
+
+
+async def test_a_cut_download_goes_on_where_it_was_cut(
+    hub: Hub, make_store: MakeStore, files: dict[str, bytes]
+) -> None:
+    hub.add(REPO, files)
+    hub.cut_after, hub.cuts = 1_000_000, 2
+    installed = await make_store().pull(REPO)
+    assert content(installed.path) == files
+    assert hub.cuts == 0
+    assert hub.served["model.bin"] == len(files["model.bin"])
+
+
+async def test_a_connection_that_falls_silent_is_replaced(
+    hub: Hub, make_store: MakeStore, files: dict[str, bytes]
+) -> None:
+    hub.add(REPO, files)
+    hub.stall_after = 2_000_000
+    # The second connection asks for less than the server stalls after.
+    installed = await make_store(read_timeout_s=0.2).pull(REPO)
+    assert content(installed.path) == files
+    assert hub.served["model.bin"] == len(files["model.bin"])
+
+
+async def test_a_download_without_a_byte_is_given_up(
+    hub: Hub, tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    hub.add(REPO, files)
+    hub.stall_after = 1_000_000
+    source = HubSource(HubSettings(stall_timeout_s=0.5))
+    error = await failure(ModelStore(tmp_path / "models", sources=[source]))
+    assert error.code == "download.stuck" and "taken up" in error.fix
+    assert children() == []
+    hub.gate.set()
+    await ModelStore(tmp_path / "models", sources=[source]).pull(REPO)
+    assert hub.served["model.bin"] == len(files["model.bin"])
+
+
+async def test_cancelling_kills_the_child_and_keeps_what_came(
+    hub: Hub, make_store: MakeStore, files: dict[str, bytes]
+) -> None:
+    hub.add(REPO, files)
+    hub.stall_after = 1_000_000
+    store = make_store(read_timeout_s=600)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(store.pull, REPO)
+        await until_downloaded(store.root, 1_000_000)
+        assert len(children()) == 1
+        tasks.cancel_scope.cancel()
+    assert children() == []
+    assert await store.find(REPO) is None
+    hub.gate.set()
+    installed = await store.pull(REPO)
+    assert content(installed.path) == files
+    assert hub.served["model.bin"] == len(files["model.bin"])
+
+
+async def test_a_mirror_that_sends_more_than_it_states(
+    hub: Hub, make_store: MakeStore, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    hub.add(REPO, files)
+    hub.answers.append(Answer("/storage/", 200, {}, files["model.bin"] + bytes(20_000_000)))
+    error = await failure(make_store())
+    assert error.code == "model.hash_mismatch"
+    assert "more of model.bin" in str(error.data["tried"])
+    left = [path.stat().st_size for path in (tmp_path / "models").rglob("*.partial") if path.is_file()]
+    assert max(left, default=0) <= len(files["model.bin"])
+
+
+async def test_a_download_that_cannot_begin_says_why(
+    hub: Hub,
+    make_store: MakeStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    hub.add(REPO, tiny_files())
+    (tmp_path / "huggingface_hub.py").write_text("raise ImportError('libexample is missing')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    error = await failure(make_store())
+    assert error.code == "hub.failed"
+    assert "libexample is missing" in str(error.data["tried"])
+    assert "libexample is missing" in caplog.text
+
+
+PULL = """
+import anyio, sys
+from pathlib import Path
+from whisperd.models import ModelStore
+from whisperd.models.sources import HubSource
+anyio.run(ModelStore(Path(sys.argv[1]), sources=[HubSource()]).pull, sys.argv[2])
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+async def test_a_download_goes_on_after_everything_was_killed(
+    hub: Hub, tmp_path: Path, make_store: MakeStore, files: dict[str, bytes]
+) -> None:
+    hub.add(REPO, files)
+    hub.stall_after = 1_000_000
+    with subprocess.Popen([sys.executable, "-c", PULL, str(tmp_path / "models"), REPO]) as process:
+        await until_downloaded(tmp_path / "models", 1_000_000)
+        downloader = psutil.Process(process.pid).children()[0]
+        process.send_signal(signal.SIGKILL)
+    await anyio.to_thread.run_sync(lambda: psutil.wait_procs([downloader], timeout=10))
+    assert not downloader.is_running()  # it did not outlive its parent
+    hub.gate.set()
+    installed = await make_store().pull(REPO)
+    assert content(installed.path) == files
+    assert hub.served["model.bin"] == len(files["model.bin"])
+
+
+async def test_two_processes_download_once(hub: Hub, tmp_path: Path, files: dict[str, bytes]) -> None:
+    hub.add(REPO, files)
+    command = [sys.executable, "-c", PULL, str(tmp_path / "models"), REPO]
+    async with anyio.create_task_group() as tasks:
+        for _ in range(2):
+            tasks.start_soon(anyio.run_process, command)
+    assert hub.served == {name: len(data) for name, data in files.items()}
+
+
+@pytest.mark.parametrize("name", ["model.bin", "config.json"])  # one is known by SHA-256, one by git
+async def test_a_wrong_byte_from_the_hub_is_never_installed(
+    hub: Hub, make_store: MakeStore, files: dict[str, bytes], tmp_path: Path, name: str
+) -> None:
+    hub.add(REPO, files)
+    hub.flip = name
+    error = await failure(make_store())
+    assert error.code == "model.hash_mismatch" and name in error.message
+    assert await make_store().find(REPO) is None
+    right = {hashlib.sha256(data).hexdigest() for data in files.values()}
+    assert {path.name for path in (tmp_path / "models" / "blobs").iterdir()} < right
+    hub.flip = None
+    assert content((await make_store().pull(REPO)).path) == files
+
+
+async def test_wrong_bytes_of_an_earlier_download_are_fetched_anew(
+    hub: Hub, make_store: MakeStore, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    hub.add(REPO, files)
+    partial = tmp_path / "models" / "partial" / REPO.replace("/", "--")
+    partial.mkdir(parents=True)
+    sha256 = hashlib.sha256(files["model.bin"]).hexdigest()
+    (partial / f"{sha256}.partial").write_bytes(b"wrong" * 100_000)
+    assert content((await make_store().pull(REPO)).path) == files
+
+
+async def test_what_is_pinned_stays_although_upstream_changes(
+    hub: Hub, make_store: MakeStore, files: dict[str, bytes]
+) -> None:
+    commit = hub.add(REPO, files)
+    installed = await make_store().pull(REPO)
+    hub.add(REPO, tiny_files(7))
+    (Path(installed.path) / "tokenizer.json").resolve().write_bytes(b"damage")
+    mended = await make_store().pull(REPO)
+    assert content(mended.path) == files and mended.revision == commit
+
+
+async def test_other_bytes_under_a_pinned_commit_are_refused(
+    hub: Hub, make_store: MakeStore, files: dict[str, bytes]
+) -> None:
+    commit = hub.add(REPO, files)
+    installed = await make_store().pull(REPO)
+    hub.repos[REPO][commit] = tiny_files(7)
+    (Path(installed.path) / "model.bin").resolve().unlink()
+    error = await failure(make_store())
+    assert error.code == "model.hash_mismatch" and "remove" in error.fix
+    await make_store().remove(REPO)
+    assert content((await make_store().pull(REPO)).path) == tiny_files(7)
+
+
+async def test_the_catalogue_decides_what_the_bytes_are(
+    hub: Hub, make_store: MakeStore, files: dict[str, bytes]
+) -> None:
+    hub.add(REPO, tiny_files(3))
+    error = await failure(make_store(catalogue=catalogue_of(toy_entry(files))), "toy")
+    assert error.code == "model.hash_mismatch"
+
+
+async def test_a_repository_of_the_catalogue_is_the_model_of_that_name(
+    hub: Hub, make_store: MakeStore, files: dict[str, bytes]
+) -> None:
+    hub.add(REPO, files)
+    store = make_store(catalogue=catalogue_of(toy_entry(files, aliases=("plaything",))))
+    assert (await store.pull(REPO)).name == "toy"
+    assert await store.find("plaything") == await store.find("Toy") == await store.find("toy")
+
+
+FAILURES = [
+    (Answer("/api/", 401), "hub.unauthorised"),
+    (Answer("/api/", 403), "hub.unauthorised"),
+    (Answer("/api/", 404, {"X-Error-Code": "RepoNotFound"}), "hub.not_found"),
+    (Answer("/api/", 404), "hub.not_found"),
+    (Answer("/api/", 429, {"Retry-After": "77"}), "hub.rate_limited"),
+    (Answer("/api/", 500), "hub.unavailable"),
+    (Answer("/api/", 503), "hub.unavailable"),
+    (Answer("/api/", 511), "network.captive_portal"),
+    (Answer("/api/", 418), "hub.failed"),
+    (Answer("/api/", 200, {"Content-Type": "text/html"}, b"<html>Log in</html>"), "network.captive_portal"),
+    (Answer("/api/", 200, {}, b'{"id": "x"}'), "network.captive_portal"),
+    (Answer("/resolve/", 403), "hub.unauthorised"),
+    (Answer("/resolve/", 404, {"X-Error-Code": "EntryNotFound"}), "hub.not_found"),
+    (Answer("/storage/", 429, {"Retry-After": "300"}), "hub.rate_limited"),
+    (Answer("/storage/", 500), "hub.unavailable"),
+    (
+        Answer("/resolve/", 200, {"Content-Type": "text/html"}, b"<html>Log in</html>"),
+        "network.captive_portal",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    FAILURES,
+    ids=lambda value: f"{value.path}{value.status}" if isinstance(value, Answer) else None,
+)
+async def test_each_failure_has_its_error(
+    hub: Hub, make_store: MakeStore, files: dict[str, bytes], answer: Answer, code: str
+) -> None:
+    hub.add(REPO, files)
+    hub.answers.append(Answer(answer.path, answer.status, answer.headers, answer.body))
+    error = await failure(make_store())
+    assert error.code == code
+    assert error.data["tried"] == [
+        {"source": "the hub", "code": code, "message": error.data["tried"][0]["message"]}
+    ]
+
+
+async def test_the_wait_that_the_hub_asks_for_is_said(hub: Hub, make_store: MakeStore) -> None:
+    hub.answers.append(Answer("/api/", 429, {"Retry-After": "77"}))
+    assert "77 seconds" in (await failure(make_store())).fix
+
+
+async def test_an_unknown_revision_is_said(hub: Hub, make_store: MakeStore, files: dict[str, bytes]) -> None:
+    hub.add(REPO, files)
+    error = await failure(make_store(), f"{REPO}@nothing")
+    assert error.code == "hub.not_found" and "nothing" in error.message
+
+
+async def test_passing_failures_of_a_download_pass(
+    hub: Hub, make_store: MakeStore, files: dict[str, bytes]
+) -> None:
+    hub.add(REPO, files)
+    hub.answers.append(Answer("/storage/", 503, times=2))
+    assert content((await make_store().pull(REPO)).path) == files
+
+
+async def test_a_repository_in_another_format_is_refused(hub: Hub, make_store: MakeStore) -> None:
+    hub.add(REPO, {"config.json": b"{}", "model.safetensors": b"x", "tokenizer.json": b"{}"})
+    error = await failure(make_store())
+    assert error.code == "model.unsupported_format" and "model.bin" in error.message
+
+
+async def test_nothing_listens(hub: Hub, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert (await failure(make_store())).code == "network.unreachable"
+
+
+async def test_a_hub_that_accepts_and_never_answers_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(anyio.abc.SocketAttribute.local_port)
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")
+    async with listener:
+        source = HubSource(HubSettings(connect_timeout_s=0.3))
+        error = await failure(ModelStore(tmp_path / "models", sources=[source]))
+    assert error.code == "network.unreachable"
+
+
+async def test_hf_hub_offline_is_honoured(
+    hub: Hub, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    error = await failure(make_store())
+    assert error.code == "model.offline" and "HF_HUB_OFFLINE" in error.fix
+    assert hub.requests == []

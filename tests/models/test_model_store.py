@@ -1,0 +1,800 @@
+"""The store: no wrong byte is ever loaded, whatever happens to the files or in mid-change."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+from toy_models import REPO, catalogue_of, content, tiny_files, toy_entry, write_files
+
+from whisperd.locks import try_lock
+from whisperd.models import ModelStore, ModelSummary, storage
+from whisperd.models.catalogue import ModelFile
+from whisperd.models.names import Reference
+from whisperd.models.sources import FolderSource, Found, Workspace
+from whisperd.progress import Progress
+from whisperd.rpc.errors import WhisperdError
+
+pytestmark = pytest.mark.anyio
+
+
+class SlowSource:
+    """Has what a folder has, and gives it when it is let."""
+
+    name = "the slow source"
+    remote = True
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = FolderSource(folder)
+        self.asked = anyio.Event()
+        self.may_give = anyio.Event()
+        self.times = 0
+
+    async def fetch(self, model: Reference, workspace: Workspace) -> Found:
+        self.times += 1
+        self.asked.set()
+        workspace.report(1, "model.bin")
+        await self.may_give.wait()
+        return await self.folder.fetch(model, workspace)
+
+
+class FailingSource:
+    """Fails each time, and counts."""
+
+    remote = True
+
+    def __init__(self, code: str, name: str = "the failing source") -> None:
+        self.name = name
+        self.code = code
+        self.times = 0
+
+    async def fetch(self, model: Reference, workspace: Workspace) -> Found:
+        self.times += 1
+        raise WhisperdError(self.code, f"it says {self.code}", "Do something.")
+
+
+@pytest.fixture
+def share(tmp_path: Path, files: dict[str, bytes]) -> Path:
+    """A folder of models, with `toy` in it."""
+    write_files(tmp_path / "share" / "toy", files)
+    return tmp_path / "share"
+
+
+@pytest.fixture
+def make(tmp_path: Path, share: Path, files: dict[str, bytes]) -> Callable[..., ModelStore]:
+    """Makes stores in the same folder that find models in the share and know `toy`."""
+
+    def make(**options: Any) -> ModelStore:
+        known = {"catalogue": catalogue_of(toy_entry(files)), "sources": [FolderSource(share)]}
+        return ModelStore(tmp_path / "models", **{**known, **options})
+
+    return make
+
+
+Make = Callable[..., ModelStore]
+
+
+async def failure(store: ModelStore, name: str = "toy") -> WhisperdError:
+    with pytest.raises(WhisperdError) as caught:
+        await store.pull(name)
+    return caught.value
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that were read to hash them."""
+    names: list[str] = []
+    hash_file = storage.hash_file
+
+    def spy(path: Path, **options: Any) -> Any:
+        names.append(path.name)
+        return hash_file(path, **options)
+
+    monkeypatch.setattr(storage, "hash_file", spy)
+    return names
+
+
+# What is installed
+
+
+async def test_a_model_is_installed_from_a_folder_and_found(make: Make, files: dict[str, bytes]) -> None:
+    store = make()
+    assert await store.find("toy") is None
+    installed = await store.pull("toy")
+    assert content(installed.path) == files
+    assert await store.find("toy") == installed
+    assert await store.path("toy") == Path(installed.path)
+    assert installed.size == sum(map(len, files.values()))
+
+
+async def test_what_was_not_touched_is_not_read_again(make: Make, hashed: list[str]) -> None:
+    await make().pull("toy")
+    hashed.clear()
+    await make().find("toy")
+    assert hashed == []
+
+
+async def test_verify_reads_everything(make: Make, hashed: list[str], files: dict[str, bytes]) -> None:
+    store = make()
+    await store.pull("toy")
+    hashed.clear()
+    told: list[Progress] = []
+    assert (await store.verify("toy", told.append)).verified
+    assert sorted(hashed) == sorted(files)
+    assert told[-1].detail == "verifying" and told[-1].done == told[-1].total
+
+
+def change_in_place(file: Path) -> None:
+    with file.open("r+b") as data:
+        byte = data.read(1)
+        data.seek(0)
+        data.write(bytes([byte[0] ^ 1]))
+
+
+def change_and_restore_times(file: Path) -> None:
+    before = file.stat()
+    change_in_place(file)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def truncate(file: Path) -> None:
+    os.truncate(file, file.stat().st_size - 1)
+
+
+def replace_link(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[0] ^= 1
+    file.unlink()
+    file.write_bytes(bytes(data))
+
+
+def append(file: Path) -> None:
+    with file.open("ab") as data:
+        data.write(b"\0")
+
+
+@pytest.mark.parametrize("name", ["model.bin", "config.json"])
+@pytest.mark.parametrize(
+    "damage", [change_in_place, change_and_restore_times, truncate, append, replace_link, Path.unlink]
+)
+async def test_a_wrong_byte_is_never_loaded(
+    make: Make, files: dict[str, bytes], damage: Callable[[Path], None], name: str
+) -> None:
+    store = make()
+    installed = await store.pull("toy")
+    damage(Path(installed.path) / name)
+    for each in (store, make()):
+        assert await each.find("toy") is None
+        with pytest.raises(WhisperdError) as caught:
+            await each.path("toy")
+        assert caught.value.code == "model.damaged"
+        assert caught.value.data["files"] == [name]
+    assert not (await store.list())[0].verified
+    mended = await store.pull("toy")
+    assert content(mended.path) == files
+    assert await make().find("toy") == mended
+
+
+async def test_only_what_is_damaged_is_fetched_again(make: Make, share: Path) -> None:
+    installed = await make().pull("toy")
+    truncate(Path(installed.path) / "tokenizer.json")
+    (share / "toy" / "model.bin").unlink()
+    assert (await failure(make(sources=[]))).code == "model.unavailable"
+    assert (await make().pull("toy")).verified  # the folder has what is missing, if nothing else
+
+
+async def test_a_store_can_be_moved(make: Make, tmp_path: Path, files: dict[str, bytes]) -> None:
+    await make().pull("toy")
+    (tmp_path / "models").rename(tmp_path / "elsewhere")
+    moved = ModelStore(tmp_path / "elsewhere", sources=[], catalogue=catalogue_of(toy_entry(files)))
+    assert (await moved.verify("toy")).path.startswith(str(tmp_path / "elsewhere"))
+
+
+@pytest.mark.parametrize("name", ["manifests", "stamps"])
+async def test_a_broken_record_is_not_trusted(make: Make, tmp_path: Path, name: str) -> None:
+    await make().pull("toy")
+    (tmp_path / "models" / name / "toy.json").write_bytes(b'{"files": [{"name": "../../evil"')
+    found = await make().find("toy")
+    assert (found is None) == (name == "manifests")
+    assert (await make().pull("toy")).verified
+
+
+async def test_a_manifest_cannot_name_a_file_elsewhere(make: Make, tmp_path: Path) -> None:
+    await make().pull("toy")
+    manifest = tmp_path / "models" / "manifests" / "toy.json"
+    manifest.write_text(manifest.read_text().replace("config.json", "../config.json"))
+    assert await make().find("toy") is None
+
+
+async def test_a_pull_that_cannot_help_ends(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    install = storage.Storage.install
+
+    def unlucky(self: storage.Storage, key: str, manifest: Any) -> None:
+        install(self, key, manifest)
+        truncate(self.folder(key) / "model.bin")
+
+    monkeypatch.setattr(storage.Storage, "install", unlucky)
+    assert (await failure(make())).code == "model.damaged"
+
+
+async def test_a_change_right_after_verification_shows(make: Make, tmp_path: Path) -> None:
+    """A file system tells time in steps: what is on record must be older than the step of now."""
+    installed = await make().pull("toy")
+    recorded_ns = (tmp_path / "models" / "stamps" / "toy.json").stat().st_mtime_ns
+    for file in Path(installed.path).iterdir():
+        assert recorded_ns - file.stat().st_ctime_ns > 10_000_000
+
+
+# Names and shapes
+
+
+async def test_summaries_have_the_shape_of_the_interface(make: Make, tmp_path: Path) -> None:
+    store = make()
+    size = sum(map(len, tiny_files().values()))
+    expected = ModelSummary(
+        name="toy",
+        repo=REPO,
+        size=size,
+        memory=302_300_000,
+        languages=("en",),
+        installed=False,
+        verified=False,
+        path=None,
+    )
+    assert await store.available() == (expected,)
+    assert await store.list() == ()
+    await store.pull("toy")
+    (listed,) = await store.list()
+    assert listed == (await store.available())[0] == await store.describe("toy")
+    assert (listed.installed, listed.verified) == (True, True)
+    assert listed.path == str(tmp_path / "models" / "installed" / "toy")
+
+
+async def test_an_unknown_name_has_near_matches(make: Make) -> None:
+    for method in (make().find, make().pull, make().describe, make().remove, make().verify, make().path):
+        with pytest.raises(WhisperdError) as caught:
+            await method("toyy")
+        assert caught.value.code == "model.unknown"
+        assert "Did you mean toy?" in caught.value.fix
+
+
+async def test_a_folder_is_used_in_place(make: Make, tmp_path: Path, files: dict[str, bytes]) -> None:
+    folder = write_files(tmp_path / "mine", files)
+    store = make()
+    found = await store.find(str(folder))
+    assert found is not None and found.path == str(folder) and found.source == "folder"
+    assert await store.pull(str(folder)) == await store.verify(str(folder)) == found
+    assert not (tmp_path / "models").exists()
+    with pytest.raises(WhisperdError) as caught:
+        await store.remove(str(folder))
+    assert caught.value.code == "model.in_place" and folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda folder: (folder / "model.bin").unlink(), "model.bin"),
+        (lambda folder: (folder / "vocabulary.txt").unlink(), "vocabulary.json or vocabulary.txt"),
+        (lambda folder: (folder / "model.bin").write_bytes(b""), "empty"),
+        (lambda folder: (folder / "config.json").write_bytes(b"[]"), "not a JSON object"),
+        (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe"), "not a JSON object"),
+        (lambda folder: folder.rename(folder.with_name("gone")), "does not exist"),
+        (lambda folder: (folder.rename(folder.with_name("g")), folder.write_bytes(b"")), "not a folder"),
+    ],
+)
+async def test_a_folder_that_is_no_model_says_what_is_wrong(
+    make: Make, tmp_path: Path, files: dict[str, bytes], spoil: Callable[[Path], Any], said: str
+) -> None:
+    folder = write_files(tmp_path / "mine", files)
+    spoil(folder)
+    error = await failure(make(), str(folder))
+    assert error.code == "model.invalid_folder"
+    assert said in error.message
+
+
+# Removing and importing
+
+
+async def test_removing_keeps_what_other_models_have(make: Make, share: Path, tmp_path: Path) -> None:
+    write_files(share / "other", tiny_files() | {"config.json": b'{"other": 1}'})
+    files = tiny_files() | {"config.json": b'{"other": 1}'}
+    entries = [toy_entry(tiny_files()), toy_entry(files, name="other", repo="a/b")]
+    store = make(catalogue=catalogue_of(*entries))
+    await store.pull("toy")
+    other = await store.pull("other")
+    blobs = tmp_path / "models" / "blobs"
+    assert len(list(blobs.iterdir())) == 5
+    assert await store.remove("toy") == len(tiny_files()["config.json"])
+    assert content(other.path) == files
+    assert await store.find("toy") is None and await store.find("other") == other
+    assert await store.remove("other") == other.size
+    assert list(blobs.iterdir()) == []
+    with pytest.raises(WhisperdError) as caught:
+        await store.remove("other")
+    assert caught.value.code == "model.not_installed"
+
+
+async def test_a_file_that_another_process_removes_is_fetched_again(
+    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    install = storage.Storage.install
+    times = 0
+
+    def racing(self: storage.Storage, *arguments: Any) -> None:
+        nonlocal times
+        times += 1
+        if times == 1:
+            next((tmp_path / "models" / "blobs").iterdir()).unlink()
+        install(self, *arguments)
+
+    monkeypatch.setattr(storage.Storage, "install", racing)
+    assert content((await make().pull("toy")).path) == files
+    assert times == 2
+
+
+async def test_a_file_that_changes_during_a_pull_is_noticed(make: Make, share: Path, tmp_path: Path) -> None:
+    other_files = tiny_files() | {"config.json": b'{"other": 1}'}
+    write_files(share / "other", other_files)
+    entries = [toy_entry(tiny_files()), toy_entry(other_files, name="other", repo="a/b")]
+    source = SlowSource(share)
+    toy = await make(catalogue=catalogue_of(*entries)).pull("toy")
+    store = make(catalogue=catalogue_of(*entries), sources=[source])
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(store.pull, "other")
+        await source.asked.wait()  # the weights, which both have, were found in the store and verified
+        change_in_place((Path(toy.path) / "model.bin").resolve())
+        source.may_give.set()
+    assert content(await make(catalogue=catalogue_of(*entries)).path("other")) == other_files
+    assert source.times == 2
+
+
+async def test_a_new_catalogue_may_name_another_commit(make: Make, share: Path) -> None:
+    unknown = tuple(ModelFile(name=name) for name in tiny_files())
+    entry = msgspec.structs.replace(toy_entry(tiny_files()), files=unknown, revision="a" * 40)
+    installed = await make(catalogue=catalogue_of(entry)).pull("toy")
+    write_files(share / "toy", tiny_files(1))
+    truncate(Path(installed.path) / "model.bin")
+    assert (await failure(make(catalogue=catalogue_of(entry)))).code == "model.hash_mismatch"  # pinned
+    entry = msgspec.structs.replace(entry, revision="b" * 40)
+    renewed = await make(catalogue=catalogue_of(entry)).pull("toy")
+    assert content(renewed.path) == tiny_files(1) and renewed.revision == "b" * 40
+
+
+async def test_a_folder_that_cannot_be_read_is_passed_over(
+    make: Make, tmp_path: Path, share: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes]
+) -> None:
+    locked = write_files(tmp_path / "locked" / "toy", files).parent
+    original = Path.open
+
+    def refuse(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self.is_relative_to(locked):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return original(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    error = await failure(make(sources=[FolderSource(locked)]))
+    assert error.code == "model.unavailable" and "cannot be read" in error.message
+    assert (await make(sources=[FolderSource(locked), FolderSource(share)]).pull("toy")).verified
+
+
+async def test_what_an_unfinished_pull_left_is_removed(make: Make, share: Path, tmp_path: Path) -> None:
+    (share / "toy" / "config.json").write_bytes(b"wrong")
+    assert (await failure(make())).code == "model.hash_mismatch"
+    blobs = tmp_path / "models" / "blobs"
+    assert len(list(blobs.iterdir())) == 3
+    assert await make().remove("toy") > 3_000_000
+    assert list(blobs.iterdir()) == []
+
+
+async def test_a_download_that_nobody_takes_up_does_not_lie_there_for_ever(
+    make: Make, share: Path, tmp_path: Path
+) -> None:
+    partial = tmp_path / "models" / "partial"
+    days_s = 24 * 3600.0
+    for name, age_s in [("forgotten", 31 * days_s), ("recent", 29 * days_s), ("held", 31 * days_s)]:
+        (partial / name).mkdir(parents=True)
+        for path in (partial / name / "0.partial", partial / name):
+            path.touch()
+            os.utime(path, (time.time() - age_s,) * 2)
+    orphan = tmp_path / "models" / "blobs" / ("0" * 64)
+    write_files(orphan.parent, {orphan.name: b"admitted by a pull that was never finished"})
+    store = storage.Storage(tmp_path / "models")
+    with try_lock(store.lock_path("held")):
+        await make().pull("toy")
+        assert sorted(path.name for path in partial.iterdir()) == ["held", "recent"]
+        assert orphan.exists()  # it may belong to the pull that holds a lock
+    await make().remove("toy")
+    await make().pull("toy")
+    assert [path.name for path in partial.iterdir()] == ["recent"]
+    assert not orphan.exists()
+    assert (await make().verify("toy")).verified
+
+
+async def test_files_of_a_pull_that_is_under_way_are_not_removed(
+    make: Make, share: Path, tmp_path: Path
+) -> None:
+    entries = [toy_entry(tiny_files()), toy_entry(tiny_files(3), name="other", repo="a/b")]
+    source = SlowSource(share)
+    busy = make(catalogue=catalogue_of(*entries), sources=[source])
+    store = make(catalogue=catalogue_of(*entries))
+    await store.pull("toy")
+    orphan = tmp_path / "models" / "blobs" / ("0" * 64)
+    orphan.write_bytes(b"admitted by the other pull")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(busy.pull, "other")
+        await source.asked.wait()
+        await store.remove("toy")
+        assert [path.name for path in orphan.parent.iterdir()] == [orphan.name]
+        tasks.cancel_scope.cancel()
+
+
+async def test_a_folder_is_imported(make: Make, tmp_path: Path) -> None:
+    files = tiny_files(5)
+    folder = write_files(tmp_path / "mine", files | {"notes.txt": b"x", "run.py": b"import os"})
+    store = make()
+    told: list[Progress] = []
+    imported = await store.import_folder(folder, "my-model", told.append)
+    assert content(imported.path) == files
+    assert (imported.name, imported.repo) == ("my-model", None)
+    folder.rename(tmp_path / "moved")
+    assert await make().find("my-model") == imported
+    assert [each.name for each in await make().list()] == ["my-model"]
+    assert told[-1].total == imported.size
+    with pytest.raises(WhisperdError) as caught:
+        await store.import_folder(tmp_path / "moved", "my-model")
+    assert caught.value.code == "model.exists"
+    await store.remove("my-model")
+    with pytest.raises(WhisperdError):
+        await store.find("my-model")
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../x", "a--b", ".hidden", "x" * 200])
+async def test_an_import_needs_a_plain_name(make: Make, share: Path, name: str) -> None:
+    with pytest.raises(WhisperdError) as caught:
+        await make().import_folder(share / "toy", name)
+    assert caught.value.code == "model.invalid_name"
+
+
+async def test_an_import_under_a_known_name_has_to_be_that_model(
+    make: Make, tmp_path: Path, share: Path
+) -> None:
+    wrong = write_files(tmp_path / "wrong", tiny_files(9))
+    with pytest.raises(WhisperdError) as caught:
+        await make().import_folder(wrong, "toy")
+    assert caught.value.code == "model.hash_mismatch"
+    assert (await make().import_folder(share / "toy", "toy")).repo == REPO
+
+
+# Sources
+
+
+async def test_a_folder_of_models_may_use_the_name_of_the_repository(
+    make: Make, share: Path, files: dict[str, bytes]
+) -> None:
+    (share / "toy").rename(share / REPO.partition("/")[2])
+    assert content((await make().pull("toy")).path) == files
+
+
+async def test_wrong_bytes_in_a_folder_lead_to_the_next_source(
+    make: Make, tmp_path: Path, share: Path, files: dict[str, bytes]
+) -> None:
+    write_files(tmp_path / "bad" / "toy", files | {"model.bin": b"\0" * len(files["model.bin"])})
+    bad = FolderSource(tmp_path / "bad")
+    error = await failure(make(sources=[bad]))
+    assert error.code == "model.hash_mismatch" and str(tmp_path / "bad") in error.message
+    installed = await make(sources=[bad, FolderSource(share)]).pull("toy")
+    assert content(installed.path) == files
+    assert installed.source == f"the folder {share}"
+
+
+async def test_one_error_tells_of_all_sources(make: Make) -> None:
+    sources = [
+        FolderSource(Path("/nowhere")),
+        FailingSource("network.unreachable", "one"),
+        FailingSource("hub.rate_limited", "two"),
+    ]
+    error = await failure(make(sources=sources))
+    assert error.code == "hub.rate_limited"  # more telling than that another was not reached
+    assert [each["source"] for each in error.data["tried"]] == ["the folder /nowhere", "one", "two"]
+    assert "one: it says network.unreachable" in error.message
+
+
+async def test_nobody_has_it(make: Make, tmp_path: Path) -> None:
+    error = await failure(make(sources=[FolderSource(Path("/nowhere"))]))
+    assert list((tmp_path / "models" / "partial").iterdir()) == []
+    assert error.code == "model.unavailable" and "models.folders" in error.fix
+
+
+async def test_offline_asks_nobody_far_away(make: Make, share: Path) -> None:
+    far = FailingSource("network.unreachable")
+    error = await failure(make(sources=[far], offline=True))
+    assert error.code == "model.offline" and "WHISPERD_OFFLINE" in error.fix
+    assert far.times == 0
+    assert (await make(sources=[far, FolderSource(share)], offline=True).pull("toy")).verified
+
+
+async def test_a_source_that_was_not_reached_is_tried_last_for_a_while(make: Make, share: Path) -> None:
+    far = FailingSource("network.unreachable")
+    now_s = 0.0
+    store = make(sources=[far, FolderSource(share)], clock=lambda: now_s)
+    for expected, at_s in [(1, 0.0), (1, 599.0), (2, 601.0), (2, 602.0)]:
+        now_s = at_s
+        await store.pull("toy")
+        await store.remove("toy")
+        assert far.times == expected
+    only = make(sources=[far], clock=lambda: now_s)
+    await failure(only)
+    await failure(only)  # asked again when there is no other way
+    assert far.times == 4
+
+
+# Room, rights and faults
+
+
+async def test_a_full_disk_is_noticed_before_anything_is_copied(make: Make, tmp_path: Path) -> None:
+    error = await failure(make(free_bytes=lambda _: 3_000_000))
+    assert error.code == "disk.full" and error.data["free_bytes"] == 3_000_000
+    assert not (tmp_path / "models" / "blobs").exists()
+
+
+FAULTS = [("replace", Path), ("mkdir", Path), ("unlink", Path), ("fsync", os), ("symlink_to", Path)]
+
+
+ERRORS = [(errno.ENOSPC, "disk.full"), (errno.EROFS, "model.read_only"), (errno.EIO, "model.storage_failed")]
+
+
+async def test_each_system_call_may_fail(
+    make: Make, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first, second, third … call fails, in one way or another, until a pull gets through."""
+    for fail_at in itertools.count(1):
+        number, code = ERRORS[fail_at % len(ERRORS)]
+        count = 0
+
+        def failing(
+            original: Callable[..., Any], fail_at: int = fail_at, number: int = number
+        ) -> Callable[..., Any]:
+            def call(*arguments: Any, **options: Any) -> Any:
+                nonlocal count
+                count += 1
+                if count == fail_at:
+                    raise OSError(number, os.strerror(number))
+                return original(*arguments, **options)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for name, owner in FAULTS:
+                patch.setattr(owner, name, failing(getattr(owner, name)))
+            try:
+                await make().pull("toy")
+            except WhisperdError as error:
+                assert error.code == code
+        if count < fail_at:
+            break
+        installed = await make().pull("toy")
+        assert content(installed.path) == files
+        await make().remove("toy")
+    assert fail_at > 15
+
+
+CRASH = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import anyio
+from toy_models import catalogue_of, content, tiny_files, toy_entry
+from whisperd.models import ModelStore
+from whisperd.models.sources import FolderSource
+
+root = Path(sys.argv[2])
+
+def store():
+    return ModelStore(
+        root / "models",
+        catalogue=catalogue_of(toy_entry(tiny_files())),
+        sources=[FolderSource(root / "share")],
+    )
+
+def crash_at(step):
+    count = 0
+    def watch(owner, name):
+        original = getattr(owner, name)
+        def call(*arguments, **options):
+            nonlocal count
+            count += 1
+            if count == step:
+                os._exit(9)
+            return original(*arguments, **options)
+        setattr(owner, name, call)
+    for name in ("replace", "mkdir", "unlink", "symlink_to"):
+        watch(Path, name)
+    watch(os, "fsync")
+
+def in_a_child(work):
+    child = os.fork()
+    if child == 0:
+        work()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+def pull(step):
+    crash_at(step)
+    anyio.run(store().pull, "toy")
+
+def mend():
+    found = anyio.run(store().find, "toy")
+    if found is not None:
+        assert content(found.path) == tiny_files()
+    assert content(anyio.run(store().pull, "toy").path) == tiny_files()
+    anyio.run(store().remove, "toy")
+    for folder in ("blobs", "manifests", "installed", "partial"):
+        assert list((root / "models" / folder).glob("[!.]*")) == [], folder
+
+step = 0
+while True:
+    step += 1
+    crashed = in_a_child(lambda: pull(step))
+    assert crashed in (0, 9), crashed
+    assert in_a_child(mend) == 0
+    if crashed == 0:
+        break
+print(step)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="forks")
+def test_a_crash_at_any_step_leaves_no_half_model(tmp_path: Path, share: Path) -> None:
+    here = str(Path(__file__).parent)
+    command = [sys.executable, "-c", CRASH, here, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 15
+
+
+async def test_a_store_that_cannot_be_written_can_be_read(
+    make: Make, monkeypatch: pytest.MonkeyPatch, hashed: list[str]
+) -> None:
+    installed = await make().pull("toy")
+    (Path(installed.path) / "config.json").resolve().touch()
+    hashed.clear()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    for name, owner in FAULTS:
+        monkeypatch.setattr(owner, name, refuse)
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    store = make()
+    assert await store.find("toy") == installed
+    assert await store.find("toy") == installed
+    assert hashed == ["config.json"]  # remembered at least in this process
+    truncate(Path(installed.path) / "config.json")
+    error = await failure(store)
+    assert error.code == "model.read_only" and "WHISPERD_MODELS_DIR" in error.fix
+
+
+# At the same time
+
+
+async def test_pulls_at_the_same_time_download_once(make: Make, share: Path) -> None:
+    source = SlowSource(share)
+    store = make(sources=[source])
+    told: list[list[Progress]] = [[], [], []]
+    async with anyio.create_task_group() as tasks:
+        for each in told:
+            tasks.start_soon(store.pull, "toy", each.append)
+        await source.asked.wait()
+        source.may_give.set()
+    assert source.times == 1
+    assert all(any(progress.done == 1 for progress in each) for each in told)
+    assert await store.find("toy") is not None
+
+
+async def test_those_who_wait_get_the_error_too(make: Make) -> None:
+    source = FailingSource("hub.not_found")
+    store = make(sources=[source])
+    codes: list[str] = []
+
+    async def pull() -> None:
+        codes.append((await failure(store)).code)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(pull)
+        tasks.start_soon(pull)
+    assert codes == ["hub.not_found"] * 2
+
+
+async def test_when_the_first_is_cancelled_another_takes_over(make: Make, share: Path) -> None:
+    source = SlowSource(share)
+    store = make(sources=[source])
+    async with anyio.create_task_group() as tasks:
+        async with anyio.create_task_group() as first:
+            first.start_soon(store.pull, "toy")
+            await source.asked.wait()
+            tasks.start_soon(store.pull, "toy")
+            await anyio.wait_all_tasks_blocked()
+            first.cancel_scope.cancel()
+        source.may_give.set()
+    assert source.times == 2
+    assert await store.find("toy") is not None
+
+
+async def test_another_process_is_waited_for(make: Make, share: Path) -> None:
+    source = SlowSource(share)
+    mine, theirs = make(), make(sources=[source])  # two stores stand for two processes
+    waiting = anyio.Event()
+
+    def tell(progress: Progress) -> None:
+        if progress.detail == "waiting":
+            waiting.set()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(theirs.pull, "toy")
+        await source.asked.wait()
+        tasks.start_soon(mine.pull, "toy", tell)
+        await waiting.wait()
+        with pytest.raises(WhisperdError) as caught:
+            await make().remove("toy")
+        assert caught.value.code == "model.busy"
+        source.may_give.set()
+    assert source.times == 1
+
+
+async def test_verifying_ends_when_it_is_cancelled(make: Make) -> None:
+    installed = await make().pull("toy")
+    store = make()
+    with anyio.CancelScope() as scope:
+        await store.verify("toy", lambda _: scope.cancel())
+    assert scope.cancelled_caught
+    assert await store.verify("toy") == installed
+
+
+async def test_progress_is_told_in_the_event_loop(make: Make) -> None:
+    here = threading.get_ident()
+    threads: set[int] = set()
+    store = make()
+    await store.pull("toy", lambda _: threads.add(threading.get_ident()))
+    await store.verify("toy", lambda _: threads.add(threading.get_ident()))
+    assert threads == {here}
+
+
+@pytest.mark.parametrize(
+    ("given", "canonical"),
+    [
+        ("tiny.en", "tiny.en"),
+        ("TINY.EN", "tiny.en"),
+        ("Systran/faster-whisper-tiny.en", "tiny.en"),
+        ("turbo", "large-v3-turbo"),
+        ("Owner/Name@main", "Owner/Name@main"),
+        ("my-own", "my-own"),
+    ],
+)
+def test_a_model_has_one_name(tmp_path: Path, given: str, canonical: str) -> None:
+    assert ModelStore(tmp_path, sources=[]).canonical_name(given) == canonical
+
+
+def test_a_folder_is_named_by_its_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    store = ModelStore(tmp_path, sources=[])
+    for given in ("~/model", f"{tmp_path}/model/", f"{tmp_path}//./model"):
+        assert store.canonical_name(given) == str(tmp_path / "model")
+    assert store.canonical_name("~nobody-of-that-name/model").endswith("~nobody-of-that-name/model")
+
+
+async def test_a_folder_that_can_be_none(tmp_path: Path) -> None:
+    for name in ("~nobody-of-that-name/model", f"{tmp_path}/nul\0"):
+        with pytest.raises(WhisperdError) as raised:
+            await ModelStore(tmp_path, sources=[]).describe(name)
+        assert raised.value.code == "model.invalid_folder"

@@ -1,0 +1,63 @@
+"""Tiny models for tests: a few files, and a catalogue that knows them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from whisperd.models import Catalogue, CatalogueModel
+from whisperd.models.catalogue import ModelFile
+
+REPO = "Someone/faster-whisper-toy"
+
+
+def tiny_files(seed: int = 0) -> dict[str, bytes]:
+    """The files of a model: its weights are large enough to be cut and resumed."""
+    weights = hashlib.shake_128(b"%d" % seed).digest(3_000_000)
+    return {
+        "config.json": b'{"seed": %d}' % seed,
+        "model.bin": weights,
+        "tokenizer.json": b'{"tokens": []}',
+        "vocabulary.txt": b"a\nb\n",
+    }
+
+
+def known_files(files: dict[str, bytes]) -> tuple[ModelFile, ...]:
+    """The files as a catalogue knows them."""
+    return tuple(
+        ModelFile(name=name, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        for name, data in files.items()
+    )
+
+
+def catalogue_of(*models: CatalogueModel) -> Catalogue:
+    return Catalogue(models=models)
+
+
+def toy_entry(files: dict[str, bytes], **fields: Any) -> CatalogueModel:
+    """A model `toy` of the catalogue."""
+    known = {"name": "toy", "repo": REPO, "parameters_millions": 1, "languages": ("en",)}
+    known["files"] = known_files(files)
+    return CatalogueModel(**{**known, **fields})
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def content(path: str | Path) -> dict[str, bytes]:
+    """What an engine would read in the folder of a model."""
+    return {file.name: file.read_bytes() for file in Path(path).iterdir()}
+
+
+async def until_downloaded(root: Path, size_bytes: int) -> None:
+    """Wait until so much of a file lies in a store, unfinished."""
+    with anyio.fail_after(20):
+        while not any(path.stat().st_size == size_bytes for path in root.glob("partial/*/*.partial")):
+            await anyio.sleep(0.01)

@@ -1,0 +1,15 @@
+"""Small things that the tests of the store share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from whisperd.progress import Progress
+
+
+def ignore(progress: Progress) -> None:
+    pass
+
+
+def left_in_staging(root: Path) -> list[Path]:
+    return list((root / ".staging").glob("*"))

@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import itertools
+import random
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from packaging.requirements import Requirement
+
+from whisperd.natives.lock import Distribution, Lock, Wheel, format_lock, parse_lock
+from whisperd.natives.target import PLATFORMS, PYTHONS, Target
+from whisperd.rpc.errors import WhisperdError
+
+LINUX, MAC = "manylinux_2_17_x86_64", "macosx_11_0_arm64"
+
+TEXT = """
+format = 1
+main = "engine"
+
+[[distributions]]
+name = "engine"
+version = "2.1"
+wheels = [
+  ["cp311-abi3-manylinux_2_17_x86_64", 1000, 3000, "{a}"],
+  ["cp312-cp312-macosx_11_0_arm64", 900, 2000, "{b}"],
+]
+
+[[distributions]]
+name = "parts"
+version = "0.9"
+wheels = [["py3-none-any", 10, 20, "{c}"]]
+""".format(a="a" * 64, b="b" * 64, c="c" * 64)
+
+
+def lock(*distributions: Distribution) -> Lock:
+    return Lock(format=1, main=distributions[0].name, distributions=distributions)
+
+
+def wheel(tag: str, mark: str = "0") -> Wheel:
+    return Wheel(tag, 10, 20, mark * 64)
+
+
+def refusal(lock: Lock, target: Target) -> WhisperdError:
+    with pytest.raises(WhisperdError) as caught:
+        lock.select(target)
+    assert caught.value.code == "native.unsupported"
+    return caught.value
+
+
+class TestSelect:
+    def test_a_target_gets_its_wheels(self) -> None:
+        selection = parse_lock(TEXT).select(Target.known("linux-x86_64", "3.13"))
+        assert selection.version == "2.1"
+        assert selection.download_bytes == 1010
+        assert selection.unpacked_bytes == 3020
+        assert selection.requirements == (
+            f"engine==2.1 --hash=sha256:{'a' * 64}\nparts==0.9 --hash=sha256:{'c' * 64}\n"
+        )
+        assert selection.folder == f"2.1-cp313-{selection.digest[:8]}"
+
+    def test_the_digest_stands_for_the_wheels_and_nothing_else(self) -> None:
+        parsed = parse_lock(TEXT)
+        digests = {parsed.select(Target.known("linux-x86_64", python)).digest for python in PYTHONS}
+        assert len(digests) == 1
+        assert parsed.select(Target.known("macos-arm64", "3.12")).digest not in digests
+
+    def test_the_newest_version_that_has_a_wheel(self) -> None:
+        old = Distribution("engine", "1.9", (wheel(f"cp311-cp311-{LINUX}"), wheel(f"cp311-cp311-{MAC}")))
+        new = Distribution("engine", "1.10", (wheel(f"cp311-cp311-{LINUX}"),))
+        both = lock(old, new)
+        assert both.select(Target.known("linux-x86_64", "3.11")).version == "1.10"
+        assert both.select(Target.known("macos-arm64", "3.11")).version == "1.9"
+
+    def test_the_wheel_that_fits_best(self) -> None:
+        wheels = (
+            wheel("py3-none-any", "1"),
+            wheel(f"cp311-abi3-{LINUX}", "2"),
+            wheel(f"cp312-cp312-{LINUX}", "3"),
+        )
+        engine = lock(Distribution("engine", "1.0", wheels))
+        marks = [
+            engine.select(Target.known("linux-x86_64", python)).pinned[0].wheel.sha256[0]
+            for python in PYTHONS
+        ]
+        assert marks == ["2", "3", "2", "2"]
+        assert engine.select(Target.known("windows-x86_64", "3.12")).pinned[0].wheel.sha256[0] == "1"
+
+
+class TestUnsupported:
+    ENGINE = lock(
+        Distribution("engine", "1.0", (wheel(f"cp311-cp311-{LINUX}"), wheel(f"cp312-cp312-{LINUX}")))
+    )
+
+    def test_the_platform(self) -> None:
+        error = refusal(self.ENGINE, Target.known("windows-x86_64", "3.11"))
+        assert "no build of engine for windows-x86_64" in error.message
+        assert "linux-x86_64" in error.fix
+
+    def test_a_platform_that_no_lock_knows(self) -> None:
+        error = refusal(self.ENGINE, Target("linux-armv7l", "cp311", {}, "glibc 2.36"))
+        assert "linux-armv7l" in error.message
+
+    def test_the_python(self) -> None:
+        error = refusal(self.ENGINE, Target.known("linux-x86_64", "3.14"))
+        assert "no build of engine for Python cp314" in error.message
+        assert "3.11, 3.12" in error.fix
+
+    def test_a_free_threaded_python(self) -> None:
+        regular = Target.known("linux-x86_64", "3.13")
+        error = refusal(self.ENGINE, Target("linux-x86_64", "cp313t", regular.ranks, "glibc 2.36"))
+        assert "cp313t" in error.message
+
+    def test_a_glibc_that_is_too_old(self) -> None:
+        ranks = {
+            tag: rank
+            for tag, rank in Target.known("linux-x86_64", "3.11").ranks.items()
+            if tag.platform != LINUX
+        }
+        error = refusal(self.ENGINE, Target("linux-x86_64", "cp311", ranks, "glibc 2.12"))
+        assert LINUX in error.message
+        assert "glibc 2.12" in error.message
+
+    def test_musl(self) -> None:
+        ranks = {
+            tag: rank
+            for tag, rank in Target.known("linux-x86_64", "3.11").ranks.items()
+            if tag.platform != LINUX
+        }
+        error = refusal(self.ENGINE, Target("linux-x86_64", "cp311", ranks, "musl"))
+        assert "need glibc" in error.message
+
+    def test_the_one_that_stands_in_the_way_is_named(self) -> None:
+        parts = Distribution("parts", "1.0", (wheel("py3-none-any"),))
+        error = refusal(lock(*self.ENGINE.distributions, parts), Target.known("macos-arm64", "3.11"))
+        assert error.data["distribution"] == "engine"
+
+
+class TestParse:
+    @pytest.mark.parametrize(
+        ("right", "wrong"),
+        [
+            ("format = 1", "format = 2"),
+            ('main = "engine"', 'main = "other"'),
+            ('main = "engine"', 'man = "engine"'),
+            ('"' + "a" * 64 + '"', '"' + "A" * 64 + '"'),
+            ('"' + "a" * 64 + '"', '"' + "a" * 63 + '"'),
+            ("1000, 3000", "0, 3000"),
+            ("1000, 3000", '"1000", 3000'),
+            ("1000, 3000,", "1000,"),
+            ('name = "parts"', 'name = "parts --index-url=elsewhere"'),
+            ('name = "parts"', 'name = "Parts"'),
+            ('version = "0.9"', 'version = "0.9\\n--hash"'),
+            ('version = "0.9"', 'version = "a.b"'),
+            ("cp311-abi3-manylinux_2_17_x86_64", "cp311"),
+            ("[[distributions]]", "[[distribution]]"),
+        ],
+    )
+    def test_what_is_wrong_is_refused(self, right: str, wrong: str) -> None:
+        assert right in TEXT
+        with pytest.raises(WhisperdError) as caught:
+            parse_lock(TEXT.replace(right, wrong))
+        assert caught.value.code == "native.bad_lock"
+
+    @given(st.text())
+    @example("format = 1")
+    @example("format = 99999999999999999999999999")
+    def test_any_text_is_a_lock_or_refused(self, text: str) -> None:
+        with pytest.raises(WhisperdError) as caught:
+            parse_lock(text)
+        assert caught.value.code == "native.bad_lock"
+
+
+PROJECT = Path(__file__).parents[2]
+DECLARED = tomllib.loads((PROJECT / "scripts/bundles.toml").read_text(encoding="utf-8"))
+UNSERVED = {("media", "macos-x86_64", "3.14")}
+"""Targets that the package index has no wheels for."""
+
+
+class TestShippedLocks:
+    """The lock files of the project fit what `scripts/bundles.toml` declares; `make lock` renews them."""
+
+    @pytest.mark.parametrize("name", DECLARED)
+    def test_every_target_gets_every_distribution_within_its_bounds(self, name: str) -> None:
+        declared = DECLARED[name]
+        requirements = {each.name: each for each in map(Requirement, declared["distributions"])}
+        lock = parse_lock((PROJECT / declared["lock"]).read_text(encoding="utf-8"))
+        unserved = set()
+        for platform, python in itertools.product(PLATFORMS, PYTHONS):
+            try:
+                pinned = lock.select(Target.known(platform, python)).pinned
+            except WhisperdError:
+                unserved.add((name, platform, python))
+                continue
+            assert {each.name for each in pinned} == requirements.keys()
+            assert all(requirements[each.name].specifier.contains(each.version) for each in pinned)
+        assert unserved == {target for target in UNSERVED if target[0] == name}
+        assert lock.main == declared["main"]
+
+    @pytest.mark.parametrize("name", DECLARED)
+    def test_the_files_are_as_the_script_writes_them(self, name: str) -> None:
+        text = (PROJECT / DECLARED[name]["lock"]).read_text(encoding="utf-8")
+        heading = [
+            line.removeprefix("#").removeprefix(" ") for line in text.splitlines() if line.startswith("#")
+        ]
+        assert format_lock(parse_lock(text), "\n".join(heading)) == text
+
+
+tags = st.sampled_from(
+    ["py3-none-any", *(f"cp31{minor}-cp31{minor}-{tag[0]}" for minor in (1, 4) for tag in PLATFORMS.values())]
+)
+wheels = st.builds(
+    Wheel,
+    tag=tags,
+    size_bytes=st.integers(1, 2**40),
+    unpacked_bytes=st.integers(1, 2**40),
+    sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
+)
+distributions = st.builds(
+    Distribution,
+    name=st.sampled_from(["engine", "parts", "parts-more"]),
+    version=st.builds("{}.{}".format, st.integers(0, 20), st.integers(0, 20)),
+    wheels=st.lists(wheels, min_size=1, max_size=5, unique_by=lambda wheel: wheel.tag).map(tuple),
+)
+locks = st.lists(
+    distributions,
+    min_size=1,
+    max_size=6,
+    unique_by=lambda distribution: (distribution.name, distribution.version),
+).map(lambda found: lock(*found))
+
+
+@given(locks)
+def test_what_is_written_is_read_again(lock: Lock) -> None:
+    read = parse_lock(format_lock(lock, "A heading\n\nof three lines"))
+    assert read.main == lock.main
+    assert _wheels(read) == _wheels(lock)
+
+
+def _wheels(lock: Lock) -> dict[tuple[str, str], set[Wheel]]:
+    return {(each.name, each.version): set(each.wheels) for each in lock.distributions}
+
+
+@given(locks, st.randoms(use_true_random=False), st.sampled_from(list(PLATFORMS)), st.sampled_from(PYTHONS))
+def test_the_order_of_the_file_decides_nothing(
+    lock: Lock, order: random.Random, platform: str, python: str
+) -> None:
+    def outcome(lock: Lock) -> object:
+        try:
+            return lock.select(Target.known(platform, python)).digest
+        except WhisperdError as error:
+            return error.code
+
+    shuffled = [
+        Distribution(each.name, each.version, tuple(order.sample(each.wheels, len(each.wheels))))
+        for each in lock.distributions
+    ]
+    order.shuffle(shuffled)
+    reordered = Lock(format=1, main=lock.main, distributions=tuple(shuffled))
+    assert outcome(reordered) == outcome(lock) == outcome(parse_lock(format_lock(lock, "")))

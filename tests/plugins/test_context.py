@@ -1,0 +1,99 @@
+"""The engine's rules: how much context a window gets, which results are doubted, who wins a vote."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisperd_ctranslate2.context import (
+    FRAMES_PER_SECOND,
+    FULL_CONTEXT_FRAMES,
+    context_frames,
+    elect,
+    is_silence,
+    looks_bad,
+    token_limit,
+)
+
+durations = st.floats(0.01, 30)
+
+
+@given(durations)
+def test_a_context_holds_the_speech_and_a_margin(duration_s: float) -> None:
+    frames = context_frames(duration_s)
+    assert frames <= FULL_CONTEXT_FRAMES
+    assert frames == FULL_CONTEXT_FRAMES or frames >= (duration_s + 1) * FRAMES_PER_SECOND
+    assert frames - duration_s * FRAMES_PER_SECOND < 5 * FRAMES_PER_SECOND, "more would only cost time"
+
+
+@given(durations, durations)
+def test_windows_of_like_length_have_the_same_few_contexts(one_s: float, other_s: float) -> None:
+    assert context_frames(one_s) % 50 == 0
+    if one_s <= other_s < 10 or 10 <= one_s <= other_s:
+        assert context_frames(one_s) <= context_frames(other_s)
+
+
+@given(durations, durations)
+def test_a_longer_window_may_have_more_text(one_s: float, other_s: float) -> None:
+    assert token_limit(max(one_s, other_s)) >= token_limit(min(one_s, other_s))
+    assert token_limit(one_s) > 8 * one_s, "eight tokens a second are fast speech"
+
+
+@pytest.mark.parametrize(
+    ("compression_ratio", "avg_logprob", "no_speech_prob", "is_endless", "bad"),
+    [
+        (1.5, -0.3, 0.0, False, False),
+        (1.5, -0.3, 0.99, False, False),
+        (2.5, -0.1, 0.0, False, True),
+        (1.5, -0.3, 0.0, True, True),
+        (1.5, -1.2, 0.0, False, True),
+        (1.5, -1.2, 0.9, False, False),
+        (1.5, math.nan, 0.0, False, True),
+        (1.5, math.nan, 0.9, False, True),
+        (0.0, -math.inf, 0.9, False, False),
+    ],
+)
+def test_results_that_are_doubted(
+    compression_ratio: float, avg_logprob: float, no_speech_prob: float, is_endless: bool, bad: bool
+) -> None:
+    assert looks_bad(compression_ratio, avg_logprob, no_speech_prob, is_endless=is_endless) is bad
+
+
+@pytest.mark.parametrize(
+    ("no_speech_prob", "avg_logprob", "silent"),
+    [(0.9, -1.5, True), (0.9, -0.5, False), (0.1, -1.5, False), (0.9, math.nan, False)],
+)
+def test_silence_is_believed_where_the_words_are_a_guess(
+    no_speech_prob: float, avg_logprob: float, silent: bool
+) -> None:
+    assert is_silence(no_speech_prob, avg_logprob) is silent
+
+
+def test_a_group_has_one_language() -> None:
+    guesses = [{"en": 0.9, "de": 0.1}, {"en": 0.2, "de": 0.8}, {"fr": 1.0}]
+    elected = elect(guesses, [(0, 1.0), (0, 9.0), (1, 5.0)])
+    assert [language for language, _ in elected] == ["de", "de", "fr"], "the longer window has more weight"
+    assert elected[0][1] == pytest.approx(0.73)
+
+
+@given(st.data())
+def test_groups_do_not_hear_each_other(data: st.DataObject) -> None:
+    languages = st.sampled_from(["en", "de", "fr"])
+    guess = st.dictionaries(languages, st.floats(0, 1), min_size=1)
+    voters = data.draw(st.lists(st.tuples(st.integers(0, 3), durations), max_size=8))
+    guesses = [data.draw(guess) for _ in voters]
+    elected = elect(guesses, voters)
+    assert len(elected) == len(voters)
+    for group in {group for group, _ in voters}:
+        mine = [index for index, (other, _) in enumerate(voters) if other == group]
+        alone = elect([guesses[index] for index in mine], [voters[index] for index in mine])
+        assert [elected[index] for index in mine] == alone
+        assert len(set(alone)) == 1
+        assert 0 <= alone[0][1] <= 1 + 1e-9
+
+
+def test_a_window_of_no_length_is_no_division_by_zero() -> None:
+    assert elect([{"en": 1.0}], [(0, 0.0)])[0][0] == "en"

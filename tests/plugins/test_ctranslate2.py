@@ -1,0 +1,141 @@
+"""Real speech through the real engine: the words, the languages, and the silence."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from whisperd.client import Client
+from whisperd.rpc.errors import WhisperdError
+from whisperd_testing import AUDIO, RunningDaemon
+
+pytestmark = pytest.mark.real
+
+KENNEDY = (
+    "And so my fellow Americans ask not what your country can do for you ask what you can do for your country"
+)
+MAX_ERROR_PERCENT = 4.0
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A client of a daemon that keeps its models for all tests here."""
+    daemon = RunningDaemon(tmp_path_factory.mktemp("daemon"), toy=False).start()
+    with daemon.connect() as client:
+        yield client
+    daemon.close()
+
+
+def words(text: str) -> list[str]:
+    kept = "".join(letter for letter in text.lower() if letter.isalpha() or letter.isspace() or letter == "'")
+    return kept.split()
+
+
+def likeness(text: str, reference: str) -> float:
+    return SequenceMatcher(None, words(text), words(reference)).ratio()
+
+
+def recordings() -> dict[str, dict[str, Any]]:
+    manifest = json.loads((AUDIO / "manifest.json").read_text("utf-8"))
+    return {one["file"]: one for one in manifest}
+
+
+def test_the_kennedy_sentence(client: Client) -> None:
+    transcript = client.transcribe(AUDIO / "jfk.flac", model="tiny.en")
+    assert words(transcript.text) == words(KENNEDY)
+    assert transcript.language == "en"
+    assert transcript.duration == pytest.approx(11.0, abs=0.05)
+    times = [moment for segment in transcript.segments for moment in (segment.start, segment.end)]
+    assert times == sorted(times) and times[0] >= 0 and times[-1] <= 11.05
+
+
+def test_german_is_heard_as_german(client: Client) -> None:
+    transcript = client.transcribe(AUDIO / "sentence_de.wav", model="base")
+    assert transcript.language == "de"
+    assert likeness(transcript.text, recordings()["sentence_de.wav"]["text"]) > 0.5
+
+
+def test_german_becomes_english_where_that_is_the_task(client: Client) -> None:
+    transcript = client.transcribe(AUDIO / "sentence_de.wav", model="base", task="translate")
+    assert transcript.language == "de"
+    assert {"the", "was"} & set(words(transcript.text))
+    assert not {"der", "wurde"} & set(words(transcript.text))
+
+
+def test_two_languages_at_once_do_not_mix(client: Client) -> None:
+    references = recordings()
+    files = ["sentence_de.wav", "sentence_en.wav"] * 3
+    client.transcribe(AUDIO / files[0], model="base")
+    jobs = [client.submit(AUDIO / file, model="base", priority="interactive") for file in files]
+    for job, file in zip(jobs, files, strict=True):
+        result = client.jobs.wait(job)
+        assert result["language"] == references[file]["language"]
+        assert likeness(result["text"], references[file]["text"]) > 0.5, result["text"]
+
+
+def test_the_same_sound_gives_the_same_text(client: Client) -> None:
+    texts = {client.transcribe(AUDIO / "austen-0870.wav", model="tiny.en").text for _ in range(3)}
+    assert len(texts) == 1
+
+
+@pytest.mark.parametrize("model", ["tiny.en", "base"])
+def test_nobody_speaks(client: Client, model: str) -> None:
+    transcript = client.transcribe(AUDIO / "no_speech.wav", model=model)
+    assert (transcript.text, transcript.segments, transcript.language) == (
+        "",
+        (),
+        "en" if model == "tiny.en" else None,
+    )
+
+
+def test_a_prompt_may_say_how_a_name_is_spelled(client: Client) -> None:
+    spelled = client.transcribe(AUDIO / "austen-0870.wav", model="base", prompt="Mr. Jon Dashwoode")
+    assert "Dashwoode" in spelled.text
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [({"language": "de"}, "language.not_in_model"), ({"task": "translate"}, "task.not_in_model")],
+)
+def test_an_english_model_says_what_it_cannot_do(client: Client, options: Any, code: str) -> None:
+    with pytest.raises(WhisperdError) as raised:
+        client.transcribe(AUDIO / "jfk.flac", model="tiny.en", **options)
+    assert raised.value.code == code
+
+
+def test_few_words_are_wrong(client: Client) -> None:
+    english = [one for one in recordings().values() if one["language"] == "en"]
+    jobs = [client.submit(AUDIO / one["file"], model="base", language="en") for one in english]
+    texts = [client.jobs.wait(job)["text"] for job in jobs]
+    percent = error_percent([one["text"] for one in english], texts)
+    assert percent <= MAX_ERROR_PERCENT, texts
+
+
+def error_percent(references: list[str], texts: list[str]) -> float:
+    """Word error rate after Whisper's English normalizer."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import jiwer
+        from whisper_normalizer.english import EnglishTextNormalizer
+
+    normalize = EnglishTextNormalizer()
+    return 100 * float(jiwer.wer([normalize(one) for one in references], [normalize(one) for one in texts]))
+
+
+def test_a_damaged_model_is_never_loaded(client: Client, tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    whole = Path(client.models.path("tiny.en")["path"])
+    for file in whole.iterdir():
+        data = file.read_bytes()
+        (folder / file.name).write_bytes(data[: len(data) // 2] if file.name == "model.bin" else data)
+    with pytest.raises(WhisperdError) as raised:
+        client.transcribe(AUDIO / "jfk.flac", model=str(folder))
+    assert raised.value.code == "model.load_failed"
+    assert client.transcribe(AUDIO / "jfk.flac", model="tiny.en").text

@@ -1,0 +1,177 @@
+"""Encoding messages, and decoding them strictly."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgpack
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from whisperd.rpc.errors import MAX_TEXT_CHARACTERS, WhisperdError
+from whisperd.rpc.messages import (
+    InvalidAnswer,
+    NoParams,
+    Notification,
+    Params,
+    Request,
+    Response,
+    decode_message,
+    decode_params,
+    encode_notification,
+    encode_request,
+    encode_response,
+)
+
+ids = st.integers(0, 2**32 - 1)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.binary(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+NOT_UTF8 = b"/home/\xff.wav".decode(errors="surrogateescape")
+
+
+class Inner(Params, frozen=True):
+    pieces: tuple[bytes, ...] = ()
+
+
+class Example(Params, frozen=True):
+    name: str
+    count: Annotated[int, msgspec.Meta(ge=0)] = 3
+    inner: Inner | None = None
+
+
+@given(ids, st.text(), st.dictionaries(st.text(), values))
+def test_a_request_is_what_was_sent(message_id: int, method: str, params: dict[str, Any]) -> None:
+    encoded = encode_request(message_id, method, params)
+    message = decode_message(encoded)
+    assert isinstance(message, Request)
+    assert (message.id, message.method) == (message_id, method)
+    assert msgspec.msgpack.decode(message.params) == [params]
+    assert msgpack.unpackb(encoded) == [0, message_id, method, [params]]
+
+
+@given(ids, values)
+def test_a_response_is_what_was_answered(message_id: int, result: Any) -> None:
+    message = decode_message(encode_response(message_id, result=result))
+    assert isinstance(message, Response)
+    assert message.id == message_id
+    assert message.unwrap() == result
+
+
+@given(ids, st.text(), st.text(), st.text(), st.dictionaries(st.text(), values))
+def test_an_error_is_what_was_raised(
+    message_id: int, code: str, message: str, fix: str, data: dict[str, Any]
+) -> None:
+    response = decode_message(
+        encode_response(message_id, error=WhisperdError(f"noun.{code}", message, fix, data))
+    )
+    assert isinstance(response, Response)
+    with pytest.raises(WhisperdError) as caught:
+        response.unwrap()
+    error = caught.value
+    assert (error.code, error.message, error.fix, error.data) == (f"noun.{code}", message, fix, data)
+
+
+@given(st.text(), st.lists(values))
+def test_a_notification_is_what_was_sent(method: str, params: list[Any]) -> None:
+    message = decode_message(encode_notification(method, *params))
+    assert isinstance(message, Notification)
+    assert message.method == method
+    assert msgspec.msgpack.decode(message.params) == params
+
+
+@given(values)
+@example([0, -1, "m", []])
+@example([0, 2**32, "m", []])
+@example([0, 1.0, "m", []])
+@example([0, True, "m", []])
+@example([3, 1, "m", []])
+@example([0, 1, b"m", []])
+@example([1, 1, None])
+@example([2, "m"])
+def test_what_is_no_message_is_refused(value: Any) -> None:
+    try:
+        decode_message(msgpack.packb(value))
+    except WhisperdError as error:
+        assert error.code == "rpc.invalid_message"
+    else:
+        assert isinstance(value, list) and value[0] in (0, 1, 2)
+
+
+@given(st.binary())
+@example(b"\x94\x00\x01\xa1\xff\x90")  # a method that is no UTF-8
+@example(b"\x94\x00\xcf\xff\xff\xff\xff\xff\xff\xff\xff\xa1m\x90")
+@example(b"\x94\x00\x01\xa1m")
+def test_garbage_raises_nothing_but_our_error(garbage: bytes) -> None:
+    for decode in (decode_message, lambda data: decode_params(data, Example)):
+        try:
+            decode(garbage)
+        except WhisperdError as error:
+            assert error.code in ("rpc.invalid_message", "rpc.invalid_params")
+
+
+@pytest.mark.parametrize("raw", [b"\x90", b"\x91\x80", b"\x91\x90"])
+def test_an_empty_array_is_an_empty_map(raw: bytes) -> None:
+    assert decode_params(raw, NoParams) == NoParams()
+
+
+@pytest.mark.parametrize(
+    ("params", "named"),
+    [
+        ([], "name"),
+        ([{}], "name"),
+        ([{"name": 1}], "$.name"),
+        ([{"name": "a", "count": "3"}], "$.count"),
+        ([{"name": "a", "count": 3.5}], "$.count"),
+        ([{"name": "a", "count": True}], "$.count"),
+        ([{"name": "a", "count": -1}], "$.count"),
+        ([{"name": "a", "nmae": 1}], "nmae"),
+        ([{"name": "a", "inner": {"pieces": ["text"]}}], "$.inner.pieces[0]"),
+        ([{"name": "a", "inner": {"other": 1}}], "other"),
+        ([{"name": "a"}, 2], "2 values"),
+        (["name"], "object"),
+        ({"name": "a"}, "array"),
+        (None, "array"),
+    ],
+)
+def test_parameters_are_checked_strictly_and_the_place_is_named(params: Any, named: str) -> None:
+    with pytest.raises(WhisperdError) as caught:
+        decode_params(msgpack.packb(params), Example)
+    assert caught.value.code == "rpc.invalid_params"
+    assert named in caught.value.message
+
+
+def test_a_path_that_is_no_utf8_can_be_spoken_of() -> None:
+    """An error about such a file, or a result that names it, was once the end of the daemon."""
+    error = WhisperdError("audio.not_found", f"There is no file {NOT_UTF8}.", "Look.", {"path": [NOT_UTF8]})
+    response = msgpack.unpackb(encode_response(1, error=error))
+    assert response[2]["message"] == "There is no file /home/?.wav."
+    assert response[2]["data"] == {"path": ["/home/?.wav"]}
+    response = msgpack.unpackb(encode_response(1, result={"path": NOT_UTF8, "data": b"\xff"}))
+    assert response[3] == {"path": "/home/?.wav", "data": b"\xff"}
+    assert msgpack.unpackb(encode_notification("event", {"path": NOT_UTF8}))[2] == [{"path": "/home/?.wav"}]
+
+
+def test_an_error_does_not_send_megabytes_back() -> None:
+    with pytest.raises(WhisperdError) as caught:
+        decode_params(msgpack.packb([{"name": "a", "x" * 1_000_000: 1}]), Example)
+    assert len(encode_response(1, error=caught.value)) < 2 * MAX_TEXT_CHARACTERS
+
+
+@given(values)
+def test_any_error_of_a_foreign_server_can_be_read(wire: Any) -> None:
+    error = WhisperdError.from_wire(wire)
+    assert isinstance(error.code, str) and isinstance(error.data, dict)
+
+
+@pytest.mark.parametrize("value", [b"\xa2\xff\xfe", b"\x81\x80\x01", b"\xc1", b"\x92\x01"])
+def test_an_answer_that_cannot_be_decoded(value: bytes) -> None:
+    """A text that is not UTF-8, a map as a key, no value at all, half of one."""
+    for error, result in ((b"\xc0", value), (value, b"\xc0")):
+        with pytest.raises(InvalidAnswer) as raised:
+            Response(1, msgspec.Raw(error), msgspec.Raw(result)).unwrap()
+        assert raised.value.code == "rpc.invalid_answer"

@@ -1,0 +1,170 @@
+"""The settings file: every key is documented, and every mistake in it is explained."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisperd.rpc.errors import WhisperdError
+from whisperd.settings import (
+    DaemonSettings,
+    LogSettings,
+    ModelSettings,
+    RuntimeSettings,
+    Settings,
+    is_offline,
+    load_settings,
+    settings_template,
+)
+from whisperd_testing import unprivileged
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return tmp_path / "config.toml"
+
+
+def test_no_file_is_all_defaults(config: Path) -> None:
+    assert load_settings(config) == Settings()
+
+
+def test_an_empty_file_is_all_defaults(config: Path) -> None:
+    config.touch()
+    assert load_settings(config) == Settings()
+
+
+def test_what_is_set_is_set_and_the_rest_is_default(config: Path) -> None:
+    config.write_text("[runtime]\nkeep_alive_s = 5\nreplicas = 3\n[models]\nfolders = ['/models', '/more']\n")
+    settings = load_settings(config)
+    assert settings.runtime == RuntimeSettings(keep_alive_s=5.0, replicas=3)
+    assert settings.models.folders == ("/models", "/more")
+    assert settings.daemon == DaemonSettings()
+
+
+def test_a_mark_at_the_beginning_is_passed_over(config: Path) -> None:
+    config.write_bytes(b"\xef\xbb\xbf[daemon]\npreload = true\r\n")
+    assert load_settings(config).daemon.preload
+
+
+# The template
+
+
+def test_the_template_is_all_defaults(config: Path) -> None:
+    config.write_text(settings_template())
+    assert load_settings(config) == Settings()
+    assert {line.split("=")[0] for line in settings_template().splitlines() if re.match(r"\w", line)} == set()
+
+
+def test_the_template_without_its_comment_signs_is_all_defaults() -> None:
+    uncommented = re.sub(r"^# (\w+ = )", r"\1", settings_template(), flags=re.MULTILINE)
+    tables = tomllib.loads(uncommented)
+    assert msgspec.convert(tables, Settings) == Settings()
+    assert {name: set(table) for name, table in tables.items()} == {
+        section.name: {field.name for field in msgspec.structs.fields(type(section.default))}
+        for section in msgspec.structs.fields(Settings)
+    }, "every key of every section is in it"
+
+
+def test_every_key_says_what_it_is_for() -> None:
+    lines = settings_template().splitlines()
+    for number, line in enumerate(lines):
+        if re.match(r"# \w+ = ", line):
+            assert re.match(r"# [A-Z].{10,}\.$", lines[number - 1]), f"what is {line} for?"
+
+
+# Text that a file can hold: no lone surrogates.
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
+
+
+@given(
+    settings=st.builds(
+        Settings,
+        daemon=st.builds(
+            DaemonSettings,
+            grace_period_s=st.floats(0, 3600),
+            default_model=texts,
+            preload=st.booleans(),
+        ),
+        runtime=st.builds(
+            RuntimeSettings, keep_alive_s=st.floats(-1, allow_nan=False), batch_size=st.integers(1, 256)
+        ),
+        models=st.builds(ModelSettings, folders=st.lists(texts, max_size=3).map(tuple)),
+        log=st.builds(LogSettings, level=st.sampled_from(["debug", "info", "warning", "error"])),
+    )
+)
+def test_whatever_is_set_is_read_again(settings: Settings) -> None:
+    tables = tomllib.loads(settings_template(settings))
+    assert msgspec.convert(tables, Settings) == settings
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("toml", "message", "fix"),
+    [
+        ("[runtime]\nreplica = 3", "[runtime] has no key `replica`", "Did you mean `replicas`?"),
+        ("[deamon]\npreload = true", "no section [deamon]", "Did you mean [daemon]?"),
+        ("[daemon]\nbeam_size = 3", "[daemon] has no key `beam_size`", "`beam_size` in [runtime]?"),
+        ("beam_size = 3", "no section [beam_size]", "`beam_size` in [runtime]?"),
+        ("[models]\nstall_timeout = 3", "no key `stall_timeout`", "Did you mean `stall_timeout_s`?"),
+        ("[runtime]\nzzzz = 3", "[runtime] has no key `zzzz`", "daemon config"),
+        ("[runtime]\n'a`b\n' = 3".replace("\n'", "'"), "", "TOML"),
+        ('[runtime]\n"a`b\\nc" = 3', "[runtime] has no key `a`b\nc`", "daemon config"),
+        ("[runtime]\nreplicas = 'two'", "runtime.replicas: Expected `int`, got `str`", "daemon config"),
+        ("[runtime]\nreplicas = -1", "runtime.replicas: Expected `int` >= 0", "daemon config"),
+        ("[runtime]\nkeep_alive_s = nan", "runtime.keep_alive_s: Expected `float`", "daemon config"),
+        ("[models]\nfolders = ['/a', 3]", "models.folders[1]: Expected `str`", "daemon config"),
+        ("[log]\nlevel = 'loud'", "log.level: Invalid enum value 'loud'", "daemon config"),
+        ("daemon = 3", "daemon: Expected `object`", "daemon config"),
+        ("[daemon\n", "line 1", "TOML"),
+        ("a = " + "[" * 5000, "recursion", "TOML"),
+    ],
+)
+def test_a_mistake_is_explained(config: Path, toml: str, message: str, fix: str) -> None:
+    config.write_text(toml)
+    with pytest.raises(WhisperdError) as raised:
+        load_settings(config)
+    assert raised.value.code == "config.invalid"
+    assert str(config) in raised.value.message
+    assert message in raised.value.message
+    assert fix in raised.value.fix
+
+
+def test_a_file_that_is_no_text(config: Path) -> None:
+    config.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(WhisperdError) as raised:
+        load_settings(config)
+    assert raised.value.code == "config.unreadable"
+
+
+def test_a_folder_in_its_place(config: Path) -> None:
+    config.mkdir()
+    with pytest.raises(WhisperdError) as raised:
+        load_settings(config)
+    assert raised.value.code == "config.unreadable"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are another matter there")
+def test_a_file_that_may_not_be_read(config: Path) -> None:
+    config.touch(mode=0)
+    with unprivileged(), pytest.raises(WhisperdError) as raised:
+        load_settings(config)
+    assert raised.value.code == "config.unreadable"
+
+
+@pytest.mark.parametrize(("value", "offline"), [(None, False), ("", False), ("0", False), ("1", True)])
+def test_offline_is_said_by_the_environment(
+    monkeypatch: pytest.MonkeyPatch, value: str | None, offline: bool
+) -> None:
+    monkeypatch.delenv("WHISPERD_OFFLINE", raising=False)
+    if value is not None:
+        monkeypatch.setenv("WHISPERD_OFFLINE", value)
+    assert is_offline() == offline

@@ -1,0 +1,84 @@
+"""Folders that do not answer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import anyio
+import pytest
+
+from whisperd import threads
+from whisperd.threads import THREADS_PER_FOLDER, run_abandonable
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "ANSWER_TIMEOUT_S", 0.5)
+
+
+@pytest.fixture
+def dead() -> Iterator[threading.Event]:
+    """Work that waits for it hangs until the end of the test."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+async def test_what_answers_is_answered() -> None:
+    assert await run_abandonable("/folder/file", lambda: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        await run_abandonable("/folder/file", lambda: 1 / 0)
+
+
+async def test_what_does_not_answer_is_given_up(dead: threading.Event) -> None:
+    with pytest.raises(TimeoutError):
+        await run_abandonable("/dead/file", dead.wait)
+
+
+async def test_who_is_cancelled_does_not_wait(dead: threading.Event) -> None:
+    with anyio.fail_after(5), anyio.move_on_after(0.01) as impatience:
+        await run_abandonable("/dead/file", dead.wait)
+    assert impatience.cancelled_caught
+
+
+async def test_a_dead_folder_holds_few_threads_and_keeps_nobody_from_others(dead: threading.Event) -> None:
+    begun: list[int] = []
+
+    def hang() -> None:
+        begun.append(threading.get_ident())
+        dead.wait()
+
+    async with anyio.create_task_group() as tasks:
+
+        async def look() -> None:
+            with pytest.raises(TimeoutError):
+                await run_abandonable("/dead/file", hang)
+
+        for _ in range(50):
+            tasks.start_soon(look)
+        assert await run_abandonable("/alive/file", lambda: "here") == "here"
+    assert len(begun) == THREADS_PER_FOLDER
+    # They are given up, and not gone.
+    with pytest.raises(TimeoutError):
+        await run_abandonable("/dead/other", lambda: "here")
+    dead.set()
+    assert await run_abandonable("/dead/other", lambda: "here") == "here"
+
+
+def test_the_program_ends_without_them() -> None:
+    code = """
+import anyio, contextlib, threading
+from whisperd import threads
+from whisperd.threads import run_abandonable
+threads.ANSWER_TIMEOUT_S = 0.01
+async def main():
+    with contextlib.suppress(TimeoutError):
+        await run_abandonable("/dead/file", threading.Event().wait)
+anyio.run(main)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=20)

@@ -1,0 +1,78 @@
+"""What tests share that load the toy engine without a daemon around it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import psutil
+
+from whisperd.plugins import Backend
+from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes.loaded import LoadedRuntime
+from whisperd.tasks import open_task_group
+from whisperd.worker.process import Patience
+from whisperd.worker.protocol import SAMPLE_RATE, BatchParams, DecodeOptions, EngineWindow, LoadParams
+
+BACKENDS = str(Path(__file__).parent / "backends")
+"""Has to be on `PYTHONPATH` of a worker that runs the toy engine."""
+ENGINE = "toy_backend:load"
+
+
+def window(seconds: float, group: int = 0) -> EngineWindow:
+    return EngineWindow(pcm=bytes(2 * round(seconds * SAMPLE_RATE)), group=group)
+
+
+def batch(*seconds: float) -> BatchParams:
+    return BatchParams(windows=tuple(map(window, seconds)), options=DecodeOptions(language="en"))
+
+
+@asynccontextmanager
+async def running_runtime(
+    model: str,
+    *,
+    batch_size: int = 4,
+    replicas: int = 1,
+    patience: Patience | None = None,
+    failures: list[WhisperdError] | None = None,
+) -> AsyncIterator[LoadedRuntime]:
+    """A toy model that is loaded, and unloaded after the block.
+
+    Its failure is raised, or goes in a list if there is one.
+    """
+
+    async def run() -> None:
+        try:
+            await runtime.run()
+        except WhisperdError as error:
+            if failures is None:
+                raise
+            failures.append(error)
+
+    runtime = LoadedRuntime(
+        "toy",
+        Backend(name="toy", engine=ENGINE, variants=()),
+        None,
+        LoadParams(model_path=model, replicas=replicas),
+        batch_size,
+        patience,
+    )
+    async with open_task_group() as tasks:
+        tasks.start_soon(run)
+        await runtime.ready.wait()
+        yield runtime
+        tasks.cancel_scope.cancel()
+
+
+async def until(condition: Callable[[], object], timeout_s: float = 20) -> None:
+    """Wait for something that another process does."""
+    with anyio.fail_after(timeout_s):
+        while not condition():
+            await anyio.sleep(0.005)
+
+
+def descendants() -> list[psutil.Process]:
+    """Processes that this test has running."""
+    return psutil.Process().children(recursive=True)

@@ -1,0 +1,226 @@
+"""What whole-program tests share: a real daemon in a folder of its own, and inputs for it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import wave
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from whisperd.client import Client, connect
+
+TESTS = Path(__file__).parent
+AUDIO = TESTS / "data" / "audio"
+CACHE = Path(os.environ.get("WHISPERD_TEST_CACHE", TESTS.parent / ".cache" / "test"))
+"""Native bundles and models that tests download, kept between runs."""
+
+
+class RunningDaemon:
+    """A daemon in a folder of its own, as a user would have it."""
+
+    def __init__(self, folder: Path, *, env: Mapping[str, str] | None = None, toy: bool = True) -> None:
+        self.folder = folder
+        # A socket's path may not be long, and pytest's folders are.
+        self._short = tempfile.TemporaryDirectory(prefix="whisperd-")
+        self.socket = f"{self._short.name}/d.sock"
+        self.config = folder / "config.toml"
+        self.env = {
+            **os.environ,
+            "WHISPERD_SOCKET": self.socket,
+            "WHISPERD_CONFIG": str(self.config),
+            "WHISPERD_STATE_DIR": str(folder / "state"),
+            "WHISPERD_NATIVE_DIR": str(CACHE / "native"),
+            "WHISPERD_MODELS_DIR": str(CACHE / "models"),
+            "HF_HUB_OFFLINE": "1",
+            **({"PYTHONPATH": str(TESTS / "backends")} if toy else {}),
+            **(env or {}),
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *arguments: str) -> RunningDaemon:
+        """Start it in the foreground and wait until it listens."""
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "whisperd", "--announce", *arguments],
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert self.process.stdout is not None and self.process.stderr is not None
+        line = self.process.stdout.readline()
+        if b'"socket"' not in line:
+            raise AssertionError(f"the daemon did not start: {line!r}, {self.process.stderr.read()!r}")
+        self.process.stdout.close()
+        self.process.stderr.close()
+        return self
+
+    def settings(self, toml: str) -> None:
+        """Write its settings."""
+        self.config.write_text(toml)
+
+    def connect(self) -> Client:
+        """A client of it."""
+        return connect(self.socket, start=False)
+
+    def ctl(self, *arguments: str, input: bytes | None = None, timeout: float = 60) -> Finished:
+        """Run whisperctl as a user would."""
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "whisperd.cli.main", *arguments],
+            env=self.env,
+            input=input,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+        )
+        return Finished(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        assert self.process is not None
+        return self.process.pid
+
+    def children(self) -> list[psutil.Process]:
+        """Its workers, decoders and downloads."""
+        return psutil.Process(self.pid).children(recursive=True)
+
+    def workers(self) -> list[psutil.Process]:
+        """Its worker processes."""
+        return [child for child in self.children() if "whisperd.worker.main" in _command_line(child)]
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
+    def wait(self, timeout: float = 30) -> int:
+        """Wait for its end; returns its exit status."""
+        assert self.process is not None
+        return self.process.wait(timeout)
+
+    def log(self) -> str:
+        """What it has logged."""
+        path = self.folder / "state" / "daemon.log"
+        return path.read_text() if path.exists() else ""
+
+    def close(self) -> None:
+        """End it, and see that nothing of it is left."""
+        if self.process is not None and self.process.poll() is None:
+            orphans = self.children()
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(10)
+            _, alive = psutil.wait_procs(orphans, timeout=10)
+            assert not alive, f"the daemon left processes behind: {alive}"
+        if Path(self.socket).exists():  # one that a client started
+            self.ctl("daemon", "stop")
+        self._short.cleanup()
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it has just ended
+        return []
+
+
+class Finished:
+    """A command that has ended."""
+
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status = status
+        self.out = out
+        self.err = err
+
+    @property
+    def json(self) -> Any:
+        """Its standard output, which has to be one JSON document."""
+        return json.loads(self.out)
+
+    def __repr__(self) -> str:
+        return f"status {self.status}\nout: {self.out}\nerr: {self.err}"
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Be somebody to whom things are forbidden, also where the tests run as root."""
+    is_root = os.name == "posix" and os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+
+
+def toy_model(folder: Path, **behaviour: Any) -> Path:
+    """A folder that looks like a model, for the toy backend; `behaviour` is explained there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(behaviour))
+    for name in ("model.bin", "tokenizer.json", "vocabulary.txt"):
+        (folder / name).write_text("{}")
+    return folder
+
+
+def batches(model: Path | str) -> list[dict[str, Any]]:
+    """The batches that the toy engine was given, in order."""
+    return _notes(Path(model) / "batches.jsonl")
+
+
+def loads(model: Path | str) -> list[dict[str, Any]]:
+    """Each time that the toy engine was loaded."""
+    return _notes(Path(model) / "loads.jsonl")
+
+
+def _notes(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def until(condition: Callable[[], object], what: str = "that", timeout_s: float = 20) -> None:
+    """Wait for something that another process does."""
+    deadline_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline_s, f"waited {timeout_s} s for {what}"
+        time.sleep(0.005)
+
+
+def write_tone(
+    path: Path, seconds: float, *, rate: int = 16_000, channels: int = 1, hz: float = 440.0
+) -> Path:
+    """A WAV file with a tone, which a decoder takes and a voice detector does not (use `vad=False`)."""
+    samples = (int(8000 * math.sin(2 * math.pi * hz * index / rate)) for index in range(int(seconds * rate)))
+    data = b"".join(struct.pack("<h", sample) * channels for sample in samples)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(data)
+    return path
+
+
+def run_python(code: str, *arguments: str, env: Mapping[str, str], paths: Sequence[str] = ()) -> str:
+    """Run a piece of code in a fresh interpreter; returns what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env={**env, "PYTHONPATH": os.pathsep.join(paths)} if paths else dict(env),
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=120,
+    )
+    return done.stdout
