@@ -78,6 +78,11 @@ class Dispatcher:
             raise waiter.error
         return waiter.results
 
+    @property
+    def waiting(self) -> int:
+        """How many windows wait for a batch."""
+        return self._scheduler.waiting
+
     async def run(self) -> None:
         """Work until the runtime is unloaded; whoever still waits then learns why."""
         try:

@@ -110,6 +110,11 @@ class JobManager:
         """Jobs that wait or run, the oldest first."""
         return list(self._active.values())
 
+    def waiting_windows(self, runtime: LoadedRuntime) -> int:
+        """How many windows of all jobs wait for a loaded runtime."""
+        dispatcher = self._dispatchers.get(runtime)
+        return dispatcher.waiting if dispatcher else 0
+
     def cancel(self, job: Job, reason: WhisperdError | None = None) -> None:
         """Cancel a job. Harmless when it is over."""
         if not job.over.is_set() and job.cancelled_by is None:

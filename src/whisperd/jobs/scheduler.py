@@ -195,6 +195,15 @@ class WindowScheduler:
         return list(batch.parcels)
 
     @property
+    def waiting(self) -> int:
+        """How many windows wait for a batch."""
+        return sum(
+            len(parcel.windows)
+            for parcels in (self._retries, *(job.waiting for job in self._jobs.values()))
+            for parcel in parcels
+        )
+
+    @property
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing is computed."""
         return not (self._running or self._retries or any(one.ready for one in self._classes.values()))

@@ -82,6 +82,7 @@ def _runtime(call: Call, state: RuntimeState) -> dict[str, Any]:
         "memory": loaded.memory_bytes if loaded else None,
         "pid": loaded.pid if loaded else None,
         "leases": state.leases,
+        "waiting": call.service.jobs.waiting_windows(loaded) if loaded else 0,
         "error": state.error.to_wire() if state.error else None,
     }
 
