@@ -10,7 +10,7 @@ PYTHON ?= $(shell for name in python3.14 python3.13 python3.12 python3.11 python
 	"$$name" -c 'import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null \
 	&& echo "$$name" && break; done)
 
-.PHONY: help setup check lint types test test-quick demo play install uninstall bench lock lock-dev docs wheels clean
+.PHONY: help setup check lint types test test-quick torture demo play install uninstall bench lock lock-dev docs walk wheels clean
 .DEFAULT_GOAL := help
 
 help: ## list these commands
@@ -40,6 +40,9 @@ test-quick: setup
 
 test: lint types ## all checks and all tests
 	$(BIN)/pytest -q -n 2
+
+torture: setup ## 200 clients do as they like with 10 runtimes, for a minute
+	WHISPERD_TORTURE_S=60 $(BIN)/pytest -q -s tests/runtimes/test_torture.py
 
 demo: ## install into a throw-away folder, fetch what is needed, transcribe a recording, print the text
 	@PYTHON="$(PYTHON)" sh scripts/demo.sh
@@ -71,6 +74,10 @@ lock-dev: wheels ## renew requirements/dev.txt
 
 docs: setup ## renew the pages that are made from the program
 	$(BIN)/python scripts/command_docs.py
+	$(BIN)/python scripts/runtimes_page.py
+
+walk: setup ## run the commands of docs/runtimes.md and keep what they print
+	$(BIN)/python scripts/runtimes_page.py --outputs
 
 clean: ## delete what was built and downloaded here
 	rm -rf $(VENV) build dist .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.measure import REPOSITORY, Outcome, RunningDaemon, machine
 
-MEASUREMENTS = ("size", "client", "idle", "latency", "accuracy")
+MEASUREMENTS = ("size", "client", "idle", "latency", "runtimes", "accuracy")
 
 
 def main() -> int:

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from whisperd_testing import RunningDaemon, toy_model
+
+# No example is too slow, and each run tries the same ones: a busy computer changes nothing.
+# `--hypothesis-profile=default` looks for more.
+hypothesis.settings.register_profile(
+    "whisperd",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("whisperd")
+
+
+def pytest_configure() -> None:
+    """A shell makes what it starts in the background deaf to Ctrl-C; our children would inherit that."""
+    if os.name == "posix":
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
@@ -53,9 +72,8 @@ def toy(tmp_path: Path) -> Callable[..., str]:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
     """One daemon with the toy backend for all tests of a module; the toy model is its default."""
     folder = tmp_path_factory.mktemp("daemon")
-    daemon = RunningDaemon(folder)
-    daemon.settings(f'[daemon]\ndefault_model = "{toy_model(folder / "toy").as_posix()}"\n')
-    daemon.start()
+    daemon = RunningDaemon(folder).start()
+    daemon.make_default(toy_model(folder / "toy"))
     yield daemon
     daemon.close()
 

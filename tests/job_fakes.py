@@ -1,4 +1,4 @@
-"""Puppets around jobs: a runtime, its pool and a decoder that do what the test says, without a process."""
+"""Puppets around jobs: a runtime, its leases and a decoder that do what the test says, without a process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager, contextmanager
 import anyio
 
 from whisperd.audio import Decoded, DecodeParams, DecoderEvent, Opened, WindowAudio
-from whisperd.models import ModelSummary
 from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.protocol import (
     SAMPLE_RATE,
@@ -23,19 +22,6 @@ from whisperd.worker.protocol import (
 
 def an_error(code: str = "some.problem") -> WhisperdError:
     return WhisperdError(code, "It broke.", "Mend it.")
-
-
-def a_model(name: str = "fake", languages: tuple[str, ...] | None = None) -> ModelSummary:
-    return ModelSummary(
-        name=name,
-        repo=None,
-        size=None,
-        memory=None,
-        languages=languages,
-        installed=True,
-        verified=True,
-        path=None,
-    )
 
 
 def result_of(window: EngineWindow, options: DecodeOptions) -> WindowResult:
@@ -92,34 +78,60 @@ class FakeRuntime:
         self.unloaded.set()
 
 
-class FakePool:
-    """Has one runtime, and counts its leases."""
+class FakeRuntimes:
+    """Has one runtime, and counts its leases and who uses it. Stands for a `RuntimeManager`."""
 
     def __init__(self, runtime: FakeRuntime) -> None:
         self.the_runtime = runtime
         self.leases = 0
-        self.waiting = 0
+        self.users = 0
         self.may_load = anyio.Event()
         self.may_load.set()
         self.error: Exception | None = None
 
-    @contextmanager
-    def lease(self, model: str) -> Iterator[FakePool]:
+    def lease(self, model: str = "fake") -> FakeLease:
         self.leases += 1
-        try:
-            yield self
-        finally:
-            self.leases -= 1
+        return FakeLease(self, model)
 
-    async def runtime(self) -> FakeRuntime:
-        self.waiting += 1
+
+class FakeLease:
+    def __init__(self, runtimes: FakeRuntimes, model: str) -> None:
+        self.name = "fake"
+        self.model = model
+        self._runtimes = runtimes
+        self._is_over = False
+
+    def __enter__(self) -> FakeLease:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._runtimes.leases -= 1
+
+    def waits_for(self) -> str | None:
+        return None if self._runtimes.may_load.is_set() else "loading"
+
+    async def loaded(self) -> FakeRuntime:
+        await self._runtimes.may_load.wait()
+        if self._runtimes.error is not None:
+            raise self._runtimes.error
+        return self._runtimes.the_runtime
+
+    @contextmanager
+    def use(self) -> Iterator[FakeRuntime | None]:
+        runtime = self._runtimes.the_runtime
+        if runtime.unloaded.is_set():
+            yield None
+            return
+        self._runtimes.users += 1
         try:
-            await self.may_load.wait()
+            yield runtime
         finally:
-            self.waiting -= 1
-        if self.error is not None:
-            raise self.error
-        return self.the_runtime
+            self._runtimes.users -= 1
 
 
 class FakeDecoders:

@@ -120,6 +120,7 @@ def test_the_metadata_of_a_wheel_is_not_the_wheel() -> None:
         ("incomplete", "unreachable", None),
         ("untrusted", "untrusted", "av==18.1.0"),
         ("disk_full", "disk_full", None),
+        ("file_too_large", "disk_full", None),
         ("read_only", "forbidden", None),
         ("denied_windows", "forbidden", None),
         ("no_pip", "no_pip", None),

@@ -20,6 +20,7 @@ from whisperd.settings import (
     RuntimeSettings,
     Settings,
     is_offline,
+    is_preloading,
     load_settings,
     settings_template,
 )
@@ -41,16 +42,16 @@ def test_an_empty_file_is_all_defaults(config: Path) -> None:
 
 
 def test_what_is_set_is_set_and_the_rest_is_default(config: Path) -> None:
-    config.write_text("[runtime]\nkeep_alive_s = 5\nreplicas = 3\n[models]\nfolders = ['/models', '/more']\n")
+    config.write_text("[runtime]\nkeep_alive_s = 5\nworkers = 3\n[models]\nfolders = ['/models', '/more']\n")
     settings = load_settings(config)
-    assert settings.runtime == RuntimeSettings(keep_alive_s=5.0, replicas=3)
+    assert settings.runtime == RuntimeSettings(keep_alive_s=5.0, workers=3)
     assert settings.models.folders == ("/models", "/more")
     assert settings.daemon == DaemonSettings()
 
 
 def test_a_mark_at_the_beginning_is_passed_over(config: Path) -> None:
-    config.write_bytes(b"\xef\xbb\xbf[daemon]\npreload = true\r\n")
-    assert load_settings(config).daemon.preload
+    config.write_bytes(b"\xef\xbb\xbf[daemon]\npreload = false\r\n")
+    assert not load_settings(config).daemon.preload
 
 
 # The template
@@ -89,7 +90,6 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=3
         daemon=st.builds(
             DaemonSettings,
             grace_period_s=st.floats(0, 3600),
-            default_model=texts,
             preload=st.booleans(),
         ),
         runtime=st.builds(
@@ -110,7 +110,7 @@ def test_whatever_is_set_is_read_again(settings: Settings) -> None:
 @pytest.mark.parametrize(
     ("toml", "message", "fix"),
     [
-        ("[runtime]\nreplica = 3", "[runtime] has no key `replica`", "Did you mean `replicas`?"),
+        ("[runtime]\nworker = 3", "[runtime] has no key `worker`", "Did you mean `workers`?"),
         ("[deamon]\npreload = true", "no section [deamon]", "Did you mean [daemon]?"),
         ("[daemon]\nbeam_size = 3", "[daemon] has no key `beam_size`", "`beam_size` in [runtime]?"),
         ("beam_size = 3", "no section [beam_size]", "`beam_size` in [runtime]?"),
@@ -118,8 +118,8 @@ def test_whatever_is_set_is_read_again(settings: Settings) -> None:
         ("[runtime]\nzzzz = 3", "[runtime] has no key `zzzz`", "daemon config"),
         ("[runtime]\n'a`b\n' = 3".replace("\n'", "'"), "", "TOML"),
         ('[runtime]\n"a`b\\nc" = 3', "[runtime] has no key `a`b\nc`", "daemon config"),
-        ("[runtime]\nreplicas = 'two'", "runtime.replicas: Expected `int`, got `str`", "daemon config"),
-        ("[runtime]\nreplicas = -1", "runtime.replicas: Expected `int` >= 0", "daemon config"),
+        ("[runtime]\nworkers = 'two'", "runtime.workers: Expected `int`, got `str`", "daemon config"),
+        ("[runtime]\nworkers = -1", "runtime.workers: Expected `int` >= 0", "daemon config"),
         ("[runtime]\nkeep_alive_s = nan", "runtime.keep_alive_s: Expected `float`", "daemon config"),
         ("[models]\nfolders = ['/a', 3]", "models.folders[1]: Expected `str`", "daemon config"),
         ("[log]\nlevel = 'loud'", "log.level: Invalid enum value 'loud'", "daemon config"),
@@ -168,3 +168,15 @@ def test_offline_is_said_by_the_environment(
     if value is not None:
         monkeypatch.setenv("WHISPERD_OFFLINE", value)
     assert is_offline() == offline
+
+
+@pytest.mark.parametrize("setting", [False, True])
+@pytest.mark.parametrize(("value", "preloading"), [(None, None), ("", False), ("0", False), ("1", True)])
+def test_what_the_environment_says_of_preloading_goes_before_the_file(
+    monkeypatch: pytest.MonkeyPatch, setting: bool, value: str | None, preloading: bool | None
+) -> None:
+    monkeypatch.delenv("WHISPERD_PRELOAD", raising=False)
+    if value is not None:
+        monkeypatch.setenv("WHISPERD_PRELOAD", value)
+    expected = setting if preloading is None else preloading
+    assert is_preloading(Settings(daemon=DaemonSettings(preload=setting))) == expected

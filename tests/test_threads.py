@@ -5,20 +5,28 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import anyio
 import pytest
 
+from toy_runtime import until
 from whisperd import threads
 from whisperd.threads import THREADS_PER_FOLDER, run_abandonable
+from whisperd_testing import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
 
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets how long a folder may take to answer."""
+    return lambda seconds: monkeypatch.setattr(threads, "ANSWER_TIMEOUT_S", seconds)
+
+
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "ANSWER_TIMEOUT_S", 0.5)
+def patient(patience: Callable[[float], None]) -> None:
+    patience(LIMIT_S)
 
 
 @pytest.fixture
@@ -35,18 +43,23 @@ async def test_what_answers_is_answered() -> None:
         await run_abandonable("/folder/file", lambda: 1 / 0)
 
 
-async def test_what_does_not_answer_is_given_up(dead: threading.Event) -> None:
+async def test_what_does_not_answer_is_given_up(
+    dead: threading.Event, patience: Callable[[float], None]
+) -> None:
+    patience(0.01)
     with pytest.raises(TimeoutError):
         await run_abandonable("/dead/file", dead.wait)
 
 
 async def test_who_is_cancelled_does_not_wait(dead: threading.Event) -> None:
-    with anyio.fail_after(5), anyio.move_on_after(0.01) as impatience:
+    with anyio.fail_after(LIMIT_S), anyio.move_on_after(0.01) as impatience:
         await run_abandonable("/dead/file", dead.wait)
     assert impatience.cancelled_caught
 
 
-async def test_a_dead_folder_holds_few_threads_and_keeps_nobody_from_others(dead: threading.Event) -> None:
+async def test_a_dead_folder_holds_few_threads_and_keeps_nobody_from_others(
+    dead: threading.Event, patience: Callable[[float], None]
+) -> None:
     begun: list[int] = []
 
     def hang() -> None:
@@ -59,14 +72,19 @@ async def test_a_dead_folder_holds_few_threads_and_keeps_nobody_from_others(dead
             with pytest.raises(TimeoutError):
                 await run_abandonable("/dead/file", hang)
 
+        patience(0.5)
         for _ in range(50):
             tasks.start_soon(look)
+        await until(lambda: len(begun) == THREADS_PER_FOLDER)
+        patience(LIMIT_S)
         assert await run_abandonable("/alive/file", lambda: "here") == "here"
     assert len(begun) == THREADS_PER_FOLDER
     # They are given up, and not gone.
+    patience(0.01)
     with pytest.raises(TimeoutError):
         await run_abandonable("/dead/other", lambda: "here")
     dead.set()
+    patience(LIMIT_S)
     assert await run_abandonable("/dead/other", lambda: "here") == "here"
 
 
@@ -81,4 +99,4 @@ async def main():
         await run_abandonable("/dead/file", threading.Event().wait)
 anyio.run(main)
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=LIMIT_S)

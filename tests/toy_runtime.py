@@ -15,6 +15,7 @@ from whisperd.runtimes.loaded import LoadedRuntime
 from whisperd.tasks import open_task_group
 from whisperd.worker.process import Patience
 from whisperd.worker.protocol import SAMPLE_RATE, BatchParams, DecodeOptions, EngineWindow, LoadParams
+from whisperd_testing import LIMIT_S
 
 BACKENDS = str(Path(__file__).parent / "backends")
 """Has to be on `PYTHONPATH` of a worker that runs the toy engine."""
@@ -66,7 +67,7 @@ async def running_runtime(
         tasks.cancel_scope.cancel()
 
 
-async def until(condition: Callable[[], object], timeout_s: float = 20) -> None:
+async def until(condition: Callable[[], object], timeout_s: float = LIMIT_S) -> None:
     """Wait for something that another process does."""
     with anyio.fail_after(timeout_s):
         while not condition():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from whisperd.client import Client, connect
 
@@ -25,13 +27,23 @@ TESTS = Path(__file__).parent
 AUDIO = TESTS / "data" / "audio"
 CACHE = Path(os.environ.get("WHISPERD_TEST_CACHE", TESTS.parent / ".cache" / "test"))
 """Native bundles and models that tests download, kept between runs."""
+LIMIT_S = 120.0
+"""What takes longer hangs: far more than the slowest machine needs for anything that a test waits for."""
 
 
 class RunningDaemon:
     """A daemon in a folder of its own, as a user would have it."""
 
-    def __init__(self, folder: Path, *, env: Mapping[str, str] | None = None, toy: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        toy: bool = True,
+        program: Sequence[str] = ("whisperd",),
+    ) -> None:
         self.folder = folder
+        self._program = program
         # A socket's path may not be long, and pytest's folders are.
         self._short = tempfile.TemporaryDirectory(prefix="whisperd-")
         self.socket = f"{self._short.name}/d.sock"
@@ -44,6 +56,7 @@ class RunningDaemon:
             "WHISPERD_NATIVE_DIR": str(CACHE / "native"),
             "WHISPERD_MODELS_DIR": str(CACHE / "models"),
             "HF_HUB_OFFLINE": "1",
+            "WHISPERD_PRELOAD": "0",
             **({"PYTHONPATH": str(TESTS / "backends")} if toy else {}),
             **(env or {}),
         }
@@ -52,7 +65,7 @@ class RunningDaemon:
     def start(self, *arguments: str) -> RunningDaemon:
         """Start it in the foreground and wait until it listens."""
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "whisperd", "--announce", *arguments],
+            [sys.executable, "-P", "-m", *self._program, "--announce", *arguments],
             env=self.env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -74,7 +87,13 @@ class RunningDaemon:
         """A client of it."""
         return connect(self.socket, start=False)
 
-    def ctl(self, *arguments: str, input: bytes | None = None, timeout: float = 60) -> Finished:
+    def make_default(self, model: str | Path) -> None:
+        """Have the default runtime be of this model. That begins to load it."""
+        with self.connect() as client:
+            name = client.daemon.status()["default_runtime"]
+            client.request("runtimes.edit", name=name, changes={"model": str(model)})
+
+    def ctl(self, *arguments: str, input: bytes | None = None, timeout: float = LIMIT_S) -> Finished:
         """Run whisperctl as a user would."""
         done = subprocess.run(
             [sys.executable, "-P", "-m", "whisperd.cli.main", *arguments],
@@ -104,7 +123,7 @@ class RunningDaemon:
         """Send it a signal."""
         os.kill(self.pid, number)
 
-    def wait(self, timeout: float = 30) -> int:
+    def wait(self, timeout: float = LIMIT_S) -> int:
         """Wait for its end; returns its exit status."""
         assert self.process is not None
         return self.process.wait(timeout)
@@ -120,11 +139,11 @@ class RunningDaemon:
             orphans = self.children()
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(20)
+                self.process.wait(LIMIT_S)
             except subprocess.TimeoutExpired:
                 self.process.kill()
-                self.process.wait(10)
-            _, alive = psutil.wait_procs(orphans, timeout=10)
+                self.process.wait(LIMIT_S)
+            _, alive = psutil.wait_procs(orphans, timeout=LIMIT_S)
             assert not alive, f"the daemon left processes behind: {alive}"
         if Path(self.socket).exists():  # one that a client started
             self.ctl("daemon", "stop")
@@ -168,6 +187,30 @@ def unprivileged() -> Iterator[None]:
             os.seteuid(0)
 
 
+def start_with_small_files(daemon: RunningDaemon) -> None:
+    """Start a daemon in which no file can grow beyond a megabyte: what a full disk is without a disk."""
+    import resource
+
+    limits = (2**20, 2**20)
+    subprocess.run(
+        [sys.executable, "-P", "-m", "whisperd.cli.main", "daemon", "start"],
+        env=daemon.env,
+        check=True,
+        capture_output=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits),
+    )
+
+
+def start_without_privileges(daemon: RunningDaemon) -> None:
+    """Start a daemon to which file permissions apply: also root's, who is else asked for none."""
+    command = [sys.executable, "-P", "-m", "whisperd.cli.main", "daemon", "start"]
+    if os.getuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("root needs setpriv to have less than all privileges")
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
+    subprocess.run(command, env=daemon.env, check=True, capture_output=True, timeout=LIMIT_S)
+
+
 def toy_model(folder: Path, **behaviour: Any) -> Path:
     """A folder that looks like a model, for the toy backend; `behaviour` is explained there."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -191,7 +234,13 @@ def _notes(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def until(condition: Callable[[], object], what: str = "that", timeout_s: float = 20) -> None:
+def runtime_with(client: Client, model: str) -> dict[str, Any]:
+    """The one runtime of a model, as the daemon shows it."""
+    (found,) = (one for one in client.request("runtimes.list") if one["model"] == model)
+    return dict(found)
+
+
+def until(condition: Callable[[], object], what: str = "that", timeout_s: float = LIMIT_S) -> None:
     """Wait for something that another process does."""
     deadline_s = time.monotonic() + timeout_s
     while not condition():
@@ -221,6 +270,6 @@ def run_python(code: str, *arguments: str, env: Mapping[str, str], paths: Sequen
         capture_output=True,
         check=True,
         text=True,
-        timeout=120,
+        timeout=LIMIT_S,
     )
     return done.stdout

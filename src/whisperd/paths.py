@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "cache_dir",
     "config_file",
+    "database_file",
     "log_file",
     "models_dir",
     "native_dir",
@@ -81,6 +82,11 @@ def state_dir() -> Path:
 def log_file() -> Path:
     """The daemon's log, in the state directory."""
     return state_dir() / "daemon.log"
+
+
+def database_file() -> Path:
+    """The data base, in the state directory."""
+    return state_dir() / f"{APP}.sqlite3"
 
 
 def native_dir() -> Path:

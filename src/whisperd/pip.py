@@ -189,7 +189,7 @@ _MISSING = re.compile(r"(?:No matching distribution found for|not install requir
 # An index that is not reached has "no matching distribution" as well, so that comes last.
 _CAUSES: tuple[tuple[Cause, str], ...] = (
     ("hash_mismatch", r"DO NOT MATCH THE HASHES"),
-    ("disk_full", r"No space left on device|Disk quota exceeded|WinError 112"),
+    ("disk_full", r"No space left on device|Disk quota exceeded|File too large|WinError 112"),
     ("forbidden", r"Read-only file system|\[Errno (?:1|13|30)\]|WinError 5\b"),
     ("no_pip", r"[Nn]o module named '?pip\b"),
     (

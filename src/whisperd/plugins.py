@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from itertools import chain
@@ -53,6 +53,9 @@ class Backend:
     engine: str
     """`module:function` that a worker calls to load a model: `whisperd.worker.protocol.LoadEngine`."""
     variants: Sequence[Variant]
+    need_bytes: Callable[..., int] | None = None
+    """Estimates the memory that a model takes, as `whisperd.models.memory.need_bytes` does for CTranslate2:
+    `(parameters, compute_type, *, batch_size, replicas, device)` in bytes. None: that very estimate."""
 
 
 class Hooks:

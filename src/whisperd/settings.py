@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from whisperd.rpc.errors import WhisperdError
+from whisperd.worker.protocol import ComputeType
 
 __all__ = [
     "DaemonSettings",
@@ -27,6 +28,7 @@ __all__ = [
     "RuntimeSettings",
     "Settings",
     "is_offline",
+    "is_preloading",
     "load_settings",
     "settings_template",
 ]
@@ -47,11 +49,10 @@ class DaemonSettings(_Section, frozen=True):
         float,
         _key("Seconds that running jobs have to end after SIGTERM before they are cancelled.", ge=0, le=3600),
     ] = 10.0
-    default_model: Annotated[
-        str,
-        _key("Model of the default runtime: a catalogue name, a hub repository or a folder.", min_length=1),
-    ] = "base"
-    preload: Annotated[bool, _key("Load the default runtime when the daemon starts.")] = False
+    preload: Annotated[
+        bool,
+        _key("Load the default runtime when the daemon starts, if nothing has to be downloaded for it."),
+    ] = True
 
 
 class LimitSettings(_Section, frozen=True):
@@ -100,20 +101,21 @@ class DecoderSettings(_Section, frozen=True):
 
 
 class RuntimeSettings(_Section, frozen=True):
-    """How engines are run."""
+    """What a new runtime has where nothing else is said, and one made for once; and how engines are run."""
 
     keep_alive_s: Annotated[
         float,
-        _key("Seconds that an unused model stays loaded; the default runtime stays. -1 is for ever.", ge=-1),
+        _key("Seconds that it stays loaded while nobody uses it; 0 is not at all, -1 for ever.", ge=-1),
     ] = 900.0
-    compute_type: Annotated[
-        str, _key("Precision: auto, or one that the engine knows, such as int8 or float32.")
-    ] = "auto"
-    replicas: Annotated[
-        int, _key("Batches computed at the same time; 0 is one for each core.", ge=0, le=256)
+    compute_type: Annotated[ComputeType, _key("Precision; auto is the best one of the device.")] = "auto"
+    workers: Annotated[
+        int, _key("Batches computed at the same time; 0 is one for each core or GPU.", ge=0, le=256)
     ] = 0
-    cpu_threads: Annotated[int, _key("Threads of each replica.", ge=1, le=256)] = 1
+    cpu_threads: Annotated[int, _key("Threads of each worker; 0 is chosen.", ge=0, le=1024)] = 0
     batch_size: Annotated[int, _key("Windows computed together.", ge=1, le=256)] = 4
+    memory_bytes: Annotated[
+        int, _key("Memory that all runtimes may take together; 0 is as much as is free.", ge=0)
+    ] = 0
     load_timeout_s: Annotated[
         float, _key("Seconds after which an engine that is still loading a model is killed.", gt=0)
     ] = 1800.0
@@ -247,3 +249,9 @@ def _toml(value: object) -> str:
 def is_offline() -> bool:
     """Whether `WHISPERD_OFFLINE` forbids every download."""
     return os.environ.get("WHISPERD_OFFLINE", "") not in ("", "0")
+
+
+def is_preloading(settings: Settings) -> bool:
+    """Whether the default runtime is loaded at the start; `WHISPERD_PRELOAD` goes before the settings."""
+    explicit = os.environ.get("WHISPERD_PRELOAD")
+    return settings.daemon.preload if explicit is None else explicit not in ("", "0")

@@ -16,6 +16,7 @@ import pytest
 from whisperd.audio import DecodeParams, DecoderOptions, DecoderPool, Decoding, WindowAudio, open_decoder_pool
 from whisperd.audio.process import FindBundle
 from whisperd.rpc.errors import WhisperdError
+from whisperd_testing import LIMIT_S
 
 pytestmark = [pytest.mark.anyio, pytest.mark.real]
 posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
@@ -25,15 +26,18 @@ MIB = 1024**2
 
 def decoders() -> list[psutil.Process]:
     """The decoder processes that are ours."""
-    return [
-        child
-        for child in psutil.Process().children(recursive=True)
-        if child.status() != psutil.STATUS_ZOMBIE and "whisperd.audio.decoder" in child.cmdline()
-    ]
+    return [child for child in psutil.Process().children(recursive=True) if is_decoder(child)]
+
+
+def is_decoder(process: psutil.Process) -> bool:
+    try:
+        return "whisperd.audio.decoder" in process.cmdline()
+    except psutil.Error:  # it has just ended, or is a zombie
+        return False
 
 
 async def decoders_become(count: int) -> list[psutil.Process]:
-    with anyio.fail_after(30):
+    with anyio.fail_after(LIMIT_S):
         while len(found := decoders()) != count:
             await anyio.sleep(0.01)
     return found
@@ -76,15 +80,27 @@ async def test_no_process_runs_before_or_after_it_is_needed(pool: DecoderPool, r
 
 
 async def test_one_process_stands_ready_as_long_as_that_is_wanted(
-    pool: DecoderPool, recordings: Path
+    media_bundle: Path, recordings: Path
 ) -> None:
-    pool.keep_warm = True
-    (ready,) = await decoders_become(1)
-    await decode(pool, recordings / "jfk.flac")
-    await decode(pool, recordings / "austen-0880.wav")
-    assert decoders() == [ready]
-    pool.keep_warm = False
-    await decoders_become(0)
+    async with open_pool(media_bundle, refill_delay_s=3600.0) as pool:
+        pool.keep_warm = True
+        (ready,) = await decoders_become(1)
+        await decode(pool, recordings / "jfk.flac")
+        await decode(pool, recordings / "austen-0880.wav")
+        assert decoders() == [ready]
+        pool.keep_warm = False
+        await decoders_become(0)
+
+
+async def test_a_process_that_comes_back_while_another_is_made_ready_makes_no_second(
+    media_bundle: Path, recordings: Path
+) -> None:
+    async with open_pool(media_bundle, refill_delay_s=0.0) as pool:
+        pool.keep_warm = True
+        await decoders_become(1)
+        for _ in range(3):
+            await decode(pool, recordings / "jfk.flac")
+            await decoders_become(1)
 
 
 async def test_a_long_file_does_not_leave_the_next_one_without_a_ready_process(
@@ -155,12 +171,13 @@ async def test_a_decoder_that_dies_in_mid_file_is_an_error_of_that_file_alone(
 
 @posix
 async def test_a_decoder_that_stands_still_is_given_up(media_bundle: Path, media: Path) -> None:
-    async with open_pool(media_bundle, stall_timeout_s=3.0) as pool:
+    async with open_pool(media_bundle) as pool:
         with pytest.raises(WhisperdError) as caught:
             async with pool.decode(DecodeParams(path=str(media / "long.wav"))) as decoding:
                 await first_window(decoding)
                 (process,) = decoders()
                 process.suspend()
+                decoding._stall_timeout_s = 0.5
                 async for _ in decoding:
                     pass
         assert caught.value.code == "decoder.stuck"
@@ -170,16 +187,18 @@ async def test_a_decoder_that_stands_still_is_given_up(media_bundle: Path, media
 async def test_a_slow_consumer_holds_the_decoder_back_and_is_not_taken_for_a_stuck_one(
     media_bundle: Path, media: Path
 ) -> None:
-    async with open_pool(media_bundle, stall_timeout_s=2.0) as pool:
+    async with open_pool(media_bundle) as pool:
         async with pool.decode(DecodeParams(path=str(media / "long.wav"))) as decoding:
             await first_window(decoding)
             (process,) = decoders()
-            used_s = -1.0
+            used_s, decoding._stall_timeout_s = -1.0, 2.0
             while (now_s := sum(process.cpu_times()[:2])) > used_s:  # until it waits for us
                 used_s = now_s
                 await anyio.sleep(0.6)
             await anyio.sleep(1.5)  # longer than the time limit in all
-            windows = [event async for event in decoding if isinstance(event, WindowAudio)]
+            windows = [await first_window(decoding)]
+            decoding._stall_timeout_s = LIMIT_S
+            windows += [event async for event in decoding if isinstance(event, WindowAudio)]
         assert decoding.result is not None
         assert decoding.result.windows == len(windows) + 1
         assert windows[0].end < 120  # it had not gone on without us

@@ -11,6 +11,7 @@ from hostile_decoder import ANSWERS
 
 from whisperd.audio import DecodeParams, DecoderOptions, DecoderPool, Opened, open_decoder_pool
 from whisperd.rpc.errors import WhisperdError
+from whisperd_testing import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +35,7 @@ async def outcome(pool: DecoderPool) -> WhisperdError:
 @pytest.mark.parametrize("how", ANSWERS)
 async def test_nonsense_is_an_error_of_its_file_alone(how: str) -> None:
     command = [sys.executable, HOSTILE, how]
-    with anyio.fail_after(30):
+    with anyio.fail_after(LIMIT_S):
         async with open_decoder_pool(find_bundle, command=lambda *_: command) as pool:
             for _ in range(2):
                 error = await outcome(pool)
@@ -43,7 +44,7 @@ async def test_nonsense_is_an_error_of_its_file_alone(how: str) -> None:
 
 async def test_a_decoder_that_says_nothing_more_is_stuck() -> None:
     command = [sys.executable, HOSTILE, "half_a_frame", "and stay"]
-    options = DecoderOptions(stall_timeout_s=2.0)
+    options = DecoderOptions(stall_timeout_s=5.0)
     async with open_decoder_pool(find_bundle, options, command=lambda *_: command) as pool:
         assert (await outcome(pool)).code == "decoder.stuck"
 

@@ -5,12 +5,19 @@ once this folder is on `PYTHONPATH`. A toy model is a folder whose `config.json`
 behaves; `whisperd_testing.py` in `tests/` makes such folders. What it may say:
 
     load_s, window_s     seconds that loading, and each window, take
+    load_s_between       [least, most]: loading takes a random time between
     load_error           loading fails with this message
+    load_fails           how probable it is that loading fails: 0 never, 1 always
+    seed                 what chance begins with; it goes on with each load
     load_signal          loading ends the process with this signal
+    load_library         loading opens this shared library
+    load_memory          loading asks for so many bytes, and uses them as long as it is loaded
+    load_words           loading writes this to standard error, and aborts
     multilingual         false for a model of English alone
     error                every batch is refused with this message
     refuse_s             a batch with a window of this length is refused
     exception            every batch fails with an exception that the engine did not mean
+    batch_memory         every batch asks for so many bytes, and uses them
     poison_s, poison     a batch with a window of this length ends the process with this signal
     stuck                every batch lasts for ever with the interpreter held: "loop" or "sleep"
     stuck_s              only a batch with a window of this length does
@@ -19,7 +26,9 @@ behaves; `whisperd_testing.py` in `tests/` makes such folders. What it may say:
     segments, characters how many segments a window has, and how long the text of each is
 
 Files in the folder do the same while it runs: `hold` (batches wait until it is deleted), `crash`.
-It writes down what it did: `loads.jsonl`, `batches.jsonl`.
+It writes down what it did: `loads.jsonl`, `batches.jsonl`. A lock file that the environment variable
+`TOY_LOCK` names gives it a native
+bundle.
 """
 
 from __future__ import annotations
@@ -27,8 +36,11 @@ from __future__ import annotations
 import ctypes
 import itertools
 import json
+import mmap
 import os
+import random
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -50,10 +62,13 @@ from whisperd.worker.protocol import (
 
 @hookimpl
 def whisperd_backend() -> Backend:
+    lock = os.environ.get("TOY_LOCK")
+    text = Path(lock).read_text() if lock else None
     return Backend(
         name="toy",
         engine=os.environ.get("TOY_ENGINE", "toy_backend:load"),
-        variants=(Variant(name="toy-cpu", lock=None, device="cpu", priority=1000, compute_types=("int8",)),),
+        need_bytes=lambda parameters, *_, **__: int(2 * parameters),  # as large as its files
+        variants=(Variant(name="toy-cpu", lock=text, device="cpu", priority=1000, compute_types=("int8",)),),
     )
 
 
@@ -66,11 +81,27 @@ def load(params: LoadParams) -> ToyEngine:
     while (folder / "hold_load").exists():
         time.sleep(0.005)
     time.sleep(behaviour.get("load_s", 0))
+    leave_to_chance(folder, behaviour)
+    if behaviour.get("load_library"):
+        ctypes.CDLL(behaviour["load_library"])
+    memory = use_memory(behaviour.get("load_memory", 0))
+    if behaviour.get("load_words"):
+        print(behaviour["load_words"], file=sys.stderr, flush=True)
+        os.abort()
     if behaviour.get("load_error"):
         raise RuntimeError(behaviour["load_error"])
     if behaviour.get("load_signal"):
         die(behaviour["load_signal"])
-    return ToyEngine(folder, behaviour)
+    return ToyEngine(folder, behaviour, memory)
+
+
+def leave_to_chance(folder: Path, behaviour: dict) -> None:
+    """Take a random time, and fail at times: otherwise with each load, and the same for one seed."""
+    load = (folder / "loads.jsonl").read_text().count("\n")
+    chance = random.Random(f"{behaviour.get('seed')} {load}")
+    time.sleep(chance.uniform(*behaviour.get("load_s_between", (0, 0))))
+    if chance.random() < behaviour.get("load_fails", 0):
+        raise RuntimeError("bad luck")
 
 
 def note(file: Path, **what: object) -> None:
@@ -95,6 +126,14 @@ def die(name: str) -> None:
     time.sleep(60)
 
 
+def use_memory(size_bytes: int) -> mmap.mmap | None:
+    """Have so much memory in use, as a large model has: every page is written to."""
+    memory = mmap.mmap(-1, size_bytes) if size_bytes else None
+    for offset in range(0, size_bytes, mmap.PAGESIZE):
+        memory[offset] = 1
+    return memory
+
+
 def hang(how: str | None) -> None:
     """Hold the interpreter for ever."""
     if how == "loop":
@@ -106,8 +145,9 @@ def hang(how: str | None) -> None:
 class ToyEngine:
     """Says how long each window is. What goes wrong, and when, is up to `config.json`."""
 
-    def __init__(self, folder: Path, behaviour: dict) -> None:
+    def __init__(self, folder: Path, behaviour: dict, memory: mmap.mmap | None = None) -> None:
         self._folder = folder
+        self._memory = memory
         self._behaviour = behaviour
         self.info = EngineInfo(
             multilingual=behaviour.get("multilingual", True),
@@ -141,6 +181,7 @@ class ToyEngine:
             raise WhisperdError(
                 "toy.error", behaviour.get("error", "This is refused."), "Ask for something else."
             )
+        use_memory(behaviour.get("batch_memory", 0))
         if behaviour.get("exception"):
             raise ArithmeticError(behaviour["exception"])
         if behaviour.get("poison_s") in durations:

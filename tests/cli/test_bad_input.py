@@ -6,14 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from whisperd_testing import RunningDaemon, until
+from whisperd_testing import LIMIT_S, RunningDaemon, until
 
 pytestmark = pytest.mark.real
 
@@ -130,7 +129,7 @@ def start_without_privileges(daemon: RunningDaemon) -> None:
         if shutil.which("setpriv") is None:
             pytest.skip("root needs setpriv to have less than all privileges")
         command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
-    subprocess.run(command, env=daemon.env, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, env=daemon.env, check=True, capture_output=True, timeout=LIMIT_S)
 
 
 def test_a_file_that_vanishes_before_it_is_decoded(
@@ -140,13 +139,15 @@ def test_a_file_that_vanishes_before_it_is_decoded(
     tone: str,
     tmp_path: Path,
 ) -> None:
-    model = toy("slow_to_load", load_s=1)
+    model = toy()
+    (Path(model) / "hold_load").touch()  # it is decoded when the model is loaded
     copy = Path(shutil.copy(tone, tmp_path / "soon_gone.wav"))
     process = ctl_process("transcribe", "--model", model, str(copy))
     with shared.connect() as client:
         until(lambda: any(job["input"].get("path") == str(copy) for job in client.jobs.list()))
     copy.unlink()
-    out, err = process.communicate(timeout=60)
+    (Path(model) / "hold_load").unlink()
+    out, err = process.communicate(timeout=LIMIT_S)
     assert (process.returncode, out) == (4, b"")
     assert str(copy).encode() in err
     with shared.connect() as client:  # the model is loaded, so that the next test does not wait for it
@@ -185,9 +186,7 @@ def test_a_worker_that_always_dies(shared: RunningDaemon, toy: Callable[..., str
 
 def test_twenty_bad_files_at_once(shared: RunningDaemon, media: Path, tone: str) -> None:
     bad = [str(media / name) for name in ("text.wav", "garbled.m4a", "empty.wav", "silent_film.mp4")] * 5
-    began_s = time.monotonic()
-    done = shared.ctl("transcribe", "--no-vad", *bad, tone, timeout=120)
+    done = shared.ctl("transcribe", "--no-vad", *bad, tone)
     assert done.status == 1
     assert done.out.endswith(f"==> {tone} <==\ntranscribe 2.00 s\n")
     assert len(done.err.splitlines()) == 2 * len(bad)
-    assert time.monotonic() - began_s < 60

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from whisperd_testing import RunningDaemon, until
+from whisperd_testing import RunningDaemon, start_with_small_files, start_without_privileges, until
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="limits, mounts and permissions as on POSIX")
 
@@ -40,29 +39,6 @@ def closed_port() -> str:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{unused.getsockname()[1]}"
-
-
-def start_with_small_files(daemon: RunningDaemon) -> None:
-    """Start a daemon in which no file can grow beyond a megabyte: what a full disk is without a disk."""
-    import resource
-
-    subprocess.run(
-        [sys.executable, "-P", "-m", "whisperd.cli.main", "daemon", "start"],
-        env=daemon.env,
-        check=True,
-        capture_output=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (MEBIBYTE, MEBIBYTE)),
-    )
-
-
-def start_without_privileges(daemon: RunningDaemon) -> None:
-    """Start a daemon to which file permissions apply: also root's, who is else asked for none."""
-    command = [sys.executable, "-P", "-m", "whisperd.cli.main", "daemon", "start"]
-    if os.getuid() == 0:
-        if shutil.which("setpriv") is None:
-            pytest.skip("root needs setpriv to have less than all privileges")
-        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
-    subprocess.run(command, env=daemon.env, check=True, capture_output=True, timeout=60)
 
 
 def big_model(toy: Callable[..., str]) -> str:
@@ -131,7 +107,7 @@ def test_no_network(
         ("transcribe", "--model", toy(), tone),
         ("transcribe", "--model", "tiny.en", tone),
     ):
-        done = daemon.ctl(*command, "--json", timeout=120)
+        done = daemon.ctl(*command, "--json")
         assert (done.status, done.json["error"]["code"]) == (1, "network.unreachable"), command
         assert "network" in done.json["error"]["fix"]
     assert daemon.ctl("daemon", "status").status == 0

@@ -6,14 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from whisperd_testing import RunningDaemon, batches, until
+from whisperd_testing import LIMIT_S, RunningDaemon, batches, until
 
 pytestmark = [
     pytest.mark.real,
@@ -42,7 +41,7 @@ def begun(start: Start, model: Path, *arguments: str, **options: object) -> subp
 def test_ctrl_c_cancels_the_job(shared: RunningDaemon, ctl_process: Start, held: Path, tone: str) -> None:
     process = begun(ctl_process, held, tone)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=LIMIT_S)
     assert (process.returncode, out, err) == (130, b"", b"")
     (job,) = jobs_on(shared, held)
     assert (job["status"], job["error"]["code"]) == ("cancelled", "job.cancelled")
@@ -52,7 +51,7 @@ def test_ctrl_c_cancels_every_file(shared: RunningDaemon, ctl_process: Start, he
     process = begun(ctl_process, held, tone, tone, tone)
     until(lambda: len(jobs_on(shared, held)) == 3)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=LIMIT_S)
     assert process.returncode == 130
     until(lambda: statuses(shared, held) == ["cancelled"] * 3)
 
@@ -63,7 +62,7 @@ def test_ctrl_c_leaves_no_file(
     folder = tmp_path / "out"
     process = begun(ctl_process, held, tone, "--output-dir", str(folder))
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=LIMIT_S)
     assert process.returncode == 130
     assert list(folder.iterdir()) == []
 
@@ -76,7 +75,7 @@ def test_ctrl_c_while_standard_input_is_read(shared: RunningDaemon, ctl_process:
     uploads = shared.folder / "state" / "uploads"
     until(lambda: any(path.is_file() for path in uploads.rglob("*")))
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=LIMIT_S)
     assert (process.returncode, out, err) == (130, b"", b"")
     assert jobs_on(shared, held) == []
     until(lambda: not any(path.is_file() for path in uploads.rglob("*")))
@@ -87,7 +86,7 @@ def test_sigterm_ends_the_client_and_its_job(
 ) -> None:
     process = begun(ctl_process, held, tone)
     process.terminate()
-    process.communicate(timeout=30)
+    process.communicate(timeout=LIMIT_S)
     assert process.returncode == -signal.SIGTERM
     until(lambda: statuses(shared, held) == ["cancelled"])
     assert jobs_on(shared, held)[0]["error"]["code"] == "job.client_gone"
@@ -98,11 +97,16 @@ def test_ctrl_c_does_not_cancel_what_is_only_followed(
 ) -> None:
     with shared.connect() as client:
         job = client.submit(tone, detach=True, model=held, vad=False)
+
+    def clients() -> int:
+        return int(shared.ctl("daemon", "status", "--json").json["clients"])
+
     for verb in ("follow", "wait"):
+        until(lambda: clients() == 1)  # the one that asks: those before have gone
         process = ctl_process("jobs", verb, job)
-        until(lambda: shared.ctl("daemon", "status", "--json").json["clients"] > 1)
+        until(lambda: clients() == 2)
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=LIMIT_S)
         assert process.returncode == 130
     assert statuses(shared, held)[0] in ("queued", "running")
     (held / "hold").unlink()
@@ -118,7 +122,7 @@ def test_a_closed_pipe_ends_it_quietly(
     assert process.stdout is not None and process.stderr is not None
     assert process.stdout.readline().startswith(b"transcribe ")
     process.stdout.close()
-    process.wait(timeout=30)
+    process.wait(timeout=LIMIT_S)
     assert process.returncode == 0
     assert process.stderr.read() == b""
     until(lambda: statuses(shared, model) == ["cancelled"])
@@ -130,7 +134,7 @@ def test_a_pipe_that_nobody_reads(shared: RunningDaemon, arguments: str) -> None
     os.close(read)
     command = [sys.executable, "-m", "whisperd.cli.main", *arguments.split()]
     done = subprocess.run(
-        command, env=shared.env, stdout=write, stderr=subprocess.PIPE, check=False, timeout=60
+        command, env=shared.env, stdout=write, stderr=subprocess.PIPE, check=False, timeout=LIMIT_S
     )
     os.close(write)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -142,7 +146,7 @@ def test_a_full_disk_under_standard_output(shared: RunningDaemon, arguments: str
     command = [sys.executable, "-m", "whisperd.cli.main", *arguments.split()]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            command, env=shared.env, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60
+            command, env=shared.env, stdout=full, stderr=subprocess.PIPE, check=False, timeout=LIMIT_S
         )
     assert done.returncode == 1
     assert done.stderr.decode().splitlines() == [
@@ -153,13 +157,11 @@ def test_a_full_disk_under_standard_output(shared: RunningDaemon, arguments: str
 
 def test_errors_keep_their_status_when_nobody_listens(shared: RunningDaemon) -> None:
     command = f'"{sys.executable}" -m whisperd.cli.main jobs show none 2>&-'
-    assert subprocess.run(["sh", "-c", command], env=shared.env, check=False, timeout=60).returncode == 4
+    assert subprocess.run(["sh", "-c", command], env=shared.env, check=False, timeout=LIMIT_S).returncode == 4
 
 
 def test_the_time_limit_cancels_the_job(shared: RunningDaemon, held: Path, tone: str) -> None:
-    began_s = time.monotonic()
     done = shared.ctl("transcribe", "--no-vad", "--model", str(held), "--timeout", "0.5", "--json", tone)
-    assert time.monotonic() - began_s < 20
     assert (done.status, done.json["error"]["code"]) == (1, "job.timeout")
     assert statuses(shared, held) == ["cancelled"]
 
@@ -188,7 +190,7 @@ def test_a_daemon_that_dies_is_status_3(
     process = subprocess.Popen(command, env=daemon.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     until(lambda: batches(held))
     daemon.signal(signal.SIGKILL)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=LIMIT_S)
     assert (process.returncode, out) == (3, b"")
     assert b"closed the connection" in err
     daemon.wait()

@@ -46,7 +46,7 @@ def test_list(shared: RunningDaemon, done_job: str, failed_job: str, tone: str) 
     assert (jobs[done_job]["status"], jobs[failed_job]["status"]) == ("completed", "failed")
     assert jobs[done_job]["text"] is None
     rows = [line.split() for line in shared.ctl("jobs", "list", "--status", "failed").out.splitlines()]
-    assert rows[0] == ["ID", "STATUS", "DONE", "SPEED", "MODEL", "INPUT"]
+    assert rows[0] == ["ID", "STATUS", "DONE", "SPEED", "RUNTIME", "INPUT"]
     assert failed_job in [row[0] for row in rows]
     assert {row[1] for row in rows[1:]} == {"failed"}
 

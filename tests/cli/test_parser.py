@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisperd.cli.main import COMMANDS, program
-from whisperd.cli.parser import Parser
+from whisperd.cli.parser import ELSEWHERE, Parser
 from whisperd.rpc.errors import WhisperdError
 
 
 def parse(*words: str) -> argparse.Namespace:
-    defaults = argparse.Namespace(socket=None, json=False, no_start=False, quiet=False, verbose=False)
+    defaults = argparse.Namespace(
+        socket=None, profile=None, json=False, no_start=False, quiet=False, verbose=False
+    )
     return program().parse(words, defaults)
 
 
@@ -71,6 +73,18 @@ def test_the_value_of_an_option_is_no_command() -> None:
         (("jobs",), "usage.invalid", "`whisperctl jobs` needs a command", "`whisperctl jobs --help`"),
         (("transcrib", "a"), "usage.unknown_command", "`whisperctl transcrib`", "Did you mean transcribe?"),
         (("jobs", "lst"), "usage.unknown_command", "`whisperctl jobs lst`", "Did you mean list?"),
+        (("models", "rm", "x"), "usage.unknown_command", "rm", "Did you mean remove?"),
+        (("runtimes", "rm", "x"), "usage.unknown_command", "rm", "Did you mean delete?"),
+        (("runtimes", "remove", "x"), "usage.unknown_command", "remove", "Did you mean delete?"),
+        (("models", "delete", "x"), "usage.unknown_command", "delete", "Did you mean remove?"),
+        (("runtimes", "ps"), "usage.unknown_command", "ps", "Did you mean list?"),
+        (("jobs", "ls"), "usage.unknown_command", "ls", "Did you mean list?"),
+        (("profiles", "add", "x"), "usage.unknown_command", "add", "Did you mean create?"),
+        (("runtimes", "stop", "x"), "usage.unknown_command", "stop", "Did you mean unload?"),
+        (("runtimes", "start", "x"), "usage.unknown_command", "start", "Did you mean load?"),
+        (("jobs", "stop", "x"), "usage.unknown_command", "stop", "Did you mean cancel?"),
+        (("ps",), "usage.unknown_command", "ps", "Did you mean runtimes list?"),
+        (("pull", "base"), "usage.unknown_command", "pull", "Did you mean models pull?"),
         (("xyzzy",), "usage.unknown_command", "xyzzy", "`whisperctl --help` lists what there is."),
         (
             ("transcribe", "a", "--fromat", "json"),
@@ -131,3 +145,17 @@ def test_help_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     own_words = shown_help("transcribe", "--help").partition("examples:")[0]
     assert max(map(len, own_words.splitlines())) <= 60
+
+
+def every_command(parser: Parser) -> set[str]:
+    return {*parser.commands} | {
+        f"{name} {verb}" for name in parser.commands for verb in parser.command(name).commands
+    }
+
+
+def test_what_other_programs_call_it_leads_to_commands_that_there_are() -> None:
+    known = every_command(program())
+    verbs = {command.partition(" ")[2] for command in known}
+    for word, ours in ELSEWHERE.items():
+        assert word not in ours
+        assert set(ours) <= known | verbs

@@ -31,14 +31,14 @@ def words(text: str) -> str:
 
 
 def test_the_kennedy_sentence(daemon: RunningDaemon) -> None:
-    done = daemon.ctl("transcribe", "--model", "tiny.en", str(AUDIO / "jfk.flac"), timeout=120)
+    done = daemon.ctl("transcribe", "--model", "tiny.en", str(AUDIO / "jfk.flac"))
     assert (done.status, done.err) == (0, "")
     assert words(done.out) == KENNEDY
 
 
 def test_the_kennedy_sentence_through_a_pipe(daemon: RunningDaemon) -> None:
     speech = (AUDIO / "jfk.flac").read_bytes()
-    document = daemon.ctl("transcribe", "--model", "tiny.en", "--json", "-", input=speech, timeout=120).json
+    document = daemon.ctl("transcribe", "--model", "tiny.en", "--json", "-", input=speech).json
     assert words(document["text"]) == KENNEDY
     assert document["language"] == "en"
     assert document["duration"] == pytest.approx(11.0, abs=0.1)
@@ -46,7 +46,7 @@ def test_the_kennedy_sentence_through_a_pipe(daemon: RunningDaemon) -> None:
 
 
 def test_no_speech_is_no_text(daemon: RunningDaemon) -> None:
-    done = daemon.ctl("transcribe", "--model", "tiny.en", str(AUDIO / "no_speech.wav"), timeout=120)
+    done = daemon.ctl("transcribe", "--model", "tiny.en", str(AUDIO / "no_speech.wav"))
     assert (done.status, done.out, done.err) == (0, "", "")
 
 

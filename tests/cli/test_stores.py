@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from whisperd_testing import RunningDaemon
+from whisperd_testing import LIMIT_S, RunningDaemon
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_relative_folder_means_ours_and_not_the_daemons(
     def models(*arguments: str) -> str:
         command = [sys.executable, "-m", "whisperd.cli.main", "models", *arguments]
         done = subprocess.run(
-            command, cwd=folder.parent, env=own.env, capture_output=True, check=True, timeout=60
+            command, cwd=folder.parent, env=own.env, capture_output=True, check=True, timeout=LIMIT_S
         )
         return done.stdout.decode().strip()
 

@@ -12,7 +12,7 @@ from typing import IO
 
 import pytest
 
-from whisperd_testing import RunningDaemon, until, write_tone
+from whisperd_testing import LIMIT_S, RunningDaemon, until, write_tone
 
 pytestmark = [
     pytest.mark.real,
@@ -62,7 +62,7 @@ class Terminal:
                 self._read()
         except (OSError, EOFError):
             os.close(self._master)
-            return self.process.wait(timeout=30)
+            return self.process.wait(timeout=LIMIT_S)
 
     def _read(self) -> None:
         data = os.read(self._master, 65536)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from whisperd_testing import RunningDaemon, write_tone
+from whisperd_testing import LIMIT_S, RunningDaemon, write_tone
 
 pytestmark = pytest.mark.real
 
@@ -54,7 +54,7 @@ def test_seventy_files(shared: RunningDaemon, tone: str, tmp_path: Path) -> None
     files = [str(tmp_path / f"{index:02}.wav") for index in range(70)]
     for name in files:
         Path(name).symlink_to(tone)
-    done = transcribe(shared, "--format", "json", *files, timeout=120)
+    done = transcribe(shared, "--format", "json", *files)
     assert (done.status, done.err) == (0, "")
     assert done.out.count("==>") == done.out.count('"transcribe 2.00 s"') == 70
 
@@ -226,6 +226,7 @@ def test_options_reach_the_engine(shared: RunningDaemon, tone: str) -> None:
     assert document["language"] == "de"
     job = shared.ctl("jobs", "show", document["job"], "--json").json
     assert job["options"] == {
+        "runtime": None,
         "model": None,
         "language": "de",
         "task": "translate",
@@ -246,7 +247,7 @@ def test_a_model_may_be_a_relative_folder(shared: RunningDaemon, tone: str, toy:
         env=shared.env,
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=LIMIT_S,
     )
     assert (done.returncode, done.stdout.decode()) == (0, TEXT)
 
@@ -275,7 +276,9 @@ def test_an_empty_standard_input(shared: RunningDaemon) -> None:
 @posix
 def test_no_standard_input(shared: RunningDaemon) -> None:
     command = f'"{sys.executable}" -m whisperd.cli.main transcribe - <&-'
-    done = subprocess.run(["sh", "-c", command], env=shared.env, capture_output=True, check=False, timeout=60)
+    done = subprocess.run(
+        ["sh", "-c", command], env=shared.env, capture_output=True, check=False, timeout=LIMIT_S
+    )
     assert done.returncode == 2
     assert b"no standard input" in done.stderr
 
@@ -294,7 +297,9 @@ def test_a_named_pipe_is_read_by_the_client(shared: RunningDaemon, tone: str, tm
 @pytest.mark.skipif(not Path("/dev/stdin").exists(), reason="needs /dev/stdin")
 def test_dev_stdin_is_the_clients_own(shared: RunningDaemon, tone: str) -> None:
     command = f'"{sys.executable}" -m whisperd.cli.main transcribe --no-vad /dev/stdin < "{tone}"'
-    done = subprocess.run(["sh", "-c", command], env=shared.env, capture_output=True, check=False, timeout=60)
+    done = subprocess.run(
+        ["sh", "-c", command], env=shared.env, capture_output=True, check=False, timeout=LIMIT_S
+    )
     assert (done.returncode, done.stdout.decode()) == (0, TEXT)
 
 

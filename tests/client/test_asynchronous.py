@@ -14,7 +14,7 @@ import pytest
 
 import whisperd
 from whisperd.client import AsyncClient, Segment, aconnect
-from whisperd_testing import RunningDaemon, batches
+from whisperd_testing import LIMIT_S, RunningDaemon, batches
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
 
@@ -22,13 +22,13 @@ TEXT = "transcribe 2.00 s"
 
 
 async def until_begun(model: Path) -> None:
-    with anyio.fail_after(20):
+    with anyio.fail_after(LIMIT_S):
         while not batches(model):
             await anyio.sleep(0.01)
 
 
 async def until_status(client: AsyncClient, model: Path, status: str) -> None:
-    with anyio.fail_after(20):
+    with anyio.fail_after(LIMIT_S):
         while [
             job["status"] for job in await client.jobs.list() if job["options"]["model"] == str(model)
         ] != [status]:
@@ -142,7 +142,7 @@ async def test_hanging_up_cancels_what_was_not_detached(
         attached = await client.submit(tone, model=held, vad=False)
         detached = await client.submit(tone, model=held, vad=False, detach=True)
     async with aconnect(shared.socket, start=False) as client:
-        with anyio.fail_after(20):
+        with anyio.fail_after(LIMIT_S):
             while (await client.jobs.show(attached))["status"] != "cancelled":
                 await anyio.sleep(0.01)
         (held / "hold").unlink()
@@ -175,7 +175,7 @@ async def test_a_daemon_that_dies(
                 await client.transcribe(tone, model=held, vad=False)
         assert caught.value.code == "daemon.connection_lost"
 
-    with anyio.fail_after(30):
+    with anyio.fail_after(LIMIT_S):
         async with aconnect(daemon.socket, start=False) as client, anyio.create_task_group() as tasks:
             tasks.start_soon(work, client)
             await until_begun(held)

@@ -58,6 +58,9 @@ def test_importing(daemon: RunningDaemon, code: str) -> None:
         ["jobs", "list"],
         ["models", "list"],
         ["natives", "list"],
+        ["runtimes", "list"],
+        ["runtimes", "show", "nobody"],
+        ["profiles", "list"],
         ["transcribe", "/no/such/file"],
         ["transcribe", "--help"],
         ["--help"],
@@ -78,10 +81,9 @@ def test_a_program_in_python(daemon: RunningDaemon) -> None:
     assert imported(code, daemon) & HEAVY == set()
 
 
-def test_the_status_is_asked_for_without_anything_slow(daemon: RunningDaemon) -> None:
-    code = (
-        "import sys; before = set(sys.modules); from whisperd.cli.main import run; run(['daemon', 'status'])"
-    )
+@pytest.mark.parametrize("command", [["daemon", "status"], ["runtimes", "list"]])
+def test_nothing_slow_is_needed_to_ask_how_it_is(daemon: RunningDaemon, command: list[str]) -> None:
+    code = f"import sys; before = set(sys.modules); from whisperd.cli.main import run; run({command!r})"
     seen = run_python(f"{code}; print(*(set(sys.modules) - before))", env=daemon.env).splitlines()[-1].split()
     assert set(seen) & SLOW == set()
     assert "msgpack" in seen

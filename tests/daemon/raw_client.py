@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import socket
-import time
-from collections.abc import Callable
 from typing import Any
 
 import msgpack
 import psutil
 
 from whisperd.rpc.errors import WhisperdError
-from whisperd_testing import RunningDaemon
+from whisperd_testing import LIMIT_S, RunningDaemon, until
 
 __all__ = ["RawClient", "memory_bytes", "until"]
 
-TIMEOUT_S = 20.0
 QUIET_S = 0.5
 
 
@@ -25,7 +22,7 @@ class RawClient:
     def __init__(self, daemon: RunningDaemon) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.connect(daemon.socket)
-        self.socket.settimeout(TIMEOUT_S)
+        self.socket.settimeout(LIMIT_S)
         self._unpacker = msgpack.Unpacker(max_buffer_size=2**28, strict_map_key=False)
         self._next_id = 1000
 
@@ -89,28 +86,24 @@ class RawClient:
         except EOFError:
             return True
 
-    def send_until_refused(self, data: bytes, most_bytes: int = 2**23) -> int:
-        """Send the same again and again until nothing is taken for a while; returns how many bytes were."""
-        self.socket.settimeout(QUIET_S)
+    def send_until_refused(self, data: bytes, least_bytes: int, most_bytes: int = 2**23) -> int:
+        """Send the same again and again until nothing is taken for a while; returns how many bytes were.
+
+        Before `least_bytes`, a daemon that takes nothing for a while is only slow.
+        """
         sent_bytes = 0
         try:
             while sent_bytes < most_bytes:
+                if sent_bytes >= least_bytes:
+                    self.socket.settimeout(QUIET_S)
                 sent_bytes += self.socket.send(data)
             raise AssertionError(f"the daemon takes more than {most_bytes} bytes")
-        except TimeoutError:
+        except (TimeoutError, BrokenPipeError, ConnectionResetError):  # the last two: it hangs up
             return sent_bytes
         finally:
-            self.socket.settimeout(TIMEOUT_S)
+            self.socket.settimeout(LIMIT_S)
 
 
 def memory_bytes(daemon: RunningDaemon) -> int:
     """What the daemon itself holds in memory."""
     return int(psutil.Process(daemon.pid).memory_info().rss)
-
-
-def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    """Wait for something that nobody announces."""
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "it never came true"
-        time.sleep(0.01)

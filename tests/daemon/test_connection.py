@@ -18,6 +18,7 @@ from whisperd.daemon.connection import Connection
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import Request
 from whisperd.settings import LimitSettings
+from whisperd_testing import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
@@ -90,12 +91,22 @@ async def test_requests_that_are_large_and_slow_do_not_add_up() -> None:
     """No more is taken from a client while as much as one message may hold is being worked on."""
     request = msgpack.packb([0, 1, "never", [b"x" * 1_000_000]])
     taken = 0
-    async with served(never=never) as (_, client):
-        with anyio.move_on_after(0.5):
-            for message_id in range(100):
-                await client.stream.send(request.replace(b"\x94\x00\x01", bytes([0x94, 0, message_id]), 1))
-                taken += 1
-    assert 4 <= taken <= 6
+    enough = anyio.Event()
+
+    async def flood(client: Client) -> None:
+        nonlocal taken
+        for message_id in range(100):
+            await client.stream.send(request.replace(b"\x94\x00\x01", bytes([0x94, 0, message_id]), 1))
+            taken += 1
+            if taken == 4:
+                enough.set()
+
+    async with served(never=never) as (_, client), anyio.create_task_group() as tasks:
+        tasks.start_soon(flood, client)
+        await enough.wait()
+        await anyio.sleep(0.5)  # in which more would be taken
+        assert taken <= 6
+        tasks.cancel_scope.cancel()
 
 
 async def test_a_mistake_of_ours_is_an_error_of_that_request(caplog: pytest.LogCaptureFixture) -> None:
@@ -130,7 +141,9 @@ async def test_the_last_words_of_a_daemon_that_ends(monkeypatch: pytest.MonkeyPa
             await client.stream.receive()
 
 
-async def test_what_is_nearly_ready_is_waited_for() -> None:
+async def test_what_is_nearly_ready_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whisperd.daemon.connection.LAST_WORDS_S", 60)
+
     async def soon() -> str:
         await anyio.wait_all_tasks_blocked()
         return "just in time"
@@ -155,7 +168,7 @@ async def test_a_client_that_goes_gets_no_last_words() -> None:
         await client.ask(1, "noticed")
         await anyio.wait_all_tasks_blocked()
         await client.stream.send_eof()
-        with anyio.fail_after(5):
+        with anyio.fail_after(LIMIT_S):
             await cancelled.wait()
         with pytest.raises(anyio.EndOfStream):
             await client.stream.receive()

@@ -87,14 +87,14 @@ def test_the_folder_of_a_model(haunted: Callable[..., RunningDaemon]) -> None:
 def test_many_of_them_hold_up_nobody_and_not_the_end(
     haunted: Callable[..., RunningDaemon], some_file: str, endless: str
 ) -> None:
-    daemon = haunted(60)
+    daemon = haunted(3600)
     with RawClient(daemon) as client, RawClient(daemon) as other:
         client.send(*([0, number, "jobs.submit", [{"input": {"path": DEAD}}]] for number in range(50)))
         assert isinstance(other.request("models.list"), list)
         job = other.request("jobs.submit", {"input": {"path": some_file}, "options": {"model": endless}})
         other.request("jobs.cancel", job)
     daemon.signal(signal.SIGTERM)
-    assert daemon.wait(15) == 0
+    assert daemon.wait() == 0
 
 
 def test_what_cannot_be_ended_does_not_hold_up_the_end(haunted: Callable[..., RunningDaemon]) -> None:
@@ -103,6 +103,6 @@ def test_what_cannot_be_ended_does_not_hold_up_the_end(haunted: Callable[..., Ru
         client.send([0, 1, "models.list", []])
         client.request("daemon.status")
         daemon.signal(signal.SIGTERM)
-        daemon.wait(15)
+        daemon.wait()
     assert "ending without it" in daemon.log()
     assert not Path(daemon.socket).exists()

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 from raw_client import RawClient, until
 
 from whisperd.rpc.errors import WhisperdError
-from whisperd_testing import RunningDaemon, batches, write_tone
+from whisperd_testing import LIMIT_S, RunningDaemon, batches, write_tone
 
 MakeDaemon = Callable[..., RunningDaemon]
 Toy = Callable[..., str]
@@ -65,7 +64,7 @@ def nothing_left(daemon: RunningDaemon) -> Iterator[None]:
     """After the block no process of the daemon's is alive, and no socket is there."""
     children = daemon.children()
     yield
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=LIMIT_S)
     assert alive == []
     assert not Path(daemon.socket).exists()
     assert not list((daemon.folder / "state" / "uploads").rglob("*/*"))
@@ -75,13 +74,14 @@ def nothing_left(daemon: RunningDaemon) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_idle_daemon_ends_at_once(daemon: RunningDaemon, number: signal.Signals) -> None:
+def test_an_idle_daemon_ends_at_once(make_daemon: MakeDaemon, number: signal.Signals) -> None:
+    daemon = make_daemon()
+    daemon.settings(GRACE.format(3600))
+    daemon.start()
     with RawClient(daemon) as client, nothing_left(daemon):
         client.request("daemon.status")
-        began_s = time.monotonic()
         daemon.signal(number)
         assert daemon.wait() == 0
-        assert time.monotonic() - began_s < 3
         assert client.is_closed()
     assert f"received {number.name}" in daemon.log()
     assert "has ended" in daemon.log()
@@ -175,9 +175,7 @@ def test_a_second_signal_ends_at_once(
             daemon.signal(signal.Signals[first])
         until(lambda: "stopping: 1 job" in daemon.log())
         daemon.signal(signal.SIGTERM)
-        began_s = time.monotonic()
         assert daemon.wait() == 1
-        assert time.monotonic() - began_s < 2
     assert held.client.is_closed()
     assert "a second signal" in daemon.log()
 
@@ -196,7 +194,7 @@ def test_killed(
     children = daemon.children()
     daemon.signal(signal.SIGKILL)
     daemon.wait()
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=LIMIT_S)
     assert alive == []
     assert held.client.is_closed()
 
@@ -208,7 +206,7 @@ def test_killed_while_a_model_is_loaded(daemon: RunningDaemon, endless: str, som
         children = daemon.children()
         daemon.signal(signal.SIGKILL)
         daemon.wait()
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=LIMIT_S)
     assert alive == []
 
 
@@ -227,14 +225,14 @@ def test_interrupted_in_a_terminal(make_daemon: MakeDaemon, hold: Callable[..., 
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
-    until(lambda: Path(daemon.socket).exists())
+    until(lambda: "listens on" in daemon.log())
     held = hold(daemon)
     with nothing_left(daemon):
         os.killpg(daemon.pid, signal.SIGINT)
         until(lambda: "stopping: 1 job" in daemon.log())
         held.hold.unlink()
         assert held.client.answer(1)["text"] == "transcribe 3.00 s"
-        out, said = daemon.process.communicate(timeout=30)
+        out, said = daemon.process.communicate(timeout=LIMIT_S)
     assert daemon.process.returncode == 0
     assert out == b""
     assert b"listens on" in said and b"received SIGINT" in said
@@ -263,6 +261,6 @@ def test_requests_in_flight_are_answered_or_the_connection_is_closed(make_daemon
     daemon.signal(signal.SIGTERM)
     assert daemon.wait() == 0
     for thread in threads:
-        thread.join(10)
+        thread.join(LIMIT_S)
         assert not thread.is_alive()
     assert "Traceback" not in daemon.log()

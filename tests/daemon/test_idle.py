@@ -44,13 +44,13 @@ def check_asleep(*pids: int) -> None:
         time.sleep(WATCHED_S)
         return [wake_ups(pid) for pid in pids] == before
 
-    until(is_asleep, timeout_s=3 * WATCHED_S)
+    until(is_asleep)
 
 
 @linux
 def test_a_daemon_that_has_just_started(daemon: RunningDaemon) -> None:
     assert memory_bytes(daemon) < MAX_MEMORY_BYTES
-    assert psutil.Process(daemon.pid).num_threads() == 1
+    assert psutil.Process(daemon.pid).num_threads() <= 2, "its own, and the one that reads the data base"
 
 
 @linux

@@ -93,7 +93,7 @@ def test_events(neovim: str, daemon: RunningDaemon, endless: str, some_file: str
         })
         local job = request('jobs.submit', {input = {path = input.path}, options = {model = input.model}})
         request('jobs.cancel', {id = job.id})
-        vim.wait(20000, function() return #_G.events == 2 end)
+        vim.wait(60000, function() return #_G.events == 2 end)
         return _G.events
         """,
         path=some_file,
@@ -118,7 +118,7 @@ def test_a_transcription(neovim: str, make_daemon: Callable[..., RunningDaemon])
             call = {method = 'nvim_exec_lua', args = {'table.insert(_G.events, ...)'}},
         })
         local result = request('jobs.wait', job)
-        vim.wait(20000, function()
+        vim.wait(60000, function()
             return #_G.events > 0 and _G.events[#_G.events].type == 'transcription.completed'
         end)
         return {result = result, events = _G.events}

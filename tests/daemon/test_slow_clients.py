@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -39,15 +37,10 @@ def attacking(attack: Callable[[], None]) -> Iterator[None]:
 
 
 def check_others_are_served(daemon: RunningDaemon) -> None:
-    """Another client's answers come about as quickly as ever."""
-    durations_s = []
+    """Another client is answered, again and again. How soon is for benchmarks to say."""
     with RawClient(daemon) as other:
         for _ in range(30):
-            began_s = time.monotonic()
             assert other.request("daemon.status")["pid"] == daemon.pid
-            durations_s.append(time.monotonic() - began_s)
-    assert statistics.median(durations_s) < 0.08
-    assert max(durations_s) < 2
 
 
 def test_a_client_that_never_reads_its_answers(limited: Limited) -> None:
@@ -55,8 +48,7 @@ def test_a_client_that_never_reads_its_answers(limited: Limited) -> None:
     with RawClient(daemon) as deaf:
         assert deaf.request("daemon.config")
         before_bytes = memory_bytes(daemon)
-        asked, begun_bytes = divmod(deaf.send_until_refused(ECHO), len(ECHO))
-        assert asked > 250
+        asked, begun_bytes = divmod(deaf.send_until_refused(ECHO, least_bytes=MEGABYTE), len(ECHO))
         assert memory_bytes(daemon) - before_bytes < 8 * MEGABYTE
         check_others_are_served(daemon)
         # It was held back, and not forgotten: every answer is there once it reads.
@@ -69,7 +61,7 @@ def test_a_client_that_never_reads_its_answers(limited: Limited) -> None:
 def test_a_client_that_goes_on_not_reading_is_cut_off(limited: Limited) -> None:
     daemon = limited(max_unread_bytes=100_000, unread_timeout_s=0.3)
     with RawClient(daemon) as deaf:
-        deaf.send_until_refused(ECHO)
+        deaf.send_until_refused(ECHO, least_bytes=8 * MEGABYTE)
         with RawClient(daemon) as other:
             until(lambda: other.request("daemon.status")["clients"] == 1)
         assert deaf.is_closed()

@@ -20,7 +20,7 @@ from whisperd import paths
 from whisperd.daemon.listener import claim_socket
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.transport import connect_socket, peer_user
-from whisperd_testing import RunningDaemon
+from whisperd_testing import LIMIT_S, RunningDaemon
 
 MakeDaemon = Callable[..., RunningDaemon]
 NOBODY = 65534
@@ -70,7 +70,7 @@ def failure(daemon: RunningDaemon, *arguments: str) -> str:
         [sys.executable, "-P", "-m", "whisperd", *arguments],
         env=daemon.env,
         capture_output=True,
-        timeout=60,
+        timeout=LIMIT_S,
         check=False,
     )
     assert done.returncode == 3

@@ -18,7 +18,7 @@ from raw_client import until
 
 from whisperd.daemon import listener
 from whisperd.rpc.errors import WhisperdError
-from whisperd_testing import CACHE, RunningDaemon, write_tone
+from whisperd_testing import CACHE, LIMIT_S, RunningDaemon, write_tone
 
 MakeDaemon = Callable[..., RunningDaemon]
 CTL = [sys.executable, "-P", "-m", "whisperd.cli.main"]
@@ -41,7 +41,7 @@ def daemons(of: RunningDaemon) -> list[int]:
 
 
 def failure(daemon: RunningDaemon) -> tuple[int, str]:
-    done = subprocess.run(DAEMON, env=daemon.env, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(DAEMON, env=daemon.env, capture_output=True, timeout=LIMIT_S, check=False)
     return done.returncode, done.stderr.decode()
 
 
@@ -59,7 +59,7 @@ def test_twenty_clients_at_once_start_one_daemon(unstarted: RunningDaemon) -> No
         )
         for _ in range(20)
     ]
-    answers = [client.communicate(timeout=120) for client in clients]
+    answers = [client.communicate(timeout=LIMIT_S) for client in clients]
     assert [client.returncode for client in clients] == [0] * 20, answers
     assert [error for _, error in answers] == [""] * 20
     [running] = daemons(unstarted)
@@ -78,11 +78,11 @@ def test_ten_daemons_at_once(unstarted: RunningDaemon) -> None:
             said.append(one.stdout.readline())
     assert sum("daemon.already_running" in line for line in said) == 9
     [winner] = [one for one, line in zip(started, said, strict=True) if '"socket"' in line]
-    assert sorted(one.wait(30) for one in started if one is not winner) == [3] * 9
+    assert sorted(one.wait(LIMIT_S) for one in started if one is not winner) == [3] * 9
     with unstarted.connect() as client:
         assert client.daemon.status()["pid"] == winner.pid
     winner.terminate()
-    assert winner.wait(30) == 0
+    assert winner.wait(LIMIT_S) == 0
 
 
 def test_a_living_daemon_is_never_replaced(daemon: RunningDaemon) -> None:
@@ -149,7 +149,7 @@ def test_a_daemon_that_is_ending_is_waited_for(unstarted: RunningDaemon) -> None
         until(lambda: len(daemons(unstarted)) == 1)
         with pytest.raises(subprocess.TimeoutExpired):
             client.wait(0.5)
-    out, _ = client.communicate(timeout=60)
+    out, _ = client.communicate(timeout=LIMIT_S)
     assert client.returncode == 0
     assert f'"pid": {daemons(unstarted)[0]}' in out.decode()
 

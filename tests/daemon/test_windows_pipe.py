@@ -10,7 +10,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from whisperd_testing import RunningDaemon
+from whisperd_testing import LIMIT_S, RunningDaemon, until
 
 if sys.platform != "win32":
     pytest.skip("for Windows alone", allow_module_level=True)
@@ -70,7 +70,7 @@ def test_a_client_starts_the_daemon(daemon: RunningDaemon) -> None:
         )
         for _ in range(5)
     ]
-    answers = [client.communicate(timeout=120)[0] for client in clients]
+    answers = [client.communicate(timeout=LIMIT_S)[0] for client in clients]
     assert [client.returncode for client in clients] == [0] * 5
     assert len({answer.partition('"pid": ')[2].partition(",")[0] for answer in answers}) == 1
     assert daemon.ctl("daemon", "stop").status == 0
@@ -115,7 +115,7 @@ async def test_what_a_child_starts_ends_with_it() -> None:
     async with open_child([sys.executable, "-c", code]) as process:
         assert process.stdout is not None
         grandchild = psutil.Process(int(await process.stdout.receive()))
-    _, alive = psutil.wait_procs([grandchild], timeout=10)
+    _, alive = psutil.wait_procs([grandchild], timeout=LIMIT_S)
     assert alive == []
 
 
@@ -127,11 +127,10 @@ def test_children_end_with_a_daemon_that_is_killed(
         sound = daemon.folder / "speech.wav"
         sound.write_bytes(b"not audio")
         client.submit(sound, model=toy("endless", load_s=600))
-        while not daemon.workers():
-            pass
+        until(daemon.workers)
         children = daemon.children()
         assert daemon.process is not None
         daemon.process.kill()
         daemon.wait()
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=LIMIT_S)
     assert alive == []

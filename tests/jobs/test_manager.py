@@ -10,16 +10,17 @@ from typing import Any, cast
 import anyio
 import pytest
 
-from job_fakes import FakeDecoders, FakePool, FakeRuntime, a_model, an_error
+from job_fakes import FakeDecoders, FakeRuntime, FakeRuntimes, an_error
 from whisperd.audio import DecoderPool
 from whisperd.jobs.job import Job, JobInput
 from whisperd.jobs.manager import JobManager, check_input
 from whisperd.jobs.options import JobOptions
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event
-from whisperd.runtimes.pool import RuntimePool
+from whisperd.runtimes import Lease
 from whisperd.settings import DecoderSettings, LimitSettings, Settings
 from whisperd.tasks import open_task_group
+from whisperd_testing import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
@@ -27,30 +28,37 @@ ENDS = ("transcription.completed", "transcription.failed", "transcription.cancel
 
 
 class House:
-    """A manager with puppets for a pool, a runtime and decoders."""
+    """A manager with puppets for runtimes and decoders."""
 
     manager: JobManager
 
     def __init__(self, **limits: Any) -> None:
         self.settings = Settings(limits=LimitSettings(**limits), decoder=DecoderSettings(processes=1))
         self.runtime = FakeRuntime()
-        self.pool = FakePool(self.runtime)
+        self.runtimes = FakeRuntimes(self.runtime)
         self.decoders = FakeDecoders([5.0, 6.0])
-        self.model = a_model()
+        self.languages: tuple[str, ...] | None = None
+        """Those of the model, where they are known before it is loaded."""
         self.events: list[Event] = []
         self.forgotten: list[str] = []
 
     def submit(self, **options: Any) -> Job:
         path = "/a.wav"
         job_options = JobOptions(**{"language": "en", **options})
-        return self.manager.submit(JobInput(path=path), path, job_options, self.model)
+        lease = self.runtimes.lease()
+        try:
+            shown = JobInput(path=path)
+            return self.manager.submit(shown, path, job_options, cast(Lease, lease), self.languages)
+        except WhisperdError:
+            lease.release()  # it is the job's only once there is one
+            raise
 
     def told(self, job: Job) -> list[str]:
         """The types of a job's events, in order."""
         return [str(event.__struct_config__.tag) for event in self.events if cast(Any, event).id == job.id]
 
     async def end(self, job: Job) -> str:
-        with anyio.fail_after(5):
+        with anyio.fail_after(LIMIT_S):
             await job.over.wait()
         return job.status
 
@@ -59,14 +67,14 @@ class House:
         event = anyio.Event()
         match stage:
             case "loading":
-                self.pool.may_load = event
+                self.runtimes.may_load = event
             case "decoding":
                 self.decoders.may_go_on = event
             case "computing":
                 self.runtime.may_compute = event
 
     def unblock(self) -> None:
-        for event in (self.pool.may_load, self.decoders.may_go_on, self.runtime.may_compute):
+        for event in (self.runtimes.may_load, self.decoders.may_go_on, self.runtime.may_compute):
             event.set()
 
 
@@ -76,7 +84,6 @@ async def open_house(**limits: Any) -> AsyncIterator[House]:
     async with open_task_group() as tasks:
         house.manager = JobManager(
             tasks,
-            cast(RuntimePool, house.pool),
             decoders=lambda: cast(DecoderPool, house.decoders),
             settings=lambda: house.settings,
             publish=house.events.append,
@@ -84,7 +91,7 @@ async def open_house(**limits: Any) -> AsyncIterator[House]:
         )
         yield house
         tasks.cancel_scope.cancel()
-    assert house.pool.leases == 0, "a lease is left behind"
+    assert (house.runtimes.leases, house.runtimes.users) == (0, 0), "a lease is left behind"
     assert house.decoders.open == 0, "a decoder is left behind"
     for job in house.manager.remembered():
         told = house.told(job)
@@ -170,8 +177,9 @@ async def test_a_job_waits_for_its_model_without_taking_a_place() -> None:
         house.block("loading")
         waiting = [house.submit(), house.submit()]
         await anyio.wait_all_tasks_blocked()
-        loading, house.pool.may_load = house.pool.may_load, anyio.Event()
-        house.pool.may_load.set()
+        assert [job.view().detail for job in waiting] == ["loading", "loading"]
+        loading, house.runtimes.may_load = house.runtimes.may_load, anyio.Event()
+        house.runtimes.may_load.set()
         assert await house.end(house.submit()) == "completed"
         assert [job.status for job in waiting] == ["queued", "queued"]
         loading.set()
@@ -185,7 +193,7 @@ async def test_a_runtime_that_ends_while_a_job_waits_for_its_turn_is_asked_for_a
         running, waiting = house.submit(), house.submit()
         await anyio.wait_all_tasks_blocked()
         house.runtime.unload(an_error("worker.died"))
-        house.pool.the_runtime = FakeRuntime()
+        house.runtimes.the_runtime = FakeRuntime()
         house.unblock()
         await house.end(running)
         assert await house.end(waiting) == "completed"
@@ -193,20 +201,39 @@ async def test_a_runtime_that_ends_while_a_job_waits_for_its_turn_is_asked_for_a
 
 @pytest.mark.parametrize(
     ("options", "code"),
-    [({"language": "German"}, "language.not_in_model"), ({"task": "translate"}, "task.not_in_model")],
+    [({"language": "de"}, "language.not_in_model"), ({"task": "translate"}, "task.not_in_model")],
 )
 async def test_what_a_model_cannot_do_is_refused_at_once(options: dict[str, str], code: str) -> None:
     async with open_house() as house:
-        house.model = a_model("tiny.en", languages=("en",))
+        house.languages = ("en",)
         with pytest.raises(WhisperdError) as raised:
             house.submit(**options)
         assert raised.value.code == code
         assert house.manager.remembered() == []
 
 
+async def test_what_a_model_cannot_do_is_refused_at_the_latest_when_it_is_loaded() -> None:
+    async with open_house() as house:
+        house.runtimes.the_runtime = FakeRuntime(multilingual=False)
+        job = house.submit(language="de")
+        assert await house.end(job) == "failed"
+        assert job.error is not None and job.error.code == "language.not_in_model"
+
+
+async def test_a_job_uses_its_runtime_only_while_it_runs() -> None:
+    """A runtime that was edited is loaded anew when nobody uses it, though jobs wait for it."""
+    async with open_house() as house:
+        house.block("decoding")
+        first, second = house.submit(), house.submit()
+        await anyio.wait_all_tasks_blocked()
+        assert (house.runtimes.leases, house.runtimes.users) == (2, 1)
+        house.unblock()
+        assert await house.end(first) == await house.end(second) == "completed"
+
+
 async def test_a_runtime_that_cannot_be_had() -> None:
     async with open_house() as house:
-        house.pool.error = an_error("model.unknown")
+        house.runtimes.error = an_error("model.unknown")
         job = house.submit()
         assert await house.end(job) == "failed"
         assert job.error is not None and job.error.code == "model.unknown"
@@ -297,7 +324,7 @@ async def test_a_job_that_waits_for_its_turn_holds_its_lease() -> None:
         for _ in range(3):
             house.submit()
         await anyio.wait_all_tasks_blocked()
-        assert house.pool.leases == 3
+        assert house.runtimes.leases == 3
         house.unblock()
 
 
@@ -354,7 +381,7 @@ async def test_running_jobs_may_end_before_the_daemon_does() -> None:
         cancelled: list[int] = []
 
         async def drain() -> None:
-            cancelled.append(await house.manager.drain(grace_s=5))
+            cancelled.append(await house.manager.drain(grace_s=3600))
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(drain)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 import pytest
 
 from whisperd.jobs.languages import LANGUAGES
-from whisperd.jobs.options import DEFAULT_TEMPERATURES, JobOptions, check_options
+from whisperd.jobs.options import DEFAULT_TEMPERATURES, JobOptions, check_options, job_options
 from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.protocol import DecodeOptions
 
@@ -53,6 +52,11 @@ def test_what_of_it_concerns_the_engine() -> None:
     )
 
 
+def test_options_as_they_travel() -> None:
+    given = {"runtime": "fast", "language": "German", "temperature": [0.0, 0.5]}
+    assert job_options(given) == JobOptions(runtime="fast", language="de", temperature=(0.0, 0.5))
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -66,10 +70,14 @@ def test_what_of_it_concerns_the_engine() -> None:
         {"language": "x" * 101},
         {"model": ""},
         {"model": "x" * 5000},
+        {"runtime": ""},
+        {"runtime": "x" * 65},
         {"vad": "yes"},
         {"best_of": 5},
     ],
 )
 def test_what_cannot_be(given: dict[str, Any]) -> None:
-    with pytest.raises(msgspec.ValidationError):
-        msgspec.convert(given, JobOptions, strict=True)
+    with pytest.raises(WhisperdError) as raised:
+        job_options(given)
+    assert raised.value.code == "rpc.invalid_params"
+    assert next(iter(given)) in raised.value.message

@@ -17,6 +17,7 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, JobStarted, TranscriptionProgress, TranscriptionSegment
 from whisperd.runtimes.loaded import LoadedRuntime
 from whisperd.tasks import open_task_group
+from whisperd_testing import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +34,7 @@ class Stage:
             path="/a.wav",
             input=JobInput(path="/a.wav"),
             options=JobOptions(language=options.pop("language", "en"), **options),
-            model="toy",
+            runtime="toy",
         )
         self.transcript: Transcript | None = None
 
@@ -129,7 +130,7 @@ async def test_a_slow_vote_holds_back_the_decoder() -> None:
 
 
 async def failing(stage: Stage) -> WhisperdError:
-    with anyio.fail_after(5), pytest.raises(WhisperdError) as raised:
+    with anyio.fail_after(LIMIT_S), pytest.raises(WhisperdError) as raised:
         await stage.run()
     return raised.value
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from whisperd.rpc.errors import WhisperdError
-from whisperd_testing import RunningDaemon, batches, loads, until, write_tone
+from whisperd_testing import LIMIT_S, RunningDaemon, batches, loads, runtime_with, until, write_tone
 
 pytestmark = pytest.mark.real
 
@@ -36,7 +36,7 @@ def test_a_short_clip_does_not_wait_for_a_long_file(
 ) -> None:
     long, short = write_tone(tmp_path / "long.wav", 90.0), write_tone(tmp_path / "short.wav", 2.0)
     daemon = make_daemon()
-    daemon.settings("[runtime]\nreplicas = 1\nbatch_size = 1\n[decoder]\nmax_window_s = 5\n")
+    daemon.settings("[runtime]\nworkers = 1\nbatch_size = 1\n[decoder]\nmax_window_s = 5\n")
     daemon.start()
     model = toy()
     (Path(model) / "hold").touch()
@@ -45,7 +45,7 @@ def test_a_short_clip_does_not_wait_for_a_long_file(
         until(lambda: batches(model))
         clip = client.submit(short, model=model, vad=False, language="en", priority="interactive")
         # All windows of the file wait, but the one that is computed, and then the clip's.
-        until(lambda: client.daemon.status()["runtimes"][0]["waiting"] == 23)
+        until(lambda: runtime_with(client, model)["waiting"] == 23)
         (Path(model) / "hold").unlink()
         client.jobs.wait(clip)
         client.jobs.wait(file)
@@ -85,7 +85,7 @@ def test_whatever_happens_every_job_ends_once_and_nothing_is_left(
             if chance.random() < 0.05:
                 client.jobs.cancel(chance.choice(jobs))
         shown = {job["id"]: job for job in client.jobs.list()}
-        (state,) = client.daemon.status()["runtimes"]
+        state = runtime_with(client, model)
     for job in jobs:
         assert heard[job][0] == "job.queued"
         assert [one in ENDS for one in heard[job]] == [False] * (len(heard[job]) - 1) + [True]
@@ -95,7 +95,7 @@ def test_whatever_happens_every_job_ends_once_and_nothing_is_left(
     children = daemon.children()
     daemon.signal(signal.SIGTERM)
     assert daemon.wait() == 0
-    _, alive = psutil.wait_procs(children, timeout=5)
+    _, alive = psutil.wait_procs(children, timeout=LIMIT_S)
     assert not alive
 
 
@@ -106,7 +106,7 @@ def test_a_model_that_nobody_knows_is_refused_at_once(daemon: RunningDaemon, tmp
     assert "Did you mean tiny" in refused.err
     with daemon.connect() as client:
         status = client.daemon.status()
-    assert status["runtimes"] == []
+    assert [runtime["saved"] for runtime in status["runtimes"]] == [True], "none was made for it"
     assert set(status["jobs"].values()) == {0}, "it never was a job"
 
 
@@ -127,8 +127,7 @@ def test_a_model_has_one_worker_whatever_it_is_called(
     with daemon.connect() as client:
         for name in (model, f"{model}/", model.replace("/models/", "//models/./")):
             client.transcribe(sound, model=name, vad=False)
-        (runtime,) = client.daemon.status()["runtimes"]
-        assert runtime["name"] == model
+        assert runtime_with(client, model)["name"] == model
         assert {job["runtime"] for job in client.jobs.list()} == {model}
         with pytest.raises(WhisperdError) as raised:
             client.models.remove(f"{model}/")

@@ -39,11 +39,11 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def make_store(tmp_path: Path) -> Callable[..., ModelStore]:
-    """Makes stores in the same folder; only the hub is asked, and soon given up."""
+    """Makes stores in the same folder; only the hub is asked, and soon asked again."""
 
     def make(**options: Any) -> ModelStore:
         settings = HubSettings(
-            connect_timeout_s=10, read_timeout_s=options.pop("read_timeout_s", 5), retry_delay_s=0.01
+            connect_timeout_s=60, read_timeout_s=options.pop("read_timeout_s", 60), retry_delay_s=0.01
         )
         return ModelStore(tmp_path / "models", **{"sources": [HubSource(settings)], **options})
 

@@ -221,10 +221,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._write(name, body)
 
     def _write(self, name: str, body: bytes) -> None:
-        self.wfile.write(body)
-        self.wfile.flush()
+        # Counted before: whoever has received it may look at the count at once.
         served = self.server.hub.served
         served[name] = served.get(name, 0) + len(body)
+        self.wfile.write(body)
+        self.wfile.flush()
 
     def _send(self, status: int, headers: dict[str, str], body: bytes = b"") -> None:
         self._begin(status, headers, len(body))

@@ -7,19 +7,22 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
 import psutil
 import pytest
 from hub_server import Answer, Hub
-from toy_models import REPO, catalogue_of, content, tiny_files, toy_entry, until_downloaded
+from toy_models import REPO, catalogue_of, content, tiny_files, toy_entry
 
+from toy_runtime import until
 from whisperd.models import ModelStore
 from whisperd.models.sources import HubSettings, HubSource
 from whisperd.progress import Progress
 from whisperd.rpc.errors import WhisperdError
+from whisperd_testing import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +37,25 @@ async def failure(store: ModelStore, name: str = REPO) -> WhisperdError:
 
 
 def children() -> list[psutil.Process]:
-    return [each for each in psutil.Process().children(recursive=True) if each.status() != "zombie"]
+    return [each for each in psutil.Process().children(recursive=True) if is_alive(each)]
+
+
+async def until_downloaded(root: Path, size_bytes: int) -> None:
+    """Wait until so much of a file lies in a store, unfinished."""
+
+    def sizes_bytes() -> Iterator[int]:
+        for path in root.glob("partial/*/*.partial"):
+            with suppress(FileNotFoundError):  # it has just been finished
+                yield path.stat().st_size
+
+    await until(lambda: size_bytes in sizes_bytes())
+
+
+def is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it has just ended
+        return False
 
 
 async def test_a_repository_is_pulled_and_pinned(
@@ -129,7 +150,7 @@ async def test_a_connection_that_falls_silent_is_replaced(
     hub.add(REPO, files)
     hub.stall_after = 2_000_000
     # The second connection asks for less than the server stalls after.
-    installed = await make_store(read_timeout_s=0.2).pull(REPO)
+    installed = await make_store(read_timeout_s=2).pull(REPO)
     assert content(installed.path) == files
     assert hub.served["model.bin"] == len(files["model.bin"])
 
@@ -144,7 +165,7 @@ async def test_a_download_without_a_byte_is_given_up(
     assert error.code == "download.stuck" and "taken up" in error.fix
     assert children() == []
     hub.gate.set()
-    await ModelStore(tmp_path / "models", sources=[source]).pull(REPO)
+    await ModelStore(tmp_path / "models", sources=[HubSource()]).pull(REPO)
     assert hub.served["model.bin"] == len(files["model.bin"])
 
 
@@ -214,7 +235,7 @@ async def test_a_download_goes_on_after_everything_was_killed(
         await until_downloaded(tmp_path / "models", 1_000_000)
         downloader = psutil.Process(process.pid).children()[0]
         process.send_signal(signal.SIGKILL)
-    await anyio.to_thread.run_sync(lambda: psutil.wait_procs([downloader], timeout=10))
+    await anyio.to_thread.run_sync(lambda: psutil.wait_procs([downloader], timeout=LIMIT_S))
     assert not downloader.is_running()  # it did not outlive its parent
     hub.gate.set()
     installed = await make_store().pull(REPO)

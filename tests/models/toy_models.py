@@ -6,8 +6,6 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import anyio
-
 from whisperd.models import Catalogue, CatalogueModel
 from whisperd.models.catalogue import ModelFile
 
@@ -54,10 +52,3 @@ def write_files(folder: Path, files: dict[str, bytes]) -> Path:
 def content(path: str | Path) -> dict[str, bytes]:
     """What an engine would read in the folder of a model."""
     return {file.name: file.read_bytes() for file in Path(path).iterdir()}
-
-
-async def until_downloaded(root: Path, size_bytes: int) -> None:
-    """Wait until so much of a file lies in a store, unfinished."""
-    with anyio.fail_after(20):
-        while not any(path.stat().st_size == size_bytes for path in root.glob("partial/*/*.partial")):
-            await anyio.sleep(0.01)

@@ -41,6 +41,7 @@ def index(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[IndexServer
         monkeypatch.setenv("PIP_INDEX_URL", server.url)
         monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
         monkeypatch.setenv("PIP_RETRIES", "0")
+        monkeypatch.setenv("PIP_DEFAULT_TIMEOUT", "600")  # a gate may be closed for long
         monkeypatch.setenv("PIP_RESUME_RETRIES", "1")
         yield server
 

@@ -72,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.behaviour == "cut":
             return
         if path.name.startswith(self.server.holds):
-            self.server.gate.wait(60)
+            self.server.gate.wait()
         self.wfile.write(data[half:])
 
     def _send(self, kind: str, data: bytes) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from collections.abc import Iterator
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from whisperd.client import Client
 from whisperd.rpc.errors import WhisperdError
+from whisperd.worker.process import open_worker
+from whisperd.worker.protocol import LoadParams
 from whisperd_testing import AUDIO, RunningDaemon
 
 pytestmark = pytest.mark.real
@@ -139,3 +143,18 @@ def test_a_damaged_model_is_never_loaded(client: Client, tmp_path: Path) -> None
         client.transcribe(AUDIO / "jfk.flac", model=str(folder))
     assert raised.value.code == "model.load_failed"
     assert client.transcribe(AUDIO / "jfk.flac", model="tiny.en").text
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this computer may have a GPU")
+def test_a_gpu_that_is_not_there(client: Client) -> None:
+    params = LoadParams(model_path=client.models.pull("tiny.en")["path"], device="cuda")
+    bundle = Path(client.natives.install("ctranslate2-cpu")["path"])
+
+    async def load() -> None:
+        async with open_worker(bundle, "whisperd_ctranslate2.engine:load", params):
+            pytest.fail("it computes on nothing")
+
+    with pytest.raises(WhisperdError) as raised:
+        anyio.run(load)
+    assert raised.value.code in ("cuda.driver_too_old", "cuda.not_available")
+    assert "--device cpu" in raised.value.fix

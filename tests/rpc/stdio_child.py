@@ -43,7 +43,7 @@ def fail(_params):
 
 
 def meet(_params):
-    meeting.wait(timeout=30)
+    meeting.wait(timeout=120)
     return "met"
 
 

@@ -16,6 +16,7 @@ from whisperd.child import open_child
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.peer import Peer, PeerClosed, open_peer
 from whisperd.tasks import open_task_group
+from whisperd_testing import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
@@ -102,7 +103,7 @@ async def test_the_process_ends_when_its_input_closes_even_in_the_midst_of_a_req
             tasks.start_soon(ask)
             await hanging.wait()
             await process.stdin.aclose()
-            with anyio.fail_after(30):
+            with anyio.fail_after(LIMIT_S):
                 assert await process.wait() == 0
 
 
@@ -110,5 +111,5 @@ async def test_a_stream_out_of_step_ends_the_process() -> None:
     async with open_child([sys.executable, str(CHILD), "1"], stderr=subprocess.DEVNULL) as process:
         assert process.stdin is not None
         await process.stdin.send(b"\xc1\xc1")
-        with anyio.fail_after(30):
+        with anyio.fail_after(LIMIT_S):
             assert await process.wait() == 1

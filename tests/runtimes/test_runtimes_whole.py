@@ -1,21 +1,24 @@
-"""Loading and unloading as users meet it: the whole program with the toy engine."""
+"""Runtimes as users meet them: the whole program with the toy engine, through the real socket."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from whisperd.client import Client
+from whisperd.client import Client, connect
 from whisperd.rpc.errors import WhisperdError
-from whisperd_testing import RunningDaemon, batches, loads, until, write_tone
+from whisperd_testing import RunningDaemon, batches, loads, runtime_with, until, write_tone
 
 pytestmark = pytest.mark.real
 
 FOR_NOTHING = "[runtime]\nkeep_alive_s = 0\n"
+MIB = 2**20
 
 
 @pytest.fixture
@@ -24,88 +27,127 @@ def sound(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def listening(daemon: RunningDaemon) -> Iterator[Callable[[str], list[str]]]:
-    """Hear of runtimes on a connection of its own: gives the statuses so far, up to one of them."""
+def listening(daemon: RunningDaemon, model: str) -> Iterator[Callable[[str], list[str]]]:
+    """Hear of the runtime of a model on a connection of its own: gives the statuses up to one of them."""
     with daemon.connect() as client:
         client.request("events.subscribe", topics=["runtimes"])
 
         def statuses_until(last: str) -> list[str]:
             heard: list[str] = []
             while not heard or heard[-1] != last:
-                event = client._wire.next_event()
+                event = client.next_event()
                 assert event is not None and event["type"] == "runtime.status"
-                if not heard or heard[-1] != event["status"]:
+                is_another = event["name"] != model and event["id"] != model
+                if not is_another and (not heard or heard[-1] != event["status"]):
                     heard.append(event["status"])
             return heard
 
         yield statuses_until
 
 
-def runtime(client: Client, model: str) -> dict[str, Any]:
-    (found,) = (one for one in client.daemon.status()["runtimes"] if one["model"] == model)
-    return dict(found)
+def transcribe(client: Client, sound: Path, **options: Any) -> str:
+    """Have it transcribed; returns the name of the runtime that did it."""
+    job = client.submit(sound, vad=False, **options)
+    client.jobs.wait(job)
+    return str(client.jobs.show(job)["runtime"])
+
+
+def failure(action: Callable[..., object], *arguments: Any, **options: Any) -> WhisperdError:
+    with pytest.raises(WhisperdError) as raised:
+        action(*arguments, **options)
+    return raised.value
+
+
+def status_of(client: Client, name: str) -> str:
+    return str(client.runtimes.show(name)["status"])
+
+
+def tree_memory_bytes(daemon: RunningDaemon) -> int:
+    """Resident memory of the daemon and all that it has started."""
+    return sum(process.memory_info().rss for process in (psutil.Process(daemon.pid), *daemon.children()))
+
+
+# Loading and unloading
 
 
 def test_a_model_is_loaded_for_a_job_and_kept(
     daemon: RunningDaemon, toy: Callable[..., str], sound: Path
 ) -> None:
     model = toy()
-    with listening(daemon) as statuses_until, daemon.connect() as client:
+    with listening(daemon, model) as statuses_until, daemon.connect() as client:
         client.transcribe(sound, model=model, vad=False)
         assert statuses_until("loaded") == ["downloading", "loading", "loaded"]
-        shown = runtime(client, model)
-        assert (shown["status"], shown["leases"], shown["compute_type"]) == ("loaded", 0, "int8")
-        assert shown["memory"] > 2**20
+        until(lambda: runtime_with(client, model)["leases"] == 0)
+        shown = runtime_with(client, model)
+        assert (shown["status"], shown["saved"], shown["loaded"]["compute_type"]) == ("loaded", False, "int8")
+        assert shown["memory"] > MIB
         assert [shown["pid"]] == [worker.pid for worker in daemon.workers()]
         client.transcribe(sound, model=model, vad=False)
     assert len(loads(model)) == 1
 
 
-def test_a_model_that_is_not_kept_gives_its_memory_back(
-    make_daemon: Callable[..., RunningDaemon], toy: Callable[..., str], sound: Path
+def test_a_job_tells_of_its_runtime_before_it_runs(
+    daemon: RunningDaemon, toy: Callable[..., str], sound: Path
 ) -> None:
-    daemon = make_daemon()
-    daemon.settings(FOR_NOTHING)
-    daemon.start()
-    model = toy()
-    with listening(daemon) as statuses_until, daemon.connect() as client:
-        client.transcribe(sound, model=model, vad=False)
-        assert statuses_until("unloaded") == ["downloading", "loading", "loaded", "unloaded"]
-        assert not daemon.workers()
-        shown = runtime(client, model)
-        assert (shown["status"], shown["pid"], shown["memory"]) == ("unloaded", None, None)
-
-
-def test_the_default_stays(
-    make_daemon: Callable[..., RunningDaemon], toy: Callable[..., str], sound: Path
-) -> None:
-    default, other = toy("default"), toy("other")
-    daemon = make_daemon()
-    daemon.settings(f"{FOR_NOTHING}[daemon]\ndefault_model = '{default}'\n")
-    daemon.start()
-    with listening(daemon) as statuses_until, daemon.connect() as client:
-        client.transcribe(sound, vad=False)
-        client.transcribe(sound, model=other, vad=False)
-        statuses_until("unloaded")
-        assert runtime(client, other)["status"] == "unloaded"
-        assert runtime(client, default)["status"] == "loaded"
-        daemon.settings(FOR_NOTHING)
-        client.daemon.reload()
-        statuses_until("unloaded")
-        assert runtime(client, default)["status"] == "unloaded", "it is the default no more"
-
-
-def test_many_first_requests_load_once(
-    make_daemon: Callable[..., RunningDaemon], toy: Callable[..., str], sound: Path
-) -> None:
-    daemon = make_daemon()
-    daemon.settings(FOR_NOTHING)
-    daemon.start()
     model = toy()
     with daemon.connect() as client:
-        jobs = [client.submit(sound, model=model, vad=False, priority="interactive") for _ in range(24)]
-        for job in jobs:
-            assert client.jobs.wait(job)["text"] == "transcribe 3.00 s"
+        client.runtimes.create("my own", model)
+        client.request("events.subscribe", topics=["runtimes", "jobs"])
+        job = client.submit(sound, runtime="my own", vad=False)
+        told: list[str] = []
+        while not told or told[-1] != "transcription.completed":
+            event = client.next_event()
+            assert event is not None
+            what = str(event.get("status", event["type"]))
+            if not told or told[-1] != what:
+                told.append(what)
+        assert told[:5] == ["job.queued", "downloading", "loading", "loaded", "job.started"]
+        assert client.jobs.show(job)["runtime"] == "my own"
+
+
+def test_a_runtime_that_is_not_kept_gives_its_memory_back(
+    daemon: RunningDaemon, toy: Callable[..., str], sound: Path
+) -> None:
+    small, large = toy("small"), toy("large", load_memory=200 * MIB)
+    with daemon.connect() as client:
+        client.runtimes.create("small", small, keep_alive=0)
+        client.runtimes.create("large", large, keep_alive=0)
+        # The first use has the daemon do what it does only once.
+        transcribe(client, sound, runtime="small")
+        until(lambda: not daemon.children())
+        before_bytes = tree_memory_bytes(daemon)
+        client.runtimes.load("large")
+        shown = client.runtimes.show("large")
+        assert shown["memory"] > 200 * MIB
+        assert tree_memory_bytes(daemon) > before_bytes + 200 * MIB
+        transcribe(client, sound, runtime="large")
+        until(lambda: status_of(client, "large") == "unloaded")
+        assert not psutil.pid_exists(shown["pid"])
+        shown = client.runtimes.show("large")
+        assert (shown["pid"], shown["memory"], shown["loaded"]) == (None, None, None)
+        until(lambda: not daemon.children())
+        assert tree_memory_bytes(daemon) < before_bytes + 20 * MIB
+
+
+def test_a_hundred_first_requests_load_once(
+    daemon: RunningDaemon, toy: Callable[..., str], sound: Path
+) -> None:
+    model = toy()
+    (Path(model) / "hold_load").touch()
+    with daemon.connect() as first:
+        first.runtimes.create("toy", model, keep_alive=0)
+
+    def ask(_: int) -> str:
+        with daemon.connect() as client:
+            return client.transcribe(sound, runtime="toy", vad=False).text
+
+    with ThreadPoolExecutor(100) as threads, daemon.connect() as watcher:
+        answers = threads.map(ask, range(100))
+        until(lambda: watcher.runtimes.show("toy")["leases"] == 100)
+        (Path(model) / "hold_load").unlink()
+        assert list(answers) == ["transcribe 3.00 s"] * 100
+        until(lambda: status_of(watcher, "toy") == "unloaded")
+        assert watcher.runtimes.show("toy")["leases"] == 0
     assert len(loads(model)) == 1, "a queue keeps its model, though nobody else does"
 
 
@@ -119,41 +161,303 @@ def test_all_who_wait_for_a_model_learn_that_it_is_broken(
         until(lambda: loads(model))
         (Path(model) / "hold_load").unlink()
         for job in jobs:
-            with pytest.raises(WhisperdError) as raised:
-                client.jobs.wait(job)
-            assert raised.value.code == "model.load_failed"
-        assert runtime(client, model)["error"]["code"] == "model.load_failed"
+            assert failure(client.jobs.wait, job).code == "model.load_failed"
+        assert runtime_with(client, model)["error"]["code"] == "model.load_failed"
         assert len(loads(model)) == 1
         (Path(model) / "config.json").write_text("{}")
         client.transcribe(sound, model=model, vad=False)
-        assert runtime(client, model)["error"] is None
+        assert runtime_with(client, model)["error"] is None
 
 
 @pytest.mark.parametrize("stage", ["loading", "computing"])
-def test_cancelling_leaves_nothing(
+def test_cancelling_a_job_leaves_nothing(
     daemon: RunningDaemon, toy: Callable[..., str], sound: Path, stage: str
 ) -> None:
     model = toy()
     marker = Path(model) / ("hold_load" if stage == "loading" else "hold")
     marker.touch()
     with daemon.connect() as client:
-        job = client.submit(sound, model=model, vad=False)
+        client.runtimes.create("toy", model)
+        job = client.submit(sound, runtime="toy", vad=False)
         until(lambda: loads(model) if stage == "loading" else batches(model))
         assert client.jobs.cancel(job)["status"] == "cancelled"
         assert client.jobs.cancel(job)["status"] == "cancelled"
         ends = [event["type"] for event in client.follow(job)]
         assert ends[-1] == "transcription.cancelled" and ends.count("transcription.cancelled") == 1
-        until(lambda: runtime(client, model)["status"] == ("cancelled" if stage == "loading" else "loaded"))
-        assert runtime(client, model)["leases"] == 0
+        until(lambda: status_of(client, "toy") == ("cancelled" if stage == "loading" else "loaded"))
+        assert client.runtimes.show("toy")["leases"] == 0
         assert len(daemon.workers()) == (0 if stage == "loading" else 1)
         marker.unlink()
-        assert client.transcribe(sound, model=model, vad=False).text == "transcribe 3.00 s"
+        assert client.transcribe(sound, runtime="toy", vad=False).text == "transcribe 3.00 s"
+
+
+@pytest.mark.parametrize("stage", ["loading", "computing"])
+def test_clients_that_vanish_leave_no_lease(
+    daemon: RunningDaemon, toy: Callable[..., str], sound: Path, stage: str
+) -> None:
+    model = toy()
+    marker = Path(model) / ("hold_load" if stage == "loading" else "hold")
+    marker.touch()
+    with daemon.connect() as watcher:
+        watcher.runtimes.create("toy", model, keep_alive=0)
+        clients = [daemon.connect() for _ in range(5)]
+        for client in clients:
+            for _ in range(2):
+                client.submit(sound, runtime="toy", vad=False)
+        until(lambda: loads(model) if stage == "loading" else batches(model))
+        assert watcher.runtimes.show("toy")["leases"] == 10
+        for client in clients:
+            client._wire._socket.close()
+        until(lambda: watcher.runtimes.show("toy")["leases"] == 0)
+        if stage == "computing":
+            marker.unlink()
+        until(lambda: status_of(watcher, "toy") == ("cancelled" if stage == "loading" else "unloaded"))
+        until(lambda: not daemon.workers())
+
+
+def test_who_hangs_up_gives_up_what_was_loaded_for_nobody_else(
+    daemon: RunningDaemon, toy: Callable[..., str]
+) -> None:
+    model = toy()
+    (Path(model) / "hold_load").touch()
+    with daemon.connect() as watcher:
+        watcher.runtimes.create("toy", model)
+        with ThreadPoolExecutor(1) as threads, closing(daemon.connect()) as client:
+            loading = threads.submit(failure, client.runtimes.load, "toy")
+            until(lambda: loads(model))
+            assert watcher.runtimes.cancel("toy")["status"] == "cancelled"
+            assert loading.result().code == "runtime.cancelled"
+        with closing(daemon.connect()) as client:
+            client._wire.send("runtimes.load", {"name": "toy"})
+            until(lambda: len(loads(model)) == 2)
+        until(lambda: status_of(watcher, "toy") == "cancelled")
+        assert not daemon.workers()
 
 
 def test_a_model_in_use_is_not_removed(daemon: RunningDaemon, toy: Callable[..., str], sound: Path) -> None:
     model = toy()
     with daemon.connect() as client:
         client.transcribe(sound, model=model, vad=False)
-        with pytest.raises(WhisperdError) as raised:
-            client.models.remove(model)
-        assert raised.value.code == "model.in_use"
+        assert failure(client.models.remove, model).code == "model.in_use"
+
+
+# The default
+
+
+def test_the_default_stays(
+    make_daemon: Callable[..., RunningDaemon], toy: Callable[..., str], sound: Path
+) -> None:
+    default, other = toy("default"), toy("other")
+    daemon = make_daemon()
+    daemon.settings(FOR_NOTHING)
+    daemon.start()
+    daemon.make_default(default)
+    with listening(daemon, other) as statuses_until, daemon.connect() as client:
+        transcribe(client, sound)
+        transcribe(client, sound, model=other)
+        statuses_until("unloaded")
+        assert runtime_with(client, default)["status"] == "loaded"
+        client.runtimes.create("new", toy("new"))
+        client.runtimes.default("new")
+        until(lambda: runtime_with(client, default)["status"] == "unloaded")
+        assert client.daemon.status()["default_runtime"] == "new"
+
+
+def test_requests_are_answered_while_the_default_changes(
+    daemon: RunningDaemon, toy: Callable[..., str], sound: Path
+) -> None:
+    old, new = toy("old"), toy("new")
+    daemon.make_default(old)
+    (Path(new) / "hold_load").touch()
+    with daemon.connect() as client:
+        old_name = client.daemon.status()["default_runtime"]
+        client.runtimes.create("new", new)
+        assert transcribe(client, sound) == old_name
+        shown = client.runtimes.default("new")
+        assert shown["default"] and shown["status"] != "loaded"
+        until(lambda: loads(new))
+        for _ in range(3):
+            assert transcribe(client, sound) == old_name, "it answers until the new one can"
+        (Path(new) / "hold_load").unlink()
+        until(lambda: status_of(client, "new") == "loaded")
+        assert transcribe(client, sound) == "new"
+        assert [one["name"] for one in client.runtimes.list() if one["default"]] == ["new"]
+
+
+def test_a_default_that_cannot_be_loaded_says_what_to_do(
+    daemon: RunningDaemon, toy: Callable[..., str], sound: Path
+) -> None:
+    daemon.make_default(toy("old"))
+    with daemon.connect() as client:
+        transcribe(client, sound)
+        client.runtimes.create("new", toy("new", load_error="bad magic"))
+        client.runtimes.default("new")
+        until(lambda: status_of(client, "new") == "failed")
+        assert client.runtimes.show("new")["error"]["code"] == "model.load_failed"
+        error = failure(transcribe, client, sound)
+        assert error.code == "model.load_failed" and error.fix
+        assert error.data["runtimes"] == ["base"], "what there is instead"
+
+
+def test_the_default_is_loaded_at_the_start(
+    make_daemon: Callable[..., RunningDaemon], toy: Callable[..., str]
+) -> None:
+    model = toy()
+    daemon = make_daemon().start()
+    daemon.make_default(model)
+    with daemon.connect() as client:
+        until(lambda: runtime_with(client, model)["status"] == "loaded")
+        client.daemon.stop()
+    daemon.wait()
+    daemon.env["WHISPERD_PRELOAD"] = "1"
+    daemon.start()
+    with daemon.connect() as client:
+        until(lambda: runtime_with(client, model)["status"] == "loaded")
+        assert runtime_with(client, model)["default"]
+    assert len(loads(model)) == 2
+
+
+def test_nothing_is_downloaded_for_a_start(make_daemon: Callable[..., RunningDaemon], tmp_path: Path) -> None:
+    environment = {"WHISPERD_PRELOAD": "1", "WHISPERD_MODELS_DIR": str(tmp_path / "none")}
+    daemon = make_daemon(env=environment).start()
+    with daemon.connect() as client:
+        client.daemon.status()
+        shown = client.runtimes.show(client.daemon.status()["default_runtime"])
+        assert (shown["status"], shown["history"], shown["error"]) == ("unloaded", [], None)
+
+
+# Which runtime a job gets
+
+
+@pytest.fixture
+def three(daemon: RunningDaemon, toy: Callable[..., str]) -> dict[str, str]:
+    """The models of the default, and of runtimes called `of profile` and `of request`."""
+    models = {name: toy(name) for name in ("default", "of profile", "of request")}
+    daemon.make_default(models["default"])
+    with daemon.connect() as client:
+        client.runtimes.edit(client.daemon.status()["default_runtime"], name="default")
+        for name in ("of profile", "of request"):
+            client.runtimes.create(name, models[name])
+        client.profiles.create("talks", runtime="of profile", options={"language": "de", "task": "translate"})
+    return models
+
+
+def test_what_the_request_names_goes_before_the_profile_and_that_before_the_default(
+    daemon: RunningDaemon, three: dict[str, str], sound: Path
+) -> None:
+    with daemon.connect() as client:
+        assert transcribe(client, sound) == "default"
+        assert transcribe(client, sound, runtime="of request") == "of request"
+        id_ = client.runtimes.show("of request")["id"]
+        assert transcribe(client, sound, runtime=id_) == "of request"
+        assert transcribe(client, sound, model=three["of request"]) == "of request"
+    with connect(daemon.socket, start=False, profile="talks") as client:
+        assert transcribe(client, sound) == "of profile"
+        assert transcribe(client, sound, runtime="of request") == "of request"
+        assert transcribe(client, sound, model=three["default"]) == "default"
+
+
+def test_a_profile_may_be_named_with_a_job(daemon: RunningDaemon, three: dict[str, str], sound: Path) -> None:
+    with daemon.connect() as client:
+        ask = {"input": {"path": str(sound)}, "options": {"vad": False}}
+        job = client.request("jobs.submit", **ask, profile="talks")["id"]
+        assert client.jobs.wait(job)["language"] == "de"
+        assert client.jobs.show(job)["runtime"] == "of profile"
+        error = failure(client.request, "jobs.submit", **ask, profile="talk")
+        assert error.code == "profile.unknown" and "talks" in error.fix
+    error = failure(connect, daemon.socket, start=False, profile="talk")
+    assert error.code == "profile.unknown" and "talks" in error.fix
+
+
+def test_options_of_the_request_go_before_those_of_the_profile(
+    daemon: RunningDaemon, three: dict[str, str], sound: Path
+) -> None:
+    with connect(daemon.socket, start=False, profile="talks") as client:
+        # The options of a client are those that were named: what it leaves out is the profile's.
+        ask = {"input": {"path": str(sound)}}
+        for given, expected in [
+            ({}, ("de", "translate 3.00 s")),
+            ({"language": "fr"}, ("fr", "translate 3.00 s")),
+            ({"task": "transcribe"}, ("de", "transcribe 3.00 s")),
+        ]:
+            job = client.request("jobs.submit", **ask, options={"vad": False, **given})["id"]
+            done = client.jobs.wait(job)
+            assert (done["language"], done["text"]) == expected
+        client.profiles.edit("talks", options={})
+        job = client.request("jobs.submit", **ask, options={"vad": False})["id"]
+        assert client.jobs.wait(job)["language"] == "en", "the profile is as it is when the job is sent"
+
+
+def test_a_model_of_a_profile_is_its_runtime(
+    daemon: RunningDaemon, three: dict[str, str], sound: Path
+) -> None:
+    with daemon.connect() as client:
+        client.profiles.create("by model", options={"model": three["of request"]})
+    with connect(daemon.socket, start=False, profile="by model") as client:
+        assert transcribe(client, sound) == "of request"
+        assert transcribe(client, sound, runtime="of profile") == "of profile"
+
+
+def test_what_cannot_be_had_is_never_replaced_in_silence(
+    daemon: RunningDaemon, three: dict[str, str], sound: Path
+) -> None:
+    with connect(daemon.socket, start=False, profile="talks") as client:
+        error = failure(transcribe, client, sound, runtime="of requests")
+        assert error.code == "runtime.unknown"
+        assert "of request" in error.fix and "default" in error.fix, "it says what there is"
+        client.runtimes.disable("of profile")
+        error = failure(transcribe, client, sound)
+        assert error.code == "runtime.disabled"
+        assert error.data["runtimes"] == ["default", "of request"]
+        assert "of request" in error.fix
+        client.runtimes.delete("of profile")
+        assert failure(transcribe, client, sound).code == "runtime.unknown"
+        (Path(three["of request"]) / "config.json").write_text('{"load_error": "bad magic"}')
+        error = failure(transcribe, client, sound, runtime="of request")
+        assert (error.code, error.data["runtimes"]) == ("model.load_failed", ["default"])
+        options = {"runtime": "default", "model": three["default"]}
+        assert failure(transcribe, client, sound, **options).code == "runtime.invalid"
+        assert client.runtimes.list()[0]["leases"] == 0
+
+
+# Editing under jobs
+
+
+def test_renaming_under_a_job_and_changing_its_model(
+    daemon: RunningDaemon, three: dict[str, str], toy: Callable[..., str], sound: Path
+) -> None:
+    held = Path(three["of request"])
+    better = toy("better")
+    (held / "hold").touch()
+    with daemon.connect() as client:
+        job = client.submit(sound, runtime="of request", vad=False)
+        until(lambda: batches(held))
+        client.runtimes.edit("of request", name="renamed")
+        assert client.jobs.show(job)["runtime"] == "of request"
+        shown = client.runtimes.edit("renamed", model=better)
+        assert (shown["status"], shown["model"], shown["leases"]) == ("loaded", better, 1)
+        assert failure(client.runtimes.edit, "renamed", version=1, batch_size=2).code == "runtime.stale"
+        assert not loads(better)
+        (held / "hold").unlink()
+        assert client.jobs.wait(job)["text"] == "transcribe 3.00 s"
+        assert transcribe(client, sound, runtime="renamed") == "renamed"
+        assert (len(loads(held)), len(loads(better))) == (1, 1)
+        assert len(daemon.workers()) == 2, "it and the default"
+
+
+def test_a_restart_changes_nothing(daemon: RunningDaemon, three: dict[str, str], sound: Path) -> None:
+    fields = ("id", "name", "model", "enabled", "default", "version", "created", "changed")
+
+    def saved(client: Client) -> list[dict[str, Any]]:
+        return [{field: one[field] for field in fields} for one in client.runtimes.list()]
+
+    with daemon.connect() as client:
+        client.runtimes.default("of request")
+        client.runtimes.disable("of profile")
+        before, profiles = saved(client), client.profiles.list()
+        client.daemon.stop()
+    daemon.wait()
+    daemon.start()
+    with daemon.connect() as client:
+        assert (saved(client), client.profiles.list()) == (before, profiles)
+        assert transcribe(client, sound) == "of request"

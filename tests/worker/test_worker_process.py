@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -19,7 +20,7 @@ from toy_runtime import BACKENDS, ENGINE, batch, descendants, until
 from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.process import Patience, Worker, WorkerDied, open_worker
 from whisperd.worker.protocol import LoadParams
-from whisperd_testing import batches, loads
+from whisperd_testing import LIMIT_S, batches, loads
 
 pytestmark = pytest.mark.anyio
 
@@ -90,7 +91,7 @@ async def test_an_engine_that_answers_nonsense(toy: Callable[..., str], odd_answ
 async def test_an_engine_that_hangs_is_killed_after_a_while(toy: Callable[..., str]) -> None:
     patience = Patience(batch_s=0.2, batch_per_audio_s=0.1)
     async with open_worker(None, ENGINE, LoadParams(model_path=toy(stuck="sleep")), patience) as worker:
-        with pytest.raises(WorkerDied) as raised, anyio.fail_after(20):
+        with pytest.raises(WorkerDied) as raised, anyio.fail_after(LIMIT_S):
             await worker.transcribe(batch(3.0, 5.0))
         assert raised.value.how == "no answer in 1 s"
         assert not psutil.pid_exists(worker.pid)
@@ -100,14 +101,14 @@ async def test_a_worker_that_does_not_even_read_is_killed_after_a_while(toy: Cal
     patience = Patience(batch_s=0.2, batch_per_audio_s=0)
     async with open_worker(None, ENGINE, LoadParams(model_path=toy()), patience) as worker:
         psutil.Process(worker.pid).suspend()
-        with pytest.raises(WorkerDied), anyio.fail_after(20):
+        with pytest.raises(WorkerDied), anyio.fail_after(LIMIT_S):
             await worker.transcribe(batch(*[30.0] * 8))
 
 
 async def test_a_load_that_hangs_is_given_up(toy: Callable[..., str]) -> None:
     model = toy()
     (Path(model) / "hold_load").touch()
-    with pytest.raises(WhisperdError) as raised, anyio.fail_after(20):
+    with pytest.raises(WhisperdError) as raised, anyio.fail_after(LIMIT_S):
         async with open_worker(None, ENGINE, LoadParams(model_path=model), Patience(load_s=0.2)):
             pass
     assert raised.value.code == "model.load_failed"
@@ -178,7 +179,10 @@ async def test_a_bundle_comes_first_on_the_path(toy: Callable[..., str], tmp_pat
 
 @posix_only
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGABRT"])
-async def test_a_death_in_mid_batch_is_noticed_at_once(toy: Callable[..., str], name: str) -> None:
+async def test_a_death_in_mid_batch_is_noticed_at_once(
+    toy: Callable[..., str], name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("whisperd.worker.process.DEATH_TIMEOUT_S", 3600)  # for one that only hung up
     model = toy()
     hold = Path(model) / "hold"
     hold.touch()
@@ -195,7 +199,7 @@ async def test_a_death_in_mid_batch_is_noticed_at_once(toy: Callable[..., str], 
         tasks.start_soon(transcribe)
         await until(lambda: batches(model))
         os.kill(worker.pid, signal.Signals[name])
-        with anyio.fail_after(2):  # less than we would wait for a process that only hung up
+        with anyio.fail_after(LIMIT_S):
             await worker.died.wait()
             while len(deaths) < 2:
                 await anyio.sleep(0)
@@ -294,4 +298,55 @@ async def test_a_worker_dies_with_its_parent_whatever_it_does(toy: Callable[...,
     finally:
         parent.kill()
         parent.wait()
-    await until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, timeout_s=5)
+    await until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
+
+
+@pytest.mark.parametrize(
+    ("kills", "code"),
+    [
+        ([4, 5], "memory.not_enough"),  # counted when it started, and when it died
+        ([4, 4], None),
+        ([None, 5], None),
+        ([4, None], None),
+    ],
+)
+@posix_only
+async def test_a_worker_that_is_killed_while_the_system_counts(
+    toy: Callable[..., str], monkeypatch: pytest.MonkeyPatch, kills: list[int | None], code: str | None
+) -> None:
+    before, after = kills
+    monkeypatch.setattr("whisperd.worker.process.count_kills", lambda: before)
+    async with worker_for(toy()) as worker:
+        await worker.transcribe(batch(1.0))
+        monkeypatch.setattr("whisperd.worker.process.count_kills", lambda: after)
+        os.kill(worker.pid, signal.SIGKILL)
+        await worker.died.wait()
+        fault = (await worker.cause_of_death()).fault
+        assert (fault.code if fault else None) == code
+
+
+@posix_only
+async def test_a_worker_that_was_stuck_did_not_run_out_of_memory(
+    toy: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = itertools.count()
+    monkeypatch.setattr("whisperd.worker.process.count_kills", lambda: next(counts))
+    patience = Patience(batch_s=0.2, batch_per_audio_s=0)
+    async with open_worker(None, ENGINE, LoadParams(model_path=toy(stuck="loop")), patience) as worker:
+        with pytest.raises(WorkerDied) as raised, anyio.fail_after(20):
+            await worker.transcribe(batch(1.0))
+    assert raised.value.fault is None
+
+
+@posix_only
+@pytest.mark.parametrize("behaviour", [{}, {"error": "not now"}])
+async def test_troubles_that_were_survived_are_not_what_it_died_of(
+    toy: Callable[..., str], behaviour: dict[str, str]
+) -> None:
+    async with worker_for(toy(**behaviour)) as worker:
+        worker._stderr.since_answer = "std::bad_alloc, and then it went on"
+        with suppress(WhisperdError):
+            await worker.transcribe(batch(1.0))
+        os.kill(worker.pid, signal.SIGABRT)
+        await worker.died.wait()
+        assert (await worker.cause_of_death()).fault is None

@@ -35,7 +35,7 @@ FindBundle = Callable[[], Awaitable[Path]]
 # What is kept of a process's standard error, for the log.
 STDERR_BYTES = 4096
 # A process that closed its output is about to end; if it does not, it is killed.
-EXIT_WAIT_S = 1.0
+EXIT_WAIT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -126,16 +126,23 @@ class DecoderPool:
         while True:
             await self._changed.wait()
             self._changed = anyio.Event()
-            if self._keep_warm and self._slots.value < self._options.max_processes:
+            if self._keep_warm and self._is_busy():
                 # Most files are short, and their decoder comes back: to start another one at once
                 # would only take processor time from the work that somebody waits for.
-                await anyio.sleep(self._options.refill_delay_s)
+                with anyio.move_on_after(self._options.refill_delay_s):
+                    while self._keep_warm and self._is_busy() and not self._idle:
+                        await self._changed.wait()
+                        self._changed = anyio.Event()
             if not self._keep_warm:
                 while self._idle:
                     await self._idle.pop().end()
             elif not self._idle and self._slots.value > 0:
                 async with self._warming_up:
                     await self._warm_up()
+
+    def _is_busy(self) -> bool:
+        """Whether a file is being decoded."""
+        return self._slots.value < self._options.max_processes
 
     async def _warm_up(self) -> None:
         try:
@@ -144,7 +151,10 @@ class DecoderPool:
             log.warning("no decoder can be kept ready: %s", error)
             return
         if await self._answers(decoder, "warm_up"):
-            self._idle.append(decoder)
+            if self._idle:  # one that was at work has come back meanwhile
+                await decoder.end()
+            else:
+                self._idle.append(decoder)
 
     async def _obtain(self) -> _Decoder:
         async with self._warming_up:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from whisperd._version import __version__
 from whisperd.cli import exit_status
-from whisperd.cli.output import Progress, duration, print_error, print_json, size
+from whisperd.cli.output import Progress, duration, print_error, print_json, printable, say, size
 from whisperd.client.synchronous import Client, connect
 from whisperd.rpc.errors import WhisperdError
 
@@ -34,12 +35,26 @@ def add_names(parser: Parser, what: str) -> None:
     parser.add_argument("names", nargs="+", metavar="NAME", help=what)
 
 
-def connect_as(options: argparse.Namespace, *, start: bool = True) -> Client:
-    """A client as the options of every command ask for it. Raises `CannotConnect`."""
+def connect_as(
+    options: argparse.Namespace, *, start: bool = True, has_profile: bool = False, is_last_call: bool = False
+) -> Client:
+    """A client as the options of every command ask for it.
+
+    `WHISPERD_PROFILE` counts only for a command that `has_profile`: no other should fail because of it.
+    With `is_last_call`, for a daemon that is about to end, nothing is said of its version.
+
+    Raises `CannotConnect`, or `profile.unknown`.
+    """
+    profile = options.profile if has_profile else options.profile or ""
     try:
-        return connect(options.socket, start=start and not options.no_start)
+        client = connect(options.socket, start=start and not options.no_start, profile=profile)
     except WhisperdError as error:
+        if error.code == "profile.unknown":
+            raise
         raise exit_status.CannotConnect(error.code, error.message, error.fix, error.data) from error
+    if not (is_last_call or options.quiet or options.json):
+        _tell_version(client)
+    return client
 
 
 def progress_of(options: argparse.Namespace) -> Progress:
@@ -83,12 +98,18 @@ def for_each(
 
 
 def call_with_progress(
-    options: argparse.Namespace, client: Client, topics: tuple[str, ...], method: str, **params: Any
+    options: argparse.Namespace,
+    client: Client,
+    topics: tuple[str, ...],
+    method: str,
+    *,
+    show: Callable[[Progress, Map], None] | None = None,
+    **params: Any,
 ) -> Map:
-    """Ask for something that downloads, and show how far it is."""
-    progress = progress_of(options)
+    """Ask for something that downloads, and show how far it is. `show` shows an event."""
+    progress, show = progress_of(options), show or show_download
     try:
-        answer: Map = client.watch(topics, method, lambda event: show_download(progress, event), **params)
+        answer: Map = client.watch(topics, method, lambda event: show(progress, event), **params)
     finally:
         progress.clear()
     return answer
@@ -115,3 +136,11 @@ def confirm(options: argparse.Namespace, document: object, text: str) -> None:
         print_json(document)
     elif not options.quiet:
         print(text)
+
+
+def _tell_version(client: Client) -> None:
+    """After an upgrade, the old daemon may go on running for weeks."""
+    version = str(client.server.get("version", __version__))
+    if version != __version__:
+        say(f"whisperctl: The daemon is of version {printable(version)}, and this is {__version__}.")
+        say("  `whisperctl daemon restart` makes it this one.")

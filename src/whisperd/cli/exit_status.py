@@ -32,7 +32,9 @@ _CODES = {
         "language.not_in_model",
         "language.unknown",
         "model.invalid_name",
+        "profile.invalid",
         "rpc.invalid_params",
+        "runtime.invalid",
         "task.not_in_model",
     ),
     UNREACHABLE: (
@@ -51,6 +53,8 @@ _CODES = {
         "model.unknown",
         "native.not_installed",
         "native.unknown",
+        "profile.unknown",
+        "runtime.unknown",
     ),
     REFUSED: (
         "config.exists",
@@ -62,6 +66,15 @@ _CODES = {
         "native.offline",
         "output.exists",
         "output.is_input",
+        "profile.exists",
+        "profile.stale",
+        "runtime.disabled",
+        "runtime.exists",
+        "runtime.in_use",
+        "runtime.is_default",
+        "runtime.is_protected",
+        "runtime.not_saved",
+        "runtime.stale",
     ),
 }
 

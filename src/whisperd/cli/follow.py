@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from whisperd.cli.command import show_download
 from whisperd.cli.output import duration
+from whisperd.cli.preparation import PREPARATION_TOPICS, Preparation, runtime_of
 from whisperd.client.values import InOrder, Transcript
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     Map = dict[str, Any]
 
 __all__ = ["TextWriter", "events_of", "follow_job", "subscribe_to_progress"]
-
-_PROGRESS_TOPICS = ("natives", "models", "runtimes")
 
 
 class TextWriter:
@@ -48,7 +46,7 @@ class TextWriter:
 def subscribe_to_progress(client: Client, progress: Progress) -> None:
     """Hear of downloads and of loading, if anybody gets to see them."""
     if progress.is_shown:
-        client.request("events.subscribe", topics=_PROGRESS_TOPICS)
+        client.request("events.subscribe", topics=PREPARATION_TOPICS)
 
 
 def follow_job(client: Client, job: str, progress: Progress, output: IO[str]) -> None:
@@ -66,13 +64,13 @@ def events_of(
     client: Client, job: str, progress: Progress, deadline_s: float | None = None
 ) -> Generator[Map | None, None, None]:
     """The events of a job, while its progress is shown; None once the deadline is past."""
-    shown = _JobProgress(progress, job)
+    shown = _JobProgress(progress, job, runtime_of(client, job)) if progress.is_shown else None
     try:
         with closing(client.follow(job, deadline_s=deadline_s)) as events:
             for event in events:
                 if event is None or event.get("id") == job:
                     yield event
-                if event is not None:
+                if event is not None and shown is not None:
                     shown.take(event)
     finally:
         progress.clear()
@@ -81,17 +79,19 @@ def events_of(
 class _JobProgress:
     """Shows what a job waits for, then how far it is."""
 
-    def __init__(self, progress: Progress, job: str) -> None:
+    def __init__(self, progress: Progress, job: str, runtime: Map) -> None:
         self._progress = progress
         self._job = job
+        self._preparation = Preparation(runtime)
         self._has_begun = False
+        self._preparation.begin(progress)
 
     def take(self, event: Map) -> None:
         """Show what an event says. Once the job has begun, downloads are those of others."""
         if event.get("id") == self._job:
             self._take_own(event)
         elif not self._has_begun:
-            self._take_preparation(event)
+            self._preparation.show(self._progress, event)
 
     def _take_own(self, event: Map) -> None:
         match event:
@@ -107,12 +107,3 @@ class _JobProgress:
                 if eta is not None:
                     details += f", {duration(eta)} left"
                 self._progress.show("Transcribing", 100 * done / total if total else None, details)
-
-    def _take_preparation(self, event: Map) -> None:
-        match event:
-            case {"type": "runtime.status", "status": "loading", "name": name}:
-                self._progress.show(f"Loading {name}", None)
-            case {"type": "runtime.status", "status": "loaded"}:
-                self._progress.clear()
-            case _:
-                show_download(self._progress, event)

@@ -18,6 +18,8 @@ __all__ = ["main", "program"]
 COMMANDS = {
     "transcribe": "turn recordings into text",
     "jobs": "the jobs, running and past",
+    "runtimes": "the runtimes: which model runs, where and how",
+    "profiles": "the profiles: a runtime and options of a user or program",
     "models": "the models on this computer",
     "natives": "the native libraries that engines need",
     "daemon": "the daemon: status, start, stop, settings, log",
@@ -61,7 +63,9 @@ def _fill(name: str, parser: Parser) -> None:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    defaults = argparse.Namespace(socket=None, json=False, no_start=False, quiet=False, verbose=False)
+    defaults = argparse.Namespace(
+        socket=None, profile=None, json=False, no_start=False, quiet=False, verbose=False
+    )
     try:
         options = program().parse(arguments, defaults)
         return int(options.run(options) or exit_status.DONE)

@@ -11,13 +11,17 @@ from whisperd.rpc.errors import WhisperdError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
     from typing import IO, Any
 
 __all__ = [
     "Progress",
+    "Repainted",
+    "ago",
     "columns",
     "discard_output",
     "duration",
+    "local_time",
     "prepare_streams",
     "print_error",
     "print_json",
@@ -25,10 +29,15 @@ __all__ = [
     "print_table",
     "printable",
     "say",
+    "shortened",
     "size",
+    "table",
 ]
 
 USUAL_COLUMNS = 80
+USUAL_LINES = 24
+LEAST_CELLS = 6
+"""What is left of a column that is made narrower."""
 COLUMNS_FOR_A_BAR = 60
 BAR_CELLS = 20
 
@@ -79,14 +88,50 @@ def say(line: str) -> None:
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Columns as wide as they need to be."""
+    for line in table(header, rows):
+        print(line)
+
+
+def table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    room: int | None = None,
+    flexible: Sequence[str] = (),
+) -> list[str]:
+    """The lines of a table, its header first.
+
+    Where they would be wider than `room`, the widest of the `flexible` columns is made narrower, again and
+    again until they fit.
+    """
     cells = [
         list(header),
         *([("-" if cell is None else printable(str(cell))) for cell in row] for row in rows),
     ]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    for row in cells:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print(line.rstrip())
+    widths = [max(_width(row[column]) for row in cells) for column in range(len(header))]
+    shrinkable = [column for column, name in enumerate(header) if name in flexible]
+    while room is not None and sum(widths) + 2 * (len(widths) - 1) > room:
+        widest = max(shrinkable, key=widths.__getitem__, default=None)
+        if widest is None or widths[widest] <= LEAST_CELLS:
+            break
+        widths[widest] -= 1
+    return [
+        "  ".join(
+            _padded(shortened(cell, width), width) for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in cells
+    ]
+
+
+def shortened(text: str, room: int) -> str:
+    """A text of at most so many cells of a terminal: what is too long loses its middle."""
+    if _width(text) <= room:
+        return text
+    if room <= len("..."):
+        return _beginning(text, room)
+    kept = room - len("...")
+    end = _beginning(text[::-1], kept // 2)[::-1]
+    return f"{_beginning(text, kept - kept // 2)}...{end}"
 
 
 def printable(text: str) -> str:
@@ -118,6 +163,27 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def ago(time: str | None, now: datetime) -> str:
+    """How long ago a moment (RFC 3339) was, as a person says it: `3 min ago`."""
+    from datetime import datetime
+
+    if time is None:
+        return "never"
+    seconds = (now - datetime.fromisoformat(time)).total_seconds()
+    for unit, unit_s, first in (("days", 86_400, 86_400), ("h", 3600, 3600), ("min", 60, 60), ("s", 1, 10)):
+        if seconds >= first:
+            count = int(seconds // unit_s)
+            return f"{count} {'day' if (unit, count) == ('days', 1) else unit} ago"
+    return "now"
+
+
+def local_time(time: str) -> str:
+    """A moment (RFC 3339) by the clock of this computer."""
+    from datetime import datetime
+
+    return datetime.fromisoformat(time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
 def columns(stream: IO[str]) -> int:
     """How wide a stream's terminal is, or would be. `$COLUMNS` has the last word, as everywhere."""
     explicit = os.environ.get("COLUMNS", "")
@@ -127,6 +193,37 @@ def columns(stream: IO[str]) -> int:
         return os.get_terminal_size(stream.fileno()).columns or USUAL_COLUMNS
     except (OSError, ValueError, AttributeError):
         return USUAL_COLUMNS
+
+
+class Repainted:
+    """Lines on a terminal that are written again in the same place."""
+
+    def __init__(self, stream: IO[str] | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._count = 0
+
+    @staticmethod
+    def is_possible(stream: IO[str]) -> bool:
+        """Whether the stream is a terminal whose cursor can be moved."""
+        if not stream.isatty() or os.environ.get("TERM") == "dumb":
+            return False
+        return sys.platform != "win32" or "WT_SESSION" in os.environ
+
+    @property
+    def room(self) -> int:
+        """How wide a line can be; in the last column, some terminals go on to the next line."""
+        return max(columns(self._stream) - 1, 1)
+
+    def show(self, lines: Sequence[str]) -> None:
+        """Write these over the last ones. Those for which the terminal is not high enough are counted."""
+        most = max(_lines(self._stream) - 1, 2)
+        if len(lines) > most:
+            lines = [*lines[: most - 1], f"... and {len(lines) - most + 1} more"]
+        up = f"\x1b[{self._count}A" if self._count else ""
+        written = "".join(f"{shortened(line, self.room)}\x1b[K\n" for line in lines)
+        self._stream.write(f"{up}{written}\x1b[J")
+        self._stream.flush()
+        self._count = len(lines)
 
 
 class Progress:
@@ -181,6 +278,40 @@ def _line(what: str, percent: float | None, details: str, *, bar: bool = False) 
     filled = round(percent * BAR_CELLS / 100)
     drawn = f" [{'#' * filled}{'.' * (BAR_CELLS - filled)}]" if bar else ""
     return f"{what}{drawn} {percent:3.0f} % {details}".rstrip()
+
+
+def _lines(stream: IO[str]) -> int:
+    try:
+        return os.get_terminal_size(stream.fileno()).lines or USUAL_LINES
+    except (OSError, ValueError, AttributeError):
+        return USUAL_LINES
+
+
+def _width(text: str) -> int:
+    """How many cells of a terminal a text takes."""
+    return len(text) if text.isascii() else sum(map(_cells, text))
+
+
+def _cells(character: str) -> int:
+    import unicodedata
+
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):  # put over the one before it, or not shown
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def _beginning(text: str, room: int) -> str:
+    """As much of a text as fits."""
+    taken = 0
+    for index, character in enumerate(text):
+        taken += _cells(character)
+        if taken > room:
+            return text[:index]
+    return text
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - _width(text))
 
 
 def _json(document: object, indent: int | None = None) -> str:

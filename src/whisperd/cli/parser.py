@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NoReturn
 
 from whisperd._version import __version__
@@ -19,6 +19,32 @@ from whisperd.rpc.errors import WhisperdError
 __all__ = ["Parser", "usage_error"]
 
 HELP_COLUMNS = 100
+ELSEWHERE = {
+    "add": ("create",),
+    "delete": ("remove", "clear"),
+    "download": ("pull", "install", "prepare", "models pull"),
+    "get": ("show", "pull", "models pull"),
+    "info": ("show",),
+    "inspect": ("show",),
+    "install": ("pull", "models pull"),
+    "kill": ("cancel",),
+    "ls": ("list", "models list"),
+    "new": ("create",),
+    "ps": ("list", "runtimes list"),
+    "pull": ("install", "prepare", "models pull"),
+    "remove": ("delete", "clear"),
+    "rm": ("delete", "remove", "clear", "models remove"),
+    "run": ("load", "transcribe"),
+    "serve": ("daemon start",),
+    "set": ("edit",),
+    "start": ("load", "daemon start"),
+    "status": ("show", "daemon status"),
+    "stop": ("unload", "cancel", "daemon stop"),
+    "update": ("edit",),
+    "use": ("default",),
+}
+"""What other programs call something, and what it is called here: the first one that there is."""
+
 _MARK = "\0"  # no argument of a program can hold it
 
 Fill = Callable[["Parser"], None]
@@ -133,6 +159,10 @@ class Parser(argparse.ArgumentParser):
             (("-q", "--quiet"), {"help": "no progress, no confirmations"}),
             (("-v", "--verbose"), {"help": "say more: progress in a pipe, too"}),
             (("--socket",), {"action": "store", "metavar": "PATH", "help": "the daemon's socket"}),
+            (
+                ("--profile",),
+                {"action": "store", "metavar": "NAME", "help": "a profile (the variable WHISPERD_PROFILE)"},
+            ),
             (("--no-start",), {"help": "do not start the daemon when none runs"}),
             (
                 ("--version",),
@@ -177,9 +207,12 @@ class Parser(argparse.ArgumentParser):
     def _invalid(self, message: str) -> WhisperdError:
         return usage_error("invalid", message, f"`{self.prog} --help` says what it takes")
 
-    def _meant(self, word: str, known: Iterable[str]) -> str:
+    def _meant(self, word: str, known: Collection[str]) -> str:
         import difflib
 
+        for ours in ELSEWHERE.get(word, ()):
+            if ours.partition(" ")[0] in known:
+                return f"Did you mean {ours}?"
         if near := difflib.get_close_matches(word, known, 1):
             return f"Did you mean {near[0]}?"
         if word.startswith("-") and not self.commands:

@@ -11,8 +11,9 @@ import anyio
 from anyio import to_thread
 from anyio.streams.memory import MemoryObjectSendStream
 
+from whisperd.client.hello import hello_params
 from whisperd.client.inputs import input_params, is_path, option_params, pieces
-from whisperd.client.nouns import Daemon, Jobs, Models, Natives
+from whisperd.client.nouns import Daemon, Jobs, Models, Natives, Profiles, Runtimes
 from whisperd.client.start import open_socket
 from whisperd.client.values import InOrder, Segment, Transcript, end_of_job, is_over
 from whisperd.client.wire import LIMITS, lost
@@ -37,11 +38,12 @@ CLEAN_UP_TIMEOUT_S = 5.0
 
 
 @asynccontextmanager
-async def aconnect(socket: str | None = None, *, start: bool = True) -> AsyncIterator[AsyncClient]:
+async def aconnect(
+    socket: str | None = None, *, start: bool = True, profile: str | None = None
+) -> AsyncIterator[AsyncClient]:
     """Connect to the user's daemon, which is started if none runs and `start` allows it.
 
-    Raises `WhisperdError` if it cannot be reached. Jobs that were not detached are cancelled when
-    the block ends.
+    As `connect`. Jobs that were not detached are cancelled when the block ends.
     """
     path = socket or socket_path()
     connected = await to_thread.run_sync(lambda: open_socket(path, start=start))
@@ -50,6 +52,7 @@ async def aconnect(socket: str | None = None, *, start: bool = True) -> AsyncIte
         peer = open_peer(stream, stream, client.on_notification, LIMITS)
         async with peer as client.peer, open_task_group() as tasks:
             tasks.start_soon(client.end_events_with_connection)
+            client.server = await client.request("session.hello", **hello_params(profile))
             yield client
             tasks.cancel_scope.cancel()
 
@@ -60,7 +63,11 @@ class AsyncClient:
     peer: Peer
 
     def __init__(self) -> None:
+        self.server: Map = {}
+        """What the daemon said of itself: its `version`, and the `protocol` that it speaks."""
         self.jobs: Jobs[Awaitable[Map], Awaitable[list[Map]]] = Jobs(self.request)
+        self.runtimes: Runtimes[Awaitable[Map], Awaitable[list[Map]]] = Runtimes(self.request)
+        self.profiles: Profiles[Awaitable[Map], Awaitable[list[Map]]] = Profiles(self.request)
         self.models: Models[Awaitable[Map], Awaitable[list[Map]]] = Models(self.request)
         self.natives: Natives[Awaitable[Map], Awaitable[list[Map]]] = Natives(self.request)
         self.daemon: Daemon[Awaitable[Map], Awaitable[list[Map]]] = Daemon(self.request)

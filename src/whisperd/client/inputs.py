@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Input = Path | bytes | bytearray | memoryview | Readable
     """A path, the bytes of a media file, or an open file of them."""
 
-__all__ = ["absolute", "input_params", "is_path", "model_name", "option_params", "pieces"]
+__all__ = ["absolute", "input_params", "is_path", "model_name", "option_params", "pieces", "runtime_params"]
 
 UPLOAD_PIECE_BYTES = 1024 * 1024
 
@@ -85,6 +85,16 @@ def option_params(options: Mapping[str, Any]) -> dict[str, Any]:
         params["model"] = model_name(params["model"])
     if isinstance(params.get("temperature"), int | float):
         params["temperature"] = [params["temperature"]]
+    return params
+
+
+def runtime_params(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A runtime's fields as they travel."""
+    params = dict(fields)
+    if "model" in params:
+        params["model"] = model_name(params["model"])
+    if isinstance(params.get("device_index"), int):
+        params["device_index"] = [params["device_index"]]
     return params
 
 

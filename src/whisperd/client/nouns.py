@@ -7,11 +7,16 @@ client, and awaitables of these for the asynchronous one.
 from __future__ import annotations
 
 import os
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
-from whisperd.client.inputs import absolute, model_name
+from whisperd.client.inputs import absolute, model_name, option_params, runtime_params
 
-__all__ = ["Ask", "Daemon", "Jobs", "Models", "Natives"]
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from whisperd.client.options import JobOptions, ProfileChanges, RuntimeChanges, RuntimeFields
+
+__all__ = ["Ask", "Daemon", "Jobs", "Models", "Natives", "Profiles", "Runtimes"]
 
 One = TypeVar("One")
 Many = TypeVar("Many")
@@ -32,9 +37,17 @@ class _Noun(Generic[One, Many]):
 class Jobs(_Noun[One, Many]):
     """Transcriptions, running and past."""
 
-    def submit(self, input: dict[str, Any], options: dict[str, Any], *, detach: bool = False) -> One:
-        """Take a job; the answer has its `id`."""
-        return cast("One", self._ask("jobs.submit", input=input, options=options, detach=detach))
+    def submit(
+        self,
+        input: dict[str, Any],
+        options: dict[str, Any],
+        *,
+        detach: bool = False,
+        profile: str | None = None,
+    ) -> One:
+        """Take a job; the answer has `id` and `runtime`. A profile is used in place of the connection's."""
+        params = {"input": input, "options": options, "detach": detach}
+        return cast("One", self._ask("jobs.submit", **params, **_given(profile=profile)))
 
     def list(self, status: str | None = None) -> Many:
         """The jobs that are remembered, the oldest first, without their texts."""
@@ -61,6 +74,97 @@ class Jobs(_Noun[One, Many]):
         return cast("One", self._ask("jobs.clear"))
 
 
+class Runtimes(_Noun[One, Many]):
+    """The saved runtimes, by name or id. Whatever changes one answers with it as it is then."""
+
+    def list(self) -> Many:
+        """All of them."""
+        return cast("Many", self._ask("runtimes.list"))
+
+    def show(self, name: str) -> One:
+        """One runtime, with its `history`."""
+        return cast("One", self._ask("runtimes.show", name=name))
+
+    def create(
+        self,
+        name: str,
+        model: str | os.PathLike[str],
+        *,
+        default: bool = False,
+        **fields: Unpack[RuntimeFields],
+    ) -> One:
+        """Save a new one, perhaps as the default."""
+        params = runtime_params({**fields, "model": model})
+        return cast(
+            "One", self._ask("runtimes.create", name=name, **params, **_given(default=default or None))
+        )
+
+    def edit(self, name: str, /, *, version: int | None = None, **changes: Unpack[RuntimeChanges]) -> One:
+        """Change fields. With the `version` that was read, it is refused if somebody else was faster."""
+        params = {"name": name, "changes": runtime_params(changes)}
+        return cast("One", self._ask("runtimes.edit", **params, **_given(version=version)))
+
+    def delete(self, name: str) -> One:
+        """Unload it and forget it."""
+        return cast("One", self._ask("runtimes.delete", name=name))
+
+    def prepare(self, name: str) -> One:
+        """Download all that it needs, and wait for that."""
+        return cast("One", self._ask("runtimes.prepare", name=name))
+
+    def load(self, name: str) -> One:
+        """Load it, and wait for that."""
+        return cast("One", self._ask("runtimes.load", name=name))
+
+    def cancel(self, name: str) -> One:
+        """Give up its download or its loading, for everybody who waits for it."""
+        return cast("One", self._ask("runtimes.cancel", name=name))
+
+    def unload(self, name: str) -> One:
+        """End its worker process and have its memory back."""
+        return cast("One", self._ask("runtimes.unload", name=name))
+
+    def default(self, name: str) -> One:
+        """Have it answer where no other is named. It is loaded in the background."""
+        return cast("One", self._ask("runtimes.default", name=name))
+
+    def enable(self, name: str) -> One:
+        """Let it be used."""
+        return cast("One", self._ask("runtimes.enable", name=name))
+
+    def disable(self, name: str) -> One:
+        """Unload it, and let nobody use it."""
+        return cast("One", self._ask("runtimes.disable", name=name))
+
+
+class Profiles(_Noun[One, Many]):
+    """The profiles: a runtime and job options of a user or program."""
+
+    def list(self) -> Many:
+        """All of them."""
+        return cast("Many", self._ask("profiles.list"))
+
+    def show(self, name: str) -> One:
+        """One profile."""
+        return cast("One", self._ask("profiles.show", name=name))
+
+    def create(self, name: str, runtime: str | None = None, options: JobOptions | None = None) -> One:
+        """Save a new one. Without a runtime it has the default."""
+        params = {"runtime": runtime, "options": option_params(options) if options else None}
+        return cast("One", self._ask("profiles.create", name=name, **_given(**params)))
+
+    def edit(self, name: str, /, *, version: int | None = None, **changes: Unpack[ProfileChanges]) -> One:
+        """Change fields. With the `version` that was read, it is refused if somebody else was faster."""
+        params: dict[str, Any] = {**changes}
+        if "options" in changes:
+            params["options"] = option_params(changes["options"])
+        return cast("One", self._ask("profiles.edit", name=name, changes=params, **_given(version=version)))
+
+    def delete(self, name: str) -> One:
+        """Forget it."""
+        return cast("One", self._ask("profiles.delete", name=name))
+
+
 class Models(_Noun[One, Many]):
     """The model store."""
 
@@ -71,6 +175,10 @@ class Models(_Noun[One, Many]):
     def available(self) -> Many:
         """The catalogue."""
         return cast("Many", self._ask("models.available"))
+
+    def recommend(self) -> Many:
+        """The catalogue, with what fits this computer and which model suits it."""
+        return cast("Many", self._ask("models.recommend"))
 
     def pull(self, name: str | os.PathLike[str]) -> One:
         """Download a model unless it is there."""
@@ -135,3 +243,8 @@ class Daemon(_Noun[One, Many]):
     def config(self) -> One:
         """The settings in force, as a documented TOML file in `content`."""
         return cast("One", self._ask("daemon.config"))
+
+
+def _given(**params: Any) -> dict[str, Any]:
+    """Those that have a value: what is left out has the daemon's default."""
+    return {name: value for name, value in params.items() if value is not None}

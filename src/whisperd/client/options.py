@@ -6,14 +6,29 @@ import os
 from collections.abc import Sequence
 from typing import Literal, TypedDict
 
-__all__ = ["JobOptions"]
+__all__ = [
+    "ComputeType",
+    "Device",
+    "JobOptions",
+    "ProfileChanges",
+    "RuntimeChanges",
+    "RuntimeFields",
+]
+
+Device = Literal["auto", "cuda", "cpu"]
+ComputeType = Literal[
+    "auto", "int8", "int8_float16", "int8_float32", "int8_bfloat16", "float16", "bfloat16", "float32"
+]
 
 
 class JobOptions(TypedDict, total=False):
     """What `transcribe` and `submit` take; `whisperctl transcribe --help` explains each."""
 
+    runtime: str | None
+    """A saved runtime's name or id; None is the profile's, else the default."""
     model: str | os.PathLike[str] | None
-    """A name of the catalogue, a hub repository, or a model's folder; None is the daemon's default."""
+    """A name of the catalogue, a hub repository, or a model's folder: a runtime with that model, not beside
+    `runtime`."""
     language: str | None
     """A code or an English name; None or `auto` finds out."""
     task: Literal["transcribe", "translate"]
@@ -23,3 +38,41 @@ class JobOptions(TypedDict, total=False):
     hotwords: str | None
     vad: bool
     priority: Literal["interactive", "normal", "bulk"]
+
+
+class RuntimeFields(TypedDict, total=False):
+    """What `runtimes.create` takes beside name and model; see `whisperctl runtimes create --help`."""
+
+    backend: str
+    """`auto`, or the name of a backend."""
+    device: Device
+    device_index: int | Sequence[int]
+    """GPUs by their numbers: none, one or several, of which each gets a replica of the model."""
+    compute_type: ComputeType
+    cpu_threads: int
+    """Of each worker; 0 lets the daemon choose."""
+    workers: int
+    """Batches computed at once; 0 lets the daemon choose."""
+    batched: bool
+    batch_size: int
+    """Windows computed together."""
+    keep_alive: float | str
+    """How long it stays loaded unused: seconds, or a text such as `15m`; 0 is not at all, -1 for ever."""
+    protected: bool
+    """Whether it may not be deleted."""
+
+
+class RuntimeChanges(RuntimeFields, total=False):
+    """What `runtimes.edit` can change."""
+
+    name: str
+    model: str | os.PathLike[str]
+
+
+class ProfileChanges(TypedDict, total=False):
+    """What `profiles.edit` can change."""
+
+    name: str
+    runtime: str | None
+    options: JobOptions
+    """All of them: these take the place of those that were there."""

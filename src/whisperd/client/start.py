@@ -155,7 +155,7 @@ def _start_failed(reason: str) -> WhisperdError:
 
 def _cannot_connect(path: str, error: OSError) -> WhisperdError:
     return WhisperdError(
-        "daemon.unreachable",
+        "socket.not_usable",
         f"The socket {path} cannot be used: {error.strerror or error}.",
         "Check the path and its permissions, or set WHISPERD_SOCKET to another one.",
     )

@@ -6,8 +6,9 @@ from collections.abc import Callable, Generator
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from whisperd.client.hello import hello_params
 from whisperd.client.inputs import input_params, is_path, option_params, pieces
-from whisperd.client.nouns import Daemon, Jobs, Models, Natives
+from whisperd.client.nouns import Daemon, Jobs, Models, Natives, Profiles, Runtimes
 from whisperd.client.start import open_socket
 from whisperd.client.values import InOrder, Segment, Transcript, end_of_job, is_over
 from whisperd.client.wire import Wire
@@ -25,12 +26,21 @@ __all__ = ["Client", "connect"]
 Map = dict[str, Any]
 
 
-def connect(socket: str | None = None, *, start: bool = True) -> Client:
+def connect(socket: str | None = None, *, start: bool = True, profile: str | None = None) -> Client:
     """Connect to the user's daemon, which is started if none runs and `start` allows it.
 
-    Raises `WhisperdError` if it cannot be reached.
+    The profile holds for all that is asked on this connection; without one it is that of the variable
+    `WHISPERD_PROFILE`, and the empty name is none.
+
+    Raises `WhisperdError` if it cannot be reached, `protocol.unsupported` and `profile.unknown`.
     """
-    return Client(Wire(open_socket(socket or socket_path(), start=start)))
+    client = Client(Wire(open_socket(socket or socket_path(), start=start)))
+    try:
+        client.server = client.request("session.hello", **hello_params(profile))
+    except BaseException:
+        client.close()
+        raise
+    return client
 
 
 class Client:
@@ -42,7 +52,11 @@ class Client:
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
+        self.server: Map = {}
+        """What the daemon said of itself: its `version`, and the `protocol` that it speaks."""
         self.jobs: Jobs[Map, list[Map]] = Jobs(self.request)
+        self.runtimes: Runtimes[Map, list[Map]] = Runtimes(self.request)
+        self.profiles: Profiles[Map, list[Map]] = Profiles(self.request)
         self.models: Models[Map, list[Map]] = Models(self.request)
         self.natives: Natives[Map, list[Map]] = Natives(self.request)
         self.daemon: Daemon[Map, list[Map]] = Daemon(self.request)
@@ -112,6 +126,13 @@ class Client:
                     return
         finally:
             self._quietly("events.unsubscribe", subscription=subscription)
+
+    def next_event(self, deadline_s: float | None = None) -> Map | None:
+        """The next event of any subscription of this connection; ask for one with `events.subscribe`.
+
+        None once the deadline, on the monotonic clock, is past.
+        """
+        return self._wire.next_event(deadline_s)
 
     def watch(
         self, topics: tuple[str, ...], method: str, on_event: Callable[[Map], None], **params: Any

@@ -56,6 +56,8 @@ class Connection:
         """By the number that the client unsubscribes with."""
         self.attached_jobs: WeakSet[Job] = WeakSet()
         """Jobs that are cancelled when the client goes."""
+        self.profile: str | None = None
+        """The profile that the client has chosen for its jobs."""
         self.uploads: set[str] = set()
         """Uploads that no job has taken yet."""
 

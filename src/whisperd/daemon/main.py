@@ -24,7 +24,7 @@ from whisperd.daemon.server import serve
 from whisperd.daemon.service import Service, open_service
 from whisperd.daemon.signals import HANG_UP, receive_signals
 from whisperd.rpc.errors import WhisperdError
-from whisperd.settings import Settings, load_settings
+from whisperd.settings import Settings, is_preloading, load_settings
 from whisperd.tasks import open_task_group
 
 __all__ = ["main"]
@@ -96,8 +96,8 @@ async def _run(
         log.info("whisperd %s listens on %s, process %d", __version__, socket, os.getpid())
         await tasks.start(_handle_signals, service)
         tasks.start_soon(serve, listener, service)
-        if settings.daemon.preload:
-            tasks.start_soon(_preload, service)
+        if is_preloading(settings):
+            tasks.start_soon(service.preload)
         announce.ready(socket)
         await service.stop_requested.wait()
         await _drain(service)
@@ -115,15 +115,6 @@ async def _drain(service: Service) -> None:
         log.info("stopping: %d jobs have %.0f s to end", active, grace_s)
     if cancelled := await service.jobs.drain(grace_s):
         log.warning("stopping: %d jobs did not end in time and were cancelled", cancelled)
-
-
-async def _preload(service: Service) -> None:
-    try:
-        default_model = service.models.canonical_name(service.settings.daemon.default_model)
-        with service.pool.lease(default_model) as lease:
-            await lease.runtime()
-    except WhisperdError as error:
-        log.warning("the default runtime was not loaded: %s", error.message)
 
 
 async def _handle_signals(service: Service, *, task_status: TaskStatus[None]) -> None:

@@ -20,15 +20,22 @@ from whisperd.daemon.hub import EventHub
 from whisperd.daemon.uploads import UploadStore
 from whisperd.jobs.job import Job
 from whisperd.jobs.manager import JobManager, jobs_at_once
+from whisperd.jobs.options import job_options
 from whisperd.models import ModelStore, default_sources
 from whisperd.natives import Bundle, NativeStore
 from whisperd.plugins import variants
 from whisperd.progress import OnProgress, Progress
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import ModelProgress, NativeProgress
-from whisperd.runtimes.pool import RuntimePool
-from whisperd.runtimes.prepare import Prepared, prepare
+from whisperd.runtimes import Runtime, RuntimeManager, RuntimePreset, RuntimeView, Surroundings
+from whisperd.runtimes.computer import Computer
+from whisperd.runtimes.prepare import Prepared, is_prepared, prepare
+from whisperd.runtimes.presets import PresetStore
+from whisperd.runtimes.profile_manager import ProfileManager
+from whisperd.runtimes.profiles import ProfileStore
+from whisperd.runtimes.room import Room
 from whisperd.settings import Settings, is_offline, load_settings
+from whisperd.store import open_database
 from whisperd.tasks import open_task_group
 
 __all__ = ["Service", "native_bundles", "open_service"]
@@ -44,7 +51,8 @@ class Service:
     """Everything that handlers use. Make one with `open_service`."""
 
     jobs: JobManager
-    pool: RuntimePool
+    runtimes: RuntimeManager
+    profiles: ProfileManager
     decoders: DecoderPool
 
     def __init__(self, tasks: TaskGroup, config_file: Path, settings: Settings, socket: str) -> None:
@@ -53,6 +61,8 @@ class Service:
         self._settings_at_start = settings
         self.socket = socket
         self.started_s = time.monotonic()
+        self.database_set_aside: Path | None = None
+        """Where the data base went that was found damaged at the start: with it went all that was saved."""
         self.stop_requested = anyio.Event()
         """Set when the daemon is to end."""
         self.on_reload: Callable[[Settings], None] = lambda _settings: None
@@ -62,6 +72,7 @@ class Service:
         self.models = ModelStore(
             paths.models_dir(), sources=default_sources(settings.models), offline=is_offline()
         )
+        self.computer = Computer()
         self.uploads = UploadStore(paths.state_dir() / "uploads", socket, lambda: self.settings.limits)
         self.connections: set[Connection] = set()
         self._tasks = tasks
@@ -73,7 +84,6 @@ class Service:
         the keys, such as `decoder.processes`, whose new values hold only after a restart.
         """
         self.settings = load_settings(self.config_file)
-        self.pool.settings_changed()
         self.models.look_in(default_sources(self.settings.models))
         self.on_reload(self.settings)
         waiting = [
@@ -96,7 +106,7 @@ class Service:
         """The bundle of the decoder, installed first if need be."""
         return (await self.natives.install(native_bundles()[0], self.on_native_progress)).path
 
-    async def prepare_runtime(self, model: str, on_progress: OnProgress) -> Prepared:
+    async def prepare_runtime(self, preset: RuntimePreset, on_progress: OnProgress) -> Prepared:
         """Get what a worker needs, and tell of the downloads as if somebody had asked for them alone."""
 
         def on_native_progress(progress: Progress) -> None:
@@ -107,7 +117,32 @@ class Service:
             self.on_model_progress(progress)
             on_progress(progress)
 
-        return await prepare(model, self.natives, self.models, on_native_progress, on_model_progress)
+        usable = await self.computer.usable_variants(preset)
+        return await prepare(preset, usable, self.natives, self.models, on_native_progress, on_model_progress)
+
+    async def preload(self) -> None:
+        """Load the default runtime, unless something would have to be downloaded for it unasked."""
+        preset = self.runtimes.default.preset
+        try:
+            usable = await self.computer.usable_variants(preset)
+            is_there = await is_prepared(preset, usable, self.natives, self.models)
+        except WhisperdError:
+            is_there = True  # it fails before anything is downloaded, and its status says why
+        if is_there:
+            self.runtimes.begin_to_load(self.runtimes.default)
+
+    async def known_model(self, name: str) -> str:
+        """The one name of a model. Raises `model.unknown` and `model.invalid_folder`."""
+        return (await self.models.describe(name)).name
+
+    def view_runtime(self, runtime: Runtime) -> RuntimeView:
+        """What is told of a runtime."""
+        waiting = self.jobs.waiting_windows(runtime.loaded) if runtime.loaded else 0
+        return self.runtimes.view(runtime, waiting)
+
+    def name_of_runtime(self, id: str) -> str:
+        """What a runtime is called now; its id if it was deleted."""
+        return next((one.name for one in self.runtimes.all() if one.id == id), id)
 
     def remove_upload_after(self, job: Job, upload: str) -> None:
         """An upload goes when its job is over."""
@@ -138,7 +173,7 @@ class Service:
 @asynccontextmanager
 async def open_service(config_file: Path, settings: Settings, socket: str) -> AsyncIterator[Service]:
     """The wired daemon; when the block ends, no job, worker or decoder is left."""
-    async with open_task_group() as tasks:
+    async with open_database(paths.database_file()) as database, open_task_group() as tasks:
         service = Service(tasks, config_file, settings, socket)
         options = DecoderOptions(
             max_processes=sum(jobs_at_once(settings).values()),
@@ -146,17 +181,18 @@ async def open_service(config_file: Path, settings: Settings, socket: str) -> As
             memory_limit_bytes=settings.decoder.memory_bytes,
         )
         async with open_decoder_pool(service.find_media_bundle, options) as service.decoders:
-            service.pool = RuntimePool(
-                tasks,
-                service.prepare_runtime,
-                settings=lambda: service.settings.runtime,
-                default_model=lambda: service.models.canonical_name(service.settings.daemon.default_model),
-                publish=lambda event: service.hub.publish("runtimes", event),
+            service.database_set_aside = database.set_aside
+            service.runtimes = RuntimeManager(tasks, PresetStore(database), _surroundings(service))
+            await service.runtimes.open(service.computer.first_model)
+            service.profiles = ProfileManager(
+                ProfileStore(database),
+                check_options=job_options,
+                runtime_id=lambda name: service.runtimes.find(name).id,
+                runtime_name=service.name_of_runtime,
             )
-            service.pool.held_count_changed = _keep_decoder_warm(service.decoders)
+            await service.profiles.open()
             service.jobs = JobManager(
                 tasks,
-                service.pool,
                 decoders=lambda: service.decoders,
                 settings=lambda: service.settings,
                 publish=service.hub.publish_job,
@@ -166,6 +202,19 @@ async def open_service(config_file: Path, settings: Settings, socket: str) -> As
                 yield service
             finally:
                 tasks.cancel_scope.cancel()
+
+
+def _surroundings(service: Service) -> Surroundings:
+    room = Room(service.models, service.computer, limit=lambda: service.settings.runtime.memory_bytes)
+    return Surroundings(
+        prepare=service.prepare_runtime,
+        capabilities=service.computer.capabilities,
+        known_model=service.known_model,
+        settings=lambda: service.settings.runtime,
+        publish=lambda event: service.hub.publish("runtimes", event),
+        make_room=room.make,
+        held_count_changed=_keep_decoder_warm(service.decoders),
+    )
 
 
 def native_bundles() -> list[Bundle]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -43,6 +44,8 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     status: JobStatus
+    detail: str | None
+    """What a queued job waits for, if that is its runtime: `downloading 40 %`, `loading`."""
     input: JobInput
     options: JobOptions
     runtime: str
@@ -65,7 +68,10 @@ class Job:
     """The file to decode, which for an upload is not what the user named."""
     input: JobInput
     options: JobOptions
-    model: str
+    runtime: str
+    """The name of the runtime, as it was when the job was taken."""
+    waits_for: Callable[[], str | None] = lambda: None
+    """What its runtime is doing before it can be used."""
     status: JobStatus = "queued"
     created: str = field(default_factory=now_rfc3339)
     started: str | None = None
@@ -95,9 +101,10 @@ class Job:
         return JobView(
             id=self.id,
             status=self.status,
+            detail=self.waits_for() if self.status == "queued" else None,
             input=self.input,
             options=self.options,
-            runtime=self.model,
+            runtime=self.runtime,
             priority=self.options.priority,
             created=self.created,
             started=self.started,

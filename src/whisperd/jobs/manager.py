@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import anyio
 from anyio.abc import TaskGroup
@@ -14,10 +14,9 @@ from whisperd.audio import DecodeParams, DecoderPool, open_regular_file
 from whisperd.clock import now_rfc3339
 from whisperd.jobs.dispatcher import Dispatcher
 from whisperd.jobs.job import Job, JobInput, Transcript, unexpected_error
-from whisperd.jobs.options import JobOptions, check_options
+from whisperd.jobs.options import JobOptions
 from whisperd.jobs.run import JobRun, check_against_model
 from whisperd.jobs.scheduler import Priority
-from whisperd.models import ModelSummary
 from whisperd.rpc.errors import WhisperdError, sendable
 from whisperd.rpc.events import (
     Event,
@@ -26,8 +25,7 @@ from whisperd.rpc.events import (
     TranscriptionCompleted,
     TranscriptionFailed,
 )
-from whisperd.runtimes.loaded import LoadedRuntime
-from whisperd.runtimes.pool import Lease, RuntimePool
+from whisperd.runtimes import Lease, LoadedRuntime
 from whisperd.settings import Settings
 
 __all__ = ["JobManager", "check_input", "jobs_at_once"]
@@ -53,14 +51,12 @@ class JobManager:
     def __init__(
         self,
         tasks: TaskGroup,
-        pool: RuntimePool,
         decoders: Callable[[], DecoderPool],
         settings: Callable[[], Settings],
         publish: Callable[[Event], None],
         forget: Callable[[str], None],
     ) -> None:
         self._tasks = tasks
-        self._pool = pool
         self._decoders = decoders
         self._settings = settings
         self._publish = publish
@@ -74,22 +70,35 @@ class JobManager:
         self._is_stopping = False
         self._active_changed = anyio.Event()
 
-    def submit(self, job_input: JobInput, path: str, options: JobOptions, model: ModelSummary) -> Job:
-        """Take a job for a model; it starts as soon as there is a place. `path` is the file to decode.
+    def submit(
+        self,
+        job_input: JobInput,
+        path: str,
+        options: JobOptions,
+        lease: Lease,
+        languages: Sequence[str] | None = None,
+    ) -> Job:
+        """Take a job; it starts as soon as there is a place. `path` is the file to decode.
 
-        Raises `WhisperdError` for options that cannot be, as far as it is known of a model that is not
-        loaded yet, or when no more jobs are taken.
+        The lease is the job's from now on, and ends with it. `languages` are those of its model, if they
+        are known. Raises `WhisperdError` for options that cannot be, or when no more jobs are taken.
         """
-        options = check_options(options)
-        if model.languages is not None:
-            check_against_model(options, model.languages, model.name)
+        if languages is not None:
+            check_against_model(options, languages, lease.model)
         self._check_room()
-        job = Job(id=secrets.token_hex(5), path=path, input=job_input, options=options, model=model.name)
+        job = Job(
+            id=secrets.token_hex(5),
+            path=path,
+            input=job_input,
+            options=options,
+            runtime=lease.name,
+            waits_for=lease.waits_for,
+        )
         position = len(self._active)
         self._active[job.id] = job
         self._publish(JobQueued(id=job.id, position=position))
-        log.info("job %s queued: %s, %s", job.id, job.model, options.priority)
-        self._tasks.start_soon(self._run, job)
+        log.info("job %s queued: %s, %s", job.id, job.runtime, options.priority)
+        self._tasks.start_soon(self._run, job, lease)
         return job
 
     def get(self, job_id: str) -> Job:
@@ -157,12 +166,11 @@ class JobManager:
                 {"retry_after_s": 30},
             )
 
-    async def _run(self, job: Job) -> None:
+    async def _run(self, job: Job, lease: Lease) -> None:
         """Run a job and end it in exactly one way."""
         error: WhisperdError | None = None
         try:
-            # Held from the beginning, so that no model is unloaded and loaded between two jobs.
-            with job.scope, self._pool.lease(job.model) as lease:
+            with job.scope, lease:
                 job.transcript = await self._transcribe(job, lease)
         except anyio.get_cancelled_exc_class():  # not of this job, but of all
             job.cancelled_by = job.cancelled_by or _stopping()
@@ -178,13 +186,14 @@ class JobManager:
     async def _transcribe(self, job: Job, lease: Lease) -> Transcript:
         options = job.options.decode_options(self._settings().runtime.beam_size)
         while True:
-            # A place is taken only on a loaded model: a long download holds up nobody else's job.
-            runtime = await lease.runtime()
-            check_against_model(job.options, runtime.info.languages, job.model)
+            # A place is taken only on a loaded runtime: a long download holds up nobody else's job.
+            loaded = await lease.loaded()
+            check_against_model(job.options, loaded.info.languages, lease.model)
             async with self._places[job.options.priority]:
-                if not runtime.unloaded.is_set():  # it may have ended while the job waited for its turn
-                    run = JobRun(job, self._dispatcher(runtime), options, self._publish)
-                    return await run.transcribe(self._decoders(), self._decode_params(job))
+                with lease.use() as runtime:
+                    if runtime is not None:  # else it ended, or was edited, while the job waited for its turn
+                        run = JobRun(job, self._dispatcher(runtime), options, self._publish)
+                        return await run.transcribe(self._decoders(), self._decode_params(job))
 
     def _decode_params(self, job: Job) -> DecodeParams:
         settings = self._settings().decoder

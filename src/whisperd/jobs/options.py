@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -11,9 +12,10 @@ from msgspec import Meta
 from whisperd.jobs.languages import LANGUAGES
 from whisperd.jobs.scheduler import Priority
 from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.messages import invalid_params
 from whisperd.worker.protocol import DecodeOptions
 
-__all__ = ["JobOptions", "check_options"]
+__all__ = ["JobOptions", "check_options", "job_options"]
 
 DEFAULT_TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
@@ -21,6 +23,7 @@ DEFAULT_TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 class JobOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Options of one transcription; see `whisperctl transcribe --help`."""
 
+    runtime: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     model: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
     language: Annotated[str, Meta(max_length=100)] = "auto"
     task: Literal["transcribe", "translate"] = "transcribe"
@@ -41,6 +44,14 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             prompt=self.prompt,
             hotwords=self.hotwords,
         )
+
+
+def job_options(values: Mapping[str, Any]) -> JobOptions:
+    """Options as they travel. Raises `rpc.invalid_params` that names the place, and like `check_options`."""
+    try:
+        return check_options(msgspec.convert(values, JobOptions, strict=True))
+    except msgspec.ValidationError as error:
+        raise invalid_params(str(error)) from error
 
 
 def check_options(options: JobOptions) -> JobOptions:

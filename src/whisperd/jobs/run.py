@@ -94,7 +94,7 @@ class JobRun:
         self._publish(
             JobStarted(
                 id=self._job.id,
-                runtime=self._job.model,
+                runtime=self._job.runtime,
                 language=self._options.language,
                 duration=event.duration,
             )
@@ -172,7 +172,7 @@ class JobRun:
             duration=decoded.duration,
             text=self._stitcher.text,
             segments=tuple(self._stitcher.segments),
-            runtime=self._job.model,
+            runtime=self._job.runtime,
             elapsed=round(elapsed_s, 3),
         )
 

@@ -12,16 +12,14 @@ from typing import Annotated
 
 import msgspec
 
+from whisperd.models.memory import need_bytes
+
 __all__ = ["Catalogue", "CatalogueModel", "ModelFile", "Package", "PackageWheel", "shipped_catalogue"]
 
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 GitSha1 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{40}$")]
 FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """A plain name: a file of a model can never lie outside the model's folder."""
-
-_WORKSPACE_BYTES = 300_000_000
-_WORKSPACE_BYTES_PER_PARAMETER = 1.2
-_BYTES_PER_PARAMETER = {"int8": 1.1, "int16": 2.1, "float16": 2.0, "bfloat16": 2.0, "float32": 4.0}
 
 
 class ModelFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -77,16 +75,17 @@ class CatalogueModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         known = [size for size in sizes if size is not None]
         return sum(known) if known and len(known) == len(sizes) else self.about_size_bytes
 
-    def memory_bytes(self, compute_type: str = "int8") -> int:
-        """An estimate of the memory that one loaded replica needs for a batch of four windows.
-
-        It grows with the number of parameters, and agrees within a tenth with the peaks that CTranslate2
-        was measured to reach on a CPU with `tiny.en` and `base`. A mixed type such as `int8_float16` counts
-        as its first part, which is that of the weights.
-        """
-        weights = _BYTES_PER_PARAMETER.get(compute_type.partition("_")[0], 4.0)
-        parameters = self.parameters_millions * 1_000_000
-        return int(_WORKSPACE_BYTES + parameters * (weights + _WORKSPACE_BYTES_PER_PARAMETER))
+    def memory_bytes(
+        self, compute_type: str = "int8", *, batch_size: int = 4, replicas: int = 1, device: str = "cpu"
+    ) -> int:
+        """An estimate of the memory that it needs: see `whisperd.models.memory.need_bytes`."""
+        return need_bytes(
+            self.parameters_millions * 1_000_000,
+            compute_type,
+            batch_size=batch_size,
+            replicas=replicas,
+            device=device,
+        )
 
 
 class Catalogue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

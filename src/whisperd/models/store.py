@@ -17,6 +17,7 @@ from whisperd.models.catalogue import Catalogue, shipped_catalogue
 from whisperd.models.flight import Flight
 from whisperd.models.folders import look_into_folder
 from whisperd.models.manifest import InstalledModel, Manifest, ModelSummary
+from whisperd.models.memory import parameters_in
 from whisperd.models.names import Reference, folder_of, is_folder, is_plain, key_of, resolve
 from whisperd.models.pulling import Puller, Unreachable
 from whisperd.models.sources import (
@@ -49,6 +50,10 @@ def default_sources(settings: ModelSettings | None = None) -> tuple[Source, ...]
     return tuple(sources)
 
 
+def _size_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+
+
 def ignore_progress(_: Progress) -> None:
     """For who does not want to know."""
 
@@ -75,7 +80,7 @@ class ModelStore:
         free_bytes: Callable[[Path], int] = disk.free_bytes,
     ) -> None:
         self.root = root.expanduser().absolute()
-        self._catalogue = catalogue if catalogue is not None else shipped_catalogue()
+        self.catalogue = catalogue if catalogue is not None else shipped_catalogue()
         self._storage = Storage(self.root)
         self._puller = Puller(
             storage=self._storage,
@@ -117,10 +122,16 @@ class ModelStore:
 
     def canonical_name(self, name: str) -> str:
         """The one name of a model, whichever of its names is given. Reads nothing; an unknown one stays."""
-        known = self._catalogue.find(name)
+        known = self.catalogue.find(name)
         if known is not None:
             return known.name
         return str(folder_of(name)) if is_folder(name) else name
+
+    async def parameters(self, name: str, folder: Path) -> float:
+        """How many parameters an installed model has; about, where the catalogue does not know it."""
+        if known := self.catalogue.find(name):
+            return known.parameters_millions * 1_000_000
+        return await anyio.to_thread.run_sync(lambda: parameters_in(_size_bytes(folder)))
 
     async def describe(self, name: str) -> ModelSummary:
         """One model, installed or not."""
@@ -162,7 +173,7 @@ class ModelStore:
         `model.invalid_folder`, `model.invalid_name`, `model.exists`, and those of `pull`.
         """
         opened = await look_into_folder(str(folder))
-        known = self._catalogue.find(name)
+        known = self.catalogue.find(name)
         if known is None and not is_plain(name):
             raise errors.invalid_name(name)
         model = self._resolve(name) if known is not None else Reference(name=name)
@@ -210,7 +221,7 @@ class ModelStore:
         return tuple(self._summary(each.name, each.repo, each) for each in self._storage.manifests())
 
     def _available(self) -> tuple[ModelSummary, ...]:
-        return tuple(self._describe(model.name) for model in self._catalogue.models)
+        return tuple(self._describe(model.name) for model in self.catalogue.models)
 
     def _describe(self, name: str) -> ModelSummary:
         model = self._resolve(name)
@@ -232,11 +243,11 @@ class ModelStore:
             raise errors.from_os_error(model.name, self.root, error) from error
 
     def _resolve(self, name: str) -> Reference:
-        return resolve(name, self._catalogue, lambda key: self._storage.manifest(key) is not None)
+        return resolve(name, self.catalogue, lambda key: self._storage.manifest(key) is not None)
 
     def _summary(self, name: str, repo: str | None, manifest: Manifest | None) -> ModelSummary:
         key = key_of(name)
-        known = self._catalogue.find(name)
+        known = self.catalogue.find(name)
         return ModelSummary(
             name=name,
             repo=repo,

@@ -14,7 +14,7 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.process import Patience, Worker, WorkerDied, open_worker
 from whisperd.worker.protocol import BatchParams, EngineInfo, LoadParams, WindowResult
 
-__all__ = ["LoadedRuntime", "default_replicas", "died_error"]
+__all__ = ["LoadedRuntime", "died_error", "usable_cores"]
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class LoadedRuntime:
         """Set when this is of no use any more; `why_unloaded` says why."""
         self._backend = backend
         self._bundle = bundle
-        self._params = params
+        self.params = params
         self._patience = patience
         self._worker: Worker | None = None
         self._retrying: Worker | None = None
@@ -103,9 +103,7 @@ class LoadedRuntime:
 
     async def _run_worker(self) -> None:
         try:
-            async with open_worker(
-                self._bundle, self._backend.engine, self._params, self._patience
-            ) as worker:
+            async with open_worker(self._bundle, self._backend.engine, self.params, self._patience) as worker:
                 self.info = worker.info
                 self._set_worker(worker)
                 self.ready.set()
@@ -139,12 +137,13 @@ class LoadedRuntime:
 
 def died_error(name: str, death: WorkerDied) -> WhisperdError:
     """What a person is told when a worker died."""
-    return WhisperdError(
+    fault = death.fault or WhisperdError(
         "worker.died",
         f"The engine of {name} ended unexpectedly ({death.how}).",
         "Try the job again; if it happens every time, `whisperctl daemon logs` shows what the engine said.",
-        {"how": death.how, "stderr": death.last_words},
     )
+    data = {**fault.data, "how": death.how, "stderr": death.last_words}
+    return WhisperdError(fault.code, fault.message, fault.fix, data)
 
 
 def unloaded_error(name: str) -> WhisperdError:
@@ -165,6 +164,6 @@ def not_started_error(name: str, error: OSError) -> WhisperdError:
     )
 
 
-def default_replicas() -> int:
-    """One replica for each core that this process may use: measured faster than threads on few cores."""
+def usable_cores() -> int:
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

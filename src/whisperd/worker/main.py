@@ -15,6 +15,7 @@ import msgspec
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import decode_params
 from whisperd.rpc.stdio import Stdio
+from whisperd.worker.faults import explain, words_of
 from whisperd.worker.protocol import BatchParams, Engine, EngineInfo, LoadEngine, LoadParams, WindowResult
 
 __all__ = ["main"]
@@ -28,14 +29,15 @@ class _Service:
     def __init__(self, engine_name: str) -> None:
         self._engine_name = engine_name
         self._engine: Engine | None = None
+        self._params: LoadParams
 
     def load(self, raw: msgspec.Raw) -> EngineInfo:
-        params = decode_params(raw, LoadParams)
+        self._params = params = decode_params(raw, LoadParams)
         module, _, function = self._engine_name.partition(":")
         try:
             load: LoadEngine = getattr(importlib.import_module(module), function)
         except Exception as error:  # a library may refuse to be imported in any way it likes
-            raise WhisperdError(
+            raise explain(words_of(error), params) or WhisperdError(
                 "native.broken",
                 f"The native library of {module} cannot be loaded: {error}.",
                 _mend_library(params),
@@ -45,7 +47,7 @@ class _Service:
         except WhisperdError:
             raise
         except Exception as error:
-            raise WhisperdError(
+            raise explain(words_of(error), params) or WhisperdError(
                 "model.load_failed",
                 f"The model in {params.model_path} cannot be loaded: {error}.",
                 _mend_model(params),
@@ -55,7 +57,14 @@ class _Service:
     def transcribe(self, raw: msgspec.Raw) -> list[WindowResult]:
         assert self._engine is not None, "transcribe before load"
         batch = decode_params(raw, BatchParams)
-        return self._engine.transcribe(batch.windows, batch.options)
+        try:
+            return self._engine.transcribe(batch.windows, batch.options)
+        except WhisperdError:
+            raise
+        except Exception as error:
+            if fault := explain(words_of(error), self._params):
+                raise fault from error
+            raise
 
 
 def _mend_library(params: LoadParams) -> str:

@@ -16,11 +16,14 @@ import msgspec
 from anyio.abc import ByteReceiveStream, Process
 
 from whisperd.child import how_it_ended, kill, open_child, python_command
+from whisperd.hardware.gpus import DEVICE_ORDER
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.framing import FrameLimits
 from whisperd.rpc.messages import InvalidAnswer
 from whisperd.rpc.peer import Peer, PeerClosed, open_peer
 from whisperd.tasks import open_task_group
+from whisperd.worker.faults import explain_death, killed_for_memory
+from whisperd.worker.oom import count_kills
 from whisperd.worker.protocol import BatchParams, EngineInfo, LoadParams, WindowResult
 
 __all__ = ["Patience", "Worker", "WorkerDied", "open_worker"]
@@ -34,6 +37,7 @@ LAST_WORDS_LENGTH: Final = 4000
 """Characters of standard error that are kept, to be shown if the process dies."""
 UNEXPECTED: Final = "process.failed"
 """An exception that the engine did not mean to raise; its traceback is on standard error."""
+KILLED: Final = "signal SIGKILL"
 DEATH_TIMEOUT_S: Final = 2.0
 """A process that closed its connection has this long to end."""
 
@@ -54,23 +58,32 @@ class Patience:
 
 
 class WorkerDied(Exception):
-    """The worker process ended, or was stuck and killed; `how` says how, such as `signal SIGSEGV`."""
+    """The worker process ended, or was stuck and killed; `how` says how, such as `signal SIGSEGV`.
 
-    def __init__(self, how: str, last_words: str) -> None:
+    `fault` is what a person is told, where it is known why.
+    """
+
+    def __init__(self, how: str, last_words: str, fault: WhisperdError | None = None) -> None:
         super().__init__(how)
         self.how = how
         self.last_words = last_words
+        self.fault = fault
 
 
 class Worker:
     """A worker process with its model loaded. Make one with `open_worker`."""
 
-    def __init__(self, process: Process, peer: Peer, stderr: _Stderr, patience: Patience) -> None:
+    def __init__(
+        self, process: Process, peer: Peer, stderr: _Stderr, params: LoadParams, patience: Patience
+    ) -> None:
         self._process = process
         self._peer = peer
         self._stderr = stderr
+        self._params = params
         self._patience = patience
         self._killed_because: str | None = None
+        self._kills_before = count_kills()
+        """By the out-of-memory killer, when this was last known to be alive."""
         self.info: EngineInfo
 
     @property
@@ -95,8 +108,9 @@ class Worker:
             raise _bad_answer("transcribe", f"{len(results)} results for {len(batch.windows)} windows")
         return results
 
-    async def load(self, params: LoadParams) -> EngineInfo:
+    async def load(self) -> EngineInfo:
         """Load the model; done once, by `open_worker`."""
+        params = self._params
         try:
             async with self._killed_after(self._patience.load_s):
                 self.info = await self._request("load", params, EngineInfo)
@@ -108,7 +122,9 @@ class Worker:
 
     async def _request(self, method: str, params: object, into: type[T]) -> T:
         try:
-            return msgspec.convert(await self._peer.request(method, params), into)
+            answer = await self._peer.request(method, params)
+            self._note_alive()
+            return msgspec.convert(answer, into)
         except PeerClosed as error:
             raise await self.cause_of_death() from error
         except InvalidAnswer as error:
@@ -116,16 +132,32 @@ class Worker:
         except ValueError as error:
             raise _bad_answer(method, str(error)) from error
         except WhisperdError as error:
+            self._note_alive()
             if error.code == UNEXPECTED:
                 log.error("%s\n%s", error.message, self._stderr.text)
             raise
+
+    def _note_alive(self) -> None:
+        """It has answered: only what comes from here on can be what it dies of."""
+        self._kills_before = count_kills()
+        self._stderr.since_answer = ""
 
     async def cause_of_death(self) -> WorkerDied:
         """How the process ended, and the last that it wrote."""
         with anyio.move_on_after(DEATH_TIMEOUT_S):
             await self._process.wait()
+            await self._stderr.ended.wait()
         how = self._killed_because or how_it_ended(self._process.returncode) or "it closed its connection"
-        return WorkerDied(how, self._stderr.text)
+        return WorkerDied(how, self._stderr.text, self._fault(how))
+
+    def _fault(self, how: str) -> WhisperdError | None:
+        """Why it ended, if that can be known."""
+        if self._killed_because is not None:
+            return None
+        kills = count_kills()
+        if how == KILLED and None not in (kills, self._kills_before) and kills != self._kills_before:
+            return killed_for_memory(how, self._params)
+        return explain_death(how, self._stderr.since_answer, self._params)
 
     @asynccontextmanager
     async def _killed_after(self, timeout_s: float) -> AsyncIterator[None]:
@@ -147,6 +179,9 @@ class _Stderr:
 
     def __init__(self) -> None:
         self.text = ""
+        self.since_answer = ""
+        """What came after its last answer: earlier troubles it has survived."""
+        self.ended = anyio.Event()
 
     async def keep(self, stream: ByteReceiveStream) -> None:
         """Read until the process closes it."""
@@ -155,9 +190,12 @@ class _Stderr:
             async for chunk in stream:
                 text = decoder.decode(chunk)
                 self.text = (self.text + text)[-LAST_WORDS_LENGTH:]
+                self.since_answer = (self.since_answer + text)[-LAST_WORDS_LENGTH:]
                 log.debug("worker: %s", text.rstrip())
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             pass
+        finally:
+            self.ended.set()
 
 
 @asynccontextmanager
@@ -176,15 +214,15 @@ async def open_worker(
             raise RuntimeError("a child without pipes")
         tasks.start_soon(stderr.keep, process.stderr)
         async with open_peer(process.stdin, process.stdout, limits=MESSAGE_LIMITS) as peer:
-            worker = Worker(process, peer, stderr, patience or Patience())
-            await worker.load(params)
+            worker = Worker(process, peer, stderr, params, patience or Patience())
+            await worker.load()
             yield worker
         tasks.cancel_scope.cancel()
 
 
 def _environment(params: LoadParams) -> dict[str, str]:
     # The engine is told how many threads to use; a library that asks OpenMP by itself should agree.
-    return {**os.environ, "OMP_NUM_THREADS": str(params.cpu_threads)}
+    return {**os.environ, **DEVICE_ORDER, "OMP_NUM_THREADS": str(params.cpu_threads)}
 
 
 def _load_stuck(params: LoadParams, timeout_s: float) -> WhisperdError:

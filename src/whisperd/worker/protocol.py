@@ -14,6 +14,7 @@ import msgspec
 __all__ = [
     "SAMPLE_RATE",
     "BatchParams",
+    "ComputeType",
     "DecodeOptions",
     "Engine",
     "EngineInfo",
@@ -26,6 +27,12 @@ __all__ = [
 
 SAMPLE_RATE = 16_000
 """Samples per second of all audio after decoding."""
+
+
+ComputeType = Literal[
+    "auto", "int8", "int8_float16", "int8_float32", "int8_bfloat16", "float16", "bfloat16", "float32"
+]
+"""Precision of weights and of computing, as CTranslate2 names them; `auto` is for the daemon to choose."""
 
 
 class LoadParams(msgspec.Struct, frozen=True, kw_only=True):

@@ -49,6 +49,8 @@ def status(options: argparse.Namespace) -> None:
         print(f"speed    {answer['speed']:.1f} x real time over {duration(answer['audio_seconds'])}")
     print(f"memory   {', '.join(f'{name} {size(used)}' for name, used in answer['memory'].items())}")
     print(f"default  {answer['default_runtime']}")
+    if answer["damaged_database"]:
+        print(f"damaged  the data base was begun anew; the old one is {answer['damaged_database']}")
     if answer["runtimes"]:
         print()
         print_table(
@@ -83,22 +85,12 @@ def start(options: argparse.Namespace) -> None:
 
 
 def stop(options: argparse.Namespace) -> None:
-    with connect_as(options, start=False) as client:
-        answer = client.daemon.stop()
-        _warn_of_jobs(options, answer)
-        _wait_for_end(answer["pid"], answer["grace_period"])
-    confirm(options, answer, "whisperd has ended")
+    answer = _stop(options)
+    confirm(options, answer, "no whisperd runs" if answer["pid"] is None else "whisperd has ended")
 
 
 def restart(options: argparse.Namespace) -> None:
-    try:
-        with connect_as(options, start=False) as client:
-            answer = client.daemon.stop()
-            _warn_of_jobs(options, answer)
-            _wait_for_end(answer["pid"], answer["grace_period"])
-    except WhisperdError as error:
-        if error.code != "daemon.unreachable":
-            raise
+    _stop(options)
     start(options)
 
 
@@ -148,6 +140,20 @@ def config(options: argparse.Namespace) -> None:
         print_json(answer)
     else:
         sys.stdout.write(answer["content"])
+
+
+def _stop(options: argparse.Namespace) -> dict[str, Any]:
+    """End the daemon and wait for that; one that does not run has no process."""
+    try:
+        with connect_as(options, start=False, is_last_call=True) as client:
+            answer = client.daemon.stop()
+            _warn_of_jobs(options, answer)
+            _wait_for_end(answer["pid"], answer["grace_period"])
+    except WhisperdError as error:
+        if error.code != "daemon.unreachable":
+            raise
+        return {"pid": None, "grace_period": None, "active_jobs": 0}
+    return answer
 
 
 def _write_template(path: os.PathLike[str], content: str) -> None:

@@ -50,7 +50,7 @@ def list_(options: argparse.Namespace) -> None:
         print_json(jobs)
         return
     print_table(
-        ("ID", "STATUS", "DONE", "SPEED", "MODEL", "INPUT"),
+        ("ID", "STATUS", "DONE", "SPEED", "RUNTIME", "INPUT"),
         [
             (
                 job["id"],

@@ -15,6 +15,7 @@ def add(parser: Parser) -> None:
     """Add the verbs."""
     parser.add_verb("list", list_, "the models that are installed")
     parser.add_verb("available", available, "the models that can be had, with their sizes")
+    parser.add_verb("recommend", recommend, "which models suit this computer")
     parser.add_verb("pull", pull, "download models", _add_models)
     parser.add_verb("verify", verify, "compare every byte of models with its hash", _add_models)
     parser.add_verb("remove", remove, "delete models", _add_models)
@@ -61,6 +62,28 @@ def available(options: argparse.Namespace) -> None:
                 size(one["memory"]),
                 _languages(one),
                 "yes" if one["installed"] else "no",
+            )
+            for one in models
+        ],
+    )
+
+
+def recommend(options: argparse.Namespace) -> None:
+    with connect_as(options) as client:
+        models = client.models.recommend()
+    if options.json:
+        print_json(models)
+        return
+    print_table(
+        ("", "NAME", "SIZE", "MEMORY", "FITS", "WHY"),
+        [
+            (
+                "*" if one["recommended"] else "",
+                one["name"],
+                size(one["size"]),
+                size(one["memory"]),
+                "yes" if one["fits"] else "no",
+                one["reason"],
             )
             for one in models
         ],

@@ -15,6 +15,7 @@ from whisperd.cli import exit_status
 from whisperd.cli.command import connect_as, progress_of
 from whisperd.cli.files import check_target, make_folder, targets_in, write_file
 from whisperd.cli.follow import TextWriter, events_of, subscribe_to_progress
+from whisperd.cli.job_options import add_job_options, given_options
 from whisperd.cli.output import Progress, duration, print_error, print_json, print_line, printable, say, size
 from whisperd.cli.parser import Parser, usage_error
 from whisperd.client.synchronous import Client
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 STANDARD_INPUT = "-"
 STANDARD_OUTPUT = "-"
-MAX_BEAMS = 16
 JOBS_AHEAD = 8
 """Files that are submitted while the first of them is being shown: their windows share batches."""
 EXTENSIONS = {"text": "txt", "json": "json", "verbose_json": "json"}
@@ -35,23 +35,14 @@ EXAMPLES = """examples:
   whisperctl transcribe *.mp3 --output-dir texts
   whisperctl transcribe talk.mp4 --model small --language de --format verbose_json -o talk.json
   curl -s https://example.org/call.ogg | whisperctl transcribe -"""
-JOB_OPTIONS = (
-    "model",
-    "language",
-    "task",
-    "beam_size",
-    "temperature",
-    "prompt",
-    "hotwords",
-    "vad",
-    "priority",
-)
 
 
 def add(parser: Parser) -> None:
     """Add the arguments."""
     parser.add_argument("files", nargs="+", metavar="FILE", help="recordings or videos; - is standard input")
-    _add_job_options(parser)
+    parser.add_argument("--runtime", metavar="NAME", help="the runtime, by name or id (the default)")
+    parser.add_argument("--model", metavar="NAME", help="a model: for this once, if no runtime has it")
+    add_job_options(parser)
     parser.add_argument(
         "--format", choices=tuple(EXTENSIONS), default="text", help="how it is written (text)"
     )
@@ -69,27 +60,6 @@ def add(parser: Parser) -> None:
     parser.set_defaults(run=run)
 
 
-def _add_job_options(parser: Parser) -> None:
-    parser.add_argument("--model", metavar="NAME", help="the model (the daemon's default)")
-    parser.add_argument("--language", metavar="CODE", default="auto", help="what is spoken; auto finds out")
-    parser.add_argument(
-        "--task", choices=("transcribe", "translate"), default="transcribe", help="translate is into English"
-    )
-    parser.add_argument(
-        "--priority",
-        choices=("interactive", "normal", "bulk"),
-        default="normal",
-        help="who goes first (normal)",
-    )
-    parser.add_argument("--prompt", metavar="TEXT", help="text that the recording seems to follow")
-    parser.add_argument("--hotwords", metavar="TEXT", help="names and terms to expect")
-    parser.add_argument("--beam-size", type=_beams, metavar="N", help="alternatives considered, 1 to 16 (5)")
-    parser.add_argument("--temperature", type=_temperatures, metavar="T[,T...]", help="0 to 1, tried in turn")
-    parser.add_argument(
-        "--vad", action=argparse.BooleanOptionalAction, default=True, help="leave out where nobody speaks"
-    )
-
-
 def run(options: argparse.Namespace) -> int:
     """Transcribe every file; go on after a failure."""
     _check(options)
@@ -99,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
         make_folder(options.output_dir)
     elif options.output not in (None, STANDARD_OUTPUT):
         targets = [options.output]
-    with connect_as(options) as client:
+    with connect_as(options, has_profile=True) as client:
         return _Session(client, options, targets).run()
 
 
@@ -113,6 +83,7 @@ def _check(options: argparse.Namespace) -> None:
             "invalid", "Standard input is a terminal", "Send it a recording: `whisperctl transcribe - < FILE`"
         )
     for one, other in (
+        ("runtime", "model"),
         ("output", "output_dir"),
         ("output", "stream"),
         ("output", "detach"),
@@ -164,7 +135,9 @@ class _Session:
                 job = self._client.submit(
                     self._input(name),
                     detach=self._options.detach,
-                    **{option: getattr(self._options, option) for option in JOB_OPTIONS},
+                    runtime=self._options.runtime,
+                    model=self._options.model,
+                    **given_options(self._options),
                 )
             except WhisperdError as error:
                 if exit_status.is_unreachable(error):
@@ -315,22 +288,6 @@ def _ahead(submissions: Iterator[_Submitted], count: int) -> Iterator[_Submitted
         if len(taken) >= count:
             yield taken.popleft()
     yield from taken
-
-
-def _beams(text: str) -> int:
-    if not (text.isdecimal() and 1 <= int(text) <= MAX_BEAMS):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_BEAMS}")
-    return int(text)
-
-
-def _temperatures(text: str) -> list[float]:
-    try:
-        temperatures = [float(part) for part in text.split(",")]
-    except ValueError:
-        temperatures = [math.nan]
-    if not all(0 <= temperature <= 1 for temperature in temperatures):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers from 0 to 1, such as 0,0.2,0.4")
-    return temperatures
 
 
 def _positive(text: str) -> float:

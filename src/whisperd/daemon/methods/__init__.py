@@ -15,6 +15,8 @@ from whisperd.daemon.call import Call
 from whisperd.daemon.methods import daemon, events, jobs, session, uploads
 from whisperd.daemon.methods import models as models
 from whisperd.daemon.methods import natives as natives
+from whisperd.daemon.methods import profiles as profiles
+from whisperd.daemon.methods import runtimes as runtimes
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import Request, decode_params
 
@@ -24,7 +26,7 @@ Handler = Callable[[Call, Any], Awaitable[Any]]
 
 METHODS: dict[str, Handler] = {
     f"{module.__name__.rpartition('.')[2]}.{name}": handler
-    for module in (daemon, events, jobs, models, natives, session, uploads)
+    for module in (daemon, events, jobs, models, natives, profiles, runtimes, session, uploads)
     for name, handler in module.METHODS.items()
 }
 """Every method by its name on the wire."""

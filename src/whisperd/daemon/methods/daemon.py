@@ -14,7 +14,6 @@ from whisperd._version import __version__
 from whisperd.daemon.call import Call
 from whisperd.daemon.methods.session import PROTOCOL
 from whisperd.rpc.messages import NoParams
-from whisperd.runtimes.pool import RuntimeState
 from whisperd.settings import settings_template
 
 __all__ = ["METHODS"]
@@ -36,9 +35,10 @@ async def status(call: Call, params: NoParams) -> dict[str, Any]:
         "socket": service.socket,
         "config": str(service.config_file),
         "log": str(paths.log_file()),
+        "damaged_database": str(service.database_set_aside) if service.database_set_aside else None,
         "uptime": round(time.monotonic() - service.started_s, 3),
-        "default_runtime": service.settings.daemon.default_model,
-        "runtimes": [_runtime(call, state) for state in service.pool.states()],
+        "default_runtime": service.runtimes.default.name,
+        "runtimes": [service.view_runtime(runtime) for runtime in service.runtimes.all()],
         "jobs": {status: counts[status] for status in JOB_STATUSES},
         "memory": _memory(),
         "audio_seconds": round(audio_s, 3),
@@ -67,24 +67,6 @@ async def reload(call: Call, params: NoParams) -> dict[str, Any]:
 async def config(call: Call, params: NoParams) -> dict[str, Any]:
     """The settings in force, as a documented TOML file."""
     return {"path": str(call.service.config_file), "content": settings_template(call.service.settings)}
-
-
-def _runtime(call: Call, state: RuntimeState) -> dict[str, Any]:
-    loaded = state.loaded
-    return {
-        "name": state.model,
-        "model": state.model,
-        "status": state.status,
-        "progress": state.progress,
-        "default": call.service.pool.is_default(state),
-        "variant": state.prepared.variant.name if state.prepared else None,
-        "compute_type": loaded.info.compute_type if loaded else None,
-        "memory": loaded.memory_bytes if loaded else None,
-        "pid": loaded.pid if loaded else None,
-        "leases": state.leases,
-        "waiting": call.service.jobs.waiting_windows(loaded) if loaded else 0,
-        "error": state.error.to_wire() if state.error else None,
-    }
 
 
 def _memory() -> dict[str, int]:

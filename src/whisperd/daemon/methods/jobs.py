@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -10,10 +11,13 @@ import msgspec
 from whisperd.daemon.call import Call
 from whisperd.jobs.job import Job, JobInput, JobStatus, JobView
 from whisperd.jobs.manager import check_input
-from whisperd.jobs.options import JobOptions
+from whisperd.jobs.options import job_options
 from whisperd.outputs import render, verbose
 from whisperd.rpc.errors import WhisperdError, sendable
 from whisperd.rpc.messages import NoParams, Params, invalid_params
+from whisperd.runtimes import Lease
+from whisperd.runtimes.choice import Choice, choose
+from whisperd.runtimes.profiles import Profile
 from whisperd.threads import ANSWER_TIMEOUT_S, run_abandonable
 
 __all__ = ["METHODS"]
@@ -40,9 +44,12 @@ class SubmitParams(Params, frozen=True):
     """What to transcribe and how."""
 
     input: InputParams
-    options: JobOptions = JobOptions()
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Those of `JobOptions`. What is not among them is as in the profile, else at its default."""
     detach: bool = False
     """Whether the job goes on when this connection ends."""
+    profile: str | None = None
+    """A profile for this job alone, in place of the connection's."""
 
 
 class JobParams(Params, frozen=True):
@@ -72,9 +79,19 @@ async def submit(call: Call, params: SubmitParams) -> dict[str, Any]:
         path = params.input.given_path
         await _check_path(path)
         shown = JobInput(path=sendable(path))
-    wanted = params.options.model or call.service.settings.daemon.default_model
-    model = await call.service.models.describe(wanted)
-    job = call.service.jobs.submit(shown, path, params.options, model)
+    profile = _profile(call, params)
+    choice = _choice(params.options, profile)
+    options = msgspec.structs.replace(
+        job_options({**(profile.options if profile else {}), **params.options}),
+        runtime=choice.runtime,
+        model=choice.model,
+    )
+    lease, languages = await _lease(call, choice)
+    try:
+        job = call.service.jobs.submit(shown, path, options, lease, languages)
+    except BaseException:
+        lease.release()
+        raise
     if shown.upload is not None:
         call.connection.uploads.discard(shown.upload)
         call.service.remove_upload_after(job, shown.upload)
@@ -123,6 +140,38 @@ async def clear(call: Call, params: NoParams) -> dict[str, Any]:
     return {"cleared": call.service.jobs.clear()}
 
 
+def _profile(call: Call, params: SubmitParams) -> Profile | None:
+    """The profile of a job. Raises `profile.unknown`."""
+    name = params.profile if params.profile is not None else call.connection.profile
+    return None if name is None else call.service.profiles.find(name)
+
+
+def _choice(requested: dict[str, Any], profile: Profile | None) -> Choice:
+    """Which runtime a job gets. Raises `runtime.invalid`."""
+    of_profile = Choice(profile.runtime, profile.options.get("model")) if profile else Choice()
+    return choose(Choice(requested.get("runtime"), requested.get("model")), of_profile)
+
+
+async def _lease(call: Call, choice: Choice) -> tuple[Lease, Sequence[str] | None]:
+    """A lease on the runtime that was chosen, and the languages of its model as far as they are known.
+
+    Raises `runtime.unknown`, `runtime.disabled`, and what is wrong with a model.
+    """
+    runtimes, models = call.service.runtimes, call.service.models
+    if choice.model is not None:
+        model = await models.describe(choice.model)
+        return runtimes.lease(runtimes.with_model(model.name)), model.languages
+    runtime = runtimes.answering if choice.runtime is None else runtimes.find(choice.runtime)
+    if runtime.loaded is not None:
+        return runtimes.lease(runtime), runtime.loaded.info.languages
+    lease = runtimes.lease(runtime)
+    try:
+        return lease, (await models.describe(runtime.preset.model)).languages
+    except BaseException:
+        lease.release()
+        raise
+
+
 async def _check_path(path: str) -> None:
     try:
         await run_abandonable(path, lambda: check_input(path))
@@ -147,7 +196,7 @@ def _uploaded(call: Call, upload: str) -> str:
 
 def _transcript(job: Job) -> Any:
     if job.error is not None:
-        raise job.error
+        raise job.error.copy()  # it is kept, and would keep every connection that it was raised for
     if job.transcript is None:
         raise WhisperdError(
             "job.not_over",

@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from whisperd.daemon.call import Call
-from whisperd.models import InstalledModel, ModelSummary
+from whisperd.hardware import Gpu, find_gpus, read_memory
+from whisperd.models import InstalledModel, ModelSummary, shipped_catalogue
+from whisperd.models.recommend import Recommendation
+from whisperd.models.recommend import recommend as recommend_models
+from whisperd.plugins import variants
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import Name, NoParams, Params
 
@@ -35,6 +39,14 @@ async def available(call: Call, params: NoParams) -> tuple[ModelSummary, ...]:
     return await call.service.models.available()
 
 
+async def recommend(call: Call, params: NoParams) -> tuple[Recommendation, ...]:
+    """The catalogue, with what fits this computer and which model suits it."""
+    gpus: tuple[Gpu, ...] = ()
+    if any(variant.device == "cuda" for _, variant in variants()):  # else nothing here computes on one
+        gpus = (await find_gpus()).gpus
+    return recommend_models(shipped_catalogue().models, read_memory().total, gpus)
+
+
 async def pull(call: Call, params: ModelParams) -> InstalledModel:
     """Download a model unless it is there; progress comes as events of the topic `models`."""
     return await call.service.models.pull(params.name, call.service.on_model_progress)
@@ -53,7 +65,7 @@ async def verify(call: Call, params: ModelParams) -> dict[str, Any]:
 
 async def remove(call: Call, params: ModelParams) -> dict[str, Any]:
     """Delete a model from the store; one that is loaded is refused."""
-    call.service.pool.check_unused(call.service.models.canonical_name(params.name))
+    call.service.runtimes.check_unused(call.service.models.canonical_name(params.name))
     freed_bytes = await call.service.models.remove(params.name)
     return {"name": params.name, "freed": freed_bytes}
 
@@ -71,6 +83,7 @@ async def import_(call: Call, params: ImportParams) -> InstalledModel:
 METHODS = {
     "list": list_,
     "available": available,
+    "recommend": recommend,
     "pull": pull,
     "verify": verify,
     "remove": remove,

@@ -20,10 +20,12 @@ class HelloParams(Params, frozen=True):
     client: str
     version: str
     protocol: int
+    profile: str | None = None
+    """What the client's jobs have where they say nothing themselves."""
 
 
 async def hello(call: Call, params: HelloParams) -> dict[str, Any]:
-    """Agree on a protocol. Raises `protocol.unsupported`."""
+    """Agree on a protocol, and on a profile. Raises `protocol.unsupported`, `profile.unknown`."""
     if params.protocol != PROTOCOL:
         older = "client" if params.protocol < PROTOCOL else "daemon"
         raise WhisperdError(
@@ -32,6 +34,9 @@ async def hello(call: Call, params: HelloParams) -> dict[str, Any]:
             f"Upgrade the {older}, then `whisperctl daemon restart`.",
             {"protocol": PROTOCOL},
         )
+    if params.profile is not None:
+        call.service.profiles.find(params.profile)
+    call.connection.profile = params.profile
     return {"server": "whisperd", "version": __version__, "protocol": PROTOCOL}
 
 

@@ -1,0 +1,135 @@
+"""What a saved runtime costs: the way of a request to its first work, and the memory that comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import psutil
+
+from benchmarks.measure import REPOSITORY, Outcome, RunningDaemon
+from whisperd.client import Client
+from whisperd_testing import toy_model, write_tone
+
+GOAL_MS = 5.0
+REQUESTS = 1000
+WARM_UP = 50
+SAVED = 50
+MODEL = "base"
+GOAL_KEPT = 0.03
+"""The share of the memory that may stay: what the daemon has learnt meanwhile."""
+
+
+def measure(_daemon: RunningDaemon, _audio: Path) -> Outcome:
+    """Both on daemons of their own: this one may have loaded something already."""
+    times = _first_work()
+    to_decoder_ms = _milliseconds(times["read"], times["decoding"])
+    to_engine_ms = _milliseconds(times["read"], times["computing"])
+    whole_ms = _milliseconds(times["asked"], times["answered"])
+    first_ms = statistics.median(to_decoder_ms)
+    share = statistics.median(a / b for a, b in zip(to_decoder_ms, whole_ms, strict=True))
+    before, loaded, after = _memory()
+    kept = (after - before) / (loaded - before)
+    return Outcome(
+        "runtimes",
+        f"{SAVED} saved, one loaded: under {GOAL_MS:.0f} ms from a request to its first work, the median of "
+        f"{REQUESTS:,}; {MODEL} unloaded: at most {GOAL_KEPT:.0%} of its memory stay",
+        first_ms < GOAL_MS and kept <= GOAL_KEPT,
+        [
+            (
+                "request read → decoder asked",
+                f"{first_ms:.1f} ms (95 %: under {_percentile(to_decoder_ms):.1f})",
+            ),
+            (
+                "request read → decoder asked",
+                f"{first_ms:.1f} ms (95 %: {_percentile(to_decoder_ms):.1f} ms)",
+            ),
+            ("request read → engine asked", f"{statistics.median(to_engine_ms):.1f} ms"),
+            ("asked → answered, at the client", f"{statistics.median(whole_ms):.1f} ms"),
+            ("share of the first in the last", f"{share:.0%}"),
+            ("memory before", f"{before / 1e6:.0f} MB"),
+            (f"with {MODEL} loaded", f"{loaded / 1e6:.0f} MB"),
+            ("unloaded again", f"{after / 1e6:.0f} MB"),
+        ],
+        {"times": times, "before_bytes": before, "loaded_bytes": loaded, "after_bytes": after},
+    )
+
+
+def _first_work() -> dict[str, list[float]]:
+    """When each job was asked for, read by the daemon, given to a decoder and to an engine, and answered."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        path = folder / "times.json"
+        asked, answered = [], []
+        with _stamped_daemon(folder, path) as client:
+            sound = write_tone(folder / "tone.wav", 1.0)
+            model = toy_model(folder / "toy")
+            for number in range(SAVED):
+                client.runtimes.create(f"runtime {number}", str(model), keep_alive="never")
+            client.runtimes.load(f"runtime {SAVED - 1}")
+            for _ in range(WARM_UP + REQUESTS):
+                asked.append(time.perf_counter())
+                client.transcribe(sound, runtime=f"runtime {SAVED - 1}", vad=False)
+                answered.append(time.perf_counter())
+        times: dict[str, Any] = {**json.loads(path.read_text()), "asked": asked, "answered": answered}
+    return {kind: values[-REQUESTS:] for kind, values in times.items()}
+
+
+@contextmanager
+def _stamped_daemon(folder: Path, path: Path) -> Iterator[Client]:
+    backends = REPOSITORY / "tests" / "backends"
+    env = {"PYTHONPATH": f"{backends}{os.pathsep}{REPOSITORY}", "WHISPERD_PRELOAD": "0"}
+    daemon = RunningDaemon(folder, env=env, program=("benchmarks.stamped_daemon", str(path))).start()
+    try:
+        with daemon.connect() as client:
+            yield client
+    finally:
+        daemon.close()
+
+
+def _memory() -> tuple[int, int, int]:
+    """Memory of the daemon and all its processes before a model is loaded, with it, and without it again."""
+    with TemporaryDirectory() as folder:
+        daemon = RunningDaemon(Path(folder), toy=False, env={"WHISPERD_PRELOAD": "0"}).start()
+        try:
+            with daemon.connect() as client:
+                client.runtimes.create("measured", MODEL)
+                # What loading anything makes of the daemon itself is no part of a model.
+                client.runtimes.load("measured")
+                client.runtimes.unload("measured")
+                before = _settled(daemon)
+                client.runtimes.load("measured")
+                time.sleep(2.0)  # a decoder is made ready beside it
+                loaded = _own_bytes(daemon)
+                client.runtimes.unload("measured")
+                return before, loaded, _settled(daemon)
+        finally:
+            daemon.close()
+
+
+def _settled(daemon: RunningDaemon) -> int:
+    """When no process is left but the daemon."""
+    psutil.wait_procs(daemon.children(), timeout=60)
+    assert not daemon.children()
+    return _own_bytes(daemon)
+
+
+def _own_bytes(daemon: RunningDaemon) -> int:
+    """What no other process has as well: so much is free once they have ended."""
+    processes = [psutil.Process(daemon.pid), *daemon.children()]
+    return sum(process.memory_full_info().uss for process in processes)
+
+
+def _milliseconds(begins: list[float], ends: list[float]) -> list[float]:
+    return [(end - begin) * 1000 for begin, end in zip(begins, ends, strict=True)]
+
+
+def _percentile(values: list[float]) -> float:
+    return statistics.quantiles(values, n=20)[-1]

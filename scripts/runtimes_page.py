@@ -1,0 +1,201 @@
+"""Renews what docs/runtimes.md has from the program itself.
+
+    python scripts/runtimes_page.py             # the table of transitions (`make docs`)
+    python scripts/runtimes_page.py --outputs   # what the commands print as well: it runs every one of them
+    python scripts/runtimes_page.py --check     # fail if the table is not current
+
+The commands of the page are those in its `console` blocks. They are run in order from the root of the
+repository, against a daemon of their own with the models `tiny.en` and `base`, which are downloaded into
+the cache of the tests. `tests/test_runtimes_page.py` does the same, and compares.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from whisperd.runtimes.life import ACTIONS, STATUSES, Event, Life, Refused, step
+
+if TYPE_CHECKING:
+    from whisperd_testing import RunningDaemon
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "runtimes.md"
+TABLE = re.compile(r"(?<=<!-- transitions -->\n).*?(?=<!-- end of transitions -->)", re.DOTALL)
+BLOCK = re.compile(r"(?<=```console\n).*?(?=```)", re.DOTALL)
+MODELS = ("tiny.en", "base")
+FIRST = "base"
+"""The model of the runtime that there is at first: elsewhere it is one that suits the computer."""
+
+# What two runs differ in. Spaces count as one: columns are as wide as what is in them.
+DIFFERENT = (
+    (r"\b[0-9a-f]{8}(?:[0-9a-f]{2})?\b", "ID"),
+    (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "TIME"),
+    (r"\b[\d.]+ [kMG]B\b", "SIZE"),
+    (r"\bnow\b(?= +\d+$)|\b\d+ (s|min) ago\b", "AGO"),
+    (r"\bint8(_float32)?(?=, \d+ worker)", "PRECISION"),
+    (r"(?<=^process:) +\d+", " PID"),
+    (r"(?<=^last used:) .*", " AGO"),
+    (r" +", " "),
+)
+
+EVENTS: tuple[tuple[Event, str], ...] = (
+    *((action, f"`{action}`") for action in ACTIONS),
+    ("prepared", "all is there"),
+    ("ready", "the model is loaded"),
+    ("failed", "it goes wrong"),
+    ("idle", "unused for its keep-alive"),
+    ("evict", "its memory is needed"),
+    ("release", "the last who waited goes"),
+)
+WAITED_FOR = ("prepared", "ready", "release")
+
+
+# The table of transitions
+
+
+def transitions() -> str:
+    """Each event in each status, of an enabled runtime that is not the default; where it ends."""
+    lines = [
+        "| | " + " | ".join(STATUSES) + " |",
+        "| --- |" + " --- |" * len(STATUSES),
+        *(
+            f"| {label} | " + " | ".join(_becomes(status, event) for status in STATUSES) + " |"
+            for event, label in EVENTS
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _becomes(status: str, event: Event) -> str:
+    life = Life(status, leases=int(event in WAITED_FOR))  # type: ignore[arg-type]
+    try:
+        after, effect = step(life, event)
+    except Refused:
+        return ""
+    if event == "delete":
+        return "gone"
+    begins = effect == "start"
+    if effect == "stop":
+        after, effect = step(after, "ended")
+        begins = effect == "start"
+    return "stays" if after.status == status and not begins else after.status
+
+
+# The commands
+
+
+@dataclass
+class Command:
+    """A command of the page, and what the page says that it prints."""
+
+    line: str
+    output: str
+
+
+def blocks(page: str) -> list[list[Command]]:
+    """The commands of each block, in their order."""
+    return [list(_commands(match[0])) for match in BLOCK.finditer(page)]
+
+
+def _commands(block: str) -> Iterator[Command]:
+    for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+        line, _, output = part.partition("\n")
+        yield Command(line, output)
+
+
+def run(line: str, daemon: RunningDaemon) -> str:
+    """What a command prints, on its outputs and on its errors, as in a terminal."""
+    words = shlex.split(line)
+    variables = dict(word.split("=", 1) for word in words[: _count_variables(words)])
+    program, *arguments = words[len(variables) :]
+    assert program == "whisperctl", f"the page runs nothing but whisperctl: {line}"
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "whisperd.cli.main", *arguments],
+        env={**daemon.env, **variables},
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    return done.stdout.decode()
+
+
+def _count_variables(words: Sequence[str]) -> int:
+    return next(index for index, word in enumerate(words) if "=" not in word)
+
+
+def normal(output: str) -> str:
+    """An output without what two runs differ in."""
+    for pattern, name in DIFFERENT:
+        output = re.sub(pattern, name, output, flags=re.MULTILINE)
+    return output
+
+
+def begin(folder: Path) -> RunningDaemon:
+    """The daemon that the page has: the models are there, and one runtime with `base`."""
+    sys.path.append(str(ROOT / "tests"))
+    from whisperd_testing import RunningDaemon
+
+    env = {"HF_HUB_OFFLINE": "0", "COLUMNS": "100", "TZ": "UTC"}
+    daemon = RunningDaemon(folder, toy=False, env=env).start()
+    try:
+        for what in (("natives", "install", "media", "ctranslate2-cpu"), ("models", "pull", *MODELS)):
+            done = daemon.ctl(*what, timeout=600)
+            assert done.status == 0, done
+        with daemon.connect() as client:
+            (first,) = client.runtimes.list()
+            client.runtimes.edit(first["id"], name=FIRST, model=FIRST)
+        # A default that is edited is loaded, which is not what a user begins with.
+        daemon.ctl("daemon", "stop")
+        daemon.wait()
+        daemon.start()
+    except BaseException:
+        daemon.close()
+        raise
+    return daemon
+
+
+def with_outputs(page: str) -> str:
+    """The page with what its commands print now."""
+    with TemporaryDirectory() as folder:
+        daemon = begin(Path(folder))
+        try:
+            return BLOCK.sub(lambda block: _run_block(block[0], daemon), page)
+        finally:
+            daemon.close()
+
+
+def _run_block(block: str, daemon: RunningDaemon) -> str:
+    return "".join(f"$ {one.line}\n{run(one.line, daemon)}" for one in _commands(block))
+
+
+def main() -> None:
+    """Renew the page, or check it."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--outputs", action="store_true", help="run the commands and keep what they print")
+    options.add_argument("--check", action="store_true", help="fail if the table is not current")
+    chosen = options.parse_args()
+    old = PAGE.read_text(encoding="utf-8")
+    new = TABLE.sub(lambda _: transitions(), old)
+    if chosen.check and new != old:
+        sys.exit(f"{PAGE.name} is not current: run `make docs`.")
+    if chosen.outputs:
+        new = with_outputs(new)
+    if not chosen.check:
+        PAGE.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""`whisperctl profiles`: a runtime and options of a user or program."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from whisperd.cli.command import add_names, confirm, connect_as, for_each
+from whisperd.cli.job_options import JOB_OPTIONS, add_job_options, given_options
+from whisperd.cli.output import local_time, print_json, print_table, printable
+from whisperd.cli.parser import Parser, usage_error
+from whisperd.client.inputs import model_name
+
+OPTIONS = ("model", *JOB_OPTIONS)
+EXAMPLES = """examples:
+  whisperctl profiles create interviews --runtime best --language de --hotwords "Ruhrgebiet, Zeche"
+  whisperctl transcribe talk.mp3 --profile interviews
+  export WHISPERD_PROFILE=interviews"""
+
+
+def add(parser: Parser) -> None:
+    """Add the verbs."""
+    parser.add_verb("list", list_, "the profiles")
+    parser.add_verb("show", show, "one profile", _add_name)
+    parser.add_verb("create", create, "save a new profile", _add_creation)
+    parser.add_verb("edit", edit, "change a profile", _add_edition)
+    parser.add_verb("delete", delete, "forget profiles", _add_names)
+
+
+def _add_name(parser: Parser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the profile's name")
+
+
+def _add_names(parser: Parser) -> None:
+    add_names(parser, "profiles by their names")
+
+
+def _add_options(parser: Parser) -> None:
+    parser.add_argument("--runtime", metavar="NAME", help="its runtime, by name or id (the default)")
+    parser.add_argument("--model", metavar="NAME", help="any runtime with this model, in place of --runtime")
+    add_job_options(parser)
+
+
+def _add_creation(parser: Parser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the name that it gets")
+    _add_options(parser)
+    parser.epilog = EXAMPLES
+
+
+def _add_edition(parser: Parser) -> None:
+    _add_name(parser)
+    parser.add_argument("--rename", "--name", dest="new_name", metavar="NEW", help="another name for it")
+    _add_options(parser)
+    parser.add_argument(
+        "--unset",
+        action="append",
+        default=[],
+        choices=("runtime", *OPTIONS),
+        metavar="OPTION",
+        help="leave this to the default again, such as runtime or beam_size",
+    )
+
+
+def list_(options: argparse.Namespace) -> None:
+    with connect_as(options) as client:
+        profiles = client.profiles.list()
+    if options.json:
+        print_json(profiles)
+        return
+    print_table(
+        ("NAME", "RUNTIME", "OPTIONS"),
+        [(one["name"], one["runtime"] or "default", _in_words(one["options"])) for one in profiles],
+    )
+
+
+def show(options: argparse.Namespace) -> None:
+    with connect_as(options) as client:
+        profile = client.profiles.show(options.name)
+    if options.json:
+        print_json(profile)
+        return
+    for label, value in (
+        ("name", profile["name"]),
+        ("runtime", profile["runtime"] or "the default"),
+        ("options", _in_words(profile["options"])),
+        ("created", local_time(profile["created"])),
+        ("changed", local_time(profile["changed"])),
+        ("version", profile["version"]),
+    ):
+        print(f"{label + ':':10} {printable(str(value))}")
+
+
+def create(options: argparse.Namespace) -> None:
+    given = _given(options)
+    with connect_as(options) as client:
+        profile = client.profiles.create(options.name, runtime=options.runtime, options=given)
+    confirm(options, profile, printable(f"{profile['name']} is created"))
+
+
+def edit(options: argparse.Namespace) -> None:
+    given = _given(options)
+    if not (given or options.unset or options.runtime or options.new_name):
+        raise usage_error(
+            "invalid", "Nothing is to be changed", "`whisperctl profiles edit --help` says what can be"
+        )
+    with connect_as(options) as client:
+        profile = client.profiles.show(options.name)
+        # A runtime takes the place of a model, and a model that of a runtime.
+        dropped = {*options.unset, *(["model"] if options.runtime else [])}
+        kept = {name: value for name, value in profile["options"].items() if name not in dropped}
+        changes: dict[str, Any] = {"options": {**kept, **given}}
+        if options.runtime or options.model or "runtime" in options.unset:
+            changes["runtime"] = options.runtime
+        if options.new_name:
+            changes["name"] = options.new_name
+        # With the version that was read: the options that somebody else has set meanwhile are not undone.
+        profile = client.profiles.edit(options.name, version=profile["version"], **changes)
+    done = f"{options.name} is now {profile['name']}" if options.new_name else f"{profile['name']} is changed"
+    confirm(options, profile, printable(done))
+
+
+def delete(options: argparse.Namespace) -> int:
+    def tell(profile: dict[str, Any]) -> None:
+        if not options.quiet:
+            print(f"{printable(profile['name'])} is deleted")
+
+    return for_each(options, options.names, lambda client, name: client.profiles.delete(name), tell)
+
+
+def _given(options: argparse.Namespace) -> Any:
+    if options.runtime and options.model:
+        raise usage_error("invalid", "--runtime and --model contradict each other", "Leave one of them out")
+    model = {"model": model_name(options.model)} if options.model else {}
+    return {**model, **given_options(options)}
+
+
+def _in_words(job_options: dict[str, Any]) -> str:
+    """The options as they would be given: `language de, beam_size 2`."""
+    return ", ".join(f"{name} {_value(value)}" for name, value in job_options.items()) or "-"
+
+
+def _value(value: Any) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case list():
+            return ",".join(f"{one:g}" for one in value)
+        case _:
+            return str(value)

@@ -1,0 +1,278 @@
+"""`whisperctl runtimes`: which model runs, where and how."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from whisperd.cli.command import add_names, call_with_progress, confirm, connect_as, for_each
+from whisperd.cli.output import columns, print_json, printable, size
+from whisperd.cli.parser import Parser, usage_error
+from whisperd.cli.preparation import PREPARATION_TOPICS, Preparation
+from whisperd.cli.runtime_view import details, runtime_table, what_runs
+from whisperd.client.synchronous import Client
+
+Map = dict[str, Any]
+
+DEVICES = ("auto", "cuda", "cpu")
+COMPUTE_TYPES = (
+    "auto", "int8", "int8_float16", "int8_float32", "int8_bfloat16", "float16", "bfloat16", "float32",
+)  # fmt: skip
+FIELDS = (
+    "model", "backend", "device", "device_index", "compute_type", "cpu_threads", "workers", "batched",
+    "batch_size", "keep_alive", "protected",
+)  # fmt: skip
+EXAMPLES = """examples:
+  whisperctl runtimes create fast --model tiny.en --keep-alive 1h
+  whisperctl runtimes create best --model large-v3 --device cuda --device-index 0,1 --default --load
+  whisperctl transcribe interview.mp3 --runtime fast"""
+
+
+def add(parser: Parser) -> None:
+    """Add the verbs."""
+    parser.add_verb("list", list_, "the runtimes; * marks the default", _add_watch)
+    parser.add_verb("show", show, "all that is known of a runtime, with its history", _add_name)
+    parser.add_verb("create", create, "save a new runtime", _add_creation)
+    parser.add_verb("edit", edit, "change a runtime; it is loaded anew where that is needed", _add_edition)
+    parser.add_verb("delete", delete, "unload runtimes and forget them", _add_names)
+    parser.add_verb("prepare", prepare, "download all that runtimes need", _add_names)
+    parser.add_verb("load", load, "load runtimes", _add_names)
+    parser.add_verb("cancel", cancel, "give up what runtimes are downloading or loading", _add_names)
+    parser.add_verb("unload", unload, "unload runtimes, so that their memory is free", _add_names)
+    parser.add_verb("default", default, "have a runtime answer where no other is named", _add_name)
+    parser.add_verb("enable", enable, "let runtimes be used", _add_names)
+    parser.add_verb("disable", disable, "unload runtimes and let nobody use them", _add_names)
+
+
+def _add_name(parser: Parser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the runtime's name or id")
+
+
+def _add_names(parser: Parser) -> None:
+    add_names(parser, "runtimes by their names or ids")
+
+
+def _add_watch(parser: Parser) -> None:
+    parser.add_argument("--watch", action="store_true", help="go on with every change, until interrupted")
+
+
+def _add_creation(parser: Parser) -> None:
+    parser.add_argument("name", metavar="NAME", help="the name that it gets")
+    _add_fields(parser, is_new=True)
+    parser.add_argument("--default", action="store_true", help="make it the default")
+    parser.add_argument("--load", action="store_true", help="load it, and wait for that")
+    parser.epilog = EXAMPLES
+
+
+def _add_edition(parser: Parser) -> None:
+    _add_name(parser)
+    parser.add_argument("--rename", "--name", dest="new_name", metavar="NEW", help="another name for it")
+    _add_fields(parser, is_new=False)
+    parser.add_argument(
+        "--if-version",
+        type=_number,
+        metavar="N",
+        help="only if nobody has changed it since; `whisperctl runtimes show NAME` says its version",
+    )
+
+
+def _add_fields(parser: Parser, *, is_new: bool) -> None:
+    parser.add_argument(
+        "--model",
+        metavar="MODEL",
+        required=is_new,
+        help="of the catalogue, the hub (owner/name), or a folder",
+    )
+    parser.add_argument("--backend", metavar="NAME", help="what runs it (auto)")
+    parser.add_argument("--device", choices=DEVICES, help="where it runs (auto)")
+    parser.add_argument(
+        "--device-index",
+        type=_numbers,
+        metavar="N[,N...]",
+        help="GPUs by their numbers, each with the whole model; none is left to the daemon (none)",
+    )
+    parser.add_argument("--compute-type", choices=COMPUTE_TYPES, help="its precision (auto)")
+    parser.add_argument(
+        "--cpu-threads", type=_number, metavar="N", help="of each worker; 0 is left to the daemon (0)"
+    )
+    parser.add_argument(
+        "--workers", type=_number, metavar="N", help="batches computed at once; 0 is left to the daemon (0)"
+    )
+    parser.add_argument(
+        "--batched", action=argparse.BooleanOptionalAction, help="compute several windows together (yes)"
+    )
+    parser.add_argument("--batch-size", type=_number, metavar="N", help="how many, at most (4)")
+    parser.add_argument(
+        "--keep-alive",
+        metavar="TIME",
+        help="how long it stays loaded unused, such as 90s or 1h30m; 0 is not at all, never for ever (15m)",
+    )
+    parser.add_argument(
+        "--protected", action=argparse.BooleanOptionalAction, help="it may not be deleted (no)"
+    )
+
+
+def list_(options: argparse.Namespace) -> None:
+    with connect_as(options) as client:
+        if options.watch:
+            from whisperd.cli.runtime_watch import watch
+
+            watch(client, as_json=options.json)
+        runtimes = client.runtimes.list()
+    if options.json:
+        print_json(runtimes)
+        return
+    print("\n".join(runtime_table(runtimes, _now(), columns(sys.stdout))))
+
+
+def show(options: argparse.Namespace) -> None:
+    with connect_as(options) as client:
+        runtime = client.runtimes.show(options.name)
+    if options.json:
+        print_json(runtime)
+        return
+    print("\n".join(details(runtime, _now())))
+
+
+def create(options: argparse.Namespace) -> None:
+    with connect_as(options) as client:
+        runtime = client.runtimes.create(options.name, default=options.default, **_fields(options))
+        _tell(options, f"{runtime['name']} is created")
+        if options.default:
+            _tell(options, _as_default(runtime))
+        if options.load:
+            runtime = _bring(options, client, "runtimes.load", runtime["id"])
+            _tell(options, _as_loaded(runtime))
+    if options.json:
+        print_json(runtime)
+
+
+def edit(options: argparse.Namespace) -> None:
+    changes = _fields(options)
+    if options.new_name is not None:
+        changes["name"] = options.new_name
+    if not changes:
+        raise usage_error(
+            "invalid", "Nothing is to be changed", "`whisperctl runtimes edit --help` says what can be"
+        )
+    with connect_as(options) as client:
+        runtime = client.runtimes.edit(options.name, version=options.if_version, **changes)
+    done = f"{options.name} is now {runtime['name']}" if options.new_name else f"{runtime['name']} is changed"
+    confirm(options, runtime, printable(done))
+
+
+def delete(options: argparse.Namespace) -> int:
+    return for_each(
+        options,
+        options.names,
+        lambda client, name: client.runtimes.delete(name),
+        lambda answer: _tell(options, f"{answer['name']} is deleted"),
+    )
+
+
+def prepare(options: argparse.Namespace) -> int:
+    return for_each(
+        options,
+        options.names,
+        lambda client, name: _bring(options, client, "runtimes.prepare", name),
+        lambda runtime: _tell(options, f"{runtime['name']} has all that it needs"),
+    )
+
+
+def load(options: argparse.Namespace) -> int:
+    return for_each(
+        options,
+        options.names,
+        lambda client, name: _bring(options, client, "runtimes.load", name),
+        lambda runtime: _tell(options, _as_loaded(runtime)),
+    )
+
+
+def cancel(options: argparse.Namespace) -> int:
+    return for_each(
+        options,
+        options.names,
+        lambda client, name: client.runtimes.cancel(name),
+        lambda runtime: _tell(options, f"{runtime['name']} is {runtime['status']}"),
+    )
+
+
+def unload(options: argparse.Namespace) -> int:
+    return for_each(
+        options,
+        options.names,
+        lambda client, name: client.runtimes.unload(name),
+        lambda runtime: _tell(options, f"{runtime['name']} is {runtime['status']}"),
+    )
+
+
+def default(options: argparse.Namespace) -> None:
+    with connect_as(options) as client:
+        runtime = client.runtimes.default(options.name)
+    confirm(options, runtime, printable(_as_default(runtime)))
+
+
+def enable(options: argparse.Namespace) -> int:
+    return for_each(
+        options,
+        options.names,
+        lambda client, name: client.runtimes.enable(name),
+        lambda runtime: _tell(options, f"{runtime['name']} is enabled"),
+    )
+
+
+def disable(options: argparse.Namespace) -> int:
+    return for_each(
+        options,
+        options.names,
+        lambda client, name: client.runtimes.disable(name),
+        lambda runtime: _tell(options, f"{runtime['name']} is disabled"),
+    )
+
+
+def _bring(options: argparse.Namespace, client: Client, method: str, name: str) -> Map:
+    """Have a runtime prepared or loaded, and show how far it is. Who hangs up gives it up."""
+    preparation = Preparation(client.runtimes.show(name))
+    return call_with_progress(options, client, PREPARATION_TOPICS, method, show=preparation.show, name=name)
+
+
+def _fields(options: argparse.Namespace) -> Map:
+    """The fields that were given: the defaults of the others are the daemon's."""
+    values = {name: getattr(options, name) for name in FIELDS}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _as_loaded(runtime: Map) -> str:
+    return f"{runtime['name']} is loaded: {what_runs(runtime['loaded'])}, {size(runtime['memory'])}"
+
+
+def _as_default(runtime: Map) -> str:
+    is_ready = runtime["status"] == "loaded"
+    return f"{runtime['name']} is the default{'' if is_ready else ', and is being loaded'}"
+
+
+def _tell(options: argparse.Namespace, text: str) -> None:
+    if not (options.quiet or options.json):
+        print(printable(text), flush=True)
+
+
+def _now() -> Any:
+    from datetime import UTC, datetime
+
+    return datetime.now(UTC)
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def _numbers(text: str) -> list[int]:
+    if text == "none":
+        return []
+    try:
+        return [_number(part) for part in text.split(",")]
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither none nor numbers such as 0,1") from None

@@ -1,0 +1,58 @@
+"""The options of a transcription on the command line. None has a default here: defaults are the daemon's."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from whisperd.cli.parser import Parser
+
+__all__ = ["JOB_OPTIONS", "add_job_options", "given_options"]
+
+MAX_BEAMS = 16
+JOB_OPTIONS = ("language", "task", "priority", "prompt", "hotwords", "beam_size", "temperature", "vad")
+"""Their names on the wire."""
+
+
+def add_job_options(parser: Parser) -> None:
+    """Add them."""
+    parser.add_argument("--language", metavar="CODE", help="what is spoken; auto, the default, finds out")
+    parser.add_argument(
+        "--task", choices=("transcribe", "translate"), help="translate is into English (transcribe)"
+    )
+    parser.add_argument(
+        "--priority", choices=("interactive", "normal", "bulk"), help="who goes first (normal)"
+    )
+    parser.add_argument("--prompt", metavar="TEXT", help="text that the recording seems to follow")
+    parser.add_argument("--hotwords", metavar="TEXT", help="names and terms to expect")
+    parser.add_argument("--beam-size", type=_beams, metavar="N", help="alternatives considered, 1 to 16 (5)")
+    parser.add_argument("--temperature", type=_temperatures, metavar="T[,T...]", help="0 to 1, tried in turn")
+    parser.add_argument(
+        "--vad", action=argparse.BooleanOptionalAction, help="leave out where nobody speaks (yes)"
+    )
+
+
+def given_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Those that were given."""
+    values = {name: getattr(options, name) for name in JOB_OPTIONS}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _beams(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= MAX_BEAMS):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_BEAMS}")
+    return int(text)
+
+
+def _temperatures(text: str) -> list[float]:
+    try:
+        temperatures = [float(part) for part in text.split(",")]
+    except ValueError:
+        temperatures = [math.nan]
+    if not all(0 <= temperature <= 1 for temperature in temperatures):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers from 0 to 1, such as 0,0.2,0.4")
+    return temperatures

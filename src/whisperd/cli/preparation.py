@@ -1,0 +1,69 @@
+"""What a runtime goes through before it can work, as a line of progress: its downloads, then its loading."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from whisperd.cli.command import show_download
+from whisperd.rpc.errors import WhisperdError
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from whisperd.cli.output import Progress
+    from whisperd.client.synchronous import Client
+
+    Map = dict[str, Any]
+
+__all__ = ["PREPARATION_TOPICS", "Preparation", "runtime_of"]
+
+PREPARATION_TOPICS = ("natives", "models", "runtimes")
+
+
+class Preparation:
+    """Shows how far one runtime is, and nothing of the others."""
+
+    def __init__(self, runtime: Map) -> None:
+        self._runtime = runtime
+        self._id = runtime["id"]
+        self._model = runtime["model"]
+        self._has_details = False
+
+    def begin(self, progress: Progress) -> None:
+        """Show how far it is by now."""
+        if self._runtime.get("status") in ("downloading", "loading"):
+            self._show_status(progress, self._runtime["status"], self._runtime)
+
+    def show(self, progress: Progress, event: Map) -> None:
+        """Show what an event says, if it is about this runtime.
+
+        The libraries are those of all runtimes. Bytes and seconds, once told, say more than a percentage.
+        """
+        match event:
+            case {"type": "runtime.status", "id": self._id, "status": status}:
+                self._show_status(progress, status, event)
+            case {"type": "native.progress"} | {"type": "model.progress", "name": self._model}:
+                self._has_details = True
+                show_download(progress, event)
+
+    def _show_status(self, progress: Progress, status: str, event: Map) -> None:
+        match status:
+            case "downloading":
+                if not self._has_details:
+                    what = event["detail"] or f"downloading {event['name']}"
+                    progress.show(what[:1].upper() + what[1:], event["progress"])
+            case "loading":
+                progress.show(f"Loading {event['name']}", event["progress"])
+            case _:
+                progress.clear()
+
+
+def runtime_of(client: Client, job: str) -> Map:
+    """The runtime of a job, as far as it is still known."""
+    name = client.jobs.show(job)["runtime"]
+    try:
+        return client.runtimes.show(name)
+    except WhisperdError as error:
+        if error.code not in ("runtime.unknown", "rpc.unknown_method"):
+            raise
+        return {"id": name, "model": name}

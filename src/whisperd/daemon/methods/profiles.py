@@ -1,0 +1,56 @@
+"""`profiles.*`: named sets of choices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from whisperd.daemon.call import Call
+from whisperd.rpc.messages import Name, NoParams, Params
+from whisperd.runtimes.profile_manager import ProfileChanges
+
+__all__ = ["METHODS"]
+
+Map = dict[str, Any]
+
+
+class ProfileParams(Params, frozen=True):
+    """Which profile."""
+
+    name: Name
+
+
+class EditParams(Params, frozen=True):
+    """Which profile, what of it, and the version that the change was made from."""
+
+    name: Name
+    changes: ProfileChanges
+    version: int | None = None
+
+
+async def list_(call: Call, params: NoParams) -> list[Map]:
+    """Every profile, by name."""
+    return [call.service.profiles.view(profile) for profile in call.service.profiles.all()]
+
+
+async def show(call: Call, params: ProfileParams) -> Map:
+    """One profile."""
+    return call.service.profiles.view(call.service.profiles.find(params.name))
+
+
+async def create(call: Call, params: ProfileChanges) -> Map:
+    """Save a new one."""
+    return call.service.profiles.view(await call.service.profiles.create(params))
+
+
+async def edit(call: Call, params: EditParams) -> Map:
+    """Change one."""
+    profile = await call.service.profiles.edit(params.name, params.changes, params.version)
+    return call.service.profiles.view(profile)
+
+
+async def delete(call: Call, params: ProfileParams) -> Map:
+    """Forget one."""
+    return {"name": (await call.service.profiles.delete(params.name)).name}
+
+
+METHODS = {"list": list_, "show": show, "create": create, "edit": edit, "delete": delete}

@@ -1,0 +1,123 @@
+"""Asks NVIDIA's driver library, NVML, what there is: `python -m whisperd.hardware.nvml`.
+
+Runs in a process of its own: a driver that is broken may crash, or never answer. Says what it found
+as one line of JSON (`whisperd.hardware.messages`). NVML comes with the driver and is C with a stable
+interface: https://docs.nvidia.com/deploy/nvml-api.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import PureWindowsPath
+from typing import Final, TypeVar
+
+import msgspec
+
+from whisperd.child import watch_parent
+from whisperd.hardware.messages import DriverAnswer, SeenGpu
+
+__all__ = ["main"]
+
+Fact = TypeVar("Fact")
+
+_FUNCTION_NOT_FOUND: Final = 13
+_TEXT_BYTES: Final = 96
+"""As long as the longest text that NVML writes."""
+
+
+class _Memory(ctypes.Structure):
+    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
+
+
+class _Refused(Exception):
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class _Nvml:
+    """The library's functions; each raises `_Refused` with the library's code."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+
+    def call(self, name: str, *arguments: object) -> None:
+        function = getattr(self._library, name, None)
+        code = _FUNCTION_NOT_FOUND if function is None else int(function(*arguments))
+        if code:
+            raise _Refused(code)
+
+    def text(self, name: str, *arguments: object) -> str:
+        buffer = ctypes.create_string_buffer(_TEXT_BYTES)
+        self.call(name, *arguments, buffer, ctypes.c_uint(_TEXT_BYTES))
+        return buffer.value.decode(errors="replace")
+
+    def number(self, name: str) -> int:
+        value = ctypes.c_int()
+        self.call(name, ctypes.byref(value))
+        return value.value
+
+    def gpu(self, index: int) -> SeenGpu:
+        handle = ctypes.c_void_p()
+        self.call("nvmlDeviceGetHandleByIndex_v2", ctypes.c_uint(index), ctypes.byref(handle))
+        memory, major, minor = _Memory(), ctypes.c_int(), ctypes.c_int()
+        self.call("nvmlDeviceGetMemoryInfo", handle, ctypes.byref(memory))
+        self.call("nvmlDeviceGetCudaComputeCapability", handle, ctypes.byref(major), ctypes.byref(minor))
+        return SeenGpu(
+            name=self.text("nvmlDeviceGetName", handle),
+            uuid=self.text("nvmlDeviceGetUUID", handle),
+            memory_total=memory.total,
+            memory_free=memory.free,
+            compute_capability=(major.value, minor.value),
+        )
+
+
+def ask_driver() -> DriverAnswer:
+    """Ask everything."""
+    try:
+        nvml = _Nvml(_open_library())
+    except OSError:
+        return DriverAnswer(has_library=False)
+    try:
+        nvml.call("nvmlInit_v2")
+    except _Refused as refusal:
+        return DriverAnswer(error=refusal.code)
+    driver = _known(lambda: nvml.text("nvmlSystemGetDriverVersion"))
+    cuda = _known(lambda: nvml.number("nvmlSystemGetCudaDriverVersion"))
+    try:
+        count = nvml.number("nvmlDeviceGetCount_v2")
+    except _Refused as refusal:
+        return DriverAnswer(driver=driver, cuda=cuda, error=refusal.code)
+    gpus = tuple(_known(partial(nvml.gpu, index)) for index in range(count))
+    return DriverAnswer(driver=driver, cuda=cuda, gpus=gpus)
+
+
+def _known(ask: Callable[[], Fact]) -> Fact | None:
+    """One fact. That the library refuses it costs no other."""
+    try:
+        return ask()
+    except _Refused:
+        return None
+
+
+def _open_library() -> ctypes.CDLL:
+    if sys.platform == "win32":
+        system = PureWindowsPath(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32")
+        return ctypes.CDLL(str(system / "nvml.dll"))
+    return ctypes.CDLL("libnvidia-ml.so.1")
+
+
+def main() -> None:
+    """Ask and print."""
+    watch_parent()
+    answer = msgspec.json.encode(ask_driver())
+    os.write(1, answer + b"\n")
+    os._exit(0)  # whatever the library does when it is taken down, it has answered
+
+
+if __name__ == "__main__":
+    main()

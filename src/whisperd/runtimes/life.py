@@ -1,0 +1,340 @@
+"""The life of a runtime: one pure state machine.
+
+`step` says what an event makes of a runtime and what is to be done about its worker, or refuses it.
+`Lives` holds the lives of all runtimes, of which exactly one is the default. Neither has a clock, a
+process or a file. docs/runtimes.md shows the table of all transitions.
+
+A runtime is **hosted** while it is downloading, loading or loaded: one task, its host, then gets what
+it needs, starts its worker and ends it. The status follows the host: it is `loaded` until the worker
+process has ended, even when that was told to end (`ending`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from whisperd.rpc.events import RuntimeStatusName
+
+__all__ = [
+    "ACTIONS",
+    "EVENTS",
+    "STATUSES",
+    "Effect",
+    "Ending",
+    "Event",
+    "Life",
+    "Lives",
+    "Refused",
+    "refusal",
+    "step",
+]
+
+STATUSES: tuple[RuntimeStatusName, ...] = (
+    "unloaded",
+    "downloading",
+    "loading",
+    "loaded",
+    "failed",
+    "cancelled",
+)
+HOSTED = ("downloading", "loading", "loaded")
+
+Action = Literal["prepare", "load", "cancel", "unload", "default", "enable", "disable", "edit", "delete"]
+ACTIONS: tuple[Action, ...] = (
+    "prepare",
+    "load",
+    "cancel",
+    "unload",
+    "default",
+    "enable",
+    "disable",
+    "edit",
+    "delete",
+)
+"""What people ask for. `edit` is a change that needs the model to be loaded anew."""
+
+Event = Literal[
+    Action,
+    "not default",  # another one is
+    "lease",
+    "release",
+    "use",  # a lease holder begins to compute on the worker
+    "done",
+    "prepared",  # the host has all that the worker needs
+    "ready",  # the worker has loaded the model
+    "failed",  # the host has ended with an error
+    "ended",  # the host has ended
+    "idle",  # unused for as long as it is to be kept
+    "evict",  # its memory is needed
+]
+EVENTS: tuple[Event, ...] = (
+    *ACTIONS,
+    "not default",
+    "lease",
+    "release",
+    "use",
+    "done",
+    "prepared",
+    "ready",
+    "failed",
+    "ended",
+    "idle",
+    "evict",
+)
+
+Effect = Literal["start", "stop"]
+"""What is to be done: begin to host the runtime, or tell its host to end."""
+
+Ending = Literal["unloaded", "cancelled", "reloaded", "deleted"]
+"""What a host was told to end for."""
+
+
+class Refused(Exception):
+    """The event cannot be in this state; `code` is the error that a person gets."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Life:
+    """Where a runtime stands."""
+
+    status: RuntimeStatusName = "unloaded"
+    goal: Literal["prepared", "loaded"] = "loaded"
+    """How far the host is to go."""
+    ending: Ending | None = None
+    """Set while a host that was told to end has not ended."""
+    leases: int = 0
+    """How many want it not to be unloaded."""
+    users: int = 0
+    """How many of them are computing on it."""
+    is_outdated: bool = False
+    """Whether the worker was started before the last edit."""
+    is_enabled: bool = True
+    is_protected: bool = False
+    is_default: bool = False
+    is_standby: bool = False
+    """Whether it was the default, and answers until the new one is loaded."""
+
+    @property
+    def is_hosted(self) -> bool:
+        """Whether it has a host."""
+        return self.status in HOSTED
+
+    @property
+    def is_coming(self) -> bool:
+        """Whether its host is on the way to having it loaded."""
+        is_reloading = self.ending == "reloaded"
+        return is_reloading or (self.status in ("downloading", "loading") and self.ending is None)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether its worker is there to stay."""
+        return self.status == "loaded" and self.ending is None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether a lease holder may begin to compute on it."""
+        return self.is_ready and not self.is_outdated
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it is loaded and nothing speaks against unloading it."""
+        return self.is_ready and not (self.leases or self.is_default or self.is_standby)
+
+
+Step = tuple[Life, Effect | None]
+
+
+def step(life: Life, event: Event) -> Step:
+    """What an event makes of a life, and what is to be done about its host. Raises `Refused`."""
+    if code := refusal(life, event):
+        raise Refused(code)
+    return _TRANSITIONS[event](life)
+
+
+def refusal(life: Life, event: Event) -> str | None:
+    """The code of the error for which an event cannot be; the first rule that forbids it."""
+    rules = (
+        ("runtime.unknown", (*ACTIONS, "lease"), life.ending == "deleted"),
+        ("runtime.disabled", ("prepare", "load", "default", "lease"), not life.is_enabled),
+        ("runtime.is_default", ("unload", "disable", "delete"), life.is_default),
+        ("runtime.is_protected", ("delete",), life.is_protected),
+        ("runtime.in_use", ("unload", "delete"), life.leases > 0),
+        # What only a mistake of ours can bring about.
+        ("internal.error", ("release",), life.leases <= life.users),
+        ("internal.error", ("use",), not life.is_usable or life.users >= life.leases),
+        ("internal.error", ("done",), life.users == 0),
+        ("internal.error", ("prepared",), (life.status, life.goal) != ("downloading", "loaded")),
+        ("internal.error", ("ready",), life.status != "loading"),
+        ("internal.error", ("failed", "ended"), not life.is_hosted),
+        ("internal.error", ("idle", "evict"), not life.is_idle),
+    )
+    return next((code for code, events, applies in rules if applies and event in events), None)
+
+
+def _started(life: Life, goal: Literal["prepared", "loaded"]) -> Step:
+    return replace(life, status="downloading", goal=goal, ending=None, is_outdated=False), "start"
+
+
+def _prepare(life: Life) -> Step:
+    return (life, None) if life.is_hosted else _started(life, "prepared")
+
+
+def _load(life: Life) -> Step:
+    if not life.is_hosted:
+        return _started(life, "loaded")
+    # The default that is just being unloaded is loaded again; others who want it ask once more.
+    ending = "reloaded" if life.is_default and life.ending else life.ending
+    return replace(life, goal="loaded", ending=ending), None
+
+
+def _cancel(life: Life) -> Step:
+    return _stopped(life, "cancelled") if life.status in ("downloading", "loading") else (life, None)
+
+
+def _unload(life: Life) -> Step:
+    return _stopped(life, "unloaded") if life.is_hosted else (replace(life, status="unloaded"), None)
+
+
+def _delete(life: Life) -> Step:
+    return _stopped(life, "deleted") if life.is_hosted else (replace(life, ending="deleted"), None)
+
+
+def _stopped(life: Life, ending: Ending) -> Step:
+    """Told to end. A second time it is told nothing, and only ends otherwise."""
+    return replace(life, ending=ending), None if life.ending else "stop"
+
+
+def _left_alone(life: Life) -> Step:
+    """Somebody wants it no more: what was begun for nobody is given up."""
+    if life.leases or life.is_default or life.ending or not life.is_hosted:
+        return life, None
+    if life.status != "loaded":
+        return _stopped(life, "cancelled")
+    return (life, None) if life.is_enabled else _stopped(life, "unloaded")
+
+
+def _edit(life: Life) -> Step:
+    if life.status == "loaded":
+        return _reloaded_if_outdated(replace(life, is_outdated=True))
+    if life.is_hosted:
+        return _stopped(life, "reloaded") if life.ending is None else (life, None)
+    return _started(life, "loaded") if life.is_default else (replace(life, status="unloaded"), None)
+
+
+def _reloaded_if_outdated(life: Life) -> Step:
+    if life.is_outdated and life.users == 0 and life.ending is None:
+        return _stopped(life, "reloaded")
+    return life, None
+
+
+def _ended(life: Life, *, has_failed: bool = False) -> Step:
+    ended = replace(life, ending=None, is_outdated=False, users=0)
+    if life.ending == "deleted":
+        return replace(ended, status="unloaded", ending="deleted"), None
+    if life.ending == "reloaded" and (life.is_enabled or life.leases):
+        return _started(ended, life.goal)
+    if life.ending == "cancelled":
+        return replace(ended, status="cancelled"), None
+    if life.ending is None and has_failed:
+        return replace(ended, status="failed"), None
+    return replace(ended, status="unloaded"), None
+
+
+_TRANSITIONS: Mapping[Event, Callable[[Life], Step]] = {
+    "prepare": _prepare,
+    "load": _load,
+    "cancel": _cancel,
+    "unload": _unload,
+    "default": lambda life: _load(replace(life, is_default=True, is_standby=False)),
+    "enable": lambda life: (replace(life, is_enabled=True), None),
+    "disable": lambda life: _left_alone(replace(life, is_enabled=False)),
+    "edit": _edit,
+    "delete": _delete,
+    "not default": lambda life: _left_alone(replace(life, is_default=False)),
+    "lease": lambda life: (replace(life, leases=life.leases + 1), None),
+    "release": lambda life: _left_alone(replace(life, leases=life.leases - 1)),
+    "use": lambda life: (replace(life, users=life.users + 1), None),
+    "done": lambda life: _reloaded_if_outdated(replace(life, users=life.users - 1)),
+    "prepared": lambda life: (replace(life, status="loading"), None),
+    "ready": lambda life: (replace(life, status="loaded"), None),
+    "failed": lambda life: _ended(life, has_failed=True),
+    "ended": _ended,
+    "idle": lambda life: _stopped(life, "unloaded"),
+    "evict": lambda life: _stopped(life, "unloaded"),
+}
+
+
+class Lives:
+    """The lives of all runtimes, by id. Exactly one is the default once there is one."""
+
+    def __init__(self) -> None:
+        self._lives: dict[str, Life] = {}
+
+    def __getitem__(self, id: str) -> Life:
+        return self._lives[id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._lives)
+
+    def add(self, id: str, life: Life) -> None:
+        """A runtime is there from now on."""
+        self._lives[id] = life
+
+    def remove(self, id: str) -> None:
+        """It is there no more."""
+        del self._lives[id]
+
+    def protect(self, id: str, is_protected: bool) -> None:
+        """Have it refuse to be deleted, or not any more."""
+        self._lives[id] = replace(self._lives[id], is_protected=is_protected)
+
+    def spare(self, id: str) -> None:
+        """It is not deleted after all."""
+        life = self._lives[id]
+        self._lives[id] = replace(life, ending="unloaded" if life.is_hosted else None)
+
+    @property
+    def default(self) -> str:
+        """Which one is the default."""
+        return next(id for id, life in self._lives.items() if life.is_default)
+
+    @property
+    def answering(self) -> str:
+        """Which one answers a request that names none: the default, or the one that was until it is ready."""
+        return next((id for id, life in self._lives.items() if life.is_standby), self.default)
+
+    def apply(self, id: str, event: Event) -> Mapping[str, Effect]:
+        """Take an event; returns what is to be done about which host. `Refused` leaves all as it was."""
+        effects: dict[str, Effect] = {}
+        if event == "default" and not self._lives[id].is_default:
+            self._change_default(id, effects)
+        else:
+            self._step(id, event, effects)
+        self._dismiss_standby()
+        return effects
+
+    def _change_default(self, id: str, effects: dict[str, Effect]) -> None:
+        old = self.default
+        answering = self.answering
+        self._step(id, "default", effects)
+        self._step(old, "not default", effects)
+        for other, life in self._lives.items():
+            is_standby = other == answering != id and life.is_ready
+            self._lives[other] = replace(life, is_standby=is_standby)
+
+    def _step(self, id: str, event: Event, effects: dict[str, Effect]) -> None:
+        self._lives[id], effect = step(self._lives[id], event)
+        if effect is not None:
+            effects[id] = effect
+
+    def _dismiss_standby(self) -> None:
+        is_coming = any(life.is_default and life.is_coming for life in self._lives.values())
+        for id, life in self._lives.items():
+            if life.is_standby and not (is_coming and life.is_ready and life.is_enabled):
+                self._lives[id] = replace(life, is_standby=False)

@@ -1,0 +1,587 @@
+"""Every runtime there is: the one owner of the presets, of what is loaded, and of the leases on it."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import anyio
+import msgspec
+from anyio.abc import TaskGroup
+
+from whisperd.clock import now_rfc3339
+from whisperd.progress import OnProgress, Progress
+from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.events import Event, RuntimeStatus
+from whisperd.runtimes import errors
+from whisperd.runtimes.life import Effect, Life, Lives, Refused, refusal
+from whisperd.runtimes.life import Event as LifeEvent
+from whisperd.runtimes.loaded import LoadedRuntime
+from whisperd.runtimes.prepare import Prepared, load_params
+from whisperd.runtimes.preset import (
+    Capabilities,
+    RuntimeChanges,
+    RuntimePreset,
+    changed_preset,
+    check_against,
+    needs_reload,
+    new_preset,
+)
+from whisperd.runtimes.presets import PresetStore
+from whisperd.runtimes.runtime import Hosting, Runtime, RuntimeView
+from whisperd.settings import RuntimeSettings
+from whisperd.tasks import open_task_group
+from whisperd.worker.process import Patience
+from whisperd.worker.protocol import LoadParams
+
+__all__ = ["Lease", "RuntimeManager", "Surroundings"]
+
+log = logging.getLogger(__name__)
+
+KEPT_FAILURES = 20
+"""Runtimes made for once of which it is still told how they failed."""
+KEPT_UNTIL_USED_S = 900.0
+"""How long a runtime that somebody loaded is kept for its first use, if it is to be kept for less."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the manager needs of the rest of the daemon."""
+
+    prepare: Callable[[RuntimePreset, OnProgress], Awaitable[Prepared]]
+    """Gets everything that a worker needs, with progress. Raises `WhisperdError`."""
+    capabilities: Callable[[RuntimePreset], Awaitable[Capabilities]]
+    """What this computer can do, as far as it matters for a preset."""
+    known_model: Callable[[str], Awaitable[str]]
+    """The one name of a model. Raises `WhisperdError` for a name that means nothing."""
+    settings: Callable[[], RuntimeSettings]
+    publish: Callable[[Event], None]
+    make_room: Callable[[RuntimeManager, Runtime, Prepared, LoadParams], Awaitable[None]]
+    """Sees to it that a runtime that is about to be loaded fits into the memory. Raises `WhisperdError`."""
+    held_count_changed: Callable[[int], None] = lambda _count: None
+    """Called when a runtime begins to be loaded and when it was unloaded, with how many are held."""
+    clock: Callable[[], float] = time.monotonic
+    """Seconds; stands still while the computer sleeps."""
+
+
+class Lease:
+    """What a job holds on a runtime so that it is not unloaded. A context manager; ends with its block."""
+
+    def __init__(self, manager: RuntimeManager, runtime: Runtime) -> None:
+        self._manager = manager
+        self._runtime = runtime
+        self._is_over = False
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    @property
+    def name(self) -> str:
+        """What the runtime is called now."""
+        return self._runtime.name
+
+    @property
+    def model(self) -> str:
+        """The runtime's model."""
+        return self._runtime.preset.model
+
+    def waits_for(self) -> str | None:
+        """What the runtime is doing before it can be used: `downloading 40 %`, `loading`."""
+        status, progress = self._manager.life(self._runtime).status, self._runtime.progress
+        if self._is_over or status not in ("downloading", "loading"):
+            return None
+        return status if progress is None else f"{status} {progress:.0f} %"
+
+    def release(self) -> None:
+        """Hold it no more. Harmless when it is done already."""
+        if not self._is_over:
+            self._is_over = True
+            self._manager._release(self._runtime)
+
+    async def loaded(self) -> LoadedRuntime:
+        """The loaded runtime. Raises `WhisperdError` if it cannot be prepared or loaded."""
+        return await self._manager._obtain(self._runtime)
+
+    @contextmanager
+    def use(self) -> Iterator[LoadedRuntime | None]:
+        """The loaded runtime, which stays as it is until the block ends; None if it has to be loaded anew."""
+        with self._manager._use(self._runtime) as loaded:
+            yield loaded
+
+
+class RuntimeManager:
+    """Keeps the presets, loads them once however many ask, and unloads what nobody needs.
+
+    Every action raises `WhisperdError`: `runtime.unknown`, `runtime.disabled`, `runtime.is_default`,
+    `runtime.is_protected`, `runtime.in_use`, `runtime.stale`, `runtime.exists`, `runtime.invalid`.
+    """
+
+    def __init__(self, tasks: TaskGroup, store: PresetStore, surroundings: Surroundings) -> None:
+        self._tasks = tasks
+        self._store = store
+        self._around = surroundings
+        self._lives = Lives()
+        self._runtimes: dict[str, Runtime] = {}
+        self._saving = anyio.Lock()
+        self._held_count = 0
+
+    # What there is
+
+    async def open(self, first_model: Callable[[], Awaitable[str]]) -> None:
+        """Read the presets; on the first start, make the default with the model that is named."""
+        presets, default = await self._store.load()
+        if default is None:
+            model = await first_model()
+            preset = new_preset(RuntimeChanges(name=model, model=model), self._around.settings())
+            await self._store.insert(preset, make_default=True)
+            presets, default = (preset,), preset.id
+        for preset in presets:
+            self._add(Runtime(preset), is_default=preset.id == default)
+
+    def all(self) -> list[Runtime]:
+        """Every saved runtime, the oldest first, and those made for once that are there."""
+        return list(self._runtimes.values())
+
+    def find(self, name: str) -> Runtime:
+        """A runtime by its name, else by its id. Raises `runtime.unknown`."""
+        by_name = (one for one in self._runtimes.values() if one.is_saved and one.name == name)
+        if found := next(by_name, None) or self._runtimes.get(name):
+            return found
+        if found := next((one for one in self._runtimes.values() if one.name == name), None):
+            return found
+        raise errors.unknown(name, [one.name for one in self._runtimes.values() if one.is_saved])
+
+    def with_model(self, model: str) -> Runtime:
+        """An enabled runtime with this model, the default before others, or one that is made for once."""
+        having = [
+            one for one in self._runtimes.values() if one.preset.model == model and self._is_enabled(one)
+        ]
+        having.sort(key=lambda one: (not one.is_saved, not self.life(one).is_default))
+        if having:
+            return having[0]
+        preset = new_preset(RuntimeChanges(name=model, model=model), self._around.settings(), check=False)
+        runtime = Runtime(preset, is_saved=False)
+        self._add(runtime)
+        return runtime
+
+    @property
+    def default(self) -> Runtime:
+        """The default."""
+        return self._runtimes[self._lives.default]
+
+    @property
+    def answering(self) -> Runtime:
+        """Which one answers where none is named: the default, or the one before it until it is loaded."""
+        return self._runtimes[self._lives.answering]
+
+    def life(self, runtime: Runtime) -> Life:
+        """Where a runtime stands."""
+        return self._lives[runtime.id]
+
+    def view(self, runtime: Runtime, waiting: int = 0) -> RuntimeView:
+        """What is told of a runtime for which `waiting` windows wait."""
+        return runtime.view(self.life(runtime), waiting=waiting)
+
+    def check_unused(self, model: str) -> None:
+        """Raise `model.in_use` if a worker has the model's files open."""
+        for runtime in self._runtimes.values():
+            if runtime.preset.model == model and self.life(runtime).is_hosted:
+                raise WhisperdError(
+                    "model.in_use",
+                    f"The model {model} is {self.life(runtime).status} as the runtime {runtime.name}.",
+                    f"Unload it first: `whisperctl runtimes unload {runtime.name}`.",
+                )
+
+    # What people do
+
+    async def create(self, fields: RuntimeChanges, *, make_default: bool = False) -> Runtime:
+        """Save a new runtime."""
+        async with self._saving:
+            preset = new_preset(await self._with_known_model(fields), self._around.settings())
+            await self._check(preset)
+            await self._store.insert(preset)
+            runtime = Runtime(preset)
+            self._add(runtime)
+        if make_default:
+            await self.make_default(runtime)
+        self._tell(runtime)
+        return runtime
+
+    async def edit(self, runtime: Runtime, changes: RuntimeChanges, version: int | None = None) -> None:
+        """Change a runtime; one with another version than `version` is refused (`runtime.stale`).
+
+        What is loaded is loaded anew if need be: at once, or when the running jobs have ended.
+        """
+        async with self._saving:
+            before = self._saved(runtime)
+            preset = changed_preset(before, await self._with_known_model(changes))
+            if needs_reload(before, preset):
+                await self._check(preset)
+            # Also when nothing is different: a stale version is refused in any case.
+            await self._save(runtime, preset, before.version if version is None else version)
+            if needs_reload(before, preset):
+                self._apply(runtime, "edit")
+            self._lives.protect(runtime.id, preset.protected)
+        runtime.wake()
+        self._tell(runtime)
+
+    async def delete(self, runtime: Runtime) -> None:
+        """Unload a runtime and forget it."""
+        async with self._saving:
+            self._saved(runtime)
+            self._apply(runtime, "delete")
+            try:
+                if runtime.hosting is not None:
+                    await runtime.hosting.ended.wait()
+                await self._store.delete(runtime.id)
+            except BaseException:
+                self._lives.spare(runtime.id)
+                raise
+            del self._runtimes[runtime.id]
+            self._lives.remove(runtime.id)
+        runtime.detail = "deleted"
+        self._publish(runtime, Life())
+
+    async def make_default(self, runtime: Runtime) -> None:
+        """Have it answer requests that name no runtime, as soon as it is loaded, and begin to load it."""
+        async with self._saving:
+            self._saved(runtime)
+            self._check_refusal(runtime, "default")
+            before = self.default
+            if before is not runtime:
+                await self._store.set_default(runtime.id)
+            self._apply(runtime, "default")
+        for changed in {before, runtime}:
+            self._tell(changed)
+        self._wake_all()
+
+    async def enable(self, runtime: Runtime) -> None:
+        """Have it take jobs again."""
+        await self._set_enabled(runtime, "enable", is_enabled=True)
+
+    async def disable(self, runtime: Runtime) -> None:
+        """Have it take no more jobs, and unload it once those that it has are done."""
+        await self._set_enabled(runtime, "disable", is_enabled=False)
+
+    async def prepare(self, runtime: Runtime) -> None:
+        """Download what it needs, and no more. Given up when nobody waits for it."""
+        with self.lease(runtime):
+            while True:
+                self._apply(runtime, "prepare")
+                hosting = runtime.hosting
+                assert hosting is not None
+                await hosting.prepared.wait()
+                if self.life(runtime).goal == "prepared":
+                    await hosting.ended.wait()
+                if hosting.error is not None:
+                    raise hosting.error.copy()
+                if runtime.prepared is not None:
+                    return
+
+    async def load(self, runtime: Runtime) -> None:
+        """Load it. Given up when nobody waits for it."""
+        with self.lease(runtime) as lease:
+            await lease.loaded()
+            runtime.is_awaited = True
+
+    def begin_to_load(self, runtime: Runtime) -> None:
+        """Load it, whether or not anybody waits for it."""
+        self._apply(runtime, "load")
+
+    async def cancel(self, runtime: Runtime) -> None:
+        """Give up downloading or loading it. Harmless when there is nothing to give up."""
+        hosting = runtime.hosting
+        self._apply(runtime, "cancel")
+        if hosting is not None and self.life(runtime).ending == "cancelled":
+            hosting.error = errors.cancelled(runtime.name)
+            await hosting.ended.wait()
+
+    async def unload(self, runtime: Runtime) -> None:
+        """End its worker, and wait until its memory is free. Harmless when it has none."""
+        hosting = runtime.hosting
+        self._apply(runtime, "unload")
+        if hosting is not None:
+            await hosting.ended.wait()
+
+    # Leases
+
+    def lease(self, runtime: Runtime) -> Lease:
+        """Hold on to a runtime: once loaded it is not unloaded before the lease ends.
+
+        It is loaded when the lease is asked for it. A load on which nobody holds a lease any more is
+        given up, and so is its download. Raises `runtime.disabled`.
+        """
+        self._apply(runtime, "lease")
+        return Lease(self, runtime)
+
+    def occupants(self) -> list[Runtime]:
+        """Those that have a worker, or are let in to have one."""
+        return [one for one in self.all() if one.needs and self.life(one).is_hosted]
+
+    def is_idle(self, runtime: Runtime) -> bool:
+        """Whether nothing speaks against unloading it."""
+        return self.life(runtime).is_idle
+
+    def evict(self, runtime: Runtime) -> anyio.Event:
+        """Unload an idle runtime; the event is set when its memory is free."""
+        assert runtime.hosting is not None
+        ended = runtime.hosting.ended
+        self._apply(runtime, "evict")
+        return ended
+
+    def _release(self, runtime: Runtime) -> None:
+        runtime.unused_since_s = self._around.clock()
+        self._apply(runtime, "release")
+        self._forget_unsaved()
+
+    async def _obtain(self, runtime: Runtime) -> LoadedRuntime:
+        while True:
+            if runtime.hosting is None or self.life(runtime).goal == "prepared":
+                self._apply(runtime, "load")
+            hosting = runtime.hosting
+            assert hosting is not None
+            await hosting.settled.wait()
+            if runtime.hosting is hosting and self._is_usable(runtime):
+                assert runtime.loaded is not None
+                return runtime.loaded
+            await hosting.ended.wait()
+            if hosting.error is not None:
+                raise hosting.error.copy()
+            # It was being unloaded or loaded anew, or was given up by others: once more, for us.
+
+    def _is_usable(self, runtime: Runtime) -> bool:
+        is_there = runtime.loaded is not None and not runtime.loaded.unloaded.is_set()
+        return is_there and self.life(runtime).is_usable
+
+    @contextmanager
+    def _use(self, runtime: Runtime) -> Iterator[LoadedRuntime | None]:
+        if not self._is_usable(runtime):
+            yield None
+            return
+        hosting = runtime.hosting
+        self._apply(runtime, "use")
+        runtime.last_used, runtime.is_awaited = now_rfc3339(), False
+        try:
+            yield runtime.loaded
+        finally:
+            runtime.last_used = now_rfc3339()
+            if runtime.hosting is hosting:
+                self._apply(runtime, "done")
+
+    # Hosting
+
+    def _apply(self, runtime: Runtime, event: LifeEvent) -> None:
+        """Take an event, and do about the hosts what follows from it. Raises `WhisperdError`."""
+        before = self.life(runtime).status
+        try:
+            effects = self._lives.apply(runtime.id, event)
+        except Refused as refused:
+            raise errors.refused(refused.code, runtime.name, self._usable_names(runtime)) from refused
+        self._carry_out(effects)
+        runtime.wake()
+        if self.life(runtime).status != before:
+            self._status_changed(runtime)
+
+    def _carry_out(self, effects: Mapping[str, Effect]) -> None:
+        for id, effect in effects.items():
+            runtime = self._runtimes[id]
+            if effect == "stop" and runtime.hosting is not None:
+                runtime.hosting.scope.cancel()
+            elif effect == "start":
+                runtime.hosting = hosting = Hosting()
+                runtime.error = None
+                self._tasks.start_soon(self._host, runtime, hosting)
+
+    def _check_refusal(self, runtime: Runtime, event: LifeEvent) -> None:
+        """Raise what `_apply` would, before anything is saved."""
+        if code := refusal(self.life(runtime), event):
+            raise errors.refused(code, runtime.name, self._usable_names(runtime))
+
+    async def _host(self, runtime: Runtime, hosting: Hosting) -> None:
+        """Prepare and load a runtime, keep it until it is told to end, end it."""
+        error: WhisperdError | None = None
+        try:
+            with hosting.scope:
+                await self._load_and_keep(runtime, hosting)
+        except WhisperdError as failure:
+            log.error("runtime %s: %s (%s)", runtime.name, failure.message, failure.code)
+            error = failure.copy()
+        except Exception:
+            log.exception("runtime %s failed unexpectedly", runtime.name)
+            error = errors.unexpected(runtime.name)
+        finally:
+            self._hosting_ended(runtime, hosting, error)
+
+    def _hosting_ended(self, runtime: Runtime, hosting: Hosting, error: WhisperdError | None) -> None:
+        life = self.life(runtime)
+        runtime.loaded = runtime.hosting = runtime.progress = runtime.detail = None
+        runtime.needs = {}
+        if life.ending is None and error is not None:
+            runtime.error = error
+            hosting.error = error.copy()
+            hosting.error.data.update(runtime=runtime.name, runtimes=self._usable_names(runtime))
+        elif life.ending != "cancelled":
+            hosting.error = None  # it was cancelled, and then wanted after all
+        self._apply(runtime, "failed" if error else "ended")
+        hosting.prepared.set()
+        hosting.settled.set()
+        hosting.ended.set()
+        self._wake_all()
+        self._forget_unsaved()
+
+    async def _load_and_keep(self, runtime: Runtime, hosting: Hosting) -> None:
+        preset = runtime.preset
+        runtime.prepared = None
+        runtime.prepared = prepared = await self._around.prepare(
+            preset, functools.partial(self._report, runtime)
+        )
+        runtime.progress = runtime.detail = None
+        hosting.prepared.set()
+        if self.life(runtime).goal == "prepared":
+            return
+        self._apply(runtime, "prepared")
+        params = load_params(preset, prepared)
+        await self._around.make_room(self, runtime, prepared, params)
+        loaded = self._new_loaded(runtime, prepared, params)
+        async with open_task_group() as tasks:
+            tasks.start_soon(loaded.run)
+            await loaded.ready.wait()
+            runtime.loaded, runtime.unused_since_s = loaded, self._around.clock()
+            self._apply(runtime, "ready")
+            hosting.settled.set()
+            self._wake_all()
+            await self._until_told_to_end(runtime)
+
+    def _new_loaded(self, runtime: Runtime, prepared: Prepared, params: LoadParams) -> LoadedRuntime:
+        settings = self._around.settings()
+        patience = Patience(
+            settings.load_timeout_s, settings.batch_timeout_s, settings.batch_timeout_per_audio_s
+        )
+        return LoadedRuntime(
+            runtime.name, prepared.backend, prepared.bundle_path, params, runtime.batch_size, patience
+        )
+
+    async def _until_told_to_end(self, runtime: Runtime) -> None:
+        """Wait to be cancelled. We see to that when nobody has used it for as long as it is kept."""
+        while True:
+            changed = runtime.changed
+            with anyio.move_on_after(self._kept_for_s(runtime)):
+                await changed.wait()
+            if not changed.is_set():  # a lease taken in the very moment of the timeout counts
+                log.info("runtime %s is idle and is unloaded", runtime.name)
+                self._apply(runtime, "idle")
+                await anyio.sleep_forever()
+
+    def _kept_for_s(self, runtime: Runtime) -> float:
+        """Seconds after which it is to be unloaded if nothing changes."""
+        keep_alive_s = runtime.preset.keep_alive
+        if not self.life(runtime).is_idle or keep_alive_s < 0:
+            return math.inf
+        if runtime.is_awaited:
+            keep_alive_s = max(keep_alive_s, KEPT_UNTIL_USED_S)
+        return max(0.0, runtime.unused_since_s + keep_alive_s - self._around.clock())
+
+    # Keeping the books
+
+    def _add(self, runtime: Runtime, *, is_default: bool = False) -> None:
+        self._runtimes[runtime.id] = runtime
+        preset = runtime.preset
+        life = Life(is_enabled=preset.enabled, is_protected=preset.protected, is_default=is_default)
+        self._lives.add(runtime.id, life)
+
+    def _forget_unsaved(self) -> None:
+        """A runtime that was made for once goes with its worker; of the last failures it is still told."""
+        gone = [
+            one
+            for one in self._runtimes.values()
+            if not (one.is_saved or self.life(one).is_hosted or self.life(one).leases)
+        ]
+        failed = [one for one in gone if self.life(one).status == "failed"][-KEPT_FAILURES:]
+        for one in gone:
+            if one not in failed:
+                del self._runtimes[one.id]
+                self._lives.remove(one.id)
+
+    def _saved(self, runtime: Runtime) -> RuntimePreset:
+        """Its preset. Raises `runtime.not_saved`, and `runtime.unknown` if it was deleted meanwhile."""
+        if not runtime.is_saved:
+            raise errors.not_saved(runtime.name)
+        if runtime.id not in self._runtimes:
+            raise errors.unknown(runtime.name, [one.name for one in self.all() if one.is_saved])
+        return runtime.preset
+
+    async def _save(self, runtime: Runtime, preset: RuntimePreset, version: int) -> None:
+        await self._store.update(preset, expected_version=version)
+        runtime.preset = preset
+
+    async def _set_enabled(self, runtime: Runtime, event: LifeEvent, *, is_enabled: bool) -> None:
+        async with self._saving:
+            before = self._saved(runtime)
+            self._check_refusal(runtime, event)
+            if before.enabled != is_enabled:
+                preset = msgspec.structs.replace(
+                    before, enabled=is_enabled, changed=now_rfc3339(), version=before.version + 1
+                )
+                await self._save(runtime, preset, before.version)
+            self._apply(runtime, event)
+        self._tell(runtime)
+
+    async def _with_known_model(self, changes: RuntimeChanges) -> RuntimeChanges:
+        if isinstance(changes.model, str):
+            return msgspec.structs.replace(changes, model=await self._around.known_model(changes.model))
+        return changes
+
+    async def _check(self, preset: RuntimePreset) -> None:
+        check_against(preset, await self._around.capabilities(preset))
+
+    def _is_enabled(self, runtime: Runtime) -> bool:
+        life = self.life(runtime)
+        return life.is_enabled and life.ending != "deleted"
+
+    def _usable_names(self, but: Runtime) -> list[str]:
+        return [one.name for one in self.all() if one.is_saved and one is not but and self._is_enabled(one)]
+
+    # Telling
+
+    def _report(self, runtime: Runtime, progress: Progress) -> None:
+        """What is downloaded for a runtime is progress of that runtime."""
+        runtime.progress = round(100 * progress.done / progress.total, 1) if progress.total else None
+        runtime.detail = f"{progress.detail} {progress.name}"
+        self._tell(runtime)
+
+    def _status_changed(self, runtime: Runtime) -> None:
+        runtime.remember(self.life(runtime).status)
+        self._tell(runtime)
+        held = sum(self.life(one).status in ("loading", "loaded") for one in self._runtimes.values())
+        if held != self._held_count:
+            self._held_count = held
+            self._around.held_count_changed(held)
+
+    def _wake_all(self) -> None:
+        """Which one stays loaded may be another one now."""
+        for runtime in self._runtimes.values():
+            runtime.wake()
+
+    def _tell(self, runtime: Runtime) -> None:
+        if runtime.id in self._runtimes:
+            self._publish(runtime, self.life(runtime))
+
+    def _publish(self, runtime: Runtime, life: Life) -> None:
+        self._around.publish(
+            RuntimeStatus(
+                id=runtime.id,
+                name=runtime.name,
+                status=life.status,
+                progress=runtime.progress,
+                detail=runtime.detail,
+                error=runtime.error.to_wire() if runtime.error else None,
+            )
+        )

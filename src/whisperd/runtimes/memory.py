@@ -1,0 +1,130 @@
+"""Whether a runtime fits into memory, and what has to go so that it does. Pure: sizes in, decisions out.
+
+How much a model needs is told by `whisperd.models.memory.need_bytes`, how much is free by
+`whisperd.hardware`. All sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from whisperd.disk import megabytes
+from whisperd.models import CatalogueModel
+from whisperd.models.memory import loading_bytes, need_bytes, parameters_in
+from whisperd.rpc.errors import WhisperdError
+
+__all__ = [
+    "Candidate",
+    "NotEnough",
+    "Plan",
+    "gpu_not_enough_memory",
+    "largest_that_fits",
+    "loading_bytes",
+    "need_bytes",
+    "not_enough_memory",
+    "parameters_in",
+    "plan",
+]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An idle runtime that may be unloaded: not leased, not the default."""
+
+    id: str
+    memory: int
+    """What unloading it gives back."""
+    last_used: float
+    """By any clock that all candidates share."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """It fits once these are unloaded, which may be none."""
+
+    evict: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NotEnough:
+    """It does not fit, whatever is unloaded."""
+
+    free: int
+    """What would be free if every candidate were unloaded."""
+
+
+def plan(need: int, free: int, idle: Sequence[Candidate]) -> Plan | NotEnough:
+    """What to unload so that `need` fits: the least recently used first, and no more than it takes."""
+    evict: list[str] = []
+    for candidate in sorted(idle, key=lambda one: one.last_used):
+        if need <= free:
+            break
+        free += candidate.memory
+        evict.append(candidate.id)
+    return Plan(tuple(evict)) if need <= free else NotEnough(free)
+
+
+def largest_that_fits(
+    models: Iterable[CatalogueModel],
+    free: int,
+    *,
+    compute_type: str = "int8",
+    batch_size: int = 4,
+    replicas: int = 1,
+    device: str = "cpu",
+    english_only: bool = False,
+) -> str | None:
+    """The model with the most parameters that fits; of several the last, which is the newest.
+
+    Models that know English alone are offered only to who asked for one (`english_only`).
+    """
+    fitting = [
+        model
+        for model in models
+        if (english_only or not model.english_only)
+        and model.memory_bytes(compute_type, batch_size=batch_size, replicas=replicas, device=device) <= free
+    ]
+    # Reversed, since `max` takes the first of several.
+    return max(reversed(fitting), key=lambda model: model.parameters_millions).name if fitting else None
+
+
+def not_enough_memory(
+    name: str, needed: int, free: int, largest: str | None, *, batch_size: int = 1, replicas: int = 1
+) -> WhisperdError:
+    """`memory.not_enough`: the computer's memory does not hold the model of the runtime `name`."""
+    return WhisperdError(
+        "memory.not_enough",
+        f"The runtime {name} needs about {megabytes(needed)} of memory, and {megabytes(free)} are free.",
+        _advice(name, largest, batch_size, replicas, "end programs that need much memory"),
+        {"needed": needed, "free": free, "largest": largest},
+    )
+
+
+def gpu_not_enough_memory(
+    name: str, needed: int, free: int, largest: str | None, *, batch_size: int = 1, replicas: int = 1
+) -> WhisperdError:
+    """`memory.gpu_not_enough`: the GPU's memory does not hold the model of the runtime `name`."""
+    return WhisperdError(
+        "memory.gpu_not_enough",
+        f"The runtime {name} needs about {megabytes(needed)} of GPU memory, and {megabytes(free)} are free.",
+        _advice(name, largest, batch_size, replicas, "compute on the processor with `--device cpu`"),
+        {"needed": needed, "free": free, "largest": largest},
+    )
+
+
+def _advice(name: str, largest: str | None, batch_size: int, replicas: int, otherwise: str) -> str:
+    """One sentence; the best way first."""
+    quoted = f"'{name}'" if " " in name else name
+    ways = []
+    if largest is not None:
+        edit = f"`whisperctl runtimes edit {quoted} --model {largest}`"
+        ways.append(f"take {largest}, the largest model that fits, with {edit}")
+    if batch_size > 1:
+        ways.append("compute smaller batches with `--batch-size 1`")
+    if replicas > 1:
+        ways.append("use one worker with `--workers 1`")
+    ways.append("unload other runtimes")
+    ways.append(otherwise)
+    sentence = f"{', '.join(ways[:-1])}, or {ways[-1]}."
+    return sentence[0].upper() + sentence[1:]

@@ -1,0 +1,419 @@
+"""What a saved runtime is, and what its fields may be. Pure: no file, and no look at the computer.
+
+`new_preset` and `changed_preset` check every field by itself and against the others; `check_against`
+checks a preset against what this computer has. All of them raise `runtime.invalid`, which names the
+field in its data and what would work in its fix.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, get_args
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from whisperd.clock import now_rfc3339
+from whisperd.rpc.errors import WhisperdError
+from whisperd.settings import RuntimeSettings
+from whisperd.worker.protocol import ComputeType
+
+__all__ = [
+    "RELOADING",
+    "Capabilities",
+    "Device",
+    "RuntimeChanges",
+    "RuntimePreset",
+    "changed_preset",
+    "check_against",
+    "check_name",
+    "needs_reload",
+    "new_preset",
+    "parse_keep_alive",
+]
+
+Device = Literal["auto", "cuda", "cpu"]
+
+RELOADING: Final = frozenset(
+    {
+        "model",
+        "backend",
+        "device",
+        "device_index",
+        "compute_type",
+        "cpu_threads",
+        "workers",
+        "batched",
+        "batch_size",
+    }
+)
+"""The fields whose change means that the model is to be loaded anew."""
+
+MAX_KEEP_ALIVE_S: Final = 365 * 86400.0
+MAX_MODEL_CHARACTERS: Final = 4096
+LIMITS: Final = {"cpu_threads": (0, 1024), "workers": (0, 256), "batch_size": (1, 256)}
+"""The least and the most of a field."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,63}")
+_BACKEND = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_DURATION = re.compile(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+(?:\.[0-9]+)?)s?)?")
+_UNITS_S = (86400, 3600, 60, 1)
+
+
+class RuntimePreset(msgspec.Struct, frozen=True, kw_only=True):
+    """A saved runtime: a model, and how it is run."""
+
+    id: str
+    """Never changes, and no other runtime ever has it."""
+    name: str
+    model: str
+    """The canonical name, as the model store has it."""
+    backend: str = "auto"
+    device: Device = "auto"
+    device_index: tuple[int, ...] = ()
+    """GPUs by number; several mean one replica on each. Empty: chosen."""
+    compute_type: ComputeType = "auto"
+    cpu_threads: int = 0
+    """Threads of each replica; 0 is chosen."""
+    workers: int = 0
+    """Replicas, so batches computed at the same time; 0 is chosen: one a core, or one a GPU."""
+    batched: bool = True
+    batch_size: int = 4
+    """Windows computed together, if batched."""
+    keep_alive: float = 900.0
+    """Seconds that it stays loaded while nobody uses it; 0 is not at all, -1 for ever."""
+    enabled: bool = True
+    protected: bool = False
+    """Whether it cannot be deleted."""
+    created: str
+    """RFC 3339, as is `changed`."""
+    changed: str
+    version: int = 1
+    """One more with every change."""
+
+
+class RuntimeChanges(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a person sets of a runtime, as it comes in: types are right, values are not checked yet."""
+
+    name: str | UnsetType = UNSET
+    model: str | UnsetType = UNSET
+    backend: str | UnsetType = UNSET
+    device: str | UnsetType = UNSET
+    device_index: tuple[int, ...] | UnsetType = UNSET
+    compute_type: str | UnsetType = UNSET
+    cpu_threads: int | UnsetType = UNSET
+    workers: int | UnsetType = UNSET
+    batched: bool | UnsetType = UNSET
+    batch_size: int | UnsetType = UNSET
+    keep_alive: float | str | UnsetType = UNSET
+    protected: bool | UnsetType = UNSET
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What this computer can do, as far as presets are concerned."""
+
+    backends: Mapping[str, Mapping[str, tuple[str, ...]]]
+    """By backend, by device (`cpu`, `cuda`): the compute types, the best first."""
+    gpu_count: int = 0
+    """GPUs that can be used, numbered from 0."""
+    gpu_problem: WhisperdError | None = field(default=None, compare=False)
+    """Why none can be used, where there is more to say than that there is none."""
+    cpu_count: int = 1
+
+
+def new_preset(
+    changes: RuntimeChanges,
+    settings: RuntimeSettings,
+    *,
+    now: str | None = None,
+    id_: str | None = None,
+    check: bool = True,
+) -> RuntimePreset:
+    """A new preset; what is not named is as in the settings. `now` is RFC 3339, by default the present.
+
+    Name and model have to be there. One that is not saved need not have a name that people can use,
+    and is not checked. Raises `WhisperdError` (`runtime.invalid`).
+    """
+    named = _set_values(changes)
+    chosen = {
+        "compute_type": settings.compute_type,
+        "cpu_threads": settings.cpu_threads,
+        "workers": 0 if named.get("device_index") else settings.workers,
+        "batch_size": settings.batch_size,
+        "keep_alive": settings.keep_alive_s,
+        **named,
+    }
+    for needed in ("name", "model"):
+        if needed not in chosen:
+            raise _invalid(needed, f"A runtime needs a {needed}.", f"Give the {needed}.")
+    now = now or now_rfc3339()
+    values = _checked(chosen) if check else chosen
+    preset = RuntimePreset(id=id_ or secrets.token_hex(4), created=now, changed=now, **values)
+    if check:
+        _check_together(preset)
+    return preset
+
+
+def changed_preset(
+    preset: RuntimePreset, changes: RuntimeChanges, *, now: str | None = None
+) -> RuntimePreset:
+    """The preset with the changes and the next version; the very same one if nothing is different.
+
+    Raises `WhisperdError` (`runtime.invalid`).
+    """
+    changed = msgspec.structs.replace(preset, **_checked(_set_values(changes)))
+    if changed == preset:
+        return preset
+    _check_together(changed)
+    return msgspec.structs.replace(changed, changed=now or now_rfc3339(), version=preset.version + 1)
+
+
+def needs_reload(before: RuntimePreset, after: RuntimePreset) -> bool:
+    """Whether what is loaded does not fit the preset any more."""
+    return any(getattr(before, name) != getattr(after, name) for name in RELOADING)
+
+
+def check_name(name: str, noun: Literal["runtime", "profile"]) -> str:
+    """The name as it is. Raises `runtime.invalid` or `profile.invalid`."""
+    if _NAME.fullmatch(name) and name == name.strip():
+        return name
+    raise WhisperdError(
+        f"{noun}.invalid",
+        f"A {noun} cannot be named {name!r}.",
+        "Use up to 64 letters, digits, spaces, dots, hyphens and underscores; begin with a letter or digit, "
+        "and do not end with a space.",
+        {"field": "name"},
+    )
+
+
+def parse_keep_alive(value: float | str) -> float:
+    """Seconds from a number or a text such as `90`, `15m`, `1h30m`, `0`, `-1` or `never`; -1 is for ever.
+
+    Raises `WhisperdError` (`runtime.invalid`).
+    """
+    seconds = _seconds(value) if isinstance(value, str) else float(value)
+    if seconds is not None and (seconds == -1 or 0 <= seconds <= MAX_KEEP_ALIVE_S):
+        return seconds
+    raise _invalid(
+        "keep_alive",
+        f"{value!r:.100} is no time to keep a runtime loaded.",
+        "Give seconds or a duration such as 90s, 15m or 1h30m, of 365 days at most; 0 to unload at once; -1 "
+        "or never to keep it loaded.",
+    )
+
+
+def _seconds(text: str) -> float | None:
+    text = "".join(text.split()).lower()
+    if text in ("never", "-1"):
+        return -1.0
+    parts = _DURATION.fullmatch(text)
+    if parts is None or not text:
+        return None
+    return float(sum(float(part or 0) * unit for part, unit in zip(parts.groups(), _UNITS_S, strict=True)))
+
+
+# One field by itself
+
+
+def _set_values(changes: RuntimeChanges) -> dict[str, Any]:
+    return {name: value for name, value in msgspec.structs.asdict(changes).items() if value is not UNSET}
+
+
+def _checked(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of fields, each of them checked by itself."""
+    checked = dict(values)
+    for name, value in values.items():
+        match name:
+            case "name":
+                check_name(value, "runtime")
+            case "model":
+                _check_model(value)
+            case "backend":
+                _check_backend(value)
+            case "device":
+                _check_choice(name, value, get_args(Device))
+            case "compute_type":
+                _check_choice(name, value, get_args(ComputeType))
+            case "device_index":
+                _check_device_index(value)
+            case "keep_alive":
+                checked[name] = parse_keep_alive(value)
+            case _ if name in LIMITS:
+                _check_limits(name, value)
+    return checked
+
+
+def _check_model(model: str) -> None:
+    if not model.strip() or len(model) > MAX_MODEL_CHARACTERS or "\0" in model or not _is_text(model):
+        fix = (
+            "Name a model of `whisperctl models available`, a hub repository (owner/name) or a model folder."
+        )
+        raise _invalid("model", f"There can be no model {model!r:.100}.", fix)
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # a file name that is no text
+        return False
+    return True
+
+
+def _check_backend(backend: str) -> None:
+    if not _BACKEND.fullmatch(backend):
+        fix = "Use auto, or the name of a backend such as ctranslate2."
+        raise _invalid("backend", f"There can be no backend {backend!r:.100}.", fix)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise _invalid(
+            name, f"There is no {_said(name)} {value!r:.100}.", f"Use {_either(choices)}.", possible=choices
+        )
+
+
+def _check_device_index(indexes: tuple[int, ...]) -> None:
+    if len(set(indexes)) != len(indexes):
+        raise _invalid("device_index", "A GPU is named twice in the device index.", "Name each GPU once.")
+    if any(index < 0 for index in indexes):
+        fix = "Count the GPUs from 0, or give none to have one chosen."
+        raise _invalid("device_index", "A device index cannot be negative.", fix)
+
+
+def _check_limits(name: str, value: int) -> None:
+    least, most = LIMITS[name]
+    if not least <= value <= most:
+        chosen = ", where 0 has it chosen" if least == 0 else ""
+        fix = f"Use a number from {least} to {most}{chosen}."
+        raise _invalid(name, f"The {_said(name)} cannot be {value}.", fix, least=least, most=most)
+
+
+# Fields against each other
+
+
+def _check_together(preset: RuntimePreset) -> None:
+    if preset.device_index and preset.device == "cpu":
+        raise _invalid(
+            "device_index",
+            "A device index numbers GPUs, and the device is cpu.",
+            "Set the device index to none, or the device to cuda.",
+        )
+    replicas = len(preset.device_index)
+    if replicas > 1 and preset.workers not in (0, replicas):
+        raise _invalid(
+            "workers",
+            f"There is one worker for each of the {replicas} GPUs, and {preset.workers} are asked for.",
+            f"Set the workers to 0 or {replicas}, or name one GPU only.",
+            possible=(0, replicas),
+        )
+
+
+# A preset against this computer
+
+
+def check_against(preset: RuntimePreset, computer: Capabilities) -> None:
+    """Raise what keeps this computer from running such a runtime.
+
+    That is `runtime.invalid`, or the `gpu_problem` where a GPU is wanted and none can be used.
+    """
+    backends = _check_has_backend(preset, computer)
+    devices = _check_has_device(preset, backends, computer)
+    _check_has_gpus(preset, computer)
+    _check_can_compute(preset, backends, devices)
+    if preset.cpu_threads > computer.cpu_count:
+        raise _invalid(
+            "cpu_threads",
+            f"This computer has {computer.cpu_count} CPU cores, and a worker is to have "
+            f"{preset.cpu_threads} threads.",
+            f"Use at most {computer.cpu_count}, or 0 to have the number chosen.",
+            most=computer.cpu_count,
+        )
+
+
+Backends = Mapping[str, Mapping[str, tuple[str, ...]]]
+
+
+def _check_has_backend(preset: RuntimePreset, computer: Capabilities) -> Backends:
+    """The backends that may be chosen."""
+    if preset.backend == "auto":
+        return computer.backends
+    if preset.backend in computer.backends:
+        return {preset.backend: computer.backends[preset.backend]}
+    choices = ("auto", *sorted(computer.backends))
+    raise _invalid(
+        "backend", f"There is no backend {preset.backend!r}.", f"Use {_either(choices)}.", possible=choices
+    )
+
+
+def _check_has_device(preset: RuntimePreset, backends: Backends, computer: Capabilities) -> tuple[str, ...]:
+    """The devices that may be chosen."""
+    offered = {device for devices in backends.values() for device in devices}
+    if computer.gpu_count == 0:
+        offered.discard("cuda")
+    # An index numbers GPUs: whoever gives one wants a GPU.
+    wanted = "cuda" if preset.device_index else preset.device
+    if wanted == "auto":
+        return tuple(sorted(offered))
+    if wanted in offered:
+        return (wanted,)
+    if wanted == "cuda" and computer.gpu_problem is not None:
+        raise computer.gpu_problem.copy()
+    if wanted == "cuda" and computer.gpu_count == 0:
+        reason = "This computer has no GPU that can be used."
+    elif preset.backend == "auto":
+        reason = f"No backend that is installed can use the device {wanted}."
+    else:
+        reason = f"The backend {preset.backend} cannot use the device {wanted}."
+    choices = ("auto", *sorted(offered))
+    if preset.device_index:
+        fix = f"Set the device index to none and the device to {_either(choices)}."
+        raise _invalid("device_index", reason, fix, possible=())
+    raise _invalid("device", reason, f"Use {_either(choices)}.", possible=choices)
+
+
+def _check_has_gpus(preset: RuntimePreset, computer: Capabilities) -> None:
+    missing = [index for index in preset.device_index if index >= computer.gpu_count]
+    if missing:
+        there = tuple(range(computer.gpu_count))
+        raise _invalid(
+            "device_index",
+            f"This computer has no GPU {_either(missing)}.",
+            f"Use {_either(there)}, or none to have one chosen.",
+            possible=there,
+        )
+
+
+def _check_can_compute(preset: RuntimePreset, backends: Backends, devices: tuple[str, ...]) -> None:
+    possible = {
+        device: tuple(dict.fromkeys(kind for offers in backends.values() for kind in offers.get(device, ())))
+        for device in devices
+    }
+    if preset.compute_type == "auto" or any(preset.compute_type in kinds for kinds in possible.values()):
+        return
+    where = "; ".join(f"on {device} {_either(kinds)}" for device, kinds in possible.items() if kinds)
+    backend = "" if preset.backend == "auto" else f" with the backend {preset.backend}"
+    raise _invalid(
+        "compute_type",
+        f"This computer cannot compute in {preset.compute_type} on {_either(devices)}{backend}.",
+        f"Use auto{f', or {where}' if where else ''}.",
+        possible=possible,
+    )
+
+
+def _said(name: str) -> str:
+    return {"cpu_threads": "number of CPU threads", "workers": "number of workers"}.get(
+        name, name.replace("_", " ")
+    )
+
+
+def _either(choices: Iterable[object]) -> str:
+    *most, last = map(str, choices)
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def _invalid(name: str, message: str, fix: str, **data: Any) -> WhisperdError:
+    return WhisperdError("runtime.invalid", message, fix, {"field": name, **data})

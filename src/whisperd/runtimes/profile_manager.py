@@ -1,0 +1,122 @@
+"""Every profile there is: checked when it comes in, kept in memory, saved before it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from whisperd.clock import now_rfc3339
+from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes.preset import check_name
+from whisperd.runtimes.profiles import Profile, ProfileStore, unknown_profile
+
+__all__ = ["ProfileChanges", "ProfileManager"]
+
+Options = dict[str, Any]
+
+
+class ProfileChanges(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a person sets of a profile. `runtime` is a name or an id; None is the default one."""
+
+    name: str | UnsetType = UNSET
+    runtime: str | UnsetType | None = UNSET
+    options: Options | UnsetType = UNSET
+
+
+class ProfileManager:
+    """The profiles. Actions raise `profile.unknown`, `profile.exists`, `profile.stale`, `profile.invalid`."""
+
+    def __init__(
+        self,
+        store: ProfileStore,
+        check_options: Callable[[Options], object],
+        runtime_id: Callable[[str], str],
+        runtime_name: Callable[[str], str],
+    ) -> None:
+        self._store = store
+        self._check_options = check_options
+        self._runtime_id = runtime_id
+        """The id of a runtime by its name or id. Raises `runtime.unknown`."""
+        self._runtime_name = runtime_name
+        """What a runtime is called now; its id if it is there no more."""
+        self._profiles: dict[str, Profile] = {}
+        self._saving = anyio.Lock()
+
+    async def open(self) -> None:
+        """Read what is saved."""
+        self._profiles = {profile.name: profile for profile in await self._store.load()}
+
+    def all(self) -> list[Profile]:
+        """Every profile, by name."""
+        return [self._profiles[name] for name in sorted(self._profiles)]
+
+    def find(self, name: str) -> Profile:
+        """The profile of that name. Raises `profile.unknown`."""
+        if profile := self._profiles.get(name):
+            return profile
+        raise unknown_profile(name, self._profiles)
+
+    def view(self, profile: Profile) -> dict[str, Any]:
+        """What is told of it: the runtime by its name."""
+        shown = msgspec.structs.asdict(profile)
+        return shown | {"runtime": profile.runtime and self._runtime_name(profile.runtime)}
+
+    async def create(self, changes: ProfileChanges) -> Profile:
+        """Save a new one."""
+        now = now_rfc3339()
+        async with self._saving:
+            profile = self._changed(Profile(name="", created=now, changed=now), changes)
+            if not profile.name:
+                raise _invalid("name", "A profile needs a name.", "Give it one.")
+            await self._store.insert(profile)
+            self._profiles[profile.name] = profile
+        return profile
+
+    async def edit(self, name: str, changes: ProfileChanges, version: int | None = None) -> Profile:
+        """Change one; one with another version than `version` is refused."""
+        async with self._saving:
+            before = self.find(name)
+            after = msgspec.structs.replace(
+                self._changed(before, changes), changed=now_rfc3339(), version=before.version + 1
+            )
+            await self._store.update(name, after, before.version if version is None else version)
+            del self._profiles[name]
+            self._profiles[after.name] = after
+        return after
+
+    async def delete(self, name: str) -> Profile:
+        """Forget one."""
+        async with self._saving:
+            profile = self.find(name)
+            await self._store.delete(name)
+            del self._profiles[name]
+        return profile
+
+    def _changed(self, profile: Profile, changes: ProfileChanges) -> Profile:
+        values: dict[str, Any] = {}
+        if changes.name is not UNSET:
+            values["name"] = check_name(changes.name, "profile")
+        if changes.runtime is not UNSET:
+            values["runtime"] = None if changes.runtime is None else self._runtime_id(changes.runtime)
+        if changes.options is not UNSET:
+            self._check(changes.options)
+            values["options"] = changes.options
+        return msgspec.structs.replace(profile, **values)
+
+    def _check(self, options: Options) -> None:
+        if "runtime" in options:
+            raise _invalid(
+                "options", "The runtime is not one of a profile's job options.", "Set the profile's runtime."
+            )
+        try:
+            self._check_options(options)
+        except WhisperdError as error:
+            raise _invalid("options", error.message, error.fix) from error
+
+
+def _invalid(field: str, message: str, fix: str) -> WhisperdError:
+    return WhisperdError("profile.invalid", message, fix, {"field": field})

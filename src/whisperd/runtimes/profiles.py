@@ -1,0 +1,141 @@
+"""Profiles: what a user or program has chosen once and for all, and where that is kept."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from whisperd.rpc.errors import WhisperdError
+from whisperd.store import Database
+from whisperd.store.errors import unreadable
+
+__all__ = ["Profile", "ProfileStore", "unknown_profile"]
+
+
+class Profile(msgspec.Struct, frozen=True, kw_only=True):
+    """A runtime and default job options, under a name."""
+
+    name: str
+    """As `whisperd.runtimes.preset.check_name` wants it; no other profile has it."""
+    runtime: str | None = None
+    """The id of a runtime, which may have been deleted since; None for the default one."""
+    options: dict[str, Any] = {}
+    """Job options, as in a request."""
+    created: str
+    """RFC 3339, as is `changed`."""
+    changed: str
+    version: int = 1
+    """One more with every change."""
+
+
+COLUMNS = Profile.__struct_fields__
+_LIST = ", ".join(COLUMNS)
+_PLACES = ", ".join(f":{column}" for column in COLUMNS)
+_SETTINGS = ", ".join(f"{column} = :{column}" for column in COLUMNS)
+
+
+class ProfileStore:
+    """Saved profiles. Each method is one transaction, and raises what `Database.run` raises as well."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def load(self) -> list[Profile]:
+        """All of them, by name."""
+
+        def work(connection: sqlite3.Connection) -> list[Profile]:
+            rows = connection.execute(f"SELECT {_LIST} FROM profiles ORDER BY name")  # noqa: S608 - our columns
+            return [self._from_row(row) for row in rows]
+
+        return await self._database.run(work)
+
+    async def insert(self, profile: Profile) -> None:
+        """Save a new one. Raises `profile.exists`."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            _check_free(connection, profile.name)
+            statement = f"INSERT INTO profiles ({_LIST}) VALUES ({_PLACES})"  # noqa: S608 - our columns
+            connection.execute(statement, _to_row(profile))
+
+        await self._database.run(work)
+
+    async def update(self, name: str, profile: Profile, expected_version: int) -> None:
+        """Save what was changed, perhaps the name too, in the one of this name and version.
+
+        Raises `profile.unknown`, `profile.stale`, `profile.exists`.
+        """
+
+        def work(connection: sqlite3.Connection) -> None:
+            _check_version(connection, name, expected_version)
+            if profile.name != name:
+                _check_free(connection, profile.name)
+            statement = f"UPDATE profiles SET {_SETTINGS} WHERE name = :old_name"  # noqa: S608 - our columns
+            connection.execute(statement, {**_to_row(profile), "old_name": name})
+
+        await self._database.run(work)
+
+    async def delete(self, name: str) -> None:
+        """Forget one. Raises `profile.unknown`."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            if connection.execute("DELETE FROM profiles WHERE name = ?", (name,)).rowcount == 0:
+                raise unknown_profile(name, _names(connection))
+
+        await self._database.run(work)
+
+    def _from_row(self, row: tuple[Any, ...]) -> Profile:
+        values = dict(zip(COLUMNS, row, strict=True))
+        try:
+            values["options"] = msgspec.json.decode(values["options"])
+            return msgspec.convert(values, Profile)
+        except (msgspec.MsgspecError, TypeError) as error:
+            reason = f"the profile {values['name']} in it is not valid ({error})"
+            raise unreadable(self._database.path, reason) from error
+
+
+def unknown_profile(name: str, names: Iterable[str]) -> WhisperdError:
+    """`profile.unknown`, with the names that there are."""
+    known = sorted(names)
+    return WhisperdError(
+        "profile.unknown",
+        f"There is no profile {name!r}.",
+        f"Use one of {', '.join(known)}, or make it with `whisperctl profiles create {name!r}`."
+        if known
+        else "Make one with `whisperctl profiles create NAME`.",
+        {"name": name, "profiles": known},
+    )
+
+
+def _names(connection: sqlite3.Connection) -> list[str]:
+    return [name for (name,) in connection.execute("SELECT name FROM profiles")]
+
+
+def _check_free(connection: sqlite3.Connection, name: str) -> None:
+    if connection.execute("SELECT 1 FROM profiles WHERE name = ?", (name,)).fetchone() is not None:
+        raise WhisperdError(
+            "profile.exists",
+            f"There is a profile named {name} already.",
+            f"Choose another name, or change that one with `whisperctl profiles edit {name!r}`.",
+            {"name": name},
+        )
+
+
+def _check_version(connection: sqlite3.Connection, name: str, expected_version: int) -> None:
+    row = connection.execute("SELECT version FROM profiles WHERE name = ?", (name,)).fetchone()
+    if row is None:
+        raise unknown_profile(name, _names(connection))
+    if row[0] != expected_version:
+        raise WhisperdError(
+            "profile.stale",
+            f"The profile {name} was changed by somebody else meanwhile.",
+            f"Look at it with `whisperctl profiles show {name!r}`, then change it again.",
+            {"name": name, "version": row[0], "expected": expected_version},
+        )
+
+
+def _to_row(profile: Profile) -> dict[str, Any]:
+    values = msgspec.structs.asdict(profile)
+    return {**values, "options": msgspec.json.encode(profile.options).decode()}

@@ -1,0 +1,198 @@
+"""Room in memory for a runtime that is about to be loaded: what it needs, what is free, what has to go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import anyio
+
+from whisperd.hardware import Gpu, Memory, read_memory
+from whisperd.models import ModelStore
+from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes.computer import Computer
+from whisperd.runtimes.memory import (
+    Candidate,
+    NotEnough,
+    gpu_not_enough_memory,
+    largest_that_fits,
+    loading_bytes,
+    need_bytes,
+    not_enough_memory,
+    plan,
+)
+from whisperd.runtimes.prepare import Prepared
+from whisperd.runtimes.preset import RuntimePreset
+from whisperd.runtimes.runtime import Runtime
+from whisperd.worker.protocol import LoadParams
+
+__all__ = ["Memories", "Occupant", "Room", "free_in"]
+
+Place = int | None
+"""A GPU by its number, or None: the computer's own memory."""
+Memories = Mapping[Place, int]
+"""Bytes by place."""
+
+
+@dataclass(frozen=True)
+class Occupant:
+    """A runtime that has a worker, or is about to have one."""
+
+    runtime: Runtime
+    needs: Memories
+    """The most that it was estimated to take."""
+    is_idle: bool
+    """Whether it may be unloaded."""
+
+    @property
+    def taken(self) -> int:
+        """What its worker has of the computer's memory at the moment."""
+        return (self.runtime.loaded.memory_bytes if self.runtime.loaded else 0) or 0
+
+
+class Tenants(Protocol):
+    """Who lives there: the runtime manager."""
+
+    def occupants(self) -> Sequence[Runtime]:
+        """Those with a worker, or about to have one."""
+
+    def is_idle(self, runtime: Runtime) -> bool:
+        """Whether one may be unloaded."""
+
+    def evict(self, runtime: Runtime) -> anyio.Event:
+        """Unload an idle one; the event is set when its memory is free."""
+
+
+class Room:
+    """Lets runtimes in one by one, so that two do not count on the same memory."""
+
+    def __init__(
+        self,
+        models: ModelStore,
+        computer: Computer,
+        limit: Callable[[], int] = lambda: 0,
+        memory: Callable[[], Memory] = read_memory,
+    ) -> None:
+        self._models = models
+        self._computer = computer
+        self._limit = limit
+        """Bytes that all runtimes may take together; 0 is no limit but what there is."""
+        self._memory = memory
+        self._turn = anyio.Lock()
+
+    async def make(self, tenants: Tenants, runtime: Runtime, prepared: Prepared, params: LoadParams) -> None:
+        """Let a runtime in; where it does not fit, idle ones are unloaded, the least recently used first.
+
+        Its `needs` are set. Raises `memory.not_enough` and `memory.gpu_not_enough`, with the largest
+        model that would fit.
+        """
+        batch_size = runtime.batch_size
+        parameters = await self._models.parameters(runtime.preset.model, prepared.model_path)
+        estimate = prepared.backend.need_bytes or need_bytes
+        needs = _needs(params, batch_size, parameters, estimate)
+        async with self._turn:
+            while True:
+                occupants = [
+                    Occupant(one, one.needs, tenants.is_idle(one))
+                    for one in tenants.occupants()
+                    if one is not runtime
+                ]
+                free = free_in(await self._places(runtime.preset, needs), self._limit(), occupants)
+                leaving = self._leaving(runtime, params, needs, free, occupants)
+                if not leaving:
+                    runtime.needs = needs
+                    return
+                for gone in [tenants.evict(one) for one in leaving]:
+                    await gone.wait()
+
+    async def _places(self, preset: RuntimePreset, needs: Memories) -> dict[Place, int]:
+        """What is free now in the places that matter."""
+        free: dict[Place, int] = {None: self._memory().available}
+        if any(place is not None for place in needs):
+            gpus: Sequence[Gpu] = (await self._computer.gpus(preset)).gpus
+            free |= {gpu.index: gpu.memory_free for gpu in gpus}
+        return free
+
+    def _leaving(
+        self,
+        runtime: Runtime,
+        params: LoadParams,
+        needs: Memories,
+        free: Memories,
+        occupants: Sequence[Occupant],
+    ) -> list[Runtime]:
+        """Who has to go. Raises what is told if that is not enough."""
+        leaving: dict[str, Runtime] = {}
+        for place, need in needs.items():
+            idle = [one for one in occupants if one.is_idle and place in one.needs]
+            candidates = [
+                Candidate(one.runtime.id, _gives_back(one, place), one.runtime.unused_since_s) for one in idle
+            ]
+            planned = plan(need, free.get(place, 0), candidates)
+            if isinstance(planned, NotEnough):
+                raise self._not_enough(runtime, params, place, need, max(0, planned.free))
+            leaving |= {one.runtime.id: one.runtime for one in idle if one.runtime.id in planned.evict}
+        return list(leaving.values())
+
+    def _not_enough(
+        self, runtime: Runtime, params: LoadParams, place: Place, need: int, free: int
+    ) -> WhisperdError:
+        replicas = _replicas_on(params, place)
+        largest = largest_that_fits(
+            self._models.catalogue.models,
+            free,
+            compute_type=params.compute_type,
+            batch_size=runtime.batch_size,
+            replicas=replicas,
+            device=params.device,
+            english_only=runtime.preset.model.endswith(".en"),
+        )
+        tell = not_enough_memory if place is None else gpu_not_enough_memory
+        return tell(
+            runtime.name, need, free, largest, batch_size=runtime.batch_size, replicas=params.replicas
+        )
+
+
+def free_in(free: Memories, limit: int, occupants: Sequence[Occupant]) -> dict[Place, int]:
+    """What a newcomer may count on: what is free, less what those who are there may still take.
+
+    Less than nothing where these have been promised more than there is.
+    """
+    left = dict(free)
+    for one in occupants:
+        for place, need in one.needs.items():
+            if place in left:
+                # What a worker has of a GPU's memory is not known: all of it once it is loaded.
+                taken = one.taken if place is None else need if one.runtime.loaded else 0
+                left[place] -= max(0, need - taken)
+    if limit:
+        left[None] = min(left[None], limit - sum(_gives_back(one, None) for one in occupants))
+    return left
+
+
+def _gives_back(one: Occupant, place: Place) -> int:
+    need = one.needs.get(place, 0)
+    return max(need, one.taken) if place is None else need
+
+
+def _replicas_on(params: LoadParams, place: Place) -> int:
+    return params.replicas if place is None else max(1, params.replicas // len(params.device_index))
+
+
+def _needs(
+    params: LoadParams, batch_size: int, parameters: float, estimate: Callable[..., int]
+) -> dict[Place, int]:
+    """The most that it takes, by place."""
+
+    def need(device: str, replicas: int) -> int:
+        return estimate(
+            parameters, params.compute_type, batch_size=batch_size, replicas=replicas, device=device
+        )
+
+    if params.device == "cpu":
+        return {None: need("cpu", params.replicas)}
+    on_gpus: dict[Place, int] = {
+        index: need(params.device, _replicas_on(params, index)) for index in params.device_index
+    }
+    return {None: loading_bytes(parameters, params.compute_type), **on_gpus}

@@ -1,0 +1,188 @@
+"""A runtime as the daemon holds it, and as it is shown."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import msgspec
+
+from whisperd.clock import now_rfc3339
+from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.events import RuntimeStatusName
+from whisperd.runtimes.life import Life
+from whisperd.runtimes.loaded import LoadedRuntime
+from whisperd.runtimes.prepare import Prepared
+from whisperd.runtimes.preset import RuntimePreset
+
+__all__ = ["Hosting", "LoadedAs", "Moment", "Runtime", "RuntimeView"]
+
+KEPT_MOMENTS = 50
+"""How many changes of status a runtime's history has."""
+
+
+class Moment(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of status in a runtime's history."""
+
+    time: str
+    status: RuntimeStatusName
+    detail: str | None
+    error: dict[str, Any] | None
+
+
+class LoadedAs(msgspec.Struct, frozen=True, kw_only=True):
+    """What was chosen where the preset leaves it open."""
+
+    device: str
+    device_index: tuple[int, ...]
+    compute_type: str
+    workers: int
+    cpu_threads: int
+    batch_size: int
+    library: str
+
+
+class RuntimeView(msgspec.Struct, frozen=True, kw_only=True):
+    """A runtime as it is shown. `keep_alive` in seconds, `memory` in bytes, `progress` in percent."""
+
+    id: str
+    name: str
+    model: str
+    backend: str
+    device: str
+    device_index: tuple[int, ...]
+    compute_type: str
+    cpu_threads: int
+    workers: int
+    batched: bool
+    batch_size: int
+    keep_alive: float
+    enabled: bool
+    default: bool
+    protected: bool
+    created: str
+    changed: str
+    version: int
+    saved: bool
+    status: RuntimeStatusName
+    progress: float | None
+    detail: str | None
+    error: dict[str, Any] | None
+    variant: str | None
+    loaded: LoadedAs | None
+    memory: int | None
+    pid: int | None
+    leases: int
+    waiting: int
+    last_used: str | None
+
+
+@dataclass(eq=False)
+class Hosting:
+    """One time that a runtime is hosted, from being prepared to the end of its worker."""
+
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    """Cancelling it tells the host to end."""
+    prepared: anyio.Event = field(default_factory=anyio.Event)
+    """Set when everything that the worker needs is here, or the host has ended before."""
+    settled: anyio.Event = field(default_factory=anyio.Event)
+    """Set when it is loaded, or the host has ended before."""
+    ended: anyio.Event = field(default_factory=anyio.Event)
+    error: WhisperdError | None = None
+    """What to tell those who waited for it; None if they may try again."""
+
+
+@dataclass(eq=False)
+class Runtime:
+    """A preset, and what is there of it. Only its manager changes it."""
+
+    preset: RuntimePreset
+    is_saved: bool = True
+    """False for one that was made for once, because a job named its model."""
+    progress: float | None = None
+    detail: str | None = None
+    error: WhisperdError | None = None
+    """Why its host has ended the last time, if it was not to."""
+    hosting: Hosting | None = None
+    prepared: Prepared | None = None
+    loaded: LoadedRuntime | None = None
+    """Set while its worker is there to be used."""
+    needs: Mapping[int | None, int] = field(default_factory=dict)
+    """Bytes that its worker was estimated to take at most, by GPU; None is the computer's own memory."""
+    last_used: str | None = None
+    unused_since_s: float = 0.0
+    """By the monotonic clock: since when nobody holds a lease on it."""
+    is_awaited: bool = False
+    """Whether it was loaded because somebody said so, and was not used since."""
+    history: deque[Moment] = field(default_factory=lambda: deque(maxlen=KEPT_MOMENTS))
+    changed: anyio.Event = field(default_factory=anyio.Event)
+
+    @property
+    def id(self) -> str:
+        """What it is called for ever."""
+        return self.preset.id
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.preset.name
+
+    @property
+    def batch_size(self) -> int:
+        """Windows computed together."""
+        return self.preset.batch_size if self.preset.batched else 1
+
+    def wake(self) -> None:
+        """Have its host look again whether it is wanted."""
+        self.changed.set()
+        self.changed = anyio.Event()
+
+    def remember(self, status: RuntimeStatusName) -> None:
+        """Add its status to its history."""
+        error = self.error.to_wire() if self.error else None
+        self.history.append(Moment(time=now_rfc3339(), status=status, detail=self.detail, error=error))
+
+    def view(self, life: Life, *, waiting: int = 0) -> RuntimeView:
+        """What is told of it; `waiting` windows wait for it."""
+        loaded = self.loaded
+        return RuntimeView(
+            **{name: getattr(self.preset, name) for name in _SHOWN_AS_SAVED},
+            enabled=life.is_enabled,
+            default=life.is_default,
+            protected=life.is_protected,
+            saved=self.is_saved,
+            status=life.status,
+            progress=self.progress,
+            detail=self.detail or ("unloading" if life.ending and life.status == "loaded" else None),
+            error=self.error.to_wire() if self.error else None,
+            variant=self.prepared.variant.name if self.prepared else None,
+            loaded=_loaded_as(loaded) if loaded else None,
+            memory=loaded.memory_bytes if loaded else None,
+            pid=loaded.pid if loaded else None,
+            leases=life.leases,
+            waiting=waiting,
+            last_used=self.last_used,
+        )
+
+
+_SHOWN_AS_SAVED = tuple(
+    name
+    for name in RuntimePreset.__struct_fields__
+    if name in RuntimeView.__struct_fields__ and name not in ("enabled", "protected")
+)
+
+
+def _loaded_as(loaded: LoadedRuntime) -> LoadedAs:
+    params = loaded.params
+    return LoadedAs(
+        device=params.device,
+        device_index=params.device_index if params.device != "cpu" else (),
+        compute_type=loaded.info.compute_type,
+        workers=params.replicas,
+        cpu_threads=params.cpu_threads,
+        batch_size=loaded.batch_size,
+        library=loaded.info.library,
+    )

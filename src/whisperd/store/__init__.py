@@ -1,0 +1,10 @@
+"""The store: one SQLite data base for everything that outlives the daemon.
+
+`open_database` opens it, brings it up to date and gives a `Database`; rooms that keep something there
+say what in SQL of their own, run by `Database.run`. Their tables come from numbered files in `migrations/`.
+A migration that was released is never changed: what it got wrong, the next one mends.
+"""
+
+from whisperd.store.database import Database, open_database
+
+__all__ = ["Database", "open_database"]

@@ -1,0 +1,218 @@
+"""The data base: opened, checked, brought up to date, and asked from one thread at a time.
+
+A damaged data base is never written to. It is renamed and stays for its owner to look at, and a new
+one is begun, so that the daemon starts in any case. One that a newer program has written, or that the
+system does not let us use, is left as it is.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import logging
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Final, TypeVar
+
+import anyio
+from anyio import to_thread
+
+from whisperd.store import errors
+from whisperd.store.migrate import (
+    Migration,
+    bundled_migrations,
+    columns,
+    columns_made_by,
+    migrate,
+    version_of,
+)
+
+__all__ = ["Database", "open_database"]
+
+log = logging.getLogger(__name__)
+
+BUSY_TIMEOUT_S: Final = 10.0
+"""How long another process may hold the data base before that is an error."""
+SIDE_FILES: Final = ("-wal", "-shm")
+"""What SQLite keeps beside a data base. The first may hold what was committed last."""
+
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def open_database(path: Path, migrations: Sequence[Migration] | None = None) -> AsyncIterator[Database]:
+    """Open a data base during the block, made if there is none and brought up to date.
+
+    A damaged one is set aside (`Database.set_aside`). Raises `WhisperdError` (`store.too_new`,
+    `store.unreadable`, `disk.full`).
+    """
+    database = await to_thread.run_sync(
+        _open, path, bundled_migrations() if migrations is None else migrations
+    )
+    try:
+        yield database
+    finally:
+        with anyio.CancelScope(shield=True):
+            await database.close()
+
+
+class Database:
+    """An open data base. Everything that is done to it is one transaction, and one after the other."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, set_aside: Path | None) -> None:
+        self.path = path
+        self.set_aside = set_aside
+        """Where the damaged data base went that was found when this one was opened."""
+        self._connection = connection
+        # One thread at a time, and none of those that may all be waiting for something slow.
+        self._thread = anyio.CapacityLimiter(1)
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do `work` in a thread, in a transaction: all of it is kept, or with an exception nothing.
+
+        Who is cancelled while it waits for its turn has changed nothing; work that has begun is
+        finished and answered, so that it is always known whether it was kept. `work` does not commit.
+        Raises what `work` raises, and `WhisperdError` (`disk.full`, `store.unreadable`, `store.damaged`).
+        """
+        # The thread is waited for once it has begun, also by who is cancelled.
+        return await to_thread.run_sync(self._transact, work, limiter=self._thread)
+
+    async def close(self) -> None:
+        """Wait for the work that was begun, and close."""
+        await to_thread.run_sync(self._connection.close, limiter=self._thread)
+
+    def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        connection = self._connection
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                result = work(connection)
+                connection.execute("COMMIT")
+                return result
+            finally:
+                connection.rollback()  # does nothing after a commit
+        except sqlite3.Error as error:
+            told = errors.from_sqlite_error(self.path, error)
+            if told is None:
+                raise
+            raise told from error
+
+
+# Opening; all of it blocks
+
+
+class _Damaged(Exception):
+    """The file holds no data base of ours that can be used."""
+
+
+def _open(path: Path, migrations: Sequence[Migration]) -> Database:
+    set_aside = None
+    try:
+        try:
+            _make_private(path)
+            _inspect(path, migrations)
+        except _Damaged as damage:
+            set_aside = _set_aside(path)
+            log.warning("the data base %s is damaged (%s); it is kept as %s", path, damage, set_aside)
+            _make_private(path)
+        return Database(path, _connect(path, migrations), set_aside)
+    except OSError as error:
+        raise errors.from_os_error(path, error) from error
+    except sqlite3.Error as error:
+        told = errors.from_sqlite_error(path, error)
+        if told is None:
+            raise
+        raise told from error
+
+
+def _make_private(path: Path) -> None:
+    """Have a file that its owner alone may read; SQLite gives what it puts beside it the same mode."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    if os.name == "posix":
+        for file in (path, *_beside(path)):
+            if file.exists() and file.stat().st_mode & 0o077:
+                file.chmod(0o600)
+
+
+def _inspect(path: Path, migrations: Sequence[Migration]) -> None:
+    """Raise `_Damaged`, or `store.too_new`. Changes nothing: neither the file nor what is beside it."""
+    if path.stat().st_size == 0:
+        wal = _beside(path)[0]
+        if wal.exists() and wal.stat().st_size > 0:
+            raise _Damaged("it is empty, and what was to be written to it is not")
+        return
+    try:
+        # For reading only: closing it would otherwise write to it what the last program left beside it.
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            connection.text_factory = _text
+            connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000:.0f}")
+            version = version_of(connection)
+            if version > len(migrations):
+                raise errors.too_new(path, version, len(migrations))
+            _check(connection, migrations[: max(version, 0)])
+    except sqlite3.Error as error:
+        if errors.is_refusal(error):
+            raise
+        raise _Damaged(str(error)) from error
+    except UnicodeDecodeError as error:  # SQLite quotes what it found
+        raise _Damaged("what should be text in it is not") from error
+
+
+def _check(connection: sqlite3.Connection, applied: Sequence[Migration]) -> None:
+    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise _Damaged(" ".join(verdict.split()))
+    present, expected = columns(connection), columns_made_by(applied)
+    if missing := sorted(expected - present):
+        raise _Damaged(f"it lacks {', '.join('.'.join(column) for column in missing)}")
+    if present and not applied:
+        raise _Damaged("it has tables and no version")
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename a data base, with what is beside it, to a name that nothing has; returns the name."""
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
+    names = (f"{path.name}.damaged-{stamp}{suffix}" for suffix in _suffixes())
+    target = next(
+        target
+        for target in map(path.with_name, names)
+        if not any(os.path.lexists(file) for file in (target, *_beside(target)))
+    )
+    # Itself last: if we end in between, a new data base must not find the old one's log beside it.
+    for old, new in [*zip(_beside(path), _beside(target), strict=True), (path, target)]:
+        if old.exists():
+            old.rename(new)
+    return target
+
+
+def _suffixes() -> itertools.chain[str]:
+    return itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+
+
+def _beside(path: Path) -> list[Path]:
+    return [path.with_name(path.name + suffix) for suffix in SIDE_FILES]
+
+
+def _connect(path: Path, migrations: Sequence[Migration]) -> sqlite3.Connection:
+    # Used by one thread at a time, though not always by the same one. Transactions are begun by hand.
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+    connection.text_factory = _text
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = OFF")
+        migrate(connection, migrations)
+        connection.execute("PRAGMA foreign_keys = ON")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _text(data: bytes) -> str:
+    """Text that was damaged is shown as well as it can be, and judged by whoever reads it."""
+    return data.decode(errors="replace")

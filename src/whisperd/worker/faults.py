@@ -1,0 +1,262 @@
+"""What native libraries say when they fail, as errors that a person can act on.
+
+An engine fails with the words of whoever wrote its library, or of the system's loader. Each sign
+below is such words. What is known by none of them stays what it was: better the library's own words
+than a wrong advice.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+from whisperd.rpc.errors import WhisperdError
+from whisperd.worker.protocol import LoadParams
+
+__all__ = ["explain", "explain_death", "killed_for_memory", "words_of"]
+
+Cause = Literal["gpu_memory", "memory", "device_memory", "driver", "cuda", "architecture", "library"]
+"""`device_memory` is that of the GPU or of the computer, by the device that the engine computes on."""
+
+FileExists = Callable[[str], bool]
+
+QUOTED_CHARACTERS: Final = 500
+"""Of a library's words, so many are kept in an error's data."""
+
+
+def _is_file(path: str) -> bool:
+    return os.path.isabs(path) and os.path.isfile(path)  # noqa: PTH113, PTH117 - it may be no path at all
+
+
+def words_of(error: BaseException) -> str:
+    """What an exception says, its kind first: some say nothing but that."""
+    return f"{type(error).__name__}: {error}"
+
+
+def explain(said: str, params: LoadParams, file_exists: FileExists = _is_file) -> WhisperdError | None:
+    """The error for what a library said while it loaded a model or computed; None for what is not known."""
+    for cause, patterns in _SIGNS:
+        for pattern in patterns:
+            if found := pattern.search(said):
+                library = found.groupdict().get("library")
+                # Linux' loader says of one that is there, but for another processor, that it is not there.
+                is_foreign = cause == "library" and library is not None and file_exists(library)
+                line = said[said.rfind("\n", 0, found.start()) + 1 :].partition("\n")[0]
+                return _error("architecture" if is_foreign else cause, library, line.strip(), params)
+    return None
+
+
+def explain_death(
+    how: str, last_words: str, params: LoadParams, file_exists: FileExists = _is_file
+) -> WhisperdError | None:
+    """The error for how an engine's process ended, and what it wrote last; None if that tells nothing.
+
+    `how` is as `whisperd.child.how_it_ended` says it.
+    """
+    if how in _ILLEGAL_INSTRUCTION:
+        return _processor_too_old(how, params)
+    if how in _ENDED_BY_OTHERS:  # whatever it said, it did not die of that
+        return None
+    return explain(last_words, params, file_exists)
+
+
+def killed_for_memory(how: str, params: LoadParams) -> WhisperdError:
+    """The system ended the process because there was no memory left."""
+    return _memory(f"the system ended its process to have memory again ({how})", params)
+
+
+_ILLEGAL_INSTRUCTION = ("signal SIGILL", f"exit status {0xC000001D}")  # the second is Windows'
+_ENDED_BY_OTHERS = tuple(f"signal {name}" for name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"))
+
+
+def _sign(cause: Cause, *patterns: str) -> tuple[Cause, tuple[re.Pattern[str], ...]]:
+    return cause, tuple(re.compile(pattern, re.IGNORECASE) for pattern in patterns)
+
+
+_FILE = r"(?P<library>/[^:\n]+|[^\s:'\"]+)"  # a path may have blanks, a bare name has none
+
+# In order: the first that is found counts. Where it is not said whose words they are, they are
+# CTranslate2's, and so those of everything that is built on it.
+_SIGNS: Final = (
+    # MKL's allocator, also while the model computes on a GPU.
+    _sign("memory", r"mkl_malloc: failed to allocate"),
+    _sign(
+        "gpu_memory",
+        r"CUDA failed with error out of memory",
+        r"CUDA out of memory",  # PyTorch
+        r"CUDA error:? (?:\d+:? )?out of memory",  # PyTorch, ggml
+        r"CUDA failure 2\b",  # onnxruntime
+        r"cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY",  # thrust, the driver
+        r"cudaMalloc\w* failed: out of memory",  # ggml
+        r"failed to allocate (?:CUDA|ROCm|Vulkan|Metal)\d* buffer",  # ggml
+        r"ErrorOutOfDeviceMemory",  # Vulkan, in ggml
+        r"(?:CUBLAS|CUDNN)_STATUS_ALLOC_FAILED",
+    ),
+    _sign(
+        "driver",
+        # Said too where there is no driver at all, as in a container without its GPU.
+        r"CUDA driver version is insufficient for CUDA runtime version",
+        r"cudaErrorInsufficientDriver|CUDA failure 35\b",  # thrust, onnxruntime
+        r"The NVIDIA driver on your system is too old",  # PyTorch
+        r"unsupported display driver / cuda driver combination",
+        r"forward compatibility was attempted on non supported HW",
+        r"provided PTX was compiled with an unsupported toolchain",
+    ),
+    _sign(
+        "cuda",
+        r"no CUDA-capable device is detected|CUDA_ERROR_NO_DEVICE|cudaErrorNoDevice",
+        r"CUDA-capable device\(s\) is/are busy or unavailable",
+        r"invalid device ordinal|cudaErrorInvalidDevice",
+        r"not compiled with CUDA support",
+        r"CUDA failed with error (?:unknown|initialization) error",
+        r"CUDA unknown error|Found no NVIDIA driver on your system",  # PyTorch
+        r"failed to initialize CUDA|no CUDA devices found",  # ggml
+        r"no kernel image is available for execution",  # a GPU that the library is too new or too old for
+        r"(?:libcuda\.so|nvcuda\.dll)\S*(?:: cannot open| is not found)",  # it comes with the driver
+    ),
+    _sign(
+        "architecture",
+        rf"{_FILE}: (?:wrong ELF class|invalid ELF header)",  # Linux' loader
+        r"'(?P<library>[^']+)' \(mach-o file, but is an incompatible architecture",  # macOS' loader
+        r"incompatible architecture",
+        r"is not a valid Win32 application|WinError 193\b",  # Windows' loader
+        r"Exec format error",
+        r"version `[\w.]+' not found \(required by (?P<library>[^)]+)\)",  # made for a newer Linux
+    ),
+    _sign(
+        "library",
+        r"Library (?P<library>\S+) is not found or cannot be loaded",
+        r"Could not load library (?P<library>\S+)\. Error:",  # cuDNN 8
+        r"Unable to load any of \{(?P<library>[^\s,}]+)",  # cuDNN 9
+        r"Could not locate (?P<library>\S+)\. Please make sure",  # cuDNN on Windows
+        rf"{_FILE}: (?:cannot open shared object file|file too short)",  # Linux' loader
+        r"Library not loaded: (?P<library>\S+)",  # macOS' loader
+        r"Could not find module '(?P<library>[^']+)'",  # Python on Windows
+        r"DLL load failed while importing|WinError 126\b",  # the rest is in the user's language
+    ),
+    _sign(
+        "memory",
+        r"std::bad_alloc|MemoryError\b",  # C++; Python and numpy
+        # That of thread-local storage is a fixed space, and no lack of memory.
+        r"cannot allocate memory(?! in static TLS block)",
+        r"WinError (?:8|1455)\b",
+        r"ggml_aligned_malloc: insufficient memory|failed to allocate CPU buffer",
+    ),
+    _sign(
+        "device_memory",
+        r"failed to allocate memory for requested buffer",  # onnxruntime
+        r"failed to allocate buffer|\bout of memory\b",  # ggml and others
+    ),
+)
+
+
+def _error(cause: Cause, library: str | None, said: str, params: LoadParams) -> WhisperdError:
+    if cause == "device_memory":
+        cause = "memory" if params.device == "cpu" else "gpu_memory"
+    match cause:
+        case "gpu_memory":
+            return _gpu_memory(said, params)
+        case "memory":
+            return _memory(said, params)
+        case "driver":
+            return _cuda(
+                "cuda.driver_too_old",
+                "its driver is missing, or too old for the library that the engine is built with",
+                f"Update the NVIDIA driver, or {_ON_THE_PROCESSOR}.",
+                said,
+            )
+        case "cuda":
+            return _cuda(
+                "cuda.not_available",
+                "the engine finds none that it can compute on",
+                "Check that `nvidia-smi` lists the GPU that the runtime names (in a container, that the GPU "
+                f"is passed to it), or {_ON_THE_PROCESSOR}.",
+                said,
+            )
+        case "architecture":
+            return _wrong_architecture(library, said, params)
+        case _:
+            return _missing_library(library, said, params)
+
+
+_ON_THE_PROCESSOR = "compute on the processor with `whisperctl runtimes edit NAME --device cpu`"
+_UNKNOWN_AMOUNTS: Final = {"needed": None, "free": None, "largest": None}
+
+
+def _memory(said: str, params: LoadParams) -> WhisperdError:
+    return WhisperdError(
+        "memory.not_enough",
+        f"There is not enough memory for the model {_model(params)}.",
+        "End programs that need much memory, or choose a smaller model: `whisperctl models available` lists "
+        "them with the memory that they need.",
+        {**_UNKNOWN_AMOUNTS, **_quote(said)},
+    )
+
+
+def _gpu_memory(said: str, params: LoadParams) -> WhisperdError:
+    return WhisperdError(
+        "memory.gpu_not_enough",
+        f"The GPU has not enough memory for the model {_model(params)}.",
+        "End other programs that use the GPU, choose a smaller model, a smaller batch or a smaller precision "
+        f"with `whisperctl runtimes edit NAME --batch-size 1 --compute-type int8`, or {_ON_THE_PROCESSOR}.",
+        {**_UNKNOWN_AMOUNTS, **_quote(said)},
+    )
+
+
+def _cuda(code: str, why: str, fix: str, said: str) -> WhisperdError:
+    return WhisperdError(code, f"The NVIDIA GPU cannot be used: {why}.", fix, _quote(said))
+
+
+def _missing_library(library: str | None, said: str, params: LoadParams) -> WhisperdError:
+    what = library or "a library that the engine needs"
+    if params.bundle_name is None:
+        fix = f"Install {what}, or the plugin of the engine again."
+    else:
+        fix = (
+            f"Run `whisperctl natives install {params.bundle_name}`, which mends the bundle; if that changes "
+            f"nothing, install {what} with this computer's own packages."
+        )
+    return WhisperdError(
+        "library.missing",
+        f"The engine cannot load {what}: it is missing or incomplete.",
+        fix,
+        {"library": library, **_quote(said)},
+    )
+
+
+def _wrong_architecture(library: str | None, said: str, params: LoadParams) -> WhisperdError:
+    what = library or "a library that the engine needs"
+    if params.bundle_name is None:
+        fix = "Install the plugin of the engine again, for the Python and the processor of this computer."
+    else:
+        fix = (
+            f"Run `whisperctl natives install {params.bundle_name}`, which mends the bundle; if that changes "
+            "nothing, set WHISPERD_NATIVE_DIR to a folder that no other computer shares."
+        )
+    return WhisperdError(
+        "library.wrong_architecture",
+        f"The engine cannot load {what}: it is made for another processor or system, or damaged.",
+        fix,
+        {"library": library, **_quote(said)},
+    )
+
+
+def _processor_too_old(how: str, params: LoadParams) -> WhisperdError:
+    return WhisperdError(
+        "library.wrong_architecture",
+        f"The engine of {_model(params)} uses instructions that this processor does not have ({how}).",
+        "Choose another engine, which `whisperctl natives list` shows, with "
+        "`whisperctl runtimes edit NAME --backend BACKEND`; in a virtual machine, let it have all "
+        "features of the host's processor.",
+        {"library": None, **_quote(how)},
+    )
+
+
+def _model(params: LoadParams) -> str:
+    return params.model_name or params.model_path
+
+
+def _quote(said: str) -> dict[str, Any]:
+    return {"said": said[:QUOTED_CHARACTERS]}

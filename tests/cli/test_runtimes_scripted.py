@@ -1,0 +1,455 @@
+"""`whisperctl runtimes` and `profiles`: what they ask for, and what they make of the answers."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripted_daemon import LOADED, ScriptedDaemon, a_runtime
+from whisperd.cli import main
+from whisperd.cli.output import Progress, Repainted
+from whisperd.cli.preparation import Preparation
+from whisperd.rpc.errors import WhisperdError
+
+pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="needs Unix sockets")
+
+Map = dict[str, Any]
+UNKNOWN = WhisperdError("runtime.unknown", "There is no runtime 'x'.", "There are fast and best.")
+
+
+def raising(error: WhisperdError) -> Callable[[Map], Any]:
+    def answer(_params: Map) -> Any:
+        raise error
+
+    return answer
+
+
+@pytest.fixture
+def daemon() -> Iterator[ScriptedDaemon]:
+    """A daemon to be told what to say."""
+    with tempfile.TemporaryDirectory(prefix="whisperd-") as folder:
+        scripted = ScriptedDaemon(Path(folder) / "d.sock")
+        yield scripted
+        scripted.close()
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one width, and without a profile of whoever runs the tests."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("WHISPERD_PROFILE", raising=False)
+
+
+@pytest.fixture
+def ctl(daemon: ScriptedDaemon, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command; returns its exit status, what it printed, and what it printed as errors."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = main.run(["--socket", daemon.path, "--no-start", *words])
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return run
+
+
+Ctl = Callable[..., tuple[int, str, str]]
+
+
+def test_list(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+    runtimes = [a_runtime(default=True), a_runtime("best", model="m" * 100)]
+    daemon.set(runtimes_list=runtimes)
+    status, out, err = ctl("runtimes", "list")
+    assert (status, err) == (0, "")
+    assert [line.split()[0] for line in out.splitlines()] == ["NAME", "fast", "best"]
+    assert max(map(len, out.splitlines())) <= 80
+    assert json.loads(ctl("runtimes", "list", "--json")[1]) == runtimes
+
+
+def test_create_sends_only_what_was_given(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+    daemon.set(runtimes_create=lambda params: a_runtime(params["name"]))
+    assert ctl("runtimes", "create", "fast", "--model", "tiny.en") == (0, "fast is created\n", "")
+    ctl(
+        "runtimes", "create", "best", "--model", "./best", "--backend", "ctranslate2", "--device", "cuda",
+        "--device-index", "0,1", "--compute-type", "int8", "--cpu-threads", "0", "--workers", "2",
+        "--no-batched", "--batch-size", "8", "--keep-alive", "-1", "--protected",
+    )  # fmt: skip
+    assert daemon.requests == [
+        ("runtimes.create", {"name": "fast", "model": "tiny.en"}),
+        (
+            "runtimes.create",
+            {
+                "name": "best", "model": str(Path("best").absolute()), "backend": "ctranslate2",
+                "device": "cuda", "device_index": [0, 1], "compute_type": "int8", "cpu_threads": 0,
+                "workers": 2, "batched": False, "batch_size": 8, "keep_alive": "-1", "protected": True,
+            },
+        ),
+    ]  # fmt: skip
+
+
+def test_create_as_default_and_load(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+    daemon.set(
+        runtimes_create=a_runtime(default=True),
+        runtimes_show=a_runtime(default=True),
+        runtimes_load=a_runtime(default=True, **LOADED),
+    )
+    words = ("runtimes", "create", "fast", "--model", "tiny.en", "--default", "--load")
+    status, out, _ = ctl(*words)
+    assert status == 0
+    assert out.splitlines() == [
+        "fast is created",
+        "fast is the default, and is being loaded",
+        "fast is loaded: cpu, int8, 2 workers with 1 thread each, 145 MB",
+    ]
+    assert daemon.asked("runtimes") == [
+        ("runtimes.create", {"name": "fast", "model": "tiny.en", "default": True}),
+        ("runtimes.show", {"name": "0a1b2c3d"}),
+        ("runtimes.load", {"name": "0a1b2c3d"}),
+    ]
+    assert json.loads(ctl(*words, "--json")[1])["status"] == "loaded"
+
+
+def test_what_was_created_is_said_even_if_it_cannot_be_loaded(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+    full = WhisperdError("memory.not_enough", "It does not fit.", "Use base.", {"largest": "base"})
+    daemon.set(runtimes_create=a_runtime(), runtimes_show=a_runtime(), runtimes_load=raising(full))
+    status, out, err = ctl("runtimes", "create", "fast", "--model", "large-v3", "--load")
+    assert (status, out) == (1, "fast is created\n")
+    assert err == "whisperctl: It does not fit.\n  Use base.\n"
+
+
+def test_edit(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+    daemon.set(runtimes_edit=lambda params: a_runtime(params["changes"].get("name", params["name"])))
+    assert ctl("runtimes", "edit", "fast", "--device-index", "none")[1] == "fast is changed\n"
+    assert (
+        ctl("runtimes", "edit", "fast", "--rename", "quick", "--if-version", "3")[1] == "fast is now quick\n"
+    )
+    assert ctl("runtimes", "edit", "fast", "--name", "swift", "--no-protected", "-q")[1] == ""
+    assert [params for _, params in daemon.requests] == [
+        {"name": "fast", "changes": {"device_index": []}},
+        {"name": "fast", "changes": {"name": "quick"}, "version": 3},
+        {"name": "fast", "changes": {"name": "swift", "protected": False}},
+    ]
+    status, _, err = ctl("runtimes", "edit", "fast")
+    assert status == 2
+    assert "Nothing is to be changed." in err
+
+
+@pytest.mark.parametrize(
+    ("verb", "answer", "said"),
+    [
+        ("delete", {"id": "0a1b2c3d", "name": "fast"}, "fast is deleted"),
+        ("prepare", a_runtime(), "fast has all that it needs"),
+        ("cancel", a_runtime(status="cancelled"), "fast is cancelled"),
+        ("unload", a_runtime(), "fast is unloaded"),
+        ("enable", a_runtime(), "fast is enabled"),
+        ("disable", a_runtime(enabled=False), "fast is disabled"),
+    ],
+)
+def test_verbs_of_several_names(daemon: ScriptedDaemon, ctl: Ctl, verb: str, answer: Map, said: str) -> None:
+    def answered(params: Map) -> Map:
+        if params["name"] == "x":
+            raise UNKNOWN
+        return {**answer, "name": params["name"]}
+
+    daemon.set(**{"runtimes_show": answered, f"runtimes_{verb}": answered})
+    assert ctl("runtimes", verb, "fast") == (0, f"{said}\n", "")
+    assert ctl("runtimes", verb, "fast", "-q") == (0, "", "")
+    status, out, err = ctl("runtimes", verb, "x", "fast", "best")
+    assert (status, out) == (1, f"{said}\n{said.replace('fast', 'best')}\n")
+    assert err.splitlines()[0] == "whisperctl: x: There is no runtime 'x'."
+    documents = json.loads(ctl("runtimes", verb, "x", "fast", "--json")[1])
+    assert (documents[0]["error"]["code"], documents[1]["name"]) == ("runtime.unknown", "fast")
+    assert ctl("runtimes", verb, "x")[0] == 4
+
+
+def test_default(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+    daemon.set(runtimes_default=a_runtime(default=True, **LOADED))
+    assert ctl("runtimes", "default", "fast") == (0, "fast is the default\n", "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("create", "fast"),
+        ("create", "fast", "--model", "m", "--device", "tpu"),
+        ("create", "fast", "--model", "m", "--device-index", "0,"),
+        ("create", "fast", "--model", "m", "--device-index", "-1"),
+        ("create", "fast", "--model", "m", "--workers", "two"),
+        ("edit", "fast", "--compute-type", "int4"),
+        ("edit", "fast", "--if-version", "x"),
+        ("load",),
+        ("default", "a", "b"),
+    ],
+)
+def test_wrong_usage_asks_nobody(daemon: ScriptedDaemon, ctl: Ctl, words: tuple[str, ...]) -> None:
+    assert ctl("runtimes", *words)[0] == 2
+    assert daemon.requests == daemon.greetings == []
+
+
+def test_a_refusal_is_status_5(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+    refusal = WhisperdError("runtime.is_default", "The runtime fast is the default.", "Choose another one.")
+    daemon.set(runtimes_delete=raising(refusal))
+    status, out, err = ctl("runtimes", "delete", "fast")
+    assert (status, out) == (5, "")
+    assert err == "whisperctl: The runtime fast is the default.\n  Choose another one.\n"
+
+
+def test_loading_shows_how_far_it_is(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+    def load(_params: Map) -> Map:
+        about = {"type": "runtime.status", "error": None}
+        mine = {**about, "id": "0a1b2c3d", "name": "fast"}
+        other = {**about, "id": "ffffffff", "name": "other", "progress": 77.0, "detail": None}
+        daemon.publish(**mine, status="downloading", progress=10.0, detail="downloading tiny.en")
+        daemon.publish(**other, status="downloading")
+        daemon.publish(
+            type="model.progress", name="tiny.en", file=None, done=30, total=100, rate=None, eta=None,
+            detail="downloading",
+        )  # fmt: skip
+        daemon.publish(**mine, status="downloading", progress=40.0, detail="downloading tiny.en")
+        daemon.publish(**mine, status="loading", progress=None, detail=None)
+        daemon.publish(**mine, status="loaded", progress=None, detail=None)
+        return a_runtime(**LOADED)
+
+    daemon.set(runtimes_show=a_runtime(), runtimes_load=load)
+    status, _, err = ctl("runtimes", "load", "fast", "--verbose")
+    assert status == 0
+    assert err.splitlines() == [
+        "Downloading tiny.en  10 %",
+        "Downloading tiny.en  30 % 30 B of 100 B",
+        "Loading fast ...",
+    ]
+
+
+def test_a_preparation_that_is_under_way_is_shown_at_once() -> None:
+    output = io.StringIO()
+    progress = Progress(verbose=True, stream=output)
+    Preparation(a_runtime(status="loading")).begin(progress)
+    Preparation(a_runtime(**LOADED)).begin(progress)
+    assert output.getvalue() == "Loading fast ...\n"
+
+
+def watched(daemon: ScriptedDaemon, *lists: list[Map]) -> None:
+    """Each list of runtimes is told of by an event; after the last one the daemon is gone."""
+    left = [*lists]
+
+    def answer(_params: Map) -> Any:
+        if len(left) > 1:
+            daemon.publish(type="runtime.status", id="0a1b2c3d")
+        if not left:
+            daemon.hang_up()
+        return left.pop(0) if left else []
+
+    daemon.set(runtimes_list=answer)
+
+
+def test_watching_in_a_pipe(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+    best = a_runtime("best", id="1")
+    watched(
+        daemon,
+        [a_runtime(), best],
+        [a_runtime(status="loading"), best],
+        [a_runtime(status="loading", memory=5), best],
+        [a_runtime(**LOADED)],
+    )
+    status, out, err = ctl("runtimes", "list", "--watch")
+    assert status == 3
+    assert "closed the connection" in err
+    rows = [line.split()[:2] for line in out.splitlines()]
+    assert rows == [
+        ["NAME", "STATUS"],
+        ["fast", "unloaded"],
+        ["best", "unloaded"],
+        ["fast", "loading"],
+        ["fast", "loaded"],
+        ["best", "deleted"],
+    ]
+
+
+def test_watching_as_json(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+    watched(daemon, [a_runtime()], [a_runtime()], [a_runtime(status="loading")])
+    status, out, _ = ctl("runtimes", "list", "--watch", "--json")
+    assert status == 3
+    *documents, error = out.splitlines()[:2], "".join(out.splitlines()[2:])
+    assert [json.loads(line)["status"] for line in documents[0]] == ["unloaded", "loading"]
+    assert json.loads(error)["error"]["code"] == "daemon.connection_lost"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
+def test_watching_ends_with_ctrl_c(daemon: ScriptedDaemon) -> None:
+    daemon.set(runtimes_list=[a_runtime()])
+    command = [
+        sys.executable,
+        "-m",
+        "whisperd.cli.main",
+        "--socket",
+        daemon.path,
+        "runtimes",
+        "list",
+        "--watch",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline().startswith(b"NAME")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert process.stderr.read() == b""
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_the_table_is_painted_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TERM", raising=False)
+    monkeypatch.setenv("WT_SESSION", "1")
+    terminal = Terminal()
+    assert Repainted.is_possible(terminal)
+    screen = Repainted(terminal)
+    screen.show(["a", "b", "c"])
+    screen.show(["d" * 100])
+    assert (
+        terminal.getvalue()
+        == f"a\x1b[K\nb\x1b[K\nc\x1b[K\n\x1b[J\x1b[3A{'d' * 38}...{'d' * 38}\x1b[K\n\x1b[J"
+    )
+    monkeypatch.setenv("TERM", "dumb")
+    assert not Repainted.is_possible(terminal)
+    assert not Repainted.is_possible(io.StringIO())
+
+
+def test_a_terminal_that_is_not_high_enough() -> None:
+    terminal = Terminal()
+    Repainted(terminal).show([str(number) for number in range(30)])
+    lines = terminal.getvalue().split("\x1b[K\n")
+    assert lines[:2] == ["0", "1"]
+    assert lines[-3:] == ["21", "... and 8 more", "\x1b[J"]
+
+
+# Profiles
+
+PROFILE: Map = {
+    "name": "talks", "runtime": "fast", "version": 7,
+    "options": {"language": "de", "beam_size": 2, "temperature": [0.0, 0.2]},
+    "created": "2026-01-02T03:04:05.000Z", "changed": "2026-01-02T03:04:05.000Z",
+}  # fmt: skip
+
+
+def test_profiles_are_listed_and_shown(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+    bare = {**PROFILE, "name": "bare", "runtime": None, "options": {}}
+    daemon.set(profiles_list=[PROFILE, bare], profiles_show=PROFILE)
+    assert ctl("profiles", "list")[1].splitlines() == [
+        "NAME   RUNTIME  OPTIONS",
+        "talks  fast     language de, beam_size 2, temperature 0,0.2",
+        "bare   default  -",
+    ]
+    assert "options:   language de, beam_size 2, temperature 0,0.2\n" in ctl("profiles", "show", "talks")[1]
+    assert json.loads(ctl("profiles", "list", "--json")[1])[0] == PROFILE
+
+
+def test_a_profile_is_created_with_what_was_given(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+    daemon.set(profiles_create=lambda params: {**PROFILE, "name": params["name"]})
+    assert ctl("profiles", "create", "bare") == (0, "bare is created\n", "")
+    ctl("profiles", "create", "talks", "--runtime", "fast", "--language", "de", "--no-vad")
+    assert [params for _, params in daemon.requests] == [
+        {"name": "bare"},
+        {"name": "talks", "runtime": "fast", "options": {"language": "de", "vad": False}},
+    ]
+
+
+def test_editing_a_profile_leaves_its_other_options(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+    daemon.set(profiles_show=PROFILE, profiles_edit=PROFILE)
+    assert ctl("profiles", "edit", "talks", "--task", "translate")[1] == "talks is changed\n"
+    ctl("profiles", "edit", "talks", "--unset", "beam_size", "--unset", "runtime", "--unset", "temperature")
+    ctl("profiles", "edit", "talks", "--runtime", "best", "--rename", "speeches")
+    ctl("profiles", "edit", "talks", "--model", "base")
+    edits = [params for method, params in daemon.requests if method == "profiles.edit"]
+    assert [edit["changes"] for edit in edits] == [
+        {"options": {**PROFILE["options"], "task": "translate"}},
+        {"options": {"language": "de"}, "runtime": None},
+        {"options": PROFILE["options"], "runtime": "best", "name": "speeches"},
+        {"options": {**PROFILE["options"], "model": "base"}, "runtime": None},
+    ]
+    assert {edit["version"] for edit in edits} == {7}
+    assert ctl("profiles", "edit", "talks")[0] == 2
+
+
+def test_profiles_are_deleted(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+    daemon.set(profiles_delete=PROFILE)
+    assert ctl("profiles", "delete", "talks") == (0, "talks is deleted\n", "")
+
+
+# What every command says first
+
+
+def test_a_profile_is_named_to_the_daemon(
+    daemon: ScriptedDaemon, ctl: Ctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon.set(jobs_submit={"id": "j", "runtime": "fast"}, runtimes_list=[a_runtime()])
+    submit = ("transcribe", __file__, "--detach")
+    ctl(*submit)
+    ctl(*submit, "--profile", "talks")
+    monkeypatch.setenv("WHISPERD_PROFILE", "mine")
+    ctl(*submit)
+    ctl(*submit, "--profile", "")
+    ctl("runtimes", "list")
+    ctl("runtimes", "list", "--profile", "talks")
+    named = [greeting.get("profile") for greeting in daemon.greetings]
+    assert named == [None, "talks", "mine", None, None, "talks"]
+
+
+def test_a_profile_that_nobody_knows(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+    daemon.set(session_hello=raising(WhisperdError("profile.unknown", "There is none.", "Make one.")))
+    assert ctl("transcribe", __file__, "--profile", "x")[0] == 4
+
+
+def test_a_daemon_of_another_protocol(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+    daemon.set(session_hello=raising(WhisperdError("protocol.unsupported", "It differs.", "Upgrade.")))
+    assert ctl("runtimes", "list") == (3, "", "whisperctl: It differs.\n  Upgrade.\n")
+
+
+def test_a_daemon_of_another_version_is_told_of(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+    daemon.set(
+        session_hello={"server": "whisperd", "version": "0.0.1", "protocol": 1}, runtimes_list=[a_runtime()]
+    )
+    err = ctl("runtimes", "list")[2].splitlines()
+    assert err[0].startswith("whisperctl: The daemon is of version 0.0.1, and this is ")
+    assert "`whisperctl daemon restart`" in err[1]
+    assert ctl("runtimes", "list", "--quiet")[2] == ctl("runtimes", "list", "--json")[2] == ""
+
+
+def test_only_given_job_options_are_sent(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+    daemon.set(jobs_submit={"id": "j", "runtime": "fast"})
+    ctl("transcribe", __file__, "--detach")
+    ctl(
+        "transcribe",
+        __file__,
+        "--detach",
+        "--runtime",
+        "fast",
+        "--language",
+        "auto",
+        "--vad",
+        "--priority",
+        "bulk",
+    )
+    sent = [params["options"] for _, params in daemon.requests]
+    assert sent == [{}, {"runtime": "fast", "language": "auto", "vad": True, "priority": "bulk"}]
+
+
+def test_a_runtime_and_a_model_contradict_each_other(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+    status, _, err = ctl("transcribe", __file__, "--runtime", "fast", "--model", "base")
+    assert status == 2
+    assert "--runtime and --model contradict each other" in err

@@ -1,0 +1,42 @@
+"""What is kept of a job that failed: the error, and nobody's connection with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from whisperd.daemon.methods.jobs import METHODS
+from whisperd.jobs.job import Job, JobInput
+from whisperd.jobs.options import JobOptions
+from whisperd.rpc.errors import WhisperdError
+
+pytestmark = pytest.mark.anyio
+
+
+class _Call:
+    """A request of one client, for a service that has this one job."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    @property
+    def service(self) -> _Call:
+        return self
+
+    jobs = service
+
+    def get(self, _id: str) -> Job:
+        return self._job
+
+
+async def test_who_asks_for_a_failed_job_is_not_kept(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.wav")
+    job = Job(id="1", path=path, input=JobInput(path=path), options=JobOptions(), runtime="base")
+    job.error = WhisperdError("audio.empty", "It is empty.", "Record something.")
+    job.over.set()
+    for method in ("wait", "result"):
+        with pytest.raises(WhisperdError, match="It is empty"):
+            params = type("Params", (), {"id": "1", "format": "text"})()
+            await METHODS[method](_Call(job), params)  # type: ignore[operator]
+    assert job.error.__traceback__ is None

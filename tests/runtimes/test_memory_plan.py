@@ -1,0 +1,99 @@
+"""What has to go so that something fits, and what is said when nothing helps."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from whisperd.models import shipped_catalogue
+from whisperd.runtimes.memory import (
+    Candidate,
+    NotEnough,
+    Plan,
+    gpu_not_enough_memory,
+    largest_that_fits,
+    not_enough_memory,
+    plan,
+)
+
+MODELS = shipped_catalogue().models
+SIZES = st.integers(0, 10_000)
+IDLE = st.lists(
+    st.builds(Candidate, id=st.uuids().map(str), memory=SIZES, last_used=st.floats(0, 1e6)), max_size=8
+)
+
+
+@settings(deadline=None)
+@given(need=SIZES, free=SIZES, idle=IDLE)
+def test_the_fewest_of_the_least_recently_used_go(need: int, free: int, idle: list[Candidate]) -> None:
+    memory = {one.id: one.memory for one in idle}
+    oldest_first = [one.id for one in sorted(idle, key=lambda one: one.last_used)]
+    match plan(need, free, idle):
+        case Plan(evict):
+            assert list(evict) == oldest_first[: len(evict)]
+            assert free + sum(memory[id] for id in evict) >= need
+            if evict:  # one less would not have been enough
+                assert free + sum(memory[id] for id in evict[:-1]) < need
+        case NotEnough(most):
+            assert most == free + sum(memory.values()) < need
+
+
+@settings(deadline=None)
+@given(free=SIZES, idle=IDLE, data=st.data())
+def test_what_fits_sends_nobody_away(free: int, idle: list[Candidate], data: st.DataObject) -> None:
+    need = data.draw(st.integers(0, free))
+    assert plan(need, free, idle) == Plan()
+
+
+def test_the_oldest_goes() -> None:
+    idle = [Candidate("new", 50, 9.0), Candidate("old", 50, 1.0), Candidate("older", 10, 0.5)]
+    assert plan(100, 50, idle) == Plan(("older", "old"))
+    assert plan(1000, 50, idle) == NotEnough(160)
+
+
+@settings(deadline=None)
+@given(free=st.integers(0, 20 * 10**9), english_only=st.booleans(), batch_size=st.integers(1, 16))
+def test_the_largest_that_fits_does_and_no_larger_one(free: int, english_only: bool, batch_size: int) -> None:
+    offered = [model for model in MODELS if english_only or not model.english_only]
+    needs = {model.name: model.memory_bytes(batch_size=batch_size) for model in offered}
+    name = largest_that_fits(MODELS, free, batch_size=batch_size, english_only=english_only)
+    if name is None:
+        assert min(needs.values()) > free
+    else:
+        assert needs[name] <= free
+        parameters = {model.name: model.parameters_millions for model in offered}
+        assert all(needs[other] > free for other in offered_above(parameters, name))
+
+
+def offered_above(parameters: dict[str, float], name: str) -> list[str]:
+    return [other for other, count in parameters.items() if count > parameters[name]]
+
+
+def test_of_several_the_newest() -> None:
+    assert largest_that_fits(MODELS, 10**12) == "large-v3"
+    assert largest_that_fits(MODELS, 10**12, device="cuda", compute_type="float16") == "large-v3"
+
+
+def test_what_a_person_is_told() -> None:
+    error = not_enough_memory("my own", 3_200_000_000, 900_000_000, "base", batch_size=4, replicas=2)
+    assert error.code == "memory.not_enough"
+    assert error.message == "The runtime my own needs about 3.20 GB of memory, and 900.0 MB are free."
+    assert error.fix.startswith("Take base, the largest model that fits,")
+    assert "`whisperctl runtimes edit 'my own' --model base`" in error.fix
+    assert "--batch-size 1" in error.fix and "--workers 1" in error.fix and "unload" in error.fix
+    assert error.data == {"needed": 3_200_000_000, "free": 900_000_000, "largest": "base"}
+
+
+@pytest.mark.parametrize("make", [not_enough_memory, gpu_not_enough_memory])
+def test_where_nothing_fits_and_nothing_can_be_smaller(make) -> None:  # type: ignore[no-untyped-def]
+    error = make("tiny", 400_000_000, 100, None)
+    assert error.data["largest"] is None
+    assert error.fix.startswith("Unload other runtimes, or ")
+    assert "--batch-size" not in error.fix and "--workers" not in error.fix
+
+
+def test_the_memory_of_a_gpu_has_a_code_of_its_own() -> None:
+    error = gpu_not_enough_memory("large", 6_000_000_000, 1_000_000_000, "small")
+    assert error.code == "memory.gpu_not_enough"
+    assert "GPU memory" in error.message and "--device cpu" in error.fix

@@ -1,0 +1,219 @@
+"""The saved runtimes: unique names, versions, and exactly one default, by the schema too."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes.preset import RuntimePreset
+from whisperd.runtimes.presets import PresetStore
+from whisperd.store import Database, open_database
+
+pytestmark = pytest.mark.anyio
+
+NOW = "2026-01-02T03:04:05.678Z"
+
+
+def preset(id_: str, name: str, **fields: Any) -> RuntimePreset:
+    return RuntimePreset(id=id_, name=name, **{"model": "base", "created": NOW, "changed": NOW, **fields})
+
+
+BASE = preset("aaaaaaaa", "base")
+TINY = preset("bbbbbbbb", "tiny")
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    async with open_database(tmp_path / "whisperd.sqlite3") as database:
+        yield database
+
+
+@pytest.fixture
+async def store(database: Database) -> PresetStore:
+    """With a default and another one."""
+    store = PresetStore(database)
+    await store.insert(BASE, make_default=True)
+    await store.insert(TINY)
+    return store
+
+
+async def test_a_new_store_is_empty(database: Database) -> None:
+    assert await PresetStore(database).load() == ((), None)
+
+
+async def test_what_is_inserted_is_there_the_oldest_first(store: PresetStore) -> None:
+    older = preset("cccccccc", "zebra", created="2025-01-02T03:04:05.678Z")
+    await store.insert(older)
+    assert await store.load() == ((older, BASE, TINY), BASE.id)
+
+
+presets = st.builds(
+    RuntimePreset,
+    id=st.just("cccccccc"),
+    name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,63}", fullmatch=True).filter(
+        lambda name: name not in ("base", "tiny", "aaaaaaaa", "bbbbbbbb")
+    ),
+    model=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1),
+    device_index=st.lists(st.integers(0, 2**40), unique=True, max_size=5).map(tuple),
+    cpu_threads=st.integers(0, 1024),
+    workers=st.integers(0, 256),
+    batch_size=st.integers(1, 256),
+    keep_alive=st.floats(0, 1e9) | st.just(-1.0),
+    created=st.just(NOW),
+    changed=st.just(NOW),
+    version=st.integers(1, 2**40),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
+@given(saved=presets)
+async def test_whatever_is_saved_is_read_again(saved: RuntimePreset, store: PresetStore) -> None:
+    await store.insert(saved)
+    assert await store.load() == ((BASE, TINY, saved), BASE.id)
+    await store.delete(saved.id)
+
+
+# Names
+
+
+@pytest.mark.parametrize("name", ["base", "aaaaaaaa"])
+async def test_a_name_means_one_runtime(name: str, store: PresetStore) -> None:
+    for attempt in (
+        store.insert(preset("cccccccc", name)),
+        store.update(replace(TINY, name=name, version=2), 1),
+    ):
+        with pytest.raises(WhisperdError) as raised:
+            await attempt
+        assert raised.value.code == "runtime.exists"
+        assert "another name" in raised.value.fix
+    assert (await store.load())[0] == (BASE, TINY)
+
+
+async def test_an_id_is_no_other_s_name(store: PresetStore) -> None:
+    await store.insert(preset("cccccccc", "dddddddd"))
+    with pytest.raises(WhisperdError, match="dddddddd"):
+        await store.insert(preset("dddddddd", "other"))
+
+
+async def test_names_differ_in_case_and_may_be_the_own_id(store: PresetStore) -> None:
+    await store.insert(preset("cccccccc", "Base"))
+    await store.update(replace(TINY, name=TINY.id, version=2), 1)
+    assert [one.name for one in (await store.load())[0]] == ["base", "bbbbbbbb", "Base"]
+
+
+# Versions
+
+
+async def test_an_update_replaces_all_fields(store: PresetStore) -> None:
+    changed = replace(
+        TINY, name="large", device_index=(0, 1), keep_alive=-1.0, enabled=False, protected=True, version=2
+    )
+    await store.update(changed, expected_version=1)
+    assert await store.load() == ((BASE, changed), BASE.id)
+
+
+async def test_of_two_changes_to_the_same_version_one_is_refused(store: PresetStore) -> None:
+    outcomes: list[str] = []
+
+    async def change(threads: int) -> None:
+        try:
+            await store.update(replace(TINY, cpu_threads=threads, version=2), expected_version=1)
+            outcomes.append("saved")
+        except WhisperdError as error:
+            outcomes.append(error.code)
+            assert "whisperctl runtimes show" in error.fix
+
+    async with anyio.create_task_group() as tasks:
+        for threads in range(5):
+            tasks.start_soon(change, threads)
+    assert sorted(outcomes) == ["runtime.stale"] * 4 + ["saved"]
+    (_, tiny), _ = await store.load()
+    assert tiny.version == 2
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        lambda store: store.update(preset("cccccccc", "gone", version=2), 1),
+        lambda store: store.delete("cccccccc"),
+        lambda store: store.set_default("cccccccc"),
+    ],
+    ids=["update", "delete", "set_default"],
+)
+async def test_what_is_not_there_is_unknown(
+    attempt: Callable[[PresetStore], Any], store: PresetStore
+) -> None:
+    with pytest.raises(WhisperdError) as raised:
+        await attempt(store)
+    assert raised.value.code == "runtime.unknown"
+    assert "base, tiny" in raised.value.fix
+    assert await store.load() == ((BASE, TINY), BASE.id)
+
+
+# The default
+
+
+async def test_the_default_is_changed(store: PresetStore) -> None:
+    await store.set_default(TINY.id)
+    assert (await store.load())[1] == TINY.id
+    await store.set_default(TINY.id)
+    assert (await store.load())[1] == TINY.id
+
+
+async def test_a_new_one_can_become_the_default_at_once(store: PresetStore) -> None:
+    await store.insert(preset("cccccccc", "new"), make_default=True)
+    assert (await store.load())[1] == "cccccccc"
+
+
+async def test_the_default_is_not_deleted_before_another_is(store: PresetStore) -> None:
+    with pytest.raises(WhisperdError) as raised:
+        await store.delete(BASE.id)
+    assert raised.value.code == "runtime.is_default"
+    assert "whisperctl runtimes default" in raised.value.fix
+    await store.set_default(TINY.id)
+    await store.delete(BASE.id)
+    assert await store.load() == ((TINY,), TINY.id)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM runtimes WHERE id = 'aaaaaaaa'",
+        "DELETE FROM runtimes",
+        "DELETE FROM default_runtime",
+        "INSERT INTO default_runtime VALUES (1, 'bbbbbbbb')",
+        "INSERT INTO default_runtime VALUES (2, 'bbbbbbbb')",
+        "UPDATE default_runtime SET id = 'cccccccc'",
+        "UPDATE default_runtime SET id = NULL",
+        "UPDATE runtimes SET id = 'cccccccc' WHERE id = 'aaaaaaaa'",
+        "UPDATE runtimes SET name = 'base'",
+        "UPDATE runtimes SET batch_size = 0",
+    ],
+)
+async def test_the_schema_forbids_it_as_well(statement: str, database: Database, store: PresetStore) -> None:
+    with pytest.raises(sqlite3.IntegrityError):
+        await database.run(lambda connection: connection.execute(statement))
+    assert await store.load() == ((BASE, TINY), BASE.id)
+
+
+@pytest.mark.parametrize(
+    "change", ["device = 'tpu'", "device_index = 'none'", "device_index = 3", "name = x'ff00'"]
+)
+async def test_a_row_that_somebody_spoilt_says_so(
+    change: str, database: Database, store: PresetStore
+) -> None:
+    await database.run(
+        lambda connection: connection.execute(f"UPDATE runtimes SET {change} WHERE id = 'bbbbbbbb'")
+    )
+    with pytest.raises(WhisperdError) as raised:
+        await store.load()
+    assert raised.value.code == "store.unreadable"

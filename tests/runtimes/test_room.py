@@ -1,0 +1,271 @@
+"""Room in memory: who has to leave for a newcomer, and what is told when that does not help."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisperd.clock import now_rfc3339
+from whisperd.hardware import Gpu, Gpus, Memory
+from whisperd.models import ModelStore
+from whisperd.plugins import Backend, Variant
+from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes import Runtime, RuntimePreset
+from whisperd.runtimes.computer import Computer
+from whisperd.runtimes.prepare import Prepared
+from whisperd.runtimes.room import Memories, Occupant, Room, free_in
+from whisperd.worker.protocol import LoadParams
+from whisperd_testing import RunningDaemon, batches, loads, until, write_tone
+
+MB = 1_000_000
+OTHER_FILES = 6
+"""Bytes of what else is in the folder of a toy model."""
+CPU = Variant(name="toy-cpu", lock=None, device="cpu", priority=1, compute_types=("int8",))
+CUDA = Variant(name="toy-cuda", lock=None, device="cuda", priority=1, compute_types=("float16",))
+
+
+@dataclass
+class _Loaded:
+    memory_bytes: int
+
+
+def runtime(
+    name: str, needs: Memories | None = None, *, taken: int | None = None, unused_since_s: float = 0
+) -> Runtime:
+    now = now_rfc3339()
+    preset = RuntimePreset(id=name, name=name, model="toy", device="cuda", created=now, changed=now)
+    made = Runtime(preset, needs=needs or {}, unused_since_s=unused_since_s)
+    if taken is not None:
+        made.loaded = _Loaded(taken)  # type: ignore[assignment]
+    return made
+
+
+@dataclass
+class House:
+    """The runtimes that are there, and the memory that they leave."""
+
+    room: Room
+    memory: Memory
+    gpu_free: int = 0
+    tenants: list[Runtime] = field(default_factory=list)
+    busy: set[str] = field(default_factory=set)
+    evicted: list[str] = field(default_factory=list)
+
+    def occupants(self) -> list[Runtime]:
+        return self.tenants
+
+    def is_idle(self, one: Runtime) -> bool:
+        return one.name not in self.busy
+
+    def evict(self, one: Runtime) -> anyio.Event:
+        self.tenants.remove(one)
+        self.evicted.append(one.name)
+        assert one.loaded is not None
+        self.memory = Memory(self.memory.total, self.memory.available + (one.loaded.memory_bytes or 0))
+        self.gpu_free += one.needs.get(0, 0)
+        ended = anyio.Event()
+        ended.set()
+        return ended
+
+    async def admit(self, newcomer: Runtime, need: int, *, on_gpu: int | None = None) -> None:
+        backend = Backend(
+            name="toy",
+            engine="",
+            variants=(CPU,),
+            need_bytes=lambda *_, device, **__: need if device == "cpu" else on_gpu,
+        )
+        variant = CPU if on_gpu is None else CUDA
+        params = LoadParams(model_path="", device=variant.device, compute_type="int8")
+        prepared = Prepared(backend, variant, None, Path.cwd())
+        await self.room.make(self, newcomer, prepared, params)
+        self.tenants.append(newcomer)
+
+
+def make_house(tmp_path: Path, available: int, *, limit: int = 0, gpu_free: int = 0) -> House:
+    async def find_gpus() -> Gpus:
+        return Gpus((Gpu(0, "toy", 8000 * MB, house.gpu_free, (8, 0)),))
+
+    models = ModelStore(tmp_path / "models", sources=())
+    room = Room(models, Computer(find_gpus), limit=lambda: limit, memory=lambda: house.memory)
+    house = House(room, Memory(total=16_000 * MB, available=available), gpu_free)
+    return house
+
+
+@pytest.mark.anyio
+async def test_nobody_leaves_while_there_is_room(tmp_path: Path) -> None:
+    house = make_house(tmp_path, 2000 * MB)
+    house.tenants = [runtime("idle", {None: 500 * MB}, taken=500 * MB)]
+    await house.admit(runtime("new"), 1500 * MB)
+    assert house.evicted == []
+    assert house.tenants[-1].needs == {None: 1500 * MB}
+
+
+@pytest.mark.anyio
+async def test_the_least_recently_used_leave_first_and_the_busy_stay(tmp_path: Path) -> None:
+    house = make_house(tmp_path, 100 * MB)
+    house.tenants = [
+        runtime("busy", {None: 500 * MB}, taken=500 * MB, unused_since_s=1),
+        runtime("late", {None: 500 * MB}, taken=500 * MB, unused_since_s=3),
+        runtime("early", {None: 500 * MB}, taken=500 * MB, unused_since_s=2),
+    ]
+    house.busy = {"busy"}
+    await house.admit(runtime("new"), 600 * MB)
+    assert house.evicted == ["early"]
+    house.busy |= {"new"}
+    house.memory = Memory(house.memory.total, 600 * MB)  # all that `new` has still to take
+    await house.admit(runtime("newer"), 500 * MB)
+    assert house.evicted == ["early", "late"]
+
+
+@pytest.mark.anyio
+async def test_nobody_leaves_in_vain(tmp_path: Path) -> None:
+    house = make_house(tmp_path, 100 * MB)
+    house.tenants = [runtime("idle", {None: 500 * MB}, taken=500 * MB)]
+    with pytest.raises(WhisperdError) as raised:
+        await house.admit(runtime("new"), 700 * MB)
+    assert house.evicted == []
+    error = raised.value
+    assert error.code == "memory.not_enough"
+    assert error.data == {"needed": 700 * MB, "free": 600 * MB, "largest": error.data["largest"]}
+    assert "new needs about 700.0 MB" in error.message
+    assert error.data["largest"] in ("tiny", "base") and "unload other runtimes" in error.fix
+
+
+@pytest.mark.anyio
+async def test_what_those_that_are_there_may_still_take_is_not_free(tmp_path: Path) -> None:
+    house = make_house(tmp_path, 1000 * MB)
+    house.tenants = [runtime("loading", {None: 800 * MB})]
+    house.busy = {"loading"}
+    with pytest.raises(WhisperdError, match=r"200\.0 MB are free"):
+        await house.admit(runtime("new"), 500 * MB)
+
+
+@pytest.mark.anyio
+async def test_two_at_once_do_not_count_on_the_same_memory(tmp_path: Path) -> None:
+    house = make_house(tmp_path, 1000 * MB)
+    house.busy = {"one", "two"}
+    refused: list[WhisperdError] = []
+
+    async def admit(name: str) -> None:
+        try:
+            await house.admit(runtime(name), 600 * MB)
+        except WhisperdError as error:
+            refused.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(admit, "one")
+        tasks.start_soon(admit, "two")
+    assert [error.code for error in refused] == ["memory.not_enough"]
+
+
+@pytest.mark.anyio
+async def test_a_limit_on_all_runtimes_together(tmp_path: Path) -> None:
+    house = make_house(tmp_path, 10_000 * MB, limit=1000 * MB)
+    house.tenants = [runtime("idle", {None: 600 * MB}, taken=300 * MB)]
+    await house.admit(runtime("new"), 500 * MB)
+    assert house.evicted == ["idle"]
+
+
+@pytest.mark.anyio
+async def test_a_gpu_has_its_own_memory(tmp_path: Path) -> None:
+    house = make_house(tmp_path, 10_000 * MB, gpu_free=1000 * MB)
+    house.tenants = [
+        runtime("on the processor", {None: 500 * MB}, taken=500 * MB),
+        runtime("on the gpu", {None: 500 * MB, 0: 2000 * MB}, taken=500 * MB),
+    ]
+    await house.admit(runtime("new"), 0, on_gpu=2500 * MB)
+    assert house.evicted == ["on the gpu"]
+    with pytest.raises(WhisperdError) as raised:
+        await house.admit(runtime("newer"), 0, on_gpu=9000 * MB)
+    assert raised.value.code == "memory.gpu_not_enough"
+
+
+@given(
+    free=st.integers(0, 100),
+    limit=st.integers(0, 100),
+    there=st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=5),
+)
+def test_what_is_free_is_never_counted_twice(free: int, limit: int, there: list[tuple[int, int]]) -> None:
+    occupants = [
+        Occupant(runtime("one", {None: need}, taken=taken), {None: need}, True) for need, taken in there
+    ]
+    left = free_in({None: free}, limit, occupants)[None]
+    assert left <= free
+    still_to_come = sum(max(0, need - taken) for need, taken in there)
+    assert left <= free - still_to_come
+    if limit:
+        assert left <= limit - sum(max(pair) for pair in there)
+
+
+# Through the socket
+
+
+def of_size(model: str, size: int) -> str:
+    """A toy model with a file of that size, of which nothing is written; the toy needs as much memory."""
+    with (Path(model) / "model.bin").open("r+b") as file:
+        file.truncate(size)
+    return model
+
+
+@pytest.mark.real
+def test_idle_runtimes_make_room_for_another(
+    make_daemon: Callable[..., RunningDaemon], toy: Callable[..., str], tmp_path: Path
+) -> None:
+    daemon = make_daemon()
+    daemon.settings("[runtime]\nmemory_bytes = 1_000_000_000\nworkers = 1\n")
+    daemon.start()
+    sound = write_tone(tmp_path / "tone.wav", 2.0)
+    names = ["first", "second", "third", "huge"]
+    models = {name: of_size(toy(name), 400 * MB if name != "huge" else 2000 * MB) for name in names}
+    with daemon.connect() as client:
+        for name in names:
+            client.runtimes.create(name, model=models[name])
+
+        def loaded() -> set[str]:
+            return {one["name"] for one in client.runtimes.list() if one["status"] == "loaded"}
+
+        client.transcribe(sound, runtime="first", vad=False)
+        client.transcribe(sound, runtime="second", vad=False)
+        client.transcribe(sound, runtime="first", vad=False)
+        client.transcribe(sound, runtime="third", vad=False)
+        assert loaded() == {"first", "third"}, "second was unused for longer"
+        with pytest.raises(WhisperdError) as raised:
+            client.transcribe(sound, runtime="huge", vad=False)
+        assert (raised.value.code, raised.value.data["needed"]) == (
+            "memory.not_enough",
+            2000 * MB + OTHER_FILES,
+        )
+        assert client.runtimes.show("huge")["error"]["code"] == "memory.not_enough"
+        assert loaded() == {"first", "third"}, "nobody has to go for one that does not fit in any case"
+
+
+@pytest.mark.real
+def test_what_is_leased_or_the_default_does_not_make_room(
+    make_daemon: Callable[..., RunningDaemon], toy: Callable[..., str], tmp_path: Path
+) -> None:
+    daemon = make_daemon()
+    daemon.settings("[runtime]\nmemory_bytes = 1_000_000_000\nworkers = 1\n")
+    daemon.start()
+    sound = write_tone(tmp_path / "tone.wav", 2.0)
+    models = {name: of_size(toy(name), 400 * MB) for name in ("default", "leased", "new")}
+    (Path(models["leased"]) / "hold").touch()
+    with daemon.connect() as client:
+        for name, model in models.items():
+            client.runtimes.create(name, model=model)
+        client.runtimes.default("default")
+        client.runtimes.load("default")
+        job = client.submit(sound, runtime="leased", vad=False)
+        until(lambda: batches(models["leased"]))
+        with pytest.raises(WhisperdError) as raised:
+            client.transcribe(sound, runtime="new", vad=False)
+        assert raised.value.code == "memory.not_enough"
+        (Path(models["leased"]) / "hold").unlink()
+        client.jobs.wait(job)
+        client.transcribe(sound, runtime="new", vad=False)
+        assert len(loads(models["default"])) == 1

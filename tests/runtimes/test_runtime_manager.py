@@ -1,0 +1,1410 @@
+"""The manager: loads once however many ask, keeps what is leased, and gives up what nobody wants.
+
+What ends, fails or is killed is a toy worker; where only rules matter, a puppet stands for it.
+`open_house` checks after every test that the data base agrees with the manager and nothing is left.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import anyio
+import psutil
+import pytest
+
+from toy_runtime import BACKENDS, ENGINE, batch, descendants, until
+from whisperd.plugins import Backend, Variant
+from whisperd.progress import OnProgress, Progress
+from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.events import Event, RuntimeStatus
+from whisperd.runtimes import Lease, LoadedRuntime, Runtime, RuntimeChanges, RuntimeManager, Surroundings
+from whisperd.runtimes.manager import KEPT_FAILURES, KEPT_UNTIL_USED_S
+from whisperd.runtimes.prepare import Prepared
+from whisperd.runtimes.preset import Capabilities, RuntimePreset
+from whisperd.runtimes.presets import PresetStore
+from whisperd.runtimes.runtime import KEPT_MOMENTS
+from whisperd.settings import RuntimeSettings
+from whisperd.store import open_database
+from whisperd.tasks import open_task_group
+from whisperd.worker.protocol import EngineInfo
+from whisperd_testing import LIMIT_S, batches, loads
+
+pytestmark = pytest.mark.anyio
+
+VARIANT = Variant(name="toy-cpu", lock=None, device="cpu", priority=1, compute_types=("int8", "float32"))
+BACKEND = Backend(name="toy", engine=ENGINE, variants=(VARIANT,))
+CAPABILITIES = Capabilities(backends={"toy": {"cpu": tuple(VARIANT.compute_types)}}, cpu_count=64)
+
+
+def an_error(code: str = "some.problem") -> WhisperdError:
+    return WhisperdError(code, "It broke.", "Mend it.")
+
+
+class House:
+    """A manager with what a daemon has around it."""
+
+    manager: RuntimeManager
+    store: PresetStore
+
+    def __init__(self) -> None:
+        self.settings = RuntimeSettings(workers=1)
+        self.events: list[RuntimeStatus] = []
+        self.counts: list[int] = []
+        self.now_s = 0.0
+        self.prepared: Counter[str] = Counter()
+        self.downloading = anyio.Event()
+        self.may_download = opened()
+        self.download_error: Exception | None = None
+        self.room_error: WhisperdError | None = None
+
+    def surroundings(self) -> Surroundings:
+        return Surroundings(
+            prepare=self.prepare,
+            capabilities=self.capabilities,
+            known_model=self.known_model,
+            settings=lambda: self.settings,
+            publish=self.publish,
+            make_room=self.make_room,
+            held_count_changed=self.counts.append,
+            clock=lambda: self.now_s,
+        )
+
+    async def prepare(self, preset: RuntimePreset, on_progress: OnProgress) -> Prepared:
+        self.prepared[preset.model] += 1
+        self.downloading.set()
+        on_progress(Progress(name="toy", done=1, total=4))
+        await self.may_download.wait()
+        if self.download_error is not None:
+            raise self.download_error
+        return Prepared(BACKEND, VARIANT, None, Path(preset.model))
+
+    async def capabilities(self, preset: RuntimePreset) -> Capabilities:
+        return CAPABILITIES
+
+    async def known_model(self, name: str) -> str:
+        if name == "unknown":
+            raise an_error("model.unknown")
+        return name.rstrip("/")
+
+    async def make_room(self, *_: object) -> None:
+        if self.room_error is not None:
+            raise self.room_error
+
+    def publish(self, event: Event) -> None:
+        assert isinstance(event, RuntimeStatus)
+        self.events.append(event)
+
+    async def create(self, model: str = "toy", **fields: Any) -> Runtime:
+        """A saved runtime; its name is that of the model's folder where none is given."""
+        changes = RuntimeChanges(**{"name": Path(model).name, "model": model, **fields})
+        return await self.manager.create(changes)
+
+    async def edit(self, runtime: Runtime, version: int | None = None, **changes: Any) -> None:
+        await self.manager.edit(runtime, RuntimeChanges(**changes), version)
+
+    async def use(self, runtime: Runtime) -> LoadedRuntime:
+        """Be a job on it."""
+        with self.manager.lease(runtime) as lease:
+            while True:
+                await lease.loaded()
+                with lease.use() as loaded:
+                    if loaded is not None:
+                        return loaded
+
+    def status(self, runtime: Runtime) -> str:
+        return self.manager.life(runtime).status
+
+    async def until(self, runtime: Runtime, status: str) -> None:
+        await until(lambda: self.status(runtime) == status)
+
+    def statuses(self, runtime: Runtime) -> list[str]:
+        """The statuses told of, without repetition, from the first one of which it is hosted."""
+        told = [event.status for event in self.events if event.id == runtime.id]
+        while told and told[0] == "unloaded":
+            del told[0]
+        return [status for status, before in zip(told, [None, *told], strict=False) if status != before]
+
+
+def opened() -> anyio.Event:
+    event = anyio.Event()
+    event.set()
+    return event
+
+
+OpenHouse = Callable[..., Any]
+
+
+@pytest.fixture
+def open_house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenHouse:
+    """Opens houses, one after the other on the same data base; the first one makes the default."""
+    monkeypatch.setenv("PYTHONPATH", BACKENDS)
+
+    @asynccontextmanager
+    async def open_(first_model: str = "first") -> AsyncIterator[House]:
+        house = House()
+
+        async def choose_model() -> str:
+            return first_model
+
+        async with open_database(tmp_path / "whisperd.sqlite3") as database:
+            house.store = PresetStore(database)
+            async with open_task_group() as tasks:
+                house.manager = RuntimeManager(tasks, house.store, house.surroundings())
+                await house.manager.open(choose_model)
+                with anyio.fail_after(2 * LIMIT_S):
+                    yield house
+                tasks.cancel_scope.cancel()
+            await check_nothing_is_left(house)
+
+    return open_
+
+
+async def check_nothing_is_left(house: House) -> None:
+    manager = house.manager
+    assert not descendants(), "a worker is left behind"
+    for runtime in manager.all():
+        life = manager.life(runtime)
+        assert (life.leases, life.users, life.is_hosted) == (0, 0, False)
+        assert runtime.hosting is None and runtime.loaded is None
+    presets, default = await house.store.load()
+    assert presets == tuple(runtime.preset for runtime in manager.all() if runtime.is_saved)
+    assert default == manager.default.id
+    assert [manager.life(one).is_default for one in manager.all()].count(True) == 1
+
+
+class Puppet(LoadedRuntime):
+    """A loaded runtime without a process, which does what its `Puppets` say."""
+
+    puppets: Puppets
+
+    async def run(self) -> None:
+        try:
+            await self.puppets.may_load.wait()
+            if self.puppets.load_error is not None:
+                raise self.puppets.load_error
+            self.info = EngineInfo(
+                multilingual=True, languages=("en",), compute_type="int8", library="puppet"
+            )
+            self.ready.set()
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                for _ in range(20):  # a process takes its time to end
+                    await anyio.sleep(0)
+                await self.puppets.may_end.wait()
+            self.unloaded.set()
+
+
+class Puppets:
+    """All that were made, the first one first, and what the next ones do."""
+
+    def __init__(self) -> None:
+        self.made: list[Puppet] = []
+        self.may_load = opened()
+        self.may_end = opened()
+        self.load_error: WhisperdError | None = None
+
+    def make(self, *arguments: Any) -> Puppet:
+        puppet = Puppet(*arguments)
+        puppet.puppets = self
+        self.made.append(puppet)
+        return puppet
+
+    @property
+    def models(self) -> list[str | None]:
+        return [puppet.params.model_name for puppet in self.made]
+
+
+@pytest.fixture
+async def puppets(monkeypatch: pytest.MonkeyPatch) -> Puppets:
+    puppets = Puppets()
+    monkeypatch.setattr("whisperd.runtimes.manager.LoadedRuntime", puppets.make)
+    return puppets
+
+
+async def failure(action: Awaitable[object]) -> WhisperdError:
+    with pytest.raises(WhisperdError) as raised:
+        await action
+    return raised.value
+
+
+def refusal_of_lease(house: House, runtime: Runtime) -> WhisperdError:
+    with pytest.raises(WhisperdError) as raised:
+        house.manager.lease(runtime)
+    return raised.value
+
+
+# What there is
+
+
+async def test_the_first_start_makes_the_default(open_house: OpenHouse) -> None:
+    async with open_house("base") as house:
+        (only,) = house.manager.all()
+        assert house.manager.default is house.manager.answering is only
+        view = house.manager.view(only)
+        assert (view.name, view.model, view.default, view.enabled, view.saved) == (
+            "base", "base", True, True, True,
+        )  # fmt: skip
+        assert (view.status, view.version, view.workers) == ("unloaded", 1, 1), "workers as in the settings"
+
+
+async def test_a_restart_changes_nothing(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        one = await house.create("one", keep_alive=-1, batch_size=7)
+        two = await house.create("two", protected=True)
+        await house.create("three")
+        await house.edit(one, name="uno")
+        await house.manager.disable(one)
+        await house.manager.make_default(two)
+        await house.use(house.manager.with_model("once"))
+        before = [runtime.preset for runtime in house.manager.all() if runtime.is_saved]
+    async with open_house("another") as house:
+        assert [runtime.preset for runtime in house.manager.all()] == before
+        assert house.manager.default.name == "two"
+        lives = [house.manager.life(runtime) for runtime in house.manager.all()]
+        assert [life.is_enabled for life in lives] == [True, False, True, True]
+        assert [life.is_protected for life in lives] == [False, False, True, False]
+        assert {life.status for life in lives} == {"unloaded"}
+
+
+async def test_a_runtime_is_found_by_its_name_then_by_its_id(open_house: OpenHouse) -> None:
+    async with open_house() as house:
+        fast = await house.create("tiny", name="fast")
+        once = house.manager.with_model("my-model")
+        assert house.manager.find("fast") is house.manager.find(fast.id) is fast
+        assert house.manager.find("my-model") is once
+        saved = await house.create("other", name="my-model")
+        assert house.manager.find("my-model") is saved, "what is saved goes before what was made for once"
+        with pytest.raises(WhisperdError) as raised:
+            house.manager.find("fats")
+        assert raised.value.code == "runtime.unknown"
+        assert "Did you mean fast?" in raised.value.fix
+        assert raised.value.data["runtimes"] == ["first", "fast", "my-model"]
+
+
+async def test_what_is_wrong_is_not_created(open_house: OpenHouse) -> None:
+    async with open_house() as house:
+        for code, fields in [
+            ("runtime.exists", {"name": "first"}),
+            ("runtime.exists", {"name": house.manager.default.id}),
+            ("runtime.invalid", {"name": "/"}),
+            ("runtime.invalid", {"batch_size": 0}),
+            ("runtime.invalid", {"compute_type": "float16"}),
+            ("runtime.invalid", {"backend": "another"}),
+            ("model.unknown", {"model": "unknown", "name": "new"}),
+        ]:
+            assert (await failure(house.create(**{"model": "new", **fields}))).code == code, fields
+        assert len(house.manager.all()) == 1
+
+
+async def test_a_model_has_one_name(open_house: OpenHouse) -> None:
+    async with open_house() as house:
+        assert (await house.create("models/toy/", name="toy")).preset.model == "models/toy"
+
+
+async def test_a_new_one_is_told_of(open_house: OpenHouse) -> None:
+    async with open_house() as house:
+        runtime = await house.create()
+        (event,) = house.events
+        assert (event.id, event.name, event.status) == (runtime.id, "toy", "unloaded")
+
+
+# For a model
+
+
+async def test_of_those_with_a_model_the_default_goes_first_then_the_oldest(open_house: OpenHouse) -> None:
+    async with open_house() as house:
+        for name in ("a", "b", "c"):
+            await house.create("toy", name=name)
+        assert house.manager.with_model("toy").name == "a"
+        await house.manager.disable(house.manager.find("a"))
+        assert house.manager.with_model("toy").name == "b"
+        await house.manager.make_default(house.manager.find("c"))
+        assert house.manager.with_model("toy").name == "c"
+        assert all(runtime.is_saved for runtime in house.manager.all())
+
+
+async def test_a_runtime_made_for_once_is_shared_and_goes_with_its_worker(
+    open_house: OpenHouse, puppets: Puppets
+) -> None:
+    async with open_house() as house:
+        once = house.manager.with_model("owner/model with a name that no saved one has")
+        assert once is house.manager.with_model(once.preset.model)
+        assert not once.is_saved and not house.manager.view(once).saved
+        await house.use(once)
+        assert house.manager.with_model(once.preset.model) is once, "it is there as long as its worker"
+        await house.manager.unload(once)
+        assert once not in house.manager.all()
+        assert house.manager.with_model(once.preset.model) is not once
+
+
+async def test_a_runtime_made_for_once_cannot_be_changed(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        manager = house.manager
+        once = manager.with_model("once")
+        await manager.load(once)
+        actions: list[Callable[[], Awaitable[None]]] = [
+            lambda: house.edit(once, name="new"),
+            lambda: manager.delete(once),
+            lambda: manager.make_default(once),
+            lambda: manager.disable(once),
+        ]
+        for act in actions:
+            error = await failure(act())
+            assert error.code == "runtime.not_saved" and "runtimes create" in error.fix
+
+
+async def test_of_those_made_for_once_the_last_failures_are_told(open_house: OpenHouse) -> None:
+    async with open_house() as house:
+        house.download_error = an_error("hub.down")
+        for number in range(2 * KEPT_FAILURES):
+            error = await failure(house.use(house.manager.with_model(f"model {number}")))
+            assert error.code == "hub.down"
+        told = [runtime for runtime in house.manager.all() if not runtime.is_saved]
+        assert len(told) == KEPT_FAILURES
+        assert told[-1].preset.model == f"model {2 * KEPT_FAILURES - 1}"
+        assert house.status(told[-1]) == "failed"
+
+
+async def test_files_of_a_model_in_use_are_kept(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        runtime = await house.create("toy", name="my own")
+        house.manager.check_unused("toy")
+        await house.use(runtime)
+        with pytest.raises(WhisperdError) as raised:
+            house.manager.check_unused("toy")
+        assert raised.value.code == "model.in_use" and "my own" in raised.value.message
+        await house.manager.unload(runtime)
+        house.manager.check_unused("toy")
+
+
+# Loading
+
+
+async def test_a_model_is_loaded_when_its_lease_is_asked_for_it(
+    open_house: OpenHouse, toy: Callable[..., str]
+) -> None:
+    async with open_house() as house:
+        runtime = await house.create(toy())
+        with house.manager.lease(runtime) as lease:
+            assert not house.prepared
+            loaded = await lease.loaded()
+            assert len(await loaded.transcribe(batch(1.0))) == 1
+            view = house.manager.view(runtime, waiting=3)
+            assert (view.status, view.leases, view.waiting, view.variant) == ("loaded", 1, 3, "toy-cpu")
+            assert view.loaded is not None and view.loaded.library == "toy 1.0"
+            assert view.pid in [worker.pid for worker in descendants()]
+            assert view.memory is not None and view.memory > 2**20
+            assert house.counts == [1]
+        assert house.statuses(runtime) == ["downloading", "loading", "loaded"]
+    assert house.counts == [1, 0]
+
+
+async def test_a_download_is_told_as_progress_of_the_runtime(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        await house.use(await house.create())
+        told = [(event.status, event.progress, event.detail) for event in house.events[1:4]]
+    assert told == [
+        ("downloading", None, None),
+        ("downloading", 25.0, "downloading toy"),
+        ("loading", None, None),
+    ]
+
+
+async def test_a_hundred_who_ask_at_once_load_once(open_house: OpenHouse, toy: Callable[..., str]) -> None:
+    model = toy()
+    used: list[LoadedRuntime] = []
+
+    async def one(house: House, runtime: Runtime) -> None:
+        used.append(await house.use(runtime))
+
+    async with open_house() as house:
+        runtime = await house.create(model)
+        async with anyio.create_task_group() as tasks:
+            for _ in range(100):
+                tasks.start_soon(one, house, runtime)
+        assert len(used) == 100
+        assert len(set(used)) == 1
+    assert house.prepared[model] == len(loads(model)) == 1
+
+
+async def test_models_are_loaded_beside_each_other(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        one, two = await house.create("one"), await house.create("two")
+        with house.manager.lease(one) as first, house.manager.lease(two) as second:
+            assert await first.loaded() is not await second.loaded()
+            assert house.counts == [1, 2]
+
+
+async def test_the_preset_reaches_the_worker(open_house: OpenHouse, toy: Callable[..., str]) -> None:
+    model = toy()
+    async with open_house() as house:
+        runtime = await house.create(model, workers=2, cpu_threads=3, batch_size=7, compute_type="float32")
+        loaded = await house.use(runtime)
+        assert (loaded.batch_size, loaded.params.compute_type) == (7, "float32")
+    assert [(one["replicas"], one["threads"]) for one in loads(model)] == [(2, 3)]
+
+
+async def test_what_is_not_batched_is_computed_one_by_one(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        loaded = await house.use(await house.create(batched=False, batch_size=7))
+        assert (loaded.batch_size, loaded.params.compute_type) == (1, "int8")
+
+
+async def test_what_does_not_fit_is_not_loaded(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        house.room_error = an_error("memory.not_enough")
+        runtime = await house.create()
+        assert (await failure(house.use(runtime))).code == "memory.not_enough"
+        assert house.status(runtime) == "failed"
+        assert not puppets.made
+
+
+# Failing
+
+
+@pytest.mark.parametrize("where", ["downloading", "loading"])
+async def test_all_who_wait_learn_why_it_failed_and_the_next_one_tries_again(
+    open_house: OpenHouse, toy: Callable[..., str], where: str
+) -> None:
+    model = toy(**({"load_error": "bad magic"} if where == "loading" else {}))
+    errors: list[WhisperdError] = []
+
+    async with open_house() as house:
+        runtime = await house.create(model)
+        if where == "downloading":
+            house.download_error = an_error("hub.down")
+
+        async def one() -> None:
+            errors.append(await failure(house.use(runtime)))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(50):
+                tasks.start_soon(one)
+        code = "hub.down" if where == "downloading" else "model.load_failed"
+        assert {error.code for error in errors} == {code}
+        assert len(set(map(id, errors))) == 50, "each has an error of its own"
+        assert errors[0].data["runtimes"] == ["first"], "what there is instead"
+        assert house.prepared[model] == 1
+        view = house.manager.view(runtime)
+        assert view.status == "failed" and view.error is not None and view.error["code"] == code
+        assert house.events[-1].error == view.error
+
+        house.download_error = None
+        (Path(model) / "config.json").write_text("{}")
+        await house.use(runtime)
+        view = house.manager.view(runtime)
+        assert (view.status, view.error) == ("loaded", None)
+
+
+async def test_a_mistake_in_preparing_does_not_end_the_daemon(
+    open_house: OpenHouse, puppets: Puppets
+) -> None:
+    async with open_house() as house:
+        runtime = await house.create()
+        house.download_error = ZeroDivisionError("a mistake")
+        assert (await failure(house.use(runtime))).code == "internal.error"
+        house.download_error = None
+        await house.use(runtime)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+async def test_a_crash_loop_ends_the_runtime_and_the_next_one_tries_again(
+    open_house: OpenHouse, toy: Callable[..., str]
+) -> None:
+    model = toy(load_signal="SIGSEGV")
+    async with open_house() as house:
+        runtime = await house.create(model)
+        assert (await failure(house.use(runtime))).code == "worker.died"
+        (Path(model) / "config.json").write_text("{}")
+        await house.use(runtime)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+async def test_deaths_while_idle_end_it_at_last_and_the_next_one_has_it_again(
+    open_house: OpenHouse, toy: Callable[..., str]
+) -> None:
+    async with open_house() as house:
+        runtime = await house.create(toy())
+        loaded = await house.use(runtime)
+        while not loaded.unloaded.is_set():
+            if loaded.pid is not None:
+                with suppress(ProcessLookupError):  # it has just ended
+                    os.kill(loaded.pid, signal.SIGKILL)
+            await anyio.sleep(0.01)
+        await house.until(runtime, "failed")
+        await house.use(runtime)
+        once = ["downloading", "loading", "loaded"]
+        assert house.statuses(runtime) == [*once, "failed", *once]
+
+
+# Giving up
+
+
+@pytest.mark.parametrize("where", ["downloading", "loading"])
+async def test_a_load_that_nobody_waits_for_is_given_up(
+    open_house: OpenHouse, toy: Callable[..., str], where: str
+) -> None:
+    model = toy()
+    async with open_house() as house:
+        runtime = await house.create(model)
+        if where == "downloading":
+            house.may_download = anyio.Event()
+        else:
+            (Path(model) / "hold_load").touch()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(house.use, runtime)
+            tasks.start_soon(house.manager.load, runtime)
+            await until(lambda: house.downloading.is_set() if where == "downloading" else loads(model))
+            tasks.cancel_scope.cancel()
+        await house.until(runtime, "cancelled")
+        assert not descendants()
+        house.may_download.set()
+        (Path(model) / "hold_load").unlink(missing_ok=True)
+        await house.use(runtime)
+
+
+async def test_a_load_goes_on_while_one_still_waits(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        runtime = await house.create()
+        house.may_download = anyio.Event()
+        async with anyio.create_task_group() as patient:
+            patient.start_soon(house.use, runtime)
+            async with anyio.create_task_group() as tasks:
+                for _ in range(5):
+                    tasks.start_soon(house.use, runtime)
+                await house.downloading.wait()
+                tasks.cancel_scope.cancel()
+            await anyio.wait_all_tasks_blocked()
+            assert house.statuses(runtime) == ["downloading"]
+            house.may_download.set()
+        assert house.prepared["toy"] == 1
+
+
+async def test_a_lease_that_has_not_asked_yet_keeps_a_load_going(
+    open_house: OpenHouse, puppets: Puppets
+) -> None:
+    """A job that waits for its turn holds one."""
+    async with open_house() as house:
+        runtime = await house.create()
+        house.may_download = anyio.Event()
+        with house.manager.lease(runtime) as lease:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(house.use, runtime)
+                await house.downloading.wait()
+                tasks.cancel_scope.cancel()
+            house.may_download.set()
+            await lease.loaded()
+        assert house.prepared["toy"] == 1
+
+
+async def test_who_comes_while_it_is_given_up_has_it_loaded(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        runtime = await house.create()
+        house.may_download = anyio.Event()
+        impatience = anyio.CancelScope()
+
+        async def be_impatient() -> None:
+            with impatience:
+                await house.use(runtime)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(be_impatient)
+            await house.downloading.wait()
+            impatience.cancel()
+            while house.manager.life(runtime).leases:
+                await anyio.sleep(0)
+            assert house.status(runtime) == "downloading", "it does not know yet that it is given up"
+            house.may_download.set()
+            await house.use(runtime)
+        assert house.prepared["toy"] == 2
+
+
+async def test_giving_up_in_the_moment_of_success(open_house: OpenHouse, puppets: Puppets) -> None:
+    """The last who waits goes, another one comes, and the load succeeds, all in one breath."""
+    impatience, turn = anyio.CancelScope(), anyio.Event()
+    puppets.may_load = anyio.Event()
+
+    async with open_house() as house, open_task_group() as tasks:
+        runtime = await house.create()
+
+        async def go() -> None:
+            with impatience:
+                await house.use(runtime)
+
+        async def come() -> None:
+            await turn.wait()
+            with house.manager.lease(runtime) as lease:
+                loaded = await lease.loaded()
+                assert loaded is puppets.made[1], "the first one is being unloaded"
+
+        tasks.start_soon(go)
+        tasks.start_soon(come)
+        await anyio.wait_all_tasks_blocked()
+        impatience.cancel()
+        turn.set()
+        puppets.may_load.set()
+        await until(lambda: len(puppets.made) == 2)
+
+
+# Prepare, load, cancel, unload
+
+
+async def test_preparing_downloads_and_no_more(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        runtime = await house.create()
+        await house.manager.prepare(runtime)
+        assert (house.status(runtime), house.prepared["toy"]) == ("unloaded", 1)
+        assert house.manager.view(runtime).variant == "toy-cpu"
+        assert not puppets.made and not house.counts
+        await house.manager.load(runtime)
+        await house.manager.prepare(runtime)
+        assert house.status(runtime) == "loaded"
+        assert house.statuses(runtime) == ["downloading", "unloaded", "downloading", "loading", "loaded"]
+
+
+async def test_a_preparation_that_fails(open_house: OpenHouse) -> None:
+    async with open_house() as house:
+        runtime = await house.create()
+        house.download_error = an_error("hub.down")
+        assert (await failure(house.manager.prepare(runtime))).code == "hub.down"
+        assert house.status(runtime) == "failed"
+
+
+async def test_a_preparation_that_nobody_waits_for_is_given_up(open_house: OpenHouse) -> None:
+    async with open_house() as house:
+        runtime = await house.create()
+        house.may_download = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(house.manager.prepare, runtime)
+            await house.downloading.wait()
+            tasks.cancel_scope.cancel()
+        await house.until(runtime, "cancelled")
+
+
+async def test_who_wants_it_loaded_joins_its_preparation(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        runtime = await house.create()
+        house.may_download, puppets.may_load = anyio.Event(), anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            async with anyio.create_task_group() as preparing:
+                preparing.start_soon(house.manager.prepare, runtime)
+                await house.downloading.wait()
+                tasks.start_soon(house.manager.load, runtime)
+                await anyio.wait_all_tasks_blocked()
+                house.may_download.set()
+            assert house.status(runtime) == "loading", "who prepared does not wait for that"
+            puppets.may_load.set()
+        assert house.status(runtime) == "loaded"
+        assert house.prepared["toy"] == 1
+
+
+async def test_what_was_loaded_by_hand_stays_for_its_first_use(
+    open_house: OpenHouse, puppets: Puppets
+) -> None:
+    async with open_house() as house:
+        runtime = await house.create(keep_alive=0)
+        await house.manager.load(runtime)
+        await anyio.wait_all_tasks_blocked()
+        assert house.status(runtime) == "loaded"
+        await house.use(runtime)
+        await house.until(runtime, "unloaded")
+        assert len(puppets.made) == 1
+
+
+async def test_a_first_use_is_not_waited_for_for_ever(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        runtime = await house.create(keep_alive=0)
+        await house.manager.load(runtime)
+        house.now_s += KEPT_UNTIL_USED_S
+        runtime.wake()
+        await house.until(runtime, "unloaded")
+
+
+@pytest.mark.parametrize("where", ["downloading", "loading"])
+async def test_cancelling_is_told_to_all_who_wait(
+    open_house: OpenHouse, puppets: Puppets, where: str
+) -> None:
+    codes: list[str] = []
+    async with open_house() as house:
+        runtime = await house.create()
+        if where == "downloading":
+            house.may_download = anyio.Event()
+        puppets.may_load = anyio.Event()
+
+        async def wait(action: Callable[[Runtime], Awaitable[object]]) -> None:
+            codes.append((await failure(action(runtime))).code)
+
+        async with anyio.create_task_group() as tasks:
+            for action in (house.use, house.use, house.manager.load):
+                tasks.start_soon(wait, action)
+            await house.until(runtime, where)
+            await anyio.wait_all_tasks_blocked()
+            await house.manager.cancel(runtime)
+            assert house.status(runtime) == "cancelled"
+        assert codes == ["runtime.cancelled"] * 3
+        house.may_download.set()
+        puppets.may_load.set()
+        await house.use(runtime)
+
+
+async def test_where_there_is_nothing_to_cancel(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        runtime = await house.create()
+        await house.manager.cancel(runtime)
+        assert house.status(runtime) == "unloaded"
+        await house.manager.load(runtime)
+        await house.manager.cancel(runtime)
+        assert house.status(runtime) == "loaded"
+
+
+async def test_unloading_waits_until_the_memory_is_free(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        runtime = await house.create()
+        await house.manager.load(runtime)
+        puppets.may_end = anyio.Event()
+        is_over = anyio.Event()
+
+        async def unload() -> None:
+            await house.manager.unload(runtime)
+            is_over.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(unload)
+            await anyio.wait_all_tasks_blocked()
+            view = house.manager.view(runtime)
+            assert (view.status, view.detail) == ("loaded", "unloading")
+            assert not is_over.is_set()
+            puppets.may_end.set()
+        assert house.status(runtime) == "unloaded"
+        await house.manager.unload(runtime)
+
+
+async def test_what_is_used_is_not_unloaded(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        runtime = await house.create()
+        with house.manager.lease(runtime) as lease:
+            loaded = await lease.loaded()
+            for action in (house.manager.unload, house.manager.delete):
+                assert (await failure(action(runtime))).code == "runtime.in_use"
+            await anyio.wait_all_tasks_blocked()
+            assert not loaded.unloaded.is_set()
+        await house.manager.unload(runtime)
+
+
+async def test_what_is_idle_can_be_evicted(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        runtime = await house.create(keep_alive=-1)
+        await house.use(runtime)
+        await house.manager.evict(runtime).wait()
+        assert house.status(runtime) == "unloaded"
+        assert puppets.made[0].unloaded.is_set()
+
+
+# Keeping and unloading
+
+
+async def test_an_idle_model_is_unloaded_and_its_process_gone(
+    open_house: OpenHouse, toy: Callable[..., str]
+) -> None:
+    async with open_house() as house:
+        runtime = await house.create(toy(), keep_alive=0)
+        pid = (await house.use(runtime)).pid
+        await house.until(runtime, "unloaded")
+        assert pid is not None and not psutil.pid_exists(pid)
+        assert runtime.loaded is None
+        assert house.counts == [1, 0]
+
+
+@pytest.mark.parametrize("keep", ["for ever", "as the default", "for long"])
+async def test_a_model_that_is_kept(open_house: OpenHouse, puppets: Puppets, keep: str) -> None:
+    keep_alive_s = {"for ever": -1, "as the default": 0, "for long": 3600}[keep]
+    async with open_house() as house:
+        runtime = await house.create(keep_alive=keep_alive_s)
+        if keep == "as the default":
+            await house.manager.make_default(runtime)
+        await house.use(runtime)
+        house.now_s += 10**9 if keep != "for long" else 3599
+        runtime.wake()
+        await anyio.wait_all_tasks_blocked()
+        assert house.status(runtime) == "loaded"
+        await house.use(runtime)
+        assert len(puppets.made) == 1
+
+
+async def test_the_time_counts_from_the_last_use(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        runtime = await house.create(keep_alive=100)
+        for _ in range(3):
+            await house.use(runtime)
+            house.now_s += 99
+            runtime.wake()
+            await anyio.wait_all_tasks_blocked()
+            assert house.status(runtime) == "loaded"
+        house.now_s += 1
+        runtime.wake()
+        await house.until(runtime, "unloaded")
+        assert len(puppets.made) == 1
+
+
+async def test_a_lease_keeps_it_however_long(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        runtime = await house.create(keep_alive=0)
+        with house.manager.lease(runtime) as lease:
+            loaded = await lease.loaded()
+            await house.use(runtime)
+            house.now_s += 10**9
+            runtime.wake()
+            await anyio.wait_all_tasks_blocked()
+            assert not loaded.unloaded.is_set()
+        await house.until(runtime, "unloaded")
+        assert len(puppets.made) == 1
+
+
+async def test_a_lease_ends_once(open_house: OpenHouse) -> None:
+    async with open_house() as house:
+        runtime = await house.create()
+        other = house.manager.lease(runtime)
+        with house.manager.lease(runtime) as lease:
+            lease.release()
+            lease.release()
+        assert house.manager.life(runtime).leases == 1
+        other.release()
+
+
+async def test_no_lease_falls_between_idle_and_unloaded(
+    open_house: OpenHouse, toy: Callable[..., str]
+) -> None:
+    """However a lease and the end of the keep-alive fall together, who has a lease has a live runtime."""
+    model = toy()
+    async with open_house() as house:
+        runtime = await house.create(model, keep_alive=0)
+        for steps in range(16):
+            await house.use(runtime)
+            for _ in range(steps):
+                await anyio.sleep(0)
+            with house.manager.lease(runtime) as lease:
+                loaded = await lease.loaded()
+                await anyio.wait_all_tasks_blocked()
+                assert not loaded.unloaded.is_set()
+                await loaded.transcribe(batch(1.0))
+    assert len(batches(model)) == 16
+
+
+async def test_who_waits_while_it_is_unloaded_and_goes_again(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        runtime = await house.create(keep_alive=0)
+        await house.use(runtime)
+        while house.manager.life(runtime).ending is None:
+            await anyio.sleep(0)
+        with anyio.move_on_after(0):
+            await house.use(runtime)
+        await house.until(runtime, "unloaded")
+        assert "cancelled" not in house.statuses(runtime)
+
+
+async def test_who_comes_while_it_is_unloaded_has_it_loaded_again(
+    open_house: OpenHouse, puppets: Puppets
+) -> None:
+    async with open_house() as house:
+        runtime = await house.create(keep_alive=0)
+        await house.use(runtime)
+        while house.manager.life(runtime).ending is None:
+            await anyio.sleep(0)
+        assert await house.use(runtime) is puppets.made[1]
+
+
+async def test_a_lease_says_what_it_waits_for(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        runtime = await house.create()
+        house.may_download, puppets.may_load = anyio.Event(), anyio.Event()
+        with house.manager.lease(runtime) as lease:
+            assert lease.waits_for() is None
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(lease.loaded)
+                await house.downloading.wait()
+                assert lease.waits_for() == "downloading 25 %"
+                house.may_download.set()
+                await house.until(runtime, "loading")
+                assert lease.waits_for() == "loading"
+                puppets.may_load.set()
+            assert lease.waits_for() is None
+
+
+async def test_the_end_of_the_daemon_ends_every_worker(
+    open_house: OpenHouse, toy: Callable[..., str]
+) -> None:
+    """`open_house` checks that nothing is left."""
+    one, two = toy("one"), toy("two")
+    leases: list[Lease] = []
+    async with open_house() as house:
+        await house.use(await house.create(one, keep_alive=-1))
+        waiting = await house.create(two)
+        (Path(two) / "hold_load").touch()
+
+        async def wait_for_ever() -> None:
+            with house.manager.lease(waiting) as lease:
+                leases.append(lease)
+                await lease.loaded()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait_for_ever)
+            await until(lambda: loads(two))
+            assert len(descendants()) == 2
+            tasks.cancel_scope.cancel()
+
+
+# The default
+
+
+async def test_the_old_default_answers_until_the_new_one_is_ready(
+    open_house: OpenHouse, puppets: Puppets
+) -> None:
+    async with open_house() as house:
+        manager, old = house.manager, house.manager.default
+        await house.edit(old, keep_alive=0)
+        await manager.load(old)
+        new = await house.create("new")
+        puppets.may_load = anyio.Event()
+        await manager.make_default(new)
+        await house.until(new, "loading")
+        assert (manager.default, manager.answering) == (new, old)
+        assert await house.use(old) is puppets.made[0]
+        await anyio.wait_all_tasks_blocked()
+        assert house.status(old) == "loaded", "though it is not kept for its own sake"
+        puppets.may_load.set()
+        await house.until(new, "loaded")
+        assert (manager.default, manager.answering) == (new, new)
+        await house.until(old, "unloaded")
+
+
+async def test_a_new_default_that_cannot_be_loaded_says_so(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        manager, old = house.manager, house.manager.default
+        await manager.load(old)
+        new = await house.create("new")
+        puppets.load_error = an_error("model.damaged")
+        await manager.make_default(new)
+        await house.until(new, "failed")
+        assert manager.view(new).error == puppets.load_error.to_wire()
+        assert manager.default is manager.answering is new, "nobody is answered by another one in silence"
+        error = await failure(house.use(manager.answering))
+        assert (error.code, error.data["runtimes"]) == ("model.damaged", ["first"])
+
+
+async def test_a_default_that_replaces_one_that_is_not_loaded_answers_at_once(
+    open_house: OpenHouse, puppets: Puppets
+) -> None:
+    async with open_house() as house:
+        new = await house.create("new")
+        puppets.may_load = anyio.Event()
+        await house.manager.make_default(new)
+        assert house.manager.answering is new
+
+
+async def test_a_default_that_changes_again_before_it_is_ready(
+    open_house: OpenHouse, puppets: Puppets
+) -> None:
+    async with open_house() as house:
+        manager, first = house.manager, house.manager.default
+        await manager.load(first)
+        second, third = await house.create("second"), await house.create("third")
+        puppets.may_load = anyio.Event()
+        await manager.make_default(second)
+        await house.until(second, "loading")
+        await manager.make_default(third)
+        assert (manager.default, manager.answering) == (third, first)
+        await house.until(second, "cancelled")
+        await manager.make_default(first)
+        assert (manager.default, manager.answering) == (first, first)
+        await house.until(third, "cancelled")
+        assert house.status(first) == "loaded"
+
+
+async def test_making_the_default_the_default_loads_it(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        default = house.manager.default
+        await house.manager.make_default(default)
+        await house.until(default, "loaded")
+        assert house.manager.default is default
+
+
+async def test_the_default_cannot_be_taken_away(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        manager, default = house.manager, house.manager.default
+        await manager.load(default)
+        for action in (manager.unload, manager.disable, manager.delete):
+            error = await failure(action(default))
+            assert error.code == "runtime.is_default"
+            assert "runtimes default" in error.fix
+        assert (house.status(default), manager.all()) == ("loaded", [default])
+
+
+async def test_what_is_disabled_is_not_made_the_default(open_house: OpenHouse) -> None:
+    async with open_house() as house:
+        new = await house.create("new")
+        await house.manager.disable(new)
+        assert (await failure(house.manager.make_default(new))).code == "runtime.disabled"
+        assert house.manager.default.name == "first"
+
+
+async def test_one_can_be_created_as_the_default(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        fields = RuntimeChanges(name="new", model="new")
+        new = await house.manager.create(fields, make_default=True)
+        assert house.manager.default is new
+        await house.until(new, "loaded")
+
+
+async def test_a_data_base_that_refuses_changes_nothing(
+    open_house: OpenHouse, puppets: Puppets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise an_error("disk.full")
+
+    async with open_house() as house:
+        manager, default = house.manager, house.manager.default
+        runtime = await house.create()
+        await house.use(runtime)
+        with monkeypatch.context() as broken:
+            for method in ("insert", "update", "delete", "set_default"):
+                broken.setattr(house.store, method, refuse)
+            for action in (
+                house.create("new"),
+                house.edit(runtime, batch_size=7, name="new"),
+                manager.make_default(runtime),
+                manager.disable(runtime),
+            ):
+                assert (await failure(action)).code == "disk.full"
+            assert manager.all() == [default, runtime]
+            assert manager.default is default
+            assert (house.status(runtime), runtime.name, len(puppets.made)) == ("loaded", "toy", 1)
+            assert (await failure(manager.delete(runtime))).code == "disk.full"
+        assert manager.find("toy") is runtime
+        await house.use(runtime)
+        await manager.delete(runtime)
+
+
+# Enabling
+
+
+async def test_disabling_unloads(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        runtime = await house.create(keep_alive=-1)
+        await house.use(runtime)
+        await house.manager.disable(runtime)
+        await house.until(runtime, "unloaded")
+        version = runtime.preset.version
+        await house.manager.disable(runtime)
+        assert (runtime.preset.enabled, runtime.preset.version) == (False, version), "it was already"
+        error = refusal_of_lease(house, runtime)
+        assert (error.code, error.data["runtimes"]) == ("runtime.disabled", ["first"])
+        for action in (house.manager.load, house.manager.prepare):
+            assert (await failure(action(runtime))).code == "runtime.disabled"
+        await house.manager.enable(runtime)
+        await house.use(runtime)
+
+
+async def test_who_uses_what_is_disabled_may_end(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        runtime = await house.create(keep_alive=-1)
+        with house.manager.lease(runtime) as lease:
+            loaded = await lease.loaded()
+            await house.manager.disable(runtime)
+            assert refusal_of_lease(house, runtime).code == "runtime.disabled"
+            await anyio.wait_all_tasks_blocked()
+            with lease.use() as used:
+                assert used is loaded and not loaded.unloaded.is_set()
+        await house.until(runtime, "unloaded")
+
+
+async def test_a_job_that_waits_for_what_is_disabled_learns_it(
+    open_house: OpenHouse, puppets: Puppets
+) -> None:
+    async with open_house() as house:
+        runtime = await house.create()
+        with house.manager.lease(runtime) as lease:
+            await house.manager.disable(runtime)
+            assert (await failure(lease.loaded())).code == "runtime.disabled"
+
+
+# Editing
+
+
+async def test_a_change_reloads_what_is_loaded_and_free(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        runtime = await house.create(keep_alive=-1)
+        await house.use(runtime)
+        await house.edit(runtime, model="better", batch_size=7)
+        await until(lambda: len(puppets.made) == 2 and house.manager.life(runtime).is_usable)
+        assert puppets.models == ["toy", "better"]
+        assert (await house.use(runtime)).batch_size == 7
+        assert puppets.made[0].unloaded.is_set()
+
+
+async def test_what_is_disabled_while_it_is_being_reloaded_is_not_loaded_again(
+    open_house: OpenHouse, puppets: Puppets
+) -> None:
+    async with open_house() as house:
+        runtime = await house.create(keep_alive=-1)
+        await house.use(runtime)
+        puppets.may_end = anyio.Event()
+        await house.edit(runtime, model="better")
+        await house.manager.disable(runtime)
+        puppets.may_end.set()
+        await house.until(runtime, "unloaded")
+        await anyio.wait_all_tasks_blocked()
+        assert (house.status(runtime), len(puppets.made)) == ("unloaded", 1)
+
+
+async def test_a_change_waits_for_those_who_compute(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        runtime = await house.create()
+        with house.manager.lease(runtime) as working, house.manager.lease(runtime) as waiting:
+            await working.loaded()
+            with working.use() as loaded:
+                assert loaded is not None
+                await house.edit(runtime, model="better")
+                await anyio.wait_all_tasks_blocked()
+                assert not loaded.unloaded.is_set()
+                with waiting.use() as outdated:
+                    assert outdated is None, "who comes later has the new one"
+            assert await waiting.loaded() is puppets.made[1]
+            assert loaded.unloaded.is_set()
+        assert puppets.models == ["toy", "better"]
+
+
+async def test_a_change_of_what_is_not_loaded_waits_for_its_next_use(
+    open_house: OpenHouse, puppets: Puppets
+) -> None:
+    async with open_house() as house:
+        runtime = await house.create()
+        await house.edit(runtime, model="better")
+        await anyio.wait_all_tasks_blocked()
+        assert (house.status(runtime), house.prepared.total()) == ("unloaded", 0)
+        await house.use(runtime)
+        assert puppets.models == ["better"]
+
+
+@pytest.mark.parametrize("where", ["downloading", "loading"])
+async def test_a_change_of_what_is_being_loaded_loads_the_new(
+    open_house: OpenHouse, puppets: Puppets, where: str
+) -> None:
+    async with open_house() as house:
+        runtime = await house.create()
+        gate = anyio.Event()
+        if where == "downloading":
+            house.may_download = gate
+        else:
+            puppets.may_load = gate
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(house.use, runtime)
+            await house.until(runtime, where)
+            await anyio.wait_all_tasks_blocked()
+            await house.edit(runtime, model="better")
+            gate.set()
+        assert puppets.models == (["better"] if where == "downloading" else ["toy", "better"])
+        assert house.status(runtime) == "loaded"
+
+
+async def test_a_change_of_the_default_is_loaded_at_once(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        default = house.manager.default
+        await house.edit(default, model="better")
+        await house.until(default, "loaded")
+        assert puppets.models == ["better"]
+
+
+async def test_a_failure_is_forgotten_with_the_change_that_mends_it(
+    open_house: OpenHouse, puppets: Puppets
+) -> None:
+    async with open_house() as house:
+        runtime = await house.create()
+        house.download_error = an_error("hub.down")
+        await failure(house.use(runtime))
+        await house.edit(runtime, model="better")
+        assert house.status(runtime) == "unloaded"
+
+
+async def test_renaming_only_renames(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        runtime = await house.create(keep_alive=-1)
+        with house.manager.lease(runtime) as lease:
+            loaded = await lease.loaded()
+            await house.edit(runtime, name="new name")
+            assert (lease.name, lease.model) == ("new name", "toy")
+            await anyio.wait_all_tasks_blocked()
+            with lease.use() as used:
+                assert used is loaded
+        assert house.manager.find("new name") is house.manager.find(runtime.id) is runtime
+        with pytest.raises(WhisperdError) as raised:
+            house.manager.find("toy")
+        assert raised.value.code == "runtime.unknown"
+        assert house.events[-1].name == "new name"
+        assert len(puppets.made) == 1
+        await house.create("toy")  # the name is free
+
+
+async def test_a_shorter_keep_alive_holds_at_once(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        runtime = await house.create(keep_alive=-1)
+        await house.use(runtime)
+        await house.edit(runtime, keep_alive="0")
+        await house.until(runtime, "unloaded")
+        assert len(puppets.made) == 1
+
+
+async def test_of_two_changes_of_the_same_version_the_second_is_refused(open_house: OpenHouse) -> None:
+    async with open_house() as house:
+        runtime = await house.create()
+        codes: list[str] = []
+
+        async def edit(batch_size: int) -> None:
+            try:
+                await house.edit(runtime, version=1, batch_size=batch_size)
+            except WhisperdError as error:
+                codes.append(error.code)
+
+        async with anyio.create_task_group() as tasks:
+            for batch_size in (2, 3):
+                tasks.start_soon(edit, batch_size)
+        assert codes == ["runtime.stale"]
+        assert (runtime.preset.batch_size, runtime.preset.version) == (2, 2)
+        await house.edit(runtime, version=2, batch_size=3)
+        await house.edit(runtime, batch_size=4)
+        assert (runtime.preset.batch_size, runtime.preset.version) == (4, 4)
+
+
+async def test_a_change_that_changes_nothing_is_none(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        runtime = await house.create(keep_alive=-1)
+        await house.use(runtime)
+        before = runtime.preset
+        await house.edit(runtime, model="toy", name="toy")
+        assert runtime.preset == before
+        await house.use(runtime)
+        assert len(puppets.made) == 1
+
+
+async def test_a_change_that_cannot_be_changes_nothing(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        runtime = await house.create(keep_alive=-1)
+        await house.use(runtime)
+        before = runtime.preset
+        wrong: list[tuple[str, dict[str, Any]]] = [
+            ("runtime.exists", {"name": "first"}),
+            ("runtime.invalid", {"batch_size": 0}),
+            ("runtime.invalid", {"compute_type": "float16"}),
+            ("runtime.invalid", {"device_index": (3,)}),
+            ("model.unknown", {"model": "unknown"}),
+        ]
+        for code, changes in wrong:
+            error = await failure(house.edit(runtime, batched=False, **changes))
+            assert error.code == code, changes
+        assert runtime.preset == before
+        await house.use(runtime)
+        assert len(puppets.made) == 1
+
+
+async def test_protection_holds_from_when_it_is_set(open_house: OpenHouse) -> None:
+    async with open_house() as house:
+        runtime = await house.create()
+        await house.edit(runtime, protected=True)
+        assert house.manager.view(runtime).protected
+        error = await failure(house.manager.delete(runtime))
+        assert error.code == "runtime.is_protected" and "--no-protected" in error.fix
+        await house.edit(runtime, protected=False)
+        await house.manager.delete(runtime)
+
+
+# Deleting
+
+
+async def test_deleting_unloads_first(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        runtime = await house.create(keep_alive=-1)
+        await house.use(runtime)
+        puppets.may_end = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(house.manager.delete, runtime)
+            await anyio.wait_all_tasks_blocked()
+            assert runtime in house.manager.all(), "its worker is still there"
+            error = refusal_of_lease(house, runtime)
+            assert (error.code, error.data["runtimes"]) == ("runtime.unknown", ["first"])
+            assert house.manager.with_model("toy") is not runtime
+            puppets.may_end.set()
+        assert runtime not in house.manager.all()
+        assert (house.events[-1].id, house.events[-1].status) == (runtime.id, "unloaded")
+        assert house.events[-1].detail == "deleted"
+        assert (await failure(house.manager.delete(runtime))).code == "runtime.unknown"
+        assert (await house.create()).id != runtime.id
+
+
+async def test_what_could_not_be_deleted_is_unloaded_and_goes_on(
+    open_house: OpenHouse, puppets: Puppets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_: str) -> None:
+        raise an_error("disk.full")
+
+    async with open_house() as house:
+        runtime = await house.create()
+        await house.use(runtime)
+        with monkeypatch.context() as broken:
+            broken.setattr(house.store, "delete", refuse)
+            assert (await failure(house.manager.delete(runtime))).code == "disk.full"
+        assert (house.manager.find("toy"), house.status(runtime)) == (runtime, "unloaded")
+        await house.use(runtime)
+
+
+async def test_who_goes_while_it_is_deleted_leaves_it_as_it_was(
+    open_house: OpenHouse, puppets: Puppets
+) -> None:
+    async with open_house() as house:
+        runtime = await house.create()
+        await house.use(runtime)
+        puppets.may_end = anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(house.manager.delete, runtime)
+            await anyio.wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
+        puppets.may_end.set()
+        assert await house.use(runtime) is puppets.made[1]
+
+
+# Telling
+
+
+async def test_its_history_is_kept_up_to_a_length(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        runtime = await house.create()
+        house.download_error = an_error("hub.down")
+        await failure(house.use(runtime))
+        house.download_error = None
+        await house.use(runtime)
+        await house.manager.unload(runtime)
+        assert [(moment.status, moment.error and moment.error["code"]) for moment in runtime.history] == [
+            ("downloading", None),
+            ("failed", "hub.down"),
+            ("downloading", None),
+            ("loading", None),
+            ("loaded", None),
+            ("unloaded", None),
+        ]
+        for _ in range(KEPT_MOMENTS):
+            await house.manager.prepare(runtime)
+        assert len(runtime.history) == KEPT_MOMENTS
+
+
+async def test_when_it_was_used_last(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        runtime = await house.create()
+        await house.manager.load(runtime)
+        assert house.manager.view(runtime).last_used is None
+        await house.use(runtime)
+        assert house.manager.view(runtime).last_used is not None

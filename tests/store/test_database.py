@@ -1,0 +1,447 @@
+"""The data base: private, whole transactions one after the other, damage set aside."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import shutil
+import sqlite3
+import stat
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import anyio
+import pytest
+from keep_version import kept
+
+from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes.presets import PresetStore
+from whisperd.store import Database, open_database
+from whisperd.store.migrate import Migration, bundled_migrations
+from whisperd_testing import unprivileged
+
+pytestmark = pytest.mark.anyio
+
+LATEST = len(bundled_migrations())
+NUMBERS = [Migration(1, "CREATE TABLE numbers (x INTEGER NOT NULL UNIQUE);\n")]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state #1 %41" / "whisperd.sqlite3"
+
+
+def numbers(connection: sqlite3.Connection) -> list[int]:
+    return [x for (x,) in connection.execute("SELECT x FROM numbers ORDER BY rowid")]
+
+
+def adding(*values: int) -> Callable[[sqlite3.Connection], None]:
+    def work(connection: sqlite3.Connection) -> None:
+        connection.executemany("INSERT INTO numbers VALUES (?)", [(value,) for value in values])
+
+    return work
+
+
+# Opening
+
+
+@pytest.mark.parametrize("begin", ["missing", "empty"])
+async def test_a_new_one_is_made(begin: str, path: Path) -> None:
+    if begin == "empty":
+        path.parent.mkdir()
+        path.touch()
+    async with open_database(path) as database:
+        assert database.set_aside is None
+        assert await PresetStore(database).load() == ((), None)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+async def test_it_is_set_up_to_lose_nothing(path: Path) -> None:
+    def settings(connection: sqlite3.Connection) -> dict[str, object]:
+        names = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        return {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names}
+
+    async with open_database(path) as database:
+        assert await database.run(settings) == {
+            "journal_mode": "wal",
+            "synchronous": 2,
+            "foreign_keys": 1,
+            "busy_timeout": 10_000,
+        }
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no modes")
+@pytest.mark.parametrize("begin", ["new", "open to all"])
+async def test_only_its_owner_may_read_it(begin: str, path: Path) -> None:
+    if begin == "open to all":
+        path.parent.mkdir(mode=0o700)
+        shutil.copy(kept(1), path)
+        path.chmod(0o666)
+    mask = os.umask(0)
+    try:
+        async with open_database(path) as database:
+            await database.run(lambda connection: connection.execute("DELETE FROM default_runtime WHERE 0"))
+            files = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    finally:
+        os.umask(mask)
+    assert files == {path.name: 0o600, f"{path.name}-wal": 0o600, f"{path.name}-shm": 0o600}
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+async def test_what_was_kept_is_there_again(path: Path) -> None:
+    async with open_database(path, NUMBERS) as database:
+        await database.run(adding(1, 2))
+    async with open_database(path, NUMBERS) as database:
+        assert await database.run(numbers) == [1, 2]
+
+
+# Transactions
+
+
+async def test_work_that_fails_keeps_nothing(path: Path) -> None:
+    def work(connection: sqlite3.Connection) -> None:
+        adding(2)(connection)
+        raise LookupError("in the middle")
+
+    async with open_database(path, NUMBERS) as database:
+        await database.run(adding(1))
+        with pytest.raises(LookupError, match="in the middle"):
+            await database.run(work)
+        with pytest.raises(sqlite3.IntegrityError):
+            await database.run(adding(3, 1))
+        assert await database.run(numbers) == [1]
+
+
+async def test_work_is_done_one_after_the_other(path: Path) -> None:
+    inside: list[int] = []
+
+    def count_up(connection: sqlite3.Connection) -> None:
+        inside.append(1)
+        assert len(inside) == 1
+        (most,) = connection.execute("SELECT coalesce(max(x), 0) FROM numbers").fetchone()
+        adding(most + 1)(connection)
+        inside.pop()
+
+    async with open_database(path, NUMBERS) as database:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(50):
+                tasks.start_soon(database.run, count_up)
+        assert await database.run(numbers) == list(range(1, 51))
+
+
+async def test_two_processes_do_not_lose_what_the_other_wrote(path: Path) -> None:
+    def count_up(connection: sqlite3.Connection) -> None:
+        (most,) = connection.execute("SELECT coalesce(max(x), 0) FROM numbers").fetchone()
+        adding(most + 1)(connection)
+
+    async with open_database(path, NUMBERS) as one, open_database(path, NUMBERS) as other:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(10):
+                tasks.start_soon(one.run, count_up)
+                tasks.start_soon(other.run, count_up)
+        assert await one.run(numbers) == list(range(1, 21))
+
+
+class _Held:
+    """Work that begins and then waits to be let go."""
+
+    def __init__(self, value: int) -> None:
+        self.has_begun = anyio.Event()
+        self.go_on = threading.Event()
+        self._value = value
+
+    def __call__(self, connection: sqlite3.Connection) -> int:
+        adding(self._value)(connection)
+        anyio.from_thread.run_sync(self.has_begun.set)
+        assert self.go_on.wait(20)
+        return self._value
+
+
+async def test_work_that_has_begun_is_finished_and_answered_when_its_caller_is_cancelled(path: Path) -> None:
+    answers: list[int] = []
+    held = _Held(1)
+
+    async def caller(database: Database, scope: anyio.CancelScope) -> None:
+        with scope:
+            answers.append(await database.run(held))
+
+    async with open_database(path, NUMBERS) as database, anyio.create_task_group() as tasks:
+        scope = anyio.CancelScope()
+        tasks.start_soon(caller, database, scope)
+        await held.has_begun.wait()
+        scope.cancel()
+        await anyio.wait_all_tasks_blocked()
+        held.go_on.set()
+        assert await database.run(numbers) == [1]
+    assert answers == [1]
+
+
+async def test_work_that_waits_is_not_done_when_its_caller_is_cancelled(path: Path) -> None:
+    held = _Held(1)
+    async with open_database(path, NUMBERS) as database, anyio.create_task_group() as tasks:
+        tasks.start_soon(database.run, held)
+        await held.has_begun.wait()
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as waiting:
+                waiting.start_soon(database.run, adding(2))
+                await anyio.wait_all_tasks_blocked()
+                scope.cancel()
+        held.go_on.set()
+        assert await database.run(numbers) == [1]
+
+
+async def test_closing_waits_for_what_has_begun(path: Path) -> None:
+    held = _Held(1)
+    async with anyio.create_task_group() as tasks, open_database(path, NUMBERS) as database:
+        tasks.start_soon(database.run, held)
+        await held.has_begun.wait()
+        held.go_on.set()
+    async with open_database(path, NUMBERS) as database:
+        assert await database.run(numbers) == [1]
+
+
+# Damage
+
+
+def truncated(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def only_its_first_page(data: bytes) -> bytes:
+    return data[:4096]
+
+
+def shorter_than_a_header(data: bytes) -> bytes:
+    return data[:50]
+
+
+def garbage(data: bytes) -> bytes:
+    return random.Random(7).randbytes(len(data))
+
+
+def text(data: bytes) -> bytes:
+    return b"This is no data base.\n" * 100
+
+
+def zeros(data: bytes) -> bytes:
+    return bytes(len(data))
+
+
+def a_page_overwritten(data: bytes) -> bytes:
+    return data[:4096] + random.Random(7).randbytes(4096) + data[8192:]
+
+
+DAMAGES = [
+    truncated,
+    only_its_first_page,
+    shorter_than_a_header,
+    garbage,
+    text,
+    zeros,
+    a_page_overwritten,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_a_damaged_one_is_set_aside(
+    damage: Callable[[bytes], bytes], path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged = damage(kept(LATEST).read_bytes())
+    path.parent.mkdir()
+    path.write_bytes(damaged)
+    with caplog.at_level(logging.WARNING, "whisperd.store"):
+        async with open_database(path) as database:
+            assert database.set_aside is not None
+            assert await PresetStore(database).load() == ((), None)
+    assert database.set_aside.parent == path.parent
+    assert database.set_aside.name.startswith("whisperd.sqlite3.damaged-2")
+    assert database.set_aside.read_bytes() == damaged
+    assert str(database.set_aside) in caplog.text
+    async with open_database(path) as database:
+        assert database.set_aside is None, "the new one is sound"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["DROP TABLE profiles", "ALTER TABLE runtimes RENAME COLUMN model TO weights", "PRAGMA user_version = 0"],
+)
+async def test_one_that_lacks_something_is_damaged(statement: str, path: Path) -> None:
+    path.parent.mkdir()
+    shutil.copy(kept(LATEST), path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(statement)
+    before = path.read_bytes()
+    async with open_database(path) as database:
+        assert database.set_aside is not None
+    assert database.set_aside.read_bytes() == before
+
+
+async def test_what_is_beside_a_damaged_one_goes_with_it(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"no data base")
+    path.with_name(f"{path.name}-wal").write_bytes(b"its log")
+    path.with_name(f"{path.name}-shm").write_bytes(b"its index")
+    async with open_database(path) as database:
+        aside = database.set_aside
+    assert aside is not None
+    assert aside.read_bytes() == b"no data base"
+    assert aside.with_name(f"{aside.name}-wal").read_bytes() == b"its log"
+    assert aside.with_name(f"{aside.name}-shm").exists()
+
+
+async def test_an_empty_one_whose_log_is_not_empty_is_damaged(path: Path) -> None:
+    path.parent.mkdir()
+    path.with_name(f"{path.name}-wal").write_bytes(b"what was written last")
+    async with open_database(path) as database:
+        aside = database.set_aside
+    assert aside is not None
+    assert aside.with_name(f"{aside.name}-wal").read_bytes() == b"what was written last"
+
+
+async def test_nothing_that_was_set_aside_is_overwritten(path: Path) -> None:
+    path.parent.mkdir()
+    contents = [f"not a data base, {number}".encode() for number in range(5)]
+    for content in contents:  # all within a second or two, so that most get the same time
+        path.write_bytes(content)
+        async with open_database(path):
+            pass
+    aside = [file for file in path.parent.iterdir() if "damaged" in file.name]
+    assert sorted(file.read_bytes() for file in aside) == contents
+
+
+async def test_whatever_the_damage_the_program_starts(path: Path) -> None:
+    """Overwritten anywhere: then it is sound all the same, set aside, or said to be of a newer program."""
+    whole = kept(LATEST).read_bytes()
+    path.parent.mkdir()
+    chance = random.Random(11)
+    set_aside = 0
+    for _ in range(100):
+        damaged = bytearray(whole)
+        begin, length = chance.randrange(len(whole)), chance.choice([1, 10, 300, 5000])
+        if begin % 5 == 0:
+            begin %= 100  # the header, where it hurts most
+        damaged[begin : begin + length] = chance.randbytes(length)
+        path.write_bytes(damaged[: len(whole)])
+        try:
+            async with open_database(path) as database:
+                set_aside += database.set_aside is not None
+                await PresetStore(database).load()
+        except WhisperdError as error:
+            assert error.code in ("store.too_new", "store.unreadable"), error
+        finally:
+            for suffix in ("", "-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+    assert set_aside > 20
+
+
+async def test_damage_while_it_is_open_says_what_to_do(path: Path) -> None:
+    def work(connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("UPDATE sqlite_master SET rootpage = 4000 WHERE name = 'numbers'")
+        connection.execute("PRAGMA writable_schema = RESET")
+        numbers(connection)
+
+    async with open_database(path, NUMBERS) as database:
+        with pytest.raises(WhisperdError) as raised:
+            await database.run(work)
+    assert raised.value.code == "store.damaged"
+    assert "whisperctl daemon restart" in raised.value.fix
+
+
+# What the system refuses
+
+
+async def refusal(path: Path, migrations: list[Migration] | None = None) -> WhisperdError:
+    with pytest.raises(WhisperdError) as raised:
+        async with open_database(path, migrations):
+            pass
+    assert raised.value.fix
+    return raised.value
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """One that everybody gets at, unlike a test's own."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o711)
+        yield Path(folder)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no modes")
+@pytest.mark.parametrize("forbidden", ["folder", "read-only folder", "file"])
+async def test_one_that_may_not_be_used_is_not_set_aside(forbidden: str, open_folder: Path) -> None:
+    path = open_folder / "state" / "whisperd.sqlite3"
+    path.parent.mkdir()
+    shutil.copy(kept(LATEST), path)
+    path.parent.chmod({"folder": 0o000, "read-only folder": 0o555, "file": 0o777}[forbidden])
+    path.chmod(0o400 if forbidden == "file" else 0o666)
+    try:
+        with unprivileged():
+            error = await refusal(path)
+    finally:
+        path.parent.chmod(0o700)
+    assert error.code == "store.unreadable"
+    assert str(path) in error.message
+    assert "WHISPERD_STATE_DIR" in error.fix
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    path.chmod(0o600)
+    assert path.read_bytes() == kept(LATEST).read_bytes()
+
+
+async def test_a_folder_in_its_place_is_not_set_aside(path: Path) -> None:
+    path.mkdir(parents=True)
+    assert (await refusal(path)).code == "store.unreadable"
+    assert path.is_dir()
+
+
+async def test_a_file_in_place_of_its_folder(path: Path) -> None:
+    path.parent.write_text("not a folder")
+    assert (await refusal(path)).code == "store.unreadable"
+
+
+async def test_one_that_another_program_holds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whisperd.store.database.BUSY_TIMEOUT_S", 0.01)
+    path.parent.mkdir()
+    shutil.copy(kept(LATEST), path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        assert (await refusal(path)).code == "store.unreadable"
+    async with open_database(path) as database:
+        assert database.set_aside is None
+        assert len((await PresetStore(database).load())[0]) == 2
+
+
+async def test_a_full_disk_when_it_is_opened(path: Path) -> None:
+    filling = Migration(
+        2,
+        "PRAGMA max_page_count = 10;\n"
+        "CREATE TABLE large (x);\n"
+        "INSERT INTO large VALUES (zeroblob(1000000));\n",
+    )
+    error = await refusal(path, [*NUMBERS, filling])
+    assert error.code == "disk.full"
+    assert str(path.parent) in error.message
+    async with open_database(path, NUMBERS) as database:
+        assert database.set_aside is None
+
+
+async def test_a_full_disk_when_something_is_to_be_kept(path: Path) -> None:
+    def fill(connection: sqlite3.Connection) -> None:
+        adding(2)(connection)
+        connection.execute("PRAGMA max_page_count = 10")
+        connection.execute("CREATE TABLE large AS SELECT zeroblob(1000000) AS x")
+
+    async with open_database(path, NUMBERS) as database:
+        await database.run(adding(1))
+        with pytest.raises(WhisperdError) as raised:
+            await database.run(fill)
+        assert raised.value.code == "disk.full"
+        assert await database.run(numbers) == [1]
+        await database.run(adding(3))
+    async with open_database(path, NUMBERS) as database:
+        assert await database.run(numbers) == [1, 3]

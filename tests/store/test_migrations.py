@@ -1,0 +1,220 @@
+"""Migrations: from a kept data base of every version, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from keep_version import kept
+
+from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes.preset import RuntimePreset
+from whisperd.runtimes.presets import PresetStore
+from whisperd.runtimes.profiles import Profile, ProfileStore
+from whisperd.store import open_database
+from whisperd.store.migrate import Migration, bundled_migrations, columns, version_of
+
+pytestmark = pytest.mark.anyio
+
+LATEST = len(bundled_migrations())
+BASE = RuntimePreset(
+    id="0a1b2c3d",
+    name="base",
+    model="base",
+    created="2026-01-02T03:04:05.678Z",
+    changed="2026-01-02T03:04:05.678Z",
+)
+TWO_GPUS = RuntimePreset(
+    id="4e5f6a7b",
+    name="two GPUs",
+    model="/models/large-v3",
+    backend="ctranslate2",
+    device="cuda",
+    device_index=(0, 1),
+    compute_type="int8_float16",
+    cpu_threads=2,
+    workers=2,
+    batched=False,
+    batch_size=16,
+    keep_alive=-1.0,
+    enabled=False,
+    protected=True,
+    created="2026-02-03T04:05:06.789Z",
+    changed="2026-03-04T05:06:07.890Z",
+    version=7,
+)
+EDITOR = Profile(
+    name="editor",
+    runtime="4e5f6a7b",
+    options={"language": "de", "beam_size": 1},
+    created="2026-04-05T06:07:08.901Z",
+    changed="2026-05-06T07:08:09.012Z",
+    version=3,
+)
+PLAIN = Profile(name="plain", created="2026-04-05T06:07:08.901Z", changed="2026-04-05T06:07:08.901Z")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "whisperd.sqlite3"
+
+
+def objects(path: Path) -> set[tuple[str, str, str]]:
+    """Every table, index and trigger, and how it is made."""
+    with closing(sqlite3.connect(path)) as connection:
+        return set(connection.execute("SELECT type, name, coalesce(sql, '') FROM sqlite_master"))
+
+
+def version(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as connection:
+        return version_of(connection)
+
+
+def test_migrations_are_numbered_from_one() -> None:
+    assert [migration.number for migration in bundled_migrations()] == list(range(1, LATEST + 1))
+
+
+@pytest.mark.parametrize("number", range(1, LATEST + 1))
+async def test_every_version_is_kept_as_its_program_makes_it(number: int, path: Path, tmp_path: Path) -> None:
+    assert kept(number).exists(), "run tests/store/keep_version.py and keep what it makes"
+    old = tmp_path / "old.sqlite3"
+    shutil.copy(kept(number), old)  # looking at it makes files beside it
+    async with open_database(path, bundled_migrations()[:number]):
+        pass
+    assert version(old) == number
+    assert objects(old) == objects(path), "a migration that was released is not changed"
+
+
+@pytest.mark.parametrize("number", range(1, LATEST + 1))
+async def test_what_any_version_holds_is_still_there(number: int, path: Path) -> None:
+    shutil.copy(kept(number), path)
+    async with open_database(path) as database:
+        assert database.set_aside is None
+        presets, default = await PresetStore(database).load()
+        profiles = await ProfileStore(database).load()
+    assert presets == (BASE, TWO_GPUS)
+    assert default == BASE.id
+    assert profiles == ([EDITOR, PLAIN] if number >= 2 else [])
+    assert version(path) == LATEST
+
+
+@pytest.mark.parametrize("number", range(1, LATEST + 1))
+async def test_an_old_data_base_becomes_what_a_new_one_is(number: int, path: Path, tmp_path: Path) -> None:
+    shutil.copy(kept(number), path)
+    new = tmp_path / "new.sqlite3"
+    async with open_database(path), open_database(new):
+        pass
+    with closing(sqlite3.connect(path)) as old, closing(sqlite3.connect(new)) as fresh:
+        assert columns(old) == columns(fresh)
+    assert {entry[:2] for entry in objects(path)} == {entry[:2] for entry in objects(new)}
+
+
+# Newer ones
+
+
+@pytest.mark.parametrize("number", [LATEST + 1, 1_000_000])
+@pytest.mark.parametrize("log", ["empty", "full"])
+async def test_a_newer_one_is_refused_and_not_touched(
+    number: int, log: str, path: Path, tmp_path: Path
+) -> None:
+    working = tmp_path / "working"
+    working.mkdir()
+    with closing(sqlite3.connect(working / path.name, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE of_tomorrow (x)")
+        connection.execute("INSERT INTO of_tomorrow VALUES (zeroblob(10000))")
+        connection.execute(f"PRAGMA user_version = {number}")
+        if log == "empty":
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        # As a program leaves it that is killed: with what is to be written to it beside it.
+        names = [name for name in (path.name, f"{path.name}-wal") if (working / name).stat().st_size]
+        for name in names:
+            shutil.copy(working / name, tmp_path / name)
+    before = {name: (tmp_path / name).read_bytes() for name in names}
+    with pytest.raises(WhisperdError) as raised:
+        async with open_database(path):
+            pass
+    assert raised.value.code == "store.too_new"
+    assert "Upgrade whisperd" in raised.value.fix
+    assert raised.value.data == {"path": str(path), "version": number, "known": LATEST}
+    assert {name: (tmp_path / name).read_bytes() for name in names} == before
+    assert len(names) == (1 if log == "empty" else 2)
+
+
+# Failures in the middle
+
+
+async def test_a_migration_that_fails_changes_nothing(path: Path) -> None:
+    shutil.copy(kept(LATEST), path)
+    before = objects(path)
+    failing = Migration(
+        LATEST + 1, "CREATE TABLE halfway (x);\nDELETE FROM profiles;\nSELECT no_such_column;\n"
+    )
+    with pytest.raises(sqlite3.OperationalError, match="no_such_column"):
+        async with open_database(path, [*bundled_migrations(), failing]):
+            pass
+    assert objects(path) == before
+    assert version(path) == LATEST
+    async with open_database(path) as database:
+        assert await ProfileStore(database).load() == [EDITOR, PLAIN]
+
+
+async def test_a_migration_that_breaks_references_changes_nothing(path: Path) -> None:
+    shutil.copy(kept(LATEST), path)
+    breaking = Migration(LATEST + 1, "DELETE FROM runtimes;\n")
+    with pytest.raises(sqlite3.IntegrityError, match="references"):
+        async with open_database(path, [*bundled_migrations(), breaking]):
+            pass
+    async with open_database(path) as database:
+        assert (await PresetStore(database).load())[0] == (BASE, TWO_GPUS)
+
+
+async def test_a_table_can_be_made_anew_though_others_refer_to_it(path: Path) -> None:
+    shutil.copy(kept(LATEST), path)
+    anew = Migration(
+        LATEST + 1,
+        "CREATE TABLE anew (id TEXT NOT NULL PRIMARY KEY, name TEXT);\n"
+        "INSERT INTO anew SELECT id, name FROM runtimes;\n"
+        "DROP TABLE runtimes;\n"
+        "ALTER TABLE anew RENAME TO runtimes;\n",
+    )
+    async with open_database(path, [*bundled_migrations(), anew]) as database:
+        default = "SELECT name FROM runtimes JOIN default_runtime USING (id)"
+        assert await database.run(lambda connection: connection.execute(default).fetchall()) == [("base",)]
+
+
+DYING = """
+import os, signal, sqlite3, sys
+from whisperd.store.migrate import Migration, bundled_migrations, migrate
+
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA cache_size = 1")  # what is not committed gets to the disk as well
+connection.create_function("die", 0, lambda: os.kill(os.getpid(), signal.SIGKILL))
+sql = (
+    "CREATE TABLE halfway (x);\\n"
+    "INSERT INTO halfway VALUES (zeroblob(1000000));\\nDELETE FROM profiles;\\nSELECT die();\\n"
+)
+migrate(connection, [*bundled_migrations(), Migration(len(bundled_migrations()) + 1, sql)])
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no signals")
+async def test_dying_in_a_migration_leaves_the_old_version(path: Path) -> None:
+    shutil.copy(kept(LATEST), path)
+    before = objects(path)
+    ended = subprocess.run([sys.executable, "-c", DYING, str(path)], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert path.with_name(f"{path.name}-wal").stat().st_size > 1_000_000, "it died in the middle"
+    async with open_database(path) as database:
+        assert database.set_aside is None
+        assert (await PresetStore(database).load())[0] == (BASE, TWO_GPUS)
+        assert await ProfileStore(database).load() == [EDITOR, PLAIN]
+    assert objects(path) == before
+    assert version(path) == LATEST
