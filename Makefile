@@ -4,13 +4,13 @@ SHELL := /bin/sh
 VENV ?= .venv
 BIN := $(VENV)/bin
 PREFIX ?= $(HOME)/.local
-PLUGINS := plugins/whisperd-ctranslate2
+PLUGINS := plugins/whisperd-ctranslate2 plugins/whisperd-whispercpp
 # The newest Python that works, unless PYTHON names one. A version manager may offer names that do not run.
 PYTHON ?= $(shell for name in python3.14 python3.13 python3.12 python3.11 python3; do \
 	"$$name" -c 'import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null \
 	&& echo "$$name" && break; done)
 
-.PHONY: help setup check lint types test test-quick torture demo play install uninstall bench lock lock-dev docs walk wheels clean
+.PHONY: help setup check lint types test test-quick test-gpu torture demo play install uninstall bench lock lock-dev docs walk wheels clean
 .DEFAULT_GOAL := help
 
 help: ## list these commands
@@ -41,6 +41,9 @@ test-quick: setup
 test: lint types ## all checks and all tests
 	$(BIN)/pytest -q -n 2
 
+test-gpu: setup ## what needs an NVIDIA GPU; without one it says so and does nothing
+	$(BIN)/python tests/gpu/run.py
+
 torture: setup ## 200 clients do as they like with 10 runtimes, for a minute
 	WHISPERD_TORTURE_S=60 $(BIN)/pytest -q -s tests/runtimes/test_torture.py
 
@@ -69,7 +72,7 @@ lock: setup ## renew the locks of the native bundles from the package index
 lock-dev: wheels ## renew requirements/dev.txt
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-		--find-links dist --no-emit-package whisperd-ctranslate2 --no-emit-find-links --no-emit-index-url \
+		--find-links dist --no-emit-package whisperd-ctranslate2 --no-emit-package whisperd-whispercpp --no-emit-find-links --no-emit-index-url \
 		pyproject.toml requirements/dev.in -o requirements/dev.txt
 
 docs: setup ## renew the pages that are made from the program

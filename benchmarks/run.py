@@ -19,7 +19,17 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.measure import REPOSITORY, Outcome, RunningDaemon, machine
 
-MEASUREMENTS = ("size", "client", "idle", "latency", "runtimes", "accuracy")
+MEASUREMENTS = (
+    "size",
+    "client",
+    "idle",
+    "hardware",
+    "calibration",
+    "latency",
+    "runtimes",
+    "accuracy",
+    "whispercpp",
+)
 
 
 def main() -> int:

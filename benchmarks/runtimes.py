@@ -45,10 +45,6 @@ def measure(_daemon: RunningDaemon, _audio: Path) -> Outcome:
         [
             (
                 "request read → decoder asked",
-                f"{first_ms:.1f} ms (95 %: under {_percentile(to_decoder_ms):.1f})",
-            ),
-            (
-                "request read → decoder asked",
                 f"{first_ms:.1f} ms (95 %: {_percentile(to_decoder_ms):.1f} ms)",
             ),
             ("request read → engine asked", f"{statistics.median(to_engine_ms):.1f} ms"),

@@ -94,7 +94,7 @@ def _value(action: argparse.Action) -> str:
     if action.nargs == 0:
         return ""
     name = action.metavar or ("|".join(map(str, action.choices)) if action.choices else action.dest.upper())
-    return f"{name}{'...' if action.nargs == '+' else ''}"
+    return f"{name}{'...' if action.nargs in ('+', '*') else ''}"
 
 
 def _examples(epilog: str) -> Iterator[str]:

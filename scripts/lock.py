@@ -1,28 +1,39 @@
 """Renew the lock files of the native bundles from `bundles.toml`: `python scripts/lock.py [BUNDLE...]`.
 
 All questions go to the package index that pip is configured for. A wheel that a lock already holds is not
-fetched again; a new one is fetched once, to learn its sizes.
+looked at again. Of a new one the directory at its end is read, which tells its sizes: some are larger than
+half a gigabyte. Where the index cannot give a part of a file, the wheel is fetched.
 """
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
+import os
+import ssl
 import subprocess
 import sys
 import tempfile
 import tomllib
+import urllib.request
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from whisperd.natives.lock import Distribution, Lock, Wheel, format_lock, parse_lock
+from whisperd.natives.lock import Distribution, Lock, Source, Wheel, format_lock, parse_lock
+from whisperd.natives.measure import measure_source, source_version
 from whisperd.natives.target import PLATFORMS, PYTHONS, Target
 from whisperd.rpc.errors import WhisperdError
+
+Platform = tuple[str, str]
+"""A platform and a version of Python."""
 
 PROJECT = Path(__file__).parents[1]
 BUNDLES = Path(__file__).with_name("bundles.toml")
@@ -42,6 +53,7 @@ class Found:
     version: str
     tag: str
     sha256: str
+    url: str
 
 
 def main() -> None:
@@ -50,19 +62,54 @@ def main() -> None:
     for name in sys.argv[1:] or declared:
         bundle = declared[name]
         path = PROJECT / bundle["lock"]
-        text = renew(name, bundle["main"], bundle["distributions"], path)
+        targets = list(itertools.product(bundle.get("platforms", PLATFORMS), bundle.get("pythons", PYTHONS)))
+        text = renew(name, bundle, targets, path)
         path.write_text(text, encoding="utf-8", newline="\n")
         print(f"{name}: {bundle['lock']}")
 
 
-def renew(name: str, main_distribution: str, distributions: list[str], path: Path) -> str:
+def renew(name: str, bundle: dict[str, Any], targets: Sequence[Platform], path: Path) -> str:
     """The text of a bundle's lock as the index would have it today."""
     known = known_wheels(path)
+    distributions, sources, tools = (bundle.get(key, []) for key in ("distributions", "sources", "tools"))
+    wheels = gather(name, distributions, targets, known)
+    tool_wheels = gather(name, tools, targets, known)
+    lock = Lock(
+        format=1,
+        main=bundle["main"],
+        distributions=wheels.pinned,
+        sources=tuple(find_source(each) for each in sources),
+        tools=tool_wheels.pinned,
+        ranges=dict(map(read_range, [*distributions, *sources])),
+    )
+    check(lock, wheels.complete, tool_wheels.complete)
+    heading = HEADING.format(
+        name=name,
+        platforms=", ".join(dict.fromkeys(platform for platform, _ in targets)),
+        pythons=", ".join(dict.fromkeys(python for _, python in targets)),
+        missing="\n".join([*wheels.missing, *tool_wheels.missing]) or "  nothing",
+    )
+    return format_lock(lock, heading)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The wheels that were found for all targets."""
+
+    pinned: tuple[Distribution, ...]
+    complete: dict[Platform, list[Found]]
+    """By target, where nothing is missing."""
+    missing: list[str]
+    """Lines that say what has no wheel where."""
+
+
+def gather(name: str, wanted: list[str], targets: Sequence[Platform], known: dict[str, Wheel]) -> Gathered:
+    """Find the wheels of some distributions for all targets."""
     rows: dict[tuple[str, str], dict[str, Wheel]] = {}
-    complete: dict[tuple[str, str], list[Found]] = {}
+    complete: dict[Platform, list[Found]] = {}
     missing = []
-    for platform, python in itertools.product(PLATFORMS, PYTHONS):
-        found, lacking = resolve_all(distributions, platform, python)
+    for platform, python in targets if wanted else ():
+        found, lacking = resolve_all(wanted, platform, python)
         print(f"{name}: {platform} {python}", *(f"{each.name} {each.version}" for each in found), *lacking)
         for each in found:
             wheels = rows.setdefault((each.name, each.version), {})
@@ -72,16 +119,28 @@ def renew(name: str, main_distribution: str, distributions: list[str], path: Pat
             missing.append(f"  {platform} {python}: {', '.join(lacking)}")
         else:
             complete[platform, python] = found
-    pinned = (Distribution(*key, tuple(wheels.values())) for key, wheels in rows.items())
-    lock = Lock(format=1, main=main_distribution, distributions=tuple(pinned))
-    check(lock, complete)
-    heading = HEADING.format(
-        name=name,
-        platforms=", ".join(PLATFORMS),
-        pythons=", ".join(PYTHONS),
-        missing="\n".join(missing) or "  nothing",
-    )
-    return format_lock(lock, heading)
+    pinned = tuple(Distribution(*key, tuple(wheels.values())) for key, wheels in rows.items())
+    return Gathered(pinned, complete, missing)
+
+
+def find_source(wanted: str) -> Source:
+    """Fetch the newest source distribution that there is; pip looks into it as into a wheel."""
+    name = canonicalize_name(Requirement(wanted).name)
+    with tempfile.TemporaryDirectory() as folder:
+        status, output = pip("download", "--no-binary", name, "--dest", folder, wanted)
+        if status:
+            raise SystemExit(output)
+        (path,) = Path(folder).iterdir()
+        source = measure_source(name, source_version(path.name), path)
+        print(f"  {name} {source.version}: {path.name}")
+        return source
+
+
+def read_range(wanted: str) -> tuple[str, str]:
+    """The versions that an upgrade may choose from, by name."""
+    requirement = Requirement(wanted)
+    versions = wanted.removeprefix(requirement.name).strip()
+    return canonicalize_name(requirement.name), versions or ">=0"
 
 
 def known_wheels(path: Path) -> dict[str, Wheel]:
@@ -90,7 +149,8 @@ def known_wheels(path: Path) -> dict[str, Wheel]:
         lock = parse_lock(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, WhisperdError):
         return {}
-    return {wheel.sha256: wheel for distribution in lock.distributions for wheel in distribution.wheels}
+    pinned = (*lock.distributions, *lock.tools)
+    return {wheel.sha256: wheel for distribution in pinned for wheel in distribution.wheels}
 
 
 def resolve_all(distributions: list[str], platform: str, python: str) -> tuple[list[Found], list[str]]:
@@ -126,13 +186,81 @@ def resolve(distributions: list[str], platform: str, python: str) -> list[Found]
 def read_report(item: dict[str, Any]) -> Found:
     """One distribution of pip's report."""
     download = item["download_info"]
-    file = unquote(download["url"].rpartition("/")[2])
+    url = download["url"]
+    file = unquote(url.rpartition("/")[2])
     tag = "-".join(file.removesuffix(".whl").split("-")[-3:])
     name = canonicalize_name(item["metadata"]["name"])
-    return Found(name, item["metadata"]["version"], tag, download["archive_info"]["hashes"]["sha256"])
+    return Found(name, item["metadata"]["version"], tag, download["archive_info"]["hashes"]["sha256"], url)
 
 
 def measure(found: Found, platform: str, python: str) -> Wheel:
+    """The sizes of a wheel."""
+    try:
+        size_bytes, unpacked_bytes = sizes(RemoteFile(found.url))
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        print(f"  {found.name}: fetched whole, for its sizes ({error})")
+        return measure_whole(found, platform, python)
+    return Wheel(found.tag, size_bytes, unpacked_bytes, found.sha256)
+
+
+def sizes(wheel: io.RawIOBase) -> tuple[int, int]:
+    """Bytes of a wheel, and of what is in it."""
+    with zipfile.ZipFile(io.BufferedReader(wheel, buffer_size=1 << 18)) as archive:
+        unpacked_bytes = sum(member.file_size for member in archive.infolist())
+        return archive.fp.seek(0, os.SEEK_END), unpacked_bytes  # type: ignore[union-attr]
+
+
+class RemoteFile(io.RawIOBase):
+    """A file on a server, of which only the parts that are read are fetched.
+
+    Raises `OSError` where the server gives no parts.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._position = 0
+        _, self._size = self._fetch(0, 1)
+
+    def seekable(self) -> bool:
+        """It can be read from anywhere."""
+        return True
+
+    def readable(self) -> bool:
+        """It can be read."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go on elsewhere."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = start + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Read as much as fits."""
+        end = min(self._position + len(buffer), self._size)
+        if end <= self._position:
+            return 0
+        data, _ = self._fetch(self._position, end)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def _fetch(self, start: int, end: int) -> tuple[bytes, int]:
+        """A part, and the size of the whole."""
+        request = urllib.request.Request(self._url, headers={"Range": f"bytes={start}-{end - 1}"})
+        with urllib.request.urlopen(request, timeout=60, context=_certificates()) as answer:
+            part, _, size = answer.headers.get("Content-Range", "").rpartition("/")
+            if answer.status != 206 or not part.startswith(f"bytes {start}-"):
+                raise OSError("the index gives no parts of files")
+            return answer.read(end - start), int(size)
+
+
+def _certificates() -> ssl.SSLContext:
+    """Those that pip is told to trust, as far as its environment says."""
+    return ssl.create_default_context(cafile=os.environ.get("PIP_CERT") or None)
+
+
+def measure_whole(found: Found, platform: str, python: str) -> Wheel:
     """Fetch a wheel by its hash, for its sizes."""
     with tempfile.TemporaryDirectory() as folder:
         requirements = Path(folder, "requirements.txt")
@@ -150,11 +278,21 @@ def measure(found: Found, platform: str, python: str) -> Wheel:
         return Wheel(found.tag, path.stat().st_size, unpacked_bytes, found.sha256)
 
 
-def check(lock: Lock, complete: dict[tuple[str, str], list[Found]]) -> None:
+def check(
+    lock: Lock, complete: dict[Platform, list[Found]], complete_tools: dict[Platform, list[Found]]
+) -> None:
     """The lock selects for each target exactly what pip would have installed there."""
-    for (platform, python), found in complete.items():
-        selected = {pinned.wheel.sha256 for pinned in lock.select(Target.known(platform, python)).pinned}
-        assert selected == {each.sha256 for each in found}, (platform, python)
+    for target in complete.keys() | complete_tools.keys():
+        try:
+            selection = lock.select(Target.known(*target))
+        except WhisperdError:  # something else has no wheel there
+            assert not (target in complete and target in complete_tools), target
+            continue
+        for found, pinned in (
+            (complete.get(target, []), selection.pinned),
+            (complete_tools.get(target, []), selection.tools),
+        ):
+            assert {each.wheel.sha256 for each in pinned} == {each.sha256 for each in found}, target
 
 
 def foreign(platform: str, python: str) -> list[str]:

@@ -51,12 +51,13 @@ EVENTS: tuple[tuple[Event, str], ...] = (
     *((action, f"`{action}`") for action in ACTIONS),
     ("prepared", "all is there"),
     ("ready", "the model is loaded"),
+    ("fallback", "its variant fails, and there is a next best"),
     ("failed", "it goes wrong"),
     ("idle", "unused for its keep-alive"),
     ("evict", "its memory is needed"),
     ("release", "the last who waited goes"),
 )
-WAITED_FOR = ("prepared", "ready", "release")
+WAITED_FOR = ("prepared", "ready", "fallback", "release")
 
 
 # The table of transitions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,30 +16,43 @@ BACKENDS = Path(__file__).parent / "backends"
 
 LIST = """
 import json, sys
-from whisperd.plugins import backends, find_variant, variants
+from whisperd.plugins import backends, find_variant, problems, variants
 print(json.dumps({
     "backends": [backend.name for backend in backends()],
     "variants": [variant.name for _, variant in variants()],
     "found": find_variant("toy-cpu") is not None,
+    "problems": [problem.to_wire() for problem in problems()],
     "native": sorted({"ctranslate2", "numpy", "tokenizers", "faster_whisper"} & set(sys.modules)),
 }))
 """
 
 
-def listed(*paths: Path) -> dict[str, object]:
+def listed(*paths: Path) -> dict[str, Any]:
     return dict(json.loads(run_python(LIST, env={}, paths=[str(path) for path in paths] or ["."])))
+
+
+def third_parties(*paths: Path) -> list[str]:
+    """The backends beside our own."""
+    ours = listed()["backends"]
+    return [name for name in listed(*paths)["backends"] if name not in ours]
+
+
+def found_problems(*paths: Path) -> dict[str, dict[str, Any]]:
+    """Why plugins are passed over, by the names of their distributions."""
+    return {problem["data"]["distribution"]: problem for problem in listed(*paths)["problems"]}
 
 
 def test_a_third_party_is_found_as_our_own_is() -> None:
     found = listed(BACKENDS)
-    assert found["backends"] == ["ctranslate2", "toy"]
-    assert found["variants"] == ["toy-cpu", "ctranslate2-cpu"], "the highest priority first"
+    assert {"ctranslate2", "toy"} <= set(found["backends"])
+    assert found["variants"][0] == "toy-cpu", "the highest priority first"
     assert found["found"]
 
 
 def test_our_own_alone() -> None:
     found = listed()
-    assert found["backends"] == ["ctranslate2"]
+    assert "ctranslate2" in found["backends"]
+    assert found["problems"] == []
     assert not found["found"]
 
 
@@ -46,13 +60,29 @@ def test_finding_backends_imports_no_native_library() -> None:
     assert listed(BACKENDS)["native"] == []
 
 
-def make_plugin(folder: Path, source: str) -> None:
-    """A third party's distribution, as an installer would leave it."""
-    info = folder / "third_party-1.0.dist-info"
+PREAMBLE = """
+from whisperd.plugins import Backend, Variant, hookimpl
+
+def variant(name):
+    return Variant(name=name, lock=None, device="cpu", priority=1, compute_types=("int8",))
+
+"""
+
+
+def make_plugin(folder: Path, source: str, name: str = "third", entry: str | None = None) -> Path:
+    """A third party's distribution, as an installer would leave it; returns the folder that describes it."""
+    info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
+    module = f"{name.replace('-', '_')}_backend"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: third-party\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[whisperd]\nthird = third_backend\n")
-    (folder / "third_backend.py").write_text("from whisperd.plugins import hookimpl\n" + source)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[whisperd]\n{entry or name} = {module}\n")
+    (folder / f"{module}.py").write_text(PREAMBLE + source)
+    return info
+
+
+def announce(expression: str) -> str:
+    """The source of a plugin that announces this."""
+    return f"@hookimpl\ndef whisperd_backend():\n    return {expression}\n"
 
 
 @pytest.mark.parametrize(
@@ -66,12 +96,79 @@ def make_plugin(folder: Path, source: str) -> None:
 )
 def test_a_broken_plugin_takes_nobody_down(tmp_path: Path, source: str) -> None:
     make_plugin(tmp_path, source)
-    assert listed(tmp_path)["backends"] == ["ctranslate2"]
+    assert third_parties(tmp_path, BACKENDS) == ["toy"]
 
 
 def test_a_plugin_may_decide_that_it_has_nothing_to_offer(tmp_path: Path) -> None:
-    make_plugin(tmp_path, "@hookimpl\ndef whisperd_backend():\n    return None\n")
-    assert listed(tmp_path)["backends"] == ["ctranslate2"]
+    make_plugin(tmp_path, announce("None"))
+    assert third_parties(tmp_path) == []
+    assert found_problems(tmp_path) == {}
+
+
+def test_each_plugin_that_is_passed_over_says_why(tmp_path: Path) -> None:
+    sources = {
+        "import-fails": ("import no_such_module", "plugin.broken", "ModuleNotFoundError: No module named"),
+        "ends": ("raise SystemExit(3)", "plugin.broken", "SystemExit: 3"),
+        "fails": (announce("1 / 0"), "plugin.broken", "ZeroDivisionError"),
+        "misspelt": (
+            "@hookimpl\ndef whisperd_bakend():\n    return None",
+            "plugin.broken",
+            "whisperd_bakend",
+        ),
+        "unmarked": ("def whisperd_backend():\n    return None", "plugin.invalid", "`@hookimpl` is missing"),
+        "wrong": (announce("'nonsense'"), "plugin.invalid", "'nonsense'"),
+    }
+    for name, (source, _, _) in sources.items():
+        make_plugin(tmp_path, source, name)
+    problems = found_problems(tmp_path)
+    assert {plugin: problem["code"] for plugin, problem in problems.items()} == {
+        name: code for name, (_, code, _) in sources.items()
+    }
+    for name, (_, _, words) in sources.items():
+        problem = problems[name]
+        assert words in problem["message"]
+        assert problem["message"].startswith(f"The plugin {name} of {name} is not used: ")
+        assert f"`pip uninstall {name}`" in problem["fix"]
+
+
+def test_what_a_plugin_says_of_itself_is_short(tmp_path: Path) -> None:
+    make_plugin(tmp_path, "raise RuntimeError('x' * 100_000 + '\\nand more')", "chatty")
+    assert len(found_problems(tmp_path)["chatty"]["message"]) < 400
+
+
+@pytest.mark.parametrize(
+    "lines", ["this is no line of it\n", "third = not a module\n", "third =\n", "third = :load\n"]
+)
+def test_entry_points_that_nobody_can_read(tmp_path: Path, lines: str) -> None:
+    (make_plugin(tmp_path, "", "third") / "entry_points.txt").write_text(f"[whisperd]\n{lines}")
+    assert third_parties(tmp_path, BACKENDS) == ["toy"], "one distribution does not take the others along"
+
+
+def test_of_two_with_one_name_one_is_used_and_the_other_says_so(tmp_path: Path) -> None:
+    source = announce("Backend(name='same', engine='e:f', variants=(variant('same-cpu'),))")
+    make_plugin(tmp_path, source, "distribution-b", entry="same")
+    make_plugin(tmp_path, source, "distribution-a", entry="same")
+    other = announce("Backend(name='other', engine='e:f', variants=(variant('other-cpu'),))")
+    make_plugin(tmp_path, other, "other")
+    assert third_parties(tmp_path) == ["other", "same"]
+    (problem,) = found_problems(tmp_path).values()
+    assert problem["code"] == "plugin.name_taken"
+    assert problem["data"]["distribution"] == "distribution-b", "whatever order they are found in"
+    assert "announces same too" in problem["message"]
+
+
+def test_a_variant_s_name_may_be_taken_by_another_backend(tmp_path: Path) -> None:
+    make_plugin(tmp_path, announce("Backend(name='a', engine='e:f', variants=(variant('a-b-cpu'),))"), "a")
+    make_plugin(
+        tmp_path, announce("Backend(name='a-b', engine='e:f', variants=(variant('a-b-cpu'),))"), "a-b"
+    )
+    (problem,) = found_problems(tmp_path).values()
+    assert (problem["code"], problem["data"]["plugin"]) == ("plugin.name_taken", "a-b")
+    assert third_parties(tmp_path) == ["a"]
+
+
+def test_what_is_fine_is_no_problem() -> None:
+    assert found_problems(BACKENDS) == {}
 
 
 def test_variants_are_sorted_by_priority(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,7 @@ class RunningDaemon:
             "WHISPERD_MODELS_DIR": str(CACHE / "models"),
             "HF_HUB_OFFLINE": "1",
             "WHISPERD_PRELOAD": "0",
+            "WHISPERD_CALIBRATE": "0",
             **({"PYTHONPATH": str(TESTS / "backends")} if toy else {}),
             **(env or {}),
         }

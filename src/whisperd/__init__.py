@@ -5,7 +5,7 @@
     with whisperd.connect() as daemon:
         print(daemon.transcribe("interview.mp3").text)
 
-Everything here is loaded when it is first used.
+`Whisper` is the same without the daemon. Everything here is loaded when it is first used.
 """
 
 from __future__ import annotations
@@ -16,28 +16,50 @@ from whisperd._version import __version__
 
 if TYPE_CHECKING:
     from whisperd.client import AsyncClient, Client, JobOptions, Segment, Transcript, aconnect, connect
+    from whisperd.library import (
+        AsyncWhisper,
+        Whisper,
+        adownload_model,
+        ainitialize,
+        download_model,
+        initialize,
+    )
+    from whisperd.progress import Progress
     from whisperd.rpc.errors import WhisperdError
 
 __all__ = [
     "AsyncClient",
+    "AsyncWhisper",
     "Client",
     "JobOptions",
+    "Progress",
     "Segment",
     "Transcript",
+    "Whisper",
     "WhisperdError",
     "__version__",
     "aconnect",
+    "adownload_model",
+    "ainitialize",
     "connect",
+    "download_model",
+    "initialize",
 ]
+
+_HOMES = {
+    "Progress": "whisperd.progress",
+    "WhisperdError": "whisperd.rpc.errors",
+    **dict.fromkeys(
+        ("AsyncWhisper", "Whisper", "adownload_model", "ainitialize", "download_model", "initialize"),
+        "whisperd.library",
+    ),
+}
+"""Where a name comes from; the others are of the client."""
 
 
 def __getattr__(name: str) -> Any:
-    if name == "WhisperdError":
-        from whisperd.rpc.errors import WhisperdError
-
-        return WhisperdError
     if name in __all__:
-        from whisperd import client
+        from importlib import import_module
 
-        return getattr(client, name)
+        return getattr(import_module(_HOMES.get(name, "whisperd.client")), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

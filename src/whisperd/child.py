@@ -129,13 +129,21 @@ def die_with_parent() -> None:
             os._exit(_PARENT_GONE_STATUS)
 
 
-def watch_parent() -> None:
-    """In a child that does not read its standard input: end the process when that pipe closes."""
-    die_with_parent()
+def watch_parent(*, with_descendants: bool = False) -> None:
+    """In a child that does not read its standard input: end the process when that pipe closes.
+
+    With its descendants, where it has a process group of its own: a compiler that pip has started would
+    else go on for minutes.
+    """
+    has_group = with_descendants and os.name == "posix" and os.getpgrp() == os.getpid()
+    if not has_group:  # the kernel would kill this process before it can kill the others
+        die_with_parent()
 
     def wait_for_the_end() -> None:
         while os.read(0, 4096):
             pass
+        if has_group:
+            os.killpg(0, signal.SIGKILL)
         os._exit(_PARENT_GONE_STATUS)
 
     threading.Thread(target=wait_for_the_end, name="watch-parent", daemon=True).start()
@@ -143,7 +151,7 @@ def watch_parent() -> None:
 
 def main() -> None:
     """Watch the parent, then become the module named on the command line."""
-    watch_parent()
+    watch_parent(with_descendants=True)
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 

@@ -49,6 +49,6 @@ def disk_full(
     )
 
 
-def megabytes(size_bytes: int) -> str:
+def megabytes(size_bytes: float) -> str:
     """A size for people."""
     return f"{size_bytes / 1e6:.1f} MB" if size_bytes < 1e9 else f"{size_bytes / 1e9:.2f} GB"

@@ -43,19 +43,29 @@ Cause = Literal[
 
 
 @asynccontextmanager
-async def open_pip(action: str, *options: str, requirements: str, temporary: Path) -> AsyncIterator[Pip]:
-    """Run `pip install` or `pip download` for requirements with hashes; it is dead when the block ends.
+async def open_pip(
+    action: str,
+    *options: str,
+    requirements: str,
+    temporary: Path,
+    environment: Mapping[str, str] | None = None,
+    require_hashes: bool = True,
+) -> AsyncIterator[Pip]:
+    """Run `pip install`, `download` or `wheel` for requirements, by default with hashes; it is dead when
+    the block ends.
 
-    Its temporary files go to an existing folder that the caller removes.
+    It takes wheels only, unless an option says otherwise. Its temporary files go to an existing folder
+    that the caller removes. Without an `environment` it has the user's own.
     """
     file = temporary / "requirements.txt"
     file.write_text(requirements, encoding="utf-8")
     command = python_command(
-        *("whisperd.child", "pip", action, "--require-hashes", "--only-binary", ":all:", "--no-deps"),
+        *("whisperd.child", "pip", action, *(["--require-hashes"] if require_hashes else [])),
+        *("--only-binary", ":all:", "--no-deps"),
         *("--progress-bar", "raw", "--no-input", "--disable-pip-version-check"),
         *(*options, "--requirement", str(file)),
     )
-    environment = pip_environment(os.environ, temporary)
+    environment = pip_environment(os.environ if environment is None else environment, temporary)
     async with open_child(command, env=environment, stderr=subprocess.STDOUT) as process:
         yield Pip(process)
 
@@ -75,6 +85,11 @@ class Pip:
 
     def __init__(self, process: Process) -> None:
         self._process = process
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     async def lines(self) -> AsyncIterator[str]:
         """What it prints, until it falls silent for good."""
@@ -98,8 +113,8 @@ class PipReader:
     """Follows pip by what it prints with `--progress-bar raw`, line by line. Pure."""
 
     def __init__(self, sizes_bytes: Mapping[str, int]) -> None:
-        """The size of each wheel by the normalised name of its distribution."""
-        self._sizes_bytes = sizes_bytes
+        """The size of each file by the normalised name of its distribution; one that is missing is learnt."""
+        self._sizes_bytes = dict(sizes_bytes)
         self._finished: set[str] = set()
         self._current_bytes = 0
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
@@ -124,13 +139,16 @@ class PipReader:
         before = (self.file, self._current_bytes, self.detail)
         if progress := _PROGRESS.match(line):
             # Never back: after a cut, pip counts from the place where it goes on.
-            done_bytes = min(int(progress[1]), self._sizes_bytes.get(self.file or "", 0))
+            done_bytes = min(int(progress[1]), self._size_bytes(int(progress[2])))
             self._current_bytes = max(self._current_bytes, done_bytes)
             self.detail = "downloading"
         else:
             self._lines.append(line.rstrip())
             self._read_message(line)
         return before != (self.file, self._current_bytes, self.detail)
+
+    def _size_bytes(self, announced_bytes: int) -> int:
+        return self._sizes_bytes.setdefault(self.file, announced_bytes) if self.file else 0
 
     def _read_message(self, line: str) -> None:
         if wheel := _WHEEL.match(line):
@@ -150,9 +168,10 @@ class PipReader:
             self.file, self._current_bytes = name, 0
 
 
-_PROGRESS = re.compile(r"Progress (\d{1,15}) of \d+")
+_PROGRESS = re.compile(r"Progress (\d{1,15}) of (\d{1,15})")
 _WHEEL = re.compile(
-    r"\s*(?:Downloading|Using cached|Processing) (?:.*[/\\])?([A-Za-z0-9_.]+)-[^/\\ ]*\.whl(?=\s|$)"
+    r"\s*(?:Downloading|Using cached|Processing) (?:.*[/\\])?"
+    r"([A-Za-z0-9_.]+)-[^/\\ ]*\.(?:whl|tar\.gz|zip)(?=\s|$)"
 )
 _RETRYING = re.compile(r"WARNING: (?:Retrying|Connection interrupted|Attempting to resume)")
 _INSTALLING = "Installing collected packages"

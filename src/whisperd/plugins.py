@@ -3,21 +3,33 @@
 A backend is a distribution with an entry point in the group `whisperd`. The module it names
 implements `whisperd_backend` and announces the variants that it offers. Its engine module is
 imported in a worker process only, with the variant's native bundle on the path; what the worker
-asks of it stands in `whisperd.worker.protocol`.
+asks of it stands in `whisperd.worker.protocol`. docs/plugins.md walks through writing one.
 """
 
 from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
-from itertools import chain
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint, distributions, entry_points
 
 import pluggy
 
-__all__ = ["Backend", "Variant", "backends", "find_variant", "hookimpl", "hookspec", "variants"]
+from whisperd.rpc.errors import WhisperdError
+
+__all__ = [
+    "Backend",
+    "ModelFormat",
+    "Needs",
+    "Variant",
+    "backends",
+    "find_variant",
+    "hookimpl",
+    "hookspec",
+    "problems",
+    "variants",
+]
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +37,25 @@ PROJECT = "whisperd"
 
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a variant needs of a computer beside what its lock asks for. All of it has to be there."""
+
+    platforms: Sequence[str] = ()
+    """Such as `linux-x86_64` or `macos-arm64`; empty: any."""
+    cpu_features: Sequence[str] = ()
+    """Names of `whisperd.hardware.CPU_FEATURES`, asked of processors of that family only: `avx2` is not
+    asked of an ARM processor."""
+    cuda: tuple[int, int] | None = None
+    """A GPU, and a driver that can do this CUDA."""
+    frameworks: Sequence[str] = ()
+    """Of macOS: `CoreML`, `Metal`."""
+    blas: bool = False
+    """OpenBLAS or MKL with its headers, to build against."""
+    compiler: bool = False
+    """A compiler of C++, to build with."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +73,28 @@ class Variant:
     """Where nothing was measured yet, the usable variant with the highest priority is taken."""
     compute_types: Sequence[str]
     """Precisions it can compute in, the best choice for this hardware first."""
+    needs: Needs = Needs()
+    """What a computer must have for it."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables for the worker, such as `CT2_FORCE_CPU_ISA`."""
+    build: Mapping[str, str] | None = None
+    """Of a variant that is built on this computer from the sources in its lock: variables for the build,
+    such as `GGML_BLAS`. None where wheels are installed as they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFormat:
+    """A format of model files that is made here from a model in CTranslate2's format."""
+
+    name: str
+    """Such as `ggml`."""
+    convert: str
+    """`module:function` that a child process calls with the bundle on its path:
+    `(source: Path, target: Path, precision: str, on_bytes: Callable[[int], None])`. It writes the one file
+    `target` from the model in the folder `source`, in the precision that a compute type of the variant asks
+    for, and says each time how many bytes more of the source were read."""
+    version: int = 1
+    """Grows when the function writes something else than before, so that old files are made again."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +102,15 @@ class Backend:
     """A plugin that can run Whisper."""
 
     name: str
-    """Such as `ctranslate2`."""
+    """Such as `ctranslate2`; also the name of the entry point."""
     engine: str
     """`module:function` that a worker calls to load a model: `whisperd.worker.protocol.LoadEngine`."""
     variants: Sequence[Variant]
     need_bytes: Callable[..., int] | None = None
     """Estimates the memory that a model takes, as `whisperd.models.memory.need_bytes` does for CTranslate2:
     `(parameters, compute_type, *, batch_size, replicas, device)` in bytes. None: that very estimate."""
+    model_format: ModelFormat | None = None
+    """None: the engine is given the folder of a model in CTranslate2's format, as the model store has it."""
 
 
 class Hooks:
@@ -66,11 +121,23 @@ class Hooks:
         """Announce a backend."""
 
 
-@functools.cache
+@dataclass(frozen=True)
+class _Found:
+    backends: tuple[Backend, ...]
+    problems: tuple[WhisperdError, ...]
+
+
 def backends() -> tuple[Backend, ...]:
-    """Every backend that is installed, by name. A plugin that fails is passed over, and logged."""
-    found = (_announced(entry_point) for entry_point in entry_points(group=PROJECT))
-    return tuple(sorted(chain.from_iterable(found), key=lambda backend: backend.name))
+    """Every backend that is installed, by name. A plugin that cannot be used is among `problems` instead."""
+    return _find().backends
+
+
+def problems() -> tuple[WhisperdError, ...]:
+    """Why plugins were passed over: `plugin.broken`, `plugin.invalid`, `plugin.name_taken`.
+
+    `data` of each has `plugin` (its entry point), `distribution` (None where that is not known) and `module`.
+    """
+    return tuple(problem.copy() for problem in _find().problems)
 
 
 def variants() -> list[tuple[Backend, Variant]]:
@@ -84,14 +151,97 @@ def find_variant(name: str) -> tuple[Backend, Variant] | None:
     return next((pair for pair in variants() if pair[1].name == name), None)
 
 
-def _announced(entry_point: EntryPoint) -> Sequence[Backend]:
+@functools.cache
+def _find() -> _Found:
+    found: list[Backend] = []
+    problems: list[WhisperdError] = []
+    for entry_point in sorted(_entry_points(), key=lambda one: (one.name, _distribution(one) or "")):
+        try:
+            backend = _announced(entry_point)
+            if backend is not None:
+                _check_names_are_free(backend, found, entry_point)
+                found.append(backend)
+        except WhisperdError as problem:
+            log.warning("%s %s", problem.message, problem.fix, exc_info=problem.__cause__)
+            problems.append(problem.copy())
+    return _Found(tuple(sorted(found, key=lambda backend: backend.name)), tuple(problems))
+
+
+def _entry_points() -> list[EntryPoint]:
+    try:
+        return list(entry_points(group=PROJECT))
+    except Exception:  # one distribution, of whoever, whose list cannot be read
+        found: dict[str, list[EntryPoint]] = {}
+        for distribution in distributions():
+            try:
+                own = list(distribution.entry_points.select(group=PROJECT))
+                found.setdefault(distribution.name, own)  # as anywhere on the path, the first counts
+            except Exception:
+                log.exception("a distribution whose entry points cannot be read is passed over")
+        return [entry_point for own in found.values() for entry_point in own]
+
+
+def _announced(entry_point: EntryPoint) -> Backend | None:
+    """The backend of a plugin. Raises `plugin.broken` and `plugin.invalid`."""
+    from whisperd.announcement import faults, names_a_module
+
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(Hooks)
+    if not names_a_module(entry_point.value):
+        raise _invalid(entry_point, f"its entry point names no module: {entry_point.value!r}")
     try:
-        manager.register(entry_point.load())
+        plugin = entry_point.load()
+        manager.register(plugin)
         manager.check_pending()  # a hook that does not exist is a spelling mistake
-        announced: Sequence[Backend] = manager.hook.whisperd_backend()
-    except Exception:
-        log.exception("the plugin %s (%s) cannot be used", entry_point.name, entry_point.value)
-        return ()
-    return announced
+        if not manager.get_hookcallers(plugin):
+            raise _invalid(entry_point, "it implements no hook; `@hookimpl` is missing before one")
+        backend: Backend | None = next(iter(manager.hook.whisperd_backend()), None)
+        if backend is not None and (fault := next(faults(backend, entry_point.name), None)):
+            raise _invalid(entry_point, fault)
+    except WhisperdError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise _broken(entry_point, error) from error
+    return backend
+
+
+def _check_names_are_free(backend: Backend, found: Sequence[Backend], entry_point: EntryPoint) -> None:
+    """Raises `plugin.name_taken`: of two that use one name, nobody could say which is meant."""
+    wanted = {backend.name, *(variant.name for variant in backend.variants)}
+    for other in found:
+        taken = {other.name, *(variant.name for variant in other.variants)}
+        if both := sorted(wanted & taken):
+            raise _problem(
+                "plugin.name_taken",
+                f"The plugin {_called(entry_point)} is not used: another one announces {both[0]} too",
+                entry_point,
+            )
+
+
+def _invalid(entry_point: EntryPoint, fault: str) -> WhisperdError:
+    message = f"The plugin {_called(entry_point)} is not used: {fault}"
+    return _problem("plugin.invalid", message, entry_point)
+
+
+def _broken(entry_point: EntryPoint, error: BaseException) -> WhisperdError:
+    said = f"{type(error).__name__}: {error}".partition("\n")[0][:200].rstrip(" .:")
+    message = f"The plugin {_called(entry_point)} is not used: it fails with {said}"
+    return _problem("plugin.broken", message, entry_point)
+
+
+def _problem(code: str, message: str, entry_point: EntryPoint) -> WhisperdError:
+    distribution = _distribution(entry_point)
+    fix = "Update or remove the distribution that it comes from."
+    if distribution is not None:
+        fix = f"Update it, `pip install --upgrade {distribution}`, or `pip uninstall {distribution}`."
+    data = {"plugin": entry_point.name, "distribution": distribution, "module": entry_point.value}
+    return WhisperdError(code, f"{message}.", fix, data)
+
+
+def _called(entry_point: EntryPoint) -> str:
+    distribution = _distribution(entry_point)
+    return f"{entry_point.name} of {distribution}" if distribution else entry_point.name
+
+
+def _distribution(entry_point: EntryPoint) -> str | None:
+    return entry_point.dist.name if entry_point.dist else None

@@ -27,6 +27,7 @@ __all__ = [
     "ModelSettings",
     "RuntimeSettings",
     "Settings",
+    "is_calibrating",
     "is_offline",
     "is_preloading",
     "load_settings",
@@ -53,6 +54,13 @@ class DaemonSettings(_Section, frozen=True):
         bool,
         _key("Load the default runtime when the daemon starts, if nothing has to be downloaded for it."),
     ] = True
+    calibrate: Annotated[
+        bool,
+        _key("Measure once, while nothing else is to be done, how the default's model runs fastest here."),
+    ] = True
+    calibrate_after_s: Annotated[
+        float, _key("Seconds without a job before that begins, or goes on.", ge=0, le=86_400)
+    ] = 60.0
 
 
 class LimitSettings(_Section, frozen=True):
@@ -249,6 +257,12 @@ def _toml(value: object) -> str:
 def is_offline() -> bool:
     """Whether `WHISPERD_OFFLINE` forbids every download."""
     return os.environ.get("WHISPERD_OFFLINE", "") not in ("", "0")
+
+
+def is_calibrating(settings: Settings) -> bool:
+    """Whether the daemon calibrates by itself; `WHISPERD_CALIBRATE` goes before the settings."""
+    explicit = os.environ.get("WHISPERD_CALIBRATE")
+    return settings.daemon.calibrate if explicit is None else explicit not in ("", "0")
 
 
 def is_preloading(settings: Settings) -> bool:

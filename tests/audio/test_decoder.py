@@ -106,6 +106,47 @@ async def test_every_kind_of_media_gives_the_same_speech(
     assert loudness(window.pcm) > 500
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("speech.wav", "speech.mp3", "speech.m4a", "speech.flac", "speech.ogg", "speech.webm"),
+        *("film.mp4", "film.mkv", "late.mkv", "once.ts"),
+    ],
+)
+async def test_a_part_holds_what_the_whole_holds_there(pool: DecoderPool, media: Path, name: str) -> None:
+    whole = await decode(pool, media / name, vad=False)
+    clips = [{"start": 2.0, "end": 3.25}, {"start": 7.5}]
+    parts = await decode(pool, media / name, vad=False, clips=clips)
+    assert [window.index for window in parts.windows] == list(range(len(parts.windows)))
+    samples = b"".join(window.pcm for window in whole.windows)
+    heard = 0
+    for window in parts.windows:
+        assert 2.0 <= window.start <= window.end <= 3.25 or 7.5 <= window.start <= window.end
+        expected = samples[2 * round(window.start * 16_000) : 2 * round(window.end * 16_000)]
+        heard += len(window.pcm)
+        # Times in the file may be rounded to milliseconds, so that samples need not be the same ones.
+        assert outline(window.pcm[: len(expected)]) == pytest.approx(outline(expected), rel=0.2, abs=300)
+    assert heard / 2 / 16_000 == pytest.approx(1.25 + whole.decoded.duration - 7.5, abs=0.05)
+
+
+async def test_windows_of_a_part_have_the_times_of_the_file(pool: DecoderPool, media: Path) -> None:
+    (window,) = (await decode(pool, media / "speech.flac", clips=[{"start": 8.0}])).windows
+    assert (window.start, window.end) == pytest.approx((8.0, KENNEDY[1]), abs=0.3)
+
+
+async def test_a_part_may_reach_beyond_the_end_but_not_begin_there(pool: DecoderPool, media: Path) -> None:
+    parts = await decode(pool, media / "speech.mp3", vad=False, clips=[{"start": 10.0, "end": 99.0}])
+    assert parts.windows[-1].end == pytest.approx(11, abs=0.02)
+    error = await refusal(pool, media / "speech.mp3", clips=[{"start": 1.0, "end": 2.0}, {"start": 60.5}])
+    assert error.code == "clips.beyond_end"
+    assert "1:00.5" in error.message
+
+
+def outline(pcm: bytes, step_s: float = 0.1) -> list[float]:
+    step = 2 * round(step_s * 16_000)
+    return [loudness(pcm[at : at + step]) for at in range(0, len(pcm) - step, step)]
+
+
 def loudness(pcm: bytes) -> float:
     samples = memoryview(pcm).cast("h")
     return sum(abs(sample) for sample in samples) / len(samples)

@@ -28,7 +28,10 @@ behaves; `whisperd_testing.py` in `tests/` makes such folders. What it may say:
 Files in the folder do the same while it runs: `hold` (batches wait until it is deleted), `crash`.
 It writes down what it did: `loads.jsonl`, `batches.jsonl`. A lock file that the environment variable
 `TOY_LOCK` names gives it a native
-bundle.
+bundle. `TOY_VARIANTS` names a JSON file with a list of other variants: `name`, `priority`, `device`, `lock`
+(a file), `cuda` (what it needs), `environment`. In a worker's environment, `TOY_LOAD_ERROR` is what loading
+fails with, `TOY_LOAD_SIGNAL` the signal that ends it, and `TOY_LIBRARIES` are shared libraries that it opens
+by these names.
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ from pathlib import Path
 
 import msgspec
 
-from whisperd.plugins import Backend, Variant, hookimpl
+from whisperd.plugins import Backend, Needs, Variant, hookimpl
 from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.protocol import (
     DecodeOptions,
@@ -64,11 +67,29 @@ from whisperd.worker.protocol import (
 def whisperd_backend() -> Backend:
     lock = os.environ.get("TOY_LOCK")
     text = Path(lock).read_text() if lock else None
+    only = Variant(name="toy-cpu", lock=text, device="cpu", priority=1000, compute_types=("int8",))
     return Backend(
         name="toy",
         engine=os.environ.get("TOY_ENGINE", "toy_backend:load"),
         need_bytes=lambda parameters, *_, **__: int(2 * parameters),  # as large as its files
-        variants=(Variant(name="toy-cpu", lock=text, device="cpu", priority=1000, compute_types=("int8",)),),
+        variants=made_up_variants() or (only,),
+    )
+
+
+def made_up_variants() -> tuple[Variant, ...]:
+    """Those that a test wants."""
+    file = os.environ.get("TOY_VARIANTS")
+    return tuple(
+        Variant(
+            name=one["name"],
+            lock=Path(one["lock"]).read_text() if one.get("lock") else None,
+            device=one.get("device", "cpu"),
+            priority=one["priority"],
+            compute_types=("int8",),
+            needs=Needs(cuda=tuple(one["cuda"]) if one.get("cuda") else None),
+            environment=one.get("environment", {}),
+        )
+        for one in (json.loads(Path(file).read_text()) if file else ())
     )
 
 
@@ -82,6 +103,7 @@ def load(params: LoadParams) -> ToyEngine:
         time.sleep(0.005)
     time.sleep(behaviour.get("load_s", 0))
     leave_to_chance(folder, behaviour)
+    obey_environment()
     if behaviour.get("load_library"):
         ctypes.CDLL(behaviour["load_library"])
     memory = use_memory(behaviour.get("load_memory", 0))
@@ -93,6 +115,16 @@ def load(params: LoadParams) -> ToyEngine:
     if behaviour.get("load_signal"):
         die(behaviour["load_signal"])
     return ToyEngine(folder, behaviour, memory)
+
+
+def obey_environment() -> None:
+    """Do what the variant of this worker is to do."""
+    for library in os.environ.get("TOY_LIBRARIES", "").split():
+        ctypes.CDLL(library)
+    if "TOY_LOAD_SIGNAL" in os.environ:
+        die(os.environ["TOY_LOAD_SIGNAL"])
+    if "TOY_LOAD_ERROR" in os.environ:
+        raise RuntimeError(os.environ["TOY_LOAD_ERROR"])
 
 
 def leave_to_chance(folder: Path, behaviour: dict) -> None:

@@ -1,32 +1,134 @@
-"""`whisperctl models recommend`."""
+"""`whisperctl models recommend` and `show`, and what is said before too much is downloaded."""
 
 from __future__ import annotations
 
-from whisperd_testing import RunningDaemon
+import os
+from collections.abc import Iterator
 
-KEYS = {"name", "memory", "size", "fits", "recommended", "reason"}
+import pytest
+from test_terminal import Terminal
+
+from whisperd_testing import TESTS, RunningDaemon
+
+KEYS = {"name", "memory", "size", "fits", "recommended", "speed", "measured", "reason", "summary"}
 
 
 def test_one_model_is_recommended(shared: RunningDaemon) -> None:
     models = shared.ctl("models", "recommend", "--json").json
     assert all(set(model) == KEYS for model in models)
-    assert len([model for model in models if model["recommended"]]) == 1
+    assert [model["recommended"] for model in models] == [True, *[False] * (len(models) - 1)]
     available = shared.ctl("models", "available", "--json").json
-    assert [model["name"] for model in models] == [model["name"] for model in available]
+    assert sorted(model["name"] for model in models) == sorted(model["name"] for model in available)
 
 
 def test_the_client_asks_for_the_same(shared: RunningDaemon) -> None:
     with shared.connect() as client:
         assert client.models.recommend() == shared.ctl("models", "recommend", "--json").json
+        german = shared.ctl("models", "recommend", "--language", "German", "--json").json
+        assert client.models.recommend("de") == german
+        shown = shared.ctl("models", "show", "tiny", "--json").json
+        assert client.models.show("tiny") == shown
+
+
+def test_for_a_language(shared: RunningDaemon) -> None:
+    english = [one["name"] for one in shared.ctl("models", "recommend", "--language", "en", "--json").json]
+    german = [one["name"] for one in shared.ctl("models", "recommend", "--language", "de", "--json").json]
+    assert english[0].endswith(".en") or english[0] == "large-v3-turbo"
+    assert german and not [name for name in german if name.endswith(".en")]
+    done = shared.ctl("models", "recommend", "--language", "klingon")
+    assert (done.status, done.out) == (2, "") and "There is no language 'klingon'" in done.err
 
 
 def test_the_table_fits_a_terminal_and_marks_the_recommended_one(shared: RunningDaemon) -> None:
     done = shared.ctl("models", "recommend")
     assert (done.status, done.err) == (0, "")
-    header, *rows = done.out.splitlines()
-    assert header.split() == ["NAME", "SIZE", "MEMORY", "FITS", "WHY"]
-    assert max(len(line) for line in (header, *rows)) <= 80
-    recommended = [
-        one["name"] for one in shared.ctl("models", "recommend", "--json").json if one["recommended"]
-    ]
-    assert [row.split()[1] for row in rows if row.startswith("*")] == recommended
+    header, *rows = done.out[: done.out.index("\n\n")].splitlines()
+    assert header.split() == ["NAME", "SIZE", "MEMORY", "SPEED", "FITS", "WHY"]
+    assert max(len(line) for line in done.out.splitlines()) <= 100
+    first = shared.ctl("models", "recommend", "--json").json[0]
+    assert [row.split()[1] for row in rows if row.startswith("*")] == [first["name"]]
+    assert first["summary"] in done.out
+    assert "whisperctl calibrate" in done.out
+
+
+def test_a_model_is_shown(shared: RunningDaemon) -> None:
+    done = shared.ctl("models", "show", "large-v3")
+    assert (done.status, done.err) == (0, "")
+    assert "large-v3" in done.out and "3.1 GB" in done.out
+    assert shared.ctl("models", "show", "no such model").status == 4
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
+    """A daemon on a computer with little memory, and without a network."""
+    folder = tmp_path_factory.mktemp("small")
+    env = {"WHISPERD_MODELS_DIR": str(folder / "models"), "WHISPERD_OFFLINE": "1"}
+    daemon = RunningDaemon(folder, env=env, program=("small_daemon",))
+    daemon.env["PYTHONPATH"] += f"{os.pathsep}{TESTS}"
+    daemon.start()
+    yield daemon
+    daemon.close()
+
+
+class TestWarnings:
+    def test_a_script_is_told_and_goes_on(self, small: RunningDaemon) -> None:
+        done = small.ctl("models", "pull", "large-v3")
+        assert "large-v3 needs about 3.29 GB of memory, and this computer has 2.00 GB." in done.err
+        assert "Take small, the largest that fits" in done.err
+        assert "[y/N]" not in done.err
+        assert "downloads are forbidden" in done.err  # so it went on
+
+    def test_nothing_is_said_where_it_fits_or_is_not_to_be_said(self, small: RunningDaemon) -> None:
+        assert "needs about" not in small.ctl("models", "pull", "tiny").err
+        assert "needs about" not in small.ctl("models", "pull", "large-v3", "--quiet").err
+
+    def test_a_program_gets_it_in_the_answer(self, small: RunningDaemon) -> None:
+        created = small.ctl("runtimes", "create", "told", "--model", "large-v3", "--json")
+        (warning,) = created.json["warnings"]
+        assert created.status == 0 and created.err == ""
+        assert set(warning) == {"code", "message", "fix", "data"}
+        assert warning["data"]["download"] > 3 * 10**9
+        with small.connect() as client:
+            assert client.runtimes.show("told")["warnings"] == [warning]
+            assert client.models.show("large-v3")["warnings"] == [warning]
+            assert client.runtimes.edit("told", model="tiny")["warnings"] == []
+
+    def test_creating_one_says_it_and_downloads_nothing(self, small: RunningDaemon) -> None:
+        done = small.ctl("runtimes", "create", "best", "--model", "large-v3")
+        assert (done.status, done.out) == (0, "best is created\n")
+        assert "large-v3 needs about" in done.err
+        for verb in ("prepare", "load"):
+            tried = small.ctl("runtimes", verb, "best")
+            assert "large-v3 needs about" in tried.err and "downloads are forbidden" in tried.err
+
+    def test_without_a_model_it_is_the_recommended_one(self, small: RunningDaemon) -> None:
+        best = small.ctl("models", "recommend", "--json").json[0]["name"]
+        done = small.ctl("runtimes", "create", "mine")
+        assert (done.status, done.out) == (0, f"mine is created, with the model {best}\n")
+        assert small.ctl("runtimes", "show", "mine", "--json").json["model"] == best
+
+
+@pytest.mark.skipif("sys.platform == 'win32'", reason="terminals as on POSIX")
+class TestAtATerminal:
+    @pytest.mark.parametrize(("number", "answer"), [(0, "\n"), (1, "n\n"), (2, "what?\n"), (3, "\x04")])
+    def test_one_who_does_not_say_yes_downloads_nothing(
+        self, small: RunningDaemon, number: int, answer: str
+    ) -> None:
+        for command in (
+            ["models", "pull", "large-v3"],
+            ["runtimes", "create", f"asked {number}", "--model", "large-v3", "--default"],
+            ["transcribe", "--model", "large-v3", __file__],
+        ):
+            terminal = Terminal(small, 100, *command, with_stdin=True)
+            terminal.read_until("Download 3.1 GB all the same? [y/N] ")
+            terminal.type(answer)
+            assert terminal.finish() == 1
+            assert "Nothing was downloaded." in terminal.written
+        assert small.ctl("runtimes", "list", "--json").json[0]["default"]
+
+    def test_one_who_says_yes_gets_it(self, small: RunningDaemon) -> None:
+        terminal = Terminal(small, 100, "models", "pull", "large-v3", with_stdin=True)
+        terminal.read_until("[y/N] ")
+        terminal.type("y\n")
+        assert terminal.finish() == 5  # downloads are forbidden
+        assert "Nothing was downloaded." not in terminal.written

@@ -100,7 +100,8 @@ def test_create_sends_only_what_was_given(daemon: ScriptedDaemon, ctl: Ctl) -> N
 
 def test_create_as_default_and_load(daemon: ScriptedDaemon, ctl: Ctl) -> None:
     daemon.set(
-        runtimes_create=a_runtime(default=True),
+        runtimes_create=a_runtime(),
+        runtimes_default=a_runtime(default=True),
         runtimes_show=a_runtime(default=True),
         runtimes_load=a_runtime(default=True, **LOADED),
     )
@@ -113,7 +114,8 @@ def test_create_as_default_and_load(daemon: ScriptedDaemon, ctl: Ctl) -> None:
         "fast is loaded: cpu, int8, 2 workers with 1 thread each, 145 MB",
     ]
     assert daemon.asked("runtimes") == [
-        ("runtimes.create", {"name": "fast", "model": "tiny.en", "default": True}),
+        ("runtimes.create", {"name": "fast", "model": "tiny.en"}),
+        ("runtimes.default", {"name": "0a1b2c3d"}),
         ("runtimes.show", {"name": "0a1b2c3d"}),
         ("runtimes.load", {"name": "0a1b2c3d"}),
     ]
@@ -181,7 +183,7 @@ def test_default(daemon: ScriptedDaemon, ctl: Ctl) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ("create", "fast"),
+        ("create",),
         ("create", "fast", "--model", "m", "--device", "tpu"),
         ("create", "fast", "--model", "m", "--device-index", "0,"),
         ("create", "fast", "--model", "m", "--device-index", "-1"),

@@ -50,6 +50,10 @@ class Terminal:
         os.close(slave)
         self.written = ""
 
+    def type(self, text: str) -> None:
+        """Type on its keyboard."""
+        os.write(self._master, text.encode())
+
     def read_until(self, text: str) -> None:
         """Read on until something was written."""
         while text not in self.written:

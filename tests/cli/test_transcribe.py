@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from whisperd.cli.files import EXTENSIONS
+from whisperd.outputs import FORMATS
 from whisperd_testing import LIMIT_S, RunningDaemon, write_tone
 
 pytestmark = pytest.mark.real
@@ -99,6 +101,21 @@ def test_formats(shared: RunningDaemon, tone: str, format_name: str) -> None:
     else:
         assert done.json["text"] == TEXT.strip()
         assert ("segments" in done.json) == (format_name == "verbose_json")
+
+
+@pytest.mark.parametrize("format_name", sorted(EXTENSIONS))
+def test_a_file_is_written_as_its_name_says(
+    shared: RunningDaemon, tone: str, tmp_path: Path, format_name: str
+) -> None:
+    target = tmp_path / f"text.{EXTENSIONS[format_name]}"
+    assert transcribe(shared, tone, "-o", str(target)).status == 0
+    assert TEXT.strip() in target.read_text()
+    meant = "json" if format_name == "verbose_json" else format_name
+    assert transcribe(shared, tone, "--format", meant).out == target.read_text()
+
+
+def test_both_ends_know_the_same_formats() -> None:
+    assert {name: known.extension for name, known in FORMATS.items()} == EXTENSIONS
 
 
 def test_stream_is_a_line_of_json_for_each_event(shared: RunningDaemon, tone: str) -> None:
@@ -208,6 +225,8 @@ def test_many_documents_are_not_one(shared: RunningDaemon) -> None:
         (("--beam-size", "99"), "usage.invalid"),
         (("--temperature", "0,7"), "usage.invalid"),
         (("--prompt", "x" * 5000), "rpc.invalid_params"),
+        (("--clip", "0:30-0:10"), "clips.invalid"),
+        (("--clip", "1:00-"), "clips.beyond_end"),
     ],
 )
 def test_an_option_that_cannot_be(
@@ -216,6 +235,23 @@ def test_an_option_that_cannot_be(
     done = transcribe(shared, "--json", tone, *arguments)
     assert done.status == 2
     assert done.json["error"]["code"] == code
+
+
+def test_only_the_parts_are_transcribed(shared: RunningDaemon, tone: str) -> None:
+    document = transcribe(shared, tone, "--clip", "0:00.5-0:01; 0:01.25-", "--json").json
+    assert document["text"] == "transcribe 0.50 s transcribe 0.75 s"
+    times = [(segment["start"], segment["end"]) for segment in document["segments"]]
+    assert times == [(0.5, 1.0), (1.25, 2.0)]
+    assert document["duration"] == 2.0
+
+
+def test_each_channel_may_be_heard_by_itself(shared: RunningDaemon, tmp_path: Path) -> None:
+    path = str(write_tone(tmp_path / "call.wav", 2.0, channels=2))
+    assert transcribe(shared, path, "--channels", "split").out == f"Speaker 1: {TEXT}Speaker 2: {TEXT}"
+    target = tmp_path / "call.vtt"
+    assert transcribe(shared, path, "--channels", "split", "-o", str(target)).status == 0
+    assert "<v Speaker 1>transcribe 2.00 s\n" in target.read_text()
+    assert "<v Speaker 2>transcribe 2.00 s\n" in target.read_text()
 
 
 def test_options_reach_the_engine(shared: RunningDaemon, tone: str) -> None:
@@ -235,6 +271,8 @@ def test_options_reach_the_engine(shared: RunningDaemon, tone: str) -> None:
         "prompt": "p",
         "hotwords": "h",
         "vad": False,
+        "channels": "mix",
+        "clip": None,
         "priority": "bulk",
     }
 

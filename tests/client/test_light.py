@@ -55,6 +55,7 @@ def test_importing(daemon: RunningDaemon, code: str) -> None:
         ["daemon", "status"],
         ["daemon", "status", "--json"],
         ["daemon", "reload"],
+        ["hardware"],
         ["jobs", "list"],
         ["models", "list"],
         ["natives", "list"],

@@ -1,6 +1,7 @@
 /* A stand-in for NVIDIA's driver library. What it does is told by the variable FAKE_NVML:
    "ok N" (N GPUs), "abort", "hang", "error CODE" (refuses to start), "lost" (the first of two GPUs
-   refuses every question), "silent" (does not know its versions). */
+   refuses every question), "silent" (does not know its versions), "divided N" (one GPU in MIG mode with
+   N instances, of which one may not ask for the memory of the whole). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,15 +51,45 @@ int nvmlDeviceGetName(void *handle, char *text, unsigned length) {
 }
 
 int nvmlDeviceGetUUID(void *handle, char *text, unsigned length) {
-    snprintf(text, length, "GPU-%zu0000000-aaaa", (size_t)handle - 1);
+    if ((size_t)handle > 100) snprintf(text, length, "MIG-%zu0000000-aaaa", (size_t)handle - 101);
+    else snprintf(text, length, "GPU-%zu0000000-aaaa", (size_t)handle - 1);
     return refused(handle);
 }
 
 int nvmlDeviceGetMemoryInfo(void *handle, memory_t *memory) {
+    if (is("divided") && (size_t)handle < 100) return 4;
     memory->total = 8000000000ULL;
     memory->free = 6000000000ULL + (size_t)handle;
     memory->used = memory->total - memory->free;
     return refused(handle);
+}
+
+int nvmlDeviceGetMigMode(void *handle, unsigned *current, unsigned *pending) {
+    if (!is("divided")) return 3;
+    *current = *pending = 1;
+    return 0;
+}
+
+int nvmlDeviceGetMaxMigDeviceCount(void *handle, unsigned *count) {
+    *count = 7;
+    return 0;
+}
+
+int nvmlDeviceGetMigDeviceHandleByIndex(void *handle, unsigned index, void **instance) {
+    unsigned count = 0;
+    sscanf(told(), "divided %u", &count);
+    *instance = (void *)(size_t)(101 + index);
+    return index < count ? 0 : 6;
+}
+
+int nvmlDeviceGetGpuInstanceId(void *handle, unsigned *id) {
+    *id = (unsigned)(size_t)handle;
+    return 0;
+}
+
+int nvmlDeviceGetComputeInstanceId(void *handle, unsigned *id) {
+    *id = 0;
+    return 0;
 }
 
 int nvmlDeviceGetCudaComputeCapability(void *handle, int *major, int *minor) {

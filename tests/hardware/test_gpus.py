@@ -245,6 +245,22 @@ async def test_a_fact_that_is_not_told_costs_no_other(driver: Driver) -> None:
     assert (found.driver, found.cuda, len(found.gpus)) == (None, None, 1)
 
 
+@pytest.mark.anyio
+async def test_a_gpu_that_is_divided(driver: Driver) -> None:
+    found = await find_gpus(PATIENT_S, driver("divided 2"))
+    assert [(gpu.name, gpu.compute_capability) for gpu in found.gpus] == [("Fake GPU 100", (8, 6))]
+    assert found.gpus[0].memory_total == 8_000_000_000
+    for named in ("MIG-1", "MIG-GPU-00000000-aaaa/102/0"):
+        found = await find_gpus(PATIENT_S, driver("divided 2", CUDA_VISIBLE_DEVICES=named))
+        assert [gpu.name for gpu in found.gpus] == ["Fake GPU 101"]
+
+
+@pytest.mark.anyio
+async def test_a_gpu_that_is_divided_into_nothing(driver: Driver) -> None:
+    problem = problem_of(await find_gpus(PATIENT_S, driver("divided 0")))
+    assert problem.data["reason"] == "undivided" and "nvidia-smi mig" in problem.fix
+
+
 @linux
 @pytest.mark.anyio
 async def test_a_library_that_is_none(driver: Driver, tmp_path: Path) -> None:

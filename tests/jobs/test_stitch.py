@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,13 @@ from hypothesis import strategies as st
 
 from whisperd.jobs.stitch import Segment, Stitcher, join_texts
 from whisperd.worker.protocol import EngineSegment, WindowResult
+
+
+class Window(NamedTuple):
+    index: int
+    start: float
+    end: float
+    channel: int | None = None
 
 
 def segment(start: float, end: float, text: str = " word") -> EngineSegment:
@@ -32,7 +40,7 @@ def result(*segments: EngineSegment) -> WindowResult:
 
 def test_a_segment_stands_on_the_time_line_of_the_file() -> None:
     stitcher = Stitcher()
-    released = stitcher.add(0, 61.25, 70.0, result(segment(0.5, 2.0, " Hello")))
+    released = stitcher.add(Window(0, 61.25, 70.0), result(segment(0.5, 2.0, " Hello")))
     assert released == stitcher.segments
     assert released == [
         Segment(
@@ -52,11 +60,11 @@ def test_a_segment_stands_on_the_time_line_of_the_file() -> None:
 
 def test_a_window_waits_for_the_one_before() -> None:
     stitcher = Stitcher()
-    assert stitcher.add(1, 10, 20, result(segment(0, 10, " two"))) == []
-    assert stitcher.add(2, 20, 30, result()) == []
-    released = stitcher.add(0, 0, 10, result(segment(0, 10, " one")))
+    assert stitcher.add(Window(1, 10, 20), result(segment(0, 10, " two"))) == []
+    assert stitcher.add(Window(2, 20, 30), result()) == []
+    released = stitcher.add(Window(0, 0, 10), result(segment(0, 10, " one")))
     assert [one.text for one in released] == [" one", " two"]
-    assert stitcher.add(3, 30, 40, result(segment(0, 10, " three")))[0].id == 2
+    assert stitcher.add(Window(3, 30, 40), result(segment(0, 10, " three")))[0].id == 2
     assert stitcher.text == "one two three"
 
 
@@ -81,7 +89,7 @@ windows = st.lists(
 @given(windows=windows, data=st.data())
 def test_any_order_of_arrival_gives_the_same(windows: list[list[EngineSegment]], data: st.DataObject) -> None:
     arrived = [
-        (index, 20.0 * index, 20.0 * index + 18.5, result(*segments))
+        (Window(index, 20.0 * index, 20.0 * index + 18.5), result(*segments))
         for index, segments in enumerate(windows)
     ]
     in_order, shuffled = Stitcher(), Stitcher()
@@ -99,9 +107,54 @@ def test_times_never_go_back_nor_out_of_the_window(windows: list[list[EngineSegm
     reached_s = 0.0
     for index, segments in enumerate(windows):
         start_s, end_s = 20.0 * index, 20.0 * index + 18.5
-        for one in stitcher.add(index, start_s, end_s, result(*segments)):
+        for one in stitcher.add(Window(index, start_s, end_s), result(*segments)):
             assert max(reached_s, start_s) <= one.start <= one.end <= end_s
             reached_s = one.end
+
+
+def test_channels_are_merged_by_time() -> None:
+    stitcher = Stitcher()
+    question = result(segment(0, 2, " How are you?"), segment(6, 8, " Good."))
+    answer = result(segment(0, 1, " Fine."), segment(4, 5, " You?"))
+    released = stitcher.add(Window(1, 2.5, 9, channel=1), answer)
+    released += stitcher.add(Window(0, 0, 9, channel=0), question)
+    released += stitcher.add(Window(2, 20, 22, channel=0), result(segment(0, 1, " Bye.")))
+    assert [(one.channel, one.text) for one in released] == [
+        (0, " How are you?"),
+        (1, " Fine."),
+        (0, " Good."),
+        (1, " You?"),
+    ]
+    assert [one.text for one in stitcher.finish()] == [" Bye."]
+    assert [one.id for one in stitcher.segments] == [0, 1, 2, 3, 4]
+
+
+@given(
+    speech=st.lists(st.lists(st.tuples(st.floats(0, 40), st.floats(0, 25)), max_size=4), max_size=3),
+    data=st.data(),
+)
+def test_channels_come_in_order_of_time_whatever_comes_when(
+    speech: list[list[tuple[float, float]]], data: st.DataObject
+) -> None:
+    found = []
+    for channel, pauses_and_lengths in enumerate(speech):
+        at = 0.0
+        for pause, length in pauses_and_lengths:
+            found.append((at + pause, at + pause + length, channel))
+            at += pause + length
+    windows = [Window(index, *window) for index, window in enumerate(sorted(found))]
+    stitcher = Stitcher()
+    released: list[Segment] = []
+    for window in data.draw(st.permutations(windows)):
+        released += stitcher.add(window, result(segment(0, 1), segment(2, 30)))
+    released += stitcher.finish()
+    assert released == stitcher.segments
+    assert len(released) == 2 * len(windows)
+    times = [one.start for one in released]
+    assert times == sorted(times)
+    for channel in range(3):
+        own = [one for one in released if one.channel == channel]
+        assert all(before.end <= after.start for before, after in itertools.pairwise(own))
 
 
 @pytest.mark.parametrize(

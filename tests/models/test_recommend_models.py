@@ -5,19 +5,34 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from whisperd.models import shipped_catalogue
-from whisperd.models.recommend import recommend, suitable_model
+from whisperd.models.recommend import Recommendation, recommend, speeds_from, suitable_model, too_large
 
 GIB = 2**30
 MODELS = shipped_catalogue().models
+KNOWN = {model.name: model for model in MODELS}
 
 
 @dataclass(frozen=True)
 class Card:
     memory_total: int
+
+
+def cards(*totals: int) -> list[Card]:
+    return [Card(total) for total in totals]
+
+
+def said(*arguments: object, **options: object) -> dict[str, Recommendation]:
+    return {one.name: one for one in recommend(MODELS, *arguments, **options)}  # type: ignore[arg-type]
+
+
+memories = st.integers(GIB // 2, 512 * GIB)
+card_lists = st.lists(st.integers(10**9, 200 * 10**9), max_size=3).map(lambda totals: cards(*totals))
+languages = st.sampled_from([None, "en", "de", "yue"])
+measurements = st.dictionaries(st.sampled_from(sorted(KNOWN)), st.floats(0.05, 5_000), max_size=3)
 
 
 @pytest.mark.parametrize(
@@ -33,34 +48,124 @@ class Card:
     ],
 )
 def test_what_to_begin_with(memory_total: int, gpu_totals: list[int], name: str) -> None:
-    assert suitable_model(memory_total, [Card(total) for total in gpu_totals]) == name
+    assert suitable_model(memory_total, cards(*gpu_totals)) == name
 
 
-@settings(deadline=None)
-@given(
-    memory_total=st.integers(GIB, 512 * GIB),
-    gpu_totals=st.lists(st.integers(10**9, 200 * 10**9), max_size=3),
+@pytest.mark.parametrize(
+    ("memory_total", "measured", "name"),
+    [
+        (16 * GIB, {"base": 45.0}, "small"),
+        (16 * GIB, {"base": 20.0}, "base"),
+        (16 * GIB, {"tiny.en": 15.0}, "tiny"),
+        (16 * GIB, {"tiny": 2.0}, "tiny"),  # the fastest that there is
+        (16 * GIB, {"base": 400.0}, "large-v3-turbo"),
+        (2 * GIB, {"base": 400.0}, "base"),  # a larger one would take too much if it is kept loaded
+        (16 * GIB, {"base": 45.0, "small": 9.0}, "base"),  # what was measured counts, not what was expected
+    ],
 )
-def test_the_recommended_one_fits(memory_total: int, gpu_totals: list[int]) -> None:
-    gpus = [Card(total) for total in gpu_totals]
-    found = recommend(MODELS, memory_total, gpus)
-    assert [one.name for one in found] == [model.name for model in MODELS]
-    (best,) = [one for one in found if one.recommended]
-    assert best.fits and best.name == suitable_model(memory_total, gpus)
-    assert {one.fits for one in found if one.memory <= best.memory} == {True}
+def test_the_fastest_computers_get_the_best_words(
+    memory_total: int, measured: dict[str, float], name: str
+) -> None:
+    assert [one.name for one in said(memory_total, [], measured=measured).values() if one.recommended] == [
+        name
+    ]
+
+
+@given(memories, card_lists, languages, measurements)
+def test_of_any_computer(
+    memory_total: int, gpus: list[Card], language: str | None, measured: dict[str, float]
+) -> None:
+    found = recommend(MODELS, memory_total, gpus, language=language, measured=measured)
+    assert sorted(one.name for one in found) == sorted(
+        model.name for model in MODELS if language is None or language in model.languages
+    )
+    assert [one.recommended for one in found] == [found[0].fits, *[False] * (len(found) - 1)]
+    assert found[0].fits or language == "yue" or memory_total < GIB
+    fits = [one.fits for one in found[1:]]
+    assert fits == sorted(fits, reverse=True)
+    for one in found:
+        assert one.measured == (one.name in measured)
+        assert (one.speed is None) == (not measured)
+        assert one.summary.startswith(f"{one.name}: ") and "\n" not in one.summary
+        if one.fits:
+            assert one.memory < memory_total or gpus
+            assert ("hour" in one.summary) == (one.speed is not None)
+
+
+@given(measurements.filter(bool))
+def test_the_expected_speed_falls_with_the_size(measured: dict[str, float]) -> None:
+    one = dict([next(iter(measured.items()))])
+    speed_of = speeds_from(one, MODELS)
+    speeds = [(model.parameters_millions, speed_of(model)) for model in MODELS]
+    products = [parameters * (speed or 0) for parameters, speed in speeds]
+    assert products == pytest.approx([products[0]] * len(products))
+    for name, speed in measured.items():
+        assert speeds_from(measured, MODELS)(KNOWN[name]) == speed
+
+
+def test_the_nearest_measured_one_speaks_for_a_model() -> None:
+    speed_of = speeds_from({"tiny": 100.0, "medium": 10.0}, MODELS)
+    assert speed_of(KNOWN["base"]) == pytest.approx(100 * 39 / KNOWN["base"].parameters_millions, rel=0.1)
+    assert speed_of(KNOWN["large-v3"]) == pytest.approx(
+        10 * KNOWN["medium"].parameters_millions / KNOWN["large-v3"].parameters_millions
+    )
+    assert speeds_from({"/some/folder": 3.0}, MODELS)(KNOWN["tiny"]) is None
 
 
 def test_what_is_said_of_them() -> None:
-    said = {one.name: one for one in recommend(MODELS, 2 * GIB, [])}
-    assert said["base"].reason == "best balance on this processor"
-    assert said["base.en"].reason == "as fast; English"
-    assert said["tiny"].reason == "faster, fewer words right"
-    assert said["small"].reason == "slower, more words right"
-    assert (said["large-v3"].fits, said["large-v3"].reason) == (False, "needs more memory than there is")
+    found = said(2 * GIB, [])
+    assert found["base"].reason == "best balance on this processor"
+    assert found["base.en"].reason == "as fast; English"
+    assert found["tiny"].reason == "faster, fewer words right"
+    assert found["small"].reason == "slower, more words right"
+    assert (found["large-v3"].fits, found["large-v3"].reason) == (False, "more memory than there is")
+    assert found["base"].summary == "base: 551.8 MB of memory; best balance on this processor"
+    measured = said(2 * GIB, [], measured={"base": 45.0})
+    assert measured["base"].summary.startswith("base: an hour of speech in about 1.3 min, ")
+    assert measured["small"].summary.startswith("small: an hour of speech in about 4.4 min, ")
+
+
+def test_for_a_language() -> None:
+    english, german = said(16 * GIB, [], language="en"), said(16 * GIB, [], language="de")
+    assert next(iter(english)) == "base.en" and "base" in english
+    assert next(iter(german)) == "base" and "base.en" not in german
+    assert next(iter(said(16 * GIB, cards(8 * 10**9), language="en"))) == "large-v3-turbo"
+
+
+def test_what_is_fast_enough_comes_before_what_is_not() -> None:
+    names = list(said(16 * GIB, [], language="de", measured={"base": 45.0}))
+    assert names[:4] == ["small", "base", "tiny", "medium"]
 
 
 def test_on_a_gpu_its_own_memory_counts() -> None:
-    said = {one.name: one for one in recommend(MODELS, GIB, [Card(6 * 10**9)])}
-    assert said["large-v3-turbo"].recommended
-    assert not said["large-v3"].fits
-    assert {one.name: one for one in recommend(MODELS, GIB, [Card(24 * 10**9)])}["large-v3"].fits
+    found = said(GIB, cards(6 * 10**9))
+    assert found["large-v3-turbo"].recommended
+    assert not found["large-v3"].fits
+    assert said(GIB, cards(24 * 10**9))["large-v3"].fits
+
+
+def test_a_model_that_is_too_large() -> None:
+    warning = too_large(KNOWN["large-v3"], 2 * GIB, [], MODELS)
+    assert warning is not None and warning.code == "model.too_large"
+    assert "large-v3 needs about" in warning.message and "2.15 GB" in warning.message
+    assert f"Take {warning.data['largest']}, " in warning.fix
+    largest = KNOWN[warning.data["largest"]]
+    assert not largest.english_only
+    assert too_large(largest, 2 * GIB, [], MODELS) is None
+
+
+@given(memories, card_lists, st.sampled_from(MODELS))
+def test_what_is_said_to_fit_is_not_too_large(memory_total: int, gpus: list[Card], model: object) -> None:
+    name = model.name  # type: ignore[attr-defined]
+    warning = too_large(KNOWN[name], memory_total, gpus, MODELS)
+    if said(memory_total, gpus)[name].fits and (not gpus or max(one.memory_total for one in gpus) > 2.5e9):
+        assert warning is None
+    if warning is not None and warning.data["largest"]:
+        other = KNOWN[warning.data["largest"]]
+        assert too_large(other, memory_total, gpus, MODELS) is None
+        assert KNOWN[name].english_only or not other.english_only
+
+
+def test_nothing_fits() -> None:
+    warning = too_large(KNOWN["tiny"], GIB // 8, [], MODELS)
+    assert warning is not None and warning.data["largest"] is None and warning.fix

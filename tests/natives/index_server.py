@@ -14,9 +14,10 @@ Behaviour = Literal["serve", "wrong", "cut", "forbid", "break"]
 
 
 class IndexServer(ThreadingHTTPServer):
-    """Serves the wheels of a folder.
+    """Serves the wheels and source distributions of a folder.
 
-    `gate` holds downloads of what begins with `holds` in their middle until it is set.
+    `gate` holds downloads of what begins with `holds` in their middle until it is set. With `may_cache`, pip
+    keeps what it gets.
     """
 
     daemon_threads = True
@@ -27,6 +28,7 @@ class IndexServer(ThreadingHTTPServer):
         self.folder = folder
         self.behaviour: Behaviour = "serve"
         self.holds = ""
+        self.may_cache = False
         self.gate = threading.Event()
         self.gate.set()
         self.half_way = threading.Event()
@@ -53,7 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_wheel(self.server.folder / name)
 
     def _page(self, project: str) -> str:
-        paths = self.server.folder.glob(f"{project.strip('/').replace('-', '_')}-*.whl")
+        paths = self.server.folder.glob(f"{project.strip('/').replace('-', '_')}-*")
         links = [(path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths]
         return "".join(f'<a href="/files/{name}#sha256={digest}">{name}</a>' for name, digest in links)
 
@@ -65,6 +67,8 @@ class _Handler(BaseHTTPRequestHandler):
         half = len(data) // 2
         self.send_response(200)
         self.send_header("Content-Length", str(len(data)))
+        if self.server.may_cache:
+            self.send_header("Cache-Control", "max-age=86400")
         self.end_headers()
         self.wfile.write(data[:half])
         self.wfile.flush()

@@ -1,7 +1,11 @@
-"""A process that installs a bundle: `installer.py ROOT LOCK [MOMENT]`; it kills itself at that progress."""
+"""A process that installs a bundle: `installer.py ROOT LOCK [MOMENT [BUILD]]`.
+
+It kills itself at that progress.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -13,18 +17,19 @@ from whisperd.natives import Bundle, NativeStore
 from whisperd.progress import Progress
 
 
-async def main(root: str, lock: str, moment: int) -> None:
+async def main(root: str, lock: str, moment: str = "0", build: str = "null") -> None:
     seen = 0
 
     def tell(progress: Progress) -> None:
         nonlocal seen
         seen += 1
-        if seen == moment:
+        if seen == int(moment):
             os.kill(os.getpid(), signal.SIGKILL)
-        print(progress.detail, progress.done, flush=True)
+        print(progress.detail, progress.done, progress.file, flush=True)
 
-    await NativeStore(Path(root)).install(Bundle("engine-cpu", Path(lock).read_text()), tell)
+    bundle = Bundle("engine-cpu", Path(lock).read_text(), json.loads(build))
+    await NativeStore(Path(root)).install(bundle, tell)
 
 
 if __name__ == "__main__":
-    anyio.run(main, sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 0)
+    anyio.run(main, *sys.argv[1:])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 import tomllib
@@ -9,8 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
-from whisperd.natives.lock import Distribution, Lock, Wheel, format_lock, parse_lock
+from whisperd.natives.lock import Distribution, Lock, Wheel, format_lock, parse_lock, requirements
 from whisperd.natives.target import PLATFORMS, PYTHONS, Target
 from whisperd.rpc.errors import WhisperdError
 
@@ -34,6 +36,21 @@ version = "0.9"
 wheels = [["py3-none-any", 10, 20, "{c}"]]
 """.format(a="a" * 64, b="b" * 64, c="c" * 64)
 
+SOURCE = """
+[[sources]]
+name = "built"
+version = "3.0"
+file = "built-3.0.tar.gz"
+size_bytes = 500
+unpacked_bytes = 900
+sha256 = "{d}"
+
+[[tools]]
+name = "maker"
+version = "1.0"
+wheels = [["py3-none-any", 7, 9, "{e}"]]
+""".format(d="d" * 64, e="e" * 64)
+
 
 def lock(*distributions: Distribution) -> Lock:
     return Lock(format=1, main=distributions[0].name, distributions=distributions)
@@ -55,11 +72,21 @@ class TestSelect:
         selection = parse_lock(TEXT).select(Target.known("linux-x86_64", "3.13"))
         assert selection.version == "2.1"
         assert selection.download_bytes == 1010
-        assert selection.unpacked_bytes == 3020
-        assert selection.requirements == (
+        assert selection.required_bytes == 1010 + 3020 * 11 // 10
+        assert requirements(selection.pinned) == (
             f"engine==2.1 --hash=sha256:{'a' * 64}\nparts==0.9 --hash=sha256:{'c' * 64}\n"
         )
         assert selection.folder == f"2.1-cp313-{selection.digest[:8]}"
+
+    def test_what_is_built_is_for_this_processor_and_these_variables(self) -> None:
+        selection = parse_lock(TEXT + SOURCE).select(Target.known("linux-x86_64", "3.13"))
+        assert selection.versions == {"engine": "2.1", "parts": "0.9", "built": "3.0"}
+        assert selection.sizes_bytes == {"engine": 1000, "parts": 10, "built": 500, "maker": 7}
+        others = [
+            dataclasses.replace(selection, build={"GGML_BLAS": "ON"}),
+            dataclasses.replace(selection, processor="another"),
+        ]
+        assert len({each.digest for each in (selection, *others)}) == 3
 
     def test_the_digest_stands_for_the_wheels_and_nothing_else(self) -> None:
         parsed = parse_lock(TEXT)
@@ -156,12 +183,22 @@ class TestParse:
             ('version = "0.9"', 'version = "a.b"'),
             ("cp311-abi3-manylinux_2_17_x86_64", "cp311"),
             ("[[distributions]]", "[[distribution]]"),
+            ("built-3.0.tar.gz", "../built-3.0.tar.gz"),
+            ("built-3.0.tar.gz", "built-3.0.exe"),
+            ('version = "3.0"', 'version = "a.b"'),
+            ("size_bytes = 500", "size_bytes = 0"),
+            (">=2,<3", ">=2,<3 --index-url=elsewhere"),
+            (">=2,<3", ">=2\\n--index-url=elsewhere"),
+            (">=2,<3", "@ file:///elsewhere"),
+            (">=2,<3", ""),
         ],
     )
     def test_what_is_wrong_is_refused(self, right: str, wrong: str) -> None:
-        assert right in TEXT
+        text = TEXT.replace("[[", '[ranges]\nengine = ">=2,<3"\n\n[[', 1) + SOURCE
+        assert parse_lock(text)
+        assert right in text
         with pytest.raises(WhisperdError) as caught:
-            parse_lock(TEXT.replace(right, wrong))
+            parse_lock(text.replace(right, wrong))
         assert caught.value.code == "native.bad_lock"
 
     @given(st.text())
@@ -175,8 +212,17 @@ class TestParse:
 
 PROJECT = Path(__file__).parents[2]
 DECLARED = tomllib.loads((PROJECT / "scripts/bundles.toml").read_text(encoding="utf-8"))
-UNSERVED = {("media", "macos-x86_64", "3.14")}
+UNSERVED = {
+    ("media", "macos-x86_64", "3.14"),
+    *(("whispercpp", "macos-x86_64", python) for python in PYTHONS),
+}
 """Targets that the package index has no wheels for."""
+
+
+def bounds(declared: dict[str, list[str]], *tables: str) -> dict[str, SpecifierSet]:
+    """The versions that are declared, by name."""
+    wanted = (Requirement(each) for table in tables for each in declared.get(table, []))
+    return {each.name: each.specifier for each in wanted}
 
 
 class TestShippedLocks:
@@ -185,19 +231,24 @@ class TestShippedLocks:
     @pytest.mark.parametrize("name", DECLARED)
     def test_every_target_gets_every_distribution_within_its_bounds(self, name: str) -> None:
         declared = DECLARED[name]
-        requirements = {each.name: each for each in map(Requirement, declared["distributions"])}
+        held, tools = bounds(declared, "distributions", "sources"), bounds(declared, "tools")
         lock = parse_lock((PROJECT / declared["lock"]).read_text(encoding="utf-8"))
+        platforms, pythons = declared.get("platforms", PLATFORMS), declared.get("pythons", PYTHONS)
         unserved = set()
-        for platform, python in itertools.product(PLATFORMS, PYTHONS):
+        for platform, python in itertools.product(platforms, pythons):
             try:
-                pinned = lock.select(Target.known(platform, python)).pinned
+                selection = lock.select(Target.known(platform, python))
             except WhisperdError:
                 unserved.add((name, platform, python))
                 continue
-            assert {each.name for each in pinned} == requirements.keys()
-            assert all(requirements[each.name].specifier.contains(each.version) for each in pinned)
+            assert selection.versions.keys() == held.keys()
+            assert {each.name for each in selection.tools} == tools.keys()
+            used = selection.versions | {each.name: each.version for each in selection.tools}
+            assert all((held | tools)[each].contains(version) for each, version in used.items())
         assert unserved == {target for target in UNSERVED if target[0] == name}
         assert lock.main == declared["main"]
+        assert lock.ranges.keys() == held.keys()
+        assert all(SpecifierSet(lock.ranges[each]) == (held[each] or SpecifierSet(">=0")) for each in held)
 
     @pytest.mark.parametrize("name", DECLARED)
     def test_the_files_are_as_the_script_writes_them(self, name: str) -> None:

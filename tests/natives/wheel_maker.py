@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
+import tarfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from whisperd.natives import Bundle
-from whisperd.natives.lock import Distribution, Lock, Wheel, format_lock
+from whisperd.natives.lock import Distribution, Lock, format_lock
+from whisperd.natives.measure import measure_wheel
 
 TAG = "py3-none-any"
 
@@ -20,15 +23,16 @@ def make_wheel(
     version: str = "1.0",
     *,
     files: Mapping[str, bytes] | None = None,
+    module: bytes | None = None,
     wrong_record: str | None = None,
 ) -> Path:
     """A wheel with one module and the files given; the record of `wrong_record` does not fit its file."""
-    module = name.replace("-", "_")
-    info = f"{module}-{version}.dist-info"
+    package = name.replace("-", "_")
+    info = f"{package}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
     content = {
-        f"{module}/__init__.py": f"VERSION = {version!r}\n".encode(),
-        **{f"{module}/{path}": data for path, data in (files or {}).items()},
+        f"{package}/__init__.py": module or f"VERSION = {version!r}\n".encode(),
+        **{f"{package}/{path}": data for path, data in (files or {}).items()},
         f"{info}/METADATA": metadata.encode(),
         f"{info}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {TAG}\n".encode(),
     }
@@ -37,27 +41,40 @@ def make_wheel(
         for path, data in content.items()
     )
     content[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
-    path = folder / f"{module}-{version}-{TAG}.whl"
+    path = folder / f"{package}-{version}-{TAG}.whl"
     with zipfile.ZipFile(path, "w") as archive:
         for member, data in content.items():
             archive.writestr(zipfile.ZipInfo(member), data)  # without the time: the same bytes every time
     return path
 
 
-def lock_wheels(name: str, *wheels: Path) -> Bundle:
+def make_source(folder: Path, name: str, version: str, *, backend: str, script: str) -> Path:
+    """A source distribution; its script is run by the `backend`, which builds it."""
+    files = {
+        "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        "pyproject.toml": f'[build-system]\nrequires = ["{backend}"]\nbuild-backend = "{backend}"\n',
+        "script.py": script,
+    }
+    path = folder / f"{name}-{version}.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for member, text in files.items():
+            info = tarfile.TarInfo(f"{name}-{version}/{member}")
+            info.size = len(text.encode())
+            archive.addfile(info, io.BytesIO(text.encode()))
+    return path
+
+
+def lock_wheels(name: str, *wheels: Path, ranges: Mapping[str, str] | None = None) -> Bundle:
     """The bundle of these wheels; the first is the main distribution."""
-    distributions = tuple(_distribution(path) for path in wheels)
-    lock = Lock(format=1, main=distributions[0].name, distributions=distributions)
+    distributions = tuple(distribution_of(path) for path in wheels)
+    lock = Lock(format=1, main=distributions[0].name, distributions=distributions, ranges=dict(ranges or {}))
     return Bundle(name, format_lock(lock, "A bundle for tests."))
 
 
-def _distribution(path: Path) -> Distribution:
+def distribution_of(path: Path) -> Distribution:
+    """What a lock says of a wheel."""
     name, version = path.name.split("-")[:2]
-    with zipfile.ZipFile(path) as archive:
-        unpacked_bytes = sum(member.file_size for member in archive.infolist())
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    wheel = Wheel(TAG, path.stat().st_size, unpacked_bytes, digest)
-    return Distribution(name.replace("_", "-"), version, (wheel,))
+    return Distribution(name.replace("_", "-"), version, (measure_wheel(path),))
 
 
 def _checksum(data: bytes) -> str:

@@ -70,10 +70,10 @@ def test_an_unknown_format_is_refused_with_those_that_there_are() -> None:
     assert all(name in caught.value.fix for name in FORMATS)
 
 
-@given(st.lists(st.text(st.characters(codec="utf-8"))), st.sampled_from(FORMATS))
+@given(st.lists(st.text(st.characters(codec="utf-8"))), st.sampled_from(sorted(FORMATS)))
 def test_whatever_was_said_comes_out_as_valid_output(texts: list[str], format_name: str) -> None:
     content = render(transcript(*texts), format_name)
     assert content.encode().decode() == content
     assert content == "" or content.endswith("\n")
-    if format_name != "text":
+    if "json" in format_name:
         assert json.loads(content)["text"] == transcript(*texts).text

@@ -27,6 +27,7 @@ import os
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -278,14 +279,48 @@ def of_another_processor(library: Path) -> None:
         (of_another_processor, "library.wrong_architecture"),
     ],
 )
-def test_a_library_that_cannot_be_loaded_until_the_fix_is_followed(
+def test_a_library_that_cannot_be_loaded(
+    shared: RunningDaemon,
+    bundles: RunningDaemon,
+    toy: Toy,
+    sound: Path,
+    tmp_path: Path,
+    harm: Callable[[Path], None],
+    code: str,
+) -> None:
+    with toy_bundle(shared, bundles) as (client, bundled):
+        library = tmp_path / "lib.so"  # one of those that the bundle needs of the system
+        library.write_bytes(bundled.read_bytes())
+        model = toy(load_library=str(library))
+        harm(library)
+        error = transcription_fails(client, sound, model)
+        assert error.code == code
+        assert error.data["library"] == str(library) and str(library) in error.message
+        assert "`whisperctl natives install toy-cpu`" in error.fix
+        library.write_bytes(bundled.read_bytes())
+        check_it_transcribes(client, sound, model)
+
+
+@linux_only
+@pytest.mark.parametrize("harm", [Path.unlink, of_32_bits, of_another_processor])
+def test_a_library_of_the_bundle_is_mended_before_it_is_loaded(
     shared: RunningDaemon,
     bundles: RunningDaemon,
     toy: Toy,
     sound: Path,
     harm: Callable[[Path], None],
-    code: str,
 ) -> None:
+    with toy_bundle(shared, bundles) as (client, library):
+        whole = library.read_bytes()
+        library.parent.chmod(0o700)
+        harm(library)
+        check_it_transcribes(client, sound, toy(load_library=str(library)))
+        assert library.read_bytes() == whole
+
+
+@contextmanager
+def toy_bundle(shared: RunningDaemon, bundles: RunningDaemon) -> Iterator[tuple[Client, Path]]:
+    """A client of a daemon that has the bundle of the toy engine, and the library in it."""
     with shared.connect() as client:  # the decoder's bundle is that of the other tests
         media = Path(client.natives.install("media")["path"]).parent
     native_dir = Path(bundles.env["WHISPERD_NATIVE_DIR"])
@@ -293,17 +328,7 @@ def test_a_library_that_cannot_be_loaded_until_the_fix_is_followed(
     (native_dir / media.name).symlink_to(media)
     bundles.start()
     with bundles.connect() as client:
-        library = Path(client.natives.install("toy-cpu")["path"], "toylib", "lib.so")
-        model = toy(load_library=str(library))
-        check_it_transcribes(client, sound, toy("other"))
-        library.parent.chmod(0o700)
-        harm(library)
-        error = transcription_fails(client, sound, model)
-        assert error.code == code
-        assert error.data["library"] == str(library) and str(library) in error.message
-        assert "`whisperctl natives install toy-cpu`" in error.fix
-        assert bundles.ctl("natives", "install", "toy-cpu").status == 0
-        check_it_transcribes(client, sound, model)
+        yield client, Path(client.natives.install("toy-cpu")["path"], "toylib", "lib.so")
 
 
 @posix_only

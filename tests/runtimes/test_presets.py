@@ -216,4 +216,4 @@ async def test_a_row_that_somebody_spoilt_says_so(
     )
     with pytest.raises(WhisperdError) as raised:
         await store.load()
-    assert raised.value.code == "store.unreadable"
+    assert raised.value.code == "store.damaged"

@@ -170,6 +170,9 @@ async def test_a_limit_on_all_runtimes_together(tmp_path: Path) -> None:
     house.tenants = [runtime("idle", {None: 600 * MB}, taken=300 * MB)]
     await house.admit(runtime("new"), 500 * MB)
     assert house.evicted == ["idle"]
+    with pytest.raises(WhisperdError) as raised:
+        await house.admit(runtime("large"), 1500 * MB)
+    assert "runtime.memory_bytes" in raised.value.fix, "to end other programs would not help"
 
 
 @pytest.mark.anyio

@@ -75,7 +75,7 @@ class House:
             clock=lambda: self.now_s,
         )
 
-    async def prepare(self, preset: RuntimePreset, on_progress: OnProgress) -> Prepared:
+    async def prepare(self, preset: RuntimePreset, on_progress: OnProgress, *_: object) -> Prepared:
         self.prepared[preset.model] += 1
         self.downloading.set()
         on_progress(Progress(name="toy", done=1, total=4))
@@ -380,8 +380,15 @@ async def test_files_of_a_model_in_use_are_kept(open_house: OpenHouse, puppets: 
         with pytest.raises(WhisperdError) as raised:
             house.manager.check_unused("toy")
         assert raised.value.code == "model.in_use" and "my own" in raised.value.message
-        await house.manager.unload(runtime)
+        assert raised.value.fix == "Unload it first: `whisperctl runtimes unload 'my own'`."
+        with house.manager.lease(runtime) as lease, lease.use():
+            await house.edit(runtime, model="another")
+            with pytest.raises(WhisperdError):
+                house.manager.check_unused("toy")
+        await until(lambda: puppets.models == ["toy", "another"])
         house.manager.check_unused("toy")
+        await house.manager.unload(runtime)
+        house.manager.check_unused("another")
 
 
 # Loading
@@ -540,8 +547,34 @@ async def test_deaths_while_idle_end_it_at_last_and_the_next_one_has_it_again(
             await anyio.sleep(0.01)
         await house.until(runtime, "failed")
         await house.use(runtime)
-        once = ["downloading", "loading", "loaded"]
-        assert house.statuses(runtime) == [*once, "failed", *once]
+        once, again = ["downloading", "loading", "loaded"], ["loading", "loaded"]
+        assert house.statuses(runtime) == [*once, *again, *again, "failed", *once]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+async def test_one_whose_worker_has_died_is_not_told_as_loaded(
+    open_house: OpenHouse, toy: Callable[..., str]
+) -> None:
+    model = toy()
+    async with open_house() as house:
+        runtime = await house.create(model)
+        loaded = await house.use(runtime)
+        assert loaded.pid is not None
+        (Path(model) / "hold_load").touch()
+        os.kill(loaded.pid, signal.SIGKILL)
+        await until(lambda: house.manager.status(runtime) == "loading")
+        view = house.manager.view(runtime)
+        assert (view.status, view.pid, view.loaded, view.memory) == ("loading", None, None, None)
+        assert view.error is not None and view.error["code"] == "worker.died"
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(house.manager.load, runtime)
+            await until(lambda: house.manager.life(runtime).leases == 1)
+            (Path(model) / "hold_load").unlink()
+        view = house.manager.view(runtime)
+        assert (view.status, view.error, view.pid) == ("loaded", None, loaded.pid)
+        assert [(moment.status, moment.error is not None) for moment in runtime.history][-3:] == [
+            ("loaded", False), ("loading", True), ("loaded", False),
+        ]  # fmt: skip
 
 
 # Giving up
@@ -1385,12 +1418,14 @@ async def test_its_history_is_kept_up_to_a_length(open_house: OpenHouse, puppets
         runtime = await house.create()
         house.download_error = an_error("hub.down")
         await failure(house.use(runtime))
+        await house.manager.unload(runtime)
         house.download_error = None
         await house.use(runtime)
         await house.manager.unload(runtime)
         assert [(moment.status, moment.error and moment.error["code"]) for moment in runtime.history] == [
             ("downloading", None),
             ("failed", "hub.down"),
+            ("unloaded", None),
             ("downloading", None),
             ("loading", None),
             ("loaded", None),

@@ -411,10 +411,13 @@ def test_what_cannot_be_had_is_never_replaced_in_silence(
         assert error.data["runtimes"] == ["default", "of request"]
         assert "of request" in error.fix
         client.runtimes.delete("of profile")
-        assert failure(transcribe, client, sound).code == "runtime.unknown"
+        error = failure(transcribe, client, sound)
+        assert error.code == "runtime.unknown" and "the profile talks" in error.message
+        assert "profiles edit 'talks'" in error.fix and "of request" in error.fix, "it says what to do"
         (Path(three["of request"]) / "config.json").write_text('{"load_error": "bad magic"}')
         error = failure(transcribe, client, sound, runtime="of request")
         assert (error.code, error.data["runtimes"]) == ("model.load_failed", ["default"])
+        assert error.fix.endswith("Or use another runtime: default.")
         options = {"runtime": "default", "model": three["default"]}
         assert failure(transcribe, client, sound, **options).code == "runtime.invalid"
         assert client.runtimes.list()[0]["leases"] == 0

@@ -158,7 +158,9 @@ class Torture:
     async def _make_runtimes(self, client: AsyncClient) -> None:
         (first,) = await client.runtimes.list()
         for number in range(RUNTIMES):
-            await client.runtimes.create(f"r{number}", self._models[number], keep_alive=0.2 * number)
+            await client.runtimes.create(
+                f"r{number}", self._models[number], backend="toy", keep_alive=0.2 * number
+            )
         await client.runtimes.default("r0")
         await client.runtimes.delete(first["name"])
         self._known = self._checked(await client.runtimes.list())
@@ -327,7 +329,7 @@ class Actions:
     async def edit(self) -> None:
         changes: list[Map] = [
             {"model": self._random.choice(self._torture._models)},
-            {"backend": self._random.choice(("auto", "toy"))},
+            {"backend": self._random.choice(("toy", "abacus"))},
             {"device": self._random.choice(("auto", "cpu", "abacus"))},
             {"device_index": self._random.choice(([], [99]))},
             {"compute_type": self._random.choice(("auto", "int8", "float16"))},
@@ -350,7 +352,10 @@ class Actions:
         while True:  # there are always as many as before
             try:
                 made = await self._client.runtimes.create(
-                    name, self._random.choice(self._torture._models), keep_alive=keep_alive
+                    name,
+                    self._random.choice(self._torture._models),
+                    backend="toy",
+                    keep_alive=keep_alive,
                 )
             except WhisperdError as error:
                 assert error.code == "runtime.exists", error.to_wire()

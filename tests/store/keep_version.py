@@ -29,6 +29,17 @@ ROWS = {
              '2026-04-05T06:07:08.901Z', '2026-05-06T07:08:09.012Z', 3),
             ('plain', NULL, '{}', '2026-04-05T06:07:08.901Z', '2026-04-05T06:07:08.901Z', 1);
     """,
+    3: """
+        INSERT INTO calibrations VALUES
+            ('base', '0123456789abcdef', '2026-06-07T08:09:10.123Z',
+             '{"model":"base","fingerprint":"0123456789abcdef","time":"2026-06-07T08:09:10.123Z","elapsed_s":31.5,
+               "is_complete":true,"candidates":[{"start":{"variant":"ctranslate2-cpu","compute_type":"int8",
+               "replicas":2,"cpu_threads":1,"batch_size":4,"context_margin_s":2.0},"shapes":[[1,2],[2,1]],
+               "batch_sizes":[1,2,4,8],"margins_s":[1.0,2.0,4.0]}],"trials":[{"setting":{"variant":
+               "ctranslate2-cpu","compute_type":"int8","replicas":2,"cpu_threads":1,"batch_size":4,
+               "context_margin_s":30.0},"outcome":"measured","speed":20.5,"errors":1,"words":77,"load_s":0.7,
+               "cost_s":4.2,"problem":null}],"passed_over":[]}');
+    """,
 }
 """What a program of that version adds to what was there before."""
 

@@ -9,11 +9,12 @@ holds no secrets and no state, so that hostile media that gets the better of it 
 
 from __future__ import annotations
 
+import heapq
 import os
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -28,6 +29,7 @@ from whisperd.audio.messages import (
 )
 from whisperd.audio.speech import EverythingSpoken, Span, SpeechDetector
 from whisperd.audio.windows import PlanOptions, Window, WindowPlanner
+from whisperd.isolation import enter_bundle
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import decode_params
 from whisperd.rpc.stdio import Stdio
@@ -35,6 +37,7 @@ from whisperd.rpc.stdio import Stdio
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from whisperd.audio.media import Media
     from whisperd.audio.vad import SileroModel, VoiceActivity
 
 PROGRESS_INTERVAL_S = 0.5
@@ -47,7 +50,7 @@ def main() -> None:
     if len(sys.argv) > 2:
         _limit_memory(int(sys.argv[2]))
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy only moves samples about here
-    sys.path.insert(0, str(bundle))
+    enter_bundle(bundle)
     from whisperd.audio import media  # noqa: F401 - imported so that the process stands ready
     from whisperd.audio.vad import SileroModel
 
@@ -78,20 +81,12 @@ class Decoder:
     def decode(self, params: msgspec.Raw) -> Decoded:
         """Decode one file."""
         from whisperd.audio.media import open_media
-        from whisperd.audio.vad import VoiceActivity
 
         request = decode_params(params, DecodeParams)
         try:
-            with open_media(request.file) as media:
+            with open_media(request.file, split=request.channels == "split") as media:
                 self._send(media.opened)
-                cutter = Cutter(VoiceActivity(self._model), request, self._send)
-                reported_s = time.monotonic()
-                for block in media.blocks():
-                    cutter.feed(block)
-                    if time.monotonic() - reported_s >= PROGRESS_INTERVAL_S:
-                        self._send(DecodeProgress(position=cutter.position / SAMPLE_RATE))
-                        reported_s = time.monotonic()
-                return cutter.finish(media.skipped)
+                return self._cut(media, request)
         except MemoryError as error:
             raise WhisperdError(
                 "decoder.out_of_memory",
@@ -100,83 +95,159 @@ class Decoder:
                 {"path": request.path},
             ) from error
 
+    def _cut(self, media: Media, request: DecodeParams) -> Decoded:
+        from whisperd.audio.vad import VoiceActivity
+
+        cutters: list[Cutter] = []
+        outbox = Outbox(self._send, is_split=request.channels == "split")
+        position, taken, speech = 0, 0, 0
+        reported_s = time.monotonic()
+        for clip in request.clips or (None,):
+            position = first = round(clip.start * SAMPLE_RATE) if clip else 0
+            cutters = [Cutter(VoiceActivity(self._model), request, first) for _ in range(media.channels)]
+            for block in media.clip_blocks(clip) if clip else media.blocks():
+                taken += block.shape[1]
+                if taken > request.max_duration_s * SAMPLE_RATE:
+                    raise _too_long(request)
+                for channel, cutter in enumerate(cutters):
+                    outbox.put(channel, cutter.feed(block[channel]))
+                outbox.send_before(min(cutter.frontier for cutter in cutters))
+                position = cutters[0].position
+                if time.monotonic() - reported_s >= PROGRESS_INTERVAL_S:
+                    self._send(DecodeProgress(position=position / SAMPLE_RATE))
+                    reported_s = time.monotonic()
+            for channel, cutter in enumerate(cutters):
+                outbox.put(channel, cutter.finish())
+            outbox.send_before(position)
+            speech += sum(cutter.speech for cutter in cutters)
+        return Decoded(
+            duration=(media.opened.duration if request.clips else None) or position / SAMPLE_RATE,
+            speech=speech / SAMPLE_RATE,
+            windows=outbox.sent,
+            skipped=media.skipped,
+        )
+
+
+class Cut(NamedTuple):
+    """Samples of one channel, on the file's own time line, that are a window."""
+
+    start: int
+    end: int
+    pcm: bytes
+
 
 class Cutter:
-    """Follows one recording: samples in, window events out. Holds only what windows may still need."""
+    """Follows one channel of a recording, from one sample on. Holds only what windows may still need."""
 
-    def __init__(
-        self, activity: VoiceActivity, params: DecodeParams, send: Callable[[DecoderEvent], None]
-    ) -> None:
+    def __init__(self, activity: VoiceActivity, params: DecodeParams, first: int = 0) -> None:
         self._activity = activity
-        self._params = params
-        self._send = send
+        self._first = first
         self._detector = SpeechDetector()
         self._everything = None if params.vad else EverythingSpoken()
         self._planner = WindowPlanner(PlanOptions(max_window_s=params.max_window_s))
         self._pcm = bytearray()
-        self._pcm_start = 0  # the sample at which `_pcm` begins
-        self.position = 0
-        """Samples taken so far."""
-        self._speech = 0
-        self._windows = 0
+        self._pcm_start = 0  # the sample at which `_pcm` begins, counted from `first` as all here
+        self._taken = 0
+        self.speech = 0
+        """Samples in which somebody speaks."""
 
-    def feed(self, samples: Any) -> None:
-        """Take a block of samples. Raises `WhisperdError` (`audio.too_long`)."""
+    @property
+    def position(self) -> int:
+        """The sample of the file that comes next."""
+        return self._first + self._taken
+
+    @property
+    def frontier(self) -> int:
+        """No window that is still to come begins before this sample of the file."""
+        return self._first + self._planner.keep_from
+
+    def feed(self, samples: Any) -> list[Cut]:
+        """Take a block of samples; the windows that are certain now."""
         self._pcm += samples.astype("<i2", copy=False).tobytes()
-        self.position += len(samples)
-        if self.position > self._params.max_duration_s * SAMPLE_RATE:
-            raise WhisperdError(
-                "audio.too_long",
-                f"{self._params.path} is longer than {self._params.max_duration_s / 3600:.4g} hours.",
-                "Cut it into parts, or raise the limit in the settings.",
-                {"path": self._params.path, "max_duration_s": self._params.max_duration_s},
-            )
+        self._taken += len(samples)
+        found: list[Cut] = []
         for probability, level in self._activity.feed(samples):
-            self._take(self._detector.feed(probability, level))
+            found += self._take(self._detector.feed(probability, level))
         settled = self._detector.settled
         if self._everything is not None:
-            self._plan(self._everything.advance(settled))
+            found += self._plan(self._everything.advance(settled))
             settled = self._everything.settled
-        self._emit(self._planner.advance(settled))
+        found += self._cut(self._planner.advance(settled))
         self._forget()
+        return found
 
-    def finish(self, skipped: int) -> Decoded:
-        """Send the windows that are left."""
+    def finish(self) -> list[Cut]:
+        """The windows that are left."""
+        found: list[Cut] = []
         for probability, level in self._activity.finish():
-            self._take(self._detector.feed(probability, level))
-        self._take(self._detector.finish(self.position))
+            found += self._take(self._detector.feed(probability, level))
+        found += self._take(self._detector.finish(self._taken))
         if self._everything is not None:
-            self._plan(self._everything.finish(self.position))
-        self._emit(self._planner.finish(self.position))
-        return Decoded(
-            duration=self.position / SAMPLE_RATE,
-            speech=self._speech / SAMPLE_RATE,
-            windows=self._windows,
-            skipped=skipped,
-        )
+            found += self._plan(self._everything.finish(self._taken))
+        return found + self._cut(self._planner.finish(self._taken))
 
-    def _take(self, spans: Iterable[Span]) -> None:
+    def _take(self, spans: Iterable[Span]) -> list[Cut]:
+        found: list[Cut] = []
         for span in spans:
-            self._speech += span.end - span.start
-            self._plan([span] if self._everything is None else self._everything.add(span))
+            self.speech += span.end - span.start
+            found += self._plan([span] if self._everything is None else self._everything.add(span))
+        return found
 
-    def _plan(self, spans: Iterable[Span]) -> None:
-        for span in spans:
-            self._emit(self._planner.add(span))
+    def _plan(self, spans: Iterable[Span]) -> list[Cut]:
+        return [cut for span in spans for cut in self._cut(self._planner.add(span))]
 
-    def _emit(self, windows: Iterable[Window]) -> None:
+    def _cut(self, windows: Iterable[Window]) -> list[Cut]:
+        found: list[Cut] = []
         for window in windows:
             first = 2 * (window.start - self._pcm_start)
             pcm = bytes(self._pcm[first : first + 2 * (window.end - window.start)])
-            start_s, end_s = window.start / SAMPLE_RATE, window.end / SAMPLE_RATE
-            self._send(WindowAudio(index=self._windows, start=start_s, end=end_s, pcm=pcm))
-            self._windows += 1
+            found.append(Cut(self._first + window.start, self._first + window.end, pcm))
+        return found
 
     def _forget(self) -> None:
         spare = self._planner.keep_from - self._pcm_start
         if spare > SAMPLE_RATE:
             del self._pcm[: 2 * spare]
             self._pcm_start += spare
+
+
+class Outbox:
+    """Sends the windows of all channels in the order of their beginnings."""
+
+    def __init__(self, send: Callable[[DecoderEvent], None], *, is_split: bool) -> None:
+        self._send = send
+        self._is_split = is_split
+        self._held: list[tuple[int, int, Cut]] = []
+        self.sent = 0
+        """How many were sent."""
+
+    def put(self, channel: int, cuts: Iterable[Cut]) -> None:
+        """Take the next windows of a channel."""
+        for cut in cuts:
+            heapq.heappush(self._held, (cut.start, channel, cut))
+
+    def send_before(self, frontier: int) -> None:
+        """Send what begins before this sample: all channels are that far."""
+        while self._held and self._held[0][0] < frontier:
+            _, channel, cut = heapq.heappop(self._held)
+            window = WindowAudio(
+                index=self.sent,
+                start=cut.start / SAMPLE_RATE,
+                end=cut.end / SAMPLE_RATE,
+                pcm=cut.pcm,
+                channel=channel if self._is_split else None,
+            )
+            self._send(window)
+            self.sent += 1
+
+
+def _too_long(request: DecodeParams) -> WhisperdError:
+    return WhisperdError(
+        "audio.too_long",
+        f"{request.path} is longer than {request.max_duration_s / 3600:.4g} hours.",
+        "Cut it into parts, or raise the limit in the settings.",
+        {"path": request.path, "max_duration_s": request.max_duration_s},
+    )
 
 
 def _limit_memory(limit_bytes: int) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, NoReturn
 
 import av
 import numpy as np
 from av.stream import Discard
 
+from whisperd.audio.clips import Clip, beyond_end
 from whisperd.audio.files import not_readable, open_regular_file
 from whisperd.audio.messages import SAMPLE_RATE, Opened
 from whisperd.audio.timeline import Timeline
@@ -39,15 +41,21 @@ SILENCE_PIECE_SAMPLES = SAMPLE_RATE
 MIN_BYTES_PER_SECOND = 25
 # So many in a row, without a packet in between: the damage has no end.
 MAX_READ_ERRORS = 100
+# So long before a part decoding begins, so that the codec is in full swing when the part comes. Where a
+# file is found to have been seeked too far, the next one is tried.
+SEEK_EARLY_S = (1.0, 15.0)
+# Each one that is heard by itself has a detector of speech of its own.
+MAX_CHANNELS = 16
 # A lossy codec may overshoot full scale a little; what is far beyond is damage.
 MAX_AMPLITUDE = 16.0
 
 
 @contextmanager
-def open_media(path: str) -> Iterator[Media]:
-    """Open a file and find its audio.
+def open_media(path: str, *, split: bool = False) -> Iterator[Media]:
+    """Open a file and find its audio. With `split` its channels stay apart, else they are mixed.
 
-    Raises `WhisperdError`: what `open_regular_file` raises, `audio.unsupported`, `audio.no_audio_stream`.
+    Raises `WhisperdError`: what `open_regular_file` raises, `audio.unsupported`, `audio.no_audio_stream`,
+    `audio.too_many_channels`.
     """
     with open_regular_file(path) as file:
         try:
@@ -60,13 +68,13 @@ def open_media(path: str) -> Iterator[Media]:
                 {"path": path},
             ) from error
         with container:
-            yield Media(path, container)
+            yield Media(path, container, split=split)
 
 
 class Media:
     """An open file: what it is, and its audio as blocks of samples."""
 
-    def __init__(self, path: str, container: Any) -> None:
+    def __init__(self, path: str, container: Any, *, split: bool) -> None:
         self._path = path
         self._container = container
         self._stream = stream = _best_stream(path, container)
@@ -81,25 +89,84 @@ class Media:
             sample_rate=codec.sample_rate or 0,
             channels=codec.channels or 0,
         )
+        self._layout: str = codec.layout.name if split else "mono"
+        self.channels: int = codec.layout.nb_channels if split else 1
+        """Of the blocks."""
+        if self.channels > MAX_CHANNELS:
+            raise _too_many_channels(path, self.channels)
+        start_time = container.start_time
+        # What lies before zero is there only for the codec to get going.
+        self._origin_s = max(0.0, start_time / av.time_base) if start_time is not None else 0.0
         self.skipped = 0
         """Packets that could not be read or decoded so far."""
 
     def blocks(self) -> Iterator[Any]:
-        """16-bit mono samples at 16 kHz, as numpy arrays, without gaps on the file's time line.
+        """16-bit samples at 16 kHz, as numpy arrays `(channels, samples)`, without gaps in the file's time.
 
         Raises `WhisperdError` (`audio.empty`, `audio.corrupt`, `audio.not_readable`).
         """
-        start_time = self._container.start_time
-        # What lies before zero is there only for the codec to get going.
-        timeline = Timeline(max(0.0, start_time / av.time_base) if start_time is not None else 0.0)
-        resampler = _Resampler()
-        for frame in self._frames():
+        samples = 0
+        for block in self._resample(self._frames(), self._origin_s):
+            samples += block.shape[1]
+            yield block
+        if samples == 0:
+            raise self._nothing_decoded()
+
+    def clip_blocks(self, clip: Clip) -> Iterator[Any]:
+        """The same of one part, up to its end or the file's. Only that is decoded, if one can seek.
+
+        Raises `clips.beyond_end`, too, and `audio.not_seekable`.
+        """
+        start = round(clip.start * SAMPLE_RATE)
+        end = None if clip.end is None else round(clip.end * SAMPLE_RATE)
+        frames, first_s = self._seek(clip.start)
+        position = round(first_s * SAMPLE_RATE)
+        is_empty = True
+        for block in self._resample(frames, self._origin_s + first_s):
+            piece = block[:, max(start - position, 0) : None if end is None else max(end - position, 0)]
+            position += block.shape[1]
+            if piece.shape[1]:
+                is_empty = False
+                yield piece
+            if end is not None and position >= end:
+                break
+        if is_empty:
+            raise beyond_end(clip, self.opened.duration, self._path)
+
+    def _seek(self, start_s: float) -> tuple[Iterator[Any], float]:
+        """Frames from before a time on, and the time of the first, on the file's own time line."""
+        for early_s in SEEK_EARLY_S:
+            if start_s <= early_s:
+                break
+            try:
+                self._container.seek(int((self._origin_s + start_s - early_s) * av.time_base))
+            except (av.FFmpegError, OSError):
+                break
+            frames = self._frames()
+            first = next(frames, None)
+            if first is not None and first.time is not None:
+                first_s = first.time - self._origin_s
+                if 0 <= first_s <= start_s:
+                    return chain([first], frames), first_s
+        try:
+            self._container.seek(int(self._origin_s * av.time_base))
+        except (av.FFmpegError, OSError) as error:
+            raise WhisperdError(
+                "audio.not_seekable",
+                f"Parts of {self._path} cannot be decoded: it can only be read from beginning to end.",
+                "Convert it to WAV, FLAC or MP3, or transcribe all of it.",
+                {"path": self._path},
+            ) from error
+        return self._frames(), 0.0
+
+    def _resample(self, frames: Iterator[Any], origin_s: float) -> Iterator[Any]:
+        timeline = Timeline(origin_s)
+        resampler = _Resampler(self._layout)
+        for frame in frames:
             yield from resampler.insert_silence(timeline.silence_before(frame.time, resampler.position))
             _remove_impossible_values(frame)
             yield from resampler.resample(frame)
         yield from resampler.flush()
-        if resampler.position == 0:
-            raise self._nothing_decoded()
 
     def _frames(self) -> Iterator[Any]:
         for packet in self._packets():
@@ -140,9 +207,10 @@ class Media:
 
 
 class _Resampler:
-    """To 16 kHz mono, whatever comes, even when that changes in the midst of a file."""
+    """To 16 kHz in one layout of channels, whatever comes, even when that changes in the midst of a file."""
 
-    def __init__(self) -> None:
+    def __init__(self, layout: str) -> None:
+        self._layout = av.AudioLayout(layout)
         self._resampler: Any = None
         self._input: tuple[str, str, int] | None = None  # sample format, channel layout, rate
         self._input_samples = 0  # since the last flush
@@ -161,7 +229,7 @@ class _Resampler:
         shape = (frame.format.name, frame.layout.name, frame.sample_rate)
         if shape != self._input:
             yield from self.flush()
-            self._resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
+            self._resampler = av.AudioResampler(format="s16p", layout=self._layout, rate=SAMPLE_RATE)
             self._input = shape
         self._input_samples += frame.samples
         frame.pts = None  # the time line is kept outside
@@ -175,7 +243,7 @@ class _Resampler:
             piece = min(samples, SILENCE_PIECE_SAMPLES)
             samples -= piece
             self._put_out += piece
-            yield np.zeros(piece, np.int16)
+            yield np.zeros((self._layout.nb_channels, piece), np.int16)
 
     def flush(self) -> Iterator[Any]:
         """Put out what is still inside."""
@@ -189,7 +257,7 @@ class _Resampler:
         for resampled in self._resampler.resample(frame):
             if resampled is not None and resampled.samples:
                 self._put_out += resampled.samples
-                yield resampled.to_ndarray().reshape(-1)
+                yield resampled.to_ndarray()
 
 
 def _remove_impossible_values(frame: Any) -> None:
@@ -219,6 +287,15 @@ def _best_stream(path: str, container: Any) -> Any:
         )
     raise WhisperdError(
         "audio.no_audio_stream", f"{path} has no audio in it.", "Give a file with sound.", {"path": path}
+    )
+
+
+def _too_many_channels(path: str, channels: int) -> WhisperdError:
+    return WhisperdError(
+        "audio.too_many_channels",
+        f"{path} has {channels} channels; at most {MAX_CHANNELS} can be heard by themselves.",
+        "Let them be mixed, with `--channels mix`.",
+        {"path": path, "channels": channels},
     )
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
+from whisperd.audio.clips import Clip
 from whisperd.rpc.messages import Params
 from whisperd.worker.protocol import SAMPLE_RATE
 
@@ -39,6 +40,10 @@ class DecodeParams(Params, frozen=True):
     """Send only the parts in which somebody speaks; otherwise everything, still cut where it is quiet."""
     max_window_s: Annotated[float, msgspec.Meta(ge=1, le=MAX_WINDOW_S)] = 20.0
     """No window is longer."""
+    channels: Literal["mix", "split"] = "mix"
+    """`split`: each channel by itself, as if somebody else spoke in each."""
+    clips: tuple[Clip, ...] = ()
+    """Only these parts, in order, not overlapping; none: all of it."""
     max_duration_s: Annotated[float, msgspec.Meta(gt=0)] = 24 * 3600.0
     """More audio than this is an error."""
 
@@ -60,12 +65,14 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
 
 
 class WindowAudio(msgspec.Struct, frozen=True, kw_only=True, tag="window"):
-    """A window, the unit of work: the samples from `start` to `end`."""
+    """A window, the unit of work: the samples from `start` to `end`. They come in the order of `start`."""
 
     index: int
     start: float
     end: float
     pcm: bytes
+    channel: int | None = None
+    """From 0, where channels are heard by themselves."""
 
 
 class DecodeProgress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):

@@ -7,7 +7,8 @@ error, so that what hostile media did to it cannot reach the next file.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from whisperd.audio.messages import Decoded, DecodeParams, DecoderEvent
 from whisperd.child import how_it_ended, kill, open_child, python_command
+from whisperd.isolation import isolated_environment
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import InvalidAnswer
 from whisperd.rpc.peer import Peer, PeerClosed, open_peer
@@ -168,8 +170,9 @@ class DecoderPool:
 
     async def _start(self) -> _Decoder:
         decoder = _Decoder()
-        command = self._command(await self._find_bundle(), self._options)
-        await self._tasks.start(decoder.run, command)
+        bundle = await self._find_bundle()
+        command = self._command(bundle, self._options)
+        await self._tasks.start(decoder.run, command, isolated_environment(os.environ, bundle))
         return decoder
 
     async def _answers(self, decoder: _Decoder, method: str) -> bool:
@@ -254,10 +257,12 @@ class _Decoder:
         self._ended = anyio.Event()
         self._stderr = b""
 
-    async def run(self, command: list[str], *, task_status: TaskStatus[None]) -> None:
+    async def run(
+        self, command: list[str], environment: Mapping[str, str], *, task_status: TaskStatus[None]
+    ) -> None:
         """Own the process until `end` is called."""
         try:
-            async with open_child(command) as self._process, open_task_group() as tasks:
+            async with open_child(command, env=environment) as self._process, open_task_group() as tasks:
                 process = self._process
                 assert process.stdin is not None and process.stdout is not None and process.stderr is not None
                 tasks.start_soon(self._keep_stderr, process.stderr)

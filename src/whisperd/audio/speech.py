@@ -61,6 +61,11 @@ class SpeechDetector:
         self._levels: list[float] = []  # loudness of each frame of the open span
 
     @property
+    def position(self) -> int:
+        """How far it has listened."""
+        return self._position
+
+    @property
     def settled(self) -> int:
         """No span that is still to come begins before this sample."""
         return self._position if self._start is None else self._start

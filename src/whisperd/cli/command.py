@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING
 
 from whisperd._version import __version__
@@ -21,11 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_names",
+    "agree_to_download",
     "call_with_progress",
     "confirm",
     "connect_as",
     "for_each",
+    "model_warnings",
     "progress_of",
+    "say_warnings",
     "show_download",
 ]
 
@@ -120,7 +125,12 @@ def show_download(progress: Progress, event: Map) -> None:
     if event["type"] not in ("native.progress", "model.progress"):
         return
     done, total = event["done"], event["total"]
-    details = f"{size(done)} of {size(total)}" if total else size(done)
+    if event["detail"] == "building":
+        details = event["file"] or ""  # what it counts are steps
+    elif total:
+        details = f"{size(done)} of {size(total)}"
+    else:
+        details = size(done) if done else ""
     if event["rate"]:
         details += f", {size(event['rate'])}/s"
     if event["eta"] is not None:
@@ -130,12 +140,50 @@ def show_download(progress: Progress, event: Map) -> None:
     )
 
 
+def agree_to_download(options: argparse.Namespace, warnings: Sequence[Map]) -> None:
+    """Say what speaks against a download. A person at a terminal is asked; whoever else it is, goes on.
+
+    Raises `download.declined`.
+    """
+    say_warnings(options, warnings)
+    if options.quiet or options.json or not warnings or not _is_at_terminal():
+        return
+    much = sum(warning["data"].get("download") or 0 for warning in warnings)
+    print(f"Download {size(much)} all the same? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise WhisperdError(
+            "download.declined", "Nothing was downloaded.", "`whisperctl models recommend` shows what fits."
+        )
+
+
+def say_warnings(options: argparse.Namespace, warnings: Sequence[Map]) -> None:
+    """Say what speaks against something. Under `--json` the answer has it."""
+    if options.quiet or options.json:
+        return
+    for warning in warnings:
+        print_error(WhisperdError.from_wire(warning), as_json=False)
+
+
+def model_warnings(client: Client, name: str | os.PathLike[str]) -> list[Map]:
+    """What speaks against downloading a model. A daemon that is older, or does not know it, says nothing."""
+    try:
+        return list(client.models.show(name)["warnings"])
+    except WhisperdError as error:
+        if exit_status.is_unreachable(error):
+            raise
+        return []
+
+
 def confirm(options: argparse.Namespace, document: object, text: str) -> None:
     """Say that something was done: as JSON, in words, or not at all."""
     if options.json:
         print_json(document)
     elif not options.quiet:
         print(text)
+
+
+def _is_at_terminal() -> bool:
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
 
 
 def _tell_version(client: Client) -> None:

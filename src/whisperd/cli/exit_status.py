@@ -28,6 +28,8 @@ INTERRUPTED = 130
 
 _CODES = {
     USAGE: (
+        "clips.beyond_end",
+        "clips.invalid",
         "format.unknown",
         "language.not_in_model",
         "language.unknown",
@@ -45,12 +47,14 @@ _CODES = {
     ),
     NOT_FOUND: (
         "audio.not_found",
+        "calibration.none",
         "hub.not_found",
         "job.unknown",
         "log.none",
         "model.not_installed",
         "model.unavailable",
         "model.unknown",
+        "native.no_previous",
         "native.not_installed",
         "native.unknown",
         "profile.unknown",
@@ -63,7 +67,9 @@ _CODES = {
         "model.in_use",
         "model.offline",
         "native.in_use",
+        "native.not_upgradable",
         "native.offline",
+        "native.out_of_range",
         "output.exists",
         "output.is_input",
         "profile.exists",

@@ -12,7 +12,25 @@ from whisperd.rpc.errors import WhisperdError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["check_target", "make_folder", "targets_in", "write_file"]
+__all__ = ["EXTENSIONS", "check_target", "format_of", "make_folder", "targets_in", "write_file"]
+
+EXTENSIONS = {
+    "text": "txt",
+    "json": "json",
+    "verbose_json": "json",
+    "srt": "srt",
+    "vtt": "vtt",
+    "tsv": "tsv",
+    "lrc": "lrc",
+    "md": "md",
+}
+"""By format, what its files are called."""
+
+
+def format_of(target: str | None) -> str | None:
+    """The format that the name of a file stands for, if it stands for one."""
+    extension = os.path.splitext(target or "")[1].lower().removeprefix(".")
+    return next((name for name, known in EXTENSIONS.items() if known == extension), None)
 
 
 def targets_in(folder: str, inputs: Sequence[str], extension: str) -> list[str]:

@@ -29,18 +29,19 @@ class TextWriter:
         self._progress = progress
         self._in_order = InOrder()
 
-    def write(self, index: int, text: str) -> None:
+    def write(self, index: int, text: str, channel: int | None) -> None:
         """Write a segment if it is the next one."""
         if not self._in_order.is_next(index) or not text:
             return
+        speaker = "" if channel is None else f"Speaker {channel + 1}: "
         self._progress.clear()
-        self._output.write(text + "\n")
+        self._output.write(f"{speaker}{text}\n")
         self._output.flush()
 
     def finish(self, transcript: Transcript) -> None:
         """Write what no event told of."""
         for segment in self._in_order.rest(transcript):
-            self.write(segment.id, segment.text)
+            self.write(segment.id, segment.text, segment.channel)
 
 
 def subscribe_to_progress(client: Client, progress: Progress) -> None:
@@ -56,7 +57,7 @@ def follow_job(client: Client, job: str, progress: Progress, output: IO[str]) ->
     with closing(events_of(client, job, progress)) as events:
         for event in events:
             if event is not None and event["type"] == "transcription.segment":
-                writer.write(event["index"], event["text"])
+                writer.write(event["index"], event["text"], event["channel"])
     writer.finish(Transcript.from_wire(client.jobs.wait(job)))
 
 

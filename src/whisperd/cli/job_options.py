@@ -14,7 +14,17 @@ if TYPE_CHECKING:
 __all__ = ["JOB_OPTIONS", "add_job_options", "given_options"]
 
 MAX_BEAMS = 16
-JOB_OPTIONS = ("language", "task", "priority", "prompt", "hotwords", "beam_size", "temperature", "vad")
+JOB_OPTIONS = (
+    "language",
+    "task",
+    "priority",
+    "prompt",
+    "hotwords",
+    "beam_size",
+    "temperature",
+    "vad",
+    "channels",
+)
 """Their names on the wire."""
 
 
@@ -33,6 +43,9 @@ def add_job_options(parser: Parser) -> None:
     parser.add_argument("--temperature", type=_temperatures, metavar="T[,T...]", help="0 to 1, tried in turn")
     parser.add_argument(
         "--vad", action=argparse.BooleanOptionalAction, help="leave out where nobody speaks (yes)"
+    )
+    parser.add_argument(
+        "--channels", choices=("mix", "split"), help="split: each is a speaker, heard alone (mix)"
     )
 
 

@@ -22,6 +22,9 @@ COMMANDS = {
     "profiles": "the profiles: a runtime and options of a user or program",
     "models": "the models on this computer",
     "natives": "the native libraries that engines need",
+    "hardware": "what this computer has, and which variants it can use",
+    "calibrate": "measure which way to run a model is the fastest on this computer",
+    "doctor": "what is wrong, and how to mend it",
     "daemon": "the daemon: status, start, stop, settings, log",
 }
 """Every command, with what it does; each is a module of that name in `whisperd.cli.commands`."""

@@ -151,8 +151,12 @@ class Parser(argparse.ArgumentParser):
         raise self._invalid(message[:1].upper() + message[1:])
 
     def _add_common(self) -> None:
-        """The options of every command. Their defaults come with the namespace, so that none is undone."""
+        """The options of every command. Their defaults come with the namespace, so that none is undone.
+
+        A command may have one of its own by that name: `--version` of a bundle.
+        """
         group = self.add_argument_group("options of every command")
+        own = set(self._option_names())
         for names, details in (
             (("-h", "--help"), {"action": "help", "help": "show this help and exit"}),
             (("--json",), {"help": "print one JSON document and nothing else"}),
@@ -173,6 +177,8 @@ class Parser(argparse.ArgumentParser):
                 },
             ),
         ):
+            if not own.isdisjoint(names):
+                continue
             settings: dict[str, Any] = {"action": "store_true", "default": argparse.SUPPRESS, **details}
             self.common.append(group.add_argument(*names, **settings))
 
@@ -254,8 +260,9 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
 
 def _shown(action: argparse.Action) -> str:
-    """An argument as it stands in a synopsis: `FILE...`."""
-    return f"{action.metavar or action.dest.upper()}{'...' if action.nargs == '+' else ''}"
+    """An argument as it stands in a synopsis: `FILE...`, `[MODEL]`."""
+    name = f"{action.metavar or action.dest.upper()}"
+    return {"+": f"{name}...", "*": f"[{name}]...", "?": f"[{name}]"}.get(str(action.nargs), name)
 
 
 def _listing(commands: dict[str, str]) -> str:

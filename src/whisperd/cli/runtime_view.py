@@ -80,6 +80,8 @@ def _facts(runtime: Map, now: datetime) -> Iterator[tuple[str, object]]:
     yield "keep alive", span(runtime["keep_alive"])
     if runtime["variant"]:
         yield "variant", runtime["variant"]
+    if runtime.get("note"):
+        yield "note", runtime["note"]
     if runtime["loaded"]:
         yield "library", runtime["loaded"]["library"]
         yield "loaded as", what_runs(runtime["loaded"])

@@ -13,7 +13,17 @@ from anyio.streams.memory import MemoryObjectSendStream
 
 from whisperd.client.hello import hello_params
 from whisperd.client.inputs import input_params, is_path, option_params, pieces
-from whisperd.client.nouns import Daemon, Jobs, Models, Natives, Profiles, Runtimes
+from whisperd.client.nouns import (
+    Calibration,
+    Daemon,
+    Doctor,
+    Hardware,
+    Jobs,
+    Models,
+    Natives,
+    Profiles,
+    Runtimes,
+)
 from whisperd.client.start import open_socket
 from whisperd.client.values import InOrder, Segment, Transcript, end_of_job, is_over
 from whisperd.client.wire import LIMITS, lost
@@ -70,6 +80,9 @@ class AsyncClient:
         self.profiles: Profiles[Awaitable[Map], Awaitable[list[Map]]] = Profiles(self.request)
         self.models: Models[Awaitable[Map], Awaitable[list[Map]]] = Models(self.request)
         self.natives: Natives[Awaitable[Map], Awaitable[list[Map]]] = Natives(self.request)
+        self.hardware: Hardware[Awaitable[Map], Awaitable[list[Map]]] = Hardware(self.request)
+        self.doctor: Doctor[Awaitable[Map], Awaitable[list[Map]]] = Doctor(self.request)
+        self.calibration: Calibration[Awaitable[Map], Awaitable[list[Map]]] = Calibration(self.request)
         self.daemon: Daemon[Awaitable[Map], Awaitable[list[Map]]] = Daemon(self.request)
         self._listeners: list[tuple[str, MemoryObjectSendStream[Map]]] = []
         self._reason: WhisperdError | None = None
@@ -155,7 +168,7 @@ class AsyncClient:
                 async for event in events:
                     has_ended = end_of_job(event)
                     if event["type"] == "transcription.segment" and in_order.is_next(event["index"]):
-                        yield Segment(event["index"], event["start"], event["end"], event["text"])
+                        yield Segment.from_event(event)
             for segment in in_order.rest(Transcript.from_wire(await self.jobs.wait(job))):
                 yield segment
         finally:

@@ -16,7 +16,18 @@ if TYPE_CHECKING:
 
     from whisperd.client.options import JobOptions, ProfileChanges, RuntimeChanges, RuntimeFields
 
-__all__ = ["Ask", "Daemon", "Jobs", "Models", "Natives", "Profiles", "Runtimes"]
+__all__ = [
+    "Ask",
+    "Calibration",
+    "Daemon",
+    "Doctor",
+    "Hardware",
+    "Jobs",
+    "Models",
+    "Natives",
+    "Profiles",
+    "Runtimes",
+]
 
 One = TypeVar("One")
 Many = TypeVar("Many")
@@ -88,13 +99,13 @@ class Runtimes(_Noun[One, Many]):
     def create(
         self,
         name: str,
-        model: str | os.PathLike[str],
+        model: str | os.PathLike[str] | None = None,
         *,
         default: bool = False,
         **fields: Unpack[RuntimeFields],
     ) -> One:
-        """Save a new one, perhaps as the default."""
-        params = runtime_params({**fields, "model": model})
+        """Save a new one, perhaps as the default. Without a model it has the one that suits this computer."""
+        params = runtime_params({**fields, **_given(model=model)})
         return cast(
             "One", self._ask("runtimes.create", name=name, **params, **_given(default=default or None))
         )
@@ -176,9 +187,13 @@ class Models(_Noun[One, Many]):
         """The catalogue."""
         return cast("Many", self._ask("models.available"))
 
-    def recommend(self) -> Many:
+    def recommend(self, language: str | None = None) -> Many:
         """The catalogue, with what fits this computer and which model suits it."""
-        return cast("Many", self._ask("models.recommend"))
+        return cast("Many", self._ask("models.recommend", **_given(language=language)))
+
+    def show(self, name: str | os.PathLike[str]) -> One:
+        """One model, installed or not, with what speaks against it on this computer as `warnings`."""
+        return cast("One", self._ask("models.show", name=model_name(name)))
 
     def pull(self, name: str | os.PathLike[str]) -> One:
         """Download a model unless it is there."""
@@ -216,13 +231,53 @@ class Natives(_Noun[One, Many]):
         """Compare every file of a bundle with its hash."""
         return cast("One", self._ask("natives.verify", name=name))
 
-    def remove(self, name: str) -> One:
-        """Delete every installed version of a bundle."""
-        return cast("One", self._ask("natives.remove", name=name))
+    def upgrade(self, name: str, version: str | None = None) -> One:
+        """Install and try its newest version, or the one that is named, and use it from now on."""
+        return cast("One", self._ask("natives.upgrade", name=name, **_given(version=version)))
+
+    def rollback(self, name: str) -> One:
+        """Use the version again that was used before the last upgrade."""
+        return cast("One", self._ask("natives.rollback", name=name))
+
+    def remove(self, name: str, version: str | None = None) -> One:
+        """Delete every installed version of a bundle, or the one that is named."""
+        return cast("One", self._ask("natives.remove", name=name, **_given(version=version)))
 
     def path(self, name: str) -> One:
         """Where an installed bundle lies, as `path`."""
         return cast("One", self._ask("natives.path", name=name))
+
+
+class Hardware(_Noun[One, Many]):
+    """What this computer has."""
+
+    def show(self) -> One:
+        """Processor, memory, GPUs, libraries and tools, and of each variant whether it can be used."""
+        return cast("One", self._ask("hardware.show"))
+
+
+class Doctor(_Noun[One, Many]):
+    """What is wrong, as the daemon sees it."""
+
+    def check(self) -> One:
+        """Look at everything; the answer has `checks`, each with `name`, `status`, `message` and `fix`."""
+        return cast("One", self._ask("doctor.check"))
+
+
+class Calibration(_Noun[One, Many]):
+    """Which way to run a model is the fastest on this computer; by default the default runtime's model."""
+
+    def run(self, model: str | os.PathLike[str] | None = None) -> One:
+        """Measure it, which takes about a minute, and have it used from now on."""
+        return cast("One", self._ask("calibration.run", **_named_model(model)))
+
+    def show(self, model: str | os.PathLike[str] | None = None) -> One:
+        """What was found, and what was tried."""
+        return cast("One", self._ask("calibration.show", **_named_model(model)))
+
+    def forget(self, model: str | os.PathLike[str] | None = None) -> One:
+        """Forget what was found."""
+        return cast("One", self._ask("calibration.forget", **_named_model(model)))
 
 
 class Daemon(_Noun[One, Many]):
@@ -243,6 +298,10 @@ class Daemon(_Noun[One, Many]):
     def config(self) -> One:
         """The settings in force, as a documented TOML file in `content`."""
         return cast("One", self._ask("daemon.config"))
+
+
+def _named_model(model: str | os.PathLike[str] | None) -> dict[str, Any]:
+    return {} if model is None else {"model": model_name(model)}
 
 
 def _given(**params: Any) -> dict[str, Any]:

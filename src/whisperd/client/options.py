@@ -13,6 +13,7 @@ __all__ = [
     "ProfileChanges",
     "RuntimeChanges",
     "RuntimeFields",
+    "TranscriptionOptions",
 ]
 
 Device = Literal["auto", "cuda", "cpu"]
@@ -21,14 +22,9 @@ ComputeType = Literal[
 ]
 
 
-class JobOptions(TypedDict, total=False):
-    """What `transcribe` and `submit` take; `whisperctl transcribe --help` explains each."""
+class TranscriptionOptions(TypedDict, total=False):
+    """How something is transcribed; `whisperctl transcribe --help` explains each."""
 
-    runtime: str | None
-    """A saved runtime's name or id; None is the profile's, else the default."""
-    model: str | os.PathLike[str] | None
-    """A name of the catalogue, a hub repository, or a model's folder: a runtime with that model, not beside
-    `runtime`."""
     language: str | None
     """A code or an English name; None or `auto` finds out."""
     task: Literal["transcribe", "translate"]
@@ -37,7 +33,21 @@ class JobOptions(TypedDict, total=False):
     prompt: str | None
     hotwords: str | None
     vad: bool
+    channels: Literal["mix", "split"]
+    """`split` hears each channel by itself, as if somebody else spoke in each."""
+    clip: str | None
+    """Only these parts, such as `0:30-1:45; 2:00-2:15`; None is all of it."""
     priority: Literal["interactive", "normal", "bulk"]
+
+
+class JobOptions(TranscriptionOptions, total=False):
+    """What `transcribe` and `submit` of a client take."""
+
+    runtime: str | None
+    """A saved runtime's name or id; None is the profile's, else the default."""
+    model: str | os.PathLike[str] | None
+    """A name of the catalogue, a hub repository, or a model's folder: a runtime with that model, not beside
+    `runtime`."""
 
 
 class RuntimeFields(TypedDict, total=False):

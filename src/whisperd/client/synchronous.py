@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from whisperd.client.hello import hello_params
 from whisperd.client.inputs import input_params, is_path, option_params, pieces
-from whisperd.client.nouns import Daemon, Jobs, Models, Natives, Profiles, Runtimes
+from whisperd.client.nouns import (
+    Calibration,
+    Daemon,
+    Doctor,
+    Hardware,
+    Jobs,
+    Models,
+    Natives,
+    Profiles,
+    Runtimes,
+)
 from whisperd.client.start import open_socket
 from whisperd.client.values import InOrder, Segment, Transcript, end_of_job, is_over
 from whisperd.client.wire import Wire
@@ -59,6 +69,9 @@ class Client:
         self.profiles: Profiles[Map, list[Map]] = Profiles(self.request)
         self.models: Models[Map, list[Map]] = Models(self.request)
         self.natives: Natives[Map, list[Map]] = Natives(self.request)
+        self.hardware: Hardware[Map, list[Map]] = Hardware(self.request)
+        self.doctor: Doctor[Map, list[Map]] = Doctor(self.request)
+        self.calibration: Calibration[Map, list[Map]] = Calibration(self.request)
         self.daemon: Daemon[Map, list[Map]] = Daemon(self.request)
 
     def __enter__(self) -> Client:
@@ -152,7 +165,7 @@ class Client:
                     has_ended = has_ended or (event.get("id") == job and end_of_job(event))
                     is_segment = event["type"] == "transcription.segment" and event["id"] == job
                     if is_segment and in_order.is_next(event["index"]):
-                        yield Segment(event["index"], event["start"], event["end"], event["text"])
+                        yield Segment.from_event(event)
             # What an overloaded connection missed, and the job's error if it has one.
             yield from in_order.rest(Transcript.from_wire(self.jobs.wait(job)))
         finally:

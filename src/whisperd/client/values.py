@@ -15,6 +15,13 @@ class Segment(NamedTuple):
     start: float
     end: float
     text: str
+    channel: int | None = None
+    """From 0, where channels are heard by themselves."""
+
+    @classmethod
+    def from_event(cls, event: Mapping[str, Any]) -> Segment:
+        """Read an event `transcription.segment`."""
+        return cls(event["index"], event["start"], event["end"], event["text"], event["channel"])
 
 
 class Transcript(NamedTuple):
@@ -32,7 +39,8 @@ class Transcript(NamedTuple):
     def from_wire(cls, wire: Mapping[str, Any]) -> Transcript:
         """Read the answer to `jobs.wait`."""
         segments = tuple(
-            Segment(one["id"], one["start"], one["end"], one["text"].strip()) for one in wire["segments"]
+            Segment(one["id"], one["start"], one["end"], one["text"].strip(), one.get("channel"))
+            for one in wire["segments"]
         )
         return cls(wire["text"], wire["language"], wire["duration"], segments, wire)
 

@@ -21,7 +21,7 @@ __all__ = ["TOPICS", "EventHub", "EventSink", "Subscription", "job_topic"]
 
 _NIL = encode_value(None)
 
-TOPICS = ("jobs", "runtimes", "natives", "models")
+TOPICS = ("jobs", "runtimes", "natives", "models", "calibration")
 
 MAX_KEPT_BYTES = 64 * 2**20
 """Events of jobs, for late followers. Who comes later still is told how many there were; the result stays."""

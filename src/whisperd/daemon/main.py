@@ -18,13 +18,14 @@ from anyio.abc import TaskStatus
 
 from whisperd import paths
 from whisperd._version import __version__
+from whisperd.daemon.calibrating import calibrate_by_itself
 from whisperd.daemon.listener import claim_socket
 from whisperd.daemon.logfile import LogFile
 from whisperd.daemon.server import serve
 from whisperd.daemon.service import Service, open_service
 from whisperd.daemon.signals import HANG_UP, receive_signals
 from whisperd.rpc.errors import WhisperdError
-from whisperd.settings import Settings, is_preloading, load_settings
+from whisperd.settings import Settings, is_calibrating, is_preloading, load_settings
 from whisperd.tasks import open_task_group
 
 __all__ = ["main"]
@@ -98,6 +99,7 @@ async def _run(
         tasks.start_soon(serve, listener, service)
         if is_preloading(settings):
             tasks.start_soon(service.preload)
+        tasks.start_soon(calibrate_by_itself, service, lambda: is_calibrating(service.settings))
         announce.ready(socket)
         await service.stop_requested.wait()
         await _drain(service)

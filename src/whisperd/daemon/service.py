@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from anyio.abc import TaskGroup
 
 from whisperd import paths
 from whisperd.audio import DecoderOptions, DecoderPool, media_lock, open_decoder_pool
+from whisperd.calibration import CalibrationTable, Calibrator, Idle
+from whisperd.daemon.calibrating import calibration_surroundings, is_busy
 from whisperd.daemon.connection import Connection
 from whisperd.daemon.hub import EventHub
 from whisperd.daemon.uploads import UploadStore
@@ -23,20 +26,23 @@ from whisperd.jobs.manager import JobManager, jobs_at_once
 from whisperd.jobs.options import job_options
 from whisperd.models import ModelStore, default_sources
 from whisperd.natives import Bundle, NativeStore
-from whisperd.plugins import variants
+from whisperd.plugins import Backend, Variant, variants
 from whisperd.progress import OnProgress, Progress
 from whisperd.rpc.errors import WhisperdError
-from whisperd.rpc.events import ModelProgress, NativeProgress
+from whisperd.rpc.events import Event, ModelProgress, NativeProgress
 from whisperd.runtimes import Runtime, RuntimeManager, RuntimePreset, RuntimeView, Surroundings
+from whisperd.runtimes.advice import Advisor
 from whisperd.runtimes.computer import Computer
-from whisperd.runtimes.prepare import Prepared, is_prepared, prepare
-from whisperd.runtimes.presets import PresetStore
+from whisperd.runtimes.fallback import FailedVariant, VariantFailures
+from whisperd.runtimes.prepare import Prepared, choose_variant, is_prepared, prepare
+from whisperd.runtimes.presets import PresetStore, check_presets
 from whisperd.runtimes.profile_manager import ProfileManager
-from whisperd.runtimes.profiles import ProfileStore
+from whisperd.runtimes.profiles import ProfileStore, check_profiles
 from whisperd.runtimes.room import Room
 from whisperd.settings import Settings, is_offline, load_settings
 from whisperd.store import open_database
 from whisperd.tasks import open_task_group
+from whisperd.worker.protocol import LoadParams
 
 __all__ = ["Service", "native_bundles", "open_service"]
 
@@ -54,8 +60,11 @@ class Service:
     runtimes: RuntimeManager
     profiles: ProfileManager
     decoders: DecoderPool
+    calibrator: Calibrator
 
-    def __init__(self, tasks: TaskGroup, config_file: Path, settings: Settings, socket: str) -> None:
+    def __init__(
+        self, tasks: TaskGroup, config_file: Path, settings: Settings, socket: str, state_dir: Path
+    ) -> None:
         self.config_file = config_file
         self.settings = settings
         self._settings_at_start = settings
@@ -72,9 +81,15 @@ class Service:
         self.models = ModelStore(
             paths.models_dir(), sources=default_sources(settings.models), offline=is_offline()
         )
-        self.computer = Computer()
-        self.uploads = UploadStore(paths.state_dir() / "uploads", socket, lambda: self.settings.limits)
+        self.computer = Computer(
+            start_soon=tasks.start_soon,
+            is_installed=lambda bundle: self.natives.find(bundle) is not None,
+        )
+        self.variant_failures = VariantFailures(self.stamp_of)
+        self.advisor = Advisor(self.models, self.computer, self.measured_speeds)
+        self.uploads = UploadStore(state_dir / "uploads", socket, lambda: self.settings.limits)
         self.connections: set[Connection] = set()
+        self.idle = Idle(lambda: is_busy(self))
         self._tasks = tasks
 
     def reload(self) -> list[str]:
@@ -106,7 +121,9 @@ class Service:
         """The bundle of the decoder, installed first if need be."""
         return (await self.natives.install(native_bundles()[0], self.on_native_progress)).path
 
-    async def prepare_runtime(self, preset: RuntimePreset, on_progress: OnProgress) -> Prepared:
+    async def prepare_runtime(
+        self, preset: RuntimePreset, on_progress: OnProgress, failed: Sequence[FailedVariant] = ()
+    ) -> Prepared:
         """Get what a worker needs, and tell of the downloads as if somebody had asked for them alone."""
 
         def on_native_progress(progress: Progress) -> None:
@@ -117,14 +134,60 @@ class Service:
             self.on_model_progress(progress)
             on_progress(progress)
 
-        usable = await self.computer.usable_variants(preset)
-        return await prepare(preset, usable, self.natives, self.models, on_native_progress, on_model_progress)
+        prepared = await prepare(
+            preset,
+            await self.ranked_variants(preset),
+            self.natives,
+            self.models,
+            on_native_progress,
+            on_model_progress,
+            self.variant_failures,
+            failed,
+        )
+        tuning = await self.calibrator.tuning(preset, prepared.backend, prepared.variant)
+        return replace(prepared, tuning=tuning)
+
+    async def measured_speeds(self) -> dict[str, float]:
+        """How many seconds of speech are transcribed in a second, by those models that were measured here."""
+        return await self.calibrator.speeds()
+
+    async def ranked_variants(self, preset: RuntimePreset) -> list[tuple[Backend, Variant]]:
+        """Those that this computer can use, the best first: what was measured goes before the priority.
+
+        One that has to be built here, which takes minutes, comes last until it was.
+        """
+        ranked = await self.calibrator.ranked(preset, await self.computer.usable_variants(preset))
+        return sorted(ranked, key=lambda pair: self._has_to_be_built(pair[1]))
+
+    def _has_to_be_built(self, variant: Variant) -> bool:
+        bundle = Bundle.of(variant)
+        return bundle is not None and bundle.build is not None and self.natives.find(bundle) is None
+
+    async def use_calibration(self, model: str) -> None:
+        """Load what is loaded with a model anew, where that has become faster in another way."""
+        for runtime in self.runtimes.all():
+            loaded, prepared = runtime.loaded, runtime.prepared
+            if runtime.preset.model != model or loaded is None or prepared is None:
+                continue
+            backend, variant = choose_variant(runtime.preset, await self.ranked_variants(runtime.preset))
+            tuning = await self.calibrator.tuning(runtime.preset, backend, variant)
+            if variant.name != prepared.variant.name or tuning != prepared.tuning:
+                self.runtimes.load_anew(runtime)
+
+    async def stamp_of(self, variant: Variant) -> str:
+        """What a variant depends on: something else once its bundle or the driver has changed."""
+        bundle = Bundle.of(variant)
+        installed = self.natives.find(bundle) if bundle else None
+        changed = installed.path.stat().st_mtime_ns if installed else None
+        wanted = bundle.select().digest if bundle else None
+        driver = (await self.computer.hardware()).gpus.driver if variant.device == "cuda" else None
+        return f"{wanted} {installed and installed.digest} {changed} {driver}"
 
     async def preload(self) -> None:
         """Load the default runtime, unless something would have to be downloaded for it unasked."""
         preset = self.runtimes.default.preset
         try:
-            usable = await self.computer.usable_variants(preset)
+            usable = await self.ranked_variants(preset)
             is_there = await is_prepared(preset, usable, self.natives, self.models)
         except WhisperdError:
             is_there = True  # it fails before anything is downloaded, and its status says why
@@ -171,10 +234,18 @@ class Service:
 
 
 @asynccontextmanager
-async def open_service(config_file: Path, settings: Settings, socket: str) -> AsyncIterator[Service]:
-    """The wired daemon; when the block ends, no job, worker or decoder is left."""
-    async with open_database(paths.database_file()) as database, open_task_group() as tasks:
-        service = Service(tasks, config_file, settings, socket)
+async def open_service(
+    config_file: Path, settings: Settings, socket: str, state_dir: Path | None = None
+) -> AsyncIterator[Service]:
+    """The wired daemon; when the block ends, no job, worker or decoder is left.
+
+    What it keeps is in `state_dir`, by default the user's own, which only the daemon may use.
+    """
+    state_dir = state_dir or paths.state_dir()
+    database_file = state_dir / paths.database_file().name
+    checks = (check_presets, check_profiles)
+    async with open_database(database_file, checks=checks) as database, open_task_group() as tasks:
+        service = Service(tasks, config_file, settings, socket, state_dir)
         options = DecoderOptions(
             max_processes=sum(jobs_at_once(settings).values()),
             stall_timeout_s=settings.decoder.stall_timeout_s,
@@ -182,8 +253,12 @@ async def open_service(config_file: Path, settings: Settings, socket: str) -> As
         )
         async with open_decoder_pool(service.find_media_bundle, options) as service.decoders:
             service.database_set_aside = database.set_aside
-            service.runtimes = RuntimeManager(tasks, PresetStore(database), _surroundings(service))
-            await service.runtimes.open(service.computer.first_model)
+            room = Room(service.models, service.computer, lambda: service.settings.runtime.memory_bytes)
+            table = CalibrationTable(database)
+            await table.open()
+            service.calibrator = Calibrator(table, service.idle, calibration_surroundings(service, room))
+            service.runtimes = RuntimeManager(tasks, PresetStore(database), _surroundings(service, room))
+            await service.runtimes.open(service.advisor.suitable)
             service.profiles = ProfileManager(
                 ProfileStore(database),
                 check_options=job_options,
@@ -197,6 +272,7 @@ async def open_service(config_file: Path, settings: Settings, socket: str) -> As
                 settings=lambda: service.settings,
                 publish=service.hub.publish_job,
                 forget=service.hub.forget_job,
+                active_changed=service.idle.notice,
             )
             try:
                 yield service
@@ -204,15 +280,25 @@ async def open_service(config_file: Path, settings: Settings, socket: str) -> As
                 tasks.cancel_scope.cancel()
 
 
-def _surroundings(service: Service) -> Surroundings:
-    room = Room(service.models, service.computer, limit=lambda: service.settings.runtime.memory_bytes)
+def _surroundings(service: Service, room: Room) -> Surroundings:
+    async def make_room(
+        runtimes: RuntimeManager, runtime: Runtime, prepared: Prepared, params: LoadParams
+    ) -> None:
+        await service.idle.vacated()  # calibration takes no memory that somebody needs
+        await room.make(runtimes, runtime, prepared, params)
+
+    def publish(event: Event) -> None:
+        service.idle.notice()
+        service.hub.publish("runtimes", event)
+
     return Surroundings(
         prepare=service.prepare_runtime,
         capabilities=service.computer.capabilities,
         known_model=service.known_model,
         settings=lambda: service.settings.runtime,
-        publish=lambda event: service.hub.publish("runtimes", event),
-        make_room=room.make,
+        publish=publish,
+        make_room=make_room,
+        failures=service.variant_failures,
         held_count_changed=_keep_decoder_warm(service.decoders),
     )
 
@@ -221,7 +307,7 @@ def native_bundles() -> list[Bundle]:
     """Every bundle there is: the decoder's first, then those of the variants, the best first."""
     return [
         Bundle("media", media_lock()),
-        *(Bundle(variant.name, variant.lock) for _, variant in variants() if variant.lock),
+        *filter(None, (Bundle.of(variant) for _, variant in variants())),
     ]
 
 

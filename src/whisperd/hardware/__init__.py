@@ -1,11 +1,53 @@
-"""What this computer has: memory, and NVIDIA GPUs with their driver.
+"""What this computer has: processor, memory, libraries, tools, and NVIDIA GPUs with their driver.
 
-`read_memory` and `find_gpus` look; everything else in this room is pure and takes what they saw. No native
-library is ever loaded into the process that asks: a driver is asked in a child process, so that a
-broken one costs the answer and nothing else.
+`find_hardware` looks at all of it, `find_gpus` at the GPUs, `read_memory` and `usable_cores` at what
+changes from moment to moment. Everything else in this room is pure and takes what they saw: `detect` says
+what a recorded computer has, `why_not` whether a computer has what a variant needs. No native library is
+ever loaded into the process that asks: drivers, folders and programs are asked in child processes, so that
+a broken one costs its answer and nothing else.
 """
 
+from whisperd.hardware.cores import usable_cores
+from whisperd.hardware.detect import detect
+from whisperd.hardware.facts import (
+    CPU_FEATURES,
+    Cores,
+    Hardware,
+    Libraries,
+    Library,
+    Processor,
+    System,
+    Tool,
+    Tools,
+)
+from whisperd.hardware.find import find_hardware
 from whisperd.hardware.gpus import Gpu, Gpus, check_cuda, find_gpus, gpu_compute_types
 from whisperd.hardware.memory import Memory, read_memory
+from whisperd.hardware.probes import ProbeFailed, Probes, probes_here
+from whisperd.hardware.usable import why_not
 
-__all__ = ["Gpu", "Gpus", "Memory", "check_cuda", "find_gpus", "gpu_compute_types", "read_memory"]
+__all__ = [
+    "CPU_FEATURES",
+    "Cores",
+    "Gpu",
+    "Gpus",
+    "Hardware",
+    "Libraries",
+    "Library",
+    "Memory",
+    "ProbeFailed",
+    "Probes",
+    "Processor",
+    "System",
+    "Tool",
+    "Tools",
+    "check_cuda",
+    "detect",
+    "find_gpus",
+    "find_hardware",
+    "gpu_compute_types",
+    "probes_here",
+    "read_memory",
+    "usable_cores",
+    "why_not",
+]

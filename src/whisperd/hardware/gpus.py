@@ -2,6 +2,7 @@
 
 GPUs are numbered as CUDA numbers them in a process with `DEVICE_ORDER` in its environment: in the
 order of the PCI bus, as `nvidia-smi` does, and of those only the ones that `CUDA_VISIBLE_DEVICES` names.
+A GPU may be divided (multi-instance GPU, MIG): then CUDA sees the first of its instances, and no other GPU.
 """
 
 from __future__ import annotations
@@ -14,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Final
 
-import anyio
 import msgspec
 
 from whisperd.child import how_it_ended, open_child, python_command
-from whisperd.hardware.messages import DriverAnswer, SeenGpu
+from whisperd.hardware.messages import DriverAnswer, SeenGpu, SeenInstance
 from whisperd.rpc.errors import WhisperdError
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ class Gpus:
     """The newest CUDA that the driver can do."""
     problem: WhisperdError | None = None
     """Why there are none (`cuda.not_available`)."""
+    source: str = "NVML, the library of NVIDIA's driver"
+    """What told all this."""
 
 
 async def find_gpus(
@@ -81,7 +83,7 @@ async def find_gpus(
     """
     env = os.environ if env is None else env
     if not may_have_driver(env, exists):
-        return Gpus(problem=_no_driver())
+        return _no_driver()
     try:
         answer = await _ask_aside(timeout_s, env)
     except WhisperdError as problem:
@@ -133,7 +135,7 @@ def gpu_compute_types(capability: tuple[int, int]) -> tuple[str, ...]:
 def gpus_from(answer: DriverAnswer, visible: str | None) -> Gpus:
     """What the driver's answer means; `visible` is the value of `CUDA_VISIBLE_DEVICES`."""
     if not answer.has_library:
-        return Gpus(problem=_no_driver())
+        return _no_driver()
     cuda = None if answer.cuda is None else (answer.cuda // 1000, answer.cuda % 1000 // 10)
     driver = answer.driver or None
     there = [gpu for gpu in answer.gpus if gpu is not None]
@@ -148,6 +150,13 @@ def gpus_from(answer: DriverAnswer, visible: str | None) -> Gpus:
         )
     elif not there:
         problem = _unavailable("lost", "it does not answer its driver", _RESTART)
+    elif not visible_gpus(there, None):
+        problem = _unavailable(
+            "undivided",
+            "it is in MIG mode, and divided into no instance that this user may use",
+            "Make an instance with `sudo nvidia-smi mig -cgi 0 -C`, or end that mode with "
+            "`sudo nvidia-smi -mig 0`.",
+        )
     else:
         seen = visible_gpus(there, visible)
         if seen:
@@ -163,29 +172,66 @@ def gpus_from(answer: DriverAnswer, visible: str | None) -> Gpus:
 def visible_gpus(gpus: Sequence[SeenGpu], visible: str | None) -> tuple[Gpu, ...]:
     """Those that `CUDA_VISIBLE_DEVICES` shows, in its order and with the numbers that they get by it.
 
-    It lists numbers, or the beginnings of UUIDs. As for CUDA, the list ends before the first entry that
-    names no GPU, such as -1, or one a second time. None: it is not set, and all are seen.
+    It lists numbers, or the beginnings of UUIDs, of GPUs or of instances. As for CUDA, the list ends before
+    the first entry that names none, such as -1, or one a second time. None: it is not set, and all are seen.
     """
-    seen: list[SeenGpu] = []
-    for entry in range(len(gpus)) if visible is None else visible.split(","):
-        gpu = gpus[entry] if isinstance(entry, int) else _named(gpus, entry.strip())
-        if gpu is None or gpu in seen:
+    if visible is None:
+        return _numbered([device for gpu in gpus if (device := _first_device(gpu))])
+    seen: list[_Device] = []
+    for entry in visible.split(","):
+        device = _named(gpus, entry.strip())
+        if device is None or device in seen:
             break
-        seen.append(gpu)
-    return tuple(
-        Gpu(index, gpu.name, gpu.memory_total, gpu.memory_free, gpu.compute_capability)
-        for index, gpu in enumerate(seen)
-    )
+        seen.append(device)
+    return _numbered(seen)
 
 
-def _named(gpus: Sequence[SeenGpu], entry: str) -> SeenGpu | None:
+@dataclass(frozen=True)
+class _Device:
+    """What CUDA can compute on: a whole GPU, or an instance of one."""
+
+    gpu: SeenGpu
+    instance: SeenInstance | None = None
+
+
+def _numbered(devices: Sequence[_Device]) -> tuple[Gpu, ...]:
+    """The devices that a process sees: one instance, or else any number of whole GPUs."""
+    instance = next((device for device in devices if device.instance), None)
+    return tuple(_gpu(index, device) for index, device in enumerate([instance] if instance else devices))
+
+
+def _gpu(index: int, device: _Device) -> Gpu:
+    part = device.instance or device.gpu
+    return Gpu(index, part.name, part.memory_total, part.memory_free, device.gpu.compute_capability)
+
+
+def _first_device(gpu: SeenGpu) -> _Device | None:
+    """What of a GPU is seen; None of one that is to be divided, and is divided into nothing."""
+    if gpu.instances is None:
+        return _Device(gpu)
+    return _Device(gpu, gpu.instances[0]) if gpu.instances else None
+
+
+def _named(gpus: Sequence[SeenGpu], entry: str) -> _Device | None:
     if entry.isascii() and entry.isdecimal():
         index = int(entry[:9])
-        return gpus[index] if index < len(gpus) else None
-    if not entry.startswith("GPU-"):
-        return None
-    found = [gpu for gpu in gpus if gpu.uuid.startswith(entry)]
-    return found[0] if len(found) == 1 else None
+        return _first_device(gpus[index]) if index < len(gpus) else None
+    if entry.startswith("GPU-"):
+        found = [gpu for gpu in gpus if gpu.uuid.startswith(entry)]
+        return _first_device(found[0]) if len(found) == 1 else None
+    if entry.startswith("MIG-"):
+        devices = [_Device(gpu, instance) for gpu in gpus for instance in gpu.instances or ()]
+        named = [device for device in devices if _is_called(device, entry)]
+        return named[0] if len(named) == 1 else None
+    return None
+
+
+def _is_called(device: _Device, entry: str) -> bool:
+    """Whether an entry names this instance: by its UUID or, for older drivers, by its GPU and its ids."""
+    assert device.instance is not None
+    gpu_instance, compute_instance = device.instance.ids
+    by_ids = f"MIG-{device.gpu.uuid}/{gpu_instance}/{compute_instance}"
+    return device.instance.uuid.startswith(entry) or entry == by_ids
 
 
 def may_have_driver(env: Mapping[str, str], exists: Callable[[str], bool] = os.path.exists) -> bool:
@@ -214,6 +260,8 @@ _LIBRARY_FOLDERS: Final = (
 
 async def _ask_aside(timeout_s: float, env: Mapping[str, str]) -> DriverAnswer:
     """The driver's answer. Raises `WhisperdError` (`cuda.not_available`) when there is none."""
+    import anyio  # here, for a process that looks at the computer does without it
+
     try:
         with anyio.fail_after(timeout_s):
             async with open_child(
@@ -281,11 +329,14 @@ def _refusal(code: int) -> WhisperdError:
     return _unavailable(word, why, fix, nvml_error=code)
 
 
-def _no_driver() -> WhisperdError:
-    return _unavailable(
-        "no_driver",
-        "no NVIDIA driver is installed",
-        f"Install the NVIDIA driver if this computer has an NVIDIA GPU, or {_ON_THE_PROCESSOR}.",
+def _no_driver() -> Gpus:
+    if sys.platform == "darwin":
+        why, fix = "macOS has no NVIDIA driver", f"Leave the choice to whisperd, or {_ON_THE_PROCESSOR}."
+    else:
+        why = "no NVIDIA driver is installed"
+        fix = f"Install the NVIDIA driver if this computer has an NVIDIA GPU, or {_ON_THE_PROCESSOR}."
+    return Gpus(
+        problem=_unavailable("no_driver", why, fix), source="a search for the files of NVIDIA's driver"
     )
 
 

@@ -1,23 +1,20 @@
 """How much memory there is for this process, and how much of it is free.
 
-In a container that is what its control groups allow, and not what the computer has. On Linux each
-group in which the process is, and each group around that one, may have a limit; the tightest counts.
+In a container that is what its control groups allow, and not what the computer has.
 Page cache counts as free, for the kernel gives it up when memory is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import psutil
 
-__all__ = ["Memory", "group_memory", "memory_within", "read_memory"]
+from whisperd.hardware.cgroups import count, group_folders
+from whisperd.hardware.files import ReadFile, read_file
 
-ReadFile = Callable[[str], str | None]
-"""The text of a file, None if it cannot be read."""
+__all__ = ["Memory", "group_memory", "memory_within", "read_memory", "system_memory"]
 
 
 @dataclass(frozen=True)
@@ -27,75 +24,67 @@ class Memory:
     total: int
     available: int
     """What can be taken without swapping."""
+    source: str = field(default="the system", compare=False)
+    """Whose limit it is: the system's, or a control group's."""
 
 
 @dataclass(frozen=True)
 class _Version:
     """What the files of one version of control groups are called."""
 
-    root: str
     limit: str
     usage: str
     reclaimable: tuple[str, ...]
     """Lines of `memory.stat` that count what the kernel can take back."""
 
 
-_VERSION_1: Final = _Version(
-    root="/sys/fs/cgroup/memory",
-    limit="memory.limit_in_bytes",
-    usage="memory.usage_in_bytes",
-    reclaimable=("total_inactive_file", "total_active_file"),
-)
-_VERSION_2: Final = _Version(
-    root="/sys/fs/cgroup",
-    limit="memory.max",
-    usage="memory.current",
-    reclaimable=("inactive_file", "active_file", "slab_reclaimable"),
-)
+_VERSIONS: Final = {
+    1: _Version(
+        limit="memory.limit_in_bytes",
+        usage="memory.usage_in_bytes",
+        reclaimable=("total_inactive_file", "total_active_file"),
+    ),
+    2: _Version(
+        limit="memory.max",
+        usage="memory.current",
+        reclaimable=("inactive_file", "active_file", "slab_reclaimable"),
+    ),
+}
 
 
 def read_memory() -> Memory:
     """The memory of this computer, or of the container. A few small files are read: well under 1 ms."""
+    return memory_within(system_memory(), read_file)
+
+
+def system_memory() -> Memory:
+    """The memory of the computer, whatever of it this process may take."""
     system = psutil.virtual_memory()
-    return memory_within(Memory(system.total, system.available), _read)
+    return Memory(system.total, system.available)
 
 
 def memory_within(system: Memory, read: ReadFile) -> Memory:
     """What control groups leave of the system's memory."""
-    total, available = system.total, system.available
-    for version, path in _groups(read("/proc/self/cgroup") or ""):
-        # Inside a container the path may be the one outside, and what is mounted the container's own
-        # group: the folders that are not there are passed over, and the root is always looked at.
-        for folder in (path, *path.parents):
-            # A group without a limit, and in version 1 one with an absurd limit, allows what its parent does.
-            group = _group(version, f"{version.root}{folder}".rstrip("/"), read)
-            if group is not None and group.total < system.total:
-                total, available = min(total, group.total), min(available, group.available)
-    return Memory(total, available)
+    memory = system
+    for version, folder in group_folders(read, "memory"):
+        # A group without a limit, and in version 1 one with an absurd limit, allows what its parent does.
+        group = _group(_VERSIONS[version], folder, read)
+        if group is None or group.total >= system.total:
+            continue
+        if group.total < memory.total:
+            memory = replace(memory, total=group.total, source=f"the control group {folder}")
+        memory = replace(memory, available=min(memory.available, group.available))
+    return memory
 
 
 def group_memory(limit: str, usage: str, stat: str, reclaimable: tuple[str, ...]) -> Memory | None:
     """What a control group allows, from the text of its files; None if it sets no limit."""
-    limit, usage = limit.strip(), usage.strip()
-    if not (limit.isdecimal() and usage.isdecimal()):  # `max` is none
+    allowed, used = count(limit.strip()), count(usage.strip())
+    if allowed is None or used is None:  # `max` is none
         return None
     counts = dict(line.rsplit(" ", 1) for line in stat.splitlines() if " " in line)
-    cache = sum(int(counts[name]) for name in reclaimable if counts.get(name, "").isdecimal())
-    used = max(int(usage) - cache, 0)
-    return Memory(int(limit), max(int(limit) - used, 0))
-
-
-def _groups(membership: str) -> Iterator[tuple[_Version, PurePosixPath]]:
-    """The groups of this process that count memory; the text is lines of `number:controllers:path`."""
-    for line in membership.splitlines():
-        number, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if not path.startswith("/"):
-            continue
-        if "memory" in controllers.split(","):
-            yield _VERSION_1, PurePosixPath(path)
-        elif number == "0" and not controllers:
-            yield _VERSION_2, PurePosixPath(path)
+    cache = sum(count(counts.get(name, "")) or 0 for name in reclaimable)
+    return Memory(allowed, max(allowed - max(used - cache, 0), 0))
 
 
 def _group(version: _Version, folder: str, read: ReadFile) -> Memory | None:
@@ -103,10 +92,3 @@ def _group(version: _Version, folder: str, read: ReadFile) -> Memory | None:
     if limit is None or usage is None:
         return None
     return group_memory(limit, usage, read(f"{folder}/memory.stat") or "", version.reclaimable)
-
-
-def _read(path: str) -> str | None:
-    try:
-        return Path(path).read_text("utf-8", "replace")
-    except OSError:
-        return None

@@ -18,13 +18,14 @@ from typing import Final, TypeVar
 import msgspec
 
 from whisperd.child import watch_parent
-from whisperd.hardware.messages import DriverAnswer, SeenGpu
+from whisperd.hardware.messages import DriverAnswer, SeenGpu, SeenInstance
 
 __all__ = ["main"]
 
 Fact = TypeVar("Fact")
 
 _FUNCTION_NOT_FOUND: Final = 13
+_MIG_IS_ON: Final = 1
 _TEXT_BYTES: Final = 96
 """As long as the longest text that NVML writes."""
 
@@ -56,16 +57,25 @@ class _Nvml:
         self.call(name, *arguments, buffer, ctypes.c_uint(_TEXT_BYTES))
         return buffer.value.decode(errors="replace")
 
-    def number(self, name: str) -> int:
+    def number(self, name: str, *arguments: object) -> int:
         value = ctypes.c_int()
-        self.call(name, ctypes.byref(value))
+        self.call(name, *arguments, ctypes.byref(value))
         return value.value
+
+    def memory(self, handle: ctypes.c_void_p) -> _Memory:
+        memory = _Memory()
+        self.call("nvmlDeviceGetMemoryInfo", handle, ctypes.byref(memory))
+        return memory
 
     def gpu(self, index: int) -> SeenGpu:
         handle = ctypes.c_void_p()
         self.call("nvmlDeviceGetHandleByIndex_v2", ctypes.c_uint(index), ctypes.byref(handle))
-        memory, major, minor = _Memory(), ctypes.c_int(), ctypes.c_int()
-        self.call("nvmlDeviceGetMemoryInfo", handle, ctypes.byref(memory))
+        instances = self.instances(handle)
+        if instances is None:
+            memory = self.memory(handle)
+        else:  # in a container that has an instance, one may not ask for the memory of the whole
+            memory = _known(lambda: self.memory(handle)) or _Memory()
+        major, minor = ctypes.c_int(), ctypes.c_int()
         self.call("nvmlDeviceGetCudaComputeCapability", handle, ctypes.byref(major), ctypes.byref(minor))
         return SeenGpu(
             name=self.text("nvmlDeviceGetName", handle),
@@ -73,6 +83,36 @@ class _Nvml:
             memory_total=memory.total,
             memory_free=memory.free,
             compute_capability=(major.value, minor.value),
+            instances=instances,
+        )
+
+    def instances(self, handle: ctypes.c_void_p) -> tuple[SeenInstance, ...] | None:
+        """The parts of a GPU; None for one that is whole, as all are that know of no parts."""
+        if _known(lambda: self.is_divided(handle)) is not True:
+            return None
+        most = _known(lambda: self.number("nvmlDeviceGetMaxMigDeviceCount", handle)) or 0
+        seen = (_known(partial(self.instance, handle, index)) for index in range(most))
+        return tuple(instance for instance in seen if instance is not None)
+
+    def is_divided(self, handle: ctypes.c_void_p) -> bool:
+        """Whether a GPU is in the mode in which only its instances can be used."""
+        current, pending = ctypes.c_uint(), ctypes.c_uint()
+        self.call("nvmlDeviceGetMigMode", handle, ctypes.byref(current), ctypes.byref(pending))
+        return current.value == _MIG_IS_ON
+
+    def instance(self, gpu: ctypes.c_void_p, index: int) -> SeenInstance:
+        handle = ctypes.c_void_p()
+        self.call("nvmlDeviceGetMigDeviceHandleByIndex", gpu, ctypes.c_uint(index), ctypes.byref(handle))
+        memory = self.memory(handle)
+        return SeenInstance(
+            name=self.text("nvmlDeviceGetName", handle),
+            uuid=self.text("nvmlDeviceGetUUID", handle),
+            ids=(
+                self.number("nvmlDeviceGetGpuInstanceId", handle),
+                self.number("nvmlDeviceGetComputeInstanceId", handle),
+            ),
+            memory_total=memory.total,
+            memory_free=memory.free,
         )
 
 

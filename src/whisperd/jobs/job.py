@@ -37,6 +37,8 @@ class Transcript(msgspec.Struct, frozen=True, kw_only=True):
     segments: tuple[Segment, ...]
     runtime: str
     elapsed: float
+    has_words: bool = False
+    """Whether the times of words were asked for."""
 
 
 class JobView(msgspec.Struct, frozen=True, kw_only=True):

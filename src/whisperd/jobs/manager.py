@@ -27,8 +27,9 @@ from whisperd.rpc.events import (
 )
 from whisperd.runtimes import Lease, LoadedRuntime
 from whisperd.settings import Settings
+from whisperd.threads import ANSWER_TIMEOUT_S, run_abandonable
 
-__all__ = ["JobManager", "check_input", "jobs_at_once"]
+__all__ = ["JobManager", "check_input", "check_path", "jobs_at_once"]
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +56,14 @@ class JobManager:
         settings: Callable[[], Settings],
         publish: Callable[[Event], None],
         forget: Callable[[str], None],
+        active_changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._tasks = tasks
         self._decoders = decoders
         self._settings = settings
         self._publish = publish
         self._forget = forget
+        self._tell_active_changed = active_changed
         self._active: dict[str, Job] = {}
         self._ended: dict[str, Job] = {}
         self._dispatchers: dict[LoadedRuntime, Dispatcher] = {}
@@ -96,6 +99,7 @@ class JobManager:
         )
         position = len(self._active)
         self._active[job.id] = job
+        self._tell_active_changed()
         self._publish(JobQueued(id=job.id, position=position))
         log.info("job %s queued: %s, %s", job.id, job.runtime, options.priority)
         self._tasks.start_soon(self._run, job, lease)
@@ -202,6 +206,8 @@ class JobManager:
             path=shown_path,
             path_bytes=None if shown_path == job.path else os.fsencode(job.path),
             vad=job.options.vad,
+            clips=job.options.clips,
+            channels=job.options.channels,
             max_window_s=settings.max_window_s,
             max_duration_s=settings.max_duration_s,
         )
@@ -231,6 +237,7 @@ class JobManager:
         job.over.set()
         self._active_changed.set()
         self._active_changed = anyio.Event()
+        self._tell_active_changed()
         self.clear(keep=self._settings().limits.kept_jobs)
 
     def _completed(self, job: Job, transcript: Transcript) -> None:
@@ -275,6 +282,19 @@ def check_input(path: str) -> str:
         )
     with open_regular_file(path):
         return path
+
+
+async def check_path(path: str) -> None:
+    """As `check_input`, in a thread, for a folder may not answer: then `audio.not_readable` is raised."""
+    try:
+        await run_abandonable(path, lambda: check_input(path))
+    except TimeoutError as error:
+        raise WhisperdError(
+            "audio.not_readable",
+            f"{path} cannot be read: its folder does not answer within {ANSWER_TIMEOUT_S:.0f} seconds.",
+            "Check that its disk or network folder answers, or copy the file to another one.",
+            {"path": path},
+        ) from error
 
 
 def _cancelled_on_request() -> WhisperdError:

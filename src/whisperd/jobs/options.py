@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from whisperd.audio.clips import Clip, parse_clips
 from whisperd.jobs.languages import LANGUAGES
 from whisperd.jobs.scheduler import Priority
 from whisperd.rpc.errors import WhisperdError
@@ -32,7 +33,15 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     prompt: Annotated[str, Meta(max_length=4000)] | None = None
     hotwords: Annotated[str, Meta(max_length=4000)] | None = None
     vad: bool = True
+    channels: Literal["mix", "split"] = "mix"
+    clip: Annotated[str, Meta(max_length=20_000)] | None = None
+    """The parts to transcribe, as `whisperd.audio.clips` reads them; None: all of it."""
     priority: Priority = "normal"
+
+    @property
+    def clips(self) -> tuple[Clip, ...]:
+        """The parts to transcribe; none: all of it. Raises like `parse_clips`."""
+        return parse_clips(self.clip) if self.clip is not None else ()
 
     def decode_options(self, default_beam_size: int) -> DecodeOptions:
         """What of it concerns the engine."""
@@ -57,8 +66,9 @@ def job_options(values: Mapping[str, Any]) -> JobOptions:
 def check_options(options: JobOptions) -> JobOptions:
     """What the types cannot say. A language may be named (`German`) instead of coded; returns it coded.
 
-    Raises `language.unknown`.
+    Raises `language.unknown` and `clips.invalid`.
     """
+    _ = options.clips
     wanted = options.language.strip().lower()
     if wanted == "auto" or wanted in LANGUAGES:
         return msgspec.structs.replace(options, language=wanted)

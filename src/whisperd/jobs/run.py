@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -18,13 +19,14 @@ from whisperd.audio import (
     Opened,
     WindowAudio,
 )
+from whisperd.audio.clips import elapsed_within
 from whisperd.clock import now_rfc3339
 from whisperd.jobs.dispatcher import Dispatcher
 from whisperd.jobs.job import Job, Transcript
 from whisperd.jobs.languages import LANGUAGES
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.scheduler import Parcel
-from whisperd.jobs.stitch import Stitcher
+from whisperd.jobs.stitch import Segment, Stitcher
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, JobStarted, TranscriptionProgress, TranscriptionSegment
 from whisperd.tasks import open_task_group
@@ -53,6 +55,7 @@ class JobRun:
         self._job = job
         self._dispatcher = dispatcher
         self._options = options
+        self._clips = job.options.clips
         self._publish = publish
         self._clock = clock
         self._began_s = clock()
@@ -90,7 +93,7 @@ class JobRun:
 
     def _opened(self, event: Opened) -> None:
         self._job.status, self._job.started = "running", now_rfc3339()
-        self._job.duration_s = event.duration
+        self._job.duration_s = self._total_s(event.duration)
         self._publish(
             JobStarted(
                 id=self._job.id,
@@ -139,18 +142,28 @@ class JobRun:
     def _place(self, windows: tuple[WindowAudio, ...], results: list[WindowResult]) -> None:
         for window, result in zip(windows, results, strict=True):
             self._job.language = self._options.language
-            for segment in self._stitcher.add(window.index, window.start, window.end, result):
-                self._publish(
-                    TranscriptionSegment(
-                        id=self._job.id,
-                        index=segment.id,
-                        start=segment.start,
-                        end=segment.end,
-                        text=segment.text.strip(),
-                    )
-                )
-            self._job.done_s = max(self._job.done_s, window.end)
+            for segment in self._stitcher.add(window, result):
+                self._publish_segment(segment)
+            self._job.done_s = max(self._job.done_s, elapsed_within(self._clips, window.end))
         self._publish(self._progress())
+
+    def _publish_segment(self, segment: Segment) -> None:
+        self._publish(
+            TranscriptionSegment(
+                id=self._job.id,
+                index=segment.id,
+                start=segment.start,
+                end=segment.end,
+                text=segment.text.strip(),
+                channel=segment.channel,
+            )
+        )
+
+    def _total_s(self, duration_s: float | None) -> float | None:
+        """How much audio is to be transcribed, as far as that is known."""
+        if self._clips and self._clips[-1].end is not None:
+            duration_s = min(self._clips[-1].end, math.inf if duration_s is None else duration_s)
+        return None if duration_s is None else elapsed_within(self._clips, duration_s)
 
     def _progress(self) -> TranscriptionProgress:
         elapsed_s = max(self._clock() - self._began_s, 1e-6)
@@ -162,9 +175,12 @@ class JobRun:
         )
 
     def _transcript(self, decoded: Decoded) -> Transcript:
+        for segment in self._stitcher.finish():
+            self._publish_segment(segment)
         elapsed_s = max(self._clock() - self._began_s, 1e-6)
-        self._job.duration_s = decoded.duration
-        self._job.speed = round(decoded.duration / elapsed_s, 2)
+        total_s = self._total_s(decoded.duration) or 0.0
+        self._job.duration_s = total_s
+        self._job.speed = round(total_s / elapsed_s, 2)
         self._job.language = self._options.language
         return Transcript(
             task=self._options.task,

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import msgspec
 
 from whisperd.worker.protocol import EngineSegment, WindowResult
 
-__all__ = ["Segment", "Stitcher", "join_texts"]
+__all__ = ["Segment", "Stitcher", "Word", "join_texts"]
+
+
+class Word(msgspec.Struct, frozen=True, kw_only=True):
+    """A word, with the space before it; times in seconds from the beginning of the file."""
+
+    text: str
+    start: float
+    end: float
+    probability: float
 
 
 class Segment(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,30 +37,67 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     avg_logprob: float = 0.0
     compression_ratio: float = 0.0
     no_speech_prob: float = 0.0
+    words: tuple[Word, ...] = ()
+    """Empty unless they were asked for."""
+    channel: int | None = None
+    """From 0, where channels are heard by themselves."""
+
+
+class Window(Protocol):
+    """What is asked of a window, such as `whisperd.audio.WindowAudio`. Times in seconds."""
+
+    @property
+    def index(self) -> int:
+        """Its place among all windows, which are in the order of their beginnings."""
+
+    @property
+    def start(self) -> float:
+        """Where it begins in the file."""
+
+    @property
+    def end(self) -> float:
+        """Where it ends."""
+
+    @property
+    def channel(self) -> int | None:
+        """The channel of which it is, where they are heard by themselves."""
 
 
 class Stitcher:
     """Takes windows in any order and releases segments in the order of the file.
 
-    Whatever times an engine gives, a segment lies within its window and begins no earlier than the
-    one before it has ended.
+    Whatever times an engine gives, a segment lies within its window and begins no earlier than the one before
+    it on its channel has ended. Where channels are heard by themselves, their windows overlap; their segments
+    are merged by time.
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[int, tuple[float, float, Sequence[EngineSegment]]] = {}
+        self._waiting: dict[int, tuple[Window, Sequence[EngineSegment]]] = {}
         self._next_index = 0
-        self._reached_s = 0.0
+        self._reached_s: dict[int | None, float] = {}
+        self._held: list[Segment] = []
+        """Those of channels for which another channel may still have something earlier, by their time."""
         self.segments: list[Segment] = []
         """Everything released so far."""
 
-    def add(self, index: int, start_s: float, end_s: float, result: WindowResult) -> list[Segment]:
-        """The result of the window from `start_s` to `end_s` has come; returns the segments now in order."""
-        self._waiting[index] = (start_s, end_s, result.segments)
+    def add(self, window: Window, result: WindowResult) -> list[Segment]:
+        """The result of a window has come; returns the segments now in order."""
+        self._waiting[window.index] = (window, result.segments)
         first_new = len(self.segments)
-        while (window := self._waiting.pop(self._next_index, None)) is not None:
-            for segment in window[2]:
-                self._release(segment, window[0], window[1])
+        while (ready := self._waiting.pop(self._next_index, None)) is not None:
             self._next_index += 1
+            for segment in ready[1]:
+                self._hold(ready[0], segment)
+            if ready[0].channel is None:
+                self._release()
+            else:
+                self._release(before_s=ready[0].start)
+        return self.segments[first_new:]
+
+    def finish(self) -> list[Segment]:
+        """No window comes any more; returns what was still held."""
+        first_new = len(self.segments)
+        self._release()
         return self.segments[first_new:]
 
     @property
@@ -57,15 +105,15 @@ class Stitcher:
         """The whole text so far, one line."""
         return join_texts(segment.text for segment in self.segments)
 
-    def _release(self, segment: EngineSegment, window_start_s: float, window_end_s: float) -> None:
-        earliest_s = max(self._reached_s, window_start_s)
-        start_s = min(max(earliest_s, window_start_s + segment.start), window_end_s)
-        end_s = min(max(start_s, window_start_s + segment.end), window_end_s)
-        self._reached_s = end_s
-        self.segments.append(
+    def _hold(self, window: Window, segment: EngineSegment) -> None:
+        earliest_s = max(self._reached_s.get(window.channel, 0.0), window.start)
+        start_s = min(max(earliest_s, window.start + segment.start), window.end)
+        end_s = min(max(start_s, window.start + segment.end), window.end)
+        self._reached_s[window.channel] = end_s
+        self._held.append(
             Segment(
-                id=len(self.segments),
-                seek=round(window_start_s * 100),
+                id=0,
+                seek=round(window.start * 100),
                 start=round(start_s, 3),
                 end=round(end_s, 3),
                 text=segment.text,
@@ -74,8 +122,17 @@ class Stitcher:
                 avg_logprob=segment.avg_logprob,
                 compression_ratio=segment.compression_ratio,
                 no_speech_prob=segment.no_speech_prob,
+                channel=window.channel,
             )
         )
+
+    def _release(self, before_s: float = math.inf) -> None:
+        """Let out what begins before a time: windows come in order, so nothing earlier can follow."""
+        self._held.sort(key=lambda segment: segment.start)  # stable: on one channel the order stays
+        count = sum(segment.start < before_s for segment in self._held)
+        for segment in self._held[:count]:
+            self.segments.append(msgspec.structs.replace(segment, id=len(self.segments)))
+        del self._held[:count]
 
 
 def join_texts(texts: Iterable[str]) -> str:

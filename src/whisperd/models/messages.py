@@ -1,4 +1,4 @@
-"""What the daemon and the child that talks to the hub say to each other: one line of JSON each."""
+"""What the daemon says to its children that fetch and convert models, and they to it: a line of JSON each."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from whisperd.models.catalogue import ModelFile
 __all__ = [
     "Cached",
     "CachedFile",
+    "ConvertLine",
+    "ConvertRequest",
+    "Converted",
     "Failed",
     "FetchRequest",
     "Finished",
     "HubSettings",
     "Line",
     "Listed",
+    "NotConverted",
+    "Read",
     "Received",
     "Started",
     "partial_name",
@@ -96,6 +101,40 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
 
 
 Line = Started | Listed | Received | Cached | Finished | Failed
+
+
+class ConvertRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What the child that converts a model is asked for, as its only argument."""
+
+    convert: str
+    """The plugin's `module:function`."""
+    bundle: str | None
+    """The native bundle to have on the path."""
+    source: str
+    """The folder of the model."""
+    target: str
+    """The file to write."""
+    precision: str
+
+
+class Read(msgspec.Struct, frozen=True, kw_only=True, tag="read"):
+    """So many bytes of the source were converted."""
+
+    done: int
+
+
+class Converted(msgspec.Struct, frozen=True, tag="converted"):
+    """The file is whole."""
+
+
+class NotConverted(msgspec.Struct, frozen=True, kw_only=True, tag="not_converted"):
+    """It did not work; `errno` says what the system refused, if it did."""
+
+    reason: str
+    errno: int | None = None
+
+
+ConvertLine = Read | Converted | NotConverted
 
 
 def partial_name(file: ModelFile) -> str:

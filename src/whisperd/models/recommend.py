@@ -1,22 +1,46 @@
-"""Which model suits a computer. Pure: what the computer has is passed in."""
+"""Which model suits a computer, and which does not. Pure: what the computer has, and does, is passed in."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 import msgspec
 
+from whisperd.disk import megabytes
 from whisperd.models.catalogue import CatalogueModel
+from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["GpuMemory", "Recommendation", "recommend", "suitable_model"]
+__all__ = [
+    "GpuMemory",
+    "Recommendation",
+    "SpeedOf",
+    "recommend",
+    "speeds_from",
+    "suitable_model",
+    "too_large",
+]
+
+COMFORTABLE_SPEED: Final = 10.0
+"""Times real time: ten seconds of speech are text after one. Slower is too slow for dictation."""
+LADDER: Final = ("tiny", "base", "small", "large-v3-turbo")
+"""What is recommended, the least accurate first. `medium` is beaten by `large-v3-turbo` in all it does, and
+what `large-v3` has before that is hardly ever worth its time."""
+UNMEASURED: Final = "base"
+"""The most that is recommended on a processor of which it is not known how fast it is."""
 
 _TURBO_GPU_BYTES: Final = 6 * 10**9
 _SMALL_GPU_BYTES: Final = 2_500_000_000
 _BASE_BYTES: Final = 2 * 2**30
 _USABLE: Final = 0.8
 """Of all memory; the rest is the system's and other programs'."""
+_KEPT_LOADED: Final = 0.3
+"""Of all memory: what a model may take that is kept loaded."""
 _BATCH_SIZE: Final = 4
+
+SpeedOf = Callable[[CatalogueModel], float | None]
+"""How many seconds of speech a model transcribes in a second on this computer; None: nobody knows."""
 
 
 class GpuMemory(Protocol):
@@ -37,42 +61,90 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes on disk, or to download; None where that is not known."""
     fits: bool
     recommended: bool
-    """True for one model."""
+    """True for one model, or for none if nothing that could be fits."""
+    speed: float | None
+    """Seconds of speech in a second here, expected; None where nothing was measured."""
+    measured: bool
+    """Whether this very model was measured; else its speed is that of another one, by their sizes."""
     reason: str
     """A few words for a person."""
+    summary: str
+    """One line for a person: all of the above."""
 
 
-def suitable_model(memory_total: int, gpus: Sequence[GpuMemory]) -> str:
-    """The model to begin with; `gpus` are those that a backend here can compute on, memory in bytes."""
-    gpu_total = max((gpu.memory_total for gpu in gpus), default=0)
-    # A GPU has speed to spare: its memory is the limit, and it may be a desktop's, too.
-    if gpu_total >= _TURBO_GPU_BYTES:
-        return "large-v3-turbo"
-    if gpu_total >= _SMALL_GPU_BYTES:
-        return "small"
-    # On a CPU speed is the limit, not memory: `small` would fit almost anywhere, and takes three times
-    # as long as `base` for each second of speech.
-    return "base" if memory_total >= _BASE_BYTES else "tiny"
+def speeds_from(measured: Mapping[str, float], models: Iterable[CatalogueModel]) -> SpeedOf:
+    """What is to be expected of every model where some were measured: the time grows with the parameters."""
+    known = [(model.parameters_millions, measured[model.name]) for model in models if model.name in measured]
+
+    def speed_of(model: CatalogueModel) -> float | None:
+        if model.name in measured or not known:
+            return measured.get(model.name)
+        wanted = model.parameters_millions
+        parameters, speed = min(known, key=lambda one: abs(math.log(one[0] / wanted)))
+        return speed * parameters / wanted
+
+    return speed_of
+
+
+def suitable_model(
+    memory_total: int,
+    gpus: Sequence[GpuMemory],
+    *,
+    language: str | None = None,
+    models: Sequence[CatalogueModel] = (),
+    speed_of: SpeedOf = lambda _: None,
+) -> str:
+    """The model to begin with; `gpus` are those that a backend here can compute on, memory in bytes.
+
+    `models` are those of the catalogue; without them, nothing is known of languages and speeds.
+    """
+    known = {model.name: model for model in models}
+    able = [name for name in LADDER if name not in known or _knows(known[name], language)]
+    most = _most_by_memory(memory_total, gpus, [known[name] for name in able if name in known], speed_of)
+    steps = [name for name in able if LADDER.index(name) <= LADDER.index(most)]
+    fast = [name for name in steps if name not in known or _is_fast(speed_of(known[name]))]
+    best = fast[-1] if fast else able[0]
+    # What knows English alone knows it a little better, where its size is one of those.
+    english = f"{best}.en"
+    return english if language == "en" and english in known else best
 
 
 def recommend(
-    models: Iterable[CatalogueModel], memory_total: int, gpus: Sequence[GpuMemory]
+    models: Iterable[CatalogueModel],
+    memory_total: int,
+    gpus: Sequence[GpuMemory],
+    *,
+    language: str | None = None,
+    measured: Mapping[str, float] | None = None,
 ) -> tuple[Recommendation, ...]:
-    """What there is to say of each model, in the order given. Memory in bytes; `gpus` as above."""
+    """What there is to say of each model that knows a language, the best choice first. Memory in bytes.
+
+    `gpus` as above; `measured` are speeds by model. What fits comes before what does not, and what is fast
+    enough, the most accurate first, before what is slower than that.
+    """
     models = tuple(models)
-    best = suitable_model(memory_total, gpus)
+    able = [model for model in models if _knows(model, language)]
+    measured = measured or {}
+    speed_of = speeds_from(measured, models)
+    best = suitable_model(memory_total, gpus, language=language, models=models, speed_of=speed_of)
     best_parameters = next(model.parameters_millions for model in models if model.name == best)
-    on_gpu = best in ("large-v3-turbo", "small")
-    total = max(gpu.memory_total for gpu in gpus) if on_gpu else memory_total
-    device, compute_type = ("cuda", "float16") if on_gpu else ("cpu", "int8")
+    on_gpu = _gpu_total(gpus) >= _SMALL_GPU_BYTES
+
+    def rank(model: CatalogueModel) -> tuple[object, ...]:
+        speed, parameters = speed_of(model), model.parameters_millions
+        is_fast = parameters <= best_parameters if speed is None else _is_fast(speed)
+        is_english = model.english_only and language != "en"
+        fits = _fits(model, memory_total, gpus)
+        is_first = model.name == best and fits
+        return not is_first, not fits, not is_fast, -parameters if is_fast else parameters, is_english
 
     def judge(model: CatalogueModel) -> Recommendation:
-        memory = model.memory_bytes(compute_type, batch_size=_BATCH_SIZE, device=device)
-        fits = memory <= total * _USABLE
-        if model.name == best:
+        speed, fits = speed_of(model), _fits(model, memory_total, gpus)
+        memory = _need(model, on_gpu)
+        if not fits:
+            reason = "more memory than there is"
+        elif model.name == best:
             reason = "best balance on this GPU" if on_gpu else "best balance on this processor"
-        elif not fits:
-            reason = "needs more memory than there is"
         elif model.parameters_millions > best_parameters:
             reason = "slower, more words right"
         elif model.parameters_millions < best_parameters:
@@ -86,8 +158,111 @@ def recommend(
             memory=memory,
             size=model.size_bytes,
             fits=fits,
-            recommended=model.name == best,
+            recommended=model.name == best and fits,
+            speed=None if speed is None else round(speed, 1),
+            measured=model.name in measured,
             reason=reason,
+            summary=_summary(model.name, memory, speed if fits else None, reason),
         )
 
-    return tuple(judge(model) for model in models)
+    return tuple(judge(model) for model in sorted(able, key=rank))
+
+
+def too_large(
+    model: CatalogueModel,
+    memory_total: int,
+    gpus: Sequence[GpuMemory],
+    models: Iterable[CatalogueModel],
+    *,
+    compute_type: str = "auto",
+) -> WhisperdError | None:
+    """`model.too_large`, for a model that this computer, or its largest GPU, has not the memory for.
+
+    That is said before it is downloaded, and forbids nothing. It is judged by what it needs at least, with
+    one worker that computes one window at a time. Without `gpus` it is to run on the processor.
+    """
+    total = _gpu_total(gpus) or memory_total
+
+    def need(other: CatalogueModel) -> int:
+        device, kind = ("cuda", "float16") if gpus else ("cpu", "int8")
+        kind = kind if compute_type == "auto" else compute_type
+        return other.memory_bytes(kind, batch_size=1, device=device)
+
+    if need(model) <= total * _USABLE:
+        return None
+    smaller = [
+        other
+        for other in models
+        if need(other) <= total * _USABLE and (model.english_only or not other.english_only)
+    ]
+    largest = max(smaller, key=lambda other: other.parameters_millions, default=None)
+    whose = "of GPU memory, and the GPU has" if gpus else "of memory, and this computer has"
+    return WhisperdError(
+        "model.too_large",
+        f"The model {model.name} needs about {megabytes(need(model))} {whose} {megabytes(total)}.",
+        f"Take {largest.name}, the largest that fits; `whisperctl models recommend` shows what else does."
+        if largest
+        else "Use a computer with more memory.",
+        {"needed": need(model), "total": total, "largest": largest.name if largest else None},
+    )
+
+
+def _most_by_memory(
+    memory_total: int, gpus: Sequence[GpuMemory], able: Iterable[CatalogueModel], speed_of: SpeedOf
+) -> str:
+    """Up to where on the ladder the memory reaches; `able` are its models, the smallest first."""
+    # A GPU has speed to spare: its memory is the limit, and it may be a desktop's, too.
+    gpu_total = _gpu_total(gpus)
+    if gpu_total >= _TURBO_GPU_BYTES:
+        return "large-v3-turbo"
+    if gpu_total >= _SMALL_GPU_BYTES:
+        return "small"
+    # On a CPU speed is the limit, not memory: `small` would fit almost anywhere, and takes three times
+    # as long as `base` for each second of speech.
+    measured = [
+        model.name
+        for model in able
+        if speed_of(model) is not None and _need(model, False) <= memory_total * _KEPT_LOADED
+    ]
+    if measured:
+        return measured[-1]
+    return UNMEASURED if memory_total >= _BASE_BYTES else LADDER[0]
+
+
+def _knows(model: CatalogueModel, language: str | None) -> bool:
+    return language is None or language in model.languages
+
+
+def _is_fast(speed: float | None) -> bool:
+    return speed is None or speed >= COMFORTABLE_SPEED
+
+
+def _gpu_total(gpus: Sequence[GpuMemory]) -> int:
+    return max((gpu.memory_total for gpu in gpus), default=0)
+
+
+def _need(model: CatalogueModel, on_gpu: bool) -> int:
+    device, compute_type = ("cuda", "float16") if on_gpu else ("cpu", "int8")
+    return model.memory_bytes(compute_type, batch_size=_BATCH_SIZE, device=device)
+
+
+def _fits(model: CatalogueModel, memory_total: int, gpus: Sequence[GpuMemory]) -> bool:
+    gpu_total = _gpu_total(gpus)
+    if gpu_total >= _SMALL_GPU_BYTES:
+        return _need(model, True) <= gpu_total * _USABLE
+    return _need(model, False) <= memory_total * _USABLE
+
+
+def _summary(name: str, memory: int, speed: float | None, reason: str) -> str:
+    hour = f"an hour of speech in about {_time(3600 / speed)}, " if speed else ""
+    return f"{name}: {hour}{megabytes(memory)} of memory; {reason}"
+
+
+def _time(seconds: float) -> str:
+    """A time as a person says it: `45 s`, `4 min`, `2.5 h`."""
+    if seconds < 59.5:
+        return f"{max(1, round(seconds))} s"
+    minutes = seconds / 60
+    if minutes < 9.5:
+        return f"{minutes:.1f}".removesuffix(".0") + " min"
+    return f"{round(minutes)} min" if minutes < 90 else f"{minutes / 60:.1f}".removesuffix(".0") + " h"

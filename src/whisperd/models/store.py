@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import anyio.to_thread
@@ -14,6 +14,7 @@ from whisperd import disk
 from whisperd.locks import try_lock
 from whisperd.models import errors
 from whisperd.models.catalogue import Catalogue, shipped_catalogue
+from whisperd.models.converted import ConvertedModels, ConvertedSource
 from whisperd.models.flight import Flight
 from whisperd.models.folders import look_into_folder
 from whisperd.models.manifest import InstalledModel, Manifest, ModelSummary
@@ -31,6 +32,7 @@ from whisperd.models.sources import (
     Source,
 )
 from whisperd.models.storage import Storage
+from whisperd.plugins import ModelFormat
 from whisperd.progress import Meter, OnProgress, Progress, from_thread
 from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import ModelSettings
@@ -89,6 +91,7 @@ class ModelStore:
             offline=offline,
             free_bytes=free_bytes,
         )
+        self._converted = ConvertedModels(self.root, free_bytes)
         self._flights: dict[str, Flight] = {}
 
     def look_in(self, sources: Sequence[Source]) -> None:
@@ -157,8 +160,34 @@ class ModelStore:
             await flight.follow(on_progress)
         return found
 
+    async def convert(
+        self,
+        name: str,
+        format: ModelFormat,
+        precision: str,
+        bundle: Path | None = None,
+        on_progress: OnProgress = ignore_progress,
+    ) -> Path:
+        """The file of an installed model in another format, made in a child process unless it is there.
+
+        `precision` is a compute type that the engine offers, `bundle` the native bundle that the conversion
+        needs. Cancelling leaves nothing. Errors: those of `path`, `model.conversion_failed`, `disk.full`,
+        `model.read_only`.
+        """
+        folder = await self.path(name)
+        source, key = await anyio.to_thread.run_sync(self._source, name, folder)
+        return await self._converted.make(
+            source,
+            format,
+            precision,
+            bundle=bundle,
+            lock=lambda: self._storage.lock_path(key),
+            on_progress=on_progress,
+        )
+
     async def remove(self, name: str) -> int:
-        """Remove an installed model, and what was downloaded of an unfinished one; the bytes freed.
+        """Remove an installed model with what was converted from it, and what was downloaded of an unfinished
+        one; the bytes freed.
 
         Files that other models have too stay. `model.not_installed`, `model.busy`, `model.read_only`.
         """
@@ -238,9 +267,25 @@ class ModelStore:
             with try_lock(self._storage.lock_path(model.key)) as is_free:
                 if not is_free:
                     raise errors.busy(model.name)
-                return self._storage.remove(model.key)
+                freed_bytes = self._storage.remove(model.key)
+                return freed_bytes + self._converted.clear(self._sources())
         except OSError as error:
             raise errors.from_os_error(model.name, self.root, error) from error
+
+    def _source(self, name: str, folder: Path) -> tuple[ConvertedSource, str]:
+        """What is converted, and whose lock keeps it from being removed, or made twice, meanwhile."""
+        if is_folder(name):
+            source = ConvertedSource.used_in_place(folder)
+            return source, f"converted-{source.hash}"
+        model = self._resolve(name)
+        manifest = self._storage.manifest(model.key)
+        if manifest is None:
+            raise errors.not_installed(model.name)
+        return ConvertedSource.stored(manifest, folder), model.key
+
+    def _sources(self) -> Iterator[ConvertedSource]:
+        for manifest in self._storage.manifests():
+            yield ConvertedSource.stored(manifest, self._storage.folder(key_of(manifest.name)))
 
     def _resolve(self, name: str) -> Reference:
         return resolve(name, self.catalogue, lambda key: self._storage.manifest(key) is not None)
@@ -248,10 +293,14 @@ class ModelStore:
     def _summary(self, name: str, repo: str | None, manifest: Manifest | None) -> ModelSummary:
         key = key_of(name)
         known = self.catalogue.find(name)
+        size = known.size_bytes if known else None
+        if manifest is not None:
+            converted = ConvertedSource.stored(manifest, self._storage.folder(key))
+            size = manifest.size_bytes + self._converted.size_bytes(converted)
         return ModelSummary(
             name=name,
             repo=repo,
-            size=manifest.size_bytes if manifest else known.size_bytes if known else None,
+            size=size,
             memory=known.memory_bytes() if known else None,
             languages=known.languages if known else None,
             installed=manifest is not None,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from whisperd.natives.lock import Selection, parse_lock
 from whisperd.natives.manifest import DESCRIPTION
-from whisperd.natives.target import this_computer
+from whisperd.natives.target import this_computer, this_processor
+from whisperd.plugins import Variant
 
 __all__ = ["Bundle", "InstalledBundle", "read_installed", "write_description"]
 
@@ -21,10 +24,21 @@ class Bundle:
 
     name: str
     lock: str
+    build: Mapping[str, str] | None = field(default=None, hash=False)
+    """Variables for the build, where its lock has sources."""
+
+    @classmethod
+    def of(cls, variant: Variant) -> Bundle | None:
+        """The bundle of a variant, if it has one."""
+        return None if variant.lock is None else cls(variant.name, variant.lock, variant.build)
 
     def select(self) -> Selection:
-        """Its wheels for this computer; `native.unsupported` says why there are none."""
-        return _select(self.lock)
+        """Its files for this computer as they are shipped; `native.unsupported` says why there are none."""
+        selection = _select(self.lock)
+        if not selection.sources:
+            return selection
+        # A compiler builds for this very processor, and another computer may share the folder.
+        return dataclasses.replace(selection, build=self.build or {}, processor=this_processor())
 
 
 class InstalledBundle(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +91,7 @@ def write_description(path: Path, name: str, selection: Selection, size_bytes: i
         python=selection.python,
         digest=selection.digest,
         size_bytes=size_bytes,
-        distributions={pinned.name: pinned.version for pinned in selection.pinned},
+        distributions=selection.versions,
     )
     text = msgspec.json.format(msgspec.json.encode(description), indent=2)
     (path / DESCRIPTION).write_bytes(text + b"\n")

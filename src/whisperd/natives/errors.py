@@ -8,7 +8,7 @@ from whisperd import disk
 from whisperd.pip import Cause, PipFailure
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["disk_full", "from_os_error", "in_use", "install_failed", "offline", "pip_failed"]
+__all__ = ["build_failed", "disk_full", "from_os_error", "in_use", "install_failed", "offline", "pip_failed"]
 
 
 def offline(name: str, download_bytes: int) -> WhisperdError:
@@ -58,6 +58,58 @@ def install_failed(name: str, reason: str, said: list[str] | None = None) -> Whi
         f"Try again with `whisperctl natives install {name}`; if it fails again, report this"
         " with what `whisperctl daemon logs` says.",
         {"name": name, "said": said or []},
+    )
+
+
+def build_failed(name: str, reason: str, fix: str, said: list[str], log: PurePath | None) -> WhisperdError:
+    """A source could not be built here; `log` has all that the build said."""
+    where = f" What the build said is in {log}." if log else ""
+    return WhisperdError(
+        "native.build_failed",
+        f"The native bundle {name} could not be built on this computer: {reason}.{where}",
+        fix,
+        {"name": name, "said": said, "log": str(log) if log else None},
+    )
+
+
+def not_upgradable(name: str) -> WhisperdError:
+    """A lock that allows no version but its own."""
+    return WhisperdError(
+        "native.not_upgradable",
+        f"The native bundle {name} comes in one version only.",
+        "Update whisperd and its plugins: a newer one may bring a newer version.",
+        {"name": name},
+    )
+
+
+def out_of_range(name: str, main: str, versions: str, version: str) -> WhisperdError:
+    """A version that the plugin was not made for."""
+    return WhisperdError(
+        "native.out_of_range",
+        f"The native bundle {name} works with {main} {versions}, and {version!r} is none of these.",
+        "Ask for another version, or update whisperd and its plugins, which may allow more.",
+        {"name": name, "versions": versions},
+    )
+
+
+def upgrade_failed(name: str, version: str, old: str | None, cause: WhisperdError) -> WhisperdError:
+    """The new version does not do its work here."""
+    stays = f"{old} stays in use" if old else "it is not used"
+    return WhisperdError(
+        "native.upgrade_failed",
+        f"The native bundle {name} {version} was tried and does not work here, so {stays}: {cause.message}",
+        f"Ask for another one with `whisperctl natives upgrade {name} --version VERSION`.",
+        {"name": name, "version": version, "cause": cause.to_wire()},
+    )
+
+
+def no_previous(name: str) -> WhisperdError:
+    """There is nothing to go back to."""
+    return WhisperdError(
+        "native.no_previous",
+        f"The native bundle {name} was not upgraded, so there is no version to go back to.",
+        f"`whisperctl natives upgrade {name} --version VERSION` installs another one.",
+        {"name": name},
     )
 
 

@@ -16,11 +16,12 @@ import anyio
 import anyio.to_thread
 
 from whisperd.child import open_child, python_command
+from whisperd.natives.build import Build
 from whisperd.natives.bundle import write_description
-from whisperd.natives.errors import install_failed, pip_failed
-from whisperd.natives.lock import Selection
+from whisperd.natives.errors import install_failed
+from whisperd.natives.lock import Selection, requirements
 from whisperd.natives.manifest import installed_distributions, write_manifest
-from whisperd.pip import PipReader, explain, open_pip
+from whisperd.natives.pips import Pips
 from whisperd.progress import Meter, OnProgress
 
 __all__ = ["Installation"]
@@ -37,11 +38,8 @@ class Installation:
     destination: Path
     """Where the bundle will be when the owner of the stage has renamed it."""
     on_progress: OnProgress
-
-    @property
-    def required_bytes(self) -> int:
-        """What it takes on the disk at most: the wheels, their content, compiled modules."""
-        return self.selection.download_bytes + self.selection.unpacked_bytes * 11 // 10
+    wheels: Path | None = None
+    """A folder that has every wheel already, so that no index is asked."""
 
     async def run(self) -> Path:
         """Install; the folder within the stage that is ready to become the destination."""
@@ -49,22 +47,29 @@ class Installation:
         bundle.mkdir()
         temporary.mkdir()
         meter = Meter(self.name, self.on_progress, total=self.selection.download_bytes)
-        await self._run_pip(bundle, temporary, meter)
+        await self._fill(bundle, Pips(self.name, self._root, temporary, meter))
         await self._compile(bundle)
         meter.report(self.selection.download_bytes, detail="verifying")
         await anyio.to_thread.run_sync(self._seal, bundle)
         return bundle
 
-    async def _run_pip(self, bundle: Path, temporary: Path, meter: Meter) -> None:
-        reader = PipReader({pinned.name: pinned.wheel.size_bytes for pinned in self.selection.pinned})
-        options = ("--target", str(bundle), "--no-compile")
-        requirements = self.selection.requirements
-        async with open_pip("install", *options, requirements=requirements, temporary=temporary) as pip:
-            async for line in pip.lines():
-                if reader.feed(line):
-                    meter.report(reader.done_bytes, reader.file, reader.detail)
-            if not await pip.succeeded():
-                raise pip_failed(self.name, self.destination.parent.parent, explain(reader.lines))
+    @property
+    def _root(self) -> Path:
+        return self.destination.parent.parent
+
+    async def _fill(self, bundle: Path, pips: Pips) -> None:
+        """Build what has to be built, and put it into the bundle with all else."""
+        wanted = requirements(self.selection.pinned)
+        options = ["--target", str(bundle), "--no-compile"]
+        if self.wheels is not None:
+            options += ["--no-index", "--find-links", str(self.wheels)]
+        if self.selection.sources:
+            built = self.stage / "wheels"
+            build = Build(self.name, self.selection, self.stage, self._root, pips, self.on_progress)
+            wanted += await build.run(built)
+            options += ["--find-links", str(built)]
+        sizes_bytes = {pinned.name: pinned.wheel.size_bytes for pinned in self.selection.pinned}
+        await pips.run("install", *options, requirements=wanted, sizes_bytes=sizes_bytes)
 
     async def _compile(self, bundle: Path) -> None:
         """Compile the modules, so that a worker starts fast even where it may not write.
@@ -85,8 +90,7 @@ class Installation:
 
     def _seal(self, bundle: Path) -> None:
         """Check what pip made, write the manifest, and see all of it safely on the disk."""
-        expected = {pinned.name for pinned in self.selection.pinned}
-        if wrong := expected ^ installed_distributions(bundle):
+        if wrong := self.selection.versions.keys() ^ installed_distributions(bundle):
             reason = f"pip did not install exactly what was asked for ({', '.join(sorted(wrong))})"
             raise install_failed(self.name, reason)
         if damage := write_manifest(bundle):

@@ -1,26 +1,38 @@
-"""Lock files: which wheels make a bundle, each pinned by its hash. Pure; reads and writes text only.
+"""Lock files: what makes a bundle, each file pinned by its hash. Pure; reads and writes text only.
 
 A lock file is TOML. It states each wheel once, with the compatibility tag of its file name; which
 of them a computer takes is decided as pip decides it: the newest version that the computer can
-use, and of that the wheel that fits best.
+use, and of that the wheel that fits best. What is built on this computer is stated as the source
+and the tools that build it. The ranges are what an upgrade may choose from.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import msgspec
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.tags import Tag, parse_tag
 from packaging.version import InvalidVersion, Version
 
 from whisperd.natives.target import PLATFORMS, PYTHONS, Target, platforms_of
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["Distribution", "Lock", "Pinned", "Selection", "Wheel", "format_lock", "parse_lock"]
+__all__ = [
+    "Distribution",
+    "Lock",
+    "Pinned",
+    "Selection",
+    "Source",
+    "Wheel",
+    "format_lock",
+    "parse_lock",
+    "requirements",
+]
 
 _FORMAT = 1
 _DIGEST_LENGTH = 8
@@ -28,6 +40,7 @@ _DIGEST_LENGTH = 8
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 VersionText = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-z.!+]+$")]
 TagText = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_.]+-[a-z0-9_.]+-[a-z0-9_.]+$")]
+FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*\.(tar\.gz|zip)$")]
 SizeBytes = Annotated[int, msgspec.Meta(ge=1)]
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 
@@ -54,25 +67,46 @@ class Distribution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     wheels: tuple[Wheel, ...]
 
 
+class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A source distribution, which a computer builds its own wheel from."""
+
+    name: Name
+    version: VersionText
+    file: FileName
+    size_bytes: SizeBytes
+    unpacked_bytes: SizeBytes
+    sha256: Sha256
+
+    @property
+    def requirement(self) -> str:
+        """The line of a requirements file that asks for exactly this file."""
+        return f"{self.name}=={self.version} --hash=sha256:{self.sha256}"
+
+
 class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All that a bundle is made of, on every computer."""
 
     format: int
     main: Name
     """The distribution whose version is the version of the bundle."""
-    distributions: tuple[Distribution, ...]
+    distributions: tuple[Distribution, ...] = ()
+    sources: tuple[Source, ...] = ()
+    """What is built on the computer itself, one version of each."""
+    tools: tuple[Distribution, ...] = ()
+    """What builds the sources; not in the bundle."""
+    ranges: dict[Name, str] = {}
+    """The versions that an upgrade may choose from, as pip writes them; without them, there is none."""
 
     def select(self, target: Target) -> Selection:
-        """The wheels for a target; `native.unsupported` where one of the distributions has none."""
-        names = dict.fromkeys(distribution.name for distribution in self.distributions)
-        chosen = []
-        for name in names:
-            offered = [distribution for distribution in self.distributions if distribution.name == name]
-            pinned = _best(offered, target)
-            if pinned is None:
-                raise _unsupported(name, offered, target)
-            chosen.append(pinned)
-        return Selection(self.main, target.python, tuple(chosen))
+        """The files for a target; `native.unsupported` where one of the distributions has none."""
+        return Selection(
+            self.main,
+            target.python,
+            # The main one first: where several are missing, it is the one to tell of.
+            _best_of_each(sorted(self.distributions, key=lambda each: each.name != self.main), target),
+            self.sources,
+            _best_of_each(self.tools, target),
+        )
 
 
 @dataclass(frozen=True)
@@ -91,26 +125,38 @@ class Pinned:
 
 @dataclass(frozen=True)
 class Selection:
-    """The wheels of a bundle for one target."""
+    """The files of a bundle for one target."""
 
     main: str
     python: str
     pinned: tuple[Pinned, ...]
-
-    @property
-    def requirements(self) -> str:
-        """The requirements file for pip."""
-        return "".join(f"{pinned.requirement}\n" for pinned in self.pinned)
+    sources: tuple[Source, ...] = ()
+    tools: tuple[Pinned, ...] = ()
+    build: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Variables for building the sources."""
+    processor: str = ""
+    """What the sources are built for."""
 
     @functools.cached_property
+    def versions(self) -> dict[str, str]:
+        """The version of each distribution that the bundle will hold."""
+        held: list[Pinned | Source] = [*self.pinned, *self.sources]
+        return {each.name: each.version for each in held}
+
+    @property
     def version(self) -> str:
         """The version of the bundle."""
-        return next(pinned.version for pinned in self.pinned if pinned.name == self.main)
+        return self.versions[self.main]
 
     @functools.cached_property
     def digest(self) -> str:
-        """A hash over the wheels: two selections with the same digest are the same bytes."""
-        return hashlib.sha256("".join(sorted(self.requirements.splitlines(True))).encode()).hexdigest()
+        """A hash over all that it is made of: two selections with the same digest are the same bundle."""
+        used: list[Pinned | Source] = [*self.pinned, *self.sources, *self.tools]
+        lines = [each.requirement for each in used]
+        if self.sources:
+            lines += [f"{name}={value}" for name, value in self.build.items()]
+            lines.append(f"for {self.processor}")
+        return hashlib.sha256("".join(f"{line}\n" for line in sorted(lines)).encode()).hexdigest()
 
     @property
     def folder(self) -> str:
@@ -120,12 +166,26 @@ class Selection:
     @property
     def download_bytes(self) -> int:
         """What pip has to fetch when its cache holds nothing of it."""
-        return sum(pinned.wheel.size_bytes for pinned in self.pinned)
+        return sum(self.sizes_bytes.values())
+
+    @functools.cached_property
+    def sizes_bytes(self) -> dict[str, int]:
+        """What pip has to fetch, by the name of the distribution."""
+        wheels = {pinned.name: pinned.wheel.size_bytes for pinned in (*self.pinned, *self.tools)}
+        return {**wheels, **{source.name: source.size_bytes for source in self.sources}}
 
     @property
-    def unpacked_bytes(self) -> int:
-        """What the wheels hold."""
-        return sum(pinned.wheel.unpacked_bytes for pinned in self.pinned)
+    def required_bytes(self) -> int:
+        """What installing takes on the disk at most: the files, their content, compiled modules."""
+        unpacked_bytes = sum(each.wheel.unpacked_bytes for each in (*self.pinned, *self.tools))
+        # Measured: what a compiler makes of a source takes up to twice its size.
+        built_bytes = sum(3 * source.unpacked_bytes for source in self.sources)
+        return self.download_bytes + unpacked_bytes * 11 // 10 + built_bytes
+
+
+def requirements(wanted: Iterable[Pinned | Source]) -> str:
+    """The requirements file for pip that asks for exactly these files."""
+    return "".join(f"{each.requirement}\n" for each in wanted)
 
 
 @functools.cache
@@ -133,14 +193,18 @@ def parse_lock(text: str) -> Lock:
     """Read a lock file, strictly; `native.bad_lock` says what is wrong with it."""
     try:
         lock = msgspec.toml.decode(text, type=Lock)
-        for distribution in lock.distributions:
-            Version(distribution.version)
-    except (msgspec.MsgspecError, InvalidVersion) as error:
+        held: list[Distribution | Source] = [*lock.distributions, *lock.sources]
+        for each in (*held, *lock.tools):
+            Version(each.version)
+        for name, versions in lock.ranges.items():
+            if "@" in versions or ";" in versions or not str(SpecifierSet(versions)):
+                raise _bad_lock(f"{versions!r} is no range of versions of {name}")
+    except (msgspec.MsgspecError, InvalidVersion, InvalidSpecifier) as error:
         raise _bad_lock(str(error)) from error
     if lock.format != _FORMAT:
         raise _bad_lock(f"its format is {lock.format}, not {_FORMAT}")
-    if lock.main not in {distribution.name for distribution in lock.distributions}:
-        raise _bad_lock(f"it has no wheels of its main distribution {lock.main}")
+    if lock.main not in {each.name for each in held}:
+        raise _bad_lock(f"it has nothing of its main distribution {lock.main}")
     return lock
 
 
@@ -148,13 +212,28 @@ def format_lock(lock: Lock, heading: str) -> str:
     """The text of a lock file. The same lock always gives the same text."""
     lines = [*(f"# {line}".rstrip() for line in heading.splitlines()), ""]
     lines += [f"format = {lock.format}", f'main = "{lock.main}"']
-    for distribution in sorted(_newest_first(lock.distributions), key=lambda each: each.name):
-        lines += ["", "[[distributions]]", f'name = "{distribution.name}"']
+    if lock.ranges:
+        lines += ["", "[ranges]", *(f'{name} = "{lock.ranges[name]}"' for name in sorted(lock.ranges))]
+    for source in sorted(lock.sources, key=lambda each: each.name):
+        fields = msgspec.structs.asdict(source).items()
+        lines += ["", "[[sources]]"]
+        lines += [
+            f"{key} = {value}" if isinstance(value, int) else f'{key} = "{value}"' for key, value in fields
+        ]
+    lines += _format_distributions("distributions", lock.distributions)
+    lines += _format_distributions("tools", lock.tools)
+    return "\n".join(lines) + "\n"
+
+
+def _format_distributions(table: str, distributions: Iterable[Distribution]) -> list[str]:
+    lines = []
+    for distribution in sorted(_newest_first(distributions), key=lambda each: each.name):
+        lines += ["", f"[[{table}]]", f'name = "{distribution.name}"']
         lines += [f'version = "{distribution.version}"', "wheels = [", _COLUMNS]
         for wheel in sorted(distribution.wheels, key=lambda wheel: wheel.tag):
             lines.append(f'  ["{wheel.tag}", {wheel.size_bytes}, {wheel.unpacked_bytes}, "{wheel.sha256}"],')
         lines.append("]")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 _COLUMNS = "  # tag, bytes, bytes when unpacked, SHA-256"
@@ -162,6 +241,18 @@ _COLUMNS = "  # tag, bytes, bytes when unpacked, SHA-256"
 
 def _newest_first(distributions: Iterable[Distribution]) -> list[Distribution]:
     return sorted(distributions, key=lambda each: Version(each.version), reverse=True)
+
+
+def _best_of_each(distributions: Sequence[Distribution], target: Target) -> tuple[Pinned, ...]:
+    names = dict.fromkeys(distribution.name for distribution in distributions)
+    chosen = []
+    for name in names:
+        offered = [distribution for distribution in distributions if distribution.name == name]
+        pinned = _best(offered, target)
+        if pinned is None:
+            raise _unsupported(name, offered, target)
+        chosen.append(pinned)
+    return tuple(chosen)
 
 
 def _best(offered: Sequence[Distribution], target: Target) -> Pinned | None:

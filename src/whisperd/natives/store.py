@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import builtins
+import dataclasses
+import logging
 import os
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
@@ -17,21 +20,49 @@ from whisperd import disk
 from whisperd.locks import hold_lock, try_lock
 from whisperd.natives import manifest
 from whisperd.natives.bundle import Bundle, InstalledBundle, read_installed
-from whisperd.natives.errors import disk_full, from_os_error, in_use, offline
+from whisperd.natives.choice import Choice, Chosen, read_choice, write_choice
+from whisperd.natives.errors import (
+    disk_full,
+    from_os_error,
+    in_use,
+    no_previous,
+    offline,
+    upgrade_failed,
+)
 from whisperd.natives.install import Installation
-from whisperd.natives.lock import Selection
+from whisperd.natives.lock import Selection, parse_lock
+from whisperd.natives.search import Search
 from whisperd.progress import OnProgress, Progress
+from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["NativeStore"]
+__all__ = ["NativeStore", "Trial", "Upgrade"]
 
-_STAGING, _LOCKS = ".staging", ".locks"
+log = logging.getLogger(__name__)
+
+_STAGING, _LOCKS, _CURRENT = ".staging", ".locks", ".current"
+
+Trial = Callable[[InstalledBundle], Awaitable[str | None]]
+"""Tries a bundle that nobody uses yet: says how, or raises `WhisperdError` if it does not do its work."""
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """How an upgrade ended."""
+
+    installed: InstalledBundle
+    """What is used from now on."""
+    before: str | None
+    """The version that was used before; None where nothing is newer, and nothing was changed."""
+    tried: str | None
+    """How the new version was tried."""
 
 
 class NativeStore:
     """The bundles under one folder, as `{version}/{name}`. A shared folder may be read only.
 
     Any number of processes may use the same folder: one of them installs a bundle, the others wait
-    for it.
+    for it. Versions lie side by side; which one is used is said by the lock that comes with a bundle, or
+    by `upgrade`.
     """
 
     def __init__(
@@ -42,10 +73,18 @@ class NativeStore:
         self._free_bytes = free_bytes
 
     def find(self, bundle: Bundle) -> InstalledBundle | None:
-        """The bundle as its lock has it for this computer, if it is installed. Cheap; writes nothing."""
-        selection = bundle.select()
-        found = read_installed(self._path(bundle.name, selection))
-        return found if found and found.digest == selection.digest else None
+        """The version that is to be used now, if it is installed. Cheap; writes nothing."""
+        return self._installed(self.current(bundle))
+
+    def current(self, bundle: Bundle) -> Bundle:
+        """The bundle with the lock of the version that is to be used now."""
+        choice = self._choice(bundle)
+        return bundle if choice is None else _with_lock(bundle, choice.current)
+
+    def previous(self, bundle: Bundle) -> Bundle | None:
+        """The bundle with the lock that `rollback` would go back to; None if it was never upgraded."""
+        choice = self._choice(bundle)
+        return None if choice is None else _with_lock(bundle, choice.previous)
 
     async def list(self) -> builtins.list[InstalledBundle]:
         """Every complete bundle in the folder, of every version and Python, by name."""
@@ -54,66 +93,213 @@ class NativeStore:
     async def install(
         self, bundle: Bundle, on_progress: OnProgress, *, mend: bool = False
     ) -> InstalledBundle:
-        """Install a bundle unless it is there. Cancelling ends pip at once and leaves nothing.
+        """Install the version that is to be used now, unless it is there.
 
-        With `mend`, every file of a bundle that is there is read, and it is installed anew if one is
-        not as it was. Errors: `native.unsupported`, `native.offline`, `disk.full`,
-        `native.not_writable`, `native.in_use`, `native.hash_mismatch`, `native.not_found`,
-        `native.no_pip`, `network.unreachable`, `network.untrusted`, `native.install_failed`.
+        Cancelling ends pip and compilers at once and leaves nothing. One that is there is looked over, with
+        `mend` every file of it is read, and it is installed anew if one is not as it was. Errors:
+        `native.unsupported`, `native.offline`, `disk.full`, `native.not_writable`, `native.in_use`,
+        `native.hash_mismatch`, `native.not_found`, `native.no_pip`, `native.build_failed`,
+        `network.unreachable`, `network.untrusted`, `native.install_failed`.
         """
-        if found := await self._find(bundle, on_progress, mend):
+        return await self._obtain(self.current(bundle), on_progress, mend=mend)
+
+    async def upgrade(
+        self, bundle: Bundle, trial: Trial, on_progress: OnProgress, version: str | None = None
+    ) -> Upgrade:
+        """Install the newest version that the shipped lock allows, or the one that is asked for, and use it.
+
+        It is installed beside what is used now, tried, and only then made current: with one rename. If it
+        fails it is removed again. What was used before stays for `rollback`, and for the processes that use
+        it; what was used before that is removed. Errors: those of `install`, `native.not_upgradable`,
+        `native.out_of_range`, `native.upgrade_failed`.
+        """
+        shipped = bundle.select()
+        if self._offline:
+            raise offline(bundle.name, shipped.download_bytes)
+        async with self._choosing(bundle.name, shipped, on_progress) as key:
+            before, found = self.current(bundle), self.find(bundle)
+            async with self._stage(key) as stage:
+                search = Search(
+                    bundle.name, parse_lock(bundle.lock), before.select(), stage, self._root, on_progress
+                )
+                lock = await search.run(version)
+                if lock is None:
+                    return Upgrade(await self._obtain(before, on_progress), None, None)
+                new = dataclasses.replace(bundle, lock=lock)
+                is_there = self._installed(new) is not None
+                installed = await self._obtain(new, on_progress, wheels=search.wheels)
+            try:
+                tried = await self._try(installed, trial, on_progress, found)
+                oldest = self._choose(bundle, new)
+            except BaseException:
+                if not is_there:
+                    with anyio.CancelScope(shield=True):
+                        await self._remove_folder(installed)
+                raise
+            await self._prune(bundle.name, oldest)
+            return Upgrade(installed, before.select().version, tried)
+
+    async def rollback(self, bundle: Bundle, on_progress: OnProgress) -> InstalledBundle:
+        """Use the version again that was used before the last upgrade, or before the last rollback.
+
+        Errors: `native.no_previous`; those of `install` where it was removed in the meantime.
+        """
+        async with self._choosing(bundle.name, bundle.select(), on_progress):
+            previous = self.previous(bundle)
+            if previous is None:
+                raise no_previous(bundle.name)
+            installed = await self._obtain(previous, on_progress)
+            self._choose(bundle, previous)
+            return installed
+
+    async def verify(
+        self, installed: InstalledBundle, *, quickly: bool = False
+    ) -> tuple[manifest.Damage, ...]:
+        """Every file that is not as it was installed; empty when all is well.
+
+        `quickly` reads only what was touched since, and goes by sizes for the rest.
+        """
+        if quickly:
+            return await anyio.to_thread.run_sync(
+                manifest.compare_quickly, installed.path, installed.size_bytes
+            )
+        return await anyio.to_thread.run_sync(manifest.compare, installed.path)
+
+    async def remove(self, installed: InstalledBundle) -> None:
+        """Remove a bundle. A process that uses it goes on; Windows refuses instead, with `native.in_use`.
+
+        If an upgrade had chosen it, the version before that is used again.
+        """
+        async with self._os_errors(installed.name):
+            for path in self._choices(installed.name):
+                async with self._locked(f"{path.stem}.upgrade"):
+                    choice = read_choice(path) or Choice()
+                    write_choice(path, choice.without(installed.path.parent.name))
+        await self._remove_folder(installed)
+
+    async def _remove_folder(self, installed: InstalledBundle) -> None:
+        key = _key(installed.path)
+        async with self._os_errors(installed.name), self._locked(key), self._stage(key) as stage:
+            _set_aside(installed.path, stage / "removed")
+            with suppress(OSError):  # not empty
+                installed.path.parent.rmdir()
+
+    def _choice(self, bundle: Bundle) -> Choice | None:
+        return read_choice(self._choice_path(bundle.name, bundle.select()))
+
+    def _choice_path(self, name: str, shipped: Selection) -> Path:
+        return self._root / _CURRENT / f"{name}-{shipped.folder}.json"
+
+    def _choices(self, name: str) -> builtins.list[Path]:
+        """All choices among versions of a bundle: of every Python, and of every lock it was shipped with."""
+        return sorted((self._root / _CURRENT).glob(f"{name}-*.json"))
+
+    async def _try(
+        self,
+        installed: InstalledBundle,
+        trial: Trial,
+        on_progress: OnProgress,
+        before: InstalledBundle | None,
+    ) -> str | None:
+        on_progress(Progress(name=installed.name, detail="trying"))
+        try:
+            return await trial(installed)
+        except WhisperdError as error:
+            old = before.version if before else None
+            raise upgrade_failed(installed.name, installed.version, old, error) from error
+
+    def _choose(self, bundle: Bundle, new: Bundle) -> str:
+        """Have another version used, and remember the one before; the folder of the one before that."""
+        shipped, selection = bundle.select(), new.select()
+        before = self._choice(bundle) or Choice()
+        is_shipped = selection.digest == shipped.digest
+        chosen = None if is_shipped else Chosen(folder=selection.folder, lock=new.lock)
+        write_choice(self._choice_path(bundle.name, shipped), Choice(current=chosen, previous=before.current))
+        log.info("%s %s is used from now on", bundle.name, selection.version)
+        return before.previous.folder if before.previous else shipped.folder
+
+    async def _prune(self, name: str, folder: str) -> None:
+        """Remove a version that nobody would go back to."""
+        for path in self._choices(name):
+            choice = read_choice(path) or Choice()
+            is_shipped = path.stem == f"{name}-{folder}"
+            if choice.mentions(folder) or (is_shipped and None in (choice.current, choice.previous)):
+                return
+        old = read_installed(self._root / folder / name)
+        if old is not None:
+            with suppress(WhisperdError):  # a process may use it (Windows)
+                await self._remove_folder(old)
+
+    @asynccontextmanager
+    async def _choosing(self, name: str, shipped: Selection, on_progress: OnProgress) -> AsyncIterator[str]:
+        """Hold what makes this task the only one that changes which version is used; its key."""
+        key = f"{name}-{shipped.folder}.upgrade"
+        async with self._os_errors(name), self._locked(key, on_progress, name):
+            yield key
+
+    async def _obtain(
+        self,
+        bundle: Bundle,
+        on_progress: OnProgress,
+        *,
+        mend: bool = False,
+        wheels: Path | None = None,
+    ) -> InstalledBundle:
+        """The bundle as its lock has it, installed if need be."""
+        if found := await self._sound(bundle, on_progress, mend):
             return found
         selection = bundle.select()
         if self._offline:
             raise offline(bundle.name, selection.download_bytes)
         destination = self._path(bundle.name, selection)
-        try:
-            async with self._locked(destination, on_progress):
-                if found := await self._find(bundle, on_progress, mend):
-                    return found
-                await self._install(bundle.name, selection, destination, on_progress)
-        except OSError as error:
-            raise from_os_error(bundle.name, self._root, error) from error
-        installed = self.find(bundle)
+        key = _key(destination)
+        async with self._os_errors(bundle.name), self._locked(key, on_progress, bundle.name):
+            if found := await self._sound(bundle, on_progress, mend):
+                return found
+            await self._install(bundle.name, selection, destination, on_progress, wheels)
+        installed = self._installed(bundle)
         assert installed is not None
         return installed
 
-    async def verify(self, installed: InstalledBundle) -> tuple[manifest.Damage, ...]:
-        """Every file that is not as it was installed; empty when all is well."""
-        return await anyio.to_thread.run_sync(manifest.compare, installed.path)
-
-    async def remove(self, installed: InstalledBundle) -> None:
-        """Remove a bundle. A process that uses it goes on; Windows refuses instead, with `native.in_use`."""
-        try:
-            async with self._locked(installed.path), self._stage(installed.path) as stage:
-                _set_aside(installed.path, stage / "removed")
-                with suppress(OSError):  # not empty
-                    installed.path.parent.rmdir()
-        except OSError as error:
-            raise from_os_error(installed.name, self._root, error) from error
+    def _installed(self, bundle: Bundle) -> InstalledBundle | None:
+        """The bundle as its lock has it, if it is there."""
+        selection = bundle.select()
+        found = read_installed(self._path(bundle.name, selection))
+        return found if found and found.digest == selection.digest else None
 
     def _list(self) -> builtins.list[InstalledBundle]:
         folders = self._root.glob("[!.]*/[!.]*")
         found = (read_installed(folder) for folder in folders)
         return sorted(filter(None, found), key=lambda installed: (installed.name, installed.path))
 
-    async def _find(self, bundle: Bundle, on_progress: OnProgress, mend: bool) -> InstalledBundle | None:
+    async def _sound(self, bundle: Bundle, on_progress: OnProgress, read_all: bool) -> InstalledBundle | None:
         """The bundle, if it need not be installed."""
-        found = self.find(bundle)
-        if found and mend:
+        found = self._installed(bundle)
+        if found is None:
+            return None
+        if read_all:
             on_progress(Progress(name=bundle.name, detail="verifying"))
-            return None if await self.verify(found) else found
-        return found
+            damage = await self.verify(found)
+        else:
+            damage = await anyio.to_thread.run_sync(manifest.compare_quickly, found.path, found.size_bytes)
+        if damage:
+            log.warning("%s is damaged: %s", found.path, ", ".join(each.path for each in damage[:5]))
+        return None if damage else found
 
     async def _install(
-        self, name: str, selection: Selection, destination: Path, on_progress: OnProgress
+        self,
+        name: str,
+        selection: Selection,
+        destination: Path,
+        on_progress: OnProgress,
+        wheels: Path | None,
     ) -> None:
-        await anyio.to_thread.run_sync(self._clear_leftovers, destination)
-        async with self._stage(destination) as stage:
-            installation = Installation(name, selection, stage, destination, on_progress)
+        await anyio.to_thread.run_sync(self._clear_leftovers, _key(destination))
+        async with self._stage(_key(destination)) as stage:
+            installation = Installation(name, selection, stage, destination, on_progress, wheels)
             free_bytes = self._free_bytes(stage)
-            if free_bytes < installation.required_bytes:
-                raise disk_full(name, self._root, installation.required_bytes, free_bytes)
+            if free_bytes < selection.required_bytes:
+                raise disk_full(name, self._root, selection.required_bytes, free_bytes)
             ready = await installation.run()
             _move_into_place(ready, destination, aside=stage / "broken")
 
@@ -121,23 +307,31 @@ class NativeStore:
         return self._root / selection.folder / name
 
     @asynccontextmanager
+    async def _os_errors(self, name: str) -> AsyncIterator[None]:
+        """What the system refuses is said in the words of this room."""
+        try:
+            yield
+        except OSError as error:
+            raise from_os_error(name, self._root, error) from error
+
+    @asynccontextmanager
     async def _locked(
-        self, destination: Path, on_progress: OnProgress = lambda _: None
+        self, key: str, on_progress: OnProgress = lambda _: None, name: str = ""
     ) -> AsyncIterator[None]:
-        """Hold what makes this task the only one, in any process, that changes the destination."""
+        """Hold what makes this task the only one, in any process, that works on what the key stands for."""
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self._root / _LOCKS).mkdir(mode=0o700, exist_ok=True)
-        waiting = Progress(name=destination.name, detail="waiting")
-        async with hold_lock(self._lock_path(_key(destination)), lambda: on_progress(waiting)):
+        waiting = Progress(name=name, detail="waiting")
+        async with hold_lock(self._lock_path(key), lambda: on_progress(waiting)):
             yield
 
     def _lock_path(self, key: str) -> Path:
         return self._root / _LOCKS / f"{key}.lock"
 
     @asynccontextmanager
-    async def _stage(self, destination: Path) -> AsyncIterator[Path]:
+    async def _stage(self, key: str) -> AsyncIterator[Path]:
         """A folder for one piece of work, gone afterwards. Only who holds the lock may have one."""
-        stage = self._root / _STAGING / f"{_key(destination)}.{secrets.token_hex(4)}"
+        stage = self._root / _STAGING / f"{key}.{secrets.token_hex(4)}"
         (self._root / _STAGING).mkdir(mode=0o700, exist_ok=True)
         stage.mkdir()
         try:
@@ -146,16 +340,29 @@ class NativeStore:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(_remove_tree, stage)
 
-    def _clear_leftovers(self, destination: Path) -> None:
+    def leftovers(self) -> builtins.list[Path]:
+        """What killed installations have left; the next installation clears it away. Blocks."""
+        found = []
+        for stage in (self._root / _STAGING).glob("*"):
+            with suppress(OSError), try_lock(self._lock_path(stage.name.rpartition(".")[0])) as is_free:
+                if is_free:
+                    found.append(stage)
+        return found
+
+    def _clear_leftovers(self, own_key: str) -> None:
         """Remove what killed installations left: those of this lock, and those whose lock is free."""
         for stage in (self._root / _STAGING).glob("*"):
             key = stage.name.rpartition(".")[0]
-            if key == _key(destination):
+            if key == own_key:
                 _remove_tree(stage)
                 continue
             with try_lock(self._lock_path(key)) as is_free:
                 if is_free:
                     _remove_tree(stage)
+
+
+def _with_lock(bundle: Bundle, chosen: Chosen | None) -> Bundle:
+    return bundle if chosen is None else dataclasses.replace(bundle, lock=chosen.lock)
 
 
 def _key(destination: Path) -> str:

@@ -12,10 +12,11 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from packaging import tags
 
-__all__ = ["PLATFORMS", "PYTHONS", "Target", "platforms_of", "this_computer"]
+__all__ = ["PLATFORMS", "PYTHONS", "Target", "platforms_of", "this_computer", "this_processor"]
 
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 """The Python versions that locks are made for."""
@@ -52,6 +53,20 @@ def this_computer() -> Target:
     """The target of the interpreter that is running."""
     accepted = list(tags.sys_tags())
     return Target(_platform_name(), accepted[0].abi, _ranked(accepted), _system(accepted))
+
+
+@functools.cache
+def this_processor() -> str:
+    """The kind of processor, as the system names it: a compiler can build for just that."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    named = {line.replace("\t", "") for line in lines if line.startswith(_NAMES_A_PROCESSOR)}
+    return "; ".join(sorted(named)) or platform.machine()
+
+
+_NAMES_A_PROCESSOR = ("vendor_id", "cpu family", "model", "CPU implementer", "CPU architecture", "CPU part")
 
 
 def platforms_of(platform_tag: str) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 __all__ = [
+    "CalibrationProgress",
     "DownloadProgress",
     "Event",
     "JobQueued",
@@ -59,6 +60,23 @@ class ModelProgress(_DownloadProgress, frozen=True, tag="model.progress"):
 DownloadProgress = NativeProgress | ModelProgress
 
 
+class CalibrationProgress(Event, frozen=True, tag="calibration.progress"):
+    """A setting is being tried. `done` of at most `total` seconds are spent; the margin is in seconds too."""
+
+    model: str
+    detail: str
+    """`preparing`, `waiting` (somebody needs the computer), `loading` or `measuring`."""
+    variant: str
+    workers: int
+    cpu_threads: int
+    batch_size: int
+    context_margin: float
+    trials: int
+    """Those that are done."""
+    done: float
+    total: float
+
+
 class JobQueued(Event, frozen=True, tag="job.queued"):
     """A job was taken; `position` jobs are before it."""
 
@@ -83,6 +101,8 @@ class TranscriptionSegment(Event, frozen=True, tag="transcription.segment"):
     start: float
     end: float
     text: str
+    channel: int | None = None
+    """From 0, where channels are heard by themselves."""
 
 
 class TranscriptionProgress(Event, frozen=True, tag="transcription.progress"):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["cancelled", "not_saved", "refused", "unexpected", "unknown"]
+__all__ = ["cancelled", "failed", "gone_from_profile", "not_saved", "refused", "unexpected", "unknown"]
 
 _REFUSALS = {
     "runtime.is_default": (
@@ -19,8 +19,9 @@ _REFUSALS = {
         "Lift that first: `whisperctl runtimes edit {quoted} --no-protected`.",
     ),
     "runtime.in_use": (
-        "The runtime {name} is used by jobs.",
-        "Wait for them, or cancel them: `whisperctl jobs list` shows them.",
+        "The runtime {name} is in use.",
+        "Wait for its jobs or cancel them, `whisperctl jobs list` shows them; what somebody loads is given "
+        "up with `whisperctl runtimes cancel {quoted}`.",
     ),
     "runtime.disabled": (
         "The runtime {name} is disabled.",
@@ -60,6 +61,26 @@ def unknown(name: str, known: Sequence[str]) -> WhisperdError:
     )
 
 
+def gone_from_profile(profile: str, id_: str, known: Sequence[str]) -> WhisperdError:
+    """The runtime of a profile was deleted; those that there are, are named."""
+    return WhisperdError(
+        "runtime.unknown",
+        f"The runtime of the profile {profile} was deleted.",
+        f"Give it another one with `whisperctl profiles edit {profile!r} --runtime NAME`; there are: "
+        f"{', '.join(known)}.",
+        {"runtime": id_, "runtimes": list(known), "profile": profile},
+    )
+
+
+def failed(error: WhisperdError, name: str, others: Sequence[str]) -> WhisperdError:
+    """Why a runtime cannot be had, for who waited for it; `others` could be used instead."""
+    told = error.copy()
+    told.data.update(runtime=name, runtimes=list(others))
+    if others:
+        told.fix = f"{told.fix} Or use another runtime: {', '.join(others)}."
+    return told
+
+
 def not_saved(name: str) -> WhisperdError:
     """It was made for once, because a job named its model."""
     return WhisperdError(
@@ -75,7 +96,7 @@ def cancelled(name: str) -> WhisperdError:
     return WhisperdError(
         "runtime.cancelled",
         f"Loading the runtime {name} was cancelled.",
-        "Send the job again when it may be loaded.",
+        "Load it again, or send the job again, when it may be loaded.",
         {"runtime": name},
     )
 

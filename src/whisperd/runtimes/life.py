@@ -64,6 +64,7 @@ Event = Literal[
     "done",
     "prepared",  # the host has all that the worker needs
     "ready",  # the worker has loaded the model
+    "fallback",  # the worker could not load the model, and the host gets what another one needs
     "failed",  # the host has ended with an error
     "ended",  # the host has ended
     "idle",  # unused for as long as it is to be kept
@@ -78,6 +79,7 @@ EVENTS: tuple[Event, ...] = (
     "done",
     "prepared",
     "ready",
+    "fallback",
     "failed",
     "ended",
     "idle",
@@ -170,7 +172,7 @@ def refusal(life: Life, event: Event) -> str | None:
         ("internal.error", ("use",), not life.is_usable or life.users >= life.leases),
         ("internal.error", ("done",), life.users == 0),
         ("internal.error", ("prepared",), (life.status, life.goal) != ("downloading", "loaded")),
-        ("internal.error", ("ready",), life.status != "loading"),
+        ("internal.error", ("ready", "fallback"), life.status != "loading"),
         ("internal.error", ("failed", "ended"), not life.is_hosted),
         ("internal.error", ("idle", "evict"), not life.is_idle),
     )
@@ -263,6 +265,7 @@ _TRANSITIONS: Mapping[Event, Callable[[Life], Step]] = {
     "done": lambda life: _reloaded_if_outdated(replace(life, users=life.users - 1)),
     "prepared": lambda life: (replace(life, status="loading"), None),
     "ready": lambda life: (replace(life, status="loaded"), None),
+    "fallback": lambda life: (replace(life, status="downloading"), None),
     "failed": lambda life: _ended(life, has_failed=True),
     "ended": _ended,
     "idle": lambda life: _stopped(life, "unloaded"),

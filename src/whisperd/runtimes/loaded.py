@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import anyio
 import psutil
 
+from whisperd.hardware import usable_cores
 from whisperd.plugins import Backend
 from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.process import Patience, Worker, WorkerDied, open_worker
@@ -34,6 +35,7 @@ class LoadedRuntime:
         params: LoadParams,
         batch_size: int,
         patience: Patience | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self.replicas = params.replicas
@@ -44,10 +46,13 @@ class LoadedRuntime:
         """Set when the model is loaded for the first time."""
         self.unloaded = anyio.Event()
         """Set when this is of no use any more; `why_unloaded` says why."""
+        self.on_death: Callable[[WhisperdError | None], None] = lambda _death: None
+        """Called with how, when the worker died and another is begun, and with None when that is there."""
         self._backend = backend
         self._bundle = bundle
         self.params = params
         self._patience = patience
+        self._environment = environment
         self._worker: Worker | None = None
         self._retrying: Worker | None = None
         """The worker that computes a batch for the second time, or died under it."""
@@ -103,9 +108,13 @@ class LoadedRuntime:
 
     async def _run_worker(self) -> None:
         try:
-            async with open_worker(self._bundle, self._backend.engine, self.params, self._patience) as worker:
+            async with open_worker(
+                self._bundle, self._backend.engine, self.params, self._patience, self._environment
+            ) as worker:
                 self.info = worker.info
                 self._set_worker(worker)
+                if self.ready.is_set():
+                    self.on_death(None)
                 self.ready.set()
                 await worker.died.wait()
                 death = await worker.cause_of_death()
@@ -119,6 +128,8 @@ class LoadedRuntime:
         log.error("the worker of %s died (%s)\n%s", self.name, death.how, death.last_words)
         if self._deaths_in_a_row >= MAX_DEATHS_IN_A_ROW:
             raise died_error(self.name, death)
+        if self.ready.is_set():
+            self.on_death(died_error(self.name, death))
 
     async def _living_worker(self) -> Worker:
         while True:
@@ -162,8 +173,3 @@ def not_started_error(name: str, error: OSError) -> WhisperdError:
         f"The process for {name} cannot be started: {error.strerror or error}.",
         "End programs that are not needed, or raise the limits on processes and open files, then try again.",
     )
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -6,9 +6,9 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import anyio
 import msgspec
@@ -17,8 +17,15 @@ from anyio.abc import TaskGroup
 from whisperd.clock import now_rfc3339
 from whisperd.progress import OnProgress, Progress
 from whisperd.rpc.errors import WhisperdError
-from whisperd.rpc.events import Event, RuntimeStatus
+from whisperd.rpc.events import Event, RuntimeStatus, RuntimeStatusName
 from whisperd.runtimes import errors
+from whisperd.runtimes.fallback import (
+    FailedVariant,
+    VariantFailures,
+    first_failure,
+    is_fault_of_variant,
+    note_on,
+)
 from whisperd.runtimes.life import Effect, Life, Lives, Refused, refusal
 from whisperd.runtimes.life import Event as LifeEvent
 from whisperd.runtimes.loaded import LoadedRuntime
@@ -53,8 +60,9 @@ KEPT_UNTIL_USED_S = 900.0
 class Surroundings:
     """What the manager needs of the rest of the daemon."""
 
-    prepare: Callable[[RuntimePreset, OnProgress], Awaitable[Prepared]]
-    """Gets everything that a worker needs, with progress. Raises `WhisperdError`."""
+    prepare: Callable[[RuntimePreset, OnProgress, Sequence[FailedVariant]], Awaitable[Prepared]]
+    """Gets everything that a worker needs, with progress; not of the variants that have failed in this load.
+    Raises `WhisperdError`."""
     capabilities: Callable[[RuntimePreset], Awaitable[Capabilities]]
     """What this computer can do, as far as it matters for a preset."""
     known_model: Callable[[str], Awaitable[str]]
@@ -65,6 +73,8 @@ class Surroundings:
     """Sees to it that a runtime that is about to be loaded fits into the memory. Raises `WhisperdError`."""
     held_count_changed: Callable[[int], None] = lambda _count: None
     """Called when a runtime begins to be loaded and when it was unloaded, with how many are held."""
+    failures: VariantFailures = field(default_factory=VariantFailures)
+    """Variants that failed while others worked."""
     clock: Callable[[], float] = time.monotonic
     """Seconds; stands still while the computer sleeps."""
 
@@ -95,7 +105,7 @@ class Lease:
 
     def waits_for(self) -> str | None:
         """What the runtime is doing before it can be used: `downloading 40 %`, `loading`."""
-        status, progress = self._manager.life(self._runtime).status, self._runtime.progress
+        status, progress = self._manager.status(self._runtime), self._runtime.progress
         if self._is_over or status not in ("downloading", "loading"):
             return None
         return status if progress is None else f"{status} {progress:.0f} %"
@@ -186,6 +196,10 @@ class RuntimeManager:
         """Where a runtime stands."""
         return self._lives[runtime.id]
 
+    def status(self, runtime: Runtime) -> RuntimeStatusName:
+        """Its status as it is told: one whose worker has died is `loading` until there is another."""
+        return runtime.status(self.life(runtime))
+
     def view(self, runtime: Runtime, waiting: int = 0) -> RuntimeView:
         """What is told of a runtime for which `waiting` windows wait."""
         return runtime.view(self.life(runtime), waiting=waiting)
@@ -193,11 +207,16 @@ class RuntimeManager:
     def check_unused(self, model: str) -> None:
         """Raise `model.in_use` if a worker has the model's files open."""
         for runtime in self._runtimes.values():
-            if runtime.preset.model == model and self.life(runtime).is_hosted:
+            # What runs may be of the model that the runtime had before it was edited.
+            loaded = runtime.loaded.params.model_name if runtime.loaded else None
+            if model in (runtime.preset.model, loaded) and self.life(runtime).is_hosted:
                 raise WhisperdError(
                     "model.in_use",
-                    f"The model {model} is {self.life(runtime).status} as the runtime {runtime.name}.",
-                    f"Unload it first: `whisperctl runtimes unload {runtime.name}`.",
+                    f"The model {model} is {self.status(runtime)} as the runtime {runtime.name}.",
+                    "Make another one the default first: `whisperctl runtimes default NAME`; then unload "
+                    f"this one: `whisperctl runtimes unload {runtime.name!r}`."
+                    if self.life(runtime).is_default
+                    else f"Unload it first: `whisperctl runtimes unload {runtime.name!r}`.",
                 )
 
     # What people do
@@ -287,14 +306,23 @@ class RuntimeManager:
                     return
 
     async def load(self, runtime: Runtime) -> None:
-        """Load it. Given up when nobody waits for it."""
+        """Load it. Given up when nobody waits for it. Variants that failed before are tried once more."""
+        self._around.failures.forget(runtime.preset.model)
         with self.lease(runtime) as lease:
             await lease.loaded()
+            while runtime.is_restarting:
+                await runtime.changed.wait()
+                await lease.loaded()
             runtime.is_awaited = True
 
     def begin_to_load(self, runtime: Runtime) -> None:
         """Load it, whether or not anybody waits for it."""
         self._apply(runtime, "load")
+
+    def load_anew(self, runtime: Runtime) -> None:
+        """Load what is loaded once more, since it would be loaded in another way now: when no job uses it."""
+        if self.life(runtime).is_ready:
+            self._apply(runtime, "edit")
 
     async def cancel(self, runtime: Runtime) -> None:
         """Give up downloading or loading it. Harmless when there is nothing to give up."""
@@ -424,10 +452,10 @@ class RuntimeManager:
         life = self.life(runtime)
         runtime.loaded = runtime.hosting = runtime.progress = runtime.detail = None
         runtime.needs = {}
+        runtime.is_restarting = False
         if life.ending is None and error is not None:
             runtime.error = error
-            hosting.error = error.copy()
-            hosting.error.data.update(runtime=runtime.name, runtimes=self._usable_names(runtime))
+            hosting.error = errors.failed(error, runtime.name, self._usable_names(runtime))
         elif life.ending != "cancelled":
             hosting.error = None  # it was cancelled, and then wanted after all
         self._apply(runtime, "failed" if error else "ended")
@@ -438,36 +466,75 @@ class RuntimeManager:
         self._forget_unsaved()
 
     async def _load_and_keep(self, runtime: Runtime, hosting: Hosting) -> None:
-        preset = runtime.preset
-        runtime.prepared = None
-        runtime.prepared = prepared = await self._around.prepare(
-            preset, functools.partial(self._report, runtime)
-        )
-        runtime.progress = runtime.detail = None
-        hosting.prepared.set()
-        if self.life(runtime).goal == "prepared":
-            return
-        self._apply(runtime, "prepared")
-        params = load_params(preset, prepared)
+        """Where a variant cannot be loaded, the next best one is taken, if the preset leaves that open."""
+        failed: list[FailedVariant] = []
+        while True:
+            runtime.prepared = None
+            runtime.prepared = prepared = await self._around.prepare(
+                runtime.preset, functools.partial(self._report, runtime), failed
+            )
+            runtime.progress, runtime.detail = None, note_on(prepared.variant, prepared.passed_over)
+            hosting.prepared.set()
+            if self.life(runtime).goal == "prepared":
+                return
+            self._apply(runtime, "prepared")
+            try:
+                await self._keep_loaded(runtime, hosting, prepared, failed)
+            except WhisperdError as error:
+                if hosting.settled.is_set():
+                    raise
+                failed.append(FailedVariant(prepared.variant, error))
+                if not prepared.has_others or not is_fault_of_variant(error, prepared.variant):
+                    raise first_failure(failed) from error
+                self._fall_back(runtime, failed[-1])
+
+    def _fall_back(self, runtime: Runtime, failed: FailedVariant) -> None:
+        name, error = failed.variant.name, failed.error
+        log.warning("runtime %s: %s failed: %s (%s)", runtime.name, name, error.message, error.code)
+        runtime.needs = {}
+        runtime.detail = f"{name} failed: {error.message}"
+        self._apply(runtime, "fallback")
+
+    async def _keep_loaded(
+        self, runtime: Runtime, hosting: Hosting, prepared: Prepared, failed: Sequence[FailedVariant]
+    ) -> None:
+        """Load what is prepared and keep it until told to end. `failed` are those that were tried before."""
+        params = load_params(runtime.preset, prepared)
         await self._around.make_room(self, runtime, prepared, params)
         loaded = self._new_loaded(runtime, prepared, params)
         async with open_task_group() as tasks:
             tasks.start_soon(loaded.run)
             await loaded.ready.wait()
+            await self._around.failures.note(runtime.preset.model, failed)
+            runtime.detail = None
             runtime.loaded, runtime.unused_since_s = loaded, self._around.clock()
             self._apply(runtime, "ready")
             hosting.settled.set()
             self._wake_all()
             await self._until_told_to_end(runtime)
 
+    def _worker_died(self, runtime: Runtime, death: WhisperdError | None) -> None:
+        """Its worker died, and another one is begun; or, without a death, that one is there."""
+        runtime.is_restarting, runtime.error = death is not None, death
+        runtime.wake()
+        self._status_changed(runtime)
+
     def _new_loaded(self, runtime: Runtime, prepared: Prepared, params: LoadParams) -> LoadedRuntime:
         settings = self._around.settings()
         patience = Patience(
             settings.load_timeout_s, settings.batch_timeout_s, settings.batch_timeout_per_audio_s
         )
-        return LoadedRuntime(
-            runtime.name, prepared.backend, prepared.bundle_path, params, runtime.batch_size, patience
+        loaded = LoadedRuntime(
+            runtime.name,
+            prepared.backend,
+            prepared.bundle_path,
+            params,
+            runtime.batch_size,
+            patience,
+            prepared.variant.environment,
         )
+        loaded.on_death = functools.partial(self._worker_died, runtime)
+        return loaded
 
     async def _until_told_to_end(self, runtime: Runtime) -> None:
         """Wait to be cancelled. We see to that when nobody has used it for as long as it is kept."""
@@ -558,7 +625,7 @@ class RuntimeManager:
         self._tell(runtime)
 
     def _status_changed(self, runtime: Runtime) -> None:
-        runtime.remember(self.life(runtime).status)
+        runtime.remember(self.status(runtime))
         self._tell(runtime)
         held = sum(self.life(one).status in ("loading", "loaded") for one in self._runtimes.values())
         if held != self._held_count:
@@ -579,7 +646,7 @@ class RuntimeManager:
             RuntimeStatus(
                 id=runtime.id,
                 name=runtime.name,
-                status=life.status,
+                status=runtime.status(life),
                 progress=runtime.progress,
                 detail=runtime.detail,
                 error=runtime.error.to_wire() if runtime.error else None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +13,38 @@ from whisperd.natives import Bundle, NativeStore
 from whisperd.plugins import Backend, Variant
 from whisperd.progress import OnProgress
 from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes.fallback import (
+    FailedVariant,
+    VariantFailures,
+    first_failure,
+    needs_no_download,
+    rules_out,
+)
 from whisperd.runtimes.loaded import usable_cores
 from whisperd.runtimes.preset import RuntimePreset
 from whisperd.worker.protocol import LoadParams
 
-__all__ = ["Prepared", "choose_variant", "is_prepared", "load_params", "prepare"]
+__all__ = [
+    "Prepared",
+    "Tuning",
+    "choose_variant",
+    "fitting_variants",
+    "is_prepared",
+    "load_params",
+    "prepare",
+]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What was measured to be the fastest on this computer; it counts where a preset leaves it open."""
+
+    workers: int
+    cpu_threads: int
+    batch_size: int
+    context_margin_s: float
 
 
 @dataclass(frozen=True)
@@ -26,6 +55,12 @@ class Prepared:
     variant: Variant
     bundle_path: Path | None
     model_path: Path
+    tuning: Tuning | None = None
+    """None where nothing was measured."""
+    passed_over: tuple[FailedVariant, ...] = ()
+    """What would have been better, and failed; the best first."""
+    has_others: bool = False
+    """Whether there is another variant to try if this one cannot be loaded."""
 
 
 async def prepare(
@@ -35,17 +70,73 @@ async def prepare(
     models: ModelStore,
     on_native_progress: OnProgress,
     on_model_progress: OnProgress,
+    failures: VariantFailures | None = None,
+    failed: Sequence[FailedVariant] = (),
 ) -> Prepared:
-    """Install what is missing of the first usable variant that fits, and download the model, with progress.
+    """Install what is missing of the best usable variant that can be had, and download the model.
 
-    Raises `WhisperdError` of the natives and the models rooms, and like `choose_variant`.
+    `failures` are remembered from earlier loads, `failed` those that could not be loaded in this one. Raises
+    `WhisperdError` of the natives and the models rooms, and like `fitting_variants`; where no variant can be
+    had, why the best cannot.
     """
-    backend, variant = choose_variant(preset, usable)
-    bundle_path = None
-    if variant.lock is not None:
-        bundle_path = (await natives.install(Bundle(variant.name, variant.lock), on_native_progress)).path
-    installed = await models.pull(preset.model, on_model_progress)
-    return Prepared(backend, variant, bundle_path, Path(installed.path))
+    failures = failures or VariantFailures()
+    fitting = fitting_variants(preset, usable)
+    remembered = [found for _, one in fitting if (found := await failures.find(preset.model, one))]
+    candidates = _remembered_last(fitting, remembered)
+    tried = list(failed)
+    while candidates := [pair for pair in candidates if not any(rules_out(one, pair[1]) for one in tried)]:
+        backend, variant = candidates.pop(0)
+        bundle = Bundle.of(variant)
+        try:
+            if bundle is None:
+                bundle_path = None
+            elif needs_no_download(tried) and natives.find(bundle) is None:
+                continue
+            else:
+                bundle_path = (await natives.install(bundle, on_native_progress)).path
+        except WhisperdError as error:
+            log.warning("%s: the variant %s: %s (%s)", preset.name, variant.name, error.message, error.code)
+            tried.append(FailedVariant(variant, error))
+            continue
+        await failures.note(preset.model, tried[len(failed) :])
+        model_path = Path((await models.pull(preset.model, on_model_progress)).path)
+        if backend.model_format is not None:
+            precision = _compute_type(preset, variant)
+            try:
+                model_path = await models.convert(
+                    preset.model, backend.model_format, precision, bundle_path, on_model_progress
+                )
+            except WhisperdError as error:
+                log.warning("%s: %s: %s (%s)", preset.name, variant.name, error.message, error.code)
+                tried.append(FailedVariant(variant, error))
+                # Its other variants need the same file.
+                candidates = [pair for pair in candidates if pair[0].name != backend.name]
+                continue
+        return Prepared(
+            backend,
+            variant,
+            bundle_path,
+            model_path,
+            passed_over=_better_than(variant, fitting, [*tried, *remembered]),
+            has_others=bool(candidates),
+        )
+    raise first_failure(tried)
+
+
+def _remembered_last(
+    fitting: Sequence[tuple[Backend, Variant]], remembered: Sequence[FailedVariant]
+) -> list[tuple[Backend, Variant]]:
+    """First those of which no earlier failure tells that they fail as well."""
+    return sorted(fitting, key=lambda pair: any(rules_out(one, pair[1]) for one in remembered))
+
+
+def _better_than(
+    variant: Variant, fitting: Sequence[tuple[Backend, Variant]], failed: Sequence[FailedVariant]
+) -> tuple[FailedVariant, ...]:
+    """The failures of those that come before a variant, in their order."""
+    by_name = {one.variant.name: one for one in reversed(failed)}
+    before = itertools.takewhile(lambda pair: pair[1].name != variant.name, fitting)
+    return tuple(by_name[one.name] for _, one in before if one.name in by_name)
 
 
 async def is_prepared(
@@ -56,7 +147,8 @@ async def is_prepared(
 ) -> bool:
     """Whether it can be loaded without downloading anything. Raises like `choose_variant`."""
     _, variant = choose_variant(preset, usable)
-    if variant.lock is not None and natives.find(Bundle(variant.name, variant.lock)) is None:
+    bundle = Bundle.of(variant)
+    if bundle is not None and natives.find(bundle) is None:
         return False
     return await models.find(preset.model) is not None
 
@@ -64,7 +156,14 @@ async def is_prepared(
 def choose_variant(
     preset: RuntimePreset, ranked: Sequence[tuple[Backend, Variant]]
 ) -> tuple[Backend, Variant]:
-    """The first that a preset allows, of variants in the order of their priority.
+    """The first that a preset allows, of variants with the best first. Raises like `fitting_variants`."""
+    return fitting_variants(preset, ranked)[0]
+
+
+def fitting_variants(
+    preset: RuntimePreset, ranked: Sequence[tuple[Backend, Variant]]
+) -> list[tuple[Backend, Variant]]:
+    """All that a preset allows, of variants with the best first.
 
     Raises `backend.none` if there is no backend at all, `backend.not_usable` if none fits.
     """
@@ -74,12 +173,15 @@ def choose_variant(
             "No backend is installed.",
             "Install one: `pip install whisperd-ctranslate2` into the environment of whisperd.",
         )
-    for backend, variant in ranked:
-        is_backend = preset.backend in ("auto", backend.name)
-        is_device = preset.device in ("auto", variant.device)
-        is_type = preset.compute_type in ("auto", *variant.compute_types)
-        if is_backend and is_device and is_type:
-            return backend, variant
+    fitting = [
+        (backend, variant)
+        for backend, variant in ranked
+        if preset.backend in ("auto", backend.name)
+        and preset.device in ("auto", variant.device)
+        and preset.compute_type in ("auto", *variant.compute_types)
+    ]
+    if fitting:
+        return fitting
     names = ", ".join(variant.name for _, variant in ranked)
     raise WhisperdError(
         "backend.not_usable",
@@ -91,18 +193,24 @@ def choose_variant(
 
 def load_params(preset: RuntimePreset, prepared: Prepared) -> LoadParams:
     """What a worker is told: what the preset leaves open is chosen for this computer."""
-    variant = prepared.variant
+    variant, tuning = prepared.variant, prepared.tuning
     is_cpu = variant.device == "cpu"
     device_index = (0,) if is_cpu else preset.device_index or (0,)
-    # Measured: on few cores, replicas of one thread beat threads. Of several GPUs each has one replica.
-    workers = preset.workers or (usable_cores() if is_cpu else len(device_index))
+    # On few cores, replicas of one thread usually beat threads. Of several GPUs each has one replica.
+    usual_workers = usable_cores() if is_cpu else len(device_index)
     return LoadParams(
         model_path=str(prepared.model_path),
         model_name=preset.model,
         bundle_name=variant.name if prepared.bundle_path else None,
         device=variant.device,
         device_index=device_index,
-        compute_type=variant.compute_types[0] if preset.compute_type == "auto" else preset.compute_type,
-        cpu_threads=preset.cpu_threads or 1,
-        replicas=workers,
+        compute_type=_compute_type(preset, variant),
+        cpu_threads=preset.cpu_threads or (tuning.cpu_threads if tuning else 1),
+        replicas=preset.workers or (tuning.workers if tuning else usual_workers),
+        context_margin_s=tuning.context_margin_s if tuning else None,
     )
+
+
+def _compute_type(preset: RuntimePreset, variant: Variant) -> str:
+    """What a preset asks for, else the best that a variant has."""
+    return variant.compute_types[0] if preset.compute_type == "auto" else preset.compute_type

@@ -23,6 +23,7 @@ from whisperd.worker.protocol import ComputeType
 
 __all__ = [
     "RELOADING",
+    "USUAL_BATCH_SIZE",
     "Capabilities",
     "Device",
     "RuntimeChanges",
@@ -57,6 +58,8 @@ MAX_MODEL_CHARACTERS: Final = 4096
 LIMITS: Final = {"cpu_threads": (0, 1024), "workers": (0, 256), "batch_size": (1, 256)}
 """The least and the most of a field."""
 
+USUAL_BATCH_SIZE: Final = 4
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,63}")
 _BACKEND = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _DURATION = re.compile(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+(?:\.[0-9]+)?)s?)?")
@@ -81,8 +84,8 @@ class RuntimePreset(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 0
     """Replicas, so batches computed at the same time; 0 is chosen: one a core, or one a GPU."""
     batched: bool = True
-    batch_size: int = 4
-    """Windows computed together, if batched."""
+    batch_size: int = USUAL_BATCH_SIZE
+    """Windows computed together, if batched. Calibration may choose another number in place of the usual."""
     keep_alive: float = 900.0
     """Seconds that it stays loaded while nobody uses it; 0 is not at all, -1 for ever."""
     enabled: bool = True

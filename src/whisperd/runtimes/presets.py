@@ -11,9 +11,9 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes import errors
 from whisperd.runtimes.preset import RuntimePreset
 from whisperd.store import Database
-from whisperd.store.errors import unreadable
+from whisperd.store.errors import damaged
 
-__all__ = ["PresetStore"]
+__all__ = ["PresetStore", "check_presets"]
 
 COLUMNS = RuntimePreset.__struct_fields__
 _LIST = ", ".join(COLUMNS)
@@ -31,10 +31,12 @@ class PresetStore:
         """All of them, the oldest first, and the id of the default: None only before one was made so."""
 
         def work(connection: sqlite3.Connection) -> tuple[tuple[RuntimePreset, ...], str | None]:
-            rows = connection.execute(f"SELECT {_LIST} FROM runtimes ORDER BY created, rowid")  # noqa: S608 - our columns
-            return tuple(self._from_row(row) for row in rows), _default_id(connection)
+            return _presets(connection), _default_id(connection)
 
-        return await self._database.run(work)
+        try:
+            return await self._database.run(work)
+        except ValueError as error:
+            raise damaged(self._database.path, str(error)) from error
 
     async def insert(self, preset: RuntimePreset, *, make_default: bool = False) -> None:
         """Save a new one, as the default if asked to. Raises `runtime.exists`."""
@@ -83,14 +85,25 @@ class PresetStore:
 
         await self._database.run(work)
 
-    def _from_row(self, row: tuple[Any, ...]) -> RuntimePreset:
-        values = dict(zip(COLUMNS, row, strict=True))
-        try:
-            values["device_index"] = msgspec.json.decode(values["device_index"])
-            return msgspec.convert(values, RuntimePreset, strict=False)  # SQLite has no booleans
-        except (msgspec.MsgspecError, TypeError) as error:
-            reason = f"the runtime {values['name']} in it is not valid ({error})"
-            raise unreadable(self._database.path, reason) from error
+
+def check_presets(connection: sqlite3.Connection) -> None:
+    """Raise `ValueError` if what is saved cannot be used: a runtime is spoilt, or there is no default."""
+    if _presets(connection) and _default_id(connection) is None:
+        raise ValueError("no runtime in it is the default")
+
+
+def _presets(connection: sqlite3.Connection) -> tuple[RuntimePreset, ...]:
+    rows = connection.execute(f"SELECT {_LIST} FROM runtimes ORDER BY created, rowid")  # noqa: S608 - our columns
+    return tuple(map(_from_row, rows))
+
+
+def _from_row(row: tuple[Any, ...]) -> RuntimePreset:
+    values = dict(zip(COLUMNS, row, strict=True))
+    try:
+        values["device_index"] = msgspec.json.decode(values["device_index"])
+        return msgspec.convert(values, RuntimePreset, strict=False)  # SQLite has no booleans
+    except (msgspec.MsgspecError, TypeError) as error:
+        raise ValueError(f"the runtime {values['name']} in it is not valid ({error})") from error
 
 
 def _default_id(connection: sqlite3.Connection) -> str | None:

@@ -10,9 +10,9 @@ import msgspec
 
 from whisperd.rpc.errors import WhisperdError
 from whisperd.store import Database
-from whisperd.store.errors import unreadable
+from whisperd.store.errors import damaged
 
-__all__ = ["Profile", "ProfileStore", "unknown_profile"]
+__all__ = ["Profile", "ProfileStore", "check_profiles", "unknown_profile"]
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,11 +46,10 @@ class ProfileStore:
     async def load(self) -> list[Profile]:
         """All of them, by name."""
 
-        def work(connection: sqlite3.Connection) -> list[Profile]:
-            rows = connection.execute(f"SELECT {_LIST} FROM profiles ORDER BY name")  # noqa: S608 - our columns
-            return [self._from_row(row) for row in rows]
-
-        return await self._database.run(work)
+        try:
+            return await self._database.run(_profiles)
+        except ValueError as error:
+            raise damaged(self._database.path, str(error)) from error
 
     async def insert(self, profile: Profile) -> None:
         """Save a new one. Raises `profile.exists`."""
@@ -86,14 +85,24 @@ class ProfileStore:
 
         await self._database.run(work)
 
-    def _from_row(self, row: tuple[Any, ...]) -> Profile:
-        values = dict(zip(COLUMNS, row, strict=True))
-        try:
-            values["options"] = msgspec.json.decode(values["options"])
-            return msgspec.convert(values, Profile)
-        except (msgspec.MsgspecError, TypeError) as error:
-            reason = f"the profile {values['name']} in it is not valid ({error})"
-            raise unreadable(self._database.path, reason) from error
+
+def check_profiles(connection: sqlite3.Connection) -> None:
+    """Raise `ValueError` if a profile that is saved cannot be used."""
+    _profiles(connection)
+
+
+def _profiles(connection: sqlite3.Connection) -> list[Profile]:
+    rows = connection.execute(f"SELECT {_LIST} FROM profiles ORDER BY name")  # noqa: S608 - our columns
+    return list(map(_from_row, rows))
+
+
+def _from_row(row: tuple[Any, ...]) -> Profile:
+    values = dict(zip(COLUMNS, row, strict=True))
+    try:
+        values["options"] = msgspec.json.decode(values["options"])
+        return msgspec.convert(values, Profile)
+    except (msgspec.MsgspecError, TypeError) as error:
+        raise ValueError(f"the profile {values['name']} in it is not valid ({error})") from error
 
 
 def unknown_profile(name: str, names: Iterable[str]) -> WhisperdError:

@@ -106,6 +106,19 @@ class Room:
                 for gone in [tenants.evict(one) for one in leaving]:
                     await gone.wait()
 
+    async def check(
+        self, tenants: Tenants, preset: RuntimePreset, prepared: Prepared, params: LoadParams, batch_size: int
+    ) -> None:
+        """Raise `memory.not_enough` or `memory.gpu_not_enough` if a worker has no room as things are."""
+        parameters = await self._models.parameters(preset.model, prepared.model_path)
+        needs = _needs(params, batch_size, parameters, prepared.backend.need_bytes or need_bytes)
+        occupants = [Occupant(one, one.needs, is_idle=False) for one in tenants.occupants()]
+        free = free_in(await self._places(preset, needs), self._limit(), occupants)
+        for place, need in needs.items():
+            if need > free.get(place, 0):
+                tell = not_enough_memory if place is None else gpu_not_enough_memory
+                raise tell(prepared.variant.name, need, max(0, free.get(place, 0)), None)
+
     async def _places(self, preset: RuntimePreset, needs: Memories) -> dict[Place, int]:
         """What is free now in the places that matter."""
         free: dict[Place, int] = {None: self._memory().available}
@@ -149,9 +162,12 @@ class Room:
             english_only=runtime.preset.model.endswith(".en"),
         )
         tell = not_enough_memory if place is None else gpu_not_enough_memory
-        return tell(
+        error = tell(
             runtime.name, need, free, largest, batch_size=runtime.batch_size, replicas=params.replicas
         )
+        if place is None and self._limit():
+            error.fix += " All runtimes together may take what runtime.memory_bytes in the settings says."
+        return error
 
 
 def free_in(free: Memories, limit: int, occupants: Sequence[Occupant]) -> dict[Place, int]:

@@ -13,10 +13,11 @@ import msgspec
 from whisperd.clock import now_rfc3339
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import RuntimeStatusName
+from whisperd.runtimes.fallback import note_on
 from whisperd.runtimes.life import Life
 from whisperd.runtimes.loaded import LoadedRuntime
 from whisperd.runtimes.prepare import Prepared
-from whisperd.runtimes.preset import RuntimePreset
+from whisperd.runtimes.preset import USUAL_BATCH_SIZE, RuntimePreset
 
 __all__ = ["Hosting", "LoadedAs", "Moment", "Runtime", "RuntimeView"]
 
@@ -72,6 +73,7 @@ class RuntimeView(msgspec.Struct, frozen=True, kw_only=True):
     detail: str | None
     error: dict[str, Any] | None
     variant: str | None
+    note: str | None
     loaded: LoadedAs | None
     memory: int | None
     pid: int | None
@@ -115,6 +117,8 @@ class Runtime:
     last_used: str | None = None
     unused_since_s: float = 0.0
     """By the monotonic clock: since when nobody holds a lease on it."""
+    is_restarting: bool = False
+    """Whether its worker has died and another one is being started."""
     is_awaited: bool = False
     """Whether it was loaded because somebody said so, and was not used since."""
     history: deque[Moment] = field(default_factory=lambda: deque(maxlen=KEPT_MOMENTS))
@@ -132,8 +136,17 @@ class Runtime:
 
     @property
     def batch_size(self) -> int:
-        """Windows computed together."""
-        return self.preset.batch_size if self.preset.batched else 1
+        """Windows computed together. Where the preset has the usual number, what was measured goes before."""
+        if not self.preset.batched:
+            return 1
+        tuning = self.prepared.tuning if self.prepared else None
+        is_usual = self.preset.batch_size == USUAL_BATCH_SIZE
+        return tuning.batch_size if tuning and is_usual else self.preset.batch_size
+
+    def status(self, life: Life) -> RuntimeStatusName:
+        """Its status as it is told: one whose worker has died is `loading` until there is another."""
+        is_gone = self.is_restarting and life.status == "loaded"
+        return "loading" if is_gone else life.status
 
     def wake(self) -> None:
         """Have its host look again whether it is wanted."""
@@ -142,23 +155,26 @@ class Runtime:
 
     def remember(self, status: RuntimeStatusName) -> None:
         """Add its status to its history."""
-        error = self.error.to_wire() if self.error else None
+        # An error stays known until the next attempt, and is the reason of what it led to alone.
+        is_reason = self.error is not None and (status == "failed" or self.is_restarting)
+        error = self.error.to_wire() if self.error and is_reason else None
         self.history.append(Moment(time=now_rfc3339(), status=status, detail=self.detail, error=error))
 
     def view(self, life: Life, *, waiting: int = 0) -> RuntimeView:
         """What is told of it; `waiting` windows wait for it."""
-        loaded = self.loaded
+        loaded = None if self.is_restarting else self.loaded
         return RuntimeView(
             **{name: getattr(self.preset, name) for name in _SHOWN_AS_SAVED},
             enabled=life.is_enabled,
             default=life.is_default,
             protected=life.is_protected,
             saved=self.is_saved,
-            status=life.status,
+            status=self.status(life),
             progress=self.progress,
             detail=self.detail or ("unloading" if life.ending and life.status == "loaded" else None),
             error=self.error.to_wire() if self.error else None,
             variant=self.prepared.variant.name if self.prepared else None,
+            note=note_on(self.prepared.variant, self.prepared.passed_over) if self.prepared else None,
             loaded=_loaded_as(loaded) if loaded else None,
             memory=loaded.memory_bytes if loaded else None,
             pid=loaded.pid if loaded else None,

@@ -5,6 +5,6 @@ say what in SQL of their own, run by `Database.run`. Their tables come from numb
 A migration that was released is never changed: what it got wrong, the next one mends.
 """
 
-from whisperd.store.database import Database, open_database
+from whisperd.store.database import Database, open_database, problem_with
 
-__all__ = ["Database", "open_database"]
+__all__ = ["Database", "open_database", "problem_with"]

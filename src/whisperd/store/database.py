@@ -20,6 +20,7 @@ from typing import Final, TypeVar
 import anyio
 from anyio import to_thread
 
+from whisperd.rpc.errors import WhisperdError
 from whisperd.store import errors
 from whisperd.store.migrate import (
     Migration,
@@ -30,7 +31,7 @@ from whisperd.store.migrate import (
     version_of,
 )
 
-__all__ = ["Database", "open_database"]
+__all__ = ["Database", "open_database", "problem_with"]
 
 log = logging.getLogger(__name__)
 
@@ -40,17 +41,21 @@ SIDE_FILES: Final = ("-wal", "-shm")
 """What SQLite keeps beside a data base. The first may hold what was committed last."""
 
 T = TypeVar("T")
+Check = Callable[[sqlite3.Connection], None]
+"""Looks at what a room has saved. Raises `ValueError`, with the reason, if that cannot be."""
 
 
 @asynccontextmanager
-async def open_database(path: Path, migrations: Sequence[Migration] | None = None) -> AsyncIterator[Database]:
+async def open_database(
+    path: Path, migrations: Sequence[Migration] | None = None, checks: Sequence[Check] = ()
+) -> AsyncIterator[Database]:
     """Open a data base during the block, made if there is none and brought up to date.
 
-    A damaged one is set aside (`Database.set_aside`). Raises `WhisperdError` (`store.too_new`,
-    `store.unreadable`, `disk.full`).
+    A damaged one, or one of which a check says so, is set aside (`Database.set_aside`). Raises
+    `WhisperdError` (`store.too_new`, `store.unreadable`, `disk.full`).
     """
     database = await to_thread.run_sync(
-        _open, path, bundled_migrations() if migrations is None else migrations
+        _open, path, bundled_migrations() if migrations is None else migrations, checks
     )
     try:
         yield database
@@ -101,6 +106,22 @@ class Database:
             raise told from error
 
 
+def problem_with(path: Path) -> WhisperdError | None:
+    """What is wrong with a data base, which stays as it is; None if nothing is, or there is none. Blocks."""
+    try:
+        if path.exists():
+            _inspect(path, bundled_migrations())
+    except _Damaged as damage:
+        return errors.damaged(path, str(damage))
+    except WhisperdError as error:
+        return error.copy()
+    except OSError as error:
+        return errors.from_os_error(path, error)
+    except sqlite3.Error as error:
+        return errors.from_sqlite_error(path, error) or errors.unreadable(path, str(error))
+    return None
+
+
 # Opening; all of it blocks
 
 
@@ -108,12 +129,12 @@ class _Damaged(Exception):
     """The file holds no data base of ours that can be used."""
 
 
-def _open(path: Path, migrations: Sequence[Migration]) -> Database:
-    set_aside = None
+def _open(path: Path, migrations: Sequence[Migration], checks: Sequence[Check]) -> Database:
     try:
         try:
             _make_private(path)
             _inspect(path, migrations)
+            return Database(path, _connect(path, migrations, checks), None)
         except _Damaged as damage:
             set_aside = _set_aside(path)
             log.warning("the data base %s is damaged (%s); it is kept as %s", path, damage, set_aside)
@@ -171,6 +192,8 @@ def _check(connection: sqlite3.Connection, applied: Sequence[Migration]) -> None
         raise _Damaged(f"it lacks {', '.join('.'.join(column) for column in missing)}")
     if present and not applied:
         raise _Damaged("it has tables and no version")
+    if broken := connection.execute("PRAGMA foreign_key_check").fetchone():
+        raise _Damaged(f"{broken[0]} in it refers to nothing")
 
 
 def _set_aside(path: Path) -> Path:
@@ -197,7 +220,7 @@ def _beside(path: Path) -> list[Path]:
     return [path.with_name(path.name + suffix) for suffix in SIDE_FILES]
 
 
-def _connect(path: Path, migrations: Sequence[Migration]) -> sqlite3.Connection:
+def _connect(path: Path, migrations: Sequence[Migration], checks: Sequence[Check] = ()) -> sqlite3.Connection:
     # Used by one thread at a time, though not always by the same one. Transactions are begun by hand.
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     connection.text_factory = _text
@@ -207,6 +230,11 @@ def _connect(path: Path, migrations: Sequence[Migration]) -> sqlite3.Connection:
         connection.execute("PRAGMA foreign_keys = OFF")
         migrate(connection, migrations)
         connection.execute("PRAGMA foreign_keys = ON")
+        for check in checks:
+            check(connection)
+    except ValueError as error:
+        connection.close()
+        raise _Damaged(str(error)) from error
     except BaseException:
         connection.close()
         raise

@@ -1,17 +1,18 @@
 """The worker process: `python -m whisperd.worker.main MODULE:FUNCTION [BUNDLE]`.
 
-Puts the native bundle first on its path, then answers two requests: `load`, once, and
+Puts the native bundle first on its path, sees nothing beside it, then answers two requests: `load`, once, and
 `transcribe`, from as many threads at once as the engine has replicas.
 """
 
 from __future__ import annotations
 
 import importlib
-import os
 import sys
+from pathlib import Path
 
 import msgspec
 
+from whisperd.isolation import enter_bundle
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import decode_params
 from whisperd.rpc.stdio import Stdio
@@ -89,10 +90,8 @@ def main() -> None:
     """Serve until the daemon closes standard input."""
     stdio = Stdio.take()
     engine_name, *bundles = sys.argv[1:]
-    sys.path[:0] = bundles
-    if sys.platform == "win32":
-        for bundle in bundles:
-            os.add_dll_directory(bundle)
+    for bundle in bundles:
+        enter_bundle(Path(bundle), engine_name.partition(":")[0].partition(".")[0])
     service = _Service(engine_name)
     stdio.serve({"load": service.load, "transcribe": service.transcribe}, concurrency=MAX_REPLICAS)
 

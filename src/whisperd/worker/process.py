@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from anyio.abc import ByteReceiveStream, Process
 
 from whisperd.child import how_it_ended, kill, open_child, python_command
 from whisperd.hardware.gpus import DEVICE_ORDER
+from whisperd.isolation import isolated_environment
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.framing import FrameLimits
 from whisperd.rpc.messages import InvalidAnswer
@@ -200,16 +201,22 @@ class _Stderr:
 
 @asynccontextmanager
 async def open_worker(
-    bundle: Path | None, engine: str, params: LoadParams, patience: Patience | None = None
+    bundle: Path | None,
+    engine: str,
+    params: LoadParams,
+    patience: Patience | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Worker]:
     """Start a worker with a native bundle on its path and load a model.
 
-    `engine` is the plugin's `module:function`. Leaving the block ends the process, and with it
+    `engine` is the plugin's `module:function`, `environment` the variables of the variant. With a bundle,
+    the worker sees no libraries but those in it. Leaving the block ends the process, and with it
     gives back every byte that the model held. Raises like `Worker.transcribe`.
     """
     stderr = _Stderr()
     command = python_command("whisperd.worker.main", engine, *([str(bundle)] if bundle else []))
-    async with open_child(command, env=_environment(params)) as process, open_task_group() as tasks:
+    variables = _environment(bundle, params, environment or {})
+    async with open_child(command, env=variables) as process, open_task_group() as tasks:
         if process.stdin is None or process.stdout is None or process.stderr is None:
             raise RuntimeError("a child without pipes")
         tasks.start_soon(stderr.keep, process.stderr)
@@ -220,9 +227,10 @@ async def open_worker(
         tasks.cancel_scope.cancel()
 
 
-def _environment(params: LoadParams) -> dict[str, str]:
+def _environment(bundle: Path | None, params: LoadParams, own: Mapping[str, str]) -> dict[str, str]:
+    inherited = isolated_environment(os.environ, bundle) if bundle else os.environ
     # The engine is told how many threads to use; a library that asks OpenMP by itself should agree.
-    return {**os.environ, **DEVICE_ORDER, "OMP_NUM_THREADS": str(params.cpu_threads)}
+    return {**inherited, **DEVICE_ORDER, "OMP_NUM_THREADS": str(params.cpu_threads), **own}
 
 
 def _load_stuck(params: LoadParams, timeout_s: float) -> WhisperdError:

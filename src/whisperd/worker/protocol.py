@@ -50,6 +50,8 @@ class LoadParams(msgspec.Struct, frozen=True, kw_only=True):
     """Threads of each replica."""
     replicas: int = 1
     """How many batches may be computed at the same time."""
+    context_margin_s: float | None = None
+    """Seconds of silence behind a window of 10 s or more; a shorter one has 2 s more. None: what is usual."""
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,26 +6,62 @@ from __future__ import annotations
 
 from importlib import resources
 
-from whisperd.plugins import Backend, Variant, hookimpl
+from whisperd.plugins import Backend, Needs, Variant, hookimpl
 
 __all__ = ["whisperd_backend"]
+
+_GPU_COMPUTE_TYPES = (
+    "float16",
+    "int8_float16",
+    "bfloat16",
+    "int8_bfloat16",
+    "int8",
+    "int8_float32",
+    "float32",
+)
+_CPU_COMPUTE_TYPES = ("int8", "int8_float32", "float32")
+_CUDA_PLATFORMS = ("linux-x86_64", "windows-x86_64")
 
 
 @hookimpl
 def whisperd_backend() -> Backend:
     """The backend, with one variant for each kind of hardware that it has a build for."""
+    cpu_lock = _read_lock("ctranslate2-cpu")
     return Backend(
         name="ctranslate2",
         engine="whisperd_ctranslate2.engine:load",
         variants=(
+            _gpu("ctranslate2-cuda12", priority=60, cuda=(12, 0)),
+            _gpu("ctranslate2-cuda11", priority=50, cuda=(11, 0)),
             Variant(
                 name="ctranslate2-cpu",
-                lock=_read_lock("ctranslate2-cpu"),
+                lock=cpu_lock,
                 device="cpu",
-                priority=10,
-                compute_types=("int8", "int8_float32", "float32"),
+                priority=25,
+                compute_types=_CPU_COMPUTE_TYPES,
+            ),
+            # The same build, kept from using what newer processors have: for tests, and for a processor or
+            # a virtual machine that announces more than it can do.
+            Variant(
+                name="ctranslate2-cpu-generic",
+                lock=cpu_lock,
+                device="cpu",
+                priority=5,
+                compute_types=_CPU_COMPUTE_TYPES,
+                environment={"CT2_FORCE_CPU_ISA": "GENERIC"},
             ),
         ),
+    )
+
+
+def _gpu(name: str, *, priority: int, cuda: tuple[int, int]) -> Variant:
+    return Variant(
+        name=name,
+        lock=_read_lock(name),
+        device="cuda",
+        priority=priority,
+        compute_types=_GPU_COMPUTE_TYPES,
+        needs=Needs(platforms=_CUDA_PLATFORMS, cuda=cuda),
     )
 
 

@@ -18,27 +18,25 @@ import ctranslate2
 import numpy as np
 from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import _LANGUAGE_CODES, Tokenizer
-from faster_whisper.transcribe import get_compression_ratio, get_suppressed_tokens
+from faster_whisper.transcribe import get_suppressed_tokens
 
+from whisperd.worker.attempts import Attempt, improve
 from whisperd.worker.protocol import (
+    SAMPLE_RATE,
     DecodeOptions,
     EngineInfo,
-    EngineSegment,
     EngineWindow,
     LoadParams,
     WindowResult,
 )
-from whisperd_ctranslate2.context import (
+from whisperd.worker.rules import (
     FRAMES_PER_SECOND,
     FULL_CONTEXT_FRAMES,
     context_frames,
     elect,
-    is_repetitive,
-    is_silence,
-    looks_bad,
     token_limit,
 )
-from whisperd_ctranslate2.sentences import Word, has_several_sentences, split_sentences
+from whisperd.worker.sentences import Word
 
 __all__ = ["CTranslate2Engine", "load"]
 
@@ -54,7 +52,7 @@ def load(params: LoadParams) -> CTranslate2Engine:
     """Load a model folder in CTranslate2 format."""
     # So that what is sampled does not differ from one start to the next without a cause.
     ctranslate2.set_random_seed(0)
-    return CTranslate2Engine(
+    engine = CTranslate2Engine(
         WhisperModel(
             params.model_path,
             device=params.device,
@@ -62,15 +60,20 @@ def load(params: LoadParams) -> CTranslate2Engine:
             compute_type=params.compute_type,
             cpu_threads=params.cpu_threads,
             num_workers=params.replicas,
-        )
+        ),
+        params.context_margin_s,
     )
+    if params.device != "cpu":
+        engine.warm_up()
+    return engine
 
 
 class CTranslate2Engine:
     """A loaded model; see `whisperd.worker.protocol.Engine`."""
 
-    def __init__(self, whisper: WhisperModel) -> None:
+    def __init__(self, whisper: WhisperModel, context_margin_s: float | None = None) -> None:
         self._whisper = whisper
+        self._context_margin_s = context_margin_s
         self._model = whisper.model
         self._extract = whisper.feature_extractor
         self._tokenizers: dict[tuple[str, str], Tokenizer] = {}
@@ -81,22 +84,41 @@ class CTranslate2Engine:
             library=f"ctranslate2 {ctranslate2.__version__}",
         )
 
+    def warm_up(self) -> None:
+        """Compute on a second of silence.
+
+        The libraries of a GPU are opened when they are first needed: what is wrong with them is to be known
+        when the model is loaded, and not with the first job.
+        """
+        silence = EngineWindow(pcm=bytes(2 * SAMPLE_RATE))
+        self.transcribe([silence], DecodeOptions(beam_size=1, temperatures=(0.0,)))
+
     def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
         """Transcribe a batch; one result for each window, in order."""
-        frames = max(context_frames(window.duration_s) for window in windows)
+        frames = max(context_frames(window.duration_s, self._context_margin_s) for window in windows)
         encoded = self._encode(windows, frames)
         languages = self._languages(encoded, windows, options)
         attempts = self._decode(encoded, windows, languages, options, options.temperatures[0])
         self._find_times(encoded, windows, languages, options, attempts)
-        return [
-            self._finish(window, language, self._improve(window, language, attempt, options, frames))
+        best = [
+            self._improve(window, language, attempt, options, frames)
             for window, language, attempt in zip(windows, languages, attempts, strict=True)
+        ]
+        return [
+            WindowResult(
+                language=language,
+                language_probability=probability,
+                segments=attempt.segments(window.duration_s),
+            )
+            for window, (language, probability), attempt in zip(windows, languages, best, strict=True)
         ]
 
     def _encode(self, windows: Sequence[EngineWindow], frames: int) -> Any:
         """Mel spectrograms `(windows, mels, frames)`, silence behind the speech, through the encoder."""
         features = np.stack([self._features(window.pcm, frames) for window in windows])
-        return self._model.encode(ctranslate2.StorageView.from_array(features))
+        # Of several GPUs it is not known which one decodes.
+        to_cpu = len(self._model.device_index) > 1
+        return self._model.encode(ctranslate2.StorageView.from_array(features), to_cpu=to_cpu)
 
     def _features(self, pcm: bytes, frames: int) -> Any:
         samples = np.frombuffer(pcm, dtype="<i2").astype(np.float32) / 32768.0
@@ -125,7 +147,7 @@ class CTranslate2Engine:
         languages: Sequence[tuple[str, float]],
         options: DecodeOptions,
         temperature: float,
-    ) -> list[_Attempt]:
+    ) -> list[Attempt]:
         prompts = [self._prompt(language, options) for language, _ in languages]
         tokenizer = self._tokenizer(languages[0][0], options.task)
         longest_s = max(window.duration_s for window in windows)
@@ -149,28 +171,26 @@ class CTranslate2Engine:
             suppress_tokens=get_suppressed_tokens(tokenizer, [-1]),
             **search,
         )
-        return [_Attempt(result, tokenizer, temperature, limit - len(prompts[0])) for result in results]
+        return [_attempt(result, tokenizer, temperature, limit - len(prompts[0])) for result in results]
 
     def _improve(
         self,
         window: EngineWindow,
         language: tuple[str, float],
-        attempt: _Attempt,
+        attempt: Attempt,
         options: DecodeOptions,
         frames: int,
-    ) -> _Attempt:
+    ) -> Attempt:
         """Compute a window again while its text looks bad: with the full context, then by sampling."""
-        had_full_context = frames == FULL_CONTEXT_FRAMES
-        remaining = options.temperatures[1:] if had_full_context else options.temperatures
-        if not attempt.looks_bad or not remaining:
+        if not attempt.looks_bad:
             return attempt
         encoded = self._encode([window], FULL_CONTEXT_FRAMES)
-        best = attempt
-        for temperature in remaining:
-            (again,) = self._decode(encoded, [window], [language], options, temperature)
-            best = again if not again.looks_bad else max(best, again, key=_Attempt.rank)
-            if not best.looks_bad:
-                break
+
+        def decode(temperature: float) -> Attempt:
+            return self._decode(encoded, [window], [language], options, temperature)[0]
+
+        had_full_context = frames == FULL_CONTEXT_FRAMES
+        best = improve(attempt, options.temperatures, decode, had_full_context=had_full_context)
         if best is not attempt:
             self._find_times(encoded, [window], [language], options, [best])
         return best
@@ -181,7 +201,7 @@ class CTranslate2Engine:
         windows: Sequence[EngineWindow],
         languages: Sequence[tuple[str, float]],
         options: DecodeOptions,
-        attempts: Sequence[_Attempt],
+        attempts: Sequence[Attempt],
     ) -> None:
         """Give the words of those attempts that hold several sentences their times, by cross-attention."""
         wanted = {language for (language, _), one in zip(languages, attempts, strict=True) if one.wants_times}
@@ -196,12 +216,6 @@ class CTranslate2Engine:
                         Word(word["word"], float(word["start"]), float(word["end"]), tuple(word["tokens"]))
                         for word in words
                     ]
-
-    def _finish(self, window: EngineWindow, language: tuple[str, float], attempt: _Attempt) -> WindowResult:
-        segments: tuple[EngineSegment, ...] = ()
-        if attempt.text.strip() and not is_silence(attempt.no_speech_prob, attempt.avg_logprob):
-            segments = attempt.segments(window.duration_s)
-        return WindowResult(language=language[0], language_probability=language[1], segments=segments)
 
     def _known_languages(self) -> tuple[str, ...]:
         if not self._model.is_multilingual:
@@ -229,56 +243,15 @@ class CTranslate2Engine:
         return self._tokenizers[key]
 
 
-class _Attempt:
-    """One decoding of one window, and how good it looks."""
-
-    def __init__(self, result: Any, tokenizer: Tokenizer, temperature: float, limit: int) -> None:
-        tokens: list[int] = result.sequences_ids[0]
-        self.tokens = tuple(token for token in tokens if token < tokenizer.eot)
-        self.text: str = tokenizer.decode(list(self.tokens))
-        self.temperature = temperature
+def _attempt(result: Any, tokenizer: Tokenizer, temperature: float, limit: int) -> Attempt:
+    tokens: list[int] = result.sequences_ids[0]
+    of_text = tuple(token for token in tokens if token < tokenizer.eot)
+    return Attempt(
+        tokens=of_text,
+        text=tokenizer.decode(list(of_text)),
+        temperature=temperature,
         # CTranslate2 gives the mean over the tokens without the closing one; Whisper counts it.
-        self.avg_logprob: float = result.scores[0] * len(tokens) / (len(tokens) + 1)
-        self.no_speech_prob: float = result.no_speech_prob
-        self.compression_ratio: float = get_compression_ratio(self.text) if self.text else 0.0
-        self.wants_times = has_several_sentences(self.text)
-        self.words: list[Word] = []
-        self.looks_bad = looks_bad(
-            self.compression_ratio,
-            self.avg_logprob,
-            self.no_speech_prob,
-            is_endless=len(tokens) >= limit,
-        )
-
-    def rank(self) -> tuple[bool, float]:
-        """The better of two that look bad: no circle before a circle, then the likelier."""
-        return not is_repetitive(self.compression_ratio), self.avg_logprob
-
-    def segments(self, duration_s: float) -> tuple[EngineSegment, ...]:
-        """One for each sentence where the times of the words are known, else one for the whole window."""
-        sentences = split_sentences(self.words)
-        if len(sentences) < 2:
-            return (self._segment(0.0, duration_s, self.text, self.tokens),)
-        starts = [0.0, *(sentence[0].start for sentence in sentences[1:])]
-        ends = [*(sentence[-1].end for sentence in sentences[:-1]), duration_s]
-        return tuple(
-            self._segment(
-                start,
-                min(max(start, end), duration_s),
-                "".join(word.text for word in sentence),
-                tuple(token for word in sentence for token in word.tokens),
-            )
-            for start, end, sentence in zip(starts, ends, sentences, strict=True)
-        )
-
-    def _segment(self, start: float, end: float, text: str, tokens: tuple[int, ...]) -> EngineSegment:
-        return EngineSegment(
-            start=round(start, 3),
-            end=round(end, 3),
-            text=text,
-            tokens=tokens,
-            temperature=self.temperature,
-            avg_logprob=self.avg_logprob if math.isfinite(self.avg_logprob) else -99.0,
-            compression_ratio=self.compression_ratio,
-            no_speech_prob=self.no_speech_prob,
-        )
+        avg_logprob=result.scores[0] * len(tokens) / (len(tokens) + 1),
+        no_speech_prob=result.no_speech_prob,
+        is_endless=len(tokens) >= limit,
+    )

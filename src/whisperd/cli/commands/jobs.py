@@ -7,12 +7,12 @@ import sys
 from typing import Any
 
 from whisperd.cli.command import confirm, connect_as, for_each, progress_of
+from whisperd.cli.files import EXTENSIONS
 from whisperd.cli.follow import follow_job
 from whisperd.cli.output import print_json, print_table, printable
 from whisperd.cli.parser import Parser
 
 STATUSES = ("queued", "running", "completed", "failed", "cancelled")
-FORMATS = ("text", "json", "verbose_json")
 
 
 def add(parser: Parser) -> None:
@@ -40,7 +40,9 @@ def _add_status(parser: Parser) -> None:
 
 def _add_format(parser: Parser) -> None:
     _add_id(parser)
-    parser.add_argument("--format", choices=FORMATS, default="text", help="how it is written (text)")
+    parser.add_argument(
+        "--format", choices=tuple(EXTENSIONS), default="text", help="how it is written (text)"
+    )
 
 
 def list_(options: argparse.Namespace) -> None:

@@ -5,17 +5,27 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from whisperd.cli.command import add_names, call_with_progress, confirm, connect_as, for_each
+from whisperd.cli.command import (
+    add_names,
+    agree_to_download,
+    call_with_progress,
+    confirm,
+    connect_as,
+    for_each,
+    model_warnings,
+)
 from whisperd.cli.output import print_json, print_table, printable, size
 from whisperd.cli.parser import Parser
 from whisperd.client.inputs import model_name
+from whisperd.client.synchronous import Client
 
 
 def add(parser: Parser) -> None:
     """Add the verbs."""
     parser.add_verb("list", list_, "the models that are installed")
     parser.add_verb("available", available, "the models that can be had, with their sizes")
-    parser.add_verb("recommend", recommend, "which models suit this computer")
+    parser.add_verb("recommend", recommend, "which models suit this computer, the best first", _add_language)
+    parser.add_verb("show", show, "all that is known of models", _add_models)
     parser.add_verb("pull", pull, "download models", _add_models)
     parser.add_verb("verify", verify, "compare every byte of models with its hash", _add_models)
     parser.add_verb("remove", remove, "delete models", _add_models)
@@ -25,6 +35,10 @@ def add(parser: Parser) -> None:
 
 def _add_models(parser: Parser) -> None:
     add_names(parser, "names of the catalogue, hub repositories (owner/name), or folders (./name)")
+
+
+def _add_language(parser: Parser) -> None:
+    parser.add_argument("--language", metavar="CODE", help="only models that know it: en, de, ... (any)")
 
 
 def _add_folder_and_name(parser: Parser) -> None:
@@ -70,33 +84,67 @@ def available(options: argparse.Namespace) -> None:
 
 def recommend(options: argparse.Namespace) -> None:
     with connect_as(options) as client:
-        models = client.models.recommend()
+        models = client.models.recommend(options.language)
     if options.json:
         print_json(models)
         return
     print_table(
-        ("", "NAME", "SIZE", "MEMORY", "FITS", "WHY"),
+        ("", "NAME", "SIZE", "MEMORY", "SPEED", "FITS", "WHY"),
         [
             (
                 "*" if one["recommended"] else "",
                 one["name"],
                 size(one["size"]),
                 size(one["memory"]),
+                _speed(one),
                 "yes" if one["fits"] else "no",
                 one["reason"],
             )
             for one in models
         ],
     )
+    for one in models:
+        if one["recommended"]:
+            _tell(options, "")
+            _tell(options, one["summary"])
+    if not any(one["measured"] for one in models):
+        _tell(options, "`whisperctl calibrate` measures how fast they are here.")
+
+
+def show(options: argparse.Namespace) -> int:
+    return for_each(options, options.names, lambda client, name: client.models.show(name), _show)
+
+
+def _show(model: dict[str, Any]) -> None:
+    rows = {
+        "Name": model["name"],
+        "Repository": model["repo"],
+        "Size": size(model["size"]),
+        "Memory": size(model["memory"]),
+        "Languages": ", ".join(model["languages"] or ()),
+        "Installed": model["path"] if model["installed"] else "no",
+    }
+    import textwrap
+
+    for label, value in rows.items():
+        if value:
+            lines = textwrap.wrap(
+                printable(str(value)), 68, subsequent_indent=" " * 12, break_on_hyphens=False
+            )
+            print(f"{label:<11} " + "\n".join(lines))
+    for warning in model["warnings"]:
+        print(f"{printable(warning['message'])}\n  {printable(warning['fix'])}")
 
 
 def pull(options: argparse.Namespace) -> int:
+    def ask(client: Client, name: str) -> dict[str, Any]:
+        agree_to_download(options, model_warnings(client, name))
+        return call_with_progress(options, client, ("models",), "models.pull", name=model_name(name))
+
     return for_each(
         options,
         options.names,
-        lambda client, name: call_with_progress(
-            options, client, ("models",), "models.pull", name=model_name(name)
-        ),
+        ask,
         lambda answer: _tell(options, f"{answer['name']} is installed ({size(answer['size'])})"),
     )
 
@@ -141,6 +189,14 @@ def import_(options: argparse.Namespace) -> None:
 def _tell(options: argparse.Namespace, text: str) -> None:
     if not options.quiet:
         print(printable(text))
+
+
+def _speed(model: dict[str, Any]) -> str:
+    """How fast it is here; behind a tilde what is only expected, from how fast others are."""
+    speed = model["speed"]
+    if speed is None:
+        return "-"
+    return f"{'' if model['measured'] else '~'}{speed:.{0 if speed >= 9.5 else 1}f} x"
 
 
 def _languages(model: dict[str, object]) -> str:

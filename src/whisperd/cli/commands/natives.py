@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from whisperd.cli import exit_status
 from whisperd.cli.command import add_names, call_with_progress, connect_as, for_each
 from whisperd.cli.output import print_json, print_table, printable, size
 from whisperd.cli.parser import Parser
@@ -15,12 +16,30 @@ def add(parser: Parser) -> None:
     parser.add_verb("list", list_, "every bundle, and what of it is installed")
     parser.add_verb("install", install, "install bundles", _add_bundles)
     parser.add_verb("verify", verify, "compare every file of bundles with its hash", _add_bundles)
-    parser.add_verb("remove", remove, "delete bundles", _add_bundles)
+    parser.add_verb(
+        "upgrade", upgrade, "install newer versions of bundles, try them, and use them", _add_upgrade
+    )
+    parser.add_verb("rollback", rollback, "use the versions again that were used before", _add_bundles)
+    parser.add_verb("remove", remove, "delete bundles", _add_remove)
     parser.add_verb("path", path, "where bundles lie", _add_bundles)
 
 
 def _add_bundles(parser: Parser) -> None:
     add_names(parser, "bundles, as `whisperctl natives list` names them")
+
+
+def _add_upgrade(parser: Parser) -> None:
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="bundles; without any, all that are installed"
+    )
+    parser.add_argument(
+        "--version", metavar="VERSION", dest="bundle_version", help="not the newest one, but this"
+    )
+
+
+def _add_remove(parser: Parser) -> None:
+    _add_bundles(parser)
+    parser.add_argument("--version", metavar="VERSION", dest="bundle_version", help="only this one, not all")
 
 
 def list_(options: argparse.Namespace) -> None:
@@ -30,12 +49,13 @@ def list_(options: argparse.Namespace) -> None:
         print_json(bundles)
         return
     print_table(
-        ("NAME", "STATUS", "VERSION", "SIZE"),
+        ("NAME", "STATUS", "VERSION", "BESIDE IT", "SIZE"),
         [
             (
                 one["name"],
                 "installed" if one["current"] else "not installed" if one["usable"] else "not usable",
                 one["current"],
+                ", ".join(version for version in one["installed"] if version != one["current"]) or None,
                 size(one["size"]) if one["current"] else f"{size(one['download_size'])} to download",
             )
             for one in bundles
@@ -73,12 +93,61 @@ def verify(options: argparse.Namespace) -> int:
     return for_each(options, options.names, lambda client, name: client.natives.verify(name), tell)
 
 
+def upgrade(options: argparse.Namespace) -> int:
+    def tell(answer: dict[str, Any]) -> None:
+        if options.quiet:
+            return
+        if not answer["changed"]:
+            print(f"{answer['name']} {answer['version']} is the newest version")
+            return
+        print(f"{answer['name']} {answer['version']} is used from now on: {answer['tried']}")
+        print(f"  What is loaded goes on with {answer['before']} until it is loaded again.")
+        print(f"  `whisperctl natives rollback {answer['name']}` goes back to that.")
+
+    names = options.names or _installed_names(options)
+    if not names:
+        if options.json:
+            print_json([])
+        elif not options.quiet:
+            print("No bundle is installed.")
+        return exit_status.DONE
+    version = {"version": options.bundle_version} if options.bundle_version else {}
+    return for_each(
+        options,
+        names,
+        lambda client, name: call_with_progress(
+            options, client, ("natives", "models"), "natives.upgrade", name=name, **version
+        ),
+        tell,
+    )
+
+
+def _installed_names(options: argparse.Namespace) -> list[str]:
+    with connect_as(options) as client:
+        return [one["name"] for one in client.natives.list() if one["current"]]
+
+
+def rollback(options: argparse.Namespace) -> int:
+    def tell(answer: dict[str, Any]) -> None:
+        if not options.quiet:
+            print(f"{answer['name']} {answer['version']} is used again")
+
+    return for_each(
+        options,
+        options.names,
+        lambda client, name: call_with_progress(options, client, ("natives",), "natives.rollback", name=name),
+        tell,
+    )
+
+
 def remove(options: argparse.Namespace) -> int:
     def tell(answer: dict[str, Any]) -> None:
         if not options.quiet:
             print(f"{answer['name']} is removed ({', '.join(answer['removed'])})")
 
-    return for_each(options, options.names, lambda client, name: client.natives.remove(name), tell)
+    return for_each(
+        options, options.names, lambda client, name: client.natives.remove(name, options.bundle_version), tell
+    )
 
 
 def path(options: argparse.Namespace) -> int:

@@ -6,7 +6,15 @@ import argparse
 import sys
 from typing import Any
 
-from whisperd.cli.command import add_names, call_with_progress, confirm, connect_as, for_each
+from whisperd.cli.command import (
+    add_names,
+    agree_to_download,
+    call_with_progress,
+    confirm,
+    connect_as,
+    for_each,
+    say_warnings,
+)
 from whisperd.cli.output import columns, print_json, printable, size
 from whisperd.cli.parser import Parser, usage_error
 from whisperd.cli.preparation import PREPARATION_TOPICS, Preparation
@@ -81,8 +89,8 @@ def _add_fields(parser: Parser, *, is_new: bool) -> None:
     parser.add_argument(
         "--model",
         metavar="MODEL",
-        required=is_new,
-        help="of the catalogue, the hub (owner/name), or a folder",
+        help="of the catalogue, the hub (owner/name), or a folder"
+        + (" (the one that suits this computer best)" if is_new else ""),
     )
     parser.add_argument("--backend", metavar="NAME", help="what runs it (auto)")
     parser.add_argument("--device", choices=DEVICES, help="where it runs (auto)")
@@ -137,12 +145,19 @@ def show(options: argparse.Namespace) -> None:
 
 def create(options: argparse.Namespace) -> None:
     with connect_as(options) as client:
-        runtime = client.runtimes.create(options.name, default=options.default, **_fields(options))
-        _tell(options, f"{runtime['name']} is created")
-        if options.default:
+        runtime = client.runtimes.create(options.name, **_fields(options))
+        chosen = "" if options.model else f", with the model {runtime['model']}"
+        _tell(options, f"{runtime['name']} is created{chosen}")
+        warnings = runtime.get("warnings", [])
+        if options.default or options.load:
+            agree_to_download(options, warnings)
+        else:
+            say_warnings(options, warnings)
+        if options.default:  # which begins to load it
+            runtime = {**client.runtimes.default(runtime["id"]), "warnings": warnings}
             _tell(options, _as_default(runtime))
         if options.load:
-            runtime = _bring(options, client, "runtimes.load", runtime["id"])
+            runtime = _bring(options, client, "runtimes.load", runtime["id"], is_agreed=True)
             _tell(options, _as_loaded(runtime))
     if options.json:
         print_json(runtime)
@@ -158,6 +173,7 @@ def edit(options: argparse.Namespace) -> None:
         )
     with connect_as(options) as client:
         runtime = client.runtimes.edit(options.name, version=options.if_version, **changes)
+    say_warnings(options, runtime.get("warnings", []))
     done = f"{options.name} is now {runtime['name']}" if options.new_name else f"{runtime['name']} is changed"
     confirm(options, runtime, printable(done))
 
@@ -231,9 +247,14 @@ def disable(options: argparse.Namespace) -> int:
     )
 
 
-def _bring(options: argparse.Namespace, client: Client, method: str, name: str) -> Map:
+def _bring(
+    options: argparse.Namespace, client: Client, method: str, name: str, *, is_agreed: bool = False
+) -> Map:
     """Have a runtime prepared or loaded, and show how far it is. Who hangs up gives it up."""
-    preparation = Preparation(client.runtimes.show(name))
+    runtime = client.runtimes.show(name)
+    if not is_agreed:
+        agree_to_download(options, runtime.get("warnings", []))
+    preparation = Preparation(runtime)
     return call_with_progress(options, client, PREPARATION_TOPICS, method, show=preparation.show, name=name)
 
 

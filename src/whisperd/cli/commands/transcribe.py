@@ -12,8 +12,8 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from whisperd.cli import exit_status
-from whisperd.cli.command import connect_as, progress_of
-from whisperd.cli.files import check_target, make_folder, targets_in, write_file
+from whisperd.cli.command import agree_to_download, connect_as, model_warnings, progress_of
+from whisperd.cli.files import EXTENSIONS, check_target, format_of, make_folder, targets_in, write_file
 from whisperd.cli.follow import TextWriter, events_of, subscribe_to_progress
 from whisperd.cli.job_options import add_job_options, given_options
 from whisperd.cli.output import Progress, duration, print_error, print_json, print_line, printable, say, size
@@ -29,11 +29,12 @@ STANDARD_INPUT = "-"
 STANDARD_OUTPUT = "-"
 JOBS_AHEAD = 8
 """Files that are submitted while the first of them is being shown: their windows share batches."""
-EXTENSIONS = {"text": "txt", "json": "json", "verbose_json": "json"}
 EXAMPLES = """examples:
   whisperctl transcribe interview.mp3
   whisperctl transcribe *.mp3 --output-dir texts
   whisperctl transcribe talk.mp4 --model small --language de --format verbose_json -o talk.json
+  whisperctl transcribe film.mkv -o film.srt
+  whisperctl transcribe meeting.m4a --clip "12:30-15:00; 1:02:00-"
   curl -s https://example.org/call.ogg | whisperctl transcribe -"""
 
 
@@ -43,8 +44,9 @@ def add(parser: Parser) -> None:
     parser.add_argument("--runtime", metavar="NAME", help="the runtime, by name or id (the default)")
     parser.add_argument("--model", metavar="NAME", help="a model: for this once, if no runtime has it")
     add_job_options(parser)
+    parser.add_argument("--clip", metavar="PARTS", help="only these, such as 0:30-1:45; 2:00-2:15; 5:00-")
     parser.add_argument(
-        "--format", choices=tuple(EXTENSIONS), default="text", help="how it is written (text)"
+        "--format", choices=tuple(EXTENSIONS), help="how it is written (as -o FILE is called, else text)"
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="write to this file")
     parser.add_argument(
@@ -63,6 +65,7 @@ def add(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Transcribe every file; go on after a failure."""
     _check(options)
+    options.format = options.format or format_of(options.output) or "text"
     targets: list[str | None] = [None] * len(options.files)
     if options.output_dir:
         targets = [*targets_in(options.output_dir, options.files, EXTENSIONS[options.format])]
@@ -70,6 +73,8 @@ def run(options: argparse.Namespace) -> int:
     elif options.output not in (None, STANDARD_OUTPUT):
         targets = [options.output]
     with connect_as(options, has_profile=True) as client:
+        if options.model:
+            agree_to_download(options, model_warnings(client, options.model))
         return _Session(client, options, targets).run()
 
 
@@ -138,6 +143,7 @@ class _Session:
                     runtime=self._options.runtime,
                     model=self._options.model,
                     **given_options(self._options),
+                    **({"clip": self._options.clip} if self._options.clip is not None else {}),
                 )
             except WhisperdError as error:
                 if exit_status.is_unreachable(error):
@@ -175,7 +181,7 @@ class _Session:
                 if self._options.stream:
                     print_line({**event, "input": name})
                 elif as_it_comes and event["type"] == "transcription.segment":
-                    writer.write(event["index"], event["text"])
+                    writer.write(event["index"], event["text"], event["channel"])
                 if event["type"] == "transcription.completed":
                     self._sum_up(name, event)
         transcript = Transcript.from_wire(self._client.jobs.wait(job))

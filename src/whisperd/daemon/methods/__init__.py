@@ -12,7 +12,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from whisperd.daemon.call import Call
+from whisperd.daemon.methods import calibration as calibration
 from whisperd.daemon.methods import daemon, events, jobs, session, uploads
+from whisperd.daemon.methods import doctor as doctor
+from whisperd.daemon.methods import hardware as hardware
 from whisperd.daemon.methods import models as models
 from whisperd.daemon.methods import natives as natives
 from whisperd.daemon.methods import profiles as profiles
@@ -26,7 +29,20 @@ Handler = Callable[[Call, Any], Awaitable[Any]]
 
 METHODS: dict[str, Handler] = {
     f"{module.__name__.rpartition('.')[2]}.{name}": handler
-    for module in (daemon, events, jobs, models, natives, profiles, runtimes, session, uploads)
+    for module in (
+        calibration,
+        daemon,
+        doctor,
+        events,
+        hardware,
+        jobs,
+        models,
+        natives,
+        profiles,
+        runtimes,
+        session,
+        uploads,
+    )
     for name, handler in module.METHODS.items()
 }
 """Every method by its name on the wire."""

@@ -6,19 +6,20 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import anyio.to_thread
 import msgspec
 
 from whisperd.daemon.call import Call
 from whisperd.jobs.job import Job, JobInput, JobStatus, JobView
-from whisperd.jobs.manager import check_input
+from whisperd.jobs.manager import check_path
 from whisperd.jobs.options import job_options
 from whisperd.outputs import render, verbose
 from whisperd.rpc.errors import WhisperdError, sendable
 from whisperd.rpc.messages import NoParams, Params, invalid_params
-from whisperd.runtimes import Lease
+from whisperd.runtimes import Lease, Runtime
 from whisperd.runtimes.choice import Choice, choose
+from whisperd.runtimes.errors import gone_from_profile
 from whisperd.runtimes.profiles import Profile
-from whisperd.threads import ANSWER_TIMEOUT_S, run_abandonable
 
 __all__ = ["METHODS"]
 
@@ -77,7 +78,7 @@ async def submit(call: Call, params: SubmitParams) -> dict[str, Any]:
         path, shown = _uploaded(call, params.input.upload), JobInput(upload=params.input.upload)
     else:
         path = params.input.given_path
-        await _check_path(path)
+        await check_path(path)
         shown = JobInput(path=sendable(path))
     profile = _profile(call, params)
     choice = _choice(params.options, profile)
@@ -86,7 +87,7 @@ async def submit(call: Call, params: SubmitParams) -> dict[str, Any]:
         runtime=choice.runtime,
         model=choice.model,
     )
-    lease, languages = await _lease(call, choice)
+    lease, languages = await _lease(call, choice, profile)
     try:
         job = call.service.jobs.submit(shown, path, options, lease, languages)
     except BaseException:
@@ -124,7 +125,9 @@ async def wait(call: Call, params: JobParams) -> dict[str, Any]:
 async def result(call: Call, params: ResultParams) -> dict[str, Any]:
     """A completed job's text in a format."""
     transcript = _transcript(call.service.jobs.get(params.id))
-    return {"format": params.format, "content": render(transcript, params.format)}
+    # The subtitles of a day take seconds to lay out.
+    content = await anyio.to_thread.run_sync(render, transcript, params.format)
+    return {"format": params.format, "content": content}
 
 
 async def cancel(call: Call, params: JobParams) -> JobView:
@@ -152,7 +155,18 @@ def _choice(requested: dict[str, Any], profile: Profile | None) -> Choice:
     return choose(Choice(requested.get("runtime"), requested.get("model")), of_profile)
 
 
-async def _lease(call: Call, choice: Choice) -> tuple[Lease, Sequence[str] | None]:
+def _find(call: Call, name: str, profile: Profile | None) -> Runtime:
+    """A runtime by its name or id. Raises `runtime.unknown`, with the profile whose runtime is gone."""
+    runtimes = call.service.runtimes
+    try:
+        return runtimes.find(name)
+    except WhisperdError as error:
+        if profile is None or profile.runtime != name:
+            raise
+        raise gone_from_profile(profile.name, name, error.data["runtimes"]) from error
+
+
+async def _lease(call: Call, choice: Choice, profile: Profile | None) -> tuple[Lease, Sequence[str] | None]:
     """A lease on the runtime that was chosen, and the languages of its model as far as they are known.
 
     Raises `runtime.unknown`, `runtime.disabled`, and what is wrong with a model.
@@ -161,7 +175,7 @@ async def _lease(call: Call, choice: Choice) -> tuple[Lease, Sequence[str] | Non
     if choice.model is not None:
         model = await models.describe(choice.model)
         return runtimes.lease(runtimes.with_model(model.name)), model.languages
-    runtime = runtimes.answering if choice.runtime is None else runtimes.find(choice.runtime)
+    runtime = runtimes.answering if choice.runtime is None else _find(call, choice.runtime, profile)
     if runtime.loaded is not None:
         return runtimes.lease(runtime), runtime.loaded.info.languages
     lease = runtimes.lease(runtime)
@@ -170,18 +184,6 @@ async def _lease(call: Call, choice: Choice) -> tuple[Lease, Sequence[str] | Non
     except BaseException:
         lease.release()
         raise
-
-
-async def _check_path(path: str) -> None:
-    try:
-        await run_abandonable(path, lambda: check_input(path))
-    except TimeoutError as error:
-        raise WhisperdError(
-            "audio.not_readable",
-            f"{path} cannot be read: its folder does not answer within {ANSWER_TIMEOUT_S:.0f} seconds.",
-            "Check that its disk or network folder answers, or copy the file to another one.",
-            {"path": path},
-        ) from error
 
 
 def _uploaded(call: Call, upload: str) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
 
 from whisperd.daemon.call import Call
-from whisperd.hardware import Gpu, find_gpus, read_memory
-from whisperd.models import InstalledModel, ModelSummary, shipped_catalogue
+from whisperd.jobs.options import JobOptions, check_options
+from whisperd.models import InstalledModel, ModelSummary
 from whisperd.models.recommend import Recommendation
-from whisperd.models.recommend import recommend as recommend_models
-from whisperd.plugins import variants
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import Name, NoParams, Params
 
@@ -20,6 +21,12 @@ class ModelParams(Params, frozen=True):
     """Which model: a catalogue name, a hub repository or a folder."""
 
     name: Name
+
+
+class RecommendParams(Params, frozen=True):
+    """What is to be understood: a language by its code or English name, or any."""
+
+    language: Annotated[str, Meta(max_length=100)] | None = None
 
 
 class ImportParams(Params, frozen=True):
@@ -39,17 +46,23 @@ async def available(call: Call, params: NoParams) -> tuple[ModelSummary, ...]:
     return await call.service.models.available()
 
 
-async def recommend(call: Call, params: NoParams) -> tuple[Recommendation, ...]:
-    """The catalogue, with what fits this computer and which model suits it."""
-    gpus: tuple[Gpu, ...] = ()
-    if any(variant.device == "cuda" for _, variant in variants()):  # else nothing here computes on one
-        gpus = (await find_gpus()).gpus
-    return recommend_models(shipped_catalogue().models, read_memory().total, gpus)
+async def recommend(call: Call, params: RecommendParams) -> tuple[Recommendation, ...]:
+    """The models that know a language, the best choice for this computer first. Raises `language.unknown`."""
+    language = check_options(JobOptions(language=params.language or "auto")).language
+    return await call.service.advisor.recommend(None if language == "auto" else language)
 
 
-async def pull(call: Call, params: ModelParams) -> InstalledModel:
+async def show(call: Call, params: ModelParams) -> dict[str, Any]:
+    """One model, whether or not it is installed, and what speaks against it on this computer."""
+    model = await call.service.models.describe(params.name)
+    return {**msgspec.structs.asdict(model), "warnings": await _warnings(call, params.name)}
+
+
+async def pull(call: Call, params: ModelParams) -> dict[str, Any]:
     """Download a model unless it is there; progress comes as events of the topic `models`."""
-    return await call.service.models.pull(params.name, call.service.on_model_progress)
+    warnings = await _warnings(call, params.name)  # once it is here, there are none
+    installed = await call.service.models.pull(params.name, call.service.on_model_progress)
+    return {**msgspec.structs.asdict(installed), "warnings": warnings}
 
 
 async def verify(call: Call, params: ModelParams) -> dict[str, Any]:
@@ -80,10 +93,16 @@ async def import_(call: Call, params: ImportParams) -> InstalledModel:
     return await call.service.models.import_folder(params.path, params.name, call.service.on_model_progress)
 
 
+async def _warnings(call: Call, model: str) -> list[dict[str, Any]]:
+    """What speaks against downloading a model."""
+    return [warning.to_wire() for warning in await call.service.advisor.warnings(model)]
+
+
 METHODS = {
     "list": list_,
     "available": available,
     "recommend": recommend,
+    "show": show,
     "pull": pull,
     "verify": verify,
     "remove": remove,

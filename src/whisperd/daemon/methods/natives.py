@@ -9,6 +9,7 @@ import anyio.to_thread
 
 from whisperd.daemon.call import Call
 from whisperd.daemon.service import native_bundles
+from whisperd.daemon.trials import try_bundle
 from whisperd.natives import Bundle, InstalledBundle
 from whisperd.plugins import find_variant
 from whisperd.rpc.errors import WhisperdError
@@ -23,11 +24,18 @@ class BundleParams(Params, frozen=True):
     name: Name
 
 
+class VersionParams(BundleParams, frozen=True):
+    """Which bundle, and perhaps which version of it."""
+
+    version: Name | None = None
+
+
 async def list_(call: Call, params: NoParams) -> list[dict[str, Any]]:
     """Every bundle there is, whether this computer can use it, and what of it is installed."""
     installed = await call.service.natives.list()
+    judged = {one.variant.name: one.problem for one in await call.service.computer.judged_variants()}
     return await anyio.to_thread.run_sync(
-        lambda: [_describe(call, bundle, installed) for bundle in native_bundles()]
+        lambda: [_describe(call, bundle, installed, judged.get(bundle.name)) for bundle in native_bundles()]
     )
 
 
@@ -45,12 +53,45 @@ async def verify(call: Call, params: BundleParams) -> dict[str, Any]:
     return {**_installed(installed), "ok": not damage, "damage": damage}
 
 
-async def remove(call: Call, params: BundleParams) -> dict[str, Any]:
-    """Delete every installed version of a bundle."""
+async def upgrade(call: Call, params: VersionParams) -> dict[str, Any]:
+    """Install the newest version of a bundle, or the one that is named, try it, and use it from now on.
+
+    What is loaded goes on with the version that it has.
+    """
+
+    async def trial(installed: InstalledBundle) -> str:
+        return await try_bundle(call.service, installed)
+
+    service = call.service
+    done = await service.natives.upgrade(
+        _bundle(params.name), trial, service.on_native_progress, params.version
+    )
+    return {
+        **_installed(done.installed),
+        "changed": done.before is not None,
+        "before": done.before,
+        "tried": done.tried,
+    }
+
+
+async def rollback(call: Call, params: BundleParams) -> dict[str, Any]:
+    """Use the version of a bundle again that was used before the last upgrade."""
+    service = call.service
+    before = await anyio.to_thread.run_sync(service.natives.find, _bundle(params.name))
+    installed = await service.natives.rollback(_bundle(params.name), service.on_native_progress)
+    return {**_installed(installed), "before": before.version if before else None}
+
+
+async def remove(call: Call, params: VersionParams) -> dict[str, Any]:
+    """Delete every installed version of a bundle, or the one that is named."""
     _bundle(params.name)
-    versions = [one for one in await call.service.natives.list() if one.name == params.name]
+    versions = [
+        one
+        for one in await call.service.natives.list()
+        if one.name == params.name and params.version in (None, one.version)
+    ]
     if not versions:
-        raise _not_installed(params.name)
+        raise _not_installed(params.name, params.version)
     for installed in versions:
         await call.service.natives.remove(installed)
     return {"name": params.name, "removed": [one.version for one in versions]}
@@ -80,16 +121,19 @@ async def _find(call: Call, name: str) -> InstalledBundle:
     return installed
 
 
-def _describe(call: Call, bundle: Bundle, installed: list[InstalledBundle]) -> dict[str, Any]:
-    """Blocks."""
+def _describe(
+    call: Call, bundle: Bundle, installed: list[InstalledBundle], problem: WhisperdError | None
+) -> dict[str, Any]:
+    """Blocks. The problem is what keeps this computer from using it."""
     found = find_variant(bundle.name)
-    problem: WhisperdError | None = None
-    current, download_bytes = None, None
+    natives = call.service.natives
+    current, previous, download_bytes = None, None, None
     try:
-        download_bytes = bundle.select().download_bytes
-        current = call.service.natives.find(bundle)
+        download_bytes = natives.current(bundle).select().download_bytes
+        current = natives.find(bundle)
+        previous = natives.previous(bundle)
     except WhisperdError as error:
-        problem = error
+        problem = problem or error
     return {
         "name": bundle.name,
         "backend": found[0].name if found else None,
@@ -98,6 +142,7 @@ def _describe(call: Call, bundle: Bundle, installed: list[InstalledBundle]) -> d
         "fix": problem.fix if problem else None,
         "installed": [one.version for one in installed if one.name == bundle.name],
         "current": current.version if current else None,
+        "previous": previous.select().version if previous else None,
         "priority": found[1].priority if found else None,
         "download_size": download_bytes,
         "size": current.size_bytes if current else None,
@@ -114,12 +159,21 @@ def _installed(installed: InstalledBundle) -> dict[str, Any]:
     }
 
 
-def _not_installed(name: str) -> WhisperdError:
+def _not_installed(name: str, version: str | None = None) -> WhisperdError:
+    what = f"Version {version} of the bundle {name}" if version else f"The bundle {name}"
     return WhisperdError(
         "native.not_installed",
-        f"The bundle {name} is not installed.",
+        f"{what} is not installed.",
         f"Run `whisperctl natives install {name}`.",
     )
 
 
-METHODS = {"list": list_, "install": install, "verify": verify, "remove": remove, "path": path}
+METHODS = {
+    "list": list_,
+    "install": install,
+    "verify": verify,
+    "upgrade": upgrade,
+    "rollback": rollback,
+    "remove": remove,
+    "path": path,
+}

@@ -6,12 +6,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from whisperd.daemon.call import Call
 from whisperd.rpc.messages import Name, NoParams, Params
 from whisperd.runtimes import Runtime, RuntimeChanges, RuntimeManager, RuntimeView
 
 __all__ = ["METHODS"]
+
+Map = dict[str, Any]
 
 
 class RuntimeParams(Params, frozen=True):
@@ -39,28 +42,29 @@ async def list_(call: Call, params: NoParams) -> list[RuntimeView]:
     return [call.service.view_runtime(runtime) for runtime in call.service.runtimes.all()]
 
 
-async def show(call: Call, params: RuntimeParams) -> dict[str, Any]:
+async def show(call: Call, params: RuntimeParams) -> Map:
     """One runtime, with its history."""
     runtime = call.service.runtimes.find(params.name)
-    shown = msgspec.structs.asdict(call.service.view_runtime(runtime))
-    return shown | {"history": list(runtime.history)}
+    return await _with_warnings(call, runtime) | {"history": list(runtime.history)}
 
 
-async def create(call: Call, params: CreateParams) -> RuntimeView:
-    """Save a new one."""
+async def create(call: Call, params: CreateParams) -> Map:
+    """Save a new one. Where no model is named, it is the one that suits this computer best."""
     fields = {name: getattr(params, name) for name in RuntimeChanges.__struct_fields__}
+    if params.model is UNSET:
+        fields["model"] = await call.service.advisor.suitable()
     runtime = await call.service.runtimes.create(RuntimeChanges(**fields), make_default=params.default)
-    return call.service.view_runtime(runtime)
+    return await _with_warnings(call, runtime)
 
 
-async def edit(call: Call, params: EditParams) -> RuntimeView:
+async def edit(call: Call, params: EditParams) -> Map:
     """Change one."""
     runtime = call.service.runtimes.find(params.name)
     await call.service.runtimes.edit(runtime, params.changes, params.version)
-    return call.service.view_runtime(runtime)
+    return await _with_warnings(call, runtime)
 
 
-async def delete(call: Call, params: RuntimeParams) -> dict[str, Any]:
+async def delete(call: Call, params: RuntimeParams) -> Map:
     """Unload one and forget it."""
     runtime = call.service.runtimes.find(params.name)
     await call.service.runtimes.delete(runtime)
@@ -84,6 +88,34 @@ def _action(act: Action) -> Callable[[Call, RuntimeParams], Awaitable[RuntimeVie
     return handler
 
 
+def _preparing(act: Action) -> Callable[[Call, RuntimeParams], Awaitable[Map]]:
+    """The same for what may download: with what speaks against it."""
+    action = _action(act)
+
+    async def handler(call: Call, params: RuntimeParams) -> Map:
+        warnings = await _warnings(call, call.service.runtimes.find(params.name))
+        return {**msgspec.structs.asdict(await action(call, params)), "warnings": warnings}
+
+    return handler
+
+
+async def _with_warnings(call: Call, runtime: Runtime) -> Map:
+    warnings = await _warnings(call, runtime)
+    return {**msgspec.structs.asdict(call.service.view_runtime(runtime)), "warnings": warnings}
+
+
+async def _warnings(call: Call, runtime: Runtime) -> list[Map]:
+    """What speaks against a runtime on this computer."""
+    preset = runtime.preset
+    found = await call.service.advisor.warnings(
+        preset.model,
+        device=preset.device,
+        device_index=preset.device_index,
+        compute_type=preset.compute_type,
+    )
+    return [warning.to_wire() for warning in found]
+
+
 def _gone(shown: RuntimeView) -> RuntimeView:
     return msgspec.structs.replace(shown, status="unloaded", loaded=None, memory=None, pid=None)
 
@@ -94,8 +126,8 @@ METHODS = {
     "create": create,
     "edit": edit,
     "delete": delete,
-    "prepare": _action(RuntimeManager.prepare),
-    "load": _action(RuntimeManager.load),
+    "prepare": _preparing(RuntimeManager.prepare),
+    "load": _preparing(RuntimeManager.load),
     "cancel": _action(RuntimeManager.cancel),
     "unload": _action(RuntimeManager.unload),
     "default": _action(RuntimeManager.make_default),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-__all__ = ["Word", "has_several_sentences", "split_sentences"]
+__all__ = ["Word", "has_several_sentences", "sentence_ends", "split_sentences"]
 
 MIN_SENTENCE_S = 1.0
 """A shorter one stays with the next, so that nobody reads subtitles of a single yes."""
@@ -38,6 +38,11 @@ def has_several_sentences(text: str) -> bool:
     words = text.split()
     ends = any(_ends_sentence(word, after) for word, after in pairwise(words))
     return ends or _WIDE_END.search(text.strip()) is not None
+
+
+def sentence_ends(words: Sequence[str]) -> list[int]:
+    """The indexes of the words with which a sentence ends, less the last word of all."""
+    return [index for index, pair in enumerate(pairwise(words)) if _ends_sentence(*pair)]
 
 
 def split_sentences(words: Sequence[Word]) -> list[list[Word]]:

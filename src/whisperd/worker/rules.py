@@ -25,8 +25,8 @@ FULL_CONTEXT_FRAMES = 3000
 
 _CONTEXT_STEP_FRAMES = 50
 """Contexts come in steps, so that windows of like length share a batch without waste."""
-_SHORT_WINDOW_S, _SHORT_MARGIN_S, _LONG_MARGIN_S = 10.0, 4.0, 2.0
-"""Measured (docs/benchmarks.md): short windows lose words with less margin, long ones do not."""
+_SHORT_WINDOW_S, _SHORT_EXTRA_S, _USUAL_MARGIN_S = 10.0, 2.0, 2.0
+"""Measured (docs/benchmarks.md): short windows lose words with less than 4 s of margin, long ones do not."""
 
 _MAX_COMPRESSION_RATIO = 2.4
 _MIN_AVG_LOGPROB = -1.0
@@ -34,9 +34,14 @@ _NO_SPEECH_PROB = 0.6
 """The thresholds of the Whisper paper's reference code."""
 
 
-def context_frames(duration_s: float) -> int:
-    """Mel frames that the encoder is given for a window: its speech, a margin of silence, rounded up."""
-    margin_s = _SHORT_MARGIN_S if duration_s < _SHORT_WINDOW_S else _LONG_MARGIN_S
+def context_frames(duration_s: float, margin_s: float | None = None) -> int:
+    """Mel frames that the encoder is given for a window: its speech, a margin of silence, rounded up.
+
+    `margin_s` is that of a long window (`LoadParams.context_margin_s`); a short one gets more.
+    """
+    margin_s = _USUAL_MARGIN_S if margin_s is None else margin_s
+    if duration_s < _SHORT_WINDOW_S:
+        margin_s += _SHORT_EXTRA_S
     steps = math.ceil((duration_s + margin_s) * FRAMES_PER_SECOND / _CONTEXT_STEP_FRAMES)
     return min(steps * _CONTEXT_STEP_FRAMES, FULL_CONTEXT_FRAMES)
 

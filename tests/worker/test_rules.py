@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisperd_ctranslate2.context import (
+from whisperd.worker.rules import (
     FRAMES_PER_SECOND,
     FULL_CONTEXT_FRAMES,
     context_frames,
@@ -34,6 +34,14 @@ def test_windows_of_like_length_have_the_same_few_contexts(one_s: float, other_s
     assert context_frames(one_s) % 50 == 0
     if one_s <= other_s < 10 or 10 <= one_s <= other_s:
         assert context_frames(one_s) <= context_frames(other_s)
+
+
+@given(durations, st.floats(0, 30))
+def test_a_margin_that_was_measured_goes_before_the_usual_one(duration_s: float, margin_s: float) -> None:
+    frames = context_frames(duration_s, margin_s)
+    assert frames == FULL_CONTEXT_FRAMES or frames >= (duration_s + margin_s) * FRAMES_PER_SECOND
+    assert context_frames(duration_s, 30.0) == FULL_CONTEXT_FRAMES
+    assert context_frames(duration_s, 2.0) == context_frames(duration_s)
 
 
 @given(durations, durations)

@@ -1,0 +1,223 @@
+"""Our whisper.cpp backend against `whisper-cli`, on the same model, library and thread.
+
+`whisper-cli` is compiled from the source distribution that the lock names, and linked with the very libraries
+of the native bundle: the flags cannot differ. Both compute each recording of up to 30 s as one window,
+greedily, without fallback. What counts is processor time, of one thread: others on the machine change it
+little.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+PLUGIN = Path(__file__).parent.parent / "plugins" / "whisperd-whispercpp"
+MODEL, COMPUTE_TYPE, VARIANT = "base", "float16", "whispercpp-avx"
+ROUNDS = 3
+LONGEST_S = 30.0
+FULL_MARGIN_S = 30.0
+
+MEASURE = """
+import json, sys, time, wave
+bundle, request = sys.argv[1:]
+from pathlib import Path
+from whisperd.isolation import enter_bundle
+enter_bundle(Path(bundle), "whisperd_whispercpp")
+from whisperd.worker.protocol import DecodeOptions, EngineWindow, LoadParams
+from whisperd_whispercpp.engine import load
+request = json.loads(request)
+engine = load(LoadParams(
+    model_path=request["model"], compute_type=request["compute_type"], context_margin_s=request["margin_s"]
+))
+windows = []
+for path in request["files"]:
+    with wave.open(path) as sound:
+        windows.append(EngineWindow(pcm=sound.readframes(sound.getnframes())))
+options = DecodeOptions(language="en", beam_size=1, temperatures=(0.0,))
+began = time.process_time()
+results = [engine.transcribe([window], options)[0] for window in windows]
+seconds = time.process_time() - began
+texts = ["".join(segment.text for segment in result.segments) for result in results]
+print(json.dumps({"seconds": seconds, "texts": texts}))
+"""
+
+
+DECODE = """
+import json, sys, wave
+sys.path.insert(0, sys.argv[1])
+import av
+for source, target in json.loads(sys.argv[2]):
+    resampler = av.AudioResampler("s16", "mono", 16_000)
+    with av.open(source) as media, wave.open(target, "wb") as sound:
+        sound.setparams((1, 2, 16_000, 0, "NONE", ""))
+        for frame in (*media.decode(audio=0), None):
+            for part in resampler.resample(frame):
+                sound.writeframes(part.to_ndarray().tobytes())
+"""
+
+
+def measure(daemon: Any, audio: Path) -> Any:
+    """Compare them in turn."""
+    from benchmarks.measure import Outcome, bundle_path, median_ratio
+
+    bundle = Path(bundle_path(daemon, VARIANT))
+    model = _converted(daemon)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        files = _windows(audio, folder, bundle_path(daemon, "media"))
+        cli = _build_cli(bundle, folder)
+        ours, adaptive, theirs = [], [], []
+        for _ in range(ROUNDS):
+            theirs.append(_run_cli(cli, model, files))
+            ours.append(_run_ours(bundle, model, files, FULL_MARGIN_S))
+            adaptive.append(_run_ours(bundle, model, files, None))
+    seconds = {
+        name: [one["seconds"] for one in runs]
+        for name, runs in (("whisper-cli", theirs), ("full", ours), ("adaptive", adaptive))
+    }
+    same_full = sum(_words(a) == _words(b) for a, b in zip(ours[0]["texts"], theirs[0]["texts"], strict=True))
+    same_adaptive = sum(
+        _words(a) == _words(b) for a, b in zip(adaptive[0]["texts"], theirs[0]["texts"], strict=True)
+    )
+    full_ratio = median_ratio(seconds["whisper-cli"], seconds["full"])
+    adaptive_ratio = median_ratio(seconds["whisper-cli"], seconds["adaptive"])
+    count = len(files)
+    return Outcome(
+        name="whispercpp",
+        goal="as fast as whisper-cli with the full context, twice as fast with adaptive context, same words",
+        met=full_ratio >= 0.97 and adaptive_ratio >= 2 and same_full == count,
+        rows=[
+            (f"whisper-cli, {count} files", f"{min(seconds['whisper-cli']):.1f} s of processor time"),
+            ("ours, full context", f"{min(seconds['full']):.1f} s, {full_ratio:.2f} times as fast"),
+            (
+                "ours, adaptive context",
+                f"{min(seconds['adaptive']):.1f} s, {adaptive_ratio:.2f} times as fast",
+            ),
+            ("same words, full context", f"{same_full} of {count} files"),
+            ("same words, adaptive context", f"{same_adaptive} of {count} files"),
+        ],
+        data={
+            "seconds": seconds,
+            "texts": {"whisper-cli": theirs[0]["texts"], "adaptive": adaptive[0]["texts"]},
+        },
+    )
+
+
+def _converted(daemon: Any) -> Path:
+    """The model as the backend is given it; it is made if need be."""
+    from benchmarks.measure import model_path
+
+    source = Path(model_path(daemon, MODEL))
+    with daemon.connect() as client:
+        client.runtimes.create(
+            "whispercpp", MODEL, backend="whispercpp", compute_type=COMPUTE_TYPE, workers=1, cpu_threads=1
+        )
+        client.runtimes.prepare("whispercpp")
+    files = source.parents[1].glob(f"converted/*/{COMPUTE_TYPE}.ggml1")
+    (path,) = (one for one in files if 0.9 < one.stat().st_size / (source / "model.bin").stat().st_size < 1.1)
+    return path
+
+
+def _windows(audio: Path, folder: Path, media: str) -> list[Path]:
+    """The English recordings that are one window, as plain sound."""
+    manifest = json.loads((audio / "manifest.json").read_text("utf-8"))
+    chosen = [one for one in manifest if one["language"] == "en" and one["duration_s"] <= LONGEST_S]
+    pairs = [(audio / one["file"], folder / f"{Path(one['file']).stem}.wav") for one in chosen]
+    request = json.dumps([[str(source), str(target)] for source, target in pairs])
+    subprocess.run([sys.executable, "-P", "-c", DECODE, media, request], check=True)
+    return [target for _, target in pairs]
+
+
+def _build_cli(bundle: Path, folder: Path) -> Path:
+    """Compile `whisper-cli` of the locked source, with the bundle's libraries."""
+    lock = PLUGIN / "src" / "whisperd_whispercpp" / "whispercpp-source.lock"
+    (version,) = set(re.findall(r'name = "pywhispercpp"\nversion = "(.+)"', lock.read_text("utf-8")))
+    download = ["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "pywhispercpp"]
+    subprocess.run([sys.executable, *download, "--dest", str(folder), f"pywhispercpp=={version}"], check=True)
+    with tarfile.open(folder / f"pywhispercpp-{version}.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    source = folder / f"pywhispercpp-{version}" / "whisper.cpp"
+    examples = source / "examples"
+    common = ("common", "common-whisper", "common-ggml", "grammar-parser")
+    libraries = [
+        str(path)
+        for path in (bundle / "pywhispercpp.libs").glob("lib*")
+        if path.name.startswith(("libwhisper", "libggml"))
+    ]
+    cli = folder / "whisper-cli"
+    subprocess.run(
+        [
+            *("g++", "-O2", "-std=c++17", "-o", str(cli), '-DWHISPER_VERSION=""'),
+            *("-I", str(source / "include"), "-I", str(source / "ggml" / "include"), "-I", str(examples)),
+            str(examples / "cli" / "cli.cpp"),
+            *(str(examples / f"{name}.cpp") for name in common),
+            *libraries,
+            f"-Wl,-rpath,{bundle / 'pywhispercpp.libs'}",
+            "-lpthread",
+        ],
+        check=True,
+    )
+    return cli
+
+
+def _run_cli(cli: Path, model: Path, files: Sequence[Path]) -> dict[str, Any]:
+    """Processor seconds less those of loading, and the texts."""
+    empty_s, _ = _cli(cli, model, files[:1], "--duration", "1")
+    seconds, texts = 0.0, []
+    for file in files:
+        taken_s, text = _cli(cli, model, [file])
+        seconds += max(0.0, taken_s - empty_s)
+        texts.append(text)
+    return {"seconds": seconds, "texts": texts}
+
+
+def _cli(cli: Path, model: Path, files: Sequence[Path], *options: str) -> tuple[float, str]:
+    before = _children_s()
+    done = subprocess.run(
+        [
+            *(str(cli), "-m", str(model), "-l", "en", "-t", "1", "-bs", "1", "-bo", "1"),
+            *("-nf", "-nt", "-sns", "-nfa", "-np", *options),
+            *(argument for file in files for argument in ("-f", str(file))),
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    return _children_s() - before, done.stdout
+
+
+def _run_ours(bundle: Path, model: Path, files: Sequence[Path], margin_s: float | None) -> dict[str, Any]:
+    request = {
+        "model": str(model),
+        "compute_type": COMPUTE_TYPE,
+        "margin_s": margin_s,
+        "files": [str(file) for file in files],
+    }
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", MEASURE, str(bundle), json.dumps(request)],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[\w']+", text.lower())

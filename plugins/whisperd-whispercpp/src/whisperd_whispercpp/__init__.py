@@ -1,0 +1,129 @@
+"""The whisper.cpp backend of whisperd: announces its variants. The engine itself is `engine.py`,
+imported in a worker process only.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from importlib import resources
+
+from whisperd.plugins import Backend, ModelFormat, Needs, Variant, hookimpl
+from whisperd_whispercpp.memory import need_bytes
+
+__all__ = ["whisperd_backend"]
+
+_CPU_COMPUTE_TYPES = ("int8", "float16")
+_GPU_COMPUTE_TYPES = ("float16", "int8")
+_ON_CPU = {"GGML_NO_BACKTRACE": "1"}
+"""When it ends by a fault, ggml would start a debugger."""
+_ON_GPU = {**_ON_CPU, "WHISPERD_WHISPERCPP_GPU": "1"}
+_APPLE = ("macos-arm64",)
+
+# Variables of CMake. Libraries of a bundle find each other where they lie.
+_BUILD = {
+    "CMAKE_BUILD_WITH_INSTALL_RPATH": "ON",
+    "CMAKE_INSTALL_RPATH": "@loader_path" if sys.platform == "darwin" else "$ORIGIN",
+}
+_GENERIC_BUILD = {
+    **_BUILD,
+    **dict.fromkeys(
+        (
+            "GGML_NATIVE",
+            "GGML_SSE42",
+            "GGML_AVX",
+            "GGML_AVX2",
+            "GGML_BMI2",
+            "GGML_FMA",
+            "GGML_F16C",
+        ),
+        "OFF",
+    ),
+}
+_COREML_BUILD = {
+    **_BUILD,
+    "GGML_NATIVE": "ON",
+    "WHISPER_COREML": "ON",
+    "WHISPER_COREML_ALLOW_FALLBACK": "ON",
+}
+
+
+@hookimpl
+def whisperd_backend() -> Backend:
+    """The backend, with one variant for each kind of hardware that it has a build for."""
+    wheels, source = _read_lock("whispercpp"), _read_lock("whispercpp-source")
+    return Backend(
+        name="whispercpp",
+        engine="whisperd_whispercpp.engine:load",
+        variants=(
+            Variant(
+                name="whispercpp-coreml",
+                lock=source,
+                device="cpu",
+                priority=40,
+                compute_types=_GPU_COMPUTE_TYPES,
+                needs=Needs(platforms=_APPLE, frameworks=("CoreML", "Metal"), compiler=True),
+                environment=_ON_GPU,
+                build=_COREML_BUILD,
+            ),
+            Variant(
+                name="whispercpp-metal",
+                lock=wheels,
+                device="cpu",
+                priority=38,
+                compute_types=_GPU_COMPUTE_TYPES,
+                needs=Needs(platforms=_APPLE, frameworks=("Metal",)),
+                environment=_ON_GPU,
+            ),
+            Variant(
+                name="whispercpp-blas",
+                lock=source,
+                device="cpu",
+                priority=30,
+                compute_types=_CPU_COMPUTE_TYPES,
+                needs=Needs(blas=True, compiler=True),
+                environment=_ON_CPU,
+                build=_blas_build(os.environ),
+            ),
+            # The wheels are made for processors from 2013 on.
+            Variant(
+                name="whispercpp-avx",
+                lock=wheels,
+                device="cpu",
+                priority=20,
+                compute_types=_CPU_COMPUTE_TYPES,
+                needs=Needs(cpu_features=("avx", "avx2", "f16c", "fma")),
+                environment=_ON_CPU,
+            ),
+            Variant(
+                name="whispercpp-generic",
+                lock=source,
+                device="cpu",
+                priority=5,
+                compute_types=_CPU_COMPUTE_TYPES,
+                needs=Needs(compiler=True),
+                environment=_ON_CPU,
+                build=_GENERIC_BUILD,
+            ),
+        ),
+        need_bytes=need_bytes,
+        model_format=ModelFormat(name="ggml", convert="whisperd_whispercpp.convert:convert"),
+    )
+
+
+def _blas_build(environment: Mapping[str, str]) -> dict[str, str]:
+    """For the BLAS that the user names, else OpenBLAS; on a Mac that of the system."""
+    build = {**_BUILD, "GGML_NATIVE": "ON", "GGML_BLAS": "ON"}
+    if sys.platform == "darwin":
+        return build
+    # Where headers lie that no compiler looks for; without this, pkg-config would be needed.
+    build |= {"GGML_BLAS_VENDOR": "OpenBLAS", "BLAS_INCLUDE_DIRS": "/usr/include/openblas"}
+    if environment.get("MKLROOT") and not environment.get("OPENBLAS_PATH"):
+        # Built in, for as libraries they look for others that would not be in the bundle.
+        build |= {"GGML_BLAS_VENDOR": "Intel10_64lp_seq", "BLA_STATIC": "ON"}
+    return build
+
+
+def _read_lock(name: str) -> str:
+    return resources.files(__name__).joinpath(f"{name}.lock").read_text("utf-8")

@@ -1,0 +1,251 @@
+"""Whisper on whisper.cpp. Runs in a worker process, with the native bundle on the path.
+
+Each replica is a state of its own beside the one set of weights. A window is encoded with the context that
+its speech needs instead of always 30 s. Timestamps are not decoded: where a window holds several sentences,
+the model is asked afterwards, sentence by sentence, which time it would write there. A result that looks bad
+is computed again with the full context, then at rising temperatures, as the other engines do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from whisperd.rpc.errors import WhisperdError
+from whisperd.worker.attempts import Attempt, improve
+from whisperd.worker.protocol import (
+    SAMPLE_RATE,
+    DecodeOptions,
+    EngineInfo,
+    EngineWindow,
+    LoadParams,
+    WindowResult,
+)
+from whisperd.worker.rules import context_frames, elect, token_limit
+from whisperd.worker.sentences import Word, sentence_ends
+from whisperd_whispercpp import library
+from whisperd_whispercpp.library import MAX_AUDIO_CONTEXT, MAX_BEAMS, Model, State
+
+__all__ = ["WhisperCppEngine", "load"]
+
+USE_GPU = "WHISPERD_WHISPERCPP_GPU"
+"""Set in the environment of a worker whose variant computes on the GPU of the Mac."""
+
+COMPUTE_TYPES = ("int8", "float16")
+BEST_OF = 5
+"""Hypotheses sampled at a temperature above zero; the likeliest is kept."""
+FRAMES_PER_POSITION = 2
+FULL_MARGIN_S = 30.0
+SECONDS_PER_TIME_TOKEN = 0.02
+MIN_SAMPLES, MAX_SAMPLES = SAMPLE_RATE, 30 * SAMPLE_RATE
+"""Shorter windows, of which the library computes nothing, get silence behind them."""
+MAX_PROMPT_TOKENS = 223
+"""The text before, as Whisper was trained."""
+
+
+def load(params: LoadParams) -> WhisperCppEngine:
+    """Load a model file in ggml's format. Raises `engine.unsupported` for what there is no build for."""
+    for name, known in (("device", ("cpu",)), ("compute_type", COMPUTE_TYPES)):
+        if getattr(params, name) not in known:
+            raise _unsupported(name.replace("_", " "), getattr(params, name), known)
+    path = Path(params.model_path)
+    if path.with_name(f"{path.stem}-encoder.mlmodelc").exists():
+        # An encoder for CoreML, which the library takes where it finds one, knows the full context alone.
+        params = msgspec.structs.replace(params, context_margin_s=FULL_MARGIN_S)
+    model = Model(params.model_path, use_gpu=USE_GPU in os.environ)
+    states = [model.state(params.cpu_threads) for _ in range(params.replicas)]
+    return WhisperCppEngine(model, states, params)
+
+
+class WhisperCppEngine:
+    """A loaded model; see `whisperd.worker.protocol.Engine`."""
+
+    def __init__(self, model: Model, states: Sequence[State], params: LoadParams) -> None:
+        self._model = model
+        self._context_margin_s = params.context_margin_s
+        self._idle: SimpleQueue[State] = SimpleQueue()
+        for state in states:
+            self._idle.put(state)
+        self.info = EngineInfo(
+            multilingual=model.is_multilingual,
+            languages=model.languages,
+            compute_type=params.compute_type,
+            library=f"whisper.cpp {library.version()}",
+        )
+
+    def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
+        """Transcribe a batch; one result for each window, in order."""
+        prompt = self._prompt(options)
+        with self._idle_state() as state:
+            languages = self._languages(state, windows, options)
+            return [
+                self._transcribe(state, window, language, prompt, options)
+                for window, language in zip(windows, languages, strict=True)
+            ]
+
+    @contextmanager
+    def _idle_state(self) -> Iterator[State]:
+        state = self._idle.get()
+        try:
+            yield state
+        finally:
+            self._idle.put(state)
+
+    def _languages(
+        self, state: State, windows: Sequence[EngineWindow], options: DecodeOptions
+    ) -> list[tuple[str, float]]:
+        """The language of each window with its probability: given, the only one, or voted for."""
+        if not self._model.is_multilingual:
+            return [("en", 1.0)] * len(windows)
+        if options.language is not None:
+            return [(options.language, 1.0)] * len(windows)
+        guesses = []
+        for window in windows:
+            state.listen(_samples(window), self._audio_context(window))
+            guesses.append(state.guess_language())
+        return elect(guesses, [(window.group, window.duration_s) for window in windows])
+
+    def _transcribe(
+        self,
+        state: State,
+        window: EngineWindow,
+        language: tuple[str, float],
+        prompt: Sequence[int],
+        options: DecodeOptions,
+    ) -> WindowResult:
+        audio_context = self._audio_context(window)
+        state.listen(_samples(window), audio_context)
+
+        def decode(temperature: float, audio_context: int = MAX_AUDIO_CONTEXT) -> Attempt:
+            return self._decode(state, window, language[0], prompt, options, temperature, audio_context)
+
+        first = decode(options.temperatures[0], audio_context)
+        had_full_context = audio_context == MAX_AUDIO_CONTEXT
+        best = improve(first, options.temperatures, decode, had_full_context=had_full_context)
+        return WindowResult(
+            language=language[0],
+            language_probability=language[1],
+            segments=best.segments(window.duration_s),
+        )
+
+    def _decode(
+        self,
+        state: State,
+        window: EngineWindow,
+        language: str,
+        prompt: Sequence[int],
+        options: DecodeOptions,
+        temperature: float,
+        audio_context: int,
+    ) -> Attempt:
+        translate = options.task == "translate"
+        decoded = state.decode(
+            language,
+            audio_context,
+            translate=translate,
+            prompt=prompt,
+            max_tokens=token_limit(window.duration_s),
+            temperature=temperature,
+            beam_size=min(options.beam_size, MAX_BEAMS),
+            best_of=BEST_OF,
+        )
+        attempt = Attempt(
+            tokens=decoded.tokens,
+            text=self._text(decoded.tokens),
+            temperature=temperature,
+            avg_logprob=decoded.avg_logprob,
+            no_speech_prob=state.no_speech_prob(),
+            is_endless=not decoded.is_ended,
+        )
+        if attempt.wants_times and not attempt.looks_bad:
+            start = self._model.start_tokens(language, translate=translate)
+            attempt.words = self._sentences(state, attempt.tokens, start, window.duration_s)
+        return attempt
+
+    def _sentences(
+        self, state: State, tokens: Sequence[int], start: Sequence[int], duration_s: float
+    ) -> list[Word]:
+        """The sentences with their times, each of them as one word.
+
+        The decoder is given the text as if it had written it with times, and asked before and after each
+        end of a sentence which time would come there.
+        """
+        pieces = self._pieces(tokens)
+        sentences: list[Word] = []
+        given, start_s = list(start), 0.0
+        count = 0
+        for index, piece in enumerate(pieces):
+            is_last = index == len(pieces) - 1
+            given += piece
+            end_s = duration_s
+            if not is_last:
+                end_s = self._time(state, given, count, start_s, duration_s)
+                count += len(given)
+                given = [self._time_token(end_s)]
+            sentences.append(Word(self._text(piece), start_s, end_s, tuple(piece)))
+            if not is_last:
+                start_s = self._time(state, given, count, end_s, duration_s)
+                count += len(given)
+                given = [self._time_token(start_s)]
+        return sentences
+
+    def _pieces(self, tokens: Sequence[int]) -> list[list[int]]:
+        """The tokens, sentence by sentence."""
+        words: list[list[int]] = []
+        texts: list[str] = []
+        for token in tokens:
+            begins_word = self._model.token_bytes(token).startswith(b" ")
+            if not words or begins_word or texts[-1].endswith(("。", "！", "？")):  # noqa: RUF001
+                words.append([])
+                texts.append("")
+            words[-1].append(token)
+            texts[-1] = self._text(words[-1])
+        pieces: list[list[int]] = [[]]
+        ends = set(sentence_ends(texts))
+        for index, word in enumerate(words):
+            pieces[-1] += word
+            if index in ends:
+                pieces.append([])
+        return pieces
+
+    def _time(
+        self, state: State, tokens: Sequence[int], count: int, earliest_s: float, latest_s: float
+    ) -> float:
+        """The likeliest time after these tokens, in seconds."""
+        scores = state.next_token(tokens, count)
+        first, last = self._time_token(earliest_s), self._time_token(latest_s)
+        best = first + int(np.argmax(scores[first : last + 1]))
+        return (best - self._model.first_time_token) * SECONDS_PER_TIME_TOKEN
+
+    def _time_token(self, time_s: float) -> int:
+        return self._model.first_time_token + round(time_s / SECONDS_PER_TIME_TOKEN)
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        return b"".join(map(self._model.token_bytes, tokens)).decode(errors="replace")
+
+    def _prompt(self, options: DecodeOptions) -> list[int]:
+        texts = [" " + text.strip() for text in (options.hotwords, options.prompt) if text]
+        return [token for text in texts for token in self._model.tokenize(text)][-MAX_PROMPT_TOKENS:]
+
+    def _audio_context(self, window: EngineWindow) -> int:
+        return context_frames(window.duration_s, self._context_margin_s) // FRAMES_PER_POSITION
+
+
+def _samples(window: EngineWindow) -> Any:
+    samples = np.frombuffer(window.pcm, dtype="<i2")[:MAX_SAMPLES].astype(np.float32) / 32768.0
+    return np.pad(samples, (0, max(0, MIN_SAMPLES - len(samples))))
+
+
+def _unsupported(what: str, value: str, known: Sequence[str]) -> WhisperdError:
+    return WhisperdError(
+        "engine.unsupported",
+        f"whisper.cpp does not know the {what} {value}.",
+        f"Choose {' or '.join(known)}.",
+    )

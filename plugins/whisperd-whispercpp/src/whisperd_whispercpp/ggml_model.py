@@ -1,0 +1,77 @@
+"""Writes a model in the format that whisper.cpp loads: a header, the Mel filters, the tokens, the tensors.
+
+All of it little-endian; numbers of 32 bits, texts and tokens with their length before them, dimensions of
+a tensor from the innermost to the outermost.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+import numpy as np
+
+__all__ = ["Header", "Precision", "write_header", "write_tensor"]
+
+Precision = Literal["f32", "f16", "q8_0"]
+"""How numbers are stored; `q8_0`: blocks of 32 whole numbers of 8 bits with one float16 that they are
+multiplied with."""
+
+_MAGIC = 0x67676D6C
+_FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 2007}  # 2 is the version of the quantised formats
+_TENSOR_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
+_BLOCK = 32
+
+
+class Header(NamedTuple):
+    """The sizes of a model, in the order of the file."""
+
+    vocabulary: int
+    audio_context: int
+    audio_state: int
+    audio_heads: int
+    audio_layers: int
+    text_context: int
+    text_state: int
+    text_heads: int
+    text_layers: int
+    mel_bands: int
+
+
+def write_header(
+    file: BinaryIO, header: Header, precision: Precision, filters: Any, tokens: Sequence[bytes]
+) -> None:
+    """Everything before the tensors."""
+    file.write(struct.pack("<12i", _MAGIC, *header, _FILE_TYPES[precision]))
+    file.write(struct.pack("<2i", *filters.shape))
+    file.write(np.ascontiguousarray(filters, dtype="<f4").tobytes())
+    file.write(struct.pack("<i", len(tokens)))
+    for token in tokens:
+        file.write(struct.pack("<i", len(token)) + token)
+
+
+def write_tensor(file: BinaryIO, name: str, values: Any, precision: Precision) -> None:
+    """One tensor. Of those that are to be `q8_0`, each row has a multiple of 32 numbers."""
+    encoded = name.encode()
+    file.write(struct.pack("<3i", values.ndim, len(encoded), _TENSOR_TYPES[precision]))
+    file.write(struct.pack(f"<{values.ndim}i", *reversed(values.shape)))
+    file.write(encoded)
+    file.write(_encode(values, precision))
+
+
+def _encode(values: Any, precision: Precision) -> bytes:
+    if precision == "q8_0":
+        return _quantise(values)
+    stored = np.ascontiguousarray(values, dtype="<f4" if precision == "f32" else "<f2")
+    return bytes(stored.tobytes())
+
+
+def _quantise(values: Any) -> bytes:
+    blocks = np.asarray(values, dtype=np.float32).reshape(-1, _BLOCK)
+    scales = np.abs(blocks).max(axis=1, keepdims=True) / 127
+    factors = np.divide(1.0, scales, out=np.zeros_like(scales), where=scales > 0)
+    stored = np.empty(len(blocks), dtype=[("scale", "<f2"), ("values", "i1", _BLOCK)])
+    stored["scale"] = scales[:, 0]
+    stored["values"] = np.rint(blocks * factors)
+    return bytes(stored.tobytes())

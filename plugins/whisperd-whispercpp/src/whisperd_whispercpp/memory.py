@@ -1,0 +1,33 @@
+"""How much memory a model needs with whisper.cpp, estimated before it is loaded.
+
+The process, the weights once however many replicas share them, and for each replica what it computes with:
+the encoder's and the decoder's buffers, and what the decoder remembers for its beams. Windows are computed
+one after the other, so a batch adds nothing. The figures are fitted to peaks that docs/benchmarks.md shows.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["need_bytes"]
+
+_MB: Final = 1_000_000
+_WEIGHT_BYTES: Final = {"int8": 1.09, "float16": 2.02}
+"""For each parameter; some stay in a higher precision."""
+_PROCESS_BYTES: Final = 55 * _MB
+_REPLICA_BYTES: Final = 135 * _MB
+_REPLICA_BYTES_PER_PARAMETER: Final = 1.35
+
+
+def need_bytes(
+    parameters: float,
+    compute_type: str = "int8",
+    *,
+    batch_size: int = 4,  # noqa: ARG001
+    replicas: int = 1,
+    device: str = "cpu",  # noqa: ARG001
+) -> int:
+    """The most memory of the computer that a model takes. See `whisperd.plugins.Backend.need_bytes`."""
+    weights = parameters * _WEIGHT_BYTES.get(compute_type, _WEIGHT_BYTES["float16"])
+    replica = _REPLICA_BYTES + parameters * _REPLICA_BYTES_PER_PARAMETER
+    return int(_PROCESS_BYTES + weights + replicas * replica)

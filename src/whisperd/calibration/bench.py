@@ -1,0 +1,145 @@
+"""Trying settings in a worker process of their own, which may crash, hang or talk nonsense."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+
+from whisperd.calibration.planner import HOPELESS
+from whisperd.calibration.values import Setting, Trial
+from whisperd.calibration.workload import Portion, audio_s, count_words, portions, wrong_words
+from whisperd.rpc.errors import WhisperdError
+from whisperd.speech import samples
+from whisperd.tasks import open_task_group
+from whisperd.worker.process import Worker, WorkerDied
+from whisperd.worker.protocol import DecodeOptions, WindowResult
+
+__all__ = ["Bench", "Limits", "OutOfTime"]
+
+LATE_S: Final = 0.5
+"""Passing disturbances may cost as much before a setting counts as hopeless."""
+SHORT_PASS_S: Final = 0.5
+LONG_PASS_S: Final = 5.0
+"""The shorter a pass over the speech, the more often it is repeated: the fastest counts."""
+
+
+class OutOfTime(Exception):
+    """The budget was spent in the middle of a trial, which therefore says nothing."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a trial may take."""
+
+    left_s: float
+    """What is left of the budget."""
+    patience_s: float
+    """For a first answer, while nothing is known that it can be compared with."""
+    fastest: float
+    """The best speed so far, or 0."""
+
+
+class Bench:
+    """Measures settings on one loaded worker."""
+
+    def __init__(
+        self, worker: Worker, options: DecodeOptions, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._worker = worker
+        self._options = options
+        self._clock = clock
+        self.is_spent = False
+        """Whether the worker may still be at work, or dead: it is of no more use."""
+
+    async def measure(self, setting: Setting, limits: Limits) -> Trial:
+        """Compute the speech with a setting, several times where that is quick.
+
+        Raises what `Worker.transcribe` raises, and `OutOfTime`.
+        """
+        work = portions(setting, samples())
+        seconds = audio_s(work)
+        elapsed_s: list[float] = []
+        errors = 0
+        with anyio.move_on_after(limits.left_s) as budget:
+            while len(elapsed_s) < _passes(elapsed_s, seconds, limits.fastest):
+                results: dict[int, Sequence[WindowResult]] = {}
+                began_s = self._clock()
+                with anyio.move_on_after(_limit_s(seconds, limits)) as patience:
+                    await self._compute(work, setting.replicas, results, limits, patience)
+                if patience.cancelled_caught:
+                    self.is_spent = True
+                    if elapsed_s:  # it was quicker before: whatever it was, it is no fault of the setting
+                        break
+                    return _too_slow(setting, _limit_s(seconds, limits), has_answered=bool(results))
+                elapsed_s.append(self._clock() - began_s)
+                errors = max(errors, wrong_words([(work[place], results[place]) for place in results]))
+        if budget.cancelled_caught:
+            raise OutOfTime
+        return Trial(
+            setting=setting,
+            outcome="measured",
+            speed=seconds / min(elapsed_s),
+            errors=errors,
+            words=count_words(samples()),
+        )
+
+    async def _compute(
+        self,
+        work: Sequence[Portion],
+        replicas: int,
+        results: dict[int, Sequence[WindowResult]],
+        limits: Limits,
+        patience: anyio.CancelScope,
+    ) -> None:
+        """One pass: each replica takes the next batch as soon as it is free. The first error ends it."""
+        places = iter(range(len(work)))
+        errors: list[Exception] = []
+
+        async def replica() -> None:
+            for place in places:
+                try:
+                    results[place] = await self._worker.transcribe(work[place].batch(self._options))
+                except (WhisperdError, WorkerDied) as error:
+                    errors.append(error)
+                    tasks.cancel_scope.cancel()
+                if not limits.fastest:  # it answers, and there is nothing to compare it with
+                    patience.deadline = math.inf
+
+        async with open_task_group() as tasks:
+            for _ in range(replicas):
+                tasks.start_soon(replica)
+        if errors:
+            raise errors[0]
+
+
+def _limit_s(seconds: float, limits: Limits) -> float:
+    if not limits.fastest:
+        return limits.patience_s
+    return seconds * HOPELESS / limits.fastest + LATE_S
+
+
+def _passes(elapsed_s: Sequence[float], seconds: float, fastest: float) -> int:
+    """How many passes are worthwhile, after those that there were."""
+    if not elapsed_s:
+        return 1
+    if min(elapsed_s) > LONG_PASS_S or seconds / min(elapsed_s) * 1.5 < fastest:
+        return len(elapsed_s)
+    return 3 if min(elapsed_s) < SHORT_PASS_S else 2
+
+
+def _too_slow(setting: Setting, limit_s: float, *, has_answered: bool) -> Trial:
+    if has_answered:
+        reason = f"It was given up after {limit_s:.1f} s, since others need less than half of that."
+    else:
+        reason = f"It gave no answer within {limit_s:.1f} s."
+    problem = WhisperdError(
+        "calibration.slower" if has_answered else "calibration.stuck",
+        reason,
+        "Calibrate again if the computer was busy: `whisperctl calibrate`.",
+    )
+    return Trial(setting=setting, outcome="slower" if has_answered else "stuck", problem=problem.to_wire())

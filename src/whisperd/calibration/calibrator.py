@@ -1,0 +1,394 @@
+"""Calibrating a model: try what the planner asks for, keep what came of it, and tell who asks what to take.
+
+Nobody waits for a calibration: as soon as there is a job or a runtime to load, the worker that is being
+measured is killed, and what it was trying is tried again when it is quiet. It takes no memory that
+somebody else has.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from typing import Final
+
+import anyio
+import msgspec
+
+from whisperd.calibration import planner
+from whisperd.calibration.bench import Bench, Limits, OutOfTime
+from whisperd.calibration.idle import Idle
+from whisperd.calibration.table import CalibrationTable
+from whisperd.calibration.values import (
+    USUAL_MARGIN_S,
+    Calibration,
+    Candidate,
+    Outcome,
+    PassedOver,
+    Setting,
+    Trial,
+)
+from whisperd.clock import now_rfc3339
+from whisperd.plugins import Backend, Variant
+from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.events import CalibrationProgress
+from whisperd.runtimes.loaded import died_error, not_started_error
+from whisperd.runtimes.prepare import Prepared, Tuning, load_params
+from whisperd.runtimes.preset import RuntimePreset
+from whisperd.worker.process import Patience, Worker, WorkerDied
+from whisperd.worker.protocol import DecodeOptions, LoadParams
+
+__all__ = ["Calibrator", "Possible", "Surroundings", "budget_s", "chosen_trial", "patience_s"]
+
+log = logging.getLogger(__name__)
+
+LEAST_BUDGET_S: Final = 55.0
+MOST_BUDGET_S: Final = 900.0
+"""What a search may take, loading included."""
+BUDGET_TRIALS: Final = 15
+"""So many of the first trial may be spent: large models and slow computers take their time."""
+PATIENCE_S: Final = 30.0
+"""After which an engine is stuck that does not load the smallest model, or does not answer."""
+MOST_PATIENCE_S: Final = 600.0
+SMALL_PARAMETERS: Final = 39e6
+
+CPU_BATCH_SIZES: Final = (1, 2, 4, 8)
+GPU_BATCH_SIZES: Final = (4, 8, 16, 32, 64)
+MARGINS_S: Final = (1.0, USUAL_MARGIN_S, 4.0)
+USUAL_BATCH_SIZE: Final = 4
+USUAL_GPU_BATCH_SIZE: Final = 8
+MOST_REPLICAS: Final = 64
+
+OpenWorker = Callable[[Prepared, LoadParams, Patience], AbstractAsyncContextManager[Worker]]
+
+
+@dataclass(frozen=True)
+class Possible:
+    """A variant, and why it cannot be tried, or is not worth its download."""
+
+    backend: Backend
+    variant: Variant
+    problem: WhisperdError | None = None
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What calibration needs of the rest of the daemon."""
+
+    variants: Callable[[], Awaitable[Sequence[Possible]]]
+    """Every variant, in the order of their priority."""
+    fingerprint: Callable[[], Awaitable[str]]
+    """Of this computer, and of the versions of all variants."""
+    prepare: Callable[[RuntimePreset, Backend, Variant], Awaitable[Prepared]]
+    """Gets everything that a worker of a variant needs. Raises `WhisperdError`."""
+    check_room: Callable[[RuntimePreset, Prepared, LoadParams, int], Awaitable[None]]
+    """Raises `memory.not_enough` or the like if there is no room without unloading something."""
+    parameters: Callable[[str], Awaitable[float]]
+    """How many parameters a model has."""
+    cores: Callable[[], int]
+    """That may be used."""
+    beam_size: Callable[[], int]
+    open_worker: OpenWorker
+    publish: Callable[[CalibrationProgress], None] = lambda _event: None
+    clock: Callable[[], float] = time.monotonic
+
+
+class Calibrator:
+    """Calibrates one model at a time, and knows what was found."""
+
+    def __init__(self, table: CalibrationTable, idle: Idle, surroundings: Surroundings) -> None:
+        self.idle = idle
+        self._table = table
+        self._around = surroundings
+        self._turn = anyio.Lock()
+
+    async def run(self, model: str, *, quiet_s: float = 0.0, unless_known: bool = False) -> Calibration:
+        """Find the fastest way to run a model, which is installed, and keep it.
+
+        Once interrupted, it goes on when nobody needed the computer for `quiet_s` seconds. Raises
+        `calibration.nothing_works` where no variant has a text, with the reason of each in its data.
+        """
+        async with self._turn:
+            if unless_known and (known := await self.current(model)):
+                return known
+            search = _Search(model, self._around, self.idle, quiet_s)
+            found = await search.run()
+            if chosen_trial(found) is None:
+                raise _nothing_works(model, found)
+            await self._table.put(found)
+            log.info("calibrated %s in %.0f s, %d trials", model, found.elapsed_s, len(found.trials))
+            return found
+
+    async def fingerprint(self) -> str:
+        """Of this computer as it is now, and of the versions of all variants."""
+        return await self._around.fingerprint()
+
+    async def current(self, model: str) -> Calibration | None:
+        """What was found for a model on this computer as it is now."""
+        return self._table.find(model, await self._around.fingerprint())
+
+    async def show(self, model: str) -> tuple[Calibration, bool] | None:
+        """What was found for a model at last, and whether it still counts."""
+        current = await self.current(model)
+        latest = current or self._table.latest(model)
+        return None if latest is None else (latest, current is not None)
+
+    async def speeds(self) -> dict[str, float]:
+        """How many seconds of audio are transcribed in a second, by model, as far as that is known here."""
+        fingerprint = await self._around.fingerprint()
+        found = {one.model: chosen_trial(one) for one in self._table.all() if one.fingerprint == fingerprint}
+        return {model: trial.speed for model, trial in found.items() if trial and trial.speed}
+
+    async def forget(self, model: str) -> int:
+        """Forget what was found for a model; returns how much there was."""
+        return await self._table.forget(model)
+
+    async def ranked(
+        self, preset: RuntimePreset, usable: Sequence[tuple[Backend, Variant]]
+    ) -> list[tuple[Backend, Variant]]:
+        """Usable variants with the fastest first; then by their priority, those that do not work at last."""
+        current = await self.current(preset.model)
+        if current is None:
+            return list(usable)
+        names = {variant.name for _, variant in usable}
+        trial = planner.best(
+            current.candidates,
+            current.trials,
+            lambda setting: setting.variant in names and _allows(preset, setting, usable),
+        )
+        fastest = trial.setting.variant if trial else None
+
+        def place(pair: tuple[Backend, Variant]) -> tuple[bool, bool]:
+            name = pair[1].name
+            return name != fastest, planner.striking_trial(name, current.trials) is not None
+
+        return sorted(usable, key=place)
+
+    async def tuning(self, preset: RuntimePreset, backend: Backend, variant: Variant) -> Tuning | None:
+        """What is fastest with a variant, of what a preset leaves open; None where nothing was measured."""
+        current = await self.current(preset.model)
+        if current is None:
+            return None
+        trial = planner.best(
+            current.candidates,
+            current.trials,
+            lambda setting: (
+                setting.variant == variant.name and _allows(preset, setting, [(backend, variant)])
+            ),
+        )
+        return _tuning(trial.setting) if trial else None
+
+
+def chosen_trial(calibration: Calibration) -> Trial | None:
+    """The trial that won."""
+    return planner.best(calibration.candidates, calibration.trials)
+
+
+def budget_s(trials: Sequence[Trial]) -> float:
+    """Seconds that a calibration may take in all, as far as that is known from its first trial."""
+    first = next((trial.cost_s for trial in trials if trial.outcome == "measured"), None)
+    if first is None:
+        return MOST_BUDGET_S
+    return min(MOST_BUDGET_S, max(LEAST_BUDGET_S, BUDGET_TRIALS * first))
+
+
+def patience_s(parameters: float) -> float:
+    """Seconds that an engine may take to load a model, and for a first answer."""
+    return min(MOST_PATIENCE_S, PATIENCE_S * max(1.0, parameters / SMALL_PARAMETERS))
+
+
+class _Search:
+    """One calibration."""
+
+    def __init__(self, model: str, around: Surroundings, idle: Idle, quiet_s: float) -> None:
+        self._model = model
+        self._around = around
+        self._idle = idle
+        self._quiet_s = quiet_s
+        self._preset = RuntimePreset(id="calibration", name=model, model=model, created="", changed="")
+        self._options = DecodeOptions(language="en", beam_size=around.beam_size())
+        self._possible: dict[str, Possible] = {}
+        self._prepared: dict[str, Prepared] = {}
+        self._candidates: list[Candidate] = []
+        self._trials: list[Trial] = []
+        self._patience_s = 0.0
+        self._is_out_of_time = False
+        self._was_interrupted = False
+
+    async def run(self) -> Calibration:
+        around = self._around
+        fingerprint = await around.fingerprint()
+        self._patience_s = patience_s(await around.parameters(self._model))
+        possible = await around.variants()
+        self._possible = {one.variant.name: one for one in possible if one.problem is None}
+        self._candidates = [_candidate(one.variant, around.cores()) for one in self._possible.values()]
+        while setting := self._next():
+            await self._go_on_from(setting)
+        return Calibration(
+            model=self._model,
+            fingerprint=fingerprint,
+            time=now_rfc3339(),
+            elapsed_s=round(self._spent_s, 1),
+            is_complete=planner.next_setting(self._candidates, self._trials) is None,
+            candidates=tuple(self._candidates),
+            trials=tuple(self._trials),
+            passed_over=tuple(
+                PassedOver(variant=one.variant.name, problem=one.problem.to_wire())
+                for one in possible
+                if one.problem is not None
+            ),
+        )
+
+    @property
+    def _budget_s(self) -> float:
+        return budget_s(self._trials)
+
+    @property
+    def _spent_s(self) -> float:
+        return sum(trial.cost_s for trial in self._trials)
+
+    def _next(self) -> Setting | None:
+        if self._is_out_of_time:
+            return None
+        return planner.next_setting(self._candidates, self._trials, self._budget_s)
+
+    async def _go_on_from(self, setting: Setting) -> None:
+        """Try a setting, and what comes next on the same worker, until somebody needs the computer."""
+        self._tell(setting, "preparing")
+        try:
+            prepared = await self._prepare(setting.variant)
+            if self._was_interrupted or self._idle.is_busy:
+                await self._idle.quiet(self._quiet_s)
+            with self._idle.interruptible() as scope:
+                await self._try(setting, prepared)
+            self._was_interrupted = scope.cancelled_caught
+        except WhisperdError as error:
+            self._failed(setting, error)
+
+    async def _prepare(self, variant: str) -> Prepared:
+        if variant not in self._prepared:
+            one = self._possible[variant]
+            self._prepared[variant] = await self._around.prepare(self._preset, one.backend, one.variant)
+        return self._prepared[variant]
+
+    async def _try(self, first: Setting, prepared: Prepared) -> None:
+        params = load_params(self._preset, replace(prepared, tuning=_tuning(first)))
+        patience = Patience(load_s=self._patience_s)
+        began_s = self._around.clock()
+        setting: Setting = first
+        try:
+            await self._around.check_room(self._preset, prepared, params, first.batch_size)
+            self._tell(setting, "loading")
+            async with self._around.open_worker(prepared, params, patience) as worker:
+                load_s: float | None = self._around.clock() - began_s
+                bench = Bench(worker, self._options, self._around.clock)
+                for setting in self._on_same_worker(first, bench):
+                    self._tell(setting, "measuring")
+                    trial = await bench.measure(setting, self._limits(self._around.clock() - began_s))
+                    cost_s = self._around.clock() - began_s
+                    self._trials.append(msgspec.structs.replace(trial, load_s=load_s, cost_s=cost_s))
+                    began_s, load_s = self._around.clock(), None
+        except OutOfTime:
+            self._is_out_of_time = True
+        except WorkerDied as death:
+            self._failed(setting, died_error(setting.variant, death), self._around.clock() - began_s)
+        except OSError as error:
+            self._failed(setting, not_started_error(setting.variant, error), self._around.clock() - began_s)
+        except WhisperdError as error:
+            self._failed(setting, error, self._around.clock() - began_s)
+
+    def _on_same_worker(self, first: Setting, bench: Bench) -> Iterator[Setting]:
+        setting: Setting | None = first
+        while setting is not None and not bench.is_spent and _loads_as(setting, first):
+            yield setting
+            setting = self._next()
+
+    def _limits(self, spent_s: float) -> Limits:
+        return Limits(
+            left_s=max(0.0, self._budget_s - self._spent_s - spent_s),
+            patience_s=self._patience_s,
+            fastest=planner.fastest_speed(self._candidates, self._trials),
+        )
+
+    def _failed(self, setting: Setting, error: WhisperdError, cost_s: float = 0.0) -> None:
+        outcome: Outcome = "no_memory" if error.code.startswith("memory.") else "failed"
+        log.warning("calibration of %s: %s %s (%s)", self._model, setting.variant, outcome, error.code)
+        problem = WhisperdError(error.code, error.message, error.fix).to_wire()
+        self._trials.append(Trial(setting=setting, outcome=outcome, cost_s=cost_s, problem=problem))
+
+    def _tell(self, setting: Setting, detail: str) -> None:
+        self._around.publish(
+            CalibrationProgress(
+                model=self._model,
+                detail=detail if not self._idle.is_busy else "waiting",
+                variant=setting.variant,
+                workers=setting.replicas,
+                cpu_threads=setting.cpu_threads,
+                batch_size=setting.batch_size,
+                context_margin=setting.context_margin_s,
+                trials=len(self._trials),
+                done=round(self._spent_s, 1),
+                total=self._budget_s,
+            )
+        )
+
+
+def _candidate(variant: Variant, cores: int) -> Candidate:
+    is_cpu = variant.device == "cpu"
+    shapes = tuple((count, cores // count) for count in range(1, cores + 1) if cores % count == 0)
+    shapes = tuple(shape for shape in shapes if shape[0] <= MOST_REPLICAS) if is_cpu else ((1, 1), (2, 1))
+    replicas, cpu_threads = shapes[-1] if is_cpu else shapes[0]
+    return Candidate(
+        start=Setting(
+            variant=variant.name,
+            compute_type=variant.compute_types[0],
+            replicas=replicas,
+            cpu_threads=cpu_threads,
+            batch_size=USUAL_BATCH_SIZE if is_cpu else USUAL_GPU_BATCH_SIZE,
+            context_margin_s=USUAL_MARGIN_S,
+        ),
+        shapes=shapes,
+        batch_sizes=CPU_BATCH_SIZES if is_cpu else GPU_BATCH_SIZES,
+        margins_s=MARGINS_S,
+    )
+
+
+def _loads_as(setting: Setting, other: Setting) -> bool:
+    """Whether both can be tried on one worker: only the size of the batches differs."""
+    return msgspec.structs.replace(setting, batch_size=other.batch_size) == other
+
+
+def _allows(preset: RuntimePreset, setting: Setting, usable: Sequence[tuple[Backend, Variant]]) -> bool:
+    """Whether a setting is what a preset says, wherever it says something."""
+    backend, variant = next(pair for pair in usable if pair[1].name == setting.variant)
+    usual_type = variant.compute_types[0]
+    compute_type = usual_type if preset.compute_type == "auto" else preset.compute_type
+    return (
+        preset.backend in ("auto", backend.name)
+        and preset.device in ("auto", variant.device)
+        and compute_type == setting.compute_type
+        and preset.workers in (0, setting.replicas)
+        and preset.cpu_threads in (0, setting.cpu_threads)
+        # What was measured is one GPU.
+        and len(preset.device_index) <= 1
+    )
+
+
+def _tuning(setting: Setting) -> Tuning:
+    return Tuning(setting.replicas, setting.cpu_threads, setting.batch_size, setting.context_margin_s)
+
+
+def _nothing_works(model: str, found: Calibration) -> WhisperdError:
+    reasons = {
+        **{one.variant: one.problem["message"] for one in found.passed_over},
+        **{trial.setting.variant: trial.problem["message"] for trial in found.trials if trial.problem},
+    }
+    said = " ".join(f"{variant}: {reason}" for variant, reason in reasons.items())
+    return WhisperdError(
+        "calibration.nothing_works",
+        f"No engine gives a text of the shipped speech with {model}. {said}".strip(),
+        "Run `whisperctl natives list`, and `whisperctl hardware` to see what each engine needs.",
+        {"model": model, "reasons": reasons},
+    )

@@ -1,0 +1,98 @@
+"""The calibrations in the data base: one for each model and state of the computer."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing, suppress
+from pathlib import Path
+
+import msgspec
+from anyio import to_thread
+
+from whisperd.calibration.values import Calibration
+from whisperd.store import Database
+
+__all__ = ["CalibrationTable", "copy_calibrations"]
+
+KEPT = 4
+"""States of the computer for which a model's calibration is kept: a laptop in its dock, and without it."""
+
+
+class CalibrationTable:
+    """What was measured. It is read once, and asked often."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._kept: dict[tuple[str, str], Calibration] = {}
+
+    async def open(self) -> None:
+        """Read all of it. One that cannot be read is as good as none."""
+
+        def work(connection: sqlite3.Connection) -> list[tuple[str]]:
+            return connection.execute("SELECT result FROM calibrations ORDER BY time").fetchall()
+
+        for (text,) in await self._database.run(work):
+            try:
+                one = msgspec.json.decode(text, type=Calibration)
+            except msgspec.MsgspecError:
+                continue
+            self._kept[one.model, one.fingerprint] = one
+
+    def find(self, model: str, fingerprint: str) -> Calibration | None:
+        """What was found for a model on this very computer."""
+        return self._kept.get((model, fingerprint))
+
+    def latest(self, model: str) -> Calibration | None:
+        """What was found for a model at last, on whatever computer."""
+        return next((one for one in reversed(self._kept.values()) if one.model == model), None)
+
+    def all(self) -> list[Calibration]:
+        """All of them, the oldest first."""
+        return list(self._kept.values())
+
+    async def put(self, calibration: Calibration) -> None:
+        """Keep one in place of what there was for this model and computer."""
+        key = (calibration.model, calibration.fingerprint)
+        row = (*key, calibration.time, msgspec.json.encode(calibration).decode())
+        self._kept.pop(key, None)
+        old = [other for other in self._kept if other[0] == calibration.model][: -(KEPT - 1)]
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT OR REPLACE INTO calibrations VALUES (?, ?, ?, ?)", row)
+            connection.executemany("DELETE FROM calibrations WHERE model = ? AND fingerprint = ?", old)
+
+        await self._database.run(work)
+        self._kept[key] = calibration
+        for other in old:
+            del self._kept[other]
+
+    async def forget(self, model: str) -> int:
+        """Forget all that was found for a model; returns how much there was."""
+
+        def work(connection: sqlite3.Connection) -> int:
+            return connection.execute("DELETE FROM calibrations WHERE model = ?", (model,)).rowcount
+
+        count = await self._database.run(work)
+        self._kept = {key: one for key, one in self._kept.items() if key[0] != model}
+        return count
+
+
+async def copy_calibrations(source: Path, database: Database) -> None:
+    """Have what stands in another data base, which stays as it is, in this one, which has none yet.
+
+    One that is not there, or cannot be read, has none.
+    """
+
+    def read() -> list[tuple[str, str, str, str]]:
+        with suppress(sqlite3.Error), closing(_opened_to_read(source)) as connection:
+            return connection.execute("SELECT model, fingerprint, time, result FROM calibrations").fetchall()
+        return []
+
+    rows = await to_thread.run_sync(read)
+    await database.run(
+        lambda connection: connection.executemany("INSERT INTO calibrations VALUES (?, ?, ?, ?)", rows)
+    )
+
+
+def _opened_to_read(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)

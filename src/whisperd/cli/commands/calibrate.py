@@ -1,0 +1,121 @@
+"""`whisperctl calibrate`: which way to run a model is the fastest on this computer."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from whisperd.cli.command import call_with_progress, confirm, connect_as, show_download
+from whisperd.cli.output import local_time, print_json, print_table, printable
+from whisperd.cli.parser import Parser
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from whisperd.cli.output import Progress
+
+    Map = dict[str, Any]
+
+FULL_MARGIN_S = 30
+OUTCOMES = {"slower": "too slow", "stuck": "stuck", "failed": "failed", "no_memory": "no memory"}
+
+
+def add(parser: Parser) -> None:
+    """Add the arguments."""
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="a model (that of the default runtime)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--show", action="store_true", help="show what was found, what was tried, and why")
+    what.add_argument("--forget", action="store_true", help="forget it: engines are chosen by priority again")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    with connect_as(options) as client:
+        if options.forget:
+            forgotten = client.calibration.forget(options.model)
+            what = "is forgotten" if forgotten["forgotten"] else "was not there"
+            confirm(options, forgotten, f"The calibration of {printable(forgotten['model'])} {what}.")
+            return
+        if options.show:
+            found = client.calibration.show(options.model)
+        else:
+            named = {"model": options.model} if options.model else {}
+            topics = ("calibration", "natives", "models")
+            found = call_with_progress(
+                options, client, topics, "calibration.run", show=show_progress, **named
+            )
+    if options.json:
+        print_json(found)
+    elif options.show:
+        print_page(found)
+    elif not options.quiet:
+        print("\n".join(summary(found)))
+
+
+def show_progress(progress: Progress, event: Map) -> None:
+    """Show an event while a calibration is running."""
+    if event["type"] != "calibration.progress":
+        show_download(progress, event)
+        return
+    if event["detail"] == "waiting":
+        progress.show("Waiting until no job is running", None)
+        return
+    tried = f"{event['variant']}, {shape(event)}, batches of {event['batch_size']}"
+    progress.show(
+        f"Calibrating {printable(event['model'])}", 100 * event["done"] / event["total"], f"{tried}"
+    )
+
+
+def summary(found: Map) -> list[str]:
+    """What was found, in words."""
+    chosen = found["chosen"]
+    margin = "the full context" if is_full(chosen) else f"a margin of {chosen['context_margin']:g} s"
+    lines = [
+        f"{printable(found['model'])} runs fastest as {chosen['variant']} with {shape(chosen)}, batches of "
+        f"{chosen['batch_size']} and {margin}: {chosen['speed']:.0f} times as fast as speech.",
+        found["reason"],
+    ]
+    if not found["complete"]:
+        lines.append("The time was up before everything was tried that might be faster.")
+    if not found["current"]:
+        lines.append("It does not count any more, since this computer or a library has changed:")
+        lines.append(f"  `whisperctl calibrate {printable(found['model'])}` does it again.")
+    return lines
+
+
+def print_page(found: Map) -> None:
+    """All of it."""
+    print("\n".join(summary(found)))
+    print(f"Measured {local_time(found['time'])} in {found['elapsed']:.0f} s:\n")
+    print_table(
+        ("", "VARIANT", "WORKERS", "THREADS", "BATCH", "MARGIN", "SPEED", "WRONG WORDS"),
+        [
+            (
+                "*" if trial["chosen"] else "",
+                trial["variant"],
+                trial["workers"],
+                trial["cpu_threads"],
+                trial["batch_size"],
+                "full" if is_full(trial) else f"{trial['context_margin']:g} s",
+                f"{trial['speed']:.1f} x" if trial["speed"] else OUTCOMES[trial["outcome"]],
+                f"{trial['errors']} of {trial['words']}" if trial["words"] else None,
+            )
+            for trial in found["trials"]
+        ],
+    )
+    allowed = found["reference_errors"]
+    print(f"\nNo more than {allowed} wrong words are allowed: so many has the text with the full context.")
+    for one in found["struck_out"]:
+        print(f"\n{one['variant']} is {'struck out' if one['tried'] else 'not tried'}:")
+        print(f"  {printable(one['error']['message'])}\n  {printable(one['error']['fix'])}")
+
+
+def shape(setting: Map) -> str:
+    """How the work is shared out: `2 workers of 1 thread`."""
+    workers, threads = setting["workers"], setting["cpu_threads"]
+    return f"{workers} worker{'s' * (workers != 1)} of {threads} thread{'s' * (threads != 1)}"
+
+
+def is_full(setting: Map) -> bool:
+    """Whether every window gets the full context."""
+    return bool(setting["context_margin"] >= FULL_MARGIN_S)

@@ -1,0 +1,203 @@
+"""`whisperctl doctor`: what is wrong, and how to mend it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from whisperd._version import __version__
+from whisperd.cli import exit_status
+from whisperd.cli.command import connect_as
+from whisperd.cli.output import columns, print_json, printable, say
+from whisperd.cli.parser import Parser
+from whisperd.paths import socket_path
+from whisperd.rpc.errors import WhisperdError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from whisperd.doctor import Finding
+
+    Map = dict[str, Any]
+
+LABEL_CELLS = 24
+ANSWER_TIMEOUT_S = 120.0
+"""The daemon is started, if need be, and reads what was touched of bundles and models."""
+
+
+def add(parser: Parser) -> None:
+    """Add the arguments."""
+    parser.add_argument(
+        "--report", action="store_true", help="a text for a bug report, without anything private"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Look at everything; 1 if anything is broken."""
+    from whisperd.doctor.checks import check_daemon, check_socket, worst
+    from whisperd.doctor.reach import look_at_socket
+
+    if sys.stderr is not None and sys.stderr.isatty() and not (options.quiet or options.json):
+        say("looking ...")
+    path = socket_path(options.socket)
+    daemon, seen = _ask(options)
+    findings = [
+        check_daemon(__version__, daemon.get("version"), daemon.get("pid"), daemon.get("problem")),
+        *check_socket(look_at_socket(path)),
+        *seen["checks"],
+    ]
+    status = worst(findings)
+    if options.report:
+        _print_report(options, path, findings, seen)
+    elif options.json:
+        print_json(
+            {
+                "status": status,
+                "version": __version__,
+                "daemon": daemon.get("version"),
+                "checks": [_as_map(finding) for finding in findings],
+            }
+        )
+    else:
+        _print_page(findings)
+    return exit_status.FAILED if status == "broken" else exit_status.DONE
+
+
+def _ask(options: argparse.Namespace) -> tuple[Map, Map]:
+    """The daemon, or why there is none, and what it has seen. Where there is none, we look ourselves."""
+    import msgspec
+
+    from whisperd.doctor import Finding
+
+    daemon: Map = {}
+
+    def ask() -> Map:
+        with connect_as(options, is_last_call=True) as client:
+            status = client.daemon.status()
+            daemon.update(version=client.server.get("version"), pid=status["pid"])
+            answer: Map = client.doctor.check()
+            return answer
+
+    try:
+        seen = _in_time(ask, ANSWER_TIMEOUT_S)
+        return daemon, {**seen, "checks": msgspec.convert(seen["checks"], list[Finding])}
+    except TimeoutError:
+        daemon["problem"] = Finding(
+            name="daemon",
+            status="broken",
+            message=f"The daemon does not answer within {ANSWER_TIMEOUT_S:.0f} seconds.",
+            fix="End its process; another daemon is started when it is needed.",
+        )
+    except WhisperdError as error:
+        if error.code == "daemon.unreachable":
+            message = "none runs: it is started when it is first needed"
+            daemon["problem"] = Finding(name="daemon", status="ok", message=message)
+        elif error.code != "rpc.unknown_method":  # of an older daemon, whose version is told
+            how = "The daemon answers, and cannot look" if "version" in daemon else "No daemon answers"
+            daemon["problem"] = Finding(
+                name="daemon", status="broken", message=f"{how}. {error.message}", fix=error.fix
+            )
+    return daemon, _look()
+
+
+def _in_time(work: Callable[[], Map], limit_s: float) -> Map:
+    """What some work brings, which may hang for ever; then `TimeoutError`. A daemon may, that is ill."""
+    from queue import Empty, SimpleQueue
+    from threading import Thread
+
+    done: SimpleQueue[Map | BaseException] = SimpleQueue()
+
+    def run() -> None:
+        try:
+            done.put(work())
+        except BaseException as error:
+            done.put(error)
+
+    Thread(target=run, daemon=True).start()
+    try:
+        answer = done.get(timeout=limit_s)
+    except Empty:
+        raise TimeoutError from None
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
+
+
+def _look() -> Map:
+    """The same without a daemon."""
+    import anyio
+
+    from whisperd.doctor import check
+    from whisperd.doctor.gather import gather_here
+    from whisperd.doctor.report import about, private_names
+    from whisperd.models import shipped_catalogue
+
+    facts = anyio.run(gather_here)
+    return {
+        "checks": check(facts),
+        "about": about(facts, shipped_catalogue()),
+        "places": {folder.path: f"{folder.role} folder" for folder in facts.folders},
+        "names": private_names(facts, shipped_catalogue()),
+    }
+
+
+def _print_page(findings: list[Finding]) -> None:
+    import textwrap
+
+    room = max(40, min(columns(sys.stdout), 110))
+    for finding in findings:
+        label = f"{finding.status:9}{finding.name}".ljust(LABEL_CELLS)
+        for text, head in ((finding.message, label), (finding.fix, "")):
+            if text:
+                lines = textwrap.wrap(
+                    printable(text),
+                    room,
+                    initial_indent=head.ljust(LABEL_CELLS),
+                    subsequent_indent=" " * LABEL_CELLS,
+                    break_on_hyphens=False,
+                    break_long_words=False,
+                )
+                print("\n".join(lines))
+    broken = sum(finding.status == "broken" for finding in findings)
+    warnings = sum(finding.status == "warning" for finding in findings)
+    if broken or warnings:
+        many = _count(broken, "thing is broken", "things are broken")
+        print(f"\n{many}, {_count(warnings, 'warning', 'warnings')}")
+    else:
+        print("\nall is well")
+
+
+def _print_report(options: argparse.Namespace, path: str, findings: list[Finding], seen: Map) -> None:
+    import getpass
+    import platform
+
+    from whisperd.doctor.report import Private, report
+
+    host = platform.node()
+    users = [os.path.basename(os.path.expanduser("~"))]
+    with suppress(OSError, KeyError):
+        users.append(getpass.getuser())
+    private = Private(
+        home=os.path.expanduser("~"),
+        users=tuple(users),
+        hosts=(host, host.partition(".")[0]),
+        names=tuple(seen["names"]),
+        places={**seen["places"], path: "socket", os.path.dirname(path): "socket folder"},
+    )
+    text = report(seen["about"], findings, private)
+    if options.json:
+        print_json({"report": text})
+    else:
+        sys.stdout.write(text)
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def _as_map(finding: Finding) -> Map:
+    return {"name": finding.name, "status": finding.status, "message": finding.message, "fix": finding.fix}

@@ -1,0 +1,160 @@
+"""`whisperctl hardware`: what this computer has, and which variants it can use."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from whisperd.cli.command import connect_as
+from whisperd.cli.output import columns, print_json, printable, size
+from whisperd.cli.parser import Parser
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    Map = dict[str, Any]
+
+MOST_COLUMNS = 100
+LABEL_CELLS = 11
+LIBRARIES = {"cudart": "CUDA", "cublas": "cuBLAS", "cudnn": "cuDNN", "openblas": "OpenBLAS", "mkl": "MKL"}
+
+
+def add(parser: Parser) -> None:
+    """Add the arguments."""
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    with connect_as(options) as client:
+        found = client.hardware.show()
+    if options.json:
+        print_json(found)
+        return
+    for line in page(found, min(columns(sys.stdout), MOST_COLUMNS)):
+        print(line)
+
+
+def page(found: Map, width: int) -> list[str]:
+    """The lines that say what was found, at most so wide."""
+    return [*_facts(found, width), "", *_variants(found["variants"], width)]
+
+
+def _facts(found: Map, width: int) -> Iterator[str]:
+    facts = {
+        "System": ("system", _system),
+        "Processor": ("processor", _processor),
+        "Memory": ("memory", _memory),
+        "GPU": ("gpus", _gpus),
+        "CUDA": ("cuda_libraries", _libraries),
+        "BLAS": ("blas", _libraries),
+        "Compilers": ("tools", _tools),
+    }
+    for label, (name, describe) in facts.items():
+        fact = found[name]
+        said = [f"unknown: {found['unknown'].get(name, '')}"] if fact is None else describe(fact)
+        for place, text in enumerate(said):
+            yield from _wrapped("" if place else label, text, width)
+
+
+def _variants(variants: list[Map], width: int) -> Iterator[str]:
+    for one in variants:
+        if one["usable"]:
+            yield f"{one['name']}: usable"
+            continue
+        yield f"{one['name']}: not usable"
+        yield from _wrapped("", one["reason"], width, indent=2)
+        yield from _wrapped("", one["fix"], width, indent=2)
+
+
+def _system(system: Map) -> Iterator[str]:
+    parts = [system["name"], system["arch"]]
+    if system["libc"]:
+        parts.append(f"{system['libc']} {system['libc_version'] or ''}".rstrip())
+    if system["rosetta"]:
+        parts.append("translated by Rosetta for Apple silicon")
+    elif system["apple_silicon"]:
+        parts.append("Apple silicon")
+    yield ", ".join([*parts, f"Python {'.'.join(map(str, system['python']))}"])
+    if system["frameworks"]:
+        yield f"frameworks: {', '.join(system['frameworks'])}"
+    yield _from(system)
+
+
+def _processor(processor: Map) -> Iterator[str]:
+    vendor, model = processor["vendor"], processor["model"]
+    yield model if model and (not vendor or vendor in model) else " ".join(filter(None, (vendor, model)))
+    yield _cores(processor["cores"])
+    yield " ".join(processor["features"]) or "none of the extensions that matter here"
+    yield _from(processor)
+
+
+def _cores(cores: Map) -> str:
+    logical, physical = cores["logical"], cores["physical"]
+    kinds = f"{logical} {'core' if logical == 1 else 'cores'}"
+    if physical and physical != logical:
+        kinds = f"{physical} physical, {logical} logical cores"
+    limits = []
+    if cores["affinity"]:
+        limits.append(f"the scheduler allows {cores['affinity']}")
+    if cores["quota"]:
+        limits.append(f"a control group allows the time of {cores['quota']:g}")
+    why = f" ({', '.join(limits)})" if limits else ""
+    return f"{kinds}, {cores['usable']} usable{why}"
+
+
+def _memory(memory: Map) -> Iterator[str]:
+    yield f"{size(memory['total'])}, {size(memory['available'])} of it free"
+    yield _from(memory)
+
+
+def _gpus(gpus: Map) -> Iterator[str]:
+    for one in gpus["found"]:
+        major, minor = one["compute_capability"]
+        memory = f"{size(one['memory_total'])}, {size(one['memory_free'])} of it free"
+        yield f"{one['index']}: {one['name']}, {memory}, compute capability {major}.{minor}"
+    if gpus["driver"] or gpus["cuda"]:
+        cuda = f", CUDA up to {'.'.join(map(str, gpus['cuda']))}" if gpus["cuda"] else ""
+        yield f"NVIDIA driver {gpus['driver'] or ''}{cuda}"
+    if gpus["error"]:
+        yield gpus["error"]["message"]
+        yield gpus["error"]["fix"]
+    yield _from(gpus)
+
+
+def _libraries(libraries: Map) -> Iterator[str]:
+    for one in libraries["found"]:
+        headers = f", headers in {one['headers']}" if one["headers"] else ""
+        version = f" {one['version']}" if one["version"] else ""
+        yield f"{LIBRARIES.get(one['name'], one['name'])}{version}: {one['path']}{headers} ({one['source']})"
+    if not libraries["found"]:
+        yield "no libraries found"
+    yield from libraries["notes"]
+
+
+def _tools(tools: Map) -> Iterator[str]:
+    names = {"c": "C", "cxx": "C++", "cmake": "CMake"}
+    there = [
+        f"{names[name]}: {tool['path']} ({tool['source']})"
+        for name in names
+        if (tool := tools[name]) is not None
+    ]
+    yield from there or ["none found"]
+
+
+def _from(fact: Map) -> str:
+    return f"(from {fact['source']})"
+
+
+def _wrapped(label: str, text: str, width: int, indent: int = LABEL_CELLS) -> list[str]:
+    """A text behind its label, on as many lines as it takes."""
+    import textwrap
+
+    return textwrap.wrap(
+        printable(text),
+        width,
+        initial_indent=label.ljust(indent),
+        subsequent_indent=" " * indent,
+        break_on_hyphens=False,
+    )

@@ -1,0 +1,169 @@
+"""Calibration in the daemon: what it needs of the other rooms, and when it begins by itself."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Final
+
+import anyio.to_thread
+import msgspec
+
+from whisperd.calibration import Possible, Surroundings
+from whisperd.disk import megabytes
+from whisperd.hardware import usable_cores
+from whisperd.natives import Bundle
+from whisperd.plugins import Backend, Variant, variants
+from whisperd.progress import OnProgress
+from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes.prepare import Prepared, prepare
+from whisperd.runtimes.room import Room
+from whisperd.settings import is_offline
+from whisperd.worker.process import Patience, Worker, open_worker
+from whisperd.worker.protocol import LoadParams
+
+if TYPE_CHECKING:
+    from whisperd.daemon.service import Service
+    from whisperd.runtimes import RuntimePreset
+
+__all__ = ["calibrate_by_itself", "calibration_surroundings", "is_busy"]
+
+log = logging.getLogger(__name__)
+
+CHEAP_BYTES: Final = 64_000_000
+"""A bundle that nobody asked for is downloaded to be tried if it is no larger."""
+
+
+def is_busy(service: Service) -> bool:
+    """Whether there is work that goes before calibration: jobs, and runtimes that are being loaded."""
+    is_loading = any(service.runtimes.life(one).status == "loading" for one in service.runtimes.all())
+    return is_loading or bool(service.jobs.active())
+
+
+def calibration_surroundings(service: Service, room: Room) -> Surroundings:
+    """What calibration needs of a daemon."""
+
+    async def possible() -> list[Possible]:
+        judged = await service.computer.judged_variants()
+        return await anyio.to_thread.run_sync(
+            lambda: [
+                Possible(one.backend, one.variant, one.problem or _too_dear(service, one.variant))
+                for one in judged
+            ]
+        )
+
+    async def prepare_variant(preset: RuntimePreset, backend: Backend, variant: Variant) -> Prepared:
+        def nothing(_: object) -> None: ...
+
+        on_native: OnProgress = service.on_native_progress
+        pair = [(backend, variant)]
+        return await prepare(preset, pair, service.natives, service.models, on_native, nothing)
+
+    async def check_room(
+        preset: RuntimePreset, prepared: Prepared, params: LoadParams, batch_size: int
+    ) -> None:
+        await room.check(service.runtimes, preset, prepared, params, batch_size)
+
+    async def parameters(model: str) -> float:
+        return await service.models.parameters(model, await service.models.path(model))
+
+    def open_prepared(
+        prepared: Prepared, params: LoadParams, patience: Patience
+    ) -> AbstractAsyncContextManager[Worker]:
+        engine, environment = prepared.backend.engine, prepared.variant.environment
+        return open_worker(prepared.bundle_path, engine, params, patience, environment)
+
+    return Surroundings(
+        variants=possible,
+        fingerprint=lambda: _fingerprint(service),
+        prepare=prepare_variant,
+        check_room=check_room,
+        parameters=parameters,
+        cores=usable_cores,
+        beam_size=lambda: service.settings.runtime.beam_size,
+        open_worker=open_prepared,
+        publish=lambda event: service.hub.publish("calibration", event),
+    )
+
+
+async def calibrate_by_itself(service: Service, is_allowed: Callable[[], bool]) -> None:
+    """Calibrate the default's model once it is loaded and nobody needs the computer; for ever.
+
+    What was tried in vain is not tried again before the daemon is restarted, or something has changed.
+    """
+    tried: set[tuple[str, str]] = set()
+    while True:
+        change = service.idle.change
+        model = _to_calibrate(service)
+        if is_allowed() and model and not await service.calibrator.current(model):
+            attempt = (model, await service.calibrator.fingerprint())
+            if attempt not in tried:
+                await service.idle.quiet(service.settings.daemon.calibrate_after_s)
+                if is_allowed() and model == _to_calibrate(service):
+                    tried.add(attempt)
+                    await _calibrate(service, model)
+                continue
+        await change.wait()
+
+
+async def _calibrate(service: Service, model: str) -> None:
+    quiet_s = service.settings.daemon.calibrate_after_s
+    try:
+        await service.calibrator.run(model, quiet_s=quiet_s, unless_known=True)
+        await service.use_calibration(model)
+    except WhisperdError as error:
+        log.warning("calibration: %s (%s)", error.message, error.code)
+    except Exception:
+        log.exception("calibration failed unexpectedly")
+
+
+def _to_calibrate(service: Service) -> str | None:
+    default = service.runtimes.default
+    return default.preset.model if default.loaded is not None else None
+
+
+def _too_dear(service: Service, variant: Variant) -> WhisperdError | None:
+    """Why a variant is not installed only to be tried; None if it is there, or soon is. Blocks."""
+    bundle = Bundle.of(variant)
+    if bundle is None or service.natives.find(bundle) is not None:
+        return None
+    fix = f"Run `whisperctl natives install {variant.name}`, then `whisperctl calibrate`."
+    if variant.build is not None:
+        reason = "It is not installed, and building it takes minutes."
+    elif is_offline():
+        reason = "It is not installed, and WHISPERD_OFFLINE forbids to download it."
+    elif bundle.select().download_bytes > CHEAP_BYTES:
+        reason = f"It is not installed, and downloads {megabytes(bundle.select().download_bytes)}."
+    else:
+        return None
+    return WhisperdError("native.not_installed", reason, fix)
+
+
+async def _fingerprint(service: Service) -> str:
+    """Another one as soon as something has changed on which the speed of a model depends."""
+    hardware = await service.computer.hardware()
+    versions = await anyio.to_thread.run_sync(
+        lambda: {one.name: _version(service, one) for _, one in variants()}
+    )
+    facts = {
+        "processor": hardware.processor.model if hardware.processor else None,
+        "cores": usable_cores(),
+        "gpus": [(gpu.name, gpu.memory_total) for gpu in hardware.gpus.gpus],
+        "driver": hardware.gpus.driver,
+        "variants": versions,
+    }
+    return hashlib.sha256(msgspec.json.encode(facts, order="sorted")).hexdigest()[:16]
+
+
+def _version(service: Service, variant: Variant) -> str | None:
+    """The very files that a variant is, or would be once it is installed; None where it cannot be."""
+    bundle = Bundle.of(variant)
+    if bundle is None:
+        return ""
+    try:
+        installed = service.natives.find(bundle)
+        return installed.digest if installed else bundle.select().digest
+    except WhisperdError:
+        return None

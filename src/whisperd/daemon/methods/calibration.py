@@ -1,0 +1,151 @@
+"""`calibration.*`: which way to run a model is the fastest on this computer, measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from whisperd.calibration import (
+    Calibration,
+    Setting,
+    Trial,
+    chosen_trial,
+    reference_errors,
+    striking_trial,
+)
+from whisperd.daemon.call import Call
+from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.messages import Name, Params
+from whisperd.runtimes.preset import RuntimeChanges, new_preset
+
+__all__ = ["METHODS"]
+
+
+class CalibrationParams(Params, frozen=True):
+    """Of which model; by default the default runtime's."""
+
+    model: Name | None = None
+
+
+async def run(call: Call, params: CalibrationParams) -> dict[str, Any]:
+    """Try the ways to run a model, keep the fastest; progress comes as events of the topic `calibration`."""
+    service = call.service
+    model = await _model(call, params)
+    await service.models.pull(model, service.on_model_progress)
+    # What would be used without it has to be there to be compared with.
+    preset = new_preset(RuntimeChanges(name=model, model=model), service.settings.runtime, check=False)
+    await service.prepare_runtime(preset, lambda _progress: None)
+    found = await service.calibrator.run(model)
+    await service.use_calibration(model)
+    return _described(found, is_current=True)
+
+
+async def show(call: Call, params: CalibrationParams) -> dict[str, Any]:
+    """What was found for a model, and what was tried."""
+    model = await _model(call, params)
+    shown = await call.service.calibrator.show(model)
+    if shown is None:
+        raise WhisperdError(
+            "calibration.none",
+            f"The model {model} was not calibrated on this computer.",
+            f"Run `whisperctl calibrate {model}`; it takes about a minute.",
+            {"model": model},
+        )
+    found, is_current = shown
+    return _described(found, is_current=is_current)
+
+
+async def forget(call: Call, params: CalibrationParams) -> dict[str, Any]:
+    """Forget what was found for a model: what is loaded from now on is chosen by priority."""
+    model = await _model(call, params)
+    return {"model": model, "forgotten": await call.service.calibrator.forget(model)}
+
+
+async def _model(call: Call, params: CalibrationParams) -> str:
+    if params.model is None:
+        return call.service.runtimes.default.preset.model
+    return await call.service.known_model(params.model)
+
+
+def _described(found: Calibration, *, is_current: bool) -> dict[str, Any]:
+    chosen = chosen_trial(found)
+    return {
+        "model": found.model,
+        "time": found.time,
+        "current": is_current,
+        "complete": found.is_complete,
+        "elapsed": found.elapsed_s,
+        "chosen": _described_setting(chosen.setting) | {"speed": chosen.speed} if chosen else None,
+        "reason": _why(found, chosen) if chosen else None,
+        "reference_errors": reference_errors(found.candidates, found.trials),
+        "trials": [_described_trial(trial, is_chosen=trial is chosen) for trial in found.trials],
+        "struck_out": _struck_out(found),
+    }
+
+
+def _described_setting(setting: Setting) -> dict[str, Any]:
+    return {
+        "variant": setting.variant,
+        "compute_type": setting.compute_type,
+        "workers": setting.replicas,
+        "cpu_threads": setting.cpu_threads,
+        "batch_size": setting.batch_size,
+        "context_margin": setting.context_margin_s,
+    }
+
+
+def _described_trial(trial: Trial, *, is_chosen: bool) -> dict[str, Any]:
+    return {
+        **_described_setting(trial.setting),
+        "outcome": trial.outcome,
+        "speed": trial.speed,
+        "errors": trial.errors,
+        "words": trial.words,
+        "load": trial.load_s,
+        "elapsed": trial.cost_s,
+        "chosen": is_chosen,
+        "error": trial.problem,
+    }
+
+
+def _struck_out(found: Calibration) -> list[dict[str, Any]]:
+    """The variants that are not used, or were not tried, with the one reason."""
+    struck = []
+    for candidate in found.candidates:
+        if trial := striking_trial(candidate.variant, found.trials):
+            error = trial.problem or _nonsense(trial)
+            struck.append({"variant": candidate.variant, "tried": True, "error": error})
+    passed_over = (
+        {"variant": one.variant, "tried": False, "error": one.problem} for one in found.passed_over
+    )
+    return [*struck, *passed_over]
+
+
+def _nonsense(trial: Trial) -> dict[str, Any]:
+    return WhisperdError(
+        "calibration.wrong_text",
+        f"It got {trial.errors} of {trial.words} words of the shipped speech wrong.",
+        f"Run `whisperctl natives verify {trial.setting.variant}`.",
+    ).to_wire()
+
+
+def _why(found: Calibration, chosen: Trial) -> str:
+    """One sentence for a person."""
+    measured = [trial for trial in found.trials if trial.speed]
+    variants = {trial.setting.variant for trial in measured}
+    fastest = f"the fastest of {len(measured)} settings"
+    if len(variants) > 1:
+        fastest += f" of {len(variants)} variants"
+    as_good = "with a text as good as with the full context"
+    first = found.candidates[0].start
+    usual = next((trial for trial in measured if trial.setting == first), None)
+    if usual is chosen:
+        return f"What is usual here was {fastest}."
+    if usual is None or not usual.speed or not chosen.speed:
+        return f"It was {fastest} {as_good}."
+    if (usual.errors or 0) > (reference_errors(found.candidates, found.trials) or 0):
+        return f"It was {fastest} {as_good}, which what is usual has not."
+    gain = 100 * (chosen.speed / usual.speed - 1)
+    return f"It was {fastest} {as_good}, and {gain:.0f} % faster than what is usual."
+
+
+METHODS = {"run": run, "show": show, "forget": forget}

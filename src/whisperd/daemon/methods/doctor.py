@@ -1,0 +1,47 @@
+"""`doctor.*`: what is wrong, as the daemon sees it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from whisperd.daemon.call import Call
+from whisperd.daemon.service import Service
+from whisperd.doctor import check, gather
+from whisperd.doctor.facts import Problem, RuntimeFacts
+from whisperd.doctor.report import about, private_names
+from whisperd.rpc.messages import NoParams
+
+__all__ = ["METHODS"]
+
+
+async def check_(call: Call, params: NoParams) -> dict[str, Any]:
+    """Every check but those of the socket; what computer this is; and the names that are private."""
+    service = call.service
+    facts = await gather(
+        service.natives, service.models, service.computer, service.config_file, _runtimes(service)
+    )
+    catalogue = service.models.catalogue
+    return {
+        "checks": check(facts),
+        "about": about(facts, catalogue),
+        "places": {folder.path: f"{folder.role} folder" for folder in facts.folders},
+        "names": private_names(facts, catalogue),
+    }
+
+
+def _runtimes(service: Service) -> list[RuntimeFacts]:
+    return [
+        RuntimeFacts(
+            name=runtime.name,
+            model=runtime.preset.model,
+            default=service.runtimes.life(runtime).is_default,
+            enabled=service.runtimes.life(runtime).is_enabled,
+            problem=Problem(code=error.code, message=error.message, fix=error.fix)
+            if (error := runtime.error)
+            else None,
+        )
+        for runtime in service.runtimes.all()
+    ]
+
+
+METHODS = {"check": check_}

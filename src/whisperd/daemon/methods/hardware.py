@@ -1,0 +1,72 @@
+"""`hardware.*`: what this computer has, how that was found, and which variants it can use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from whisperd.daemon.call import Call
+from whisperd.hardware import Gpus, Hardware, Memory, Processor
+from whisperd.rpc.messages import NoParams
+from whisperd.runtimes.computer import JudgedVariant
+
+__all__ = ["METHODS", "describe"]
+
+
+async def show(call: Call, params: NoParams) -> dict[str, Any]:
+    """Look at this computer anew, and judge every variant by what was found."""
+    hardware = await call.service.computer.look_again()
+    judged = await call.service.computer.judged_variants()
+    return describe(hardware, judged)
+
+
+def describe(hardware: Hardware, judged: Sequence[JudgedVariant]) -> dict[str, Any]:
+    """What is told of a computer."""
+    return {
+        "system": hardware.system,
+        "processor": hardware.processor and _processor(hardware.processor),
+        "memory": hardware.memory and _memory(hardware.memory),
+        "gpus": _gpus(hardware.gpus),
+        "cuda_libraries": hardware.cuda_libraries,
+        "blas": hardware.blas,
+        "tools": hardware.tools,
+        "unknown": hardware.unknown,
+        "variants": [_variant(one) for one in judged],
+    }
+
+
+def _processor(processor: Processor) -> dict[str, Any]:
+    cores = {**msgspec.structs.asdict(processor.cores), "usable": processor.cores.usable}
+    return {**msgspec.structs.asdict(processor), "cores": cores}
+
+
+def _memory(memory: Memory) -> dict[str, Any]:
+    return {"total": memory.total, "available": memory.available, "source": memory.source}
+
+
+def _gpus(gpus: Gpus) -> dict[str, Any]:
+    return {
+        "found": gpus.gpus,
+        "driver": gpus.driver,
+        "cuda": gpus.cuda,
+        "error": gpus.problem and gpus.problem.to_wire(),
+        "source": gpus.source,
+    }
+
+
+def _variant(judged: JudgedVariant) -> dict[str, Any]:
+    problem = judged.problem
+    return {
+        "name": judged.variant.name,
+        "backend": judged.backend.name,
+        "device": judged.variant.device,
+        "priority": judged.variant.priority,
+        "usable": problem is None,
+        "reason": problem and problem.message,
+        "fix": problem and problem.fix,
+    }
+
+
+METHODS = {"show": show}

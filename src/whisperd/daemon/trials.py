@@ -1,0 +1,175 @@
+"""Trying a bundle that nobody uses yet: it has to do its work on the speech that comes with whisperd."""
+
+from __future__ import annotations
+
+import tempfile
+import wave
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import anyio.to_thread
+
+from whisperd.audio import SAMPLE_RATE, DecodeParams, open_decoder_pool
+from whisperd.models import InstalledModel
+from whisperd.natives import Bundle, InstalledBundle, NativeStore
+from whisperd.plugins import Backend, Variant, find_variant
+from whisperd.progress import OnProgress, Progress
+from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes import RuntimePreset
+from whisperd.runtimes.prepare import load_params, prepare
+from whisperd.speech import Sample, samples, word_errors, words
+from whisperd.worker.process import WorkerDied, open_worker
+from whisperd.worker.protocol import BatchParams, DecodeOptions, EngineWindow, LoadParams
+
+if TYPE_CHECKING:
+    from whisperd.daemon.service import Service
+
+__all__ = ["try_bundle"]
+
+LENIENT: Final = 0.5
+"""So many of all words may be wrong: a small model mishears some, a broken library nearly all."""
+_BROKEN: Final = ("native.broken", "library.", "cuda.")
+"""Beginnings of the codes of errors that a library is to blame for, and not the model."""
+
+
+async def try_bundle(service: Service, installed: InstalledBundle) -> str:
+    """Do with a bundle what it is for, in processes of its own; says in a few words what was done.
+
+    Raises `WhisperdError` if it does not do it.
+    """
+    found = find_variant(installed.name)
+    sample = (await anyio.to_thread.run_sync(samples))[0]
+    if found is None:
+        return await _decode(installed, sample)
+    backend, variant = found
+    model = await _smallest_model(service)
+    if model is None:
+        return await _import(installed, backend, variant)
+    return await _transcribe(service, installed, backend, variant, model, sample)
+
+
+async def _decode(installed: InstalledBundle, sample: Sample) -> str:
+    """Find the speech in a file of it."""
+
+    async def find_bundle() -> Path:
+        return installed.path
+
+    with tempfile.TemporaryDirectory(prefix="whisperd-") as folder:
+        path = Path(folder, "sample.wav")
+        await anyio.to_thread.run_sync(_write_wave, path, sample)
+        async with (
+            open_decoder_pool(find_bundle) as decoders,
+            decoders.decode(DecodeParams(path=str(path))) as decoding,
+        ):
+            async for _ in decoding:
+                pass
+            result = decoding.result
+    if result is None or result.speech < LENIENT * sample.duration_s:
+        raise _wrong("the decoder hears nobody speak in a recording of speech")
+    return f"it decoded {sample.duration_s:.0f} s of speech"
+
+
+async def _import(installed: InstalledBundle, backend: Backend, variant: Variant) -> str:
+    """Have a worker load a model that is not there: what it says of that tells whether it got so far."""
+    params = LoadParams(
+        model_path=str(installed.path / "no-model"),
+        bundle_name=installed.name,
+        device=variant.device,
+        compute_type=variant.compute_types[0],
+    )
+    try:
+        async with open_worker(installed.path, backend.engine, params, environment=variant.environment):
+            pass
+    except WorkerDied as error:
+        raise _died(error) from error
+    except WhisperdError as error:
+        if error.code.startswith(_BROKEN):
+            raise
+    return "its libraries were loaded; no model is installed to try it with"
+
+
+async def _transcribe(
+    service: Service,
+    installed: InstalledBundle,
+    backend: Backend,
+    variant: Variant,
+    model: InstalledModel,
+    sample: Sample,
+) -> str:
+    """Have a worker transcribe speech with a model, and compare the words."""
+    preset = RuntimePreset(id="", name=model.name, model=model.name, workers=1, created="", changed="")
+
+    def tell(progress: Progress) -> None:
+        service.on_model_progress(progress)
+
+    prepared = await prepare(preset, [(backend, variant)], _Only(installed), service.models, _ignore, tell)
+    batch = BatchParams(
+        windows=(EngineWindow(pcm=sample.pcm),),
+        options=DecodeOptions(language=sample.language, beam_size=1),
+    )
+    try:
+        async with open_worker(
+            installed.path, backend.engine, load_params(preset, prepared), environment=variant.environment
+        ) as worker:
+            (result,) = await worker.transcribe(batch)
+    except WorkerDied as error:
+        raise _died(error) from error
+    text = " ".join(segment.text for segment in result.segments)
+    if word_errors(sample.text, text) > LENIENT * len(words(sample.text)):
+        raise _wrong(f"of a recording of speech, the model {model.name} understood other words with it")
+    return f"it transcribed {sample.duration_s:.0f} s of speech with {model.name}"
+
+
+async def _smallest_model(service: Service) -> InstalledModel | None:
+    """The smallest model here that knows the language of the speech, in the store or used in place."""
+    names = [summary.name for summary in await service.models.list()]
+    names += [runtime.preset.model for runtime in service.runtimes.all()]
+    found = [await service.models.find(name) for name in dict.fromkeys(names)]
+    able = [one for one in found if one is not None and (one.languages is None or "en" in one.languages)]
+    return min(able, key=lambda one: one.size or 0, default=None)
+
+
+class _Only(NativeStore):
+    """A store in which every bundle is the one that is tried."""
+
+    def __init__(self, installed: InstalledBundle) -> None:
+        super().__init__(installed.path.parent.parent, offline=True)
+        self._only = installed
+
+    def find(self, bundle: Bundle) -> InstalledBundle | None:  # noqa: ARG002 - whatever is asked for
+        """The one that is tried."""
+        return self._only
+
+    async def install(
+        self,
+        bundle: Bundle,  # noqa: ARG002
+        on_progress: OnProgress,  # noqa: ARG002
+        *,
+        mend: bool = False,  # noqa: ARG002
+    ) -> InstalledBundle:
+        """The one that is tried."""
+        return self._only
+
+
+def _ignore(progress: Progress) -> None:
+    """Nothing is installed."""
+
+
+def _write_wave(path: Path, sample: Sample) -> None:
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, SAMPLE_RATE, 0, "NONE", ""))
+        file.writeframes(sample.pcm)
+
+
+def _died(death: WorkerDied) -> WhisperdError:
+    return death.fault or _wrong(f"the process that used it ended ({death.how})", death.last_words)
+
+
+def _wrong(what: str, said: str = "") -> WhisperdError:
+    return WhisperdError(
+        "native.wrong",
+        f"{what[0].upper()}{what[1:]}.",
+        "Use another version of it.",
+        {"said": said},
+    )

@@ -1,0 +1,53 @@
+"""What the log says of ends that were not meant to be. Pure: lines in, crashes out."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from whisperd.doctor.facts import Crash, CrashedPart
+
+__all__ = ["LOOKED_BACK", "crashes_in"]
+
+LOOKED_BACK: Final = datetime.timedelta(days=7)
+
+_LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d+ [A-Z]+ [\w.]+: (.*)")
+_ENDS: Final[tuple[tuple[re.Pattern[str], CrashedPart], ...]] = (
+    (re.compile(r"the worker of .* died \(([^()]*)\)"), "worker"),
+    (re.compile(r"a decoder ended unexpectedly \(([^()]*)\)"), "decoder"),
+    (re.compile(r"whisperd ends because of (a mistake of its own)"), "daemon"),
+    (re.compile(r".* failed (unexpectedly)"), "mistake"),
+)
+_BEGUN = re.compile(r"whisperd \S+ listens on (.*), process \d+")
+_ENDED: Final = "whisperd has ended"
+_NO_LAST_WORD: Final = "without a word: it was killed, or the computer went down"
+
+
+def crashes_in(lines: Iterable[str], now: datetime.datetime) -> tuple[Crash, ...]:
+    """The crashes of the last days, the oldest first. `now` is by the clock of this computer, as the log is.
+
+    A daemon that begins where another one did not end has seen that one crash.
+    """
+    found: list[Crash] = []
+    running: dict[str, str] = {}
+    for line in lines:
+        parts = _LINE.match(line)
+        if parts is None:
+            continue
+        time, message = parts.groups()
+        if begun := _BEGUN.match(message):
+            if begun[1] in running:
+                found.append(Crash(time=time, part="daemon", how=_NO_LAST_WORD))
+            running[begun[1]] = time
+        elif message == _ENDED and running:
+            running.popitem()
+        for pattern, part in _ENDS:
+            if end := pattern.match(message):
+                found.append(Crash(time=time, part=part, how=end[1]))
+                if part == "daemon" and running:
+                    running.popitem()
+                break
+    earliest = (now - LOOKED_BACK).strftime("%Y-%m-%d %H:%M:%S")
+    return tuple(crash for crash in found if crash.time >= earliest)

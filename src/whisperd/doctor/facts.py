@@ -1,0 +1,170 @@
+"""What the doctor sees, and what it says of it. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+from whisperd.hardware import Hardware
+
+__all__ = [
+    "BundleFacts",
+    "Crash",
+    "Facts",
+    "Finding",
+    "FolderFacts",
+    "FolderRole",
+    "ModelFacts",
+    "Problem",
+    "RuntimeFacts",
+    "SocketFacts",
+    "Status",
+    "VariantFacts",
+]
+
+Status = Literal["ok", "warning", "broken"]
+FolderRole = Literal["settings", "state", "natives", "models"]
+CrashedPart = Literal["daemon", "worker", "decoder", "mistake"]
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the page."""
+
+    name: str
+    """What was looked at."""
+    status: Status
+    message: str
+    fix: str | None = None
+    """What to do next; None where all is well."""
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """An error, as it travels."""
+
+    code: str
+    message: str
+    fix: str
+    data: dict[str, Any] = {}
+
+
+class FolderFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A folder of whisperd's, there or still to be made."""
+
+    role: FolderRole
+    path: str
+    exists: bool = True
+    is_folder: bool = True
+    writable: bool = True
+    """Whether we may write there; of one that is not there, whether we may make it."""
+    mode: int | None = None
+    """Its permissions; None where there are none of the kind, or no folder."""
+    owned: bool = True
+    """Whether it is ours."""
+    foreign: str | None = None
+    """A file in it that belongs to somebody else, as after `sudo`."""
+    free_bytes: int | None = None
+    device: int | None = None
+    """What disk it is on."""
+    executable: bool = True
+    """Whether programs and libraries may be run from its disk."""
+    error: str | None = None
+    """Why it could not be looked at."""
+
+
+class SocketFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The socket, as a client finds it."""
+
+    path: str
+    kind: Literal["none", "socket", "other"] = "none"
+    mode: int | None = None
+    folder_is_open: bool = False
+    """Whether others can put something else in its place."""
+    owned: bool = True
+    """Whether socket and folder are ours."""
+    listening: bool = False
+    locked: bool = False
+    """Whether a daemon holds the lock beside it."""
+
+
+class BundleFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A native bundle."""
+
+    name: str
+    version: str | None
+    """What is installed; None for nothing."""
+    needed: bool
+    """Whether it is used on this computer: the decoder's, and that of the best variant."""
+    damaged: tuple[str, ...] = ()
+    """Files that are not as they were installed."""
+
+
+class VariantFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A variant, and whether this computer can use it."""
+
+    name: str
+    device: str
+    problem: Problem | None = None
+
+
+class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """An installed model."""
+
+    name: str
+    damaged: tuple[str, ...] = ()
+
+
+class RuntimeFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """A saved runtime of the daemon that looks."""
+
+    name: str
+    model: str
+    default: bool
+    enabled: bool
+    problem: Problem | None = None
+    """Why it failed the last time."""
+
+
+class Crash(msgspec.Struct, frozen=True, kw_only=True):
+    """Something ended that was not to, by the log."""
+
+    time: str
+    """`2026-01-31 12:00:00`, by the clock of this computer."""
+    part: CrashedPart
+    how: str
+    """Such as `signal SIGSEGV`."""
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the doctor sees, but for the socket."""
+
+    version: str
+    python: str
+    settings_path: str
+    settings_exist: bool
+    settings_problem: Problem | None = None
+    folders: tuple[FolderFacts, ...] = ()
+    database_exists: bool = False
+    database_problem: Problem | None = None
+    set_aside: tuple[str, ...] = ()
+    """Damaged data bases that were kept."""
+    has_pip: bool = True
+    is_offline: bool = False
+    backends: tuple[str, ...] = ()
+    plugin_problems: tuple[Problem, ...] = ()
+    """Why plugins were passed over."""
+    variants: tuple[VariantFacts, ...] = ()
+    bundles: tuple[BundleFacts, ...] = ()
+    models: tuple[ModelFacts, ...] = ()
+    leftovers: tuple[str, ...] = ()
+    """Folders that an interrupted installation has left."""
+    environment: Mapping[str, str] = {}
+    """Those variables that matter."""
+    clashing: Mapping[str, tuple[str, ...]] = {}
+    """By folder of the loader's path, libraries in it that a bundle has as well."""
+    hardware: Hardware = Hardware()
+    runtimes: tuple[RuntimeFacts, ...] | None = None
+    """None where no daemon looks."""
+    crashes: tuple[Crash, ...] = ()
+    log_problem: str | None = None

@@ -1,0 +1,276 @@
+"""Looking at whisperd on this computer. Changes nothing; what cannot be looked at is told as such."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.util
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from anyio import to_thread
+
+from whisperd import disk, paths
+from whisperd._version import __version__
+from whisperd.audio import media_lock
+from whisperd.doctor.crashes import crashes_in
+from whisperd.doctor.facts import (
+    BundleFacts,
+    Crash,
+    Facts,
+    FolderFacts,
+    FolderRole,
+    ModelFacts,
+    Problem,
+    RuntimeFacts,
+    VariantFacts,
+)
+from whisperd.models import ModelStore, default_sources
+from whisperd.natives import Bundle, InstalledBundle, NativeStore
+from whisperd.plugins import backends, problems
+from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes.computer import Computer, JudgedVariant
+from whisperd.settings import is_offline, load_settings
+from whisperd.store import problem_with
+
+__all__ = ["gather", "gather_here"]
+
+VARIABLES: Final = (
+    "CUDA_PATH",
+    "CUDA_VISIBLE_DEVICES",
+    "DYLD_INSERT_LIBRARIES",
+    "DYLD_LIBRARY_PATH",
+    "LD_LIBRARY_PATH",
+    "LD_PRELOAD",
+    "MKLROOT",
+    "OPENBLAS_PATH",
+    "PYTHONHOME",
+    "PYTHONPATH",
+)
+CLASHING: Final = (
+    "libavcodec", "libavformat", "libcublas", "libcudart", "libcudnn", "libctranslate2", "libggml", "libgomp",
+    "libmkl", "libonnxruntime", "libopenblas", "libstdc++", "libwhisper",
+)  # fmt: skip
+"""What a bundle has, or what is in it is linked with."""
+MANY_FILES: Final = 2_000
+"""Of one folder; whose they are is looked at of no more."""
+
+
+async def gather_here() -> Facts:
+    """Look where no daemon runs."""
+    settings = ModelStore(paths.models_dir(), sources=default_sources(), offline=is_offline())
+    return await gather(
+        NativeStore(paths.native_dir(), offline=is_offline()), settings, Computer(), paths.config_file()
+    )
+
+
+async def gather(
+    natives: NativeStore,
+    models: ModelStore,
+    computer: Computer,
+    config_file: Path,
+    runtimes: Sequence[RuntimeFacts] | None = None,
+) -> Facts:
+    """Look at everything but the socket. `runtimes` are those of the daemon that looks."""
+    hardware = await computer.look_again()
+    judged = await computer.judged_variants()
+    bundles = await _bundles(natives, judged)
+    model_facts = await _models(models)
+    facts = await to_thread.run_sync(partial(_facts, config_file, natives))
+    return msgspec.structs.replace(
+        facts,
+        hardware=hardware,
+        variants=tuple(
+            VariantFacts(name=one.variant.name, device=one.variant.device, problem=_problem(one.problem))
+            for one in judged
+        ),
+        bundles=bundles,
+        models=model_facts,
+        runtimes=None if runtimes is None else tuple(runtimes),
+    )
+
+
+def _facts(config_file: Path, natives: NativeStore) -> Facts:
+    """What is looked at in a thread."""
+    settings_problem: Problem | None = None
+    try:
+        load_settings(config_file)
+    except WhisperdError as error:
+        settings_problem = _problem(error)
+    database = paths.database_file()
+    crashes: tuple[Crash, ...] = ()
+    log_problem = None
+    try:
+        crashes = crashes_in(_log_lines(paths.log_file()), datetime.datetime.now())
+    except OSError as error:
+        log_problem = f"The log {paths.log_file()} cannot be read: {error.strerror or error}."
+    return Facts(
+        version=__version__,
+        python=".".join(map(str, sys.version_info[:3])),
+        settings_path=str(config_file),
+        settings_exist=os.path.lexists(config_file),
+        settings_problem=settings_problem,
+        folders=(
+            _folder("settings", config_file.parent),
+            _folder("state", paths.state_dir()),
+            _folder("natives", paths.native_dir()),
+            _folder("models", paths.models_dir()),
+        ),
+        database_exists=database.exists(),
+        database_problem=_problem(problem_with(database)),
+        set_aside=tuple(
+            str(path)
+            for path in sorted(database.parent.glob(f"{database.name}.damaged-*"))
+            if not path.name.endswith(("-wal", "-shm"))
+        ),
+        has_pip=importlib.util.find_spec("pip") is not None,
+        is_offline=is_offline(),
+        backends=tuple(backend.name for backend in backends()),
+        plugin_problems=tuple(filter(None, map(_problem, problems()))),
+        leftovers=tuple(map(str, natives.leftovers())),
+        environment={name: os.environ[name] for name in VARIABLES if os.environ.get(name)},
+        clashing=_clashing(os.environ),
+        crashes=crashes,
+        log_problem=log_problem,
+    )
+
+
+async def _bundles(natives: NativeStore, judged: Sequence[JudgedVariant]) -> tuple[BundleFacts, ...]:
+    """Each bundle that this computer can use; files that were touched since it was installed are read."""
+    found = []
+    usable = [one.variant for one in judged if one.problem is None]
+    wanted = [Bundle("media", media_lock()), *filter(None, map(Bundle.of, usable))]
+    best = usable[0].name if usable else None
+    for bundle in wanted:
+        try:
+            installed: InstalledBundle | None = await to_thread.run_sync(natives.find, bundle)
+        except WhisperdError:  # of this system, which is told of the variant
+            continue
+        damage = await natives.verify(installed, quickly=True) if installed else ()
+        found.append(
+            BundleFacts(
+                name=bundle.name,
+                version=installed.version if installed else None,
+                needed=bundle.name in ("media", best),
+                damaged=tuple(each.path for each in damage),
+            )
+        )
+    return tuple(found)
+
+
+async def _models(models: ModelStore) -> tuple[ModelFacts, ...]:
+    """Each installed model; only files that were touched since they were verified are read."""
+    found = []
+    for model in await models.list():
+        damaged: tuple[str, ...] = ()
+        if await models.find(model.name) is None:
+            try:
+                await models.verify(model.name)
+            except WhisperdError as error:
+                damaged = tuple(error.data.get("files", ("unreadable",)))
+        found.append(ModelFacts(name=model.name, damaged=damaged))
+    return tuple(found)
+
+
+def _folder(role: FolderRole, path: Path) -> FolderFacts:
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        above = next((folder for folder in path.parents if folder.exists()), path)
+        return FolderFacts(
+            role=role,
+            path=str(path),
+            exists=False,
+            writable=above.is_dir() and os.access(above, os.W_OK | os.X_OK),
+            free_bytes=_free_bytes(above),
+            device=above.stat().st_dev,
+            executable=_is_executable(above),
+        )
+    except OSError as error:
+        is_below_a_file = isinstance(error, NotADirectoryError)
+        reason = None if is_below_a_file else error.strerror or str(error)
+        return FolderFacts(role=role, path=str(path), is_folder=not is_below_a_file, error=reason)
+    if not stat.S_ISDIR(there.st_mode):
+        return FolderFacts(role=role, path=str(path), is_folder=False)
+    is_posix = os.name == "posix"
+    return FolderFacts(
+        role=role,
+        path=str(path),
+        writable=_can_write(path),
+        mode=stat.S_IMODE(there.st_mode) if is_posix else None,
+        owned=not is_posix or there.st_uid == os.geteuid(),
+        foreign=_foreign(path) if is_posix and there.st_uid == os.geteuid() else None,
+        free_bytes=_free_bytes(path),
+        device=there.st_dev,
+        executable=_is_executable(path),
+    )
+
+
+def _can_write(folder: Path) -> bool:
+    """Tried, for permissions do not tell all: a disk may be read only, or full of files."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return False
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError as error:
+        return disk.refusal(error) == "full"  # which is told of the disk
+
+
+def _foreign(folder: Path) -> str | None:
+    """A file of somebody else's, in the folder or in the next one."""
+    me = os.geteuid()
+    candidates = (path for depth in ("*", "*/*") for path in folder.glob(depth))
+    for _, path in zip(range(MANY_FILES), candidates, strict=False):
+        try:
+            if path.lstat().st_uid != me:
+                return str(path)
+        except OSError:
+            continue  # it has just gone
+    return None
+
+
+def _free_bytes(folder: Path) -> int | None:
+    try:
+        return disk.free_bytes(folder)
+    except OSError:
+        return None
+
+
+def _is_executable(folder: Path) -> bool:
+    """Whether libraries may be run from the folder's disk."""
+    flag = getattr(os, "ST_NOEXEC", 0)
+    try:
+        return not (flag and os.statvfs(folder).f_flag & flag)
+    except (OSError, AttributeError):
+        return True
+
+
+def _clashing(environment: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    found = {}
+    for folder in filter(None, environment.get("LD_LIBRARY_PATH", "").split(":")):
+        try:
+            names = sorted(path.name for path in Path(folder).iterdir())
+        except OSError:
+            continue
+        if clashing := [name for name in names if name.startswith(CLASHING) and ".so" in name]:
+            found[folder] = tuple(clashing[:5])
+    return found
+
+
+def _log_lines(log_file: Path) -> Iterable[str]:
+    """Of the log and those that were rotated, the oldest first."""
+    for file in [*sorted(log_file.parent.glob(f"{log_file.name}.[0-9]*"), reverse=True), log_file]:
+        if file.exists():
+            with file.open(encoding="utf-8", errors="replace") as lines:
+                yield from lines
+
+
+def _problem(error: WhisperdError | None) -> Problem | None:
+    return None if error is None else Problem(code=error.code, message=error.message, fix=error.fix)

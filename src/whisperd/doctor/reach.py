@@ -1,0 +1,60 @@
+"""The socket, as a client finds it. Changes nothing, but for the lock beside it, which it lets go at once."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from whisperd.doctor.facts import SocketFacts
+from whisperd.locks import try_lock
+from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.transport import connect_socket
+
+__all__ = ["look_at_socket"]
+
+
+def look_at_socket(path: str) -> SocketFacts:
+    """What is there of a socket, and whether somebody listens."""
+    if sys.platform == "win32":
+        return SocketFacts(path=path, kind="socket", listening=_is_listened_on(path))
+    lock = Path(f"{path}.lock")
+    is_open, owned = False, True
+    with suppress(OSError):
+        folder = Path(path).parent.stat()
+        # In a folder with the sticky bit, such as /tmp, others cannot touch what is ours.
+        is_open = bool(folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH)) and not folder.st_mode & stat.S_ISVTX
+        owned = folder.st_uid in (os.geteuid(), 0)
+    try:
+        there = Path(path).lstat()
+    except OSError:
+        return SocketFacts(path=path, owned=owned, folder_is_open=is_open, locked=_is_locked(lock))
+    return SocketFacts(
+        path=path,
+        kind="socket" if stat.S_ISSOCK(there.st_mode) else "other",
+        mode=stat.S_IMODE(there.st_mode),
+        folder_is_open=is_open,
+        owned=owned and there.st_uid == os.geteuid(),
+        listening=_is_listened_on(path),
+        locked=_is_locked(lock),
+    )
+
+
+def _is_listened_on(path: str) -> bool:
+    try:
+        connect_socket(path).close()
+    except (OSError, WhisperdError):
+        return False
+    return True
+
+
+def _is_locked(lock: Path) -> bool:
+    if not lock.exists():
+        return False
+    try:
+        with try_lock(lock) as is_free:
+            return not is_free
+    except OSError:
+        return False

@@ -1,0 +1,111 @@
+"""The page as a text for a bug report: without names of people, computers, files and folders. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from whisperd.disk import megabytes
+from whisperd.doctor.facts import Facts, Finding
+from whisperd.models import Catalogue
+
+__all__ = ["Private", "about", "private_names", "report", "scrubbed"]
+
+_PUBLIC: Final = ("/bin", "/dev", "/etc", "/lib", "/lib64", "/opt", "/proc", "/sbin", "/sys", "/usr")
+"""Where nobody keeps files of their own."""
+_PATH: Final = re.compile(r"(?<![\w.~\0])(?:/|[A-Za-z]:\\)[^\s,;:'\"`()<>\0]+")
+
+
+class Private(msgspec.Struct, frozen=True, kw_only=True):
+    """What must not be told."""
+
+    home: str
+    users: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    """Of runtimes, models and the like that somebody has chosen."""
+    places: Mapping[str, str] = {}
+    """Folders and files of whisperd's, by path; what each is called where it is not in the home folder."""
+
+
+def about(facts: Facts, catalogue: Catalogue) -> dict[str, str]:
+    """What is to be known of a computer to understand a bug."""
+    hardware = facts.hardware
+    system, processor, memory = hardware.system, hardware.processor, hardware.memory
+    gpus = ", ".join(f"{gpu.name} {megabytes(gpu.memory_total)}" for gpu in hardware.gpus.gpus) or "none"
+    installed = [f"{one.name} {one.version}" for one in facts.bundles if one.version]
+    known = [model.name for model in facts.models if catalogue.find(model.name)]
+    others = len(facts.models) - len(known)
+    return {
+        "whisperd": facts.version,
+        "Python": facts.python,
+        "system": f"{system.name}, {system.arch}, {system.libc or ''} {system.libc_version or ''}".rstrip(
+            " ,"
+        )
+        if system
+        else "unknown",
+        "processor": f"{processor.model or 'unknown'}, {processor.cores.usable} cores, "
+        f"{' '.join(processor.features)}"
+        if processor
+        else "unknown",
+        "memory": f"{megabytes(memory.total)}, {megabytes(memory.available)} free" if memory else "unknown",
+        "GPUs": f"{gpus}, driver {hardware.gpus.driver or 'none'}",
+        "bundles": ", ".join(installed) or "none",
+        "variants": ", ".join(one.name for one in facts.variants if one.problem is None) or "none",
+        "models": ", ".join([*known, *([f"{others} of their own"] if others else [])]) or "none",
+        "variables": ", ".join(facts.environment) or "none of those that matter",
+    }
+
+
+def private_names(facts: Facts, catalogue: Catalogue) -> list[str]:
+    """Names that somebody has chosen: all but those of the catalogue."""
+    names = {model.name for model in facts.models}
+    for runtime in facts.runtimes or ():
+        names |= {runtime.name, runtime.model}
+    return sorted(name for name in names if catalogue.find(name) is None)
+
+
+def report(described: Mapping[str, str], findings: Sequence[Finding], private: Private) -> str:
+    """The text, which ends with a newline."""
+    width = max(map(len, described))
+    lines = [f"{label:{width}}  {value}" for label, value in described.items()]
+    lines.append("")
+    for finding in findings:
+        lines.append(f"{finding.status:7}  {finding.name}: {finding.message}")
+        if finding.fix:
+            lines.append(f"         {finding.fix}")
+    return "".join(f"{scrubbed(line, private)}\n" for line in lines)
+
+
+def scrubbed(text: str, private: Private) -> str:
+    """A text without what is private. Other people's paths go as a whole; those of whisperd are shortened."""
+    text = _without(text, private.names, "NAME")  # first, for a name may be a path with spaces
+    places = sorted(private.places, key=len, reverse=True)
+    for number, place in enumerate(places):
+        text = text.replace(place, f"\0{number}\0")
+    text = _PATH.sub(lambda found: found[0] if _is_public(found[0]) else "<path>", text)
+    for number, place in enumerate(places):
+        text = text.replace(f"\0{number}\0", _shown(place, private))
+    if len(private.home) > 1:
+        text = text.replace(private.home, "~")
+    text = _without(text, private.hosts, "HOST")
+    return _without(text, private.users, "USER")
+
+
+def _shown(place: str, private: Private) -> str:
+    if len(private.home) > 1 and place.startswith((f"{private.home}/", f"{private.home}\\")):
+        return "~" + place[len(private.home) :]
+    return f"<{private.places[place]}>"
+
+
+def _is_public(path: str) -> bool:
+    return path.startswith(tuple(f"{folder}/" for folder in _PUBLIC)) or path in _PUBLIC
+
+
+def _without(text: str, names: Iterable[str], label: str) -> str:
+    for name in sorted(filter(None, names), key=len, reverse=True):
+        text = re.sub(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])", label, text, flags=re.IGNORECASE)
+    return text

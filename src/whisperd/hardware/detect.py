@@ -1,0 +1,59 @@
+"""What a computer has, from what probes see of it. Pure: a test gives it a recording of another computer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from whisperd.hardware.facts import Hardware, Libraries, Processor, System, Tools
+from whisperd.hardware.gpus import Gpus
+from whisperd.hardware.libraries import find_blas, find_cuda_libraries
+from whisperd.hardware.memory import Memory, memory_within
+from whisperd.hardware.probes import ProbeFailed, Probes
+from whisperd.hardware.processor import find_processor
+from whisperd.hardware.system import find_system
+from whisperd.hardware.tools import find_tools
+
+__all__ = ["FACTS", "Fact", "detect", "find_fact"]
+
+
+class Fact(NamedTuple):
+    """A fact: what it is, and how it is found."""
+
+    type: Any
+    find: Callable[[Probes], Any]
+
+
+FACTS: Final[Mapping[str, Fact]] = {
+    "system": Fact(System, find_system),
+    "processor": Fact(Processor, find_processor),
+    "memory": Fact(Memory, lambda probes: memory_within(probes.memory(), probes.read)),
+    "cuda_libraries": Fact(Libraries, find_cuda_libraries),
+    "blas": Fact(Libraries, find_blas),
+    "tools": Fact(Tools, find_tools),
+}
+"""The facts of `Hardware` by their names, but for the GPUs, whose driver is asked in a process of its own."""
+
+
+def detect(probes: Probes, gpus: Gpus = Gpus()) -> Hardware:  # noqa: B008 - it cannot be changed
+    """All that is to be known. What cannot be found out costs that fact only, and says why."""
+    found: dict[str, Any] = {}
+    unknown: dict[str, str] = {}
+    for name in FACTS:
+        fact, why = find_fact(name, probes)
+        if why is None:
+            found[name] = fact
+        else:
+            unknown[name] = why
+    return Hardware(**found, gpus=gpus, unknown=unknown)
+
+
+def find_fact(name: str, probes: Probes) -> tuple[Any, str | None]:
+    """One fact, or why it is not known, as a sentence."""
+    try:
+        return FACTS[name].find(probes), None
+    except ProbeFailed as failure:
+        why = str(failure)
+    except Exception as mistake:  # a computer that nobody thought of
+        why = f"looking at it failed: {mistake!r}"
+    return None, f"{why[:1].upper()}{why[1:]}."

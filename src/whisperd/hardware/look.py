@@ -1,0 +1,36 @@
+"""Looks at this computer, in a process of its own: `python -m whisperd.hardware.look FOLDER FACT...`.
+
+A folder on a dead network drive never answers, and a library may crash whoever asks it. Says each fact as
+soon as it is found, as one line of JSON (`whisperd.hardware.messages`), after an empty line that says that
+it has begun. `FOLDER` is that of the native bundles.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import msgspec
+
+from whisperd.child import watch_parent
+from whisperd.hardware.detect import find_fact
+from whisperd.hardware.messages import FactAnswer
+from whisperd.hardware.probes import Probes, probes_here
+
+__all__ = ["look"]
+
+
+def look(names: Sequence[str], probes: Probes) -> None:
+    """Find these facts, in this order, and print them."""
+    os.write(1, b"\n")
+    for name in names:
+        fact, why = find_fact(name, probes)
+        answer = FactAnswer(name=name, fact=msgspec.Raw(msgspec.json.encode(fact)), why=why)
+        os.write(1, msgspec.json.encode(answer) + b"\n")
+
+
+if __name__ == "__main__":
+    watch_parent()
+    look(sys.argv[2:], probes_here(native_folder=sys.argv[1]))
+    os._exit(0)

@@ -1,0 +1,149 @@
+"""What both ends of the library share: the service inside this program, and what is told of it."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeVar
+
+import msgspec
+from anyio import to_thread
+
+from whisperd import paths
+from whisperd.calibration.table import copy_calibrations
+from whisperd.daemon.hub import Subscription
+from whisperd.daemon.service import Service, native_bundles, open_service
+from whisperd.daemon.trials import try_bundle
+from whisperd.natives import Bundle
+from whisperd.progress import OnProgress, Progress
+from whisperd.rpc.errors import WhisperdError
+from whisperd.settings import load_settings
+from whisperd.store import open_database
+from whisperd.tasks import open_task_group
+
+__all__ = ["Engine", "Listener", "install_engine", "open_library_service", "until_cancelled"]
+
+CANCEL_POLL_S: Final = 0.5
+"""How long a thread waits for a `threading.Event` before it looks whether that is still wanted."""
+
+T = TypeVar("T")
+Map = dict[str, Any]
+_numbers = itertools.count()
+
+
+class Engine(NamedTuple):
+    """A variant that is installed, and checked on this computer."""
+
+    variant: str
+    """Such as `ctranslate2-cpu`."""
+    device: str
+    """`cpu` or `cuda`."""
+    version: str | None
+    """Of its native bundle; None for one that needs none."""
+    path: Path | None
+    """Where that lies."""
+    tried: str | None = None
+    """What was done to see that it works, in a few words."""
+
+
+class Listener:
+    """Hears the events of some topics of a service, each as a map."""
+
+    def __init__(
+        self, service: Service, topics: set[str], on_event: Callable[[dict[str, Any]], None]
+    ) -> None:
+        self._service = service
+        self._on_event = on_event
+        self._subscription = Subscription(self, frozenset(topics))
+
+    def __enter__(self) -> Listener:
+        self._service.hub.subscribe(self._subscription)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._service.hub.unsubscribe(self._subscription)
+
+    def offer(self, *parts: bytes) -> bool:
+        """Take an encoded notification: its head, which is for a wire, and the event."""
+        self._on_event(msgspec.msgpack.decode(parts[-1]))
+        return True
+
+
+@asynccontextmanager
+async def open_library_service(on_progress: OnProgress | None = None) -> AsyncIterator[Service]:
+    """The daemon's service inside this program. Its state is in a temporary folder, and goes with it."""
+    config_file = paths.config_file()
+    settings = load_settings(config_file)
+    # A job and its events are kept for as long as somebody waits for it, and no longer.
+    settings = msgspec.structs.replace(settings, limits=msgspec.structs.replace(settings.limits, kept_jobs=1))
+    name = f"program {os.getpid()} {next(_numbers)}"
+    with tempfile.TemporaryDirectory(prefix="whisperd-", ignore_cleanup_errors=True) as state_dir:
+        # What the daemon has measured on this computer holds for us as well.
+        async with open_database(Path(state_dir, paths.database_file().name)) as database:
+            await copy_calibrations(paths.database_file(), database)
+        async with open_service(config_file, settings, name, Path(state_dir)) as service:
+            if on_progress is None:
+                yield service
+                return
+            tell = on_progress
+            with Listener(
+                service, {"natives", "models"}, lambda event: tell(msgspec.convert(event, Progress))
+            ):
+                yield service
+
+
+async def install_engine(service: Service) -> Engine:
+    """Install the decoder's bundle and that of the best variant that can be used, check every file, try them.
+
+    Where one cannot be installed or does not work, the next best one is taken. Raises the first error if
+    none does.
+    """
+    media, *_ = native_bundles()
+    await try_bundle(service, await service.natives.install(media, service.on_native_progress, mend=True))
+    preset = service.runtimes.default.preset
+    failure: WhisperdError | None = None
+    for _, variant in await service.ranked_variants(preset):
+        bundle = Bundle.of(variant)
+        if bundle is None:
+            return Engine(variant.name, variant.device, None, None)
+        try:
+            installed = await service.natives.install(bundle, service.on_native_progress, mend=True)
+            tried = await try_bundle(service, installed)
+        except WhisperdError as error:
+            failure = failure or error
+        else:
+            return Engine(variant.name, variant.device, installed.version, installed.path, tried)
+    raise failure or WhisperdError(
+        "backend.none",
+        "No backend is installed that can be used on this computer.",
+        "Run `whisperctl hardware`: it says of each variant why not, and how to change that.",
+    )
+
+
+async def until_cancelled(work: Callable[[], Awaitable[T]], cancel: threading.Event | None) -> T:
+    """Do some work, and give it up once `cancel` is set, which raises `download.cancelled`."""
+    if cancel is None:
+        return await work()
+    results: list[T] = []
+    async with open_task_group() as tasks:
+
+        async def watch(cancel: threading.Event) -> None:
+            while not await to_thread.run_sync(cancel.wait, CANCEL_POLL_S, abandon_on_cancel=True):
+                pass
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(watch, cancel)
+        results.append(await work())
+        tasks.cancel_scope.cancel()
+    if not results:
+        raise WhisperdError(
+            "download.cancelled",
+            "The download was cancelled.",
+            "Begin it again: it goes on where it was, as far as its source allows that.",
+        )
+    return results[0]

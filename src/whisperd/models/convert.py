@@ -1,0 +1,61 @@
+"""The child process that makes a model file of another format.
+
+A program: `python -m whisperd.models.convert REQUEST`, a `ConvertRequest` as JSON; it writes one
+`ConvertLine` of JSON after the other. What it runs is a plugin's, with the native bundle on the path: it
+stands in a process of its own, so that the daemon imports no native library, and so that it can be killed at
+once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from whisperd.isolation import enter_bundle
+from whisperd.models.messages import Converted, ConvertLine, ConvertRequest, NotConverted, Read
+
+_REPORT_EVERY_S = 0.1
+
+
+def main() -> None:
+    """Do what the first argument asks for."""
+    request = msgspec.json.decode(sys.argv[1], type=ConvertRequest)
+    try:
+        convert(request)
+    except OSError as error:
+        _say(NotConverted(reason=error.strerror or str(error), errno=error.errno))
+    except Exception as error:  # whatever a damaged or unknown model leads to
+        _say(NotConverted(reason=str(error) or type(error).__name__))
+    else:
+        _say(Converted())
+
+
+def convert(request: ConvertRequest) -> None:
+    """Have the plugin's function make the file."""
+    module, _, function = request.convert.partition(":")
+    if request.bundle is not None:
+        enter_bundle(Path(request.bundle), module.partition(".")[0])
+    make = getattr(importlib.import_module(module), function)
+    done, told_s = 0, time.monotonic()
+
+    def on_bytes(count: int) -> None:
+        nonlocal done, told_s
+        done += count
+        if time.monotonic() - told_s >= _REPORT_EVERY_S:
+            told_s = time.monotonic()
+            _say(Read(done=done))
+
+    make(Path(request.source), Path(request.target), request.precision, on_bytes)
+
+
+def _say(line: ConvertLine) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

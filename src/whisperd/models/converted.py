@@ -1,0 +1,275 @@
+"""Models in another format than the store's, made here from those in the store or from a user's folder.
+
+    converted/<hash of the source>/
+        <precision>.<format><version>         a file
+        <precision>.<format><version>.json    what it was when it was made
+        source                                the user's folder that it was made from, if it was one
+
+A file is made in a child process under a name of its own and renamed into place, so it is whole or not there.
+It is given to an engine only while its bytes are those that were written. Its source's hash is over the
+hashes of all files of a model in the store, and over the stamps of those of a folder that is used in place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio.to_thread
+import msgspec
+from anyio.streams.buffered import BufferedByteReceiveStream
+
+from whisperd.child import open_child, python_command
+from whisperd.isolation import isolated_environment
+from whisperd.locks import hold_lock
+from whisperd.models.errors import disk_full, from_os_error
+from whisperd.models.hashing import hash_file, settle, stamp
+from whisperd.models.manifest import Manifest, Verified
+from whisperd.models.messages import Converted, ConvertLine, ConvertRequest, NotConverted, Read
+from whisperd.plugins import ModelFormat
+from whisperd.progress import Meter, OnProgress, Progress
+from whisperd.rpc.errors import WhisperdError
+
+__all__ = ["ConvertedModels", "ConvertedSource"]
+
+log = logging.getLogger(__name__)
+
+_IN_PLACE = "source"
+_MAX_LINE_BYTES = 1 << 16
+_LAST_WORDS_BYTES = 2000
+
+
+@dataclass(frozen=True)
+class ConvertedSource:
+    """A model that is converted."""
+
+    name: str
+    """As a person calls it."""
+    folder: Path
+    hash: str
+    in_place: bool = False
+    """Whether the folder is a user's."""
+
+    @classmethod
+    def stored(cls, manifest: Manifest, folder: Path) -> ConvertedSource:
+        """A model of the store."""
+        lines = (f"{file.sha256}  {file.name}" for file in manifest.files)
+        return cls(manifest.name, folder, _hash(lines))
+
+    @classmethod
+    def used_in_place(cls, folder: Path) -> ConvertedSource:
+        """A folder of the user's. Raises OSError."""
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+        lines = (f"{path} {msgspec.json.encode(stamp(path)).decode()}" for path in files)
+        return cls(str(folder), folder, _hash(lines), in_place=True)
+
+    @property
+    def size_bytes(self) -> int:
+        """All its files together."""
+        return sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
+
+
+class ConvertedModels:
+    """The files that were made, beside the store's."""
+
+    def __init__(self, root: Path, free_bytes: Callable[[Path], int]) -> None:
+        self._root = root
+        self._folder = root / "converted"
+        self._free_bytes = free_bytes
+
+    def find(self, source: ConvertedSource, format: ModelFormat, precision: str) -> Path | None:
+        """The file, if it is there as it was made. Reads it only if it was touched. Blocks."""
+        path = self._path(source, format, precision)
+        try:
+            made = msgspec.json.decode(_record(path).read_bytes(), type=Verified)
+            if made.stamp == stamp(path):
+                return path
+            digests = hash_file(path)
+        except (OSError, msgspec.MsgspecError):
+            return None
+        if digests.sha256 != made.sha256:
+            return None
+        with suppress(OSError):  # where nothing can be written, it is read in every process
+            _keep(path, Verified(digests.sha256, digests.stamp))
+        return path
+
+    async def make(
+        self,
+        source: ConvertedSource,
+        format: ModelFormat,
+        precision: str,
+        *,
+        bundle: Path | None,
+        lock: Callable[[], Path],
+        on_progress: OnProgress,
+    ) -> Path:
+        """The file, made unless it is there. Cancelling ends the child and leaves nothing.
+
+        Whoever holds `lock`, in any process, is the only one who makes it. Raises
+        `model.conversion_failed`, `disk.full`, `model.read_only`.
+        """
+        waiting = Progress(name=source.name, detail="waiting")
+        try:
+            if found := await anyio.to_thread.run_sync(self.find, source, format, precision):
+                return found
+            async with hold_lock(lock(), lambda: on_progress(waiting)):
+                if found := await anyio.to_thread.run_sync(self.find, source, format, precision):
+                    return found
+                return await self._make(source, format, precision, bundle, on_progress)
+        except OSError as error:
+            raise from_os_error(source.name, self._root, error) from error
+
+    def size_bytes(self, source: ConvertedSource) -> int:
+        """What the files that were made of a model take."""
+        return _size_bytes(self._folder / source.hash)
+
+    def clear(self, sources: Iterable[ConvertedSource]) -> int:
+        """Remove what was made of others than these models of the store; the bytes that this frees. Blocks.
+
+        What was made of a user's folder stays for as long as that is as it was.
+        """
+        kept = {source.hash for source in sources}
+        freed_bytes = 0
+        for folder in self._folder.glob("*"):
+            if folder.name not in kept and not _is_of_folder_in_place(folder):
+                freed_bytes += _size_bytes(folder)
+                shutil.rmtree(folder, ignore_errors=True)
+        return freed_bytes
+
+    async def _make(
+        self,
+        source: ConvertedSource,
+        format: ModelFormat,
+        precision: str,
+        bundle: Path | None,
+        on_progress: OnProgress,
+    ) -> Path:
+        path = self._path(source, format, precision)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in path.parent.glob(".*"):  # of one that was killed
+            leftover.unlink(missing_ok=True)
+        if source.in_place:
+            (path.parent / _IN_PLACE).write_text(str(source.folder), encoding="utf-8")
+        needed_bytes, free_bytes = source.size_bytes, self._free_bytes(path.parent)
+        if free_bytes < needed_bytes:
+            raise disk_full(source.name, self._root, needed_bytes, free_bytes)
+        incoming = path.with_name(f".{uuid.uuid4().hex}")
+        meter = Meter(source.name, on_progress, detail="converting", total=needed_bytes)
+        request = ConvertRequest(
+            convert=format.convert,
+            bundle=str(bundle) if bundle else None,
+            source=str(source.folder),
+            target=str(incoming),
+            precision=precision,
+        )
+        try:
+            meter.report(0)
+            await _run(request, source.name, format.name, bundle, meter)
+            await anyio.to_thread.run_sync(_install, incoming, path)
+        finally:
+            incoming.unlink(missing_ok=True)
+        meter.report(needed_bytes)
+        return path
+
+    def _path(self, source: ConvertedSource, format: ModelFormat, precision: str) -> Path:
+        return self._folder / source.hash / f"{precision}.{format.name}{format.version}"
+
+
+def _install(incoming: Path, path: Path) -> None:
+    """Put a finished file into place, and on record, in place of those of earlier versions."""
+    with incoming.open("rb+") as file:
+        os.fsync(file.fileno())
+    sha256 = hash_file(incoming).sha256
+    incoming.replace(path)
+    settle([path])
+    _keep(path, Verified(sha256, stamp(path)))
+    for older in path.parent.glob(f"{path.name.rstrip('0123456789')}*"):
+        if older not in (path, _record(path)):
+            older.unlink(missing_ok=True)
+
+
+def _keep(path: Path, made: Verified) -> None:
+    temporary = path.with_name(f".{uuid.uuid4().hex}")
+    temporary.write_bytes(msgspec.json.encode(made))
+    temporary.replace(_record(path))
+
+
+async def _run(
+    request: ConvertRequest, name: str, format_name: str, bundle: Path | None, meter: Meter
+) -> None:
+    """Run the child to its end. Raises `model.conversion_failed`, OSError."""
+    command = python_command(
+        "whisperd.child", "whisperd.models.convert", msgspec.json.encode(request).decode()
+    )
+    environment = isolated_environment(os.environ, bundle) if bundle else None
+    # A file and not a pipe, which a child that writes much would fill, and then wait.
+    with tempfile.TemporaryFile() as stderr:
+        async with open_child(command, env=environment, stderr=stderr.fileno()) as process:
+            assert process.stdout is not None
+            async for line in _lines(BufferedByteReceiveStream(process.stdout)):
+                match line:
+                    case Read():
+                        meter.report(line.done)
+                    case NotConverted(errno=int() as number):
+                        raise OSError(number, line.reason)
+                    case NotConverted():
+                        raise _conversion_failed(name, format_name, line.reason)
+                    case Converted():
+                        return
+        stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - _LAST_WORDS_BYTES))
+        last_words = stderr.read().decode(errors="replace").strip()
+        log.warning("the conversion of %s ended without a result: %s", name, last_words)
+        reason = last_words.rpartition("\n")[2] or "it ended without a result"
+        raise _conversion_failed(name, format_name, reason)
+
+
+async def _lines(stream: BufferedByteReceiveStream) -> AsyncIterator[ConvertLine]:
+    while True:
+        try:
+            data = await stream.receive_until(b"\n", _MAX_LINE_BYTES)
+        except (anyio.IncompleteRead, anyio.EndOfStream):
+            return
+        yield msgspec.json.decode(data, type=ConvertLine)
+
+
+def _conversion_failed(name: str, format_name: str, reason: str) -> WhisperdError:
+    return WhisperdError(
+        "model.conversion_failed",
+        f"The model {name} could not be converted to {format_name}: {reason.rstrip('.')}.",
+        f"Check it with `whisperctl models verify {name}`, or take another backend, such as "
+        "`--backend ctranslate2`, which needs no conversion.",
+        {"name": name, "format": format_name},
+    )
+
+
+def _hash(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def _record(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")
+
+
+def _size_bytes(folder: Path) -> int:
+    sizes = 0
+    for path in folder.glob("*"):
+        with suppress(OSError):
+            sizes += path.stat().st_size
+    return sizes
+
+
+def _is_of_folder_in_place(folder: Path) -> bool:
+    """Whether what lies in `folder` was made of a user's folder that is still as it was."""
+    try:
+        source = Path((folder / _IN_PLACE).read_text("utf-8"))
+        return ConvertedSource.used_in_place(source).hash == folder.name
+    except (OSError, ValueError):
+        return False

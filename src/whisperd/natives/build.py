@@ -1,0 +1,254 @@
+"""Building on this computer what a lock has as a source: with pip, the pinned tools and a compiler.
+
+All of it happens in the stage of an installation. What the compiler said is kept when it failed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import anyio.to_thread
+import psutil
+
+from whisperd.child import open_child, python_command
+from whisperd.natives.build_failures import why_build_failed
+from whisperd.natives.errors import build_failed, disk_full, pip_failed
+from whisperd.natives.lock import Selection, Source, requirements
+from whisperd.natives.pips import Pips
+from whisperd.pip import Pip, PipFailure, open_pip
+from whisperd.progress import OnProgress, Progress
+from whisperd.rpc.errors import WhisperdError
+
+__all__ = ["Build", "build_environment"]
+
+_NICENESS = 10
+_REPAIR = "repairwheel"
+_SAID_LINES = 15
+
+
+@dataclass(frozen=True)
+class Build:
+    """What is built, and where."""
+
+    name: str
+    """Of the bundle."""
+    selection: Selection
+    stage: Path
+    """Its owner removes it."""
+    folder: Path
+    """Where a person would look for room; the log of a build that failed is kept in `.logs` there."""
+    pips: Pips
+    on_progress: OnProgress
+
+    @property
+    def log(self) -> Path:
+        """What the last build of this bundle said, if it failed."""
+        return self.folder / ".logs" / f"{self.name}.log"
+
+    async def run(self, wheels: Path) -> str:
+        """Build the wheels into a folder; the requirements that ask for them.
+
+        Raises `native.build_failed`, and like an installation.
+        """
+        await self.install_tools()
+        sources = self.stage / "sources"
+        await self.pips.run(
+            "download",
+            *("--no-binary", ":all:", "--no-build-isolation", "--dest", str(sources)),
+            requirements=requirements(self.selection.sources),
+            sizes_bytes={source.name: source.size_bytes for source in self.selection.sources},
+            environment={**os.environ, **self.tool_paths()},
+            explain_failure=self._why_not_fetched,
+        )
+        with self._kept_log() as log:
+            lines = [await self._build(source, sources, wheels, log) for source in self.selection.sources]
+        return "".join(lines)
+
+    async def install_tools(self) -> None:
+        """Get the tools that the lock names."""
+        tools = self.selection.tools
+        await self.pips.run(
+            "install",
+            *("--target", str(self._tools), "--no-compile"),
+            requirements=requirements(tools),
+            sizes_bytes={pinned.name: pinned.wheel.size_bytes for pinned in tools},
+        )
+
+    def environment(self) -> dict[str, str]:
+        """Of the build: the tools first, and no settings of the user that it does not need."""
+        variables = {**self.selection.build, **self.tool_paths()}
+        return build_environment(os.environ, variables, platform=sys.platform)
+
+    def tool_paths(self) -> dict[str, str]:
+        """The variables that put the tools first."""
+        return {
+            "PATH": os.pathsep.join([str(self._tools / "bin"), os.environ.get("PATH", os.defpath)]),
+            "PYTHONPATH": str(self._tools),
+            # The stage may be within somebody's repository, whose state is none of the source's business.
+            "GIT_CEILING_DIRECTORIES": str(self.stage),
+        }
+
+    @property
+    def _tools(self) -> Path:
+        return self.stage / "tools"
+
+    async def _build(self, source: Source, sources: Path, wheels: Path, log: TextIO) -> str:
+        """Build one wheel; the requirement that asks for it."""
+        built = self.stage / f"built-{source.name}"
+        where = (sources / source.file).as_uri()
+        async with open_pip(
+            "wheel",
+            *("--verbose", "--no-index", "--no-binary", ":all:", "--no-build-isolation", "--no-cache-dir"),
+            *("--wheel-dir", str(built)),
+            requirements=f"{source.name} @ {where} --hash=sha256:{source.sha256}\n",
+            temporary=self.pips.temporary,
+            environment=self.environment(),
+        ) as pip:
+            _be_nice(pip)
+            await self._follow(pip, log)
+        wheel = _only_wheel(built)
+        if any(tool.name == _REPAIR for tool in self.selection.tools):
+            wheel = await self._repair(wheel, self.stage / f"repaired-{source.name}", log)
+        digest = await anyio.to_thread.run_sync(_keep, wheel, wheels)
+        return f"{source.name}=={source.version} --hash=sha256:{digest}\n"
+
+    async def _follow(self, pip: Pip, log: TextIO) -> None:
+        self._tell(0, 0)
+        lines: list[str] = []
+        async for line in pip.lines():
+            log.write(f"{line}\n")
+            lines.append(line)
+            if step := _STEP.match(line):
+                self._tell(int(step[1]), int(step[2]))
+        if not await pip.succeeded():
+            raise self._why(lines)
+
+    async def _repair(self, wheel: Path, repaired: Path, log: TextIO) -> Path:
+        """Take the libraries that the wheel needs into it, so that none of the system's is in a worker."""
+        command = python_command("whisperd.child", _REPAIR, str(wheel), "--output-dir", str(repaired))
+        command += [option for folder in library_folders(os.environ) for option in ("--lib-dir", folder)]
+        async with open_child(command, env=self.environment(), stderr=subprocess.STDOUT) as process:
+            pip = Pip(process)
+            lines = [line async for line in pip.lines()]
+            log.writelines(f"{line}\n" for line in lines)
+            if not await pip.succeeded():
+                raise self._why(lines)
+        return _only_wheel(repaired)
+
+    def _tell(self, step: int, steps: int) -> None:
+        file = f"step {step} of {steps}" if steps else None
+        self.on_progress(
+            Progress(name=self.name, file=file, done=step, total=steps or None, detail="building")
+        )
+
+    def _why_not_fetched(self, failure: PipFailure) -> WhisperdError:
+        if failure.cause == "unknown":  # pip asks a source what it is by running a part of it
+            return build_failed(self.name, *why_build_failed(failure.said, sys.platform), failure.said, None)
+        return pip_failed(self.name, self.folder, failure)
+
+    def _why(self, lines: Sequence[str]) -> WhisperdError:
+        if any(_NO_ROOM.search(line) for line in lines):
+            return disk_full(self.name, self.folder)
+        said = [line for line in lines if line.strip()][-_SAID_LINES:]
+        return build_failed(self.name, *why_build_failed(lines, sys.platform), said, self.log)
+
+    @contextmanager
+    def _kept_log(self) -> Iterator[TextIO]:
+        """A file for what the build says, kept if it fails."""
+        path = self.stage / "build.log"
+        try:
+            with path.open("w", encoding="utf-8") as log:
+                yield log
+        except WhisperdError:
+            self.log.parent.mkdir(mode=0o700, exist_ok=True)
+            shutil.copyfile(path, self.log)
+            raise
+        else:
+            self.log.unlink(missing_ok=True)
+
+
+_STEP = re.compile(r"\s*\[(\d{1,6})/(\d{1,6})\] ")  # of ninja
+_NO_ROOM = re.compile(r"No space left on device|Disk quota exceeded")
+
+_KEPT_VARIABLES = (
+    *("HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "PATH", "LD_LIBRARY_PATH"),
+    *("CC", "CXX", "CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "CPATH", "LIBRARY_PATH"),
+    *("CMAKE_PREFIX_PATH", "PKG_CONFIG_PATH", "MKLROOT", "OPENBLAS_PATH"),
+    *("SDKROOT", "DEVELOPER_DIR", "MACOSX_DEPLOYMENT_TARGET"),
+)
+
+
+def build_environment(
+    environment: Mapping[str, str], variables: Mapping[str, str], *, platform: str
+) -> dict[str, str]:
+    """What a build sees: what a compiler needs of the user's environment, and its own variables. Pure.
+
+    A build script may take any variable for a setting of its own, and its output is kept: so nothing of
+    what the user told other programs, passwords of an index among it. Windows compilers need too many.
+    """
+    kept = (
+        dict(environment)
+        if platform == "win32"
+        else {name: environment[name] for name in _KEPT_VARIABLES if name in environment}
+    )
+    kept = {name: value for name, value in kept.items() if not name.startswith(("PIP_", "CMAKE_ARGS"))}
+    for prefix in library_prefixes(environment):
+        _prepend(kept, "CMAKE_PREFIX_PATH", prefix)
+        _prepend(kept, "CPATH", f"{prefix}/include")
+        for folder in (f"{prefix}/lib", f"{prefix}/lib64"):
+            _prepend(kept, "LIBRARY_PATH", folder)
+            _prepend(kept, "PKG_CONFIG_PATH", f"{folder}/pkgconfig")
+            if platform == "linux" and " " not in folder:  # where its own libraries lie, such as Fortran's
+                _prepend(kept, "LDFLAGS", f"-Wl,-rpath-link,{folder}", " ")
+    parallel = {"CMAKE_BUILD_PARALLEL_LEVEL": str(_core_count())}
+    return {**kept, **parallel, **variables}
+
+
+def library_prefixes(environment: Mapping[str, str]) -> list[str]:
+    """The folders in which the user has said that OpenBLAS or MKL is."""
+    return [environment[name] for name in ("MKLROOT", "OPENBLAS_PATH") if environment.get(name)]
+
+
+def library_folders(environment: Mapping[str, str]) -> list[str]:
+    """The same, where the libraries themselves are."""
+    return [f"{prefix}/{each}" for prefix in library_prefixes(environment) for each in ("lib", "lib64")]
+
+
+def _prepend(variables: dict[str, str], name: str, value: str, separator: str = os.pathsep) -> None:
+    variables[name] = separator.join(filter(None, [value, variables.get(name)]))
+
+
+def _core_count() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _be_nice(pip: Pip) -> None:
+    """A build takes minutes; whatever else this computer does goes before it."""
+    with suppress(psutil.Error):
+        if sys.platform == "win32":
+            psutil.Process(pip.pid).nice(psutil.BELOW_NORMAL_PRIORITY_CLASS)
+        else:
+            psutil.Process(pip.pid).nice(_NICENESS)
+
+
+def _only_wheel(folder: Path) -> Path:
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def _keep(wheel: Path, folder: Path) -> str:
+    """Move a wheel into a folder; its hash."""
+    folder.mkdir(exist_ok=True)
+    wheel = wheel.replace(folder / wheel.name)
+    with wheel.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,47 @@
+"""What a lock says of a file: read from the file itself. Blocking; callers use a thread."""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+import zipfile
+from pathlib import Path
+
+from whisperd.natives.lock import Source, Wheel
+
+__all__ = ["measure_source", "measure_wheel", "source_version", "wheel_tag"]
+
+
+def wheel_tag(file: str) -> str:
+    """The compatibility tag in the file name of a wheel."""
+    return "-".join(file.removesuffix(".whl").split("-")[-3:])
+
+
+def source_version(file: str) -> str:
+    """The version in the file name of a source distribution."""
+    return file.removesuffix(".tar.gz").removesuffix(".zip").rpartition("-")[2]
+
+
+def measure_wheel(path: Path) -> Wheel:
+    """A wheel's row in a lock."""
+    with zipfile.ZipFile(path) as archive:
+        unpacked_bytes = sum(member.file_size for member in archive.infolist())
+    return Wheel(wheel_tag(path.name), path.stat().st_size, unpacked_bytes, _sha256(path))
+
+
+def measure_source(name: str, version: str, path: Path) -> Source:
+    """A source distribution's table in a lock."""
+    return Source(name, version, path.name, path.stat().st_size, _unpacked_bytes(path), _sha256(path))
+
+
+def _unpacked_bytes(path: Path) -> int:
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            return sum(member.file_size for member in archive.infolist())
+    with tarfile.open(path) as archive:
+        return sum(member.size for member in archive)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

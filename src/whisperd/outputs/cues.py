@@ -1,0 +1,202 @@
+"""Subtitles as people read them: a transcript cut into cues of at most two lines. Pure.
+
+The measures are those that broadcasters publish, such as Netflix' "Timed Text Style Guide": 42 columns,
+two lines, 17 characters a second, at least 5/6 of a second and at most 7. Where a cue is cut is found by
+dynamic programming over the gaps between words, after the way in which Knuth and Plass break paragraphs.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from whisperd.jobs.stitch import Segment
+from whisperd.outputs.script import clean, pieces, width
+
+__all__ = ["Cue", "Piece", "cues"]
+
+LINE_COLUMNS: Final = 42
+LINES: Final = 2
+CHARACTERS_PER_SECOND: Final = 17
+SHORTEST_S: Final = 5 / 6
+LONGEST_S: Final = 7.0
+LONG_PAUSE_S: Final = 2.0
+"""Nobody reads on over such a pause: a cue ends before it."""
+
+_ENDS_SENTENCE: Final = ".!?\u2026\u3002\uff01\uff1f"
+_ENDS_CLAUSE: Final = ",;:\u2013\u2014\uff0c\u3001\uff1b\uff1a"
+_QUOTES: Final = "\"'\u2019\u201d\u300d\u300f)]\uff09"
+
+_CUE_COST: Final = 1.0
+"""Each cue costs, so that there are no more than needed."""
+_BREAK_COST: Final = {"sentence": 0.0, "clause": 0.6, "word": 1.6}
+"""For ending a cue there."""
+_PAUSE_WORTH: Final = 1.0
+"""What a pause of a second takes off that."""
+_FAST_COST: Final = 0.15
+"""For each character a second beyond what can be read."""
+_TOO_MUCH: Final = 1000.0
+"""For what must not be, and is only done where there is no other way."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What no line break may divide, with its time in seconds. A gap before it is part of its text."""
+
+    text: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Cue:
+    """What is shown at once."""
+
+    start: float
+    end: float
+    lines: tuple[tuple[Piece, ...], ...]
+    channel: int | None = None
+    """Where channels are heard by themselves."""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Its lines."""
+        return tuple("".join(piece.text for piece in line).strip() for line in self.lines)
+
+
+def cues(segments: Iterable[Segment], duration_s: float) -> list[Cue]:
+    """Cut segments into cues, in the order of their beginnings, none beyond the recording.
+
+    A cue stays longer than it was spoken where there is time for that, so that it can be read. Those of one
+    channel do not overlap; two channels may speak at once.
+    """
+    by_channel: dict[int | None, list[Cue]] = {}
+    for segment in segments:
+        found = _cues_of(_timed_pieces(segment))
+        by_channel.setdefault(segment.channel, []).extend(
+            replace(cue, channel=segment.channel) for cue in found
+        )
+    readable = [cue for found in by_channel.values() for cue in _readable(found, duration_s)]
+    return sorted(readable, key=lambda cue: cue.start)
+
+
+def _timed_pieces(segment: Segment) -> list[Piece]:
+    if not segment.words:
+        return _spread(clean(segment.text), segment.start, segment.end)
+    found: list[Piece] = []
+    for word in segment.words:
+        if text := clean(word.text):
+            gap = " " if found and word.text[:1].isspace() else ""
+            found += _spread(gap + text, word.start, word.end)
+    return found
+
+
+def _spread(text: str, start_s: float, end_s: float) -> list[Piece]:
+    """The pieces of a text; each takes time as its width has it."""
+    parts = list(pieces(text))
+    total = sum(map(width, parts)) or 1
+    found, done = [], 0
+    for part in parts:
+        first, done = done, done + width(part)
+        length = end_s - start_s
+        found.append(Piece(part, start_s + length * first / total, start_s + length * done / total))
+    return found
+
+
+class _Run:
+    """Pieces in a row, measured once. `start` is always the first piece, `end` the one after the last."""
+
+    def __init__(self, parts: Sequence[Piece]) -> None:
+        self.parts = parts
+        self._reached = [0, *itertools.accumulate(width(piece.text) for piece in parts)]
+        self._gaps = [len(piece.text) - len(piece.text.lstrip()) for piece in parts]
+
+    def columns(self, start: int, end: int) -> int:
+        """The width of these pieces on one line."""
+        return self._reached[end] - self._reached[start] - self._gaps[start] if end > start else 0
+
+    def full_line(self, start: int, end: int) -> int:
+        """Where a line has to end that begins at `start` and takes as much as it can, at least one piece."""
+        room = self._reached[start] + self._gaps[start] + LINE_COLUMNS
+        return min(max(bisect.bisect_right(self._reached, room) - 1, start + 1), end)
+
+    def fits(self, start: int, end: int) -> bool:
+        """Whether these pieces fit on the lines of a cue."""
+        for _ in range(LINES):
+            if self.columns(start, end) <= LINE_COLUMNS:
+                return True
+            start = self.full_line(start, end)
+        return start == end
+
+
+def _cues_of(parts: Sequence[Piece]) -> list[Cue]:
+    """The cheapest way to cut, by dynamic programming over where a cue may end."""
+    run = _Run(parts)
+    costs, cut_before = [0.0, *([math.inf] * len(parts))], [0] * (len(parts) + 1)
+    for end in range(1, len(parts) + 1):
+        for start in range(end - 1, -1, -1):
+            # A single piece has to be taken, however wide it is.
+            if start < end - 1 and not run.fits(start, end):
+                break
+            cost = costs[start] + _cost(run, start, end)
+            if cost < costs[end]:
+                costs[end], cut_before[end] = cost, start
+    found: list[Cue] = []
+    end = len(parts)
+    while end:
+        start = cut_before[end]
+        found.append(Cue(parts[start].start, parts[end - 1].end, _lines(run, start, end)))
+        end = start
+    return found[::-1]
+
+
+def _cost(run: _Run, start: int, end: int) -> float:
+    parts = run.parts
+    spoken_s = parts[end - 1].end - parts[start].start
+    cost = _CUE_COST + max(0.0, SHORTEST_S - spoken_s)
+    if end < len(parts):
+        pause_s = parts[end].start - parts[end - 1].end
+        cost += max(0.0, _BREAK_COST[_break_after(parts[end - 1].text)] - _PAUSE_WORTH * pause_s)
+    speed = run.columns(start, end) / max(spoken_s, SHORTEST_S)
+    cost += _FAST_COST * max(0.0, speed - CHARACTERS_PER_SECOND)
+    if end - start > 1:
+        pauses_s = (parts[at].start - parts[at - 1].end for at in range(start + 1, end))
+        if spoken_s > LONGEST_S or max(pauses_s) > LONG_PAUSE_S:
+            cost += _TOO_MUCH
+    return cost
+
+
+def _lines(run: _Run, start: int, end: int) -> tuple[tuple[Piece, ...], ...]:
+    """One line if it fits, else two as even as can be, the first rather ending a clause."""
+    if end - start == 1 or run.columns(start, end) <= LINE_COLUMNS:
+        return (tuple(run.parts[start:end]),)
+    cut = min(range(start + 1, end), key=lambda at: _line_cost(run, start, at, end))
+    return tuple(run.parts[start:cut]), tuple(run.parts[cut:end])
+
+
+def _line_cost(run: _Run, start: int, cut: int, end: int) -> float:
+    above, below = run.columns(start, cut), run.columns(cut, end)
+    overflow = max(0, above - LINE_COLUMNS) + max(0, below - LINE_COLUMNS)
+    wanted = {"sentence": -8, "clause": -6, "word": 0}[_break_after(run.parts[cut - 1].text)]
+    return _TOO_MUCH * overflow + abs(above - below) + wanted + (above > below)
+
+
+def _break_after(text: str) -> str:
+    last = text.rstrip(_QUOTES)[-1:]
+    if last and last in _ENDS_SENTENCE:
+        return "sentence"
+    return "clause" if last and last in _ENDS_CLAUSE else "word"
+
+
+def _readable(found: Sequence[Cue], duration_s: float) -> Iterator[Cue]:
+    """Let each cue stay until it can be read, but not into the next one."""
+    followers = [*(cue.start for cue in found), max(duration_s, 0.0)][1:]
+    for cue, until_s in zip(found, followers, strict=True):
+        columns = sum(map(width, cue.texts))
+        wanted_s = min(max(columns / CHARACTERS_PER_SECOND, SHORTEST_S), LONGEST_S)
+        end_s = max(cue.end, min(cue.start + wanted_s, until_s))
+        yield replace(cue, end=min(end_s, max(until_s, cue.start)))

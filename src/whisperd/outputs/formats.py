@@ -1,0 +1,251 @@
+"""The formats in which a transcript is written. Pure: a transcript in, text out.
+
+What was said may look like a part of the format: `-->` in a subtitle, a tab, a `#`. Each format keeps it
+from being taken for one, with the means that the format has.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from whisperd.jobs.job import Transcript
+from whisperd.jobs.stitch import Segment, Word, join_texts
+from whisperd.outputs.cues import Cue, Piece, cues
+from whisperd.outputs.script import clean
+
+__all__ = ["FORMATS", "Format", "verbose"]
+
+PARAGRAPH_PAUSE_S: Final = 1.5
+PARAGRAPH_CHARACTERS: Final = 600
+"""A paragraph ends with a sentence after a pause, or when it has become as long as that."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way to write a transcript."""
+
+    name: str
+    extension: str
+    write: Callable[[Transcript], str]
+
+
+def verbose(transcript: Transcript) -> dict[str, Any]:
+    """The transcript in the shape of OpenAI's `verbose_json`."""
+    shape: dict[str, Any] = {
+        "task": transcript.task,
+        "language": transcript.language,
+        "duration": transcript.duration,
+        "text": transcript.text,
+        "segments": [
+            {
+                "id": segment.id,
+                "seek": segment.seek,
+                "start": segment.start,
+                "end": segment.end,
+                "text": segment.text,
+                "tokens": list(segment.tokens),
+                "temperature": segment.temperature,
+                "avg_logprob": segment.avg_logprob,
+                "compression_ratio": segment.compression_ratio,
+                "no_speech_prob": segment.no_speech_prob,
+                **({} if segment.channel is None else {"channel": segment.channel}),
+            }
+            for segment in transcript.segments
+        ],
+    }
+    if transcript.has_words:
+        shape["words"] = [
+            {"word": word.text.strip(), "start": word.start, "end": word.end, "probability": word.probability}
+            for segment in transcript.segments
+            for word in segment.words
+        ]
+    return shape
+
+
+def _text(transcript: Transcript) -> str:
+    """A line for each segment, which is what `whisperctl transcribe` prints as it comes."""
+    lines = ((_speaker(segment), segment.text.strip()) for segment in transcript.segments)
+    return "".join(f"{speaker}{line}\n" for speaker, line in lines if line)
+
+
+def _json(value: object) -> str:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
+
+
+def _srt(transcript: Transcript) -> str:
+    """SubRip. It knows no way to write `-->`, so an arrow stands for it."""
+    blocks = []
+    for number, cue in enumerate(cues(_labelled(transcript.segments), transcript.duration), 1):
+        lines = "\n".join(_without_arrow(line) for line in cue.texts)
+        blocks.append(f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{lines}\n")
+    return "\n".join(blocks)
+
+
+def _vtt(transcript: Transcript) -> str:
+    """WebVTT; each word with its time where the times of the words are known."""
+    blocks = ["WEBVTT\n"]
+    for cue in cues(transcript.segments, transcript.duration):
+        voice = "" if cue.channel is None else f"<v {_name(cue.channel)}>"
+        lines = "\n".join(
+            _timed_line(line, cue) if transcript.has_words else _plain_line(line) for line in cue.lines
+        )
+        blocks.append(f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{voice}{lines}\n")
+    return "\n".join(blocks)
+
+
+def _plain_line(line: Sequence[Piece]) -> str:
+    return _vtt_text("".join(piece.text for piece in line).strip())
+
+
+def _timed_line(line: Sequence[Piece], cue: Cue) -> str:
+    """A time may not be that of the cue's beginning or end, and has to grow."""
+    written, last = "", cue.start
+    for position, piece in enumerate(line):
+        text = piece.text if position else piece.text.lstrip()
+        gap = text[: len(text) - len(text.lstrip())]
+        start = round(piece.start, 3)
+        if last < start < cue.end:
+            gap, last = f"{gap}<{_clock(start, '.')}>", start
+        written += f"{gap}<c>{_vtt_text(text.lstrip())}</c>"
+    return written
+
+
+def _vtt_text(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _without_arrow(text: str) -> str:
+    return text.replace("-->", "\N{LONG RIGHTWARDS ARROW}")
+
+
+def _tsv(transcript: Transcript) -> str:
+    """Tab-separated: start and end in milliseconds, text."""
+    rows = ["start\tend\ttext"]
+    rows += [
+        f"{_milliseconds(segment.start)}\t{_milliseconds(segment.end)}\t{_speaker(segment)}{clean(segment.text)}"
+        for segment in transcript.segments
+    ]
+    return "\n".join(rows) + "\n"
+
+
+def _lrc(transcript: Transcript) -> str:
+    """Lyrics. The space after the time keeps a text that begins with `[` from being taken for a time."""
+    lines = []
+    for segment in _labelled(transcript.segments):
+        if segment.words:
+            text = "".join(f" <{_lyrics_clock(word.start)}> {clean(word.text)}" for word in segment.words)
+        else:
+            text = f" {clean(segment.text)}"
+        lines.append(f"[{_lyrics_clock(segment.start)}]{text}\n")
+    return "".join(lines)
+
+
+def _md(transcript: Transcript) -> str:
+    """Markdown: paragraphs, each with the time at which it begins."""
+    blocks = []
+    for paragraph in _paragraphs(transcript.segments):
+        text = _md_text(join_texts(segment.text for segment in paragraph))
+        speaker = "" if paragraph[0].channel is None else f" {_name(paragraph[0].channel)}"
+        blocks.append(f"**{_short_clock(paragraph[0].start)}{speaker}** {text}\n")
+    return "\n".join(blocks)
+
+
+def _paragraphs(segments: Sequence[Segment]) -> list[list[Segment]]:
+    found: list[list[Segment]] = []
+    for segment in segments:
+        if not segment.text.strip():
+            continue
+        if not found or _ends_paragraph(found[-1], segment):
+            found.append([])
+        found[-1].append(segment)
+    return found
+
+
+def _ends_paragraph(paragraph: Sequence[Segment], following: Segment) -> bool:
+    ends_sentence = (
+        paragraph[-1].text.rstrip().endswith((".", "!", "?", "\u2026", "\u3002", "\uff01", "\uff1f"))
+    )
+    is_long = sum(len(segment.text) for segment in paragraph) >= PARAGRAPH_CHARACTERS
+    if paragraph[-1].channel != following.channel:
+        return True
+    return ends_sentence and (is_long or following.start - paragraph[-1].end >= PARAGRAPH_PAUSE_S)
+
+
+_MD_SPECIAL = re.compile(r"([\\`*_\[\]<>#|~&$])|^(\d+)([.)])|^([-+=])")
+
+
+def _md_text(text: str) -> str:
+    def escape(found: re.Match[str]) -> str:
+        special, number, dot, sign = found.groups()
+        return f"{number}\\{dot}" if number else f"\\{special or sign}"
+
+    return _MD_SPECIAL.sub(escape, clean(text))
+
+
+def _name(channel: int) -> str:
+    return f"Speaker {channel + 1}"
+
+
+def _speaker(segment: Segment) -> str:
+    """Who speaks, in front of what is said, where that is known."""
+    return "" if segment.channel is None else f"{_name(segment.channel)}: "
+
+
+def _labelled(segments: Sequence[Segment]) -> Iterator[Segment]:
+    """The same, with the name of who speaks as its first word wherever that changes."""
+    speaker: int | None = None
+    for segment in segments:
+        if segment.channel is None or segment.channel == speaker:
+            yield segment
+            continue
+        speaker = segment.channel
+        label = Word(text=_speaker(segment).strip(), start=segment.start, end=segment.start, probability=1.0)
+        yield msgspec.structs.replace(
+            segment,
+            text=f"{label.text} {segment.text.strip()}",
+            words=(label, *segment.words) if segment.words else (),
+        )
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(0, round(seconds * 1000))
+
+
+def _clock(seconds: float, point: str) -> str:
+    """`01:02:03.456`."""
+    whole, milliseconds = divmod(_milliseconds(seconds), 1000)
+    return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}{point}{milliseconds:03}"
+
+
+def _lyrics_clock(seconds: float) -> str:
+    """`62:03.45`: there are no hours."""
+    hundredths = max(0, round(seconds * 100))
+    return f"{hundredths // 6000:02}:{hundredths // 100 % 60:02}.{hundredths % 100:02}"
+
+
+def _short_clock(seconds: float) -> str:
+    """`1:02:03`, or `2:03` within the first hour."""
+    whole = int(max(0.0, seconds))
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+FORMATS: Final = {
+    entry.name: entry
+    for entry in (
+        Format("text", "txt", _text),
+        Format("json", "json", lambda transcript: _json({"text": transcript.text})),
+        Format("verbose_json", "json", lambda transcript: _json(verbose(transcript))),
+        Format("srt", "srt", _srt),
+        Format("vtt", "vtt", _vtt),
+        Format("tsv", "tsv", _tsv),
+        Format("lrc", "lrc", _lrc),
+        Format("md", "md", _md),
+    )
+}
+"""By name, those that can be asked for."""

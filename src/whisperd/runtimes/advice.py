@@ -1,0 +1,68 @@
+"""What is said of a choice before anything is downloaded for it: what suits, and what will not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from whisperd.hardware import Gpu, Memory, read_memory
+from whisperd.models import ModelStore
+from whisperd.models.recommend import Recommendation, recommend, speeds_from, suitable_model, too_large
+from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes.computer import Computer
+
+__all__ = ["Advisor"]
+
+
+class Advisor:
+    """Knows the catalogue, this computer, and how fast models were found to be on it."""
+
+    def __init__(
+        self,
+        models: ModelStore,
+        computer: Computer,
+        measured: Callable[[], Awaitable[Mapping[str, float]]],
+        memory: Callable[[], Memory] = read_memory,
+    ) -> None:
+        """`measured` gives the speeds of those models that were measured, in times real time."""
+        self._models = models
+        self._computer = computer
+        self._measured = measured
+        self._memory = memory
+
+    async def recommend(self, language: str | None = None) -> tuple[Recommendation, ...]:
+        """Every model of the catalogue that knows a language, the best choice for this computer first."""
+        gpus = await self._computer.usable_gpus()
+        known, total = self._models.catalogue.models, self._memory().total
+        return recommend(known, total, gpus, language=language, measured=await self._measured())
+
+    async def suitable(self, language: str | None = None) -> str:
+        """The best choice."""
+        gpus = await self._computer.usable_gpus()
+        known, total = self._models.catalogue.models, self._memory().total
+        speed_of = speeds_from(await self._measured(), known)
+        return suitable_model(total, gpus, language=language, models=known, speed_of=speed_of)
+
+    async def warnings(
+        self,
+        name: str,
+        *,
+        device: str = "auto",
+        device_index: Sequence[int] = (),
+        compute_type: str = "auto",
+    ) -> list[WhisperdError]:
+        """What speaks against downloading a model for this computer: `model.too_large`.
+
+        Nothing is said of one that is there already, or of which nothing is known. `data.download` is how
+        many bytes it has.
+        """
+        model = self._models.catalogue.find(name)
+        if model is None or (await self._models.describe(name)).installed:
+            return []
+        gpus: Sequence[Gpu] = () if device == "cpu" else await self._computer.usable_gpus()
+        gpus = [gpu for gpu in gpus if not device_index or gpu.index in device_index]
+        known, total = self._models.catalogue.models, self._memory().total
+        warning = too_large(model, total, gpus, known, compute_type=compute_type)
+        if warning is None:
+            return []
+        warning.data["download"] = model.size_bytes
+        return [warning]

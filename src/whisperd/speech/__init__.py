@@ -1,0 +1,81 @@
+"""Recordings of speech that come with whisperd, with what is said in them.
+
+A new native library is tried on them, and calibration measures with them. Where they are from, and under
+which licence, stands beside them in `recordings/`.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import wave
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+
+import msgspec
+
+__all__ = ["Sample", "samples", "word_errors", "words"]
+
+_SAMPLE_RATE = 16_000
+_SAMPLE_BYTES = 2
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A recording, and what is said in it."""
+
+    name: str
+    pcm: bytes = field(repr=False)
+    """16 kHz mono, signed 16-bit little-endian."""
+    text: str
+    """Word for word."""
+    language: str
+    """An ISO 639-1 code."""
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return len(self.pcm) / _SAMPLE_BYTES / _SAMPLE_RATE
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    file: str
+    language: str
+    text: str
+
+
+@functools.cache
+def samples() -> tuple[Sample, ...]:
+    """All of them, the shortest first: half a minute of English together. Blocks the first time."""
+    folder = resources.files(__package__).joinpath("recordings")
+    entries = msgspec.json.decode(folder.joinpath("manifest.json").read_bytes(), type=list[_Entry])
+    made = []
+    for entry in entries:
+        with folder.joinpath(entry.file).open("rb") as file, wave.open(file) as recording:
+            pcm = recording.readframes(recording.getnframes())
+        made.append(Sample(entry.file.removesuffix(".wav"), pcm, entry.text, entry.language))
+    return tuple(sorted(made, key=lambda sample: sample.duration_s))
+
+
+def words(text: str) -> list[str]:
+    """The words of a text as they are compared: small letters, no punctuation, hyphens part words."""
+    return re.findall(r"[^\W_]+", text.lower().replace("'", "").replace("’", ""))  # noqa: RUF001
+
+
+def word_errors(reference: str, text: str) -> int:
+    """How many words have to be put in, left out or changed to make one text of the other."""
+    return _distance(words(reference), words(text))
+
+
+def _distance(wanted: Sequence[str], found: Sequence[str]) -> int:
+    """The edit distance, one row of its table at a time."""
+    row = list(range(len(found) + 1))
+    for number, word in enumerate(wanted, 1):
+        previous, row[0] = row[0], number
+        for place, other in enumerate(found, 1):
+            previous, row[place] = (
+                row[place],
+                min(row[place] + 1, row[place - 1] + 1, previous + (word != other)),
+            )
+    return row[-1]

@@ -1,0 +1,173 @@
+"""The conformance suite as a program."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import anyio
+import msgspec
+
+from whisperd import paths
+from whisperd.cli.output import Progress as ProgressLine
+from whisperd.cli.output import prepare_streams, print_json, printable, size
+from whisperd.models import ModelStore, default_sources
+from whisperd.natives import NativeStore
+from whisperd.plugins import Backend, Variant, backends, problems
+from whisperd.progress import Progress
+from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes.computer import Computer
+from whisperd.runtimes.preset import RuntimePreset
+from whisperd.settings import is_offline, load_settings
+from whisperd.testing.conformance import CHECKS, Outcome, Suite
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+NAME_CELLS = max(len(name) for name, _ in CHECKS)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it; the exit status."""
+    prepare_streams()
+    options = _parser().parse_args(arguments)
+    if options.list:
+        for name, what in CHECKS:
+            _write(f"{name:{NAME_CELLS}}  {what}")
+        return 0
+    if options.plugin is None:
+        _refuse("PLUGIN is missing: the name of the backend that is to be tried")
+    if unknown := set(options.skip) - {name for name, _ in CHECKS}:
+        _refuse(f"there is no check {min(unknown)!r}; `--list` shows them")
+    try:
+        return anyio.run(_run, options)
+    except WhisperdError as error:
+        if options.json:
+            print_json({"error": error.to_wire()})
+        else:
+            _say(f"{error.message}\n  {error.fix}")
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m whisperd.testing.conformance",
+        description="Check that a backend does what whisperd asks of one. Exit status 1 if it does not.",
+    )
+    parser.add_argument(
+        "plugin", metavar="PLUGIN", nargs="?", help="the name of the backend: its entry point"
+    )
+    parser.add_argument("--variant", help="which of its variants (the best that this computer can use)")
+    parser.add_argument("--model", default="tiny.en", help="the model to load, by name or folder (tiny.en)")
+    parser.add_argument(
+        "--multilingual", default="base", metavar="MODEL", help="the model for languages (base)"
+    )
+    parser.add_argument("--skip", action="append", default=[], metavar="CHECK", help="leave a check out")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=120.0,
+        metavar="SECONDS",
+        help="how long a batch may take (120), and 10 seconds for each second of sound in it",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    parser.add_argument("--list", action="store_true", help="list the checks and end")
+    return parser
+
+
+async def _run(options: argparse.Namespace) -> int:
+    backend = _backend(options.plugin)
+    variant = await _variant(backend, options.variant)
+    settings = load_settings(paths.config_file())
+    line = ProgressLine(quiet=options.json)
+    suite = Suite(
+        backend,
+        variant,
+        NativeStore(paths.native_dir(), offline=is_offline()),
+        ModelStore(paths.models_dir(), sources=default_sources(settings.models), offline=is_offline()),
+        model=options.model,
+        multilingual=options.multilingual,
+        skip=options.skip,
+        on_progress=lambda progress: _show(line, progress),
+    )
+    suite.patience = dataclasses.replace(suite.patience, batch_s=options.timeout)
+    if not options.json:
+        _write(f"{variant.name}: {len(CHECKS)} checks with {options.model} and {options.multilingual}")
+        suite.on_outcome = lambda outcome: _print_outcome(line, outcome)
+    outcomes = await suite.run()
+    counts = {status: sum(one.status == status for one in outcomes) for status in ("ok", "failed", "skipped")}
+    if options.json:
+        print_json(
+            {
+                "backend": backend.name,
+                "variant": variant.name,
+                "passed": not counts["failed"],
+                **counts,
+                "checks": msgspec.to_builtins(outcomes),
+            }
+        )
+    else:
+        _write(", ".join(f"{count} {status}" for status, count in counts.items()))
+    return EXIT_FAILED if counts["failed"] else 0
+
+
+def _backend(name: str) -> Backend:
+    """The backend of that name. Raises why its plugin cannot be used, or `plugin.unknown`."""
+    for backend in backends():
+        if name == backend.name:
+            return backend
+    for problem in problems():
+        if name in (problem.data["plugin"], problem.data["distribution"]):
+            raise problem
+    raise WhisperdError(
+        "plugin.unknown",
+        f"There is no plugin {name!r}.",
+        f"Install it beside whisperd; there are {', '.join(one.name for one in backends())}.",
+    )
+
+
+async def _variant(backend: Backend, name: str | None) -> Variant:
+    """The variant of that name, or the best that this computer can use."""
+    if name is not None:
+        for variant in backend.variants:
+            if variant.name == name:
+                return variant
+        names = ", ".join(variant.name for variant in backend.variants)
+        raise WhisperdError("plugin.no_variant", f"There is no variant {name!r}.", f"There are {names}.")
+    preset = RuntimePreset(id="", name="conformance", model="", backend=backend.name, created="", changed="")
+    usable = [variant for own, variant in await Computer().usable_variants(preset) if own == backend]
+    # If none is, the checks say of the first why.
+    return next(iter(usable), max(backend.variants, key=lambda variant: variant.priority))
+
+
+def _print_outcome(line: ProgressLine, outcome: Outcome) -> None:
+    line.clear()
+    _write(f"{outcome.status:7}  {outcome.name:{NAME_CELLS}}  {outcome.what}")
+    if outcome.reason is not None:
+        _write(f"{'':7}  {'':{NAME_CELLS}}  {printable(outcome.reason)}")
+
+
+def _show(line: ProgressLine, progress: Progress) -> None:
+    percent = 100 * progress.done / progress.total if progress.total else None
+    line.show(f"{progress.detail} {progress.name}", percent, size(progress.done) if progress.done else "")
+
+
+def _refuse(message: str) -> NoReturn:
+    _say(message)
+    raise SystemExit(EXIT_USAGE)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""What is tried, with everything that it needs: variant, bundle, models, speech."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from whisperd.plugins import Backend, Variant
+from whisperd.runtimes.prepare import Prepared, load_params
+from whisperd.runtimes.preset import RuntimePreset
+from whisperd.speech import Sample
+from whisperd.testing.conformance.sounds import MAX_WINDOW_S, silence
+from whisperd.worker.process import Patience, Worker, open_worker
+from whisperd.worker.protocol import BatchParams, DecodeOptions, EngineWindow, LoadParams, WindowResult
+
+__all__ = ["BATCH_SIZE", "REPLICAS", "Bench", "Trial", "TrialModel", "text_of"]
+
+BATCH_SIZE: Final = 4
+REPLICAS: Final = 2
+
+
+@dataclass(frozen=True)
+class TrialModel:
+    """A model that is ready to be loaded."""
+
+    name: str
+    prepared: Prepared
+    preset: RuntimePreset
+    parameters: float
+
+
+@dataclass
+class Bench:
+    """A variant of a backend, and what it is tried with."""
+
+    backend: Backend
+    variant: Variant
+    model: TrialModel
+    multilingual: TrialModel | str
+    """Or why there is none."""
+    samples: Sequence[Sample]
+    patience: Patience
+    alone: list[WindowResult] = field(default_factory=list)
+    """What the engine hears in each English sample alone, once it was asked."""
+    early_and_late: list[WindowResult] = field(default_factory=list)
+    """What it hears in half a minute that begins, and in one that ends, with the second sample."""
+
+    @property
+    def english(self) -> list[Sample]:
+        """The English samples, the shortest first."""
+        return [sample for sample in self.samples if sample.language == "en"]
+
+    def params(self, model: TrialModel | None = None, **changes: object) -> LoadParams:
+        """What a worker is told, as the daemon would tell it."""
+        model = model or self.model
+        return msgspec.structs.replace(load_params(model.preset, model.prepared), **changes)
+
+    def open(self, params: LoadParams) -> AbstractAsyncContextManager[Worker]:
+        """Start a worker as the daemon does."""
+        bundle, environment = self.model.prepared.bundle_path, self.variant.environment
+        return open_worker(bundle, self.backend.engine, params, self.patience, environment)
+
+
+class Trial:
+    """A loaded engine, and what it is tried with."""
+
+    def __init__(self, bench: Bench, worker: Worker) -> None:
+        self.bench = bench
+        self.worker = worker
+        self.info = worker.info
+
+    async def hear(
+        self, *sounds: bytes | EngineWindow, language: str | None = "en", **options: object
+    ) -> list[WindowResult]:
+        """Transcribe a batch. Raises `WhisperdError` and `WorkerDied`."""
+        windows = tuple(
+            sound if isinstance(sound, EngineWindow) else EngineWindow(pcm=sound) for sound in sounds
+        )
+        decode = msgspec.structs.replace(DecodeOptions(language=language), **options)
+        return await self.worker.transcribe(BatchParams(windows=windows, options=decode))
+
+    async def text(self, sound: bytes, **options: object) -> str:
+        """What is said in one window."""
+        return text_of((await self.hear(sound, **options))[0])  # type: ignore[arg-type]
+
+    async def alone(self) -> list[WindowResult]:
+        """What is heard in each English sample, one by one."""
+        if not self.bench.alone:
+            self.bench.alone = [(await self.hear(sample.pcm))[0] for sample in self.bench.english]
+        return self.bench.alone
+
+    async def early_and_late(self) -> list[WindowResult]:
+        """What is heard in half a minute that begins, and in one that ends, with the second sample."""
+        if not self.bench.early_and_late:
+            sample = self.bench.english[1]
+            rest = silence(MAX_WINDOW_S - sample.duration_s)
+            self.bench.early_and_late = await self.hear(sample.pcm + rest, rest + sample.pcm)
+        return self.bench.early_and_late
+
+
+def text_of(result: WindowResult) -> str:
+    """The text of a window."""
+    return "".join(segment.text for segment in result.segments)

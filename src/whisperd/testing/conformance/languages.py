@@ -1,0 +1,83 @@
+"""Checks of a loaded engine with a multilingual model."""
+
+from __future__ import annotations
+
+from whisperd.speech import Sample, words
+from whisperd.testing.conformance.bench import Trial, text_of
+from whisperd.testing.conformance.checks import Checks, Failure, Skip
+from whisperd.testing.conformance.hearing import check_languages
+from whisperd.testing.conformance.sounds import silence
+from whisperd.worker.protocol import EngineWindow
+
+__all__ = ["LANGUAGES"]
+
+LANGUAGES: Checks[Trial] = Checks()
+
+SOME_ENGLISH_WORDS = frozenset("the a of in this was is to and as for it used behind room space".split())  # noqa: SIM905
+
+
+@LANGUAGES
+async def multilingual_info(trial: Trial) -> None:
+    """What the engine tells of a multilingual model is true."""
+    check_languages(trial.info)
+    if not trial.info.multilingual or "en" not in trial.info.languages:
+        raise Failure(
+            f"multilingual is {trial.info.multilingual}, the languages {trial.info.languages!r:.60}"
+        )
+
+
+@LANGUAGES
+async def language_given(trial: Trial) -> None:
+    """A language that is given is the language of the result, and each that is announced is taken."""
+    for language in dict.fromkeys(("en", trial.info.languages[0], trial.info.languages[-1])):
+        (result,) = await trial.hear(silence(0.5), language=language, temperatures=(0.0,))
+        if result.language != language:
+            raise Failure(f"with the language {language} given, a result has {result.language!r}")
+
+
+@LANGUAGES
+async def language_found(trial: Trial) -> None:
+    """Without one, the language is found, for each recording in a batch its own."""
+    samples = [trial.bench.english[1], *_foreign(trial)[:1]]
+    windows = [EngineWindow(pcm=sample.pcm, group=group) for group, sample in enumerate(samples)]
+    results = await trial.hear(*windows, language=None)
+    for sample, result in zip(samples, results, strict=True):
+        if result.language != sample.language:
+            raise Failure(f"{sample.name} is heard as {result.language!r}, and not as {sample.language!r}")
+        if not 0 < result.language_probability <= 1:
+            raise Failure(f"the probability of a language that was found is {result.language_probability}")
+
+
+@LANGUAGES
+async def language_vote(trial: Trial) -> None:
+    """Windows of one recording (`group`) have one language, whatever each alone sounds like."""
+    foreign = _foreign(trial)
+    if not foreign:
+        raise Skip("there is no speech in another language")
+    short, long = trial.bench.english[:2]
+    windows = [EngineWindow(pcm=sample.pcm, group=7) for sample in (short, foreign[0], long)]
+    results = await trial.hear(*windows, language=None, temperatures=(0.0,))
+    if len(languages := sorted({result.language for result in results})) > 1:
+        raise Failure(f"the windows of one recording have the languages {', '.join(languages)}")
+
+
+@LANGUAGES
+async def translation(trial: Trial) -> None:
+    """Speech in another language becomes English where that is the task."""
+    foreign = _foreign(trial)
+    if not foreign:
+        raise Skip("there is no speech in another language")
+    pcm, language = foreign[0].pcm, foreign[0].language
+    said = await trial.text(pcm, language=language)
+    (result,) = await trial.hear(pcm, language=language, task="translate")
+    translated = words(text_of(result))
+    if translated == words(said) or not SOME_ENGLISH_WORDS.intersection(translated):
+        raise Failure(f"the translation of {said.strip()!r} is {text_of(result).strip()!r}")
+    if result.language != language:
+        raise Failure(f"the language of a translation is that of the speech, and not {result.language!r}")
+
+
+def _foreign(trial: Trial) -> list[Sample]:
+    """The samples in other languages that the model knows."""
+    known = set(trial.info.languages) - {"en"}
+    return [sample for sample in trial.bench.samples if sample.language in known]

@@ -1,0 +1,118 @@
+"""One decoding of one window, how good it looks, and what is made of it. Pure.
+
+Every engine decodes in its own way; what becomes of the text is the same for all.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar
+
+from whisperd.worker.protocol import EngineSegment
+from whisperd.worker.rules import is_repetitive, is_silence, looks_bad
+from whisperd.worker.sentences import Word, has_several_sentences, split_sentences
+
+__all__ = ["Attempt", "improve"]
+
+_LEAST_LOGPROB = -99.0
+"""Stands for a probability of nothing, whose logarithm no format can write."""
+
+SomeAttempt = TypeVar("SomeAttempt", bound="Attempt")
+
+
+@dataclass(kw_only=True)
+class Attempt:
+    """What one decoding found."""
+
+    tokens: tuple[int, ...]
+    """Those of text, without what only steers the decoder."""
+    text: str
+    temperature: float
+    avg_logprob: float
+    """Mean over the tokens and the one that ends them."""
+    no_speech_prob: float
+    is_endless: bool
+    """Whether it was cut off at the most tokens that it may have."""
+    words: Sequence[Word] = field(default=())
+    """With their times, where they were asked for."""
+
+    @cached_property
+    def compression_ratio(self) -> float:
+        """How much shorter the text becomes by leaving out what it repeats; 0 without text."""
+        data = self.text.encode()
+        return len(data) / len(zlib.compress(data)) if data else 0.0
+
+    @property
+    def looks_bad(self) -> bool:
+        """Whether it should be computed again."""
+        return looks_bad(
+            self.compression_ratio, self.avg_logprob, self.no_speech_prob, is_endless=self.is_endless
+        )
+
+    @property
+    def wants_times(self) -> bool:
+        """Whether it holds several sentences, so that the times between them matter."""
+        return has_several_sentences(self.text)
+
+    def rank(self) -> tuple[bool, float]:
+        """The better of two that look bad: no circle before a circle, then the likelier."""
+        return not is_repetitive(self.compression_ratio), self.avg_logprob
+
+    def segments(self, duration_s: float) -> tuple[EngineSegment, ...]:
+        """One for each sentence where the times of the words are known, else one for the whole window.
+
+        There is none where nobody spoke.
+        """
+        if not self.text.strip() or is_silence(self.no_speech_prob, self.avg_logprob):
+            return ()
+        sentences = split_sentences(self.words)
+        if len(sentences) < 2:
+            return (self._segment(0.0, duration_s, self.text, self.tokens),)
+        starts = [0.0, *(sentence[0].start for sentence in sentences[1:])]
+        ends = [*(sentence[-1].end for sentence in sentences[:-1]), duration_s]
+        return tuple(
+            self._segment(
+                start,
+                min(max(start, end), duration_s),
+                "".join(word.text for word in sentence),
+                tuple(token for word in sentence for token in word.tokens),
+            )
+            for start, end, sentence in zip(starts, ends, sentences, strict=True)
+        )
+
+    def _segment(self, start: float, end: float, text: str, tokens: tuple[int, ...]) -> EngineSegment:
+        return EngineSegment(
+            start=round(start, 3),
+            end=round(end, 3),
+            text=text,
+            tokens=tokens,
+            temperature=self.temperature,
+            avg_logprob=self.avg_logprob if math.isfinite(self.avg_logprob) else _LEAST_LOGPROB,
+            compression_ratio=self.compression_ratio,
+            no_speech_prob=self.no_speech_prob,
+        )
+
+
+def improve(
+    attempt: SomeAttempt,
+    temperatures: Sequence[float],
+    decode: Callable[[float], SomeAttempt],
+    *,
+    had_full_context: bool,
+) -> SomeAttempt:
+    """The best of an attempt and those that follow it while it looks bad.
+
+    `decode` computes the window again with the full context, first at the same temperature unless that is
+    what the attempt had, then at rising ones.
+    """
+    best = attempt
+    for temperature in temperatures[1:] if had_full_context else temperatures:
+        if not best.looks_bad:
+            break
+        again = decode(temperature)
+        best = again if not again.looks_bad else max(best, again, key=Attempt.rank)
+    return best

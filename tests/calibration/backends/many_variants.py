@@ -1,0 +1,108 @@
+"""A backend with as many variants as a test asks for, each as fast, as slow or as broken as it says.
+
+The environment variable `VARIANTS` is a JSON object: by the name of a variant without its `many-`, the
+highest priority first, what it does:
+
+    window_s          seconds that each window takes
+    per_replica       so many times more with each replica beside the first
+    load_signal       loading ends the process with this signal
+    signal            so does computing
+    hangs             computing lasts for ever
+    text              what it hears, instead of what is said
+    least_margin_s    with less margin of context it misses the last word
+    hold              while this file is there, computing waits
+
+What it did stands in `batches.jsonl` in the model's folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from whisperd.plugins import Backend, Variant, hookimpl
+from whisperd.speech import samples
+from whisperd.worker.protocol import (
+    DecodeOptions,
+    EngineInfo,
+    EngineSegment,
+    EngineWindow,
+    LoadParams,
+    WindowResult,
+)
+
+OWN = "MANY_VARIANTS_OWN"
+
+
+@hookimpl
+def whisperd_backend() -> Backend:
+    asked_for = json.loads(os.environ["VARIANTS"])
+    return Backend(
+        name="many",
+        engine="many_variants:load",
+        need_bytes=lambda *_, **__: int(os.environ.get("NEED_BYTES", "1000")),
+        variants=tuple(
+            Variant(
+                name=f"many-{name}",
+                lock=None,
+                device="cpu",
+                priority=2000 - place,
+                compute_types=("int8",),
+                environment={OWN: json.dumps({"name": name, **behaviour})},
+            )
+            for place, (name, behaviour) in enumerate(asked_for.items())
+        ),
+    )
+
+
+def load(params: LoadParams) -> ManyEngine:
+    behaviour = json.loads(os.environ[OWN])
+    die(behaviour.get("load_signal"))
+    return ManyEngine(params, behaviour)
+
+
+def die(name: str | None) -> None:
+    if name is not None:
+        os.kill(os.getpid(), signal.Signals[name])
+        time.sleep(60)
+
+
+class ManyEngine:
+    def __init__(self, params: LoadParams, behaviour: dict) -> None:
+        self._params = params
+        self._behaviour = behaviour
+        self.info = EngineInfo(
+            multilingual=False, languages=("en",), compute_type="int8", library=behaviour["name"]
+        )
+
+    def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
+        behaviour = self._behaviour
+        with (Path(self._params.model_path) / "batches.jsonl").open("a") as notes:
+            notes.write(json.dumps({"variant": f"many-{behaviour['name']}", "windows": len(windows)}) + "\n")
+        die(behaviour.get("signal"))
+        while behaviour.get("hangs") or ("hold" in behaviour and Path(behaviour["hold"]).exists()):
+            time.sleep(0.005)
+        slower = 1 + behaviour.get("per_replica", 0) * (self._params.replicas - 1)
+        time.sleep(behaviour.get("window_s", 0.002) * len(windows) * slower)
+        return [self._result(window) for window in windows]
+
+    def _result(self, window: EngineWindow) -> WindowResult:
+        said = next((sample.text for sample in samples() if sample.pcm == window.pcm), "something else")
+        margin_s = self._params.context_margin_s
+        if margin_s is not None and margin_s < self._behaviour.get("least_margin_s", 0):
+            said = said.rpartition(" ")[0]
+        segment = EngineSegment(
+            start=0.0,
+            end=window.duration_s,
+            text=self._behaviour.get("text", said),
+            tokens=(1,),
+            temperature=0.0,
+            avg_logprob=-0.1,
+            compression_ratio=1.0,
+            no_speech_prob=0.0,
+        )
+        return WindowResult(language="en", language_probability=1.0, segments=(segment,))

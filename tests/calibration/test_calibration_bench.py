@@ -1,0 +1,151 @@
+"""One setting on one worker: what is computed, and what becomes of an engine that is slow, stuck or wrong."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+
+import anyio
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisperd.calibration.bench import Bench, Limits, OutOfTime
+from whisperd.calibration.values import Setting
+from whisperd.calibration.workload import LONG_S, portions, wrong_words
+from whisperd.rpc.errors import WhisperdError
+from whisperd.speech import samples, words
+from whisperd.worker.protocol import BatchParams, DecodeOptions, EngineSegment, WindowResult
+
+pytestmark = pytest.mark.anyio
+
+SETTING = Setting(
+    variant="any", compute_type="int8", replicas=2, cpu_threads=1, batch_size=4, context_margin_s=2.0
+)
+NO_LIMITS = Limits(left_s=math.inf, patience_s=math.inf, fastest=0.0)
+
+
+class FakeWorker:
+    """Hears what is said, and takes the time it is told to, by a clock of its own."""
+
+    def __init__(self, batch_s: float = 1.0, hears: Callable[[str], str] = lambda text: text) -> None:
+        self.batches: list[int] = []
+        self.now_s = 0.0
+        self.at_once = 0
+        self.most_at_once = 0
+        self.stuck_from = math.inf
+        self._batch_s = batch_s
+        self._hears = hears
+
+    async def transcribe(self, batch: BatchParams) -> list[WindowResult]:
+        self.batches.append(len(batch.windows))
+        self.at_once += 1
+        self.most_at_once = max(self.at_once, self.most_at_once)
+        await anyio.sleep(0)
+        if len(self.batches) > self.stuck_from:
+            await anyio.sleep_forever()
+        self.now_s += self._batch_s
+        self.at_once -= 1
+        said = {sample.pcm: sample.text for sample in samples()}
+        return [heard(self._hears(said[window.pcm])) for window in batch.windows]
+
+
+def heard(text: str) -> WindowResult:
+    segment = EngineSegment(
+        start=0,
+        end=1,
+        text=text,
+        tokens=(),
+        temperature=0,
+        avg_logprob=0,
+        compression_ratio=1,
+        no_speech_prob=0,
+    )
+    return WindowResult(language="en", language_probability=1.0, segments=(segment,))
+
+
+def bench(worker: FakeWorker) -> Bench:
+    return Bench(worker, DecodeOptions(language="en"), lambda: worker.now_s)  # type: ignore[arg-type]
+
+
+@given(replicas=st.integers(1, 16), batch_size=st.integers(1, 32))
+def test_every_replica_has_full_batches_and_every_recording_is_heard(replicas: int, batch_size: int) -> None:
+    setting = msgspec.structs.replace(SETTING, replicas=replicas, batch_size=batch_size)
+    work = portions(setting, samples())
+    long = [portion for portion in work if portion.samples[0].duration_s >= LONG_S]
+    assert len(long) % replicas == 0
+    assert {len(portion.samples) for portion in long} == {batch_size}
+    count = Counter(sample.name for portion in work for sample in portion.samples)
+    assert set(count) == {sample.name for sample in samples()}
+    assert sum(count.values()) >= 8
+
+
+def test_of_several_texts_of_a_recording_the_worst_counts() -> None:
+    work = portions(SETTING, samples())
+    results = [(portion, [heard(sample.text) for sample in portion.samples]) for portion in work]
+    assert wrong_words(results) == 0
+    portion, answers = results[0]
+    worse = [heard(""), *answers[1:]]
+    lost = len(words(portion.samples[0].text))
+    assert wrong_words([(portion, worse), *results[1:]]) == lost
+
+
+async def test_the_fastest_of_several_passes_counts() -> None:
+    worker = FakeWorker(batch_s=0.05)
+    trial = await bench(worker).measure(SETTING, NO_LIMITS)
+    a_pass = portions(SETTING, samples())
+    assert len(worker.batches) == 3 * len(a_pass)
+    assert worker.most_at_once == SETTING.replicas
+    assert (trial.outcome, trial.errors) == ("measured", 0)
+    seconds = sum(sample.duration_s for portion in a_pass for sample in portion.samples)
+    assert trial.speed == pytest.approx(seconds / (0.05 * len(a_pass)))
+
+
+async def test_what_takes_long_is_computed_once() -> None:
+    worker = FakeWorker(batch_s=3.0)
+    await bench(worker).measure(SETTING, NO_LIMITS)
+    assert len(worker.batches) == len(portions(SETTING, samples()))
+
+
+async def test_wrong_words_are_counted() -> None:
+    worker = FakeWorker(hears=lambda text: text.replace("Americans", "Canadians"))
+    trial = await bench(worker).measure(SETTING, NO_LIMITS)
+    assert trial.errors == 1
+    assert trial.words == sum(len(words(sample.text)) for sample in samples())
+
+
+@pytest.mark.parametrize("answers, outcome", [(0, "stuck"), (2, "slower")])
+async def test_a_hopeless_setting_is_given_up(answers: int, outcome: str) -> None:
+    worker = FakeWorker()
+    worker.stuck_from = answers
+    subject = bench(worker)
+    trial = await subject.measure(SETTING, Limits(left_s=math.inf, patience_s=math.inf, fastest=1e6))
+    assert trial.outcome == outcome
+    assert trial.problem is not None
+    assert trial.problem["code"] == f"calibration.{outcome}"
+    assert subject.is_spent, "it may still be at work"
+
+
+async def test_while_nothing_is_known_only_silence_is_too_slow() -> None:
+    worker = FakeWorker()
+    worker.stuck_from = 0
+    trial = await bench(worker).measure(SETTING, Limits(left_s=math.inf, patience_s=0.01, fastest=0.0))
+    assert trial.outcome == "stuck"
+
+
+async def test_a_trial_that_the_budget_cuts_off_says_nothing() -> None:
+    worker = FakeWorker()
+    worker.stuck_from = 3
+    with pytest.raises(OutOfTime):
+        await bench(worker).measure(SETTING, Limits(left_s=0.01, patience_s=math.inf, fastest=0.0))
+
+
+async def test_of_several_replicas_that_fail_one_tells_why() -> None:
+    class Refusing(FakeWorker):
+        async def transcribe(self, batch: BatchParams) -> list[WindowResult]:
+            raise WhisperdError("toy.error", "This is refused.", "")
+
+    with pytest.raises(WhisperdError, match="refused"):
+        await bench(Refusing()).measure(SETTING, NO_LIMITS)

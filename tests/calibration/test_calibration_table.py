@@ -1,0 +1,79 @@
+"""What was found is kept, and counts for the computer on which it was found."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from whisperd.calibration import CalibrationTable
+from whisperd.calibration.values import Calibration
+from whisperd.store import open_database
+
+pytestmark = pytest.mark.anyio
+
+
+def found(model: str = "base", fingerprint: str = "here", time: str = "2026-01-01") -> Calibration:
+    return Calibration(
+        model=model,
+        fingerprint=fingerprint,
+        time=time,
+        elapsed_s=30.0,
+        is_complete=True,
+        candidates=(),
+        trials=(),
+    )
+
+
+async def test_it_is_there_after_a_restart(tmp_path: Path) -> None:
+    async with open_database(tmp_path / "db") as database:
+        await CalibrationTable(database).put(found())
+    async with open_database(tmp_path / "db") as database:
+        table = CalibrationTable(database)
+        await table.open()
+        assert table.find("base", "here") == found()
+        assert table.find("base", "there") is None
+        assert table.find("small", "here") is None
+
+
+async def test_the_latest_is_shown_wherever_it_was_found(tmp_path: Path) -> None:
+    async with open_database(tmp_path / "db") as database:
+        table = CalibrationTable(database)
+        await table.put(found(fingerprint="here", time="1"))
+        await table.put(found(fingerprint="there", time="2"))
+        await table.put(found("small", time="3"))
+        assert table.latest("base") == found(fingerprint="there", time="2")
+        again = found(fingerprint="here", time="4")
+        await table.put(again)
+        assert table.latest("base") == again
+        assert await table.forget("base") == 2
+        assert table.latest("base") is None
+        assert table.latest("small") is not None
+
+
+async def test_of_old_computers_only_the_last_are_kept(tmp_path: Path) -> None:
+    async with open_database(tmp_path / "db") as database:
+        table = CalibrationTable(database)
+        for number in range(6):
+            await table.put(found(fingerprint=str(number), time=str(number)))
+        kept = [one.fingerprint for one in table.all()]
+        again = CalibrationTable(database)
+        await again.open()
+        assert kept == [one.fingerprint for one in again.all()] == ["2", "3", "4", "5"]
+
+
+async def test_one_that_cannot_be_read_is_as_good_as_none(tmp_path: Path) -> None:
+    async with open_database(tmp_path / "db") as database:
+        table = CalibrationTable(database)
+        await table.put(found())
+        newer = msgspec.json.encode({"model": "base", "what": "is this"}).decode()
+
+        def spoil(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT INTO calibrations VALUES ('base', 'new', '9', ?)", (newer,))
+
+        await database.run(spoil)
+        again = CalibrationTable(database)
+        await again.open()
+        assert again.all() == [found()]

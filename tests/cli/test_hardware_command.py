@@ -1,0 +1,124 @@
+"""`whisperctl hardware`: what it prints of many computers, and what it asks the daemon for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from recorded_computers import NAMES, computer
+from whisperd.cli.commands.hardware import page
+from whisperd.daemon.methods.hardware import describe
+from whisperd.hardware import Hardware
+from whisperd.plugins import Backend, Needs, Variant
+from whisperd.runtimes.computer import judge
+from whisperd_testing import RunningDaemon
+
+KEYS = {"system", "processor", "memory", "gpus", "cuda_libraries", "blas", "tools", "unknown", "variants"}
+VARIANTS = (
+    Variant("toy-cuda12", None, "cuda", 60, ("float16",), Needs(cuda=(12, 0))),
+    Variant("toy-blas", None, "cpu", 40, ("int8",), Needs(blas=True, compiler=True)),
+    Variant("toy-generic", None, "cpu", 10, ("int8",)),
+)
+TOY = Backend("toy", "", VARIANTS)
+
+
+def told(hardware: Hardware) -> dict[str, Any]:
+    """What the daemon answers, as a client reads it."""
+    answer = describe(hardware, judge([(TOY, variant) for variant in VARIANTS], hardware))
+    return dict(msgspec.json.decode(msgspec.json.encode(answer)))
+
+
+def lines(name: str) -> list[str]:
+    return page(told(computer(name)), 80)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("width", [80, 100])
+def test_every_page_fits(name: str, width: int) -> None:
+    answer = told(computer(name))
+    assert set(answer) == KEYS
+    shown = page(answer, width)
+    assert max(map(len, shown)) <= width
+    assert [line.split(" ")[0] for line in shown if line[:1].isupper()] == [
+        "System",
+        "Processor",
+        "Memory",
+        "GPU",
+        "CUDA",
+        "BLAS",
+        "Compilers",
+    ]
+    assert [line for line in shown if line.startswith("toy-generic")] == ["toy-generic: usable"]
+
+
+def test_a_container_on_a_desktop() -> None:
+    assert lines("docker_v1")[3:9] == [
+        "Processor  Intel(R) Core(TM) i7-8700 CPU @ 3.20GHz",
+        "           6 physical, 12 logical cores, 2 usable (the scheduler allows 4, a",
+        "           control group allows the time of 2)",
+        "           sse4_1 sse4_2 avx f16c fma avx2",
+        "           (from /proc/cpuinfo)",
+        "Memory     4.3 GB, 3.5 GB of it free",
+    ]
+
+
+def test_a_variant_that_cannot_be_used_has_its_reason_and_its_fix() -> None:
+    assert lines("raspberry_pi")[-9:] == [
+        "toy-cuda12: not usable",
+        "  The NVIDIA GPU cannot be used: no NVIDIA driver is installed.",
+        "  Install the NVIDIA driver if this computer has an NVIDIA GPU, or compute on",
+        "  the processor with `--device cpu`.",
+        "toy-blas: not usable",
+        "  This computer cannot use toy-blas: the headers of OpenBLAS are missing.",
+        "  Run `sudo apt install libopenblas-dev`, then `whisperctl hardware` to see that",
+        "  it is found.",
+        "toy-generic: usable",
+    ]
+
+
+def test_gpus_and_libraries() -> None:
+    shown = "\n".join(lines("nvidia_cuda12"))
+    assert "GPU        0: NVIDIA GeForce RTX 3090, 25.8 GB, 25.3 GB of it free" in shown
+    assert "NVIDIA driver 550.54.15, CUDA up to 12.4" in shown
+    assert "cuBLAS 12.4.5.8: /usr/local/cuda/lib64/libcublas.so.12.4.5.8" in shown
+    assert "toy-cuda12: usable" in shown
+
+
+def test_what_is_not_known_is_told() -> None:
+    why = "Looking at it crashed (signal SIGSEGV)."
+    nothing = Hardware(unknown=dict.fromkeys(("system", "processor", "memory", "blas"), why))
+    shown = page(told(nothing), 80)
+    assert "Processor  unknown: Looking at it crashed (signal SIGSEGV)." in shown
+    assert "CUDA       unknown:" in shown
+
+
+def test_the_command(shared: RunningDaemon) -> None:
+    answer = shared.ctl("hardware", "--json").json
+    assert set(answer) == KEYS
+    assert answer["unknown"] == {}
+    assert answer["processor"]["cores"]["usable"] >= 1
+    done = shared.ctl("hardware")
+    assert (done.status, done.err) == (0, "")
+    assert max(map(len, done.out.splitlines())) <= 80
+    assert "toy-cpu: usable\n" in done.out
+
+
+def test_the_client_asks_for_the_same(shared: RunningDaemon) -> None:
+    with shared.connect() as client:
+        asked = client.hardware.show()
+    answer = shared.ctl("hardware", "--json").json
+    for changing in ("memory", "gpus"):
+        del asked[changing], answer[changing]
+    assert asked == answer
+
+
+def test_bundles_are_judged_alike(shared: RunningDaemon) -> None:
+    variants = {one["name"]: one for one in shared.ctl("hardware", "--json").json["variants"]}
+    bundles = {one["name"]: one for one in shared.ctl("natives", "list", "--json").json}
+    both = variants.keys() & bundles.keys()
+    assert both
+    for name in both:
+        told = [(one["usable"], one["reason"], one["fix"]) for one in (variants[name], bundles[name])]
+        assert told[0] == told[1]

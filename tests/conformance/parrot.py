@@ -1,0 +1,490 @@
+"""A backend that knows the recordings of the conformance suite by heart, and others that spoil one thing.
+
+It hears whatever recording a window holds byte for byte, which takes no library and no time: everything
+that the suite asks for, it does. Each class below that one does a single thing wrong. Which of them a worker
+loads stands in the environment variable `PARROT`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+import wave
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+import whisperd.testing
+from whisperd.plugins import Backend, Variant
+from whisperd.rpc.errors import WhisperdError
+from whisperd.speech import Sample, samples
+from whisperd.worker.protocol import (
+    DecodeOptions,
+    EngineInfo,
+    EngineSegment,
+    EngineWindow,
+    LoadParams,
+    WindowResult,
+)
+
+COMPUTE_TYPES = ("int8", "float32")
+MODEL_BYTES = b"polly" * 1000
+GERMAN = Path(whisperd.testing.__file__).parent / "conformance" / "sentence_de.wav"
+TRANSLATION = "The room behind this portal was used as a mortuary."
+
+BACKEND = Backend(
+    name="parrot",
+    engine="parrot:load",
+    variants=(Variant(name="parrot-cpu", lock=None, device="cpu", priority=1, compute_types=COMPUTE_TYPES),),
+)
+
+
+def variant(**changes: object) -> Variant:
+    """The parrot's variant with something else in it."""
+    return replace(BACKEND.variants[0], **changes)  # type: ignore[arg-type]
+
+
+def backend(**changes: object) -> Backend:
+    """The backend with a variant that has something else in it."""
+    return replace(BACKEND, variants=(variant(**changes),))
+
+
+def parrot_model(folder: Path, *, multilingual: bool) -> Path:
+    """A folder that looks like a model."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"multilingual": multilingual}))
+    (folder / "model.bin").write_bytes(MODEL_BYTES)
+    for name in ("tokenizer.json", "vocabulary.txt"):
+        (folder / name).write_text("{}")
+    return folder
+
+
+def load(params: LoadParams) -> Parrot:
+    """Load the parrot that the environment asks for."""
+    kind: type[Parrot] = globals()[os.environ.get("PARROT", "Parrot")]
+    kind.refuse(params)
+    return kind(params)
+
+
+class Parrot:
+    """Says what it knows."""
+
+    languages = ("en", "de", "fr")
+    library = "parrot 1.0"
+
+    @classmethod
+    def refuse(cls, params: LoadParams) -> None:
+        """Raise what is wrong with what is asked for."""
+        if params.compute_type not in COMPUTE_TYPES:
+            raise refusal("compute_type")
+        if params.device != "cpu":
+            raise refusal("device")
+        cls.refuse_model(Path(params.model_path))
+
+    @classmethod
+    def refuse_model(cls, folder: Path) -> None:
+        """Raise what is wrong with a model."""
+        if not folder.exists():
+            raise refusal("missing")
+        if (folder / "model.bin").read_bytes() != MODEL_BYTES:
+            raise refusal("damaged")
+
+    def __init__(self, params: LoadParams) -> None:
+        self.params = params
+        config = Path(params.model_path, "config.json")
+        self.multilingual = config.exists() and json.loads(config.read_text())["multilingual"]
+        self.info = EngineInfo(
+            multilingual=self.multilingual,
+            languages=self.languages if self.multilingual else ("en",),
+            compute_type=params.compute_type,
+            library=self.library,
+        )
+
+    def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
+        languages = self.find_languages(windows, options)
+        return [
+            self.result(window, language, options)
+            for window, language in zip(windows, languages, strict=True)
+        ]
+
+    def find_languages(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[str]:
+        if not self.multilingual:
+            return ["en"] * len(windows)
+        if options.language is not None:
+            return [options.language] * len(windows)
+        votes: dict[int, Counter[str]] = {window.group: Counter() for window in windows}
+        for window in windows:
+            for _, sample in heard(window.pcm):
+                votes[window.group][sample.language] += len(sample.pcm)
+        return [max(votes[window.group], key=votes[window.group].__getitem__) for window in windows]
+
+    def result(self, window: EngineWindow, language: str, options: DecodeOptions) -> WindowResult:
+        segments = tuple(
+            EngineSegment(
+                start=start,
+                end=start + sample.duration_s,
+                text=f" {self.text(sample, options)}",
+                tokens=(1, 2, 3),
+                temperature=options.temperatures[0],
+                avg_logprob=-0.1,
+                compression_ratio=1.0,
+                no_speech_prob=0.0,
+            )
+            for start, sample in heard(window.pcm)
+        )
+        return WindowResult(language=language, language_probability=1.0, segments=segments)
+
+    def text(self, sample: Sample, options: DecodeOptions) -> str:
+        return TRANSLATION if options.task == "translate" and sample.language == "de" else sample.text
+
+
+def die(number: signal.Signals) -> None:
+    """End this process as a fault in native code does: nothing is done after it."""
+    os.kill(os.getpid(), number)
+    time.sleep(3600)  # another thread may take the signal, a little later
+
+
+def refusal(what: str) -> WhisperdError:
+    return WhisperdError(f"parrot.{what}", "The parrot does not like that.", "Ask for something else.")
+
+
+@functools.cache
+def known() -> tuple[Sample, ...]:
+    """What the suite has; without its own function, which would import half of whisperd into the worker."""
+    with wave.open(str(GERMAN)) as recording:
+        pcm = recording.readframes(recording.getnframes())
+    return (*samples(), Sample("sentence_de", pcm, "Der Raum wurde als Leichenhalle genutzt.", "de"))
+
+
+def heard(pcm: bytes) -> list[tuple[float, Sample]]:
+    """What is said in a window, and when."""
+    places = [(pcm.find(sample.pcm), sample) for sample in known()]
+    return sorted(
+        ((place / 32_000, sample) for place, sample in places if place >= 0), key=lambda one: one[0]
+    )
+
+
+def altered(result: WindowResult, **changes: object) -> WindowResult:
+    """The same with something else in each segment."""
+    segments = tuple(msgspec.structs.replace(segment, **changes) for segment in result.segments)
+    return msgspec.structs.replace(result, segments=segments)
+
+
+# What follows does one thing wrong.
+
+
+class CannotLoad(Parrot):
+    @classmethod
+    def refuse(cls, params: LoadParams) -> None:
+        raise refusal("anything")
+
+
+class DiesInLoading(Parrot):
+    @classmethod
+    def refuse(cls, params: LoadParams) -> None:
+        die(signal.SIGABRT)
+
+
+class NoVersion(Parrot):
+    library = "parrot"
+
+
+class UnknownLanguage(Parrot):
+    def __init__(self, params: LoadParams) -> None:
+        super().__init__(params)
+        if not self.multilingual:
+            self.info = msgspec.structs.replace(self.info, languages=("english",))
+
+    def result(self, window: EngineWindow, language: str, options: DecodeOptions) -> WindowResult:
+        result = super().result(window, language, options)
+        return result if self.multilingual else msgspec.structs.replace(result, language="english")
+
+
+class WrongWords(Parrot):
+    def text(self, sample: Sample, options: DecodeOptions) -> str:
+        return " ".join(reversed(super().text(sample, options).split()))
+
+
+class ForgetsInBatches(Parrot):
+    def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
+        results = super().transcribe(windows, options)
+        if len(windows) > 2:
+            results[-1] = msgspec.structs.replace(results[-1], segments=())
+        return results
+
+
+class SortsByLength(Parrot):
+    def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
+        if options.language is not None:
+            windows = sorted(windows, key=lambda window: window.duration_s)
+        return super().transcribe(windows, options)
+
+
+class TooSure(Parrot):
+    def result(self, window: EngineWindow, language: str, options: DecodeOptions) -> WindowResult:
+        return altered(super().result(window, language, options), no_speech_prob=2.0)
+
+
+class NotANumber(Parrot):
+    def result(self, window: EngineWindow, language: str, options: DecodeOptions) -> WindowResult:
+        return altered(super().result(window, language, options), avg_logprob=float("nan"))
+
+
+class EmptySegments(Parrot):
+    def result(self, window: EngineWindow, language: str, options: DecodeOptions) -> WindowResult:
+        result = super().result(window, language, options)
+        blank = altered(result, start=window.duration_s, end=window.duration_s, text=" ")
+        return msgspec.structs.replace(result, segments=result.segments + blank.segments)
+
+
+class BeyondItsEnd(Parrot):
+    def result(self, window: EngineWindow, language: str, options: DecodeOptions) -> WindowResult:
+        return altered(super().result(window, language, options), end=window.duration_s + 1)
+
+
+class Backwards(Parrot):
+    def result(self, window: EngineWindow, language: str, options: DecodeOptions) -> WindowResult:
+        return altered(super().result(window, language, options), start=2.0, end=1.0)
+
+
+class NeedsASample(Parrot):
+    def result(self, window: EngineWindow, language: str, options: DecodeOptions) -> WindowResult:
+        assert window.pcm, "what shall I say?"
+        return super().result(window, language, options)
+
+
+class DiesOfNothing(Parrot):
+    def result(self, window: EngineWindow, language: str, options: DecodeOptions) -> WindowResult:
+        if not window.pcm:
+            die(signal.SIGSEGV)
+        return super().result(window, language, options)
+
+
+class Talkative(Parrot):
+    def result(self, window: EngineWindow, language: str, options: DecodeOptions) -> WindowResult:
+        result = super().result(window, language, options)
+        if result.segments or window.duration_s != 5:
+            return result
+        nonsense = super().result(EngineWindow(pcm=known()[3].pcm), language, options)
+        return altered(nonsense, end=window.duration_s)
+
+
+class StopsListening(Parrot):
+    def result(self, window: EngineWindow, language: str, options: DecodeOptions) -> WindowResult:
+        return super().result(EngineWindow(pcm=window.pcm[: 20 * 32_000]), language, options)
+
+
+class Counts(Parrot):
+    count = 0
+
+    def text(self, sample: Sample, options: DecodeOptions) -> str:
+        self.count += 1
+        return f"{super().text(sample, options)} {self.count}"
+
+
+class OtherTemperature(Parrot):
+    def result(self, window: EngineWindow, language: str, options: DecodeOptions) -> WindowResult:
+        return altered(super().result(window, language, options), temperature=0.0)
+
+
+class NeverGivesUp(Parrot):
+    def result(self, window: EngineWindow, language: str, options: DecodeOptions) -> WindowResult:
+        if window.duration_s == 3 and not heard(window.pcm):
+            time.sleep(3600)
+        return super().result(window, language, options)
+
+
+class LostInBeams(Parrot):
+    def text(self, sample: Sample, options: DecodeOptions) -> str:
+        return "What?" if options.beam_size > 5 else super().text(sample, options)
+
+
+class TooManyBeams(Parrot):
+    def text(self, sample: Sample, options: DecodeOptions) -> str:
+        assert options.beam_size <= 5 or options.beam_size > 16, "out of beams"
+        return super().text(sample, options)
+
+
+class SaysThePrompt(Parrot):
+    def text(self, sample: Sample, options: DecodeOptions) -> str:
+        return options.prompt or super().text(sample, options)
+
+
+class ShortOfBreath(Parrot):
+    def text(self, sample: Sample, options: DecodeOptions) -> str:
+        assert len(options.hotwords or "") < 1000, "that is too long"
+        return super().text(sample, options)
+
+
+class DiesOfNonsense(Parrot):
+    def find_languages(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[str]:
+        if options.language == "xx":
+            ctypes.string_at(0)
+        return super().find_languages(windows, options)
+
+
+class OneAtATime(Parrot):
+    """It takes its time once it was asked for nonsense, which comes right before."""
+
+    def __init__(self, params: LoadParams) -> None:
+        super().__init__(params)
+        self._is_slow = False
+        self._free = threading.Semaphore()
+
+    def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
+        self._is_slow = self._is_slow or options.language == "xx"
+        assert self._free.acquire(blocking=False), "one at a time!"
+        time.sleep(1.0 if self._is_slow else 0)
+        results = super().transcribe(windows, options)
+        self._free.release()
+        return results
+
+
+class RefusesLanguages(Parrot):
+    @classmethod
+    def refuse(cls, params: LoadParams) -> None:
+        super().refuse(params)
+        if json.loads(Path(params.model_path, "config.json").read_text())["multilingual"]:
+            raise refusal("multilingual")
+
+
+class NoEnglish(Parrot):
+    languages = ("de", "fr")
+
+
+class OnlyEnglish(Parrot):
+    def find_languages(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[str]:
+        if options.task == "transcribe":
+            options = msgspec.structs.replace(options, language=options.language and "en")
+        return super().find_languages(windows, options)
+
+
+class GuessesEnglish(Parrot):
+    def find_languages(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[str]:
+        return super().find_languages(
+            windows, msgspec.structs.replace(options, language=options.language or "en")
+        )
+
+
+class NoVote(Parrot):
+    def find_languages(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[str]:
+        alone = [msgspec.structs.replace(window, group=index) for index, window in enumerate(windows)]
+        return super().find_languages(alone, options)
+
+
+class NoTranslator(Parrot):
+    def text(self, sample: Sample, options: DecodeOptions) -> str:
+        return sample.text
+
+
+class CallsItEnglish(Parrot):
+    def result(self, window: EngineWindow, language: str, options: DecodeOptions) -> WindowResult:
+        return super().result(window, "en" if options.task == "translate" else language, options)
+
+
+class OneType(Parrot):
+    @classmethod
+    def refuse(cls, params: LoadParams) -> None:
+        super().refuse(params)
+        if params.compute_type == "float32":
+            raise refusal("compute_type")
+
+
+class RoundsAway(Parrot):
+    def text(self, sample: Sample, options: DecodeOptions) -> str:
+        return "What?" if self.params.compute_type == "float32" else super().text(sample, options)
+
+
+class TakesAnyType(Parrot):
+    @classmethod
+    def refuse(cls, params: LoadParams) -> None:
+        super().refuse(msgspec.structs.replace(params, compute_type="int8"))
+
+
+class DiesOfAType(Parrot):
+    @classmethod
+    def refuse(cls, params: LoadParams) -> None:
+        if params.compute_type not in COMPUTE_TYPES:
+            die(signal.SIGABRT)
+        super().refuse(params)
+
+
+class TakesAnyDevice(Parrot):
+    @classmethod
+    def refuse(cls, params: LoadParams) -> None:
+        super().refuse(msgspec.structs.replace(params, device="cpu"))
+
+
+class NeedsNoModel(Parrot):
+    @classmethod
+    def refuse_model(cls, folder: Path) -> None:
+        if folder.exists():
+            super().refuse_model(folder)
+
+
+class TakesHalf(Parrot):
+    @classmethod
+    def refuse_model(cls, folder: Path) -> None:
+        if not folder.exists():
+            super().refuse_model(folder)
+
+
+class NoFix(Parrot):
+    @classmethod
+    def refuse(cls, params: LoadParams) -> None:
+        if params.device != "cpu":
+            raise WhisperdError("parrot.device", "No.", "")
+        super().refuse(params)
+
+
+def leave_a_process() -> None:
+    """Start one that nobody knows of; the test ends it."""
+    left = subprocess.Popen(["sleep", "3600"], start_new_session=True)
+    with Path(os.environ["PARROT_NOTES"]).open("a") as notes:
+        notes.write(f"{left.pid}\n")
+
+
+def is_long(windows: Sequence[EngineWindow]) -> bool:
+    """Whether it is the batch in the midst of which a worker is ended."""
+    return len(windows) == 4 and windows[-1].duration_s == 30
+
+
+class LeavesAProcess(Parrot):
+    def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
+        if not is_long(windows) and self.info is not None:
+            leave_a_process()
+            self.info = None  # type: ignore[assignment]
+        return super().transcribe(windows, options)
+
+
+class GoesOnElsewhere(Parrot):
+    def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
+        if is_long(windows):
+            leave_a_process()
+            time.sleep(3600)
+        return super().transcribe(windows, options)
+
+
+class LocksItsModel(Parrot):
+    @classmethod
+    def refuse(cls, params: LoadParams) -> None:
+        super().refuse(params)
+        lock = Path(params.model_path, "lock")
+        if lock.exists():
+            lock.unlink()
+            raise refusal("locked")
+
+    def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
+        if is_long(windows):
+            Path(self.params.model_path, "lock").touch()
+            time.sleep(3600)
+        return super().transcribe(windows, options)

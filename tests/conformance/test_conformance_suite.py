@@ -1,0 +1,171 @@
+"""The conformance suite finds what is wrong: a backend that does one thing wrong fails just that check."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import parrot
+import pytest
+
+from whisperd.models import ModelStore
+from whisperd.natives import NativeStore
+from whisperd.plugins import Backend, Needs, find_variant
+from whisperd.testing.conformance import CHECKS, Outcome, Suite
+from whisperd.worker.process import Patience
+
+pytestmark = [pytest.mark.anyio, pytest.mark.skipif(os.name != "posix", reason="signals")]
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., object]]:
+    """Runs the suite on a backend, with the parrot's models; what came of each check, by its name."""
+    notes = tmp_path / "left"
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setenv("PARROT_NOTES", str(notes))
+    # A process that was left stays, and one that was killed is gone: nobody has to wait long.
+    monkeypatch.setattr("whisperd.testing.conformance.loading.END_TIMEOUT_S", 2.0)
+
+    async def run_suite(backend: Backend = parrot.BACKEND, **options: object) -> dict[str, Outcome]:
+        suite = Suite(
+            backend,
+            backend.variants[0],
+            NativeStore(tmp_path / "native", offline=True),
+            ModelStore(tmp_path / "models", sources=(), offline=True),
+            model=str(parrot.parrot_model(tmp_path / "english", multilingual=False)),
+            multilingual=str(parrot.parrot_model(tmp_path / "multilingual", multilingual=True)),
+            **options,  # type: ignore[arg-type]
+        )
+        return {outcome.name: outcome for outcome in await suite.run()}
+
+    yield run_suite
+    for pid in notes.read_text().split() if notes.exists() else ():
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+
+
+def failed(outcomes: dict[str, Outcome]) -> list[str]:
+    return [name for name, outcome in outcomes.items() if outcome.status == "failed"]
+
+
+async def test_all_is_well_with_one_that_does_everything(run: Callable[..., object]) -> None:
+    outcomes = await run()
+    assert {name: one.reason for name, one in outcomes.items() if one.status != "ok"} == {
+        "locks": "no variant has a native bundle"
+    }
+    assert [(one.name, one.what) for one in outcomes.values()] == list(CHECKS)
+
+
+SPOILT = {
+    "loading": ["CannotLoad", "DiesInLoading"],
+    "info": ["NoVersion", "UnknownLanguage"],
+    "english": ["WrongWords"],
+    "batches": ["ForgetsInBatches"],
+    "order": ["SortsByLength"],
+    "fields": ["TooSure", "NotANumber", "EmptySegments"],
+    "times": ["BeyondItsEnd", "Backwards"],
+    "short-windows": ["NeedsASample", "DiesOfNothing"],
+    "silence-and-noise": ["Talkative"],
+    "long-windows": ["StopsListening"],
+    "repeatable": ["Counts"],
+    "temperatures": ["OtherTemperature", "NeverGivesUp"],
+    "beams": ["LostInBeams", "TooManyBeams"],
+    "prompts": ["SaysThePrompt"],
+    "long-prompts": ["ShortOfBreath"],
+    "what-cannot-be-done": ["DiesOfNonsense"],
+    "at-once": ["OneAtATime"],
+    "loading-multilingual": ["RefusesLanguages"],
+    "multilingual-info": ["NoEnglish"],
+    "language-given": ["OnlyEnglish"],
+    "language-found": ["GuessesEnglish"],
+    "language-vote": ["NoVote"],
+    "translation": ["NoTranslator", "CallsItEnglish"],
+    "compute-types": ["OneType", "RoundsAway"],
+    "unknown-compute-type": ["TakesAnyType", "DiesOfAType"],
+    "unknown-device": ["TakesAnyDevice", "NoFix"],
+    "missing-model": ["NeedsNoModel"],
+    "damaged-model": ["TakesHalf"],
+    "end": ["LeavesAProcess"],
+    "cancelling": ["GoesOnElsewhere"],
+    "killed": ["LocksItsModel"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("check", "kind"), [(check, kind) for check, kinds in SPOILT.items() for kind in kinds]
+)
+async def test_an_engine_that_does_one_thing_wrong(run: Callable[..., object], check: str, kind: str) -> None:
+    options = {"patience": Patience(batch_s=3, batch_per_audio_s=0)} if kind == "NeverGivesUp" else {}
+    outcomes = await run(parrot.backend(environment={"PARROT": kind}), **options)
+    assert failed(outcomes) == [check], {name: outcomes[name].reason for name in failed(outcomes)}
+    assert outcomes[check].reason
+
+
+def shrinking(parameters: float, *_: object, **__: object) -> int:
+    return int(1e12 / parameters)
+
+
+def far_too_little(parameters: float, _: str, *, batch_size: int, replicas: int, device: str) -> int:
+    return int(parameters / 1e6) * batch_size * replicas + 1
+
+
+LOCK = find_variant("ctranslate2-cpu")[1].lock  # type: ignore[index]
+FOR_NOBODY = """
+format = 1
+main = "parrot"
+
+[[distributions]]
+name = "parrot"
+version = "1.0"
+wheels = [["cp39-cp39-win32", 1, 1, "{sha256}"]]
+""".format(sha256="0" * 64)
+
+ANNOUNCED: dict[str, list[Backend]] = {
+    "announcement": [
+        parrot.backend(compute_types=("int3",)),
+        replace(parrot.BACKEND, engine="parrot"),
+    ],
+    "priorities": [replace(parrot.BACKEND, variants=(parrot.variant(), parrot.variant(name="parrot-2")))],
+    "locks": [parrot.backend(lock="format = 99"), parrot.backend(lock=FOR_NOBODY)],
+    "needs": [
+        parrot.backend(needs=Needs(platforms=("linux",))),
+        parrot.backend(needs=Needs(cpu_features=("avx9",))),
+        parrot.backend(needs=Needs(frameworks=("Carbon",))),
+        parrot.backend(needs=Needs(cuda=(12, 0))),
+    ],
+    "memory-estimate": [
+        replace(parrot.BACKEND, need_bytes=shrinking),
+        replace(parrot.BACKEND, need_bytes=lambda *_, **__: 1),
+        replace(parrot.BACKEND, need_bytes=lambda *_, **__: None),
+        replace(parrot.BACKEND, need_bytes=lambda: 1),
+    ],
+    "preparing": [parrot.backend(lock=LOCK)],
+    "memory": [replace(parrot.BACKEND, need_bytes=far_too_little)],
+}
+
+
+@pytest.mark.parametrize(
+    ("check", "backend"), [(check, backend) for check, some in ANNOUNCED.items() for backend in some]
+)
+async def test_an_announcement_with_one_thing_wrong(
+    run: Callable[..., object], check: str, backend: Backend
+) -> None:
+    outcomes = await run(backend)
+    assert failed(outcomes) == [check], {name: outcomes[name].reason for name in failed(outcomes)}
+    assert outcomes[check].reason
+
+
+def test_there_is_one_for_each_check() -> None:
+    assert {name for name, _ in CHECKS} == {*SPOILT, *ANNOUNCED}
+    kinds = {kind for some in SPOILT.values() for kind in some}
+    made = {
+        name for name, one in vars(parrot).items() if isinstance(one, type) and issubclass(one, parrot.Parrot)
+    }
+    assert made == {*kinds, "Parrot"}, "each parrot is tried"

@@ -1,0 +1,264 @@
+"""What the doctor says of what it sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from whisperd.doctor.checks import check, check_daemon, check_socket, worst
+from whisperd.doctor.facts import (
+    BundleFacts,
+    Crash,
+    Facts,
+    Finding,
+    FolderFacts,
+    ModelFacts,
+    Problem,
+    RuntimeFacts,
+    SocketFacts,
+    VariantFacts,
+)
+from whisperd.hardware import Gpu, Gpus, Hardware, Libraries, Library
+from whisperd.rpc.errors import WhisperdError
+
+GB = 10**9
+PROBLEM = Problem(code="x.y", message="This is wrong.", fix="Do that.")
+CARD = Gpu(0, "RTX", 8 * GB, 8 * GB, (8, 6))
+
+
+def folder(role: str, **facts: Any) -> FolderFacts:
+    usual = {"path": f"/w/{role}", "mode": 0o700, "free_bytes": 50 * GB, "device": 1}
+    return FolderFacts(role=role, **{**usual, **facts})  # type: ignore[arg-type]
+
+
+WELL = Facts(
+    version="1.0",
+    python="3.13.0",
+    settings_path="/w/config.toml",
+    settings_exist=True,
+    folders=tuple(folder(role) for role in ("settings", "state", "natives", "models")),
+    database_exists=True,
+    backends=("ctranslate2",),
+    variants=(VariantFacts(name="ctranslate2-cpu", device="cpu"),),
+    bundles=(
+        BundleFacts(name="media", version="18", needed=True),
+        BundleFacts(name="ctranslate2-cpu", version="4", needed=True),
+    ),
+    models=(ModelFacts(name="base"),),
+    runtimes=(RuntimeFacts(name="base", model="base", default=True, enabled=True),),
+)
+
+
+def with_folder(role: str, **facts: Any) -> dict[str, Any]:
+    return {"folders": tuple(folder(one.role, **facts) if one.role == role else one for one in WELL.folders)}
+
+
+def with_gpus(**facts: Any) -> dict[str, Any]:
+    return {"hardware": Hardware(gpus=Gpus(**facts))}
+
+
+def unavailable(reason: str) -> WhisperdError:
+    return WhisperdError("cuda.not_available", "It cannot be used.", "Do that.", {"reason": reason})
+
+
+def libraries(*found: tuple[str, str], notes: tuple[str, ...] = ()) -> Libraries:
+    return Libraries(
+        found=tuple(
+            Library(name=name, version=version, path=f"/usr/lib/{name}", source="the loader")
+            for name, version in found
+        ),
+        notes=notes,
+    )
+
+
+def ill(facts: Facts) -> list[Finding]:
+    return [finding for finding in check(facts) if finding.status != "ok"]
+
+
+def test_all_is_well() -> None:
+    findings = check(WELL)
+    assert ill(WELL) == [] and worst(findings) == "ok"
+    assert [finding.name for finding in findings] == [
+        "settings", "state folder", "bundle folder", "model folder", "disk", "data base", "backends",
+        "bundle", "bundle", "models", "runtimes", "GPU", "libraries", "crashes",
+    ]  # fmt: skip
+    assert {finding.fix for finding in findings} == {None}
+
+
+def test_a_new_user_has_nothing_to_mend() -> None:
+    new = replace(
+        WELL,
+        settings_exist=False,
+        database_exists=False,
+        folders=tuple(replace(one, exists=False, mode=None) for one in WELL.folders),
+        bundles=tuple(replace(one, version=None) for one in WELL.bundles),
+        models=(),
+        runtimes=None,
+    )
+    assert ill(new) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "status", "said"),
+    [
+        ({"settings_problem": PROBLEM}, "settings", "broken", "This is wrong."),
+        (with_folder("state", writable=False), "state folder", "broken", "WHISPERD_STATE_DIR"),
+        (with_folder("state", error="Input/output error"), "state folder", "broken", "Input/output error"),
+        (with_folder("state", is_folder=False), "state folder", "broken", "is no folder"),
+        (with_folder("settings", is_folder=False), "settings folder", "broken", "is no folder"),
+        (with_folder("models", exists=False, writable=False), "model folder", "broken", "cannot be made"),
+        (with_folder("natives", foreign="/w/natives/.locks/x"), "bundle folder", "broken", "sudo chown -R"),
+        (with_folder("natives", executable=False), "bundle folder", "broken", "noexec"),
+        (with_folder("natives", mode=0o777), "bundle folder", "warning", "chmod go-w /w/natives"),
+        (with_folder("state", mode=0o755), "state folder", "warning", "chmod 700 /w/state"),
+        (with_folder("state", free_bytes=10**6, device=2), "disk", "broken", "1.0 MB"),
+        (with_folder("models", free_bytes=GB // 2, device=2), "disk", "warning", "500.0 MB"),
+        ({"database_problem": PROBLEM}, "data base", "broken", "Do that."),
+        ({"set_aside": ("/w/state/whisperd.sqlite3.damaged-1",)}, "data base", "warning", "damaged-1"),
+        ({"backends": (), "variants": ()}, "backends", "broken", "pip install whisperd-ctranslate2"),
+        (
+            {"variants": (VariantFacts(name="x", device="cpu", problem=PROBLEM),)},
+            "backends",
+            "broken",
+            "This is wrong.",
+        ),
+        ({"plugin_problems": (PROBLEM,)}, "plugin", "warning", "This is wrong."),
+        ({"has_pip": False}, "pip", "broken", "ensurepip"),
+        (
+            {"bundles": (BundleFacts(name="media", version="18", needed=True, damaged=("av/a.so", "b")),)},
+            "bundle",
+            "broken",
+            "whisperctl natives install media",
+        ),
+        (
+            {"bundles": (BundleFacts(name="media", version=None, needed=True),), "is_offline": True},
+            "bundle",
+            "broken",
+            "WHISPERD_OFFLINE",
+        ),
+        ({"leftovers": ("/w/natives/.staging/x",)}, "leftovers", "warning", ".staging/x"),
+        (
+            {"models": (ModelFacts(name="base", damaged=("model.bin",)),)},
+            "model",
+            "broken",
+            "whisperctl models pull base",
+        ),
+        ({"models": (), "is_offline": True}, "models", "warning", "downloads are forbidden"),
+        (
+            {"runtimes": (RuntimeFacts(name="a", model="b", default=True, enabled=True, problem=PROBLEM),)},
+            "runtime",
+            "warning",
+            "a failed: This is wrong.",
+        ),
+        (
+            {"runtimes": (RuntimeFacts(name="a b", model="b", default=True, enabled=False),)},
+            "runtime",
+            "warning",
+            "whisperctl runtimes enable 'a b'",
+        ),
+        (
+            with_gpus(driver="550", problem=unavailable("version_mismatch")),
+            "GPU",
+            "warning",
+            "cannot be used",
+        ),
+        (with_gpus(problem=unavailable("stuck")), "GPU", "warning", "Do that."),
+        (
+            {
+                **with_gpus(gpus=(CARD,), driver="470"),
+                "variants": (
+                    VariantFacts(name="c-cuda", device="cuda", problem=PROBLEM),
+                    VariantFacts(name="c-cpu", device="cpu"),
+                ),
+            },
+            "GPU",
+            "warning",
+            "RTX: This is wrong.",
+        ),
+        (
+            {"environment": {"LD_PRELOAD": "/x/liby.so"}},
+            "libraries",
+            "warning",
+            "LD_PRELOAD loads /x/liby.so",
+        ),
+        ({"clashing": {"/opt/cuda": ("libcublas.so.11",)}}, "libraries", "warning", "libcublas.so.11"),
+        (
+            {"hardware": Hardware(cuda_libraries=libraries(notes=("CUDA_PATH names no folder.",)))},
+            "libraries",
+            "warning",
+            "CUDA_PATH names no folder.",
+        ),
+        (
+            {
+                "hardware": Hardware(
+                    cuda_libraries=libraries(("cublas", "11"), ("cublas", "12.4"), ("cudnn", "8"))
+                )
+            },
+            "libraries",
+            "warning",
+            "2 versions of cublas",
+        ),
+        (
+            {"crashes": (Crash(time="2026-01-02 03:04:05", part="worker", how="signal SIGSEGV"),) * 2},
+            "crashes",
+            "warning",
+            "2 times in the last 7 days (signal SIGSEGV), last at 2026-01-02 03:04:05",
+        ),
+        ({"log_problem": "The log cannot be read."}, "crashes", "warning", "cannot be read"),
+    ],
+)
+def test_what_is_wrong(changes: Mapping[str, Any], name: str, status: str, said: str) -> None:
+    (finding,) = ill(replace(WELL, **changes))
+    assert (finding.name, finding.status) == (name, status)
+    assert finding.fix and said in f"{finding.message} {finding.fix}"
+    assert worst([*check(WELL), finding]) == status
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        with_folder("natives", writable=False, owned=False, mode=0o755),
+        with_folder("natives", writable=False, owned=False, mode=0o777),  # others' own affair
+        with_folder("models", mode=0o755),
+        with_gpus(gpus=(CARD,), driver="550"),
+        with_gpus(problem=unavailable("no_driver")),
+        with_gpus(problem=unavailable("no_gpu"), driver="550"),
+        {"hardware": Hardware(cuda_libraries=libraries(("cublas", "12"), ("cublas", "12"), ("cudnn", "9")))},
+        {"models": ()},
+    ],
+)
+def test_what_is_not(changes: Mapping[str, Any]) -> None:
+    assert ill(replace(WELL, **changes)) == []
+
+
+LISTENING = SocketFacts(path="/run/w/d.sock", kind="socket", mode=0o600, listening=True, locked=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "said"),
+    [
+        ({}, "ok", "for you alone"),
+        ({"kind": "none", "listening": False, "locked": False}, "ok", "not there yet"),
+        ({"kind": "none", "listening": False}, "broken", "its socket /run/w/d.sock is gone"),
+        ({"kind": "other", "listening": False}, "broken", "is no socket"),
+        ({"listening": False, "locked": False}, "warning", "left behind"),
+        ({"owned": False}, "broken", "another user"),
+        ({"folder_is_open": True}, "broken", "chmod 700 /run/w"),
+        ({"mode": 0o666}, "broken", "chmod 600 /run/w/d.sock"),
+    ],
+)
+def test_the_socket(changes: Mapping[str, Any], status: str, said: str) -> None:
+    (finding,) = check_socket(replace(LISTENING, **changes))
+    assert (finding.name, finding.status) == ("socket", status)
+    assert said in f"{finding.message} {finding.fix}" and bool(finding.fix) == (status != "ok")
+
+
+def test_the_daemon() -> None:
+    assert check_daemon("1.0", "1.0", 7, None).status == "ok"
+    old = check_daemon("1.1", "1.0", 7, None)
+    assert (old.status, old.fix) == ("warning", "Make it this one: `whisperctl daemon restart`.")
+    problem = Finding(name="daemon", status="broken", message="No.", fix="Do that.")
+    assert check_daemon("1.1", None, None, problem) is problem

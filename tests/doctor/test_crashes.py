@@ -1,0 +1,70 @@
+"""Crashes, as the log tells of them."""
+
+from __future__ import annotations
+
+import datetime
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisperd.doctor.crashes import crashes_in
+
+NOW = datetime.datetime(2026, 3, 10, 12, 0, 0)
+
+
+def line(message: str, time: str = "2026-03-09 08:00:00", level: str = "ERROR") -> str:
+    return f"{time},123 {level} whisperd.runtimes.loaded: {message}\n"
+
+
+def begun(socket: str = "/run/d.sock") -> str:
+    return line(f"whisperd 0.1.0 listens on {socket}, process 7", level="INFO")
+
+
+ENDED = line("whisperd has ended", level="INFO")
+
+
+def found(*lines: str) -> list[tuple[str, str]]:
+    return [(crash.part, crash.how) for crash in crashes_in(lines, NOW)]
+
+
+def test_what_dies() -> None:
+    assert found(
+        line("the worker of my (old) model died (signal SIGSEGV)"),
+        "  a line of what the worker said (signal SIGABRT)\n",
+        line("a decoder ended unexpectedly (exit status 1); Traceback (most recent call last)"),
+        line("job 12 failed unexpectedly"),
+        line("runtime a failed: x"),
+    ) == [
+        ("worker", "signal SIGSEGV"),
+        ("decoder", "exit status 1"),
+        ("mistake", "unexpectedly"),
+    ]
+
+
+def test_a_daemon_that_ended_as_it_should() -> None:
+    assert found(begun(), ENDED, begun(), ENDED, begun()) == []
+
+
+def test_a_daemon_that_was_killed() -> None:
+    ((part, how),) = found(begun(), begun(), ENDED)
+    assert part == "daemon" and "without a word" in how
+
+
+def test_a_daemon_that_failed_is_told_of_once() -> None:
+    lines = (begun(), line("whisperd ends because of a mistake of its own"), begun(), ENDED)
+    assert found(*lines) == [("daemon", "a mistake of its own")]
+
+
+def test_daemons_on_different_sockets() -> None:
+    assert found(begun("/a"), begun("/b"), ENDED, ENDED) == []
+
+
+def test_what_is_long_ago_is_left_out() -> None:
+    death = "the worker of x died (signal SIGKILL)"
+    assert found(line(death, "2026-03-03 11:59:59")) == []
+    assert found(line(death, "2026-03-03 12:00:00")) == [("worker", "signal SIGKILL")]
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=80)))
+def test_any_log(lines: list[str]) -> None:
+    assert crashes_in(lines, NOW) == ()

@@ -1,0 +1,46 @@
+"""What the daemon has measured holds for a program as well."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from whisperd.calibration.table import CalibrationTable, copy_calibrations
+from whisperd.calibration.values import Calibration
+from whisperd.store import open_database
+
+pytestmark = pytest.mark.anyio
+
+FOUND = Calibration(
+    model="base",
+    fingerprint="this computer",
+    time="2026-01-01T00:00:00Z",
+    elapsed_s=30.0,
+    is_complete=True,
+    candidates=(),
+    trials=(),
+)
+
+
+async def test_what_was_measured_is_copied(tmp_path: Path) -> None:
+    async with open_database(tmp_path / "daemon.sqlite3") as daemons:
+        await CalibrationTable(daemons).put(FOUND)
+        async with open_database(tmp_path / "program.sqlite3") as ours:
+            await copy_calibrations(daemons.path, ours)
+            table = CalibrationTable(ours)
+            await table.open()
+            assert table.find("base", "this computer") == FOUND
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no data base" * 1000])
+async def test_where_there_is_none(tmp_path: Path, content: bytes | None) -> None:
+    other = tmp_path / "other.sqlite3"
+    if content is not None:
+        other.write_bytes(content)
+    async with open_database(tmp_path / "program.sqlite3") as ours:
+        await copy_calibrations(other, ours)
+        table = CalibrationTable(ours)
+        await table.open()
+        assert table.all() == []
+    assert other.exists() == (content is not None)

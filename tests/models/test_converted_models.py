@@ -1,0 +1,274 @@
+"""Models in another format: made once, never given to an engine with a wrong byte, gone with their source."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import pytest
+from toy_models import catalogue_of, tiny_files, toy_entry, write_files
+
+from toy_runtime import until
+from whisperd.models import ModelStore
+from whisperd.models.sources import FolderSource
+from whisperd.plugins import ModelFormat
+from whisperd.progress import Progress
+from whisperd.rpc.errors import WhisperdError
+
+pytestmark = pytest.mark.anyio
+
+CONVERTER = """
+import os, sys, time
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+
+def convert(source, target, precision, on_bytes):
+    with (FOLDER / "calls").open("a") as calls:
+        calls.write(precision + " ")
+    weights = (source / "model.bin").read_bytes()
+    target.write_bytes(weights[:1000])
+    on_bytes(1000)
+    while (FOLDER / "hold").exists():
+        time.sleep(0.005)
+    how = os.environ.get("CONVERTER_FAILS")
+    if how == "full":
+        raise OSError(28, "No space left on device")
+    if how == "dies":
+        os._exit(3)
+    if how:
+        raise ValueError(how)
+    target.write_bytes(precision.encode() + weights[::-1])
+    on_bytes(len(weights) - 1000)
+"""
+FORMAT = ModelFormat(name="toy", convert="toy_converter:convert")
+
+
+class Converter:
+    """The function that the child calls, and how often it was."""
+
+    def __init__(self, folder: Path) -> None:
+        self.hold = folder / "hold"
+        self._calls = folder / "calls"
+
+    @property
+    def calls(self) -> list[str]:
+        return self._calls.read_text().split() if self._calls.exists() else []
+
+
+@pytest.fixture
+def converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Converter:
+    folder = tmp_path / "converter"
+    folder.mkdir()
+    (folder / "toy_converter.py").write_text(CONVERTER)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    return Converter(folder)
+
+
+@pytest.fixture
+def weights() -> bytes:
+    return tiny_files()["model.bin"]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[[], ModelStore]:
+    share = tmp_path / "share"
+    write_files(share / "toy", tiny_files())
+
+    def make() -> ModelStore:
+        catalogue = catalogue_of(toy_entry(tiny_files()))
+        return ModelStore(tmp_path / "models", catalogue=catalogue, sources=[FolderSource(share)])
+
+    return make
+
+
+@pytest.fixture
+async def store(make: Callable[[], ModelStore]) -> ModelStore:
+    store = make()
+    await store.pull("toy")
+    return store
+
+
+def made(store: ModelStore) -> list[Path]:
+    """What lies in the folder of converted models."""
+    return [path for path in (store.root / "converted").rglob("*") if path.is_file()]
+
+
+async def failure(store: ModelStore) -> WhisperdError:
+    with pytest.raises(WhisperdError) as caught:
+        await store.convert("toy", FORMAT, "int8")
+    return caught.value
+
+
+async def test_a_model_is_converted_once(
+    make: Callable[[], ModelStore], store: ModelStore, converter: Converter, weights: bytes
+) -> None:
+    told: list[Progress] = []
+    path = await store.convert("toy", FORMAT, "int8", on_progress=told.append)
+    assert path.read_bytes() == b"int8" + weights[::-1]
+    assert {one.detail for one in told} == {"converting"}
+    assert told[-1].done == told[-1].total == sum(map(len, tiny_files().values()))
+    assert await store.convert("toy", FORMAT, "int8") == path
+    assert await make().convert("toy", FORMAT, "int8") == path
+    assert converter.calls == ["int8"]
+
+
+async def test_each_precision_is_a_file_of_its_own(store: ModelStore, converter: Converter) -> None:
+    paths = {await store.convert("toy", FORMAT, precision) for precision in ("int8", "float16", "int8")}
+    assert len(paths) == 2
+    assert converter.calls == ["int8", "float16"]
+
+
+async def test_two_who_want_it_at_once_wait_for_one(
+    make: Callable[[], ModelStore], store: ModelStore, converter: Converter
+) -> None:
+    converter.hold.touch()
+    told: list[Progress] = []
+    paths: set[Path] = set()
+
+    async def want(store: ModelStore) -> None:
+        paths.add(await store.convert("toy", FORMAT, "int8", on_progress=told.append))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(want, store)
+        tasks.start_soon(want, make())
+        await until(lambda: "waiting" in {one.detail for one in told} and converter.calls)
+        converter.hold.unlink()
+    assert len(paths) == 1
+    assert converter.calls == ["int8"]
+
+
+async def test_a_model_that_is_being_converted_is_not_removed(
+    store: ModelStore, converter: Converter
+) -> None:
+    converter.hold.touch()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(store.convert, "toy", FORMAT, "int8")
+        await until(lambda: converter.calls)
+        with pytest.raises(WhisperdError) as caught:
+            await store.remove("toy")
+        assert caught.value.code == "model.busy"
+        converter.hold.unlink()
+
+
+async def test_a_changed_byte_is_not_given_to_an_engine(
+    store: ModelStore, converter: Converter, weights: bytes
+) -> None:
+    path = await store.convert("toy", FORMAT, "int8")
+    path.write_bytes(b"int4" + weights[::-1])
+    assert await store.convert("toy", FORMAT, "int8") == path
+    assert path.read_bytes() == b"int8" + weights[::-1]
+
+
+async def test_what_was_only_touched_is_read_and_not_made_again(
+    store: ModelStore, converter: Converter
+) -> None:
+    path = await store.convert("toy", FORMAT, "int8")
+    os.utime(path, (1, 1))
+    assert await store.convert("toy", FORMAT, "int8") == path
+    assert converter.calls == ["int8"]
+
+
+async def test_a_newer_version_of_the_format_takes_the_place_of_the_older(
+    store: ModelStore, converter: Converter
+) -> None:
+    old = await store.convert("toy", FORMAT, "int8")
+    other = await store.convert("toy", FORMAT, "float16")
+    new = await store.convert("toy", replace(FORMAT, version=2), "int8")
+    assert converter.calls == ["int8", "float16", "int8"]
+    assert new.exists() and other.exists() and not old.exists()
+
+
+async def test_it_is_counted_and_removed_with_its_model(store: ModelStore, converter: Converter) -> None:
+    before = (await store.describe("toy")).size or 0
+    path = await store.convert("toy", FORMAT, "int8")
+    size_bytes = path.stat().st_size
+    after = (await store.describe("toy")).size or 0
+    assert 0 < size_bytes <= after - before < size_bytes + 1000
+    assert await store.remove("toy") == after
+    assert not made(store)
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "part"),
+    [
+        ("it makes no sense", "model.conversion_failed", "it makes no sense"),
+        ("dies", "model.conversion_failed", "without a result"),
+        ("full", "disk.full", "no room"),
+    ],
+)
+async def test_a_conversion_that_fails_leaves_nothing(
+    store: ModelStore,
+    converter: Converter,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+    code: str,
+    part: str,
+) -> None:
+    monkeypatch.setenv("CONVERTER_FAILS", how)
+    error = await failure(store)
+    assert error.code == code and part in error.message
+    assert error.fix
+    assert not made(store)
+    monkeypatch.delenv("CONVERTER_FAILS")
+    await store.convert("toy", FORMAT, "int8")
+
+
+async def test_a_full_disk_is_told_before_anything_is_made(
+    tmp_path: Path, store: ModelStore, converter: Converter
+) -> None:
+    store = ModelStore(store.root, catalogue=store.catalogue, sources=[], free_bytes=lambda _: 1000)
+    assert (await failure(store)).code == "disk.full"
+    assert not converter.calls
+
+
+async def test_cancelling_leaves_nothing(store: ModelStore, converter: Converter) -> None:
+    converter.hold.touch()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(store.convert, "toy", FORMAT, "int8")
+        await until(lambda: converter.calls)
+        tasks.cancel_scope.cancel()
+    assert not made(store)
+
+
+async def test_what_a_killed_conversion_left_is_cleared(store: ModelStore, converter: Converter) -> None:
+    path = await store.convert("toy", FORMAT, "int8")
+    (path.parent / ".0123").write_bytes(b"a half")
+    await store.convert("toy", FORMAT, "float16")
+    assert not list(path.parent.glob(".*"))
+
+
+async def test_a_folder_that_is_used_in_place_is_converted_anew_when_it_changed(
+    tmp_path: Path, store: ModelStore, converter: Converter
+) -> None:
+    folder = write_files(tmp_path / "mine", tiny_files(1))
+    first = await store.convert(str(folder), FORMAT, "int8")
+    assert first.read_bytes() == b"int8" + tiny_files(1)["model.bin"][::-1]
+    assert await store.convert(str(folder), FORMAT, "int8") == first
+    await store.remove("toy")
+    assert first.exists(), "its folder is as it was"
+    await store.pull("toy")
+    write_files(folder, tiny_files(2))
+    second = await store.convert(str(folder), FORMAT, "int8")
+    assert second.read_bytes() == b"int8" + tiny_files(2)["model.bin"][::-1]
+    await store.remove("toy")
+    assert second.exists() and not first.exists()
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="a superuser may write anywhere")
+async def test_a_store_that_is_read_only_gives_what_it_has(store: ModelStore, converter: Converter) -> None:
+    path = await store.convert("toy", FORMAT, "int8")
+    folders = [store.root, *(one for one in store.root.rglob("*") if one.is_dir() and not one.is_symlink())]
+    for folder in folders:
+        folder.chmod(0o500)
+    try:
+        assert await store.convert("toy", FORMAT, "int8") == path
+        with pytest.raises(WhisperdError) as caught:
+            await store.convert("toy", FORMAT, "float16")
+        assert caught.value.code == "model.read_only"
+    finally:
+        for folder in folders:
+            folder.chmod(0o700)

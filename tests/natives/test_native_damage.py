@@ -1,0 +1,277 @@
+"""Bad disks, bad caches, folders that may not be written to: never a half-installed bundle."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from index_server import IndexServer
+from store_checks import ignore, left_in_staging
+from wheel_maker import lock_wheels, make_wheel
+
+from whisperd.natives import Bundle, InstalledBundle, NativeStore
+from whisperd.natives import install as install_module
+from whisperd.natives import store as store_module
+from whisperd.rpc.errors import WhisperdError
+from whisperd_testing import unprivileged
+
+pytestmark = pytest.mark.anyio
+
+
+async def works(_: InstalledBundle) -> str:
+    return "it works"
+
+
+class TestPipsCache:
+    @pytest.fixture
+    def cache(self, index: IndexServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A cache in which pip keeps what the index serves."""
+        index.may_cache = True
+        monkeypatch.delenv("PIP_NO_CACHE_DIR")
+        monkeypatch.setenv("PIP_CACHE_DIR", str(tmp_path / "cache"))
+        monkeypatch.setenv("PIP_TRUSTED_HOST", f"127.0.0.1:{index.server_port}")
+        return tmp_path / "cache"
+
+    async def test_a_damaged_wheel_in_it_is_fetched_anew(
+        self, root: Path, bundle: Bundle, index: IndexServer, cache: Path, tmp_path: Path
+    ) -> None:
+        await NativeStore(tmp_path / "first").install(bundle, ignore)
+        bodies = [path for path in cache.rglob("*") if path.is_file() and path.stat().st_size > 500_000]
+        assert bodies
+        for body in bodies:
+            data = bytearray(body.read_bytes())
+            data[-1000] ^= 1
+            body.write_bytes(data)
+        index.downloads.clear()
+        installed = await NativeStore(root).install(bundle, ignore)
+        assert await NativeStore(root).verify(installed) == ()
+        assert "engine-2.1-py3-none-any.whl" in index.downloads
+
+    async def test_an_index_that_serves_another_file_is_not_asked_for_ever(
+        self, store: NativeStore, bundle: Bundle, index: IndexServer, cache: Path
+    ) -> None:
+        index.behaviour = "wrong"
+        with pytest.raises(WhisperdError) as caught:
+            await store.install(bundle, ignore)
+        assert caught.value.code == "native.hash_mismatch"
+        assert len(index.downloads) <= 2
+        assert await store.list() == []
+
+
+class TestDamagedBundle:
+    """Before each use a bundle is looked over; what can be seen is mended."""
+
+    @pytest.fixture
+    async def installed(self, store: NativeStore, bundle: Bundle, index: IndexServer) -> InstalledBundle:
+        return await store.install(bundle, ignore)
+
+    @pytest.fixture(params=["changed", "cut", "missing", "no manifest"])
+    def damage(self, request: pytest.FixtureRequest, installed: InstalledBundle) -> str:
+        library = installed.path / "engine/lib/native.bin"
+        data = bytearray(library.read_bytes())
+        if request.param == "changed":
+            data[12345] ^= 1
+            library.write_bytes(data)
+        elif request.param == "cut":
+            library.write_bytes(data[:-1])
+            os.utime(library, (1, 1))
+        elif request.param == "missing":
+            library.unlink()
+        else:
+            (installed.path / ".whisperd.sha256").unlink()
+        return str(request.param)
+
+    async def test_it_is_mended(
+        self, store: NativeStore, bundle: Bundle, installed: InstalledBundle, damage: str, root: Path
+    ) -> None:
+        assert await store.install(bundle, ignore) == installed
+        assert await store.verify(installed) == ()
+        assert left_in_staging(root) == []
+
+    async def test_offline_it_is_not_used(
+        self, root: Path, bundle: Bundle, installed: InstalledBundle, damage: str
+    ) -> None:
+        with pytest.raises(WhisperdError) as caught:
+            await NativeStore(root, offline=True).install(bundle, ignore)
+        assert caught.value.code == "native.offline"
+        assert caught.value.fix
+
+    async def test_a_whole_one_is_used_as_it_is_also_after_a_copy(
+        self, store: NativeStore, bundle: Bundle, installed: InstalledBundle, index: IndexServer
+    ) -> None:
+        for path in installed.path.rglob("*"):
+            os.utime(path)  # what was written later is read
+        index.downloads.clear()
+        assert await store.install(bundle, ignore) == installed
+        assert index.downloads == []
+
+
+def fail_with(code: int) -> Callable[..., Any]:
+    def fail(*_: object, **__: object) -> Any:
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+STEPS = [
+    (install_module, "write_manifest"),
+    (install_module, "write_description"),
+    (store_module, "_move_into_place"),
+]
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"), [(errno.ENOSPC, "disk.full"), (errno.EROFS, "native.not_writable")]
+)
+class TestDiskThatRefuses:
+    @pytest.mark.parametrize(("module", "function"), STEPS, ids=[name for _, name in STEPS])
+    async def test_in_the_middle_of_an_installation(
+        self,
+        store: NativeStore,
+        bundle: Bundle,
+        root: Path,
+        index: IndexServer,
+        monkeypatch: pytest.MonkeyPatch,
+        module: object,
+        function: str,
+        code: int,
+        expected: str,
+    ) -> None:
+        with monkeypatch.context() as patch, pytest.raises(WhisperdError) as caught:
+            patch.setattr(module, function, fail_with(code))
+            await store.install(bundle, ignore)
+        assert caught.value.code == expected
+        assert caught.value.fix
+        assert store.find(bundle) is None
+        assert await store.list() == []
+        assert left_in_staging(root) == []
+
+    async def test_when_an_upgrade_makes_the_new_version_current(
+        self,
+        store: NativeStore,
+        wheels: Path,
+        root: Path,
+        index: IndexServer,
+        monkeypatch: pytest.MonkeyPatch,
+        code: int,
+        expected: str,
+    ) -> None:
+        bundle = lock_wheels("engine-cpu", wheels / "engine-2.1-py3-none-any.whl", ranges={"engine": ">=2"})
+        make_wheel(wheels, "engine", "2.2")
+        old = await store.install(bundle, ignore)
+        with monkeypatch.context() as patch, pytest.raises(WhisperdError) as caught:
+            patch.setattr(store_module, "write_choice", fail_with(code))
+            await store.upgrade(bundle, works, ignore)
+        assert caught.value.code == expected
+        assert store.find(bundle) == old
+        assert await store.list() == [old]
+        assert left_in_staging(root) == []
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Callable[[int], Path]]:
+    """Makes file systems of so many bytes, where that is allowed."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("only root may mount a file system")
+    with tempfile.TemporaryDirectory() as folder:
+        mounted: list[Path] = []
+
+        def mount(size_bytes: int) -> Path:
+            path = Path(folder, str(len(mounted)))
+            path.mkdir()
+            command = ["mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=700", "none", str(path)]
+            if subprocess.run(command, capture_output=True, check=False).returncode:
+                pytest.skip("this container may not mount a file system")
+            mounted.append(path)
+            return path
+
+        try:
+            yield mount
+        finally:
+            for path in mounted:
+                subprocess.run(["umount", str(path)], check=True)
+
+
+class TestSmallDisk:
+    @pytest.mark.slow
+    async def test_wherever_it_fills_up_nothing_is_left(
+        self, bundle: Bundle, index: IndexServer, small_disk: Callable[[int], Path]
+    ) -> None:
+        """pip needs 600 kB for the wheel and as much for what is in it: it ends at different steps."""
+        for size_bytes in (8_192, 300_000, 700_000, 1_100_000, 1_300_000):
+            root = small_disk(size_bytes)
+            store = NativeStore(root, free_bytes=lambda _: 2**40)
+            try:
+                installed = await store.install(bundle, ignore)
+            except WhisperdError as error:
+                assert error.code == "disk.full", (size_bytes, error)
+                assert await store.list() == []
+            else:
+                assert size_bytes > 1_000_000
+                assert await store.verify(installed) == ()
+            assert left_in_staging(root) == []
+
+
+class TestSharedFolder:
+    """Somebody else's folder, which this process may only read."""
+
+    @pytest.fixture
+    def other(self, wheels: Path) -> Bundle:
+        """A bundle that is not in it."""
+        wheel = wheels / "engine_parts-1.0-py3-none-any.whl"
+        return lock_wheels("other", wheel, ranges={"engine-parts": ">=1"})
+
+    @pytest.fixture
+    async def shared(self, bundle: Bundle, index: IndexServer) -> Any:
+        if os.name != "posix":
+            pytest.skip("file modes are of Unix")
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            root = folder / "native"
+            await NativeStore(root).install(bundle, ignore)
+            for path in (folder, root, *root.rglob("*")):
+                path.chmod(0o555 if path.is_dir() else 0o444)
+            with unprivileged():
+                yield root
+            for path in (folder, root, *root.rglob("*")):
+                path.chmod(0o755)
+
+    def everything(self, root: Path) -> set[Path]:
+        return set(root.rglob("*"))
+
+    async def test_what_is_there_is_used_and_nothing_is_written(self, shared: Path, bundle: Bundle) -> None:
+        before = self.everything(shared)
+        store = NativeStore(shared)
+        installed = await store.install(bundle, ignore)
+        assert store.find(bundle) == installed
+        assert await store.install(bundle, ignore, mend=True) == installed
+        assert await store.list() == [installed]
+        assert await store.verify(installed) == ()
+        assert self.everything(shared) == before
+
+    async def test_what_is_missing_is_an_error_with_a_fix(self, other: Bundle, shared: Path) -> None:
+        before = self.everything(shared)
+        store = NativeStore(shared)
+        for attempt in (store.install(other, ignore), store.upgrade(other, works, ignore)):
+            with pytest.raises(WhisperdError) as caught:
+                await attempt
+            assert caught.value.code == "native.not_writable"
+            assert str(shared) in caught.value.message
+            assert "WHISPERD_NATIVE_DIR" in caught.value.fix
+        assert self.everything(shared) == before
+
+    async def test_it_cannot_be_removed_from(self, shared: Path, bundle: Bundle) -> None:
+        store = NativeStore(shared)
+        installed = store.find(bundle)
+        assert installed is not None
+        with pytest.raises(WhisperdError) as caught:
+            await store.remove(installed)
+        assert caught.value.code == "native.not_writable"
+        assert store.find(bundle) == installed

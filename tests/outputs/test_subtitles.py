@@ -1,0 +1,272 @@
+"""Subtitles, read back by parsers that somebody else wrote."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from io import StringIO
+
+import pytest
+import srt
+import webvtt
+from hypothesis import given
+from hypothesis import strategies as st
+from openai.types.audio import TranscriptionVerbose
+
+from whisperd.jobs.job import Transcript
+from whisperd.jobs.stitch import Segment, Word
+from whisperd.outputs import FORMATS, render, verbose
+from whisperd.outputs.cues import CHARACTERS_PER_SECOND, LINE_COLUMNS, LINES, LONGEST_S, cues
+from whisperd.outputs.script import clean, pieces, width
+
+Spoken = tuple[float, float, str]
+
+LONG = (
+    " He hoped there would be stew for dinner, turnips and carrots and bruised potatoes and fat mutton"
+    " pieces to be ladled out in thick, peppered, flour-fattened sauce."
+)
+HOSTILE = [
+    " a --> b",
+    " 2\n00:00:00,000 --> 00:00:09,000\nforged",
+    " <i>tag</i> & <c.red>x</c> &amp;",
+    " \u202eright to left\u202c and \u05e9\u05dc\u05d5\u05dd",
+    " \U0001f469\u200d\U0001f469\u200d\U0001f467 family",
+    "\n\n\n",
+    " NOTE this",
+    " [00:01.00] not a time",
+    " tab\there",
+    " nul\x00bell\x07",
+    " # heading\n- item\n1. one\n> quote `code` *bold* [link](x)",
+]
+
+
+def transcript(*spoken: Spoken, words: bool = False, duration: float | None = None) -> Transcript:
+    segments = tuple(
+        Segment(
+            id=index,
+            seek=0,
+            start=start,
+            end=end,
+            text=text,
+            words=tuple(_words(start, end, text)) if words else (),
+        )
+        for index, (start, end, text) in enumerate(spoken)
+    )
+    return Transcript(
+        task="transcribe",
+        language="en",
+        duration=(spoken[-1][1] + 1 if spoken else 1.0) if duration is None else duration,
+        text=" ".join(clean(text) for _, _, text in spoken),
+        segments=segments,
+        runtime="base",
+        elapsed=0.5,
+        has_words=words,
+    )
+
+
+def _words(start: float, end: float, text: str) -> list[Word]:
+    parts = text.split()
+    step = (end - start) / max(1, len(parts))
+    return [
+        Word(text=f" {part}", start=start + n * step, end=start + (n + 1) * step, probability=0.5)
+        for n, part in enumerate(parts)
+    ]
+
+
+def spoken(texts: Sequence[str], seconds: float = 4.0) -> list[Spoken]:
+    return [(n * seconds, n * seconds + seconds - 0.5, text) for n, text in enumerate(texts)]
+
+
+texts = st.lists(
+    st.one_of(st.sampled_from(HOSTILE), st.text(st.characters(codec="utf-8"), max_size=200)), max_size=6
+)
+
+
+@st.composite
+def speech(draw: st.DrawFn) -> list[Spoken]:
+    """Segments in order, not overlapping, some of no length at all."""
+    at, found = 0.0, []
+    for text in draw(texts):
+        at += draw(st.floats(0, 5))
+        end = at + draw(st.floats(0, 30))
+        found.append((at, end, text))
+        at = end
+    return found
+
+
+def test_a_long_sentence_is_cut_after_a_clause_into_lines_of_42_columns() -> None:
+    found = cues(transcript((20.0, 31.0, LONG)).segments, 40.0)
+    assert [cue.texts for cue in found] == [
+        ("He hoped there would be stew for dinner,", "turnips and carrots and bruised potatoes"),
+        ("and fat mutton pieces to be ladled out", "in thick, peppered, flour-fattened sauce."),
+    ]
+
+
+def test_chinese_counts_double_and_breaks_between_letters_but_not_before_punctuation() -> None:
+    text = (
+        "\u4eca\u5929\u5929\u6c14\u5f88\u597d\uff0c\u6211\u4eec\u53bb\u516c\u56ed\u6563\u6b65\u5427\u3002" * 4
+    )
+    found = cues(transcript((0.0, 20.0, text)).segments, 20.0)
+    lines = [line for cue in found for line in cue.texts]
+    assert "".join(lines) == text
+    assert all(width(line) <= LINE_COLUMNS for line in lines)
+    assert not any(line[0] in "\uff0c\u3002" for line in lines)
+    assert width("\uff0c\u6211") == 4
+    assert width("e\u0301") == 1
+
+
+def test_korean_breaks_at_spaces_alone() -> None:
+    assert list(pieces("\uc548\ub155\ud558\uc138\uc694 \uc138\uacc4")) == [
+        "\uc548\ub155\ud558\uc138\uc694",
+        " \uc138\uacc4",
+    ]
+
+
+def test_a_cue_ends_before_a_long_pause() -> None:
+    words = (
+        Word(text=" Well", start=0.0, end=0.5, probability=1.0),
+        Word(text=" then", start=6.0, end=6.5, probability=1.0),
+    )
+    segment = Segment(id=0, seek=0, start=0.0, end=6.5, text=" Well then", words=words)
+    assert [cue.texts for cue in cues([segment], 10.0)] == [("Well",), ("then",)]
+
+
+def test_a_short_cue_stays_until_it_can_be_read_but_not_into_the_next() -> None:
+    first, second = cues(transcript((0.0, 0.2, " Yes."), (0.5, 0.6, " No.")).segments, 10.0)
+    assert first.end == 0.5
+    assert second.end == pytest.approx(0.5 + 5 / 6)
+    (last,) = cues(transcript((9.9, 10.0, " Yes.")).segments, 10.0)
+    assert last.end == 10.0
+
+
+@given(speech(), st.booleans())
+def test_cues_keep_the_words_the_order_and_the_measures(said: list[Spoken], words: bool) -> None:
+    whole = transcript(*said, words=words)
+    found = cues(whole.segments, whole.duration)
+    shown = "".join("".join(cue.texts) for cue in found)
+    assert "".join(shown.split()) == "".join("".join(clean(text) for _, _, text in said).split())
+    for before, after in itertools.pairwise(found):
+        assert before.start <= before.end <= after.start
+    for cue in found:
+        assert len(cue.lines) <= LINES
+        for line, text in zip(cue.lines, cue.texts, strict=True):
+            # Only what cannot be divided may be wider.
+            assert (
+                width(text) <= LINE_COLUMNS
+                or len(line) == 1
+                or len(cue.lines) == 2 == sum(map(len, cue.lines))
+            )
+
+
+@given(speech())
+def test_a_cue_with_time_to_spare_is_shown_long_enough_to_read(said: list[Spoken]) -> None:
+    whole = transcript(*((start * 3, start * 3 + (end - start), text) for start, end, text in said))
+    found = cues(whole.segments, whole.duration + 60)
+    for cue, following in itertools.zip_longest(found, found[1:]):
+        columns = sum(map(width, cue.texts))
+        is_pressed = following is not None and cue.end >= following.start - 1e-6
+        shown_s = cue.end - cue.start
+        assert is_pressed or shown_s >= min(columns / CHARACTERS_PER_SECOND, LONGEST_S) - 1e-6
+
+
+@given(speech(), st.booleans())
+def test_srt_is_read_back_by_another_parser(said: list[Spoken], words: bool) -> None:
+    whole = transcript(*said, words=words)
+    read = list(srt.parse(render(whole, "srt")))
+    expected = cues(whole.segments, whole.duration)
+    assert [entry.index for entry in read] == list(range(1, len(expected) + 1))
+    for entry, cue in zip(read, expected, strict=True):
+        assert entry.content.replace("\N{LONG RIGHTWARDS ARROW}", "-->").split("\n") == list(cue.texts)
+        assert entry.start.total_seconds() == pytest.approx(cue.start, abs=0.001)
+        assert entry.end.total_seconds() == pytest.approx(cue.end, abs=0.001)
+
+
+@given(speech(), st.booleans())
+def test_vtt_is_read_back_by_another_parser(said: list[Spoken], words: bool) -> None:
+    whole = transcript(*said, words=words)
+    read = webvtt.from_buffer(StringIO(render(whole, "vtt"))).captions
+    expected = cues(whole.segments, whole.duration)
+    assert len(read) == len(expected)
+    for caption, cue in zip(read, expected, strict=True):
+        shown = re.sub(r"<[^>]*>", "", caption.raw_text)
+        plain = shown.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+        assert plain.split("\n") == list(cue.texts)
+        assert caption.start_in_seconds <= caption.end_in_seconds
+
+
+def test_two_channels_may_be_read_at_once() -> None:
+    question = Segment(id=0, seek=0, start=0.1, end=2.8, text=LONG, channel=0)
+    answer = Segment(id=1, seek=0, start=0.2, end=2.9, text=" Yes.", channel=1)
+    found = cues([question, answer], 5.0)
+    assert [cue.channel for cue in found] == [0, 1, 0]
+    assert all(cue.end - cue.start > 0.8 for cue in found)
+    whole = Transcript(
+        task="transcribe",
+        language="en",
+        duration=5.0,
+        text="",
+        segments=(question, answer),
+        runtime="base",
+        elapsed=0.5,
+    )
+    captions = webvtt.from_buffer(StringIO(render(whole, "vtt"))).captions
+    assert [caption.voice for caption in captions] == ["Speaker 1", "Speaker 2", "Speaker 1"]
+    assert "Speaker 2: Yes." in render(whole, "srt")
+    assert render(whole, "text").splitlines()[1] == "Speaker 2: Yes."
+    assert "**0:00 Speaker 2** Yes." in render(whole, "md")
+
+
+def test_vtt_words_carry_their_times_which_grow_within_the_cue() -> None:
+    content = render(transcript((1.0, 4.0, " one two three"), words=True), "vtt")
+    assert "00:00:01.000 --> 00:00:04.000" in content
+    assert "<c>one</c> <00:00:02.000><c>two</c> <00:00:03.000><c>three</c>" in content
+
+
+@given(speech())
+def test_tsv_has_three_columns_in_each_row(said: list[Spoken]) -> None:
+    rows = render(transcript(*said), "tsv").split("\n")
+    assert rows[0] == "start\tend\ttext"
+    assert rows[-1] == ""
+    for row, (start, end, text) in zip(rows[1:-1], said, strict=True):
+        assert row.split("\t") == [str(round(start * 1000)), str(round(end * 1000)), clean(text)]
+
+
+@given(speech(), st.booleans())
+def test_lrc_has_one_time_in_front_of_each_line(said: list[Spoken], words: bool) -> None:
+    lines = render(transcript(*said, words=words), "lrc").splitlines()
+    for line in lines:
+        times = re.match(r"(\[\d+:\d\d\.\d\d\])+", line)
+        assert times is not None
+        assert times.group().count("[") == 1
+
+
+def test_lrc_counts_minutes_beyond_the_hour() -> None:
+    assert render(transcript((3723.4, 3725.0, " late")), "lrc") == "[62:03.40] late\n"
+
+
+def test_markdown_has_paragraphs_and_nothing_of_the_text_is_taken_for_markup() -> None:
+    content = render(
+        transcript((0.0, 2.0, " # One *two*."), (2.1, 3.0, " <b>[three](x)"), (5.0, 6.0, " 1. four.")), "md"
+    )
+    assert content == "**0:00** \\# One \\*two\\*. \\<b\\>\\[three\\](x) 1. four.\n"
+    content = render(transcript((0.0, 2.0, " One."), (3601.0, 3602.0, " 1. two")), "md")
+    assert content == "**0:00** One.\n\n**1:00:01** 1\\. two\n"
+
+
+@given(texts, st.booleans())
+def test_verbose_json_is_what_the_openai_client_reads(said: list[str], words: bool) -> None:
+    whole = transcript(*spoken(said), words=words)
+    shape = verbose(whole)
+    read = TranscriptionVerbose.model_validate({**shape, "language": "en"}, strict=True)
+    assert read.text == whole.text
+    assert [segment.text for segment in read.segments or []] == [segment.text for segment in whole.segments]
+    assert (read.words is not None) == words
+
+
+@given(texts, st.sampled_from(sorted(FORMATS)), st.booleans())
+def test_every_format_survives_whatever_was_said(said: list[str], name: str, words: bool) -> None:
+    content = render(transcript(*spoken(said), words=words), name)
+    assert "\x00" not in content
+    assert content == "" or content.endswith("\n")
+    content.encode()

@@ -1,0 +1,201 @@
+"""Real speech through whisper.cpp: the words, the languages, and weights that are made of CTranslate2's."""
+
+from __future__ import annotations
+
+import json
+import os
+import wave
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from whisperd.client import Client
+from whisperd.rpc.errors import WhisperdError
+from whisperd.worker.process import open_worker
+from whisperd.worker.protocol import BatchParams, DecodeOptions, EngineWindow, LoadParams, WindowResult
+from whisperd_testing import AUDIO, RunningDaemon, run_python
+
+pytestmark = pytest.mark.real
+
+KENNEDY = (
+    "And so my fellow Americans ask not what your country can do for you ask what you can do for your country"
+)
+BASE_FLOAT16_BYTES = 147_951_465
+"""What whisper.cpp's own converter makes of OpenAI's checkpoint."""
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A client of a daemon that keeps its models for all tests here, all of them on whisper.cpp."""
+    daemon = RunningDaemon(tmp_path_factory.mktemp("daemon"), toy=False).start()
+    with daemon.connect() as client:
+        for model, compute_type in (("tiny.en", "int8"), ("base", "int8"), ("base", "float16")):
+            client.runtimes.create(
+                f"{model}-{compute_type}", model, backend="whispercpp", compute_type=compute_type
+            )
+        yield client
+    daemon.close()
+
+
+def words(text: str) -> list[str]:
+    kept = "".join(letter for letter in text.lower() if letter.isalpha() or letter.isspace() or letter == "'")
+    return kept.split()
+
+
+def likeness(text: str, reference: str) -> float:
+    return SequenceMatcher(None, words(text), words(reference)).ratio()
+
+
+def recordings() -> dict[str, dict[str, Any]]:
+    return {one["file"]: one for one in json.loads((AUDIO / "manifest.json").read_text("utf-8"))}
+
+
+def test_the_kennedy_sentence(client: Client) -> None:
+    transcript = client.transcribe(AUDIO / "jfk.flac", runtime="tiny.en-int8")
+    assert words(transcript.text) == words(KENNEDY)
+    assert transcript.language == "en"
+    times = [moment for segment in transcript.segments for moment in (segment.start, segment.end)]
+    assert times == sorted(times) and times[0] >= 0 and times[-1] <= 11.05
+
+
+def test_weights_are_converted_to_the_very_size(client: Client) -> None:
+    transcript = client.transcribe(AUDIO / "jfk.flac", runtime="base-float16")
+    assert words(transcript.text) == words(KENNEDY)
+    models = Path(client.models.path("base")["path"]).parents[1]
+    sizes = [path.stat().st_size for path in (models / "converted").rglob("float16.ggml*")]
+    assert BASE_FLOAT16_BYTES in sizes
+
+
+def test_a_damaged_model_is_not_converted(client: Client, tmp_path: Path) -> None:
+    whole, damaged = Path(client.models.path("tiny.en")["path"]), tmp_path / "damaged"
+    damaged.mkdir()
+    for path in whole.iterdir():
+        (damaged / path.name).write_bytes(path.read_bytes()[: 1 << 20])
+    client.runtimes.create("damaged", str(damaged), backend="whispercpp")
+    with pytest.raises(WhisperdError) as raised:
+        client.transcribe(AUDIO / "jfk.flac", runtime="damaged")
+    assert raised.value.code == "model.conversion_failed"
+    assert "damaged" in raised.value.message and raised.value.fix
+
+
+def test_two_languages_at_once_do_not_mix(client: Client) -> None:
+    references = recordings()
+    files = ["sentence_de.wav", "sentence_en.wav"] * 2
+    jobs = [client.submit(AUDIO / file, runtime="base-int8", priority="interactive") for file in files]
+    for job, file in zip(jobs, files, strict=True):
+        result = client.jobs.wait(job)
+        assert result["language"] == references[file]["language"]
+        assert likeness(result["text"], references[file]["text"]) > 0.5, result["text"]
+
+
+def test_german_becomes_english_where_that_is_the_task(client: Client) -> None:
+    transcript = client.transcribe(AUDIO / "sentence_de.wav", runtime="base-int8", task="translate")
+    assert transcript.language == "de"
+    assert {"the", "was"} & set(words(transcript.text))
+    assert not {"der", "wurde"} & set(words(transcript.text))
+
+
+def test_a_prompt_may_say_how_a_name_is_spelled(client: Client) -> None:
+    spelled = client.transcribe(
+        AUDIO / "austen-0870.wav", runtime="base-int8", prompt="Mr. Jon Dashwoode", language="en"
+    )
+    assert "Dashwoode" in spelled.text
+
+
+@pytest.fixture(scope="module")
+def loaded(client: Client) -> tuple[Path, LoadParams]:
+    """What a worker of `tiny.en` needs: the native bundle, and what it is told to load."""
+    client.transcribe(AUDIO / "jfk.flac", runtime="tiny.en-int8")
+    variant = client.runtimes.show("tiny.en-int8")["variant"]
+    model = Path(client.models.path("tiny.en")["path"])
+    (file,) = {path for path in model.parents[1].glob("converted/*/int8.ggml1") if is_made_of(path, model)}
+    bundle = Path(client.natives.path(variant)["path"])
+    return bundle, LoadParams(model_path=str(file), compute_type="int8", context_margin_s=30.0)
+
+
+def is_made_of(path: Path, model: Path) -> bool:
+    """Whether a file of whole numbers can be of a model by its size."""
+    return 0.5 < path.stat().st_size / (model / "model.bin").stat().st_size < 0.6
+
+
+def samples(*files: str) -> bytes:
+    """The sound of files, one after the other."""
+    parts = []
+    for file in files:
+        with wave.open(str(AUDIO / file)) as sound:
+            assert (sound.getframerate(), sound.getnchannels(), sound.getsampwidth()) == (16_000, 1, 2)
+            parts.append(sound.readframes(sound.getnframes()))
+    return b"".join(parts)
+
+
+def compute(loaded: tuple[Path, LoadParams], pcm: bytes, **options: Any) -> WindowResult:
+    """What a worker makes of one window."""
+
+    async def run() -> WindowResult:
+        bundle, params = loaded
+        batch = BatchParams(windows=(EngineWindow(pcm=pcm),), options=DecodeOptions(**options))
+        async with open_worker(bundle, "whisperd_whispercpp.engine:load", params) as worker:
+            return (await worker.transcribe(batch))[0]
+
+    return anyio.run(run)
+
+
+def test_sentences_have_their_times(loaded: tuple[Path, LoadParams]) -> None:
+    result = compute(loaded, samples("austen-0870.wav", "austen-0880.wav"))
+    first, *others = result.segments
+    assert words(first.text)[-2:] == ["for", "them"]
+    assert first.start == 0.0 and 6.0 < first.end <= 7.3
+    assert others and 6.5 < others[0].start < 8.0 and others[-1].end == pytest.approx(10.09, abs=0.01)
+
+
+REFERENCE = """
+import sys
+import numpy
+import _pywhispercpp as whisper
+model, sound = sys.argv[1:]
+given = whisper.whisper_context_default_params()
+given.flash_attn = False
+context = whisper.whisper_init_from_file_with_params(model, given)
+params = whisper.whisper_full_default_params(whisper.whisper_sampling_strategy.WHISPER_SAMPLING_GREEDY)
+params.n_threads, params.language, params.temperature_inc = 1, "en", 0.0
+params.no_timestamps = params.single_segment = params.suppress_nst = True
+params.print_progress = False
+samples = numpy.fromfile(sound, dtype="<i2").astype(numpy.float32) / 32768
+assert whisper.whisper_full(context, params, samples, len(samples)) == 0
+count = whisper.whisper_full_n_segments(context)
+text = b"".join(whisper.whisper_full_get_segment_text(context, number) for number in range(count))
+print(text.decode())
+"""
+
+
+@pytest.mark.parametrize("file", ["austen-0870.wav", "austen-0880.wav", "austen-0890.wav"])
+def test_the_text_is_that_of_whisper_cpp_itself(
+    tmp_path: Path, loaded: tuple[Path, LoadParams], file: str
+) -> None:
+    bundle, params = loaded
+    sound = tmp_path / "sound"
+    sound.write_bytes(samples(file))
+    reference = run_python(REFERENCE, params.model_path, str(sound), env=os.environ, paths=[str(bundle)])
+    result = compute(loaded, samples(file), beam_size=1, temperatures=(0.0,))
+    assert "".join(segment.text for segment in result.segments).strip() == reference.strip()
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [({"language": "de"}, "language.not_in_model"), ({"task": "translate"}, "task.not_in_model")],
+)
+def test_an_english_model_says_what_it_cannot_do(client: Client, options: Any, code: str) -> None:
+    with pytest.raises(WhisperdError) as raised:
+        client.transcribe(AUDIO / "jfk.flac", runtime="tiny.en-int8", **options)
+    assert raised.value.code == code
+
+
+def test_what_is_computed_at_once_is_what_is_computed_alone(client: Client) -> None:
+    files = [f"austen-08{number}0.wav" for number in (7, 8, 9)]
+    alone = [client.transcribe(AUDIO / file, runtime="tiny.en-int8", temperature=0.0).text for file in files]
+    jobs = [client.submit(AUDIO / file, runtime="tiny.en-int8", temperature=0.0) for file in files * 2]
+    assert [client.jobs.wait(job)["text"] for job in jobs] == alone * 2

@@ -1,0 +1,60 @@
+"""What the whisper.cpp backend announces, and what it estimates: nothing here needs its library."""
+
+from __future__ import annotations
+
+import pytest
+
+from whisperd.announcement import faults
+from whisperd_whispercpp import _blas_build, whisperd_backend
+from whisperd_whispercpp.memory import need_bytes
+
+MB = 1_000_000
+PEAKS = [
+    (37.8, "int8", 1, 259),
+    (37.8, "int8", 2, 421),
+    (74.0, "int8", 1, 368),
+    (74.0, "int8", 2, 601),
+    (74.0, "float16", 1, 434),
+    (241.7, "int8", 1, 758),
+]
+"""Measured (docs/benchmarks.md): million parameters, compute type, replicas, megabytes."""
+
+
+def test_what_is_announced_is_what_whisperd_asks_for() -> None:
+    assert list(faults(whisperd_backend(), "whispercpp")) == []
+
+
+def test_the_best_comes_first_and_nothing_is_built_without_a_compiler() -> None:
+    variants = {variant.name: variant for variant in whisperd_backend().variants}
+    names = [f"whispercpp-{kind}" for kind in ("coreml", "metal", "blas", "avx", "generic")]
+    assert sorted(variants, key=lambda name: -variants[name].priority) == names
+    for variant in variants.values():
+        assert variant.needs.compiler == (variant.build is not None)
+
+
+@pytest.mark.parametrize(
+    ("environment", "vendor"),
+    [
+        ({}, "OpenBLAS"),
+        ({"MKLROOT": "/opt/mkl"}, "Intel10_64lp_seq"),
+        ({"MKLROOT": "/opt/mkl", "OPENBLAS_PATH": "/opt/openblas"}, "OpenBLAS"),
+    ],
+)
+def test_the_blas_that_a_user_names_is_built_with(
+    environment: dict[str, str], vendor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    assert _blas_build(environment)["GGML_BLAS_VENDOR"] == vendor
+
+
+def test_a_mac_has_a_blas_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert "GGML_BLAS_VENDOR" not in _blas_build({})
+
+
+@pytest.mark.parametrize(("millions", "compute_type", "replicas", "peak_mb"), PEAKS)
+def test_the_estimate_is_near_what_was_measured(
+    millions: float, compute_type: str, replicas: int, peak_mb: int
+) -> None:
+    estimate = need_bytes(millions * 1e6, compute_type, batch_size=8, replicas=replicas)
+    assert 0.97 * peak_mb * MB < estimate < 1.2 * peak_mb * MB

@@ -1,0 +1,99 @@
+"""What is said of a model before it is downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from whisperd.hardware import Gpu, Memory
+from whisperd.models import ModelStore
+from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes.advice import Advisor
+
+pytestmark = pytest.mark.anyio
+
+GB = 10**9
+
+
+class Computer:
+    def __init__(self, *gpu_bytes: int) -> None:
+        self.gpus = tuple(Gpu(index, "a GPU", size, size, (8, 0)) for index, size in enumerate(gpu_bytes))
+
+    async def usable_gpus(self) -> tuple[Gpu, ...]:
+        return self.gpus
+
+
+def advisor(folder: Path, memory: int, *gpu_bytes: int, measured: dict[str, float] | None = None) -> Advisor:
+    async def speeds() -> dict[str, float]:
+        return measured or {}
+
+    return Advisor(
+        ModelStore(folder, sources=[]),
+        Computer(*gpu_bytes),  # type: ignore[arg-type]
+        speeds,
+        lambda: Memory(total=memory, available=memory, source="a test"),
+    )
+
+
+def codes(warnings: Sequence[WhisperdError]) -> list[str]:
+    return [warning.code for warning in warnings]
+
+
+async def test_a_model_that_does_not_fit(tmp_path: Path) -> None:
+    (warning,) = await advisor(tmp_path, 2 * GB).warnings("large-v3")
+    assert warning.code == "model.too_large"
+    assert warning.data["download"] > 3 * GB
+    assert warning.data["total"] == 2 * GB < warning.data["needed"]
+
+
+@pytest.mark.parametrize("name", ["base", "Someone/model", "/a/folder"])
+async def test_nothing_is_said_of_what_fits_or_is_not_known(tmp_path: Path, name: str) -> None:
+    assert await advisor(tmp_path, 2 * GB).warnings(name) == []
+
+
+async def test_nothing_is_said_of_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "manifests" / "large-v3.json").write_text(
+        '{"name": "large-v3", "repo": null, "revision": null, "source": "a test", "files": []}'
+    )
+    assert await advisor(tmp_path, 2 * GB).warnings("large-v3") == []
+
+
+@pytest.mark.parametrize(
+    ("gpu_bytes", "device", "device_index", "is_too_large"),
+    [
+        ((), "auto", (), True),
+        ((24 * GB,), "auto", (), False),
+        ((24 * GB,), "cuda", (), False),
+        ((24 * GB,), "cpu", (), True),
+        ((24 * GB, 2 * GB), "cuda", (1,), True),
+        ((24 * GB, 2 * GB), "cuda", (0,), False),
+        ((2 * GB,), "auto", (), True),
+    ],
+)
+async def test_the_memory_of_where_it_is_to_run_counts(
+    tmp_path: Path, gpu_bytes: tuple[int, ...], device: str, device_index: tuple[int, ...], is_too_large: bool
+) -> None:
+    found = await advisor(tmp_path, 2 * GB, *gpu_bytes).warnings(
+        "large-v3", device=device, device_index=device_index
+    )
+    assert codes(found) == ["model.too_large"] * is_too_large
+    for warning in found:
+        assert ("GPU" in warning.message) == (bool(gpu_bytes) and device != "cpu")
+
+
+async def test_the_precision_counts(tmp_path: Path) -> None:
+    small = advisor(tmp_path, 4 * GB)
+    assert codes(await small.warnings("medium", compute_type="float32")) == ["model.too_large"]
+    assert codes(await small.warnings("medium", compute_type="int8")) == []
+
+
+async def test_what_was_measured_is_used(tmp_path: Path) -> None:
+    fast = advisor(tmp_path, 16 * GB, measured={"base": 45.0})
+    assert await fast.suitable() == "small"
+    assert await fast.suitable("en") == "small.en"
+    first = (await fast.recommend("de"))[0]
+    assert (first.name, first.recommended, first.measured) == ("small", True, False)
+    assert await advisor(tmp_path, 16 * GB).suitable() == "base"

@@ -1,0 +1,235 @@
+"""Which variants this computer can use, and when it is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+
+from recorded_computers import computer as recorded
+from whisperd.clock import now_rfc3339
+from whisperd.hardware import Gpus, Hardware
+from whisperd.natives import Bundle
+from whisperd.plugins import Backend, Needs, Variant
+from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes import RuntimePreset
+from whisperd.runtimes.computer import RENEWED_AFTER_S, Computer, judge
+
+HASH = "0" * 64
+LOCK = """
+format = 1
+main = "toy"
+
+[[distributions]]
+name = "toy"
+version = "1.0"
+wheels = [["{tag}", 1, 1, "{hash}"]]
+"""
+EVERYWHERE = LOCK.format(tag="py3-none-any", hash=HASH)
+NOWHERE = LOCK.format(tag="cp39-cp39-win_amd64", hash=HASH)
+
+
+def variant(name: str, priority: int, device: str = "cpu", **fields: Any) -> Variant:
+    fields = {"lock": None, "compute_types": ("int8",), **fields}
+    return Variant(name=name, device=device, priority=priority, **fields)
+
+
+CUDA12 = variant("one-cuda12", 60, "cuda", needs=Needs(cuda=(12, 0)))
+CUDA11 = variant("one-cuda11", 50, "cuda", needs=Needs(cuda=(11, 0)), lock=NOWHERE)
+BLAS = variant("two-blas", 40, needs=Needs(blas=True, compiler=True), lock=EVERYWHERE, build={})
+AVX = variant("two-avx", 30, needs=Needs(cpu_features=("avx",)))
+CPU = variant("one-cpu", 20)
+ONE = Backend("one", "", (CUDA12, CUDA11, CPU))
+TWO = Backend("two", "", (BLAS, AVX))
+ALL = [(ONE, CUDA12), (ONE, CUDA11), (TWO, BLAS), (TWO, AVX), (ONE, CPU)]
+
+
+def preset(**fields: Any) -> RuntimePreset:
+    now = now_rfc3339()
+    return RuntimePreset(id="1", name="dictation", model="tiny", created=now, changed=now, **fields)
+
+
+def problems(hardware: Hardware, **options: Any) -> dict[str, str | None]:
+    return {one.variant.name: one.problem and one.problem.code for one in judge(ALL, hardware, **options)}
+
+
+@dataclass
+class Looked:
+    """A computer that is looked at by hand."""
+
+    hardware: Hardware
+    now_s: float = 0.0
+    looks: int = 0
+    background: list[Callable[[], Awaitable[object]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.computer = Computer(
+            self._find_gpus,
+            self._find_hardware,
+            start_soon=self.background.append,
+            now_s=lambda: self.now_s,
+        )
+
+    async def usable(self, **fields: Any) -> list[str]:
+        return [one.name for _, one in await self.computer.usable_variants(preset(**fields))]
+
+    async def refusal(self, **fields: Any) -> WhisperdError:
+        with pytest.raises(WhisperdError) as raised:
+            await self.computer.usable_variants(preset(**fields))
+        return raised.value
+
+    async def _find_gpus(self) -> Gpus:
+        return self.hardware.gpus
+
+    async def _find_hardware(self) -> Hardware:
+        self.looks += 1
+        await anyio.lowlevel.checkpoint()
+        self.now_s += 1
+        return self.hardware
+
+
+@pytest.fixture
+def announce(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Has these variants, and no others, be announced."""
+
+    def announce(*pairs: tuple[Backend, Variant]) -> None:
+        monkeypatch.setattr("whisperd.runtimes.computer.variants", lambda: list(pairs))
+
+    announce(*ALL)
+    return announce
+
+
+# Judging
+
+
+def test_what_a_desktop_can_use() -> None:
+    assert problems(recorded("intel_desktop")) == {
+        "one-cuda12": "cuda.not_available",
+        "one-cuda11": "cuda.not_available",
+        "two-blas": None,
+        "two-avx": None,
+        "one-cpu": None,
+    }
+
+
+def test_what_the_computer_lacks_is_told_before_what_python_lacks() -> None:
+    assert problems(recorded("nvidia_cuda12"))["one-cuda11"] == "native.unsupported"
+    assert problems(recorded("intel_desktop"))["one-cuda11"] == "cuda.not_available"
+
+
+def test_what_is_built_already_needs_no_compiler() -> None:
+    without_compiler = recorded("old_no_avx")
+    assert problems(without_compiler)["two-blas"] == "variant.not_usable"
+    asked: list[Bundle] = []
+    installed = problems(without_compiler, is_installed=lambda bundle: not asked.append(bundle))
+    assert installed["two-blas"] is None
+    assert [bundle.name for bundle in asked] == ["two-blas"]
+
+
+# Choosing for a preset
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.usefixtures("announce")
+async def test_the_usable_ones_come_in_order() -> None:
+    assert await Looked(recorded("nvidia_cuda12")).usable() == ["one-cuda12", "two-avx", "one-cpu"]
+    assert await Looked(recorded("intel_desktop")).usable() == ["two-blas", "two-avx", "one-cpu"]
+    assert await Looked(recorded("old_no_avx")).usable() == ["one-cpu"]
+
+
+@pytest.mark.usefixtures("announce")
+async def test_a_preset_that_leaves_none_hears_why() -> None:
+    old = Looked(recorded("old_no_avx"))
+    assert (await old.refusal(backend="two")).code == "variant.not_usable"
+    assert (await old.refusal(device="cuda")).code == "cuda.not_available"
+    assert (await Looked(recorded("nvidia_broken")).refusal(device="cuda")).data[
+        "reason"
+    ] == "version_mismatch"
+
+
+async def test_of_several_reasons_that_of_the_variant_that_asks_for_least(
+    announce: Callable[..., None],
+) -> None:
+    announce((ONE, CUDA12), (TWO, BLAS), (TWO, AVX))
+    problem = await Looked(recorded("old_no_avx")).refusal()
+    assert "two-avx" in problem.message
+
+
+async def test_of_gpus_the_reason_of_the_best_variant(announce: Callable[..., None]) -> None:
+    announce((ONE, CUDA12), (ONE, CUDA11))
+    problem = await Looked(recorded("nvidia_old_driver")).refusal(device="cuda")
+    assert problem.code == "cuda.driver_too_old"
+
+
+async def test_where_no_variant_needs_anything_nothing_is_looked_at(announce: Callable[..., None]) -> None:
+    announce((ONE, CPU))
+    looked = Looked(recorded("intel_desktop"))
+    assert await looked.usable() == ["one-cpu"]
+    assert looked.looks == 0
+
+
+# Looking
+
+
+@pytest.mark.usefixtures("announce")
+async def test_only_the_first_who_asks_waits() -> None:
+    looked = Looked(recorded("intel_desktop"))
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(looked.computer.judged_variants)
+        tasks.start_soon(looked.computer.judged_variants)
+    assert looked.looks == 1
+    looked.now_s += RENEWED_AFTER_S - 10
+    assert await looked.computer.hardware() is looked.hardware
+    assert (looked.looks, looked.background) == (1, [])
+
+
+async def test_what_is_old_is_renewed_in_the_background() -> None:
+    old, new = recorded("intel_desktop"), recorded("nvidia_cuda12")
+    looked = Looked(old)
+    await looked.computer.hardware()
+    looked.hardware = new
+    looked.now_s += RENEWED_AFTER_S + 10
+    assert await looked.computer.hardware() is old
+    (renew,) = looked.background
+    await renew()
+    assert await looked.computer.hardware() is new
+    assert looked.looks == 2
+
+
+async def test_who_asks_for_a_new_look_gets_one() -> None:
+    looked = Looked(recorded("intel_desktop"))
+    await looked.computer.hardware()
+    looked.now_s += 1
+    looked.hardware = recorded("nvidia_cuda12")
+    assert await looked.computer.look_again() is looked.hardware
+
+
+@pytest.mark.usefixtures("announce")
+async def test_a_gpu_that_is_asked_for_is_not_refused_because_of_what_once_was() -> None:
+    with_gpu = recorded("nvidia_cuda12")
+    looked = Looked(recorded("nvidia_broken"))
+    assert (await looked.refusal(device="cuda")).code == "cuda.not_available"
+    await looked.computer.hardware()
+    looked.hardware = msgspec.structs.replace(looked.hardware, gpus=with_gpu.gpus)
+    assert "one-cuda12" in await looked.usable(device="cuda")
+    assert looked.looks == 1
+
+
+@pytest.mark.usefixtures("announce")
+@pytest.mark.parametrize(("name", "count"), [("nvidia_cuda12", 2), ("intel_desktop", 0)])
+async def test_gpus_that_a_variant_can_compute_on(name: str, count: int) -> None:
+    assert len(await Looked(recorded(name)).computer.usable_gpus()) == count
+
+
+async def test_gpus_that_no_variant_can_compute_on(announce: Callable[..., None]) -> None:
+    announce((replace(ONE, variants=(CUDA12,)), CUDA12))
+    assert await Looked(recorded("nvidia_old_driver")).computer.usable_gpus() == ()
+    announce((TWO, AVX))
+    looked = Looked(recorded("nvidia_cuda12"))
+    assert await looked.computer.usable_gpus() == ()
+    assert looked.looks == 0

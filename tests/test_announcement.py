@@ -1,0 +1,128 @@
+"""What a plugin may get wrong in its announcement, and what it is told then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisperd.announcement import COMPUTE_TYPES, faults, names_a_module
+from whisperd.plugins import Backend, ModelFormat, Needs, Variant, backends
+
+VARIANT = Variant(name="one-cpu", lock=None, device="cpu", priority=1, compute_types=("int8",))
+BACKEND = Backend(
+    name="one",
+    engine="one.engine:load",
+    variants=(VARIANT, replace(VARIANT, name="one-cuda", device="cuda", needs=Needs(cuda=(12, 0)))),
+    need_bytes=lambda *_, **__: 1,
+    model_format=ModelFormat(name="ggml", convert="one.convert:convert"),
+)
+
+
+def with_variant(**changes: Any) -> Backend:
+    return replace(BACKEND, variants=(replace(VARIANT, **changes),))
+
+
+def with_needs(**changes: Any) -> Backend:
+    return with_variant(needs=Needs(**changes))
+
+
+def test_nothing_is_wrong_with_what_is_right() -> None:
+    assert list(faults(BACKEND, "one")) == []
+    assert list(faults(replace(BACKEND, need_bytes=None, model_format=None, variants=[VARIANT]), "one")) == []
+    assert list(faults(with_variant(lock="text", build={"GGML_BLAS": "ON"}), "one")) == []
+    for kind in COMPUTE_TYPES:
+        assert list(faults(with_variant(compute_types=(kind,)), "one")) == []
+
+
+def test_nothing_is_wrong_with_our_own() -> None:
+    assert backends()
+    for backend in backends():
+        assert list(faults(backend, backend.name)) == []
+
+
+@pytest.mark.parametrize(
+    ("announced", "words"),
+    [
+        ("one", "`'one'`, which is no Backend"),
+        (replace(BACKEND, name="One!"), "`'One!'` is no name for a backend"),
+        (replace(BACKEND, name="auto"), "`'auto'` is no name for a backend"),
+        (replace(BACKEND, name=1), "`1` is no name"),
+        (replace(BACKEND, engine="one.engine"), "not `module:function`"),
+        (replace(BACKEND, need_bytes=5), "need_bytes is `5`"),
+        (replace(BACKEND, model_format="ggml"), "which is no ModelFormat"),
+        (replace(BACKEND, model_format=ModelFormat(name="", convert="a:b")), "no name for a model format"),
+        (
+            replace(BACKEND, model_format=ModelFormat(name="g", convert="a")),
+            "the model format is made by `'a'`",
+        ),
+        (replace(BACKEND, variants=()), "a tuple of at least one"),
+        (replace(BACKEND, variants=VARIANT), "a tuple of at least one"),
+        (replace(BACKEND, variants=("one-cpu",)), "`'one-cpu'`, which is no Variant"),
+        (replace(BACKEND, variants=(VARIANT, VARIANT)), "two of its variants have the same name"),
+        (with_variant(name="other-cpu"), "`'other-cpu'`, and not one-HARDWARE"),
+        (with_variant(name="one-"), "`'one-'`, and not one-HARDWARE"),
+        (with_variant(lock=b"format = 1"), "the lock of one-cpu"),
+        (with_variant(device="tpu"), "`'tpu'`, and not cpu or cuda"),
+        (with_variant(priority="high"), "the priority of one-cpu"),
+        (with_variant(compute_types=()), "the compute types of one-cpu are `()`"),
+        (with_variant(compute_types="int8"), "the compute types of one-cpu are `'int8'`, and not a tuple"),
+        (with_variant(compute_types=("int3",)), "the compute type int3; there are int8,"),
+        (with_variant(compute_types=("auto",)), "the compute type auto; there are int8,"),
+        (with_variant(environment={"THREADS": 1}), "the environment of one-cpu"),
+        (with_variant(environment=None), "the environment of one-cpu"),
+        (with_variant(build={"A": "1"}), "the build of one-cpu"),
+        (with_variant(needs=None), "and no Needs"),
+        (with_needs(platforms="linux-x86_64"), "platforms `'linux-x86_64'`, and not a tuple of names"),
+        (with_needs(cpu_features=(1,)), "cpu_features `(1,)`"),
+        (with_needs(frameworks=None), "frameworks `None`"),
+        (with_needs(cuda="12"), "cuda `'12'`, and not two numbers"),
+        (with_needs(cuda=(12,)), "cuda `(12,)`, and not two numbers"),
+    ],
+)
+def test_each_mistake_is_told(announced: Any, words: str) -> None:
+    name = announced.name if isinstance(announced, Backend) else "one"
+    assert words in next(faults(announced, name))
+
+
+def test_a_backend_and_its_entry_point_have_one_name() -> None:
+    assert list(faults(BACKEND, "two")) == ["the backend is called one, and its entry point two"]
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.binary(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.tuples(inner) | st.dictionaries(st.text(max_size=3), inner)
+    ),
+    max_leaves=5,
+)
+
+
+@pytest.mark.parametrize("make", [Backend, Variant, Needs, ModelFormat])
+def test_no_nonsense_is_too_much(make: Callable[..., Any]) -> None:
+    names = [field.name for field in fields(make)]  # type: ignore[arg-type]
+
+    @given(st.fixed_dictionaries(dict.fromkeys(names, ANYTHING)))
+    def check(values: dict[str, Any]) -> None:
+        made = make(**values)
+        announced = {
+            Backend: lambda: made,
+            Variant: lambda: replace(BACKEND, variants=(made,)),
+            Needs: lambda: with_variant(needs=made),
+            ModelFormat: lambda: replace(BACKEND, model_format=made),
+        }[make]()
+        assert all(isinstance(fault, str) for fault in faults(announced, "one"))
+
+    check()
+
+
+@pytest.mark.parametrize(
+    ("value", "is_one"),
+    [("a", True), ("a.b_c", True), ("a:b", True), ("", False), ("a b", False), (":a", False), ("1a", False)],
+)
+def test_names_of_modules(value: str, is_one: bool) -> None:
+    assert names_a_module(value) is is_one

@@ -1,0 +1,159 @@
+"""What a process with a native bundle may see: the environment it is started with, the modules it finds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from whisperd.isolation import isolated_environment, library_folders
+from whisperd_testing import LIMIT_S
+
+posix_only = pytest.mark.skipif(os.name != "posix", reason="paths are joined by colons")
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A bundle with the folders of two of NVIDIA's wheels."""
+    for part in ("cublas", "cudnn"):
+        (tmp_path / "bundle" / "nvidia" / part / "lib").mkdir(parents=True)
+    return tmp_path / "bundle"
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """A bundle without."""
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    return folder
+
+
+def linux(environment: dict[str, str], bundle: Path) -> dict[str, str]:
+    return isolated_environment(environment, bundle, platform="linux", python_library="libpython3.11.so.1.0")
+
+
+def folder_with(folder: Path, *libraries: str) -> str:
+    folder.mkdir()
+    for library in libraries:
+        (folder / library).touch()
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["LD_PRELOAD", "LD_AUDIT", "DYLD_LIBRARY_PATH", "DYLD_INSERT_LIBRARIES", "GGML_BACKEND_PATH"],
+)
+def test_what_points_at_other_libraries_is_left_out(plain: Path, name: str) -> None:
+    assert linux({name: "/opt/lib", "HOME": "/home/user"}, plain) == {"HOME": "/home/user"}
+
+
+@pytest.mark.parametrize(
+    "name", ["PATH", "CUDA_VISIBLE_DEVICES", "CUDA_PATH", "LANG", "PYTHONPATH", "CT2_VERBOSE"]
+)
+def test_the_rest_stays(plain: Path, name: str) -> None:
+    assert linux({name: "as it was"}, plain) == {name: "as it was"}
+
+
+@posix_only
+def test_the_folders_of_a_bundle_come_first(bundle: Path, tmp_path: Path) -> None:
+    decoy = folder_with(tmp_path / "decoy", "libcublas.so.12")
+    driver = folder_with(tmp_path / "driver", "libcuda.so.1")
+    python = folder_with(tmp_path / "python", "libpython3.11.so.1.0")
+    inherited = {"LD_LIBRARY_PATH": f"{decoy}:{driver}::{python}:/nowhere"}
+    own = [str(bundle / "nvidia" / part / "lib") for part in ("cublas", "cudnn")]
+    assert linux(inherited, bundle)["LD_LIBRARY_PATH"].split(":") == [*own, driver, python]
+
+
+@posix_only
+def test_nothing_of_its_own_and_nothing_to_keep(plain: Path) -> None:
+    assert linux({"LD_LIBRARY_PATH": "/nowhere"}, plain) == {}
+
+
+def test_windows_looks_along_the_path(tmp_path: Path) -> None:
+    folder = tmp_path / "nvidia" / "cublas" / "bin"
+    folder.mkdir(parents=True)
+    inherited = {"Path": "C:\\Windows"}
+    assert isolated_environment(inherited, tmp_path, platform="win32") == {"Path": f"{folder};C:\\Windows"}
+    assert library_folders(tmp_path) == [folder]
+
+
+def test_the_environment_of_the_daemon_is_not_changed(bundle: Path) -> None:
+    inherited = {"LD_LIBRARY_PATH": "/opt/lib"}
+    linux(inherited, bundle)
+    assert inherited == {"LD_LIBRARY_PATH": "/opt/lib"}
+
+
+# The modules
+
+CHILD = """
+import sys
+from pathlib import Path
+from whisperd.isolation import enter_bundle
+
+enter_bundle(Path(sys.argv[1]), "engine")
+{code}
+"""
+
+
+def in_bundle(bundle: Path, code: str, *beside: Path) -> str:
+    """What code prints in a child with a bundle and other folders on its path."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", CHILD.format(code=code), str(bundle)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, beside))},
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def module(folder: Path, name: str, says: str) -> Path:
+    (folder / name).mkdir(parents=True)
+    (folder / name / "__init__.py").write_text(f"SAYS = {says!r}\n")
+    return folder
+
+
+def test_modules_beside_whisperd_are_hidden(plain: Path, tmp_path: Path) -> None:
+    beside = module(tmp_path / "beside", "torch", "a torch with a CUDA of its own")
+    code = "import importlib.util\nprint(importlib.util.find_spec('torch'))"
+    assert in_bundle(plain, code, beside) == "None"
+    code = "try:\n    import torch\nexcept ModuleNotFoundError as error:\n    print(error.name)"
+    assert in_bundle(plain, code, beside) == "torch"
+
+
+def test_a_bundle_may_have_a_module_of_that_name(plain: Path, tmp_path: Path) -> None:
+    beside = module(tmp_path / "beside", "torch", "beside")
+    module(plain, "torch", "bundle")
+    assert in_bundle(plain, "import torch\nprint(torch.SAYS)", beside) == "bundle"
+
+
+def test_the_module_of_the_engine_is_seen_wherever_it_is(plain: Path, tmp_path: Path) -> None:
+    beside = module(tmp_path / "beside", "engine", "beside")
+    (beside / "engine" / "part.py").write_text("SAYS = 'part'\n")
+    assert in_bundle(plain, "import engine.part\nprint(engine.part.SAYS)", beside) == "part"
+
+
+def test_what_whisperd_depends_on_is_seen(plain: Path) -> None:
+    code = "import huggingface_hub, tqdm, yaml, pluggy, whisperd.plugins, sqlite3\nprint('seen')"
+    assert in_bundle(plain, code) == "seen"
+
+
+def test_tools_in_the_same_environment_are_hidden(plain: Path) -> None:
+    """pytest is installed beside whisperd, and nothing that whisperd depends on asks for it."""
+    code = "import importlib.util\nprint(importlib.util.find_spec('pytest'))"
+    assert in_bundle(plain, code) == "None"
+
+
+def test_pythons_own_modules_are_not_overridden(plain: Path, tmp_path: Path) -> None:
+    beside = module(tmp_path / "beside", "colorsys", "beside")  # a part of Python that nothing has imported
+    assert in_bundle(plain, "import colorsys\nprint(hasattr(colorsys, 'SAYS'))", beside) == "False"
+
+
+def test_what_is_installed_can_be_asked_for(plain: Path) -> None:
+    code = "from importlib.metadata import version\nprint(version('whisperd') == whisperd.__version__)"
+    assert in_bundle(plain, f"import whisperd\n{code}") == "True"

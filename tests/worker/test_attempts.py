@@ -1,0 +1,80 @@
+"""What is made of what an engine decoded: which attempt is kept, and the segments of it."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisperd.worker.attempts import Attempt, improve
+from whisperd.worker.sentences import Word
+
+REPEATED = " again and again" * 40
+
+
+def attempt(text: str = " Hello.", logprob: float = -0.2, **changes: object) -> Attempt:
+    fields = {
+        "tokens": (1, 2),
+        "text": text,
+        "temperature": 0.0,
+        "avg_logprob": logprob,
+        "no_speech_prob": 0.0,
+        "is_endless": False,
+    }
+    return Attempt(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def tried(
+    first: Attempt, later: list[Attempt], *, had_full_context: bool = False
+) -> tuple[Attempt, list[float]]:
+    """What is kept, and at which temperatures it was tried again."""
+    asked: list[float] = []
+
+    def decode(temperature: float) -> Attempt:
+        asked.append(temperature)
+        return later[len(asked) - 1]
+
+    return improve(first, (0.0, 0.4, 0.8), decode, had_full_context=had_full_context), asked
+
+
+def test_what_looks_good_is_kept() -> None:
+    first = attempt()
+    assert tried(first, []) == (first, [])
+
+
+def test_a_bad_one_is_tried_with_the_full_context_and_then_warmer() -> None:
+    good = attempt()
+    bad = attempt(logprob=-2.0)
+    assert tried(bad, [good]) == (good, [0.0])
+    assert tried(bad, [bad, good]) == (good, [0.0, 0.4])
+    assert tried(bad, [good], had_full_context=True) == (good, [0.4])
+
+
+def test_of_bad_ones_the_likeliest_that_is_no_circle_is_kept() -> None:
+    circle = attempt(REPEATED, logprob=-0.1)
+    guess, likelier = attempt(logprob=-3.0), attempt(logprob=-2.0)
+    assert tried(circle, [guess, likelier, guess])[0] is likelier
+
+
+def test_silence_has_no_segments() -> None:
+    assert attempt(logprob=-1.5, no_speech_prob=0.9).segments(3.0) == ()
+    assert attempt("  ").segments(3.0) == ()
+    assert attempt(logprob=-1.5, no_speech_prob=0.1).segments(3.0) != ()
+
+
+def test_each_sentence_is_a_segment_from_the_beginning_to_the_end_of_the_window() -> None:
+    words = [Word(" One is here.", 0.3, 2.0, (1, 2)), Word(" Two is there.", 2.5, 4.4, (3,))]
+    segments = attempt("".join(word.text for word in words), words=words).segments(5.0)
+    assert [(one.start, one.end, one.text, one.tokens) for one in segments] == [
+        (0.0, 2.0, " One is here.", (1, 2)),
+        (2.5, 5.0, " Two is there.", (3,)),
+    ]
+
+
+@given(st.text())
+def test_a_ratio_of_compression_can_be_had_of_any_text(text: str) -> None:
+    assert (attempt(text).compression_ratio > 0) == bool(text)
+
+
+def test_a_likelihood_of_nothing_can_be_written() -> None:
+    (segment,) = attempt(logprob=float("-inf")).segments(1.0)
+    assert segment.avg_logprob == -99.0
