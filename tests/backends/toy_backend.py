@@ -27,11 +27,10 @@ behaves; `whisperd_testing.py` in `tests/` makes such folders. What it may say:
 
 Files in the folder do the same while it runs: `hold` (batches wait until it is deleted), `crash`.
 It writes down what it did: `loads.jsonl`, `batches.jsonl`. A lock file that the environment variable
-`TOY_LOCK` names gives it a native
-bundle. `TOY_VARIANTS` names a JSON file with a list of other variants: `name`, `priority`, `device`, `lock`
-(a file), `cuda` (what it needs), `environment`. In a worker's environment, `TOY_LOAD_ERROR` is what loading
-fails with, `TOY_LOAD_SIGNAL` the signal that ends it, and `TOY_LIBRARIES` are shared libraries that it opens
-by these names.
+`TOY_LOCK` names gives it a native bundle. `TOY_VARIANTS` names a JSON file with a list of other variants:
+`name`, `priority`, `device`, `lock` (a file), `cuda` (what it needs), `environment`, `build`. In a worker's
+environment, `TOY_LOAD_ERROR` is what loading fails with, `TOY_LOAD_SIGNAL` the signal that ends it, and
+`TOY_LIBRARIES` are shared libraries that it opens by these names.
 """
 
 from __future__ import annotations
@@ -88,6 +87,7 @@ def made_up_variants() -> tuple[Variant, ...]:
             compute_types=("int8",),
             needs=Needs(cuda=tuple(one["cuda"]) if one.get("cuda") else None),
             environment=one.get("environment", {}),
+            build=one.get("build"),
         )
         for one in (json.loads(Path(file).read_text()) if file else ())
     )

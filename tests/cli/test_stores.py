@@ -95,6 +95,14 @@ def test_bundles_that_are_not_installed(own: RunningDaemon) -> None:
         assert "`whisperctl natives install media`" in done.json["error"]["fix"]
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="Macs have Metal")
+@pytest.mark.parametrize("verb", ["install", "upgrade"])
+def test_what_was_never_made_for_this_computer_is_not_installed(own: RunningDaemon, verb: str) -> None:
+    done = own.ctl("natives", verb, "whispercpp-metal", "--json")
+    error = done.json["error"]
+    assert (done.status, error["code"], error["data"]["missing"]) == (1, "variant.not_usable", "platform")
+
+
 def test_a_bundle_that_nobody_knows(own: RunningDaemon) -> None:
     done = own.ctl("natives", "install", "medai", "--json")
     assert (done.status, done.json["error"]["code"]) == (4, "native.unknown")

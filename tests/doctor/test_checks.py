@@ -217,6 +217,13 @@ def test_what_is_wrong(changes: Mapping[str, Any], name: str, status: str, said:
     assert worst([*check(WELL), finding]) == status
 
 
+def test_of_one_disk_it_is_told_what_takes_the_most_room_there() -> None:
+    nearly_full = tuple(replace(one, free_bytes=GB // 2) for one in WELL.folders)
+    (finding,) = ill(replace(WELL, folders=nearly_full))
+    assert (finding.name, finding.status) == ("disk", "warning")
+    assert "/w/models" in finding.message and "WHISPERD_MODELS_DIR" in str(finding.fix)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -252,12 +252,44 @@ class TestSignals:
         assert psutil.wait_procs(children, LIMIT_S)[1] == []
 
 
-def test_a_program_that_forgets_to_close_ends_all_the_same(
-    start: Start, surroundings: RunningDaemon, toy: Callable[..., str], tone: Path
-) -> None:
+def temporary_of(surroundings: RunningDaemon) -> Path:
+    """A folder of their own for what is temporary."""
     temporary = surroundings.folder / "temporary"
     temporary.mkdir()
     surroundings.env["TMPDIR"] = surroundings.env["TEMP"] = str(temporary)
+    return temporary
+
+
+def test_what_a_killed_program_has_left_is_cleared_away_by_the_next(
+    start: Start, run: Run, surroundings: RunningDaemon, toy: Callable[..., str]
+) -> None:
+    temporary = temporary_of(surroundings)
+    code = """
+    whisper = whisperd.Whisper(model=sys.argv[1])
+    print("open", flush=True)
+    sys.stdin.read()
+    """
+    killed, running = start(code, toy()), start(code, toy())
+    for program in (killed, running):
+        assert program.stdout is not None and program.stdout.readline() == "open\n"
+    before = set(temporary.iterdir())
+    assert len(before) == 2
+    killed.kill()
+    killed.communicate()
+    run("whisperd.Whisper(model=sys.argv[1]).close()", toy())
+    assert set(temporary.iterdir()) == before  # it may have been made by one that is about to lock it
+    for folder in before:
+        os.utime(folder / "lock", (0, 0))
+    run("whisperd.Whisper(model=sys.argv[1]).close()", toy())
+    (left,) = temporary.iterdir()
+    running.communicate("")
+    assert left in before and running.returncode == 0 and not left.exists()
+
+
+def test_a_program_that_forgets_to_close_ends_all_the_same(
+    start: Start, surroundings: RunningDaemon, toy: Callable[..., str], tone: Path
+) -> None:
+    temporary = temporary_of(surroundings)
     code = """
     whisper = whisperd.Whisper(model=sys.argv[1])
     print(whisper.transcribe(sys.argv[2], vad=False).text)

@@ -265,6 +265,24 @@ def test_a_bundle_that_cannot_be_installed(
         assert raised.value.code == code
 
 
+def test_what_has_to_be_built_is_not_built_unasked(
+    bundles: RunningDaemon, tmp_path: Path, toy: Toy, sound: Path
+) -> None:
+    described = json.loads((tmp_path / "variants.json").read_text())
+    assert described[0]["name"] == "toy-fast"
+    described[0]["build"] = {}
+    (tmp_path / "variants.json").write_text(json.dumps(described))
+    bundles.start()
+    with bundles.connect() as client:
+        create(client, toy())
+        transcribe(client, sound, "mine")
+        assert (show(client)["variant"], show(client)["note"]) == ("toy-plain", None)
+        client.natives.install("toy-fast")
+        client.request("runtimes.unload", name="mine")
+        transcribe(client, sound, "mine")
+        assert (show(client)["variant"], show(client)["note"]) == ("toy-fast", None)
+
+
 def half_installed(native_dir: Path) -> Sequence[Path]:
     return [path for path in native_dir.glob(".staging/*") if path.is_dir()]
 

@@ -161,7 +161,7 @@ class Service:
 
     def _has_to_be_built(self, variant: Variant) -> bool:
         bundle = Bundle.of(variant)
-        return bundle is not None and bundle.build is not None and self.natives.find(bundle) is None
+        return bundle is not None and self.natives.has_to_be_built(bundle)
 
     async def use_calibration(self, model: str) -> None:
         """Load what is loaded with a model anew, where that has become faster in another way."""

@@ -31,6 +31,7 @@ _TITLES: Final[dict[FolderRole, str]] = {
     "natives": "bundle folder",
     "models": "model folder",
 }
+_BY_SIZE: Final[tuple[FolderRole, ...]] = ("models", "natives", "state", "settings")
 _VARIABLES: Final[dict[FolderRole, str]] = {
     "settings": "WHISPERD_CONFIG",
     "state": "WHISPERD_STATE_DIR",
@@ -173,7 +174,8 @@ def _open_to_others(folder: FolderFacts, name: str) -> Iterator[Finding]:
 
 def _disk(facts: Facts) -> Iterator[Finding]:
     told: set[int | None] = set()
-    for folder in facts.folders:
+    # One disk is told of once, by what takes the most room on it.
+    for folder in sorted(facts.folders, key=lambda folder: _BY_SIZE.index(folder.role)):
         if folder.free_bytes is None or not folder.writable or (folder.device in told and folder.device):
             continue
         told.add(folder.device)

@@ -95,7 +95,7 @@ class BundleFacts(msgspec.Struct, frozen=True, kw_only=True):
     version: str | None
     """What is installed; None for nothing."""
     needed: bool
-    """Whether it is used on this computer: the decoder's, and that of the best variant."""
+    """Whether it would be used on this computer: the decoder's, and that of one variant."""
     damaged: tuple[str, ...] = ()
     """Files that are not as they were installed."""
 

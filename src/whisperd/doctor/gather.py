@@ -145,9 +145,11 @@ async def _bundles(natives: NativeStore, judged: Sequence[JudgedVariant]) -> tup
     """Each bundle that this computer can use; files that were touched since it was installed are read."""
     found = []
     usable = [one.variant for one in judged if one.problem is None]
-    wanted = [Bundle("media", media_lock()), *filter(None, map(Bundle.of, usable))]
-    best = usable[0].name if usable else None
-    for bundle in wanted:
+    media = Bundle("media", media_lock())
+    of_variants = list(filter(None, map(Bundle.of, usable)))
+    has_bundle = bool(usable) and usable[0].lock is not None
+    needed = await to_thread.run_sync(_needed, natives, of_variants) if has_bundle else None
+    for bundle in (media, *of_variants):
         try:
             installed: InstalledBundle | None = await to_thread.run_sync(natives.find, bundle)
         except WhisperdError:  # of this system, which is told of the variant
@@ -157,11 +159,21 @@ async def _bundles(natives: NativeStore, judged: Sequence[JudgedVariant]) -> tup
             BundleFacts(
                 name=bundle.name,
                 version=installed.version if installed else None,
-                needed=bundle.name in ("media", best),
+                needed=bundle in (media, needed),
                 damaged=tuple(each.path for each in damage),
             )
         )
     return tuple(found)
+
+
+def _needed(natives: NativeStore, bundles: Sequence[Bundle]) -> Bundle | None:
+    """What would be used of these, the best of which comes first: nothing that would have to be built, and
+    without downloads what is there.
+    """
+    ranked = sorted(bundles, key=natives.has_to_be_built)
+    if is_offline():
+        ranked.sort(key=lambda bundle: natives.find(bundle) is None)
+    return ranked[0] if ranked else None
 
 
 async def _models(models: ModelStore) -> tuple[ModelFacts, ...]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -19,6 +21,7 @@ from whisperd.calibration.table import copy_calibrations
 from whisperd.daemon.hub import Subscription
 from whisperd.daemon.service import Service, native_bundles, open_service
 from whisperd.daemon.trials import try_bundle
+from whisperd.locks import try_lock
 from whisperd.natives import Bundle
 from whisperd.progress import OnProgress, Progress
 from whisperd.rpc.errors import WhisperdError
@@ -30,6 +33,10 @@ __all__ = ["Engine", "Listener", "install_engine", "open_library_service", "unti
 
 CANCEL_POLL_S: Final = 0.5
 """How long a thread waits for a `threading.Event` before it looks whether that is still wanted."""
+
+_PREFIX: Final = "whisperd-program-"
+_LOCK: Final = "lock"
+_JUST_MADE_S: Final = 60.0
 
 T = TypeVar("T")
 Map = dict[str, Any]
@@ -82,11 +89,12 @@ async def open_library_service(on_progress: OnProgress | None = None) -> AsyncIt
     # A job and its events are kept for as long as somebody waits for it, and no longer.
     settings = msgspec.structs.replace(settings, limits=msgspec.structs.replace(settings.limits, kept_jobs=1))
     name = f"program {os.getpid()} {next(_numbers)}"
-    with tempfile.TemporaryDirectory(prefix="whisperd-", ignore_cleanup_errors=True) as state_dir:
+    await to_thread.run_sync(_clear_leftovers)
+    with _state_folder() as state_dir:
         # What the daemon has measured on this computer holds for us as well.
-        async with open_database(Path(state_dir, paths.database_file().name)) as database:
+        async with open_database(state_dir / paths.database_file().name) as database:
             await copy_calibrations(paths.database_file(), database)
-        async with open_service(config_file, settings, name, Path(state_dir)) as service:
+        async with open_service(config_file, settings, name, state_dir) as service:
             if on_progress is None:
                 yield service
                 return
@@ -95,6 +103,31 @@ async def open_library_service(on_progress: OnProgress | None = None) -> AsyncIt
                 service, {"natives", "models"}, lambda event: tell(msgspec.convert(event, Progress))
             ):
                 yield service
+
+
+@contextmanager
+def _state_folder() -> Iterator[Path]:
+    """A folder of this program's own, gone afterwards; locked, so that others see that it is used."""
+    with (
+        tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder,
+        try_lock(Path(folder, _LOCK)),
+    ):
+        yield Path(folder)
+
+
+def _clear_leftovers() -> None:
+    """Remove what programs have left that were killed: recordings may be in it. Blocks."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        lock = folder / _LOCK
+        with suppress(OSError):
+            # In a folder that others can write to, they may have made one of that name, with a link in it.
+            is_ours = not hasattr(os, "geteuid") or folder.lstat().st_uid == os.geteuid()
+            # One that was made just now is about to be locked.
+            if is_ours and time.time() - lock.lstat().st_mtime > _JUST_MADE_S:
+                with try_lock(lock) as is_left:
+                    pass
+                if is_left:
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 async def install_engine(service: Service) -> Engine:

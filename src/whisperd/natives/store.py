@@ -76,6 +76,10 @@ class NativeStore:
         """The version that is to be used now, if it is installed. Cheap; writes nothing."""
         return self._installed(self.current(bundle))
 
+    def has_to_be_built(self, bundle: Bundle) -> bool:
+        """Whether it is not there yet, and installing it takes a compiler, and minutes."""
+        return bundle.build is not None and self.find(bundle) is None
+
     def current(self, bundle: Bundle) -> Bundle:
         """The bundle with the lock of the version that is to be used now."""
         choice = self._choice(bundle)

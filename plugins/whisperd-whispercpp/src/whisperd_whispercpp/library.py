@@ -301,11 +301,13 @@ class State:
         self._context = context
         self._threads = threads
         self._state: Any = None
+        self._has_drawn = False
+        """Whether a text was found by chance since it was new."""
         self._renew()
 
     def listen(self, samples: Any, audio_context: int) -> None:
         """Take the samples of a window, which the encoder will see in a context of that many positions."""
-        if not self._model.uses_gpu:  # where that takes long
+        if self._has_drawn and not self._model.uses_gpu:  # where a new one takes long
             self._renew()
         params = self._params(_GREEDY)
         params.duration_ms = _NO_TIME_MS
@@ -337,6 +339,7 @@ class State:
         """Encode and decode the window: by beams at a temperature of 0, else the best of some samples."""
         uses_beams = temperature == 0 and beam_size > 1
         params = self._params(_BEAM_SEARCH if uses_beams else _GREEDY)
+        self._has_drawn |= uses_beams or temperature > 0
         params.audio_ctx = audio_context
         params.language = language.encode()
         params.translate = translate
@@ -375,7 +378,7 @@ class State:
         return float(likelihoods[self._model.no_speech_token] / likelihoods.sum())
 
     def _renew(self) -> None:
-        """Forget all earlier windows.
+        """Begin anew.
 
         Beams draw their candidates by chance, from a generator that goes on from window to window: with that
         of an old state, the same sound would not give the same text.
@@ -385,6 +388,7 @@ class State:
         self._state = _library.whisper_init_state(self._context)
         if not self._state:
             raise RuntimeError("whisper.cpp has not the memory to compute with this model")
+        self._has_drawn = False
 
     def _params(self, strategy: int) -> Any:
         params = _FullParams.from_buffer_copy(_DEFAULTS[strategy])

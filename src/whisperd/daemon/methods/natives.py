@@ -14,8 +14,12 @@ from whisperd.natives import Bundle, InstalledBundle
 from whisperd.plugins import find_variant
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import Name, NoParams, Params
+from whisperd.runtimes.computer import Computer
 
 __all__ = ["METHODS"]
+
+
+_HINDRANCES = ("platform", "frameworks", "compiler", "blas", "tools")
 
 
 class BundleParams(Params, frozen=True):
@@ -42,6 +46,7 @@ async def list_(call: Call, params: NoParams) -> list[dict[str, Any]]:
 async def install(call: Call, params: BundleParams) -> dict[str, Any]:
     """Install a bundle, or mend one of which a file is damaged; progress comes as events of `natives`."""
     bundle = _bundle(params.name)
+    await _check_is_possible(call, params.name)
     installed = await call.service.natives.install(bundle, call.service.on_native_progress, mend=True)
     return _installed(installed)
 
@@ -63,9 +68,9 @@ async def upgrade(call: Call, params: VersionParams) -> dict[str, Any]:
         return await try_bundle(call.service, installed)
 
     service = call.service
-    done = await service.natives.upgrade(
-        _bundle(params.name), trial, service.on_native_progress, params.version
-    )
+    bundle = _bundle(params.name)
+    await _check_is_possible(call, params.name)
+    done = await service.natives.upgrade(bundle, trial, service.on_native_progress, params.version)
     return {
         **_installed(done.installed),
         "changed": done.before is not None,
@@ -112,6 +117,24 @@ def _bundle(name: str) -> Bundle:
         f"There is no native bundle {name!r}.",
         f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}.",
     )
+
+
+async def _check_is_possible(call: Call, name: str) -> None:
+    """Raise `variant.not_usable` for what was never made for this computer, or cannot be built on it.
+
+    What lacks a GPU, or a feature of the processor, may be wanted for another computer.
+    """
+    computer = call.service.computer
+    if await _hindrance(computer, name) is not None:
+        await computer.look_again()  # what was missing may have been installed since
+        if problem := await _hindrance(computer, name):
+            raise problem.copy()
+
+
+async def _hindrance(computer: Computer, name: str) -> WhisperdError | None:
+    problems = {one.variant.name: one.problem for one in await computer.judged_variants()}
+    problem = problems.get(name)
+    return problem if problem and problem.data.get("missing") in _HINDRANCES else None
 
 
 async def _find(call: Call, name: str) -> InstalledBundle:

@@ -15,7 +15,7 @@ from whisperd import paths
 from whisperd.cli.output import Progress as ProgressLine
 from whisperd.cli.output import prepare_streams, print_json, printable, size
 from whisperd.models import ModelStore, default_sources
-from whisperd.natives import NativeStore
+from whisperd.natives import Bundle, NativeStore
 from whisperd.plugins import Backend, Variant, backends, problems
 from whisperd.progress import Progress
 from whisperd.rpc.errors import WhisperdError
@@ -80,13 +80,14 @@ def _parser() -> argparse.ArgumentParser:
 
 async def _run(options: argparse.Namespace) -> int:
     backend = _backend(options.plugin)
-    variant = await _variant(backend, options.variant)
+    natives = NativeStore(paths.native_dir(), offline=is_offline())
+    variant = await _variant(backend, options.variant, natives)
     settings = load_settings(paths.config_file())
     line = ProgressLine(quiet=options.json)
     suite = Suite(
         backend,
         variant,
-        NativeStore(paths.native_dir(), offline=is_offline()),
+        natives,
         ModelStore(paths.models_dir(), sources=default_sources(settings.models), offline=is_offline()),
         model=options.model,
         multilingual=options.multilingual,
@@ -129,8 +130,8 @@ def _backend(name: str) -> Backend:
     )
 
 
-async def _variant(backend: Backend, name: str | None) -> Variant:
-    """The variant of that name, or the best that this computer can use."""
+async def _variant(backend: Backend, name: str | None, natives: NativeStore) -> Variant:
+    """The variant of that name, or the best that this computer can use, and that need not be built first."""
     if name is not None:
         for variant in backend.variants:
             if variant.name == name:
@@ -138,7 +139,9 @@ async def _variant(backend: Backend, name: str | None) -> Variant:
         names = ", ".join(variant.name for variant in backend.variants)
         raise WhisperdError("plugin.no_variant", f"There is no variant {name!r}.", f"There are {names}.")
     preset = RuntimePreset(id="", name="conformance", model="", backend=backend.name, created="", changed="")
-    usable = [variant for own, variant in await Computer().usable_variants(preset) if own == backend]
+    computer = Computer(is_installed=lambda bundle: natives.find(bundle) is not None)
+    usable = [variant for own, variant in await computer.usable_variants(preset) if own == backend]
+    usable.sort(key=lambda one: (bundle := Bundle.of(one)) is not None and natives.has_to_be_built(bundle))
     # If none is, the checks say of the first why.
     return next(iter(usable), max(backend.variants, key=lambda variant: variant.priority))
 

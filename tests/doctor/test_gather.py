@@ -1,0 +1,89 @@
+"""What the doctor takes for needed, by what is installed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from whisperd.doctor.gather import gather
+from whisperd.models import ModelStore
+from whisperd.natives import NativeStore
+from whisperd.natives.bundle import Bundle, write_description
+from whisperd.plugins import Backend, Variant
+from whisperd.runtimes.computer import Computer, JudgedVariant
+from whisperd_testing import TESTS
+
+sys.path.append(str(TESTS / "natives"))
+
+from wheel_maker import lock_wheels, make_wheel
+
+pytestmark = pytest.mark.anyio
+
+
+class OfVariants(Computer):
+    """A computer that can use these, the best first."""
+
+    def __init__(self, variants: Sequence[Variant]) -> None:
+        super().__init__()
+        self._variants = variants
+
+    async def judged_variants(self, _: object = None) -> list[JudgedVariant]:
+        backend = Backend(name="toy", engine="toy:load", variants=self._variants)
+        return [JudgedVariant(backend, variant, None) for variant in self._variants]
+
+
+@pytest.fixture
+def variants(tmp_path: Path) -> list[Variant]:
+    """One that is built, and two that are not."""
+    (tmp_path / "wheels").mkdir()
+    wheels = {name: make_wheel(tmp_path / "wheels", name, "1.0") for name in ("built", "large", "small")}
+    return [
+        Variant(
+            name=f"toy-{name}",
+            lock=lock_wheels(f"toy-{name}", wheel).lock,
+            device="cpu",
+            priority=1,
+            compute_types=("int8",),
+            build={} if name == "built" else None,
+        )
+        for name, wheel in wheels.items()
+    ]
+
+
+def install(root: Path, variant: Variant) -> None:
+    """Have the bundle there."""
+    bundle = Bundle.of(variant)
+    assert bundle is not None
+    path = root / bundle.select().folder / bundle.name
+    path.mkdir(parents=True)
+    write_description(path, bundle.name, bundle.select(), 0)
+
+
+async def needed(root: Path, variants: Sequence[Variant]) -> list[str]:
+    facts = await gather(
+        NativeStore(root), ModelStore(root / "models", sources=()), OfVariants(variants), root / "config.toml"
+    )
+    return [bundle.name for bundle in facts.bundles if bundle.needed]
+
+
+async def test_nothing_is_needed_that_would_have_to_be_built(tmp_path: Path, variants: list[Variant]) -> None:
+    assert await needed(tmp_path / "native", variants) == ["media", "toy-large"]
+    install(tmp_path / "native", variants[0])
+    assert await needed(tmp_path / "native", variants) == ["media", "toy-built"]
+
+
+async def test_without_downloads_what_is_there_is_enough(
+    tmp_path: Path, variants: list[Variant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path / "native", variants[2])
+    assert await needed(tmp_path / "native", variants) == ["media", "toy-large"]
+    monkeypatch.setenv("WHISPERD_OFFLINE", "1")
+    assert await needed(tmp_path / "native", variants) == ["media", "toy-small"]
+
+
+async def test_a_backend_without_a_bundle_needs_none(tmp_path: Path, variants: list[Variant]) -> None:
+    plain = Variant(name="toy-plain", lock=None, device="cpu", priority=9, compute_types=("int8",))
+    assert await needed(tmp_path / "native", [plain, *variants]) == ["media"]
