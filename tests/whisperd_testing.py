@@ -25,6 +25,10 @@ from whisperd.client import Client, connect
 
 TESTS = Path(__file__).parent
 AUDIO = TESTS / "data" / "audio"
+KENNEDY = (
+    "And so my fellow Americans ask not what your country can do for you ask what you can do for your country"
+)
+"""What is said in `jfk.flac`, without punctuation."""
 CACHE = Path(os.environ.get("WHISPERD_TEST_CACHE", TESTS.parent / ".cache" / "test"))
 """Native bundles and models that tests download, kept between runs."""
 LIMIT_S = 120.0

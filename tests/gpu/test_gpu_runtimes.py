@@ -23,16 +23,13 @@ from whisperd.client import Client
 from whisperd.hardware import find_gpus
 from whisperd.isolation import library_folders
 from whisperd.rpc.errors import WhisperdError
-from whisperd_testing import AUDIO, RunningDaemon, until
+from whisperd_testing import AUDIO, KENNEDY, RunningDaemon, until
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(1800)]
 
 MODEL = os.environ.get("WHISPERD_TEST_GPU_MODEL", "base")
 DEVICE = "cuda"
 HERE = Path(__file__).parent
-KENNEDY = (
-    "And so my fellow Americans ask not what your country can do for you ask what you can do for your country"
-)
 REPEATED = 20
 """How often the recordings come in the long one: some minutes of speech on any GPU."""
 BACK_WITHIN_BYTES = 64 * 2**20

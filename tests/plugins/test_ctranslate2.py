@@ -17,13 +17,10 @@ from whisperd.client import Client
 from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.process import open_worker
 from whisperd.worker.protocol import LoadParams
-from whisperd_testing import AUDIO, RunningDaemon
+from whisperd_testing import AUDIO, KENNEDY, RunningDaemon
 
 pytestmark = pytest.mark.real
 
-KENNEDY = (
-    "And so my fellow Americans ask not what your country can do for you ask what you can do for your country"
-)
 MAX_ERROR_PERCENT = 4.0
 
 

@@ -17,13 +17,10 @@ from whisperd.client import Client
 from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.process import open_worker
 from whisperd.worker.protocol import BatchParams, DecodeOptions, EngineWindow, LoadParams, WindowResult
-from whisperd_testing import AUDIO, RunningDaemon, run_python
+from whisperd_testing import AUDIO, KENNEDY, RunningDaemon, run_python
 
 pytestmark = pytest.mark.real
 
-KENNEDY = (
-    "And so my fellow Americans ask not what your country can do for you ask what you can do for your country"
-)
 BASE_FLOAT16_BYTES = 147_951_465
 """What whisper.cpp's own converter makes of OpenAI's checkpoint."""
 

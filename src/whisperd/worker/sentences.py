@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-__all__ = ["Word", "has_several_sentences", "sentence_ends", "split_sentences"]
+__all__ = ["WIDE_ENDS", "Word", "has_several_sentences", "sentence_ends", "split_sentences"]
 
 MIN_SENTENCE_S = 1.0
 """A shorter one stays with the next, so that nobody reads subtitles of a single yes."""
@@ -26,7 +26,10 @@ class Word(NamedTuple):
 
 
 _END = re.compile(r"""[.?!…。！？]+["'”’»)\]」』]*$""")
-_WIDE_END = re.compile(r"[。！？](?=.)")
+WIDE_ENDS = ("。", "！", "？")
+"""What ends a sentence in scripts without spaces."""
+
+_WIDE_END = re.compile(f"[{''.join(WIDE_ENDS)}](?=.)")
 # A full stop behind these, or behind a single letter, is no end.
 _ABBREVIATIONS = frozenset(
     "mr mrs ms dr prof st jr sr vs etc inc ltd nr e.g i.e a.m p.m u.s u.k z.b d.h bzw usw".split()  # noqa: SIM905

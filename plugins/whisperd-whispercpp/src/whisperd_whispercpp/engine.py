@@ -29,7 +29,7 @@ from whisperd.worker.protocol import (
     WindowResult,
 )
 from whisperd.worker.rules import context_frames, elect, token_limit
-from whisperd.worker.sentences import Word, sentence_ends
+from whisperd.worker.sentences import WIDE_ENDS, Word, sentence_ends
 from whisperd_whispercpp import library
 from whisperd_whispercpp.library import MAX_AUDIO_CONTEXT, MAX_BEAMS, Model, State
 
@@ -202,7 +202,7 @@ class WhisperCppEngine:
         texts: list[str] = []
         for token in tokens:
             begins_word = self._model.token_bytes(token).startswith(b" ")
-            if not words or begins_word or texts[-1].endswith(("。", "！", "？")):  # noqa: RUF001
+            if not words or begins_word or texts[-1].endswith(WIDE_ENDS):
                 words.append([])
                 texts.append("")
             words[-1].append(token)

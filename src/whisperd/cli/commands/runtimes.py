@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from whisperd.cli.command import (
@@ -206,21 +207,11 @@ def load(options: argparse.Namespace) -> int:
 
 
 def cancel(options: argparse.Namespace) -> int:
-    return for_each(
-        options,
-        options.names,
-        lambda client, name: client.runtimes.cancel(name),
-        lambda runtime: _tell(options, f"{runtime['name']} is {runtime['status']}"),
-    )
+    return _change_each(options, lambda client, name: client.runtimes.cancel(name))
 
 
 def unload(options: argparse.Namespace) -> int:
-    return for_each(
-        options,
-        options.names,
-        lambda client, name: client.runtimes.unload(name),
-        lambda runtime: _tell(options, f"{runtime['name']} is {runtime['status']}"),
-    )
+    return _change_each(options, lambda client, name: client.runtimes.unload(name))
 
 
 def default(options: argparse.Namespace) -> None:
@@ -230,20 +221,22 @@ def default(options: argparse.Namespace) -> None:
 
 
 def enable(options: argparse.Namespace) -> int:
-    return for_each(
-        options,
-        options.names,
-        lambda client, name: client.runtimes.enable(name),
-        lambda runtime: _tell(options, f"{runtime['name']} is enabled"),
-    )
+    return _change_each(options, lambda client, name: client.runtimes.enable(name), "enabled")
 
 
 def disable(options: argparse.Namespace) -> int:
+    return _change_each(options, lambda client, name: client.runtimes.disable(name), "disabled")
+
+
+def _change_each(
+    options: argparse.Namespace, change: Callable[[Client, str], Any], became: str | None = None
+) -> int:
+    """Do it to each runtime that is named, and tell what became of it: its status, if nothing else."""
     return for_each(
         options,
         options.names,
-        lambda client, name: client.runtimes.disable(name),
-        lambda runtime: _tell(options, f"{runtime['name']} is disabled"),
+        change,
+        lambda runtime: _tell(options, f"{runtime['name']} is {became or runtime['status']}"),
     )
 
 
