@@ -393,6 +393,8 @@ def test_a_model_of_a_profile_is_its_runtime(
 ) -> None:
     with daemon.connect() as client:
         client.profiles.create("by model", options={"model": three["of request"]})
+        error = failure(client.profiles.edit, "by model", runtime="of profile")
+        assert error.code == "profile.invalid" and error.data == {"field": "runtime"}
     with connect(daemon.socket, start=False, profile="by model") as client:
         assert transcribe(client, sound) == "of request"
         assert transcribe(client, sound, runtime="of profile") == "of profile"

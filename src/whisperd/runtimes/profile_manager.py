@@ -105,7 +105,14 @@ class ProfileManager:
         if changes.options is not UNSET:
             self._check(changes.options)
             values["options"] = changes.options
-        return msgspec.structs.replace(profile, **values)
+        changed = msgspec.structs.replace(profile, **values)
+        if changed.runtime is not None and changed.options.get("model") is not None:
+            raise _invalid(
+                "runtime",
+                "The profile would name both a runtime and a model, and a runtime has its own model.",
+                "Leave out its runtime or the model among its options.",
+            )
+        return changed
 
     def _check(self, options: Options) -> None:
         if "runtime" in options:
