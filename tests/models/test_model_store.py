@@ -304,6 +304,21 @@ async def test_a_folder_that_is_no_model_says_what_is_wrong(
     assert said in error.message
 
 
+async def test_a_file_that_goes_while_a_folder_is_looked_at_is_not_missed(
+    make: Make, tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_files(tmp_path / "mine", files | {"an editor's.swp": b"gone in a moment"})
+
+    def is_file(path: Path) -> bool:
+        if path.suffix == ".swp":
+            path.unlink()
+        return True
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    found = await make().describe(str(folder))
+    assert found.size == sum(map(len, files.values()))
+
+
 # Removing and importing
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -29,8 +30,8 @@ def open_folder(name: str) -> InstalledModel:
     """The model in a folder; `model.invalid_folder` says what keeps an engine from using it. Blocks."""
     folder = folder_of(name)
     try:
-        names = {path.name for path in folder.iterdir() if path.is_file()}
-        if missing := missing_names(names):
+        sizes = _file_sizes(folder)
+        if missing := missing_names(set(sizes)):
             raise _invalid(
                 folder, f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing", missing
             )
@@ -38,7 +39,6 @@ def open_folder(name: str) -> InstalledModel:
         with (folder / "model.bin").open("rb") as weights:
             if not weights.read(1):
                 raise _invalid(folder, "model.bin is empty")
-        size_bytes = sum((folder / name).stat().st_size for name in names)
     except (FileNotFoundError, ValueError):  # a path with a null byte in it can be of nothing
         raise _invalid(folder, "it does not exist") from None
     except NotADirectoryError:
@@ -48,7 +48,7 @@ def open_folder(name: str) -> InstalledModel:
     return InstalledModel(
         name=str(folder),
         repo=None,
-        size=size_bytes,
+        size=sum(sizes.values()),
         memory=None,
         languages=None,
         installed=True,
@@ -56,6 +56,16 @@ def open_folder(name: str) -> InstalledModel:
         path=str(folder),
         source="folder",
     )
+
+
+def _file_sizes(folder: Path) -> dict[str, int]:
+    """The files in a folder and their bytes. One that goes while we look is none of ours to miss."""
+    sizes = {}
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file():
+                sizes[path.name] = path.stat().st_size
+    return sizes
 
 
 def _check_config(path: Path) -> None:
