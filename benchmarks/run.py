@@ -26,6 +26,7 @@ MEASUREMENTS = (
     "hardware",
     "calibration",
     "latency",
+    "live",
     "runtimes",
     "accuracy",
     "whispercpp",

@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Any
 from whisperd._version import __version__
 
 if TYPE_CHECKING:
-    from whisperd.client import AsyncClient, Client, JobOptions, Segment, Transcript, aconnect, connect
+    from whisperd.client import (
+        AsyncClient,
+        AsyncDictation,
+        Client,
+        Dictation,
+        JobOptions,
+        Segment,
+        Transcript,
+        aconnect,
+        connect,
+    )
     from whisperd.library import (
         AsyncWhisper,
         Whisper,
@@ -29,8 +39,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncClient",
+    "AsyncDictation",
     "AsyncWhisper",
     "Client",
+    "Dictation",
     "JobOptions",
     "Progress",
     "Segment",

@@ -88,3 +88,35 @@ def test_all_that_is_spoken_is_in_exactly_one_utterance(sounds: list[Sound]) -> 
             middle = at + frames * FRAME_SAMPLES // 2
             assert any(piece.start <= middle <= piece.end for piece in utterances)
         at += frames * FRAME_SAMPLES
+
+
+def test_speech_without_any_pause_is_cut_without_losing_a_sample() -> None:
+    utterances = final(listen((True, 40.0), (False, 1.0)))
+    assert len(utterances) > 2
+    assert all(before.end == after.start for before, after in itertools.pairwise(utterances))
+    assert seconds(utterances)[0][0] == 0.0
+    assert seconds(utterances)[-1][1] == 40.2
+
+
+def test_in_a_pause_the_utterance_is_shown_once_as_it_would_be_in_the_end() -> None:
+    cutter, total = UtteranceCutter(LiveOptions(end_silence_s=3.0)), 0
+    for is_speech, length in ((True, 1.0), (False, 2.9)):
+        pieces = []
+        for _ in range(round(length * FRAMES_PER_S)):
+            total += FRAME_SAMPLES
+            pieces += cutter.feed(0.9 if is_speech else 0.1, 0.5)
+        assert [piece.is_likely_final for piece in pieces] == [not is_speech]
+    likely, (over,) = pieces[0], cutter.finish(total)
+    assert (likely.start, likely.end) == (over.start, over.end)
+
+
+def test_an_hour_is_not_remembered() -> None:
+    cutter, total, count = UtteranceCutter(), 0, 0
+    for _ in range(450):
+        for is_speech, length in ((True, 7.0), (False, 1.0)):
+            for _ in range(round(length * FRAMES_PER_S)):
+                total += FRAME_SAMPLES
+                count += sum(piece.is_final for piece in cutter.feed(0.9 if is_speech else 0.1, 0.5))
+                assert total - cutter.keep_from <= 20 * SAMPLE_RATE
+                assert len(cutter._spans) <= 10
+    assert count == 450

@@ -15,10 +15,12 @@ from whisperd.audio.messages import (
     DecodeParams,
     DecodeProgress,
     DecoderEvent,
+    Heard,
     Opened,
+    Utterance,
     WindowAudio,
 )
-from whisperd.audio.process import DecoderOptions, DecoderPool, Decoding, open_decoder_pool
+from whisperd.audio.process import DecoderOptions, DecoderPool, Decoding, Listening, open_decoder_pool
 
 __all__ = [
     "MAX_WINDOW_S",
@@ -30,7 +32,10 @@ __all__ = [
     "DecoderOptions",
     "DecoderPool",
     "Decoding",
+    "Heard",
+    "Listening",
     "Opened",
+    "Utterance",
     "WindowAudio",
     "media_lock",
     "open_decoder_pool",

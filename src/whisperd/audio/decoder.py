@@ -3,8 +3,10 @@
     python -m whisperd.audio.decoder BUNDLE [MEMORY_LIMIT_BYTES]
 
 It answers `ping` (at once, so it is alive), `warm_up` (run the model once, so that it is ready) and
-`decode` (`DecodeParams`; sends notifications that are `DecoderEvent`s, answers with `Decoded`). It
-holds no secrets and no state, so that hostile media that gets the better of it has gained nothing.
+`decode` (`DecodeParams`; sends notifications that are `DecoderEvent`s, answers with `Decoded`). Live
+speech goes through `live.begin`, `live.feed` (`FeedParams`, answered with `Heard`) and `live.end`. It
+holds no secrets and no state beyond one of these, so that hostile media that gets the better of it
+has gained nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from whisperd.audio.listener import Listener
 from whisperd.audio.messages import (
     EVENT_METHOD,
     SAMPLE_RATE,
@@ -25,6 +28,8 @@ from whisperd.audio.messages import (
     DecodeParams,
     DecodeProgress,
     DecoderEvent,
+    FeedParams,
+    Heard,
     WindowAudio,
 )
 from whisperd.audio.speech import EverythingSpoken, Span, SpeechDetector
@@ -55,7 +60,16 @@ def main() -> None:
     from whisperd.audio.vad import SileroModel
 
     decoder = Decoder(SileroModel(bundle), lambda event: stdio.notify(EVENT_METHOD, event))
-    stdio.serve({"ping": decoder.ping, "warm_up": decoder.warm_up, "decode": decoder.decode})
+    stdio.serve(
+        {
+            "ping": decoder.ping,
+            "warm_up": decoder.warm_up,
+            "decode": decoder.decode,
+            "live.begin": decoder.begin_live,
+            "live.feed": decoder.feed_live,
+            "live.end": decoder.end_live,
+        }
+    )
 
 
 class Decoder:
@@ -64,6 +78,7 @@ class Decoder:
     def __init__(self, model: SileroModel, send: Callable[[DecoderEvent], None]) -> None:
         self._model = model
         self._send = send
+        self._listener: Listener | None = None
 
     def ping(self, _params: msgspec.Raw) -> None:
         """Answer."""
@@ -94,6 +109,27 @@ class Decoder:
                 "Convert the file to WAV, FLAC or MP3 first.",
                 {"path": request.path},
             ) from error
+
+    def begin_live(self, _params: msgspec.Raw) -> None:
+        """Begin to listen to somebody."""
+        from whisperd.audio.vad import VoiceActivity
+
+        # A frame at a time: nobody waits for the end of an utterance longer than it takes to notice.
+        self._listener = Listener(VoiceActivity(self._model, frames_per_call=1))
+
+    def feed_live(self, params: msgspec.Raw) -> Heard:
+        """Listen to what was spoken since the last time."""
+        import numpy as np
+
+        request = decode_params(params, FeedParams)
+        assert self._listener is not None
+        return self._listener.feed(np.frombuffer(request.pcm, "<i2"), partials=request.partials)
+
+    def end_live(self, _params: msgspec.Raw) -> Heard:
+        """The speaker is gone."""
+        assert self._listener is not None
+        listener, self._listener = self._listener, None
+        return listener.finish()
 
     def _cut(self, media: Media, request: DecodeParams) -> Decoded:
         from whisperd.audio.vad import VoiceActivity

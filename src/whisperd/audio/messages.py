@@ -19,7 +19,10 @@ __all__ = [
     "DecodeProgress",
     "Decoded",
     "DecoderEvent",
+    "FeedParams",
+    "Heard",
     "Opened",
+    "Utterance",
     "WindowAudio",
 ]
 
@@ -51,6 +54,34 @@ class DecodeParams(Params, frozen=True):
     def file(self) -> str:
         """The path to open."""
         return self.path if self.path_bytes is None else os.fsdecode(self.path_bytes)
+
+
+class FeedParams(Params, frozen=True):
+    """What was spoken since the last time, 16-bit little-endian samples at 16 kHz."""
+
+    pcm: bytes
+    partials: bool = True
+    """Whether an utterance is wanted in which somebody still speaks."""
+
+
+class Utterance(msgspec.Struct, frozen=True, kw_only=True):
+    """What was said between two pauses, or as much as there is of it."""
+
+    start: float
+    end: float
+    is_final: bool
+    """Whether it is over: a later one begins where it ends, or behind."""
+    is_likely_final: bool = False
+    """Whether it has probably ended; if so, it will come as final with the same start and end."""
+    pcm: bytes
+
+
+class Heard(msgspec.Struct, frozen=True, kw_only=True):
+    """What there is to transcribe of live speech, in order; one that is not over comes last."""
+
+    position: float
+    """How far it has listened."""
+    utterances: tuple[Utterance, ...]
 
 
 class Opened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):

@@ -19,7 +19,7 @@ import msgspec
 from anyio.abc import ByteReceiveStream, Process, TaskGroup, TaskStatus
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from whisperd.audio.messages import Decoded, DecodeParams, DecoderEvent
+from whisperd.audio.messages import Decoded, DecodeParams, DecoderEvent, FeedParams, Heard
 from whisperd.child import how_it_ended, kill, open_child, python_command
 from whisperd.isolation import isolated_environment
 from whisperd.rpc.errors import WhisperdError
@@ -27,7 +27,7 @@ from whisperd.rpc.messages import InvalidAnswer
 from whisperd.rpc.peer import Peer, PeerClosed, open_peer
 from whisperd.tasks import open_task_group
 
-__all__ = ["DecoderOptions", "DecoderPool", "Decoding", "FindBundle", "open_decoder_pool"]
+__all__ = ["DecoderOptions", "DecoderPool", "Decoding", "FindBundle", "Listening", "open_decoder_pool"]
 
 log = logging.getLogger(__name__)
 
@@ -117,11 +117,21 @@ class DecoderPool:
                 yield decoding
             finally:
                 decoding.close()
-                if decoding.result is not None and self._keep_warm and not self._idle:
-                    self._idle.append(decoder)
-                else:
-                    await decoder.end()
-                self._changed.set()
+                await self._give_back(decoder, is_well=decoding.result is not None)
+
+    @asynccontextmanager
+    async def listen(self) -> AsyncIterator[Listening]:
+        """Follow somebody who speaks, for as long as that takes; it keeps no file from being decoded.
+
+        Leaving the block before the end kills the decoder.
+        """
+        decoder = await self._obtain()
+        listening = Listening(decoder, self._options.stall_timeout_s)
+        try:
+            await listening.begin()
+            yield listening
+        finally:
+            await self._give_back(decoder, is_well=listening.is_over)
 
     async def run(self) -> None:
         """Keep a process ready while that is wanted. Sleeps until something changes."""
@@ -141,6 +151,14 @@ class DecoderPool:
             elif not self._idle and self._slots.value > 0:
                 async with self._warming_up:
                     await self._warm_up()
+
+    async def _give_back(self, decoder: _Decoder, *, is_well: bool) -> None:
+        """Keep a decoder for the next file, or end it."""
+        if is_well and self._keep_warm and not self._idle:
+            self._idle.append(decoder)
+        else:
+            await decoder.end()
+        self._changed.set()
 
     def _is_busy(self) -> bool:
         """Whether a file is being decoded."""
@@ -244,6 +262,61 @@ class Decoding:
         self._events.close()
 
 
+class Listening:
+    """Somebody who speaks, being listened to: `feed` what was spoken, then `end`.
+
+    Both raise `WhisperdError` (`decoder.crashed`, `decoder.stuck`).
+    """
+
+    def __init__(self, decoder: _Decoder, stall_timeout_s: float) -> None:
+        self._decoder = decoder
+        self._stall_timeout_s = stall_timeout_s
+        self.is_over = False
+        """Whether it was ended, and nothing went wrong."""
+
+    async def begin(self) -> None:
+        """Make ready."""
+        await self._ask("live.begin")
+
+    async def feed(self, pcm: bytes, *, partials: bool = True) -> Heard:
+        """Take 16-bit samples at 16 kHz. Without `partials`, none in which somebody still speaks."""
+        return await self._heard("live.feed", FeedParams(pcm=pcm, partials=partials))
+
+    async def end(self) -> Heard:
+        """The speaker is gone; what was open is over."""
+        heard = await self._heard("live.end")
+        self.is_over = True
+        return heard
+
+    async def _heard(self, method: str, params: FeedParams | None = None) -> Heard:
+        try:
+            return msgspec.convert(await self._ask(method, params), Heard)
+        except msgspec.ValidationError as error:
+            raise await self._crashed() from error
+
+    async def _ask(self, method: str, params: FeedParams | None = None) -> Any:
+        try:
+            with anyio.fail_after(self._stall_timeout_s):
+                return await self._decoder.peer.request(method, params)
+        except (PeerClosed, InvalidAnswer) as error:
+            raise await self._crashed() from error
+        except TimeoutError:
+            raise WhisperdError(
+                "decoder.stuck",
+                f"The process that listens stands still since {self._stall_timeout_s:.0f} seconds.",
+                "Begin anew; the computer was probably overloaded.",
+            ) from None
+
+    async def _crashed(self) -> WhisperdError:
+        how = await self._decoder.how_it_crashed()
+        return WhisperdError(
+            "decoder.crashed",
+            f"The process that listened ended unexpectedly ({how}).",
+            "Begin anew; what was said until then is in the job's segments.",
+            {"status": self._decoder.status},
+        )
+
+
 class _Decoder:
     """One decoder process."""
 
@@ -292,17 +365,27 @@ class _Decoder:
         """What to say of a process that went away in mid-file."""
         if self._ending.is_set():  # nobody is interested in this file any more
             return _stopped(path)
-        with anyio.move_on_after(EXIT_WAIT_S):
-            await self._process.wait()
-        kill(self._process)
-        how = how_it_ended(self._process.returncode) or "it stopped making sense"
-        log.warning("a decoder ended unexpectedly (%s); %s", how, self._stderr_text())
+        how = await self.how_it_crashed()
         return WhisperdError(
             "decoder.crashed",
             f"The process that decoded {path} ended unexpectedly ({how}).",
             "The file may be damaged: convert it to WAV, FLAC or MP3, then try again.",
-            {"path": path, "status": self._process.returncode},
+            {"path": path, "status": self.status},
         )
+
+    async def how_it_crashed(self) -> str:
+        """How a process ended that went away by itself; what is left of it is killed."""
+        with anyio.move_on_after(EXIT_WAIT_S):
+            await self._process.wait()
+        kill(self._process)
+        how = how_it_ended(self.status) or "it stopped making sense"
+        log.warning("a decoder ended unexpectedly (%s); %s", how, self._stderr_text())
+        return how
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, once it has ended."""
+        return self._process.returncode
 
     async def _on_notification(self, _method: str, params: list[Any]) -> None:
         try:

@@ -1,7 +1,8 @@
 """Live speech, cut while it is spoken. Pure: speech probabilities in, pieces of audio to transcribe out.
 
-An utterance ends with a pause. While it goes on, all of it so far is handed out now and then, so that a
-first text can be shown. All positions are samples at 16 kHz.
+An utterance ends with a pause. While somebody speaks, all of it so far is handed out now and then, so that
+a first text can be shown, and once in each pause that may be its end: then its final text is known already
+when it turns out that it was. All positions are samples at 16 kHz.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ class LiveOptions:
 
     end_silence_s: float = 0.55
     """A pause that ends an utterance."""
+    likely_end_s: float = 0.3
+    """A pause from which on that is likely. Longer than `pad_s`, so that the utterance would be the same."""
     longest_s: float = 14.0
     """An utterance that goes on for longer is cut at its longest pause."""
     interval_s: float = 0.8
@@ -36,6 +39,8 @@ class Piece:
     start: int
     end: int
     is_final: bool
+    is_likely_final: bool = False
+    """Whether it has probably ended, and what there is of it is then all of it."""
 
 
 class UtteranceCutter:
@@ -50,7 +55,9 @@ class UtteranceCutter:
         self._detector = SpeechDetector()
         self._spans: list[Span] = []
         self._floor = 0  # what lies before is part of an utterance that is over
+        self._likely_end = int(options.likely_end_s * SAMPLE_RATE)
         self._shown = 0  # how far the open utterance was handed out
+        self._paused = 0  # the end of the speech before the pause in which it was handed out
 
     @property
     def keep_from(self) -> int:
@@ -67,9 +74,11 @@ class UtteranceCutter:
             yield from self._finish(len(self._spans), position)
             return
         start = self._spans[0].start if self._spans else self._detector.settled
+        if self._spans and is_silent and position - self._spans[-1].end >= self._likely_end > self._pad:
+            yield from self._propose(self._spans[-1].end, position)
         if self._spans and position - start >= self._longest:
             yield from self._finish(self._best_cut(), position)
-        elif position - max(start, self._shown) >= self._interval and (self._spans or not is_silent):
+        elif position - max(start, self._shown) >= self._interval and not is_silent:
             self._shown = position
             yield Piece(self.keep_from, position, is_final=False)
 
@@ -79,6 +88,12 @@ class UtteranceCutter:
         if self._spans:
             yield from self._finish(len(self._spans), total)
 
+    def _propose(self, end: int, position: int) -> Iterator[Piece]:
+        """Hand out once what there is of the utterance in a pause."""
+        if self._paused != end:
+            self._paused, self._shown = end, position
+            yield Piece(self.keep_from, end + self._pad, is_final=False, is_likely_final=True)
+
     def _best_cut(self) -> int:
         """Before which span to cut: at the longest pause, of those that leave something on both sides."""
         if len(self._spans) == 1:
@@ -87,8 +102,10 @@ class UtteranceCutter:
 
     def _finish(self, count: int, position: int) -> Iterator[Piece]:
         done, self._spans = self._spans[:count], self._spans[count:]
-        following = self._spans[0].start if self._spans else position
-        end = min(done[-1].end + self._pad, (done[-1].end + following) // 2 if self._spans else position)
+        # What follows may still be spoken; then it is as good as a span.
+        following = self._spans[0].start if self._spans else min(self._detector.settled, position)
+        is_silent = following == position
+        end = min(done[-1].end + self._pad, position if is_silent else (done[-1].end + following) // 2)
         start = max(done[0].start - self._pad, self._floor)
         self._floor, self._shown = end, 0
         yield Piece(start, end, is_final=True)

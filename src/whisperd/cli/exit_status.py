@@ -33,6 +33,7 @@ _CODES = {
         "format.unknown",
         "language.not_in_model",
         "language.unknown",
+        "live.invalid_option",
         "model.invalid_name",
         "profile.invalid",
         "rpc.invalid_params",

@@ -11,8 +11,9 @@ from whisperd.rpc.errors import WhisperdError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import IO
 
-__all__ = ["EXTENSIONS", "check_target", "format_of", "make_folder", "targets_in", "write_file"]
+__all__ = ["EXTENSIONS", "check_target", "format_of", "make_folder", "open_lines", "targets_in", "write_file"]
 
 EXTENSIONS = {
     "text": "txt",
@@ -87,6 +88,14 @@ def check_target(target: str, inputs: Iterable[str], *, overwrite: bool) -> None
             f"{target} is there already.",
             "Add --overwrite to replace it, or name another place.",
         )
+
+
+def open_lines(target: str) -> IO[str]:
+    """A file for lines that come one by one. Raises `output.not_writable`."""
+    try:
+        return open(target, "w", encoding="utf-8")
+    except OSError as error:
+        raise _not_writable(target, error.strerror or str(error)) from error
 
 
 def write_file(target: str, content: str) -> None:

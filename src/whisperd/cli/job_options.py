@@ -28,19 +28,22 @@ JOB_OPTIONS = (
 """Their names on the wire."""
 
 
-def add_job_options(parser: Parser) -> None:
-    """Add them."""
+def add_job_options(parser: Parser, *, live: bool = False) -> None:
+    """Add them; to what is spoken `live`, those of recordings do not apply."""
     parser.add_argument("--language", metavar="CODE", help="what is spoken; auto, the default, finds out")
     parser.add_argument(
         "--task", choices=("transcribe", "translate"), help="translate is into English (transcribe)"
     )
-    parser.add_argument(
-        "--priority", choices=("interactive", "normal", "bulk"), help="who goes first (normal)"
-    )
+    if not live:
+        parser.add_argument(
+            "--priority", choices=("interactive", "normal", "bulk"), help="who goes first (normal)"
+        )
     parser.add_argument("--prompt", metavar="TEXT", help="text that the recording seems to follow")
     parser.add_argument("--hotwords", metavar="TEXT", help="names and terms to expect")
     parser.add_argument("--beam-size", type=_beams, metavar="N", help="alternatives considered, 1 to 16 (5)")
     parser.add_argument("--temperature", type=_temperatures, metavar="T[,T...]", help="0 to 1, tried in turn")
+    if live:
+        return
     parser.add_argument(
         "--vad", action=argparse.BooleanOptionalAction, help="leave out where nobody speaks (yes)"
     )
@@ -51,7 +54,7 @@ def add_job_options(parser: Parser) -> None:
 
 def given_options(options: argparse.Namespace) -> dict[str, Any]:
     """Those that were given."""
-    values = {name: getattr(options, name) for name in JOB_OPTIONS}
+    values = {name: getattr(options, name, None) for name in JOB_OPTIONS}
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -17,6 +17,7 @@ __all__ = ["main", "program"]
 
 COMMANDS = {
     "transcribe": "turn recordings into text",
+    "dictate": "turn speech into text while it is spoken",
     "jobs": "the jobs, running and past",
     "runtimes": "the runtimes: which model runs, where and how",
     "profiles": "the profiles: a runtime and options of a user or program",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import IO, Any
 
 __all__ = [
+    "Draft",
     "Progress",
     "Repainted",
     "ago",
@@ -269,6 +270,39 @@ class Progress:
             self._stream.flush()
         except OSError:
             self._is_terminal = self._is_log = False  # the terminal is gone
+
+
+class Draft:
+    """Text on a terminal that is still being revised: one line, in the same place; nothing in a pipe."""
+
+    def __init__(self, *, quiet: bool = False, stream: IO[str] | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._is_terminal = self._stream.isatty() and not quiet
+        self._shown_cells = 0
+
+    def show(self, text: str) -> None:
+        """Write it over the last one; of what is too long, its end is shown."""
+        if not self._is_terminal:
+            return
+        room = max(columns(self._stream) - 1, 1)  # in the last column, some terminals go on to the next line
+        line = printable(text)
+        if _width(line) > room:
+            line = f"...{_beginning(line[::-1], max(room - 3, 1))[::-1]}"[-room:]
+        self._write("\r" + _padded(line, self._shown_cells))
+        self._shown_cells = _width(line)
+
+    def clear(self) -> None:
+        """Take it away before something else is printed."""
+        if self._shown_cells:
+            self._write("\r" + " " * self._shown_cells + "\r")
+            self._shown_cells = 0
+
+    def _write(self, text: str) -> None:
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:
+            self._is_terminal = False  # the terminal is gone
 
 
 def _line(what: str, percent: float | None, details: str, *, bar: bool = False) -> str:

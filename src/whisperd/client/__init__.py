@@ -8,15 +8,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from whisperd.client.asynchronous import AsyncClient, aconnect
+    from whisperd.client.dictation import AsyncDictation, Dictation
     from whisperd.client.options import JobOptions
     from whisperd.client.synchronous import Client, connect
     from whisperd.client.values import Segment, Transcript
 
-__all__ = ["AsyncClient", "Client", "JobOptions", "Segment", "Transcript", "aconnect", "connect"]
+__all__ = [
+    "AsyncClient",
+    "AsyncDictation",
+    "Client",
+    "Dictation",
+    "JobOptions",
+    "Segment",
+    "Transcript",
+    "aconnect",
+    "connect",
+]
 
 _HOMES = {
     "AsyncClient": "asynchronous",
     "aconnect": "asynchronous",
+    "AsyncDictation": "dictation",
+    "Dictation": "dictation",
     "Client": "synchronous",
     "connect": "synchronous",
     "JobOptions": "options",

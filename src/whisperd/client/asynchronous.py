@@ -36,6 +36,7 @@ from whisperd.tasks import open_task_group
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from whisperd.client.dictation import AsyncDictation
     from whisperd.client.inputs import Input
     from whisperd.client.options import JobOptions
 
@@ -116,6 +117,15 @@ class AsyncClient:
         """Begin a job and return its id. It is cancelled when this connection ends, unless detached."""
         answer = await self.jobs.submit(await self._input(input), option_params(options), detach=detach)
         return str(answer["id"])
+
+    def dictate(self, **options: Unpack[JobOptions]) -> AsyncDictation:
+        """Transcribe what is being spoken: push it in one task, and iterate in another.
+
+        Use it with `async with`; as `Client.dictate`.
+        """
+        from whisperd.client.dictation import AsyncDictation
+
+        return AsyncDictation(self, options, lambda job: self._quietly("jobs.cancel", id=job))
 
     async def follow(self, job: str) -> AsyncGenerator[Map, None]:
         """The events of a job, from its beginning to its end."""

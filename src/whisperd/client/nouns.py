@@ -60,6 +60,14 @@ class Jobs(_Noun[One, Many]):
         params = {"input": input, "options": options, "detach": detach}
         return cast("One", self._ask("jobs.submit", **params, **_given(profile=profile)))
 
+    def push(self, id: str, pcm: bytes) -> One:
+        """Send audio of a live job; answered once there is room for it."""
+        return cast("One", self._ask("jobs.push", id=id, pcm=pcm))
+
+    def finish(self, id: str) -> One:
+        """Say that nothing more comes for a live job."""
+        return cast("One", self._ask("jobs.finish", id=id))
+
     def list(self, status: str | None = None) -> Many:
         """The jobs that are remembered, the oldest first, without their texts."""
         return cast("Many", self._ask("jobs.list", status=status))

@@ -28,6 +28,7 @@ from whisperd.rpc.errors import WhisperdError
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from whisperd.client.dictation import Dictation
     from whisperd.client.inputs import Input
     from whisperd.client.options import JobOptions
 
@@ -44,7 +45,8 @@ def connect(socket: str | None = None, *, start: bool = True, profile: str | Non
 
     Raises `WhisperdError` if it cannot be reached, `protocol.unsupported` and `profile.unknown`.
     """
-    client = Client(Wire(open_socket(socket or socket_path(), start=start)))
+    path = socket or socket_path()
+    client = Client(Wire(open_socket(path, start=start)), lambda: connect(path, start=False, profile=profile))
     try:
         client.server = client.request("session.hello", **hello_params(profile))
     except BaseException:
@@ -60,8 +62,9 @@ class Client:
     it is closed, its jobs that were not detached are cancelled.
     """
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Wire, connect_again: Callable[[], Client] = connect) -> None:
         self._wire = wire
+        self._connect_again = connect_again
         self.server: Map = {}
         """What the daemon said of itself: its `version`, and the `protocol` that it speaks."""
         self.jobs: Jobs[Map, list[Map]] = Jobs(self.request)
@@ -119,6 +122,20 @@ class Client:
         """Begin a job and return its id. It is cancelled when this connection ends, unless detached."""
         answer = self.jobs.submit(self._input(input), option_params(options), detach=detach)
         return str(answer["id"])
+
+    def dictate(self, **options: Unpack[JobOptions]) -> Dictation:
+        """Transcribe what is being spoken: push it, and iterate over what is understood.
+
+            with daemon.dictate(language="en") as dictation:
+                threading.Thread(target=speak_into, args=[dictation]).start()  # dictation.push(pcm), …
+                for event in dictation:
+                    ...
+
+        It has connections of its own, so that this one stays free. Raises `WhisperdError`.
+        """
+        from whisperd.client.dictation import Dictation
+
+        return Dictation(self._connect_again, options)
 
     @overload
     def follow(self, job: str) -> Generator[Map, None, None]: ...

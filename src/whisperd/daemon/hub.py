@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import msgspec
 
 from whisperd.clock import now_rfc3339
-from whisperd.rpc.events import Event, TranscriptionProgress
+from whisperd.rpc.events import Event, TranscriptionPartial, TranscriptionProgress
 from whisperd.rpc.messages import encode_notification, encode_value
 
 __all__ = ["TOPICS", "EventHub", "EventSink", "Subscription", "job_topic"]
@@ -91,7 +91,8 @@ class EventHub:
         """Send an event of a job: to those who follow all jobs, and to those who follow this one."""
         self._send("jobs", event, keep=False)
         job: str = event.id  # type: ignore[attr-defined]
-        self._send(job_topic(job), event, keep=not isinstance(event, TranscriptionProgress))
+        is_passing = isinstance(event, TranscriptionPartial | TranscriptionProgress)
+        self._send(job_topic(job), event, keep=not is_passing)
 
     def subscribe(self, subscription: Subscription) -> None:
         """Begin; what a followed job has said so far comes first."""

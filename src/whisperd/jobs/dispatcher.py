@@ -83,6 +83,11 @@ class Dispatcher:
         """How many windows wait for a batch."""
         return self._scheduler.waiting
 
+    @property
+    def has_room(self) -> bool:
+        """Whether a window that came now would be computed at once."""
+        return self._scheduler.has_room
+
     async def run(self) -> None:
         """Work until the runtime is unloaded; whoever still waits then learns why."""
         try:

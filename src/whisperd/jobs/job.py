@@ -10,6 +10,7 @@ import anyio
 import msgspec
 
 from whisperd.clock import now_rfc3339
+from whisperd.jobs.intake import Intake
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.scheduler import Priority
 from whisperd.jobs.stitch import Segment
@@ -21,10 +22,11 @@ JobStatus = Literal["queued", "running", "completed", "failed", "cancelled"]
 
 
 class JobInput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is transcribed: a file of the user's, or an upload."""
+    """What is transcribed: a file of the user's, an upload, or what is pushed while it is spoken."""
 
     path: str | None = None
     upload: str | None = None
+    stream: bool = False
 
 
 class Transcript(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +69,7 @@ class Job:
 
     id: str
     path: str
-    """The file to decode, which for an upload is not what the user named."""
+    """The file to decode, which for an upload is not what the user named; a live job has none."""
     input: JobInput
     options: JobOptions
     runtime: str
@@ -88,6 +90,8 @@ class Job:
     over: anyio.Event = field(default_factory=anyio.Event)
     """Set when the job has ended, one way or another."""
     cancelled_by: WhisperdError | None = None
+    intake: Intake | None = None
+    """Of a live job: where its audio comes in."""
 
     @property
     def progress(self) -> float | None:

@@ -13,7 +13,9 @@ from anyio.abc import TaskGroup
 from whisperd.audio import DecodeParams, DecoderPool, open_regular_file
 from whisperd.clock import now_rfc3339
 from whisperd.jobs.dispatcher import Dispatcher
+from whisperd.jobs.intake import Intake
 from whisperd.jobs.job import Job, JobInput, Transcript, unexpected_error
+from whisperd.jobs.live import LiveRun, check_live_options
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.run import JobRun, check_against_model
 from whisperd.jobs.scheduler import Priority
@@ -35,6 +37,9 @@ log = logging.getLogger(__name__)
 
 INTERACTIVE_JOBS_AT_ONCE = 8
 """Interactive jobs are short, and somebody waits for each."""
+
+LIVE_JOBS_AT_ONCE = 8
+"""Live jobs last as long as somebody speaks, each with a decoder of its own. They take nobody's place."""
 
 
 def jobs_at_once(settings: Settings) -> dict[Priority, int]:
@@ -80,15 +85,20 @@ class JobManager:
         options: JobOptions,
         lease: Lease,
         languages: Sequence[str] | None = None,
+        intake: Intake | None = None,
     ) -> Job:
         """Take a job; it starts as soon as there is a place. `path` is the file to decode.
 
         The lease is the job's from now on, and ends with it. `languages` are those of its model, if they
-        are known. Raises `WhisperdError` for options that cannot be, or when no more jobs are taken.
+        are known. With an `intake` it is a live job, of what comes in there. Raises `WhisperdError` for
+        options that cannot be, or when no more jobs are taken.
         """
         if languages is not None:
             check_against_model(options, languages, lease.model)
         self._check_room()
+        if intake is not None:
+            options = check_live_options(options)
+            self._check_live_room()
         job = Job(
             id=secrets.token_hex(5),
             path=path,
@@ -96,6 +106,7 @@ class JobManager:
             options=options,
             runtime=lease.name,
             waits_for=lease.waits_for,
+            intake=intake,
         )
         position = len(self._active)
         self._active[job.id] = job
@@ -148,6 +159,9 @@ class JobManager:
         Returns how many had to be cancelled.
         """
         self._is_stopping = True
+        for job in self.active():
+            if job.intake is not None:  # what was said so far is all
+                job.intake.end()
         with anyio.move_on_after(grace_s):
             while self._active:
                 await self._active_changed.wait()
@@ -168,6 +182,14 @@ class JobManager:
                 f"{limit:,} jobs are waiting already.",
                 "Wait for some to end, or raise limits.max_jobs in the settings.",
                 {"retry_after_s": 30},
+            )
+
+    def _check_live_room(self) -> None:
+        if sum(job.intake is not None for job in self._active.values()) >= LIVE_JOBS_AT_ONCE:
+            raise WhisperdError(
+                "live.too_many",
+                f"{LIVE_JOBS_AT_ONCE} live transcriptions are running already.",
+                "Finish or cancel one of them; `whisperctl jobs list` shows them.",
             )
 
     async def _run(self, job: Job, lease: Lease) -> None:
@@ -193,6 +215,12 @@ class JobManager:
             # A place is taken only on a loaded runtime: a long download holds up nobody else's job.
             loaded = await lease.loaded()
             check_against_model(job.options, loaded.info.languages, lease.model)
+            if job.intake is not None:
+                with lease.use() as runtime:
+                    if runtime is not None:
+                        live = LiveRun(job, job.intake, self._dispatcher(runtime), options, self._publish)
+                        return await live.transcribe(self._decoders())
+                continue
             async with self._places[job.options.priority]:
                 with lease.use() as runtime:
                     if runtime is not None:  # else it ended, or was edited, while the job waited for its turn
@@ -232,6 +260,8 @@ class JobManager:
         else:
             self._failed(job, error)
         job.ended = now_rfc3339()
+        if job.intake is not None:
+            job.intake.close()
         del self._active[job.id]
         self._ended[job.id] = job
         job.over.set()

@@ -204,6 +204,15 @@ class WindowScheduler:
         )
 
     @property
+    def has_room(self) -> bool:
+        """Whether a window that came now would be computed at once."""
+        return (
+            len(self._running) < self._replicas
+            and not self._is_retrying()
+            and not (self._retries or any(one.ready for one in self._classes.values()))
+        )
+
+    @property
     def is_idle(self) -> bool:
         """Whether nothing waits and nothing is computed."""
         return not (self._running or self._retries or any(one.ready for one in self._classes.values()))

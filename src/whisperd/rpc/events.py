@@ -17,6 +17,7 @@ __all__ = [
     "TranscriptionCancelled",
     "TranscriptionCompleted",
     "TranscriptionFailed",
+    "TranscriptionPartial",
     "TranscriptionProgress",
     "TranscriptionSegment",
 ]
@@ -103,6 +104,20 @@ class TranscriptionSegment(Event, frozen=True, tag="transcription.segment"):
     text: str
     channel: int | None = None
     """From 0, where channels are heard by themselves."""
+
+
+class TranscriptionPartial(Event, frozen=True, tag="transcription.partial"):
+    """What there is of an utterance that is still being spoken: `tentative` goes on behind `agreed`.
+
+    Both are empty where it has turned out to be no speech. Its segments take its place.
+    """
+
+    id: str
+    start: float
+    end: float
+    agreed: str
+    """Not taken back as long as it is spoken."""
+    tentative: str
 
 
 class TranscriptionProgress(Event, frozen=True, tag="transcription.progress"):

@@ -60,7 +60,7 @@ def list_(options: argparse.Namespace) -> None:
                 None if job["progress"] is None else f"{job['progress']:.0f} %",
                 None if job["speed"] is None else f"{job['speed']:.1f}x",
                 job["runtime"],
-                job["input"].get("path") or "standard input",
+                job["input"].get("path") or ("live" if job["input"].get("stream") else "standard input"),
             )
             for job in jobs
         ],

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import anyio.to_thread
 import msgspec
 
 from whisperd.daemon.call import Call
+from whisperd.jobs.intake import MAX_PUSH_BYTES, Intake, IntakeClosed
 from whisperd.jobs.job import Job, JobInput, JobStatus, JobView
 from whisperd.jobs.manager import check_path
 from whisperd.jobs.options import job_options
@@ -25,15 +26,16 @@ __all__ = ["METHODS"]
 
 
 class InputParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One of: a path, a path that is not UTF-8, an upload's id."""
+    """One of: a path, a path that is not UTF-8, an upload's id, audio that is pushed as it is spoken."""
 
     path: str | None = None
     path_bytes: bytes | None = None
     upload: str | None = None
+    stream: bool = False
 
     def __post_init__(self) -> None:
-        if [self.path, self.path_bytes, self.upload].count(None) != 2:
-            raise ValueError("input is one of path, path_bytes and upload")
+        if [self.path, self.path_bytes, self.upload, self.stream or None].count(None) != 3:
+            raise ValueError("input is one of path, path_bytes, upload and stream")
 
     @property
     def given_path(self) -> str:
@@ -59,6 +61,13 @@ class JobParams(Params, frozen=True):
     id: str
 
 
+class PushParams(Params, frozen=True):
+    """Which live job, and what was spoken since the last time: 16-bit samples at 16 kHz, one channel."""
+
+    id: str
+    pcm: Annotated[bytes, msgspec.Meta(max_length=MAX_PUSH_BYTES)]
+
+
 class ResultParams(Params, frozen=True):
     """Which job, in which format."""
 
@@ -74,7 +83,12 @@ class ListParams(Params, frozen=True):
 
 async def submit(call: Call, params: SubmitParams) -> dict[str, Any]:
     """Take a job and answer with its id at once."""
-    if params.input.upload is not None:
+    intake = None
+    if params.input.stream:
+        if params.detach:
+            raise invalid_params("a stream belongs to its connection, and cannot be detached")
+        path, shown, intake = "", JobInput(stream=True), Intake()
+    elif params.input.upload is not None:
         path, shown = _uploaded(call, params.input.upload), JobInput(upload=params.input.upload)
     else:
         path = params.input.given_path
@@ -89,7 +103,7 @@ async def submit(call: Call, params: SubmitParams) -> dict[str, Any]:
     )
     lease, languages = await _lease(call, choice, profile)
     try:
-        job = call.service.jobs.submit(shown, path, options, lease, languages)
+        job = call.service.jobs.submit(shown, path, options, lease, languages, intake)
     except BaseException:
         lease.release()
         raise
@@ -99,6 +113,29 @@ async def submit(call: Call, params: SubmitParams) -> dict[str, Any]:
     if not params.detach:
         call.connection.attached_jobs.add(job)
     return {"id": job.id}
+
+
+async def push(call: Call, params: PushParams) -> dict[str, Any]:
+    """Take audio of a live job; answers once there is room for it. `held` are seconds not listened to yet."""
+    job, intake = _live(call, params.id)
+    try:
+        await intake.push(params.pcm)
+    except IntakeClosed:
+        if job.error is not None:
+            raise job.error.copy() from None
+        raise WhisperdError(
+            "live.finished",
+            f"The live job {job.id} was finished and takes no more audio.",
+            "Submit another one for what is spoken now.",
+        ) from None
+    return {"held": round(intake.held_s, 3)}
+
+
+async def finish(call: Call, params: JobParams) -> dict[str, Any]:
+    """Nothing more is spoken: the job ends with what was pushed."""
+    _, intake = _live(call, params.id)
+    await intake.finish()
+    return {}
 
 
 async def list_(call: Call, params: ListParams) -> list[JobView]:
@@ -196,6 +233,24 @@ def _uploaded(call: Call, upload: str) -> str:
     return str(path)
 
 
+def _live(call: Call, job_id: str) -> tuple[Job, Intake]:
+    """A live job of this connection. Raises `job.unknown`, `live.not_live` and `live.not_yours`."""
+    job = call.service.jobs.get(job_id)
+    if job.intake is None:
+        raise WhisperdError(
+            "live.not_live",
+            f"The job {job.id} is not a live one.",
+            "Push only to a job that was submitted with `input: {stream: true}`.",
+        )
+    if job not in call.connection.attached_jobs:
+        raise WhisperdError(
+            "live.not_yours",
+            f"The live job {job.id} belongs to another connection.",
+            "Push on the connection that has submitted it.",
+        )
+    return job, job.intake
+
+
 def _transcript(job: Job) -> Any:
     if job.error is not None:
         raise job.error.copy()  # it is kept, and would keep every connection that it was raised for
@@ -210,6 +265,8 @@ def _transcript(job: Job) -> Any:
 
 METHODS = {
     "submit": submit,
+    "push": push,
+    "finish": finish,
     "list": list_,
     "show": show,
     "wait": wait,

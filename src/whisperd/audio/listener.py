@@ -1,0 +1,90 @@
+"""Follows live speech in the decoder process: samples in, what is to be transcribed of them out.
+
+It holds the audio of the utterance that is being spoken, and a moment before it. That is all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from whisperd.audio.messages import SAMPLE_RATE, Heard, Utterance
+from whisperd.audio.utterances import LiveOptions, Piece, UtteranceCutter
+
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    class Activity(Protocol):
+        """What is asked of `whisperd.audio.vad.VoiceActivity`."""
+
+        def feed(self, samples: Any) -> Iterable[tuple[float, float]]:
+            """Take 16-bit samples; probability and loudness of each frame that is complete."""
+
+        def finish(self) -> Iterable[tuple[float, float]]:
+            """The speaker is gone."""
+
+
+__all__ = ["Listener"]
+
+
+class Listener:
+    """One live session."""
+
+    def __init__(self, activity: Activity, options: LiveOptions | None = None) -> None:
+        self._activity = activity
+        self._cutter = UtteranceCutter(options)
+        self._pcm = bytearray()
+        self._pcm_start = 0  # the sample at which `_pcm` begins
+        self._taken = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Audio that is held."""
+        return len(self._pcm)
+
+    def feed(self, samples: Any, *, partials: bool = True) -> Heard:
+        """Take 16-bit samples. Without `partials`, one is handed out only when it seems to be over."""
+        self._pcm += samples.astype("<i2", copy=False).tobytes()
+        self._taken += len(samples)
+        pieces: list[Utterance] = []
+        for probability, level in self._activity.feed(samples):
+            self._add(pieces, self._cutter.feed(probability, level), partials=partials)
+        self._forget()
+        return self._heard(pieces)
+
+    def finish(self) -> Heard:
+        """The speaker is gone: what is open is an utterance now."""
+        pieces: list[Utterance] = []
+        for probability, level in self._activity.finish():
+            self._add(pieces, self._cutter.feed(probability, level), partials=False)
+        self._add(pieces, self._cutter.finish(self._taken), partials=False)
+        self._pcm.clear()
+        return self._heard(pieces)
+
+    def _add(self, pieces: list[Utterance], found: Iterable[Piece], *, partials: bool) -> None:
+        for piece in found:
+            if pieces and not pieces[-1].is_final:
+                pieces.pop()  # there is more of the same by now
+            if piece.is_final or piece.is_likely_final or partials:
+                pieces.append(self._cut(piece))
+
+    def _cut(self, piece: Piece) -> Utterance:
+        # The last frame of all is filled up with silence, which is not ours.
+        end = min(piece.end, self._taken)
+        pcm = bytes(self._pcm[2 * (piece.start - self._pcm_start) : 2 * (end - self._pcm_start)])
+        return Utterance(
+            start=piece.start / SAMPLE_RATE,
+            end=end / SAMPLE_RATE,
+            is_final=piece.is_final,
+            is_likely_final=piece.is_likely_final,
+            pcm=pcm,
+        )
+
+    def _heard(self, pieces: list[Utterance]) -> Heard:
+        return Heard(position=self._taken / SAMPLE_RATE, utterances=tuple(pieces))
+
+    def _forget(self) -> None:
+        spare = self._cutter.keep_from - self._pcm_start
+        if spare > SAMPLE_RATE:
+            del self._pcm[: 2 * spare]
+            self._pcm_start += spare

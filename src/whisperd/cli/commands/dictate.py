@@ -1,0 +1,213 @@
+"""`whisperctl dictate`: turn speech into text while it is spoken."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from contextlib import ExitStack, closing, contextmanager, suppress
+from queue import SimpleQueue
+from typing import TYPE_CHECKING
+
+from whisperd.cli import exit_status
+from whisperd.cli.command import agree_to_download, connect_as, model_warnings, progress_of
+from whisperd.cli.files import check_target, open_lines
+from whisperd.cli.follow import TextWriter, events_of, subscribe_to_progress
+from whisperd.cli.job_options import add_job_options, given_options
+from whisperd.cli.output import Draft, print_json, print_line
+from whisperd.cli.parser import Parser, usage_error
+from whisperd.cli.recorder import recorder_command
+from whisperd.rpc.errors import WhisperdError
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+    from typing import IO, Any
+
+    from whisperd.client.dictation import Dictation
+    from whisperd.client.synchronous import Client
+
+READ_BYTES = 16_000
+"""At most so much is read at once: half a second. What has come is sent at once."""
+PIECES_AHEAD = 8
+"""That are read while one is being sent."""
+EXAMPLES = """examples:
+  whisperctl dictate
+  whisperctl dictate --language de -o notes.txt
+  ffmpeg -loglevel error -i URL -f s16le -ac 1 -ar 16000 - | whisperctl dictate --stdin"""
+
+
+def add(parser: Parser) -> None:
+    """Add the arguments."""
+    parser.add_argument(
+        "--stdin", action="store_true", help="read raw audio there (16 kHz, mono, s16le), no microphone"
+    )
+    parser.add_argument("--runtime", metavar="NAME", help="the runtime, by name or id (the default)")
+    parser.add_argument("--model", metavar="NAME", help="a model: for this once, if no runtime has it")
+    add_job_options(parser, live=True)
+    parser.add_argument("-o", "--output", metavar="FILE", help="write the text to this file, as it comes")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there already")
+    parser.add_argument("--stream", action="store_true", help="print events as lines of JSON")
+    parser.epilog = EXAMPLES
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Listen to the end, or to Ctrl-C."""
+    _check(options)
+    command = None if options.stdin else _recorder()
+    if options.output:
+        check_target(options.output, (), overwrite=options.overwrite)
+    with connect_as(options, has_profile=True) as client:
+        if options.model:
+            agree_to_download(options, model_warnings(client, options.model))
+        job_options = {"runtime": options.runtime, "model": options.model, **given_options(options)}
+        with ExitStack() as stack:
+            output = stack.enter_context(open_lines(options.output)) if options.output else sys.stdout
+            dictation = stack.enter_context(client.dictate(**job_options))
+            _Session(dictation, options, output).run(command)
+    return exit_status.DONE
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.stream and options.json:
+        raise usage_error("invalid", "--stream and --json contradict each other", "Leave one of them out")
+    if options.stdin and sys.stdin is None:
+        raise usage_error("invalid", "There is no standard input", "Leave --stdin out")
+    if options.stdin and sys.stdin.isatty():
+        raise usage_error(
+            "invalid", "Standard input is a terminal", "Send it raw audio, or leave --stdin out"
+        )
+
+
+def _recorder() -> list[str]:
+    from shutil import which
+
+    return recorder_command(which)
+
+
+class _Session:
+    """One run of the command: audio in, lines out."""
+
+    def __init__(self, dictation: Dictation, options: argparse.Namespace, output: IO[str]) -> None:
+        self._dictation = dictation
+        self._options = options
+        self._progress = progress_of(options)
+        self._draft = Draft(quiet=options.quiet or options.json)
+        self._writer = TextWriter(output, self._progress)
+        self._audio = _Audio(dictation)
+
+    def run(self, command: list[str] | None) -> None:
+        """Show what is understood, to the end of the audio. Raises the job's error, or the recorder's."""
+        client: Client = self._dictation.listening
+        subscribe_to_progress(client, self._progress)
+        with self._audio.stopped_by_interrupt():
+            with closing(events_of(client, self._dictation.id, self._progress)) as events:
+                for event in events:
+                    if event is not None:
+                        self._show(event, command)
+            transcript = self._dictation.result()
+        self._draft.clear()
+        if self._options.json:
+            print_json({"job": self._dictation.id, **transcript.verbose})
+        elif not self._options.stream or self._options.output:
+            self._writer.finish(transcript)
+        if self._audio.error is not None:
+            raise self._audio.error
+
+    def _show(self, event: dict[str, Any], command: list[str] | None) -> None:
+        if self._options.stream:
+            print_line(event)
+        match event["type"]:
+            case "job.started":
+                self._progress.clear()
+                self._audio.begin(command)
+                if command is not None:
+                    self._draft.show("Listening. Ctrl-C ends it.")
+            case "transcription.partial":
+                self._draft.show(f"{event['agreed']} {event['tentative']}".strip())
+            case "transcription.segment":
+                self._draft.clear()
+                if self._options.output or not (self._options.stream or self._options.json):
+                    self._writer.write(event["index"], event["text"], event["channel"])
+
+
+class _Audio:
+    """What is spoken, on its way from standard input or the recorder to the daemon, in threads of its own."""
+
+    def __init__(self, dictation: Dictation) -> None:
+        self._dictation = dictation
+        self._pieces: SimpleQueue[bytes | None] = SimpleQueue()
+        self._room = threading.Semaphore(PIECES_AHEAD)
+        self._recorder: subprocess.Popen[bytes] | None = None
+        self._is_stopped = False
+        self.error: WhisperdError | None = None
+        """Why there is no more audio, if something went wrong."""
+
+    def begin(self, command: list[str] | None) -> None:
+        """Record with a command, or read standard input."""
+        if self._is_stopped:
+            self._pieces.put(None)
+        elif command is None:
+            threading.Thread(target=self._read, args=[sys.stdin.fileno()], daemon=True).start()
+        else:
+            import subprocess
+
+            # Ctrl-C is for us: the recorder is ended when what it has recorded was read.
+            self._recorder = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
+            )
+            assert self._recorder.stdout is not None
+            threading.Thread(target=self._read, args=[self._recorder.stdout.fileno()], daemon=True).start()
+        threading.Thread(target=self._push, daemon=True).start()
+
+    @contextmanager
+    def stopped_by_interrupt(self) -> Iterator[None]:
+        """Within the block, the first Ctrl-C ends the audio, and only the second one the command."""
+        before = signal.signal(signal.SIGINT, lambda *_: self._interrupt())
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+            if self._recorder is not None:
+                self._recorder.kill()
+                self._recorder.wait()
+
+    def _interrupt(self) -> None:
+        if self._is_stopped:
+            raise KeyboardInterrupt
+        self._is_stopped = True
+        if self._recorder is not None:
+            self._recorder.terminate()
+        else:
+            self._pieces.put(None)  # nothing else ends a thread that reads
+
+    def _read(self, descriptor: int) -> None:
+        """Read ahead, to the end."""
+        try:
+            while piece := os.read(descriptor, READ_BYTES):
+                self._room.acquire()
+                self._pieces.put(piece)
+        except OSError as error:
+            self.error = _not_readable(error.strerror or str(error))
+        if self._recorder is not None and (status := self._recorder.wait()) and not self._is_stopped:
+            self.error = _not_readable(f"the recorder ended with {status}")
+        self._pieces.put(None)
+
+    def _push(self) -> None:
+        """Send what was read; the job's own errors are told by its events."""
+        with suppress(WhisperdError):
+            while (piece := self._pieces.get()) is not None:
+                self._room.release()
+                self._dictation.push(piece)
+            self._dictation.finish()
+
+
+def _not_readable(reason: str) -> WhisperdError:
+    return WhisperdError(
+        "audio.not_readable",
+        f"The audio cannot be read: {reason}.",
+        "Check the microphone, or send audio of your own: `… | whisperctl dictate --stdin`.",
+    )

@@ -1,0 +1,171 @@
+"""Live transcription from a client: audio in as it is spoken, events out as it is understood."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from whisperd.client.inputs import option_params
+from whisperd.client.values import Transcript, end_of_job
+from whisperd.rpc.errors import WhisperdError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
+    from typing import Any
+
+    from whisperd.client.asynchronous import AsyncClient
+    from whisperd.client.options import JobOptions
+    from whisperd.client.synchronous import Client
+
+    Map = dict[str, Any]
+    Samples = bytes | bytearray | memoryview
+
+__all__ = ["AsyncDictation", "Dictation"]
+
+PUSH_BYTES = 32_000
+"""What is sent in one piece: a second. The daemon takes up to ten."""
+LAST_WORDS_TIMEOUT_S = 5.0
+"""How long a thread that is woken may take to hear why, before its connection is closed."""
+
+
+class Dictation:
+    """A live job, made by `Client.dictate`. Use it as a context manager.
+
+    One thread may `push` and `finish` while another one iterates over the events and takes the `result`: each
+    side has a connection of its own. Leaving the block before the end cancels the job; what other threads
+    are in ends with an error, or for an iteration with its end.
+    """
+
+    def __init__(self, connect: Callable[[], Client], options: JobOptions) -> None:
+        self._connect = connect
+        self._speaking = connect()
+        self._speaks, self._listens = Lock(), Lock()  # held while a connection is in use
+        self._is_over = False
+        self._is_closed = False
+        try:
+            self.listening = connect()
+            """The connection on which events come: for the thread that iterates."""
+            self.id = _submitted(self._speaking.jobs.submit({"stream": True}, option_params(options)))
+        except BaseException:
+            self._close()
+            raise
+
+    def __enter__(self) -> Dictation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if not self._is_over:
+                # On a connection that no thread uses: both sides hear of it and stop waiting.
+                with suppress(WhisperdError), self._connect() as client:
+                    client.jobs.cancel(self.id)
+        finally:
+            self._close()
+
+    def push(self, pcm: Samples) -> None:
+        """Send audio: 16 kHz, one channel, signed 16-bit little-endian, in pieces of any size.
+
+        Waits while the daemon has half a minute of it that it could not listen to yet. Raises
+        `WhisperdError`: the job's error, if it is over.
+        """
+        for piece in _pieces(pcm):
+            with self._speaks:
+                self._speaking.jobs.push(self.id, piece)
+
+    def finish(self) -> None:
+        """Nothing more is spoken: what is open is transcribed, and the job ends."""
+        with self._speaks:
+            self._speaking.jobs.finish(self.id)
+
+    def __iter__(self) -> Generator[Map, None, None]:
+        """The events of the job, to its end: `transcription.partial`, `transcription.segment`, …"""
+        events = self.listening.follow(self.id)
+        while (event := self._next(events)) is not None:
+            self._is_over = self._is_over or (event.get("id") == self.id and end_of_job(event))
+            yield event
+
+    def _next(self, events: Iterator[Map]) -> Map | None:
+        try:
+            with self._listens:
+                return next(events, None)
+        except WhisperdError:
+            if self._is_closed:
+                return None
+            raise
+
+    def result(self) -> Transcript:
+        """Wait for the end. Raises the job's error."""
+        with self._listens:
+            transcript = Transcript.from_wire(self.listening.jobs.wait(self.id))
+        self._is_over = True
+        return transcript
+
+    def _close(self) -> None:
+        self._is_closed = True
+        _close(self._speaking, self._speaks)
+        if hasattr(self, "listening"):
+            _close(self.listening, self._listens)
+
+
+class AsyncDictation:
+    """A live job, made by `AsyncClient.dictate`, to be used with `async with`.
+
+    One task may `push` and `finish` while another one iterates. Leaving the block before the end cancels
+    the job.
+    """
+
+    def __init__(
+        self, client: AsyncClient, options: JobOptions, cancel: Callable[[str], Awaitable[None]]
+    ) -> None:
+        self._client = client
+        self._cancel = cancel
+        self._options = options
+        self._is_over = False
+        self.id = ""
+
+    async def __aenter__(self) -> AsyncDictation:
+        self.id = _submitted(await self._client.jobs.submit({"stream": True}, option_params(self._options)))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if not self._is_over:
+            await self._cancel(self.id)
+
+    async def push(self, pcm: Samples) -> None:
+        """As `Dictation.push`."""
+        for piece in _pieces(pcm):
+            await self._client.jobs.push(self.id, piece)
+
+    async def finish(self) -> None:
+        """As `Dictation.finish`."""
+        await self._client.jobs.finish(self.id)
+
+    async def __aiter__(self) -> AsyncGenerator[Map, None]:
+        """As that of `Dictation`."""
+        async for event in self._client.follow(self.id):
+            self._is_over = self._is_over or end_of_job(event)
+            yield event
+
+    async def result(self) -> Transcript:
+        """As `Dictation.result`."""
+        transcript = Transcript.from_wire(await self._client.jobs.wait(self.id))
+        self._is_over = True
+        return transcript
+
+
+def _close(client: Client, in_use: Lock) -> None:
+    is_free = in_use.acquire(timeout=LAST_WORDS_TIMEOUT_S)
+    client.close()
+    if is_free:
+        in_use.release()
+
+
+def _submitted(answer: Map) -> str:
+    return str(answer["id"])
+
+
+def _pieces(pcm: Samples) -> Iterator[bytes]:
+    view = memoryview(pcm).cast("B")
+    for offset in range(0, len(view), PUSH_BYTES):
+        yield bytes(view[offset : offset + PUSH_BYTES])

@@ -1,0 +1,66 @@
+"""What can be shown of an utterance while it is spoken. Pure.
+
+An utterance that goes on is transcribed again and again, from its beginning, and the end of each
+hypothesis is a guess. Words on which two successive hypotheses agree are taken as settled: the policy
+LocalAgreement-2 of Macháček, Dabre and Bojar, "Turning Whisper into Real-Time Transcription System"
+(2023), here without the times of words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import takewhile
+
+from whisperd.outputs.script import clean, pieces
+
+__all__ = ["Agreement"]
+
+
+class Agreement:
+    """Takes the hypotheses of one utterance, one after the other."""
+
+    def __init__(self) -> None:
+        self._agreed: list[str] = []
+        self._tentative: list[str] = []
+
+    @property
+    def agreed(self) -> str:
+        """Text that grows and is never taken back."""
+        return "".join(self._agreed).strip()
+
+    @property
+    def tentative(self) -> str:
+        """What the last hypothesis says behind it."""
+        return "".join(self._tentative).strip()
+
+    def add(self, hypothesis: str) -> None:
+        """Take the next hypothesis."""
+        words = list(pieces(f" {clean(hypothesis)}")) if hypothesis.strip() else []
+        rest = words[_place_of_end(self._agreed, words) :]
+        both = zip(rest, self._tentative, strict=False)
+        count = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], both))
+        self._agreed += rest[:count]
+        self._tentative = rest[count:]
+
+
+def _place_of_end(agreed: Sequence[str], words: Sequence[str]) -> int:
+    """How many words of a hypothesis stand for those that are agreed: fewest edits, nearest length.
+
+    A hypothesis may have changed its mind on words that were agreed already, and on how many they are.
+    """
+    if list(words[: len(agreed)]) == agreed:
+        return len(agreed)
+    spoken = [_spoken(word) for word in words]
+    row = list(range(len(words) + 1))
+    for number, wanted in enumerate(map(_spoken, agreed), 1):
+        diagonal, row[0] = row[0], number
+        for place, found in enumerate(spoken, 1):
+            change = diagonal + (wanted != found)
+            diagonal = row[place]
+            row[place] = min(row[place] + 1, row[place - 1] + 1, change)
+    return min(range(len(row)), key=lambda place: (row[place], abs(place - len(agreed))))
+
+
+def _spoken(word: str) -> str:
+    """A word as it sounds: no case, no punctuation."""
+    return "".join(filter(str.isalnum, word.casefold()))

@@ -1,0 +1,88 @@
+"""Where the audio of a live job comes in: bounded, so that a slow engine holds back whoever pushes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import anyio
+
+from whisperd.worker.protocol import SAMPLE_RATE
+
+__all__ = ["HELD_S", "MAX_PUSH_BYTES", "Intake", "IntakeClosed"]
+
+_BYTES_PER_S: Final = 2 * SAMPLE_RATE
+
+HELD_S: Final = 30.0
+"""Audio that was pushed and not listened to yet; who pushes more, waits."""
+MAX_PUSH_BYTES: Final = 10 * _BYTES_PER_S
+"""At most so much in one piece: ten seconds."""
+
+
+class IntakeClosed(Exception):
+    """No more audio is taken: it was finished, or the job is over."""
+
+
+class Intake:
+    """Takes 16-bit little-endian mono samples at 16 kHz, in pieces of any size; half a sample is kept.
+
+    What is pushed is taken in the order in which it was pushed, however many push at once.
+    """
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+        self._is_finished = False
+        self._is_closed = False
+        self._pushing = anyio.Lock()  # it lets them through in the order in which they came
+        self._changed = anyio.Event()
+
+    @property
+    def held_s(self) -> float:
+        """Seconds that wait to be listened to."""
+        return len(self._held) / _BYTES_PER_S
+
+    async def push(self, pcm: bytes) -> None:
+        """Take a piece of at most `MAX_PUSH_BYTES`; waits while there is no room. Raises `IntakeClosed`."""
+        async with self._pushing:
+            self._check_open()
+            await self._until(lambda: len(self._held) + len(pcm) <= HELD_S * _BYTES_PER_S)
+            self._check_open()
+            self._held += pcm
+            self._notice()
+
+    async def finish(self) -> None:
+        """Nothing more comes behind what is being pushed. Harmless when it was said before."""
+        async with self._pushing:
+            self.end()
+
+    def end(self) -> None:
+        """Take nothing more from now on, also not what somebody waits to push."""
+        self._is_finished = True
+        self._notice()
+
+    async def take(self, most_bytes: int) -> bytes:
+        """Wait for audio; whole samples, as much as there is up to `most_bytes`. Nothing is the end."""
+        await self._until(lambda: len(self._held) > 1 or self._is_finished)
+        count = min(len(self._held), most_bytes) // 2 * 2
+        taken = bytes(self._held[:count])
+        del self._held[:count]
+        self._notice()
+        return taken
+
+    def close(self) -> None:
+        """The job is over; who waits to push learns it."""
+        self._is_closed = True
+        self._held.clear()
+        self._notice()
+
+    def _check_open(self) -> None:
+        if self._is_closed or self._is_finished:
+            raise IntakeClosed
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not (condition() or self._is_closed):
+            await self._changed.wait()
+
+    def _notice(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()

@@ -1,0 +1,176 @@
+"""`whisperctl dictate`, with audio on standard input and with programs that pretend to record."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from whisperd.speech import samples
+from whisperd_testing import LIMIT_S, RunningDaemon, until
+
+pytestmark = pytest.mark.real
+posix = pytest.mark.skipif(os.name != "posix", reason="signals, and programs that are scripts")
+
+SPEECH = b"".join(sample.pcm + bytes(32_000) for sample in samples()[:2])
+TEXT = ["transcribe 3.12 s", "transcribe 5.23 s"]
+
+RECORDER = f"""#!{sys.executable}
+import os, sys, time
+from pathlib import Path
+folder = Path(__file__).parent
+sys.stdout.buffer.write((folder / "speech").read_bytes())
+sys.stdout.flush()
+(folder / "recording").write_text(" ".join(sys.argv[1:]))
+if (folder / "fail").exists():
+    sys.exit(3)
+time.sleep(600)
+"""
+
+Start = Callable[..., "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def recorder(tmp_path: Path, shared: RunningDaemon, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with an `arecord` that hears `SPEECH`, and then nothing more until it is ended."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "speech").write_bytes(SPEECH)
+    (folder / "arecord").write_text(RECORDER)
+    (folder / "arecord").chmod(0o755)
+    monkeypatch.setitem(shared.env, "PATH", str(folder))
+    return folder
+
+
+def test_text_comes_in_lines(shared: RunningDaemon) -> None:
+    done = shared.ctl("dictate", "--stdin", input=SPEECH)
+    assert (done.status, done.out.splitlines(), done.err) == (0, TEXT, "")
+
+
+def test_nothing_said_is_nothing_written(shared: RunningDaemon) -> None:
+    for nothing in (b"", b"\0", bytes(64_000)):
+        done = shared.ctl("dictate", "--stdin", input=nothing)
+        assert (done.status, done.out, done.err) == (0, "", "")
+
+
+def test_json_is_one_document(shared: RunningDaemon) -> None:
+    done = shared.ctl("dictate", "--stdin", "--json", input=SPEECH)
+    assert (done.status, done.err) == (0, "")
+    assert done.json["text"] == " ".join(TEXT)
+    assert [one["text"].strip() for one in done.json["segments"]] == TEXT
+
+
+def test_events_are_lines_of_json(shared: RunningDaemon) -> None:
+    done = shared.ctl("dictate", "--stdin", "--stream", input=SPEECH)
+    events = [json.loads(line) for line in done.out.splitlines()]
+    assert [one["text"] for one in events if one["type"] == "transcription.segment"] == TEXT
+    assert events[-1]["type"] == "transcription.completed"
+
+
+def test_a_file_gets_the_lines(shared: RunningDaemon, tmp_path: Path) -> None:
+    target = tmp_path / "notes.txt"
+    done = shared.ctl("dictate", "--stdin", "-o", str(target), input=SPEECH)
+    assert (done.status, done.out) == (0, "")
+    assert target.read_text().splitlines() == TEXT
+    refused = shared.ctl("dictate", "--stdin", "-o", str(target), input=SPEECH)
+    assert refused.status == 5 and "--overwrite" in refused.err
+    assert target.read_text().splitlines() == TEXT
+    again = shared.ctl("dictate", "--stdin", "-o", str(target), "--overwrite", input=SPEECH[:200_000])
+    assert again.status == 0
+    assert target.read_text().splitlines() != TEXT
+
+
+def test_options_travel(shared: RunningDaemon) -> None:
+    options = ("--language", "German", "--task", "translate", "--beam-size", "3", "--prompt", "So.")
+    done = shared.ctl("dictate", "--stdin", *options, input=SPEECH)
+    assert done.out.splitlines() == [line.replace("transcribe", "translate") for line in TEXT]
+    job = shared.ctl("jobs", "list", "--json").json[-1]
+    assert job["input"] == {"stream": True}
+    wanted = {"language": "de", "task": "translate", "beam_size": 3, "prompt": "So."}
+    assert {name: job["options"][name] for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (("--stdin", "--language", "Klingon"), 2),
+        (("--stdin", "--runtime", "nobody"), 4),
+        (("--stdin", "--stream", "--json"), 2),
+        (("--stdin", "--channels", "split"), 2),
+        (("--stdin", "recording.wav"), 2),
+        (("--stdin", "-o", "/no/such/folder/notes.txt"), 1),
+    ],
+)
+def test_what_cannot_be(shared: RunningDaemon, arguments: tuple[str, ...], status: int) -> None:
+    done = shared.ctl("dictate", *arguments, input=SPEECH)
+    assert done.status == status
+    assert done.err.startswith("whisperctl: ") or "--json" in arguments
+
+
+@posix
+def test_the_microphone_until_ctrl_c(shared: RunningDaemon, ctl_process: Start, recorder: Path) -> None:
+    process = ctl_process("dictate")
+    assert process.stdout is not None
+    assert process.stdout.readline().decode().strip() == TEXT[0]
+    until((recorder / "recording").exists)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=LIMIT_S)
+    assert (process.returncode, out.decode().splitlines(), err) == (0, TEXT[1:], b"")
+    assert "-r 16000" in (recorder / "recording").read_text()
+
+
+@posix
+def test_ctrl_c_ends_standard_input_too(shared: RunningDaemon, ctl_process: Start) -> None:
+    process = ctl_process("dictate", "--stdin", stdin=subprocess.PIPE)
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(SPEECH)
+    process.stdin.flush()
+    assert process.stdout.readline().decode().strip() == TEXT[0]
+    assert process.stdout.readline().decode().strip() == TEXT[1]
+    process.send_signal(signal.SIGINT)
+    assert process.wait(LIMIT_S) == 0
+
+
+@posix
+def test_ctrl_c_twice_cancels(shared: RunningDaemon, ctl_process: Start, held: Path) -> None:
+    (held / "hold_load").touch()
+    process = ctl_process("dictate", "--stdin", "--model", str(held), stdin=subprocess.PIPE)
+
+    def statuses() -> list[str]:
+        with shared.connect() as client:
+            return [one["status"] for one in client.jobs.list() if one["options"]["model"] == str(held)]
+
+    until(statuses)
+    while process.poll() is None:  # the first one may come before anybody listens for it
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(0.2)
+        except subprocess.TimeoutExpired:
+            continue
+    (held / "hold_load").unlink()
+    assert process.returncode == 130
+    until(lambda: statuses() == ["cancelled"])
+
+
+@posix
+def test_a_recorder_that_fails_is_an_error_and_loses_nothing(shared: RunningDaemon, recorder: Path) -> None:
+    (recorder / "fail").touch()
+    done = shared.ctl("dictate")
+    assert (done.status, done.out.splitlines()) == (1, TEXT)
+    assert "the recorder ended with 3" in done.err
+
+
+@posix
+def test_without_a_recorder_it_says_so(
+    shared: RunningDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(shared.env, "PATH", str(tmp_path))
+    done = shared.ctl("dictate")
+    assert (done.status, done.out) == (1, "")
+    assert "--stdin" in done.err

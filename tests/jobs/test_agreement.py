@@ -1,0 +1,80 @@
+"""What is shown of an utterance while it is spoken: agreed words stay, whatever comes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisperd.jobs.agreement import Agreement
+
+words = st.lists(
+    st.sampled_from(["And", "so", "my", "fellow", "fellow,", "Americans", "你", "好。", "don't"])
+)
+
+
+def shown(*hypotheses: str) -> list[tuple[str, str]]:
+    agreement, found = Agreement(), []
+    for hypothesis in hypotheses:
+        agreement.add(hypothesis)
+        found.append((agreement.agreed, agreement.tentative))
+    return found
+
+
+def test_two_successive_hypotheses_agree() -> None:
+    assert shown("And so", "And so my fell", "And so my fellow Americans") == [
+        ("", "And so"),
+        ("And so", "my fell"),
+        ("And so my", "fellow Americans"),
+    ]
+
+
+def test_agreeing_needs_two_in_a_row() -> None:
+    assert shown("ask not", "asked not", "ask not")[-1] == ("", "ask not")
+
+
+def test_a_hypothesis_that_changes_its_mind_takes_nothing_back() -> None:
+    assert shown("I scream now", "I scream now please", "ice cream now please do")[-1] == (
+        "I scream now please",
+        "do",
+    )
+
+
+@pytest.mark.parametrize(
+    "changed",
+    ["so my fellow Americans ask", "And And so my fellow Americans ask", "AND SO MY fellow Americans ask"],
+)
+def test_what_is_agreed_is_found_again_though_it_was_heard_otherwise(changed: str) -> None:
+    agreed, tentative = shown("And so my fellow", "And so my fellow", changed)[-1]
+    assert (agreed, tentative) == ("And so my fellow", "Americans ask")
+
+
+def test_scripts_without_spaces_agree_letter_by_letter() -> None:
+    assert shown("今天天", "今天天气很好。")[-1] == ("今天天", "气很好。")
+
+
+def test_nothing_heard_is_nothing_shown() -> None:
+    assert shown("", "  ", "\n") == [("", "")] * 3
+    assert shown("so it", "so it", "")[-1] == ("so it", "")
+
+
+@given(st.lists(words, max_size=8))
+def test_agreed_text_only_grows(hypotheses: Sequence[Sequence[str]]) -> None:
+    agreement, before = Agreement(), ""
+    for hypothesis in hypotheses:
+        agreement.add(" ".join(hypothesis))
+        assert agreement.agreed.startswith(before)
+        before = agreement.agreed
+
+
+@given(words, st.integers(1, 4))
+def test_a_speaker_whom_every_hypothesis_understands_is_agreed_on_to_the_last(
+    spoken: Sequence[str], step: int
+) -> None:
+    agreement = Agreement()
+    for end in [*range(step, len(spoken), step), len(spoken), len(spoken)]:
+        agreement.add(" ".join(spoken[:end]))
+    assert agreement.agreed.split() == list(spoken)
+    assert agreement.tentative == ""

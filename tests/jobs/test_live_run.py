@@ -1,0 +1,405 @@
+"""The run of a live job, with puppets for the decoder process and the engine."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import anyio
+import pytest
+
+from job_fakes import FakeRuntime, an_error
+from whisperd.audio import DecoderPool, Heard, Utterance
+from whisperd.jobs.dispatcher import Dispatcher
+from whisperd.jobs.intake import Intake
+from whisperd.jobs.job import Job, JobInput, Transcript
+from whisperd.jobs.live import FEED_BYTES, HELD_S, LanguageVote, LiveRun, check_live_options
+from whisperd.jobs.options import JobOptions
+from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.events import Event, TranscriptionPartial, TranscriptionSegment
+from whisperd.runtimes.loaded import LoadedRuntime
+from whisperd.tasks import open_task_group
+from whisperd.worker.protocol import SAMPLE_RATE, BatchParams, EngineSegment, WindowResult
+from whisperd_testing import LIMIT_S
+
+pytestmark = pytest.mark.anyio
+
+
+def said(start: float, end: float, is_final: bool = True, *, is_likely_final: bool = False) -> Utterance:
+    pcm = bytes(2 * round((end - start) * SAMPLE_RATE))
+    return Utterance(start=start, end=end, is_final=is_final, is_likely_final=is_likely_final, pcm=pcm)
+
+
+class Listener:
+    """Hears what the test says, whatever is fed to it. Stands for a `DecoderPool` and a `Listening`."""
+
+    def __init__(self, last: Sequence[Utterance] = ()) -> None:
+        self.last = tuple(last)
+        self.next: tuple[Utterance, ...] = ()
+        self.each: Callable[[int], tuple[Utterance, ...]] = lambda _: ()
+        """What is heard each time, by its number, besides."""
+        self.fed = 0
+        self.asked_for_partials: list[bool] = []
+        self.open = 0
+        self.error: WhisperdError | None = None
+
+    @asynccontextmanager
+    async def listen(self) -> AsyncIterator[Listener]:
+        self.open += 1
+        try:
+            yield self
+        finally:
+            self.open -= 1
+
+    async def feed(self, pcm: bytes, *, partials: bool) -> Heard:
+        if self.error is not None:
+            raise self.error
+        self.asked_for_partials.append(partials)
+        heard, self.next = (*self.next, *self.each(self.fed)), ()
+        self.fed += 1
+        return Heard(position=float(self.fed), utterances=heard)
+
+    async def end(self) -> Heard:
+        return Heard(position=float(self.fed), utterances=self.last)
+
+
+class Talkative(FakeRuntime):
+    """An engine that says what the test says of windows of a length, and nothing of others."""
+
+    def __init__(self, says: dict[float, str | None] | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.says = says or {}
+        self.language = "de"
+        self.asked: list[tuple[str | None, int, tuple[float, ...], float]] = []
+
+    async def transcribe(self, batch: BatchParams, *, is_retry: bool = False) -> list[WindowResult]:
+        options = batch.options
+        for window in batch.windows:
+            asked = (options.language, options.beam_size, options.temperatures, window.duration_s)
+            self.asked.append(asked)
+        results = await super().transcribe(batch, is_retry=is_retry)
+        return [
+            self._result(window.duration_s, result)
+            for window, result in zip(batch.windows, results, strict=True)
+        ]
+
+    def _result(self, duration_s: float, result: WindowResult) -> WindowResult:
+        text = self.says.get(duration_s, f"{duration_s:g}")
+        segments: tuple[EngineSegment, ...] = ()
+        if text is not None:
+            segments = (
+                EngineSegment(
+                    start=0.0,
+                    end=duration_s,
+                    text=f" {text}",
+                    tokens=(),
+                    temperature=0.0,
+                    avg_logprob=0.0,
+                    compression_ratio=1.0,
+                    no_speech_prob=0.0,
+                ),
+            )
+        return WindowResult(language=self.language, language_probability=0.9, segments=segments)
+
+
+class Stage:
+    """A live run, moved on step by step."""
+
+    def __init__(
+        self, runtime: Talkative | None = None, last: Sequence[Utterance] = (), **options: Any
+    ) -> None:
+        self.runtime = runtime or Talkative()
+        self.listener = Listener(last)
+        self.intake = Intake()
+        self.events: list[Event] = []
+        self.job = Job(
+            id="a",
+            path="",
+            input=JobInput(stream=True),
+            options=JobOptions(**{"language": "en", **options}),
+            runtime="toy",
+        )
+        self.transcript: Transcript | None = None
+        self.error: WhisperdError | None = None
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        async with open_task_group() as tasks:
+            dispatcher = Dispatcher(cast(LoadedRuntime, self.runtime))
+            tasks.start_soon(dispatcher.run)
+            done = anyio.Event()
+
+            async def transcribe() -> None:
+                options = self.job.options.decode_options(5)
+                run = LiveRun(self.job, self.intake, dispatcher, options, self.events.append)
+                try:
+                    self.transcript = await run.transcribe(cast(DecoderPool, self.listener))
+                except WhisperdError as error:
+                    self.error = error
+                assert self.listener.open == 0, "a decoder is left behind"
+                assert dispatcher._scheduler._jobs == {}, "the scheduler still knows the job"
+                done.set()
+
+            tasks.start_soon(transcribe)
+            await anyio.wait_all_tasks_blocked()
+            yield
+            await self.intake.finish()
+            with anyio.fail_after(LIMIT_S):
+                await done.wait()
+            tasks.cancel_scope.cancel()
+
+    async def hear(self, *utterances: Utterance) -> None:
+        """Have these heard, and all done that can be done."""
+        self.listener.next = utterances
+        await self.intake.push(b"\0\0")
+        await anyio.wait_all_tasks_blocked()
+
+    def partials(self) -> list[tuple[str, str]]:
+        return [(one.agreed, one.tentative) for one in self.events if isinstance(one, TranscriptionPartial)]
+
+    def told(self) -> list[str]:
+        """What was shown, in order: `?` before what is not final."""
+        shown = []
+        for event in self.events:
+            match event:
+                case TranscriptionPartial():
+                    shown.append(f"?{event.agreed}|{event.tentative}")
+                case TranscriptionSegment():
+                    shown.append(event.text)
+        return shown
+
+
+async def test_text_is_revised_until_its_utterance_is_over() -> None:
+    runtime = Talkative({1.0: "ask", 2.0: "ask knot", 3.0: "ask not what", 4.0: "Ask not what."})
+    stage = Stage(runtime)
+    async with stage.run():
+        for end in (2.0, 3.0, 4.0):
+            await stage.hear(said(1.0, end, False))
+        await stage.hear(said(1.0, 5.0))
+        await stage.hear(said(6.0, 8.0, False))
+    assert stage.told() == ["?|ask", "?ask|knot", "?ask|not what", "Ask not what.", "?|ask knot"]
+    assert stage.transcript is not None
+    assert (stage.transcript.text, stage.transcript.duration) == ("Ask not what.", 5.0)
+    (segment,) = stage.transcript.segments
+    assert (segment.start, segment.end) == (1.0, 5.0)
+
+
+async def test_what_is_open_at_the_end_is_final() -> None:
+    stage = Stage(last=[said(2.0, 5.0)])
+    async with stage.run():
+        await stage.hear(said(2.0, 4.0, False))
+    assert stage.told() == ["?|2", "3"]
+
+
+async def test_hypotheses_are_quick_and_finals_are_thorough() -> None:
+    stage = Stage()
+    async with stage.run():
+        await stage.hear(said(0.0, 2.0, False))
+        await stage.hear(said(0.0, 3.0))
+    assert stage.runtime.asked == [("en", 1, (0.0,), 2.0), ("en", 5, (0.0, 0.4), 3.0)]
+
+
+async def test_temperatures_that_were_asked_for_are_tried() -> None:
+    stage = Stage(temperature=(0.2, 0.6, 1.0))
+    async with stage.run():
+        await stage.hear(said(0.0, 3.0))
+    assert stage.runtime.asked == [("en", 5, (0.2, 0.6, 1.0), 3.0)]
+
+
+async def test_while_the_engine_is_busy_nothing_is_guessed_and_nothing_waits() -> None:
+    stage = Stage(Talkative(replicas=1))
+    stage.runtime.may_compute = anyio.Event()
+    async with stage.run():
+        await stage.hear(said(0.0, 2.0, False))
+        for end in (3.0, 4.0, 5.0):
+            await stage.hear(said(0.0, end, False))
+        assert [length for *_, length in stage.runtime.asked] == [2.0]
+        stage.runtime.may_compute.set()
+        await anyio.wait_all_tasks_blocked()
+        await stage.hear(said(0.0, 6.0, False))
+    assert stage.listener.asked_for_partials == [True, False, False, False, True]
+    assert stage.told() == ["?|2", "?|6"]
+
+
+async def test_a_final_text_makes_the_hypothesis_worthless() -> None:
+    stage = Stage(Talkative(replicas=2))
+    stage.runtime.may_compute = anyio.Event()
+    async with stage.run():
+        await stage.hear(said(0.0, 2.0, False))
+        await stage.hear(said(0.0, 3.0))
+        stage.runtime.may_compute.set()
+        await anyio.wait_all_tasks_blocked()
+    assert stage.told() == ["3"]
+
+
+async def test_final_texts_come_in_order_and_before_new_hypotheses() -> None:
+    stage = Stage(Talkative(replicas=2, batch_size=1))
+    stage.runtime.may_compute = anyio.Event()
+    async with stage.run():
+        await stage.hear(said(0.0, 3.0))
+        await stage.hear(said(4.0, 6.0), said(7.0, 8.0, False))
+        stage.runtime.may_compute.set()
+        await anyio.wait_all_tasks_blocked()
+    assert stage.told() == ["3", "2"]
+
+
+@pytest.mark.parametrize("is_slow", [True, False])
+async def test_what_was_heard_in_a_pause_is_final_when_the_pause_was_the_end(is_slow: bool) -> None:
+    stage = Stage()
+    stage.runtime.may_compute = anyio.Event()
+    async with stage.run():
+        await stage.hear(said(0.0, 3.0, False, is_likely_final=True))
+        if not is_slow:
+            stage.runtime.may_compute.set()
+            await anyio.wait_all_tasks_blocked()
+        await stage.hear(said(0.0, 3.0))
+        stage.runtime.may_compute.set()
+        await anyio.wait_all_tasks_blocked()
+    assert stage.told() == (["3"] if is_slow else ["?|3", "3"])
+    assert stage.runtime.asked == [("en", 5, (0.0, 0.4), 3.0)], "it is heard once, and thoroughly"
+
+
+async def test_a_pause_that_was_none_changes_nothing() -> None:
+    stage = Stage()
+    async with stage.run():
+        await stage.hear(said(0.0, 3.0, False, is_likely_final=True))
+        await stage.hear(said(0.0, 4.0, False))
+        await stage.hear(said(0.0, 5.0, False, is_likely_final=True))
+        await stage.hear(said(0.0, 6.0))
+    assert stage.told() == ["?|3", "?|4", "?|5", "6"]
+
+
+async def test_in_a_pause_a_quick_hypothesis_gives_way() -> None:
+    stage = Stage(Talkative(replicas=2))
+    stage.runtime.may_compute = anyio.Event()
+    async with stage.run():
+        await stage.hear(said(0.0, 2.0, False))
+        await stage.hear(said(0.0, 3.0, False, is_likely_final=True))
+        await stage.hear(said(0.0, 3.0))
+        stage.runtime.may_compute.set()
+        await anyio.wait_all_tasks_blocked()
+    assert [length for *_, length in stage.runtime.asked] == [2.0, 3.0]
+    assert stage.told() == ["3"]
+
+
+async def test_noise_gives_nothing() -> None:
+    stage = Stage(Talkative({2.0: None, 3.0: None}))
+    async with stage.run():
+        await stage.hear(said(0.0, 2.0, False))
+        await stage.hear(said(0.0, 3.0))
+    assert stage.told() == []
+    assert stage.transcript is not None and stage.transcript.text == ""
+
+
+async def test_what_was_taken_for_speech_is_taken_back_as_a_whole() -> None:
+    stage = Stage(Talkative({2.0: "Thank you.", 3.0: None}))
+    async with stage.run():
+        await stage.hear(said(0.0, 2.0, False))
+        await stage.hear(said(0.0, 3.0))
+    assert stage.told() == ["?|Thank you.", "?|"]
+
+
+async def test_the_first_utterances_choose_the_language() -> None:
+    stage = Stage(language="auto")
+    async with stage.run():
+        for start in range(0, 20, 4):
+            await stage.hear(said(start, start + 3.0))
+    assert [language for language, *_ in stage.runtime.asked] == [None, None, None, "de", "de"]
+    assert stage.transcript is not None and stage.transcript.language == "de"
+
+
+async def test_a_language_that_was_given_is_kept() -> None:
+    stage = Stage(language="en")
+    async with stage.run():
+        await stage.hear(said(0, 9.0))
+    assert stage.transcript is not None and stage.transcript.language == "en"
+
+
+async def test_a_slow_engine_holds_back_who_pushes_and_loses_nothing() -> None:
+    stage = Stage()
+    stage.runtime.may_compute = anyio.Event()
+    stage.listener.each = lambda number: (said(number * 10, number * 10 + 9.0),)
+    pushed = 0
+
+    async def speak() -> None:
+        nonlocal pushed
+        for _ in range(40):
+            await stage.intake.push(bytes(FEED_BYTES))
+            pushed += 1
+
+    async with stage.run():
+        async with open_task_group() as tasks:
+            tasks.start_soon(speak)
+            await anyio.wait_all_tasks_blocked()
+            assert HELD_S < stage.listener.fed * 9.0 <= HELD_S + 9.0
+            assert pushed < 40
+            stage.runtime.may_compute.set()
+        await anyio.wait_all_tasks_blocked()
+    assert stage.transcript is not None
+    assert len(stage.transcript.segments) == 40
+
+
+async def test_an_hour_leaves_nothing_behind_but_its_text() -> None:
+    stage = Stage()
+    stage.listener.each = lambda number: (
+        said(number * 4, number * 4 + 3.0),
+        said(number * 4 + 3.5, number * 4 + 4.0, False),
+    )
+    async with stage.run():
+        tracemalloc.start()
+        for _ in range(900):
+            await stage.intake.push(bytes(FEED_BYTES))
+        await stage.intake.finish()
+        await anyio.wait_all_tasks_blocked()
+        _, most_bytes = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert stage.transcript is not None
+    assert len(stage.transcript.segments) == 900
+    assert most_bytes < 12_000_000, "the audio alone is 86 MB"
+
+
+@pytest.mark.parametrize("is_final", [True, False])
+async def test_an_error_of_the_engine_ends_it(is_final: bool) -> None:
+    stage = Stage()
+    stage.runtime.errors[3.0] = an_error("engine.problem")
+    async with stage.run():
+        await stage.hear(said(0.0, 3.0, is_final))
+    assert stage.error is not None and stage.error.code == "engine.problem"
+
+
+async def test_an_error_of_the_decoder_ends_it() -> None:
+    stage = Stage()
+    async with stage.run():
+        stage.listener.error = an_error("decoder.crashed")
+        await stage.hear()
+    assert stage.error is not None and stage.error.code == "decoder.crashed"
+
+
+def test_a_sigh_does_not_outvote_a_sentence() -> None:
+    vote = LanguageVote()
+    assert (vote.leading, vote.decided) == (None, None)
+    vote.add("cy", 0.4, 0.5)
+    assert (vote.leading, vote.decided) == ("cy", None)
+    vote.add("de", 0.9, 4.0)
+    vote.add("cy", 0.4, 0.5)
+    assert (vote.leading, vote.decided) == ("de", "de")
+
+
+def test_a_long_utterance_decides_alone() -> None:
+    vote = LanguageVote()
+    vote.add("fr", 0.9, 9.0)
+    assert vote.decided == "fr"
+
+
+@pytest.mark.parametrize("option", [{"clip": "0:30-"}, {"channels": "split"}, {"vad": False}])
+def test_options_that_are_not_for_live_speech(option: dict[str, Any]) -> None:
+    with pytest.raises(WhisperdError) as raised:
+        check_live_options(JobOptions(**option))
+    assert raised.value.code == "live.invalid_option"
+    assert raised.value.data["option"] in option
+
+
+def test_live_speech_is_always_interactive() -> None:
+    assert check_live_options(JobOptions(priority="bulk")).priority == "interactive"
