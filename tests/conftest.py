@@ -70,9 +70,14 @@ def toy(tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
-    """One daemon with the toy backend for all tests of a module; the toy model is its default."""
+    """One daemon with the toy backend for all tests of a module; the toy model is its default.
+
+    It keeps no transcripts: what a test has transcribed before is transcribed all the same.
+    """
     folder = tmp_path_factory.mktemp("daemon")
-    daemon = RunningDaemon(folder).start()
+    daemon = RunningDaemon(folder)
+    daemon.settings("[jobs]\nkeep_transcripts = false\n")
+    daemon.start()
     daemon.make_default(toy_model(folder / "toy"))
     yield daemon
     daemon.close()

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import datetime
 
-__all__ = ["now_rfc3339"]
+__all__ = ["now_rfc3339", "rfc3339_ago", "to_rfc3339"]
 
 
 def now_rfc3339() -> str:
     """The present moment in UTC, to the millisecond, as RFC 3339 has it."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return to_rfc3339(datetime.datetime.now(datetime.UTC))
+
+
+def rfc3339_ago(seconds: float) -> str:
+    """The moment that is so long past."""
+    try:
+        moment = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=seconds)
+    except OverflowError:
+        moment = datetime.datetime.min.replace(tzinfo=datetime.UTC)
+    return to_rfc3339(moment)
+
+
+def to_rfc3339(moment: datetime.datetime) -> str:
+    """A moment in UTC, to the millisecond; one without a time zone is by the clock of this computer."""
+    return moment.astimezone(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

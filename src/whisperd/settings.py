@@ -22,6 +22,7 @@ from whisperd.worker.protocol import ComputeType
 __all__ = [
     "DaemonSettings",
     "DecoderSettings",
+    "JobSettings",
     "LimitSettings",
     "LogSettings",
     "ModelSettings",
@@ -91,7 +92,21 @@ class LimitSettings(_Section, frozen=True):
     ] = 64
     max_uploads_bytes: Annotated[int, _key("Size of all uploads together.", ge=1)] = 16 * 2**30
     max_jobs: Annotated[int, _key("Jobs that wait or run at the same time.", ge=1, le=1_000_000)] = 10_000
-    kept_jobs: Annotated[int, _key("Ended jobs that are remembered.", ge=1, le=100_000)] = 500
+
+
+class JobSettings(_Section, frozen=True):
+    """What is kept of jobs that are over, in the data base."""
+
+    keep_count: Annotated[int, _key("Ended jobs that are remembered.", ge=1, le=100_000)] = 1000
+    keep_days: Annotated[float, _key("Days for which an ended job is remembered.", gt=0)] = 90.0
+    keep_transcripts: Annotated[
+        bool,
+        _key(
+            "Keep texts: for `jobs result` and `search`, and so that the same audio is answered at once. "
+            "Without it, no text is left in the data base when its job is over."
+        ),
+    ] = True
+    keep_transcripts_days: Annotated[float, _key("Days for which a text is kept.", gt=0)] = 365.0
 
 
 class DecoderSettings(_Section, frozen=True):
@@ -169,6 +184,7 @@ class Settings(_Section, frozen=True):
 
     daemon: DaemonSettings = DaemonSettings()
     limits: LimitSettings = LimitSettings()
+    jobs: JobSettings = JobSettings()
     decoder: DecoderSettings = DecoderSettings()
     runtime: RuntimeSettings = RuntimeSettings()
     models: ModelSettings = ModelSettings()

@@ -24,8 +24,10 @@ behaves; `whisperd_testing.py` in `tests/` makes such folders. What it may say:
     chatter              it prints to standard output, from Python and from C
     odd_answer           it answers "too_few" results, something that is "no_result", or "not_utf8"
     segments, characters how many segments a window has, and how long the text of each is
+    says                 what each segment says
 
-Files in the folder do the same while it runs: `hold` (batches wait until it is deleted), `crash`.
+Files in the folder do the same while it runs: `hold` (batches wait until it is deleted), `crash`, and the
+folder `permits`: each batch takes a file out of it, or waits until there is one, or one called `all`.
 It writes down what it did: `loads.jsonl`, `batches.jsonl`. A lock file that the environment variable
 `TOY_LOCK` names gives it a native bundle. `TOY_VARIANTS` names a JSON file with a list of other variants:
 `name`, `priority`, `device`, `lock` (a file), `cuda` (what it needs), `environment`, `build`. In a worker's
@@ -193,6 +195,7 @@ class ToyEngine:
         note(self._folder / "batches.jsonl", durations=durations, language=options.language)
         while (self._folder / "hold").exists():  # a test lets go by deleting it
             time.sleep(0.005)
+        self._wait_for_permit()
         time.sleep(self._behaviour.get("window_s", 0) * len(windows))
         self._misbehave(durations)
         results = [self._result(window, options) for window in windows]
@@ -204,6 +207,14 @@ class ToyEngine:
             case "not_utf8":
                 return [msgspec.Raw(b"\xa2\xff\xfe")] * len(windows)  # type: ignore[list-item]
         return results
+
+    def _wait_for_permit(self) -> None:
+        permits = self._folder / "permits"
+        while permits.exists() and not (permits / "all").exists():
+            for permit in permits.iterdir():
+                permit.unlink()
+                return
+            time.sleep(0.005)
 
     def _misbehave(self, durations: Sequence[float]) -> None:
         behaviour = self._behaviour
@@ -235,6 +246,7 @@ class ToyEngine:
         text = f" {options.task} {window.duration_s:.2f} s"
         if "characters" in self._behaviour:
             text = " " + "x" * self._behaviour["characters"]
+        text = self._behaviour.get("says", text)
         count = self._behaviour.get("segments", 1)
         segments = tuple(
             EngineSegment(

@@ -274,6 +274,7 @@ def test_options_reach_the_engine(shared: RunningDaemon, tone: str) -> None:
         "channels": "mix",
         "clip": None,
         "priority": "bulk",
+        "cache": True,
     }
 
 

@@ -162,8 +162,10 @@ def test_jobs_that_wait(limited: Limited, endless: str, some_file: str) -> None:
         assert client.request("jobs.submit", ask)
 
 
-def test_jobs_that_are_remembered(limited: Limited, endless: str, some_file: str) -> None:
-    daemon = limited(kept_jobs=3)
+def test_jobs_that_are_remembered(make_daemon: Limited, endless: str, some_file: str) -> None:
+    daemon = make_daemon()
+    daemon.settings("[jobs]\nkeep_count = 3\n")
+    daemon.start()
     with RawClient(daemon) as client:
         ids = []
         for _ in range(5):

@@ -18,7 +18,7 @@ from whisperd.jobs.options import JobOptions
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event
 from whisperd.runtimes import Lease
-from whisperd.settings import DecoderSettings, LimitSettings, Settings
+from whisperd.settings import DecoderSettings, JobSettings, LimitSettings, Settings
 from whisperd.tasks import open_task_group
 from whisperd_testing import LIMIT_S
 
@@ -32,8 +32,12 @@ class House:
 
     manager: JobManager
 
-    def __init__(self, **limits: Any) -> None:
-        self.settings = Settings(limits=LimitSettings(**limits), decoder=DecoderSettings(processes=1))
+    def __init__(self, *, keep_count: int = 1000, **limits: Any) -> None:
+        self.settings = Settings(
+            limits=LimitSettings(**limits),
+            jobs=JobSettings(keep_count=keep_count),
+            decoder=DecoderSettings(processes=1),
+        )
         self.runtime = FakeRuntime()
         self.runtimes = FakeRuntimes(self.runtime)
         self.decoders = FakeDecoders([5.0, 6.0])
@@ -345,7 +349,7 @@ async def test_a_queue_has_an_end() -> None:
 
 
 async def test_ended_jobs_are_forgotten_in_time() -> None:
-    async with open_house(kept_jobs=2) as house:
+    async with open_house(keep_count=2) as house:
         jobs = []
         for _ in range(4):
             jobs.append(house.submit())

@@ -49,8 +49,8 @@ GROWTH_BYTES = 8 * 2**20
 rounds one after the other. It does not grow with the rounds; what is lost with each client or job would."""
 
 SETTINGS = """
-[limits]
-kept_jobs = 100
+[jobs]
+keep_count = 100
 [decoder]
 processes = 1
 [log]

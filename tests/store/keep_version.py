@@ -40,6 +40,59 @@ ROWS = {
                "context_margin_s":30.0},"outcome":"measured","speed":20.5,"errors":1,"words":77,"load_s":0.7,
                "cost_s":4.2,"problem":null}],"passed_over":[]}');
     """,
+    4: """
+        INSERT INTO transcripts VALUES
+            (1, '2026-07-08T09:10:11.123Z',
+             '0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef', 1234567,
+             '/home/me/talk.mp3', 'en', 'We begin.' || char(10) || 'Then we end.',
+             CAST(x'88a47461736baa7472616e736372696265a86c616e6775616765a2656ea86475726174696f6ecb40'
+             || x'24000000000000a474657874b6576520626567696e2e205468656e20776520656e642ea87365676d'
+             || x'656e7473928ca2696400a47365656b00a57374617274cb3fe0000000000000a3656e64cb40100000'
+             || x'00000000a474657874aa20576520626567696e2ea6746f6b656e7390ab74656d7065726174757265'
+             || x'cb0000000000000000ab6176675f6c6f6770726f62cb0000000000000000b1636f6d707265737369'
+             || x'6f6e5f726174696fcb0000000000000000ae6e6f5f7370656563685f70726f62cb00000000000000'
+             || x'00a5776f72647390a76368616e6e656cc08ca2696401a47365656bcd0190a57374617274cb401200'
+             || x'0000000000a3656e64cb4022000000000000a474657874ad205468656e20776520656e642ea6746f'
+             || x'6b656e7390ab74656d7065726174757265cb0000000000000000ab6176675f6c6f6770726f62cb00'
+             || x'00000000000000b1636f6d7072657373696f6e5f726174696fcb0000000000000000ae6e6f5f7370'
+             || x'656563685f70726f62cb0000000000000000a5776f72647390a76368616e6e656cc0a772756e7469'
+             || x'6d65a462617365a7656c6170736564cb3ff8000000000000a96861735f776f726473c2' AS BLOB));
+        INSERT INTO jobs VALUES
+            ('aa00aa00aa', '/run/user/1000/whisperd/daemon.sock', '2026-07-08T09:10:01.000Z',
+             '2026-07-08T09:10:11.123Z', 1,
+             '{"id":"aa00aa00aa","path":"L2hvbWUvbWUvdGFsay5tcDM=","input":{"path":"/home/me/t'
+             || 'alk.mp3"},"options":{"runtime":null,"model":null,"language":"en","task":"transcr'
+             || 'ibe","beam_size":null,"temperature":null,"prompt":null,"hotwords":null,"vad":tru'
+             || 'e,"channels":"mix","clip":null,"priority":"normal","cache":true},"runtime":"base'
+             || '","runtime_id":"0a1b2c3d","model":"base","detached":true,"created":"2026-07-08T0'
+             || '9:10:01.000Z","stamp":{"size_bytes":1234567,"modified_ns":1783501800123456789},"'
+             || 'content_hash":"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"'
+             || ',"recipe":"fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210","st'
+             || 'atus":"completed","started":"2026-07-08T09:10:02.000Z","ended":"2026-07-08T09:10'
+             || ':11.123Z","duration":10.0,"elapsed":1.5,"done":10.0,"speed":6.67,"language":"en"'
+             || ',"cached":false,"error":null}'),
+            ('bb00bb00bb', '/run/user/1000/whisperd/daemon.sock', '2026-07-08T09:12:01.000Z', NULL, NULL,
+             '{"id":"bb00bb00bb","path":"L2hvbWUvbWUvdGFsay5tcDM=","input":{"path":"/home/me/t'
+             || 'alk.mp3"},"options":{"runtime":null,"model":null,"language":"en","task":"transcr'
+             || 'ibe","beam_size":null,"temperature":null,"prompt":null,"hotwords":null,"vad":tru'
+             || 'e,"channels":"mix","clip":null,"priority":"normal","cache":true},"runtime":"base'
+             || '","runtime_id":"0a1b2c3d","model":"base","detached":true,"created":"2026-07-08T0'
+             || '9:12:01.000Z","stamp":{"size_bytes":1234567,"modified_ns":1783501800123456789},"'
+             || 'content_hash":"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"'
+             || ',"recipe":"fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210","st'
+             || 'atus":"queued","started":null,"ended":null,"duration":null,"elapsed":null,"done"'
+             || ':0.0,"speed":null,"language":null,"cached":false,"error":null}');
+        INSERT INTO job_windows VALUES
+            ('bb00bb00bb', 0,
+             CAST(x'87a5696e64657800a57374617274cb3fe0000000000000a3656e64cb4023000000000000a7636861'
+             || x'6e6e656cc0a86c616e6775616765a2656ea9656c61707365645f73cb3ff4000000000000a6726573'
+             || x'756c7483a86c616e6775616765a2656eb46c616e67756167655f70726f626162696c697479cb3fe8'
+             || x'000000000000a87365676d656e74739188a57374617274cb0000000000000000a3656e64cb400c00'
+             || x'0000000000a474657874aa20576520626567696e2ea6746f6b656e739101ab74656d706572617475'
+             || x'7265cb0000000000000000ab6176675f6c6f6770726f62cbbfd0000000000000b1636f6d70726573'
+             || x'73696f6e5f726174696fcb3ff0000000000000ae6e6f5f7370656563685f70726f62cb0000000000'
+             || x'000000' AS BLOB));
+    """,
 }
 """What a program of that version adds to what was there before."""
 

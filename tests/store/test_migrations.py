@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 from keep_version import kept
 
+from whisperd.jobs.journal import JobJournal
+from whisperd.jobs.search import parse_query
+from whisperd.jobs.transcripts import TranscriptStore
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.preset import RuntimePreset
 from whisperd.runtimes.presets import PresetStore
@@ -99,6 +102,19 @@ async def test_what_any_version_holds_is_still_there(number: int, path: Path) ->
         assert database.set_aside is None
         presets, default = await PresetStore(database).load()
         profiles = await ProfileStore(database).load()
+        journal = JobJournal(database, "/run/user/1000/whisperd/daemon.sock")
+        jobs = await journal.load()
+        windows = await journal.windows("bb00bb00bb")
+        transcript = await TranscriptStore(database).of_job("aa00aa00aa")
+        found = await TranscriptStore(database).search(parse_query('"begin then" end'), 50)
+    if number >= 4:
+        assert [(one.id, one.status) for one in jobs] == [
+            ("aa00aa00aa", "completed"),
+            ("bb00bb00bb", "queued"),
+        ]
+        assert [one.result.segments[0].text for one in windows.values()] == [" We begin."]
+        assert transcript is not None and transcript.text == "We begin. Then we end."
+        assert [hit.start for one in found for hit in one.hits] == [0.5, 4.5]
     assert presets == (BASE, TWO_GPUS)
     assert default == BASE.id
     assert profiles == ([EDITOR, PLAIN] if number >= 2 else [])

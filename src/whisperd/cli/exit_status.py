@@ -38,6 +38,7 @@ _CODES = {
         "profile.invalid",
         "rpc.invalid_params",
         "runtime.invalid",
+        "search.invalid",
         "task.not_in_model",
     ),
     UNREACHABLE: (
@@ -50,6 +51,8 @@ _CODES = {
         "audio.not_found",
         "calibration.none",
         "hub.not_found",
+        "job.input_gone",
+        "job.text_gone",
         "job.unknown",
         "log.none",
         "model.not_installed",
@@ -60,9 +63,11 @@ _CODES = {
         "native.unknown",
         "profile.unknown",
         "runtime.unknown",
+        "search.nothing",
     ),
     REFUSED: (
         "config.exists",
+        "job.not_retryable",
         "model.exists",
         "model.in_place",
         "model.in_use",

@@ -24,6 +24,7 @@ JOB_OPTIONS = (
     "temperature",
     "vad",
     "channels",
+    "cache",
 )
 """Their names on the wire."""
 
@@ -49,6 +50,11 @@ def add_job_options(parser: Parser, *, live: bool = False) -> None:
     )
     parser.add_argument(
         "--channels", choices=("mix", "split"), help="split: each is a speaker, heard alone (mix)"
+    )
+    parser.add_argument(
+        "--cache",
+        action=argparse.BooleanOptionalAction,
+        help="answer with the text that is kept of the same audio, if there is one (yes)",
     )
 
 

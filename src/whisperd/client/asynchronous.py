@@ -23,6 +23,7 @@ from whisperd.client.nouns import (
     Natives,
     Profiles,
     Runtimes,
+    Transcripts,
 )
 from whisperd.client.start import open_socket
 from whisperd.client.values import InOrder, Segment, Transcript, end_of_job, is_over
@@ -77,6 +78,7 @@ class AsyncClient:
         self.server: Map = {}
         """What the daemon said of itself: its `version`, and the `protocol` that it speaks."""
         self.jobs: Jobs[Awaitable[Map], Awaitable[list[Map]]] = Jobs(self.request)
+        self.transcripts: Transcripts[Awaitable[Map], Awaitable[list[Map]]] = Transcripts(self.request)
         self.runtimes: Runtimes[Awaitable[Map], Awaitable[list[Map]]] = Runtimes(self.request)
         self.profiles: Profiles[Awaitable[Map], Awaitable[list[Map]]] = Profiles(self.request)
         self.models: Models[Awaitable[Map], Awaitable[list[Map]]] = Models(self.request)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 from whisperd.client.inputs import absolute, model_name, option_params, runtime_params
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Unpack
 
     from whisperd.client.options import JobOptions, ProfileChanges, RuntimeChanges, RuntimeFields
@@ -27,6 +28,7 @@ __all__ = [
     "Natives",
     "Profiles",
     "Runtimes",
+    "Transcripts",
 ]
 
 One = TypeVar("One")
@@ -68,9 +70,12 @@ class Jobs(_Noun[One, Many]):
         """Say that nothing more comes for a live job."""
         return cast("One", self._ask("jobs.finish", id=id))
 
-    def list(self, status: str | None = None) -> Many:
-        """The jobs that are remembered, the oldest first, without their texts."""
-        return cast("Many", self._ask("jobs.list", status=status))
+    def list(
+        self, status: str | None = None, *, since: str | None = None, runtime: str | None = None
+    ) -> Many:
+        """The jobs that are remembered, the oldest first, without their texts; `since` is RFC 3339."""
+        params = _given(since=since, runtime=runtime)
+        return cast("Many", self._ask("jobs.list", status=status, **params))
 
     def show(self, id: str) -> One:
         """One job."""
@@ -88,9 +93,30 @@ class Jobs(_Noun[One, Many]):
         """Cancel a job and wait until it is over."""
         return cast("One", self._ask("jobs.cancel", id=id))
 
-    def clear(self) -> One:
-        """Forget every job that is over."""
-        return cast("One", self._ask("jobs.clear"))
+    def retry(self, id: str) -> One:
+        """Do a job again that has failed or was cancelled, from where it was; it outlives this connection."""
+        return cast("One", self._ask("jobs.retry", id=id))
+
+    def clear(
+        self, ids: Sequence[str] | None = None, *, older_than: float | None = None, purge: bool = False
+    ) -> One:
+        """Forget jobs that are over: all, or those with these ids, or that ended so many seconds ago.
+
+        With `purge` their texts are erased as well; without ids, all texts that are so old.
+        """
+        params = _given(ids=ids, older_than=older_than, purge=purge or None)
+        return cast("One", self._ask("jobs.clear", **params))
+
+
+class Transcripts(_Noun[One, Many]):
+    """The texts that are kept."""
+
+    def search(self, query: str, limit: int = 50) -> Many:
+        """The recordings in which something was said, the best first, with at most `limit` places as `hits`.
+
+        `whisperctl search --help` explains what a query can be.
+        """
+        return cast("Many", self._ask("transcripts.search", query=query, limit=limit))
 
 
 class Runtimes(_Noun[One, Many]):

@@ -38,6 +38,8 @@ class TranscriptionOptions(TypedDict, total=False):
     clip: str | None
     """Only these parts, such as `0:30-1:45; 2:00-2:15`; None is all of it."""
     priority: Literal["interactive", "normal", "bulk"]
+    cache: bool
+    """Whether a transcript of the same audio that was kept may be the answer."""
 
 
 class JobOptions(TranscriptionOptions, total=False):

@@ -18,6 +18,7 @@ from whisperd.client.nouns import (
     Natives,
     Profiles,
     Runtimes,
+    Transcripts,
 )
 from whisperd.client.start import open_socket
 from whisperd.client.values import InOrder, Segment, Transcript, end_of_job, is_over
@@ -68,6 +69,7 @@ class Client:
         self.server: Map = {}
         """What the daemon said of itself: its `version`, and the `protocol` that it speaks."""
         self.jobs: Jobs[Map, list[Map]] = Jobs(self.request)
+        self.transcripts: Transcripts[Map, list[Map]] = Transcripts(self.request)
         self.runtimes: Runtimes[Map, list[Map]] = Runtimes(self.request)
         self.profiles: Profiles[Map, list[Map]] = Profiles(self.request)
         self.models: Models[Map, list[Map]] = Models(self.request)

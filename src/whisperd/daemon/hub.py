@@ -103,6 +103,11 @@ class EventHub:
                 subscription.send(event)
             subscription.catch_up()
 
+    def note_gone(self, job: str) -> None:
+        """What a job that is over has said was said by an earlier daemon: who follows it is told of a gap."""
+        if not self._kept.get(job_topic(job)):
+            self._dropped[job_topic(job)] = max(self._dropped[job_topic(job)], 1)
+
     def unsubscribe(self, subscription: Subscription) -> None:
         """End. Harmless when it has ended."""
         if subscription in self._subscriptions:

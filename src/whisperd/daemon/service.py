@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,20 +21,24 @@ from whisperd.daemon.calibrating import calibration_surroundings, is_busy
 from whisperd.daemon.connection import Connection
 from whisperd.daemon.hub import EventHub
 from whisperd.daemon.uploads import UploadStore
+from whisperd.jobs.identity import Recipe
 from whisperd.jobs.job import Job
+from whisperd.jobs.journal import JobRecord, job_of, open_journal
+from whisperd.jobs.keeper import JobKeeper
 from whisperd.jobs.manager import JobManager, jobs_at_once
 from whisperd.jobs.options import job_options
+from whisperd.jobs.transcripts import TranscriptStore
 from whisperd.models import ModelStore, default_sources
 from whisperd.natives import Bundle, NativeStore
 from whisperd.plugins import Backend, Variant, variants
 from whisperd.progress import OnProgress, Progress
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, ModelProgress, NativeProgress
-from whisperd.runtimes import Runtime, RuntimeManager, RuntimePreset, RuntimeView, Surroundings
+from whisperd.runtimes import Lease, Runtime, RuntimeManager, RuntimePreset, RuntimeView, Surroundings
 from whisperd.runtimes.advice import Advisor
 from whisperd.runtimes.computer import Computer
 from whisperd.runtimes.fallback import FailedVariant, VariantFailures
-from whisperd.runtimes.prepare import Prepared, choose_variant, is_prepared, prepare
+from whisperd.runtimes.prepare import Prepared, choose_variant, compute_type, is_prepared, prepare
 from whisperd.runtimes.presets import PresetStore, check_presets
 from whisperd.runtimes.profile_manager import ProfileManager
 from whisperd.runtimes.profiles import ProfileStore, check_profiles
@@ -49,6 +53,9 @@ __all__ = ["Service", "native_bundles", "open_service"]
 log = logging.getLogger(__name__)
 
 
+RETIRE_INTERVAL_S = 3600.0
+"""How often we look for what is kept for too long."""
+
 _FIXED = ("decoder.processes", "decoder.memory_bytes", "decoder.stall_timeout_s")
 """Settings of which the decoder pool and the job manager are made."""
 
@@ -57,13 +64,20 @@ class Service:
     """Everything that handlers use. Make one with `open_service`."""
 
     jobs: JobManager
+    job_keeper: JobKeeper
     runtimes: RuntimeManager
     profiles: ProfileManager
     decoders: DecoderPool
     calibrator: Calibrator
 
     def __init__(
-        self, tasks: TaskGroup, config_file: Path, settings: Settings, socket: str, state_dir: Path
+        self,
+        tasks: TaskGroup,
+        config_file: Path,
+        settings: Settings,
+        socket: str,
+        state_dir: Path,
+        kept_uploads: Collection[str] = (),
     ) -> None:
         self.config_file = config_file
         self.settings = settings
@@ -87,7 +101,7 @@ class Service:
         )
         self.variant_failures = VariantFailures(self.stamp_of)
         self.advisor = Advisor(self.models, self.computer, self.measured_speeds)
-        self.uploads = UploadStore(state_dir / "uploads", socket, lambda: self.settings.limits)
+        self.uploads = UploadStore(state_dir / "uploads", socket, lambda: self.settings.limits, kept_uploads)
         self.connections: set[Connection] = set()
         self.idle = Idle(lambda: is_busy(self))
         self._tasks = tasks
@@ -183,6 +197,74 @@ class Service:
         driver = (await self.computer.hardware()).gpus.driver if variant.device == "cuda" else None
         return f"{wanted} {installed and installed.digest} {changed} {driver}"
 
+    async def recipe_of(self, job: Job, lease: Lease) -> Recipe:
+        """All that makes the text of a job on a runtime, which may not be loaded yet.
+
+        Raises `WhisperdError` where it would have to be downloaded first.
+        """
+        preset, prepared = lease.runtime.preset, lease.runtime.prepared
+        if prepared is not None:
+            variant = prepared.variant
+        else:
+            _, variant = choose_variant(preset, await self.ranked_variants(preset))
+        bundle = Bundle.of(variant)
+        engine = {
+            "model": await self.models.identity(preset.model),
+            "variant": variant.name,
+            "bundle": self.natives.current(bundle).select().digest if bundle else None,
+            "precision": compute_type(preset, variant),
+        }
+        settings, options = self.settings, job.options
+        return Recipe(
+            engine=msgspec.json.encode(engine).decode(),
+            decoder=self.natives.current(native_bundles()[0]).select().digest,
+            max_window_s=settings.decoder.max_window_s,
+            vad=options.vad,
+            channels=options.channels,
+            clip=options.clip,
+            options=options.decode_options(settings.runtime.beam_size),
+        )
+
+    async def resume_jobs(self, records: Sequence[JobRecord]) -> None:
+        """Take over the jobs of the daemon before this one: go on with what it was to do and did not."""
+        self.jobs.restore(
+            sorted((job_of(one) for one in records if one.ended is not None), key=lambda job: job.ended or "")
+        )
+        for record in records:
+            if record.ended is not None:
+                continue
+            job = job_of(record)
+            if not record.detached:
+                self.jobs.cancel_unfinished(job, _daemon_ended())
+                continue
+            try:
+                lease = await self.lease_for(job)
+            except WhisperdError as error:
+                self.jobs.fail(job, error.copy())
+                continue
+            self.jobs.resume(job, lease)
+            if job.input.upload is not None:
+                self.remove_upload_after(job, job.input.upload)
+
+    async def lease_for(self, job: Job) -> Lease:
+        """A lease on the runtime of a job of which only the journal tells; else on one with its model.
+
+        Raises `runtime.unknown`, `runtime.disabled`, and what is wrong with the model.
+        """
+        if job.runtime_id is not None:
+            return self.runtimes.lease(self.runtimes.find(job.runtime_id))
+        return self.runtimes.lease(self.runtimes.with_model((await self.models.describe(job.model)).name))
+
+    async def retire_jobs(self) -> None:
+        """Now and then, forget what is kept for longer than the settings say."""
+        while True:
+            self.jobs.retire()
+            try:
+                await self.job_keeper.retire()
+            except WhisperdError as error:
+                log.warning("old transcripts cannot be deleted: %s (%s)", error.message, error.code)
+            await anyio.sleep(RETIRE_INTERVAL_S)
+
     async def preload(self) -> None:
         """Load the default runtime, unless something would have to be downloaded for it unasked."""
         preset = self.runtimes.default.preset
@@ -208,11 +290,12 @@ class Service:
         return next((one.name for one in self.runtimes.all() if one.id == id), id)
 
     def remove_upload_after(self, job: Job, upload: str) -> None:
-        """An upload goes when its job is over."""
+        """An upload goes when its job is over, and does not go on in the next daemon."""
 
         async def remove() -> None:
             await job.over.wait()
-            self.uploads.remove(upload)
+            if not job.is_suspended:
+                self.uploads.remove(upload)
 
         self._tasks.start_soon(remove)
 
@@ -244,8 +327,14 @@ async def open_service(
     state_dir = state_dir or paths.state_dir()
     database_file = state_dir / paths.database_file().name
     checks = (check_presets, check_profiles)
-    async with open_database(database_file, checks=checks) as database, open_task_group() as tasks:
-        service = Service(tasks, config_file, settings, socket, state_dir)
+    async with (
+        open_database(database_file, checks=checks) as database,
+        open_journal(database, socket) as journal,
+        open_task_group() as tasks,
+    ):
+        records = await journal.load()
+        kept_uploads = {one.input.upload for one in records if one.input.upload and _goes_on(one)}
+        service = Service(tasks, config_file, settings, socket, state_dir, kept_uploads)
         options = DecoderOptions(
             max_processes=sum(jobs_at_once(settings).values()),
             stall_timeout_s=settings.decoder.stall_timeout_s,
@@ -266,6 +355,9 @@ async def open_service(
                 runtime_name=service.name_of_runtime,
             )
             await service.profiles.open()
+            service.job_keeper = JobKeeper(
+                journal, TranscriptStore(database), lambda: service.settings.jobs, service.recipe_of
+            )
             service.jobs = JobManager(
                 tasks,
                 decoders=lambda: service.decoders,
@@ -273,7 +365,10 @@ async def open_service(
                 publish=service.hub.publish_job,
                 forget=service.hub.forget_job,
                 active_changed=service.idle.notice,
+                keeper=service.job_keeper,
             )
+            await service.resume_jobs(records)
+            tasks.start_soon(service.retire_jobs)
             try:
                 yield service
             finally:
@@ -326,6 +421,19 @@ def _value(settings: Settings, key: str) -> object:
 
 def _fields(progress: Progress) -> dict[str, Any]:
     return msgspec.structs.asdict(progress)
+
+
+def _goes_on(record: JobRecord) -> bool:
+    """Whether the next daemon goes on with a job."""
+    return record.detached and record.ended is None
+
+
+def _daemon_ended() -> WhisperdError:
+    return WhisperdError(
+        "daemon.ended",
+        "The daemon ended while the job was not done.",
+        "Try it again: `whisperctl jobs retry ID`; submit it with --detach if it should outlive the daemon.",
+    )
 
 
 def _client_gone() -> WhisperdError:

@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from whisperd.disk import refusal
@@ -23,25 +23,49 @@ log = logging.getLogger(__name__)
 class UploadStore:
     """The spooled uploads, in a folder of this socket's own: several daemons may share the state directory.
 
-    What lies there when the daemon starts is from a dead one, and goes.
+    What lies there when the daemon starts is from a dead one, and goes, but for what its jobs go on with.
     """
 
-    def __init__(self, folder: Path, socket: str, limits: Callable[[], LimitSettings]) -> None:
-        """Raises `WhisperdError` (`uploads.not_writable`)."""
+    def __init__(
+        self, folder: Path, socket: str, limits: Callable[[], LimitSettings], kept: Collection[str] = ()
+    ) -> None:
+        """`kept` are the uploads that stay. Raises `WhisperdError` (`uploads.not_writable`)."""
         self._folder = folder / hashlib.sha256(os.fsencode(socket)).hexdigest()[:16]
         self._limits = limits
         self._sizes_bytes: dict[str, int] = {}
         self._lock = threading.Lock()  # over the sizes: pieces are written in threads
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if not kept:
+            shutil.rmtree(self._folder, ignore_errors=True)
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._folder.mkdir(mode=0o700)
+            self._folder.mkdir(mode=0o700, exist_ok=bool(kept))
+            self._take_over(kept)
         except OSError as error:
             raise WhisperdError(
                 "uploads.not_writable",
                 f"No folder for uploads can be made in {folder}: {error.strerror or error}.",
                 "Check its permissions and its disk, or set WHISPERD_STATE_DIR to another folder.",
             ) from error
+
+    def _take_over(self, kept: Collection[str]) -> None:
+        for path in self._folder.iterdir():
+            if path.name in kept:
+                self._sizes_bytes[path.name] = path.stat().st_size
+            else:
+                path.unlink()
+
+    def sync(self, upload: str) -> None:
+        """See to it that not even a power cut takes it away. Blocks. Raises like `append`."""
+        try:
+            for path, flags in ((self.path(upload), os.O_RDWR), (self._folder, os.O_RDONLY)):
+                if os.name == "posix" or path.is_file():  # Windows opens no folders
+                    descriptor = os.open(path, flags)
+                    try:
+                        os.fsync(descriptor)
+                    finally:
+                        os.close(descriptor)
+        except OSError as error:
+            raise self._refused(error) from error
 
     def create(self) -> str:
         """Begin an upload; returns its id. Blocks. Raises `disk.full`, `uploads.not_writable`."""

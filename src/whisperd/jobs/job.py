@@ -10,6 +10,7 @@ import anyio
 import msgspec
 
 from whisperd.clock import now_rfc3339
+from whisperd.jobs.identity import FileStamp
 from whisperd.jobs.intake import Intake
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.scheduler import Priority
@@ -61,6 +62,10 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     speed: float | None
     error: dict[str, Any] | None
     text: str | None
+    detached: bool
+    """Whether it outlives its client, and the daemon."""
+    cached: bool
+    """Whether a transcript that was kept has answered it."""
 
 
 @dataclass(eq=False)
@@ -74,6 +79,24 @@ class Job:
     options: JobOptions
     runtime: str
     """The name of the runtime, as it was when the job was taken."""
+    runtime_id: str | None = None
+    """None for a runtime that was made for once."""
+    model: str = ""
+    """The runtime's model, as it was then."""
+    is_detached: bool = False
+    """Whether it goes on without its client, and in the next daemon."""
+    is_resumed: bool = False
+    """Whether an earlier run of it may have finished some windows."""
+    is_cached: bool = False
+    """Whether a transcript that was kept has answered it."""
+    stamp: FileStamp | None = None
+    """What the file was when it was taken, or when the work on it began."""
+    content_hash: str | None = None
+    """The SHA-256 of the file, where it is known."""
+    recipe: str | None = None
+    """The digest of the recipe by which its windows are made, once that is known."""
+    transcript_number: int | None = None
+    """Which of the kept transcripts has answered it."""
     waits_for: Callable[[], str | None] = lambda: None
     """What its runtime is doing before it can be used."""
     status: JobStatus = "queued"
@@ -81,17 +104,22 @@ class Job:
     started: str | None = None
     ended: str | None = None
     duration_s: float | None = None
+    elapsed_s: float | None = None
+    """How long the work took, once it is completed."""
     done_s: float = 0.0
     speed: float | None = None
     language: str | None = None
     error: WhisperdError | None = None
     transcript: Transcript | None = None
+    """Its result; once it is kept in the data base, it may be only there."""
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     over: anyio.Event = field(default_factory=anyio.Event)
     """Set when the job has ended, one way or another."""
     cancelled_by: WhisperdError | None = None
     intake: Intake | None = None
     """Of a live job: where its audio comes in."""
+    is_suspended: bool = False
+    """Whether it ends here only to go on in the next daemon."""
 
     @property
     def progress(self) -> float | None:
@@ -102,8 +130,9 @@ class Job:
             return None
         return round(min(100.0, 100 * self.done_s / self.duration_s), 1)
 
-    def view(self, *, with_text: bool = True) -> JobView:
-        """What is told of it. A list leaves the text out."""
+    def view(self, *, with_text: bool = True, transcript: Transcript | None = None) -> JobView:
+        """What is told of it. A list leaves the text out; a transcript that is only kept has to be given."""
+        transcript = self.transcript or transcript
         return JobView(
             id=self.id,
             status=self.status,
@@ -118,7 +147,9 @@ class Job:
             progress=self.progress,
             speed=self.speed,
             error=self.error.to_wire() if self.error else None,
-            text=self.transcript.text if self.transcript and with_text else None,
+            text=transcript.text if transcript and with_text else None,
+            detached=self.is_detached,
+            cached=self.is_cached,
         )
 
 

@@ -5,16 +5,23 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Callable, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 
 import anyio
+import msgspec
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
 
 from whisperd.audio import DecodeParams, DecoderPool, open_regular_file
-from whisperd.clock import now_rfc3339
+from whisperd.clock import now_rfc3339, rfc3339_ago
 from whisperd.jobs.dispatcher import Dispatcher
+from whisperd.jobs.identity import FileStamp, read_stamp
 from whisperd.jobs.intake import Intake
 from whisperd.jobs.job import Job, JobInput, Transcript, unexpected_error
+from whisperd.jobs.journal import Ticket, job_of, record_of
+from whisperd.jobs.keeper import JobKeeper
 from whisperd.jobs.live import LiveRun, check_live_options
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.run import JobRun, check_against_model
@@ -23,12 +30,15 @@ from whisperd.rpc.errors import WhisperdError, sendable
 from whisperd.rpc.events import (
     Event,
     JobQueued,
+    JobStarted,
     TranscriptionCancelled,
     TranscriptionCompleted,
     TranscriptionFailed,
+    TranscriptionSegment,
 )
 from whisperd.runtimes import Lease, LoadedRuntime
 from whisperd.settings import Settings
+from whisperd.tasks import open_task_group
 from whisperd.threads import ANSWER_TIMEOUT_S, run_abandonable
 
 __all__ = ["JobManager", "check_input", "check_path", "jobs_at_once"]
@@ -37,6 +47,8 @@ log = logging.getLogger(__name__)
 
 INTERACTIVE_JOBS_AT_ONCE = 8
 """Interactive jobs are short, and somebody waits for each."""
+TRANSCRIPTS_AT_HAND = 32
+"""Those of the jobs that ended last, which are soon asked for; the others are in the data base."""
 
 LIVE_JOBS_AT_ONCE = 8
 """Live jobs last as long as somebody speaks, each with a decoder of its own. They take nobody's place."""
@@ -62,15 +74,21 @@ class JobManager:
         publish: Callable[[Event], None],
         forget: Callable[[str], None],
         active_changed: Callable[[], None] = lambda: None,
+        keeper: JobKeeper | None = None,
     ) -> None:
+        """Without a `keeper`, jobs are remembered for as long as this lives."""
         self._tasks = tasks
         self._decoders = decoders
         self._settings = settings
         self._publish = publish
         self._forget = forget
         self._tell_active_changed = active_changed
+        self._keeper = keeper
         self._active: dict[str, Job] = {}
         self._ended: dict[str, Job] = {}
+        self._tickets: dict[Job, Ticket] = {}
+        """What was handed over last of each active job."""
+        self._at_hand: deque[tuple[Job, Ticket]] = deque()
         self._dispatchers: dict[LoadedRuntime, Dispatcher] = {}
         self._places = {
             priority: anyio.Semaphore(places) for priority, places in jobs_at_once(settings()).items()
@@ -85,6 +103,9 @@ class JobManager:
         options: JobOptions,
         lease: Lease,
         languages: Sequence[str] | None = None,
+        *,
+        is_detached: bool = False,
+        stamp: FileStamp | None = None,
         intake: Intake | None = None,
     ) -> Job:
         """Take a job; it starts as soon as there is a place. `path` is the file to decode.
@@ -92,6 +113,7 @@ class JobManager:
         The lease is the job's from now on, and ends with it. `languages` are those of its model, if they
         are known. With an `intake` it is a live job, of what comes in there. Raises `WhisperdError` for
         options that cannot be, or when no more jobs are taken.
+        It is safe in the journal once `acknowledged` has returned.
         """
         if languages is not None:
             check_against_model(options, languages, lease.model)
@@ -105,16 +127,81 @@ class JobManager:
             input=job_input,
             options=options,
             runtime=lease.name,
-            waits_for=lease.waits_for,
+            runtime_id=lease.runtime.id if lease.runtime.is_saved else None,
+            model=lease.model,
+            is_detached=is_detached,
+            stamp=stamp,
             intake=intake,
         )
-        position = len(self._active)
-        self._active[job.id] = job
-        self._tell_active_changed()
-        self._publish(JobQueued(id=job.id, position=position))
-        log.info("job %s queued: %s, %s", job.id, job.runtime, options.priority)
-        self._tasks.start_soon(self._run, job, lease)
+        self._begin(job, lease)
         return job
+
+    async def acknowledged(self, job: Job) -> None:
+        """Wait until a job that was taken is in the journal.
+
+        Raises `WhisperdError` if it cannot be and would have to be; then the job is cancelled. One that ends
+        with its client needs no journal.
+        """
+        ticket = self._tickets.get(job)
+        if ticket is None:
+            return
+        try:
+            await ticket.saved()
+        except WhisperdError as error:
+            if job.is_detached:
+                self.cancel(job, error.copy())
+                raise
+
+    def restore(self, jobs: Iterable[Job]) -> None:
+        """Remember jobs of an earlier daemon that are over."""
+        for job in jobs:
+            self._ended[job.id] = job
+        self.retire()
+
+    def resume(self, job: Job, lease: Lease) -> None:
+        """Go on with a job of an earlier daemon, or with one that has failed or was cancelled.
+
+        The lease is the job's from now on, and ends with it.
+        """
+        self._ended.pop(job.id, None)
+        self._forget(job.id)  # its events begin anew
+        job.runtime, job.model, job.is_resumed = lease.name, lease.model, True
+        self._begin(job, lease)
+
+    def retry(self, job: Job, lease: Lease, stamp: FileStamp) -> Job:
+        """Do a job again that has failed or was cancelled, detached; `stamp` is what its file is now.
+
+        What is finished of it is used, unless the file is another one. The lease is as in `resume`.
+        """
+        record = msgspec.structs.replace(
+            record_of(job), status="queued", ended=None, error=None, detached=True, cached=False
+        )
+        again = job_of(record)
+        if self._keeper is not None and stamp != again.stamp:
+            self._keeper.begin_anew(again, stamp)
+        self.resume(again, lease)
+        return again
+
+    def cancel_unfinished(self, job: Job, reason: WhisperdError) -> None:
+        """End a job of an earlier daemon that is not to go on."""
+        job.cancelled_by = reason
+        self._active[job.id] = job
+        self._end(job, None)
+
+    def fail(self, job: Job, error: WhisperdError) -> None:
+        """End a job of an earlier daemon that cannot go on."""
+        self._active[job.id] = job
+        self._end(job, error)
+
+    def check_retry(self, job: Job) -> None:
+        """Whether a job can be tried again. Raises `job.not_retryable`, or that no more jobs are taken."""
+        if job.status not in ("failed", "cancelled"):
+            raise WhisperdError(
+                "job.not_retryable",
+                f"The job {job.id} is {job.status}.",
+                "Only what has failed or was cancelled can be tried again; submit its file as a new job.",
+            )
+        self._check_room()
 
     def get(self, job_id: str) -> Job:
         """The job. Raises `job.unknown`."""
@@ -145,32 +232,77 @@ class JobManager:
             job.cancelled_by = reason or _cancelled_on_request()
             job.scope.cancel()
 
+    async def transcript(self, job: Job) -> Transcript | None:
+        """The result of a job, as long as it is kept."""
+        if job.transcript is not None or self._keeper is None or job.status != "completed":
+            return job.transcript
+        return await self._keeper.transcripts.of_job(job.id)
+
     def clear(self, keep: int = 0) -> int:
         """Forget the jobs that are over, but for the last `keep`; returns how many."""
-        forgotten = list(self._ended)[: max(0, len(self._ended) - keep)]
+        return self.forget(list(self._ended)[: max(0, len(self._ended) - keep)])
+
+    def ended_before(self, moment: str | None) -> list[str]:
+        """The ids of jobs that were over before a moment (RFC 3339; None: now), the first first."""
+        return [job.id for job in self._ended.values() if moment is None or (job.ended or "") < moment]
+
+    def forget(self, jobs: Sequence[str]) -> int:
+        """Forget jobs that are over; returns how many. Those that are not over stay."""
+        forgotten = [job_id for job_id in jobs if job_id in self._ended]
         for job_id in forgotten:
             del self._ended[job_id]
             self._forget(job_id)
+        if forgotten and self._keeper is not None:
+            self._keeper.forgotten(forgotten)
         return len(forgotten)
+
+    def retire(self) -> None:
+        """Forget the jobs that have been over for longer, or are more, than the settings say."""
+        settings = self._settings().jobs
+        self.forget(self.ended_before(rfc3339_ago(settings.keep_days * 86_400)))
+        self.clear(keep=settings.keep_count)
 
     async def drain(self, grace_s: float) -> int:
         """Take no more jobs, let the active ones end within `grace_s`, then cancel them.
 
-        Returns how many had to be cancelled.
+        Returns how many had to be cancelled. Those that are detached are not waited for: they go on in the
+        next daemon.
         """
         self._is_stopping = True
         for job in self.active():
             if job.intake is not None:  # what was said so far is all
                 job.intake.end()
         with anyio.move_on_after(grace_s):
-            while self._active:
+            while any(not self._survives(job) for job in self._active.values()):
                 await self._active_changed.wait()
         late = self.active()
         for job in late:
-            self.cancel(job, _stopping())
+            self._stop(job)
         for job in late:
             await job.over.wait()
-        return len(late)
+        return sum(not self._survives(job) for job in late)
+
+    def _begin(self, job: Job, lease: Lease) -> None:
+        job.waits_for = lease.waits_for
+        position = len(self._active)
+        self._active[job.id] = job
+        if self._keeper is not None:
+            self._tickets[job] = self._keeper.taken(job)
+        self._tell_active_changed()
+        self._publish(JobQueued(id=job.id, position=position))
+        log.info("job %s queued: %s, %s", job.id, job.runtime, job.options.priority)
+        self._tasks.start_soon(self._run, job, lease)
+
+    def _survives(self, job: Job) -> bool:
+        """Whether a job goes on in the next daemon when this one ends."""
+        return job.is_detached and self._keeper is not None and job.cancelled_by is None
+
+    def _stop(self, job: Job) -> None:
+        """End a job because the daemon does."""
+        if job.over.is_set() or job.cancelled_by is not None:
+            return
+        job.is_suspended = self._survives(job)
+        self.cancel(job, _suspended() if job.is_suspended else _stopping())
 
     def _check_room(self) -> None:
         if self._is_stopping:
@@ -199,7 +331,7 @@ class JobManager:
             with job.scope, lease:
                 job.transcript = await self._transcribe(job, lease)
         except anyio.get_cancelled_exc_class():  # not of this job, but of all
-            job.cancelled_by = job.cancelled_by or _stopping()
+            self._stop(job)
             raise
         except WhisperdError as failure:
             error = failure.copy()
@@ -209,23 +341,81 @@ class JobManager:
         finally:
             self._end(job, error)
 
+    async def _transcribe_live(self, job: Job, intake: Intake, lease: Lease) -> Transcript:
+        while True:
+            loaded = await lease.loaded()
+            check_against_model(job.options, loaded.info.languages, lease.model)
+            with lease.use() as runtime:
+                if runtime is not None:
+                    options = job.options.decode_options(self._settings().runtime.beam_size)
+                    run = LiveRun(job, intake, self._dispatcher(runtime), options, self._publish)
+                    return await run.transcribe(self._decoders())
+
     async def _transcribe(self, job: Job, lease: Lease) -> Transcript:
+        if job.intake is not None:
+            return await self._transcribe_live(job, job.intake, lease)
+        began_s = time.monotonic()
+        if self._keeper is not None:
+            await self._keeper.check_input(job)
+            if (kept := await self._keeper.find_transcript(job, lease)) is not None:
+                await self._tell(job, kept)
+                elapsed_s = round(max(time.monotonic() - began_s, 1e-3), 3)
+                return msgspec.structs.replace(kept, elapsed=elapsed_s)
         options = job.options.decode_options(self._settings().runtime.beam_size)
         while True:
             # A place is taken only on a loaded runtime: a long download holds up nobody else's job.
             loaded = await lease.loaded()
             check_against_model(job.options, loaded.info.languages, lease.model)
-            if job.intake is not None:
-                with lease.use() as runtime:
-                    if runtime is not None:
-                        live = LiveRun(job, job.intake, self._dispatcher(runtime), options, self._publish)
-                        return await live.transcribe(self._decoders())
-                continue
             async with self._places[job.options.priority]:
                 with lease.use() as runtime:
                     if runtime is not None:  # else it ended, or was edited, while the job waited for its turn
-                        run = JobRun(job, self._dispatcher(runtime), options, self._publish)
-                        return await run.transcribe(self._decoders(), self._decode_params(job))
+                        dispatcher = self._dispatcher(runtime)
+                        params = self._decode_params(job)
+                        if self._keeper is None:
+                            run = JobRun(job, dispatcher, options, self._publish)
+                            return await run.transcribe(self._decoders(), params)
+                        return await self._transcribe_and_keep(self._keeper, job, lease, dispatcher, params)
+
+    async def _transcribe_and_keep(
+        self, keeper: JobKeeper, job: Job, lease: Lease, dispatcher: Dispatcher, params: DecodeParams
+    ) -> Transcript:
+        """Do what is not finished yet, and write down what is."""
+        run = JobRun(
+            job,
+            dispatcher,
+            job.options.decode_options(self._settings().runtime.beam_size),
+            self._publish,
+            finished=await keeper.finished_windows(job, lease),
+            on_finished=lambda windows: keeper.windows_finished(job, windows),
+        )
+        async with open_task_group() as tasks:
+            tasks.start_soon(keeper.hash_input, job)
+            transcript = await run.transcribe(self._decoders(), params)
+        await keeper.check_unchanged(job)
+        return transcript
+
+    async def _tell(self, job: Job, transcript: Transcript) -> None:
+        """Tell of a transcript that was kept as if it were made now."""
+        job.is_cached = True
+        job.status, job.started = "running", now_rfc3339()
+        job.duration_s, job.language = transcript.duration, transcript.language
+        self._publish(
+            JobStarted(
+                id=job.id, runtime=job.runtime, language=transcript.language, duration=transcript.duration
+            )
+        )
+        for segment in transcript.segments:
+            await checkpoint()  # a day has thousands
+            self._publish(
+                TranscriptionSegment(
+                    id=job.id,
+                    index=segment.id,
+                    start=segment.start,
+                    end=segment.end,
+                    text=segment.text.strip(),
+                    channel=segment.channel,
+                )
+            )
 
     def _decode_params(self, job: Job) -> DecodeParams:
         settings = self._settings().decoder
@@ -264,14 +454,27 @@ class JobManager:
             job.intake.close()
         del self._active[job.id]
         self._ended[job.id] = job
+        self._tickets.pop(job, None)
+        if self._keeper is not None and not (job.is_suspended and job.transcript is None):
+            self._put_by(job, self._keeper.ended(job))
         job.over.set()
         self._active_changed.set()
         self._active_changed = anyio.Event()
         self._tell_active_changed()
-        self.clear(keep=self._settings().limits.kept_jobs)
+        self.clear(keep=self._settings().jobs.keep_count)
+
+    def _put_by(self, job: Job, ticket: Ticket) -> None:
+        """Have the transcripts of the last jobs at hand, and leave the others to the data base."""
+        if job.transcript is None or not self._settings().jobs.keep_transcripts:
+            return
+        self._at_hand.append((job, ticket))
+        while len(self._at_hand) > TRANSCRIPTS_AT_HAND:
+            old, its_ticket = self._at_hand.popleft()
+            if its_ticket.is_saved:  # else it is nowhere but here
+                old.transcript = None
 
     def _completed(self, job: Job, transcript: Transcript) -> None:
-        job.status = "completed"
+        job.status, job.elapsed_s = "completed", transcript.elapsed
         speed = transcript.duration / transcript.elapsed if transcript.elapsed else 0.0
         self._publish(
             TranscriptionCompleted(
@@ -283,10 +486,16 @@ class JobManager:
                 speed=round(speed, 2),
                 segments=len(transcript.segments),
                 runtime=transcript.runtime,
+                cached=job.is_cached,
             )
         )
+        how = " from the transcripts that are kept" if job.is_cached else ""
         log.info(
-            "job %s completed: %.1f s of audio in %.2f s", job.id, transcript.duration, transcript.elapsed
+            "job %s completed: %.1f s of audio in %.2f s%s",
+            job.id,
+            transcript.duration,
+            transcript.elapsed,
+            how,
         )
 
     def _cancelled(self, job: Job) -> None:
@@ -314,10 +523,13 @@ def check_input(path: str) -> str:
         return path
 
 
-async def check_path(path: str) -> None:
-    """As `check_input`, in a thread, for a folder may not answer: then `audio.not_readable` is raised."""
+async def check_path(path: str) -> FileStamp:
+    """As `check_input`, in a thread, for a folder may not answer: then `audio.not_readable` is raised.
+
+    Returns what the file is now.
+    """
     try:
-        await run_abandonable(path, lambda: check_input(path))
+        return await run_abandonable(path, lambda: read_stamp(check_input(path)))
     except TimeoutError as error:
         raise WhisperdError(
             "audio.not_readable",
@@ -329,6 +541,14 @@ async def check_path(path: str) -> None:
 
 def _cancelled_on_request() -> WhisperdError:
     return WhisperdError("job.cancelled", "The job was cancelled.", "Submit it again when it is wanted.")
+
+
+def _suspended() -> WhisperdError:
+    return WhisperdError(
+        "daemon.stopping",
+        "The daemon is stopping, and the job goes on when it is started again.",
+        "Start it again with `whisperctl daemon start`.",
+    )
 
 
 def _stopping() -> WhisperdError:

@@ -37,6 +37,8 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     clip: Annotated[str, Meta(max_length=20_000)] | None = None
     """The parts to transcribe, as `whisperd.audio.clips` reads them; None: all of it."""
     priority: Priority = "normal"
+    cache: bool = True
+    """Whether a kept transcript of the same audio may be the answer."""
 
     @property
     def clips(self) -> tuple[Clip, ...]:

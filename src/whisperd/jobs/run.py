@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import anyio
 import msgspec
@@ -23,6 +23,7 @@ from whisperd.audio.clips import elapsed_within
 from whisperd.clock import now_rfc3339
 from whisperd.jobs.dispatcher import Dispatcher
 from whisperd.jobs.job import Job, Transcript
+from whisperd.jobs.journal import FinishedWindow
 from whisperd.jobs.languages import LANGUAGES
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.scheduler import Parcel
@@ -51,14 +52,24 @@ class JobRun:
         options: DecodeOptions,
         publish: Callable[[Event], None],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        finished: Mapping[int, FinishedWindow] | None = None,
+        on_finished: Callable[[Sequence[FinishedWindow]], None] = lambda _windows: None,
     ) -> None:
+        """`finished` are windows of an earlier run with the same recipe, by their index.
+
+        They are not computed again; `on_finished` is told of those that are computed.
+        """
         self._job = job
         self._dispatcher = dispatcher
         self._options = options
         self._clips = job.options.clips
         self._publish = publish
         self._clock = clock
-        self._began_s = clock()
+        self._finished = dict(finished or {})
+        self._on_finished = on_finished
+        # What the work took before counts as well.
+        self._began_s = clock() - max((window.elapsed_s for window in self._finished.values()), default=0.0)
         self._stitcher = Stitcher()
         self._undecided: list[WindowAudio] = []
         self._pending_s = 0.0
@@ -66,6 +77,10 @@ class JobRun:
         info = dispatcher.runtime.info
         if not info.multilingual:
             self._options = msgspec.structs.replace(options, language=info.languages[0])
+        elif self._options.language is None and self._finished:
+            # The vote was held; the language of all windows is the one that it found.
+            first = self._finished[min(self._finished)]
+            self._options = msgspec.structs.replace(options, language=first.language)
 
     async def transcribe(self, decoders: DecoderPool, params: DecodeParams) -> Transcript:
         """Do it. Raises `WhisperdError`."""
@@ -104,6 +119,9 @@ class JobRun:
         )
 
     async def _take(self, window: WindowAudio, tasks: TaskGroup) -> None:
+        if (finished := self._finished.pop(window.index, None)) is not None and _is_of(finished, window):
+            self._place((window,), [finished.result])
+            return
         if self._options.language is None:
             self._undecided.append(window)
             if len(self._undecided) == min(VOTING_WINDOWS, self._dispatcher.runtime.batch_size):
@@ -121,10 +139,13 @@ class JobRun:
         windows, self._undecided = tuple(self._undecided), []
         results = await self._dispatch(windows)
         self._options = msgspec.structs.replace(self._options, language=results[0].language)
+        self._keep(windows, results)
         self._place(windows, results)
 
     async def _compute(self, windows: tuple[WindowAudio, ...]) -> None:
-        self._place(windows, await self._dispatch(windows))
+        results = await self._dispatch(windows)
+        self._keep(windows, results)
+        self._place(windows, results)
         self._pending_s -= sum(window.end - window.start for window in windows)
         self._pending_changed.set()
         self._pending_changed = anyio.Event()
@@ -137,6 +158,24 @@ class JobRun:
                 windows=tuple(EngineWindow(pcm=window.pcm) for window in windows),
                 options=self._options,
             )
+        )
+
+    def _keep(self, windows: tuple[WindowAudio, ...], results: list[WindowResult]) -> None:
+        """Have what was computed written down, so that it is not computed again whatever happens."""
+        elapsed_s = round(self._clock() - self._began_s, 3)
+        self._on_finished(
+            [
+                FinishedWindow(
+                    index=window.index,
+                    start=window.start,
+                    end=window.end,
+                    channel=window.channel,
+                    language=self._options.language,
+                    elapsed_s=elapsed_s,
+                    result=result,
+                )
+                for window, result in zip(windows, results, strict=True)
+            ]
         )
 
     def _place(self, windows: tuple[WindowAudio, ...], results: list[WindowResult]) -> None:
@@ -191,6 +230,11 @@ class JobRun:
             runtime=self._job.runtime,
             elapsed=round(elapsed_s, 3),
         )
+
+
+def _is_of(finished: FinishedWindow, window: WindowAudio) -> bool:
+    """Whether this very window was finished. The same file is always cut in the same way."""
+    return (finished.start, finished.end, finished.channel) == (window.start, window.end, window.channel)
 
 
 def check_against_model(options: JobOptions, languages: Sequence[str], model: str) -> None:

@@ -25,7 +25,7 @@ from whisperd.locks import try_lock
 from whisperd.natives import Bundle
 from whisperd.progress import OnProgress, Progress
 from whisperd.rpc.errors import WhisperdError
-from whisperd.settings import load_settings
+from whisperd.settings import JobSettings, load_settings
 from whisperd.store import open_database
 from whisperd.tasks import open_task_group
 
@@ -87,7 +87,8 @@ async def open_library_service(on_progress: OnProgress | None = None) -> AsyncIt
     config_file = paths.config_file()
     settings = load_settings(config_file)
     # A job and its events are kept for as long as somebody waits for it, and no longer.
-    settings = msgspec.structs.replace(settings, limits=msgspec.structs.replace(settings.limits, kept_jobs=1))
+    kept = JobSettings(keep_count=1, keep_transcripts=False)
+    settings = msgspec.structs.replace(settings, jobs=kept)
     name = f"program {os.getpid()} {next(_numbers)}"
     await to_thread.run_sync(_clear_leftovers)
     with _state_folder() as state_dir:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from pathlib import Path
 
+import msgspec
+
+from whisperd.models.hashing import stamp
 from whisperd.models.manifest import InstalledModel
 from whisperd.models.names import folder_of
 from whisperd.models.sources.base import missing_names
 from whisperd.rpc.errors import WhisperdError
 from whisperd.threads import ANSWER_TIMEOUT_S, run_abandonable
 
-__all__ = ["look_into_folder", "open_folder"]
+__all__ = ["folder_identity", "look_into_folder", "open_folder"]
 
 _MAX_CONFIG_BYTES = 10 << 20
+_MODEL_SUFFIXES = (".bin", ".gguf", ".json", ".safetensors", ".txt")
+"""How files are called that models are made of; whatever else lies beside them changes no text."""
 
 
 async def look_into_folder(name: str) -> InstalledModel:
@@ -24,6 +30,16 @@ async def look_into_folder(name: str) -> InstalledModel:
     except TimeoutError as error:
         problem = f"it does not answer within {ANSWER_TIMEOUT_S:.0f} seconds"
         raise _invalid(Path(name), problem) from error
+
+
+def folder_identity(folder: Path) -> str:
+    """A hash over the stamps of a model's files. Blocks. Raises `model.invalid_folder`."""
+    try:
+        files = sorted(path for path in folder.iterdir() if path.suffix in _MODEL_SUFFIXES and path.is_file())
+        lines = [f"{path} {msgspec.json.encode(stamp(path)).decode()}\n" for path in files]
+    except OSError as error:
+        raise _invalid(folder, f"it cannot be read ({error.strerror})") from error
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def open_folder(name: str) -> InstalledModel:

@@ -16,7 +16,7 @@ from whisperd.models import errors
 from whisperd.models.catalogue import Catalogue, shipped_catalogue
 from whisperd.models.converted import ConvertedModels, ConvertedSource
 from whisperd.models.flight import Flight
-from whisperd.models.folders import look_into_folder
+from whisperd.models.folders import folder_identity, look_into_folder
 from whisperd.models.manifest import InstalledModel, Manifest, ModelSummary
 from whisperd.models.memory import parameters_in
 from whisperd.models.names import Reference, folder_of, is_folder, is_plain, key_of, resolve
@@ -184,6 +184,17 @@ class ModelStore:
             lock=lambda: self._storage.lock_path(key),
             on_progress=on_progress,
         )
+
+    async def identity(self, name: str) -> str:
+        """A hash that is another one once a byte of an installed model is. Errors: those of `path`.
+
+        Of a folder that is used in place, the stamps of its files stand for their bytes.
+        """
+        folder = await self.path(name)
+        if is_folder(name):
+            return await anyio.to_thread.run_sync(folder_identity, folder)
+        source, _ = await anyio.to_thread.run_sync(self._source, name, folder)
+        return source.hash
 
     async def remove(self, name: str) -> int:
         """Remove an installed model with what was converted from it, and what was downloaded of an unfinished

@@ -131,7 +131,7 @@ class TranscriptionProgress(Event, frozen=True, tag="transcription.progress"):
 
 
 class TranscriptionCompleted(Event, frozen=True, tag="transcription.completed"):
-    """A job ended well. `elapsed` is in seconds, `segments` a count."""
+    """A job ended well. `elapsed` is in seconds, `segments` a count; `cached`: a kept transcript answered."""
 
     id: str
     text: str
@@ -141,6 +141,7 @@ class TranscriptionCompleted(Event, frozen=True, tag="transcription.completed"):
     speed: float
     segments: int
     runtime: str
+    cached: bool = False
 
 
 class TranscriptionFailed(Event, frozen=True, tag="transcription.failed"):

@@ -103,6 +103,11 @@ class Lease:
         """The runtime's model."""
         return self._runtime.preset.model
 
+    @property
+    def runtime(self) -> Runtime:
+        """The runtime."""
+        return self._runtime
+
     def waits_for(self) -> str | None:
         """What the runtime is doing before it can be used: `downloading 40 %`, `loading`."""
         status, progress = self._manager.status(self._runtime), self._runtime.progress

@@ -28,6 +28,7 @@ __all__ = [
     "Prepared",
     "Tuning",
     "choose_variant",
+    "compute_type",
     "fitting_variants",
     "is_prepared",
     "load_params",
@@ -101,7 +102,7 @@ async def prepare(
         await failures.note(preset.model, tried[len(failed) :])
         model_path = Path((await models.pull(preset.model, on_model_progress)).path)
         if backend.model_format is not None:
-            precision = _compute_type(preset, variant)
+            precision = compute_type(preset, variant)
             try:
                 model_path = await models.convert(
                     preset.model, backend.model_format, precision, bundle_path, on_model_progress
@@ -151,6 +152,11 @@ async def is_prepared(
     if bundle is not None and natives.find(bundle) is None:
         return False
     return await models.find(preset.model) is not None
+
+
+def compute_type(preset: RuntimePreset, variant: Variant) -> str:
+    """What a preset asks for, else the best that a variant has."""
+    return variant.compute_types[0] if preset.compute_type == "auto" else preset.compute_type
 
 
 def choose_variant(
@@ -204,13 +210,8 @@ def load_params(preset: RuntimePreset, prepared: Prepared) -> LoadParams:
         bundle_name=variant.name if prepared.bundle_path else None,
         device=variant.device,
         device_index=device_index,
-        compute_type=_compute_type(preset, variant),
+        compute_type=compute_type(preset, variant),
         cpu_threads=preset.cpu_threads or (tuning.cpu_threads if tuning else 1),
         replicas=preset.workers or (tuning.workers if tuning else usual_workers),
         context_margin_s=tuning.context_margin_s if tuning else None,
     )
-
-
-def _compute_type(preset: RuntimePreset, variant: Variant) -> str:
-    """What a preset asks for, else the best that a variant has."""
-    return variant.compute_types[0] if preset.compute_type == "auto" else preset.compute_type

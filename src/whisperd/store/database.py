@@ -12,8 +12,8 @@ import itertools
 import logging
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -85,13 +85,20 @@ class Database:
         # The thread is waited for once it has begun, also by who is cancelled.
         return await to_thread.run_sync(self._transact, work, limiter=self._thread)
 
+    async def erase(self) -> None:
+        """Leave nothing in the files of what was deleted; takes longer the more there is. In no transaction.
+
+        Raises like `run`, and `store.busy` if another program is reading it.
+        """
+        await to_thread.run_sync(self._erase, limiter=self._thread)
+
     async def close(self) -> None:
         """Wait for the work that was begun, and close."""
         await to_thread.run_sync(self._connection.close, limiter=self._thread)
 
     def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
         connection = self._connection
-        try:
+        with self._errors_told():
             connection.execute("BEGIN IMMEDIATE")
             try:
                 result = work(connection)
@@ -99,6 +106,19 @@ class Database:
                 return result
             finally:
                 connection.rollback()  # does nothing after a commit
+
+    def _erase(self) -> None:
+        with self._errors_told():
+            # Deleted cells are zeroed already; what was left where pages were divided goes with them.
+            self._connection.execute("VACUUM")
+            (is_busy, *_) = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if is_busy:
+            raise errors.busy(self.path)
+
+    @contextmanager
+    def _errors_told(self) -> Iterator[None]:
+        try:
+            yield
         except sqlite3.Error as error:
             told = errors.from_sqlite_error(self.path, error)
             if told is None:
@@ -227,6 +247,9 @@ def _connect(path: Path, migrations: Sequence[Migration], checks: Sequence[Check
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        # What is deleted is written over, and what is sorted never goes into a file of its own.
+        connection.execute("PRAGMA secure_delete = ON")
+        connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA foreign_keys = OFF")
         migrate(connection, migrations)
         connection.execute("PRAGMA foreign_keys = ON")

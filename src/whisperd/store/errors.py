@@ -8,7 +8,7 @@ from pathlib import Path
 from whisperd import disk
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["damaged", "from_os_error", "from_sqlite_error", "is_refusal", "too_new", "unreadable"]
+__all__ = ["busy", "damaged", "from_os_error", "from_sqlite_error", "is_refusal", "too_new", "unreadable"]
 
 _REFUSED = {
     sqlite3.SQLITE_AUTH,
@@ -54,6 +54,16 @@ def unreadable(path: Path, reason: str) -> WhisperdError:
         f"The data base {path} cannot be used: {reason}.",
         "Check the permissions of the file, its folder and its disk, and that no other program holds it; or "
         "set WHISPERD_STATE_DIR to another folder.",
+        {"path": str(path)},
+    )
+
+
+def busy(path: Path) -> WhisperdError:
+    """`store.busy`: another program reads what should be erased."""
+    return WhisperdError(
+        "store.busy",
+        f"The data base {path} is being read by another program, so not everything could be erased.",
+        "End that program, then purge again.",
         {"path": str(path)},
     )
 

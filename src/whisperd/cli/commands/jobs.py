@@ -6,6 +6,7 @@ import argparse
 import sys
 from typing import Any
 
+from whisperd.cli.ages import age_s, since
 from whisperd.cli.command import confirm, connect_as, for_each, progress_of
 from whisperd.cli.files import EXTENSIONS
 from whisperd.cli.follow import follow_job
@@ -17,13 +18,14 @@ STATUSES = ("queued", "running", "completed", "failed", "cancelled")
 
 def add(parser: Parser) -> None:
     """Add the verbs."""
-    parser.add_verb("list", list_, "the jobs that are remembered", _add_status)
+    parser.add_verb("list", list_, "the jobs that are remembered", _add_filters)
     parser.add_verb("show", show, "all that is known of a job", _add_id)
     parser.add_verb("follow", follow, "a job's text as it is recognised, from its beginning", _add_id)
     parser.add_verb("wait", wait, "wait until jobs are over; fails if one of them failed", _add_ids)
     parser.add_verb("result", result, "a completed job's text", _add_format)
     parser.add_verb("cancel", cancel, "cancel jobs", _add_ids)
-    parser.add_verb("clear", clear, "forget the jobs that are over")
+    parser.add_verb("retry", retry, "do failed or cancelled jobs again, from where they were", _add_ids)
+    parser.add_verb("clear", clear, "forget jobs that are over, but not their texts", _add_clear)
 
 
 def _add_id(parser: Parser) -> None:
@@ -34,8 +36,22 @@ def _add_ids(parser: Parser) -> None:
     parser.add_argument("ids", nargs="+", metavar="ID", help="jobs by their ids")
 
 
-def _add_status(parser: Parser) -> None:
+def _add_filters(parser: Parser) -> None:
     parser.add_argument("--status", choices=STATUSES, help="only those")
+    parser.add_argument(
+        "--since", type=since, metavar="WHEN", help="only newer ones: than 2h, 3d, or since 2026-03-01"
+    )
+    parser.add_argument("--runtime", metavar="NAME", help="only those on this runtime, by name or id")
+
+
+def _add_clear(parser: Parser) -> None:
+    parser.add_argument("ids", nargs="*", metavar="ID", help="only these (all that are over)")
+    parser.add_argument(
+        "--older-than", type=age_s, metavar="AGE", help="only those that ended before, such as 30d"
+    )
+    parser.add_argument(
+        "--purge", action="store_true", help="erase their texts as well; without an ID, all texts"
+    )
 
 
 def _add_format(parser: Parser) -> None:
@@ -47,7 +63,7 @@ def _add_format(parser: Parser) -> None:
 
 def list_(options: argparse.Namespace) -> None:
     with connect_as(options) as client:
-        jobs = client.jobs.list(options.status)
+        jobs = client.jobs.list(options.status, since=options.since, runtime=options.runtime)
     if options.json:
         print_json(jobs)
         return
@@ -103,10 +119,21 @@ def cancel(options: argparse.Namespace) -> int:
     return for_each(options, options.ids, lambda client, job: client.jobs.cancel(job), tell, key="id")
 
 
+def retry(options: argparse.Namespace) -> int:
+    def tell(job: dict[str, Any]) -> None:
+        if not options.quiet:
+            print(f"{job['id']} is {job['status']}")
+
+    return for_each(options, options.ids, lambda client, job: client.jobs.retry(job), tell, key="id")
+
+
 def clear(options: argparse.Namespace) -> None:
     with connect_as(options) as client:
-        answer = client.jobs.clear()
-    confirm(options, answer, f"{answer['cleared']} jobs are forgotten")
+        answer = client.jobs.clear(options.ids or None, older_than=options.older_than, purge=options.purge)
+    done = f"{answer['cleared']} jobs are forgotten"
+    if options.purge:
+        done += f", {answer['purged']} texts are erased"
+    confirm(options, answer, done)
 
 
 def _shown(value: Any) -> str:

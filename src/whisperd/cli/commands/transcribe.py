@@ -184,6 +184,7 @@ class _Session:
                     writer.write(event["index"], event["text"], event["channel"])
                 if event["type"] == "transcription.completed":
                     self._sum_up(name, event)
+                    self._tell_if_cached(name, event)
         transcript = Transcript.from_wire(self._client.jobs.wait(job))
         if as_it_comes:
             writer.finish(transcript)
@@ -237,6 +238,11 @@ class _Session:
                 f"{printable(name)}: {duration(event['duration'])} in {event['elapsed']:.1f} s, "
                 f"{event['speed']:.1f} x real time, {event['runtime']}, {event['language'] or 'no language'}"
             )
+
+    def _tell_if_cached(self, name: str, event: dict[str, Any]) -> None:
+        if event.get("cached") and not self._options.quiet:
+            self._progress.clear()
+            say(f"{printable(name)}: the text was kept of an earlier job; --no-cache transcribes it anew")
 
     def _tell_id(self, name: str, job: str) -> None:
         if self._options.json:

@@ -20,6 +20,7 @@ from whisperd.daemon.methods import models as models
 from whisperd.daemon.methods import natives as natives
 from whisperd.daemon.methods import profiles as profiles
 from whisperd.daemon.methods import runtimes as runtimes
+from whisperd.daemon.methods import transcripts as transcripts
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import Request, decode_params
 
@@ -41,6 +42,7 @@ METHODS: dict[str, Handler] = {
         profiles,
         runtimes,
         session,
+        transcripts,
         uploads,
     )
     for name, handler in module.METHODS.items()

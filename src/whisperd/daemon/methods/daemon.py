@@ -26,8 +26,9 @@ async def status(call: Call, params: NoParams) -> dict[str, Any]:
     service = call.service
     jobs = service.jobs.remembered()
     counts = Counter(str(job.status) for job in jobs)
-    done = [job.transcript for job in jobs if job.transcript is not None]
-    audio_s, elapsed_s = sum(one.duration for one in done), sum(one.elapsed for one in done)
+    done = [job for job in jobs if job.status == "completed" and not job.is_cached]
+    audio_s = sum(job.duration_s or 0.0 for job in done)
+    elapsed_s = sum(job.elapsed_s or 0.0 for job in done)
     return {
         "version": __version__,
         "protocol": PROTOCOL,

@@ -49,7 +49,10 @@ async def subscribe(call: Call, params: SubscribeParams) -> dict[str, Any]:
         raise invalid_params("name either topics or a job")
     topics = set(params.topics)
     if params.job is not None:
-        topics.add(job_topic(call.service.jobs.get(params.job).id))
+        job = call.service.jobs.get(params.job)
+        if job.over.is_set():
+            call.service.hub.note_gone(job.id)
+        topics.add(job_topic(job.id))
     subscriptions = call.connection.subscriptions
     if len(subscriptions) >= (limit := call.service.settings.limits.max_subscriptions):
         raise WhisperdError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -9,14 +10,15 @@ from typing import Annotated, Any
 import anyio.to_thread
 import msgspec
 
+from whisperd.clock import rfc3339_ago, to_rfc3339
 from whisperd.daemon.call import Call
 from whisperd.jobs.intake import MAX_PUSH_BYTES, Intake, IntakeClosed
-from whisperd.jobs.job import Job, JobInput, JobStatus, JobView
-from whisperd.jobs.manager import check_path
+from whisperd.jobs.job import Job, JobInput, JobStatus, JobView, Transcript
+from whisperd.jobs.manager import JobManager, check_path
 from whisperd.jobs.options import job_options
 from whisperd.outputs import render, verbose
 from whisperd.rpc.errors import WhisperdError, sendable
-from whisperd.rpc.messages import NoParams, Params, invalid_params
+from whisperd.rpc.messages import Name, Params, invalid_params
 from whisperd.runtimes import Lease, Runtime
 from whisperd.runtimes.choice import Choice, choose
 from whisperd.runtimes.errors import gone_from_profile
@@ -76,23 +78,40 @@ class ResultParams(Params, frozen=True):
 
 
 class ListParams(Params, frozen=True):
-    """Which jobs: all, or those with a status."""
+    """Which jobs: all, or those that are so."""
 
     status: JobStatus | None = None
+    since: Annotated[str, msgspec.Meta(max_length=40)] | None = None
+    """Submitted at this moment (RFC 3339) or later."""
+    runtime: Name | None = None
+    """On the runtime of this name or id."""
+
+
+class ClearParams(Params, frozen=True):
+    """Which of the jobs that are over: by default all."""
+
+    ids: Annotated[tuple[str, ...], msgspec.Meta(max_length=10_000)] | None = None
+    older_than: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    """Those that were over so many seconds ago."""
+    purge: bool = False
+    """Whether their texts are erased as well; without ids, all texts that are so old."""
 
 
 async def submit(call: Call, params: SubmitParams) -> dict[str, Any]:
-    """Take a job and answer with its id at once."""
-    intake = None
+    """Take a job and answer with its id as soon as it is in the journal."""
+    intake, stamp = None, None
     if params.input.stream:
         if params.detach:
             raise invalid_params("a stream belongs to its connection, and cannot be detached")
         path, shown, intake = "", JobInput(stream=True), Intake()
     elif params.input.upload is not None:
         path, shown = _uploaded(call, params.input.upload), JobInput(upload=params.input.upload)
+        if params.detach:
+            await anyio.to_thread.run_sync(call.service.uploads.sync, params.input.upload)
+        stamp = await check_path(path)
     else:
         path = params.input.given_path
-        await check_path(path)
+        stamp = await check_path(path)
         shown = JobInput(path=sendable(path))
     profile = _profile(call, params)
     choice = _choice(params.options, profile)
@@ -103,7 +122,16 @@ async def submit(call: Call, params: SubmitParams) -> dict[str, Any]:
     )
     lease, languages = await _lease(call, choice, profile)
     try:
-        job = call.service.jobs.submit(shown, path, options, lease, languages, intake)
+        job = call.service.jobs.submit(
+            shown,
+            path,
+            options,
+            lease,
+            languages,
+            is_detached=params.detach,
+            stamp=stamp,
+            intake=intake,
+        )
     except BaseException:
         lease.release()
         raise
@@ -112,6 +140,7 @@ async def submit(call: Call, params: SubmitParams) -> dict[str, Any]:
         call.service.remove_upload_after(job, shown.upload)
     if not params.detach:
         call.connection.attached_jobs.add(job)
+    await call.service.jobs.acknowledged(job)
     return {"id": job.id}
 
 
@@ -140,28 +169,32 @@ async def finish(call: Call, params: JobParams) -> dict[str, Any]:
 
 async def list_(call: Call, params: ListParams) -> list[JobView]:
     """The jobs that are remembered, the oldest first, without their texts."""
+    since = None if params.since is None else _moment(params.since)
     return [
         job.view(with_text=False)
         for job in call.service.jobs.remembered()
-        if params.status is None or job.status == params.status
+        if (params.status is None or job.status == params.status)
+        and (since is None or job.created >= since)
+        and (params.runtime is None or params.runtime in (job.runtime, job.runtime_id))
     ]
 
 
 async def show(call: Call, params: JobParams) -> JobView:
     """One job."""
-    return call.service.jobs.get(params.id).view()
+    job = call.service.jobs.get(params.id)
+    return job.view(transcript=await call.service.jobs.transcript(job))
 
 
 async def wait(call: Call, params: JobParams) -> dict[str, Any]:
     """Wait for a job's end and answer with its result; its error is raised."""
     job = call.service.jobs.get(params.id)
     await job.over.wait()
-    return verbose(_transcript(job))
+    return verbose(await _transcript(call, job))
 
 
 async def result(call: Call, params: ResultParams) -> dict[str, Any]:
     """A completed job's text in a format."""
-    transcript = _transcript(call.service.jobs.get(params.id))
+    transcript = await _transcript(call, call.service.jobs.get(params.id))
     # The subtitles of a day take seconds to lay out.
     content = await anyio.to_thread.run_sync(render, transcript, params.format)
     return {"format": params.format, "content": content}
@@ -172,12 +205,69 @@ async def cancel(call: Call, params: JobParams) -> JobView:
     job = call.service.jobs.get(params.id)
     call.service.jobs.cancel(job)
     await job.over.wait()
+    await call.service.job_keeper.saved()  # it stays cancelled, whatever happens
     return job.view()
 
 
-async def clear(call: Call, params: NoParams) -> dict[str, Any]:
-    """Forget every job that is over."""
-    return {"cleared": call.service.jobs.clear()}
+async def retry(call: Call, params: JobParams) -> JobView:
+    """Do a job again that has failed or was cancelled, from where it was. It outlives its client."""
+    service = call.service
+    job = service.jobs.get(params.id)
+    service.jobs.check_retry(job)
+    if job.input.upload is not None:
+        raise WhisperdError(
+            "job.input_gone",
+            f"The input of the job {job.id} was sent by its client, and is gone.",
+            "Transcribe it again.",
+        )
+    stamp = await check_path(job.path)
+    lease = await service.lease_for(job)
+    try:
+        service.jobs.check_retry(job)  # somebody else may have been faster
+        again = service.jobs.retry(job, lease, stamp)
+    except BaseException:
+        lease.release()
+        raise
+    await service.jobs.acknowledged(again)
+    return again.view()
+
+
+async def clear(call: Call, params: ClearParams) -> dict[str, Any]:
+    """Forget jobs that are over, and with `purge` erase their texts."""
+    service = call.service
+    ids = _to_clear(service.jobs, params)
+    purged = None
+    if params.purge:
+        purged = await service.job_keeper.purge(ids, params.older_than, all_of_them=params.ids is None)
+    cleared = service.jobs.forget(ids)
+    await service.job_keeper.saved()
+    if params.purge:
+        await service.job_keeper.erase()
+    return {"cleared": cleared, "purged": purged}
+
+
+def _to_clear(jobs: JobManager, params: ClearParams) -> list[str]:
+    """The ids of the jobs to forget. Raises `job.unknown` and `job.not_over`."""
+    before = None if params.older_than is None else rfc3339_ago(params.older_than)
+    if params.ids is None:
+        return jobs.ended_before(before)
+    chosen = [jobs.get(job_id) for job_id in dict.fromkeys(params.ids)]
+    for job in chosen:
+        if not job.over.is_set():
+            raise WhisperdError(
+                "job.not_over",
+                f"The job {job.id} is {job.status}.",
+                f"Cancel it first: `whisperctl jobs cancel {job.id}`.",
+            )
+    return [job.id for job in chosen if before is None or (job.ended or "") < before]
+
+
+def _moment(text: str) -> str:
+    """A moment as jobs have it, in UTC."""
+    try:
+        return to_rfc3339(datetime.datetime.fromisoformat(text))
+    except (ValueError, OverflowError):
+        raise invalid_params(f"{text!r} is no moment as RFC 3339 writes it") from None
 
 
 def _profile(call: Call, params: SubmitParams) -> Profile | None:
@@ -251,16 +341,23 @@ def _live(call: Call, job_id: str) -> tuple[Job, Intake]:
     return job, job.intake
 
 
-def _transcript(job: Job) -> Any:
+async def _transcript(call: Call, job: Job) -> Transcript:
     if job.error is not None:
         raise job.error.copy()  # it is kept, and would keep every connection that it was raised for
-    if job.transcript is None:
+    if not job.over.is_set():
         raise WhisperdError(
             "job.not_over",
             f"The job {job.id} is {job.status}.",
             f"Wait for it: `whisperctl jobs wait {job.id}`.",
         )
-    return job.transcript
+    transcript = await call.service.jobs.transcript(job)
+    if transcript is None:
+        raise WhisperdError(
+            "job.text_gone",
+            f"The text of the job {job.id} is not kept any more.",
+            "Transcribe it again; `jobs.keep_transcripts` in the settings says whether texts are kept.",
+        )
+    return transcript
 
 
 METHODS = {
@@ -272,5 +369,6 @@ METHODS = {
     "wait": wait,
     "result": result,
     "cancel": cancel,
+    "retry": retry,
     "clear": clear,
 }

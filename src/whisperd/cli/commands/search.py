@@ -1,0 +1,89 @@
+"""`whisperctl search`: where something was said, in all texts that are kept."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from typing import Any
+
+from whisperd.cli.command import connect_as
+from whisperd.cli.output import duration, local_time, print_json, printable
+from whisperd.cli.parser import Parser
+from whisperd.rpc.errors import WhisperdError
+
+EXAMPLES = """examples:
+  whisperctl search budget
+  whisperctl search "next week" invoice*
+  whisperctl search offer after:2026-03 lang:de path:interviews
+  whisperctl search --open "the first train" """
+
+_FILTER = re.compile(r"(before|after|lang|path):(.*)", re.DOTALL)
+
+
+def add(parser: Parser) -> None:
+    """Add the arguments."""
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="WORDS",
+        help='all that was said: words, "a phrase", beginn*; before:DATE, after:DATE, lang:CODE, path:PART',
+    )
+    parser.add_argument("--open", action="store_true", help="print lines that play the places, with mpv")
+    parser.add_argument("--limit", type=_limit, default=50, metavar="N", help="places at most (50)")
+    parser.epilog = EXAMPLES
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the places, the best recording first. Raises `search.nothing` if there is none."""
+    with connect_as(options) as client:
+        found = client.transcripts.search(query_of(options.words), options.limit)
+    if options.json:
+        print_json(found)
+        return
+    if not found:
+        raise WhisperdError(
+            "search.nothing",
+            "In no text that is kept was that said.",
+            "Try fewer words, or the beginning of one: `whisperctl search transcri*`.",
+        )
+    if options.open:
+        for line in (_player(one["path"], hit) for one in found if one["path"] for hit in one["hits"]):
+            print(line)
+        return
+    for number, one in enumerate(found):
+        _show(one, is_first=not number)
+
+
+def query_of(words: list[str]) -> str:
+    """The query as it travels: what the shell kept together stays so, unless it is a query of its own."""
+    return " ".join(map(_term, words))
+
+
+def _term(word: str) -> str:
+    if '"' in word or not any(map(str.isspace, word)):
+        return word
+    if matched := _FILTER.fullmatch(word):
+        return f'{matched[1]}:"{matched[2]}"'
+    return f'"{word}"'
+
+
+def _show(one: dict[str, Any], *, is_first: bool) -> None:
+    details = ", ".join(
+        filter(None, (local_time(one["created"]), one["language"], duration(one["duration"])))
+    )
+    print(f"{'' if is_first else chr(10)}{printable(one['path'] or 'standard input')}  ({details})")
+    for hit in one["hits"]:
+        context = (hit["before"], hit["text"], hit["after"])
+        print(f"  {duration(hit['start']):>7}  {printable(' '.join(filter(None, context)))}")
+
+
+def _player(path: str, hit: dict[str, Any]) -> str:
+    return f"mpv --start={hit['start']:.2f} {shlex.quote(path)}"
+
+
+def _limit(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= 1000):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 1000")
+    return int(text)

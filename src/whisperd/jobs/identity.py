@@ -1,0 +1,112 @@
+"""What a text was made of: the audio's bytes, and all that makes a text of them.
+
+Two jobs with the same audio and the same recipe have the same text, so the second is answered with the
+first one's; and what a job has finished is sound for as long as neither has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from typing import Final
+
+import msgspec
+
+from whisperd.audio.files import not_readable, open_regular_file
+from whisperd.rpc.errors import WhisperdError
+from whisperd.threads import run_abandonable
+from whisperd.worker.protocol import DecodeOptions
+
+__all__ = [
+    "FileStamp",
+    "Recipe",
+    "content_hash",
+    "content_key",
+    "input_changed",
+    "read_stamp",
+]
+
+CHUNK_BYTES: Final = 1 << 20
+HASH_TIMEOUT_S: Final = 60.0
+"""How long we read a file for its hash alone. A disk that is slower than that makes its owner wait more for
+the hash than the hash can spare."""
+RECIPE_VERSION: Final = 1
+"""One more whenever windows are cut otherwise, or their results are joined otherwise."""
+
+
+class FileStamp(msgspec.Struct, frozen=True, kw_only=True):
+    """What the file system says of a file. Where it is unchanged, so is the file."""
+
+    size_bytes: int
+    modified_ns: int
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """All that makes a text of a file's bytes, but for its runtime's speed."""
+
+    version: int = RECIPE_VERSION
+    engine: str
+    """The model's bytes, the variant that runs it, and its precision."""
+    decoder: str
+    """The bundle that decodes and finds speech."""
+    max_window_s: float
+    vad: bool
+    channels: str
+    clip: str | None
+    options: DecodeOptions
+
+    @property
+    def digest(self) -> str:
+        """A hash of it all: what was asked for is not told by it."""
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
+
+
+def content_key(content: str, recipe: str) -> str:
+    """What stands for the text of a file with this hash, made by the recipe with this digest."""
+    return hashlib.sha256(f"{content} {recipe}".encode()).hexdigest()
+
+
+def read_stamp(path: str) -> FileStamp:
+    """The stamp of a file. Blocks. Raises `WhisperdError` (`audio.*`) if it is none that can be read."""
+    with open_regular_file(path) as file:
+        status = os.fstat(file.fileno())
+    return FileStamp(size_bytes=status.st_size, modified_ns=status.st_mtime_ns)
+
+
+async def content_hash(path: str) -> tuple[str, FileStamp] | None:
+    """The SHA-256 of a file, and the stamp that it had all the while.
+
+    It is read in a thread. None if its disk is too slow, or it is being written to. Raises `WhisperdError`
+    (`audio.*`) if it cannot be read.
+    """
+    given_up = threading.Event()
+    try:
+        return await run_abandonable(path, lambda: _hash(path, given_up), HASH_TIMEOUT_S)
+    except TimeoutError:
+        return None
+    except OSError as error:
+        raise not_readable(path, error) from error
+    finally:
+        given_up.set()
+
+
+def input_changed(path: str) -> WhisperdError:
+    """A job cannot go on: what it has finished is of another recording."""
+    return WhisperdError(
+        "job.input_changed",
+        f"{path} has changed since the job was submitted.",
+        "Transcribe it again, for what was finished is of the file as it was.",
+        {"path": path},
+    )
+
+
+def _hash(path: str, given_up: threading.Event) -> tuple[str, FileStamp] | None:
+    before = read_stamp(path)
+    digest = hashlib.sha256()
+    with open_regular_file(path) as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            if given_up.is_set():
+                return None
+    return (digest.hexdigest(), before) if read_stamp(path) == before else None

@@ -1,0 +1,370 @@
+"""The journal of jobs: what was asked for, what is finished, and how it ended.
+
+What is written is collected while the last of it is being saved, and saved together in one transaction:
+a job costs the event loop no more than to hand it over, however many there are. Whoever has to know that
+something is on the disk waits for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import msgspec
+
+from whisperd.jobs.identity import FileStamp
+from whisperd.jobs.job import Job, JobInput, JobStatus
+from whisperd.jobs.options import JobOptions
+from whisperd.rpc.errors import WhisperdError
+from whisperd.store import Database
+from whisperd.tasks import open_task_group
+from whisperd.worker.protocol import WindowResult
+
+__all__ = [
+    "FinishedWindow",
+    "JobJournal",
+    "JobRecord",
+    "Ticket",
+    "decode_record",
+    "decode_window",
+    "encode_record",
+    "encode_window",
+    "job_of",
+    "open_journal",
+    "record_of",
+]
+
+log = logging.getLogger(__name__)
+
+Work = Callable[[sqlite3.Connection], object]
+
+
+class FinishedWindow(msgspec.Struct, frozen=True, kw_only=True):
+    """A window that was computed: where it lies in the audio, in seconds, and what was said in it."""
+
+    index: int
+    start: float
+    end: float
+    channel: int | None
+    language: str | None
+    """The one in which it was heard: that of its whole file."""
+    elapsed_s: float
+    """How long its job had been at work until then."""
+    result: WindowResult
+
+
+class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept of a job. Durations in seconds."""
+
+    id: str
+    path: bytes
+    input: JobInput
+    options: JobOptions
+    runtime: str
+    runtime_id: str | None
+    """None for a runtime that was made for once."""
+    model: str
+    detached: bool
+    created: str
+    stamp: FileStamp | None
+    content_hash: str | None
+    recipe: str | None
+    """The digest of the recipe by which its finished windows were made."""
+    status: JobStatus
+    """`queued` until it is over: whether it runs is known to its daemon alone."""
+    started: str | None
+    ended: str | None
+    duration: float | None
+    elapsed: float | None
+    done: float
+    speed: float | None
+    language: str | None
+    cached: bool
+    error: dict[str, Any] | None
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_window = msgspec.msgpack.Decoder(FinishedWindow).decode
+_decode_record = msgspec.json.Decoder(JobRecord).decode
+
+
+def encode_window(window: FinishedWindow) -> bytes:
+    """A finished window as it is kept."""
+    return _encode(window)
+
+
+def decode_window(data: bytes) -> FinishedWindow:
+    """Read one. Raises `ValueError`."""
+    return _decode_window(data)
+
+
+def encode_record(record: JobRecord) -> str:
+    """A job as it is kept."""
+    return msgspec.json.encode(record).decode()
+
+
+def decode_record(text: str) -> JobRecord:
+    """Read one. Raises `ValueError`."""
+    return _decode_record(text)
+
+
+def record_of(job: Job) -> JobRecord:
+    """What is to be kept of a job as it is now."""
+    return JobRecord(
+        id=job.id,
+        path=os.fsencode(job.path),
+        input=job.input,
+        options=job.options,
+        runtime=job.runtime,
+        runtime_id=job.runtime_id,
+        model=job.model,
+        detached=job.is_detached,
+        created=job.created,
+        stamp=job.stamp,
+        content_hash=job.content_hash,
+        recipe=job.recipe,
+        status="queued" if job.ended is None else job.status,
+        started=job.started,
+        ended=job.ended,
+        duration=job.duration_s,
+        elapsed=job.elapsed_s,
+        done=job.done_s,
+        speed=job.speed,
+        language=job.language,
+        cached=job.is_cached,
+        error=job.error.to_wire() if job.error else None,
+    )
+
+
+def job_of(record: JobRecord) -> Job:
+    """The job that was kept; one that is over is so at once."""
+    job = Job(
+        id=record.id,
+        path=os.fsdecode(record.path),
+        input=record.input,
+        options=record.options,
+        runtime=record.runtime,
+        runtime_id=record.runtime_id,
+        model=record.model,
+        is_detached=record.detached,
+        created=record.created,
+        stamp=record.stamp,
+        content_hash=record.content_hash,
+        recipe=record.recipe,
+        status=record.status,
+        is_cached=record.cached,
+    )
+    if record.ended is not None:
+        job.started, job.ended = record.started, record.ended
+        job.duration_s, job.elapsed_s, job.done_s = record.duration, record.elapsed, record.done
+        job.speed, job.language = record.speed, record.language
+        job.error = WhisperdError.from_wire(record.error) if record.error else None
+        job.over.set()
+    return job
+
+
+class Ticket:
+    """Something that is being saved."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self._done = anyio.Event()
+        self._error: WhisperdError | None = None
+
+    async def saved(self) -> None:
+        """Wait until it is on the disk. Raises why it could not be saved."""
+        await self._done.wait()
+        if self._error is not None:
+            raise self._error.copy()
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether it is on the disk."""
+        return self._done.is_set() and self._error is None
+
+    def settle(self, error: WhisperdError | None = None) -> None:
+        """It is saved, or will not be."""
+        self._error = error
+        self._done.set()
+
+
+@asynccontextmanager
+async def open_journal(database: Database, daemon: str) -> AsyncIterator[JobJournal]:
+    """The journal of one daemon, which its socket tells from others; all is saved when the block ends."""
+    journal = JobJournal(database, daemon)
+    async with open_task_group() as tasks:
+        tasks.start_soon(journal.run)
+        try:
+            yield journal
+        finally:
+            tasks.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await journal.flush()
+
+
+class JobJournal:
+    """Keeps jobs. What changes something returns at once, and the ticket says when it is saved."""
+
+    def __init__(self, database: Database, daemon: str) -> None:
+        self.database = database
+        self.daemon = daemon
+        self._waiting: list[Ticket] = []
+        self._wanted = anyio.Event()
+        self._saving = anyio.Lock()
+
+    async def run(self) -> None:
+        """Save what is handed over, until cancelled."""
+        while True:
+            await self._wanted.wait()
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Save what was handed over so far."""
+        async with self._saving:
+            while self._waiting:
+                self._wanted = anyio.Event()
+                tickets, self._waiting = self._waiting, []
+                with anyio.CancelScope(shield=True):  # what is being saved is settled as well
+                    await self._save(tickets)
+
+    def hand_over(self, work: Work) -> Ticket:
+        """Have something done with what was handed over before and after it, in this order."""
+        ticket = Ticket(work)
+        self._waiting.append(ticket)
+        self._wanted.set()
+        return ticket
+
+    def put(self, record: JobRecord) -> Ticket:
+        """Keep a job as it is now."""
+        return self.hand_over(lambda connection: put_record(connection, self.daemon, record))
+
+    def add_windows(self, job: str, windows: Sequence[FinishedWindow]) -> Ticket:
+        """Keep what is finished of a job, together or not at all."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.executemany(
+                # Not if the job was forgotten meanwhile.
+                "INSERT OR REPLACE INTO job_windows SELECT id, ?, ? FROM jobs WHERE id = ?",
+                [(one.index, encode_window(one), job) for one in windows],
+            )
+
+        return self.hand_over(work)
+
+    def drop_windows(self, job: str) -> Ticket:
+        """Forget what is finished of a job."""
+        return self.hand_over(lambda connection: _drop_windows(connection, job))
+
+    def forget(self, jobs: Iterable[str]) -> Ticket:
+        """Forget jobs."""
+        rows = [(job,) for job in jobs]
+        return self.hand_over(
+            lambda connection: connection.executemany("DELETE FROM jobs WHERE id = ?", rows)
+        )
+
+    async def load(self) -> list[JobRecord]:
+        """Every job of this daemon, the oldest first. One that cannot be read is left out."""
+
+        def work(connection: sqlite3.Connection) -> list[JobRecord]:
+            rows = connection.execute(
+                "SELECT id, record FROM jobs WHERE daemon = ? ORDER BY created, rowid", (self.daemon,)
+            )
+            return [record for id_, text in rows if (record := _readable(id_, text)) is not None]
+
+        return await self.database.run(work)
+
+    async def retire_others(self, moment: str) -> None:
+        """Forget the jobs of daemons that may not come back, if they are older than a moment (RFC 3339)."""
+        await self.database.run(
+            lambda connection: connection.execute(
+                "DELETE FROM jobs WHERE daemon != ? AND created < ?", (self.daemon, moment)
+            )
+        )
+
+    async def drop_all_windows(self) -> int:
+        """Forget what is finished of all jobs of this daemon; returns how many windows."""
+        return await self.database.run(
+            lambda connection: (
+                connection.execute(
+                    "DELETE FROM job_windows WHERE job IN (SELECT id FROM jobs WHERE daemon = ?)",
+                    (self.daemon,),
+                ).rowcount
+            )
+        )
+
+    async def windows(self, job: str) -> dict[int, FinishedWindow]:
+        """What is finished of a job, by its place. What cannot be read is not finished."""
+        rows = await self.database.run(
+            lambda connection: connection.execute(
+                "SELECT finished FROM job_windows WHERE job = ?", (job,)
+            ).fetchall()
+        )
+        found = {}
+        for (data,) in rows:
+            try:
+                window = decode_window(data)
+            except (ValueError, TypeError):
+                log.warning("a window of job %s cannot be read, and is computed again", job)
+            else:
+                found[window.index] = window
+        return found
+
+    async def _save(self, tickets: Sequence[Ticket]) -> None:
+        error = await self._transact(tickets)
+        if error is not None and len(tickets) > 1:  # the one at fault holds up no others
+            for ticket in tickets:
+                ticket.settle(await self._transact([ticket]))
+            return
+        for ticket in tickets:
+            ticket.settle(error)
+
+    async def _transact(self, tickets: Sequence[Ticket]) -> WhisperdError | None:
+        def work(connection: sqlite3.Connection) -> None:
+            for ticket in tickets:
+                ticket.work(connection)
+
+        try:
+            await self.database.run(work)
+        except WhisperdError as error:
+            log.warning("the journal of jobs cannot be written: %s (%s)", error.message, error.code)
+            return error.copy()
+        except Exception:
+            log.exception("the journal of jobs cannot be written")
+            return _not_saved()
+        return None
+
+
+def put_record(
+    connection: sqlite3.Connection, daemon: str, record: JobRecord, transcript: int | None = None
+) -> None:
+    """Keep a job as it is now, in a transaction."""
+    connection.execute(
+        "INSERT INTO jobs (id, daemon, created, ended, transcript, record) VALUES (?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (id) DO UPDATE SET"
+        " ended = excluded.ended, transcript = excluded.transcript, record = excluded.record",
+        (record.id, daemon, record.created, record.ended, transcript, encode_record(record)),
+    )
+
+
+def _drop_windows(connection: sqlite3.Connection, job: str) -> None:
+    connection.execute("DELETE FROM job_windows WHERE job = ?", (job,))
+
+
+def _readable(id_: str, text: str) -> JobRecord | None:
+    try:
+        return decode_record(text)
+    except ValueError as error:
+        log.warning("the job %s in the journal cannot be read: %s", id_, error)
+        return None
+
+
+def _not_saved() -> WhisperdError:
+    return WhisperdError(
+        "job.not_saved",
+        "The job could not be written into the journal because of a mistake in whisperd itself.",
+        "Please report it with the lines that `whisperctl daemon logs` shows.",
+    )

@@ -1,0 +1,215 @@
+"""What is kept of jobs while they run and when they are over, and what is answered from it."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+
+from whisperd.clock import rfc3339_ago
+from whisperd.jobs.identity import FileStamp, Recipe, content_hash, content_key, input_changed, read_stamp
+from whisperd.jobs.job import Job, Transcript
+from whisperd.jobs.journal import FinishedWindow, JobJournal, Ticket, put_record, record_of
+from whisperd.jobs.transcripts import KeptTranscript, TranscriptStore, insert_transcript
+from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes import Lease
+from whisperd.settings import JobSettings
+from whisperd.threads import run_abandonable
+
+__all__ = ["JobKeeper"]
+
+log = logging.getLogger(__name__)
+
+RecipeOf = Callable[[Job, Lease], Awaitable[Recipe]]
+"""What makes the text of a job. Raises `WhisperdError` where that is not known before its model is loaded."""
+
+
+class JobKeeper:
+    """Keeps what `JobManager` does, in the data base.
+
+    Nothing here makes a job fail but that its recording is another one by now. What cannot be kept or
+    looked up is logged, and the job goes on as if nothing had been kept.
+    """
+
+    def __init__(
+        self,
+        journal: JobJournal,
+        transcripts: TranscriptStore,
+        settings: Callable[[], JobSettings],
+        recipe_of: RecipeOf,
+    ) -> None:
+        self._journal = journal
+        self.transcripts = transcripts
+        self._settings = settings
+        self._recipe_of = recipe_of
+
+    def taken(self, job: Job) -> Ticket:
+        """A job was taken, or goes on."""
+        return self._journal.put(record_of(job))
+
+    async def check_input(self, job: Job) -> None:
+        """Note what the file is as the work on it begins. Raises `job.input_changed` if it was another."""
+        stamp = await self._stamp(job)
+        if not job.is_resumed or job.stamp is None:
+            job.stamp, job.content_hash = stamp, None
+        elif stamp != job.stamp:
+            hashed = None
+            if stamp.size_bytes == job.stamp.size_bytes and job.content_hash is not None:
+                hashed = await content_hash(job.path)
+            if hashed is None or hashed[0] != job.content_hash:
+                raise input_changed(job.input.path or "The recording")
+            job.stamp = hashed[1]
+
+    async def find_transcript(self, job: Job, lease: Lease) -> Transcript | None:
+        """The transcript of the same audio, made by the same recipe, if there is one and it may be used."""
+        if not (self._settings().keep_transcripts and job.options.cache and job.stamp is not None):
+            return None
+        try:
+            if not await self.transcripts.has_size(job.stamp.size_bytes):
+                return None  # so nothing is read in vain
+            recipe = (await self._recipe_of(job, lease)).digest
+            await self.hash_input(job)
+            if job.content_hash is None:
+                return None
+            found = await self.transcripts.find(content_key(job.content_hash, recipe), job.input.path)
+        except WhisperdError as error:
+            log.info("job %s: no transcript was looked up: %s", job.id, error.code)
+            return None
+        if found is None:
+            return None
+        job.transcript_number, transcript = found
+        return msgspec.structs.replace(transcript, runtime=job.runtime)
+
+    async def finished_windows(self, job: Job, lease: Lease) -> dict[int, FinishedWindow]:
+        """What is finished of a job and can be used on the runtime that is leased, which is loaded."""
+        try:
+            recipe = (await self._recipe_of(job, lease)).digest
+        except WhisperdError as error:
+            log.info("job %s: nothing of it is kept: %s", job.id, error.code)
+            recipe = None
+        is_sound = recipe is not None and recipe == job.recipe
+        if job.recipe is not None and not is_sound:
+            self._journal.drop_windows(job.id)
+        job.recipe = recipe
+        self._journal.put(record_of(job))
+        if not (is_sound and job.is_resumed):
+            return {}
+        try:
+            return await self._journal.windows(job.id)
+        except WhisperdError as error:
+            log.warning("job %s begins anew: %s", job.id, error.code)
+            return {}
+
+    def windows_finished(self, job: Job, windows: Sequence[FinishedWindow]) -> None:
+        """Some windows of a job were computed."""
+        if self._settings().keep_transcripts and job.recipe is not None:
+            self._journal.add_windows(job.id, windows)
+
+    async def hash_input(self, job: Job) -> None:
+        """Find the hash of a job's audio, if it is not known; it stays unknown where that cannot be."""
+        if job.content_hash is not None or job.stamp is None:
+            return
+        try:
+            hashed = await content_hash(job.path)
+        except WhisperdError as error:
+            log.info("job %s: its input was not hashed: %s", job.id, error.code)
+            return
+        if hashed is not None and hashed[1] == job.stamp:
+            job.content_hash = hashed[0]
+            self._journal.put(record_of(job))
+
+    async def check_unchanged(self, job: Job) -> None:
+        """Once all was decoded: what was read is not what was hashed if it was written to meanwhile."""
+        try:
+            is_same = await self._stamp(job) == job.stamp
+        except WhisperdError:
+            is_same = False
+        if not is_same:
+            job.content_hash = None
+
+    def ended(self, job: Job) -> Ticket:
+        """A job is over."""
+        keeps = self._settings().keep_transcripts
+        kept = self._kept_transcript(job) if keeps and not job.is_cached else None
+        number = job.transcript_number if job.is_cached else None
+        record = record_of(job)
+        drops_windows = kept is not None or not keeps or job.status == "completed"
+
+        def work(connection: sqlite3.Connection) -> None:
+            transcript = number if kept is None else insert_transcript(connection, kept)
+            if transcript is not None and kept is None:  # it may have been purged meanwhile
+                row = connection.execute("SELECT id FROM transcripts WHERE id = ?", (transcript,)).fetchone()
+                transcript = None if row is None else transcript
+            put_record(connection, self._journal.daemon, record, transcript)
+            if drops_windows:
+                connection.execute("DELETE FROM job_windows WHERE job = ?", (job.id,))
+
+        return self._journal.hand_over(work)
+
+    def begin_anew(self, job: Job, stamp: FileStamp) -> None:
+        """Nothing that is finished of a job is of use: its file is another one now."""
+        job.stamp, job.content_hash, job.recipe = stamp, None, None
+        self._journal.drop_windows(job.id)
+
+    def forgotten(self, jobs: Sequence[str]) -> Ticket:
+        """Jobs are not to be remembered any more."""
+        return self._journal.forget(jobs)
+
+    async def purge(self, jobs: Sequence[str], older_than_s: float | None, *, all_of_them: bool) -> int:
+        """Erase the transcripts of jobs that are forgotten next, or all (that are older); returns how many.
+
+        Nothing of them is left in the files of the data base once `erase` was called.
+        """
+        await self._journal.flush()
+        count = await self.transcripts.forget_of_jobs(jobs)
+        if all_of_them:
+            moment = None if older_than_s is None else rfc3339_ago(older_than_s)
+            count += await self.transcripts.forget_before(moment)
+        return count
+
+    async def saved(self) -> None:
+        """Wait until all that was said so far is in the journal."""
+        await self._journal.flush()
+
+    async def erase(self) -> None:
+        """Leave nothing in the files of the data base of what was forgotten."""
+        await self._journal.flush()
+        await self._journal.database.erase()
+
+    async def retire(self) -> None:
+        """Forget what is kept for longer than the settings say."""
+        settings = self._settings()
+        moment = rfc3339_ago(settings.keep_transcripts_days * 86_400) if settings.keep_transcripts else None
+        count = await self.transcripts.forget_before(moment)
+        await self._journal.retire_others(rfc3339_ago(settings.keep_days * 86_400))
+        if not settings.keep_transcripts:
+            count += await self._journal.drop_all_windows()
+            if count:
+                await self.erase()
+        if count:
+            log.info("%d transcripts are not kept any more", count)
+
+    def _kept_transcript(self, job: Job) -> KeptTranscript | None:
+        if job.transcript is None:
+            return None
+        has_key = job.content_hash is not None and job.recipe is not None and job.stamp is not None
+        return KeptTranscript(
+            transcript=job.transcript,
+            key=content_key(job.content_hash or "", job.recipe or "") if has_key else None,
+            size_bytes=job.stamp.size_bytes if job.stamp else None,
+            path=job.input.path,
+        )
+
+    async def _stamp(self, job: Job) -> FileStamp:
+        """What the file is now. Raises `WhisperdError` (`audio.*`)."""
+        try:
+            return await run_abandonable(job.path, lambda: read_stamp(job.path))
+        except TimeoutError as error:
+            raise WhisperdError(
+                "audio.not_readable",
+                f"{job.path} cannot be read: its folder does not answer.",
+                "Check that its disk or network folder answers, or copy the file to another one.",
+                {"path": job.path},
+            ) from error

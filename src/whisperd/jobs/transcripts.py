@@ -1,0 +1,217 @@
+"""The transcripts that are kept: found again by what they were made of, and by what was said."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from whisperd.clock import now_rfc3339
+from whisperd.jobs.job import Transcript
+from whisperd.jobs.search import SearchQuery, searchable
+from whisperd.store import Database
+from whisperd.store.errors import damaged
+
+__all__ = ["FoundTranscript", "Hit", "KeptTranscript", "TranscriptStore", "insert_transcript"]
+
+_BEGIN, _END = "\x02", "\x03"
+"""Around what was searched for; no text has control characters."""
+_WILDCARDS = frozenset("*?[")
+
+_SEARCH = """
+    SELECT t.path, t.created, t.result, highlight(transcripts_text, 0, ?, ?)
+    FROM transcripts_text JOIN transcripts t ON t.id = transcripts_text.rowid
+    WHERE {conditions} ORDER BY transcripts_text.rank, t.id DESC LIMIT ?
+"""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Transcript).decode
+
+
+class KeptTranscript(msgspec.Struct, frozen=True, kw_only=True):
+    """A transcript to be kept, and what it was made of."""
+
+    transcript: Transcript
+    key: str | None
+    """As `whisperd.jobs.identity.content_key` makes it; None: it answers nothing else."""
+    size_bytes: int | None
+    path: str | None
+
+
+class Hit(msgspec.Struct, frozen=True, kw_only=True):
+    """A segment in which something that was searched for begins; times in seconds."""
+
+    start: float
+    end: float
+    text: str
+    before: str
+    """The segment before it."""
+    after: str
+    channel: int | None
+
+
+class FoundTranscript(msgspec.Struct, frozen=True, kw_only=True):
+    """A transcript with what was searched for."""
+
+    path: str | None
+    created: str
+    language: str | None
+    duration: float
+    hits: tuple[Hit, ...]
+
+
+class TranscriptStore:
+    """The kept transcripts. Each method is one transaction, and raises what `Database.run` raises."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def has_size(self, size_bytes: int) -> bool:
+        """Whether there is one of a file of this size: no other file can have the same bytes."""
+        return await self._database.run(
+            lambda connection: (
+                connection.execute(
+                    "SELECT EXISTS (SELECT 1 FROM transcripts WHERE size = ? AND key IS NOT NULL)",
+                    (size_bytes,),
+                ).fetchone()
+                == (1,)
+            )
+        )
+
+    async def find(self, key: str, path: str | None) -> tuple[int, Transcript] | None:
+        """The one that was made of the same, by its number; `path` is where that audio lies now."""
+
+        def work(connection: sqlite3.Connection) -> tuple[int, Transcript] | None:
+            row = connection.execute("SELECT id, result FROM transcripts WHERE key = ?", (key,)).fetchone()
+            if row is not None and path is not None:
+                connection.execute("UPDATE transcripts SET path = ? WHERE id = ?", (path, row[0]))
+            return None if row is None else (row[0], self._read(row[1]))
+
+        return await self._database.run(work)
+
+    async def of_job(self, job: str) -> Transcript | None:
+        """The transcript of a job, as long as it is kept."""
+
+        def work(connection: sqlite3.Connection) -> Transcript | None:
+            row = connection.execute(
+                "SELECT result FROM transcripts WHERE id = (SELECT transcript FROM jobs WHERE id = ?)", (job,)
+            ).fetchone()
+            return None if row is None else self._read(row[0])
+
+        return await self._database.run(work)
+
+    async def search(self, query: SearchQuery, limit: int) -> list[FoundTranscript]:
+        """The transcripts with all that is searched for, the best first; at most `limit` hits together."""
+        conditions, values = _conditions(query)
+        statement = _SEARCH.format(conditions=" AND ".join(conditions))
+
+        def work(connection: sqlite3.Connection) -> list[FoundTranscript]:
+            found: list[FoundTranscript] = []
+            rows = connection.execute(statement, (_BEGIN, _END, *values, limit))
+            for path, created, result, marked in rows:
+                room = limit - sum(len(one.hits) for one in found)
+                if room <= 0:
+                    break
+                transcript = self._read(result)
+                found.append(
+                    FoundTranscript(
+                        path=path,
+                        created=created,
+                        language=transcript.language,
+                        duration=transcript.duration,
+                        hits=tuple(_hits(transcript, marked))[:room],
+                    )
+                )
+            return found
+
+        return await self._database.run(work)
+
+    async def forget_before(self, moment: str | None) -> int:
+        """Forget those made before a moment (RFC 3339; None: all), for good; returns how many."""
+        condition, values = ("created < ?", (moment,)) if moment is not None else ("TRUE", ())
+        return await self._forget(condition, values)
+
+    async def forget_of_jobs(self, jobs: Sequence[str]) -> int:
+        """Forget the transcripts of jobs, for good; returns how many."""
+        ids = msgspec.json.encode(jobs).decode()
+        condition = "id IN (SELECT transcript FROM jobs WHERE id IN (SELECT value FROM json_each(?)))"
+        return await self._forget(condition, (ids,))
+
+    async def _forget(self, condition: str, values: Sequence[str]) -> int:
+        def work(connection: sqlite3.Connection) -> int:
+            count = connection.execute(f"DELETE FROM transcripts WHERE {condition}", values).rowcount  # noqa: S608
+            if count:
+                # The index would go on holding the words, marked as deleted.
+                connection.execute("INSERT INTO transcripts_text (transcripts_text) VALUES ('rebuild')")
+            return count
+
+        return await self._database.run(work)
+
+    def _read(self, data: bytes) -> Transcript:
+        try:
+            return _decode(data)
+        except (ValueError, TypeError) as error:
+            raise damaged(self._database.path, f"a transcript in it cannot be read ({error})") from error
+
+
+def insert_transcript(connection: sqlite3.Connection, kept: KeptTranscript) -> int:
+    """Keep a transcript in a transaction, in place of one that was made of the same; returns its number."""
+    transcript = kept.transcript
+    old = connection.execute("SELECT id FROM transcripts WHERE key = ?", (kept.key,)).fetchone()
+    if old is not None:
+        connection.execute("UPDATE transcripts SET key = NULL WHERE id = ?", old)
+    number = connection.execute(
+        "INSERT INTO transcripts (created, key, size, path, language, text, result)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            now_rfc3339(),
+            kept.key,
+            kept.size_bytes,
+            kept.path,
+            transcript.language,
+            "\n".join(searchable(segment.text) for segment in transcript.segments),
+            _encode(transcript),
+        ),
+    ).lastrowid
+    assert number is not None
+    if old is not None:
+        connection.execute("UPDATE jobs SET transcript = ? WHERE transcript = ?", (number, *old))
+        connection.execute("DELETE FROM transcripts WHERE id = ?", old)
+    return number
+
+
+def _conditions(query: SearchQuery) -> tuple[list[str], list[str]]:
+    conditions, values = ["transcripts_text MATCH ?"], [query.match]
+    for condition, value in (
+        ("t.created < ?", query.before),
+        ("t.created >= ?", query.after),
+        ("t.language = ?", query.language),
+    ):
+        if value is not None:
+            conditions.append(condition)
+            values.append(value)
+    if query.path is not None and not _WILDCARDS.isdisjoint(query.path):
+        conditions.append("t.path GLOB ?")
+        values.append(query.path if query.path.startswith(("/", "*")) else f"*{query.path}")
+    elif query.path is not None:
+        conditions.append("instr(lower(t.path), lower(?)) > 0")
+        values.append(query.path)
+    return conditions, values
+
+
+def _hits(transcript: Transcript, marked: str) -> Iterator[Hit]:
+    """The segments in which something begins that is marked; `marked` has a line for each segment."""
+    segments = transcript.segments
+    texts = [segment.text.strip() for segment in segments]
+    for index, line in enumerate(marked.split("\n")[: len(segments)]):
+        if _BEGIN in line:
+            segment = segments[index]
+            yield Hit(
+                start=segment.start,
+                end=segment.end,
+                text=texts[index],
+                before=texts[index - 1] if index else "",
+                after=texts[index + 1] if index + 1 < len(texts) else "",
+                channel=segment.channel,
+            )

@@ -1,0 +1,319 @@
+"""Jobs outlive the daemon: it is killed at chosen moments, and what was finished is not done again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import wave
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from whisperd.rpc.errors import WhisperdError
+from whisperd_testing import RunningDaemon, batches, until
+
+pytestmark = [pytest.mark.real, pytest.mark.skipif(os.name != "posix", reason="signals")]
+
+SETTINGS = "[runtime]\nworkers = 1\nbatch_size = 1\n[decoder]\nmax_window_s = 5\n"
+SECONDS = 27.0
+"""Of the recording: more than five windows."""
+
+MakeDaemon = Callable[..., RunningDaemon]
+Toy = Callable[..., str]
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> Path:
+    return write_silence(tmp_path / "silence.wav", SECONDS)
+
+
+def write_silence(path: Path, seconds: float, channels: int = 1) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setparams((channels, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(bytes(2 * channels * int(16_000 * seconds)))
+    return path
+
+
+@pytest.fixture
+def small(make_daemon: MakeDaemon) -> RunningDaemon:
+    """A daemon that cuts small windows and computes one at a time."""
+    daemon = make_daemon()
+    daemon.settings(SETTINGS)
+    return daemon.start()
+
+
+def kill(daemon: RunningDaemon) -> None:
+    """As a power cut does, as far as a process can tell; its children end by themselves."""
+    daemon.signal(signal.SIGKILL)
+    daemon.wait()
+
+
+def what_was_said(result: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in result.items() if key != "runtime"}
+
+
+def windows_kept(daemon: RunningDaemon, job: str) -> int:
+    """How many windows of a job are finished, as its journal has it."""
+    with closing(sqlite3.connect(daemon.folder / "state" / "whisperd.sqlite3")) as connection:
+        (count,) = connection.execute("SELECT count(*) FROM job_windows WHERE job = ?", (job,)).fetchone()
+    return int(count)
+
+
+def windows_computed(model: str) -> int:
+    return sum(len(batch["durations"]) for batch in batches(model))
+
+
+class Steps:
+    """A toy model whose engine computes a window only when it is told to."""
+
+    def __init__(self, toy: Toy) -> None:
+        self.model = toy("steps", window_s=0.0)
+        self._permits = Path(self.model) / "permits"
+        self._permits.mkdir()
+        self._made = 0
+
+    def allow(self, count: int) -> None:
+        for _ in range(count):
+            (self._permits / str(self._made)).touch()
+            self._made += 1
+
+    def allow_all(self) -> None:
+        (Path(self.model) / "permits" / "all").touch()
+
+
+@pytest.fixture
+def steps(toy: Toy) -> Steps:
+    return Steps(toy)
+
+
+def uninterrupted(make_daemon: MakeDaemon, toy: Toy, sound: Path, **options: Any) -> dict[str, Any]:
+    """What the same job says when nothing happens."""
+    daemon = make_daemon()
+    daemon.settings(SETTINGS)
+    with daemon.start().connect() as client:
+        return dict(client.transcribe(sound, model=toy("plain"), vad=False, **options).verbose)
+
+
+@pytest.mark.parametrize("options", [{"language": "en"}, {}, {"channels": "split"}], ids=str)
+def test_a_killed_daemon_goes_on_from_the_last_finished_window(
+    make_daemon: MakeDaemon, toy: Toy, steps: Steps, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    sound = write_silence(tmp_path / "silence.wav", SECONDS, channels=2 if "channels" in options else 1)
+    expected = uninterrupted(make_daemon, toy, sound, **options)
+    daemon = make_daemon()
+    daemon.settings(SETTINGS)
+    with daemon.start().connect() as client:
+        job = client.submit(sound, detach=True, model=steps.model, vad=False, **options)
+        steps.allow(2)
+        until(lambda: windows_kept(daemon, job) == 2)
+    kill(daemon)
+    with daemon.start().connect() as client:  # and once more
+        steps.allow(2)
+        until(lambda: windows_kept(daemon, job) == 4)
+    kill(daemon)
+    steps.allow_all()
+    with daemon.start().connect() as client:
+        result = client.jobs.wait(job)
+        shown = client.jobs.show(job)
+        events = list(client.follow(job))
+    assert what_was_said(result) == what_was_said(expected)
+    assert shown["status"] == "completed" and shown["detached"]
+    told = [one["text"] for one in events if one is not None and one["type"] == "transcription.segment"]
+    assert told == [one["text"].strip() for one in expected["segments"]], "all of it is told of again"
+    # What was being computed when the daemon was killed is computed again, and nothing else.
+    total = len(expected["segments"])
+    assert total <= windows_computed(steps.model) <= total + 2
+    until(lambda: windows_kept(daemon, job) == 0, "its text to take the place of its windows")
+
+
+def test_what_is_acknowledged_is_never_lost(make_daemon: MakeDaemon, toy: Toy, sound: Path) -> None:
+    daemon = make_daemon()
+    model = toy("slow", load_s=600)
+    with daemon.start().connect() as client:
+        jobs = [client.submit(sound, detach=True, model=model, vad=False, prompt=str(n)) for n in range(20)]
+        kill(daemon)
+    with daemon.start().connect() as client:
+        listed = client.jobs.list()
+        assert [one["id"] for one in listed] == jobs
+        assert {one["status"] for one in listed} == {"queued"}
+        for job in jobs:
+            client.jobs.cancel(job)
+    kill(daemon)
+    with daemon.start().connect() as client:
+        assert {one["status"] for one in client.jobs.list()} == {"cancelled"}
+
+
+def test_an_attached_job_does_not_survive_its_daemon(
+    daemon: RunningDaemon, steps: Steps, sound: Path
+) -> None:
+    with daemon.connect() as client:
+        job = client.submit(sound, model=steps.model, vad=False)
+        until(lambda: batches(steps.model))
+        kill(daemon)
+    with daemon.start().connect() as client:
+        shown = client.jobs.show(job)
+        assert (shown["status"], shown["error"]["code"]) == ("cancelled", "daemon.ended")
+        assert [event["type"] for event in client.follow(job) if event] == ["transcription.cancelled"]
+    kill(daemon)
+    with daemon.start().connect() as client:
+        told = [event["type"] for event in client.follow(job) if event]
+        assert told == ["events.missed"], "who follows it waits for nothing"
+
+
+def test_stopping_leaves_detached_jobs_to_the_next_daemon(
+    small: RunningDaemon, steps: Steps, sound: Path
+) -> None:
+    with small.connect() as client:
+        job = client.submit(sound, detach=True, model=steps.model, vad=False, language="en")
+        steps.allow(3)
+        until(lambda: windows_kept(small, job) == 3)
+        client.daemon.stop()
+        with pytest.raises(WhisperdError) as told:
+            client.jobs.wait(job)
+        assert told.value.code in ("daemon.stopping", "daemon.connection_lost")
+    assert small.wait() == 0
+    before = windows_computed(steps.model)
+    steps.allow_all()
+    with small.start().connect() as client:
+        result = client.jobs.wait(job)
+    assert windows_computed(steps.model) - before <= len(result["segments"]) - 3
+
+
+def test_an_upload_of_a_detached_job_is_kept_until_its_job_ends(
+    small: RunningDaemon, steps: Steps, sound: Path
+) -> None:
+    uploads = small.folder / "state" / "uploads"
+    with small.connect() as client:
+        job = client.submit(sound.read_bytes(), detach=True, model=steps.model, vad=False, language="en")
+        attached = client.submit(sound.read_bytes(), model=steps.model, vad=False, language="en")
+        steps.allow(2)
+        until(lambda: windows_kept(small, job) == 2)
+        kill(small)
+    steps.allow_all()
+    with small.start().connect() as client:
+        assert client.jobs.wait(job)["duration"] == pytest.approx(SECONDS)
+        assert client.jobs.show(attached)["status"] == "cancelled"
+        until(lambda: not list(uploads.rglob("*/*")))
+
+
+def test_a_file_that_has_changed_is_not_mixed_with_what_it_was(
+    small: RunningDaemon, steps: Steps, sound: Path
+) -> None:
+    with small.connect() as client:
+        job = client.submit(sound, detach=True, model=steps.model, vad=False, language="en")
+        steps.allow(2)
+        until(lambda: windows_kept(small, job) == 2)
+    kill(small)
+    write_silence(sound, 11.0)
+    steps.allow_all()
+    with small.start().connect() as client:
+        with pytest.raises(WhisperdError) as raised:
+            client.jobs.wait(job)
+        assert raised.value.code == "job.input_changed"
+        # Tried again, it begins anew.
+        assert client.jobs.retry(job)["status"] == "queued"
+        assert client.jobs.wait(job)["duration"] == pytest.approx(11.0)
+
+
+def test_retry_goes_on_from_where_the_job_was(small: RunningDaemon, steps: Steps, sound: Path) -> None:
+    with small.connect() as client:
+        job = client.submit(sound, model=steps.model, vad=False, language="en")
+        with pytest.raises(WhisperdError) as raised:
+            client.jobs.retry(job)
+        assert raised.value.code == "job.not_retryable"
+        steps.allow(3)
+        until(lambda: windows_kept(small, job) == 3)
+        client.jobs.cancel(job)
+        before = windows_computed(steps.model)
+        steps.allow_all()
+        assert client.jobs.retry(job)["detached"]
+        result = client.jobs.wait(job)
+    assert result["duration"] == pytest.approx(SECONDS)
+    assert windows_computed(steps.model) - before <= len(result["segments"]) - 3
+
+
+def test_another_model_begins_anew(small: RunningDaemon, steps: Steps, sound: Path) -> None:
+    with small.connect() as client:
+        job = client.submit(sound, detach=True, model=steps.model, vad=False, language="en")
+        steps.allow(3)
+        until(lambda: windows_kept(small, job) == 3)
+    kill(small)
+    (Path(steps.model) / "model.bin").write_text("{ }")
+    before = windows_computed(steps.model)
+    steps.allow_all()
+    with small.start().connect() as client:
+        result = client.jobs.wait(job)
+    assert windows_computed(steps.model) - before == len(result["segments"])
+
+
+def test_jobs_are_listed_by_what_they_are(daemon: RunningDaemon, toy: Toy, sound: Path) -> None:
+    model, other = toy(), toy("other")
+    with daemon.connect() as client:
+        done = client.submit(sound, model=model, vad=False)
+        client.jobs.wait(done)
+        failed = client.submit(sound, model=other, vad=False, clip="100-")
+        with pytest.raises(WhisperdError):
+            client.jobs.wait(failed)
+        created = client.jobs.show(failed)["created"]
+        assert [one["id"] for one in client.jobs.list("failed")] == [failed]
+        assert [one["id"] for one in client.jobs.list(runtime=model)] == [done]
+        assert failed in [one["id"] for one in client.jobs.list(since=created)]
+        assert client.jobs.list(since="2999-01-01T00:00:00Z") == []
+        with pytest.raises(WhisperdError) as raised:
+            client.jobs.list(since="yesterday")
+        assert raised.value.code == "rpc.invalid_params"
+    listed = daemon.ctl("jobs", "list", "--status", "completed", "--since", "1d", "--json").json
+    assert [one["id"] for one in listed] == [done]
+    assert daemon.ctl("jobs", "list", "--since", "never").status == 2
+    assert daemon.ctl("jobs", "clear", failed, "--json").json == {"cleared": 1, "purged": None}
+    assert daemon.ctl("jobs", "clear", "--older-than", "1h", "--json").json["cleared"] == 0
+    kill(daemon)
+    with daemon.start().connect() as client:
+        assert [one["id"] for one in client.jobs.list()] == [done]
+        assert client.jobs.result(done)["content"]
+
+
+def test_jobs_are_kept_for_as_long_as_the_settings_say(
+    make_daemon: MakeDaemon, toy: Toy, sound: Path
+) -> None:
+    daemon = make_daemon()
+    daemon.settings("[jobs]\nkeep_count = 2\n")
+    with daemon.start().connect() as client:
+        model = toy()
+        for _ in range(4):
+            client.transcribe(sound, model=model, vad=False)
+        assert len(client.jobs.list()) == 2
+    kill(daemon)
+    daemon.settings("[jobs]\nkeep_count = 1\n")
+    with daemon.start().connect() as client:
+        assert len(client.jobs.list()) == 1
+    kill(daemon)
+    daemon.settings("[jobs]\nkeep_days = 0.0000001\n")
+    with daemon.start().connect() as client:
+        assert client.jobs.list() == []
+
+
+def test_a_full_disk_refuses_what_has_to_be_kept(daemon: RunningDaemon, toy: Toy, sound: Path) -> None:
+    resource = pytest.importorskip("resource")
+    psutil = pytest.importorskip("psutil")
+    process = psutil.Process(daemon.pid)
+    if not hasattr(process, "rlimit"):
+        pytest.skip("this system sets no limits from outside")
+    model = toy()
+    with daemon.connect() as client:
+        client.transcribe(sound, model=model, vad=False)
+        soft_hard = process.rlimit(resource.RLIMIT_FSIZE)
+        process.rlimit(resource.RLIMIT_FSIZE, (1024, soft_hard[1]))
+        try:
+            with pytest.raises(WhisperdError) as raised:
+                client.submit(sound, detach=True, model=model, vad=False)
+            assert raised.value.code in ("disk.full", "store.unreadable")
+            assert client.transcribe(sound, model=model, vad=False, cache=False).text, "attached ones go on"
+        finally:
+            process.rlimit(resource.RLIMIT_FSIZE, soft_hard)
+        job = client.submit(sound, detach=True, model=model, vad=False)
+        assert client.jobs.wait(job)["text"]

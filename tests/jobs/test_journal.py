@@ -1,0 +1,362 @@
+"""The journal: whatever was finished when a daemon ended, the job that goes on says the same."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from job_fakes import FakeDecoders, FakeRuntime
+from whisperd.audio import DecodeParams, DecoderPool
+from whisperd.jobs.dispatcher import Dispatcher
+from whisperd.jobs.identity import FileStamp, Recipe, content_hash, content_key
+from whisperd.jobs.job import Job, JobInput, Transcript
+from whisperd.jobs.journal import (
+    FinishedWindow,
+    JobJournal,
+    decode_record,
+    decode_window,
+    encode_record,
+    encode_window,
+    job_of,
+    open_journal,
+    record_of,
+)
+from whisperd.jobs.options import JobOptions
+from whisperd.jobs.run import JobRun
+from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.events import Event, TranscriptionSegment
+from whisperd.runtimes.loaded import LoadedRuntime
+from whisperd.store import Database, open_database
+from whisperd.tasks import open_task_group
+from whisperd.worker.protocol import DecodeOptions, EngineSegment, WindowResult
+
+LENGTHS = [5.0, 6.0, 7.0, 5.5, 6.5]
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+segments = st.builds(
+    EngineSegment,
+    start=numbers,
+    end=numbers,
+    text=texts,
+    tokens=st.lists(st.integers(0, 60_000), max_size=3).map(tuple),
+    temperature=numbers,
+    avg_logprob=numbers,
+    compression_ratio=numbers,
+    no_speech_prob=numbers,
+)
+results = st.builds(
+    WindowResult,
+    language=texts,
+    language_probability=numbers,
+    segments=st.lists(segments, max_size=3).map(tuple),
+)
+stamps = st.builds(FileStamp, size_bytes=st.integers(0, 2**60), modified_ns=st.integers(0, 2**62))
+windows = st.builds(
+    FinishedWindow,
+    index=st.integers(0, 10**6),
+    start=numbers,
+    end=numbers,
+    channel=st.none() | st.integers(0, 7),
+    language=st.none() | texts,
+    elapsed_s=numbers,
+    result=results,
+)
+jobs = st.fixed_dictionaries(
+    {
+        "id": st.text("0123456789abcdef", min_size=1),
+        "path": st.binary(max_size=20).map(lambda data: data.decode(errors="surrogateescape")),
+        "input": st.builds(JobInput, path=st.none() | texts, upload=st.none() | texts),
+        "options": st.builds(
+            JobOptions,
+            language=texts,
+            prompt=st.none() | texts,
+            temperature=st.none() | st.lists(st.floats(0, 1), max_size=3).map(tuple),
+            clip=st.none() | texts,
+            cache=st.booleans(),
+        ),
+        "runtime": texts,
+        "runtime_id": st.none() | texts,
+        "model": texts,
+        "is_detached": st.booleans(),
+        "stamp": st.none() | stamps,
+        "content_hash": st.none() | texts,
+        "recipe": st.none() | texts,
+    }
+)
+
+
+@given(windows)
+def test_a_window_comes_back_as_it_was(window: FinishedWindow) -> None:
+    assert decode_window(encode_window(window)) == window
+
+
+@given(jobs, st.sampled_from(["completed", "failed", "cancelled"]), st.booleans())
+def test_a_job_comes_back_as_it_was(fields: dict[str, Any], status: Any, is_over: bool) -> None:
+    anyio.run(check_comes_back, fields, status, is_over)
+
+
+async def check_comes_back(fields: dict[str, Any], status: Any, is_over: bool) -> None:
+    job = Job(**fields)
+    if is_over:
+        job.status, job.ended = status, "2026-01-02T03:04:05.678Z"
+        job.error = WhisperdError("some.problem", "It broke.", "Mend it.", {"path": "/a"})
+        job.duration_s, job.elapsed_s = 3.0, 1.5
+    record = record_of(job)
+    again = job_of(decode_record(encode_record(record)))
+    assert record_of(again) == record
+    assert (again.path, again.over.is_set()) == (job.path, is_over)
+
+
+@pytest.mark.parametrize("damaged", ["", "{}", '{"id": 1}', "[]"])
+def test_a_damaged_record_is_told_from_a_job(damaged: str) -> None:
+    with pytest.raises(ValueError):
+        decode_record(damaged)
+
+
+# Going on
+
+
+class Run:
+    """A run of a job, which says what it published and finished."""
+
+    def __init__(self, language: str, batch_size: int, replicas: int) -> None:
+        self._options = JobOptions(language=language)
+        self._batch_size = batch_size
+        self._replicas = replicas
+        self.finished: list[FinishedWindow] = []
+        self.events: list[Event] = []
+        self.computed = 0
+
+    def segments(self) -> list[tuple[int, str]]:
+        return [(one.index, one.text) for one in self.events if isinstance(one, TranscriptionSegment)]
+
+    def go(self, finished: Sequence[FinishedWindow] = ()) -> Transcript:
+        return anyio.run(self._go, {one.index: one for one in finished})
+
+    async def _go(self, finished: dict[int, FinishedWindow]) -> Transcript:
+        runtime = FakeRuntime(batch_size=self._batch_size, replicas=self._replicas)
+        job = Job(id="a", path="/a", input=JobInput(path="/a"), options=self._options, runtime="toy")
+        async with open_task_group() as tasks:
+            dispatcher = Dispatcher(cast(LoadedRuntime, runtime))
+            tasks.start_soon(dispatcher.run)
+            run = JobRun(
+                job,
+                dispatcher,
+                self._options.decode_options(5),
+                self.events.append,
+                finished=finished,
+                on_finished=self.finished.extend,
+            )
+            decoders = cast(DecoderPool, FakeDecoders(LENGTHS))
+            transcript = await run.transcribe(decoders, DecodeParams(path="/a"))
+            tasks.cancel_scope.cancel()
+        self.computed = sum(len(lengths) for _, lengths in runtime.batches)
+        return transcript
+
+
+def what_was_said(transcript: Transcript) -> tuple[Any, ...]:
+    return (transcript.text, transcript.segments, transcript.language, transcript.duration)
+
+
+@given(st.data(), st.sampled_from(["en", "auto"]), st.integers(1, 4), st.integers(1, 3))
+def test_whatever_was_finished_the_joined_result_is_the_same(
+    data: st.DataObject, language: str, batch_size: int, replicas: int
+) -> None:
+    whole = Run(language, batch_size, replicas)
+    expected = whole.go()
+    assert sorted(one.index for one in whole.finished) == list(range(len(LENGTHS)))
+    # Windows end in any order, and are written down as they do: the daemon may die after any of them.
+    count = data.draw(st.integers(0, len(LENGTHS)))
+    kept = [decode_window(encode_window(one)) for one in whole.finished[:count]]
+    resumed = Run(language, batch_size, replicas)
+    assert what_was_said(resumed.go(kept)) == what_was_said(expected)
+    assert resumed.segments() == whole.segments()
+    assert resumed.computed == len(LENGTHS) - count, "what was finished is not computed again"
+    assert {one.index for one in resumed.finished}.isdisjoint(one.index for one in kept)
+
+
+def test_a_window_that_lies_elsewhere_is_computed_again() -> None:
+    whole = Run("en", 1, 1)
+    whole.go()
+    shifted = [
+        FinishedWindow(
+            index=one.index,
+            start=one.start + 0.5,
+            end=one.end,
+            channel=None,
+            language="en",
+            elapsed_s=1.0,
+            result=one.result,
+        )
+        for one in whole.finished
+    ]
+    again = Run("en", 1, 1)
+    again.go(shifted)
+    assert again.computed == len(LENGTHS)
+
+
+def test_the_time_that_was_spent_before_counts() -> None:
+    whole = Run("en", 1, 1)
+    whole.go()
+    kept = [FinishedWindow(**{**_fields(one), "elapsed_s": 100.0}) for one in whole.finished]
+    again = Run("en", 1, 1)
+    assert again.go(kept).elapsed >= 100.0
+
+
+def _fields(window: FinishedWindow) -> dict[str, Any]:
+    return {name: getattr(window, name) for name in window.__struct_fields__}
+
+
+# What a text is made of
+
+
+def test_each_part_of_a_recipe_counts() -> None:
+    fields: dict[str, Any] = {
+        "engine": "base cpu int8",
+        "decoder": "media 1",
+        "max_window_s": 26.0,
+        "vad": True,
+        "channels": "mix",
+        "clip": None,
+        "options": DecodeOptions(language="en"),
+    }
+    others = [
+        {"version": 2},
+        {"engine": "small cpu int8"},
+        {"decoder": "media 2"},
+        {"max_window_s": 20.0},
+        {"vad": False},
+        {"channels": "split"},
+        {"clip": "0-5"},
+        {"options": DecodeOptions(language="de")},
+        {"options": DecodeOptions(language="en", beam_size=1)},
+        {"options": DecodeOptions(language="en", prompt="Dear all,")},
+        {"options": DecodeOptions(language="en", hotwords="whisperd")},
+        {"options": DecodeOptions(language="en", task="translate")},
+        {"options": DecodeOptions(language="en", temperatures=(0.0,))},
+    ]
+    digests = [Recipe(**fields).digest, *(Recipe(**{**fields, **other}).digest for other in others)]
+    assert len(set(digests)) == len(digests)
+    assert Recipe(**fields).digest == Recipe(**fields).digest
+    assert content_key("a", "b") != content_key("b", "a")
+
+
+@pytest.mark.anyio
+async def test_the_hash_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"abc")
+    hashed = await content_hash(str(path))
+    assert hashed is not None
+    assert hashed[0] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert hashed[1].size_bytes == 3
+    with pytest.raises(WhisperdError) as raised:
+        await content_hash(str(tmp_path / "b"))
+    assert raised.value.code == "audio.not_found"
+
+
+# Writing
+
+
+def a_job(name: str = "a") -> Job:
+    return Job(
+        id=name, path="/a", input=JobInput(path="/a"), options=JobOptions(), runtime="toy", model="toy"
+    )
+
+
+def a_window(index: int) -> FinishedWindow:
+    result = WindowResult(language="en", language_probability=1.0, segments=())
+    return FinishedWindow(
+        index=index, start=0.0, end=1.0, channel=None, language="en", elapsed_s=0.1, result=result
+    )
+
+
+class CountedDatabase:
+    """Counts the transactions of a real one."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.count = 0
+
+    async def run(self, work: Any) -> Any:
+        self.count += 1
+        return await self._database.run(work)
+
+
+@pytest.mark.anyio
+async def test_what_comes_while_something_is_saved_is_saved_together(tmp_path: Path) -> None:
+    async with open_database(tmp_path / "a.sqlite3") as database:
+        counted = CountedDatabase(database)
+        async with open_journal(cast(Database, counted), "here") as journal:
+            tickets = [journal.put(record_of(a_job(str(number)))) for number in range(1000)]
+            tickets += [journal.add_windows("7", [a_window(number)]) for number in range(1000)]
+            for ticket in tickets:
+                await ticket.saved()
+            assert counted.count <= 3
+            assert len(await journal.load()) == 1000
+            assert len(await journal.windows("7")) == 1000
+            journal.forget(["7"])
+            await journal.flush()
+            assert await journal.windows("7") == {}, "they go with their job"
+            journal.add_windows("7", [a_window(0)])
+            await journal.flush()
+            assert await journal.windows("7") == {}, "what comes late brings nothing back"
+        async with open_journal(database, "elsewhere") as other:
+            assert await other.load() == [], "each daemon has its own"
+
+
+@pytest.mark.anyio
+async def test_what_cannot_be_saved_holds_up_nothing_else(tmp_path: Path) -> None:
+    def fail(_connection: sqlite3.Connection) -> None:
+        raise WhisperdError("disk.full", "There is no room.", "Make some.")
+
+    def mistake(_connection: sqlite3.Connection) -> None:
+        raise ZeroDivisionError
+
+    async with open_database(tmp_path / "a.sqlite3") as database, open_journal(database, "here") as journal:
+        before = journal.put(record_of(a_job("before")))
+        failing, wrong = journal.hand_over(fail), journal.hand_over(mistake)
+        after = journal.put(record_of(a_job("after")))
+        await before.saved()
+        await after.saved()
+        with pytest.raises(WhisperdError) as raised:
+            await failing.saved()
+        assert raised.value.code == "disk.full"
+        with pytest.raises(WhisperdError) as raised:
+            await wrong.saved()
+        assert raised.value.code == "job.not_saved"
+        assert [one.id for one in await journal.load()] == ["before", "after"]
+
+
+@pytest.mark.anyio
+async def test_all_is_saved_when_the_journal_is_closed(tmp_path: Path) -> None:
+    async with open_database(tmp_path / "a.sqlite3") as database:
+        with anyio.CancelScope() as scope:
+            async with open_journal(database, "here") as journal:
+                journal.put(record_of(a_job()))
+                scope.cancel()
+        assert [one.id for one in await JobJournal(database, "here").load()] == ["a"]
+
+
+@pytest.mark.anyio
+async def test_what_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+    async with open_database(tmp_path / "a.sqlite3") as database, open_journal(database, "here") as journal:
+        for name in ("a", "b"):
+            journal.put(record_of(a_job(name)))
+        journal.add_windows("b", [a_window(0), a_window(1)])
+        await journal.flush()
+
+        def damage(connection: sqlite3.Connection) -> None:
+            connection.execute("UPDATE jobs SET record = '{' WHERE id = 'a'")
+            connection.execute("UPDATE job_windows SET finished = x'00' WHERE place = 0")
+
+        await database.run(damage)
+        assert [one.id for one in await journal.load()] == ["b"]
+        assert list(await journal.windows("b")) == [1]

@@ -1,0 +1,86 @@
+"""What a person searches for: whatever is typed, the data base is asked a proper question."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisperd.jobs.search import SearchQuery, parse_query, searchable
+from whisperd.rpc.errors import WhisperdError
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("budget", '"budget"'),
+        ("budget meeting", '"budget" "meeting"'),
+        ('"next week" invoice*', '"next week" "invoice"*'),
+        ('"next we"*', '"next we"*'),
+        ("AND OR NOT NEAR(a)", '"AND" "OR" "NOT" "NEAR(a)"'),
+        ('it"s', '"it" "s"'),
+        ("- budget !", '"budget"'),
+        ("会議", '"会\u200b議"'),
+        ("text:budget", '"text:budget"'),
+    ],
+)
+def test_words(text: str, match: str) -> None:
+    assert parse_query(text) == SearchQuery(match)
+
+
+def test_filters() -> None:
+    query = parse_query(
+        'offer lang:German path:"my notes" after:2026-03-01T00:00:00Z before:2026-04-01T02:00:00+02:00'
+    )
+    assert query == SearchQuery(
+        '"offer"',
+        before="2026-04-01T00:00:00.000Z",
+        after="2026-03-01T00:00:00.000Z",
+        language="de",
+        path="my notes",
+    )
+    year, month, day = (parse_query(f"a after:{text}").after for text in ("2026", "2026-01", "2026-01-01"))
+    assert year == month == day
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   ",
+        '""',
+        "- !",
+        "lang:de",
+        "a lang:xx",
+        "a after:yesterday",
+        "a before:2026-13",
+        "a after:99999",
+    ],
+)
+def test_what_is_no_search(text: str) -> None:
+    with pytest.raises(WhisperdError) as raised:
+        parse_query(text)
+    assert raised.value.code == "search.invalid"
+
+
+@given(st.text(max_size=40), st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
+def test_whatever_is_typed_is_a_question_that_sqlite_understands(text: str, said: str) -> None:
+    try:
+        match = parse_query(text).match
+    except WhisperdError:
+        return
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("CREATE VIRTUAL TABLE texts USING fts5 (text)")
+        connection.execute("INSERT INTO texts VALUES (?)", (searchable(said),))
+        if not any("\ud800" <= one <= "\udfff" for one in match):
+            connection.execute("SELECT * FROM texts WHERE texts MATCH ?", (match,)).fetchall()
+
+
+@given(st.text(st.sampled_from("ab 会議は\n\x02é"), max_size=20))
+def test_a_text_stays_on_its_line(text: str) -> None:
+    line = searchable(text)
+    assert not {"\n", "\x02", "\x03"} & set(line)
+    assert line.replace("\u200b", "").split() == text.replace("\x02", " ").split()

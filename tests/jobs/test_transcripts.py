@@ -1,0 +1,174 @@
+"""The transcripts that are kept: found by what was said, and gone when they are to be."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from whisperd.jobs.job import Transcript
+from whisperd.jobs.search import parse_query
+from whisperd.jobs.stitch import Segment
+from whisperd.jobs.transcripts import KeptTranscript, TranscriptStore, insert_transcript
+from whisperd.store import Database, open_database
+
+pytestmark = pytest.mark.anyio
+
+
+class House:
+    """A store, and the data base around it."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.store = TranscriptStore(database)
+
+    async def keep(
+        self, *texts: str, path: str | None = "/talks/a.mp3", key: str | None = None, language: str = "en"
+    ) -> int:
+        segments = tuple(
+            Segment(id=index, seek=0, start=index * 10.0, end=index * 10.0 + 9.0, text=f" {text}")
+            for index, text in enumerate(texts)
+        )
+        transcript = Transcript(
+            task="transcribe",
+            language=language,
+            duration=10.0 * len(texts),
+            text=" ".join(texts),
+            segments=segments,
+            runtime="base",
+            elapsed=1.0,
+        )
+        kept = KeptTranscript(transcript=transcript, key=key, size_bytes=100, path=path)
+        return await self.database.run(lambda connection: insert_transcript(connection, kept))
+
+    async def search(self, query: str, limit: int = 50) -> list[tuple[str | None, list[float]]]:
+        """The paths, and where the places begin."""
+        found = await self.store.search(parse_query(query), limit)
+        return [(one.path, [hit.start for hit in one.hits]) for one in found]
+
+    def files_hold(self, text: str) -> bool:
+        """Whether the bytes of a text are in any file of the data base."""
+        folder = self.database.path.parent
+        return any(text.encode() in path.read_bytes() for path in folder.iterdir() if path.is_file())
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    async with open_database(tmp_path / "a.sqlite3") as database:
+        yield House(database)
+
+
+async def test_each_place_has_its_time_and_its_context(house: House) -> None:
+    await house.keep("Good morning.", "The budget is late.", "We wait.", "No budget, no work.")
+    (found,) = await house.store.search(parse_query("budget"), 50)
+    assert [(hit.start, hit.before, hit.text, hit.after) for hit in found.hits] == [
+        (10.0, "Good morning.", "The budget is late.", "We wait."),
+        (30.0, "We wait.", "No budget, no work.", ""),
+    ]
+    assert (found.path, found.language, found.duration) == ("/talks/a.mp3", "en", 40.0)
+
+
+@pytest.mark.parametrize(
+    ("query", "starts"),
+    [
+        ("BUDGET", [10.0]),
+        ("bud*", [10.0]),
+        ("bud", None),
+        ('"the budget"', [10.0]),
+        ('"budget the"', None),
+        ('"morning the budget"', [0.0]),  # over the end of a segment
+        ("budget morning", [0.0, 10.0]),
+        ("budget evening", None),
+        ("munchen", [20.0]),
+        ("München", [20.0]),
+        ("会議", [30.0]),
+        ("議会", None),
+        ("東京で", [30.0]),
+    ],
+)
+async def test_words_phrases_and_beginnings(house: House, query: str, starts: list[float] | None) -> None:
+    await house.keep("Good morning.", "The budget is late.", "Grüße aus München.", "会議は東京です東京で")
+    assert await house.search(query) == ([("/talks/a.mp3", starts)] if starts else [])
+
+
+async def test_filters(house: House) -> None:
+    await house.keep("One offer.", path="/talks/a.mp3")
+    await house.keep("Ein offer.", path="/Notes/b.wav", language="de")
+    await house.keep("No file, offer.", path=None)
+
+    async def paths(query: str) -> set[str | None]:
+        return {path for path, _ in await house.search(f"offer {query}")}
+
+    assert await paths("") == {"/talks/a.mp3", "/Notes/b.wav", None}
+    assert await paths("lang:de") == {"/Notes/b.wav"}
+    assert await paths("path:notes") == {"/Notes/b.wav"}
+    assert await paths("path:*.mp3") == {"/talks/a.mp3"}
+    assert await paths("path:/talks/*") == {"/talks/a.mp3"}
+    assert await paths("before:2020") == set()
+    assert await paths("after:2999") == set()
+    assert len(await paths("after:2020 before:2999")) == 3
+
+
+async def test_no_more_places_than_were_asked_for(house: House) -> None:
+    for _ in range(3):
+        await house.keep("an echo", "an echo", "silence", "an echo")
+    assert [starts for _, starts in await house.search("echo", limit=5)] == [[0.0, 10.0, 30.0], [0.0, 10.0]]
+
+
+async def test_one_is_found_by_what_it_was_made_of(house: House) -> None:
+    assert not await house.store.has_size(100)
+    await house.keep("First.", key="k")
+    assert await house.store.has_size(100) and not await house.store.has_size(101)
+    found = await house.store.find("k", "/moved/here.mp3")
+    assert found is not None and found[1].text == "First."
+    assert await house.search("first") == [("/moved/here.mp3", [0.0])], "where the audio was seen last"
+    assert await house.store.find("other", "/b") is None
+
+
+async def test_one_made_again_takes_the_place_of_the_old_one(house: House) -> None:
+    old = await house.keep("First.", key="k")
+
+    def refer(connection: object) -> None:
+        connection.execute(  # type: ignore[attr-defined]
+            "INSERT INTO jobs VALUES ('a', 'here', '2026', '2026', ?, '{}')", (old,)
+        )
+
+    await house.database.run(refer)
+    await house.keep("Second.", key="k")
+    assert await house.search("first") == []
+    assert len(await house.search("second")) == 1
+    of_job = await house.store.of_job("a")
+    assert of_job is not None and of_job.text == "Second."
+
+
+async def test_what_is_purged_is_in_no_file_any_more(house: House) -> None:
+    """Some of it went through the index, some into the log, some was moved from page to page."""
+    for number in range(200):
+        await house.keep(*(f"xylophone{number} {'filling' * 20}" for _ in range(5)), path=f"/{number}")
+    await house.keep("Marmalade stays.")
+    assert house.files_hold("xylophone") and house.files_hold("filling")
+
+    def age(connection: object) -> None:
+        connection.execute(  # type: ignore[attr-defined]
+            "UPDATE transcripts SET created = '2020-01-01T00:00:00.000Z' WHERE path != '/talks/a.mp3'"
+        )
+
+    await house.database.run(age)
+    assert await house.store.forget_before("2021-01-01T00:00:00.000Z") == 200
+    await house.database.erase()
+    assert not house.files_hold("xylophone") and not house.files_hold("filling")
+    assert not house.files_hold("xylo"), "nor in the index"
+    assert await house.search("marmalade") == [("/talks/a.mp3", [0.0])]
+    assert await house.store.forget_before(None) == 1
+    await house.database.erase()
+    assert not house.files_hold("armalade")
+
+
+async def test_erasing_waits_its_turn(house: House) -> None:
+    async with anyio.create_task_group() as tasks:
+        for number in range(20):
+            tasks.start_soon(house.keep, f"word{number}")
+            tasks.start_soon(house.database.erase)
+    assert len(await house.search("word*")) == 20
