@@ -20,6 +20,15 @@ def test_status(shared: RunningDaemon) -> None:
     assert shared.ctl("daemon", "status", "--json").json["pid"] == shared.pid
 
 
+def test_status_says_in_which_precision_a_runtime_is_loaded(
+    shared: RunningDaemon, toy: Callable[..., str], tone: str
+) -> None:
+    model = toy("precise")
+    assert shared.ctl("transcribe", "--model", model, "--no-vad", tone).status == 0
+    (row,) = [one for one in shared.ctl("daemon", "status").out.splitlines() if one.startswith(f"{model} ")]
+    assert row.split()[1:4] == ["loaded", "toy-cpu", "int8"]
+
+
 def test_status_says_why_a_runtime_failed(shared: RunningDaemon, toy: Callable[..., str], tone: str) -> None:
     model = toy("broken", load_error="bad weights")
     failed = shared.ctl("transcribe", "--model", model, tone)

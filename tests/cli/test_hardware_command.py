@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,7 +17,18 @@ from whisperd.plugins import Backend, Needs, Variant
 from whisperd.runtimes.computer import judge
 from whisperd_testing import RunningDaemon
 
-KEYS = {"system", "processor", "memory", "gpus", "cuda_libraries", "blas", "tools", "unknown", "variants"}
+KEYS = {
+    "system",
+    "processor",
+    "memory",
+    "gpus",
+    "cuda_libraries",
+    "blas",
+    "tools",
+    "unknown",
+    "variants",
+    "plugin_problems",
+}
 VARIANTS = (
     Variant("toy-cuda12", None, "cuda", 60, ("float16",), Needs(cuda=(12, 0))),
     Variant("toy-blas", None, "cpu", 40, ("int8",), Needs(blas=True, compiler=True)),
@@ -58,7 +71,7 @@ def test_a_container_on_a_desktop() -> None:
         "Processor  Intel(R) Core(TM) i7-8700 CPU @ 3.20GHz",
         "           6 physical, 12 logical cores, 2 usable (the scheduler allows 4, a",
         "           control group allows the time of 2)",
-        "           sse4_1 sse4_2 avx f16c fma avx2",
+        "           SSE4.1, SSE4.2, AVX, F16C, FMA, AVX2",
         "           (from /proc/cpuinfo)",
         "Memory     4.3 GB, 3.5 GB of it free",
     ]
@@ -76,6 +89,28 @@ def test_a_variant_that_cannot_be_used_has_its_reason_and_its_fix() -> None:
         "  it is found.",
         "toy-generic: usable",
     ]
+
+
+def test_the_features_of_one_family_stand_together() -> None:
+    answer = told(computer("docker_v1"))
+    answer["processor"]["features"] = ["avx", "avx512f", "avx512_vnni", "amx_tile", "amx_int8", "dotprod"]
+    assert "           AVX, AVX-512 (F, VNNI), AMX INT8, dot product" in page(answer, 80)
+
+
+def test_a_plugin_that_is_passed_over_is_told_of(
+    make_daemon: Callable[..., RunningDaemon], tmp_path: Path
+) -> None:
+    info = tmp_path / "broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[whisperd]\nbroken = no_such_module\n")
+    daemon = make_daemon(env={"PYTHONPATH": str(tmp_path)}).start()
+    (problem,) = daemon.ctl("hardware", "--json").json["plugin_problems"]
+    assert problem["code"] == "plugin.broken"
+    for command in (("hardware",), ("natives", "list")):
+        shown = " ".join(daemon.ctl(*command).out.split())
+        assert problem["message"] in shown
+        assert problem["fix"] in shown
 
 
 def test_gpus_and_libraries() -> None:

@@ -88,7 +88,11 @@ def test_bundles_that_are_not_installed(own: RunningDaemon) -> None:
     bundles = {bundle["name"]: bundle for bundle in own.ctl("natives", "list", "--json").json}
     assert {"media", "ctranslate2-cpu"} <= set(bundles)
     assert bundles["media"]["installed"] == []
-    assert "not installed" in own.ctl("natives", "list").out
+    assert bundles["whispercpp-generic"]["built_here"] and not bundles["media"]["built_here"]
+    shown = own.ctl("natives", "list").out
+    assert "not installed" in shown
+    (row,) = (line for line in shown.splitlines() if line.startswith("whispercpp-generic "))
+    assert row.endswith(" MB to download, then minutes of building")
     for verb in ("verify", "remove", "path"):
         done = own.ctl("natives", verb, "media", "--json")
         assert (done.status, done.json["error"]["code"]) == (4, "native.not_installed")

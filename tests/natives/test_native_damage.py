@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,11 @@ from index_server import IndexServer
 from store_checks import ignore, left_in_staging
 from wheel_maker import lock_wheels, make_wheel
 
-from whisperd.natives import Bundle, InstalledBundle, NativeStore
+from whisperd.natives import Bundle, InstalledBundle, NativeStore, manifest
 from whisperd.natives import install as install_module
 from whisperd.natives import store as store_module
 from whisperd.rpc.errors import WhisperdError
-from whisperd_testing import unprivileged
+from whisperd_testing import unprivileged, until
 
 pytestmark = pytest.mark.anyio
 
@@ -72,13 +74,16 @@ class TestDamagedBundle:
     async def installed(self, store: NativeStore, bundle: Bundle, index: IndexServer) -> InstalledBundle:
         return await store.install(bundle, ignore)
 
-    @pytest.fixture(params=["changed", "cut", "missing", "no manifest"])
+    @pytest.fixture(params=["changed", "changed in secret", "cut", "missing", "no manifest"])
     def damage(self, request: pytest.FixtureRequest, installed: InstalledBundle) -> str:
         library = installed.path / "engine/lib/native.bin"
         data = bytearray(library.read_bytes())
         if request.param == "changed":
             data[12345] ^= 1
             library.write_bytes(data)
+        elif request.param == "changed in secret":
+            data[12345] ^= 1
+            change_keeping_times(library, data)
         elif request.param == "cut":
             library.write_bytes(data[:-1])
             os.utime(library, (1, 1))
@@ -101,7 +106,8 @@ class TestDamagedBundle:
         with pytest.raises(WhisperdError) as caught:
             await NativeStore(root, offline=True).install(bundle, ignore)
         assert caught.value.code == "native.offline"
-        assert caught.value.fix
+        assert "damaged" in caught.value.message
+        assert str(installed.path) in caught.value.fix
 
     async def test_a_whole_one_is_used_as_it_is_also_after_a_copy(
         self, store: NativeStore, bundle: Bundle, installed: InstalledBundle, index: IndexServer
@@ -111,6 +117,99 @@ class TestDamagedBundle:
         index.downloads.clear()
         assert await store.install(bundle, ignore) == installed
         assert index.downloads == []
+
+    async def test_what_was_touched_is_read_once(
+        self,
+        root: Path,
+        bundle: Bundle,
+        installed: InstalledBundle,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        library = installed.path / "engine/lib/native.bin"
+        change_keeping_times(library, library.read_bytes())
+        read: list[Path] = []
+
+        def note(path: Path, sha256: Callable[[Path], str] = manifest.sha256) -> str:
+            read.append(path)
+            return sha256(path)
+
+        monkeypatch.setattr(manifest, "sha256", note)
+        for store in (NativeStore(root), NativeStore(root)):
+            until(lambda: time.time_ns() > library.stat().st_ctime_ns + 10**8, "the clock of the files")
+            assert await store.install(bundle, ignore) == installed
+        assert read == [library]
+
+
+def change_keeping_times(path: Path, data: bytes) -> None:
+    """Write a file so that its size and its times are as before; the system's note of the change is later."""
+    if os.name == "nt":
+        pytest.skip("Windows has no note of the last change that cannot be set")
+    before = path.stat()
+    sealed_ns = (path.parents[2] / ".whisperd.json").stat().st_mtime_ns
+    until(lambda: _written(path, data).st_ctime_ns > sealed_ns, "the clock of the files")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+
+
+def _written(path: Path, data: bytes) -> os.stat_result:
+    path.write_bytes(data)
+    return path.stat()
+
+
+class TestSharedFiles:
+    """Bundles that are made of the same wheels take the room of one."""
+
+    @pytest.fixture
+    async def both(
+        self, store: NativeStore, bundle: Bundle, index: IndexServer
+    ) -> tuple[InstalledBundle, InstalledBundle]:
+        if os.name == "nt":
+            pytest.skip("Windows shares nothing")
+        twin = dataclasses.replace(bundle, name="engine-generic")
+        return await store.install(bundle, ignore), await store.install(twin, ignore)
+
+    def library(self, installed: InstalledBundle) -> Path:
+        return installed.path / "engine/lib/native.bin"
+
+    async def test_large_files_stand_on_the_disk_once(
+        self, store: NativeStore, both: tuple[InstalledBundle, InstalledBundle]
+    ) -> None:
+        one, other = both
+        assert self.library(one).samefile(self.library(other))
+        assert not (one.path / "engine/core.py").samefile(other.path / "engine/core.py")
+        for installed in both:
+            assert await store.verify(installed) == await store.verify(installed, quickly=True) == ()
+
+    async def test_the_other_stays_when_one_is_removed(
+        self, store: NativeStore, both: tuple[InstalledBundle, InstalledBundle], root: Path
+    ) -> None:
+        one, other = both
+        await store.remove(one)
+        assert await store.list() == [other]
+        assert await store.verify(other) == ()
+        assert left_in_staging(root) == []
+
+    async def test_what_is_damaged_in_both_is_mended_in_each(
+        self, store: NativeStore, bundle: Bundle, both: tuple[InstalledBundle, InstalledBundle]
+    ) -> None:
+        one, other = both
+        data = bytearray(self.library(one).read_bytes())
+        data[12345] ^= 1
+        change_keeping_times(self.library(one), data)
+        assert await store.install(bundle, ignore) == one
+        assert await store.verify(one) == ()
+        assert [damage.problem for damage in await store.verify(other)] == ["changed"]
+        assert await store.install(dataclasses.replace(bundle, name=other.name), ignore) == other
+        assert await store.verify(other) == ()
+        assert self.library(one).samefile(self.library(other))
+
+    async def test_a_disk_without_links_is_no_obstacle(
+        self, store: NativeStore, bundle: Bundle, index: IndexServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(os, "link", fail_with(errno.EPERM))
+        for name in (bundle.name, "engine-generic"):
+            installed = await store.install(dataclasses.replace(bundle, name=name), ignore)
+            assert await store.verify(installed) == ()
 
 
 def fail_with(code: int) -> Callable[..., Any]:

@@ -301,9 +301,7 @@ class TestMend:
     ) -> None:
         installed = await store.install(bundle, ignore)
         (installed.path / "engine/core.py").write_bytes(b"ANSWER = 43\n")
-        os.utime(installed.path / "engine/core.py", (1, 1))
         (installed.path / "sitecustomize.py").write_text("print('hello')\n")
-        assert await store.install(bundle, ignore) == installed  # the daemon's way there reads no old file
         assert len(await store.verify(installed)) == 2
         assert await store.install(bundle, ignore, mend=True) == installed
         assert await store.verify(installed) == ()

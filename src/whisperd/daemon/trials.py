@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import wave
 from pathlib import Path
@@ -127,7 +128,7 @@ async def _smallest_model(service: Service) -> InstalledModel | None:
     names += [runtime.preset.model for runtime in service.runtimes.all()]
     found = [await service.models.find(name) for name in dict.fromkeys(names)]
     able = [one for one in found if one is not None and (one.languages is None or "en" in one.languages)]
-    return min(able, key=lambda one: one.size or 0, default=None)
+    return min(able, key=lambda one: math.inf if one.size is None else one.size, default=None)
 
 
 class _Only(NativeStore):

@@ -8,17 +8,38 @@ from whisperd import disk
 from whisperd.pip import Cause, PipFailure
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["build_failed", "disk_full", "from_os_error", "in_use", "install_failed", "offline", "pip_failed"]
+__all__ = [
+    "build_failed",
+    "damaged_offline",
+    "disk_full",
+    "from_os_error",
+    "in_use",
+    "install_failed",
+    "offline",
+    "pip_failed",
+]
 
 
 def offline(name: str, download_bytes: int) -> WhisperdError:
-    """A bundle is missing or damaged, and downloads are forbidden."""
+    """A bundle is missing, and downloads are forbidden."""
     return WhisperdError(
         "native.offline",
         f"The native bundle {name} has to be downloaded, and that is forbidden (WHISPERD_OFFLINE).",
         f"Unset WHISPERD_OFFLINE, run `whisperctl daemon restart` and `whisperctl natives install {name}`"
         f" ({disk.megabytes(download_bytes)}), or point WHISPERD_NATIVE_DIR at a folder that has it.",
         {"name": name, "download_bytes": download_bytes},
+    )
+
+
+def damaged_offline(name: str, folder: PurePath, download_bytes: int) -> WhisperdError:
+    """A file of a bundle is not as it was installed, and downloads are forbidden."""
+    return WhisperdError(
+        "native.offline",
+        f"The native bundle {name} is damaged, and mending it is a download, which is forbidden"
+        " (WHISPERD_OFFLINE).",
+        f"Copy {folder} anew from where it is whole; or unset WHISPERD_OFFLINE, run `whisperctl daemon"
+        f" restart` and `whisperctl natives install {name}` ({disk.megabytes(download_bytes)}).",
+        {"name": name, "path": str(folder), "download_bytes": download_bytes},
     )
 
 

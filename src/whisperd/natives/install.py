@@ -22,6 +22,7 @@ from whisperd.natives.errors import install_failed
 from whisperd.natives.lock import Selection, requirements
 from whisperd.natives.manifest import installed_distributions, write_manifest
 from whisperd.natives.pips import Pips
+from whisperd.natives.sharing import share_files
 from whisperd.progress import Meter, OnProgress
 
 __all__ = ["Installation"]
@@ -89,13 +90,14 @@ class Installation:
             await compiler.wait()
 
     def _seal(self, bundle: Path) -> None:
-        """Check what pip made, write the manifest, and see all of it safely on the disk."""
+        """Check what pip made, write the manifest, share files, and see all of it safely on the disk."""
         if wrong := self.selection.versions.keys() ^ installed_distributions(bundle):
             reason = f"pip did not install exactly what was asked for ({', '.join(sorted(wrong))})"
             raise install_failed(self.name, reason)
         if damage := write_manifest(bundle):
             reason = f"{damage[0].path} is not what its wheel says ({damage[0].problem})"
             raise install_failed(self.name, reason, [each.path for each in damage])
+        share_files(bundle, self._root.glob("[!.]*/[!.]*"))
         size_bytes = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
         write_description(bundle, self.name, self.selection, size_bytes)
         if hasattr(os, "sync"):  # of thousands of files, one flush of everything is faster than one of each

@@ -10,7 +10,9 @@ import base64
 import csv
 import hashlib
 import os
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -24,12 +26,16 @@ __all__ = [
     "compare",
     "compare_quickly",
     "installed_distributions",
+    "read_manifest",
+    "sha256",
     "write_manifest",
 ]
 
 MANIFEST = ".whisperd.sha256"
 DESCRIPTION = ".whisperd.json"
 """Written by `whisperd.natives.bundle`, and not in the manifest."""
+_CLOCK_STEP_NS = 20_000_000
+"""The times of files come from a clock that is read now and then, at least so often."""
 
 
 class Damage(msgspec.Struct, frozen=True):
@@ -73,32 +79,47 @@ def write_manifest(bundle: Path) -> tuple[Damage, ...]:
 def compare(bundle: Path) -> tuple[Damage, ...]:
     """Compare all files with the manifest: what is missing, changed or too many."""
     try:
-        expected = _read_manifest(bundle)
+        expected = read_manifest(bundle)
     except (OSError, UnicodeDecodeError):
         return (Damage(MANIFEST, "missing"),)
     return tuple(_differences(expected, dict(_hashes(bundle))))
 
 
-def compare_quickly(bundle: Path, size_bytes: int) -> tuple[Damage, ...]:
+def compare_quickly(bundle: Path, size_bytes: int, sealed: dict[Path, int]) -> tuple[Damage, ...]:
     """What can be seen without reading: files that are missing, and whether all have the size that they had.
 
-    A file that was written after the bundle was declared complete is read and compared. `compare` reads all.
+    A file that was touched since the bundle was **sealed** is read and compared: whatever time somebody gave
+    it, the system's own note of its last change tells (but on Windows, which has none). The seal is the time
+    of `DESCRIPTION`, and is renewed once all is well, so that a copied bundle is read once; for a folder that
+    cannot be written to, `sealed` remembers it. `compare` reads all.
     """
+    begun_ns = time.time_ns() - _CLOCK_STEP_NS
     try:
-        sealed_ns = (bundle / DESCRIPTION).stat().st_mtime_ns
-        expected = _read_manifest(bundle)
+        sealed_ns = max((bundle / DESCRIPTION).stat().st_mtime_ns, sealed.get(bundle, 0))
+        expected = read_manifest(bundle)
         found = {path: os.stat(f"{bundle}/{path}") for path in expected}  # noqa: PTH116 - of thousands
     except FileNotFoundError:
         return compare(bundle)
     sizes_bytes = sum(each.st_size for each in found.values()) + (bundle / MANIFEST).stat().st_size
     if sizes_bytes != size_bytes:
         return compare(bundle)
-    later = [path for path, each in found.items() if each.st_mtime_ns > sealed_ns]
-    hashes = {path: _sha256(bundle / path) for path in later}
-    return tuple(_differences({path: expected[path] for path in later}, hashes))
+    later = [path for path, each in found.items() if _changed_ns(each) > sealed_ns]
+    hashes = {path: sha256(bundle / path) for path in later}
+    damage = tuple(_differences({path: expected[path] for path in later}, hashes))
+    if later and not damage:
+        sealed[bundle] = begun_ns
+        with suppress(OSError):
+            os.utime(bundle / DESCRIPTION, ns=(begun_ns, begun_ns))
+    return damage
 
 
-def _read_manifest(bundle: Path) -> dict[str, str]:
+def _changed_ns(file: os.stat_result) -> int:
+    """When a file was changed last: by what it says of itself, and by what the system says of it."""
+    return max(file.st_mtime_ns, file.st_ctime_ns)
+
+
+def read_manifest(bundle: Path) -> dict[str, str]:
+    """The hash of each file of a bundle, by its path there. Raises `OSError`, `UnicodeDecodeError`."""
     text = (bundle / MANIFEST).read_text(encoding="utf-8")
     pairs = (line.partition("  ") for line in text.splitlines())
     return {path: checksum for checksum, _, path in pairs}
@@ -122,9 +143,10 @@ def _hashes(bundle: Path) -> Iterator[tuple[str, str]]:
     for path in bundle.rglob("*"):
         name = path.relative_to(bundle).as_posix()
         if not path.is_dir() and name not in (MANIFEST, DESCRIPTION):
-            yield name, _sha256(path)
+            yield name, sha256(path)
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The hash of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -22,6 +22,7 @@ from whisperd.natives import manifest
 from whisperd.natives.bundle import Bundle, InstalledBundle, read_installed
 from whisperd.natives.choice import Choice, Chosen, read_choice, write_choice
 from whisperd.natives.errors import (
+    damaged_offline,
     disk_full,
     from_os_error,
     in_use,
@@ -71,6 +72,7 @@ class NativeStore:
         self._root = root
         self._offline = offline
         self._free_bytes = free_bytes
+        self._sealed: dict[Path, int] = {}
 
     def find(self, bundle: Bundle) -> InstalledBundle | None:
         """The version that is to be used now, if it is installed. Cheap; writes nothing."""
@@ -165,7 +167,7 @@ class NativeStore:
         """
         if quickly:
             return await anyio.to_thread.run_sync(
-                manifest.compare_quickly, installed.path, installed.size_bytes
+                manifest.compare_quickly, installed.path, installed.size_bytes, self._sealed
             )
         return await anyio.to_thread.run_sync(manifest.compare, installed.path)
 
@@ -253,9 +255,11 @@ class NativeStore:
         if found := await self._sound(bundle, on_progress, mend):
             return found
         selection = bundle.select()
+        destination = self._path(bundle.name, selection)
+        if self._offline and self._installed(bundle) is not None:
+            raise damaged_offline(bundle.name, destination, selection.download_bytes)
         if self._offline:
             raise offline(bundle.name, selection.download_bytes)
-        destination = self._path(bundle.name, selection)
         key = _key(destination)
         async with self._os_errors(bundle.name), self._locked(key, on_progress, bundle.name):
             if found := await self._sound(bundle, on_progress, mend):
@@ -283,9 +287,7 @@ class NativeStore:
             return None
         if read_all:
             on_progress(Progress(name=bundle.name, detail="verifying"))
-            damage = await self.verify(found)
-        else:
-            damage = await anyio.to_thread.run_sync(manifest.compare_quickly, found.path, found.size_bytes)
+        damage = await self.verify(found, quickly=not read_all)
         if damage:
             log.warning("%s is damaged: %s", found.path, ", ".join(each.path for each in damage[:5]))
         return None if damage else found

@@ -60,7 +60,7 @@ def status(options: argparse.Namespace) -> None:
                     one["name"],
                     one["status"],
                     one["variant"],
-                    one["compute_type"],
+                    (one["loaded"] or one)["compute_type"],
                     size(one["memory"]),
                     one["leases"],
                 )

@@ -38,7 +38,12 @@ def run(options: argparse.Namespace) -> None:
 
 def page(found: Map, width: int) -> list[str]:
     """The lines that say what was found, at most so wide."""
-    return [*_facts(found, width), "", *_variants(found["variants"], width)]
+    return [
+        *_facts(found, width),
+        "",
+        *_variants(found["variants"], width),
+        *_plugin_problems(found["plugin_problems"], width),
+    ]
 
 
 def _facts(found: Map, width: int) -> Iterator[str]:
@@ -68,6 +73,12 @@ def _variants(variants: list[Map], width: int) -> Iterator[str]:
         yield from _wrapped("", one["fix"], width, indent=2)
 
 
+def _plugin_problems(problems: list[Map], width: int) -> Iterator[str]:
+    for one in problems:
+        yield from _wrapped("", one["message"], width, indent=0)
+        yield from _wrapped("", one["fix"], width, indent=2)
+
+
 def _system(system: Map) -> Iterator[str]:
     parts = [system["name"], system["arch"]]
     if system["libc"]:
@@ -86,8 +97,22 @@ def _processor(processor: Map) -> Iterator[str]:
     vendor, model = processor["vendor"], processor["model"]
     yield model if model and (not vendor or vendor in model) else " ".join(filter(None, (vendor, model)))
     yield _cores(processor["cores"])
-    yield " ".join(processor["features"]) or "none of the extensions that matter here"
+    yield _features(processor["features"]) or "none of the extensions that matter here"
     yield _from(processor)
+
+
+def _features(features: list[str]) -> str:
+    """As people call them, those of one family together: `SSE4.1, SSE4.2, AVX-512 (F, VNNI)`."""
+    from whisperd.hardware.facts import CPU_FEATURES
+
+    families: dict[str, list[str]] = {}
+    for feature in features:
+        family, _, part = CPU_FEATURES.get(feature, feature).partition(" ")
+        families.setdefault(family, []).extend([part] if part else [])
+    return ", ".join(
+        f"{family} ({', '.join(parts)})" if len(parts) > 1 else " ".join([family, *parts])
+        for family, parts in families.items()
+    )
 
 
 def _cores(cores: Map) -> str:

@@ -45,6 +45,7 @@ def _add_remove(parser: Parser) -> None:
 def list_(options: argparse.Namespace) -> None:
     with connect_as(options) as client:
         bundles = client.natives.list()
+        problems = client.daemon.status()["plugin_problems"]
     if options.json:
         print_json(bundles)
         return
@@ -56,7 +57,7 @@ def list_(options: argparse.Namespace) -> None:
                 "installed" if one["current"] else "not installed" if one["usable"] else "not usable",
                 one["current"],
                 ", ".join(version for version in one["installed"] if version != one["current"]) or None,
-                size(one["size"]) if one["current"] else f"{size(one['download_size'])} to download",
+                _size(one),
             )
             for one in bundles
         ],
@@ -64,6 +65,17 @@ def list_(options: argparse.Namespace) -> None:
     for one in bundles:
         if not one["usable"]:
             print(f"{one['name']}: {one['reason']}\n  {one['fix']}")
+    for problem in problems:
+        print(f"{printable(problem['message'])}\n  {printable(problem['fix'])}")
+
+
+def _size(bundle: dict[str, Any]) -> str | None:
+    if bundle["current"]:
+        return size(bundle["size"])
+    if bundle["download_size"] is None:
+        return None
+    building = ", then minutes of building" if bundle["built_here"] else ""
+    return f"{size(bundle['download_size'])} to download{building}"
 
 
 def install(options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from whisperd import paths
+from whisperd import paths, plugins
 from whisperd._version import __version__
 from whisperd.daemon.call import Call
 from whisperd.daemon.methods.session import PROTOCOL
@@ -45,6 +45,7 @@ async def status(call: Call, params: NoParams) -> dict[str, Any]:
         "audio_seconds": round(audio_s, 3),
         "speed": round(audio_s / elapsed_s, 2) if elapsed_s else None,
         "clients": len(service.connections),
+        "plugin_problems": [problem.to_wire() for problem in plugins.problems()],
         "stopping": service.stop_requested.is_set(),
     }
 

@@ -167,6 +167,7 @@ def _describe(
         "current": current.version if current else None,
         "previous": previous.select().version if previous else None,
         "priority": found[1].priority if found else None,
+        "built_here": bundle.build is not None,
         "download_size": download_bytes,
         "size": current.size_bytes if current else None,
     }
