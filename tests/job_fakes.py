@@ -9,6 +9,7 @@ import anyio
 
 from whisperd.audio import Decoded, DecodeParams, DecoderEvent, Opened, WindowAudio
 from whisperd.rpc.errors import WhisperdError
+from whisperd.worker.process import Unwanted
 from whisperd.worker.protocol import (
     SAMPLE_RATE,
     BatchParams,
@@ -60,7 +61,9 @@ class FakeRuntime:
         self.errors: dict[float, Exception] = {}
         """What a batch with a window of this length raises."""
 
-    async def transcribe(self, batch: BatchParams, *, is_retry: bool = False) -> list[WindowResult]:
+    async def transcribe(
+        self, batch: BatchParams, unwanted: Unwanted | None = None, *, is_retry: bool = False
+    ) -> list[WindowResult]:
         lengths = [window.duration_s for window in batch.windows]
         self.batches.append((batch.options.language, lengths))
         await self.may_compute.wait()

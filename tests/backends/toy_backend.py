@@ -25,10 +25,12 @@ behaves; `whisperd_testing.py` in `tests/` makes such folders. What it may say:
     odd_answer           it answers "too_few" results, something that is "no_result", or "not_utf8"
     segments, characters how many segments a window has, and how long the text of each is
     says                 what each segment says
+    cancels              it leaves out windows that nobody wants any more, also while it waits
 
 Files in the folder do the same while it runs: `hold` (batches wait until it is deleted), `crash`, and the
 folder `permits`: each batch takes a file out of it, or waits until there is one, or one called `all`.
-It writes down what it did: `loads.jsonl`, `batches.jsonl`. A lock file that the environment variable
+It writes down what it did: `loads.jsonl`, `batches.jsonl`, `unwanted` once it was told that something is.
+A lock file that the environment variable
 `TOY_LOCK` names gives it a native bundle. `TOY_VARIANTS` names a JSON file with a list of other variants:
 `name`, `priority`, `device`, `lock` (a file), `cuda` (what it needs), `environment`, `build`. In a worker's
 environment, `TOY_LOAD_ERROR` is what loading fails with, `TOY_LOAD_SIGNAL` the signal that ends it, and
@@ -55,10 +57,12 @@ import msgspec
 from whisperd.plugins import Backend, Needs, Variant, hookimpl
 from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.protocol import (
+    UNWANTED,
     DecodeOptions,
     EngineInfo,
     EngineSegment,
     EngineWindow,
+    IsWanted,
     LoadParams,
     WindowResult,
 )
@@ -188,17 +192,28 @@ class ToyEngine:
             languages=("en", "de", "fr") if behaviour.get("multilingual", True) else ("en",),
             compute_type="int8",
             library="toy 1.0",
+            cancels=behaviour.get("cancels", False),
         )
 
-    def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
+    def transcribe(
+        self,
+        windows: Sequence[EngineWindow],
+        options: DecodeOptions,
+        is_wanted: IsWanted = lambda _: True,
+    ) -> list[WindowResult]:
         durations = [round(window.duration_s, 2) for window in windows]
         note(self._folder / "batches.jsonl", durations=durations, language=options.language)
         while (self._folder / "hold").exists():  # a test lets go by deleting it
+            wanted = [is_wanted(window) for window in windows]
+            if not all(wanted):
+                (self._folder / "unwanted").touch()
+            if not any(wanted):
+                return [UNWANTED] * len(windows)
             time.sleep(0.005)
         self._wait_for_permit()
         time.sleep(self._behaviour.get("window_s", 0) * len(windows))
         self._misbehave(durations)
-        results = [self._result(window, options) for window in windows]
+        results = [self._result(window, options) if is_wanted(window) else UNWANTED for window in windows]
         match self._behaviour.get("odd_answer"):
             case "too_few":
                 return results[1:]

@@ -28,10 +28,12 @@ from whisperd.plugins import Backend, Variant
 from whisperd.rpc.errors import WhisperdError
 from whisperd.speech import Sample, samples
 from whisperd.worker.protocol import (
+    UNWANTED,
     DecodeOptions,
     EngineInfo,
     EngineSegment,
     EngineWindow,
+    IsWanted,
     LoadParams,
     WindowResult,
 )
@@ -220,6 +222,23 @@ class ForgetsInBatches(Parrot):
         if len(windows) > 2:
             results[-1] = msgspec.structs.replace(results[-1], segments=())
         return results
+
+
+class DropsTheWholeBatch(Parrot):
+    def __init__(self, params: LoadParams) -> None:
+        super().__init__(params)
+        self.info = msgspec.structs.replace(self.info, cancels=True)
+
+    def transcribe(
+        self,
+        windows: Sequence[EngineWindow],
+        options: DecodeOptions,
+        is_wanted: IsWanted = lambda _: True,
+    ) -> list[WindowResult]:
+        if len(windows) > 1:
+            time.sleep(0.2)  # so that it has heard what is not wanted
+        results = super().transcribe(windows, options)
+        return results if all(map(is_wanted, windows)) else [UNWANTED] * len(windows)
 
 
 class SortsByLength(Parrot):

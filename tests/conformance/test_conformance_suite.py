@@ -74,6 +74,7 @@ SPOILT = {
     "silence-and-noise": ["Talkative"],
     "long-windows": ["StopsListening"],
     "repeatable": ["Counts"],
+    "unwanted": ["DropsTheWholeBatch"],
     "temperatures": ["OtherTemperature", "NeverGivesUp"],
     "beams": ["LostInBeams", "TooManyBeams"],
     "prompts": ["SaysThePrompt"],

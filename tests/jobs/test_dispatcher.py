@@ -122,6 +122,53 @@ async def test_a_window_at_which_the_engine_hangs_harms_nobody_else(toy: Callabl
     assert "no answer in 3 s" in outcomes.errors["b"].message
 
 
+async def test_a_removed_job_frees_its_place_while_it_is_computed(toy: Callable[..., str]) -> None:
+    model = toy(cancels=True)
+    hold = Path(model) / "hold"
+    hold.touch()
+    async with running_runtime(model) as runtime, dispatching(runtime) as dispatcher:
+        outcomes = Outcomes(dispatcher)
+        async with open_task_group() as tasks:
+            dispatcher.add_job("a", "normal")
+            tasks.start_soon(outcomes.send, "a", 30.0)
+            await until(lambda: batches(model))
+            dispatcher.remove_job("a")
+            await until(lambda: dispatcher.has_room)
+            assert hold.exists() and outcomes.texts == {}, "what was given up is nobody's result"
+            dispatcher.add_job("b", "normal")
+            tasks.start_soon(outcomes.send, "b", 1.0)
+            await until(lambda: len(batches(model)) == 2)
+            hold.unlink()
+            await until(lambda: "b" in outcomes.texts)
+            tasks.cancel_scope.cancel()
+    assert len(loads(model)) == 1
+
+
+async def test_who_shares_a_batch_with_a_removed_job_has_its_result(toy: Callable[..., str]) -> None:
+    model = toy(cancels=True)
+    hold = Path(model) / "hold"
+    async with running_runtime(model) as runtime, dispatching(runtime) as dispatcher:
+        outcomes = Outcomes(dispatcher)
+        hold.touch()
+        async with open_task_group() as tasks:
+            for job in ("first", "a", "b"):
+                dispatcher.add_job(job, "normal")
+            tasks.start_soon(outcomes.send, "first", 30.0)
+            await until(lambda: batches(model))
+            tasks.start_soon(outcomes.send, "a", 1.0)
+            tasks.start_soon(outcomes.send, "b", 1.1)
+            await anyio.wait_all_tasks_blocked()
+            dispatcher.remove_job("first")
+            await until(lambda: len(batches(model)) == 2)
+            (Path(model) / "unwanted").unlink()
+            dispatcher.remove_job("a")
+            await until((Path(model) / "unwanted").exists)
+            hold.unlink()
+            await until(lambda: outcomes.texts)
+            tasks.cancel_scope.cancel()
+    assert outcomes.texts == {"b": " transcribe 1.10 s"}
+
+
 async def test_a_mistake_fails_its_batch_and_the_next_one_is_computed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -21,6 +21,7 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, TranscriptionPartial, TranscriptionSegment
 from whisperd.runtimes.loaded import LoadedRuntime
 from whisperd.tasks import open_task_group
+from whisperd.worker.process import Unwanted
 from whisperd.worker.protocol import SAMPLE_RATE, BatchParams, EngineSegment, WindowResult
 from whisperd_testing import LIMIT_S
 
@@ -74,12 +75,14 @@ class Talkative(FakeRuntime):
         self.language = "de"
         self.asked: list[tuple[str | None, int, tuple[float, ...], float]] = []
 
-    async def transcribe(self, batch: BatchParams, *, is_retry: bool = False) -> list[WindowResult]:
+    async def transcribe(
+        self, batch: BatchParams, unwanted: Unwanted | None = None, *, is_retry: bool = False
+    ) -> list[WindowResult]:
         options = batch.options
         for window in batch.windows:
             asked = (options.language, options.beam_size, options.temperatures, window.duration_s)
             self.asked.append(asked)
-        results = await super().transcribe(batch, is_retry=is_retry)
+        results = await super().transcribe(batch, unwanted, is_retry=is_retry)
         return [
             self._result(window.duration_s, result)
             for window, result in zip(batch.windows, results, strict=True)

@@ -181,6 +181,42 @@ def test_the_text_is_that_of_whisper_cpp_itself(
     assert "".join(segment.text for segment in result.segments).strip() == reference.strip()
 
 
+GIVING_UP = """
+import json, sys
+from pathlib import Path
+from whisperd.isolation import enter_bundle
+bundle, model, sound = sys.argv[1:]
+enter_bundle(Path(bundle), "whisperd_whispercpp")
+from whisperd.worker.protocol import UNWANTED, DecodeOptions, EngineWindow, LoadParams
+from whisperd_whispercpp.engine import load
+engine = load(LoadParams(model_path=model, compute_type="int8"))
+pcm = Path(sound).read_bytes()
+windows, options = [EngineWindow(pcm=pcm, group=group) for group in (0, 1)], DecodeOptions(language="en")
+expected = engine.transcribe(windows, options)
+told = []
+for patience in (0, 1, 2, 5):
+    asked = 0
+    def is_wanted(window):
+        global asked
+        asked += window.group == 0
+        return window.group == 1 or asked <= patience
+    first, second = engine.transcribe(windows, options, is_wanted)
+    told.append([asked, first is UNWANTED, second == expected[1]])
+print(json.dumps(told))
+"""
+
+
+def test_a_window_that_nobody_wants_ends_in_its_midst_and_the_next_is_as_ever(
+    tmp_path: Path, loaded: tuple[Path, LoadParams]
+) -> None:
+    bundle, params = loaded
+    sound = tmp_path / "sound"
+    sound.write_bytes(samples("austen-0870.wav"))
+    told = run_python(GIVING_UP, str(bundle), params.model_path, str(sound), env=os.environ)
+    # Before the window, after the encoder, after the first tokens; and once more, to know why it ended.
+    assert json.loads(told) == [[1, True, True], *([asked, True, True] for asked in (3, 4, 7))]
+
+
 @pytest.mark.parametrize(
     ("options", "code"),
     [({"language": "de"}, "language.not_in_model"), ({"task": "translate"}, "task.not_in_model")],

@@ -16,10 +16,10 @@ import anyio
 import psutil
 import pytest
 
-from toy_runtime import BACKENDS, ENGINE, batch, descendants, until
+from toy_runtime import BACKENDS, ENGINE, batch, descendants, until, window
 from whisperd.rpc.errors import WhisperdError
-from whisperd.worker.process import Patience, Worker, WorkerDied, open_worker
-from whisperd.worker.protocol import LoadParams
+from whisperd.worker.process import Patience, Unwanted, Worker, WorkerDied, open_worker
+from whisperd.worker.protocol import BatchParams, DecodeOptions, LoadParams, WindowResult
 from whisperd_testing import LIMIT_S, batches, loads
 
 pytestmark = pytest.mark.anyio
@@ -58,6 +58,65 @@ async def test_batches_are_computed_at_the_same_time(toy: Callable[..., str]) ->
         tasks.start_soon(worker.transcribe, batch(2.0))
         await until(lambda: len(batches(model)) == 2)
         hold.unlink()
+
+
+def batch_of_groups(count: int) -> BatchParams:
+    windows = tuple(window(1.0 + group, group) for group in range(count))
+    return BatchParams(windows=windows, options=DecodeOptions(language="en"))
+
+
+async def test_a_batch_that_nobody_wants_ends_and_the_worker_lives(toy: Callable[..., str]) -> None:
+    model = toy(cancels=True)
+    hold, unwanted = Path(model) / "hold", Unwanted()
+    hold.touch()
+    async with worker_for(model) as worker:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(worker.transcribe, batch_of_groups(2), unwanted)
+            await until(lambda: batches(model))
+            unwanted.add([0])
+            unwanted.add([1])
+        assert hold.exists()
+        hold.unlink()
+        assert [one.segments[0].text for one in await worker.transcribe(batch(1.0))] == [" transcribe 1.00 s"]
+    assert len(loads(model)) == 1
+
+
+@pytest.mark.parametrize("cancels", [True, False])
+async def test_what_is_wanted_of_a_batch_is_computed(toy: Callable[..., str], cancels: bool) -> None:
+    model = toy(cancels=cancels)
+    hold, unwanted = Path(model) / "hold", Unwanted()
+    hold.touch()
+    results: list[WindowResult] = []
+    async with worker_for(model) as worker, anyio.create_task_group() as tasks:
+
+        async def transcribe() -> None:
+            results.extend(await worker.transcribe(batch_of_groups(3), unwanted))
+
+        tasks.start_soon(transcribe)
+        await until(lambda: batches(model))
+        unwanted.add([0, 2])
+        if cancels:
+            await until((Path(model) / "unwanted").exists)
+        hold.unlink()
+    assert len(results) == 3
+    assert results[1].segments[0].text == " transcribe 2.00 s"
+    assert [bool(one.segments) for one in results] == ([False, True, False] if cancels else [True] * 3)
+
+
+async def test_a_death_under_a_batch_that_nobody_wants(toy: Callable[..., str]) -> None:
+    model = toy(cancels=True)
+    (Path(model) / "hold").touch()
+    unwanted = Unwanted()
+    async with worker_for(model) as worker, anyio.create_task_group() as tasks:
+
+        async def transcribe() -> None:
+            with pytest.raises(WorkerDied):
+                await worker.transcribe(batch_of_groups(2), unwanted)
+
+        tasks.start_soon(transcribe)
+        await until(lambda: batches(model))
+        psutil.Process(worker.pid).kill()
+        unwanted.add([0])
 
 
 async def test_an_engine_may_refuse_a_batch(toy: Callable[..., str]) -> None:

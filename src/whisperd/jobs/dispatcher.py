@@ -15,7 +15,7 @@ from whisperd.jobs.scheduler import Batch, Parcel, Priority, WindowScheduler
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.loaded import LoadedRuntime, died_error
 from whisperd.tasks import open_task_group
-from whisperd.worker.process import WorkerDied
+from whisperd.worker.process import Unwanted, WorkerDied
 from whisperd.worker.protocol import BatchParams, WindowResult
 
 __all__ = ["Dispatcher"]
@@ -45,6 +45,8 @@ class Dispatcher:
         self._clock = clock
         self._scheduler = WindowScheduler(batch_size=runtime.batch_size, replicas=runtime.replicas)
         self._waiters: dict[tuple[str, tuple[int, ...]], _Waiter] = {}
+        self._unwanted: dict[int, Unwanted] = {}
+        """For each running batch, what nobody waits for any more."""
         self._changed = anyio.Event()
         self._failure: WhisperdError | None = None
 
@@ -53,8 +55,9 @@ class Dispatcher:
         self._scheduler.add_job(job, priority)
 
     def remove_job(self, job: str) -> None:
-        """The job is over; its waiting windows are forgotten."""
-        self._scheduler.remove_job(job)
+        """The job is over; its waiting windows are forgotten, and those that are being computed given up."""
+        for batch, groups in self._scheduler.remove_job(job).items():
+            self._unwanted[batch].add(groups)
         self._wake()
 
     async def transcribe(self, parcel: Parcel) -> list[WindowResult]:
@@ -108,13 +111,15 @@ class Dispatcher:
         while True:
             changed = self._changed
             while (batch := self._scheduler.next_batch(self._clock())) is not None:
+                self._unwanted[batch.id] = Unwanted()
                 tasks.start_soon(self._compute, batch)
             await changed.wait()
 
     async def _compute(self, batch: Batch) -> None:
+        unwanted = self._unwanted[batch.id]
         try:
             params = BatchParams(windows=batch.windows, options=batch.options)
-            results = await self.runtime.transcribe(params, is_retry=batch.is_retry)
+            results = await self.runtime.transcribe(params, unwanted, is_retry=batch.is_retry)
         except WorkerDied as death:
             for parcel in self._scheduler.worker_died(batch):
                 self._answer(parcel, error=died_error(self.runtime.name, death))
@@ -129,9 +134,12 @@ class Dispatcher:
         else:
             self._scheduler.done(batch)
             remaining = iter(results)
-            for parcel in batch.parcels:
-                self._answer(parcel, results=list(islice(remaining, len(parcel.windows))))
+            for group, parcel in enumerate(batch.parcels):
+                own = list(islice(remaining, len(parcel.windows)))
+                if group not in unwanted.groups:
+                    self._answer(parcel, results=own)
         finally:
+            del self._unwanted[batch.id]
             self._wake()
 
     def _answer(

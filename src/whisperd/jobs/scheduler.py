@@ -75,6 +75,10 @@ class Batch:
             for window in parcel.windows
         )
 
+    def groups_of(self, job: str) -> tuple[int, ...]:
+        """The groups that are windows of a job."""
+        return tuple(group for group, parcel in enumerate(self.parcels) if parcel.job == job)
+
     @property
     def options(self) -> DecodeOptions:
         """The options that all its windows share."""
@@ -149,11 +153,16 @@ class WindowScheduler:
         """Windows of a known job wait from now on. More than a batch holds make a batch by themselves."""
         self._jobs[parcel.job].put(parcel, now_s)
 
-    def remove_job(self, job: str) -> None:
-        """Forget a job and its waiting windows. What is being computed ends by itself."""
+    def remove_job(self, job: str) -> dict[int, tuple[int, ...]]:
+        """Forget a job and its waiting windows.
+
+        Returns what is being computed of it: the groups of each running batch, by the batch's id.
+        """
         if gone := self._jobs.pop(job, None):
             gone.of.ready.pop(job, None)
             self._retries = deque(parcel for parcel in self._retries if parcel.job != job)
+        running = {number: batch.groups_of(job) for number, batch in self._running.items()}
+        return {number: groups for number, groups in running.items() if groups}
 
     def next_batch(self, now_s: float) -> Batch | None:
         """What to compute next; None while there is nothing, or no replica is free."""

@@ -12,7 +12,7 @@ import psutil
 from whisperd.hardware import usable_cores
 from whisperd.plugins import Backend
 from whisperd.rpc.errors import WhisperdError
-from whisperd.worker.process import Patience, Worker, WorkerDied, open_worker
+from whisperd.worker.process import Patience, Unwanted, Worker, WorkerDied, open_worker
 from whisperd.worker.protocol import BatchParams, EngineInfo, LoadParams, WindowResult
 
 __all__ = ["LoadedRuntime", "died_error", "usable_cores"]
@@ -60,8 +60,10 @@ class LoadedRuntime:
         self._deaths_in_a_row = 0
         self._failure: WhisperdError | None = None
 
-    async def transcribe(self, batch: BatchParams, *, is_retry: bool = False) -> list[WindowResult]:
-        """Compute a batch, on a new worker if the last one died.
+    async def transcribe(
+        self, batch: BatchParams, unwanted: Unwanted | None = None, *, is_retry: bool = False
+    ) -> list[WindowResult]:
+        """Compute a batch, on a new worker if the last one died. See `Worker.transcribe`.
 
         A retry is computed with nothing beside it: if the worker dies, it is to blame.
         Raises `WorkerDied` if the worker dies under it, `WhisperdError` if no worker can be had.
@@ -69,7 +71,7 @@ class LoadedRuntime:
         worker = await self._living_worker()
         self._retrying = worker if is_retry else None
         try:
-            results = await worker.transcribe(batch)
+            results = await worker.transcribe(batch, unwanted)
         except WhisperdError:
             self._retrying = None
             raise

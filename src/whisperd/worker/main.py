@@ -1,14 +1,17 @@
 """The worker process: `python -m whisperd.worker.main MODULE:FUNCTION [BUNDLE]`.
 
-Puts the native bundle first on its path, sees nothing beside it, then answers two requests: `load`, once, and
-`transcribe`, from as many threads at once as the engine has replicas.
+Puts the native bundle first on its path, sees nothing beside it, then answers three requests: `load`, once;
+`transcribe`, from as many threads at once as the engine has replicas; and `cancel`, which says of windows in
+a batch that nobody wants them any more.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+from collections import defaultdict
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
@@ -17,7 +20,16 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import decode_params
 from whisperd.rpc.stdio import Stdio
 from whisperd.worker.faults import explain, words_of
-from whisperd.worker.protocol import BatchParams, Engine, EngineInfo, LoadEngine, LoadParams, WindowResult
+from whisperd.worker.protocol import (
+    BatchParams,
+    CancellableEngine,
+    CancelParams,
+    Engine,
+    EngineInfo,
+    LoadEngine,
+    LoadParams,
+    WindowResult,
+)
 
 __all__ = ["main"]
 
@@ -31,6 +43,8 @@ class _Service:
         self._engine_name = engine_name
         self._engine: Engine | None = None
         self._params: LoadParams
+        self._unwanted: defaultdict[int, set[int]] = defaultdict(set)
+        """The groups that nobody wants any more, by batch."""
 
     def load(self, raw: msgspec.Raw) -> EngineInfo:
         self._params = params = decode_params(raw, LoadParams)
@@ -56,16 +70,29 @@ class _Service:
         return self._engine.info
 
     def transcribe(self, raw: msgspec.Raw) -> list[WindowResult]:
-        assert self._engine is not None, "transcribe before load"
         batch = decode_params(raw, BatchParams)
         try:
-            return self._engine.transcribe(batch.windows, batch.options)
+            return self._compute(batch)
         except WhisperdError:
             raise
         except Exception as error:
             if fault := explain(words_of(error), self._params):
                 raise fault from error
             raise
+        finally:
+            self._unwanted.pop(batch.id, None)
+
+    def cancel(self, raw: msgspec.Raw) -> None:
+        params = decode_params(raw, CancelParams)
+        self._unwanted[params.id].update(params.groups)
+
+    def _compute(self, batch: BatchParams) -> list[WindowResult]:
+        assert self._engine is not None, "transcribe before load"
+        if not self._engine.info.cancels:
+            return self._engine.transcribe(batch.windows, batch.options)
+        unwanted = self._unwanted[batch.id]
+        engine = cast(CancellableEngine, self._engine)
+        return engine.transcribe(batch.windows, batch.options, lambda window: window.group not in unwanted)
 
 
 def _mend_library(params: LoadParams) -> str:
@@ -93,7 +120,8 @@ def main() -> None:
     for bundle in bundles:
         enter_bundle(Path(bundle), engine_name.partition(":")[0].partition(".")[0])
     service = _Service(engine_name)
-    stdio.serve({"load": service.load, "transcribe": service.transcribe}, concurrency=MAX_REPLICAS)
+    handlers = {"load": service.load, "transcribe": service.transcribe, "cancel": service.cancel}
+    stdio.serve(handlers, concurrency=MAX_REPLICAS + 1)
 
 
 if __name__ == "__main__":

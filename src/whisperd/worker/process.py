@@ -5,9 +5,10 @@ from __future__ import annotations
 import codecs
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -25,9 +26,9 @@ from whisperd.rpc.peer import Peer, PeerClosed, open_peer
 from whisperd.tasks import open_task_group
 from whisperd.worker.faults import explain_death, killed_for_memory
 from whisperd.worker.oom import count_kills
-from whisperd.worker.protocol import BatchParams, EngineInfo, LoadParams, WindowResult
+from whisperd.worker.protocol import BatchParams, CancelParams, EngineInfo, LoadParams, WindowResult
 
-__all__ = ["Patience", "Worker", "WorkerDied", "open_worker"]
+__all__ = ["Patience", "Unwanted", "Worker", "WorkerDied", "open_worker"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -58,6 +59,20 @@ class Patience:
         return self.batch_s + self.batch_per_audio_s * sum(window.duration_s for window in batch.windows)
 
 
+class Unwanted:
+    """The groups of a batch whose results nobody wants any more; it may grow while they are computed."""
+
+    def __init__(self) -> None:
+        self.groups: set[int] = set()
+        self.changed = anyio.Event()
+
+    def add(self, groups: Iterable[int]) -> None:
+        """Nobody wants these any more."""
+        self.groups.update(groups)
+        self.changed.set()
+        self.changed = anyio.Event()
+
+
 class WorkerDied(Exception):
     """The worker process ended, or was stuck and killed; `how` says how, such as `signal SIGSEGV`.
 
@@ -83,6 +98,7 @@ class Worker:
         self._params = params
         self._patience = patience
         self._killed_because: str | None = None
+        self._batch_ids = count()
         self._kills_before = count_kills()
         """By the out-of-memory killer, when this was last known to be alive."""
         self.info: EngineInfo
@@ -97,17 +113,32 @@ class Worker:
         """Set as soon as the process is gone."""
         return self._peer.closed
 
-    async def transcribe(self, batch: BatchParams) -> list[WindowResult]:
-        """Compute a batch.
+    async def transcribe(self, batch: BatchParams, unwanted: Unwanted | None = None) -> list[WindowResult]:
+        """Compute a batch. What is `unwanted` is left out where the engine can; what is answered for it means
+        nothing.
 
         Raises `WhisperdError` if the engine refuses it or answers nonsense (`worker.bad_answer`),
         `WorkerDied` if the process ends under it, or is killed because it takes far too long.
         """
-        async with self._killed_after(self._patience.for_batch(batch)):
+        batch = msgspec.structs.replace(batch, id=next(self._batch_ids))
+        async with self._killed_after(self._patience.for_batch(batch)), open_task_group() as tasks:
+            if unwanted is not None and self.info.cancels:
+                tasks.start_soon(self._cancel, batch.id, unwanted)
             results = await self._request("transcribe", batch, list[WindowResult])
+            tasks.cancel_scope.cancel()
         if len(results) != len(batch.windows):
             raise _bad_answer("transcribe", f"{len(results)} results for {len(batch.windows)} windows")
         return results
+
+    async def _cancel(self, batch: int, unwanted: Unwanted) -> None:
+        """Tell the engine what is not wanted, whenever that becomes more."""
+        with suppress(PeerClosed):  # of which whoever waits for the batch learns as well
+            while True:
+                changed = unwanted.changed
+                if unwanted.groups:
+                    params = CancelParams(id=batch, groups=tuple(sorted(unwanted.groups)))
+                    await self._peer.request("cancel", params)
+                await changed.wait()
 
     async def load(self) -> EngineInfo:
         """Load the model; done once, by `open_worker`."""

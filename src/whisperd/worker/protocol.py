@@ -13,13 +13,17 @@ import msgspec
 
 __all__ = [
     "SAMPLE_RATE",
+    "UNWANTED",
     "BatchParams",
+    "CancelParams",
+    "CancellableEngine",
     "ComputeType",
     "DecodeOptions",
     "Engine",
     "EngineInfo",
     "EngineSegment",
     "EngineWindow",
+    "IsWanted",
     "LoadEngine",
     "LoadParams",
     "WindowResult",
@@ -62,6 +66,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     compute_type: str
     library: str
     """Name and version of the native library."""
+    cancels: bool = False
+    """Whether it is a `CancellableEngine`."""
 
 
 class DecodeOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +101,15 @@ class BatchParams(msgspec.Struct, frozen=True, kw_only=True):
 
     windows: tuple[EngineWindow, ...]
     options: DecodeOptions
+    id: int = 0
+    """By which a batch that is being computed is named; the daemon's handle on the worker chooses it."""
+
+
+class CancelParams(msgspec.Struct, frozen=True, kw_only=True):
+    """Windows of a batch whose results nobody wants any more."""
+
+    id: int
+    groups: tuple[int, ...]
 
 
 class EngineSegment(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,6 +133,13 @@ class WindowResult(msgspec.Struct, frozen=True, kw_only=True):
     segments: tuple[EngineSegment, ...]
 
 
+UNWANTED = WindowResult(language="en", language_probability=0.0, segments=())
+"""Stands for the result of a window that nobody wants any more."""
+
+IsWanted = Callable[[EngineWindow], bool]
+"""Whether a window of the batch is still to be computed. Any thread may ask, at any time, and often."""
+
+
 class Engine(Protocol):
     """A loaded model. `transcribe` is called from as many threads at once as there are replicas."""
 
@@ -125,6 +147,18 @@ class Engine(Protocol):
 
     def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
         """Transcribe a batch; one result for each window, in order."""
+
+
+class CancellableEngine(Engine, Protocol):
+    """An engine that can leave out windows of a batch that nobody wants any more. Its `info.cancels` is true.
+
+    An engine that cannot is not asked to: it computes the batch to its end, and the results are dropped.
+    """
+
+    def transcribe(
+        self, windows: Sequence[EngineWindow], options: DecodeOptions, is_wanted: IsWanted = ...
+    ) -> list[WindowResult]:
+        """As that of any engine; what stands for the result of an unwanted window is not looked at."""
 
 
 LoadEngine = Callable[[LoadParams], Engine]

@@ -23,9 +23,11 @@ from faster_whisper.transcribe import get_suppressed_tokens
 from whisperd.worker.attempts import Attempt, improve
 from whisperd.worker.protocol import (
     SAMPLE_RATE,
+    UNWANTED,
     DecodeOptions,
     EngineInfo,
     EngineWindow,
+    IsWanted,
     LoadParams,
     WindowResult,
 )
@@ -46,6 +48,10 @@ MAX_PROMPT_TOKENS = TEXT_CONTEXT_TOKENS // 2 - 1
 """The text before, as Whisper was trained."""
 BEST_OF = 5
 """Hypotheses sampled at a temperature above zero; the likeliest is kept."""
+
+
+class GivenUp(Exception):
+    """Nobody wants the window any more that was being computed."""
 
 
 def load(params: LoadParams) -> CTranslate2Engine:
@@ -82,6 +88,7 @@ class CTranslate2Engine:
             languages=self._known_languages(),
             compute_type=self._model.compute_type,
             library=f"ctranslate2 {ctranslate2.__version__}",
+            cancels=True,
         )
 
     def warm_up(self) -> None:
@@ -93,25 +100,48 @@ class CTranslate2Engine:
         silence = EngineWindow(pcm=bytes(2 * SAMPLE_RATE))
         self.transcribe([silence], DecodeOptions(beam_size=1, temperatures=(0.0,)))
 
-    def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
-        """Transcribe a batch; one result for each window, in order."""
+    def transcribe(
+        self,
+        windows: Sequence[EngineWindow],
+        options: DecodeOptions,
+        is_wanted: IsWanted = lambda _: True,
+    ) -> list[WindowResult]:
+        """Transcribe a batch; one result for each window, in order.
+
+        The library cannot be interrupted. What is not wanted any more ends between two of its steps: a batch
+        of which nothing is wanted after its encoder, and what would be computed again never is.
+        """
         frames = max(context_frames(window.duration_s, self._context_margin_s) for window in windows)
         encoded = self._encode(windows, frames)
+        if not any(map(is_wanted, windows)):
+            return [UNWANTED] * len(windows)
         languages = self._languages(encoded, windows, options)
         attempts = self._decode(encoded, windows, languages, options, options.temperatures[0])
-        self._find_times(encoded, windows, languages, options, attempts)
-        best = [
-            self._improve(window, language, attempt, options, frames)
+        if any(map(is_wanted, windows)):
+            self._find_times(encoded, windows, languages, options, attempts)
+        return [
+            self._result(window, language, attempt, options, frames, is_wanted)
             for window, language, attempt in zip(windows, languages, attempts, strict=True)
         ]
-        return [
-            WindowResult(
-                language=language,
-                language_probability=probability,
-                segments=attempt.segments(window.duration_s),
-            )
-            for window, (language, probability), attempt in zip(windows, languages, best, strict=True)
-        ]
+
+    def _result(
+        self,
+        window: EngineWindow,
+        language: tuple[str, float],
+        attempt: Attempt,
+        options: DecodeOptions,
+        frames: int,
+        is_wanted: IsWanted,
+    ) -> WindowResult:
+        try:
+            best = self._improve(window, language, attempt, options, frames, is_wanted)
+        except GivenUp:
+            return UNWANTED
+        return WindowResult(
+            language=language[0],
+            language_probability=language[1],
+            segments=best.segments(window.duration_s),
+        )
 
     def _encode(self, windows: Sequence[EngineWindow], frames: int) -> Any:
         """Mel spectrograms `(windows, mels, frames)`, silence behind the speech, through the encoder."""
@@ -180,13 +210,18 @@ class CTranslate2Engine:
         attempt: Attempt,
         options: DecodeOptions,
         frames: int,
+        is_wanted: IsWanted,
     ) -> Attempt:
         """Compute a window again while its text looks bad: with the full context, then by sampling."""
         if not attempt.looks_bad:
             return attempt
+        if not is_wanted(window):
+            raise GivenUp
         encoded = self._encode([window], FULL_CONTEXT_FRAMES)
 
         def decode(temperature: float) -> Attempt:
+            if not is_wanted(window):
+                raise GivenUp
             return self._decode(encoded, [window], [language], options, temperature)[0]
 
         had_full_context = frames == FULL_CONTEXT_FRAMES

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -22,16 +22,18 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.attempts import Attempt, improve
 from whisperd.worker.protocol import (
     SAMPLE_RATE,
+    UNWANTED,
     DecodeOptions,
     EngineInfo,
     EngineWindow,
+    IsWanted,
     LoadParams,
     WindowResult,
 )
 from whisperd.worker.rules import context_frames, elect, token_limit
 from whisperd.worker.sentences import WIDE_ENDS, Word, sentence_ends
 from whisperd_whispercpp import library
-from whisperd_whispercpp.library import MAX_AUDIO_CONTEXT, MAX_BEAMS, Model, State
+from whisperd_whispercpp.library import MAX_AUDIO_CONTEXT, MAX_BEAMS, GivenUp, Model, State
 
 __all__ = ["WhisperCppEngine", "load"]
 
@@ -78,15 +80,21 @@ class WhisperCppEngine:
             languages=model.languages,
             compute_type=params.compute_type,
             library=f"whisper.cpp {library.version()}",
+            cancels=True,
         )
 
-    def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
+    def transcribe(
+        self,
+        windows: Sequence[EngineWindow],
+        options: DecodeOptions,
+        is_wanted: IsWanted = lambda _: True,
+    ) -> list[WindowResult]:
         """Transcribe a batch; one result for each window, in order."""
         prompt = self._prompt(options)
         with self._idle_state() as state:
-            languages = self._languages(state, windows, options)
+            languages = self._languages(state, windows, options, is_wanted)
             return [
-                self._transcribe(state, window, language, prompt, options)
+                self._transcribe_if_wanted(state, window, language, prompt, options, is_wanted)
                 for window, language in zip(windows, languages, strict=True)
             ]
 
@@ -99,18 +107,35 @@ class WhisperCppEngine:
             self._idle.put(state)
 
     def _languages(
-        self, state: State, windows: Sequence[EngineWindow], options: DecodeOptions
+        self, state: State, windows: Sequence[EngineWindow], options: DecodeOptions, is_wanted: IsWanted
     ) -> list[tuple[str, float]]:
         """The language of each window with its probability: given, the only one, or voted for."""
         if not self._model.is_multilingual:
             return [("en", 1.0)] * len(windows)
         if options.language is not None:
             return [(options.language, 1.0)] * len(windows)
-        guesses = []
+        guesses: list[dict[str, float]] = []
         for window in windows:
+            if not is_wanted(window):
+                guesses.append({"en": 1.0})
+                continue
             state.listen(_samples(window), self._audio_context(window))
             guesses.append(state.guess_language())
         return elect(guesses, [(window.group, window.duration_s) for window in windows])
+
+    def _transcribe_if_wanted(
+        self,
+        state: State,
+        window: EngineWindow,
+        language: tuple[str, float],
+        prompt: Sequence[int],
+        options: DecodeOptions,
+        is_wanted: IsWanted,
+    ) -> WindowResult:
+        if is_wanted(window):
+            with suppress(GivenUp), state.while_wanted(lambda: is_wanted(window)):
+                return self._transcribe(state, window, language, prompt, options)
+        return UNWANTED
 
     def _transcribe(
         self,

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from ctypes import POINTER, c_bool, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import _pywhispercpp
 import numpy as np
 
-__all__ = ["MAX_AUDIO_CONTEXT", "MAX_BEAMS", "Decoded", "Model", "State", "version"]
+__all__ = ["MAX_AUDIO_CONTEXT", "MAX_BEAMS", "Decoded", "GivenUp", "Model", "State", "version"]
 
 MAX_AUDIO_CONTEXT = 1500
 """Positions of the encoder's output: two spectrogram frames each."""
@@ -30,6 +31,10 @@ _GREEDY, _BEAM_SEARCH = 0, 1
 _WARNING, _CONTINUED = 3, 5
 _NO_TIME_MS = 100
 """Audio that is too short to be computed at all."""
+
+
+class GivenUp(Exception):
+    """Nobody wants the window any more that was being computed."""
 
 
 class _ContextParams(ctypes.Structure):
@@ -89,7 +94,10 @@ class _FullParams(ctypes.Structure):
         ("greedy_best_of", c_int),
         ("beam_search_beam_size", c_int),
         ("beam_search_patience", c_float),
-        ("callbacks", c_void_p * 10),
+        ("other_callbacks", c_void_p * 6),
+        ("abort_callback", c_void_p),
+        ("abort_callback_user_data", c_void_p),
+        ("logits_filter_callback", c_void_p * 2),
         ("grammar_rules", c_void_p),
         ("n_grammar_rules", c_size_t),
         ("i_start_rule", c_size_t),
@@ -123,6 +131,7 @@ class _TokenData(ctypes.Structure):
 _SAMPLES = POINTER(c_float)
 _TOKENS = POINTER(c_int32)
 _LOG_CALLBACK = ctypes.CFUNCTYPE(None, c_int, c_char_p, c_void_p)
+_ABORT_CALLBACK = ctypes.CFUNCTYPE(c_bool, c_void_p)
 _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "whisper_version": (c_char_p, ()),
     "whisper_log_set": (None, (_LOG_CALLBACK, c_void_p)),
@@ -301,13 +310,27 @@ class State:
         self._context = context
         self._threads = threads
         self._state: Any = None
-        self._has_drawn = False
-        """Whether a text was found by chance since it was new."""
+        self._is_worn = False
+        """Whether it is to be renewed before the next window: a text was found by chance, or given up."""
+        self._is_wanted = _always
+        self._abort = _ABORT_CALLBACK(lambda _: not self._is_wanted())
         self._renew()
+
+    @contextmanager
+    def while_wanted(self, is_wanted: Callable[[], bool]) -> Iterator[None]:
+        """Within this, a computation raises `GivenUp` soon after `is_wanted` has become false.
+
+        The library asks after each run of the encoder, and after each token of the decoder.
+        """
+        self._is_wanted = is_wanted
+        try:
+            yield
+        finally:
+            self._is_wanted = _always
 
     def listen(self, samples: Any, audio_context: int) -> None:
         """Take the samples of a window, which the encoder will see in a context of that many positions."""
-        if self._has_drawn and not self._model.uses_gpu:  # where a new one takes long
+        if self._is_worn and not self._model.uses_gpu:  # where a new one takes long
             self._renew()
         params = self._params(_GREEDY)
         params.duration_ms = _NO_TIME_MS
@@ -339,7 +362,7 @@ class State:
         """Encode and decode the window: by beams at a temperature of 0, else the best of some samples."""
         uses_beams = temperature == 0 and beam_size > 1
         params = self._params(_BEAM_SEARCH if uses_beams else _GREEDY)
-        self._has_drawn |= uses_beams or temperature > 0
+        self._is_worn |= uses_beams or temperature > 0
         params.audio_ctx = audio_context
         params.language = language.encode()
         params.translate = translate
@@ -388,7 +411,7 @@ class State:
         self._state = _library.whisper_init_state(self._context)
         if not self._state:
             raise RuntimeError("whisper.cpp has not the memory to compute with this model")
-        self._has_drawn = False
+        self._is_worn = False
 
     def _params(self, strategy: int) -> Any:
         params = _FullParams.from_buffer_copy(_DEFAULTS[strategy])
@@ -406,7 +429,16 @@ class State:
     def _compute(self, params: Any, samples: Any = None) -> None:
         pointer = samples.ctypes.data_as(_SAMPLES) if samples is not None else None
         count = len(samples) if samples is not None else 0  # none: those of the last time
-        _check(_library.whisper_full_with_state(self._context, self._state, params, pointer, count))
+        params.abort_callback = ctypes.cast(self._abort, c_void_p)
+        status = _library.whisper_full_with_state(self._context, self._state, params, pointer, count)
+        if status < 0 and not self._is_wanted():
+            self._is_worn = True
+            raise GivenUp
+        _check(status)
+
+
+def _always() -> bool:
+    return True
 
 
 def _check(status: int) -> None:

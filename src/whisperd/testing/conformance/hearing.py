@@ -18,7 +18,15 @@ from whisperd.testing.conformance.announced import Announced, estimate
 from whisperd.testing.conformance.bench import BATCH_SIZE, REPLICAS, Trial, text_of
 from whisperd.testing.conformance.checks import Checks, Failure, Skip
 from whisperd.testing.conformance.sounds import MAX_WINDOW_S, differs, noise, silence
-from whisperd.worker.protocol import EngineInfo, EngineSegment, WindowResult
+from whisperd.worker.process import Unwanted
+from whisperd.worker.protocol import (
+    BatchParams,
+    DecodeOptions,
+    EngineInfo,
+    EngineSegment,
+    EngineWindow,
+    WindowResult,
+)
 
 __all__ = ["HEARING", "check_languages"]
 
@@ -181,6 +189,26 @@ async def repeatable(trial: Trial) -> None:
     texts = {await trial.text(sample.pcm, temperatures=(0.0,)) for _ in range(2)}
     if len(texts) > 1:
         raise Failure(f"the same window is heard as {' and as '.join(map(repr, sorted(texts)))}")
+
+
+@HEARING
+async def unwanted(trial: Trial) -> None:
+    """What nobody wants any more of a batch changes nothing about the rest of it, nor about the next one."""
+    expected = [text_of(result) for result in await trial.alone()][:2]
+    windows = tuple(
+        EngineWindow(pcm=sample.pcm, group=group) for group, sample in enumerate(trial.bench.english[:2])
+    )
+    batch = BatchParams(windows=windows, options=DecodeOptions(language="en"))
+    for dropped in ({0}, {0, 1}, set[int]()):
+        given_up = Unwanted()
+        given_up.add(dropped)
+        texts = [text_of(result) for result in await trial.worker.transcribe(batch, given_up)]
+        for group in {0, 1} - dropped:
+            if differs(expected[group], texts[group]):
+                raise Failure(
+                    f"{expected[group].strip()!r} is heard as {texts[group].strip()!r} where "
+                    f"{'something else' if dropped else 'the batch before'} is not wanted any more"
+                )
 
 
 @HEARING
