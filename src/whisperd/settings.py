@@ -62,6 +62,10 @@ class DaemonSettings(_Section, frozen=True):
     calibrate_after_s: Annotated[
         float, _key("Seconds without a job before that begins, or goes on.", ge=0, le=86_400)
     ] = 60.0
+    exit_when_idle_s: Annotated[
+        float,
+        _key("Seconds without a client or a job after which the daemon ends; 0 is never.", ge=0),
+    ] = 0.0
 
 
 class LimitSettings(_Section, frozen=True):

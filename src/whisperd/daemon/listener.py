@@ -48,10 +48,11 @@ class Listener(Protocol):
 class UnixListener:
     """A socket that listens."""
 
-    def __init__(self, path: str, accepting: SocketListener) -> None:
+    def __init__(self, path: str, accepting: SocketListener, *, is_ours: bool = True) -> None:
+        """One that is not ours, because a service manager holds it as well, stays where it is."""
         self._path = Path(path)
         self._accepting = accepting
-        self._inode = self._path.lstat().st_ino
+        self._inode = self._path.lstat().st_ino if is_ours else None
 
     async def serve(self, handle: Handle) -> None:
         """As `Listener` says."""
@@ -68,14 +69,16 @@ class UnixListener:
     async def close(self) -> None:
         """As `Listener` says."""
         with suppress(FileNotFoundError):
-            if self._path.lstat().st_ino == self._inode:  # and not somebody else's by now
+            if self._inode and self._path.lstat().st_ino == self._inode:  # and not somebody else's by now
                 self._path.unlink()
         await self._accepting.aclose()
 
 
 @asynccontextmanager
-async def claim_socket(path: str) -> AsyncIterator[Listener]:
+async def claim_socket(path: str, passed: socket.socket | None = None) -> AsyncIterator[Listener]:
     """Listen on a Unix socket, or on Windows on a named pipe, as its only daemon, until the block ends.
+
+    With a socket that a service manager `passed`, on that one, which stays when we end.
 
     A lock beside the socket is held until then, or until this process ends, however it does: so a
     socket that was left behind by a dead daemon is replaced, and a living one is never stolen.
@@ -93,12 +96,16 @@ async def claim_socket(path: str) -> AsyncIterator[Listener]:
     _make_private_folder(folder)
     lock = FileLock(f"{path}.lock", mode=0o600)
     try:
-        await _acquire(lock, path)
+        await _acquire(lock, path, has_socket=passed is not None)
     except OSError as error:
         raise _not_writable(folder, error) from error
     try:
-        _remove_stale(path)
-        listener = await _listen(path, folder)
+        if passed is None:
+            _remove_stale(path)
+            listener = await _listen(path, folder)
+        else:
+            passed.setblocking(False)
+            listener = UnixListener(path, await SocketListener.from_socket(passed), is_ours=False)
         try:
             yield listener
         finally:
@@ -116,15 +123,15 @@ def peer_is_owner(stream: ByteStream) -> bool:
     return user in (os.getuid(), None)  # where the system does not tell, the socket's mode has to do
 
 
-async def _acquire(lock: FileLock, path: str) -> None:
-    """Wait for a daemon that is ending; one that lives has the socket."""
+async def _acquire(lock: FileLock, path: str, *, has_socket: bool) -> None:
+    """Wait for a daemon that is ending; one that lives has the socket, unless that was passed to us."""
     with anyio.move_on_after(ENDING_TIMEOUT_S):
         while True:
             try:
                 lock.acquire(blocking=False)
                 return
             except Timeout:
-                if _is_listened_on(path):
+                if not has_socket and _is_listened_on(path):
                     raise _already_running(path) from None
             await anyio.sleep(LOCK_POLL_S)
     raise WhisperdError(

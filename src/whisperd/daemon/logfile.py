@@ -1,4 +1,8 @@
-"""The log file: for its owner alone, rotated, without audio or text of a transcript."""
+"""The log file: for its owner alone, rotated, without audio or text of a transcript.
+
+What a terminal would show goes to the journal, with fields, where a service manager has put that in its
+place.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from io import TextIOWrapper
 from pathlib import Path
 
 from whisperd.rpc.errors import WhisperdError
+from whisperd.service_manager.journal import journal_handler
 from whisperd.settings import LogSettings
 
 __all__ = ["LogFile"]
@@ -38,9 +43,10 @@ class LogFile:
             ) from error
         handlers: list[logging.Handler] = [self._file]
         if to_terminal:
-            handlers.append(logging.StreamHandler())
+            handlers.append(journal_handler() or logging.StreamHandler())
         for handler in handlers:
-            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+            if handler.formatter is None:
+                handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
             for name in LOGGERS:
                 logging.getLogger(name).addHandler(handler)
         logging.getLogger("asyncio").addFilter(_is_telling)

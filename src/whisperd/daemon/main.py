@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from socket import socket as Socket
 from typing import Final, NoReturn
 
 import anyio
@@ -21,10 +22,13 @@ from whisperd._version import __version__
 from whisperd.daemon.calibrating import calibrate_by_itself
 from whisperd.daemon.listener import claim_socket
 from whisperd.daemon.logfile import LogFile
+from whisperd.daemon.reporting import end_when_idle, feed_watchdog, report_status, status_line
 from whisperd.daemon.server import serve
 from whisperd.daemon.service import Service, open_service
 from whisperd.daemon.signals import HANG_UP, receive_signals
 from whisperd.rpc.errors import WhisperdError
+from whisperd.service_manager.activation import take_socket
+from whisperd.service_manager.notify import Notifier
 from whisperd.settings import Settings, is_calibrating, is_preloading, load_settings
 from whisperd.tasks import open_task_group
 
@@ -47,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the daemon until it is told to end."""
     options = _parse(arguments)
     announce = _Announcement(enabled=options.announce)
+    notifier = Notifier()
     try:
         config_file = Path(options.config).absolute() if options.config else paths.config_file()
         settings = load_settings(config_file)
@@ -54,9 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             paths.log_file(), settings.log, level=options.log_level, to_terminal=not options.announce
         )
         _allow_files(settings.limits.max_connections)
-        anyio.run(_run, paths.socket_path(options.socket), config_file, settings, log_file, announce)
+        passed = take_socket()
+        socket = str(passed.getsockname()) if passed else paths.socket_path(options.socket)
+        anyio.run(_run, socket, passed, config_file, settings, log_file, announce, notifier)
     except WhisperdError as error:
         announce.failed(error)
+        notifier.failed(error.message)
         sys.exit(EXIT_NOT_STARTED)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
@@ -86,22 +94,35 @@ def _allow_files(connections: int) -> None:
 
 
 async def _run(
-    socket: str, config_file: Path, settings: Settings, log_file: LogFile, announce: _Announcement
+    socket: str,
+    passed: Socket | None,
+    config_file: Path,
+    settings: Settings,
+    log_file: LogFile,
+    announce: _Announcement,
+    notifier: Notifier,
 ) -> None:
     async with (
-        claim_socket(socket) as listener,
+        claim_socket(socket, passed) as listener,
         open_service(config_file, settings, socket) as service,
         open_task_group() as tasks,
     ):
         service.on_reload = lambda settings: log_file.apply(settings.log)
         log.info("whisperd %s listens on %s, process %d", __version__, socket, os.getpid())
         await tasks.start(_handle_signals, service)
+        service.notifier, service.is_socket_passed = notifier, passed is not None
         tasks.start_soon(serve, listener, service)
         if is_preloading(settings):
             tasks.start_soon(service.preload)
         tasks.start_soon(calibrate_by_itself, service, lambda: is_calibrating(service.settings))
         announce.ready(socket)
+        notifier.ready(status_line(service))
+        tasks.start_soon(feed_watchdog, notifier)
+        tasks.start_soon(report_status, service, notifier)
+        tasks.start_soon(end_when_idle, service)
         await service.stop_requested.wait()
+        grace_s = service.settings.daemon.grace_period_s
+        notifier.stopping("ending, once the running jobs are done", grace_s + END_TIMEOUT_S)
         await _drain(service)
         # From here on a client starts another daemon, which waits until this one has ended.
         await listener.close()
@@ -154,8 +175,9 @@ def _end_before_long(service: Service) -> None:
 
 def _end_at_once(service: Service) -> NoReturn:
     # Workers, decoders and downloads end with us: the kernel closes their pipes.
-    with suppress(OSError):
-        Path(service.socket).unlink()
+    if not service.is_socket_passed:
+        with suppress(OSError):
+            Path(service.socket).unlink()
     logging.shutdown()
     os._exit(EXIT_FORCED)
 

@@ -45,6 +45,7 @@ async def _serve_one(stream: ByteStream, service: Service) -> None:
 
     connection = Connection(stream, service.settings.limits, answer)
     service.connections.add(connection)
+    service.idle.notice()
     try:
         await connection.serve()
     finally:

@@ -20,6 +20,7 @@ from whisperd.calibration import CalibrationTable, Calibrator, Idle
 from whisperd.daemon.calibrating import calibration_surroundings, is_busy
 from whisperd.daemon.connection import Connection
 from whisperd.daemon.hub import EventHub
+from whisperd.daemon.reporting import status_line
 from whisperd.daemon.uploads import UploadStore
 from whisperd.jobs.identity import Recipe
 from whisperd.jobs.job import Job
@@ -43,6 +44,7 @@ from whisperd.runtimes.presets import PresetStore, check_presets
 from whisperd.runtimes.profile_manager import ProfileManager
 from whisperd.runtimes.profiles import ProfileStore, check_profiles
 from whisperd.runtimes.room import Room
+from whisperd.service_manager.notify import Notifier
 from whisperd.settings import Settings, is_offline, load_settings
 from whisperd.store import open_database
 from whisperd.tasks import open_task_group
@@ -86,6 +88,10 @@ class Service:
         self.started_s = time.monotonic()
         self.database_set_aside: Path | None = None
         """Where the data base went that was found damaged at the start: with it went all that was saved."""
+        self.notifier = Notifier({})
+        """Tells the service manager, if one started the daemon, how it is."""
+        self.is_socket_passed = False
+        """Whether the socket is a service manager's, and stays when the daemon ends."""
         self.stop_requested = anyio.Event()
         """Set when the daemon is to end."""
         self.on_reload: Callable[[Settings], None] = lambda _settings: None
@@ -112,9 +118,14 @@ class Service:
         New jobs, loads, downloads and connections follow them; what runs goes on as it began. Returns
         the keys, such as `decoder.processes`, whose new values hold only after a restart.
         """
-        self.settings = load_settings(self.config_file)
+        self.notifier.reloading()
+        try:
+            self.settings = load_settings(self.config_file)
+        finally:
+            self.notifier.ready(status_line(self))
         self.models.look_in(default_sources(self.settings.models))
         self.on_reload(self.settings)
+        self.idle.notice()
         waiting = [
             key for key in _FIXED if _value(self.settings, key) != _value(self._settings_at_start, key)
         ]
@@ -308,6 +319,7 @@ class Service:
     def client_gone(self, connection: Connection) -> None:
         """A client went: its subscriptions end, its attached jobs are cancelled, its uploads deleted."""
         self.connections.discard(connection)
+        self.idle.notice()
         for subscription in connection.subscriptions.values():
             self.hub.unsubscribe(subscription)
         for job in list(connection.attached_jobs):

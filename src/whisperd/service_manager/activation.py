@@ -1,0 +1,81 @@
+"""Sockets that a service manager opened before it started us: `LISTEN_FDS`, as in sd_listen_fds(3)."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Final
+
+from whisperd.rpc.errors import WhisperdError
+
+__all__ = ["SOCKET_NAME", "PassedFile", "passed_files", "take_socket"]
+
+FIRST_DESCRIPTOR: Final = 3
+MOST_FILES: Final = 1024
+SOCKET_NAME: Final = "whisperd"
+"""`FileDescriptorName=` of our socket unit."""
+_VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
+
+
+@dataclass(frozen=True)
+class PassedFile:
+    """A file descriptor that was handed over."""
+
+    descriptor: int
+    name: str | None
+    """What its unit calls it; None where that is not told."""
+
+
+def passed_files(environment: Mapping[str, str], pid: int) -> list[PassedFile]:
+    """What the process `pid` was given. Variables that were meant for another process are nothing to us."""
+    if environment.get("LISTEN_PID") != str(pid):
+        return []
+    count = environment.get("LISTEN_FDS", "")
+    if not (count.isascii() and count.isdecimal()) or int(count) > MOST_FILES:
+        return []
+    named = environment.get("LISTEN_FDNAMES")
+    names = named.split(":") if named else []
+    return [
+        PassedFile(FIRST_DESCRIPTOR + place, names[place] if place < len(names) else None)
+        for place in range(int(count))
+    ]
+
+
+def take_socket(
+    environment: MutableMapping[str, str] = os.environ, pid: int | None = None
+) -> socket.socket | None:
+    """The socket that we are to listen on, if one was passed; it is ours from now on, and no child's.
+
+    The one that is called `whisperd` goes before others. Raises `socket.not_passed` where what was passed
+    is no Unix socket that listens.
+    """
+    files = passed_files(environment, os.getpid() if pid is None else pid)
+    for variable in _VARIABLES:  # our children were given nothing
+        environment.pop(variable, None)
+    if not files:
+        return None
+    chosen = next((one for one in files if one.name == SOCKET_NAME), files[0])
+    for one in files:
+        try:
+            os.set_inheritable(one.descriptor, False)
+        except OSError as error:
+            raise _not_a_socket(one, error.strerror or str(error)) from error
+    try:
+        passed = socket.socket(fileno=chosen.descriptor)
+    except OSError as error:
+        raise _not_a_socket(chosen, error.strerror or str(error)) from error
+    is_stream = (passed.family, passed.type) == (socket.AF_UNIX, socket.SOCK_STREAM)
+    if not is_stream or not passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        passed.detach()
+        raise _not_a_socket(chosen, "it is no Unix stream socket that listens")
+    return passed
+
+
+def _not_a_socket(file: PassedFile, why: str) -> WhisperdError:
+    return WhisperdError(
+        "socket.not_passed",
+        f"File descriptor {file.descriptor}, which the service manager passed, cannot be used: {why}.",
+        "Check ListenStream= in the socket unit, or write it anew: `whisperctl daemon install --force`.",
+    )

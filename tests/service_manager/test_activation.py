@@ -1,0 +1,155 @@
+"""A socket that the service manager opened: taken, left where it is, and no second daemon beside it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from managers import end, hearing, listening, start_passing
+
+from whisperd.service_manager.activation import PassedFile, passed_files, take_socket
+from whisperd_testing import LIMIT_S, RunningDaemon
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file descriptors are passed on POSIX")
+
+MakeDaemon = Callable[..., RunningDaemon]
+
+
+def test_a_passed_socket_is_taken_and_left(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon()
+    with listening(daemon.socket) as passed:
+        inode = Path(daemon.socket).stat().st_ino
+        # Who connects before the daemon is there waits for it, and starts no other.
+        client = subprocess.Popen(
+            [sys.executable, "-P", "-m", "whisperd.cli.main", "daemon", "status", "--json"],
+            env=daemon.env,
+            stdout=subprocess.PIPE,
+        )
+        process = start_passing(daemon, passed)
+        out, _ = client.communicate(timeout=LIMIT_S)
+        assert client.returncode == 0
+        with daemon.connect() as other:
+            status = other.daemon.status()
+        assert (status["pid"], status["socket"]) == (process.pid, daemon.socket)
+        assert f'"pid": {process.pid}'.encode() in out or f'"pid":{process.pid}'.encode() in out
+        assert daemon.ctl("daemon", "start", "--json").json["pid"] == process.pid
+
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+        assert Path(daemon.socket).stat().st_ino == inode  # the manager's, and still there
+
+        process = start_passing(daemon, passed)  # the next one takes the same socket
+        with daemon.connect() as again:
+            assert again.daemon.status()["pid"] == process.pid
+        end(daemon)
+
+
+def test_ending_at_once_leaves_it_as_well(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon()
+    with listening(daemon.socket) as passed, hearing() as (manager, address):
+        start_passing(daemon, passed, env={"NOTIFY_SOCKET": address})
+        manager.until("READY")
+        daemon.signal(signal.SIGKILL)
+        daemon.wait()
+        assert Path(daemon.socket).exists()
+        start_passing(daemon, passed, env={"NOTIFY_SOCKET": address})
+        manager.until("READY")
+        end(daemon)
+
+
+def test_it_is_the_same_daemon_by_hand_and_by_the_manager(make_daemon: MakeDaemon) -> None:
+    """A second daemon on the manager's socket is refused, as on any other."""
+    daemon = make_daemon()
+    with listening(daemon.socket) as passed:
+        start_passing(daemon, passed)
+        with daemon.connect() as client:
+            client.daemon.status()
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "whisperd"],
+            env=daemon.env,
+            capture_output=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+        assert done.returncode == 3
+        assert b"A daemon is running" in done.stderr
+        end(daemon)
+
+
+def test_what_is_passed_has_to_listen(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon()
+    with hearing() as (manager, address), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as wrong:
+        process = start_passing(daemon, wrong, env={"NOTIFY_SOCKET": address})
+        assert "cannot be used" in manager.next()["STATUS"]
+        assert process.wait(LIMIT_S) == 3
+
+
+def test_ends_when_idle_only_if_told_so(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon()
+    daemon.settings("[daemon]\nexit_when_idle_s = 0.05\n")
+    with listening(daemon.socket) as passed:
+        process = start_passing(daemon, passed)
+        with daemon.connect() as client:  # it stays while somebody is there
+            client.daemon.status()
+            assert client.daemon.status()["pid"] == process.pid
+        assert process.wait(LIMIT_S) == 0
+        assert Path(daemon.socket).exists()
+
+
+def test_idle_begins_with_a_reload(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon().start()
+    daemon.settings("[daemon]\nexit_when_idle_s = 0.05\n")
+    with daemon.connect() as client:
+        client.daemon.reload()
+    assert daemon.wait() == 0
+
+
+def test_which_variables_are_for_us() -> None:
+    mine = {"LISTEN_PID": "7", "LISTEN_FDS": "2", "LISTEN_FDNAMES": "http:whisperd"}
+    assert passed_files(mine, 7) == [PassedFile(3, "http"), PassedFile(4, "whisperd")]
+    assert passed_files(mine, 8) == []
+    assert passed_files({**mine, "LISTEN_FDNAMES": "http"}, 7)[1].name is None
+    assert passed_files({"LISTEN_PID": "7", "LISTEN_FDS": "1"}, 7) == [PassedFile(3, None)]
+    for wrong in ("", "-1", "x", "99999999"):
+        assert passed_files({**mine, "LISTEN_FDS": wrong}, 7) == []
+
+
+def test_nothing_is_passed_on_to_children() -> None:
+    environment = {"LISTEN_PID": "1", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "x", "HOME": "/"}
+    assert take_socket(environment, pid=2) is None
+    assert environment == {"HOME": "/"}
+
+
+def test_a_descriptor_that_is_not_open() -> None:
+    code = (
+        "import os; os.closerange(3, 64); from whisperd.service_manager.activation import take_socket\n"
+        "try: take_socket({'LISTEN_PID': '1', 'LISTEN_FDS': '1'}, pid=1)\n"
+        "except Exception as error: print(error.code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "socket.not_passed"
+
+
+def test_the_error_says_what_to_do() -> None:
+    read, write = os.pipe()
+    try:
+        environment = {"LISTEN_PID": "1", "LISTEN_FDS": "1"}
+        code = (
+            f"import os; os.dup2({read}, 3)\n"
+            "from whisperd.service_manager.activation import take_socket\n"
+            f"try: take_socket({environment!r}, pid=1)\n"
+            "except Exception as error: print(error.fix)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, pass_fds=(read,)
+        )
+        assert "daemon install" in done.stdout
+    finally:
+        os.close(read)
+        os.close(write)
