@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 
 import anyio
 
@@ -97,9 +98,16 @@ class FakeRuntimes:
         return FakeLease(self, model)
 
 
+@dataclass(frozen=True)
+class FakePreset:
+    id: str = "0f0f0f0f"
+    is_saved: bool = True
+
+
 class FakeLease:
     def __init__(self, runtimes: FakeRuntimes, model: str) -> None:
         self.name = "fake"
+        self.runtime = FakePreset()
         self.model = model
         self._runtimes = runtimes
         self._is_over = False

@@ -189,9 +189,9 @@ def test_an_upload_of_a_detached_job_is_kept_until_its_job_ends(
     uploads = small.folder / "state" / "uploads"
     with small.connect() as client:
         job = client.submit(sound.read_bytes(), detach=True, model=steps.model, vad=False, language="en")
-        attached = client.submit(sound.read_bytes(), model=steps.model, vad=False, language="en")
         steps.allow(2)
         until(lambda: windows_kept(small, job) == 2)
+        attached = client.submit(sound.read_bytes(), model=steps.model, vad=False, language="en")
         kill(small)
     steps.allow_all()
     with small.start().connect() as client:

@@ -336,6 +336,24 @@ async def test_what_cannot_be_saved_holds_up_nothing_else(tmp_path: Path) -> Non
 
 
 @pytest.mark.anyio
+async def test_a_job_and_what_belongs_to_it_are_saved_together_or_not_at_all(tmp_path: Path) -> None:
+    def note(connection: sqlite3.Connection) -> None:
+        connection.execute("CREATE TABLE ledger (job TEXT)")
+
+    def fail(_connection: sqlite3.Connection) -> None:
+        raise WhisperdError("disk.full", "There is no room.", "Make some.")
+
+    async with open_database(tmp_path / "a.sqlite3") as database, open_journal(database, "here") as journal:
+        await journal.put(record_of(a_job("both")), also=note).saved()
+        with pytest.raises(WhisperdError):
+            await journal.put(record_of(a_job("neither")), also=fail).saved()
+        assert [one.id for one in await journal.load()] == ["both"]
+        assert (
+            await database.run(lambda connection: connection.execute("SELECT * FROM ledger").fetchall()) == []
+        )
+
+
+@pytest.mark.anyio
 async def test_all_is_saved_when_the_journal_is_closed(tmp_path: Path) -> None:
     async with open_database(tmp_path / "a.sqlite3") as database:
         with anyio.CancelScope() as scope:

@@ -12,8 +12,9 @@ import pytest
 
 from job_fakes import FakeDecoders, FakeRuntime, FakeRuntimes, an_error
 from whisperd.audio import DecoderPool
-from whisperd.jobs.job import Job, JobInput
-from whisperd.jobs.manager import JobManager, check_input
+from whisperd.jobs.inputs import check_input
+from whisperd.jobs.job import Job, JobInput, Source
+from whisperd.jobs.manager import JobManager
 from whisperd.jobs.options import JobOptions
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event
@@ -52,7 +53,7 @@ class House:
         lease = self.runtimes.lease()
         try:
             shown = JobInput(path=path)
-            return self.manager.submit(shown, path, job_options, cast(Lease, lease), self.languages)
+            return self.manager.submit(Source(shown, path), job_options, cast(Lease, lease), self.languages)
         except WhisperdError:
             lease.release()  # it is the job's only once there is one
             raise

@@ -8,10 +8,15 @@ from pathlib import Path
 import anyio
 import pytest
 
-from whisperd.jobs.job import Transcript
+from whisperd.jobs.identity import Recipe
+from whisperd.jobs.job import Job, JobInput, Transcript
+from whisperd.jobs.journal import open_journal
+from whisperd.jobs.keeper import JobKeeper
+from whisperd.jobs.options import JobOptions
 from whisperd.jobs.search import parse_query
 from whisperd.jobs.stitch import Segment
 from whisperd.jobs.transcripts import KeptTranscript, TranscriptStore, insert_transcript
+from whisperd.settings import JobSettings
 from whisperd.store import Database, open_database
 
 pytestmark = pytest.mark.anyio
@@ -122,7 +127,7 @@ async def test_one_is_found_by_what_it_was_made_of(house: House) -> None:
     await house.keep("First.", key="k")
     assert await house.store.has_size(100) and not await house.store.has_size(101)
     found = await house.store.find("k", "/moved/here.mp3")
-    assert found is not None and found[1].text == "First."
+    assert found is not None and found.text == "First."
     assert await house.search("first") == [("/moved/here.mp3", [0.0])], "where the audio was seen last"
     assert await house.store.find("other", "/b") is None
 
@@ -139,6 +144,20 @@ async def test_one_made_again_takes_the_place_of_the_old_one(house: House) -> No
     await house.keep("Second.", key="k")
     assert await house.search("first") == []
     assert len(await house.search("second")) == 1
+    of_job = await house.store.of_job("a")
+    assert of_job is not None and of_job.text == "Second."
+
+
+async def test_a_job_that_was_answered_keeps_its_text_when_that_is_made_again_meanwhile(house: House) -> None:
+    async def recipe_of(*_: object) -> Recipe:
+        raise AssertionError
+
+    await house.keep("First.", key="k")
+    job = Job(id="a", path="/a", input=JobInput(path="/a"), options=JobOptions(), runtime="base")
+    job.transcript, job.answered_by, job.is_cached = await house.store.find("k", "/a"), "k", True
+    await house.keep("Second.", key="k")
+    async with open_journal(house.database, "here") as journal:
+        await JobKeeper(journal, house.store, JobSettings, recipe_of).ended(job).saved()
     of_job = await house.store.of_job("a")
     assert of_job is not None and of_job.text == "Second."
 

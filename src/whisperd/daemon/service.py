@@ -22,11 +22,12 @@ from whisperd.daemon.connection import Connection
 from whisperd.daemon.hub import EventHub
 from whisperd.daemon.reporting import status_line
 from whisperd.daemon.uploads import UploadStore
+from whisperd.jobs.executor import jobs_at_once
 from whisperd.jobs.identity import Recipe
 from whisperd.jobs.job import Job
 from whisperd.jobs.journal import JobRecord, job_of, open_journal
 from whisperd.jobs.keeper import JobKeeper
-from whisperd.jobs.manager import JobManager, jobs_at_once
+from whisperd.jobs.manager import JobManager
 from whisperd.jobs.options import job_options
 from whisperd.jobs.transcripts import TranscriptStore
 from whisperd.models import ModelStore, default_sources

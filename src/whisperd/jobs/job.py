@@ -17,7 +17,7 @@ from whisperd.jobs.scheduler import Priority
 from whisperd.jobs.stitch import Segment
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["Job", "JobInput", "JobStatus", "JobView", "Transcript", "unexpected_error"]
+__all__ = ["Job", "JobInput", "JobStatus", "JobView", "Source", "Transcript", "unexpected_error"]
 
 JobStatus = Literal["queued", "running", "completed", "failed", "cancelled"]
 
@@ -28,6 +28,20 @@ class JobInput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     path: str | None = None
     upload: str | None = None
     stream: bool = False
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the audio of a job comes from."""
+
+    shown: JobInput
+    """As the user named it."""
+    path: str = ""
+    """The file to decode; a live job has none."""
+    stamp: FileStamp | None = None
+    """What the file is now."""
+    intake: Intake | None = None
+    """Of a live job: where its audio comes in."""
 
 
 class Transcript(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,8 +109,8 @@ class Job:
     """The SHA-256 of the file, where it is known."""
     recipe: str | None = None
     """The digest of the recipe by which its windows are made, once that is known."""
-    transcript_number: int | None = None
-    """Which of the kept transcripts has answered it."""
+    answered_by: str | None = None
+    """The key of the kept transcript that has answered it."""
     waits_for: Callable[[], str | None] = lambda: None
     """What its runtime is doing before it can be used."""
     status: JobStatus = "queued"

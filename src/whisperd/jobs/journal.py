@@ -30,6 +30,7 @@ __all__ = [
     "JobJournal",
     "JobRecord",
     "Ticket",
+    "Work",
     "decode_record",
     "decode_window",
     "encode_record",
@@ -42,6 +43,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 Work = Callable[[sqlite3.Connection], object]
+"""Something to be done in a transaction."""
 
 
 class FinishedWindow(msgspec.Struct, frozen=True, kw_only=True):
@@ -239,9 +241,15 @@ class JobJournal:
         self._wanted.set()
         return ticket
 
-    def put(self, record: JobRecord) -> Ticket:
-        """Keep a job as it is now."""
-        return self.hand_over(lambda connection: put_record(connection, self.daemon, record))
+    def put(self, record: JobRecord, also: Work | None = None) -> Ticket:
+        """Keep a job as it is now; `also` is done in the same transaction, or neither is."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            put_record(connection, self.daemon, record)
+            if also is not None:
+                also(connection)
+
+        return self.hand_over(work)
 
     def add_windows(self, job: str, windows: Sequence[FinishedWindow]) -> Ticket:
         """Keep what is finished of a job, together or not at all."""

@@ -11,8 +11,8 @@ import msgspec
 from whisperd.clock import rfc3339_ago
 from whisperd.jobs.identity import FileStamp, Recipe, content_hash, content_key, input_changed, read_stamp
 from whisperd.jobs.job import Job, Transcript
-from whisperd.jobs.journal import FinishedWindow, JobJournal, Ticket, put_record, record_of
-from whisperd.jobs.transcripts import KeptTranscript, TranscriptStore, insert_transcript
+from whisperd.jobs.journal import FinishedWindow, JobJournal, Ticket, Work, put_record, record_of
+from whisperd.jobs.transcripts import KeptTranscript, TranscriptStore, insert_transcript, transcript_number
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes import Lease
 from whisperd.settings import JobSettings
@@ -45,9 +45,9 @@ class JobKeeper:
         self._settings = settings
         self._recipe_of = recipe_of
 
-    def taken(self, job: Job) -> Ticket:
-        """A job was taken, or goes on."""
-        return self._journal.put(record_of(job))
+    def taken(self, job: Job, also: Work | None = None) -> Ticket:
+        """A job was taken, or goes on; `also` is done in the same transaction, or neither is."""
+        return self._journal.put(record_of(job), also)
 
     async def check_input(self, job: Job) -> None:
         """Note what the file is as the work on it begins. Raises `job.input_changed` if it was another."""
@@ -73,13 +73,14 @@ class JobKeeper:
             await self.hash_input(job)
             if job.content_hash is None:
                 return None
-            found = await self.transcripts.find(content_key(job.content_hash, recipe), job.input.path)
+            key = content_key(job.content_hash, recipe)
+            transcript = await self.transcripts.find(key, job.input.path)
         except WhisperdError as error:
             log.info("job %s: no transcript was looked up: %s", job.id, error.code)
             return None
-        if found is None:
+        if transcript is None:
             return None
-        job.transcript_number, transcript = found
+        job.answered_by = key
         return msgspec.structs.replace(transcript, runtime=job.runtime)
 
     async def finished_windows(self, job: Job, lease: Lease) -> dict[int, FinishedWindow]:
@@ -133,16 +134,18 @@ class JobKeeper:
         """A job is over."""
         keeps = self._settings().keep_transcripts
         kept = self._kept_transcript(job) if keeps and not job.is_cached else None
-        number = job.transcript_number if job.is_cached else None
+        answered_by = job.answered_by if job.is_cached else None
         record = record_of(job)
         drops_windows = kept is not None or not keeps or job.status == "completed"
 
         def work(connection: sqlite3.Connection) -> None:
-            transcript = number if kept is None else insert_transcript(connection, kept)
-            if transcript is not None and kept is None:  # it may have been purged meanwhile
-                row = connection.execute("SELECT id FROM transcripts WHERE id = ?", (transcript,)).fetchone()
-                transcript = None if row is None else transcript
-            put_record(connection, self._journal.daemon, record, transcript)
+            number = (
+                insert_transcript(connection, kept)
+                if kept is not None
+                # It may have been replaced by a newer one meanwhile, or purged.
+                else transcript_number(connection, answered_by)
+            )
+            put_record(connection, self._journal.daemon, record, number)
             if drops_windows:
                 connection.execute("DELETE FROM job_windows WHERE job = ?", (job.id,))
 

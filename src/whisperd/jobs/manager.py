@@ -3,64 +3,39 @@
 from __future__ import annotations
 
 import logging
-import os
 import secrets
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 import anyio
 import msgspec
 from anyio.abc import TaskGroup
-from anyio.lowlevel import checkpoint
 
-from whisperd.audio import DecodeParams, DecoderPool, open_regular_file
-from whisperd.clock import now_rfc3339, rfc3339_ago
-from whisperd.jobs.dispatcher import Dispatcher
-from whisperd.jobs.identity import FileStamp, read_stamp
-from whisperd.jobs.intake import Intake
-from whisperd.jobs.job import Job, JobInput, Transcript, unexpected_error
-from whisperd.jobs.journal import Ticket, job_of, record_of
+from whisperd.audio import DecoderPool
+from whisperd.clock import rfc3339_ago
+from whisperd.jobs.endings import cancelled_on_request, conclude, stopping, suspended
+from whisperd.jobs.executor import JobExecutor
+from whisperd.jobs.identity import FileStamp
+from whisperd.jobs.job import Job, Source, Transcript, unexpected_error
+from whisperd.jobs.journal import Ticket, Work, job_of, record_of
 from whisperd.jobs.keeper import JobKeeper
-from whisperd.jobs.live import LiveRun, check_live_options
+from whisperd.jobs.live import check_live_options
 from whisperd.jobs.options import JobOptions
-from whisperd.jobs.run import JobRun, check_against_model
-from whisperd.jobs.scheduler import Priority
-from whisperd.rpc.errors import WhisperdError, sendable
-from whisperd.rpc.events import (
-    Event,
-    JobQueued,
-    JobStarted,
-    TranscriptionCancelled,
-    TranscriptionCompleted,
-    TranscriptionFailed,
-    TranscriptionSegment,
-)
+from whisperd.jobs.run import check_against_model
+from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.events import Event, JobQueued
 from whisperd.runtimes import Lease, LoadedRuntime
 from whisperd.settings import Settings
-from whisperd.tasks import open_task_group
-from whisperd.threads import ANSWER_TIMEOUT_S, run_abandonable
 
-__all__ = ["JobManager", "check_input", "check_path", "jobs_at_once"]
+__all__ = ["JobManager"]
 
 log = logging.getLogger(__name__)
 
-INTERACTIVE_JOBS_AT_ONCE = 8
-"""Interactive jobs are short, and somebody waits for each."""
 TRANSCRIPTS_AT_HAND = 32
 """Those of the jobs that ended last, which are soon asked for; the others are in the data base."""
 
 LIVE_JOBS_AT_ONCE = 8
 """Live jobs last as long as somebody speaks, each with a decoder of its own. They take nobody's place."""
-
-
-def jobs_at_once(settings: Settings) -> dict[Priority, int]:
-    """How many jobs of each class run at the same time, each with a decoder of its own.
-
-    No class takes a place of another: a folder of long files holds up nobody's single clip.
-    """
-    processes = settings.decoder.processes
-    return {"interactive": INTERACTIVE_JOBS_AT_ONCE, "normal": processes, "bulk": processes}
 
 
 class JobManager:
@@ -78,7 +53,6 @@ class JobManager:
     ) -> None:
         """Without a `keeper`, jobs are remembered for as long as this lives."""
         self._tasks = tasks
-        self._decoders = decoders
         self._settings = settings
         self._publish = publish
         self._forget = forget
@@ -89,51 +63,47 @@ class JobManager:
         self._tickets: dict[Job, Ticket] = {}
         """What was handed over last of each active job."""
         self._at_hand: deque[tuple[Job, Ticket]] = deque()
-        self._dispatchers: dict[LoadedRuntime, Dispatcher] = {}
-        self._places = {
-            priority: anyio.Semaphore(places) for priority, places in jobs_at_once(settings()).items()
-        }
+        self._executor = JobExecutor(tasks, decoders, settings, publish, keeper)
         self._is_stopping = False
         self._active_changed = anyio.Event()
 
     def submit(
         self,
-        job_input: JobInput,
-        path: str,
+        source: Source,
         options: JobOptions,
         lease: Lease,
         languages: Sequence[str] | None = None,
         *,
         is_detached: bool = False,
-        stamp: FileStamp | None = None,
-        intake: Intake | None = None,
+        also: Work | None = None,
     ) -> Job:
-        """Take a job; it starts as soon as there is a place. `path` is the file to decode.
+        """Take a job; it starts as soon as there is a place.
 
         The lease is the job's from now on, and ends with it. `languages` are those of its model, if they
-        are known. With an `intake` it is a live job, of what comes in there. Raises `WhisperdError` for
+        are known. Raises `WhisperdError` for
         options that cannot be, or when no more jobs are taken.
-        It is safe in the journal once `acknowledged` has returned.
+        It is safe in the journal once `acknowledged` has returned; what `also` writes into the data base is
+        so in the same transaction.
         """
         if languages is not None:
             check_against_model(options, languages, lease.model)
         self._check_room()
-        if intake is not None:
+        if source.intake is not None:
             options = check_live_options(options)
             self._check_live_room()
         job = Job(
             id=secrets.token_hex(5),
-            path=path,
-            input=job_input,
+            path=source.path,
+            input=source.shown,
             options=options,
             runtime=lease.name,
             runtime_id=lease.runtime.id if lease.runtime.is_saved else None,
             model=lease.model,
             is_detached=is_detached,
-            stamp=stamp,
-            intake=intake,
+            stamp=source.stamp,
+            intake=source.intake,
         )
-        self._begin(job, lease)
+        self._begin(job, lease, also)
         return job
 
     async def acknowledged(self, job: Job) -> None:
@@ -223,13 +193,12 @@ class JobManager:
 
     def waiting_windows(self, runtime: LoadedRuntime) -> int:
         """How many windows of all jobs wait for a loaded runtime."""
-        dispatcher = self._dispatchers.get(runtime)
-        return dispatcher.waiting if dispatcher else 0
+        return self._executor.waiting_windows(runtime)
 
     def cancel(self, job: Job, reason: WhisperdError | None = None) -> None:
         """Cancel a job. Harmless when it is over."""
         if not job.over.is_set() and job.cancelled_by is None:
-            job.cancelled_by = reason or _cancelled_on_request()
+            job.cancelled_by = reason or cancelled_on_request()
             job.scope.cancel()
 
     async def transcript(self, job: Job) -> Transcript | None:
@@ -282,12 +251,12 @@ class JobManager:
             await job.over.wait()
         return sum(not self._survives(job) for job in late)
 
-    def _begin(self, job: Job, lease: Lease) -> None:
+    def _begin(self, job: Job, lease: Lease, also: Work | None = None) -> None:
         job.waits_for = lease.waits_for
         position = len(self._active)
         self._active[job.id] = job
         if self._keeper is not None:
-            self._tickets[job] = self._keeper.taken(job)
+            self._tickets[job] = self._keeper.taken(job, also)
         self._tell_active_changed()
         self._publish(JobQueued(id=job.id, position=position))
         log.info("job %s queued: %s, %s", job.id, job.runtime, job.options.priority)
@@ -302,11 +271,11 @@ class JobManager:
         if job.over.is_set() or job.cancelled_by is not None:
             return
         job.is_suspended = self._survives(job)
-        self.cancel(job, _suspended() if job.is_suspended else _stopping())
+        self.cancel(job, suspended() if job.is_suspended else stopping())
 
     def _check_room(self) -> None:
         if self._is_stopping:
-            raise _stopping()
+            raise stopping()
         limit = self._settings().limits.max_jobs
         if len(self._active) >= limit:
             raise WhisperdError(
@@ -329,7 +298,7 @@ class JobManager:
         error: WhisperdError | None = None
         try:
             with job.scope, lease:
-                job.transcript = await self._transcribe(job, lease)
+                job.transcript = await self._executor.transcribe(job, lease)
         except anyio.get_cancelled_exc_class():  # not of this job, but of all
             self._stop(job)
             raise
@@ -341,115 +310,8 @@ class JobManager:
         finally:
             self._end(job, error)
 
-    async def _transcribe_live(self, job: Job, intake: Intake, lease: Lease) -> Transcript:
-        while True:
-            loaded = await lease.loaded()
-            check_against_model(job.options, loaded.info.languages, lease.model)
-            with lease.use() as runtime:
-                if runtime is not None:
-                    options = job.options.decode_options(self._settings().runtime.beam_size)
-                    run = LiveRun(job, intake, self._dispatcher(runtime), options, self._publish)
-                    return await run.transcribe(self._decoders())
-
-    async def _transcribe(self, job: Job, lease: Lease) -> Transcript:
-        if job.intake is not None:
-            return await self._transcribe_live(job, job.intake, lease)
-        began_s = time.monotonic()
-        if self._keeper is not None:
-            await self._keeper.check_input(job)
-            if (kept := await self._keeper.find_transcript(job, lease)) is not None:
-                await self._tell(job, kept)
-                elapsed_s = round(max(time.monotonic() - began_s, 1e-3), 3)
-                return msgspec.structs.replace(kept, elapsed=elapsed_s)
-        options = job.options.decode_options(self._settings().runtime.beam_size)
-        while True:
-            # A place is taken only on a loaded runtime: a long download holds up nobody else's job.
-            loaded = await lease.loaded()
-            check_against_model(job.options, loaded.info.languages, lease.model)
-            async with self._places[job.options.priority]:
-                with lease.use() as runtime:
-                    if runtime is not None:  # else it ended, or was edited, while the job waited for its turn
-                        dispatcher = self._dispatcher(runtime)
-                        params = self._decode_params(job)
-                        if self._keeper is None:
-                            run = JobRun(job, dispatcher, options, self._publish)
-                            return await run.transcribe(self._decoders(), params)
-                        return await self._transcribe_and_keep(self._keeper, job, lease, dispatcher, params)
-
-    async def _transcribe_and_keep(
-        self, keeper: JobKeeper, job: Job, lease: Lease, dispatcher: Dispatcher, params: DecodeParams
-    ) -> Transcript:
-        """Do what is not finished yet, and write down what is."""
-        run = JobRun(
-            job,
-            dispatcher,
-            job.options.decode_options(self._settings().runtime.beam_size),
-            self._publish,
-            finished=await keeper.finished_windows(job, lease),
-            on_finished=lambda windows: keeper.windows_finished(job, windows),
-        )
-        async with open_task_group() as tasks:
-            tasks.start_soon(keeper.hash_input, job)
-            transcript = await run.transcribe(self._decoders(), params)
-        await keeper.check_unchanged(job)
-        return transcript
-
-    async def _tell(self, job: Job, transcript: Transcript) -> None:
-        """Tell of a transcript that was kept as if it were made now."""
-        job.is_cached = True
-        job.status, job.started = "running", now_rfc3339()
-        job.duration_s, job.language = transcript.duration, transcript.language
-        self._publish(
-            JobStarted(
-                id=job.id, runtime=job.runtime, language=transcript.language, duration=transcript.duration
-            )
-        )
-        for segment in transcript.segments:
-            await checkpoint()  # a day has thousands
-            self._publish(
-                TranscriptionSegment(
-                    id=job.id,
-                    index=segment.id,
-                    start=segment.start,
-                    end=segment.end,
-                    text=segment.text.strip(),
-                    channel=segment.channel,
-                )
-            )
-
-    def _decode_params(self, job: Job) -> DecodeParams:
-        settings = self._settings().decoder
-        shown_path = str(sendable(job.path))
-        return DecodeParams(
-            path=shown_path,
-            path_bytes=None if shown_path == job.path else os.fsencode(job.path),
-            vad=job.options.vad,
-            clips=job.options.clips,
-            channels=job.options.channels,
-            max_window_s=settings.max_window_s,
-            max_duration_s=settings.max_duration_s,
-        )
-
-    def _dispatcher(self, runtime: LoadedRuntime) -> Dispatcher:
-        if runtime not in self._dispatchers:
-            self._dispatchers[runtime] = Dispatcher(runtime)
-            self._tasks.start_soon(self._run_dispatcher, runtime)
-        return self._dispatchers[runtime]
-
-    async def _run_dispatcher(self, runtime: LoadedRuntime) -> None:
-        try:
-            await self._dispatchers[runtime].run()
-        finally:
-            del self._dispatchers[runtime]
-
     def _end(self, job: Job, error: WhisperdError | None) -> None:
-        if job.transcript is not None:
-            self._completed(job, job.transcript)
-        elif error is None or job.cancelled_by is not None:
-            self._cancelled(job)
-        else:
-            self._failed(job, error)
-        job.ended = now_rfc3339()
+        self._publish(conclude(job, error))
         if job.intake is not None:
             job.intake.close()
         del self._active[job.id]
@@ -472,88 +334,3 @@ class JobManager:
             old, its_ticket = self._at_hand.popleft()
             if its_ticket.is_saved:  # else it is nowhere but here
                 old.transcript = None
-
-    def _completed(self, job: Job, transcript: Transcript) -> None:
-        job.status, job.elapsed_s = "completed", transcript.elapsed
-        speed = transcript.duration / transcript.elapsed if transcript.elapsed else 0.0
-        self._publish(
-            TranscriptionCompleted(
-                id=job.id,
-                text=transcript.text,
-                language=transcript.language,
-                duration=transcript.duration,
-                elapsed=transcript.elapsed,
-                speed=round(speed, 2),
-                segments=len(transcript.segments),
-                runtime=transcript.runtime,
-                cached=job.is_cached,
-            )
-        )
-        how = " from the transcripts that are kept" if job.is_cached else ""
-        log.info(
-            "job %s completed: %.1f s of audio in %.2f s%s",
-            job.id,
-            transcript.duration,
-            transcript.elapsed,
-            how,
-        )
-
-    def _cancelled(self, job: Job) -> None:
-        job.status, job.error = "cancelled", job.cancelled_by or _cancelled_on_request()
-        self._publish(TranscriptionCancelled(id=job.id, error=job.error.to_wire()))
-        log.info("job %s cancelled: %s", job.id, job.error.code)
-
-    def _failed(self, job: Job, error: WhisperdError) -> None:
-        job.status, job.error = "failed", error
-        self._publish(TranscriptionFailed(id=job.id, error=error.to_wire()))
-        log.warning("job %s failed: %s", job.id, error.code)
-
-
-def check_input(path: str) -> str:
-    """Whether a path can be transcribed at all; returns it absolute.
-
-    Raises `WhisperdError` (`audio.not_found`, `audio.is_directory`, `audio.not_readable`, …) at
-    once, so that nobody waits for a model to be loaded to learn of a spelling mistake.
-    """
-    if "\0" in path or not os.path.isabs(path):  # noqa: PTH117 - the daemon has no working folder of yours
-        raise WhisperdError(
-            "input.not_absolute", f"The path {path!r} is not absolute.", "Send an absolute path."
-        )
-    with open_regular_file(path):
-        return path
-
-
-async def check_path(path: str) -> FileStamp:
-    """As `check_input`, in a thread, for a folder may not answer: then `audio.not_readable` is raised.
-
-    Returns what the file is now.
-    """
-    try:
-        return await run_abandonable(path, lambda: read_stamp(check_input(path)))
-    except TimeoutError as error:
-        raise WhisperdError(
-            "audio.not_readable",
-            f"{path} cannot be read: its folder does not answer within {ANSWER_TIMEOUT_S:.0f} seconds.",
-            "Check that its disk or network folder answers, or copy the file to another one.",
-            {"path": path},
-        ) from error
-
-
-def _cancelled_on_request() -> WhisperdError:
-    return WhisperdError("job.cancelled", "The job was cancelled.", "Submit it again when it is wanted.")
-
-
-def _suspended() -> WhisperdError:
-    return WhisperdError(
-        "daemon.stopping",
-        "The daemon is stopping, and the job goes on when it is started again.",
-        "Start it again with `whisperctl daemon start`.",
-    )
-
-
-def _stopping() -> WhisperdError:
-    return WhisperdError(
-        "daemon.stopping",
-        "The daemon is stopping.",
-        "Start it again with `whisperctl daemon start` and send the job again.",
-    )

@@ -13,7 +13,14 @@ from whisperd.jobs.search import SearchQuery, searchable
 from whisperd.store import Database
 from whisperd.store.errors import damaged
 
-__all__ = ["FoundTranscript", "Hit", "KeptTranscript", "TranscriptStore", "insert_transcript"]
+__all__ = [
+    "FoundTranscript",
+    "Hit",
+    "KeptTranscript",
+    "TranscriptStore",
+    "insert_transcript",
+    "transcript_number",
+]
 
 _BEGIN, _END = "\x02", "\x03"
 """Around what was searched for; no text has control characters."""
@@ -79,14 +86,14 @@ class TranscriptStore:
             )
         )
 
-    async def find(self, key: str, path: str | None) -> tuple[int, Transcript] | None:
-        """The one that was made of the same, by its number; `path` is where that audio lies now."""
+    async def find(self, key: str, path: str | None) -> Transcript | None:
+        """The one that was made of the same; `path` is where that audio lies now."""
 
-        def work(connection: sqlite3.Connection) -> tuple[int, Transcript] | None:
+        def work(connection: sqlite3.Connection) -> Transcript | None:
             row = connection.execute("SELECT id, result FROM transcripts WHERE key = ?", (key,)).fetchone()
             if row is not None and path is not None:
                 connection.execute("UPDATE transcripts SET path = ? WHERE id = ?", (path, row[0]))
-            return None if row is None else (row[0], self._read(row[1]))
+            return None if row is None else self._read(row[1])
 
         return await self._database.run(work)
 
@@ -155,12 +162,18 @@ class TranscriptStore:
             raise damaged(self._database.path, f"a transcript in it cannot be read ({error})") from error
 
 
+def transcript_number(connection: sqlite3.Connection, key: str | None) -> int | None:
+    """The number of the transcript with this key, in a transaction; None if there is none."""
+    row = connection.execute("SELECT id FROM transcripts WHERE key = ?", (key,)).fetchone()
+    return None if row is None else int(row[0])
+
+
 def insert_transcript(connection: sqlite3.Connection, kept: KeptTranscript) -> int:
     """Keep a transcript in a transaction, in place of one that was made of the same; returns its number."""
     transcript = kept.transcript
-    old = connection.execute("SELECT id FROM transcripts WHERE key = ?", (kept.key,)).fetchone()
+    old = transcript_number(connection, kept.key)
     if old is not None:
-        connection.execute("UPDATE transcripts SET key = NULL WHERE id = ?", old)
+        connection.execute("UPDATE transcripts SET key = NULL WHERE id = ?", (old,))
     number = connection.execute(
         "INSERT INTO transcripts (created, key, size, path, language, text, result)"
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -176,8 +189,8 @@ def insert_transcript(connection: sqlite3.Connection, kept: KeptTranscript) -> i
     ).lastrowid
     assert number is not None
     if old is not None:
-        connection.execute("UPDATE jobs SET transcript = ? WHERE transcript = ?", (number, *old))
-        connection.execute("DELETE FROM transcripts WHERE id = ?", old)
+        connection.execute("UPDATE jobs SET transcript = ? WHERE transcript = ?", (number, old))
+        connection.execute("DELETE FROM transcripts WHERE id = ?", (old,))
     return number
 
 

@@ -18,8 +18,8 @@ from whisperd import paths
 from whisperd.client.inputs import absolute, is_path, model_name, option_params, pieces, runtime_params
 from whisperd.client.values import Segment, Transcript, end_of_job
 from whisperd.daemon.hub import job_topic
-from whisperd.jobs.job import Job, JobInput
-from whisperd.jobs.manager import check_path
+from whisperd.jobs.inputs import check_path
+from whisperd.jobs.job import Job, JobInput, Source
 from whisperd.jobs.options import job_options
 from whisperd.library.samples import SAMPLE_RATE_HZ, is_samples, wav_pieces
 from whisperd.library.setup import Engine, Listener, install_engine, open_library_service, until_cancelled
@@ -191,7 +191,7 @@ class AsyncWhisper:
             path, shown = str(self._service.uploads.path(upload)), JobInput(upload=upload)
         lease = self._service.runtimes.lease(self._service.runtimes.find(NAME))
         try:
-            job = self._service.jobs.submit(shown, path, checked, lease, self.languages)
+            job = self._service.jobs.submit(Source(shown, path), checked, lease, self.languages)
         except BaseException:
             lease.release()
             if upload is not None:

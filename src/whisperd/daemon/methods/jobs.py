@@ -12,9 +12,10 @@ import msgspec
 
 from whisperd.clock import rfc3339_ago, to_rfc3339
 from whisperd.daemon.call import Call
+from whisperd.jobs.inputs import check_path
 from whisperd.jobs.intake import MAX_PUSH_BYTES, Intake, IntakeClosed
-from whisperd.jobs.job import Job, JobInput, JobStatus, JobView, Transcript
-from whisperd.jobs.manager import JobManager, check_path
+from whisperd.jobs.job import Job, JobInput, JobStatus, JobView, Source, Transcript
+from whisperd.jobs.manager import JobManager
 from whisperd.jobs.options import job_options
 from whisperd.outputs import render, verbose
 from whisperd.rpc.errors import WhisperdError, sendable
@@ -99,20 +100,7 @@ class ClearParams(Params, frozen=True):
 
 async def submit(call: Call, params: SubmitParams) -> dict[str, Any]:
     """Take a job and answer with its id as soon as it is in the journal."""
-    intake, stamp = None, None
-    if params.input.stream:
-        if params.detach:
-            raise invalid_params("a stream belongs to its connection, and cannot be detached")
-        path, shown, intake = "", JobInput(stream=True), Intake()
-    elif params.input.upload is not None:
-        path, shown = _uploaded(call, params.input.upload), JobInput(upload=params.input.upload)
-        if params.detach:
-            await anyio.to_thread.run_sync(call.service.uploads.sync, params.input.upload)
-        stamp = await check_path(path)
-    else:
-        path = params.input.given_path
-        stamp = await check_path(path)
-        shown = JobInput(path=sendable(path))
+    source = await _source(call, params)
     profile = _profile(call, params)
     choice = _choice(params.options, profile)
     options = msgspec.structs.replace(
@@ -122,22 +110,13 @@ async def submit(call: Call, params: SubmitParams) -> dict[str, Any]:
     )
     lease, languages = await _lease(call, choice, profile)
     try:
-        job = call.service.jobs.submit(
-            shown,
-            path,
-            options,
-            lease,
-            languages,
-            is_detached=params.detach,
-            stamp=stamp,
-            intake=intake,
-        )
+        job = call.service.jobs.submit(source, options, lease, languages, is_detached=params.detach)
     except BaseException:
         lease.release()
         raise
-    if shown.upload is not None:
-        call.connection.uploads.discard(shown.upload)
-        call.service.remove_upload_after(job, shown.upload)
+    if job.input.upload is not None:
+        call.connection.uploads.discard(job.input.upload)
+        call.service.remove_upload_after(job, job.input.upload)
     if not params.detach:
         call.connection.attached_jobs.add(job)
     await call.service.jobs.acknowledged(job)
@@ -311,6 +290,23 @@ async def _lease(call: Call, choice: Choice, profile: Profile | None) -> tuple[L
     except BaseException:
         lease.release()
         raise
+
+
+async def _source(call: Call, params: SubmitParams) -> Source:
+    """Where the audio of a job comes from. Raises what is wrong with it."""
+    given = params.input
+    if given.stream:
+        if params.detach:
+            raise invalid_params("a stream belongs to its connection, and cannot be detached")
+        return Source(JobInput(stream=True), intake=Intake())
+    if given.upload is not None:
+        path, shown = _uploaded(call, given.upload), JobInput(upload=given.upload)
+        if params.detach:
+            await anyio.to_thread.run_sync(call.service.uploads.sync, given.upload)
+    else:
+        path = given.given_path
+        shown = JobInput(path=sendable(path))
+    return Source(shown, path, await check_path(path))
 
 
 def _uploaded(call: Call, upload: str) -> str:

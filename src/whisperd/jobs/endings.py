@@ -1,0 +1,91 @@
+"""How jobs end, and what is told of it: one event for each, whichever way it ends."""
+
+from __future__ import annotations
+
+import logging
+
+from whisperd.clock import now_rfc3339
+from whisperd.jobs.job import Job, Transcript
+from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.events import (
+    Event,
+    TranscriptionCancelled,
+    TranscriptionCompleted,
+    TranscriptionFailed,
+)
+
+__all__ = ["cancelled_on_request", "conclude", "stopping", "suspended"]
+
+log = logging.getLogger(__name__)
+
+
+def conclude(job: Job, error: WhisperdError | None) -> Event:
+    """A job is over: with its transcript if it has one, else cancelled or with this error.
+
+    Returns the one event that tells of it.
+    """
+    job.ended = now_rfc3339()
+    if job.transcript is not None:
+        return _completed(job, job.transcript)
+    if error is None or job.cancelled_by is not None:
+        return _cancelled(job)
+    return _failed(job, error)
+
+
+def cancelled_on_request() -> WhisperdError:
+    """Why a job ends that somebody has cancelled."""
+    return WhisperdError("job.cancelled", "The job was cancelled.", "Submit it again when it is wanted.")
+
+
+def suspended() -> WhisperdError:
+    """Why a job ends here that goes on in the next daemon."""
+    return WhisperdError(
+        "daemon.stopping",
+        "The daemon is stopping, and the job goes on when it is started again.",
+        "Start it again with `whisperctl daemon start`.",
+    )
+
+
+def stopping() -> WhisperdError:
+    """Why a job ends with its daemon, or is not taken any more."""
+    return WhisperdError(
+        "daemon.stopping",
+        "The daemon is stopping.",
+        "Start it again with `whisperctl daemon start` and send the job again.",
+    )
+
+
+def _completed(job: Job, transcript: Transcript) -> Event:
+    job.status, job.elapsed_s = "completed", transcript.elapsed
+    how = " from the transcripts that are kept" if job.is_cached else ""
+    log.info(
+        "job %s completed: %.1f s of audio in %.2f s%s",
+        job.id,
+        transcript.duration,
+        transcript.elapsed,
+        how,
+    )
+    speed = transcript.duration / transcript.elapsed if transcript.elapsed else 0.0
+    return TranscriptionCompleted(
+        id=job.id,
+        text=transcript.text,
+        language=transcript.language,
+        duration=transcript.duration,
+        elapsed=transcript.elapsed,
+        speed=round(speed, 2),
+        segments=len(transcript.segments),
+        runtime=transcript.runtime,
+        cached=job.is_cached,
+    )
+
+
+def _cancelled(job: Job) -> Event:
+    job.status, job.error = "cancelled", job.cancelled_by or cancelled_on_request()
+    log.info("job %s cancelled: %s", job.id, job.error.code)
+    return TranscriptionCancelled(id=job.id, error=job.error.to_wire())
+
+
+def _failed(job: Job, error: WhisperdError) -> Event:
+    job.status, job.error = "failed", error
+    log.warning("job %s failed: %s", job.id, error.code)
+    return TranscriptionFailed(id=job.id, error=error.to_wire())

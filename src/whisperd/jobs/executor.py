@@ -1,0 +1,171 @@
+"""How a job is done: on a leased runtime, in its turn, or with a text that is kept already."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import anyio
+import msgspec
+from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
+
+from whisperd.audio import DecodeParams, DecoderPool
+from whisperd.clock import now_rfc3339
+from whisperd.jobs.dispatcher import Dispatcher
+from whisperd.jobs.intake import Intake
+from whisperd.jobs.job import Job, Transcript
+from whisperd.jobs.keeper import JobKeeper
+from whisperd.jobs.live import LiveRun
+from whisperd.jobs.run import JobRun, check_against_model
+from whisperd.jobs.scheduler import Priority
+from whisperd.rpc.errors import sendable
+from whisperd.rpc.events import Event, JobStarted, TranscriptionSegment
+from whisperd.runtimes import Lease, LoadedRuntime
+from whisperd.settings import Settings
+from whisperd.tasks import open_task_group
+
+__all__ = ["JobExecutor", "jobs_at_once"]
+
+INTERACTIVE_JOBS_AT_ONCE = 8
+"""Interactive jobs are short, and somebody waits for each."""
+
+
+def jobs_at_once(settings: Settings) -> dict[Priority, int]:
+    """How many jobs of each class run at the same time, each with a decoder of its own.
+
+    No class takes a place of another: a folder of long files holds up nobody's single clip.
+    """
+    processes = settings.decoder.processes
+    return {"interactive": INTERACTIVE_JOBS_AT_ONCE, "normal": processes, "bulk": processes}
+
+
+class JobExecutor:
+    """Does jobs, as many of each class at once as there are places, and feeds each runtime in use."""
+
+    def __init__(
+        self,
+        tasks: TaskGroup,
+        decoders: Callable[[], DecoderPool],
+        settings: Callable[[], Settings],
+        publish: Callable[[Event], None],
+        keeper: JobKeeper | None,
+    ) -> None:
+        """Without a `keeper`, nothing is kept and nothing is found."""
+        self._tasks = tasks
+        self._decoders = decoders
+        self._settings = settings
+        self._publish = publish
+        self._keeper = keeper
+        self._dispatchers: dict[LoadedRuntime, Dispatcher] = {}
+        self._places = {
+            priority: anyio.Semaphore(places) for priority, places in jobs_at_once(settings()).items()
+        }
+
+    async def transcribe(self, job: Job, lease: Lease) -> Transcript:
+        """Do it, or find it among what is kept. Raises `WhisperdError`."""
+        if job.intake is not None:
+            return await self._transcribe_live(job, job.intake, lease)
+        began_s = time.monotonic()
+        if self._keeper is not None:
+            await self._keeper.check_input(job)
+            if (kept := await self._keeper.find_transcript(job, lease)) is not None:
+                await self._tell(job, kept)
+                elapsed_s = round(max(time.monotonic() - began_s, 1e-3), 3)
+                return msgspec.structs.replace(kept, elapsed=elapsed_s)
+        options = job.options.decode_options(self._settings().runtime.beam_size)
+        while True:
+            # A place is taken only on a loaded runtime: a long download holds up nobody else's job.
+            loaded = await lease.loaded()
+            check_against_model(job.options, loaded.info.languages, lease.model)
+            async with self._places[job.options.priority]:
+                with lease.use() as runtime:
+                    if runtime is not None:  # else it ended, or was edited, while the job waited for its turn
+                        dispatcher = self._dispatcher(runtime)
+                        params = self._decode_params(job)
+                        if self._keeper is None:
+                            run = JobRun(job, dispatcher, options, self._publish)
+                            return await run.transcribe(self._decoders(), params)
+                        return await self._transcribe_and_keep(self._keeper, job, lease, dispatcher, params)
+
+    def waiting_windows(self, runtime: LoadedRuntime) -> int:
+        """How many windows of all jobs wait for a loaded runtime."""
+        dispatcher = self._dispatchers.get(runtime)
+        return dispatcher.waiting if dispatcher else 0
+
+    async def _transcribe_live(self, job: Job, intake: Intake, lease: Lease) -> Transcript:
+        while True:
+            loaded = await lease.loaded()
+            check_against_model(job.options, loaded.info.languages, lease.model)
+            with lease.use() as runtime:
+                if runtime is not None:
+                    options = job.options.decode_options(self._settings().runtime.beam_size)
+                    run = LiveRun(job, intake, self._dispatcher(runtime), options, self._publish)
+                    return await run.transcribe(self._decoders())
+
+    async def _transcribe_and_keep(
+        self, keeper: JobKeeper, job: Job, lease: Lease, dispatcher: Dispatcher, params: DecodeParams
+    ) -> Transcript:
+        """Do what is not finished yet, and write down what is."""
+        run = JobRun(
+            job,
+            dispatcher,
+            job.options.decode_options(self._settings().runtime.beam_size),
+            self._publish,
+            finished=await keeper.finished_windows(job, lease),
+            on_finished=lambda windows: keeper.windows_finished(job, windows),
+        )
+        async with open_task_group() as tasks:
+            tasks.start_soon(keeper.hash_input, job)
+            transcript = await run.transcribe(self._decoders(), params)
+        await keeper.check_unchanged(job)
+        return transcript
+
+    def _decode_params(self, job: Job) -> DecodeParams:
+        settings = self._settings().decoder
+        shown_path = str(sendable(job.path))
+        return DecodeParams(
+            path=shown_path,
+            path_bytes=None if shown_path == job.path else os.fsencode(job.path),
+            vad=job.options.vad,
+            clips=job.options.clips,
+            channels=job.options.channels,
+            max_window_s=settings.max_window_s,
+            max_duration_s=settings.max_duration_s,
+        )
+
+    def _dispatcher(self, runtime: LoadedRuntime) -> Dispatcher:
+        if runtime not in self._dispatchers:
+            self._dispatchers[runtime] = Dispatcher(runtime)
+            self._tasks.start_soon(self._run_dispatcher, runtime)
+        return self._dispatchers[runtime]
+
+    async def _run_dispatcher(self, runtime: LoadedRuntime) -> None:
+        try:
+            await self._dispatchers[runtime].run()
+        finally:
+            del self._dispatchers[runtime]
+
+    async def _tell(self, job: Job, transcript: Transcript) -> None:
+        """Tell of a transcript that was kept as if it were made now."""
+        job.is_cached = True
+        job.status, job.started = "running", now_rfc3339()
+        job.duration_s, job.language = transcript.duration, transcript.language
+        self._publish(
+            JobStarted(
+                id=job.id, runtime=job.runtime, language=transcript.language, duration=transcript.duration
+            )
+        )
+        for segment in transcript.segments:
+            await checkpoint()  # a day has thousands
+            self._publish(
+                TranscriptionSegment(
+                    id=job.id,
+                    index=segment.id,
+                    start=segment.start,
+                    end=segment.end,
+                    text=segment.text.strip(),
+                    channel=segment.channel,
+                )
+            )
