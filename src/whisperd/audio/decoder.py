@@ -40,10 +40,11 @@ from whisperd.rpc.messages import decode_params
 from whisperd.rpc.stdio import Stdio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from whisperd.audio.media import Media
     from whisperd.audio.vad import SileroModel, VoiceActivity
+    from whisperd.worker.protocol import SpokenTime
 
 PROGRESS_INTERVAL_S = 0.5
 
@@ -170,6 +171,7 @@ class Cut(NamedTuple):
     start: int
     end: int
     pcm: bytes
+    spoken: tuple[SpokenTime, ...]
 
 
 class Cutter:
@@ -182,6 +184,7 @@ class Cutter:
         self._everything = None if params.vad else EverythingSpoken()
         self._planner = WindowPlanner(PlanOptions(max_window_s=params.max_window_s))
         self._pcm = bytearray()
+        self._spoken: list[Span] = []  # those that windows to come may hold
         self._pcm_start = 0  # the sample at which `_pcm` begins, counted from `first` as all here
         self._taken = 0
         self.speech = 0
@@ -226,6 +229,7 @@ class Cutter:
         found: list[Cut] = []
         for span in spans:
             self.speech += span.end - span.start
+            self._spoken.append(span)
             found += self._plan([span] if self._everything is None else self._everything.add(span))
         return found
 
@@ -237,7 +241,8 @@ class Cutter:
         for window in windows:
             first = 2 * (window.start - self._pcm_start)
             pcm = bytes(self._pcm[first : first + 2 * (window.end - window.start)])
-            found.append(Cut(self._first + window.start, self._first + window.end, pcm))
+            spoken = tuple(_spoken_times(self._spoken, window))
+            found.append(Cut(self._first + window.start, self._first + window.end, pcm, spoken))
         return found
 
     def _forget(self) -> None:
@@ -245,6 +250,7 @@ class Cutter:
         if spare > SAMPLE_RATE:
             del self._pcm[: 2 * spare]
             self._pcm_start += spare
+            self._spoken = [span for span in self._spoken if span.end > self._pcm_start]
 
 
 class Outbox:
@@ -271,10 +277,21 @@ class Outbox:
                 start=cut.start / SAMPLE_RATE,
                 end=cut.end / SAMPLE_RATE,
                 pcm=cut.pcm,
+                spoken=cut.spoken,
                 channel=channel if self._is_split else None,
             )
             self._send(window)
             self.sent += 1
+
+
+def _spoken_times(spans: Iterable[Span], window: Window) -> Iterator[SpokenTime]:
+    for span in spans:
+        start, end = max(span.start, window.start), min(span.end, window.end)
+        if start < end:
+            yield (
+                round((start - window.start) / SAMPLE_RATE, 3),
+                round((end - window.start) / SAMPLE_RATE, 3),
+            )
 
 
 def _too_long(request: DecodeParams) -> WhisperdError:

@@ -9,7 +9,7 @@ import msgspec
 
 from whisperd.audio.clips import Clip
 from whisperd.rpc.messages import Params
-from whisperd.worker.protocol import SAMPLE_RATE
+from whisperd.worker.protocol import SAMPLE_RATE, SpokenTime
 
 __all__ = [
     "EVENT_METHOD",
@@ -104,6 +104,8 @@ class WindowAudio(msgspec.Struct, frozen=True, kw_only=True, tag="window"):
     pcm: bytes
     channel: int | None = None
     """From 0, where channels are heard by themselves."""
+    spoken: tuple[SpokenTime, ...] | None = None
+    """When somebody speaks in it, in seconds from `start`."""
 
 
 class DecodeProgress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):

@@ -155,7 +155,7 @@ class JobRun:
             Parcel(
                 job=self._job.id,
                 indexes=tuple(window.index for window in windows),
-                windows=tuple(EngineWindow(pcm=window.pcm) for window in windows),
+                windows=tuple(EngineWindow(pcm=window.pcm, spoken=window.spoken) for window in windows),
                 options=self._options,
             )
         )

@@ -23,6 +23,8 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Literal, get_args
 
+import msgspec
+
 from whisperd.worker.protocol import DecodeOptions, EngineWindow
 
 __all__ = ["Batch", "Parcel", "Priority", "WindowScheduler"]
@@ -70,7 +72,7 @@ class Batch:
     def windows(self) -> tuple[EngineWindow, ...]:
         """All windows, in the order of the parcels; `group` tells the parcels apart."""
         return tuple(
-            EngineWindow(pcm=window.pcm, group=group)
+            msgspec.structs.replace(window, group=group)
             for group, parcel in enumerate(self.parcels)
             for window in parcel.windows
         )

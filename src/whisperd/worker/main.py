@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -19,6 +20,7 @@ from whisperd.isolation import enter_bundle
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import decode_params
 from whisperd.rpc.stdio import Stdio
+from whisperd.worker.coverage import transcribe_whole
 from whisperd.worker.faults import explain, words_of
 from whisperd.worker.protocol import (
     BatchParams,
@@ -26,6 +28,7 @@ from whisperd.worker.protocol import (
     CancelParams,
     Engine,
     EngineInfo,
+    EngineWindow,
     LoadEngine,
     LoadParams,
     WindowResult,
@@ -89,10 +92,15 @@ class _Service:
     def _compute(self, batch: BatchParams) -> list[WindowResult]:
         assert self._engine is not None, "transcribe before load"
         if not self._engine.info.cancels:
-            return self._engine.transcribe(batch.windows, batch.options)
+            return transcribe_whole(self._engine.transcribe, batch.windows, batch.options)
         unwanted = self._unwanted[batch.id]
         engine = cast(CancellableEngine, self._engine)
-        return engine.transcribe(batch.windows, batch.options, lambda window: window.group not in unwanted)
+
+        def is_wanted(window: EngineWindow) -> bool:
+            return window.group not in unwanted
+
+        transcribe = partial(engine.transcribe, is_wanted=is_wanted)
+        return transcribe_whole(transcribe, batch.windows, batch.options, is_wanted)
 
 
 def _mend_library(params: LoadParams) -> str:

@@ -26,6 +26,7 @@ __all__ = [
     "IsWanted",
     "LoadEngine",
     "LoadParams",
+    "SpokenTime",
     "WindowResult",
 ]
 
@@ -37,6 +38,10 @@ ComputeType = Literal[
     "auto", "int8", "int8_float16", "int8_float32", "int8_bfloat16", "float16", "bfloat16", "float32"
 ]
 """Precision of weights and of computing, as CTranslate2 names them; `auto` is for the daemon to choose."""
+
+
+SpokenTime = tuple[float, float]
+"""From when to when somebody speaks, in seconds from the beginning of the window."""
 
 
 class LoadParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +94,8 @@ class EngineWindow(msgspec.Struct, frozen=True, kw_only=True):
     pcm: bytes
     group: int = 0
     """Windows of one group are of one recording; they vote together on an unknown language."""
+    spoken: tuple[SpokenTime, ...] | None = None
+    """When somebody speaks in it, as far as that is known; the engine may do without."""
 
     @property
     def duration_s(self) -> float:

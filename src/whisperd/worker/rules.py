@@ -13,6 +13,7 @@ __all__ = [
     "FULL_CONTEXT_FRAMES",
     "context_frames",
     "elect",
+    "is_poor",
     "is_repetitive",
     "is_silence",
     "looks_bad",
@@ -59,6 +60,11 @@ def looks_bad(
         return True
     is_guess = not avg_logprob >= _MIN_AVG_LOGPROB  # also true of not-a-number
     return is_guess and not is_silence(no_speech_prob, avg_logprob)
+
+
+def is_poor(compression_ratio: float, avg_logprob: float) -> bool:
+    """Whether what was kept in the end, the best of all attempts, still repeats itself or is a mere guess."""
+    return is_repetitive(compression_ratio) or not avg_logprob >= _MIN_AVG_LOGPROB
 
 
 def is_repetitive(compression_ratio: float) -> bool:

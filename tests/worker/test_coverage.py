@@ -1,0 +1,147 @@
+"""Texts that cannot be all that was said, and what is done about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisperd.worker.coverage import best_cut, missing_s, spoken_letters, transcribe_whole
+from whisperd.worker.protocol import (
+    SAMPLE_RATE,
+    DecodeOptions,
+    EngineSegment,
+    EngineWindow,
+    SpokenTime,
+    WindowResult,
+)
+
+SENTENCE = "Ask not what your country can do for you, ask what you can do for your country."
+"""Said in about five seconds."""
+
+
+def segment(start: float, end: float, text: str, compression_ratio: float = 1.0) -> EngineSegment:
+    return EngineSegment(
+        start=start,
+        end=end,
+        text=text,
+        tokens=(1,),
+        temperature=0.0,
+        avg_logprob=-0.1,
+        compression_ratio=compression_ratio,
+        no_speech_prob=0.0,
+    )
+
+
+class Forgetful:
+    """An engine that says a sentence for each stretch of speech, but only so many for each window."""
+
+    def __init__(self, most: int = 1, text: str = SENTENCE) -> None:
+        self.most = most
+        self.text = text
+        self.heard: list[float] = []
+
+    def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
+        self.heard += [window.duration_s for window in windows]
+        return [
+            WindowResult(language=options.language or "en", language_probability=0.9, segments=tuple(found))
+            for window in windows
+            for found in [[segment(*time, self.text) for time in (window.spoken or ())[: self.most]]]
+        ]
+
+
+def window(*spoken: SpokenTime, duration_s: float) -> EngineWindow:
+    return EngineWindow(pcm=bytes(2 * round(duration_s * SAMPLE_RATE)), spoken=spoken)
+
+
+FOUR = ((0.2, 5.0), (5.6, 10.6), (12.0, 17.0), (17.4, 22.0))
+
+
+def test_a_lost_sentence_is_found_in_the_parts_of_its_window() -> None:
+    engine = Forgetful()
+    (result,) = transcribe_whole(engine.transcribe, [window(*FOUR, duration_s=22.2)], DecodeOptions())
+    assert [one.start for one in result.segments] == pytest.approx([0.2, 5.6, 12.0, 17.4], abs=0.002)
+    assert [one.end for one in result.segments] == pytest.approx([5.0, 10.6, 17.0, 22.0], abs=0.002)
+    assert engine.heard[1:3] == pytest.approx([11.3, 10.9])  # the longest pause is from 10.6 to 12.0
+
+
+def test_a_whole_text_is_not_computed_again() -> None:
+    engine = Forgetful(most=4)
+    transcribe_whole(engine.transcribe, [window(*FOUR, duration_s=22.2)], DecodeOptions())
+    assert engine.heard == [22.2]
+
+
+def test_what_nobody_wants_any_more_is_left_alone() -> None:
+    engine = Forgetful()
+    whole = window(*FOUR, duration_s=22.2)
+    transcribe_whole(engine.transcribe, [whole], DecodeOptions(), lambda _window: False)
+    assert engine.heard == [22.2]
+
+
+def test_without_knowledge_of_the_speech_nothing_is_doubted() -> None:
+    engine = Forgetful()
+    transcribe_whole(engine.transcribe, [EngineWindow(pcm=bytes(20 * 2 * SAMPLE_RATE))], DecodeOptions())
+    assert len(engine.heard) == 1
+
+
+def test_parts_that_say_no_more_are_not_believed() -> None:
+    engine = Forgetful(text="Uh.")
+    (result,) = transcribe_whole(engine.transcribe, [window(*FOUR, duration_s=22.2)], DecodeOptions())
+    assert len(engine.heard) > 1
+    assert len(result.segments) == 1
+
+
+def test_a_circle_is_broken_in_parts() -> None:
+    class Circling(Forgetful):
+        def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
+            answers = super().transcribe(windows, options)
+            if windows[0].duration_s < 20:
+                return answers
+            circle = segment(0.0, 22.2, "and then " * 100, compression_ratio=20.0)
+            return [WindowResult(language="en", language_probability=1.0, segments=(circle,))]
+
+    (result,) = transcribe_whole(
+        Circling(most=4).transcribe, [window(*FOUR, duration_s=22.2)], DecodeOptions()
+    )
+    assert len(result.segments) == 4
+
+
+@pytest.mark.parametrize(
+    ("segments", "spoken", "missing"),
+    [
+        ([segment(0, 20, SENTENCE)], [(0, 5.5)], False),  # silence behind
+        ([segment(0, 20, SENTENCE)], [(0, 20)], True),  # speech behind
+        ([segment(0, 5, SENTENCE), segment(14, 19, SENTENCE)], [(0, 5), (6, 13), (14, 19)], True),
+        ([segment(0, 5, SENTENCE), segment(14, 19, SENTENCE)], [(0, 5), (6, 8), (14, 19)], False),
+        ([segment(0, 12, "Thirteen, 14, 1598, 20071.")], [(0, 6)], False),
+        ([segment(0, 8, "私はその人を常に先生と呼んでいた。")], [(0, 6.5)], False),
+        ([], [(0, 2)], False),
+        ([], [(0, 9)], True),
+    ],
+)
+def test_what_is_missing(segments: list[EngineSegment], spoken: list[SpokenTime], *, missing: bool) -> None:
+    assert (missing_s(segments, spoken) > 3.0) is missing
+
+
+def test_what_is_said_counts_and_not_what_is_written() -> None:
+    assert spoken_letters("7") == 4
+    assert spoken_letters("-- ,") == 0
+    assert spoken_letters("先生") == 5
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.01, 6), st.floats(0, 3)), max_size=12),
+    st.floats(0, 5),
+)
+def test_a_cut_leaves_something_on_both_sides(lengths: list[tuple[float, float]], rest_s: float) -> None:
+    spoken, position = [], 0.0
+    for length, pause in lengths:
+        spoken.append((position + pause, position + pause + length))
+        position += pause + length
+    cut = best_cut(spoken, position + rest_s)
+    if cut is None:
+        assert position + rest_s < 4
+    else:
+        assert 2 <= cut <= position + rest_s - 2
