@@ -115,11 +115,11 @@ def _delays(daemon: RunningDaemon, recording: str) -> dict[str, list[float]]:
     with daemon.connect() as client, daemon.connect() as other:
         client.runtimes.create(name="bench", model=MODEL, keep_alive=-1)
         client.runtimes.load("bench")
-        client.transcribe(recording, runtime="bench")
+        client.transcribe(recording, runtime="bench", cache=False)
 
         def job(into: list[float]) -> None:
             began = time.perf_counter()
-            transcript = client.transcribe(recording, runtime="bench")
+            transcript = client.transcribe(recording, runtime="bench", cache=False)
             into.append(time.perf_counter() - began)
             if into is delays["alone"]:
                 delays["window"].append(transcript.duration / client.jobs.list()[-1]["speed"])

@@ -39,7 +39,7 @@ def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
     texts: dict[str, str] = {}
 
     def ours() -> None:
-        texts["ours"] = run([whisperctl, "transcribe", "--model", MODEL, recording], daemon.env)
+        texts["ours"] = run([whisperctl, "transcribe", "--no-cache", "--model", MODEL, recording], daemon.env)
 
     def theirs() -> None:
         texts["theirs"] = run([sys.executable, "-c", FRESH, model, recording], fresh_env)

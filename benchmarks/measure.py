@@ -8,6 +8,7 @@ import re
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,34 @@ sys.path.insert(0, str(REPOSITORY / "tests"))
 
 from whisperd_testing import CACHE, RunningDaemon  # noqa: E402
 
-__all__ = ["CACHE", "Outcome", "RunningDaemon", "bundle_path", "in_turn", "machine", "model_path", "words"]
+__all__ = [
+    "CACHE",
+    "Chart",
+    "MemoryWatch",
+    "Outcome",
+    "RunningDaemon",
+    "bundle_path",
+    "in_turn",
+    "machine",
+    "make_short",
+    "median_ratio",
+    "model_path",
+    "rounds",
+    "words",
+]
+
+WATCH_INTERVAL_S = 0.2
+_effort = {"short": False}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Bars to be drawn: a label and a value for each."""
+
+    name: str
+    title: str
+    unit: str
+    bars: tuple[tuple[str, float], ...]
 
 
 @dataclass
@@ -31,8 +59,64 @@ class Outcome:
     name: str
     goal: str
     met: bool
-    rows: list[tuple[str, str]]
+    rows: Sequence[tuple[str, ...]]
     data: dict[str, Any] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
+    """What stands above the rows, where that is not plain."""
+    charts: Sequence[Chart] = ()
+
+
+def make_short() -> None:
+    """Have every measurement do as little as it can: to see that it runs, not for its figures."""
+    _effort["short"] = True
+
+
+def rounds(full: int, short: int = 1) -> int:
+    """How often something is done, or how much: the second number where a short round was asked for."""
+    return short if _effort["short"] else full
+
+
+class MemoryWatch:
+    """The most resident memory of a daemon and its processes while the block lasts."""
+
+    def __init__(self, daemon: RunningDaemon) -> None:
+        self._daemon = daemon
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.peak_bytes = 0
+        """Of all processes together."""
+        self.beside_worker_bytes = 0
+        """Of the daemon and all its processes but the workers."""
+
+    def __enter__(self) -> MemoryWatch:
+        self._look()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.wait(WATCH_INTERVAL_S):
+            self._look()
+
+    def _look(self) -> None:
+        workers = {process.pid for process in self._daemon.workers()}
+        resident = {
+            process.pid: _resident_bytes(process)
+            for process in (psutil.Process(self._daemon.pid), *self._daemon.children())
+        }
+        beside = sum(size for pid, size in resident.items() if pid not in workers)
+        self.peak_bytes = max(self.peak_bytes, sum(resident.values()))
+        self.beside_worker_bytes = max(self.beside_worker_bytes, beside)
+
+
+def _resident_bytes(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.NoSuchProcess:
+        return 0
 
 
 def in_turn(commands: Sequence[Callable[[], object]], *, rounds: int, warm_up: int = 1) -> list[list[float]]:

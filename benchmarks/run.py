@@ -1,4 +1,4 @@
-"""Runs the measurements and prints a table: `python benchmarks/run.py [NAME...] [--audio FOLDER]`.
+"""Runs the measurements and prints tables: `python benchmarks/run.py [NAME...] [--audio FOLDER]`.
 
 Every figure is a ratio or a difference within one run; the JSON that is written beside holds all
 single values. Exit status 1 if a goal was missed.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -17,60 +19,100 @@ from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from benchmarks.measure import REPOSITORY, Outcome, RunningDaemon, machine
+from benchmarks.measure import CACHE, REPOSITORY, Outcome, RunningDaemon, machine, make_short
 
-MEASUREMENTS = (
-    "size",
-    "client",
-    "idle",
-    "hardware",
-    "calibration",
-    "latency",
-    "live",
-    "runtimes",
-    "accuracy",
-    "whispercpp",
-)
+MINUTES = {
+    "size": 1,
+    "client": 1,
+    "idle": 1,
+    "hardware": 1,
+    "calibration": 15,
+    "latency": 2,
+    "live": 2,
+    "runtimes": 2,
+    "accuracy": 2,
+    "whispercpp": 5,
+    "throughput": 12,
+    "long": 25,
+    "clip": 3,
+    "clients": 3,
+    "peak": 1,
+}
+"""About how long each takes on two quiet cores."""
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(MEASUREMENTS)} (all)")
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="minutes on two quiet cores: "
+        + ", ".join(f"{name} {taken}" for name, taken in MINUTES.items()),
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(MINUTES)} (all)")
     parser.add_argument(
         "--audio", type=Path, default=REPOSITORY / "tests/data/audio", help="recordings with a manifest.json"
     )
+    parser.add_argument(
+        "--short", action="store_true", help="one round of each, short files: to see that it runs"
+    )
     options = parser.parse_args()
-    outcomes = measure_all(options.names or MEASUREMENTS, options.audio.absolute())
-    for outcome in outcomes:
-        print_outcome(outcome)
-    print(f"\nWritten to {write(outcomes)}")
+    names = options.names or list(MINUTES)
+    if unknown := set(names) - set(MINUTES):
+        parser.error(f"there is no {', '.join(sorted(unknown))}")
+    if options.short:
+        make_short()
+    _keep_byte_code()
+    outcomes = measure_all(names, options.audio.absolute())
+    print(f"\nWritten to {write(outcomes, sys.argv[1:])}")
     return 0 if all(outcome.met for outcome in outcomes) else 1
 
 
-def measure_all(names: tuple[str, ...] | list[str], audio: Path) -> list[Outcome]:
+def measure_all(names: Sequence[str], audio: Path) -> list[Outcome]:
+    outcomes = []
     with TemporaryDirectory() as folder:
         daemon = RunningDaemon(Path(folder), toy=False).start()
         try:
-            return [import_module(f"benchmarks.{name}").measure(daemon, audio) for name in names]
+            for name in names:
+                print(f"\n{name}: about {MINUTES[name]} minutes when nothing else runs", file=sys.stderr)
+                outcomes.append(import_module(f"benchmarks.{name}").measure(daemon, audio))
+                print_outcome(outcomes[-1])
         finally:
             daemon.close()
+    return outcomes
 
 
 def print_outcome(outcome: Outcome) -> None:
     print(f"\n{outcome.name}: {outcome.goal} — {'met' if outcome.met else 'MISSED'}")
-    width = max(len(label) for label, _ in outcome.rows)
-    for label, value in outcome.rows:
-        print(f"  {label.ljust(width)}  {value}")
+    for line in table(outcome):
+        print(f"  {line}")
+    sys.stdout.flush()
 
 
-def write(outcomes: list[Outcome]) -> Path:
+def table(outcome: Outcome) -> list[str]:
+    """Its rows as lines of text, each column as wide as what is in it."""
+    rows = [*([outcome.columns] if outcome.columns else []), *outcome.rows]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def write(outcomes: list[Outcome], arguments: Sequence[str]) -> Path:
     folder = REPOSITORY / "benchmarks" / "results"
     folder.mkdir(exist_ok=True)
     path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
-    path.write_text(
-        json.dumps({"machine": machine(), "outcomes": [asdict(one) for one in outcomes]}, indent=2)
-    )
+    found = {
+        "machine": machine(),
+        "arguments": list(arguments),
+        "outcomes": [asdict(one) for one in outcomes],
+    }
+    path.write_text(json.dumps(found, indent=2))
     return path.relative_to(REPOSITORY)
+
+
+def _keep_byte_code() -> None:
+    """As after an installation: without it, each start of a program compiles its modules anew."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ.setdefault("PYTHONPYCACHEPREFIX", str(CACHE / "bytecode"))
 
 
 if __name__ == "__main__":

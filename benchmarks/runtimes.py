@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
 
-from benchmarks.measure import REPOSITORY, Outcome, RunningDaemon
-from whisperd.client import Client
+from benchmarks.measure import Outcome, RunningDaemon
+from benchmarks.stamped_daemon import run_stamped
 from whisperd_testing import toy_model, write_tone
 
 GOAL_MS = 5.0
@@ -64,7 +61,7 @@ def _first_work() -> dict[str, list[float]]:
         folder = Path(name)
         path = folder / "times.json"
         asked, answered = [], []
-        with _stamped_daemon(folder, path) as client:
+        with run_stamped(folder, path, toy=True) as daemon, daemon.connect() as client:
             sound = write_tone(folder / "tone.wav", 1.0)
             model = toy_model(folder / "toy")
             for number in range(SAVED):
@@ -72,22 +69,10 @@ def _first_work() -> dict[str, list[float]]:
             client.runtimes.load(f"runtime {SAVED - 1}")
             for _ in range(WARM_UP + REQUESTS):
                 asked.append(time.perf_counter())
-                client.transcribe(sound, runtime=f"runtime {SAVED - 1}", vad=False)
+                client.transcribe(sound, runtime=f"runtime {SAVED - 1}", vad=False, cache=False)
                 answered.append(time.perf_counter())
         times: dict[str, Any] = {**json.loads(path.read_text()), "asked": asked, "answered": answered}
     return {kind: values[-REQUESTS:] for kind, values in times.items()}
-
-
-@contextmanager
-def _stamped_daemon(folder: Path, path: Path) -> Iterator[Client]:
-    backends = REPOSITORY / "tests" / "backends"
-    env = {"PYTHONPATH": f"{backends}{os.pathsep}{REPOSITORY}", "WHISPERD_PRELOAD": "0"}
-    daemon = RunningDaemon(folder, env=env, program=("benchmarks.stamped_daemon", str(path))).start()
-    try:
-        with daemon.connect() as client:
-            yield client
-    finally:
-        daemon.close()
 
 
 def _memory() -> tuple[int, int, int]:

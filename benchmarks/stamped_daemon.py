@@ -1,32 +1,61 @@
 """A daemon that notes when work begins: `python -m benchmarks.stamped_daemon FILE [OPTION...]`.
 
-It is the daemon as it is, with three of its functions wrapped. For each job there is one time of each kind
+It is the daemon as it is, with some of its functions wrapped. For each job there is one time of each kind
 (`time.perf_counter`), in the order of the jobs, which have to be sent one after the other. They are written
-to the file, as JSON, when the daemon ends.
+to the file, as JSON, when the daemon ends; and beside them `held_s`, the seconds of audio that waited for the
+engine or were in it, each time that there was more.
 """
 
 from __future__ import annotations
 
 import atexit
 import json
+import os
 import sys
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from whisperd.audio import process as decoders
 from whisperd.daemon import connection
 from whisperd.daemon.main import main
+from whisperd.jobs.dispatcher import Dispatcher
 from whisperd.worker.process import Worker
 
-KINDS = ("read", "decoding", "computing")
+if TYPE_CHECKING:
+    from benchmarks.measure import RunningDaemon
+
+KINDS = ("read", "decoding", "computing", "computed")
+
+
+@contextmanager
+def run_stamped(
+    folder: Path, path: Path, env: Mapping[str, str] | None = None, *, toy: bool = False
+) -> Iterator[RunningDaemon]:
+    """Such a daemon with its state in a folder; the file is there after the block."""
+    from benchmarks.measure import REPOSITORY, RunningDaemon
+
+    places = [*([str(REPOSITORY / "tests" / "backends")] if toy else []), str(REPOSITORY)]
+    daemon = RunningDaemon(
+        folder,
+        toy=False,
+        env={"PYTHONPATH": os.pathsep.join(places), **(env or {})},
+        program=("benchmarks.stamped_daemon", str(path)),
+    ).start()
+    try:
+        yield daemon
+    finally:
+        daemon.close()
 
 
 def stamp() -> dict[str, list[float]]:
     """Have the times of each kind noted from now on."""
-    times: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    times: dict[str, list[float]] = {kind: [] for kind in (*KINDS, "held_s")}
     decode_message = connection.decode_message
-    ask, transcribe = decoders.Decoding.ask, Worker.transcribe
+    ask, transcribe, wait_for = decoders.Decoding.ask, Worker.transcribe, Dispatcher.transcribe
+    held_s = 0.0
 
     def decode_message_stamped(frame: bytes) -> Any:
         now_s = time.perf_counter()
@@ -41,11 +70,24 @@ def stamp() -> dict[str, list[float]]:
 
     async def transcribe_stamped(self: Worker, batch: Any) -> Any:
         times["computing"].append(time.perf_counter())
-        return await transcribe(self, batch)
+        results = await transcribe(self, batch)
+        times["computed"].append(time.perf_counter())
+        return results
+
+    async def wait_for_stamped(self: Dispatcher, parcel: Any) -> Any:
+        nonlocal held_s
+        held_s += parcel.duration_s
+        if held_s > max(times["held_s"], default=0.0):
+            times["held_s"].append(held_s)
+        try:
+            return await wait_for(self, parcel)
+        finally:
+            held_s -= parcel.duration_s
 
     connection.decode_message = decode_message_stamped
     decoders.Decoding.ask = ask_stamped  # type: ignore[method-assign]
     Worker.transcribe = transcribe_stamped  # type: ignore[method-assign]
+    Dispatcher.transcribe = wait_for_stamped  # type: ignore[method-assign]
     return times
 
 

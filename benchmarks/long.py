@@ -1,0 +1,110 @@
+"""Long files, made of the English recordings with pauses: throughput at 30 minutes, memory at three hours."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.measure import Chart, MemoryWatch, Outcome, RunningDaemon, bundle_path, rounds
+from benchmarks.peers import Run, faster_whisper, loaded, whisper_cli, whisperd
+from benchmarks.recordings import Recording, as_wav, english, joined
+from benchmarks.stamped_daemon import run_stamped
+
+MODEL = "base"
+MINUTES = (30, 180)
+SHORT_MINUTES = (2, 4)
+GOAL_FASTER_WHISPER, GOAL_WHISPER_CPP = 5.0, 7.0
+GOAL_WORSE_PERCENT = 0.3
+GOAL_BESIDE_BYTES = 300 * 10**6
+GOAL_HELD_S = 120.0
+
+
+def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
+    """30 minutes through all three; three hours through a daemon that notes how much audio it holds."""
+    middle_minutes, long_minutes = rounds(MINUTES[0], SHORT_MINUTES[0]), rounds(MINUTES[1], SHORT_MINUTES[1])
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        wavs = as_wav(english(audio), folder, bundle_path(daemon, "media"))
+        middle = joined(wavs, 60 * middle_minutes, folder / "middle.wav")
+        runs = {
+            "whisperd": whisperd(daemon, MODEL, [middle]),
+            "faster-whisper, defaults": faster_whisper(daemon, MODEL, [middle], "defaults"),
+            "faster-whisper, batched": faster_whisper(daemon, MODEL, [middle], "batched"),
+            "whisper.cpp, defaults": whisper_cli(daemon, MODEL, [middle], "defaults"),
+        }
+        long = joined(wavs, 60 * long_minutes, folder / "long.wav")
+        (folder / "daemon").mkdir()
+        long_run, beside_bytes, held_s, first_s = _watched(folder / "daemon", long)
+    ours, theirs, cpp = (
+        runs[name] for name in ("whisperd", "faster-whisper, defaults", "whisper.cpp, defaults")
+    )
+    faster, faster_cpp = theirs.seconds / ours.seconds, cpp.seconds / ours.seconds
+    worse = ours.errors_percent([middle]) - theirs.errors_percent([middle])
+    label = f"{long_minutes} minutes"
+    return Outcome(
+        "long",
+        f"{middle_minutes} minutes, {MODEL}: at least {GOAL_FASTER_WHISPER:g} times as fast as "
+        f"faster-whisper, {GOAL_WHISPER_CPP:g} times as fast as whisper.cpp by default, word errors at most "
+        f"{GOAL_WORSE_PERCENT} points more; {label}: at most {GOAL_BESIDE_BYTES / 1e6:.0f} MB beside the "
+        f"worker, {GOAL_HELD_S:.0f} s of audio held",
+        faster >= GOAL_FASTER_WHISPER
+        and faster_cpp >= GOAL_WHISPER_CPP
+        and worse <= GOAL_WORSE_PERCENT
+        and beside_bytes <= GOAL_BESIDE_BYTES
+        and held_s <= GOAL_HELD_S,
+        [
+            *(_row(f"{middle_minutes} minutes: {name}", run, ours, middle) for name, run in runs.items()),
+            _row(f"{label}: whisperd", long_run, None, long),
+            (f"{label}: beside the worker", "", "", "", "", f"{beside_bytes / 1e6:.0f} MB"),
+            (f"{label}: audio held at most", f"{held_s:.0f}", "", "", "", ""),
+            (f"{label}: first segment after", f"{first_s:.1f}", "", "", "", ""),
+        ],
+        {
+            "seconds": {name: run.seconds for name, run in runs.items()} | {"long": long_run.seconds},
+            "beside_worker_bytes": beside_bytes,
+            "held_s": held_s,
+            "first_segment_s": first_s,
+        },
+        ("", "seconds", "times real time", "whisperd is … times as fast", "word errors", "peak memory"),
+        [
+            Chart(
+                "long",
+                f"{MODEL}, {middle_minutes} minutes in one file: times faster than real time",
+                "x",
+                tuple((name, middle.duration_s / run.seconds) for name, run in runs.items()),
+            )
+        ],
+    )
+
+
+def _watched(folder: Path, recording: Recording) -> tuple[Run, int, float, float]:
+    """The run; bytes beside the worker; seconds of audio held; seconds to the first segment."""
+    path = folder / "times.json"
+    with (
+        run_stamped(folder, path) as daemon,
+        loaded(daemon, MODEL) as client,
+        MemoryWatch(daemon) as memory,
+    ):
+        began = time.perf_counter()
+        job = client.submit(recording.path, runtime="bench", language="en", cache=False)
+        first_s = 0.0
+        for event in client.follow(job):
+            if event["type"] == "transcription.segment" and not first_s:
+                first_s = time.perf_counter() - began
+        text = client.jobs.wait(job)["text"]
+        seconds = time.perf_counter() - began
+    held_s = max(json.loads(path.read_text())["held_s"])
+    return Run(seconds, [text], memory.peak_bytes), memory.beside_worker_bytes, held_s, first_s
+
+
+def _row(label: str, run: Run, ours: Run | None, recording: Recording) -> tuple[str, ...]:
+    return (
+        label,
+        f"{run.seconds:.1f}",
+        f"{recording.duration_s / run.seconds:.0f}",
+        f"{run.seconds / ours.seconds:.1f}" if ours else "",
+        f"{run.errors_percent([recording]):.2f} %",
+        f"{run.peak_bytes / 1e6:.0f} MB",
+    )
