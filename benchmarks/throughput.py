@@ -34,8 +34,8 @@ def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
     return Outcome(
         "throughput",
         f"{len(recordings)} English recordings, {total_s:.0f} s, {JUDGED}: at least "
-        f"{GOAL_FASTER_WHISPER:g} times as fast as faster-whisper and {GOAL_WHISPER_CPP:g} times as fast as whisper.cpp by default, word "
-        f"errors at most {GOAL_WORSE_PERCENT} points more",
+        f"{GOAL_FASTER_WHISPER:g} times as fast as faster-whisper and {GOAL_WHISPER_CPP:g} times as fast as "
+        f"whisper.cpp by default, word errors at most {GOAL_WORSE_PERCENT} points more",
         faster >= GOAL_FASTER_WHISPER and faster_cpp >= GOAL_WHISPER_CPP and worse <= GOAL_WORSE_PERCENT,
         [row for model in MODELS for row in _rows(model, found[model], recordings, total_s)],
         {

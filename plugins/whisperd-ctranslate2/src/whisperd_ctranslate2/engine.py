@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import ctranslate2
 import numpy as np
@@ -21,6 +21,7 @@ from faster_whisper.tokenizer import _LANGUAGE_CODES, Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens
 
 from whisperd.worker.attempts import Attempt, improve
+from whisperd.worker.batching import alike
 from whisperd.worker.protocol import (
     SAMPLE_RATE,
     UNWANTED,
@@ -48,6 +49,9 @@ MAX_PROMPT_TOKENS = TEXT_CONTEXT_TOKENS // 2 - 1
 """The text before, as Whisper was trained."""
 BEST_OF = 5
 """Hypotheses sampled at a temperature above zero; the likeliest is kept."""
+_SPREAD_FRAMES = 200
+"""Context that a window may get in vain on a processor. Measured (docs/benchmarks.md): more of it costs the
+encoder more than a larger batch gains the decoder. A GPU is better at few large batches."""
 
 
 class GivenUp(Exception):
@@ -74,6 +78,17 @@ def load(params: LoadParams) -> CTranslate2Engine:
     return engine
 
 
+class _Group(NamedTuple):
+    """Windows of a batch that are computed together."""
+
+    places: Sequence[int]
+    """Where they are in the batch."""
+    windows: Sequence[EngineWindow]
+    frames: int
+    """Of context, of each."""
+    encoded: Any
+
+
 class CTranslate2Engine:
     """A loaded model; see `whisperd.worker.protocol.Engine`."""
 
@@ -82,6 +97,7 @@ class CTranslate2Engine:
         self._context_margin_s = context_margin_s
         self._model = whisper.model
         self._extract = whisper.feature_extractor
+        self._spread_frames = _SPREAD_FRAMES if self._model.device == "cpu" else FULL_CONTEXT_FRAMES
         self._tokenizers: dict[tuple[str, str], Tokenizer] = {}
         self.info = EngineInfo(
             multilingual=self._model.is_multilingual,
@@ -111,16 +127,36 @@ class CTranslate2Engine:
         The library cannot be interrupted. What is not wanted any more ends between two of its steps: a batch
         of which nothing is wanted after its encoder, and what would be computed again never is.
         """
-        frames = max(context_frames(window.duration_s, self._context_margin_s) for window in windows)
-        encoded = self._encode(windows, frames)
+        contexts = [context_frames(window.duration_s, self._context_margin_s) for window in windows]
+        groups = [
+            self._encode_group(places, windows, contexts[places[0]])
+            for places in alike(contexts, self._spread_frames)
+        ]
         if not any(map(is_wanted, windows)):
             return [UNWANTED] * len(windows)
-        languages = self._languages(encoded, windows, options)
+        languages = self._languages(groups, windows, options)
+        results: dict[int, WindowResult] = {}
+        for group in groups:
+            own = [languages[place] for place in group.places]
+            found = self._transcribe_group(group, own, options, is_wanted)
+            results |= zip(group.places, found, strict=True)
+        return [results[place] for place in range(len(windows))]
+
+    def _transcribe_group(
+        self,
+        group: _Group,
+        languages: Sequence[tuple[str, float]],
+        options: DecodeOptions,
+        is_wanted: IsWanted,
+    ) -> list[WindowResult]:
+        windows, encoded = group.windows, group.encoded
+        if not any(map(is_wanted, windows)):
+            return [UNWANTED] * len(windows)
         attempts = self._decode(encoded, windows, languages, options, options.temperatures[0])
         if any(map(is_wanted, windows)):
             self._find_times(encoded, windows, languages, options, attempts)
         return [
-            self._result(window, language, attempt, options, frames, is_wanted)
+            self._result(window, language, attempt, options, group.frames, is_wanted)
             for window, language, attempt in zip(windows, languages, attempts, strict=True)
         ]
 
@@ -143,9 +179,17 @@ class CTranslate2Engine:
             segments=best.segments(window.duration_s),
         )
 
+    def _encode_group(self, places: Sequence[int], windows: Sequence[EngineWindow], frames: int) -> _Group:
+        own = [windows[place] for place in places]
+        return _Group(places, own, frames, self._encode(own, frames))
+
     def _encode(self, windows: Sequence[EngineWindow], frames: int) -> Any:
         """Mel spectrograms `(windows, mels, frames)`, silence behind the speech, through the encoder."""
         features = np.stack([self._features(window.pcm, frames) for window in windows])
+        if self._model.device == "cpu" and len(windows) > 1:
+            # One after the other: what the encoder computes with for several does not fit into the cache.
+            each = [self._model.encode(ctranslate2.StorageView.from_array(one[None])) for one in features]
+            return ctranslate2.StorageView.from_array(np.concatenate([np.asarray(one) for one in each]))
         # Of several GPUs it is not known which one decodes.
         to_cpu = len(self._model.device_index) > 1
         return self._model.encode(ctranslate2.StorageView.from_array(features), to_cpu=to_cpu)
@@ -157,18 +201,21 @@ class CTranslate2Engine:
         return np.ascontiguousarray(self._extract(samples, padding=0)[:, :frames], dtype=np.float32)
 
     def _languages(
-        self, encoded: Any, windows: Sequence[EngineWindow], options: DecodeOptions
+        self, groups: Sequence[_Group], windows: Sequence[EngineWindow], options: DecodeOptions
     ) -> list[tuple[str, float]]:
         """The language of each window with its probability: given, the only one, or voted for."""
         if not self._model.is_multilingual:
             return [("en", 1.0)] * len(windows)
         if options.language is not None:
             return [(options.language, 1.0)] * len(windows)
-        guesses = [
-            {token[2:-2]: probability for token, probability in ranked}
-            for ranked in self._model.detect_language(encoded)
-        ]
-        return elect(guesses, [(window.group, window.duration_s) for window in windows])
+        guesses: dict[int, dict[str, float]] = {}
+        for group in groups:
+            for place, ranked in zip(group.places, self._model.detect_language(group.encoded), strict=True):
+                guesses[place] = {token[2:-2]: probability for token, probability in ranked}
+        return elect(
+            [guesses[place] for place in range(len(windows))],
+            [(window.group, window.duration_s) for window in windows],
+        )
 
     def _decode(
         self,
