@@ -166,8 +166,22 @@ def machine() -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "system": platform.platform(),
         "python": platform.python_version(),
+        "versions": _versions(),
         "load_before": os.getloadavg()[0],
     }
+
+
+def _versions() -> dict[str, str]:
+    """Of what was compared, as far as it is there."""
+    versions: dict[str, str] = {}
+    for folder in sorted(CACHE.glob("native/*/ctranslate2-cpu/*.dist-info")):
+        name, _, version = folder.name.removesuffix(".dist-info").partition("-")
+        if name in ("ctranslate2", "faster_whisper"):
+            versions[name.replace("_", "-")] = version
+    for path in CACHE.glob("whispercpp/*/whisper.cpp/CMakeLists.txt"):
+        if found := re.search(r'project\("whisper.cpp" VERSION (\S+)\)', path.read_text("utf-8")):
+            versions["whisper.cpp"] = found[1]
+    return versions
 
 
 def _processor() -> str:
