@@ -78,6 +78,7 @@ lock-dev: wheels ## renew requirements/dev.txt
 docs: setup ## renew the pages that are made from the program
 	$(BIN)/python scripts/command_docs.py
 	$(BIN)/python scripts/runtimes_page.py
+	$(BIN)/python scripts/service_files.py
 
 walk: setup ## run the commands of docs/runtimes.md and keep what they print
 	$(BIN)/python scripts/runtimes_page.py --outputs

@@ -87,6 +87,7 @@ _CODES = {
         "runtime.is_protected",
         "runtime.not_saved",
         "runtime.stale",
+        "service.edited",
     ),
 }
 

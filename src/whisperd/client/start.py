@@ -46,7 +46,8 @@ def start_daemon(path: str) -> Connected:
             try:
                 return connect_socket(path)
             except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError):
-                _spawn(path)
+                if not _start_service(path):
+                    _spawn(path)
             return _connect_patiently(path)
     except Timeout:
         raise _start_failed("another client has been starting it for a minute") from None
@@ -64,6 +65,20 @@ def _connect_patiently(path: str) -> Connected:
             if time.monotonic() > deadline_s:
                 raise unreachable(path) from error
             time.sleep(0.05)
+
+
+def _start_service(path: str) -> bool:
+    """Have the service manager start the daemon. False if it is no service, or that fails."""
+    from whisperd.service_manager.install import installed_manager, run
+
+    manager = installed_manager(path)
+    if manager is None:
+        return False
+    try:
+        run(manager.start, manager.hint)
+    except WhisperdError:
+        return False  # starting it ourselves works, or says why it cannot
+    return True
 
 
 def _spawn(path: str) -> None:

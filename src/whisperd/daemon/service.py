@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
@@ -91,6 +92,8 @@ class Service:
         """Where the data base went that was found damaged at the start: with it went all that was saved."""
         self.notifier = Notifier({})
         """Tells the service manager, if one started the daemon, how it is."""
+        self.manager_name = os.environ.get("WHISPERD_SERVICE") or None
+        """The service manager that started the daemon, as its files say it."""
         self.is_socket_passed = False
         """Whether the socket is a service manager's, and stays when the daemon ends."""
         self.stop_requested = anyio.Event()

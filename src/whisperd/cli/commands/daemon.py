@@ -7,9 +7,11 @@ import os
 import sys
 from typing import Any
 
+from whisperd.cli import service
 from whisperd.cli.command import confirm, connect_as
 from whisperd.cli.output import duration, print_json, print_table, printable, size
 from whisperd.cli.parser import Parser, usage_error
+from whisperd.cli.service import add_install, add_uninstall
 from whisperd.rpc.errors import WhisperdError
 
 STOP_POLL_S = 0.02
@@ -24,6 +26,8 @@ def add(parser: Parser) -> None:
     parser.add_verb("reload", reload, "have the daemon read its settings again")
     parser.add_verb("logs", logs, "the daemon's log", _add_lines)
     parser.add_verb("config", config, "the settings in force", _add_init)
+    parser.add_verb("install", install, "make it a service that runs whenever you are logged in", add_install)
+    parser.add_verb("uninstall", uninstall, "take the service away", add_uninstall)
 
 
 def _add_lines(parser: Parser) -> None:
@@ -73,7 +77,16 @@ def status(options: argparse.Namespace) -> None:
             print(f"  {printable(one['error']['fix'])}")
 
 
+def install(options: argparse.Namespace) -> None:
+    service.install(options, _stop)
+
+
+def uninstall(options: argparse.Namespace) -> None:
+    service.uninstall(options)
+
+
 def start(options: argparse.Namespace) -> None:
+    service.ask(options, "start")
     with connect_as(options) as client:
         answer = client.daemon.status()
         if answer["stopping"]:  # one that ends while its last jobs do is not what was asked for
@@ -144,15 +157,22 @@ def config(options: argparse.Namespace) -> None:
 
 def _stop(options: argparse.Namespace) -> dict[str, Any]:
     """End the daemon and wait for that; one that does not run has no process."""
+    answer: dict[str, Any] = {"pid": None, "grace_period": None, "active_jobs": 0}
     try:
-        with connect_as(options, start=False, is_last_call=True) as client:
-            answer = client.daemon.stop()
-            _warn_of_jobs(options, answer)
-            _wait_for_end(answer["pid"], answer["grace_period"])
+        if not service.is_stopped(options):
+            answer = _ask_to_end(options)
     except WhisperdError as error:
         if error.code != "daemon.unreachable":
             raise
-        return {"pid": None, "grace_period": None, "active_jobs": 0}
+    service.ask(options, "stop")  # the socket goes as well, to which somebody could else connect
+    return answer
+
+
+def _ask_to_end(options: argparse.Namespace) -> dict[str, Any]:
+    with connect_as(options, start=False, is_last_call=True) as client:
+        answer = client.daemon.stop()
+        _warn_of_jobs(options, answer)
+        _wait_for_end(answer["pid"], answer["grace_period"])
     return answer
 
 

@@ -47,6 +47,7 @@ async def status(call: Call, params: NoParams) -> dict[str, Any]:
         "clients": len(service.connections),
         "plugin_problems": [problem.to_wire() for problem in plugins.problems()],
         "stopping": service.stop_requested.is_set(),
+        "service": service.manager_name,
     }
 
 

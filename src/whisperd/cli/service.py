@@ -1,0 +1,140 @@
+"""What `whisperctl daemon` does with the service manager: installs, uninstalls, starts and stops."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any, Literal
+
+from whisperd.cli.command import confirm, connect_as
+from whisperd.cli.output import print_json
+from whisperd.cli.parser import Parser
+from whisperd.paths import socket_path
+from whisperd.rpc.errors import WhisperdError
+
+if TYPE_CHECKING:
+    from whisperd.service_manager.install import Outcome
+    from whisperd.service_manager.managers import Manager
+
+__all__ = ["add_install", "add_uninstall", "ask", "install", "installed", "is_stopped", "uninstall"]
+
+_MANAGERS = ("systemd", "launchd", "task-scheduler", "openrc", "runit")
+
+
+def add_install(parser: Parser) -> None:
+    """The options of `install`."""
+    _add_common(parser, "write over files that were changed; they are kept as NAME.old")
+
+
+def add_uninstall(parser: Parser) -> None:
+    """The options of `uninstall`."""
+    _add_common(parser, "remove files that were changed as well")
+
+
+def _add_common(parser: Parser, force: str) -> None:
+    parser.add_argument("--manager", choices=_MANAGERS, help="that of this computer unless you name one")
+    parser.add_argument("--force", action="store_true", help=force)
+    parser.add_argument(
+        "--print",
+        "--dry-run",
+        action="store_true",
+        dest="print",
+        help="show what would be done, and do nothing",
+    )
+
+
+def installed(options: argparse.Namespace) -> Manager | None:
+    """The manager whose service the daemon is, if it was installed for the socket that is meant."""
+    from whisperd.service_manager.install import installed_manager
+
+    return installed_manager(socket_path(options.socket))
+
+
+def ask(options: argparse.Namespace, verb: Literal["start", "stop"]) -> None:
+    """Have the manager start or stop the service, if there is one. Raises `service.failed`."""
+    if (manager := installed(options)) is not None:
+        from whisperd.service_manager.install import run
+
+        run(manager.start if verb == "start" else manager.stop, manager.hint)
+
+
+def is_stopped(options: argparse.Namespace) -> bool:
+    """Whether the manager knows that the daemon does not run, although its socket may be there."""
+    from whisperd.service_manager.install import is_active
+
+    manager = installed(options)
+    return manager is not None and not is_active(manager)
+
+
+def install(options: argparse.Namespace, stop: Any) -> None:
+    """Install the service. `stop` ends a daemon that somebody started by hand."""
+    from whisperd.service_manager import install as installing
+
+    manager = installing.manager_of(installing.this_place(options.socket), options.manager)
+    if options.print:
+        _show(options, manager, "write", [*manager.enable])
+        return
+    installing.check(manager, force=options.force)
+    if _is_by_hand(options):
+        stop(options)
+    outcome = installing.install(manager, force=options.force)
+    done = f"whisperd is a service of {outcome.manager}, and runs"
+    if not outcome.written:
+        done += "; it was installed already"
+    confirm(options, _as_map(outcome), "\n".join([done, *_lines(outcome)]))
+
+
+def uninstall(options: argparse.Namespace) -> None:
+    """Take the service away."""
+    from whisperd.service_manager import install as installing
+
+    manager = installing.manager_of(installing.this_place(options.socket), options.manager)
+    if options.print:
+        _show(options, manager, "remove", [*manager.disable, *manager.after])
+        return
+    outcome = installing.uninstall(manager, force=options.force)
+    done = "whisperd is no service any more" if outcome.removed else "whisperd was no service"
+    confirm(options, _as_map(outcome), "\n".join([done, *_lines(outcome)]))
+
+
+def _is_by_hand(options: argparse.Namespace) -> bool:
+    """Whether a daemon runs that no manager started. One that is only connected to is not started by that."""
+    if installed(options) is not None:
+        return False
+    try:
+        with connect_as(options, start=False) as client:
+            return client.daemon.status()["service"] is None
+    except WhisperdError:
+        return False
+
+
+def _show(options: argparse.Namespace, manager: Manager, verb: str, commands: list[tuple[str, ...]]) -> None:
+    if options.json:
+        files = [{"path": str(one.path), "content": one.text} for one in manager.files]
+        print_json({"manager": manager.name, "files": files, "commands": [list(one) for one in commands]})
+        return
+    for one in manager.files:
+        print(f"# would {verb} {one.path}", file=sys.stderr)
+        if verb == "write":
+            print(one.text)
+    for command in commands:
+        print(f"# would run {shlex.join(command)}", file=sys.stderr)
+
+
+def _as_map(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "manager": outcome.manager,
+        "written": [str(path) for path in outcome.written],
+        "removed": [str(path) for path in outcome.removed],
+        "unchanged": [str(path) for path in outcome.unchanged],
+        "kept": [str(path) for path in outcome.kept],
+    }
+
+
+def _lines(outcome: Outcome) -> list[str]:
+    return [
+        *(f"wrote {path}" for path in outcome.written),
+        *(f"removed {path}" for path in outcome.removed),
+        *(f"left alone {path}" for path in outcome.kept),
+    ]

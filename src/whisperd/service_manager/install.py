@@ -1,0 +1,298 @@
+"""Installing whisperd as a service of the operating system, and taking all of it away again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, cast
+
+from whisperd import paths
+from whisperd.rpc.errors import WhisperdError
+from whisperd.service_manager.managers import MANAGERS, Manager, ManagerName, Place, ServiceFile
+from whisperd.service_manager.mark import is_unchanged, socket_in
+
+__all__ = [
+    "Outcome",
+    "check",
+    "command",
+    "file_problem",
+    "install",
+    "installed_manager",
+    "is_active",
+    "manager_of",
+    "run",
+    "this_place",
+    "uninstall",
+]
+
+COMMAND_TIMEOUT_S: Final = 180.0
+"""How long a manager may take; starting waits until the daemon is ready."""
+
+KEPT_VARIABLES: Final = (
+    "WHISPERD_SOCKET", "WHISPERD_CONFIG", "WHISPERD_STATE_DIR", "WHISPERD_NATIVE_DIR", "WHISPERD_MODELS_DIR",
+    "WHISPERD_OFFLINE", "HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE",
+    "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME",
+)  # fmt: skip
+"""Where things are: the service would else look for them in another place than whoever installs it."""
+
+_BY_PLATFORM: Final[dict[str, ManagerName]] = {
+    "linux": "systemd",
+    "darwin": "launchd",
+    "win32": "task-scheduler",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was done."""
+
+    manager: ManagerName
+    written: tuple[Path, ...] = ()
+    removed: tuple[Path, ...] = ()
+    unchanged: tuple[Path, ...] = ()
+    kept: tuple[Path, ...] = ()
+    """What the user has put beside the files, which is left alone."""
+
+
+def command(module: str, *arguments: str) -> tuple[str, ...]:
+    """The command that runs a module of ours in this very installation."""
+    return (sys.executable, "-P", "-m", module, *arguments)
+
+
+def this_place(socket: str | None = None) -> Place:
+    """Where whisperd is to run: as it would be started from here."""
+    environment = {name: os.environ[name] for name in KEPT_VARIABLES if os.environ.get(name)}
+    path = paths.socket_path(socket)
+    if socket is not None:
+        environment["WHISPERD_SOCKET"] = path
+    home = Path.home()
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{_user()}"
+    named = "WHISPERD_SOCKET" in environment
+    domain, name = os.environ.get("USERDOMAIN", ""), os.environ.get("USERNAME", "")
+    return Place(
+        command=command("whisperd"),
+        reload=command("whisperd.cli.main", "--no-start", "daemon", "reload"),
+        socket=path,
+        listen=f"%t{path.removeprefix(runtime)}"
+        if path.startswith(f"{runtime}/") and not named
+        else path.replace("%", "%%"),
+        units=config / "systemd" / "user",
+        agents=home / "Library" / "LaunchAgents",
+        state=paths.state_dir(),
+        user=_user(),
+        user_name=f"{domain}\\{name}" if domain else name,
+        environment=environment,
+    )
+
+
+def manager_of(place: Place, name: str | None = None) -> Manager:
+    """The manager of this computer, or the one that is named. Raises `service.no_manager`."""
+    chosen = name or _BY_PLATFORM.get(sys.platform)
+    if chosen is None:
+        raise _no_manager("for this system there is none that whisperd knows")
+    return MANAGERS[cast("ManagerName", chosen)](place)
+
+
+def installed_manager(socket: str) -> Manager | None:
+    """The manager that is to run the daemon of a socket, if its files are there. Looks at a file, no more."""
+    name = _BY_PLATFORM.get(sys.platform)
+    if name is None:
+        return None
+    manager = MANAGERS[name](this_place())
+    first = _read(manager.files[0])
+    return manager if first is not None and socket_in(first) == socket else None
+
+
+def install(manager: Manager, *, force: bool = False) -> Outcome:
+    """Write the files, and have the manager start whisperd. Done a second time, it changes nothing.
+
+    Raises `service.no_manager`, `service.edited` for a file that somebody has changed (unless `force`:
+    then it is kept as `NAME.old`), `service.not_writable` and `service.failed`.
+    """
+    check(manager, force=force)
+    changed = [one for one in manager.files if _read(one) != one.text]
+    is_installed = any(one.path.exists() for one in manager.files)
+    if changed and is_installed:
+        _run_all(manager.before, may_fail=True)
+    for one in changed:
+        _write(one)
+    try:
+        if changed or manager.name == "systemd":
+            _run_all(manager.enable, hint=manager.hint)
+    except WhisperdError:
+        if not is_installed:  # nothing half done stays
+            _run_all(manager.disable, may_fail=True)
+            for one in changed:
+                one.path.unlink(missing_ok=True)
+            _run_all(manager.after, may_fail=True)
+        raise
+    written = tuple(one.path for one in changed)
+    return Outcome(
+        manager.name,
+        written=written,
+        unchanged=tuple(one.path for one in manager.files if one.path not in written),
+        kept=_beside(manager),
+    )
+
+
+def uninstall(manager: Manager, *, force: bool = False) -> Outcome:
+    """Stop the service, have the manager forget it, and remove its files. Harmless where there is nothing.
+
+    Drop-ins and other files of the user's stay. Raises `service.edited` (unless `force`).
+    """
+    there = [one for one in manager.files if one.path.exists()]
+    if not there:
+        return Outcome(manager.name, kept=_beside(manager))
+    for one in there:
+        if (problem := file_problem(one)) is not None and not force:
+            raise problem
+    _run_all(manager.disable, may_fail=True)
+    for one in there:
+        try:
+            one.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _not_writable(one.path, error) from error
+    _run_all(manager.after, may_fail=True)
+    return Outcome(manager.name, removed=tuple(one.path for one in there), kept=_beside(manager))
+
+
+def run(commands: Sequence[tuple[str, ...]], hint: str) -> None:
+    """Ask the manager for something. Raises `service.failed`."""
+    _run_all(commands, hint=hint)
+
+
+def is_active(manager: Manager) -> bool:
+    """Whether the daemon runs, as far as the manager tells; else it may."""
+    if not manager.is_active:
+        return True
+    try:
+        return _run(manager.is_active).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return True
+
+
+def file_problem(file: ServiceFile) -> WhisperdError | None:
+    """Why a file may not be written over or removed: it is there, and not as we wrote it."""
+    present = _read(file)
+    if present is None or is_unchanged(present):
+        return None
+    return WhisperdError(
+        "service.edited",
+        f"{file.path} was not written by whisperd, or was changed since.",
+        "Put your changes into a drop-in (`systemctl --user edit whisperd`) and use --force, which keeps the "
+        f"file as {file.path.name}.old; or remove it.",
+        {"path": str(file.path)},
+    )
+
+
+def check(manager: Manager, *, force: bool = False) -> None:
+    """Whether whisperd can be installed. Raises `service.no_manager` and `service.edited`."""
+    if not manager.check:
+        raise _no_manager(f"a file for {manager.name} has to be put in its place by its administrator")
+    if shutil.which(manager.check[0]) is None:
+        raise _no_manager(f"there is no {manager.check[0]} here")
+    try:
+        done = _run(manager.check)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _no_manager(f"{manager.name} does not answer: {error}") from error
+    if done.returncode != 0:
+        raise _no_manager(f"{manager.name} does not answer: {_last_line(done) or 'it says nothing'}")
+    for one in manager.files:
+        if _read(one) != one.text and (problem := file_problem(one)) is not None and not force:
+            raise problem
+
+
+def _run_all(commands: Sequence[tuple[str, ...]], *, may_fail: bool = False, hint: str = "") -> None:
+    for one in commands:
+        try:
+            done = _run(one)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            if may_fail:
+                continue
+            raise _failed(one, str(error), hint) from error
+        if done.returncode != 0 and not may_fail:
+            raise _failed(one, _last_line(done) or f"exit status {done.returncode}", hint)
+
+
+def _run(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        arguments,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=COMMAND_TIMEOUT_S,
+        check=False,
+    )
+
+
+def _last_line(done: subprocess.CompletedProcess[str]) -> str:
+    lines = (done.stderr or done.stdout).strip().splitlines()
+    return lines[-1].rstrip(".") if lines else ""
+
+
+def _read(file: ServiceFile) -> str | None:
+    try:
+        return file.path.read_text(file.encoding)
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeError):
+        return ""  # it is there, and not as we wrote it
+
+
+def _write(file: ServiceFile) -> None:
+    try:
+        file.path.parent.mkdir(parents=True, exist_ok=True)
+        if (present := _read(file)) is not None and not is_unchanged(present):
+            file.path.replace(file.path.with_name(f"{file.path.name}.old"))
+        temporary = file.path.with_name(f".{file.path.name}.new")
+        temporary.write_text(file.text, file.encoding)
+        temporary.chmod(0o644)
+        temporary.replace(file.path)
+    except OSError as error:
+        raise _not_writable(file.path, error) from error
+
+
+def _beside(manager: Manager) -> tuple[Path, ...]:
+    """What the user has added: drop-ins, and files that `--force` kept."""
+    found: list[Path] = []
+    for one in manager.files:
+        found += sorted(one.path.parent.glob(f"{one.path.name}.d/*"))
+        found += sorted(one.path.parent.glob(f"{one.path.name}.old"))
+    return tuple(found)
+
+
+def _user() -> int:
+    return os.getuid() if os.name == "posix" else 0
+
+
+def _no_manager(why: str) -> WhisperdError:
+    return WhisperdError(
+        "service.no_manager",
+        f"No service manager of your own can be told to run whisperd: {why}.",
+        "`whisperctl` starts the daemon by itself when it is needed; for OpenRC and runit there are "
+        "contrib/openrc and contrib/runit, which `whisperctl daemon install --manager openrc --print` shows.",
+    )
+
+
+def _failed(arguments: Sequence[str], said: str, hint: str) -> WhisperdError:
+    return WhisperdError(
+        "service.failed",
+        f"`{' '.join(arguments)}` failed: {said}.",
+        f"{hint} say more." if hint else "Run it in a terminal to see more.",
+        {"command": list(arguments), "said": said},
+    )
+
+
+def _not_writable(path: Path, error: OSError) -> WhisperdError:
+    return WhisperdError(
+        "service.not_writable",
+        f"{path} cannot be written: {error.strerror or error}.",
+        "Check the permissions of its folder.",
+    )

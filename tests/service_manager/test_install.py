@@ -1,0 +1,190 @@
+"""`whisperctl daemon install` and `uninstall`: all is written, used, and taken away, and nothing else."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import User
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="systemd is Linux's")
+
+
+def files_below(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+
+
+def test_the_whole_way(user: User) -> None:
+    before = files_below(user.home)
+    done = user.ctl("daemon", "install")
+    assert (done.status, done.err) == (0, "")
+    assert done.out.splitlines()[0] == "whisperd is a service of systemd, and runs"
+    status = user.ctl("daemon", "status", "--json", "--no-start").json
+    assert (status["service"], status["socket"]) == ("systemd", str(user.socket))
+    assert str(status["pid"]) == (user.stand_in / "main_pid").read_text()
+
+    done = user.ctl("daemon", "uninstall")
+    assert (done.status, done.err) == (0, "")
+    assert done.out.splitlines()[0] == "whisperd is no service any more"
+    assert not user.socket.exists()
+    state = {one for one in files_below(user.home) if one.startswith(".local/")}
+    assert files_below(user.home) - state == before
+    assert user.ctl("daemon", "status", "--no-start").status == 3
+    assert user.asked()[-1] == "--user daemon-reload"
+
+
+def test_twice_is_harmless(user: User) -> None:
+    first = user.ctl("daemon", "install", "--json").json
+    assert len(first["written"]) == 2
+    pid = user.ctl("daemon", "status", "--json").json["pid"]
+    texts = {path: path.read_text() for path in user.units.glob("whisperd.*")}
+    second = user.ctl("daemon", "install", "--json").json
+    assert (second["written"], len(second["unchanged"])) == ([], 2)
+    assert user.ctl("daemon", "status", "--json").json["pid"] == pid  # not even started anew
+    assert {path: path.read_text() for path in user.units.glob("whisperd.*")} == texts
+
+    assert len(user.ctl("daemon", "uninstall", "--json").json["removed"]) == 2
+    again = user.ctl("daemon", "uninstall")
+    assert (again.status, again.out) == (0, "whisperd was no service\n")
+
+
+def test_what_it_would_do(user: User) -> None:
+    done = user.ctl("daemon", "install", "--print")
+    assert done.status == 0
+    assert "ListenStream=%t/whisperd/daemon.sock" in done.out
+    assert f"# would write {user.units}/whisperd.service" in done.err
+    assert "# would run systemctl --user enable --now whisperd.socket whisperd.service" in done.err
+    planned = user.ctl("daemon", "install", "--dry-run", "--json").json
+    assert (planned["manager"], len(planned["files"])) == ("systemd", 2)
+    assert not user.units.exists()
+    assert user.asked() == []
+
+
+def test_a_file_that_was_changed_is_not_written_over(user: User) -> None:
+    assert user.ctl("daemon", "install").status == 0
+    unit = user.units / "whisperd.service"
+    edited = unit.read_text().replace("WatchdogSec=60", "WatchdogSec=600")
+    unit.write_text(edited)
+    for verb in ("install", "uninstall"):
+        done = user.ctl("daemon", verb, "--json")
+        assert (done.status, done.json["error"]["code"]) == (5, "service.edited")
+        assert "systemctl --user edit whisperd" in done.json["error"]["fix"]
+    assert unit.read_text() == edited
+    assert user.ctl("daemon", "status", "--no-start").status == 0  # and it goes on
+
+    done = user.ctl("daemon", "install", "--force", "--json")
+    assert done.json["written"] == [str(unit)]
+    assert "WatchdogSec=60\n" in unit.read_text()
+    assert (user.units / "whisperd.service.old").read_text() == edited
+    assert user.ctl("daemon", "status", "--no-start").status == 0
+
+
+def test_drop_ins_are_respected(user: User) -> None:
+    drop_in = user.units / "whisperd.service.d" / "mine.conf"
+    drop_in.parent.mkdir(parents=True)
+    drop_in.write_text('[Service]\nEnvironment=WHISPERD_OFFLINE=1 "PYTHONDONTWRITEBYTECODE=1"\n')
+    done = user.ctl("daemon", "install", "--json")
+    assert (done.status, done.json["kept"]) == (0, [str(drop_in)])
+    assert user.ctl("daemon", "uninstall", "--json").json["kept"] == [str(drop_in)]
+    assert "OFFLINE" in drop_in.read_text()
+
+
+def test_a_daemon_that_was_started_by_hand_makes_way(user: User) -> None:
+    by_hand = user.ctl("daemon", "start", "--json").json
+    assert by_hand["service"] is None
+    assert user.ctl("daemon", "install").status == 0
+    status = user.ctl("daemon", "status", "--json").json
+    assert status["service"] == "systemd"
+    assert status["pid"] != by_hand["pid"]
+
+
+def test_start_stop_and_restart_go_through_the_manager(user: User) -> None:
+    user.ctl("daemon", "install")
+    first = user.ctl("daemon", "status", "--json").json["pid"]
+    assert user.ctl("daemon", "stop").out == "whisperd has ended\n"
+    assert not user.socket.exists()
+    assert user.ctl("daemon", "status", "--no-start").status == 3
+    assert user.ctl("daemon", "stop").out == "no whisperd runs\n"
+    started = user.ctl("daemon", "start", "--json").json
+    assert (started["service"], started["pid"] != first) == ("systemd", True)
+    assert user.ctl("daemon", "start", "--json").json["pid"] == started["pid"]
+    again = user.ctl("daemon", "restart", "--json").json
+    assert (again["service"], again["pid"] != started["pid"]) == ("systemd", True)
+    assert user.run("systemctl", "--user", "reload", "whisperd").status == 0
+
+
+def test_a_client_has_the_manager_start_it(user: User) -> None:
+    user.ctl("daemon", "install")
+    user.ctl("daemon", "stop")
+    assert user.ctl("models", "available").status == 0
+    assert user.ctl("daemon", "status", "--json").json["service"] == "systemd"
+
+
+def test_who_connects_after_its_end_has_it_started(user: User) -> None:
+    user.ctl("daemon", "install")
+    pid = user.ctl("daemon", "status", "--json").json["pid"]
+    user.run(sys.executable, "-c", f"import os, signal; os.kill({pid}, signal.SIGKILL)")
+    status = user.ctl("daemon", "status", "--json").json
+    assert (status["service"], status["pid"] != pid) == ("systemd", True)
+
+
+def test_another_socket_is_another_daemon(user: User) -> None:
+    user.ctl("daemon", "install")
+    asked = user.asked()
+    other = {"WHISPERD_SOCKET": str(user.runtime / "other.sock")}
+    assert user.ctl("daemon", "start", "--json", env=other).json["service"] is None
+    assert user.ctl("daemon", "stop", env=other).status == 0
+    assert user.asked() == asked
+    assert user.ctl("daemon", "status", "--no-start", "--json").json["service"] == "systemd"
+
+
+def test_no_manager(user: User) -> None:
+    (user.stand_in / "no_bus").touch()
+    done = user.ctl("daemon", "install", "--json")
+    assert (done.status, done.json["error"]["code"]) == (1, "service.no_manager")
+    assert "No medium found" in done.json["error"]["message"]
+    assert "contrib/openrc" in done.json["error"]["fix"]
+    assert "contrib/runit" in done.json["error"]["fix"]
+    assert not user.units.exists()
+
+
+def test_no_systemctl(user: User) -> None:
+    done = user.ctl("daemon", "install", env={"PATH": "/nowhere"})
+    assert done.status == 1
+    assert "there is no systemctl here" in done.err
+
+
+@pytest.mark.parametrize("name", ["openrc", "runit"])
+def test_what_has_no_folder_of_ones_own_is_shown(user: User, name: str) -> None:
+    done = user.ctl("daemon", "install", "--manager", name, "--print")
+    assert (done.status, sys.executable in done.out) == (0, True)
+    refused = user.ctl("daemon", "install", "--manager", name, "--json")
+    assert (refused.status, refused.json["error"]["code"]) == (1, "service.no_manager")
+
+
+def test_what_does_not_start_leaves_nothing_behind(user: User) -> None:
+    (user.stand_in / "broken").touch()
+    done = user.ctl("daemon", "install", "--json")
+    assert (done.status, done.json["error"]["code"]) == (1, "service.failed")
+    assert "journalctl --user -u whisperd" in done.json["error"]["fix"]
+    assert files_below(user.units) == set()
+
+
+def test_a_manager_that_fails_is_no_reason_to_have_no_daemon(user: User) -> None:
+    user.ctl("daemon", "install")
+    user.ctl("daemon", "stop")
+    (user.stand_in / "broken").touch()
+    assert user.ctl("models", "available").status == 0  # it was started as without a service
+    done = user.ctl("daemon", "start", "--json")
+    assert (done.status, done.json["error"]["code"]) == (1, "service.failed")
+
+
+def test_places_are_kept(user: User) -> None:
+    env = {"WHISPERD_STATE_DIR": str(user.home / "a state $HOME 100%")}
+    assert user.ctl("daemon", "install", env=env).status == 0
+    status = user.ctl("daemon", "status", "--json", "--no-start").json
+    assert status["log"] == f"{env['WHISPERD_STATE_DIR']}/daemon.log"
