@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from whisperd.audio import Decoded, DecodeParams, DecoderEvent, Opened, WindowAudio
+from whisperd.audio import Decoded, DecodeParams, DecoderEvent, Opened, SpeechSample, WindowAudio
 from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.process import Unwanted
 from whisperd.worker.protocol import (
@@ -26,7 +26,9 @@ def an_error(code: str = "some.problem") -> WhisperdError:
     return WhisperdError(code, "It broke.", "Mend it.")
 
 
-def result_of(window: EngineWindow, options: DecodeOptions) -> WindowResult:
+def result_of(
+    window: EngineWindow, options: DecodeOptions, spoken: str = "de", probability: float = 0.9
+) -> WindowResult:
     segment = EngineSegment(
         start=0.0,
         end=window.duration_s,
@@ -37,7 +39,9 @@ def result_of(window: EngineWindow, options: DecodeOptions) -> WindowResult:
         compression_ratio=1.0,
         no_speech_prob=0.0,
     )
-    return WindowResult(language=options.language or "de", language_probability=0.9, segments=(segment,))
+    if options.language is not None:
+        spoken, probability = options.language, 1.0
+    return WindowResult(language=spoken, language_probability=probability, segments=(segment,))
 
 
 class FakeRuntime:
@@ -61,6 +65,8 @@ class FakeRuntime:
         """Language and lengths of each batch, in the order in which they began."""
         self.errors: dict[float, Exception] = {}
         """What a batch with a window of this length raises."""
+        self.spoken: dict[float, tuple[str, float]] = {}
+        """The language heard in a window of this length, and how likely it is; else German, at 0.9."""
 
     async def transcribe(
         self, batch: BatchParams, unwanted: Unwanted | None = None, *, is_retry: bool = False
@@ -72,7 +78,10 @@ class FakeRuntime:
         for length in lengths:
             if length in self.errors:
                 raise self.errors[length]
-        return [result_of(window, batch.options) for window in batch.windows]
+        return [
+            result_of(window, batch.options, *self.spoken.get(window.duration_s, ("de", 0.9)))
+            for window in batch.windows
+        ]
 
     def why_unloaded(self) -> WhisperdError:
         return self.failure.copy() if self.failure else an_error("runtime.unloaded")
@@ -160,12 +169,14 @@ class FakeDecoders:
         self.open = 0
         self.taken = 0
         """Windows that somebody has taken."""
+        self.samples: list[float] = []
+        """Lengths of the pieces of speech by which to find a language, if they are wanted."""
 
     @asynccontextmanager
     async def decode(self, params: DecodeParams) -> AsyncIterator[FakeDecoding]:
         self.open += 1
         try:
-            yield FakeDecoding(self)
+            yield FakeDecoding(self, self.samples[: params.samples])
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.sleep(0)  # as a real one, it takes its time to end
@@ -173,14 +184,17 @@ class FakeDecoders:
 
 
 class FakeDecoding:
-    def __init__(self, decoders: FakeDecoders) -> None:
+    def __init__(self, decoders: FakeDecoders, samples: Sequence[float]) -> None:
         self._decoders = decoders
+        self._samples = samples
         self.result: Decoded | None = None
 
     async def __aiter__(self) -> AsyncIterator[DecoderEvent]:
         lengths = self._decoders.lengths
         duration_s = sum(lengths) + 1.0
         yield Opened(duration=duration_s, container="wav", codec="pcm", sample_rate=16_000, channels=1)
+        for length in self._samples:
+            yield SpeechSample(pcm=bytes(2 * round(length * SAMPLE_RATE)))
         start_s = 0.0
         for index, length in enumerate(lengths):
             await anyio.sleep(0)

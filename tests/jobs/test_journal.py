@@ -229,7 +229,8 @@ def test_each_part_of_a_recipe_counts() -> None:
         "options": DecodeOptions(language="en"),
     }
     others = [
-        {"version": 2},
+        {"version": 99},
+        {"is_language_free": True},
         {"engine": "small cpu int8"},
         {"decoder": "media 2"},
         {"max_window_s": 20.0},

@@ -15,8 +15,9 @@ from whisperd.audio import DecoderPool, Heard, Utterance
 from whisperd.jobs.dispatcher import Dispatcher
 from whisperd.jobs.intake import Intake
 from whisperd.jobs.job import Job, JobInput, Transcript
-from whisperd.jobs.live import FEED_BYTES, HELD_S, LanguageVote, LiveRun, check_live_options
+from whisperd.jobs.live import FEED_BYTES, HELD_S, LiveRun, check_live_options
 from whisperd.jobs.options import JobOptions
+from whisperd.jobs.vote import LanguageVote
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, TranscriptionPartial, TranscriptionSegment
 from whisperd.runtimes.loaded import LoadedRuntime
@@ -304,8 +305,16 @@ async def test_what_was_taken_for_speech_is_taken_back_as_a_whole() -> None:
     assert stage.told() == ["?|Thank you.", "?|"]
 
 
-async def test_the_first_utterances_choose_the_language() -> None:
+async def test_each_utterance_may_be_in_a_language_of_its_own() -> None:
     stage = Stage(language="auto")
+    async with stage.run():
+        for start in range(0, 20, 4):
+            await stage.hear(said(start, start + 3.0))
+    assert {language for language, *_ in stage.runtime.asked} == {None}
+
+
+async def test_the_first_utterances_choose_the_language() -> None:
+    stage = Stage(language=None)
     async with stage.run():
         for start in range(0, 20, 4):
             await stage.hear(said(start, start + 3.0))

@@ -70,14 +70,14 @@ async def test_a_file_becomes_text() -> None:
 
 
 async def test_a_file_in_which_nobody_speaks_has_no_text() -> None:
-    stage = Stage(FakeDecoders(), language="auto")
+    stage = Stage(FakeDecoders(), language=None)
     transcript = await stage.run()
     assert (transcript.text, transcript.segments, transcript.language) == ("", (), None)
     assert not stage.runtime.batches
 
 
 async def test_the_first_windows_vote_and_the_others_follow() -> None:
-    stage = Stage(FakeDecoders([5.0, 6.0, 7.0, 5.5, 6.5]), language="auto")
+    stage = Stage(FakeDecoders([5.0, 6.0, 7.0, 5.5, 6.5]), language=None)
     transcript = await stage.run()
     assert stage.runtime.batches[0] == (None, [5.0, 6.0, 7.0])
     assert {language for language, _ in stage.runtime.batches[1:]} == {"de"}
@@ -86,19 +86,49 @@ async def test_the_first_windows_vote_and_the_others_follow() -> None:
 
 
 async def test_a_short_file_votes_with_what_it_has() -> None:
-    stage = Stage(FakeDecoders([5.0, 6.0]), language="auto")
+    stage = Stage(FakeDecoders([5.0, 6.0]), language=None)
     assert (await stage.run()).text == "5 6"
     assert stage.runtime.batches == [(None, [5.0, 6.0])]
 
 
 async def test_a_vote_is_no_larger_than_a_batch() -> None:
-    stage = Stage(FakeDecoders([5.0, 6.0, 7.0]), FakeRuntime(batch_size=1), language="auto")
+    stage = Stage(FakeDecoders([5.0, 6.0, 7.0]), FakeRuntime(batch_size=1), language=None)
     assert (await stage.run()).text == "5 6 7"
     assert stage.runtime.batches == [(None, [5.0]), ("de", [6.0]), ("de", [7.0])]
 
 
+async def test_speech_from_all_over_a_file_outvotes_its_first_windows() -> None:
+    stage = Stage(FakeDecoders([5.0, 6.0, 7.0]), language=None)
+    stage.decoders.samples = [3.0, 3.5, 4.0]
+    stage.runtime.spoken = {3.0: ("en", 0.9), 3.5: ("fr", 0.4), 4.0: ("en", 0.7)}
+    transcript = await stage.run()
+    assert (transcript.language, transcript.text) == ("en", "5 6 7")
+    assert sorted(lengths for _, batch in stage.runtime.batches for lengths in batch) == [3, 3.5, 4, 5, 6, 7]
+    assert {one.language for one in transcript.segments} == {"en"}
+
+
+async def test_a_language_that_changes_is_found_window_by_window() -> None:
+    stage = Stage(FakeDecoders([5.0, 6.0, 7.0, 8.0]), language="auto")
+    stage.decoders.samples = [3.0, 4.0]
+    stage.runtime.spoken = {
+        3.0: ("en", 0.9), 4.0: ("en", 0.9), 5.0: ("en", 0.9), 6.0: ("de", 0.8), 7.0: ("nl", 0.3)
+    }  # fmt: skip
+    transcript = await stage.run()
+    assert [one.language for one in transcript.segments] == ["en", "de", "en", "de"]
+    told = [event.language for event in stage.events if isinstance(event, TranscriptionSegment)]
+    assert told == ["en", "de", "en", "de"]
+    assert transcript.language == "de"  # 14 s of 26 s
+
+
+async def test_no_samples_are_wanted_where_the_language_is_known() -> None:
+    stage = Stage(FakeDecoders([5.0]), language="de")
+    stage.decoders.samples = [3.0]
+    await stage.run()
+    assert stage.runtime.batches == [("de", [5.0])]
+
+
 async def test_a_model_of_one_language_needs_no_vote() -> None:
-    stage = Stage(FakeDecoders([5.0]), FakeRuntime(multilingual=False), language="auto")
+    stage = Stage(FakeDecoders([5.0]), FakeRuntime(multilingual=False), language=None)
     assert (await stage.run()).language == "en"
     assert stage.runtime.batches == [("en", [5.0])]
     assert cast(JobStarted, stage.events[0]).language == "en"
@@ -119,7 +149,7 @@ async def test_a_slow_engine_holds_back_the_decoder(batch_size: int, replicas: i
 
 
 async def test_a_slow_vote_holds_back_the_decoder() -> None:
-    stage = Stage(FakeDecoders([20.0] * 30), language="auto")
+    stage = Stage(FakeDecoders([20.0] * 30), language=None)
     stage.runtime.may_compute = anyio.Event()
     async with open_task_group() as tasks:
         tasks.start_soon(stage.run)
@@ -162,7 +192,7 @@ async def test_many_windows_that_fail_at_once_are_one_error() -> None:
 
 
 async def test_an_error_in_the_vote() -> None:
-    stage = Stage(FakeDecoders([5.0, 6.0, 7.0, 8.0]), language="auto")
+    stage = Stage(FakeDecoders([5.0, 6.0, 7.0, 8.0]), language=None)
     stage.runtime.errors[6.0] = an_error("engine.problem")
     assert (await failing(stage)).code == "engine.problem"
 

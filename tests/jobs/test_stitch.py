@@ -54,6 +54,7 @@ def test_a_segment_stands_on_the_time_line_of_the_file() -> None:
             avg_logprob=-0.5,
             compression_ratio=1.5,
             no_speech_prob=0.1,
+            language="en",
         )
     ]
 

@@ -17,6 +17,7 @@ from whisperd.audio.messages import (
     DecoderEvent,
     Heard,
     Opened,
+    SpeechSample,
     Utterance,
     WindowAudio,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "Heard",
     "Listening",
     "Opened",
+    "SpeechSample",
     "Utterance",
     "WindowAudio",
     "media_lock",

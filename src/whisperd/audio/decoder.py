@@ -30,8 +30,10 @@ from whisperd.audio.messages import (
     DecoderEvent,
     FeedParams,
     Heard,
+    SpeechSample,
     WindowAudio,
 )
+from whisperd.audio.sampling import best_stretch, places
 from whisperd.audio.speech import EverythingSpoken, Span, SpeechDetector
 from whisperd.audio.windows import PlanOptions, Window, WindowPlanner
 from whisperd.isolation import enter_bundle
@@ -102,6 +104,7 @@ class Decoder:
         try:
             with open_media(request.file, split=request.channels == "split") as media:
                 self._send(media.opened)
+                self._send_samples(media.opened.duration, request)
                 return self._cut(media, request)
         except MemoryError as error:
             raise WhisperdError(
@@ -131,6 +134,27 @@ class Decoder:
         assert self._listener is not None
         listener, self._listener = self._listener, None
         return listener.finish()
+
+    def _send_samples(self, duration_s: float | None, request: DecodeParams) -> None:
+        """Send speech from places spread over the file. What cannot be reached at once is left out."""
+        import numpy as np
+
+        from whisperd.audio.media import open_media
+        from whisperd.audio.vad import VoiceActivity
+
+        if not request.samples:
+            return
+        for place in places(duration_s, request.clips, request.samples):
+            try:
+                with open_media(request.file) as media:
+                    blocks = [block[0] for block in media.clip_blocks(place, only_by_seeking=True)]
+            except WhisperdError:  # decoding all of it will tell what is wrong, if anything is
+                continue
+            samples = np.concatenate(blocks)
+            spans = _spans(VoiceActivity(self._model), samples)
+            if stretch := best_stretch(spans, len(samples)):
+                pcm = samples[slice(*stretch)].astype("<i2", copy=False).tobytes()
+                self._send(SpeechSample(pcm=pcm))
 
     def _cut(self, media: Media, request: DecodeParams) -> Decoded:
         from whisperd.audio.vad import VoiceActivity
@@ -282,6 +306,13 @@ class Outbox:
             )
             self._send(window)
             self.sent += 1
+
+
+def _spans(activity: VoiceActivity, samples: Any) -> list[Span]:
+    detector = SpeechDetector()
+    frames = [*activity.feed(samples), *activity.finish()]
+    found = [span for frame in frames for span in detector.feed(*frame)]
+    return [*found, *detector.finish(len(samples))]
 
 
 def _spoken_times(spans: Iterable[Span], window: Window) -> Iterator[SpokenTime]:

@@ -112,14 +112,17 @@ class Media:
         if samples == 0:
             raise self._nothing_decoded()
 
-    def clip_blocks(self, clip: Clip) -> Iterator[Any]:
+    def clip_blocks(self, clip: Clip, *, only_by_seeking: bool = False) -> Iterator[Any]:
         """The same of one part, up to its end or the file's. Only that is decoded, if one can seek.
 
-        Raises `clips.beyond_end`, too, and `audio.not_seekable`.
+        `only_by_seeking` refuses to decode all that lies before. Raises `clips.beyond_end`, too, and
+        `audio.not_seekable`.
         """
         start = round(clip.start * SAMPLE_RATE)
         end = None if clip.end is None else round(clip.end * SAMPLE_RATE)
         frames, first_s = self._seek(clip.start)
+        if only_by_seeking and clip.start - first_s > max(SEEK_EARLY_S):
+            raise self._not_seekable()
         position = round(first_s * SAMPLE_RATE)
         is_empty = True
         for block in self._resample(frames, self._origin_s + first_s):
@@ -151,12 +154,7 @@ class Media:
         try:
             self._container.seek(int(self._origin_s * av.time_base))
         except (av.FFmpegError, OSError) as error:
-            raise WhisperdError(
-                "audio.not_seekable",
-                f"Parts of {self._path} cannot be decoded: it can only be read from beginning to end.",
-                "Convert it to WAV, FLAC or MP3, or transcribe all of it.",
-                {"path": self._path},
-            ) from error
+            raise self._not_seekable() from error
         return self._frames(), 0.0
 
     def _resample(self, frames: Iterator[Any], origin_s: float) -> Iterator[Any]:
@@ -189,6 +187,14 @@ class Media:
                 self.skipped += 1
             except OSError as error:
                 raise not_readable(self._path, error) from error
+
+    def _not_seekable(self) -> WhisperdError:
+        return WhisperdError(
+            "audio.not_seekable",
+            f"Parts of {self._path} cannot be decoded: it can only be read from beginning to end.",
+            "Convert it to WAV, FLAC or MP3, or transcribe all of it.",
+            {"path": self._path},
+        )
 
     def _nothing_decoded(self) -> WhisperdError:
         if self.skipped == 0:

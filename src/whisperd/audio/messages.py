@@ -22,6 +22,7 @@ __all__ = [
     "FeedParams",
     "Heard",
     "Opened",
+    "SpeechSample",
     "Utterance",
     "WindowAudio",
 ]
@@ -47,6 +48,8 @@ class DecodeParams(Params, frozen=True):
     """`split`: each channel by itself, as if somebody else spoke in each."""
     clips: tuple[Clip, ...] = ()
     """Only these parts, in order, not overlapping; none: all of it."""
+    samples: Annotated[int, msgspec.Meta(ge=0, le=16)] = 0
+    """So many pieces of speech, spread over the file, are sent before its windows, to find its language."""
     max_duration_s: Annotated[float, msgspec.Meta(gt=0)] = 24 * 3600.0
     """More audio than this is an error."""
 
@@ -95,6 +98,12 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
     channels: int
 
 
+class SpeechSample(msgspec.Struct, frozen=True, kw_only=True, tag="sample"):
+    """A few seconds of speech from somewhere in the file, by which to find its language."""
+
+    pcm: bytes
+
+
 class WindowAudio(msgspec.Struct, frozen=True, kw_only=True, tag="window"):
     """A window, the unit of work: the samples from `start` to `end`. They come in the order of `start`."""
 
@@ -126,4 +135,4 @@ class Decoded(msgspec.Struct, frozen=True, kw_only=True):
     """Damaged packets that were passed over."""
 
 
-DecoderEvent = Opened | WindowAudio | DecodeProgress
+DecoderEvent = Opened | SpeechSample | WindowAudio | DecodeProgress

@@ -31,7 +31,11 @@ JOB_OPTIONS = (
 
 def add_job_options(parser: Parser, *, live: bool = False) -> None:
     """Add them; to what is spoken `live`, those of recordings do not apply."""
-    parser.add_argument("--language", metavar="CODE", help="what is spoken; auto, the default, finds out")
+    parser.add_argument(
+        "--language",
+        metavar="CODE",
+        help="what is spoken; auto: it may change; without this, it is found once for all",
+    )
     parser.add_argument(
         "--task", choices=("transcribe", "translate"), help="translate is into English (transcribe)"
     )

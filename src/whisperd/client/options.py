@@ -26,7 +26,7 @@ class TranscriptionOptions(TypedDict, total=False):
     """How something is transcribed; `whisperctl transcribe --help` explains each."""
 
     language: str | None
-    """A code or an English name; None or `auto` finds out."""
+    """A code or an English name; None finds out once, `auto` for each window by itself: it may change."""
     task: Literal["transcribe", "translate"]
     beam_size: int | None
     temperature: float | Sequence[float] | None

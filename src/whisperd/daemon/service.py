@@ -237,6 +237,7 @@ class Service:
             vad=options.vad,
             channels=options.channels,
             clip=options.clip,
+            is_language_free=options.is_language_free,
             options=options.decode_options(settings.runtime.beam_size),
         )
 

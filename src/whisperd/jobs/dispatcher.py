@@ -57,7 +57,8 @@ class Dispatcher:
     def remove_job(self, job: str) -> None:
         """The job is over; its waiting windows are forgotten, and those that are being computed given up."""
         for batch, groups in self._scheduler.remove_job(job).items():
-            self._unwanted[batch].add(groups)
+            if batch in self._unwanted:  # else it is being given up with the dispatcher
+                self._unwanted[batch].add(groups)
         self._wake()
 
     async def transcribe(self, parcel: Parcel) -> list[WindowResult]:

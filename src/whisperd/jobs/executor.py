@@ -167,5 +167,6 @@ class JobExecutor:
                     end=segment.end,
                     text=segment.text.strip(),
                     channel=segment.channel,
+                    language=segment.language,
                 )
             )

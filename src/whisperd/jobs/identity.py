@@ -31,7 +31,7 @@ CHUNK_BYTES: Final = 1 << 20
 HASH_TIMEOUT_S: Final = 60.0
 """How long we read a file for its hash alone. A disk that is slower than that makes its owner wait more for
 the hash than the hash can spare."""
-RECIPE_VERSION: Final = 1
+RECIPE_VERSION: Final = 2
 """One more whenever windows are cut otherwise, or their results are joined otherwise."""
 
 
@@ -54,6 +54,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     vad: bool
     channels: str
     clip: str | None
+    is_language_free: bool = False
+    """Whether each window is heard in a language of its own."""
     options: DecodeOptions
 
     @property

@@ -9,7 +9,6 @@ worth nothing, and a final text never waits for more than one of them.
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from typing import Final
 
@@ -26,12 +25,13 @@ from whisperd.jobs.job import Job, Transcript
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.scheduler import Parcel
 from whisperd.jobs.stitch import Stitcher, join_texts
+from whisperd.jobs.vote import LanguageVote
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, JobStarted, TranscriptionPartial, TranscriptionSegment
 from whisperd.tasks import open_task_group
 from whisperd.worker.protocol import DecodeOptions, EngineWindow, WindowResult
 
-__all__ = ["LanguageVote", "LiveRun", "check_live_options"]
+__all__ = ["LiveRun", "check_live_options"]
 
 FEED_BYTES: Final = 2 * SAMPLE_RATE
 """What the decoder process hears at once: a second, if so much has come already."""
@@ -40,40 +40,6 @@ HELD_S: Final = 40.0
 
 TEMPERATURES: Final = (0.0, 0.4)
 """Tried where none are asked for: somebody waits, and cannot wait for all that a file is given."""
-
-
-class LanguageVote:
-    """The language of the first utterances, each heard in its own, counts for all later ones. Pure.
-
-    Their voices weigh as much as they are long, so that a sigh does not outvote a sentence.
-    """
-
-    ENOUGH_S: Final = 8.0
-    """Speech after which it is decided …"""
-    ENOUGH_UTTERANCES: Final = 3
-    """… and utterances."""
-
-    def __init__(self) -> None:
-        self._weights: defaultdict[str, float] = defaultdict(float)
-        self._heard_s = 0.0
-        self._count = 0
-
-    def add(self, language: str, probability: float, duration_s: float) -> None:
-        """An utterance in which somebody spoke."""
-        self._weights[language] += probability * duration_s
-        self._heard_s += duration_s
-        self._count += 1
-
-    @property
-    def leading(self) -> str | None:
-        """What it is as far as anybody knows."""
-        return max(self._weights, key=self._weights.__getitem__, default=None)
-
-    @property
-    def decided(self) -> str | None:
-        """What it is for good, once enough was heard."""
-        is_enough = self._heard_s >= self.ENOUGH_S or self._count >= self.ENOUGH_UTTERANCES
-        return self.leading if is_enough else None
 
 
 class _Hypothesis:
@@ -205,6 +171,7 @@ class LiveRun:
                     end=segment.end,
                     text=segment.text.strip(),
                     channel=None,
+                    language=segment.language,
                 )
             )
         del self._pending[index]
@@ -251,7 +218,8 @@ class LiveRun:
     def _choose_language(self, result: WindowResult, utterance: Utterance) -> None:
         if self._options.language is None and result.segments:
             self._vote.add(result.language, result.language_probability, utterance.end - utterance.start)
-            self._options = msgspec.structs.replace(self._options, language=self._vote.decided)
+            if not self._job.options.is_language_free:
+                self._options = msgspec.structs.replace(self._options, language=self._vote.decided)
         self._job.language = self._options.language or self._vote.leading
 
     def _publish_partial(self, utterance: Utterance, agreed: str, tentative: str) -> None:

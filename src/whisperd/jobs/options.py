@@ -26,7 +26,8 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     runtime: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     model: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
-    language: Annotated[str, Meta(max_length=100)] = "auto"
+    language: Annotated[str, Meta(max_length=100)] | None = None
+    """None: found once, for all of it. `auto`: found for each window by itself, as it may change."""
     task: Literal["transcribe", "translate"] = "transcribe"
     beam_size: Annotated[int, Meta(ge=1, le=16)] | None = None
     temperature: Annotated[tuple[Annotated[float, Meta(ge=0, le=1)], ...], Meta(max_length=10)] | None = None
@@ -45,11 +46,16 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """The parts to transcribe; none: all of it. Raises like `parse_clips`."""
         return parse_clips(self.clip) if self.clip is not None else ()
 
+    @property
+    def is_language_free(self) -> bool:
+        """Whether the language is to be found for each window by itself."""
+        return self.language == "auto"
+
     def decode_options(self, default_beam_size: int) -> DecodeOptions:
         """What of it concerns the engine."""
         return DecodeOptions(
             task=self.task,
-            language=None if self.language == "auto" else self.language,
+            language=None if self.is_language_free else self.language,
             beam_size=self.beam_size or default_beam_size,
             temperatures=self.temperature or DEFAULT_TEMPERATURES,
             prompt=self.prompt,
@@ -71,6 +77,8 @@ def check_options(options: JobOptions) -> JobOptions:
     Raises `language.unknown` and `clips.invalid`.
     """
     _ = options.clips
+    if options.language is None:
+        return options
     wanted = options.language.strip().lower()
     if wanted == "auto" or wanted in LANGUAGES:
         return msgspec.structs.replace(options, language=wanted)
@@ -83,6 +91,6 @@ def check_options(options: JobOptions) -> JobOptions:
         f"There is no language {options.language!r}.",
         f"Did you mean {' or '.join(near)}?"
         if near
-        else "Use a code such as en, de or zh, or auto to detect it.",
+        else "Use a code such as en, de or zh, or auto where it changes on the way.",
         {"language": options.language, "near": near},
     )

@@ -17,6 +17,7 @@ from whisperd.audio import (
     DecodeProgress,
     DecoderPool,
     Opened,
+    SpeechSample,
     WindowAudio,
 )
 from whisperd.audio.clips import elapsed_within
@@ -28,6 +29,7 @@ from whisperd.jobs.languages import LANGUAGES
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.scheduler import Parcel
 from whisperd.jobs.stitch import Segment, Stitcher
+from whisperd.jobs.vote import LanguageVote
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, JobStarted, TranscriptionProgress, TranscriptionSegment
 from whisperd.tasks import open_task_group
@@ -38,8 +40,14 @@ __all__ = ["JobRun", "check_against_model"]
 HELD_S = 120.0
 """Audio of one job that is held here at most. While there is no room for another window the decoder is
 not read, and so it waits."""
+VOTING_SAMPLES = 5
+"""Pieces of speech from all over a file that vote on its language: what it begins with may be an advert."""
 VOTING_WINDOWS = 3
-"""Windows that vote on the language of a file, so that its first words alone do not decide."""
+"""Windows that vote where there are no samples: the file is short, or can only be read from its beginning."""
+FREE_WINDOW_S = 15.0
+"""The longest window where the language may change from one to the next."""
+SURE_PROBABILITY = 0.6
+"""A window whose own language is less likely than this is heard in that of the whole file."""
 
 
 class JobRun:
@@ -71,19 +79,28 @@ class JobRun:
         # What the work took before counts as well.
         self._began_s = clock() - max((window.elapsed_s for window in self._finished.values()), default=0.0)
         self._stitcher = Stitcher()
+        self._samples: list[SpeechSample] = []
         self._undecided: list[WindowAudio] = []
+        self._heard = LanguageVote()  # what was spoken in the windows that are done
         self._pending_s = 0.0
         self._pending_changed = anyio.Event()
+        self._usual_language: str | None = None
         info = dispatcher.runtime.info
+        self._is_free = info.multilingual and job.options.is_language_free
         if not info.multilingual:
             self._options = msgspec.structs.replace(options, language=info.languages[0])
-        elif self._options.language is None and self._finished:
+        elif self._options.language is None and self._finished and not self._is_free:
             # The vote was held; the language of all windows is the one that it found.
             first = self._finished[min(self._finished)]
             self._options = msgspec.structs.replace(options, language=first.language)
 
     async def transcribe(self, decoders: DecoderPool, params: DecodeParams) -> Transcript:
         """Do it. Raises `WhisperdError`."""
+        if self._options.language is None:
+            params = msgspec.structs.replace(params, samples=VOTING_SAMPLES)
+        if self._is_free:
+            longest_s = min(params.max_window_s, FREE_WINDOW_S)
+            params = msgspec.structs.replace(params, max_window_s=longest_s)
         self._dispatcher.add_job(self._job.id, self._job.options.priority)
         try:
             async with open_task_group() as tasks:
@@ -99,6 +116,8 @@ class JobRun:
                 match event:
                     case Opened():
                         self._opened(event)
+                    case SpeechSample():
+                        self._samples.append(event)
                     case WindowAudio():
                         await self._take(event, tasks)
                     case DecodeProgress():
@@ -122,7 +141,9 @@ class JobRun:
         if (finished := self._finished.pop(window.index, None)) is not None and _is_of(finished, window):
             self._place((window,), [finished.result])
             return
-        if self._options.language is None:
+        if self._samples:
+            await self._vote_by_samples()
+        if self._options.language is None and not self._is_free:
             self._undecided.append(window)
             if len(self._undecided) == min(VOTING_WINDOWS, self._dispatcher.runtime.batch_size):
                 await self._vote()
@@ -131,6 +152,27 @@ class JobRun:
         tasks.start_soon(self._compute, (window,))
         while self._pending_s > HELD_S - MAX_WINDOW_S:
             await self._pending_changed.wait()
+
+    async def _vote_by_samples(self) -> None:
+        """Speech from all over the file finds its language; what text it has is not looked at."""
+        samples, self._samples = self._samples, []
+        options = msgspec.structs.replace(self._options, beam_size=1, temperatures=(0.0,), prompt=None)
+        vote = LanguageVote()
+
+        async def hear(number: int, window: EngineWindow) -> None:
+            (result,) = await self._dispatcher.transcribe(
+                Parcel(job=self._job.id, indexes=(-1 - number,), windows=(window,), options=options)
+            )
+            if result.segments:
+                vote.add(result.language, result.language_probability, window.duration_s)
+
+        async with open_task_group() as tasks:
+            for number, sample in enumerate(samples):
+                tasks.start_soon(hear, number, EngineWindow(pcm=sample.pcm))
+        if self._is_free:
+            self._usual_language = vote.leading
+        else:
+            self._options = msgspec.structs.replace(self._options, language=vote.leading)
 
     async def _vote(self) -> None:
         """The first windows of a file find its language together, and are transcribed in it."""
@@ -144,19 +186,26 @@ class JobRun:
 
     async def _compute(self, windows: tuple[WindowAudio, ...]) -> None:
         results = await self._dispatch(windows)
+        if self._is_free and self._usual_language is not None and _is_unsure(results[0]):
+            results = await self._dispatch(windows, self._usual_language)
         self._keep(windows, results)
         self._place(windows, results)
         self._pending_s -= sum(window.end - window.start for window in windows)
         self._pending_changed.set()
         self._pending_changed = anyio.Event()
 
-    async def _dispatch(self, windows: tuple[WindowAudio, ...]) -> list[WindowResult]:
+    async def _dispatch(
+        self, windows: tuple[WindowAudio, ...], language: str | None = None
+    ) -> list[WindowResult]:
+        options = self._options
+        if language is not None:
+            options = msgspec.structs.replace(options, language=language)
         return await self._dispatcher.transcribe(
             Parcel(
                 job=self._job.id,
                 indexes=tuple(window.index for window in windows),
                 windows=tuple(EngineWindow(pcm=window.pcm, spoken=window.spoken) for window in windows),
-                options=self._options,
+                options=options,
             )
         )
 
@@ -180,11 +229,18 @@ class JobRun:
 
     def _place(self, windows: tuple[WindowAudio, ...], results: list[WindowResult]) -> None:
         for window, result in zip(windows, results, strict=True):
-            self._job.language = self._options.language
+            if result.segments:
+                self._heard.add(result.language, result.language_probability, window.end - window.start)
+            self._job.language = self._language
             for segment in self._stitcher.add(window, result):
                 self._publish_segment(segment)
             self._job.done_s = max(self._job.done_s, elapsed_within(self._clips, window.end))
         self._publish(self._progress())
+
+    @property
+    def _language(self) -> str | None:
+        """That of all windows, or else of most of what was heard."""
+        return self._options.language or self._heard.leading
 
     def _publish_segment(self, segment: Segment) -> None:
         self._publish(
@@ -195,6 +251,7 @@ class JobRun:
                 end=segment.end,
                 text=segment.text.strip(),
                 channel=segment.channel,
+                language=segment.language,
             )
         )
 
@@ -220,16 +277,20 @@ class JobRun:
         total_s = self._total_s(decoded.duration) or 0.0
         self._job.duration_s = total_s
         self._job.speed = round(total_s / elapsed_s, 2)
-        self._job.language = self._options.language
+        self._job.language = self._language
         return Transcript(
             task=self._options.task,
-            language=self._options.language,
+            language=self._language,
             duration=decoded.duration,
             text=self._stitcher.text,
             segments=tuple(self._stitcher.segments),
             runtime=self._job.runtime,
             elapsed=round(elapsed_s, 3),
         )
+
+
+def _is_unsure(result: WindowResult) -> bool:
+    return bool(result.segments) and result.language_probability < SURE_PROBABILITY
 
 
 def _is_of(finished: FinishedWindow, window: WindowAudio) -> bool:
@@ -243,7 +304,7 @@ def check_against_model(options: JobOptions, languages: Sequence[str], model: st
     Raises `task.not_in_model` and `language.not_in_model`.
     """
     is_multilingual = len(languages) > 1
-    if options.language not in ("auto", *languages):
+    if options.language is not None and options.language not in ("auto", *languages):
         raise _not_in_model("language", LANGUAGES[options.language].title(), model, is_multilingual)
     if options.task == "translate" and not is_multilingual:
         raise _not_in_model("task", "translation", model, is_multilingual)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Protocol
 
 import msgspec
@@ -41,6 +41,8 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     """Empty unless they were asked for."""
     channel: int | None = None
     """From 0, where channels are heard by themselves."""
+    language: str | None = None
+    """What is spoken in it, as a code."""
 
 
 class Window(Protocol):
@@ -72,7 +74,7 @@ class Stitcher:
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[int, tuple[Window, Sequence[EngineSegment]]] = {}
+        self._waiting: dict[int, tuple[Window, WindowResult]] = {}
         self._next_index = 0
         self._reached_s: dict[int | None, float] = {}
         self._held: list[Segment] = []
@@ -82,12 +84,12 @@ class Stitcher:
 
     def add(self, window: Window, result: WindowResult) -> list[Segment]:
         """The result of a window has come; returns the segments now in order."""
-        self._waiting[window.index] = (window, result.segments)
+        self._waiting[window.index] = (window, result)
         first_new = len(self.segments)
         while (ready := self._waiting.pop(self._next_index, None)) is not None:
             self._next_index += 1
-            for segment in ready[1]:
-                self._hold(ready[0], segment)
+            for segment in ready[1].segments:
+                self._hold(ready[0], segment, ready[1].language)
             if ready[0].channel is None:
                 self._release()
             else:
@@ -105,7 +107,7 @@ class Stitcher:
         """The whole text so far, one line."""
         return join_texts(segment.text for segment in self.segments)
 
-    def _hold(self, window: Window, segment: EngineSegment) -> None:
+    def _hold(self, window: Window, segment: EngineSegment, language: str) -> None:
         earliest_s = max(self._reached_s.get(window.channel, 0.0), window.start)
         start_s = min(max(earliest_s, window.start + segment.start), window.end)
         end_s = min(max(start_s, window.start + segment.end), window.end)
@@ -123,6 +125,7 @@ class Stitcher:
                 compression_ratio=segment.compression_ratio,
                 no_speech_prob=segment.no_speech_prob,
                 channel=window.channel,
+                language=language,
             )
         )
 

@@ -54,6 +54,7 @@ def verbose(transcript: Transcript) -> dict[str, Any]:
                 "compression_ratio": segment.compression_ratio,
                 "no_speech_prob": segment.no_speech_prob,
                 **({} if segment.channel is None else {"channel": segment.channel}),
+                **({} if segment.language is None else {"language": segment.language}),
             }
             for segment in transcript.segments
         ],

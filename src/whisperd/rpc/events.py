@@ -104,6 +104,8 @@ class TranscriptionSegment(Event, frozen=True, tag="transcription.segment"):
     text: str
     channel: int | None = None
     """From 0, where channels are heard by themselves."""
+    language: str | None = None
+    """What is spoken in it, as a code."""
 
 
 class TranscriptionPartial(Event, frozen=True, tag="transcription.partial"):

@@ -1,0 +1,58 @@
+"""Where a recording is listened to so that its language can be found. Pure.
+
+A file may begin with music, an advert or somebody else's greeting. So short pieces are looked for at places
+spread over all of it. Times are seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from whisperd.audio.clips import Clip
+from whisperd.audio.messages import SAMPLE_RATE
+from whisperd.audio.speech import Span
+
+__all__ = ["SAMPLE_S", "best_stretch", "places"]
+
+FROM_S = 90.0
+"""In a shorter recording the first windows are most of it."""
+HEARD_S = 14.0
+"""How much is decoded at a place."""
+SAMPLE_S = 7.0
+"""How much of that is listened to."""
+MIN_SPEECH_S = 1.5
+"""A place with less speech says nothing."""
+
+
+def places(duration_s: float | None, clips: Sequence[Clip], count: int) -> list[Clip]:
+    """So many places, evenly spread over the parts of a recording; none if it is short, or nobody knows."""
+    if duration_s is None:
+        return []
+    parts = [(clip.start, min(clip.end or duration_s, duration_s)) for clip in clips or (Clip(0.0),)]
+    total_s = sum(max(0.0, end_s - start_s) for start_s, end_s in parts)
+    if total_s < FROM_S:
+        return []
+    found = []
+    for number in range(count):
+        rest_s = total_s * (number + 0.5) / count
+        for start_s, end_s in parts:
+            length_s = max(0.0, end_s - start_s)
+            if rest_s < length_s:
+                begin_s = max(start_s, min(start_s + rest_s, end_s - HEARD_S))
+                found.append(Clip(begin_s, min(begin_s + HEARD_S, end_s)))
+                break
+            rest_s -= length_s
+    return found
+
+
+def best_stretch(spans: Sequence[Span], total: int) -> tuple[int, int] | None:
+    """The samples `[start, end)` of a piece of audio in which most is spoken; None where nobody speaks."""
+    length = int(SAMPLE_S * SAMPLE_RATE)
+
+    def spoken_from(start: int) -> int:
+        return sum(max(0, min(span.end, start + length) - max(span.start, start)) for span in spans)
+
+    start = max((min(span.start, max(0, total - length)) for span in spans), key=spoken_from, default=0)
+    if spoken_from(start) < MIN_SPEECH_S * SAMPLE_RATE:
+        return None
+    return start, min(start + length, total)
