@@ -15,6 +15,9 @@ from whisperd.store.migrate import bundled_migrations, migrate
 KEPT = Path(__file__).parent.parent / "data" / "store"
 
 ROWS = {
+    5: """
+        INSERT INTO work VALUES ('2026-07-01', 3, 4500.5, 300.25), ('2026-07-02', 1, 11.0, 0.5);
+    """,
     1: """
         INSERT INTO runtimes VALUES
             ('0a1b2c3d', 'base', 'base', 'auto', 'auto', '[]', 'auto', 0, 0, 1, 4, 900.0, 1, 0,

@@ -321,6 +321,10 @@ class Daemon(_Noun[One, Many]):
         """How it is: version, uptime, runtimes, jobs, memory."""
         return cast("One", self._ask("daemon.status"))
 
+    def metrics(self) -> One:
+        """What it has counted, in Prometheus' text form, as `content`."""
+        return cast("One", self._ask("daemon.metrics"))
+
     def stop(self) -> One:
         """Have it end; running jobs get the grace period."""
         return cast("One", self._ask("daemon.stop"))

@@ -21,6 +21,7 @@ from whisperd.calibration import CalibrationTable, Calibrator, Idle
 from whisperd.daemon.calibrating import calibration_surroundings, is_busy
 from whisperd.daemon.connection import Connection
 from whisperd.daemon.hub import EventHub
+from whisperd.daemon.metrics import Metrics
 from whisperd.daemon.reporting import status_line
 from whisperd.daemon.uploads import UploadStore
 from whisperd.jobs.executor import jobs_at_once
@@ -31,12 +32,13 @@ from whisperd.jobs.keeper import JobKeeper
 from whisperd.jobs.manager import JobManager
 from whisperd.jobs.options import job_options
 from whisperd.jobs.transcripts import TranscriptStore
+from whisperd.jobs.work import WorkLog
 from whisperd.models import ModelStore, default_sources
 from whisperd.natives import Bundle, NativeStore
 from whisperd.plugins import Backend, Variant, variants
 from whisperd.progress import OnProgress, Progress
 from whisperd.rpc.errors import WhisperdError
-from whisperd.rpc.events import Event, ModelProgress, NativeProgress
+from whisperd.rpc.events import Event, ModelProgress, NativeProgress, TranscriptionCompleted
 from whisperd.runtimes import Lease, Runtime, RuntimeManager, RuntimePreset, RuntimeView, Surroundings
 from whisperd.runtimes.advice import Advisor
 from whisperd.runtimes.computer import Computer
@@ -73,6 +75,7 @@ class Service:
     profiles: ProfileManager
     decoders: DecoderPool
     calibrator: Calibrator
+    work: WorkLog
 
     def __init__(
         self,
@@ -101,6 +104,7 @@ class Service:
         self.on_reload: Callable[[Settings], None] = lambda _settings: None
         """Called with settings that were read again."""
         self.hub = EventHub()
+        self.metrics = Metrics()
         self.natives = NativeStore(paths.native_dir(), offline=is_offline())
         self.models = ModelStore(
             paths.models_dir(), sources=default_sources(settings.models), offline=is_offline()
@@ -137,6 +141,13 @@ class Service:
         if waiting:
             log.warning("these settings need a restart: %s", ", ".join(waiting))
         return waiting
+
+    def publish_job(self, event: Event) -> None:
+        """Tell whoever follows a job, and count it."""
+        self.metrics.take(event, time.monotonic())
+        if isinstance(event, TranscriptionCompleted) and not event.cached:
+            self.work.add(event.duration, event.elapsed)
+        self.hub.publish_job(event)
 
     def on_native_progress(self, progress: Progress) -> None:
         """Tell subscribers how far an installation is."""
@@ -379,11 +390,13 @@ async def open_service(
                 tasks,
                 decoders=lambda: service.decoders,
                 settings=lambda: service.settings,
-                publish=service.hub.publish_job,
+                publish=service.publish_job,
                 forget=service.hub.forget_job,
                 active_changed=service.idle.notice,
                 keeper=service.job_keeper,
             )
+            service.work = WorkLog(database, journal)
+            await service.work.open()
             await service.resume_jobs(records)
             tasks.start_soon(service.retire_jobs)
             try:
@@ -401,6 +414,7 @@ def _surroundings(service: Service, room: Room) -> Surroundings:
 
     def publish(event: Event) -> None:
         service.idle.notice()
+        service.metrics.take(event, time.monotonic())
         service.hub.publish("runtimes", event)
 
     return Surroundings(

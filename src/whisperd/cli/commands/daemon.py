@@ -20,6 +20,7 @@ STOP_POLL_S = 0.02
 def add(parser: Parser) -> None:
     """Add the verbs."""
     parser.add_verb("status", status, "how the daemon is")
+    parser.add_verb("metrics", metrics, "what it has counted, in Prometheus' text form")
     parser.add_verb("start", start, "start the daemon unless it runs")
     parser.add_verb("stop", stop, "end the daemon; running jobs get the grace period")
     parser.add_verb("restart", restart, "end the daemon and start it again")
@@ -48,9 +49,14 @@ def status(options: argparse.Namespace) -> None:
     jobs = answer["jobs"]
     print(f"whisperd {answer['version']}, process {answer['pid']}, up {duration(answer['uptime'])}")
     print(f"socket   {answer['socket']}")
-    print(f"jobs     {', '.join(f'{count} {name}' for name, count in jobs.items())}")
+    if answer["service"]:
+        print(f"service  of {answer['service']}")
+    waiting = f"; {answer['windows_waiting']} windows wait" if answer["windows_waiting"] else ""
+    print(f"jobs     {', '.join(f'{count} {name}' for name, count in jobs.items())}{waiting}")
     if answer["speed"]:
         print(f"speed    {answer['speed']:.1f} x real time over {duration(answer['audio_seconds'])}")
+    today = answer["today"]
+    print(f"today    {duration(today['audio_seconds'])} of audio in {today['jobs']} jobs")
     print(f"memory   {', '.join(f'{name} {size(used)}' for name, used in answer['memory'].items())}")
     print(f"default  {answer['default_runtime']}")
     if answer["damaged_database"]:
@@ -75,6 +81,15 @@ def status(options: argparse.Namespace) -> None:
         if one["error"]:
             print(f"{printable(one['name'])}: {printable(one['error']['message'])}")
             print(f"  {printable(one['error']['fix'])}")
+
+
+def metrics(options: argparse.Namespace) -> None:
+    with connect_as(options, start=False) as client:
+        answer = client.daemon.metrics()
+    if options.json:
+        print_json(answer)
+    else:
+        sys.stdout.write(answer["content"])
 
 
 def install(options: argparse.Namespace) -> None:

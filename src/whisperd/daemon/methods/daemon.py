@@ -12,7 +12,10 @@ import psutil
 from whisperd import paths, plugins
 from whisperd._version import __version__
 from whisperd.daemon.call import Call
+from whisperd.daemon.exposition import CONTENT_TYPE, render
 from whisperd.daemon.methods.session import PROTOCOL
+from whisperd.daemon.metrics import Standing
+from whisperd.daemon.service import Service
 from whisperd.rpc.messages import NoParams
 from whisperd.settings import settings_template
 
@@ -26,9 +29,7 @@ async def status(call: Call, params: NoParams) -> dict[str, Any]:
     service = call.service
     jobs = service.jobs.remembered()
     counts = Counter(str(job.status) for job in jobs)
-    done = [job for job in jobs if job.status == "completed" and not job.is_cached]
-    audio_s = sum(job.duration_s or 0.0 for job in done)
-    elapsed_s = sum(job.elapsed_s or 0.0 for job in done)
+    total, today = service.work.total, service.work.today
     return {
         "version": __version__,
         "protocol": PROTOCOL,
@@ -42,13 +43,38 @@ async def status(call: Call, params: NoParams) -> dict[str, Any]:
         "runtimes": [service.view_runtime(runtime) for runtime in service.runtimes.all()],
         "jobs": {status: counts[status] for status in JOB_STATUSES},
         "memory": _memory(),
-        "audio_seconds": round(audio_s, 3),
-        "speed": round(audio_s / elapsed_s, 2) if elapsed_s else None,
+        "audio_seconds": round(total.audio_s, 3),
+        "speed": total.speed,
+        "today": {"jobs": today.jobs, "audio_seconds": round(today.audio_s, 3), "speed": today.speed},
+        "windows_waiting": sum(_waiting_windows(service).values()),
         "clients": len(service.connections),
         "plugin_problems": [problem.to_wire() for problem in plugins.problems()],
         "stopping": service.stop_requested.is_set(),
         "service": service.manager_name,
     }
+
+
+async def metrics(call: Call, params: NoParams) -> dict[str, str]:
+    """What was counted, and how the daemon stands, in Prometheus' text form."""
+    service = call.service
+    memory: Counter[str] = Counter()
+    for name, used in _memory().items():
+        memory[name.split()[0]] += used
+    views = [service.view_runtime(runtime) for runtime in service.runtimes.all()]
+    standing = Standing(
+        version=__version__,
+        started_s=time.time() - (time.monotonic() - service.started_s),
+        clients=len(service.connections),
+        jobs={
+            status: sum(job.status == status for job in service.jobs.active())
+            for status in ("queued", "running")
+        },
+        waiting_windows=_waiting_windows(service),
+        runtimes={view.name: view.status for view in views},
+        runtime_memory_bytes={view.name: view.memory for view in views if view.memory},
+        process_memory_bytes=memory,
+    )
+    return {"content_type": CONTENT_TYPE, "content": render(service.metrics.families(standing))}
 
 
 async def stop(call: Call, params: NoParams) -> dict[str, Any]:
@@ -72,6 +98,15 @@ async def config(call: Call, params: NoParams) -> dict[str, Any]:
     return {"path": str(call.service.config_file), "content": settings_template(call.service.settings)}
 
 
+def _waiting_windows(service: Service) -> dict[str, int]:
+    """How many windows wait for each runtime that is loaded."""
+    return {
+        runtime.name: service.jobs.waiting_windows(runtime.loaded)
+        for runtime in service.runtimes.all()
+        if runtime.loaded
+    }
+
+
 def _memory() -> dict[str, int]:
     """Resident bytes of the daemon and of each child, by what it is."""
     me = psutil.Process()
@@ -93,4 +128,4 @@ def _role(command: list[str]) -> str:
     return "child"
 
 
-METHODS = {"status": status, "stop": stop, "reload": reload, "config": config}
+METHODS = {"status": status, "metrics": metrics, "stop": stop, "reload": reload, "config": config}

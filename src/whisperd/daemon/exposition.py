@@ -1,0 +1,94 @@
+"""Metrics as text: Prometheus' exposition format, version 0.0.4, as its documentation describes it. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Literal
+
+__all__ = ["CONTENT_TYPE", "Family", "Histogram", "Sample", "render"]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One value. `suffix` is what its name has behind that of its family."""
+
+    value: float
+    labels: Mapping[str, str] = field(default_factory=dict)
+    suffix: str = ""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A metric: its name, what it says, and its values."""
+
+    name: str
+    kind: Kind
+    help: str
+    samples: Sequence[Sample]
+
+
+class Histogram:
+    """How many observations were at most as large as each bound."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        """`bounds` grow; what is beyond the last one counts as well."""
+        self._bounds = tuple(bounds)
+        self._counts = [0] * (len(self._bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count a value."""
+        place = next((at for at, bound in enumerate(self._bounds) if value <= bound), len(self._bounds))
+        self._counts[place] += 1
+        self._sum += value
+
+    def family(self, name: str, help: str) -> Family:
+        """As a metric."""
+        totals = list(accumulate(self._counts))
+        buckets = [
+            Sample(total, {"le": _number(bound)}, "_bucket")
+            for bound, total in zip((*self._bounds, math.inf), totals, strict=True)
+        ]
+        samples = [*buckets, Sample(self._sum, suffix="_sum"), Sample(totals[-1], suffix="_count")]
+        return Family(name, "histogram", help, samples)
+
+
+def render(families: Iterable[Family]) -> str:
+    """All of them as text."""
+    lines: list[str] = []
+    for family in families:
+        lines.append(f"# HELP {family.name} {_escaped(family.help)}")
+        lines.append(f"# TYPE {family.name} {family.kind}")
+        lines += [
+            f"{family.name}{one.suffix}{_labels(one.labels)} {_number(one.value)}" for one in family.samples
+        ]
+    return "\n".join([*lines, ""])
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    if not labels:
+        return ""
+    return "{" + ",".join(f'{name}="{_quoted(value)}"' for name, value in labels.items()) + "}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n")
+
+
+def _quoted(text: str) -> str:
+    return _escaped(text).replace('"', '\\"')
+
+
+def _number(value: float) -> str:
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
+    if math.isnan(value):
+        return "NaN"
+    return str(int(value)) if float(value).is_integer() and abs(value) < 2**53 else repr(float(value))

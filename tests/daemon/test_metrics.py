@@ -1,0 +1,181 @@
+"""`daemon.metrics`: what Prometheus reads is what happened."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from whisperd.daemon.exposition import Family, Histogram, Sample, render
+from whisperd.daemon.metrics import Metrics, Standing
+from whisperd.rpc.events import JobQueued, JobStarted, RuntimeStatus, TranscriptionCompleted
+from whisperd.rpc.events import TranscriptionCancelled as Cancelled
+from whisperd.rpc.events import TranscriptionFailed as Failed
+from whisperd_testing import RunningDaemon, write_tone
+
+STANDING = Standing(
+    version="1.2.3",
+    started_s=1_790_000_000.5,
+    clients=2,
+    jobs={"queued": 3, "running": 1},
+    waiting_windows={"base": 7},
+    runtimes={"base": "loaded", 'odd "name"\\\n': "failed"},
+    runtime_memory_bytes={"base": 2**30},
+    process_memory_bytes={"daemon": 50_000_000, "worker": 2**30},
+)
+
+
+def read(text: str) -> dict[str, Metric]:
+    return {family.name: family for family in text_string_to_metric_families(text)}
+
+
+def value(families: dict[str, Metric], name: str, **labels: str) -> float:
+    (found,) = (
+        sample.value
+        for family in families.values()
+        for sample in family.samples
+        if sample.name == name and sample.labels == labels
+    )
+    return float(found)
+
+
+def completed(id: str, *, cached: bool = False) -> TranscriptionCompleted:
+    return TranscriptionCompleted(
+        id=id, text="secret words", language="en", duration=60.0, elapsed=5.0, speed=12.0, segments=1,
+        runtime="base", cached=cached,
+    )  # fmt: skip
+
+
+def test_what_happened_is_counted() -> None:
+    metrics = Metrics()
+    for job in "abcd":
+        metrics.take(JobQueued(id=job, position=0), 10.0)
+    for job in "abc":
+        metrics.take(JobStarted(id=job, runtime="base", language=None, duration=None), 10.2)
+    metrics.take(completed("a"), 15.2)
+    metrics.take(completed("b", cached=True), 15.2)
+    metrics.take(Failed(id="c", error={}), 16.0)
+    metrics.take(Cancelled(id="d", error={}), 17.0)
+    metrics.take(RuntimeStatus(id="1", name="base", status="loaded"), 9.0)
+    text = render(metrics.families(STANDING))
+    families = read(text)
+    for status, count in (("completed", 2), ("failed", 1), ("cancelled", 1)):
+        assert value(families, "whisperd_jobs_total", status=status) == count
+    assert value(families, "whisperd_jobs_cached_total") == 1
+    assert value(families, "whisperd_audio_seconds_total") == 60
+    assert value(families, "whisperd_transcribing_seconds_total") == 5
+    assert value(families, "whisperd_job_wait_seconds_count") == 3
+    assert value(families, "whisperd_job_wait_seconds_bucket", le="0.1") == 0
+    assert value(families, "whisperd_job_wait_seconds_bucket", le="0.3") == 3
+    assert value(families, "whisperd_job_duration_seconds_sum") == 5
+    assert value(families, "whisperd_job_duration_seconds_bucket", le="3") == 0
+    assert value(families, "whisperd_job_duration_seconds_bucket", le="+Inf") == 1
+    assert value(families, "whisperd_runtime_loads_total", runtime="base") == 1
+    assert value(families, "whisperd_jobs_active", status="queued") == 3
+    assert value(families, "whisperd_runtime_status", runtime='odd "name"\\\n', status="failed") == 1
+    assert value(families, "whisperd_start_time_seconds") == 1_790_000_000.5
+    assert math.isnan(value(families, "whisperd_on_battery"))
+    assert "secret" not in text
+
+
+def test_names_follow_the_conventions() -> None:
+    for family in Metrics().families(STANDING):
+        assert family.name.startswith("whisperd_")
+        assert family.help.endswith(".")
+        assert family.name.endswith("_total") == (family.kind == "counter")
+        if family.kind == "histogram":
+            assert family.name.endswith("_seconds")
+
+
+def test_each_name_is_there_once() -> None:
+    names = [family.name for family in Metrics().families(STANDING)]
+    assert len(names) == len(set(names))
+    parsed = [family.name for family in text_string_to_metric_families(render(Metrics().families(STANDING)))]
+    assert len(parsed) == len(set(parsed)) == len(names)
+
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"))
+
+
+@given(TEXT, TEXT, st.floats(allow_nan=False))
+def test_it_is_read_as_it_was_written(label: str, help: str, number: float) -> None:
+    text = render([Family("one", "gauge", help.strip() or "x", [Sample(number, {"label": label})])])
+    (family,) = text_string_to_metric_families(text)
+    (sample,) = family.samples
+    assert sample.labels == {"label": label}
+    assert sample.value == number
+
+
+@given(st.lists(st.floats(0, 1e6)))
+def test_a_histogram_counts_all(values: list[float]) -> None:
+    histogram = Histogram((1, 10, 100))
+    for one in values:
+        histogram.observe(one)
+    buckets = {
+        one.labels["le"]: one.value for one in histogram.family("h", "x").samples if one.suffix == "_bucket"
+    }
+    assert buckets == {le: sum(one <= float(le) for one in values) for le in ("1", "10", "100", "+Inf")}
+
+
+def test_a_daemon_that_works(
+    make_daemon: Callable[..., RunningDaemon], toy: Callable[..., str], tmp_path: Path
+) -> None:
+    daemon = make_daemon().start()
+    tone = write_tone(tmp_path / "tone.wav", 2.0)
+    model = toy()
+    for _ in range(2):  # the second time it is answered from what was kept
+        assert daemon.ctl("transcribe", "--no-vad", "--model", model, str(tone)).status == 0
+    assert daemon.ctl("transcribe", "--model", model, str(daemon.config)).status != 0
+    done = daemon.ctl("daemon", "metrics")
+    assert (done.status, done.err) == (0, "")
+    families = read(done.out)
+    assert value(families, "whisperd_jobs_total", status="completed") == 2
+    assert value(families, "whisperd_jobs_cached_total") == 1
+    assert value(families, "whisperd_audio_seconds_total") == 2.0
+    assert value(families, "whisperd_process_resident_memory_bytes", process="daemon") > 10_000_000
+    with daemon.connect() as client:
+        assert client.daemon.metrics()["content_type"].startswith("text/plain; version=0.0.4")
+
+    status = daemon.ctl("daemon", "status", "--json").json
+    assert (status["audio_seconds"], status["today"]["jobs"]) == (2.0, 1)
+    assert status["today"]["audio_seconds"] == 2.0
+    assert status["speed"] == status["today"]["speed"] > 0
+    assert "today    0:02 of audio in 1 jobs" in daemon.ctl("daemon", "status").out
+    daemon.ctl("daemon", "stop")
+    daemon.wait()
+    daemon.start()
+    again = daemon.ctl("daemon", "status", "--json").json
+    assert (again["audio_seconds"], again["today"]) == (2.0, status["today"])  # counted over restarts
+
+
+@pytest.mark.anyio
+async def test_work_is_counted_by_the_day(tmp_path: Path) -> None:
+    from whisperd.jobs.journal import open_journal
+    from whisperd.jobs.work import Work, WorkLog
+    from whisperd.store import open_database
+
+    day = datetime.date(2026, 3, 1)
+    async with open_database(tmp_path / "db.sqlite3") as database:
+        async with open_journal(database, "s") as journal:
+            log = WorkLog(database, journal, lambda: day)
+            await log.open()
+            assert (log.today, log.total.speed) == (Work(), None)
+            log.add(60.0, 6.0)
+            log.add(30.0, 3.0)
+            assert log.today == Work(2, 90.0, 9.0)
+            day = datetime.date(2026, 3, 2)
+            assert log.today == Work()
+            log.add(10.0, 1.0)
+        async with open_journal(database, "s") as journal:
+            log = WorkLog(database, journal, lambda: day)
+            await log.open()
+            assert log.today == Work(1, 10.0, 1.0)
+            assert log.total == Work(3, 100.0, 10.0)
+            assert log.total.speed == 10.0
