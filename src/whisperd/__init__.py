@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         JobOptions,
         Segment,
         Transcript,
+        Word,
         aconnect,
         connect,
     )
@@ -49,6 +50,7 @@ __all__ = [
     "Transcript",
     "Whisper",
     "WhisperdError",
+    "Word",
     "__version__",
     "aconnect",
     "adownload_model",

@@ -14,6 +14,7 @@ behaves; `whisperd_testing.py` in `tests/` makes such folders. What it may say:
     load_memory          loading asks for so many bytes, and uses them as long as it is loaded
     load_words           loading writes this to standard error, and aborts
     multilingual         false for a model of English alone
+    word_times           false for a model that does not tell when each word is said
     error                every batch is refused with this message
     refuse_s             a batch with a window of this length is refused
     exception            every batch fails with an exception that the engine did not mean
@@ -62,6 +63,7 @@ from whisperd.worker.protocol import (
     EngineInfo,
     EngineSegment,
     EngineWindow,
+    EngineWord,
     IsWanted,
     LoadParams,
     WindowResult,
@@ -180,6 +182,22 @@ def hang(how: str | None) -> None:
         ctypes.PyDLL(None).sleep(3600)
 
 
+def with_words(segment: EngineSegment) -> EngineSegment:
+    """The same with its words, all of the same length."""
+    words = segment.text.split()
+    each_s = (segment.end - segment.start) / max(1, len(words))
+    timed = tuple(
+        EngineWord(
+            text=f" {word}",
+            start=segment.start + each_s * place,
+            end=segment.start + each_s * (place + 1),
+            probability=0.5,
+        )
+        for place, word in enumerate(words)
+    )
+    return msgspec.structs.replace(segment, words=timed)
+
+
 class ToyEngine:
     """Says how long each window is. What goes wrong, and when, is up to `config.json`."""
 
@@ -192,6 +210,7 @@ class ToyEngine:
             languages=("en", "de", "fr") if behaviour.get("multilingual", True) else ("en",),
             compute_type="int8",
             library="toy 1.0",
+            word_times=behaviour.get("word_times", True),
             cancels=behaviour.get("cancels", False),
         )
 
@@ -276,4 +295,6 @@ class ToyEngine:
             )
             for index in range(count)
         )
+        if options.word_times:
+            segments = tuple(map(with_words, segments))
         return WindowResult(language=options.language or "en", language_probability=1.0, segments=segments)

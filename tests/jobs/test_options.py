@@ -74,6 +74,7 @@ def test_options_as_they_travel() -> None:
         {"runtime": "x" * 65},
         {"vad": "yes"},
         {"best_of": 5},
+        {"timestamps": "words"},
     ],
 )
 def test_what_cannot_be(given: dict[str, Any]) -> None:
@@ -81,3 +82,20 @@ def test_what_cannot_be(given: dict[str, Any]) -> None:
         job_options(given)
     assert raised.value.code == "rpc.invalid_params"
     assert next(iter(given)) in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("beamsize", "beam_size"), ("timestamp", "timestamps"), ("hot_words", "hotwords"), ("zzz", "beam_size")],
+)
+def test_an_unknown_option_is_refused_with_what_was_meant(name: str, hint: str) -> None:
+    with pytest.raises(WhisperdError) as raised:
+        job_options({"language": "en", name: 5})
+    assert raised.value.code == "rpc.invalid_params"
+    assert name in raised.value.message
+    assert hint in raised.value.fix
+
+
+def test_words_are_asked_for() -> None:
+    assert job_options({"timestamps": "word"}).decode_options(5).word_times
+    assert not JobOptions().decode_options(5).word_times

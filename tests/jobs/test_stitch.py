@@ -6,12 +6,13 @@ import itertools
 import math
 from typing import NamedTuple
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisperd.jobs.stitch import Segment, Stitcher, join_texts
-from whisperd.worker.protocol import EngineSegment, WindowResult
+from whisperd.jobs.stitch import Segment, Stitcher, Word, join_texts
+from whisperd.worker.protocol import EngineSegment, EngineWord, WindowResult
 
 
 class Window(NamedTuple):
@@ -111,6 +112,37 @@ def test_times_never_go_back_nor_out_of_the_window(windows: list[list[EngineSegm
         for one in stitcher.add(Window(index, start_s, end_s), result(*segments)):
             assert max(reached_s, start_s) <= one.start <= one.end <= end_s
             reached_s = one.end
+
+
+def engine_words(*spans: tuple[float, float]) -> tuple[EngineWord, ...]:
+    return tuple(EngineWord(text=" w", start=start, end=end, probability=0.5) for start, end in spans)
+
+
+def test_words_stand_on_the_time_line_of_the_file() -> None:
+    one = msgspec.structs.replace(segment(0.5, 2.0), words=engine_words((0.5, 1.0), (1.25, 2.0)))
+    (found,) = Stitcher().add(Window(0, 60.0, 70.0), result(one))
+    assert found.words == (
+        Word(text=" w", start=60.5, end=61.0, probability=0.5),
+        Word(text=" w", start=61.25, end=62.0, probability=0.5),
+    )
+
+
+times = st.floats(-5, 40) | st.just(math.nan)
+
+
+@given(segments=st.lists(st.tuples(times, times, st.lists(st.tuples(times, times), max_size=5)), max_size=4))
+def test_words_never_go_back_nor_out_of_their_segment(
+    segments: list[tuple[float, float, list[tuple[float, float]]]],
+) -> None:
+    given_segments = [
+        msgspec.structs.replace(segment(start, end), words=engine_words(*words))
+        for start, end, words in segments
+    ]
+    for found in Stitcher().add(Window(0, 20.0, 38.5), result(*given_segments)):
+        reached_s = found.start
+        for word in found.words:
+            assert reached_s <= word.start <= word.end <= found.end
+            reached_s = word.end
 
 
 def test_channels_are_merged_by_time() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisperd.worker.attempts import Attempt, improve
-from whisperd.worker.sentences import Word
+from whisperd.worker.words import Word
 
 REPEATED = " again and again" * 40
 
@@ -67,6 +67,17 @@ def test_each_sentence_is_a_segment_from_the_beginning_to_the_end_of_the_window(
     assert [(one.start, one.end, one.text, one.tokens) for one in segments] == [
         (0.0, 2.0, " One is here.", (1, 2)),
         (2.5, 5.0, " Two is there.", (3,)),
+    ]
+
+
+def test_the_words_of_a_segment_lie_within_it() -> None:
+    words = [Word(" One is here.", -0.1, 2.0, (1, 2), 0.5), Word(" Two is there.", 2.5, 5.4, (3,), 0.25)]
+    found = attempt("".join(word.text for word in words), words=words)
+    assert [one.words for one in found.segments(5.0)] == [(), ()]
+    timed = [word for one in found.segments(5.0, word_times=True) for word in one.words]
+    assert [(word.text, word.start, word.end) for word in timed] == [
+        (" One is here.", 0.0, 2.0),
+        (" Two is there.", 2.5, 5.0),
     ]
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisperd.worker.coverage import best_cut, missing_s, spoken_letters, transcribe_whole
+from whisperd.worker.coverage import best_cut, merge, missing_s, spoken_letters, transcribe_whole
 from whisperd.worker.protocol import (
     SAMPLE_RATE,
     DecodeOptions,
     EngineSegment,
     EngineWindow,
+    EngineWord,
     SpokenTime,
     WindowResult,
 )
@@ -84,6 +86,17 @@ def test_without_knowledge_of_the_speech_nothing_is_doubted() -> None:
     engine = Forgetful()
     transcribe_whole(engine.transcribe, [EngineWindow(pcm=bytes(20 * 2 * SAMPLE_RATE))], DecodeOptions())
     assert len(engine.heard) == 1
+
+
+def test_the_words_of_a_part_are_those_of_the_window() -> None:
+    word = EngineWord(text=" Ask", start=0.5, end=0.75, probability=0.5)
+    one = msgspec.structs.replace(segment(0.5, 1.0, " Ask"), words=(word,))
+    part = WindowResult(language="en", language_probability=1.0, segments=(one,))
+    again = merge(part, part, 10.0)
+    assert [(found.start, found.words[0].start, found.words[0].end) for found in again.segments] == [
+        (0.5, 0.5, 0.75),
+        (10.5, 10.5, 10.75),
+    ]
 
 
 def test_parts_that_say_no_more_are_not_believed() -> None:

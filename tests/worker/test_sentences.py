@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisperd.worker.sentences import Word, has_several_sentences, sentence_ends, split_sentences
+from whisperd.worker.sentences import has_several_sentences, split_sentences
+from whisperd.worker.words import Word
 
 
 def spoken(text: str, seconds_a_word: float = 0.5) -> list[Word]:
@@ -51,9 +52,3 @@ def test_scripts_without_spaces_have_sentences_too() -> None:
 def test_no_word_is_lost_or_moved(words: list[str]) -> None:
     spoken_words = [Word(text, index, index + 1, (index,)) for index, text in enumerate(words)]
     assert [word for sentence in split_sentences(spoken_words) for word in sentence] == spoken_words
-
-
-def test_sentences_end_where_their_last_words_are() -> None:
-    words = [" Mr.", " Smith", " left.", " Nobody", " knew", " why."]
-    assert sentence_ends(words) == [2]
-    assert sentence_ends([]) == sentence_ends([" One."]) == []

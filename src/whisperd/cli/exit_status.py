@@ -40,6 +40,7 @@ _CODES = {
         "runtime.invalid",
         "search.invalid",
         "task.not_in_model",
+        "timestamps.not_in_model",
     ),
     UNREACHABLE: (
         "daemon.connection_lost",

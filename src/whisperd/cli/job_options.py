@@ -17,6 +17,7 @@ MAX_BEAMS = 16
 JOB_OPTIONS = (
     "language",
     "task",
+    "timestamps",
     "priority",
     "prompt",
     "hotwords",
@@ -38,6 +39,9 @@ def add_job_options(parser: Parser, *, live: bool = False) -> None:
     )
     parser.add_argument(
         "--task", choices=("transcribe", "translate"), help="translate is into English (transcribe)"
+    )
+    parser.add_argument(
+        "--timestamps", choices=("segment", "word"), help="word: the time of each word as well (segment)"
     )
     if not live:
         parser.add_argument(

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from whisperd.client.dictation import AsyncDictation, Dictation
     from whisperd.client.options import JobOptions
     from whisperd.client.synchronous import Client, connect
-    from whisperd.client.values import Segment, Transcript
+    from whisperd.client.values import Segment, Transcript, Word
 
 __all__ = [
     "AsyncClient",
@@ -21,6 +21,7 @@ __all__ = [
     "JobOptions",
     "Segment",
     "Transcript",
+    "Word",
     "aconnect",
     "connect",
 ]
@@ -35,6 +36,7 @@ _HOMES = {
     "JobOptions": "options",
     "Segment": "values",
     "Transcript": "values",
+    "Word": "values",
 }
 
 

@@ -32,6 +32,8 @@ class TranscriptionOptions(TypedDict, total=False):
     temperature: float | Sequence[float] | None
     prompt: str | None
     hotwords: str | None
+    timestamps: Literal["segment", "word"]
+    """`word`: segments have `words`, each with its times."""
     vad: bool
     channels: Literal["mix", "split"]
     """`split` hears each channel by itself, as if somebody else spoke in each."""

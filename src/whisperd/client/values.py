@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-__all__ = ["InOrder", "Segment", "Transcript", "end_of_job", "is_over"]
+__all__ = ["InOrder", "Segment", "Transcript", "Word", "end_of_job", "is_over"]
+
+
+class Word(NamedTuple):
+    """A word with its punctuation; times in seconds from the beginning of the file."""
+
+    text: str
+    start: float
+    end: float
+    probability: float
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> Word:
+        """Read a word of `verbose_json`."""
+        return cls(wire["word"], wire["start"], wire["end"], wire["probability"])
 
 
 class Segment(NamedTuple):
@@ -17,11 +32,14 @@ class Segment(NamedTuple):
     text: str
     channel: int | None = None
     """From 0, where channels are heard by themselves."""
+    words: tuple[Word, ...] = ()
+    """If they were asked for (`timestamps="word"`)."""
 
     @classmethod
     def from_event(cls, event: Mapping[str, Any]) -> Segment:
         """Read an event `transcription.segment`."""
-        return cls(event["index"], event["start"], event["end"], event["text"], event["channel"])
+        words = tuple(map(Word.from_wire, event.get("words") or ()))
+        return cls(event["index"], event["start"], event["end"], event["text"], event["channel"], words)
 
 
 class Transcript(NamedTuple):
@@ -38,8 +56,18 @@ class Transcript(NamedTuple):
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> Transcript:
         """Read the answer to `jobs.wait`."""
+        words: defaultdict[int, list[Word]] = defaultdict(list)
+        for one in wire.get("words", ()):
+            words[one["segment"]].append(Word.from_wire(one))
         segments = tuple(
-            Segment(one["id"], one["start"], one["end"], one["text"].strip(), one.get("channel"))
+            Segment(
+                one["id"],
+                one["start"],
+                one["end"],
+                one["text"].strip(),
+                one.get("channel"),
+                tuple(words[one["id"]]),
+            )
             for one in wire["segments"]
         )
         return cls(wire["text"], wire["language"], wire["duration"], segments, wire)

@@ -18,10 +18,11 @@ from whisperd.jobs.intake import Intake
 from whisperd.jobs.job import Job, Transcript
 from whisperd.jobs.keeper import JobKeeper
 from whisperd.jobs.live import LiveRun
-from whisperd.jobs.run import JobRun, check_against_model
+from whisperd.jobs.run import JobRun, check_against_engine
 from whisperd.jobs.scheduler import Priority
+from whisperd.jobs.telling import events_of
 from whisperd.rpc.errors import sendable
-from whisperd.rpc.events import Event, JobStarted, TranscriptionSegment
+from whisperd.rpc.events import Event, JobStarted
 from whisperd.runtimes import Lease, LoadedRuntime
 from whisperd.settings import Settings
 from whisperd.tasks import open_task_group
@@ -78,7 +79,7 @@ class JobExecutor:
         while True:
             # A place is taken only on a loaded runtime: a long download holds up nobody else's job.
             loaded = await lease.loaded()
-            check_against_model(job.options, loaded.info.languages, lease.model)
+            check_against_engine(job.options, loaded.info, lease.model)
             async with self._places[job.options.priority]:
                 with lease.use() as runtime:
                     if runtime is not None:  # else it ended, or was edited, while the job waited for its turn
@@ -97,7 +98,7 @@ class JobExecutor:
     async def _transcribe_live(self, job: Job, intake: Intake, lease: Lease) -> Transcript:
         while True:
             loaded = await lease.loaded()
-            check_against_model(job.options, loaded.info.languages, lease.model)
+            check_against_engine(job.options, loaded.info, lease.model)
             with lease.use() as runtime:
                 if runtime is not None:
                     options = job.options.decode_options(self._settings().runtime.beam_size)
@@ -159,14 +160,5 @@ class JobExecutor:
         )
         for segment in transcript.segments:
             await checkpoint()  # a day has thousands
-            self._publish(
-                TranscriptionSegment(
-                    id=job.id,
-                    index=segment.id,
-                    start=segment.start,
-                    end=segment.end,
-                    text=segment.text.strip(),
-                    channel=segment.channel,
-                    language=segment.language,
-                )
-            )
+            for event in events_of(job.id, segment, with_words=job.options.wants_words):
+                self._publish(event)

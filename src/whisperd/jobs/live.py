@@ -25,9 +25,10 @@ from whisperd.jobs.job import Job, Transcript
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.scheduler import Parcel
 from whisperd.jobs.stitch import Stitcher, join_texts
+from whisperd.jobs.telling import events_of
 from whisperd.jobs.vote import LanguageVote
 from whisperd.rpc.errors import WhisperdError
-from whisperd.rpc.events import Event, JobStarted, TranscriptionPartial, TranscriptionSegment
+from whisperd.rpc.events import Event, JobStarted, TranscriptionPartial
 from whisperd.tasks import open_task_group
 from whisperd.worker.protocol import DecodeOptions, EngineWindow, WindowResult
 
@@ -163,17 +164,8 @@ class LiveRun:
         if shown is not None and not result.segments:
             self._publish_partial(shown, "", "")
         for segment in self._stitcher.add(window, result):
-            self._publish(
-                TranscriptionSegment(
-                    id=self._job.id,
-                    index=segment.id,
-                    start=segment.start,
-                    end=segment.end,
-                    text=segment.text.strip(),
-                    channel=None,
-                    language=segment.language,
-                )
-            )
+            for event in events_of(self._job.id, segment, with_words=self._job.options.wants_words):
+                self._publish(event)
         del self._pending[index]
         self._pending_changed.set()
         self._pending_changed = anyio.Event()
@@ -183,7 +175,9 @@ class LiveRun:
         self._hypotheses += 1
         utterance, options = hypothesis.utterance, self._options
         if not utterance.is_likely_final:
-            options = msgspec.structs.replace(options, beam_size=1, temperatures=options.temperatures[:1])
+            options = msgspec.structs.replace(
+                options, beam_size=1, temperatures=options.temperatures[:1], word_times=False
+            )
         with hypothesis.scope:
             hypothesis.result = await self._dispatch(-self._hypotheses, utterance, options)
         hypothesis.is_heard.set()
@@ -247,6 +241,7 @@ class LiveRun:
             segments=tuple(self._stitcher.segments),
             runtime=self._job.runtime,
             elapsed=round(elapsed_s, 3),
+            has_words=self._job.options.wants_words,
         )
 
 

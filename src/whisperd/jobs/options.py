@@ -35,11 +35,17 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     hotwords: Annotated[str, Meta(max_length=4000)] | None = None
     vad: bool = True
     channels: Literal["mix", "split"] = "mix"
+    timestamps: Literal["segment", "word"] = "segment"
     clip: Annotated[str, Meta(max_length=20_000)] | None = None
     """The parts to transcribe, as `whisperd.audio.clips` reads them; None: all of it."""
     priority: Priority = "normal"
     cache: bool = True
     """Whether a kept transcript of the same audio may be the answer."""
+
+    @property
+    def wants_words(self) -> bool:
+        """Whether the times of words were asked for."""
+        return self.timestamps == "word"
 
     @property
     def clips(self) -> tuple[Clip, ...]:
@@ -60,11 +66,18 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             temperatures=self.temperature or DEFAULT_TEMPERATURES,
             prompt=self.prompt,
             hotwords=self.hotwords,
+            word_times=self.wants_words,
         )
 
 
 def job_options(values: Mapping[str, Any]) -> JobOptions:
-    """Options as they travel. Raises `rpc.invalid_params` that names the place, and like `check_options`."""
+    """Options as they travel.
+
+    Raises `rpc.invalid_params` that names the place, or what was probably meant, and like `check_options`.
+    """
+    for name in values:
+        if name not in JobOptions.__struct_fields__:
+            raise _unknown_option(str(name))
     try:
         return check_options(msgspec.convert(values, JobOptions, strict=True))
     except msgspec.ValidationError as error:
@@ -93,4 +106,15 @@ def check_options(options: JobOptions) -> JobOptions:
         if near
         else "Use a code such as en, de or zh, or auto where it changes on the way.",
         {"language": options.language, "near": near},
+    )
+
+
+def _unknown_option(name: str) -> WhisperdError:
+    known = JobOptions.__struct_fields__
+    near = difflib.get_close_matches(name, known, 1)
+    return WhisperdError(
+        "rpc.invalid_params",
+        f"There is no job option {name[:100]!r}.",
+        f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}.",
+        {"option": name[:100], "near": near},
     )

@@ -29,13 +29,14 @@ from whisperd.jobs.languages import LANGUAGES
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.scheduler import Parcel
 from whisperd.jobs.stitch import Segment, Stitcher
+from whisperd.jobs.telling import events_of
 from whisperd.jobs.vote import LanguageVote
 from whisperd.rpc.errors import WhisperdError
-from whisperd.rpc.events import Event, JobStarted, TranscriptionProgress, TranscriptionSegment
+from whisperd.rpc.events import Event, JobStarted, TranscriptionProgress
 from whisperd.tasks import open_task_group
-from whisperd.worker.protocol import DecodeOptions, EngineWindow, WindowResult
+from whisperd.worker.protocol import DecodeOptions, EngineInfo, EngineWindow, WindowResult
 
-__all__ = ["JobRun", "check_against_model"]
+__all__ = ["JobRun", "check_against_engine", "check_against_model"]
 
 HELD_S = 120.0
 """Audio of one job that is held here at most. While there is no room for another window the decoder is
@@ -243,17 +244,8 @@ class JobRun:
         return self._options.language or self._heard.leading
 
     def _publish_segment(self, segment: Segment) -> None:
-        self._publish(
-            TranscriptionSegment(
-                id=self._job.id,
-                index=segment.id,
-                start=segment.start,
-                end=segment.end,
-                text=segment.text.strip(),
-                channel=segment.channel,
-                language=segment.language,
-            )
-        )
+        for event in events_of(self._job.id, segment, with_words=self._job.options.wants_words):
+            self._publish(event)
 
     def _total_s(self, duration_s: float | None) -> float | None:
         """How much audio is to be transcribed, as far as that is known."""
@@ -286,6 +278,7 @@ class JobRun:
             segments=tuple(self._stitcher.segments),
             runtime=self._job.runtime,
             elapsed=round(elapsed_s, 3),
+            has_words=self._job.options.wants_words,
         )
 
 
@@ -308,6 +301,17 @@ def check_against_model(options: JobOptions, languages: Sequence[str], model: st
         raise _not_in_model("language", LANGUAGES[options.language].title(), model, is_multilingual)
     if options.task == "translate" and not is_multilingual:
         raise _not_in_model("task", "translation", model, is_multilingual)
+
+
+def check_against_engine(options: JobOptions, info: EngineInfo, model: str) -> None:
+    """As `check_against_model`, once the model is loaded. Raises `timestamps.not_in_model` as well."""
+    check_against_model(options, info.languages, model)
+    if options.wants_words and not info.word_times:
+        raise WhisperdError(
+            "timestamps.not_in_model",
+            f"With {info.library}, the model {model} does not tell when each word is said.",
+            "Leave out `--timestamps word`, or use another runtime or model; those of OpenAI tell it.",
+        )
 
 
 def _not_in_model(noun: str, what: str, model: str, is_multilingual: bool) -> WhisperdError:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
 
-from whisperd.worker.protocol import EngineSegment, WindowResult
+from whisperd.worker.protocol import EngineSegment, EngineWord, WindowResult
 
 __all__ = ["Segment", "Stitcher", "Word", "join_texts"]
 
@@ -124,6 +124,7 @@ class Stitcher:
                 avg_logprob=segment.avg_logprob,
                 compression_ratio=segment.compression_ratio,
                 no_speech_prob=segment.no_speech_prob,
+                words=tuple(_placed(segment.words, window.start, start_s, end_s)),
                 channel=window.channel,
                 language=language,
             )
@@ -136,6 +137,20 @@ class Stitcher:
         for segment in self._held[:count]:
             self.segments.append(msgspec.structs.replace(segment, id=len(self.segments)))
         del self._held[:count]
+
+
+def _placed(words: Sequence[EngineWord], offset_s: float, start_s: float, end_s: float) -> Iterator[Word]:
+    """The words of a segment on the time line of the file, one after the other and within the segment."""
+    reached_s = start_s
+    for word in words:
+        word_start_s = min(max(reached_s, offset_s + word.start), end_s)
+        reached_s = min(max(word_start_s, offset_s + word.end), end_s)
+        yield Word(
+            text=word.text,
+            start=round(word_start_s, 3),
+            end=round(reached_s, 3),
+            probability=word.probability,
+        )
 
 
 def join_texts(texts: Iterable[str]) -> str:

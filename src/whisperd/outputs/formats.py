@@ -61,7 +61,14 @@ def verbose(transcript: Transcript) -> dict[str, Any]:
     }
     if transcript.has_words:
         shape["words"] = [
-            {"word": word.text.strip(), "start": word.start, "end": word.end, "probability": word.probability}
+            {
+                "word": word.text.strip(),
+                "start": word.start,
+                "end": word.end,
+                "probability": word.probability,
+                "segment": segment.id,
+                **({} if segment.channel is None else {"channel": segment.channel}),
+            }
             for segment in transcript.segments
             for word in segment.words
         ]

@@ -14,12 +14,14 @@ __all__ = [
     "JobStarted",
     "RuntimeStatus",
     "RuntimeStatusName",
+    "SpokenWord",
     "TranscriptionCancelled",
     "TranscriptionCompleted",
     "TranscriptionFailed",
     "TranscriptionPartial",
     "TranscriptionProgress",
     "TranscriptionSegment",
+    "TranscriptionWord",
 ]
 
 RuntimeStatusName = Literal["unloaded", "downloading", "loading", "loaded", "failed", "cancelled"]
@@ -94,6 +96,31 @@ class JobStarted(Event, frozen=True, tag="job.started"):
     duration: float | None
 
 
+class SpokenWord(msgspec.Struct, frozen=True, kw_only=True):
+    """A word with its punctuation, in the shape of OpenAI's `verbose_json`."""
+
+    word: str
+    start: float
+    end: float
+    probability: float
+
+
+class TranscriptionWord(Event, frozen=True, tag="transcription.word"):
+    """A word, where the times of words were asked for; its segment follows its last one.
+
+    `index` is its place in the segment.
+    """
+
+    id: str
+    segment: int
+    index: int
+    start: float
+    end: float
+    text: str
+    probability: float
+    channel: int | None = None
+
+
 class TranscriptionSegment(Event, frozen=True, tag="transcription.segment"):
     """A piece of text, in the order of the file."""
 
@@ -106,6 +133,8 @@ class TranscriptionSegment(Event, frozen=True, tag="transcription.segment"):
     """From 0, where channels are heard by themselves."""
     language: str | None = None
     """What is spoken in it, as a code."""
+    words: tuple[SpokenWord, ...] | None = None
+    """None unless the times of words were asked for."""
 
 
 class TranscriptionPartial(Event, frozen=True, tag="transcription.partial"):

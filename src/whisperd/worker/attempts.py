@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
-from whisperd.worker.protocol import EngineSegment
+from whisperd.worker.protocol import EngineSegment, EngineWord
 from whisperd.worker.rules import is_repetitive, is_silence, looks_bad
-from whisperd.worker.sentences import Word, has_several_sentences, split_sentences
+from whisperd.worker.sentences import has_several_sentences, split_sentences
+from whisperd.worker.words import Word
 
 __all__ = ["Attempt", "improve"]
 
@@ -62,16 +63,17 @@ class Attempt:
         """The better of two that look bad: no circle before a circle, then the likelier."""
         return not is_repetitive(self.compression_ratio), self.avg_logprob
 
-    def segments(self, duration_s: float) -> tuple[EngineSegment, ...]:
+    def segments(self, duration_s: float, *, word_times: bool = False) -> tuple[EngineSegment, ...]:
         """One for each sentence where the times of the words are known, else one for the whole window.
 
-        There is none where nobody spoke.
+        There is none where nobody spoke. With `word_times` they have their words.
         """
         if not self.text.strip() or is_silence(self.no_speech_prob, self.avg_logprob):
             return ()
         sentences = split_sentences(self.words)
         if len(sentences) < 2:
-            return (self._segment(0.0, duration_s, self.text, self.tokens),)
+            words = self.words if word_times else ()
+            return (self._segment(0.0, duration_s, self.text, self.tokens, words),)
         starts = [0.0, *(sentence[0].start for sentence in sentences[1:])]
         ends = [*(sentence[-1].end for sentence in sentences[:-1]), duration_s]
         return tuple(
@@ -80,11 +82,14 @@ class Attempt:
                 min(max(start, end), duration_s),
                 "".join(word.text for word in sentence),
                 tuple(token for word in sentence for token in word.tokens),
+                sentence if word_times else (),
             )
             for start, end, sentence in zip(starts, ends, sentences, strict=True)
         )
 
-    def _segment(self, start: float, end: float, text: str, tokens: tuple[int, ...]) -> EngineSegment:
+    def _segment(
+        self, start: float, end: float, text: str, tokens: tuple[int, ...], words: Sequence[Word]
+    ) -> EngineSegment:
         return EngineSegment(
             start=round(start, 3),
             end=round(end, 3),
@@ -94,6 +99,15 @@ class Attempt:
             avg_logprob=self.avg_logprob if math.isfinite(self.avg_logprob) else _LEAST_LOGPROB,
             compression_ratio=self.compression_ratio,
             no_speech_prob=self.no_speech_prob,
+            words=tuple(
+                EngineWord(
+                    text=word.text,
+                    start=round(min(max(start, word.start), end), 3),
+                    end=round(min(max(start, word.end), end), 3),
+                    probability=round(word.probability, 4),
+                )
+                for word in words
+            ),
         )
 
 

@@ -96,11 +96,17 @@ def best_cut(spoken: Sequence[SpokenTime], duration_s: float) -> float | None:
 
 def merge(first: WindowResult, second: WindowResult, cut_s: float) -> WindowResult:
     """The result of a window whose parts lie before and behind `cut_s`."""
-    moved = (
-        msgspec.structs.replace(one, start=round(one.start + cut_s, 3), end=round(one.end + cut_s, 3))
-        for one in second.segments
-    )
+    moved = (_later(one, cut_s) for one in second.segments)
     return msgspec.structs.replace(first, segments=(*first.segments, *moved))
+
+
+def _later(segment: EngineSegment, by_s: float) -> EngineSegment:
+    words = tuple(
+        msgspec.structs.replace(word, start=round(word.start + by_s, 3), end=round(word.end + by_s, 3))
+        for word in segment.words
+    )
+    start_s, end_s = round(segment.start + by_s, 3), round(segment.end + by_s, 3)
+    return msgspec.structs.replace(segment, start=start_s, end=end_s, words=words)
 
 
 def _completed(

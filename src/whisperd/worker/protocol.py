@@ -23,6 +23,7 @@ __all__ = [
     "EngineInfo",
     "EngineSegment",
     "EngineWindow",
+    "EngineWord",
     "IsWanted",
     "LoadEngine",
     "LoadParams",
@@ -73,6 +74,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Name and version of the native library."""
     cancels: bool = False
     """Whether it is a `CancellableEngine`."""
+    word_times: bool = False
+    """Whether it can tell, with this model, when each word is said. Where not, it is never asked to."""
 
 
 class DecodeOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +89,8 @@ class DecodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Tried in turn while the result looks bad."""
     prompt: str | None = None
     hotwords: str | None = None
+    word_times: bool = False
+    """Whether segments are to have `words`."""
 
 
 class EngineWindow(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,6 +124,15 @@ class CancelParams(msgspec.Struct, frozen=True, kw_only=True):
     groups: tuple[int, ...]
 
 
+class EngineWord(msgspec.Struct, frozen=True, kw_only=True):
+    """A word with its punctuation and the space before it, its times relative to the window."""
+
+    text: str
+    start: float
+    end: float
+    probability: float
+
+
 class EngineSegment(msgspec.Struct, frozen=True, kw_only=True):
     """A piece of recognised speech, its times relative to the window."""
 
@@ -130,6 +144,8 @@ class EngineSegment(msgspec.Struct, frozen=True, kw_only=True):
     avg_logprob: float
     compression_ratio: float
     no_speech_prob: float
+    words: tuple[EngineWord, ...] = ()
+    """If they were asked for: those of the text, one after the other, within the segment."""
 
 
 class WindowResult(msgspec.Struct, frozen=True, kw_only=True):

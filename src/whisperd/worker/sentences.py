@@ -8,28 +8,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
-__all__ = ["WIDE_ENDS", "Word", "has_several_sentences", "sentence_ends", "split_sentences"]
+from whisperd.worker.words import Word
+
+__all__ = ["has_several_sentences", "split_sentences"]
 
 MIN_SENTENCE_S = 1.0
 """A shorter one stays with the next, so that nobody reads subtitles of a single yes."""
 
 
-class Word(NamedTuple):
-    """A word with its punctuation and the space before it; times in seconds from the window's beginning."""
-
-    text: str
-    start: float
-    end: float
-    tokens: tuple[int, ...]
-
-
 _END = re.compile(r"""[.?!…。！？]+["'”’»)\]」』]*$""")
-WIDE_ENDS = ("。", "！", "？")
-"""What ends a sentence in scripts without spaces."""
-
-_WIDE_END = re.compile(f"[{''.join(WIDE_ENDS)}](?=.)")
+_WIDE_END = re.compile("[。！？](?=.)")  # in scripts without spaces
 # A full stop behind these, or behind a single letter, is no end.
 _ABBREVIATIONS = frozenset(
     "mr mrs ms dr prof st jr sr vs etc inc ltd nr e.g i.e a.m p.m u.s u.k z.b d.h bzw usw".split()  # noqa: SIM905
@@ -41,11 +30,6 @@ def has_several_sentences(text: str) -> bool:
     words = text.split()
     ends = any(_ends_sentence(word, after) for word, after in pairwise(words))
     return ends or _WIDE_END.search(text.strip()) is not None
-
-
-def sentence_ends(words: Sequence[str]) -> list[int]:
-    """The indexes of the words with which a sentence ends, less the last word of all."""
-    return [index for index, pair in enumerate(pairwise(words)) if _ends_sentence(*pair)]
 
 
 def split_sentences(words: Sequence[Word]) -> list[list[Word]]:

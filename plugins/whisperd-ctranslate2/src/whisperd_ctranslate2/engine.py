@@ -10,8 +10,10 @@ looks bad is computed again with the full context, then at rising temperatures (
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import ctranslate2
@@ -22,6 +24,7 @@ from faster_whisper.transcribe import get_suppressed_tokens
 
 from whisperd.worker.attempts import Attempt, improve
 from whisperd.worker.batching import alike
+from whisperd.worker.loudness import find_pauses
 from whisperd.worker.protocol import (
     SAMPLE_RATE,
     UNWANTED,
@@ -39,7 +42,7 @@ from whisperd.worker.rules import (
     elect,
     token_limit,
 )
-from whisperd.worker.sentences import Word
+from whisperd.worker.words import Word, settle, timed_words
 
 __all__ = ["CTranslate2Engine", "load"]
 
@@ -49,6 +52,8 @@ MAX_PROMPT_TOKENS = TEXT_CONTEXT_TOKENS // 2 - 1
 """The text before, as Whisper was trained."""
 BEST_OF = 5
 """Hypotheses sampled at a temperature above zero; the likeliest is kept."""
+SECONDS_PER_POSITION = 0.02
+"""Of the encoder's output."""
 _SPREAD_FRAMES = 200
 """Context that a window may get in vain on a processor. Measured (docs/benchmarks.md): more of it costs the
 encoder more than a larger batch gains the decoder. A GPU is better at few large batches."""
@@ -72,6 +77,7 @@ def load(params: LoadParams) -> CTranslate2Engine:
             num_workers=params.replicas,
         ),
         params.context_margin_s,
+        has_alignment_heads=_has_alignment_heads(Path(params.model_path)),
     )
     if params.device != "cpu":
         engine.warm_up()
@@ -92,7 +98,13 @@ class _Group(NamedTuple):
 class CTranslate2Engine:
     """A loaded model; see `whisperd.worker.protocol.Engine`."""
 
-    def __init__(self, whisper: WhisperModel, context_margin_s: float | None = None) -> None:
+    def __init__(
+        self,
+        whisper: WhisperModel,
+        context_margin_s: float | None = None,
+        *,
+        has_alignment_heads: bool = True,
+    ) -> None:
         self._whisper = whisper
         self._context_margin_s = context_margin_s
         self._model = whisper.model
@@ -105,6 +117,7 @@ class CTranslate2Engine:
             compute_type=self._model.compute_type,
             library=f"ctranslate2 {ctranslate2.__version__}",
             cancels=True,
+            word_times=has_alignment_heads,
         )
 
     def warm_up(self) -> None:
@@ -176,7 +189,7 @@ class CTranslate2Engine:
         return WindowResult(
             language=language[0],
             language_probability=language[1],
-            segments=best.segments(window.duration_s),
+            segments=best.segments(window.duration_s, word_times=options.word_times),
         )
 
     def _encode_group(self, places: Sequence[int], windows: Sequence[EngineWindow], frames: int) -> _Group:
@@ -195,7 +208,7 @@ class CTranslate2Engine:
         return self._model.encode(ctranslate2.StorageView.from_array(features), to_cpu=to_cpu)
 
     def _features(self, pcm: bytes, frames: int) -> Any:
-        samples = np.frombuffer(pcm, dtype="<i2").astype(np.float32) / 32768.0
+        samples = _samples(pcm)
         wanted = frames * self._extract.hop_length
         samples = np.pad(samples[:wanted], (0, max(0, wanted - len(samples))))
         return np.ascontiguousarray(self._extract(samples, padding=0)[:, :frames], dtype=np.float32)
@@ -285,19 +298,27 @@ class CTranslate2Engine:
         options: DecodeOptions,
         attempts: Sequence[Attempt],
     ) -> None:
-        """Give the words of those attempts that hold several sentences their times, by cross-attention."""
-        wanted = {language for (language, _), one in zip(languages, attempts, strict=True) if one.wants_times}
-        tokens = [list(attempt.tokens) for attempt in attempts]
-        frames = [math.ceil(window.duration_s * FRAMES_PER_SECOND) for window in windows]
-        for language in wanted:  # in almost every batch it is one
+        """Give the words of those attempts their times that need them, by cross-attention.
+
+        A model that does not say which of its heads attend to what is said has none: a window is one segment.
+        """
+        if not self.info.word_times:
+            return
+        wants = [bool(one.tokens) and (options.word_times or one.wants_times) for one in attempts]
+        languages_wanted = {language for (language, _), one in zip(languages, wants, strict=True) if one}
+        for language in languages_wanted:  # in almost every batch it is one
             tokenizer = self._tokenizer(language, options.task)
-            aligned = self._whisper.find_alignment(tokenizer, tokens, encoded, frames)
-            for (own, _), attempt, words in zip(languages, attempts, aligned, strict=True):
-                if own == language and attempt.wants_times:
-                    attempt.words = [
-                        Word(word["word"], float(word["start"]), float(word["end"]), tuple(word["tokens"]))
-                        for word in words
-                    ]
+            aligned = self._model.align(
+                encoded,
+                tokenizer.sot_sequence,
+                [list(attempt.tokens) for attempt in attempts],
+                [math.ceil(window.duration_s * FRAMES_PER_SECOND) for window in windows],
+            )
+            for window, own, wanted, attempt, alignment in zip(
+                windows, languages, wants, attempts, aligned, strict=True
+            ):
+                if wanted and own[0] == language:
+                    attempt.words = _words(attempt, alignment, tokenizer, window)
 
     def _known_languages(self) -> tuple[str, ...]:
         if not self._model.is_multilingual:
@@ -337,3 +358,27 @@ def _attempt(result: Any, tokenizer: Tokenizer, temperature: float, limit: int) 
         no_speech_prob=result.no_speech_prob,
         is_endless=len(tokens) >= limit,
     )
+
+
+def _words(attempt: Attempt, alignment: Any, tokenizer: Tokenizer, window: EngineWindow) -> list[Word]:
+    """The words of a text. The alignment tells, step by step, which token is said at which time."""
+    reached: list[float] = []
+    for token, place in alignment.alignments:
+        if token == len(reached):  # the first time that it is said
+            reached.append(place * SECONDS_PER_POSITION)
+    missing = len(attempt.tokens) + 1 - len(reached)
+    times = [*reached, *[window.duration_s] * missing]
+    probabilities = alignment.text_token_probs
+    words = timed_words(attempt.tokens, times, probabilities, tokenizer.decode, window.duration_s)
+    return settle(words, find_pauses(_samples(window.pcm)))
+
+
+def _samples(pcm: bytes) -> Any:
+    return np.frombuffer(pcm, dtype="<i2").astype(np.float32) / 32768.0
+
+
+def _has_alignment_heads(folder: Path) -> bool:
+    """Whether a model says which of its heads attend to what is being said: pairs of layer and head."""
+    config = json.loads((folder / "config.json").read_bytes())
+    heads = config.get("alignment_heads")
+    return isinstance(heads, list) and bool(heads)

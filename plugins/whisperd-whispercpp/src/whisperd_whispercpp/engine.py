@@ -1,9 +1,9 @@
 """Whisper on whisper.cpp. Runs in a worker process, with the native bundle on the path.
 
 Each replica is a state of its own beside the one set of weights. A window is encoded with the context that
-its speech needs instead of always 30 s. Timestamps are not decoded: where a window holds several sentences,
-the model is asked afterwards, sentence by sentence, which time it would write there. A result that looks bad
-is computed again with the full context, then at rising temperatures, as the other engines do.
+its speech needs instead of always 30 s. Timestamps are not decoded: the library aligns the text with the
+sound afterwards, by the attention between them. A result that looks bad is computed again with the full
+context, then at rising temperatures, as the other engines do.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 
 from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.attempts import Attempt, improve
+from whisperd.worker.loudness import find_pauses
 from whisperd.worker.protocol import (
     SAMPLE_RATE,
     UNWANTED,
@@ -31,9 +32,10 @@ from whisperd.worker.protocol import (
     WindowResult,
 )
 from whisperd.worker.rules import context_frames, elect, token_limit
-from whisperd.worker.sentences import WIDE_ENDS, Word, sentence_ends
+from whisperd.worker.words import Word, settle, timed_words
 from whisperd_whispercpp import library
-from whisperd_whispercpp.library import MAX_AUDIO_CONTEXT, MAX_BEAMS, GivenUp, Model, State
+from whisperd_whispercpp.alignment import alignment_heads
+from whisperd_whispercpp.library import MAX_AUDIO_CONTEXT, MAX_BEAMS, Decoded, GivenUp, Model, State
 
 __all__ = ["WhisperCppEngine", "load"]
 
@@ -45,8 +47,8 @@ BEST_OF = 5
 """Hypotheses sampled at a temperature above zero; the likeliest is kept."""
 FRAMES_PER_POSITION = 2
 FULL_MARGIN_S = 30.0
-SECONDS_PER_TIME_TOKEN = 0.02
-MIN_SAMPLES, MAX_SAMPLES = SAMPLE_RATE, 30 * SAMPLE_RATE
+MAX_WINDOW_S = 30
+MIN_SAMPLES, MAX_SAMPLES = SAMPLE_RATE, MAX_WINDOW_S * SAMPLE_RATE
 """Shorter windows, of which the library computes nothing, get silence behind them."""
 MAX_PROMPT_TOKENS = 223
 """The text before, as Whisper was trained."""
@@ -61,7 +63,8 @@ def load(params: LoadParams) -> WhisperCppEngine:
     if path.with_name(f"{path.stem}-encoder.mlmodelc").exists():
         # An encoder for CoreML, which the library takes where it finds one, knows the full context alone.
         params = msgspec.structs.replace(params, context_margin_s=FULL_MARGIN_S)
-    model = Model(params.model_path, use_gpu=USE_GPU in os.environ)
+    heads = alignment_heads(path, params.model_name)
+    model = Model(params.model_path, use_gpu=USE_GPU in os.environ, heads=heads)
     states = [model.state(params.cpu_threads) for _ in range(params.replicas)]
     return WhisperCppEngine(model, states, params)
 
@@ -81,6 +84,7 @@ class WhisperCppEngine:
             compute_type=params.compute_type,
             library=f"whisper.cpp {library.version()}",
             cancels=True,
+            word_times=True,
         )
 
     def transcribe(
@@ -119,7 +123,7 @@ class WhisperCppEngine:
             if not is_wanted(window):
                 guesses.append({"en": 1.0})
                 continue
-            state.listen(_samples(window), self._audio_context(window))
+            self._listen(state, window, self._audio_context(window))
             guesses.append(state.guess_language())
         return elect(guesses, [(window.group, window.duration_s) for window in windows])
 
@@ -146,7 +150,7 @@ class WhisperCppEngine:
         options: DecodeOptions,
     ) -> WindowResult:
         audio_context = self._audio_context(window)
-        state.listen(_samples(window), audio_context)
+        self._listen(state, window, audio_context)
 
         def decode(temperature: float, audio_context: int = MAX_AUDIO_CONTEXT) -> Attempt:
             return self._decode(state, window, language[0], prompt, options, temperature, audio_context)
@@ -157,8 +161,11 @@ class WhisperCppEngine:
         return WindowResult(
             language=language[0],
             language_probability=language[1],
-            segments=best.segments(window.duration_s),
+            segments=best.segments(window.duration_s, word_times=options.word_times),
         )
+
+    def _listen(self, state: State, window: EngineWindow, audio_context: int) -> None:
+        state.listen(_samples(window), min(window.duration_s, MAX_WINDOW_S), audio_context)
 
     def _decode(
         self,
@@ -170,87 +177,31 @@ class WhisperCppEngine:
         temperature: float,
         audio_context: int,
     ) -> Attempt:
-        translate = options.task == "translate"
         decoded = state.decode(
             language,
             audio_context,
-            translate=translate,
+            translate=options.task == "translate",
             prompt=prompt,
             max_tokens=token_limit(window.duration_s),
             temperature=temperature,
             beam_size=min(options.beam_size, MAX_BEAMS),
             best_of=BEST_OF,
         )
-        attempt = Attempt(
+        return Attempt(
             tokens=decoded.tokens,
             text=self._text(decoded.tokens),
             temperature=temperature,
             avg_logprob=decoded.avg_logprob,
             no_speech_prob=state.no_speech_prob(),
             is_endless=not decoded.is_ended,
+            words=self._words(decoded, window),
         )
-        if attempt.wants_times and not attempt.looks_bad:
-            start = self._model.start_tokens(language, translate=translate)
-            attempt.words = self._sentences(state, attempt.tokens, start, window.duration_s)
-        return attempt
 
-    def _sentences(
-        self, state: State, tokens: Sequence[int], start: Sequence[int], duration_s: float
-    ) -> list[Word]:
-        """The sentences with their times, each of them as one word.
-
-        The decoder is given the text as if it had written it with times, and asked before and after each
-        end of a sentence which time would come there.
-        """
-        pieces = self._pieces(tokens)
-        sentences: list[Word] = []
-        given, start_s = list(start), 0.0
-        count = 0
-        for index, piece in enumerate(pieces):
-            is_last = index == len(pieces) - 1
-            given += piece
-            end_s = duration_s
-            if not is_last:
-                end_s = self._time(state, given, count, start_s, duration_s)
-                count += len(given)
-                given = [self._time_token(end_s)]
-            sentences.append(Word(self._text(piece), start_s, end_s, tuple(piece)))
-            if not is_last:
-                start_s = self._time(state, given, count, end_s, duration_s)
-                count += len(given)
-                given = [self._time_token(start_s)]
-        return sentences
-
-    def _pieces(self, tokens: Sequence[int]) -> list[list[int]]:
-        """The tokens, sentence by sentence."""
-        words: list[list[int]] = []
-        texts: list[str] = []
-        for token in tokens:
-            begins_word = self._model.token_bytes(token).startswith(b" ")
-            if not words or begins_word or texts[-1].endswith(WIDE_ENDS):
-                words.append([])
-                texts.append("")
-            words[-1].append(token)
-            texts[-1] = self._text(words[-1])
-        pieces: list[list[int]] = [[]]
-        ends = set(sentence_ends(texts))
-        for index, word in enumerate(words):
-            pieces[-1] += word
-            if index in ends:
-                pieces.append([])
-        return pieces
-
-    def _time(
-        self, state: State, tokens: Sequence[int], count: int, earliest_s: float, latest_s: float
-    ) -> float:
-        """The likeliest time after these tokens, in seconds."""
-        scores = state.next_token(tokens, count)
-        first, last = self._time_token(earliest_s), self._time_token(latest_s)
-        best = first + int(np.argmax(scores[first : last + 1]))
-        return (best - self._model.first_time_token) * SECONDS_PER_TIME_TOKEN
-
-    def _time_token(self, time_s: float) -> int:
-        return self._model.first_time_token + round(time_s / SECONDS_PER_TIME_TOKEN)
+    def _words(self, decoded: Decoded, window: EngineWindow) -> list[Word]:
+        words = timed_words(
+            decoded.tokens, decoded.times, decoded.probabilities, self._text, window.duration_s
+        )
+        return settle(words, find_pauses(_samples(window)))
 
     def _text(self, tokens: Sequence[int]) -> str:
         return b"".join(map(self._model.token_bytes, tokens)).decode(errors="replace")

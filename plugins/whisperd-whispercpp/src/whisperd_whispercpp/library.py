@@ -19,6 +19,8 @@ from typing import Any
 import _pywhispercpp
 import numpy as np
 
+from whisperd_whispercpp.alignment import AlignmentHeads
+
 __all__ = ["MAX_AUDIO_CONTEXT", "MAX_BEAMS", "Decoded", "GivenUp", "Model", "State", "version"]
 
 MAX_AUDIO_CONTEXT = 1500
@@ -31,6 +33,8 @@ _GREEDY, _BEAM_SEARCH = 0, 1
 _WARNING, _CONTINUED = 3, 5
 _NO_TIME_MS = 100
 """Audio that is too short to be computed at all."""
+_LEAST_ALIGNED_MS = 200
+"""The library cannot align a text with less, though it decodes it."""
 
 
 class GivenUp(Exception):
@@ -149,9 +153,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "whisper_token_eot": (c_int32, (c_void_p,)),
     "whisper_token_sot": (c_int32, (c_void_p,)),
     "whisper_token_nosp": (c_int32, (c_void_p,)),
-    "whisper_token_beg": (c_int32, (c_void_p,)),
     "whisper_token_lang": (c_int32, (c_void_p, c_int)),
-    "whisper_token_transcribe": (c_int32, (c_void_p,)),
     "whisper_token_translate": (c_int32, (c_void_p,)),
     "whisper_tokenize": (c_int, (c_void_p, c_char_p, _TOKENS, c_int)),
     "whisper_full_with_state": (c_int, (c_void_p, c_void_p, _FullParams, _SAMPLES, c_int)),
@@ -231,14 +233,20 @@ _DEFAULTS = {
 class Decoded:
     """What one decoding of one window found."""
 
-    def __init__(self, state: Any, end_token: int) -> None:
+    def __init__(self, state: Any, end_token: int, duration_s: float) -> None:
         segments = range(_library.whisper_full_n_segments_from_state(state))
         data = [
             _library.whisper_full_get_token_data_from_state(state, segment, index)
             for segment in segments
             for index in range(_library.whisper_full_n_tokens_from_state(state, segment))
         ]
-        self.tokens = tuple(int(one.id) for one in data if one.id < end_token)
+        text = [one for one in data if one.id < end_token]
+        self.tokens = tuple(int(one.id) for one in text)
+        self.probabilities = [float(one.p) for one in text]
+        """Of each token."""
+        ends = [one.t_dtw / 100 if one.t_dtw >= 0 else duration_s for one in text]
+        self.times = [0.0, *ends]
+        """When each token begins, and the last one ends; in seconds."""
         self.is_ended = not data or data[-1].id == end_token
         """Whether the decoder came to an end by itself."""
         self.avg_logprob = float(sum(one.plog for one in data) / len(data)) if data else 0.0
@@ -247,11 +255,16 @@ class Decoded:
 class Model:
     """Loaded weights, shared by all states. They are freed with the process."""
 
-    def __init__(self, path: str, *, use_gpu: bool) -> None:
+    def __init__(self, path: str, *, use_gpu: bool, heads: AlignmentHeads | None = None) -> None:
         params = _library.whisper_context_default_params_by_ref().contents
         params.use_gpu = use_gpu
         # It would pad the context, and attend to what a window with a longer context left in the padding.
         params.flash_attn = False
+        if heads is not None:
+            params.dtw_token_timestamps = True
+            params.dtw_aheads_preset = heads.preset
+            params.dtw_n_top = heads.top_layers
+            params.dtw_mem_size = heads.need_bytes
         self._context = _library.whisper_init_from_file_with_params_no_state(path.encode(), params)
         if not self._context:
             raise RuntimeError("whisper.cpp cannot read the file")
@@ -260,7 +273,6 @@ class Model:
         self.start_token = int(_library.whisper_token_sot(self._context))
         self.no_speech_token = int(_library.whisper_token_nosp(self._context))
         self.end_token = int(_library.whisper_token_eot(self._context))
-        self.first_time_token = int(_library.whisper_token_beg(self._context))
         self.languages = self._known_languages()
 
     def state(self, threads: int) -> State:
@@ -277,15 +289,6 @@ class Model:
         tokens = (c_int32 * len(encoded))()  # no token is shorter than a byte
         count = _library.whisper_tokenize(self._context, encoded, tokens, len(tokens))
         return list(tokens[:count])
-
-    def start_tokens(self, language: str, *, translate: bool) -> list[int]:
-        """What the decoder begins with when it is to write times."""
-        tokens = [self.start_token]
-        if self.is_multilingual:
-            number = _library.whisper_lang_id(language.encode())
-            task = _library.whisper_token_translate if translate else _library.whisper_token_transcribe
-            tokens += [_library.whisper_token_lang(self._context, number), task(self._context)]
-        return [*tokens, self.first_time_token]
 
     @property
     def vocabulary_size(self) -> int:
@@ -310,6 +313,7 @@ class State:
         self._context = context
         self._threads = threads
         self._state: Any = None
+        self._duration_s = 0.0
         self._is_worn = False
         """Whether it is to be renewed before the next window: a text was found by chance, or given up."""
         self._is_wanted = _always
@@ -328,8 +332,12 @@ class State:
         finally:
             self._is_wanted = _always
 
-    def listen(self, samples: Any, audio_context: int) -> None:
-        """Take the samples of a window, which the encoder will see in a context of that many positions."""
+    def listen(self, samples: Any, duration_s: float, audio_context: int) -> None:
+        """Take the samples of a window, which the encoder will see in a context of that many positions.
+
+        Its text will be aligned with the first `duration_s`: behind them there may be silence.
+        """
+        self._duration_s = duration_s
         if self._is_worn and not self._model.uses_gpu:  # where a new one takes long
             self._renew()
         params = self._params(_GREEDY)
@@ -364,6 +372,7 @@ class State:
         params = self._params(_BEAM_SEARCH if uses_beams else _GREEDY)
         self._is_worn |= uses_beams or temperature > 0
         params.audio_ctx = audio_context
+        params.duration_ms = max(_LEAST_ALIGNED_MS, int(self._duration_s * 1000))
         params.language = language.encode()
         params.translate = translate
         params.max_tokens = max_tokens
@@ -374,29 +383,21 @@ class State:
             params.prompt_tokens = (c_int32 * len(prompt))(*prompt)
             params.prompt_n_tokens = len(prompt)
         self._compute(params)
-        return Decoded(self._state, self._model.end_token)
-
-    def next_token(self, tokens: Sequence[int], after: int) -> Any:
-        """The score of every token to come after these, which follow `after` tokens of earlier calls."""
-        status = _library.whisper_decode_with_state(
-            self._context,
-            self._state,
-            (c_int32 * len(tokens))(*tokens),
-            len(tokens),
-            after,
-            self._threads,
-        )
-        _check(status)
-        size = self._model.vocabulary_size
-        scores = _library.whisper_get_logits_from_state(self._state)
-        return np.ctypeslib.as_array(scores, shape=(len(tokens), size))[-1]
+        return Decoded(self._state, self._model.end_token, self._duration_s)
 
     def no_speech_prob(self) -> float:
         """How likely the model thinks it, of the window that was decoded, that nobody spoke.
 
         The library keeps such a number too, and takes it from what an earlier window left.
         """
-        scores = self.next_token([self._model.start_token], 0)
+        start = (c_int32 * 1)(self._model.start_token)
+        _check(
+            _library.whisper_decode_with_state(
+                self._context, self._state, start, len(start), 0, self._threads
+            )
+        )
+        pointer = _library.whisper_get_logits_from_state(self._state)
+        scores = np.ctypeslib.as_array(pointer, shape=(self._model.vocabulary_size,))
         likelihoods = np.exp(scores - scores.max())
         return float(likelihoods[self._model.no_speech_token] / likelihoods.sum())
 
