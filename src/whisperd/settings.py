@@ -28,6 +28,7 @@ __all__ = [
     "ModelSettings",
     "RuntimeSettings",
     "Settings",
+    "WatchSettings",
     "is_calibrating",
     "is_offline",
     "is_preloading",
@@ -157,6 +158,33 @@ class RuntimeSettings(_Section, frozen=True):
     ] = 5
 
 
+class WatchSettings(_Section, frozen=True):
+    """Watch folders."""
+
+    settle_s: Annotated[
+        float, _key("Seconds for which a file has to stay as it is before it is taken.", ge=0.1, le=3600)
+    ] = 3.0
+    scan_interval_s: Annotated[
+        float, _key("Seconds after which a folder is looked through, in case something was missed.", ge=1)
+    ] = 300.0
+    poll_interval_s: Annotated[
+        float,
+        _key("The same for a folder on a network, of whose changes the system does not tell.", ge=1),
+    ] = 30.0
+    attempts: Annotated[
+        int, _key("How often a file is tried that fails for a reason that may pass.", ge=1, le=100)
+    ] = 6
+    retry_delay_s: Annotated[
+        float, _key("Seconds before it is tried for the second time; then twice as long each time.", gt=0)
+    ] = 30.0
+    command_timeout_s: Annotated[
+        float, _key("Seconds after which the command that follows a file is killed.", gt=0)
+    ] = 300.0
+    keep_days: Annotated[
+        float, _key("Days for which a file that is not there any more is remembered.", gt=0)
+    ] = 90.0
+
+
 class ModelSettings(_Section, frozen=True):
     """Where models may be found."""
 
@@ -192,6 +220,7 @@ class Settings(_Section, frozen=True):
     decoder: DecoderSettings = DecoderSettings()
     runtime: RuntimeSettings = RuntimeSettings()
     models: ModelSettings = ModelSettings()
+    watch: WatchSettings = WatchSettings()
     log: LogSettings = LogSettings()
 
 

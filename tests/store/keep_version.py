@@ -96,6 +96,27 @@ ROWS = {
              || x'73696f6e5f726174696fcb3ff0000000000000ae6e6f5f7370656563685f70726f62cb0000000000'
              || x'000000' AS BLOB));
     """,
+    6: """
+        INSERT INTO watches VALUES
+            ('cc00cc00', '/run/user/1000/whisperd/daemon.sock', CAST('/home/me/Recordings' AS BLOB),
+             '{"id":"cc00cc00","recursive":true,"include":["*.mp3"],"exclude":["drafts"],"runtime":"4e5f6a7b",'
+             || '"profile":"editor","options":{"language":"de"},"outputs":["text","srt"],"output_dir":null,'
+             || '"name":"{stem}.{lang}.{ext}","overwrite":false,"after":"move","move_to":"/home/me/Done",'
+             || '"command":["notify-send","{stem}"],"notify":true,"quiet_hours":"22:00-07:00","paused":false,'
+             || '"created":"2026-08-09T10:11:12.123Z","changed":"2026-08-09T10:11:12.123Z","version":1}');
+        INSERT INTO watch_files VALUES
+            (1, 'cc00cc00', CAST('talk.mp3' AS BLOB), '801:2f', 1234567, 1783501800123456789,
+             '0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef', 'done', 'aa00aa00aa', 0,
+             NULL, NULL, NULL),
+            (2, 'cc00cc00', CAST('broken.mp3' AS BLOB), '801:30', 1234, 1783501800123456789, NULL, 'failed',
+             NULL, 1, NULL,
+             '{"code":"audio.corrupt","message":"It is broken.","fix":"Mend it.","data":{}}', NULL);
+        INSERT INTO watch_outputs VALUES
+            (CAST('/home/me/Recordings/talk.en.txt' AS BLOB), 1, 'text', 'en',
+             'fedcba9876543210fedcba9876543210fedcba9876543210fedcba9876543210', NULL);
+        INSERT INTO watch_log VALUES
+            (1, 'cc00cc00', '2026-08-09T10:11:13.123Z', 'done', CAST('talk.mp3' AS BLOB), 'It is done.');
+    """,
 }
 """What a program of that version adds to what was there before."""
 

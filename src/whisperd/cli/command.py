@@ -114,7 +114,9 @@ def call_with_progress(
     """Ask for something that downloads, and show how far it is. `show` shows an event."""
     progress, show = progress_of(options), show or show_download
     try:
-        answer: Map = client.watch(topics, method, lambda event: show(progress, event), **params)
+        answer: Map = client.request_with_events(
+            topics, method, lambda event: show(progress, event), **params
+        )
     finally:
         progress.clear()
     return answer

@@ -41,6 +41,8 @@ _CODES = {
         "search.invalid",
         "task.not_in_model",
         "timestamps.not_in_model",
+        "watch.invalid",
+        "watch.not_a_folder",
     ),
     UNREACHABLE: (
         "daemon.connection_lost",
@@ -65,6 +67,8 @@ _CODES = {
         "profile.unknown",
         "runtime.unknown",
         "search.nothing",
+        "watch.unknown",
+        "watch.unknown_file",
     ),
     REFUSED: (
         "config.exists",
@@ -89,6 +93,8 @@ _CODES = {
         "runtime.not_saved",
         "runtime.stale",
         "service.edited",
+        "watch.exists",
+        "watch.stale",
     ),
 }
 

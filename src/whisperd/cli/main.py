@@ -19,6 +19,7 @@ COMMANDS = {
     "transcribe": "turn recordings into text",
     "dictate": "turn speech into text while it is spoken",
     "jobs": "the jobs, running and past",
+    "watch": "the watch folders: what falls into one is transcribed by itself",
     "search": "where something was said, in all texts that are kept",
     "runtimes": "the runtimes: which model runs, where and how",
     "profiles": "the profiles: a runtime and options of a user or program",

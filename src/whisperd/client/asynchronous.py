@@ -24,6 +24,7 @@ from whisperd.client.nouns import (
     Profiles,
     Runtimes,
     Transcripts,
+    Watch,
 )
 from whisperd.client.start import open_socket
 from whisperd.client.values import InOrder, Segment, Transcript, end_of_job, is_over
@@ -79,6 +80,7 @@ class AsyncClient:
         """What the daemon said of itself: its `version`, and the `protocol` that it speaks."""
         self.jobs: Jobs[Awaitable[Map], Awaitable[list[Map]]] = Jobs(self.request)
         self.transcripts: Transcripts[Awaitable[Map], Awaitable[list[Map]]] = Transcripts(self.request)
+        self.watch: Watch[Awaitable[Map], Awaitable[list[Map]]] = Watch(self.request)
         self.runtimes: Runtimes[Awaitable[Map], Awaitable[list[Map]]] = Runtimes(self.request)
         self.profiles: Profiles[Awaitable[Map], Awaitable[list[Map]]] = Profiles(self.request)
         self.models: Models[Awaitable[Map], Awaitable[list[Map]]] = Models(self.request)

@@ -22,7 +22,17 @@ if TYPE_CHECKING:
     Input = Path | bytes | bytearray | memoryview | Readable
     """A path, the bytes of a media file, or an open file of them."""
 
-__all__ = ["absolute", "input_params", "is_path", "model_name", "option_params", "pieces", "runtime_params"]
+__all__ = [
+    "absolute",
+    "folder_params",
+    "input_params",
+    "is_path",
+    "model_name",
+    "option_params",
+    "pieces",
+    "runtime_params",
+    "watch_params",
+]
 
 UPLOAD_PIECE_BYTES = 1024 * 1024
 
@@ -95,6 +105,30 @@ def runtime_params(fields: Mapping[str, Any]) -> dict[str, Any]:
         params["model"] = model_name(params["model"])
     if isinstance(params.get("device_index"), int):
         params["device_index"] = [params["device_index"]]
+    return params
+
+
+def folder_params(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A folder's path as it travels; one that is not UTF-8 travels as bytes."""
+    path = absolute(path)
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return {"path_bytes": os.fsencode(path)}
+    return {"path": path}
+
+
+def watch_params(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What is set of a watch, as it travels."""
+    params = dict(fields)
+    for name in ("output_dir", "move_to"):
+        if params.get(name) is not None:
+            params[name] = absolute(params[name])
+    for name in ("include", "exclude", "outputs", "command"):
+        if name in params:
+            params[name] = list(params[name])
+    if "options" in params:
+        params["options"] = option_params(params["options"])
     return params
 
 

@@ -9,13 +9,20 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
-from whisperd.client.inputs import absolute, model_name, option_params, runtime_params
+from whisperd.client.inputs import (
+    absolute,
+    folder_params,
+    model_name,
+    option_params,
+    runtime_params,
+    watch_params,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Unpack
 
-    from whisperd.client.options import JobOptions, ProfileChanges, RuntimeChanges, RuntimeFields
+    from whisperd.client.options import JobOptions, ProfileChanges, RuntimeChanges, RuntimeFields, WatchFields
 
 __all__ = [
     "Ask",
@@ -29,6 +36,7 @@ __all__ = [
     "Profiles",
     "Runtimes",
     "Transcripts",
+    "Watch",
 ]
 
 One = TypeVar("One")
@@ -208,6 +216,51 @@ class Profiles(_Noun[One, Many]):
     def delete(self, name: str) -> One:
         """Forget it."""
         return cast("One", self._ask("profiles.delete", name=name))
+
+
+class Watch(_Noun[One, Many]):
+    """The watch folders, by their ids or paths. Whatever changes one answers with it as it is then."""
+
+    def add(self, path: str | os.PathLike[str], **fields: Unpack[WatchFields]) -> One:
+        """Watch a folder from now on."""
+        return cast("One", self._ask("watch.add", **folder_params(path), **watch_params(fields)))
+
+    def list(self) -> Many:
+        """All of them, the oldest first."""
+        return cast("Many", self._ask("watch.list"))
+
+    def show(self, name: str) -> One:
+        """One watch."""
+        return cast("One", self._ask("watch.show", name=name))
+
+    def edit(self, name: str, /, *, version: int | None = None, **changes: Unpack[WatchFields]) -> One:
+        """Change fields. With the `version` that was read, it is refused if somebody else was faster."""
+        params = {"name": name, "changes": watch_params(changes)}
+        return cast("One", self._ask("watch.edit", **params, **_given(version=version)))
+
+    def remove(self, name: str) -> One:
+        """Watch it no more; what was written stays."""
+        return cast("One", self._ask("watch.remove", name=name))
+
+    def pause(self, name: str) -> One:
+        """Begin nothing more in it; what has begun is finished."""
+        return cast("One", self._ask("watch.pause", name=name))
+
+    def resume(self, name: str) -> One:
+        """Go on with it."""
+        return cast("One", self._ask("watch.resume", name=name))
+
+    def retry(self, name: str, paths: Sequence[str] | None = None) -> One:
+        """Try again what has failed, or do these files again; the answer has how many as `retried`."""
+        return cast("One", self._ask("watch.retry", name=name, **_given(paths=paths)))
+
+    def log(self, name: str, limit: int = 100) -> Many:
+        """What happened in it, the oldest first: `time`, `event`, `path`, `message`."""
+        return cast("Many", self._ask("watch.log", name=name, limit=limit))
+
+    def scan(self, name: str) -> One:
+        """Look at everything in it now, and wait for that."""
+        return cast("One", self._ask("watch.scan", name=name))
 
 
 class Models(_Noun[One, Many]):

@@ -14,6 +14,7 @@ __all__ = [
     "RuntimeChanges",
     "RuntimeFields",
     "TranscriptionOptions",
+    "WatchFields",
 ]
 
 Device = Literal["auto", "cuda", "cpu"]
@@ -81,6 +82,35 @@ class RuntimeChanges(RuntimeFields, total=False):
 
     name: str
     model: str | os.PathLike[str]
+
+
+class WatchFields(TypedDict, total=False):
+    """What `watch.add` and `watch.edit` take; see `whisperctl watch add --help`."""
+
+    recursive: bool
+    include: Sequence[str]
+    """Patterns of names; none is every audio and video file."""
+    exclude: Sequence[str]
+    runtime: str | None
+    profile: str | None
+    options: JobOptions
+    """All of them: these take the place of those that were there."""
+    outputs: Sequence[str]
+    """Formats, such as `text` and `srt`."""
+    output_dir: str | os.PathLike[str] | None
+    """None is beside the recording."""
+    name: str
+    """A template of names, such as `{stem}.{lang}.{ext}`."""
+    overwrite: bool
+    """Whether files may be replaced that whisperd has not written."""
+    after: Literal["stay", "move", "delete"]
+    """What becomes of a recording that is done."""
+    move_to: str | os.PathLike[str] | None
+    command: Sequence[str]
+    """A program and its arguments, run after each recording."""
+    notify: bool
+    quiet_hours: str | None
+    """When nothing is begun, such as `22:00-07:00`."""
 
 
 class ProfileChanges(TypedDict, total=False):

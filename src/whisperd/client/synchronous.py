@@ -19,6 +19,7 @@ from whisperd.client.nouns import (
     Profiles,
     Runtimes,
     Transcripts,
+    Watch,
 )
 from whisperd.client.start import open_socket
 from whisperd.client.values import InOrder, Segment, Transcript, end_of_job, is_over
@@ -70,6 +71,7 @@ class Client:
         """What the daemon said of itself: its `version`, and the `protocol` that it speaks."""
         self.jobs: Jobs[Map, list[Map]] = Jobs(self.request)
         self.transcripts: Transcripts[Map, list[Map]] = Transcripts(self.request)
+        self.watch: Watch[Map, list[Map]] = Watch(self.request)
         self.runtimes: Runtimes[Map, list[Map]] = Runtimes(self.request)
         self.profiles: Profiles[Map, list[Map]] = Profiles(self.request)
         self.models: Models[Map, list[Map]] = Models(self.request)
@@ -166,7 +168,7 @@ class Client:
         """
         return self._wire.next_event(deadline_s)
 
-    def watch(
+    def request_with_events(
         self, topics: tuple[str, ...], method: str, on_event: Callable[[Map], None], **params: Any
     ) -> Any:
         """Ask for a method that takes long, and hear the events of some topics until it is answered."""

@@ -133,6 +133,7 @@ async def _run(
 
 
 async def _drain(service: Service) -> None:
+    service.watches.stop()
     grace_s = service.settings.daemon.grace_period_s
     if active := len(service.jobs.active()):
         log.info("stopping: %d jobs have %.0f s to end", active, grace_s)

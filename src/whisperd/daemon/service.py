@@ -24,6 +24,7 @@ from whisperd.daemon.hub import EventHub
 from whisperd.daemon.metrics import Metrics
 from whisperd.daemon.reporting import status_line
 from whisperd.daemon.uploads import UploadStore
+from whisperd.daemon.watching import WatchJobs
 from whisperd.jobs.executor import jobs_at_once
 from whisperd.jobs.identity import Recipe
 from whisperd.jobs.job import Job
@@ -52,6 +53,8 @@ from whisperd.service_manager.notify import Notifier
 from whisperd.settings import Settings, is_offline, load_settings
 from whisperd.store import open_database
 from whisperd.tasks import open_task_group
+from whisperd.watch.manager import WatchManager
+from whisperd.watch.store import WatchStore, check_watches
 from whisperd.worker.protocol import LoadParams
 
 __all__ = ["Service", "native_bundles", "open_service"]
@@ -76,6 +79,7 @@ class Service:
     decoders: DecoderPool
     calibrator: Calibrator
     work: WorkLog
+    watches: WatchManager
 
     def __init__(
         self,
@@ -354,7 +358,7 @@ async def open_service(
     """
     state_dir = state_dir or paths.state_dir()
     database_file = state_dir / paths.database_file().name
-    checks = (check_presets, check_profiles)
+    checks = (check_presets, check_profiles, check_watches)
     async with (
         open_database(database_file, checks=checks) as database,
         open_journal(database, socket) as journal,
@@ -398,6 +402,17 @@ async def open_service(
             service.work = WorkLog(database, journal)
             await service.work.open()
             await service.resume_jobs(records)
+            service.watches = WatchManager(
+                tasks,
+                WatchStore(database, socket),
+                WatchJobs(service),
+                settings=lambda: service.settings.watch,
+                check_options=job_options,
+                runtime_id=lambda name: service.runtimes.find(name).id,
+                runtime_name=service.name_of_runtime,
+                check_profile=service.profiles.find,
+            )
+            await service.watches.open()
             tasks.start_soon(service.retire_jobs)
             try:
                 yield service

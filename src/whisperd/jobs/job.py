@@ -40,6 +40,8 @@ class Source:
     """The file to decode; a live job has none."""
     stamp: FileStamp | None = None
     """What the file is now."""
+    content_hash: str | None = None
+    """The SHA-256 of the file with this stamp, where somebody has found it out already."""
     intake: Intake | None = None
     """Of a live job: where its audio comes in."""
 

@@ -53,7 +53,8 @@ class JobKeeper:
         """Note what the file is as the work on it begins. Raises `job.input_changed` if it was another."""
         stamp = await self._stamp(job)
         if not job.is_resumed or job.stamp is None:
-            job.stamp, job.content_hash = stamp, None
+            if stamp != job.stamp:  # else its hash holds, if it came with one
+                job.stamp, job.content_hash = stamp, None
         elif stamp != job.stamp:
             hashed = None
             if stamp.size_bytes == job.stamp.size_bytes and job.content_hash is not None:

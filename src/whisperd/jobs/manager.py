@@ -80,8 +80,7 @@ class JobManager:
         """Take a job; it starts as soon as there is a place.
 
         The lease is the job's from now on, and ends with it. `languages` are those of its model, if they
-        are known. Raises `WhisperdError` for
-        options that cannot be, or when no more jobs are taken.
+        are known. Raises `WhisperdError` for options that cannot be, or when no more jobs are taken.
         It is safe in the journal once `acknowledged` has returned; what `also` writes into the data base is
         so in the same transaction.
         """
@@ -101,6 +100,7 @@ class JobManager:
             model=lease.model,
             is_detached=is_detached,
             stamp=source.stamp,
+            content_hash=source.content_hash,
             intake=source.intake,
         )
         self._begin(job, lease, also)
@@ -128,20 +128,21 @@ class JobManager:
             self._ended[job.id] = job
         self.retire()
 
-    def resume(self, job: Job, lease: Lease) -> None:
+    def resume(self, job: Job, lease: Lease, also: Work | None = None) -> None:
         """Go on with a job of an earlier daemon, or with one that has failed or was cancelled.
 
-        The lease is the job's from now on, and ends with it.
+        The lease is the job's from now on, and ends with it; `also` is as in `submit`.
         """
         self._ended.pop(job.id, None)
         self._forget(job.id)  # its events begin anew
         job.runtime, job.model, job.is_resumed = lease.name, lease.model, True
-        self._begin(job, lease)
+        self._begin(job, lease, also)
 
-    def retry(self, job: Job, lease: Lease, stamp: FileStamp) -> Job:
+    def retry(self, job: Job, lease: Lease, stamp: FileStamp, also: Work | None = None) -> Job:
         """Do a job again that has failed or was cancelled, detached; `stamp` is what its file is now.
 
-        What is finished of it is used, unless the file is another one. The lease is as in `resume`.
+        What is finished of it is used, unless the file is another one. The lease and `also` are as
+        in `resume`.
         """
         record = msgspec.structs.replace(
             record_of(job), status="queued", ended=None, error=None, detached=True, cached=False
@@ -149,7 +150,7 @@ class JobManager:
         again = job_of(record)
         if self._keeper is not None and stamp != again.stamp:
             self._keeper.begin_anew(again, stamp)
-        self.resume(again, lease)
+        self.resume(again, lease, also)
         return again
 
     def cancel_unfinished(self, job: Job, reason: WhisperdError) -> None:

@@ -21,6 +21,7 @@ from whisperd.daemon.methods import natives as natives
 from whisperd.daemon.methods import profiles as profiles
 from whisperd.daemon.methods import runtimes as runtimes
 from whisperd.daemon.methods import transcripts as transcripts
+from whisperd.daemon.methods import watch as watch
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import Request, decode_params
 
@@ -44,6 +45,7 @@ METHODS: dict[str, Handler] = {
         session,
         transcripts,
         uploads,
+        watch,
     )
     for name, handler in module.METHODS.items()
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 import anyio.to_thread
@@ -12,18 +11,14 @@ import msgspec
 
 from whisperd.clock import rfc3339_ago, to_rfc3339
 from whisperd.daemon.call import Call
+from whisperd.daemon.leasing import lease_for_options
 from whisperd.jobs.inputs import check_path
 from whisperd.jobs.intake import MAX_PUSH_BYTES, Intake, IntakeClosed
 from whisperd.jobs.job import Job, JobInput, JobStatus, JobView, Source, Transcript
 from whisperd.jobs.manager import JobManager
-from whisperd.jobs.options import job_options
 from whisperd.outputs import render, verbose
 from whisperd.rpc.errors import WhisperdError, sendable
 from whisperd.rpc.messages import Name, Params, invalid_params
-from whisperd.runtimes import Lease, Runtime
-from whisperd.runtimes.choice import Choice, choose
-from whisperd.runtimes.errors import gone_from_profile
-from whisperd.runtimes.profiles import Profile
 
 __all__ = ["METHODS"]
 
@@ -101,14 +96,8 @@ class ClearParams(Params, frozen=True):
 async def submit(call: Call, params: SubmitParams) -> dict[str, Any]:
     """Take a job and answer with its id as soon as it is in the journal."""
     source = await _source(call, params)
-    profile = _profile(call, params)
-    choice = _choice(params.options, profile)
-    options = msgspec.structs.replace(
-        job_options({**(profile.options if profile else {}), **params.options}),
-        runtime=choice.runtime,
-        model=choice.model,
-    )
-    lease, languages = await _lease(call, choice, profile)
+    profile = params.profile if params.profile is not None else call.connection.profile
+    options, lease, languages = await lease_for_options(call.service, params.options, profile)
     try:
         job = call.service.jobs.submit(source, options, lease, languages, is_detached=params.detach)
     except BaseException:
@@ -247,49 +236,6 @@ def _moment(text: str) -> str:
         return to_rfc3339(datetime.datetime.fromisoformat(text))
     except (ValueError, OverflowError):
         raise invalid_params(f"{text!r} is no moment as RFC 3339 writes it") from None
-
-
-def _profile(call: Call, params: SubmitParams) -> Profile | None:
-    """The profile of a job. Raises `profile.unknown`."""
-    name = params.profile if params.profile is not None else call.connection.profile
-    return None if name is None else call.service.profiles.find(name)
-
-
-def _choice(requested: dict[str, Any], profile: Profile | None) -> Choice:
-    """Which runtime a job gets. Raises `runtime.invalid`."""
-    of_profile = Choice(profile.runtime, profile.options.get("model")) if profile else Choice()
-    return choose(Choice(requested.get("runtime"), requested.get("model")), of_profile)
-
-
-def _find(call: Call, name: str, profile: Profile | None) -> Runtime:
-    """A runtime by its name or id. Raises `runtime.unknown`, with the profile whose runtime is gone."""
-    runtimes = call.service.runtimes
-    try:
-        return runtimes.find(name)
-    except WhisperdError as error:
-        if profile is None or profile.runtime != name:
-            raise
-        raise gone_from_profile(profile.name, name, error.data["runtimes"]) from error
-
-
-async def _lease(call: Call, choice: Choice, profile: Profile | None) -> tuple[Lease, Sequence[str] | None]:
-    """A lease on the runtime that was chosen, and the languages of its model as far as they are known.
-
-    Raises `runtime.unknown`, `runtime.disabled`, and what is wrong with a model.
-    """
-    runtimes, models = call.service.runtimes, call.service.models
-    if choice.model is not None:
-        model = await models.describe(choice.model)
-        return runtimes.lease(runtimes.with_model(model.name)), model.languages
-    runtime = runtimes.answering if choice.runtime is None else _find(call, choice.runtime, profile)
-    if runtime.loaded is not None:
-        return runtimes.lease(runtime), runtime.loaded.info.languages
-    lease = runtimes.lease(runtime)
-    try:
-        return lease, (await models.describe(runtime.preset.model)).languages
-    except BaseException:
-        lease.release()
-        raise
 
 
 async def _source(call: Call, params: SubmitParams) -> Source:

@@ -1,0 +1,304 @@
+"""`whisperctl watch`: folders whose recordings are transcribed by themselves."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from typing import Any
+
+from whisperd.cli.command import confirm, connect_as, for_each
+from whisperd.cli.files import EXTENSIONS
+from whisperd.cli.job_options import JOB_OPTIONS, add_job_options, given_options
+from whisperd.cli.output import local_time, print_json, print_table, printable
+from whisperd.cli.parser import Parser, usage_error
+from whisperd.client.inputs import model_name
+
+OPTIONS = ("model", *JOB_OPTIONS)
+UNSET: dict[str, list[str] | None] = {
+    "runtime": None,
+    "profile": None,
+    "output_dir": None,
+    "quiet_hours": None,
+    "include": [],
+    "exclude": [],
+    "command": [],
+}
+"""What can be left to the default again, beside job options."""
+EXAMPLES = """examples:
+  whisperctl watch add ~/Recordings
+  whisperctl watch add ~/Videos --output text --output srt --output-dir ~/Texts --language de
+  whisperctl watch add ~/Inbox --after move --move-to ~/Done --command 'notify-send Done {stem}'
+  whisperctl watch add ~/Podcasts --include '*.mp3' --exclude drafts --quiet-hours 22:00-07:00"""
+
+
+def add(parser: Parser) -> None:
+    """Add the verbs."""
+    parser.add_verb("add", add_, "watch a folder", _add_creation)
+    parser.add_verb("list", list_, "the watch folders")
+    parser.add_verb("show", show, "all that is known of a watch", _add_name)
+    parser.add_verb("edit", edit, "change a watch", _add_edition)
+    parser.add_verb("remove", remove, "watch folders no more; what was written stays", _add_names)
+    parser.add_verb("pause", pause, "begin nothing more; what has begun is finished", _add_names)
+    parser.add_verb("resume", resume, "go on", _add_names)
+    parser.add_verb("scan", scan, "look at everything in a folder now", _add_name)
+    parser.add_verb("log", log, "what happened, the newest last", _add_log)
+    parser.add_verb("retry", retry, "try again what has failed, or do files again", _add_files)
+
+
+def _add_name(parser: Parser) -> None:
+    parser.add_argument("name", metavar="FOLDER", help="the folder, or the watch's id")
+
+
+def _add_names(parser: Parser) -> None:
+    parser.add_argument("names", nargs="+", metavar="FOLDER", help="folders, or ids of watches")
+
+
+def _add_log(parser: Parser) -> None:
+    _add_name(parser)
+    parser.add_argument("-n", "--lines", type=_lines, default=50, metavar="N", help="how many at most (50)")
+
+
+def _add_files(parser: Parser) -> None:
+    _add_name(parser)
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE", help="only these, failed or not (all that failed)"
+    )
+
+
+def _add_creation(parser: Parser) -> None:
+    parser.add_argument("folder", metavar="FOLDER", help="the folder")
+    _add_fields(parser)
+    parser.epilog = EXAMPLES
+
+
+def _add_edition(parser: Parser) -> None:
+    _add_name(parser)
+    _add_fields(parser)
+    parser.add_argument(
+        "--unset",
+        action="append",
+        default=[],
+        choices=(*UNSET, *OPTIONS),
+        metavar="OPTION",
+        help="leave this to the default again, such as quiet_hours or language",
+    )
+
+
+def _add_fields(parser: Parser) -> None:
+    yes_or_no = argparse.BooleanOptionalAction
+    parser.add_argument("--recursive", action=yes_or_no, help="with all folders in it (yes)")
+    parser.add_argument(
+        "--include", action="append", metavar="GLOB", help="only such files (all that are audio or video)"
+    )
+    parser.add_argument("--exclude", action="append", metavar="GLOB", help="no such files or folders")
+    parser.add_argument("--runtime", metavar="NAME", help="the runtime, by name or id (the default)")
+    parser.add_argument("--model", metavar="NAME", help="any runtime with this model, in place of --runtime")
+    parser.add_argument(
+        "--output",
+        "--format",
+        dest="outputs",
+        action="append",
+        choices=tuple(EXTENSIONS),
+        help="what is written; may be given several times (text)",
+    )
+    parser.add_argument("--output-dir", metavar="DIR", help="where to (beside the recording)")
+    parser.add_argument(
+        "--name", dest="template", metavar="NAME", help="what it is called ({stem}.{lang}.{ext})"
+    )
+    parser.add_argument(
+        "--overwrite", action=yes_or_no, help="replace files that whisperd has not written (no)"
+    )
+    parser.add_argument(
+        "--after", choices=("stay", "move", "delete"), help="what becomes of recordings (stay)"
+    )
+    parser.add_argument("--move-to", metavar="DIR", help="where they are moved to, with --after move")
+    parser.add_argument(
+        "--command",
+        metavar="COMMAND",
+        help="run after each, without a shell; {path}, {name}, {stem}, {folder} and {output} are filled in",
+    )
+    parser.add_argument("--notify", action=yes_or_no, help="tell the desktop (no)")
+    parser.add_argument("--quiet-hours", metavar="SPAN", help="when nothing is begun, such as 22:00-07:00")
+    add_job_options(parser)
+
+
+def add_(options: argparse.Namespace) -> None:
+    fields = _given(options)
+    if job_options := _job_options(options):
+        fields["options"] = job_options
+    if options.profile:
+        fields["profile"] = options.profile
+    with connect_as(options) as client:
+        watch = client.watch.add(options.folder, **fields)
+    confirm(options, watch, printable(f"{watch['path']} is watched"))
+
+
+def list_(options: argparse.Namespace) -> None:
+    with connect_as(options) as client:
+        watches = client.watch.list()
+    if options.json:
+        print_json(watches)
+        return
+    print_table(
+        ("ID", "STATUS", "PENDING", "DONE", "FAILED", "FOLDER"),
+        [
+            (one["id"], one["status"], one["pending"], one["done"], one["failed"], one["path"])
+            for one in watches
+        ],
+    )
+
+
+def show(options: argparse.Namespace) -> None:
+    with connect_as(options) as client:
+        watch = client.watch.show(_name(options.name))
+    if options.json:
+        print_json(watch)
+        return
+    for label, value in _facts(watch):
+        print(f"{label + ':':13} {printable(str(value))}")
+
+
+def edit(options: argparse.Namespace) -> None:
+    changes, job_options = _given(options), _job_options(options)
+    if not (changes or job_options or options.unset or options.profile):
+        raise usage_error(
+            "invalid", "Nothing is to be changed", "`whisperctl watch edit --help` says what can be"
+        )
+    with connect_as(options) as client:
+        watch = client.watch.show(_name(options.name))
+        # A runtime takes the place of a model, and a model that of a runtime.
+        dropped = {*options.unset, *(["model"] if options.runtime else [])}
+        kept = {name: value for name, value in watch["options"].items() if name not in dropped}
+        if options.model:
+            changes["runtime"] = None
+        if options.profile:
+            changes["profile"] = options.profile
+        changes |= {name: UNSET[name] for name in options.unset if name in UNSET}
+        if {**kept, **job_options} != watch["options"]:
+            changes["options"] = {**kept, **job_options}
+        # With the version that was read: the options that somebody else has set meanwhile are not undone.
+        watch = client.watch.edit(watch["id"], version=watch["version"], **changes)
+    confirm(options, watch, printable(f"the watch of {watch['path']} is changed"))
+
+
+def remove(options: argparse.Namespace) -> int:
+    return _for_each(options, "remove", "is watched no more")
+
+
+def pause(options: argparse.Namespace) -> int:
+    return _for_each(options, "pause", "is paused")
+
+
+def resume(options: argparse.Namespace) -> int:
+    return _for_each(options, "resume", "is watched again")
+
+
+def scan(options: argparse.Namespace) -> None:
+    with connect_as(options) as client:
+        watch = client.watch.scan(_name(options.name))
+    confirm(
+        options,
+        watch,
+        f"{watch['pending']} files to be done, {watch['done']} done, {watch['failed']} failed",
+    )
+
+
+def log(options: argparse.Namespace) -> None:
+    with connect_as(options) as client:
+        lines = client.watch.log(_name(options.name), options.lines)
+    if options.json:
+        print_json(lines)
+        return
+    for line in lines:
+        path = f"{line['path']}: " if line["path"] else ""
+        print(printable(f"{local_time(line['time'])}  {line['event']:10}  {path}{line['message']}"))
+
+
+def retry(options: argparse.Namespace) -> None:
+    files = [os.path.abspath(one) if os.path.lexists(one) else one for one in options.files]
+    with connect_as(options) as client:
+        answer = client.watch.retry(_name(options.name), files or None)
+    count = answer["retried"]
+    confirm(options, answer, f"{count} {'file is' if count == 1 else 'files are'} tried again")
+
+
+def _for_each(options: argparse.Namespace, verb: str, done: str) -> int:
+    def tell(watch: dict[str, Any]) -> None:
+        if not options.quiet:
+            print(printable(f"{watch['path']} {done}"))
+
+    return for_each(
+        options, options.names, lambda client, name: getattr(client.watch, verb)(_name(name)), tell
+    )
+
+
+def _name(name: str) -> str:
+    """A folder is named by its absolute path; what is no folder here may be an id."""
+    return os.path.abspath(name) if os.sep in name or os.path.isdir(name) else name
+
+
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields that were given, but for job options."""
+    if options.runtime and options.model:
+        raise usage_error("invalid", "--runtime and --model contradict each other", "Leave one of them out")
+    fields = {
+        "recursive": options.recursive,
+        "include": options.include,
+        "exclude": options.exclude,
+        "runtime": options.runtime,
+        "outputs": options.outputs,
+        "output_dir": options.output_dir,
+        "name": options.template,
+        "overwrite": options.overwrite,
+        "after": options.after,
+        "move_to": options.move_to,
+        "command": None if options.command is None else _words(options.command),
+        "notify": options.notify,
+        "quiet_hours": options.quiet_hours,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _job_options(options: argparse.Namespace) -> dict[str, Any]:
+    model = {"model": model_name(options.model)} if options.model else {}
+    return {**model, **given_options(options)}
+
+
+def _words(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise usage_error("invalid", f"The command cannot be read: {error}", "Check its quotes") from error
+
+
+def _lines(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= 5000):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 5000")
+    return int(text)
+
+
+def _facts(watch: dict[str, Any]) -> list[tuple[str, object]]:
+    after = f"move to {watch['move_to']}" if watch["after"] == "move" else watch["after"]
+    status = watch["status"] + (f" ({watch['reason']})" if watch["reason"] else "")
+    facts: list[tuple[str, object]] = [
+        ("id", watch["id"]),
+        ("folder", watch["path"]),
+        ("status", status),
+        ("files", f"{watch['pending']} to be done, {watch['done']} done, {watch['failed']} failed"),
+        ("looks", "now and then, for its file system does not tell" if watch["polled"] else "at once"),
+        ("recursive", "yes" if watch["recursive"] else "no"),
+        ("include", " ".join(watch["include"]) or "audio and video"),
+        ("exclude", " ".join(watch["exclude"]) or "-"),
+        ("runtime", watch["runtime"] or "the default"),
+        ("profile", watch["profile"] or "-"),
+        ("options", ", ".join(f"{name} {value}" for name, value in watch["options"].items()) or "-"),
+        ("outputs", ", ".join(watch["outputs"])),
+        ("written to", watch["output_dir"] or "beside the recording"),
+        ("named", watch["name"] + (", replacing what is there" if watch["overwrite"] else "")),
+        ("recordings", after),
+        ("command", shlex.join(watch["command"]) or "-"),
+        ("notify", "yes" if watch["notify"] else "no"),
+        ("quiet hours", watch["quiet_hours"] or "-"),
+    ]
+    return facts

@@ -1,0 +1,67 @@
+"""What a job is done with: its options and its runtime, as it names them, else its profile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from whisperd.jobs.options import JobOptions, job_options
+from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes import Lease, Runtime
+from whisperd.runtimes.choice import Choice, choose
+from whisperd.runtimes.errors import gone_from_profile
+from whisperd.runtimes.profiles import Profile
+
+if TYPE_CHECKING:
+    from whisperd.daemon.service import Service
+
+__all__ = ["lease_for_options"]
+
+
+async def lease_for_options(
+    service: Service, requested: dict[str, Any], profile_name: str | None
+) -> tuple[JobOptions, Lease, Sequence[str] | None]:
+    """The options of a job, a lease on its runtime, and the languages of its model as far as they are known.
+
+    Raises `profile.unknown`, `runtime.invalid`, `runtime.unknown`, `runtime.disabled`, and what is wrong with
+    an option or a model.
+    """
+    profile = None if profile_name is None else service.profiles.find(profile_name)
+    of_profile = Choice(profile.runtime, profile.options.get("model")) if profile else Choice()
+    choice = choose(Choice(requested.get("runtime"), requested.get("model")), of_profile)
+    options = msgspec.structs.replace(
+        job_options({**(profile.options if profile else {}), **requested}),
+        runtime=choice.runtime,
+        model=choice.model,
+    )
+    return options, *await _lease(service, choice, profile)
+
+
+async def _lease(
+    service: Service, choice: Choice, profile: Profile | None
+) -> tuple[Lease, Sequence[str] | None]:
+    runtimes, models = service.runtimes, service.models
+    if choice.model is not None:
+        model = await models.describe(choice.model)
+        return runtimes.lease(runtimes.with_model(model.name)), model.languages
+    runtime = runtimes.answering if choice.runtime is None else _find(service, choice.runtime, profile)
+    if runtime.loaded is not None:
+        return runtimes.lease(runtime), runtime.loaded.info.languages
+    lease = runtimes.lease(runtime)
+    try:
+        return lease, (await models.describe(runtime.preset.model)).languages
+    except BaseException:
+        lease.release()
+        raise
+
+
+def _find(service: Service, name: str, profile: Profile | None) -> Runtime:
+    """A runtime by its name or id. Raises `runtime.unknown`, with the profile whose runtime is gone."""
+    try:
+        return service.runtimes.find(name)
+    except WhisperdError as error:
+        if profile is None or profile.runtime != name:
+            raise
+        raise gone_from_profile(profile.name, name, error.data["runtimes"]) from error

@@ -1,0 +1,128 @@
+"""`watch.*`: folders whose recordings are transcribed by themselves."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta
+
+from whisperd.daemon.call import Call
+from whisperd.rpc.errors import sendable
+from whisperd.rpc.messages import NoParams, Params, invalid_params
+from whisperd.watch.preset import WatchChanges, WatchPreset
+
+__all__ = ["METHODS"]
+
+Map = dict[str, Any]
+Path = Annotated[str, Meta(min_length=1, max_length=4096)]
+
+
+class AddParams(WatchChanges, frozen=True):
+    """Which folder, as a text or as bytes, and what is to be done with its files."""
+
+    path: Path | None = None
+    path_bytes: bytes | None = None
+
+
+class WatchParams(Params, frozen=True):
+    """Which watch, by its id or its folder."""
+
+    name: Path
+
+
+class EditParams(Params, frozen=True):
+    """Which watch, what of it, and the version that the change was made from."""
+
+    name: Path
+    changes: WatchChanges
+    version: int | None = None
+
+
+class RetryParams(Params, frozen=True):
+    """Which watch, and which files in it: by default all that have failed."""
+
+    name: Path
+    paths: Annotated[tuple[Path, ...], Meta(max_length=10_000)] | None = None
+
+
+class LogParams(Params, frozen=True):
+    """Which watch, and how many lines at most."""
+
+    name: Path
+    limit: Annotated[int, Meta(ge=1, le=5000)] = 100
+
+
+async def add(call: Call, params: AddParams) -> Map:
+    """Watch a folder; answers once that is saved."""
+    if (params.path is None) == (params.path_bytes is None):
+        raise invalid_params("name either path or path_bytes")
+    path = os.fsdecode(params.path_bytes) if params.path_bytes is not None else params.path or ""
+    fields = {name: getattr(params, name) for name in WatchChanges.__struct_fields__}
+    changes = WatchChanges(**{name: value for name, value in fields.items() if value is not UNSET})
+    return await _view(call, await call.service.watches.add(path, changes))
+
+
+async def list_(call: Call, params: NoParams) -> list[Map]:
+    """Every watch, the oldest first."""
+    return [await _view(call, preset) for preset in call.service.watches.all()]
+
+
+async def show(call: Call, params: WatchParams) -> Map:
+    """One watch."""
+    return await _view(call, call.service.watches.find(params.name))
+
+
+async def edit(call: Call, params: EditParams) -> Map:
+    """Change one."""
+    return await _view(call, await call.service.watches.edit(params.name, params.changes, params.version))
+
+
+async def remove(call: Call, params: WatchParams) -> Map:
+    """Watch a folder no more."""
+    preset = await call.service.watches.remove(params.name)
+    return {"id": preset.id, "path": sendable(preset.path)}
+
+
+async def pause(call: Call, params: WatchParams) -> Map:
+    """Begin nothing more in it."""
+    return await _view(call, await call.service.watches.set_paused(params.name, paused=True))
+
+
+async def resume(call: Call, params: WatchParams) -> Map:
+    """Go on with it."""
+    return await _view(call, await call.service.watches.set_paused(params.name, paused=False))
+
+
+async def retry(call: Call, params: RetryParams) -> Map:
+    """Try again what has failed, or do these files again."""
+    return {"retried": await call.service.watches.retry(params.name, params.paths)}
+
+
+async def log(call: Call, params: LogParams) -> list[Map]:
+    """What happened in it, the oldest first."""
+    return list(sendable(await call.service.watches.log(params.name, params.limit)))
+
+
+async def scan(call: Call, params: WatchParams) -> Map:
+    """Look at everything in it now, and wait for that."""
+    return await _view(call, await call.service.watches.scan(params.name))
+
+
+async def _view(call: Call, preset: WatchPreset) -> Map:
+    return dict(sendable(msgspec.to_builtins(await call.service.watches.view(preset))))
+
+
+METHODS = {
+    "add": add,
+    "list": list_,
+    "show": show,
+    "edit": edit,
+    "remove": remove,
+    "pause": pause,
+    "resume": resume,
+    "retry": retry,
+    "log": log,
+    "scan": scan,
+}

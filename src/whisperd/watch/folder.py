@@ -1,0 +1,403 @@
+"""One watched folder: what is in it, and what of that is to be done. It decides nothing about how."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any, Final, TypeVar
+
+import anyio
+
+from whisperd.clock import now_rfc3339
+from whisperd.rpc.errors import WhisperdError
+from whisperd.settings import WatchSettings
+from whisperd.threads import run_abandonable
+from whisperd.watch import scanner
+from whisperd.watch.ledger import FileRow, Seen, recognise, wants_work
+from whisperd.watch.mounts import file_system_of, is_silent
+from whisperd.watch.names import Selection, is_partial
+from whisperd.watch.preset import WatchPreset
+from whisperd.watch.settling import Settling
+from whisperd.watch.store import LogLine, WatchStore
+from whisperd.watch.writing import remove_leftover
+
+__all__ = ["WatchFolder"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SLICE: Final = 250
+"""Files that are looked at, and looked up, at a time: so that nobody waits for long."""
+LOOK_TIMEOUT_S: Final = 60.0
+REMEMBERED_PARTIALS: Final = 1000
+
+
+class WatchFolder:
+    """A folder that is watched. `run` looks at it; whoever works takes from `queue`."""
+
+    def __init__(
+        self,
+        preset: WatchPreset,
+        store: WatchStore,
+        settings: Callable[[], WatchSettings],
+        left_alone: Callable[[WatchPreset], frozenset[str]],
+        on_moved: Callable[[WatchFolder, FileRow, str], Any],
+        tell: Callable[[], None],
+    ) -> None:
+        """`on_moved` is awaited with a file that has another name now; `tell` is called when there is
+        something to do, or what is watched has to change."""
+        self.preset = preset
+        self.queue: dict[str, Seen] = {}
+        """What is settled and waits for its turn, by its path."""
+        self.in_hand: set[str] = set()
+        """The paths that are being worked on."""
+        self.root: str | None = None
+        """What tells the folder from another one of its name; None while it is not there."""
+        self.is_polled = False
+        self.is_scanning = False
+        self.held_until_s = 0.0
+        self.holds = 0
+        """How often in a row its surroundings were at fault."""
+        self.problem: WhisperdError | None = None
+        """Why nothing is done just now."""
+        self._store = store
+        self._settings = settings
+        self._left_alone = left_alone
+        self._on_moved = on_moved
+        self._tell = tell
+        self._settling = Settling(settings().settle_s)
+        self._retries: dict[str, float] = {}
+        self._hints: dict[str, bool] = {}
+        self._partials: dict[str, None] = {}
+        """The inodes of files that had the name of something unfinished."""
+        self._again: set[str] = set()
+        self._wake = anyio.Event()
+        self._wants_scan = True
+        self._scanned = anyio.Event()
+        self._next_scan_s = 0.0
+        self._has_been_there: bool | None = None
+
+    @property
+    def selection(self) -> Selection:
+        """What of it is to be transcribed."""
+        preset = self.preset
+        return Selection(preset.recursive, preset.include, preset.exclude, self._left_alone(preset))
+
+    @property
+    def waiting(self) -> int:
+        """How many files wait: to settle, or for their turn."""
+        return len(self.queue) + len(self._settling)
+
+    def full(self, path: str) -> str:
+        """The whole path of a file in it."""
+        return os.path.join(self.preset.path, path)
+
+    def hint(self, changes: Mapping[str, bool]) -> None:
+        """Something may have changed at these whole paths."""
+        for path, is_new in changes.items():
+            self._hints[path] = self._hints.get(path, True) and is_new
+        self._wake.set()
+
+    def request_scan(self) -> anyio.Event:
+        """Look at everything; the event is set when that is done."""
+        self._wants_scan = True
+        self._wake.set()
+        return self._scanned
+
+    def retry_in(self, path: str, delay_s: float) -> None:
+        """Look at a file again later."""
+        self._retries[path] = anyio.current_time() + delay_s
+        self._wake.set()
+
+    def hold(self, problem: WhisperdError, delay_s: float) -> None:
+        """Take nothing for a while, for it would fail."""
+        self.problem = problem.copy()
+        self.held_until_s = anyio.current_time() + delay_s
+        self.holds += 1
+
+    def went_well(self) -> None:
+        """Something was done."""
+        self.problem, self.holds, self.held_until_s = None, 0, 0.0
+
+    def postpone(self, seen: Seen) -> None:
+        """A file is being written to after all."""
+        self._settling.postpone(seen, anyio.current_time())
+        self._wake.set()
+
+    def put_back(self, seen: Seen) -> None:
+        """A file is to be taken again."""
+        self.queue.setdefault(seen.path, seen)
+        self._tell()
+
+    def release(self, path: str) -> None:
+        """The work on a file has ended."""
+        self.in_hand.discard(path)
+        if path in self._again:
+            self._again.discard(path)
+            self.hint({self.full(path): False})
+
+    async def run(self) -> None:
+        """Look at the folder whenever that is due, until cancelled."""
+        for row in await self._store.files(self.preset.id, ("retrying",)):
+            self._retries[row.path] = anyio.current_time()
+        while True:
+            with anyio.move_on_after(self._idle_for_s()):
+                await self._wake.wait()
+            self._wake = anyio.Event()
+            try:
+                await self._look()
+            except WhisperdError as error:
+                log.warning("watch %s: %s (%s)", self.preset.id, error.message, error.code)
+                self.problem = error.copy()
+                await anyio.sleep(self._settings().retry_delay_s)
+                self.request_scan()
+            except TimeoutError:
+                log.warning("watch %s: the folder does not answer", self.preset.id)
+                await self._absent("The folder does not answer.")
+
+    async def _look(self) -> None:
+        if self._wants_scan or anyio.current_time() >= self._next_scan_s:
+            await self._scan()
+        if self._hints and self.root is not None:
+            hints, self._hints = self._hints, {}
+            await self._look_at_hints(hints)
+        await self._look_again()
+
+    def _idle_for_s(self) -> float:
+        if self._wants_scan or (self._hints and self.root is not None):
+            return 0.0
+        moments = [self._next_scan_s, *self._retries.values()]
+        if (look_s := self._settling.next_look_s()) is not None:
+            moments.append(look_s)
+        return max(0.0, min(moments) - anyio.current_time())
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await run_abandonable(self.full("."), work, LOOK_TIMEOUT_S)
+
+    async def _scan(self) -> None:
+        """Look at everything, and at what is known and may not be there any more."""
+        self._wants_scan, self.is_scanning = False, True
+        scanned, self._scanned = self._scanned, anyio.Event()
+        try:
+            await self._scan_all()
+        finally:
+            self.is_scanning = False
+            scanned.set()
+            settings = self._settings()
+            interval_s = settings.poll_interval_s if self.is_polled else settings.scan_interval_s
+            self._next_scan_s = anyio.current_time() + interval_s
+
+    async def _scan_all(self) -> None:
+        path, selection = self.preset.path, self.selection
+        root = await self._in_thread(lambda: scanner.folder_inode(path))
+        if root is None:
+            await self._absent("The folder is not there, or cannot be read.")
+            return
+        await self._present(root)
+        await self._walk(selection)
+        await self._note_gone(root)
+
+    async def _walk(self, selection: Selection, start: str = "") -> None:
+        walk = scanner.walk(self.preset.path, selection, start, remove_leftover)
+        while found := await self._in_thread(lambda: list(islice(walk, SLICE))):
+            await self._sift(found)
+
+    async def _present(self, root: str) -> None:
+        is_back = self._has_been_there is False
+        if root == self.root and not is_back:
+            return
+        file_system = await self._in_thread(lambda: file_system_of(self.preset.path))
+        self._set_polled(is_silent(file_system))
+        self.root, self._has_been_there = root, True
+        if is_back:
+            log.info("watch %s: its folder is there again", self.preset.id)
+            self.problem = None
+            await self._store.log(self.preset.id, LogLine("back", None, "The folder is there again."))
+        self._tell()
+
+    async def _absent(self, message: str) -> None:
+        """The folder is not there: nothing is said of the files in it."""
+        was_known = self._has_been_there is False
+        self.root, self._has_been_there = None, False
+        self.queue.clear()
+        self._hints.clear()
+        self.problem = WhisperdError(
+            "watch.absent",
+            message,
+            "Plug its disk in, mount it or make the folder again; it is looked for now and then.",
+            {"path": self.preset.path},
+        )
+        if not was_known:
+            log.info("watch %s: its folder is not there", self.preset.id)
+            await self._store.log(self.preset.id, LogLine("absent", None, message))
+        self._tell()
+
+    def poll(self) -> None:
+        """The system does not tell of changes here: look now and then."""
+        self._set_polled(True)
+        self._next_scan_s = min(self._next_scan_s, anyio.current_time() + self._settings().poll_interval_s)
+        self._wake.set()
+
+    def _set_polled(self, is_polled: bool) -> None:
+        self.is_polled = is_polled
+        self._settling.settle_s = self._settings().settle_s
+        self._settling.trusts_times = not is_polled
+
+    async def _note_gone(self, root: str) -> None:
+        last = 0
+        while rows := await self._store.present(self.preset.id, last, SLICE):
+            last = rows[-1].id
+            await self._forget_missing(rows, root)
+
+    async def _forget_missing(self, rows: Sequence[FileRow], root: str) -> None:
+        """Of these files, note those that are not there, if the folder still is."""
+        path = self.preset.path
+
+        def missing() -> list[FileRow]:
+            return [row for row in rows if not os.path.lexists(self.full(row.path))]
+
+        gone = await self._in_thread(missing)
+        if gone and await self._in_thread(lambda: scanner.folder_inode(path)) == root:
+            for row in gone:
+                self.queue.pop(row.path, None)
+                self._settling.forget(row.path)
+                self._retries.pop(row.path, None)
+            await self._store.mark_gone([row.id for row in gone])
+
+    async def _look_at_hints(self, hints: Mapping[str, bool]) -> None:
+        selection, root = self.selection, self.root
+        assert root is not None
+        items = iter(hints.items())
+        while part := list(islice(items, SLICE)):
+            files, folders, missing = await self._in_thread(
+                partial(_sorted_out, self.preset.path, selection, part, self._note_partial)
+            )
+            await self._sift([seen for seen, _ in files], {seen.path for seen, is_new in files if is_new})
+            for folder in folders:
+                await self._walk(selection, folder)
+            for path in missing:
+                if not path:
+                    self.request_scan()
+                    continue
+                self.queue.pop(path, None)
+                self._settling.forget(path)
+                if rows := await self._store.below(self.preset.id, path):
+                    await self._forget_missing(rows, root)
+
+    def _note_partial(self, inode: str) -> None:
+        self._partials[inode] = None
+        while len(self._partials) > REMEMBERED_PARTIALS:
+            del self._partials[next(iter(self._partials))]
+
+    async def _look_again(self) -> None:
+        now_s = anyio.current_time()
+        retries = [path for path, moment_s in self._retries.items() if moment_s <= now_s]
+        for path in retries:
+            del self._retries[path]
+        paths = iter([*self._settling.due(now_s), *retries])
+        while part := list(islice(paths, SLICE)):
+            found = await self._in_thread(partial(_looked_at, self.preset.path, part))
+            for path, seen in found:
+                if seen is None:
+                    self._settling.forget(path)
+            await self._sift([seen for _, seen in found if seen is not None])
+
+    async def _sift(self, found: Sequence[Seen], new: Iterable[str] = ()) -> None:
+        """Tell what is known from what is to be done; `new` are those that may have been renamed in."""
+        looked_up = await self._store.look_up(self.preset.id, found)
+        others = [other for _, known, others in looked_up if known is None for other in others]
+        there: dict[int, bool] = {}
+        if others:
+            there = await self._in_thread(
+                lambda: {
+                    row.id: scanner.leads_to(self.preset.path, row.path, row.identity.inode) for row in others
+                }
+            )
+        now, new = now_rfc3339(), set(new)
+        for seen, known, elsewhere in looked_up:
+            recognition = recognise(seen, known, elsewhere, lambda row: there[row.id])
+            match recognition.verdict:
+                case "same":
+                    assert known is not None
+                    await self._same(known, seen, now)
+                case "moved":
+                    assert recognition.row is not None
+                    await self._moved(recognition.row, seen, now)
+                case "unknown":
+                    self._unknown(seen, is_new=seen.path in new)
+        self._tell()
+
+    async def _same(self, row: FileRow, seen: Seen, now: str) -> None:
+        self._settling.forget(seen.path)
+        if row.gone is not None:
+            await self._store.update_file(row.id, gone=None)
+        if wants_work(row, now):
+            self._enqueue(seen)
+        elif row.status == "retrying" and row.retry_at is not None and seen.path not in self._retries:
+            self.retry_in(seen.path, seconds_until(row.retry_at))
+
+    async def _moved(self, row: FileRow, seen: Seen, now: str) -> None:
+        self.queue.pop(row.path, None)
+        self._settling.forget(seen.path)
+        self._retries.pop(row.path, None)
+        await self._store.rename(row.id, seen.path, seen.identity, self.preset.id)
+        await self._on_moved(self, row, seen.path)
+        if wants_work(row, now):
+            self._enqueue(seen)
+
+    def _unknown(self, seen: Seen, *, is_new: bool) -> None:
+        if seen.path in self.in_hand:
+            self._again.add(seen.path)
+            return
+        moved_in = is_new or seen.identity.inode in self._partials
+        verdict = self._settling.observe(seen, anyio.current_time(), time.time_ns(), moved_in=moved_in)
+        if verdict == "settled":
+            self._enqueue(seen)
+        else:
+            self.queue.pop(seen.path, None)  # it has changed while it waited for its turn
+
+    def _enqueue(self, seen: Seen) -> None:
+        if seen.path in self.in_hand:
+            self._again.add(seen.path)
+        else:
+            self.queue[seen.path] = seen
+
+
+def seconds_until(moment: str) -> float:
+    """How long it is until a moment (RFC 3339); 0 if it is past."""
+    import datetime
+
+    wait = datetime.datetime.fromisoformat(moment) - datetime.datetime.now(datetime.UTC)
+    return max(0.0, wait.total_seconds())
+
+
+def _looked_at(root: str, paths: Iterable[str]) -> list[tuple[str, Seen | None]]:
+    return [(path, scanner.look_at(root, path)) for path in paths]
+
+
+def _sorted_out(
+    root: str, selection: Selection, hints: Iterable[tuple[str, bool]], note_partial: Callable[[str], None]
+) -> tuple[list[tuple[Seen, bool]], list[str], list[str]]:
+    """What is at these whole paths: files that are wanted, folders, and what is not there. Blocks."""
+    files, folders, missing = [], [], []
+    for path, is_new in hints:
+        if not os.path.lexists(path):
+            missing.append("" if path == root else os.path.relpath(path, root))
+            continue
+        within = scanner.resolved(root, path)
+        if within is None or within == "." or not selection.reaches(within):
+            continue
+        if os.path.isdir(path):
+            if selection.enters(within):
+                folders.append(within)
+        elif selection.wants(within):
+            if (seen := scanner.look_at(root, within)) is not None:
+                files.append((seen, is_new))
+        elif is_partial(os.path.basename(within)) and (part := scanner.look_at(root, within)) is not None:
+            note_partial(part.identity.inode)
+    return files, folders, missing

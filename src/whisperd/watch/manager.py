@@ -1,0 +1,462 @@
+"""Every watch there is: added, looked after, and worked through in turns."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import anyio
+import anyio.to_thread
+import msgspec
+from anyio.abc import TaskGroup
+
+from whisperd.clock import now_rfc3339, rfc3339_ago
+from whisperd.rpc.errors import WhisperdError
+from whisperd.settings import WatchSettings
+from whisperd.tasks import open_task_group
+from whisperd.watch import scanner
+from whisperd.watch.actions import notify_desktop
+from whisperd.watch.folder import WatchFolder
+from whisperd.watch.ledger import FileRow, Seen
+from whisperd.watch.notifier import Changes, Notifier
+from whisperd.watch.preset import WatchChanges, WatchPreset, changed, invalid, unknown_watch
+from whisperd.watch.quiet import parse_quiet_hours, quiet_for_s
+from whisperd.watch.store import WatchStore
+from whisperd.watch.work import FileWork, Jobs
+
+__all__ = ["WatchManager"]
+
+log = logging.getLogger(__name__)
+
+FILES_AT_ONCE: Final = 12
+"""Files that are worked on at the same time: enough for a job to be ready whenever one ends, and few enough
+that ten thousand files are a list of names and not ten thousand jobs."""
+ROOT_INTERVAL_S: Final = 15.0
+"""How often we look whether the folders are still the same ones."""
+NOTIFY_INTERVAL_S: Final = 10.0
+RETIRE_INTERVAL_S: Final = 6 * 3600.0
+
+
+class _Watched:
+    """A folder and its tasks."""
+
+    def __init__(self, folder: WatchFolder) -> None:
+        self.folder = folder
+        self.scope = anyio.CancelScope()
+        self.tasks: TaskGroup | None = None
+        """Set while it runs."""
+        self.done: list[str] = []
+        """What was done since the desktop was told last."""
+        self.told = anyio.Event()
+
+
+class WatchManager:
+    """The watches of a daemon. Actions raise `WhisperdError`: `watch.unknown`, `watch.exists`, `watch.stale`,
+    `watch.invalid`."""
+
+    def __init__(
+        self,
+        tasks: TaskGroup,
+        store: WatchStore,
+        jobs: Jobs,
+        settings: Callable[[], WatchSettings],
+        check_options: Callable[[dict[str, Any]], object],
+        runtime_id: Callable[[str], str],
+        runtime_name: Callable[[str], str],
+        check_profile: Callable[[str], object],
+    ) -> None:
+        self._tasks = tasks
+        self._store = store
+        self._settings = settings
+        self._check_options = check_options
+        self._runtime_id = runtime_id
+        self._runtime_name = runtime_name
+        self._check_profile = check_profile
+        self._work = FileWork(store, jobs, settings, self._note_done)
+        self._jobs = jobs
+        self._watched: dict[str, _Watched] = {}
+        self._notifier = Notifier(self._on_changes, self._on_lost, self._on_refused)
+        self._at_work = 0
+        self._wake = anyio.Event()
+        self._turn = 0
+        self._saving = anyio.Lock()
+        self._is_stopping = False
+
+    async def open(self) -> None:
+        """Read what is saved, and go on with it."""
+        for preset in await self._store.load():
+            self._begin(preset)
+        self._tasks.start_soon(self._notifier.run)
+        self._tasks.start_soon(self._feed)
+        self._tasks.start_soon(self._look_after)
+
+    def stop(self) -> None:
+        """Begin nothing more."""
+        self._is_stopping = True
+
+    def all(self) -> list[WatchPreset]:
+        """Every watch, the oldest first."""
+        return [watched.folder.preset for watched in self._watched.values()]
+
+    def find(self, name: str) -> WatchPreset:
+        """A watch by its id or its folder. Raises `watch.unknown`."""
+        return self._find(name).folder.preset
+
+    async def view(self, preset: WatchPreset) -> dict[str, Any]:
+        """What is told of a watch."""
+        folder = self._watched[preset.id].folder
+        counts = await self._store.counts(preset.id)
+        working = counts.get("working", 0) + counts.get("written", 0)
+        waiting = folder.waiting + counts.get("retrying", 0)
+        shown = msgspec.structs.asdict(preset)
+        status, reason = self._status(folder)
+        return shown | {
+            "path": preset.path,
+            "runtime": preset.runtime and self._runtime_name(preset.runtime),
+            "status": status,
+            "reason": reason,
+            "error": folder.problem.to_wire() if folder.problem else None,
+            "polled": folder.is_polled,
+            "pending": waiting + working,
+            "working": working,
+            "done": counts.get("done", 0),
+            "failed": counts.get("failed", 0),
+        }
+
+    async def add(self, path: str, changes: WatchChanges) -> WatchPreset:
+        """Watch a folder. Raises `watch.not_a_folder` as well."""
+        path = _normal(path)
+        now = now_rfc3339()
+        async with self._saving:
+            preset = self._changed(
+                WatchPreset(id=secrets.token_hex(4), path=path, created=now, changed=now), changes
+            )
+            if any(one.path == path for one in self.all()):
+                raise _exists(path)
+            if await anyio.to_thread.run_sync(scanner.folder_inode, path) is None:
+                raise _not_a_folder(path)
+            await self._store.insert(preset)
+            self._begin(preset)
+        log.info("watch %s is added", preset.id)
+        return preset
+
+    async def edit(self, name: str, changes: WatchChanges, version: int | None = None) -> WatchPreset:
+        """Change a watch; one with another version than `version` is refused."""
+        async with self._saving:
+            watched = self._find(name)
+            before = watched.folder.preset
+            if version is not None and version != before.version:
+                raise _stale(before, version)
+            return await self._save(watched, self._changed(before, changes))
+
+    async def set_paused(self, name: str, *, paused: bool) -> WatchPreset:
+        """Begin nothing more in a watch, or go on. What has begun is finished."""
+        async with self._saving:
+            watched = self._find(name)
+            return await self._save(watched, msgspec.structs.replace(watched.folder.preset, paused=paused))
+
+    async def remove(self, name: str) -> WatchPreset:
+        """Watch a folder no more: its jobs are cancelled; what was written stays."""
+        async with self._saving:
+            watched = self._find(name)
+            preset = watched.folder.preset
+            del self._watched[preset.id]
+            watched.scope.cancel()
+            rows = await self._store.files(preset.id, ("working",))
+            await self._store.delete(preset.id)
+            self._rearrange()
+        for row in rows:
+            if row.job is not None:
+                self._jobs.cancel(row.job)
+        log.info("watch %s is removed", preset.id)
+        return preset
+
+    async def retry(self, name: str, paths: Sequence[str] | None = None) -> int:
+        """Try again what has failed, or do these files again; returns how many."""
+        watched = self._find(name)
+        folder = watched.folder
+        if paths is None:
+            rows = await self._store.files(folder.preset.id, ("failed", "retrying"))
+        else:
+            found = [
+                (path, await self._store.file_at(folder.preset.id, self._within(folder, path)))
+                for path in paths
+            ]
+            if missing := next((path for path, row in found if row is None), None):
+                raise _unknown_file(missing)
+            rows = [row for _, row in found if row is not None]
+        rows = [row for row in rows if row.status not in ("working", "written")]
+        for row in rows:
+            await self._store.update_file(row.id, status="lost", attempts=0, retry_at=None)
+        folder.went_well()
+        folder.hint({folder.full(row.path): False for row in rows})
+        return len(rows)
+
+    async def scan(self, name: str) -> WatchPreset:
+        """Look at everything in a watch now."""
+        folder = self._find(name).folder
+        scanned = folder.request_scan()
+        await scanned.wait()
+        if folder.is_scanning:  # it had begun before
+            await folder.request_scan().wait()
+        return folder.preset
+
+    async def log(self, name: str, limit: int) -> list[dict[str, Any]]:
+        """What happened in a watch, the oldest first."""
+        return await self._store.read_log(self.find(name).id, limit)
+
+    def _find(self, name: str) -> _Watched:
+        found = self._watched.get(name) or next(
+            (one for one in self._watched.values() if one.folder.preset.path == os.path.normpath(name)), None
+        )
+        if found is None:
+            raise unknown_watch(name, [preset.path for preset in self.all()])
+        return found
+
+    def _within(self, folder: WatchFolder, path: str) -> str:
+        return os.path.relpath(path, folder.preset.path) if os.path.isabs(path) else path
+
+    def _changed(self, preset: WatchPreset, changes: WatchChanges) -> WatchPreset:
+        if isinstance(changes.runtime, str):
+            changes = msgspec.structs.replace(changes, runtime=self._runtime_id(changes.runtime))
+        if isinstance(changes.profile, str):
+            self._check_profile(changes.profile)
+        if isinstance(changes.options, dict):
+            self._check_options(changes.options)
+        after = changed(preset, changes)
+        for field in ("output_dir", "move_to"):
+            if getattr(after, field) == after.path:
+                after = msgspec.structs.replace(after, output_dir=None) if field == "output_dir" else after
+        if after.move_to == after.path:
+            raise invalid("move_to", "Recordings cannot be moved to where they are.", "Name another folder.")
+        return after
+
+    async def _save(self, watched: _Watched, after: WatchPreset) -> WatchPreset:
+        after = msgspec.structs.replace(
+            after, changed=now_rfc3339(), version=watched.folder.preset.version + 1
+        )
+        await self._store.update(after)
+        watched.folder.preset = after
+        watched.folder.queue.clear()  # it may not be wanted any more; what is, is found again
+        watched.folder.request_scan()
+        self._rearrange()
+        return after
+
+    def _begin(self, preset: WatchPreset) -> None:
+        folder = WatchFolder(
+            preset, self._store, self._settings, self._left_alone, self._work.follow, self._notice
+        )
+        watched = self._watched[preset.id] = _Watched(folder)
+        self._tasks.start_soon(self._run, watched)
+
+    async def _run(self, watched: _Watched) -> None:
+        folder = watched.folder
+        with watched.scope:
+            async with open_task_group() as watched.tasks:
+                for row in await self._store.files(folder.preset.id, ("working", "written")):
+                    self._start(watched, row)
+                watched.tasks.start_soon(folder.run)
+                watched.tasks.start_soon(self._tell_desktop, watched)
+
+    def _left_alone(self, preset: WatchPreset) -> frozenset[str]:
+        """Folders within a watch that are not its affair: where its recordings go, and other watches."""
+        others = [one.path for one in self.all() if one.id != preset.id]
+        root = preset.path.rstrip(os.sep) + os.sep
+        return frozenset(
+            path[len(root) :] for path in filter(None, (preset.move_to, *others)) if path.startswith(root)
+        )
+
+    def _notice(self) -> None:
+        """There is something to do, or a folder came or went."""
+        self._wake.set()
+        self._rearrange()
+
+    def _rearrange(self) -> None:
+        self._notifier.watch(
+            {
+                watched.folder.preset.path: watched.folder.preset.recursive
+                for watched in self._watched.values()
+                if watched.folder.root is not None and not watched.folder.is_polled
+            }
+        )
+
+    def _on_changes(self, changes: Changes) -> None:
+        for watched in self._watched.values():
+            folder = watched.folder
+            root = folder.preset.path
+            below = root.rstrip(os.sep) + os.sep
+            its_own = {path: new for path, new in changes.items() if path == root or path.startswith(below)}
+            if its_own:
+                folder.hint(its_own)
+
+    def _on_lost(self, path: str) -> None:
+        for watched in self._watched.values():
+            if watched.folder.preset.path == path:
+                watched.folder.request_scan()
+
+    def _on_refused(self, path: str) -> None:
+        for watched in self._watched.values():
+            if watched.folder.preset.path == path:
+                watched.folder.poll()
+
+    async def _feed(self) -> None:
+        """Take files from the folders in turn."""
+        while True:
+            self._wake = wake = anyio.Event()
+            while not self._is_stopping and self._at_work < FILES_AT_ONCE:
+                watched = self._next()
+                if watched is None:
+                    break
+                path = next(iter(watched.folder.queue))
+                self._start(watched, watched.folder.queue.pop(path))
+            with anyio.move_on_after(self._closed_for_s()):
+                await wake.wait()
+
+    def _next(self) -> _Watched | None:
+        """The next folder whose turn it is."""
+        order = list(self._watched.values())
+        for place in range(len(order)):
+            watched = order[(self._turn + place) % len(order)]
+            if watched.folder.queue and self._closed_s(watched.folder) == 0:
+                self._turn = (self._turn + place + 1) % len(order)
+                return watched
+        return None
+
+    def _closed_s(self, folder: WatchFolder) -> float:
+        """For how long nothing is taken from a folder."""
+        if folder.preset.paused:
+            return float("inf")
+        held_s = max(0.0, folder.held_until_s - anyio.current_time())
+        return max(held_s, _quiet_s(folder.preset))
+
+    def _closed_for_s(self) -> float | None:
+        """How long until the next folder opens again; None if none does by itself."""
+        times = [self._closed_s(one.folder) for one in self._watched.values() if one.folder.queue]
+        return min((time for time in times if 0 < time < float("inf")), default=None)
+
+    def _start(self, watched: _Watched, what: Seen | FileRow) -> None:
+        assert watched.tasks is not None
+        self._at_work += 1
+        watched.folder.in_hand.add(what.path)
+        watched.tasks.start_soon(self._do, watched.folder, what)
+
+    async def _do(self, folder: WatchFolder, what: Seen | FileRow) -> None:
+        try:
+            if isinstance(what, Seen):
+                await self._work.take(folder, what)
+            else:
+                await self._work.resume(folder, what)
+        finally:
+            self._at_work -= 1
+            folder.release(what.path)
+            self._wake.set()
+
+    async def _look_after(self) -> None:
+        """See whether the folders are still the same ones, and forget what is old."""
+        retired_s = anyio.current_time()
+        await self._retire()
+        while True:
+            await anyio.sleep(ROOT_INTERVAL_S)
+            folders = [one.folder for one in self._watched.values() if not one.folder.is_polled]
+            paths = [folder.preset.path for folder in folders]
+            roots = await anyio.to_thread.run_sync(_inodes, paths)
+            other = [folder for folder, root in zip(folders, roots, strict=True) if folder.root != root]
+            for folder in other:
+                folder.request_scan()
+            if any(folder.root is not None for folder in other):
+                self._notifier.renew(self._notifier.folders)
+            if anyio.current_time() - retired_s > RETIRE_INTERVAL_S:
+                retired_s = anyio.current_time()
+                await self._retire()
+
+    async def _retire(self) -> None:
+        moment = rfc3339_ago(self._settings().keep_days * 86_400)
+        for preset in self.all():
+            try:
+                await self._store.retire(preset.id, moment)
+            except WhisperdError as error:
+                log.warning("old lines of the ledger cannot be deleted: %s (%s)", error.message, error.code)
+
+    async def _note_done(self, folder: WatchFolder, path: str) -> None:
+        watched = self._watched.get(folder.preset.id)
+        if watched is not None and folder.preset.notify:
+            watched.done.append(os.path.basename(path))
+            watched.told.set()
+
+    async def _tell_desktop(self, watched: _Watched) -> None:
+        """Tell of what was done, not more often than a person wants to hear."""
+        while True:
+            await watched.told.wait()
+            watched.told = anyio.Event()
+            done, watched.done = watched.done, []
+            text = done[0] if len(done) == 1 else f"{len(done)} recordings"
+            await notify_desktop("Transcribed", text)
+            await anyio.sleep(NOTIFY_INTERVAL_S)
+
+    def _status(self, folder: WatchFolder) -> tuple[str, str | None]:
+        """What a watch is doing, and why."""
+        if folder.root is None and folder.problem is not None:
+            return "absent", folder.problem.message
+        if folder.preset.paused:
+            return "paused", None
+        if folder.held_until_s > anyio.current_time() and folder.problem is not None:
+            return "waiting", folder.problem.message
+        if _quiet_s(folder.preset):
+            return "quiet", f"Quiet hours: {folder.preset.quiet_hours}."
+        return "scanning" if folder.is_scanning or folder.root is None else "watching", None
+
+
+def _normal(path: str) -> str:
+    """A path as it is kept; one that is not absolute is refused later."""
+    return os.path.normpath(path) if os.path.isabs(path) else path
+
+
+def _inodes(paths: Sequence[str]) -> list[str | None]:
+    return [scanner.folder_inode(path) for path in paths]
+
+
+def _quiet_s(preset: WatchPreset) -> float:
+    if preset.quiet_hours is None:
+        return 0.0
+    now = datetime.datetime.now().astimezone()
+    return quiet_for_s(parse_quiet_hours(preset.quiet_hours), now.hour * 3600 + now.minute * 60 + now.second)
+
+
+def _exists(path: str) -> WhisperdError:
+    return WhisperdError(
+        "watch.exists",
+        f"{path} is watched already.",
+        f"Change that watch with `whisperctl watch edit {path}`.",
+        {"path": path},
+    )
+
+
+def _not_a_folder(path: str) -> WhisperdError:
+    return WhisperdError(
+        "watch.not_a_folder",
+        f"{path} is no folder that can be read.",
+        "Make the folder first, and check its permissions.",
+        {"path": path},
+    )
+
+
+def _stale(preset: WatchPreset, version: int) -> WhisperdError:
+    return WhisperdError(
+        "watch.stale",
+        f"The watch {preset.id} was changed by somebody else meanwhile.",
+        f"Look at it with `whisperctl watch show {preset.id}`, then change it again.",
+        {"id": preset.id, "version": preset.version, "expected": version},
+    )
+
+
+def _unknown_file(path: str) -> WhisperdError:
+    return WhisperdError(
+        "watch.unknown_file",
+        f"{path} is no file of this watch that was ever taken.",
+        "`whisperctl watch log` shows those that were.",
+        {"path": path},
+    )

@@ -1,0 +1,41 @@
+"""Quiet hours: when no work is begun. Pure; the time of day is passed in."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+__all__ = ["parse_quiet_hours", "quiet_for_s"]
+
+DAY_MINUTES: Final = 24 * 60
+_SPAN = re.compile(r"(\d{1,2}):(\d{2})\s*-\s*(\d{1,2}):(\d{2})")
+
+Spans = tuple[tuple[int, int], ...]
+"""Beginning and end, in minutes after midnight."""
+
+
+def parse_quiet_hours(text: str) -> Spans:
+    """Read `22:00-07:00, 12:30-13:30`. Raises `ValueError`."""
+    spans = []
+    for part in text.split(","):
+        found = _SPAN.fullmatch(part.strip())
+        if found is None:
+            raise ValueError(f"{part.strip()!r} is no span of time")
+        begin, end = (
+            int(hours) * 60 + int(minutes) for hours, minutes in (found.group(1, 2), found.group(3, 4))
+        )
+        if begin >= DAY_MINUTES or end > DAY_MINUTES or int(found[2]) > 59 or int(found[4]) > 59:
+            raise ValueError(f"{part.strip()!r} is beyond the end of the day")
+        spans.append((begin, end % DAY_MINUTES))
+    return tuple(spans)
+
+
+def quiet_for_s(spans: Spans, second_of_day: float) -> float:
+    """For how many seconds it is still quiet; 0 if it is not. A span that ends as it begins lasts all day."""
+    longest_s = 0.0
+    for begin, end in spans:
+        length_s = ((end - begin) % DAY_MINUTES or DAY_MINUTES) * 60
+        into_s = (second_of_day - begin * 60) % (DAY_MINUTES * 60)
+        if into_s < length_s:
+            longest_s = max(longest_s, length_s - into_s)
+    return longest_s

@@ -1,0 +1,198 @@
+"""Looking at folders and files. Everything here blocks, and belongs into a thread."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Final, Literal
+
+from whisperd.audio import open_regular_file
+from whisperd.watch.ledger import Identity, Seen
+from whisperd.watch.names import Selection
+
+__all__ = [
+    "Inspected",
+    "folder_inode",
+    "hash_unchanged",
+    "is_being_written",
+    "leads_to",
+    "look_at",
+    "resolved",
+    "walk",
+]
+
+CHUNK_BYTES: Final = 1 << 20
+_ELSEWHERE_MACOS: Final = 0x40000000  # SF_DATALESS: in the cloud, and fetched when it is read
+_ELSEWHERE_WINDOWS: Final = 0x1000 | 0x40000 | 0x400000  # offline, recalled when opened, or when read
+
+Inspected = tuple[Literal["ok", "busy", "changed"], str | None]
+"""What became of reading a file, and the SHA-256 of it if that was found out."""
+
+
+def folder_inode(path: str) -> str | None:
+    """What tells a folder from another one of that name; None if there is none, or it cannot be read."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISDIR(status.st_mode) or not os.access(path, os.R_OK | os.X_OK):
+            return None
+    except (OSError, ValueError):
+        return None
+    return _inode(status)
+
+
+def look_at(root: str, path: str) -> Seen | None:
+    """A file of a folder; None if there is no regular file with content that is here."""
+    try:
+        status = os.stat(os.path.join(root, path))
+    except (OSError, ValueError):
+        return None
+    return _seen(path, status)
+
+
+def walk(
+    root: str,
+    selection: Selection,
+    start: str = "",
+    on_leftover: Callable[[str, str], None] = lambda *_: None,
+) -> Iterator[Seen]:
+    """Every file that is wanted, in a folder or from `start` within it on.
+
+    A folder is looked into once, by whatever ways it can be reached, and links come last, so that a file is
+    found under its own name. What cannot be read is passed over. `on_leftover` is told of hidden files, by
+    folder and name.
+    """
+    folders, links = [start], list[str]()
+    visited: set[tuple[int, int]] = set()
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)
+        full = os.path.join(root, folder)
+        try:
+            status = os.stat(full)
+            if (status.st_dev, status.st_ino) in visited:
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            with os.scandir(full) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError:
+            continue
+        for entry in entries:
+            path = os.path.join(folder, entry.name)
+            with contextlib.suppress(OSError):
+                if entry.is_dir():
+                    if selection.enters(path):
+                        (links if entry.is_symlink() else folders).append(path)
+                elif selection.wants(path):
+                    if (seen := _seen(path, os.stat(entry.path))) is not None:
+                        yield seen
+                elif entry.name.startswith("."):
+                    on_leftover(full, entry.name)
+
+
+def resolved(root: str, path: str) -> str | None:
+    """A path within a folder, as a walk would name it: without a link that leads back into the folder.
+
+    None for one that is not in it.
+    """
+    parent, name = os.path.split(path)
+    real_root, real_parent = os.path.realpath(root), os.path.realpath(parent)
+    if real_parent == real_root or real_parent.startswith(real_root + os.sep):
+        within = os.path.relpath(os.path.join(real_parent, name), real_root)
+    elif path.startswith(root.rstrip(os.sep) + os.sep):
+        within = os.path.relpath(path, root)
+    else:
+        return None
+    return within
+
+
+def leads_to(root: str, path: str, inode: str) -> bool:
+    """Whether a path leads to the file with this inode."""
+    try:
+        return _inode(os.stat(os.path.join(root, path))) == inode
+    except (OSError, ValueError):
+        return False
+
+
+def hash_unchanged(path: str, identity: Identity, given_up: threading.Event) -> Inspected:
+    """Read a file that is thought to have settled. Raises `WhisperdError` (`audio.*`) if that cannot be."""
+    digest = hashlib.sha256()
+    with open_regular_file(path) as file:
+        descriptor = file.fileno()
+        if _identity(os.fstat(descriptor)) != identity:
+            return "changed", None
+        if is_being_written(descriptor, path):
+            return "busy", None
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            if given_up.is_set():
+                return "ok", None
+        if _identity(os.fstat(descriptor)) != identity:
+            return "changed", None
+    return "ok", digest.hexdigest()
+
+
+def is_being_written(descriptor: int, path: str) -> bool:
+    """Whether somebody has a file open for writing, as far as the system tells.
+
+    Linux refuses a lease for reading while somebody has; it gives leases on local files of one's own. For
+    the others, the processes of this user are looked through.
+    """
+    if sys.platform != "linux":
+        return False
+    import fcntl
+
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return _is_open_for_writing(os.fstat(descriptor), path)
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return False
+
+
+def _is_open_for_writing(status: os.stat_result, path: str) -> bool:
+    """Whether a process of this user has a file open for writing."""
+    name = os.path.basename(path)
+    for process in os.listdir("/proc"):
+        if not process.isdecimal():
+            continue
+        folder = f"/proc/{process}/fd"
+        with contextlib.suppress(OSError):
+            for number in os.listdir(folder):
+                with contextlib.suppress(OSError, ValueError, IndexError):
+                    if os.path.basename(os.readlink(f"{folder}/{number}")) != name:
+                        continue
+                    if _inode(os.stat(f"{folder}/{number}")) != _inode(status):
+                        continue
+                    with open(f"/proc/{process}/fdinfo/{number}") as facts:
+                        flags = next(line for line in facts if line.startswith("flags:"))
+                    if int(flags.split()[1], 8) & os.O_ACCMODE != os.O_RDONLY:
+                        return True
+    return False
+
+
+def _seen(path: str, status: os.stat_result) -> Seen | None:
+    if not stat.S_ISREG(status.st_mode) or _is_elsewhere(status):
+        return None
+    return Seen(path, _identity(status), status.st_nlink)
+
+
+def _is_elsewhere(status: os.stat_result) -> bool:
+    """Whether the content of a file is only with a sync service, and would be fetched by reading it."""
+    flags: int = getattr(status, "st_flags", 0)
+    attributes: int = getattr(status, "st_file_attributes", 0)
+    return bool(flags & _ELSEWHERE_MACOS) or bool(attributes & _ELSEWHERE_WINDOWS)
+
+
+def _identity(status: os.stat_result) -> Identity:
+    return Identity(_inode(status), status.st_size, status.st_mtime_ns)
+
+
+def _inode(status: os.stat_result) -> str:
+    return f"{status.st_dev:x}:{status.st_ino:x}"

@@ -1,0 +1,130 @@
+"""When a file has settled: nobody seems to write to it any more. Pure; the clocks are passed in.
+
+A file has settled when its size and the time of its last change have stayed the same for a while. How
+long that is depends on the file: one that grows in fits and starts has to stay still for twice as long as the
+longest pause that it has made so far.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from whisperd.watch.ledger import Seen
+
+__all__ = ["MOVED_IN_S", "Settling"]
+
+MOVED_IN_S: Final = 0.3
+"""How long a file has to stay still that seems to have been renamed into its place."""
+LONGEST_QUIET_S: Final = 600.0
+REMEMBERED_PAUSES: Final = 1000
+
+Verdict = Literal["settled", "wait", "empty"]
+
+
+@dataclass(slots=True)
+class _Tracked:
+    seen: Seen
+    since_s: float
+    quiet_s: float
+    look_at_s: float
+
+
+class Settling:
+    """The files of a folder that have been seen and are not settled yet."""
+
+    def __init__(self, settle_s: float, *, trusts_times: bool = True) -> None:
+        """`trusts_times`: a file that was last changed long ago is settled when it is first seen.
+
+        On a network that is not so: some programs give a file its time and its size before its content.
+        """
+        self.settle_s = settle_s
+        self.trusts_times = trusts_times
+        self._tracked: dict[str, _Tracked] = {}
+        self._looks: list[tuple[float, str]] = []
+        self._pauses: OrderedDict[str, float] = OrderedDict()
+        """The longest pause that a file has made before it was changed again."""
+
+    def __len__(self) -> int:
+        return len(self._tracked)
+
+    def observe(self, seen: Seen, now_s: float, wall_ns: int, *, moved_in: bool = False) -> Verdict:
+        """A file was looked at. Once it is settled, it is not tracked any more.
+
+        An empty file is the beginning of one, or stands for one that is elsewhere: it never settles.
+        """
+        before = self._tracked.get(seen.path)
+        if seen.identity.size_bytes == 0:
+            self.forget(seen.path)
+            return "empty"
+        if before is None:
+            quiet_s = self._quiet_s(seen.path, moved_in=moved_in)
+            age_s = (wall_ns - seen.identity.modified_ns) / 1e9
+            if self.trusts_times and age_s >= quiet_s and not moved_in:
+                return "settled"
+            self._track(seen, now_s, quiet_s)
+            return "wait"
+        if seen.identity != before.seen.identity:
+            self._note_pause(seen.path, now_s - before.since_s)
+            self._track(seen, now_s, self._quiet_s(seen.path))
+            return "wait"
+        if now_s - before.since_s >= before.quiet_s:
+            self.forget(seen.path)
+            return "settled"
+        self._look_at(before, max(before.since_s + before.quiet_s, now_s))
+        return "wait"
+
+    def postpone(self, seen: Seen, now_s: float) -> None:
+        """A file has settled, but somebody has it open for writing, or it changed while it was read."""
+        self._track(seen, now_s, self._quiet_s(seen.path))
+
+    def changed_after_all(self, path: str, pause_s: float) -> None:
+        """A file that was taken for settled was changed, so many seconds after its last change."""
+        self._note_pause(path, pause_s)
+
+    def forget(self, path: str) -> None:
+        """A file is gone, or of no interest any more."""
+        self._tracked.pop(path, None)
+
+    def due(self, now_s: float) -> list[str]:
+        """The files to be looked at again now."""
+        paths = []
+        while self._looks and self._looks[0][0] <= now_s:
+            look_at_s, path = heapq.heappop(self._looks)
+            tracked = self._tracked.get(path)
+            if tracked is not None and tracked.look_at_s == look_at_s:
+                paths.append(path)
+                self._look_at(tracked, now_s + self.settle_s)  # should nobody look at it now
+        return paths
+
+    def next_look_s(self) -> float | None:
+        """When the next file is to be looked at again."""
+        while self._looks:
+            look_at_s, path = self._looks[0]
+            tracked = self._tracked.get(path)
+            if tracked is not None and tracked.look_at_s == look_at_s:
+                return look_at_s
+            heapq.heappop(self._looks)
+        return None
+
+    def _track(self, seen: Seen, now_s: float, quiet_s: float) -> None:
+        tracked = self._tracked[seen.path] = _Tracked(seen, now_s, quiet_s, -1.0)
+        self._look_at(tracked, now_s + quiet_s)
+
+    def _look_at(self, tracked: _Tracked, moment_s: float) -> None:
+        if tracked.look_at_s == moment_s:
+            return
+        tracked.look_at_s = moment_s
+        heapq.heappush(self._looks, (moment_s, tracked.seen.path))
+
+    def _quiet_s(self, path: str, *, moved_in: bool = False) -> float:
+        if moved_in:
+            return min(self.settle_s, MOVED_IN_S)
+        return max(self.settle_s, min(2 * self._pauses.get(path, 0.0), LONGEST_QUIET_S))
+
+    def _note_pause(self, path: str, pause_s: float) -> None:
+        self._pauses[path] = max(pause_s, self._pauses.pop(path, 0.0))
+        while len(self._pauses) > REMEMBERED_PAUSES:
+            self._pauses.popitem(last=False)

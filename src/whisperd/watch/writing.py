@@ -1,0 +1,210 @@
+"""Writing outputs: whole or not at all, and never over a file that is not ours. All of it blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Collection
+from typing import Final
+
+import psutil
+
+from whisperd import disk
+from whisperd.rpc.errors import WhisperdError
+
+__all__ = [
+    "file_hash",
+    "is_ours",
+    "longest_name",
+    "move_source",
+    "place",
+    "remove_leftover",
+    "rename_output",
+    "text_hash",
+]
+
+_PART: Final = re.compile(r"\.whisperd-(\d+)-[0-9a-f]{16}\.part")
+_NO_LINKS: Final = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES}
+"""How a file system says that it has no hard links, or not here."""
+_being_written: set[str] = set()
+
+
+def text_hash(content: bytes) -> str:
+    """The SHA-256 of an output."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def file_hash(path: str) -> str | None:
+    """The SHA-256 of a file; None if there is none, or it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def is_ours(path: str, hashes: Collection[str]) -> bool:
+    """Whether what lies there is what we have written, and nobody has changed it since."""
+    return os.path.isfile(path) and not os.path.islink(path) and file_hash(path) in hashes
+
+
+def longest_name(folder: str) -> int:
+    """How many bytes a name in a folder may have."""
+    try:
+        return max(32, os.pathconf(folder, "PC_NAME_MAX"))
+    except (AttributeError, OSError, ValueError):
+        return 255
+
+
+def place(target: str, content: bytes, hashes: Collection[str], *, overwrite: bool = False) -> None:
+    """Have a file with this content, durably. One that is there is replaced if it is one of `hashes`.
+
+    Raises `output.exists`, `output.not_writable` and `disk.full`.
+    """
+    folder = os.path.dirname(target)
+    name = f".whisperd-{os.getpid()}-{secrets.token_hex(8)}.part"
+    part = os.path.join(folder, name)
+    _being_written.add(name)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with open(part, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if not _put_new(part, target):
+            if not (overwrite and os.path.isfile(target)) and not is_ours(
+                target, {*hashes, text_hash(content)}
+            ):
+                raise _exists(target)
+            os.replace(part, target)
+        _sync_folder(folder)
+    except OSError as error:
+        raise _refused(target, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+        _being_written.discard(name)
+
+
+def rename_output(old: str, new: str, hashes: Collection[str]) -> bool:
+    """Have an output follow its recording; whether it lies at `new` then. What is not ours stays."""
+    try:
+        if is_ours(old, hashes):
+            os.makedirs(os.path.dirname(new), exist_ok=True)
+            if _put_new(old, new):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(old)
+                _sync_folder(os.path.dirname(new))
+                return True
+        return is_ours(new, hashes)
+    except OSError:
+        return False
+
+
+def move_source(source: str, folder: str) -> str:
+    """Move a recording into a folder, under a name that nothing has there; returns where it lies.
+
+    Raises `output.not_writable` and `disk.full`.
+    """
+    stem, extension = os.path.splitext(os.path.basename(source))
+    try:
+        os.makedirs(folder, exist_ok=True)
+        for number in range(1, 10_000):
+            name = f"{stem}{extension}" if number == 1 else f"{stem} ({number}){extension}"
+            target = os.path.join(folder, name)
+            if os.path.lexists(target):
+                continue
+            if os.stat(source).st_dev != os.stat(folder).st_dev:
+                _copy_over(source, target)
+            elif not _put_new(source, target):
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(source)
+            _sync_folder(folder)
+            return target
+    except OSError as error:
+        raise _refused(folder, error) from error
+    raise _exists(os.path.join(folder, stem + extension))
+
+
+def remove_leftover(folder: str, name: str) -> None:
+    """Delete what a daemon has left half written that did not live to finish it."""
+    found = _PART.fullmatch(name)
+    if found is None or name in _being_written:
+        return
+    pid = int(found[1])
+    if pid == os.getpid() or not psutil.pid_exists(pid):
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(folder, name))
+
+
+def _put_new(source: str, target: str) -> bool:
+    """Give a file a name that nothing has; False if something has it. It may keep its old name as well."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(target):
+            return False
+        os.rename(source, target)
+    return True
+
+
+def _copy_over(source: str, target: str) -> None:
+    import shutil
+
+    part = os.path.join(os.path.dirname(target), f".whisperd-{os.getpid()}-{secrets.token_hex(8)}.part")
+    _being_written.add(os.path.basename(part))
+    try:
+        shutil.copy2(source, part)
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        if not _put_new(part, target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+        _being_written.discard(os.path.basename(part))
+
+
+def _sync_folder(folder: str) -> None:
+    """Have names in a folder on the disk; where a folder cannot be opened, the system sees to it."""
+    if os.name != "posix":
+        return
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _exists(target: str) -> WhisperdError:
+    return WhisperdError(
+        "output.exists",
+        f"{target} is there already, and whisperd has not written it, or somebody has changed it since.",
+        "Rename it and run `whisperctl watch retry`, or allow it with `whisperctl watch edit --overwrite`.",
+        {"path": target},
+    )
+
+
+def _refused(target: str, error: OSError) -> WhisperdError:
+    folder = os.path.dirname(target)
+    if disk.refusal(error) == "full":
+        from pathlib import PurePath
+
+        fix = "Free some space there; it is tried again by itself."
+        return disk.disk_full("text", os.path.basename(target), PurePath(folder), fix)
+    return WhisperdError(
+        "output.not_writable",
+        f"{target} cannot be written: {error.strerror or error}.",
+        "Check the folder, its permissions and the space on its disk; it is tried again by itself.",
+        {"path": target},
+    )

@@ -1,0 +1,127 @@
+"""The ledger's decisions, and what failures mean."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisperd.watch.failures import kind_of, retry_delay_s
+from whisperd.watch.ledger import FileRow, Identity, Seen, content_verdict, recognise, wants_work
+from whisperd.watch.quiet import parse_quiet_hours, quiet_for_s
+
+SAME = Identity("8:1", 1000, 5)
+
+
+def row(path: str = "a.wav", identity: Identity = SAME, **fields: object) -> FileRow:
+    values: dict = {"id": 1, "watch": "w", "hash": "h", "status": "done", **fields}
+    return FileRow(path=path, identity=identity, **values)
+
+
+def test_a_file_that_is_as_it_was_is_the_same() -> None:
+    assert recognise(Seen("a.wav", SAME), row(), [], lambda _: True).verdict == "same"
+
+
+@pytest.mark.parametrize(
+    "identity", [Identity("8:2", 1000, 5), Identity("8:1", 999, 5), Identity("8:1", 1000, 6)]
+)
+def test_one_that_differs_in_anything_is_looked_into(identity: Identity) -> None:
+    assert recognise(Seen("a.wav", identity), row(), [], lambda _: True).verdict == "unknown"
+
+
+def test_a_renamed_file_is_known() -> None:
+    assert recognise(Seen("b.wav", SAME), None, [row()], lambda _: False) == ("moved", row())
+
+
+def test_a_renamed_file_that_was_edited_as_well_is_looked_into() -> None:
+    seen = Seen("b.wav", Identity("8:1", 1000, 6))
+    assert recognise(seen, None, [row()], lambda _: False).verdict == "unknown"
+
+
+def test_a_second_name_of_a_file_is_a_copy() -> None:
+    assert recognise(Seen("b.wav", SAME, links=2), None, [row()], lambda _: True).verdict == "unknown"
+
+
+def test_another_way_to_a_file_is_none_of_its_names() -> None:
+    assert recognise(Seen("link/a.wav", SAME), None, [row()], lambda _: True).verdict == "alias"
+
+
+def test_where_case_makes_no_difference_another_case_is_another_name() -> None:
+    assert recognise(Seen("A.wav", SAME), None, [row()], lambda _: True).verdict == "moved"
+
+
+def test_what_was_read_decides() -> None:
+    assert content_verdict(None, "h") == "new"
+    assert content_verdict(row(), "h") == "touched"
+    assert content_verdict(row(), "other") == "edited"
+    assert content_verdict(row(), None) == "edited"
+    assert content_verdict(row(hash=None), None) == "edited"
+
+
+def test_what_is_to_be_done_for_a_file_that_is_as_it_was() -> None:
+    assert not wants_work(row(status="done"), "2026-01-01T00:00:00.000Z")
+    assert not wants_work(row(status="working"), "2026-01-01T00:00:00.000Z")
+    assert wants_work(row(status="lost"), "2026-01-01T00:00:00.000Z")
+    later = row(status="retrying", retry_at="2026-01-01T00:00:01.000Z")
+    assert not wants_work(later, "2026-01-01T00:00:00.000Z")
+    assert wants_work(later, "2026-01-01T00:00:01.000Z")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("audio.corrupt", "file"),
+        ("audio.no_audio_stream", "file"),
+        ("output.exists", "file"),
+        ("job.cancelled", "file"),
+        ("audio.not_readable", "passing"),
+        ("output.not_writable", "passing"),
+        ("decoder.crashed", "passing"),
+        ("worker.died", "passing"),
+        ("toy.error", "passing"),
+        ("internal.error", "passing"),
+        ("disk.full", "surroundings"),
+        ("runtime.disabled", "surroundings"),
+        ("model.load_failed", "surroundings"),
+        ("daemon.stopping", "surroundings"),
+        ("store.unreadable", "surroundings"),
+    ],
+)
+def test_what_failures_mean(code: str, kind: str) -> None:
+    assert kind_of(code) == kind
+
+
+@given(st.floats(0.01, 10_000))
+def test_delays_grow_up_to_an_hour(first_s: float) -> None:
+    delays = [retry_delay_s(attempt, first_s) for attempt in range(1, 60)]
+    assert delays[0] == first_s
+    assert all(one <= other for one, other in pairwise(delays))
+    assert max(delays) <= max(3600, first_s)
+
+
+def test_quiet_hours() -> None:
+    night = parse_quiet_hours("22:00-07:00")
+    assert quiet_for_s(night, 23 * 3600) == 8 * 3600
+    assert quiet_for_s(night, 6.5 * 3600) == 1800
+    assert quiet_for_s(night, 7 * 3600) == 0
+    assert quiet_for_s(night, 12 * 3600) == 0
+    assert quiet_for_s(parse_quiet_hours("12:00-13:00, 12:30-14:00"), 12.5 * 3600) == 1.5 * 3600
+    assert quiet_for_s(parse_quiet_hours("00:00-24:00"), 5) == 86_395
+
+
+@pytest.mark.parametrize("text", ["", "22-7", "25:00-07:00", "22:00-07:61", "22:00", "x"])
+def test_what_are_no_quiet_hours(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_quiet_hours(text)
+
+
+@given(st.integers(0, 1439), st.integers(0, 1439), st.floats(0, 86_399))
+def test_quiet_hours_end_when_they_say(begin: int, end: int, now_s: float) -> None:
+    span = f"{begin // 60}:{begin % 60:02}-{end // 60}:{end % 60:02}"
+    rest_s = quiet_for_s(parse_quiet_hours(span), now_s)
+    if rest_s:
+        assert (now_s + rest_s - end * 60) % 86_400 == pytest.approx(0, abs=1e-3) or (
+            now_s + rest_s - end * 60
+        ) % 86_400 == pytest.approx(86_400, abs=1e-3)

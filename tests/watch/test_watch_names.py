@@ -1,0 +1,152 @@
+"""Which files are recordings, and what their outputs are called."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisperd.outputs import FORMATS
+from whisperd.watch.names import (
+    DEFAULT_TEMPLATE,
+    ERROR_FORMAT,
+    Selection,
+    check_template,
+    is_partial,
+    is_same_name,
+    matches,
+    output_name,
+    output_names,
+)
+
+NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1, max_size=80)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.wav.part",
+        "a.mp3.crdownload",
+        "a.tmp",
+        ".a.wav",
+        "~$a.wav",
+        "a.wav~",
+        "a.temp.mp4",
+        "A.PART",
+        "a.f137.mp4.part",
+    ],
+)
+def test_what_is_still_being_made_has_a_name_that_says_so(name: str) -> None:
+    assert is_partial(name)
+    assert not Selection(include=("*",)).wants(f"talks/{name}")
+
+
+@pytest.mark.parametrize("name", ["party.wav", "a.partial.story.mp3", "temp.mp4", "tmp.wav", "1.5.wav"])
+def test_a_name_that_only_looks_like_it_is_not_partial(name: str) -> None:
+    assert not is_partial(name)
+    assert Selection().wants(name)
+
+
+@pytest.mark.parametrize(
+    ("path", "glob", "is_match"),
+    [
+        ("a/b/c.wav", "*.wav", True),
+        ("a/b/c.WAV", "*.wav", True),
+        ("a/b/c.wav", "b/*.wav", False),
+        ("a/b/c.wav", "a/*/c.wav", True),
+        ("a/b/c.wav", "a/*.wav", False),
+        ("a/b/c.wav", "**/c.wav", True),
+        ("c.wav", "**/c.wav", True),
+        ("a/b/c.wav", "a/**", True),
+        ("a1.wav", "a[0-9].wav", True),
+        ("ab.wav", "a[0-9].wav", False),
+        ("ab.wav", "a[!0-9].wav", True),
+        ("a[.wav", "a[.wav", True),
+        ("new\nline.wav", "*.wav", True),
+        ("drafts", "drafts/", True),
+    ],
+)
+def test_patterns(path: str, glob: str, is_match: bool) -> None:
+    assert matches(path, glob) is is_match
+
+
+@given(st.text(max_size=30), st.text(max_size=30))
+def test_no_pattern_fails(path: str, glob: str) -> None:
+    matches(path, glob)
+
+
+@given(NAMES)
+def test_a_name_with_its_special_signs_escaped_matches_itself(name: str) -> None:
+    glob = "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)
+    assert matches(name, glob)
+
+
+def test_only_audio_and_video_is_wanted_unless_something_else_is_said() -> None:
+    assert Selection().wants("a.mp3")
+    assert not Selection().wants("a.txt")
+    assert Selection(include=("*.dat",)).wants("a.dat")
+    assert not Selection(include=("*.dat",)).wants("a.mp3")
+    assert not Selection(exclude=("draft*",)).wants("draft 1.mp3")
+
+
+def test_folders_that_are_not_looked_into() -> None:
+    selection = Selection(exclude=("drafts",), left_alone=frozenset({"done"}))
+    assert selection.reaches("talks/2026/a.wav")
+    assert not selection.reaches("talks/drafts/new/a.wav")
+    assert not selection.reaches("done/a.wav")
+    assert not selection.reaches(".cache/a.wav")
+    assert not Selection(recursive=False).reaches("talks/a.wav")
+    assert Selection(recursive=False).reaches("a.wav")
+
+
+def test_outputs_are_named_by_the_template() -> None:
+    assert output_name(DEFAULT_TEMPLATE, "talk.mp3", "de", "srt") == "talk.de.srt"
+    assert output_name("{name}.{ext}", "talk.mp3", "de", "text") == "talk.mp3.txt"
+    assert output_name(DEFAULT_TEMPLATE, "talk.mp3", "und", ERROR_FORMAT) == "talk.mp3.error.txt"
+
+
+@given(NAMES, st.sampled_from([*FORMATS, ERROR_FORMAT]), st.integers(min_value=48, max_value=255))
+def test_no_name_is_too_long(source: str, format_name: str, max_bytes: int) -> None:
+    name = output_name(DEFAULT_TEMPLATE, source * 3 + ".wav", "en", format_name, max_bytes)
+    assert len(os.fsencode(name)) <= max_bytes
+    assert "/" not in name
+
+
+def test_long_names_that_begin_alike_stay_apart() -> None:
+    one, other = (output_name(DEFAULT_TEMPLATE, "x" * 250 + end, "en", "text") for end in ("1.wav", "2.wav"))
+    assert one != other
+    assert one.endswith(".en.txt")
+
+
+@given(NAMES)
+def test_the_names_that_an_output_may_have_differ(source: str) -> None:
+    names = [
+        name
+        for name, _ in zip(
+            output_names(DEFAULT_TEMPLATE, f"{source}.wav", "en", "text"), range(9), strict=False
+        )
+    ]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{stem", "{what}", "{}", "{stem[0]}", "out.txt", "a/{stem}.txt", "{stem}.wav", "{stem.x}", "{0}"],
+)
+def test_templates_that_cannot_be(template: str) -> None:
+    assert check_template(template, ("text",)) is not None
+
+
+def test_two_formats_need_two_names() -> None:
+    assert check_template("{stem}.txt", ("text", "srt")) is not None
+    assert check_template(DEFAULT_TEMPLATE, ("json", "verbose_json")) is not None
+    assert check_template("{stem}.{format}.{ext}", ("json", "verbose_json")) is None
+    assert check_template(DEFAULT_TEMPLATE, ("text", "srt", "vtt")) is None
+
+
+def test_names_that_some_file_systems_take_for_one() -> None:
+    assert is_same_name("Talk.wav", "talk.WAV")
+    assert is_same_name("caf\u00e9.wav", "cafe\u0301.wav")
+    assert not is_same_name("a.wav", "b.wav")
