@@ -137,8 +137,8 @@ def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> 
 
 
 def run(command: Sequence[str], env: dict[str, str]) -> str:
-    """Run a command to its end; returns its output."""
-    return subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
+    """Run a command to its end; returns its output. What went wrong is shown."""
+    return subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def words(text: str) -> list[str]:

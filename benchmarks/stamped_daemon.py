@@ -68,9 +68,9 @@ def stamp() -> dict[str, list[float]]:
         times["decoding"].append(time.perf_counter())
         await ask(self)
 
-    async def transcribe_stamped(self: Worker, batch: Any) -> Any:
+    async def transcribe_stamped(self: Worker, *arguments: Any) -> Any:
         times["computing"].append(time.perf_counter())
-        results = await transcribe(self, batch)
+        results = await transcribe(self, *arguments)
         times["computed"].append(time.perf_counter())
         return results
 

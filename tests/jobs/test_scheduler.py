@@ -41,8 +41,10 @@ def window_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(EngineWindow, "duration_s", property(lambda self: len(self.pcm) / 2 / SAMPLE_RATE))
 
 
-def scheduler_with(*jobs: tuple[str, Priority], batch_size: int = 4, replicas: int = 1) -> WindowScheduler:
-    scheduler = WindowScheduler(batch_size=batch_size, replicas=replicas)
+def scheduler_with(
+    *jobs: tuple[str, Priority], batch_size: int = 4, replicas: int = 1, overtakes: bool = False
+) -> WindowScheduler:
+    scheduler = WindowScheduler(batch_size=batch_size, replicas=replicas, overtakes=overtakes)
     for job, priority in jobs:
         scheduler.add_job(job, priority)
     return scheduler
@@ -78,6 +80,33 @@ def test_no_more_batches_than_replicas() -> None:
     assert scheduler.next_batch(0) is None
     scheduler.done(first)
     assert content(scheduler.next_batch(0)) == [("a", 2)]
+
+
+def test_a_higher_class_overtakes_what_is_computed() -> None:
+    jobs: tuple[tuple[str, Priority], ...] = (("low", "bulk"), ("a", "normal"), ("high", "interactive"))
+    scheduler = scheduler_with(*jobs, batch_size=1, replicas=2, overtakes=True)
+    for index in range(4):
+        scheduler.add(parcel("low", index), 0)
+    low = [scheduler.next_batch(0), scheduler.next_batch(0)]
+    assert scheduler.next_batch(0) is None, "no class overtakes itself"
+    scheduler.add(parcel("a", 0), 1)
+    scheduler.add(parcel("a", 1), 1)
+    assert content(scheduler.next_batch(1)) == [("a", 0)]
+    scheduler.add(parcel("high", 0), 2)
+    assert scheduler.next_batch(2) is None, "there is one more batch already"
+    assert low[0] is not None and low[1] is not None
+    scheduler.done(low[0])
+    assert content(scheduler.next_batch(3)) == [("high", 0)]
+    scheduler.done(low[1])
+    assert scheduler.next_batch(3) is None, "both replicas have work of a higher class"
+
+
+def test_nothing_overtakes_where_the_engine_cannot() -> None:
+    scheduler = scheduler_with(("low", "bulk"), ("a", "normal"))
+    scheduler.add(parcel("low", 0), 0)
+    assert scheduler.next_batch(0) is not None
+    scheduler.add(parcel("a", 0), 0)
+    assert scheduler.next_batch(0) is None
 
 
 def test_a_batch_holds_windows_of_several_jobs() -> None:
@@ -331,6 +360,7 @@ class Simulation:
     plans: list[JobPlan]
     batch_size: int
     replicas: int
+    overtakes: bool = False
     now_s: float = 0.0
     computed: Counter[tuple[str, int]] = field(default_factory=Counter)
     started: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
@@ -339,7 +369,9 @@ class Simulation:
     deaths: int = 0
 
     def __post_init__(self) -> None:
-        self.scheduler = WindowScheduler(batch_size=self.batch_size, replicas=self.replicas)
+        self.scheduler = WindowScheduler(
+            batch_size=self.batch_size, replicas=self.replicas, overtakes=self.overtakes
+        )
         self.running: dict[int, Batch] = {}
         self.poison = {
             (str(job), index)
@@ -396,7 +428,9 @@ class Simulation:
 
     def check_batch(self, batch: Batch) -> None:
         first = batch.parcels[0]
-        assert len(self.running) < self.replicas
+        if len(self.running) >= self.replicas:
+            assert self.overtakes and len(self.running) == self.replicas
+            assert batch.rank < min(one.rank for one in self.running.values())
         assert len(batch.windows) <= self.batch_size or len(batch.parcels) == 1
         assert len({self.plans[int(one.job)].priority for one in batch.parcels}) == 1
         assert all(one.options == first.options for one in batch.parcels)
@@ -467,11 +501,16 @@ generated = settings(
 
 
 @generated
-@given(plans=plans(poison=False), batch_size=st.integers(1, 8), replicas=st.integers(1, 4))
+@given(
+    plans=plans(poison=False),
+    batch_size=st.integers(1, 8),
+    replicas=st.integers(1, 4),
+    overtakes=st.booleans(),
+)
 def test_every_window_is_computed_once_and_in_turn(
-    plans: list[JobPlan], batch_size: int, replicas: int
+    plans: list[JobPlan], batch_size: int, replicas: int, overtakes: bool
 ) -> None:
-    simulation = Simulation(plans, batch_size, replicas)
+    simulation = Simulation(plans, batch_size, replicas, overtakes)
     simulation.run()
     assert simulation.scheduler.is_idle
     for job, plan in enumerate(plans):
@@ -484,9 +523,16 @@ def test_every_window_is_computed_once_and_in_turn(
 
 
 @generated
-@given(plans=plans(poison=True), batch_size=st.integers(1, 8), replicas=st.integers(1, 4))
-def test_only_the_window_at_fault_is_given_up(plans: list[JobPlan], batch_size: int, replicas: int) -> None:
-    simulation = Simulation(plans, batch_size, replicas)
+@given(
+    plans=plans(poison=True),
+    batch_size=st.integers(1, 8),
+    replicas=st.integers(1, 4),
+    overtakes=st.booleans(),
+)
+def test_only_the_window_at_fault_is_given_up(
+    plans: list[JobPlan], batch_size: int, replicas: int, overtakes: bool
+) -> None:
+    simulation = Simulation(plans, batch_size, replicas, overtakes)
     simulation.run()
     assert simulation.scheduler.is_idle
     assert simulation.given_up <= simulation.poison

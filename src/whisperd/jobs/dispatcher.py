@@ -43,7 +43,9 @@ class Dispatcher:
     def __init__(self, runtime: LoadedRuntime, clock: Callable[[], float] = time.monotonic) -> None:
         self.runtime = runtime
         self._clock = clock
-        self._scheduler = WindowScheduler(batch_size=runtime.batch_size, replicas=runtime.replicas)
+        self._scheduler = WindowScheduler(
+            batch_size=runtime.batch_size, replicas=runtime.replicas, overtakes=runtime.info.overtakes
+        )
         self._waiters: dict[tuple[str, tuple[int, ...]], _Waiter] = {}
         self._unwanted: dict[int, Unwanted] = {}
         """For each running batch, what nobody waits for any more."""

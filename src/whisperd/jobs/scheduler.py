@@ -5,6 +5,8 @@ never waits for a long file to end. The rules:
 
 * A higher class goes first (`interactive`, `normal`, `bulk`), but once a class with work was passed
   over for `STARVATION_S`, the next batch is its own.
+* A class need not wait for batches of lower ones to end: where the engine lets it overtake, one batch of
+  it is computed beside them, though no replica is free.
 * Within a class the job that has had the least audio computed leads the next batch. A job that comes
   late starts level with it instead of being given the past of the others, and one that had nothing
   to do for a while makes up for no more than `LEAD_LIMIT_S`.
@@ -67,6 +69,8 @@ class Batch:
 
     id: int
     parcels: tuple[Parcel, ...]
+    rank: int
+    """Of its class: the lower, the sooner."""
 
     @property
     def windows(self) -> tuple[EngineWindow, ...]:
@@ -96,6 +100,7 @@ class Batch:
 class _Class:
     """The jobs of one priority."""
 
+    rank: int
     ready: dict[str, _Job] = field(default_factory=dict)
     """Those that have windows waiting."""
     passed_over_since_s: float = 0.0
@@ -137,10 +142,13 @@ class _Job:
 class WindowScheduler:
     """Holds the windows that wait, and says which go next."""
 
-    def __init__(self, *, batch_size: int, replicas: int) -> None:
+    def __init__(self, *, batch_size: int, replicas: int, overtakes: bool = False) -> None:
         self._batch_size = batch_size
         self._replicas = replicas
-        self._classes: dict[Priority, _Class] = {priority: _Class() for priority in PRIORITIES}
+        self._overtakes = overtakes
+        self._classes: dict[Priority, _Class] = {
+            priority: _Class(rank) for rank, priority in enumerate(PRIORITIES)
+        }
         self._jobs: dict[str, _Job] = {}
         self._retries: deque[Parcel] = deque()
         self._running: dict[int, Batch] = {}
@@ -169,14 +177,18 @@ class WindowScheduler:
     def next_batch(self, now_s: float) -> Batch | None:
         """What to compute next; None while there is nothing, or no replica is free."""
         if self._retries:
-            return self._start([self._retries.popleft()]) if not self._running else None
-        if len(self._running) >= self._replicas or self._is_retrying():
+            if self._running:
+                return None
+            retry = self._retries.popleft()
+            return self._start([retry], self._jobs[retry.job].of)
+        if self._is_retrying():
             return None
-        next_class = self._next_class(now_s)
+        is_full = len(self._running) >= self._replicas
+        next_class = self._overtaking_class() if is_full else self._next_class(now_s)
         if next_class is None:
             return None
         next_class.passed_over_since_s = now_s
-        return self._start(self._compose(next_class.ready))
+        return self._start(self._compose(next_class.ready), next_class)
 
     def done(self, batch: Batch) -> None:
         """The batch was computed."""
@@ -228,8 +240,8 @@ class WindowScheduler:
         """Whether nothing waits and nothing is computed."""
         return not (self._running or self._retries or any(one.ready for one in self._classes.values()))
 
-    def _start(self, parcels: Sequence[Parcel]) -> Batch:
-        batch = Batch(next(self._ids), tuple(parcels))
+    def _start(self, parcels: Sequence[Parcel], of: _Class) -> Batch:
+        batch = Batch(next(self._ids), tuple(parcels), of.rank)
         self._running[batch.id] = batch
         return batch
 
@@ -243,6 +255,13 @@ class WindowScheduler:
         if starved:
             return min(starved, key=lambda one: one.passed_over_since_s)
         return waiting[0] if waiting else None
+
+    def _overtaking_class(self) -> _Class | None:
+        """The highest class that has work, if it is higher than all that is computed."""
+        if not self._overtakes or len(self._running) > self._replicas:
+            return None
+        highest = min(batch.rank for batch in self._running.values())
+        return next((one for one in self._classes.values() if one.ready and one.rank < highest), None)
 
     def _compose(self, ready: Mapping[str, _Job]) -> list[Parcel]:
         """The first parcel of the least served job, then what goes well with it."""

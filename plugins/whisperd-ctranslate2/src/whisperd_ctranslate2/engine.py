@@ -74,7 +74,8 @@ def load(params: LoadParams) -> CTranslate2Engine:
             device_index=list(params.device_index),
             compute_type=params.compute_type,
             cpu_threads=params.cpu_threads,
-            num_workers=params.replicas,
+            # On a processor one more, which costs nothing while it is idle: `EngineInfo.overtakes`.
+            num_workers=params.replicas + (params.device == "cpu"),
         ),
         params.context_margin_s,
         has_alignment_heads=_has_alignment_heads(Path(params.model_path)),
@@ -115,6 +116,7 @@ class CTranslate2Engine:
             multilingual=self._model.is_multilingual,
             languages=self._known_languages(),
             compute_type=self._model.compute_type,
+            overtakes=self._model.device == "cpu",
             library=f"ctranslate2 {ctranslate2.__version__}",
             cancels=True,
             word_times=has_alignment_heads,
