@@ -1,7 +1,9 @@
 """Calibration of tiny.en: how long it takes, whether it picks the fastest, and whether jobs wait for it.
 
 The fastest is found by trying every variant that is installed with all threads and replicas, batch sizes and
-margins. The best of these and the one that was picked are then measured again, in turn.
+margins, once each; what takes a third longer than what was picked is not waited for. The best of these and
+the one that was picked are then measured again, in turn, as often as a calibration does it. All of it takes
+five minutes or so on two cores that have nothing else to do.
 """
 
 from __future__ import annotations
@@ -37,25 +39,28 @@ from whisperd.worker.protocol import DecodeOptions
 MODEL = "tiny.en"
 GOAL_S = 60.0
 GOAL_SHARE = 0.95
-FINALISTS = 4
-ROUNDS = 5
-"""Of the finals, and of jobs."""
+FINALISTS = 3
+ROUNDS = 3
+"""Of the finals."""
+JOBS = 5
+"""Alone, and as many beside a calibration."""
+NO_CANDIDATE = 1.5
+"""So much faster than what was picked nothing is expected to be; twice this time is waited for (`bench`)."""
 BATCH_SIZES = (1, 2, 4, 8)
 MARGINS_S = (1.0, 2.0, 4.0)
 
 
 def measure(_daemon: RunningDaemon, audio: Path) -> Outcome:
-    """Calibrate with nothing else to do, then while jobs come, then try everything."""
+    """Calibrate while jobs come, then with nothing else to do, then try everything."""
     with TemporaryDirectory() as folder:
         daemon = RunningDaemon(Path(folder), toy=False).start()
         try:
             daemon.ctl("models", "pull", MODEL, timeout=600)
             daemon.ctl("natives", "install", "ctranslate2-cpu", timeout=600)
-            daemon.ctl("calibrate", MODEL, timeout=600)  # installs what is worth a try
+            delays = _delays(daemon, str(audio / "jfk.flac"))  # its calibration installs what is worth a try
             began = time.perf_counter()
             found = daemon.ctl("calibrate", MODEL, "--json", timeout=600).json
             elapsed_s = time.perf_counter() - began
-            delays = _delays(daemon, str(audio / "jfk.flac"))
         finally:
             daemon.close()
         (Path(folder) / "other").mkdir()
@@ -124,13 +129,23 @@ def _delays(daemon: RunningDaemon, recording: str) -> dict[str, list[float]]:
             if into is delays["alone"]:
                 delays["window"].append(transcript.duration / client.jobs.list()[-1]["speed"])
 
-        for _ in range(ROUNDS):
+        for _ in range(JOBS):
             job(delays["alone"])
-        calibrating = threading.Thread(target=lambda: other.calibration.run(MODEL))
+        measuring = threading.Event()
+
+        def tell(event: dict[str, Any]) -> None:
+            if event["detail"] == "measuring":
+                measuring.set()
+            else:
+                measuring.clear()
+
+        calibrating = threading.Thread(
+            target=lambda: other.watch(("calibration",), "calibration.run", tell, model=MODEL)
+        )
         calibrating.start()
-        while calibrating.is_alive() and len(delays["beside"]) < ROUNDS:
-            time.sleep(2.0)  # into the middle of a trial
-            if calibrating.is_alive():
+        while calibrating.is_alive() and len(delays["beside"]) < JOBS:
+            time.sleep(1.0)  # into the middle of a trial
+            if measuring.wait(1.0):
                 job(delays["beside"])
         calibrating.join()
     return delays
@@ -143,15 +158,19 @@ async def _against_everything(
     chosen = _setting(found["chosen"])
     async with _service(state) as around:
         possible = {one.variant.name: one for one in await around.variants() if one.problem is None}
-        settings = [setting for one in possible.values() for setting in _all_settings(one)]
-        # What takes more than twice as long as what was picked is no candidate, and is not waited for.
-        fastest = found["chosen"]["speed"]
-        trials = [await _try(around, possible, setting, fastest) for setting in settings]
+        expected = NO_CANDIDATE * found["chosen"]["speed"]
+        trials = [
+            trial
+            for one in possible.values()
+            for settings in _all_settings(one)
+            for trial in await _try(around, possible, settings, expected)
+        ]
         right = [one for one in trials if one.speed and (one.errors or 0) <= found["reference_errors"]]
         right.sort(key=lambda one: -(one.speed or 0.0))
         finalists = list(dict.fromkeys([chosen, *(one.setting for one in right[:FINALISTS])]))
         finals = [
-            [(await _try(around, possible, one)).speed or 0.0 for one in finalists] for _ in range(ROUNDS)
+            [(await _try(around, possible, [one]))[0].speed or 0.0 for one in finalists]
+            for _ in range(ROUNDS)
         ]
     by_finalist = list(zip(*finals, strict=True))
     best = max(by_finalist, key=statistics.median)
@@ -169,30 +188,43 @@ async def _service(state: Path) -> AsyncIterator[Surroundings]:
         yield calibration_surroundings(service, Room(service.models, service.computer))
 
 
-def _all_settings(one: Possible) -> list[Setting]:
+def _all_settings(one: Possible) -> list[list[Setting]]:
+    """All of a variant; together those that a worker can compute without being loaded anew."""
     cores = usable_cores()
     shapes = [(count, cores // count) for count in range(1, cores + 1) if cores % count == 0]
     return [
-        Setting(
-            variant=one.variant.name,
-            compute_type=one.variant.compute_types[0],
-            replicas=shape[0],
-            cpu_threads=shape[1],
-            batch_size=batch_size,
-            context_margin_s=margin_s,
-        )
-        for shape, margin_s, batch_size in itertools.product(shapes, MARGINS_S, BATCH_SIZES)
+        [
+            Setting(
+                variant=one.variant.name,
+                compute_type=one.variant.compute_types[0],
+                replicas=shape[0],
+                cpu_threads=shape[1],
+                batch_size=batch_size,
+                context_margin_s=margin_s,
+            )
+            for batch_size in BATCH_SIZES
+        ]
+        for shape, margin_s in itertools.product(shapes, MARGINS_S)
     ]
 
 
 async def _try(
-    around: Surroundings, possible: dict[str, Possible], setting: Setting, fastest: float = 0.0
-) -> Trial:
+    around: Surroundings, possible: dict[str, Possible], settings: list[Setting], expected: float = 0.0
+) -> list[Trial]:
+    """Try settings that differ in their batch size; what is far slower than what is expected is given up."""
+    setting = settings[0]
     one = possible[setting.variant]
     preset = RuntimePreset(id="bench", name=MODEL, model=MODEL, created="", changed="")
     prepared = await around.prepare(preset, one.backend, one.variant)
     tuning = Tuning(setting.replicas, setting.cpu_threads, setting.batch_size, setting.context_margin_s)
     params = load_params(preset, replace(prepared, tuning=tuning))
-    async with around.open_worker(prepared, params, Patience()) as worker:
-        options = DecodeOptions(language="en", beam_size=around.beam_size())
-        return await Bench(worker, options).measure(setting, Limits(3600, 600, fastest))
+    options = DecodeOptions(language="en", beam_size=around.beam_size())
+    trials: list[Trial] = []
+    while len(trials) < len(settings):
+        async with around.open_worker(prepared, params, Patience()) as worker:
+            bench = Bench(worker, options)
+            for setting in settings[len(trials) :]:
+                trials.append(await bench.measure(setting, Limits(3600, 600, expected)))
+                if bench.is_spent:  # it is still at work on what was given up
+                    break
+    return trials

@@ -29,6 +29,7 @@ class ScriptedDaemon:
         self.greetings: list[Map] = []
         self.answers: dict[str, Any] = {
             "session.hello": {"server": "whisperd", "version": __version__, "protocol": 1},
+            "session.ping": {},
             "events.subscribe": {"subscription": 1},
             "events.unsubscribe": {},
         }

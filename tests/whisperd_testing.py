@@ -62,6 +62,7 @@ class RunningDaemon:
             "HF_HUB_OFFLINE": "1",
             "WHISPERD_PRELOAD": "0",
             "WHISPERD_CALIBRATE": "0",
+            "WHISPERD_ENVIRONMENT": "TOY_*",
             **({"PYTHONPATH": str(TESTS / "backends")} if toy else {}),
             **(env or {}),
         }

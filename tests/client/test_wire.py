@@ -13,6 +13,7 @@ from typing import Any
 import msgpack
 import pytest
 
+from whisperd.client import wire as wire_module
 from whisperd.client.synchronous import Client
 from whisperd.client.wire import Wire
 from whisperd.rpc.errors import WhisperdError
@@ -140,3 +141,64 @@ def test_a_client_is_closed_by_its_block(ends: tuple[Wire, socket.socket]) -> No
     with Client(wire):
         pass
     assert far.recv(1) == b""
+
+
+class TestSilence:
+    """A daemon that says nothing is asked whether it is there."""
+
+    @pytest.fixture(autouse=True)
+    def impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(wire_module, "PING_AFTER_S", 0.01)
+        monkeypatch.setattr(wire_module, "FIRST_PATIENCE_S", 0.02)
+        monkeypatch.setattr(wire_module, "PATIENCE_S", 0.02)
+
+    def pings(self, far: socket.socket) -> Iterator[int]:
+        unpacker = msgpack.Unpacker()
+        while data := far.recv(4096):
+            unpacker.feed(data)
+            yield from (number for _, number, method, _ in unpacker if method == "session.ping")
+
+    def test_one_that_does_not_even_say_that_is_given_up(self, ends: tuple[Wire, socket.socket]) -> None:
+        wire, far = ends
+        error = failing(lambda: wire.request("daemon.status"))
+        assert error.code == "daemon.not_answering"
+        assert "daemon restart --force" in error.fix
+        assert len(list(self.pings(far))) == 1
+        assert failing(lambda: wire.request("daemon.status")).code == "daemon.connection_lost"
+
+    def test_so_is_one_from_which_an_event_is_awaited(self, ends: tuple[Wire, socket.socket]) -> None:
+        wire, _ = ends
+        assert failing(wire.next_event).code == "daemon.not_answering"
+
+    def test_one_that_takes_nothing_is_given_up_as_well(self, ends: tuple[Wire, socket.socket]) -> None:
+        wire, _ = ends
+        error = failing(lambda: wire.send("uploads.append", {"data": bytes(2**24)}))
+        assert error.code == "daemon.not_answering"
+
+    def test_work_may_take_as_long_as_it_likes(
+        self, ends: tuple[Wire, socket.socket], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(wire_module, "FIRST_PATIENCE_S", 600.0)
+        monkeypatch.setattr(wire_module, "PATIENCE_S", 600.0)
+        wire, far = ends
+        request = wire.send("jobs.wait")
+
+        def work() -> None:
+            pings = self.pings(far)
+            for _ in range(5):
+                answer(far, [1, next(pings), None, {}])
+            answer(far, [1, request, None, "done"])
+
+        working = threading.Thread(target=work)
+        working.start()
+        assert wire.answer(request) == "done"
+        working.join()
+
+    def test_who_does_not_listen_does_not_call_it_silence(self, ends: tuple[Wire, socket.socket]) -> None:
+        wire, far = ends
+        for number in range(20):
+            answer(far, event(number))
+            time.sleep(0.01)  # longer than its patience, all in all
+        for number in range(20):
+            assert wire.next_event() == {"type": "x", "number": number}
+        assert wire.next_event(time.monotonic()) is None

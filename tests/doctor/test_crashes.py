@@ -55,8 +55,9 @@ def test_a_daemon_that_failed_is_told_of_once() -> None:
     assert found(*lines) == [("daemon", "a mistake of its own")]
 
 
-def test_daemons_on_different_sockets() -> None:
-    assert found(begun("/a"), begun("/b"), ENDED, ENDED) == []
+def test_one_that_comes_back_on_another_socket() -> None:
+    assert [part for part, _ in found(begun("/a"), begun("/b"), ENDED)] == ["daemon"]
+    assert found(begun("/a"), ENDED, begun("/b"), ENDED) == []
 
 
 def test_what_is_long_ago_is_left_out() -> None:

@@ -135,7 +135,10 @@ def test_who_connects_after_its_end_has_it_started(user: User) -> None:
 def test_another_socket_is_another_daemon(user: User) -> None:
     user.ctl("daemon", "install")
     asked = user.asked()
-    other = {"WHISPERD_SOCKET": str(user.runtime / "other.sock")}
+    other = {
+        "WHISPERD_SOCKET": str(user.runtime / "other.sock"),
+        "WHISPERD_STATE_DIR": str(user.runtime / "other state"),
+    }
     assert user.ctl("daemon", "start", "--json", env=other).json["service"] is None
     assert user.ctl("daemon", "stop", env=other).status == 0
     assert user.asked() == asked

@@ -46,6 +46,7 @@ _CODES = {
     ),
     UNREACHABLE: (
         "daemon.connection_lost",
+        "daemon.not_answering",
         "daemon.stopping",
         "daemon.too_many_connections",
         "protocol.unsupported",

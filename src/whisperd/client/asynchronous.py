@@ -28,7 +28,7 @@ from whisperd.client.nouns import (
 )
 from whisperd.client.start import open_socket
 from whisperd.client.values import InOrder, Segment, Transcript, end_of_job, is_over
-from whisperd.client.wire import LIMITS, lost
+from whisperd.client.wire import FIRST_PATIENCE_S, LIMITS, lost, not_answering
 from whisperd.paths import socket_path
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.peer import Peer, PeerClosed, open_peer
@@ -65,7 +65,10 @@ async def aconnect(
         peer = open_peer(stream, stream, client.on_notification, LIMITS)
         async with peer as client.peer, open_task_group() as tasks:
             tasks.start_soon(client.end_events_with_connection)
-            client.server = await client.request("session.hello", **hello_params(profile))
+            with anyio.move_on_after(FIRST_PATIENCE_S):
+                client.server = await client.request("session.hello", **hello_params(profile))
+            if not client.server:
+                raise not_answering()
             yield client
             tasks.cancel_scope.cancel()
 

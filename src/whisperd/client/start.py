@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from whisperd.client.wire import unreachable
+from whisperd.environment import daemon_environment
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.transport import Connected, connect_socket
 
@@ -131,7 +132,7 @@ def _environment() -> dict[str, str]:
         "HF_HOME",
     )
     absolute = {name: os.path.abspath(os.environ[name]) for name in places if os.environ.get(name)}
-    return {**os.environ, **absolute}
+    return {**daemon_environment(os.environ), **absolute}
 
 
 def _creation_flags() -> int:

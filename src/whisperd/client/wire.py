@@ -13,22 +13,34 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.framing import FrameLimits, FrameReader
 from whisperd.rpc.transport import Connected
 
-__all__ = ["LIMITS", "Wire", "lost", "unreachable"]
+__all__ = ["FIRST_PATIENCE_S", "LIMITS", "Wire", "lost", "not_answering", "unreachable"]
 
 READ_BYTES = 256 * 1024
 LAST_WORDS_TIMEOUT_S = 0.2
+PING_AFTER_S = 5.0
+"""A daemon that has been silent for so long, while it is listened to, is asked whether it is there."""
+FIRST_PATIENCE_S = 10.0
+"""How long it may be silent before its first answer, which takes it a moment."""
+PATIENCE_S = 30.0
+"""How long it may be silent later. Work that takes long does not keep it from saying that it is there."""
 # The daemon is ours; the limits only catch a socket that belongs to something else.
 LIMITS = FrameLimits(max_frame_bytes=256 * 2**20, max_depth=32, max_items=50_000_000)
 
 
 class Wire:
-    """One connection to the daemon; not for use by several threads at once."""
+    """One connection to the daemon; not for use by several threads at once.
+
+    Whatever waits for the daemon raises `daemon.not_answering` when that is silent although it was asked
+    whether it is there: its process hangs, or was stopped.
+    """
 
     def __init__(self, connection: Connected) -> None:
         self._socket = connection
         self._is_open = True
         self._reader = FrameReader(LIMITS)
         self._next_id = 0
+        self._silent_s = 0.0
+        self._has_pinged = self._has_answered = False
         self._awaited: set[int] = set()
         self._answers: dict[int, tuple[Any, Any]] = {}
         self._events: deque[dict[str, Any]] = deque()
@@ -42,17 +54,23 @@ class Wire:
         if not self._is_open:
             raise lost()
         message_id, self._next_id = self._next_id, self._next_id + 1
-        message = msgpack.packb([0, message_id, method, [params] if params else []])
+        self._send([0, message_id, method, [params] if params else []])
+        self._awaited.add(message_id)
+        return message_id
+
+    def _send(self, message: list[Any]) -> None:
+        self._socket.settimeout(PATIENCE_S)
         try:
-            self._socket.sendall(message)
+            self._socket.sendall(msgpack.packb(message))
+        except TimeoutError as error:
+            self.close()
+            raise not_answering() from error
         except OSError as error:
             self._read_last_words()
             raise lost() from error
         except BaseException:
             self.close()  # half a message may be out: nothing can follow it
             raise
-        self._awaited.add(message_id)
-        return message_id
 
     def answer(self, message_id: int, on_event: Callable[[dict[str, Any]], None] | None = None) -> Any:
         """Wait for the answer to a request; events that come before it are passed on, or kept."""
@@ -83,25 +101,41 @@ class Wire:
         self._socket.close()
 
     def _receive(self, timeout_s: float | None) -> None:
+        """Take what comes within a time, or in a moment that this finds good; see that somebody is there."""
         if not self._is_open:
             raise lost()
-        self._socket.settimeout(timeout_s)
+        patience_s = PATIENCE_S if self._has_answered else FIRST_PATIENCE_S
+        limit_s = max((patience_s if self._has_pinged else PING_AFTER_S) - self._silent_s, 0.001)
+        waits_s = limit_s if timeout_s is None else min(timeout_s, limit_s)
+        self._socket.settimeout(waits_s)
         try:
             data = self._socket.recv(READ_BYTES)
         except TimeoutError:
+            self._silent_s += waits_s
+            self._ask_after(patience_s)
             return
         except OSError as error:
             raise lost() from error
-        finally:
-            self._socket.settimeout(None)
         if not data:
             raise lost()
         try:
             messages = [msgpack.unpackb(frame, strict_map_key=False) for frame in self._reader.feed(data)]
         except (WhisperdError, ValueError) as error:
             raise _foreign() from error
+        self._silent_s, self._has_pinged = 0.0, False
+        self._has_answered = True
         for message in messages:
             self._take(message)
+
+    def _ask_after(self, patience_s: float) -> None:
+        """Ask a daemon that is silent whether it is there; give it up when it does not even say that."""
+        if not self._has_pinged and self._silent_s >= PING_AFTER_S:
+            self._has_pinged = True
+            ping, self._next_id = self._next_id, self._next_id + 1
+            self._send([0, ping, "session.ping", []])
+        elif self._has_pinged and self._silent_s >= patience_s:
+            self.close()
+            raise not_answering()
 
     def _take(self, message: list[Any]) -> None:
         match message:
@@ -128,6 +162,15 @@ def unreachable(path: str) -> WhisperdError:
     """Nobody listens on the socket."""
     return WhisperdError(
         "daemon.unreachable", f"No daemon listens on {path}.", "Start it with `whisperctl daemon start`."
+    )
+
+
+def not_answering() -> WhisperdError:
+    """The daemon is there, and does nothing."""
+    return WhisperdError(
+        "daemon.not_answering",
+        "The daemon does not answer: its process hangs, or was stopped.",
+        "`whisperctl daemon restart --force` ends it, and starts one that goes on with detached jobs.",
     )
 
 

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.transport import check_path_length, peer_user
 
-__all__ = ["Listener", "UnixListener", "claim_socket", "peer_is_owner"]
+__all__ = ["Listener", "UnixListener", "claim_socket", "is_listened_on", "peer_is_owner"]
 
 log = logging.getLogger(__name__)
 
@@ -131,13 +131,13 @@ async def _acquire(lock: FileLock, path: str, *, has_socket: bool) -> None:
                 lock.acquire(blocking=False)
                 return
             except Timeout:
-                if not has_socket and _is_listened_on(path):
+                if not has_socket and is_listened_on(path):
                     raise _already_running(path) from None
             await anyio.sleep(LOCK_POLL_S)
     raise WhisperdError(
         "daemon.hidden",
         f"A daemon holds {path}.lock, but its socket is gone.",
-        "End that process, `whisperd` in the list of yours, then try again.",
+        "End it with `whisperctl daemon stop --force`, or by hand: `whisperd` in the list of your processes.",
     )
 
 
@@ -184,12 +184,17 @@ def _remove_stale(path: str) -> None:
             f"{path} is there already, and is not a socket.",
             "Choose another path for the socket.",
         )
-    if _is_listened_on(path):
+    if is_listened_on(path):
         raise _already_running(path)
     Path(path).unlink(missing_ok=True)
 
 
-def _is_listened_on(path: str) -> bool:
+def is_listened_on(path: str) -> bool:
+    """Whether somebody listens on a socket or a named pipe, however busy. Blocks for a second at most."""
+    if sys.platform == "win32":
+        from whisperd.rpc import pipe
+
+        return pipe.is_listened_on(path)
     with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(PROBE_TIMEOUT_S)
         try:

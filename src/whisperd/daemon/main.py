@@ -26,6 +26,7 @@ from whisperd.daemon.reporting import end_when_idle, feed_watchdog, report_statu
 from whisperd.daemon.server import serve
 from whisperd.daemon.service import Service, open_service
 from whisperd.daemon.signals import HANG_UP, receive_signals
+from whisperd.daemon.state import claim_state
 from whisperd.rpc.errors import WhisperdError
 from whisperd.service_manager.activation import take_socket
 from whisperd.service_manager.notify import Notifier
@@ -104,6 +105,7 @@ async def _run(
 ) -> None:
     async with (
         claim_socket(socket, passed) as listener,
+        claim_state(paths.state_dir(), socket),
         open_service(config_file, settings, socket) as service,
         open_task_group() as tasks,
     ):
@@ -129,7 +131,6 @@ async def _run(
         _end_before_long(service)
         await service.finish_connections()
         tasks.cancel_scope.cancel()
-    log.info("whisperd has ended")
 
 
 async def _drain(service: Service) -> None:
@@ -179,6 +180,7 @@ def _end_at_once(service: Service) -> NoReturn:
     if not service.is_socket_passed:
         with suppress(OSError):
             Path(service.socket).unlink()
+    log.info("whisperd has ended")
     logging.shutdown()
     os._exit(EXIT_FORCED)
 

@@ -20,7 +20,7 @@ _ENDS: Final[tuple[tuple[re.Pattern[str], CrashedPart], ...]] = (
     (re.compile(r"whisperd ends because of (a mistake of its own)"), "daemon"),
     (re.compile(r".* failed (unexpectedly)"), "mistake"),
 )
-_BEGUN = re.compile(r"whisperd \S+ listens on (.*), process \d+")
+_BEGUN = re.compile(r"whisperd \S+ listens on .*, process \d+")
 _ENDED: Final = "whisperd has ended"
 _NO_LAST_WORD: Final = "without a word: it was killed, or the computer went down"
 
@@ -28,26 +28,26 @@ _NO_LAST_WORD: Final = "without a word: it was killed, or the computer went down
 def crashes_in(lines: Iterable[str], now: datetime.datetime) -> tuple[Crash, ...]:
     """The crashes of the last days, the oldest first. `now` is by the clock of this computer, as the log is.
 
-    A daemon that begins where another one did not end has seen that one crash.
+    One daemon at a time has its state, and so its log, in a folder: one that begins where another one did
+    not end has seen that one crash.
     """
     found: list[Crash] = []
-    running: dict[str, str] = {}
+    is_running = False
     for line in lines:
         parts = _LINE.match(line)
         if parts is None:
             continue
         time, message = parts.groups()
-        if begun := _BEGUN.match(message):
-            if begun[1] in running:
+        if _BEGUN.match(message):
+            if is_running:
                 found.append(Crash(time=time, part="daemon", how=_NO_LAST_WORD))
-            running[begun[1]] = time
-        elif message == _ENDED and running:
-            running.popitem()
+            is_running = True
+        elif message == _ENDED:
+            is_running = False
         for pattern, part in _ENDS:
             if end := pattern.match(message):
                 found.append(Crash(time=time, part=part, how=end[1]))
-                if part == "daemon" and running:
-                    running.popitem()
+                is_running = is_running and part != "daemon"
                 break
     earliest = (now - LOOKED_BACK).strftime("%Y-%m-%d %H:%M:%S")
     return tuple(crash for crash in found if crash.time >= earliest)

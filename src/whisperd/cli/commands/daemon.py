@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 from whisperd.cli import service
@@ -22,8 +23,8 @@ def add(parser: Parser) -> None:
     parser.add_verb("status", status, "how the daemon is")
     parser.add_verb("metrics", metrics, "what it has counted, in Prometheus' text form")
     parser.add_verb("start", start, "start the daemon unless it runs")
-    parser.add_verb("stop", stop, "end the daemon; running jobs get the grace period")
-    parser.add_verb("restart", restart, "end the daemon and start it again")
+    parser.add_verb("stop", stop, "end the daemon; running jobs get the grace period", _add_force)
+    parser.add_verb("restart", restart, "end the daemon and start it again", _add_force)
     parser.add_verb("reload", reload, "have the daemon read its settings again")
     parser.add_verb("logs", logs, "the daemon's log", _add_lines)
     parser.add_verb("config", config, "the settings in force", _add_init)
@@ -34,6 +35,12 @@ def add(parser: Parser) -> None:
 def _add_lines(parser: Parser) -> None:
     parser.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="the last N lines (50)")
     parser.add_argument("-f", "--follow", action="store_true", help="go on with what is written")
+
+
+def _add_force(parser: Parser) -> None:
+    parser.add_argument(
+        "--force", action="store_true", help="end its process at once, also when it does not answer"
+    )
 
 
 def _add_init(parser: Parser) -> None:
@@ -59,6 +66,8 @@ def status(options: argparse.Namespace) -> None:
     print(f"today    {duration(today['audio_seconds'])} of audio in {today['jobs']} jobs")
     print(f"memory   {', '.join(f'{name} {size(used)}' for name, used in answer['memory'].items())}")
     print(f"default  {answer['default_runtime']}")
+    if options.verbose:
+        print(f"environment  {' '.join(answer['environment'])}")
     if answer["damaged_database"]:
         print(f"damaged  the data base was begun anew; the old one is {answer['damaged_database']}")
     if answer["runtimes"]:
@@ -113,12 +122,12 @@ def start(options: argparse.Namespace) -> None:
 
 
 def stop(options: argparse.Namespace) -> None:
-    answer = _stop(options)
+    answer = _stop(options, by_force=options.force)
     confirm(options, answer, "no whisperd runs" if answer["pid"] is None else "whisperd has ended")
 
 
 def restart(options: argparse.Namespace) -> None:
-    _stop(options)
+    _stop(options, by_force=options.force)
     start(options)
 
 
@@ -170,11 +179,13 @@ def config(options: argparse.Namespace) -> None:
         sys.stdout.write(answer["content"])
 
 
-def _stop(options: argparse.Namespace) -> dict[str, Any]:
+def _stop(options: argparse.Namespace, *, by_force: bool = False) -> dict[str, Any]:
     """End the daemon and wait for that; one that does not run has no process."""
     answer: dict[str, Any] = {"pid": None, "grace_period": None, "active_jobs": 0}
     try:
-        if not service.is_stopped(options):
+        if by_force:
+            answer = _kill(options)
+        elif not service.is_stopped(options):
             answer = _ask_to_end(options)
     except WhisperdError as error:
         if error.code != "daemon.unreachable":
@@ -189,6 +200,29 @@ def _ask_to_end(options: argparse.Namespace) -> dict[str, Any]:
         _warn_of_jobs(options, answer)
         _wait_for_end(answer["pid"], answer["grace_period"])
     return answer
+
+
+def _kill(options: argparse.Namespace) -> dict[str, Any]:
+    """End the daemon's process without asking it. Its children end with it."""
+    import psutil
+
+    from whisperd import paths
+    from whisperd.running import find_running
+
+    running = find_running(paths.state_dir())
+    socket = paths.socket_path(options.socket)
+    if running is None:
+        return {"pid": None, "grace_period": None, "active_jobs": None}
+    if running.socket != socket:
+        raise WhisperdError(
+            "daemon.elsewhere",
+            f"The daemon that has its state in {paths.state_dir()} listens on {running.socket}.",
+            "Name that socket with --socket, or the folder of the one that you mean with WHISPERD_STATE_DIR.",
+        )
+    with suppress(psutil.NoSuchProcess):
+        psutil.Process(running.pid).kill()
+    _wait_for_end(running.pid, 0.0)
+    return {"pid": running.pid, "grace_period": 0.0, "active_jobs": None}
 
 
 def _write_template(path: os.PathLike[str], content: str) -> None:
@@ -226,7 +260,7 @@ def _wait_for_end(pid: int, grace_s: float) -> None:
             raise WhisperdError(
                 "daemon.does_not_end",
                 f"The daemon, process {pid}, does not end.",
-                f"`kill -TERM {pid}` again ends it at once.",
+                "`whisperctl daemon stop --force` ends it at once.",
             )
         time.sleep(STOP_POLL_S)
 

@@ -48,6 +48,7 @@ async def status(call: Call, params: NoParams) -> dict[str, Any]:
         "today": {"jobs": today.jobs, "audio_seconds": round(today.audio_s, 3), "speed": today.speed},
         "windows_waiting": sum(_waiting_windows(service).values()),
         "clients": len(service.connections),
+        "environment": sorted(os.environ),
         "plugin_problems": [problem.to_wire() for problem in plugins.problems()],
         "stopping": service.stop_requested.is_set(),
         "service": service.manager_name,

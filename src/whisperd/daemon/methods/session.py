@@ -7,7 +7,7 @@ from typing import Any
 from whisperd._version import __version__
 from whisperd.daemon.call import Call
 from whisperd.rpc.errors import WhisperdError
-from whisperd.rpc.messages import Params
+from whisperd.rpc.messages import NoParams, Params
 
 __all__ = ["METHODS"]
 
@@ -40,4 +40,9 @@ async def hello(call: Call, params: HelloParams) -> dict[str, Any]:
     return {"server": "whisperd", "version": __version__, "protocol": PROTOCOL}
 
 
-METHODS = {"hello": hello}
+async def ping(call: Call, params: NoParams) -> dict[str, Any]:
+    """Say that the daemon is there: while it works for long, a client may want to know."""
+    return {}
+
+
+METHODS = {"hello": hello, "ping": ping}

@@ -1,0 +1,86 @@
+"""The state folder: one daemon keeps its data base, its log and its uploads there, and no other.
+
+While it does, a file says which one it is, for who cannot ask it because it hangs (`whisperd.running`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import anyio
+from filelock import FileLock, Timeout
+
+from whisperd.daemon.listener import is_listened_on
+from whisperd.rpc.errors import WhisperdError
+from whisperd.running import LOCK, Running, forget_running, read_running, write_running
+
+__all__ = ["claim_state"]
+
+log = logging.getLogger(__name__)
+
+ENDING_TIMEOUT_S: Final = 30.0
+"""How long a daemon that listens no more may take to end."""
+POLL_S: Final = 0.05
+
+
+@asynccontextmanager
+async def claim_state(folder: Path, socket: str) -> AsyncIterator[None]:
+    """Be the only daemon that has its state in a folder, until the block ends.
+
+    The lock is let go of when this process ends, however it does. Where the file system knows no locks, there
+    is none. Raises `state.in_use`.
+    """
+    lock = FileLock(folder / LOCK, mode=0o600)
+    try:
+        await _acquire(lock, folder, socket)
+    except OSError as error:
+        log.warning("the state folder cannot be locked: %s", error)
+        yield
+        return
+    try:
+        with suppress(OSError):  # on a full disk
+            write_running(folder, Running(pid=os.getpid(), socket=socket))
+        yield
+        log.info("whisperd has ended")
+    finally:
+        forget_running(folder)
+        lock.release()
+
+
+async def _acquire(lock: FileLock, folder: Path, socket: str) -> None:
+    """Wait for a daemon that is ending, or has just ended; one that lives listens somewhere else."""
+    running = None
+    with anyio.move_on_after(ENDING_TIMEOUT_S):
+        while True:
+            try:
+                lock.acquire(blocking=False)
+                return
+            except Timeout:
+                running = read_running(folder)
+                if running and running.socket != socket and is_listened_on(running.socket):
+                    break
+            await anyio.sleep(POLL_S)
+    raise _in_use(folder, running)
+
+
+def _in_use(folder: Path, running: Running | None) -> WhisperdError:
+    if running is None:
+        return WhisperdError(
+            "state.in_use",
+            f"Another daemon has its state in {folder}.",
+            "End it, `whisperd` in the list of your processes, or set WHISPERD_STATE_DIR to another folder.",
+        )
+    where = f"--socket {running.socket}" if sys.platform == "win32" else f"--socket '{running.socket}'"
+    return WhisperdError(
+        "state.in_use",
+        f"The daemon on {running.socket}, process {running.pid}, has its state in {folder} already.",
+        f"Use that one (`whisperctl {where}`), end it with `whisperctl {where} daemon stop`, or set"
+        " WHISPERD_STATE_DIR to a folder for a second one.",
+        {"pid": running.pid, "socket": running.socket, "path": str(folder)},
+    )

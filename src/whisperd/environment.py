@@ -1,0 +1,53 @@
+"""What the daemon takes of the environment of the client that starts it. Pure, and light.
+
+It lives on for weeks, and so would whatever a shell happened to have set: keys of other programs, the
+virtual environment of a project. So it takes what it and its engines read, and nothing else. A daemon that
+is started by hand or by a service manager has the environment that it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+__all__ = ["MORE", "daemon_environment"]
+
+MORE: Final = "WHISPERD_ENVIRONMENT"
+"""The variable that names others to be taken as well: names, or beginnings with a `*`, between commas."""
+
+_TAKEN: Final = frozenset(
+    (
+        # The user and the system
+        *("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "LANGUAGE", "TZ", "TZDIR"),
+        *("TMPDIR", "TEMP", "TMP", "DBUS_SESSION_BUS_ADDRESS", "COLUMNS", "NO_COLOR"),
+        # The network: proxies are written in either way
+        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "FTP_PROXY"),
+        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC"),
+        # Engines and what they are built with
+        *("MKLROOT", "GGML_BACKEND_PATH", "LIBRARY_PATH", "CPATH", "CC", "CXX"),
+        *("CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "PKG_CONFIG_PATH"),
+        *("SDKROOT", "DEVELOPER_DIR", "MACOSX_DEPLOYMENT_TARGET"),
+        # Windows
+        *("SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT", "OS", "COMPUTERNAME"),
+        *("USERNAME", "USERDOMAIN", "USERPROFILE", "HOMEDRIVE", "HOMEPATH", "APPDATA", "LOCALAPPDATA"),
+        *("ALLUSERSPROFILE", "PUBLIC", "PROGRAMDATA", "PROGRAMFILES", "PROGRAMFILES(X86)", "PROGRAMW6432"),
+        *("COMMONPROGRAMFILES", "NUMBER_OF_PROCESSORS", "PROCESSOR_ARCHITECTURE", "PROCESSOR_IDENTIFIER"),
+    )
+)
+_TAKEN_BEGINNINGS: Final = (
+    *("WHISPERD_", "XDG_", "LC_", "PIP_", "HF_", "HUGGINGFACE_", "PYTHON", "LD_", "DYLD_", "MALLOC_"),
+    *("CUDA_", "NVIDIA_", "CUBLAS_", "CUDNN_", "CT2_", "GGML_", "OMP_", "KMP_", "MKL_", "OPENBLAS_"),
+    "CMAKE_",
+)
+
+
+def daemon_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The part of a client's environment that the daemon is started with."""
+    named = [name.strip() for name in environment.get(MORE, "").split(",") if name.strip()]
+    names = _TAKEN.union(named)
+    beginnings = (*_TAKEN_BEGINNINGS, *(name[:-1] for name in named if name.endswith("*")))
+    return {
+        name: value
+        for name, value in environment.items()
+        if name in names or name.upper() in _TAKEN or name.startswith(beginnings)
+    }

@@ -1,0 +1,136 @@
+"""One daemon for a state folder, and what can be done about one that does not answer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import pytest
+
+from whisperd.client import aconnect
+from whisperd.client import asynchronous as asynchronous_client
+from whisperd.rpc.errors import WhisperdError
+from whisperd.running import Running, find_running, read_running, write_running
+from whisperd_testing import LIMIT_S, RunningDaemon
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs Unix sockets and signals")
+
+
+def state(daemon: RunningDaemon) -> Path:
+    return Path(daemon.env["WHISPERD_STATE_DIR"])
+
+
+def test_it_says_who_it_is(daemon: RunningDaemon) -> None:
+    me = Running(pid=daemon.pid, socket=daemon.socket)
+    assert find_running(state(daemon)) == me
+    assert stat.S_IMODE((state(daemon) / "daemon.json").stat().st_mode) == 0o600
+    daemon.ctl("daemon", "stop")
+    daemon.wait()
+    assert find_running(state(daemon)) is None
+    assert read_running(state(daemon)) is None
+
+
+def test_what_a_dead_daemon_has_left_is_not_believed(daemon: RunningDaemon) -> None:
+    daemon.signal(signal.SIGKILL)
+    daemon.wait()
+    assert read_running(state(daemon)) is not None
+    assert find_running(state(daemon)) is None
+    assert daemon.ctl("daemon", "start").status == 0
+
+
+@pytest.mark.parametrize("said", ["", "{", "[]", "{}", '{"pid": "x", "socket": 1}'])
+def test_a_file_that_says_nothing(tmp_path: Path, said: str) -> None:
+    write_running(tmp_path, Running(pid=1, socket="/s"))
+    (tmp_path / "daemon.json").write_text(said)
+    assert read_running(tmp_path) is None
+
+
+def test_a_second_one_on_another_socket_is_refused(daemon: RunningDaemon) -> None:
+    with tempfile.TemporaryDirectory(prefix="wd-") as short:
+        other = f"{short}/other.sock"
+        done = daemon.ctl("--socket", other, "daemon", "start", "--json")
+        error = done.json["error"]
+        assert (done.status, error["code"]) == (3, "state.in_use")
+        assert (error["data"]["pid"], error["data"]["socket"]) == (daemon.pid, daemon.socket)
+        assert f"--socket '{daemon.socket}'" in error["fix"] and "WHISPERD_STATE_DIR" in error["fix"]
+        assert not Path(other).exists()
+        # With a state of its own it may.
+        daemon.env["WHISPERD_STATE_DIR"] = f"{short}/state"
+        assert daemon.ctl("--socket", other, "daemon", "start").status == 0
+        assert daemon.ctl("--socket", other, "daemon", "stop").status == 0
+        daemon.env["WHISPERD_STATE_DIR"] = str(daemon.folder / "state")
+    assert daemon.ctl("daemon", "status").status == 0
+
+
+class TestForce:
+    @pytest.fixture
+    def stopped(self, daemon: RunningDaemon) -> RunningDaemon:
+        """One that does not answer."""
+        os.kill(daemon.pid, signal.SIGSTOP)
+        return daemon
+
+    def test_one_that_does_not_answer_is_ended(self, stopped: RunningDaemon) -> None:
+        assert stopped.ctl("daemon", "stop", "--force").out == "whisperd has ended\n"
+        assert stopped.wait() == -signal.SIGKILL
+        assert stopped.ctl("daemon", "stop", "--force").out == "no whisperd runs\n"
+
+    def test_another_one_takes_its_place(self, stopped: RunningDaemon) -> None:
+        done = stopped.ctl("daemon", "restart", "--force", "--json")
+        assert done.status == 0, done
+        assert done.json["pid"] != stopped.pid
+
+    @pytest.mark.real
+    def test_its_detached_jobs_go_on_in_that(
+        self, daemon: RunningDaemon, held: Path, ten_minutes: Path
+    ) -> None:
+        submitted = daemon.ctl("transcribe", "--detach", "--no-vad", "--model", str(held), str(ten_minutes))
+        os.kill(daemon.pid, signal.SIGSTOP)
+        (held / "hold").unlink()
+        assert daemon.ctl("daemon", "restart", "--force").status == 0
+        done = daemon.ctl("jobs", "wait", submitted.out.strip())
+        assert done.status == 0, done
+
+    def test_the_daemon_of_another_socket_is_left_alone(self, daemon: RunningDaemon) -> None:
+        done = daemon.ctl("--socket", f"{daemon.socket}2", "daemon", "stop", "--force", "--json")
+        assert (done.status, done.json["error"]["code"]) == (1, "daemon.elsewhere")
+        assert daemon.ctl("daemon", "status").status == 0
+
+    @pytest.mark.slow
+    def test_a_person_is_told_of_it(self, stopped: RunningDaemon) -> None:
+        done = stopped.ctl("jobs", "list")
+        assert done.status == 3
+        assert "does not answer" in done.err and "daemon restart --force" in done.err
+
+
+@pytest.mark.anyio
+async def test_the_asynchronous_client_does_not_wait_for_ever(
+    daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asynchronous_client, "FIRST_PATIENCE_S", 0.01)
+    os.kill(daemon.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(WhisperdError) as caught, anyio.fail_after(LIMIT_S):
+            async with aconnect(daemon.socket, start=False):
+                pass
+    finally:
+        os.kill(daemon.pid, signal.SIGCONT)
+    assert caught.value.code == "daemon.not_answering"
+
+
+def test_the_environment_of_a_shell_is_not_kept(make_daemon: Callable[..., RunningDaemon]) -> None:
+    daemon = make_daemon(env={"VIRTUAL_ENV": "/project", "SECRET_KEY": "x", "https_proxy": "http://proxy:1"})
+    command = [sys.executable, "-P", "-m", "whisperd.cli.main", "daemon", "start"]
+    subprocess.run(command, env=daemon.env, check=True, capture_output=True, timeout=LIMIT_S)
+    environment = daemon.ctl("daemon", "status", "--json").json["environment"]
+    assert {"https_proxy", "PATH", "WHISPERD_STATE_DIR"} <= set(environment)
+    assert {"VIRTUAL_ENV", "SECRET_KEY"}.isdisjoint(environment)
+    shown = daemon.ctl("daemon", "status", "--verbose").out
+    assert "https_proxy" in shown and "http://proxy:1" not in shown
+    daemon.ctl("daemon", "stop")
