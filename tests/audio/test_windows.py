@@ -96,14 +96,56 @@ def test_impossible_limits_are_refused(limit: float) -> None:
 def test_every_sample_of_speech_is_in_exactly_one_window(
     spans: list[Span], options: PlanOptions, tail: int
 ) -> None:
-    windows = plan(spans, options, tail)
+    whole = plan(spans, options, tail)
+    assert all(0 < window.end - window.start <= options.max_window_s * SAMPLE_RATE for window in whole)
+    windows = [  # without what they share, of which each has a half
+        Window(window.start + (before.shared + 1) // 2, window.end - window.shared // 2)
+        for before, window in itertools.pairwise([Window(0, 0), *whole])
+    ]
     total = (spans[-1].end if spans else 0) + tail
     edges = [0, *itertools.chain.from_iterable((window.start, window.end) for window in windows), total]
     assert edges == sorted(edges)
-    assert all(0 < window.end - window.start <= options.max_window_s * SAMPLE_RATE for window in windows)
     for span in spans:
         inside = sum(max(0, min(span.end, window.end) - max(span.start, window.start)) for window in windows)
         assert inside == span.end - span.start
+
+
+def continuous(lengths: list[tuple[bool, float]]) -> list[Span]:
+    """Spans of these lengths, in seconds, in which somebody speaks on, or pauses for half a second."""
+    spans, end = [], 0
+    for goes_on, length in lengths:
+        pause = 0 if not spans or spans[-1].goes_on else SAMPLE_RATE // 2
+        spans.append(Span(end + pause, end + pause + round(length * SAMPLE_RATE), pause, goes_on))
+        end = spans[-1].end
+    if spans:
+        spans[-1] = replace(spans[-1], goes_on=False)
+    return spans
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.floats(0.05, 3.4)), max_size=40).map(continuous),
+    st.floats(5, 30).map(lambda limit: PlanOptions(max_window_s=limit)),
+)
+def test_a_cut_through_speech_is_heard_on_both_sides(spans: list[Span], options: PlanOptions) -> None:
+    windows = plan(spans, options)
+    assert all(0 < window.end - window.start <= options.max_window_s * SAMPLE_RATE for window in windows)
+    cuts = {span.end for span in spans if span.goes_on}
+    for first, second in itertools.pairwise(windows):
+        assert first.end - second.start == first.shared if first.shared else first.end <= second.start
+        assert first.start < second.start
+        assert first.end < second.end
+        if first.shared:
+            assert first.end - first.shared // 2 in cuts
+            assert first.shared >= min(2.0, options.max_window_s / 4) * SAMPLE_RATE - 2
+    for span in spans:
+        heard = itertools.chain.from_iterable(range(one.start, one.end, 800) for one in windows)
+        assert {at for at in heard if span.start <= at < span.end} or span.end - span.start < 1600
+    assert not windows or windows[-1].shared == 0
+
+
+def test_speech_that_never_pauses_is_shared_by_its_windows() -> None:
+    windows = seconds(plan(continuous([(True, 5.0)] * 11 + [(False, 5.0)]), PlanOptions(max_window_s=26)))
+    assert windows == [(0.0, 21.0), (19.0, 41.0), (39.0, 60.0)]
 
 
 @given(stretches, limits, st.lists(st.floats(0, 1), max_size=40))

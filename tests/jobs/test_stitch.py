@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisperd.jobs.stitch import Segment, Stitcher, Word, join_texts
+from whisperd.jobs.segments import Segment, Word, join_texts
+from whisperd.jobs.stitch import Stitcher
 from whisperd.worker.protocol import EngineSegment, EngineWord, WindowResult
 
 
@@ -20,6 +21,7 @@ class Window(NamedTuple):
     start: float
     end: float
     channel: int | None = None
+    shared: float = 0.0
 
 
 def segment(start: float, end: float, text: str = " word") -> EngineSegment:
@@ -208,3 +210,34 @@ def test_channels_come_in_order_of_time_whatever_comes_when(
 )
 def test_texts_are_joined_as_their_script_does(texts: list[str], joined: str) -> None:
     assert join_texts(texts) == joined
+
+
+def test_what_two_windows_have_heard_is_told_once() -> None:
+    stitcher = Stitcher()
+    said = result(segment(0, 10, " It was a dark night."), segment(16, 20, " The rain fell in torr"))
+    assert [one.text for one in stitcher.add(Window(0, 0, 20, shared=2), said)] == [" It was a dark night."]
+    rest = result(segment(0, 4, " rain fell in torrents."))
+    released = stitcher.add(Window(1, 18, 30), rest)
+    assert join_texts(one.text for one in released) == "The rain fell in torrents."
+    assert [one.id for one in stitcher.segments] == [0, 1, 2]
+
+
+def test_what_waits_for_a_window_that_hears_nothing_is_not_lost() -> None:
+    stitcher = Stitcher()
+    assert stitcher.add(Window(0, 0, 20, shared=2), result(segment(0, 20, " Hello there."))) == []
+    assert [one.text for one in stitcher.add(Window(1, 18, 30), result())] == [" Hello there."]
+
+
+def test_what_waits_at_the_end_is_not_lost() -> None:
+    stitcher = Stitcher()
+    stitcher.add(Window(0, 0, 20, shared=2), result(segment(0, 20, " Hello there.")))
+    assert [one.text for one in stitcher.finish()] == [" Hello there."]
+
+
+def test_on_another_channel_nothing_goes_before_what_waits() -> None:
+    stitcher = Stitcher()
+    stitcher.add(Window(0, 0, 20, channel=0, shared=2), result(segment(16, 20, " first")))
+    assert stitcher.add(Window(1, 17, 26, channel=1), result(segment(0, 2, " second"))) == []
+    again = result(segment(0, 2, " first"), segment(5, 6, " third"))
+    released = stitcher.add(Window(2, 18, 30, channel=0), again) + stitcher.finish()
+    assert [one.text for one in released] == [" first", " second", " third"]

@@ -14,7 +14,7 @@ from whisperd.jobs.journal import open_journal
 from whisperd.jobs.keeper import JobKeeper
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.search import parse_query
-from whisperd.jobs.stitch import Segment
+from whisperd.jobs.segments import Segment
 from whisperd.jobs.transcripts import KeptTranscript, TranscriptStore, insert_transcript
 from whisperd.settings import JobSettings
 from whisperd.store import Database, open_database

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisperd.jobs.job import Transcript
-from whisperd.jobs.stitch import Segment
+from whisperd.jobs.segments import Segment
 from whisperd.outputs import FORMATS, render, verbose
 from whisperd.rpc.errors import WhisperdError
 

@@ -190,12 +190,13 @@ class Decoder:
 
 
 class Cut(NamedTuple):
-    """Samples of one channel, on the file's own time line, that are a window."""
+    """Samples of one channel, on the file's own time line, that are a window, as `Window` says."""
 
     start: int
     end: int
     pcm: bytes
     spoken: tuple[SpokenTime, ...]
+    shared: int
 
 
 class Cutter:
@@ -266,7 +267,8 @@ class Cutter:
             first = 2 * (window.start - self._pcm_start)
             pcm = bytes(self._pcm[first : first + 2 * (window.end - window.start)])
             spoken = tuple(_spoken_times(self._spoken, window))
-            found.append(Cut(self._first + window.start, self._first + window.end, pcm, spoken))
+            start, end = self._first + window.start, self._first + window.end
+            found.append(Cut(start, end, pcm, spoken, window.shared))
         return found
 
     def _forget(self) -> None:
@@ -302,6 +304,7 @@ class Outbox:
                 end=cut.end / SAMPLE_RATE,
                 pcm=cut.pcm,
                 spoken=cut.spoken,
+                shared=cut.shared / SAMPLE_RATE,
                 channel=channel if self._is_split else None,
             )
             self._send(window)

@@ -115,6 +115,8 @@ class WindowAudio(msgspec.Struct, frozen=True, kw_only=True, tag="window"):
     """From 0, where channels are heard by themselves."""
     spoken: tuple[SpokenTime, ...] | None = None
     """When somebody speaks in it, in seconds from `start`."""
+    shared: float = 0.0
+    """Seconds at its end that the next window of its channel begins with: somebody speaks on there."""
 
 
 class DecodeProgress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):

@@ -24,6 +24,8 @@ class Span:
     end: int
     pause: int
     """Samples of quiet before it: the more, the better a place to cut. 0 where a long span was split."""
+    goes_on: bool = False
+    """Whether somebody speaks on right behind it: a long span was split, and the next one is the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ class SpeechDetector:
         around = [sum(self._levels[at - 1 : at + 2]) for at in range(half, len(self._levels) - 1)]
         cut_frame = half + around.index(min(around))
         cut = self._start + cut_frame * FRAME_SAMPLES + FRAME_SAMPLES // 2
-        span = Span(self._start, cut, self._pause)
+        span = Span(self._start, cut, self._pause, goes_on=True)
         self._start = self._last_end = cut
         self._pause, self._joined, self._levels = 0, True, self._levels[cut_frame:]
         return span
@@ -136,7 +138,7 @@ class EverythingSpoken:
         """Take a span of speech."""
         yield from self.advance(span.start)
         middle = self._end + (span.start - self._end) // 2
-        yield from self._hand_out(middle, span.pause)
+        yield from self._hand_out(middle, span.pause, goes_on=span.start == self._end)
         self._end = span.end
 
     def advance(self, settled: int) -> Iterator[Span]:
@@ -149,9 +151,9 @@ class EverythingSpoken:
         yield from self.advance(total)
         yield from self._hand_out(total, 0)
 
-    def _hand_out(self, end: int, next_pause: int) -> Iterator[Span]:
+    def _hand_out(self, end: int, next_pause: int, *, goes_on: bool = False) -> Iterator[Span]:
         if end > self._start:
-            yield Span(self._start, end, self._pause)
+            yield Span(self._start, end, self._pause, goes_on)
             self._pause = next_pause
         self._start = end
         self._end = max(self._end, end)

@@ -3,8 +3,9 @@
 A window is what the model hears at once, so a cut in mid-sentence costs words at both sides. The
 plan looks at a whole stretch of speech: of all the ways to cut it into windows that are short
 enough, dynamic programming finds the cheapest, where a cut costs the more the shorter its pause,
-and a window costs a little, a very short one more. What later speech cannot change is handed out
-at once. All positions are samples at 16 kHz.
+and a window costs a little, a very short one more. Where somebody speaks on through a cut, both windows
+hear the second around it, and what they heard is reconciled later. What later speech cannot change
+is handed out at once. All positions are samples at 16 kHz.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ class Window:
 
     start: int
     end: int
+    shared: int = 0
+    """So many samples at its end are heard in the next window, too: it begins before this one ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,8 @@ class PlanOptions:
     max_window_s: float = 26.0
     pad_s: float = 0.2
     """Audio kept around the speech of a window, as far as it is not a neighbour's."""
+    reach_s: float = 1.0
+    """How far a window reaches beyond a cut through speech; as far as the next one begins before it."""
     short_window_s: float = 6.0
     """A shorter window tells the model too little."""
     short_window_cost: float = 2.0
@@ -62,24 +67,26 @@ class WindowPlanner:
         if not 1 <= options.max_window_s <= MAX_WINDOW_S:
             raise ValueError(f"A window is 1 to {MAX_WINDOW_S:.0f} s long, not {options.max_window_s}")
         self._pad = int(options.pad_s * SAMPLE_RATE)
-        self._limit = int(options.max_window_s * SAMPLE_RATE) - 2 * self._pad
+        self._limit = int(options.max_window_s * SAMPLE_RATE)
+        self._reach = int(min(options.reach_s, options.max_window_s / 8) * SAMPLE_RATE)
         self._stretch_pause = int(options.stretch_pause_s * SAMPLE_RATE)
         self._lookahead = int(options.lookahead_s * SAMPLE_RATE)
         self._floor = 0  # no window may begin before: the middle of the pause of the last cut
         self._settled = 0
+        self._is_joined = False  # whether the stretch goes on with what was spoken before
         self._start_stretch()
 
     @property
     def keep_from(self) -> int:
         """No window that is still to come begins before this sample."""
         start = self._spans[0].start if self._spans else self._settled
-        return max(start - self._pad, self._floor)
+        return max(start - self._reach_before(0), self._floor)
 
     def add(self, span: Span) -> Iterator[Window]:
         """Take the next span of speech."""
         if self._spans and span.pause >= self._stretch_pause:
             yield from self._hand_out(len(self._spans), _middle(self._spans[-1].end, span.start))
-        for piece in _pieces(span, self._limit):
+        for piece in _pieces(span, self._limit - 2 * max(self._pad, self._reach)):
             self._extend(piece)
             yield from self._decided()
 
@@ -105,7 +112,7 @@ class WindowPlanner:
     def _extend(self, span: Span) -> None:
         self._spans.append(span)
         best_cost, best_from = math.inf, 0
-        for begin in self._open_boundaries(span.end):
+        for begin in self._open_boundaries(span.end + self._reach_behind(span)):
             first = self._spans[begin]
             cost = self._cost[begin] + self._options.length_cost((span.end - first.start) / SAMPLE_RATE)
             if begin > 0:
@@ -118,9 +125,20 @@ class WindowPlanner:
     def _open_boundaries(self, end: int) -> Iterator[int]:
         """Where a window that reaches to `end` may begin, the latest first."""
         for boundary in range(len(self._spans) - 1, -1, -1):
-            if end - self._spans[boundary].start > self._limit:
+            start = self._spans[boundary].start
+            if end - start > self._limit:
                 return
-            yield boundary
+            if end - start + self._reach_before(boundary) <= self._limit:
+                yield boundary
+
+    def _reach_before(self, boundary: int) -> int:
+        """How much is heard before the span behind a boundary."""
+        is_joined = self._spans[boundary - 1].goes_on if boundary else self._is_joined
+        return self._reach if is_joined else self._pad
+
+    def _reach_behind(self, span: Span) -> int:
+        """How much is heard behind a span."""
+        return self._reach if span.goes_on else self._pad
 
     def _decided(self) -> Iterator[Window]:
         """Hand out what no later speech can change, or what cannot wait for it any longer."""
@@ -133,7 +151,10 @@ class WindowPlanner:
         """The last boundary on every plan that can still become the best one."""
         if not self._spans:
             return 0
-        alive = {len(self._spans), *self._open_boundaries(self._spans[-1].end + 1)}
+        alive = {
+            len(self._spans),
+            *self._open_boundaries(self._spans[-1].end + 1 + min(self._pad, self._reach)),
+        }
         while len(alive) > 1:
             latest = max(alive)
             alive.remove(latest)
@@ -161,10 +182,15 @@ class WindowPlanner:
             speech_end = self._spans[end - 1].end
             last = until if following is None else _middle(speech_end, following)
             assert last is not None
-            yield Window(
-                max(self._spans[begin].start - self._pad, self._floor), min(speech_end + self._pad, last)
-            )
-            begin, self._floor = end, last
+            start = max(self._spans[begin].start - self._reach_before(begin), self._floor)
+            if following is not None and self._spans[end - 1].goes_on:
+                yield Window(start, last + self._reach, 2 * self._reach)
+                self._floor = last - self._reach
+            else:
+                yield Window(start, min(speech_end + self._pad, last))
+                self._floor = last
+            begin = end
+        self._is_joined = self._spans[boundary - 1].goes_on
         rest = self._spans[boundary:]
         self._start_stretch()
         for span in rest:
@@ -180,4 +206,5 @@ def _pieces(span: Span, limit: int) -> Iterator[Span]:
     count = max(1, math.ceil((span.end - span.start) / limit))
     edges = [span.start + (span.end - span.start) * part // count for part in range(count + 1)]
     for part in range(count):
-        yield Span(edges[part], edges[part + 1], 0 if part else span.pause)
+        goes_on = span.goes_on or part < count - 1
+        yield Span(edges[part], edges[part + 1], 0 if part else span.pause, goes_on)

@@ -14,7 +14,7 @@ from whisperd.jobs.identity import FileStamp
 from whisperd.jobs.intake import Intake
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.scheduler import Priority
-from whisperd.jobs.stitch import Segment
+from whisperd.jobs.segments import Segment
 from whisperd.rpc.errors import WhisperdError
 
 __all__ = ["Job", "JobInput", "JobStatus", "JobView", "Source", "Transcript", "unexpected_error"]

@@ -24,7 +24,8 @@ from whisperd.jobs.intake import Intake
 from whisperd.jobs.job import Job, Transcript
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.scheduler import Parcel
-from whisperd.jobs.stitch import Stitcher, join_texts
+from whisperd.jobs.segments import join_texts
+from whisperd.jobs.stitch import Stitcher
 from whisperd.jobs.telling import events_of
 from whisperd.jobs.vote import LanguageVote
 from whisperd.rpc.errors import WhisperdError

@@ -28,7 +28,8 @@ from whisperd.jobs.journal import FinishedWindow
 from whisperd.jobs.languages import LANGUAGES
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.scheduler import Parcel
-from whisperd.jobs.stitch import Segment, Stitcher
+from whisperd.jobs.segments import Segment
+from whisperd.jobs.stitch import Stitcher
 from whisperd.jobs.telling import events_of
 from whisperd.jobs.vote import LanguageVote
 from whisperd.rpc.errors import WhisperdError
@@ -157,7 +158,7 @@ class JobRun:
     async def _vote_by_samples(self) -> None:
         """Speech from all over the file finds its language; what text it has is not looked at."""
         samples, self._samples = self._samples, []
-        options = msgspec.structs.replace(self._options, beam_size=1, temperatures=(0.0,), prompt=None)
+        options = DecodeOptions(task=self._options.task, beam_size=1, temperatures=(0.0,))
         vote = LanguageVote()
 
         async def hear(number: int, window: EngineWindow) -> None:

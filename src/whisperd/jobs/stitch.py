@@ -3,46 +3,17 @@
 from __future__ import annotations
 
 import math
-import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
 
+from whisperd.jobs.reconcile import SLACK_S, reconcile
+from whisperd.jobs.segments import Segment, Word, join_texts
 from whisperd.worker.protocol import EngineSegment, EngineWord, WindowResult
 
-__all__ = ["Segment", "Stitcher", "Word", "join_texts"]
-
-
-class Word(msgspec.Struct, frozen=True, kw_only=True):
-    """A word, with the space before it; times in seconds from the beginning of the file."""
-
-    text: str
-    start: float
-    end: float
-    probability: float
-
-
-class Segment(msgspec.Struct, frozen=True, kw_only=True):
-    """A piece of recognised speech; times in seconds from the beginning of the file."""
-
-    id: int
-    seek: int
-    """Where its window begins, in hundredths of a second, as OpenAI's API counts."""
-    start: float
-    end: float
-    text: str
-    tokens: tuple[int, ...] = ()
-    temperature: float = 0.0
-    avg_logprob: float = 0.0
-    compression_ratio: float = 0.0
-    no_speech_prob: float = 0.0
-    words: tuple[Word, ...] = ()
-    """Empty unless they were asked for."""
-    channel: int | None = None
-    """From 0, where channels are heard by themselves."""
-    language: str | None = None
-    """What is spoken in it, as a code."""
+__all__ = ["Stitcher"]
 
 
 class Window(Protocol):
@@ -64,19 +35,33 @@ class Window(Protocol):
     def channel(self) -> int | None:
         """The channel of which it is, where they are heard by themselves."""
 
+    @property
+    def shared(self) -> float:
+        """Seconds at its end that the next window of its channel has heard as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Tail:
+    """What was said near the end of a window that shares it with the next one of its channel."""
+
+    segments: list[Segment]
+    end_s: float
+
 
 class Stitcher:
     """Takes windows in any order and releases segments in the order of the file.
 
     Whatever times an engine gives, a segment lies within its window and begins no earlier than the one before
-    it on its channel has ended. Where channels are heard by themselves, their windows overlap; their segments
-    are merged by time.
+    it on its channel has ended. What two windows have both heard is told once. Where channels are heard by
+    themselves, their windows overlap; their segments are merged by time.
     """
 
     def __init__(self) -> None:
         self._waiting: dict[int, tuple[Window, WindowResult]] = {}
         self._next_index = 0
         self._reached_s: dict[int | None, float] = {}
+        self._tails: dict[int | None, _Tail] = {}
+        """Of each channel, what waits for the window that has heard the same."""
         self._held: list[Segment] = []
         """Those of channels for which another channel may still have something earlier, by their time."""
         self.segments: list[Segment] = []
@@ -88,17 +73,15 @@ class Stitcher:
         first_new = len(self.segments)
         while (ready := self._waiting.pop(self._next_index, None)) is not None:
             self._next_index += 1
-            for segment in ready[1].segments:
-                self._hold(ready[0], segment, ready[1].language)
-            if ready[0].channel is None:
-                self._release()
-            else:
-                self._release(before_s=ready[0].start)
+            self._take(*ready)
         return self.segments[first_new:]
 
     def finish(self) -> list[Segment]:
         """No window comes any more; returns what was still held."""
         first_new = len(self.segments)
+        for tail in self._tails.values():
+            self._hold(tail.segments)
+        self._tails.clear()
         self._release()
         return self.segments[first_new:]
 
@@ -107,28 +90,28 @@ class Stitcher:
         """The whole text so far, one line."""
         return join_texts(segment.text for segment in self.segments)
 
-    def _hold(self, window: Window, segment: EngineSegment, language: str) -> None:
-        earliest_s = max(self._reached_s.get(window.channel, 0.0), window.start)
-        start_s = min(max(earliest_s, window.start + segment.start), window.end)
-        end_s = min(max(start_s, window.start + segment.end), window.end)
-        self._reached_s[window.channel] = end_s
-        self._held.append(
-            Segment(
-                id=0,
-                seek=round(window.start * 100),
-                start=round(start_s, 3),
-                end=round(end_s, 3),
-                text=segment.text,
-                tokens=segment.tokens,
-                temperature=segment.temperature,
-                avg_logprob=segment.avg_logprob,
-                compression_ratio=segment.compression_ratio,
-                no_speech_prob=segment.no_speech_prob,
-                words=tuple(_placed(segment.words, window.start, start_s, end_s)),
-                channel=window.channel,
-                language=language,
-            )
-        )
+    def _take(self, window: Window, result: WindowResult) -> None:
+        segments = [_placed(window, segment, result.language) for segment in result.segments]
+        if tail := self._tails.pop(window.channel, None):
+            before, segments = reconcile(tail.segments, segments, window.start, tail.end_s)
+            self._hold(before)
+        if window.shared:
+            settled_s = window.end - window.shared - SLACK_S
+            count = sum(segment.end <= settled_s for segment in segments)
+            self._tails[window.channel] = _Tail(segments[count:], window.end)
+            del segments[count:]
+        self._hold(segments)
+        if window.channel is None:
+            self._release()
+        else:
+            starts = (segment.start for tail in self._tails.values() for segment in tail.segments)
+            self._release(before_s=min(window.start, *starts) if self._tails else window.start)
+
+    def _hold(self, segments: Sequence[Segment]) -> None:
+        for segment in segments:
+            held = _not_before(segment, self._reached_s.get(segment.channel, 0.0))
+            self._reached_s[held.channel] = held.end
+            self._held.append(held)
 
     def _release(self, before_s: float = math.inf) -> None:
         """Let out what begins before a time: windows come in order, so nothing earlier can follow."""
@@ -139,7 +122,28 @@ class Stitcher:
         del self._held[:count]
 
 
-def _placed(words: Sequence[EngineWord], offset_s: float, start_s: float, end_s: float) -> Iterator[Word]:
+def _placed(window: Window, segment: EngineSegment, language: str) -> Segment:
+    """A segment of a window on the time line of the file, within the window."""
+    start_s = min(max(window.start, window.start + segment.start), window.end)
+    end_s = min(max(start_s, window.start + segment.end), window.end)
+    return Segment(
+        id=0,
+        seek=round(window.start * 100),
+        start=round(start_s, 3),
+        end=round(end_s, 3),
+        text=segment.text,
+        tokens=segment.tokens,
+        temperature=segment.temperature,
+        avg_logprob=segment.avg_logprob,
+        compression_ratio=segment.compression_ratio,
+        no_speech_prob=segment.no_speech_prob,
+        words=tuple(_words(segment.words, window.start, start_s, end_s)),
+        channel=window.channel,
+        language=language,
+    )
+
+
+def _words(words: Sequence[EngineWord], offset_s: float, start_s: float, end_s: float) -> Iterator[Word]:
     """The words of a segment on the time line of the file, one after the other and within the segment."""
     reached_s = start_s
     for word in words:
@@ -153,19 +157,13 @@ def _placed(words: Sequence[EngineWord], offset_s: float, start_s: float, end_s:
         )
 
 
-def join_texts(texts: Iterable[str]) -> str:
-    """Join pieces of text as their script does: with a space, but none in Chinese or Japanese."""
-    joined = ""
-    for text in filter(None, map(str.strip, texts)):
-        gap = " " if joined and not (_is_unspaced(joined[-1]) or _is_unspaced(text[0])) else ""
-        joined += gap + text
-    return joined
-
-
-def _is_unspaced(character: str) -> bool:
-    """Whether a character is of a script without spaces between words."""
-    return (  # wide, but neither Korean nor an emoji
-        unicodedata.east_asian_width(character) in ("W", "F")
-        and unicodedata.category(character) != "So"
-        and not unicodedata.name(character, "").startswith("HANGUL")
+def _not_before(segment: Segment, reached_s: float) -> Segment:
+    """The segment, its times no earlier than that."""
+    if segment.start >= reached_s:
+        return segment
+    words = (
+        msgspec.structs.replace(word, start=max(word.start, reached_s), end=max(word.end, reached_s))
+        for word in segment.words
     )
+    end_s = max(segment.end, reached_s)
+    return msgspec.structs.replace(segment, start=reached_s, end=end_s, words=tuple(words))

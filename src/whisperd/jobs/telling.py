@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from whisperd.jobs.stitch import Segment
+from whisperd.jobs.segments import Segment
 from whisperd.rpc.events import Event, SpokenWord, TranscriptionSegment, TranscriptionWord
 
 __all__ = ["events_of"]

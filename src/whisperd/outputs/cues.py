@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from whisperd.jobs.stitch import Segment
+from whisperd.jobs.segments import Segment
 from whisperd.outputs.script import clean, pieces, width
 
 __all__ = ["Cue", "Piece", "cues"]

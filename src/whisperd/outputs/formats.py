@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from whisperd.jobs.job import Transcript
-from whisperd.jobs.stitch import Segment, Word, join_texts
+from whisperd.jobs.segments import Segment, Word, join_texts
 from whisperd.outputs.cues import Cue, Piece, cues
 from whisperd.outputs.script import clean
 

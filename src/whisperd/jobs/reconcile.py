@@ -1,0 +1,161 @@
+"""Joining what two windows heard where they overlap. Pure.
+
+Where somebody speaks without a pause, a cut would go through a word. So both windows hear the time around the
+cut, and each hears its own edge badly. Their texts are joined in the middle of the longest run of words that
+both have heard; where there is none, at the middle of the time that they share. Times are seconds on the
+file's own time line; where the times of words are not known, they are taken to be spoken evenly.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from whisperd.jobs.segments import Segment, is_unspaced
+
+__all__ = ["reconcile"]
+
+SLACK_S = 3.0
+"""How far the time of a word may be off where it is not known."""
+NEAR_S = 0.7
+"""A single short word is the same one if it is said at about the same time."""
+SHORT_LETTERS = 5
+
+_SPACED = re.compile(r"\s*\S+")
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A word of a segment, or a character of a script without spaces."""
+
+    segment: int
+    text: str
+    start: float
+    end: float
+
+    @property
+    def middle(self) -> float:
+        return (self.start + self.end) / 2
+
+    @property
+    def letters(self) -> str:
+        """What has to be the same: no sign, and no capital."""
+        return "".join(one for one in unicodedata.normalize("NFKC", self.text).casefold() if one.isalnum())
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Words that both sides have, from `before` on the one and `after` on the other."""
+
+    before: int
+    after: int
+    count: int
+
+
+def reconcile(
+    earlier: Sequence[Segment], later: Sequence[Segment], start_s: float, end_s: float
+) -> tuple[list[Segment], list[Segment]]:
+    """What is left of the segments of two windows that share the time from `start_s` to `end_s`.
+
+    Nothing is changed that was said well before or after that time.
+    """
+    before, after = _pieces(earlier), _pieces(later)
+    first = next((at for at, one in enumerate(before) if one.end > start_s - SLACK_S), len(before))
+    last = next((at for at, one in enumerate(after) if one.start >= end_s + SLACK_S), len(after))
+    run = _best_run(before[first:], after[:last])
+    if run is not None:
+        kept = run.count - run.count // 2  # the first half as the one heard it, the rest as the other
+        keep, drop = first + run.before + kept, run.after + kept
+    elif not before or not after:
+        keep, drop = len(before), 0
+    else:
+        middle = (start_s + end_s) / 2
+        keep = next((at for at, one in enumerate(before) if one.middle >= middle), len(before))
+        drop = next((at for at, one in enumerate(after) if one.middle >= middle), len(after))
+    return _rebuilt(earlier, before, 0, keep), _rebuilt(later, after, drop, len(after))
+
+
+def _best_run(before: Sequence[_Piece], after: Sequence[_Piece]) -> _Run | None:
+    """The longest run of words in common; of equally long ones the one whose times agree best."""
+    runs = [
+        _Run(i, j, count)
+        for i in range(len(before))
+        for j in range(len(after))
+        if (count := _common(before[i:], after[j:]))
+    ]
+    believed = [run for run in runs if _is_believed(run, before, after)]
+    return max(believed, key=lambda run: (_letters(run, before), -_apart_s(run, before, after)), default=None)
+
+
+def _common(before: Sequence[_Piece], after: Sequence[_Piece]) -> int:
+    count = 0
+    for one, other in zip(before, after, strict=False):
+        if one.letters != other.letters:
+            break
+        count += 1
+    return count
+
+
+def _is_believed(run: _Run, before: Sequence[_Piece], after: Sequence[_Piece]) -> bool:
+    letters, apart_s = _letters(run, before), _apart_s(run, before, after)
+    return letters > 0 and apart_s <= (NEAR_S if letters < SHORT_LETTERS else SLACK_S)
+
+
+def _letters(run: _Run, before: Sequence[_Piece]) -> int:
+    return sum(len(one.letters) for one in before[run.before : run.before + run.count])
+
+
+def _apart_s(run: _Run, before: Sequence[_Piece], after: Sequence[_Piece]) -> float:
+    return abs(before[run.before].middle - after[run.after].middle)
+
+
+def _pieces(segments: Sequence[Segment]) -> list[_Piece]:
+    found: list[_Piece] = []
+    for number, segment in enumerate(segments):
+        if segment.words:
+            found += [_Piece(number, word.text, word.start, word.end) for word in segment.words]
+            continue
+        texts = _split(segment.text)
+        per_letter_s = (segment.end - segment.start) / max(1, sum(map(len, texts)))
+        position = 0
+        for text in texts:
+            start_s = segment.start + position * per_letter_s
+            position += len(text)
+            found.append(_Piece(number, text, start_s, segment.start + position * per_letter_s))
+    return found
+
+
+def _split(text: str) -> list[str]:
+    texts: list[str] = []
+    for word in _SPACED.findall(text):
+        if any(map(is_unspaced, word)):
+            texts += word
+        else:
+            texts.append(word)
+    return texts
+
+
+def _rebuilt(segments: Sequence[Segment], pieces: Sequence[_Piece], first: int, last: int) -> list[Segment]:
+    """The segments with those of their pieces that are kept."""
+    rebuilt = []
+    for number, segment in enumerate(segments):
+        own = [at for at, piece in enumerate(pieces) if piece.segment == number]
+        kept = [at for at in own if first <= at < last]
+        if kept == own:
+            rebuilt.append(segment)
+        elif kept:
+            rebuilt.append(
+                msgspec.structs.replace(
+                    segment,
+                    text="".join(pieces[at].text for at in kept),
+                    tokens=(),  # those of words that are gone are not known
+                    start=segment.start if kept[0] == own[0] else round(pieces[kept[0]].start, 3),
+                    end=segment.end if kept[-1] == own[-1] else round(pieces[kept[-1]].end, 3),
+                    words=segment.words[kept[0] - own[0] : kept[-1] - own[0] + 1],
+                )
+            )
+    return rebuilt

@@ -1,0 +1,59 @@
+"""What a transcript is made of: segments and their words, and how their texts are joined. Pure."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+
+import msgspec
+
+__all__ = ["Segment", "Word", "is_unspaced", "join_texts"]
+
+
+class Word(msgspec.Struct, frozen=True, kw_only=True):
+    """A word, with the space before it; times in seconds from the beginning of the file."""
+
+    text: str
+    start: float
+    end: float
+    probability: float
+
+
+class Segment(msgspec.Struct, frozen=True, kw_only=True):
+    """A piece of recognised speech; times in seconds from the beginning of the file."""
+
+    id: int
+    seek: int
+    """Where its window begins, in hundredths of a second, as OpenAI's API counts."""
+    start: float
+    end: float
+    text: str
+    tokens: tuple[int, ...] = ()
+    temperature: float = 0.0
+    avg_logprob: float = 0.0
+    compression_ratio: float = 0.0
+    no_speech_prob: float = 0.0
+    words: tuple[Word, ...] = ()
+    """Empty unless they were asked for."""
+    channel: int | None = None
+    """From 0, where channels are heard by themselves."""
+    language: str | None = None
+    """What is spoken in it, as a code."""
+
+
+def join_texts(texts: Iterable[str]) -> str:
+    """Join pieces of text as their script does: with a space, but none in Chinese or Japanese."""
+    joined = ""
+    for text in filter(None, map(str.strip, texts)):
+        gap = " " if joined and not (is_unspaced(joined[-1]) or is_unspaced(text[0])) else ""
+        joined += gap + text
+    return joined
+
+
+def is_unspaced(character: str) -> bool:
+    """Whether a character is of a script without spaces between words."""
+    return (  # wide, but neither Korean nor an emoji
+        unicodedata.east_asian_width(character) in ("W", "F")
+        and unicodedata.category(character) != "So"
+        and not unicodedata.name(character, "").startswith("HANGUL")
+    )
