@@ -14,7 +14,7 @@ from benchmarks.stamped_daemon import run_stamped
 
 MODEL = "base"
 MINUTES = (30, 180)
-SHORT_MINUTES = (2, 4)
+SHORT_MINUTES = (1, 3)
 GOAL_FASTER_WHISPER, GOAL_WHISPER_CPP = 5.0, 7.0
 GOAL_WORSE_PERCENT = 0.3
 GOAL_BESIDE_BYTES = 300 * 10**6
