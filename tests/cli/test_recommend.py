@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from test_terminal import Terminal
 
+from whisperd.rpc.errors import WhisperdError
 from whisperd_testing import TESTS, RunningDaemon
 
 KEYS = {"name", "memory", "size", "fits", "recommended", "speed", "measured", "reason", "summary"}
@@ -97,9 +98,18 @@ class TestWarnings:
         done = small.ctl("runtimes", "create", "best", "--model", "large-v3")
         assert (done.status, done.out) == (0, "best is created\n")
         assert "large-v3 needs about" in done.err
-        for verb in ("prepare", "load"):
-            tried = small.ctl("runtimes", verb, "best")
-            assert "large-v3 needs about" in tried.err and "downloads are forbidden" in tried.err
+        tried = small.ctl("runtimes", "prepare", "best")
+        assert "large-v3 needs about" in tried.err and "downloads are forbidden" in tried.err
+
+    def test_what_can_never_be_loaded_is_refused_before_it_is_downloaded(self, small: RunningDaemon) -> None:
+        small.ctl("runtimes", "create", "hopeless", "--model", "large-v3")
+        loaded = small.ctl("runtimes", "load", "hopeless", "--json")
+        assert (loaded.status, loaded.json["error"]["code"]) == (1, "memory.not_enough")
+        with small.connect() as client, pytest.raises(WhisperdError) as caught:
+            client.transcribe(__file__, model="large-v3")
+        assert caught.value.code == "memory.not_enough"
+        assert "large-v3 needs about 3.29 GB of memory" in caught.value.message
+        assert "Take small" in caught.value.fix
 
     def test_without_a_model_it_is_the_recommended_one(self, small: RunningDaemon) -> None:
         best = small.ctl("models", "recommend", "--json").json[0]["name"]

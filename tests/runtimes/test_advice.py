@@ -9,8 +9,10 @@ import pytest
 
 from whisperd.hardware import Gpu, Memory
 from whisperd.models import ModelStore
+from whisperd.plugins import Backend, Variant
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.advice import Advisor
+from whisperd.runtimes.preset import RuntimePreset
 
 pytestmark = pytest.mark.anyio
 
@@ -97,3 +99,38 @@ async def test_what_was_measured_is_used(tmp_path: Path) -> None:
     first = (await fast.recommend("de"))[0]
     assert (first.name, first.recommended, first.measured) == ("small", True, False)
     assert await advisor(tmp_path, 16 * GB).suitable() == "base"
+
+
+async def refused(
+    folder: Path,
+    memory: int,
+    *gpu_bytes: int,
+    model: str = "large-v3",
+    device: str = "cpu",
+    compute_type: str = "int8",
+) -> str | None:
+    """The code of what keeps a model from being loaded as a variant, before it is downloaded."""
+    preset = RuntimePreset(id="x", name="x", model=model, created="", changed="")
+    variant = Variant("toy", None, device, 1, (compute_type,))
+    failed = await advisor(folder, memory, *gpu_bytes).never_fitting(
+        preset, [(Backend("toy", "", (variant,)), variant)]
+    )
+    for one in failed:
+        assert one.variant is variant and one.error.fix
+        assert one.error.data["needed"] > one.error.data["free"]
+        return one.error.code
+    return None
+
+
+async def test_what_can_never_be_loaded_is_not_downloaded(tmp_path: Path) -> None:
+    assert await refused(tmp_path, 2 * GB) == "memory.not_enough"
+    assert await refused(tmp_path, 2 * GB, 24 * GB) == "memory.not_enough"  # on the processor all the same
+    assert await refused(tmp_path, 64 * GB, 2 * GB, device="cuda") == "memory.gpu_not_enough"
+    assert await refused(tmp_path, 6 * GB, compute_type="float32") == "memory.not_enough"
+
+
+async def test_what_may_be_loaded_is(tmp_path: Path) -> None:
+    assert await refused(tmp_path, 8 * GB) is None
+    assert await refused(tmp_path, 4 * GB) is None  # it is warned of, since others need memory as well
+    assert await refused(tmp_path, 2 * GB, model="Someone/model") is None
+    assert await refused(tmp_path, 64 * GB, 24 * GB, device="cuda") is None

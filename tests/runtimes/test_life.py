@@ -59,7 +59,7 @@ def lives() -> list[Life]:
             (None, "unloaded", "cancelled", "reloaded", "deleted"),
             (0, 2),
             (0, 1),
-            *([(False, True)] * 5),
+            *([(False, True)] * 6),
         ),
     )
     return [life for life in all_lives if can_be(life)]
@@ -71,6 +71,7 @@ def can_be(life: Life) -> bool:
         (
             life.users == 0 or (life.leases > 0 and life.is_ready),
             not life.is_outdated or life.status == "loaded",
+            not life.is_restarting or life.status == "loaded",
             life.ending in (None, "deleted") or life.is_hosted,
             not life.is_default or (life.is_enabled and not life.is_standby and life.ending != "deleted"),
         )
@@ -95,6 +96,18 @@ def test_every_event_in_every_state_is_answered(event: str) -> None:
         assert effect != "start" or (not life.is_hosted or event in ("failed", "ended")), (life, event)
         assert effect != "stop" or (became.is_hosted and became.ending is not None), (life, event)
         assert became.is_hosted or became.ending in (None, life.ending, "deleted")
+
+
+def test_a_worker_that_died_is_being_loaded() -> None:
+    died = after(Life("loaded"), "died")
+    assert (died.status, died.told) == ("loaded", "loading")
+    assert after(died, "restarted") == Life("loaded")
+    assert after(died, "cancel") == Life("cancelled")
+    assert after(died, "unload") == after(died, "idle") == Life("unloaded")
+    assert after(died, "failed") == Life("failed")
+    assert after(replace(died, leases=1, users=1), "cancel").told == "loading"
+    for event in ("restarted", "ready"):
+        assert refusal(Life("loaded"), event) == "internal.error"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("action", ["unload", "disable", "delete"])

@@ -24,7 +24,8 @@ from whisperd.progress import OnProgress, Progress
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, RuntimeStatus
 from whisperd.runtimes import Lease, LoadedRuntime, Runtime, RuntimeChanges, RuntimeManager, Surroundings
-from whisperd.runtimes.manager import KEPT_FAILURES, KEPT_UNTIL_USED_S
+from whisperd.runtimes.host import KEPT_UNTIL_USED_S
+from whisperd.runtimes.manager import KEPT_FAILURES
 from whisperd.runtimes.prepare import Prepared
 from whisperd.runtimes.preset import Capabilities, RuntimePreset
 from whisperd.runtimes.presets import PresetStore
@@ -224,7 +225,7 @@ class Puppets:
 @pytest.fixture
 async def puppets(monkeypatch: pytest.MonkeyPatch) -> Puppets:
     puppets = Puppets()
-    monkeypatch.setattr("whisperd.runtimes.manager.LoadedRuntime", puppets.make)
+    monkeypatch.setattr("whisperd.runtimes.host.LoadedRuntime", puppets.make)
     return puppets
 
 

@@ -317,6 +317,24 @@ def test_the_default_is_loaded_at_the_start(
     assert len(loads(model)) == 2
 
 
+def test_when_it_was_used_last_is_known_after_a_restart(
+    make_daemon: Callable[..., RunningDaemon], toy: Callable[..., str], tmp_path: Path
+) -> None:
+    daemon = make_daemon().start()
+    tone = write_tone(tmp_path / "tone.wav", 1.0)
+    with daemon.connect() as client:
+        client.runtimes.create(name="used", model=toy())
+        client.runtimes.create(name="unused", model=toy())
+        client.transcribe(tone, runtime="used", vad=False)
+        client.daemon.stop()
+    daemon.wait()
+    daemon.start()
+    with daemon.connect() as client:
+        ended = client.jobs.list()[-1]["ended"]
+        last_used = {one["name"]: one["last_used"] for one in client.runtimes.list()}
+        assert (last_used["used"], last_used["unused"]) == (ended, None)
+
+
 def test_nothing_is_downloaded_for_a_start(make_daemon: Callable[..., RunningDaemon], tmp_path: Path) -> None:
     environment = {"WHISPERD_PRELOAD": "1", "WHISPERD_MODELS_DIR": str(tmp_path / "none")}
     daemon = make_daemon(env=environment).start()

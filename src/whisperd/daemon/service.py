@@ -166,7 +166,11 @@ class Service:
         return (await self.natives.install(native_bundles()[0], self.on_native_progress)).path
 
     async def prepare_runtime(
-        self, preset: RuntimePreset, on_progress: OnProgress, failed: Sequence[FailedVariant] = ()
+        self,
+        preset: RuntimePreset,
+        on_progress: OnProgress,
+        failed: Sequence[FailedVariant] = (),
+        is_to_be_loaded: bool = True,
     ) -> Prepared:
         """Get what a worker needs, and tell of the downloads as if somebody had asked for them alone."""
 
@@ -178,9 +182,12 @@ class Service:
             self.on_model_progress(progress)
             on_progress(progress)
 
+        ranked = await self.ranked_variants(preset)
+        if is_to_be_loaded:
+            failed = [*failed, *await self.advisor.never_fitting(preset, ranked)]
         prepared = await prepare(
             preset,
-            await self.ranked_variants(preset),
+            ranked,
             self.natives,
             self.models,
             on_native_progress,
@@ -379,7 +386,7 @@ async def open_service(
             await table.open()
             service.calibrator = Calibrator(table, service.idle, calibration_surroundings(service, room))
             service.runtimes = RuntimeManager(tasks, PresetStore(database), _surroundings(service, room))
-            await service.runtimes.open(service.advisor.suitable)
+            await service.runtimes.open(service.advisor.suitable, _last_uses(records))
             service.profiles = ProfileManager(
                 ProfileStore(database),
                 check_options=job_options,
@@ -467,6 +474,16 @@ def _value(settings: Settings, key: str) -> object:
 
 def _fields(progress: Progress) -> dict[str, Any]:
     return msgspec.structs.asdict(progress)
+
+
+def _last_uses(records: Sequence[JobRecord]) -> dict[str, str]:
+    """When each runtime was used last, as far as the jobs tell that are kept."""
+    uses: dict[str, str] = {}
+    for one in records:
+        time = one.ended or one.started
+        if time is not None and one.runtime_id is not None and not one.cached:
+            uses[one.runtime_id] = max(time, uses.get(one.runtime_id, ""))
+    return uses
 
 
 def _goes_on(record: JobRecord) -> bool:

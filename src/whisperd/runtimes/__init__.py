@@ -6,10 +6,12 @@ gets a lease. What may follow what is decided by `life`, a pure state machine.
 
 from __future__ import annotations
 
+from whisperd.runtimes.lease import Lease
 from whisperd.runtimes.loaded import LoadedRuntime
-from whisperd.runtimes.manager import Lease, RuntimeManager, Surroundings
+from whisperd.runtimes.manager import RuntimeManager
 from whisperd.runtimes.preset import RuntimeChanges, RuntimePreset
 from whisperd.runtimes.runtime import Runtime, RuntimeView
+from whisperd.runtimes.surroundings import Surroundings
 
 __all__ = [
     "Lease",

@@ -7,8 +7,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from whisperd.hardware import Gpu, Memory, read_memory
 from whisperd.models import ModelStore
 from whisperd.models.recommend import Recommendation, recommend, speeds_from, suitable_model, too_large
+from whisperd.plugins import Backend, Variant
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.computer import Computer
+from whisperd.runtimes.fallback import FailedVariant
+from whisperd.runtimes.prepare import compute_type, fitting_variants
+from whisperd.runtimes.preset import RuntimePreset
 
 __all__ = ["Advisor"]
 
@@ -66,3 +70,28 @@ class Advisor:
             return []
         warning.data["download"] = model.size_bytes
         return [warning]
+
+    async def never_fitting(
+        self, preset: RuntimePreset, ranked: Sequence[tuple[Backend, Variant]]
+    ) -> list[FailedVariant]:
+        """The variants that can never load a model which is not here, so that it is not downloaded in vain.
+
+        The errors are `memory.not_enough` and `memory.gpu_not_enough`. Memory that others have now is no
+        reason: it may be free once the model is here. Raises like `fitting_variants`.
+        """
+        found = []
+        for _, variant in fitting_variants(preset, ranked):
+            for warning in await self.warnings(
+                preset.model,
+                device=variant.device,
+                device_index=preset.device_index,
+                compute_type=compute_type(preset, variant),
+            ):
+                needed, total = warning.data["needed"], warning.data["total"]
+                if needed > total:
+                    code = "memory.gpu_not_enough" if variant.device == "cuda" else "memory.not_enough"
+                    data = {"needed": needed, "free": total, "largest": warning.data["largest"]}
+                    found.append(
+                        FailedVariant(variant, WhisperdError(code, warning.message, warning.fix, data))
+                    )
+        return found

@@ -64,6 +64,8 @@ Event = Literal[
     "done",
     "prepared",  # the host has all that the worker needs
     "ready",  # the worker has loaded the model
+    "died",  # the worker has died, and the host begins another one
+    "restarted",  # that one is there
     "fallback",  # the worker could not load the model, and the host gets what another one needs
     "failed",  # the host has ended with an error
     "ended",  # the host has ended
@@ -79,6 +81,8 @@ EVENTS: tuple[Event, ...] = (
     "done",
     "prepared",
     "ready",
+    "died",
+    "restarted",
     "fallback",
     "failed",
     "ended",
@@ -116,11 +120,18 @@ class Life:
     """How many of them are computing on it."""
     is_outdated: bool = False
     """Whether the worker was started before the last edit."""
+    is_restarting: bool = False
+    """Whether the worker has died and the host is starting another one."""
     is_enabled: bool = True
     is_protected: bool = False
     is_default: bool = False
     is_standby: bool = False
     """Whether it was the default, and answers until the new one is loaded."""
+
+    @property
+    def told(self) -> RuntimeStatusName:
+        """Its status as it is told: a worker that has died is being loaded again."""
+        return "loading" if self.is_restarting else self.status
 
     @property
     def is_hosted(self) -> bool:
@@ -173,6 +184,8 @@ def refusal(life: Life, event: Event) -> str | None:
         ("internal.error", ("done",), life.users == 0),
         ("internal.error", ("prepared",), (life.status, life.goal) != ("downloading", "loaded")),
         ("internal.error", ("ready", "fallback"), life.status != "loading"),
+        ("internal.error", ("died",), life.status != "loaded"),
+        ("internal.error", ("restarted",), not life.is_restarting),
         ("internal.error", ("failed", "ended"), not life.is_hosted),
         ("internal.error", ("idle", "evict"), not life.is_idle),
     )
@@ -196,7 +209,8 @@ def _load(life: Life) -> Step:
 
 
 def _cancel(life: Life) -> Step:
-    return _stopped(life, "cancelled") if life.status in ("downloading", "loading") else (life, None)
+    is_loading = life.told in ("downloading", "loading") and not life.users  # these wait for it, or compute
+    return _stopped(life, "cancelled") if is_loading else (life, None)
 
 
 def _unload(life: Life) -> Step:
@@ -236,7 +250,7 @@ def _reloaded_if_outdated(life: Life) -> Step:
 
 
 def _ended(life: Life, *, has_failed: bool = False) -> Step:
-    ended = replace(life, ending=None, is_outdated=False, users=0)
+    ended = replace(life, ending=None, is_outdated=False, is_restarting=False, users=0)
     if life.ending == "deleted":
         return replace(ended, status="unloaded", ending="deleted"), None
     if life.ending == "reloaded" and (life.is_enabled or life.leases):
@@ -265,6 +279,8 @@ _TRANSITIONS: Mapping[Event, Callable[[Life], Step]] = {
     "done": lambda life: _reloaded_if_outdated(replace(life, users=life.users - 1)),
     "prepared": lambda life: (replace(life, status="loading"), None),
     "ready": lambda life: (replace(life, status="loaded"), None),
+    "died": lambda life: (replace(life, is_restarting=True), None),
+    "restarted": lambda life: (replace(life, is_restarting=False), None),
     "fallback": lambda life: (replace(life, status="downloading"), None),
     "failed": lambda life: _ended(life, has_failed=True),
     "ended": _ended,

@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-import math
-import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import anyio
 import msgspec
 from anyio.abc import TaskGroup
 
 from whisperd.clock import now_rfc3339
-from whisperd.progress import OnProgress, Progress
 from whisperd.rpc.errors import WhisperdError
-from whisperd.rpc.events import Event, RuntimeStatus, RuntimeStatusName
+from whisperd.rpc.events import RuntimeStatus, RuntimeStatusName
 from whisperd.runtimes import errors
-from whisperd.runtimes.fallback import (
-    FailedVariant,
-    VariantFailures,
-    first_failure,
-    is_fault_of_variant,
-    note_on,
-)
+from whisperd.runtimes.host import Host
+from whisperd.runtimes.lease import Lease
 from whisperd.runtimes.life import Effect, Life, Lives, Refused, refusal
 from whisperd.runtimes.life import Event as LifeEvent
 from whisperd.runtimes.loaded import LoadedRuntime
-from whisperd.runtimes.prepare import Prepared, load_params
 from whisperd.runtimes.preset import (
-    Capabilities,
     RuntimeChanges,
     RuntimePreset,
     changed_preset,
@@ -41,95 +30,14 @@ from whisperd.runtimes.preset import (
 )
 from whisperd.runtimes.presets import PresetStore
 from whisperd.runtimes.runtime import Hosting, Runtime, RuntimeView
-from whisperd.settings import RuntimeSettings
-from whisperd.tasks import open_task_group
-from whisperd.worker.process import Patience
-from whisperd.worker.protocol import LoadParams
+from whisperd.runtimes.surroundings import Surroundings
 
-__all__ = ["Lease", "RuntimeManager", "Surroundings"]
+__all__ = ["RuntimeManager"]
 
 log = logging.getLogger(__name__)
 
 KEPT_FAILURES = 20
 """Runtimes made for once of which it is still told how they failed."""
-KEPT_UNTIL_USED_S = 900.0
-"""How long a runtime that somebody loaded is kept for its first use, if it is to be kept for less."""
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What the manager needs of the rest of the daemon."""
-
-    prepare: Callable[[RuntimePreset, OnProgress, Sequence[FailedVariant]], Awaitable[Prepared]]
-    """Gets everything that a worker needs, with progress; not of the variants that have failed in this load.
-    Raises `WhisperdError`."""
-    capabilities: Callable[[RuntimePreset], Awaitable[Capabilities]]
-    """What this computer can do, as far as it matters for a preset."""
-    known_model: Callable[[str], Awaitable[str]]
-    """The one name of a model. Raises `WhisperdError` for a name that means nothing."""
-    settings: Callable[[], RuntimeSettings]
-    publish: Callable[[Event], None]
-    make_room: Callable[[RuntimeManager, Runtime, Prepared, LoadParams], Awaitable[None]]
-    """Sees to it that a runtime that is about to be loaded fits into the memory. Raises `WhisperdError`."""
-    held_count_changed: Callable[[int], None] = lambda _count: None
-    """Called when a runtime begins to be loaded and when it was unloaded, with how many are held."""
-    failures: VariantFailures = field(default_factory=VariantFailures)
-    """Variants that failed while others worked."""
-    clock: Callable[[], float] = time.monotonic
-    """Seconds; stands still while the computer sleeps."""
-
-
-class Lease:
-    """What a job holds on a runtime so that it is not unloaded. A context manager; ends with its block."""
-
-    def __init__(self, manager: RuntimeManager, runtime: Runtime) -> None:
-        self._manager = manager
-        self._runtime = runtime
-        self._is_over = False
-
-    def __enter__(self) -> Lease:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-    @property
-    def name(self) -> str:
-        """What the runtime is called now."""
-        return self._runtime.name
-
-    @property
-    def model(self) -> str:
-        """The runtime's model."""
-        return self._runtime.preset.model
-
-    @property
-    def runtime(self) -> Runtime:
-        """The runtime."""
-        return self._runtime
-
-    def waits_for(self) -> str | None:
-        """What the runtime is doing before it can be used: `downloading 40 %`, `loading`."""
-        status, progress = self._manager.status(self._runtime), self._runtime.progress
-        if self._is_over or status not in ("downloading", "loading"):
-            return None
-        return status if progress is None else f"{status} {progress:.0f} %"
-
-    def release(self) -> None:
-        """Hold it no more. Harmless when it is done already."""
-        if not self._is_over:
-            self._is_over = True
-            self._manager._release(self._runtime)
-
-    async def loaded(self) -> LoadedRuntime:
-        """The loaded runtime. Raises `WhisperdError` if it cannot be prepared or loaded."""
-        return await self._manager._obtain(self._runtime)
-
-    @contextmanager
-    def use(self) -> Iterator[LoadedRuntime | None]:
-        """The loaded runtime, which stays as it is until the block ends; None if it has to be loaded anew."""
-        with self._manager._use(self._runtime) as loaded:
-            yield loaded
 
 
 class RuntimeManager:
@@ -150,8 +58,13 @@ class RuntimeManager:
 
     # What there is
 
-    async def open(self, first_model: Callable[[], Awaitable[str]]) -> None:
-        """Read the presets; on the first start, make the default with the model that is named."""
+    async def open(
+        self, first_model: Callable[[], Awaitable[str]], last_used: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Read the presets; on the first start, make the default with the model that is named.
+
+        `last_used` tells, by id, when runtimes were used last before this.
+        """
         presets, default = await self._store.load()
         if default is None:
             model = await first_model()
@@ -159,7 +72,8 @@ class RuntimeManager:
             await self._store.insert(preset, make_default=True)
             presets, default = (preset,), preset.id
         for preset in presets:
-            self._add(Runtime(preset), is_default=preset.id == default)
+            runtime = Runtime(preset, last_used=last_used.get(preset.id))
+            self._add(runtime, is_default=preset.id == default)
 
     def all(self) -> list[Runtime]:
         """Every saved runtime, the oldest first, and those made for once that are there."""
@@ -202,8 +116,8 @@ class RuntimeManager:
         return self._lives[runtime.id]
 
     def status(self, runtime: Runtime) -> RuntimeStatusName:
-        """Its status as it is told: one whose worker has died is `loading` until there is another."""
-        return runtime.status(self.life(runtime))
+        """Its status as it is told."""
+        return self.life(runtime).told
 
     def view(self, runtime: Runtime, waiting: int = 0) -> RuntimeView:
         """What is told of a runtime for which `waiting` windows wait."""
@@ -315,7 +229,7 @@ class RuntimeManager:
         self._around.failures.forget(runtime.preset.model)
         with self.lease(runtime) as lease:
             await lease.loaded()
-            while runtime.is_restarting:
+            while self.life(runtime).is_restarting:
                 await runtime.changed.wait()
                 await lease.loaded()
             runtime.is_awaited = True
@@ -413,14 +327,14 @@ class RuntimeManager:
 
     def _apply(self, runtime: Runtime, event: LifeEvent) -> None:
         """Take an event, and do about the hosts what follows from it. Raises `WhisperdError`."""
-        before = self.life(runtime).status
+        before = self.life(runtime).told
         try:
             effects = self._lives.apply(runtime.id, event)
         except Refused as refused:
             raise errors.refused(refused.code, runtime.name, self._usable_names(runtime)) from refused
         self._carry_out(effects)
         runtime.wake()
-        if self.life(runtime).status != before:
+        if self.life(runtime).told != before:
             self._status_changed(runtime)
 
     def _carry_out(self, effects: Mapping[str, Effect]) -> None:
@@ -443,7 +357,7 @@ class RuntimeManager:
         error: WhisperdError | None = None
         try:
             with hosting.scope:
-                await self._load_and_keep(runtime, hosting)
+                await Host(self, runtime, hosting).run()
         except WhisperdError as failure:
             log.error("runtime %s: %s (%s)", runtime.name, failure.message, failure.code)
             error = failure.copy()
@@ -457,7 +371,6 @@ class RuntimeManager:
         life = self.life(runtime)
         runtime.loaded = runtime.hosting = runtime.progress = runtime.detail = None
         runtime.needs = {}
-        runtime.is_restarting = False
         if life.ending is None and error is not None:
             runtime.error = error
             hosting.error = errors.failed(error, runtime.name, self._usable_names(runtime))
@@ -469,97 +382,6 @@ class RuntimeManager:
         hosting.ended.set()
         self._wake_all()
         self._forget_unsaved()
-
-    async def _load_and_keep(self, runtime: Runtime, hosting: Hosting) -> None:
-        """Where a variant cannot be loaded, the next best one is taken, if the preset leaves that open."""
-        failed: list[FailedVariant] = []
-        while True:
-            runtime.prepared = None
-            runtime.prepared = prepared = await self._around.prepare(
-                runtime.preset, functools.partial(self._report, runtime), failed
-            )
-            runtime.progress, runtime.detail = None, note_on(prepared.variant, prepared.passed_over)
-            hosting.prepared.set()
-            if self.life(runtime).goal == "prepared":
-                return
-            self._apply(runtime, "prepared")
-            try:
-                await self._keep_loaded(runtime, hosting, prepared, failed)
-            except WhisperdError as error:
-                if hosting.settled.is_set():
-                    raise
-                failed.append(FailedVariant(prepared.variant, error))
-                if not prepared.has_others or not is_fault_of_variant(error, prepared.variant):
-                    raise first_failure(failed) from error
-                self._fall_back(runtime, failed[-1])
-
-    def _fall_back(self, runtime: Runtime, failed: FailedVariant) -> None:
-        name, error = failed.variant.name, failed.error
-        log.warning("runtime %s: %s failed: %s (%s)", runtime.name, name, error.message, error.code)
-        runtime.needs = {}
-        runtime.detail = f"{name} failed: {error.message}"
-        self._apply(runtime, "fallback")
-
-    async def _keep_loaded(
-        self, runtime: Runtime, hosting: Hosting, prepared: Prepared, failed: Sequence[FailedVariant]
-    ) -> None:
-        """Load what is prepared and keep it until told to end. `failed` are those that were tried before."""
-        params = load_params(runtime.preset, prepared)
-        await self._around.make_room(self, runtime, prepared, params)
-        loaded = self._new_loaded(runtime, prepared, params)
-        async with open_task_group() as tasks:
-            tasks.start_soon(loaded.run)
-            await loaded.ready.wait()
-            await self._around.failures.note(runtime.preset.model, failed)
-            runtime.detail = None
-            runtime.loaded, runtime.unused_since_s = loaded, self._around.clock()
-            self._apply(runtime, "ready")
-            hosting.settled.set()
-            self._wake_all()
-            await self._until_told_to_end(runtime)
-
-    def _worker_died(self, runtime: Runtime, death: WhisperdError | None) -> None:
-        """Its worker died, and another one is begun; or, without a death, that one is there."""
-        runtime.is_restarting, runtime.error = death is not None, death
-        runtime.wake()
-        self._status_changed(runtime)
-
-    def _new_loaded(self, runtime: Runtime, prepared: Prepared, params: LoadParams) -> LoadedRuntime:
-        settings = self._around.settings()
-        patience = Patience(
-            settings.load_timeout_s, settings.batch_timeout_s, settings.batch_timeout_per_audio_s
-        )
-        loaded = LoadedRuntime(
-            runtime.name,
-            prepared.backend,
-            prepared.bundle_path,
-            params,
-            runtime.batch_size,
-            patience,
-            prepared.variant.environment,
-        )
-        loaded.on_death = functools.partial(self._worker_died, runtime)
-        return loaded
-
-    async def _until_told_to_end(self, runtime: Runtime) -> None:
-        """Wait to be cancelled. We see to that when nobody has used it for as long as it is kept."""
-        while True:
-            changed = runtime.changed
-            with anyio.move_on_after(self._kept_for_s(runtime)):
-                await changed.wait()
-            if not changed.is_set():  # a lease taken in the very moment of the timeout counts
-                log.info("runtime %s is idle and is unloaded", runtime.name)
-                self._apply(runtime, "idle")
-                await anyio.sleep_forever()
-
-    def _kept_for_s(self, runtime: Runtime) -> float:
-        """Seconds after which it is to be unloaded if nothing changes."""
-        keep_alive_s = runtime.preset.keep_alive
-        if not self.life(runtime).is_idle or keep_alive_s < 0:
-            return math.inf
-        if runtime.is_awaited:
-            keep_alive_s = max(keep_alive_s, KEPT_UNTIL_USED_S)
-        return max(0.0, runtime.unused_since_s + keep_alive_s - self._around.clock())
 
     # Keeping the books
 
@@ -623,12 +445,6 @@ class RuntimeManager:
 
     # Telling
 
-    def _report(self, runtime: Runtime, progress: Progress) -> None:
-        """What is downloaded for a runtime is progress of that runtime."""
-        runtime.progress = round(100 * progress.done / progress.total, 1) if progress.total else None
-        runtime.detail = f"{progress.detail} {progress.name}"
-        self._tell(runtime)
-
     def _status_changed(self, runtime: Runtime) -> None:
         runtime.remember(self.status(runtime))
         self._tell(runtime)
@@ -651,7 +467,7 @@ class RuntimeManager:
             RuntimeStatus(
                 id=runtime.id,
                 name=runtime.name,
-                status=runtime.status(life),
+                status=life.told,
                 progress=runtime.progress,
                 detail=runtime.detail,
                 error=runtime.error.to_wire() if runtime.error else None,

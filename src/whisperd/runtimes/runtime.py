@@ -117,8 +117,6 @@ class Runtime:
     last_used: str | None = None
     unused_since_s: float = 0.0
     """By the monotonic clock: since when nobody holds a lease on it."""
-    is_restarting: bool = False
-    """Whether its worker has died and another one is being started."""
     is_awaited: bool = False
     """Whether it was loaded because somebody said so, and was not used since."""
     history: deque[Moment] = field(default_factory=lambda: deque(maxlen=KEPT_MOMENTS))
@@ -143,11 +141,6 @@ class Runtime:
         is_usual = self.preset.batch_size == USUAL_BATCH_SIZE
         return tuning.batch_size if tuning and is_usual else self.preset.batch_size
 
-    def status(self, life: Life) -> RuntimeStatusName:
-        """Its status as it is told: one whose worker has died is `loading` until there is another."""
-        is_gone = self.is_restarting and life.status == "loaded"
-        return "loading" if is_gone else life.status
-
     def wake(self) -> None:
         """Have its host look again whether it is wanted."""
         self.changed.set()
@@ -155,21 +148,21 @@ class Runtime:
 
     def remember(self, status: RuntimeStatusName) -> None:
         """Add its status to its history."""
-        # An error stays known until the next attempt, and is the reason of what it led to alone.
-        is_reason = self.error is not None and (status == "failed" or self.is_restarting)
-        error = self.error.to_wire() if self.error and is_reason else None
+        # An error stays known until the next attempt, and is the reason of what it led to alone: that it has
+        # failed, or that its worker, which has died, is loaded again.
+        error = self.error.to_wire() if self.error and status in ("failed", "loading") else None
         self.history.append(Moment(time=now_rfc3339(), status=status, detail=self.detail, error=error))
 
     def view(self, life: Life, *, waiting: int = 0) -> RuntimeView:
         """What is told of it; `waiting` windows wait for it."""
-        loaded = None if self.is_restarting else self.loaded
+        loaded = None if life.is_restarting else self.loaded
         return RuntimeView(
             **{name: getattr(self.preset, name) for name in _SHOWN_AS_SAVED},
             enabled=life.is_enabled,
             default=life.is_default,
             protected=life.is_protected,
             saved=self.is_saved,
-            status=self.status(life),
+            status=life.told,
             progress=self.progress,
             detail=self.detail or ("unloading" if life.ending and life.status == "loaded" else None),
             error=self.error.to_wire() if self.error else None,

@@ -1,0 +1,157 @@
+"""The host of a runtime: it gets what the runtime needs, starts its worker, keeps it and ends it.
+
+A task of the manager, which there is exactly while the runtime is downloading, loading or loaded. What may
+be, the manager decides; the host tells it what has come to be.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from whisperd.progress import Progress
+from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes.fallback import FailedVariant, first_failure, is_fault_of_variant, note_on
+from whisperd.runtimes.life import Event, Life
+from whisperd.runtimes.loaded import LoadedRuntime
+from whisperd.runtimes.prepare import Prepared, load_params
+from whisperd.runtimes.runtime import Hosting, Runtime
+from whisperd.tasks import open_task_group
+from whisperd.worker.process import Patience
+from whisperd.worker.protocol import LoadParams
+
+if TYPE_CHECKING:
+    from whisperd.runtimes.manager import RuntimeManager
+
+__all__ = ["KEPT_UNTIL_USED_S", "Host"]
+
+log = logging.getLogger(__name__)
+
+KEPT_UNTIL_USED_S: Final = 900.0
+"""How long a runtime that somebody loaded is kept for its first use, if it is to be kept for less."""
+
+
+class Host:
+    """Hosts a runtime once."""
+
+    def __init__(self, manager: RuntimeManager, runtime: Runtime, hosting: Hosting) -> None:
+        self._manager = manager
+        self._around = manager._around
+        self._runtime = runtime
+        self._hosting = hosting
+
+    async def run(self) -> None:
+        """Prepare it, load it, and keep it until its scope is cancelled. Raises `WhisperdError`.
+
+        Where a variant cannot be loaded, the next best one is taken, if the preset leaves that open.
+        """
+        runtime, hosting = self._runtime, self._hosting
+        failed: list[FailedVariant] = []
+        while True:
+            runtime.prepared = None
+            runtime.prepared = prepared = await self._around.prepare(
+                runtime.preset,
+                self._report,
+                failed,
+                self._life.goal == "loaded",
+            )
+            runtime.progress, runtime.detail = None, note_on(prepared.variant, prepared.passed_over)
+            hosting.prepared.set()
+            if self._life.goal == "prepared":
+                return
+            self._apply("prepared")
+            try:
+                await self._keep_loaded(prepared, failed)
+            except WhisperdError as error:
+                if hosting.settled.is_set():
+                    raise
+                failed.append(FailedVariant(prepared.variant, error))
+                if not prepared.has_others or not is_fault_of_variant(error, prepared.variant):
+                    raise first_failure(failed) from error
+                self._fall_back(failed[-1])
+
+    def _fall_back(self, failed: FailedVariant) -> None:
+        runtime = self._runtime
+        name, error = failed.variant.name, failed.error
+        log.warning("runtime %s: %s failed: %s (%s)", runtime.name, name, error.message, error.code)
+        runtime.needs = {}
+        runtime.detail = f"{name} failed: {error.message}"
+        self._apply("fallback")
+
+    async def _keep_loaded(self, prepared: Prepared, failed: Sequence[FailedVariant]) -> None:
+        """Load what is prepared and keep it until told to end. `failed` are those that were tried before."""
+        runtime = self._runtime
+        params = load_params(runtime.preset, prepared)
+        await self._around.make_room(self._manager, runtime, prepared, params)
+        loaded = self._new_loaded(prepared, params)
+        async with open_task_group() as tasks:
+            tasks.start_soon(loaded.run)
+            await loaded.ready.wait()
+            await self._around.failures.note(runtime.preset.model, failed)
+            runtime.detail = None
+            runtime.loaded, runtime.unused_since_s = loaded, self._around.clock()
+            self._apply("ready")
+            self._hosting.settled.set()
+            self._manager._wake_all()
+            await self._until_told_to_end()
+
+    def _worker_died(self, death: WhisperdError | None) -> None:
+        """Its worker died, and another one is begun; or, without a death, that one is there."""
+        self._runtime.error = death
+        self._apply("restarted" if death is None else "died")
+
+    def _new_loaded(self, prepared: Prepared, params: LoadParams) -> LoadedRuntime:
+        settings = self._around.settings()
+        patience = Patience(
+            settings.load_timeout_s, settings.batch_timeout_s, settings.batch_timeout_per_audio_s
+        )
+        loaded = LoadedRuntime(
+            self._runtime.name,
+            prepared.backend,
+            prepared.bundle_path,
+            params,
+            self._runtime.batch_size,
+            patience,
+            prepared.variant.environment,
+        )
+        loaded.on_death = self._worker_died
+        return loaded
+
+    async def _until_told_to_end(self) -> None:
+        """Wait to be cancelled. We see to that when nobody has used it for as long as it is kept."""
+        while True:
+            changed = self._runtime.changed
+            with anyio.move_on_after(self._kept_for_s()):
+                await changed.wait()
+            if not changed.is_set():  # a lease taken in the very moment of the timeout counts
+                log.info("runtime %s is idle and is unloaded", self._runtime.name)
+                self._apply("idle")
+                await anyio.sleep_forever()
+
+    def _kept_for_s(self) -> float:
+        """Seconds after which it is to be unloaded if nothing changes."""
+        runtime = self._runtime
+        keep_alive_s = runtime.preset.keep_alive
+        if not self._life.is_idle or keep_alive_s < 0:
+            return math.inf
+        if runtime.is_awaited:
+            keep_alive_s = max(keep_alive_s, KEPT_UNTIL_USED_S)
+        return max(0.0, runtime.unused_since_s + keep_alive_s - self._around.clock())
+
+    def _report(self, progress: Progress) -> None:
+        """What is downloaded for a runtime is progress of that runtime."""
+        runtime = self._runtime
+        runtime.progress = round(100 * progress.done / progress.total, 1) if progress.total else None
+        runtime.detail = f"{progress.detail} {progress.name}"
+        self._manager._tell(runtime)
+
+    @property
+    def _life(self) -> Life:
+        return self._manager.life(self._runtime)
+
+    def _apply(self, event: Event) -> None:
+        self._manager._apply(self._runtime, event)

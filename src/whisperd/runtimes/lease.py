@@ -1,0 +1,68 @@
+"""What a job holds on a runtime so that it is not unloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from whisperd.runtimes.loaded import LoadedRuntime
+from whisperd.runtimes.runtime import Runtime
+
+if TYPE_CHECKING:
+    from whisperd.runtimes.manager import RuntimeManager
+
+__all__ = ["Lease"]
+
+
+class Lease:
+    """What a job holds on a runtime so that it is not unloaded. A context manager; ends with its block."""
+
+    def __init__(self, manager: RuntimeManager, runtime: Runtime) -> None:
+        self._manager = manager
+        self._runtime = runtime
+        self._is_over = False
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    @property
+    def name(self) -> str:
+        """What the runtime is called now."""
+        return self._runtime.name
+
+    @property
+    def model(self) -> str:
+        """The runtime's model."""
+        return self._runtime.preset.model
+
+    @property
+    def runtime(self) -> Runtime:
+        """The runtime."""
+        return self._runtime
+
+    def waits_for(self) -> str | None:
+        """What the runtime is doing before it can be used: `downloading 40 %`, `loading`."""
+        status, progress = self._manager.status(self._runtime), self._runtime.progress
+        if self._is_over or status not in ("downloading", "loading"):
+            return None
+        return status if progress is None else f"{status} {progress:.0f} %"
+
+    def release(self) -> None:
+        """Hold it no more. Harmless when it is done already."""
+        if not self._is_over:
+            self._is_over = True
+            self._manager._release(self._runtime)
+
+    async def loaded(self) -> LoadedRuntime:
+        """The loaded runtime. Raises `WhisperdError` if it cannot be prepared or loaded."""
+        return await self._manager._obtain(self._runtime)
+
+    @contextmanager
+    def use(self) -> Iterator[LoadedRuntime | None]:
+        """The loaded runtime, which stays as it is until the block ends; None if it has to be loaded anew."""
+        with self._manager._use(self._runtime) as loaded:
+            yield loaded
