@@ -67,7 +67,7 @@ bench: setup ## measure, against faster-whisper; prints a table and writes bench
 	$(BIN)/python benchmarks/run.py
 
 lock: setup ## renew the locks of the native bundles from the package index
-	$(BIN)/python scripts/lock.py
+	$(BIN)/python -m whisperd.natives.make_lock scripts/bundles.toml
 
 lock-dev: wheels ## renew requirements/dev.txt
 	$(BIN)/python -m pip install --quiet uv

@@ -11,10 +11,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import resource
 import subprocess
 import sys
-import tarfile
+import wave
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -51,33 +50,22 @@ print(json.dumps({"seconds": seconds, "texts": texts}))
 """
 
 
-DECODE = """
-import json, sys, wave
-sys.path.insert(0, sys.argv[1])
-import av
-for source, target in json.loads(sys.argv[2]):
-    resampler = av.AudioResampler("s16", "mono", 16_000)
-    with av.open(source) as media, wave.open(target, "wb") as sound:
-        sound.setparams((1, 2, 16_000, 0, "NONE", ""))
-        for frame in (*media.decode(audio=0), None):
-            for part in resampler.resample(frame):
-                sound.writeframes(part.to_ndarray().tobytes())
-"""
-
-
 def measure(daemon: Any, audio: Path) -> Any:
     """Compare them in turn."""
     from benchmarks.measure import Outcome, bundle_path, median_ratio
+    from whisper_cli import heard_by, run_cli, whisper_cli
 
     bundle = Path(bundle_path(daemon, VARIANT))
     model = _converted(daemon)
     with TemporaryDirectory() as name:
         folder = Path(name)
-        files = _windows(audio, folder, bundle_path(daemon, "media"))
-        cli = _build_cli(bundle, folder)
+        files = _windows(audio, folder, Path(bundle_path(daemon, "media")))
+        cli, nothing = whisper_cli(bundle), [_no_sound(folder)]
         ours, adaptive, theirs = [], [], []
         for _ in range(ROUNDS):
-            theirs.append(_run_cli(cli, model, files))
+            loading_s = run_cli(cli, model, nothing)
+            texts, seconds_in_all = heard_by(cli, model, files)
+            theirs.append({"seconds": seconds_in_all - loading_s, "texts": texts})
             ours.append(_run_ours(bundle, model, files, FULL_MARGIN_S))
             adaptive.append(_run_ours(bundle, model, files, None))
     seconds = {
@@ -128,69 +116,22 @@ def _converted(daemon: Any) -> Path:
     return path
 
 
-def _windows(audio: Path, folder: Path, media: str) -> list[Path]:
+def _windows(audio: Path, folder: Path, media: Path) -> list[Path]:
     """The English recordings that are one window, as plain sound."""
+    from whisper_cli import plain_sounds
+
     manifest = json.loads((audio / "manifest.json").read_text("utf-8"))
     chosen = [one for one in manifest if one["language"] == "en" and one["duration_s"] <= LONGEST_S]
-    pairs = [(audio / one["file"], folder / f"{Path(one['file']).stem}.wav") for one in chosen]
-    request = json.dumps([[str(source), str(target)] for source, target in pairs])
-    subprocess.run([sys.executable, "-P", "-c", DECODE, media, request], check=True)
-    return [target for _, target in pairs]
+    return plain_sounds([audio / one["file"] for one in chosen], folder, media)
 
 
-def _build_cli(bundle: Path, folder: Path) -> Path:
-    """Compile `whisper-cli` of the locked source, with the bundle's libraries."""
-    lock = PLUGIN / "src" / "whisperd_whispercpp" / "whispercpp-source.lock"
-    (version,) = set(re.findall(r'name = "pywhispercpp"\nversion = "(.+)"', lock.read_text("utf-8")))
-    download = ["-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "pywhispercpp"]
-    subprocess.run([sys.executable, *download, "--dest", str(folder), f"pywhispercpp=={version}"], check=True)
-    with tarfile.open(folder / f"pywhispercpp-{version}.tar.gz") as archive:
-        archive.extractall(folder, filter="data")
-    source = folder / f"pywhispercpp-{version}" / "whisper.cpp"
-    examples = source / "examples"
-    common = ("common", "common-whisper", "common-ggml", "grammar-parser")
-    libraries = [
-        str(path)
-        for path in (bundle / "pywhispercpp.libs").glob("lib*")
-        if path.name.startswith(("libwhisper", "libggml"))
-    ]
-    cli = folder / "whisper-cli"
-    subprocess.run(
-        [
-            *("g++", "-O2", "-std=c++17", "-o", str(cli), '-DWHISPER_VERSION=""'),
-            *("-I", str(source / "include"), "-I", str(source / "ggml" / "include"), "-I", str(examples)),
-            str(examples / "cli" / "cli.cpp"),
-            *(str(examples / f"{name}.cpp") for name in common),
-            *libraries,
-            f"-Wl,-rpath,{bundle / 'pywhispercpp.libs'}",
-            "-lpthread",
-        ],
-        check=True,
-    )
-    return cli
-
-
-def _run_cli(cli: Path, model: Path, files: Sequence[Path]) -> dict[str, Any]:
-    """Processor seconds less those of loading, and the texts."""
-    loading_s = _cli(cli, model, files[:1], "--duration", "1")
-    seconds = _cli(cli, model, files, "--output-txt") - loading_s
-    texts = [file.with_name(f"{file.name}.txt").read_text("utf-8") for file in files]
-    return {"seconds": seconds, "texts": texts}
-
-
-def _cli(cli: Path, model: Path, files: Sequence[Path], *options: str) -> float:
-    before = _children_s()
-    subprocess.run(
-        [
-            *(str(cli), "-m", str(model), "-l", "en", "-t", "1", "-bs", "1", "-bo", "1"),
-            *("-nf", "-nt", "-sns", "-nfa", "-np", *options),
-            *(argument for file in files for argument in ("-f", str(file))),
-        ],
-        check=True,
-        capture_output=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    return _children_s() - before
+def _no_sound(folder: Path) -> Path:
+    """Too little for anything to be computed of it: what remains is the time that loading takes."""
+    path = folder / "no_sound.wav"
+    with wave.open(str(path), "wb") as sound:
+        sound.setparams((1, 2, 16_000, 0, "NONE", ""))
+        sound.writeframes(bytes(2 * 800))
+    return path
 
 
 def _run_ours(bundle: Path, model: Path, files: Sequence[Path], margin_s: float | None) -> dict[str, Any]:
@@ -209,11 +150,6 @@ def _run_ours(bundle: Path, model: Path, files: Sequence[Path], margin_s: float 
     )
     found: dict[str, Any] = json.loads(done.stdout)
     return found
-
-
-def _children_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def _words(text: str) -> list[str]:

@@ -232,7 +232,7 @@ class TestShippedLocks:
     def test_every_target_gets_every_distribution_within_its_bounds(self, name: str) -> None:
         declared = DECLARED[name]
         held, tools = bounds(declared, "distributions", "sources"), bounds(declared, "tools")
-        lock = parse_lock((PROJECT / declared["lock"]).read_text(encoding="utf-8"))
+        lock = parse_lock((PROJECT / "scripts" / declared["lock"]).read_text(encoding="utf-8"))
         platforms, pythons = declared.get("platforms", PLATFORMS), declared.get("pythons", PYTHONS)
         unserved = set()
         for platform, python in itertools.product(platforms, pythons):
@@ -252,7 +252,7 @@ class TestShippedLocks:
 
     @pytest.mark.parametrize("name", DECLARED)
     def test_the_files_are_as_the_script_writes_them(self, name: str) -> None:
-        text = (PROJECT / DECLARED[name]["lock"]).read_text(encoding="utf-8")
+        text = (PROJECT / "scripts" / DECLARED[name]["lock"]).read_text(encoding="utf-8")
         heading = [
             line.removeprefix("#").removeprefix(" ") for line in text.splitlines() if line.startswith("#")
         ]

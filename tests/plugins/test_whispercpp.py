@@ -149,38 +149,6 @@ def test_sentences_have_their_times(loaded: tuple[Path, LoadParams]) -> None:
     assert others and 6.5 < others[0].start < 8.0 and others[-1].end == pytest.approx(10.09, abs=0.01)
 
 
-REFERENCE = """
-import sys
-import numpy
-import _pywhispercpp as whisper
-model, sound = sys.argv[1:]
-given = whisper.whisper_context_default_params()
-given.flash_attn = False
-context = whisper.whisper_init_from_file_with_params(model, given)
-params = whisper.whisper_full_default_params(whisper.whisper_sampling_strategy.WHISPER_SAMPLING_GREEDY)
-params.n_threads, params.language, params.temperature_inc = 1, "en", 0.0
-params.no_timestamps = params.single_segment = params.suppress_nst = True
-params.print_progress = False
-samples = numpy.fromfile(sound, dtype="<i2").astype(numpy.float32) / 32768
-assert whisper.whisper_full(context, params, samples, len(samples)) == 0
-count = whisper.whisper_full_n_segments(context)
-text = b"".join(whisper.whisper_full_get_segment_text(context, number) for number in range(count))
-print(text.decode())
-"""
-
-
-@pytest.mark.parametrize("file", ["austen-0870.wav", "austen-0880.wav", "austen-0890.wav"])
-def test_the_text_is_that_of_whisper_cpp_itself(
-    tmp_path: Path, loaded: tuple[Path, LoadParams], file: str
-) -> None:
-    bundle, params = loaded
-    sound = tmp_path / "sound"
-    sound.write_bytes(samples(file))
-    reference = run_python(REFERENCE, params.model_path, str(sound), env=os.environ, paths=[str(bundle)])
-    result = compute(loaded, samples(file), beam_size=1, temperatures=(0.0,))
-    assert "".join(segment.text for segment in result.segments).strip() == reference.strip()
-
-
 GIVING_UP = """
 import json, sys
 from pathlib import Path

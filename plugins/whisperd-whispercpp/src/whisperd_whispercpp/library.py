@@ -20,11 +20,13 @@ import _pywhispercpp
 import numpy as np
 
 from whisperd_whispercpp.alignment import AlignmentHeads
+from whisperd_whispercpp.mel import mel_filters, mel_spectrogram
 
 __all__ = ["MAX_AUDIO_CONTEXT", "MAX_BEAMS", "Decoded", "GivenUp", "Model", "State", "version"]
 
 MAX_AUDIO_CONTEXT = 1500
 """Positions of the encoder's output: two spectrogram frames each."""
+_FRAMES = 2 * MAX_AUDIO_CONTEXT
 
 MAX_BEAMS = 8
 """As the library was compiled."""
@@ -156,6 +158,8 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "whisper_token_lang": (c_int32, (c_void_p, c_int)),
     "whisper_token_translate": (c_int32, (c_void_p,)),
     "whisper_tokenize": (c_int, (c_void_p, c_char_p, _TOKENS, c_int)),
+    "whisper_model_n_mels": (c_int, (c_void_p,)),
+    "whisper_set_mel_with_state": (c_int, (c_void_p, c_void_p, _SAMPLES, c_int, c_int)),
     "whisper_full_with_state": (c_int, (c_void_p, c_void_p, _FullParams, _SAMPLES, c_int)),
     "whisper_lang_auto_detect_with_state": (c_int, (c_void_p, c_void_p, c_int, c_int, _SAMPLES)),
     "whisper_decode_with_state": (c_int, (c_void_p, c_void_p, _TOKENS, c_int, c_int, c_int)),
@@ -274,6 +278,7 @@ class Model:
         self.no_speech_token = int(_library.whisper_token_nosp(self._context))
         self.end_token = int(_library.whisper_token_eot(self._context))
         self.languages = self._known_languages()
+        self.mel_filters = mel_filters(_library.whisper_model_n_mels(self._context))
 
     def state(self, threads: int) -> State:
         """What one thread at a time needs to compute with these weights."""
@@ -340,10 +345,14 @@ class State:
         self._duration_s = duration_s
         if self._is_worn and not self._model.uses_gpu:  # where a new one takes long
             self._renew()
+        mel = np.ascontiguousarray(mel_spectrogram(samples, self._model.mel_filters, _FRAMES), np.float32)
+        bands, frames = mel.shape
+        pointer = mel.ctypes.data_as(_SAMPLES)
+        _check(_library.whisper_set_mel_with_state(self._context, self._state, pointer, frames, bands))
         params = self._params(_GREEDY)
         params.duration_ms = _NO_TIME_MS
         params.audio_ctx = audio_context
-        self._compute(params, samples)
+        self._compute(params)
 
     def guess_language(self) -> dict[str, float]:
         """How likely each language is that the model knows."""
@@ -427,11 +436,10 @@ class State:
         params.no_speech_thold = float("inf")
         return params
 
-    def _compute(self, params: Any, samples: Any = None) -> None:
-        pointer = samples.ctypes.data_as(_SAMPLES) if samples is not None else None
-        count = len(samples) if samples is not None else 0  # none: those of the last time
+    def _compute(self, params: Any) -> None:
         params.abort_callback = ctypes.cast(self._abort, c_void_p)
-        status = _library.whisper_full_with_state(self._context, self._state, params, pointer, count)
+        # Without samples, it computes what it has the spectrogram of.
+        status = _library.whisper_full_with_state(self._context, self._state, params, None, 0)
         if status < 0 and not self._is_wanted():
             self._is_worn = True
             raise GivenUp

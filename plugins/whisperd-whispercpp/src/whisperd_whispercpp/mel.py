@@ -1,4 +1,4 @@
-"""The filter bank between spectrum and Mel spectrogram that Whisper was trained with."""
+"""What Whisper hears: the Mel spectrogram of a sound, and the filter bank that makes it of the spectrum."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["SPECTRUM_SIZE", "mel_filters"]
+__all__ = ["mel_filters", "mel_spectrogram"]
 
 SAMPLE_RATE = 16_000
 FOURIER_SIZE = 400
+STEP = 160
+"""Samples from one frame to the next: 10 ms."""
 SPECTRUM_SIZE = FOURIER_SIZE // 2 + 1
 
 # Slaney's scale (Auditory Toolbox, 1998): linear to 1000 Hz, logarithmic above.
@@ -17,6 +19,10 @@ _HZ_PER_MEL = 200.0 / 3
 _BREAK_HZ = 1000.0
 _BREAK_MEL = _BREAK_HZ / _HZ_PER_MEL
 _LOG_STEP = np.log(6.4) / 27.0
+
+_HANN = np.hanning(FOURIER_SIZE + 1)[:-1].astype(np.float32)
+_LEAST, _RANGE = -10.0, 8.0
+"""Powers of ten: the least energy that is told from none, and how far below the loudest one may be."""
 
 
 def mel_filters(bands: int) -> Any:
@@ -30,6 +36,27 @@ def mel_filters(bands: int) -> Any:
     triangles = np.maximum(0.0, np.minimum(rising, falling))
     areas = (corners[2:] - corners[:-2])[:, None] / 2
     return (triangles / areas).astype(np.float32)
+
+
+def mel_spectrogram(samples: Any, filters: Any, frames: int) -> Any:
+    """The spectrogram `(bands, frames)` of float32 samples with silence behind them, as Whisper was trained.
+
+    That is the logarithm of the energy in each band, in a range of 80 dB below the loudest (Radford et al.,
+    "Robust Speech Recognition via Large-Scale Weak Supervision", 2022, and its reference code). whisper.cpp
+    computes the same with a Fourier transform of its own, which takes ten times as long.
+    """
+    edge = FOURIER_SIZE // 2
+    heard = min(frames, (len(samples) + edge) // STEP + 1)
+    length = (heard - 1) * STEP + FOURIER_SIZE
+    padded = np.zeros(max(length, edge + len(samples)), dtype=np.float32)
+    padded[:edge] = samples[edge:0:-1]
+    padded[edge : edge + len(samples)] = samples
+    pieces = np.lib.stride_tricks.sliding_window_view(padded[:length], FOURIER_SIZE)[::STEP]
+    spectrum = np.fft.rfft(pieces * _HANN)
+    energy = filters @ (spectrum.real**2 + spectrum.imag**2).T
+    found = np.full((len(filters), frames), _LEAST, dtype=np.float32)
+    np.log10(np.maximum(energy, 10.0**_LEAST), out=found[:, :heard], casting="same_kind")
+    return (np.maximum(found, found.max() - _RANGE) + 4.0) / 4.0
 
 
 def _mel(hz: float) -> float:

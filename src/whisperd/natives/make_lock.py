@@ -1,4 +1,15 @@
-"""Renew the lock files of the native bundles from `bundles.toml`: `python scripts/lock.py [BUNDLE...]`.
+"""Writes the locks of native bundles: `python -m whisperd.natives.make_lock BUNDLES.TOML [BUNDLE...]`.
+
+The file says for each bundle what goes into it, and where its lock is written to, from the file's own folder:
+
+    [plain-cpu]
+    lock = "whisperd_plain/plain-cpu.lock"
+    main = "ctranslate2"                                 # the distribution whose version is the bundle's
+    distributions = ["ctranslate2>=4.6,<5", "numpy>=2"]  # all of them: dependencies are not followed
+    platforms = ["linux-x86_64"]                         # without these two: all that whisperd knows
+    pythons = ["3.12", "3.13"]
+
+`sources` are distributions that are built where they are used, and `tools` what builds them.
 
 All questions go to the package index that pip is configured for. A wheel that a lock already holds is not
 looked at again. Of a new one the directory at its end is read, which tells its sizes: some are larger than
@@ -7,6 +18,7 @@ half a gigabyte. Where the index cannot give a part of a file, the wheel is fetc
 
 from __future__ import annotations
 
+import argparse
 import io
 import itertools
 import json
@@ -35,11 +47,8 @@ from whisperd.rpc.errors import WhisperdError
 Platform = tuple[str, str]
 """A platform and a version of Python."""
 
-PROJECT = Path(__file__).parents[1]
-BUNDLES = Path(__file__).with_name("bundles.toml")
-
 HEADING = """\
-The native bundle {name}: its wheels, pinned by hash. Written by `make lock`; do not edit.
+The native bundle {name}: its wheels, pinned by hash. Written by whisperd.natives.make_lock; do not edit.
 Made for {platforms}
 with Python {pythons}, less what the index has no wheels for:
 {missing}"""
@@ -56,16 +65,30 @@ class Found:
     url: str
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Renew the locks of the bundles that are named on the command line, or all."""
-    declared = tomllib.loads(BUNDLES.read_text(encoding="utf-8"))
-    for name in sys.argv[1:] or declared:
+    parser = argparse.ArgumentParser(
+        prog="python -m whisperd.natives.make_lock",
+        description="Write the locks of native bundles, as the package index has their wheels today.",
+    )
+    parser.add_argument("file", metavar="BUNDLES.TOML", type=Path, help="says what each bundle holds")
+    parser.add_argument("bundles", metavar="BUNDLE", nargs="*", help="those to renew (all)")
+    options = parser.parse_args(arguments)
+    try:
+        declared = tomllib.loads(options.file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        parser.error(f"{options.file} cannot be read: {error}")
+    for name in options.bundles or declared:
+        if name not in declared:
+            parser.error(f"there is no bundle {name!r} in {options.file}; there are {', '.join(declared)}")
         bundle = declared[name]
-        path = PROJECT / bundle["lock"]
+        if missing := [key for key in ("lock", "main") if key not in bundle]:
+            parser.error(f"{name} has no {missing[0]!r}")
+        path = options.file.parent / bundle["lock"]
         targets = list(itertools.product(bundle.get("platforms", PLATFORMS), bundle.get("pythons", PYTHONS)))
         text = renew(name, bundle, targets, path)
         path.write_text(text, encoding="utf-8", newline="\n")
-        print(f"{name}: {bundle['lock']}")
+        _say(f"{name}: {path}")
 
 
 def renew(name: str, bundle: dict[str, Any], targets: Sequence[Platform], path: Path) -> str:
@@ -110,7 +133,8 @@ def gather(name: str, wanted: list[str], targets: Sequence[Platform], known: dic
     missing = []
     for platform, python in targets if wanted else ():
         found, lacking = resolve_all(wanted, platform, python)
-        print(f"{name}: {platform} {python}", *(f"{each.name} {each.version}" for each in found), *lacking)
+        versions = [f"{each.name} {each.version}" for each in found]
+        _say(" ".join([f"{name}: {platform} {python}", *versions, *lacking]))
         for each in found:
             wheels = rows.setdefault((each.name, each.version), {})
             if each.tag not in wheels:
@@ -132,7 +156,7 @@ def find_source(wanted: str) -> Source:
             raise SystemExit(output)
         (path,) = Path(folder).iterdir()
         source = measure_source(name, source_version(path.name), path)
-        print(f"  {name} {source.version}: {path.name}")
+        _say(f"  {name} {source.version}: {path.name}")
         return source
 
 
@@ -198,7 +222,7 @@ def measure(found: Found, platform: str, python: str) -> Wheel:
     try:
         size_bytes, unpacked_bytes = sizes(RemoteFile(found.url))
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        print(f"  {found.name}: fetched whole, for its sizes ({error})")
+        _say(f"  {found.name}: fetched whole, for its sizes ({error})")
         return measure_whole(found, platform, python)
     return Wheel(found.tag, size_bytes, unpacked_bytes, found.sha256)
 
@@ -217,6 +241,8 @@ class RemoteFile(io.RawIOBase):
     """
 
     def __init__(self, url: str) -> None:
+        if not url.startswith(("https://", "http://")):
+            raise OSError("it does not lie on a server")
         self._url = url
         self._position = 0
         _, self._size = self._fetch(0, 1)
@@ -247,8 +273,8 @@ class RemoteFile(io.RawIOBase):
 
     def _fetch(self, start: int, end: int) -> tuple[bytes, int]:
         """A part, and the size of the whole."""
-        request = urllib.request.Request(self._url, headers={"Range": f"bytes={start}-{end - 1}"})
-        with urllib.request.urlopen(request, timeout=60, context=_certificates()) as answer:
+        request = urllib.request.Request(self._url, headers={"Range": f"bytes={start}-{end - 1}"})  # noqa: S310
+        with urllib.request.urlopen(request, timeout=60, context=_certificates()) as answer:  # noqa: S310
             part, _, size = answer.headers.get("Content-Range", "").rpartition("/")
             if answer.status != 206 or not part.startswith(f"bytes {start}-"):
                 raise OSError("the index gives no parts of files")
@@ -276,6 +302,11 @@ def measure_whole(found: Found, platform: str, python: str) -> Wheel:
         with zipfile.ZipFile(path) as archive:
             unpacked_bytes = sum(member.file_size for member in archive.infolist())
         return Wheel(found.tag, path.stat().st_size, unpacked_bytes, found.sha256)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def check(

@@ -1,0 +1,128 @@
+"""The maker of locks: what it writes installs, and it learns the sizes of a wheel from its end alone."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from index_server import IndexServer
+
+from whisperd.natives import Bundle, NativeStore, make_lock
+from whisperd.natives.lock import parse_lock
+from whisperd.natives.target import PLATFORMS, PYTHONS
+
+UNPACKED_BYTES = 2_000_000
+
+
+@pytest.fixture
+def wheel(tmp_path: Path) -> Path:
+    """One that is much larger than its directory."""
+    path = tmp_path / "large-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("large.bin", random.Random(0).randbytes(UNPACKED_BYTES - 5))
+        archive.writestr("small.py", "A = 1")
+    return path
+
+
+class Server(ThreadingHTTPServer):
+    """Serves one file; gives parts of it if `gives_parts`, and counts the bytes that it sends."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.data = file.read_bytes()
+        self.gives_parts = True
+        self.sent_bytes = 0
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        data, asked = self.server.data, self.headers["Range"]
+        if self.server.gives_parts:
+            first, last = map(int, asked.removeprefix("bytes=").split("-"))
+            data = data[first : last + 1]
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {first}-{last}/{len(self.server.data)}")
+        else:
+            self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+        self.server.sent_bytes += len(data)
+
+    def log_message(self, *_: object) -> None:
+        """Nobody reads it."""
+
+
+@pytest.fixture
+def server(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    server = Server(wheel)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_sizes_without_the_content(server: Server, wheel: Path) -> None:
+    remote = make_lock.RemoteFile(f"http://127.0.0.1:{server.server_port}/{wheel.name}")
+    assert make_lock.sizes(remote) == (wheel.stat().st_size, UNPACKED_BYTES)
+    assert server.sent_bytes < UNPACKED_BYTES / 2
+
+
+def test_a_server_that_gives_no_parts(server: Server, wheel: Path) -> None:
+    server.gives_parts = False
+    with pytest.raises(OSError, match="no parts"):
+        make_lock.RemoteFile(f"http://127.0.0.1:{server.server_port}/{wheel.name}")
+
+
+BUNDLES = """
+[engine-cpu]
+lock = "engine.lock"
+main = "engine"
+distributions = ["engine>=2,<3", "engine-parts"]
+"""
+
+
+@pytest.mark.anyio
+async def test_what_is_written_can_be_installed(
+    tmp_path: Path, index: IndexServer, store: NativeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bundles.toml").write_text(BUNDLES)
+    monkeypatch.setattr(make_lock, "PLATFORMS", dict(itertools.islice(PLATFORMS.items(), 1)))
+    monkeypatch.setattr(make_lock, "PYTHONS", PYTHONS[:1])
+    make_lock.main([str(tmp_path / "bundles.toml")])
+    bundle = Bundle("engine-cpu", (tmp_path / "engine.lock").read_text())
+    assert parse_lock(bundle.lock).ranges == {"engine": ">=2,<3", "engine-parts": ">=0"}
+    installed = await store.install(bundle, lambda _: None)
+    assert (installed.path / "engine" / "core.py").read_bytes() == b"ANSWER = 42\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "bundles", "said"),
+    [
+        (BUNDLES, ["engine-gpu"], "there are engine-cpu"),
+        ('[engine-cpu]\nmain = "engine"\n', [], "no 'lock'"),
+        ("[engine-cpu", [], "cannot be read"),
+        (None, [], "cannot be read"),
+    ],
+)
+def test_what_cannot_be_made_says_why(
+    tmp_path: Path, text: str | None, bundles: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if text is not None:
+        (tmp_path / "bundles.toml").write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        make_lock.main([str(tmp_path / "bundles.toml"), *bundles])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err

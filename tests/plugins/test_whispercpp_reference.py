@@ -1,0 +1,75 @@
+"""The text of whisper.cpp's own program, and ours: the same, for two models in both precisions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from whisper_cli import can_build, heard_by, plain_sounds, whisper_cli
+from whisperd.client import Client
+from whisperd.worker.process import open_worker
+from whisperd.worker.protocol import BatchParams, DecodeOptions, EngineWindow, LoadParams
+from whisperd_testing import AUDIO, RunningDaemon
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.slow,
+    pytest.mark.skipif(not can_build(), reason="whisper-cli is compiled with g++, on Linux"),
+]
+
+WAV_HEADER_BYTES = 44
+OF_SOURCE = {"float16": (0.9, 1.1), "int8": (0.5, 0.7)}
+"""How large a converted model is, of the size of its source."""
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    daemon = RunningDaemon(tmp_path_factory.mktemp("daemon"), toy=False).start()
+    with daemon.connect() as client:
+        yield client
+    daemon.close()
+
+
+@pytest.fixture(scope="module")
+def sounds(client: Client, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Every English recording, plain."""
+    client.natives.install("media")
+    manifest = json.loads((AUDIO / "manifest.json").read_text("utf-8"))
+    files = [AUDIO / one["file"] for one in manifest if one["language"] == "en"]
+    return plain_sounds(files, tmp_path_factory.mktemp("sounds"), Path(client.natives.path("media")["path"]))
+
+
+@pytest.mark.parametrize("compute_type", ["float16", "int8"])
+@pytest.mark.parametrize("model", ["tiny.en", "base"])
+def test_the_text_is_that_of_whisper_cli(
+    client: Client, sounds: list[Path], model: str, compute_type: str
+) -> None:
+    name = f"{model}-{compute_type}"
+    client.runtimes.create(name, model, backend="whispercpp", compute_type=compute_type)
+    client.runtimes.prepare(name)
+    bundle = Path(client.natives.path(client.runtimes.show(name)["variant"])["path"])
+    file = converted(Path(client.models.path(model)["path"]), compute_type)
+    expected, _ = heard_by(whisper_cli(bundle), file, sounds)
+    assert all(expected) and len(expected) == len(sounds) >= 6
+    assert anyio.run(heard_by_us, bundle, file, compute_type, sounds) == expected
+
+
+def converted(model: Path, compute_type: str) -> Path:
+    """The file that was made of a model."""
+    smallest, largest = (factor * (model / "model.bin").stat().st_size for factor in OF_SOURCE[compute_type])
+    files = model.parents[1].glob(f"converted/*/{compute_type}.ggml?")
+    (file,) = {file for file in files if smallest < file.stat().st_size < largest}
+    return file
+
+
+async def heard_by_us(bundle: Path, model: Path, compute_type: str, sounds: list[Path]) -> list[str]:
+    params = LoadParams(model_path=str(model), compute_type=compute_type, context_margin_s=30.0)
+    windows = tuple(EngineWindow(pcm=sound.read_bytes()[WAV_HEADER_BYTES:]) for sound in sounds)
+    options = DecodeOptions(language="en", beam_size=1, temperatures=(0.0,))
+    async with open_worker(bundle, "whisperd_whispercpp.engine:load", params) as worker:
+        results = await worker.transcribe(BatchParams(windows=windows, options=options))
+    return ["".join(one.text for one in result.segments).strip() for result in results]

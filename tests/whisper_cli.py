@@ -1,0 +1,130 @@
+"""The reference for whisper.cpp: its own `whisper-cli`, compiled of the source that the lock names.
+
+It is linked with the very libraries of a native bundle, so that the flags cannot differ, and kept in the
+cache of the tests. It hears each sound as one window, greedily, in the full context, without fallback and
+without times.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from whisperd.natives.lock import Source, parse_lock
+from whisperd.plugins import find_variant
+from whisperd_testing import CACHE
+
+__all__ = ["can_build", "heard_by", "plain_sounds", "run_cli", "whisper_cli"]
+
+LOCKED_AS = "whispercpp-blas"
+"""A variant that is built of the source."""
+COMMON = ("common", "common-whisper", "common-ggml", "grammar-parser")
+OPTIONS = ("-l", "en", "-t", "1", "-bs", "1", "-bo", "1", "-nf", "-nt", "-sns", "-nfa", "-np")
+
+DECODE = """
+import json, sys, wave
+sys.path.insert(0, sys.argv[1])
+import av
+for source, target in json.loads(sys.argv[2]):
+    resampler = av.AudioResampler("s16", "mono", 16_000)
+    with av.open(source) as media, wave.open(target, "wb") as sound:
+        sound.setparams((1, 2, 16_000, 0, "NONE", ""))
+        for frame in (*media.decode(audio=0), None):
+            for part in resampler.resample(frame):
+                sound.writeframes(part.to_ndarray().tobytes())
+"""
+
+
+def can_build() -> bool:
+    """Whether this computer has what it is compiled with."""
+    return sys.platform == "linux" and shutil.which("g++") is not None
+
+
+def whisper_cli(bundle: Path) -> Path:
+    """`whisper-cli`, linked with the libraries of a bundle; compiled if need be."""
+    source = _source()
+    cli = CACHE / "whisper-cli" / source.version / bundle.parent.name / "whisper-cli"
+    if not cli.exists():
+        cli.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=cli.parent) as folder:
+            _compile(source, bundle, Path(folder)).replace(cli)
+    return cli
+
+
+def run_cli(cli: Path, model: Path, files: Sequence[Path], *options: str) -> float:
+    """Run it on plain sounds; the processor time that it took, in seconds."""
+    before_s = _children_s()
+    subprocess.run(
+        [
+            str(cli),
+            "-m",
+            str(model),
+            *OPTIONS,
+            *options,
+            *(part for file in files for part in ("-f", str(file))),
+        ],
+        check=True,
+        capture_output=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    return _children_s() - before_s
+
+
+def heard_by(cli: Path, model: Path, files: Sequence[Path]) -> tuple[list[str], float]:
+    """What it hears in each, and the processor time that it took, in seconds."""
+    seconds = run_cli(cli, model, files, "--output-txt")
+    return [file.with_name(f"{file.name}.txt").read_text("utf-8").strip() for file in files], seconds
+
+
+def plain_sounds(files: Sequence[Path], folder: Path, media: Path) -> list[Path]:
+    """Recordings as plain sound, decoded with the bundle `media`."""
+    targets = [folder / f"{file.stem}.wav" for file in files]
+    pairs = [[str(file), str(target)] for file, target in zip(files, targets, strict=True)]
+    subprocess.run([sys.executable, "-P", "-c", DECODE, str(media), json.dumps(pairs)], check=True)
+    return targets
+
+
+def _source() -> Source:
+    found = find_variant(LOCKED_AS)
+    assert found is not None and found[1].lock is not None
+    (source,) = parse_lock(found[1].lock).sources
+    return source
+
+
+def _compile(source: Source, bundle: Path, folder: Path) -> Path:
+    requirements = folder / "requirements.txt"
+    requirements.write_text(source.requirement)
+    options = ("--quiet", "--no-deps", "--no-binary", source.name, "--require-hashes")
+    command = [sys.executable, "-m", "pip", "download", *options]
+    subprocess.run([*command, "--dest", str(folder), "-r", str(requirements)], check=True)
+    with tarfile.open(folder / source.file) as archive:
+        archive.extractall(folder, filter="data")
+    root = folder / source.file.removesuffix(".tar.gz") / "whisper.cpp"
+    libraries = bundle / "pywhispercpp.libs"
+    examples, cli = root / "examples", folder / "whisper-cli"
+    subprocess.run(
+        [
+            *("g++", "-O2", "-std=c++17", "-o", str(cli), '-DWHISPER_VERSION=""'),
+            *("-I", str(root / "include"), "-I", str(root / "ggml" / "include"), "-I", str(examples)),
+            str(examples / "cli" / "cli.cpp"),
+            *(str(examples / f"{name}.cpp") for name in COMMON),
+            *(str(path) for name in ("libwhisper", "libggml") for path in libraries.glob(f"{name}*")),
+            f"-Wl,-rpath,{libraries}",
+            "-lpthread",
+        ],
+        check=True,
+    )
+    return cli
+
+
+def _children_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
