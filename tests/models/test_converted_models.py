@@ -9,11 +9,13 @@ from pathlib import Path
 
 import anyio
 import pytest
-from toy_models import catalogue_of, tiny_files, toy_entry, write_files
+from hub_server import Hub
+from toy_models import catalogue_of, known_files, tiny_files, toy_entry, write_files
 
 from toy_runtime import until
-from whisperd.models import ModelStore
-from whisperd.models.sources import FolderSource
+from whisperd.models import ModelStore, shipped_catalogue
+from whisperd.models.catalogue import ReadyFile
+from whisperd.models.sources import FolderSource, HubSettings, HubSource
 from whisperd.plugins import ModelFormat
 from whisperd.progress import Progress
 from whisperd.rpc.errors import WhisperdError
@@ -272,3 +274,128 @@ async def test_a_store_that_is_read_only_gives_what_it_has(store: ModelStore, co
     finally:
         for folder in folders:
             folder.chmod(0o700)
+
+
+# Files that others have made
+
+READY_REPO = "Someone/toy-files"
+READY_NAME = "toy-int8.bin"
+READY = bytes(range(256)) * 8000
+
+
+@pytest.fixture
+def make_ready(tmp_path: Path, hub: Hub) -> Callable[..., ModelStore]:
+    """Makes stores whose catalogue names a file on the hub; the model itself comes from a folder."""
+    share = tmp_path / "share"
+    write_files(share / "toy", tiny_files())
+    hub.add(READY_REPO, {READY_NAME: READY})
+    (file,) = known_files({READY_NAME: READY})
+    ready = (ReadyFile(format="toy", precision="int8", repo=READY_REPO, file=file),)
+    settings = HubSettings(connect_timeout_s=60, read_timeout_s=60, retry_delay_s=0.01, attempts=1)
+
+    def make(**options: object) -> ModelStore:
+        return ModelStore(
+            tmp_path / "models",
+            catalogue=catalogue_of(toy_entry(tiny_files(), ready=ready)),
+            sources=[FolderSource(share), HubSource(settings)],
+            **options,  # type: ignore[arg-type]
+        )
+
+    return make
+
+
+@pytest.fixture
+async def ready_store(make_ready: Callable[..., ModelStore]) -> ModelStore:
+    store = make_ready()
+    await store.pull("toy")
+    return store
+
+
+async def test_what_the_hub_has_is_not_made(
+    ready_store: ModelStore, converter: Converter, hub: Hub, weights: bytes
+) -> None:
+    told: list[Progress] = []
+    path = await ready_store.convert("toy", FORMAT, "int8", on_progress=told.append)
+    assert path.read_bytes() == READY
+    assert {"downloading"} <= {one.detail for one in told} <= {"downloading", "verifying"}
+    assert converter.calls == []
+    asked = len(hub.requests)
+    assert await ready_store.convert("toy", FORMAT, "int8") == path
+    assert len(hub.requests) == asked
+    assert [one.name for one in await ready_store.list()] == ["toy"], "it is no model of its own"
+    made_here = await ready_store.convert("toy", FORMAT, "float16")
+    assert made_here.read_bytes() == b"float16" + weights[::-1], "of that precision the hub has none"
+    await ready_store.remove("toy")
+    assert not made(ready_store)
+    assert not list((ready_store.root / "blobs").iterdir())
+
+
+async def test_other_bytes_than_the_catalogue_knows_are_not_taken(
+    ready_store: ModelStore, converter: Converter, hub: Hub, weights: bytes
+) -> None:
+    hub.flip = READY_NAME
+    path = await ready_store.convert("toy", FORMAT, "int8")
+    assert path.read_bytes() == b"int8" + weights[::-1]
+    assert hub.asked(READY_NAME)
+
+
+async def test_a_hub_that_is_not_reached_is_done_without_and_not_asked_again(
+    make_ready: Callable[..., ModelStore],
+    converter: Converter,
+    hub: Hub,
+    weights: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = make_ready()
+    await store.pull("toy")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    path = await store.convert("toy", FORMAT, "int8")
+    assert path.read_bytes() == b"int8" + weights[::-1]
+    path.unlink()
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    assert (await store.convert("toy", FORMAT, "int8")).read_bytes() == b"int8" + weights[::-1]
+    assert not hub.asked(READY_NAME)
+
+
+async def test_nothing_is_asked_where_downloads_are_forbidden(
+    make_ready: Callable[..., ModelStore], ready_store: ModelStore, converter: Converter, hub: Hub
+) -> None:
+    await make_ready(offline=True).convert("toy", FORMAT, "int8")
+    assert converter.calls == ["int8"] and not hub.asked(READY_REPO)
+
+
+async def test_a_download_for_which_there_is_no_room_is_told(
+    make_ready: Callable[..., ModelStore], ready_store: ModelStore, converter: Converter
+) -> None:
+    with pytest.raises(WhisperdError) as caught:
+        await make_ready(free_bytes=lambda _: 1000).convert("toy", FORMAT, "int8")
+    assert caught.value.code == "disk.full"
+    assert not converter.calls and not made(ready_store)
+
+
+async def test_a_download_that_was_given_up_is_taken_up(
+    ready_store: ModelStore, converter: Converter, hub: Hub
+) -> None:
+    hub.stall_after = len(READY) // 2
+    told: list[Progress] = []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ready_store.convert, "toy", FORMAT, "int8", None, told.append)
+        await until(lambda: told and told[-1].done)
+        tasks.cancel_scope.cancel()
+    assert not made(ready_store)
+    hub.stall_after = None
+    hub.gate.set()
+    before = hub.served.get(READY_NAME, 0)
+    path = await ready_store.convert("toy", FORMAT, "int8")
+    assert path.read_bytes() == READY
+    assert hub.served[READY_NAME] - before < len(READY)
+    assert converter.calls == []
+
+
+def test_the_catalogue_knows_the_bytes_of_what_others_have_made() -> None:
+    ready = [(model.name, one) for model in shipped_catalogue().models for one in model.ready]
+    assert len({one.file.sha256 for _, one in ready}) == len(ready) >= 20
+    for name, one in ready:
+        suffix = {"float16": "", "int8": "-q8_0"}[one.precision]
+        assert (one.format, one.file.name) == ("ggml", f"ggml-{name}{suffix}.bin")
+        assert one.file.size_bytes and one.file.sha256

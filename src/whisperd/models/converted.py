@@ -1,4 +1,5 @@
-"""Models in another format than the store's, made here from those in the store or from a user's folder.
+"""Models in another format than the store's: taken from the hub where it has them, else made here from those
+in the store or from a user's folder.
 
     converted/<hash of the source>/
         <precision>.<format><version>         a file
@@ -18,7 +19,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,9 +39,12 @@ from whisperd.plugins import ModelFormat
 from whisperd.progress import Meter, OnProgress, Progress
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["ConvertedModels", "ConvertedSource"]
+__all__ = ["ConvertedModels", "ConvertedSource", "FetchReady"]
 
 log = logging.getLogger(__name__)
+
+FetchReady = Callable[[Path], Awaitable[bool]]
+"""Brings a file that others have made to a path, verified, and answers whether there was one."""
 
 _IN_PLACE = "source"
 _MAX_LINE_BYTES = 1 << 16
@@ -110,8 +114,9 @@ class ConvertedModels:
         bundle: Path | None,
         lock: Callable[[], Path],
         on_progress: OnProgress,
+        fetch: FetchReady | None = None,
     ) -> Path:
-        """The file, made unless it is there. Cancelling ends the child and leaves nothing.
+        """The file, fetched or made unless it is there. Cancelling ends the child and leaves nothing.
 
         Whoever holds `lock`, in any process, is the only one who makes it. Raises
         `model.conversion_failed`, `disk.full`, `model.read_only`.
@@ -123,7 +128,7 @@ class ConvertedModels:
             async with hold_lock(lock(), lambda: on_progress(waiting)):
                 if found := await anyio.to_thread.run_sync(self.find, source, format, precision):
                     return found
-                return await self._make(source, format, precision, bundle, on_progress)
+                return await self._make(source, format, precision, bundle, on_progress, fetch)
         except OSError as error:
             raise from_os_error(source.name, self._root, error) from error
 
@@ -151,6 +156,7 @@ class ConvertedModels:
         precision: str,
         bundle: Path | None,
         on_progress: OnProgress,
+        fetch: FetchReady | None,
     ) -> Path:
         path = self._path(source, format, precision)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,10 +164,27 @@ class ConvertedModels:
             leftover.unlink(missing_ok=True)
         if source.in_place:
             (path.parent / _IN_PLACE).write_text(str(source.folder), encoding="utf-8")
-        needed_bytes, free_bytes = source.size_bytes, self._free_bytes(path.parent)
+        incoming = path.with_name(f".{uuid.uuid4().hex}")
+        try:
+            if fetch is None or not await fetch(incoming):
+                await self._convert(source, format, precision, incoming, bundle, on_progress)
+            await anyio.to_thread.run_sync(_install, incoming, path)
+        finally:
+            incoming.unlink(missing_ok=True)
+        return path
+
+    async def _convert(
+        self,
+        source: ConvertedSource,
+        format: ModelFormat,
+        precision: str,
+        incoming: Path,
+        bundle: Path | None,
+        on_progress: OnProgress,
+    ) -> None:
+        needed_bytes, free_bytes = source.size_bytes, self._free_bytes(incoming.parent)
         if free_bytes < needed_bytes:
             raise disk_full(source.name, self._root, needed_bytes, free_bytes)
-        incoming = path.with_name(f".{uuid.uuid4().hex}")
         meter = Meter(source.name, on_progress, detail="converting", total=needed_bytes)
         request = ConvertRequest(
             convert=format.convert,
@@ -170,14 +193,9 @@ class ConvertedModels:
             target=str(incoming),
             precision=precision,
         )
-        try:
-            meter.report(0)
-            await _run(request, source.name, format.name, bundle, meter)
-            await anyio.to_thread.run_sync(_install, incoming, path)
-        finally:
-            incoming.unlink(missing_ok=True)
+        meter.report(0)
+        await _run(request, source.name, format.name, bundle, meter)
         meter.report(needed_bytes)
-        return path
 
     def _path(self, source: ConvertedSource, format: ModelFormat, precision: str) -> Path:
         return self._folder / source.hash / f"{precision}.{format.name}{format.version}"

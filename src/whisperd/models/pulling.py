@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import logging
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -32,6 +34,8 @@ from whisperd.rpc.errors import WhisperdError
 
 __all__ = ["Puller", "Unreachable"]
 
+log = logging.getLogger(__name__)
+
 _SPARE_BYTES = 16 << 20
 """Left free on the disk, for the file system's own needs."""
 _UNREACHABLE = ("network.unreachable", "network.untrusted", "network.captive_portal")
@@ -53,10 +57,14 @@ class Unreachable:
         """A source was reached."""
         self._until_s.pop(source, None)
 
+    def has(self, source: Source) -> bool:
+        """Whether it could not be reached lately."""
+        now_s = self._clock()
+        return self._until_s.get(source.name, now_s) > now_s
+
     def order(self, sources: Sequence[Source]) -> list[Source]:
         """The sources in the order in which to try them."""
-        now_s = self._clock()
-        return sorted(sources, key=lambda source: self._until_s.get(source.name, now_s) > now_s)
+        return sorted(sources, key=self.has)
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,28 @@ class Puller:
                     await self._fill(_pinned(model, self.storage.manifest(model.key)), on_progress)
         except OSError as error:
             raise from_os_error(model.name, self.storage.root, error) from error
+
+    async def fetch_ready(self, model: Reference, target: Path, on_progress: OnProgress) -> bool:
+        """Bring the one file of `model`, verified, to `target`, from what is reached over the network.
+
+        Whether that could be had. What could not be reached lately is not tried again. The caller holds a
+        lock of the storage, and may cancel: what has come is taken up the next time. Raises `disk.full`,
+        OSError.
+        """
+        sources = [source for source in self.sources if source.remote and not self.unreachable.has(source)]
+        if self.offline or not sources:
+            return False
+        have: dict[str, StoredFile] = {}
+        try:
+            await dataclasses.replace(self, sources=sources)._fetch(model, have, on_progress)
+        except WhisperdError as error:
+            if error.code == "disk.full":
+                raise
+            log.info("%s is not taken from the network: %s", model.name, error.message)
+            return False
+        (stored,) = have.values()
+        await anyio.to_thread.run_sync(self.storage.take, stored, target)
+        return True
 
     async def _fill(self, model: Reference, on_progress: OnProgress) -> None:
         """Install; once more if another process removed a file that the models had in common."""

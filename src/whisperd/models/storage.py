@@ -160,6 +160,11 @@ class Storage:
             incoming.unlink(missing_ok=True)
         return StoredFile(name=expected.name, size_bytes=digests.stamp.size_bytes, sha256=digests.sha256)
 
+    def take(self, file: StoredFile, target: Path) -> None:
+        """Move a file that was just admitted out of the store, to where it belongs to no model."""
+        self._blob_path(file.sha256).replace(target)
+        self._proven.pop(file.sha256, None)
+
     def install(self, key: str, manifest: Manifest) -> None:
         """Link the blobs, which were verified, into the model's folder and write its manifest.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import anyio.to_thread
@@ -14,7 +15,7 @@ from whisperd import disk
 from whisperd.locks import try_lock
 from whisperd.models import errors
 from whisperd.models.catalogue import Catalogue, shipped_catalogue
-from whisperd.models.converted import ConvertedModels, ConvertedSource
+from whisperd.models.converted import ConvertedModels, ConvertedSource, FetchReady
 from whisperd.models.flight import Flight
 from whisperd.models.folders import folder_identity, look_into_folder
 from whisperd.models.manifest import InstalledModel, Manifest, ModelSummary
@@ -168,7 +169,8 @@ class ModelStore:
         bundle: Path | None = None,
         on_progress: OnProgress = ignore_progress,
     ) -> Path:
-        """The file of an installed model in another format, made in a child process unless it is there.
+        """The file of an installed model in another format. Unless it is there, it is one that the catalogue
+        names, where the hub is reached, and else made in a child process.
 
         `precision` is a compute type that the engine offers, `bundle` the native bundle that the conversion
         needs. Cancelling leaves nothing. Errors: those of `path`, `model.conversion_failed`, `disk.full`,
@@ -183,7 +185,26 @@ class ModelStore:
             bundle=bundle,
             lock=lambda: self._storage.lock_path(key),
             on_progress=on_progress,
+            fetch=self._ready(name, format, precision, on_progress),
         )
+
+    def _ready(
+        self, name: str, format: ModelFormat, precision: str, on_progress: OnProgress
+    ) -> FetchReady | None:
+        """What brings the file that the catalogue names for a model in another format."""
+        known = self.catalogue.find(name)
+        if known is None:
+            return None
+        for ready in known.ready:
+            if (ready.format, ready.precision) == (format.name, precision):
+                reference = Reference(
+                    name=f"{known.name}-{precision}.{format.name}",
+                    repo=ready.repo,
+                    revision=ready.revision,
+                    files=(ready.file,),
+                )
+                return partial(self._puller.fetch_ready, reference, on_progress=on_progress)
+        return None
 
     async def identity(self, name: str) -> str:
         """A hash that is another one once a byte of an installed model is. Errors: those of `path`.
