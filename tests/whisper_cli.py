@@ -78,9 +78,9 @@ def run_cli(cli: Path, model: Path, files: Sequence[Path], *options: str) -> flo
     return _children_s() - before_s
 
 
-def heard_by(cli: Path, model: Path, files: Sequence[Path]) -> tuple[list[str], float]:
+def heard_by(cli: Path, model: Path, files: Sequence[Path], *options: str) -> tuple[list[str], float]:
     """What it hears in each, and the processor time that it took, in seconds."""
-    seconds = run_cli(cli, model, files, "--output-txt")
+    seconds = run_cli(cli, model, files, "--output-txt", *options)
     return [file.with_name(f"{file.name}.txt").read_text("utf-8").strip() for file in files], seconds
 
 

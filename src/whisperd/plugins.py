@@ -68,7 +68,8 @@ class Variant:
     """The text of its lock file: what to install, by hash (format: `whisperd.natives.lock`). None
     for a backend that needs no native library, such as one that asks another server."""
     device: str
-    """`cpu` or `cuda`."""
+    """Whose memory holds the model, and so who is asked whether there is room: `cpu`, or `cuda` for a GPU
+    with memory of its own. A build for a GPU that shares the computer's memory, as Apple's do, is `cpu`."""
     priority: int
     """Where nothing was measured yet, the usable variant with the highest priority is taken."""
     compute_types: Sequence[str]

@@ -43,7 +43,7 @@ def mel_spectrogram(samples: Any, filters: Any, frames: int) -> Any:
 
     That is the logarithm of the energy in each band, in a range of 80 dB below the loudest (Radford et al.,
     "Robust Speech Recognition via Large-Scale Weak Supervision", 2022, and its reference code). whisper.cpp
-    computes the same with a Fourier transform of its own, which takes ten times as long.
+    computes the same with a Fourier transform of its own, which takes two to three times as long.
     """
     edge = FOURIER_SIZE // 2
     heard = min(frames, (len(samples) + edge) // STEP + 1)
