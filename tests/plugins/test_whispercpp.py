@@ -149,6 +149,38 @@ def test_sentences_have_their_times(loaded: tuple[Path, LoadParams]) -> None:
     assert others and 6.5 < others[0].start < 8.0 and others[-1].end == pytest.approx(10.09, abs=0.01)
 
 
+SPECTROGRAM = """
+import json, sys
+from pathlib import Path
+from whisperd.isolation import enter_bundle
+enter_bundle(Path(sys.argv[1]), "whisperd_whispercpp")
+import numpy as np
+from whisperd_whispercpp.mel import mel_filters, mel_spectrogram
+sound = np.frombuffer(Path(sys.argv[2]).read_bytes(), "<i2").astype(np.float32) / 32768
+found = []
+for bands in (80, 128):
+    for samples in (sound, sound[:16_000], np.zeros(16_000, np.float32)):
+        padded = np.concatenate([samples[200:0:-1], samples, np.zeros(480_000 + 400)]).astype(float)
+        times, waves = np.arange(400), np.exp(-2j * np.pi * np.outer(np.arange(201), np.arange(400)) / 400)
+        hann = 0.5 - 0.5 * np.cos(2 * np.pi * times / 400)
+        frames = np.array([padded[160 * index:160 * index + 400] * hann for index in range(3000)])
+        energy = mel_filters(bands).astype(float) @ np.abs(waves @ frames.T) ** 2
+        told = np.log10(np.maximum(energy, 1e-10))
+        expected = (np.maximum(told, told.max() - 8) + 4) / 4
+        got = mel_spectrogram(samples, mel_filters(bands), 3000)
+        found.append([got.shape == expected.shape, str(got.dtype), float(np.abs(got - expected).max())])
+print(json.dumps(found))
+"""
+
+
+def test_the_spectrogram_is_what_its_definition_says(tmp_path: Path, loaded: tuple[Path, LoadParams]) -> None:
+    sound = tmp_path / "sound"
+    sound.write_bytes(samples("austen-0880.wav"))
+    found = json.loads(run_python(SPECTROGRAM, str(loaded[0]), str(sound), env=os.environ))
+    assert [one[:2] for one in found] == [[True, "float32"]] * 6
+    assert max(one[2] for one in found) < 1e-4
+
+
 GIVING_UP = """
 import json, sys
 from pathlib import Path
