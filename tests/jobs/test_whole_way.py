@@ -53,6 +53,28 @@ def test_a_short_clip_does_not_wait_for_a_long_file(
     assert order.index([2.0]) < len(order) / 2
 
 
+def test_a_cancelled_job_frees_its_place_within_one_window(
+    make_daemon: Callable[..., RunningDaemon], toy: Callable[..., str], tmp_path: Path
+) -> None:
+    long, short = write_tone(tmp_path / "long.wav", 30.0), write_tone(tmp_path / "short.wav", 2.0)
+    daemon = make_daemon()
+    daemon.settings("[runtime]\nworkers = 1\n[decoder]\nmax_window_s = 5\n")
+    daemon.start()
+    model = toy(cancels=True)
+    hold = Path(model) / "hold"
+    hold.touch()
+    with daemon.connect() as client:
+        job = client.submit(long, model=model, vad=False, language="en")
+        until(lambda: batches(model))
+        waiting = client.submit(short, model=model, vad=False, language="en")
+        client.jobs.cancel(job)
+        until(lambda: batches(model)[-1]["durations"] == [2.0])
+        assert hold.exists(), "the batch of the cancelled job was never let go"
+        hold.unlink()
+        assert client.jobs.wait(waiting)["text"] == "transcribe 2.00 s"
+    assert len(loads(model)) == 1, "its worker lives"
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_whatever_happens_every_job_ends_once_and_nothing_is_left(
     daemon: RunningDaemon, toy: Callable[..., str], tmp_path: Path
