@@ -55,6 +55,7 @@ EVENTS: tuple[tuple[Event, str], ...] = (
     ("failed", "it goes wrong"),
     ("idle", "unused for its keep-alive"),
     ("evict", "its memory is needed"),
+    ("relieve", "the computer is short of memory"),
     ("release", "the last who waited goes"),
 )
 WAITED_FOR = ("prepared", "ready", "fallback", "release")

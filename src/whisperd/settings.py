@@ -111,6 +111,9 @@ class JobSettings(_Section, frozen=True):
             "Without it, no text is left in the data base when its job is over."
         ),
     ] = True
+    bulk_on_battery: Annotated[
+        bool, _key("Do bulk work while the computer runs on its battery; else it waits for mains power.")
+    ] = False
     keep_transcripts_days: Annotated[float, _key("Days for which a text is kept.", gt=0)] = 365.0
 
 
@@ -144,6 +147,10 @@ class RuntimeSettings(_Section, frozen=True):
     memory_bytes: Annotated[
         int, _key("Memory that all runtimes may take together; 0 is as much as is free.", ge=0)
     ] = 0
+    unload_when_memory_is_short: Annotated[
+        bool,
+        _key("Unload what nobody uses when the system says that memory is short; in need, the default too."),
+    ] = True
     load_timeout_s: Annotated[
         float, _key("Seconds after which an engine that is still loading a model is killed.", gt=0)
     ] = 1800.0

@@ -20,6 +20,7 @@ from anyio.abc import TaskStatus
 from whisperd import paths
 from whisperd._version import __version__
 from whisperd.daemon.calibrating import calibrate_by_itself
+from whisperd.daemon.conditions import relieve_memory, watch_power_and_sleep
 from whisperd.daemon.listener import claim_socket
 from whisperd.daemon.logfile import LogFile
 from whisperd.daemon.reporting import end_when_idle, feed_watchdog, report_status, status_line
@@ -116,12 +117,18 @@ async def _run(
         tasks.start_soon(serve, listener, service)
         if is_preloading(settings):
             tasks.start_soon(service.preload)
-        tasks.start_soon(calibrate_by_itself, service, lambda: is_calibrating(service.settings))
+        tasks.start_soon(
+            calibrate_by_itself,
+            service,
+            lambda: is_calibrating(service.settings) and not service.conditions.is_on_battery,
+        )
         announce.ready(socket)
         notifier.ready(status_line(service))
         tasks.start_soon(feed_watchdog, notifier)
         tasks.start_soon(report_status, service, notifier)
         tasks.start_soon(end_when_idle, service)
+        tasks.start_soon(relieve_memory, service)
+        tasks.start_soon(watch_power_and_sleep, service)
         await service.stop_requested.wait()
         grace_s = service.settings.daemon.grace_period_s
         notifier.stopping("ending, once the running jobs are done", grace_s + END_TIMEOUT_S)

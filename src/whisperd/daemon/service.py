@@ -19,6 +19,7 @@ from whisperd import paths
 from whisperd.audio import DecoderOptions, DecoderPool, media_lock, open_decoder_pool
 from whisperd.calibration import CalibrationTable, Calibrator, Idle
 from whisperd.daemon.calibrating import calibration_surroundings, is_busy
+from whisperd.daemon.conditions import Conditions
 from whisperd.daemon.connection import Connection
 from whisperd.daemon.hub import EventHub
 from whisperd.daemon.metrics import Metrics
@@ -109,6 +110,9 @@ class Service:
         """Called with settings that were read again."""
         self.hub = EventHub()
         self.metrics = Metrics()
+        self.conditions = Conditions()
+        self.settings_changed = anyio.Event()
+        """Set when the settings are read again; then there is another one."""
         self.natives = NativeStore(paths.native_dir(), offline=is_offline())
         self.models = ModelStore(
             paths.models_dir(), sources=default_sources(settings.models), offline=is_offline()
@@ -137,6 +141,8 @@ class Service:
             self.notifier.ready(status_line(self))
         self.models.look_in(default_sources(self.settings.models))
         self.on_reload(self.settings)
+        self.settings_changed.set()
+        self.settings_changed = anyio.Event()
         self.idle.notice()
         waiting = [
             key for key in _FIXED if _value(self.settings, key) != _value(self._settings_at_start, key)

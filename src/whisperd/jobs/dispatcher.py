@@ -52,6 +52,11 @@ class Dispatcher:
         self._changed = anyio.Event()
         self._failure: WhisperdError | None = None
 
+    def hold(self, priorities: frozenset[Priority]) -> None:
+        """Have these classes wait, and no others."""
+        self._scheduler.held = priorities
+        self._wake()
+
     def add_job(self, job: str, priority: Priority) -> None:
         """Make a place for a job among the others."""
         self._scheduler.add_job(job, priority)

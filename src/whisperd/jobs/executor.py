@@ -60,9 +60,23 @@ class JobExecutor:
         self._publish = publish
         self._keeper = keeper
         self._dispatchers: dict[LoadedRuntime, Dispatcher] = {}
+        self._held: frozenset[Priority] = frozenset()
+        self._released = anyio.Event()
         self._places = {
             priority: anyio.Semaphore(places) for priority, places in jobs_at_once(settings()).items()
         }
+
+    def hold(self, priorities: frozenset[Priority]) -> None:
+        """Have jobs of these classes wait, and no others; what is being computed is finished."""
+        self._held = priorities
+        for dispatcher in self._dispatchers.values():
+            dispatcher.hold(priorities)
+        self._released.set()
+        self._released = anyio.Event()
+
+    def is_held(self, job: Job) -> bool:
+        """Whether a job waits until its class may go on."""
+        return job.options.priority in self._held
 
     async def transcribe(self, job: Job, lease: Lease) -> Transcript:
         """Do it, or find it among what is kept. Raises `WhisperdError`."""
@@ -77,6 +91,8 @@ class JobExecutor:
                 return msgspec.structs.replace(kept, elapsed=elapsed_s)
         options = job.options.decode_options(self._settings().runtime.beam_size)
         while True:
+            while self.is_held(job):
+                await self._released.wait()
             # A place is taken only on a loaded runtime: a long download holds up nobody else's job.
             loaded = await lease.loaded()
             check_against_engine(job.options, loaded.info, lease.model)
@@ -139,6 +155,7 @@ class JobExecutor:
     def _dispatcher(self, runtime: LoadedRuntime) -> Dispatcher:
         if runtime not in self._dispatchers:
             self._dispatchers[runtime] = Dispatcher(runtime)
+            self._dispatchers[runtime].hold(self._held)
             self._tasks.start_soon(self._run_dispatcher, runtime)
         return self._dispatchers[runtime]
 

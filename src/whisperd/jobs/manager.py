@@ -22,6 +22,7 @@ from whisperd.jobs.keeper import JobKeeper
 from whisperd.jobs.live import check_live_options
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.run import check_against_model
+from whisperd.jobs.scheduler import Priority
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, JobQueued
 from whisperd.runtimes import Lease, LoadedRuntime
@@ -192,6 +193,10 @@ class JobManager:
         """Jobs that wait or run, the oldest first."""
         return list(self._active.values())
 
+    def hold(self, priorities: frozenset[Priority]) -> None:
+        """Have jobs of these classes wait for mains power, and no others."""
+        self._executor.hold(priorities)
+
     def waiting_windows(self, runtime: LoadedRuntime) -> int:
         """How many windows of all jobs wait for a loaded runtime."""
         return self._executor.waiting_windows(runtime)
@@ -253,7 +258,7 @@ class JobManager:
         return sum(not self._survives(job) for job in late)
 
     def _begin(self, job: Job, lease: Lease, also: Work | None = None) -> None:
-        job.waits_for = lease.waits_for
+        job.waits_for = lambda: "mains power" if self._executor.is_held(job) else lease.waits_for()
         position = len(self._active)
         self._active[job.id] = job
         if self._keeper is not None:

@@ -153,6 +153,8 @@ class WindowScheduler:
         self._retries: deque[Parcel] = deque()
         self._running: dict[int, Batch] = {}
         self._ids = count()
+        self.held: frozenset[Priority] = frozenset()
+        """Classes that wait, whatever there is to do."""
 
     def add_job(self, job: str, priority: Priority) -> None:
         """Make a place for a job."""
@@ -232,7 +234,7 @@ class WindowScheduler:
         return (
             len(self._running) < self._replicas
             and not self._is_retrying()
-            and not (self._retries or any(one.ready for one in self._classes.values()))
+            and not (self._retries or any(map(self._is_due, PRIORITIES)))
         )
 
     @property
@@ -245,12 +247,15 @@ class WindowScheduler:
         self._running[batch.id] = batch
         return batch
 
+    def _is_due(self, priority: Priority) -> bool:
+        return bool(self._classes[priority].ready) and priority not in self.held
+
     def _is_retrying(self) -> bool:
         return any(batch.is_retry for batch in self._running.values())
 
     def _next_class(self, now_s: float) -> _Class | None:
         """The class that was passed over for too long, or else the highest, of those that have work."""
-        waiting = [self._classes[priority] for priority in PRIORITIES if self._classes[priority].ready]
+        waiting = [self._classes[priority] for priority in PRIORITIES if self._is_due(priority)]
         starved = [one for one in waiting if now_s - one.passed_over_since_s > STARVATION_S]
         if starved:
             return min(starved, key=lambda one: one.passed_over_since_s)

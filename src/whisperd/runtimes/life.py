@@ -71,6 +71,7 @@ Event = Literal[
     "ended",  # the host has ended
     "idle",  # unused for as long as it is to be kept
     "evict",  # its memory is needed
+    "relieve",  # the whole computer needs it: even the default goes if nobody uses it
 ]
 EVENTS: tuple[Event, ...] = (
     *ACTIONS,
@@ -88,6 +89,7 @@ EVENTS: tuple[Event, ...] = (
     "ended",
     "idle",
     "evict",
+    "relieve",
 )
 
 Effect = Literal["start", "stop"]
@@ -159,6 +161,11 @@ class Life:
         """Whether it is loaded and nothing speaks against unloading it."""
         return self.is_ready and not (self.leases or self.is_default or self.is_standby)
 
+    @property
+    def is_spare(self) -> bool:
+        """Whether it is loaded and nobody uses it, be it the default."""
+        return self.is_ready and not self.leases
+
 
 Step = tuple[Life, Effect | None]
 
@@ -188,6 +195,7 @@ def refusal(life: Life, event: Event) -> str | None:
         ("internal.error", ("restarted",), not life.is_restarting),
         ("internal.error", ("failed", "ended"), not life.is_hosted),
         ("internal.error", ("idle", "evict"), not life.is_idle),
+        ("internal.error", ("relieve",), not life.is_spare),
     )
     return next((code for code, events, applies in rules if applies and event in events), None)
 
@@ -286,6 +294,7 @@ _TRANSITIONS: Mapping[Event, Callable[[Life], Step]] = {
     "ended": _ended,
     "idle": lambda life: _stopped(life, "unloaded"),
     "evict": lambda life: _stopped(life, "unloaded"),
+    "relieve": lambda life: _stopped(life, "unloaded"),
 }
 
 

@@ -284,6 +284,19 @@ class RuntimeManager:
         self._apply(runtime, "evict")
         return ended
 
+    def relieve(self, *, with_default: bool) -> list[tuple[str, anyio.Event]]:
+        """Unload what is idle, and the default too if that is asked for and nobody uses it.
+
+        Returns the name of each, and the event that is set when its memory is free.
+        """
+        gone = []
+        for runtime in self.all():
+            life, hosting = self.life(runtime), runtime.hosting
+            if hosting is not None and (life.is_idle or (with_default and life.is_spare)):
+                gone.append((runtime.name, hosting.ended))
+                self._apply(runtime, "relieve")
+        return gone
+
     def _release(self, runtime: Runtime) -> None:
         runtime.unused_since_s = self._around.clock()
         self._apply(runtime, "release")

@@ -68,6 +68,8 @@ def status(options: argparse.Namespace) -> None:
     print(f"default  {answer['default_runtime']}")
     if options.verbose:
         print(f"environment  {' '.join(answer['environment'])}")
+    if answer["bulk_held"]:
+        print("power    on battery: bulk work waits for mains power")
     if answer["damaged_database"]:
         print(f"damaged  the data base was begun anew; the old one is {answer['damaged_database']}")
     if answer["runtimes"]:

@@ -52,6 +52,8 @@ async def status(call: Call, params: NoParams) -> dict[str, Any]:
         "plugin_problems": [problem.to_wire() for problem in plugins.problems()],
         "stopping": service.stop_requested.is_set(),
         "service": service.manager_name,
+        "on_battery": service.conditions.is_on_battery,
+        "bulk_held": service.conditions.is_bulk_held,
     }
 
 
@@ -74,6 +76,8 @@ async def metrics(call: Call, params: NoParams) -> dict[str, str]:
         runtimes={view.name: view.status for view in views},
         runtime_memory_bytes={view.name: view.memory for view in views if view.memory},
         process_memory_bytes=memory,
+        is_on_battery=service.conditions.is_on_battery,
+        is_bulk_held=service.conditions.is_bulk_held,
     )
     return {"content_type": CONTENT_TYPE, "content": render(service.metrics.families(standing))}
 

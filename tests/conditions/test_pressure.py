@@ -1,0 +1,152 @@
+"""Memory pressure: what the kernel's files mean, on recorded ones; and that its word wakes us."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Mapping
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisperd.conditions import pressure
+from whisperd.conditions.pressure import (
+    GroupEvents,
+    MemoryWatch,
+    Pressure,
+    needed_relief,
+    parse_events,
+    parse_pressure,
+)
+
+QUIET = (
+    "some avg10=0.00 avg60=0.00 avg300=0.00 total=1584478\n"
+    "full avg10=0.00 avg60=0.00 avg300=0.00 total=594764\n"
+)
+SHORT = (
+    "some avg10=22.16 avg60=5.04 avg300=1.17 total=8261712\n"
+    "full avg10=6.20 avg60=1.46 avg300=0.33 total=2270128\n"
+)
+SEVERE = (
+    "some avg10=81.40 avg60=40.2 avg300=9.90 total=99261712\n"
+    "full avg10=62.31 avg60=30.1 avg300=7.7 total=9270128\n"
+)
+EVENTS = "low 0\nhigh 12\nmax 3\noom 1\noom_kill 1\noom_group_kill 0\n"
+NONE = GroupEvents()
+
+
+def test_recorded_files() -> None:
+    assert parse_pressure(QUIET) == Pressure(0.0, 0.0)
+    assert parse_pressure(SHORT) == Pressure(22.16, 6.2)
+    assert parse_pressure("some avg10=1.00 avg60=0.00 avg300=0.00 total=1\n") == Pressure(1.0, 0.0)
+    assert parse_events(EVENTS) == GroupEvents(high=12, max=3, oom=1)
+    assert parse_events("") == NONE
+
+
+@given(st.text())
+def test_anything_else_is_nothing(text: str) -> None:
+    assert parse_pressure(text) is None
+    assert parse_events(text) == NONE
+
+
+@pytest.mark.parametrize(("text", "relief"), [(QUIET, "none"), (SHORT, "idle"), (SEVERE, "default")])
+def test_what_is_given_back(text: str, relief: str) -> None:
+    assert needed_relief(parse_pressure(text), NONE, NONE) == relief
+
+
+def test_limits_of_the_control_group() -> None:
+    before = GroupEvents(high=3, max=1, oom=0)
+    assert needed_relief(None, before, before) == "none"
+    assert needed_relief(None, before, GroupEvents(high=4, max=1)) == "idle"
+    assert needed_relief(None, before, GroupEvents(high=4, max=2)) == "default"
+    assert needed_relief(None, before, GroupEvents(high=3, max=1, oom=1)) == "default"
+
+
+def test_the_kernels_word_is_enough() -> None:
+    assert needed_relief(parse_pressure(QUIET), NONE, NONE, is_woken=True) == "idle"
+
+
+def test_the_default_never_goes_for_less_than_others() -> None:
+    order = ("none", "idle", "default")
+    for percent in range(0, 101, 5):
+        less = needed_relief(Pressure(percent, percent / 2), NONE, NONE)
+        more = needed_relief(Pressure(percent + 5, percent / 2 + 2.5), NONE, NONE)
+        assert order.index(less) <= order.index(more)
+
+
+class Computer:
+    """Files as they were recorded, which may change."""
+
+    def __init__(self, files: Mapping[str, str]) -> None:
+        self.files = dict(files)
+
+    def read(self, path: str) -> str | None:
+        return self.files.get(path)
+
+
+GROUP = "/sys/fs/cgroup/user.slice/app.slice"
+IN_GROUP = {
+    "/proc/self/cgroup": "0::/user.slice/app.slice\n",
+    f"{GROUP}/memory.events": EVENTS,
+    f"{GROUP}/memory.pressure": QUIET,
+    pressure.SYSTEM: QUIET,
+}
+
+
+def test_what_is_looked_at() -> None:
+    read = Computer(IN_GROUP).read
+    assert MemoryWatch(read, {})._file == f"{GROUP}/memory.pressure"
+    named = {"MEMORY_PRESSURE_WATCH": pressure.SYSTEM}
+    assert MemoryWatch(read, named)._file == pressure.SYSTEM
+    assert MemoryWatch(read, {"MEMORY_PRESSURE_WATCH": "/dev/null"})._file is None
+    assert MemoryWatch(Computer({pressure.SYSTEM: QUIET}).read, {})._file == pressure.SYSTEM
+    assert not MemoryWatch(Computer({}).read, {}).is_possible
+
+
+@pytest.mark.anyio
+async def test_looking_now_and_then() -> None:
+    computer = Computer(IN_GROUP)
+    watch = MemoryWatch(computer.read, {}, poll_s=0.001)
+    said: list[str] = []
+
+    async def hear() -> None:
+        said.append(await watch.wait())
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hear)
+        await anyio.sleep(0.01)
+        assert said == []
+        computer.files[f"{GROUP}/memory.pressure"] = SEVERE
+    assert said == ["default"]
+    computer.files[f"{GROUP}/memory.pressure"] = QUIET
+    computer.files[f"{GROUP}/memory.events"] = EVENTS.replace("high 12", "high 13")
+    assert await watch.wait() == "idle"
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(sys.platform != "linux", reason="epoll is Linux's")
+async def test_a_priority_event_wakes_the_loop() -> None:
+    """As the kernel's pressure file has it: data out of band is such an event, too."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        here = socket.create_connection(server.getsockname())
+        there, _ = server.accept()
+    with here, there:
+        trigger = pressure._Trigger(None)
+        import select
+
+        trigger._epoll = select.epoll()
+        trigger._epoll.register(here.fileno(), select.EPOLLPRI)
+        assert not await trigger.wait(0.001)
+        there.send(b"!", socket.MSG_OOB)
+        assert await trigger.wait(60.0)
+        trigger.close()
+
+
+@pytest.mark.anyio
+async def test_this_computers_own_file() -> None:
+    """Whatever this kernel has, asking for its word is possible or does no harm."""
+    watch = MemoryWatch()
+    with anyio.move_on_after(0.05), pressure._Trigger(watch._file) as trigger:
+        await trigger.wait(0.01)
