@@ -102,6 +102,18 @@ def test_ends_when_idle_only_if_told_so(make_daemon: MakeDaemon) -> None:
         assert Path(daemon.socket).exists()
 
 
+def test_who_watches_a_folder_is_not_idle(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon()
+    (daemon.folder / "watched").mkdir()
+    daemon.start()
+    assert daemon.ctl("watch", "add", str(daemon.folder / "watched")).status == 0
+    daemon.settings("[daemon]\nexit_when_idle_s = 0.05\n")
+    with daemon.connect() as client:
+        client.daemon.reload()
+    assert daemon.ctl("watch", "pause", str(daemon.folder / "watched")).status == 0
+    assert daemon.wait() == 0  # not before that: the command found it
+
+
 def test_idle_begins_with_a_reload(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon().start()
     daemon.settings("[daemon]\nexit_when_idle_s = 0.05\n")

@@ -51,7 +51,8 @@ async def end_when_idle(service: Service) -> None:
     """End when there was neither a client nor a job for as long as the settings say, if they say so."""
 
     def is_needed() -> bool:
-        return bool(service.connections or service.jobs.active())
+        is_watching = any(not one.paused for one in service.watches.all())
+        return bool(service.connections or service.jobs.active() or is_watching)
 
     while True:
         idle_s = service.settings.daemon.exit_when_idle_s

@@ -266,7 +266,8 @@ class WindowScheduler:
         if not self._overtakes or len(self._running) > self._replicas:
             return None
         highest = min(batch.rank for batch in self._running.values())
-        return next((one for one in self._classes.values() if one.ready and one.rank < highest), None)
+        due = (self._classes[priority] for priority in PRIORITIES if self._is_due(priority))
+        return next((one for one in due if one.rank < highest), None)
 
     def _compose(self, ready: Mapping[str, _Job]) -> list[Parcel]:
         """The first parcel of the least served job, then what goes well with it."""
