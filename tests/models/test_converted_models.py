@@ -360,8 +360,9 @@ async def test_a_hub_that_is_not_reached_is_done_without_and_not_asked_again(
 async def test_nothing_is_asked_where_downloads_are_forbidden(
     make_ready: Callable[..., ModelStore], ready_store: ModelStore, converter: Converter, hub: Hub
 ) -> None:
-    await make_ready(offline=True).convert("toy", FORMAT, "int8")
-    assert converter.calls == ["int8"] and not hub.asked(READY_REPO)
+    await ready_store.for_trials().convert("toy", FORMAT, "int8")
+    await make_ready(offline=True).convert("toy", replace(FORMAT, version=2), "int8")
+    assert converter.calls == ["int8"] * 2 and not hub.asked(READY_REPO)
 
 
 async def test_a_download_for_which_there_is_no_room_is_told(

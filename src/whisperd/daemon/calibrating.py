@@ -59,7 +59,8 @@ def calibration_surroundings(service: Service, room: Room) -> Surroundings:
 
         on_native: OnProgress = service.on_native_progress
         pair = [(backend, variant)]
-        return await prepare(preset, pair, service.natives, service.models, on_native, nothing)
+        models = service.models.for_trials()
+        return await prepare(preset, pair, service.natives, models, on_native, nothing)
 
     async def check_room(
         preset: RuntimePreset, prepared: Prepared, params: LoadParams, batch_size: int

@@ -104,7 +104,8 @@ async def _transcribe(
     def tell(progress: Progress) -> None:
         service.on_model_progress(progress)
 
-    prepared = await prepare(preset, [(backend, variant)], _Only(installed), service.models, _ignore, tell)
+    models = service.models.for_trials()
+    prepared = await prepare(preset, [(backend, variant)], _Only(installed), models, _ignore, tell)
     batch = BatchParams(
         windows=(EngineWindow(pcm=sample.pcm),),
         options=DecodeOptions(language=sample.language, beam_size=1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -94,10 +95,17 @@ class ModelStore:
         )
         self._converted = ConvertedModels(self.root, free_bytes)
         self._flights: dict[str, Flight] = {}
+        self._takes_ready = True
 
     def look_in(self, sources: Sequence[Source]) -> None:
         """Use these sources from the next download on."""
         self._puller = dataclasses.replace(self._puller, sources=sources)
+
+    def for_trials(self) -> ModelStore:
+        """The same store, which makes every file in another format itself: a trial downloads no model."""
+        other = copy.copy(self)
+        other._takes_ready = False
+        return other
 
     async def find(self, name: str) -> InstalledModel | None:
         """The model if it can be loaded; None where it is not installed, or a byte of it is wrong."""
@@ -193,7 +201,7 @@ class ModelStore:
     ) -> FetchReady | None:
         """What brings the file that the catalogue names for a model in another format."""
         known = self.catalogue.find(name)
-        if known is None:
+        if known is None or not self._takes_ready:
             return None
         for ready in known.ready:
             if (ready.format, ready.precision) == (format.name, precision):
