@@ -44,8 +44,9 @@ test: lint types ## all checks and all tests
 test-gpu: setup ## what needs an NVIDIA GPU; without one it says so and does nothing
 	$(BIN)/python tests/gpu/run.py
 
-torture: setup ## 200 clients do as they like with 10 runtimes, for a minute
+torture: setup ## 200 clients and 10 runtimes, for a minute; a watched tree, killed in it a hundred times
 	WHISPERD_TORTURE_S=60 $(BIN)/pytest -q -s tests/runtimes/test_torture.py
+	WHISPERD_TORTURE_ROUNDS=100 $(BIN)/pytest -q -s tests/watch/test_watch_torture.py
 
 demo: ## install into a throw-away folder, fetch what is needed, transcribe a recording, print the text
 	@PYTHON="$(PYTHON)" sh scripts/demo.sh

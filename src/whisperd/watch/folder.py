@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import anyio
 
@@ -46,11 +46,11 @@ class WatchFolder:
         store: WatchStore,
         settings: Callable[[], WatchSettings],
         left_alone: Callable[[WatchPreset], frozenset[str]],
-        on_moved: Callable[[WatchFolder, FileRow, str], Any],
+        on_moved: Callable[[WatchFolder, FileRow, Seen], Awaitable[None]],
         tell: Callable[[], None],
     ) -> None:
-        """`on_moved` is awaited with a file that has another name now; `tell` is called when there is
-        something to do, or what is watched has to change."""
+        """`on_moved` notes that a file has another name now; `tell` is called when there is something to do,
+        or what is watched has to change."""
         self.preset = preset
         self.queue: dict[str, Seen] = {}
         """What is settled and waits for its turn, by its path."""
@@ -345,8 +345,7 @@ class WatchFolder:
         self.queue.pop(row.path, None)
         self._settling.forget(seen.path)
         self._retries.pop(row.path, None)
-        await self._store.rename(row.id, seen.path, seen.identity, self.preset.id)
-        await self._on_moved(self, row, seen.path)
+        await self._on_moved(self, row, seen)
         if wants_work(row, now):
             self._enqueue(seen)
 

@@ -248,7 +248,7 @@ class WatchManager:
 
     def _begin(self, preset: WatchPreset) -> None:
         folder = WatchFolder(
-            preset, self._store, self._settings, self._left_alone, self._work.follow, self._notice
+            preset, self._store, self._settings, self._left_alone, self._work.rename, self._notice
         )
         watched = self._watched[preset.id] = _Watched(folder)
         self._tasks.start_soon(self._run, watched)

@@ -82,9 +82,7 @@ class Notifier:
         while folders:
             # What happened before the watcher stood is found by looking.
             try:
-                async for batch in self._batches(folders, recursive):
-                    failures = 0 if batch else failures
-                    self._tell(batch, folders)
+                failures = await self._tell_of_changes(folders, recursive, failures)
             except OSError as error:
                 log.warning(
                     "watch folders: the system does not tell of changes (%s)", error.strerror or error
@@ -99,9 +97,11 @@ class Notifier:
             failures += 1
             self._all_lost(folders)
 
-    async def _batches(self, folders: list[str], recursive: bool):  # type: ignore[no-untyped-def]
+    async def _tell_of_changes(self, folders: list[str], recursive: bool, failures: int) -> int:
         stop = anyio.Event()
-        try:
+        async with open_task_group() as tasks:
+            # The watcher's thread is waited for, also by who is cancelled; this tells it to end.
+            tasks.start_soon(_set_when_cancelled, stop)
             async for batch in awatch(
                 *folders,
                 watch_filter=None,
@@ -113,9 +113,10 @@ class Notifier:
                 force_polling=False,
                 ignore_permission_denied=True,
             ):
-                yield batch
-        finally:
-            stop.set()
+                failures = 0
+                self._tell(batch, folders)
+            tasks.cancel_scope.cancel()
+        return failures
 
     def _tell(self, batch: Iterable[tuple[Change, str]], folders: Iterable[str]) -> None:
         batch = list(batch)
@@ -140,6 +141,13 @@ class Notifier:
             else:
                 self._on_refused(folder)
         return sound
+
+
+async def _set_when_cancelled(event: anyio.Event) -> None:
+    try:
+        await anyio.sleep_forever()
+    finally:
+        event.set()
 
 
 def _can_be_watched(folder: str, recursive: bool) -> bool:

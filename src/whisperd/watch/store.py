@@ -55,14 +55,14 @@ class OutputRow(msgspec.Struct, frozen=True, kw_only=True):
     format: str
     language: str
     hash: str | None
-    """The SHA-256 of what was written."""
+    """The SHA-256 of what was written; of all that it may be, where that is not certain, with spaces."""
     next_hash: str | None = None
     """Of what takes its place."""
 
     @property
     def hashes(self) -> frozenset[str]:
         """What may be there that is ours."""
-        return frozenset(filter(None, (self.hash, self.next_hash)))
+        return frozenset(f"{self.hash or ''} {self.next_hash or ''}".split())
 
 
 class Wanted(NamedTuple):
@@ -273,7 +273,7 @@ class WatchStore:
                         file=number,
                         format=one.format,
                         language=one.language,
-                        hash=owner.hash if owner else None,
+                        hash=" ".join(sorted(owner.hashes)) if owner else None,
                         next_hash=one.hash,
                     )
                 )

@@ -9,7 +9,10 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Final, Protocol
+from weakref import WeakValueDictionary
 
+import anyio
+import msgspec
 from anyio.to_thread import run_sync
 
 from whisperd.clock import rfc3339_ago
@@ -90,6 +93,7 @@ class FileWork:
         self._jobs = jobs
         self._settings = settings
         self._on_done = on_done
+        self._locks: WeakValueDictionary[int, anyio.Lock] = WeakValueDictionary()
 
     async def take(self, folder: WatchFolder, seen: Seen) -> None:
         """Do all that is to be done for a file that has settled."""
@@ -123,19 +127,37 @@ class FileWork:
             log.exception("watch %s: a file failed unexpectedly", folder.preset.id)
             await self._failed(folder, seen, row.id, unexpected_error())
 
-    async def follow(self, folder: WatchFolder, row: FileRow, path: str) -> None:
-        """What was written for a file follows it to its new name; what somebody has changed stays."""
+    async def rename(self, folder: WatchFolder, row: FileRow, seen: Seen) -> None:
+        """A file has another name now, and what was written for it follows; what somebody has changed stays.
+
+        The ledger is told last: whoever dies before that begins again, and finds what has been done.
+        """
+        async with self._lock(row.id):
+            have_followed = await self._follow(folder, row, seen.path)
+            await self._store.rename(row.id, seen.path, seen.identity, folder.preset.id)
+            if row.status == "done" and not have_followed:
+                await self._lose(folder, msgspec.structs.replace(row, path=seen.path))
+
+    def _lock(self, number: int) -> anyio.Lock:
+        """Held while outputs of a file are written or renamed."""
+        lock = self._locks.get(number)
+        if lock is None:
+            lock = self._locks[number] = anyio.Lock()
+        return lock
+
+    async def _follow(self, folder: WatchFolder, row: FileRow, path: str) -> bool:
+        """Whether all that was written is somewhere: a folder may have been moved away with some of it."""
         outputs = await self._store.outputs(row.id)
-        if not outputs:
-            return
-        moved = []
+        moved, is_whole = [], True
         for output in outputs:
             target = next(await self._places(folder.preset, path, output.language, output.format))
             is_there = target == output.path or await run_sync(
                 writing.rename_output, output.path, target, output.hashes
             )
             moved.append(_at(output, target) if is_there else output)
+            is_whole = is_whole and (is_there or await run_sync(os.path.lexists, output.path))
         await self._store.set_outputs(row.id, moved)
+        return is_whole
 
     async def _submit(self, folder: WatchFolder, seen: Seen) -> tuple[int, Job] | None:
         path, watch = folder.full(seen.path), folder.preset.id
@@ -183,22 +205,29 @@ class FileWork:
         await job.over.wait()
         if job.is_suspended:
             return  # the next daemon goes on with it
+        async with self._lock(number):
+            row = await self._have_written(folder, number, job)
+        if row is not None:
+            folder.went_well()
+            await self._after(folder, row)
+
+    async def _have_written(self, folder: WatchFolder, number: int, job: Job) -> FileRow | None:
+        """Write what a job has found out; the file that it was for, unless something else is to be done."""
         row = await self._store.file(number)
         if row is None:
-            return  # its watch was removed
+            return None  # its watch was removed
         seen = await run_sync(scanner.look_at, folder.preset.path, row.path)
         if seen is None or seen.identity != row.identity:
             await self._lose(folder, row)  # it was renamed, edited or deleted meanwhile: a look finds out
-            return
+            return None
         if job.error is not None:
             raise job.error.copy()
         transcript = await self._jobs.transcript(job)
         if transcript is None:
             await self._lose(folder, row)
-            return
+            return None
         await self._write(folder, row, transcript, is_cached=job.is_cached)
-        folder.went_well()
-        await self._after(folder, row)
+        return row
 
     async def _lose(self, folder: WatchFolder, row: FileRow) -> None:
         await self._store.update_file(row.id, status="lost")
