@@ -44,3 +44,16 @@ def test_speech_is_likely_where_somebody_speaks(media_bundle: Path, speech: Path
     silent = [probability for probability, _ in run(media_bundle, recordings / "no_speech.wav", 64, 16_000)]
     assert sum(probability > 0.5 for probability in spoken) > 0.8 * len(spoken)
     assert max(silent) < 0.5
+
+
+def test_speech_is_found_again_after_a_long_silence(media_bundle: Path, speech: Path, tmp_path: Path) -> None:
+    data = speech.read_bytes()
+    gap_frames = 1000
+    path = tmp_path / "twice.wav"
+    path.write_bytes(data + bytes(2 * 512 * gap_frames + 2 * 64) + data[44:])
+    found = [probability for probability, _ in run(media_bundle, path, 64, 16_000)]
+    first, last = found[: 113_600 // 512], found[-(113_600 // 512) :]
+    assert sum(p > 0.5 for p in last) > 0.95 * sum(p > 0.5 for p in first)
+    middle = found[len(first) + 300 : -len(last) - 100]
+    assert len(middle) > 500
+    assert set(middle) == {0.0}  # nobody was asked

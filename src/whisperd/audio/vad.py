@@ -7,6 +7,7 @@ frame. Many frames go through it in one call, which is several times faster than
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,10 @@ CONTEXT_SAMPLES = 64
 STATE_SHAPE = (1, 1, 128)
 # About two seconds: enough to be fast, little enough to be soon.
 FRAMES_PER_CALL = 64
+# What no recorder tells from nothing. After so many frames of it the model is not asked any more: a day of
+# silence is done in a minute.
+SILENT_LEVEL = 2
+SILENT_FRAMES = 128
 
 
 class SileroModel:
@@ -56,6 +61,7 @@ class VoiceActivity:
         self._context = np.zeros(CONTEXT_SAMPLES, np.float32)
         self._waiting: list[Any] = []
         self._waiting_samples = 0
+        self._silent_frames = 0  # in a row, up to now
 
     def feed(self, samples: Any) -> Iterator[tuple[float, float]]:
         """Take 16-bit samples; yield probability and loudness of each frame that is complete."""
@@ -75,8 +81,17 @@ class VoiceActivity:
             yield from self._run()
 
     def _run(self) -> Iterator[tuple[float, float]]:
-        samples = np.concatenate(self._waiting).astype(np.float32) / 32768
+        waiting = np.concatenate(self._waiting)
         self._waiting, self._waiting_samples = [], 0
+        count = len(waiting) // FRAME_SAMPLES
+        if waiting.max() > SILENT_LEVEL or waiting.min() < -SILENT_LEVEL:
+            self._silent_frames = 0
+        elif self._silent_frames >= SILENT_FRAMES:
+            yield from repeat((0.0, 0.0), count)
+            return
+        else:
+            self._silent_frames += count
+        samples = waiting.astype(np.float32) / 32768
         frames = samples.reshape(-1, FRAME_SAMPLES)
         before = np.vstack([self._context[None], frames[:-1, -CONTEXT_SAMPLES:]])
         self._context = frames[-1, -CONTEXT_SAMPLES:]

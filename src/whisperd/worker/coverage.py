@@ -28,15 +28,15 @@ from whisperd.worker.protocol import (
 )
 from whisperd.worker.rules import is_poor, is_repetitive
 
-__all__ = ["best_cut", "merge", "missing_s", "spoken_letters", "transcribe_whole"]
+__all__ = ["best_cut", "merge", "missing_s", "overlap_s", "spoken_letters", "transcribe_whole"]
 
 Transcribe = Callable[[Sequence[EngineWindow], DecodeOptions], list[WindowResult]]
 """As `Engine.transcribe`."""
 
 MISSING_S = 3.0
 """Speech without a text from which on something is missing. A detector takes a cough for speech, too."""
-SLOWEST_LETTERS_PER_S = 5.0
-"""Who speaks slowly says twice as many letters while he speaks; pauses are not counted."""
+SLOWEST_LETTERS_PER_S = 8.0
+"""Who speaks slowly says about ten letters a second while he speaks; pauses are not counted."""
 SLOWER_THAN_OTHERS = 0.5
 """How much slower a sentence may be than the others of its window."""
 MIN_PART_S = 2.0
@@ -66,12 +66,12 @@ def transcribe_whole(
 
 def missing_s(segments: Sequence[EngineSegment], spoken: Sequence[SpokenTime]) -> float:
     """The longest time in which somebody speaks that no text accounts for."""
-    texts = [(one, _overlap_s(spoken, one.start, one.end), spoken_letters(one.text)) for one in segments]
+    texts = [(one, overlap_s(spoken, one.start, one.end), spoken_letters(one.text)) for one in segments]
     rates = [letters / spoken_s for _, spoken_s, letters in texts if spoken_s > 0]
     rate = max(SLOWEST_LETTERS_PER_S, SLOWER_THAN_OTHERS * median(rates)) if rates else SLOWEST_LETTERS_PER_S
     within = [spoken_s - letters / rate for _, spoken_s, letters in texts]
     edges = [0.0, *(edge for one in segments for edge in (one.start, one.end)), math.inf]
-    between = [_overlap_s(spoken, *gap) for gap in zip(edges[::2], edges[1::2], strict=True)]
+    between = [overlap_s(spoken, *gap) for gap in zip(edges[::2], edges[1::2], strict=True)]
     return max(0.0, *within, *between)
 
 
@@ -167,7 +167,8 @@ def _within(spoken: Sequence[SpokenTime], start_s: float, end_s: float) -> Itera
             yield begin_s - start_s, stop_s - start_s
 
 
-def _overlap_s(spoken: Sequence[SpokenTime], start_s: float, end_s: float) -> float:
+def overlap_s(spoken: Sequence[SpokenTime], start_s: float, end_s: float) -> float:
+    """How long somebody speaks between two times."""
     return sum(stop_s - begin_s for begin_s, stop_s in _within(spoken, start_s, end_s))
 
 

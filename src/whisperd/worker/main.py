@@ -22,6 +22,7 @@ from whisperd.rpc.messages import decode_params
 from whisperd.rpc.stdio import Stdio
 from whisperd.worker.coverage import transcribe_whole
 from whisperd.worker.faults import explain, words_of
+from whisperd.worker.phantoms import without_phantoms
 from whisperd.worker.protocol import (
     BatchParams,
     CancellableEngine,
@@ -90,6 +91,15 @@ class _Service:
         self._unwanted[params.id].update(params.groups)
 
     def _compute(self, batch: BatchParams) -> list[WindowResult]:
+        results = self._transcribe(batch)
+        is_sound = len(results) == len(batch.windows) and all(
+            isinstance(one, WindowResult) for one in results
+        )
+        if not is_sound:  # the daemon says what is wrong with such an engine
+            return results
+        return [without_phantoms(*pair) for pair in zip(results, batch.windows, strict=True)]
+
+    def _transcribe(self, batch: BatchParams) -> list[WindowResult]:
         assert self._engine is not None, "transcribe before load"
         if not self._engine.info.cancels:
             return transcribe_whole(self._engine.transcribe, batch.windows, batch.options)

@@ -1,0 +1,85 @@
+"""What Whisper says where nobody speaks. Pure.
+
+It has learnt from subtitles, and so it thanks for watching, or names who made the subtitles, when it hears
+silence or noise. People say some of that, too: such a text is a phantom only where nothing else says that
+somebody spoke.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from whisperd.worker.coverage import overlap_s, spoken_letters
+from whisperd.worker.protocol import EngineSegment, EngineWindow, SpokenTime, WindowResult
+
+__all__ = ["is_phantom", "is_phantom_phrase", "without_phantoms"]
+
+NO_SPEECH_PROBABILITY = 0.6
+"""From which on the model itself says that nobody spoke."""
+FASTEST_LETTERS_PER_S = 25.0
+"""Nobody speaks faster, so what takes less time than this was not said."""
+NEAR_S = 0.2
+"""How far the times of a segment may be off."""
+
+_PHRASES = frozenset(
+    """
+    thank you|thank you very much|thank you so much|thanks|thank you for watching|thanks for watching|bye
+    thank you for watching and see you next time|please subscribe|please subscribe to my channel|you|bye bye
+    dont forget to like and subscribe|like and subscribe|see you next time|see you in the next video|im sorry
+    vielen dank|vielen dank fürs zuschauen|danke fürs zuschauen|bis zum nächsten mal|tschüss
+    merci|merci davoir regardé cette vidéo|merci davoir regardé|abonnezvous|à bientôt
+    gracias|gracias por ver el video|gracias por ver|suscríbete|hasta la próxima|muchas gracias
+    grazie|grazie per la visione|grazie a tutti|obrigado|obrigada|obrigado por assistir|tchau
+    dziękuję|dziękuję za uwagę|dziękuję za oglądanie|bedankt voor het kijken|tack för att ni har tittat
+    спасибо за просмотр|спасибо|продолжение следует|до свидания|дякую за перегляд
+    izlediğiniz için teşekkür ederim|izlediğiniz için teşekkürler|teşekkürler
+    ご視聴ありがとうございました|ありがとうございました|チャンネル登録お願いします|おやすみなさい
+    谢谢观看|謝謝觀看|谢谢大家|謝謝大家|请订阅|谢谢|謝謝
+    시청해주셔서 감사합니다|감사합니다|구독과 좋아요 부탁드립니다
+    شكرا للمشاهدة|شكرا لكم|شكرا
+    """.strip()
+    .replace("\n", "|")
+    .replace("    ", "")
+    .split("|")
+)
+_BEGINNINGS = tuple(
+    """
+    subtitles by|subtitled by|captions by|transcribed by|transcription by|translated by|subs by|amaraorg
+    subtitles created by|untertitel von|untertitel im auftrag|untertitelung|untertitel der amaraorg
+    soustitres par|soustitres réalisés|soustitrage|soustitres fait
+    subtítulos por|subtítulos realizados|sottotitoli|legendas pela|legendado por
+    napisy stworzone|napisy wykonał
+    ondertiteld door|ondertiteling|undertexter|undertekster af|tekstet av|субтитры|редактор субтитров|субтитри
+    字幕by|字幕由|字幕志愿者|字幕製作|請不吝點贊|请不吝点赞|자막 제공|자막 by|ترجمة نانسي
+    """.strip()
+    .replace("\n", "|")
+    .replace("    ", "")
+    .split("|")
+)
+
+
+def without_phantoms(result: WindowResult, window: EngineWindow) -> WindowResult:
+    """The result without what was made of silence or noise."""
+    kept = tuple(one for one in result.segments if not is_phantom(one, window.spoken))
+    return result if len(kept) == len(result.segments) else msgspec.structs.replace(result, segments=kept)
+
+
+def is_phantom(segment: EngineSegment, spoken: Sequence[SpokenTime] | None) -> bool:
+    """Whether a segment was made of silence or noise. `spoken` is None where nobody knows."""
+    if not is_phantom_phrase(segment.text):
+        return False
+    if segment.no_speech_prob > NO_SPEECH_PROBABILITY:
+        return True
+    if spoken is None:
+        return False
+    spoken_s = overlap_s(spoken, segment.start - NEAR_S, segment.end + NEAR_S)
+    return spoken_s < spoken_letters(segment.text) / FASTEST_LETTERS_PER_S
+
+
+def is_phantom_phrase(text: str) -> bool:
+    """Whether all of a text is what is often made of nothing."""
+    letters = "".join(one for one in text.casefold() if one.isalnum() or one.isspace())
+    said = " ".join(letters.split())
+    return said in _PHRASES or said.startswith(_BEGINNINGS)

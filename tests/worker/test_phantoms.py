@@ -1,0 +1,67 @@
+"""What Whisper says where nobody speaks, and who says the same."""
+
+from __future__ import annotations
+
+import pytest
+
+from whisperd.worker.phantoms import is_phantom, is_phantom_phrase, without_phantoms
+from whisperd.worker.protocol import EngineSegment, EngineWindow, WindowResult
+
+
+def segment(text: str, no_speech_prob: float = 0.1, start: float = 0.0, end: float = 5.0) -> EngineSegment:
+    return EngineSegment(
+        start=start,
+        end=end,
+        text=text,
+        tokens=(1,),
+        temperature=0.0,
+        avg_logprob=-0.2,
+        compression_ratio=0.9,
+        no_speech_prob=no_speech_prob,
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " Thank you.",
+        " Thanks for watching!",
+        "Subtitles by the Amara.org community",
+        " Untertitel im Auftrag des ZDF für funk, 2017",
+        "Sous-titres réalisés par la communauté d'Amara.org",
+        " Don't forget to like and subscribe!",
+        "ご視聴ありがとうございました。",
+        "Продолжение следует...",
+    ],
+)
+def test_phrases_of_subtitles(text: str) -> None:
+    assert is_phantom_phrase(text)
+
+
+@pytest.mark.parametrize("text", ["", " Thank you for the cake.", " The subtitles by him.", " You said so."])
+def test_what_only_resembles_them(text: str) -> None:
+    assert not is_phantom_phrase(text)
+
+
+def test_a_phrase_is_kept_where_somebody_spoke() -> None:
+    assert not is_phantom(segment(" Thanks for watching!"), [(1.0, 2.4)])
+    assert not is_phantom(segment(" Thank you."), [(1.0, 1.5)])
+
+
+def test_a_phrase_that_takes_longer_than_anybody_spoke_is_a_phantom() -> None:
+    assert is_phantom(segment(" Thanks for watching!"), [(1.0, 1.3)])
+    assert is_phantom(segment(" Thank you."), [])
+
+
+def test_the_model_itself_may_say_that_nobody_spoke() -> None:
+    assert is_phantom(segment(" Thank you.", no_speech_prob=0.8), [(0.0, 5.0)])
+    assert is_phantom(segment(" Thank you.", no_speech_prob=0.8), None)
+    assert not is_phantom(segment(" Thank you."), None)
+
+
+def test_only_the_phantoms_of_a_window_go() -> None:
+    said = segment(" It rained.", end=2.0), segment(" Thank you.", start=9.0, end=10.0)
+    result = WindowResult(language="en", language_probability=1.0, segments=said)
+    window = EngineWindow(pcm=b"", spoken=((0.0, 2.0),))
+    assert without_phantoms(result, window).segments == said[:1]
+    assert without_phantoms(result, EngineWindow(pcm=b"")) is result
