@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from statistics import mean
 from tempfile import TemporaryDirectory
 
 from benchmarks.measure import Chart, MemoryWatch, Outcome, RunningDaemon, bundle_path, rounds
@@ -36,7 +37,7 @@ def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
         }
         long = joined(wavs, 60 * long_minutes, folder / "long.wav")
         (folder / "daemon").mkdir()
-        long_run, beside_bytes, held_s, first_s = _watched(folder / "daemon", long)
+        long_run, beside_bytes, held_s, first_s, batch = _watched(folder / "daemon", long)
     ours, theirs, cpp = (
         runs[name] for name in ("whisperd", "faster-whisper, defaults", "whisper.cpp, defaults")
     )
@@ -48,7 +49,7 @@ def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
         f"{middle_minutes} minutes, {MODEL}: at least {GOAL_FASTER_WHISPER:g} times as fast as "
         f"faster-whisper, {GOAL_WHISPER_CPP:g} times as fast as whisper.cpp by default, word errors at most "
         f"{GOAL_WORSE_PERCENT} points more; {label}: at most {GOAL_BESIDE_BYTES / 1e6:.0f} MB beside the "
-        f"worker, {GOAL_HELD_S:.0f} s of audio held",
+        f"worker, {GOAL_HELD_S:.0f} s of audio that waits",
         faster >= GOAL_FASTER_WHISPER
         and faster_cpp >= GOAL_WHISPER_CPP
         and worse <= GOAL_WORSE_PERCENT
@@ -58,14 +59,16 @@ def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
             *(_row(f"{middle_minutes} minutes: {name}", run, ours, middle) for name, run in runs.items()),
             _row(f"{label}: whisperd", long_run, None, long),
             (f"{label}: beside the worker", "", "", "", "", f"{beside_bytes / 1e6:.0f} MB"),
-            (f"{label}: audio held at most", f"{held_s:.0f}", "", "", "", ""),
+            (f"{label}: audio that waited at most", f"{held_s:.0f}", "", "", "", ""),
             (f"{label}: first segment after", f"{first_s:.1f}", "", "", "", ""),
+            (f"{label}: windows of a batch", f"{batch:.1f}", "", "", "", ""),
         ],
         {
             "seconds": {name: run.seconds for name, run in runs.items()} | {"long": long_run.seconds},
             "beside_worker_bytes": beside_bytes,
             "held_s": held_s,
             "first_segment_s": first_s,
+            "windows_of_a_batch": batch,
         },
         ("", "seconds", "times real time", "whisperd is … times as fast", "word errors", "peak memory"),
         [
@@ -79,8 +82,9 @@ def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
     )
 
 
-def _watched(folder: Path, recording: Recording) -> tuple[Run, int, float, float]:
-    """The run; bytes beside the worker; seconds of audio held; seconds to the first segment."""
+def _watched(folder: Path, recording: Recording) -> tuple[Run, int, float, float, float]:
+    """The run; bytes beside the worker; seconds of audio that waited; seconds to the first segment; windows
+    of a batch."""
     path = folder / "times.json"
     with (
         run_stamped(folder, path) as daemon,
@@ -95,8 +99,9 @@ def _watched(folder: Path, recording: Recording) -> tuple[Run, int, float, float
                 first_s = time.perf_counter() - began
         text = client.jobs.wait(job)["text"]
         seconds = time.perf_counter() - began
-    held_s = max(json.loads(path.read_text())["held_s"])
-    return Run(seconds, [text], memory.peak_bytes), memory.beside_worker_bytes, held_s, first_s
+    times = json.loads(path.read_text())
+    run = Run(seconds, [text], memory.peak_bytes)
+    return run, memory.beside_worker_bytes, max(times["held_s"]), first_s, mean(times["batches"])
 
 
 def _row(label: str, run: Run, ours: Run | None, recording: Recording) -> tuple[str, ...]:

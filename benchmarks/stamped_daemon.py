@@ -3,7 +3,7 @@
 It is the daemon as it is, with some of its functions wrapped. For each job there is one time of each kind
 (`time.perf_counter`), in the order of the jobs, which have to be sent one after the other. They are written
 to the file, as JSON, when the daemon ends; and beside them `held_s`, the seconds of audio that waited for the
-engine or were in it, each time that there was more.
+engine, each time that there was more, and `batches`, how many windows each batch had.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def run_stamped(
 
 def stamp() -> dict[str, list[float]]:
     """Have the times of each kind noted from now on."""
-    times: dict[str, list[float]] = {kind: [] for kind in (*KINDS, "held_s")}
+    times: dict[str, list[float]] = {kind: [] for kind in (*KINDS, "held_s", "batches")}
     decode_message = connection.decode_message
     ask, transcribe, wait_for = decoders.Decoding.ask, Worker.transcribe, Dispatcher.transcribe
     held_s = 0.0
@@ -70,19 +70,23 @@ def stamp() -> dict[str, list[float]]:
 
     async def transcribe_stamped(self: Worker, *arguments: Any) -> Any:
         times["computing"].append(time.perf_counter())
+        times["batches"].append(len(arguments[0].windows))
         results = await transcribe(self, *arguments)
         times["computed"].append(time.perf_counter())
         return results
 
-    async def wait_for_stamped(self: Dispatcher, parcel: Any) -> Any:
+    async def wait_for_stamped(self: Dispatcher, parcel: Any, on_begin: Any = lambda: None) -> Any:
         nonlocal held_s
         held_s += parcel.duration_s
         if held_s > max(times["held_s"], default=0.0):
             times["held_s"].append(held_s)
-        try:
-            return await wait_for(self, parcel)
-        finally:
+
+        def begin() -> None:
+            nonlocal held_s
             held_s -= parcel.duration_s
+            on_begin()
+
+        return await wait_for(self, parcel, begin)
 
     connection.decode_message = decode_message_stamped
     decoders.Decoding.ask = ask_stamped  # type: ignore[method-assign]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -286,6 +287,42 @@ async def test_a_job_that_goes_takes_its_waiting_windows_with_it() -> None:
         runtime.may_compute.set()
     assert [lengths for _, lengths in runtime.batches] == [[1.0], [9.0]]
     assert not outcomes.errors
+
+
+async def test_who_waits_is_told_once_that_the_engine_has_it() -> None:
+    runtime = FakeRuntime(batch_size=1)
+    runtime.may_compute = anyio.Event()
+    options = DecodeOptions(language="en")
+    begun: list[int] = []
+    async with dispatching(runtime) as dispatcher, open_task_group() as tasks:
+        dispatcher.add_job("a", "normal")
+        for index in range(2):
+            parcel = Parcel("a", (index,), (window(5.0),), options)
+            tasks.start_soon(dispatcher.transcribe, parcel, partial(begun.append, index))
+        await anyio.wait_all_tasks_blocked()
+        assert begun == [0], "the other one still waits"
+        runtime.may_compute.set()
+    assert begun == [0, 1]
+
+
+async def test_what_is_tried_again_has_begun_once() -> None:
+    runtime = FakeRuntime(batch_size=2)
+    runtime.errors = {6.0: an_error("engine.refused")}
+    begun: list[float] = []
+
+    async def ask(dispatcher: Dispatcher, job: str, seconds: float) -> None:
+        options = DecodeOptions(language="en")
+        with suppress(WhisperdError):
+            await dispatcher.transcribe(
+                Parcel(job, (0,), (window(seconds),), options), partial(begun.append, seconds)
+            )
+
+    async with dispatching(runtime) as dispatcher, open_task_group() as tasks:
+        for job, seconds in (("a", 5.0), ("b", 6.0), ("c", 6.0)):
+            dispatcher.add_job(job, "normal")
+            tasks.start_soon(ask, dispatcher, job, seconds)
+    assert sorted(begun) == [5.0, 6.0, 6.0]
+    assert len(runtime.batches) > 2, "something was tried again"
 
 
 async def test_a_worker_that_dies_under_a_job_that_has_gone() -> None:

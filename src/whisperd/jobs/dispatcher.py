@@ -26,10 +26,18 @@ log = logging.getLogger(__name__)
 class _Waiter:
     """A job that waits for a parcel's results."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_begin: Callable[[], None]) -> None:
+        self._on_begin = on_begin
+        self._has_begun = False
         self.done = anyio.Event()
         self.results: list[WindowResult] = []
         self.error: WhisperdError | None = None
+
+    def begin(self) -> None:
+        """Tell it that they are being computed; a second time is not worth telling."""
+        if not self._has_begun:
+            self._has_begun = True
+            self._on_begin()
 
     def answer(self, results: Sequence[WindowResult] = (), error: WhisperdError | None = None) -> None:
         """Give it what it waits for."""
@@ -68,15 +76,18 @@ class Dispatcher:
                 self._unwanted[batch].add(groups)
         self._wake()
 
-    async def transcribe(self, parcel: Parcel) -> list[WindowResult]:
+    async def transcribe(
+        self, parcel: Parcel, on_begin: Callable[[], None] = lambda: None
+    ) -> list[WindowResult]:
         """Have windows of a job that was added computed; one result for each.
 
+        `on_begin` is called when they do not wait any more: a worker has them.
         Raises `WhisperdError`: what the engine answered, `worker.died` if the worker did not survive
         them twice, or why the runtime is not there any more.
         """
         if self._failure is not None or self.runtime.unloaded.is_set():
             raise self._why_over()
-        waiter = _Waiter()
+        waiter = _Waiter(on_begin)
         key = (parcel.job, parcel.indexes)
         self._waiters[key] = waiter
         try:
@@ -120,6 +131,9 @@ class Dispatcher:
             changed = self._changed
             while (batch := self._scheduler.next_batch(self._clock())) is not None:
                 self._unwanted[batch.id] = Unwanted()
+                for parcel in batch.parcels:
+                    if waiter := self._waiters.get((parcel.job, parcel.indexes)):
+                        waiter.begin()
                 tasks.start_soon(self._compute, batch)
             await changed.wait()
 

@@ -40,8 +40,8 @@ from whisperd.worker.protocol import DecodeOptions, EngineInfo, EngineWindow, Wi
 __all__ = ["JobRun", "check_against_engine", "check_against_model"]
 
 HELD_S = 120.0
-"""Audio of one job that is held here at most. While there is no room for another window the decoder is
-not read, and so it waits."""
+"""Audio of one job that waits here at most. While there is no room for another window the decoder is not
+read, and so it waits. What is being computed is not counted: else batches would not be full."""
 VOTING_SAMPLES = 5
 """Pieces of speech from all over a file that vote on its language: what it begins with may be an advert."""
 VOTING_WINDOWS = 3
@@ -187,17 +187,23 @@ class JobRun:
         self._place(windows, results)
 
     async def _compute(self, windows: tuple[WindowAudio, ...]) -> None:
-        results = await self._dispatch(windows)
+        results = await self._dispatch(windows, on_begin=lambda: self._forget(windows))
         if self._is_free and self._usual_language is not None and _is_unsure(results[0]):
             results = await self._dispatch(windows, self._usual_language)
         self._keep(windows, results)
         self._place(windows, results)
+
+    def _forget(self, windows: tuple[WindowAudio, ...]) -> None:
+        """They do not wait any more, so that there is room for others."""
         self._pending_s -= sum(window.end - window.start for window in windows)
         self._pending_changed.set()
         self._pending_changed = anyio.Event()
 
     async def _dispatch(
-        self, windows: tuple[WindowAudio, ...], language: str | None = None
+        self,
+        windows: tuple[WindowAudio, ...],
+        language: str | None = None,
+        on_begin: Callable[[], None] = lambda: None,
     ) -> list[WindowResult]:
         options = self._options
         if language is not None:
@@ -208,7 +214,8 @@ class JobRun:
                 indexes=tuple(window.index for window in windows),
                 windows=tuple(EngineWindow(pcm=window.pcm, spoken=window.spoken) for window in windows),
                 options=options,
-            )
+            ),
+            on_begin,
         )
 
     def _keep(self, windows: tuple[WindowAudio, ...], results: list[WindowResult]) -> None:
