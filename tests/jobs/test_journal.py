@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from job_fakes import FakeDecoders, FakeRuntime
 from whisperd.audio import DecodeParams, DecoderPool
 from whisperd.jobs.dispatcher import Dispatcher
-from whisperd.jobs.identity import FileStamp, Recipe, content_hash, content_key
+from whisperd.jobs.identity import FileStamp, content_hash
 from whisperd.jobs.job import Job, JobInput, Transcript
 from whisperd.jobs.journal import (
     FinishedWindow,
@@ -35,7 +35,7 @@ from whisperd.rpc.events import Event, TranscriptionSegment
 from whisperd.runtimes.loaded import LoadedRuntime
 from whisperd.store import Database, open_database
 from whisperd.tasks import open_task_group
-from whisperd.worker.protocol import DecodeOptions, EngineSegment, WindowResult
+from whisperd.worker.protocol import EngineSegment, WindowResult
 
 LENGTHS = [5.0, 6.0, 7.0, 5.5, 6.5]
 
@@ -216,38 +216,6 @@ def _fields(window: FinishedWindow) -> dict[str, Any]:
 
 
 # What a text is made of
-
-
-def test_each_part_of_a_recipe_counts() -> None:
-    fields: dict[str, Any] = {
-        "engine": "base cpu int8",
-        "decoder": "media 1",
-        "max_window_s": 26.0,
-        "vad": True,
-        "channels": "mix",
-        "clip": None,
-        "options": DecodeOptions(language="en"),
-    }
-    others = [
-        {"version": 99},
-        {"is_language_free": True},
-        {"engine": "small cpu int8"},
-        {"decoder": "media 2"},
-        {"max_window_s": 20.0},
-        {"vad": False},
-        {"channels": "split"},
-        {"clip": "0-5"},
-        {"options": DecodeOptions(language="de")},
-        {"options": DecodeOptions(language="en", beam_size=1)},
-        {"options": DecodeOptions(language="en", prompt="Dear all,")},
-        {"options": DecodeOptions(language="en", hotwords="whisperd")},
-        {"options": DecodeOptions(language="en", task="translate")},
-        {"options": DecodeOptions(language="en", temperatures=(0.0,))},
-    ]
-    digests = [Recipe(**fields).digest, *(Recipe(**{**fields, **other}).digest for other in others)]
-    assert len(set(digests)) == len(digests)
-    assert Recipe(**fields).digest == Recipe(**fields).digest
-    assert content_key("a", "b") != content_key("b", "a")
 
 
 @pytest.mark.anyio

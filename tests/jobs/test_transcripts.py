@@ -8,11 +8,11 @@ from pathlib import Path
 import anyio
 import pytest
 
-from whisperd.jobs.identity import Recipe
 from whisperd.jobs.job import Job, JobInput, Transcript
 from whisperd.jobs.journal import open_journal
 from whisperd.jobs.keeper import JobKeeper
 from whisperd.jobs.options import JobOptions
+from whisperd.jobs.recipe import Recipe
 from whisperd.jobs.search import parse_query
 from whisperd.jobs.segments import Segment
 from whisperd.jobs.transcripts import KeptTranscript, TranscriptStore, insert_transcript

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,11 @@ from whisperd.daemon.conditions import Conditions
 from whisperd.daemon.connection import Connection
 from whisperd.daemon.hub import EventHub
 from whisperd.daemon.metrics import Metrics
+from whisperd.daemon.recipes import recipe_of
 from whisperd.daemon.reporting import status_line
 from whisperd.daemon.uploads import UploadStore
 from whisperd.daemon.watching import WatchJobs
 from whisperd.jobs.executor import jobs_at_once
-from whisperd.jobs.identity import Recipe
 from whisperd.jobs.job import Job
 from whisperd.jobs.journal import JobRecord, job_of, open_journal
 from whisperd.jobs.keeper import JobKeeper
@@ -45,7 +46,7 @@ from whisperd.runtimes import Lease, Runtime, RuntimeManager, RuntimePreset, Run
 from whisperd.runtimes.advice import Advisor
 from whisperd.runtimes.computer import Computer
 from whisperd.runtimes.fallback import FailedVariant, VariantFailures
-from whisperd.runtimes.prepare import Prepared, choose_variant, compute_type, is_prepared, prepare
+from whisperd.runtimes.prepare import Prepared, choose_variant, is_prepared, prepare
 from whisperd.runtimes.presets import PresetStore, check_presets
 from whisperd.runtimes.profile_manager import ProfileManager
 from whisperd.runtimes.profiles import ProfileStore, check_profiles
@@ -240,35 +241,6 @@ class Service:
         driver = (await self.computer.hardware()).gpus.driver if variant.device == "cuda" else None
         return f"{wanted} {installed and installed.digest} {changed} {driver}"
 
-    async def recipe_of(self, job: Job, lease: Lease) -> Recipe:
-        """All that makes the text of a job on a runtime, which may not be loaded yet.
-
-        Raises `WhisperdError` where it would have to be downloaded first.
-        """
-        preset, prepared = lease.runtime.preset, lease.runtime.prepared
-        if prepared is not None:
-            variant = prepared.variant
-        else:
-            _, variant = choose_variant(preset, await self.ranked_variants(preset))
-        bundle = Bundle.of(variant)
-        engine = {
-            "model": await self.models.identity(preset.model),
-            "variant": variant.name,
-            "bundle": self.natives.current(bundle).select().digest if bundle else None,
-            "precision": compute_type(preset, variant),
-        }
-        settings, options = self.settings, job.options
-        return Recipe(
-            engine=msgspec.json.encode(engine).decode(),
-            decoder=self.natives.current(native_bundles()[0]).select().digest,
-            max_window_s=settings.decoder.max_window_s,
-            vad=options.vad,
-            channels=options.channels,
-            clip=options.clip,
-            is_language_free=options.is_language_free,
-            options=options.decode_options(settings.runtime.beam_size),
-        )
-
     async def resume_jobs(self, records: Sequence[JobRecord]) -> None:
         """Take over the jobs of the daemon before this one: go on with what it was to do and did not."""
         self.jobs.restore(
@@ -401,7 +373,7 @@ async def open_service(
             )
             await service.profiles.open()
             service.job_keeper = JobKeeper(
-                journal, TranscriptStore(database), lambda: service.settings.jobs, service.recipe_of
+                journal, TranscriptStore(database), lambda: service.settings.jobs, partial(recipe_of, service)
             )
             service.jobs = JobManager(
                 tasks,

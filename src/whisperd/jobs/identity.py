@@ -1,4 +1,4 @@
-"""What a text was made of: the audio's bytes, and all that makes a text of them.
+"""What a text was made of: the audio's bytes, and the recipe that makes a text of them.
 
 Two jobs with the same audio and the same recipe have the same text, so the second is answered with the
 first one's; and what a job has finished is sound for as long as neither has changed.
@@ -16,11 +16,9 @@ import msgspec
 from whisperd.audio.files import not_readable, open_regular_file
 from whisperd.rpc.errors import WhisperdError
 from whisperd.threads import run_abandonable
-from whisperd.worker.protocol import DecodeOptions
 
 __all__ = [
     "FileStamp",
-    "Recipe",
     "content_hash",
     "content_key",
     "input_changed",
@@ -31,8 +29,6 @@ CHUNK_BYTES: Final = 1 << 20
 HASH_TIMEOUT_S: Final = 60.0
 """How long we read a file for its hash alone. A disk that is slower than that makes its owner wait more for
 the hash than the hash can spare."""
-RECIPE_VERSION: Final = 2
-"""One more whenever windows are cut otherwise, or their results are joined otherwise."""
 
 
 class FileStamp(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,28 +36,6 @@ class FileStamp(msgspec.Struct, frozen=True, kw_only=True):
 
     size_bytes: int
     modified_ns: int
-
-
-class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """All that makes a text of a file's bytes, but for its runtime's speed."""
-
-    version: int = RECIPE_VERSION
-    engine: str
-    """The model's bytes, the variant that runs it, and its precision."""
-    decoder: str
-    """The bundle that decodes and finds speech."""
-    max_window_s: float
-    vad: bool
-    channels: str
-    clip: str | None
-    is_language_free: bool = False
-    """Whether each window is heard in a language of its own."""
-    options: DecodeOptions
-
-    @property
-    def digest(self) -> str:
-        """A hash of it all: what was asked for is not told by it."""
-        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
 
 
 def content_key(content: str, recipe: str) -> str:

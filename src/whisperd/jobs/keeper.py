@@ -9,9 +9,10 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from whisperd.clock import rfc3339_ago
-from whisperd.jobs.identity import FileStamp, Recipe, content_hash, content_key, input_changed, read_stamp
+from whisperd.jobs.identity import FileStamp, content_hash, content_key, input_changed, read_stamp
 from whisperd.jobs.job import Job, Transcript
 from whisperd.jobs.journal import FinishedWindow, JobJournal, Ticket, Work, put_record, record_of
+from whisperd.jobs.recipe import Recipe
 from whisperd.jobs.transcripts import KeptTranscript, TranscriptStore, insert_transcript, transcript_number
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes import Lease

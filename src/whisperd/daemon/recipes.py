@@ -1,0 +1,50 @@
+"""The recipe of a job: what the service knows of its model, its runtime and the bundles, put together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio.to_thread
+import msgspec
+
+from whisperd.audio import media_lock
+from whisperd.jobs.recipe import Recipe, options_that_matter, rules_digest
+from whisperd.natives import Bundle
+from whisperd.runtimes.prepare import choose_variant, compute_type
+
+if TYPE_CHECKING:
+    from whisperd.daemon.service import Service
+    from whisperd.jobs.job import Job
+    from whisperd.runtimes import Lease
+
+__all__ = ["recipe_of"]
+
+
+async def recipe_of(service: Service, job: Job, lease: Lease) -> Recipe:
+    """All that makes the text of a job on a runtime, which may not be loaded yet.
+
+    Raises `WhisperdError` where it would have to be downloaded first.
+    """
+    preset, prepared = lease.runtime.preset, lease.runtime.prepared
+    if prepared is not None:
+        backend, variant, tuning = prepared.backend, prepared.variant, prepared.tuning
+    else:
+        backend, variant = choose_variant(preset, await service.ranked_variants(preset))
+        tuning = await service.calibrator.tuning(preset, backend, variant)
+    bundle = Bundle.of(variant)
+    engine = {
+        "model": await service.models.identity(preset.model),
+        "variant": variant.name,
+        "environment": dict(variant.environment),
+        "bundle": service.natives.current(bundle).select().digest if bundle else None,
+        "precision": compute_type(preset, variant),
+        "context_margin_s": tuning.context_margin_s if tuning else None,
+    }
+    settings = service.settings
+    return Recipe(
+        rules=await anyio.to_thread.run_sync(rules_digest, backend.engine),
+        engine=msgspec.json.encode(engine, order="deterministic").decode(),
+        decoder=service.natives.current(Bundle("media", media_lock())).select().digest,
+        max_window_s=settings.decoder.max_window_s,
+        options=options_that_matter(job.options, job.options.decode_options(settings.runtime.beam_size)),
+    )

@@ -1,0 +1,147 @@
+"""The recipe of a text: whatever matters makes another one, by construction."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from whisperd.daemon.recipes import recipe_of
+from whisperd.daemon.service import Service
+from whisperd.jobs.identity import content_key
+from whisperd.jobs.job import Job, JobInput
+from whisperd.jobs.options import JobOptions
+from whisperd.jobs.recipe import IMMATERIAL, Recipe, options_that_matter, rules_digest
+from whisperd.runtimes import Lease
+from whisperd.worker.protocol import DecodeOptions
+
+BEAM_SIZE = 5
+OTHER_VALUES: dict[str, Any] = {
+    "language": "de",
+    "task": "translate",
+    "beam_size": 1,
+    "temperature": (0.0,),
+    "prompt": "Dear all,",
+    "hotwords": "whisperd",
+    "vad": False,
+    "channels": "split",
+    "clip": "0-5",
+    "runtime": "fast",
+    "model": "small",
+    "priority": "bulk",
+    "cache": False,
+}
+
+
+def that_matter(options: JobOptions) -> dict[str, Any]:
+    return options_that_matter(options, options.decode_options(BEAM_SIZE))
+
+
+@pytest.mark.parametrize("name", OTHER_VALUES)
+def test_every_option_but_a_few_makes_another_recipe(name: str) -> None:
+    usual = JobOptions()
+    other = msgspec.structs.replace(usual, **{name: OTHER_VALUES[name]})
+    assert (that_matter(other) == that_matter(usual)) == (name in IMMATERIAL)
+
+
+def test_an_option_that_nobody_has_thought_of_makes_another_recipe() -> None:
+    class LaterOptions(JobOptions, frozen=True, kw_only=True):
+        timestamps: str = "segment"
+
+    assert that_matter(LaterOptions(timestamps="word")) != that_matter(LaterOptions())
+
+    class LaterDecodeOptions(DecodeOptions, frozen=True, kw_only=True):
+        word_timestamps: bool = False
+
+    first, second = LaterDecodeOptions(), LaterDecodeOptions(word_timestamps=True)
+    assert options_that_matter(JobOptions(), first) != options_that_matter(JobOptions(), second)
+
+
+def test_what_is_left_open_is_the_same_as_what_it_is_filled_with() -> None:
+    assert that_matter(JobOptions()) == that_matter(JobOptions(beam_size=BEAM_SIZE))
+
+
+def test_each_part_makes_another_digest() -> None:
+    fields: dict[str, Any] = {
+        "rules": "1",
+        "engine": "base cpu int8",
+        "decoder": "media 1",
+        "max_window_s": 26.0,
+        "options": that_matter(JobOptions()),
+    }
+    others = [
+        {"rules": "2"},
+        {"engine": "small cpu int8"},
+        {"decoder": "media 2"},
+        {"max_window_s": 20.0},
+        {"options": that_matter(JobOptions(vad=False))},
+    ]
+    digests = [Recipe(**fields).digest, *(Recipe(**{**fields, **other}).digest for other in others)]
+    assert len(set(digests)) == len(fields) + 1
+    turned = Recipe(**{**fields, "options": dict(reversed(fields["options"].items()))})
+    assert turned.digest == digests[0], "the order in which options are said does not matter"
+    assert content_key("a", "b") != content_key("b", "a")
+
+
+def test_the_rules_are_those_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "some_engine"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "engine.py").write_text("LIMIT = 1")
+    monkeypatch.syspath_prepend(tmp_path)
+    digests = []
+    for text in ("LIMIT = 1", "LIMIT = 2", "LIMIT = 1"):
+        (package / "engine.py").write_text(text)
+        rules_digest.cache_clear()
+        digests.append(rules_digest("some_engine.engine:load"))
+    assert digests[0] == digests[2] != digests[1]
+    assert rules_digest("not_installed_anywhere.engine:load") != digests[0], "its version has to do"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    context_margin_s: float
+
+
+class Puppet:
+    """Has whatever attributes it is made with."""
+
+    def __init__(self, **attributes: Any) -> None:
+        self.__dict__.update(attributes)
+
+
+async def recipe_with(*, margin_s: float | None = 2.0, environment: str = "", model: str = "m") -> str:
+    """The digest of the recipe of a job on a runtime that is loaded like this."""
+
+    async def identity(_: str) -> str:
+        return model
+
+    def current(bundle: Any) -> Any:
+        return Puppet(select=lambda: Puppet(digest=f"{bundle.name} 1"))
+
+    settings = Puppet(decoder=Puppet(max_window_s=26.0), runtime=Puppet(beam_size=BEAM_SIZE))
+    service = Puppet(models=Puppet(identity=identity), natives=Puppet(current=current), settings=settings)
+    variant = Puppet(
+        name="toy-cpu", environment={"ISA": environment}, lock=None, device="cpu", compute_types=("int8",)
+    )
+    prepared = Puppet(
+        backend=Puppet(engine="toy:load"),
+        variant=variant,
+        tuning=None if margin_s is None else Tuning(margin_s),
+    )
+    lease = Puppet(runtime=Puppet(preset=Puppet(model="toy", compute_type="auto"), prepared=prepared))
+    job = Job(id="a", path="/a", input=JobInput(path="/a"), options=JobOptions(), runtime="toy")
+    return (await recipe_of(cast(Service, service), job, cast(Lease, lease))).digest
+
+
+@pytest.mark.anyio
+async def test_what_the_runtime_is_loaded_with_makes_another_recipe() -> None:
+    usual = await recipe_with()
+    assert usual == await recipe_with()
+    assert usual != await recipe_with(margin_s=None), "calibration"
+    assert usual != await recipe_with(margin_s=30.0)
+    assert usual != await recipe_with(environment="AVX2")
+    assert usual != await recipe_with(model="n")
