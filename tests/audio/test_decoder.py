@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import array
 import os
 import socket
+import wave
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,16 +16,21 @@ from whisperd.audio import (
     Decoded,
     DecodeParams,
     DecoderPool,
+    Found,
     Opened,
     WindowAudio,
     open_decoder_pool,
 )
+from whisperd.audio.clips import Clip
 from whisperd.audio.files import open_regular_file
+from whisperd.audio.found import merge
 from whisperd.audio.process import FindBundle
 from whisperd.rpc.errors import WhisperdError
 from whisperd_testing import unprivileged
 
 pytestmark = [pytest.mark.anyio, pytest.mark.real]
+
+CLIPS = (Clip(1.0, 50.0), Clip(60.0, None))
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +43,20 @@ async def pool(media_bundle: Path, anyio_backend: str) -> AsyncIterator[DecoderP
     async with open_decoder_pool(find(media_bundle)) as pool:
         pool.keep_warm = True
         yield pool
+
+
+def join(path: Path, recordings: Path, channels: int) -> Path:
+    """Recordings one after the other, until they are two minutes long."""
+    with wave.open(str(path), "wb") as file:
+        file.setparams((channels, 2, 16_000, 0, "NONE", ""))
+        while file.tell() < 120 * 16_000:
+            for recording in sorted(recordings.glob("austen-*.wav")):
+                with wave.open(str(recording), "rb") as part:
+                    samples = array.array("h", part.readframes(part.getnframes()))
+                file.writeframes(
+                    array.array("h", [one for one in samples for _ in range(channels)]).tobytes()
+                )
+    return path
 
 
 def find(bundle: Path) -> FindBundle:
@@ -193,6 +214,22 @@ async def test_without_vad_everything_is_sent_once(pool: DecoderPool, media: Pat
     assert all(len(window.pcm) <= 6 * 32_000 for window in windows)
     assert [window.start for window in windows] == [0.0, *(window.end for window in windows[:-1])]
     assert windows[-1].end == pytest.approx(22.06, abs=0.01)
+
+
+@pytest.mark.parametrize("options", [{}, {"vad": False}, {"channels": "split"}, {"clips": CLIPS}], ids=str)
+async def test_what_was_found_before_is_not_listened_to_again(
+    pool: DecoderPool, tmp_path: Path, recordings: Path, options: dict[str, object]
+) -> None:
+    path = join(tmp_path / "long.wav", recordings, channels=2 if "channels" in options else 1)
+    async with pool.decode(DecodeParams(path=str(path), **options)) as decoding:  # type: ignore[arg-type]
+        events = [event async for event in decoding]
+    told = [event for event in events if isinstance(event, Found)]
+    windows = [event for event in events if isinstance(event, WindowAudio)]
+    assert told and len(windows) > 2
+    for count in {1, len(told)}:
+        again = await decode(pool, path, found=merge(told[:count]), **options)
+        assert again.windows == windows
+        assert again.decoded == decoding.result
 
 
 async def test_windows_are_as_long_as_was_asked(pool: DecoderPool, media: Path) -> None:

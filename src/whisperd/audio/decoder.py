@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from whisperd.audio.finder import SpeechFinder
+from whisperd.audio.found import KnownSpeech
 from whisperd.audio.listener import Listener
 from whisperd.audio.messages import (
     EVENT_METHOD,
@@ -163,15 +165,22 @@ class Decoder:
         outbox = Outbox(self._send, is_split=request.channels == "split")
         position, taken, speech = 0, 0, 0
         reported_s = time.monotonic()
-        for clip in request.clips or (None,):
+        known = {(one.part, one.channel): KnownSpeech(one) for one in request.found}
+        for part, clip in enumerate(request.clips or (None,)):
             position = first = round(clip.start * SAMPLE_RATE) if clip else 0
-            cutters = [Cutter(VoiceActivity(self._model), request, first) for _ in range(media.channels)]
+            finders = [
+                SpeechFinder(VoiceActivity(self._model), part, channel, known.get((part, channel)))
+                for channel in range(media.channels)
+            ]
+            cutters = [Cutter(finder, request, first) for finder in finders]
             for block in media.clip_blocks(clip) if clip else media.blocks():
                 taken += block.shape[1]
                 if taken > request.max_duration_s * SAMPLE_RATE:
                     raise _too_long(request)
                 for channel, cutter in enumerate(cutters):
                     outbox.put(channel, cutter.feed(block[channel]))
+                    if (found := finders[channel].found()) is not None:
+                        self._send(found)
                 outbox.send_before(min(cutter.frontier for cutter in cutters))
                 position = cutters[0].position
                 if time.monotonic() - reported_s >= PROGRESS_INTERVAL_S:
@@ -202,10 +211,9 @@ class Cut(NamedTuple):
 class Cutter:
     """Follows one channel of a recording, from one sample on. Holds only what windows may still need."""
 
-    def __init__(self, activity: VoiceActivity, params: DecodeParams, first: int = 0) -> None:
-        self._activity = activity
+    def __init__(self, finder: SpeechFinder, params: DecodeParams, first: int = 0) -> None:
+        self._finder = finder
         self._first = first
-        self._detector = SpeechDetector()
         self._everything = None if params.vad else EverythingSpoken()
         self._planner = WindowPlanner(PlanOptions(max_window_s=params.max_window_s))
         self._pcm = bytearray()
@@ -229,10 +237,8 @@ class Cutter:
         """Take a block of samples; the windows that are certain now."""
         self._pcm += samples.astype("<i2", copy=False).tobytes()
         self._taken += len(samples)
-        found: list[Cut] = []
-        for probability, level in self._activity.feed(samples):
-            found += self._take(self._detector.feed(probability, level))
-        settled = self._detector.settled
+        found = self._take(self._finder.feed(samples))
+        settled = self._finder.settled
         if self._everything is not None:
             found += self._plan(self._everything.advance(settled))
             settled = self._everything.settled
@@ -242,10 +248,7 @@ class Cutter:
 
     def finish(self) -> list[Cut]:
         """The windows that are left."""
-        found: list[Cut] = []
-        for probability, level in self._activity.finish():
-            found += self._take(self._detector.feed(probability, level))
-        found += self._take(self._detector.finish(self._taken))
+        found = self._take(self._finder.finish())
         if self._everything is not None:
             found += self._plan(self._everything.finish(self._taken))
         return found + self._cut(self._planner.finish(self._taken))

@@ -20,6 +20,7 @@ __all__ = [
     "Decoded",
     "DecoderEvent",
     "FeedParams",
+    "Found",
     "Heard",
     "Opened",
     "SpeechSample",
@@ -32,6 +33,20 @@ MAX_WINDOW_S = 30.0
 
 EVENT_METHOD = "event"
 """The notification under which every `DecoderEvent` is sent."""
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True, tag="found"):
+    """What was found on one channel of one part since this was told last."""
+
+    part: int
+    """Which of the clips; 0 where all of the file is one."""
+    channel: int
+    position: int
+    """How many samples of the part were listened to. Nobody speaks there."""
+    spans: bytes
+    """As `whisperd.audio.found.pack` makes them: what was found since the last time."""
+    memory: bytes
+    """The state of the network there."""
 
 
 class DecodeParams(Params, frozen=True):
@@ -52,6 +67,8 @@ class DecodeParams(Params, frozen=True):
     """So many pieces of speech, spread over the file, are sent before its windows, to find its language."""
     max_duration_s: Annotated[float, msgspec.Meta(gt=0)] = 24 * 3600.0
     """More audio than this is an error."""
+    found: tuple[Found, ...] = ()
+    """What an earlier decode of the same file, with the same parameters, has found; merged."""
 
     @property
     def file(self) -> str:
@@ -137,4 +154,4 @@ class Decoded(msgspec.Struct, frozen=True, kw_only=True):
     """Damaged packets that were passed over."""
 
 
-DecoderEvent = Opened | SpeechSample | WindowAudio | DecodeProgress
+DecoderEvent = Opened | SpeechSample | WindowAudio | DecodeProgress | Found

@@ -72,6 +72,15 @@ class SpeechDetector:
         """No span that is still to come begins before this sample."""
         return self._position if self._start is None else self._start
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nobody speaks: then where it is, and where speech ended last, is all that it knows."""
+        return self._start is None
+
+    def go_on(self, position: int, speech_end: int) -> None:
+        """Be as if it had listened so far, where nobody speaks, and speech had ended there last."""
+        self._position, self._last_end = position, speech_end
+
     def feed(self, probability: float, level: float) -> Iterator[Span]:
         """Take the next frame: how likely it is speech, and how loud it is (any scale)."""
         position = self._position

@@ -63,6 +63,20 @@ class VoiceActivity:
         self._waiting_samples = 0
         self._silent_frames = 0  # in a row, up to now
 
+    @property
+    def memory(self) -> bytes:
+        """What it carries over from the frames that it has heard, but for their last samples."""
+        return bytes(self._hidden.tobytes() + self._cell.tobytes())
+
+    def pass_over(self, samples: Any) -> None:
+        """Take 16-bit samples without listening: they were heard before."""
+        last = samples[-CONTEXT_SAMPLES:].astype(np.float32) / 32768
+        self._context = np.concatenate([self._context, last])[-CONTEXT_SAMPLES:]
+
+    def recall(self, memory: bytes) -> None:
+        """Be as if it had listened to what was passed over; `memory` is what it had of it then."""
+        self._hidden, self._cell = np.frombuffer(memory, np.float32).reshape((2, *STATE_SHAPE))
+
     def feed(self, samples: Any) -> Iterator[tuple[float, float]]:
         """Take 16-bit samples; yield probability and loudness of each frame that is complete."""
         while len(samples):

@@ -125,14 +125,17 @@ class JobExecutor:
         self, keeper: JobKeeper, job: Job, lease: Lease, dispatcher: Dispatcher, params: DecodeParams
     ) -> Transcript:
         """Do what is not finished yet, and write down what is."""
+        progress = await keeper.progress(job, lease)
         run = JobRun(
             job,
             dispatcher,
             job.options.decode_options(self._settings().runtime.beam_size),
             self._publish,
-            finished=await keeper.finished_windows(job, lease),
+            finished=progress.windows,
             on_finished=lambda windows: keeper.windows_finished(job, windows),
+            on_found=lambda found: keeper.speech_found(job, found),
         )
+        params = msgspec.structs.replace(params, found=progress.found)
         async with open_task_group() as tasks:
             tasks.start_soon(keeper.hash_input, job)
             transcript = await run.transcribe(self._decoders(), params)

@@ -17,6 +17,8 @@ from typing import Any
 import anyio
 import msgspec
 
+from whisperd.audio import Found
+from whisperd.audio.found import merge
 from whisperd.jobs.identity import FileStamp
 from whisperd.jobs.job import Job, JobInput, JobStatus
 from whisperd.jobs.options import JobOptions
@@ -33,6 +35,7 @@ __all__ = [
     "Work",
     "decode_record",
     "decode_window",
+    "drop_progress",
     "encode_record",
     "encode_window",
     "job_of",
@@ -92,6 +95,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_window = msgspec.msgpack.Decoder(FinishedWindow).decode
+_decode_found = msgspec.msgpack.Decoder(Found).decode
 _decode_record = msgspec.json.Decoder(JobRecord).decode
 
 
@@ -263,9 +267,21 @@ class JobJournal:
 
         return self.hand_over(work)
 
-    def drop_windows(self, job: str) -> Ticket:
-        """Forget what is finished of a job."""
-        return self.hand_over(lambda connection: _drop_windows(connection, job))
+    def add_found(self, job: str, found: Found) -> Ticket:
+        """Keep what the decoder of a job has found."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "INSERT INTO job_speech"
+                " SELECT id, (SELECT count(*) FROM job_speech WHERE job = id), ? FROM jobs WHERE id = ?",
+                (_encode(found), job),
+            )
+
+        return self.hand_over(work)
+
+    def drop_progress(self, job: str) -> Ticket:
+        """Forget what is finished of a job, and what was found."""
+        return self.hand_over(lambda connection: drop_progress(connection, job))
 
     def forget(self, jobs: Iterable[str]) -> Ticket:
         """Forget jobs."""
@@ -293,16 +309,15 @@ class JobJournal:
             )
         )
 
-    async def drop_all_windows(self) -> int:
+    async def drop_all_progress(self) -> int:
         """Forget what is finished of all jobs of this daemon; returns how many windows."""
-        return await self.database.run(
-            lambda connection: (
-                connection.execute(
-                    "DELETE FROM job_windows WHERE job IN (SELECT id FROM jobs WHERE daemon = ?)",
-                    (self.daemon,),
-                ).rowcount
-            )
-        )
+        ours = "job IN (SELECT id FROM jobs WHERE daemon = ?)"
+
+        def work(connection: sqlite3.Connection) -> int:
+            connection.execute(f"DELETE FROM job_speech WHERE {ours}", (self.daemon,))  # noqa: S608
+            return connection.execute(f"DELETE FROM job_windows WHERE {ours}", (self.daemon,)).rowcount  # noqa: S608
+
+        return await self.database.run(work)
 
     async def windows(self, job: str) -> dict[int, FinishedWindow]:
         """What is finished of a job, by its place. What cannot be read is not finished."""
@@ -320,6 +335,19 @@ class JobJournal:
             else:
                 found[window.index] = window
         return found
+
+    async def found(self, job: str) -> tuple[Found, ...]:
+        """What the decoder of a job has found. Where it cannot be read, nothing was."""
+        rows = await self.database.run(
+            lambda connection: connection.execute(
+                "SELECT found FROM job_speech WHERE job = ? ORDER BY place", (job,)
+            ).fetchall()
+        )
+        try:
+            return merge([_decode_found(data) for (data,) in rows])
+        except (ValueError, TypeError):
+            log.warning("what the decoder of job %s has found cannot be read", job)
+            return ()
 
     async def _save(self, tickets: Sequence[Ticket]) -> None:
         error = await self._transact(tickets)
@@ -358,8 +386,10 @@ def put_record(
     )
 
 
-def _drop_windows(connection: sqlite3.Connection, job: str) -> None:
+def drop_progress(connection: sqlite3.Connection, job: str) -> None:
+    """Forget what is finished of a job, and what was found, in a transaction."""
     connection.execute("DELETE FROM job_windows WHERE job = ?", (job,))
+    connection.execute("DELETE FROM job_speech WHERE job = ?", (job,))
 
 
 def _readable(id_: str, text: str) -> JobRecord | None:

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
 
 import msgspec
 
+from whisperd.audio import Found
 from whisperd.clock import rfc3339_ago
 from whisperd.jobs.identity import FileStamp, content_hash, content_key, input_changed, read_stamp
 from whisperd.jobs.job import Job, Transcript
-from whisperd.jobs.journal import FinishedWindow, JobJournal, Ticket, Work, put_record, record_of
+from whisperd.jobs.journal import (
+    FinishedWindow,
+    JobJournal,
+    Ticket,
+    Work,
+    drop_progress,
+    put_record,
+    record_of,
+)
 from whisperd.jobs.recipe import Recipe
 from whisperd.jobs.transcripts import KeptTranscript, TranscriptStore, insert_transcript, transcript_number
 from whisperd.rpc.errors import WhisperdError
@@ -19,12 +30,21 @@ from whisperd.runtimes import Lease
 from whisperd.settings import JobSettings
 from whisperd.threads import run_abandonable
 
-__all__ = ["JobKeeper"]
+__all__ = ["JobKeeper", "Progress"]
 
 log = logging.getLogger(__name__)
 
 RecipeOf = Callable[[Job, Lease], Awaitable[Recipe]]
 """What makes the text of a job. Raises `WhisperdError` where that is not known before its model is loaded."""
+
+
+class Progress(NamedTuple):
+    """What an earlier run of a job has done."""
+
+    windows: Mapping[int, FinishedWindow] = MappingProxyType({})
+    """Those that were computed, by their index."""
+    found: tuple[Found, ...] = ()
+    """How far its decoder has listened."""
 
 
 class JobKeeper:
@@ -85,8 +105,8 @@ class JobKeeper:
         job.answered_by = key
         return msgspec.structs.replace(transcript, runtime=job.runtime)
 
-    async def finished_windows(self, job: Job, lease: Lease) -> dict[int, FinishedWindow]:
-        """What is finished of a job and can be used on the runtime that is leased, which is loaded."""
+    async def progress(self, job: Job, lease: Lease) -> Progress:
+        """What is done of a job and can be used on the runtime that is leased, which is loaded."""
         try:
             recipe = (await self._recipe_of(job, lease)).digest
         except WhisperdError as error:
@@ -94,21 +114,26 @@ class JobKeeper:
             recipe = None
         is_sound = recipe is not None and recipe == job.recipe
         if job.recipe is not None and not is_sound:
-            self._journal.drop_windows(job.id)
+            self._journal.drop_progress(job.id)
         job.recipe = recipe
         self._journal.put(record_of(job))
         if not (is_sound and job.is_resumed):
-            return {}
+            return Progress()
         try:
-            return await self._journal.windows(job.id)
+            return Progress(await self._journal.windows(job.id), await self._journal.found(job.id))
         except WhisperdError as error:
             log.warning("job %s begins anew: %s", job.id, error.code)
-            return {}
+            return Progress()
 
     def windows_finished(self, job: Job, windows: Sequence[FinishedWindow]) -> None:
         """Some windows of a job were computed."""
         if self._settings().keep_transcripts and job.recipe is not None:
             self._journal.add_windows(job.id, windows)
+
+    def speech_found(self, job: Job, found: Found) -> None:
+        """The decoder of a job is so far."""
+        if self._settings().keep_transcripts and job.recipe is not None:
+            self._journal.add_found(job.id, found)
 
     async def hash_input(self, job: Job) -> None:
         """Find the hash of a job's audio, if it is not known; it stays unknown where that cannot be."""
@@ -138,7 +163,7 @@ class JobKeeper:
         kept = self._kept_transcript(job) if keeps and not job.is_cached else None
         answered_by = job.answered_by if job.is_cached else None
         record = record_of(job)
-        drops_windows = kept is not None or not keeps or job.status == "completed"
+        drops_progress = kept is not None or not keeps or job.status == "completed"
 
         def work(connection: sqlite3.Connection) -> None:
             number = (
@@ -148,15 +173,15 @@ class JobKeeper:
                 else transcript_number(connection, answered_by)
             )
             put_record(connection, self._journal.daemon, record, number)
-            if drops_windows:
-                connection.execute("DELETE FROM job_windows WHERE job = ?", (job.id,))
+            if drops_progress:
+                drop_progress(connection, job.id)
 
         return self._journal.hand_over(work)
 
     def begin_anew(self, job: Job, stamp: FileStamp) -> None:
         """Nothing that is finished of a job is of use: its file is another one now."""
         job.stamp, job.content_hash, job.recipe = stamp, None, None
-        self._journal.drop_windows(job.id)
+        self._journal.drop_progress(job.id)
 
     def forgotten(self, jobs: Sequence[str]) -> Ticket:
         """Jobs are not to be remembered any more."""
@@ -190,7 +215,7 @@ class JobKeeper:
         count = await self.transcripts.forget_before(moment)
         await self._journal.retire_others(rfc3339_ago(settings.keep_days * 86_400))
         if not settings.keep_transcripts:
-            count += await self._journal.drop_all_windows()
+            count += await self._journal.drop_all_progress()
             if count:
                 await self.erase()
         if count:

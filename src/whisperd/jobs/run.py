@@ -16,6 +16,7 @@ from whisperd.audio import (
     DecodeParams,
     DecodeProgress,
     DecoderPool,
+    Found,
     Opened,
     SpeechSample,
     WindowAudio,
@@ -65,10 +66,12 @@ class JobRun:
         *,
         finished: Mapping[int, FinishedWindow] | None = None,
         on_finished: Callable[[Sequence[FinishedWindow]], None] = lambda _windows: None,
+        on_found: Callable[[Found], None] = lambda _found: None,
     ) -> None:
         """`finished` are windows of an earlier run with the same recipe, by their index.
 
-        They are not computed again; `on_finished` is told of those that are computed.
+        They are not computed again; `on_finished` is told of those that are computed, and `on_found` of what
+        the decoder finds.
         """
         self._job = job
         self._dispatcher = dispatcher
@@ -78,6 +81,7 @@ class JobRun:
         self._clock = clock
         self._finished = dict(finished or {})
         self._on_finished = on_finished
+        self._on_found = on_found
         # What the work took before counts as well.
         self._began_s = clock() - max((window.elapsed_s for window in self._finished.values()), default=0.0)
         self._stitcher = Stitcher()
@@ -122,6 +126,8 @@ class JobRun:
                         self._samples.append(event)
                     case WindowAudio():
                         await self._take(event, tasks)
+                    case Found():
+                        self._on_found(event)
                     case DecodeProgress():
                         pass  # progress is told by what the engine has done
             assert decoding.result is not None

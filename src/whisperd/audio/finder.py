@@ -1,0 +1,106 @@
+"""Finds the speech on one channel: by listening, or where that was done before, from what was found then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from whisperd.audio.found import KnownSpeech, pack
+from whisperd.audio.messages import SAMPLE_RATE, Found
+from whisperd.audio.speech import Span, SpeechDetector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any, Protocol
+
+    class Activity(Protocol):
+        """What is asked of `whisperd.audio.vad.VoiceActivity`."""
+
+        @property
+        def memory(self) -> bytes:
+            """Its state."""
+
+        def feed(self, samples: Any) -> Iterable[tuple[float, float]]:
+            """Take 16-bit samples; probability and loudness of each frame that is complete."""
+
+        def finish(self) -> Iterable[tuple[float, float]]:
+            """The recording is over."""
+
+        def pass_over(self, samples: Any) -> None:
+            """Take samples that were listened to before."""
+
+        def recall(self, memory: bytes) -> None:
+            """Go on from a state."""
+
+
+__all__ = ["SpeechFinder"]
+
+TELL_EVERY: Final = 20 * SAMPLE_RATE
+"""Samples after which it is worth telling what was found: a later run saves the time that they took."""
+
+
+class SpeechFinder:
+    """Follows one channel of one part of a recording. All positions are samples from its beginning."""
+
+    def __init__(
+        self, activity: Activity, part: int = 0, channel: int = 0, known: KnownSpeech | None = None
+    ) -> None:
+        self._activity = activity
+        self._part = part
+        self._channel = channel
+        self._known = known
+        self._detector = SpeechDetector()
+        self._taken = 0
+        self._told = 0
+        self._untold: list[Span] = []
+
+    @property
+    def settled(self) -> int:
+        """No span that is still to come begins before this sample."""
+        return self._detector.settled if self._known is None else self._known.settled(self._taken)
+
+    def feed(self, samples: Any) -> Iterator[Span]:
+        """Take a block of samples; the speech that has ended."""
+        first, self._taken = self._taken, self._taken + len(samples)
+        if self._known is not None:
+            passed_over = samples[: self._known.position - first]
+            samples = samples[len(passed_over) :]
+            if self._taken > self._known.position - SAMPLE_RATE:  # the last samples count for what follows
+                self._activity.pass_over(passed_over)
+            yield from self._known.until(self._taken)
+            if self._taken < self._known.position:
+                return
+            self._go_on(self._known)
+        yield from self._listen(self._activity.feed(samples))
+
+    def finish(self) -> Iterator[Span]:
+        """The part is over."""
+        if self._known is None:  # else it is shorter than it was
+            yield from self._listen(self._activity.finish())
+            yield from self._detector.finish(self._taken)
+
+    def found(self) -> Found | None:
+        """What was found since this was told last; None while that is little, or somebody speaks."""
+        position = self._detector.position
+        if self._known is not None or position - self._told < TELL_EVERY or not self._detector.is_quiet:
+            return None
+        spans, self._untold, self._told = self._untold, [], position
+        return Found(
+            part=self._part,
+            channel=self._channel,
+            position=position,
+            spans=pack(spans),
+            memory=self._activity.memory,
+        )
+
+    def _go_on(self, known: KnownSpeech) -> None:
+        """From here on nobody has listened yet."""
+        self._activity.recall(known.memory)
+        self._detector.go_on(known.position, known.speech_end)
+        self._told, self._known = known.position, None
+
+    def _listen(self, heard: Iterable[tuple[float, float]]) -> Iterator[Span]:
+        for probability, level in heard:
+            for span in self._detector.feed(probability, level):
+                self._untold.append(span)
+                yield span
