@@ -111,7 +111,7 @@ def test_who_watches_a_folder_is_not_idle(make_daemon: MakeDaemon) -> None:
     with daemon.connect() as client:
         client.daemon.reload()
     assert daemon.ctl("watch", "pause", str(daemon.folder / "watched")).status == 0
-    assert daemon.wait() == 0  # not before that: the command found it
+    assert daemon.wait() == 0, daemon.log()  # not before that: the command found it
 
 
 def test_idle_begins_with_a_reload(make_daemon: MakeDaemon) -> None:

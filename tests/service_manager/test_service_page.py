@@ -1,0 +1,56 @@
+"""The lines of `docs/service.md` do what the page says, in order, with a stand-in for systemd's manager."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from whisperd_testing import TESTS
+
+if TYPE_CHECKING:
+    from conftest import User
+
+PAGE = TESTS.parent / "docs" / "service.md"
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the page is about systemd first")
+
+
+def blocks() -> list[str]:
+    """The blocks of lines to copy, but for those that need what no test has."""
+    text = re.sub(r"<!-- not run -->\n\n(    .*\n)+", "", PAGE.read_text())
+    return [re.sub("^    ", "", block, flags=re.M) for block in re.findall(r"(?:^    .*\n)+", text, re.M)]
+
+
+def test_the_lines_of_the_page(user: User) -> None:
+    said = {}
+    for block in blocks():
+        done = user.run("sh", "-ec", block)
+        assert done.status == 0, f"{block}\n{done}"
+        said[block] = done.out
+    everything = "\n".join(said.values())
+    assert "whisperd is a service of systemd, and runs" in everything
+    assert "service  of systemd" in everything
+    assert "ListenStream=%t/whisperd/daemon.sock" in everything
+    assert "whisperd has ended" in everything
+    assert "whisperd is no service any more" in everything
+    assert "#!/sbin/openrc-run" in everything
+    assert 'whisperd_jobs_total{status="completed"} 0' in (user.home / "metrics/whisperd.prom").read_text()
+    drop_in = user.units / "whisperd.service.d" / "offline.conf"
+    assert drop_in.exists()  # uninstalling left it alone
+    assert not list(user.units.glob("whisperd.s*[!d]"))
+    assert not user.socket.exists()
+
+
+def test_what_the_page_promises_is_there() -> None:
+    text = PAGE.read_text()
+    from whisperd.settings import settings_template
+
+    template = settings_template()
+    for section, key in re.findall(r"`(daemon|jobs|runtime)\.(\w+)(?: = \w+)?`", text):
+        if key != "sock":
+            assert f"{key} =" in template, f"{section}.{key}"
+    for folder in re.findall(r"`(systemd|launchd|contrib/\w+)/?`", text):
+        assert (TESTS.parent / folder).is_dir()
