@@ -235,8 +235,10 @@ class DropsTheWholeBatch(Parrot):
         options: DecodeOptions,
         is_wanted: IsWanted = lambda _: True,
     ) -> list[WindowResult]:
-        if len(windows) > 1:
-            time.sleep(0.2)  # so that it has heard what is not wanted
+        patience_s = 5.0 if len({window.group for window in windows}) > 1 else 0.0
+        until_s = time.monotonic() + patience_s
+        while all(map(is_wanted, windows)) and time.monotonic() < until_s:
+            time.sleep(0.005)  # until it has heard what is not wanted
         results = super().transcribe(windows, options)
         return results if all(map(is_wanted, windows)) else [UNWANTED] * len(windows)
 
