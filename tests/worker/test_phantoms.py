@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from whisperd.worker.phantoms import is_phantom, is_phantom_phrase, without_phantoms
@@ -51,6 +52,14 @@ def test_a_phrase_is_kept_where_somebody_spoke() -> None:
 def test_a_phrase_that_takes_longer_than_anybody_spoke_is_a_phantom() -> None:
     assert is_phantom(segment(" Thanks for watching!"), [(1.0, 1.3)])
     assert is_phantom(segment(" Thank you."), [])
+
+
+def test_a_guess_is_a_phantom_where_nobody_spoke() -> None:
+    guess = msgspec.structs.replace(segment(" Whee!"), avg_logprob=-1.6)
+    assert is_phantom(guess, [(9.0, 10.0)])
+    assert not is_phantom(guess, [(2.0, 2.3)])
+    assert not is_phantom(guess, None)
+    assert not is_phantom(segment(" Whee!"), [])
 
 
 def test_the_model_itself_may_say_that_nobody_spoke() -> None:

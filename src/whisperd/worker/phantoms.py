@@ -13,6 +13,7 @@ import msgspec
 
 from whisperd.worker.coverage import overlap_s, spoken_letters
 from whisperd.worker.protocol import EngineSegment, EngineWindow, SpokenTime, WindowResult
+from whisperd.worker.rules import is_poor
 
 __all__ = ["is_phantom", "is_phantom_phrase", "without_phantoms"]
 
@@ -25,6 +26,7 @@ NEAR_S = 0.2
 
 _PHRASES = frozenset(
     """
+    thank you so much for watching
     thank you|thank you very much|thank you so much|thanks|thank you for watching|thanks for watching|bye
     thank you for watching and see you next time|please subscribe|please subscribe to my channel|you|bye bye
     dont forget to like and subscribe|like and subscribe|see you next time|see you in the next video|im sorry
@@ -67,15 +69,20 @@ def without_phantoms(result: WindowResult, window: EngineWindow) -> WindowResult
 
 
 def is_phantom(segment: EngineSegment, spoken: Sequence[SpokenTime] | None) -> bool:
-    """Whether a segment was made of silence or noise. `spoken` is None where nobody knows."""
+    """Whether a segment was made of silence or noise. `spoken` is None where nobody knows.
+
+    Where nobody spoke at all, which is only heard if all is to be heard, a mere guess is a phantom, too.
+    """
+    spoken_s = None
+    if spoken is not None:
+        spoken_s = overlap_s(spoken, segment.start - NEAR_S, segment.end + NEAR_S)
+    if spoken_s == 0 and is_poor(segment.compression_ratio, segment.avg_logprob):
+        return True
     if not is_phantom_phrase(segment.text):
         return False
     if segment.no_speech_prob > NO_SPEECH_PROBABILITY:
         return True
-    if spoken is None:
-        return False
-    spoken_s = overlap_s(spoken, segment.start - NEAR_S, segment.end + NEAR_S)
-    return spoken_s < spoken_letters(segment.text) / FASTEST_LETTERS_PER_S
+    return spoken_s is not None and spoken_s < spoken_letters(segment.text) / FASTEST_LETTERS_PER_S
 
 
 def is_phantom_phrase(text: str) -> bool:
