@@ -5,7 +5,14 @@ cd "$(dirname "$0")/.."
 home=$PREFIX/share/whisperd/app
 bin=$PREFIX/bin
 
+# Whether the service that runs at login is of this installation.
+is_service() {
+    grep -qsF "$home/bin/" "${XDG_CONFIG_HOME:-$HOME/.config}/systemd/user/whisperd.service" \
+        "$HOME/Library/LaunchAgents/whisperd.plist"
+}
+
 if [ "${1:-}" = --remove ]; then
+    if is_service; then "$home/bin/whisperctl" --quiet daemon uninstall; fi
     # Without its files nobody could end it any more.
     if [ -x "$home/bin/whisperctl" ]; then "$home/bin/whisperctl" --quiet --no-start daemon stop 2>/dev/null || true; fi
     data=${XDG_DATA_HOME:-$HOME/.local/share}/whisperd
@@ -43,6 +50,7 @@ trap restore EXIT INT TERM
 trap - EXIT INT TERM
 rm -rf "$home.old"
 for program in whisperd whisperctl; do ln -sf "$home/bin/$program" "$bin/$program"; done
+if is_service; then "$home/bin/whisperctl" --quiet daemon start || true; fi
 echo "Installed whisperd and whisperctl in $bin."
 case ":$PATH:" in
 *":$bin:"*) echo "Try: whisperctl transcribe RECORDING" ;;

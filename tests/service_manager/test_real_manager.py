@@ -12,9 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from service_user import User
 from test_service_page import blocks
 
-from conftest import User
 from whisperd_testing import LIMIT_S, Finished, write_tone
 
 RUNNER = Path(__file__).with_name("real_manager.sh")

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import TYPE_CHECKING
 
 import pytest
+from service_user import User
 
 from whisperd_testing import TESTS
-
-if TYPE_CHECKING:
-    from conftest import User
 
 PAGE = TESTS.parent / "docs" / "service.md"
 
