@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from whisperd.worker.rules import (
     FULL_CONTEXT_FRAMES,
     context_frames,
     elect,
+    has_loop,
     is_silence,
     looks_bad,
     token_limit,
@@ -105,3 +107,22 @@ def test_groups_do_not_hear_each_other(data: st.DataObject) -> None:
 
 def test_a_window_of_no_length_is_no_division_by_zero() -> None:
     assert elect([{"en": 1.0}], [(0, 0.0)])[0][0] == "en"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "loop"),
+    [
+        ([], False),
+        (range(100), False),
+        ([7] * 11, False),
+        ([7] * 12, True),
+        ([*range(80), *[7] * 12, *range(80, 160)], True),
+        ([1, 2, 3] * 3, False),
+        ([1, 2, 3] * 4, True),
+        ([*range(20)] * 3, False),
+        ([*range(20)] * 4, True),
+        ([1, 2, 3, 4, 5] * 2 + [6] + [1, 2, 3, 4, 5] * 2, False),
+    ],
+)
+def test_a_loop_is_found_wherever_it_is(tokens: Sequence[int], loop: bool) -> None:
+    assert has_loop(tokens) is loop

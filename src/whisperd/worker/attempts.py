@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from whisperd.worker.protocol import EngineSegment, EngineWord
-from whisperd.worker.rules import is_repetitive, is_silence, looks_bad
+from whisperd.worker.rules import has_loop, is_repetitive, is_silence, looks_bad
 from whisperd.worker.sentences import has_several_sentences, split_sentences
 from whisperd.worker.words import Word
 
@@ -47,10 +47,15 @@ class Attempt:
         data = self.text.encode()
         return len(data) / len(zlib.compress(data)) if data else 0.0
 
+    @cached_property
+    def goes_in_circles(self) -> bool:
+        """Whether it says the same again and again."""
+        return is_repetitive(self.compression_ratio) or has_loop(self.tokens)
+
     @property
     def looks_bad(self) -> bool:
         """Whether it should be computed again."""
-        return looks_bad(
+        return self.goes_in_circles or looks_bad(
             self.compression_ratio, self.avg_logprob, self.no_speech_prob, is_endless=self.is_endless
         )
 
@@ -61,7 +66,7 @@ class Attempt:
 
     def rank(self) -> tuple[bool, float]:
         """The better of two that look bad: no circle before a circle, then the likelier."""
-        return not is_repetitive(self.compression_ratio), self.avg_logprob
+        return not self.goes_in_circles, self.avg_logprob
 
     def segments(self, duration_s: float, *, word_times: bool = False) -> tuple[EngineSegment, ...]:
         """One for each sentence where the times of the words are known, else one for the whole window.

@@ -26,7 +26,7 @@ from whisperd.worker.protocol import (
     SpokenTime,
     WindowResult,
 )
-from whisperd.worker.rules import is_poor, is_repetitive
+from whisperd.worker.rules import has_loop, is_poor, is_repetitive
 
 __all__ = ["best_cut", "merge", "missing_s", "overlap_s", "spoken_letters", "transcribe_whole"]
 
@@ -136,11 +136,11 @@ def _is_doubtful(result: WindowResult, spoken: Sequence[SpokenTime]) -> bool:
 
 
 def _goes_in_circles(result: WindowResult) -> bool:
-    return any(is_repetitive(one.compression_ratio) for one in result.segments)
+    return any(is_repetitive(one.compression_ratio) or has_loop(one.tokens) for one in result.segments)
 
 
 def _is_better(again: WindowResult, result: WindowResult) -> bool:
-    if any(is_poor(one.compression_ratio, one.avg_logprob) for one in again.segments):
+    if _goes_in_circles(again) or any(is_poor(0.0, one.avg_logprob) for one in again.segments):
         return False
     if _goes_in_circles(result):
         return True

@@ -13,6 +13,7 @@ __all__ = [
     "FULL_CONTEXT_FRAMES",
     "context_frames",
     "elect",
+    "has_loop",
     "is_poor",
     "is_repetitive",
     "is_silence",
@@ -33,6 +34,8 @@ _MAX_COMPRESSION_RATIO = 2.4
 _MIN_AVG_LOGPROB = -1.0
 _NO_SPEECH_PROB = 0.6
 """The thresholds of the Whisper paper's reference code."""
+_LOOP_SIZES, _LOOP_TIMES, _LOOP_TOKENS = range(1, 25), 4, 12
+"""Pieces of so many tokens, said so often without anything between, and so many tokens in all."""
 
 
 def context_frames(duration_s: float, margin_s: float | None = None) -> int:
@@ -70,6 +73,23 @@ def is_poor(compression_ratio: float, avg_logprob: float) -> bool:
 def is_repetitive(compression_ratio: float) -> bool:
     """Whether a text says the same again and again, so that it compresses too well."""
     return compression_ratio > _MAX_COMPRESSION_RATIO
+
+
+def has_loop(tokens: Sequence[int]) -> bool:
+    """Whether the same few tokens come again and again, one time right after the other.
+
+    A loop in a text that is long beside it hardly changes how well the text compresses.
+    """
+    return any(_longest_loop(tokens, size) >= max(_LOOP_TIMES * size, _LOOP_TOKENS) for size in _LOOP_SIZES)
+
+
+def _longest_loop(tokens: Sequence[int], size: int) -> int:
+    """How many tokens in a row are those of a repeated piece of that size; at least one piece."""
+    longest = length = size
+    for before, token in zip(tokens, tokens[size:], strict=False):
+        length = length + 1 if token == before else size
+        longest = max(longest, length)
+    return longest
 
 
 def is_silence(no_speech_prob: float, avg_logprob: float) -> bool:
