@@ -123,6 +123,23 @@ async def test_a_job_from_beginning_to_end() -> None:
         ]
 
 
+async def test_the_first_text_comes_while_the_rest_is_still_to_be_decoded() -> None:
+    async with open_house() as house:
+        house.decoders.lengths = [10.0] * 1000  # three hours
+        house.decoders.pause_before, house.decoders.may_go_on = 1, anyio.Event()
+        job = house.submit(language="de")
+        await anyio.wait_all_tasks_blocked()
+        assert house.told(job) == [
+            "job.queued",
+            "job.started",
+            "transcription.segment",
+            "transcription.progress",
+        ]
+        assert job.progress is not None and 0 < job.progress < 1
+        house.decoders.may_go_on.set()
+        assert await house.end(job) == "completed"
+
+
 # Cancelling
 
 
@@ -340,6 +357,8 @@ async def test_a_queue_has_an_end() -> None:
         with pytest.raises(WhisperdError) as raised:
             house.submit()
         assert raised.value.code == "job.queue_full"
+        assert raised.value.data == {"retry_after_s": 30, "max_jobs": 2}
+        assert "30 seconds" in raised.value.fix
         house.unblock()
         for job in jobs:
             await house.end(job)

@@ -74,6 +74,7 @@ _CODES = {
     REFUSED: (
         "config.exists",
         "job.not_retryable",
+        "job.queue_full",
         "model.exists",
         "model.in_place",
         "model.in_use",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
@@ -21,6 +22,7 @@ from whisperd.jobs.journal import Ticket, Work, job_of, record_of
 from whisperd.jobs.keeper import JobKeeper
 from whisperd.jobs.live import check_live_options
 from whisperd.jobs.options import JobOptions
+from whisperd.jobs.pace import Pace
 from whisperd.jobs.run import check_against_model
 from whisperd.jobs.scheduler import Priority
 from whisperd.rpc.errors import WhisperdError
@@ -65,6 +67,7 @@ class JobManager:
         """What was handed over last of each active job."""
         self._at_hand: deque[tuple[Job, Ticket]] = deque()
         self._executor = JobExecutor(tasks, decoders, settings, publish, keeper)
+        self._pace = Pace()
         self._is_stopping = False
         self._active_changed = anyio.Event()
 
@@ -284,11 +287,12 @@ class JobManager:
             raise stopping()
         limit = self._settings().limits.max_jobs
         if len(self._active) >= limit:
+            retry_after_s = self._pace.retry_after_s(time.monotonic())
             raise WhisperdError(
                 "job.queue_full",
                 f"{limit:,} jobs are waiting already.",
-                "Wait for some to end, or raise limits.max_jobs in the settings.",
-                {"retry_after_s": 30},
+                f"Try again in {retry_after_s} seconds, or raise limits.max_jobs in the settings.",
+                {"retry_after_s": retry_after_s, "max_jobs": limit},
             )
 
     def _check_live_room(self) -> None:
@@ -326,6 +330,7 @@ class JobManager:
         if self._keeper is not None and not (job.is_suspended and job.transcript is None):
             self._put_by(job, self._keeper.ended(job))
         job.over.set()
+        self._pace.ended(time.monotonic())
         self._active_changed.set()
         self._active_changed = anyio.Event()
         self._tell_active_changed()

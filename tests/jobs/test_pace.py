@@ -1,0 +1,34 @@
+"""When a place in the queue is free: as soon as jobs have ended until now."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisperd.jobs.pace import LATEST_S, SOONEST_S, UNKNOWN_S, Pace
+
+
+@pytest.mark.parametrize(
+    ("ends_s", "now_s", "expected"),
+    [
+        ([], 1e6, UNKNOWN_S),
+        ([0.0, 10.0, 20.0, 30.0], 40.0, 10),
+        ([0.0, 0.1, 0.2], 0.3, SOONEST_S),
+        ([0.0, 1.0], 120.0, 60),
+        ([0.0], 1e6, LATEST_S),
+    ],
+)
+def test_the_next_one_ends_when_the_last_ones_did(ends_s: list[float], now_s: float, expected: int) -> None:
+    pace = Pace()
+    for end_s in ends_s:
+        pace.ended(end_s)
+    assert pace.retry_after_s(now_s) == expected
+
+
+@given(st.lists(st.floats(0, 1e9), max_size=100).map(sorted), st.floats(0, 1e9))
+def test_it_is_always_a_time_that_one_can_wait(ends_s: list[float], later_s: float) -> None:
+    pace = Pace()
+    for end_s in ends_s:
+        pace.ended(end_s)
+    assert SOONEST_S <= pace.retry_after_s(max(ends_s, default=0.0) + later_s) <= LATEST_S
