@@ -34,6 +34,7 @@ MINUTES = {
     "whispercpp": 5,
     "throughput": 12,
     "long": 25,
+    "interrupted": 4,
     "clip": 3,
     "clients": 3,
     "peak": 1,
