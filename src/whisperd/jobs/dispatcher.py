@@ -118,7 +118,7 @@ class Dispatcher:
                 await self.runtime.unloaded.wait()
                 tasks.cancel_scope.cancel()
         except Exception:
-            log.exception("the dispatcher of %s failed unexpectedly", self.runtime.name)
+            log.exception("the dispatcher of runtime %s failed unexpectedly", self.runtime.name)
             self._failure = unexpected_error()
         for waiter in self._waiters.values():
             waiter.answer(error=self._why_over())
@@ -149,7 +149,7 @@ class Dispatcher:
             for parcel in self._scheduler.refused(batch):
                 self._answer(parcel, error=error.copy())
         except Exception:
-            log.exception("a batch of %s failed unexpectedly", self.runtime.name)
+            log.exception("a batch of runtime %s failed unexpectedly", self.runtime.name)
             self._scheduler.done(batch)
             for parcel in batch.parcels:
                 self._answer(parcel, error=unexpected_error())

@@ -127,7 +127,7 @@ class LoadedRuntime:
             raise not_started_error(self.name, error) from error
         self._set_worker(None)
         self._deaths_in_a_row += not is_excused
-        log.error("the worker of %s died (%s)\n%s", self.name, death.how, death.last_words)
+        log.error("the worker of runtime %s died (%s)\n%s", self.name, death.how, death.last_words)
         if self._deaths_in_a_row >= MAX_DEATHS_IN_A_ROW:
             raise died_error(self.name, death)
         if self.ready.is_set():

@@ -96,7 +96,9 @@ async def prepare(
             else:
                 bundle_path = (await natives.install(bundle, on_native_progress)).path
         except WhisperdError as error:
-            log.warning("%s: the variant %s: %s (%s)", preset.name, variant.name, error.message, error.code)
+            log.warning(
+                "runtime %s: the variant %s: %s (%s)", preset.name, variant.name, error.message, error.code
+            )
             tried.append(FailedVariant(variant, error))
             continue
         await failures.note(preset.model, tried[len(failed) :])
@@ -108,7 +110,7 @@ async def prepare(
                     preset.model, backend.model_format, precision, bundle_path, on_model_progress
                 )
             except WhisperdError as error:
-                log.warning("%s: %s: %s (%s)", preset.name, variant.name, error.message, error.code)
+                log.warning("runtime %s: %s: %s (%s)", preset.name, variant.name, error.message, error.code)
                 tried.append(FailedVariant(variant, error))
                 # Its other variants need the same file.
                 candidates = [pair for pair in candidates if pair[0].name != backend.name]
