@@ -140,7 +140,7 @@ def _delays(daemon: RunningDaemon, recording: str) -> dict[str, list[float]]:
                 measuring.clear()
 
         calibrating = threading.Thread(
-            target=lambda: other.watch(("calibration",), "calibration.run", tell, model=MODEL)
+            target=lambda: other.request_with_events(("calibration",), "calibration.run", tell, model=MODEL)
         )
         calibrating.start()
         while calibrating.is_alive() and len(delays["beside"]) < JOBS:

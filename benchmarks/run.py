@@ -26,7 +26,7 @@ MINUTES = {
     "client": 1,
     "idle": 1,
     "hardware": 1,
-    "calibration": 15,
+    "calibration": 5,
     "latency": 2,
     "live": 2,
     "runtimes": 2,

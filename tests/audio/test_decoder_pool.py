@@ -115,6 +115,28 @@ async def test_a_long_file_does_not_leave_the_next_one_without_a_ready_process(
         await decoders_become(1)
 
 
+async def test_a_process_with_other_limits_is_replaced(pool: DecoderPool, media: Path) -> None:
+    pool.keep_warm = True
+    (first,) = await decoders_become(1)
+    pool.limit(stall_timeout_s=30.0, memory_limit_bytes=2**30 - 4096)
+    with anyio.fail_after(LIMIT_S):
+        while first.is_running():
+            await anyio.sleep(0.01)
+    (second,) = await decoders_become(1)
+    assert second.cmdline()[-1] == str(2**30 - 4096)
+    # Also one that was at work meanwhile.
+    async with pool.decode(DecodeParams(path=str(media / "long.wav"))) as decoding:
+        await first_window(decoding)
+        pool.limit(stall_timeout_s=30.0, memory_limit_bytes=2**30)
+        async for _ in decoding:
+            pass
+    with anyio.fail_after(LIMIT_S):
+        while second.is_running():
+            await anyio.sleep(0.01)
+    (third,) = await decoders_become(1)
+    assert third.cmdline()[-1] == str(2**30)
+
+
 async def test_a_process_that_met_an_error_is_not_used_again(pool: DecoderPool, media: Path) -> None:
     pool.keep_warm = True
     (first,) = await decoders_become(1)

@@ -72,7 +72,7 @@ def test_new_folders_of_models_apply(make_daemon: MakeDaemon, tmp_path: Path) ->
 
 
 def test_what_needs_a_restart_is_told(daemon: RunningDaemon) -> None:
-    daemon.settings("[decoder]\nprocesses = 3\nmax_window_s = 20\n")
+    daemon.settings("[decoder]\nprocesses = 3\nmax_window_s = 20\nmemory_bytes = 1000000000\n")
     with RawClient(daemon) as client:
         assert client.request("daemon.reload")["restart_needed"] == ["decoder.processes"]
         assert client.request("daemon.reload")["restart_needed"] == ["decoder.processes"]

@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,13 @@ class DecoderPool:
         self._changed = anyio.Event()
         self._keep_warm = False
 
+    def limit(self, *, stall_timeout_s: float, memory_limit_bytes: int) -> None:
+        """Change limits, for the next file. A process that was started with others decodes no more."""
+        self._options = replace(
+            self._options, stall_timeout_s=stall_timeout_s, memory_limit_bytes=memory_limit_bytes
+        )
+        self._changed.set()
+
     @property
     def keep_warm(self) -> bool:
         """Whether a process stands ready for the next file, as far as `max_processes` allows."""
@@ -145,20 +152,25 @@ class DecoderPool:
                     while self._keep_warm and self._is_busy() and not self._idle:
                         await self._changed.wait()
                         self._changed = anyio.Event()
-            if not self._keep_warm:
+            if not self._keep_warm or any(map(self._is_outdated, self._idle)):
                 while self._idle:
                     await self._idle.pop().end()
-            elif not self._idle and self._slots.value > 0:
+            if not self._keep_warm:
+                continue
+            if not self._idle and self._slots.value > 0:
                 async with self._warming_up:
                     await self._warm_up()
 
     async def _give_back(self, decoder: _Decoder, *, is_well: bool) -> None:
         """Keep a decoder for the next file, or end it."""
-        if is_well and self._keep_warm and not self._idle:
+        if is_well and self._keep_warm and not self._idle and not self._is_outdated(decoder):
             self._idle.append(decoder)
         else:
             await decoder.end()
         self._changed.set()
+
+    def _is_outdated(self, decoder: _Decoder) -> bool:
+        return decoder.memory_limit_bytes != self._options.memory_limit_bytes
 
     def _is_busy(self) -> bool:
         """Whether a file is being decoded."""
@@ -182,12 +194,14 @@ class DecoderPool:
         while self._idle:
             decoder = self._idle.pop()
             self._changed.set()
-            if await self._answers(decoder, "ping"):
+            if self._is_outdated(decoder):
+                await decoder.end()
+            elif await self._answers(decoder, "ping"):
                 return decoder
         return await self._start()
 
     async def _start(self) -> _Decoder:
-        decoder = _Decoder()
+        decoder = _Decoder(self._options.memory_limit_bytes)
         bundle = await self._find_bundle()
         command = self._command(bundle, self._options)
         await self._tasks.start(decoder.run, command, isolated_environment(os.environ, bundle))
@@ -323,7 +337,8 @@ class _Decoder:
     peer: Peer
     _process: Process
 
-    def __init__(self) -> None:
+    def __init__(self, memory_limit_bytes: int) -> None:
+        self.memory_limit_bytes = memory_limit_bytes
         self.events: MemoryObjectSendStream[DecoderEvent] | None = None
         """Where events of the current file go."""
         self._ending = anyio.Event()

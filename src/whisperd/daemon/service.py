@@ -67,7 +67,7 @@ log = logging.getLogger(__name__)
 RETIRE_INTERVAL_S = 3600.0
 """How often we look for what is kept for too long."""
 
-_FIXED = ("decoder.processes", "decoder.memory_bytes", "decoder.stall_timeout_s")
+_FIXED = ("decoder.processes",)
 """Settings of which the decoder pool and the job manager are made."""
 
 
@@ -141,6 +141,10 @@ class Service:
         finally:
             self.notifier.ready(status_line(self))
         self.models.look_in(default_sources(self.settings.models))
+        self.decoders.limit(
+            stall_timeout_s=self.settings.decoder.stall_timeout_s,
+            memory_limit_bytes=self.settings.decoder.memory_bytes,
+        )
         self.on_reload(self.settings)
         self.settings_changed.set()
         self.settings_changed = anyio.Event()
