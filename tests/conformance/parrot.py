@@ -33,6 +33,7 @@ from whisperd.worker.protocol import (
     EngineInfo,
     EngineSegment,
     EngineWindow,
+    EngineWord,
     IsWanted,
     LoadParams,
     WindowResult,
@@ -109,6 +110,7 @@ class Parrot:
             languages=self.languages if self.multilingual else ("en",),
             compute_type=params.compute_type,
             library=self.library,
+            word_times=True,
         )
 
     def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
@@ -143,10 +145,13 @@ class Parrot:
             )
             for start, sample in heard(window.pcm)
         )
+        if options.word_times:
+            segments = tuple(map(with_words, segments))
         return WindowResult(language=language, language_probability=1.0, segments=segments)
 
     def text(self, sample: Sample, options: DecodeOptions) -> str:
-        return TRANSLATION if options.task == "translate" and sample.language == "de" else sample.text
+        text = TRANSLATION if options.task == "translate" and sample.language == "de" else sample.text
+        return text.lower().replace("-", " ") if options.prompt or options.hotwords else text
 
 
 def die(number: signal.Signals) -> None:
@@ -173,6 +178,22 @@ def heard(pcm: bytes) -> list[tuple[float, Sample]]:
     return sorted(
         ((place / 32_000, sample) for place, sample in places if place >= 0), key=lambda one: one[0]
     )
+
+
+def with_words(segment: EngineSegment) -> EngineSegment:
+    """The same with its words, all of the same length."""
+    words = segment.text.split()
+    each_s = (segment.end - segment.start) / len(words)
+    timed = tuple(
+        EngineWord(
+            text=f" {word}",
+            start=segment.start + each_s * place,
+            end=segment.start + each_s * (place + 1),
+            probability=0.9,
+        )
+        for place, word in enumerate(words)
+    )
+    return msgspec.structs.replace(segment, words=timed)
 
 
 def altered(result: WindowResult, **changes: object) -> WindowResult:
@@ -340,6 +361,11 @@ class SaysThePrompt(Parrot):
         return options.prompt or super().text(sample, options)
 
 
+class DeafToHotwords(Parrot):
+    def text(self, sample: Sample, options: DecodeOptions) -> str:
+        return super().text(sample, msgspec.structs.replace(options, hotwords=None))
+
+
 class ShortOfBreath(Parrot):
     def text(self, sample: Sample, options: DecodeOptions) -> str:
         assert len(options.hotwords or "") < 1000, "that is too long"
@@ -368,6 +394,47 @@ class OneAtATime(Parrot):
         results = super().transcribe(windows, options)
         self._free.release()
         return results
+
+
+class NoWords(Parrot):
+    def result(self, window: EngineWindow, language: str, options: DecodeOptions) -> WindowResult:
+        result = super().result(window, language, options)
+        is_short = window.duration_s < 8 and not self.multilingual
+        return altered(result, words=()) if is_short else result
+
+
+class AlwaysWords(Parrot):
+    def result(self, window: EngineWindow, language: str, options: DecodeOptions) -> WindowResult:
+        return super().result(window, language, msgspec.structs.replace(options, word_times=True))
+
+
+class WordsBackwards(Parrot):
+    def result(self, window: EngineWindow, language: str, options: DecodeOptions) -> WindowResult:
+        result = super().result(window, language, options)
+        if len(result.segments) != 1 or window.duration_s > 8 or self.multilingual:
+            return result
+        (one,) = result.segments
+        backwards = (msgspec.structs.replace(word, start=word.end, end=word.start) for word in one.words)
+        return altered(result, words=tuple(backwards))
+
+
+class SpreadsWords(Parrot):
+    """Makes one segment of all, and gives each of its words the same time."""
+
+    def result(self, window: EngineWindow, language: str, options: DecodeOptions) -> WindowResult:
+        result = super().result(window, language, options)
+        if not options.word_times or len(result.segments) < 2:
+            return result
+        first, *_, last = result.segments
+        text = "".join(one.text for one in result.segments)
+        whole = with_words(msgspec.structs.replace(first, end=last.end, text=text))
+        return msgspec.structs.replace(result, segments=(whole,))
+
+
+class NoWordsForGermans(Parrot):
+    def result(self, window: EngineWindow, language: str, options: DecodeOptions) -> WindowResult:
+        result = super().result(window, language, options)
+        return altered(result, words=()) if language == "de" else result
 
 
 class RefusesLanguages(Parrot):

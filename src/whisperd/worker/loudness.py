@@ -32,7 +32,10 @@ def find_pauses(samples: Any) -> list[Pause]:
     power = np.mean(np.square(samples[: count * step].reshape(count, step), dtype=np.float64), axis=1)
     smooth = np.convolve(power, np.full(STEPS_HEARD, 1 / STEPS_HEARD), mode="same")
     loudness = np.maximum(10 * np.log10(np.maximum(smooth, 1e-12)), LEAST_DB)
-    quiet, loud = np.percentile(loudness, [QUIET_PERCENT, LOUD_PERCENT])
+    recorded = loudness[loudness > LEAST_DB]  # nothing at all was put in later, and tells nothing of the rest
+    if not len(recorded):
+        return []
+    quiet, loud = np.percentile(recorded, [QUIET_PERCENT, LOUD_PERCENT])
     if loud - quiet < LEAST_RANGE_DB:
         return []
     is_quiet = loudness < quiet + THRESHOLD * (loud - quiet)

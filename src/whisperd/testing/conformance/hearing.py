@@ -246,6 +246,16 @@ async def prompts(trial: Trial) -> None:
 
 
 @HEARING
+async def prompts_heard(trial: Trial) -> None:
+    """A prompt and hotwords say how things are written."""
+    sample, expected = trial.bench.english[1], text_of((await trial.alone())[1]).strip()
+    for option in ("prompt", "hotwords"):
+        text = await trial.text(sample.pcm, **{option: "cold hearted and ill disposed people"})
+        if text.strip() == expected:
+            raise Failure(f"with a {option} in small letters and without hyphens, it is still {expected!r}")
+
+
+@HEARING
 async def long_prompts(trial: Trial) -> None:
     """A prompt or hotwords beyond what the model can hold are cut."""
     sample = trial.bench.english[0]

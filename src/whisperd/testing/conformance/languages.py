@@ -7,6 +7,7 @@ from whisperd.testing.conformance.bench import Trial, text_of
 from whisperd.testing.conformance.checks import Checks, Failure, Skip
 from whisperd.testing.conformance.hearing import check_languages
 from whisperd.testing.conformance.sounds import silence
+from whisperd.testing.conformance.timing import check_words, needs_words
 from whisperd.worker.protocol import EngineWindow
 
 __all__ = ["LANGUAGES"]
@@ -75,6 +76,18 @@ async def translation(trial: Trial) -> None:
         raise Failure(f"the translation of {said.strip()!r} is {text_of(result).strip()!r}")
     if result.language != language:
         raise Failure(f"the language of a translation is that of the speech, and not {result.language!r}")
+
+
+@LANGUAGES
+async def foreign_words(trial: Trial) -> None:
+    """Words have times in another language as well, and in a translation."""
+    needs_words(trial)
+    for sample in _foreign(trial)[:1]:
+        for task in ("transcribe", "translate"):
+            (result,) = await trial.hear(sample.pcm, language=sample.language, task=task, word_times=True)
+            check_words(result)
+            if not result.segments:
+                raise Failure(f"with word times nothing is heard of {sample.text!r} ({task})")
 
 
 def _foreign(trial: Trial) -> list[Sample]:

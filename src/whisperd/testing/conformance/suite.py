@@ -22,6 +22,7 @@ from whisperd.testing.conformance.hearing import HEARING
 from whisperd.testing.conformance.languages import LANGUAGES
 from whisperd.testing.conformance.loading import LOADING
 from whisperd.testing.conformance.speech import all_samples
+from whisperd.testing.conformance.timing import TIMING
 from whisperd.worker.process import Patience, WorkerDied
 
 __all__ = ["CHECKS", "Suite"]
@@ -35,6 +36,7 @@ _LOADING_MULTILINGUAL = Check[Any](
 _OF_A_WORKER: tuple[Check[Any], ...] = (
     _LOADING_MODEL,
     *HEARING,
+    *TIMING,
     _LOADING_MULTILINGUAL,
     *LANGUAGES,
     *LOADING,
@@ -85,7 +87,7 @@ class Suite:
         if bench is None:
             self._skip_all(_OF_A_WORKER, "it could not be prepared")
             return self.outcomes
-        if not await self._with_worker(bench, bench.model, _LOADING_MODEL, HEARING):
+        if not await self._with_worker(bench, bench.model, _LOADING_MODEL, (*HEARING, *TIMING)):
             self._skip_all((_LOADING_MULTILINGUAL, *LANGUAGES, *LOADING), NOT_LOADED)
             return self.outcomes
         if isinstance(bench.multilingual, str):

@@ -1,0 +1,87 @@
+"""Checks of the times of words, of an engine that tells them. One that does not is never asked to."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from whisperd.testing.conformance.bench import Trial, text_of
+from whisperd.testing.conformance.checks import Checks, Failure, Skip
+from whisperd.testing.conformance.sounds import differs, silence
+from whisperd.worker.protocol import EngineSegment, EngineWord, WindowResult
+
+__all__ = ["TIMING", "check_words", "needs_words"]
+
+TIMING: Checks[Trial] = Checks()
+
+SILENCE_S: Final = 4.0
+TOLERANCE_S: Final = 0.7
+"""How far a word may reach into a silence. The usual alignment is right to a fifth of a second or so."""
+ROUNDED_S: Final = 0.002
+
+
+def needs_words(trial: Trial) -> None:
+    """`Skip` the check of an engine that does not tell the times of words."""
+    if not trial.info.word_times:
+        raise Skip("it does not tell when each word is said")
+
+
+@TIMING
+async def word_times(trial: Trial) -> None:
+    """A segment has the words of its text if they are asked for, one after the other and within it."""
+    needs_words(trial)
+    for sample, plain in zip(trial.bench.english, await trial.alone(), strict=True):
+        if any(segment.words for segment in plain.segments):
+            raise Failure("it gives words that nobody asked for")
+        (timed,) = await trial.hear(sample.pcm, word_times=True)
+        if differs(text_of(plain), text_of(timed)):
+            raise Failure(f"with word times {text_of(plain).strip()!r} becomes {text_of(timed).strip()!r}")
+        check_words(timed)
+
+
+@TIMING
+async def word_places(trial: Trial) -> None:
+    """Of two sentences with a silence between, the words of each are said on its side of it."""
+    needs_words(trial)
+    first, second = trial.bench.english[:2]
+    begin_s, end_s = first.duration_s, first.duration_s + SILENCE_S
+    (result,) = await trial.hear(first.pcm + silence(SILENCE_S) + second.pcm, word_times=True)
+    for word in _words(result):
+        if word.start < begin_s + TOLERANCE_S and word.end < begin_s + TOLERANCE_S:
+            continue
+        if word.start < end_s - TOLERANCE_S:
+            raise Failure(
+                f"{word.text.strip()!r} is said from {word.start} s to {word.end} s, "
+                f"and from {begin_s:.1f} s to {end_s:.1f} s is silence"
+            )
+    before = "".join(word.text for word in _words(result) if word.end < end_s - TOLERANCE_S)
+    if differs(text_of((await trial.alone())[0]), before):
+        raise Failure(f"before the silence, the words {before.strip()!r} are said")
+
+
+def check_words(result: WindowResult) -> None:
+    """`Failure` unless the words of each segment are as they should be."""
+    for segment in result.segments:
+        _check_words(segment)
+
+
+def _check_words(segment: EngineSegment) -> None:
+    text = "".join(word.text for word in segment.words)
+    if text.split() != segment.text.split():
+        raise Failure(f"the words of {segment.text.strip()!r:.100} are {text.strip()!r:.100}")
+    reached_s = segment.start - ROUNDED_S
+    for word in segment.words:
+        if not (math.isfinite(word.start) and math.isfinite(word.end)):
+            raise Failure(f"{word.text.strip()!r} is said from {word.start} to {word.end}")
+        if word.start < reached_s or word.end < word.start or word.end > segment.end + ROUNDED_S:
+            raise Failure(
+                f"{word.text.strip()!r}, from {word.start} s to {word.end} s, comes after {reached_s:.2f} s "
+                f"in a segment from {segment.start} s to {segment.end} s"
+            )
+        if not 0 <= word.probability <= 1:
+            raise Failure(f"the probability of {word.text.strip()!r} is {word.probability}")
+        reached_s = word.end
+
+
+def _words(result: WindowResult) -> list[EngineWord]:
+    return [word for segment in result.segments for word in segment.words]
