@@ -27,6 +27,8 @@ MINUTES = {
     "idle": 1,
     "hardware": 1,
     "calibration": 5,
+    "watch": 15,
+    "calibration": 15,
     "latency": 2,
     "live": 2,
     "runtimes": 2,

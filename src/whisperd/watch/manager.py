@@ -85,6 +85,8 @@ class WatchManager:
         self._turn = 0
         self._saving = anyio.Lock()
         self._is_stopping = False
+        self._any = anyio.Event()
+        """Set while there is a watch."""
 
     async def open(self) -> None:
         """Read what is saved, and go on with it."""
@@ -165,6 +167,8 @@ class WatchManager:
             watched = self._find(name)
             preset = watched.folder.preset
             del self._watched[preset.id]
+            if not self._watched:
+                self._any = anyio.Event()
             watched.scope.cancel()
             rows = await self._store.files(preset.id, ("working",))
             await self._store.delete(preset.id)
@@ -251,6 +255,7 @@ class WatchManager:
             preset, self._store, self._settings, self._left_alone, self._work.rename, self._notice
         )
         watched = self._watched[preset.id] = _Watched(folder)
+        self._any.set()
         self._tasks.start_soon(self._run, watched)
 
     async def _run(self, watched: _Watched) -> None:
@@ -360,6 +365,7 @@ class WatchManager:
         retired_s = anyio.current_time()
         await self._retire()
         while True:
+            await self._any.wait()  # who watches nothing is never woken
             await anyio.sleep(ROOT_INTERVAL_S)
             folders = [one.folder for one in self._watched.values() if not one.folder.is_polled]
             paths = [folder.preset.path for folder in folders]

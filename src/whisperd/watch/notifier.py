@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import anyio
-from watchfiles import Change, awatch
 
 from whisperd.tasks import open_task_group
 
@@ -22,6 +21,8 @@ __all__ = ["Notifier"]
 log = logging.getLogger(__name__)
 logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it would tell the log the names of files
 
+_ADDED: Final = 1
+"""`watchfiles.Change.added`."""
 STEP_MS: Final = 400
 """How often it is asked whether something has changed, and for how long nothing has to before we are told."""
 GATHER_MS: Final = 1600
@@ -98,6 +99,8 @@ class Notifier:
             self._all_lost(folders)
 
     async def _tell_of_changes(self, folders: list[str], recursive: bool, failures: int) -> int:
+        from watchfiles import awatch  # a library of its own, which a daemon without watches does not need
+
         stop = anyio.Event()
         async with open_task_group() as tasks:
             # The watcher's thread is waited for, also by who is cancelled; this tells it to end.
@@ -118,14 +121,14 @@ class Notifier:
             tasks.cancel_scope.cancel()
         return failures
 
-    def _tell(self, batch: Iterable[tuple[Change, str]], folders: Iterable[str]) -> None:
+    def _tell(self, batch: Iterable[tuple[int, str]], folders: Iterable[str]) -> None:
         batch = list(batch)
         if len(batch) >= FLOOD:
             self._all_lost(folders)
             return
         changes: dict[str, bool] = {}
         for change, path in batch:
-            changes[path] = changes.get(path, True) and change is Change.added
+            changes[path] = changes.get(path, True) and change == _ADDED
         self._on_changes(changes)
 
     def _all_lost(self, folders: Iterable[str]) -> None:

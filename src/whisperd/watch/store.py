@@ -250,6 +250,12 @@ class WatchStore:
         """What was written for a file, or was about to be."""
         return await self._database.run(lambda connection: _outputs(connection, "file = ?", (number,)))
 
+    async def places_of(self, content_hash: str) -> list[str]:
+        """Where outputs with this hash were written."""
+        return await self._database.run(
+            lambda connection: [row.path for row in _outputs(connection, "hash = ?", (content_hash,))]
+        )
+
     async def claim(self, number: int, wanted: Sequence[Wanted]) -> tuple[list[OutputRow], list[OutputRow]]:
         """Reserve a name for each output of a file, and note what is about to be written.
 

@@ -252,12 +252,7 @@ class FileWork:
         ]
         claimed, stale = await self._store.claim(row.id, wanted)
         for output in claimed:
-            await run_sync(
-                partial(writing.place, overwrite=preset.overwrite),
-                output.path,
-                contents[output.format],
-                output.hashes,
-            )
+            await self._place(output, contents[output.format], overwrite=preset.overwrite)
         await self._remove(stale)
         written = [_written(output) for output in claimed]
         names = ", ".join(os.path.basename(output.path) for output in written)
@@ -271,6 +266,25 @@ class FileWork:
             add_log(connection, preset.id, LogLine("done", row.path, f"{how}: {names}."))
 
         await self._store.run(note)
+
+    async def _place(self, output: OutputRow, content: bytes, *, overwrite: bool) -> None:
+        place = partial(writing.place, output.path, content, overwrite=overwrite)
+        try:
+            await run_sync(place, output.hashes)
+        except WhisperdError as error:
+            if error.code != "output.exists" or (carried := await self._carried(output.path)) is None:
+                raise
+            await run_sync(place, {carried})
+
+    async def _carried(self, path: str) -> str | None:
+        """The hash of what lies there, if we have written it, in a folder that was moved since."""
+        found = await run_sync(writing.file_hash, path)
+        if found is None:
+            return None
+        name = os.path.basename(path)
+        places = [one for one in await self._store.places_of(found) if os.path.basename(one) == name]
+        is_carried = places and not any([await run_sync(os.path.lexists, one) for one in places])
+        return found if is_carried else None
 
     async def _places(self, preset: WatchPreset, path: str, language: str, format_name: str) -> Iterator[str]:
         """Where an output of a file may be, the best place first."""
@@ -359,6 +373,11 @@ class FileWork:
         preset, settings, kind = folder.preset, self._settings(), kind_of(error.code)
         log.warning("watch %s: a file failed: %s", preset.id, error.code)
         row = await self._row(preset.id, seen, number)
+        if error.code == "audio.not_found":  # it was renamed or deleted meanwhile: a look finds out
+            if row is not None:
+                await self._store.update_file(row.id, status="lost")
+            folder.hint({folder.full(seen.path): False})
+            return
         if kind == "surroundings":
             if row is not None:
                 await self._store.update_file(row.id, status="lost", error=error.to_wire())

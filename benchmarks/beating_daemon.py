@@ -1,0 +1,55 @@
+"""A daemon with a heartbeat in its event loop: `python -m benchmarks.beating_daemon FILE [OPTION...]`.
+
+It is the daemon as it is, and a task that sleeps ten milliseconds at a time. When the daemon ends, the file,
+JSON, has the longest time that the task had to wait beyond that (`stall_s`), and the most processor time that
+the loop's thread took from one beat to the next (`busy_s`), which other programs cannot lengthen.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import sys
+import time
+from pathlib import Path
+
+import anyio
+
+from whisperd.daemon import main as daemon
+
+BEAT_S = 0.01
+SETTLED_AFTER_S = 3.0
+"""A daemon that starts has modules to import."""
+
+
+async def beat(worst: dict[str, float]) -> None:
+    """Note how long the loop takes to come back to us."""
+    await anyio.sleep(SETTLED_AFTER_S)
+    while True:
+        began_s, thread_s = time.perf_counter(), time.thread_time()
+        await anyio.sleep(BEAT_S)
+        worst["stall_s"] = max(worst["stall_s"], time.perf_counter() - began_s - BEAT_S)
+        worst["busy_s"] = max(worst["busy_s"], time.thread_time() - thread_s)
+
+
+def main() -> None:
+    """Run the daemon with the heartbeat in it."""
+    path = Path(sys.argv.pop(1))
+    worst = {"stall_s": 0.0, "busy_s": 0.0}
+    atexit.register(lambda: path.write_text(json.dumps(worst)))
+    preloading = daemon.is_preloading
+
+    def is_preloading(settings: object) -> bool:
+        # Called in the daemon's own task, once all is wired.
+        import asyncio
+
+        beating.append(asyncio.get_running_loop().create_task(beat(worst)))
+        return preloading(settings)  # type: ignore[arg-type]
+
+    beating: list[object] = []
+    daemon.is_preloading = is_preloading
+    daemon.main()
+
+
+if __name__ == "__main__":
+    main()
