@@ -97,6 +97,13 @@ class WatchFolder:
         """The whole path of a file in it."""
         return os.path.join(self.preset.path, path)
 
+    def change(self, preset: WatchPreset) -> None:
+        """Something else is to be done with it: what is still wanted is found again."""
+        self.preset = preset
+        self.queue.clear()
+        self._settling.clear()
+        self.request_scan()
+
     def hint(self, changes: Mapping[str, bool]) -> None:
         """Something may have changed at these whole paths."""
         for path, is_new in changes.items():

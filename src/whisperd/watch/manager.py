@@ -244,9 +244,7 @@ class WatchManager:
             after, changed=now_rfc3339(), version=watched.folder.preset.version + 1
         )
         await self._store.update(after)
-        watched.folder.preset = after
-        watched.folder.queue.clear()  # it may not be wanted any more; what is, is found again
-        watched.folder.request_scan()
+        watched.folder.change(after)
         self._rearrange()
         return after
 

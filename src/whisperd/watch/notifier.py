@@ -8,24 +8,29 @@ over; so a flood of changes, and any failure, has everything looked at.
 from __future__ import annotations
 
 import logging
-import os
+import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import anyio
+from anyio import to_thread
 
 from whisperd.tasks import open_task_group
+
+if TYPE_CHECKING:
+    from watchfiles._rust_notify import RustNotify
 
 __all__ = ["Notifier"]
 
 log = logging.getLogger(__name__)
-logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it would tell the log the names of files
-
 _ADDED: Final = 1
 """`watchfiles.Change.added`."""
 STEP_MS: Final = 400
 """How often it is asked whether something has changed, and for how long nothing has to before we are told."""
 GATHER_MS: Final = 1600
+NO_POLLING_MS: Final = 300
+"""The watcher wants to know it, and does not need it."""
 FLOOD: Final = 8000
 """So many changes at once are half of what the kernel's queue holds: some may be lost."""
 RESTART_DELAYS_S: Final = (1.0, 5.0, 30.0, 300.0)
@@ -50,6 +55,8 @@ class Notifier:
         self._on_refused = on_refused
         self._wanted: dict[str, bool] = {}
         self._changed = anyio.Event()
+        self._threads = anyio.CapacityLimiter(4)
+        """Not those that everything else shares: these are always taken."""
 
     @property
     def folders(self) -> Mapping[str, bool]:
@@ -81,9 +88,9 @@ class Notifier:
     async def _watch(self, folders: list[str], recursive: bool) -> None:
         failures = 0
         while folders:
-            # What happened before the watcher stood is found by looking.
+            began_s = anyio.current_time()
             try:
-                failures = await self._tell_of_changes(folders, recursive, failures)
+                await self._tell_of_changes(folders, recursive)
             except OSError as error:
                 log.warning(
                     "watch folders: the system does not tell of changes (%s)", error.strerror or error
@@ -93,33 +100,27 @@ class Notifier:
                 log.warning("watch folders: the watcher was stopped by %s", type(error).__name__)
             if not folders:
                 return
-            self._all_lost(folders)
+            if anyio.current_time() - began_s > RESTART_DELAYS_S[-1]:
+                failures = 0
             await anyio.sleep(RESTART_DELAYS_S[min(failures, len(RESTART_DELAYS_S) - 1)])
             failures += 1
-            self._all_lost(folders)
 
-    async def _tell_of_changes(self, folders: list[str], recursive: bool, failures: int) -> int:
-        from watchfiles import awatch  # a library of its own, which a daemon without watches does not need
-
-        stop = anyio.Event()
-        async with open_task_group() as tasks:
-            # The watcher's thread is waited for, also by who is cancelled; this tells it to end.
-            tasks.start_soon(_set_when_cancelled, stop)
-            async for batch in awatch(
-                *folders,
-                watch_filter=None,
-                debounce=GATHER_MS,
-                step=STEP_MS,
-                rust_timeout=0,
-                stop_event=stop,
-                recursive=recursive,
-                force_polling=False,
-                ignore_permission_denied=True,
-            ):
-                failures = 0
-                self._tell(batch, folders)
-            tasks.cancel_scope.cancel()
-        return failures
+    async def _tell_of_changes(self, folders: list[str], recursive: bool) -> None:
+        watcher = await to_thread.run_sync(_stand, folders, recursive, limiter=self._threads)
+        stop = threading.Event()
+        try:
+            self._all_lost(folders)  # what happened before the watcher stood is found by looking
+            async with open_task_group() as tasks:
+                # The watcher's thread is waited for, also by who is cancelled; this tells it to end.
+                tasks.start_soon(_set_when_cancelled, stop)
+                while not stop.is_set():
+                    wait = partial(watcher.watch, GATHER_MS, STEP_MS, 0, stop)
+                    batch = await to_thread.run_sync(wait, limiter=self._threads)
+                    if not isinstance(batch, str):  # else it was stopped
+                        self._tell(batch, folders)
+                tasks.cancel_scope.cancel()
+        finally:
+            watcher.close()
 
     def _tell(self, batch: Iterable[tuple[int, str]], folders: Iterable[str]) -> None:
         batch = list(batch)
@@ -146,18 +147,23 @@ class Notifier:
         return sound
 
 
-async def _set_when_cancelled(event: anyio.Event) -> None:
+async def _set_when_cancelled(event: threading.Event) -> None:
     try:
         await anyio.sleep_forever()
     finally:
         event.set()
 
 
-def _can_be_watched(folder: str, recursive: bool) -> bool:
-    from watchfiles._rust_notify import RustNotify
+def _stand(folders: list[str], recursive: bool) -> RustNotify:
+    """A watcher of these folders. Walks through all that is below them."""
+    from watchfiles._rust_notify import RustNotify  # a library that a daemon without watches does not need
 
+    return RustNotify(folders, False, False, NO_POLLING_MS, recursive, True)
+
+
+def _can_be_watched(folder: str, recursive: bool) -> bool:
     try:
-        RustNotify([os.fspath(folder)], False, False, 300, recursive, True).close()
+        _stand([folder], recursive).close()
     except Exception:
         return False
     return True

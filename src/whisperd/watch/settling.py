@@ -88,6 +88,11 @@ class Settling:
         """A file is gone, or of no interest any more."""
         self._tracked.pop(path, None)
 
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._tracked.clear()
+        self._looks.clear()
+
     def due(self, now_s: float) -> list[str]:
         """The files to be looked at again now."""
         paths = []

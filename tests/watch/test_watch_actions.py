@@ -1,0 +1,217 @@
+"""What comes after the texts, and what goes wrong, with the real daemon."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from whisperd.client import Client
+from whisperd.rpc.errors import WhisperdError
+from whisperd.watch.actions import command_words
+from whisperd_testing import RunningDaemon, until, write_tone
+
+SETTINGS = "[watch]\nsettle_s = 0.3\nretry_delay_s = 0.2\ncommand_timeout_s = 30\n"
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """One daemon for all tests here."""
+    from whisperd_testing import toy_model
+
+    folder = tmp_path_factory.mktemp("daemon")
+    daemon = RunningDaemon(folder)
+    daemon.settings(SETTINGS)
+    daemon.start()
+    daemon.make_default(toy_model(folder / "toy"))
+    with daemon.connect() as client:
+        yield client
+    daemon.close()
+
+
+@pytest.fixture
+def inbox(tmp_path: Path, client: Client) -> Iterator[Path]:
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+    yield folder
+    if any(watch["path"] == str(folder) for watch in client.watch.list()):
+        client.watch.remove(str(folder))
+
+
+def add(client: Client, folder: Path, **fields: Any) -> dict[str, Any]:
+    return client.watch.add(folder, options={"vad": False, "language": "en"}, **fields)
+
+
+def events(client: Client, folder: Path) -> list[str]:
+    return [line["event"] for line in client.watch.log(str(folder), 5000)]
+
+
+def finish(client: Client, folder: Path, event: str, count: int = 1) -> None:
+    until(lambda: events(client, folder).count(event) == count, f"{count} times {event}")
+
+
+def test_the_words_of_a_command() -> None:
+    values = {"path": "/a/it's; rm -rf {name}.wav", "stem": "it's"}
+    assert command_words(["echo", "{path}", "-{stem}-", "{", "{x}", "}{stem"], values) == [
+        "echo",
+        "/a/it's; rm -rf {name}.wav",
+        "-it's-",
+        "{",
+        "{x}",
+        "}{stem",
+    ]
+
+
+@pytest.mark.real
+def test_recordings_are_moved_once_they_are_done(client: Client, inbox: Path) -> None:
+    done = inbox / "done"
+    write_tone(inbox / "a.wav", 1.0)
+    (inbox / "sub").mkdir()
+    write_tone(inbox / "sub" / "b.wav", 2.0)
+    add(client, inbox, after="move", move_to=done)
+    finish(client, inbox, "moved away", 2)
+    assert (done / "a.wav").exists() and (done / "sub" / "b.wav").exists()
+    assert not (inbox / "a.wav").exists()
+    assert (inbox / "a.en.txt").read_text() == "transcribe 1.00 s\n"
+    write_tone(inbox / "a.wav", 3.0)  # another recording of that name
+    finish(client, inbox, "moved away", 3)
+    assert (done / "a (2).wav").exists()
+    assert (inbox / "a.en.txt").read_text() == "transcribe 1.00 s\n", "the text of the first one stays"
+    assert (inbox / "a.wav.en.txt").read_text() == "transcribe 3.00 s\n"
+    client.watch.scan(str(inbox))
+    assert events(client, inbox).count("done") == 3, "where they were moved to is left alone"
+
+
+@pytest.mark.real
+@pytest.mark.skipif(os.name != "posix", reason="a program of POSIX")
+def test_a_command_runs_before_a_recording_is_deleted(client: Client, inbox: Path, tmp_path: Path) -> None:
+    write_tone(inbox / "it's $HOME.wav", 1.0)
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    add(client, inbox, after="delete", command=["cp", "{path}", "{output}", str(kept)])
+    finish(client, inbox, "deleted")
+    assert sorted(path.name for path in kept.iterdir()) == ["it's $HOME.en.txt", "it's $HOME.wav"]
+    assert not (inbox / "it's $HOME.wav").exists()
+
+
+@pytest.mark.real
+@pytest.mark.skipif(os.name != "posix", reason="a program of POSIX")
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (["false"], "ended with 1"),
+        (["no-such-program"], "could not be started"),
+    ],
+)
+def test_a_recording_stays_if_its_command_fails(
+    client: Client, inbox: Path, command: list[str], told: str
+) -> None:
+    write_tone(inbox / "a.wav", 1.0)
+    add(client, inbox, after="delete", command=command)
+    finish(client, inbox, "stays")
+    assert (inbox / "a.wav").exists()
+    (line,) = [line for line in client.watch.log(str(inbox)) if line["event"] == "command"]
+    assert told in line["message"]
+
+
+@pytest.mark.real
+def test_texts_go_into_another_folder(client: Client, inbox: Path, tmp_path: Path) -> None:
+    (inbox / "sub").mkdir()
+    write_tone(inbox / "sub" / "a.wav", 1.0)
+    texts = tmp_path / "texts"
+    add(client, inbox, output_dir=texts, name="{name}-{format}.{ext}", outputs=["json", "verbose_json"])
+    finish(client, inbox, "done")
+    assert sorted(path.name for path in (texts / "sub").iterdir()) == [
+        "a.wav-json.json",
+        "a.wav-verbose_json.json",
+    ]
+    assert sorted(path.name for path in (inbox / "sub").iterdir()) == ["a.wav"]
+
+
+@pytest.mark.real
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is of Linux")
+def test_what_may_pass_is_tried_again(client: Client, inbox: Path, tmp_path: Path) -> None:
+    blocked = tmp_path / "texts"
+    blocked.write_text("in the way")
+    write_tone(inbox / "a.wav", 1.0)
+    add(client, inbox, output_dir=blocked)
+    until(lambda: "retrying" in events(client, inbox))
+    blocked.unlink()
+    finish(client, inbox, "done")
+    assert (blocked / "a.en.txt").exists()
+
+
+@pytest.mark.real
+def test_a_runtime_that_cannot_be_used_holds_up_a_watch_and_fails_no_file(
+    client: Client, inbox: Path
+) -> None:
+    client.runtimes.create("other", model=client.runtimes.list()[0]["model"])
+    add(client, inbox, runtime="other")
+    client.runtimes.disable("other")
+    write_tone(inbox / "a.wav", 1.0)
+    until(lambda: "waiting" in events(client, inbox))
+    shown = client.watch.show(str(inbox))
+    assert shown["failed"] == 0 and shown["runtime"] == "other"
+    client.runtimes.enable("other")
+    finish(client, inbox, "done")
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"outputs": ["docx"]}, "outputs"),
+        ({"name": "out.txt"}, "name"),
+        ({"after": "move"}, "move_to"),
+        ({"quiet_hours": "late"}, "quiet_hours"),
+        ({"outputs": ["json", "verbose_json"]}, "name"),
+    ],
+)
+def test_what_cannot_be_is_refused(client: Client, inbox: Path, fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(WhisperdError) as caught:
+        client.watch.add(inbox, **fields)
+    assert (caught.value.code, caught.value.data["field"]) == ("watch.invalid", field)
+    assert client.watch.list() == []
+
+
+def test_a_folder_that_is_not_there_cannot_be_added(client: Client, tmp_path: Path) -> None:
+    with pytest.raises(WhisperdError) as caught:
+        client.watch.add(tmp_path / "nowhere")
+    assert caught.value.code == "watch.not_a_folder"
+
+
+def test_quiet_hours_and_editing(client: Client, inbox: Path) -> None:
+    watch = client.watch.add(inbox, quiet_hours="00:00-24:00")
+    write_tone(inbox / "a.wav", 1.0)
+    until(lambda: client.watch.show(watch["id"])["pending"] == 1)
+    client.watch.scan(watch["id"])
+    shown = client.watch.show(watch["id"])
+    assert shown["status"] == "quiet" and shown["working"] == 0
+    with pytest.raises(WhisperdError) as caught:
+        client.watch.edit(watch["id"], version=7, notify=True)
+    assert caught.value.code == "watch.stale"
+    assert client.watch.edit(watch["id"], version=1, exclude=["*.wav"])["version"] == 2
+    client.watch.scan(watch["id"])
+    assert client.watch.show(watch["id"])["pending"] == 0
+
+
+def test_the_kinds_of_file_systems() -> None:
+    from whisperd.watch.mounts import is_silent, parse_mounts
+
+    mounts = parse_mounts(
+        "/dev/sda1 / ext4 rw 0 0\nserver:/x /mnt/my\\040files nfs4 rw 0 0\n//nas/y /mnt/nas cifs rw 0 0\n"
+        "host: /mnt/far fuse.sshfs rw 0 0\nbroken\n"
+    )
+    assert mounts == {"/": "ext4", "/mnt/my files": "nfs4", "/mnt/nas": "cifs", "/mnt/far": "fuse.sshfs"}
+    assert [is_silent(kind) for kind in ("ext4", "nfs4", "cifs", "fuse.sshfs", "btrfs", "tmpfs", None)] == [
+        False,
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
