@@ -28,7 +28,6 @@ MINUTES = {
     "hardware": 1,
     "calibration": 5,
     "watch": 15,
-    "calibration": 15,
     "latency": 2,
     "live": 2,
     "runtimes": 2,
