@@ -103,7 +103,7 @@ def _processor(processor: Map) -> Iterator[str]:
 
 def _features(features: list[str]) -> str:
     """As people call them, those of one family together: `SSE4.1, SSE4.2, AVX-512 (F, VNNI)`."""
-    from whisperd.hardware.facts import CPU_FEATURES
+    from whisperd.processor_features import CPU_FEATURES
 
     families: dict[str, list[str]] = {}
     for feature in features:
