@@ -63,6 +63,8 @@ class FakeRuntime:
         self.may_compute.set()
         self.batches: list[tuple[str | None, list[float]]] = []
         """Language and lengths of each batch, in the order in which they began."""
+        self.timed: list[tuple[bool, list[float]]] = []
+        """Of each batch, whether the times of words were asked for, and its lengths."""
         self.errors: dict[float, Exception] = {}
         """What a batch with a window of this length raises."""
         self.spoken: dict[float, tuple[str, float]] = {}
@@ -73,6 +75,7 @@ class FakeRuntime:
     ) -> list[WindowResult]:
         lengths = [window.duration_s for window in batch.windows]
         self.batches.append((batch.options.language, lengths))
+        self.timed.append((batch.options.word_times, lengths))
         await self.may_compute.wait()
         await anyio.sleep(0)
         for length in lengths:
@@ -169,6 +172,8 @@ class FakeDecoders:
         self.open = 0
         self.taken = 0
         """Windows that somebody has taken."""
+        self.shared: list[float] = []
+        """What each window shares with the next one; else nothing."""
         self.samples: list[float] = []
         """Lengths of the pieces of speech by which to find a language, if they are wanted."""
 
@@ -202,7 +207,8 @@ class FakeDecoding:
                 await self._decoders.may_go_on.wait()
             self._decoders.taken += 1
             pcm = bytes(2 * round(length * SAMPLE_RATE))
-            yield WindowAudio(index=index, start=start_s, end=start_s + length, pcm=pcm)
+            shared = self._decoders.shared[index] if self._decoders.shared else 0.0
+            yield WindowAudio(index=index, start=start_s, end=start_s + length, pcm=pcm, shared=shared)
             start_s += length
         try:
             await self._decoders.may_go_on.wait()

@@ -56,6 +56,13 @@ def test_without_a_word_in_common_the_time_decides() -> None:
     assert text.endswith("seven eight nine ten")
 
 
+def test_what_only_one_has_heard_is_not_lost() -> None:
+    before, after = segment(0, 6, " one two three four five six"), segment(8, 10, " seven eight")
+    assert joined([before], [after], 4, 6) == "one two three four five six seven eight"
+    before, after = segment(0, 3, " one two three"), segment(4, 8, " five six seven eight")
+    assert joined([before], [after], 4, 6) == "one two three five six seven eight"
+
+
 def test_what_lies_well_outside_stays_as_it_is() -> None:
     first, last = segment(0, 5, " Dear all,"), segment(30, 35, " all,")
     shared = segment(15, 20, " all the best"), segment(18, 22, " the best.")

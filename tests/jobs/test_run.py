@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import anyio
+import msgspec
 import pytest
 
 from job_fakes import FakeDecoders, FakeRuntime, an_error
@@ -118,6 +119,15 @@ async def test_a_language_that_changes_is_found_window_by_window() -> None:
     told = [event.language for event in stage.events if isinstance(event, TranscriptionSegment)]
     assert told == ["en", "de", "en", "de"]
     assert transcript.language == "de"  # 14 s of 26 s
+
+
+async def test_windows_that_overlap_are_heard_with_the_times_of_their_words() -> None:
+    stage = Stage(FakeDecoders([5.0, 6.0, 7.0, 8.0]))
+    stage.decoders.shared = [0.0, 2.0, 0.0, 0.0]
+    stage.runtime.info = msgspec.structs.replace(stage.runtime.info, word_times=True)
+    await stage.run()
+    timed = {length for is_timed, lengths in stage.runtime.timed for length in lengths if is_timed}
+    assert timed == {6.0, 7.0}
 
 
 async def test_no_samples_are_wanted_where_the_language_is_known() -> None:

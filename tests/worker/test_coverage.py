@@ -138,6 +138,22 @@ def test_what_is_missing(segments: list[EngineSegment], spoken: list[SpokenTime]
     assert (missing_s(segments, spoken) > 3.0) is missing
 
 
+def test_words_tell_where_something_is_missing() -> None:
+    def of(*times: SpokenTime) -> list[EngineSegment]:
+        texts = (" And", " so", " my", " fellow", " Americans", " ask", " not", " what", " your", " country")
+        words = (
+            EngineWord(text=text, start=start, end=end, probability=0.9)
+            for text, (start, end) in zip(texts, times, strict=True)
+        )
+        return [msgspec.structs.replace(segment(0, 9, "".join(texts)), words=tuple(words))]
+
+    even = [(0.9 * at, 0.9 * (at + 1)) for at in range(10)]
+    late = [(4.5 + 0.45 * at, 4.5 + 0.45 * (at + 1)) for at in range(10)]
+    assert missing_s(of(*even), [(0, 9)]) < 1
+    assert missing_s(of(*late), [(0, 9)]) == pytest.approx(4.5)
+    assert missing_s(of((0, 5), *late[1:]), [(0, 9)]) > 4
+
+
 def test_what_is_said_counts_and_not_what_is_written() -> None:
     assert spoken_letters("7") == 4
     assert spoken_letters("-- ,") == 0

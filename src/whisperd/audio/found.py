@@ -19,7 +19,7 @@ from whisperd.audio.speech import Span
 
 __all__ = ["KnownSpeech", "merge", "pack", "unpack"]
 
-_SPAN: Final = struct.Struct("<3q")
+_SPAN: Final = struct.Struct("<3q?")
 
 
 class KnownSpeech:
@@ -45,7 +45,7 @@ class KnownSpeech:
 
 def pack(spans: Iterable[Span]) -> bytes:
     """Spans as they travel and are kept."""
-    return b"".join(_SPAN.pack(span.start, span.end, span.pause) for span in spans)
+    return b"".join(_SPAN.pack(span.start, span.end, span.pause, span.goes_on) for span in spans)
 
 
 def unpack(data: bytes) -> Iterator[Span]:

@@ -22,8 +22,11 @@ __all__ = ["reconcile"]
 SLACK_S = 3.0
 """How far the time of a word may be off where it is not known."""
 NEAR_S = 0.7
-"""A single short word is the same one if it is said at about the same time."""
+"""How far it may be off where it is."""
+WORD_S = 1.0
+"""Hardly a word takes longer."""
 SHORT_LETTERS = 5
+"""In fewer letters two windows agree by chance, where the times do not tell."""
 
 _SPACED = re.compile(r"\s*\S+")
 
@@ -36,6 +39,8 @@ class _Piece:
     text: str
     start: float
     end: float
+    is_timed: bool
+    """Whether its times are known, and not only taken to be spread evenly."""
 
     @property
     def middle(self) -> float:
@@ -73,9 +78,13 @@ def reconcile(
     elif not before or not after:
         keep, drop = len(before), 0
     else:
+        # What only one of them has heard is not doubled, so it stays. The first word of a window is said to
+        # begin with it, however late it comes, and the last one to end with it.
         middle = (start_s + end_s) / 2
-        keep = next((at for at, one in enumerate(before) if one.middle >= middle), len(before))
-        drop = next((at for at, one in enumerate(after) if one.middle >= middle), len(after))
+        until = max(middle, after[0].start, after[0].end - WORD_S)
+        since = min(middle, before[-1].end, before[-1].start + WORD_S)
+        keep = next((at for at, one in enumerate(before) if one.middle >= until), len(before))
+        drop = next((at for at, one in enumerate(after) if one.middle >= since), len(after))
     return _rebuilt(earlier, before, 0, keep), _rebuilt(later, after, drop, len(after))
 
 
@@ -102,7 +111,9 @@ def _common(before: Sequence[_Piece], after: Sequence[_Piece]) -> int:
 
 def _is_believed(run: _Run, before: Sequence[_Piece], after: Sequence[_Piece]) -> bool:
     letters, apart_s = _letters(run, before), _apart_s(run, before, after)
-    return letters > 0 and apart_s <= (NEAR_S if letters < SHORT_LETTERS else SLACK_S)
+    is_timed = before[run.before].is_timed and after[run.after].is_timed
+    is_short = is_timed or letters < SHORT_LETTERS
+    return letters > 0 and apart_s <= (NEAR_S if is_short else SLACK_S)
 
 
 def _letters(run: _Run, before: Sequence[_Piece]) -> int:
@@ -117,7 +128,9 @@ def _pieces(segments: Sequence[Segment]) -> list[_Piece]:
     found: list[_Piece] = []
     for number, segment in enumerate(segments):
         if segment.words:
-            found += [_Piece(number, word.text, word.start, word.end) for word in segment.words]
+            found += [
+                _Piece(number, word.text, word.start, word.end, is_timed=True) for word in segment.words
+            ]
             continue
         texts = _split(segment.text)
         per_letter_s = (segment.end - segment.start) / max(1, sum(map(len, texts)))
@@ -125,7 +138,8 @@ def _pieces(segments: Sequence[Segment]) -> list[_Piece]:
         for text in texts:
             start_s = segment.start + position * per_letter_s
             position += len(text)
-            found.append(_Piece(number, text, start_s, segment.start + position * per_letter_s))
+            end_s = segment.start + position * per_letter_s
+            found.append(_Piece(number, text, start_s, end_s, False))
     return found
 
 

@@ -84,9 +84,11 @@ class JobRun:
         self._on_found = on_found
         # What the work took before counts as well.
         self._began_s = clock() - max((window.elapsed_s for window in self._finished.values()), default=0.0)
-        self._stitcher = Stitcher()
+        self._stitcher = Stitcher(keep_words=options.word_times)
         self._samples: list[SpeechSample] = []
         self._undecided: list[WindowAudio] = []
+        self._overlapping: set[int] = set()  # windows that have heard what another one has heard
+        self._goes_on: dict[int | None, bool] = {}  # of each channel, whether its last window was one
         self._heard = LanguageVote()  # what was spoken in the windows that are done
         self._pending_s = 0.0
         self._pending_changed = anyio.Event()
@@ -146,6 +148,9 @@ class JobRun:
         )
 
     async def _take(self, window: WindowAudio, tasks: TaskGroup) -> None:
+        if window.shared or self._goes_on.get(window.channel):
+            self._overlapping.add(window.index)
+        self._goes_on[window.channel] = window.shared > 0
         if (finished := self._finished.pop(window.index, None)) is not None and _is_of(finished, window):
             self._place((window,), [finished.result])
             return
@@ -214,6 +219,9 @@ class JobRun:
         options = self._options
         if language is not None:
             options = msgspec.structs.replace(options, language=language)
+        if self._overlapping.intersection(window.index for window in windows):
+            # By the times of its words it is joined with its neighbour.
+            options = msgspec.structs.replace(options, word_times=self._dispatcher.runtime.info.word_times)
         return await self._dispatcher.transcribe(
             Parcel(
                 job=self._job.id,

@@ -56,7 +56,9 @@ class Stitcher:
     themselves, their windows overlap; their segments are merged by time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep_words: bool = True) -> None:
+        """Words are kept, or only serve to join the texts of windows."""
+        self._keep_words = keep_words
         self._waiting: dict[int, tuple[Window, WindowResult]] = {}
         self._next_index = 0
         self._reached_s: dict[int | None, float] = {}
@@ -111,6 +113,8 @@ class Stitcher:
         for segment in segments:
             held = _not_before(segment, self._reached_s.get(segment.channel, 0.0))
             self._reached_s[held.channel] = held.end
+            if held.words and not self._keep_words:
+                held = msgspec.structs.replace(held, words=())
             self._held.append(held)
 
     def _release(self, before_s: float = math.inf) -> None:

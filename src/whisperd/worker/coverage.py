@@ -66,11 +66,17 @@ def transcribe_whole(
 
 def missing_s(segments: Sequence[EngineSegment], spoken: Sequence[SpokenTime]) -> float:
     """The longest time in which somebody speaks that no text accounts for."""
-    texts = [(one, overlap_s(spoken, one.start, one.end), spoken_letters(one.text)) for one in segments]
-    rates = [letters / spoken_s for _, spoken_s, letters in texts if spoken_s > 0]
+    spoken_in = [overlap_s(spoken, one.start, one.end) for one in segments]
+    rates = [
+        spoken_letters(one.text) / spoken_s
+        for one, spoken_s in zip(segments, spoken_in, strict=True)
+        if spoken_s > 0
+    ]
     rate = max(SLOWEST_LETTERS_PER_S, SLOWER_THAN_OTHERS * median(rates)) if rates else SLOWEST_LETTERS_PER_S
-    within = [spoken_s - letters / rate for _, spoken_s, letters in texts]
-    edges = [0.0, *(edge for one in segments for edge in (one.start, one.end)), math.inf]
+    # Words tell more exactly where nothing was heard: one of them then lasts for seconds.
+    texts = [text for one in segments for text in (one.words or (one,))]
+    within = [overlap_s(spoken, one.start, one.end) - spoken_letters(one.text) / rate for one in texts]
+    edges = [0.0, *(edge for one in texts for edge in (one.start, one.end)), math.inf]
     between = [overlap_s(spoken, *gap) for gap in zip(edges[::2], edges[1::2], strict=True)]
     return max(0.0, *within, *between)
 
