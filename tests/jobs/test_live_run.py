@@ -275,8 +275,9 @@ async def test_a_pause_that_was_none_changes_nothing() -> None:
     assert stage.told() == ["?|3", "?|4", "?|5", "6"]
 
 
-async def test_in_a_pause_a_quick_hypothesis_gives_way() -> None:
-    stage = Stage(Talkative(replicas=2))
+@pytest.mark.parametrize("replicas", [1, 2])
+async def test_in_a_pause_a_quick_hypothesis_gives_way(replicas: int) -> None:
+    stage = Stage(Talkative(replicas=replicas))
     stage.runtime.may_compute = anyio.Event()
     async with stage.run():
         await stage.hear(said(0.0, 2.0, False))

@@ -20,9 +20,9 @@ __all__ = ["LiveOptions", "Piece", "UtteranceCutter"]
 class LiveOptions:
     """When an utterance has ended, and how often it is shown until then."""
 
-    end_silence_s: float = 0.55
+    end_silence_s: float = 0.5
     """A pause that ends an utterance."""
-    likely_end_s: float = 0.3
+    likely_end_s: float = 0.22
     """A pause from which on that is likely. Longer than `pad_s`, so that the utterance would be the same."""
     longest_s: float = 14.0
     """An utterance that goes on for longer is cut at its longest pause."""

@@ -121,8 +121,16 @@ class LiveRun:
     @property
     def _may_guess(self) -> bool:
         """Whether a hypothesis is worth having: one at a time."""
-        is_guessing = self._hypothesis is not None and not self._hypothesis.is_heard.is_set()
-        return not is_guessing and self._has_room
+        return not self._is_guessing and self._has_room
+
+    @property
+    def _may_hear_all(self) -> bool:
+        """Whether what is probably over may be heard before it is: then our own guess gives way."""
+        return self._has_room or (self._is_guessing and not self._pending)
+
+    @property
+    def _is_guessing(self) -> bool:
+        return self._hypothesis is not None and not self._hypothesis.is_heard.is_set()
 
     @property
     def _has_room(self) -> bool:
@@ -145,7 +153,7 @@ class LiveRun:
                 self._pending[self._finals] = utterance.end - utterance.start
                 tasks.start_soon(self._finalise, utterance, self._finals, shown, early)
                 self._finals += 1
-            elif self._may_guess or (utterance.is_likely_final and self._has_room):
+            elif self._may_guess or (utterance.is_likely_final and self._may_hear_all):
                 if self._hypothesis is not None:
                     self._hypothesis.scope.cancel()  # this one says more
                 self._hypothesis = _Hypothesis(utterance)
