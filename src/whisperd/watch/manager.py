@@ -20,10 +20,11 @@ from whisperd.settings import WatchSettings
 from whisperd.tasks import open_task_group
 from whisperd.watch import scanner
 from whisperd.watch.actions import notify_desktop
+from whisperd.watch.errors import exists, not_a_folder, stale, unknown_file, unknown_watch
 from whisperd.watch.folder import WatchFolder
 from whisperd.watch.ledger import FileRow, Seen
 from whisperd.watch.notifier import Changes, Notifier
-from whisperd.watch.preset import WatchChanges, WatchPreset, changed, invalid, unknown_watch
+from whisperd.watch.preset import WatchChanges, WatchPreset, changed, invalid
 from whisperd.watch.quiet import parse_quiet_hours, quiet_for_s
 from whisperd.watch.store import WatchStore
 from whisperd.watch.work import FileWork, Jobs
@@ -138,9 +139,9 @@ class WatchManager:
                 WatchPreset(id=secrets.token_hex(4), path=path, created=now, changed=now), changes
             )
             if any(one.path == path for one in self.all()):
-                raise _exists(path)
+                raise exists(path)
             if await anyio.to_thread.run_sync(scanner.folder_inode, path) is None:
-                raise _not_a_folder(path)
+                raise not_a_folder(path)
             await self._store.insert(preset)
             self._begin(preset)
         log.info("watch %s is added", preset.id)
@@ -152,7 +153,7 @@ class WatchManager:
             watched = self._find(name)
             before = watched.folder.preset
             if version is not None and version != before.version:
-                raise _stale(before, version)
+                raise stale(before, version)
             return await self._save(watched, self._changed(before, changes))
 
     async def set_paused(self, name: str, *, paused: bool) -> WatchPreset:
@@ -191,7 +192,7 @@ class WatchManager:
                 for path in paths
             ]
             if missing := next((path for path, row in found if row is None), None):
-                raise _unknown_file(missing)
+                raise unknown_file(missing)
             rows = [row for _, row in found if row is not None]
         rows = [row for row in rows if row.status not in ("working", "written")]
         for row in rows:
@@ -428,39 +429,3 @@ def _quiet_s(preset: WatchPreset) -> float:
         return 0.0
     now = datetime.datetime.now().astimezone()
     return quiet_for_s(parse_quiet_hours(preset.quiet_hours), now.hour * 3600 + now.minute * 60 + now.second)
-
-
-def _exists(path: str) -> WhisperdError:
-    return WhisperdError(
-        "watch.exists",
-        f"{path} is watched already.",
-        f"Change that watch with `whisperctl watch edit {path}`.",
-        {"path": path},
-    )
-
-
-def _not_a_folder(path: str) -> WhisperdError:
-    return WhisperdError(
-        "watch.not_a_folder",
-        f"{path} is no folder that can be read.",
-        "Make the folder first, and check its permissions.",
-        {"path": path},
-    )
-
-
-def _stale(preset: WatchPreset, version: int) -> WhisperdError:
-    return WhisperdError(
-        "watch.stale",
-        f"The watch {preset.id} was changed by somebody else meanwhile.",
-        f"Look at it with `whisperctl watch show {preset.id}`, then change it again.",
-        {"id": preset.id, "version": preset.version, "expected": version},
-    )
-
-
-def _unknown_file(path: str) -> WhisperdError:
-    return WhisperdError(
-        "watch.unknown_file",
-        f"{path} is no file of this watch that was ever taken.",
-        "`whisperctl watch log` shows those that were.",
-        {"path": path},
-    )

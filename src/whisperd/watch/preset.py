@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -124,15 +123,3 @@ def _check_options(preset: WatchPreset) -> None:
 def invalid(field: str, message: str, fix: str) -> WhisperdError:
     """`watch.invalid`: something cannot be so."""
     return WhisperdError("watch.invalid", message, fix, {"field": field})
-
-
-def unknown_watch(name: str, paths: Sequence[str]) -> WhisperdError:
-    """`watch.unknown`, with the folders that are watched."""
-    return WhisperdError(
-        "watch.unknown",
-        f"There is no watch {name!r}.",
-        "`whisperctl watch list` shows those that there are."
-        if paths
-        else "Add one with `whisperctl watch add FOLDER`.",
-        {"name": name, "paths": list(paths)},
-    )

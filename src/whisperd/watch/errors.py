@@ -1,0 +1,62 @@
+"""What can go wrong with a watch, in words that a person can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from whisperd.rpc.errors import WhisperdError
+from whisperd.watch.preset import WatchPreset
+
+__all__ = ["exists", "not_a_folder", "stale", "unknown_file", "unknown_watch"]
+
+
+def exists(path: str) -> WhisperdError:
+    """`watch.exists`: a folder has one watch."""
+    return WhisperdError(
+        "watch.exists",
+        f"{path} is watched already.",
+        f"Change that watch with `whisperctl watch edit {path}`.",
+        {"path": path},
+    )
+
+
+def not_a_folder(path: str) -> WhisperdError:
+    """`watch.not_a_folder`: only a folder that is there can be watched."""
+    return WhisperdError(
+        "watch.not_a_folder",
+        f"{path} is no folder that can be read.",
+        "Make the folder first, and check its permissions.",
+        {"path": path},
+    )
+
+
+def stale(preset: WatchPreset, version: int) -> WhisperdError:
+    """`watch.stale`: it was changed since it was read."""
+    return WhisperdError(
+        "watch.stale",
+        f"The watch {preset.id} was changed by somebody else meanwhile.",
+        f"Look at it with `whisperctl watch show {preset.id}`, then change it again.",
+        {"id": preset.id, "version": preset.version, "expected": version},
+    )
+
+
+def unknown_file(path: str) -> WhisperdError:
+    """`watch.unknown_file`: the ledger has no such file."""
+    return WhisperdError(
+        "watch.unknown_file",
+        f"{path} is no file of this watch that was ever taken.",
+        "`whisperctl watch log` shows those that were.",
+        {"path": path},
+    )
+
+
+def unknown_watch(name: str, paths: Sequence[str]) -> WhisperdError:
+    """`watch.unknown`, with the folders that are watched."""
+    return WhisperdError(
+        "watch.unknown",
+        f"There is no watch {name!r}.",
+        "`whisperctl watch list` shows those that there are."
+        if paths
+        else "Add one with `whisperctl watch add FOLDER`.",
+        {"name": name, "paths": list(paths)},
+    )
