@@ -181,6 +181,9 @@ def test_a_manager_that_fails_is_no_reason_to_have_no_daemon(user: User) -> None
     assert user.ctl("models", "available").status == 0  # it was started as without a service
     done = user.ctl("daemon", "start", "--json")
     assert (done.status, done.json["error"]["code"]) == (1, "service.failed")
+    assert user.ctl("daemon", "status", "--json", "--no-start").json["service"] is None
+    assert user.ctl("daemon", "stop").out == "whisperd has ended\n"
+    assert not user.socket.exists()
 
 
 def test_places_are_kept(user: User) -> None:

@@ -184,11 +184,10 @@ def config(options: argparse.Namespace) -> None:
 def _stop(options: argparse.Namespace, *, by_force: bool = False) -> dict[str, Any]:
     """End the daemon and wait for that; one that does not run has no process."""
     answer: dict[str, Any] = {"pid": None, "grace_period": None, "active_jobs": 0}
+    if service.is_stopped(options):
+        service.ask(options, "stop")  # its socket first: who connects to it would start the daemon
     try:
-        if by_force:
-            answer = _kill(options)
-        elif not service.is_stopped(options):
-            answer = _ask_to_end(options)
+        answer = _kill(options) if by_force else _ask_to_end(options)
     except WhisperdError as error:
         if error.code != "daemon.unreachable":
             raise
