@@ -159,7 +159,7 @@ def test_clearing_forgets_jobs_and_purging_erases_texts(
         assert client.jobs.clear([job], purge=True) == {"cleared": 1, "purged": 1}
         assert [one["path"] for one in client.transcripts.search("xylophone")] == [str(second)]
     purged = daemon.ctl("jobs", "clear", "--purge")
-    assert purged.status == 0 and "1 texts are erased" in purged.out
+    assert purged.status == 0 and "1 text is erased" in purged.out
     assert not files_hold(daemon, "xylophone")
     with daemon.connect() as client:
         assert client.transcripts.search("xylophone") == []

@@ -130,10 +130,14 @@ def retry(options: argparse.Namespace) -> int:
 def clear(options: argparse.Namespace) -> None:
     with connect_as(options) as client:
         answer = client.jobs.clear(options.ids or None, older_than=options.older_than, purge=options.purge)
-    done = f"{answer['cleared']} jobs are forgotten"
+    done = f"{_count(answer['cleared'], 'job')} forgotten"
     if options.purge:
-        done += f", {answer['purged']} texts are erased"
+        done += f", {_count(answer['purged'], 'text')} erased"
     confirm(options, answer, done)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun} is" if number == 1 else f"{number} {noun}s are"
 
 
 def _shown(value: Any) -> str:
