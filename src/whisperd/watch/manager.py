@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 FILES_AT_ONCE: Final = 12
 """Files that are worked on at the same time: enough for a job to be ready whenever one ends, and few enough
 that ten thousand files are a list of names and not ten thousand jobs."""
-ROOT_INTERVAL_S: Final = 15.0
+ROOT_INTERVAL_S: Final = 30.0
 """How often we look whether the folders are still the same ones."""
 NOTIFY_INTERVAL_S: Final = 10.0
 RETIRE_INTERVAL_S: Final = 6 * 3600.0

@@ -26,7 +26,7 @@ __all__ = ["Notifier"]
 log = logging.getLogger(__name__)
 _ADDED: Final = 1
 """`watchfiles.Change.added`."""
-STEP_MS: Final = 400
+STEP_MS: Final = 500
 """How often it is asked whether something has changed, and for how long nothing has to before we are told."""
 GATHER_MS: Final = 1600
 NO_POLLING_MS: Final = 300
