@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+
 import jiwer
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisperd.speech import samples, word_errors, words
+from whisperd.speech import read_au, samples, word_errors, words
 
 
 def test_there_is_half_a_minute_of_speech_that_stays_small() -> None:
@@ -22,6 +24,21 @@ def test_every_recording_is_loud_enough_and_has_its_text() -> None:
         assert loudest > 5000, sample.name
         assert sample.language == "en"
         assert 1.5 < len(words(sample.text)) / sample.duration_s < 4, sample.name
+
+
+def au(samples: bytes, *, encoding: int = 1, rate: int = 16_000) -> bytes:
+    return struct.pack(">4s5I", b".snd", 24, len(samples), encoding, rate, 1) + samples
+
+
+def test_mu_law_is_heard_as_the_recommendation_says() -> None:
+    levels = struct.unpack("<8h", read_au(au(bytes([0x00, 0x80, 0x0F, 0x8F, 0x7F, 0xFF, 0x70, 0xF0]))))
+    assert levels == (-32124, 32124, -16764, 16764, 0, 0, -120, 120)
+
+
+@pytest.mark.parametrize("data", [au(b"", encoding=3), au(b"", rate=8000), b"RIFF" + bytes(40)])
+def test_another_sound_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match="16 kHz mono"):
+        read_au(data)
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import functools
 import re
-import wave
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 
 import msgspec
 
-__all__ = ["Sample", "samples", "word_errors", "words"]
+from whisperd.speech.sound import SAMPLE_RATE, read_au
 
-_SAMPLE_RATE = 16_000
+__all__ = ["Sample", "read_au", "samples", "word_errors", "words"]
+
 _SAMPLE_BYTES = 2
 
 
@@ -36,7 +36,7 @@ class Sample:
     @property
     def duration_s(self) -> float:
         """Length in seconds."""
-        return len(self.pcm) / _SAMPLE_BYTES / _SAMPLE_RATE
+        return len(self.pcm) / _SAMPLE_BYTES / SAMPLE_RATE
 
 
 class _Entry(msgspec.Struct, frozen=True):
@@ -52,9 +52,8 @@ def samples() -> tuple[Sample, ...]:
     entries = msgspec.json.decode(folder.joinpath("manifest.json").read_bytes(), type=list[_Entry])
     made = []
     for entry in entries:
-        with folder.joinpath(entry.file).open("rb") as file, wave.open(file) as recording:
-            pcm = recording.readframes(recording.getnframes())
-        made.append(Sample(entry.file.removesuffix(".wav"), pcm, entry.text, entry.language))
+        pcm = read_au(folder.joinpath(entry.file).read_bytes())
+        made.append(Sample(entry.file.removesuffix(".au"), pcm, entry.text, entry.language))
     return tuple(sorted(made, key=lambda sample: sample.duration_s))
 
 
