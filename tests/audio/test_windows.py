@@ -98,10 +98,7 @@ def test_every_sample_of_speech_is_in_exactly_one_window(
 ) -> None:
     whole = plan(spans, options, tail)
     assert all(0 < window.end - window.start <= options.max_window_s * SAMPLE_RATE for window in whole)
-    windows = [  # without what they share, of which each has a half
-        Window(window.start + (before.shared + 1) // 2, window.end - window.shared // 2)
-        for before, window in itertools.pairwise([Window(0, 0), *whole])
-    ]
+    windows = [Window(window.start, window.end - window.shared) for window in whole]
     total = (spans[-1].end if spans else 0) + tail
     edges = [0, *itertools.chain.from_iterable((window.start, window.end) for window in windows), total]
     assert edges == sorted(edges)
@@ -126,17 +123,20 @@ def continuous(lengths: list[tuple[bool, float]]) -> list[Span]:
     st.lists(st.tuples(st.booleans(), st.floats(0.05, 3.4)), max_size=40).map(continuous),
     st.floats(5, 30).map(lambda limit: PlanOptions(max_window_s=limit)),
 )
-def test_a_cut_through_speech_is_heard_on_both_sides(spans: list[Span], options: PlanOptions) -> None:
+def test_the_window_before_a_cut_through_speech_hears_on(spans: list[Span], options: PlanOptions) -> None:
     windows = plan(spans, options)
     assert all(0 < window.end - window.start <= options.max_window_s * SAMPLE_RATE for window in windows)
-    cuts = {span.end for span in spans if span.goes_on}
+    lengths = {span.start: span.end - span.start for span in spans}
+    cuts = {span.end: lengths[span.end] for span in spans if span.goes_on}
+    reach = int(min(options.reach_s, options.max_window_s / 8) * SAMPLE_RATE)
     for first, second in itertools.pairwise(windows):
         assert first.end - second.start == first.shared if first.shared else first.end <= second.start
         assert first.start < second.start
-        assert first.end < second.end
-        if first.shared:
-            assert first.end - first.shared // 2 in cuts
-            assert first.shared >= min(2.0, options.max_window_s / 4) * SAMPLE_RATE - 2
+        assert first.end <= second.end
+        if second.start in cuts:
+            assert first.shared == min(reach, cuts[second.start])
+        else:
+            assert first.shared == 0
     for span in spans:
         heard = itertools.chain.from_iterable(range(one.start, one.end, 800) for one in windows)
         assert {at for at in heard if span.start <= at < span.end} or span.end - span.start < 1600
@@ -145,7 +145,7 @@ def test_a_cut_through_speech_is_heard_on_both_sides(spans: list[Span], options:
 
 def test_speech_that_never_pauses_is_shared_by_its_windows() -> None:
     windows = seconds(plan(continuous([(True, 5.0)] * 11 + [(False, 5.0)]), PlanOptions(max_window_s=26)))
-    assert windows == [(0.0, 21.0), (19.0, 41.0), (39.0, 60.0)]
+    assert windows == [(0.0, 22.0), (20.0, 42.0), (40.0, 60.0)]
 
 
 @given(stretches, limits, st.lists(st.floats(0, 1), max_size=40))

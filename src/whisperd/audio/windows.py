@@ -3,9 +3,10 @@
 A window is what the model hears at once, so a cut in mid-sentence costs words at both sides. The
 plan looks at a whole stretch of speech: of all the ways to cut it into windows that are short
 enough, dynamic programming finds the cheapest, where a cut costs the more the shorter its pause,
-and a window costs a little, a very short one more. Where somebody speaks on through a cut, both windows
-hear the second around it, and what they heard is reconciled later. What later speech cannot change
-is handed out at once. All positions are samples at 16 kHz.
+and a window costs a little, a very short one more. Where somebody speaks on through a cut, a window hears
+what follows the cut as well, and what both windows heard is reconciled later. The later window begins at the
+cut, its quietest place: a model that first hears the end of a sentence passes over it, and often over the
+next one too. What later speech cannot change is handed out at once. All positions are samples at 16 kHz.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class PlanOptions:
     max_window_s: float = 26.0
     pad_s: float = 0.2
     """Audio kept around the speech of a window, as far as it is not a neighbour's."""
-    reach_s: float = 1.0
-    """How far a window reaches beyond a cut through speech; as far as the next one begins before it."""
+    reach_s: float = 2.0
+    """How far a window reaches beyond a cut through speech, where the next one begins."""
     short_window_s: float = 6.0
     """A shorter window tells the model too little."""
     short_window_cost: float = 2.0
@@ -73,20 +74,19 @@ class WindowPlanner:
         self._lookahead = int(options.lookahead_s * SAMPLE_RATE)
         self._floor = 0  # no window may begin before: the middle of the pause of the last cut
         self._settled = 0
-        self._is_joined = False  # whether the stretch goes on with what was spoken before
         self._start_stretch()
 
     @property
     def keep_from(self) -> int:
         """No window that is still to come begins before this sample."""
         start = self._spans[0].start if self._spans else self._settled
-        return max(start - self._reach_before(0), self._floor)
+        return max(start - self._pad, self._floor)
 
     def add(self, span: Span) -> Iterator[Window]:
         """Take the next span of speech."""
         if self._spans and span.pause >= self._stretch_pause:
             yield from self._hand_out(len(self._spans), _middle(self._spans[-1].end, span.start))
-        for piece in _pieces(span, self._limit - 2 * max(self._pad, self._reach)):
+        for piece in _pieces(span, self._limit - self._pad - max(self._pad, self._reach)):
             self._extend(piece)
             yield from self._decided()
 
@@ -128,13 +128,8 @@ class WindowPlanner:
             start = self._spans[boundary].start
             if end - start > self._limit:
                 return
-            if end - start + self._reach_before(boundary) <= self._limit:
+            if end - start + self._pad <= self._limit:
                 yield boundary
-
-    def _reach_before(self, boundary: int) -> int:
-        """How much is heard before the span behind a boundary."""
-        is_joined = self._spans[boundary - 1].goes_on if boundary else self._is_joined
-        return self._reach if is_joined else self._pad
 
     def _reach_behind(self, span: Span) -> int:
         """How much is heard behind a span."""
@@ -178,19 +173,18 @@ class WindowPlanner:
         """
         begin = 0
         for end in self._path(boundary):
-            following = self._spans[end].start if end < len(self._spans) else None
+            following = self._spans[end] if end < len(self._spans) else None
             speech_end = self._spans[end - 1].end
-            last = until if following is None else _middle(speech_end, following)
+            last = until if following is None else _middle(speech_end, following.start)
             assert last is not None
-            start = max(self._spans[begin].start - self._reach_before(begin), self._floor)
+            start = max(self._spans[begin].start - self._pad, self._floor)
             if following is not None and self._spans[end - 1].goes_on:
-                yield Window(start, last + self._reach, 2 * self._reach)
-                self._floor = last - self._reach
+                shared = min(self._reach, following.end - last)
+                yield Window(start, last + shared, shared)
             else:
                 yield Window(start, min(speech_end + self._pad, last))
-                self._floor = last
+            self._floor = last
             begin = end
-        self._is_joined = self._spans[boundary - 1].goes_on
         rest = self._spans[boundary:]
         self._start_stretch()
         for span in rest:
