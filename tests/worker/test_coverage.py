@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import msgspec
@@ -9,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisperd.worker.coverage import best_cut, merge, missing_s, spoken_letters, transcribe_whole
+from whisperd.worker.coverage import (
+    Missing,
+    best_cut,
+    find_missing,
+    merge,
+    overlap_s,
+    spoken_letters,
+    transcribe_whole,
+)
 from whisperd.worker.protocol import (
     SAMPLE_RATE,
     DecodeOptions,
@@ -135,7 +144,7 @@ def test_a_circle_is_broken_in_parts() -> None:
     ],
 )
 def test_what_is_missing(segments: list[EngineSegment], spoken: list[SpokenTime], *, missing: bool) -> None:
-    assert (missing_s(segments, spoken) > 3.0) is missing
+    assert (find_missing(segments, spoken).length_s > 3.0) is missing
 
 
 def test_words_tell_where_something_is_missing() -> None:
@@ -149,9 +158,47 @@ def test_words_tell_where_something_is_missing() -> None:
 
     even = [(0.9 * at, 0.9 * (at + 1)) for at in range(10)]
     late = [(4.5 + 0.45 * at, 4.5 + 0.45 * (at + 1)) for at in range(10)]
-    assert missing_s(of(*even), [(0, 9)]) < 1
-    assert missing_s(of(*late), [(0, 9)]) == pytest.approx(4.5)
-    assert missing_s(of((0, 5), *late[1:]), [(0, 9)]) > 4
+    assert find_missing(of(*even), [(0, 9)]).length_s < 1
+    assert find_missing(of(*late), [(0, 9)]).length_s == pytest.approx(4.5)
+    assert find_missing(of((0, 5), *late[1:]), [(0, 9)]).length_s > 4
+    # The time of what was skipped is often that of two or three words, and of none of them alone too long.
+    spread = find_missing(of((0, 2.2), (2.2, 4.3), (4.3, 5.2), *late[3:]), [(0, 9)])
+    assert spread.length_s > 3
+    assert spread.start_s == 0
+    assert 4 < spread.end_s < 6
+
+
+texts = st.lists(
+    st.tuples(st.floats(0, 4), st.floats(0.05, 4), st.sampled_from(["", "a", " so", " whoever", SENTENCE])),
+    max_size=12,
+)
+
+
+@given(texts, st.lists(st.tuples(st.floats(0, 4), st.floats(0.05, 8)), max_size=8))
+def test_no_more_is_missing_than_was_spoken(
+    said: list[tuple[float, float, str]], heard: list[tuple[float, float]]
+) -> None:
+    segments, reached_s = [], 0.0
+    for pause_s, length_s, text in said:
+        segments.append(segment(reached_s + pause_s, reached_s + pause_s + length_s, text))
+        reached_s = segments[-1].end
+    spoken, spoken_until_s = [], 0.0
+    for pause_s, length_s in heard:
+        spoken.append((spoken_until_s + pause_s, spoken_until_s + pause_s + length_s))
+        spoken_until_s = spoken[-1][1]
+    found = find_missing(segments, spoken)
+    assert 0 <= found.length_s <= overlap_s(spoken, found.start_s, found.end_s) + 1e-6
+    edges = [0.0, *(edge for one in segments for edge in (one.start, one.end)), math.inf]
+    gaps = [overlap_s(spoken, *gap) for gap in zip(edges[::2], edges[1::2], strict=True)]
+    assert found.length_s >= max(gaps)
+
+
+def test_where_nobody_pauses_the_cut_is_where_what_is_missing_ends() -> None:
+    split = ((0.0, 4.7), (4.7, 9.4), (9.4, 13.9), (13.9, 20.7))
+    assert best_cut(split, 20.7, Missing(4.3, 0.0, 4.6)) == 4.7
+    assert best_cut(split, 20.7, Missing(4.3, 9.3, math.inf)) == 9.4
+    assert best_cut(split, 20.7, Missing(4.3, 9.3, 16.5)) == 16.5  # no quiet place is near
+    assert best_cut([(0.0, 4.7), (4.7, 9.4), (9.9, 20.7)], 20.7, Missing(4.3, 0.0, 4.6)) == 9.65
 
 
 def test_what_is_said_counts_and_not_what_is_written() -> None:

@@ -3,8 +3,9 @@
 A Whisper model may end its text where a sentence ends, though somebody else goes on speaking, or begin it
 only where the last speaker does: the text is sure of itself, and half of it is missing. No score of the
 decoder shows that; the time in which somebody speaks does, held against the text. Such a window is computed
-again in two parts, cut in its longest pause, and the longer text is kept. Times are seconds from the
-beginning of the window. Nothing here knows an engine: what is asked of it is what its protocol says.
+again in two parts, and the longer text is kept. It is cut in its longest pause; where there is none, where
+what is missing ends, since what comes behind it is what the model had passed on to. Times are seconds from
+the beginning of the window. Nothing here knows an engine: what is asked of it is what its protocol says.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from statistics import median
+from typing import NamedTuple
 
 import msgspec
 
@@ -28,7 +30,15 @@ from whisperd.worker.protocol import (
 )
 from whisperd.worker.rules import has_loop, is_poor, is_repetitive
 
-__all__ = ["best_cut", "merge", "missing_s", "overlap_s", "spoken_letters", "transcribe_whole"]
+__all__ = [
+    "Missing",
+    "best_cut",
+    "find_missing",
+    "merge",
+    "overlap_s",
+    "spoken_letters",
+    "transcribe_whole",
+]
 
 Transcribe = Callable[[Sequence[EngineWindow], DecodeOptions], list[WindowResult]]
 """As `Engine.transcribe`."""
@@ -39,8 +49,12 @@ SLOWEST_LETTERS_PER_S = 8.0
 """Who speaks slowly says about ten letters a second while he speaks; pauses are not counted."""
 SLOWER_THAN_OTHERS = 0.5
 """How much slower a sentence may be than the others of its window."""
+DRAWL_S = 0.5
+"""A word may last so much longer: speakers linger. What was skipped is spread over the words beside it."""
 MIN_PART_S = 2.0
 """No part of a window is shorter."""
+NEAR_S = 2.0
+"""How far the quiet place of a cut may be from where something is missing."""
 MAX_DEPTH = 2
 """How often a window is halved."""
 MIN_GAIN_LETTERS = 12
@@ -64,21 +78,47 @@ def transcribe_whole(
     ]
 
 
-def missing_s(segments: Sequence[EngineSegment], spoken: Sequence[SpokenTime]) -> float:
-    """The longest time in which somebody speaks that no text accounts for."""
-    spoken_in = [overlap_s(spoken, one.start, one.end) for one in segments]
+class Missing(NamedTuple):
+    """A time in which somebody speaks that no text accounts for."""
+
+    length_s: float
+    """Of the speech in it; what the words in it would take is not counted."""
+    start_s: float
+    end_s: float
+    """Infinity where no text comes behind it."""
+
+
+def find_missing(segments: Sequence[EngineSegment], spoken: Sequence[SpokenTime]) -> Missing:
+    """The longest time in which somebody speaks that no text accounts for.
+
+    It is the run of texts and of gaps between them that has the largest sum of time to spare (Kadane).
+    """
     rates = [
         spoken_letters(one.text) / spoken_s
-        for one, spoken_s in zip(segments, spoken_in, strict=True)
-        if spoken_s > 0
+        for one in segments
+        if (spoken_s := overlap_s(spoken, one.start, one.end)) > 0
     ]
     rate = max(SLOWEST_LETTERS_PER_S, SLOWER_THAN_OTHERS * median(rates)) if rates else SLOWEST_LETTERS_PER_S
-    # Words tell more exactly where nothing was heard: one of them then lasts for seconds.
-    texts = [text for one in segments for text in (one.words or (one,))]
-    within = [overlap_s(spoken, one.start, one.end) - spoken_letters(one.text) / rate for one in texts]
-    edges = [0.0, *(edge for one in texts for edge in (one.start, one.end)), math.inf]
-    between = [overlap_s(spoken, *gap) for gap in zip(edges[::2], edges[1::2], strict=True)]
-    return max(0.0, *within, *between)
+    longest = run = Missing(0.0, 0.0, 0.0)
+    reached_s = 0.0
+    # Words tell more exactly where nothing was heard: one or a few of them then last for seconds.
+    for one in (text for segment in segments for text in (segment.words or (segment,))):
+        before_s = overlap_s(spoken, reached_s, one.start)
+        run = _extended(run, before_s, reached_s, one.start)
+        spare_s = overlap_s(spoken, one.start, one.end) - spoken_letters(one.text) / rate
+        longest = max(longest, run)
+        run = _extended(run, spare_s - (DRAWL_S if run.length_s > 0 else 0.0), one.start, one.end)
+        run = max(run, Missing(spare_s, one.start, one.end))
+        longest = max(longest, run)
+        reached_s = one.end
+    return max(longest, _extended(run, overlap_s(spoken, reached_s, math.inf), reached_s, math.inf))
+
+
+def _extended(run: Missing, length_s: float, start_s: float, end_s: float) -> Missing:
+    """A run with what follows it; or only that, where the run has nothing to spare."""
+    if run.length_s > 0:
+        return Missing(run.length_s + length_s, run.start_s, end_s)
+    return Missing(length_s, start_s, end_s)
 
 
 def spoken_letters(text: str) -> float:
@@ -86,8 +126,12 @@ def spoken_letters(text: str) -> float:
     return sum(map(_letters, text))
 
 
-def best_cut(spoken: Sequence[SpokenTime], duration_s: float) -> float | None:
-    """Where to halve a window: in its longest pause, of those in its middle; None if it is too short."""
+def best_cut(spoken: Sequence[SpokenTime], duration_s: float, missing: Missing | None = None) -> float | None:
+    """Where to halve a window: in its longest pause, of those in its middle; None if it is too short.
+
+    Where nobody pauses there, it is at the quiet place (where speech was split) that is nearest to the end of
+    what is missing, or to its beginning if nothing comes behind it.
+    """
     edge_s = max(MIN_PART_S, duration_s / 5)
     if duration_s < 2 * edge_s:
         return None
@@ -97,7 +141,14 @@ def best_cut(spoken: Sequence[SpokenTime], duration_s: float) -> float | None:
         for start_s, end_s in pauses
         if edge_s <= (start_s + end_s) / 2 <= duration_s - edge_s
     ]
-    return max(in_the_middle, default=(0.0, duration_s / 2))[1]
+    length_s, longest_s = max(in_the_middle, default=(0.0, duration_s / 2))
+    if length_s > 0 or missing is None:
+        return longest_s
+    wanted_s = missing.end_s if missing.end_s < duration_s - MIN_PART_S else missing.start_s
+    wanted_s = min(max(MIN_PART_S, wanted_s), duration_s - MIN_PART_S)
+    quiet = [end_s for end_s, _ in pauses if MIN_PART_S <= end_s <= duration_s - MIN_PART_S]
+    nearest_s = min(quiet, key=lambda at: abs(at - wanted_s), default=wanted_s)
+    return nearest_s if abs(nearest_s - wanted_s) <= NEAR_S else wanted_s
 
 
 def merge(first: WindowResult, second: WindowResult, cut_s: float) -> WindowResult:
@@ -122,9 +173,14 @@ def _completed(
     options: DecodeOptions,
     depth: int,
 ) -> WindowResult:
-    if window.spoken is None or depth == 0 or not _is_doubtful(result, window.spoken):
+    if window.spoken is None or depth == 0:
         return result
-    if (cut_s := best_cut(window.spoken, window.duration_s)) is None:
+    missing = find_missing(result.segments, window.spoken)
+    is_missing = missing.length_s > MISSING_S
+    if not is_missing and not _goes_in_circles(result):
+        return result
+    cut_s = best_cut(window.spoken, window.duration_s, missing if is_missing else None)
+    if cut_s is None:
         return result
     options = msgspec.structs.replace(options, language=result.language)
     parts = _halves(window, cut_s)
@@ -135,10 +191,6 @@ def _completed(
     again = merge(first, second, cut_s)
     again = msgspec.structs.replace(again, language_probability=result.language_probability)
     return again if _is_better(again, result) else result
-
-
-def _is_doubtful(result: WindowResult, spoken: Sequence[SpokenTime]) -> bool:
-    return _goes_in_circles(result) or missing_s(result.segments, spoken) > MISSING_S
 
 
 def _goes_in_circles(result: WindowResult) -> bool:
