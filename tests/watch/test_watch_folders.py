@@ -69,6 +69,10 @@ def is_idle(daemon: RunningDaemon, folder: Path, done: int) -> bool:
     return watch["done"] == done and watch["pending"] == 0 and watch["status"] == "watching"
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def has_text(path: Path, seconds: float) -> bool:
     return path.exists() and path.read_text() == f"transcribe {seconds:.2f} s\n"
 
@@ -203,6 +207,74 @@ def test_two_recordings_with_one_stem_have_texts_of_their_own(watching: RunningD
     until(lambda: is_idle(watching, inbox, 2))
     texts = {path.read_text() for path in inbox.glob("*.txt")}
     assert texts == {"transcribe 1.00 s\n", "transcribe 2.00 s\n"}
+
+
+def test_a_renamed_recording_takes_no_text_that_is_the_same(watching: RunningDaemon, inbox: Path) -> None:
+    write_tone(inbox / "a.wav", 1.0)
+    write_tone(inbox / "x.wav", 1.0, hz=220.0)
+    add(watching, inbox)
+    until(lambda: is_idle(watching, inbox, 2))
+    (inbox / "x.wav").rename(inbox / "a.flac")
+    until(lambda: has_text(inbox / "a.flac.en.txt", 1.0), "the text to follow")
+    write_tone(inbox / "a.wav", 2.0)
+    until(lambda: has_text(inbox / "a.en.txt", 2.0))
+    assert names(inbox) == ["a.en.txt", "a.flac", "a.flac.en.txt", "a.wav"]
+
+
+def test_a_recording_that_comes_back_without_its_text_gets_one(
+    watching: RunningDaemon, inbox: Path, tmp_path: Path, model: str
+) -> None:
+    for name in ("copied.wav", "moved.wav"):
+        write_tone(inbox / name, 1.0 if name == "moved.wav" else 2.0)
+    add(watching, inbox)
+    until(lambda: is_idle(watching, inbox, 2))
+    shutil.copy(inbox / "copied.wav", tmp_path)
+    (inbox / "copied.wav").unlink()
+    (inbox / "moved.wav").rename(tmp_path / "moved.wav")
+    for text in inbox.glob("*.txt"):
+        text.unlink()
+    with watching.connect() as client:
+        client.watch.scan(str(inbox))
+    for name in ("copied.wav", "moved.wav"):
+        (tmp_path / name).rename(inbox / name)
+    until(lambda: has_text(inbox / "copied.en.txt", 2.0) and has_text(inbox / "moved.en.txt", 1.0))
+    assert computed(model) == [1.0, 2.0]
+
+
+def test_texts_are_no_recordings_whatever_the_patterns_say(watching: RunningDaemon, inbox: Path) -> None:
+    write_tone(inbox / "a.wav", 1.0)
+    (inbox / "b.dat").write_text("no sound")
+    (inbox / "c.srt").write_text("somebody's")
+    add(watching, inbox, include=["*"], name="{stem}.{lang}")
+
+    def is_done() -> bool:
+        watch = show(watching, inbox)
+        return (watch["done"], watch["failed"], watch["pending"]) == (1, 1, 0)
+
+    until(is_done)
+    for path in inbox.iterdir():
+        os.utime(path, (1, 1))  # so that whatever is taken for a recording has settled
+    with watching.connect() as client:
+        client.watch.scan(str(inbox))
+    until(is_done)
+    assert names(inbox) == ["a.en", "a.wav", "b.dat", "b.dat.error.txt", "c.srt"]
+    assert set(events(watching, inbox, "failed")) == {"b.dat"}
+
+
+def test_a_folder_in_a_watched_folder_may_be_watched_as_well(
+    watching: RunningDaemon, inbox: Path, tmp_path: Path
+) -> None:
+    (inbox / "inner").mkdir()
+    write_tone(inbox / "inner" / "a.wav", 1.0)
+    add(watching, inbox)
+    until(lambda: is_idle(watching, inbox, 1))
+    add(watching, inbox / "inner")
+    until(lambda: is_idle(watching, inbox / "inner", 1))
+    assert names(inbox / "inner") == ["a.en.txt", "a.wav"]
+    (tmp_path / "link").symlink_to(inbox)
+    with pytest.raises(WhisperdError) as refused:
+        add(watching, tmp_path / "link")
+    assert refused.value.code == "watch.exists"
 
 
 def test_one_bad_file_holds_up_nobody(watching: RunningDaemon, inbox: Path) -> None:

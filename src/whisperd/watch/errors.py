@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from whisperd.rpc.errors import WhisperdError
@@ -15,7 +16,7 @@ def exists(path: str) -> WhisperdError:
     return WhisperdError(
         "watch.exists",
         f"{path} is watched already.",
-        f"Change that watch with `whisperctl watch edit {path}`.",
+        f"Change that watch with `whisperctl watch edit {shlex.quote(path)}`.",
         {"path": path},
     )
 

@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Final, TypeVar
 
 import anyio
+import msgspec
 
 from whisperd.clock import now_rfc3339
 from whisperd.rpc.errors import WhisperdError
@@ -147,6 +148,11 @@ class WatchFolder:
         if path in self._again:
             self._again.discard(path)
             self.hint({self.full(path): False})
+
+    async def has_texts(self, row: FileRow) -> bool:
+        """Whether there is something in all the places where texts of a file were written."""
+        paths = [output.path for output in await self._store.outputs(row.id)]
+        return await self._in_thread(lambda: all(os.path.lexists(path) for path in paths))
 
     async def run(self) -> None:
         """Look at the folder whenever that is due, until cancelled."""
@@ -316,6 +322,8 @@ class WatchFolder:
 
     async def _sift(self, found: Sequence[Seen], new: Iterable[str] = ()) -> None:
         """Tell what is known from what is to be done; `new` are those that may have been renamed in."""
+        if self.preset.include:  # else only what is audio or video by its name is wanted, and no text is
+            found = await self._store.without_outputs(self.preset.path, found)
         looked_up = await self._store.look_up(self.preset.id, found)
         others = [other for _, known, others in looked_up if known is None for other in others]
         there: dict[int, bool] = {}
@@ -342,7 +350,10 @@ class WatchFolder:
     async def _same(self, row: FileRow, seen: Seen, now: str) -> None:
         self._settling.forget(seen.path)
         if row.gone is not None:
-            await self._store.update_file(row.id, gone=None)
+            # It has come back. Somebody who has deleted its texts as well begins anew.
+            if row.status == "done" and not await self.has_texts(row):
+                row = msgspec.structs.replace(row, status="lost")
+            await self._store.update_file(row.id, gone=None, status=row.status)
         if wants_work(row, now):
             self._enqueue(seen)
         elif row.status == "retrying" and row.retry_at is not None and seen.path not in self._retries:
@@ -402,6 +413,8 @@ def _sorted_out(
             if selection.enters(within):
                 folders.append(within)
         elif selection.wants(within):
+            if scanner.leads_to_another(root, selection, within):
+                continue
             if (seen := scanner.look_at(root, within)) is not None:
                 files.append((seen, is_new))
         elif is_partial(os.path.basename(within)) and (part := scanner.look_at(root, within)) is not None:

@@ -140,8 +140,12 @@ class WatchManager:
             )
             if any(one.path == path for one in self.all()):
                 raise exists(path)
-            if await anyio.to_thread.run_sync(scanner.folder_inode, path) is None:
+            inode = await anyio.to_thread.run_sync(scanner.folder_inode, path)
+            if inode is None:
                 raise not_a_folder(path)
+            for one in self._watched.values():
+                if one.folder.root == inode:  # another name of the same folder
+                    raise exists(one.folder.preset.path)
             await self._store.insert(preset)
             self._begin(preset)
         log.info("watch %s is added", preset.id)
@@ -232,10 +236,17 @@ class WatchManager:
             self._check_profile(changes.profile)
         if isinstance(changes.options, dict):
             self._check_options(changes.options)
+        changes = msgspec.structs.replace(
+            changes,
+            **{
+                field: _normal(value)
+                for field in ("output_dir", "move_to")
+                if isinstance(value := getattr(changes, field), str)
+            },
+        )
         after = changed(preset, changes)
-        for field in ("output_dir", "move_to"):
-            if getattr(after, field) == after.path:
-                after = msgspec.structs.replace(after, output_dir=None) if field == "output_dir" else after
+        if after.output_dir == after.path:
+            after = msgspec.structs.replace(after, output_dir=None)
         if after.move_to == after.path:
             raise invalid("move_to", "Recordings cannot be moved to where they are.", "Name another folder.")
         return after

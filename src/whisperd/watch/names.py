@@ -123,6 +123,9 @@ _PARTIAL_EXTENSIONS: Final = frozenset(
     ]
 )
 
+_TEXT_EXTENSIONS: Final = frozenset(one.extension for one in FORMATS.values())
+"""What is written, by us or by others, and never a recording: also where a pattern fits."""
+
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is somebody's own affair: dot files, `~$lock`, `backup~`."""
@@ -153,7 +156,7 @@ class Selection(NamedTuple):
     def wants(self, path: str) -> bool:
         """Whether a file is to be transcribed, by its name."""
         name = os.path.basename(path)
-        if is_partial(name) or any(matches(path, glob) for glob in self.exclude):
+        if is_partial(name) or _is_text(name) or any(matches(path, glob) for glob in self.exclude):
             return False
         if self.include:
             return any(matches(path, glob) for glob in self.include)
@@ -255,6 +258,10 @@ def output_name(
 
 def _is_media(name: str) -> bool:
     return os.path.splitext(name)[1][1:].casefold() in MEDIA_EXTENSIONS
+
+
+def _is_text(name: str) -> bool:
+    return os.path.splitext(name)[1][1:].casefold() in _TEXT_EXTENSIONS
 
 
 def _filled(template: str, source: str, language: str, format_name: str) -> str:

@@ -99,7 +99,7 @@ def _check(preset: WatchPreset) -> None:
         raise invalid(
             "move_to",
             "A recording is moved if, and only if, it is said where to.",
-            "Give `after: move` and `move_to` together.",
+            "Give `after` (move) and `move_to` together: --after move --move-to FOLDER.",
         )
     if preset.quiet_hours is not None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import signal
 import stat
 import sys
 import threading
@@ -21,6 +22,7 @@ __all__ = [
     "hash_unchanged",
     "is_being_written",
     "leads_to",
+    "leads_to_another",
     "look_at",
     "resolved",
     "walk",
@@ -87,6 +89,8 @@ def walk(
                     if selection.enters(path):
                         (links if entry.is_symlink() else folders).append(path)
                 elif selection.wants(path):
+                    if entry.is_symlink() and leads_to_another(root, selection, path):
+                        continue
                     if (seen := _seen(path, os.stat(entry.path))) is not None:
                         yield seen
                 elif entry.name.startswith("."):
@@ -115,6 +119,16 @@ def leads_to(root: str, path: str, inode: str) -> bool:
         return _inode(os.stat(os.path.join(root, path))) == inode
     except (OSError, ValueError):
         return False
+
+
+def leads_to_another(root: str, selection: Selection, path: str) -> bool:
+    """Whether a file is a link to one of this folder, which is found under its own name."""
+    full = os.path.join(root, path)
+    if not os.path.islink(full):
+        return False
+    target = os.path.relpath(os.path.realpath(full), os.path.realpath(root))
+    is_within = target != os.pardir and not target.startswith(os.pardir + os.sep)
+    return is_within and selection.reaches(target) and selection.wants(target)
 
 
 def hash_unchanged(path: str, identity: Identity, given_up: threading.Event) -> Inspected:
@@ -146,6 +160,8 @@ def is_being_written(descriptor: int, path: str) -> bool:
     import fcntl
 
     try:
+        # We are told when somebody opens the file meanwhile: by SIGIO, which would end us, if not by this.
+        fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except BlockingIOError:
         return True

@@ -134,6 +134,14 @@ class WatchStore:
 
         return await self._database.run(work)
 
+    async def without_outputs(self, root: str, seen: Sequence[Seen]) -> list[Seen]:
+        """Of files that were seen in a folder, those that we have not written."""
+
+        def work(connection: sqlite3.Connection) -> list[Seen]:
+            return [one for one in seen if _output_at(connection, os.path.join(root, one.path)) is None]
+
+        return await self._database.run(work)
+
     async def file(self, number: int) -> FileRow | None:
         """A file of the ledger."""
         return await self._database.run(lambda connection: _one(connection, "id = ?", (number,)))
@@ -288,6 +296,12 @@ class WatchStore:
             return claimed, stale
 
         return await self._database.run(work)
+
+    async def free_place(self, number: int, paths: Iterable[str]) -> str:
+        """The first of these places where a file may have an output."""
+        return await self._database.run(
+            lambda connection: next(path for path in paths if _is_free(connection, path, number))
+        )
 
     async def set_outputs(self, number: int, outputs: Sequence[OutputRow]) -> None:
         """What was written for a file, in place of what was said before."""
@@ -460,12 +474,15 @@ def _output_at(connection: sqlite3.Connection, path: str) -> OutputRow | None:
 
 
 def _is_free(connection: sqlite3.Connection, path: str, number: int) -> bool:
-    """Whether a file may have an output there: nothing else has, or a recording with the same bytes had."""
+    """Whether a file may have an output there: nothing else has, or a recording with the same bytes had, or
+    the same recording has, in another watch."""
     owner = _output_at(connection, path)
     if owner is None or owner.file == number:
         return True
     theirs, ours = _one(connection, "id = ?", (owner.file,)), _one(connection, "id = ?", (number,))
     if theirs is None or ours is None:
+        return True
+    if theirs.watch != ours.watch and theirs.identity == ours.identity:
         return True
     return theirs.gone is not None and theirs.hash is not None and theirs.hash == ours.hash
 

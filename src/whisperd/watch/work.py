@@ -150,7 +150,8 @@ class FileWork:
         outputs = await self._store.outputs(row.id)
         moved, is_whole = [], True
         for output in outputs:
-            target = next(await self._places(folder.preset, path, output.language, output.format))
+            places = await self._places(folder.preset, path, output.language, output.format)
+            target = await self._store.free_place(row.id, places)
             is_there = target == output.path or await run_sync(
                 writing.rename_output, output.path, target, output.hashes
             )
@@ -174,7 +175,8 @@ class FileWork:
             if is_alias:
                 return None
         is_same = content_verdict(known, content_hash) == "touched"
-        if is_same and known is not None and known.status in ("done", "written"):
+        is_done = is_same and known is not None and known.status in ("done", "written")
+        if is_done and known is not None and (known.gone is None or await folder.has_texts(known)):
             await self._store.update_file(known.id, identity=seen.identity, gone=None)
             return None
         attempts = known.attempts if known is not None and is_same else 0
@@ -306,7 +308,7 @@ class FileWork:
             lines = await self._put_away(folder, row)
         elif preset.after != "stay":
             lines = [LogLine("stays", row.path, "The recording stays, for its command has failed.")]
-        if preset.after != "stay" and lines and lines[0].event in ("moved away", "deleted"):
+        if preset.after != "stay" and lines and lines[0].event in ("moved away", "deleted", "gone"):
             await self._store.put_away(row.id)
             await self._store.log(preset.id, *lines)
         else:
@@ -318,6 +320,8 @@ class FileWork:
 
         def work() -> list[LogLine]:
             seen = scanner.look_at(preset.path, row.path)
+            if not os.path.lexists(source):  # perhaps by us, before we were cut off
+                return [LogLine("gone", row.path, "The recording is not there any more.")]
             if seen is None or seen.identity != row.identity:
                 return [LogLine("stays", row.path, "The recording stays, for it was changed meanwhile.")]
             if preset.after == "delete":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import filecmp
 import hashlib
 import os
 import re
@@ -108,17 +109,20 @@ def rename_output(old: str, new: str, hashes: Collection[str]) -> bool:
 def move_source(source: str, folder: str) -> str:
     """Move a recording into a folder, under a name that nothing has there; returns where it lies.
 
-    Raises `output.not_writable` and `disk.full`.
+    Done again after it was cut off, it ends what it has begun. Raises `output.not_writable` and `disk.full`.
     """
     stem, extension = os.path.splitext(os.path.basename(source))
     try:
         os.makedirs(folder, exist_ok=True)
+        if os.path.samefile(os.path.dirname(source), folder):
+            return source
         for number in range(1, 10_000):
             name = f"{stem}{extension}" if number == 1 else f"{stem} ({number}){extension}"
             target = os.path.join(folder, name)
             if os.path.lexists(target):
-                continue
-            if os.stat(source).st_dev != os.stat(folder).st_dev:
+                if not _is_copy(source, target):
+                    continue
+            elif os.stat(source).st_dev != os.stat(folder).st_dev:
                 _copy_over(source, target)
             elif not _put_new(source, target):
                 continue
@@ -157,15 +161,27 @@ def _put_new(source: str, target: str) -> bool:
     return True
 
 
+def _is_copy(source: str, target: str) -> bool:
+    """Whether what lies there is the same file under another name, or one with the same bytes."""
+    if os.path.islink(target) or not os.path.isfile(target):
+        return False
+    return os.path.samefile(source, target) or filecmp.cmp(source, target, shallow=False)
+
+
 def _copy_over(source: str, target: str) -> None:
+    """Copy a file to another file system. Raises `OSError`, also if somebody writes to it meanwhile."""
     import shutil
 
+    before = os.stat(source)
     part = os.path.join(os.path.dirname(target), f".whisperd-{os.getpid()}-{secrets.token_hex(8)}.part")
     _being_written.add(os.path.basename(part))
     try:
         shutil.copy2(source, part)
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
+        after = os.stat(source)
+        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            raise OSError(errno.EBUSY, f"{source} was changed meanwhile")
         if not _put_new(part, target):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
     finally:
@@ -205,6 +221,6 @@ def _refused(target: str, error: OSError) -> WhisperdError:
     return WhisperdError(
         "output.not_writable",
         f"{target} cannot be written: {error.strerror or error}.",
-        "Check the folder, its permissions and the space on its disk; it is tried again by itself.",
+        "Check the folder, its permissions and the space on its disk.",
         {"path": target},
     )

@@ -197,11 +197,8 @@ def resume(options: argparse.Namespace) -> int:
 def scan(options: argparse.Namespace) -> None:
     with connect_as(options) as client:
         watch = client.watch.scan(_name(options.name))
-    confirm(
-        options,
-        watch,
-        f"{watch['pending']} files to be done, {watch['done']} done, {watch['failed']} failed",
-    )
+    counts = f"{watch['pending']} files to be done, {watch['done']} done, {watch['failed']} failed"
+    confirm(options, watch, printable(f"{watch['reason']} {counts}" if watch["reason"] else counts))
 
 
 def log(options: argparse.Namespace) -> None:

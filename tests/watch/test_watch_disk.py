@@ -1,0 +1,111 @@
+"""What watch folders do on the disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from whisperd.rpc.errors import WhisperdError
+from whisperd.watch import writing
+from whisperd.watch.names import Selection
+from whisperd.watch.scanner import walk
+from whisperd.watch.writing import move_source
+from whisperd_testing import run_python
+
+OPENED_MEANWHILE = """
+import fcntl, os, sys
+from whisperd.watch.scanner import is_being_written
+
+lock = fcntl.fcntl
+
+def lock_and_be_disturbed(descriptor, command, *arguments):
+    lock(descriptor, command, *arguments)
+    if (command, *arguments) == (fcntl.F_SETLEASE, fcntl.F_RDLCK):
+        try:
+            os.open(sys.argv[1], os.O_WRONLY | os.O_NONBLOCK)
+        except BlockingIOError:
+            print("refused")
+
+fcntl.fcntl = lock_and_be_disturbed
+with open(sys.argv[1], "rb") as file:
+    print(is_being_written(file.fileno(), sys.argv[1]))
+"""
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+    path = folder / "a.wav"
+    path.write_bytes(b"sound")
+    return path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="leases")
+def test_who_opens_a_file_while_it_is_looked_at_does_not_end_the_daemon(recording: Path) -> None:
+    said = run_python(OPENED_MEANWHILE, str(recording), env=os.environ)
+    assert said.split() == ["refused", "False"]
+
+
+def test_a_recording_is_moved_under_a_name_that_is_free(recording: Path, tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    done.mkdir()
+    (done / "a.wav").write_bytes(b"other")
+    assert move_source(str(recording), str(done)) == str(done / "a (2).wav")
+    assert names(done) == ["a (2).wav", "a.wav"] and not recording.exists()
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_move_that_was_cut_off_is_ended(recording: Path, tmp_path: Path, has_links: bool) -> None:
+    done = tmp_path / "done"
+    done.mkdir()
+    if has_links:
+        os.link(recording, done / "a.wav")
+    else:
+        shutil.copy2(recording, done / "a.wav")
+    assert move_source(str(recording), str(done)) == str(done / "a.wav")
+    assert names(done) == ["a.wav"] and not recording.exists()
+
+
+def test_a_recording_that_is_where_it_is_to_be_stays(recording: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(recording.parent)
+    assert move_source(str(recording), str(tmp_path / "link")) == str(recording)
+    assert recording.exists()
+
+
+def test_a_recording_that_is_written_to_while_it_is_copied_stays(
+    recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def copy(source: str, target: str) -> None:
+        shutil.copyfile(source, target)
+        recording.write_bytes(b"more sound")
+
+    monkeypatch.setattr(shutil, "copy2", copy)
+    with pytest.raises(OSError, match="changed meanwhile"):
+        writing._copy_over(str(recording), str(tmp_path / "a.wav"))
+    assert recording.read_bytes() == b"more sound" and names(tmp_path) == ["inbox"]
+
+
+def test_a_folder_that_cannot_be_made_is_told_of(recording: Path, tmp_path: Path) -> None:
+    (tmp_path / "done").write_text("a file")
+    with pytest.raises(WhisperdError) as refused:
+        move_source(str(recording), str(tmp_path / "done"))
+    assert refused.value.code == "output.not_writable" and recording.exists()
+
+
+def test_a_link_to_a_recording_of_the_same_folder_is_none(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (root / ".kept").mkdir(parents=True)
+    for name in ("b.wav", ".kept/c.wav", "../d.wav"):
+        (root / name).write_bytes(b"sound")
+    for name, target in (("a.wav", "b.wav"), ("c.wav", ".kept/c.wav"), ("d.wav", "../d.wav")):
+        (root / name).symlink_to(target)
+    assert [seen.path for seen in walk(str(root), Selection())] == ["b.wav", "c.wav", "d.wav"]
