@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 import msgspec
@@ -11,10 +12,11 @@ import pytest
 
 from whisperd.daemon.recipes import recipe_of
 from whisperd.daemon.service import Service
+from whisperd.jobs import reconcile, stitch
 from whisperd.jobs.identity import content_key
 from whisperd.jobs.job import Job, JobInput
 from whisperd.jobs.options import JobOptions
-from whisperd.jobs.recipe import IMMATERIAL, Recipe, options_that_matter, rules_digest
+from whisperd.jobs.recipe import IMMATERIAL, RULES, Recipe, options_that_matter, rules_digest
 from whisperd.runtimes import Lease
 from whisperd.worker.protocol import DecodeOptions
 
@@ -99,6 +101,13 @@ def test_the_rules_are_those_of_the_code(tmp_path: Path, monkeypatch: pytest.Mon
         digests.append(rules_digest("some_engine.engine:load"))
     assert digests[0] == digests[2] != digests[1]
     assert rules_digest("not_installed_anywhere.engine:load") != digests[0], "its version has to do"
+
+
+@pytest.mark.parametrize("module", [stitch, reconcile])
+def test_the_rules_are_all_that_joins_windows(module: ModuleType) -> None:
+    used = {getattr(value, "__module__", "") for value in vars(module).values()}
+    ours = {name for name in used if name.startswith("whisperd.jobs.")}
+    assert ours and ours <= set(RULES)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -234,6 +234,14 @@ def test_what_waits_at_the_end_is_not_lost() -> None:
     assert [one.text for one in stitcher.finish()] == [" Hello there."]
 
 
+def test_a_channel_on_which_nothing_waits_holds_up_no_other() -> None:
+    stitcher = Stitcher()
+    assert stitcher.add(Window(0, 0, 20, channel=0, shared=2), result()) == []
+    assert stitcher.add(Window(1, 17, 26, channel=1), result(segment(0, 2, " second"))) == []
+    released = stitcher.add(Window(2, 18, 30, channel=0), result(segment(4, 8, " first"))) + stitcher.finish()
+    assert [(one.channel, one.text) for one in released] == [(1, " second"), (0, " first")]
+
+
 def test_on_another_channel_nothing_goes_before_what_waits() -> None:
     stitcher = Stitcher()
     stitcher.add(Window(0, 0, 20, channel=0, shared=2), result(segment(16, 20, " first")))

@@ -21,7 +21,16 @@ from whisperd.worker.protocol import DecodeOptions
 
 __all__ = ["Recipe", "options_that_matter", "rules_digest"]
 
-RULES: Final = ("whisperd.audio", "whisperd.worker", "whisperd.jobs.run", "whisperd.jobs.stitch", __name__)
+RULES: Final = (
+    "whisperd.audio",
+    "whisperd.worker",
+    "whisperd.jobs.reconcile",
+    "whisperd.jobs.run",
+    "whisperd.jobs.segments",
+    "whisperd.jobs.stitch",
+    "whisperd.jobs.vote",
+    __name__,
+)
 """Where it says how sound is decoded, cut, computed and joined, besides the plugin of the engine."""
 IMMATERIAL: Final = ("runtime", "model", "priority", "cache")
 """Options of a job that say where and when it is done; the engine's own model is in the recipe."""

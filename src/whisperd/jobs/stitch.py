@@ -107,7 +107,7 @@ class Stitcher:
             self._release()
         else:
             starts = (segment.start for tail in self._tails.values() for segment in tail.segments)
-            self._release(before_s=min(window.start, *starts) if self._tails else window.start)
+            self._release(before_s=min([window.start, *starts]))
 
     def _hold(self, segments: Sequence[Segment]) -> None:
         for segment in segments:
