@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,6 +48,30 @@ def test_a_bad_one_is_tried_with_the_full_context_and_then_warmer() -> None:
     assert tried(bad, [good]) == (good, [0.0])
     assert tried(bad, [bad, good]) == (good, [0.0, 0.4])
     assert tried(bad, [good], had_full_context=True) == (good, [0.4])
+
+
+def test_what_is_all_said_twice_is_heard_once_more_with_the_full_context() -> None:
+    echo, once = attempt(" Ask not! Ask not."), attempt(" Ask not.")
+    assert tried(echo, [once]) == (once, [0.0])
+    assert tried(echo, [attempt(" Ask not. Ask not.")])[1] == [0.0], "then somebody has said it"
+    assert tried(echo, [attempt(logprob=-2.0)]) == (echo, [0.0])
+    assert tried(echo, [], had_full_context=True) == (echo, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "is_echo"),
+    [
+        (" Bye-bye!", True),
+        (" No. No, no.", True),
+        (" 谢谢。谢谢。", True),
+        (" Ask not. Ask now.", False),
+        (" I", False),
+        (" ...", False),
+        ("", False),
+    ],
+)
+def test_an_echo_is_one_piece_again_and_again(text: str, is_echo: bool) -> None:
+    assert attempt(text).is_echo is is_echo
 
 
 def test_of_bad_ones_the_likeliest_that_is_no_circle_is_kept() -> None:

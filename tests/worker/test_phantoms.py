@@ -62,6 +62,12 @@ def test_a_guess_is_a_phantom_where_nobody_spoke() -> None:
     assert not is_phantom(segment(" Whee!"), [])
 
 
+def test_where_the_detector_and_the_model_heard_nobody_every_text_is_a_phantom() -> None:
+    assert is_phantom(segment(" Woohoo!", no_speech_prob=0.55), [(9.0, 10.0)])
+    assert not is_phantom(segment(" Woohoo!", no_speech_prob=0.55), [(2.0, 2.3)])
+    assert not is_phantom(segment(" Woohoo!", no_speech_prob=0.55), None)
+
+
 def test_the_model_itself_may_say_that_nobody_spoke() -> None:
     assert is_phantom(segment(" Thank you.", no_speech_prob=0.8), [(0.0, 5.0)])
     assert is_phantom(segment(" Thank you.", no_speech_prob=0.8), None)

@@ -60,6 +60,20 @@ class Attempt:
         )
 
     @property
+    def is_echo(self) -> bool:
+        """Whether all of it is one piece, said twice or more often.
+
+        People say that, too. But a model that hears a short window with little silence behind it may hear all
+        of it twice.
+        """
+        said = "".join(filter(str.isalnum, self.text.casefold()))
+        return bool(said) and said in (said + said)[1:-1]
+
+    def is_doubtful(self, *, had_full_context: bool) -> bool:
+        """Whether it should be computed again: it looks bad, or is an echo that the full context may undo."""
+        return self.looks_bad or (self.is_echo and not had_full_context)
+
+    @property
     def wants_times(self) -> bool:
         """Whether it holds several sentences, so that the times between them matter."""
         return has_several_sentences(self.text)
@@ -123,15 +137,17 @@ def improve(
     *,
     had_full_context: bool,
 ) -> SomeAttempt:
-    """The best of an attempt and those that follow it while it looks bad.
+    """The best of an attempt and those that follow it while it is doubtful.
 
     `decode` computes the window again with the full context, first at the same temperature unless that is
     what the attempt had, then at rising ones.
     """
     best = attempt
-    for temperature in temperatures[1:] if had_full_context else temperatures:
-        if not best.looks_bad:
+    later = temperatures[1:] if had_full_context else temperatures
+    for temperature in later:
+        if not best.is_doubtful(had_full_context=had_full_context):
             break
         again = decode(temperature)
+        had_full_context = True
         best = again if not again.looks_bad else max(best, again, key=Attempt.rank)
     return best

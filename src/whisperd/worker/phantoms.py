@@ -19,6 +19,8 @@ __all__ = ["is_phantom", "is_phantom_phrase", "without_phantoms"]
 
 NO_SPEECH_PROBABILITY = 0.6
 """From which on the model itself says that nobody spoke."""
+NO_SPEECH_CONFIRMED = 0.5
+"""The same where the detector says so, too."""
 FASTEST_LETTERS_PER_S = 25.0
 """Nobody speaks faster, so what takes less time than this was not said."""
 NEAR_S = 0.2
@@ -71,12 +73,16 @@ def without_phantoms(result: WindowResult, window: EngineWindow) -> WindowResult
 def is_phantom(segment: EngineSegment, spoken: Sequence[SpokenTime] | None) -> bool:
     """Whether a segment was made of silence or noise. `spoken` is None where nobody knows.
 
-    Where nobody spoke at all, which is only heard if all is to be heard, a mere guess is a phantom, too.
+    Where the detector heard nobody at all, which is only computed if all is to be heard, every text is one
+    of which the model is not sure either: it says that nobody spoke, or it is a mere guess.
     """
     spoken_s = None
     if spoken is not None:
         spoken_s = overlap_s(spoken, segment.start - NEAR_S, segment.end + NEAR_S)
-    if spoken_s == 0 and is_poor(segment.compression_ratio, segment.avg_logprob):
+    if spoken_s == 0 and (
+        segment.no_speech_prob > NO_SPEECH_CONFIRMED
+        or is_poor(segment.compression_ratio, segment.avg_logprob)
+    ):
         return True
     if not is_phantom_phrase(segment.text):
         return False

@@ -274,8 +274,9 @@ class CTranslate2Engine:
         frames: int,
         is_wanted: IsWanted,
     ) -> Attempt:
-        """Compute a window again while its text looks bad: with the full context, then by sampling."""
-        if not attempt.looks_bad:
+        """Compute a window again while its text is doubtful: with the full context, then by sampling."""
+        had_full_context = frames == FULL_CONTEXT_FRAMES
+        if not attempt.is_doubtful(had_full_context=had_full_context):
             return attempt
         if not is_wanted(window):
             raise GivenUp
@@ -286,7 +287,6 @@ class CTranslate2Engine:
                 raise GivenUp
             return self._decode(encoded, [window], [language], options, temperature)[0]
 
-        had_full_context = frames == FULL_CONTEXT_FRAMES
         best = improve(attempt, options.temperatures, decode, had_full_context=had_full_context)
         if best is not attempt:
             self._find_times(encoded, [window], [language], options, [best])
