@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import msgspec
@@ -14,6 +15,7 @@ from whisperd.worker.coverage import (
     Missing,
     best_cut,
     find_missing,
+    is_sparse,
     merge,
     overlap_s,
     spoken_letters,
@@ -108,6 +110,33 @@ def test_the_words_of_a_part_are_those_of_the_window() -> None:
     ]
 
 
+def test_words_that_nobody_asked_for_tell_what_is_missing_and_go_no_further() -> None:
+    class Skipping(Forgetful):
+        """Hears the last speaker only; the first word is said to begin with the window."""
+
+        def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
+            self.heard += [window.duration_s for window in windows]
+            return [self._hear(window) for window in windows]
+
+        def _hear(self, window: EngineWindow) -> WindowResult:
+            last = [time for time in window.spoken or () if time[1] - time[0] > 1][-1]
+            words = tuple(
+                EngineWord(text=text, start=last[0] + 0.2 * at, end=last[0] + 0.2 * (at + 1), probability=0.9)
+                for at, text in enumerate(re.findall(r"\s*\S+", SENTENCE))
+            )
+            words = (msgspec.structs.replace(words[0], start=0.0), *words[1:])
+            one = msgspec.structs.replace(segment(0.0, last[1], SENTENCE), words=words)
+            return WindowResult(language="en", language_probability=1.0, segments=(one,))
+
+    for word_times in (False, True):
+        engine = Skipping()
+        whole = window((0.0, 4.9), (5.4, 10.2), duration_s=10.4)
+        (result,) = transcribe_whole(engine.transcribe, [whole], DecodeOptions(word_times=word_times))
+        assert engine.heard == pytest.approx([10.4, 5.15, 5.25])
+        assert [one.text for one in result.segments] == [SENTENCE, SENTENCE]
+        assert all(bool(one.words) is word_times for one in result.segments)
+
+
 def test_parts_that_say_no_more_are_not_believed() -> None:
     engine = Forgetful(text="Uh.")
     (result,) = transcribe_whole(engine.transcribe, [window(*FOUR, duration_s=22.2)], DecodeOptions())
@@ -199,6 +228,12 @@ def test_where_nobody_pauses_the_cut_is_where_what_is_missing_ends() -> None:
     assert best_cut(split, 20.7, Missing(4.3, 9.3, math.inf)) == 9.4
     assert best_cut(split, 20.7, Missing(4.3, 9.3, 16.5)) == 16.5  # no quiet place is near
     assert best_cut([(0.0, 4.7), (4.7, 9.4), (9.9, 20.7)], 20.7, Missing(4.3, 0.0, 4.6)) == 9.65
+
+
+def test_a_text_that_is_too_short_for_the_speech_is_sparse() -> None:
+    assert not is_sparse(SENTENCE, [(0.0, 5.5)])
+    assert is_sparse(SENTENCE, [(0.0, 5.5), (6.0, 7.5)])
+    assert not is_sparse("", None)
 
 
 def test_what_is_said_counts_and_not_what_is_written() -> None:

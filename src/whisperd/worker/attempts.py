@@ -82,17 +82,16 @@ class Attempt:
         """The better of two that look bad: no circle before a circle, then the likelier."""
         return not self.goes_in_circles, self.avg_logprob
 
-    def segments(self, duration_s: float, *, word_times: bool = False) -> tuple[EngineSegment, ...]:
+    def segments(self, duration_s: float) -> tuple[EngineSegment, ...]:
         """One for each sentence where the times of the words are known, else one for the whole window.
 
-        There is none where nobody spoke. With `word_times` they have their words.
+        There is none where nobody spoke. They have their words, if the times of those are known.
         """
         if not self.text.strip() or is_silence(self.no_speech_prob, self.avg_logprob):
             return ()
         sentences = split_sentences(self.words)
         if len(sentences) < 2:
-            words = self.words if word_times else ()
-            return (self._segment(0.0, duration_s, self.text, self.tokens, words),)
+            return (self._segment(0.0, duration_s, self.text, self.tokens, self.words),)
         starts = [0.0, *(sentence[0].start for sentence in sentences[1:])]
         ends = [*(sentence[-1].end for sentence in sentences[:-1]), duration_s]
         return tuple(
@@ -101,7 +100,7 @@ class Attempt:
                 min(max(start, end), duration_s),
                 "".join(word.text for word in sentence),
                 tuple(token for word in sentence for token in word.tokens),
-                sentence if word_times else (),
+                sentence,
             )
             for start, end, sentence in zip(starts, ends, sentences, strict=True)
         )

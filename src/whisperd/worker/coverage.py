@@ -34,6 +34,7 @@ __all__ = [
     "Missing",
     "best_cut",
     "find_missing",
+    "is_sparse",
     "merge",
     "overlap_s",
     "spoken_letters",
@@ -47,6 +48,8 @@ MISSING_S = 3.0
 """Speech without a text from which on something is missing. A detector takes a cough for speech, too."""
 SLOWEST_LETTERS_PER_S = 8.0
 """Who speaks slowly says about ten letters a second while he speaks; pauses are not counted."""
+FASTEST_LETTERS_PER_S = 20.0
+"""Hardly anybody says more for long."""
 SLOWER_THAN_OTHERS = 0.5
 """How much slower a sentence may be than the others of its window."""
 DRAWL_S = 0.5
@@ -68,14 +71,24 @@ def transcribe_whole(
     options: DecodeOptions,
     is_wanted: IsWanted = lambda _window: True,
 ) -> list[WindowResult]:
-    """Have a batch transcribed, and again in parts what cannot be all of it; one result for each window."""
+    """Have a batch transcribed, and again in parts what cannot be all of it; one result for each window.
+
+    Words that nobody asked for have told here what is missing, and go no further.
+    """
     results = transcribe(windows, options)
-    if len(results) != len(windows):  # the daemon says what is wrong with such an engine
-        return results
-    return [
+    if len(results) != len(windows) or not all(isinstance(one, WindowResult) for one in results):
+        return results  # the daemon says what is wrong with such an engine
+    results = [
         _completed(transcribe, window, result, options, MAX_DEPTH) if is_wanted(window) else result
         for window, result in zip(windows, results, strict=True)
     ]
+    return results if options.word_times else [_without_words(result) for result in results]
+
+
+def is_sparse(text: str, spoken: Sequence[SpokenTime] | None) -> bool:
+    """Whether so much more could have been said that an engine should find out when the words were."""
+    spoken_s = sum(end_s - start_s for start_s, end_s in spoken or ())
+    return spoken_s - spoken_letters(text) / FASTEST_LETTERS_PER_S > MISSING_S
 
 
 class Missing(NamedTuple):
@@ -195,6 +208,11 @@ def _completed(
 
 def _goes_in_circles(result: WindowResult) -> bool:
     return any(is_repetitive(one.compression_ratio) or has_loop(one.tokens) for one in result.segments)
+
+
+def _without_words(result: WindowResult) -> WindowResult:
+    segments = (msgspec.structs.replace(one, words=()) for one in result.segments)
+    return msgspec.structs.replace(result, segments=tuple(segments))
 
 
 def _is_better(again: WindowResult, result: WindowResult) -> bool:

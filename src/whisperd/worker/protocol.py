@@ -147,7 +147,10 @@ class EngineSegment(msgspec.Struct, frozen=True, kw_only=True):
     compression_ratio: float
     no_speech_prob: float
     words: tuple[EngineWord, ...] = ()
-    """If they were asked for: those of the text, one after the other, within the segment."""
+    """If they were asked for: those of the text, one after the other, within the segment.
+
+    An engine that knows them all the same gives them unasked: a missing sentence is easier to find with them.
+    """
 
 
 class WindowResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,6 +24,7 @@ from faster_whisper.transcribe import get_suppressed_tokens
 
 from whisperd.worker.attempts import Attempt, improve
 from whisperd.worker.batching import alike
+from whisperd.worker.coverage import is_sparse
 from whisperd.worker.loudness import find_pauses
 from whisperd.worker.protocol import (
     SAMPLE_RATE,
@@ -191,7 +192,7 @@ class CTranslate2Engine:
         return WindowResult(
             language=language[0],
             language_probability=language[1],
-            segments=best.segments(window.duration_s, word_times=options.word_times),
+            segments=best.segments(window.duration_s),
         )
 
     def _encode_group(self, places: Sequence[int], windows: Sequence[EngineWindow], frames: int) -> _Group:
@@ -306,7 +307,10 @@ class CTranslate2Engine:
         """
         if not self.info.word_times:
             return
-        wants = [bool(one.tokens) and (options.word_times or one.wants_times) for one in attempts]
+        wants = [
+            bool(one.tokens) and (options.word_times or one.wants_times or is_sparse(one.text, window.spoken))
+            for one, window in zip(attempts, windows, strict=True)
+        ]
         languages_wanted = {language for (language, _), one in zip(languages, wants, strict=True) if one}
         for language in languages_wanted:  # in almost every batch it is one
             tokenizer = self._tokenizer(language, options.task)

@@ -161,7 +161,7 @@ class WhisperCppEngine:
         return WindowResult(
             language=language[0],
             language_probability=language[1],
-            segments=best.segments(window.duration_s, word_times=options.word_times),
+            segments=best.segments(window.duration_s),
         )
 
     def _listen(self, state: State, window: EngineWindow, audio_context: int) -> None:
