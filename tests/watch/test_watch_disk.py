@@ -13,7 +13,7 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.watch import writing
 from whisperd.watch.names import Selection
 from whisperd.watch.scanner import walk
-from whisperd.watch.writing import move_source
+from whisperd.watch.writing import move_source, place, remove_leftovers
 from whisperd_testing import run_python
 
 OPENED_MEANWHILE = """
@@ -92,6 +92,28 @@ def test_a_recording_that_is_written_to_while_it_is_copied_stays(
     with pytest.raises(OSError, match="changed meanwhile"):
         writing._copy_over(str(recording), str(tmp_path / "a.wav"))
     assert recording.read_bytes() == b"more sound" and names(tmp_path) == ["inbox"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="rights")
+def test_who_may_read_a_recording_may_read_its_text(recording: Path) -> None:
+    recording.chmod(0o440)
+    text = recording.with_name("a.en.txt")
+    before = os.umask(0o077)
+    try:
+        place(str(text), b"text", (), str(recording))
+    finally:
+        os.umask(before)
+    assert text.read_bytes() == b"text" and text.stat().st_mode & 0o777 == 0o640
+    assert names(recording.parent) == ["a.en.txt", "a.wav"]
+
+
+def test_what_was_left_half_written_is_removed(tmp_path: Path) -> None:
+    of_nobody, of_somebody = (f".whisperd-{pid}-0123456789abcdef.part" for pid in (2**31 - 1, os.getppid()))
+    for name in (of_nobody, of_somebody, ".whisperd-notes", "a.part"):
+        (tmp_path / name).touch()
+    remove_leftovers(str(tmp_path))
+    remove_leftovers(str(tmp_path / "nowhere"))
+    assert names(tmp_path) == sorted([of_somebody, ".whisperd-notes", "a.part"])
 
 
 def test_a_folder_that_cannot_be_made_is_told_of(recording: Path, tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ NO_POLLING_MS: Final = 300
 FLOOD: Final = 8000
 """So many changes at once are half of what the kernel's queue holds: some may be lost."""
 RESTART_DELAYS_S: Final = (1.0, 5.0, 30.0, 300.0)
+LONGEST_AFTER_A_NAME: Final = 2
+"""Its place there: a name that the watcher cannot tell is no reason to be deaf for longer."""
 
 Changes = Mapping[str, bool]
 """By path: whether it has only come into being, and not been written to since."""
@@ -98,6 +100,7 @@ class Notifier:
                 folders = await self._sound_ones(folders, recursive)
             except Exception as error:  # it has errors of its own, for a name that is not UTF-8 among others
                 log.warning("watch folders: the watcher was stopped by %s", type(error).__name__)
+                failures = min(failures, LONGEST_AFTER_A_NAME)
             if not folders:
                 return
             if anyio.current_time() - began_s > RESTART_DELAYS_S[-1]:

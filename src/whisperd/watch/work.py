@@ -6,7 +6,7 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Final, Protocol
 from weakref import WeakValueDictionary
@@ -113,6 +113,7 @@ class FileWork:
         """Go on with a file whose daemon ended while it was at work on it."""
         seen = Seen(row.path, row.identity)
         try:
+            await self._remove_leftovers(folder.preset, row)
             if row.status == "written":
                 await self._after(folder, row)
                 return
@@ -254,7 +255,14 @@ class FileWork:
         ]
         claimed, stale = await self._store.claim(row.id, wanted)
         for output in claimed:
-            await self._place(output, contents[output.format], overwrite=preset.overwrite)
+            place = partial(
+                writing.place,
+                output.path,
+                contents[output.format],
+                source=folder.full(row.path),
+                overwrite=preset.overwrite,
+            )
+            await self._place(place, output)
         await self._remove(stale)
         written = [_written(output) for output in claimed]
         names = ", ".join(os.path.basename(output.path) for output in written)
@@ -269,8 +277,7 @@ class FileWork:
 
         await self._store.run(note)
 
-    async def _place(self, output: OutputRow, content: bytes, *, overwrite: bool) -> None:
-        place = partial(writing.place, output.path, content, overwrite=overwrite)
+    async def _place(self, place: Callable[[Collection[str]], None], output: OutputRow) -> None:
         try:
             await run_sync(place, output.hashes)
         except WhisperdError as error:
@@ -299,6 +306,14 @@ class FileWork:
         """Delete what was written before and is not wanted any more, unless somebody has changed it."""
         for output in outputs:
             await run_sync(_remove_ours, output)
+
+    async def _remove_leftovers(self, preset: WatchPreset, row: FileRow) -> None:
+        """Delete what was left half written for a file. A walk sees only those in the watched folder."""
+        places = {os.path.dirname(output.path) for output in await self._store.outputs(row.id)}
+        if preset.move_to is not None:
+            places.add(os.path.join(preset.move_to, os.path.dirname(row.path)))
+        for place in places:
+            await run_sync(writing.remove_leftovers, place)
 
     async def _after(self, folder: WatchFolder, row: FileRow) -> None:
         preset = folder.preset
@@ -439,7 +454,8 @@ class FileWork:
         kept = await self._store.outputs(row.id)
         try:
             claimed, _ = await self._store.claim(row.id, [wanted])
-            await run_sync(writing.place, claimed[0].path, content, claimed[0].hashes)
+            source = folder.full(row.path)
+            await run_sync(writing.place, claimed[0].path, content, claimed[0].hashes, source)
             others = [one for one in kept if one.path != place]
             await self._store.set_outputs(row.id, [*others, _written(claimed[0])])
         except WhisperdError as refused:  # the log has it

@@ -24,6 +24,7 @@ __all__ = [
     "move_source",
     "place",
     "remove_leftover",
+    "remove_leftovers",
     "rename_output",
     "text_hash",
 ]
@@ -61,9 +62,12 @@ def longest_name(folder: str) -> int:
         return 255
 
 
-def place(target: str, content: bytes, hashes: Collection[str], *, overwrite: bool = False) -> None:
+def place(
+    target: str, content: bytes, hashes: Collection[str], source: str, *, overwrite: bool = False
+) -> None:
     """Have a file with this content, durably. One that is there is replaced if it is one of `hashes`.
 
+    Whoever may read or write the recording `source` may do so with it, whatever our own umask is.
     Raises `output.exists`, `output.not_writable` and `disk.full`.
     """
     folder = os.path.dirname(target)
@@ -76,6 +80,8 @@ def place(target: str, content: bytes, hashes: Collection[str], *, overwrite: bo
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        with contextlib.suppress(OSError):  # it is gone, or there are no such rights here
+            os.chmod(part, os.stat(source).st_mode & 0o666 | 0o600)
         if not _put_new(part, target):
             if not (overwrite and os.path.isfile(target)) and not is_ours(
                 target, {*hashes, text_hash(content)}
@@ -144,6 +150,13 @@ def remove_leftover(folder: str, name: str) -> None:
     if pid == os.getpid() or not psutil.pid_exists(pid):
         with contextlib.suppress(OSError):
             os.unlink(os.path.join(folder, name))
+
+
+def remove_leftovers(folder: str) -> None:
+    """The same for all that is in a folder."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            remove_leftover(folder, name)
 
 
 def _put_new(source: str, target: str) -> bool:
