@@ -15,6 +15,11 @@ from whisperd.store.migrate import bundled_migrations, migrate
 KEPT = Path(__file__).parent.parent / "data" / "store"
 
 ROWS = {
+    8: """
+        INSERT INTO former_outputs VALUES
+            (CAST('/home/me/Old/talk.en.txt' AS BLOB),
+             '0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef', '2026-10-11T12:13:14.123Z');
+    """,
     7: """
         INSERT INTO job_speech VALUES
             ('bb00bb00bb', 0,

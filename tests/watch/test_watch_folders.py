@@ -379,6 +379,21 @@ def test_it_all_goes_on_in_the_next_daemon(watching: RunningDaemon, inbox: Path,
     assert [path for path in inbox.iterdir() if path.name.startswith(".")] == []
 
 
+def test_a_watch_that_is_added_anew_knows_its_texts(watching: RunningDaemon, inbox: Path) -> None:
+    write_tone(inbox / "a.wav", 1.0)
+    write_tone(inbox / "b.wav", 2.0)
+    add(watching, inbox)
+    until(lambda: is_idle(watching, inbox, 2))
+    (inbox / "b.en.txt").write_text("corrected")
+    with watching.connect() as client:
+        client.watch.remove(str(inbox))
+    add(watching, inbox, options={"task": "translate"})
+    until(lambda: (inbox / "a.en.txt").read_text() == "translate 1.00 s\n", "another text")
+    until((inbox / "b.wav.error.txt").exists, "what was corrected to stay")
+    assert (inbox / "b.en.txt").read_text() == "corrected"
+    assert not (inbox / "a.wav.error.txt").exists()
+
+
 def test_what_is_removed_is_not_watched(watching: RunningDaemon, inbox: Path, client: Client) -> None:
     write_tone(inbox / "a.wav", 1.0)
     add(watching, inbox)

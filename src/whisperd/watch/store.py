@@ -110,10 +110,18 @@ class WatchStore:
         )
 
     async def delete(self, watch: str) -> None:
-        """Forget a watch and its ledger."""
-        await self._database.run(
-            lambda connection: connection.execute("DELETE FROM watches WHERE id = ?", (watch,))
-        )
+        """Forget a watch and its ledger, but for what it has written: who adds it anew has the same texts."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "INSERT OR REPLACE INTO former_outputs SELECT watch_outputs.path,"
+                " trim(coalesce(watch_outputs.hash, '') || ' ' || coalesce(next_hash, '')), ?"
+                " FROM watch_outputs JOIN watch_files ON watch_files.id = file WHERE watch = ?",
+                (now_rfc3339(), watch),
+            )
+            connection.execute("DELETE FROM watches WHERE id = ?", (watch,))
+
+        await self._database.run(work)
 
     async def look_up(
         self, watch: str, seen: Sequence[Seen]
@@ -281,13 +289,14 @@ class WatchStore:
                     if path not in taken and (path in before or _is_free(connection, path, number))
                 )
                 owner = before.pop(path, None) or _output_at(connection, path)
+                ours = owner.hashes if owner else _former_hashes(connection, path)
                 claimed.append(
                     OutputRow(
                         path=path,
                         file=number,
                         format=one.format,
                         language=one.language,
-                        hash=" ".join(sorted(owner.hashes)) if owner else None,
+                        hash=" ".join(sorted(ours)) or None,
                         next_hash=one.hash,
                     )
                 )
@@ -334,6 +343,7 @@ class WatchStore:
 
         def work(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM watch_files WHERE watch = ? AND gone < ?", (watch, moment))
+            connection.execute("DELETE FROM former_outputs WHERE since < ?", (moment,))
             connection.execute(
                 "DELETE FROM watch_log WHERE watch = ?1 AND id <= (SELECT id FROM watch_log WHERE watch = ?1"
                 " ORDER BY id DESC LIMIT 1 OFFSET ?2)",
@@ -471,6 +481,14 @@ def _file(row: tuple[Any, ...]) -> FileRow:
 def _output_at(connection: sqlite3.Connection, path: str) -> OutputRow | None:
     found = _outputs(connection, "path = ?", (os.fsencode(path),))
     return found[0] if found else None
+
+
+def _former_hashes(connection: sqlite3.Connection, path: str) -> frozenset[str]:
+    """What may lie there that was written for a watch that was removed."""
+    row = connection.execute(
+        "SELECT hash FROM former_outputs WHERE path = ?", (os.fsencode(path),)
+    ).fetchone()
+    return frozenset(row[0].split() if row else ())
 
 
 def _is_free(connection: sqlite3.Connection, path: str, number: int) -> bool:
