@@ -409,7 +409,7 @@ class FileWork:
             folder.hint({folder.full(seen.path if row is None else row.path): False})
             return
         if row is None:
-            new = await self._store.put_file(preset.id, seen, None, attempts=0, status="failed")
+            new = await self._store.put_file(preset.id, seen, None, attempts=0, status="lost")
             row = await self._store.file(new)
             assert row is not None
         attempts = row.attempts + 1
@@ -425,6 +425,8 @@ class FileWork:
             )
             folder.retry_in(row.path, delay_s)
             return
+        if error.code != "job.cancelled":
+            await self._write_error(folder, row, error)
         await self._store.update_file(
             row.id,
             LogLine("failed", row.path, f"{error.message} {error.fix}"),
@@ -432,8 +434,6 @@ class FileWork:
             attempts=attempts,
             error=error.to_wire(),
         )
-        if error.code != "job.cancelled":
-            await self._write_error(folder, row, error)
 
     async def _row(self, watch: str, seen: Seen, number: int | None) -> FileRow | None:
         """What the ledger has of a file that has failed, with what it holds now."""
