@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   whisperctl search --open "the first train" """
 
 _FILTER = re.compile(r"(before|after|lang|path):(.*)", re.DOTALL)
+_LATER_FILTER = re.compile(r"\s(before|after|lang|path):\S")
 
 
 def add(parser: Parser) -> None:
@@ -62,7 +63,7 @@ def query_of(words: list[str]) -> str:
 
 
 def _term(word: str) -> str:
-    if '"' in word or not any(map(str.isspace, word)):
+    if '"' in word or _LATER_FILTER.search(word) or not any(map(str.isspace, word)):
         return word
     if matched := _FILTER.fullmatch(word):
         return f'{matched[1]}:"{matched[2]}"'

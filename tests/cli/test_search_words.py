@@ -1,0 +1,21 @@
+"""What a shell hands over as the words of a search, and the query that they are."""
+
+from __future__ import annotations
+
+import pytest
+
+from whisperd.cli.commands.search import query_of
+
+
+@pytest.mark.parametrize(
+    ("words", "query"),
+    [
+        (["budget", "invoice*"], "budget invoice*"),
+        (["next week", "invoice*"], '"next week" invoice*'),
+        (['"next week" invoice*'], '"next week" invoice*'),
+        (["offer", "lang:de", "path:my talks"], 'offer lang:de path:"my talks"'),
+        (["offer lang:de after:2026-03"], "offer lang:de after:2026-03"),
+    ],
+)
+def test_what_the_shell_kept_together_stays_so_unless_it_is_a_query(words: list[str], query: str) -> None:
+    assert query_of(words) == query
