@@ -201,7 +201,7 @@ def _completed(
         _completed(transcribe, part, heard, options, depth - 1)
         for part, heard in zip(parts, transcribe(parts, options), strict=True)
     )
-    again = merge(first, second, cut_s)
+    again = _without_echoes(merge(first, second, cut_s))
     again = msgspec.structs.replace(again, language_probability=result.language_probability)
     return again if _is_better(again, result) else result
 
@@ -213,6 +213,16 @@ def _goes_in_circles(result: WindowResult) -> bool:
 def _without_words(result: WindowResult) -> WindowResult:
     segments = (msgspec.structs.replace(one, words=()) for one in result.segments)
     return msgspec.structs.replace(result, segments=tuple(segments))
+
+
+def _without_echoes(result: WindowResult) -> WindowResult:
+    """Without a sentence that follows itself: so a model fills what it has not understood."""
+    kept: list[EngineSegment] = []
+    for one in result.segments:
+        is_long = spoken_letters(one.text) >= MIN_GAIN_LETTERS
+        if not (kept and is_long and one.text.strip() == kept[-1].text.strip()):
+            kept.append(one)
+    return msgspec.structs.replace(result, segments=tuple(kept))
 
 
 def _is_better(again: WindowResult, result: WindowResult) -> bool:
