@@ -15,7 +15,6 @@ import signal
 import subprocess
 import threading
 import time
-import wave
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,7 +25,7 @@ import msgspec
 import whisperd.testing
 from whisperd.plugins import Backend, Variant
 from whisperd.rpc.errors import WhisperdError
-from whisperd.speech import Sample, samples
+from whisperd.speech import Sample, read_au, samples
 from whisperd.worker.protocol import (
     UNWANTED,
     DecodeOptions,
@@ -41,7 +40,7 @@ from whisperd.worker.protocol import (
 
 COMPUTE_TYPES = ("int8", "float32")
 MODEL_BYTES = b"polly" * 1000
-GERMAN = Path(whisperd.testing.__file__).parent / "conformance" / "sentence_de.wav"
+GERMAN = Path(whisperd.testing.__file__).parent / "conformance" / "sentence_de.au"
 TRANSLATION = "The room behind this portal was used as a mortuary."
 
 BACKEND = Backend(
@@ -167,8 +166,7 @@ def refusal(what: str) -> WhisperdError:
 @functools.cache
 def known() -> tuple[Sample, ...]:
     """What the suite has; without its own function, which would import half of whisperd into the worker."""
-    with wave.open(str(GERMAN)) as recording:
-        pcm = recording.readframes(recording.getnframes())
+    pcm = read_au(GERMAN.read_bytes())
     return (*samples(), Sample("sentence_de", pcm, "Der Raum wurde als Leichenhalle genutzt.", "de"))
 
 

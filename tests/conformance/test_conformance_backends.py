@@ -31,6 +31,8 @@ TOY_IS_DEAF = (
     "unknown-compute-type",
     "unknown-device",
     "damaged-model",
+    "prompts-heard",
+    "word-places",
 )
 """The toy says how long a window is, whatever is said in it, and loads whatever it is given."""
 

@@ -76,11 +76,11 @@ def _in_use(folder: Path, running: Running | None) -> WhisperdError:
             f"Another daemon has its state in {folder}.",
             "End it, `whisperd` in the list of your processes, or set WHISPERD_STATE_DIR to another folder.",
         )
-    where = f"--socket {running.socket}" if sys.platform == "win32" else f"--socket '{running.socket}'"
+    socket = running.socket if sys.platform == "win32" else f"'{running.socket}'"
     return WhisperdError(
         "state.in_use",
         f"The daemon on {running.socket}, process {running.pid}, has its state in {folder} already.",
-        f"Use that one (`whisperctl {where}`), end it with `whisperctl {where} daemon stop`, or set"
-        " WHISPERD_STATE_DIR to a folder for a second one.",
+        f"Use that one (`whisperctl --socket {socket} daemon status`), end it with"
+        f" `whisperctl --socket {socket} daemon stop`, or set WHISPERD_STATE_DIR to another folder.",
         {"pid": running.pid, "socket": running.socket, "path": str(folder)},
     )

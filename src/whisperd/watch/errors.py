@@ -46,7 +46,7 @@ def unknown_file(path: str) -> WhisperdError:
     return WhisperdError(
         "watch.unknown_file",
         f"{path} is no file of this watch that was ever taken.",
-        "`whisperctl watch log` shows those that were.",
+        "`whisperctl watch log FOLDER` shows those that were.",
         {"path": path},
     )
 

@@ -219,7 +219,8 @@ def _exists(target: str) -> WhisperdError:
     return WhisperdError(
         "output.exists",
         f"{target} is there already, and whisperd has not written it, or somebody has changed it since.",
-        "Rename it and run `whisperctl watch retry`, or allow it with `whisperctl watch edit --overwrite`.",
+        "Rename it and run `whisperctl watch retry FOLDER`, or allow it with"
+        " `whisperctl watch edit FOLDER --overwrite`.",
         {"path": target},
     )
 
