@@ -172,10 +172,11 @@ def kill_something(daemon: RunningDaemon, chance: random.Random) -> str:
         time.sleep(chance.random() * 0.3)
         daemon.start()
         return what
+    place = chance.random()  # drawn in any case: what a seed does must not depend on what runs just now
     with suppress(psutil.Error):
         named = [one for one in daemon.children() if any(what in word for word in one.cmdline())]
         if named:
-            chance.choice(named).kill()
+            named[int(place * len(named))].kill()
     return what
 
 
