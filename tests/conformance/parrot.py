@@ -282,6 +282,8 @@ class NotANumber(Parrot):
 class EmptySegments(Parrot):
     def result(self, window: EngineWindow, language: str, options: DecodeOptions) -> WindowResult:
         result = super().result(window, language, options)
+        if options.word_times:
+            return result
         blank = altered(result, start=window.duration_s, end=window.duration_s, text=" ")
         return msgspec.structs.replace(result, segments=result.segments + blank.segments)
 
@@ -293,7 +295,8 @@ class BeyondItsEnd(Parrot):
 
 class Backwards(Parrot):
     def result(self, window: EngineWindow, language: str, options: DecodeOptions) -> WindowResult:
-        return altered(super().result(window, language, options), start=2.0, end=1.0)
+        result = super().result(window, language, options)
+        return result if options.word_times else altered(result, start=2.0, end=1.0)
 
 
 class NeedsASample(Parrot):
@@ -386,6 +389,8 @@ class OneAtATime(Parrot):
         self._free = threading.Semaphore()
 
     def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
+        if options.word_times:  # which another check is about
+            return super().transcribe(windows, options)
         self._is_slow = self._is_slow or options.language == "xx"
         assert self._free.acquire(blocking=False), "one at a time!"
         time.sleep(1.0 if self._is_slow else 0)
@@ -399,11 +404,6 @@ class NoWords(Parrot):
         result = super().result(window, language, options)
         is_short = window.duration_s < 8 and not self.multilingual
         return altered(result, words=()) if is_short else result
-
-
-class AlwaysWords(Parrot):
-    def result(self, window: EngineWindow, language: str, options: DecodeOptions) -> WindowResult:
-        return super().result(window, language, msgspec.structs.replace(options, word_times=True))
 
 
 class WordsBackwards(Parrot):
@@ -469,7 +469,7 @@ class NoVote(Parrot):
 
 class NoTranslator(Parrot):
     def text(self, sample: Sample, options: DecodeOptions) -> str:
-        return sample.text
+        return super().text(sample, msgspec.structs.replace(options, task="transcribe"))
 
 
 class CallsItEnglish(Parrot):
@@ -545,10 +545,12 @@ def is_long(windows: Sequence[EngineWindow]) -> bool:
 
 
 class LeavesAProcess(Parrot):
+    has_left_one = False
+
     def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
-        if not is_long(windows) and self.info is not None:
+        if not is_long(windows) and not self.has_left_one:
             leave_a_process()
-            self.info = None  # type: ignore[assignment]
+            self.has_left_one = True
         return super().transcribe(windows, options)
 
 

@@ -82,7 +82,7 @@ SPOILT = {
     "long-prompts": ["ShortOfBreath"],
     "what-cannot-be-done": ["DiesOfNonsense"],
     "at-once": ["OneAtATime"],
-    "word-times": ["NoWords", "AlwaysWords", "WordsBackwards"],
+    "word-times": ["NoWords", "WordsBackwards"],
     "word-places": ["SpreadsWords"],
     "loading-multilingual": ["RefusesLanguages"],
     "multilingual-info": ["NoEnglish"],
