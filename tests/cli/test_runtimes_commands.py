@@ -207,7 +207,7 @@ def test_a_profile_is_used(
     created = shared.ctl("profiles", "create", "german", "--runtime", fast, "--language", "de", "--no-vad")
     assert (created.status, created.out) == (0, "german is created\n"), created
 
-    def used(*words: str) -> tuple[str, str, bool]:
+    def used(*words: str) -> tuple[str, str | None, bool]:
         job = shared.ctl("transcribe", tone, "--json", *words).json["job"]
         job = shared.ctl("jobs", "show", job, "--json").json
         return job["runtime"], job["options"]["language"], job["options"]["vad"]
@@ -216,7 +216,7 @@ def test_a_profile_is_used(
     assert used("--profile", "german", "--language", "auto") == (fast, "auto", False)
     monkeypatch.setitem(shared.env, "WHISPERD_PROFILE", "german")
     assert used() == (fast, "de", False)
-    assert used("--profile", "", "--no-vad") == (default_of(shared), "auto", False)
+    assert used("--profile", "", "--no-vad") == (default_of(shared), None, False)
     monkeypatch.delitem(shared.env, "WHISPERD_PROFILE")
     shared.ctl("profiles", "edit", "german", "--unset", "language", "--task", "translate")
     assert shared.ctl("profiles", "show", "german", "--json").json["options"] == {

@@ -272,6 +272,7 @@ def test_options_reach_the_engine(shared: RunningDaemon, tone: str) -> None:
         "hotwords": "h",
         "vad": False,
         "channels": "mix",
+        "timestamps": "segment",
         "clip": None,
         "priority": "bulk",
         "cache": True,

@@ -138,7 +138,8 @@ class _Plan:
         for candidate in self._candidates.values():
             if self.reference_errors is not None:
                 return
-            yield _with_margin(candidate.start, FULL_MARGIN_S)
+            if candidate.variant not in self._struck:
+                yield _with_margin(candidate.start, FULL_MARGIN_S)
 
     def _bases(self) -> Generator[Setting, None, dict[str, Setting]]:
         """Each variant as it is usually run, with as much margin as its text needs."""
