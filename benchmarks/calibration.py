@@ -64,7 +64,7 @@ def measure(_daemon: RunningDaemon, audio: Path) -> Outcome:
         finally:
             daemon.close()
         (Path(folder) / "other").mkdir()
-        picked, fastest, every = anyio.run(_against_everything, found, Path(folder) / "other")
+        picked, fastest, winner, every = anyio.run(_against_everything, found, Path(folder) / "other")
     share = statistics.median(one / other for one, other in zip(picked, fastest, strict=True))
     alone_s, window_s, beside_s = (statistics.median(delays[name]) for name in ("alone", "window", "beside"))
     chosen = found["chosen"]
@@ -75,7 +75,7 @@ def measure(_daemon: RunningDaemon, audio: Path) -> Outcome:
         [
             ("whole calibration", f"{elapsed_s:.0f} s, {len(found['trials'])} settings"),
             ("picked", _said(chosen)),
-            ("fastest of all", f"{_said(every[0])} of {len(every)}"),
+            ("fastest of all", f"{_said(winner)}, of {len(every)}"),
             ("speed, picked to fastest", f"{share:.2f}"),
             ("jfk.flac, alone", f"{alone_s * 1000:.0f} ms, of which its window {window_s * 1000:.0f} ms"),
             ("jfk.flac, during calibration", f"{beside_s * 1000:.0f} ms"),
@@ -153,8 +153,8 @@ def _delays(daemon: RunningDaemon, recording: str) -> dict[str, list[float]]:
 
 async def _against_everything(
     found: dict[str, Any], state: Path
-) -> tuple[list[float], list[float], list[dict[str, Any]]]:
-    """The speeds of what was picked and of the fastest, by round; all that was tried, the fastest first."""
+) -> tuple[list[float], list[float], dict[str, Any], list[dict[str, Any]]]:
+    """The speeds of what was picked and of the fastest, by round; the fastest; all that was tried."""
     chosen = _setting(found["chosen"])
     async with _service(state) as around:
         possible = {one.variant.name: one for one in await around.variants() if one.problem is None}
@@ -168,13 +168,10 @@ async def _against_everything(
         right = [one for one in trials if one.speed and (one.errors or 0) <= found["reference_errors"]]
         right.sort(key=lambda one: -(one.speed or 0.0))
         finalists = list(dict.fromkeys([chosen, *(one.setting for one in right[:FINALISTS])]))
-        finals = [
-            [(await _try(around, possible, [one]))[0].speed or 0.0 for one in finalists]
-            for _ in range(ROUNDS)
-        ]
-    by_finalist = list(zip(*finals, strict=True))
-    best = max(by_finalist, key=statistics.median)
-    return list(by_finalist[0]), list(best), [_described(one) for one in right]
+        finals = [[(await _try(around, possible, [one]))[0] for one in finalists] for _ in range(ROUNDS)]
+    by_finalist = [[one.speed or 0.0 for one in trials] for trials in zip(*finals, strict=True)]
+    best = max(range(len(finalists)), key=lambda place: statistics.median(by_finalist[place]))
+    return by_finalist[0], by_finalist[best], _described(finals[0][best]), [_described(one) for one in right]
 
 
 @asynccontextmanager
