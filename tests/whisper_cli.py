@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from benchmarks.recordings import DECODE
+
 from whisperd.natives.lock import Source, parse_lock
 from whisperd.plugins import find_variant
 from whisperd_testing import CACHE
@@ -28,19 +30,6 @@ LOCKED_AS = "whispercpp-blas"
 """A variant that is built of the source."""
 COMMON = ("common", "common-whisper", "common-ggml", "grammar-parser")
 OPTIONS = ("-l", "en", "-t", "1", "-bs", "1", "-bo", "1", "-nf", "-nt", "-sns", "-nfa", "-np")
-
-DECODE = """
-import json, sys, wave
-sys.path.insert(0, sys.argv[1])
-import av
-for source, target in json.loads(sys.argv[2]):
-    resampler = av.AudioResampler("s16", "mono", 16_000)
-    with av.open(source) as media, wave.open(target, "wb") as sound:
-        sound.setparams((1, 2, 16_000, 0, "NONE", ""))
-        for frame in (*media.decode(audio=0), None):
-            for part in resampler.resample(frame):
-                sound.writeframes(part.to_ndarray().tobytes())
-"""
 
 
 def can_build() -> bool:
