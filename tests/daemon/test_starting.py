@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from filelock import FileLock
 from raw_client import until
 
+from whisperd.client import aconnect, connect
 from whisperd.daemon import listener
 from whisperd.rpc.errors import WhisperdError
 from whisperd_testing import CACHE, LIMIT_S, RunningDaemon, write_tone
@@ -283,3 +285,44 @@ def test_relative_places_are_those_of_the_client(unstarted: RunningDaemon, tmp_p
     with unstarted.connect() as client:
         assert "max_jobs = 7" in client.daemon.config()["content"]
     assert (tmp_path / "here" / "state" / "daemon.log").exists()
+
+
+# One that is just ending
+
+
+@pytest.fixture
+def dying(unstarted: RunningDaemon, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningDaemon]:
+    """Its socket still takes a connection when nobody is behind it any more."""
+    for name, value in unstarted.env.items():
+        monkeypatch.setenv(name, value)
+    Path(unstarted.socket).parent.mkdir(mode=0o700, exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(unstarted.socket)
+        listening.listen()
+
+        def end() -> None:
+            connection, _ = listening.accept()
+            listening.close()
+            connection.close()
+
+        thread = threading.Thread(target=end)
+        thread.start()
+        yield unstarted
+        thread.join(LIMIT_S)
+
+
+def test_one_that_is_ending_is_replaced(dying: RunningDaemon) -> None:
+    with connect(dying.socket) as client:
+        assert client.daemon.status()["socket"] == dying.socket
+
+
+@pytest.mark.anyio
+async def test_the_asynchronous_client_replaces_it_as_well(dying: RunningDaemon) -> None:
+    async with aconnect(dying.socket) as client:
+        assert (await client.daemon.status())["socket"] == dying.socket
+
+
+def test_it_is_not_replaced_by_who_must_not_start_one(dying: RunningDaemon) -> None:
+    with pytest.raises(WhisperdError) as caught:
+        connect(dying.socket, start=False)
+    assert caught.value.code == "daemon.connection_lost"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Coroutine, Iterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import anyio
@@ -59,6 +59,19 @@ async def aconnect(
     As `connect`. Jobs that were not detached are cancelled when the block ends.
     """
     path = socket or socket_path()
+    async with AsyncExitStack() as stack:
+        try:
+            client = await stack.enter_async_context(_greeted(path, start=start, profile=profile))
+        except WhisperdError as error:
+            if not (start and error.code == "daemon.connection_lost"):
+                raise
+            # That one was just ending: another is started.
+            client = await stack.enter_async_context(_greeted(path, start=start, profile=profile))
+        yield client
+
+
+@asynccontextmanager
+async def _greeted(path: str, *, start: bool, profile: str | None) -> AsyncIterator[AsyncClient]:
     connected = await to_thread.run_sync(lambda: open_socket(path, start=start))
     async with await open_stream(connected, path) as stream:
         client = AsyncClient()

@@ -48,6 +48,15 @@ def connect(socket: str | None = None, *, start: bool = True, profile: str | Non
     Raises `WhisperdError` if it cannot be reached, `protocol.unsupported` and `profile.unknown`.
     """
     path = socket or socket_path()
+    try:
+        return _greet(path, start=start, profile=profile)
+    except WhisperdError as error:
+        if not (start and error.code == "daemon.connection_lost"):
+            raise
+    return _greet(path, start=start, profile=profile)  # that one was just ending: another is started
+
+
+def _greet(path: str, *, start: bool, profile: str | None) -> Client:
     client = Client(Wire(open_socket(path, start=start)), lambda: connect(path, start=False, profile=profile))
     try:
         client.server = client.request("session.hello", **hello_params(profile))
