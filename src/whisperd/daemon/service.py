@@ -23,11 +23,11 @@ from whisperd.daemon.calibrating import calibration_surroundings, is_busy
 from whisperd.daemon.conditions import Conditions
 from whisperd.daemon.connection import Connection
 from whisperd.daemon.hub import EventHub
+from whisperd.daemon.leasing import lease_for_options
 from whisperd.daemon.metrics import Metrics
 from whisperd.daemon.recipes import recipe_of
 from whisperd.daemon.reporting import status_line
 from whisperd.daemon.uploads import UploadStore
-from whisperd.daemon.watching import WatchJobs
 from whisperd.jobs.executor import jobs_at_once
 from whisperd.jobs.job import Job
 from whisperd.jobs.journal import JobRecord, job_of, open_journal
@@ -55,8 +55,7 @@ from whisperd.service_manager.notify import Notifier
 from whisperd.settings import Settings, is_offline, load_settings
 from whisperd.store import open_database
 from whisperd.tasks import open_task_group
-from whisperd.watch.manager import WatchManager
-from whisperd.watch.store import WatchStore, check_watches
+from whisperd.watch import WatchJobs, WatchManager, WatchStore, check_watches
 from whisperd.worker.protocol import LoadParams
 
 __all__ = ["Service", "native_bundles", "open_service"]
@@ -394,7 +393,7 @@ async def open_service(
             service.watches = WatchManager(
                 tasks,
                 WatchStore(database, socket),
-                WatchJobs(service),
+                WatchJobs(service.jobs, partial(lease_for_options, service), service.lease_for),
                 settings=lambda: service.settings.watch,
                 check_options=job_options,
                 runtime_id=lambda name: service.runtimes.find(name).id,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from whisperd.rpc.errors import WhisperdError
 from whisperd.watch.preset import WatchPreset
 
-__all__ = ["exists", "not_a_folder", "stale", "unknown_file", "unknown_watch"]
+__all__ = ["exists", "not_a_folder", "not_read", "stale", "unknown_file", "unknown_watch"]
 
 
 def exists(path: str) -> WhisperdError:
@@ -27,6 +27,16 @@ def not_a_folder(path: str) -> WhisperdError:
         "watch.not_a_folder",
         f"{path} is no folder that can be read.",
         "Make the folder first, and check its permissions.",
+        {"path": path},
+    )
+
+
+def not_read(path: str, error: OSError) -> WhisperdError:
+    """`audio.not_readable`: the system refuses to read a recording."""
+    return WhisperdError(
+        "audio.not_readable",
+        f"{path} cannot be read: {error.strerror or error}.",
+        "Check the file, its permissions and its disk.",
         {"path": path},
     )
 

@@ -19,11 +19,12 @@ from whisperd.settings import WatchSettings
 from whisperd.threads import run_abandonable
 from whisperd.watch import scanner
 from whisperd.watch.ledger import FileRow, Seen, recognise, wants_work
+from whisperd.watch.log_table import LogLine
 from whisperd.watch.mounts import file_system_of, is_silent
 from whisperd.watch.names import Selection, is_partial
 from whisperd.watch.preset import WatchPreset
 from whisperd.watch.settling import Settling
-from whisperd.watch.store import LogLine, WatchStore
+from whisperd.watch.store import WatchStore
 from whisperd.watch.writing import remove_leftover
 
 __all__ = ["WatchFolder"]
@@ -151,12 +152,12 @@ class WatchFolder:
 
     async def has_texts(self, row: FileRow) -> bool:
         """Whether there is something in all the places where texts of a file were written."""
-        paths = [output.path for output in await self._store.outputs(row.id)]
+        paths = [output.path for output in await self._store.outputs.of(row.id)]
         return await self._in_thread(lambda: all(os.path.lexists(path) for path in paths))
 
     async def run(self) -> None:
         """Look at the folder whenever that is due, until cancelled."""
-        for row in await self._store.files(self.preset.id, ("retrying",)):
+        for row in await self._store.files.with_status(self.preset.id, ("retrying",)):
             self._retries[row.path] = anyio.current_time()
         while True:
             with anyio.move_on_after(self._idle_for_s()):
@@ -230,7 +231,7 @@ class WatchFolder:
         if is_back:
             log.info("watch %s: its folder is there again", self.preset.id)
             self.problem = None
-            await self._store.log(self.preset.id, LogLine("back", None, "The folder is there again."))
+            await self._store.log.add(self.preset.id, LogLine("back", None, "The folder is there again."))
         self._tell()
 
     async def _absent(self, message: str) -> None:
@@ -247,7 +248,7 @@ class WatchFolder:
         )
         if not was_known:
             log.info("watch %s: its folder is not there", self.preset.id)
-            await self._store.log(self.preset.id, LogLine("absent", None, message))
+            await self._store.log.add(self.preset.id, LogLine("absent", None, message))
         self._tell()
 
     def poll(self) -> None:
@@ -263,7 +264,7 @@ class WatchFolder:
 
     async def _note_gone(self, root: str) -> None:
         last = 0
-        while rows := await self._store.present(self.preset.id, last, SLICE):
+        while rows := await self._store.files.present(self.preset.id, last, SLICE):
             last = rows[-1].id
             await self._forget_missing(rows, root)
 
@@ -280,7 +281,7 @@ class WatchFolder:
                 self.queue.pop(row.path, None)
                 self._settling.forget(row.path)
                 self._retries.pop(row.path, None)
-            await self._store.mark_gone([row.id for row in gone])
+            await self._store.files.mark_gone([row.id for row in gone])
 
     async def _look_at_hints(self, hints: Mapping[str, bool]) -> None:
         selection, root = self.selection, self.root
@@ -299,7 +300,7 @@ class WatchFolder:
                     continue
                 self.queue.pop(path, None)
                 self._settling.forget(path)
-                if rows := await self._store.below(self.preset.id, path):
+                if rows := await self._store.files.below(self.preset.id, path):
                     await self._forget_missing(rows, root)
 
     def _note_partial(self, inode: str) -> None:
@@ -323,8 +324,8 @@ class WatchFolder:
     async def _sift(self, found: Sequence[Seen], new: Iterable[str] = ()) -> None:
         """Tell what is known from what is to be done; `new` are those that may have been renamed in."""
         if self.preset.include:  # else only what is audio or video by its name is wanted, and no text is
-            found = await self._store.without_outputs(self.preset.path, found)
-        looked_up = await self._store.look_up(self.preset.id, found)
+            found = await self._store.outputs.absent_from(self.preset.path, found)
+        looked_up = await self._store.files.look_up(self.preset.id, found)
         others = [other for _, known, others in looked_up if known is None for other in others]
         there: dict[int, bool] = {}
         if others:
@@ -353,7 +354,7 @@ class WatchFolder:
             # It has come back. Somebody who has deleted its texts as well begins anew.
             if row.status == "done" and not await self.has_texts(row):
                 row = msgspec.structs.replace(row, status="lost")
-            await self._store.update_file(row.id, gone=None, status=row.status)
+            await self._store.files.update(row.id, gone=None, status=row.status)
         if wants_work(row, now):
             self._enqueue(seen)
         elif row.status == "retrying" and row.retry_at is not None and seen.path not in self._retries:

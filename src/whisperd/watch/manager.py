@@ -22,12 +22,13 @@ from whisperd.watch import scanner
 from whisperd.watch.actions import notify_desktop
 from whisperd.watch.errors import exists, not_a_folder, stale, unknown_file, unknown_watch
 from whisperd.watch.folder import WatchFolder
+from whisperd.watch.jobs import WatchJobs
 from whisperd.watch.ledger import FileRow, Seen
 from whisperd.watch.notifier import Changes, Notifier
 from whisperd.watch.preset import WatchChanges, WatchPreset, changed, invalid
 from whisperd.watch.quiet import parse_quiet_hours, quiet_for_s
 from whisperd.watch.store import WatchStore
-from whisperd.watch.work import FileWork, Jobs
+from whisperd.watch.work import FileWork
 
 __all__ = ["WatchManager"]
 
@@ -63,7 +64,7 @@ class WatchManager:
         self,
         tasks: TaskGroup,
         store: WatchStore,
-        jobs: Jobs,
+        jobs: WatchJobs,
         settings: Callable[[], WatchSettings],
         check_options: Callable[[dict[str, Any]], object],
         runtime_id: Callable[[str], str],
@@ -112,7 +113,7 @@ class WatchManager:
     async def view(self, preset: WatchPreset) -> dict[str, Any]:
         """What is told of a watch."""
         folder = self._watched[preset.id].folder
-        counts = await self._store.counts(preset.id)
+        counts = await self._store.files.counts(preset.id)
         working = counts.get("working", 0) + counts.get("written", 0)
         waiting = folder.waiting + counts.get("retrying", 0)
         shown = msgspec.structs.asdict(preset)
@@ -175,7 +176,7 @@ class WatchManager:
             if not self._watched:
                 self._any = anyio.Event()
             watched.scope.cancel()
-            rows = await self._store.files(preset.id, ("working",))
+            rows = await self._store.files.with_status(preset.id, ("working",))
             await self._store.delete(preset.id)
             self._rearrange()
         for row in rows:
@@ -189,10 +190,10 @@ class WatchManager:
         watched = self._find(name)
         folder = watched.folder
         if paths is None:
-            rows = await self._store.files(folder.preset.id, ("failed", "retrying"))
+            rows = await self._store.files.with_status(folder.preset.id, ("failed", "retrying"))
         else:
             found = [
-                (path, await self._store.file_at(folder.preset.id, self._within(folder, path)))
+                (path, await self._store.files.at(folder.preset.id, self._within(folder, path)))
                 for path in paths
             ]
             if missing := next((path for path, row in found if row is None), None):
@@ -200,7 +201,7 @@ class WatchManager:
             rows = [row for _, row in found if row is not None]
         rows = [row for row in rows if row.status not in ("working", "written")]
         for row in rows:
-            await self._store.update_file(row.id, status="lost", attempts=0, retry_at=None)
+            await self._store.files.update(row.id, status="lost", attempts=0, retry_at=None)
         folder.went_well()
         folder.hint({folder.full(row.path): False for row in rows})
         return len(rows)
@@ -216,7 +217,7 @@ class WatchManager:
 
     async def log(self, name: str, limit: int) -> list[dict[str, Any]]:
         """What happened in a watch, the oldest first."""
-        return await self._store.read_log(self.find(name).id, limit)
+        return await self._store.log.read(self.find(name).id, limit)
 
     def _find(self, name: str) -> _Watched:
         found = self._watched.get(name) or next(
@@ -272,7 +273,7 @@ class WatchManager:
         folder = watched.folder
         with watched.scope:
             async with open_task_group() as watched.tasks:
-                for row in await self._store.files(folder.preset.id, ("working", "written")):
+                for row in await self._store.files.with_status(folder.preset.id, ("working", "written")):
                     self._start(watched, row)
                 watched.tasks.start_soon(folder.run)
                 watched.tasks.start_soon(self._tell_desktop, watched)

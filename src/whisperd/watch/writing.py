@@ -25,6 +25,7 @@ __all__ = [
     "place",
     "remove_leftover",
     "remove_leftovers",
+    "remove_ours",
     "rename_output",
     "text_hash",
 ]
@@ -157,6 +158,12 @@ def remove_leftovers(folder: str) -> None:
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):
             remove_leftover(folder, name)
+
+
+def remove_ours(path: str, hashes: Collection[str]) -> None:
+    """Delete what we have written, unless somebody has changed it. Raises `OSError`."""
+    if is_ours(path, hashes):
+        os.unlink(path)
 
 
 def _put_new(source: str, target: str) -> bool:

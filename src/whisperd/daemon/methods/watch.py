@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta
 from whisperd.daemon.call import Call
 from whisperd.rpc.errors import sendable
 from whisperd.rpc.messages import NoParams, Params, invalid_params
-from whisperd.watch.preset import WatchChanges, WatchPreset
+from whisperd.watch import WatchChanges, WatchPreset
 
 __all__ = ["METHODS"]
 

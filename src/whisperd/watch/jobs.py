@@ -1,29 +1,45 @@
-"""Jobs for the files of watch folders."""
+"""Jobs for the files of watch folders: detached, and of low priority unless a watch says otherwise."""
 
 from __future__ import annotations
 
 import sqlite3
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
-from whisperd.daemon.leasing import lease_for_options
 from whisperd.jobs.identity import FileStamp
 from whisperd.jobs.job import Job, JobInput, Source, Transcript
 from whisperd.jobs.journal import Work
+from whisperd.jobs.manager import JobManager
+from whisperd.jobs.options import JobOptions
 from whisperd.rpc.errors import WhisperdError, sendable
+from whisperd.runtimes import Lease
 from whisperd.watch.preset import WatchPreset
-from whisperd.watch.work import Note
 
-if TYPE_CHECKING:
-    from whisperd.daemon.service import Service
+__all__ = ["LeaseForOptions", "Note", "WatchJobs"]
 
-__all__ = ["WatchJobs"]
+Note = Callable[[sqlite3.Connection, str], object]
+"""Notes a job in the ledger, in the transaction that puts it into the journal."""
+
+LeaseForOptions = Callable[
+    [dict[str, Any], str | None], Awaitable[tuple[JobOptions, Lease, Sequence[str] | None]]
+]
+"""From job options and the name of a profile: all options, a lease on the runtime that they name, and the
+languages of its model as far as they are known."""
 
 
 class WatchJobs:
-    """Takes detached jobs of low priority, unless a watch says otherwise."""
+    """The jobs of a daemon, as watches use them."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(
+        self,
+        jobs: JobManager,
+        lease_for_options: LeaseForOptions,
+        lease_for: Callable[[Job], Awaitable[Lease]],
+    ) -> None:
+        """`lease_for` gives a lease on the runtime of a job that was done before."""
+        self._jobs = jobs
+        self._lease_for_options = lease_for_options
+        self._lease_for = lease_for
 
     async def submit(
         self,
@@ -34,8 +50,10 @@ class WatchJobs:
         again: str | None,
         note: Note,
     ) -> Job:
-        """Take a job, and answer once it is in the journal with what `note` writes."""
-        jobs = self._service.jobs
+        """Take a job for a file, and answer once it is in the journal together with what `note` writes.
+
+        `again` is a job that has failed with the same bytes: what it has finished is used.
+        """
         taken: list[str] = []
 
         def also(connection: sqlite3.Connection) -> None:
@@ -49,39 +67,38 @@ class WatchJobs:
             requested = {"priority": "bulk", **preset.options}
             if preset.runtime is not None:
                 requested["runtime"] = preset.runtime
-            options, lease, languages = await lease_for_options(self._service, requested, preset.profile)
+            options, lease, languages = await self._lease_for_options(requested, preset.profile)
             try:
                 source = Source(JobInput(path=sendable(path)), path, stamp, content_hash)
-                job = jobs.submit(source, options, lease, languages, is_detached=True, also=also)
+                job = self._jobs.submit(source, options, lease, languages, is_detached=True, also=also)
                 taken.append(job.id)  # before anything of it is written
             except BaseException:
                 lease.release()
                 raise
-        await jobs.acknowledged(job)
+        await self._jobs.acknowledged(job)
         return job
 
     def find(self, job: str) -> Job | None:
         """A job that is remembered."""
         try:
-            return self._service.jobs.get(job)
+            return self._jobs.get(job)
         except WhisperdError:
             return None
 
     def cancel(self, job: str) -> None:
         """Cancel a job, if it is remembered and not over."""
         if (found := self.find(job)) is not None:
-            self._service.jobs.cancel(found)
+            self._jobs.cancel(found)
 
     async def transcript(self, job: Job) -> Transcript | None:
         """The result of a job, as long as it is kept."""
-        return await self._service.jobs.transcript(job)
+        return await self._jobs.transcript(job)
 
     async def _retry(self, failed: Job, stamp: FileStamp, also: Work) -> Job:
-        jobs = self._service.jobs
-        lease = await self._service.lease_for(failed)
+        lease = await self._lease_for(failed)
         try:
-            jobs.check_retry(failed)
-            return jobs.retry(failed, lease, stamp, also)
+            self._jobs.check_retry(failed)
+            return self._jobs.retry(failed, lease, stamp, also)
         except BaseException:
             lease.release()
             raise

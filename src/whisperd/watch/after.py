@@ -1,0 +1,90 @@
+"""What comes after the texts of a file: a command runs, and the recording stays, is moved or deleted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from anyio.to_thread import run_sync
+
+from whisperd.rpc.errors import WhisperdError
+from whisperd.settings import WatchSettings
+from whisperd.watch import scanner, writing
+from whisperd.watch.actions import command_words, run_command
+from whisperd.watch.ledger import FileRow
+from whisperd.watch.log_table import LogLine
+from whisperd.watch.names import ERROR_FORMAT
+from whisperd.watch.preset import WatchPreset
+from whisperd.watch.store import WatchStore
+
+__all__ = ["After"]
+
+
+class After:
+    """Does what a watch says, and notes it."""
+
+    def __init__(self, store: WatchStore, settings: Callable[[], WatchSettings]) -> None:
+        self._store = store
+        self._settings = settings
+
+    async def run(self, preset: WatchPreset, row: FileRow) -> None:
+        """The texts of a file are written: do the rest."""
+        is_well = await self._run_command(preset, row) if preset.command else True
+        if preset.after == "stay":
+            await self._store.files.update(row.id, status="done")
+            return
+        if is_well:
+            line = await self._put_away(preset, row)
+        else:
+            line = LogLine("stays", row.path, "The recording stays, for its command has failed.")
+        if line.event == "stays":
+            await self._store.files.update(row.id, line, status="done")
+        else:
+            await self._store.files.put_away(row.id)
+            await self._store.log.add(preset.id, line)
+
+    async def _put_away(self, preset: WatchPreset, row: FileRow) -> LogLine:
+        try:
+            return await run_sync(_put_away, preset, row)
+        except (WhisperdError, OSError) as error:
+            return LogLine("stays", row.path, f"The recording stays: {getattr(error, 'message', error)}")
+
+    async def _run_command(self, preset: WatchPreset, row: FileRow) -> bool:
+        outputs = [
+            output.path for output in await self._store.outputs.of(row.id) if output.format != ERROR_FORMAT
+        ]
+        first = outputs[0] if outputs else ""
+        path = os.path.join(preset.path, row.path)
+        values = {
+            "path": path,
+            "name": os.path.basename(path),
+            "stem": os.path.splitext(os.path.basename(path))[0],
+            "folder": os.path.dirname(path),
+            "output": first,
+        }
+        variables = {
+            "WHISPERD_PATH": path,
+            "WHISPERD_OUTPUT": first,
+            "WHISPERD_OUTPUTS": "\n".join(outputs),
+            "WHISPERD_WATCH": preset.id,
+        }
+        words = command_words(preset.command, values)
+        outcome = await run_command(words, self._settings().command_timeout_s, variables)
+        await self._store.log.add(preset.id, LogLine("command", row.path, outcome.words))
+        return outcome.ok
+
+
+def _put_away(preset: WatchPreset, row: FileRow) -> LogLine:
+    """Move or delete a recording; what was done. Blocks. Raises `OSError`, and as `move_source` does."""
+    source = os.path.join(preset.path, row.path)
+    seen = scanner.look_at(preset.path, row.path)
+    if not os.path.lexists(source):  # perhaps by us, before we were cut off
+        return LogLine("gone", row.path, "The recording is not there any more.")
+    if seen is None or seen.identity != row.identity:
+        return LogLine("stays", row.path, "The recording stays, for it was changed meanwhile.")
+    if preset.after == "delete":
+        os.unlink(source)
+        return LogLine("deleted", row.path, "The recording was deleted, as it was asked for.")
+    subfolder = os.path.join(preset.move_to or "", os.path.dirname(row.path))
+    target = writing.move_source(source, subfolder)
+    return LogLine("moved away", row.path, f"The recording was moved to {target}.")

@@ -1,0 +1,247 @@
+"""The table of files: what is known of each file of a watch, and what is being done for it.
+
+Functions with a connection are parts of somebody's transaction; methods are transactions of their own, and
+raise what `Database.run` raises.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from whisperd.clock import now_rfc3339
+from whisperd.store import Database
+from whisperd.watch.ledger import FileRow, FileStatus, Identity, Seen
+from whisperd.watch.log_table import LogLine, add_log
+
+__all__ = ["FileTable", "one_file", "put_file", "update_file"]
+
+_COLUMNS = "id, watch, path, inode, size, modified, hash, status, job, attempts, retry_at, error, gone"
+
+
+class FileTable:
+    """The files of all watches."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def look_up(
+        self, watch: str, seen: Sequence[Seen]
+    ) -> list[tuple[Seen, FileRow | None, list[FileRow]]]:
+        """Of files that were seen, what is known by their paths, and else by their inodes."""
+
+        def work(connection: sqlite3.Connection) -> list[tuple[Seen, FileRow | None, list[FileRow]]]:
+            found = []
+            for one in seen:
+                known = one_file(connection, "watch = ? AND path = ?", (watch, os.fsencode(one.path)))
+                others = (
+                    []
+                    if known
+                    else _files(connection, "watch = ? AND inode = ?", (watch, one.identity.inode))
+                )
+                found.append((one, known, others))
+            return found
+
+        return await self._database.run(work)
+
+    async def get(self, number: int) -> FileRow | None:
+        """A file of the ledger."""
+        return await self._database.run(lambda connection: one_file(connection, "id = ?", (number,)))
+
+    async def at(self, watch: str, path: str) -> FileRow | None:
+        """What is known by a path."""
+        return await self._database.run(
+            lambda connection: one_file(connection, "watch = ? AND path = ?", (watch, os.fsencode(path)))
+        )
+
+    async def with_status(
+        self, watch: str, statuses: Sequence[FileStatus], *, after: int = 0, limit: int = -1
+    ) -> list[FileRow]:
+        """Those with one of these statuses, by their numbers."""
+        marks = ", ".join("?" * len(statuses))
+        return await self._database.run(
+            lambda connection: _files(
+                connection,
+                f"watch = ? AND status IN ({marks}) AND id > ? ORDER BY id LIMIT ?",
+                (watch, *statuses, after, limit),
+            )
+        )
+
+    async def present(self, watch: str, after: int, limit: int) -> list[FileRow]:
+        """Those that were there when they were seen last, by their numbers."""
+        return await self._database.run(
+            lambda connection: _files(
+                connection, "watch = ? AND gone IS NULL AND id > ? ORDER BY id LIMIT ?", (watch, after, limit)
+            )
+        )
+
+    async def below(self, watch: str, folder: str) -> list[FileRow]:
+        """Those that were there, at a path or below it."""
+        path = os.fsencode(folder)
+        return await self._database.run(
+            lambda connection: _files(
+                connection,
+                "watch = ?1 AND gone IS NULL AND (path = ?2 OR (path >= ?3 AND path < ?4))",
+                (watch, path, path + b"/", path + b"0"),  # 0 is what follows the slash
+            )
+        )
+
+    async def counts(self, watch: str) -> dict[str, int]:
+        """How many files there are with each status, of those that are there or done."""
+        return await self._database.run(
+            lambda connection: dict(
+                connection.execute(
+                    "SELECT status, count(*) FROM watch_files"
+                    " WHERE watch = ? AND (gone IS NULL OR status = 'done') GROUP BY status",
+                    (watch,),
+                )
+            )
+        )
+
+    async def update(self, number: int, *log: LogLine, **values: Any) -> None:
+        """Change fields of a file, and say so in the log."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            update_file(connection, number, **values)
+            _add_logs(connection, number, log)
+
+        await self._database.run(work)
+
+    async def put(
+        self, watch: str, seen: Seen, content_hash: str | None, *, attempts: int, status: FileStatus
+    ) -> int:
+        """A file was taken, and there is no job for it."""
+        return await self._database.run(
+            lambda connection: put_file(
+                connection, watch, seen, content_hash, job=None, attempts=attempts, status=status
+            )
+        )
+
+    async def put_away(self, number: int) -> None:
+        """A file was moved away or deleted by us: another one of that name is a new one.
+
+        Its own name gets a NUL, which no file's can have.
+        """
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "UPDATE watch_files SET path = CAST(path || x'00' || id AS BLOB), gone = ?, status = 'done'"
+                " WHERE id = ?",
+                (now_rfc3339(), number),
+            )
+
+        await self._database.run(work)
+
+    async def mark_gone(self, numbers: Iterable[int]) -> None:
+        """These files are not there any more."""
+        rows = [(now_rfc3339(), number) for number in numbers]
+        await self._database.run(
+            lambda connection: connection.executemany("UPDATE watch_files SET gone = ? WHERE id = ?", rows)
+        )
+
+    async def rename(self, number: int, path: str, identity: Identity, watch: str) -> None:
+        """A file has another name now."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            update_file(connection, number, path=path, identity=identity, gone=None)
+            add_log(
+                connection, watch, LogLine("moved", path, "It was renamed; what was written for it follows.")
+            )
+
+        await self._database.run(work)
+
+    async def forget(self, number: int) -> None:
+        """Forget a file; what was written for it stays, and is somebody else's from now on."""
+        await self._database.run(
+            lambda connection: connection.execute("DELETE FROM watch_files WHERE id = ?", (number,))
+        )
+
+
+def put_file(
+    connection: sqlite3.Connection,
+    watch: str,
+    seen: Seen,
+    content_hash: str | None,
+    *,
+    job: str | None,
+    attempts: int,
+    status: FileStatus = "working",
+) -> int:
+    """A file was taken, and perhaps a job for it; returns its number."""
+    identity = seen.identity
+    (number,) = connection.execute(
+        "INSERT INTO watch_files (watch, path, inode, size, modified, hash, status, job, attempts)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (watch, path) DO UPDATE SET"
+        " inode = excluded.inode, size = excluded.size, modified = excluded.modified, hash = excluded.hash,"
+        " status = excluded.status, job = excluded.job, attempts = excluded.attempts, retry_at = NULL,"
+        " error = NULL, gone = NULL RETURNING id",
+        (
+            watch,
+            os.fsencode(seen.path),
+            identity.inode,
+            identity.size_bytes,
+            identity.modified_ns,
+            content_hash,
+            status,
+            job,
+            attempts,
+        ),
+    ).fetchone()
+    return int(number)
+
+
+def update_file(connection: sqlite3.Connection, number: int, **values: Any) -> None:
+    """Change fields of a file."""
+    columns: dict[str, Any] = {}
+    for field, value in values.items():
+        if field == "identity":
+            columns |= {"inode": value.inode, "size": value.size_bytes, "modified": value.modified_ns}
+        elif field == "path":
+            columns["path"] = os.fsencode(value)
+        elif field == "error":
+            columns["error"] = value and msgspec.json.encode(value).decode()
+        else:
+            columns[field] = value
+    assignments = ", ".join(f"{column} = ?" for column in columns)
+    statement = f"UPDATE watch_files SET {assignments} WHERE id = ?"  # noqa: S608 - our columns
+    connection.execute(statement, (*columns.values(), number))
+
+
+def one_file(connection: sqlite3.Connection, condition: str, values: Sequence[Any]) -> FileRow | None:
+    """The first file for which a condition in SQL holds."""
+    found = _files(connection, condition, values)
+    return found[0] if found else None
+
+
+def _add_logs(connection: sqlite3.Connection, number: int, lines: Sequence[LogLine]) -> None:
+    row = connection.execute("SELECT watch FROM watch_files WHERE id = ?", (number,)).fetchone()
+    for line in lines if row else ():
+        add_log(connection, row[0], line)
+
+
+def _files(connection: sqlite3.Connection, condition: str, values: Sequence[Any]) -> list[FileRow]:
+    statement = f"SELECT {_COLUMNS} FROM watch_files WHERE {condition}"  # noqa: S608 - our conditions
+    return [_file(row) for row in connection.execute(statement, values)]
+
+
+def _file(row: tuple[Any, ...]) -> FileRow:
+    number, watch, path, inode, size, modified, content_hash, status, job, attempts, retry_at, error, gone = (
+        row
+    )
+    return FileRow(
+        id=number,
+        watch=watch,
+        path=os.fsdecode(path),
+        identity=Identity(inode, size, modified),
+        hash=content_hash,
+        status=status,
+        job=job,
+        attempts=attempts,
+        retry_at=retry_at,
+        error=error and msgspec.json.decode(error),
+        gone=gone,
+    )

@@ -1,0 +1,159 @@
+"""What is written for the files of a watch: their texts, and why there is none."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
+from typing import Final
+
+import msgspec
+from anyio.to_thread import run_sync
+
+from whisperd.jobs.job import Transcript
+from whisperd.outputs import render
+from whisperd.rpc.errors import WhisperdError
+from whisperd.watch import writing
+from whisperd.watch.file_table import update_file
+from whisperd.watch.ledger import FileRow
+from whisperd.watch.log_table import LogLine, add_log
+from whisperd.watch.names import ERROR_FORMAT, output_names
+from whisperd.watch.output_table import OutputRow, Wanted, set_outputs
+from whisperd.watch.preset import WatchPreset
+from whisperd.watch.store import WatchStore
+
+__all__ = ["Texts"]
+
+log = logging.getLogger(__name__)
+
+UNKNOWN_LANGUAGE: Final = "und"
+"""As ISO 639 has it."""
+
+
+class Texts:
+    """Writes outputs, and notes in the ledger which there are."""
+
+    def __init__(self, store: WatchStore) -> None:
+        self._store = store
+
+    async def write(
+        self, preset: WatchPreset, row: FileRow, transcript: Transcript, *, is_cached: bool
+    ) -> None:
+        """Have the outputs of a file, and no others. Raises `output.*` and `disk.full`."""
+        language = transcript.language or UNKNOWN_LANGUAGE
+        contents = await run_sync(
+            lambda: {name: render(transcript, name).encode(errors="replace") for name in preset.outputs}
+        )
+        wanted = [
+            Wanted(
+                await self._places(preset, row.path, language, name),
+                name,
+                language,
+                writing.text_hash(contents[name]),
+            )
+            for name in preset.outputs
+        ]
+        claimed, stale = await self._store.outputs.claim(row.id, wanted)
+        for output in claimed:
+            place = partial(
+                writing.place,
+                output.path,
+                contents[output.format],
+                source=os.path.join(preset.path, row.path),
+                overwrite=preset.overwrite,
+            )
+            await self._place(place, output)
+        await _remove(stale)
+        written = [_written(output) for output in claimed]
+        names = ", ".join(os.path.basename(output.path) for output in written)
+        how = (
+            "The text was kept from before" if is_cached else f"{transcript.duration:.1f} s were transcribed"
+        )
+
+        def note(connection: sqlite3.Connection) -> None:
+            set_outputs(connection, row.id, written)
+            update_file(connection, row.id, status="written", attempts=0, retry_at=None, error=None)
+            add_log(connection, preset.id, LogLine("done", row.path, f"{how}: {names}."))
+
+        await self._store.run(note)
+
+    async def write_error(self, preset: WatchPreset, row: FileRow, error: WhisperdError) -> None:
+        """Say beside the recording why it has no text."""
+        content = (
+            f"{error.message}\n{error.fix}\n\nCode: {error.code}\n"
+            f"Once that is done: whisperctl watch retry {preset.id}\n"
+        ).encode(errors="replace")
+        place = next(await self._places(preset, row.path, UNKNOWN_LANGUAGE, ERROR_FORMAT))
+        wanted = Wanted([place], ERROR_FORMAT, UNKNOWN_LANGUAGE, writing.text_hash(content))
+        kept = await self._store.outputs.of(row.id)
+        try:
+            claimed, _ = await self._store.outputs.claim(row.id, [wanted])
+            source = os.path.join(preset.path, row.path)
+            await run_sync(writing.place, claimed[0].path, content, claimed[0].hashes, source)
+            others = [one for one in kept if one.path != place]
+            await self._store.outputs.replace(row.id, [*others, _written(claimed[0])])
+        except WhisperdError as refused:  # the log has it
+            log.info("watch %s: no file says why another one failed: %s", preset.id, refused.code)
+
+    async def follow(self, preset: WatchPreset, row: FileRow, path: str) -> bool:
+        """Have what was written for a file follow it to another path; what somebody has changed stays.
+
+        Returns whether all of it is somewhere: a folder may have been moved away with some of it.
+        """
+        outputs = await self._store.outputs.of(row.id)
+        moved, is_whole = [], True
+        for output in outputs:
+            places = await self._places(preset, path, output.language, output.format)
+            target = await self._store.outputs.free_place(row.id, places)
+            is_there = target == output.path or await run_sync(
+                writing.rename_output, output.path, target, output.hashes
+            )
+            moved.append(msgspec.structs.replace(output, path=target) if is_there else output)
+            is_whole = is_whole and (is_there or await run_sync(os.path.lexists, output.path))
+        await self._store.outputs.replace(row.id, moved)
+        return is_whole
+
+    async def remove_leftovers(self, preset: WatchPreset, row: FileRow) -> None:
+        """Delete what was left half written for a file. A walk sees only those in the watched folder."""
+        places = {os.path.dirname(output.path) for output in await self._store.outputs.of(row.id)}
+        if preset.move_to is not None:
+            places.add(os.path.join(preset.move_to, os.path.dirname(row.path)))
+        for place in places:
+            await run_sync(writing.remove_leftovers, place)
+
+    async def _place(self, place: Callable[[Collection[str]], None], output: OutputRow) -> None:
+        try:
+            await run_sync(place, output.hashes)
+        except WhisperdError as error:
+            if error.code != "output.exists" or (carried := await self._carried(output.path)) is None:
+                raise
+            await run_sync(place, {carried})
+
+    async def _carried(self, path: str) -> str | None:
+        """The hash of what lies there, if we have written it, in a folder that was moved since."""
+        found = await run_sync(writing.file_hash, path)
+        if found is None:
+            return None
+        name = os.path.basename(path)
+        places = [one for one in await self._store.outputs.places_of(found) if os.path.basename(one) == name]
+        is_carried = places and not any([await run_sync(os.path.lexists, one) for one in places])
+        return found if is_carried else None
+
+    async def _places(self, preset: WatchPreset, path: str, language: str, format_name: str) -> Iterator[str]:
+        """Where an output of a file may be, the best place first."""
+        folder = os.path.join(preset.output_dir or preset.path, os.path.dirname(path))
+        longest = await run_sync(writing.longest_name, folder)
+        names = output_names(preset.name, os.path.basename(path), language, format_name, longest)
+        return (os.path.join(folder, name) for name in names)
+
+
+async def _remove(outputs: Sequence[OutputRow]) -> None:
+    """Delete what was written before and is not wanted any more, unless somebody has changed it."""
+    for output in outputs:
+        await run_sync(writing.remove_ours, output.path, output.hashes)
+
+
+def _written(output: OutputRow) -> OutputRow:
+    return msgspec.structs.replace(output, hash=output.next_hash, next_hash=None)

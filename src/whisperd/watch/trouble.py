@@ -1,0 +1,106 @@
+"""What becomes of a file that has failed: it is tried again, waits for its surroundings, or is set aside."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from whisperd.clock import rfc3339_ago
+from whisperd.rpc.errors import WhisperdError
+from whisperd.settings import WatchSettings
+from whisperd.watch.failures import kind_of, retry_delay_s
+from whisperd.watch.folder import WatchFolder
+from whisperd.watch.ledger import FileRow, Seen
+from whisperd.watch.log_table import LogLine
+from whisperd.watch.store import WatchStore
+from whisperd.watch.texts import Texts
+
+__all__ = ["Trouble"]
+
+log = logging.getLogger(__name__)
+
+
+class Trouble:
+    """Decides what a failure means, by `failures`, and notes it."""
+
+    def __init__(self, store: WatchStore, texts: Texts, settings: Callable[[], WatchSettings]) -> None:
+        self._store = store
+        self._texts = texts
+        self._settings = settings
+
+    async def failed(self, folder: WatchFolder, seen: Seen, number: int | None, error: WhisperdError) -> None:
+        """A file has failed; `number` is its place in the ledger, if it was taken.
+
+        The ledger itself may be what fails: then nothing is decided.
+        """
+        log.warning("watch %s: a file failed: %s", folder.preset.id, error.code)
+        try:
+            await self._note(folder, seen, number, error)
+        except WhisperdError as another:
+            log.warning("watch %s: %s (%s)", folder.preset.id, another.message, another.code)
+            folder.hold(another, self._settings().retry_delay_s)
+            folder.hint({folder.full(seen.path): False})
+
+    async def _note(self, folder: WatchFolder, seen: Seen, number: int | None, error: WhisperdError) -> None:
+        row = await self._row(folder.preset.id, seen, number)
+        kind = kind_of(error.code)
+        if error.code == "audio.not_found":  # it was renamed or deleted meanwhile: a look finds out
+            if row is not None:
+                await self._store.files.update(row.id, status="lost")
+            folder.hint({folder.full(seen.path): False})
+        elif kind == "surroundings":
+            await self._wait(folder, seen, row, error)
+        else:
+            row = row or await self._new_row(folder.preset.id, seen)
+            if kind == "passing" and row.attempts + 1 < self._settings().attempts:
+                await self._try_again(folder, row, error)
+            else:
+                await self._set_aside(folder, row, error)
+
+    async def _row(self, watch: str, seen: Seen, number: int | None) -> FileRow | None:
+        """What the ledger has of a file that has failed, with what it holds now."""
+        if number is not None:
+            return await self._store.files.get(number)
+        row = await self._store.files.at(watch, seen.path)
+        return row if row is None or row.identity == seen.identity else await self._new_row(watch, seen)
+
+    async def _new_row(self, watch: str, seen: Seen) -> FileRow:
+        number = await self._store.files.put(watch, seen, None, attempts=0, status="lost")
+        row = await self._store.files.get(number)
+        assert row is not None
+        return row
+
+    async def _wait(self, folder: WatchFolder, seen: Seen, row: FileRow | None, error: WhisperdError) -> None:
+        """Nothing is taken from the folder for a while."""
+        if row is not None:
+            await self._store.files.update(row.id, status="lost", error=error.to_wire())
+        delay_s = retry_delay_s(folder.holds + 1, self._settings().retry_delay_s)
+        if folder.holds == 0:
+            line = LogLine("waiting", seen.path, f"{error.message} {error.fix}")
+            await self._store.log.add(folder.preset.id, line)
+        folder.hold(error, delay_s)
+        folder.hint({folder.full(seen.path if row is None else row.path): False})
+
+    async def _try_again(self, folder: WatchFolder, row: FileRow, error: WhisperdError) -> None:
+        attempts = row.attempts + 1
+        delay_s = retry_delay_s(attempts, self._settings().retry_delay_s)
+        await self._store.files.update(
+            row.id,
+            LogLine("retrying", row.path, f"{error.message} It is tried again in {delay_s:.0f} s."),
+            status="retrying",
+            attempts=attempts,
+            retry_at=rfc3339_ago(-delay_s),
+            error=error.to_wire(),
+        )
+        folder.retry_in(row.path, delay_s)
+
+    async def _set_aside(self, folder: WatchFolder, row: FileRow, error: WhisperdError) -> None:
+        if error.code != "job.cancelled":
+            await self._texts.write_error(folder.preset, row, error)
+        await self._store.files.update(
+            row.id,
+            LogLine("failed", row.path, f"{error.message} {error.fix}"),
+            status="failed",
+            attempts=row.attempts + 1,
+            error=error.to_wire(),
+        )
