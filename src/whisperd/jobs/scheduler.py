@@ -10,8 +10,9 @@ never waits for a long file to end. The rules:
 * Within a class the job that has had the least audio computed leads the next batch. A job that comes
   late starts level with it instead of being given the past of the others, and one that had nothing
   to do for a while makes up for no more than `LEAD_LIMIT_S`.
-* A batch holds windows of one class with equal options and like lengths. Its free room goes to jobs
-  that fit, unless one is `LEAD_LIMIT_S` ahead of another that waits.
+* A batch holds windows of one class with equal options and like lengths. It begins with the job's window
+  that has waited longest. Its free room goes to the job that has had least and has a window that fits, and
+  to the one of its windows that is most alike; no job gets `LEAD_LIMIT_S` ahead of another that waits.
 * Windows that were being computed when the worker died run again once, each one alone and with
   nothing beside it, so that only the window at fault can fail. So do windows of several parcels that
   the engine refused together.
@@ -22,7 +23,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import count, islice
 from typing import Literal, get_args
 
 import msgspec
@@ -38,6 +39,8 @@ STARVATION_S = 20.0
 """Longest time that a class with work is passed over."""
 LEAD_LIMIT_S = 60.0
 """Audio that a job may have had more than another one of its class that waits."""
+LOOK_AHEAD = 16
+"""How many of a job's waiting parcels are looked at for the one that is most alike."""
 LIKE_LENGTH_RATIO = 1.5
 """A batch is padded to its longest window; one much shorter would pay for it."""
 
@@ -131,8 +134,13 @@ class _Job:
             self.of.ready[self.id] = self
         self.waiting.append(parcel)
 
-    def take(self) -> Parcel:
-        parcel = self.waiting.popleft()
+    def most_alike(self, first: Parcel, room: int) -> Parcel | None:
+        """What fits best into a batch with this room that begins with `first`."""
+        fitting = (one for one in islice(self.waiting, LOOK_AHEAD) if _fits(one, first, room))
+        return min(fitting, key=lambda one: abs(one.longest_s - first.longest_s), default=None)
+
+    def take(self, parcel: Parcel) -> Parcel:
+        self.waiting.remove(parcel)
         self.served_s += parcel.duration_s
         if not self.waiting:
             del self.of.ready[self.id]
@@ -272,19 +280,18 @@ class WindowScheduler:
     def _compose(self, ready: Mapping[str, _Job]) -> list[Parcel]:
         """The first parcel of the least served job, then what goes well with it."""
         leader = min(ready.values(), key=_served_s)
-        parcels = [leader.take()]
-        room = self._batch_size - len(parcels[0].windows)
+        first = leader.take(leader.waiting[0])
+        parcels = [first]
+        room = self._batch_size - len(first.windows)
         while room > 0 and ready:
             limit_s = min(map(_served_s, ready.values())) + LEAD_LIMIT_S
-            fitting = (
-                job
-                for job in ready.values()
-                if job.served_s <= limit_s and _fits(job.waiting[0], parcels[0], room)
-            )
-            if (job := min(fitting, key=_served_s, default=None)) is None:
+            others = sorted((job for job in ready.values() if job.served_s <= limit_s), key=_served_s)
+            found = ((job, parcel) for job in others if (parcel := job.most_alike(first, room)))
+            if (best := next(found, None)) is None:
                 break
-            parcels.append(job.take())
-            room -= len(parcels[-1].windows)
+            job, parcel = best
+            parcels.append(job.take(parcel))
+            room -= len(parcel.windows)
         leader.of.last_served_s = leader.served_s
         return parcels
 
