@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import socket
-import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 from benchmarks.measure import (
     Chart,
@@ -28,7 +29,7 @@ from benchmarks.measure import (
     run,
 )
 from benchmarks.peers import ggml_model, loaded
-from benchmarks.recordings import as_wav, english, joined
+from benchmarks.recordings import Recording, as_wav, english, joined
 from benchmarks.stamped_daemon import run_stamped
 from benchmarks.whispercpp_programs import program
 from whisperd.client import Client
@@ -42,54 +43,64 @@ GOAL_SERVER = 2.5
 GOAL_BESIDE = 2.5
 
 
+class Times(NamedTuple):
+    """What a clip took, in seconds, one for each round."""
+
+    alone_s: list[float]
+    engine_s: list[float]
+    """What the engine itself took of `alone_s`."""
+    server_s: list[float]
+    beside_s: list[float]
+    is_beside: bool
+    """Whether the long file was running to the end."""
+
+
 def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
     """Both on a daemon of their own, which notes when the engine works."""
-    whisperctl = str(Path(sys.executable).with_name("whisperctl"))
     with TemporaryDirectory() as name:
         folder = Path(name)
         wavs = as_wav(english(audio), folder, bundle_path(daemon, "media"))
         clip = min(wavs, key=lambda one: abs(one.duration_s - CLIP_S))
         long = joined(wavs, 60 * rounds(LONG_MINUTES, 3), folder / "long.wav")
-        model = ggml_model(daemon, MODEL)
         (folder / "daemon").mkdir()
-        path = folder / "times.json"
-        with run_stamped(folder / "daemon", path) as stamped, loaded(stamped, MODEL) as client:
-            ask = [
-                whisperctl,
-                "transcribe",
-                "--no-cache",
-                "--language",
-                "en",
-                "--runtime",
-                "bench",
-                clip.path,
-            ]
+        times = _times(folder / "daemon", ggml_model(daemon, MODEL), clip, long)
+    return _outcome(times, clip, long)
 
-            def ours() -> None:
-                run(ask, stamped.env)
 
-            time.sleep(2.0)  # a decoder is made ready beside the model
-            with _server(model) as url:
-                curl = ["curl", "-sS", "-F", f"file=@{clip.path}", "-F", "language=en", url]
-                alone_s, server_s = in_turn([ours, lambda: run(curl, stamped.env)], rounds=rounds(ROUNDS))
-            job = client.submit(long.path, runtime="bench", language="en", priority="bulk", cache=False)
-            _wait_until_under_way(client, job)
-            (beside_s,) = in_turn([ours], rounds=rounds(ROUNDS), warm_up=0)
-            still_running = client.jobs.show(job)["status"] == "running"
-            client.jobs.cancel(job)
-        times = json.loads(path.read_text())
+def _times(folder: Path, model: Path, clip: Recording, long: Recording) -> Times:
+    path = folder / "times.json"
+    whisperctl = str(Path(sys.executable).with_name("whisperctl"))
+    options = ["--no-cache", "--language", "en", "--runtime", "bench"]
+    with run_stamped(folder, path) as stamped, loaded(stamped, MODEL) as client:
+
+        def ours() -> None:
+            run([whisperctl, "transcribe", *options, clip.path], stamped.env)
+
+        time.sleep(2.0)  # a decoder is made ready beside the model
+        with _server(model) as url:
+            curl = ["curl", "-sS", "-F", f"file=@{clip.path}", "-F", "language=en", url]
+            alone_s, server_s = in_turn([ours, lambda: run(curl, stamped.env)], rounds=rounds(ROUNDS))
+        job = client.submit(long.path, runtime="bench", language="en", priority="bulk", cache=False)
+        _wait_until_under_way(client, job)
+        (beside_s,) = in_turn([ours], rounds=rounds(ROUNDS), warm_up=0)
+        is_beside = client.jobs.show(job)["status"] == "running"
+        client.jobs.cancel(job)
+    noted = json.loads(path.read_text())
     # The first is the warm-up of `in_turn`.
-    engine_s = [
-        end - begin for begin, end in zip(times["computing"][1:], times["computed"][1:], strict=False)
-    ][: len(alone_s)]
-    more_ms = 1000 * statistics.median(a - b for a, b in zip(alone_s, engine_s, strict=True))
-    server_ratio = median_ratio(server_s, alone_s)
-    beside_ratio = statistics.median(beside_s) / statistics.median(alone_s)
+    computed = zip(noted["computing"][1:], noted["computed"][1:], strict=False)
+    engine_s = [end - begin for begin, end in computed][: len(alone_s)]
+    return Times(alone_s, engine_s, server_s, beside_s, is_beside)
+
+
+def _outcome(times: Times, clip: Recording, long: Recording) -> Outcome:
+    more_ms = 1000 * median(a - b for a, b in zip(times.alone_s, times.engine_s, strict=True))
+    server_ratio = median_ratio(times.server_s, times.alone_s)
+    beside_ratio = median(times.beside_s) / median(times.alone_s)
     milliseconds = {
-        "whisperctl, alone": 1000 * statistics.median(alone_s),
-        "its engine's own time": 1000 * statistics.median(engine_s),
-        "whisperctl, beside a long file at bulk": 1000 * statistics.median(beside_s),
-        "whisper.cpp's server, warm, curl": 1000 * statistics.median(server_s),
+        "whisperctl, alone": 1000 * median(times.alone_s),
+        "its engine's own time": 1000 * median(times.engine_s),
+        "whisperctl, beside a long file at bulk": 1000 * median(times.beside_s),
+        "whisper.cpp's server, warm, curl": 1000 * median(times.server_s),
     }
     return Outcome(
         "clip",
@@ -99,15 +110,15 @@ def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
         more_ms <= GOAL_MORE_MS
         and server_ratio >= GOAL_SERVER
         and beside_ratio <= GOAL_BESIDE
-        and still_running,
+        and times.is_beside,
         [
             *((label, f"{value:.0f} ms") for label, value in milliseconds.items()),
             ("over the engine's own time, median of pairs", f"{more_ms:.0f} ms"),
             ("times as fast as the server, median of pairs", f"{server_ratio:.1f}"),
             ("times as long beside a long file", f"{beside_ratio:.1f}"),
-            ("slowest beside a long file", f"{1000 * max(beside_s):.0f} ms"),
+            ("slowest beside a long file", f"{1000 * max(times.beside_s):.0f} ms"),
         ],
-        {"alone_s": alone_s, "engine_s": engine_s, "server_s": server_s, "beside_s": beside_s},
+        {name: values for name, values in times._asdict().items() if name != "is_beside"},
         charts=[
             Chart("clip", f"A clip of {clip.duration_s:.0f} s, {MODEL}", "ms", tuple(milliseconds.items()))
         ],

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 from benchmarks.measure import Chart, MemoryWatch, Outcome, RunningDaemon, bundle_path, rounds
 from benchmarks.peers import Run, faster_whisper, loaded, whisper_cli, whisperd
@@ -20,6 +21,17 @@ GOAL_FASTER_WHISPER, GOAL_WHISPER_CPP = 5.0, 7.0
 GOAL_WORSE_PERCENT = 0.3
 GOAL_BESIDE_BYTES = 300 * 10**6
 GOAL_HELD_S = 120.0
+
+
+class Watched(NamedTuple):
+    """What a long file took."""
+
+    run: Run
+    beside_worker_bytes: int
+    held_s: float
+    """The most seconds of audio that waited."""
+    first_segment_s: float
+    windows_of_a_batch: float
 
 
 def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
@@ -37,44 +49,48 @@ def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
         }
         long = joined(wavs, 60 * long_minutes, folder / "long.wav")
         (folder / "daemon").mkdir()
-        long_run, beside_bytes, held_s, first_s, batch = _watched(folder / "daemon", long)
+        watched = _watched(folder / "daemon", long)
+    return _outcome(runs, middle, watched, long)
+
+
+def _outcome(runs: dict[str, Run], middle: Recording, watched: Watched, long: Recording) -> Outcome:
     ours, theirs, cpp = (
         runs[name] for name in ("whisperd", "faster-whisper, defaults", "whisper.cpp, defaults")
     )
     faster, faster_cpp = theirs.seconds / ours.seconds, cpp.seconds / ours.seconds
     worse = ours.errors_percent([middle]) - theirs.errors_percent([middle])
-    label = f"{long_minutes} minutes"
+    middle_label, label = (f"{one.duration_s / 60:.0f} minutes" for one in (middle, long))
     return Outcome(
         "long",
-        f"{middle_minutes} minutes, {MODEL}: at least {GOAL_FASTER_WHISPER:g} times as fast as "
+        f"{middle_label}, {MODEL}: at least {GOAL_FASTER_WHISPER:g} times as fast as "
         f"faster-whisper, {GOAL_WHISPER_CPP:g} times as fast as whisper.cpp by default, word errors at most "
         f"{GOAL_WORSE_PERCENT} points more; {label}: at most {GOAL_BESIDE_BYTES / 1e6:.0f} MB beside the "
         f"worker, {GOAL_HELD_S:.0f} s of audio that waits",
         faster >= GOAL_FASTER_WHISPER
         and faster_cpp >= GOAL_WHISPER_CPP
         and worse <= GOAL_WORSE_PERCENT
-        and beside_bytes <= GOAL_BESIDE_BYTES
-        and held_s <= GOAL_HELD_S,
+        and watched.beside_worker_bytes <= GOAL_BESIDE_BYTES
+        and watched.held_s <= GOAL_HELD_S,
         [
-            *(_row(f"{middle_minutes} minutes: {name}", run, ours, middle) for name, run in runs.items()),
-            _row(f"{label}: whisperd", long_run, None, long),
-            (f"{label}: beside the worker", "", "", "", "", f"{beside_bytes / 1e6:.0f} MB"),
-            (f"{label}: audio that waited at most", f"{held_s:.0f}", "", "", "", ""),
-            (f"{label}: first segment after", f"{first_s:.1f}", "", "", "", ""),
-            (f"{label}: windows of a batch", f"{batch:.1f}", "", "", "", ""),
+            *(_row(f"{middle_label}: {name}", run, ours, middle) for name, run in runs.items()),
+            _row(f"{label}: whisperd", watched.run, None, long),
+            (f"{label}: beside the worker", "", "", "", "", f"{watched.beside_worker_bytes / 1e6:.0f} MB"),
+            (f"{label}: audio that waited at most", f"{watched.held_s:.0f}", "", "", "", ""),
+            (f"{label}: first segment after", f"{watched.first_segment_s:.1f}", "", "", "", ""),
+            (f"{label}: windows of a batch", f"{watched.windows_of_a_batch:.1f}", "", "", "", ""),
         ],
         {
-            "seconds": {name: run.seconds for name, run in runs.items()} | {"long": long_run.seconds},
-            "beside_worker_bytes": beside_bytes,
-            "held_s": held_s,
-            "first_segment_s": first_s,
-            "windows_of_a_batch": batch,
+            "seconds": {name: run.seconds for name, run in runs.items()} | {"long": watched.run.seconds},
+            "beside_worker_bytes": watched.beside_worker_bytes,
+            "held_s": watched.held_s,
+            "first_segment_s": watched.first_segment_s,
+            "windows_of_a_batch": watched.windows_of_a_batch,
         },
         ("", "seconds", "times real time", "whisperd is … times as fast", "word errors", "peak memory"),
         [
             Chart(
                 "long",
-                f"{MODEL}, {middle_minutes} minutes in one file: times faster than real time",
+                f"{MODEL}, {middle_label} in one file: times faster than real time",
                 "x",
                 tuple((name, middle.duration_s / run.seconds) for name, run in runs.items()),
             )
@@ -82,9 +98,7 @@ def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
     )
 
 
-def _watched(folder: Path, recording: Recording) -> tuple[Run, int, float, float, float]:
-    """The run; bytes beside the worker; seconds of audio that waited; seconds to the first segment; windows
-    of a batch."""
+def _watched(folder: Path, recording: Recording) -> Watched:
     path = folder / "times.json"
     with (
         run_stamped(folder, path) as daemon,
@@ -101,7 +115,7 @@ def _watched(folder: Path, recording: Recording) -> tuple[Run, int, float, float
         seconds = time.perf_counter() - began
     times = json.loads(path.read_text())
     run = Run(seconds, [text], memory.peak_bytes)
-    return run, memory.beside_worker_bytes, max(times["held_s"]), first_s, mean(times["batches"])
+    return Watched(run, memory.beside_worker_bytes, max(times["held_s"]), first_s, mean(times["batches"]))
 
 
 def _row(label: str, run: Run, ours: Run | None, recording: Recording) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import anyio.to_thread
 import msgspec
 
 from whisperd.calibration import Possible, Surroundings
+from whisperd.daemon.preparing import use_calibration
 from whisperd.disk import megabytes
 from whisperd.hardware import usable_cores
 from whisperd.natives import Bundle
@@ -113,7 +114,7 @@ async def _calibrate(service: Service, model: str) -> None:
     quiet_s = service.settings.daemon.calibrate_after_s
     try:
         await service.calibrator.run(model, quiet_s=quiet_s, unless_known=True)
-        await service.use_calibration(model)
+        await use_calibration(service, model)
     except WhisperdError as error:
         log.warning("calibration: %s (%s)", error.message, error.code)
     except Exception:

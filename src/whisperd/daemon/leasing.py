@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from whisperd.jobs.job import Job
 from whisperd.jobs.options import JobOptions, job_options
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes import Lease, Runtime
@@ -17,7 +18,7 @@ from whisperd.runtimes.profiles import Profile
 if TYPE_CHECKING:
     from whisperd.daemon.service import Service
 
-__all__ = ["lease_for_options"]
+__all__ = ["lease_for_job", "lease_for_options"]
 
 
 async def lease_for_options(
@@ -37,6 +38,18 @@ async def lease_for_options(
         model=choice.model,
     )
     return options, *await _lease(service, choice, profile)
+
+
+async def lease_for_job(service: Service, job: Job) -> Lease:
+    """A lease on the runtime of a job of which only the journal tells; else on one with its model.
+
+    Raises `runtime.unknown`, `runtime.disabled`, and what is wrong with the model.
+    """
+    if job.runtime_id is not None:
+        return service.runtimes.lease(service.runtimes.find(job.runtime_id))
+    return service.runtimes.lease(
+        service.runtimes.with_model((await service.models.describe(job.model)).name)
+    )
 
 
 async def _lease(

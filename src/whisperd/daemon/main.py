@@ -23,6 +23,7 @@ from whisperd.daemon.calibrating import calibrate_by_itself
 from whisperd.daemon.conditions import relieve_memory, watch_power_and_sleep
 from whisperd.daemon.listener import claim_socket
 from whisperd.daemon.logfile import LogFile
+from whisperd.daemon.preparing import preload
 from whisperd.daemon.reporting import end_when_idle, feed_watchdog, report_status, status_line
 from whisperd.daemon.server import serve
 from whisperd.daemon.service import Service, open_service
@@ -116,7 +117,7 @@ async def _run(
         service.notifier, service.is_socket_passed = notifier, passed is not None
         tasks.start_soon(serve, listener, service)
         if is_preloading(settings):
-            tasks.start_soon(service.preload)
+            tasks.start_soon(preload, service)
         tasks.start_soon(
             calibrate_by_itself,
             service,

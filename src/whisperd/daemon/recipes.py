@@ -8,6 +8,7 @@ import anyio.to_thread
 import msgspec
 
 from whisperd.audio import media_lock
+from whisperd.daemon.preparing import ranked_variants
 from whisperd.jobs.recipe import Recipe, options_that_matter, rules_digest
 from whisperd.natives import Bundle
 from whisperd.runtimes.prepare import choose_variant, compute_type
@@ -29,7 +30,7 @@ async def recipe_of(service: Service, job: Job, lease: Lease) -> Recipe:
     if prepared is not None:
         backend, variant, tuning = prepared.backend, prepared.variant, prepared.tuning
     else:
-        backend, variant = choose_variant(preset, await service.ranked_variants(preset))
+        backend, variant = choose_variant(preset, await ranked_variants(service, preset))
         tuning = await service.calibrator.tuning(preset, backend, variant)
     bundle = Bundle.of(variant)
     engine = {

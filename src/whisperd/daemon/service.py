@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,54 +16,49 @@ import msgspec
 from anyio.abc import TaskGroup
 
 from whisperd import paths
-from whisperd.audio import DecoderOptions, DecoderPool, media_lock, open_decoder_pool
+from whisperd.audio import DecoderOptions, DecoderPool, open_decoder_pool
 from whisperd.calibration import CalibrationTable, Calibrator, Idle
 from whisperd.daemon.calibrating import calibration_surroundings, is_busy
 from whisperd.daemon.conditions import Conditions
 from whisperd.daemon.connection import Connection
 from whisperd.daemon.hub import EventHub
-from whisperd.daemon.leasing import lease_for_options
+from whisperd.daemon.leasing import lease_for_job, lease_for_options
 from whisperd.daemon.metrics import Metrics
+from whisperd.daemon.preparing import install_media_bundle, runtime_surroundings, stamp_of
 from whisperd.daemon.recipes import recipe_of
 from whisperd.daemon.reporting import status_line
+from whisperd.daemon.resuming import goes_on, last_uses, resume_jobs, retire_jobs
 from whisperd.daemon.uploads import UploadStore
 from whisperd.jobs.executor import jobs_at_once
 from whisperd.jobs.job import Job
-from whisperd.jobs.journal import JobRecord, job_of, open_journal
+from whisperd.jobs.journal import JobJournal, JobRecord, open_journal
 from whisperd.jobs.keeper import JobKeeper
 from whisperd.jobs.manager import JobManager
 from whisperd.jobs.options import job_options
 from whisperd.jobs.transcripts import TranscriptStore
 from whisperd.jobs.work import WorkLog
 from whisperd.models import ModelStore, default_sources
-from whisperd.natives import Bundle, NativeStore
-from whisperd.plugins import Backend, Variant, variants
-from whisperd.progress import OnProgress, Progress
+from whisperd.natives import NativeStore
+from whisperd.progress import Progress
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, ModelProgress, NativeProgress, TranscriptionCompleted
-from whisperd.runtimes import Lease, Runtime, RuntimeManager, RuntimePreset, RuntimeView, Surroundings
+from whisperd.runtimes import Runtime, RuntimeManager, RuntimeView
 from whisperd.runtimes.advice import Advisor
 from whisperd.runtimes.computer import Computer
-from whisperd.runtimes.fallback import FailedVariant, VariantFailures
-from whisperd.runtimes.prepare import Prepared, choose_variant, is_prepared, prepare
+from whisperd.runtimes.fallback import VariantFailures
 from whisperd.runtimes.presets import PresetStore, check_presets
 from whisperd.runtimes.profile_manager import ProfileManager
 from whisperd.runtimes.profiles import ProfileStore, check_profiles
 from whisperd.runtimes.room import Room
 from whisperd.service_manager.notify import Notifier
 from whisperd.settings import Settings, is_offline, load_settings
-from whisperd.store import open_database
+from whisperd.store import Database, open_database
 from whisperd.tasks import open_task_group
 from whisperd.watch import WatchJobs, WatchManager, WatchStore, check_watches
-from whisperd.worker.protocol import LoadParams
 
-__all__ = ["Service", "native_bundles", "open_service"]
+__all__ = ["Service", "open_service"]
 
 log = logging.getLogger(__name__)
-
-
-RETIRE_INTERVAL_S = 3600.0
-"""How often we look for what is kept for too long."""
 
 _FIXED = ("decoder.processes",)
 """Settings of which the decoder pool and the job manager are made."""
@@ -121,7 +115,7 @@ class Service:
             start_soon=tasks.start_soon,
             is_installed=lambda bundle: self.natives.find(bundle) is not None,
         )
-        self.variant_failures = VariantFailures(self.stamp_of)
+        self.variant_failures = VariantFailures(partial(stamp_of, self))
         self.advisor = Advisor(self.models, self.computer, self.measured_speeds)
         self.uploads = UploadStore(state_dir / "uploads", socket, lambda: self.settings.limits, kept_uploads)
         self.connections: set[Connection] = set()
@@ -171,129 +165,9 @@ class Service:
         """Tell subscribers how far a download is."""
         self.hub.publish("models", ModelProgress(**_fields(progress)))
 
-    async def find_media_bundle(self) -> Path:
-        """The bundle of the decoder, installed first if need be."""
-        return (await self.natives.install(native_bundles()[0], self.on_native_progress)).path
-
-    async def prepare_runtime(
-        self,
-        preset: RuntimePreset,
-        on_progress: OnProgress,
-        failed: Sequence[FailedVariant] = (),
-        is_to_be_loaded: bool = True,
-    ) -> Prepared:
-        """Get what a worker needs, and tell of the downloads as if somebody had asked for them alone."""
-
-        def on_native_progress(progress: Progress) -> None:
-            self.on_native_progress(progress)
-            on_progress(progress)
-
-        def on_model_progress(progress: Progress) -> None:
-            self.on_model_progress(progress)
-            on_progress(progress)
-
-        ranked = await self.ranked_variants(preset)
-        if is_to_be_loaded:
-            failed = [*failed, *await self.advisor.never_fitting(preset, ranked)]
-        prepared = await prepare(
-            preset,
-            ranked,
-            self.natives,
-            self.models,
-            on_native_progress,
-            on_model_progress,
-            self.variant_failures,
-            failed,
-        )
-        tuning = await self.calibrator.tuning(preset, prepared.backend, prepared.variant)
-        return replace(prepared, tuning=tuning)
-
     async def measured_speeds(self) -> dict[str, float]:
         """How many seconds of speech are transcribed in a second, by those models that were measured here."""
         return await self.calibrator.speeds()
-
-    async def ranked_variants(self, preset: RuntimePreset) -> list[tuple[Backend, Variant]]:
-        """Those that this computer can use, the best first: what was measured goes before the priority.
-
-        One that has to be built here, which takes minutes, comes last until it was.
-        """
-        ranked = await self.calibrator.ranked(preset, await self.computer.usable_variants(preset))
-        return sorted(ranked, key=lambda pair: self._has_to_be_built(pair[1]))
-
-    def _has_to_be_built(self, variant: Variant) -> bool:
-        bundle = Bundle.of(variant)
-        return bundle is not None and self.natives.has_to_be_built(bundle)
-
-    async def use_calibration(self, model: str) -> None:
-        """Load what is loaded with a model anew, where that has become faster in another way."""
-        for runtime in self.runtimes.all():
-            loaded, prepared = runtime.loaded, runtime.prepared
-            if runtime.preset.model != model or loaded is None or prepared is None:
-                continue
-            backend, variant = choose_variant(runtime.preset, await self.ranked_variants(runtime.preset))
-            tuning = await self.calibrator.tuning(runtime.preset, backend, variant)
-            if variant.name != prepared.variant.name or tuning != prepared.tuning:
-                self.runtimes.load_anew(runtime)
-
-    async def stamp_of(self, variant: Variant) -> str:
-        """What a variant depends on: something else once its bundle or the driver has changed."""
-        bundle = Bundle.of(variant)
-        installed = self.natives.find(bundle) if bundle else None
-        changed = installed.path.stat().st_mtime_ns if installed else None
-        wanted = bundle.select().digest if bundle else None
-        driver = (await self.computer.hardware()).gpus.driver if variant.device == "cuda" else None
-        return f"{wanted} {installed and installed.digest} {changed} {driver}"
-
-    async def resume_jobs(self, records: Sequence[JobRecord]) -> None:
-        """Take over the jobs of the daemon before this one: go on with what it was to do and did not."""
-        self.jobs.restore(
-            sorted((job_of(one) for one in records if one.ended is not None), key=lambda job: job.ended or "")
-        )
-        for record in records:
-            if record.ended is not None:
-                continue
-            job = job_of(record)
-            if not record.detached:
-                self.jobs.cancel_unfinished(job, _daemon_ended())
-                continue
-            try:
-                lease = await self.lease_for(job)
-            except WhisperdError as error:
-                self.jobs.fail(job, error.copy())
-                continue
-            self.jobs.resume(job, lease)
-            if job.input.upload is not None:
-                self.remove_upload_after(job, job.input.upload)
-
-    async def lease_for(self, job: Job) -> Lease:
-        """A lease on the runtime of a job of which only the journal tells; else on one with its model.
-
-        Raises `runtime.unknown`, `runtime.disabled`, and what is wrong with the model.
-        """
-        if job.runtime_id is not None:
-            return self.runtimes.lease(self.runtimes.find(job.runtime_id))
-        return self.runtimes.lease(self.runtimes.with_model((await self.models.describe(job.model)).name))
-
-    async def retire_jobs(self) -> None:
-        """Now and then, forget what is kept for longer than the settings say."""
-        while True:
-            self.jobs.retire()
-            try:
-                await self.job_keeper.retire()
-            except WhisperdError as error:
-                log.warning("old transcripts cannot be deleted: %s (%s)", error.message, error.code)
-            await anyio.sleep(RETIRE_INTERVAL_S)
-
-    async def preload(self) -> None:
-        """Load the default runtime, unless something would have to be downloaded for it unasked."""
-        preset = self.runtimes.default.preset
-        try:
-            usable = await self.ranked_variants(preset)
-            is_there = await is_prepared(preset, usable, self.natives, self.models)
-        except WhisperdError:
-            is_there = True  # it fails before anything is downloaded, and its status says why
-        if is_there:
-            self.runtimes.begin_to_load(self.runtimes.default)
 
     async def known_model(self, name: str) -> str:
         """The one name of a model. Raises `model.unknown` and `model.invalid_folder`."""
@@ -303,6 +177,10 @@ class Service:
         """What is told of a runtime."""
         waiting = self.jobs.waiting_windows(runtime.loaded) if runtime.loaded else 0
         return self.runtimes.view(runtime, waiting)
+
+    def id_of_runtime(self, name: str) -> str:
+        """The id of a runtime that is named by name or id. Raises `runtime.unknown`."""
+        return self.runtimes.find(name).id
 
     def name_of_runtime(self, id: str) -> str:
         """What a runtime is called now; its id if it was deleted."""
@@ -353,99 +231,81 @@ async def open_service(
         open_task_group() as tasks,
     ):
         records = await journal.load()
-        kept_uploads = {one.input.upload for one in records if one.input.upload and _goes_on(one)}
+        kept_uploads = {one.input.upload for one in records if one.input.upload and goes_on(one)}
         service = Service(tasks, config_file, settings, socket, state_dir, kept_uploads)
-        options = DecoderOptions(
-            max_processes=sum(jobs_at_once(settings).values()),
-            stall_timeout_s=settings.decoder.stall_timeout_s,
-            memory_limit_bytes=settings.decoder.memory_bytes,
-        )
-        async with open_decoder_pool(service.find_media_bundle, options) as service.decoders:
-            service.database_set_aside = database.set_aside
-            room = Room(service.models, service.computer, lambda: service.settings.runtime.memory_bytes)
-            table = CalibrationTable(database)
-            await table.open()
-            service.calibrator = Calibrator(table, service.idle, calibration_surroundings(service, room))
-            service.runtimes = RuntimeManager(tasks, PresetStore(database), _surroundings(service, room))
-            await service.runtimes.open(service.advisor.suitable, _last_uses(records))
-            service.profiles = ProfileManager(
-                ProfileStore(database),
-                check_options=job_options,
-                runtime_id=lambda name: service.runtimes.find(name).id,
-                runtime_name=service.name_of_runtime,
-            )
-            await service.profiles.open()
-            service.job_keeper = JobKeeper(
-                journal, TranscriptStore(database), lambda: service.settings.jobs, partial(recipe_of, service)
-            )
-            service.jobs = JobManager(
-                tasks,
-                decoders=lambda: service.decoders,
-                settings=lambda: service.settings,
-                publish=service.publish_job,
-                forget=service.hub.forget_job,
-                active_changed=service.idle.notice,
-                keeper=service.job_keeper,
-            )
-            service.work = WorkLog(database, journal)
-            await service.work.open()
-            await service.resume_jobs(records)
-            service.watches = WatchManager(
-                tasks,
-                WatchStore(database, socket),
-                WatchJobs(service.jobs, partial(lease_for_options, service), service.lease_for),
-                settings=lambda: service.settings.watch,
-                check_options=job_options,
-                runtime_id=lambda name: service.runtimes.find(name).id,
-                runtime_name=service.name_of_runtime,
-                check_profile=service.profiles.find,
-            )
-            await service.watches.open()
-            tasks.start_soon(service.retire_jobs)
+        service.database_set_aside = database.set_aside
+        bundle = partial(install_media_bundle, service)
+        async with open_decoder_pool(bundle, _decoder_options(settings)) as service.decoders:
+            await _open_runtimes(service, tasks, database, records)
+            await _open_jobs(service, tasks, database, journal, records)
+            await _open_watches(service, tasks, database)
+            tasks.start_soon(retire_jobs, service)
             try:
                 yield service
             finally:
                 tasks.cancel_scope.cancel()
 
 
-def _surroundings(service: Service, room: Room) -> Surroundings:
-    async def make_room(
-        runtimes: RuntimeManager, runtime: Runtime, prepared: Prepared, params: LoadParams
-    ) -> None:
-        await service.idle.vacated()  # calibration takes no memory that somebody needs
-        await room.make(runtimes, runtime, prepared, params)
-
-    def publish(event: Event) -> None:
-        service.idle.notice()
-        service.metrics.take(event, time.monotonic())
-        service.hub.publish("runtimes", event)
-
-    return Surroundings(
-        prepare=service.prepare_runtime,
-        capabilities=service.computer.capabilities,
-        known_model=service.known_model,
-        settings=lambda: service.settings.runtime,
-        publish=publish,
-        make_room=make_room,
-        failures=service.variant_failures,
-        held_count_changed=_keep_decoder_warm(service.decoders),
+def _decoder_options(settings: Settings) -> DecoderOptions:
+    return DecoderOptions(
+        max_processes=sum(jobs_at_once(settings).values()),
+        stall_timeout_s=settings.decoder.stall_timeout_s,
+        memory_limit_bytes=settings.decoder.memory_bytes,
     )
 
 
-def native_bundles() -> list[Bundle]:
-    """Every bundle there is: the decoder's first, then those of the variants, the best first."""
-    return [
-        Bundle("media", media_lock()),
-        *filter(None, (Bundle.of(variant) for _, variant in variants())),
-    ]
+async def _open_runtimes(
+    service: Service, tasks: TaskGroup, database: Database, records: Sequence[JobRecord]
+) -> None:
+    """The runtimes, what was measured of them, and the profiles that choose among them."""
+    room = Room(service.models, service.computer, lambda: service.settings.runtime.memory_bytes)
+    table = CalibrationTable(database)
+    await table.open()
+    service.calibrator = Calibrator(table, service.idle, calibration_surroundings(service, room))
+    service.runtimes = RuntimeManager(tasks, PresetStore(database), runtime_surroundings(service, room))
+    await service.runtimes.open(service.advisor.suitable, last_uses(records))
+    service.profiles = ProfileManager(
+        ProfileStore(database),
+        check_options=job_options,
+        runtime_id=service.id_of_runtime,
+        runtime_name=service.name_of_runtime,
+    )
+    await service.profiles.open()
 
 
-def _keep_decoder_warm(decoders: DecoderPool) -> Callable[[int], None]:
-    # A decoder stands ready while a model does: a daemon that was idle for long holds neither.
-    def on_held_count(count: int) -> None:
-        decoders.keep_warm = count > 0
+async def _open_jobs(
+    service: Service, tasks: TaskGroup, database: Database, journal: JobJournal, records: Sequence[JobRecord]
+) -> None:
+    """The jobs, those of the daemon before this one among them."""
+    service.job_keeper = JobKeeper(
+        journal, TranscriptStore(database), lambda: service.settings.jobs, partial(recipe_of, service)
+    )
+    service.jobs = JobManager(
+        tasks,
+        decoders=lambda: service.decoders,
+        settings=lambda: service.settings,
+        publish=service.publish_job,
+        forget=service.hub.forget_job,
+        active_changed=service.idle.notice,
+        keeper=service.job_keeper,
+    )
+    service.work = WorkLog(database, journal)
+    await service.work.open()
+    await resume_jobs(service, records)
 
-    return on_held_count
+
+async def _open_watches(service: Service, tasks: TaskGroup, database: Database) -> None:
+    service.watches = WatchManager(
+        tasks,
+        WatchStore(database, service.socket),
+        WatchJobs(service.jobs, partial(lease_for_options, service), partial(lease_for_job, service)),
+        settings=lambda: service.settings.watch,
+        check_options=job_options,
+        runtime_id=service.id_of_runtime,
+        runtime_name=service.name_of_runtime,
+        check_profile=service.profiles.find,
+    )
+    await service.watches.open()
 
 
 def _value(settings: Settings, key: str) -> object:
@@ -455,29 +315,6 @@ def _value(settings: Settings, key: str) -> object:
 
 def _fields(progress: Progress) -> dict[str, Any]:
     return msgspec.structs.asdict(progress)
-
-
-def _last_uses(records: Sequence[JobRecord]) -> dict[str, str]:
-    """When each runtime was used last, as far as the jobs tell that are kept."""
-    uses: dict[str, str] = {}
-    for one in records:
-        time = one.ended or one.started
-        if time is not None and one.runtime_id is not None and not one.cached:
-            uses[one.runtime_id] = max(time, uses.get(one.runtime_id, ""))
-    return uses
-
-
-def _goes_on(record: JobRecord) -> bool:
-    """Whether the next daemon goes on with a job."""
-    return record.detached and record.ended is None
-
-
-def _daemon_ended() -> WhisperdError:
-    return WhisperdError(
-        "daemon.ended",
-        "The daemon ended while the job was not done.",
-        "Try it again: `whisperctl jobs retry ID`; submit it with --detach if it should outlive the daemon.",
-    )
 
 
 def _client_gone() -> WhisperdError:

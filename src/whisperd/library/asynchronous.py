@@ -18,6 +18,7 @@ from whisperd import paths
 from whisperd.client.inputs import absolute, is_path, model_name, option_params, pieces, runtime_params
 from whisperd.client.values import Segment, Transcript, end_of_job
 from whisperd.daemon.hub import job_topic
+from whisperd.daemon.preparing import install_media_bundle
 from whisperd.jobs.inputs import check_path
 from whisperd.jobs.job import Job, JobInput, Source
 from whisperd.jobs.options import job_options
@@ -93,7 +94,7 @@ class AsyncWhisper:
             runtime = await service.runtimes.create(_checked_fields(runtime_params(changes)))
             lease = stack.enter_context(service.runtimes.lease(runtime))
             # A decoder is installed beside it, so that nothing has to be downloaded for the first recording.
-            await service.find_media_bundle()
+            await install_media_bundle(service)
             loaded = await lease.loaded()
             self._service, self._lease, self._loaded = service, lease, loaded
             self._stack = stack.pop_all()

@@ -19,7 +19,8 @@ from anyio import to_thread
 from whisperd import paths
 from whisperd.calibration.table import copy_calibrations
 from whisperd.daemon.hub import Subscription
-from whisperd.daemon.service import Service, native_bundles, open_service
+from whisperd.daemon.preparing import native_bundles, ranked_variants
+from whisperd.daemon.service import Service, open_service
 from whisperd.daemon.trials import try_bundle
 from whisperd.locks import try_lock
 from whisperd.natives import Bundle
@@ -141,7 +142,7 @@ async def install_engine(service: Service) -> Engine:
     await try_bundle(service, await service.natives.install(media, service.on_native_progress, mend=True))
     preset = service.runtimes.default.preset
     failure: WhisperdError | None = None
-    for _, variant in await service.ranked_variants(preset):
+    for _, variant in await ranked_variants(service, preset):
         bundle = Bundle.of(variant)
         if bundle is None:
             return Engine(variant.name, variant.device, None, None)

@@ -141,18 +141,7 @@ def recommend(
     def judge(model: CatalogueModel) -> Recommendation:
         speed, fits = speed_of(model), _fits(model, memory_total, gpus)
         memory = _need(model, on_gpu)
-        if not fits:
-            reason = "more memory than there is"
-        elif model.name == best:
-            reason = "best balance on this GPU" if on_gpu else "best balance on this processor"
-        elif model.parameters_millions > best_parameters:
-            reason = "slower, more words right"
-        elif model.parameters_millions < best_parameters:
-            reason = "faster, fewer words right"
-        else:
-            reason = "as fast"
-        if model.english_only and fits:
-            reason += "; English"
+        reason = _reason(model, fits, model.name == best, model.parameters_millions - best_parameters, on_gpu)
         return Recommendation(
             name=model.name,
             memory=memory,
@@ -166,6 +155,21 @@ def recommend(
         )
 
     return tuple(judge(model) for model in sorted(able, key=rank))
+
+
+def _reason(model: CatalogueModel, fits: bool, is_best: bool, more_parameters: float, on_gpu: bool) -> str:
+    """A few words; `more_parameters` than the best has."""
+    if not fits:
+        return "more memory than there is"
+    if is_best:
+        reason = "best balance on this GPU" if on_gpu else "best balance on this processor"
+    elif more_parameters > 0:
+        reason = "slower, more words right"
+    elif more_parameters < 0:
+        reason = "faster, fewer words right"
+    else:
+        reason = "as fast"
+    return f"{reason}; English" if model.english_only else reason
 
 
 def too_large(

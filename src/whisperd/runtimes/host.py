@@ -15,6 +15,7 @@ import anyio
 
 from whisperd.progress import Progress
 from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes.errors import unexpected
 from whisperd.runtimes.fallback import FailedVariant, first_failure, is_fault_of_variant, note_on
 from whisperd.runtimes.life import Event, Life
 from whisperd.runtimes.loaded import LoadedRuntime
@@ -40,11 +41,26 @@ class Host:
 
     def __init__(self, manager: RuntimeManager, runtime: Runtime, hosting: Hosting) -> None:
         self._manager = manager
-        self._around = manager._around
+        self._around = manager.around
         self._runtime = runtime
         self._hosting = hosting
 
     async def run(self) -> None:
+        """Prepare the runtime, load it, keep it until it is told to end, end it. Raises nothing."""
+        runtime, error = self._runtime, None
+        try:
+            with self._hosting.scope:
+                await self._host()
+        except WhisperdError as failure:
+            log.error("runtime %s: %s (%s)", runtime.name, failure.message, failure.code)
+            error = failure.copy()
+        except Exception:
+            log.exception("runtime %s failed unexpectedly", runtime.name)
+            error = unexpected(runtime.name)
+        finally:
+            self._manager.hosting_ended(runtime, self._hosting, error)
+
+    async def _host(self) -> None:
         """Prepare it, load it, and keep it until its scope is cancelled. Raises `WhisperdError`.
 
         Where a variant cannot be loaded, the next best one is taken, if the preset leaves that open.
@@ -96,7 +112,7 @@ class Host:
             runtime.loaded, runtime.unused_since_s = loaded, self._around.clock()
             self._apply("ready")
             self._hosting.settled.set()
-            self._manager._wake_all()
+            self._manager.wake_all()
             await self._until_told_to_end()
 
     def _worker_died(self, death: WhisperdError | None) -> None:
@@ -147,11 +163,11 @@ class Host:
         runtime = self._runtime
         runtime.progress = round(100 * progress.done / progress.total, 1) if progress.total else None
         runtime.detail = f"{progress.detail} {progress.name}"
-        self._manager._tell(runtime)
+        self._manager.tell(runtime)
 
     @property
     def _life(self) -> Life:
         return self._manager.life(self._runtime)
 
     def _apply(self, event: Event) -> None:
-        self._manager._apply(self._runtime, event)
+        self._manager.apply(self._runtime, event)

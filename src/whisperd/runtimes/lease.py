@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from whisperd.clock import now_rfc3339
 from whisperd.runtimes.loaded import LoadedRuntime
 from whisperd.runtimes.runtime import Runtime
 
@@ -55,14 +56,42 @@ class Lease:
         """Hold it no more. Harmless when it is done already."""
         if not self._is_over:
             self._is_over = True
-            self._manager._release(self._runtime)
+            self._manager.released(self._runtime)
 
     async def loaded(self) -> LoadedRuntime:
         """The loaded runtime. Raises `WhisperdError` if it cannot be prepared or loaded."""
-        return await self._manager._obtain(self._runtime)
+        manager, runtime = self._manager, self._runtime
+        while True:
+            if runtime.hosting is None or manager.life(runtime).goal == "prepared":
+                manager.apply(runtime, "load")
+            hosting = runtime.hosting
+            assert hosting is not None
+            await hosting.settled.wait()
+            if runtime.hosting is hosting and self._is_usable():
+                assert runtime.loaded is not None
+                return runtime.loaded
+            await hosting.ended.wait()
+            if hosting.error is not None:
+                raise hosting.error.copy()
+            # It was being unloaded or loaded anew, or was given up by others: once more, for us.
 
     @contextmanager
     def use(self) -> Iterator[LoadedRuntime | None]:
         """The loaded runtime, which stays as it is until the block ends; None if it has to be loaded anew."""
-        with self._manager._use(self._runtime) as loaded:
-            yield loaded
+        if not self._is_usable():
+            yield None
+            return
+        manager, runtime, hosting = self._manager, self._runtime, self._runtime.hosting
+        manager.apply(runtime, "use")
+        runtime.last_used, runtime.is_awaited = now_rfc3339(), False
+        try:
+            yield runtime.loaded
+        finally:
+            runtime.last_used = now_rfc3339()
+            if runtime.hosting is hosting:
+                manager.apply(runtime, "done")
+
+    def _is_usable(self) -> bool:
+        loaded = self._runtime.loaded
+        is_there = loaded is not None and not loaded.unloaded.is_set()
+        return is_there and self._manager.life(self._runtime).is_usable

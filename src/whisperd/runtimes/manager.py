@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 
 import anyio
@@ -19,7 +18,6 @@ from whisperd.runtimes.host import Host
 from whisperd.runtimes.lease import Lease
 from whisperd.runtimes.life import Effect, Life, Lives, Refused, refusal
 from whisperd.runtimes.life import Event as LifeEvent
-from whisperd.runtimes.loaded import LoadedRuntime
 from whisperd.runtimes.preset import (
     RuntimeChanges,
     RuntimePreset,
@@ -50,7 +48,7 @@ class RuntimeManager:
     def __init__(self, tasks: TaskGroup, store: PresetStore, surroundings: Surroundings) -> None:
         self._tasks = tasks
         self._store = store
-        self._around = surroundings
+        self.around = surroundings
         self._lives = Lives()
         self._runtimes: dict[str, Runtime] = {}
         self._saving = anyio.Lock()
@@ -68,7 +66,7 @@ class RuntimeManager:
         presets, default = await self._store.load()
         if default is None:
             model = await first_model()
-            preset = new_preset(RuntimeChanges(name=model, model=model), self._around.settings())
+            preset = new_preset(RuntimeChanges(name=model, model=model), self.around.settings())
             await self._store.insert(preset, make_default=True)
             presets, default = (preset,), preset.id
         for preset in presets:
@@ -96,7 +94,7 @@ class RuntimeManager:
         having.sort(key=lambda one: (not one.is_saved, not self.life(one).is_default))
         if having:
             return having[0]
-        preset = new_preset(RuntimeChanges(name=model, model=model), self._around.settings(), check=False)
+        preset = new_preset(RuntimeChanges(name=model, model=model), self.around.settings(), check=False)
         runtime = Runtime(preset, is_saved=False)
         self._add(runtime)
         return runtime
@@ -143,14 +141,14 @@ class RuntimeManager:
     async def create(self, fields: RuntimeChanges, *, make_default: bool = False) -> Runtime:
         """Save a new runtime."""
         async with self._saving:
-            preset = new_preset(await self._with_known_model(fields), self._around.settings())
+            preset = new_preset(await self._with_known_model(fields), self.around.settings())
             await self._check(preset)
             await self._store.insert(preset)
             runtime = Runtime(preset)
             self._add(runtime)
         if make_default:
             await self.make_default(runtime)
-        self._tell(runtime)
+        self.tell(runtime)
         return runtime
 
     async def edit(self, runtime: Runtime, changes: RuntimeChanges, version: int | None = None) -> None:
@@ -166,16 +164,16 @@ class RuntimeManager:
             # Also when nothing is different: a stale version is refused in any case.
             await self._save(runtime, preset, before.version if version is None else version)
             if needs_reload(before, preset):
-                self._apply(runtime, "edit")
+                self.apply(runtime, "edit")
             self._lives.protect(runtime.id, preset.protected)
         runtime.wake()
-        self._tell(runtime)
+        self.tell(runtime)
 
     async def delete(self, runtime: Runtime) -> None:
         """Unload a runtime and forget it."""
         async with self._saving:
             self._saved(runtime)
-            self._apply(runtime, "delete")
+            self.apply(runtime, "delete")
             try:
                 if runtime.hosting is not None:
                     await runtime.hosting.ended.wait()
@@ -196,10 +194,10 @@ class RuntimeManager:
             before = self.default
             if before is not runtime:
                 await self._store.set_default(runtime.id)
-            self._apply(runtime, "default")
+            self.apply(runtime, "default")
         for changed in {before, runtime}:
-            self._tell(changed)
-        self._wake_all()
+            self.tell(changed)
+        self.wake_all()
 
     async def enable(self, runtime: Runtime) -> None:
         """Have it take jobs again."""
@@ -213,7 +211,7 @@ class RuntimeManager:
         """Download what it needs, and no more. Given up when nobody waits for it."""
         with self.lease(runtime):
             while True:
-                self._apply(runtime, "prepare")
+                self.apply(runtime, "prepare")
                 hosting = runtime.hosting
                 assert hosting is not None
                 await hosting.prepared.wait()
@@ -226,7 +224,7 @@ class RuntimeManager:
 
     async def load(self, runtime: Runtime) -> None:
         """Load it. Given up when nobody waits for it. Variants that failed before are tried once more."""
-        self._around.failures.forget(runtime.preset.model)
+        self.around.failures.forget(runtime.preset.model)
         with self.lease(runtime) as lease:
             await lease.loaded()
             while self.life(runtime).is_restarting:
@@ -236,17 +234,17 @@ class RuntimeManager:
 
     def begin_to_load(self, runtime: Runtime) -> None:
         """Load it, whether or not anybody waits for it."""
-        self._apply(runtime, "load")
+        self.apply(runtime, "load")
 
     def load_anew(self, runtime: Runtime) -> None:
         """Load what is loaded once more, since it would be loaded in another way now: when no job uses it."""
         if self.life(runtime).is_ready:
-            self._apply(runtime, "edit")
+            self.apply(runtime, "edit")
 
     async def cancel(self, runtime: Runtime) -> None:
         """Give up downloading or loading it. Harmless when there is nothing to give up."""
         hosting = runtime.hosting
-        self._apply(runtime, "cancel")
+        self.apply(runtime, "cancel")
         if hosting is not None and self.life(runtime).ending == "cancelled":
             hosting.error = errors.cancelled(runtime.name)
             await hosting.ended.wait()
@@ -254,7 +252,7 @@ class RuntimeManager:
     async def unload(self, runtime: Runtime) -> None:
         """End its worker, and wait until its memory is free. Harmless when it has none."""
         hosting = runtime.hosting
-        self._apply(runtime, "unload")
+        self.apply(runtime, "unload")
         if hosting is not None:
             await hosting.ended.wait()
 
@@ -266,7 +264,7 @@ class RuntimeManager:
         It is loaded when the lease is asked for it. A load on which nobody holds a lease any more is
         given up, and so is its download. Raises `runtime.disabled`.
         """
-        self._apply(runtime, "lease")
+        self.apply(runtime, "lease")
         return Lease(self, runtime)
 
     def occupants(self) -> list[Runtime]:
@@ -281,7 +279,7 @@ class RuntimeManager:
         """Unload an idle runtime; the event is set when its memory is free."""
         assert runtime.hosting is not None
         ended = runtime.hosting.ended
-        self._apply(runtime, "evict")
+        self.apply(runtime, "evict")
         return ended
 
     def relieve(self, *, with_default: bool) -> list[tuple[str, anyio.Event]]:
@@ -294,51 +292,18 @@ class RuntimeManager:
             life, hosting = self.life(runtime), runtime.hosting
             if hosting is not None and (life.is_idle or (with_default and life.is_spare)):
                 gone.append((runtime.name, hosting.ended))
-                self._apply(runtime, "relieve")
+                self.apply(runtime, "relieve")
         return gone
 
-    def _release(self, runtime: Runtime) -> None:
-        runtime.unused_since_s = self._around.clock()
-        self._apply(runtime, "release")
+    def released(self, runtime: Runtime) -> None:
+        """A lease on a runtime has ended."""
+        runtime.unused_since_s = self.around.clock()
+        self.apply(runtime, "release")
         self._forget_unsaved()
-
-    async def _obtain(self, runtime: Runtime) -> LoadedRuntime:
-        while True:
-            if runtime.hosting is None or self.life(runtime).goal == "prepared":
-                self._apply(runtime, "load")
-            hosting = runtime.hosting
-            assert hosting is not None
-            await hosting.settled.wait()
-            if runtime.hosting is hosting and self._is_usable(runtime):
-                assert runtime.loaded is not None
-                return runtime.loaded
-            await hosting.ended.wait()
-            if hosting.error is not None:
-                raise hosting.error.copy()
-            # It was being unloaded or loaded anew, or was given up by others: once more, for us.
-
-    def _is_usable(self, runtime: Runtime) -> bool:
-        is_there = runtime.loaded is not None and not runtime.loaded.unloaded.is_set()
-        return is_there and self.life(runtime).is_usable
-
-    @contextmanager
-    def _use(self, runtime: Runtime) -> Iterator[LoadedRuntime | None]:
-        if not self._is_usable(runtime):
-            yield None
-            return
-        hosting = runtime.hosting
-        self._apply(runtime, "use")
-        runtime.last_used, runtime.is_awaited = now_rfc3339(), False
-        try:
-            yield runtime.loaded
-        finally:
-            runtime.last_used = now_rfc3339()
-            if runtime.hosting is hosting:
-                self._apply(runtime, "done")
 
     # Hosting
 
-    def _apply(self, runtime: Runtime, event: LifeEvent) -> None:
+    def apply(self, runtime: Runtime, event: LifeEvent) -> None:
         """Take an event, and do about the hosts what follows from it. Raises `WhisperdError`."""
         before = self.life(runtime).told
         try:
@@ -358,29 +323,15 @@ class RuntimeManager:
             elif effect == "start":
                 runtime.hosting = hosting = Hosting()
                 runtime.error = None
-                self._tasks.start_soon(self._host, runtime, hosting)
+                self._tasks.start_soon(Host(self, runtime, hosting).run)
 
     def _check_refusal(self, runtime: Runtime, event: LifeEvent) -> None:
-        """Raise what `_apply` would, before anything is saved."""
+        """Raise what `apply` would, before anything is saved."""
         if code := refusal(self.life(runtime), event):
             raise errors.refused(code, runtime.name, self._usable_names(runtime))
 
-    async def _host(self, runtime: Runtime, hosting: Hosting) -> None:
-        """Prepare and load a runtime, keep it until it is told to end, end it."""
-        error: WhisperdError | None = None
-        try:
-            with hosting.scope:
-                await Host(self, runtime, hosting).run()
-        except WhisperdError as failure:
-            log.error("runtime %s: %s (%s)", runtime.name, failure.message, failure.code)
-            error = failure.copy()
-        except Exception:
-            log.exception("runtime %s failed unexpectedly", runtime.name)
-            error = errors.unexpected(runtime.name)
-        finally:
-            self._hosting_ended(runtime, hosting, error)
-
-    def _hosting_ended(self, runtime: Runtime, hosting: Hosting, error: WhisperdError | None) -> None:
+    def hosting_ended(self, runtime: Runtime, hosting: Hosting, error: WhisperdError | None) -> None:
+        """The host of a runtime has ended, with an error or because it was told to."""
         life = self.life(runtime)
         runtime.loaded = runtime.hosting = runtime.progress = runtime.detail = None
         runtime.needs = {}
@@ -389,11 +340,11 @@ class RuntimeManager:
             hosting.error = errors.failed(error, runtime.name, self._usable_names(runtime))
         elif life.ending != "cancelled":
             hosting.error = None  # it was cancelled, and then wanted after all
-        self._apply(runtime, "failed" if error else "ended")
+        self.apply(runtime, "failed" if error else "ended")
         hosting.prepared.set()
         hosting.settled.set()
         hosting.ended.set()
-        self._wake_all()
+        self.wake_all()
         self._forget_unsaved()
 
     # Keeping the books
@@ -438,16 +389,16 @@ class RuntimeManager:
                     before, enabled=is_enabled, changed=now_rfc3339(), version=before.version + 1
                 )
                 await self._save(runtime, preset, before.version)
-            self._apply(runtime, event)
-        self._tell(runtime)
+            self.apply(runtime, event)
+        self.tell(runtime)
 
     async def _with_known_model(self, changes: RuntimeChanges) -> RuntimeChanges:
         if isinstance(changes.model, str):
-            return msgspec.structs.replace(changes, model=await self._around.known_model(changes.model))
+            return msgspec.structs.replace(changes, model=await self.around.known_model(changes.model))
         return changes
 
     async def _check(self, preset: RuntimePreset) -> None:
-        check_against(preset, await self._around.capabilities(preset))
+        check_against(preset, await self.around.capabilities(preset))
 
     def _is_enabled(self, runtime: Runtime) -> bool:
         life = self.life(runtime)
@@ -460,23 +411,24 @@ class RuntimeManager:
 
     def _status_changed(self, runtime: Runtime) -> None:
         runtime.remember(self.status(runtime))
-        self._tell(runtime)
+        self.tell(runtime)
         held = sum(self.life(one).status in ("loading", "loaded") for one in self._runtimes.values())
         if held != self._held_count:
             self._held_count = held
-            self._around.held_count_changed(held)
+            self.around.held_count_changed(held)
 
-    def _wake_all(self) -> None:
-        """Which one stays loaded may be another one now."""
+    def wake_all(self) -> None:
+        """Have all hosts look again: which one stays loaded may be another one now."""
         for runtime in self._runtimes.values():
             runtime.wake()
 
-    def _tell(self, runtime: Runtime) -> None:
+    def tell(self, runtime: Runtime) -> None:
+        """Tell subscribers how a runtime is now."""
         if runtime.id in self._runtimes:
             self._publish(runtime, self.life(runtime))
 
     def _publish(self, runtime: Runtime, life: Life) -> None:
-        self._around.publish(
+        self.around.publish(
             RuntimeStatus(
                 id=runtime.id,
                 name=runtime.name,

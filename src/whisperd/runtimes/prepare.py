@@ -89,17 +89,11 @@ async def prepare(
         backend, variant = candidates.pop(0)
         bundle = Bundle.of(variant)
         try:
-            if bundle is None:
-                bundle_path = None
-            elif needs_no_download(tried) and natives.find(bundle) is None:
+            if bundle is not None and needs_no_download(tried) and natives.find(bundle) is None:
                 continue
-            else:
-                bundle_path = (await natives.install(bundle, on_native_progress)).path
+            bundle_path = (await natives.install(bundle, on_native_progress)).path if bundle else None
         except WhisperdError as error:
-            log.warning(
-                "runtime %s: the variant %s: %s (%s)", preset.name, variant.name, error.message, error.code
-            )
-            tried.append(FailedVariant(variant, error))
+            tried.append(_failed(preset, variant, error))
             continue
         await failures.note(preset.model, tried[len(failed) :])
         model_path = Path((await models.pull(preset.model, on_model_progress)).path)
@@ -110,8 +104,7 @@ async def prepare(
                     preset.model, backend.model_format, precision, bundle_path, on_model_progress
                 )
             except WhisperdError as error:
-                log.warning("runtime %s: %s: %s (%s)", preset.name, variant.name, error.message, error.code)
-                tried.append(FailedVariant(variant, error))
+                tried.append(_failed(preset, variant, error))
                 # Its other variants need the same file.
                 candidates = [pair for pair in candidates if pair[0].name != backend.name]
                 continue
@@ -124,6 +117,11 @@ async def prepare(
             has_others=bool(candidates),
         )
     raise first_failure(tried)
+
+
+def _failed(preset: RuntimePreset, variant: Variant, error: WhisperdError) -> FailedVariant:
+    log.warning("runtime %s: %s: %s (%s)", preset.name, variant.name, error.message, error.code)
+    return FailedVariant(variant, error)
 
 
 def _remembered_last(

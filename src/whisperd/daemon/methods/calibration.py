@@ -13,6 +13,7 @@ from whisperd.calibration import (
     striking_trial,
 )
 from whisperd.daemon.call import Call
+from whisperd.daemon.preparing import prepare_runtime, use_calibration
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import Name, Params
 from whisperd.runtimes.preset import RuntimeChanges, new_preset
@@ -33,9 +34,9 @@ async def run(call: Call, params: CalibrationParams) -> dict[str, Any]:
     await service.models.pull(model, service.on_model_progress)
     # What would be used without it has to be there to be compared with.
     preset = new_preset(RuntimeChanges(name=model, model=model), service.settings.runtime, check=False)
-    await service.prepare_runtime(preset, lambda _progress: None)
+    await prepare_runtime(service, preset, lambda _progress: None)
     found = await service.calibrator.run(model)
-    await service.use_calibration(model)
+    await use_calibration(service, model)
     return _described(found, is_current=True)
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from whisperd.clock import rfc3339_ago, to_rfc3339
 from whisperd.daemon.call import Call
-from whisperd.daemon.leasing import lease_for_options
+from whisperd.daemon.leasing import lease_for_job, lease_for_options
 from whisperd.jobs.inputs import check_path
 from whisperd.jobs.intake import MAX_PUSH_BYTES, Intake, IntakeClosed
 from whisperd.jobs.job import Job, JobInput, JobStatus, JobView, Source, Transcript
@@ -189,7 +189,7 @@ async def retry(call: Call, params: JobParams) -> JobView:
             "Transcribe it again.",
         )
     stamp = await check_path(job.path)
-    lease = await service.lease_for(job)
+    lease = await lease_for_job(service, job)
     try:
         service.jobs.check_retry(job)  # somebody else may have been faster
         again = service.jobs.retry(job, lease, stamp)

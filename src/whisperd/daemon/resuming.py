@@ -1,0 +1,79 @@
+"""The jobs of the daemon before this one: what it did not finish goes on, what is kept for too long goes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from whisperd.daemon.leasing import lease_for_job
+from whisperd.jobs.journal import JobRecord, job_of
+from whisperd.rpc.errors import WhisperdError
+
+if TYPE_CHECKING:
+    from whisperd.daemon.service import Service
+
+__all__ = ["goes_on", "last_uses", "resume_jobs", "retire_jobs"]
+
+log = logging.getLogger(__name__)
+
+RETIRE_INTERVAL_S: Final = 3600.0
+"""How often we look for what is kept for too long."""
+
+
+async def resume_jobs(service: Service, records: Sequence[JobRecord]) -> None:
+    """Take over the jobs of the daemon before this one: go on with what it was to do and did not."""
+    service.jobs.restore(
+        sorted((job_of(one) for one in records if one.ended is not None), key=lambda job: job.ended or "")
+    )
+    for record in records:
+        if record.ended is not None:
+            continue
+        job = job_of(record)
+        if not record.detached:
+            service.jobs.cancel_unfinished(job, _daemon_ended())
+            continue
+        try:
+            lease = await lease_for_job(service, job)
+        except WhisperdError as error:
+            service.jobs.fail(job, error.copy())
+            continue
+        service.jobs.resume(job, lease)
+        if job.input.upload is not None:
+            service.remove_upload_after(job, job.input.upload)
+
+
+async def retire_jobs(service: Service) -> None:
+    """Now and then, forget what is kept for longer than the settings say."""
+    while True:
+        service.jobs.retire()
+        try:
+            await service.job_keeper.retire()
+        except WhisperdError as error:
+            log.warning("old transcripts cannot be deleted: %s (%s)", error.message, error.code)
+        await anyio.sleep(RETIRE_INTERVAL_S)
+
+
+def last_uses(records: Sequence[JobRecord]) -> dict[str, str]:
+    """When each runtime was used last, as far as the jobs tell that are kept."""
+    uses: dict[str, str] = {}
+    for one in records:
+        time = one.ended or one.started
+        if time is not None and one.runtime_id is not None and not one.cached:
+            uses[one.runtime_id] = max(time, uses.get(one.runtime_id, ""))
+    return uses
+
+
+def goes_on(record: JobRecord) -> bool:
+    """Whether the next daemon goes on with a job."""
+    return record.detached and record.ended is None
+
+
+def _daemon_ended() -> WhisperdError:
+    return WhisperdError(
+        "daemon.ended",
+        "The daemon ended while the job was not done.",
+        "Try it again: `whisperctl jobs retry ID`; submit it with --detach if it should outlive the daemon.",
+    )
