@@ -45,6 +45,7 @@ restore() {
     if [ -d "$home.old" ]; then rm -rf "$home" && mv "$home.old" "$home"; fi
 }
 trap restore EXIT INT TERM
+echo "Installing into $home ..."
 "$PYTHON" -m venv "$home"
 "$home/bin/python" -m pip install --quiet --disable-pip-version-check dist/*.whl
 trap - EXIT INT TERM

@@ -6,5 +6,6 @@ folder=$1
 tools=build/wheels-venv
 # One that was interrupted while it was made has no pip, and is made anew.
 "$tools/bin/python" -m pip --version >/dev/null 2>&1 || "$PYTHON" -m venv --clear "$tools"
+echo "Building the wheels ..."
 rm -rf "$folder"
 "$tools/bin/python" -m pip wheel --quiet --disable-pip-version-check --no-deps -w "$folder" plugins/* .

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
-    "cache_dir",
     "config_file",
     "database_file",
     "log_file",
@@ -106,10 +105,3 @@ def _data_dir(variable: str, name: str) -> Path:
 
     explicit = os.environ.get(variable)
     return Path(explicit) if explicit else platformdirs.user_data_path(APP, appauthor=False) / name
-
-
-def cache_dir() -> Path:
-    """The user's cache directory: nothing in it is missed when it is deleted."""
-    import platformdirs
-
-    return platformdirs.user_cache_path(APP, appauthor=False)

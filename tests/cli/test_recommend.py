@@ -124,17 +124,27 @@ class TestAtATerminal:
     def test_one_who_does_not_say_yes_downloads_nothing(
         self, small: RunningDaemon, number: int, answer: str
     ) -> None:
-        for command in (
-            ["models", "pull", "large-v3"],
-            ["runtimes", "create", f"asked {number}", "--model", "large-v3", "--default"],
-            ["transcribe", "--model", "large-v3", __file__],
+        for much, command in (
+            ("3.1 GB", ["models", "pull", "large-v3"]),
+            ("1.5 GB", ["runtimes", "create", f"asked {number}", "--model", "medium", "--default"]),
+            ("1.5 GB", ["transcribe", "--model", "medium", __file__]),
         ):
             terminal = Terminal(small, 100, *command, with_stdin=True)
-            terminal.read_until("Download 3.1 GB all the same? [y/N] ")
+            terminal.read_until(f"Download {much} all the same? [y/N] ")
             terminal.type(answer)
             assert terminal.finish() == 1
             assert "Nothing was downloaded." in terminal.written
         assert small.ctl("runtimes", "list", "--json").json[0]["default"]
+
+    def test_nobody_is_asked_about_what_cannot_be_loaded(self, small: RunningDaemon) -> None:
+        for command in (
+            ["runtimes", "create", "too large", "--model", "large-v3", "--default", "--load"],
+            ["transcribe", "--model", "large-v3", __file__],
+        ):
+            terminal = Terminal(small, 100, *command, with_stdin=True)
+            assert terminal.finish() == 1
+            assert "[y/N]" not in terminal.written
+            assert terminal.written.count("large-v3 needs about 3.29 GB") == 1
 
     def test_one_who_says_yes_gets_it(self, small: RunningDaemon) -> None:
         terminal = Terminal(small, 100, "models", "pull", "large-v3", with_stdin=True)

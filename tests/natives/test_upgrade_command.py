@@ -67,6 +67,8 @@ def test_upgraded_used_and_taken_back(daemon: RunningDaemon, wheels: Path, toy: 
     assert described(daemon) == {"installed": ["2.1", "2.2"], "current": "2.2", "previous": "2.1"}
     said = daemon.ctl("natives", "upgrade")
     assert f"{NAME} 2.2 is the newest version" in said.out
+    (answer,) = daemon.ctl("--json", "natives", "upgrade").json  # of all: a list in any case
+    assert (answer["name"], answer["changed"]) == (NAME, False)
     back = daemon.ctl("natives", "rollback", NAME)
     assert f"{NAME} 2.1 is used again" in back.out
     assert described(daemon) == {"installed": ["2.1", "2.2"], "current": "2.1", "previous": "2.2"}

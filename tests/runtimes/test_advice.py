@@ -129,6 +129,23 @@ async def test_what_can_never_be_loaded_is_not_downloaded(tmp_path: Path) -> Non
     assert await refused(tmp_path, 6 * GB, compute_type="float32") == "memory.not_enough"
 
 
+@pytest.mark.parametrize(
+    ("memory", "gpu_bytes", "device", "is_loadable"),
+    [
+        (2 * GB, (), "auto", False),
+        (4 * GB, (), "auto", True),
+        (2 * GB, (2 * GB,), "auto", False),
+        (64 * GB, (2 * GB,), "auto", True),  # on the processor
+        (64 * GB, (2 * GB,), "cuda", False),
+    ],
+)
+async def test_it_is_said_whether_a_load_would_be_refused(
+    tmp_path: Path, memory: int, gpu_bytes: tuple[int, ...], device: str, is_loadable: bool
+) -> None:
+    (warning,) = await advisor(tmp_path, memory, *gpu_bytes).warnings("large-v3", device=device)
+    assert warning.data["loadable"] is is_loadable
+
+
 async def test_what_may_be_loaded_is(tmp_path: Path) -> None:
     assert await refused(tmp_path, 8 * GB) is None
     assert await refused(tmp_path, 4 * GB) is None  # it is warned of, since others need memory as well

@@ -28,10 +28,12 @@ __all__ = [
     "confirm",
     "connect_as",
     "for_each",
+    "is_refused",
     "model_warnings",
     "progress_of",
     "say_warnings",
     "show_download",
+    "tell",
 ]
 
 
@@ -71,13 +73,16 @@ def for_each(
     options: argparse.Namespace,
     names: Sequence[str],
     ask: Callable[[Client, str], Map],
-    show: Callable[[Map], object],
+    show: Callable[[Map], str | None],
     *,
     key: str = "name",
+    is_list: bool = False,
 ) -> int:
     """Ask for each of several names, go on after a failure, and show the answers; returns the exit status.
 
-    Under `--json` one name is answered with a map, several with an array of maps; `key` is what names them.
+    `show` puts into words what was done, which `--quiet` leaves unsaid, or prints it itself. Under `--json`
+    one name is answered with a map, several, or a list that the user did not write (`is_list`), with an
+    array of maps; `key` is what names them.
     """
     documents: list[Map] = []
     statuses: list[int] = []
@@ -95,10 +100,10 @@ def for_each(
             else:
                 statuses.append(exit_status.FAILED if answer.get("ok") is False else exit_status.DONE)
                 documents.append(answer)
-                if not options.json:
-                    show(answer)
+                if not options.json and (words := show(answer)):
+                    tell(options, words)
     if options.json:
-        print_json(documents if len(names) > 1 else documents[0])
+        print_json(documents if is_list or len(names) > 1 else documents[0])
     return exit_status.of_several(statuses)
 
 
@@ -142,11 +147,16 @@ def show_download(progress: Progress, event: Map) -> None:
     )
 
 
-def agree_to_download(options: argparse.Namespace, warnings: Sequence[Map]) -> None:
+def agree_to_download(
+    options: argparse.Namespace, warnings: Sequence[Map], *, is_to_be_loaded: bool = False
+) -> None:
     """Say what speaks against a download. A person at a terminal is asked; whoever else it is, goes on.
 
-    Raises `download.declined`.
+    With `is_to_be_loaded`, nothing is said of what cannot be loaded here: it is refused in the same words
+    before anything of it is downloaded. Raises `download.declined`.
     """
+    if is_to_be_loaded and is_refused(warnings):
+        return
     say_warnings(options, warnings)
     if options.quiet or options.json or not warnings or not _is_at_terminal():
         return
@@ -156,6 +166,11 @@ def agree_to_download(options: argparse.Namespace, warnings: Sequence[Map]) -> N
         raise WhisperdError(
             "download.declined", "Nothing was downloaded.", "`whisperctl models recommend` shows what fits."
         )
+
+
+def is_refused(warnings: Sequence[Map]) -> bool:
+    """Whether what they speak of cannot be loaded on this computer; an older daemon does not say so."""
+    return not all(warning["data"].get("loadable", True) for warning in warnings)
 
 
 def say_warnings(options: argparse.Namespace, warnings: Sequence[Map]) -> None:
@@ -180,8 +195,13 @@ def confirm(options: argparse.Namespace, document: object, text: str) -> None:
     """Say that something was done: as JSON, in words, or not at all."""
     if options.json:
         print_json(document)
-    elif not options.quiet:
-        print(text)
+    tell(options, text)
+
+
+def tell(options: argparse.Namespace, text: str) -> None:
+    """Say something on standard output, unless it is to be quiet or to have one JSON document."""
+    if not (options.quiet or options.json):
+        print(printable(text), flush=True)
 
 
 def _is_at_terminal() -> bool:

@@ -50,6 +50,7 @@ def follow(path: Path, output: IO[str]) -> None:
                 output.write(text)
                 output.flush()
             elif _was_rotated(file, path):
+                output.write(file.read())  # what was added to it just before
                 file.close()
                 file = path.open(encoding="utf-8", errors="replace")
             else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -143,9 +143,10 @@ class AsyncDictation:
 
     async def __aiter__(self) -> AsyncGenerator[Map, None]:
         """As that of `Dictation`."""
-        async for event in self._client.follow(self.id):
-            self._is_over = self._is_over or end_of_job(event)
-            yield event
+        async with aclosing(self._client.follow(self.id)) as events:
+            async for event in events:
+                self._is_over = self._is_over or end_of_job(event)
+                yield event
 
     async def result(self) -> Transcript:
         """As `Dictation.result`."""

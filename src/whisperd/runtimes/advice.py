@@ -57,7 +57,7 @@ class Advisor:
         """What speaks against downloading a model for this computer: `model.too_large`.
 
         Nothing is said of one that is there already, or of which nothing is known. `data.download` is how
-        many bytes it has.
+        many bytes it has; `data.loadable` is false where it would be refused when it is loaded.
         """
         model = self._models.catalogue.find(name)
         if model is None or (await self._models.describe(name)).installed:
@@ -68,6 +68,11 @@ class Advisor:
         warning = too_large(model, total, gpus, known, compute_type=compute_type)
         if warning is None:
             return []
+        if gpus and device == "auto":  # it falls back to the processor
+            elsewhere = too_large(model, total, (), known, compute_type=compute_type)
+        else:
+            elsewhere = warning
+        warning.data["loadable"] = not (_is_hopeless(warning) and _is_hopeless(elsewhere))
         warning.data["download"] = model.size_bytes
         return [warning]
 
@@ -87,11 +92,16 @@ class Advisor:
                 device_index=preset.device_index,
                 compute_type=compute_type(preset, variant),
             ):
-                needed, total = warning.data["needed"], warning.data["total"]
-                if needed > total:
+                if _is_hopeless(warning):
                     code = "memory.gpu_not_enough" if variant.device == "cuda" else "memory.not_enough"
-                    data = {"needed": needed, "free": total, "largest": warning.data["largest"]}
+                    data = {name: warning.data[name] for name in ("needed", "largest")}
+                    data["free"] = warning.data["total"]
                     found.append(
                         FailedVariant(variant, WhisperdError(code, warning.message, warning.fix, data))
                     )
         return found
+
+
+def _is_hopeless(warning: WhisperdError | None) -> bool:
+    """Whether a model needs more memory than there is at all."""
+    return warning is not None and warning.data["needed"] > warning.data["total"]

@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> None:
         if options.forget:
             forgotten = client.calibration.forget(options.model)
             what = "is forgotten" if forgotten["forgotten"] else "was not there"
-            confirm(options, forgotten, f"The calibration of {printable(forgotten['model'])} {what}.")
+            confirm(options, forgotten, f"The calibration of {forgotten['model']} {what}.")
             return
         if options.show:
             found = client.calibration.show(options.model)

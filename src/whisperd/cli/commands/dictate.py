@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
         check_target(options.output, (), overwrite=options.overwrite)
     with connect_as(options, has_profile=True) as client:
         if options.model:
-            agree_to_download(options, model_warnings(client, options.model))
+            agree_to_download(options, model_warnings(client, options.model), is_to_be_loaded=True)
         job_options = {"runtime": options.runtime, "model": options.model, **given_options(options)}
         with ExitStack() as stack:
             output = stack.enter_context(open_lines(options.output)) if options.output else sys.stdout

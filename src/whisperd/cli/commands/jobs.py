@@ -112,19 +112,15 @@ def result(options: argparse.Namespace) -> None:
 
 
 def cancel(options: argparse.Namespace) -> int:
-    def tell(job: dict[str, Any]) -> None:
-        if not options.quiet:
-            print(f"{job['id']} is {job['status']}")
-
-    return for_each(options, options.ids, lambda client, job: client.jobs.cancel(job), tell, key="id")
+    return for_each(options, options.ids, lambda client, job: client.jobs.cancel(job), _became, key="id")
 
 
 def retry(options: argparse.Namespace) -> int:
-    def tell(job: dict[str, Any]) -> None:
-        if not options.quiet:
-            print(f"{job['id']} is {job['status']}")
+    return for_each(options, options.ids, lambda client, job: client.jobs.retry(job), _became, key="id")
 
-    return for_each(options, options.ids, lambda client, job: client.jobs.retry(job), tell, key="id")
+
+def _became(job: dict[str, Any]) -> str:
+    return f"{job['id']} is {job['status']}"
 
 
 def clear(options: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from whisperd.cli.command import (
     connect_as,
     for_each,
     model_warnings,
+    tell,
 )
 from whisperd.cli.output import print_json, print_table, printable, size
 from whisperd.cli.parser import Parser
@@ -105,10 +106,10 @@ def recommend(options: argparse.Namespace) -> None:
     )
     for one in models:
         if one["recommended"]:
-            _tell(options, "")
-            _tell(options, one["summary"])
+            tell(options, "")
+            tell(options, one["summary"])
     if not any(one["measured"] for one in models):
-        _tell(options, "`whisperctl calibrate` measures how fast they are here.")
+        tell(options, "`whisperctl calibrate` measures how fast they are here.")
 
 
 def show(options: argparse.Namespace) -> int:
@@ -145,21 +146,22 @@ def pull(options: argparse.Namespace) -> int:
         options,
         options.names,
         ask,
-        lambda answer: _tell(options, f"{answer['name']} is installed ({size(answer['size'])})"),
+        lambda answer: f"{answer['name']} is installed ({size(answer['size'])})",
     )
 
 
 def verify(options: argparse.Namespace) -> int:
-    def tell(answer: dict[str, Any]) -> None:
-        if answer["ok"]:
-            _tell(options, f"{answer['name']}: every byte is right")
-            return
-        print(f"{printable(answer['name'])}: damaged")
-        for name in answer["damaged"]:
-            print(f"  damaged: {printable(name)}")
-        print(f"  {printable(answer['fix'])}")
+    return for_each(options, options.names, lambda client, name: client.models.verify(name), _verified)
 
-    return for_each(options, options.names, lambda client, name: client.models.verify(name), tell)
+
+def _verified(answer: dict[str, Any]) -> str | None:
+    if answer["ok"]:
+        return f"{answer['name']}: every byte is right"
+    print(f"{printable(answer['name'])}: damaged")
+    for name in answer["damaged"]:
+        print(f"  damaged: {printable(name)}")
+    print(f"  {printable(answer['fix'])}")
+    return None
 
 
 def remove(options: argparse.Namespace) -> int:
@@ -167,7 +169,7 @@ def remove(options: argparse.Namespace) -> int:
         options,
         options.names,
         lambda client, name: client.models.remove(name),
-        lambda answer: _tell(options, f"{answer['name']} is removed ({size(answer['freed'])} freed)"),
+        lambda answer: f"{answer['name']} is removed ({size(answer['freed'])} freed)",
     )
 
 
@@ -184,11 +186,6 @@ def import_(options: argparse.Namespace) -> None:
     with connect_as(options) as client:
         answer = client.models.import_(options.folder, options.name)
     confirm(options, answer, f"{answer['name']} is installed ({size(answer['size'])})")
-
-
-def _tell(options: argparse.Namespace, text: str) -> None:
-    if not options.quiet:
-        print(printable(text))
 
 
 def _speed(model: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from whisperd.cli import exit_status
-from whisperd.cli.command import add_names, call_with_progress, connect_as, for_each
+from whisperd.cli.command import add_names, call_with_progress, confirm, connect_as, for_each, tell
 from whisperd.cli.output import print_json, print_table, printable, size
 from whisperd.cli.parser import Parser
 
@@ -79,49 +79,40 @@ def _size(bundle: dict[str, Any]) -> str | None:
 
 
 def install(options: argparse.Namespace) -> int:
-    def tell(answer: dict[str, Any]) -> None:
-        if not options.quiet:
-            print(f"{answer['name']} {answer['version']} is installed ({size(answer['size'])})")
-
     return for_each(
         options,
         options.names,
         lambda client, name: call_with_progress(options, client, ("natives",), "natives.install", name=name),
-        tell,
+        lambda answer: f"{answer['name']} {answer['version']} is installed ({size(answer['size'])})",
     )
 
 
 def verify(options: argparse.Namespace) -> int:
-    def tell(answer: dict[str, Any]) -> None:
-        if answer["ok"]:
-            if not options.quiet:
-                print(f"{answer['name']}: every file is as it was installed")
-            return
-        print(f"{answer['name']}: damaged")
-        for damage in answer["damage"]:
-            print(f"  {damage['problem']}: {printable(damage['path'])}")
-        print(f"  Run `whisperctl natives install {answer['name']}` to mend it.")
+    return for_each(options, options.names, lambda client, name: client.natives.verify(name), _verified)
 
-    return for_each(options, options.names, lambda client, name: client.natives.verify(name), tell)
+
+def _verified(answer: dict[str, Any]) -> str | None:
+    if answer["ok"]:
+        return f"{answer['name']}: every file is as it was installed"
+    print(f"{answer['name']}: damaged")
+    for damage in answer["damage"]:
+        print(f"  {damage['problem']}: {printable(damage['path'])}")
+    print(f"  Run `whisperctl natives install {answer['name']}` to mend it.")
+    return None
 
 
 def upgrade(options: argparse.Namespace) -> int:
-    def tell(answer: dict[str, Any]) -> None:
-        if options.quiet:
-            return
+    def show(answer: dict[str, Any]) -> None:
         if not answer["changed"]:
-            print(f"{answer['name']} {answer['version']} is the newest version")
+            tell(options, f"{answer['name']} {answer['version']} is the newest version")
             return
-        print(f"{answer['name']} {answer['version']} is used from now on: {answer['tried']}")
-        print(f"  What is loaded goes on with {answer['before']} until it is loaded again.")
-        print(f"  `whisperctl natives rollback {answer['name']}` goes back to that.")
+        tell(options, f"{answer['name']} {answer['version']} is used from now on: {answer['tried']}")
+        tell(options, f"  What is loaded goes on with {answer['before']} until it is loaded again.")
+        tell(options, f"  `whisperctl natives rollback {answer['name']}` goes back to that.")
 
     names = options.names or _installed_names(options)
     if not names:
-        if options.json:
-            print_json([])
-        elif not options.quiet:
-            print("No bundle is installed.")
+        confirm(options, [], "No bundle is installed.")
         return exit_status.DONE
     version = {"version": options.bundle_version} if options.bundle_version else {}
     return for_each(
@@ -130,7 +121,8 @@ def upgrade(options: argparse.Namespace) -> int:
         lambda client, name: call_with_progress(
             options, client, ("natives", "models"), "natives.upgrade", name=name, **version
         ),
-        tell,
+        show,
+        is_list=not options.names,
     )
 
 
@@ -140,25 +132,20 @@ def _installed_names(options: argparse.Namespace) -> list[str]:
 
 
 def rollback(options: argparse.Namespace) -> int:
-    def tell(answer: dict[str, Any]) -> None:
-        if not options.quiet:
-            print(f"{answer['name']} {answer['version']} is used again")
-
     return for_each(
         options,
         options.names,
         lambda client, name: call_with_progress(options, client, ("natives",), "natives.rollback", name=name),
-        tell,
+        lambda answer: f"{answer['name']} {answer['version']} is used again",
     )
 
 
 def remove(options: argparse.Namespace) -> int:
-    def tell(answer: dict[str, Any]) -> None:
-        if not options.quiet:
-            print(f"{answer['name']} is removed ({', '.join(answer['removed'])})")
-
     return for_each(
-        options, options.names, lambda client, name: client.natives.remove(name, options.bundle_version), tell
+        options,
+        options.names,
+        lambda client, name: client.natives.remove(name, options.bundle_version),
+        lambda answer: f"{answer['name']} is removed ({', '.join(answer['removed'])})",
     )
 
 

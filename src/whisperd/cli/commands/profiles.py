@@ -94,7 +94,7 @@ def create(options: argparse.Namespace) -> None:
     given = _given(options)
     with connect_as(options) as client:
         profile = client.profiles.create(options.name, runtime=options.runtime, options=given)
-    confirm(options, profile, printable(f"{profile['name']} is created"))
+    confirm(options, profile, f"{profile['name']} is created")
 
 
 def edit(options: argparse.Namespace) -> None:
@@ -116,15 +116,16 @@ def edit(options: argparse.Namespace) -> None:
         # With the version that was read: the options that somebody else has set meanwhile are not undone.
         profile = client.profiles.edit(options.name, version=profile["version"], **changes)
     done = f"{options.name} is now {profile['name']}" if options.new_name else f"{profile['name']} is changed"
-    confirm(options, profile, printable(done))
+    confirm(options, profile, done)
 
 
 def delete(options: argparse.Namespace) -> int:
-    def tell(profile: dict[str, Any]) -> None:
-        if not options.quiet:
-            print(f"{printable(profile['name'])} is deleted")
-
-    return for_each(options, options.names, lambda client, name: client.profiles.delete(name), tell)
+    return for_each(
+        options,
+        options.names,
+        lambda client, name: client.profiles.delete(name),
+        lambda profile: f"{profile['name']} is deleted",
+    )
 
 
 def _given(options: argparse.Namespace) -> Any:

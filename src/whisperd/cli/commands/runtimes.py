@@ -14,9 +14,11 @@ from whisperd.cli.command import (
     confirm,
     connect_as,
     for_each,
+    is_refused,
     say_warnings,
+    tell,
 )
-from whisperd.cli.output import columns, print_json, printable, size
+from whisperd.cli.output import columns, print_json, size
 from whisperd.cli.parser import Parser, usage_error
 from whisperd.cli.preparation import PREPARATION_TOPICS, Preparation
 from whisperd.cli.runtime_view import details, runtime_table, what_runs
@@ -148,18 +150,18 @@ def create(options: argparse.Namespace) -> None:
     with connect_as(options) as client:
         runtime = client.runtimes.create(options.name, **_fields(options))
         chosen = "" if options.model else f", with the model {runtime['model']}"
-        _tell(options, f"{runtime['name']} is created{chosen}")
+        tell(options, f"{runtime['name']} is created{chosen}")
         warnings = runtime.get("warnings", [])
-        if options.default or options.load:
-            agree_to_download(options, warnings)
+        if options.load or (options.default and not is_refused(warnings)):
+            agree_to_download(options, warnings, is_to_be_loaded=True)
         else:
             say_warnings(options, warnings)
         if options.default:  # which begins to load it
             runtime = {**client.runtimes.default(runtime["id"]), "warnings": warnings}
-            _tell(options, _as_default(runtime))
+            tell(options, _as_default(runtime))
         if options.load:
             runtime = _bring(options, client, "runtimes.load", runtime["id"], is_agreed=True)
-            _tell(options, _as_loaded(runtime))
+            tell(options, _as_loaded(runtime))
     if options.json:
         print_json(runtime)
 
@@ -176,7 +178,7 @@ def edit(options: argparse.Namespace) -> None:
         runtime = client.runtimes.edit(options.name, version=options.if_version, **changes)
     say_warnings(options, runtime.get("warnings", []))
     done = f"{options.name} is now {runtime['name']}" if options.new_name else f"{runtime['name']} is changed"
-    confirm(options, runtime, printable(done))
+    confirm(options, runtime, done)
 
 
 def delete(options: argparse.Namespace) -> int:
@@ -184,7 +186,7 @@ def delete(options: argparse.Namespace) -> int:
         options,
         options.names,
         lambda client, name: client.runtimes.delete(name),
-        lambda answer: _tell(options, f"{answer['name']} is deleted"),
+        lambda answer: f"{answer['name']} is deleted",
     )
 
 
@@ -193,7 +195,7 @@ def prepare(options: argparse.Namespace) -> int:
         options,
         options.names,
         lambda client, name: _bring(options, client, "runtimes.prepare", name),
-        lambda runtime: _tell(options, f"{runtime['name']} has all that it needs"),
+        lambda runtime: f"{runtime['name']} has all that it needs",
     )
 
 
@@ -202,7 +204,7 @@ def load(options: argparse.Namespace) -> int:
         options,
         options.names,
         lambda client, name: _bring(options, client, "runtimes.load", name),
-        lambda runtime: _tell(options, _as_loaded(runtime)),
+        _as_loaded,
     )
 
 
@@ -217,7 +219,7 @@ def unload(options: argparse.Namespace) -> int:
 def default(options: argparse.Namespace) -> None:
     with connect_as(options) as client:
         runtime = client.runtimes.default(options.name)
-    confirm(options, runtime, printable(_as_default(runtime)))
+    confirm(options, runtime, _as_default(runtime))
 
 
 def enable(options: argparse.Namespace) -> int:
@@ -236,7 +238,7 @@ def _change_each(
         options,
         options.names,
         change,
-        lambda runtime: _tell(options, f"{runtime['name']} is {became or runtime['status']}"),
+        lambda runtime: f"{runtime['name']} is {became or runtime['status']}",
     )
 
 
@@ -246,7 +248,8 @@ def _bring(
     """Have a runtime prepared or loaded, and show how far it is. Who hangs up gives it up."""
     runtime = client.runtimes.show(name)
     if not is_agreed:
-        agree_to_download(options, runtime.get("warnings", []))
+        is_to_be_loaded = method == "runtimes.load"
+        agree_to_download(options, runtime.get("warnings", []), is_to_be_loaded=is_to_be_loaded)
     preparation = Preparation(runtime)
     return call_with_progress(options, client, PREPARATION_TOPICS, method, show=preparation.show, name=name)
 
@@ -264,11 +267,6 @@ def _as_loaded(runtime: Map) -> str:
 def _as_default(runtime: Map) -> str:
     is_ready = runtime["status"] == "loaded"
     return f"{runtime['name']} is the default{'' if is_ready else ', and is being loaded'}"
-
-
-def _tell(options: argparse.Namespace, text: str) -> None:
-    if not (options.quiet or options.json):
-        print(printable(text), flush=True)
 
 
 def _now() -> Any:

@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
         targets = [options.output]
     with connect_as(options, has_profile=True) as client:
         if options.model:
-            agree_to_download(options, model_warnings(client, options.model))
+            agree_to_download(options, model_warnings(client, options.model), is_to_be_loaded=True)
         return _Session(client, options, targets).run()
 
 

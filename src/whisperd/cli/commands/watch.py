@@ -131,7 +131,7 @@ def add_(options: argparse.Namespace) -> None:
         fields["profile"] = options.profile
     with connect_as(options) as client:
         watch = client.watch.add(options.folder, **fields)
-    confirm(options, watch, printable(f"{watch['path']} is watched"))
+    confirm(options, watch, f"{watch['path']} is watched")
 
 
 def list_(options: argparse.Namespace) -> None:
@@ -179,7 +179,7 @@ def edit(options: argparse.Namespace) -> None:
             changes["options"] = {**kept, **job_options}
         # With the version that was read: the options that somebody else has set meanwhile are not undone.
         watch = client.watch.edit(watch["id"], version=watch["version"], **changes)
-    confirm(options, watch, printable(f"the watch of {watch['path']} is changed"))
+    confirm(options, watch, f"the watch of {watch['path']} is changed")
 
 
 def remove(options: argparse.Namespace) -> int:
@@ -198,7 +198,7 @@ def scan(options: argparse.Namespace) -> None:
     with connect_as(options) as client:
         watch = client.watch.scan(_name(options.name))
     counts = f"{watch['pending']} files to be done, {watch['done']} done, {watch['failed']} failed"
-    confirm(options, watch, printable(f"{watch['reason']} {counts}" if watch["reason"] else counts))
+    confirm(options, watch, f"{watch['reason']} {counts}" if watch["reason"] else counts)
 
 
 def log(options: argparse.Namespace) -> None:
@@ -221,12 +221,11 @@ def retry(options: argparse.Namespace) -> None:
 
 
 def _for_each(options: argparse.Namespace, verb: str, done: str) -> int:
-    def tell(watch: dict[str, Any]) -> None:
-        if not options.quiet:
-            print(printable(f"{watch['path']} {done}"))
-
     return for_each(
-        options, options.names, lambda client, name: getattr(client.watch, verb)(_name(name)), tell
+        options,
+        options.names,
+        lambda client, name: getattr(client.watch, verb)(_name(name)),
+        lambda watch: f"{watch['path']} {done}",
     )
 
 
