@@ -72,6 +72,14 @@ def test_a_window_waits_for_the_one_before() -> None:
     assert stitcher.text == "one two three"
 
 
+def test_it_says_how_far_all_windows_are_done() -> None:
+    stitcher = Stitcher()
+    stitcher.add(Window(1, 10, 20), result())
+    assert stitcher.done_s == 0
+    stitcher.add(Window(0, 0, 9), result())
+    assert stitcher.done_s == 20
+
+
 def test_no_windows_are_no_text() -> None:
     assert Stitcher().text == ""
 

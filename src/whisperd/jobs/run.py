@@ -257,7 +257,7 @@ class JobRun:
             self._job.language = self._language
             for segment in self._stitcher.add(window, result):
                 self._publish_segment(segment)
-            self._job.done_s = max(self._job.done_s, elapsed_within(self._clips, window.end))
+        self._job.done_s = elapsed_within(self._clips, self._stitcher.done_s)
         self._publish(self._progress())
 
     @property

@@ -68,6 +68,8 @@ class Stitcher:
         """Those of channels for which another channel may still have something earlier, by their time."""
         self.segments: list[Segment] = []
         """Everything released so far."""
+        self.done_s = 0.0
+        """How far all windows are done."""
 
     def add(self, window: Window, result: WindowResult) -> list[Segment]:
         """The result of a window has come; returns the segments now in order."""
@@ -75,6 +77,7 @@ class Stitcher:
         first_new = len(self.segments)
         while (ready := self._waiting.pop(self._next_index, None)) is not None:
             self._next_index += 1
+            self.done_s = max(self.done_s, ready[0].end)
             self._take(*ready)
         return self.segments[first_new:]
 
