@@ -246,12 +246,14 @@ def runtime_with(client: Client, model: str) -> dict[str, Any]:
     return dict(found)
 
 
-def until(condition: Callable[[], object], what: str = "that", timeout_s: float = LIMIT_S) -> None:
-    """Wait for something that another process does."""
+def until(
+    condition: Callable[[], object], what: str = "that", timeout_s: float = LIMIT_S, every_s: float = 0.005
+) -> None:
+    """Wait for something that another process does, and look whether it has so often."""
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, f"waited {timeout_s} s for {what}"
-        time.sleep(0.005)
+        time.sleep(every_s)
 
 
 def write_tone(

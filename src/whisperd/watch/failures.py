@@ -51,6 +51,6 @@ def kind_of(code: str) -> Kind:
     return "file" if code.startswith(_FILE) else "passing"
 
 
-def retry_delay_s(attempt: int, first_s: float) -> float:
+def retry_delay_s(attempt: int, first_s: float, longest_s: float = LONGEST_DELAY_S) -> float:
     """How long to wait after the failure of this number, from 1: twice as long each time, an hour at most."""
-    return min(first_s * 2.0 ** min(attempt - 1, 30), max(first_s, LONGEST_DELAY_S))
+    return min(first_s * 2.0 ** min(attempt - 1, 30), max(first_s, longest_s))

@@ -18,6 +18,7 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
 from whisperd.threads import run_abandonable
 from whisperd.watch import scanner
+from whisperd.watch.failures import retry_delay_s
 from whisperd.watch.ledger import FileRow, Seen, recognise, wants_work
 from whisperd.watch.log_table import LogLine
 from whisperd.watch.mounts import file_system_of, is_silent
@@ -36,6 +37,8 @@ T = TypeVar("T")
 SLICE: Final = 250
 """Files that are looked at, and looked up, at a time: so that nobody waits for long."""
 LOOK_TIMEOUT_S: Final = 60.0
+LONGEST_HOLD_S: Final = 600.0
+"""What tries with one file costs little, and goes on soon once the cause is gone."""
 REMEMBERED_PARTIALS: Final = 1000
 
 
@@ -123,11 +126,25 @@ class WatchFolder:
         self._retries[path] = anyio.current_time() + delay_s
         self._wake.set()
 
-    def hold(self, problem: WhisperdError, delay_s: float) -> None:
-        """Take nothing for a while, for it would fail."""
+    def hold(self, problem: WhisperdError) -> bool:
+        """Take nothing for a while, for it would fail; False if that is so already.
+
+        Files that were at work together fail together, and that counts once.
+        """
+        if anyio.current_time() < self.held_until_s:
+            return False
+        self.holds += 1
+        delay_s = retry_delay_s(self.holds, self._settings().retry_delay_s, LONGEST_HOLD_S)
         self.problem = problem.copy()
         self.held_until_s = anyio.current_time() + delay_s
-        self.holds += 1
+        return True
+
+    @property
+    def closed_for_s(self) -> float:
+        """For how long nothing is to be taken; after a failure, one file is tried first."""
+        if self.holds and self.in_hand:
+            return float("inf")
+        return max(0.0, self.held_until_s - anyio.current_time())
 
     def went_well(self) -> None:
         """Something was done."""

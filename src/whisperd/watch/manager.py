@@ -346,8 +346,7 @@ class WatchManager:
         """For how long nothing is taken from a folder."""
         if folder.preset.paused:
             return float("inf")
-        held_s = max(0.0, folder.held_until_s - anyio.current_time())
-        return max(held_s, _quiet_s(folder.preset))
+        return max(folder.closed_for_s, _quiet_s(folder.preset))
 
     def _closed_for_s(self) -> float | None:
         """How long until the next folder opens again; None if none does by itself."""

@@ -38,7 +38,7 @@ class Trouble:
             await self._note(folder, seen, number, error)
         except WhisperdError as another:
             log.warning("watch %s: %s (%s)", folder.preset.id, another.message, another.code)
-            folder.hold(another, self._settings().retry_delay_s)
+            folder.hold(another)
             folder.hint({folder.full(seen.path): False})
 
     async def _note(self, folder: WatchFolder, seen: Seen, number: int | None, error: WhisperdError) -> None:
@@ -74,11 +74,10 @@ class Trouble:
         """Nothing is taken from the folder for a while."""
         if row is not None:
             await self._store.files.update(row.id, status="lost", error=error.to_wire())
-        delay_s = retry_delay_s(folder.holds + 1, self._settings().retry_delay_s)
-        if folder.holds == 0:
+        is_told = folder.holds > 0
+        if folder.hold(error) and not is_told:
             line = LogLine("waiting", seen.path, f"{error.message} {error.fix}")
             await self._store.log.add(folder.preset.id, line)
-        folder.hold(error, delay_s)
         folder.hint({folder.full(seen.path if row is None else row.path): False})
 
     async def _try_again(self, folder: WatchFolder, row: FileRow, error: WhisperdError) -> None:
