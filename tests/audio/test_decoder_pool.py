@@ -115,6 +115,31 @@ async def test_a_long_file_does_not_leave_the_next_one_without_a_ready_process(
         await decoders_become(1)
 
 
+async def test_processes_that_were_needed_together_are_there_for_the_next_files(
+    media_bundle: Path, recordings: Path
+) -> None:
+    both = [DecodeParams(path=str(recordings / name)) for name in ("jfk.flac", "austen-0880.wav")]
+
+    async def decode_both(pool: DecoderPool) -> None:
+        async with pool.decode(both[0]) as one, pool.decode(both[1]) as other:
+            for decoding in (one, other):
+                async for _ in decoding:
+                    pass
+
+    async with open_pool(media_bundle, refill_delay_s=3600.0, linger_s=3600.0) as pool:
+        pool.keep_warm = True
+        await decoders_become(1)
+        await decode_both(pool)
+        two = await decoders_become(2)
+        await decode_both(pool)
+        assert {one.pid for one in decoders()} == {one.pid for one in two}
+    async with open_pool(media_bundle, refill_delay_s=3600.0, linger_s=0.0) as pool:
+        pool.keep_warm = True
+        await decoders_become(1)
+        await decode_both(pool)
+        await decoders_become(1)
+
+
 async def test_a_process_with_other_limits_is_replaced(pool: DecoderPool, media: Path) -> None:
     pool.keep_warm = True
     (first,) = await decoders_become(1)

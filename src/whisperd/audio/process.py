@@ -52,6 +52,8 @@ class DecoderOptions:
     """What the kernel lets a process have (Linux)."""
     refill_delay_s: float = 1.0
     """How long a file keeps its decoder before another one is made ready beside it."""
+    linger_s: float = 5.0
+    """How long more than one stand ready: where many short files come, they need not be started anew."""
 
 
 MakeCommand = Callable[[Path, DecoderOptions], list[str]]
@@ -143,8 +145,11 @@ class DecoderPool:
     async def run(self) -> None:
         """Keep a process ready while that is wanted. Sleeps until something changes."""
         while True:
-            await self._changed.wait()
+            with anyio.move_on_after(self._lingering_s()):
+                await self._changed.wait()
             self._changed = anyio.Event()
+            while self._lingering_s() == 0:
+                await self._idle.pop(0).end()
             if self._keep_warm and self._is_busy():
                 # Most files are short, and their decoder comes back: to start another one at once
                 # would only take processor time from the work that somebody waits for.
@@ -162,12 +167,19 @@ class DecoderPool:
                     await self._warm_up()
 
     async def _give_back(self, decoder: _Decoder, *, is_well: bool) -> None:
-        """Keep a decoder for the next file, or end it."""
-        if is_well and self._keep_warm and not self._idle and not self._is_outdated(decoder):
+        """Keep a decoder for the next files, or end it."""
+        if is_well and self._keep_warm and not self._is_outdated(decoder):
+            decoder.idle_since_s = anyio.current_time()
             self._idle.append(decoder)
         else:
             await decoder.end()
         self._changed.set()
+
+    def _lingering_s(self) -> float | None:
+        """How long the one that was used least lately may still stand ready; None if it is the only one."""
+        if len(self._idle) < 2:
+            return None
+        return max(0.0, self._idle[0].idle_since_s + self._options.linger_s - anyio.current_time())
 
     def _is_outdated(self, decoder: _Decoder) -> bool:
         return decoder.memory_limit_bytes != self._options.memory_limit_bytes
@@ -341,6 +353,7 @@ class _Decoder:
         self.memory_limit_bytes = memory_limit_bytes
         self.events: MemoryObjectSendStream[DecoderEvent] | None = None
         """Where events of the current file go."""
+        self.idle_since_s = 0.0
         self._ending = anyio.Event()
         self._ended = anyio.Event()
         self._stderr = b""
