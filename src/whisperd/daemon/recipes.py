@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["recipe_of"]
 
+_rules: dict[str, str] = {}
+"""By engine. The files of the code are read once."""
+
 
 async def recipe_of(service: Service, job: Job, lease: Lease) -> Recipe:
     """All that makes the text of a job on a runtime, which may not be loaded yet.
@@ -42,8 +45,10 @@ async def recipe_of(service: Service, job: Job, lease: Lease) -> Recipe:
         "context_margin_s": tuning.context_margin_s if tuning else None,
     }
     settings = service.settings
+    if backend.engine not in _rules:
+        _rules[backend.engine] = await anyio.to_thread.run_sync(rules_digest, backend.engine)
     return Recipe(
-        rules=await anyio.to_thread.run_sync(rules_digest, backend.engine),
+        rules=_rules[backend.engine],
         engine=msgspec.json.encode(engine, order="deterministic").decode(),
         decoder=service.natives.current(Bundle("media", media_lock())).select().digest,
         max_window_s=settings.decoder.max_window_s,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -16,7 +18,9 @@ from whisperd.models.sources.base import missing_names
 from whisperd.rpc.errors import WhisperdError
 from whisperd.threads import ANSWER_TIMEOUT_S, run_abandonable
 
-__all__ = ["folder_identity", "look_into_folder", "open_folder"]
+__all__ = ["identify_folder", "look_into_folder", "open_folder"]
+
+T = TypeVar("T")
 
 _MAX_CONFIG_BYTES = 10 << 20
 _MODEL_SUFFIXES = (".bin", ".gguf", ".json", ".safetensors", ".txt")
@@ -25,15 +29,23 @@ _MODEL_SUFFIXES = (".bin", ".gguf", ".json", ".safetensors", ".txt")
 
 async def look_into_folder(name: str) -> InstalledModel:
     """`open_folder`, with an end to our patience: the folder may be on a network that does not answer."""
+    return await _in_time(name, lambda: open_folder(name))
+
+
+async def identify_folder(name: str) -> str:
+    """A hash over the stamps of a model's files. Raises `model.invalid_folder`."""
+    return await _in_time(name, lambda: _identity(Path(open_folder(name).path)))
+
+
+async def _in_time(name: str, work: Callable[[], T]) -> T:
     try:
-        return await run_abandonable(name, lambda: open_folder(name))
+        return await run_abandonable(name, work)
     except TimeoutError as error:
         problem = f"it does not answer within {ANSWER_TIMEOUT_S:.0f} seconds"
         raise _invalid(Path(name), problem) from error
 
 
-def folder_identity(folder: Path) -> str:
-    """A hash over the stamps of a model's files. Blocks. Raises `model.invalid_folder`."""
+def _identity(folder: Path) -> str:
     try:
         files = sorted(path for path in folder.iterdir() if path.suffix in _MODEL_SUFFIXES and path.is_file())
         lines = [f"{path} {msgspec.json.encode(stamp(path)).decode()}\n" for path in files]

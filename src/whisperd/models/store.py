@@ -18,7 +18,7 @@ from whisperd.models import errors
 from whisperd.models.catalogue import Catalogue, shipped_catalogue
 from whisperd.models.converted import ConvertedModels, ConvertedSource, FetchReady
 from whisperd.models.flight import Flight
-from whisperd.models.folders import folder_identity, look_into_folder
+from whisperd.models.folders import identify_folder, look_into_folder
 from whisperd.models.manifest import InstalledModel, Manifest, ModelSummary
 from whisperd.models.memory import parameters_in
 from whisperd.models.names import Reference, folder_of, is_folder, is_plain, key_of, resolve
@@ -219,11 +219,9 @@ class ModelStore:
 
         Of a folder that is used in place, the stamps of its files stand for their bytes.
         """
-        folder = await self.path(name)
         if is_folder(name):
-            return await anyio.to_thread.run_sync(folder_identity, folder)
-        source, _ = await anyio.to_thread.run_sync(self._source, name, folder)
-        return source.hash
+            return await identify_folder(name)
+        return await anyio.to_thread.run_sync(self._identity, name)
 
     async def remove(self, name: str) -> int:
         """Remove an installed model with what was converted from it, and what was downloaded of an unfinished
@@ -285,6 +283,11 @@ class ModelStore:
         if bad := self._storage.damaged(model.key, manifest.files, meter.adder):
             raise errors.damaged(model.name, bad)
         return self._installed(model, manifest)
+
+    def _identity(self, name: str) -> str:
+        found = self._find(name) or self._verify(name, ignore_progress)
+        source, _ = self._source(name, Path(found.path))
+        return source.hash
 
     def _list(self) -> tuple[ModelSummary, ...]:
         return tuple(self._summary(each.name, each.repo, each) for each in self._storage.manifests())

@@ -17,7 +17,12 @@ from whisperd.watch.names import ERROR_FORMAT
 from whisperd.watch.preset import WatchPreset
 from whisperd.watch.store import WatchStore
 
-__all__ = ["After"]
+__all__ = ["After", "is_all_done"]
+
+
+def is_all_done(preset: WatchPreset) -> bool:
+    """Whether nothing comes after the texts."""
+    return preset.after == "stay" and not preset.command
 
 
 class After:
@@ -77,10 +82,10 @@ class After:
 def _put_away(preset: WatchPreset, row: FileRow) -> LogLine:
     """Move or delete a recording; what was done. Blocks. Raises `OSError`, and as `move_source` does."""
     source = os.path.join(preset.path, row.path)
-    seen = scanner.look_at(preset.path, row.path)
+    is_same = scanner.is_same(preset.path, row.path, row.identity)
     if not os.path.lexists(source):  # perhaps by us, before we were cut off
         return LogLine("gone", row.path, "The recording is not there any more.")
-    if seen is None or seen.identity != row.identity:
+    if not is_same:
         return LogLine("stays", row.path, "The recording stays, for it was changed meanwhile.")
     if preset.after == "delete":
         os.unlink(source)

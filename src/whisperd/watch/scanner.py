@@ -21,6 +21,7 @@ __all__ = [
     "folder_inode",
     "hash_unchanged",
     "is_being_written",
+    "is_same",
     "leads_to",
     "leads_to_another",
     "look_at",
@@ -54,6 +55,12 @@ def look_at(root: str, path: str) -> Seen | None:
     except (OSError, ValueError):
         return None
     return _seen(path, status)
+
+
+def is_same(root: str, path: str, identity: Identity) -> bool:
+    """Whether a file of a folder is there, and is what it was."""
+    seen = look_at(root, path)
+    return seen is not None and seen.identity == identity
 
 
 def walk(

@@ -7,7 +7,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from anyio.to_thread import run_sync
@@ -15,9 +15,9 @@ from anyio.to_thread import run_sync
 from whisperd.jobs.job import Transcript
 from whisperd.outputs import render
 from whisperd.rpc.errors import WhisperdError
-from whisperd.watch import writing
+from whisperd.watch import scanner, writing
 from whisperd.watch.file_table import update_file
-from whisperd.watch.ledger import FileRow
+from whisperd.watch.ledger import FileRow, FileStatus
 from whisperd.watch.log_table import LogLine, add_log
 from whisperd.watch.names import ERROR_FORMAT, output_names
 from whisperd.watch.output_table import OutputRow, Wanted, set_outputs
@@ -39,45 +39,38 @@ class Texts:
         self._store = store
 
     async def write(
-        self, preset: WatchPreset, row: FileRow, transcript: Transcript, *, is_cached: bool
-    ) -> None:
-        """Have the outputs of a file, and no others. Raises `output.*` and `disk.full`."""
-        language = transcript.language or UNKNOWN_LANGUAGE
-        contents = await run_sync(
-            lambda: {name: render(transcript, name).encode(errors="replace") for name in preset.outputs}
-        )
-        wanted = [
-            Wanted(
-                await self._places(preset, row.path, language, name),
-                name,
-                language,
-                writing.text_hash(contents[name]),
-            )
-            for name in preset.outputs
-        ]
-        claimed, stale = await self._store.outputs.claim(row.id, wanted)
-        for output in claimed:
+        self, preset: WatchPreset, row: FileRow, transcript: Transcript, status: FileStatus, how: str
+    ) -> bool:
+        """Have the outputs of a file, and no others; its status and a line of the log, which says `how`, are
+        noted with them. Raises `output.*` and `disk.full`.
+
+        False, and nothing is written, if the file is not any more what it was.
+        """
+        drafts = await run_sync(_drafts, preset, row, transcript)
+        if drafts is None:
+            return False
+        claimed, stale = await self._store.outputs.claim(row.id, [draft.wanted for draft in drafts])
+        for output, draft in zip(claimed, drafts, strict=True):
             place = partial(
                 writing.place,
                 output.path,
-                contents[output.format],
+                draft.content,
                 source=os.path.join(preset.path, row.path),
                 overwrite=preset.overwrite,
             )
             await self._place(place, output)
-        await _remove(stale)
+        if stale:
+            await run_sync(_remove, stale)
         written = [_written(output) for output in claimed]
         names = ", ".join(os.path.basename(output.path) for output in written)
-        how = (
-            "The text was kept from before" if is_cached else f"{transcript.duration:.1f} s were transcribed"
-        )
 
         def note(connection: sqlite3.Connection) -> None:
             set_outputs(connection, row.id, written)
-            update_file(connection, row.id, status="written", attempts=0, retry_at=None, error=None)
+            update_file(connection, row.id, status=status, attempts=0, retry_at=None, error=None)
             add_log(connection, preset.id, LogLine("done", row.path, f"{how}: {names}."))
 
         await self._store.run(note)
+        return True
 
     async def write_error(self, preset: WatchPreset, row: FileRow, error: WhisperdError) -> None:
         """Say beside the recording why it has no text."""
@@ -85,7 +78,7 @@ class Texts:
             f"{error.message}\n{error.fix}\n\nCode: {error.code}\n"
             f"Once that is done: whisperctl watch retry {preset.id}\n"
         ).encode(errors="replace")
-        place = next(await self._places(preset, row.path, UNKNOWN_LANGUAGE, ERROR_FORMAT))
+        place = next(await run_sync(_places, preset, row.path, UNKNOWN_LANGUAGE, ERROR_FORMAT))
         wanted = Wanted([place], ERROR_FORMAT, UNKNOWN_LANGUAGE, writing.text_hash(content))
         kept = await self._store.outputs.of(row.id)
         try:
@@ -105,7 +98,7 @@ class Texts:
         outputs = await self._store.outputs.of(row.id)
         moved, is_whole = [], True
         for output in outputs:
-            places = await self._places(preset, path, output.language, output.format)
+            places = await run_sync(_places, preset, path, output.language, output.format)
             target = await self._store.outputs.free_place(row.id, places)
             is_there = target == output.path or await run_sync(
                 writing.rename_output, output.path, target, output.hashes
@@ -141,18 +134,39 @@ class Texts:
         is_carried = places and not any([await run_sync(os.path.lexists, one) for one in places])
         return found if is_carried else None
 
-    async def _places(self, preset: WatchPreset, path: str, language: str, format_name: str) -> Iterator[str]:
-        """Where an output of a file may be, the best place first."""
-        folder = os.path.join(preset.output_dir or preset.path, os.path.dirname(path))
-        longest = await run_sync(writing.longest_name, folder)
-        names = output_names(preset.name, os.path.basename(path), language, format_name, longest)
-        return (os.path.join(folder, name) for name in names)
+
+class _Draft(NamedTuple):
+    """An output that is to be written, and what it is to hold."""
+
+    wanted: Wanted
+    content: bytes
 
 
-async def _remove(outputs: Sequence[OutputRow]) -> None:
-    """Delete what was written before and is not wanted any more, unless somebody has changed it."""
+def _drafts(preset: WatchPreset, row: FileRow, transcript: Transcript) -> list[_Draft] | None:
+    """The outputs that a file is to have; None if it is not any more what it was. Blocks."""
+    if not scanner.is_same(preset.path, row.path, row.identity):
+        return None
+    language = transcript.language or UNKNOWN_LANGUAGE
+    drafts = []
+    for name in preset.outputs:
+        content = render(transcript, name).encode(errors="replace")
+        places = _places(preset, row.path, language, name)
+        drafts.append(_Draft(Wanted(places, name, language, writing.text_hash(content)), content))
+    return drafts
+
+
+def _places(preset: WatchPreset, path: str, language: str, format_name: str) -> Iterator[str]:
+    """Where an output of a file may be, the best place first. Blocks."""
+    folder = os.path.join(preset.output_dir or preset.path, os.path.dirname(path))
+    longest = writing.longest_name(folder)
+    names = output_names(preset.name, os.path.basename(path), language, format_name, longest)
+    return (os.path.join(folder, name) for name in names)
+
+
+def _remove(outputs: Sequence[OutputRow]) -> None:
+    """Delete what was written before and is not wanted any more, unless somebody has changed it. Blocks."""
     for output in outputs:
-        await run_sync(writing.remove_ours, output.path, output.hashes)
+        writing.remove_ours(output.path, output.hashes)
 
 
 def _written(output: OutputRow) -> OutputRow:

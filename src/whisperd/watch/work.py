@@ -19,12 +19,12 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
 from whisperd.threads import run_abandonable
 from whisperd.watch import scanner
-from whisperd.watch.after import After
+from whisperd.watch.after import After, is_all_done
 from whisperd.watch.errors import not_read
 from whisperd.watch.file_table import put_file
 from whisperd.watch.folder import WatchFolder
 from whisperd.watch.jobs import WatchJobs
-from whisperd.watch.ledger import FileRow, Seen, content_verdict
+from whisperd.watch.ledger import FileRow, FileStatus, Seen, content_verdict
 from whisperd.watch.store import WatchStore
 from whisperd.watch.texts import Texts
 from whisperd.watch.trouble import Trouble
@@ -128,29 +128,35 @@ class FileWork:
         await job.over.wait()
         if job.is_suspended:
             return  # the next daemon goes on with it
+        is_all = is_all_done(folder.preset)
         async with self._lock(number):
-            row = await self._have_written(folder, number, job)
-        if row is not None:
-            folder.went_well()
+            row = await self._have_written(folder, number, job, "done" if is_all else "written")
+        if row is None:
+            return
+        folder.went_well()
+        if is_all:
+            await self._on_done(folder, row.path)
+        else:
             await self._conclude(folder, row)
 
-    async def _have_written(self, folder: WatchFolder, number: int, job: Job) -> FileRow | None:
+    async def _have_written(
+        self, folder: WatchFolder, number: int, job: Job, status: FileStatus
+    ) -> FileRow | None:
         """Write what a job has found out; the file that it was for, unless something else is to be done."""
         row = await self._store.files.get(number)
         if row is None:
             return None  # its watch was removed
-        seen = await run_sync(scanner.look_at, folder.preset.path, row.path)
-        if seen is None or seen.identity != row.identity:
-            await self._lose(folder, row)  # it was renamed, edited or deleted meanwhile: a look finds out
-            return None
         if job.error is not None:
-            raise job.error.copy()
-        transcript = await self._jobs.transcript(job)
-        if transcript is None:
-            await self._lose(folder, row)
-            return None
-        await self._texts.write(folder.preset, row, transcript, is_cached=job.is_cached)
-        return row
+            if await run_sync(scanner.is_same, folder.preset.path, row.path, row.identity):
+                raise job.error.copy()
+        elif (transcript := await self._jobs.transcript(job)) is not None:
+            how = f"{transcript.duration:.1f} s were transcribed"
+            if job.is_cached:
+                how = "The text was kept from before"
+            if await self._texts.write(folder.preset, row, transcript, status, how):
+                return row
+        await self._lose(folder, row)  # it was renamed, edited or deleted meanwhile: a look finds out
+        return None
 
     async def _conclude(self, folder: WatchFolder, row: FileRow) -> None:
         await self._after.run(folder.preset, row)
