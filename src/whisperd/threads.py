@@ -7,9 +7,9 @@ the program ends without them.
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import os
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -76,6 +76,7 @@ def _start(work: Callable[[], T], when_over: Callable[[], None]) -> Future[T]:
         finally:
             when_over()
 
-    # Not one that the interpreter waits for when it ends.
-    threading.Thread(target=run, name="whisperd path", daemon=True).start()
+    # Not one that the interpreter waits for when it ends; nor one for whose beginning we wait, as `Thread`
+    # does: on a busy computer that takes longer than the event loop may stand still.
+    _thread.start_new_thread(run, ())
     return future

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -125,6 +126,8 @@ async def _run(
         )
         announce.ready(socket)
         notifier.ready(status_line(service))
+        # What is imported stays: to look through it for garbage would stop the event loop now and then.
+        gc.freeze()
         tasks.start_soon(feed_watchdog, notifier)
         tasks.start_soon(report_status, service, notifier)
         tasks.start_soon(end_when_idle, service)

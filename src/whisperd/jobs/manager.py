@@ -330,6 +330,7 @@ class JobManager:
         if self._keeper is not None and not (job.is_suspended and job.transcript is None):
             self._put_by(job, self._keeper.ended(job))
         job.over.set()
+        job.waits_for = _nothing  # who remembers the job keeps nothing of its runtime
         self._pace.ended(time.monotonic())
         self._active_changed.set()
         self._active_changed = anyio.Event()
@@ -345,3 +346,7 @@ class JobManager:
             old, its_ticket = self._at_hand.popleft()
             if its_ticket.is_saved:  # else it is nowhere but here
                 old.transcript = None
+
+
+def _nothing() -> None:
+    """What a job waits for that is over."""
