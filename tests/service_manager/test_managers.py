@@ -143,6 +143,18 @@ def test_runit_becomes_the_daemon(tmp_path: Path) -> None:
     assert done.stdout == f"it is {getpass.getuser()}\n"
 
 
+@posix_only
+def test_openrc_starts_the_command_as_it_is(tmp_path: Path) -> None:
+    command = ("/opt/my programs/python's", "-P", 'a "b" $HOME', "it's `here`")
+    (file,) = MANAGERS["openrc"](place(command=command)).files
+    script = tmp_path / "whisperd"
+    script.write_text(file.text)
+    # OpenRC reads the file, and evaluates what is in these variables once more.
+    words = """. "$0"; eval "printf '%s\\n' $command $command_args\""""
+    done = subprocess.run(["sh", "-c", words, str(script)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == list(command)
+
+
 @pytest.mark.parametrize("name", files())
 def test_the_packaged_files_are_up_to_date(name: str) -> None:
     written = (ROOT / name).read_text("utf-8").replace('encoding="UTF-8"', 'encoding="UTF-16"', 1)

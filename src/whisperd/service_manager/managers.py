@@ -191,7 +191,8 @@ def task_scheduler(place: Place) -> Manager:
 def openrc(place: Place) -> Manager:
     """A file for OpenRC, which its owner has to put in its place."""
     program, *arguments = place.command
-    values = {"PROGRAM": shlex.quote(program), "ARGUMENTS": shlex.join(arguments)}
+    # Quoted twice: a shell reads the file, and OpenRC has a shell read what is in the variables once more.
+    values = {"PROGRAM": shlex.quote(shlex.quote(program)), "ARGUMENTS": shlex.quote(shlex.join(arguments))}
     return Manager("openrc", (ServiceFile(Path("/etc/init.d/whisperd"), _template("openrc", values)),))
 
 
