@@ -24,12 +24,12 @@ from whisperd.progress import OnProgress, Progress
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, RuntimeStatus
 from whisperd.runtimes import Lease, LoadedRuntime, Runtime, RuntimeChanges, RuntimeManager, Surroundings
+from whisperd.runtimes.history import KEPT_MOMENTS
 from whisperd.runtimes.host import KEPT_UNTIL_USED_S
 from whisperd.runtimes.manager import KEPT_FAILURES
 from whisperd.runtimes.prepare import Prepared
 from whisperd.runtimes.preset import Capabilities, RuntimePreset
 from whisperd.runtimes.presets import PresetStore
-from whisperd.runtimes.runtime import KEPT_MOMENTS
 from whisperd.settings import RuntimeSettings
 from whisperd.store import open_database
 from whisperd.tasks import open_task_group

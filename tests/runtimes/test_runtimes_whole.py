@@ -317,7 +317,7 @@ def test_the_default_is_loaded_at_the_start(
     assert len(loads(model)) == 2
 
 
-def test_when_it_was_used_last_is_known_after_a_restart(
+def test_what_became_of_it_is_known_after_a_restart(
     make_daemon: Callable[..., RunningDaemon], toy: Callable[..., str], tmp_path: Path
 ) -> None:
     daemon = make_daemon().start()
@@ -330,6 +330,8 @@ def test_when_it_was_used_last_is_known_after_a_restart(
     daemon.wait()
     daemon.start()
     with daemon.connect() as client:
+        history = [one["status"] for one in client.runtimes.show("used")["history"]]
+        assert history == ["downloading", "loading", "loaded", "unloaded"]
         ended = client.jobs.list()[-1]["ended"]
         last_used = {one["name"]: one["last_used"] for one in client.runtimes.list()}
         assert (last_used["used"], last_used["unused"]) == (ended, None)

@@ -15,6 +15,10 @@ from whisperd.store.migrate import bundled_migrations, migrate
 KEPT = Path(__file__).parent.parent / "data" / "store"
 
 ROWS = {
+    9: """
+        INSERT INTO runtime_history VALUES
+            ('0a1b2c3d', '{"time":"2026-11-12T13:14:15.123Z","status":"loaded","detail":null,"error":null}');
+    """,
     8: """
         INSERT INTO former_outputs VALUES
             (CAST('/home/me/Old/talk.en.txt' AS BLOB),

@@ -17,6 +17,7 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event
 from whisperd.runtimes import Runtime, RuntimeManager, RuntimePreset, Surroundings
 from whisperd.runtimes.fallback import FailedVariant
+from whisperd.runtimes.history import HistoryStore
 from whisperd.runtimes.prepare import Prepared, choose_variant, is_prepared, prepare
 from whisperd.runtimes.room import Room
 from whisperd.worker.protocol import LoadParams
@@ -49,7 +50,7 @@ async def install_media_bundle(service: Service) -> Path:
     return (await service.natives.install(native_bundles()[0], service.on_native_progress)).path
 
 
-def runtime_surroundings(service: Service, room: Room) -> Surroundings:
+def runtime_surroundings(service: Service, room: Room, histories: HistoryStore) -> Surroundings:
     """What the runtimes need of a daemon."""
 
     async def make_room(
@@ -70,6 +71,7 @@ def runtime_surroundings(service: Service, room: Room) -> Surroundings:
         settings=lambda: service.settings.runtime,
         publish=publish,
         make_room=make_room,
+        remember=histories.add,
         failures=service.variant_failures,
         held_count_changed=_keep_decoder_warm(service.decoders),
     )

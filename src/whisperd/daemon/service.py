@@ -46,6 +46,7 @@ from whisperd.runtimes import Runtime, RuntimeManager, RuntimeView
 from whisperd.runtimes.advice import Advisor
 from whisperd.runtimes.computer import Computer
 from whisperd.runtimes.fallback import VariantFailures
+from whisperd.runtimes.history import HistoryStore
 from whisperd.runtimes.presets import PresetStore, check_presets
 from whisperd.runtimes.profile_manager import ProfileManager
 from whisperd.runtimes.profiles import ProfileStore, check_profiles
@@ -236,7 +237,7 @@ async def open_service(
         service.database_set_aside = database.set_aside
         bundle = partial(install_media_bundle, service)
         async with open_decoder_pool(bundle, _decoder_options(settings)) as service.decoders:
-            await _open_runtimes(service, tasks, database, records)
+            await _open_runtimes(service, tasks, database, journal, records)
             await _open_jobs(service, tasks, database, journal, records)
             await _open_watches(service, tasks, database)
             tasks.start_soon(retire_jobs, service)
@@ -255,15 +256,17 @@ def _decoder_options(settings: Settings) -> DecoderOptions:
 
 
 async def _open_runtimes(
-    service: Service, tasks: TaskGroup, database: Database, records: Sequence[JobRecord]
+    service: Service, tasks: TaskGroup, database: Database, journal: JobJournal, records: Sequence[JobRecord]
 ) -> None:
     """The runtimes, what was measured of them, and the profiles that choose among them."""
     room = Room(service.models, service.computer, lambda: service.settings.runtime.memory_bytes)
     table = CalibrationTable(database)
     await table.open()
     service.calibrator = Calibrator(table, service.idle, calibration_surroundings(service, room))
-    service.runtimes = RuntimeManager(tasks, PresetStore(database), runtime_surroundings(service, room))
-    await service.runtimes.open(service.advisor.suitable, last_uses(records))
+    histories = HistoryStore(database, journal.hand_over)
+    surroundings = runtime_surroundings(service, room, histories)
+    service.runtimes = RuntimeManager(tasks, PresetStore(database), surroundings)
+    await service.runtimes.open(service.advisor.suitable, last_uses(records), await histories.resume())
     service.profiles = ProfileManager(
         ProfileStore(database),
         check_options=job_options,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import anyio
@@ -14,6 +14,7 @@ from whisperd.clock import now_rfc3339
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import RuntimeStatus, RuntimeStatusName
 from whisperd.runtimes import errors
+from whisperd.runtimes.history import Moment
 from whisperd.runtimes.host import Host
 from whisperd.runtimes.lease import Lease
 from whisperd.runtimes.life import Effect, Life, Lives, Refused, refusal
@@ -57,11 +58,14 @@ class RuntimeManager:
     # What there is
 
     async def open(
-        self, first_model: Callable[[], Awaitable[str]], last_used: Mapping[str, str] = MappingProxyType({})
+        self,
+        first_model: Callable[[], Awaitable[str]],
+        last_used: Mapping[str, str] = MappingProxyType({}),
+        histories: Mapping[str, Sequence[Moment]] = MappingProxyType({}),
     ) -> None:
         """Read the presets; on the first start, make the default with the model that is named.
 
-        `last_used` tells, by id, when runtimes were used last before this.
+        `last_used` and `histories` tell, by id, what was of the runtimes before this.
         """
         presets, default = await self._store.load()
         if default is None:
@@ -71,6 +75,7 @@ class RuntimeManager:
             presets, default = (preset,), preset.id
         for preset in presets:
             runtime = Runtime(preset, last_used=last_used.get(preset.id))
+            runtime.history.extend(histories.get(preset.id, ()))
             self._add(runtime, is_default=preset.id == default)
 
     def all(self) -> list[Runtime]:
@@ -410,7 +415,9 @@ class RuntimeManager:
     # Telling
 
     def _status_changed(self, runtime: Runtime) -> None:
-        runtime.remember(self.status(runtime))
+        moment = runtime.remember(self.status(runtime))
+        if runtime.is_saved:
+            self.around.remember(runtime.id, moment)
         self.tell(runtime)
         held = sum(self.life(one).status in ("loading", "loaded") for one in self._runtimes.values())
         if held != self._held_count:

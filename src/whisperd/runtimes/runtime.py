@@ -14,24 +14,13 @@ from whisperd.clock import now_rfc3339
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import RuntimeStatusName
 from whisperd.runtimes.fallback import note_on
+from whisperd.runtimes.history import KEPT_MOMENTS, Moment
 from whisperd.runtimes.life import Life
 from whisperd.runtimes.loaded import LoadedRuntime
 from whisperd.runtimes.prepare import Prepared
 from whisperd.runtimes.preset import USUAL_BATCH_SIZE, RuntimePreset
 
-__all__ = ["Hosting", "LoadedAs", "Moment", "Runtime", "RuntimeView"]
-
-KEPT_MOMENTS = 50
-"""How many changes of status a runtime's history has."""
-
-
-class Moment(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of status in a runtime's history."""
-
-    time: str
-    status: RuntimeStatusName
-    detail: str | None
-    error: dict[str, Any] | None
+__all__ = ["Hosting", "LoadedAs", "Runtime", "RuntimeView"]
 
 
 class LoadedAs(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,12 +135,14 @@ class Runtime:
         self.changed.set()
         self.changed = anyio.Event()
 
-    def remember(self, status: RuntimeStatusName) -> None:
-        """Add its status to its history."""
+    def remember(self, status: RuntimeStatusName) -> Moment:
+        """Add its status to its history; returns what was added."""
         # An error stays known until the next attempt, and is the reason of what it led to alone: that it has
         # failed, or that its worker, which has died, is loaded again.
         error = self.error.to_wire() if self.error and status in ("failed", "loading") else None
-        self.history.append(Moment(time=now_rfc3339(), status=status, detail=self.detail, error=error))
+        moment = Moment(time=now_rfc3339(), status=status, detail=self.detail, error=error)
+        self.history.append(moment)
+        return moment
 
     def view(self, life: Life, *, waiting: int = 0) -> RuntimeView:
         """What is told of it; `waiting` windows wait for it."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from whisperd.progress import OnProgress
 from whisperd.rpc.events import Event
 from whisperd.runtimes.fallback import FailedVariant, VariantFailures
+from whisperd.runtimes.history import Moment
 from whisperd.runtimes.prepare import Prepared
 from whisperd.runtimes.preset import Capabilities, RuntimePreset
 from whisperd.runtimes.runtime import Runtime
@@ -39,6 +40,8 @@ class Surroundings:
     """Sees to it that a runtime that is about to be loaded fits into the memory. Raises `WhisperdError`."""
     held_count_changed: Callable[[int], None] = lambda _count: None
     """Called when a runtime begins to be loaded and when it was unloaded, with how many are held."""
+    remember: Callable[[str, Moment], None] = lambda _id, _moment: None
+    """Keeps a change of status of a saved runtime, by its id."""
     failures: VariantFailures = field(default_factory=VariantFailures)
     """Variants that failed while others worked."""
     clock: Callable[[], float] = time.monotonic

@@ -1,0 +1,80 @@
+"""What became of each runtime, kept over restarts."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import msgspec
+
+from whisperd.clock import now_rfc3339
+from whisperd.rpc.events import RuntimeStatusName
+from whisperd.store import Database
+
+__all__ = ["KEPT_MOMENTS", "HandOver", "HistoryStore", "Moment"]
+
+KEPT_MOMENTS: Final = 50
+"""How many changes of status a runtime's history has."""
+
+HandOver = Callable[[Callable[[sqlite3.Connection], object]], object]
+"""Has something done in the data base, in the order in which it is handed over, and returns at once."""
+
+
+class Moment(msgspec.Struct, frozen=True, kw_only=True):
+    """A change of status in a runtime's history."""
+
+    time: str
+    status: RuntimeStatusName
+    detail: str | None
+    error: dict[str, Any] | None
+
+
+class HistoryStore:
+    """The histories of all saved runtimes."""
+
+    def __init__(self, database: Database, hand_over: HandOver) -> None:
+        self._database = database
+        self._hand_over = hand_over
+
+    async def resume(self) -> Mapping[str, Sequence[Moment]]:
+        """What is kept, by the ids of the runtimes, the newest last. What cannot be read is left out.
+
+        Where a history ends with a worker that is gone, or with a failure that counts no more, it goes on
+        with the start of this daemon.
+        """
+
+        def work(connection: sqlite3.Connection) -> dict[str, list[Moment]]:
+            histories: defaultdict[str, list[Moment]] = defaultdict(list)
+            for runtime, moment in connection.execute(
+                "SELECT runtime, moment FROM runtime_history ORDER BY rowid"
+            ):
+                with suppress(msgspec.MsgspecError):
+                    histories[runtime].append(msgspec.json.decode(moment, type=Moment))
+            return histories
+
+        histories = await self._database.run(work)
+        for runtime, history in histories.items():
+            if history[-1].status != "unloaded":
+                restart = Moment(time=now_rfc3339(), status="unloaded", detail="daemon started", error=None)
+                history.append(restart)
+                self.add(runtime, restart)
+        return histories
+
+    def add(self, runtime: str, moment: Moment) -> None:
+        """Keep a change of status, and only the newest of them; of a runtime that was deleted, none."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "INSERT INTO runtime_history SELECT id, ? FROM runtimes WHERE id = ?",
+                (msgspec.json.encode(moment).decode(), runtime),
+            )
+            connection.execute(
+                "DELETE FROM runtime_history WHERE runtime = ?1 AND rowid NOT IN"
+                " (SELECT rowid FROM runtime_history WHERE runtime = ?1 ORDER BY rowid DESC LIMIT ?2)",
+                (runtime, KEPT_MOMENTS),
+            )
+
+        self._hand_over(work)

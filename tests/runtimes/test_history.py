@@ -1,0 +1,100 @@
+"""What became of each runtime is kept: so much of it, in its order, and for as long as it is there."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from whisperd.jobs.journal import JobJournal
+from whisperd.rpc.events import RuntimeStatusName
+from whisperd.runtimes.history import KEPT_MOMENTS, HistoryStore, Moment
+from whisperd.runtimes.preset import RuntimePreset
+from whisperd.runtimes.presets import PresetStore
+from whisperd.store import Database, open_database
+
+pytestmark = pytest.mark.anyio
+
+NOW = "2026-01-02T03:04:05.678Z"
+BASE = RuntimePreset(id="aaaaaaaa", name="base", model="base", created=NOW, changed=NOW)
+OTHER = RuntimePreset(id="bbbbbbbb", name="other", model="tiny", created=NOW, changed=NOW)
+
+
+def moment(detail: str, status: RuntimeStatusName = "unloaded") -> Moment:
+    return Moment(time=NOW, status=status, detail=detail, error={"code": "a.b", "data": {"n": 1}})
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    async with open_database(tmp_path / "whisperd.sqlite3") as database:
+        presets = PresetStore(database)
+        await presets.insert(BASE, make_default=True)
+        await presets.insert(OTHER)
+        yield database
+
+
+@pytest.fixture
+def journal(database: Database) -> JobJournal:
+    return JobJournal(database, "a daemon")
+
+
+@pytest.fixture
+def store(database: Database, journal: JobJournal) -> HistoryStore:
+    return HistoryStore(database, journal.hand_over)
+
+
+async def test_what_was_added_is_there_in_its_order(store: HistoryStore, journal: JobJournal) -> None:
+    for number in range(3):
+        store.add(BASE.id, moment(f"{number}"))
+        store.add(OTHER.id, moment(f"other {number}"))
+    await journal.flush()
+    assert await store.resume() == {
+        BASE.id: [moment("0"), moment("1"), moment("2")],
+        OTHER.id: [moment("other 0"), moment("other 1"), moment("other 2")],
+    }
+
+
+async def test_so_many_are_kept_and_no_more(store: HistoryStore, journal: JobJournal) -> None:
+    store.add(OTHER.id, moment("of another one"))
+    for number in range(KEPT_MOMENTS + 7):
+        store.add(BASE.id, moment(f"{number}"))
+    await journal.flush()
+    histories = await store.resume()
+    assert [one.detail for one in histories[BASE.id]] == [f"{n}" for n in range(7, KEPT_MOMENTS + 7)]
+    assert len(histories[OTHER.id]) == 1
+
+
+async def test_it_goes_with_its_runtime(store: HistoryStore, journal: JobJournal, database: Database) -> None:
+    store.add(OTHER.id, moment("before"))
+    await journal.flush()
+    await PresetStore(database).delete(OTHER.id)
+    store.add(OTHER.id, moment("too late"))
+    await journal.flush()
+    assert await store.resume() == {}
+
+
+async def test_what_cannot_be_read_is_left_out(
+    store: HistoryStore, journal: JobJournal, database: Database
+) -> None:
+    def spoil(connection: sqlite3.Connection) -> None:
+        for text in ("{", '{"time": 1}', '{"time": "x", "status": "dancing", "detail": null, "error": null}'):
+            connection.execute("INSERT INTO runtime_history VALUES (?, ?)", (BASE.id, text))
+
+    await database.run(spoil)
+    store.add(BASE.id, moment("sound"))
+    await journal.flush()
+    assert await store.resume() == {BASE.id: [moment("sound")]}
+
+
+@pytest.mark.parametrize("status", ["loaded", "loading", "failed", "cancelled"])
+async def test_the_next_daemon_says_that_nothing_is_loaded(
+    store: HistoryStore, journal: JobJournal, status: RuntimeStatusName
+) -> None:
+    store.add(BASE.id, moment("the last", status))
+    await journal.flush()
+    first, restart = (await store.resume())[BASE.id]
+    assert (first.status, restart.status, restart.error) == (status, "unloaded", None)
+    await journal.flush()
+    assert await store.resume() == {BASE.id: [first, restart]}
