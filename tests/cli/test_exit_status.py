@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
-from whisperd.cli.exit_status import CannotConnect, is_unreachable, of_several, status_of
+from whisperd.cli.exit_status import CODES, UNREACHABLE, CannotConnect, is_unreachable, of_several, status_of
 from whisperd.rpc.errors import WhisperdError
 
 
@@ -54,3 +57,27 @@ def test_whatever_keeps_us_from_connecting_is_status_3() -> None:
 @pytest.mark.parametrize(("statuses", "status"), [([0], 0), ([4], 4), ([0, 0], 0), ([0, 4], 1), ([4, 4], 1)])
 def test_of_several_things_one_failure_is_a_failure(statuses: list[int], status: int) -> None:
     assert of_several(statuses) == status
+
+
+def documented() -> dict[str, int]:
+    """Every code in the tables of the page, with its exit status."""
+    page = (Path(__file__).parents[2] / "docs" / "interface.md").read_text("utf-8")
+    rows = re.findall(r"^\| (.*`[a-z]+\.[a-z_]+`.*) \| (\d) \|$", page, re.MULTILINE)
+    return {
+        code: int(status)
+        for row, status in rows
+        for code in re.findall(r"`((?!data\.)[a-z]+\.[a-z_]+)`", row)
+    }
+
+
+def test_the_page_has_the_statuses_of_the_program() -> None:
+    wrong = {}
+    for code, status in documented().items():
+        error = CannotConnect if status == UNREACHABLE else WhisperdError
+        if status_of(error(code, "", "")) != status:
+            wrong[code] = status
+    assert not wrong
+
+
+def test_every_code_with_a_status_of_its_own_is_on_the_page() -> None:
+    assert {code for codes in CODES.values() for code in codes} - documented().keys() == set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from whisperd.rpc.errors import WhisperdError
 
 __all__ = [
+    "CODES",
     "DONE",
     "FAILED",
     "INTERRUPTED",
@@ -26,7 +27,7 @@ NOT_FOUND = 4
 REFUSED = 5
 INTERRUPTED = 130
 
-_CODES = {
+CODES = {
     USAGE: (
         "clips.beyond_end",
         "clips.invalid",
@@ -99,6 +100,7 @@ _CODES = {
         "watch.stale",
     ),
 }
+"""By exit status, the codes that have one of their own (docs/interface.md)."""
 
 
 class CannotConnect(WhisperdError):
@@ -111,12 +113,12 @@ def status_of(error: WhisperdError) -> int:
         return UNREACHABLE
     if error.code.startswith("usage."):
         return USAGE
-    return next((status for status, codes in _CODES.items() if error.code in codes), FAILED)
+    return next((status for status, codes in CODES.items() if error.code in codes), FAILED)
 
 
 def is_unreachable(error: WhisperdError) -> bool:
     """Whether there is no daemon to ask any more."""
-    return isinstance(error, CannotConnect) or error.code in _CODES[UNREACHABLE]
+    return isinstance(error, CannotConnect) or error.code in CODES[UNREACHABLE]
 
 
 def of_several(statuses: list[int]) -> int:
