@@ -19,6 +19,7 @@ from typing import Any
 import anyio
 import pytest
 
+from spoken import likeness, recordings, words
 from whisperd.client import Client
 from whisperd.hardware import find_gpus
 from whisperd.isolation import library_folders
@@ -34,11 +35,6 @@ REPEATED = 20
 """How often the recordings come in the long one: some minutes of speech on any GPU."""
 BACK_WITHIN_BYTES = 64 * 2**20
 """What may be missing after a model was unloaded: what other programs do on the GPU meanwhile."""
-
-
-def words(text: str) -> list[str]:
-    kept = "".join(letter for letter in text.lower() if letter.isalpha() or letter.isspace() or letter == "'")
-    return kept.split()
 
 
 def free_bytes() -> int:
@@ -70,8 +66,9 @@ def show(client: Client, name: str = "gpu") -> dict[str, Any]:
 def long_recording(tmp_path_factory: pytest.TempPathFactory, gpu_daemon: RunningDaemon) -> Path:
     """All English recordings after one another, many times."""
     path = tmp_path_factory.mktemp("audio") / "long.wav"
-    manifest = json.loads((AUDIO / "manifest.json").read_text("utf-8"))
-    files = [str(AUDIO / one["file"]) for one in manifest if one["language"] == "en" and one["text"]]
+    files = [
+        str(AUDIO / one["file"]) for one in recordings().values() if one["language"] == "en" and one["text"]
+    ]
     code = (
         "import sys, wave, numpy\n"
         "from faster_whisper.audio import decode_audio\n"
@@ -130,7 +127,7 @@ def test_precisions(
 ) -> None:
     create(client, compute_type=compute_type)
     transcript = client.transcribe(AUDIO / "jfk.flac", runtime="gpu", language="en")
-    assert SequenceMatcher(None, words(transcript.text), words(KENNEDY)).ratio() > 0.95, transcript.text
+    assert likeness(transcript.text, KENNEDY) > 0.95, transcript.text
     shown = show(client)
     assert (shown["variant"], shown["note"]) == (variant["name"], None)
     assert (shown["loaded"]["device"], shown["loaded"]["compute_type"]) == (DEVICE, compute_type)
@@ -170,7 +167,7 @@ def test_two_runtimes_at_once(client: Client) -> None:
     names = ["one", "two"] * 4
     jobs = [client.submit(AUDIO / "jfk.flac", runtime=name, language="en") for name in names]
     texts = [client.jobs.wait(job)["text"] for job in jobs]
-    assert all(SequenceMatcher(None, words(text), words(KENNEDY)).ratio() > 0.95 for text in texts), texts
+    assert all(likeness(text, KENNEDY) > 0.95 for text in texts), texts
     shown = [show(client, name) for name in ("one", "two")]
     assert [one["status"] for one in shown] == ["loaded", "loaded"]
     assert shown[0]["pid"] != shown[1]["pid"]
@@ -202,7 +199,7 @@ def test_too_little_memory_to_load_and_the_device_left_open(client: Client) -> N
     create(client, device="auto")
     with full_gpu(64 * 2**20):
         transcript = client.transcribe(AUDIO / "jfk.flac", runtime="gpu", language="en")
-    assert SequenceMatcher(None, words(transcript.text), words(KENNEDY)).ratio() > 0.95
+    assert likeness(transcript.text, KENNEDY) > 0.95
     shown = show(client)
     assert shown["loaded"]["device"] == "cpu"
     assert "memory" in shown["note"], "and it is said why"
@@ -244,5 +241,4 @@ def test_speed_beside_the_batched_pipeline_of_faster_whisper(
         f"{our_seconds:.2f} s, faster-whisper's batched pipeline {theirs['seconds']:.2f} s: "
         f"{theirs['seconds'] / our_seconds:.2f} times as fast"
     )
-    likeness = SequenceMatcher(None, words(ours.text), words(theirs["text"]), autojunk=False).ratio()
-    assert likeness > 0.9, "both hear the same"
+    assert likeness(ours.text, theirs["text"]) > 0.9, "both hear the same"

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import warnings
 from collections.abc import Iterator
-from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
+from spoken import likeness, recordings, words
 from whisperd.client import Client
 from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.process import open_worker
@@ -31,20 +30,6 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     with daemon.connect() as client:
         yield client
     daemon.close()
-
-
-def words(text: str) -> list[str]:
-    kept = "".join(letter for letter in text.lower() if letter.isalpha() or letter.isspace() or letter == "'")
-    return kept.split()
-
-
-def likeness(text: str, reference: str) -> float:
-    return SequenceMatcher(None, words(text), words(reference)).ratio()
-
-
-def recordings() -> dict[str, dict[str, Any]]:
-    manifest = json.loads((AUDIO / "manifest.json").read_text("utf-8"))
-    return {one["file"]: one for one in manifest}
 
 
 def test_the_kennedy_sentence(client: Client) -> None:

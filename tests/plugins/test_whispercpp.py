@@ -6,13 +6,13 @@ import json
 import os
 import wave
 from collections.abc import Iterator
-from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
+from spoken import likeness, recordings, words
 from whisperd.client import Client
 from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.process import open_worker
@@ -36,19 +36,6 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
             )
         yield client
     daemon.close()
-
-
-def words(text: str) -> list[str]:
-    kept = "".join(letter for letter in text.lower() if letter.isalpha() or letter.isspace() or letter == "'")
-    return kept.split()
-
-
-def likeness(text: str, reference: str) -> float:
-    return SequenceMatcher(None, words(text), words(reference)).ratio()
-
-
-def recordings() -> dict[str, dict[str, Any]]:
-    return {one["file"]: one for one in json.loads((AUDIO / "manifest.json").read_text("utf-8"))}
 
 
 def test_the_kennedy_sentence(client: Client) -> None:

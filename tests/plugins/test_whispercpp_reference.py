@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
 import pytest
 
+from spoken import recordings
 from whisper_cli import can_build, heard_by, plain_sounds, whisper_cli
 from whisperd.client import Client
 from whisperd.worker.process import open_worker
@@ -38,8 +38,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 def sounds(client: Client, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Every English recording, plain."""
     client.natives.install("media")
-    manifest = json.loads((AUDIO / "manifest.json").read_text("utf-8"))
-    files = [AUDIO / one["file"] for one in manifest if one["language"] == "en"]
+    files = [AUDIO / one["file"] for one in recordings().values() if one["language"] == "en"]
     return plain_sounds(files, tmp_path_factory.mktemp("sounds"), Path(client.natives.path("media")["path"]))
 
 

@@ -155,11 +155,6 @@ class WatchFolder:
         self._settling.postpone(seen, anyio.current_time())
         self._wake.set()
 
-    def put_back(self, seen: Seen) -> None:
-        """A file is to be taken again."""
-        self.queue.setdefault(seen.path, seen)
-        self._tell()
-
     def release(self, path: str) -> None:
         """The work on a file has ended."""
         self.in_hand.discard(path)

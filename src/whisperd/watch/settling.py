@@ -80,10 +80,6 @@ class Settling:
         """A file has settled, but somebody has it open for writing, or it changed while it was read."""
         self._track(seen, now_s, self._quiet_s(seen.path))
 
-    def changed_after_all(self, path: str, pause_s: float) -> None:
-        """A file that was taken for settled was changed, so many seconds after its last change."""
-        self._note_pause(path, pause_s)
-
     def forget(self, path: str) -> None:
         """A file is gone, or of no interest any more."""
         self._tracked.pop(path, None)
