@@ -17,9 +17,9 @@ def speech(recordings: Path) -> Path:
     return recordings / "austen-0870.wav"
 
 
-def run(bundle: Path, path: Path, frames_per_call: int, piece: int) -> list[list[float]]:
+def run(bundle: Path, path: Path, frames_per_call: int, piece: int, *how: str) -> list[list[float]]:
     runner = Path(__file__).with_name("vad_runner.py")
-    command = [sys.executable, runner, bundle, path, str(frames_per_call), str(piece)]
+    command = [sys.executable, runner, bundle, path, str(frames_per_call), str(piece), *how]
     found: list[list[float]] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     return found
 
@@ -44,6 +44,22 @@ def test_speech_is_likely_where_somebody_speaks(media_bundle: Path, speech: Path
     silent = [probability for probability, _ in run(media_bundle, recordings / "no_speech.wav", 64, 16_000)]
     assert sum(probability > 0.5 for probability in spoken) > 0.8 * len(spoken)
     assert max(silent) < 0.5
+
+
+@pytest.mark.parametrize("how", [["telephone"], ["telephone", "quiet"], ["quiet"]])
+def test_speech_is_heard_over_a_telephone_and_from_far_away(
+    media_bundle: Path, speech: Path, recordings: Path, how: list[str]
+) -> None:
+    expected = [probability > 0.5 for probability, _ in run(media_bundle, speech, 64, 16_000)]
+    found = [probability > 0.5 for probability, _ in run(media_bundle, speech, 64, 16_000, *how)]
+    assert sum(found) > 0.8 * sum(expected)
+    silent = run(media_bundle, recordings / "no_speech.wav", 64, 16_000, *how)
+    assert max(probability for probability, _ in silent) < 0.5
+
+
+def test_another_one_goes_on_with_what_the_first_remembers(media_bundle: Path, speech: Path) -> None:
+    whole = run(media_bundle, speech, 64, 64 * 512)
+    assert run(media_bundle, speech, 64, 64 * 512, "recall") == whole
 
 
 def test_speech_is_found_again_after_a_long_silence(media_bundle: Path, speech: Path, tmp_path: Path) -> None:

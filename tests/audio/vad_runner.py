@@ -1,10 +1,15 @@
-"""Prints speech probabilities as JSON: python vad_runner.py BUNDLE WAV FRAMES_PER_CALL PIECE_SAMPLES."""
+"""Prints speech probabilities as JSON: vad_runner.py BUNDLE WAV FRAMES_PER_CALL PIECE_SAMPLES [HOW...].
+
+`telephone` is the band that a telephone lets through, `quiet` a hundredth of the loudness; with `recall`
+another one goes on in the middle, with what the first remembers.
+"""
 
 import json
 import sys
 from pathlib import Path
 
 bundle, path, frames_per_call, piece = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+how = sys.argv[5:]
 sys.path.insert(0, bundle)
 
 import numpy as np  # noqa: E402
@@ -12,7 +17,21 @@ import numpy as np  # noqa: E402
 from whisperd.audio.vad import SileroModel, VoiceActivity  # noqa: E402
 
 samples = np.frombuffer(Path(path).read_bytes()[44:], "<i2")
-activity = VoiceActivity(SileroModel(Path(bundle)), frames_per_call)
-pieces = [samples[start : start + piece] for start in range(0, len(samples), piece)]
-frames = [frame for piece in pieces for frame in activity.feed(piece)]
+if "telephone" in how:
+    spectrum = np.fft.rfft(samples)
+    pitches = np.fft.rfftfreq(len(samples), 1 / 16_000)
+    spectrum[(pitches < 300) | (pitches > 3400)] = 0
+    samples = np.clip(np.fft.irfft(spectrum, len(samples)), -32768, 32767).astype("<i2")
+if "quiet" in how:
+    samples = (samples / 100).astype("<i2")
+model = SileroModel(Path(bundle))
+activity = VoiceActivity(model, frames_per_call)
+frames = []
+for start in range(0, len(samples), piece):
+    if "recall" in how and start == 2 * piece:
+        memory = activity.memory
+        activity = VoiceActivity(model, frames_per_call)
+        activity.pass_over(samples[:start])
+        activity.recall(memory)
+    frames += activity.feed(samples[start : start + piece])
 print(json.dumps(frames + list(activity.finish())))

@@ -2,6 +2,10 @@
 
 The model sees 512 samples at a time with the 64 before them, and carries a state from frame to
 frame. Many frames go through it in one call, which is several times faster than one by one.
+
+It listens twice: to the sound as it is, and to the sound brought to a low level. As it is, most of what
+comes over a loud telephone is none to it, and what is quiet; at a low level, speech in noise is none. Where
+nobody speaks, it hears nobody at either (measured, docs/benchmarks.md). What one of them hears is heard.
 """
 
 from __future__ import annotations
@@ -26,6 +30,10 @@ FRAMES_PER_CALL = 64
 # What no recorder tells from nothing. After so many frames of it the model is not asked any more: a day of
 # silence is done in a minute.
 SILENT_LEVEL = 2
+# The mean amplitude, of 1, to which the loudest of the last seconds is brought; with a limit for the quiet.
+LOW_LEVEL = 0.003
+MAX_GAIN = 8.0
+LOUDNESS_HALF_LIFE_FRAMES = 300
 SILENT_FRAMES = 128
 
 
@@ -57,7 +65,9 @@ class VoiceActivity:
     def __init__(self, model: SileroModel, frames_per_call: int = FRAMES_PER_CALL) -> None:
         self._model = model
         self._call_samples = frames_per_call * FRAME_SAMPLES
-        self._hidden = self._cell = np.zeros(STATE_SHAPE, np.float32)
+        self._as_it_is: Any = (np.zeros(STATE_SHAPE, np.float32),) * 2
+        self._at_low_level: Any = self._as_it_is
+        self._loudness = 0.0  # of the loudest frame, the less the longer ago
         self._context = np.zeros(CONTEXT_SAMPLES, np.float32)
         self._waiting: list[Any] = []
         self._waiting_samples = 0
@@ -66,7 +76,8 @@ class VoiceActivity:
     @property
     def memory(self) -> bytes:
         """What it carries over from the frames that it has heard, but for their last samples."""
-        return bytes(self._hidden.tobytes() + self._cell.tobytes())
+        states = (*self._as_it_is, *self._at_low_level, np.float64(self._loudness))
+        return b"".join(state.tobytes() for state in states)
 
     def pass_over(self, samples: Any) -> None:
         """Take 16-bit samples without listening: they were heard before."""
@@ -75,7 +86,9 @@ class VoiceActivity:
 
     def recall(self, memory: bytes) -> None:
         """Be as if it had listened to what was passed over; `memory` is what it had of it then."""
-        self._hidden, self._cell = np.frombuffer(memory, np.float32).reshape((2, *STATE_SHAPE))
+        states = np.frombuffer(memory[:-8], np.float32).reshape((2, 2, *STATE_SHAPE))
+        self._as_it_is, self._at_low_level = states
+        self._loudness = float(np.frombuffer(memory[-8:], np.float64)[0])
 
     def feed(self, samples: Any) -> Iterator[tuple[float, float]]:
         """Take 16-bit samples; yield probability and loudness of each frame that is complete."""
@@ -109,8 +122,18 @@ class VoiceActivity:
         frames = samples.reshape(-1, FRAME_SAMPLES)
         before = np.vstack([self._context[None], frames[:-1, -CONTEXT_SAMPLES:]])
         self._context = frames[-1, -CONTEXT_SAMPLES:]
-        probabilities, self._hidden, self._cell = self._model.run(
-            np.hstack([before, frames]), self._hidden, self._cell
-        )
-        levels = np.abs(frames).mean(axis=1)
+        frames = np.hstack([before, frames])
+        levels = np.abs(frames[:, CONTEXT_SAMPLES:]).mean(axis=1)
+        loud, *self._as_it_is = self._model.run(frames, *self._as_it_is)
+        low, *self._at_low_level = self._model.run(frames * self._gains(levels), *self._at_low_level)
+        probabilities = np.maximum(loud, low)
         yield from zip(probabilities.ravel().tolist(), levels.tolist(), strict=True)
+
+    def _gains(self, levels: Any) -> Any:
+        """For each frame what it is multiplied by, `(frames, 1)`: it knows of no later frame."""
+        gains = np.empty((len(levels), 1), np.float32)
+        fading = 0.5 ** (1 / LOUDNESS_HALF_LIFE_FRAMES)
+        for at, level in enumerate(levels.tolist()):
+            self._loudness = max(level, self._loudness * fading)
+            gains[at] = min(LOW_LEVEL / max(self._loudness, 1e-9), MAX_GAIN)
+        return gains
