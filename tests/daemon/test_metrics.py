@@ -29,6 +29,7 @@ STANDING = Standing(
     runtimes={"base": "loaded", 'odd "name"\\\n': "failed"},
     runtime_memory_bytes={"base": 2**30},
     process_memory_bytes={"daemon": 50_000_000, "worker": 2**30},
+    watch_folders={"watching": 2},
 )
 
 
@@ -64,6 +65,8 @@ def test_what_happened_is_counted() -> None:
     metrics.take(Failed(id="c", error={}), 16.0)
     metrics.take(Cancelled(id="d", error={}), 17.0)
     metrics.take(RuntimeStatus(id="1", name="base", status="loaded"), 9.0)
+    for outcome, settled_for_s in (("done", 5.0), ("done", None), ("failed", None)):
+        metrics.watched(outcome, settled_for_s)
     text = render(metrics.families(STANDING))
     families = read(text)
     for status, count in (("completed", 2), ("failed", 1), ("cancelled", 1)):
@@ -78,6 +81,11 @@ def test_what_happened_is_counted() -> None:
     assert value(families, "whisperd_job_duration_seconds_bucket", le="3") == 0
     assert value(families, "whisperd_job_duration_seconds_bucket", le="+Inf") == 1
     assert value(families, "whisperd_runtime_loads_total", runtime="base") == 1
+    for outcome, count in (("done", 2), ("failed", 1), ("retried", 0)):
+        assert value(families, "whisperd_watch_files_total", outcome=outcome) == count
+    assert value(families, "whisperd_watch_file_duration_seconds_bucket", le="3") == 0
+    assert value(families, "whisperd_watch_file_duration_seconds_sum") == 5
+    assert value(families, "whisperd_watch_folders", status="watching") == 2
     assert value(families, "whisperd_jobs_active", status="queued") == 3
     assert value(families, "whisperd_runtime_status", runtime='odd "name"\\\n', status="failed") == 1
     assert value(families, "whisperd_start_time_seconds") == 1_790_000_000.5

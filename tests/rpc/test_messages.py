@@ -149,11 +149,13 @@ def test_a_path_that_is_no_utf8_can_be_spoken_of() -> None:
     """An error about such a file, or a result that names it, was once the end of the daemon."""
     error = WhisperdError("audio.not_found", f"There is no file {NOT_UTF8}.", "Look.", {"path": [NOT_UTF8]})
     response = msgpack.unpackb(encode_response(1, error=error))
-    assert response[2]["message"] == "There is no file /home/?.wav."
-    assert response[2]["data"] == {"path": ["/home/?.wav"]}
+    assert response[2]["message"] == "There is no file /home/\\xff.wav."
+    assert response[2]["data"] == {"path": ["/home/\\xff.wav"]}
     response = msgpack.unpackb(encode_response(1, result={"path": NOT_UTF8, "data": b"\xff"}))
-    assert response[3] == {"path": "/home/?.wav", "data": b"\xff"}
-    assert msgpack.unpackb(encode_notification("event", {"path": NOT_UTF8}))[2] == [{"path": "/home/?.wav"}]
+    assert response[3] == {"path": "/home/\\xff.wav", "data": b"\xff"}
+    assert msgpack.unpackb(encode_notification("event", {"path": NOT_UTF8}))[2] == [
+        {"path": "/home/\\xff.wav"}
+    ]
 
 
 def test_an_error_does_not_send_megabytes_back() -> None:

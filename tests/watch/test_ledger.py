@@ -78,6 +78,7 @@ def test_what_is_to_be_done_for_a_file_that_is_as_it_was() -> None:
         ("job.cancelled", "file"),
         ("audio.not_readable", "passing"),
         ("output.not_writable", "passing"),
+        ("output.folder_not_writable", "surroundings"),
         ("decoder.crashed", "passing"),
         ("worker.died", "passing"),
         ("toy.error", "passing"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,11 +47,11 @@ def add(client: Client, folder: Path, **fields: Any) -> dict[str, Any]:
     return client.watch.add(folder, options={"vad": False, "language": "en"}, **fields)
 
 
-def events(client: Client, folder: Path) -> list[str]:
+def events(client: Client, folder: Path | str) -> list[str]:
     return [line["event"] for line in client.watch.log(str(folder), 5000)]
 
 
-def finish(client: Client, folder: Path, event: str, count: int = 1) -> None:
+def finish(client: Client, folder: Path | str, event: str, count: int = 1) -> None:
     until(lambda: events(client, folder).count(event) == count, f"{count} times {event}")
 
 
@@ -133,16 +134,91 @@ def test_texts_go_into_another_folder(client: Client, inbox: Path, tmp_path: Pat
 
 
 @pytest.mark.real
-@pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is of Linux")
-def test_what_may_pass_is_tried_again(client: Client, inbox: Path, tmp_path: Path) -> None:
-    blocked = tmp_path / "texts"
+def test_texts_wait_until_their_folder_can_be_written(client: Client, inbox: Path, tmp_path: Path) -> None:
+    texts = tmp_path / "texts"
+    texts.write_text("in the way")
+    for number in range(3):
+        write_tone(inbox / f"{number}.wav", 1.0 + number)
+    add(client, inbox, output_dir=texts)
+    shown: dict[str, Any] = {}
+    until(lambda: shown.update(client.watch.show(str(inbox))) or shown["status"] == "waiting")
+    assert shown["failed"] == 0 and "texts" in shown["reason"]
+    assert shown["error"]["code"] == "output.folder_not_writable"
+    texts.unlink()
+    finish(client, inbox, "done", 3)
+    assert len(list(texts.glob("*.en.txt"))) == 3
+    assert events(client, inbox).count("waiting") == 1, "it is told once"
+
+
+@pytest.mark.real
+def test_one_folder_that_cannot_be_written_holds_up_no_other(
+    client: Client, inbox: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "texts").mkdir()
+    blocked = tmp_path / "texts" / "sub"
     blocked.write_text("in the way")
-    write_tone(inbox / "a.wav", 1.0)
-    add(client, inbox, output_dir=blocked)
-    until(lambda: "retrying" in events(client, inbox))
-    blocked.unlink()
+    (inbox / "sub").mkdir()
+    write_tone(inbox / "sub" / "a.wav", 1.0)
+    add(client, inbox, output_dir=tmp_path / "texts")
+    until(lambda: "waiting" in events(client, inbox))
+    write_tone(inbox / "b.wav", 2.0)
     finish(client, inbox, "done")
+    assert client.watch.show(str(inbox))["failed"] == 0
+    blocked.unlink()
+    client.watch.retry(str(inbox))
+    finish(client, inbox, "done", 2)
     assert (blocked / "a.en.txt").exists()
+    assert events(client, inbox).count("waiting") == 1, "it is told once"
+
+
+@pytest.mark.real
+def test_what_says_why_there_is_no_text_goes_with_its_cause(client: Client, inbox: Path) -> None:
+    names = ["deleted.wav", "replaced.wav", "renamed.wav", "kept away.wav", "corrected.wav"]
+    for name in names:
+        (inbox / name).write_text("no sound in it")
+    add(client, inbox)
+    until(lambda: all((inbox / f"{name}.error.txt").exists() for name in names))
+    until(lambda: client.watch.show(str(inbox))["failed"] == len(names))
+    (inbox / "corrected.wav.error.txt").write_text("mine")
+    for name in ("deleted.wav", "corrected.wav"):
+        (inbox / name).unlink()
+    write_tone(inbox / "replaced.wav", 1.0)
+    (inbox / "renamed.wav").rename(inbox / "other.wav")
+    (inbox / "kept away.wav").rename(inbox / "kept away.bak")
+    expected = ["corrected.wav.error.txt", "other.wav.error.txt"]
+    until(lambda: sorted(path.name for path in inbox.glob("*.error.txt")) == expected)
+    finish(client, inbox, "done")
+    assert (inbox / "replaced.en.txt").exists()
+    assert (inbox / "corrected.wav.error.txt").read_text() == "mine"
+    (inbox / "kept away.bak").rename(inbox / "kept away.wav")
+    until((inbox / "kept away.wav.error.txt").exists)
+    metrics = client.daemon.metrics()["content"]
+    assert 'whisperd_watch_folders{status="watching"} 1\n' in metrics
+    counts = dict(re.findall(r'whisperd_watch_files_total{outcome="(\w+)"} (\d+)', metrics))
+    assert int(counts["failed"]) >= len(names) and int(counts["done"]) >= 1
+    assert "whisperd_watch_file_duration_seconds_count 0\n" not in metrics
+
+
+@pytest.mark.real
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are always UTF-8")
+def test_names_that_are_no_utf8_are_told_apart(client: Client, inbox: Path) -> None:
+    folder = inbox / os.fsdecode(b"\xe0")
+    folder.mkdir()
+    for byte in (b"\xe8", b"\xe9"):
+        write_tone(folder / os.fsdecode(byte + b".wav"), 1.0)
+    add(client, folder)
+    finish(client, f"{inbox}/\\xe0", "done", 2)
+    shown = client.watch.log(f"{inbox}/\\xe0", 100)
+    assert {line["path"] for line in shown} == {"\\xe8.wav", "\\xe9.wav"}
+    ways = ("\\xe9.wav", f"{inbox}/\\xe0/\\xe9.wav", str(folder / os.fsdecode(b"\xe9.wav")))
+    for count, path in enumerate(ways, 3):
+        assert client.watch.retry(str(folder), [path]) == {"retried": 1}
+        finish(client, folder, "done", count)
+    again = client.watch.log(str(folder), 100)[len(shown) :]
+    assert {line["path"] for line in again} == {"\\xe9.wav"}
+    with pytest.raises(WhisperdError, match="no file of this watch"):
+        client.watch.retry(str(folder), ["\\xea.wav"])
+    client.watch.remove(str(folder))
 
 
 @pytest.mark.real

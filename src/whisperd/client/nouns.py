@@ -17,6 +17,7 @@ from whisperd.client.inputs import (
     runtime_params,
     watch_params,
 )
+from whisperd.rpc.errors import sendable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -231,36 +232,36 @@ class Watch(_Noun[One, Many]):
 
     def show(self, name: str) -> One:
         """One watch."""
-        return cast("One", self._ask("watch.show", name=name))
+        return cast("One", self._ask("watch.show", name=sendable(name)))
 
     def edit(self, name: str, /, *, version: int | None = None, **changes: Unpack[WatchFields]) -> One:
         """Change fields. With the `version` that was read, it is refused if somebody else was faster."""
-        params = {"name": name, "changes": watch_params(changes)}
+        params = {"name": sendable(name), "changes": watch_params(changes)}
         return cast("One", self._ask("watch.edit", **params, **_given(version=version)))
 
     def remove(self, name: str) -> One:
         """Watch it no more; what was written stays."""
-        return cast("One", self._ask("watch.remove", name=name))
+        return cast("One", self._ask("watch.remove", name=sendable(name)))
 
     def pause(self, name: str) -> One:
         """Begin nothing more in it; what has begun is finished."""
-        return cast("One", self._ask("watch.pause", name=name))
+        return cast("One", self._ask("watch.pause", name=sendable(name)))
 
     def resume(self, name: str) -> One:
         """Go on with it."""
-        return cast("One", self._ask("watch.resume", name=name))
+        return cast("One", self._ask("watch.resume", name=sendable(name)))
 
     def retry(self, name: str, paths: Sequence[str] | None = None) -> One:
         """Try again what has failed, or do these files again; the answer has how many as `retried`."""
-        return cast("One", self._ask("watch.retry", name=name, **_given(paths=paths)))
+        return cast("One", self._ask("watch.retry", name=sendable(name), **_given(paths=sendable(paths))))
 
     def log(self, name: str, limit: int = 100) -> Many:
         """What happened in it, the oldest first: `time`, `event`, `path`, `message`."""
-        return cast("Many", self._ask("watch.log", name=name, limit=limit))
+        return cast("Many", self._ask("watch.log", name=sendable(name), limit=limit))
 
     def scan(self, name: str) -> One:
         """Look at everything in it now, and wait for that."""
-        return cast("One", self._ask("watch.scan", name=name))
+        return cast("One", self._ask("watch.scan", name=sendable(name)))
 
 
 class Models(_Noun[One, Many]):

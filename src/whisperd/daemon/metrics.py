@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from whisperd.daemon.exposition import Family, Histogram, Sample
@@ -25,11 +25,14 @@ from whisperd.rpc.events import (
 
 __all__ = ["Metrics", "Standing"]
 
+WATCH_OUTCOMES: Final = ("done", "retried", "failed")
 ENDS: Final = ("completed", "failed", "cancelled")
 WAIT_BOUNDS_S: Final = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3600)
 """From a job that finds its runtime loaded to one at the end of a long queue."""
 WORK_BOUNDS_S: Final = (0.1, 0.3, 1, 3, 10, 30, 60, 180, 600, 1800, 3600, 10800)
 """From a command that was spoken to a day of recordings."""
+WATCH_BOUNDS_S: Final = (1, 3, 10, 30, 60, 300, 900, 3600, 10800, 43200, 86400)
+"""From a memo to what has waited for the end of quiet hours."""
 AUDIO_BOUNDS_S: Final = (1, 3, 10, 30, 60, 300, 900, 1800, 3600, 7200, 14400, 86400)
 MOST_JOBS: Final = 20_000
 """Jobs whose beginning is remembered until they have started."""
@@ -53,6 +56,8 @@ class Standing:
     """Of each that is loaded."""
     process_memory_bytes: Mapping[str, int]
     """Of all processes of a kind together."""
+    watch_folders: Mapping[str, int] = field(default_factory=dict)
+    """How many watch folders have each status."""
     is_on_battery: bool | None = None
     """None where that is not known."""
     is_bulk_held: bool = False
@@ -73,6 +78,8 @@ class Metrics:
         self._queued_s: dict[str, float] = {}
         self._loads: Counter[str] = Counter()
         self._load_failures: Counter[str] = Counter()
+        self._watched: Counter[str] = Counter()
+        self._watch_works = Histogram(WATCH_BOUNDS_S)
         self._relieved = 0
         self._suspended_s = 0.0
         self._suspensions = 0
@@ -96,6 +103,13 @@ class Metrics:
                 self._loads[name] += 1
             case RuntimeStatus(name=name, status="failed"):
                 self._load_failures[name] += 1
+
+    def watched(self, outcome: str, settled_for_s: float | None) -> None:
+        """A file of a watch folder is done, set aside, or will be tried again; and how long ago it had
+        settled, where it is done and that is known."""
+        self._watched[outcome] += 1
+        if settled_for_s is not None:
+            self._watch_works.observe(settled_for_s)
 
     def relieved(self, runtimes: int) -> None:
         """So many runtimes were unloaded because memory was short."""
@@ -155,6 +169,17 @@ class Metrics:
             "runtime",
             self._load_failures,
         )
+        watched = [Sample(self._watched[outcome], {"outcome": outcome}) for outcome in WATCH_OUTCOMES]
+        yield Family(
+            "whisperd_watch_files_total",
+            "counter",
+            "Files of watch folders, by what became of them.",
+            watched,
+        )
+        yield self._watch_works.family(
+            "whisperd_watch_file_duration_seconds",
+            "Time from when a file of a watch folder had settled to when it was done.",
+        )
         yield _counter(
             "whisperd_memory_relief_total", "Runtimes unloaded because memory was short.", self._relieved
         )
@@ -199,6 +224,9 @@ def _standing(now: Standing) -> Iterable[Family]:
         "Resident memory, by kind of process.",
         "process",
         now.process_memory_bytes,
+    )
+    yield _by_label(
+        "whisperd_watch_folders", "gauge", "Watch folders, by status.", "status", now.watch_folders
     )
     on_battery = math.nan if now.is_on_battery is None else float(now.is_on_battery)
     yield _gauge("whisperd_on_battery", "1 on battery, 0 on mains, NaN where that is not known.", on_battery)

@@ -55,7 +55,7 @@ from whisperd.service_manager.notify import Notifier
 from whisperd.settings import Settings, is_offline, load_settings
 from whisperd.store import Database, open_database
 from whisperd.tasks import open_task_group
-from whisperd.watch import WatchJobs, WatchManager, WatchStore, check_watches
+from whisperd.watch import Editor, WatchJobs, WatchManager, WatchStore, check_watches
 
 __all__ = ["Service", "open_service"]
 
@@ -303,10 +303,13 @@ async def _open_watches(service: Service, tasks: TaskGroup, database: Database) 
         WatchStore(database, service.socket),
         WatchJobs(service.jobs, partial(lease_for_options, service), partial(lease_for_job, service)),
         settings=lambda: service.settings.watch,
-        check_options=job_options,
-        runtime_id=service.id_of_runtime,
-        runtime_name=service.name_of_runtime,
-        check_profile=service.profiles.find,
+        editor=Editor(
+            check_options=job_options,
+            runtime_id=service.id_of_runtime,
+            runtime_name=service.name_of_runtime,
+            check_profile=service.profiles.find,
+        ),
+        on_outcome=service.metrics.watched,
     )
     await service.watches.open()
 

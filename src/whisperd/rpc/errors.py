@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["WhisperdError", "sendable"]
+__all__ = ["WhisperdError", "from_sendable", "sendable"]
 
 MAX_TEXT_CHARACTERS: Final = 8_000
 """An error may quote what a client sent, and is not to send megabytes of it back."""
+
+
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_SPELLED: Final = re.compile(rb"\\x([89a-f][0-9a-f])")
 
 
 class WhisperdError(Exception):
@@ -56,18 +62,29 @@ class WhisperdError(Exception):
 
 
 def sendable(value: Any, max_characters: int | None = None) -> Any:
-    """The same value with every text in it valid, and no longer than that many characters.
+    r"""The same value with every text in it valid, and no longer than that many characters.
 
-    A path may hold bytes that are no UTF-8; Python keeps them as surrogates, which nobody can encode.
+    A path may hold bytes that are no UTF-8; Python keeps them as surrogates, which nobody can encode. They
+    are spelled as `\xe9`, so that two names are two; `from_sendable` reads that.
     """
     match value:
         case str():
             if max_characters is not None and len(value) > max_characters:
                 value = value[: max_characters - 1] + "…"
-            return value.encode(errors="replace").decode()
+            return value if value.isascii() else _SURROGATE.sub(_spelled, value)
         case Mapping():
             return {sendable(key): sendable(inner, max_characters) for key, inner in value.items()}
         case list() | tuple():
             return [sendable(inner, max_characters) for inner in value]
         case _:
             return value
+
+
+def from_sendable(path: str) -> str:
+    r"""The path that a person means who writes it as it is shown, with `\xe9` for a byte that is no UTF-8."""
+    return os.fsdecode(_SPELLED.sub(lambda found: bytes([int(found[1], 16)]), os.fsencode(path)))
+
+
+def _spelled(found: re.Match[str]) -> str:
+    number = ord(found[0])
+    return f"\\x{number - 0xDC00:02x}" if 0xDC80 <= number <= 0xDCFF else f"\\u{number:04x}"

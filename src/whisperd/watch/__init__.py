@@ -3,7 +3,7 @@
 `WatchManager` owns the watches, and gives each file its turn. The way of a file: `notifier` and `scanner`
 see it, `folder` waits until it has settled (`settling`) and asks whether it is known (`ledger`), `work`
 submits it (`jobs`), `texts` writes what was heard (`writing`), `after` does what comes then (`actions`), and
-`trouble` decides what a failure means (`failures`).
+`trouble` decides what a failure means (`failures`). What people set of a watch goes through `editing`.
 
 `names`, `preset`, `settling`, `ledger`, `failures`, `quiet` are pure. What is kept is in `store`, which has
 three tables: `file_table`, `output_table` and `log_table`.
@@ -11,9 +11,18 @@ three tables: `file_table`, `output_table` and `log_table`.
 
 from __future__ import annotations
 
+from whisperd.watch.editing import Editor
 from whisperd.watch.jobs import WatchJobs
 from whisperd.watch.manager import WatchManager
 from whisperd.watch.preset import WatchChanges, WatchPreset
 from whisperd.watch.store import WatchStore, check_watches
 
-__all__ = ["WatchChanges", "WatchJobs", "WatchManager", "WatchPreset", "WatchStore", "check_watches"]
+__all__ = [
+    "Editor",
+    "WatchChanges",
+    "WatchJobs",
+    "WatchManager",
+    "WatchPreset",
+    "WatchStore",
+    "check_watches",
+]

@@ -32,6 +32,7 @@ _SURROUNDINGS: Final = (
     "memory.",
     "model.",
     "native.",
+    "output.folder_not_writable",
     "plugin.",
     "profile.",
     "runtime.",

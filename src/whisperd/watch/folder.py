@@ -22,7 +22,7 @@ from whisperd.watch.failures import retry_delay_s
 from whisperd.watch.ledger import FileRow, Seen, recognise, wants_work
 from whisperd.watch.log_table import LogLine
 from whisperd.watch.mounts import file_system_of, is_silent
-from whisperd.watch.names import Selection, is_partial
+from whisperd.watch.names import Selection
 from whisperd.watch.preset import WatchPreset
 from whisperd.watch.settling import Settling
 from whisperd.watch.store import WatchStore
@@ -52,13 +52,16 @@ class WatchFolder:
         settings: Callable[[], WatchSettings],
         left_alone: Callable[[WatchPreset], frozenset[str]],
         on_moved: Callable[[WatchFolder, FileRow, Seen], Awaitable[None]],
+        on_gone: Callable[[FileRow], Awaitable[None]],
         tell: Callable[[], None],
     ) -> None:
-        """`on_moved` notes that a file has another name now; `tell` is called when there is something to do,
-        or what is watched has to change."""
+        """`on_moved` notes that a file has another name now, `on_gone` that it is not there; `tell` is called
+        when there is something to do, or what is watched has to change."""
         self.preset = preset
         self.queue: dict[str, Seen] = {}
         """What is settled and waits for its turn, by its path."""
+        self.settled_s: dict[str, float] = {}
+        """When what is not done yet had settled, by its path."""
         self.in_hand: set[str] = set()
         """The paths that are being worked on."""
         self.root: str | None = None
@@ -68,12 +71,15 @@ class WatchFolder:
         self.held_until_s = 0.0
         self.holds = 0
         """How often in a row its surroundings were at fault."""
+        self.not_writable: set[str] = set()
+        """Folders below it, or below that of its texts, into which nothing could be written."""
         self.problem: WhisperdError | None = None
         """Why nothing is done just now."""
         self._store = store
         self._settings = settings
         self._left_alone = left_alone
         self._on_moved = on_moved
+        self._on_gone = on_gone
         self._tell = tell
         self._settling = Settling(settings().settle_s)
         self._retries: dict[str, float] = {}
@@ -107,6 +113,7 @@ class WatchFolder:
         self.preset = preset
         self.queue.clear()
         self._settling.clear()
+        self.settled_s.clear()
         self.request_scan()
 
     def hint(self, changes: Mapping[str, bool]) -> None:
@@ -146,14 +153,22 @@ class WatchFolder:
             return float("inf")
         return max(0.0, self.held_until_s - anyio.current_time())
 
-    def went_well(self) -> None:
-        """Something was done."""
+    def went_well(self, path: str | None = None) -> None:
+        """Something was done: a file, where it is named."""
+        if path is not None:
+            place = os.path.join(self.preset.output_dir or self.preset.path, os.path.dirname(path))
+            self.not_writable.discard(place)
         self.problem, self.holds, self.held_until_s = None, 0, 0.0
 
     def postpone(self, seen: Seen) -> None:
         """A file is being written to after all."""
         self._settling.postpone(seen, anyio.current_time())
         self._wake.set()
+
+    def settled_for_s(self, path: str) -> float | None:
+        """How long ago a file had settled that is over now; None where that is not known."""
+        settled_s = self.settled_s.pop(path, None)
+        return None if settled_s is None else anyio.current_time() - settled_s
 
     def release(self, path: str) -> None:
         """The work on a file has ended."""
@@ -293,6 +308,8 @@ class WatchFolder:
                 self.queue.pop(row.path, None)
                 self._settling.forget(row.path)
                 self._retries.pop(row.path, None)
+                self.settled_s.pop(row.path, None)
+                await self._on_gone(row)
             await self._store.files.mark_gone([row.id for row in gone])
 
     async def _look_at_hints(self, hints: Mapping[str, bool]) -> None:
@@ -301,7 +318,7 @@ class WatchFolder:
         items = iter(hints.items())
         while part := list(islice(items, SLICE)):
             files, folders, missing = await self._in_thread(
-                partial(_sorted_out, self.preset.path, selection, part, self._note_partial)
+                partial(scanner.sort_out, self.preset.path, selection, part, self._note_partial)
             )
             await self._sift([seen for seen, _ in files], {seen.path for seen, is_new in files if is_new})
             for folder in folders:
@@ -327,7 +344,7 @@ class WatchFolder:
             del self._retries[path]
         paths = iter([*self._settling.due(now_s), *retries])
         while part := list(islice(paths, SLICE)):
-            found = await self._in_thread(partial(_looked_at, self.preset.path, part))
+            found = await self._in_thread(partial(scanner.look_at_all, self.preset.path, part))
             for path, seen in found:
                 if seen is None:
                     self._settling.forget(path)
@@ -363,8 +380,8 @@ class WatchFolder:
     async def _same(self, row: FileRow, seen: Seen, now: str) -> None:
         self._settling.forget(seen.path)
         if row.gone is not None:
-            # It has come back. Somebody who has deleted its texts as well begins anew.
-            if row.status == "done" and not await self.has_texts(row):
+            # It has come back. What failed begins anew, and so does who has deleted its texts as well.
+            if row.status == "failed" or (row.status == "done" and not await self.has_texts(row)):
                 row = msgspec.structs.replace(row, status="lost")
             await self._store.files.update(row.id, gone=None, status=row.status)
         if wants_work(row, now):
@@ -376,6 +393,7 @@ class WatchFolder:
         self.queue.pop(row.path, None)
         self._settling.forget(seen.path)
         self._retries.pop(row.path, None)
+        self.settled_s.pop(row.path, None)
         await self._on_moved(self, row, seen)
         if wants_work(row, now):
             self._enqueue(seen)
@@ -392,6 +410,7 @@ class WatchFolder:
             self.queue.pop(seen.path, None)  # it has changed while it waited for its turn
 
     def _enqueue(self, seen: Seen) -> None:
+        self.settled_s.setdefault(seen.path, anyio.current_time())
         if seen.path in self.in_hand:
             self._again.add(seen.path)
         else:
@@ -404,32 +423,3 @@ def seconds_until(moment: str) -> float:
 
     wait = datetime.datetime.fromisoformat(moment) - datetime.datetime.now(datetime.UTC)
     return max(0.0, wait.total_seconds())
-
-
-def _looked_at(root: str, paths: Iterable[str]) -> list[tuple[str, Seen | None]]:
-    return [(path, scanner.look_at(root, path)) for path in paths]
-
-
-def _sorted_out(
-    root: str, selection: Selection, hints: Iterable[tuple[str, bool]], note_partial: Callable[[str], None]
-) -> tuple[list[tuple[Seen, bool]], list[str], list[str]]:
-    """What is at these whole paths: files that are wanted, folders, and what is not there. Blocks."""
-    files, folders, missing = [], [], []
-    for path, is_new in hints:
-        if not os.path.lexists(path):
-            missing.append("" if path == root else os.path.relpath(path, root))
-            continue
-        within = scanner.resolved(root, path)
-        if within is None or within == "." or not selection.reaches(within):
-            continue
-        if os.path.isdir(path):
-            if selection.enters(within):
-                folders.append(within)
-        elif selection.wants(within):
-            if scanner.leads_to_another(root, selection, within):
-                continue
-            if (seen := scanner.look_at(root, within)) is not None:
-                files.append((seen, is_new))
-        elif is_partial(os.path.basename(within)) and (part := scanner.look_at(root, within)) is not None:
-            note_partial(part.identity.inode)
-    return files, folders, missing

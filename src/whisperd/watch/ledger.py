@@ -18,6 +18,7 @@ __all__ = [
     "FileRow",
     "FileStatus",
     "Identity",
+    "Outcome",
     "Recognition",
     "Seen",
     "content_verdict",
@@ -28,6 +29,10 @@ __all__ = [
 FileStatus = Literal["working", "written", "done", "lost", "retrying", "failed"]
 """`working`: its job is in the same transaction. `written`: its outputs are there, what comes after them is
 not done yet. `lost`: nothing is being done for it, though it is to be. `failed`: set aside."""
+
+
+Outcome = Literal["done", "retried", "failed"]
+"""What becomes of a file that was taken. `retried`: it will be, for the cause may pass."""
 
 
 class Identity(msgspec.Struct, frozen=True):

@@ -6,6 +6,7 @@ import datetime
 import logging
 import os
 import secrets
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -15,17 +16,18 @@ import msgspec
 from anyio.abc import TaskGroup
 
 from whisperd.clock import now_rfc3339, rfc3339_ago
-from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.errors import WhisperdError, from_sendable
 from whisperd.settings import WatchSettings
 from whisperd.tasks import open_task_group
 from whisperd.watch import scanner
-from whisperd.watch.actions import notify_desktop
+from whisperd.watch.desktop import Desktop
+from whisperd.watch.editing import Editor, normal
 from whisperd.watch.errors import exists, not_a_folder, stale, unknown_file, unknown_watch
 from whisperd.watch.folder import WatchFolder
 from whisperd.watch.jobs import WatchJobs
-from whisperd.watch.ledger import FileRow, Seen
+from whisperd.watch.ledger import FileRow, Outcome, Seen
 from whisperd.watch.notifier import Changes, Notifier
-from whisperd.watch.preset import WatchChanges, WatchPreset, changed, invalid
+from whisperd.watch.preset import WatchChanges, WatchPreset
 from whisperd.watch.quiet import parse_quiet_hours, quiet_for_s
 from whisperd.watch.store import WatchStore
 from whisperd.watch.work import FileWork
@@ -39,7 +41,6 @@ FILES_AT_ONCE: Final = 12
 that ten thousand files are a list of names and not ten thousand jobs."""
 ROOT_INTERVAL_S: Final = 30.0
 """How often we look whether the folders are still the same ones."""
-NOTIFY_INTERVAL_S: Final = 10.0
 RETIRE_INTERVAL_S: Final = 6 * 3600.0
 
 
@@ -51,9 +52,7 @@ class _Watched:
         self.scope = anyio.CancelScope()
         self.tasks: TaskGroup | None = None
         """Set while it runs."""
-        self.done: list[str] = []
-        """What was done since the desktop was told last."""
-        self.told = anyio.Event()
+        self.desktop = Desktop()
 
 
 class WatchManager:
@@ -66,19 +65,17 @@ class WatchManager:
         store: WatchStore,
         jobs: WatchJobs,
         settings: Callable[[], WatchSettings],
-        check_options: Callable[[dict[str, Any]], object],
-        runtime_id: Callable[[str], str],
-        runtime_name: Callable[[str], str],
-        check_profile: Callable[[str], object],
+        editor: Editor,
+        on_outcome: Callable[[Outcome, float | None], None],
     ) -> None:
+        """`on_outcome` is told what became of a file, and how many seconds ago it had settled, if it is done
+        and that is known."""
         self._tasks = tasks
         self._store = store
         self._settings = settings
-        self._check_options = check_options
-        self._runtime_id = runtime_id
-        self._runtime_name = runtime_name
-        self._check_profile = check_profile
-        self._work = FileWork(store, jobs, settings, self._note_done)
+        self._editor = editor
+        self._on_outcome = on_outcome
+        self._work = FileWork(store, jobs, settings, self._note_outcome)
         self._jobs = jobs
         self._watched: dict[str, _Watched] = {}
         self._notifier = Notifier(self._on_changes, self._on_lost, self._on_refused)
@@ -110,6 +107,10 @@ class WatchManager:
         """A watch by its id or its folder. Raises `watch.unknown`."""
         return self._find(name).folder.preset
 
+    def statuses(self) -> Counter[str]:
+        """How many watches have each status."""
+        return Counter(self._status(watched.folder)[0] for watched in self._watched.values())
+
     async def view(self, preset: WatchPreset) -> dict[str, Any]:
         """What is told of a watch."""
         folder = self._watched[preset.id].folder
@@ -120,7 +121,7 @@ class WatchManager:
         status, reason = self._status(folder)
         return shown | {
             "path": preset.path,
-            "runtime": preset.runtime and self._runtime_name(preset.runtime),
+            "runtime": preset.runtime and self._editor.runtime_name(preset.runtime),
             "status": status,
             "reason": reason,
             "error": folder.problem.to_wire() if folder.problem else None,
@@ -133,10 +134,10 @@ class WatchManager:
 
     async def add(self, path: str, changes: WatchChanges) -> WatchPreset:
         """Watch a folder. Raises `watch.not_a_folder` as well."""
-        path = _normal(path)
+        path = normal(path)
         now = now_rfc3339()
         async with self._saving:
-            preset = self._changed(
+            preset = self._editor.changed(
                 WatchPreset(id=secrets.token_hex(4), path=path, created=now, changed=now), changes
             )
             if any(one.path == path for one in self.all()):
@@ -159,7 +160,7 @@ class WatchManager:
             before = watched.folder.preset
             if version is not None and version != before.version:
                 raise stale(before, version)
-            return await self._save(watched, self._changed(before, changes))
+            return await self._save(watched, self._editor.changed(before, changes))
 
     async def set_paused(self, name: str, *, paused: bool) -> WatchPreset:
         """Begin nothing more in a watch, or go on. What has begun is finished."""
@@ -192,13 +193,7 @@ class WatchManager:
         if paths is None:
             rows = await self._store.files.with_status(folder.preset.id, ("failed", "retrying"))
         else:
-            found = [
-                (path, await self._store.files.at(folder.preset.id, self._within(folder, path)))
-                for path in paths
-            ]
-            if missing := next((path for path, row in found if row is None), None):
-                raise unknown_file(missing)
-            rows = [row for _, row in found if row is not None]
+            rows = [await self._known(folder.preset, path) for path in paths]
         rows = [row for row in rows if row.status not in ("working", "written")]
         for row in rows:
             await self._store.files.update(row.id, status="lost", attempts=0, retry_at=None)
@@ -220,37 +215,20 @@ class WatchManager:
         return await self._store.log.read(self.find(name).id, limit)
 
     def _find(self, name: str) -> _Watched:
+        paths = {os.path.normpath(one) for one in (name, from_sendable(name))}
         found = self._watched.get(name) or next(
-            (one for one in self._watched.values() if one.folder.preset.path == os.path.normpath(name)), None
+            (one for one in self._watched.values() if one.folder.preset.path in paths), None
         )
         if found is None:
             raise unknown_watch(name, [preset.path for preset in self.all()])
         return found
 
-    def _within(self, folder: WatchFolder, path: str) -> str:
-        return os.path.relpath(path, folder.preset.path) if os.path.isabs(path) else path
-
-    def _changed(self, preset: WatchPreset, changes: WatchChanges) -> WatchPreset:
-        if isinstance(changes.runtime, str):
-            changes = msgspec.structs.replace(changes, runtime=self._runtime_id(changes.runtime))
-        if isinstance(changes.profile, str):
-            self._check_profile(changes.profile)
-        if isinstance(changes.options, dict):
-            self._check_options(changes.options)
-        changes = msgspec.structs.replace(
-            changes,
-            **{
-                field: _normal(value)
-                for field in ("output_dir", "move_to")
-                if isinstance(value := getattr(changes, field), str)
-            },
-        )
-        after = changed(preset, changes)
-        if after.output_dir == after.path:
-            after = msgspec.structs.replace(after, output_dir=None)
-        if after.move_to == after.path:
-            raise invalid("move_to", "Recordings cannot be moved to where they are.", "Name another folder.")
-        return after
+    async def _known(self, preset: WatchPreset, path: str) -> FileRow:
+        """A file of the ledger, by its name or by what is shown of it. Raises `watch.unknown_file`."""
+        for name in (path, from_sendable(path)):
+            if (row := await self._store.files.at(preset.id, _within(preset, name))) is not None:
+                return row
+        raise unknown_file(path)
 
     async def _save(self, watched: _Watched, after: WatchPreset) -> WatchPreset:
         after = msgspec.structs.replace(
@@ -263,7 +241,13 @@ class WatchManager:
 
     def _begin(self, preset: WatchPreset) -> None:
         folder = WatchFolder(
-            preset, self._store, self._settings, self._left_alone, self._work.rename, self._notice
+            preset,
+            self._store,
+            self._settings,
+            self._left_alone,
+            self._work.rename,
+            self._work.forget_error,
+            self._notice,
         )
         watched = self._watched[preset.id] = _Watched(folder)
         self._any.set()
@@ -276,7 +260,7 @@ class WatchManager:
                 for row in await self._store.files.with_status(folder.preset.id, ("working", "written")):
                     self._start(watched, row)
                 watched.tasks.start_soon(folder.run)
-                watched.tasks.start_soon(self._tell_desktop, watched)
+                watched.tasks.start_soon(watched.desktop.run)
 
     def _left_alone(self, preset: WatchPreset) -> frozenset[str]:
         """Folders within a watch that are not its affair: where its recordings go, and other watches."""
@@ -397,21 +381,12 @@ class WatchManager:
             except WhisperdError as error:
                 log.warning("old lines of the ledger cannot be deleted: %s (%s)", error.message, error.code)
 
-    async def _note_done(self, folder: WatchFolder, path: str) -> None:
+    def _note_outcome(self, folder: WatchFolder, path: str, outcome: Outcome) -> None:
+        settled_for_s = folder.settled_for_s(path) if outcome != "retried" else None
+        self._on_outcome(outcome, settled_for_s if outcome == "done" else None)
         watched = self._watched.get(folder.preset.id)
-        if watched is not None and folder.preset.notify:
-            watched.done.append(os.path.basename(path))
-            watched.told.set()
-
-    async def _tell_desktop(self, watched: _Watched) -> None:
-        """Tell of what was done, not more often than a person wants to hear."""
-        while True:
-            await watched.told.wait()
-            watched.told = anyio.Event()
-            done, watched.done = watched.done, []
-            text = done[0] if len(done) == 1 else f"{len(done)} recordings"
-            await notify_desktop("Transcribed", text)
-            await anyio.sleep(NOTIFY_INTERVAL_S)
+        if watched is not None and folder.preset.notify and outcome == "done":
+            watched.desktop.note(os.path.basename(path))
 
     def _status(self, folder: WatchFolder) -> tuple[str, str | None]:
         """What a watch is doing, and why."""
@@ -426,9 +401,8 @@ class WatchManager:
         return "scanning" if folder.is_scanning or folder.root is None else "watching", None
 
 
-def _normal(path: str) -> str:
-    """A path as it is kept; one that is not absolute is refused later."""
-    return os.path.normpath(path) if os.path.isabs(path) else path
+def _within(preset: WatchPreset, path: str) -> str:
+    return os.path.relpath(path, preset.path) if os.path.isabs(path) else path
 
 
 def _inodes(paths: Sequence[str]) -> list[str | None]:

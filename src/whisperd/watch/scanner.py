@@ -9,12 +9,12 @@ import signal
 import stat
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Literal
 
 from whisperd.audio import open_regular_file
 from whisperd.watch.ledger import Identity, Seen
-from whisperd.watch.names import Selection
+from whisperd.watch.names import Selection, is_partial
 
 __all__ = [
     "Inspected",
@@ -25,7 +25,9 @@ __all__ = [
     "leads_to",
     "leads_to_another",
     "look_at",
+    "look_at_all",
     "resolved",
+    "sort_out",
     "walk",
 ]
 
@@ -177,6 +179,36 @@ def is_being_written(descriptor: int, path: str) -> bool:
     with contextlib.suppress(OSError):
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     return False
+
+
+def look_at_all(root: str, paths: Iterable[str]) -> list[tuple[str, Seen | None]]:
+    """`look_at`, for each of these paths."""
+    return [(path, look_at(root, path)) for path in paths]
+
+
+def sort_out(
+    root: str, selection: Selection, hints: Iterable[tuple[str, bool]], note_partial: Callable[[str], None]
+) -> tuple[list[tuple[Seen, bool]], list[str], list[str]]:
+    """What is at these whole paths: files that are wanted, folders, and what is not there."""
+    files, folders, missing = [], [], []
+    for path, is_new in hints:
+        if not os.path.lexists(path):
+            missing.append("" if path == root else os.path.relpath(path, root))
+            continue
+        within = resolved(root, path)
+        if within is None or within == "." or not selection.reaches(within):
+            continue
+        if os.path.isdir(path):
+            if selection.enters(within):
+                folders.append(within)
+        elif selection.wants(within):
+            if leads_to_another(root, selection, within):
+                continue
+            if (seen := look_at(root, within)) is not None:
+                files.append((seen, is_new))
+        elif is_partial(os.path.basename(within)) and (part := look_at(root, within)) is not None:
+            note_partial(part.identity.inode)
+    return files, folders, missing
 
 
 def _is_open_for_writing(status: os.stat_result, path: str) -> bool:

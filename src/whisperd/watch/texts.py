@@ -90,6 +90,14 @@ class Texts:
         except WhisperdError as refused:  # the log has it
             log.info("watch %s: no file says why another one failed: %s", preset.id, refused.code)
 
+    async def remove_error(self, row: FileRow) -> None:
+        """Delete what says why a file has no text, unless somebody has changed it."""
+        outputs = await self._store.outputs.of(row.id)
+        errors = [output for output in outputs if output.format == ERROR_FORMAT]
+        if errors:
+            await run_sync(_remove, errors)
+            await self._store.outputs.replace(row.id, [one for one in outputs if one not in errors])
+
     async def follow(self, preset: WatchPreset, row: FileRow, path: str) -> bool:
         """Have what was written for a file follow it to another path; what somebody has changed stays.
 

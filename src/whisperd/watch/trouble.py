@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 
 from whisperd.clock import rfc3339_ago
 from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
 from whisperd.watch.failures import kind_of, retry_delay_s
-from whisperd.watch.folder import WatchFolder
-from whisperd.watch.ledger import FileRow, Seen
+from whisperd.watch.folder import LONGEST_HOLD_S, WatchFolder
+from whisperd.watch.ledger import FileRow, Outcome, Seen
 from whisperd.watch.log_table import LogLine
+from whisperd.watch.preset import WatchPreset
 from whisperd.watch.store import WatchStore
 from whisperd.watch.texts import Texts
+from whisperd.watch.writing import FOLDER_NOT_WRITABLE
 
-__all__ = ["Trouble"]
+__all__ = ["OnOutcome", "Trouble"]
+
+OnOutcome = Callable[[WatchFolder, str, Outcome], None]
+"""Is told what became of a file of a folder, by its path."""
 
 log = logging.getLogger(__name__)
 
@@ -23,10 +29,13 @@ log = logging.getLogger(__name__)
 class Trouble:
     """Decides what a failure means, by `failures`, and notes it."""
 
-    def __init__(self, store: WatchStore, texts: Texts, settings: Callable[[], WatchSettings]) -> None:
+    def __init__(
+        self, store: WatchStore, texts: Texts, settings: Callable[[], WatchSettings], on_outcome: OnOutcome
+    ) -> None:
         self._store = store
         self._texts = texts
         self._settings = settings
+        self._on_outcome = on_outcome
 
     async def failed(self, folder: WatchFolder, seen: Seen, number: int | None, error: WhisperdError) -> None:
         """A file has failed; `number` is its place in the ledger, if it was taken.
@@ -48,8 +57,10 @@ class Trouble:
             if row is not None:
                 await self._store.files.update(row.id, status="lost")
             folder.hint({folder.full(seen.path): False})
-        elif kind == "surroundings":
+        elif kind == "surroundings" and not _is_about_a_subfolder(folder.preset, error):
             await self._wait(folder, seen, row, error)
+        elif kind == "surroundings":
+            await self._wait_alone(folder, row or await self._new_row(folder.preset.id, seen), error)
         else:
             row = row or await self._new_row(folder.preset.id, seen)
             if kind == "passing" and row.attempts + 1 < self._settings().attempts:
@@ -81,17 +92,32 @@ class Trouble:
         folder.hint({folder.full(seen.path if row is None else row.path): False})
 
     async def _try_again(self, folder: WatchFolder, row: FileRow, error: WhisperdError) -> None:
-        attempts = row.attempts + 1
-        delay_s = retry_delay_s(attempts, self._settings().retry_delay_s)
+        delay_s = retry_delay_s(row.attempts + 1, self._settings().retry_delay_s)
+        line = LogLine("retrying", row.path, f"{error.message} It is tried again in {delay_s:.0f} s.")
+        await self._retry_in(folder, row, error, delay_s, line)
+
+    async def _wait_alone(self, folder: WatchFolder, row: FileRow, error: WhisperdError) -> None:
+        """Texts cannot be written into one of several folders: for as long as that takes. It is told once."""
+        delay_s = retry_delay_s(row.attempts + 1, self._settings().retry_delay_s, LONGEST_HOLD_S)
+        lines = []
+        if (place := error.data["folder"]) not in folder.not_writable:
+            folder.not_writable.add(place)
+            lines = [LogLine("waiting", row.path, f"{error.message} {error.fix}")]
+        await self._retry_in(folder, row, error, delay_s, *lines)
+
+    async def _retry_in(
+        self, folder: WatchFolder, row: FileRow, error: WhisperdError, delay_s: float, *lines: LogLine
+    ) -> None:
         await self._store.files.update(
             row.id,
-            LogLine("retrying", row.path, f"{error.message} It is tried again in {delay_s:.0f} s."),
+            *lines,
             status="retrying",
-            attempts=attempts,
+            attempts=row.attempts + 1,
             retry_at=rfc3339_ago(-delay_s),
             error=error.to_wire(),
         )
         folder.retry_in(row.path, delay_s)
+        self._on_outcome(folder, row.path, "retried")
 
     async def _set_aside(self, folder: WatchFolder, row: FileRow, error: WhisperdError) -> None:
         if error.code != "job.cancelled":
@@ -103,3 +129,10 @@ class Trouble:
             attempts=row.attempts + 1,
             error=error.to_wire(),
         )
+        self._on_outcome(folder, row.path, "failed")
+
+
+def _is_about_a_subfolder(preset: WatchPreset, error: WhisperdError) -> bool:
+    """Whether texts cannot be written into one of several folders."""
+    place = preset.output_dir or preset.path
+    return error.code == FOLDER_NOT_WRITABLE and os.path.normpath(error.data["folder"]) != place

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -27,7 +27,7 @@ from whisperd.watch.jobs import WatchJobs
 from whisperd.watch.ledger import FileRow, FileStatus, Seen, content_verdict
 from whisperd.watch.store import WatchStore
 from whisperd.watch.texts import Texts
-from whisperd.watch.trouble import Trouble
+from whisperd.watch.trouble import OnOutcome, Trouble
 
 __all__ = ["FileWork"]
 
@@ -45,14 +45,14 @@ class FileWork:
         store: WatchStore,
         jobs: WatchJobs,
         settings: Callable[[], WatchSettings],
-        on_done: Callable[[WatchFolder, str], Awaitable[None]],
+        on_outcome: OnOutcome,
     ) -> None:
         self._store = store
         self._jobs = jobs
-        self._on_done = on_done
+        self._on_outcome = on_outcome
         self._texts = Texts(store)
         self._after = After(store, settings)
-        self._trouble = Trouble(store, self._texts, settings)
+        self._trouble = Trouble(store, self._texts, settings, on_outcome)
         self._locks: WeakValueDictionary[int, anyio.Lock] = WeakValueDictionary()
 
     async def take(self, folder: WatchFolder, seen: Seen) -> None:
@@ -89,8 +89,14 @@ class FileWork:
         async with self._lock(row.id):
             have_followed = await self._texts.follow(folder.preset, row, seen.path)
             await self._store.files.rename(row.id, seen.path, seen.identity, folder.preset.id)
-            if row.status == "done" and not have_followed:
+            if (row.status == "done" and not have_followed) or (row.status == "failed" and row.gone):
                 await self._lose(folder, msgspec.structs.replace(row, path=seen.path))
+
+    async def forget_error(self, row: FileRow) -> None:
+        """A file is not there any more: nobody has to be told why it has no text."""
+        if row.status not in ("done", "written"):
+            async with self._lock(row.id):
+                await self._texts.remove_error(row)
 
     def _lock(self, number: int) -> anyio.Lock:
         """Held while outputs of a file are written or renamed."""
@@ -133,9 +139,9 @@ class FileWork:
             row = await self._have_written(folder, number, job, "done" if is_all else "written")
         if row is None:
             return
-        folder.went_well()
+        folder.went_well(row.path)
         if is_all:
-            await self._on_done(folder, row.path)
+            self._on_outcome(folder, row.path, "done")
         else:
             await self._conclude(folder, row)
 
@@ -160,7 +166,7 @@ class FileWork:
 
     async def _conclude(self, folder: WatchFolder, row: FileRow) -> None:
         await self._after.run(folder.preset, row)
-        await self._on_done(folder, row.path)
+        self._on_outcome(folder, row.path, "done")
 
     async def _lose(self, folder: WatchFolder, row: FileRow) -> None:
         await self._store.files.update(row.id, status="lost")

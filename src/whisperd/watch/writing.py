@@ -18,6 +18,7 @@ from whisperd import disk
 from whisperd.rpc.errors import WhisperdError
 
 __all__ = [
+    "FOLDER_NOT_WRITABLE",
     "file_hash",
     "is_ours",
     "longest_name",
@@ -30,6 +31,7 @@ __all__ = [
     "text_hash",
 ]
 
+FOLDER_NOT_WRITABLE: Final = "output.folder_not_writable"
 _PART: Final = re.compile(r"\.whisperd-(\d+)-[0-9a-f]{16}\.part")
 _NO_LINKS: Final = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES}
 """How a file system says that it has no hard links, or not here."""
@@ -69,18 +71,21 @@ def place(
     """Have a file with this content, durably. One that is there is replaced if it is one of `hashes`.
 
     Whoever may read or write the recording `source` may do so with it, whatever our own umask is.
-    Raises `output.exists`, `output.not_writable` and `disk.full`.
+    Raises `output.exists`, `output.not_writable`, `output.folder_not_writable` and `disk.full`.
     """
     folder = os.path.dirname(target)
     name = f".whisperd-{os.getpid()}-{secrets.token_hex(8)}.part"
     part = os.path.join(folder, name)
     _being_written.add(name)
     try:
-        os.makedirs(folder, exist_ok=True)
-        with open(part, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            os.makedirs(folder, exist_ok=True)
+            with open(part, "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:  # whatever it is to be called: nothing can be written there
+            raise _refused(target, error, FOLDER_NOT_WRITABLE) from error
         with contextlib.suppress(OSError):  # it is gone, or there are no such rights here
             os.chmod(part, os.stat(source).st_mode & 0o666 | 0o600)
         if not _put_new(part, target):
@@ -232,7 +237,7 @@ def _exists(target: str) -> WhisperdError:
     )
 
 
-def _refused(target: str, error: OSError) -> WhisperdError:
+def _refused(target: str, error: OSError, code: str = "output.not_writable") -> WhisperdError:
     folder = os.path.dirname(target)
     if disk.refusal(error) == "full":
         from pathlib import PurePath
@@ -240,8 +245,8 @@ def _refused(target: str, error: OSError) -> WhisperdError:
         fix = "Free some space there; it is tried again by itself."
         return disk.disk_full("text", os.path.basename(target), PurePath(folder), fix)
     return WhisperdError(
-        "output.not_writable",
+        code,
         f"{target} cannot be written: {error.strerror or error}.",
         "Check the folder, its permissions and the space on its disk.",
-        {"path": target},
+        {"path": target, "folder": folder},
     )

@@ -76,6 +76,7 @@ async def metrics(call: Call, params: NoParams) -> dict[str, str]:
         runtimes={view.name: view.status for view in views},
         runtime_memory_bytes={view.name: view.memory for view in views if view.memory},
         process_memory_bytes=memory,
+        watch_folders=service.watches.statuses(),
         is_on_battery=service.conditions.is_on_battery,
         is_bulk_held=service.conditions.is_bulk_held,
     )
