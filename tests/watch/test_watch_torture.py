@@ -29,6 +29,8 @@ ROUNDS = int(os.environ.get("WHISPERD_TORTURE_ROUNDS", "2"))
 SEED = os.environ.get("WHISPERD_TORTURE_SEED", "1" if ROUNDS == 2 else str(time.time_ns()))
 STEPS = 25
 """What happens in a round."""
+MOST_FILES = 60
+"""From so many on, more are deleted than made: a late round is to be as quick as an early one."""
 SETTINGS = """
 [watch]
 settle_s = 0.3
@@ -64,6 +66,8 @@ class Tree:
             self.delete,
             self.carry,
         ]
+        if len(self.stems) > MOST_FILES:
+            doings += [self.delete] * len(doings)
         doing = self.chance.choice(doings if self.stems else [self.create])
         doing()
         return doing.__name__
