@@ -25,14 +25,20 @@ KENNEDY_PAUSES = ((2.2, 3.2), (4.4, 5.3), (7.7, 8.1))
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A client of a daemon that keeps a runtime of each backend for all tests here."""
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
+    """One for all tests here."""
     daemon = RunningDaemon(tmp_path_factory.mktemp("daemon"), toy=False).start()
+    yield daemon
+    daemon.close()
+
+
+@pytest.fixture(scope="module")
+def client(daemon: RunningDaemon) -> Iterator[Client]:
+    """A client, and a runtime of each backend."""
     with daemon.connect() as client:
         for backend in BACKENDS:
             client.runtimes.create(backend, "tiny.en", backend=backend)
         yield client
-    daemon.close()
 
 
 def write_wav(path: Path, pcm: bytes, *, channels: int = 1) -> Path:
@@ -98,19 +104,27 @@ def test_every_option_at_once(client: Client, backend: str, tmp_path: Path) -> N
     assert "selfish" in " ".join(word.text for word in found)
 
 
-def test_a_model_without_alignment_heads(client: Client, tmp_path: Path) -> None:
+@pytest.mark.parametrize("heads", [None, [[0, 0], [9, 0]]])
+def test_a_model_without_alignment_heads_of_its_own(
+    daemon: RunningDaemon, client: Client, tmp_path: Path, heads: list[list[int]] | None
+) -> None:
     whole, mute = Path(client.models.path("tiny.en")["path"]), tmp_path / "mute"
     shutil.copytree(whole, mute)
     config = json.loads((whole / "config.json").read_text())
     del config["alignment_heads"]
+    if heads is not None:
+        config["alignment_heads"] = heads
     (mute / "config.json").unlink()
     (mute / "config.json").write_text(json.dumps(config))
-    client.runtimes.create("mute", str(mute), backend="ctranslate2")
+    name = "mute" if heads is None else "wrong"
+    client.runtimes.create(name, str(mute), backend="ctranslate2")
     with pytest.raises(WhisperdError) as raised:
-        client.transcribe(AUDIO / "jfk.flac", runtime="mute", timestamps="word")
+        client.transcribe(AUDIO / "jfk.flac", runtime=name, timestamps="word")
     assert raised.value.code == "timestamps.not_in_model"
+    said = f"runtime {name}: there are no times of words, since the alignment heads in config.json are wrong"
+    assert (said in daemon.log()) == (heads is not None)
     # Two sentences in one window: their times are found by such heads where there are any.
     first, second = samples()[:2]
     two = write_wav(tmp_path / "two.wav", first.pcm + bytes(16_000) + second.pcm)
-    (segment,) = client.transcribe(two, runtime="mute", vad=False).segments
+    (segment,) = client.transcribe(two, runtime=name, vad=False).segments
     assert "himself. Unless" in segment.text

@@ -114,6 +114,8 @@ class LoadedRuntime:
                 self._bundle, self._backend.engine, self.params, self._patience, self._environment
             ) as worker:
                 self.info = worker.info
+                for warning in worker.info.warnings:
+                    log.warning("runtime %s: %s", self.name, warning)
                 self._set_worker(worker)
                 if self.ready.is_set():
                     self.on_death(None)

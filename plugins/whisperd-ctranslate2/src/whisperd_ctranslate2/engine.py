@@ -10,7 +10,6 @@ looks bad is computed again with the full context, then at rising temperatures (
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +43,7 @@ from whisperd.worker.rules import (
     token_limit,
 )
 from whisperd.worker.words import Word, settle, timed_words
+from whisperd_ctranslate2.alignment import with_sound_heads
 
 __all__ = ["CTranslate2Engine", "load"]
 
@@ -59,6 +59,8 @@ _SPREAD_FRAMES = 200
 """Context that a window may get in vain on a processor. Measured (docs/benchmarks.md): more of it costs the
 encoder more than a larger batch gains the decoder. A GPU is better at few large batches."""
 
+_WRONG_HEADS = "there are no times of words, since the alignment heads in config.json are wrong: {}"
+
 
 class GivenUp(Exception):
     """Nobody wants the window any more that was being computed."""
@@ -68,18 +70,21 @@ def load(params: LoadParams) -> CTranslate2Engine:
     """Load a model folder in CTranslate2 format."""
     # So that what is sampled does not differ from one start to the next without a cause.
     ctranslate2.set_random_seed(0)
-    engine = CTranslate2Engine(
-        WhisperModel(
-            params.model_path,
+    with with_sound_heads(Path(params.model_path)) as (folder, has_alignment_heads, problem):
+        model = WhisperModel(
+            str(folder),
             device=params.device,
             device_index=list(params.device_index),
             compute_type=params.compute_type,
             cpu_threads=params.cpu_threads,
             # On a processor one more, which costs nothing while it is idle: `EngineInfo.overtakes`.
             num_workers=params.replicas + (params.device == "cpu"),
-        ),
+        )
+    engine = CTranslate2Engine(
+        model,
         params.context_margin_s,
-        has_alignment_heads=_has_alignment_heads(Path(params.model_path)),
+        has_alignment_heads=has_alignment_heads,
+        warnings=(_WRONG_HEADS.format(problem),) if problem else (),
     )
     if params.device != "cpu":
         engine.warm_up()
@@ -106,6 +111,7 @@ class CTranslate2Engine:
         context_margin_s: float | None = None,
         *,
         has_alignment_heads: bool = True,
+        warnings: tuple[str, ...] = (),
     ) -> None:
         self._whisper = whisper
         self._context_margin_s = context_margin_s
@@ -121,6 +127,7 @@ class CTranslate2Engine:
             library=f"ctranslate2 {ctranslate2.__version__}",
             cancels=True,
             word_times=has_alignment_heads,
+            warnings=warnings,
         )
 
     def warm_up(self) -> None:
@@ -381,10 +388,3 @@ def _words(attempt: Attempt, alignment: Any, tokenizer: Tokenizer, window: Engin
 
 def _samples(pcm: bytes) -> Any:
     return np.frombuffer(pcm, dtype="<i2").astype(np.float32) / 32768.0
-
-
-def _has_alignment_heads(folder: Path) -> bool:
-    """Whether a model says which of its heads attend to what is being said: pairs of layer and head."""
-    config = json.loads((folder / "config.json").read_bytes())
-    heads = config.get("alignment_heads")
-    return isinstance(heads, list) and bool(heads)

@@ -1,0 +1,102 @@
+"""Alignment heads that a model's config.json names, against those that its weights have."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from whisperd_ctranslate2.alignment import DecoderSize, decoder_size, heads_problem, with_sound_heads
+
+SIZE = DecoderSize(layers=4, heads=6)
+
+
+def string(text: str) -> bytes:
+    data = text.encode() + b"\0"
+    return struct.pack("<H", len(data)) + data
+
+
+def variable(name: str, shape: tuple[int, ...], kind: int, data: bytes) -> bytes:
+    dimensions = struct.pack(f"<B{len(shape)}I", len(shape), *shape)
+    return string(name) + dimensions + struct.pack("<BI", kind, len(data)) + data
+
+
+def weights(*, heads: bytes | None = b"\x06\x00", alias: bool = False) -> bytes:
+    variables = [
+        variable(f"decoder/layer_{layer}/ffn/linear_0/weight", (2, 3), 0, bytes(24)) for layer in range(4)
+    ]
+    variables.append(variable("encoder/layer_0/ffn/linear_0/weight", (1,), 1, bytes(1)))
+    if heads is not None:
+        variables.append(variable("encoder/num_heads" if alias else "decoder/num_heads", (), 2, heads))
+    aliases = [string("decoder/num_heads") + string("encoder/num_heads")] if alias else []
+    return b"".join(
+        [
+            struct.pack("<I", 6) + string("WhisperSpec") + struct.pack("<II", 3, len(variables)),
+            *variables,
+            struct.pack("<I", len(aliases)),
+            *aliases,
+        ]
+    )
+
+
+@pytest.mark.parametrize("alias", [False, True])
+def test_the_weights_tell_their_layers_and_heads(tmp_path: Path, alias: bool) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes(weights(alias=alias))
+    assert decoder_size(path) == SIZE
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff" * 100, weights()[:-60], weights(heads=None)])
+def test_weights_that_do_not_tell_them(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes(data)
+    assert decoder_size(path) is None
+
+
+@pytest.mark.parametrize(
+    ("heads", "said"),
+    [
+        ([[0, 0], [3, 5]], None),
+        ([[4, 0]], "no head 0 in layer 4"),
+        ([[0, 6]], "no head 6 in layer 0"),
+        ([[0, 0], [-1, 0]], "no head 0 in layer -1"),
+        ([[2**70, 0]], "no head 0 in layer"),
+        ([[0, 1, 2]], "pairs"),
+        ([[1.5, 0]], "pairs"),
+        ([[True, 0]], "pairs"),
+        (["a"], "pairs"),
+        ([None], "pairs"),
+        (None, "list"),
+        ({"0": 0}, "list"),
+        (5, "list"),
+    ],
+)
+def test_heads_have_to_be_there(heads: Any, said: str | None) -> None:
+    problem = heads_problem(heads, SIZE)
+    assert problem is None if said is None else said in str(problem)
+
+
+def test_a_model_whose_heads_cannot_be_counted_has_none() -> None:
+    assert "model.bin" in str(heads_problem([[0, 0]], None))
+
+
+@pytest.mark.parametrize(("heads", "has_heads"), [([[1, 2]], True), ([], False)])
+def test_a_sound_folder_is_used_as_it_is(tmp_path: Path, heads: Any, has_heads: bool) -> None:
+    (tmp_path / "model.bin").write_bytes(weights())
+    (tmp_path / "config.json").write_text(json.dumps({"alignment_heads": heads}))
+    with with_sound_heads(tmp_path) as found:
+        assert found == (tmp_path, has_heads, None)
+
+
+def test_wrong_heads_are_left_out_of_what_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(weights())
+    (tmp_path / "config.json").write_text(json.dumps({"alignment_heads": [[9, 0]], "lang_ids": [1]}))
+    with with_sound_heads(tmp_path) as (folder, has_heads, problem):
+        assert not has_heads and problem is not None
+        assert (folder / "model.bin").read_bytes() == weights()
+        assert json.loads((folder / "config.json").read_text()) == {"lang_ids": [1]}
+    assert not folder.exists()
+    assert json.loads((tmp_path / "config.json").read_text())["alignment_heads"] == [[9, 0]]
