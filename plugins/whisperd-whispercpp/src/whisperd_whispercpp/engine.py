@@ -31,7 +31,7 @@ from whisperd.worker.protocol import (
     LoadParams,
     WindowResult,
 )
-from whisperd.worker.rules import context_frames, elect, token_limit
+from whisperd.worker.rules import FRAMES_PER_SECOND, context_frames, elect, token_limit
 from whisperd.worker.words import Word, settle, timed_words
 from whisperd_whispercpp import library
 from whisperd_whispercpp.alignment import alignment_heads
@@ -46,6 +46,8 @@ COMPUTE_TYPES = ("int8", "float16")
 BEST_OF = 5
 """Hypotheses sampled at a temperature above zero; the likeliest is kept."""
 FRAMES_PER_POSITION = 2
+LEAST_CONTEXT_S = 15.0
+"""Measured (docs/benchmarks.md): with less, short windows lose words that the full context has."""
 FULL_MARGIN_S = 30.0
 MAX_WINDOW_S = 30
 MIN_SAMPLES, MAX_SAMPLES = SAMPLE_RATE, MAX_WINDOW_S * SAMPLE_RATE
@@ -211,7 +213,8 @@ class WhisperCppEngine:
         return [token for text in texts for token in self._model.tokenize(text)][-MAX_PROMPT_TOKENS:]
 
     def _audio_context(self, window: EngineWindow) -> int:
-        return context_frames(window.duration_s, self._context_margin_s) // FRAMES_PER_POSITION
+        frames = context_frames(window.duration_s, self._context_margin_s)
+        return max(frames, int(LEAST_CONTEXT_S * FRAMES_PER_SECOND)) // FRAMES_PER_POSITION
 
 
 def _samples(window: EngineWindow) -> Any:
