@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +61,18 @@ def test_speech_is_heard_over_a_telephone_and_from_far_away(
 
 def test_another_one_goes_on_with_what_the_first_remembers(media_bundle: Path, speech: Path) -> None:
     whole = run(media_bundle, speech, 64, 64 * 512)
-    assert run(media_bundle, speech, 64, 64 * 512, "recall") == whole
+    assert run(media_bundle, speech, 64, 64 * 512, "2") == whole
+
+
+def test_another_one_goes_on_in_silence(media_bundle: Path, speech: Path, tmp_path: Path) -> None:
+    chance = random.Random(1)
+    hiss = b"".join(struct.pack("<h", chance.randint(-2, 2)) for _ in range(512 * 300))
+    path = tmp_path / "silent_in_between.wav"
+    path.write_bytes(speech.read_bytes() + hiss + speech.read_bytes()[44:])
+    whole = run(media_bundle, path, 64, 64 * 512)
+    assert [0.0, 0.0] in whole, "there is a time in which nobody is asked"
+    # In the silence before that time, in it, and where it ends: the same to the last bit.
+    assert run(media_bundle, path, 64, 64 * 512, "5", "6", "7", "8") == whole
 
 
 def test_speech_is_found_again_after_a_long_silence(media_bundle: Path, speech: Path, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Prints speech probabilities as JSON: vad_runner.py BUNDLE WAV FRAMES_PER_CALL PIECE_SAMPLES [HOW...].
 
-`telephone` is the band that a telephone lets through, `quiet` a hundredth of the loudness; with `recall`
-another one goes on in the middle, with what the first remembers.
+`telephone` is the band that a telephone lets through, `quiet` a hundredth of the loudness; with `N`
+another one goes on after so many pieces, with what the first remembers.
 """
 
 import json
@@ -28,7 +28,7 @@ model = SileroModel(Path(bundle))
 activity = VoiceActivity(model, frames_per_call)
 frames = []
 for start in range(0, len(samples), piece):
-    if "recall" in how and start == 2 * piece:
+    if str(start // piece) in how:
         memory = activity.memory
         activity = VoiceActivity(model, frames_per_call)
         activity.pass_over(samples[:start])

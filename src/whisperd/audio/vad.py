@@ -76,19 +76,20 @@ class VoiceActivity:
     @property
     def memory(self) -> bytes:
         """What it carries over from the frames that it has heard, but for their last samples."""
-        states = (*self._as_it_is, *self._at_low_level, np.float64(self._loudness))
-        return b"".join(state.tobytes() for state in states)
+        numbers = np.array([self._loudness, self._silent_frames])
+        return b"".join(state.tobytes() for state in (*self._as_it_is, *self._at_low_level, numbers))
 
     def pass_over(self, samples: Any) -> None:
         """Take 16-bit samples without listening: they were heard before."""
-        last = samples[-CONTEXT_SAMPLES:].astype(np.float32) / 32768
+        last = _as_float(samples[-CONTEXT_SAMPLES:])
         self._context = np.concatenate([self._context, last])[-CONTEXT_SAMPLES:]
 
     def recall(self, memory: bytes) -> None:
         """Be as if it had listened to what was passed over; `memory` is what it had of it then."""
-        states = np.frombuffer(memory[:-8], np.float32).reshape((2, 2, *STATE_SHAPE))
+        states = np.frombuffer(memory[:-16], np.float32).reshape((2, 2, *STATE_SHAPE))
         self._as_it_is, self._at_low_level = states
-        self._loudness = float(np.frombuffer(memory[-8:], np.float64)[0])
+        self._loudness, silent_frames = np.frombuffer(memory[-16:], np.float64).tolist()
+        self._silent_frames = int(silent_frames)
 
     def feed(self, samples: Any) -> Iterator[tuple[float, float]]:
         """Take 16-bit samples; yield probability and loudness of each frame that is complete."""
@@ -114,12 +115,12 @@ class VoiceActivity:
         if waiting.max() > SILENT_LEVEL or waiting.min() < -SILENT_LEVEL:
             self._silent_frames = 0
         elif self._silent_frames >= SILENT_FRAMES:
+            self._context = _as_float(waiting[-CONTEXT_SAMPLES:])
             yield from repeat((0.0, 0.0), count)
             return
         else:
             self._silent_frames += count
-        samples = waiting.astype(np.float32) / 32768
-        frames = samples.reshape(-1, FRAME_SAMPLES)
+        frames = _as_float(waiting).reshape(-1, FRAME_SAMPLES)
         before = np.vstack([self._context[None], frames[:-1, -CONTEXT_SAMPLES:]])
         self._context = frames[-1, -CONTEXT_SAMPLES:]
         frames = np.hstack([before, frames])
@@ -137,3 +138,7 @@ class VoiceActivity:
             self._loudness = max(level, self._loudness * fading)
             gains[at] = min(LOW_LEVEL / max(self._loudness, 1e-9), MAX_GAIN)
         return gains
+
+
+def _as_float(samples: Any) -> Any:
+    return samples.astype(np.float32) / 32768

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
 
 import msgspec
 
+from whisperd.worker.answers import Transcribe
 from whisperd.worker.protocol import (
     SAMPLE_RATE,
     DecodeOptions,
@@ -40,9 +41,6 @@ __all__ = [
     "spoken_letters",
     "transcribe_whole",
 ]
-
-Transcribe = Callable[[Sequence[EngineWindow], DecodeOptions], list[WindowResult]]
-"""As `Engine.transcribe`."""
 
 MISSING_S = 3.0
 """Speech without a text from which on something is missing. A detector takes a cough for speech, too."""
@@ -75,12 +73,9 @@ def transcribe_whole(
 
     Words that nobody asked for have told here what is missing, and go no further.
     """
-    results = transcribe(windows, options)
-    if len(results) != len(windows) or not all(isinstance(one, WindowResult) for one in results):
-        return results  # the daemon says what is wrong with such an engine
     results = [
         _completed(transcribe, window, result, options, MAX_DEPTH) if is_wanted(window) else result
-        for window, result in zip(windows, results, strict=True)
+        for window, result in zip(windows, transcribe(windows, options), strict=True)
     ]
     return results if options.word_times else [_without_words(result) for result in results]
 

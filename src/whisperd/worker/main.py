@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections import defaultdict
+from collections.abc import Set
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -20,6 +20,7 @@ from whisperd.isolation import enter_bundle
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import decode_params
 from whisperd.rpc.stdio import Stdio
+from whisperd.worker.answers import checked
 from whisperd.worker.coverage import transcribe_whole
 from whisperd.worker.faults import explain, words_of
 from whisperd.worker.phantoms import without_phantoms
@@ -34,6 +35,7 @@ from whisperd.worker.protocol import (
     LoadParams,
     WindowResult,
 )
+from whisperd.worker.unwanted import UnwantedGroups
 
 __all__ = ["main"]
 
@@ -47,8 +49,7 @@ class _Service:
         self._engine_name = engine_name
         self._engine: Engine | None = None
         self._params: LoadParams
-        self._unwanted: defaultdict[int, set[int]] = defaultdict(set)
-        """The groups that nobody wants any more, by batch."""
+        self._unwanted = UnwantedGroups()
 
     def load(self, raw: msgspec.Raw) -> EngineInfo:
         self._params = params = decode_params(raw, LoadParams)
@@ -75,8 +76,10 @@ class _Service:
 
     def transcribe(self, raw: msgspec.Raw) -> list[WindowResult]:
         batch = decode_params(raw, BatchParams)
+        unwanted = self._unwanted.begin(batch.id)
         try:
-            return self._compute(batch)
+            results = self._transcribe(batch, unwanted)
+            return [without_phantoms(*pair) for pair in zip(results, batch.windows, strict=True)]
         except WhisperdError:
             raise
         except Exception as error:
@@ -84,32 +87,22 @@ class _Service:
                 raise fault from error
             raise
         finally:
-            self._unwanted.pop(batch.id, None)
+            self._unwanted.end(batch.id)
 
     def cancel(self, raw: msgspec.Raw) -> None:
         params = decode_params(raw, CancelParams)
-        self._unwanted[params.id].update(params.groups)
+        self._unwanted.add(params.id, params.groups)
 
-    def _compute(self, batch: BatchParams) -> list[WindowResult]:
-        results = self._transcribe(batch)
-        is_sound = len(results) == len(batch.windows) and all(
-            isinstance(one, WindowResult) for one in results
-        )
-        if not is_sound:  # the daemon says what is wrong with such an engine
-            return results
-        return [without_phantoms(*pair) for pair in zip(results, batch.windows, strict=True)]
-
-    def _transcribe(self, batch: BatchParams) -> list[WindowResult]:
+    def _transcribe(self, batch: BatchParams, unwanted: Set[int]) -> list[WindowResult]:
         assert self._engine is not None, "transcribe before load"
         if not self._engine.info.cancels:
-            return transcribe_whole(self._engine.transcribe, batch.windows, batch.options)
-        unwanted = self._unwanted[batch.id]
+            return transcribe_whole(checked(self._engine.transcribe), batch.windows, batch.options)
         engine = cast(CancellableEngine, self._engine)
 
         def is_wanted(window: EngineWindow) -> bool:
             return window.group not in unwanted
 
-        transcribe = partial(engine.transcribe, is_wanted=is_wanted)
+        transcribe = checked(partial(engine.transcribe, is_wanted=is_wanted))
         return transcribe_whole(transcribe, batch.windows, batch.options, is_wanted)
 
 

@@ -24,6 +24,7 @@ from whisperd.rpc.framing import FrameLimits
 from whisperd.rpc.messages import InvalidAnswer
 from whisperd.rpc.peer import Peer, PeerClosed, open_peer
 from whisperd.tasks import open_task_group
+from whisperd.worker.answers import bad_answer
 from whisperd.worker.faults import explain_death, killed_for_memory
 from whisperd.worker.oom import count_kills
 from whisperd.worker.protocol import BatchParams, CancelParams, EngineInfo, LoadParams, WindowResult
@@ -127,7 +128,7 @@ class Worker:
             results = await self._request("transcribe", batch, list[WindowResult])
             tasks.cancel_scope.cancel()
         if len(results) != len(batch.windows):
-            raise _bad_answer("transcribe", f"{len(results)} results for {len(batch.windows)} windows")
+            raise bad_answer("transcribe", f"{len(results)} results for {len(batch.windows)} windows")
         return results
 
     async def _cancel(self, batch: int, unwanted: Unwanted) -> None:
@@ -160,9 +161,9 @@ class Worker:
         except PeerClosed as error:
             raise await self.cause_of_death() from error
         except InvalidAnswer as error:
-            raise _bad_answer(method, error.reason) from error
+            raise bad_answer(method, error.reason) from error
         except ValueError as error:
-            raise _bad_answer(method, str(error)) from error
+            raise bad_answer(method, str(error)) from error
         except WhisperdError as error:
             self._note_alive()
             if error.code == UNEXPECTED:
@@ -270,12 +271,4 @@ def _load_stuck(params: LoadParams, timeout_s: float) -> WhisperdError:
         f"The model in {params.model_path} was not loaded within {timeout_s:.0f} seconds.",
         "Check that its disk answers and that the memory is not full, or raise runtime.load_timeout_s in the "
         "settings.",
-    )
-
-
-def _bad_answer(method: str, reason: str) -> WhisperdError:
-    return WhisperdError(
-        "worker.bad_answer",
-        f"The engine answered {method} with something else than it should: {reason}.",
-        "Update whisperd and its plugins, so that they are of one version.",
     )
