@@ -30,11 +30,18 @@ class House:
         self.store = TranscriptStore(database)
 
     async def keep(
-        self, *texts: str, path: str | None = "/talks/a.mp3", key: str | None = None, language: str = "en"
+        self,
+        *texts: str,
+        path: str | None = "/talks/a.mp3",
+        key: str | None = None,
+        language: str = "en",
+        content: str | None = None,
+        later_s: float = 0.0,
     ) -> int:
         segments = tuple(
-            Segment(id=index, seek=0, start=index * 10.0, end=index * 10.0 + 9.0, text=f" {text}")
+            Segment(id=index, seek=0, start=start_s, end=start_s + 9.0, text=f" {text}")
             for index, text in enumerate(texts)
+            for start_s in [index * 10.0 + later_s]
         )
         transcript = Transcript(
             task="transcribe",
@@ -45,7 +52,7 @@ class House:
             runtime="base",
             elapsed=1.0,
         )
-        kept = KeptTranscript(transcript=transcript, key=key, size_bytes=100, path=path)
+        kept = KeptTranscript(transcript=transcript, key=key, size_bytes=100, path=path, content_hash=content)
         return await self.database.run(lambda connection: insert_transcript(connection, kept))
 
     async def search(self, query: str, limit: int = 50) -> list[tuple[str | None, list[float]]]:
@@ -120,6 +127,29 @@ async def test_no_more_places_than_were_asked_for(house: House) -> None:
     for _ in range(3):
         await house.keep("an echo", "an echo", "silence", "an echo")
     assert [starts for _, starts in await house.search("echo", limit=5)] == [[0.0, 10.0, 30.0], [0.0, 10.0]]
+
+
+async def test_what_is_said_alike_of_the_same_audio_is_found_once(house: House) -> None:
+    await house.keep("An echo.", "Silence.", "An echo.", content="a")
+    await house.keep("an echo", "silence", "an echo!", "an echo", content="a", later_s=0.5, path="/b.mp3")
+    # The newest says more and is the better hit; of the other one nothing is left to be said.
+    assert await house.search("echo") == [("/b.mp3", [0.5, 20.5, 30.5])]
+    await house.keep("An echo.", content="b", path="/c.mp3")
+    await house.keep("An echo.", path="/d.mp3")
+    await house.keep("An echo.", path="/d.mp3")
+    assert sorted(path or "" for path, _ in await house.search("echo")) == [
+        "/b.mp3",
+        "/c.mp3",
+        "/d.mp3",
+        "/d.mp3",
+    ], "of other audio, and of audio that nobody knows, all is told"
+
+
+async def test_what_is_told_once_leaves_room_for_others(house: House) -> None:
+    await house.keep("an echo", content="b", path="/b.mp3")
+    for _ in range(7):
+        await house.keep("an echo", content="a")
+    assert await house.search("echo", limit=2) == [("/talks/a.mp3", [0.0]), ("/b.mp3", [0.0])]
 
 
 async def test_one_is_found_by_what_it_was_made_of(house: House) -> None:

@@ -15,6 +15,9 @@ from whisperd.store.migrate import bundled_migrations, migrate
 KEPT = Path(__file__).parent.parent / "data" / "store"
 
 ROWS = {
+    10: """
+        UPDATE transcripts SET content = '89abcdef0123456789abcdef0123456789abcdef0123456789abcdef01234567';
+    """,
     9: """
         INSERT INTO runtime_history VALUES
             ('0a1b2c3d', '{"time":"2026-11-12T13:14:15.123Z","status":"loaded","detail":null,"error":null}');

@@ -230,6 +230,7 @@ class JobKeeper:
             key=content_key(job.content_hash or "", job.recipe or "") if has_key else None,
             size_bytes=job.stamp.size_bytes if job.stamp else None,
             path=job.input.path,
+            content_hash=job.content_hash,
         )
 
     async def _stamp(self, job: Job) -> FileStamp:

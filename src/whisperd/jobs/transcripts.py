@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
+from itertools import count, islice
 
 import msgspec
 
@@ -27,9 +28,9 @@ _BEGIN, _END = "\x02", "\x03"
 _WILDCARDS = frozenset("*?[")
 
 _SEARCH = """
-    SELECT t.path, t.created, t.result, highlight(transcripts_text, 0, ?, ?)
+    SELECT t.path, t.created, t.content, t.result, highlight(transcripts_text, 0, ?, ?)
     FROM transcripts_text JOIN transcripts t ON t.id = transcripts_text.rowid
-    WHERE {conditions} ORDER BY transcripts_text.rank, t.id DESC LIMIT ?
+    WHERE {conditions} ORDER BY transcripts_text.rank, t.id DESC LIMIT ? OFFSET ?
 """
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -44,6 +45,8 @@ class KeptTranscript(msgspec.Struct, frozen=True, kw_only=True):
     """As `whisperd.jobs.identity.content_key` makes it; None: it answers nothing else."""
     size_bytes: int | None
     path: str | None
+    content_hash: str | None = None
+    """The SHA-256 of the audio, where it is known."""
 
 
 class Hit(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +69,24 @@ class FoundTranscript(msgspec.Struct, frozen=True, kw_only=True):
     language: str | None
     duration: float
     hits: tuple[Hit, ...]
+
+
+class _Told:
+    """What was found so far, to tell what is new."""
+
+    def __init__(self) -> None:
+        self._places: dict[tuple[str, int | None, str], list[tuple[float, float]]] = {}
+
+    def is_new(self, content: str | None, hit: Hit) -> bool:
+        """Whether no transcript of the same audio says the same words at that time; remembers it."""
+        if content is None:  # nobody knows which audio it is
+            return True
+        words = "".join(filter(str.isalnum, hit.text.casefold()))
+        places = self._places.setdefault((content, hit.channel, words), [])
+        if any(start < hit.end and hit.start < end for start, end in places):
+            return False
+        places.append((hit.start, hit.end))
+        return True
 
 
 class TranscriptStore:
@@ -109,27 +130,26 @@ class TranscriptStore:
         return await self._database.run(work)
 
     async def search(self, query: SearchQuery, limit: int) -> list[FoundTranscript]:
-        """The transcripts with all that is searched for, the best first; at most `limit` hits together."""
+        """The transcripts with all that is searched for, the best first; at most `limit` hits together.
+
+        What several transcripts of the same audio say alike at the same time is one hit.
+        """
         conditions, values = _conditions(query)
         statement = _SEARCH.format(conditions=" AND ".join(conditions))
 
         def work(connection: sqlite3.Connection) -> list[FoundTranscript]:
             found: list[FoundTranscript] = []
-            rows = connection.execute(statement, (_BEGIN, _END, *values, limit))
-            for path, created, result, marked in rows:
-                room = limit - sum(len(one.hits) for one in found)
-                if room <= 0:
+            told, room = _Told(), limit
+            for page in count():
+                rows = connection.execute(statement, (_BEGIN, _END, *values, limit, page * limit)).fetchall()
+                for path, created, content, result, marked in rows:
+                    transcript = self._read(result)
+                    new = (hit for hit in _hits(transcript, marked) if told.is_new(content, hit))
+                    if hits := tuple(islice(new, room)):
+                        room -= len(hits)
+                        found.append(_found(path, created, transcript, hits))
+                if not room or len(rows) < limit:
                     break
-                transcript = self._read(result)
-                found.append(
-                    FoundTranscript(
-                        path=path,
-                        created=created,
-                        language=transcript.language,
-                        duration=transcript.duration,
-                        hits=tuple(_hits(transcript, marked))[:room],
-                    )
-                )
             return found
 
         return await self._database.run(work)
@@ -175,13 +195,14 @@ def insert_transcript(connection: sqlite3.Connection, kept: KeptTranscript) -> i
     if old is not None:
         connection.execute("UPDATE transcripts SET key = NULL WHERE id = ?", (old,))
     number = connection.execute(
-        "INSERT INTO transcripts (created, key, size, path, language, text, result)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO transcripts (created, key, size, path, content, language, text, result)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (
             now_rfc3339(),
             kept.key,
             kept.size_bytes,
             kept.path,
+            kept.content_hash,
             transcript.language,
             "\n".join(searchable(segment.text) for segment in transcript.segments),
             _encode(transcript),
@@ -192,6 +213,12 @@ def insert_transcript(connection: sqlite3.Connection, kept: KeptTranscript) -> i
         connection.execute("UPDATE jobs SET transcript = ? WHERE transcript = ?", (number, old))
         connection.execute("DELETE FROM transcripts WHERE id = ?", (old,))
     return number
+
+
+def _found(path: str | None, created: str, transcript: Transcript, hits: tuple[Hit, ...]) -> FoundTranscript:
+    return FoundTranscript(
+        path=path, created=created, language=transcript.language, duration=transcript.duration, hits=hits
+    )
 
 
 def _conditions(query: SearchQuery) -> tuple[list[str], list[str]]:
