@@ -102,7 +102,12 @@ class LimitSettings(_Section, frozen=True):
 class JobSettings(_Section, frozen=True):
     """What is kept of jobs that are over, in the data base."""
 
-    keep_count: Annotated[int, _key("Ended jobs that are remembered.", ge=1, le=100_000)] = 1000
+    keep_count: Annotated[
+        int,
+        _key(
+            "Jobs that are remembered: so many completed, failed and cancelled ones each.", ge=1, le=100_000
+        ),
+    ] = 1000
     keep_days: Annotated[float, _key("Days for which an ended job is remembered.", gt=0)] = 90.0
     keep_transcripts: Annotated[
         bool,

@@ -101,6 +101,35 @@ def test_cancel(shared: RunningDaemon, held_job: str, done_job: str) -> None:
     assert (waited.status, waited.json["error"]["code"]) == (1, "job.cancelled")
 
 
+def test_cancel_several_at_once(shared: RunningDaemon, held: Path, done_job: str, tone: str) -> None:
+    with shared.connect() as client:
+        first, second, third = (
+            client.submit(tone, detach=True, model=str(held), vad=False, prompt=prompt) for prompt in "abc"
+        )
+    done = shared.ctl("jobs", "cancel", first, "nobody", done_job, first)
+    assert done.status == 1
+    assert done.out == f"{first} is cancelled\n{done_job} is completed\n"
+    assert done.err.splitlines()[0] == "whisperctl: nobody: There is no job 'nobody'."
+    told = shared.ctl("jobs", "cancel", first, "nobody", "--json").json
+    assert [(one["id"], one["error"]["code"]) for one in told] == [
+        (first, "job.cancelled"),
+        ("nobody", "job.unknown"),
+    ]
+    assert shared.ctl("jobs", "cancel", "--all", "--runtime", "another", "--json").json == []
+    assert shared.ctl("jobs", "cancel", "--all", "--since", "2999-01-01").out == ""
+    cancelled = shared.ctl("jobs", "cancel", "--all", "--runtime", str(held), "--json").json
+    assert [(one["id"], one["status"]) for one in cancelled] == [
+        (second, "cancelled"),
+        (third, "cancelled"),
+    ]
+    assert shared.ctl("jobs", "cancel", "--all").out == ""
+
+
+@pytest.mark.parametrize("arguments", [(), ("--all", "a"), ("a", "--status", "queued")])
+def test_what_is_to_be_cancelled_has_to_be_said(shared: RunningDaemon, arguments: tuple[str, ...]) -> None:
+    assert shared.ctl("jobs", "cancel", *arguments).status == 2
+
+
 def test_clear(shared: RunningDaemon, done_job: str, held_job: str) -> None:
     assert shared.ctl("jobs", "clear", "--json").json["cleared"] >= 1
     assert [job["id"] for job in shared.ctl("jobs", "list", "--json").json] == [held_job]

@@ -384,6 +384,20 @@ async def test_ended_jobs_are_forgotten_in_time() -> None:
         assert house.manager.remembered() == []
 
 
+async def test_cancelled_jobs_do_not_push_out_completed_ones() -> None:
+    async with open_house(keep_count=2) as house:
+        completed = [house.submit(), house.submit()]
+        for job in completed:
+            await house.end(job)
+        house.block("computing")
+        cancelled = [house.submit() for _ in range(5)]
+        for job in cancelled:
+            house.manager.cancel(job)
+            await house.end(job)
+        assert house.manager.remembered() == [*completed, *cancelled[-2:]]
+        assert house.manager.ended_before(None) == [job.id for job in house.manager.remembered()]
+
+
 async def test_an_active_job_is_never_forgotten() -> None:
     async with open_house() as house:
         house.block("decoding")

@@ -32,6 +32,7 @@ __all__ = [
     "model_warnings",
     "progress_of",
     "say_warnings",
+    "show_answers",
     "show_download",
     "tell",
 ]
@@ -84,7 +85,7 @@ def for_each(
     one name is answered with a map, several, or a list that the user did not write (`is_list`), with an
     array of maps; `key` is what names them.
     """
-    documents: list[Map] = []
+    answers: list[Map] = []
     statuses: list[int] = []
     with connect_as(options) as client:
         for name in names:
@@ -93,18 +94,40 @@ def for_each(
             except WhisperdError as error:
                 if len(names) == 1 or exit_status.is_unreachable(error):
                     raise
-                statuses.append(exit_status.status_of(error))
-                documents.append({key: name, "error": error.to_wire()})
-                if not options.json:
-                    print_error(error, as_json=False, subject=name)
-            else:
-                statuses.append(exit_status.FAILED if answer.get("ok") is False else exit_status.DONE)
-                documents.append(answer)
-                if not options.json and (words := show(answer)):
-                    tell(options, words)
+                answer = {key: name, "error": error.to_wire()}
+            answers.append(answer)
+            statuses.append(_show_answer(options, answer, show, key))
     if options.json:
-        print_json(documents if is_list or len(names) > 1 else documents[0])
+        print_json(answers if is_list or len(names) > 1 else answers[0])
     return exit_status.of_several(statuses)
+
+
+def show_answers(
+    options: argparse.Namespace,
+    answers: Sequence[Map],
+    show: Callable[[Map], str | None],
+    *,
+    key: str = "name",
+) -> int:
+    """As `for_each`, where one request was answered for all names: for one that failed, with its `error`."""
+    statuses = [_show_answer(options, answer, show, key) for answer in answers]
+    if options.json:
+        print_json(answers)
+    return exit_status.of_several(statuses)
+
+
+def _show_answer(
+    options: argparse.Namespace, answer: Map, show: Callable[[Map], str | None], key: str
+) -> int:
+    """Show the answer for one name; returns its exit status."""
+    if answer.keys() == {key, "error"}:
+        error = WhisperdError.from_wire(answer["error"])
+        if not options.json:
+            print_error(error, as_json=False, subject=answer[key])
+        return exit_status.status_of(error)
+    if not options.json and (words := show(answer)):
+        tell(options, words)
+    return exit_status.FAILED if answer.get("ok") is False else exit_status.DONE
 
 
 def call_with_progress(

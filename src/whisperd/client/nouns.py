@@ -7,7 +7,7 @@ client, and awaitables of these for the asynchronous one.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast, overload
 
 from whisperd.client.inputs import (
     absolute,
@@ -98,9 +98,35 @@ class Jobs(_Noun[One, Many]):
         """A completed job's text; the answer has it as `content`."""
         return cast("One", self._ask("jobs.result", id=id, format=format))
 
-    def cancel(self, id: str) -> One:
-        """Cancel a job and wait until it is over."""
-        return cast("One", self._ask("jobs.cancel", id=id))
+    @overload
+    def cancel(self, id: str) -> One: ...
+    @overload
+    def cancel(self, *, ids: Sequence[str]) -> Many: ...
+    @overload
+    def cancel(
+        self,
+        *,
+        all: Literal[True],
+        status: str | None = None,
+        since: str | None = None,
+        runtime: str | None = None,
+    ) -> Many: ...
+    def cancel(
+        self,
+        id: str | None = None,
+        *,
+        ids: Sequence[str] | None = None,
+        all: bool = False,
+        status: str | None = None,
+        since: str | None = None,
+        runtime: str | None = None,
+    ) -> One | Many:
+        """Cancel a job and wait until it is over; or several `ids` at once, or `all` that are so.
+
+        Several are answered with one map for each: the job, or `id` and `error` where there is none.
+        """
+        params = _given(id=id, ids=ids, all=all or None, status=status, since=since, runtime=runtime)
+        return cast("One | Many", self._ask("jobs.cancel", **params))
 
     def retry(self, id: str) -> One:
         """Do a job again that has failed or was cancelled, from where it was; it outlives this connection."""

@@ -14,6 +14,7 @@ from anyio.abc import TaskGroup
 
 from whisperd.audio import DecoderPool
 from whisperd.clock import rfc3339_ago
+from whisperd.jobs.ended import EndedJobs
 from whisperd.jobs.endings import cancelled_on_request, conclude, stopping, suspended
 from whisperd.jobs.executor import JobExecutor
 from whisperd.jobs.identity import FileStamp
@@ -62,7 +63,7 @@ class JobManager:
         self._tell_active_changed = active_changed
         self._keeper = keeper
         self._active: dict[str, Job] = {}
-        self._ended: dict[str, Job] = {}
+        self._ended = EndedJobs()
         self._tickets: dict[Job, Ticket] = {}
         """What was handed over last of each active job."""
         self._at_hand: deque[tuple[Job, Ticket]] = deque()
@@ -129,7 +130,7 @@ class JobManager:
     def restore(self, jobs: Iterable[Job]) -> None:
         """Remember jobs of an earlier daemon that are over."""
         for job in jobs:
-            self._ended[job.id] = job
+            self._ended.add(job)
         self.retire()
 
     def resume(self, job: Job, lease: Lease, also: Work | None = None) -> None:
@@ -137,7 +138,7 @@ class JobManager:
 
         The lease is the job's from now on, and ends with it; `also` is as in `submit`.
         """
-        self._ended.pop(job.id, None)
+        self._ended.remove(job.id)
         self._forget(job.id)  # its events begin anew
         job.runtime, job.model, job.is_resumed = lease.name, lease.model, True
         self._begin(job, lease, also)
@@ -190,7 +191,7 @@ class JobManager:
 
     def remembered(self) -> list[Job]:
         """Every job that is remembered, the oldest first."""
-        return sorted([*self._ended.values(), *self._active.values()], key=lambda job: job.created)
+        return sorted([*self._ended, *self._active.values()], key=lambda job: job.created)
 
     def active(self) -> list[Job]:
         """Jobs that wait or run, the oldest first."""
@@ -217,18 +218,17 @@ class JobManager:
         return await self._keeper.transcripts.of_job(job.id)
 
     def clear(self, keep: int = 0) -> int:
-        """Forget the jobs that are over, but for the last `keep`; returns how many."""
-        return self.forget(list(self._ended)[: max(0, len(self._ended) - keep)])
+        """Forget the jobs that are over, but for the last `keep` of each status; returns how many."""
+        return self.forget(self._ended.beyond(keep))
 
     def ended_before(self, moment: str | None) -> list[str]:
-        """The ids of jobs that were over before a moment (RFC 3339; None: now), the first first."""
-        return [job.id for job in self._ended.values() if moment is None or (job.ended or "") < moment]
+        """The ids of jobs that were over before a moment (RFC 3339; None: now)."""
+        return self._ended.before(moment)
 
     def forget(self, jobs: Sequence[str]) -> int:
         """Forget jobs that are over; returns how many. Those that are not over stay."""
-        forgotten = [job_id for job_id in jobs if job_id in self._ended]
+        forgotten = [job_id for job_id in jobs if self._ended.remove(job_id)]
         for job_id in forgotten:
-            del self._ended[job_id]
             self._forget(job_id)
         if forgotten and self._keeper is not None:
             self._keeper.forgotten(forgotten)
@@ -325,7 +325,7 @@ class JobManager:
         if job.intake is not None:
             job.intake.close()
         del self._active[job.id]
-        self._ended[job.id] = job
+        self._ended.add(job)
         self._tickets.pop(job, None)
         if self._keeper is not None and not (job.is_suspended and job.transcript is None):
             self._put_by(job, self._keeper.ended(job))

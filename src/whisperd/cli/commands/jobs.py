@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from whisperd.cli.ages import age_s, since
-from whisperd.cli.command import confirm, connect_as, for_each, progress_of
+from whisperd.cli.command import confirm, connect_as, for_each, progress_of, show_answers
 from whisperd.cli.files import EXTENSIONS
 from whisperd.cli.follow import follow_job
 from whisperd.cli.output import print_json, print_table, printable
-from whisperd.cli.parser import Parser
+from whisperd.cli.parser import Parser, usage_error
 
 STATUSES = ("queued", "running", "completed", "failed", "cancelled")
 
@@ -23,7 +24,7 @@ def add(parser: Parser) -> None:
     parser.add_verb("follow", follow, "a job's text as it is recognised, from its beginning", _add_id)
     parser.add_verb("wait", wait, "wait until jobs are over; fails if one of them failed", _add_ids)
     parser.add_verb("result", result, "a completed job's text", _add_format)
-    parser.add_verb("cancel", cancel, "cancel jobs", _add_ids)
+    parser.add_verb("cancel", cancel, "cancel jobs", _add_cancel)
     parser.add_verb("retry", retry, "do failed or cancelled jobs again, from where they were", _add_ids)
     parser.add_verb("clear", clear, "forget jobs that are over, but not their texts", _add_clear)
 
@@ -36,12 +37,18 @@ def _add_ids(parser: Parser) -> None:
     parser.add_argument("ids", nargs="+", metavar="ID", help="jobs by their ids")
 
 
-def _add_filters(parser: Parser) -> None:
-    parser.add_argument("--status", choices=STATUSES, help="only those")
+def _add_filters(parser: Parser, statuses: Sequence[str] = STATUSES) -> None:
+    parser.add_argument("--status", choices=statuses, help="only those")
     parser.add_argument(
         "--since", type=since, metavar="WHEN", help="only newer ones: than 2h, 3d, or since 2026-03-01"
     )
     parser.add_argument("--runtime", metavar="NAME", help="only those on this runtime, by name or id")
+
+
+def _add_cancel(parser: Parser) -> None:
+    parser.add_argument("ids", nargs="*", metavar="ID", help="jobs by their ids")
+    parser.add_argument("--all", action="store_true", help="all that wait or run, or of them")
+    _add_filters(parser, ("queued", "running"))
 
 
 def _add_clear(parser: Parser) -> None:
@@ -112,7 +119,19 @@ def result(options: argparse.Namespace) -> None:
 
 
 def cancel(options: argparse.Namespace) -> int:
-    return for_each(options, options.ids, lambda client, job: client.jobs.cancel(job), _became, key="id")
+    filters = {"status": options.status, "since": options.since, "runtime": options.runtime}
+    if options.all == bool(options.ids):
+        raise usage_error("invalid", "cancel takes ids or --all", "`whisperctl jobs list` shows the jobs")
+    if options.ids and any(filters.values()):
+        raise usage_error(
+            "invalid", "--status, --since and --runtime go with --all", "name no ids beside them"
+        )
+    if len(options.ids) == 1:
+        return for_each(options, options.ids, lambda client, job: client.jobs.cancel(job), _became, key="id")
+    with connect_as(options) as client:
+        jobs = client.jobs
+        cancelled = jobs.cancel(all=True, **filters) if options.all else jobs.cancel(ids=options.ids)
+    return show_answers(options, cancelled, _became, key="id")
 
 
 def retry(options: argparse.Namespace) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime
 import os
-from typing import Annotated, Any
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Literal
 
 import anyio.to_thread
 import msgspec
+from anyio.lowlevel import checkpoint
 
 from whisperd.clock import rfc3339_ago, to_rfc3339
 from whisperd.daemon.call import Call
@@ -83,6 +85,24 @@ class ListParams(Params, frozen=True):
     """On the runtime of this name or id."""
 
 
+class CancelParams(Params, frozen=True):
+    """One job, several by their ids, or all that are not over and so."""
+
+    id: str | None = None
+    ids: Annotated[tuple[str, ...], msgspec.Meta(max_length=10_000)] | None = None
+    all: bool = False
+    status: Literal["queued", "running"] | None = None
+    """This and those below as in `ListParams`; only with `all`."""
+    since: Annotated[str, msgspec.Meta(max_length=40)] | None = None
+    runtime: Name | None = None
+
+    def __post_init__(self) -> None:
+        if [self.id, self.ids, self.all or None].count(None) != 2:
+            raise ValueError("it takes one of id, ids and all")
+        if not self.all and not (self.status is self.since is self.runtime is None):
+            raise ValueError("status, since and runtime choose among all jobs, and need all")
+
+
 class ClearParams(Params, frozen=True):
     """Which of the jobs that are over: by default all."""
 
@@ -137,14 +157,8 @@ async def finish(call: Call, params: JobParams) -> dict[str, Any]:
 
 async def list_(call: Call, params: ListParams) -> list[JobView]:
     """The jobs that are remembered, the oldest first, without their texts."""
-    since = None if params.since is None else _moment(params.since)
-    return [
-        job.view(with_text=False)
-        for job in call.service.jobs.remembered()
-        if (params.status is None or job.status == params.status)
-        and (since is None or job.created >= since)
-        and (params.runtime is None or params.runtime in (job.runtime, job.runtime_id))
-    ]
+    chosen = _chosen(call.service.jobs.remembered(), params)
+    return [job.view(with_text=False) for job in chosen]
 
 
 async def show(call: Call, params: JobParams) -> JobView:
@@ -168,13 +182,44 @@ async def result(call: Call, params: ResultParams) -> dict[str, Any]:
     return {"format": params.format, "content": content}
 
 
-async def cancel(call: Call, params: JobParams) -> JobView:
-    """Cancel a job and wait until it is over. Harmless when it is over already."""
-    job = call.service.jobs.get(params.id)
-    call.service.jobs.cancel(job)
-    await job.over.wait()
-    await call.service.job_keeper.saved()  # it stays cancelled, whatever happens
-    return job.view()
+async def cancel(call: Call, params: CancelParams) -> JobView | list[JobView | dict[str, Any]]:
+    """Cancel jobs and wait until they are over. Harmless for one that is over already.
+
+    One is answered with its view; several with one for each, or `{id, error}` where there is no such job.
+    """
+    jobs = call.service.jobs
+    if params.id is not None:
+        job = jobs.get(params.id)
+        await _cancel(call, [job])
+        return job.view()
+    if params.ids is None:
+        found = _chosen(jobs.active(), params)
+        await _cancel(call, found)
+        return [job.view(with_text=False) for job in found]
+    named = {job_id: _job_or_error(jobs, job_id) for job_id in params.ids}
+    await _cancel(call, [job for job in named.values() if isinstance(job, Job)])
+    return [
+        one.view(with_text=False) if isinstance(one, Job) else {"id": job_id, "error": one.to_wire()}
+        for job_id, one in named.items()
+    ]
+
+
+async def _cancel(call: Call, jobs: Sequence[Job]) -> None:
+    """Cancel jobs, wait until they are over, and that this is in the journal: then they stay so."""
+    # The last first: what waits is gone before a place becomes free, so that nothing of it begins.
+    for job in sorted(jobs, key=lambda job: job.created, reverse=True):
+        call.service.jobs.cancel(job)
+        await checkpoint()  # there may be thousands
+    for job in jobs:
+        await job.over.wait()
+    await call.service.job_keeper.saved()
+
+
+def _job_or_error(jobs: JobManager, job_id: str) -> Job | WhisperdError:
+    try:
+        return jobs.get(job_id)
+    except WhisperdError as error:
+        return error
 
 
 async def retry(call: Call, params: JobParams) -> JobView:
@@ -228,6 +273,18 @@ def _to_clear(jobs: JobManager, params: ClearParams) -> list[str]:
                 f"Cancel it first: `whisperctl jobs cancel {job.id}`.",
             )
     return [job.id for job in chosen if before is None or (job.ended or "") < before]
+
+
+def _chosen(jobs: Iterable[Job], params: ListParams | CancelParams) -> list[Job]:
+    """Those of the jobs that are so. Raises `rpc.invalid_params`."""
+    since = None if params.since is None else _moment(params.since)
+    return [
+        job
+        for job in jobs
+        if (params.status is None or job.status == params.status)
+        and (since is None or job.created >= since)
+        and (params.runtime is None or params.runtime in (job.runtime, job.runtime_id))
+    ]
 
 
 def _moment(text: str) -> str:
