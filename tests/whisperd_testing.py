@@ -231,6 +231,11 @@ def batches(model: Path | str) -> list[dict[str, Any]]:
     return _notes(Path(model) / "batches.jsonl")
 
 
+def computed_windows(model: Path | str) -> list[dict[str, Any]]:
+    """The windows that the toy engine began to compute, in order, where the model says `identify`."""
+    return _notes(Path(model) / "windows.jsonl")
+
+
 def loads(model: Path | str) -> list[dict[str, Any]]:
     """Each time that the toy engine was loaded."""
     return _notes(Path(model) / "loads.jsonl")

@@ -26,11 +26,13 @@ behaves; `whisperd_testing.py` in `tests/` makes such folders. What it may say:
     odd_answer           it answers "too_few" results, something that is "no_result", or "not_utf8"
     segments, characters how many segments a window has, and how long the text of each is
     says                 what each segment says
+    identify             it notes of each window which it is: a checksum of its sound, and the prompt
     cancels              it leaves out windows that nobody wants any more, also while it waits
 
 Files in the folder do the same while it runs: `hold` (batches wait until it is deleted), `crash`, and the
 folder `permits`: each batch takes a file out of it, or waits until there is one, or one called `all`.
-It writes down what it did: `loads.jsonl`, `batches.jsonl`, `unwanted` once it was told that something is.
+It writes down what it did: `loads.jsonl`, `batches.jsonl`, `windows.jsonl`, and `unwanted` once it was told
+that something is.
 A lock file that the environment variable
 `TOY_LOCK` names gives it a native bundle. `TOY_VARIANTS` names a JSON file with a list of other variants:
 `name`, `priority`, `device`, `lock` (a file), `cuda` (what it needs), `environment`, `build`. In a worker's
@@ -49,6 +51,7 @@ import random
 import signal
 import sys
 import time
+import zlib
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -222,6 +225,9 @@ class ToyEngine:
     ) -> list[WindowResult]:
         durations = [round(window.duration_s, 2) for window in windows]
         note(self._folder / "batches.jsonl", durations=durations, language=options.language)
+        if self._behaviour.get("identify"):
+            for window in windows:
+                note(self._folder / "windows.jsonl", sound=zlib.crc32(window.pcm), prompt=options.prompt)
         while (self._folder / "hold").exists():  # a test lets go by deleting it
             wanted = [is_wanted(window) for window in windows]
             if not all(wanted):
