@@ -13,7 +13,8 @@ __all__ = ["disk_full", "free_bytes", "megabytes", "refusal"]
 
 # A file that is larger than the file system, or a limit on the process, allows has no room either.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+# The last two: a file lies where a folder has to be.
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
 
 def free_bytes(folder: Path) -> int:

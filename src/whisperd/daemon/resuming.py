@@ -48,11 +48,13 @@ async def resume_jobs(service: Service, records: Sequence[JobRecord]) -> None:
 async def retire_jobs(service: Service) -> None:
     """Now and then, forget what is kept for longer than the settings say."""
     while True:
-        service.jobs.retire()
         try:
+            service.jobs.retire()
             await service.job_keeper.retire()
         except WhisperdError as error:
             log.warning("old transcripts cannot be deleted: %s (%s)", error.message, error.code)
+        except Exception:  # no reason for the daemon to end
+            log.exception("old jobs and transcripts cannot be deleted")
         await anyio.sleep(RETIRE_INTERVAL_S)
 
 

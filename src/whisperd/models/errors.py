@@ -133,7 +133,7 @@ def from_os_error(name: str, folder: Path, error: OSError) -> WhisperdError:
         )
     return WhisperdError(
         "model.storage_failed",
-        f"The model {name} could not be stored in {folder}: {error}.",
+        f"The model {name} could not be stored in {folder}: {error.strerror or error}.",
         "Check the disk, then try again.",
         {"name": name, "path": str(folder)},
     )

@@ -142,7 +142,7 @@ def from_os_error(name: str, folder: PurePath, error: OSError) -> WhisperdError:
         case "forbidden":
             return not_writable(name, folder)
         case None:
-            return install_failed(name, str(error))
+            return install_failed(name, error.strerror or str(error))
 
 
 def pip_failed(name: str, folder: PurePath, failure: PipFailure) -> WhisperdError:

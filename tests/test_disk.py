@@ -1,0 +1,41 @@
+"""What the system refuses is told in words, with a way out."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from whisperd.models import errors as models
+from whisperd.natives import errors as natives
+from whisperd.rpc.errors import WhisperdError
+
+Tell = Callable[[str, Path, OSError], WhisperdError]
+
+
+@pytest.mark.parametrize(
+    ("tell", "code", "variable"),
+    [
+        (models.from_os_error, "model.read_only", "WHISPERD_MODELS_DIR"),
+        (natives.from_os_error, "native.not_writable", "WHISPERD_NATIVE_DIR"),
+    ],
+)
+def test_a_file_where_a_folder_has_to_be(tell: Tell, code: str, variable: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for folder in (file, file / "below") if os.name == "posix" else (file,):
+        with pytest.raises(OSError) as refused:
+            folder.mkdir(exist_ok=True)
+        error = tell("toy", folder, refused.value)
+        assert error.code == code
+        assert str(folder) in error.message and variable in error.fix
+
+
+@pytest.mark.parametrize("tell", [models.from_os_error, natives.from_os_error])
+def test_what_is_not_foreseen_is_told_without_its_number(tell: Tell) -> None:
+    error = tell("toy", Path("/folder"), OSError(errno.EIO, os.strerror(errno.EIO), "/folder/file"))
+    assert os.strerror(errno.EIO) in error.message
+    assert "Errno" not in error.message
