@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -61,6 +62,13 @@ def windows_kept(daemon: RunningDaemon, job: str) -> int:
     with closing(sqlite3.connect(daemon.folder / "state" / "whisperd.sqlite3")) as connection:
         (count,) = connection.execute("SELECT count(*) FROM job_windows WHERE job = ?", (job,)).fetchone()
     return int(count)
+
+
+def interruptions(daemon: RunningDaemon, job: str) -> int:
+    """How often a job's daemon has ended under it, as its journal has it."""
+    with closing(sqlite3.connect(daemon.folder / "state" / "whisperd.sqlite3")) as connection:
+        (record,) = connection.execute("SELECT record FROM jobs WHERE id = ?", (job,)).fetchone()
+    return int(json.loads(record)["interruptions"])
 
 
 def windows_computed(model: str) -> int:
@@ -124,6 +132,7 @@ def test_a_killed_daemon_goes_on_from_the_last_finished_window(
     assert shown["status"] == "completed" and shown["detached"]
     told = [one["text"] for one in events if one is not None and one["type"] == "transcription.segment"]
     assert told == [one["text"].strip() for one in expected["segments"]], "all of it is told of again"
+    assert interruptions(daemon, job) == 2
     # What was being computed when the daemon was killed is computed again, and nothing else.
     total = len(expected["segments"])
     assert total <= windows_computed(steps.model) <= total + 2
@@ -180,6 +189,7 @@ def test_stopping_leaves_detached_jobs_to_the_next_daemon(
     steps.allow_all()
     with small.start().connect() as client:
         result = client.jobs.wait(job)
+    assert interruptions(small, job) == 0, "to be told to stop is none"
     assert windows_computed(steps.model) - before <= len(result["segments"]) - 3
 
 

@@ -273,6 +273,45 @@ def test_what_a_dead_worker_had_runs_again_alone() -> None:
     assert scheduler.is_idle
 
 
+@pytest.mark.parametrize(
+    ("interruptions", "sizes"),
+    [
+        (0, [8, 8, 8, 8, 8]),
+        (1, [4, 4, 5, 5, 6, 7, 7, 2]),
+        (2, [2, 2, 2, 2, 3, 3, 3, 4, 4, 5, 5, 5]),
+        (9, [2, 2, 2, 2, 3, 3, 3, 4, 4, 5, 5, 5]),
+    ],
+)
+def test_what_was_interrupted_has_smaller_batches_for_a_while(interruptions: int, sizes: list[int]) -> None:
+    scheduler = scheduler_with(batch_size=8)
+    scheduler.add_job("a", "normal", interruptions)
+    for index in range(40):
+        scheduler.add(parcel("a", index), 0)
+    assert [len(run_one(scheduler)) for _ in sizes] == sizes
+    assert scheduler.is_idle
+
+
+def test_a_batch_that_has_some_of_an_interrupted_job_is_small() -> None:
+    scheduler = scheduler_with(("whole", "normal"), batch_size=8)
+    scheduler.add_job("often", "normal", interruptions=3)
+    for index in range(3):
+        scheduler.add(parcel("whole", index), 0)
+        scheduler.add(parcel("often", index), 0)
+    for index in range(3):
+        assert sorted(run_one(scheduler)) == [("often", index), ("whole", index)]
+
+
+def test_a_dead_worker_interrupts_once_however_many_batches_it_had() -> None:
+    scheduler = scheduler_with(("a", "normal"), batch_size=8, replicas=2)
+    for index in range(24):
+        scheduler.add(parcel("a", index), 0)
+    batches = [scheduler.next_batch(0), scheduler.next_batch(0)]
+    for batch in batches:
+        assert batch is not None and scheduler.worker_died(batch) == []
+    assert [len(run_one(scheduler)) for _ in range(16)] == [1] * 16
+    assert len(run_one(scheduler)) == 6, "half of it, and sixteen were computed since"
+
+
 def test_a_second_death_is_the_last() -> None:
     scheduler = scheduler_with(("a", "normal"), ("b", "normal"), batch_size=2)
     scheduler.add(parcel("a", 0), 0)

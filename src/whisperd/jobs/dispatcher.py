@@ -65,9 +65,9 @@ class Dispatcher:
         self._scheduler.held = priorities
         self._wake()
 
-    def add_job(self, job: str, priority: Priority) -> None:
-        """Make a place for a job among the others."""
-        self._scheduler.add_job(job, priority)
+    def add_job(self, job: str, priority: Priority, interruptions: int = 0) -> None:
+        """Make a place for a job among the others; `interruptions` as `WindowScheduler.add_job` has it."""
+        self._scheduler.add_job(job, priority, interruptions)
 
     def remove_job(self, job: str) -> None:
         """The job is over; its waiting windows are forgotten, and those that are being computed given up."""

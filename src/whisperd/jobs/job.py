@@ -103,6 +103,10 @@ class Job:
     """Whether it goes on without its client, and in the next daemon."""
     is_resumed: bool = False
     """Whether an earlier run of it may have finished some windows."""
+    is_at_work: bool = False
+    """Whether its windows are being computed."""
+    interruptions: int = 0
+    """How often a daemon has ended under its work, without having been told to."""
     is_cached: bool = False
     """Whether a transcript that was kept has answered it."""
     stamp: FileStamp | None = None

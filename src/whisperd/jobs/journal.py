@@ -91,6 +91,9 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     language: str | None
     cached: bool
     error: dict[str, Any] | None
+    at_work: bool = False
+    """Whether windows of it were being computed. If it is not over and its daemon is, it was interrupted."""
+    interruptions: int = 0
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -144,6 +147,8 @@ def record_of(job: Job) -> JobRecord:
         language=job.language,
         cached=job.is_cached,
         error=job.error.to_wire() if job.error else None,
+        at_work=job.is_at_work,
+        interruptions=job.interruptions,
     )
 
 
@@ -164,6 +169,7 @@ def job_of(record: JobRecord) -> Job:
         recipe=record.recipe,
         status=record.status,
         is_cached=record.cached,
+        interruptions=record.interruptions + record.at_work,
     )
     if record.ended is not None:
         job.started, job.ended = record.started, record.ended

@@ -115,7 +115,7 @@ class JobKeeper:
         is_sound = recipe is not None and recipe == job.recipe
         if job.recipe is not None and not is_sound:
             self._journal.drop_progress(job.id)
-        job.recipe = recipe
+        job.recipe, job.is_at_work = recipe, True
         self._journal.put(record_of(job))
         if not (is_sound and job.is_resumed):
             return Progress()
@@ -157,11 +157,17 @@ class JobKeeper:
         if not is_same:
             job.content_hash = None
 
+    def suspended(self, job: Job) -> Ticket:
+        """A job goes on in the next daemon, and nothing went wrong in this one."""
+        job.is_at_work = False
+        return self._journal.put(record_of(job))
+
     def ended(self, job: Job) -> Ticket:
         """A job is over."""
         keeps = self._settings().keep_transcripts
         kept = self._kept_transcript(job) if keeps and not job.is_cached else None
         answered_by = job.answered_by if job.is_cached else None
+        job.is_at_work = False
         record = record_of(job)
         drops_progress = kept is not None or not keeps or job.status == "completed"
 

@@ -280,6 +280,8 @@ class JobManager:
         if job.over.is_set() or job.cancelled_by is not None:
             return
         job.is_suspended = self._survives(job)
+        if job.is_suspended and self._keeper is not None:
+            self._keeper.suspended(job)
         self.cancel(job, suspended() if job.is_suspended else stopping())
 
     def _check_room(self) -> None:

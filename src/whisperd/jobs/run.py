@@ -109,7 +109,7 @@ class JobRun:
         if self._is_free:
             longest_s = min(params.max_window_s, FREE_WINDOW_S)
             params = msgspec.structs.replace(params, max_window_s=longest_s)
-        self._dispatcher.add_job(self._job.id, self._job.options.priority)
+        self._dispatcher.add_job(self._job.id, self._job.options.priority, self._job.interruptions)
         try:
             async with open_task_group() as tasks:
                 decoded = await self._decode(decoders, params, tasks)

@@ -13,6 +13,10 @@ never waits for a long file to end. The rules:
 * A batch holds windows of one class with equal options and like lengths. It begins with the job's window
   that has waited longest. Its free room goes to the job that has had least and has a window that fits, and
   to the one of its windows that is most alike; no job gets `LEAD_LIMIT_S` ahead of another that waits.
+* A job whose work was interrupted, because the daemon or the worker died under it, has smaller batches for a
+  while: less is lost the next time, and less memory needed. Each such end halves them, down to two windows
+  (alone, an engine rounds otherwise, and what it is unsure of may become another text); with each
+  `TRUST_WINDOWS` computed since, they may be larger by one.
 * Windows that were being computed when the worker died run again once, each one alone and with
   nothing beside it, so that only the window at fault can fail. So do windows of several parcels that
   the engine refused together.
@@ -41,6 +45,10 @@ LEAD_LIMIT_S = 60.0
 """Audio that a job may have had more than another one of its class that waits."""
 LOOK_AHEAD = 16
 """How many of a job's waiting parcels are looked at for the one that is most alike."""
+SMALLEST_BATCH = 2
+"""Windows that may be computed together however often their job was interrupted."""
+TRUST_WINDOWS = 8
+"""Windows of a job that was interrupted after which its batches may be larger by one."""
 LIKE_LENGTH_RATIO = 1.5
 """A batch is padded to its longest window; one much shorter would pay for it."""
 
@@ -124,6 +132,9 @@ class _Job:
     id: str
     of: _Class
     served_s: float
+    interruptions: int = 0
+    computed: int = 0
+    """Windows since it was interrupted last."""
     waiting: deque[Parcel] = field(default_factory=deque)
 
     def put(self, parcel: Parcel, now_s: float) -> None:
@@ -138,6 +149,18 @@ class _Job:
         """What fits best into a batch with this room that begins with `first`."""
         fitting = (one for one in islice(self.waiting, LOOK_AHEAD) if _fits(one, first, room))
         return min(fitting, key=lambda one: abs(one.longest_s - first.longest_s), default=None)
+
+    def interrupt(self) -> None:
+        """The worker died under it."""
+        self.interruptions += 1
+        self.computed = 0
+
+    def most_windows(self, batch_size: int) -> int:
+        """How many windows a batch may hold that has some of this job."""
+        if not self.interruptions:
+            return batch_size
+        least = max(SMALLEST_BATCH, batch_size >> self.interruptions)
+        return min(batch_size, least + self.computed // TRUST_WINDOWS)
 
     def take(self, parcel: Parcel) -> Parcel:
         self.waiting.remove(parcel)
@@ -164,10 +187,10 @@ class WindowScheduler:
         self.held: frozenset[Priority] = frozenset()
         """Classes that wait, whatever there is to do."""
 
-    def add_job(self, job: str, priority: Priority) -> None:
-        """Make a place for a job."""
+    def add_job(self, job: str, priority: Priority, interruptions: int = 0) -> None:
+        """Make a place for a job; `interruptions` is how often its daemon has died under it."""
         its_class = self._classes[priority]
-        self._jobs[job] = _Job(job, its_class, its_class.level_s)
+        self._jobs[job] = _Job(job, its_class, its_class.level_s, interruptions)
 
     def add(self, parcel: Parcel, now_s: float) -> None:
         """Windows of a known job wait from now on. More than a batch holds make a batch by themselves."""
@@ -203,13 +226,19 @@ class WindowScheduler:
     def done(self, batch: Batch) -> None:
         """The batch was computed."""
         del self._running[batch.id]
+        for parcel in batch.parcels:
+            if job := self._jobs.get(parcel.job):
+                job.computed += len(parcel.windows)
 
     def worker_died(self, batch: Batch) -> list[Parcel]:
         """The worker died under this batch. Each parcel is tried once more, alone.
 
         Returns the parcels that had their second chance already: these are to be given up.
         """
-        self.done(batch)
+        del self._running[batch.id]
+        known = {parcel.job for parcel in self._retries}  # a death ends several batches, and counts once
+        for job in ({parcel.job for parcel in batch.parcels} & self._jobs.keys()) - known:
+            self._jobs[job].interrupt()
         self._retries += [
             replace(parcel, is_retry=True)
             for parcel in batch.parcels
@@ -282,16 +311,21 @@ class WindowScheduler:
         leader = min(ready.values(), key=_served_s)
         first = leader.take(leader.waiting[0])
         parcels = [first]
-        room = self._batch_size - len(first.windows)
-        while room > 0 and ready:
+        most, count = leader.most_windows(self._batch_size), len(first.windows)
+        while count < most and ready:
             limit_s = min(map(_served_s, ready.values())) + LEAD_LIMIT_S
             others = sorted((job for job in ready.values() if job.served_s <= limit_s), key=_served_s)
-            found = ((job, parcel) for job in others if (parcel := job.most_alike(first, room)))
+            found = (
+                (job, parcel)
+                for job in others
+                if (parcel := job.most_alike(first, min(most, job.most_windows(self._batch_size)) - count))
+            )
             if (best := next(found, None)) is None:
                 break
             job, parcel = best
             parcels.append(job.take(parcel))
-            room -= len(parcel.windows)
+            most = min(most, job.most_windows(self._batch_size))
+            count += len(parcel.windows)
         leader.of.last_served_s = leader.served_s
         return parcels
 
