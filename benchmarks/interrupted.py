@@ -11,14 +11,18 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+import psutil
 
 from benchmarks.measure import REPOSITORY, Outcome, RunningDaemon, bundle_path, model_path, rounds
 from benchmarks.recordings import as_wav, english, joined
@@ -26,8 +30,17 @@ from benchmarks.recordings import as_wav, english, joined
 MODEL = "base"
 MINUTES = 30
 KILLS = 10
+CLIP = REPOSITORY / "tests/data/audio/austen-0880.wav"
+"""What is transcribed where only the starts are measured."""
 GOAL = 1.10
 _PR_SET_CHILD_SUBREAPER = 36
+
+PARTS = {
+    "whisperd.worker.main": "engine",
+    "whisperd.audio.decoder": "decoder",
+    "whisperd": "daemon",
+}
+"""What a process is, by what stands in its command line; the first that does."""
 
 
 def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
@@ -41,77 +54,125 @@ def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
         without = _in_a_process(folder / "without", long.path, 0)
         interrupted = _in_a_process(folder / "with", long.path, kills)
         starts = _in_a_process(folder / "starts", None, kills)
-    ratio = interrupted["machine_s"] / without["machine_s"]
-    extra_s = interrupted["machine_s"] - without["machine_s"]
+    whole_s = without["machine_s"]
+    extra_s = interrupted["machine_s"] - whole_s
     again_s = max(0.0, extra_s - starts["machine_s"])
     is_same = interrupted["text"] == without["text"]
     return Outcome(
         "interrupted",
         f"{minutes} minutes with {MODEL}, killed {kills} times: the same text, at most "
         f"{GOAL - 1:.0%} more machine time",
-        is_same and ratio <= GOAL,
+        is_same and extra_s / whole_s <= GOAL - 1,
         [
-            ("machine time without interruption", f"{without['machine_s']:.1f} s"),
-            (f"killed {kills} times", f"{interrupted['machine_s']:.1f} s ({ratio - 1:+.0%})"),
-            ("of it: starts of daemon, engine and decoder", f"{starts['machine_s']:.1f} s"),
-            ("of it: work that was done again", f"{again_s:.1f} s ({again_s / without['machine_s']:.0%})"),
-            ("the same text", "yes" if is_same else "no"),
+            ("machine time without interruption", f"{whole_s:.1f} s", _parts(without)),
+            (
+                f"killed {kills} times",
+                _share(interrupted["machine_s"] - whole_s, whole_s),
+                _parts(interrupted),
+            ),
+            (
+                "of it: starts of daemon, engine and decoder",
+                _share(starts["machine_s"], whole_s),
+                _parts(starts),
+            ),
+            ("of it: work that was done again", _share(again_s, whole_s), ""),
+            ("for each kill", _share(extra_s / kills, whole_s), ""),
+            ("the same text", "yes" if is_same else "no", ""),
         ],
         {"without": without, "interrupted": interrupted, "starts": starts},
     )
 
 
+def _share(extra_s: float, whole_s: float) -> str:
+    return f"{extra_s:+.1f} s ({extra_s / whole_s:+.1%})"
+
+
+def _parts(taken: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {seconds:.1f} s" for name, seconds in sorted(taken["parts"].items()))
+
+
 def _in_a_process(folder: Path, file: str | None, kills: int) -> dict[str, Any]:
     folder.mkdir()
     command = [sys.executable, "-m", "benchmarks.interrupted", str(folder), file or "", MODEL, str(kills)]
-    done = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.PIPE, text=True)
     return dict(json.loads(done.stdout))
+
+
+class _Machine:
+    """A daemon that is killed, and the processor time of all its processes."""
+
+    def __init__(self, folder: Path) -> None:
+        # What a killed daemon leaves behind becomes ours, and its processor time is counted.
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self.daemon = RunningDaemon(folder, toy=False)
+        self.used_s: Counter[str] = Counter()
+        self._began_s = time.monotonic()
+
+    def kill(self) -> None:
+        """Kill the daemon, and wait until nothing of it is left."""
+        names = {one.pid: _part_of(one) for one in psutil.Process().children(recursive=True)}
+        self.daemon.signal(signal.SIGKILL)
+        while True:
+            try:
+                pid, _, used = os.wait4(-1, 0)
+            except ChildProcessError:
+                return
+            self.used_s[names.get(pid, "others")] += used.ru_utime + used.ru_stime
+
+    def tell(self, what: str) -> None:
+        """A line for whoever waits."""
+        so_far = f"{time.monotonic() - self._began_s:4.0f} s, {self.used_s.total():6.1f} s of machine time"
+        print(f"  {so_far}: {what}", file=sys.stderr, flush=True)
+
+
+def _part_of(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        line = process.cmdline()
+        return next((part for word, part in PARTS.items() if word in line), "others")
+    return "others"
 
 
 def _run(folder: Path, file: str, model: str, kills: int) -> dict[str, Any]:
     """Transcribe a file, with interruptions spread over it; without a file only start, as often."""
-    # What a killed daemon leaves behind becomes ours, and its processor time is counted.
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    daemon = RunningDaemon(folder, toy=False)
-    began_s, text = time.monotonic(), None
-    if file:
-        with daemon.start().connect() as client:
-            duration_s = Path(file).stat().st_size / 32_000
-            job = client.submit(file, detach=True, model=model, language="en", priority="bulk")
-        for number in range(1, kills + 1):
-            _kill_at(daemon, job, duration_s * number / (kills + 1))
-            daemon.start()
-        with daemon.connect() as client:
-            text = client.jobs.wait(job)["text"]
-    else:
-        for _ in range(kills):
-            with daemon.start().connect() as client:
-                client.transcribe(REPOSITORY / "tests/data/audio/austen-0880.wav", model=model, language="en")
-            _kill(daemon)
+    machine = _Machine(folder)
+    text = _transcribe(machine, file, model, kills) if file else _only_start(machine, model, kills)
+    machine.kill()
+    machine.tell("done")
+    return {"machine_s": machine.used_s.total(), "parts": machine.used_s, "text": text}
+
+
+def _transcribe(machine: _Machine, file: str, model: str, kills: int) -> str:
+    daemon = machine.daemon
+    duration_s = Path(file).stat().st_size / 32_000
+    with daemon.start().connect() as client:
+        job = client.submit(file, detach=True, model=model, language="en", priority="bulk")
+    for number in range(1, kills + 1):
+        done_s = _wait_until(daemon, job, duration_s * number / (kills + 1))
+        if done_s is None:  # a short file may be done sooner
+            break
+        machine.kill()
+        machine.tell(f"kill {number} of {kills}, {done_s:.0f} of {duration_s:.0f} s are done")
         daemon.start()
-    elapsed_s = time.monotonic() - began_s
-    _kill(daemon)
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return {"machine_s": used.ru_utime + used.ru_stime, "elapsed_s": elapsed_s, "text": text}
+    with daemon.connect() as client:
+        return str(client.jobs.wait(job)["text"])
 
 
-def _kill_at(daemon: RunningDaemon, job: str, done_s: float) -> None:
-    """Kill the daemon once so much of the audio is done."""
+def _only_start(machine: _Machine, model: str, kills: int) -> None:
+    for number in range(1, kills + 1):
+        with machine.daemon.start().connect() as client:
+            client.transcribe(CLIP, model=model, language="en", cache=False)
+        machine.kill()
+        machine.tell(f"start {number} of {kills}")
+    machine.daemon.start()
+
+
+def _wait_until(daemon: RunningDaemon, job: str, done_s: float) -> float | None:
+    """Wait until so much of the audio is done; returns how much is, or None if all of it is."""
     with daemon.connect() as client:
         for event in client.follow(job):
             if event is not None and event["type"] == "transcription.progress" and event["done"] >= done_s:
-                break
-        _kill(daemon)
-
-
-def _kill(daemon: RunningDaemon) -> None:
-    """Kill it, and wait until nothing of it is left."""
-    daemon.signal(signal.SIGKILL)
-    while True:
-        try:
-            os.waitpid(-1, 0)
-        except ChildProcessError:
-            return
+                return float(event["done"])
+    return None
 
 
 if __name__ == "__main__":
