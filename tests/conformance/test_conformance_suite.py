@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import faulty_parrots
 import parrot
 import pytest
 
@@ -171,6 +172,8 @@ def test_there_is_one_for_each_check() -> None:
     assert {name for name, _ in CHECKS} == {*SPOILT, *ANNOUNCED}
     kinds = {kind for some in SPOILT.values() for kind in some}
     made = {
-        name for name, one in vars(parrot).items() if isinstance(one, type) and issubclass(one, parrot.Parrot)
+        name
+        for name, one in vars(faulty_parrots).items()
+        if isinstance(one, type) and issubclass(one, parrot.Parrot)
     }
     assert made == {*kinds, "Parrot"}, "each parrot is tried"
