@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from whisperd.calibration.bench import Bench, Limits, OutOfTime
 from whisperd.calibration.values import Setting
-from whisperd.calibration.workload import LONG_S, portions, wrong_words
+from whisperd.calibration.workload import CLIP_S, audio_s, count_words, portions, windows, wrong_words
 from whisperd.rpc.errors import WhisperdError
 from whisperd.speech import samples, words
 from whisperd.worker.protocol import BatchParams, DecodeOptions, EngineSegment, WindowResult
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.anyio
 SETTING = Setting(
     variant="any", compute_type="int8", replicas=2, cpu_threads=1, batch_size=4, context_margin_s=2.0
 )
+FASTER_THAN = Limits(left_s=math.inf, patience_s=math.inf, fastest=1e-6)
 NO_LIMITS = Limits(left_s=math.inf, patience_s=math.inf, fastest=0.0)
 
 
@@ -48,7 +49,7 @@ class FakeWorker:
             await anyio.sleep_forever()
         self.now_s += self._batch_s
         self.at_once -= 1
-        said = {sample.pcm: sample.text for sample in samples()}
+        said = {sample.pcm: sample.text for sample in (*samples(), *windows(samples()))}
         return [heard(self._hears(said[window.pcm])) for window in batch.windows]
 
 
@@ -74,12 +75,19 @@ def bench(worker: FakeWorker) -> Bench:
 def test_every_replica_has_full_batches_and_every_recording_is_heard(replicas: int, batch_size: int) -> None:
     setting = msgspec.structs.replace(SETTING, replicas=replicas, batch_size=batch_size)
     work = portions(setting, samples())
-    long = [portion for portion in work if portion.samples[0].duration_s >= LONG_S]
-    assert len(long) % replicas == 0
-    assert {len(portion.samples) for portion in long} == {batch_size}
-    count = Counter(sample.name for portion in work for sample in portion.samples)
-    assert set(count) == {sample.name for sample in samples()}
+    clips = [sample for sample in samples() if sample.duration_s < CLIP_S]
+    assert [portion.samples for portion in work[-len(clips) :]] == [(clip,) for clip in clips]
+    file = work[: -len(clips)]
+    assert len(file) % replicas == 0
+    assert {len(portion.samples) for portion in file} == {batch_size}
+    count = Counter(sample.name for portion in file for sample in portion.samples)
+    assert set(count) == {window.name for window in windows(samples())}
     assert sum(count.values()) >= 8
+
+
+def test_a_long_file_has_windows_of_all_lengths() -> None:
+    lengths_s = sorted(window.duration_s for window in windows(samples()))
+    assert lengths_s[0] < 6 < lengths_s[1] < 10 < lengths_s[2] < 15 < 20 < lengths_s[3] < 26
 
 
 def test_of_several_texts_of_a_recording_the_worst_counts() -> None:
@@ -92,28 +100,39 @@ def test_of_several_texts_of_a_recording_the_worst_counts() -> None:
     assert wrong_words([(portion, worse), *results[1:]]) == lost
 
 
-async def test_the_fastest_of_several_passes_counts() -> None:
+async def test_where_a_pass_is_short_the_fastest_of_several_counts() -> None:
     worker = FakeWorker(batch_s=0.05)
-    trial = await bench(worker).measure(SETTING, NO_LIMITS)
+    trial = await bench(worker).measure(SETTING, FASTER_THAN)
     a_pass = portions(SETTING, samples())
-    assert len(worker.batches) == 3 * len(a_pass)
+    assert len(worker.batches) == SETTING.replicas + 3 * len(a_pass), "the first clips are no part of it"
     assert worker.most_at_once == SETTING.replicas
     assert (trial.outcome, trial.errors) == ("measured", 0)
-    seconds = sum(sample.duration_s for portion in a_pass for sample in portion.samples)
-    assert trial.speed == pytest.approx(seconds / (0.05 * len(a_pass)))
+    assert trial.speed == pytest.approx(audio_s(a_pass) / (0.05 * len(a_pass)))
+    assert trial.speeds == (trial.speed,)
 
 
 async def test_what_takes_long_is_computed_once() -> None:
     worker = FakeWorker(batch_s=3.0)
-    await bench(worker).measure(SETTING, NO_LIMITS)
-    assert len(worker.batches) == len(portions(SETTING, samples()))
+    subject = bench(worker)
+    await subject.measure(SETTING, FASTER_THAN)
+    assert len(worker.batches) == SETTING.replicas + len(portions(SETTING, samples()))
+    await subject.measure(SETTING, FASTER_THAN)
+    assert len(worker.batches) == SETTING.replicas + 2 * len(portions(SETTING, samples())), "it is warm"
+
+
+async def test_while_nothing_is_known_every_text_is_looked_at_once() -> None:
+    worker = FakeWorker(batch_s=3.0)
+    trial = await bench(worker).measure(SETTING, NO_LIMITS)
+    assert sum(worker.batches) == len(windows(samples())) + len(portions(SETTING, samples())) - 2
+    assert trial.errors == 0
 
 
 async def test_wrong_words_are_counted() -> None:
     worker = FakeWorker(hears=lambda text: text.replace("Americans", "Canadians"))
     trial = await bench(worker).measure(SETTING, NO_LIMITS)
-    assert trial.errors == 1
-    assert trial.words == sum(len(words(sample.text)) for sample in samples())
+    assert trial.errors == 2, "in two windows, of which one is joined"
+    assert trial.words == count_words(portions(SETTING, samples()))
+    assert trial.words > sum(len(words(sample.text)) for sample in samples())
 
 
 @pytest.mark.parametrize("answers, outcome", [(0, "stuck"), (2, "slower")])
@@ -137,7 +156,7 @@ async def test_while_nothing_is_known_only_silence_is_too_slow() -> None:
 
 async def test_a_trial_that_the_budget_cuts_off_says_nothing() -> None:
     worker = FakeWorker()
-    worker.stuck_from = 3
+    worker.stuck_from = 2
     with pytest.raises(OutOfTime):
         await bench(worker).measure(SETTING, Limits(left_s=0.01, patience_s=math.inf, fastest=0.0))
 

@@ -11,7 +11,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from whisperd.calibration.planner import best, next_setting, reference_errors, striking_trial
+from whisperd.calibration.planner import (
+    TIMES,
+    best,
+    next_setting,
+    reference_errors,
+    striking_trial,
+    with_trial,
+)
 from whisperd.calibration.values import FULL_MARGIN_S, Candidate, Setting, Trial
 
 WORDS = 80
@@ -59,8 +66,8 @@ class SimulatedComputer:
     def calibrate(self, budget_s: float = 1e9) -> Trial | None:
         chance = random.Random(self.seed)
         while setting := next_setting(self.candidates, self.trials, budget_s):
-            assert setting not in [trial.setting for trial in self.trials]
-            self.trials.append(self._try(setting, chance))
+            self.trials = with_trial(self.trials, self._try(setting, chance))
+            assert max(len(trial.speeds) for trial in self.trials) <= TIMES
         return best(self.candidates, self.trials)
 
     def _try(self, setting: Setting, chance: random.Random) -> Trial:
@@ -72,6 +79,7 @@ class SimulatedComputer:
             setting=setting,
             outcome="measured",
             speed=speed,
+            speeds=(speed,),
             errors=variant.errors_of(setting),
             words=WORDS,
             cost_s=0.7 + 60 / speed,
@@ -164,7 +172,8 @@ def test_what_is_chosen_is_within_five_percent_of_the_best(computer: SimulatedCo
 def test_it_ends_within_its_budget(computer: SimulatedComputer, budget_s: float) -> None:
     computer.calibrate(budget_s)
     # Only a trial of which nothing was known can have been too dear.
-    assert sum(trial.cost_s for trial in computer.trials[:-1]) <= budget_s
+    dearest_s = max(trial.cost_s / max(1, len(trial.speeds)) for trial in computer.trials)
+    assert sum(trial.cost_s for trial in computer.trials) - dearest_s <= budget_s
 
 
 def nearly_alike() -> SimulatedComputer:
@@ -207,7 +216,7 @@ def test_on_the_computer_that_was_measured_it_takes_few_trials() -> None:
     chosen = computer.calibrate()
     assert chosen is not None
     assert chosen.setting == msgspec.structs.replace(computer.candidates[0].start, context_margin_s=1.0)
-    assert len(computer.trials) <= 8
+    assert len(computer.trials) <= 10
 
 
 def test_what_is_much_slower_is_tried_once() -> None:
@@ -217,14 +226,19 @@ def test_what_is_much_slower_is_tried_once() -> None:
 
 
 def test_a_tie_is_decided_by_priority() -> None:
-    computer = SimulatedComputer({"first": simulated(10), "second": simulated(10.1)})
-    chosen = computer.calibrate()
-    assert chosen is not None
-    assert chosen.setting.variant == "first"
+    """What is as fast but for the noise, which its own times show."""
+    picked = []
+    for seed in range(20):
+        alike = {"first": simulated(10), "second": simulated(10.001)}
+        chosen = SimulatedComputer(alike, noise=0.01, seed=seed).calibrate()
+        assert chosen is not None
+        picked.append(chosen.setting.variant)
+    assert picked.count("first") > 10
 
 
-def test_a_measurement_goes_before_the_priority() -> None:
-    computer = SimulatedComputer({"first": simulated(10), "second": simulated(11)})
+@pytest.mark.parametrize("second, noise", [(11, 0.03), (10.1, 0.0)])
+def test_a_measurement_goes_before_the_priority(second: float, noise: float) -> None:
+    computer = SimulatedComputer({"first": simulated(10), "second": simulated(second)}, noise=noise)
     chosen = computer.calibrate()
     assert chosen is not None
     assert chosen.setting.variant == "second"

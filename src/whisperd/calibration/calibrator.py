@@ -44,7 +44,7 @@ __all__ = ["Calibrator", "Possible", "Surroundings", "budget_s", "chosen_trial",
 
 log = logging.getLogger(__name__)
 
-LEAST_BUDGET_S: Final = 55.0
+LEAST_BUDGET_S: Final = 56.0
 MOST_BUDGET_S: Final = 900.0
 """What a search may take, loading included."""
 BUDGET_TRIALS: Final = 15
@@ -231,7 +231,7 @@ class _Search:
             fingerprint=fingerprint,
             time=now_rfc3339(),
             elapsed_s=round(self._spent_s, 1),
-            is_complete=planner.next_setting(self._candidates, self._trials) is None,
+            is_complete=planner.is_searched(self._candidates, self._trials),
             candidates=tuple(self._candidates),
             trials=tuple(self._trials),
             passed_over=tuple(
@@ -288,7 +288,7 @@ class _Search:
                     self._tell(setting, "measuring")
                     trial = await bench.measure(setting, self._limits(self._around.clock() - began_s))
                     cost_s = self._around.clock() - began_s
-                    self._trials.append(msgspec.structs.replace(trial, load_s=load_s, cost_s=cost_s))
+                    self._note(msgspec.structs.replace(trial, load_s=load_s, cost_s=cost_s))
                     began_s, load_s = self._around.clock(), None
         except OutOfTime:
             self._is_out_of_time = True
@@ -316,7 +316,10 @@ class _Search:
         outcome: Outcome = "no_memory" if error.code.startswith("memory.") else "failed"
         log.warning("calibration of %s: %s %s (%s)", self._model, setting.variant, outcome, error.code)
         problem = WhisperdError(error.code, error.message, error.fix).to_wire()
-        self._trials.append(Trial(setting=setting, outcome=outcome, cost_s=cost_s, problem=problem))
+        self._note(Trial(setting=setting, outcome=outcome, cost_s=cost_s, problem=problem))
+
+    def _note(self, trial: Trial) -> None:
+        self._trials = planner.with_trial(self._trials, trial)
 
     def _tell(self, setting: Setting, detail: str) -> None:
         self._around.publish(

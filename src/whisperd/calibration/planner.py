@@ -7,34 +7,63 @@ minutes:
    **reference**: no setting may have more wrong words. A variant that understands nothing is struck out
    and the next one gives the reference.
 2. Every variant runs with what is usual for it. One whose text is worse gets a larger margin, up to
-   the full context. Who is less than half as fast as the best is out.
+   the full context. Who is far slower than the best is out.
 3. The others try replicas against threads. Who is then out of reach of the best is out.
 4. The rest try batch sizes and smaller margins.
+5. What is next to the fastest is looked at again, and tried where it was not: a look in which somebody else
+   needed the computer must not end the search. It goes on from what turns out to be faster.
+6. The **finals**: the fastest are measured again in turn, there and back (A, B, C, C, B, A, ...), so that a
+   computer that becomes slower meanwhile does so for all of them. After each round who is clearly slower is
+   out, as in successive halving (Jamieson and Talwalkar, 2016). Whatever else runs on a computer only ever
+   makes it slower, so of several times the fastest counts, and all have as many.
 
-Along each of these lines it goes on in a direction until it gets clearly slower. What is within the noise
-of the best is a tie, and is decided by priority, then by what is usual.
+Along each line it goes on in a direction until it gets clearly slower. What is within the noise of the best,
+as its own rounds show it, is a tie, and is decided by priority, then by what is usual.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Final, TypeVar
 
 import msgspec
 
 from whisperd.calibration.values import FULL_MARGIN_S, Candidate, Setting, Trial
 
-__all__ = ["HOPELESS", "best", "fastest_speed", "next_setting", "reference_errors", "striking_trial"]
+__all__ = [
+    "HOPELESS",
+    "best",
+    "fastest_speed",
+    "is_searched",
+    "next_setting",
+    "reference_errors",
+    "striking_trial",
+    "with_trial",
+]
 
-HOPELESS: Final = 2.0
+HOPELESS: Final = 1.7
 """This many times slower than the best, nothing that can be set makes up for it."""
-OUT_OF_REACH: Final = 1.5
+OUT_OF_REACH: Final = 1.25
 """The same, once replicas and threads are set."""
-CLEARLY: Final = 0.03
-"""A share of speed that is no noise."""
-TIE: Final = 0.02
-"""A share of speed that decides nothing."""
+CLEARLY: Final = 0.05
+"""A share of speed that is no noise, as long as each was measured once."""
+TIE: Final = 0.01
+"""A share of speed that decides nothing, unless the noise is known to be less."""
+DISTURBED: Final = 0.65
+"""A setting may be so much faster than a single look shows."""
+FINALISTS: Final = 3
+OUT_OF_FINALS: Final = 0.15
+"""So much slower than the best, nobody gets there."""
+OUT: Final = {2: 0.08, 3: 0.06}
+"""So much slower, nobody stays there, by how often each was measured."""
+OUT_AT_LAST: Final = 0.04
+TIMES: Final = 6
+"""That a finalist is measured, at most."""
+SETTLED: Final = 0.03
+"""Once each was measured three times and the slowest of them is within so much, any of them will do."""
 NONSENSE: Final = 0.5
 """The share of words that are wrong where a variant does not work at all."""
 
@@ -48,16 +77,24 @@ def next_setting(
 ) -> Setting | None:
     """What to try next of candidates in the order of their priority.
 
-    None when everything worthwhile was tried, or when it would take longer than is left of the budget.
+    Those of the finals come again and again. None when everything worthwhile was tried, or when it would take
+    longer than is left of the budget.
     """
     plan = _Plan(candidates, trials)
-    setting = next((setting for setting in plan.steps() if setting not in plan.results), None)
+    setting = plan.next_of_search() or plan.next_of_finals()
     if (
         setting is None
         or sum(trial.cost_s for trial in trials) + _expected_cost_s(setting, trials) > budget_s
     ):
         return None
     return setting
+
+
+def with_trial(trials: Sequence[Trial], trial: Trial) -> list[Trial]:
+    """Those and one more. Of a setting that was tried again, what is known of it becomes more."""
+    if all(one.setting != trial.setting for one in trials):
+        return [*trials, trial]
+    return [one.followed_by(trial) if one.setting == trial.setting else one for one in trials]
 
 
 def best(
@@ -67,10 +104,20 @@ def best(
 ) -> Trial | None:
     """The fastest that is allowed, of those whose text is as good as the reference; None if there is none."""
     plan = _Plan(candidates, trials)
-    speeds = {setting: plan.speed(setting) for setting in plan.results if allows(setting)}
+    finalists, times = plan.finals()
+    allowed = [setting for setting in finalists if allows(setting)]
+    noise = plan.noise(allowed, times) if allowed else TIE
+    speeds = {setting: plan.speed(setting, times) for setting in allowed} or {
+        setting: plan.speed(setting) for setting in plan.results if allows(setting)
+    }
     fastest = max(speeds.values(), default=0.0)
-    tied = [plan.results[setting] for setting, speed in speeds.items() if speed >= fastest * (1 - TIE) > 0]
+    tied = [plan.results[setting] for setting, speed in speeds.items() if speed >= fastest * (1 - noise) > 0]
     return min(tied, key=plan.oddness, default=None)
+
+
+def is_searched(candidates: Sequence[Candidate], trials: Sequence[Trial]) -> bool:
+    """Whether everything worthwhile was tried; the finals may go on."""
+    return _Plan(candidates, trials).next_of_search() is None
 
 
 def fastest_speed(candidates: Sequence[Candidate], trials: Iterable[Trial]) -> float:
@@ -98,7 +145,7 @@ class _Plan:
         self._candidates = {candidate.variant: candidate for candidate in candidates}
         self._order = {candidate.variant: place for place, candidate in enumerate(candidates)}
 
-    @property
+    @cached_property
     def reference_errors(self) -> int | None:
         """Wrong words in the text with the full context, of the first variant that works."""
         for candidate in self._candidates.values():
@@ -107,14 +154,75 @@ class _Plan:
                 return trial.errors
         return None
 
-    def speed(self, setting: Setting) -> float:
-        """How fast a setting was; 0 if it must not be chosen."""
+    def next_of_search(self) -> Setting | None:
+        """The first setting that the search comes to and that was not looked at often enough."""
+        untried = next((setting for setting in self.steps() if setting not in self.results), None)
+        return untried or next(self._second_looks(), None)
+
+    def _second_looks(self) -> _Steps:
+        """What is next to the fastest and might be as fast, the most promising first."""
+        fastest = max(self.results, key=self.speed, default=None)
+        if fastest is None or not self.speed(fastest):
+            return
+        for setting in sorted(self._beside(fastest), key=lambda one: -self.speed(one)):
+            trial = self.results.get(setting)
+            is_close = self.speed(setting) >= DISTURBED * self.speed(fastest)
+            if trial is None or (is_close and len(trial.speeds) == 1):
+                yield setting
+
+    def _beside(self, setting: Setting) -> Iterator[Setting]:
+        """The settings that differ from one by a step along one of its lines."""
+        candidate = self._candidates[setting.variant]
+        lines: tuple[list[Setting], ...] = (
+            [_with_shape(setting, shape) for shape in candidate.shapes],
+            [_with_batch(setting, size) for size in candidate.batch_sizes],
+            [_with_margin(setting, margin_s) for margin_s in candidate.margins_s],
+        )
+        for line in lines:
+            place = line.index(setting) if setting in line else len(line)
+            yield from line[max(0, place - 1) : place]
+            yield from line[place + 1 : place + 2]
+
+    def next_of_finals(self) -> Setting | None:
+        """Whose turn it is in the first round that is not complete."""
+        finalists, times = self.finals()
+        if len(finalists) < 2 or times == TIMES:
+            return None
+        turns = finalists if times % 2 == 0 else finalists[::-1]
+        return next(setting for setting in turns if len(self.results[setting].speeds) <= times)
+
+    def finals(self) -> tuple[list[Setting], int]:
+        """Who is still in the finals, and how often all of them were measured."""
+        ranked = sorted(filter(self.speed, self.results), key=lambda setting: -self.speed(setting))
+        if not ranked:
+            return [], TIMES
+        least = self.speed(ranked[0]) * (1 - OUT_OF_FINALS)
+        left = [setting for setting in ranked[:FINALISTS] if self.speed(setting) >= least]
+        for times in range(1, TIMES):
+            if any(len(self.results[setting].speeds) <= times for setting in left):
+                return left, times
+            speeds = {setting: self.speed(setting, times + 1) for setting in left}
+            least = max(speeds.values()) * (1 - OUT.get(times + 1, OUT_AT_LAST))
+            left = [setting for setting in left if speeds[setting] >= least]
+            if times >= 2 and min(speeds[one] for one in left) >= (1 - SETTLED) * max(speeds.values()):
+                break
+        return left, TIMES
+
+    def noise(self, finalists: Sequence[Setting], times: int) -> float:
+        """How far apart the two fastest times of the same finalist usually are, as a share of speed."""
+        if times < 3:
+            return TIE
+        fastest = [sorted(self.results[one].speeds[:times])[-2:] for one in finalists]
+        return min(TIE, statistics.median(1 - second / first for second, first in fastest))
+
+    def speed(self, setting: Setting, times: int | None = None) -> float:
+        """How fast a setting was at best in so many times, or in all; 0 if it must not be chosen."""
         trial, allowed = self.results.get(setting), self.reference_errors
         if trial is None or trial.outcome != "measured" or setting.variant in self._struck:
             return 0.0
         if allowed is None or trial.errors is None or trial.errors > allowed:
             return 0.0
-        return trial.speed or 0.0
+        return max(trial.speeds[:times], default=trial.speed or 0.0)
 
     def oddness(self, trial: Trial) -> tuple[int, int, float, int]:
         """What a tie is broken by, the least first: priority, how much is unusual, margin, batch size."""
@@ -193,9 +301,12 @@ class _Plan:
 
 
 def _expected_cost_s(setting: Setting, trials: Sequence[Trial]) -> float:
-    """As much as the last trial of its variant, or else the dearest one."""
-    of_its_variant = [trial.cost_s for trial in trials if trial.setting.variant == setting.variant]
-    return of_its_variant[-1] if of_its_variant else max((trial.cost_s for trial in trials), default=0.0)
+    """As much as it did, or the last trial of its variant, or else the dearest one."""
+    costs = [(trial.setting, trial.cost_s / max(1, len(trial.speeds))) for trial in trials]
+    its_own = [cost_s for one, cost_s in costs if one == setting]
+    of_its_variant = [cost_s for one, cost_s in costs if one.variant == setting.variant]
+    known = its_own or of_its_variant[-1:]
+    return known[0] if known else max((cost_s for _, cost_s in costs), default=0.0)
 
 
 def _strikes(trial: Trial) -> bool:

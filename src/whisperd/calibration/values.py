@@ -27,7 +27,7 @@ Shape = tuple[int, int]
 """Replicas, and the threads of each."""
 
 Outcome = Literal["measured", "slower", "stuck", "failed", "no_memory"]
-"""`slower`: given up, since it took more than twice as long as the best. `stuck`: it did not answer at all.
+"""`slower`: given up, since it took far longer than the best. `stuck`: it did not answer at all.
 `failed`: it crashed, or refused. `no_memory`: there was no room for it, and it was not tried."""
 
 
@@ -73,7 +73,9 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, eq=True):
     setting: Setting
     outcome: Outcome
     speed: float | None = None
-    """Seconds of audio for each second, with all replicas at work."""
+    """Seconds of audio for each second, with all replicas at work; the fastest of all times."""
+    speeds: tuple[float, ...] = ()
+    """Of each time that it was measured."""
     errors: int | None = None
     """Words that are wrong, of `words`."""
     words: int | None = None
@@ -82,6 +84,22 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, eq=True):
     """What the trial took, loading included."""
     problem: dict[str, Any] | None = None
     """Code, message and fix: why it was struck out."""
+
+    def followed_by(self, later: Trial) -> Trial:
+        """What is known after the same setting, which was measured, was tried once more.
+
+        That it was too slow once, or found no room, is a time in which it did not get far: somebody else
+        needed the computer.
+        """
+        if later.outcome == "failed":
+            return msgspec.structs.replace(later, cost_s=self.cost_s + later.cost_s)
+        return msgspec.structs.replace(
+            self,
+            speed=max(self.speed or 0.0, later.speed or 0.0),
+            speeds=(*self.speeds, later.speed or 0.0),
+            errors=max(self.errors or 0, later.errors or 0),
+            cost_s=self.cost_s + later.cost_s,
+        )
 
 
 class PassedOver(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,7 +1,8 @@
 """What a trial computes: the shipped speech, cut as a job's windows are, and how its text is judged. Pure.
 
-The long recordings are repeated until every replica has full batches, since that is what a long file
-brings. The short ones, on which a small margin shows first, come once each.
+A long file brings windows of all lengths up to that of the longest: so do the recordings, alone and joined.
+They are repeated until every replica has full batches. Clips, the short recordings, on which a small margin
+shows first, come once each and alone, as people send them.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from itertools import cycle, islice
 
 from whisperd.calibration.values import Setting
 from whisperd.speech import Sample, word_errors, words
-from whisperd.worker.protocol import BatchParams, DecodeOptions, EngineWindow, WindowResult
+from whisperd.worker.protocol import SAMPLE_RATE, BatchParams, DecodeOptions, EngineWindow, WindowResult
 
-__all__ = ["Portion", "audio_s", "count_words", "portions", "wrong_words"]
+__all__ = ["Portion", "audio_s", "clips", "count_words", "portions", "windows", "wrong_words"]
 
-LONG_S = 10.0
-"""A recording that is as long as that is one of the long ones."""
-LEAST_LONG_WINDOWS = 8
+CLIP_S = 10.0
+"""A recording that is not as long is a clip."""
+PAUSE_S = 0.5
+"""Between two recordings that are joined to one window."""
+LEAST_WINDOWS = 8
+"""Of the long file."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +38,35 @@ class Portion:
         return BatchParams(windows=tuple(windows), options=options)
 
 
-def portions(setting: Setting, samples: Sequence[Sample]) -> list[Portion]:
-    """The batches of one pass: as many for each replica, the short recordings at last."""
-    long = [sample for sample in samples if sample.duration_s >= LONG_S]
-    short = [sample for sample in samples if sample.duration_s < LONG_S]
+def portions(setting: Setting, samples: Sequence[Sample], *, once: bool = False) -> list[Portion]:
+    """The batches of one pass: as many for each replica, the clips at last. With `once`, each window once."""
+    distinct = windows(samples)
     at_once = setting.replicas * setting.batch_size
-    count = at_once * math.ceil(LEAST_LONG_WINDOWS / at_once)
-    repeated = list(islice(cycle(long), count))
-    return [*_parted(repeated, setting.batch_size), *_parted(short, 1)]
+    count = len(distinct) if once else at_once * math.ceil(LEAST_WINDOWS / at_once)
+    repeated = list(islice(cycle(distinct), count))
+    return [*_parted(repeated, setting.batch_size), *clips(samples)]
+
+
+def clips(samples: Sequence[Sample]) -> list[Portion]:
+    """The short recordings, each alone."""
+    return _parted([sample for sample in samples if sample.duration_s < CLIP_S], 1)
+
+
+def windows(samples: Sequence[Sample]) -> list[Sample]:
+    """What a long file may be cut into: the long recordings joined, one alone, and the same of the clips."""
+    long = [sample for sample in samples if sample.duration_s >= CLIP_S]
+    short = [sample for sample in samples if sample.duration_s < CLIP_S]
+    return [_joined(long), _joined(short), long[0], short[-1]]
+
+
+def _joined(samples: Sequence[Sample]) -> Sample:
+    pause = bytes(2 * int(PAUSE_S * SAMPLE_RATE))
+    return Sample(
+        name="+".join(sample.name for sample in samples),
+        pcm=pause.join(sample.pcm for sample in samples),
+        text=" ".join(sample.text for sample in samples),
+        language=samples[0].language,
+    )
 
 
 def audio_s(work: Sequence[Portion]) -> float:
@@ -49,9 +74,10 @@ def audio_s(work: Sequence[Portion]) -> float:
     return sum(sample.duration_s for portion in work for sample in portion.samples)
 
 
-def count_words(samples: Sequence[Sample]) -> int:
-    """Words that are said in recordings."""
-    return sum(len(words(sample.text)) for sample in samples)
+def count_words(work: Iterable[Portion]) -> int:
+    """Words that are said in it, in each window once."""
+    texts = {sample.name: sample.text for portion in work for sample in portion.samples}
+    return sum(len(words(text)) for text in texts.values())
 
 
 def wrong_words(results: Iterable[tuple[Portion, Sequence[WindowResult]]]) -> int:
