@@ -34,6 +34,8 @@ SILENT_LEVEL = 2
 LOW_LEVEL = 0.003
 MAX_GAIN = 8.0
 LOUDNESS_HALF_LIFE_FRAMES = 300
+# At a low level the beginning of any sound is a little like speech.
+LOW_LEVEL_TRUST = np.float32(0.95)
 SILENT_FRAMES = 128
 
 
@@ -127,7 +129,7 @@ class VoiceActivity:
         levels = np.abs(frames[:, CONTEXT_SAMPLES:]).mean(axis=1)
         loud, *self._as_it_is = self._model.run(frames, *self._as_it_is)
         low, *self._at_low_level = self._model.run(frames * self._gains(levels), *self._at_low_level)
-        probabilities = np.maximum(loud, low)
+        probabilities = np.maximum(loud, low * LOW_LEVEL_TRUST)
         yield from zip(probabilities.ravel().tolist(), levels.tolist(), strict=True)
 
     def _gains(self, levels: Any) -> Any:

@@ -214,15 +214,16 @@ def model_warnings(client: Client, name: str | os.PathLike[str]) -> list[Map]:
         return []
 
 
-def confirm(options: argparse.Namespace, document: object, text: str) -> None:
+def confirm(options: argparse.Namespace, document: object, *lines: str) -> None:
     """Say that something was done: as JSON, in words, or not at all."""
     if options.json:
         print_json(document)
-    tell(options, text)
+    for line in lines:
+        tell(options, line)
 
 
 def tell(options: argparse.Namespace, text: str) -> None:
-    """Say something on standard output, unless it is to be quiet or to have one JSON document."""
+    """Say a line on standard output, unless it is to be quiet or to have one JSON document."""
     if not (options.quiet or options.json):
         print(printable(text), flush=True)
 

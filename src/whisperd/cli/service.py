@@ -82,7 +82,7 @@ def install(options: argparse.Namespace, stop: Any) -> None:
     done = f"whisperd is a service of {outcome.manager}, and runs"
     if not outcome.written:
         done += "; it was installed already"
-    confirm(options, _as_map(outcome), "\n".join([done, *_lines(outcome)]))
+    confirm(options, _as_map(outcome), done, *_lines(outcome))
 
 
 def uninstall(options: argparse.Namespace) -> None:
@@ -95,7 +95,7 @@ def uninstall(options: argparse.Namespace) -> None:
         return
     outcome = installing.uninstall(manager, force=options.force)
     done = "whisperd is no service any more" if outcome.removed else "whisperd was no service"
-    confirm(options, _as_map(outcome), "\n".join([done, *_lines(outcome)]))
+    confirm(options, _as_map(outcome), done, *_lines(outcome))
 
 
 def _is_by_hand(options: argparse.Namespace) -> bool:
