@@ -71,6 +71,16 @@ def interruptions(daemon: RunningDaemon, job: str) -> int:
     return int(json.loads(record)["interruptions"])
 
 
+def are_over(daemon: RunningDaemon, *jobs: str) -> bool:
+    """Whether the journal has these jobs and no others, and how each has ended.
+
+    The end of a job is told as it is handed to the journal, a moment before it is on the disk.
+    """
+    with closing(sqlite3.connect(daemon.folder / "state" / "whisperd.sqlite3")) as connection:
+        kept = dict(connection.execute("SELECT id, ended FROM jobs"))
+    return kept.keys() == set(jobs) and None not in kept.values()
+
+
 def windows_computed(model: str) -> int:
     return sum(len(batch["durations"]) for batch in batches(model))
 
@@ -151,6 +161,7 @@ def test_what_is_acknowledged_is_never_lost(make_daemon: MakeDaemon, toy: Toy, s
         assert {one["status"] for one in listed} == {"queued"}
         for job in jobs:
             client.jobs.cancel(job)
+        until(lambda: are_over(daemon, *jobs))
     kill(daemon)
     with daemon.start().connect() as client:
         assert {one["status"] for one in client.jobs.list()} == {"cancelled"}
@@ -167,6 +178,7 @@ def test_an_attached_job_does_not_survive_its_daemon(
         shown = client.jobs.show(job)
         assert (shown["status"], shown["error"]["code"]) == ("cancelled", "daemon.ended")
         assert [event["type"] for event in client.follow(job) if event] == ["transcription.cancelled"]
+        until(lambda: are_over(daemon, job))
     kill(daemon)
     with daemon.start().connect() as client:
         told = [event["type"] for event in client.follow(job) if event]
@@ -281,6 +293,7 @@ def test_jobs_are_listed_by_what_they_are(daemon: RunningDaemon, toy: Toy, sound
     assert daemon.ctl("jobs", "list", "--since", "never").status == 2
     assert daemon.ctl("jobs", "clear", failed, "--json").json == {"cleared": 1, "purged": None}
     assert daemon.ctl("jobs", "clear", "--older-than", "1h", "--json").json["cleared"] == 0
+    until(lambda: are_over(daemon, done))
     kill(daemon)
     with daemon.start().connect() as client:
         assert [one["id"] for one in client.jobs.list()] == [done]
@@ -296,11 +309,14 @@ def test_jobs_are_kept_for_as_long_as_the_settings_say(
         model = toy()
         for _ in range(4):
             client.transcribe(sound, model=model, vad=False)
-        assert len(client.jobs.list()) == 2
+        kept = [one["id"] for one in client.jobs.list()]
+        assert len(kept) == 2
+        until(lambda: are_over(daemon, *kept))
     kill(daemon)
     daemon.settings("[jobs]\nkeep_count = 1\n")
     with daemon.start().connect() as client:
-        assert len(client.jobs.list()) == 1
+        assert [one["id"] for one in client.jobs.list()] == kept[-1:]
+        until(lambda: are_over(daemon, *kept[-1:]))
     kill(daemon)
     daemon.settings("[jobs]\nkeep_days = 0.0000001\n")
     with daemon.start().connect() as client:
