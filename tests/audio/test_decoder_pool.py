@@ -126,18 +126,42 @@ async def test_processes_that_were_needed_together_are_there_for_the_next_files(
                 async for _ in decoding:
                     pass
 
-    async with open_pool(media_bundle, refill_delay_s=3600.0, linger_s=3600.0) as pool:
+    short = {"refill_delay_s": 3600.0, "patience_s": 0.0}
+    async with open_pool(media_bundle, **short, linger_s=3600.0) as pool:
         pool.keep_warm = True
         await decoders_become(1)
         await decode_both(pool)
         two = await decoders_become(2)
         await decode_both(pool)
         assert {one.pid for one in decoders()} == {one.pid for one in two}
-    async with open_pool(media_bundle, refill_delay_s=3600.0, linger_s=0.0) as pool:
+    async with open_pool(media_bundle, **short, linger_s=0.0) as pool:
         pool.keep_warm = True
         await decoders_become(1)
         await decode_both(pool)
         await decoders_become(1)
+
+
+async def test_short_files_that_come_together_take_turns_in_one_process(
+    media_bundle: Path, recordings: Path
+) -> None:
+    async with open_pool(media_bundle, max_processes=6, refill_delay_s=3600.0, patience_s=3600.0) as pool:
+        pool.keep_warm = True
+        (ready,) = await decoders_become(1)
+        async with anyio.create_task_group() as tasks:
+            for _ in range(6):
+                tasks.start_soon(decode, pool, recordings / "austen-0880.wav")
+        assert decoders() == [ready]
+
+
+async def test_a_file_waits_for_no_decoder_that_stays_away(media_bundle: Path, media: Path) -> None:
+    async with open_pool(media_bundle, refill_delay_s=3600.0, patience_s=0.01) as pool:
+        pool.keep_warm = True
+        await decoders_become(1)
+        async with pool.decode(DecodeParams(path=str(media / "long.wav"))) as long:
+            await first_window(long)
+            async with pool.decode(DecodeParams(path=str(media / "long.wav"))) as other:
+                await first_window(other)
+                await decoders_become(2)
 
 
 async def test_a_process_with_other_limits_is_replaced(pool: DecoderPool, media: Path) -> None:

@@ -54,6 +54,10 @@ class DecoderOptions:
     """How long a file keeps its decoder before another one is made ready beside it."""
     linger_s: float = 5.0
     """How long more than one stand ready: where many short files come, they need not be started anew."""
+    patience_s: float = 0.3
+    """How long a file waits for a decoder to come back before one is started for it: about as long as that
+    takes. Where many short files come together, a few decoders are enough, and each saves the processor time
+    of a start."""
 
 
 MakeCommand = Callable[[Path, DecoderOptions], list[str]]
@@ -93,6 +97,7 @@ class DecoderPool:
         self._idle: list[_Decoder] = []
         self._warming_up = anyio.Lock()
         self._changed = anyio.Event()
+        self._came_back = anyio.Event()
         self._keep_warm = False
 
     def limit(self, *, stall_timeout_s: float, memory_limit_bytes: int) -> None:
@@ -119,7 +124,7 @@ class DecoderPool:
         Leaving the block before the end kills the decoder.
         """
         async with self._slots:
-            decoder = await self._obtain()
+            decoder = await self._obtain(is_patient=self._keep_warm)
             decoding = Decoding(decoder, params, self._options.stall_timeout_s)
             try:
                 self._tasks.start_soon(decoding.ask)
@@ -134,7 +139,7 @@ class DecoderPool:
 
         Leaving the block before the end kills the decoder.
         """
-        decoder = await self._obtain()
+        decoder = await self._obtain(is_patient=False)
         listening = Listening(decoder, self._options.stall_timeout_s)
         try:
             await listening.begin()
@@ -174,6 +179,8 @@ class DecoderPool:
         else:
             await decoder.end()
         self._changed.set()
+        self._came_back.set()
+        self._came_back = anyio.Event()
 
     def _lingering_s(self) -> float | None:
         """How long the one that was used least lately may still stand ready; None if it is the only one."""
@@ -200,17 +207,27 @@ class DecoderPool:
             else:
                 self._idle.append(decoder)
 
-    async def _obtain(self) -> _Decoder:
+    async def _obtain(self, *, is_patient: bool) -> _Decoder:
         async with self._warming_up:
             pass  # a process that is being made ready is the soonest to be had
-        while self._idle:
-            decoder = self._idle.pop()
-            self._changed.set()
-            if self._is_outdated(decoder):
-                await decoder.end()
-            elif await self._answers(decoder, "ping"):
-                return decoder
-        return await self._start()
+        while True:
+            while self._idle:
+                decoder = self._idle.pop()
+                self._changed.set()
+                if self._is_outdated(decoder):
+                    await decoder.end()
+                elif await self._answers(decoder, "ping"):
+                    return decoder
+            is_alone = self._slots.value >= self._options.max_processes - 1
+            if is_alone or not is_patient or not await self._one_comes_back():
+                return await self._start()
+
+    async def _one_comes_back(self) -> bool:
+        """Wait a moment for another file to be done; returns whether one was: its decoder may be free."""
+        with anyio.move_on_after(self._options.patience_s):
+            await self._came_back.wait()
+            return True
+        return False
 
     async def _start(self) -> _Decoder:
         decoder = _Decoder(self._options.memory_limit_bytes)
