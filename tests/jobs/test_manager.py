@@ -325,6 +325,43 @@ async def test_jobs_of_a_class_take_turns() -> None:
         assert house.manager.remembered() == [first, second]
 
 
+async def test_a_file_that_is_decoded_makes_room_for_the_next_one() -> None:
+    async with open_house() as house:
+        house.block("computing")
+        jobs = [house.submit() for _ in range(3)]
+        await anyio.wait_all_tasks_blocked()
+        assert [job.status for job in jobs] == ["running"] * 3
+        house.unblock()
+        for job in jobs:
+            assert await house.end(job) == "completed"
+        assert [len(lengths) for _, lengths in house.runtime.batches] == [1, 4, 1], "they share a batch"
+
+
+async def test_no_more_is_decoded_while_much_waits() -> None:
+    async with open_house() as house:
+        house.decoders.lengths = [25.0, 25.0]
+        house.block("computing")
+        jobs = [house.submit() for _ in range(4)]
+        await anyio.wait_all_tasks_blocked()
+        # Of the first, a window is being computed; with the second 75 s wait.
+        assert [job.status for job in jobs] == ["running", "running", "queued", "queued"]
+        house.unblock()
+        for job in jobs:
+            assert await house.end(job) == "completed"
+
+
+async def test_of_files_whose_language_is_to_be_found_no_more_are_decoded_either() -> None:
+    async with open_house() as house:
+        house.decoders.lengths = [25.0, 25.0]
+        house.block("computing")
+        jobs = [house.submit(language=None) for _ in range(4)]
+        await anyio.wait_all_tasks_blocked()
+        assert [job.status for job in jobs] == ["running", "running", "running", "queued"]
+        house.unblock()
+        for job in jobs:
+            assert await house.end(job) == "completed"
+
+
 async def test_no_class_takes_the_place_of_another() -> None:
     async with open_house() as house:
         house.block("decoding")

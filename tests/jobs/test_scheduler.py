@@ -125,6 +125,52 @@ def test_unequal_options_and_unlike_lengths_share_no_batch() -> None:
     assert [run_one(scheduler) for _ in range(3)] == [[("a", 0)], [("b", 0)], [("c", 0)]]
 
 
+def test_no_two_windows_of_a_batch_are_unlike() -> None:
+    scheduler = scheduler_with(("a", "normal"), batch_size=8)
+    for index, length_s in enumerate((12.0, 8.5, 17.0)):  # each of the others is like the first
+        scheduler.add(parcel("a", index, s=length_s), 0)
+    assert run_one(scheduler) == [("a", 0), ("a", 1)]
+    assert run_one(scheduler) == [("a", 2)]
+
+
+def test_the_last_of_the_work_is_shared_out() -> None:
+    scheduler = scheduler_with(("a", "normal"), ("b", "normal"), batch_size=8, replicas=2)
+    for index in range(4):
+        scheduler.add(parcel("a", index), 0)
+    scheduler.complete("a")
+    scheduler.complete("b")
+    sizes = []
+    while batch := scheduler.next_batch(0):
+        sizes.append(len(batch.parcels))
+        if len(sizes) % 2 == 0:
+            scheduler.done(batch)
+    assert sizes == [2, 1, 1]
+
+
+def test_where_more_is_to_come_batches_are_full() -> None:
+    scheduler = scheduler_with(("a", "normal"), ("b", "normal"), batch_size=4, replicas=2)
+    for index in range(4):
+        scheduler.add(parcel("a", index), 0)
+    scheduler.complete("a")
+    assert len(run_one(scheduler)) == 4
+    scheduler.remove_job("b")
+    for index in range(4):
+        scheduler.add(parcel("a", index), 0)
+    assert len(run_one(scheduler)) == 2
+
+
+def test_it_knows_how_much_audio_waits() -> None:
+    scheduler = scheduler_with(("a", "normal"), ("b", "normal"), ("c", "bulk"), batch_size=1)
+    for job in ("a", "b", "c"):
+        for index in range(2):
+            scheduler.add(parcel(job, index), 0)
+    assert (scheduler.waiting_s("normal"), scheduler.waiting_s("bulk")) == (40, 20)
+    run_one(scheduler)
+    assert scheduler.waiting_s("normal") == 30
+    scheduler.remove_job("b")
+    assert (scheduler.waiting_s("normal"), scheduler.waiting_s("interactive")) == (10, 0)
+
+
 def test_a_vote_goes_in_one_batch_and_only_where_there_is_room() -> None:
     scheduler = scheduler_with(("a", "normal"), ("b", "normal"))
     scheduler.add(parcel("a", 0), 0)
@@ -402,6 +448,8 @@ class JobPlan:
     options: DecodeOptions
     parcels: list[tuple[float, int, bool]]
     """Seconds of each window, windows, and whether the worker dies of it."""
+    is_complete: bool = True
+    """Whether it is known that no more is to come."""
 
 
 @dataclass
@@ -459,6 +507,8 @@ class Simulation:
             one = parcel(name, index, s=seconds, windows=windows, options=plan.options)
             self.scheduler.add(Parcel(name, (index,), one.windows, plan.options), self.now_s)
             self.waiting[plan.priority][name] += 1
+        if plan.is_complete:
+            self.scheduler.complete(name)
 
     def cancel(self, job: int) -> None:
         self.cancelled.add(str(job))
@@ -488,11 +538,9 @@ class Simulation:
         assert len(batch.windows) <= self.batch_size or len(batch.parcels) == 1
         assert len({self.plans[int(one.job)].priority for one in batch.parcels}) == 1
         assert all(one.options == first.options for one in batch.parcels)
-        for one in batch.parcels:
-            assert max(one.longest_s, first.longest_s) <= LIKE_LENGTH_RATIO * min(
-                one.longest_s, first.longest_s
-            )
-            assert one.job not in self.cancelled
+        lengths = [one.longest_s for one in batch.parcels]
+        assert max(lengths) <= LIKE_LENGTH_RATIO * min(lengths)
+        assert all(one.job not in self.cancelled for one in batch.parcels)
         if any(one.is_retry for one in (*batch.parcels, *self.running_parcels())):
             assert not self.running and len(batch.parcels) == 1
 
@@ -541,6 +589,7 @@ def plans(*, poison: bool) -> st.SearchStrategy[list[JobPlan]]:
             cancel_s=st.none() | st.none() | st.floats(0, 60),
             options=st.sampled_from([ENGLISH, GERMAN]),
             parcels=st.lists(one_parcel, max_size=25),
+            is_complete=st.booleans(),
         ),
         min_size=1,
         max_size=12,

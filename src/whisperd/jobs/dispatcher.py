@@ -58,6 +58,7 @@ class Dispatcher:
         self._unwanted: dict[int, Unwanted] = {}
         """For each running batch, what nobody waits for any more."""
         self._changed = anyio.Event()
+        self._begun = anyio.Event()
         self._failure: WhisperdError | None = None
 
     def hold(self, priorities: frozenset[Priority]) -> None:
@@ -68,6 +69,10 @@ class Dispatcher:
     def add_job(self, job: str, priority: Priority, interruptions: int = 0) -> None:
         """Make a place for a job among the others; `interruptions` as `WindowScheduler.add_job` has it."""
         self._scheduler.add_job(job, priority, interruptions)
+
+    def complete(self, job: str) -> None:
+        """All windows of a job were handed in."""
+        self._scheduler.complete(job)
 
     def remove_job(self, job: str) -> None:
         """The job is over; its waiting windows are forgotten, and those that are being computed given up."""
@@ -105,6 +110,14 @@ class Dispatcher:
         """How many windows wait for a batch."""
         return self._scheduler.waiting
 
+    def waiting_s(self, priority: Priority) -> float:
+        """How much audio of a class waits for a batch, in seconds."""
+        return self._scheduler.waiting_s(priority)
+
+    async def some_began(self) -> None:
+        """Wait until something that waited may wait no more."""
+        await self._begun.wait()
+
     @property
     def has_room(self) -> bool:
         """Whether a window that came now would be computed at once."""
@@ -135,6 +148,8 @@ class Dispatcher:
                     if waiter := self._waiters.get((parcel.job, parcel.indexes)):
                         waiter.begin()
                 tasks.start_soon(self._compute, batch)
+            self._begun.set()
+            self._begun = anyio.Event()
             await changed.wait()
 
     async def _compute(self, batch: Batch) -> None:

@@ -34,7 +34,8 @@ INTERACTIVE_JOBS_AT_ONCE = 8
 
 
 def jobs_at_once(settings: Settings) -> dict[Priority, int]:
-    """How many jobs of each class run at the same time, each with a decoder of its own.
+    """How many files of each class are decoded at the same time. Once one is, the next may be: the engine has
+    something to do in between.
 
     No class takes a place of another: a folder of long files holds up nobody's single clip.
     """
@@ -42,8 +43,30 @@ def jobs_at_once(settings: Settings) -> dict[Priority, int]:
     return {"interactive": INTERACTIVE_JOBS_AT_ONCE, "normal": processes, "bulk": processes}
 
 
+class _Place:
+    """One among those whose files are decoded, until it is left."""
+
+    def __init__(self, places: anyio.Semaphore) -> None:
+        self._places = places
+        self._is_taken = False
+
+    async def __aenter__(self) -> _Place:
+        await self._places.acquire()
+        self._is_taken = True
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Let another one have it, if that has not happened yet."""
+        if self._is_taken:
+            self._is_taken = False
+            self._places.release()
+
+
 class JobExecutor:
-    """Does jobs, as many of each class at once as there are places, and feeds each runtime in use."""
+    """Does jobs, in each class as many files at once as there are places, and feeds each runtime in use."""
 
     def __init__(
         self,
@@ -96,15 +119,17 @@ class JobExecutor:
             # A place is taken only on a loaded runtime: a long download holds up nobody else's job.
             loaded = await lease.loaded()
             check_against_engine(job.options, loaded.info, lease.model)
-            async with self._places[job.options.priority]:
+            async with _Place(self._places[job.options.priority]) as place:
                 with lease.use() as runtime:
                     if runtime is not None:  # else it ended, or was edited, while the job waited for its turn
                         dispatcher = self._dispatcher(runtime)
                         params = self._decode_params(job)
                         if self._keeper is None:
                             run = JobRun(job, dispatcher, options, self._publish)
-                            return await run.transcribe(self._decoders(), params)
-                        return await self._transcribe_and_keep(self._keeper, job, lease, dispatcher, params)
+                            return await run.transcribe(self._decoders(), params, place.leave)
+                        return await self._transcribe_and_keep(
+                            self._keeper, job, lease, dispatcher, params, place.leave
+                        )
 
     def waiting_windows(self, runtime: LoadedRuntime) -> int:
         """How many windows of all jobs wait for a loaded runtime."""
@@ -122,7 +147,13 @@ class JobExecutor:
                     return await run.transcribe(self._decoders())
 
     async def _transcribe_and_keep(
-        self, keeper: JobKeeper, job: Job, lease: Lease, dispatcher: Dispatcher, params: DecodeParams
+        self,
+        keeper: JobKeeper,
+        job: Job,
+        lease: Lease,
+        dispatcher: Dispatcher,
+        params: DecodeParams,
+        on_decoded: Callable[[], None],
     ) -> Transcript:
         """Do what is not finished yet, and write down what is."""
         progress = await keeper.progress(job, lease)
@@ -138,7 +169,7 @@ class JobExecutor:
         params = msgspec.structs.replace(params, found=progress.found)
         async with open_task_group() as tasks:
             tasks.start_soon(keeper.hash_input, job)
-            transcript = await run.transcribe(self._decoders(), params)
+            transcript = await run.transcribe(self._decoders(), params, on_decoded)
         await keeper.check_unchanged(job)
         return transcript
 

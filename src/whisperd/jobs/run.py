@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import anyio
 import msgspec
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
 
 from whisperd.audio import (
     MAX_WINDOW_S,
@@ -43,6 +44,9 @@ __all__ = ["JobRun", "check_against_engine", "check_against_model"]
 HELD_S = 120.0
 """Audio of one job that waits here at most. While there is no room for another window the decoder is not
 read, and so it waits. What is being computed is not counted: else batches would not be full."""
+AHEAD_S = 60.0
+"""Audio of a class that waits, above which a file that is decoded keeps the next one from being decoded. With
+less, short files would not fill batches, and the engine would wait for the decoder between them."""
 VOTING_SAMPLES = 5
 """Pieces of speech from all over a file that vote on its language: what it begins with may be an advert."""
 VOTING_WINDOWS = 3
@@ -102,8 +106,10 @@ class JobRun:
             first = self._finished[min(self._finished)]
             self._options = msgspec.structs.replace(options, language=first.language)
 
-    async def transcribe(self, decoders: DecoderPool, params: DecodeParams) -> Transcript:
-        """Do it. Raises `WhisperdError`."""
+    async def transcribe(
+        self, decoders: DecoderPool, params: DecodeParams, on_decoded: Callable[[], None] = lambda: None
+    ) -> Transcript:
+        """Do it; `on_decoded` is told when the next file may be decoded. Raises `WhisperdError`."""
         if self._options.language is None:
             params = msgspec.structs.replace(params, samples=VOTING_SAMPLES)
         if self._is_free:
@@ -113,7 +119,11 @@ class JobRun:
         try:
             async with open_task_group() as tasks:
                 decoded = await self._decode(decoders, params, tasks)
-                await self._vote()
+                tasks.start_soon(self._vote)
+                await checkpoint()  # now all that was decoded waits
+                self._dispatcher.complete(self._job.id)
+                await self._until_little_waits()
+                on_decoded()
         finally:
             self._dispatcher.remove_job(self._job.id)
         return self._transcript(decoded)
@@ -134,6 +144,12 @@ class JobRun:
                         pass  # progress is told by what the engine has done
             assert decoding.result is not None
             return decoding.result
+
+    async def _until_little_waits(self) -> None:
+        """While much of what is decoded waits for the engine, no more files are to be decoded."""
+        priority = self._job.options.priority
+        while self._pending_s > 0 and self._dispatcher.waiting_s(priority) > AHEAD_S:
+            await self._dispatcher.some_began()
 
     def _opened(self, event: Opened) -> None:
         self._job.status, self._job.started = "running", now_rfc3339()
@@ -192,7 +208,8 @@ class JobRun:
         if not self._undecided:
             return
         windows, self._undecided = tuple(self._undecided), []
-        results = await self._dispatch(windows)
+        self._pending_s += sum(window.end - window.start for window in windows)
+        results = await self._dispatch(windows, on_begin=lambda: self._forget(windows))
         self._options = msgspec.structs.replace(self._options, language=results[0].language)
         self._keep(windows, results)
         self._place(windows, results)

@@ -10,9 +10,13 @@ never waits for a long file to end. The rules:
 * Within a class the job that has had the least audio computed leads the next batch. A job that comes
   late starts level with it instead of being given the past of the others, and one that had nothing
   to do for a while makes up for no more than `LEAD_LIMIT_S`.
-* A batch holds windows of one class with equal options and like lengths. It begins with the job's window
-  that has waited longest. Its free room goes to the job that has had least and has a window that fits, and
-  to the one of its windows that is most alike; no job gets `LEAD_LIMIT_S` ahead of another that waits.
+* A batch holds windows of one class with equal options and like lengths, as it is padded to the longest. It
+  begins with the job's window that has waited longest. Its free room goes to the job that has had least and
+  has a window that fits, and to the one of its windows that is most alike; no job gets `LEAD_LIMIT_S` ahead
+  of another that waits.
+* The last of the work is shared out: where no job of the class has more to come, a batch holds no more than a
+  replica's part of the audio that waits, or a single window. What a larger batch gains is little beside what
+  an idle replica loses.
 * A job whose work was interrupted, because the daemon or the worker died under it, has smaller batches for a
   while: less is lost the next time, and less memory needed. Each such end halves them, down to two windows
   (alone, an engine rounds otherwise, and what it is unsure of may become another text); with each
@@ -24,8 +28,9 @@ never waits for a long file to end. The rules:
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count, islice
 from typing import Literal, get_args
@@ -49,6 +54,8 @@ SMALLEST_BATCH = 2
 """Windows that may be computed together however often their job was interrupted."""
 TRUST_WINDOWS = 8
 """Windows of a job that was interrupted after which its batches may be larger by one."""
+SHARE_MARGIN = 1.1
+"""How much larger than a replica's equal part a batch may be: windows cannot be divided."""
 LIKE_LENGTH_RATIO = 1.5
 """A batch is padded to its longest window; one much shorter would pay for it."""
 
@@ -116,6 +123,8 @@ class _Class:
     """Those that have windows waiting."""
     passed_over_since_s: float = 0.0
     """By the clock: when it was served last, or began to wait."""
+    waiting_s: float = 0.0
+    """Audio in all windows that wait."""
     last_served_s: float = 0.0
     """What the job that led the last batch has had."""
 
@@ -135,6 +144,8 @@ class _Job:
     interruptions: int = 0
     computed: int = 0
     """Windows since it was interrupted last."""
+    is_complete: bool = False
+    """Whether no more windows of it are to come."""
     waiting: deque[Parcel] = field(default_factory=deque)
 
     def put(self, parcel: Parcel, now_s: float) -> None:
@@ -144,10 +155,20 @@ class _Job:
             self.served_s = max(self.served_s, self.of.level_s - LEAD_LIMIT_S)
             self.of.ready[self.id] = self
         self.waiting.append(parcel)
+        self.of.waiting_s += parcel.duration_s
 
-    def most_alike(self, first: Parcel, room: int) -> Parcel | None:
-        """What fits best into a batch with this room that begins with `first`."""
-        fitting = (one for one in islice(self.waiting, LOOK_AHEAD) if _fits(one, first, room))
+    def most_alike(self, batch: Sequence[Parcel], room: int, room_s: float) -> Parcel | None:
+        """What fits best into a batch with this room, in windows and seconds."""
+        first, lengths = batch[0], [one.longest_s for one in batch]
+        shortest_s, longest_s = max(lengths) / LIKE_LENGTH_RATIO, min(lengths) * LIKE_LENGTH_RATIO
+        fitting = (
+            one
+            for one in islice(self.waiting, LOOK_AHEAD)
+            if len(one.windows) <= room
+            and one.duration_s <= room_s
+            and shortest_s <= one.longest_s <= longest_s
+            and one.options == first.options
+        )
         return min(fitting, key=lambda one: abs(one.longest_s - first.longest_s), default=None)
 
     def interrupt(self) -> None:
@@ -165,6 +186,7 @@ class _Job:
     def take(self, parcel: Parcel) -> Parcel:
         self.waiting.remove(parcel)
         self.served_s += parcel.duration_s
+        self.of.waiting_s -= parcel.duration_s
         if not self.waiting:
             del self.of.ready[self.id]
         return parcel
@@ -196,6 +218,10 @@ class WindowScheduler:
         """Windows of a known job wait from now on. More than a batch holds make a batch by themselves."""
         self._jobs[parcel.job].put(parcel, now_s)
 
+    def complete(self, job: str) -> None:
+        """All windows of a known job were added."""
+        self._jobs[job].is_complete = True
+
     def remove_job(self, job: str) -> dict[int, tuple[int, ...]]:
         """Forget a job and its waiting windows.
 
@@ -203,6 +229,7 @@ class WindowScheduler:
         """
         if gone := self._jobs.pop(job, None):
             gone.of.ready.pop(job, None)
+            gone.of.waiting_s -= sum(parcel.duration_s for parcel in gone.waiting)
             self._retries = deque(parcel for parcel in self._retries if parcel.job != job)
         running = {number: batch.groups_of(job) for number, batch in self._running.items()}
         return {number: groups for number, groups in running.items() if groups}
@@ -221,7 +248,7 @@ class WindowScheduler:
         if next_class is None:
             return None
         next_class.passed_over_since_s = now_s
-        return self._start(self._compose(next_class.ready), next_class)
+        return self._start(self._compose(next_class), next_class)
 
     def done(self, batch: Batch) -> None:
         """The batch was computed."""
@@ -265,6 +292,10 @@ class WindowScheduler:
             for parcel in parcels
         )
 
+    def waiting_s(self, priority: Priority) -> float:
+        """How much audio of a class waits for a batch, in seconds."""
+        return self._classes[priority].waiting_s
+
     @property
     def has_room(self) -> bool:
         """Whether a window that came now would be computed at once."""
@@ -306,19 +337,22 @@ class WindowScheduler:
         due = (self._classes[priority] for priority in PRIORITIES if self._is_due(priority))
         return next((one for one in due if one.rank < highest), None)
 
-    def _compose(self, ready: Mapping[str, _Job]) -> list[Parcel]:
+    def _compose(self, of: _Class) -> list[Parcel]:
         """The first parcel of the least served job, then what goes well with it."""
+        ready, share_s = of.ready, self._share_s(of)
         leader = min(ready.values(), key=_served_s)
         first = leader.take(leader.waiting[0])
         parcels = [first]
         most, count = leader.most_windows(self._batch_size), len(first.windows)
+        share_s -= first.duration_s
         while count < most and ready:
             limit_s = min(map(_served_s, ready.values())) + LEAD_LIMIT_S
             others = sorted((job for job in ready.values() if job.served_s <= limit_s), key=_served_s)
             found = (
                 (job, parcel)
                 for job in others
-                if (parcel := job.most_alike(first, min(most, job.most_windows(self._batch_size)) - count))
+                if (room := min(most, job.most_windows(self._batch_size)) - count)
+                and (parcel := job.most_alike(parcels, room, share_s))
             )
             if (best := next(found, None)) is None:
                 break
@@ -326,18 +360,16 @@ class WindowScheduler:
             parcels.append(job.take(parcel))
             most = min(most, job.most_windows(self._batch_size))
             count += len(parcel.windows)
-        leader.of.last_served_s = leader.served_s
+            share_s -= parcel.duration_s
+        of.last_served_s = leader.served_s
         return parcels
+
+    def _share_s(self, of: _Class) -> float:
+        """A replica's part of the audio that waits, if no more is to come; else there is no limit."""
+        if any(not job.is_complete for job in self._jobs.values() if job.of is of):
+            return math.inf
+        return of.waiting_s / self._replicas * SHARE_MARGIN
 
 
 def _served_s(job: _Job) -> float:
     return job.served_s
-
-
-def _fits(parcel: Parcel, first: Parcel, room: int) -> bool:
-    shorter, longer = sorted((parcel.longest_s, first.longest_s))
-    return (
-        len(parcel.windows) <= room
-        and parcel.options == first.options
-        and longer <= shorter * LIKE_LENGTH_RATIO
-    )
