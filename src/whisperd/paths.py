@@ -9,12 +9,15 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from whisperd.rpc.errors import WhisperdError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
     "config_file",
     "database_file",
+    "home",
     "log_file",
     "models_dir",
     "native_dir",
@@ -51,9 +54,10 @@ def _runtime_dir() -> str | None:
     if explicit and os.access(explicit, os.W_OK):  # after `sudo -u` it is somebody else's
         return explicit
     if sys.platform == "darwin":
-        import platformdirs
-
-        return platformdirs.user_runtime_dir()
+        try:
+            return str(_folder_of_user("runtime"))
+        except WhisperdError:
+            return None
     usual = f"/run/user/{os.getuid()}"
     return usual if os.access(usual, os.W_OK) else None
 
@@ -62,20 +66,16 @@ def config_file() -> Path:
     """`$WHISPERD_CONFIG`, else `config.toml` in the user's configuration directory."""
     from pathlib import Path
 
-    import platformdirs
-
     explicit = os.environ.get("WHISPERD_CONFIG")
-    return Path(explicit) if explicit else platformdirs.user_config_path(APP, appauthor=False) / "config.toml"
+    return Path(explicit) if explicit else _folder_of_user("config", APP) / "config.toml"
 
 
 def state_dir() -> Path:
     """`$WHISPERD_STATE_DIR`, else the user's state directory: data base, logs, spooled uploads."""
     from pathlib import Path
 
-    import platformdirs
-
     explicit = os.environ.get("WHISPERD_STATE_DIR")
-    return Path(explicit) if explicit else platformdirs.user_state_path(APP, appauthor=False)
+    return Path(explicit) if explicit else _folder_of_user("state", APP)
 
 
 def log_file() -> Path:
@@ -101,7 +101,37 @@ def models_dir() -> Path:
 def _data_dir(variable: str, name: str) -> Path:
     from pathlib import Path
 
+    explicit = os.environ.get(variable)
+    return Path(explicit) if explicit else _folder_of_user("data", APP) / name
+
+
+def home() -> Path:
+    """The user's home folder. Raises `home.unknown`."""
+    from pathlib import Path
+
+    try:
+        return Path.home()
+    except RuntimeError:
+        raise _homeless() from None
+
+
+def _folder_of_user(kind: str, app: str | None = None) -> Path:
+    """One of the user's folders, or that of a program in it. Raises `home.unknown`."""
     import platformdirs
 
-    explicit = os.environ.get(variable)
-    return Path(explicit) if explicit else platformdirs.user_data_path(APP, appauthor=False) / name
+    try:
+        folder: Path = getattr(platformdirs, f"user_{kind}_path")(app, appauthor=False)
+    except RuntimeError:
+        raise _homeless() from None
+    if folder.parts[0] == "~":  # as older versions of it say the same
+        raise _homeless()
+    return folder
+
+
+def _homeless() -> WhisperdError:
+    """As in a container, under a number that no user has."""
+    return WhisperdError(
+        "home.unknown",
+        "The home folder is not known: HOME is not set, and the system knows no user of this number.",
+        "Set HOME to a folder that this user can write to.",
+    )

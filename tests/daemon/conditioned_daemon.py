@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,7 @@ def read(path: str) -> str | None:
 
 
 def on_battery() -> bool | None:
+    assert threading.current_thread() is not threading.main_thread(), "a battery may answer slowly"
     return (FOLDER / "battery").exists()
 
 

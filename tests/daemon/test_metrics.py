@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from whisperd.daemon.metrics import Metrics, Standing
 from whisperd.rpc.events import JobQueued, JobStarted, RuntimeStatus, TranscriptionCompleted
 from whisperd.rpc.events import TranscriptionCancelled as Cancelled
 from whisperd.rpc.events import TranscriptionFailed as Failed
-from whisperd_testing import RunningDaemon, write_tone
+from whisperd_testing import TESTS, RunningDaemon, write_tone
 
 STANDING = Standing(
     version="1.2.3",
@@ -161,6 +162,14 @@ def test_a_daemon_that_works(
     daemon.start()
     again = daemon.ctl("daemon", "status", "--json").json
     assert (again["audio_seconds"], again["today"]) == (2.0, status["today"])  # counted over restarts
+
+
+def test_processes_are_looked_at_aside_from_the_event_loop(make_daemon: Callable[..., RunningDaemon]) -> None:
+    paths = os.pathsep.join([str(TESTS / "backends"), str(TESTS / "daemon")])
+    daemon = make_daemon(program=("watchful_daemon",), env={"PYTHONPATH": paths}).start()
+    with daemon.connect() as client:
+        assert client.daemon.status()["memory"]["daemon"] > 10_000_000
+        assert 'memory_bytes{process="daemon"}' in client.daemon.metrics()["content"]
 
 
 @pytest.mark.anyio

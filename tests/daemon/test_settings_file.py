@@ -66,7 +66,7 @@ def test_new_folders_of_models_apply(make_daemon: MakeDaemon, tmp_path: Path) ->
     with RawClient(daemon) as client:
         with pytest.raises(WhisperdError):
             client.request("models.pull", {"name": "Somebody/thing"})
-        daemon.settings(f"[models]\nfolders = ['{tmp_path / 'shelf'}']\n")
+        daemon.settings(f"[models]\nfolders = ['~nobody-of-this-name/shelf', '{tmp_path / 'shelf'}']\n")
         client.request("daemon.reload")
         assert client.request("models.pull", {"name": "Somebody/thing"})["installed"]
 

@@ -1,7 +1,8 @@
 /* A stand-in for NVIDIA's driver library. What it does is told by the variable FAKE_NVML:
    "ok N" (N GPUs), "abort", "hang", "error CODE" (refuses to start), "lost" (the first of two GPUs
    refuses every question), "silent" (does not know its versions), "divided N" (one GPU in MIG mode with
-   N instances, of which one may not ask for the memory of the whole). */
+   N instances, of which one may not ask for the memory of the whole), "shared" (the GPU has no memory of
+   its own). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,6 +59,7 @@ int nvmlDeviceGetUUID(void *handle, char *text, unsigned length) {
 
 int nvmlDeviceGetMemoryInfo(void *handle, memory_t *memory) {
     if (is("divided") && (size_t)handle < 100) return 4;
+    if (is("shared")) return 3;
     memory->total = 8000000000ULL;
     memory->free = 6000000000ULL + (size_t)handle;
     memory->used = memory->total - memory->free;

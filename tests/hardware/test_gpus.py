@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whisperd.hardware import Gpus, check_cuda, find_gpus, gpu_compute_types
+from whisperd.hardware import Gpus, check_cuda, find_gpus, gpu_compute_types, read_memory
 from whisperd.hardware.gpus import gpus_from, may_have_driver, visible_gpus
 from whisperd.hardware.messages import DriverAnswer, SeenGpu
 from whisperd.rpc.errors import WhisperdError
@@ -205,6 +205,13 @@ async def test_a_driver_is_asked(driver: Driver) -> None:
     second = found.gpus[1]
     assert (second.index, second.memory_total, second.memory_free) == (1, 8_000_000_000, 6_000_000_002)
     assert second.compute_capability == (8, 6)
+
+
+@pytest.mark.anyio
+async def test_a_gpu_that_shares_the_memory_of_the_computer(driver: Driver) -> None:
+    (gpu,) = (await find_gpus(PATIENT_S, driver("shared"))).gpus
+    assert (gpu.name, gpu.memory_total) == ("Fake GPU 0", read_memory().total)
+    assert 0 < gpu.memory_free <= gpu.memory_total
 
 
 @pytest.mark.anyio

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import anyio
+from anyio import to_thread
 
 from whisperd.conditions.power import read_on_battery
 from whisperd.conditions.pressure import MemoryWatch, Relief
@@ -68,7 +69,8 @@ async def watch_power_and_sleep(
     """Hold bulk work on battery, and go on cleanly after the computer has slept, until cancelled."""
     sleep = SleepWatch(clocks())
     while True:
-        apply_power(service, on_battery())
+        # A battery may take a tenth of a second to answer.
+        apply_power(service, await to_thread.run_sync(on_battery, abandon_on_cancel=True))
         with anyio.move_on_after(interval_s):
             await service.settings_changed.wait()
         if slept_s := sleep.slept_s(clocks()):

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anyio import to_thread
+
 from whisperd.audio import DecoderPool, media_lock
 from whisperd.natives import Bundle
 from whisperd.plugins import Backend, Variant, variants
@@ -139,12 +141,16 @@ async def use_calibration(service: Service, model: str) -> None:
 
 async def stamp_of(service: Service, variant: Variant) -> str:
     """What a variant depends on: something else once its bundle or the driver has changed."""
-    bundle = Bundle.of(variant)
-    installed = service.natives.find(bundle) if bundle else None
-    changed = installed.path.stat().st_mtime_ns if installed else None
-    wanted = bundle.select().digest if bundle else None
+
+    def look_at_bundle() -> str:
+        bundle = Bundle.of(variant)
+        installed = service.natives.find(bundle) if bundle else None
+        changed = installed.path.stat().st_mtime_ns if installed else None
+        wanted = bundle.select().digest if bundle else None
+        return f"{wanted} {installed and installed.digest} {changed}"
+
     driver = (await service.computer.hardware()).gpus.driver if variant.device == "cuda" else None
-    return f"{wanted} {installed and installed.digest} {changed} {driver}"
+    return f"{await to_thread.run_sync(look_at_bundle)} {driver}"
 
 
 async def preload(service: Service) -> None:

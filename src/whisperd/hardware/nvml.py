@@ -18,12 +18,14 @@ from typing import Final, TypeVar
 import msgspec
 
 from whisperd.child import watch_parent
+from whisperd.hardware.memory import read_memory
 from whisperd.hardware.messages import DriverAnswer, SeenGpu, SeenInstance
 
 __all__ = ["main"]
 
 Fact = TypeVar("Fact")
 
+_NOT_SUPPORTED: Final = 3
 _FUNCTION_NOT_FOUND: Final = 13
 _MIG_IS_ON: Final = 1
 _TEXT_BYTES: Final = 96
@@ -63,8 +65,15 @@ class _Nvml:
         return value.value
 
     def memory(self, handle: ctypes.c_void_p) -> _Memory:
+        """A GPU that has no memory of its own, such as that of GB10 or Jetson, uses this computer's."""
         memory = _Memory()
-        self.call("nvmlDeviceGetMemoryInfo", handle, ctypes.byref(memory))
+        try:
+            self.call("nvmlDeviceGetMemoryInfo", handle, ctypes.byref(memory))
+        except _Refused as refusal:
+            if refusal.code != _NOT_SUPPORTED:
+                raise
+            shared = read_memory()
+            return _Memory(total=shared.total, free=shared.available)
         return memory
 
     def gpu(self, index: int) -> SeenGpu:

@@ -45,7 +45,7 @@ __all__ = ["ModelStore", "default_sources"]
 def default_sources(settings: ModelSettings | None = None) -> tuple[Source, ...]:
     """Where models are looked for, in this order: folders, the hub cache, the hub, the package index."""
     settings = settings or ModelSettings()
-    sources: list[Source] = [FolderSource(Path(folder).expanduser()) for folder in settings.folders]
+    sources: list[Source] = [FolderSource(folder_of(folder)) for folder in settings.folders]
     sources.append(HubCacheSource())
     if settings.hub:
         sources.append(HubSource(HubSettings(stall_timeout_s=settings.stall_timeout_s)))
@@ -83,7 +83,7 @@ class ModelStore:
         clock: Callable[[], float] = time.monotonic,
         free_bytes: Callable[[Path], int] = disk.free_bytes,
     ) -> None:
-        self.root = root.expanduser().absolute()
+        self.root = folder_of(str(root))
         self.catalogue = catalogue if catalogue is not None else shipped_catalogue()
         self._storage = Storage(self.root)
         self._puller = Puller(

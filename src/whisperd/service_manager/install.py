@@ -70,7 +70,7 @@ def this_place(socket: str | None = None) -> Place:
     path = paths.socket_path(socket)
     if socket is not None:
         environment["WHISPERD_SOCKET"] = path
-    home = Path.home()
+    home = paths.home()
     config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{_user()}"
     named = "WHISPERD_SOCKET" in environment
@@ -104,7 +104,10 @@ def installed_manager(socket: str) -> Manager | None:
     name = _BY_PLATFORM.get(sys.platform)
     if name is None:
         return None
-    manager = MANAGERS[name](this_place())
+    try:
+        manager = MANAGERS[name](this_place())
+    except WhisperdError:  # there is no home folder to install it in
+        return None
     first = _read(manager.files[0])
     return manager if first is not None and socket_in(first) == socket else None
 

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 import psutil
+from anyio import to_thread
 
 from whisperd import paths, plugins
 from whisperd._version import __version__
@@ -42,7 +43,7 @@ async def status(call: Call, params: NoParams) -> dict[str, Any]:
         "default_runtime": service.runtimes.default.name,
         "runtimes": [service.view_runtime(runtime) for runtime in service.runtimes.all()],
         "jobs": {status: counts[status] for status in JOB_STATUSES},
-        "memory": _memory(),
+        "memory": await to_thread.run_sync(_memory),
         "audio_seconds": round(total.audio_s, 3),
         "speed": total.speed,
         "today": {"jobs": today.jobs, "audio_seconds": round(today.audio_s, 3), "speed": today.speed},
@@ -61,7 +62,7 @@ async def metrics(call: Call, params: NoParams) -> dict[str, str]:
     """What was counted, and how the daemon stands, in Prometheus' text form."""
     service = call.service
     memory: Counter[str] = Counter()
-    for name, used in _memory().items():
+    for name, used in (await to_thread.run_sync(_memory)).items():
         memory[name.split()[0]] += used
     views = [service.view_runtime(runtime) for runtime in service.runtimes.all()]
     standing = Standing(
@@ -114,7 +115,7 @@ def _waiting_windows(service: Service) -> dict[str, int]:
 
 
 def _memory() -> dict[str, int]:
-    """Resident bytes of the daemon and of each child, by what it is."""
+    """Resident bytes of the daemon and of each child, by what it is. Blocks: every process is looked at."""
     me = psutil.Process()
     memory = {"daemon": me.memory_info().rss}
     for child in me.children():
