@@ -8,9 +8,9 @@ from __future__ import annotations
 import collections
 import json
 import os
+import sys
 import time
 import wave
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -132,12 +132,10 @@ def _wait(daemon: RunningDaemon, tree: Path, count: int) -> None:
 
 
 def _processor_s(pid: int) -> float:
-    """Processor time of all threads of a process: to the nanosecond on Linux, and else in ticks."""
-    spent_ns = 0
-    for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
-        with suppress(OSError):  # it has just ended
-            spent_ns += int(thread.read_text().split()[0])
-    return spent_ns / 1e9 if spent_ns else sum(psutil.Process(pid).cpu_times()[:2])
+    """Processor time of a process, its threads that have ended included: on Linux to the nanosecond."""
+    if sys.platform == "linux":
+        return time.clock_gettime((~pid << 3) | 2)  # the clock that clock_getcpuclockid(3) names
+    return sum(psutil.Process(pid).cpu_times()[:2])
 
 
 def _idle(count: int, seconds: float) -> float:

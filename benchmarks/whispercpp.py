@@ -116,11 +116,16 @@ def _converted(daemon: Any) -> Path:
 
 
 def _windows(audio: Path, folder: Path, media: Path) -> list[Path]:
-    """The English recordings that are one window, as plain sound."""
+    """The English recordings that are one window, as plain sound.
+
+    Without a reference nobody knows the words: two speak at once there.
+    """
     from whisper_cli import plain_sounds
 
     manifest = json.loads((audio / "manifest.json").read_text("utf-8"))
-    chosen = [one for one in manifest if one["language"] == "en" and one["duration_s"] <= LONGEST_S]
+    chosen = [
+        one for one in manifest if one["language"] == "en" and one["text"] and one["duration_s"] <= LONGEST_S
+    ]
     return plain_sounds([audio / one["file"] for one in chosen], folder, media)
 
 
