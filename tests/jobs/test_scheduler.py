@@ -159,16 +159,22 @@ def test_where_more_is_to_come_batches_are_full() -> None:
     assert len(run_one(scheduler)) == 2
 
 
-def test_it_knows_how_much_audio_waits() -> None:
-    scheduler = scheduler_with(("a", "normal"), ("b", "normal"), ("c", "bulk"), batch_size=1)
-    for job in ("a", "b", "c"):
-        for index in range(2):
-            scheduler.add(parcel(job, index), 0)
-    assert (scheduler.waiting_s("normal"), scheduler.waiting_s("bulk")) == (40, 20)
-    run_one(scheduler)
-    assert scheduler.waiting_s("normal") == 30
+@pytest.mark.parametrize(("length_s", "enough"), [(2.0, 8), (10.0, 6), (30.0, 2)])
+def test_it_knows_when_it_has_enough_to_do(length_s: float, enough: int) -> None:
+    scheduler = scheduler_with(("a", "normal"), ("b", "normal"), batch_size=4, replicas=2)
+    for index in range(enough):
+        assert not scheduler.has_enough("normal")
+        scheduler.add(parcel("ab"[index % 2], index, s=length_s), 0)
+    assert scheduler.has_enough("normal")
+    assert not scheduler.has_enough("bulk")
     scheduler.remove_job("b")
-    assert (scheduler.waiting_s("normal"), scheduler.waiting_s("interactive")) == (10, 0)
+    assert not scheduler.has_enough("normal")
+    for index in range(enough):
+        scheduler.add(parcel("a", enough + index, s=length_s), 0)
+    assert scheduler.has_enough("normal")
+    while run_one(scheduler):
+        pass
+    assert not scheduler.has_enough("normal")
 
 
 def test_a_vote_goes_in_one_batch_and_only_where_there_is_room() -> None:

@@ -110,9 +110,9 @@ class Dispatcher:
         """How many windows wait for a batch."""
         return self._scheduler.waiting
 
-    def waiting_s(self, priority: Priority) -> float:
-        """How much audio of a class waits for a batch, in seconds."""
-        return self._scheduler.waiting_s(priority)
+    def has_enough(self, priority: Priority) -> bool:
+        """Whether so much of a class waits that no more has to be decoded for now."""
+        return self._scheduler.has_enough(priority)
 
     async def some_began(self) -> None:
         """Wait until something that waited may wait no more."""

@@ -44,9 +44,6 @@ __all__ = ["JobRun", "check_against_engine", "check_against_model"]
 HELD_S = 120.0
 """Audio of one job that waits here at most. While there is no room for another window the decoder is not
 read, and so it waits. What is being computed is not counted: else batches would not be full."""
-AHEAD_S = 60.0
-"""Audio of a class that waits, above which a file that is decoded keeps the next one from being decoded. With
-less, short files would not fill batches, and the engine would wait for the decoder between them."""
 VOTING_SAMPLES = 5
 """Pieces of speech from all over a file that vote on its language: what it begins with may be an advert."""
 VOTING_WINDOWS = 3
@@ -122,7 +119,7 @@ class JobRun:
                 tasks.start_soon(self._vote)
                 await checkpoint()  # now all that was decoded waits
                 self._dispatcher.complete(self._job.id)
-                await self._until_little_waits()
+                await self._until_more_is_needed()
                 on_decoded()
         finally:
             self._dispatcher.remove_job(self._job.id)
@@ -145,10 +142,10 @@ class JobRun:
             assert decoding.result is not None
             return decoding.result
 
-    async def _until_little_waits(self) -> None:
-        """While much of what is decoded waits for the engine, no more files are to be decoded."""
+    async def _until_more_is_needed(self) -> None:
+        """Wait until the engine has begun with all of this file, or would soon have nothing to do."""
         priority = self._job.options.priority
-        while self._pending_s > 0 and self._dispatcher.waiting_s(priority) > AHEAD_S:
+        while self._pending_s > 0 and self._dispatcher.has_enough(priority):
             await self._dispatcher.some_began()
 
     def _opened(self, event: Opened) -> None:

@@ -48,6 +48,8 @@ STARVATION_S = 20.0
 """Longest time that a class with work is passed over."""
 LEAD_LIMIT_S = 60.0
 """Audio that a job may have had more than another one of its class that waits."""
+AHEAD_S = 60.0
+"""Audio of a class that waits, with which there is enough to do, even where it does not fill all batches."""
 LOOK_AHEAD = 16
 """How many of a job's waiting parcels are looked at for the one that is most alike."""
 SMALLEST_BATCH = 2
@@ -125,6 +127,7 @@ class _Class:
     """By the clock: when it was served last, or began to wait."""
     waiting_s: float = 0.0
     """Audio in all windows that wait."""
+    waiting_windows: int = 0
     last_served_s: float = 0.0
     """What the job that led the last batch has had."""
 
@@ -156,6 +159,7 @@ class _Job:
             self.of.ready[self.id] = self
         self.waiting.append(parcel)
         self.of.waiting_s += parcel.duration_s
+        self.of.waiting_windows += len(parcel.windows)
 
     def most_alike(self, batch: Sequence[Parcel], room: int, room_s: float) -> Parcel | None:
         """What fits best into a batch with this room, in windows and seconds."""
@@ -187,6 +191,7 @@ class _Job:
         self.waiting.remove(parcel)
         self.served_s += parcel.duration_s
         self.of.waiting_s -= parcel.duration_s
+        self.of.waiting_windows -= len(parcel.windows)
         if not self.waiting:
             del self.of.ready[self.id]
         return parcel
@@ -230,6 +235,7 @@ class WindowScheduler:
         if gone := self._jobs.pop(job, None):
             gone.of.ready.pop(job, None)
             gone.of.waiting_s -= sum(parcel.duration_s for parcel in gone.waiting)
+            gone.of.waiting_windows -= sum(len(parcel.windows) for parcel in gone.waiting)
             self._retries = deque(parcel for parcel in self._retries if parcel.job != job)
         running = {number: batch.groups_of(job) for number, batch in self._running.items()}
         return {number: groups for number, groups in running.items() if groups}
@@ -292,9 +298,10 @@ class WindowScheduler:
             for parcel in parcels
         )
 
-    def waiting_s(self, priority: Priority) -> float:
-        """How much audio of a class waits for a batch, in seconds."""
-        return self._classes[priority].waiting_s
+    def has_enough(self, priority: Priority) -> bool:
+        """Whether what waits in a class fills the batches of all replicas, or is `AHEAD_S` long."""
+        of = self._classes[priority]
+        return of.waiting_s >= AHEAD_S or of.waiting_windows >= self._batch_size * self._replicas
 
     @property
     def has_room(self) -> bool:
