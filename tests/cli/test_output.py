@@ -125,9 +125,18 @@ def test_quiet_is_quiet_everywhere() -> None:
         assert stream.getvalue() == ""
 
 
+def cells(line: str) -> int:
+    """How many cells of a terminal it takes."""
+    return sum(2 if letter == "\u8a9e" else 1 for letter in line)
+
+
 @given(
     st.lists(
-        st.tuples(st.text("abc ", max_size=90), st.none() | st.floats(0, 200), st.text("xyz", max_size=90))
+        st.tuples(
+            st.text("abc \u8a9e\n\x1b", max_size=90),
+            st.none() | st.floats(0, 200),
+            st.text("xyz", max_size=90),
+        )
     ),
     st.integers(1, 120),
 )
@@ -143,7 +152,12 @@ def test_progress_keeps_to_its_line_and_leaves_nothing_behind(
         progress.clear()
     written = terminal.getvalue()
     assert ESCAPE not in written and "\n" not in written
-    assert all(len(line) < width for line in written.split("\r"))
+    lines = written.split("\r")
+    assert all(cells(line) < width for line in lines)
+    covered = 0
+    for line in lines:  # each is written over all of the one before it
+        assert not line or cells(line) >= covered
+        covered = cells(line.rstrip(" "))
     assert screen(written) == [""]
 
 

@@ -231,6 +231,32 @@ def test_a_client_that_starts_it_is_told_why(broken: tuple[RunningDaemon, str, s
     assert not Path(daemon.socket).exists()
 
 
+def test_what_a_plugin_prints_is_no_announcement(make_daemon: MakeDaemon, tmp_path: Path) -> None:
+    (tmp_path / "chatty.py").write_text("print('Hello from a plugin.')\n")
+    described = tmp_path / "chatty-1.0.dist-info"
+    described.mkdir()
+    (described / "METADATA").write_text("Metadata-Version: 2.1\nName: chatty\nVersion: 1.0\n")
+    (described / "entry_points.txt").write_text("[whisperd]\nchatty = chatty\n")
+    done = make_daemon(env={"PYTHONPATH": str(tmp_path)}).ctl("daemon", "start", "--json")
+    assert (done.status, done.err) == (0, "")
+    problems = done.json["plugin_problems"]
+    assert [problem["data"]["plugin"] for problem in problems] == ["chatty"], "it was looked at"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux for the limits of a process")
+def test_a_daemon_takes_as_many_files_as_there_may_be(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon()
+    daemon.settings("[limits]\nmax_connections = 10_000\n")
+    with_limits = 'ulimit -Sn 256 && ulimit -Hn 1000 && exec "$@"'
+    daemon.process = subprocess.Popen(
+        ["sh", "-c", with_limits, "sh", *DAEMON, "--announce"], env=daemon.env, stdout=subprocess.PIPE
+    )
+    assert daemon.process.stdout is not None
+    with daemon.process.stdout as announcement:
+        assert b'"socket"' in announcement.readline()
+    assert psutil.Process(daemon.pid).rlimit(psutil.RLIMIT_NOFILE) == (1000, 1000)
+
+
 # Places with odd names
 
 

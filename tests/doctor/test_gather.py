@@ -1,7 +1,8 @@
-"""What the doctor takes for needed, by what is installed."""
+"""What the doctor sees: what is needed, by what is installed, and what the logs say."""
 
 from __future__ import annotations
 
+import datetime
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,3 +88,16 @@ async def test_without_downloads_what_is_there_is_enough(
 async def test_a_backend_without_a_bundle_needs_none(tmp_path: Path, variants: list[Variant]) -> None:
     plain = Variant(name="toy-plain", lock=None, device="cpu", priority=9, compute_types=("int8",))
     assert await needed(tmp_path / "native", [plain, *variants]) == ["media"]
+
+
+async def test_logs_are_read_in_the_order_in_which_they_were_written(
+    tmp_path: Path, variants: list[Variant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHISPERD_STATE_DIR", str(tmp_path))
+    now = datetime.datetime.now().strftime("%Y-%m-%d %H:%M:%S,000 INFO whisperd: ")
+    begun, ended = f"{now}whisperd 1.0 listens on a.sock, process 7\n", f"{now}whisperd has ended\n"
+    for name, line in {"daemon.log.10": begun, "daemon.log.9": ended, "daemon.log": begun}.items():
+        (tmp_path / name).write_text(line)
+    store = ModelStore(tmp_path / "models", sources=())
+    facts = await gather(NativeStore(tmp_path / "native"), store, OfVariants(variants), tmp_path / "c.toml")
+    assert facts.crashes == (), "nobody was killed"

@@ -31,7 +31,7 @@ def since(text: str) -> str:
             moment = datetime.now(UTC) - timedelta(seconds=age_s(text))
         else:
             moment = datetime.fromisoformat(text).astimezone(UTC)
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, OSError):  # the last is Windows', of what is long ago
         problem = f"{text!r} is neither an age such as 12h or 30d nor a date such as 2026-03-01"
         raise argparse.ArgumentTypeError(problem) from None
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -35,6 +35,7 @@ __all__ = [
     "show_answers",
     "show_download",
     "tell",
+    "tell_damage",
 ]
 
 
@@ -226,6 +227,14 @@ def tell(options: argparse.Namespace, text: str) -> None:
     """Say a line on standard output, unless it is to be quiet or to have one JSON document."""
     if not (options.quiet or options.json):
         print(printable(text), flush=True)
+
+
+def tell_damage(name: str, damage: Sequence[str], fix: str) -> None:
+    """Print what is damaged of something whose bytes were compared, and how that is mended."""
+    print(f"{printable(name)}: damaged")
+    for line in damage:
+        print(f"  {printable(line)}")
+    print(f"  {printable(fix)}")
 
 
 def _is_at_terminal() -> bool:

@@ -237,7 +237,7 @@ class Progress:
         self._stream = stream or sys.stderr
         self._is_terminal = self._stream.isatty() and not quiet
         self._is_log = verbose and not quiet and not self._is_terminal
-        self._shown = ""
+        self._shown_cells = 0
         self._logged: tuple[str, int] | None = None
 
     @property
@@ -254,15 +254,16 @@ class Progress:
                 self._write(_line(what, percent, details) + "\n")
         elif self._is_terminal:
             room = columns(self._stream) - 1  # in the last column, some terminals go on to the next line
-            line = _line(what, percent, details, bar=room >= COLUMNS_FOR_A_BAR)[:room]
-            self._write("\r" + line.ljust(min(len(self._shown), room)))
-            self._shown = line
+            drawn = _line(what, percent, details, bar=room >= COLUMNS_FOR_A_BAR)
+            line = _beginning(printable(drawn), room)
+            self._write("\r" + _padded(line, min(self._shown_cells, room)))
+            self._shown_cells = _width(line)
 
     def clear(self) -> None:
         """Take the line away before something else is printed."""
-        if self._shown:
-            self._write("\r" + " " * len(self._shown) + "\r")
-            self._shown = ""
+        if self._shown_cells:
+            self._write("\r" + " " * self._shown_cells + "\r")
+            self._shown_cells = 0
 
     def _write(self, text: str) -> None:
         try:

@@ -94,7 +94,10 @@ def _allow_files(connections: int) -> None:
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, connections + SPARE_FILES), hard))
+        wanted = max(soft, connections + SPARE_FILES)
+        if hard != resource.RLIM_INFINITY:  # as many as there may be are better than what is usual
+            wanted = min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _run(
@@ -201,6 +204,9 @@ class _Announcement:
 
     def __init__(self, *, enabled: bool) -> None:
         self._enabled = enabled
+        if enabled:  # what plugins print is no announcement
+            self._output = os.dup(1)
+            os.dup2(2, 1)
 
     def ready(self, socket: str) -> None:
         """Say that clients may connect, and let go of the terminal."""
@@ -217,8 +223,8 @@ class _Announcement:
 
     def _say(self, message: object) -> None:
         with suppress(BrokenPipeError):  # it was interrupted while it waited for us
-            sys.stdout.write(json.dumps(message) + "\n")
-            sys.stdout.flush()
+            os.write(self._output, json.dumps(message).encode() + b"\n")
+        os.close(self._output)
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)

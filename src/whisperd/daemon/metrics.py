@@ -122,7 +122,7 @@ class Metrics:
 
     def families(self, standing: Standing) -> list[Family]:
         """All that there is to tell."""
-        return [*self._counted(), *_standing(standing)]
+        return [*self._of_jobs(), *self._of_runtimes(), *_standing(standing)]
 
     def _completed(self, event: TranscriptionCompleted) -> None:
         self._over(event.id, "completed")
@@ -138,7 +138,7 @@ class Metrics:
         self._queued_s.pop(job, None)
         self._ended[status] += 1
 
-    def _counted(self) -> Iterable[Family]:
+    def _of_jobs(self) -> Iterable[Family]:
         ended = [Sample(self._ended[status], {"status": status}) for status in ENDS]
         yield Family("whisperd_jobs_total", "counter", "Jobs that are over, by how they ended.", ended)
         yield _counter(
@@ -155,6 +155,20 @@ class Metrics:
         yield self._waits.family("whisperd_job_wait_seconds", "Time from a job's submission to its start.")
         yield self._works.family("whisperd_job_duration_seconds", "Time from a job's start to its end.")
         yield self._lengths.family("whisperd_job_audio_seconds", "Length of the recordings transcribed.")
+        watched = [Sample(self._watched[outcome], {"outcome": outcome}) for outcome in WATCH_OUTCOMES]
+        yield Family(
+            "whisperd_watch_files_total",
+            "counter",
+            "Files of watch folders, by what became of them.",
+            watched,
+        )
+        yield self._watch_works.family(
+            "whisperd_watch_file_duration_seconds",
+            "Time from when a file of a watch folder had settled to when it was done.",
+        )
+
+    def _of_runtimes(self) -> Iterable[Family]:
+        """And of what befell the computer."""
         yield _by_label(
             "whisperd_runtime_loads_total",
             "counter",
@@ -168,17 +182,6 @@ class Metrics:
             "Times that a runtime could not be loaded.",
             "runtime",
             self._load_failures,
-        )
-        watched = [Sample(self._watched[outcome], {"outcome": outcome}) for outcome in WATCH_OUTCOMES]
-        yield Family(
-            "whisperd_watch_files_total",
-            "counter",
-            "Files of watch folders, by what became of them.",
-            watched,
-        )
-        yield self._watch_works.family(
-            "whisperd_watch_file_duration_seconds",
-            "Time from when a file of a watch folder had settled to when it was done.",
         )
         yield _counter(
             "whisperd_memory_relief_total", "Runtimes unloaded because memory was short.", self._relieved

@@ -278,7 +278,8 @@ def _clashing(environment: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
 
 def _log_lines(log_file: Path) -> Iterable[str]:
     """Of the log and those that were rotated, the oldest first."""
-    for file in [*sorted(log_file.parent.glob(f"{log_file.name}.[0-9]*"), reverse=True), log_file]:
+    rotated = [file for file in log_file.parent.glob(f"{log_file.name}.*") if file.suffix[1:].isdecimal()]
+    for file in [*sorted(rotated, key=lambda file: -int(file.suffix[1:])), log_file]:
         if file.exists():
             with file.open(encoding="utf-8", errors="replace") as lines:
                 yield from lines

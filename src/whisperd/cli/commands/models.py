@@ -14,6 +14,7 @@ from whisperd.cli.command import (
     for_each,
     model_warnings,
     tell,
+    tell_damage,
 )
 from whisperd.cli.output import print_json, print_table, printable, size
 from whisperd.cli.parser import Parser
@@ -157,10 +158,7 @@ def verify(options: argparse.Namespace) -> int:
 def _verified(answer: dict[str, Any]) -> str | None:
     if answer["ok"]:
         return f"{answer['name']}: every byte is right"
-    print(f"{printable(answer['name'])}: damaged")
-    for name in answer["damaged"]:
-        print(f"  damaged: {printable(name)}")
-    print(f"  {printable(answer['fix'])}")
+    tell_damage(answer["name"], [f"damaged: {name}" for name in answer["damaged"]], answer["fix"])
     return None
 
 

@@ -6,7 +6,15 @@ import argparse
 from typing import Any
 
 from whisperd.cli import exit_status
-from whisperd.cli.command import add_names, call_with_progress, confirm, connect_as, for_each, tell
+from whisperd.cli.command import (
+    add_names,
+    call_with_progress,
+    confirm,
+    connect_as,
+    for_each,
+    tell,
+    tell_damage,
+)
 from whisperd.cli.output import print_json, print_table, printable, size
 from whisperd.cli.parser import Parser
 
@@ -94,10 +102,8 @@ def verify(options: argparse.Namespace) -> int:
 def _verified(answer: dict[str, Any]) -> str | None:
     if answer["ok"]:
         return f"{answer['name']}: every file is as it was installed"
-    print(f"{answer['name']}: damaged")
-    for damage in answer["damage"]:
-        print(f"  {damage['problem']}: {printable(damage['path'])}")
-    print(f"  Run `whisperctl natives install {answer['name']}` to mend it.")
+    damage = [f"{one['problem']}: {one['path']}" for one in answer["damage"]]
+    tell_damage(answer["name"], damage, f"Run `whisperctl natives install {answer['name']}` to mend it.")
     return None
 
 

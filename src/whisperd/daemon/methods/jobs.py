@@ -291,7 +291,7 @@ def _moment(text: str) -> str:
     """A moment as jobs have it, in UTC."""
     try:
         return to_rfc3339(datetime.datetime.fromisoformat(text))
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, OSError):  # the last is Windows', of what is long ago
         raise invalid_params(f"{text!r} is no moment as RFC 3339 writes it") from None
 
 
