@@ -24,7 +24,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from anyio.abc import Process
 
-__all__ = ["die_with_parent", "how_it_ended", "kill", "open_child", "python_command", "watch_parent"]
+__all__ = [
+    "die_with_parent",
+    "how_it_ended",
+    "kill",
+    "open_child",
+    "python_command",
+    "take_output",
+    "watch_parent",
+]
 
 _PR_SET_PDEATHSIG = 1
 _PARENT_GONE_STATUS = 75
@@ -127,6 +135,20 @@ def die_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:  # it died before we asked
             os._exit(_PARENT_GONE_STATUS)
+
+
+def take_output() -> int:
+    """In a child: keep standard output for messages, as the descriptor that is returned.
+
+    From here on whatever prints, native libraries included, prints to standard error.
+    """
+    output = os.dup(1)
+    os.dup2(2, 1)
+    if sys.platform == "win32":  # descriptors there may translate line ends
+        import msvcrt
+
+        msvcrt.setmode(output, os.O_BINARY)
+    return output
 
 
 def watch_parent(*, with_descendants: bool = False) -> None:

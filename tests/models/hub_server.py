@@ -53,6 +53,8 @@ class Hub:
     answers: list[Answer] = field(default_factory=list)
     plain_listing: bool = False
     """Whether listings lack sizes and hashes, as those of simple mirrors do."""
+    sizeless: bool = False
+    """Whether it is not said how large a small file is before it is sent."""
     cut_after: int | None = None
     """Close the connection in the middle of the next downloads after so many bytes."""
     cuts: int = 0
@@ -202,13 +204,15 @@ class _Handler(BaseHTTPRequestHandler):
         start, status = 0, 200
         if wanted := self.headers.get("Range"):
             start, status = int(wanted.removeprefix("bytes=").rstrip("-")), 206
+            if start >= len(data):
+                return self._send(416, {"Content-Range": f"bytes */{len(data)}"})
             headers = headers | {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
         if hub.flip == name:
             data = bytes([data[0] ^ 1]) + data[1:]
         body = data[start:]
-        self._begin(status, headers, len(body))
+        self._begin(status, headers, None if hub.sizeless and self.command == "HEAD" else len(body))
         if self.command == "HEAD":
-            return
+            return None
         if hub.cuts and hub.cut_after is not None and len(body) > hub.cut_after:
             hub.cuts -= 1
             self._write(name, body[: hub.cut_after])
@@ -219,6 +223,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         else:
             self._write(name, body)
+        return None
 
     def _write(self, name: str, body: bytes) -> None:
         # Counted before: whoever has received it may look at the count at once.
@@ -232,9 +237,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def _begin(self, status: int, headers: dict[str, str], length: int) -> None:
+    def _begin(self, status: int, headers: dict[str, str], length: int | None) -> None:
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(length))
+        if length is not None:
+            self.send_header("Content-Length", str(length))
         self.end_headers()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +45,8 @@ def convert(source, target, precision, on_bytes):
     if how:
         raise ValueError(how)
     target.write_bytes(precision.encode() + weights[::-1])
+    print("libraries say what they like", flush=True)
+    os.write(1, b"in C, too\\n")
     on_bytes(len(weights) - 1000)
 """
 FORMAT = ModelFormat(name="toy", convert="toy_converter:convert")
@@ -250,6 +253,8 @@ async def test_a_folder_that_is_used_in_place_is_converted_anew_when_it_changed(
     first = await store.convert(str(folder), FORMAT, "int8")
     assert first.read_bytes() == b"int8" + tiny_files(1)["model.bin"][::-1]
     assert await store.convert(str(folder), FORMAT, "int8") == first
+    (folder / "notes.log").write_text("this changes no text")
+    assert await store.convert(str(folder), FORMAT, "int8") == first
     await store.remove("toy")
     assert first.exists(), "its folder is as it was"
     await store.pull("toy")
@@ -258,6 +263,16 @@ async def test_a_folder_that_is_used_in_place_is_converted_anew_when_it_changed(
     assert second.read_bytes() == b"int8" + tiny_files(2)["model.bin"][::-1]
     await store.remove("toy")
     assert second.exists() and not first.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
+async def test_beside_the_files_of_a_folder_may_lie_whatever_there_is(
+    tmp_path: Path, store: ModelStore, converter: Converter
+) -> None:
+    folder = write_files(tmp_path / "mine", tiny_files(1))
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.json")).touch()
+    made_here = await store.convert(str(folder), FORMAT, "int8")
+    assert await store.convert(str(folder), FORMAT, "int8") == made_here
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="a superuser may write anywhere")

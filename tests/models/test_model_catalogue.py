@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from whisperd.models import shipped_catalogue
@@ -109,6 +109,8 @@ NAMES = st.from_regex(
 
 
 @given(NAMES, NAMES)
+@example("a/b--c", "a--b/c")
+@example("a/b@c--d", "a/b@c/d")
 def test_different_models_have_different_keys(first: str, second: str) -> None:
     references = []
     for name in (first, second):

@@ -14,11 +14,12 @@ from pathlib import Path
 import anyio
 import psutil
 import pytest
-from hub_server import Answer, Hub
+from hub_server import Answer, Hub, git_sha1
 from toy_models import REPO, catalogue_of, content, tiny_files, toy_entry
 
 from toy_runtime import until
 from whisperd.models import ModelStore
+from whisperd.models.names import key_of
 from whisperd.models.sources import HubSettings, HubSource
 from whisperd.progress import Progress
 from whisperd.rpc.errors import WhisperdError
@@ -142,6 +143,19 @@ async def test_a_cut_download_goes_on_where_it_was_cut(
     assert content(installed.path) == files
     assert hub.cuts == 0
     assert hub.served["model.bin"] == len(files["model.bin"])
+
+
+async def test_a_download_that_had_all_of_a_file_of_unknown_size_goes_on(
+    hub: Hub, make_store: MakeStore, files: dict[str, bytes]
+) -> None:
+    """A mirror that states no sizes, and a pull that was ended after the first of the files."""
+    hub.add(REPO, files)
+    hub.plain_listing = hub.sizeless = True
+    folder = make_store().root / "partial" / key_of(REPO)
+    folder.mkdir(parents=True)
+    (folder / f"{git_sha1(files['config.json'])}.partial").write_bytes(files["config.json"])
+    installed = await make_store().pull(REPO)
+    assert content(installed.path) == files
 
 
 async def test_a_connection_that_falls_silent_is_replaced(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -603,6 +604,28 @@ async def test_each_system_call_may_fail(
         assert content(installed.path) == files
         await make().remove("toy")
     assert fail_at > 15
+
+
+async def test_where_nothing_can_be_linked_a_half_copy_is_no_model(
+    make: Make, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a stick that is full, whose file system knows no links."""
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    def fill_up(source: Path, target: Path) -> None:
+        target.write_bytes(source.read_bytes()[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    monkeypatch.setattr(os, "link", refuse)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfile", fill_up)
+        assert (await failure(make())).code == "disk.full"
+    assert await make().find("toy") is None
+    installed = await make().pull("toy")
+    assert content(installed.path) == files
 
 
 CRASH = """

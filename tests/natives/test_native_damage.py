@@ -18,7 +18,7 @@ from index_server import IndexServer
 from store_checks import ignore, left_in_staging
 from wheel_maker import lock_wheels, make_wheel
 
-from whisperd.natives import Bundle, InstalledBundle, NativeStore, manifest
+from whisperd.natives import Bundle, InstalledBundle, NativeStore, manifest, sharing
 from whisperd.natives import install as install_module
 from whisperd.natives import store as store_module
 from whisperd.rpc.errors import WhisperdError
@@ -138,6 +138,45 @@ class TestDamagedBundle:
             until(lambda: time.time_ns() > library.stat().st_ctime_ns + 10**8, "the clock of the files")
             assert await store.install(bundle, ignore) == installed
         assert read == [library]
+
+
+class TestDamagedManifest:
+    """What a bad disk, or a computer that lost its power, may leave: it is damage, whatever it is."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "bundle"
+        folder.mkdir()
+        (folder / "engine.py").write_bytes(b"ANSWER = 42\n")
+        assert manifest.write_manifest(folder) == ()
+        (folder / manifest.DESCRIPTION).touch()
+        return folder
+
+    def damage(self, folder: Path) -> set[tuple[manifest.Damage, ...]]:
+        """What is found slowly, and what is found quickly."""
+        return {manifest.compare(folder), manifest.compare_quickly(folder, 0, {})}
+
+    @pytest.mark.parametrize("text", [b"\xff\xfe\n", b"0123  engine.py\0\0\0\n"], ids=["no text", "zeros"])
+    def test_a_manifest_that_cannot_be_read_is_damage(self, folder: Path, text: bytes) -> None:
+        (folder / manifest.MANIFEST).write_bytes(text)
+        assert self.damage(folder) == {(manifest.Damage(manifest.MANIFEST, "missing"),)}
+
+    def test_it_keeps_no_other_bundle_from_being_installed(self, folder: Path, tmp_path: Path) -> None:
+        other = tmp_path / "other"
+        other.mkdir()
+        (other / "native.bin").write_bytes(bytes(sharing.WORTH_IT_BYTES))
+        assert manifest.write_manifest(other) == ()
+        checksum = manifest.sha256(other / "native.bin")
+        (folder / manifest.MANIFEST).write_bytes(f"{checksum}  native\0bin\n".encode())
+        assert sharing.share_files(other, [folder]) == 0
+
+    @pytest.mark.skipif(os.name == "nt", reason="links are for the privileged")
+    def test_a_file_that_cannot_be_read_is_damage(self, folder: Path) -> None:
+        (folder / "engine.py").unlink()
+        (folder / "engine.py").symlink_to("nowhere")
+        (folder / "extra.py").symlink_to("nowhere")
+        changed, extra = manifest.Damage("engine.py", "changed"), manifest.Damage("extra.py", "extra")
+        assert self.damage(folder) == {(changed, extra)}
 
 
 def change_keeping_times(path: Path, data: bytes) -> None:

@@ -280,9 +280,14 @@ class TestGoingBack:
     ) -> None:
         old = await store.install(bundle, ignore)
         done = await store.upgrade(bundle, works, ignore)
+        (choice,) = (root / ".current").iterdir()
+        # That of a bundle whose name goes on where ours ends; its versions may be called the same.
+        others = choice.with_name(choice.name.replace("engine-cpu", "engine-cpu-generic"))
+        others.write_bytes(choice.read_bytes())
         await store.remove(done.installed)
         assert store.find(bundle) == old
-        assert list((root / ".current").iterdir()) == []
+        assert list((root / ".current").iterdir()) == [others]
+        assert others.read_bytes()
 
 
 class TestRefused:

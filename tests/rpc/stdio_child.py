@@ -38,6 +38,10 @@ def refuse(_params):
     raise WhisperdError("test.refused", "It is refused.", "Ask for something else.")
 
 
+def refuse_strangely(_params):
+    raise WhisperdError("test.refused", "It is refused.", "Ask for something else.", {"what": object()})
+
+
 def fail(_params):
     raise KeyError("lost")
 
@@ -52,5 +56,6 @@ def hang(_params):
     threading.Event().wait()
 
 
-handlers = {method.__name__: method for method in (echo, noisy, count, refuse, fail, meet, hang)}
+methods = (echo, noisy, count, refuse, refuse_strangely, fail, meet, hang)
+handlers = {method.__name__: method for method in methods}
 stdio.serve(handlers, concurrency=int(sys.argv[1]))

@@ -60,6 +60,7 @@ async def test_notifications_come_before_the_answer_and_in_order() -> None:
     ("method", "params", "code"),
     [
         ("refuse", None, "test.refused"),
+        ("refuse_strangely", None, "test.refused"),
         ("fail", None, "process.failed"),
         ("nothing", None, "rpc.unknown_method"),
         ("echo", {"text": 1}, "rpc.invalid_params"),

@@ -9,12 +9,15 @@ once.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
+from whisperd.child import take_output
 from whisperd.isolation import enter_bundle
 from whisperd.models.messages import Converted, ConvertLine, ConvertRequest, NotConverted, Read
 
@@ -24,17 +27,22 @@ _REPORT_EVERY_S = 0.1
 def main() -> None:
     """Do what the first argument asks for."""
     request = msgspec.json.decode(sys.argv[1], type=ConvertRequest)
+    output = take_output()  # a plugin may print what it likes
+
+    def say(line: ConvertLine) -> None:
+        os.write(output, msgspec.json.encode(line) + b"\n")
+
     try:
-        convert(request)
+        convert(request, say)
     except OSError as error:
-        _say(NotConverted(reason=error.strerror or str(error), errno=error.errno))
+        say(NotConverted(reason=error.strerror or str(error), errno=error.errno))
     except Exception as error:  # whatever a damaged or unknown model leads to
-        _say(NotConverted(reason=str(error) or type(error).__name__))
+        say(NotConverted(reason=str(error) or type(error).__name__))
     else:
-        _say(Converted())
+        say(Converted())
 
 
-def convert(request: ConvertRequest) -> None:
+def convert(request: ConvertRequest, say: Callable[[ConvertLine], None]) -> None:
     """Have the plugin's function make the file."""
     module, _, function = request.convert.partition(":")
     if request.bundle is not None:
@@ -47,14 +55,9 @@ def convert(request: ConvertRequest) -> None:
         done += count
         if time.monotonic() - told_s >= _REPORT_EVERY_S:
             told_s = time.monotonic()
-            _say(Read(done=done))
+            say(Read(done=done))
 
     make(Path(request.source), Path(request.target), request.precision, on_bytes)
-
-
-def _say(line: ConvertLine) -> None:
-    sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
-    sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ in the store or from a user's folder.
 
 A file is made in a child process under a name of its own and renamed into place, so it is whole or not there.
 It is given to an engine only while its bytes are those that were written. Its source's hash is over the
-hashes of all files of a model in the store, and over the stamps of those of a folder that is used in place.
+hashes of all files of a model in the store, and over the stamps of those in a folder that is used in place.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from whisperd.child import open_child, python_command
 from whisperd.isolation import isolated_environment
 from whisperd.locks import hold_lock
 from whisperd.models.errors import disk_full, from_os_error
+from whisperd.models.folders import hash_stamps
 from whisperd.models.hashing import hash_file, settle, stamp
 from whisperd.models.manifest import Manifest, Verified
 from whisperd.models.messages import Converted, ConvertLine, ConvertRequest, NotConverted, Read
@@ -65,15 +66,13 @@ class ConvertedSource:
     @classmethod
     def stored(cls, manifest: Manifest, folder: Path) -> ConvertedSource:
         """A model of the store."""
-        lines = (f"{file.sha256}  {file.name}" for file in manifest.files)
-        return cls(manifest.name, folder, _hash(lines))
+        lines = sorted(f"{file.sha256}  {file.name}" for file in manifest.files)
+        return cls(manifest.name, folder, hashlib.sha256("\n".join(lines).encode()).hexdigest())
 
     @classmethod
     def used_in_place(cls, folder: Path) -> ConvertedSource:
-        """A folder of the user's. Raises OSError."""
-        files = sorted(path for path in folder.iterdir() if path.is_file())
-        lines = (f"{path} {msgspec.json.encode(stamp(path)).decode()}" for path in files)
-        return cls(str(folder), folder, _hash(lines), in_place=True)
+        """A folder of the user's. Raises `model.invalid_folder`."""
+        return cls(str(folder), folder, hash_stamps(folder), in_place=True)
 
     @property
     def size_bytes(self) -> int:
@@ -268,10 +267,6 @@ def _conversion_failed(name: str, format_name: str, reason: str) -> WhisperdErro
     )
 
 
-def _hash(lines: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
-
-
 def _record(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
@@ -289,5 +284,5 @@ def _is_of_folder_in_place(folder: Path) -> bool:
     try:
         source = Path((folder / _IN_PLACE).read_text("utf-8"))
         return ConvertedSource.used_in_place(source).hash == folder.name
-    except (OSError, ValueError):
+    except (OSError, ValueError, WhisperdError):
         return False

@@ -137,6 +137,8 @@ def _receive(
     with get_session().stream(
         "GET", url, headers=headers, timeout=request.settings.read_timeout_s
     ) as response:
+        if response.status_code == 416:  # nothing is behind what is there, which the store will look at
+            return
         if response.is_error:
             response.read()
         hf_raise_for_status(response)

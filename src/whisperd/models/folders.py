@@ -18,7 +18,7 @@ from whisperd.models.sources.base import missing_names
 from whisperd.rpc.errors import WhisperdError
 from whisperd.threads import ANSWER_TIMEOUT_S, run_abandonable
 
-__all__ = ["identify_folder", "look_into_folder", "open_folder"]
+__all__ = ["hash_stamps", "identify_folder", "look_into_folder", "open_folder"]
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ async def look_into_folder(name: str) -> InstalledModel:
 
 async def identify_folder(name: str) -> str:
     """A hash over the stamps of a model's files. Raises `model.invalid_folder`."""
-    return await _in_time(name, lambda: _identity(Path(open_folder(name).path)))
+    return await _in_time(name, lambda: hash_stamps(Path(open_folder(name).path)))
 
 
 async def _in_time(name: str, work: Callable[[], T]) -> T:
@@ -45,7 +45,11 @@ async def _in_time(name: str, work: Callable[[], T]) -> T:
         raise _invalid(Path(name), problem) from error
 
 
-def _identity(folder: Path) -> str:
+def hash_stamps(folder: Path) -> str:
+    """A hash over the stamps of the files of a model, which changes when one of them does. Blocks.
+
+    Raises `model.invalid_folder`.
+    """
     try:
         files = sorted(path for path in folder.iterdir() if path.suffix in _MODEL_SUFFIXES and path.is_file())
         lines = [f"{path} {msgspec.json.encode(stamp(path)).decode()}\n" for path in files]

@@ -58,7 +58,7 @@ def resolve(name: str, catalogue: Catalogue, is_installed: Callable[[str], bool]
     if is_plain(name) and is_installed(name):
         return Reference(name=name)
     repository = _REPOSITORY.fullmatch(name)
-    if repository is not None and ".." not in name:
+    if repository is not None and ".." not in name and "--" not in name:
         return Reference(name=name, repo=repository["repo"], revision=repository["revision"])
     raise _unknown(name, catalogue)
 

@@ -145,7 +145,8 @@ class Storage:
                 _copy(path, incoming, on_bytes)
                 on_bytes = None
             elif keep == "link":
-                _link(path, incoming)
+                # Hard, so that it stays when theirs is deleted, else symbolic.
+                _link(path.resolve(), incoming, os.link, os.symlink, shutil.copyfile)
             source = path if keep == "move" else incoming
             digests = hash_file(source, git=expected.git_sha1 is not None, on_bytes=on_bytes)
             _compare(expected, digests.sha256, digests.git_sha1, digests.stamp.size_bytes)
@@ -298,14 +299,14 @@ def _copy(source: Path, target: Path, on_bytes: OnBytes | None) -> None:
                 on_bytes(len(chunk))
 
 
-def _link(source: Path, target: Path) -> None:
-    """Link to a file of the user's: hard, so that it stays when theirs is deleted, else symbolic."""
-    real = source.resolve()
-    for link in (os.link, os.symlink, shutil.copyfile):
+def _link(source: Path, target: Path, *ways: Callable[[Path, Path], object]) -> None:
+    """Link in the first way that the file system knows; the last one may fail, and raises its OSError."""
+    *others, last = ways
+    for link in others:
         with suppress(OSError):
-            link(real, target)
+            link(source, target)
             return
-    raise OSError(f"{real} can neither be linked nor copied")
+    last(source, target)
 
 
 def _link_blob(blob: Path, target: Path) -> None:
@@ -313,10 +314,7 @@ def _link_blob(blob: Path, target: Path) -> None:
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     blob.stat()
     try:
-        for link in (_symlink_relative, os.link, shutil.copyfile):
-            with suppress(OSError):
-                link(blob, temporary)
-                break
+        _link(blob, temporary, _symlink_relative, os.link, shutil.copyfile)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -68,7 +68,7 @@ def installed_distributions(bundle: Path) -> set[str]:
 
 def write_manifest(bundle: Path) -> tuple[Damage, ...]:
     """Compare all files with the wheels' records; where they agree, write the manifest."""
-    hashes = dict(_hashes(bundle))
+    hashes = {path: sha256(bundle / path) for path in _files(bundle)}
     damage = tuple(_differences(read_records(bundle), hashes, extra_is_damage=False))
     if not damage:
         text = "".join(f"{checksum}  {path}\n" for path, checksum in sorted(hashes.items()))
@@ -80,9 +80,9 @@ def compare(bundle: Path) -> tuple[Damage, ...]:
     """Compare all files with the manifest: what is missing, changed or too many."""
     try:
         expected = read_manifest(bundle)
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):
         return (Damage(MANIFEST, "missing"),)
-    return tuple(_differences(expected, dict(_hashes(bundle))))
+    return tuple(_differences(expected, {path: _hash_found(bundle / path) for path in _files(bundle)}))
 
 
 def compare_quickly(bundle: Path, size_bytes: int, sealed: dict[Path, int]) -> tuple[Damage, ...]:
@@ -98,13 +98,13 @@ def compare_quickly(bundle: Path, size_bytes: int, sealed: dict[Path, int]) -> t
         sealed_ns = max((bundle / DESCRIPTION).stat().st_mtime_ns, sealed.get(bundle, 0))
         expected = read_manifest(bundle)
         found = {path: os.stat(f"{bundle}/{path}") for path in expected}  # noqa: PTH116 - of thousands
-    except FileNotFoundError:
+    except (OSError, ValueError):
         return compare(bundle)
     sizes_bytes = sum(each.st_size for each in found.values()) + (bundle / MANIFEST).stat().st_size
     if sizes_bytes != size_bytes:
         return compare(bundle)
     later = [path for path, each in found.items() if _changed_ns(each) > sealed_ns]
-    hashes = {path: sha256(bundle / path) for path in later}
+    hashes = {path: _hash_found(bundle / path) for path in later}
     damage = tuple(_differences({path: expected[path] for path in later}, hashes))
     if later and not damage:
         sealed[bundle] = begun_ns
@@ -119,8 +119,10 @@ def _changed_ns(file: os.stat_result) -> int:
 
 
 def read_manifest(bundle: Path) -> dict[str, str]:
-    """The hash of each file of a bundle, by its path there. Raises `OSError`, `UnicodeDecodeError`."""
+    """The hash of each file of a bundle, by its path there. Raises `OSError`, `ValueError`."""
     text = (bundle / MANIFEST).read_text(encoding="utf-8")
+    if "\0" in text:  # as a computer that loses its power may leave it
+        raise ValueError(f"the manifest of {bundle} is damaged")
     pairs = (line.partition("  ") for line in text.splitlines())
     return {path: checksum for checksum, _, path in pairs}
 
@@ -139,11 +141,20 @@ def _differences(
             yield Damage(path, "changed")
 
 
-def _hashes(bundle: Path) -> Iterator[tuple[str, str]]:
+def _files(bundle: Path) -> Iterator[str]:
+    """The paths of all that the manifest is of."""
     for path in bundle.rglob("*"):
         name = path.relative_to(bundle).as_posix()
         if not path.is_dir() and name not in (MANIFEST, DESCRIPTION):
-            yield name, sha256(path)
+            yield name
+
+
+def _hash_found(path: Path) -> str:
+    """The hash of a file; that of none where it cannot be read, as on a bad disk, or leads nowhere."""
+    try:
+        return sha256(path)
+    except OSError:
+        return ""
 
 
 def sha256(path: Path) -> str:

@@ -47,7 +47,7 @@ def _candidates(others: Iterable[Path], checksums: Iterable[str]) -> Iterator[tu
     """Files of other bundles that should have one of these hashes."""
     checksums = set(checksums)
     for other in others:
-        with suppress(OSError, UnicodeDecodeError):  # one that is being removed, or is damaged
+        with suppress(OSError, ValueError):  # one that is being removed, or is damaged
             for path, checksum in read_manifest(other).items():
                 if checksum in checksums:
                     yield other / path, checksum

@@ -198,7 +198,9 @@ class NativeStore:
 
     def _choices(self, name: str) -> builtins.list[Path]:
         """All choices among versions of a bundle: of every Python, and of every lock it was shipped with."""
-        return sorted((self._root / _CURRENT).glob(f"{name}-*.json"))
+        found = sorted((self._root / _CURRENT).glob(f"{name}-*.json"))
+        # What is left without version, Python and digest: names may begin with those of other bundles.
+        return [path for path in found if path.stem.rsplit("-", 3)[0] == name]
 
     async def _try(
         self,

@@ -45,19 +45,13 @@ class Stdio:
 
     @classmethod
     def take(cls) -> Stdio:
-        """Keep standard output for messages, and tie this process's life to its parent's.
-
-        From here on whatever prints, native libraries included, prints to standard error.
-        """
+        """Keep standard output for messages, and tie this process's life to its parent's."""
         child.die_with_parent()
-        output = os.dup(1)
-        os.dup2(2, 1)
         if sys.platform == "win32":  # descriptors there may translate line ends
             import msvcrt
 
-            for descriptor in (0, output):
-                msvcrt.setmode(descriptor, os.O_BINARY)
-        return cls(output)
+            msvcrt.setmode(0, os.O_BINARY)
+        return cls(child.take_output())
 
     def notify(self, method: str, params: object) -> None:
         """Send a notification; blocks while the parent does not read. Any thread may call it."""
@@ -92,7 +86,7 @@ class Stdio:
                 )
             response = encode_response(request.id, result=handlers[request.method](request.params))
         except WhisperdError as error:
-            response = encode_response(request.id, error=error)
+            response = _encode_error(request.id, error)
         except BaseException as error:
             traceback.print_exc()
             response = encode_response(request.id, error=_unexpected(request.method, error))
@@ -106,6 +100,13 @@ class Stdio:
                     view = view[os.write(self._output, view) :]
             except OSError:  # the parent does not listen any more
                 _end_process(0)
+
+
+def _encode_error(request_id: int, error: WhisperdError) -> bytes:
+    try:
+        return encode_response(request_id, error=error)
+    except (TypeError, ValueError, OverflowError):  # a plugin's, with data that no message can hold
+        return encode_response(request_id, error=WhisperdError(error.code, error.message, error.fix))
 
 
 def _unexpected(method: str, error: BaseException) -> WhisperdError:
