@@ -34,6 +34,10 @@ def test_text_has_a_line_for_each_segment() -> None:
     assert render(transcript(" One.", " Two."), "text") == "One.\nTwo.\n"
 
 
+def test_a_line_of_text_is_one_line_and_steers_no_terminal() -> None:
+    assert render(transcript(" One\ntwo\x1b[31m.\u2028", " \x07"), "text") == "One two[31m.\n"
+
+
 def test_text_of_silence_is_empty() -> None:
     assert render(transcript(), "text") == ""
     assert render(transcript(" ", ""), "text") == ""

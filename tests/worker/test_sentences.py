@@ -31,6 +31,8 @@ def texts(sentences: list[list[Word]]) -> list[str]:
         ("It was J. F. Kennedy who spoke.", ["It was J. F. Kennedy who spoke."]),
         ("It rose by 3.5 percent in the year.", ["It rose by 3.5 percent in the year."]),
         ("He waited... and then he went away.", ["He waited... and then he went away."]),
+        ("यह पहला वाक्य है। यह दूसरा वाक्य है।", ["यह पहला वाक्य है।", "यह दूसरा वाक्य है।"]),
+        ("هل هذا هو البيت؟ نعم هذا هو.", ["هل هذا هو البيت؟", "نعم هذا هو."]),
         ("Das war es z.B. nicht allein.", ["Das war es z.B. nicht allein."]),
     ],
 )

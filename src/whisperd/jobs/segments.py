@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 
 import msgspec
 
-__all__ = ["Segment", "Word", "is_unspaced", "join_texts"]
+__all__ = ["Segment", "Word", "is_unspaced", "join_texts", "on_one_line"]
+
+_LINE_ENDS = re.compile("[\t-\r\x1c-\x1f\x85\u2028\u2029]")
+_CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x9f]")
 
 
 class Word(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +43,11 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     """From 0, where channels are heard by themselves."""
     language: str | None = None
     """What is spoken in it, as a code."""
+
+
+def on_one_line(text: str) -> str:
+    """The text without what ends a line, for which it has a space, or steers a terminal."""
+    return text if text.isprintable() else _CONTROLS.sub("", _LINE_ENDS.sub(" ", text))
 
 
 def join_texts(texts: Iterable[str]) -> str:

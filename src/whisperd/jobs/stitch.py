@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from whisperd.jobs.reconcile import SLACK_S, reconcile
-from whisperd.jobs.segments import Segment, Word, join_texts
+from whisperd.jobs.segments import Segment, Word, join_texts, on_one_line
 from whisperd.worker.protocol import EngineSegment, EngineWord, WindowResult
 
 __all__ = ["Stitcher"]
@@ -138,7 +138,7 @@ def _placed(window: Window, segment: EngineSegment, language: str) -> Segment:
         seek=round(window.start * 100),
         start=round(start_s, 3),
         end=round(end_s, 3),
-        text=segment.text,
+        text=on_one_line(segment.text),
         tokens=segment.tokens,
         temperature=segment.temperature,
         avg_logprob=segment.avg_logprob,
@@ -157,7 +157,7 @@ def _words(words: Sequence[EngineWord], offset_s: float, start_s: float, end_s: 
         word_start_s = min(max(reached_s, offset_s + word.start), end_s)
         reached_s = min(max(word_start_s, offset_s + word.end), end_s)
         yield Word(
-            text=word.text,
+            text=on_one_line(word.text),
             start=round(word_start_s, 3),
             end=round(reached_s, 3),
             probability=word.probability,

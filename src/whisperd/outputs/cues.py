@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from whisperd.jobs.segments import Segment
-from whisperd.outputs.script import clean, pieces, width
+from whisperd.outputs.script import clean, divided, pieces, width
+from whisperd.worker.sentences import ends_clause, ends_sentence
 
 __all__ = ["Cue", "Piece", "cues"]
 
@@ -26,10 +27,6 @@ SHORTEST_S: Final = 5 / 6
 LONGEST_S: Final = 7.0
 LONG_PAUSE_S: Final = 2.0
 """Nobody reads on over such a pause: a cue ends before it."""
-
-_ENDS_SENTENCE: Final = ".!?\u2026\u3002\uff01\uff1f"
-_ENDS_CLAUSE: Final = ",;:\u2013\u2014\uff0c\u3001\uff1b\uff1a"
-_QUOTES: Final = "\"'\u2019\u201d\u300d\u300f)]\uff09"
 
 _CUE_COST: Final = 1.0
 """Each cue costs, so that there are no more than needed."""
@@ -97,7 +94,7 @@ def _timed_pieces(segment: Segment) -> list[Piece]:
 
 def _spread(text: str, start_s: float, end_s: float) -> list[Piece]:
     """The pieces of a text; each takes time as its width has it."""
-    parts = list(pieces(text))
+    parts = [part for piece in pieces(text) for part in divided(piece, LINE_COLUMNS)]
     total = sum(map(width, parts)) or 1
     found, done = [], 0
     for part in parts:
@@ -186,10 +183,9 @@ def _line_cost(run: _Run, start: int, cut: int, end: int) -> float:
 
 
 def _break_after(text: str) -> str:
-    last = text.rstrip(_QUOTES)[-1:]
-    if last and last in _ENDS_SENTENCE:
+    if ends_sentence(text):
         return "sentence"
-    return "clause" if last and last in _ENDS_CLAUSE else "word"
+    return "clause" if ends_clause(text) else "word"
 
 
 def _readable(found: Sequence[Cue], duration_s: float) -> Iterator[Cue]:

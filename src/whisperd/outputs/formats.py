@@ -17,12 +17,14 @@ from whisperd.jobs.job import Transcript
 from whisperd.jobs.segments import Segment, Word, join_texts
 from whisperd.outputs.cues import Cue, Piece, cues
 from whisperd.outputs.script import clean
+from whisperd.worker.sentences import ends_sentence
 
 __all__ = ["FORMATS", "Format", "verbose"]
 
 PARAGRAPH_PAUSE_S: Final = 1.5
 PARAGRAPH_CHARACTERS: Final = 600
-"""A paragraph ends with a sentence after a pause, or when it has become as long as that."""
+"""A paragraph ends with a sentence after a pause, or when it has become as long as that. Where nobody writes
+full stops it ends with a segment, twice as long."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def verbose(transcript: Transcript) -> dict[str, Any]:
 
 def _text(transcript: Transcript) -> str:
     """A line for each segment, which is what `whisperctl transcribe` prints as it comes."""
-    lines = ((_speaker(segment), segment.text.strip()) for segment in transcript.segments)
+    lines = ((_speaker(segment), clean(segment.text)) for segment in transcript.segments)
     return "".join(f"{speaker}{line}\n" for speaker, line in lines if line)
 
 
@@ -90,7 +92,7 @@ def _srt(transcript: Transcript) -> str:
     blocks = []
     for number, cue in enumerate(cues(_labelled(transcript.segments), transcript.duration), 1):
         lines = "\n".join(_without_arrow(line) for line in cue.texts)
-        blocks.append(f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{lines}\n")
+        blocks.append(f"{number}\n{_times(cue, ',')}\n{lines}\n")
     return "\n".join(blocks)
 
 
@@ -102,7 +104,7 @@ def _vtt(transcript: Transcript) -> str:
         lines = "\n".join(
             _timed_line(line, cue) if transcript.has_words else _plain_line(line) for line in cue.lines
         )
-        blocks.append(f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{voice}{lines}\n")
+        blocks.append(f"{_times(cue, '.')}\n{voice}{lines}\n")
     return "\n".join(blocks)
 
 
@@ -112,13 +114,13 @@ def _plain_line(line: Sequence[Piece]) -> str:
 
 def _timed_line(line: Sequence[Piece], cue: Cue) -> str:
     """A time may not be that of the cue's beginning or end, and has to grow."""
-    written, last = "", cue.start
+    written, last_ms, end_ms = "", _milliseconds(cue.start), _milliseconds(cue.end)
     for position, piece in enumerate(line):
         text = piece.text if position else piece.text.lstrip()
         gap = text[: len(text) - len(text.lstrip())]
-        start = round(piece.start, 3)
-        if last < start < cue.end:
-            gap, last = f"{gap}<{_clock(start, '.')}>", start
+        start_ms = _milliseconds(piece.start)
+        if last_ms < start_ms < end_ms:
+            gap, last_ms = f"{gap}<{_clock(piece.start, '.')}>", start_ms
         written += f"{gap}<c>{_vtt_text(text.lstrip())}</c>"
     return written
 
@@ -175,13 +177,12 @@ def _paragraphs(segments: Sequence[Segment]) -> list[list[Segment]]:
 
 
 def _ends_paragraph(paragraph: Sequence[Segment], following: Segment) -> bool:
-    ends_sentence = (
-        paragraph[-1].text.rstrip().endswith((".", "!", "?", "\u2026", "\u3002", "\uff01", "\uff1f"))
-    )
-    is_long = sum(len(segment.text) for segment in paragraph) >= PARAGRAPH_CHARACTERS
     if paragraph[-1].channel != following.channel:
         return True
-    return ends_sentence and (is_long or following.start - paragraph[-1].end >= PARAGRAPH_PAUSE_S)
+    length = sum(len(segment.text) for segment in paragraph)
+    if not ends_sentence(paragraph[-1].text):
+        return length >= 2 * PARAGRAPH_CHARACTERS
+    return length >= PARAGRAPH_CHARACTERS or following.start - paragraph[-1].end >= PARAGRAPH_PAUSE_S
 
 
 _MD_SPECIAL = re.compile(r"([\\`*_\[\]<>#|~&$])|^(\d+)([.)])|^([-+=])")
@@ -208,7 +209,7 @@ def _labelled(segments: Sequence[Segment]) -> Iterator[Segment]:
     """The same, with the name of who speaks as its first word wherever that changes."""
     speaker: int | None = None
     for segment in segments:
-        if segment.channel is None or segment.channel == speaker:
+        if segment.channel in (None, speaker) or not clean(segment.text):
             yield segment
             continue
         speaker = segment.channel
@@ -228,6 +229,11 @@ def _clock(seconds: float, point: str) -> str:
     """`01:02:03.456`."""
     whole, milliseconds = divmod(_milliseconds(seconds), 1000)
     return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}{point}{milliseconds:03}"
+
+
+def _times(cue: Cue, point: str) -> str:
+    """From when to when it is shown. A player passes over one that ends when it begins."""
+    return f"{_clock(cue.start, point)} --> {_clock(max(cue.end, cue.start + 0.001), point)}"
 
 
 def _lyrics_clock(seconds: float) -> str:

@@ -11,18 +11,32 @@ from itertools import pairwise
 
 from whisperd.worker.words import Word
 
-__all__ = ["has_several_sentences", "split_sentences"]
+__all__ = ["ends_clause", "ends_sentence", "has_several_sentences", "split_sentences"]
 
 MIN_SENTENCE_S = 1.0
 """A shorter one stays with the next, so that nobody reads subtitles of a single yes."""
 
-
-_END = re.compile(r"""[.?!…。！？]+["'”’»)\]」』]*$""")
-_WIDE_END = re.compile("[。！？](?=.)")  # in scripts without spaces
+_ENDS = ".?!…。！？｡؟۔।॥։።፧။។៕།༎"
+"""Of Europe and East Asia, Arabic and Urdu, Hindi and its neighbours, Armenian, Amharic, Burmese, Khmer and
+Tibetan."""
+_CLAUSE_ENDS = ",;:–—，、；：،؛՝፣፤၊"
+_CLOSERS = "\"'”’“»›)]」』）"
+_END = re.compile(rf"[{_ENDS}]+ ?[{re.escape(_CLOSERS)}]*$")
+_WIDE_END = re.compile("[。！？｡](?=.)")  # in scripts without spaces
 # A full stop behind these, or behind a single letter, is no end.
 _ABBREVIATIONS = frozenset(
     "mr mrs ms dr prof st jr sr vs etc inc ltd nr e.g i.e a.m p.m u.s u.k z.b d.h bzw usw".split()  # noqa: SIM905
 )
+
+
+def ends_sentence(text: str) -> bool:
+    """Whether a text ends with what ends a sentence, perhaps within quotation marks or brackets."""
+    return _END.search(text.rstrip()) is not None
+
+
+def ends_clause(text: str) -> bool:
+    """The same of a part of a sentence."""
+    return text.rstrip(_CLOSERS + " ")[-1:] in set(_CLAUSE_ENDS)
 
 
 def has_several_sentences(text: str) -> bool:
@@ -46,8 +60,8 @@ def split_sentences(words: Sequence[Word]) -> list[list[Word]]:
 
 def _ends_sentence(word: str, after: str) -> bool:
     word, after = word.strip(), after.strip()
-    if not _END.search(word) or after[:1].islower():
+    if not ends_sentence(word) or after[:1].islower():
         return False
-    stem = word.lower().rstrip(".\"'”’»)]")
+    stem = word.lower().rstrip("." + _CLOSERS)
     is_abbreviation = word.endswith(".") and (stem in _ABBREVIATIONS or (len(stem) == 1 and stem.isalpha()))
     return not is_abbreviation

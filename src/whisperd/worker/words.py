@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
-__all__ = ["Pause", "Word", "settle", "timed_words"]
+__all__ = ["Pause", "Word", "goes_on", "settle", "timed_words"]
 
 MAX_TOKENS_OF_A_CHARACTER = 6
 """No character takes more; what is no text after so many never becomes one."""
@@ -183,10 +183,14 @@ def _is_new(last: str, first: str) -> bool:
         return unicodedata.category(first) == "Ps" and unicodedata.east_asian_width(first) == "W"
     if not (_is_unspaced(last) or _is_unspaced(first)):
         return False
+    return not goes_on(last, first)
+
+
+def goes_on(last: str, first: str) -> bool:
+    """Whether no word of a script without spaces can end with one letter where the next one is the other."""
     if first in _CONTINUES or last in _BEFORE_CONSONANT:
-        return False
-    both = unicodedata.name(last, ""), unicodedata.name(first, "")
-    return not all(name.startswith("KATAKANA") for name in both)
+        return True
+    return all(unicodedata.name(one, "").startswith("KATAKANA") for one in (last, first))
 
 
 def _opens(mark: str) -> bool:
