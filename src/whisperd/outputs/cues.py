@@ -111,6 +111,8 @@ class _Run:
         self.parts = parts
         self._reached = [0, *itertools.accumulate(width(piece.text) for piece in parts)]
         self._gaps = [len(piece.text) - len(piece.text.lstrip()) for piece in parts]
+        self.ends = [_what_ends(piece.text) for piece in parts]
+        """What ends with each piece: `sentence`, `clause` or `word`."""
 
     def columns(self, start: int, end: int) -> int:
         """The width of these pieces on one line."""
@@ -157,7 +159,7 @@ def _cost(run: _Run, start: int, end: int) -> float:
     cost = _CUE_COST + max(0.0, SHORTEST_S - spoken_s)
     if end < len(parts):
         pause_s = parts[end].start - parts[end - 1].end
-        cost += max(0.0, _BREAK_COST[_break_after(parts[end - 1].text)] - _PAUSE_WORTH * pause_s)
+        cost += max(0.0, _BREAK_COST[run.ends[end - 1]] - _PAUSE_WORTH * pause_s)
     speed = run.columns(start, end) / max(spoken_s, SHORTEST_S)
     cost += _FAST_COST * max(0.0, speed - CHARACTERS_PER_SECOND)
     if end - start > 1:
@@ -178,11 +180,11 @@ def _lines(run: _Run, start: int, end: int) -> tuple[tuple[Piece, ...], ...]:
 def _line_cost(run: _Run, start: int, cut: int, end: int) -> float:
     above, below = run.columns(start, cut), run.columns(cut, end)
     overflow = max(0, above - LINE_COLUMNS) + max(0, below - LINE_COLUMNS)
-    wanted = {"sentence": -8, "clause": -6, "word": 0}[_break_after(run.parts[cut - 1].text)]
+    wanted = {"sentence": -8, "clause": -6, "word": 0}[run.ends[cut - 1]]
     return _TOO_MUCH * overflow + abs(above - below) + wanted + (above > below)
 
 
-def _break_after(text: str) -> str:
+def _what_ends(text: str) -> str:
     if ends_sentence(text):
         return "sentence"
     return "clause" if ends_clause(text) else "word"

@@ -52,7 +52,7 @@ def divided(piece: str, columns: int) -> Iterator[str]:
     What no line break may divide can be longer than a line, above all in Thai, which has no spaces.
     """
     start = end = 0
-    for at in range(1, len(piece)):
+    for at in range(1, len(piece) if width(piece) > columns else 0):
         if piece[at].isalnum() and not goes_on(piece[at - 1], piece[at]):
             end = at
         if end > start and width(piece[start : at + 1].lstrip()) > columns:
@@ -68,8 +68,9 @@ def _may_break(text: str, at: int) -> bool:
     if after.isspace():
         return not (_is_alone(text, at - 1, _OPENING_ALONE) or _is_alone(text, at + 1, _CLOSING_ALONE))
     # Between two ideographs, or an ideograph and a word; never before what closes or combines.
-    is_letter = after in _OPENING or (after.isalnum() and not goes_on(before, after))
-    return is_letter and (_is_ideograph(before) or _is_ideograph(after))
+    if not (_is_ideograph(before) or _is_ideograph(after)):
+        return False
+    return after in _OPENING or (after.isalnum() and not goes_on(before, after))
 
 
 def _is_alone(text: str, at: int, marks: frozenset[str]) -> bool:
