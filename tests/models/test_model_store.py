@@ -120,6 +120,16 @@ async def test_a_model_is_installed_from_a_folder_and_found(make: Make, files: d
     assert installed.size == sum(map(len, files.values()))
 
 
+@pytest.mark.skipif(os.name != "posix", reason="file modes are of Unix")
+async def test_a_store_is_its_owners_unless_somebody_made_it_to_be_shared(make: Make, tmp_path: Path) -> None:
+    await make().pull("toy")
+    assert (tmp_path / "models").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "models").chmod(0o755)
+    await make().remove("toy")
+    await make().pull("toy")
+    assert (tmp_path / "models").stat().st_mode & 0o777 == 0o755
+
+
 async def test_what_was_not_touched_is_not_read_again(make: Make, hashed: list[str]) -> None:
     await make().pull("toy")
     hashed.clear()

@@ -28,6 +28,7 @@ import anyio.to_thread
 import msgspec
 from anyio.streams.buffered import BufferedByteReceiveStream
 
+from whisperd import disk
 from whisperd.child import open_child, python_command
 from whisperd.isolation import isolated_environment
 from whisperd.locks import hold_lock
@@ -235,9 +236,9 @@ async def _run(
                 match line:
                     case Read():
                         meter.report(line.done)
-                    case NotConverted(errno=int() as number):
+                    case NotConverted(errno=int() as number) if disk.refusal(OSError(number, "")) == "full":
                         raise OSError(number, line.reason)
-                    case NotConverted():
+                    case NotConverted():  # of another error of the system it is not known of which file
                         raise _conversion_failed(name, format_name, line.reason)
                     case Converted():
                         return

@@ -211,7 +211,8 @@ class Storage:
     def lock_path(self, key: str) -> Path:
         """The lock of a model among processes."""
         path = self.root / "locks" / f"{key}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
         return path
 
     # Helpers

@@ -5,7 +5,6 @@ All of it happens in the stage of an installation. What the compiler said is kep
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -24,6 +23,7 @@ from whisperd.child import open_child, python_command
 from whisperd.natives.build_failures import why_build_failed
 from whisperd.natives.errors import build_failed, disk_full, pip_failed
 from whisperd.natives.lock import Selection, Source, requirements
+from whisperd.natives.manifest import sha256
 from whisperd.natives.pips import Pips
 from whisperd.pip import Pip, PipFailure, open_pip
 from whisperd.progress import OnProgress, Progress
@@ -249,6 +249,4 @@ def _only_wheel(folder: Path) -> Path:
 def _keep(wheel: Path, folder: Path) -> str:
     """Move a wheel into a folder; its hash."""
     folder.mkdir(exist_ok=True)
-    wheel = wheel.replace(folder / wheel.name)
-    with wheel.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(wheel.replace(folder / wheel.name))

