@@ -129,6 +129,19 @@ class RunningDaemon:
         """Send it a signal."""
         os.kill(self.pid, number)
 
+    def kill(self) -> None:
+        """End it as a power cut does, as far as a process can tell; its children end by themselves."""
+        children = self.children()
+        self.signal(signal.SIGKILL)
+        self.wait()
+        _, alive = psutil.wait_procs(children, timeout=LIMIT_S)
+        assert not alive, f"its children outlive it: {alive}"
+
+    def until_saved(self) -> None:
+        """Wait until all that it has told of jobs is on the disk: it is told a moment before."""
+        with self.connect() as client:
+            client.jobs.cancel(ids=[])  # none; who is answered knows that the journal is written
+
     def wait(self, timeout: float = LIMIT_S) -> int:
         """Wait for its end; returns its exit status."""
         assert self.process is not None
@@ -220,9 +233,10 @@ def start_without_privileges(daemon: RunningDaemon) -> None:
 def toy_model(folder: Path, **behaviour: Any) -> Path:
     """A folder that looks like a model, for the toy backend; `behaviour` is explained there."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(behaviour))
-    for name in ("model.bin", "tokenizer.json", "vocabulary.txt"):
-        (folder / name).write_text("{}")
+    files = dict.fromkeys(("model.bin", "tokenizer.json", "vocabulary.txt"), "{}")
+    for name, content in {"config.json": json.dumps(behaviour), **files}.items():
+        (folder / f"{name}.new").write_text(content)
+        (folder / f"{name}.new").replace(folder / name)  # whoever reads it has the one or the other
     return folder
 
 
@@ -242,7 +256,8 @@ def loads(model: Path | str) -> list[dict[str, Any]]:
 
 
 def _notes(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    text = path.read_text() if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]  # else half
 
 
 def runtime_with(client: Client, model: str) -> dict[str, Any]:

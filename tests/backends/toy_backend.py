@@ -54,6 +54,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -252,8 +253,9 @@ class ToyEngine:
         permits = self._folder / "permits"
         while permits.exists() and not (permits / "all").exists():
             for permit in permits.iterdir():
-                permit.unlink()
-                return
+                with suppress(FileNotFoundError):  # another replica was faster
+                    permit.unlink()
+                    return
             time.sleep(0.005)
 
     def _misbehave(self, durations: Sequence[float]) -> None:
@@ -274,13 +276,13 @@ class ToyEngine:
         self._crash_as_told()
 
     def _crash_as_told(self) -> None:
-        marker = self._folder / "crash"  # holds the name of a signal, or how often and which: "1 SIGKILL"
-        if marker.exists():
-            times, _, name = marker.read_text().rpartition(" ")
-            if times:
-                remaining = int(times) - 1
-                marker.write_text(f"{remaining} {name}") if remaining else marker.unlink()
-            die(name)
+        marker = self._folder / "crash"  # holds the name of a signal, or "once" and that
+        with suppress(FileNotFoundError):  # another replica may take it away
+            *once, name = marker.read_text().split() or [""]
+            if once:
+                marker.unlink()
+            if name:  # else it is being written
+                die(name)
 
     def _result(self, window: EngineWindow, options: DecodeOptions) -> WindowResult:
         text = f" {options.task} {window.duration_s:.2f} s"

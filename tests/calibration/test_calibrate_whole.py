@@ -163,7 +163,7 @@ def test_with_other_variants_it_counts_no_more(many: Many, model: str) -> None:
 def test_a_job_goes_before(many: Many, model: str, tmp_path: Path, held_file: Path) -> None:
     """While the second variant computes a batch that never ends, a job is done on the first."""
     tone = write_tone(tmp_path / "tone.wav", 1.0)
-    daemon = many({"first": {}, "second": {"hold": str(held_file)}})
+    daemon = many({"first": {}, "second": {"hold": str(held_file)}}, LATE_S="60")
     with daemon.connect() as client, daemon.connect() as other:
         loaded(client, model)
         found: list[dict[str, Any]] = []

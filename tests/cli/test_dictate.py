@@ -118,11 +118,12 @@ def test_the_microphone_until_ctrl_c(shared: RunningDaemon, ctl_process: Start, 
     process = ctl_process("dictate")
     assert process.stdout is not None
     assert process.stdout.readline().decode().strip() == TEXT[0]
-    until((recorder / "recording").exists)
+    recording = recorder / "recording"
+    until(lambda: recording.exists() and recording.read_text())
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=LIMIT_S)
     assert (process.returncode, out.decode().splitlines(), err) == (0, TEXT[1:], b"")
-    assert "-r 16000" in (recorder / "recording").read_text()
+    assert "-r 16000" in recording.read_text()
 
 
 @posix
@@ -150,7 +151,7 @@ def test_ctrl_c_twice_cancels(shared: RunningDaemon, ctl_process: Start, held: P
     while process.poll() is None:  # the first one may come before anybody listens for it
         process.send_signal(signal.SIGINT)
         try:
-            process.wait(0.2)
+            process.wait(2)  # a third one would kill what is about to end
         except subprocess.TimeoutExpired:
             continue
     (held / "hold_load").unlink()

@@ -97,17 +97,13 @@ def test_ctrl_c_does_not_cancel_what_is_only_followed(
 ) -> None:
     with shared.connect() as client:
         job = client.submit(tone, detach=True, model=held, vad=False)
-
-    def clients() -> int:
-        return int(shared.ctl("daemon", "status", "--json").json["clients"])
-
-    for verb in ("follow", "wait"):
-        until(lambda: clients() == 1)  # the one that asks: those before have gone
-        process = ctl_process("jobs", verb, job)
-        until(lambda: clients() == 2)
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=LIMIT_S)
-        assert process.returncode == 130
+        for verb in ("follow", "wait"):
+            until(lambda: client.daemon.status()["clients"] == 1, "those before to go")
+            process = ctl_process("jobs", verb, job)
+            until(lambda: client.daemon.status()["clients"] == 2)
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=LIMIT_S)
+            assert process.returncode == 130
     assert statuses(shared, held)[0] in ("queued", "running")
     (held / "hold").unlink()
     assert shared.ctl("jobs", "follow", job).out == "transcribe 2.00 s\n"

@@ -21,6 +21,7 @@ from whisperd.cli import main
 from whisperd.cli.output import Progress, Repainted
 from whisperd.cli.preparation import Preparation
 from whisperd.rpc.errors import WhisperdError
+from whisperd_testing import LIMIT_S
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="needs Unix sockets")
 
@@ -304,7 +305,7 @@ def test_watching_ends_with_ctrl_c(daemon: ScriptedDaemon) -> None:
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.readline().startswith(b"NAME")
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        assert process.wait(LIMIT_S) == 130
         assert process.stderr.read() == b""
 
 

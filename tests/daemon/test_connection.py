@@ -127,8 +127,7 @@ async def test_a_mistake_of_ours_is_an_error_of_that_request(caplog: pytest.LogC
     assert "ZeroDivisionError" in caplog.text
 
 
-async def test_the_last_words_of_a_daemon_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("whisperd.daemon.connection.LAST_WORDS_S", 0.05)
+async def test_the_last_words_of_a_daemon_that_ends() -> None:
     async with served(never=never) as (connection, client):
         await client.ask(1, "never")
         await client.ask(2, "never")

@@ -146,22 +146,23 @@ def test_there_are_only_so_many(daemon: RunningDaemon) -> None:
 @pytest.mark.real
 def test_a_job_from_beginning_to_end(daemon: RunningDaemon, toy: Callable[..., str], tmp_path: Path) -> None:
     sound = write_tone(tmp_path / "tone.wav", 3.0)
-    with RawClient(daemon) as client:
+    with RawClient(daemon) as client, RawClient(daemon) as other:
         client.request("events.subscribe", {"topics": ["jobs"]})
         options = {"model": toy(), "vad": False}
-        job = client.request("jobs.submit", {"input": {"path": str(sound)}, "options": options})
+        job = other.request("jobs.submit", {"input": {"path": str(sound)}, "options": options})
         events: list[dict[str, Any]] = []
         while not events or events[-1]["type"] != "transcription.completed":
             events.append(event(client))
         assert [each["type"] for each in events] == [
+            "job.queued",
             "job.started",
             "transcription.segment",
             "transcription.progress",
             "transcription.completed",
         ]
         assert {each["id"] for each in events} == {job["id"]}
-        assert [each["seq"] for each in events] == [2, 3, 4, 5]
-        started, segment, progress, completed = events
+        assert [each["seq"] for each in events] == [1, 2, 3, 4, 5]
+        _, started, segment, progress, completed = events
         assert started["duration"] == pytest.approx(3.0)
         assert (segment["index"], segment["start"], segment["end"]) == (0, 0.0, pytest.approx(3.0))
         assert progress["done"] == pytest.approx(3.0)

@@ -34,12 +34,13 @@ def unstarted(make_daemon: MakeDaemon) -> RunningDaemon:
 
 def daemons(of: RunningDaemon) -> list[int]:
     """The daemons on this socket: they have it on their command line, as a client starts them."""
-    found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
+    found = {}
+    for process in psutil.process_iter(["cmdline", "status", "ppid"]):
         command = process.info["cmdline"] or []
         if of.socket in command and "whisperd" in command and process.info["status"] != "zombie":
-            found.append(process.pid)
-    return found
+            found[process.pid] = process.info["ppid"]
+    # A child has the command line of its daemon until it is something else.
+    return [pid for pid, parent in found.items() if parent not in found]
 
 
 def failure(daemon: RunningDaemon) -> tuple[int, str]:

@@ -8,7 +8,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import anyio
@@ -71,10 +71,12 @@ def test_a_second_one_on_another_socket_is_refused(daemon: RunningDaemon) -> Non
 
 class TestForce:
     @pytest.fixture
-    def stopped(self, daemon: RunningDaemon) -> RunningDaemon:
+    def stopped(self, daemon: RunningDaemon) -> Iterator[RunningDaemon]:
         """One that does not answer."""
-        os.kill(daemon.pid, signal.SIGSTOP)
-        return daemon
+        daemon.signal(signal.SIGSTOP)
+        yield daemon
+        if daemon.process is not None and daemon.process.poll() is None:
+            daemon.signal(signal.SIGCONT)  # so that it can be ended
 
     def test_one_that_does_not_answer_is_ended(self, stopped: RunningDaemon) -> None:
         assert stopped.ctl("daemon", "stop", "--force").out == "whisperd has ended\n"

@@ -211,7 +211,7 @@ async def test_a_dispatcher_that_breaks_fails_whoever_waits(
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 async def test_a_worker_killed_from_outside_costs_nobody_a_job(toy: Callable[..., str]) -> None:
     model = toy()
-    (Path(model) / "crash").write_text("1 SIGKILL")
+    (Path(model) / "crash").write_text("once SIGKILL")
     async with running_runtime(model, replicas=2) as runtime, dispatching(runtime) as dispatcher:
         outcomes = await send_together(dispatcher, model, a=1.0, b=20.0, c=1.2)
     assert not outcomes.errors

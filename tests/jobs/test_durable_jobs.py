@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sqlite3
 import wave
 from collections.abc import Callable
@@ -45,12 +44,6 @@ def small(make_daemon: MakeDaemon) -> RunningDaemon:
     daemon = make_daemon()
     daemon.settings(SETTINGS)
     return daemon.start()
-
-
-def kill(daemon: RunningDaemon) -> None:
-    """As a power cut does, as far as a process can tell; its children end by themselves."""
-    daemon.signal(signal.SIGKILL)
-    daemon.wait()
 
 
 def what_was_said(result: dict[str, Any]) -> dict[str, Any]:
@@ -128,11 +121,11 @@ def test_a_killed_daemon_goes_on_from_the_last_finished_window(
         job = client.submit(sound, detach=True, model=steps.model, vad=False, **options)
         steps.allow(2)
         until(lambda: windows_kept(daemon, job) == 2)
-    kill(daemon)
+    daemon.kill()
     with daemon.start().connect() as client:  # and once more
         steps.allow(2)
         until(lambda: windows_kept(daemon, job) == 4)
-    kill(daemon)
+    daemon.kill()
     steps.allow_all()
     with daemon.start().connect() as client:
         result = client.jobs.wait(job)
@@ -154,7 +147,7 @@ def test_what_is_acknowledged_is_never_lost(make_daemon: MakeDaemon, toy: Toy, s
     model = toy("slow", load_s=600)
     with daemon.start().connect() as client:
         jobs = [client.submit(sound, detach=True, model=model, vad=False, prompt=str(n)) for n in range(20)]
-        kill(daemon)
+        daemon.kill()
     with daemon.start().connect() as client:
         listed = client.jobs.list()
         assert [one["id"] for one in listed] == jobs
@@ -162,7 +155,7 @@ def test_what_is_acknowledged_is_never_lost(make_daemon: MakeDaemon, toy: Toy, s
         for job in jobs:
             client.jobs.cancel(job)
         until(lambda: are_over(daemon, *jobs))
-    kill(daemon)
+    daemon.kill()
     with daemon.start().connect() as client:
         assert {one["status"] for one in client.jobs.list()} == {"cancelled"}
 
@@ -173,13 +166,13 @@ def test_an_attached_job_does_not_survive_its_daemon(
     with daemon.connect() as client:
         job = client.submit(sound, model=steps.model, vad=False)
         until(lambda: batches(steps.model))
-        kill(daemon)
+        daemon.kill()
     with daemon.start().connect() as client:
         shown = client.jobs.show(job)
         assert (shown["status"], shown["error"]["code"]) == ("cancelled", "daemon.ended")
         assert [event["type"] for event in client.follow(job) if event] == ["transcription.cancelled"]
         until(lambda: are_over(daemon, job))
-    kill(daemon)
+    daemon.kill()
     with daemon.start().connect() as client:
         told = [event["type"] for event in client.follow(job) if event]
         assert told == ["events.missed"], "who follows it waits for nothing"
@@ -214,7 +207,7 @@ def test_an_upload_of_a_detached_job_is_kept_until_its_job_ends(
         steps.allow(2)
         until(lambda: windows_kept(small, job) == 2)
         attached = client.submit(sound.read_bytes(), model=steps.model, vad=False, language="en")
-        kill(small)
+        small.kill()
     steps.allow_all()
     with small.start().connect() as client:
         assert client.jobs.wait(job)["duration"] == pytest.approx(SECONDS)
@@ -229,7 +222,7 @@ def test_a_file_that_has_changed_is_not_mixed_with_what_it_was(
         job = client.submit(sound, detach=True, model=steps.model, vad=False, language="en")
         steps.allow(2)
         until(lambda: windows_kept(small, job) == 2)
-    kill(small)
+    small.kill()
     write_silence(sound, 11.0)
     steps.allow_all()
     with small.start().connect() as client:
@@ -249,6 +242,7 @@ def test_retry_goes_on_from_where_the_job_was(small: RunningDaemon, steps: Steps
         assert raised.value.code == "job.not_retryable"
         steps.allow(3)
         until(lambda: windows_kept(small, job) == 3)
+        until(lambda: windows_computed(steps.model) == 4, "the next one to be begun")
         client.jobs.cancel(job)
         before = windows_computed(steps.model)
         steps.allow_all()
@@ -263,7 +257,7 @@ def test_another_model_begins_anew(small: RunningDaemon, steps: Steps, sound: Pa
         job = client.submit(sound, detach=True, model=steps.model, vad=False, language="en")
         steps.allow(3)
         until(lambda: windows_kept(small, job) == 3)
-    kill(small)
+    small.kill()
     (Path(steps.model) / "model.bin").write_text("{ }")
     before = windows_computed(steps.model)
     steps.allow_all()
@@ -294,7 +288,7 @@ def test_jobs_are_listed_by_what_they_are(daemon: RunningDaemon, toy: Toy, sound
     assert daemon.ctl("jobs", "clear", failed, "--json").json == {"cleared": 1, "purged": None}
     assert daemon.ctl("jobs", "clear", "--older-than", "1h", "--json").json["cleared"] == 0
     until(lambda: are_over(daemon, done))
-    kill(daemon)
+    daemon.kill()
     with daemon.start().connect() as client:
         assert [one["id"] for one in client.jobs.list()] == [done]
         assert client.jobs.result(done)["content"]
@@ -312,12 +306,12 @@ def test_jobs_are_kept_for_as_long_as_the_settings_say(
         kept = [one["id"] for one in client.jobs.list()]
         assert len(kept) == 2
         until(lambda: are_over(daemon, *kept))
-    kill(daemon)
+    daemon.kill()
     daemon.settings("[jobs]\nkeep_count = 1\n")
     with daemon.start().connect() as client:
         assert [one["id"] for one in client.jobs.list()] == kept[-1:]
         until(lambda: are_over(daemon, *kept[-1:]))
-    kill(daemon)
+    daemon.kill()
     daemon.settings("[jobs]\nkeep_days = 0.0000001\n")
     with daemon.start().connect() as client:
         assert client.jobs.list() == []

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import sqlite3
 import time
 import wave
@@ -132,8 +131,7 @@ class Campaign:
 
     def _kill(self, step: Kill) -> None:
         if step.victim == "daemon":
-            self.daemon.signal(signal.SIGKILL)
-            self.daemon.wait()
+            self.daemon.kill()
             self.look()
             self.daemon.start()
             self.client.close()
@@ -194,6 +192,7 @@ class Campaign:
             lambda: not [one for one in self.client.jobs.list() if one["status"] in ("queued", "running")],
             "all jobs to be over",
         )
+        self.daemon.until_saved()
 
     def check_ends(self) -> None:
         """Each job that is over has one end, and it is one that may be."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import anyio
 import pytest
 
+from whisperd.jobs.identity import FileStamp
 from whisperd.jobs.job import Job, JobInput, Transcript
 from whisperd.jobs.journal import open_journal
 from whisperd.jobs.keeper import JobKeeper
@@ -16,8 +19,10 @@ from whisperd.jobs.recipe import Recipe
 from whisperd.jobs.search import parse_query
 from whisperd.jobs.segments import Segment
 from whisperd.jobs.transcripts import KeptTranscript, TranscriptStore, insert_transcript
+from whisperd.runtimes import Lease
 from whisperd.settings import JobSettings
 from whisperd.store import Database, open_database
+from whisperd_testing import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
@@ -43,15 +48,7 @@ class House:
             for index, text in enumerate(texts)
             for start_s in [index * 10.0 + later_s]
         )
-        transcript = Transcript(
-            task="transcribe",
-            language=language,
-            duration=10.0 * len(texts),
-            text=" ".join(texts),
-            segments=segments,
-            runtime="base",
-            elapsed=1.0,
-        )
+        transcript = a_transcript(" ".join(texts), segments, language)
         kept = KeptTranscript(transcript=transcript, key=key, size_bytes=100, path=path, content_hash=content)
         return await self.database.run(lambda connection: insert_transcript(connection, kept))
 
@@ -64,6 +61,18 @@ class House:
         """Whether the bytes of a text are in any file of the data base."""
         folder = self.database.path.parent
         return any(text.encode() in path.read_bytes() for path in folder.iterdir() if path.is_file())
+
+
+def a_transcript(text: str, segments: Sequence[Segment] = (), language: str = "en") -> Transcript:
+    return Transcript(
+        task="transcribe",
+        language=language,
+        duration=10.0 * len(segments),
+        text=text,
+        segments=tuple(segments),
+        runtime="base",
+        elapsed=1.0,
+    )
 
 
 @pytest.fixture
@@ -190,6 +199,48 @@ async def test_a_job_that_was_answered_keeps_its_text_when_that_is_made_again_me
         await JobKeeper(journal, house.store, JobSettings, recipe_of).ended(job).saved()
     of_job = await house.store.of_job("a")
     assert of_job is not None and of_job.text == "Second."
+
+
+async def test_what_was_told_a_moment_ago_is_found_though_the_disk_is_slow(house: House) -> None:
+    has_begun, go_on = anyio.Event(), threading.Event()
+    recipe = Recipe(rules="r", engine="e", decoder="d", max_window_s=30.0, options={})
+
+    def be_slow(_: object) -> None:
+        anyio.from_thread.run_sync(has_begun.set)
+        assert go_on.wait(LIMIT_S)
+
+    async def recipe_of(*_: object) -> Recipe:
+        return recipe
+
+    def job_of_same_audio(id_: str) -> Job:
+        return Job(
+            id=id_,
+            path="/a",
+            input=JobInput(path="/a"),
+            options=JobOptions(),
+            runtime="base",
+            stamp=FileStamp(size_bytes=100, modified_ns=1),
+            content_hash="h",
+            recipe=recipe.digest,
+        )
+
+    found: list[Transcript | None] = []
+    async with open_journal(house.database, "here") as journal, anyio.create_task_group() as tasks:
+        keeper = JobKeeper(journal, house.store, JobSettings, recipe_of)
+        journal.hand_over(be_slow)
+        await has_begun.wait()
+        first = job_of_same_audio("a")
+        first.transcript = a_transcript("First.")
+        keeper.ended(first)
+
+        async def ask() -> None:
+            found.append(await keeper.find_transcript(job_of_same_audio("b"), cast(Lease, None)))
+
+        tasks.start_soon(ask)
+        await anyio.wait_all_tasks_blocked()
+        go_on.set()
+    (transcript,) = found
+    assert transcript is not None and transcript.text == "First."
 
 
 async def test_what_is_purged_is_in_no_file_any_more(house: House) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -26,7 +27,11 @@ def children_of(program: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def has_worker(program: subprocess.Popen[str]) -> bool:
-    return any("whisperd.worker.main" in one.cmdline() for one in children_of(program))
+    for child in children_of(program):
+        with suppress(psutil.Error):  # it has just ended
+            if "whisperd.worker.main" in child.cmdline():
+                return True
+    return False
 
 
 def test_whatever_holds_a_recording_is_taken(run: Run, toy: Callable[..., str], tone: Path) -> None:
@@ -164,7 +169,7 @@ def test_a_model_that_cannot_be_loaded_leaves_nothing(run: Run, toy: Callable[..
         whisperd.Whisper(model=sys.argv[1])
     except whisperd.WhisperdError as error:
         for thread in threading.enumerate():
-            if thread.name.startswith("AnyIO"):
+            if thread.name.startswith(("AnyIO", "asyncio-waitpid")):
                 thread.join(60)  # it has been told to end
         names = sorted(thread.name for thread in threading.enumerate())
         print(error.code, psutil.Process().children(), names)

@@ -44,7 +44,7 @@ async def test_a_worker_killed_while_idle_is_replaced(toy: Callable[..., str]) -
 
 async def test_a_worker_killed_under_a_batch_is_replaced(toy: Callable[..., str]) -> None:
     model = toy()
-    (Path(model) / "crash").write_text("1 SIGSEGV")
+    (Path(model) / "crash").write_text("once SIGSEGV")
     async with running_runtime(model) as runtime:
         with pytest.raises(WorkerDied) as raised:
             await runtime.transcribe(batch(1.0))

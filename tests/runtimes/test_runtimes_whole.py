@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,11 @@ def status_of(client: Client, name: str) -> str:
 
 def tree_memory_bytes(daemon: RunningDaemon) -> int:
     """Resident memory of the daemon and all that it has started."""
-    return sum(process.memory_info().rss for process in (psutil.Process(daemon.pid), *daemon.children()))
+    size_bytes = psutil.Process(daemon.pid).memory_info().rss
+    for child in daemon.children():
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            size_bytes += child.memory_info().rss
+    return int(size_bytes)
 
 
 # Loading and unloading

@@ -23,7 +23,7 @@ from whisperd.runtimes.presets import PresetStore, check_presets
 from whisperd.runtimes.profiles import check_profiles
 from whisperd.store import Database, open_database
 from whisperd.store.migrate import Migration, bundled_migrations
-from whisperd_testing import unprivileged
+from whisperd_testing import LIMIT_S, unprivileged
 
 pytestmark = pytest.mark.anyio
 
@@ -159,7 +159,7 @@ class _Held:
     def __call__(self, connection: sqlite3.Connection) -> int:
         adding(self._value)(connection)
         anyio.from_thread.run_sync(self.has_begun.set)
-        assert self.go_on.wait(20)
+        assert self.go_on.wait(LIMIT_S)
         return self._value
 
 

@@ -168,6 +168,7 @@ def test_a_copy_that_has_stopped_is_not_taken_while_it_is_open(watching: Running
         until(lambda: has_text(inbox / "other.en.txt", 1.0))
         write_tone(inbox / "another.wav", 2.0)
         until(lambda: has_text(inbox / "another.en.txt", 2.0))
+        until(lambda: len(events(watching, inbox, "done")) == 2, "what was written to be noted")
         assert events(watching, inbox, "done") == ["other.wav", "another.wav"]
         slow.write(whole[50_000:])
     until(lambda: has_text(inbox / "slow.en.txt", 3.0))

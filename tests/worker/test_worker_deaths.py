@@ -48,7 +48,7 @@ def test_a_job_survives_a_crash_of_its_engine(
     daemon: RunningDaemon, toy: Callable[..., str], tones: dict[float, Path], name: str
 ) -> None:
     model = toy()
-    (Path(model) / "crash").write_text(f"1 {name}")
+    (Path(model) / "crash").write_text(f"once {name}")
     transcript = transcribe(daemon, tones[50.0], model)
     assert len(transcript.segments) >= 2
     assert transcript.segments[-1].end == pytest.approx(50.0, abs=0.1)

@@ -392,7 +392,7 @@ async def test_a_worker_that_was_stuck_did_not_run_out_of_memory(
     monkeypatch.setattr("whisperd.worker.process.count_kills", lambda: next(counts))
     patience = Patience(batch_s=0.2, batch_per_audio_s=0)
     async with open_worker(None, ENGINE, LoadParams(model_path=toy(stuck="loop")), patience) as worker:
-        with pytest.raises(WorkerDied) as raised, anyio.fail_after(20):
+        with pytest.raises(WorkerDied) as raised, anyio.fail_after(LIMIT_S):
             await worker.transcribe(batch(1.0))
     assert raised.value.fault is None
 

@@ -6,9 +6,9 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 from whisperd.rpc.errors import WhisperdError
 
@@ -22,11 +22,39 @@ def last_lines(path: Path, count: int) -> list[str]:
 
     Raises `log.none` and `log.unreadable`.
     """
-    lines: deque[str] = deque(maxlen=max(count, 0))
+    with _errors_told(path), _open(path) as file:
+        return _last(path, file, count)
+
+
+def follow(path: Path, count: int, output: IO[str]) -> NoReturn:
+    """Print the last lines of a log, and what is added to it, until interrupted.
+
+    A file that is rotated is followed on. Raises like `last_lines`.
+    """
+    with _errors_told(path):
+        file = _open(path)
+        last = _last(path, file, count)
+    # What is added from here on is read from the same file: nothing is told twice, and nothing is lost.
     try:
-        with suppress(FileNotFoundError):
-            lines.extend(_lines(path.with_name(path.name + ".1")))
-        lines.extend(_lines(path))
+        output.write("".join(f"{line}\n" for line in last))
+        while True:
+            output.flush()
+            if text := file.read():
+                output.write(text)
+            elif _was_rotated(file, path):
+                output.write(file.read())  # what was added to it just before
+                file.close()
+                file = _open(path)
+            else:
+                time.sleep(POLL_S)
+    finally:
+        file.close()
+
+
+@contextmanager
+def _errors_told(path: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise WhisperdError(
             "log.none", f"There is no log in {path} yet.", "Start the daemon: `whisperctl daemon start`."
@@ -37,32 +65,19 @@ def last_lines(path: Path, count: int) -> list[str]:
             f"The log {path} cannot be read: {error.strerror or error}.",
             "Check the permissions of the file and of its folder.",
         ) from error
-    return list(lines)
 
 
-def follow(path: Path, output: IO[str]) -> None:
-    """Print what is added to a file until interrupted; a file that is rotated is followed on."""
-    file = path.open(encoding="utf-8", errors="replace")
-    file.seek(0, 2)
-    try:
-        while True:
-            if text := file.read():
-                output.write(text)
-                output.flush()
-            elif _was_rotated(file, path):
-                output.write(file.read())  # what was added to it just before
-                file.close()
-                file = path.open(encoding="utf-8", errors="replace")
-            else:
-                time.sleep(POLL_S)
-    finally:
-        file.close()
+def _open(path: Path) -> IO[str]:
+    return path.open(encoding="utf-8", errors="replace")
 
 
-def _lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for line in file:
-            yield line.rstrip("\n")
+def _last(path: Path, file: IO[str], count: int) -> list[str]:
+    """The last lines of an open log; it is read to its end."""
+    lines: deque[str] = deque(maxlen=max(count, 0))
+    with suppress(FileNotFoundError), _open(path.with_name(path.name + ".1")) as before:
+        lines.extend(before)
+    lines.extend(file)
+    return [line.rstrip("\n") for line in lines]
 
 
 def _was_rotated(file: IO[str], path: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -65,6 +66,8 @@ class JobKeeper:
         self.transcripts = transcripts
         self._settings = settings
         self._recipe_of = recipe_of
+        self._being_kept: Ticket | None = None
+        """What was handed over last that holds a transcript."""
 
     def taken(self, job: Job, also: Work | None = None) -> Ticket:
         """A job was taken, or goes on; `also` is done in the same transaction, or neither is."""
@@ -88,6 +91,7 @@ class JobKeeper:
         """The transcript of the same audio, made by the same recipe, if there is one and it may be used."""
         if not (self._settings().keep_transcripts and job.options.cache and job.stamp is not None):
             return None
+        await self._all_kept()
         try:
             if not await self.transcripts.has_size(job.stamp.size_bytes):
                 return None  # so nothing is read in vain
@@ -182,7 +186,10 @@ class JobKeeper:
             if drops_progress:
                 drop_progress(connection, job.id)
 
-        return self._journal.hand_over(work)
+        ticket = self._journal.hand_over(work)
+        if kept is not None:
+            self._being_kept = ticket
+        return ticket
 
     def begin_anew(self, job: Job, stamp: FileStamp) -> None:
         """Nothing that is finished of a job is of use: its file is another one now."""
@@ -226,6 +233,15 @@ class JobKeeper:
                 await self.erase()
         if count:
             log.info("%d transcripts are not kept any more", count)
+
+    async def _all_kept(self) -> None:
+        """Wait until each transcript that was told of can be found: it is told a moment before."""
+        if (ticket := self._being_kept) is None:
+            return
+        with suppress(WhisperdError):
+            await ticket.saved()
+        if self._being_kept is ticket:
+            self._being_kept = None
 
     def _kept_transcript(self, job: Job) -> KeptTranscript | None:
         if job.transcript is None:

@@ -12,7 +12,8 @@ highest priority first, what it does:
     least_margin_s    with less margin of context it misses the last word
     hold              while this file is there, computing waits
 
-What it did stands in `batches.jsonl` in the model's folder.
+What it did stands in `batches.jsonl` in the model's folder. In the environment of a daemon, `LATE_S` is how
+many seconds a disturbance may cost before a trial is given up.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from whisperd.calibration import bench
 from whisperd.calibration.workload import windows as shipped_windows
 from whisperd.plugins import Backend, Variant, hookimpl
 from whisperd.speech import samples
@@ -42,6 +44,7 @@ OWN = "MANY_VARIANTS_OWN"
 @hookimpl
 def whisperd_backend() -> Backend:
     asked_for = json.loads(os.environ["VARIANTS"])
+    bench.LATE_S = float(os.environ.get("LATE_S", bench.LATE_S))  # type: ignore[misc]
     return Backend(
         name="many",
         engine="many_variants:load",

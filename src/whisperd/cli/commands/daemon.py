@@ -149,14 +149,13 @@ def logs(options: argparse.Namespace) -> None:
     if options.json and options.follow:
         raise usage_error("invalid", "--json and --follow contradict each other", "Leave one of them out")
     path = paths.log_file()
+    if options.follow:
+        follow(path, options.lines, sys.stdout)
     lines = last_lines(path, options.lines)
     if options.json:
         print_json({"path": str(path), "lines": lines})
-        return
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
-    sys.stdout.flush()
-    if options.follow:
-        follow(path, sys.stdout)
+    else:
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
 def config(options: argparse.Namespace) -> None:
