@@ -34,11 +34,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def closed_port() -> str:
-    """A server that nobody runs."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{unused.getsockname()[1]}"
+def closed_port() -> Iterator[str]:
+    """A server that nobody runs, at a port that nobody else is given meanwhile."""
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{deaf.getsockname()[1]}"
 
 
 def big_model(toy: Callable[..., str]) -> str:

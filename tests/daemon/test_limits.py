@@ -158,6 +158,8 @@ def test_jobs_that_wait(limited: Limited, endless: str, some_file: str) -> None:
         with pytest.raises(WhisperdError) as caught:
             client.request("jobs.submit", ask)
         assert caught.value.code == "job.queue_full"
+        assert 1 <= caught.value.data["retry_after_s"] <= 600
+        assert f"{caught.value.data['retry_after_s']} seconds" in caught.value.fix
         client.request("jobs.cancel", first)
         assert client.request("jobs.submit", ask)
 
