@@ -41,7 +41,7 @@ def test_what_comes_just_before_a_rotation_is_told(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(logs, "_was_rotated", rotated_just_now)
     output = UntilItSays("new one\n")
     with pytest.raises(KeyboardInterrupt):
-        logs.follow(path, output)
+        logs.follow(path, 0, output)
     assert output.getvalue() == "the last of the old one\nthe first of the new one\n"
 
 
@@ -57,5 +57,22 @@ def test_a_file_that_was_emptied_is_told_from_its_beginning(
     monkeypatch.setattr(logs.time, "sleep", wait)
     output = UntilItSays("new\n")
     with pytest.raises(KeyboardInterrupt):
-        logs.follow(path, output)
+        logs.follow(path, 0, output)
     assert output.getvalue() == "new\n"
+
+
+def test_what_comes_while_the_last_lines_are_shown_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "daemon.log"
+    path.write_text("one\ntwo\n")
+
+    class Slow(UntilItSays):
+        def write(self, text: str) -> int:
+            if not self.getvalue():
+                with path.open("a") as log:
+                    log.write("three\n")
+            return super().write(text)
+
+    output = Slow("three\n")
+    with pytest.raises(KeyboardInterrupt):
+        logs.follow(path, 1, output)
+    assert output.getvalue() == "two\nthree\n"
