@@ -13,7 +13,6 @@ import re
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -124,6 +123,8 @@ class _OwnModules:
 
 def _required_modules(own_modules: Sequence[str]) -> frozenset[str]:
     """The top modules of all that whisperd and the plugin with these modules depend on."""
+    from importlib import metadata  # a decoder never needs it
+
     plugins = [
         point.dist.name
         for point in metadata.entry_points(group="whisperd")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
+import wave
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,14 @@ from spoken import likeness, recordings, words
 from whisperd.client import Client
 from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.process import open_worker
-from whisperd.worker.protocol import LoadParams
+from whisperd.worker.protocol import (
+    SAMPLE_RATE,
+    BatchParams,
+    DecodeOptions,
+    EngineWindow,
+    LoadParams,
+    WindowResult,
+)
 from whisperd_testing import AUDIO, KENNEDY, RunningDaemon
 
 pytestmark = pytest.mark.real
@@ -68,6 +76,37 @@ def test_two_languages_at_once_do_not_mix(client: Client) -> None:
 def test_the_same_sound_gives_the_same_text(client: Client) -> None:
     texts = {client.transcribe(AUDIO / "austen-0870.wav", model="tiny.en").text for _ in range(3)}
     assert len(texts) == 1
+
+
+def test_a_window_has_the_same_text_and_times_whatever_else_is_computed(client: Client) -> None:
+    params = LoadParams(model_path=client.models.pull("tiny.en")["path"], cpu_threads=1)
+    bundle = Path(client.natives.install("ctranslate2-cpu")["path"])
+    samples = b"".join(_samples(f"austen-{number}.wav") for number in ("0870", "0880", "0890", "0870"))
+    seconds = ((0.0, 6.3), (6.0, 13.1), (9.0, 15.8), (11.0, 16.6), (2.0, 8.9))
+    windows = [
+        EngineWindow(pcm=samples[2 * round(start * SAMPLE_RATE) : 2 * round(end * SAMPLE_RATE)])
+        for start, end in seconds
+    ]
+    options = DecodeOptions(language="en", word_times=True)
+
+    async def compute() -> tuple[list[WindowResult], list[WindowResult]]:
+        async with open_worker(bundle, "whisperd_ctranslate2.engine:load", params) as worker:
+            together = await worker.transcribe(BatchParams(windows=tuple(windows), options=options))
+            alone = [
+                (await worker.transcribe(BatchParams(windows=(window,), options=options)))[0]
+                for window in windows
+            ]
+            return together, alone
+
+    together, alone = anyio.run(compute)
+    assert together == alone
+    assert all(result.segments for result in together)
+
+
+def _samples(name: str) -> bytes:
+    with wave.open(str(AUDIO / name)) as file:
+        assert (file.getframerate(), file.getnchannels()) == (SAMPLE_RATE, 1)
+        return file.readframes(file.getnframes())
 
 
 @pytest.mark.parametrize("model", ["tiny.en", "base"])

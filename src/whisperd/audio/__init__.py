@@ -2,10 +2,13 @@
 
 The daemon starts decoder processes through `open_decoder_pool` and gets events back. The parts
 that run inside such a process (`decoder`, `media`, `vad`) are the only ones that may import numpy,
-PyAV and onnxruntime; `speech`, `windows` and `timeline` are pure.
+PyAV and onnxruntime; `speech`, `windows` and `timeline` are pure. What only the daemon
+needs is loaded when it is first used, so that a decoder process starts without it.
 """
 
-from importlib import resources
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from whisperd.audio.files import open_regular_file
 from whisperd.audio.messages import (
@@ -22,7 +25,9 @@ from whisperd.audio.messages import (
     Utterance,
     WindowAudio,
 )
-from whisperd.audio.process import DecoderOptions, DecoderPool, Decoding, Listening, open_decoder_pool
+
+if TYPE_CHECKING:
+    from whisperd.audio.process import DecoderOptions, DecoderPool, Decoding, Listening, open_decoder_pool
 
 __all__ = [
     "MAX_WINDOW_S",
@@ -49,4 +54,14 @@ __all__ = [
 
 def media_lock() -> str:
     """The lock file of the `media` bundle, which holds what a decoder process needs."""
+    from importlib import resources
+
     return resources.files(__name__).joinpath("media.lock").read_text("utf-8")
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from whisperd.audio import process
+
+        return getattr(process, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

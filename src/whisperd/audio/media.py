@@ -32,7 +32,11 @@ CONTAINERS = """
     mpeg mpegts mxf nistsphere nsv nut ogg oma osq pva qcp qoa rm rpl shn sox tak truehd tta voc vqf w64 wav
     wsd wtv wv xwma
 """
-OPEN_OPTIONS = {"format_whitelist": ",".join(CONTAINERS.split()), "protocol_whitelist": "none"}
+OPEN_OPTIONS = {
+    "format_whitelist": ",".join(CONTAINERS.split()),
+    "protocol_whitelist": "none",
+    "max_size": "8192",  # bytes of a packet of WAV: they come in tiny ones otherwise, and each one costs time
+}
 # Tags need not be text. Before PyAV 19, that was an error unless one asked for something else.
 TAG_OPTIONS = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 # Longer silence is made of pieces, so that memory stays bounded.

@@ -18,8 +18,7 @@ never waits for a long file to end. The rules:
   replica's part of the audio that waits, or a single window. What a larger batch gains is little beside what
   an idle replica loses.
 * A job whose work was interrupted, because the daemon or the worker died under it, has smaller batches for a
-  while: less is lost the next time, and less memory needed. Each such end halves them, down to two windows
-  (alone, an engine rounds otherwise, and what it is unsure of may become another text); with each
+  while: less is lost the next time, and less memory needed. Each such end halves them; with each
   `TRUST_WINDOWS` computed since, they may be larger by one.
 * Windows that were being computed when the worker died run again once, each one alone and with
   nothing beside it, so that only the window at fault can fail. So do windows of several parcels that
@@ -52,8 +51,6 @@ AHEAD_S = 60.0
 """Audio of a class that waits, with which there is enough to do, even where it does not fill all batches."""
 LOOK_AHEAD = 16
 """How many of a job's waiting parcels are looked at for the one that is most alike."""
-SMALLEST_BATCH = 2
-"""Windows that may be computed together however often their job was interrupted."""
 TRUST_WINDOWS = 8
 """Windows of a job that was interrupted after which its batches may be larger by one."""
 SHARE_MARGIN = 1.1
@@ -184,7 +181,7 @@ class _Job:
         """How many windows a batch may hold that has some of this job."""
         if not self.interruptions:
             return batch_size
-        least = max(SMALLEST_BATCH, batch_size >> self.interruptions)
+        least = max(1, batch_size >> self.interruptions)
         return min(batch_size, least + self.computed // TRUST_WINDOWS)
 
     def take(self, parcel: Parcel) -> Parcel:

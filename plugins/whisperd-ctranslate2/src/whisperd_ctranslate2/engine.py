@@ -11,7 +11,7 @@ looks bad is computed again with the full context, then at rising temperatures (
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,9 +55,10 @@ BEST_OF = 5
 """Hypotheses sampled at a temperature above zero; the likeliest is kept."""
 SECONDS_PER_POSITION = 0.02
 """Of the encoder's output."""
-_SPREAD_FRAMES = 200
-"""Context that a window may get in vain on a processor. Measured (docs/benchmarks.md): more of it costs the
-encoder more than a larger batch gains the decoder. A GPU is better at few large batches."""
+_STEP_FRAMES = 100
+"""On a processor contexts come in steps of this, long ones of twice this, and only windows with the same one
+are computed together: then a window has the same text to the last bit whatever else is computed. A GPU is
+better at few large batches."""
 
 _WRONG_HEADS = "there are no times of words, since the alignment heads in config.json are wrong: {}"
 
@@ -117,13 +118,13 @@ class CTranslate2Engine:
         self._context_margin_s = context_margin_s
         self._model = whisper.model
         self._extract = whisper.feature_extractor
-        self._spread_frames = _SPREAD_FRAMES if self._model.device == "cpu" else FULL_CONTEXT_FRAMES
+        self._is_on_cpu = self._model.device == "cpu"
         self._tokenizers: dict[tuple[str, str], Tokenizer] = {}
         self.info = EngineInfo(
             multilingual=self._model.is_multilingual,
             languages=self._known_languages(),
             compute_type=self._model.compute_type,
-            overtakes=self._model.device == "cpu",
+            overtakes=self._is_on_cpu,
             library=f"ctranslate2 {ctranslate2.__version__}",
             cancels=True,
             word_times=has_alignment_heads,
@@ -150,10 +151,10 @@ class CTranslate2Engine:
         The library cannot be interrupted. What is not wanted any more ends between two of its steps: a batch
         of which nothing is wanted after its encoder, and what would be computed again never is.
         """
-        contexts = [context_frames(window.duration_s, self._context_margin_s) for window in windows]
+        contexts = [self._context_frames(window) for window in windows]
         groups = [
             self._encode_group(places, windows, contexts[places[0]])
-            for places in alike(contexts, self._spread_frames)
+            for places in alike(contexts, 0 if self._is_on_cpu else FULL_CONTEXT_FRAMES)
         ]
         if not any(map(is_wanted, windows)):
             return [UNWANTED] * len(windows)
@@ -175,7 +176,9 @@ class CTranslate2Engine:
         windows, encoded = group.windows, group.encoded
         if not any(map(is_wanted, windows)):
             return [UNWANTED] * len(windows)
-        attempts = self._decode(encoded, windows, languages, options, options.temperatures[0])
+        # Not the longest window: what else is in the group makes no other text of a window.
+        most_s = group.frames / FRAMES_PER_SECOND
+        attempts = self._decode(encoded, windows, languages, options, options.temperatures[0], most_s)
         if any(map(is_wanted, windows)):
             self._find_times(encoded, windows, languages, options, attempts)
         return [
@@ -202,6 +205,11 @@ class CTranslate2Engine:
             segments=best.segments(window.duration_s),
         )
 
+    def _context_frames(self, window: EngineWindow) -> int:
+        frames = context_frames(window.duration_s, self._context_margin_s)
+        step = _STEP_FRAMES if 2 * frames < FULL_CONTEXT_FRAMES else 2 * _STEP_FRAMES
+        return min(math.ceil(frames / step) * step, FULL_CONTEXT_FRAMES)
+
     def _encode_group(self, places: Sequence[int], windows: Sequence[EngineWindow], frames: int) -> _Group:
         own = [windows[place] for place in places]
         return _Group(places, own, frames, self._encode(own, frames))
@@ -209,7 +217,7 @@ class CTranslate2Engine:
     def _encode(self, windows: Sequence[EngineWindow], frames: int) -> Any:
         """Mel spectrograms `(windows, mels, frames)`, silence behind the speech, through the encoder."""
         features = np.stack([self._features(window.pcm, frames) for window in windows])
-        if self._model.device == "cpu" and len(windows) > 1:
+        if self._is_on_cpu and len(windows) > 1:
             # One after the other: what the encoder computes with for several does not fit into the cache.
             each = [self._model.encode(ctranslate2.StorageView.from_array(one[None])) for one in features]
             return ctranslate2.StorageView.from_array(np.concatenate([np.asarray(one) for one in each]))
@@ -247,11 +255,12 @@ class CTranslate2Engine:
         languages: Sequence[tuple[str, float]],
         options: DecodeOptions,
         temperature: float,
+        most_s: float,
     ) -> list[Attempt]:
+        """One text for each window; none is longer than what can be said in so many seconds."""
         prompts = [self._prompt(language, options) for language, _ in languages]
         tokenizer = self._tokenizer(languages[0][0], options.task)
-        longest_s = max(window.duration_s for window in windows)
-        limit = min(token_limit(longest_s) + len(prompts[0]), TEXT_CONTEXT_TOKENS)
+        most = min(token_limit(most_s), TEXT_CONTEXT_TOKENS - len(prompts[0]))
         search: dict[str, Any] = (
             {"beam_size": options.beam_size}
             if temperature == 0
@@ -265,13 +274,16 @@ class CTranslate2Engine:
         results = self._model.generate(
             encoded,
             prompts,
-            max_length=limit,
+            max_length=most + len(prompts[0]),
             return_scores=True,
             return_no_speech_prob=True,
             suppress_tokens=get_suppressed_tokens(tokenizer, [-1]),
             **search,
         )
-        return [_attempt(result, tokenizer, temperature, limit - len(prompts[0])) for result in results]
+        return [
+            _attempt(result, tokenizer, temperature, min(most, token_limit(window.duration_s)))
+            for result, window in zip(results, windows, strict=True)
+        ]
 
     def _improve(
         self,
@@ -293,7 +305,7 @@ class CTranslate2Engine:
         def decode(temperature: float) -> Attempt:
             if not is_wanted(window):
                 raise GivenUp
-            return self._decode(encoded, [window], [language], options, temperature)[0]
+            return self._decode(encoded, [window], [language], options, temperature, window.duration_s)[0]
 
         best = improve(attempt, options.temperatures, decode, had_full_context=had_full_context)
         if best is not attempt:
@@ -318,20 +330,34 @@ class CTranslate2Engine:
             bool(one.tokens) and (options.word_times or one.wants_times or is_sparse(one.text, window.spoken))
             for one, window in zip(attempts, windows, strict=True)
         ]
-        languages_wanted = {language for (language, _), one in zip(languages, wants, strict=True) if one}
-        for language in languages_wanted:  # in almost every batch it is one
+        for outputs, language, places in self._aligned_together(encoded, languages, wants):
             tokenizer = self._tokenizer(language, options.task)
             aligned = self._model.align(
-                encoded,
+                outputs,
                 tokenizer.sot_sequence,
-                [list(attempt.tokens) for attempt in attempts],
-                [math.ceil(window.duration_s * FRAMES_PER_SECOND) for window in windows],
+                [list(attempts[place].tokens) for place in places],
+                [math.ceil(windows[place].duration_s * FRAMES_PER_SECOND) for place in places],
             )
-            for window, own, wanted, attempt, alignment in zip(
-                windows, languages, wants, attempts, aligned, strict=True
-            ):
-                if wanted and own[0] == language:
-                    attempt.words = _words(attempt, alignment, tokenizer, window)
+            for place, alignment in zip(places, aligned, strict=True):
+                if wants[place] and languages[place][0] == language:
+                    attempts[place].words = _words(attempts[place], alignment, tokenizer, windows[place])
+
+    def _aligned_together(
+        self, encoded: Any, languages: Sequence[tuple[str, float]], wants: Sequence[bool]
+    ) -> Iterator[tuple[Any, str, Sequence[int]]]:
+        """What is aligned in one call: outputs of the encoder, in which language, and which windows they are.
+
+        On a processor each window by itself: that is cheaper, and the library lets the texts of a batch have
+        a little influence on each other's times.
+        """
+        if self._is_on_cpu:
+            outputs = np.asarray(encoded)
+            for place in (place for place, wanted in enumerate(wants) if wanted):
+                own = ctranslate2.StorageView.from_array(outputs[place : place + 1])
+                yield own, languages[place][0], [place]
+            return
+        for language in {language for (language, _), one in zip(languages, wants, strict=True) if one}:
+            yield encoded, language, range(len(wants))
 
     def _known_languages(self) -> tuple[str, ...]:
         if not self._model.is_multilingual:
