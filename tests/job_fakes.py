@@ -178,7 +178,7 @@ class FakeDecoders:
         """Lengths of the pieces of speech by which to find a language, if they are wanted."""
 
     @asynccontextmanager
-    async def decode(self, params: DecodeParams) -> AsyncIterator[FakeDecoding]:
+    async def decode(self, params: DecodeParams, *, is_patient: bool = True) -> AsyncIterator[FakeDecoding]:
         self.open += 1
         try:
             yield FakeDecoding(self, self.samples[: params.samples])

@@ -147,9 +147,10 @@ async def test_short_files_that_come_together_take_turns_in_one_process(
     async with open_pool(media_bundle, max_processes=6, refill_delay_s=3600.0, patience_s=3600.0) as pool:
         pool.keep_warm = True
         (ready,) = await decoders_become(1)
-        async with anyio.create_task_group() as tasks:
-            for _ in range(6):
-                tasks.start_soon(decode, pool, recordings / "austen-0880.wav")
+        with anyio.fail_after(LIMIT_S):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(6):
+                    tasks.start_soon(decode, pool, recordings / "austen-0880.wav")
         assert decoders() == [ready]
 
 
@@ -162,6 +163,19 @@ async def test_a_file_waits_for_no_decoder_that_stays_away(media_bundle: Path, m
             async with pool.decode(DecodeParams(path=str(media / "long.wav"))) as other:
                 await first_window(other)
                 await decoders_become(2)
+
+
+async def test_who_is_not_patient_has_a_process_of_its_own(media_bundle: Path, media: Path) -> None:
+    async with open_pool(media_bundle, refill_delay_s=3600.0, patience_s=3600.0) as pool:
+        pool.keep_warm = True
+        await decoders_become(1)
+        params = DecodeParams(path=str(media / "long.wav"))
+        with anyio.fail_after(LIMIT_S):
+            async with pool.decode(params) as long:
+                await first_window(long)
+                async with pool.decode(params, is_patient=False) as other:
+                    await first_window(other)
+                    await decoders_become(2)
 
 
 async def test_a_process_with_other_limits_is_replaced(pool: DecoderPool, media: Path) -> None:

@@ -343,8 +343,8 @@ async def test_no_more_is_decoded_while_much_waits() -> None:
         house.block("computing")
         jobs = [house.submit() for _ in range(4)]
         await anyio.wait_all_tasks_blocked()
-        # Of the first, a window is being computed; with the second 75 s wait.
-        assert [job.status for job in jobs] == ["running", "running", "queued", "queued"]
+        # Of the first, a window is being computed; with the second 75 s wait, with the third 125.
+        assert [job.status for job in jobs] == ["running", "running", "running", "queued"]
         house.unblock()
         for job in jobs:
             assert await house.end(job) == "completed"
@@ -358,6 +358,20 @@ async def test_of_files_whose_language_is_to_be_found_no_more_are_decoded_either
         await anyio.wait_all_tasks_blocked()
         assert [job.status for job in jobs] == ["running", "running", "running", "queued"]
         house.unblock()
+        for job in jobs:
+            assert await house.end(job) == "completed"
+
+
+async def test_while_a_class_is_held_no_more_of_its_files_are_decoded() -> None:
+    async with open_house() as house:
+        house.block("decoding")
+        jobs = [house.submit(priority="bulk") for _ in range(3)]
+        await anyio.wait_all_tasks_blocked()
+        house.manager.hold(frozenset({"bulk"}))
+        house.unblock()
+        await anyio.wait_all_tasks_blocked()
+        assert [job.status for job in jobs[1:]] == ["queued", "queued"]
+        house.manager.hold(frozenset())
         for job in jobs:
             assert await house.end(job) == "completed"
 

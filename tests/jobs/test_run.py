@@ -159,6 +159,22 @@ async def test_a_slow_engine_holds_back_the_decoder(batch_size: int, replicas: i
     assert len(stage.transcript.segments) == 300
 
 
+async def test_a_file_that_is_computed_is_over_however_much_else_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Floats that are summed up, and taken off again, leave something behind: of these lengths they do."""
+    monkeypatch.setattr(Dispatcher, "has_enough", lambda *_: True)
+    stage = Stage(FakeDecoders([5.0, 12.2, 17.8, 17.1]), FakeRuntime(batch_size=1))
+    stage.runtime.may_compute = anyio.Event()
+    with anyio.fail_after(LIMIT_S):
+        async with open_task_group() as tasks:
+            tasks.start_soon(stage.run)
+            await anyio.wait_all_tasks_blocked()
+            assert stage.decoders.taken == 4, "all but the first wait"
+            stage.runtime.may_compute.set()
+    assert len(stage.segments()) == 4
+
+
 async def test_a_slow_vote_holds_back_the_decoder() -> None:
     stage = Stage(FakeDecoders([20.0] * 30), language=None)
     stage.runtime.may_compute = anyio.Event()

@@ -147,8 +147,13 @@ def test_the_last_of_the_work_is_shared_out() -> None:
     assert sizes == [2, 1, 1]
 
 
-def test_where_more_is_to_come_batches_are_full() -> None:
-    scheduler = scheduler_with(("a", "normal"), ("b", "normal"), batch_size=4, replicas=2)
+@pytest.mark.parametrize("is_known", [True, False], ids=["decoded", "waits for its turn"])
+def test_where_more_is_to_come_batches_are_full(is_known: bool) -> None:
+    scheduler = scheduler_with(("a", "normal"), ("other", "bulk"), batch_size=4, replicas=2)
+    if is_known:
+        scheduler.add_job("b", "normal")
+    else:
+        scheduler.expect("b", "normal")
     for index in range(4):
         scheduler.add(parcel("a", index), 0)
     scheduler.complete("a")
@@ -159,7 +164,7 @@ def test_where_more_is_to_come_batches_are_full() -> None:
     assert len(run_one(scheduler)) == 2
 
 
-@pytest.mark.parametrize(("length_s", "enough"), [(2.0, 8), (10.0, 6), (30.0, 2)])
+@pytest.mark.parametrize(("length_s", "enough"), [(2.0, 8), (15.0, 6), (30.0, 3)])
 def test_it_knows_when_it_has_enough_to_do(length_s: float, enough: int) -> None:
     scheduler = scheduler_with(("a", "normal"), ("b", "normal"), batch_size=4, replicas=2)
     for index in range(enough):

@@ -118,13 +118,14 @@ class DecoderPool:
         self._changed.set()
 
     @asynccontextmanager
-    async def decode(self, params: DecodeParams) -> AsyncIterator[Decoding]:
+    async def decode(self, params: DecodeParams, *, is_patient: bool = True) -> AsyncIterator[Decoding]:
         """Decode one file; waits while too many are being decoded.
 
+        Who is patient waits a moment for another one's decoder before one is started.
         Leaving the block before the end kills the decoder.
         """
         async with self._slots:
-            decoder = await self._obtain(is_patient=self._keep_warm)
+            decoder = await self._obtain(is_patient=is_patient)
             decoding = Decoding(decoder, params, self._options.stall_timeout_s)
             try:
                 self._tasks.start_soon(decoding.ask)
@@ -175,10 +176,13 @@ class DecoderPool:
         """Keep a decoder for the next files, or end it."""
         if is_well and self._keep_warm and not self._is_outdated(decoder):
             decoder.idle_since_s = anyio.current_time()
-            self._idle.append(decoder)
+            self._stand_ready(decoder)
         else:
             await decoder.end()
         self._changed.set()
+
+    def _stand_ready(self, decoder: _Decoder) -> None:
+        self._idle.append(decoder)
         self._came_back.set()
         self._came_back = anyio.Event()
 
@@ -205,7 +209,7 @@ class DecoderPool:
             if self._idle:  # one that was at work has come back meanwhile
                 await decoder.end()
             else:
-                self._idle.append(decoder)
+                self._stand_ready(decoder)
 
     async def _obtain(self, *, is_patient: bool) -> _Decoder:
         async with self._warming_up:
@@ -219,11 +223,12 @@ class DecoderPool:
                 elif await self._answers(decoder, "ping"):
                     return decoder
             is_alone = self._slots.value >= self._options.max_processes - 1
-            if is_alone or not is_patient or not await self._one_comes_back():
+            if not is_patient or is_alone or not self._keep_warm:
                 return await self._start()
+            is_patient = await self._one_comes_back()
 
     async def _one_comes_back(self) -> bool:
-        """Wait a moment for another file to be done; returns whether one was: its decoder may be free."""
+        """Wait a moment for a decoder that another file has; returns whether one came back."""
         with anyio.move_on_after(self._options.patience_s):
             await self._came_back.wait()
             return True

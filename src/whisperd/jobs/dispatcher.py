@@ -66,6 +66,10 @@ class Dispatcher:
         self._scheduler.held = priorities
         self._wake()
 
+    def expect(self, job: str, priority: Priority) -> None:
+        """A job waits until its file may be decoded: it will be added, or removed, later."""
+        self._scheduler.expect(job, priority)
+
     def add_job(self, job: str, priority: Priority, interruptions: int = 0) -> None:
         """Make a place for a job among the others; `interruptions` as `WindowScheduler.add_job` has it."""
         self._scheduler.add_job(job, priority, interruptions)

@@ -112,24 +112,30 @@ class JobExecutor:
                 await self._tell(job, kept)
                 elapsed_s = round(max(time.monotonic() - began_s, 1e-3), 3)
                 return msgspec.structs.replace(kept, elapsed=elapsed_s)
-        options = job.options.decode_options(self._settings().runtime.beam_size)
         while True:
             while self.is_held(job):
                 await self._released.wait()
             # A place is taken only on a loaded runtime: a long download holds up nobody else's job.
             loaded = await lease.loaded()
             check_against_engine(job.options, loaded.info, lease.model)
-            async with _Place(self._places[job.options.priority]) as place:
-                with lease.use() as runtime:
-                    if runtime is not None:  # else it ended, or was edited, while the job waited for its turn
-                        dispatcher = self._dispatcher(runtime)
-                        params = self._decode_params(job)
-                        if self._keeper is None:
-                            run = JobRun(job, dispatcher, options, self._publish)
-                            return await run.transcribe(self._decoders(), params, place.leave)
-                        return await self._transcribe_and_keep(
-                            self._keeper, job, lease, dispatcher, params, place.leave
-                        )
+            dispatcher = self._dispatcher(loaded)
+            dispatcher.expect(job.id, job.options.priority)
+            try:
+                async with _Place(self._places[job.options.priority]) as place:
+                    with lease.use() as runtime:
+                        # Else it ended, was edited or the class held while the job waited for its turn.
+                        if runtime is loaded and not self.is_held(job):
+                            return await self._do(job, lease, dispatcher, place)
+            finally:
+                dispatcher.remove_job(job.id)
+
+    async def _do(self, job: Job, lease: Lease, dispatcher: Dispatcher, place: _Place) -> Transcript:
+        params = self._decode_params(job)
+        if self._keeper is None:
+            options = job.options.decode_options(self._settings().runtime.beam_size)
+            run = JobRun(job, dispatcher, options, self._publish)
+            return await run.transcribe(self._decoders(), params, place.leave)
+        return await self._transcribe_and_keep(self._keeper, job, lease, dispatcher, params, place.leave)
 
     def waiting_windows(self, runtime: LoadedRuntime) -> int:
         """How many windows of all jobs wait for a loaded runtime."""

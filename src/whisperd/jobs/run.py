@@ -91,6 +91,7 @@ class JobRun:
         self._overlapping: set[int] = set()  # windows that have heard what another one has heard
         self._goes_on: dict[int | None, bool] = {}  # of each channel, whether its last window was one
         self._heard = LanguageVote()  # what was spoken in the windows that are done
+        self._pending = 0  # windows that wait for a batch
         self._pending_s = 0.0
         self._pending_changed = anyio.Event()
         self._usual_language: str | None = None
@@ -126,7 +127,8 @@ class JobRun:
         return self._transcript(decoded)
 
     async def _decode(self, decoders: DecoderPool, params: DecodeParams, tasks: TaskGroup) -> Decoded:
-        async with decoders.decode(params) as decoding:
+        is_patient = self._job.options.priority != "interactive"
+        async with decoders.decode(params, is_patient=is_patient) as decoding:
             async for event in decoding:
                 match event:
                     case Opened():
@@ -145,7 +147,7 @@ class JobRun:
     async def _until_more_is_needed(self) -> None:
         """Wait until the engine has begun with all of this file, or would soon have nothing to do."""
         priority = self._job.options.priority
-        while self._pending_s > 0 and self._dispatcher.has_enough(priority):
+        while self._pending > 0 and self._dispatcher.has_enough(priority):
             await self._dispatcher.some_began()
 
     def _opened(self, event: Opened) -> None:
@@ -174,7 +176,7 @@ class JobRun:
             if len(self._undecided) == min(VOTING_WINDOWS, self._dispatcher.runtime.batch_size):
                 await self._vote()
             return
-        self._pending_s += window.end - window.start
+        self._remember((window,))
         tasks.start_soon(self._compute, (window,))
         while self._pending_s > HELD_S - MAX_WINDOW_S:
             await self._pending_changed.wait()
@@ -205,7 +207,7 @@ class JobRun:
         if not self._undecided:
             return
         windows, self._undecided = tuple(self._undecided), []
-        self._pending_s += sum(window.end - window.start for window in windows)
+        self._remember(windows)
         results = await self._dispatch(windows, on_begin=lambda: self._forget(windows))
         self._options = msgspec.structs.replace(self._options, language=results[0].language)
         self._keep(windows, results)
@@ -218,8 +220,14 @@ class JobRun:
         self._keep(windows, results)
         self._place(windows, results)
 
+    def _remember(self, windows: tuple[WindowAudio, ...]) -> None:
+        """They wait for a batch."""
+        self._pending += len(windows)
+        self._pending_s += sum(window.end - window.start for window in windows)
+
     def _forget(self, windows: tuple[WindowAudio, ...]) -> None:
         """They do not wait any more, so that there is room for others."""
+        self._pending -= len(windows)
         self._pending_s -= sum(window.end - window.start for window in windows)
         self._pending_changed.set()
         self._pending_changed = anyio.Event()

@@ -47,7 +47,7 @@ STARVATION_S = 20.0
 """Longest time that a class with work is passed over."""
 LEAD_LIMIT_S = 60.0
 """Audio that a job may have had more than another one of its class that waits."""
-AHEAD_S = 60.0
+AHEAD_S = 90.0
 """Audio of a class that waits, with which there is enough to do, even where it does not fill all batches."""
 LOOK_AHEAD = 16
 """How many of a job's waiting parcels are looked at for the one that is most alike."""
@@ -205,14 +205,20 @@ class WindowScheduler:
             priority: _Class(rank) for rank, priority in enumerate(PRIORITIES)
         }
         self._jobs: dict[str, _Job] = {}
+        self._expected: dict[str, _Class] = {}
         self._retries: deque[Parcel] = deque()
         self._running: dict[int, Batch] = {}
         self._ids = count()
         self.held: frozenset[Priority] = frozenset()
         """Classes that wait, whatever there is to do."""
 
+    def expect(self, job: str, priority: Priority) -> None:
+        """A job will be added, or removed, later."""
+        self._expected[job] = self._classes[priority]
+
     def add_job(self, job: str, priority: Priority, interruptions: int = 0) -> None:
         """Make a place for a job; `interruptions` is how often its daemon has died under it."""
+        self._expected.pop(job, None)
         its_class = self._classes[priority]
         self._jobs[job] = _Job(job, its_class, its_class.level_s, interruptions)
 
@@ -229,6 +235,7 @@ class WindowScheduler:
 
         Returns what is being computed of it: the groups of each running batch, by the batch's id.
         """
+        self._expected.pop(job, None)
         if gone := self._jobs.pop(job, None):
             gone.of.ready.pop(job, None)
             gone.of.waiting_s -= sum(parcel.duration_s for parcel in gone.waiting)
@@ -370,7 +377,9 @@ class WindowScheduler:
 
     def _share_s(self, of: _Class) -> float:
         """A replica's part of the audio that waits, if no more is to come; else there is no limit."""
-        if any(not job.is_complete for job in self._jobs.values() if job.of is of):
+        if of in self._expected.values() or any(
+            not job.is_complete for job in self._jobs.values() if job.of is of
+        ):
             return math.inf
         return of.waiting_s / self._replicas * SHARE_MARGIN
 
