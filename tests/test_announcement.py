@@ -57,6 +57,14 @@ def test_nothing_is_wrong_with_our_own() -> None:
         (replace(BACKEND, model_format="ggml"), "which is no ModelFormat"),
         (replace(BACKEND, model_format=ModelFormat(name="", convert="a:b")), "no name for a model format"),
         (
+            replace(BACKEND, model_format=ModelFormat(name="g", convert="a:b", magic=b"g", read="r")),  # type: ignore[arg-type]
+            "which is no function",
+        ),
+        (
+            replace(BACKEND, model_format=ModelFormat(name="g", convert="a:b", read=print)),  # type: ignore[arg-type]
+            "and not with some bytes",
+        ),
+        (
             replace(BACKEND, model_format=ModelFormat(name="g", convert="a")),
             "the model format is made by `'a'`",
         ),

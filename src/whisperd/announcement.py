@@ -62,6 +62,12 @@ def _format_faults(model_format: object) -> Iterator[str]:
         yield f"{_shown(model_format.name)} is no name for a model format"
     if not _matches(_FUNCTION, model_format.convert):
         yield f"the model format is made by {_shown(model_format.convert)}, and not by a `module:function`"
+    if model_format.read is not None and not _is_function(model_format.read):
+        yield f"its model files are read by {_shown(model_format.read)}, which is no function"
+    if not isinstance(model_format.magic, bytes) or (
+        model_format.read is not None and not model_format.magic
+    ):
+        yield f"its model files begin with {_shown(model_format.magic)}, and not with some bytes"
 
 
 def _variant_faults(variant: object, backend_name: str) -> Iterator[str]:

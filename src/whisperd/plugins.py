@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, distributions, entry_points
+from typing import BinaryIO
 
 import pluggy
 
@@ -20,6 +21,7 @@ from whisperd.rpc.errors import WhisperdError
 
 __all__ = [
     "Backend",
+    "ModelFacts",
     "ModelFormat",
     "Needs",
     "Variant",
@@ -84,8 +86,25 @@ class Variant:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What a model file in a backend's own format says of itself."""
+
+    format: str
+    """The name of its `ModelFormat`."""
+    precision: str
+    """How its weights are stored, as the engine's users call it: `q5_0`. `Backend.need_bytes` is asked with
+    it in place of a compute type."""
+    compute_type: str
+    """What the engine computes in with them; `worker.protocol.ComputeType` has the names."""
+    parameters: int
+    language_count: int
+    """How many languages it knows, in the order of Whisper's: 1 is English alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelFormat:
-    """A format of model files that is made here from a model in CTranslate2's format."""
+    """A format of model files that is made here from a model in CTranslate2's format. Where `read` is given,
+    people may name files of their own as well."""
 
     name: str
     """Such as `ggml`."""
@@ -96,6 +115,12 @@ class ModelFormat:
     for, and says each time how many bytes more of the source were read."""
     version: int = 1
     """Grows when the function writes something else than before, so that old files are made again."""
+    magic: bytes = b""
+    """What each file of the format begins with."""
+    read: Callable[[BinaryIO, int], ModelFacts] | None = None
+    """Reads a file of so many bytes, which may be anything, in the daemon: with no native library, and
+    nothing believed that it says. Raises ValueError with the reason, as the end of a sentence, for what the
+    engine cannot load."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ggml_models import ggml_model
 from whisperd_testing import LIMIT_S, RunningDaemon
 
 
@@ -33,6 +34,25 @@ def test_a_model_comes_and_goes(own: RunningDaemon, toy: Callable[..., str]) -> 
     assert own.ctl("models", "verify", "mine").out == "mine: every byte is right\n"
     assert own.ctl("models", "remove", "mine").out.startswith("mine is removed (")
     assert own.ctl("models", "list", "--json").json == []
+
+
+def test_a_file_of_whisper_cpp_comes_and_goes(own: RunningDaemon, tmp_path: Path) -> None:
+    file = tmp_path / "ggml-mine.bin"
+    file.write_bytes(ggml_model())
+    shown = own.ctl("models", "show", str(file)).out
+    assert "Format      ggml, q4_0" in shown and "Languages   en" in shown
+    assert own.ctl("models", "import", str(file)).out.startswith("ggml-mine is installed (")
+    (listed,) = own.ctl("models", "list", "--json").json
+    assert (listed["name"], listed["facts"]["precision"], listed["verified"]) == ("ggml-mine", "q4_0", True)
+    assert Path(own.ctl("models", "path", "ggml-mine").out.strip()).read_bytes() == file.read_bytes()
+    for model in (str(file), "ggml-mine"):
+        refused = own.ctl("runtimes", "create", "x", "--model", model, "--backend", "ctranslate2", "--json")
+        assert (refused.status, refused.json["error"]["code"]) == (2, "runtime.invalid")
+        assert refused.json["error"]["fix"] == "Use auto or whispercpp."
+    made = own.ctl("runtimes", "create", "mine", "--model", str(file), "--json").json
+    assert (made["model"], made["backend"], made["compute_type"]) == (str(file), "auto", "auto")
+    assert own.ctl("models", "remove", str(file), "--json").json["error"]["code"] == "model.in_place"
+    assert own.ctl("models", "remove", "ggml-mine").out.startswith("ggml-mine is removed (")
 
 
 def test_the_catalogue(own: RunningDaemon) -> None:

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from whisperd.models import shipped_catalogue
-from whisperd.models.names import is_folder, is_plain, key_of, resolve
+from whisperd.models.names import is_path, is_plain, key_of, resolve
 from whisperd.models.sources.base import missing_names
 from whisperd.rpc.errors import WhisperdError
 
@@ -88,7 +88,7 @@ def test_a_repository_may_have_a_revision() -> None:
 
 @pytest.mark.parametrize("name", ["/models/x", "./x", "../x", "~/x", "~", ".", ".."])
 def test_paths_are_folders(name: str) -> None:
-    assert is_folder(name)
+    assert is_path(name)
 
 
 @given(st.text())

@@ -198,6 +198,7 @@ class Natives:
 class _Path:
     def __init__(self, name: str) -> None:
         self.path = Path("/bundles", name)
+        self.facts = None
 
 
 class Models:

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from toy_runtime import BACKENDS, ENGINE, batch, descendants, until
-from whisperd.plugins import Backend, Variant
+from whisperd.plugins import Backend, ModelFacts, Variant
 from whisperd.progress import OnProgress, Progress
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, RuntimeStatus
@@ -69,6 +69,7 @@ class House:
             prepare=self.prepare,
             capabilities=self.capabilities,
             known_model=self.known_model,
+            facts=self.facts,
             settings=lambda: self.settings,
             publish=self.publish,
             make_room=self.make_room,
@@ -87,6 +88,9 @@ class House:
 
     async def capabilities(self, preset: RuntimePreset) -> Capabilities:
         return CAPABILITIES
+
+    async def facts(self, model: str) -> ModelFacts | None:
+        return None
 
     async def known_model(self, name: str) -> str:
         if name == "unknown":

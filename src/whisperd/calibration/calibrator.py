@@ -77,8 +77,8 @@ class Possible:
 class Surroundings:
     """What calibration needs of the rest of the daemon."""
 
-    variants: Callable[[], Awaitable[Sequence[Possible]]]
-    """Every variant, in the order of their priority."""
+    variants: Callable[[RuntimePreset], Awaitable[Sequence[Possible]]]
+    """Every variant that loads the model of a preset, in the order of their priority."""
     fingerprint: Callable[[], Awaitable[str]]
     """Of this computer, and of the versions of all variants."""
     prepare: Callable[[RuntimePreset, Backend, Variant], Awaitable[Prepared]]
@@ -221,7 +221,7 @@ class _Search:
         around = self._around
         fingerprint = await around.fingerprint()
         self._patience_s = patience_s(await around.parameters(self._model))
-        possible = await around.variants()
+        possible = await around.variants(self._preset)
         self._possible = {one.variant.name: one for one in possible if one.problem is None}
         self._candidates = [_candidate(one.variant, around.cores()) for one in self._possible.values()]
         while setting := self._next():

@@ -325,9 +325,9 @@ class Models(_Noun[One, Many]):
         """Where an installed model lies, as `path`."""
         return cast("One", self._ask("models.path", name=model_name(name)))
 
-    def import_(self, path: str | os.PathLike[str], name: str) -> One:
-        """Copy a model from a folder into the store."""
-        return cast("One", self._ask("models.import", path=absolute(path), name=name))
+    def import_(self, path: str | os.PathLike[str], name: str | None = None) -> One:
+        """Copy a model from a folder, or from a file of whisper.cpp's, into the store."""
+        return cast("One", self._ask("models.import", path=absolute(path), **_given(name=name)))
 
 
 class Natives(_Noun[One, Many]):

@@ -19,6 +19,7 @@ from whisperd.natives import Bundle
 from whisperd.plugins import Backend, Variant, variants
 from whisperd.progress import OnProgress
 from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes.file_models import variants_for
 from whisperd.runtimes.prepare import Prepared, prepare
 from whisperd.runtimes.room import Room
 from whisperd.settings import is_offline
@@ -46,13 +47,13 @@ def is_busy(service: Service) -> bool:
 def calibration_surroundings(service: Service, room: Room) -> Surroundings:
     """What calibration needs of a daemon."""
 
-    async def possible() -> list[Possible]:
+    async def possible(preset: RuntimePreset) -> list[Possible]:
         judged = await service.computer.judged_variants()
+        problems = {one.variant.name: one.problem for one in judged}
+        pairs = [(one.backend, one.variant) for one in judged]
+        pairs = variants_for(preset, await service.models.facts(preset.model), pairs)
         return await anyio.to_thread.run_sync(
-            lambda: [
-                Possible(one.backend, one.variant, one.problem or _too_dear(service, one.variant))
-                for one in judged
-            ]
+            lambda: [Possible(*pair, problems[pair[1].name] or _too_dear(service, pair[1])) for pair in pairs]
         )
 
     async def prepare_variant(preset: RuntimePreset, backend: Backend, variant: Variant) -> Prepared:

@@ -47,9 +47,8 @@ async def lease_for_job(service: Service, job: Job) -> Lease:
     """
     if job.runtime_id is not None:
         return service.runtimes.lease(service.runtimes.find(job.runtime_id))
-    return service.runtimes.lease(
-        service.runtimes.with_model((await service.models.describe(job.model)).name)
-    )
+    model = await service.models.describe(job.model)
+    return service.runtimes.lease(service.runtimes.with_model(model.name, model.facts))
 
 
 async def _lease(
@@ -58,7 +57,7 @@ async def _lease(
     runtimes, models = service.runtimes, service.models
     if choice.model is not None:
         model = await models.describe(choice.model)
-        return runtimes.lease(runtimes.with_model(model.name)), model.languages
+        return runtimes.lease(runtimes.with_model(model.name, model.facts)), model.languages
     runtime = runtimes.answering if choice.runtime is None else _find(service, choice.runtime, profile)
     if runtime.loaded is not None:
         return runtimes.lease(runtime), runtime.loaded.info.languages

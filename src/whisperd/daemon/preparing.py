@@ -19,6 +19,7 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event
 from whisperd.runtimes import Runtime, RuntimeManager, RuntimePreset, Surroundings
 from whisperd.runtimes.fallback import FailedVariant
+from whisperd.runtimes.file_models import narrowed, variants_for
 from whisperd.runtimes.history import HistoryStore
 from whisperd.runtimes.prepare import Prepared, choose_variant, is_prepared, prepare
 from whisperd.runtimes.room import Room
@@ -70,6 +71,7 @@ def runtime_surroundings(service: Service, room: Room, histories: HistoryStore) 
         prepare=partial(prepare_runtime, service),
         capabilities=service.computer.capabilities,
         known_model=service.known_model,
+        facts=service.models.facts,
         settings=lambda: service.settings.runtime,
         publish=publish,
         make_room=make_room,
@@ -118,7 +120,9 @@ async def ranked_variants(service: Service, preset: RuntimePreset) -> list[tuple
 
     One that has to be built here, which takes minutes, comes last until it was.
     """
-    ranked = await service.calibrator.ranked(preset, await service.computer.usable_variants(preset))
+    facts = await service.models.facts(preset.model)
+    usable = await service.computer.usable_variants(narrowed(preset, facts))
+    ranked = await service.calibrator.ranked(preset, variants_for(preset, facts, usable))
     return sorted(ranked, key=lambda pair: _has_to_be_built(service, pair[1]))
 
 

@@ -124,11 +124,13 @@ async def _transcribe(
 
 
 async def _smallest_model(service: Service) -> InstalledModel | None:
-    """The smallest model here that knows the language of the speech, in the store or used in place."""
+    """The smallest model here that every backend loads and that knows the language of the speech, in the
+    store or used in place."""
     names = [summary.name for summary in await service.models.list()]
     names += [runtime.preset.model for runtime in service.runtimes.all()]
     found = [await service.models.find(name) for name in dict.fromkeys(names)]
-    able = [one for one in found if one is not None and (one.languages is None or "en" in one.languages)]
+    common = [one for one in found if one is not None and one.facts is None]
+    able = [one for one in common if one.languages is None or "en" in one.languages]
     return min(able, key=lambda one: math.inf if one.size is None else one.size, default=None)
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "hash_mismatch",
     "in_place",
     "invalid_name",
+    "name_of_catalogue",
     "not_installed",
     "offline",
     "unavailable",
@@ -61,7 +62,7 @@ def unavailable(model: Reference, outcomes: Sequence[Outcome]) -> WhisperdError:
         "model.unavailable",
         f"The model {model.name} was found nowhere ({tried or 'there is no source that could have it'}).",
         "Name another model, add a folder that has it to `models.folders`, or import one with "
-        "`whisperctl models import FOLDER NAME`.",
+        "`whisperctl models import PATH`.",
         data,
     )
 
@@ -72,7 +73,7 @@ def offline(name: str = "") -> WhisperdError:
         "model.offline",
         "downloads are forbidden",
         "Unset WHISPERD_OFFLINE, run `whisperctl daemon restart` and pull again, or bring the model on "
-        "another way with `whisperctl models import FOLDER NAME`.",
+        "another way with `whisperctl models import PATH`.",
         {"name": name},
     )
 
@@ -150,11 +151,11 @@ def busy(name: str) -> WhisperdError:
 
 
 def in_place(name: str) -> WhisperdError:
-    """A folder that is used in place is not ours to remove."""
+    """A folder or file that is used in place is not ours to remove."""
     return WhisperdError(
         "model.in_place",
-        f"The folder {name} is used in place; whisperd does not remove it.",
-        "Delete the folder yourself if it is not needed any more.",
+        f"The model {name} is used in place; whisperd does not remove it.",
+        "Delete it yourself if it is not needed any more.",
         {"name": name},
     )
 
@@ -165,6 +166,16 @@ def invalid_name(name: str) -> WhisperdError:
         "model.invalid_name",
         f"A model cannot be named {name!r}.",
         "Use letters, digits, dots, single hyphens and underscores, and begin with a letter or digit.",
+        {"name": name},
+    )
+
+
+def name_of_catalogue(name: str) -> WhisperdError:
+    """A file of the user's cannot stand for a model whose files the catalogue knows."""
+    return WhisperdError(
+        "model.invalid_name",
+        f"{name} is the name of a model whose files the catalogue knows, and this is none of them.",
+        "Give the file a name of its own: `whisperctl models import FILE NAME`.",
         {"name": name},
     )
 

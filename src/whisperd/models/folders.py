@@ -1,82 +1,44 @@
-"""A folder of the user's as a model: used where it is. Nothing in it is ever run."""
+"""A folder of the user's with a model in CTranslate2's format."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
 from whisperd.models.hashing import stamp
 from whisperd.models.manifest import InstalledModel
-from whisperd.models.names import folder_of
 from whisperd.models.sources.base import missing_names
 from whisperd.rpc.errors import WhisperdError
-from whisperd.threads import ANSWER_TIMEOUT_S, run_abandonable
 
-__all__ = ["hash_stamps", "identify_folder", "look_into_folder", "open_folder"]
-
-T = TypeVar("T")
+__all__ = ["hash_stamps", "invalid_folder", "open_folder"]
 
 _MAX_CONFIG_BYTES = 10 << 20
 _MODEL_SUFFIXES = (".bin", ".gguf", ".json", ".safetensors", ".txt")
 """How files are called that models are made of; whatever else lies beside them changes no text."""
 
 
-async def look_into_folder(name: str) -> InstalledModel:
-    """`open_folder`, with an end to our patience: the folder may be on a network that does not answer."""
-    return await _in_time(name, lambda: open_folder(name))
-
-
-async def identify_folder(name: str) -> str:
-    """A hash over the stamps of a model's files. Raises `model.invalid_folder`."""
-    return await _in_time(name, lambda: hash_stamps(Path(open_folder(name).path)))
-
-
-async def _in_time(name: str, work: Callable[[], T]) -> T:
-    try:
-        return await run_abandonable(name, work)
-    except TimeoutError as error:
-        problem = f"it does not answer within {ANSWER_TIMEOUT_S:.0f} seconds"
-        raise _invalid(Path(name), problem) from error
-
-
-def hash_stamps(folder: Path) -> str:
-    """A hash over the stamps of the files of a model, which changes when one of them does. Blocks.
-
-    Raises `model.invalid_folder`.
-    """
-    try:
-        files = sorted(path for path in folder.iterdir() if path.suffix in _MODEL_SUFFIXES and path.is_file())
-        lines = [f"{path} {msgspec.json.encode(stamp(path)).decode()}\n" for path in files]
-    except OSError as error:
-        raise _invalid(folder, f"it cannot be read ({error.strerror})") from error
-    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
-
-
-def open_folder(name: str) -> InstalledModel:
+def open_folder(folder: Path) -> InstalledModel:
     """The model in a folder; `model.invalid_folder` says what keeps an engine from using it. Blocks."""
-    folder = folder_of(name)
     try:
         sizes = _file_sizes(folder)
         if missing := missing_names(set(sizes)):
-            raise _invalid(
+            raise invalid_folder(
                 folder, f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing", missing
             )
         _check_config(folder / "config.json")
         with (folder / "model.bin").open("rb") as weights:
             if not weights.read(1):
-                raise _invalid(folder, "model.bin is empty")
+                raise invalid_folder(folder, "model.bin is empty")
     except (FileNotFoundError, ValueError):  # a path with a null byte in it can be of nothing
-        raise _invalid(folder, "it does not exist") from None
-    except NotADirectoryError:
-        raise _invalid(folder, "it is not a folder") from None
+        raise invalid_folder(folder, "it does not exist") from None
+    except NotADirectoryError:  # a file is in the place of one of its folders
+        raise invalid_folder(folder, "it is not a folder") from None
     except OSError as error:
-        raise _invalid(folder, f"it cannot be read ({error.strerror})") from error
+        raise invalid_folder(folder, f"it cannot be read ({error.strerror})") from error
     return InstalledModel(
         name=str(folder),
         repo=None,
@@ -88,6 +50,19 @@ def open_folder(name: str) -> InstalledModel:
         path=str(folder),
         source="folder",
     )
+
+
+def hash_stamps(folder: Path) -> str:
+    """A hash over the stamps of the files of a model, which changes when one of them does. Blocks.
+
+    Raises `model.invalid_folder`.
+    """
+    try:
+        files = sorted(path for path in folder.iterdir() if path.suffix in _MODEL_SUFFIXES and path.is_file())
+        lines = [f"{path} {msgspec.json.encode(stamp(path)).decode()}\n" for path in files]
+    except OSError as error:
+        raise invalid_folder(folder, f"it cannot be read ({error.strerror})") from error
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def _file_sizes(folder: Path) -> dict[str, int]:
@@ -102,16 +77,17 @@ def _file_sizes(folder: Path) -> dict[str, int]:
 
 def _check_config(path: Path) -> None:
     if path.stat().st_size > _MAX_CONFIG_BYTES:
-        raise _invalid(path.parent, "config.json is far too large")
+        raise invalid_folder(path.parent, "config.json is far too large")
     try:
         config = json.loads(path.read_bytes())
     except ValueError:
         config = None
     if not isinstance(config, dict):
-        raise _invalid(path.parent, "config.json is not a JSON object")
+        raise invalid_folder(path.parent, "config.json is not a JSON object")
 
 
-def _invalid(folder: Path, problem: str, missing: list[str] | None = None) -> WhisperdError:
+def invalid_folder(folder: Path, problem: str, missing: list[str] | None = None) -> WhisperdError:
+    """`model.invalid_folder`: why a folder cannot be used, and the files that it lacks."""
     return WhisperdError(
         "model.invalid_folder",
         f"The folder {folder} cannot be used as a model: {problem}.",

@@ -6,6 +6,7 @@ import msgspec
 
 from whisperd.models.catalogue import FileName, Sha256
 from whisperd.models.hashing import Stamp
+from whisperd.plugins import ModelFacts
 
 __all__ = ["InstalledModel", "Manifest", "ModelSummary", "StoredFile", "Verified"]
 
@@ -29,6 +30,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     """Where the bytes came from."""
     files: tuple[StoredFile, ...]
+    facts: ModelFacts | None = None
+    """Of a model that is one file in a backend's own format; None: files in CTranslate2's."""
 
     @property
     def size_bytes(self) -> int:
@@ -51,20 +54,22 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
     size: int | None
     """Bytes on disk, or to download; None where that is not known."""
     memory: int | None
-    """An estimate, in bytes, of what it needs when it is loaded as int8."""
+    """An estimate, in bytes, of what it needs when it is loaded: as int8, or as its one file is stored."""
     languages: tuple[str, ...] | None
     """ISO 639 codes; None where they are not known."""
     installed: bool
     verified: bool
     """Whether every byte is known to be right, and no file was touched since that was found."""
     path: str | None
+    facts: ModelFacts | None = None
+    """Of a model that is one file in a backend's own format."""
 
 
 class InstalledModel(ModelSummary, frozen=True, kw_only=True):
-    """A model that can be loaded: a folder to give to an engine, and where it came from."""
+    """A model that can be loaded: a folder or a file to give to an engine, and where it came from."""
 
     path: str
     source: str
-    """Such as `the hub`; `folder` for a folder that is used in place."""
+    """Such as `the hub`; `folder` or `file` for one that is used in place."""
     revision: str | None = None
     """The commit on the hub."""

@@ -1,4 +1,4 @@
-"""What a model name means: a name of the catalogue, a repository on the hub, a folder, an import."""
+"""What a model name means: a name of the catalogue, a repository on the hub, a path, an import."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 import msgspec
 
 from whisperd.models.catalogue import Catalogue, ModelFile, Package
+from whisperd.plugins import ModelFacts
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["Reference", "folder_of", "is_folder", "key_of", "resolve"]
+__all__ = ["Reference", "is_path", "is_plain", "key_of", "path_of", "resolve"]
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _REPOSITORY = re.compile(
@@ -29,6 +30,8 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[ModelFile, ...] = ()
     """The files to get; where it is empty, whatever an engine needs of what there is."""
     package: Package | None = None
+    facts: ModelFacts | None = None
+    """Of a model that is one file in a backend's own format."""
 
     @property
     def key(self) -> str:
@@ -63,14 +66,14 @@ def resolve(name: str, catalogue: Catalogue, is_installed: Callable[[str], bool]
     raise _unknown(name, catalogue)
 
 
-def is_folder(name: str) -> bool:
-    """Whether a name is a local folder: an absolute path, or one that begins with `.` or `~`."""
+def is_path(name: str) -> bool:
+    """Whether a name is a local folder or file: an absolute path, or one that begins with `.` or `~`."""
     relative = name in (".", "..") or name.startswith(("./", "../", "~", ".\\", "..\\"))
     return relative or Path(name).is_absolute()
 
 
-def folder_of(name: str) -> Path:
-    """The absolute path of the folder that a name names."""
+def path_of(name: str) -> Path:
+    """The absolute path that a name stands for."""
     try:
         return Path(name).expanduser().absolute()
     except RuntimeError:  # there is no such user
@@ -94,6 +97,6 @@ def _unknown(name: str, catalogue: Catalogue) -> WhisperdError:
         "model.unknown",
         f"There is no model named {name!r}.",
         f"{meant}`whisperctl models available` lists the names; a hub repository (owner/name) or the path of "
-        "a model folder is accepted as well.",
+        "a model's folder or file (./name) is accepted as well.",
         {"name": name, "near": near},
     )

@@ -129,6 +129,7 @@ class Puller:
             revision=revision,
             source=source,
             files=tuple(have[name] for name in sorted(have)),
+            facts=model.facts,
         )
         await anyio.to_thread.run_sync(self.storage.install, model.key, manifest)
         await anyio.to_thread.run_sync(self.storage.clear_leftovers, model.key, time.time())
@@ -224,7 +225,10 @@ def _pinned(model: Reference, manifest: Manifest | None) -> Reference:
     pins = {file.name: ModelFile(**msgspec.structs.asdict(file)) for file in manifest.files}
     files = tuple(file if file.sha256 else pins.get(file.name, file) for file in model.files)
     return msgspec.structs.replace(
-        model, files=files or tuple(pins.values()), revision=manifest.revision or model.revision
+        model,
+        files=files or tuple(pins.values()),
+        revision=manifest.revision or model.revision,
+        facts=model.facts or manifest.facts,
     )
 
 

@@ -17,13 +17,15 @@ from whisperd.locks import try_lock
 from whisperd.models import errors
 from whisperd.models.catalogue import Catalogue, shipped_catalogue
 from whisperd.models.converted import ConvertedModels, ConvertedSource, FetchReady
+from whisperd.models.files import invalid_file, room_bytes
 from whisperd.models.flight import Flight
-from whisperd.models.folders import identify_folder, look_into_folder
+from whisperd.models.in_place import identify, look_for_facts, look_into
 from whisperd.models.manifest import InstalledModel, Manifest, ModelSummary
 from whisperd.models.memory import parameters_in
-from whisperd.models.names import Reference, folder_of, is_folder, is_plain, key_of, resolve
+from whisperd.models.names import Reference, is_path, is_plain, key_of, path_of, resolve
 from whisperd.models.pulling import Puller, Unreachable
 from whisperd.models.sources import (
+    ExactFileSource,
     ExactFolderSource,
     FolderSource,
     HubCacheSource,
@@ -34,7 +36,7 @@ from whisperd.models.sources import (
     Source,
 )
 from whisperd.models.storage import Storage
-from whisperd.plugins import ModelFormat
+from whisperd.plugins import ModelFacts, ModelFormat
 from whisperd.progress import Meter, OnProgress, Progress, from_thread
 from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import ModelSettings
@@ -45,7 +47,7 @@ __all__ = ["ModelStore", "default_sources"]
 def default_sources(settings: ModelSettings | None = None) -> tuple[Source, ...]:
     """Where models are looked for, in this order: folders, the hub cache, the hub, the package index."""
     settings = settings or ModelSettings()
-    sources: list[Source] = [FolderSource(folder_of(folder)) for folder in settings.folders]
+    sources: list[Source] = [FolderSource(path_of(folder)) for folder in settings.folders]
     sources.append(HubCacheSource())
     if settings.hub:
         sources.append(HubSource(HubSettings(stall_timeout_s=settings.stall_timeout_s)))
@@ -66,8 +68,9 @@ class ModelStore:
     """The models in one folder, shared with other processes that use the same folder.
 
     A name is one of the catalogue, a hub repository (`owner/name`, `owner/name@revision`), the name
-    of an imported model, or the path of a folder with a model, which is used in place. All methods
-    raise `WhisperdError`: `model.unknown` for a name that means nothing, `model.invalid_folder`.
+    of an imported model, or the path of a folder with a model, or of a file in a backend's own format, which
+    is used in place. All methods raise `WhisperdError`: `model.unknown` for a name that means nothing,
+    `model.invalid_folder`, `model.invalid_file`.
 
     Files are read in threads. One that was not touched since it was verified is not read again.
     """
@@ -83,7 +86,7 @@ class ModelStore:
         clock: Callable[[], float] = time.monotonic,
         free_bytes: Callable[[Path], int] = disk.free_bytes,
     ) -> None:
-        self.root = folder_of(str(root))
+        self.root = path_of(str(root))
         self.catalogue = catalogue if catalogue is not None else shipped_catalogue()
         self._storage = Storage(self.root)
         self._puller = Puller(
@@ -109,19 +112,19 @@ class ModelStore:
 
     async def find(self, name: str) -> InstalledModel | None:
         """The model if it can be loaded; None where it is not installed, or a byte of it is wrong."""
-        if is_folder(name):
-            return await look_into_folder(name)
+        if is_path(name):
+            return await self._look_into(name)
         return await anyio.to_thread.run_sync(self._find, name)
 
     async def path(self, name: str) -> Path:
-        """The folder of a model, to give to an engine; `model.not_installed`, `model.damaged`."""
+        """The folder or file of a model, to give to an engine; `model.not_installed`, `model.damaged`."""
         found = await self.find(name) or await self.verify(name)
         return Path(found.path)
 
     async def verify(self, name: str, on_progress: OnProgress = ignore_progress) -> InstalledModel:
         """Read every byte of a model; `model.not_installed`, `model.damaged` with the files in `data`."""
-        if is_folder(name):
-            return await look_into_folder(name)
+        if is_path(name):
+            return await self._look_into(name)
         return await anyio.to_thread.run_sync(self._verify, name, on_progress)
 
     async def list(self) -> tuple[ModelSummary, ...]:
@@ -137,18 +140,29 @@ class ModelStore:
         known = self.catalogue.find(name)
         if known is not None:
             return known.name
-        return str(folder_of(name)) if is_folder(name) else name
+        return str(path_of(name)) if is_path(name) else name
 
     async def parameters(self, name: str, folder: Path) -> float:
         """How many parameters an installed model has; about, where the catalogue does not know it."""
         if known := self.catalogue.find(name):
             return known.parameters_millions * 1_000_000
+        if facts := await self.facts(name):
+            return facts.parameters
         return await anyio.to_thread.run_sync(lambda: parameters_in(_size_bytes(folder)))
+
+    async def facts(self, name: str) -> ModelFacts | None:
+        """What a model says of itself that is one file in a backend's own format; None of all others."""
+        if is_path(name):
+            return await look_for_facts(name)
+        if self.catalogue.find(name) is not None or not is_plain(name):
+            return None
+        manifest = await anyio.to_thread.run_sync(self._storage.manifest, key_of(name))
+        return None if manifest is None else manifest.facts
 
     async def describe(self, name: str) -> ModelSummary:
         """One model, installed or not."""
-        if is_folder(name):
-            return await look_into_folder(name)
+        if is_path(name):
+            return await self._look_into(name)
         return await anyio.to_thread.run_sync(self._describe, name)
 
     async def pull(self, name: str, on_progress: OnProgress = ignore_progress) -> InstalledModel:
@@ -219,8 +233,8 @@ class ModelStore:
 
         Of a folder that is used in place, the stamps of its files stand for their bytes.
         """
-        if is_folder(name):
-            return await identify_folder(name)
+        if is_path(name):
+            return await identify(name)
         return await anyio.to_thread.run_sync(self._identity, name)
 
     async def remove(self, name: str) -> int:
@@ -231,26 +245,46 @@ class ModelStore:
         """
         return await anyio.to_thread.run_sync(self._remove, name)
 
-    async def import_folder(
-        self, folder: Path | str, name: str, on_progress: OnProgress = ignore_progress
+    async def import_model(
+        self, path: Path | str, name: str | None = None, on_progress: OnProgress = ignore_progress
     ) -> InstalledModel:
-        """Copy a model from a folder into the store under a name of the catalogue, or a new one.
+        """Copy a model from a folder, or a file in a backend's own format, into the store.
 
-        Under a name of the catalogue its bytes must be those that the catalogue knows. Errors:
-        `model.invalid_folder`, `model.invalid_name`, `model.exists`, and those of `pull`.
+        `name` is one of the catalogue, or a new one; by default that of the folder or file. Under a name of
+        the catalogue its bytes must be those that the catalogue knows, which no such file's are.
+        Errors: those of a path, `model.invalid_name`, `model.exists`, and those of `pull`.
         """
-        opened = await look_into_folder(str(folder))
+        opened = await look_into(str(path))
+        facts, source = opened.facts, Path(opened.path)
+        if name is None:
+            name = source.stem if facts else source.name
         known = self.catalogue.find(name)
         if known is None and not is_plain(name):
             raise errors.invalid_name(name)
-        model = self._resolve(name) if known is not None else Reference(name=name)
+        if known is not None and facts is not None:
+            raise errors.name_of_catalogue(name)
+        model = self._resolve(name) if known is not None else Reference(name=name, facts=facts)
         if model.key in self._flights:
             raise errors.busy(model.name)
         if await anyio.to_thread.run_sync(self._sound, model) is not None:
             raise errors.already_installed(model.name)
-        puller = dataclasses.replace(self._puller, sources=[ExactFolderSource(Path(opened.path))])
-        await self._lead(model, puller, on_progress)
-        return await self.find(name) or await self.verify(name)
+        only = ExactFileSource(source, f"model.{facts.format}") if facts else ExactFolderSource(source)
+        await self._lead(model, dataclasses.replace(self._puller, sources=[only]), on_progress)
+        imported = await self.find(name) or await self.verify(name)
+        if facts is not None and (await look_into(imported.path)).facts != facts:
+            await self.remove(name)
+            raise invalid_file(source, "it changed while it was copied")
+        return imported
+
+    async def _look_into(self, name: str) -> InstalledModel:
+        """A model that is used in place."""
+        found = await look_into(name)
+        return msgspec.structs.replace(found, languages=self._languages(found.facts))
+
+    def _languages(self, facts: ModelFacts | None) -> tuple[str, ...] | None:
+        """Those that a file knows: the very ones that models of the catalogue know which know as many."""
+        counts = (one.languages for one in self.catalogue.models)
+        return next((each for each in counts if facts and len(each) == facts.language_count), None)
 
     async def _lead(self, model: Reference, puller: Puller, on_progress: OnProgress) -> None:
         """Pull, and tell all who wait for the same model."""
@@ -300,7 +334,7 @@ class ModelStore:
         return self._summary(model.name, model.repo, self._storage.manifest(model.key))
 
     def _remove(self, name: str) -> int:
-        if is_folder(name):
+        if is_path(name):
             raise errors.in_place(name)
         model = self._resolve(name)
         installed = self._storage.manifest(model.key) is not None
@@ -317,7 +351,7 @@ class ModelStore:
 
     def _source(self, name: str, folder: Path) -> tuple[ConvertedSource, str]:
         """What is converted, and whose lock keeps it from being removed, or made twice, meanwhile."""
-        if is_folder(name):
+        if is_path(name):
             source = ConvertedSource.used_in_place(folder)
             return source, f"converted-{source.hash}"
         model = self._resolve(name)
@@ -340,15 +374,18 @@ class ModelStore:
         if manifest is not None:
             converted = ConvertedSource.stored(manifest, self._storage.folder(key))
             size = manifest.size_bytes + self._converted.size_bytes(converted)
+        folder, facts = self._storage.folder(key), manifest.facts if manifest else None
+        path = folder / manifest.files[0].name if manifest and facts else folder
         return ModelSummary(
             name=name,
             repo=repo,
             size=size,
-            memory=known.memory_bytes() if known else None,
-            languages=known.languages if known else None,
+            memory=room_bytes(facts) if facts else known.memory_bytes() if known else None,
+            languages=known.languages if known else self._languages(facts),
             installed=manifest is not None,
             verified=manifest is not None and not self._storage.changed(key, manifest),
-            path=str(self._storage.folder(key)) if manifest else None,
+            path=str(path) if manifest else None,
+            facts=facts,
         )
 
     def _installed(self, model: Reference, manifest: Manifest) -> InstalledModel:

@@ -11,9 +11,11 @@ import msgspec
 from anyio.abc import TaskGroup
 
 from whisperd.clock import now_rfc3339
+from whisperd.plugins import ModelFacts
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import RuntimeStatus, RuntimeStatusName
 from whisperd.runtimes import errors
+from whisperd.runtimes.file_models import as_stored, narrowed
 from whisperd.runtimes.history import Moment
 from whisperd.runtimes.host import Host
 from whisperd.runtimes.lease import Lease
@@ -91,7 +93,7 @@ class RuntimeManager:
             return found
         raise errors.unknown(name, [one.name for one in self._runtimes.values() if one.is_saved])
 
-    def with_model(self, model: str) -> Runtime:
+    def with_model(self, model: str, facts: ModelFacts | None = None) -> Runtime:
         """An enabled runtime with this model, the default before others, or one that is made for once."""
         having = [
             one for one in self._runtimes.values() if one.preset.model == model and self._is_enabled(one)
@@ -99,7 +101,8 @@ class RuntimeManager:
         having.sort(key=lambda one: (not one.is_saved, not self.life(one).is_default))
         if having:
             return having[0]
-        preset = new_preset(RuntimeChanges(name=model, model=model), self.around.settings(), check=False)
+        fields = as_stored(RuntimeChanges(name=model, model=model), facts)
+        preset = new_preset(fields, self.around.settings(), check=False)
         runtime = Runtime(preset, is_saved=False)
         self._add(runtime)
         return runtime
@@ -398,11 +401,14 @@ class RuntimeManager:
         self.tell(runtime)
 
     async def _with_known_model(self, changes: RuntimeChanges) -> RuntimeChanges:
-        if isinstance(changes.model, str):
-            return msgspec.structs.replace(changes, model=await self.around.known_model(changes.model))
-        return changes
+        if not isinstance(changes.model, str):
+            return changes
+        model = await self.around.known_model(changes.model)
+        known = msgspec.structs.replace(changes, model=model)
+        return as_stored(known, await self.around.facts(model))
 
     async def _check(self, preset: RuntimePreset) -> None:
+        preset = narrowed(preset, await self.around.facts(preset.model))
         check_against(preset, await self.around.capabilities(preset))
 
     def _is_enabled(self, runtime: Runtime) -> bool:

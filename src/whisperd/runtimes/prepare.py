@@ -62,6 +62,8 @@ class Prepared:
     """What would have been better, and failed; the best first."""
     has_others: bool = False
     """Whether there is another variant to try if this one cannot be loaded."""
+    precision: str | None = None
+    """How a model is stored that is one file in the backend's own format; None of all others."""
 
 
 async def prepare(
@@ -96,8 +98,9 @@ async def prepare(
             tried.append(_failed(preset, variant, error))
             continue
         await failures.note(preset.model, tried[len(failed) :])
-        model_path = Path((await models.pull(preset.model, on_model_progress)).path)
-        if backend.model_format is not None:
+        model = await models.pull(preset.model, on_model_progress)
+        model_path = Path(model.path)
+        if backend.model_format is not None and model.facts is None:
             precision = compute_type(preset, variant)
             try:
                 model_path = await models.convert(
@@ -113,6 +116,7 @@ async def prepare(
             variant,
             bundle_path,
             model_path,
+            precision=model.facts.precision if model.facts else None,
             passed_over=_better_than(variant, fitting, [*tried, *remembered]),
             has_others=bool(candidates),
         )

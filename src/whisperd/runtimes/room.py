@@ -89,8 +89,7 @@ class Room:
         """
         batch_size = runtime.batch_size
         parameters = await self._models.parameters(runtime.preset.model, prepared.model_path)
-        estimate = prepared.backend.need_bytes or need_bytes
-        needs = _needs(params, batch_size, parameters, estimate)
+        needs = _needs(params, batch_size, parameters, prepared)
         async with self._turn:
             while True:
                 occupants = [
@@ -111,7 +110,7 @@ class Room:
     ) -> None:
         """Raise `memory.not_enough` or `memory.gpu_not_enough` if a worker has no room as things are."""
         parameters = await self._models.parameters(preset.model, prepared.model_path)
-        needs = _needs(params, batch_size, parameters, prepared.backend.need_bytes or need_bytes)
+        needs = _needs(params, batch_size, parameters, prepared)
         occupants = [Occupant(one, one.needs, is_idle=False) for one in tenants.occupants()]
         free = free_in(await self._places(preset, needs), self._limit(), occupants)
         for place, need in needs.items():
@@ -196,15 +195,13 @@ def _replicas_on(params: LoadParams, place: Place) -> int:
     return params.replicas if place is None else max(1, params.replicas // len(params.device_index))
 
 
-def _needs(
-    params: LoadParams, batch_size: int, parameters: float, estimate: Callable[..., int]
-) -> dict[Place, int]:
+def _needs(params: LoadParams, batch_size: int, parameters: float, prepared: Prepared) -> dict[Place, int]:
     """The most that it takes, by place."""
+    estimate = prepared.backend.need_bytes or need_bytes
+    stored = prepared.precision or params.compute_type
 
     def need(device: str, replicas: int) -> int:
-        return estimate(
-            parameters, params.compute_type, batch_size=batch_size, replicas=replicas, device=device
-        )
+        return estimate(parameters, stored, batch_size=batch_size, replicas=replicas, device=device)
 
     if params.device == "cpu":
         return {None: need("cpu", params.replicas)}

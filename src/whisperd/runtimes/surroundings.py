@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from whisperd.plugins import ModelFacts
 from whisperd.progress import OnProgress
 from whisperd.rpc.events import Event
 from whisperd.runtimes.fallback import FailedVariant, VariantFailures
@@ -34,6 +35,8 @@ class Surroundings:
     """What this computer can do, as far as it matters for a preset."""
     known_model: Callable[[str], Awaitable[str]]
     """The one name of a model. Raises `WhisperdError` for a name that means nothing."""
+    facts: Callable[[str], Awaitable[ModelFacts | None]]
+    """What a model says of itself that is one file in a backend's own format. Raises `WhisperdError`."""
     settings: Callable[[], RuntimeSettings]
     publish: Callable[[Event], None]
     make_room: Callable[[RuntimeManager, Runtime, Prepared, LoadParams], Awaitable[None]]

@@ -117,7 +117,7 @@ def _mend_library(params: LoadParams) -> str:
 
 def _mend_model(params: LoadParams) -> str:
     if params.model_name in (None, params.model_path):
-        return f"Check that {params.model_path} holds a whole model in CTranslate2's format."
+        return f"Check that {params.model_path} is whole, or fetch or copy the model once more."
     return (
         f"Run `whisperctl models verify {params.model_name}` and, if it is damaged, "
         f"`whisperctl models pull {params.model_name}`."

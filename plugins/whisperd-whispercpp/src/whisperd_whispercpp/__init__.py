@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from importlib import resources
 
 from whisperd.plugins import Backend, ModelFormat, Needs, Variant, hookimpl
+from whisperd_whispercpp.ggml_file import MAGIC, read_facts
 from whisperd_whispercpp.memory import need_bytes
 
 __all__ = ["whisperd_backend"]
@@ -108,7 +109,9 @@ def whisperd_backend() -> Backend:
             ),
         ),
         need_bytes=need_bytes,
-        model_format=ModelFormat(name="ggml", convert="whisperd_whispercpp.convert:convert"),
+        model_format=ModelFormat(
+            name="ggml", convert="whisperd_whispercpp.convert:convert", magic=MAGIC, read=read_facts
+        ),
     )
 
 

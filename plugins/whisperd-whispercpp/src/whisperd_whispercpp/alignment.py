@@ -1,4 +1,4 @@
-"""Which of a model's attention heads follow what is being said. Pure but for a look at the file's beginning.
+"""Which of a model's attention heads follow what is being said. Pure.
 
 OpenAI found them out for each of its models, by hand, and the library has the lists; a model is told by its
 dimensions. Of any other model, those of the upper half of the layers are taken, as OpenAI's code does.
@@ -6,14 +6,13 @@ dimensions. Of any other model, those of the upper half of the layers are taken,
 
 from __future__ import annotations
 
-import struct
-from pathlib import Path
+from pathlib import PurePath
 from typing import Final, NamedTuple
+
+from whisperd_whispercpp.ggml_file import Header
 
 __all__ = ["AlignmentHeads", "alignment_heads"]
 
-_MAGIC: Final = 0x67676D6C
-_HEADER: Final = struct.Struct("<12I")
 _TOP_LAYERS: Final = 1
 _ENGLISH_VOCABULARY: Final = 51864
 _VOCABULARY_OF_V3: Final = 51866
@@ -48,16 +47,10 @@ class AlignmentHeads(NamedTuple):
         return _COPIES * attention + _OTHER_BYTES
 
 
-def alignment_heads(path: Path, model_name: str | None) -> AlignmentHeads | None:
-    """Those of a model; None where the file has no header, and so cannot be loaded anyway."""
-    with path.open("rb") as file:
-        data = file.read(_HEADER.size)
-    if len(data) < _HEADER.size:
-        return None
-    magic, vocabulary, *_, heads, layers, _mels, _type = _HEADER.unpack(data)
-    if magic != _MAGIC:
-        return None
-    if known := _known(layers, heads, vocabulary, model_name or ""):
+def alignment_heads(header: Header, model_name: str | None) -> AlignmentHeads:
+    """Those of a model, which may be called by the path of its file."""
+    layers, heads = header.text_layers, header.text_heads
+    if known := _known(layers, heads, header.vocabulary, PurePath(model_name or "").name):
         preset, count = known
         return AlignmentHeads(preset, -1, count)
     top = max(1, layers // 2)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from whisperd_whispercpp.ctranslate2_model import CTranslate2Model, UnreadableModel, read_vocabulary
-from whisperd_whispercpp.ggml_model import Header, Precision, write_header, write_tensor
+from whisperd_whispercpp.ggml_file import Header
+from whisperd_whispercpp.ggml_model import Precision, write_header, write_tensor
 from whisperd_whispercpp.mel import mel_filters
 
 __all__ = ["convert"]

@@ -35,6 +35,7 @@ from whisperd.worker.rules import FRAMES_PER_SECOND, context_frames, elect, toke
 from whisperd.worker.words import Word, settle, timed_words
 from whisperd_whispercpp import library
 from whisperd_whispercpp.alignment import alignment_heads
+from whisperd_whispercpp.ggml_file import read_file
 from whisperd_whispercpp.library import MAX_AUDIO_CONTEXT, MAX_BEAMS, Decoded, GivenUp, Model, State
 
 __all__ = ["WhisperCppEngine", "load"]
@@ -42,7 +43,8 @@ __all__ = ["WhisperCppEngine", "load"]
 USE_GPU = "WHISPERD_WHISPERCPP_GPU"
 """Set in the environment of a worker whose variant computes on the GPU of the Mac."""
 
-COMPUTE_TYPES = ("int8", "float16")
+COMPUTE_TYPES = ("int8", "float16", "float32")
+"""What a file is computed in follows from how it is stored. whisperd makes none in the last of these."""
 BEST_OF = 5
 """Hypotheses sampled at a temperature above zero; the likeliest is kept."""
 FRAMES_PER_POSITION = 2
@@ -65,7 +67,9 @@ def load(params: LoadParams) -> WhisperCppEngine:
     if path.with_name(f"{path.stem}-encoder.mlmodelc").exists():
         # An encoder for CoreML, which the library takes where it finds one, knows the full context alone.
         params = msgspec.structs.replace(params, context_margin_s=FULL_MARGIN_S)
-    heads = alignment_heads(path, params.model_name)
+    with path.open("rb") as file:  # the library would believe whatever it says
+        found = read_file(file, path.stat().st_size)
+    heads = alignment_heads(found.header, params.model_name)
     model = Model(params.model_path, use_gpu=USE_GPU in os.environ, heads=heads)
     states = [model.state(params.cpu_threads) for _ in range(params.replicas)]
     return WhisperCppEngine(model, states, params)

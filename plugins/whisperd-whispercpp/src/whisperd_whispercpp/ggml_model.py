@@ -1,49 +1,33 @@
 """Writes a model in the format that whisper.cpp loads: a header, the Mel filters, the tokens, the tensors.
 
-All of it little-endian; numbers of 32 bits, texts and tokens with their length before them, dimensions of
-a tensor from the innermost to the outermost.
+`ggml_file` says how that is laid out, and reads it.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-__all__ = ["Header", "Precision", "write_header", "write_tensor"]
+from whisperd_whispercpp.ggml_file import MAGIC, TYPES, Header
+
+__all__ = ["Precision", "write_header", "write_tensor"]
 
 Precision = Literal["f32", "f16", "q8_0"]
 """How numbers are stored; `q8_0`: blocks of 32 whole numbers of 8 bits with one float16 that they are
 multiplied with."""
 
-_MAGIC = 0x67676D6C
 _FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 2007}  # 2 is the version of the quantised formats
-_TENSOR_TYPES = {"f32": 0, "f16": 1, "q8_0": 8}
-_BLOCK = 32
-
-
-class Header(NamedTuple):
-    """The sizes of a model, in the order of the file."""
-
-    vocabulary: int
-    audio_context: int
-    audio_state: int
-    audio_heads: int
-    audio_layers: int
-    text_context: int
-    text_state: int
-    text_heads: int
-    text_layers: int
-    mel_bands: int
+_BLOCK = TYPES["q8_0"].block
 
 
 def write_header(
     file: BinaryIO, header: Header, precision: Precision, filters: Any, tokens: Sequence[bytes]
 ) -> None:
     """Everything before the tensors."""
-    file.write(struct.pack("<12i", _MAGIC, *header, _FILE_TYPES[precision]))
+    file.write(MAGIC + struct.pack("<11i", *header, _FILE_TYPES[precision]))
     file.write(struct.pack("<2i", *filters.shape))
     file.write(np.ascontiguousarray(filters, dtype="<f4").tobytes())
     file.write(struct.pack("<i", len(tokens)))
@@ -54,7 +38,7 @@ def write_header(
 def write_tensor(file: BinaryIO, name: str, values: Any, precision: Precision) -> None:
     """One tensor. Of those that are to be `q8_0`, each row has a multiple of 32 numbers."""
     encoded = name.encode()
-    file.write(struct.pack("<3i", values.ndim, len(encoded), _TENSOR_TYPES[precision]))
+    file.write(struct.pack("<3i", values.ndim, len(encoded), TYPES[precision].number))
     file.write(struct.pack(f"<{values.ndim}i", *reversed(values.shape)))
     file.write(encoded)
     file.write(_encode(values, precision))

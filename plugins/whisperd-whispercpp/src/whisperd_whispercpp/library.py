@@ -259,16 +259,15 @@ class Decoded:
 class Model:
     """Loaded weights, shared by all states. They are freed with the process."""
 
-    def __init__(self, path: str, *, use_gpu: bool, heads: AlignmentHeads | None = None) -> None:
+    def __init__(self, path: str, *, use_gpu: bool, heads: AlignmentHeads) -> None:
         params = _library.whisper_context_default_params_by_ref().contents
         params.use_gpu = use_gpu
         # It would pad the context, and attend to what a window with a longer context left in the padding.
         params.flash_attn = False
-        if heads is not None:
-            params.dtw_token_timestamps = True
-            params.dtw_aheads_preset = heads.preset
-            params.dtw_n_top = heads.top_layers
-            params.dtw_mem_size = heads.need_bytes
+        params.dtw_token_timestamps = True
+        params.dtw_aheads_preset = heads.preset
+        params.dtw_n_top = heads.top_layers
+        params.dtw_mem_size = heads.need_bytes
         self._context = _library.whisper_init_from_file_with_params_no_state(path.encode(), params)
         if not self._context:
             raise RuntimeError("whisper.cpp cannot read the file")

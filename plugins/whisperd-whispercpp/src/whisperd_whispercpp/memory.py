@@ -9,11 +9,18 @@ from __future__ import annotations
 
 from typing import Final
 
+from whisperd_whispercpp.ggml_file import TYPES
+
 __all__ = ["need_bytes"]
 
 _MB: Final = 1_000_000
-_WEIGHT_BYTES: Final = {"int8": 1.09, "float16": 2.02}
-"""For each parameter; some stay in a higher precision."""
+_EXACT_BYTES: Final = 0.03
+_WEIGHT_BYTES: Final = {
+    "int8": 1.09,
+    "float16": 2.02,
+    **{name: one.number_bytes + _EXACT_BYTES for name, one in TYPES.items()},
+}
+"""For each parameter, by compute type and by the precision of a file; some stay in a higher precision."""
 _PROCESS_BYTES: Final = 55 * _MB
 _REPLICA_BYTES: Final = 135 * _MB
 _REPLICA_BYTES_PER_PARAMETER: Final = 1.35

@@ -45,7 +45,9 @@ def add(parser: Parser) -> None:
         "--stdin", action="store_true", help="read raw audio there (16 kHz, mono, s16le), no microphone"
     )
     parser.add_argument("--runtime", metavar="NAME", help="the runtime, by name or id (the default)")
-    parser.add_argument("--model", metavar="NAME", help="a model: for this once, if no runtime has it")
+    parser.add_argument(
+        "--model", metavar="NAME", help="a model, folder or file: for this once, if no runtime has it"
+    )
     add_job_options(parser, live=True)
     parser.add_argument("-o", "--output", metavar="FILE", help="write the text to this file, as it comes")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there already")

@@ -32,20 +32,26 @@ def add(parser: Parser) -> None:
     parser.add_verb("verify", verify, "compare every byte of models with its hash", _add_models)
     parser.add_verb("remove", remove, "delete models", _add_models)
     parser.add_verb("path", path, "where models lie", _add_models)
-    parser.add_verb("import", import_, "copy a model from a folder into the store", _add_folder_and_name)
+    parser.add_verb(
+        "import", import_, "copy a model from a folder or a file into the store", _add_path_and_name
+    )
 
 
 def _add_models(parser: Parser) -> None:
-    add_names(parser, "names of the catalogue, hub repositories (owner/name), or folders (./name)")
+    add_names(parser, "names of the catalogue, hub repositories (owner/name), or folders and files (./name)")
 
 
 def _add_language(parser: Parser) -> None:
     parser.add_argument("--language", metavar="CODE", help="only models that know it: en, de, ... (any)")
 
 
-def _add_folder_and_name(parser: Parser) -> None:
-    parser.add_argument("folder", metavar="FOLDER", help="a model in CTranslate2's format")
-    parser.add_argument("name", metavar="NAME", help="the name that it gets")
+def _add_path_and_name(parser: Parser) -> None:
+    parser.add_argument(
+        "path",
+        metavar="PATH",
+        help="a folder with a model in CTranslate2's format, or a file of whisper.cpp's",
+    )
+    parser.add_argument("name", metavar="NAME", nargs="?", help="the name that it gets (its own)")
 
 
 def list_(options: argparse.Namespace) -> None:
@@ -121,6 +127,7 @@ def _show(model: dict[str, Any]) -> None:
     rows = {
         "Name": model["name"],
         "Repository": model["repo"],
+        "Format": _format(model),
         "Size": size(model["size"]),
         "Memory": size(model["memory"]),
         "Languages": ", ".join(model["languages"] or ()),
@@ -182,8 +189,14 @@ def path(options: argparse.Namespace) -> int:
 
 def import_(options: argparse.Namespace) -> None:
     with connect_as(options) as client:
-        answer = client.models.import_(options.folder, options.name)
+        answer = client.models.import_(options.path, options.name)
     confirm(options, answer, f"{answer['name']} is installed ({size(answer['size'])})")
+
+
+def _format(model: dict[str, Any]) -> str | None:
+    """Of a model that is one file of a backend's own, how it is stored."""
+    facts = model["facts"]
+    return f"{facts['format']}, {facts['precision']}" if facts else None
 
 
 def _speed(model: dict[str, Any]) -> str:

@@ -92,7 +92,7 @@ def _add_fields(parser: Parser, *, is_new: bool) -> None:
     parser.add_argument(
         "--model",
         metavar="MODEL",
-        help="of the catalogue, the hub (owner/name), or a folder"
+        help="of the catalogue, the hub (owner/name), or a folder or file (./name)"
         + (" (the one that suits this computer best)" if is_new else ""),
     )
     parser.add_argument("--backend", metavar="NAME", help="what runs it (auto)")

@@ -42,7 +42,9 @@ def add(parser: Parser) -> None:
     """Add the arguments."""
     parser.add_argument("files", nargs="+", metavar="FILE", help="recordings or videos; - is standard input")
     parser.add_argument("--runtime", metavar="NAME", help="the runtime, by name or id (the default)")
-    parser.add_argument("--model", metavar="NAME", help="a model: for this once, if no runtime has it")
+    parser.add_argument(
+        "--model", metavar="NAME", help="a model, folder or file: for this once, if no runtime has it"
+    )
     add_job_options(parser)
     parser.add_argument("--clip", metavar="PARTS", help="only these, such as 0:30-1:45; 2:00-2:15; 5:00-")
     parser.add_argument(

@@ -16,6 +16,7 @@ from whisperd.daemon.call import Call
 from whisperd.daemon.preparing import prepare_runtime, use_calibration
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import Name, Params
+from whisperd.runtimes.file_models import as_stored
 from whisperd.runtimes.preset import RuntimeChanges, new_preset
 
 __all__ = ["METHODS"]
@@ -33,7 +34,8 @@ async def run(call: Call, params: CalibrationParams) -> dict[str, Any]:
     model = await _model(call, params)
     await service.models.pull(model, service.on_model_progress)
     # What would be used without it has to be there to be compared with.
-    preset = new_preset(RuntimeChanges(name=model, model=model), service.settings.runtime, check=False)
+    fields = as_stored(RuntimeChanges(name=model, model=model), await service.models.facts(model))
+    preset = new_preset(fields, service.settings.runtime, check=False)
     await prepare_runtime(service, preset, lambda _progress: None)
     found = await service.calibrator.run(model)
     await use_calibration(service, model)

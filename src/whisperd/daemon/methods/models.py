@@ -18,7 +18,7 @@ __all__ = ["METHODS"]
 
 
 class ModelParams(Params, frozen=True):
-    """Which model: a catalogue name, a hub repository or a folder."""
+    """Which model: a catalogue name, a hub repository, a folder or a file."""
 
     name: Name
 
@@ -30,10 +30,10 @@ class RecommendParams(Params, frozen=True):
 
 
 class ImportParams(Params, frozen=True):
-    """A folder with a model, and the name it gets in the store."""
+    """A folder or file with a model, and the name it gets in the store: by default its own."""
 
     path: Name
-    name: Name
+    name: Name | None = None
 
 
 async def list_(call: Call, params: NoParams) -> tuple[ModelSummary, ...]:
@@ -89,8 +89,8 @@ async def path(call: Call, params: ModelParams) -> dict[str, Any]:
 
 
 async def import_(call: Call, params: ImportParams) -> InstalledModel:
-    """Copy a model from a folder into the store."""
-    return await call.service.models.import_folder(params.path, params.name, call.service.on_model_progress)
+    """Copy a model from a folder or a file into the store."""
+    return await call.service.models.import_model(params.path, params.name, call.service.on_model_progress)
 
 
 async def _warnings(call: Call, model: str) -> list[dict[str, Any]]:

@@ -4,11 +4,12 @@ All sources have one interface, `Source`. What they find is verified when the st
 """
 
 from whisperd.models.sources.base import Found, FoundFile, NotHere, Source, Workspace
-from whisperd.models.sources.folder import ExactFolderSource, FolderSource
+from whisperd.models.sources.folder import ExactFileSource, ExactFolderSource, FolderSource
 from whisperd.models.sources.hub import HubCacheSource, HubSettings, HubSource
 from whisperd.models.sources.package_index import IndexSettings, PackageIndexSource
 
 __all__ = [
+    "ExactFileSource",
     "ExactFolderSource",
     "FolderSource",
     "Found",

@@ -16,7 +16,7 @@ from whisperd.models.sources.base import (
 )
 from whisperd.threads import run_abandonable
 
-__all__ = ["ExactFolderSource", "FolderSource"]
+__all__ = ["ExactFileSource", "ExactFolderSource", "FolderSource"]
 
 
 class FolderSource:
@@ -62,6 +62,27 @@ class ExactFolderSource(FolderSource):
 
     def _candidates(self, model: Reference) -> list[Path]:  # noqa: ARG002
         return [self.folder]
+
+
+class ExactFileSource:
+    """One file that is a whole model, which is to be imported under the name `target`."""
+
+    remote = False
+
+    def __init__(self, file: Path, target: str) -> None:
+        self.file = file
+        self.target = target
+        self.name = f"the file {file}"
+
+    async def fetch(self, model: Reference, workspace: Workspace) -> Found:
+        """See `Source.fetch`."""
+        try:
+            status = await run_abandonable(self.file, self.file.stat)
+        except (TimeoutError, OSError) as error:
+            raise NotHere("cannot be read") from error
+        workspace.need_space(status.st_size)
+        found = FoundFile(ModelFile(name=self.target), self.file)
+        return Found((found,), "copy", model.revision)
 
 
 def _model_files(folder: Path, names: tuple[str, ...]) -> tuple[FoundFile, ...]:

@@ -210,7 +210,7 @@ def _check_listed(model: Reference, listed: Listed) -> None:
         raise WhisperdError(
             "hub.no_hash",
             f"it states no hash for {', '.join(unproven)}, so that it cannot be verified",
-            "Use another HF_ENDPOINT, or import a folder: `whisperctl models import FOLDER NAME`.",
+            "Use another HF_ENDPOINT, or import a folder: `whisperctl models import PATH`.",
         )
 
 

@@ -1,0 +1,81 @@
+"""Runtimes whose model is one file in a backend's own format: what such a file leaves open. Pure.
+
+Only the backends whose format it is load it, and it is computed in as it is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import msgspec
+from msgspec import UNSET
+
+from whisperd.models.files import reading
+from whisperd.plugins import Backend, ModelFacts, Variant
+from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes.preset import RuntimeChanges, RuntimePreset
+
+__all__ = ["as_stored", "narrowed", "variants_for"]
+
+
+def as_stored(changes: RuntimeChanges, facts: ModelFacts | None) -> RuntimeChanges:
+    """What is set of a runtime that gets a model. The settings' compute type is meant for other models."""
+    if facts is None or changes.compute_type is not UNSET:
+        return changes
+    return msgspec.structs.replace(changes, compute_type="auto")
+
+
+def narrowed(preset: RuntimePreset, facts: ModelFacts | None) -> RuntimePreset:
+    """A preset with the backend that loads its model, where only one does.
+
+    Raises `runtime.invalid` where the preset asks for another backend or compute type than the file has,
+    and `backend.not_usable` where no backend is installed that loads it.
+    """
+    if facts is None:
+        return preset
+    names = [backend.name for backend in reading(facts)]
+    if not names:
+        raise _not_usable(preset, facts)
+    if preset.backend not in ("auto", *names):
+        raise WhisperdError(
+            "runtime.invalid",
+            f"The backend {preset.backend} cannot load {preset.model}, which is a file in the format "
+            f"{facts.format}.",
+            f"Use auto or {' or '.join(names)}.",
+            {"field": "backend", "possible": ("auto", *names)},
+        )
+    if preset.compute_type not in ("auto", facts.compute_type):
+        raise WhisperdError(
+            "runtime.invalid",
+            f"{preset.model} is stored as {facts.precision}, and not computed in {preset.compute_type}.",
+            f"Use auto or {facts.compute_type}.",
+            {"field": "compute_type", "possible": ("auto", facts.compute_type)},
+        )
+    only = names[0] if len(names) == 1 else preset.backend
+    return msgspec.structs.replace(preset, backend=only, compute_type="auto")
+
+
+def variants_for(
+    preset: RuntimePreset, facts: ModelFacts | None, usable: Sequence[tuple[Backend, Variant]]
+) -> list[tuple[Backend, Variant]]:
+    """Those that load the model of a preset, in the same order. Raises `backend.not_usable` if none does."""
+    if facts is None:
+        return list(usable)
+    names = {backend.name for backend in reading(facts)}
+    able = [
+        (backend, replace(variant, compute_types=(facts.compute_type,)))
+        for backend, variant in usable
+        if backend.name in names
+    ]
+    if not able:
+        raise _not_usable(preset, facts)
+    return able
+
+
+def _not_usable(preset: RuntimePreset, facts: ModelFacts) -> WhisperdError:
+    return WhisperdError(
+        "backend.not_usable",
+        f"No backend that can be used here loads {preset.model}, a file in the format {facts.format}.",
+        "`whisperctl hardware` says what each one needs; or use another model.",
+    )

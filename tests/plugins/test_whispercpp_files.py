@@ -1,0 +1,96 @@
+"""Real speech through model files of one's own, as whisper.cpp's users have them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from spoken import words
+from whisperd.client import Client
+from whisperd.rpc.errors import WhisperdError
+from whisperd_testing import AUDIO, KENNEDY, RunningDaemon
+
+pytestmark = pytest.mark.real
+
+TINY_FLOAT16_BYTES = 77_704_698
+"""What a converted `tiny.en` has, and no other model."""
+SPEECH = AUDIO / "jfk.flac"
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny.en` in whisper.cpp's format, in a folder of the user's."""
+    daemon = RunningDaemon(tmp_path_factory.mktemp("store"), toy=False).start()
+    try:
+        with daemon.connect() as client:
+            client.runtimes.create("whole", "tiny.en", backend="whispercpp", compute_type="float16")
+            client.runtimes.prepare("whole")
+            store = Path(client.models.path("tiny.en")["path"]).parents[1]
+    finally:
+        daemon.close()
+    made = store.glob("converted/*/float16.ggml1")
+    (converted,) = {path for path in made if path.stat().st_size == TINY_FLOAT16_BYTES}
+    return shutil.copy(converted, tmp_path_factory.mktemp("mine") / "ggml-tiny.en.bin")
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
+    """A daemon with an empty store, whose settings ask for another compute type than the file has."""
+    folder = tmp_path_factory.mktemp("daemon")
+    offline = {"WHISPERD_MODELS_DIR": str(folder / "models"), "WHISPERD_OFFLINE": "1"}
+    daemon = RunningDaemon(folder, toy=False, env=offline)
+    daemon.settings('[runtime]\ncompute_type = "int8"\n[jobs]\nkeep_transcripts = false\n')
+    daemon.start()
+    yield daemon
+    daemon.close()
+
+
+@pytest.fixture(scope="module")
+def client(running: RunningDaemon) -> Iterator[Client]:
+    with running.connect() as client:
+        yield client
+
+
+def test_a_file_is_named_in_place_of_a_model(running: RunningDaemon, client: Client, file: Path) -> None:
+    done = running.ctl("transcribe", "--model", str(file), str(SPEECH), "--timestamps", "word", "--json")
+    assert done.status == 0, done
+    assert words(done.json["text"]) == words(KENNEDY)
+    times = [time for word in done.json["words"] for time in (word["start"], word["end"])]
+    assert times == sorted(times) and times[0] >= 0 and times[-1] <= 11.05
+    (runtime,) = (one for one in client.runtimes.list() if one["model"] == str(file))
+    assert runtime["variant"].startswith("whispercpp-") and not runtime["saved"]
+    assert runtime["loaded"]["compute_type"] == "float16"
+
+
+def test_a_runtime_of_a_file_knows_its_languages(client: Client, file: Path) -> None:
+    client.runtimes.create("mine", file)
+    with pytest.raises(WhisperdError) as raised:
+        client.transcribe(SPEECH, runtime="mine", language="de")
+    assert raised.value.code == "language.not_in_model"
+    with pytest.raises(WhisperdError) as raised:
+        client.runtimes.edit("mine", compute_type="int8")
+    assert (raised.value.code, raised.value.data["field"]) == ("runtime.invalid", "compute_type")
+
+
+def test_an_imported_file_is_a_model_like_others(client: Client, file: Path) -> None:
+    client.models.import_(file, "own")
+    copy = Path(client.models.path("own")["path"])
+    assert copy.stat().st_size == TINY_FLOAT16_BYTES
+    assert words(client.transcribe(SPEECH, model="own").text) == words(KENNEDY)
+    with pytest.raises(WhisperdError) as raised:
+        client.models.remove("own")
+    assert raised.value.code == "model.in_use"
+    client.runtimes.unload("own")
+    assert client.models.remove("own")["freed"] == TINY_FLOAT16_BYTES
+    assert not copy.exists()
+
+
+def test_a_file_that_was_cut_off_is_refused_before_anything_is_loaded(client: Client, file: Path) -> None:
+    short = file.with_name("short.bin")
+    short.write_bytes(file.read_bytes()[:1_000_000])
+    with pytest.raises(WhisperdError) as raised:
+        client.transcribe(SPEECH, model=short)
+    assert raised.value.code == "model.invalid_file" and "cut off" in raised.value.message
