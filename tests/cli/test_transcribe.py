@@ -213,6 +213,18 @@ def test_what_cannot_be_together(shared: RunningDaemon, arguments: tuple[str, ..
     assert (done.status, done.out) == (2, "")
 
 
+def test_a_file_of_another_program_is_not_filled_with_text(
+    shared: RunningDaemon, tone: str, tmp_path: Path
+) -> None:
+    target = tmp_path / "text.docx"
+    done = transcribe(shared, tone, "-o", str(target))
+    assert (done.status, done.out) == (2, "")
+    assert ".docx" in done.err and ".srt" in done.err
+    assert not target.exists()
+    assert transcribe(shared, tone, "-o", str(target), "--format", "text").status == 0
+    assert target.read_text() == TEXT
+
+
 def test_many_documents_are_not_one(shared: RunningDaemon) -> None:
     done = transcribe(shared, "a", "--stream", "--json")
     assert (done.status, done.json["error"]["code"]) == (2, "usage.invalid")

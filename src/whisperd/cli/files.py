@@ -28,10 +28,17 @@ EXTENSIONS = {
 """By format, what its files are called."""
 
 
-def format_of(target: str | None) -> str | None:
-    """The format that the name of a file stands for, if it stands for one."""
+def format_of(target: str | None) -> str:
+    """The format that the name of a file stands for; text without an extension. Raises `usage.invalid`."""
     extension = os.path.splitext(target or "")[1].lower().removeprefix(".")
-    return next((name for name, known in EXTENSIONS.items() if known == extension), None)
+    if not extension:
+        return "text"
+    found = next((name for name, known in EXTENSIONS.items() if known == extension), None)
+    if found is None:
+        known = ", ".join(f".{one}" for one in dict.fromkeys(EXTENSIONS.values()))
+        fix = f"End its name with one of {known}, or name the format, such as --format text"
+        raise usage_error("invalid", f"There is no format for a file that ends in .{extension}", fix)
+    return found
 
 
 def targets_in(folder: str, inputs: Sequence[str], extension: str) -> list[str]:

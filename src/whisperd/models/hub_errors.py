@@ -59,7 +59,10 @@ def explain(error: Exception, request: FetchRequest) -> Failed:
         code, message, fix = "disk.full", "the disk is full", "Free some space and pull again."
     elif isinstance(error, ConnectionError) or _is_transport(error):
         code, message = "network.unreachable", f"it cannot be reached ({_reason(error)})"
-        fix = "Check the network and the proxy settings, then pull again."
+        fix = (
+            "Check the network and the proxy settings, then pull again; or bring the model on another way and"
+            " run `whisperctl models import PATH`."
+        )
     else:
         code, message = "hub.failed", f"it failed ({_reason(error)})"
         fix = "Pull again; if it fails again, report it."

@@ -63,7 +63,13 @@ def list_(options: argparse.Namespace) -> None:
     print_table(
         ("NAME", "SIZE", "MEMORY", "LANGUAGES", "VERIFIED"),
         [
-            (one["name"], size(one["size"]), size(one["memory"]), _languages(one), one["verified"])
+            (
+                one["name"],
+                size(one["size"]),
+                size(one["memory"]),
+                _languages(one),
+                "yes" if one["verified"] else "no",
+            )
             for one in models
         ],
     )

@@ -67,7 +67,7 @@ def add(parser: Parser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Transcribe every file; go on after a failure."""
     _check(options)
-    options.format = options.format or format_of(options.output) or "text"
+    options.format = options.format or format_of(options.output)
     targets: list[str | None] = [None] * len(options.files)
     if options.output_dir:
         targets = [*targets_in(options.output_dir, options.files, EXTENSIONS[options.format])]
