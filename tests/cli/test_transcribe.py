@@ -184,7 +184,7 @@ def test_a_file_that_is_there_is_not_replaced(shared: RunningDaemon, tone: str, 
 
 def test_a_recording_is_not_replaced_by_its_text(shared: RunningDaemon, tone: str) -> None:
     before = Path(tone).read_bytes()
-    done = transcribe(shared, tone, "-o", tone, "--overwrite")
+    done = transcribe(shared, tone, "-o", tone, "--overwrite", "--format", "text")
     assert done.status == 5
     assert Path(tone).read_bytes() == before
 
