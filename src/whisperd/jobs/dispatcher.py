@@ -75,7 +75,7 @@ class Dispatcher:
         self._scheduler.add_job(job, priority, interruptions)
 
     def complete(self, job: str) -> None:
-        """All windows of a job were handed in."""
+        """All windows of a job were handed in; one may come again that is not sure of its language."""
         self._scheduler.complete(job)
 
     def remove_job(self, job: str) -> None:

@@ -53,64 +53,68 @@ _COREML_BUILD = {
 @hookimpl
 def whisperd_backend() -> Backend:
     """The backend, with one variant for each kind of hardware that it has a build for."""
-    wheels, source = _read_lock("whispercpp"), _read_lock("whispercpp-source")
     return Backend(
         name="whispercpp",
         engine="whisperd_whispercpp.engine:load",
-        variants=(
-            Variant(
-                name="whispercpp-coreml",
-                lock=source,
-                device="cpu",
-                priority=40,
-                compute_types=_GPU_COMPUTE_TYPES,
-                needs=Needs(platforms=_APPLE, frameworks=("CoreML", "Metal"), compiler=True),
-                environment=_ON_GPU,
-                build=_COREML_BUILD,
-            ),
-            Variant(
-                name="whispercpp-metal",
-                lock=wheels,
-                device="cpu",
-                priority=38,
-                compute_types=_GPU_COMPUTE_TYPES,
-                needs=Needs(platforms=_APPLE, frameworks=("Metal",)),
-                environment=_ON_GPU,
-            ),
-            Variant(
-                name="whispercpp-blas",
-                lock=source,
-                device="cpu",
-                priority=30,
-                compute_types=_CPU_COMPUTE_TYPES,
-                needs=Needs(blas=True, compiler=True),
-                environment=_ON_CPU,
-                build=_blas_build(os.environ),
-            ),
-            # The wheels are made for processors from 2013 on.
-            Variant(
-                name="whispercpp-avx",
-                lock=wheels,
-                device="cpu",
-                priority=20,
-                compute_types=_CPU_COMPUTE_TYPES,
-                needs=Needs(cpu_features=("avx", "avx2", "f16c", "fma")),
-                environment=_ON_CPU,
-            ),
-            Variant(
-                name="whispercpp-generic",
-                lock=source,
-                device="cpu",
-                priority=5,
-                compute_types=_CPU_COMPUTE_TYPES,
-                needs=Needs(compiler=True),
-                environment=_ON_CPU,
-                build=_GENERIC_BUILD,
-            ),
-        ),
+        variants=_variants(_read_lock("whispercpp"), _read_lock("whispercpp-source")),
         need_bytes=need_bytes,
         model_format=ModelFormat(
             name="ggml", convert="whisperd_whispercpp.convert:convert", magic=MAGIC, read=read_facts
+        ),
+    )
+
+
+def _variants(wheels: str, source: str) -> tuple[Variant, ...]:
+    """What there is a published build of, and what is built here."""
+    return (
+        Variant(
+            name="whispercpp-coreml",
+            lock=source,
+            device="cpu",
+            priority=40,
+            compute_types=_GPU_COMPUTE_TYPES,
+            needs=Needs(platforms=_APPLE, frameworks=("CoreML", "Metal"), compiler=True),
+            environment=_ON_GPU,
+            build=_COREML_BUILD,
+        ),
+        Variant(
+            name="whispercpp-metal",
+            lock=wheels,
+            device="cpu",
+            priority=38,
+            compute_types=_GPU_COMPUTE_TYPES,
+            needs=Needs(platforms=_APPLE, frameworks=("Metal",)),
+            environment=_ON_GPU,
+        ),
+        Variant(
+            name="whispercpp-blas",
+            lock=source,
+            device="cpu",
+            priority=30,
+            compute_types=_CPU_COMPUTE_TYPES,
+            needs=Needs(blas=True, compiler=True),
+            environment=_ON_CPU,
+            build=_blas_build(os.environ),
+        ),
+        # The wheels are made for processors from 2013 on.
+        Variant(
+            name="whispercpp-avx",
+            lock=wheels,
+            device="cpu",
+            priority=20,
+            compute_types=_CPU_COMPUTE_TYPES,
+            needs=Needs(cpu_features=("avx", "avx2", "f16c", "fma")),
+            environment=_ON_CPU,
+        ),
+        Variant(
+            name="whispercpp-generic",
+            lock=source,
+            device="cpu",
+            priority=5,
+            compute_types=_CPU_COMPUTE_TYPES,
+            needs=Needs(compiler=True),
+            environment=_ON_CPU,
+            build=_GENERIC_BUILD,
         ),
     )
 
