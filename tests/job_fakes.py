@@ -181,7 +181,7 @@ class FakeDecoders:
     async def decode(self, params: DecodeParams, *, is_patient: bool = True) -> AsyncIterator[FakeDecoding]:
         self.open += 1
         try:
-            yield FakeDecoding(self, self.samples[: params.samples])
+            yield FakeDecoding(self, self.samples[: params.samples], params.done_until)
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.sleep(0)  # as a real one, it takes its time to end
@@ -189,9 +189,10 @@ class FakeDecoders:
 
 
 class FakeDecoding:
-    def __init__(self, decoders: FakeDecoders, samples: Sequence[float]) -> None:
+    def __init__(self, decoders: FakeDecoders, samples: Sequence[float], done_until_s: float) -> None:
         self._decoders = decoders
         self._samples = samples
+        self._done_until_s = done_until_s
         self.result: Decoded | None = None
 
     async def __aiter__(self) -> AsyncIterator[DecoderEvent]:
@@ -206,7 +207,7 @@ class FakeDecoding:
             if index == self._decoders.pause_before:
                 await self._decoders.may_go_on.wait()
             self._decoders.taken += 1
-            pcm = bytes(2 * round(length * SAMPLE_RATE))
+            pcm = bytes(2 * round(length * SAMPLE_RATE)) if start_s >= self._done_until_s else b""
             shared = self._decoders.shared[index] if self._decoders.shared else 0.0
             yield WindowAudio(index=index, start=start_s, end=start_s + length, pcm=pcm, shared=shared)
             start_s += length

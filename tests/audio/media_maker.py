@@ -40,6 +40,7 @@ def main() -> None:
     write_surround(out / "surround.wav", samples)
     write_impossible(out / "impossible.wav", samples)
     write_long(out / "long.wav", samples)
+    write_minutes(out, samples)
     damage(out)
 
 
@@ -55,7 +56,7 @@ def read(speech):
     return np.concatenate([frame.to_ndarray()[0] for frame in frames])
 
 
-def write(path, codec, samples, *, video=False, first_s=0.0, jumps=None):
+def write(path, codec, samples, *, video=False, first_s=0.0, jumps=None, rate=RATE, options=None):
     """Encode; `jumps` says at which second of the audio its clock leaps, and how far."""
     import av
     import numpy as np
@@ -63,7 +64,7 @@ def write(path, codec, samples, *, video=False, first_s=0.0, jumps=None):
     with av.open(str(path), "w") as container:
         sound = None
         if codec:
-            sound = container.add_stream(codec, rate=RATE, layout="mono")
+            sound = container.add_stream(codec, rate=rate, layout="mono", options=options or {})
         picture = container.add_stream("mpeg4", rate=10) if video else None
         if picture is not None:
             picture.width = picture.height = 64
@@ -81,15 +82,16 @@ def encode(container, stream, samples, first_s, jumps):
     import av
     import numpy as np
 
-    clock = round(first_s * RATE)
+    clock = round(first_s * stream.codec_context.sample_rate)
     pending = sorted(jumps.items())
-    resampler = av.AudioResampler(format=stream.codec_context.format, layout="mono", rate=RATE)
+    rate = stream.codec_context.sample_rate
+    resampler = av.AudioResampler(format=stream.codec_context.format, layout="mono", rate=rate)
     for start in range(0, len(samples), 4800):
-        if pending and start >= pending[0][0] * RATE:
-            clock += round(pending.pop(0)[1] * RATE)
+        if pending and start >= pending[0][0] * rate:
+            clock += round(pending.pop(0)[1] * rate)
         piece = np.ascontiguousarray(samples[start : start + 4800][None], np.float32)
         frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout="mono")
-        frame.sample_rate, frame.pts, frame.time_base = RATE, clock + start, Fraction(1, RATE)
+        frame.sample_rate, frame.pts, frame.time_base = rate, clock + start, Fraction(1, rate)
         for ready in resampler.resample(frame):
             container.mux(stream.encode(ready))
     container.mux(stream.encode(None))
@@ -120,6 +122,23 @@ def write_long(path, samples):
 
     once = (np.clip(samples[::6], -1, 1) * 32767).astype("<i2").tobytes()
     path.write_bytes(wav(once * (20 * 60 // 11), 1, 1, 8000, 16))
+
+
+def write_minutes(folder, samples):
+    """A minute in formats that are sought in differently, most at a rate that 16 kHz does not divide."""
+    import numpy as np
+
+    minute = np.tile(samples, 5)  # read at 44.1 kHz, it is 60 s
+    for name, codec, rate, options in (
+        ("minute.wav", "pcm_s16le", 44_100, {}),
+        ("minute.flac", "flac", 44_100, {}),
+        ("minute.mp3", "libmp3lame", 44_100, {}),
+        ("minute.m4a", "aac", 44_100, {"aac_pns": "0"}),
+        ("minute.mkv", "aac", 44_100, {"aac_pns": "0"}),
+        ("minute.ogg", "libopus", 48_000, {}),
+        ("noisy.m4a", "aac", 44_100, {"aac_pns": "1"}),  # its decoder draws noise at random
+    ):
+        write(folder / name, codec, minute, rate=rate, options=options)
 
 
 def damage(folder):

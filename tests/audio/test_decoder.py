@@ -10,9 +10,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
 from whisperd.audio import (
+    SAMPLE_RATE,
     Decoded,
     DecodeParams,
     DecoderPool,
@@ -24,6 +26,7 @@ from whisperd.audio import (
 from whisperd.audio.clips import Clip
 from whisperd.audio.files import open_regular_file
 from whisperd.audio.found import merge
+from whisperd.audio.marks import PROVEN, WARM_UP, unpack_marks
 from whisperd.audio.process import FindBundle
 from whisperd.rpc.errors import WhisperdError
 from whisperd_testing import unprivileged
@@ -69,6 +72,7 @@ def find(bundle: Path) -> FindBundle:
 class Result(NamedTuple):
     opened: Opened
     windows: list[WindowAudio]
+    found: list[Found]
     decoded: Decoded
 
     @property
@@ -82,7 +86,8 @@ async def decode(pool: DecoderPool, path: Path | str, **options: object) -> Resu
         assert decoding.result is not None
         opened = events.pop(0)
         assert isinstance(opened, Opened)
-        return Result(opened, [e for e in events if isinstance(e, WindowAudio)], decoding.result)
+        windows = [event for event in events if isinstance(event, WindowAudio)]
+        return Result(opened, windows, [e for e in events if isinstance(e, Found)], decoding.result)
 
 
 async def refusal(pool: DecoderPool, path: Path | str, **options: object) -> WhisperdError:
@@ -221,15 +226,61 @@ async def test_what_was_found_before_is_not_listened_to_again(
     pool: DecoderPool, tmp_path: Path, recordings: Path, options: dict[str, object]
 ) -> None:
     path = join(tmp_path / "long.wav", recordings, channels=2 if "channels" in options else 1)
-    async with pool.decode(DecodeParams(path=str(path), **options)) as decoding:  # type: ignore[arg-type]
-        events = [event async for event in decoding]
-    told = [event for event in events if isinstance(event, Found)]
-    windows = [event for event in events if isinstance(event, WindowAudio)]
-    assert told and len(windows) > 2
-    for count in {1, len(told)}:
-        again = await decode(pool, path, found=merge(told[:count]), **options)
-        assert again.windows == windows
-        assert again.decoded == decoding.result
+    whole = await decode(pool, path, **options)
+    assert whole.found and len(whole.windows) > 2
+    for count in {1, len(whole.found)}:
+        again = await decode(pool, path, found=merge(whole.found[:count]), **options)
+        assert again.windows == whole.windows
+        assert again.decoded == whole.decoded
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("minute.wav", "minute.flac", "minute.mp3", "minute.m4a", "minute.mkv", "minute.ogg"),
+        *("noisy.m4a", "minute.wav split"),
+    ],
+)
+async def test_what_is_done_is_not_decoded_again_and_the_rest_is_the_same(
+    pool: DecoderPool, media: Path, name: str
+) -> None:
+    path = media / name.removesuffix(" split")
+    options = {"channels": "split"} if name.endswith(" split") else {}
+    whole = await decode(pool, path, **options)
+    assert merge(whole.found)[0].marks
+    middle = len(whole.windows) // 2
+    for told, done in ((whole.found, whole.windows[-1]), (whole.found[:1], whole.windows[middle])):
+        again = await decode(pool, path, found=merge(told), done_until=done.start, **options)
+        assert again.windows == [
+            msgspec.structs.replace(one, pcm=one.pcm if one.start >= done.start else b"")
+            for one in whole.windows
+        ]
+        assert again.decoded == whole.decoded
+
+
+async def test_the_place_is_sought_and_the_sound_there_is_held_against_the_proof(
+    pool: DecoderPool, media: Path, tmp_path: Path
+) -> None:
+    whole = await decode(pool, media / "minute.wav")
+    found, done_until = merge(whole.found), whole.windows[-1].start
+    *_, mark = (
+        one for one in unpack_marks(found[0].marks) if one.position + PROVEN <= done_until * SAMPLE_RATE
+    )
+
+    async def windows_without(first: int) -> list[WindowAudio]:
+        """Of a file whose sound is missing for a second from a sample on, which no decoder was told."""
+        data = bytearray((media / "minute.wav").read_bytes())
+        at = 44 + 2 * round(first * 44_100 / SAMPLE_RATE)
+        data[at : at + 88_200] = bytes(88_200)
+        (tmp_path / "other.wav").write_bytes(data)
+        again = await decode(pool, tmp_path / "other.wav", found=found, done_until=done_until)
+        return again.windows
+
+    # What lies before the mark is not even read; in the end the sound is what it is, of course.
+    assert (await windows_without(mark.position - 2 * SAMPLE_RATE))[-1].pcm == whole.windows[-1].pcm
+    assert (await windows_without(round(done_until * SAMPLE_RATE)))[-1].pcm != whole.windows[-1].pcm
+    # Where the proof fails it is read from the beginning, and that gives the same here.
+    assert (await windows_without(mark.position + WARM_UP))[-1].pcm == whole.windows[-1].pcm
 
 
 async def test_windows_are_as_long_as_was_asked(pool: DecoderPool, media: Path) -> None:

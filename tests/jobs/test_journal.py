@@ -29,7 +29,7 @@ from whisperd.jobs.journal import (
     record_of,
 )
 from whisperd.jobs.options import JobOptions
-from whisperd.jobs.run import JobRun
+from whisperd.jobs.run import JobRun, OtherWindows
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, TranscriptionSegment
 from whisperd.runtimes.loaded import LoadedRuntime
@@ -186,21 +186,21 @@ def test_whatever_was_finished_the_joined_result_is_the_same(
 def test_a_window_that_lies_elsewhere_is_computed_again() -> None:
     whole = Run("en", 1, 1)
     whole.go()
-    shifted = [
-        FinishedWindow(
-            index=one.index,
-            start=one.start + 0.5,
-            end=one.end,
-            channel=None,
-            language="en",
-            elapsed_s=1.0,
-            result=one.result,
-        )
-        for one in whole.finished
-    ]
+    first, *others = whole.finished
     again = Run("en", 1, 1)
-    again.go(shifted)
-    assert again.computed == len(LENGTHS)
+    again.go([FinishedWindow(**{**_fields(one), "start": one.start + 0.5}) for one in others])
+    assert again.computed == len(LENGTHS), "not even the first one was done"
+    again = Run("en", 1, 1)
+    again.go([first, *(FinishedWindow(**{**_fields(one), "end": one.end + 0.5}) for one in others[-2:])])
+    assert again.computed == len(LENGTHS) - 1
+
+
+def test_where_windows_lie_elsewhere_whose_sound_is_not_decoded_again_the_run_is_given_up() -> None:
+    whole = Run("en", 1, 1)
+    whole.go()
+    longer = [FinishedWindow(**{**_fields(one), "end": one.end + 0.5}) for one in whole.finished]
+    with pytest.raises(OtherWindows):
+        Run("en", 1, 1).go(longer)
 
 
 def test_the_time_that_was_spent_before_counts() -> None:

@@ -23,6 +23,7 @@ import msgspec
 from whisperd.audio.finder import SpeechFinder
 from whisperd.audio.found import KnownSpeech
 from whisperd.audio.listener import Listener
+from whisperd.audio.marks import Marker, last_mark
 from whisperd.audio.messages import (
     EVENT_METHOD,
     SAMPLE_RATE,
@@ -162,7 +163,9 @@ class Decoder:
         from whisperd.audio.vad import VoiceActivity
 
         cutters: list[Cutter] = []
-        outbox = Outbox(self._send, is_split=request.channels == "split")
+        done_until = round(request.done_until * SAMPLE_RATE)
+        outbox = Outbox(self._send, is_split=request.channels == "split", done_until=done_until)
+        marker = Marker()
         position, taken, speech = 0, 0, 0
         reported_s = time.monotonic()
         known = {(one.part, one.channel): KnownSpeech(one) for one in request.found}
@@ -173,14 +176,14 @@ class Decoder:
                 for channel in range(media.channels)
             ]
             cutters = [Cutter(finder, request, first) for finder in finders]
-            for block in media.clip_blocks(clip) if clip else media.blocks():
+            for block in media.clip_blocks(clip) if clip else _blocks(media, request, marker):
                 taken += block.shape[1]
                 if taken > request.max_duration_s * SAMPLE_RATE:
                     raise _too_long(request)
                 for channel, cutter in enumerate(cutters):
                     outbox.put(channel, cutter.feed(block[channel]))
                     if (found := finders[channel].found()) is not None:
-                        self._send(found)
+                        self._send(msgspec.structs.replace(found, marks=marker.take()))
                 outbox.send_before(min(cutter.frontier for cutter in cutters))
                 position = cutters[0].position
                 if time.monotonic() - reported_s >= PROGRESS_INTERVAL_S:
@@ -285,9 +288,11 @@ class Cutter:
 class Outbox:
     """Sends the windows of all channels in the order of their beginnings."""
 
-    def __init__(self, send: Callable[[DecoderEvent], None], *, is_split: bool) -> None:
+    def __init__(self, send: Callable[[DecoderEvent], None], *, is_split: bool, done_until: int = 0) -> None:
+        """Of windows that begin before the sample `done_until`, the sound is not sent."""
         self._send = send
         self._is_split = is_split
+        self._done_until = done_until
         self._held: list[tuple[int, int, Cut]] = []
         self.sent = 0
         """How many were sent."""
@@ -305,13 +310,30 @@ class Outbox:
                 index=self.sent,
                 start=cut.start / SAMPLE_RATE,
                 end=cut.end / SAMPLE_RATE,
-                pcm=cut.pcm,
+                pcm=cut.pcm if cut.start >= self._done_until else b"",
                 spoken=cut.spoken,
                 shared=cut.shared / SAMPLE_RATE,
                 channel=channel if self._is_split else None,
             )
             self._send(window)
             self.sent += 1
+
+
+def _blocks(media: Media, request: DecodeParams, marker: Marker) -> Iterator[Any]:
+    """All of a file. Where what is done need not be decoded again, silence stands for it."""
+    from whisperd.audio.media import open_media, silence
+
+    mark = None
+    if len(request.found) == media.channels:  # else somebody has to listen from the beginning
+        mark = last_mark(request.found, round(request.done_until * SAMPLE_RATE))
+    if mark is not None:
+        with open_media(request.file, split=request.channels == "split") as again:
+            if (rest := again.blocks_from(mark, marker)) is not None:
+                yield from silence(media.channels, mark.position)
+                yield from rest
+                media.skipped += again.skipped
+                return
+    yield from media.blocks(marker)
 
 
 def _spans(activity: VoiceActivity, samples: Any) -> list[Span]:

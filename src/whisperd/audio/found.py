@@ -55,10 +55,12 @@ def unpack(data: bytes) -> Iterator[Span]:
 
 def merge(told: Iterable[Found]) -> tuple[Found, ...]:
     """All that was told of each channel of each part, in one."""
-    merged: dict[tuple[int, int], Found] = {}
+    told_of: dict[tuple[int, int], list[Found]] = {}
     for found in told:
-        key = (found.part, found.channel)
-        before = merged.get(key)
-        spans = (before.spans if before else b"") + found.spans
-        merged[key] = msgspec.structs.replace(found, spans=spans)
-    return tuple(merged.values())
+        told_of.setdefault((found.part, found.channel), []).append(found)
+    return tuple(
+        msgspec.structs.replace(
+            parts[-1], spans=b"".join(one.spans for one in parts), marks=b"".join(one.marks for one in parts)
+        )
+        for parts in told_of.values()
+    )

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, dropwhile
+from math import gcd
 from typing import Any, NoReturn
 
 import av
@@ -18,11 +19,12 @@ from av.stream import Discard
 
 from whisperd.audio.clips import Clip, beyond_end
 from whisperd.audio.files import not_readable, open_regular_file
+from whisperd.audio.marks import Mark, Marker, Proof
 from whisperd.audio.messages import SAMPLE_RATE, Opened
 from whisperd.audio.timeline import Timeline
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["Media", "open_media"]
+__all__ = ["Media", "open_media", "silence"]
 
 # Containers that hold sound themselves, by ffmpeg's names. Everything that only points to other files
 # (playlists, manifests, image sequences, scripts) is left out, and with it what could reach a network.
@@ -104,17 +106,37 @@ class Media:
         self.skipped = 0
         """Packets that could not be read or decoded so far."""
 
-    def blocks(self) -> Iterator[Any]:
+    def blocks(self, marker: Marker | None = None) -> Iterator[Any]:
         """16-bit samples at 16 kHz, as numpy arrays `(channels, samples)`, without gaps in the file's time.
 
+        `marker` is offered places from which `blocks_from` may begin.
         Raises `WhisperdError` (`audio.empty`, `audio.corrupt`, `audio.not_readable`).
         """
-        samples = 0
-        for block in self._resample(self._frames(), self._origin_s):
-            samples += block.shape[1]
+        is_empty = True
+        for block in self._resample(self._frames(), Timeline(self._origin_s), marker=marker):
+            is_empty = False
             yield block
-        if samples == 0:
+        if is_empty:
             raise self._nothing_decoded()
+
+    def blocks_from(self, mark: Mark, marker: Marker) -> Iterator[Any] | None:
+        """The same from a mark on, to the last sample behind its proof; None if that cannot be.
+
+        Then this file is of no use any more, and has to be opened again. Raises `audio.not_readable`.
+        """
+        timeline, proof = Timeline(self._origin_s), Proof(mark.position)
+        timeline.recall((mark.shift_s, mark.silence_s))
+        blocks = self._resample(self._frames_from(mark), timeline, mark.position, marker)
+        heard: list[Any] = []
+        position, digest = mark.position, None
+        try:
+            while digest is None:
+                heard.append(next(blocks))
+                digest = proof.hear(heard[-1], position)
+                position += heard[-1].shape[1]
+        except (av.FFmpegError, OSError, ValueError, StopIteration):  # not seekable, or what is there is odd
+            return None
+        return chain(heard, blocks) if digest == mark.digest else None
 
     def clip_blocks(self, clip: Clip, *, only_by_seeking: bool = False) -> Iterator[Any]:
         """The same of one part, up to its end or the file's. Only that is decoded, if one can seek.
@@ -129,7 +151,7 @@ class Media:
             raise self._not_seekable()
         position = round(first_s * SAMPLE_RATE)
         is_empty = True
-        for block in self._resample(frames, self._origin_s + first_s):
+        for block in self._resample(frames, Timeline(self._origin_s + first_s)):
             piece = block[:, max(start - position, 0) : None if end is None else max(end - position, 0)]
             position += block.shape[1]
             if piece.shape[1]:
@@ -161,14 +183,45 @@ class Media:
             raise self._not_seekable() from error
         return self._frames(), 0.0
 
-    def _resample(self, frames: Iterator[Any], origin_s: float) -> Iterator[Any]:
-        timeline = Timeline(origin_s)
-        resampler = _Resampler(self._layout)
+    def _frames_from(self, mark: Mark) -> Iterator[Any]:
+        """Frames from a mark on; none where its frame is not found."""
+        self._container.seek(mark.timestamp, stream=self._stream)
+        frames = dropwhile(lambda frame: frame.pts is None or frame.pts < mark.timestamp, self._frames())
+        if (first := next(frames, None)) is None or first.pts != mark.timestamp:
+            return
+        left_out = mark.left_out
+        for frame in chain([first], frames):
+            if left_out < frame.samples:
+                yield _without_first(frame, left_out) if left_out else frame
+            left_out = max(0, left_out - frame.samples)
+
+    def _resample(
+        self, frames: Iterator[Any], timeline: Timeline, position: int = 0, marker: Marker | None = None
+    ) -> Iterator[Any]:
+        """The blocks of frames, the first of which is heard at this sample."""
+        for block in self._resample_frames(frames, timeline, _Resampler(self._layout, position), marker):
+            if marker is not None:
+                marker.hear(block, position)
+            position += block.shape[1]
+            yield block
+
+    def _resample_frames(
+        self, frames: Iterator[Any], timeline: Timeline, resampler: _Resampler, marker: Marker | None
+    ) -> Iterator[Any]:
         for frame in frames:
             yield from resampler.insert_silence(timeline.silence_before(frame.time, resampler.position))
+            # Behind damage the same frames need not come after a seek.
+            if marker is not None and self.skipped == 0 and marker.wants(resampler.position):
+                self._mark(frame, timeline, resampler, marker)
             _remove_impossible_values(frame)
             yield from resampler.resample(frame)
         yield from resampler.flush()
+
+    def _mark(self, frame: Any, timeline: Timeline, resampler: _Resampler, marker: Marker) -> None:
+        """Offer the next place at which another resampler can begin."""
+        place = resampler.next_start(frame)
+        if place is not None and frame.pts is not None:
+            marker.begin(Mark(frame.pts, *place, *timeline.memory))
 
     def _frames(self) -> Iterator[Any]:
         for packet in self._packets():
@@ -219,13 +272,13 @@ class Media:
 class _Resampler:
     """To 16 kHz in one layout of channels, whatever comes, even when that changes in the midst of a file."""
 
-    def __init__(self, layout: str) -> None:
+    def __init__(self, layout: str, position: int = 0) -> None:
         self._layout = av.AudioLayout(layout)
         self._resampler: Any = None
         self._input: tuple[str, str, int] | None = None  # sample format, channel layout, rate
         self._input_samples = 0  # since the last flush
-        self._flushed = 0  # samples put out until the last flush
-        self._put_out = 0
+        self._flushed = position  # samples put out until the last flush
+        self._put_out = position
 
     @property
     def position(self) -> int:
@@ -234,9 +287,21 @@ class _Resampler:
             return self._put_out
         return self._flushed + self._input_samples * SAMPLE_RATE // self._input[2]
 
+    def next_start(self, frame: Any) -> tuple[int, int] | None:
+        """Where another one may begin to put out the same: after so many samples from the next frame on, and
+        there it puts out the sample at this position. None where this one begins anew.
+
+        A sample that is put out falls on one that comes in only now and then: at 44.1 kHz on every 441st.
+        """
+        if self._input is not None and _shape(frame) != self._input:
+            return None
+        left_out = -self._input_samples % (frame.sample_rate // gcd(frame.sample_rate, SAMPLE_RATE))
+        taken = self._input_samples + left_out
+        return left_out, self._flushed + taken * SAMPLE_RATE // frame.sample_rate
+
     def resample(self, frame: Any) -> Iterator[Any]:
         """Take a frame; yield blocks of samples."""
-        shape = (frame.format.name, frame.layout.name, frame.sample_rate)
+        shape = _shape(frame)
         if shape != self._input:
             yield from self.flush()
             self._resampler = av.AudioResampler(format="s16p", layout=self._layout, rate=SAMPLE_RATE)
@@ -249,11 +314,9 @@ class _Resampler:
         """Put out silence after everything that was taken so far."""
         if samples > 0:
             yield from self.flush()
-        while samples > 0:
-            piece = min(samples, SILENCE_PIECE_SAMPLES)
-            samples -= piece
-            self._put_out += piece
-            yield np.zeros((self._layout.nb_channels, piece), np.int16)
+            self._put_out += samples
+            self._flushed = self._put_out
+            yield from silence(self._layout.nb_channels, samples)
 
     def flush(self) -> Iterator[Any]:
         """Put out what is still inside."""
@@ -268,6 +331,26 @@ class _Resampler:
             if resampled is not None and resampled.samples:
                 self._put_out += resampled.samples
                 yield resampled.to_ndarray()
+
+
+def silence(channels: int, samples: int) -> Iterator[Any]:
+    """Blocks in which nothing is heard."""
+    for first in range(0, samples, SILENCE_PIECE_SAMPLES):
+        yield np.zeros((channels, min(SILENCE_PIECE_SAMPLES, samples - first)), np.int16)
+
+
+def _shape(frame: Any) -> tuple[str, str, int]:
+    """What a resampler is made for."""
+    return frame.format.name, frame.layout.name, frame.sample_rate
+
+
+def _without_first(frame: Any, count: int) -> Any:
+    """The rest of a frame, without its time. Raises `ValueError` for formats that nobody uses."""
+    first = count if frame.format.is_planar else count * frame.layout.nb_channels
+    samples = np.ascontiguousarray(frame.to_ndarray()[:, first:])
+    rest = av.AudioFrame.from_ndarray(samples, format=frame.format.name, layout=frame.layout.name)
+    rest.sample_rate = frame.sample_rate
+    return rest
 
 
 def _remove_impossible_values(frame: Any) -> None:

@@ -47,6 +47,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True, tag="found"):
     """As `whisperd.audio.found.pack` makes them: what was found since the last time."""
     memory: bytes
     """The state of the network there."""
+    marks: bytes = b""
+    """As `whisperd.audio.marks.Marker` makes them: places from which the file can be decoded again."""
 
 
 class DecodeParams(Params, frozen=True):
@@ -69,6 +71,8 @@ class DecodeParams(Params, frozen=True):
     """More audio than this is an error."""
     found: tuple[Found, ...] = ()
     """What an earlier decode of the same file, with the same parameters, has found; merged."""
+    done_until: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Windows that begin before this second are done: they come without their samples."""
 
     @property
     def file(self) -> str:
@@ -128,6 +132,7 @@ class WindowAudio(msgspec.Struct, frozen=True, kw_only=True, tag="window"):
     start: float
     end: float
     pcm: bytes
+    """Empty where it was said that this window is done."""
     channel: int | None = None
     """From 0, where channels are heard by themselves."""
     spoken: tuple[SpokenTime, ...] | None = None

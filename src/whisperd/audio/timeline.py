@@ -26,6 +26,15 @@ class Timeline:
         self._shift_s = -origin_s
         self._silence_s = 0.0
 
+    @property
+    def memory(self) -> tuple[float, float]:
+        """What it has seen: how far the clock is shifted, and how much silence there is, in seconds."""
+        return self._shift_s, self._silence_s
+
+    def recall(self, memory: tuple[float, float]) -> None:
+        """Go on from there."""
+        self._shift_s, self._silence_s = memory
+
     def silence_before(self, timestamp_s: float | None, position: int) -> int:
         """How many samples of silence belong before a frame, `position` samples being there already."""
         if timestamp_s is None:

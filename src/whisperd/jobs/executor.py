@@ -16,9 +16,9 @@ from whisperd.clock import now_rfc3339
 from whisperd.jobs.dispatcher import Dispatcher
 from whisperd.jobs.intake import Intake
 from whisperd.jobs.job import Job, Transcript
-from whisperd.jobs.keeper import JobKeeper
+from whisperd.jobs.keeper import JobKeeper, Progress
 from whisperd.jobs.live import LiveRun
-from whisperd.jobs.run import JobRun, check_against_engine
+from whisperd.jobs.run import JobRun, OtherWindows, check_against_engine
 from whisperd.jobs.scheduler import Priority
 from whisperd.jobs.telling import events_of
 from whisperd.rpc.errors import sendable
@@ -163,6 +163,25 @@ class JobExecutor:
     ) -> Transcript:
         """Do what is not finished yet, and write down what is."""
         progress = await keeper.progress(job, lease)
+        async with open_task_group() as tasks:
+            tasks.start_soon(keeper.hash_input, job)
+            try:
+                transcript = await self._go_on(keeper, job, progress, dispatcher, params, on_decoded)
+            except OtherWindows:
+                keeper.forget_progress(job)
+                transcript = await self._go_on(keeper, job, Progress(), dispatcher, params, on_decoded)
+        await keeper.check_unchanged(job)
+        return transcript
+
+    async def _go_on(
+        self,
+        keeper: JobKeeper,
+        job: Job,
+        progress: Progress,
+        dispatcher: Dispatcher,
+        params: DecodeParams,
+        on_decoded: Callable[[], None],
+    ) -> Transcript:
         run = JobRun(
             job,
             dispatcher,
@@ -173,11 +192,7 @@ class JobExecutor:
             on_found=lambda found: keeper.speech_found(job, found),
         )
         params = msgspec.structs.replace(params, found=progress.found)
-        async with open_task_group() as tasks:
-            tasks.start_soon(keeper.hash_input, job)
-            transcript = await run.transcribe(self._decoders(), params, on_decoded)
-        await keeper.check_unchanged(job)
-        return transcript
+        return await run.transcribe(self._decoders(), params, on_decoded)
 
     def _decode_params(self, job: Job) -> DecodeParams:
         settings = self._settings().decoder

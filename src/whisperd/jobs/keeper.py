@@ -129,6 +129,11 @@ class JobKeeper:
             log.warning("job %s begins anew: %s", job.id, error.code)
             return Progress()
 
+    def forget_progress(self, job: Job) -> None:
+        """What was done of a job does not fit its recording."""
+        log.warning("job %s begins anew: its recording is cut otherwise than before", job.id)
+        self._journal.drop_progress(job.id)
+
     def windows_finished(self, job: Job, windows: Sequence[FinishedWindow]) -> None:
         """Some windows of a job were computed."""
         if self._settings().keep_transcripts and job.recipe is not None:

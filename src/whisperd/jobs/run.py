@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 
 import anyio
 import msgspec
@@ -39,7 +40,7 @@ from whisperd.rpc.events import Event, JobStarted, TranscriptionProgress
 from whisperd.tasks import open_task_group
 from whisperd.worker.protocol import DecodeOptions, EngineInfo, EngineWindow, WindowResult
 
-__all__ = ["JobRun", "check_against_engine", "check_against_model"]
+__all__ = ["JobRun", "OtherWindows", "check_against_engine", "check_against_model"]
 
 HELD_S = 120.0
 """Audio of one job that waits here at most. While there is no room for another window the decoder is not
@@ -52,6 +53,10 @@ FREE_WINDOW_S = 15.0
 """The longest window where the language may change from one to the next."""
 SURE_PROBABILITY = 0.6
 """A window whose own language is less likely than this is heard in that of the whole file."""
+
+
+class OtherWindows(Exception):
+    """The recording is cut otherwise than when windows of it were finished: it is another one by now."""
 
 
 class JobRun:
@@ -107,7 +112,11 @@ class JobRun:
     async def transcribe(
         self, decoders: DecoderPool, params: DecodeParams, on_decoded: Callable[[], None] = lambda: None
     ) -> Transcript:
-        """Do it; `on_decoded` is told when the next file may be decoded. Raises `WhisperdError`."""
+        """Do it; `on_decoded` is told when the next file may be decoded.
+
+        Raises `WhisperdError`, and `OtherWindows` where what was finished is of no use.
+        """
+        params = msgspec.structs.replace(params, done_until=_done_until_s(self._finished))
         if self._options.language is None:
             params = msgspec.structs.replace(params, samples=VOTING_SAMPLES)
         if self._is_free:
@@ -169,6 +178,8 @@ class JobRun:
         if (finished := self._finished.pop(window.index, None)) is not None and _is_of(finished, window):
             self._place((window,), [finished.result])
             return
+        if not window.pcm:
+            raise OtherWindows
         if self._samples:
             await self._vote_by_samples()
         if self._options.language is None and not self._is_free:
@@ -333,6 +344,12 @@ def _is_unsure(result: WindowResult) -> bool:
 def _is_of(finished: FinishedWindow, window: WindowAudio) -> bool:
     """Whether this very window was finished. The same file is always cut in the same way."""
     return (finished.start, finished.end, finished.channel) == (window.start, window.end, window.channel)
+
+
+def _done_until_s(finished: Mapping[int, FinishedWindow]) -> float:
+    """No window that begins later is known to be done; all that begin earlier are."""
+    first_missing = next(index for index in count() if index not in finished)
+    return finished[first_missing - 1].start if first_missing else 0.0
 
 
 def check_against_model(options: JobOptions, languages: Sequence[str], model: str) -> None:
