@@ -32,9 +32,10 @@ _limiters: RunVar[Limiters] = RunVar("whisperd.threads")
 
 
 async def run_abandonable(
-    path: str | os.PathLike[str], work: Callable[[], T], timeout_s: float = ANSWER_TIMEOUT_S
+    path: str | os.PathLike[str], work: Callable[[], T], timeout_s: float | None = None
 ) -> T:
-    """Do `work`, which looks at `path`, in a thread; `TimeoutError` if its folder does not answer in time.
+    """Do `work`, which looks at `path`, in a thread; `TimeoutError` if its folder does not answer in time,
+    which is `ANSWER_TIMEOUT_S` where nothing else is said.
 
     When the caller is cancelled, the thread is left alone with it: `work` may only look at things.
     """
@@ -45,7 +46,7 @@ async def run_abandonable(
         with suppress(RuntimeError):  # the program has ended meanwhile
             loop.call_soon_threadsafe(limiter.release_on_behalf_of, borrower)
 
-    with anyio.fail_after(timeout_s):
+    with anyio.fail_after(ANSWER_TIMEOUT_S if timeout_s is None else timeout_s):
         # Given back by the thread and not by us: an abandoned thread still counts.
         await limiter.acquire_on_behalf_of(borrower)
         return await asyncio.wrap_future(_start(work, give_back))

@@ -61,12 +61,19 @@ def test_what_was_read_decides() -> None:
 
 
 def test_what_is_to_be_done_for_a_file_that_is_as_it_was() -> None:
-    assert not wants_work(row(status="done"), "2026-01-01T00:00:00.000Z")
-    assert not wants_work(row(status="working"), "2026-01-01T00:00:00.000Z")
-    assert wants_work(row(status="lost"), "2026-01-01T00:00:00.000Z")
-    later = row(status="retrying", retry_at="2026-01-01T00:00:01.000Z")
-    assert not wants_work(later, "2026-01-01T00:00:00.000Z")
-    assert wants_work(later, "2026-01-01T00:00:01.000Z")
+    now, next_second = "2026-01-01T00:00:00.000Z", "2026-01-01T00:00:01.000Z"
+    next_hour = "2026-01-01T01:00:00.000Z"
+    assert not wants_work(row(status="done"), now, next_hour)
+    assert not wants_work(row(status="working"), now, next_hour)
+    assert wants_work(row(status="lost"), now, next_hour)
+    later = row(status="retrying", retry_at=next_second)
+    assert not wants_work(later, now, next_hour)
+    assert wants_work(later, next_second, next_hour)
+
+
+def test_a_clock_that_is_set_back_puts_nothing_off_for_years() -> None:
+    put_off = row(status="retrying", retry_at="2031-01-01T00:00:00.000Z")
+    assert wants_work(put_off, "2026-01-01T00:00:00.000Z", "2026-01-01T01:00:00.000Z")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import islice
 
 import pytest
 from hypothesis import given
@@ -150,3 +151,8 @@ def test_names_that_some_file_systems_take_for_one() -> None:
     assert is_same_name("Talk.wav", "talk.WAV")
     assert is_same_name("caf\u00e9.wav", "cafe\u0301.wav")
     assert not is_same_name("a.wav", "b.wav")
+
+
+def test_however_many_recordings_had_one_name_there_is_one_for_the_next() -> None:
+    names = output_names(DEFAULT_TEMPLATE, "memo.wav", "en", "text")
+    assert next(islice(names, 2000, None)) == "memo (2000).en.txt"

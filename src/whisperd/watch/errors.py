@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Sequence
 
+from whisperd.jobs.job import unexpected_error
 from whisperd.rpc.errors import WhisperdError
 from whisperd.watch.preset import WatchPreset
 
-__all__ = ["exists", "not_a_folder", "not_read", "stale", "unknown_file", "unknown_watch"]
+__all__ = ["exists", "not_a_folder", "not_read", "stale", "told", "unknown_file", "unknown_watch"]
+
+log = logging.getLogger(__name__)
 
 
 def exists(path: str) -> WhisperdError:
@@ -49,6 +53,14 @@ def stale(preset: WatchPreset, version: int) -> WhisperdError:
         f"Look at it with `whisperctl watch show {preset.id}`, then change it again.",
         {"id": preset.id, "version": preset.version, "expected": version},
     )
+
+
+def told(watch: str, error: Exception) -> WhisperdError:
+    """What a person is told of a failure; one that is a mistake of ours is logged."""
+    if isinstance(error, WhisperdError):
+        return error.copy()
+    log.error("watch %s: something failed unexpectedly", watch, exc_info=error)
+    return unexpected_error()
 
 
 def unknown_file(path: str) -> WhisperdError:

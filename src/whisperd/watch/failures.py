@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-__all__ = ["Kind", "kind_of", "retry_delay_s"]
+__all__ = ["LONGEST_DELAY_S", "Kind", "kind_of", "retry_delay_s"]
 
 Kind = Literal["file", "passing", "surroundings"]
 """`file`: it will be the same next time. `passing`: it may go well another time. `surroundings`: not the file

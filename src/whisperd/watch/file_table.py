@@ -71,13 +71,11 @@ class FileTable:
             )
         )
 
-    async def present(self, watch: str, after: int, limit: int) -> list[FileRow]:
-        """Those that were there when they were seen last, by their numbers."""
-        return await self._database.run(
-            lambda connection: _files(
-                connection, "watch = ? AND gone IS NULL AND id > ? ORDER BY id LIMIT ?", (watch, after, limit)
-            )
-        )
+    async def present(self, watch: str, after: str, limit: int) -> list[FileRow]:
+        """Those that were there when they were seen last, by their paths: there is an index of these."""
+        condition = "watch = ? AND gone IS NULL AND path > ? ORDER BY path LIMIT ?"
+        values = (watch, os.fsencode(after), limit)
+        return await self._database.run(lambda connection: _files(connection, condition, values))
 
     async def below(self, watch: str, folder: str) -> list[FileRow]:
         """Those that were there, at a path or below it."""
@@ -90,16 +88,14 @@ class FileTable:
             )
         )
 
-    async def counts(self, watch: str) -> dict[str, int]:
-        """How many files there are with each status, of those that are there or done."""
+    async def counts(self, watches: Sequence[str]) -> list[dict[str, int]]:
+        """For each watch how many files have each status, of those that are there or done."""
+        query = (
+            "SELECT status, count(*) FROM watch_files"
+            " WHERE watch = ? AND (gone IS NULL OR status = 'done') GROUP BY status"
+        )
         return await self._database.run(
-            lambda connection: dict(
-                connection.execute(
-                    "SELECT status, count(*) FROM watch_files"
-                    " WHERE watch = ? AND (gone IS NULL OR status = 'done') GROUP BY status",
-                    (watch,),
-                )
-            )
+            lambda connection: [dict(connection.execute(query, (watch,))) for watch in watches]
         )
 
     async def update(self, number: int, *log: LogLine, **values: Any) -> None:
@@ -110,6 +106,12 @@ class FileTable:
             _add_logs(connection, number, log)
 
         await self._database.run(work)
+
+    async def try_again(self, numbers: Iterable[int]) -> None:
+        """Have these files done anew, as if they had never failed."""
+        rows = [(number,) for number in numbers]
+        statement = "UPDATE watch_files SET status = 'lost', attempts = 0, retry_at = NULL WHERE id = ?"
+        await self._database.run(lambda connection: connection.executemany(statement, rows))
 
     async def put(
         self, watch: str, seen: Seen, content_hash: str | None, *, attempts: int, status: FileStatus

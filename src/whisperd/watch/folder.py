@@ -13,12 +13,13 @@ from typing import Final, TypeVar
 import anyio
 import msgspec
 
-from whisperd.clock import now_rfc3339
+from whisperd.clock import now_rfc3339, rfc3339_ago
 from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
 from whisperd.threads import run_abandonable
 from whisperd.watch import scanner
-from whisperd.watch.failures import retry_delay_s
+from whisperd.watch.errors import told
+from whisperd.watch.failures import LONGEST_DELAY_S, retry_delay_s
 from whisperd.watch.ledger import FileRow, Seen, recognise, wants_work
 from whisperd.watch.log_table import LogLine
 from whisperd.watch.mounts import file_system_of, is_silent
@@ -36,7 +37,11 @@ T = TypeVar("T")
 
 SLICE: Final = 250
 """Files that are looked at, and looked up, at a time: so that nobody waits for long."""
+SLICE_S: Final = 5.0
+"""For how long files are looked for at a time; a folder that has none by then does answer."""
 LOOK_TIMEOUT_S: Final = 60.0
+READ_AT_ONCE: Final = 2
+"""Files that are read for their hashes: fewer than a folder has threads, so that it can be looked at."""
 LONGEST_HOLD_S: Final = 600.0
 """What tries with one file costs little, and goes on soon once the cause is gone."""
 REMEMBERED_PARTIALS: Final = 1000
@@ -64,6 +69,8 @@ class WatchFolder:
         """When what is not done yet had settled, by its path."""
         self.in_hand: set[str] = set()
         """The paths that are being worked on."""
+        self.reading = anyio.Semaphore(READ_AT_ONCE)
+        """Held by who reads a file of it from beginning to end."""
         self.root: str | None = None
         """What tells the folder from another one of its name; None while it is not there."""
         self.is_polled = False
@@ -87,6 +94,8 @@ class WatchFolder:
         self._partials: dict[str, None] = {}
         """The inodes of files that had the name of something unfinished."""
         self._again: set[str] = set()
+        self._failure: WhisperdError | None = None
+        """Why it could not be looked at the last time, for a reason that is not its own."""
         self._wake = anyio.Event()
         self._wants_scan = True
         self._scanned = anyio.Event()
@@ -162,6 +171,7 @@ class WatchFolder:
 
     def postpone(self, seen: Seen) -> None:
         """A file is being written to after all."""
+        self.settled_s.pop(seen.path, None)
         self._settling.postpone(seen, anyio.current_time())
         self._wake.set()
 
@@ -183,31 +193,40 @@ class WatchFolder:
         return await self._in_thread(lambda: all(os.path.lexists(path) for path in paths))
 
     async def run(self) -> None:
-        """Look at the folder whenever that is due, until cancelled."""
-        for row in await self._store.files.with_status(self.preset.id, ("retrying",)):
-            self._retries[row.path] = anyio.current_time()
-        while True:
-            with anyio.move_on_after(self._idle_for_s()):
-                await self._wake.wait()
-            self._wake = anyio.Event()
-            try:
-                await self._look()
-            except WhisperdError as error:
-                log.warning("watch %s: %s (%s)", self.preset.id, error.message, error.code)
-                self.problem = error.copy()
-                await anyio.sleep(self._settings().retry_delay_s)
-                self.request_scan()
-            except TimeoutError:
-                log.warning("watch %s: the folder does not answer", self.preset.id)
-                await self._absent("The folder does not answer.")
+        """Look at the folder whenever that is due, until cancelled. What goes wrong is tried again later."""
+        try:
+            while True:
+                with anyio.move_on_after(self._idle_for_s()):
+                    await self._wake.wait()
+                self._wake = anyio.Event()
+                await self._look_well()
+        finally:
+            self._scanned.set()  # nobody is left waiting for what will not be
+
+    async def _look_well(self) -> None:
+        try:
+            await self._look()
+        except Exception as error:
+            self.problem = self._failure = told(self.preset.id, error)
+            log.warning("watch %s: %s (%s)", self.preset.id, self.problem.message, self.problem.code)
+            await anyio.sleep(self._settings().retry_delay_s)
+            self.request_scan()
+        else:
+            if self.problem is self._failure:
+                self.problem = None
 
     async def _look(self) -> None:
-        if self._wants_scan or anyio.current_time() >= self._next_scan_s:
-            await self._scan()
-        if self._hints and self.root is not None:
-            hints, self._hints = self._hints, {}
-            await self._look_at_hints(hints)
-        await self._look_again()
+        try:
+            if self._wants_scan or anyio.current_time() >= self._next_scan_s:
+                await self._scan()
+            if self._hints and self.root is not None:
+                hints, self._hints = self._hints, {}
+                await self._look_at_hints(hints)
+            await self._look_again()
+        except TimeoutError:
+            log.warning("watch %s: the folder does not answer", self.preset.id)
+            self.is_polled = True  # nobody looks at it together with others
+            await self._absent("The folder does not answer.")
 
     def _idle_for_s(self) -> float:
         if self._wants_scan or (self._hints and self.root is not None):
@@ -245,8 +264,9 @@ class WatchFolder:
 
     async def _walk(self, selection: Selection, start: str = "") -> None:
         walk = scanner.walk(self.preset.path, selection, start, remove_leftover)
-        while found := await self._in_thread(lambda: list(islice(walk, SLICE))):
-            await self._sift(found)
+        while found := await self._in_thread(lambda: scanner.next_of(walk, SLICE, SLICE_S)):
+            if files := [seen for seen in found if seen is not None]:
+                await self._sift(files)
 
     async def _present(self, root: str) -> None:
         is_back = self._has_been_there is False
@@ -290,9 +310,9 @@ class WatchFolder:
         self._settling.trusts_times = not is_polled
 
     async def _note_gone(self, root: str) -> None:
-        last = 0
+        last = ""
         while rows := await self._store.files.present(self.preset.id, last, SLICE):
-            last = rows[-1].id
+            last = rows[-1].path
             await self._forget_missing(rows, root)
 
     async def _forget_missing(self, rows: Sequence[FileRow], root: str) -> None:
@@ -305,10 +325,7 @@ class WatchFolder:
         gone = await self._in_thread(missing)
         if gone and await self._in_thread(lambda: scanner.folder_inode(path)) == root:
             for row in gone:
-                self.queue.pop(row.path, None)
-                self._settling.forget(row.path)
-                self._retries.pop(row.path, None)
-                self.settled_s.pop(row.path, None)
+                self._drop(row.path)
                 await self._on_gone(row)
             await self._store.files.mark_gone([row.id for row in gone])
 
@@ -327,8 +344,7 @@ class WatchFolder:
                 if not path:
                     self.request_scan()
                     continue
-                self.queue.pop(path, None)
-                self._settling.forget(path)
+                self._drop(path)
                 if rows := await self._store.files.below(self.preset.id, path):
                     await self._forget_missing(rows, root)
 
@@ -347,7 +363,7 @@ class WatchFolder:
             found = await self._in_thread(partial(scanner.look_at_all, self.preset.path, part))
             for path, seen in found:
                 if seen is None:
-                    self._settling.forget(path)
+                    self._drop(path)
             await self._sift([seen for _, seen in found if seen is not None])
 
     async def _sift(self, found: Sequence[Seen], new: Iterable[str] = ()) -> None:
@@ -363,39 +379,41 @@ class WatchFolder:
                     row.id: scanner.leads_to(self.preset.path, row.path, row.identity.inode) for row in others
                 }
             )
-        now, new = now_rfc3339(), set(new)
+        latest = rfc3339_ago(-max(self._settings().retry_delay_s, LONGEST_DELAY_S))
+        is_due, new = partial(wants_work, now=now_rfc3339(), latest=latest), set(new)
         for seen, known, elsewhere in looked_up:
             recognition = recognise(seen, known, elsewhere, lambda row: there[row.id])
             match recognition.verdict:
                 case "same":
                     assert known is not None
-                    await self._same(known, seen, now)
+                    await self._same(known, seen, is_due)
                 case "moved":
                     assert recognition.row is not None
-                    await self._moved(recognition.row, seen, now)
+                    await self._moved(recognition.row, seen, is_due)
                 case "unknown":
                     self._unknown(seen, is_new=seen.path in new)
         self._tell()
 
-    async def _same(self, row: FileRow, seen: Seen, now: str) -> None:
+    async def _same(self, row: FileRow, seen: Seen, is_due: Callable[[FileRow], bool]) -> None:
         self._settling.forget(seen.path)
         if row.gone is not None:
             # It has come back. What failed begins anew, and so does who has deleted its texts as well.
             if row.status == "failed" or (row.status == "done" and not await self.has_texts(row)):
                 row = msgspec.structs.replace(row, status="lost")
             await self._store.files.update(row.id, gone=None, status=row.status)
-        if wants_work(row, now):
+        if is_due(row):
             self._enqueue(seen)
         elif row.status == "retrying" and row.retry_at is not None and seen.path not in self._retries:
             self.retry_in(seen.path, seconds_until(row.retry_at))
 
-    async def _moved(self, row: FileRow, seen: Seen, now: str) -> None:
-        self.queue.pop(row.path, None)
+    async def _moved(self, row: FileRow, seen: Seen, is_due: Callable[[FileRow], bool]) -> None:
+        if seen.path in self.in_hand:  # it may enter the ledger as another one at any moment
+            self._again.add(seen.path)
+            return
+        self._drop(row.path)
         self._settling.forget(seen.path)
-        self._retries.pop(row.path, None)
-        self.settled_s.pop(row.path, None)
         await self._on_moved(self, row, seen)
-        if wants_work(row, now):
+        if is_due(row):
             self._enqueue(seen)
 
     def _unknown(self, seen: Seen, *, is_new: bool) -> None:
@@ -406,8 +424,16 @@ class WatchFolder:
         verdict = self._settling.observe(seen, anyio.current_time(), time.time_ns(), moved_in=moved_in)
         if verdict == "settled":
             self._enqueue(seen)
-        else:
-            self.queue.pop(seen.path, None)  # it has changed while it waited for its turn
+        else:  # it has changed while it waited for its turn
+            self.queue.pop(seen.path, None)
+            self.settled_s.pop(seen.path, None)
+
+    def _drop(self, path: str) -> None:
+        """Nothing is to be done for what was at a path."""
+        self.queue.pop(path, None)
+        self._settling.forget(path)
+        self._retries.pop(path, None)
+        self.settled_s.pop(path, None)
 
     def _enqueue(self, seen: Seen) -> None:
         self.settled_s.setdefault(seen.path, anyio.current_time())

@@ -110,8 +110,11 @@ def content_verdict(known: FileRow | None, content_hash: str | None) -> Literal[
     return "touched" if is_same else "edited"
 
 
-def wants_work(row: FileRow, now: str) -> bool:
-    """Whether something is to be done for a file that is as it was; `now` is RFC 3339."""
+def wants_work(row: FileRow, now: str, latest: str) -> bool:
+    """Whether something is to be done for a file that is as it was; `now` is RFC 3339.
+
+    Nothing is put off beyond `latest`: whoever seems to be was so by a clock that has been set back since.
+    """
     if row.status == "retrying":
-        return row.retry_at is None or row.retry_at <= now
+        return row.retry_at is None or not now < row.retry_at <= latest
     return row.status == "lost"

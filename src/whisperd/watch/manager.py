@@ -6,12 +6,12 @@ import datetime
 import logging
 import os
 import secrets
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import Any, Final
 
 import anyio
-import anyio.to_thread
 import msgspec
 from anyio.abc import TaskGroup
 
@@ -19,11 +19,12 @@ from whisperd.clock import now_rfc3339, rfc3339_ago
 from whisperd.rpc.errors import WhisperdError, from_sendable
 from whisperd.settings import WatchSettings
 from whisperd.tasks import open_task_group
+from whisperd.threads import run_abandonable
 from whisperd.watch import scanner
 from whisperd.watch.desktop import Desktop
 from whisperd.watch.editing import Editor, normal
 from whisperd.watch.errors import exists, not_a_folder, stale, unknown_file, unknown_watch
-from whisperd.watch.folder import WatchFolder
+from whisperd.watch.folder import LOOK_TIMEOUT_S, WatchFolder
 from whisperd.watch.jobs import WatchJobs
 from whisperd.watch.ledger import FileRow, Outcome, Seen
 from whisperd.watch.notifier import Changes, Notifier
@@ -41,6 +42,8 @@ FILES_AT_ONCE: Final = 12
 that ten thousand files are a list of names and not ten thousand jobs."""
 ROOT_INTERVAL_S: Final = 30.0
 """How often we look whether the folders are still the same ones."""
+_TOGETHER: Final = "all folders/."
+"""In place of a folder: whoever looks at all of them holds no thread of one."""
 RETIRE_INTERVAL_S: Final = 6 * 3600.0
 
 
@@ -111,10 +114,21 @@ class WatchManager:
         """How many watches have each status."""
         return Counter(self._status(watched.folder)[0] for watched in self._watched.values())
 
-    async def view(self, preset: WatchPreset) -> dict[str, Any]:
-        """What is told of a watch."""
-        folder = self._watched[preset.id].folder
-        counts = await self._store.files.counts(preset.id)
+    async def views(self) -> list[dict[str, Any]]:
+        """What is told of every watch, the oldest first."""
+        return await self._views([watched.folder for watched in self._watched.values()])
+
+    async def view(self, name: str) -> dict[str, Any]:
+        """What is told of a watch. Raises `watch.unknown`."""
+        (shown,) = await self._views([self._find(name).folder])
+        return shown
+
+    async def _views(self, folders: Sequence[WatchFolder]) -> list[dict[str, Any]]:
+        counts = await self._store.files.counts([folder.preset.id for folder in folders])
+        return [self._view(*one) for one in zip(folders, counts, strict=True)]
+
+    def _view(self, folder: WatchFolder, counts: Mapping[str, int]) -> dict[str, Any]:
+        preset = folder.preset
         working = counts.get("working", 0) + counts.get("written", 0)
         waiting = folder.waiting + counts.get("retrying", 0)
         shown = msgspec.structs.asdict(preset)
@@ -142,7 +156,7 @@ class WatchManager:
             )
             if any(one.path == path for one in self.all()):
                 raise exists(path)
-            inode = await anyio.to_thread.run_sync(scanner.folder_inode, path)
+            inode = await _inode_of(path)
             if inode is None:
                 raise not_a_folder(path)
             for one in self._watched.values():
@@ -195,8 +209,7 @@ class WatchManager:
         else:
             rows = [await self._known(folder.preset, path) for path in paths]
         rows = [row for row in rows if row.status not in ("working", "written")]
-        for row in rows:
-            await self._store.files.update(row.id, status="lost", attempts=0, retry_at=None)
+        await self._store.files.try_again(row.id for row in rows)
         folder.went_well()
         folder.hint({folder.full(row.path): False for row in rows})
         return len(rows)
@@ -257,10 +270,19 @@ class WatchManager:
         folder = watched.folder
         with watched.scope:
             async with open_task_group() as watched.tasks:
-                for row in await self._store.files.with_status(folder.preset.id, ("working", "written")):
+                for row in await self._begun(folder.preset.id):
                     self._start(watched, row)
                 watched.tasks.start_soon(folder.run)
                 watched.tasks.start_soon(watched.desktop.run)
+
+    async def _begun(self, watch: str) -> list[FileRow]:
+        """The files of a watch that a daemon was at work on; read until that can be done."""
+        while True:
+            try:
+                return await self._store.files.with_status(watch, ("working", "written"))
+            except WhisperdError as error:
+                log.warning("watch %s: %s (%s)", watch, error.message, error.code)
+                await anyio.sleep(self._settings().retry_delay_s)
 
     def _left_alone(self, preset: WatchPreset) -> frozenset[str]:
         """Folders within a watch that are not its affair: where its recordings go, and other watches."""
@@ -285,13 +307,16 @@ class WatchManager:
         )
 
     def _on_changes(self, changes: Changes) -> None:
-        for watched in self._watched.values():
-            folder = watched.folder
-            root = folder.preset.path
-            below = root.rstrip(os.sep) + os.sep
-            its_own = {path: new for path, new in changes.items() if path == root or path.startswith(below)}
-            if its_own:
-                folder.hint(its_own)
+        folders = {watched.folder.preset.path: watched.folder for watched in self._watched.values()}
+        hints: defaultdict[str, dict[str, bool]] = defaultdict(dict)
+        watched_above = cache(lambda path: [place for place in scanner.up_from(path) if place in folders])
+        for path, is_new in changes.items():
+            for place in watched_above(os.path.dirname(path)):
+                hints[place][path] = is_new
+            if path in folders:
+                hints[path][path] = is_new
+        for place, its_own in hints.items():
+            folders[place].hint(its_own)
 
     def _on_lost(self, path: str) -> None:
         for watched in self._watched.values():
@@ -307,7 +332,7 @@ class WatchManager:
         """Take files from the folders in turn."""
         while True:
             self._wake = wake = anyio.Event()
-            while not self._is_stopping and self._at_work < FILES_AT_ONCE:
+            while not self._is_stopping:
                 watched = self._next()
                 if watched is None:
                     break
@@ -321,10 +346,14 @@ class WatchManager:
         order = list(self._watched.values())
         for place in range(len(order)):
             watched = order[(self._turn + place) % len(order)]
-            if watched.folder.queue and self._closed_s(watched.folder) == 0:
+            if watched.folder.queue and self._has_room(watched.folder) and not self._closed_s(watched.folder):
                 self._turn = (self._turn + place + 1) % len(order)
                 return watched
         return None
+
+    def _has_room(self, folder: WatchFolder) -> bool:
+        """Whether a file of a folder may be worked on: one at least, however long those of others take."""
+        return self._at_work < FILES_AT_ONCE or not folder.in_hand
 
     def _closed_s(self, folder: WatchFolder) -> float:
         """For how long nothing is taken from a folder."""
@@ -363,7 +392,12 @@ class WatchManager:
             await anyio.sleep(ROOT_INTERVAL_S)
             folders = [one.folder for one in self._watched.values() if not one.folder.is_polled]
             paths = [folder.preset.path for folder in folders]
-            roots = await anyio.to_thread.run_sync(_inodes, paths)
+            try:
+                roots = await run_abandonable(
+                    _TOGETHER, partial(scanner.folder_inodes, paths), LOOK_TIMEOUT_S
+                )
+            except TimeoutError:
+                continue  # one of them does not answer: it finds that out by itself, and is polled then
             other = [folder for folder, root in zip(folders, roots, strict=True) if folder.root != root]
             for folder in other:
                 folder.request_scan()
@@ -405,8 +439,12 @@ def _within(preset: WatchPreset, path: str) -> str:
     return os.path.relpath(path, preset.path) if os.path.isabs(path) else path
 
 
-def _inodes(paths: Sequence[str]) -> list[str | None]:
-    return [scanner.folder_inode(path) for path in paths]
+async def _inode_of(path: str) -> str | None:
+    """What tells a folder from another one of that name; None for one that does not answer, too."""
+    try:
+        return await run_abandonable(os.path.join(path, "."), lambda: scanner.folder_inode(path))
+    except TimeoutError:
+        return None
 
 
 def _quiet_s(preset: WatchPreset) -> float:

@@ -9,6 +9,7 @@ import string
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import count
 from typing import Final, NamedTuple
 
 from whisperd.outputs import FORMATS
@@ -33,8 +34,6 @@ ERROR_FORMAT: Final = "error"
 """Stands for the file that says why there is no text."""
 MAX_NAME_BYTES: Final = 255
 """What nearly every file system takes."""
-MOST_OF_A_NAME: Final = 1000
-"""So many recordings with the same name can have their outputs in one folder."""
 
 MEDIA_EXTENSIONS: Final = frozenset(
     [
@@ -287,7 +286,7 @@ def output_names(
         return
     yield output_name(template, source, language, format_name, max_bytes)
     yield output_name(template.replace("{stem}", "{name}"), source, language, format_name, max_bytes)
-    for number in range(2, MOST_OF_A_NAME):
+    for number in count(2):
         yield output_name(template, f"{stem} ({number}){extension}", language, format_name, max_bytes)
 
 

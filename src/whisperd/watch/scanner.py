@@ -9,6 +9,7 @@ import signal
 import stat
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Literal
 
@@ -19,6 +20,7 @@ from whisperd.watch.names import Selection, is_partial
 __all__ = [
     "Inspected",
     "folder_inode",
+    "folder_inodes",
     "hash_unchanged",
     "is_being_written",
     "is_same",
@@ -26,8 +28,10 @@ __all__ = [
     "leads_to_another",
     "look_at",
     "look_at_all",
+    "next_of",
     "resolved",
     "sort_out",
+    "up_from",
     "walk",
 ]
 
@@ -50,6 +54,11 @@ def folder_inode(path: str) -> str | None:
     return _inode(status)
 
 
+def folder_inodes(paths: Iterable[str]) -> list[str | None]:
+    """`folder_inode`, for each of these paths."""
+    return [folder_inode(path) for path in paths]
+
+
 def look_at(root: str, path: str) -> Seen | None:
     """A file of a folder; None if there is no regular file with content that is here."""
     try:
@@ -70,8 +79,8 @@ def walk(
     selection: Selection,
     start: str = "",
     on_leftover: Callable[[str, str], None] = lambda *_: None,
-) -> Iterator[Seen]:
-    """Every file that is wanted, in a folder or from `start` within it on.
+) -> Iterator[Seen | None]:
+    """Every file that is wanted, in a folder or from `start` within it on; None after each folder.
 
     A folder is looked into once, by whatever ways it can be reached, and links come last, so that a file is
     found under its own name. What cannot be read is passed over. `on_leftover` is told of hidden files, by
@@ -104,6 +113,17 @@ def walk(
                         yield seen
                 elif entry.name.startswith("."):
                     on_leftover(full, entry.name)
+        yield None  # in a tree with few recordings, who waits for the next one hears that it goes on
+
+
+def next_of(walk: Iterator[Seen | None], count: int, for_s: float) -> list[Seen | None]:
+    """What a walk finds next: so many at most, or what there is after a time; nothing once it is over."""
+    found, until_s = [], time.monotonic() + for_s
+    for seen in walk:
+        found.append(seen)
+        if len(found) >= count or time.monotonic() >= until_s:
+            break
+    return found
 
 
 def resolved(root: str, path: str) -> str | None:
@@ -120,6 +140,13 @@ def resolved(root: str, path: str) -> str | None:
     else:
         return None
     return within
+
+
+def up_from(path: str) -> Iterator[str]:
+    """A path, and all the folders that it is in, by their names alone."""
+    yield path
+    while (parent := os.path.dirname(path)) != path:
+        yield (path := parent)
 
 
 def leads_to(root: str, path: str, inode: str) -> bool:

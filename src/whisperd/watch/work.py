@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -14,13 +13,12 @@ import msgspec
 from anyio.to_thread import run_sync
 
 from whisperd.jobs.identity import FileStamp
-from whisperd.jobs.job import Job, unexpected_error
-from whisperd.rpc.errors import WhisperdError
+from whisperd.jobs.job import Job
 from whisperd.settings import WatchSettings
 from whisperd.threads import run_abandonable
 from whisperd.watch import scanner
 from whisperd.watch.after import After, is_all_done
-from whisperd.watch.errors import not_read
+from whisperd.watch.errors import not_read, told
 from whisperd.watch.file_table import put_file
 from whisperd.watch.folder import WatchFolder
 from whisperd.watch.jobs import WatchJobs
@@ -30,8 +28,6 @@ from whisperd.watch.texts import Texts
 from whisperd.watch.trouble import OnOutcome, Trouble
 
 __all__ = ["FileWork"]
-
-log = logging.getLogger(__name__)
 
 HASH_TIMEOUT_S: Final = 600.0
 """How long a file is read for its hash. One that is not read by then has none: it is known by its times."""
@@ -64,7 +60,7 @@ class FileWork:
                 number, job = taken
                 await self._finish(folder, number, job)
         except Exception as error:
-            await self._trouble.failed(folder, seen, number, _told(folder, error))
+            await self._trouble.failed(folder, seen, number, told(folder.preset.id, error))
 
     async def resume(self, folder: WatchFolder, row: FileRow) -> None:
         """Go on with a file whose daemon ended while it was at work on it."""
@@ -79,7 +75,8 @@ class FileWork:
             else:
                 await self._finish(folder, row.id, job)
         except Exception as error:
-            await self._trouble.failed(folder, Seen(row.path, row.identity), row.id, _told(folder, error))
+            seen = Seen(row.path, row.identity)
+            await self._trouble.failed(folder, seen, row.id, told(folder.preset.id, error))
 
     async def rename(self, folder: WatchFolder, row: FileRow, seen: Seen) -> None:
         """A file has another name now, and what was written for it follows; what somebody has changed stays.
@@ -107,7 +104,8 @@ class FileWork:
 
     async def _submit(self, folder: WatchFolder, seen: Seen) -> tuple[int, Job] | None:
         path, watch = folder.full(seen.path), folder.preset.id
-        verdict, content_hash = await _read(path, seen)
+        async with folder.reading:
+            verdict, content_hash = await _read(path, seen)
         if verdict != "ok":
             folder.postpone(seen)
             return None
@@ -194,11 +192,3 @@ async def _is_alias(folder: WatchFolder, seen: Seen, others: list[FileRow]) -> b
         return False
     root = folder.preset.path
     return await run_sync(lambda: any(scanner.leads_to(root, row.path, row.identity.inode) for row in same))
-
-
-def _told(folder: WatchFolder, error: Exception) -> WhisperdError:
-    """What a person is told of a failure."""
-    if isinstance(error, WhisperdError):
-        return error.copy()
-    log.error("watch %s: a file failed unexpectedly", folder.preset.id, exc_info=error)
-    return unexpected_error()

@@ -134,9 +134,7 @@ def move_source(source: str, folder: str) -> str:
             if os.path.lexists(target):
                 if not _is_copy(source, target):
                     continue
-            elif os.stat(source).st_dev != os.stat(folder).st_dev:
-                _copy_over(source, target)
-            elif not _put_new(source, target):
+            elif not _bring(source, target):
                 continue
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(source)
@@ -153,9 +151,16 @@ def remove_leftover(folder: str, name: str) -> None:
     if found is None or name in _being_written:
         return
     pid = int(found[1])
-    if pid == os.getpid() or not psutil.pid_exists(pid):
+    if pid == os.getpid() or not _is_running(pid):
         with contextlib.suppress(OSError):
             os.unlink(os.path.join(folder, name))
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return psutil.pid_exists(pid)
+    except OverflowError:  # no process has such a number: somebody else has made up that name
+        return False
 
 
 def remove_leftovers(folder: str) -> None:
@@ -193,8 +198,18 @@ def _is_copy(source: str, target: str) -> bool:
     return os.path.samefile(source, target) or filecmp.cmp(source, target, shallow=False)
 
 
-def _copy_over(source: str, target: str) -> None:
-    """Copy a file to another file system. Raises `OSError`, also if somebody writes to it meanwhile."""
+def _bring(source: str, target: str) -> bool:
+    """Have a file under a name that nothing has, also on another disk; False if something has it."""
+    try:
+        return _put_new(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:  # which two mounts of one disk are as well
+            raise
+    return _copy_over(source, target)
+
+
+def _copy_over(source: str, target: str) -> bool:
+    """The same by copying. Raises `OSError`, also if somebody writes to the file meanwhile."""
     import shutil
 
     before = os.stat(source)
@@ -207,8 +222,7 @@ def _copy_over(source: str, target: str) -> None:
         after = os.stat(source)
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             raise OSError(errno.EBUSY, f"{source} was changed meanwhile")
-        if not _put_new(part, target):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target)
+        return _put_new(part, target)
     finally:
         with contextlib.suppress(OSError):
             os.unlink(part)

@@ -66,12 +66,12 @@ async def add(call: Call, params: AddParams) -> Map:
 
 async def list_(call: Call, params: NoParams) -> list[Map]:
     """Every watch, the oldest first."""
-    return [await _view(call, preset) for preset in call.service.watches.all()]
+    return [_sendable(view) for view in await call.service.watches.views()]
 
 
 async def show(call: Call, params: WatchParams) -> Map:
     """One watch."""
-    return await _view(call, call.service.watches.find(params.name))
+    return _sendable(await call.service.watches.view(params.name))
 
 
 async def edit(call: Call, params: EditParams) -> Map:
@@ -111,7 +111,11 @@ async def scan(call: Call, params: WatchParams) -> Map:
 
 
 async def _view(call: Call, preset: WatchPreset) -> Map:
-    return dict(sendable(msgspec.to_builtins(await call.service.watches.view(preset))))
+    return _sendable(await call.service.watches.view(preset.id))
+
+
+def _sendable(view: Map) -> Map:
+    return dict(sendable(msgspec.to_builtins(view)))
 
 
 METHODS = {

@@ -1,0 +1,242 @@
+"""Watches when something is not as it should be: in the test's own process, where it can be made so."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from watched import Watches, open_watches
+
+from toy_runtime import until
+from whisperd.rpc.errors import WhisperdError
+from whisperd.watch import WatchChanges, folder, manager, scanner
+from whisperd_testing import LIMIT_S
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    return inbox
+
+
+@pytest.fixture
+def held() -> Iterator[threading.Event]:
+    """Work that waits for it hangs until the end of the test, or until it is set."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def put(inbox: Path, *names: str) -> None:
+    for name in names:
+        (inbox / name).write_bytes(f"sound of {name}".encode())
+
+
+async def test_a_name_that_looks_like_ours_and_is_not_ends_nothing(tmp_path: Path, inbox: Path) -> None:
+    put(inbox, f".whisperd-{'9' * 30}-0123456789abcdef.part", "a.wav")
+    async with open_watches(tmp_path) as watches:
+        await watches.manager.add(str(inbox), WatchChanges())
+        await until((inbox / "a.en.txt").exists)
+
+
+async def test_a_tree_with_few_recordings_is_no_folder_that_does_not_answer(
+    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(30):
+        (inbox / f"{number}").mkdir()
+    put(inbox / "0", "a.wav")  # it is looked at last
+    looks: list[int] = []
+
+    def next_of(*given: Any) -> list[Any]:
+        looks.append(len(found := scanner_next_of(*given)))
+        return found
+
+    scanner_next_of = scanner.next_of
+    monkeypatch.setattr(scanner, "next_of", next_of)
+    monkeypatch.setattr(folder, "SLICE_S", 0.0)
+    async with open_watches(tmp_path) as watches:
+        await watches.manager.add(str(inbox), WatchChanges())
+        await until((inbox / "0" / "a.en.txt").exists)
+    assert max(looks) == 1  # however long that takes, somebody hears of it
+
+
+async def test_a_folder_is_looked_at_while_its_files_are_read(
+    tmp_path: Path, inbox: Path, held: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading: list[str] = []
+
+    def hash_unchanged(path: str, *given: Any) -> scanner.Inspected:
+        reading.append(path)
+        held.wait()
+        return read(path, *given)
+
+    read = scanner.hash_unchanged
+    monkeypatch.setattr(scanner, "hash_unchanged", hash_unchanged)
+    put(inbox, *(f"{number}.wav" for number in range(8)))
+    async with open_watches(tmp_path) as watches:
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        await until(lambda: len(watches.folder(preset.id).in_hand) == 8)
+        await until(lambda: len(reading) == folder.READ_AT_ONCE)
+        with anyio.fail_after(LIMIT_S):
+            await watches.manager.scan(preset.id)
+        assert len(reading) == folder.READ_AT_ONCE
+        held.set()
+        await until(lambda: len(watches.jobs.paths) == 8)
+
+
+async def test_a_folder_that_does_not_answer_holds_up_nobody(
+    tmp_path: Path, inbox: Path, held: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = tmp_path / "dead"
+    dead.mkdir()
+    put(inbox, "a.wav")
+    hung: list[str] = []
+
+    def folder_inode(path: str) -> str | None:
+        if path == str(dead) and is_dead:
+            hung.append(path)
+            held.wait()
+        return inode_of(path)
+
+    is_dead, inode_of = False, scanner.folder_inode
+    monkeypatch.setattr(scanner, "folder_inode", folder_inode)
+    monkeypatch.setattr(manager, "ROOT_INTERVAL_S", 0.01)
+    with anyio.fail_after(LIMIT_S):
+        async with open_watches(tmp_path) as watches:
+            await watches.manager.add(str(dead), WatchChanges())
+            is_dead = True
+            await until(lambda: hung)
+            await watches.manager.add(str(inbox), WatchChanges())
+            await until((inbox / "a.en.txt").exists)
+        # and it can be left
+
+
+async def test_a_folder_whose_jobs_wait_leaves_a_place_to_each_other_one(tmp_path: Path, inbox: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    put(inbox, *(f"{number}.wav" for number in range(manager.FILES_AT_ONCE + 3)))
+    put(other, "a.wav")
+    async with open_watches(tmp_path) as watches:
+        watches.jobs.held.add("held")
+        await watches.manager.add(str(inbox), WatchChanges(profile="held"))
+        await until(lambda: len(watches.jobs.paths) == manager.FILES_AT_ONCE)
+        await watches.manager.add(str(other), WatchChanges())
+        await until((other / "a.en.txt").exists)
+        assert len(watches.jobs.paths) == manager.FILES_AT_ONCE + 1
+
+
+async def test_a_ledger_that_cannot_be_read_is_asked_again(
+    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(inbox, "a.wav")
+    async with open_watches(tmp_path) as watches:
+        for name in ("with_status", "look_up"):
+            monkeypatch.setattr(watches.store.files, name, failing_once(getattr(watches.store.files, name)))
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        await until((inbox / "a.en.txt").exists)
+        await until(lambda: watches.folder(preset.id).problem is None)
+
+
+def failing_once(ask: Any) -> Any:
+    left = [WhisperdError("store.unreadable", "It is locked.", "Try again.")]
+
+    async def asked(*given: Any, **options: Any) -> Any:
+        if left:
+            raise left.pop()
+        return await ask(*given, **options)
+
+    return asked
+
+
+async def test_who_waits_for_a_look_is_told_when_the_watch_is_removed(
+    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_watches(tmp_path, retry_delay_s=3600) as watches:
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        await watches.manager.scan(preset.id)
+        monkeypatch.setattr(scanner, "folder_inode", lambda path: 1 / 0)
+        with pytest.raises(ExceptionGroup) as caught, anyio.fail_after(LIMIT_S):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(watches.manager.scan, preset.id)
+                await until(lambda: watches.folder(preset.id).problem is not None)
+                tasks.start_soon(scan_and_show, watches, preset.id)
+                await anyio.wait_all_tasks_blocked()
+                await watches.manager.remove(preset.id)
+        (error,) = caught.value.exceptions
+        assert isinstance(error, WhisperdError) and error.code == "watch.unknown"
+
+
+async def scan_and_show(watches: Watches, watch: str) -> None:
+    await watches.manager.scan(watch)
+    await watches.manager.view(watch)
+
+
+async def test_a_file_that_gets_another_name_while_it_is_read_is_one_file(
+    tmp_path: Path, inbox: Path, held: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hash_unchanged(path: str, *given: Any) -> scanner.Inspected:
+        if path.endswith("b.wav"):
+            reading.set()
+            held.wait()
+        return read(path, *given)
+
+    read, reading = scanner.hash_unchanged, threading.Event()
+    monkeypatch.setattr(scanner, "hash_unchanged", hash_unchanged)
+    put(inbox, "a.wav")
+    async with open_watches(tmp_path) as watches:
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        await until((inbox / "a.en.txt").exists)
+        os.link(inbox / "a.wav", inbox / "b.wav")  # as some programs rename
+        await until(reading.is_set)
+        (inbox / "a.wav").unlink()
+        await watches.manager.scan(preset.id)
+        held.set()
+        await until((inbox / "b.en.txt").exists)
+        await watches.manager.scan(preset.id)
+        row = await watches.store.files.at(preset.id, "b.wav")
+        assert row is not None and row.status == "done"
+        gone = await watches.store.files.at(preset.id, "a.wav")
+        assert gone is not None and gone.gone is not None
+
+
+async def test_what_is_deleted_while_it_waits_leaves_nothing_behind(tmp_path: Path, inbox: Path) -> None:
+    put(inbox, *(f"{number}.wav" for number in range(manager.FILES_AT_ONCE + 3)))
+    async with open_watches(tmp_path) as watches:
+        watches.jobs.held.add("held")
+        preset = await watches.manager.add(str(inbox), WatchChanges(profile="held"))
+        watched = watches.folder(preset.id)
+        await until(lambda: len(watched.queue) == 3)
+        for name in watched.queue:
+            (inbox / name).unlink()
+        await until(lambda: not watched.queue)
+        assert watched.settled_s.keys() == watched.in_hand
+
+
+async def test_changes_are_given_to_the_folders_that_they_are_in(
+    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (inbox / "deep").mkdir()
+    beside = tmp_path / "inbox2"
+    beside.mkdir()
+    async with open_watches(tmp_path) as watches:
+        for path in (inbox, inbox / "deep", beside):
+            await watches.manager.add(str(path), WatchChanges())
+        folders = {watched.preset.path: watched for watched in watches.folders()}
+        hints: dict[str, dict[str, bool]] = {}
+        for path, watched in folders.items():
+            monkeypatch.setattr(watched, "hint", lambda changes, path=path: hints.update({path: changes}))
+        file, gone = str(inbox / "deep" / "a.wav"), str(beside)
+        watches.manager._on_changes({file: True, gone: False})
+        assert hints == {
+            str(inbox): {file: True},
+            str(inbox / "deep"): {file: True},
+            str(beside): {gone: False},
+        }

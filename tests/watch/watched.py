@@ -1,0 +1,100 @@
+"""Watches in the test's own process: the real manager, ledger and disk, and jobs that are done at once."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from whisperd.jobs.job import Job, JobInput, Transcript
+from whisperd.jobs.options import JobOptions
+from whisperd.settings import WatchSettings
+from whisperd.store import open_database
+from whisperd.tasks import open_task_group
+from whisperd.watch import Editor, WatchJobs, WatchManager, WatchStore
+from whisperd.watch.folder import WatchFolder
+
+__all__ = ["InstantJobs", "Watches", "open_watches"]
+
+
+class InstantJobs:
+    """In place of `WatchJobs`: a job is over as soon as it is taken, unless its runtime is held."""
+
+    def __init__(self, store: WatchStore) -> None:
+        self._store = store
+        self.paths: list[str] = []
+        """Of the files that were submitted."""
+        self.held: set[str] = set()
+        """Profiles whose jobs do not end."""
+
+    async def submit(self, preset: Any, path: str, *given: Any) -> Job:
+        note: Callable[[sqlite3.Connection, str], object] = given[-1]
+        job = Job(
+            id=f"{len(self.paths)}", path=path, input=JobInput(), options=JobOptions(), runtime="instant"
+        )
+        self.paths.append(path)
+        await self._store.run(lambda connection: note(connection, job.id))
+        if preset.profile not in self.held:
+            job.over.set()
+        return job
+
+    def find(self, _job: str) -> None:
+        return None
+
+    def cancel(self, _job: str) -> None:
+        pass
+
+    async def transcript(self, _job: Job) -> Transcript:
+        return Transcript(
+            task="transcribe",
+            language="en",
+            duration=1.0,
+            text="Said.",
+            segments=(),
+            runtime="instant",
+            elapsed=0.1,
+            has_words=False,
+        )
+
+
+class Watches(NamedTuple):
+    """A manager of watches, and what it works with."""
+
+    manager: WatchManager
+    store: WatchStore
+    jobs: InstantJobs
+
+    def folders(self) -> list[WatchFolder]:
+        """All that are watched."""
+        return [watched.folder for watched in self.manager._watched.values()]
+
+    def folder(self, watch: str) -> WatchFolder:
+        """That of a watch."""
+        return self.manager._watched[watch].folder
+
+
+@asynccontextmanager
+async def open_watches(folder: Path, retry_delay_s: float = 0.05) -> AsyncIterator[Watches]:
+    """A manager of watches, whose data base lies in `folder`."""
+    settings = WatchSettings(settle_s=0.1, retry_delay_s=retry_delay_s)
+
+    def same(name: str) -> str:
+        return name
+
+    async with open_database(folder / "store.sqlite3") as database, open_task_group() as tasks:
+        store = WatchStore(database, "test")
+        jobs = InstantJobs(store)
+        editor = Editor(lambda options: None, same, same, lambda name: None)
+        manager = WatchManager(
+            tasks,
+            store,
+            cast(WatchJobs, jobs),
+            lambda: settings,
+            editor,
+            lambda outcome, settled_for_s: None,
+        )
+        await manager.open()
+        yield Watches(manager, store, jobs)
+        tasks.cancel_scope.cancel()
