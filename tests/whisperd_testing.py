@@ -62,7 +62,8 @@ class RunningDaemon:
             "HF_HUB_OFFLINE": "1",
             "WHISPERD_PRELOAD": "0",
             "WHISPERD_CALIBRATE": "0",
-            "WHISPERD_ENVIRONMENT": "TOY_*",
+            "WHISPERD_ENVIRONMENT": "TOY_*, MEMORY_PRESSURE_WATCH",
+            "MEMORY_PRESSURE_WATCH": "/dev/null",  # memory may be short here; nothing is unloaded for it
             **({"PYTHONPATH": str(TESTS / "backends")} if toy else {}),
             **(env or {}),
         }

@@ -96,8 +96,10 @@ class MemoryWatch:
     ) -> None:
         self._read = read
         self._poll_s = poll_s
-        self._group = _group_with_events(read)
-        self._file = _pressure_file(read, environment, self._group)
+        named = environment.get("MEMORY_PRESSURE_WATCH")
+        is_wanted = named != "/dev/null"  # systemd's word for: do not
+        self._group = _group_with_events(read) if is_wanted else None
+        self._file = _pressure_file(read, named, self._group) if is_wanted else None
         self._events = self._read_events()
 
     @property
@@ -173,10 +175,7 @@ def _group_with_events(read: ReadFile) -> str | None:
     return next((folder for folder in folders if read(f"{folder}/memory.events") is not None), None)
 
 
-def _pressure_file(read: ReadFile, environment: Mapping[str, str], group: str | None) -> str | None:
+def _pressure_file(read: ReadFile, named: str | None, group: str | None) -> str | None:
     """What to look at: what the service manager names, else our group, else the whole computer."""
-    named = environment.get("MEMORY_PRESSURE_WATCH")
-    if named == "/dev/null":  # systemd's word for: do not
-        return None
     candidates = [named, f"{group}/memory.pressure" if group else None, SYSTEM]
     return next((one for one in candidates if one and parse_pressure(read(one) or "")), None)
