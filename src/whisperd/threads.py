@@ -21,7 +21,7 @@ from anyio.lowlevel import RunVar
 
 __all__ = ["ANSWER_TIMEOUT_S", "run_abandonable"]
 
-ANSWER_TIMEOUT_S: Final = 10.0
+ANSWER_TIMEOUT_S = 10.0
 """How long a folder may take to answer."""
 THREADS_PER_FOLDER: Final = 4
 """A folder that does not answer holds no more than these, and keeps nobody from another folder."""
@@ -37,7 +37,8 @@ async def run_abandonable(
     """Do `work`, which looks at `path`, in a thread; `TimeoutError` if its folder does not answer in time,
     which is `ANSWER_TIMEOUT_S` where nothing else is said.
 
-    When the caller is cancelled, the thread is left alone with it: `work` may only look at things.
+    That is `ANSWER_TIMEOUT_S`, unless another time is given. When the caller is cancelled, the thread is
+    left alone with it: `work` may only look at things.
     """
     limiter = _limiter(os.path.dirname(path))  # noqa: PTH120 - as the user wrote it
     loop, borrower = asyncio.get_running_loop(), object()
