@@ -68,6 +68,8 @@ class Hub:
     """Method, path and `Authorization` of each."""
     served: dict[str, int] = field(default_factory=dict)
     """Bytes sent of each file."""
+    begun: dict[str, list[int]] = field(default_factory=dict)
+    """Of each file, from which byte each of its downloads began."""
 
     def add(self, repo: str, files: dict[str, bytes]) -> str:
         """Commit files; the commit."""
@@ -213,6 +215,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._begin(status, headers, None if hub.sizeless and self.command == "HEAD" else len(body))
         if self.command == "HEAD":
             return None
+        hub.begun.setdefault(name, []).append(start)
         if hub.cuts and hub.cut_after is not None and len(body) > hub.cut_after:
             hub.cuts -= 1
             self._write(name, body[: hub.cut_after])

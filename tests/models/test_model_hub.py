@@ -163,10 +163,10 @@ async def test_a_connection_that_falls_silent_is_replaced(
 ) -> None:
     hub.add(REPO, files)
     hub.stall_after = 2_000_000
-    # The second connection asks for less than the server stalls after.
+    # The last connection asks for less than the server stalls after.
     installed = await make_store(read_timeout_s=2).pull(REPO)
     assert content(installed.path) == files
-    assert hub.served["model.bin"] == len(files["model.bin"])
+    assert hub.begun["model.bin"][-1] > 0, "what had come is not sent again"
 
 
 async def test_a_download_without_a_byte_is_given_up(
@@ -174,13 +174,17 @@ async def test_a_download_without_a_byte_is_given_up(
 ) -> None:
     hub.add(REPO, files)
     hub.stall_after = 1_000_000
-    source = HubSource(HubSettings(stall_timeout_s=0.5))
+    source = HubSource(HubSettings(connect_timeout_s=LIMIT_S, stall_timeout_s=0.5))
     error = await failure(ModelStore(tmp_path / "models", sources=[source]))
     assert error.code == "download.stuck" and "taken up" in error.fix
     assert children() == []
+    # On a busy computer that may be less than was sent.
+    sha256 = hashlib.sha256(files["model.bin"]).hexdigest()
+    kept = [path.stat().st_size for path in (tmp_path / "models").glob(f"partial/*/{sha256}.partial")]
     hub.gate.set()
-    await ModelStore(tmp_path / "models", sources=[HubSource()]).pull(REPO)
-    assert hub.served["model.bin"] == len(files["model.bin"])
+    installed = await ModelStore(tmp_path / "models", sources=[HubSource()]).pull(REPO)
+    assert content(installed.path) == files
+    assert hub.begun["model.bin"][-1] == sum(kept)
 
 
 async def test_cancelling_kills_the_child_and_keeps_what_came(

@@ -438,7 +438,11 @@ def test_a_hub_that_falls_silent(downloads: RunningDaemon, hub: Hub) -> None:
         assert REPO in error.message and "no byte" in error.message.lower()
         assert "taken up" in error.fix
         assert [child.cmdline() for child in downloads.children()] == [], "its process is gone"
-        hub.gate.set()
+        client.daemon.stop()
+    downloads.wait()
+    hub.gate.set()
+    downloads.settings("[models]\npackage_index = false\n")  # patient again: this computer may be busy
+    with downloads.start().connect() as client:
         downloads_again(client)
 
 

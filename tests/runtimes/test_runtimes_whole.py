@@ -189,7 +189,7 @@ def test_cancelling_a_job_leaves_nothing(
         ends = [event["type"] for event in client.follow(job)]
         assert ends[-1] == "transcription.cancelled" and ends.count("transcription.cancelled") == 1
         until(lambda: status_of(client, "toy") == ("cancelled" if stage == "loading" else "loaded"))
-        assert client.runtimes.show("toy")["leases"] == 0
+        until(lambda: client.runtimes.show("toy")["leases"] == 0)
         assert len(daemon.workers()) == (0 if stage == "loading" else 1)
         marker.unlink()
         assert client.transcribe(sound, runtime="toy", vad=False).text == "transcribe 3.00 s"

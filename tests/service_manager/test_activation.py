@@ -93,9 +93,11 @@ def test_what_is_passed_has_to_listen(make_daemon: MakeDaemon) -> None:
 def test_ends_when_idle_only_if_told_so(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon()
     daemon.settings("[daemon]\nexit_when_idle_s = 0.05\n")
-    with listening(daemon.socket) as passed:
+    with listening(daemon.socket) as passed, socket.socket(socket.AF_UNIX) as early:
+        early.connect(daemon.socket)  # before it is there, so that it is not idle at once
         process = start_passing(daemon, passed)
         with daemon.connect() as client:  # it stays while somebody is there
+            early.close()
             client.daemon.status()
             assert client.daemon.status()["pid"] == process.pid
         assert process.wait(LIMIT_S) == 0
