@@ -157,7 +157,32 @@ def test_a_file_that_vanishes_before_it_is_decoded(
 def test_an_unknown_model(shared: RunningDaemon, tone: str) -> None:
     assert refused(shared, tone, "--model", "larg-v3") == (4, "model.unknown")
     assert "Did you mean large-v3" in shared.ctl("transcribe", tone, "--model", "larg-v3").err
-    assert refused(shared, tone, "--model", "./nothing") == (1, "model.invalid_folder")
+    assert refused(shared, tone, "--model", "./nothing") == (4, "model.unknown")
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (("models", "import", "./nowhere"), "model.unknown"),
+        (("models", "path", "./nowhere.bin"), "model.unknown"),
+        (("runtimes", "create", "other", "--model", "./nowhere"), "model.unknown"),
+        (("watch", "add", "nowhere"), "watch.absent"),
+        (("watch", "add", ".", "--model", "larg-v3"), "model.unknown"),
+        (("jobs", "list", "--runtime", "nowhere"), "runtime.unknown"),
+        (("jobs", "cancel", "--all", "--runtime", "nowhere"), "runtime.unknown"),
+    ],
+)
+def test_what_is_named_and_not_there_ends_with_4(
+    shared: RunningDaemon, command: tuple[str, ...], code: str
+) -> None:
+    done = shared.ctl(*command, "--json")
+    assert (done.status, done.json["error"]["code"]) == (4, code)
+    assert done.json["error"]["fix"]
+
+
+def test_a_file_is_no_folder_to_watch(shared: RunningDaemon, tone: str) -> None:
+    done = shared.ctl("watch", "add", tone, "--json")
+    assert (done.status, done.json["error"]["code"]) == (2, "watch.not_a_folder")
 
 
 def test_an_unknown_language(shared: RunningDaemon, tone: str) -> None:

@@ -25,7 +25,7 @@ STANDING = Standing(
     version="1.2.3",
     started_s=1_790_000_000.5,
     clients=2,
-    jobs={"queued": 3, "running": 1},
+    jobs={"queued": 3, "running": 1, "failed": 5},
     waiting_windows={"base": 7},
     runtimes={"base": "loaded", 'odd "name"\\\n': "failed"},
     runtime_memory_bytes={"base": 2**30},
@@ -88,6 +88,7 @@ def test_what_happened_is_counted() -> None:
     assert value(families, "whisperd_watch_file_duration_seconds_sum") == 5
     assert value(families, "whisperd_watch_folders", status="watching") == 2
     assert value(families, "whisperd_jobs_active", status="queued") == 3
+    assert value(families, "whisperd_jobs_remembered", status="failed") == 5
     assert value(families, "whisperd_runtime_status", runtime='odd "name"\\\n', status="failed") == 1
     assert value(families, "whisperd_start_time_seconds") == 1_790_000_000.5
     assert math.isnan(value(families, "whisperd_on_battery"))
@@ -141,18 +142,25 @@ def test_a_daemon_that_works(
     model = toy()
     for _ in range(2):  # the second time it is answered from what was kept
         assert daemon.ctl("transcribe", "--no-vad", "--model", model, str(tone)).status == 0
-    assert daemon.ctl("transcribe", "--model", model, str(daemon.config)).status != 0
+    (tmp_path / "words.txt").write_text("nothing to hear")
+    failed = daemon.ctl("transcribe", "--model", model, str(tmp_path / "words.txt"), "--detach").out.strip()
+    assert daemon.ctl("jobs", "wait", failed).status == 1
+    assert daemon.ctl("jobs", "retry", failed).status == 0
+    assert daemon.ctl("jobs", "wait", failed).status == 1
     done = daemon.ctl("daemon", "metrics")
     assert (done.status, done.err) == (0, "")
     families = read(done.out)
     assert value(families, "whisperd_jobs_total", status="completed") == 2
     assert value(families, "whisperd_jobs_cached_total") == 1
+    assert value(families, "whisperd_jobs_total", status="failed") == 2  # it has failed twice, and is one job
+    assert value(families, "whisperd_jobs_remembered", status="failed") == 1
     assert value(families, "whisperd_audio_seconds_total") == 2.0
     assert value(families, "whisperd_process_resident_memory_bytes", process="daemon") > 10_000_000
     with daemon.connect() as client:
         assert client.daemon.metrics()["content_type"].startswith("text/plain; version=0.0.4")
 
     status = daemon.ctl("daemon", "status", "--json").json
+    assert status["jobs"]["failed"] == 1
     assert (status["audio_seconds"], status["today"]["jobs"]) == (2.0, 1)
     assert status["today"]["audio_seconds"] == 2.0
     assert status["speed"] == status["today"]["speed"] > 0

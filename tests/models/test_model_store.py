@@ -301,7 +301,6 @@ async def test_a_folder_is_used_in_place(make: Make, tmp_path: Path, files: dict
         (lambda folder: (folder / "model.bin").write_bytes(b""), "empty"),
         (lambda folder: (folder / "config.json").write_bytes(b"[]"), "not a JSON object"),
         (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe"), "not a JSON object"),
-        (lambda folder: folder.rename(folder.with_name("gone")), "does not exist"),
     ],
 )
 async def test_a_folder_that_is_no_model_says_what_is_wrong(
@@ -312,6 +311,14 @@ async def test_a_folder_that_is_no_model_says_what_is_wrong(
     error = await failure(make(), str(folder))
     assert error.code == "model.invalid_folder"
     assert said in error.message
+
+
+async def test_a_folder_that_is_gone_is_no_model(make: Make, tmp_path: Path, files: dict[str, bytes]) -> None:
+    folder = write_files(tmp_path / "mine", files)
+    below = await failure(make(), str(folder / "model.bin" / "below"))
+    folder.rename(folder.with_name("gone"))
+    for error in (below, await failure(make(), str(folder))):
+        assert error.code == "model.unknown" and "does not exist" in error.message
 
 
 async def test_a_file_that_goes_while_a_folder_is_looked_at_is_not_missed(
@@ -845,4 +852,4 @@ async def test_a_folder_that_can_be_none(tmp_path: Path) -> None:
     for name in ("~nobody-of-that-name/model", f"{tmp_path}/nul\0"):
         with pytest.raises(WhisperdError) as raised:
             await ModelStore(tmp_path, sources=[]).describe(name)
-        assert raised.value.code == "model.invalid_folder"
+        assert raised.value.code == "model.unknown"

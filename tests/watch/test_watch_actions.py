@@ -256,7 +256,15 @@ def test_what_cannot_be_is_refused(client: Client, inbox: Path, fields: dict[str
 def test_a_folder_that_is_not_there_cannot_be_added(client: Client, tmp_path: Path) -> None:
     with pytest.raises(WhisperdError) as caught:
         client.watch.add(tmp_path / "nowhere")
-    assert caught.value.code == "watch.not_a_folder"
+    assert caught.value.code == "watch.absent"
+
+
+def test_a_model_that_nobody_knows_is_refused(client: Client, inbox: Path) -> None:
+    watch = client.watch.add(inbox)
+    with pytest.raises(WhisperdError) as caught:
+        client.watch.edit(watch["id"], options={"model": "larg-v3"})
+    assert caught.value.code == "model.unknown"
+    assert client.watch.show(watch["id"])["options"] == {}
 
 
 def test_quiet_hours_and_editing(client: Client, inbox: Path) -> None:

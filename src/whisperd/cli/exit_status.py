@@ -69,6 +69,7 @@ CODES = {
         "profile.unknown",
         "runtime.unknown",
         "search.nothing",
+        "watch.absent",
         "watch.unknown",
         "watch.unknown_file",
     ),

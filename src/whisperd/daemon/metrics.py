@@ -47,7 +47,7 @@ class Standing:
     """Unix time at which it was started."""
     clients: int
     jobs: Mapping[str, int]
-    """Those that are not over, by status."""
+    """Those that are remembered, by status."""
     waiting_windows: Mapping[str, int]
     """By runtime."""
     runtimes: Mapping[str, str]
@@ -140,7 +140,12 @@ class Metrics:
 
     def _of_jobs(self) -> Iterable[Family]:
         ended = [Sample(self._ended[status], {"status": status}) for status in ENDS]
-        yield Family("whisperd_jobs_total", "counter", "Jobs that are over, by how they ended.", ended)
+        yield Family(
+            "whisperd_jobs_total",
+            "counter",
+            "Times that a job ended, by how; one that is retried ends again.",
+            ended,
+        )
         yield _counter(
             "whisperd_jobs_cached_total", "Jobs that a kept transcript has answered.", self._cached
         )
@@ -200,7 +205,11 @@ def _standing(now: Standing) -> Iterable[Family]:
     )
     yield _gauge("whisperd_start_time_seconds", "Unix time at which the daemon was started.", now.started_s)
     yield _gauge("whisperd_clients", "Connections that are open.", now.clients)
-    yield _by_label("whisperd_jobs_active", "gauge", "Jobs that are not over.", "status", now.jobs)
+    active = {status: now.jobs.get(status, 0) for status in ("queued", "running")}
+    yield _by_label("whisperd_jobs_active", "gauge", "Jobs that are not over.", "status", active)
+    yield _by_label(
+        "whisperd_jobs_remembered", "gauge", "Jobs that `jobs list` shows, by status.", "status", now.jobs
+    )
     yield _by_label(
         "whisperd_windows_waiting",
         "gauge",

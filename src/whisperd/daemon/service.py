@@ -171,7 +171,7 @@ class Service:
         return await self.calibrator.speeds()
 
     async def known_model(self, name: str) -> str:
-        """The one name of a model. Raises `model.unknown` and `model.invalid_folder`."""
+        """The one name of a model. Raises `model.unknown`, and what is wrong with a folder or file."""
         return (await self.models.describe(name)).name
 
     def view_runtime(self, runtime: Runtime) -> RuntimeView:
@@ -308,6 +308,7 @@ async def _open_watches(service: Service, tasks: TaskGroup, database: Database) 
             runtime_id=service.id_of_runtime,
             runtime_name=service.name_of_runtime,
             check_profile=service.profiles.find,
+            check_model=service.known_model,
         ),
         on_outcome=service.metrics.watched,
     )

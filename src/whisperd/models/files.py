@@ -12,6 +12,7 @@ from typing import BinaryIO, Final
 
 from whisperd.models.manifest import InstalledModel
 from whisperd.models.memory import need_bytes
+from whisperd.models.names import nothing_at
 from whisperd.plugins import Backend, ModelFacts, backends
 from whisperd.rpc.errors import WhisperdError
 
@@ -39,7 +40,8 @@ _CTRANSLATE2: Final = b"WhisperSpec"
 
 
 def open_file(path: Path) -> InstalledModel:
-    """The model in a file; `model.invalid_file` says what keeps an engine from using it. Blocks."""
+    """The model in a file. Raises `model.unknown`, or `model.invalid_file`, which says what keeps an engine
+    from using it. Blocks."""
     try:
         with _open_regular(path) as file:
             before = _mark(file)
@@ -47,7 +49,7 @@ def open_file(path: Path) -> InstalledModel:
             if _mark(file) != before:
                 raise invalid_file(path, "it changed while it was read", "Wait until it is whole.")
     except (FileNotFoundError, NotADirectoryError, ValueError):  # a path may have a null byte in it
-        raise invalid_file(path, "it does not exist", "Check the spelling of its name.") from None
+        raise nothing_at(path) from None
     except OSError as error:
         raise invalid_file(path, f"it cannot be read ({error.strerror})") from error
     return InstalledModel(

@@ -11,6 +11,7 @@ import msgspec
 
 from whisperd.models.hashing import stamp
 from whisperd.models.manifest import InstalledModel
+from whisperd.models.names import nothing_at
 from whisperd.models.sources.base import missing_names
 from whisperd.rpc.errors import WhisperdError
 
@@ -22,7 +23,8 @@ _MODEL_SUFFIXES = (".bin", ".gguf", ".json", ".safetensors", ".txt")
 
 
 def open_folder(folder: Path) -> InstalledModel:
-    """The model in a folder; `model.invalid_folder` says what keeps an engine from using it. Blocks."""
+    """The model in a folder. Raises `model.unknown`, or `model.invalid_folder`, which says what keeps an
+    engine from using it. Blocks."""
     try:
         sizes = _file_sizes(folder)
         if missing := missing_names(set(sizes)):
@@ -33,10 +35,8 @@ def open_folder(folder: Path) -> InstalledModel:
         with (folder / "model.bin").open("rb") as weights:
             if not weights.read(1):
                 raise invalid_folder(folder, "model.bin is empty")
-    except (FileNotFoundError, ValueError):  # a path with a null byte in it can be of nothing
-        raise invalid_folder(folder, "it does not exist") from None
-    except NotADirectoryError:  # a file is in the place of one of its folders
-        raise invalid_folder(folder, "it is not a folder") from None
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a path may have a null byte in it
+        raise nothing_at(folder) from None
     except OSError as error:
         raise invalid_folder(folder, f"it cannot be read ({error.strerror})") from error
     return InstalledModel(

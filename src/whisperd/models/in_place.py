@@ -24,12 +24,12 @@ T = TypeVar("T")
 
 
 async def look_into(name: str) -> InstalledModel:
-    """The model at a path. Raises `model.invalid_folder` or `model.invalid_file`."""
+    """The model at a path. Raises `model.unknown`, `model.invalid_folder` or `model.invalid_file`."""
     return await _in_time(name, lambda: _open(path_of(name)))
 
 
 async def look_for_facts(name: str) -> ModelFacts | None:
-    """What the file at a path says of itself; None of a folder. Raises `model.invalid_file`."""
+    """What the file at a path says of itself; None of a folder. Raises like `look_into`."""
 
     def look() -> ModelFacts | None:
         path = path_of(name)

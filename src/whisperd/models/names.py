@@ -12,7 +12,7 @@ from whisperd.models.catalogue import Catalogue, ModelFile, Package
 from whisperd.plugins import ModelFacts
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["Reference", "is_path", "is_plain", "key_of", "path_of", "resolve"]
+__all__ = ["Reference", "is_path", "is_plain", "key_of", "nothing_at", "path_of", "resolve"]
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _REPOSITORY = re.compile(
@@ -88,6 +88,16 @@ def is_plain(name: str) -> bool:
 def key_of(name: str) -> str:
     """A file name for a model name; as on the hub, `--` stands for `/` and appears in no name."""
     return name.replace("/", "--")
+
+
+def nothing_at(path: Path) -> WhisperdError:
+    """`model.unknown`: neither a folder nor a file is there."""
+    return WhisperdError(
+        "model.unknown",
+        f"There is no model at {path}: it does not exist.",
+        "Check the spelling of its name.",
+        {"name": str(path), "near": []},
+    )
 
 
 def _unknown(name: str, catalogue: Catalogue) -> WhisperdError:

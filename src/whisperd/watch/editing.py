@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -22,14 +22,16 @@ class Editor:
         runtime_id: Callable[[str], str],
         runtime_name: Callable[[str], str],
         check_profile: Callable[[str], object],
+        check_model: Callable[[str], Awaitable[object]],
     ) -> None:
         """All but `runtime_name` raise `WhisperdError` for what cannot be."""
         self.runtime_name = runtime_name
         self._check_options = check_options
         self._runtime_id = runtime_id
         self._check_profile = check_profile
+        self._check_model = check_model
 
-    def changed(self, preset: WatchPreset, changes: WatchChanges) -> WatchPreset:
+    async def changed(self, preset: WatchPreset, changes: WatchChanges) -> WatchPreset:
         """The watch with these changes. Raises `watch.invalid`, and what is wrong with what they name."""
         if isinstance(changes.runtime, str):
             changes = msgspec.structs.replace(changes, runtime=self._runtime_id(changes.runtime))
@@ -37,6 +39,9 @@ class Editor:
             self._check_profile(changes.profile)
         if isinstance(changes.options, dict):
             self._check_options(changes.options)
+            model = changes.options.get("model")
+            if model is not None and model != preset.options.get("model"):
+                await self._check_model(model)
         changes = msgspec.structs.replace(
             changes,
             **{

@@ -10,9 +10,14 @@ from whisperd.jobs.job import unexpected_error
 from whisperd.rpc.errors import WhisperdError
 from whisperd.watch.preset import WatchPreset
 
-__all__ = ["exists", "not_a_folder", "not_read", "stale", "told", "unknown_file", "unknown_watch"]
+__all__ = ["absent", "exists", "not_a_folder", "not_read", "stale", "told", "unknown_file", "unknown_watch"]
 
 log = logging.getLogger(__name__)
+
+
+def absent(path: str, message: str, fix: str) -> WhisperdError:
+    """`watch.absent`: the folder is not there."""
+    return WhisperdError("watch.absent", message, fix, {"path": path})
 
 
 def exists(path: str) -> WhisperdError:
@@ -26,11 +31,11 @@ def exists(path: str) -> WhisperdError:
 
 
 def not_a_folder(path: str) -> WhisperdError:
-    """`watch.not_a_folder`: only a folder that is there can be watched."""
+    """`watch.not_a_folder`: a file, or a folder that is forbidden to us, cannot be watched."""
     return WhisperdError(
         "watch.not_a_folder",
         f"{path} is no folder that can be read.",
-        "Make the folder first, and check its permissions.",
+        "Name a folder, and check its permissions.",
         {"path": path},
     )
 

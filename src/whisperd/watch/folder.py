@@ -18,7 +18,7 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
 from whisperd.threads import run_abandonable
 from whisperd.watch import scanner
-from whisperd.watch.errors import told
+from whisperd.watch.errors import absent, told
 from whisperd.watch.failures import LONGEST_DELAY_S, retry_delay_s
 from whisperd.watch.ledger import FileRow, Seen, recognise, wants_work
 from whisperd.watch.log_table import LogLine
@@ -287,11 +287,10 @@ class WatchFolder:
         self.root, self._has_been_there = None, False
         self.queue.clear()
         self._hints.clear()
-        self.problem = WhisperdError(
-            "watch.absent",
+        self.problem = absent(
+            self.preset.path,
             message,
             "Plug its disk in, mount it or make the folder again; it is looked for now and then.",
-            {"path": self.preset.path},
         )
         if not was_known:
             log.info("watch %s: its folder is not there", self.preset.id)

@@ -23,7 +23,7 @@ from whisperd.threads import run_abandonable
 from whisperd.watch import scanner
 from whisperd.watch.desktop import Desktop
 from whisperd.watch.editing import Editor, normal
-from whisperd.watch.errors import exists, not_a_folder, stale, unknown_file, unknown_watch
+from whisperd.watch.errors import absent, exists, not_a_folder, stale, unknown_file, unknown_watch
 from whisperd.watch.folder import LOOK_TIMEOUT_S, WatchFolder
 from whisperd.watch.jobs import WatchJobs
 from whisperd.watch.ledger import FileRow, Outcome, Seen
@@ -147,18 +147,18 @@ class WatchManager:
         }
 
     async def add(self, path: str, changes: WatchChanges) -> WatchPreset:
-        """Watch a folder. Raises `watch.not_a_folder` as well."""
+        """Watch a folder. Raises `watch.absent` and `watch.not_a_folder` as well."""
         path = normal(path)
         now = now_rfc3339()
         async with self._saving:
-            preset = self._editor.changed(
+            preset = await self._editor.changed(
                 WatchPreset(id=secrets.token_hex(4), path=path, created=now, changed=now), changes
             )
             if any(one.path == path for one in self.all()):
                 raise exists(path)
             inode = await _inode_of(path)
             if inode is None:
-                raise not_a_folder(path)
+                raise await _why_not_watched(path)
             for one in self._watched.values():
                 if one.folder.root == inode:  # another name of the same folder
                     raise exists(one.folder.preset.path)
@@ -174,7 +174,7 @@ class WatchManager:
             before = watched.folder.preset
             if version is not None and version != before.version:
                 raise stale(before, version)
-            return await self._save(watched, self._editor.changed(before, changes))
+            return await self._save(watched, await self._editor.changed(before, changes))
 
     async def set_paused(self, name: str, *, paused: bool) -> WatchPreset:
         """Begin nothing more in a watch, or go on. What has begun is finished."""
@@ -445,6 +445,17 @@ async def _inode_of(path: str) -> str | None:
         return await run_abandonable(os.path.join(path, "."), lambda: scanner.folder_inode(path))
     except TimeoutError:
         return None
+
+
+async def _why_not_watched(path: str) -> WhisperdError:
+    """`watch.absent`, or `watch.not_a_folder` of what is there, and of what does not answer."""
+    try:
+        is_there = await run_abandonable(os.path.join(path, "."), lambda: os.path.lexists(path))
+    except TimeoutError:
+        is_there = True
+    if is_there:
+        return not_a_folder(path)
+    return absent(path, f"There is no folder {path}.", "Make it first, or check the spelling of its name.")
 
 
 def _quiet_s(preset: WatchPreset) -> float:

@@ -28,8 +28,6 @@ JOB_STATUSES = ("queued", "running", "completed", "failed", "cancelled")
 async def status(call: Call, params: NoParams) -> dict[str, Any]:
     """How the daemon is: version, uptime, runtimes, jobs by status, memory of each process in bytes."""
     service = call.service
-    jobs = service.jobs.remembered()
-    counts = Counter(str(job.status) for job in jobs)
     total, today = service.work.total, service.work.today
     return {
         "version": __version__,
@@ -42,7 +40,7 @@ async def status(call: Call, params: NoParams) -> dict[str, Any]:
         "uptime": round(time.monotonic() - service.started_s, 3),
         "default_runtime": service.runtimes.default.name,
         "runtimes": [service.view_runtime(runtime) for runtime in service.runtimes.all()],
-        "jobs": {status: counts[status] for status in JOB_STATUSES},
+        "jobs": _jobs(service),
         "memory": await to_thread.run_sync(_memory),
         "audio_seconds": round(total.audio_s, 3),
         "speed": total.speed,
@@ -69,10 +67,7 @@ async def metrics(call: Call, params: NoParams) -> dict[str, str]:
         version=__version__,
         started_s=time.time() - (time.monotonic() - service.started_s),
         clients=len(service.connections),
-        jobs={
-            status: sum(job.status == status for job in service.jobs.active())
-            for status in ("queued", "running")
-        },
+        jobs=_jobs(service),
         waiting_windows=_waiting_windows(service),
         runtimes={view.name: view.status for view in views},
         runtime_memory_bytes={view.name: view.memory for view in views if view.memory},
@@ -103,6 +98,12 @@ async def reload(call: Call, params: NoParams) -> dict[str, Any]:
 async def config(call: Call, params: NoParams) -> dict[str, Any]:
     """The settings in force, as a documented TOML file."""
     return {"path": str(call.service.config_file), "content": settings_template(call.service.settings)}
+
+
+def _jobs(service: Service) -> dict[str, int]:
+    """How many of the jobs that are remembered have each status."""
+    counts = Counter(str(job.status) for job in service.jobs.remembered())
+    return {status: counts[status] for status in JOB_STATUSES}
 
 
 def _waiting_windows(service: Service) -> dict[str, int]:

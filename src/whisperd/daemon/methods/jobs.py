@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import anyio.to_thread
@@ -157,7 +157,7 @@ async def finish(call: Call, params: JobParams) -> dict[str, Any]:
 
 async def list_(call: Call, params: ListParams) -> list[JobView]:
     """The jobs that are remembered, the oldest first, without their texts."""
-    chosen = _chosen(call.service.jobs.remembered(), params)
+    chosen = _chosen(call, call.service.jobs.remembered(), params)
     return [job.view(with_text=False) for job in chosen]
 
 
@@ -193,7 +193,7 @@ async def cancel(call: Call, params: CancelParams) -> JobView | list[JobView | d
         await _cancel(call, [job])
         return job.view()
     if params.ids is None:
-        found = _chosen(jobs.active(), params)
+        found = _chosen(call, jobs.active(), params)
         await _cancel(call, found)
         return [job.view(with_text=False) for job in found]
     named = {job_id: _job_or_error(jobs, job_id) for job_id in params.ids}
@@ -275,16 +275,22 @@ def _to_clear(jobs: JobManager, params: ClearParams) -> list[str]:
     return [job.id for job in chosen if before is None or (job.ended or "") < before]
 
 
-def _chosen(jobs: Iterable[Job], params: ListParams | CancelParams) -> list[Job]:
-    """Those of the jobs that are so. Raises `rpc.invalid_params`."""
+def _chosen(call: Call, jobs: Sequence[Job], params: ListParams | CancelParams) -> list[Job]:
+    """Those of the jobs that are so. Raises `rpc.invalid_params` and `runtime.unknown`."""
     since = None if params.since is None else _moment(params.since)
+    if params.runtime is not None and not any(_is_on(job, params.runtime) for job in jobs):
+        call.service.runtimes.find(params.runtime)  # one that was deleted is known by its jobs
     return [
         job
         for job in jobs
         if (params.status is None or job.status == params.status)
         and (since is None or job.created >= since)
-        and (params.runtime is None or params.runtime in (job.runtime, job.runtime_id))
+        and (params.runtime is None or _is_on(job, params.runtime))
     ]
+
+
+def _is_on(job: Job, runtime: str) -> bool:
+    return runtime in (job.runtime, job.runtime_id)
 
 
 def _moment(text: str) -> str:
