@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import struct
@@ -110,7 +111,7 @@ class RunningDaemon:
             timeout=timeout,
             check=False,
         )
-        return Finished(done.returncode, done.stdout.decode(), done.stderr.decode())
+        return Finished(done.returncode, done.stdout.decode(), _without_downloads(done.stderr.decode()))
 
     @property
     def pid(self) -> int:
@@ -168,6 +169,11 @@ class RunningDaemon:
         if Path(self.socket).exists():  # one that a client started
             self.ctl("daemon", "stop")
         self._short.cleanup()
+
+
+def _without_downloads(err: str) -> str:
+    """The same without lines that tell of downloads: which test is the first to need something is chance."""
+    return re.sub(r"(?m)^((Downloading|Building|Converting) .* \.\.\.|.* is downloaded)\n", "", err)
 
 
 def _command_line(process: psutil.Process) -> list[str]:

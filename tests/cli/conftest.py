@@ -19,21 +19,28 @@ def tone(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with every kind of media, good and bad: see `tests/audio/media_maker.py`."""
-    folder = tmp_path_factory.mktemp("media")
+def decoder_bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of the decoder's native bundle, which is there from now on."""
     daemon = RunningDaemon(tmp_path_factory.mktemp("daemon")).start()
     try:
-        installed = daemon.ctl("natives", "install", "media", "--json", timeout=600).json
+        return str(daemon.ctl("natives", "install", "media", "--json", timeout=600).json["path"])
     finally:
         daemon.close()
+
+
+@pytest.fixture(scope="session")
+def media(tmp_path_factory: pytest.TempPathFactory, decoder_bundle: str) -> Path:
+    """A folder with every kind of media, good and bad: see `tests/audio/media_maker.py`."""
+    folder = tmp_path_factory.mktemp("media")
     maker = TESTS / "audio" / "media_maker.py"
-    subprocess.run([sys.executable, maker, installed["path"], AUDIO / "jfk.flac", folder], check=True)
+    subprocess.run([sys.executable, maker, decoder_bundle, AUDIO / "jfk.flac", folder], check=True)
     return folder
 
 
 @pytest.fixture
-def ctl_process(shared: RunningDaemon) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+def ctl_process(
+    decoder_bundle: str, shared: RunningDaemon
+) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Starts whisperctl and comes back at once; what is left of it is killed after the test."""
     started: list[subprocess.Popen[bytes]] = []
 

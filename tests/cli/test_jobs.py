@@ -115,7 +115,7 @@ def test_cancel_several_at_once(shared: RunningDaemon, held: Path, done_job: str
         (first, "job.cancelled"),
         ("nobody", "job.unknown"),
     ]
-    assert shared.ctl("jobs", "cancel", "--all", "--runtime", "another", "--json").json == []
+    assert shared.ctl("jobs", "cancel", "--all", "--runtime", "base", "--json").json == []
     assert shared.ctl("jobs", "cancel", "--all", "--since", "2999-01-01").out == ""
     cancelled = shared.ctl("jobs", "cancel", "--all", "--runtime", str(held), "--json").json
     assert [(one["id"], one["status"]) for one in cancelled] == [

@@ -101,7 +101,34 @@ def test_progress_in_a_pipe_is_nothing() -> None:
     progress.show("Loading", 50)
     progress.clear()
     assert stream.getvalue() == ""
-    assert not progress.is_shown
+
+
+def test_a_download_in_a_pipe_is_a_line_when_it_begins_and_one_when_it_ends() -> None:
+    stream = io.StringIO()
+    progress = Progress(stream=stream)
+    event = {"type": "model.progress", "name": "base", "file": None, "rate": 1.0, "eta": 9.0}
+    for detail, done, total in (
+        ("waiting", 0, None),
+        ("downloading", 0, 145_000_000),
+        ("downloading", 9, 145_000_000),
+        ("retrying", 9, 145_000_000),
+        ("downloading", 90_000_000, 145_000_000),
+        ("downloading", 145_000_000, 145_000_000),
+        ("verifying", 7, 145_000_000),
+        ("converting", 0, None),
+        ("converting", 0, None),
+    ):
+        show_download(progress, {**event, "detail": detail, "done": done, "total": total})
+    show_download(progress, {**event, "name": "blas", "detail": "downloading", "done": 0, "total": None})
+    show_download(progress, {**event, "name": "blas", "detail": "building", "done": 0, "total": 7})
+    assert stream.getvalue().splitlines() == [
+        "Downloading base, 145 MB ...",
+        "base is downloaded",
+        "Converting base ...",
+        "Downloading blas ...",
+        "blas is downloaded",
+        "Building blas ...",
+    ]
 
 
 def test_progress_in_a_pipe_is_a_line_for_each_tenth_if_asked_for() -> None:
@@ -121,8 +148,11 @@ def test_quiet_is_quiet_everywhere() -> None:
     for stream in (io.StringIO(), Terminal()):
         progress = Progress(stream=stream, quiet=True, verbose=True)
         progress.show("Loading", 50)
+        progress.begin("base", "Downloading base")
+        progress.end("base", "base is downloaded")
         progress.clear()
         assert stream.getvalue() == ""
+        assert not progress.is_shown
 
 
 def cells(line: str) -> int:

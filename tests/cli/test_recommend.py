@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from test_terminal import Terminal
@@ -92,7 +92,9 @@ class TestWarnings:
         with small.connect() as client:
             assert client.runtimes.show("told")["warnings"] == [warning]
             assert client.models.show("large-v3")["warnings"] == [warning]
-            assert client.runtimes.edit("told", model="tiny")["warnings"] == []
+            tiny = client.runtimes.edit("told", model="tiny")
+            assert tiny["warnings"] == []
+            assert tiny["to_download"] == {"model": "tiny", "size": client.models.show("tiny")["size"]}
 
     def test_creating_one_says_it_and_downloads_nothing(self, small: RunningDaemon) -> None:
         done = small.ctl("runtimes", "create", "best", "--model", "large-v3")
@@ -100,6 +102,24 @@ class TestWarnings:
         assert "large-v3 needs about" in done.err
         tried = small.ctl("runtimes", "prepare", "best")
         assert "large-v3 needs about" in tried.err and "downloads are forbidden" in tried.err
+
+    def test_creating_one_says_that_its_model_is_not_here(self, small: RunningDaemon) -> None:
+        done = small.ctl("runtimes", "create", "my notes", "--model", "tiny")
+        assert (done.status, done.out) == (0, "my notes is created\n")
+        assert done.err.splitlines() == [
+            "Its model tiny, 78 MB, is not here yet: the first job downloads it.",
+            "  `whisperctl runtimes prepare 'my notes'` does so now.",
+        ]
+        assert "tiny (not here yet)" in small.ctl("runtimes", "show", "my notes").out
+        done = small.ctl("runtimes", "edit", "my notes", "--model", "tiny.en")
+        assert "tiny.en, 78 MB, is not here yet" in done.err
+        assert small.ctl("runtimes", "edit", "my notes", "--workers", "1").err == ""
+
+    def test_of_a_model_that_is_here_nothing_is_said(
+        self, shared: RunningDaemon, toy: Callable[..., str]
+    ) -> None:
+        done = shared.ctl("runtimes", "create", "here", "--model", toy())
+        assert (done.status, done.err) == (0, "")
 
     def test_what_can_never_be_loaded_is_refused_before_it_is_downloaded(self, small: RunningDaemon) -> None:
         small.ctl("runtimes", "create", "hopeless", "--model", "large-v3")

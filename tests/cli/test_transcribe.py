@@ -167,7 +167,8 @@ def test_output_dir_has_a_file_for_each(shared: RunningDaemon, tone: str, tmp_pa
     other = str(write_tone(tmp_path / "other.wav", 1.0))
     folder = tmp_path / "new" / "texts"
     done = transcribe(shared, tone, other, "--format", "verbose_json", "--output-dir", str(folder))
-    assert (done.status, done.out, done.err) == (0, "", "")
+    assert (done.status, done.out) == (0, "")
+    assert done.err.splitlines() == [f"{folder / name}.json is written" for name in ("tone", "other")]
     assert sorted(path.name for path in folder.iterdir()) == ["other.json", "tone.json"]
     assert json.loads((folder / "other.json").read_text())["duration"] == 1.0
 
@@ -178,7 +179,8 @@ def test_a_file_that_is_there_is_not_replaced(shared: RunningDaemon, tone: str, 
     assert done.status == 5
     assert "--overwrite" in done.err
     assert (tmp_path / "tone.txt").read_text() == "my notes"
-    assert transcribe(shared, tone, "--output-dir", str(tmp_path), "--overwrite").status == 0
+    quiet = transcribe(shared, tone, "--output-dir", str(tmp_path), "--overwrite", "--quiet")
+    assert (quiet.status, quiet.err) == (0, "")
     assert (tmp_path / "tone.txt").read_text() == TEXT
 
 

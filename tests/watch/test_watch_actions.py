@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from whisperd.cli import main
 from whisperd.client import Client
 from whisperd.rpc.errors import WhisperdError
 from whisperd.watch.actions import command_words
@@ -85,6 +86,35 @@ def test_recordings_are_moved_once_they_are_done(client: Client, inbox: Path) ->
     assert (inbox / "a.wav.en.txt").read_text() == "transcribe 3.00 s\n"
     client.watch.scan(str(inbox))
     assert events(client, inbox).count("done") == 3, "where they were moved to is left alone"
+
+
+@pytest.mark.real
+def test_what_is_done_is_done_again_if_asked_for(
+    client: Client, inbox: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ctl(*words: str) -> tuple[int, str, str]:
+        status = main.run(["--socket", client.daemon.status()["socket"], "watch", *words])
+        return status, *capsys.readouterr()
+
+    write_tone(inbox / "a.wav", 1.0)
+    write_tone(inbox / "b.wav", 1.0)
+    add(client, inbox)
+    finish(client, inbox, "done", 2)
+    (inbox / "b.wav").unlink()
+    client.watch.scan(str(inbox))
+    status, out, err = ctl("edit", str(inbox), "--output", "srt")
+    assert (status, out) == (0, f"the watch of {inbox} is changed\n")
+    assert "What is done keeps its texts" in err and f"`whisperctl watch retry {inbox} --all`" in err
+    assert ctl("edit", str(inbox), "--no-notify")[2] == ""
+    assert ctl("retry", str(inbox)) == (0, "0 files are tried again\n", "")
+    assert ctl("retry", str(inbox), "--all") == (0, "1 file is tried again\n", "")
+    finish(client, inbox, "done", 3)
+    assert "transcribe 1.00 s" in (inbox / "a.en.srt").read_text()
+    assert not (inbox / "a.en.txt").exists(), "what nobody has changed is replaced"
+    assert ctl("retry", str(inbox), "--all", "a.wav")[0] == 2
+    with pytest.raises(WhisperdError) as caught:
+        client.watch.retry(str(inbox), ["a.wav"], all=True)
+    assert caught.value.code == "rpc.invalid_params"
 
 
 @pytest.mark.real

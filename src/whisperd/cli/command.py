@@ -155,7 +155,8 @@ def show_download(progress: Progress, event: Map) -> None:
     """Show an event of the types `native.progress` and `model.progress`."""
     if event["type"] not in ("native.progress", "model.progress"):
         return
-    done, total = event["done"], event["total"]
+    name, done, total = event["name"], event["done"], event["total"]
+    _tell_in_a_pipe(progress, event)
     if event["detail"] == "building":
         details = event["file"] or ""  # what it counts are steps
     elif total:
@@ -166,9 +167,17 @@ def show_download(progress: Progress, event: Map) -> None:
         details += f", {size(event['rate'])}/s"
     if event["eta"] is not None:
         details += f", {duration(event['eta'])} left"
-    progress.show(
-        f"{event['detail'].capitalize()} {event['name']}", 100 * done / total if total else None, details
-    )
+    progress.show(f"{event['detail'].capitalize()} {name}", 100 * done / total if total else None, details)
+
+
+def _tell_in_a_pipe(progress: Progress, event: Map) -> None:
+    """What takes long is said when it begins, and a download when it has ended."""
+    name, detail, total = printable(event["name"]), event["detail"], event["total"]
+    if detail not in ("waiting", "downloading", "retrying") or event["done"] == total:
+        progress.end(f"downloading {name}", f"{name} is downloaded")
+    if detail in ("downloading", "building", "converting") and event["done"] != total:
+        much = f", {size(total)}" if total and detail == "downloading" else ""
+        progress.begin(f"{detail} {name}", f"{detail.capitalize()} {name}{much} ...")
 
 
 def agree_to_download(

@@ -228,22 +228,25 @@ class Repainted:
 
 
 class Progress:
-    """A line on a terminal that is written again and again; nothing at all in a pipe.
+    """A line on a terminal that is written again and again.
 
-    With `verbose`, a pipe gets a line for each new tenth instead.
+    A pipe gets only what takes long, a line when it begins and one when it ends; with `verbose`, a line for
+    each new tenth.
     """
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False, stream: IO[str] | None = None) -> None:
         self._stream = stream or sys.stderr
         self._is_terminal = self._stream.isatty() and not quiet
         self._is_log = verbose and not quiet and not self._is_terminal
+        self._is_brief = not (quiet or self._is_terminal or self._is_log)
+        self._begun: set[str] = set()
         self._shown_cells = 0
         self._logged: tuple[str, int] | None = None
 
     @property
     def is_shown(self) -> bool:
         """Whether anybody gets to see it."""
-        return self._is_terminal or self._is_log
+        return self._is_terminal or self._is_log or self._is_brief
 
     def show(self, what: str, percent: float | None, details: str = "") -> None:
         """Say how far something is."""
@@ -259,6 +262,18 @@ class Progress:
             self._write("\r" + _padded(line, min(self._shown_cells, room)))
             self._shown_cells = _width(line)
 
+    def begin(self, key: str, line: str) -> None:
+        """In a pipe, say once that something begins which takes long; `key` tells it from others."""
+        if self._is_brief and key not in self._begun:
+            self._begun.add(key)
+            self._write(line + "\n")
+
+    def end(self, key: str, line: str) -> None:
+        """In a pipe, say that it is done, if it has begun."""
+        if key in self._begun:
+            self._begun.remove(key)
+            self._write(line + "\n")
+
     def clear(self) -> None:
         """Take the line away before something else is printed."""
         if self._shown_cells:
@@ -270,7 +285,7 @@ class Progress:
             self._stream.write(text)
             self._stream.flush()
         except OSError:
-            self._is_terminal = self._is_log = False  # the terminal is gone
+            self._is_terminal = self._is_log = self._is_brief = False  # the terminal is gone
 
 
 class Draft:

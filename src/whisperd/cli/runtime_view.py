@@ -70,7 +70,7 @@ def _facts(runtime: Map, now: datetime) -> Iterator[tuple[str, object]]:
     yield "default", _yes(runtime["default"])
     yield "enabled", _yes(runtime["enabled"])
     yield "protected", _yes(runtime["protected"])
-    yield "model", runtime["model"]
+    yield "model", runtime["model"] + (" (not here yet)" if runtime.get("to_download") else "")
     yield "backend", runtime["backend"]
     yield "device", _device(runtime)
     yield "compute type", runtime["compute_type"]

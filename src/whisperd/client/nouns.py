@@ -277,9 +277,13 @@ class Watch(_Noun[One, Many]):
         """Go on with it."""
         return cast("One", self._ask("watch.resume", name=sendable(name)))
 
-    def retry(self, name: str, paths: Sequence[str] | None = None) -> One:
-        """Try again what has failed, or do these files again; the answer has how many as `retried`."""
-        return cast("One", self._ask("watch.retry", name=sendable(name), **_given(paths=sendable(paths))))
+    def retry(self, name: str, paths: Sequence[str] | None = None, *, all: bool = False) -> One:
+        """Try again what has failed, or do these files again, or `all` that are there.
+
+        The answer has how many as `retried`.
+        """
+        given = _given(paths=sendable(paths), all=all or None)
+        return cast("One", self._ask("watch.retry", name=sendable(name), **given))
 
     def log(self, name: str, limit: int = 100) -> Many:
         """What happened in it, the oldest first: `time`, `event`, `path`, `message`."""

@@ -200,11 +200,14 @@ class WatchManager:
         log.info("watch %s is removed", preset.id)
         return preset
 
-    async def retry(self, name: str, paths: Sequence[str] | None = None) -> int:
-        """Try again what has failed, or do these files again; returns how many."""
+    async def retry(self, name: str, paths: Sequence[str] | None = None, *, all: bool = False) -> int:
+        """Try again what has failed, or do these files again, or all that are there; returns how many."""
         watched = self._find(name)
         folder = watched.folder
-        if paths is None:
+        if all:
+            rows = await self._store.files.with_status(folder.preset.id, ("done", "failed", "retrying"))
+            rows = [row for row in rows if row.gone is None]
+        elif paths is None:
             rows = await self._store.files.with_status(folder.preset.id, ("failed", "retrying"))
         else:
             rows = [await self._known(folder.preset, path) for path in paths]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ from whisperd.cli.command import (
     say_warnings,
     tell,
 )
-from whisperd.cli.output import columns, print_json, size
+from whisperd.cli.output import columns, print_json, printable, say, size
 from whisperd.cli.parser import Parser, usage_error
 from whisperd.cli.preparation import PREPARATION_TOPICS, Preparation
 from whisperd.cli.runtime_view import details, runtime_table, what_runs
@@ -156,6 +157,8 @@ def create(options: argparse.Namespace) -> None:
             agree_to_download(options, warnings, is_to_be_loaded=True)
         else:
             say_warnings(options, warnings)
+        if not (options.load or options.default):
+            _tell_what_is_missing(options, runtime)
         if options.default:  # which begins to load it
             runtime = {**client.runtimes.default(runtime["id"]), "warnings": warnings}
             tell(options, _as_default(runtime))
@@ -179,6 +182,8 @@ def edit(options: argparse.Namespace) -> None:
     say_warnings(options, runtime.get("warnings", []))
     done = f"{options.name} is now {runtime['name']}" if options.new_name else f"{runtime['name']} is changed"
     confirm(options, runtime, done)
+    if runtime["status"] == "unloaded" and options.model:
+        _tell_what_is_missing(options, runtime)
 
 
 def delete(options: argparse.Namespace) -> int:
@@ -258,6 +263,15 @@ def _fields(options: argparse.Namespace) -> Map:
     """The fields that were given: the defaults of the others are the daemon's."""
     values = {name: getattr(options, name) for name in FIELDS}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _tell_what_is_missing(options: argparse.Namespace, runtime: Map) -> None:
+    """Nobody should learn with the first recording that hundreds of MB have to come before."""
+    missing = runtime.get("to_download")
+    if missing and not (options.quiet or options.json or is_refused(runtime["warnings"])):
+        much = f", {size(missing['size'])}," if missing["size"] else ""
+        say(f"Its model {printable(missing['model'])}{much} is not here yet: the first job downloads it.")
+        say(f"  `whisperctl runtimes prepare {printable(shlex.quote(runtime['name']))}` does so now.")
 
 
 def _as_loaded(runtime: Map) -> str:

@@ -197,6 +197,8 @@ class _Session:
         """Hand over a transcript that is complete: into its file, as part of the document, or as it is."""
         if submitted.target is not None:
             write_file(submitted.target, self._client.jobs.result(job, self._options.format)["content"])
+            if self._options.output_dir and not (self._options.quiet or self._options.json):
+                say(f"{printable(submitted.target)} is written")
         if self._options.json:
             place = {"output": submitted.target} if submitted.target else {}
             self._documents.append({"input": submitted.name, "job": job, **place, **transcript.verbose})

@@ -10,7 +10,7 @@ from typing import Any
 from whisperd.cli.command import confirm, connect_as, for_each
 from whisperd.cli.files import EXTENSIONS
 from whisperd.cli.job_options import JOB_OPTIONS, add_job_options, given_options
-from whisperd.cli.output import local_time, print_json, print_table, printable
+from whisperd.cli.output import local_time, print_json, print_table, printable, say
 from whisperd.cli.parser import Parser, usage_error
 from whisperd.client.inputs import model_name
 
@@ -25,6 +25,8 @@ UNSET: dict[str, list[str] | None] = {
     "command": [],
 }
 """What can be left to the default again, beside job options."""
+OF_TEXTS = {"runtime", "profile", "options", "outputs", "output_dir", "name"}
+"""Fields of which the texts depend, or where they are."""
 EXAMPLES = """examples:
   whisperctl watch add ~/Recordings
   whisperctl watch add ~/Videos --output text --output srt --output-dir ~/Texts --language de
@@ -64,6 +66,7 @@ def _add_files(parser: Parser) -> None:
     parser.add_argument(
         "files", nargs="*", metavar="FILE", help="only these, failed or not (all that failed)"
     )
+    parser.add_argument("--all", action="store_true", help="everything that is there, done or not")
 
 
 def _add_creation(parser: Parser) -> None:
@@ -180,6 +183,9 @@ def edit(options: argparse.Namespace) -> None:
         # With the version that was read: the options that somebody else has set meanwhile are not undone.
         watch = client.watch.edit(watch["id"], version=watch["version"], **changes)
     confirm(options, watch, f"the watch of {watch['path']} is changed")
+    if watch["done"] and not OF_TEXTS.isdisjoint(changes) and not (options.quiet or options.json):
+        say("What is done keeps its texts as they are.")
+        say(f"  `whisperctl watch retry {printable(shlex.quote(watch['path']))} --all` does it again.")
 
 
 def remove(options: argparse.Namespace) -> int:
@@ -213,9 +219,13 @@ def log(options: argparse.Namespace) -> None:
 
 
 def retry(options: argparse.Namespace) -> None:
+    if options.all and options.files:
+        raise usage_error(
+            "invalid", "--all and names of files contradict each other", "Leave one of them out"
+        )
     files = [os.path.abspath(one) if os.path.lexists(one) else one for one in options.files]
     with connect_as(options) as client:
-        answer = client.watch.retry(_name(options.name), files or None)
+        answer = client.watch.retry(_name(options.name), files or None, all=options.all)
     count = answer["retried"]
     confirm(options, answer, f"{count} {'file is' if count == 1 else 'files are'} tried again")
 

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET
 
 from whisperd.daemon.call import Call
+from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import Name, NoParams, Params
 from whisperd.runtimes import Runtime, RuntimeChanges, RuntimeManager, RuntimeView
 
@@ -100,8 +101,8 @@ def _preparing(act: Action) -> Callable[[Call, RuntimeParams], Awaitable[Map]]:
 
 
 async def _with_warnings(call: Call, runtime: Runtime) -> Map:
-    warnings = await _warnings(call, runtime)
-    return {**msgspec.structs.asdict(call.service.view_runtime(runtime)), "warnings": warnings}
+    beside = {"warnings": await _warnings(call, runtime), "to_download": await _to_download(call, runtime)}
+    return {**msgspec.structs.asdict(call.service.view_runtime(runtime)), **beside}
 
 
 async def _warnings(call: Call, runtime: Runtime) -> list[Map]:
@@ -114,6 +115,15 @@ async def _warnings(call: Call, runtime: Runtime) -> list[Map]:
         compute_type=preset.compute_type,
     )
     return [warning.to_wire() for warning in found]
+
+
+async def _to_download(call: Call, runtime: Runtime) -> Map | None:
+    """The model that a runtime needs, and its bytes as far as they are known; None of one that is here."""
+    try:
+        model = await call.service.models.describe(runtime.preset.model)
+    except WhisperdError:  # a folder or file that has gone meanwhile
+        return None
+    return None if model.installed else {"model": model.name, "size": model.size}
 
 
 def _gone(shown: RuntimeView) -> RuntimeView:

@@ -41,10 +41,15 @@ class EditParams(Params, frozen=True):
 
 
 class RetryParams(Params, frozen=True):
-    """Which watch, and which files in it: by default all that have failed."""
+    """Which watch, and which files in it: by default all that have failed, with `all` also what is done."""
 
     name: Path
     paths: Annotated[tuple[Path, ...], Meta(max_length=10_000)] | None = None
+    all: bool = False
+
+    def __post_init__(self) -> None:
+        if self.all and self.paths is not None:
+            raise ValueError("paths and all contradict each other")
 
 
 class LogParams(Params, frozen=True):
@@ -97,7 +102,7 @@ async def resume(call: Call, params: WatchParams) -> Map:
 
 async def retry(call: Call, params: RetryParams) -> Map:
     """Try again what has failed, or do these files again."""
-    return {"retried": await call.service.watches.retry(params.name, params.paths)}
+    return {"retried": await call.service.watches.retry(params.name, params.paths, all=params.all)}
 
 
 async def log(call: Call, params: LogParams) -> list[Map]:
