@@ -232,6 +232,28 @@ class OneAtATime(Parrot):
         return results
 
 
+class DiesInCompany(Parrot):
+    """With two batches at once, once it was asked for nonsense, which comes right before."""
+
+    def __init__(self, params: LoadParams) -> None:
+        super().__init__(params)
+        self._was_asked_nonsense = False
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
+        self._was_asked_nonsense |= options.language == "xx"
+        is_alone = options.word_times or options.task == "translate" or len(windows) > 1
+        if not self._was_asked_nonsense or is_alone or options.language == "xx":
+            return super().transcribe(windows, options)
+        with self._lock:
+            self._count += 1
+        if self._count == 3:  # the first was to see whether it still computes
+            die(signal.SIGSEGV)
+        time.sleep(3600 if self._count == 2 else 0)
+        return super().transcribe(windows, options)
+
+
 class NoWords(Parrot):
     def result(self, window: EngineWindow, language: str, options: DecodeOptions) -> WindowResult:
         result = super().result(window, language, options)
@@ -260,6 +282,14 @@ class SpreadsWords(Parrot):
         text = "".join(one.text for one in result.segments)
         whole = with_words(msgspec.structs.replace(first, end=last.end, text=text))
         return msgspec.structs.replace(result, segments=(whole,))
+
+
+class DeafToTheSecond(Parrot):
+    """Hears nothing behind a silence where it is asked for words."""
+
+    def result(self, window: EngineWindow, language: str, options: DecodeOptions) -> WindowResult:
+        result = super().result(window, language, options)
+        return msgspec.structs.replace(result, segments=result.segments[: 1 if options.word_times else None])
 
 
 class NoWordsForGermans(Parrot):

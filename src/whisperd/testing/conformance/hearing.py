@@ -18,7 +18,7 @@ from whisperd.testing.conformance.announced import Announced, estimate
 from whisperd.testing.conformance.bench import BATCH_SIZE, REPLICAS, Trial, text_of
 from whisperd.testing.conformance.checks import Checks, Failure, Skip
 from whisperd.testing.conformance.sounds import MAX_WINDOW_S, differs, noise, silence
-from whisperd.worker.process import Unwanted
+from whisperd.worker.process import Unwanted, WorkerDied
 from whisperd.worker.protocol import (
     BatchParams,
     DecodeOptions,
@@ -288,13 +288,19 @@ async def at_once(trial: Trial) -> None:
     samples = trial.bench.english[:REPLICAS]
     expected = [text_of(result) for result in await trial.alone()]
     heard: dict[int, str] = {}
+    deaths: list[WorkerDied] = []
 
     async def hear(index: int) -> None:
-        heard[index] = await trial.text(samples[index].pcm)
+        try:
+            heard[index] = await trial.text(samples[index].pcm)
+        except WorkerDied as death:  # under all of them
+            deaths.append(death)
 
     async with open_task_group() as tasks:
         for index in range(len(samples)):
             tasks.start_soon(hear, index)
+    if deaths:
+        raise deaths[0]
     for index, text in heard.items():
         if differs(expected[index], text):
             raise Failure(f"beside another batch {expected[index].strip()!r} becomes {text.strip()!r}")

@@ -54,9 +54,12 @@ async def word_places(trial: Trial) -> None:
                 f"{word.text.strip()!r} is said from {word.start} s to {word.end} s, "
                 f"and from {begin_s:.1f} s to {end_s:.1f} s is silence"
             )
-    before = "".join(word.text for word in _words(result) if word.end < end_s - TOLERANCE_S)
-    if differs(text_of((await trial.alone())[0]), before):
-        raise Failure(f"before the silence, the words {before.strip()!r} are said")
+    sides = {"before": "", "after": ""}
+    for word in _words(result):
+        sides["before" if word.end < end_s - TOLERANCE_S else "after"] += word.text
+    for (side, text), alone in zip(sides.items(), await trial.alone(), strict=False):
+        if differs(text_of(alone), text):
+            raise Failure(f"{side} the silence, the words {text.strip()!r} are said")
 
 
 def check_words(result: WindowResult) -> None:
