@@ -55,6 +55,8 @@ class House:
     gpu_free: int = 0
     tenants: list[Runtime] = field(default_factory=list)
     busy: set[str] = field(default_factory=set)
+    leased_meanwhile: set[str] = field(default_factory=set)
+    """Those that somebody leases while the GPUs are being looked at."""
     evicted: list[str] = field(default_factory=list)
 
     def occupants(self) -> list[Runtime]:
@@ -64,6 +66,7 @@ class House:
         return one.name not in self.busy
 
     def evict(self, one: Runtime) -> anyio.Event:
+        assert self.is_idle(one), "what is used is not unloaded"
         self.tenants.remove(one)
         self.evicted.append(one.name)
         assert one.loaded is not None
@@ -89,6 +92,7 @@ class House:
 
 def make_house(tmp_path: Path, available: int, *, limit: int = 0, gpu_free: int = 0) -> House:
     async def find_gpus() -> Gpus:
+        house.busy |= house.leased_meanwhile
         return Gpus((Gpu(0, "toy", 8000 * MB, house.gpu_free, (8, 0)),))
 
     models = ModelStore(tmp_path / "models", sources=())
@@ -187,6 +191,18 @@ async def test_a_gpu_has_its_own_memory(tmp_path: Path) -> None:
     with pytest.raises(WhisperdError) as raised:
         await house.admit(runtime("newer"), 0, on_gpu=9000 * MB)
     assert raised.value.code == "memory.gpu_not_enough"
+
+
+@pytest.mark.anyio
+async def test_what_is_leased_while_the_gpus_are_looked_at_stays(tmp_path: Path) -> None:
+    house = make_house(tmp_path, 10_000 * MB, gpu_free=1000 * MB)
+    house.tenants = [
+        runtime("early", {0: 2000 * MB}, taken=500 * MB, unused_since_s=1),
+        runtime("late", {0: 2000 * MB}, taken=500 * MB, unused_since_s=2),
+    ]
+    house.leased_meanwhile = {"early"}
+    await house.admit(runtime("new"), 0, on_gpu=2500 * MB)
+    assert house.evicted == ["late"]
 
 
 @given(

@@ -62,6 +62,7 @@ class House:
         self.downloading = anyio.Event()
         self.may_download = opened()
         self.download_error: Exception | None = None
+        self.has_others = False
         self.room_error: WhisperdError | None = None
 
     def surroundings(self) -> Surroundings:
@@ -84,7 +85,7 @@ class House:
         await self.may_download.wait()
         if self.download_error is not None:
             raise self.download_error
-        return Prepared(BACKEND, VARIANT, None, Path(preset.model))
+        return Prepared(BACKEND, VARIANT, None, Path(preset.model), has_others=self.has_others)
 
     async def capabilities(self, preset: RuntimePreset) -> Capabilities:
         return CAPABILITIES
@@ -741,6 +742,24 @@ async def test_who_wants_it_loaded_joins_its_preparation(open_house: OpenHouse, 
             puppets.may_load.set()
         assert house.status(runtime) == "loaded"
         assert house.prepared["toy"] == 1
+
+
+async def test_who_prepares_waits_for_the_next_best_as_well(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        runtime = await house.create()
+        house.has_others, puppets.may_load = True, anyio.Event()
+        puppets.load_error = an_error("library.broken")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(house.manager.load, runtime)
+            await house.until(runtime, "loading")
+            house.may_download, house.downloading = anyio.Event(), anyio.Event()
+            puppets.may_load.set()
+            await house.downloading.wait()
+            tasks.start_soon(house.manager.prepare, runtime)
+            await anyio.wait_all_tasks_blocked()  # which a task that asks on and on never is
+            puppets.load_error = None
+            house.may_download.set()
+        assert (house.status(runtime), house.prepared["toy"]) == ("loaded", 2)
 
 
 async def test_what_was_loaded_by_hand_stays_for_its_first_use(

@@ -95,6 +95,7 @@ class Host:
         name, error = failed.variant.name, failed.error
         log.warning("runtime %s: %s failed: %s (%s)", runtime.name, name, error.message, error.code)
         runtime.needs = {}
+        self._hosting.prepared = anyio.Event()  # it is not any more
         runtime.detail = f"{name} failed: {error.message}"
         self._apply("fallback")
 

@@ -92,12 +92,14 @@ class Room:
         needs = _needs(params, batch_size, parameters, prepared)
         async with self._turn:
             while True:
+                places = await self._places(runtime.preset, needs)
+                # Behind it: one that was idle before may be leased by now.
                 occupants = [
                     Occupant(one, one.needs, tenants.is_idle(one))
                     for one in tenants.occupants()
                     if one is not runtime
                 ]
-                free = free_in(await self._places(runtime.preset, needs), self._limit(), occupants)
+                free = free_in(places, self._limit(), occupants)
                 leaving = self._leaving(runtime, params, needs, free, occupants)
                 if not leaving:
                     runtime.needs = needs
