@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any, cast
 
 import anyio
@@ -11,11 +13,18 @@ import pytest
 from job_fakes import FakeDecoders, FakeRuntime, an_error
 from whisperd.audio import DecodeParams, DecoderPool
 from whisperd.jobs.dispatcher import Dispatcher
+from whisperd.jobs.endings import conclude
 from whisperd.jobs.job import Job, JobInput, Transcript
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.run import HELD_S, JobRun, check_against_model
 from whisperd.rpc.errors import WhisperdError
-from whisperd.rpc.events import Event, JobStarted, TranscriptionProgress, TranscriptionSegment
+from whisperd.rpc.events import (
+    Event,
+    JobStarted,
+    TranscriptionCompleted,
+    TranscriptionProgress,
+    TranscriptionSegment,
+)
 from whisperd.runtimes.loaded import LoadedRuntime
 from whisperd.tasks import open_task_group
 from whisperd_testing import LIMIT_S
@@ -38,12 +47,14 @@ class Stage:
             runtime="toy",
         )
         self.transcript: Transcript | None = None
+        self.clock: Callable[[], float] = time.monotonic
 
     async def run(self) -> Transcript:
         async with open_task_group() as tasks:
             dispatcher = Dispatcher(cast(LoadedRuntime, self.runtime))
             tasks.start_soon(dispatcher.run)
-            run = JobRun(self.job, dispatcher, self.job.options.decode_options(5), self.events.append)
+            options = self.job.options.decode_options(5)
+            run = JobRun(self.job, dispatcher, options, self.events.append, self.clock)
             try:
                 pool = cast(DecoderPool, self.decoders)
                 self.transcript = await run.transcribe(pool, DecodeParams(path=self.job.path))
@@ -68,6 +79,27 @@ async def test_a_file_becomes_text() -> None:
     last = stage.events[-1]
     assert isinstance(last, TranscriptionProgress)
     assert (last.done, last.total) == (18.0, 19.0)
+
+
+async def test_on_a_slow_computer_the_time_left_is_told_as_well() -> None:
+    stage = Stage(FakeDecoders([5.0, 7.0, 6.0]), FakeRuntime(batch_size=1))
+    times = iter([0.0])
+    stage.clock = lambda: next(times, 600.0)
+    await stage.run()
+    first = next(event for event in stage.events if isinstance(event, TranscriptionProgress))
+    assert (first.done, first.total, first.speed) == (5.0, 19.0, 0.01)
+    assert first.eta == (19.0 - 5.0) * 600.0 / 5.0
+
+
+async def test_of_parts_of_a_file_it_is_told_how_fast_these_were() -> None:
+    stage = Stage(FakeDecoders([5.0, 7.0, 6.0]), clip="10-12; 15-")
+    times = iter([0.0])
+    stage.clock = lambda: next(times, 3.0)
+    stage.job.transcript = await stage.run()
+    event = conclude(stage.job, None)
+    assert isinstance(event, TranscriptionCompleted)
+    assert (event.duration, event.total, event.elapsed, event.speed) == (19.0, 6.0, 3.0, 2.0)
+    assert stage.job.speed == event.speed
 
 
 async def test_a_file_in_which_nobody_speaks_has_no_text() -> None:

@@ -129,10 +129,10 @@ class Metrics:
         if event.cached:
             self._cached += 1
             return
-        self._audio_s += event.duration
+        self._audio_s += event.total
         self._work_s += event.elapsed
         self._works.observe(event.elapsed)
-        self._lengths.observe(event.duration)
+        self._lengths.observe(event.total)
 
     def _over(self, job: str, status: str) -> None:
         self._queued_s.pop(job, None)

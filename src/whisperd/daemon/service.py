@@ -155,7 +155,7 @@ class Service:
         """Tell whoever follows a job, and count it."""
         self.metrics.take(event, time.monotonic())
         if isinstance(event, TranscriptionCompleted) and not event.cached:
-            self.work.add(event.duration, event.elapsed)
+            self.work.add(event.total, event.elapsed)
         self.hub.publish_job(event)
 
     def on_native_progress(self, progress: Progress) -> None:

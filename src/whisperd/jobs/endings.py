@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from whisperd.audio.clips import elapsed_within
 from whisperd.clock import now_rfc3339
 from whisperd.jobs.job import Job, Transcript
 from whisperd.rpc.errors import WhisperdError
@@ -58,19 +59,15 @@ def stopping() -> WhisperdError:
 def _completed(job: Job, transcript: Transcript) -> Event:
     job.status, job.elapsed_s = "completed", transcript.elapsed
     how = " from the transcripts that are kept" if job.is_cached else ""
-    log.info(
-        "job %s completed: %.1f s of audio in %.2f s%s",
-        job.id,
-        transcript.duration,
-        transcript.elapsed,
-        how,
-    )
-    speed = transcript.duration / transcript.elapsed if transcript.elapsed else 0.0
+    total_s = elapsed_within(job.options.clips, transcript.duration)
+    log.info("job %s completed: %.1f s of audio in %.2f s%s", job.id, total_s, transcript.elapsed, how)
+    speed = total_s / transcript.elapsed if transcript.elapsed else 0.0
     return TranscriptionCompleted(
         id=job.id,
         text=transcript.text,
         language=transcript.language,
         duration=transcript.duration,
+        total=round(total_s, 3),
         elapsed=transcript.elapsed,
         speed=round(speed, 2),
         segments=len(transcript.segments),

@@ -12,6 +12,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from whisperd.audio import DecodeParams, DecoderPool
+from whisperd.audio.clips import elapsed_within
 from whisperd.clock import now_rfc3339
 from whisperd.jobs.dispatcher import Dispatcher
 from whisperd.jobs.intake import Intake
@@ -224,7 +225,8 @@ class JobExecutor:
         """Tell of a transcript that was kept as if it were made now."""
         job.is_cached = True
         job.status, job.started = "running", now_rfc3339()
-        job.duration_s, job.language = transcript.duration, transcript.language
+        job.duration_s = elapsed_within(job.options.clips, transcript.duration)
+        job.language = transcript.language
         self._publish(
             JobStarted(
                 id=job.id, runtime=job.runtime, language=transcript.language, duration=transcript.duration

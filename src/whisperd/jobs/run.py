@@ -311,10 +311,11 @@ class JobRun:
     def _progress(self) -> TranscriptionProgress:
         elapsed_s = max(self._clock() - self._began_s, 1e-6)
         done_s, total_s = self._job.done_s, self._job.duration_s
-        self._job.speed = speed = round(done_s / elapsed_s, 2)
+        speed = done_s / elapsed_s
         eta_s = round(max(0.0, total_s - done_s) / speed, 1) if total_s and speed else None
+        self._job.speed = round(speed, 2)
         return TranscriptionProgress(
-            id=self._job.id, done=round(done_s, 2), total=total_s, speed=speed, eta=eta_s
+            id=self._job.id, done=round(done_s, 2), total=total_s, speed=self._job.speed, eta=eta_s
         )
 
     def _transcript(self, decoded: Decoded) -> Transcript:

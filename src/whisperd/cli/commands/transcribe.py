@@ -239,7 +239,7 @@ class _Session:
         if self._options.verbose and not self._options.quiet:
             self._progress.clear()
             say(
-                f"{printable(name)}: {duration(event['duration'])} in {event['elapsed']:.1f} s, "
+                f"{printable(name)}: {duration(event.get('total', event['duration']))} in {event['elapsed']:.1f} s, "
                 f"{event['speed']:.1f} x real time, {event['runtime']}, {event['language'] or 'no language'}"
             )
 
