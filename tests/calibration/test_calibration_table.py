@@ -10,7 +10,8 @@ import pytest
 
 from whisperd.calibration import CalibrationTable
 from whisperd.calibration.values import Calibration
-from whisperd.store import open_database
+from whisperd.rpc.errors import WhisperdError
+from whisperd.store import Database, open_database
 
 pytestmark = pytest.mark.anyio
 
@@ -77,3 +78,39 @@ async def test_one_that_cannot_be_read_is_as_good_as_none(tmp_path: Path) -> Non
         again = CalibrationTable(database)
         await again.open()
         assert again.all() == [found()]
+
+
+async def test_what_cannot_be_saved_leaves_what_there_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise WhisperdError("disk.full", "The disk is full.", "Make room.")
+
+    async with open_database(tmp_path / "db") as database:
+        table = CalibrationTable(database)
+        await table.put(found(time="1"))
+        with monkeypatch.context() as context, pytest.raises(WhisperdError):
+            context.setattr(Database, "run", refuse)
+            await table.put(found(time="2"))
+        assert table.find("base", "here") == found(time="1")
+
+
+async def test_what_is_forgotten_while_something_is_kept_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Database.run
+    async with open_database(tmp_path / "db") as database:
+        table = CalibrationTable(database)
+        for number in range(4):
+            await table.put(found(fingerprint=str(number), time=str(number)))
+
+        async def forget_first(*arguments: object) -> object:
+            monkeypatch.undo()
+            await table.forget("base")
+            return await run(*arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(Database, "run", forget_first)
+        await table.put(found(fingerprint="new", time="9"))
+        again = CalibrationTable(database)
+        await again.open()
+        assert table.all() == again.all() == [found(fingerprint="new", time="9")]

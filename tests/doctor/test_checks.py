@@ -139,7 +139,8 @@ def test_a_new_user_has_nothing_to_mend() -> None:
             "broken",
             "WHISPERD_OFFLINE",
         ),
-        ({"leftovers": ("/w/natives/.staging/x",)}, "leftovers", "warning", ".staging/x"),
+        ({"leftovers": ("/w/natives/.staging/x",)}, "leftovers", "warning", "has left /w/natives/.staging/x."),
+        ({"leftovers": ("/w/a", "/w/b", "/w/c")}, "leftovers", "warning", "has left /w/a and 2 more folders."),
         (
             {"models": (ModelFacts(name="base", damaged=("model.bin",)),)},
             "model",
@@ -202,6 +203,12 @@ def test_a_new_user_has_nothing_to_mend() -> None:
             "2 versions of cublas",
         ),
         (
+            {"hardware": Hardware(unknown={"cuda_libraries": "Looking at it crashed (signal SIGSEGV)."})},
+            "hardware",
+            "warning",
+            "CUDA libraries could not be looked at: Looking at it crashed (signal SIGSEGV).",
+        ),
+        (
             {"crashes": (Crash(time="2026-01-02 03:04:05", part="worker", how="signal SIGSEGV"),) * 2},
             "crashes",
             "warning",
@@ -215,6 +222,12 @@ def test_what_is_wrong(changes: Mapping[str, Any], name: str, status: str, said:
     assert (finding.name, finding.status) == (name, status)
     assert finding.fix and said in f"{finding.message} {finding.fix}"
     assert worst([*check(WELL), finding]) == status
+
+
+@pytest.mark.parametrize("fact", ["cuda_libraries", "blas"])
+def test_of_libraries_that_nobody_could_look_at_it_is_not_said_that_they_are_well(fact: str) -> None:
+    findings = check(replace(WELL, hardware=Hardware(unknown={fact: "It hangs."})))
+    assert "libraries" not in [finding.name for finding in findings]
 
 
 def test_of_one_disk_it_is_told_what_takes_the_most_room_there() -> None:

@@ -54,17 +54,17 @@ class CalibrationTable:
         """Keep one in place of what there was for this model and computer."""
         key = (calibration.model, calibration.fingerprint)
         row = (*key, calibration.time, msgspec.json.encode(calibration).decode())
-        self._kept.pop(key, None)
-        old = [other for other in self._kept if other[0] == calibration.model][: -(KEPT - 1)]
+        of_model = [other for other in self._kept if other[0] == calibration.model and other != key]
+        old = of_model[: -(KEPT - 1)]
 
         def work(connection: sqlite3.Connection) -> None:
             connection.execute("INSERT OR REPLACE INTO calibrations VALUES (?, ?, ?, ?)", row)
             connection.executemany("DELETE FROM calibrations WHERE model = ? AND fingerprint = ?", old)
 
         await self._database.run(work)
-        self._kept[key] = calibration
-        for other in old:
-            del self._kept[other]
+        for other in (key, *old):
+            self._kept.pop(other, None)  # they may have been forgotten meanwhile
+        self._kept[key] = calibration  # behind the others
 
     async def forget(self, model: str) -> int:
         """Forget all that was found for a model; returns how much there was."""

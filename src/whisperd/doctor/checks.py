@@ -237,10 +237,11 @@ def _bundles(facts: Facts) -> Iterator[Finding]:
         if bundle.version is not None or bundle.needed:
             yield _bundle(bundle, facts)
     if facts.leftovers:
-        count = len(facts.leftovers)
+        first, *others = facts.leftovers
+        more = f" and {len(others)} more folder{'s' if others[1:] else ''}" if others else ""
         yield _warning(
             "leftovers",
-            f"What was not installed to its end has left {count} folders, such as {facts.leftovers[0]}.",
+            f"What was not installed to its end has left {first}{more}.",
             "Any installation clears them away, such as `whisperctl natives install media`.",
         )
 
@@ -311,6 +312,15 @@ def _runtimes(facts: Facts) -> Iterator[Finding]:
         yield _ok("runtimes", f"{len(facts.runtimes)}; {default.name} is the default" if default else "none")
 
 
+def _hardware(facts: Facts) -> Iterator[Finding]:
+    for fact, why in facts.hardware.unknown.items():
+        yield _warning(
+            "hardware",
+            f"{_FACTS.get(fact, fact)} could not be looked at: {why}",
+            "Mend that, then run `whisperctl hardware` to have this computer looked at anew.",
+        )
+
+
 def _driver(facts: Facts) -> Iterator[Finding]:
     gpus = facts.hardware.gpus
     if gpus.gpus:
@@ -332,7 +342,8 @@ def _driver(facts: Facts) -> Iterator[Finding]:
 
 
 def _libraries(facts: Facts) -> Iterator[Finding]:
-    name, clean = "libraries", True
+    name = "libraries"
+    clean = facts.hardware.unknown.keys().isdisjoint(("cuda_libraries", "blas"))  # else nobody knows
     for variable in ("LD_PRELOAD", "DYLD_INSERT_LIBRARIES"):
         if facts.environment.get(variable):
             clean = False
@@ -389,6 +400,14 @@ def _crashes(facts: Facts) -> Iterator[Finding]:
         )
 
 
+_FACTS: Final = {
+    "system": "The system",
+    "processor": "The processor",
+    "memory": "The memory",
+    "cuda_libraries": "CUDA libraries",
+    "blas": "BLAS libraries",
+    "tools": "Compilers",
+}
 _PARTS: Final = {"daemon": "The daemon", "worker": "An engine", "decoder": "A decoder"}
 
 _CHECKS: Final[tuple[Callable[[Facts], Iterator[Finding]], ...]] = (
@@ -400,6 +419,7 @@ _CHECKS: Final[tuple[Callable[[Facts], Iterator[Finding]], ...]] = (
     _bundles,
     _models,
     _runtimes,
+    _hardware,
     _driver,
     _libraries,
     _crashes,
