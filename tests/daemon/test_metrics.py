@@ -50,8 +50,8 @@ def value(families: dict[str, Metric], name: str, **labels: str) -> float:
 
 def completed(id: str, *, cached: bool = False) -> TranscriptionCompleted:
     return TranscriptionCompleted(
-        id=id, text="secret words", language="en", duration=90.0, total=60.0, elapsed=5.0, speed=12.0, segments=1,
-        runtime="base", cached=cached,
+        id=id, text="secret words", language="en", duration=90.0, total=60.0, elapsed=5.0, speed=12.0,
+        segments=1, runtime="base", cached=cached,
     )  # fmt: skip
 
 

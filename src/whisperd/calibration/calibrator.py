@@ -108,7 +108,8 @@ class Calibrator:
         """Find the fastest way to run a model, which is installed, and keep it.
 
         Once interrupted, it goes on when nobody needed the computer for `quiet_s` seconds. Raises
-        `calibration.nothing_works` where no variant has a text, with the reason of each in its data.
+        `calibration.nothing_works` where no variant has a text in the time that there is, with the reason of
+        each in its data.
         """
         async with self._turn:
             if unless_known and (known := await self.current(model)):
@@ -388,6 +389,13 @@ def _nothing_works(model: str, found: Calibration) -> WhisperdError:
         **{one.variant: one.problem["message"] for one in found.passed_over},
         **{trial.setting.variant: trial.problem["message"] for trial in found.trials if trial.problem},
     }
+    if found.candidates and not found.trials:
+        return WhisperdError(
+            "calibration.nothing_works",
+            f"With {model} no engine was done with the shipped speech in {MOST_BUDGET_S / 60:.0f} minutes.",
+            "Take a smaller model: `whisperctl models available` says which suit this computer.",
+            {"model": model, "reasons": reasons},
+        )
     said = " ".join(f"{variant}: {reason}" for variant, reason in reasons.items())
     return WhisperdError(
         "calibration.nothing_works",

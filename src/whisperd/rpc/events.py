@@ -162,9 +162,9 @@ class TranscriptionProgress(Event, frozen=True, tag="transcription.progress"):
 
 
 class TranscriptionCompleted(Event, frozen=True, tag="transcription.completed"):
-    """A job ended well. Of the `duration` of the recording, `total` was to be transcribed: less where parts were
-    asked for. These and `elapsed` are in seconds, `speed` is `total` by `elapsed`, `segments` a count; `cached`:
-    a kept transcript answered."""
+    """A job ended well. Of the `duration` of the recording, `total` was asked for: less where that was parts.
+    These and `elapsed` are in seconds, `speed` is `total` by `elapsed`, `segments` a count; `cached`: a kept
+    transcript answered."""
 
     id: str
     text: str

@@ -78,8 +78,8 @@ class Hosting:
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     """Cancelling it tells the host to end."""
     prepared: anyio.Event = field(default_factory=anyio.Event)
-    """Set when everything that the worker needs is here, or the host has ended before. Another event, once the
-    next best variant is prepared in place of one that could not be loaded."""
+    """Set when everything that the worker needs is here, or the host has ended before. Another
+    event once the next best variant is prepared, in place of one that could not be loaded."""
     settled: anyio.Event = field(default_factory=anyio.Event)
     """Set when it is loaded, or the host has ended before."""
     ended: anyio.Event = field(default_factory=anyio.Event)

@@ -238,8 +238,9 @@ class _Session:
     def _sum_up(self, name: str, event: dict[str, Any]) -> None:
         if self._options.verbose and not self._options.quiet:
             self._progress.clear()
+            total_s = event.get("total", event["duration"])
             say(
-                f"{printable(name)}: {duration(event.get('total', event['duration']))} in {event['elapsed']:.1f} s, "
+                f"{printable(name)}: {duration(total_s)} in {event['elapsed']:.1f} s, "
                 f"{event['speed']:.1f} x real time, {event['runtime']}, {event['language'] or 'no language'}"
             )
 

@@ -1,0 +1,82 @@
+"""One calibration from its beginning to its end, with puppets for workers and a clock of its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from whisperd.calibration import CalibrationTable, Calibrator, Idle, Possible, Surroundings
+from whisperd.calibration.calibrator import MOST_BUDGET_S
+from whisperd.plugins import Backend, Variant
+from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes.prepare import Prepared
+from whisperd.runtimes.preset import RuntimePreset
+from whisperd.store import open_database
+
+pytestmark = pytest.mark.anyio
+
+VARIANT = Variant(name="slow-cpu", lock=None, device="cpu", priority=1, compute_types=("int8",))
+BACKEND = Backend(name="slow", engine="", variants=(VARIANT,))
+
+
+class SilentWorker:
+    """Never answers."""
+
+    async def transcribe(self, _: object) -> list[Any]:
+        return await anyio.sleep_forever()
+
+
+class Computer:
+    """One on which a worker takes as long to load as it is told to."""
+
+    def __init__(self, load_s: float) -> None:
+        self.now_s = 0.0
+        self.load_s = load_s
+
+    def surroundings(self) -> Surroundings:
+        return Surroundings(
+            variants=self.variants,
+            fingerprint=self.fingerprint,
+            prepare=self.prepare,
+            check_room=self.check_room,
+            parameters=self.parameters,
+            cores=lambda: 2,
+            beam_size=lambda: 5,
+            open_worker=self.open_worker,  # type: ignore[arg-type]
+            clock=lambda: self.now_s,
+        )
+
+    async def variants(self, _: RuntimePreset) -> Sequence[Possible]:
+        return [Possible(BACKEND, VARIANT)]
+
+    async def fingerprint(self) -> str:
+        return "here"
+
+    async def prepare(self, *_: object) -> Prepared:
+        return Prepared(BACKEND, VARIANT, None, Path("/model"))
+
+    async def check_room(self, *_: object) -> None: ...
+
+    async def parameters(self, _: str) -> float:
+        return 1.5e9
+
+    @asynccontextmanager
+    async def open_worker(self, *_: object) -> AsyncIterator[Any]:
+        self.now_s += self.load_s
+        yield SilentWorker()
+
+
+async def test_where_the_time_is_up_before_anything_was_measured_that_is_told(tmp_path: Path) -> None:
+    computer = Computer(load_s=MOST_BUDGET_S)
+    async with open_database(tmp_path / "db") as database:
+        calibrator = Calibrator(CalibrationTable(database), Idle(lambda: False), computer.surroundings())
+        with pytest.raises(WhisperdError) as raised:
+            await calibrator.run("large-v3")
+    assert raised.value.code == "calibration.nothing_works"
+    assert "no engine was done with the shipped speech in 15 minutes" in raised.value.message
+    assert "smaller model" in raised.value.fix
