@@ -7,7 +7,16 @@ from collections.abc import Sequence
 
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["cancelled", "failed", "gone_from_profile", "not_saved", "refused", "unexpected", "unknown"]
+__all__ = [
+    "cancelled",
+    "failed",
+    "gone_from_profile",
+    "model_in_use",
+    "not_saved",
+    "refused",
+    "unexpected",
+    "unknown",
+]
 
 _REFUSALS = {
     "runtime.is_default": (
@@ -79,6 +88,19 @@ def failed(error: WhisperdError, name: str, others: Sequence[str]) -> WhisperdEr
     if others:
         told.fix = f"{told.fix} Or use another runtime: {', '.join(others)}."
     return told
+
+
+def model_in_use(model: str, name: str, status: str, *, is_default: bool) -> WhisperdError:
+    """The runtime with that name has the model's files open."""
+    unload = f"`whisperctl runtimes unload {name!r}`"
+    return WhisperdError(
+        "model.in_use",
+        f"The model {model} is {status} as the runtime {name}.",
+        "Make another one the default first: `whisperctl runtimes default NAME`; then unload this one: "
+        f"{unload}."
+        if is_default
+        else f"Unload it first: {unload}.",
+    )
 
 
 def not_saved(name: str) -> WhisperdError:

@@ -135,14 +135,8 @@ class RuntimeManager:
             # What runs may be of the model that the runtime had before it was edited.
             loaded = runtime.loaded.params.model_name if runtime.loaded else None
             if model in (runtime.preset.model, loaded) and self.life(runtime).is_hosted:
-                raise WhisperdError(
-                    "model.in_use",
-                    f"The model {model} is {self.status(runtime)} as the runtime {runtime.name}.",
-                    "Make another one the default first: `whisperctl runtimes default NAME`; then unload "
-                    f"this one: `whisperctl runtimes unload {runtime.name!r}`."
-                    if self.life(runtime).is_default
-                    else f"Unload it first: `whisperctl runtimes unload {runtime.name!r}`.",
-                )
+                is_default = self.life(runtime).is_default
+                raise errors.model_in_use(model, runtime.name, self.status(runtime), is_default=is_default)
 
     # What people do
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from whisperd.models import ModelStore
+from whisperd.models import InstalledModel, ModelStore
 from whisperd.natives import Bundle, NativeStore
 from whisperd.plugins import Backend, Variant
 from whisperd.progress import OnProgress
@@ -99,18 +99,14 @@ async def prepare(
             continue
         await failures.note(preset.model, tried[len(failed) :])
         model = await models.pull(preset.model, on_model_progress)
-        model_path = Path(model.path)
-        if backend.model_format is not None and model.facts is None:
-            precision = compute_type(preset, variant)
-            try:
-                model_path = await models.convert(
-                    preset.model, backend.model_format, precision, bundle_path, on_model_progress
-                )
-            except WhisperdError as error:
-                tried.append(_failed(preset, variant, error))
-                # Its other variants need the same file.
-                candidates = [pair for pair in candidates if pair[0].name != backend.name]
-                continue
+        precision = compute_type(preset, variant)
+        try:
+            model_path = await _path_for(backend, model, precision, bundle_path, models, on_model_progress)
+        except WhisperdError as error:
+            tried.append(_failed(preset, variant, error))
+            # Its other variants need the same file.
+            candidates = [pair for pair in candidates if pair[0].name != backend.name]
+            continue
         return Prepared(
             backend,
             variant,
@@ -121,6 +117,20 @@ async def prepare(
             has_others=bool(candidates),
         )
     raise first_failure(tried)
+
+
+async def _path_for(
+    backend: Backend,
+    model: InstalledModel,
+    precision: str,
+    bundle_path: Path | None,
+    models: ModelStore,
+    on_progress: OnProgress,
+) -> Path:
+    """Where the engine of a backend finds a model: as it is, or in the backend's own format."""
+    if backend.model_format is None or model.facts is not None:
+        return Path(model.path)
+    return await models.convert(model.name, backend.model_format, precision, bundle_path, on_progress)
 
 
 def _failed(preset: RuntimePreset, variant: Variant, error: WhisperdError) -> FailedVariant:

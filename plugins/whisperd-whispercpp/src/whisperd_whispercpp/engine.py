@@ -33,8 +33,8 @@ from whisperd.worker.protocol import (
 )
 from whisperd.worker.rules import FRAMES_PER_SECOND, context_frames, elect, token_limit
 from whisperd.worker.words import Word, settle, timed_words
-from whisperd_whispercpp import library
 from whisperd_whispercpp.alignment import alignment_heads
+from whisperd_whispercpp.c_interface import version
 from whisperd_whispercpp.ggml_file import read_file
 from whisperd_whispercpp.library import MAX_AUDIO_CONTEXT, MAX_BEAMS, Decoded, GivenUp, Model, State
 
@@ -88,7 +88,7 @@ class WhisperCppEngine:
             multilingual=model.is_multilingual,
             languages=model.languages,
             compute_type=params.compute_type,
-            library=f"whisper.cpp {library.version()}",
+            library=f"whisper.cpp {version()}",
             cancels=True,
             word_times=True,
         )

@@ -1,28 +1,33 @@
-"""whisper.cpp's C interface. Runs in a worker process, with the native bundle on the path.
+"""whisper.cpp as the engine uses it: weights, states that compute with them, and what they find.
 
 The module of the bundle, `_pywhispercpp`, knows one computation for each loaded model. The library below it
 can have many that share the weights (`whisper_state`), so that is called here, through ctypes, which also
-lets other threads run meanwhile. The structures are those of `whisper.h`; that they still are is checked by
-comparing each default with what the module, which was compiled with that file, says it is.
+lets other threads run meanwhile.
 """
 
 from __future__ import annotations
 
 import ctypes
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from ctypes import POINTER, c_bool, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
-from pathlib import Path
+from ctypes import c_int32, c_void_p
 from typing import Any
 
-import _pywhispercpp
 import numpy as np
 
 from whisperd_whispercpp.alignment import AlignmentHeads
+from whisperd_whispercpp.c_interface import (
+    ABORT_CALLBACK,
+    BEAM_SEARCH,
+    DEFAULTS,
+    GREEDY,
+    LIBRARY,
+    SAMPLES,
+    FullParams,
+)
 from whisperd_whispercpp.mel import mel_filters, mel_spectrogram
 
-__all__ = ["MAX_AUDIO_CONTEXT", "MAX_BEAMS", "Decoded", "GivenUp", "Model", "State", "version"]
+__all__ = ["MAX_AUDIO_CONTEXT", "MAX_BEAMS", "Decoded", "GivenUp", "Model", "State"]
 
 MAX_AUDIO_CONTEXT = 1500
 """Positions of the encoder's output: two spectrogram frames each."""
@@ -31,8 +36,6 @@ _FRAMES = 2 * MAX_AUDIO_CONTEXT
 MAX_BEAMS = 8
 """As the library was compiled."""
 
-_GREEDY, _BEAM_SEARCH = 0, 1
-_WARNING, _CONTINUED = 3, 5
 _NO_TIME_MS = 100
 """Audio that is too short to be computed at all."""
 _LEAST_ALIGNED_MS = 200
@@ -43,206 +46,15 @@ class GivenUp(Exception):
     """Nobody wants the window any more that was being computed."""
 
 
-class _ContextParams(ctypes.Structure):
-    _fields_ = (
-        ("use_gpu", c_bool),
-        ("flash_attn", c_bool),
-        ("gpu_device", c_int),
-        ("dtw_token_timestamps", c_bool),
-        ("dtw_aheads_preset", c_int),
-        ("dtw_n_top", c_int),
-        ("dtw_aheads_count", c_size_t),
-        ("dtw_aheads", c_void_p),
-        ("dtw_mem_size", c_size_t),
-    )
-
-
-class _FullParams(ctypes.Structure):
-    _fields_ = (
-        ("strategy", c_int),
-        ("n_threads", c_int),
-        ("n_max_text_ctx", c_int),
-        ("offset_ms", c_int),
-        ("duration_ms", c_int),
-        ("translate", c_bool),
-        ("no_context", c_bool),
-        ("no_timestamps", c_bool),
-        ("single_segment", c_bool),
-        ("print_special", c_bool),
-        ("print_progress", c_bool),
-        ("print_realtime", c_bool),
-        ("print_timestamps", c_bool),
-        ("token_timestamps", c_bool),
-        ("thold_pt", c_float),
-        ("thold_ptsum", c_float),
-        ("max_len", c_int),
-        ("split_on_word", c_bool),
-        ("max_tokens", c_int),
-        ("debug_mode", c_bool),
-        ("audio_ctx", c_int),
-        ("tdrz_enable", c_bool),
-        ("suppress_regex", c_char_p),
-        ("initial_prompt", c_char_p),
-        ("carry_initial_prompt", c_bool),
-        ("prompt_tokens", POINTER(c_int32)),
-        ("prompt_n_tokens", c_int),
-        ("language", c_char_p),
-        ("detect_language", c_bool),
-        ("suppress_blank", c_bool),
-        ("suppress_nst", c_bool),
-        ("temperature", c_float),
-        ("max_initial_ts", c_float),
-        ("length_penalty", c_float),
-        ("temperature_inc", c_float),
-        ("entropy_thold", c_float),
-        ("logprob_thold", c_float),
-        ("no_speech_thold", c_float),
-        ("greedy_best_of", c_int),
-        ("beam_search_beam_size", c_int),
-        ("beam_search_patience", c_float),
-        ("other_callbacks", c_void_p * 6),
-        ("abort_callback", c_void_p),
-        ("abort_callback_user_data", c_void_p),
-        ("logits_filter_callback", c_void_p * 2),
-        ("grammar_rules", c_void_p),
-        ("n_grammar_rules", c_size_t),
-        ("i_start_rule", c_size_t),
-        ("grammar_penalty", c_float),
-        ("vad", c_bool),
-        ("vad_model_path", c_char_p),
-        ("vad_threshold", c_float),
-        ("vad_min_speech_duration_ms", c_int),
-        ("vad_min_silence_duration_ms", c_int),
-        ("vad_max_speech_duration_s", c_float),
-        ("vad_speech_pad_ms", c_int),
-        ("vad_samples_overlap", c_float),
-    )
-
-
-class _TokenData(ctypes.Structure):
-    _fields_ = (
-        ("id", c_int32),
-        ("tid", c_int32),
-        ("p", c_float),
-        ("plog", c_float),
-        ("pt", c_float),
-        ("ptsum", c_float),
-        ("t0", c_int64),
-        ("t1", c_int64),
-        ("t_dtw", c_int64),
-        ("vlen", c_float),
-    )
-
-
-_SAMPLES = POINTER(c_float)
-_TOKENS = POINTER(c_int32)
-_LOG_CALLBACK = ctypes.CFUNCTYPE(None, c_int, c_char_p, c_void_p)
-_ABORT_CALLBACK = ctypes.CFUNCTYPE(c_bool, c_void_p)
-_FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
-    "whisper_version": (c_char_p, ()),
-    "whisper_log_set": (None, (_LOG_CALLBACK, c_void_p)),
-    "whisper_context_default_params_by_ref": (POINTER(_ContextParams), ()),
-    "whisper_full_default_params_by_ref": (POINTER(_FullParams), (c_int,)),
-    "whisper_init_from_file_with_params_no_state": (c_void_p, (c_char_p, _ContextParams)),
-    "whisper_init_state": (c_void_p, (c_void_p,)),
-    "whisper_free_state": (None, (c_void_p,)),
-    "whisper_is_multilingual": (c_int, (c_void_p,)),
-    "whisper_n_vocab": (c_int, (c_void_p,)),
-    "whisper_lang_max_id": (c_int, ()),
-    "whisper_lang_str": (c_char_p, (c_int,)),
-    "whisper_lang_id": (c_int, (c_char_p,)),
-    "whisper_token_to_str": (c_char_p, (c_void_p, c_int32)),
-    "whisper_token_eot": (c_int32, (c_void_p,)),
-    "whisper_token_sot": (c_int32, (c_void_p,)),
-    "whisper_token_nosp": (c_int32, (c_void_p,)),
-    "whisper_token_lang": (c_int32, (c_void_p, c_int)),
-    "whisper_token_translate": (c_int32, (c_void_p,)),
-    "whisper_tokenize": (c_int, (c_void_p, c_char_p, _TOKENS, c_int)),
-    "whisper_model_n_mels": (c_int, (c_void_p,)),
-    "whisper_set_mel_with_state": (c_int, (c_void_p, c_void_p, _SAMPLES, c_int, c_int)),
-    "whisper_full_with_state": (c_int, (c_void_p, c_void_p, _FullParams, _SAMPLES, c_int)),
-    "whisper_lang_auto_detect_with_state": (c_int, (c_void_p, c_void_p, c_int, c_int, _SAMPLES)),
-    "whisper_decode_with_state": (c_int, (c_void_p, c_void_p, _TOKENS, c_int, c_int, c_int)),
-    "whisper_get_logits_from_state": (_SAMPLES, (c_void_p,)),
-    "whisper_full_n_segments_from_state": (c_int, (c_void_p,)),
-    "whisper_full_n_tokens_from_state": (c_int, (c_void_p, c_int)),
-    "whisper_full_get_token_data_from_state": (_TokenData, (c_void_p, c_int, c_int)),
-}
-
-
-def _open_library() -> Any:
-    module = Path(_pywhispercpp.__file__)
-    if sys.platform == "win32":  # where a library shows what is in it, and not what it is linked with
-        (path,) = set(module.parent.rglob("whisper*.dll"))
-    else:
-        path = module
-    library = ctypes.CDLL(str(path))
-    for name, (result, arguments) in _FUNCTIONS.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
-    return library
-
-
-def _check_structures(library: Any) -> None:
-    """Refuse a library whose structures are not those that are written here: its numbers would be others."""
-    pairs = [
-        (
-            library.whisper_context_default_params_by_ref().contents,
-            _pywhispercpp.whisper_context_default_params(),
-        ),
-        (
-            library.whisper_full_default_params_by_ref(_BEAM_SEARCH).contents,
-            _pywhispercpp.whisper_full_default_params(
-                _pywhispercpp.whisper_sampling_strategy.WHISPER_SAMPLING_BEAM_SEARCH
-            ),
-        ),
-    ]
-    for ours, theirs in pairs:
-        for name, kind in ours._fields_:
-            if kind not in (c_bool, c_int, c_float) or not hasattr(theirs, name):
-                continue
-            expected = getattr(theirs, name)
-            if isinstance(expected, (bool, int, float)) and getattr(ours, name) != expected:
-                raise ImportError(
-                    f"whisper.cpp {version()} is not the version that this plugin is made for ({name})"
-                )
-    # The last of the structure: were one before them missing, they would not be where they are.
-    vad = _pywhispercpp.whisper_vad_default_params()
-    full = pairs[1][0]
-    if (full.vad_threshold, full.vad_samples_overlap) != (vad.threshold, vad.samples_overlap):
-        raise ImportError(f"whisper.cpp {version()} is not the version that this plugin is made for (vad)")
-
-
-def _log(level: int, text: bytes, _: object) -> None:
-    """Troubles only: what is said at the lower levels holds tokens of the text."""
-    if level >= _WARNING and level != _CONTINUED:
-        sys.stderr.write(text.decode(errors="replace"))
-
-
-def version() -> str:
-    """Of whisper.cpp."""
-    return str(_library.whisper_version().decode())
-
-
-_library = _open_library()
-_log_callback = _LOG_CALLBACK(_log)
-_library.whisper_log_set(_log_callback, None)
-_check_structures(_library)
-_DEFAULTS = {
-    strategy: _library.whisper_full_default_params_by_ref(strategy).contents
-    for strategy in (_GREEDY, _BEAM_SEARCH)
-}
-
-
 class Decoded:
     """What one decoding of one window found."""
 
     def __init__(self, state: Any, end_token: int, duration_s: float) -> None:
-        segments = range(_library.whisper_full_n_segments_from_state(state))
+        segments = range(LIBRARY.whisper_full_n_segments_from_state(state))
         data = [
-            _library.whisper_full_get_token_data_from_state(state, segment, index)
+            LIBRARY.whisper_full_get_token_data_from_state(state, segment, index)
             for segment in segments
-            for index in range(_library.whisper_full_n_tokens_from_state(state, segment))
+            for index in range(LIBRARY.whisper_full_n_tokens_from_state(state, segment))
         ]
         text = [one for one in data if one.id < end_token]
         self.tokens = tuple(int(one.id) for one in text)
@@ -260,7 +72,7 @@ class Model:
     """Loaded weights, shared by all states. They are freed with the process."""
 
     def __init__(self, path: str, *, use_gpu: bool, heads: AlignmentHeads) -> None:
-        params = _library.whisper_context_default_params_by_ref().contents
+        params = LIBRARY.whisper_context_default_params_by_ref().contents
         params.use_gpu = use_gpu
         # It would pad the context, and attend to what a window with a longer context left in the padding.
         params.flash_attn = False
@@ -268,16 +80,16 @@ class Model:
         params.dtw_aheads_preset = heads.preset
         params.dtw_n_top = heads.top_layers
         params.dtw_mem_size = heads.need_bytes
-        self._context = _library.whisper_init_from_file_with_params_no_state(path.encode(), params)
+        self._context = LIBRARY.whisper_init_from_file_with_params_no_state(path.encode(), params)
         if not self._context:
             raise RuntimeError("whisper.cpp cannot read the file")
         self.uses_gpu = use_gpu
-        self.is_multilingual = bool(_library.whisper_is_multilingual(self._context))
-        self.start_token = int(_library.whisper_token_sot(self._context))
-        self.no_speech_token = int(_library.whisper_token_nosp(self._context))
-        self.end_token = int(_library.whisper_token_eot(self._context))
+        self.is_multilingual = bool(LIBRARY.whisper_is_multilingual(self._context))
+        self.start_token = int(LIBRARY.whisper_token_sot(self._context))
+        self.no_speech_token = int(LIBRARY.whisper_token_nosp(self._context))
+        self.end_token = int(LIBRARY.whisper_token_eot(self._context))
         self.languages = self._known_languages()
-        self.mel_filters = mel_filters(_library.whisper_model_n_mels(self._context))
+        self.mel_filters = mel_filters(LIBRARY.whisper_model_n_mels(self._context))
 
     def state(self, threads: int) -> State:
         """What one thread at a time needs to compute with these weights."""
@@ -285,28 +97,28 @@ class Model:
 
     def token_bytes(self, token: int) -> bytes:
         """What a token stands for; of some characters a part."""
-        return bytes(_library.whisper_token_to_str(self._context, token))
+        return bytes(LIBRARY.whisper_token_to_str(self._context, token))
 
     def tokenize(self, text: str) -> list[int]:
         """The tokens of a text."""
         encoded = text.encode()
         tokens = (c_int32 * len(encoded))()  # no token is shorter than a byte
-        count = _library.whisper_tokenize(self._context, encoded, tokens, len(tokens))
+        count = LIBRARY.whisper_tokenize(self._context, encoded, tokens, len(tokens))
         return list(tokens[:count])
 
     @property
     def vocabulary_size(self) -> int:
         """How many tokens there are."""
-        return int(_library.whisper_n_vocab(self._context))
+        return int(LIBRARY.whisper_n_vocab(self._context))
 
     def _known_languages(self) -> tuple[str, ...]:
         if not self.is_multilingual:
             return ("en",)
         # Newer models know more languages; each has a token of its own between the first and the tasks.
-        first = _library.whisper_token_lang(self._context, 0)
-        count = _library.whisper_token_translate(self._context) - first
-        known = range(min(count, _library.whisper_lang_max_id() + 1))
-        return tuple(_library.whisper_lang_str(number).decode() for number in known)
+        first = LIBRARY.whisper_token_lang(self._context, 0)
+        count = LIBRARY.whisper_token_translate(self._context) - first
+        known = range(min(count, LIBRARY.whisper_lang_max_id() + 1))
+        return tuple(LIBRARY.whisper_lang_str(number).decode() for number in known)
 
 
 class State:
@@ -321,7 +133,7 @@ class State:
         self._is_worn = False
         """Whether it is to be renewed before the next window: a text was found by chance, or given up."""
         self._is_wanted = _always
-        self._abort = _ABORT_CALLBACK(lambda _: not self._is_wanted())
+        self._abort = ABORT_CALLBACK(lambda _: not self._is_wanted())
         self._renew()
 
     @contextmanager
@@ -346,18 +158,18 @@ class State:
             self._renew()
         mel = np.ascontiguousarray(mel_spectrogram(samples, self._model.mel_filters, _FRAMES), np.float32)
         bands, frames = mel.shape
-        pointer = mel.ctypes.data_as(_SAMPLES)
-        _check(_library.whisper_set_mel_with_state(self._context, self._state, pointer, frames, bands))
-        params = self._params(_GREEDY)
+        pointer = mel.ctypes.data_as(SAMPLES)
+        _check(LIBRARY.whisper_set_mel_with_state(self._context, self._state, pointer, frames, bands))
+        params = self._params(GREEDY)
         params.duration_ms = _NO_TIME_MS
         params.audio_ctx = audio_context
         self._compute(params)
 
     def guess_language(self) -> dict[str, float]:
         """How likely each language is that the model knows."""
-        guesses = np.zeros(_library.whisper_lang_max_id() + 1, dtype=np.float32)
-        pointer = guesses.ctypes.data_as(_SAMPLES)
-        status = _library.whisper_lang_auto_detect_with_state(
+        guesses = np.zeros(LIBRARY.whisper_lang_max_id() + 1, dtype=np.float32)
+        pointer = guesses.ctypes.data_as(SAMPLES)
+        status = LIBRARY.whisper_lang_auto_detect_with_state(
             self._context, self._state, 0, self._threads, pointer
         )
         _check(status)
@@ -377,7 +189,7 @@ class State:
     ) -> Decoded:
         """Encode and decode the window: by beams at a temperature of 0, else the best of some samples."""
         uses_beams = temperature == 0 and beam_size > 1
-        params = self._params(_BEAM_SEARCH if uses_beams else _GREEDY)
+        params = self._params(BEAM_SEARCH if uses_beams else GREEDY)
         self._is_worn |= uses_beams or temperature > 0
         params.audio_ctx = audio_context
         params.duration_ms = max(_LEAST_ALIGNED_MS, int(self._duration_s * 1000))
@@ -400,11 +212,9 @@ class State:
         """
         start = (c_int32 * 1)(self._model.start_token)
         _check(
-            _library.whisper_decode_with_state(
-                self._context, self._state, start, len(start), 0, self._threads
-            )
+            LIBRARY.whisper_decode_with_state(self._context, self._state, start, len(start), 0, self._threads)
         )
-        pointer = _library.whisper_get_logits_from_state(self._state)
+        pointer = LIBRARY.whisper_get_logits_from_state(self._state)
         scores = np.ctypeslib.as_array(pointer, shape=(self._model.vocabulary_size,))
         likelihoods = np.exp(scores - scores.max())
         return float(likelihoods[self._model.no_speech_token] / likelihoods.sum())
@@ -416,14 +226,14 @@ class State:
         of an old state, the same sound would not give the same text.
         """
         if self._state:
-            _library.whisper_free_state(self._state)
-        self._state = _library.whisper_init_state(self._context)
+            LIBRARY.whisper_free_state(self._state)
+        self._state = LIBRARY.whisper_init_state(self._context)
         if not self._state:
             raise RuntimeError("whisper.cpp has not the memory to compute with this model")
         self._is_worn = False
 
     def _params(self, strategy: int) -> Any:
-        params = _FullParams.from_buffer_copy(_DEFAULTS[strategy])
+        params = FullParams.from_buffer_copy(DEFAULTS[strategy])
         params.n_threads = self._threads
         params.language = b"en"
         params.no_timestamps = True
@@ -438,7 +248,7 @@ class State:
     def _compute(self, params: Any) -> None:
         params.abort_callback = ctypes.cast(self._abort, c_void_p)
         # Without samples, it computes what it has the spectrogram of.
-        status = _library.whisper_full_with_state(self._context, self._state, params, None, 0)
+        status = LIBRARY.whisper_full_with_state(self._context, self._state, params, None, 0)
         if status < 0 and not self._is_wanted():
             self._is_worn = True
             raise GivenUp
