@@ -13,11 +13,13 @@ import anyio.to_thread
 
 from whisperd.audio import SAMPLE_RATE, DecodeParams, open_decoder_pool
 from whisperd.models import InstalledModel
+from whisperd.models.files import reading
 from whisperd.natives import Bundle, InstalledBundle, NativeStore
 from whisperd.plugins import Backend, Variant, find_variant
 from whisperd.progress import OnProgress, Progress
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes import RuntimePreset
+from whisperd.runtimes.file_models import variants_for
 from whisperd.runtimes.prepare import load_params, prepare
 from whisperd.speech import Sample, samples, word_errors, words
 from whisperd.worker.process import WorkerDied, open_worker
@@ -44,7 +46,7 @@ async def try_bundle(service: Service, installed: InstalledBundle) -> str:
     if found is None:
         return await _decode(installed, sample)
     backend, variant = found
-    model = await _smallest_model(service)
+    model = await _smallest_model(service, backend)
     if model is None:
         return await _import(installed, backend, variant)
     return await _transcribe(service, installed, backend, variant, model, sample)
@@ -105,7 +107,8 @@ async def _transcribe(
         service.on_model_progress(progress)
 
     models = service.models.for_trials()
-    prepared = await prepare(preset, [(backend, variant)], _Only(installed), models, _ignore, tell)
+    pair = variants_for(preset, model.facts, [(backend, variant)])
+    prepared = await prepare(preset, pair, _Only(installed), models, _ignore, tell)
     batch = BatchParams(
         windows=(EngineWindow(pcm=sample.pcm),),
         options=DecodeOptions(language=sample.language, beam_size=1),
@@ -123,14 +126,14 @@ async def _transcribe(
     return f"it transcribed {sample.duration_s:.0f} s of speech with {model.name}"
 
 
-async def _smallest_model(service: Service) -> InstalledModel | None:
-    """The smallest model here that every backend loads and that knows the language of the speech, in the
-    store or used in place."""
+async def _smallest_model(service: Service, backend: Backend) -> InstalledModel | None:
+    """The smallest model here that a backend loads and that knows the language of the speech, in the store or
+    used in place. A file in its own format is loaded by few."""
     names = [summary.name for summary in await service.models.list()]
     names += [runtime.preset.model for runtime in service.runtimes.all()]
     found = [await service.models.find(name) for name in dict.fromkeys(names)]
-    common = [one for one in found if one is not None and one.facts is None]
-    able = [one for one in common if one.languages is None or "en" in one.languages]
+    own = [one for one in found if one and (one.facts is None or backend in reading(one.facts))]
+    able = [one for one in own if one.languages is None or "en" in one.languages]
     return min(able, key=lambda one: math.inf if one.size is None else one.size, default=None)
 
 

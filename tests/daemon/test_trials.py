@@ -1,0 +1,60 @@
+"""Which model a bundle is tried with that nobody uses yet."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from whisperd.daemon.trials import _smallest_model
+from whisperd.models import InstalledModel
+from whisperd.plugins import Backend, ModelFacts, find_variant
+
+pytestmark = pytest.mark.anyio
+
+FACTS = ModelFacts(format="ggml", precision="q5_0", compute_type="int8", parameters=10**8, language_count=99)
+
+
+def model(name: str, size: int | None, **fields: Any) -> InstalledModel:
+    usual: dict[str, Any] = {
+        "repo": None, "memory": None, "languages": None, "installed": True, "verified": True, "path": name,
+        "source": "the hub",
+    }  # fmt: skip
+    return InstalledModel(name=name, size=size, **{**usual, **fields})
+
+
+def service(*stored: InstalledModel, in_place: InstalledModel | None = None) -> Any:
+    found = {one.name: one for one in (*stored, in_place) if one is not None}
+
+    async def list_() -> list[InstalledModel]:
+        return list(stored)
+
+    async def find(name: str) -> InstalledModel | None:
+        return found.get(name)
+
+    names = [in_place.name if in_place else "gone"]
+    runtimes = [SimpleNamespace(preset=SimpleNamespace(model=name)) for name in names]
+    return SimpleNamespace(
+        models=SimpleNamespace(list=list_, find=find), runtimes=SimpleNamespace(all=lambda: runtimes)
+    )
+
+
+def backend(variant: str) -> Backend:
+    found = find_variant(variant)
+    assert found is not None
+    return found[0]
+
+
+async def test_it_is_the_smallest_that_knows_english() -> None:
+    here = service(model("small", 200), model("base", 100), model("german", 10, languages=("de",)))
+    found = await _smallest_model(here, backend("ctranslate2-cpu"))
+    assert found is not None and found.name == "base"
+    assert await _smallest_model(service(), backend("ctranslate2-cpu")) is None
+
+
+async def test_a_file_in_its_own_format_is_for_the_backend_that_loads_it() -> None:
+    here = service(in_place=model("/mine.bin", None, facts=FACTS))
+    found = await _smallest_model(here, backend("whispercpp-avx"))
+    assert found is not None and found.name == "/mine.bin"
+    assert await _smallest_model(here, backend("ctranslate2-cpu")) is None
