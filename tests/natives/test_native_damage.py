@@ -80,7 +80,7 @@ class TestDamagedBundle:
         data = bytearray(library.read_bytes())
         if request.param == "changed":
             data[12345] ^= 1
-            library.write_bytes(data)
+            write_later(library, data)
         elif request.param == "changed in secret":
             data[12345] ^= 1
             change_keeping_times(library, data)
@@ -184,10 +184,15 @@ def change_keeping_times(path: Path, data: bytes) -> None:
     if os.name == "nt":
         pytest.skip("Windows has no note of the last change that cannot be set")
     before = path.stat()
-    sealed_ns = (path.parents[2] / ".whisperd.json").stat().st_mtime_ns
-    until(lambda: _written(path, data).st_ctime_ns > sealed_ns, "the clock of the files")
+    write_later(path, data)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert path.stat().st_mtime_ns == before.st_mtime_ns
+
+
+def write_later(path: Path, data: bytes) -> None:
+    """Write a file of a bundle when its clock shows that this was after the sealing: it goes in steps."""
+    sealed_ns = (path.parents[2] / ".whisperd.json").stat().st_mtime_ns
+    until(lambda: _written(path, data).st_mtime_ns > sealed_ns, "the clock of the files")
 
 
 def _written(path: Path, data: bytes) -> os.stat_result:
