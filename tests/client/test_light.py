@@ -43,8 +43,8 @@ def imported(code: str, daemon: RunningDaemon) -> set[str]:
         "import whisperd.cli.main",
     ],
 )
-def test_importing(daemon: RunningDaemon, code: str) -> None:
-    modules = imported(code, daemon)
+def test_importing(shared: RunningDaemon, code: str) -> None:
+    modules = imported(code, shared)
     assert "whisperd" in modules
     assert modules & HEAVY == set()
 
@@ -67,30 +67,30 @@ def test_importing(daemon: RunningDaemon, code: str) -> None:
         ["--help"],
     ],
 )
-def test_a_command(daemon: RunningDaemon, command: list[str]) -> None:
+def test_a_command(shared: RunningDaemon, command: list[str]) -> None:
     code = (
         "import contextlib, io; from whisperd.cli.main import run\n"
         "with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), "
         f"contextlib.suppress(SystemExit): run({command!r})\n"
         "pass"
     )
-    assert imported(code, daemon) & HEAVY == set()
+    assert imported(code, shared) & HEAVY == set()
 
 
-def test_a_program_in_python(daemon: RunningDaemon) -> None:
+def test_a_program_in_python(shared: RunningDaemon) -> None:
     code = "import whisperd; client = whisperd.connect(start=False); client.daemon.status(); client.close()"
-    assert imported(code, daemon) & HEAVY == set()
+    assert imported(code, shared) & HEAVY == set()
 
 
 @pytest.mark.parametrize("command", [["daemon", "status"], ["runtimes", "list"]])
-def test_nothing_slow_is_needed_to_ask_how_it_is(daemon: RunningDaemon, command: list[str]) -> None:
+def test_nothing_slow_is_needed_to_ask_how_it_is(shared: RunningDaemon, command: list[str]) -> None:
     code = f"import sys; before = set(sys.modules); from whisperd.cli.main import run; run({command!r})"
-    seen = run_python(f"{code}; print(*(set(sys.modules) - before))", env=daemon.env).splitlines()[-1].split()
+    seen = run_python(f"{code}; print(*(set(sys.modules) - before))", env=shared.env).splitlines()[-1].split()
     assert set(seen) & SLOW == set()
     assert "msgpack" in seen
 
 
-def test_help_imports_no_command(daemon: RunningDaemon) -> None:
+def test_help_imports_no_command(shared: RunningDaemon) -> None:
     code = "from whisperd.cli.main import run; run(['--help']); import sys; print(*sys.modules)"
-    seen = run_python(code, env=daemon.env).splitlines()[-1].split()
+    seen = run_python(code, env=shared.env).splitlines()[-1].split()
     assert not [name for name in seen if name.startswith(("whisperd.cli.commands.", "whisperd.client"))]

@@ -69,10 +69,10 @@ def test_shipped_speech_becomes_text(make_daemon: Callable[..., RunningDaemon]) 
             assert event["agreed"] or event["tentative"]
 
 
-def test_silence_and_noise_give_nothing(daemon: RunningDaemon, toy: Callable[..., str]) -> None:
+def test_silence_and_noise_give_nothing(shared: RunningDaemon, toy: Callable[..., str]) -> None:
     model = toy()
     hiss = bytes(index * 7919 % 16 for index in range(320_000))
-    with daemon.connect() as client, client.dictate(model=model) as dictation:
+    with shared.connect() as client, client.dictate(model=model) as dictation:
         speak(dictation, bytes(640_000), hiss).join()
         assert [event["type"] for event in dictation] == [
             "job.queued",
@@ -83,8 +83,8 @@ def test_silence_and_noise_give_nothing(daemon: RunningDaemon, toy: Callable[...
     assert batches(model) == []
 
 
-def test_what_it_looks_like(daemon: RunningDaemon, toy: Callable[..., str]) -> None:
-    with daemon.connect() as client:
+def test_what_it_looks_like(shared: RunningDaemon, toy: Callable[..., str]) -> None:
+    with shared.connect() as client:
         with client.dictate(model=toy(), language="de", beam_size=2) as dictation:
             job = client.jobs.show(dictation.id)
             dictation.push(samples()[0].pcm)
@@ -120,8 +120,8 @@ def test_a_slow_engine_holds_back_who_pushes(daemon: RunningDaemon, held: Path) 
         assert dictation.result().duration == pytest.approx(len(speech) / 32_000, abs=0.01)
 
 
-def test_only_its_own_connection_may_push(daemon: RunningDaemon, toy: Callable[..., str]) -> None:
-    with daemon.connect() as client, daemon.connect() as other:
+def test_only_its_own_connection_may_push(shared: RunningDaemon, toy: Callable[..., str]) -> None:
+    with shared.connect() as client, shared.connect() as other:
         job = submit(client, model=toy())
         for method, params in (("jobs.push", {"pcm": b"\0\0"}), ("jobs.finish", {})):
             assert refused(other, method, id=job, **params).code == "live.not_yours"
@@ -132,9 +132,9 @@ def test_only_its_own_connection_may_push(daemon: RunningDaemon, toy: Callable[.
         assert refused(client, "jobs.push", id=job, pcm=b"\0\0").code == "live.finished"
 
 
-def test_what_cannot_be_pushed(daemon: RunningDaemon, held: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_pushed(shared: RunningDaemon, held: Path, tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"RIFF")
-    with daemon.connect() as client:
+    with shared.connect() as client:
         file = client.submit(tmp_path / "a.wav", model=held)
         assert refused(client, "jobs.push", id=file, pcm=b"").code == "live.not_live"
         job = submit(client, model=str(held))
@@ -165,8 +165,8 @@ def test_options_of_recordings_are_refused(
         {"input": {"stream": False}},
     ],
 )
-def test_streams_that_cannot_be(daemon: RunningDaemon, params: dict[str, Any]) -> None:
-    with daemon.connect() as client:
+def test_streams_that_cannot_be(shared: RunningDaemon, params: dict[str, Any]) -> None:
+    with shared.connect() as client:
         assert refused(client, "jobs.submit", **params).code == "rpc.invalid_params"
 
 

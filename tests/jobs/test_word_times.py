@@ -25,8 +25,8 @@ def tone(tmp_path: Path) -> Path:
     return write_tone(tmp_path / "tone.wav", 3.0)
 
 
-def test_each_word_has_its_time(daemon: RunningDaemon, toy: Callable[..., str], tone: Path) -> None:
-    with daemon.connect() as client:
+def test_each_word_has_its_time(shared: RunningDaemon, toy: Callable[..., str], tone: Path) -> None:
+    with shared.connect() as client:
         transcript = client.transcribe(tone, model=toy(says=SAYS), vad=False, timestamps="word")
         plain = client.transcribe(tone, model=toy(says=SAYS), vad=False)
     (segment,) = transcript.segments
@@ -42,10 +42,10 @@ def test_each_word_has_its_time(daemon: RunningDaemon, toy: Callable[..., str], 
 
 
 def test_they_are_those_of_the_file_in_its_parts_and_channels(
-    daemon: RunningDaemon, toy: Callable[..., str], tmp_path: Path
+    shared: RunningDaemon, toy: Callable[..., str], tmp_path: Path
 ) -> None:
     stereo = write_tone(tmp_path / "stereo.wav", 20.0, channels=2)
-    with daemon.connect() as client:
+    with shared.connect() as client:
         transcript = client.transcribe(
             stereo,
             model=toy(says=SAYS),
@@ -62,16 +62,16 @@ def test_they_are_those_of_the_file_in_its_parts_and_channels(
 
 
 def test_events_tell_of_the_words_and_then_of_the_segment(
-    daemon: RunningDaemon, toy: Callable[..., str], tone: Path
+    shared: RunningDaemon, toy: Callable[..., str], tone: Path
 ) -> None:
-    with daemon.connect() as client:
+    with shared.connect() as client:
         job = client.submit(tone, model=toy(says=SAYS), vad=False, timestamps="word")
         events = [event for event in client.follow(job) if event is not None]
     told = [event for event in events if event["type"] in ("transcription.word", "transcription.segment")]
     assert [event["text"] for event in told] == [*NAMES, SAYS.strip()]
     assert [event["index"] for event in told] == [0, 1, 2, 0]
     assert [word["word"] for word in told[-1]["words"]] == NAMES
-    with daemon.connect() as client:
+    with shared.connect() as client:
         (segment,) = client.transcribe(tone, model=toy(says=SAYS), vad=False, timestamps="word", stream=True)
     assert [word.text for word in segment.words] == NAMES
 
@@ -91,9 +91,9 @@ def test_what_is_kept_has_its_words_and_does_not_answer_for_what_has_none(
     assert kept["words"] == with_words.verbose["words"]
 
 
-def test_a_model_that_does_not_know_them(daemon: RunningDaemon, toy: Callable[..., str], tone: Path) -> None:
+def test_a_model_that_does_not_know_them(shared: RunningDaemon, toy: Callable[..., str], tone: Path) -> None:
     model = toy(says=SAYS, word_times=False)
-    with daemon.connect() as client:
+    with shared.connect() as client:
         with pytest.raises(WhisperdError) as raised:
             client.transcribe(tone, model=model, vad=False, timestamps="word")
         assert client.transcribe(tone, model=model, vad=False).text == SAYS.strip()
@@ -102,20 +102,20 @@ def test_a_model_that_does_not_know_them(daemon: RunningDaemon, toy: Callable[..
     assert len(batches(model)) == 1, "it was not asked to"
 
 
-def test_on_the_command_line(daemon: RunningDaemon, toy: Callable[..., str], tone: Path) -> None:
+def test_on_the_command_line(shared: RunningDaemon, toy: Callable[..., str], tone: Path) -> None:
     asked = ("transcribe", "--model", toy(says=SAYS), "--no-vad", "--timestamps", "word", str(tone))
-    assert daemon.ctl(*asked).out == f"{SAYS.strip()}\n"
-    assert [word["word"] for word in daemon.ctl(*asked, "--json").json["words"]] == NAMES
-    cue = daemon.ctl(*asked, "--format", "vtt").out.splitlines()[-1]
+    assert shared.ctl(*asked).out == f"{SAYS.strip()}\n"
+    assert [word["word"] for word in shared.ctl(*asked, "--json").json["words"]] == NAMES
+    cue = shared.ctl(*asked, "--format", "vtt").out.splitlines()[-1]
     assert cue == "<c>One</c> <00:00:01.000><c>two</c> <00:00:02.000><c>three.</c>"
-    lines = [json.loads(line) for line in daemon.ctl(*asked, "--stream").out.splitlines()]
+    lines = [json.loads(line) for line in shared.ctl(*asked, "--stream").out.splitlines()]
     assert [one["text"] for one in lines if one["type"] == "transcription.word"] == NAMES
 
 
-def test_live(daemon: RunningDaemon, toy: Callable[..., str]) -> None:
+def test_live(shared: RunningDaemon, toy: Callable[..., str]) -> None:
     sample = samples()[0]
     with (
-        daemon.connect() as client,
+        shared.connect() as client,
         client.dictate(model=toy(says=SAYS), timestamps="word") as dictation,
     ):
         dictation.push(sample.pcm)

@@ -57,19 +57,19 @@ def test_a_job_survives_a_crash_of_its_engine(
 
 
 def test_only_the_job_at_fault_fails(
-    daemon: RunningDaemon, toy: Callable[..., str], tones: dict[float, Path], together: ThreadPoolExecutor
+    shared: RunningDaemon, toy: Callable[..., str], tones: dict[float, Path], together: ThreadPoolExecutor
 ) -> None:
     model = toy(poison_s=3.0, poison="SIGSEGV")
     (Path(model) / "hold").touch()
-    good = [together.submit(transcribe, daemon, tones[4.0], model) for _ in range(2)]
-    bad = together.submit(failure, daemon, tones[3.0], model)
+    good = [together.submit(transcribe, shared, tones[4.0], model) for _ in range(2)]
+    bad = together.submit(failure, shared, tones[3.0], model)
     until(lambda: batches(model))
     (Path(model) / "hold").unlink()
     assert [one.result(LIMIT_S).text for one in good] == ["transcribe 4.00 s"] * 2
     error = bad.result(LIMIT_S)
     assert error.code == "worker.died"
     assert "SIGSEGV" in error.message
-    assert transcribe(daemon, tones[4.0], model).text == "transcribe 4.00 s"
+    assert transcribe(shared, tones[4.0], model).text == "transcribe 4.00 s"
 
 
 def test_an_engine_killed_while_idle_is_there_for_the_next_job(
@@ -133,15 +133,15 @@ def test_an_engine_that_hangs_holds_up_neither_cancelling_nor_the_end(
 
 
 def test_what_an_engine_prints_is_no_message(
-    daemon: RunningDaemon, toy: Callable[..., str], tones: dict[float, Path]
+    shared: RunningDaemon, toy: Callable[..., str], tones: dict[float, Path]
 ) -> None:
-    assert transcribe(daemon, tones[3.0], toy(chatter=True)).text == "transcribe 3.00 s"
+    assert transcribe(shared, tones[3.0], toy(chatter=True)).text == "transcribe 3.00 s"
 
 
 def test_very_long_texts_arrive_whole(
-    daemon: RunningDaemon, toy: Callable[..., str], tones: dict[float, Path]
+    shared: RunningDaemon, toy: Callable[..., str], tones: dict[float, Path]
 ) -> None:
-    transcript = transcribe(daemon, tones[50.0], toy(segments=3000, characters=500))
+    transcript = transcribe(shared, tones[50.0], toy(segments=3000, characters=500))
     assert len(transcript.segments) >= 6000
     assert len(transcript.text) > 3_000_000
 
@@ -158,12 +158,12 @@ def test_very_long_texts_arrive_whole(
     ],
 )
 def test_an_engine_that_fails_fails_its_job(
-    daemon: RunningDaemon, toy: Callable[..., str], tones: dict[float, Path], behaviour: Any, code: str
+    shared: RunningDaemon, toy: Callable[..., str], tones: dict[float, Path], behaviour: Any, code: str
 ) -> None:
-    error = failure(daemon, tones[3.0], toy("bad", **behaviour))
+    error = failure(shared, tones[3.0], toy("bad", **behaviour))
     assert error.code == code
     assert error.message and error.fix
-    assert transcribe(daemon, tones[3.0], toy("good")).text == "transcribe 3.00 s"
+    assert transcribe(shared, tones[3.0], toy("good")).text == "transcribe 3.00 s"
 
 
 def test_a_library_that_cannot_be_imported(
