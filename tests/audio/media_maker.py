@@ -30,6 +30,7 @@ def main() -> None:
         write(out / name, codec, samples)
     write(out / "film.mp4", "aac", samples, video=True)
     write(out / "film.mkv", "aac", samples, video=True)
+    write(out / "cinema.m4a", "aac", samples, layout="7.1")
     write(out / "silent_film.mp4", None, samples, video=True)
     write(out / "late.mkv", "flac", samples, video=True, first_s=3.0)
     write(out / "hole.mkv", "flac", samples, jumps={4.0: 2.0})
@@ -38,6 +39,7 @@ def main() -> None:
     once = (out / "once.ts").read_bytes()
     (out / "twice.ts").write_bytes(once + once)  # the clock runs back in the middle
     write_surround(out / "surround.wav", samples)
+    write_tracks(out / "tracks.wav", samples)
     write_impossible(out / "impossible.wav", samples)
     write_long(out / "long.wav", samples)
     write_minutes(out, samples)
@@ -56,7 +58,9 @@ def read(speech):
     return np.concatenate([frame.to_ndarray()[0] for frame in frames])
 
 
-def write(path, codec, samples, *, video=False, first_s=0.0, jumps=None, rate=RATE, options=None):
+def write(
+    path, codec, samples, *, video=False, first_s=0.0, jumps=None, rate=RATE, options=None, layout="mono"
+):
     """Encode; `jumps` says at which second of the audio its clock leaps, and how far."""
     import av
     import numpy as np
@@ -64,7 +68,7 @@ def write(path, codec, samples, *, video=False, first_s=0.0, jumps=None, rate=RA
     with av.open(str(path), "w") as container:
         sound = None
         if codec:
-            sound = container.add_stream(codec, rate=rate, layout="mono", options=options or {})
+            sound = container.add_stream(codec, rate=rate, layout=layout, options=options or {})
         picture = container.add_stream("mpeg4", rate=10) if video else None
         if picture is not None:
             picture.width = picture.height = 64
@@ -85,7 +89,8 @@ def encode(container, stream, samples, first_s, jumps):
     clock = round(first_s * stream.codec_context.sample_rate)
     pending = sorted(jumps.items())
     rate = stream.codec_context.sample_rate
-    resampler = av.AudioResampler(format=stream.codec_context.format, layout="mono", rate=rate)
+    codec = stream.codec_context
+    resampler = av.AudioResampler(format=codec.format, layout=codec.layout, rate=rate)
     for start in range(0, len(samples), 4800):
         if pending and start >= pending[0][0] * rate:
             clock += round(pending.pop(0)[1] * rate)
@@ -105,6 +110,14 @@ def write_surround(path, samples):
     channels[:, 2] = np.repeat(samples, 2)
     values = (np.clip(channels, -1, 1) * (2**23 - 1)).astype("<i4")
     path.write_bytes(wav(values.view(np.uint8).reshape(-1, 4)[:, :3].tobytes(), 1, 8, 96_000, 24))
+
+
+def write_tracks(path, samples):
+    """Ten channels, the voice on each of them, and not a word of where they are heard."""
+    import numpy as np
+
+    values = (np.clip(samples, -1, 1) * 32767).astype("<i2").repeat(10)
+    path.write_bytes(wav(values.tobytes(), 1, 10, RATE, 16))
 
 
 def write_impossible(path, samples):

@@ -6,7 +6,7 @@ import array
 import os
 import socket
 import wave
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ from whisperd.audio.found import merge
 from whisperd.audio.marks import PROVEN, WARM_UP, unpack_marks
 from whisperd.audio.process import FindBundle
 from whisperd.rpc.errors import WhisperdError
-from whisperd_testing import unprivileged
+from whisperd_testing import run_python, unprivileged
 
 pytestmark = [pytest.mark.anyio, pytest.mark.real]
 
@@ -114,6 +114,8 @@ KENNEDY = (0.1, 10.7)
         ("film.mp4", "mp4", "aac"),
         ("film.mkv", "matroska", "aac"),
         ("surround.wav", "wav", "pcm_s24le"),
+        ("cinema.m4a", "mp4", "aac"),  # eight channels
+        ("tracks.wav", "wav", "pcm_s16le"),  # ten
         ("impossible.wav", "wav", "pcm_f32le"),
         ("tagged.wav", "wav", "pcm_s16le"),  # with a title that is not UTF-8
     ],
@@ -130,6 +132,47 @@ async def test_every_kind_of_media_gives_the_same_speech(
     assert (window.start, window.end) == pytest.approx(KENNEDY, abs=0.07)
     assert len(window.pcm) == 2 * round((window.end - window.start) * 16_000)
     assert loudness(window.pcm) > 500
+
+
+@pytest.mark.parametrize(("name", "heard"), [("cinema.m4a", [2]), ("tracks.wav", range(10))])
+async def test_many_channels_are_heard_by_themselves(
+    pool: DecoderPool, media: Path, name: str, heard: Sequence[int]
+) -> None:
+    windows = (await decode(pool, media / name, channels="split")).windows
+    assert [window.channel for window in windows] == list(heard)
+    for window in windows:
+        assert (window.start, window.end) == pytest.approx(KENNEDY, abs=0.07)
+        assert loudness(window.pcm) > 500
+
+
+def test_a_disk_that_fails_is_not_taken_for_a_damaged_file(media_bundle: Path, media: Path) -> None:
+    """Wherever that happens."""
+    code = """
+import errno, io, pathlib, sys
+sys.path.insert(0, sys.argv[1])
+from whisperd.audio import media
+from whisperd.rpc.errors import WhisperdError
+
+class FailingDisk(io.FileIO):
+    left = 0
+
+    def read(self, count=-1):
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().read(count)
+
+media.open_regular_file = FailingDisk
+for FailingDisk.left in range(6):
+    try:
+        with media.open_media(sys.argv[2]) as opened:
+            list(opened.blocks())
+        print("well")
+    except WhisperdError as error:
+        print(error.code)
+"""
+    said = run_python(code, str(media_bundle), str(media / "speech.wav"), env=os.environ)
+    assert set(said.split()) == {"audio.not_readable"}
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ def test_a_client_that_starts_it_is_told_why(broken: tuple[RunningDaemon, str, s
 
 
 def test_what_a_plugin_prints_is_no_announcement(make_daemon: MakeDaemon, tmp_path: Path) -> None:
-    (tmp_path / "chatty.py").write_text("print('Hello from a plugin.')\n")
+    (tmp_path / "chatty.py").write_text("print('Hello from a plugin.' * 10_000)\n")  # more than a pipe holds
     described = tmp_path / "chatty-1.0.dist-info"
     described.mkdir()
     (described / "METADATA").write_text("Metadata-Version: 2.1\nName: chatty\nVersion: 1.0\n")

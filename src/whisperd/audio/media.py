@@ -52,6 +52,10 @@ MAX_READ_ERRORS = 100
 SEEK_EARLY_S = (1.0, 15.0)
 # Each one that is heard by itself has a detector of speech of its own.
 MAX_CHANNELS = 16
+# PyAV looks for one plane more than there are, which with eight of them is beyond its table: it crashes.
+MAX_PLANES = 7
+# Of so many channels ffmpeg knows how to mix them, also where the file does not say where they are heard.
+MAX_PLACED_CHANNELS = 8
 # A lossy codec may overshoot full scale a little; what is far beyond is damage.
 MAX_AMPLITUDE = 16.0
 
@@ -67,6 +71,8 @@ def open_media(path: str, *, split: bool = False) -> Iterator[Media]:
         try:
             container = av.open(file, io_open=_refuse_to_open, container_options=OPEN_OPTIONS, **TAG_OPTIONS)
         except (av.FFmpegError, OSError, ValueError) as error:
+            if isinstance(error, OSError) and not isinstance(error, (av.FFmpegError, _Refused)):
+                raise not_readable(path, error) from error
             raise WhisperdError(
                 "audio.unsupported",
                 f"{path} is not audio or video that can be read, or it is damaged.",
@@ -103,6 +109,7 @@ class Media:
         start_time = container.start_time
         # What lies before zero is there only for the codec to get going.
         self._origin_s = max(0.0, start_time / av.time_base) if start_time is not None else 0.0
+        self._packer = _Packer()
         self.skipped = 0
         """Packets that could not be read or decoded so far."""
 
@@ -214,7 +221,10 @@ class Media:
             if marker is not None and self.skipped == 0 and marker.wants(resampler.position):
                 self._mark(frame, timeline, resampler, marker)
             _remove_impossible_values(frame)
-            yield from resampler.resample(frame)
+            try:
+                yield from resampler.resample(frame)
+            except av.FFmpegError:  # suddenly it has channels that cannot become those that it had
+                self.skipped += 1
         yield from resampler.flush()
 
     def _mark(self, frame: Any, timeline: Timeline, resampler: _Resampler, marker: Marker) -> None:
@@ -226,7 +236,7 @@ class Media:
     def _frames(self) -> Iterator[Any]:
         for packet in self._packets():
             try:
-                yield from packet.decode()
+                yield from map(self._packer.pack, packet.decode())
             except av.FFmpegError:
                 self.skipped += 1
 
@@ -275,6 +285,7 @@ class _Resampler:
     def __init__(self, layout: str, position: int = 0) -> None:
         self._layout = av.AudioLayout(layout)
         self._resampler: Any = None
+        self._is_averaged = False  # rather than mixed by where each channel is heard
         self._input: tuple[str, str, int] | None = None  # sample format, channel layout, rate
         self._input_samples = 0  # since the last flush
         self._flushed = position  # samples put out until the last flush
@@ -304,8 +315,10 @@ class _Resampler:
         shape = _shape(frame)
         if shape != self._input:
             yield from self.flush()
-            self._resampler = av.AudioResampler(format="s16p", layout=self._layout, rate=SAMPLE_RATE)
             self._input = shape
+            self._is_averaged = self._layout.nb_channels == 1 and _is_unplaced(frame.layout)
+            layout = frame.layout if self._is_averaged else self._layout
+            self._resampler = av.AudioResampler(format="s16", layout=layout, rate=SAMPLE_RATE)
         self._input_samples += frame.samples
         frame.pts = None  # the time line is kept outside
         yield from self._push(frame)
@@ -330,13 +343,43 @@ class _Resampler:
         for resampled in self._resampler.resample(frame):
             if resampled is not None and resampled.samples:
                 self._put_out += resampled.samples
-                yield resampled.to_ndarray()
+                block = resampled.to_ndarray().reshape(resampled.samples, -1)
+                if self._is_averaged:
+                    block = block.mean(axis=1, keepdims=True).astype(np.int16)
+                yield np.ascontiguousarray(block.T)
+
+
+class _Packer:
+    """Makes of frames with many planes such as have one, in which the channels take turns."""
+
+    def __init__(self) -> None:
+        self._input: tuple[str, str, int] | None = None
+        self._resampler: Any = None
+
+    def pack(self, frame: Any) -> Any:
+        """The frame, with at most `MAX_PLANES` planes."""
+        if not frame.format.is_planar or frame.layout.nb_channels <= MAX_PLANES:
+            return frame
+        if _shape(frame) != self._input:
+            format_name = frame.format.name.removesuffix("p")
+            self._resampler = av.AudioResampler(format_name, frame.layout, frame.sample_rate)
+            self._input = _shape(frame)
+        pts, time_base = frame.pts, frame.time_base
+        (packed,) = self._resampler.resample(frame)  # at the same rate, all that comes in goes out at once
+        packed.pts, packed.time_base = pts, time_base
+        return packed
 
 
 def silence(channels: int, samples: int) -> Iterator[Any]:
     """Blocks in which nothing is heard."""
     for first in range(0, samples, SILENCE_PIECE_SAMPLES):
         yield np.zeros((channels, min(SILENCE_PIECE_SAMPLES, samples - first)), np.int16)
+
+
+def _is_unplaced(layout: Any) -> bool:
+    """Whether nobody knows where the channels are heard, as in what recorders with many tracks write."""
+    name: str = layout.name
+    return layout.nb_channels > MAX_PLACED_CHANNELS and name == f"{layout.nb_channels} channels"
 
 
 def _shape(frame: Any) -> tuple[str, str, int]:
@@ -402,5 +445,9 @@ def _duration_s(container: Any, stream: Any) -> float | None:
     return duration_s if 0 < duration_s <= container.size / MIN_BYTES_PER_SECOND else None
 
 
+class _Refused(PermissionError):
+    """A media file is not to open another file."""
+
+
 def _refuse_to_open(url: str, *_: object) -> NoReturn:
-    raise PermissionError(f"a media file may not open another file: {url}")
+    raise _Refused(url)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import anyio
 from anyio import to_thread
+from anyio.abc import ByteStream
 from anyio.streams.memory import MemoryObjectSendStream
 
 from whisperd.client.hello import hello_params
@@ -28,11 +29,11 @@ from whisperd.client.nouns import (
 )
 from whisperd.client.start import open_socket
 from whisperd.client.values import InOrder, Segment, Transcript, end_of_job, is_over
-from whisperd.client.wire import FIRST_PATIENCE_S, LIMITS, lost, not_answering
+from whisperd.client.wire import FIRST_PATIENCE_S, LIMITS, PATIENCE_S, PING_AFTER_S, lost, not_answering
 from whisperd.paths import socket_path
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.peer import Peer, PeerClosed, open_peer
-from whisperd.rpc.stream import open_stream
+from whisperd.rpc.stream import hang_up, open_stream
 from whisperd.tasks import open_task_group
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ async def _greeted(path: str, *, start: bool, profile: str | None) -> AsyncItera
                 client.server = await client.request("session.hello", **hello_params(profile))
             if not client.server:
                 raise not_answering()
+            tasks.start_soon(client.end_with_silence, stream)
             yield client
             tasks.cancel_scope.cancel()
 
@@ -181,6 +183,26 @@ class AsyncClient:
         await self.peer.closed.wait()
         for _, listener in self._listeners:
             listener.close()
+
+    async def end_with_silence(self, stream: ByteStream) -> None:
+        """Hang up on a daemon that says nothing while it is listened to, not even that it is there.
+
+        Time in which this program itself stood still is not counted: it may have been spoken to.
+        """
+        silent_s, heard = 0.0, self.peer.heard
+        async with open_task_group() as tasks:
+            while silent_s < PATIENCE_S:
+                await anyio.sleep(PING_AFTER_S)
+                is_silent = self.peer.heard == heard and (self.peer.is_awaited or self._listeners)
+                silent_s, heard = silent_s + PING_AFTER_S if is_silent else 0.0, self.peer.heard
+                if silent_s == PING_AFTER_S:
+                    tasks.start_soon(self._ping)
+            self._reason = not_answering()
+            await hang_up(stream)
+
+    async def _ping(self) -> None:
+        with suppress(WhisperdError):
+            await self.request("session.ping")
 
     async def _transcript(self, input: Input, options: JobOptions) -> Transcript:
         job = await self.submit(input, **options)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["open_socket", "start_daemon"]
 
 START_TIMEOUT_S = 60.0
+LAST_WORDS_BYTES = 4096
 
 
 def open_socket(path: str, *, start: bool) -> Connected:
@@ -86,23 +87,27 @@ def _spawn(path: str) -> None:
     """Start a daemon in a session of its own, and wait until it listens or says why it cannot."""
     import json
     import subprocess
+    from tempfile import TemporaryFile
 
-    daemon = subprocess.Popen(
-        [sys.executable, "-P", "-m", "whisperd", "--socket", path, "--announce"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        creationflags=_creation_flags(),
-        env=_environment(),
-        cwd="/" if os.name == "posix" else None,  # so that no folder or disk is kept busy by it
-    )
-    assert daemon.stdout is not None and daemon.stderr is not None
-    with daemon.stdout, daemon.stderr:
-        announcement = daemon.stdout.readline()
+    # Not a pipe, which nobody reads meanwhile: what is printed by plugins may be more than fits into one.
+    with TemporaryFile() as printed:
+        daemon = subprocess.Popen(
+            [sys.executable, "-P", "-m", "whisperd", "--socket", path, "--announce"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=printed,
+            start_new_session=True,
+            creationflags=_creation_flags(),
+            env=_environment(),
+            cwd="/" if os.name == "posix" else None,  # so that no folder or disk is kept busy by it
+        )
+        assert daemon.stdout is not None
+        with daemon.stdout:
+            announcement = daemon.stdout.readline()
         if not announcement:
-            last_words = daemon.stderr.read().decode(errors="replace").strip().splitlines()
             daemon.wait()
+            printed.seek(max(0, os.fstat(printed.fileno()).st_size - LAST_WORDS_BYTES))
+            last_words = printed.read().decode(errors="replace").strip().splitlines()
             raise _start_failed(last_words[-1] if last_words else f"exit status {daemon.returncode}")
     said = json.loads(announcement)
     if "error" not in said:

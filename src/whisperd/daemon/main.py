@@ -20,6 +20,7 @@ from anyio.abc import TaskStatus
 
 from whisperd import paths
 from whisperd._version import __version__
+from whisperd.child import take_output
 from whisperd.daemon.calibrating import calibrate_by_itself
 from whisperd.daemon.conditions import relieve_memory, watch_power_and_sleep
 from whisperd.daemon.listener import claim_socket
@@ -205,8 +206,7 @@ class _Announcement:
     def __init__(self, *, enabled: bool) -> None:
         self._enabled = enabled
         if enabled:  # what plugins print is no announcement
-            self._output = os.dup(1)
-            os.dup2(2, 1)
+            self._output = take_output()
 
     def ready(self, socket: str) -> None:
         """Say that clients may connect, and let go of the terminal."""

@@ -61,6 +61,8 @@ class Peer:
         self._write_lock = anyio.Lock()
         self._calls: dict[int, _Call] = {}
         self._next_id = 0
+        self.heard = 0
+        """How often something came from the other side."""
         self.closed = anyio.Event()
         """Set as soon as the other side is gone."""
 
@@ -83,6 +85,11 @@ class Peer:
             raise PeerClosed(method)
         return call.response.unwrap()
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return bool(self._calls)
+
     async def _write(self, data: bytes) -> None:
         # Shielded: half a message on the stream would garble everything after it.
         async with self._write_lock:
@@ -96,7 +103,9 @@ class Peer:
         """Read until the other side is gone, then wake everybody who waits."""
         try:
             while True:
-                for frame in self._reader.feed(await self._receive.receive(READ_BYTES)):
+                data = await self._receive.receive(READ_BYTES)
+                self.heard += 1
+                for frame in self._reader.feed(data):
                     await self._dispatch(decode_message(frame))
         except (
             anyio.EndOfStream,

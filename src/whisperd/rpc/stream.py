@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import socket
 import sys
+from contextlib import suppress
 
-from anyio.abc import ByteStream, UNIXSocketStream
+from anyio.abc import ByteStream, SocketAttribute, UNIXSocketStream
 
 from whisperd.rpc.transport import Connected
 
-__all__ = ["open_stream"]
+__all__ = ["hang_up", "open_stream"]
 
 
 async def open_stream(connected: Connected, path: str) -> ByteStream:
@@ -21,3 +22,13 @@ async def open_stream(connected: Connected, path: str) -> ByteStream:
         return await connect_stream(path)
     assert isinstance(connected, socket.socket)
     return await UNIXSocketStream.from_socket(connected)
+
+
+async def hang_up(stream: ByteStream) -> None:
+    """End a connection that is in use: who sends or receives on it finds that the other side is gone."""
+    if isinstance(stream, UNIXSocketStream):
+        with suppress(OSError):  # the other side was quicker
+            raw_socket = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's `extra`
+            raw_socket.shutdown(socket.SHUT_RDWR)
+    else:
+        await stream.aclose()
