@@ -24,6 +24,7 @@ from whisperd.progress import OnProgress, Progress
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, RuntimeStatus
 from whisperd.runtimes import Lease, LoadedRuntime, Runtime, RuntimeChanges, RuntimeManager, Surroundings
+from whisperd.runtimes.fallback import VariantFailures
 from whisperd.runtimes.history import KEPT_MOMENTS
 from whisperd.runtimes.host import KEPT_UNTIL_USED_S
 from whisperd.runtimes.manager import KEPT_FAILURES
@@ -63,6 +64,8 @@ class House:
         self.may_download = opened()
         self.download_error: Exception | None = None
         self.has_others = False
+        self.stamping = anyio.Event()
+        self.may_stamp = opened()
         self.room_error: WhisperdError | None = None
 
     def surroundings(self) -> Surroundings:
@@ -75,6 +78,7 @@ class House:
             publish=self.publish,
             make_room=self.make_room,
             held_count_changed=self.counts.append,
+            failures=VariantFailures(self.stamp),
             clock=lambda: self.now_s,
         )
 
@@ -86,6 +90,11 @@ class House:
         if self.download_error is not None:
             raise self.download_error
         return Prepared(BACKEND, VARIANT, None, Path(preset.model), has_others=self.has_others)
+
+    async def stamp(self, _: Variant) -> str:
+        self.stamping.set()
+        await self.may_stamp.wait()
+        return ""
 
     async def capabilities(self, preset: RuntimePreset) -> Capabilities:
         return CAPABILITIES
@@ -760,6 +769,29 @@ async def test_who_prepares_waits_for_the_next_best_as_well(open_house: OpenHous
             puppets.load_error = None
             house.may_download.set()
         assert (house.status(runtime), house.prepared["toy"]) == ("loaded", 2)
+
+
+async def test_a_death_while_the_failure_of_another_variant_is_noted_is_a_death_as_any(
+    open_house: OpenHouse, puppets: Puppets
+) -> None:
+    async with open_house() as house:
+        runtime = await house.create()
+        house.has_others, puppets.may_load = True, anyio.Event()
+        puppets.load_error = an_error("library.broken")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(house.manager.load, runtime)
+            await house.until(runtime, "loading")
+            house.may_stamp, house.may_download = anyio.Event(), anyio.Event()
+            puppets.may_load.set()
+            await until(lambda: house.prepared["toy"] == 2)
+            puppets.load_error = None
+            house.may_download.set()
+            await house.stamping.wait()
+            puppets.made[-1].on_death(an_error("worker.died"))
+            assert house.manager.status(runtime) == "loading"
+            puppets.made[-1].on_death(None)
+            house.may_stamp.set()
+        assert (house.status(runtime), runtime.error) == ("loaded", None)
 
 
 async def test_what_was_loaded_by_hand_stays_for_its_first_use(

@@ -83,7 +83,7 @@ class Host:
             try:
                 await self._keep_loaded(prepared, failed)
             except WhisperdError as error:
-                if hosting.settled.is_set():
+                if runtime.loaded is not None:
                     raise
                 failed.append(FailedVariant(prepared.variant, error))
                 if not prepared.has_others or not is_fault_of_variant(error, prepared.variant):
@@ -108,10 +108,10 @@ class Host:
         async with open_task_group() as tasks:
             tasks.start_soon(loaded.run)
             await loaded.ready.wait()
-            await self._around.failures.note(runtime.preset.model, failed)
             runtime.detail = None
             runtime.loaded, runtime.unused_since_s = loaded, self._around.clock()
-            self._apply("ready")
+            self._apply("ready")  # at once: from now on its worker may die
+            await self._around.failures.note(runtime.preset.model, failed)
             self._hosting.settled.set()
             self._manager.wake_all()
             await self._until_told_to_end()

@@ -284,7 +284,7 @@ def check_means_it(error: WhisperdError) -> None:
 
 @HEARING
 async def at_once(trial: Trial) -> None:
-    """As many batches are computed at the same time as there are replicas, and none disturbs another."""
+    """Batches that come at the same time, as many as there are replicas, do not disturb each other."""
     samples = trial.bench.english[:REPLICAS]
     expected = [text_of(result) for result in await trial.alone()]
     heard: dict[int, str] = {}
