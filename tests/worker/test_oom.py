@@ -32,8 +32,8 @@ def test_any_text_has_a_count_or_none(text: str) -> None:
 @pytest.mark.parametrize(
     ("membership", "first"),
     [
-        ("0::/user.slice/app.service\n", "user.slice/app.service/memory.events"),
-        ("0::/\n", "memory.events"),
+        ("0::/user.slice/app.service\n", "user.slice/app.service/memory.events.local"),
+        ("0::/\n", "memory.events.local"),
         ("9:name=systemd:/\n4:cpu,memory:/a/b:c\n0::/\n", "memory/a/b:c/memory.oom_control"),
     ],
 )
@@ -56,3 +56,5 @@ def test_the_group_counts_before_the_computer(tmp_path: Path) -> None:
     assert count_kills(proc, groups) == 7
     write(groups / "service" / "memory.events", EVENTS)
     assert count_kills(proc, groups) == 2
+    write(groups / "service" / "memory.events.local", EVENTS.replace("oom_kill 2", "oom_kill 1"))
+    assert count_kills(proc, groups) == 1, "the other one was killed in a group of its own"

@@ -36,7 +36,9 @@ def control_group_files(membership: str) -> list[str]:
         if "memory" in controllers.split(","):
             files += [f"memory{path}/memory.oom_control", "memory/memory.oom_control"]
         elif number == "0" and not controllers:
-            files += [f"{path}/memory.events".lstrip("/"), "memory.events"]
+            # Without the groups in it, which are other services: kernels before 5.2 count them as well.
+            names = ("memory.events.local", "memory.events")
+            files += [f"{folder}/{name}".lstrip("/") for folder in (path, "") for name in names]
     return files
 
 
