@@ -44,9 +44,14 @@ async def test_nonsense_is_an_error_of_its_file_alone(how: str) -> None:
 
 async def test_a_decoder_that_says_nothing_more_is_stuck() -> None:
     command = [sys.executable, HOSTILE, "half_a_frame", "and stay"]
-    options = DecoderOptions(stall_timeout_s=5.0)
+    options = DecoderOptions(stall_timeout_s=LIMIT_S)
     async with open_decoder_pool(find_bundle, options, command=lambda *_: command) as pool:
-        assert (await outcome(pool)).code == "decoder.stuck"
+        with pytest.raises(WhisperdError) as caught:
+            async with pool.decode(DecodeParams(path="film.mkv")) as decoding:
+                async for event in decoding:
+                    assert isinstance(event, Opened)
+                    decoding._stall_timeout_s = 0.2  # from now on: a process may take long to begin
+    assert caught.value.code == "decoder.stuck"
 
 
 async def test_a_bundle_that_cannot_be_had_is_the_error_of_whoever_asks() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,11 @@ def model(toy: Toy) -> str:
 
 def files_hold(daemon: RunningDaemon, text: str) -> bool:
     """Whether the bytes of a text are in any file of the daemon's: its data base, its log."""
-    files = (path for path in (daemon.folder / "state").rglob("*") if path.is_file())
-    return any(text.encode() in path.read_bytes() for path in files)
+    for path in (daemon.folder / "state").rglob("*"):
+        with suppress(FileNotFoundError):  # it has just gone
+            if path.is_file() and text.encode() in path.read_bytes():
+                return True
+    return False
 
 
 def ended(client: Client, job: str) -> dict[str, Any]:
