@@ -18,6 +18,7 @@ from whisperd.worker.protocol import (
     EngineInfo,
     EngineSegment,
     EngineWindow,
+    LoadParams,
     WindowResult,
 )
 
@@ -51,6 +52,7 @@ class FakeRuntime:
         self.name = "fake"
         self.batch_size = batch_size
         self.replicas = replicas
+        self.params = LoadParams(model_path="fake", replicas=replicas)
         self.info = EngineInfo(
             multilingual=multilingual,
             languages=("en", "de") if multilingual else ("en",),

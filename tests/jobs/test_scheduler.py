@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -23,6 +24,7 @@ from whisperd.jobs.scheduler import (
     WindowScheduler,
 )
 from whisperd.worker.protocol import SAMPLE_RATE, DecodeOptions, EngineWindow
+from whisperd.worker.rules import context_frames
 
 ENGLISH, GERMAN = DecodeOptions(language="en"), DecodeOptions(language="de")
 _SILENCE = memoryview(bytes(2 * SAMPLE_RATE * 30))
@@ -42,9 +44,15 @@ def window_length(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def scheduler_with(
-    *jobs: tuple[str, Priority], batch_size: int = 4, replicas: int = 1, overtakes: bool = False
+    *jobs: tuple[str, Priority],
+    batch_size: int = 4,
+    replicas: int = 1,
+    overtakes: bool = False,
+    context_of: Callable[[float], int] | None = None,
 ) -> WindowScheduler:
-    scheduler = WindowScheduler(batch_size=batch_size, replicas=replicas, overtakes=overtakes)
+    scheduler = WindowScheduler(
+        batch_size=batch_size, replicas=replicas, overtakes=overtakes, context_of=context_of
+    )
     for job, priority in jobs:
         scheduler.add_job(job, priority)
     return scheduler
@@ -123,6 +131,17 @@ def test_unequal_options_and_unlike_lengths_share_no_batch() -> None:
     scheduler.add(parcel("b", 0, options=GERMAN), 0)
     scheduler.add(parcel("c", 0, s=10 * LIKE_LENGTH_RATIO + 1), 0)
     assert [run_one(scheduler) for _ in range(3)] == [[("a", 0)], [("b", 0)], [("c", 0)]]
+
+
+def test_where_only_equal_contexts_go_together_no_batch_has_others() -> None:
+    scheduler = scheduler_with(("a", "normal"), ("b", "normal"), batch_size=8, context_of=context_frames)
+    same_s, other_s = (10.5, 11.9, 11.0), (12.1, 13.0)
+    assert {context_frames(one_s) for one_s in same_s} == {1400}
+    for index, length_s in enumerate((*same_s, *other_s)):
+        scheduler.add(parcel("a", index, s=length_s), 0)
+    scheduler.add(parcel("b", 0, s=11.5), 0)
+    assert run_one(scheduler) == [("a", 0), ("b", 0), ("a", 2), ("a", 1)]
+    assert run_one(scheduler) == [("a", 3), ("a", 4)]
 
 
 def test_no_two_windows_of_a_batch_are_unlike() -> None:
@@ -471,6 +490,7 @@ class Simulation:
     batch_size: int
     replicas: int
     overtakes: bool = False
+    equal_contexts: bool = False
     now_s: float = 0.0
     computed: Counter[tuple[str, int]] = field(default_factory=Counter)
     started: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
@@ -480,7 +500,10 @@ class Simulation:
 
     def __post_init__(self) -> None:
         self.scheduler = WindowScheduler(
-            batch_size=self.batch_size, replicas=self.replicas, overtakes=self.overtakes
+            batch_size=self.batch_size,
+            replicas=self.replicas,
+            overtakes=self.overtakes,
+            context_of=context_frames if self.equal_contexts else None,
         )
         self.running: dict[int, Batch] = {}
         self.poison = {
@@ -550,7 +573,10 @@ class Simulation:
         assert len({self.plans[int(one.job)].priority for one in batch.parcels}) == 1
         assert all(one.options == first.options for one in batch.parcels)
         lengths = [one.longest_s for one in batch.parcels]
-        assert max(lengths) <= LIKE_LENGTH_RATIO * min(lengths)
+        if self.equal_contexts:
+            assert len(set(map(context_frames, lengths))) == 1
+        else:
+            assert max(lengths) <= LIKE_LENGTH_RATIO * min(lengths)
         assert all(one.job not in self.cancelled for one in batch.parcels)
         if any(one.is_retry for one in (*batch.parcels, *self.running_parcels())):
             assert not self.running and len(batch.parcels) == 1
@@ -620,11 +646,12 @@ generated = settings(
     batch_size=st.integers(1, 8),
     replicas=st.integers(1, 4),
     overtakes=st.booleans(),
+    equal_contexts=st.booleans(),
 )
 def test_every_window_is_computed_once_and_none_is_forgotten(
-    plans: list[JobPlan], batch_size: int, replicas: int, overtakes: bool
+    plans: list[JobPlan], batch_size: int, replicas: int, overtakes: bool, equal_contexts: bool
 ) -> None:
-    simulation = Simulation(plans, batch_size, replicas, overtakes)
+    simulation = Simulation(plans, batch_size, replicas, overtakes, equal_contexts)
     simulation.run()
     assert simulation.scheduler.is_idle
     for job, plan in enumerate(plans):

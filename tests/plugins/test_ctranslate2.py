@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 import warnings
 import wave
-from collections.abc import Iterator
+from array import array
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from spoken import likeness, recordings, words
 from whisperd.client import Client
 from whisperd.rpc.errors import WhisperdError
-from whisperd.worker.process import open_worker
+from whisperd.worker.process import Worker, open_worker
 from whisperd.worker.protocol import (
     SAMPLE_RATE,
     BatchParams,
@@ -24,6 +25,7 @@ from whisperd.worker.protocol import (
     LoadParams,
     WindowResult,
 )
+from whisperd.worker.rules import SURE_LOGPROB
 from whisperd_testing import AUDIO, KENNEDY, RunningDaemon
 
 pytestmark = pytest.mark.real
@@ -79,8 +81,6 @@ def test_the_same_sound_gives_the_same_text(client: Client) -> None:
 
 
 def test_a_window_has_the_same_text_and_times_whatever_else_is_computed(client: Client) -> None:
-    params = LoadParams(model_path=client.models.pull("tiny.en")["path"], cpu_threads=1)
-    bundle = Path(client.natives.install("ctranslate2-cpu")["path"])
     samples = b"".join(_samples(f"austen-{number}.wav") for number in ("0870", "0880", "0890", "0870"))
     seconds = ((0.0, 6.3), (6.0, 13.1), (9.0, 15.8), (11.0, 16.6), (2.0, 8.9))
     windows = [
@@ -89,18 +89,61 @@ def test_a_window_has_the_same_text_and_times_whatever_else_is_computed(client: 
     ]
     options = DecodeOptions(language="en", word_times=True)
 
-    async def compute() -> tuple[list[WindowResult], list[WindowResult]]:
-        async with open_worker(bundle, "whisperd_ctranslate2.engine:load", params) as worker:
-            together = await worker.transcribe(BatchParams(windows=tuple(windows), options=options))
-            alone = [
-                (await worker.transcribe(BatchParams(windows=(window,), options=options)))[0]
-                for window in windows
-            ]
-            return together, alone
+    async def compute(worker: Worker) -> tuple[list[WindowResult], list[WindowResult]]:
+        together = await worker.transcribe(BatchParams(windows=tuple(windows), options=options))
+        alone = [
+            (await worker.transcribe(BatchParams(windows=(window,), options=options)))[0]
+            for window in windows
+        ]
+        return together, alone
 
-    together, alone = anyio.run(compute)
+    together, alone = in_worker(client, compute)
     assert together == alone
     assert all(result.segments for result in together)
+
+
+def test_a_text_is_searched_with_beams_where_the_model_is_not_sure_of_the_greedy_one(client: Client) -> None:
+    clear = _samples("austen-0870.wav")[: 2 * 6 * SAMPLE_RATE]
+    two_speak = _mixed("austen-0870.wav", "austen-0890.wav")[: 2 * 6 * SAMPLE_RATE]
+    windows = (EngineWindow(pcm=clear), EngineWindow(pcm=two_speak))
+
+    async def compute(worker: Worker) -> list[list[WindowResult]]:
+        return [
+            await worker.transcribe(
+                BatchParams(
+                    windows=windows,
+                    options=DecodeOptions(language="en", beam_size=beams, temperatures=(0.0,)),
+                )
+            )
+            for beams in (1, 5)
+        ]
+
+    greedily, with_beams = in_worker(client, compute)
+    assert all(segment.avg_logprob >= SURE_LOGPROB for segment in greedily[0].segments)
+    assert with_beams[0] == greedily[0]
+    assert all(segment.avg_logprob < SURE_LOGPROB for segment in greedily[1].segments)
+    assert with_beams[1] != greedily[1]
+
+
+Result = TypeVar("Result")
+
+
+def in_worker(client: Client, compute: Callable[[Worker], Awaitable[Result]]) -> Result:
+    """What is computed with the engine itself, without a daemon."""
+    params = LoadParams(model_path=client.models.pull("tiny.en")["path"], cpu_threads=1)
+    bundle = Path(client.natives.install("ctranslate2-cpu")["path"])
+
+    async def run() -> Result:
+        async with open_worker(bundle, "whisperd_ctranslate2.engine:load", params) as worker:
+            return await compute(worker)
+
+    return anyio.run(run)
+
+
+def _mixed(*names: str) -> bytes:
+    """What is heard where all speak at once, as long as the shortest."""
+    each = [array("h", _samples(name)) for name in names]
+    return array("h", [sum(at_once) // len(each) for at_once in zip(*each, strict=False)]).tobytes()
 
 
 def _samples(name: str) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,6 +42,15 @@ def tried(
 def test_what_looks_good_is_kept() -> None:
     first = attempt()
     assert tried(first, []) == (first, [])
+
+
+def test_the_model_is_sure_of_what_it_believes_with_four_fifths_and_does_not_look_bad() -> None:
+    assert attempt(logprob=-0.2).is_sure
+    assert not attempt(logprob=-0.21).is_sure
+    assert not attempt(logprob=math.nan).is_sure
+    for text in (REPEATED, " Ask not. Ask not."):
+        assert not attempt(text, logprob=-0.01).is_sure
+    assert not attempt(logprob=-0.01, is_endless=True).is_sure
 
 
 def test_a_bad_one_is_tried_with_the_full_context_and_then_warmer() -> None:

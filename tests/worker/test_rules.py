@@ -28,12 +28,12 @@ def test_a_context_holds_the_speech_and_a_margin(duration_s: float) -> None:
     frames = context_frames(duration_s)
     assert frames <= FULL_CONTEXT_FRAMES
     assert frames == FULL_CONTEXT_FRAMES or frames >= (duration_s + 1) * FRAMES_PER_SECOND
-    assert frames - duration_s * FRAMES_PER_SECOND < 5 * FRAMES_PER_SECOND, "more would only cost time"
+    assert frames - duration_s * FRAMES_PER_SECOND < 6 * FRAMES_PER_SECOND, "more would only cost time"
 
 
 @given(durations, durations)
 def test_windows_of_like_length_have_the_same_few_contexts(one_s: float, other_s: float) -> None:
-    assert context_frames(one_s) % 50 == 0
+    assert context_frames(one_s) % 200 == 0
     if one_s <= other_s < 10 or 10 <= one_s <= other_s:
         assert context_frames(one_s) <= context_frames(other_s)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 
 import anyio
@@ -17,6 +18,7 @@ from whisperd.runtimes.loaded import LoadedRuntime, died_error
 from whisperd.tasks import open_task_group
 from whisperd.worker.process import Unwanted, WorkerDied
 from whisperd.worker.protocol import BatchParams, WindowResult
+from whisperd.worker.rules import context_frames
 
 __all__ = ["Dispatcher"]
 
@@ -51,8 +53,12 @@ class Dispatcher:
     def __init__(self, runtime: LoadedRuntime, clock: Callable[[], float] = time.monotonic) -> None:
         self.runtime = runtime
         self._clock = clock
+        context_of = partial(context_frames, margin_s=runtime.params.context_margin_s)
         self._scheduler = WindowScheduler(
-            batch_size=runtime.batch_size, replicas=runtime.replicas, overtakes=runtime.info.overtakes
+            batch_size=runtime.batch_size,
+            replicas=runtime.replicas,
+            overtakes=runtime.info.overtakes,
+            context_of=context_of if runtime.info.equal_contexts else None,
         )
         self._waiters: dict[tuple[str, tuple[int, ...]], _Waiter] = {}
         self._unwanted: dict[int, Unwanted] = {}

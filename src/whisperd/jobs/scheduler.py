@@ -10,10 +10,10 @@ never waits for a long file to end. The rules:
 * Within a class the job that has had the least audio computed leads the next batch. A job that comes
   late starts level with it instead of being given the past of the others, and one that had nothing
   to do for a while makes up for no more than `LEAD_LIMIT_S`.
-* A batch holds windows of one class with equal options and like lengths, as it is padded to the longest. It
-  begins with the job's window that has waited longest. Its free room goes to the job that has had least and
-  has a window that fits, and to the one of its windows that is most alike; no job gets `LEAD_LIMIT_S` ahead
-  of another that waits.
+* A batch holds windows of one class with equal options and like lengths, as it is padded to the longest; or
+  with the same context, where the engine computes no others together. It begins with the job's window that
+  has waited longest. Its free room goes to the job that has had least and has a window that fits, and to the
+  one of its windows that is most alike; no job gets `LEAD_LIMIT_S` ahead of another that waits.
 * The last of the work is shared out: where no job of the class has more to come, a batch holds no more than a
   replica's part of the audio that waits, or a single window. What a larger batch gains is little beside what
   an idle replica loses.
@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count, islice
 from typing import Literal, get_args
@@ -57,6 +57,10 @@ SHARE_MARGIN = 1.1
 """How much larger than a replica's equal part a batch may be: windows cannot be divided."""
 LIKE_LENGTH_RATIO = 1.5
 """A batch is padded to its longest window; one much shorter would pay for it."""
+
+
+IsLike = Callable[[float], bool]
+"""Whether a window of so many seconds goes into a batch."""
 
 
 @dataclass(frozen=True)
@@ -158,16 +162,14 @@ class _Job:
         self.of.waiting_s += parcel.duration_s
         self.of.waiting_windows += len(parcel.windows)
 
-    def most_alike(self, batch: Sequence[Parcel], room: int, room_s: float) -> Parcel | None:
-        """What fits best into a batch with this room, in windows and seconds."""
-        first, lengths = batch[0], [one.longest_s for one in batch]
-        shortest_s, longest_s = max(lengths) / LIKE_LENGTH_RATIO, min(lengths) * LIKE_LENGTH_RATIO
+    def most_alike(self, first: Parcel, is_like: IsLike, room: int, room_s: float) -> Parcel | None:
+        """What fits best into a batch that `first` leads, with this room in windows and seconds."""
         fitting = (
             one
             for one in islice(self.waiting, LOOK_AHEAD)
             if len(one.windows) <= room
             and one.duration_s <= room_s
-            and shortest_s <= one.longest_s <= longest_s
+            and is_like(one.longest_s)
             and one.options == first.options
         )
         return min(fitting, key=lambda one: abs(one.longest_s - first.longest_s), default=None)
@@ -197,10 +199,19 @@ class _Job:
 class WindowScheduler:
     """Holds the windows that wait, and says which go next."""
 
-    def __init__(self, *, batch_size: int, replicas: int, overtakes: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        batch_size: int,
+        replicas: int,
+        overtakes: bool = False,
+        context_of: Callable[[float], int] | None = None,
+    ) -> None:
+        """`context_of` says what context a window of so many seconds has, if a batch holds equal ones."""
         self._batch_size = batch_size
         self._replicas = replicas
         self._overtakes = overtakes
+        self._context_of = context_of
         self._classes: dict[Priority, _Class] = {
             priority: _Class(rank) for rank, priority in enumerate(PRIORITIES)
         }
@@ -358,12 +369,13 @@ class WindowScheduler:
         share_s -= first.duration_s
         while count < most and ready:
             limit_s = min(map(_served_s, ready.values())) + LEAD_LIMIT_S
+            is_like = self._is_like(parcels)
             others = sorted((job for job in ready.values() if job.served_s <= limit_s), key=_served_s)
             found = (
                 (job, parcel)
                 for job in others
                 if (room := min(most, job.most_windows(self._batch_size)) - count)
-                and (parcel := job.most_alike(parcels, room, share_s))
+                and (parcel := job.most_alike(first, is_like, room, share_s))
             )
             if (best := next(found, None)) is None:
                 break
@@ -374,6 +386,15 @@ class WindowScheduler:
             share_s -= parcel.duration_s
         of.last_served_s = leader.served_s
         return parcels
+
+    def _is_like(self, batch: Sequence[Parcel]) -> IsLike:
+        """Which lengths go together with those of a batch."""
+        if context_of := self._context_of:
+            context = context_of(batch[0].longest_s)
+            return lambda length_s: context_of(length_s) == context
+        lengths = [one.longest_s for one in batch]
+        shortest_s, longest_s = max(lengths) / LIKE_LENGTH_RATIO, min(lengths) * LIKE_LENGTH_RATIO
+        return lambda length_s: shortest_s <= length_s <= longest_s
 
     def _share_s(self, of: _Class) -> float:
         """A replica's part of the audio that waits, if no more is to come; else there is no limit."""

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from whisperd.worker.protocol import EngineSegment, EngineWord
-from whisperd.worker.rules import has_loop, is_repetitive, is_silence, looks_bad
+from whisperd.worker.rules import SURE_LOGPROB, has_loop, is_repetitive, is_silence, looks_bad
 from whisperd.worker.sentences import has_several_sentences, split_sentences
 from whisperd.worker.words import Word
 
@@ -68,6 +68,11 @@ class Attempt:
         """
         said = "".join(filter(str.isalnum, self.text.casefold()))
         return bool(said) and said in (said + said)[1:-1]
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the model is so sure of it, decoded greedily, that beams would find nothing better."""
+        return self.avg_logprob >= SURE_LOGPROB and not self.is_doubtful(had_full_context=False)
 
     def is_doubtful(self, *, had_full_context: bool) -> bool:
         """Whether it should be computed again: it looks bad, or is an echo that the full context may undo."""

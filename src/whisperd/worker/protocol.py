@@ -78,6 +78,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it can tell, with this model, when each word is said. Where not, it is never asked to."""
     overtakes: bool = False
     """Whether it can compute one batch more than it has replicas: what is urgent then waits for none."""
+    equal_contexts: bool = False
+    """Whether it computes only windows with the same `context_frames` together; others gain nothing."""
     warnings: tuple[str, ...] = ()
     """What is wrong with the model though it works, for the log."""
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 __all__ = [
     "FRAMES_PER_SECOND",
     "FULL_CONTEXT_FRAMES",
+    "SURE_LOGPROB",
     "context_frames",
     "elect",
     "has_loop",
@@ -25,8 +26,9 @@ FRAMES_PER_SECOND = 100
 FULL_CONTEXT_FRAMES = 3000
 """The 30 seconds that Whisper was trained on."""
 
-_CONTEXT_STEP_FRAMES = 50
-"""Contexts come in steps, so that windows of like length share a batch without waste."""
+_CONTEXT_STEP_FRAMES = 200
+"""Contexts come in steps, so that windows of like length are computed together. With smaller steps few have
+the same, with larger ones the encoder hears too much silence (docs/benchmarks.md)."""
 _SHORT_WINDOW_S, _SHORT_EXTRA_S, _USUAL_MARGIN_S = 10.0, 2.0, 2.0
 """Measured (docs/benchmarks.md): short windows lose words with less than 4 s of margin, long ones do not."""
 
@@ -34,6 +36,9 @@ _MAX_COMPRESSION_RATIO = 2.4
 _MIN_AVG_LOGPROB = -1.0
 _NO_SPEECH_PROB = 0.6
 """The thresholds of the Whisper paper's reference code."""
+SURE_LOGPROB = -0.2
+"""Mean over the tokens of a text, decoded greedily, from which on beams have nothing to win: each is believed
+with four fifths. Measured (docs/benchmarks.md)."""
 _LOOP_SIZES, _LOOP_TIMES, _LOOP_TOKENS = range(1, 25), 4, 12
 """Pieces of so many tokens, said so often without anything between, and so many tokens in all."""
 

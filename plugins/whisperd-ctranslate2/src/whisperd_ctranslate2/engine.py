@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ctranslate2
+import msgspec
 import numpy as np
 from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import _LANGUAGE_CODES, Tokenizer
@@ -55,11 +56,6 @@ BEST_OF = 5
 """Hypotheses sampled at a temperature above zero; the likeliest is kept."""
 SECONDS_PER_POSITION = 0.02
 """Of the encoder's output."""
-_STEP_FRAMES = 100
-"""On a processor contexts come in steps of this, long ones of twice this, and only windows with the same one
-are computed together: then a window has the same text to the last bit whatever else is computed. A GPU is
-better at few large batches."""
-
 _WRONG_HEADS = "there are no times of words, since the alignment heads in config.json are wrong: {}"
 
 
@@ -125,6 +121,9 @@ class CTranslate2Engine:
             languages=self._known_languages(),
             compute_type=self._model.compute_type,
             overtakes=self._is_on_cpu,
+            # So a window has the same text to the last bit whatever else is computed. A GPU is better at
+            # few large batches.
+            equal_contexts=self._is_on_cpu,
             library=f"ctranslate2 {ctranslate2.__version__}",
             cancels=True,
             word_times=has_alignment_heads,
@@ -151,10 +150,10 @@ class CTranslate2Engine:
         The library cannot be interrupted. What is not wanted any more ends between two of its steps: a batch
         of which nothing is wanted after its encoder, and what would be computed again never is.
         """
-        contexts = [self._context_frames(window) for window in windows]
+        contexts = [context_frames(window.duration_s, self._context_margin_s) for window in windows]
         groups = [
             self._encode_group(places, windows, contexts[places[0]])
-            for places in alike(contexts, 0 if self._is_on_cpu else FULL_CONTEXT_FRAMES)
+            for places in alike(contexts, 0 if self.info.equal_contexts else FULL_CONTEXT_FRAMES)
         ]
         if not any(map(is_wanted, windows)):
             return [UNWANTED] * len(windows)
@@ -178,7 +177,7 @@ class CTranslate2Engine:
             return [UNWANTED] * len(windows)
         # Not the longest window: what else is in the group makes no other text of a window.
         most_s = group.frames / FRAMES_PER_SECOND
-        attempts = self._decode(encoded, windows, languages, options, options.temperatures[0], most_s)
+        attempts = self._search(encoded, windows, languages, options, most_s)
         if any(map(is_wanted, windows)):
             self._find_times(encoded, windows, languages, options, attempts)
         return [
@@ -204,11 +203,6 @@ class CTranslate2Engine:
             language_probability=language[1],
             segments=best.segments(window.duration_s),
         )
-
-    def _context_frames(self, window: EngineWindow) -> int:
-        frames = context_frames(window.duration_s, self._context_margin_s)
-        step = _STEP_FRAMES if 2 * frames < FULL_CONTEXT_FRAMES else 2 * _STEP_FRAMES
-        return min(math.ceil(frames / step) * step, FULL_CONTEXT_FRAMES)
 
     def _encode_group(self, places: Sequence[int], windows: Sequence[EngineWindow], frames: int) -> _Group:
         own = [windows[place] for place in places]
@@ -247,6 +241,31 @@ class CTranslate2Engine:
             [guesses[place] for place in range(len(windows))],
             [(window.group, window.duration_s) for window in windows],
         )
+
+    def _search(
+        self,
+        encoded: Any,
+        windows: Sequence[EngineWindow],
+        languages: Sequence[tuple[str, float]],
+        options: DecodeOptions,
+        most_s: float,
+    ) -> list[Attempt]:
+        """The first text of each window: the greedy one if the model is sure of it, else that of the beams.
+
+        On a processor beams cost twice as much, and hardly ever find another text than one that is likely.
+        """
+        temperature = options.temperatures[0]
+        if not self._is_on_cpu or options.beam_size == 1 or temperature > 0:
+            return self._decode(encoded, windows, languages, options, temperature, most_s)
+        greedily = msgspec.structs.replace(options, beam_size=1)
+        attempts = self._decode(encoded, windows, languages, greedily, temperature, most_s)
+        unsure = [place for place, attempt in enumerate(attempts) if not attempt.is_sure]
+        if unsure:
+            own = [windows[place] for place in unsure], [languages[place] for place in unsure]
+            best = self._decode(_some(encoded, unsure), *own, options, temperature, most_s)
+            for place, attempt in zip(unsure, best, strict=True):
+                attempts[place] = attempt
+        return attempts
 
     def _decode(
         self,
@@ -351,10 +370,8 @@ class CTranslate2Engine:
         a little influence on each other's times.
         """
         if self._is_on_cpu:
-            outputs = np.asarray(encoded)
             for place in (place for place, wanted in enumerate(wants) if wanted):
-                own = ctranslate2.StorageView.from_array(outputs[place : place + 1])
-                yield own, languages[place][0], [place]
+                yield _some(encoded, [place]), languages[place][0], [place]
             return
         for language in {language for (language, _), one in zip(languages, wants, strict=True) if one}:
             yield encoded, language, range(len(wants))
@@ -383,6 +400,11 @@ class CTranslate2Engine:
                 self._whisper.hf_tokenizer, self._model.is_multilingual, task=task, language=language
             )
         return self._tokenizers[key]
+
+
+def _some(encoded: Any, places: Sequence[int]) -> Any:
+    """What the encoder made of some windows of a batch, on a processor."""
+    return ctranslate2.StorageView.from_array(np.asarray(encoded)[list(places)])
 
 
 def _attempt(result: Any, tokenizer: Tokenizer, temperature: float, limit: int) -> Attempt:
