@@ -156,3 +156,30 @@ def test_names_that_some_file_systems_take_for_one() -> None:
 def test_however_many_recordings_had_one_name_there_is_one_for_the_next() -> None:
     names = output_names(DEFAULT_TEMPLATE, "memo.wav", "en", "text")
     assert next(islice(names, 2000, None)) == "memo (2000).en.txt"
+
+
+@given(st.text("ab/", min_size=1, max_size=9), st.text("ab/*?", min_size=1, max_size=9))
+def test_a_pattern_fits_what_it_says(path: str, glob: str) -> None:
+    glob = f"a/{glob}b"  # so that it is about the whole path, and has nothing to be stripped
+    assert matches(path, glob) is fits(path, glob)
+
+
+def fits(path: str, glob: str) -> bool:
+    """By trying all there is."""
+    if not glob:
+        return not path
+    if glob.startswith("**/"):
+        head, slash, rest = path.partition("/")
+        return fits(path, glob[3:]) or bool(head and slash and fits(rest, glob))
+    if glob.startswith("**"):
+        return any(fits(path[count:], glob[2:]) for count in range(len(path) + 1))
+    if glob.startswith("*"):
+        return any(fits(path[count:], glob[1:]) for count in range(len(path.partition("/")[0]) + 1))
+    return (
+        bool(path) and (path[0] == glob[0] or (glob[0] == "?" != path[0] != "/")) and fits(path[1:], glob[1:])
+    )
+
+
+def test_no_name_keeps_a_pattern_busy() -> None:
+    assert not matches("a" * 250, "*a" * 20 + "*b")
+    assert matches("a" * 250 + "b", "*a" * 20 + "*b")

@@ -83,10 +83,13 @@ async def open_watches(folder: Path, retry_delay_s: float = 0.05) -> AsyncIterat
     def same(name: str) -> str:
         return name
 
+    async def is_known(_model: str) -> None:
+        pass
+
     async with open_database(folder / "store.sqlite3") as database, open_task_group() as tasks:
         store = WatchStore(database, "test")
         jobs = InstantJobs(store)
-        editor = Editor(lambda options: None, same, same, lambda name: None)
+        editor = Editor(lambda options: None, same, same, lambda name: None, is_known)
         manager = WatchManager(
             tasks,
             store,

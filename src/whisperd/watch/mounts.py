@@ -31,7 +31,7 @@ def file_system_of(path: str) -> str | None:
 def parse_mounts(text: str) -> dict[str, str]:
     """The kinds of file systems by the places where they are, from `/proc/self/mounts`. Pure."""
     mounts = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):  # a name may hold what else divides lines
         fields = line.split(" ")
         if len(fields) >= 3:
             mounts[_OCTAL.sub(lambda found: chr(int(found[1], 8)), fields[1])] = fields[2]

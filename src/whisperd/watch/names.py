@@ -9,7 +9,7 @@ import string
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import count
+from itertools import count, pairwise
 from typing import Final, NamedTuple
 
 from whisperd.outputs import FORMATS
@@ -189,16 +189,19 @@ def matches(path: str, glob: str) -> bool:
     return _pattern(glob).fullmatch(subject) is not None
 
 
+_STAR, _ANYTHING, _FOLDERS = "[^/]*", ".*", "(?:[^/]+/)*"
+
+
 @lru_cache(maxsize=1024)
 def _pattern(glob: str) -> re.Pattern[str]:
     glob = glob.strip("/") if "/" in glob.strip("/") else glob.rstrip("/")
     parts, place = [], 0
     while place < len(glob):
         if glob.startswith("**/", place):
-            parts.append("(?:[^/]+/)*")
+            parts.append(_FOLDERS)
             place += 3
         elif glob.startswith("**", place):
-            parts.append(".*")
+            parts.append(_ANYTHING)
             place += 2
         elif (found := re.compile(r"\[(!?)(\]?[^\]]*)\]").match(glob, place)) is not None and found[2]:
             inside = re.sub(r"([\\\[\]^&~|])", r"\\\1", found[2])
@@ -206,8 +209,15 @@ def _pattern(glob: str) -> re.Pattern[str]:
             place = found.end()
         else:
             sign = glob[place]
-            parts.append({"*": "[^/]*", "?": "[^/]"}.get(sign) or re.escape(sign))
+            parts.append({"*": _STAR, "?": "[^/]"}.get(sign) or re.escape(sign))
             place += 1
+    # Where what lies between two stars is found first is as good as any later place, and no other is tried:
+    # else a name of many like letters could keep a pattern of many stars busy for hours.
+    wild = [at for at, part in enumerate(parts) if part in (_STAR, _ANYTHING, _FOLDERS)]
+    for at, following in pairwise(wild):
+        if parts[at] == parts[following] == _STAR:
+            parts[at] = f"(?>{_STAR}?"
+            parts[following - 1] += ")"
     try:
         return re.compile("".join(parts), re.IGNORECASE | re.DOTALL)
     except re.error:  # a range that runs backwards: then it is what it looks like
