@@ -65,6 +65,8 @@ class FakeRuntime:
         self.may_compute.set()
         self.batches: list[tuple[str | None, list[float]]] = []
         """Language and lengths of each batch, in the order in which they began."""
+        self.unwanted: list[Unwanted | None] = []
+        """What nobody wants of each batch any more."""
         self.timed: list[tuple[bool, list[float]]] = []
         """Of each batch, whether the times of words were asked for, and its lengths."""
         self.errors: dict[float, Exception] = {}
@@ -77,6 +79,7 @@ class FakeRuntime:
     ) -> list[WindowResult]:
         lengths = [window.duration_s for window in batch.windows]
         self.batches.append((batch.options.language, lengths))
+        self.unwanted.append(unwanted)
         self.timed.append((batch.options.word_times, lengths))
         await self.may_compute.wait()
         await anyio.sleep(0)

@@ -289,6 +289,25 @@ async def test_a_job_that_goes_takes_its_waiting_windows_with_it() -> None:
     assert not outcomes.errors
 
 
+async def test_what_nobody_waits_for_any_more_is_given_up_though_its_job_goes_on() -> None:
+    runtime = FakeRuntime(batch_size=1)
+    runtime.may_compute = anyio.Event()
+    async with dispatching(runtime) as dispatcher, open_task_group() as tasks:
+        outcomes = Outcomes(dispatcher)
+        dispatcher.add_job("live", "interactive")
+        async with anyio.create_task_group() as guesses:
+            for index in (-1, -2):
+                guesses.start_soon(outcomes.send, "live", 1.0 - index, index)
+            await anyio.wait_all_tasks_blocked()
+            guesses.cancel_scope.cancel()
+        assert runtime.unwanted[0] is not None and runtime.unwanted[0].groups == {0}
+        assert dispatcher.waiting == 0
+        tasks.start_soon(outcomes.send, "live", 5.0)
+        runtime.may_compute.set()
+    assert [lengths for _, lengths in runtime.batches] == [[2.0], [5.0]]
+    assert (outcomes.texts, outcomes.errors) == ({"live": " 5"}, {})
+
+
 async def test_who_waits_is_told_once_that_the_engine_has_it() -> None:
     runtime = FakeRuntime(batch_size=1)
     runtime.may_compute = anyio.Event()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 
@@ -86,10 +86,7 @@ class Dispatcher:
 
     def remove_job(self, job: str) -> None:
         """The job is over; its waiting windows are forgotten, and those that are being computed given up."""
-        for batch, groups in self._scheduler.remove_job(job).items():
-            if batch in self._unwanted:  # else it is being given up with the dispatcher
-                self._unwanted[batch].add(groups)
-        self._wake()
+        self._give_up(self._scheduler.remove_job(job))
 
     async def transcribe(
         self, parcel: Parcel, on_begin: Callable[[], None] = lambda: None
@@ -98,19 +95,20 @@ class Dispatcher:
 
         `on_begin` is called when they do not wait any more: a worker has them.
         Raises `WhisperdError`: what the engine answered, `worker.died` if the worker did not survive
-        them twice, or why the runtime is not there any more.
+        them twice, or why the runtime is not there any more. Who is cancelled gives up what it has asked for.
         """
         if self._failure is not None or self.runtime.unloaded.is_set():
             raise self._why_over()
         waiter = _Waiter(on_begin)
-        key = (parcel.job, parcel.indexes)
-        self._waiters[key] = waiter
+        self._waiters[parcel.key] = waiter
         try:
             self._scheduler.add(parcel, self._clock())
             self._wake()
             await waiter.done.wait()
         finally:
-            del self._waiters[key]
+            del self._waiters[parcel.key]
+            if not waiter.done.is_set():
+                self._give_up(self._scheduler.withdraw(parcel))
         if waiter.error is not None:
             raise waiter.error
         return waiter.results
@@ -155,7 +153,7 @@ class Dispatcher:
             while (batch := self._scheduler.next_batch(self._clock())) is not None:
                 self._unwanted[batch.id] = Unwanted()
                 for parcel in batch.parcels:
-                    if waiter := self._waiters.get((parcel.job, parcel.indexes)):
+                    if waiter := self._waiters.get(parcel.key):
                         waiter.begin()
                 tasks.start_soon(self._compute, batch)
             self._begun.set()
@@ -192,8 +190,15 @@ class Dispatcher:
     def _answer(
         self, parcel: Parcel, *, results: Sequence[WindowResult] = (), error: WhisperdError | None = None
     ) -> None:
-        if waiter := self._waiters.get((parcel.job, parcel.indexes)):  # else its job was cancelled
+        if waiter := self._waiters.get(parcel.key):  # else nobody waits for it any more
             waiter.answer(results, error)
+
+    def _give_up(self, running: Mapping[int, Sequence[int]]) -> None:
+        """Nobody wants these groups of running batches any more, nor what waited with them."""
+        for batch, groups in running.items():
+            if batch in self._unwanted:  # else it is being given up with the dispatcher
+                self._unwanted[batch].add(groups)
+        self._wake()
 
     def _wake(self) -> None:
         self._changed.set()

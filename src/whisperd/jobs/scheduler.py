@@ -74,6 +74,11 @@ class Parcel:
     is_retry: bool = False
 
     @property
+    def key(self) -> tuple[str, tuple[int, ...]]:
+        """What it is known by: no job has two of the same windows."""
+        return self.job, self.indexes
+
+    @property
     def duration_s(self) -> float:
         """Audio in all its windows, in seconds."""
         return sum(window.duration_s for window in self.windows)
@@ -105,6 +110,10 @@ class Batch:
     def groups_of(self, job: str) -> tuple[int, ...]:
         """The groups that are windows of a job."""
         return tuple(group for group, parcel in enumerate(self.parcels) if parcel.job == job)
+
+    def groups_with(self, parcel: Parcel) -> tuple[int, ...]:
+        """The groups that are these windows."""
+        return tuple(group for group, one in enumerate(self.parcels) if one.key == parcel.key)
 
     @property
     def options(self) -> DecodeOptions:
@@ -187,13 +196,16 @@ class _Job:
         return min(batch_size, least + self.computed // TRUST_WINDOWS)
 
     def take(self, parcel: Parcel) -> Parcel:
-        self.waiting.remove(parcel)
+        self.drop(parcel)
         self.served_s += parcel.duration_s
+        return parcel
+
+    def drop(self, parcel: Parcel) -> None:
+        self.waiting.remove(parcel)
         self.of.waiting_s -= parcel.duration_s
         self.of.waiting_windows -= len(parcel.windows)
         if not self.waiting:
             del self.of.ready[self.id]
-        return parcel
 
 
 class WindowScheduler:
@@ -253,6 +265,17 @@ class WindowScheduler:
             gone.of.waiting_windows -= sum(len(parcel.windows) for parcel in gone.waiting)
             self._retries = deque(parcel for parcel in self._retries if parcel.job != job)
         running = {number: batch.groups_of(job) for number, batch in self._running.items()}
+        return {number: groups for number, groups in running.items() if groups}
+
+    def withdraw(self, parcel: Parcel) -> dict[int, tuple[int, ...]]:
+        """Forget a parcel that nobody waits for any more, though its job goes on.
+
+        Returns what is being computed of it, as `remove_job` does.
+        """
+        if (job := self._jobs.get(parcel.job)) and parcel in job.waiting:
+            job.drop(parcel)
+        self._retries = deque(one for one in self._retries if one.key != parcel.key)
+        running = {number: batch.groups_with(parcel) for number, batch in self._running.items()}
         return {number: groups for number, groups in running.items() if groups}
 
     def next_batch(self, now_s: float) -> Batch | None:
