@@ -16,6 +16,8 @@ from raw_client import until
 
 from whisperd_testing import LIMIT_S, Finished, RunningDaemon, batches, write_tone
 
+pytestmark = pytest.mark.slow
+
 MakeDaemon = Callable[..., RunningDaemon]
 
 

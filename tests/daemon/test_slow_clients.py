@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import msgpack
+import pytest
 from raw_client import RawClient, memory_bytes, until
 
 from whisperd_testing import RunningDaemon
+
+pytestmark = pytest.mark.slow
 
 Limited = Callable[..., RunningDaemon]
 

@@ -22,6 +22,8 @@ from whisperd.daemon import listener
 from whisperd.rpc.errors import WhisperdError
 from whisperd_testing import CACHE, LIMIT_S, RunningDaemon, write_tone
 
+pytestmark = pytest.mark.slow
+
 MakeDaemon = Callable[..., RunningDaemon]
 CTL = [sys.executable, "-P", "-m", "whisperd.cli.main"]
 DAEMON = [sys.executable, "-P", "-m", "whisperd"]

@@ -31,6 +31,7 @@ async def works(_: InstalledBundle) -> str:
     return "it works"
 
 
+@pytest.mark.slow
 class TestPipsCache:
     @pytest.fixture
     def cache(self, index: IndexServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -67,6 +68,7 @@ class TestPipsCache:
         assert await store.list() == []
 
 
+@pytest.mark.slow
 class TestDamagedBundle:
     """Before each use a bundle is looked over; what can be seen is mended."""
 
@@ -200,6 +202,7 @@ def _written(path: Path, data: bytes) -> os.stat_result:
     return path.stat()
 
 
+@pytest.mark.slow
 class TestSharedFiles:
     """Bundles that are made of the same wheels take the room of one."""
 

@@ -79,6 +79,7 @@ class TestTogether:
         assert store.find(bundle) is not None
 
 
+@pytest.mark.slow
 class TestInterrupted:
     async def test_cancelling_ends_pip_and_leaves_nothing(
         self, store: NativeStore, bundle: Bundle, root: Path, index: IndexServer

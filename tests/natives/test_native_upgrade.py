@@ -184,6 +184,7 @@ class TestUpgrade:
         assert await store.verify(done.installed) == ()
 
 
+@pytest.mark.slow
 class TestGoingBack:
     async def test_a_version_that_does_not_work_is_not_used(
         self, store: NativeStore, bundle: Bundle, root: Path, newer: Path, index: IndexServer
@@ -290,6 +291,7 @@ class TestGoingBack:
         assert others.read_bytes()
 
 
+@pytest.mark.slow
 class TestRefused:
     async def test_a_version_out_of_range(
         self, store: NativeStore, bundle: Bundle, index: IndexServer

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from service_user import User
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="systemd is Linux's")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="systemd is Linux's"),
+]
 
 
 def files_below(folder: Path) -> set[str]:
