@@ -240,3 +240,41 @@ async def test_changes_are_given_to_the_folders_that_they_are_in(
             str(inbox / "deep"): {file: True},
             str(beside): {gone: False},
         }
+
+
+DAMAGED = WhisperdError("audio.corrupt", "Nothing in it can be decoded.", "Fetch it again.")
+
+
+async def test_recordings_with_one_name_that_fail_have_each_their_reason(tmp_path: Path, inbox: Path) -> None:
+    """Their texts go into one folder."""
+    other, texts = tmp_path / "other", tmp_path / "texts"
+    other.mkdir()
+    put(inbox, "a.wav")
+    (other / "a.wav").write_bytes(b"another sound")
+    async with open_watches(tmp_path) as watches:
+        watches.jobs.error = DAMAGED
+        for folder_of_recordings in (inbox, other):
+            await watches.manager.add(str(folder_of_recordings), WatchChanges(output_dir=str(texts)))
+        await until(lambda: len(list(texts.glob("*.txt"))) == 2)
+        assert {path.name for path in texts.iterdir()} == {"a.wav.error.txt", "a (2).wav.error.txt"}
+
+
+async def test_a_disk_that_is_away_takes_no_reason_out_of_mind(tmp_path: Path, inbox: Path) -> None:
+    """Where it was, an empty folder is left; what failed is tried again when it is back."""
+    put(inbox, "a.wav")
+    reason = inbox / "a.wav.error.txt"
+    async with open_watches(tmp_path) as watches:
+        watches.jobs.error = DAMAGED
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        await until(lambda: reason.exists() and not watches.folder(preset.id).in_hand)
+        inbox.rename(tmp_path / "away")
+        inbox.mkdir()
+        await watches.manager.scan(preset.id)
+        row = await watches.store.files.at(preset.id, "a.wav")
+        assert row is not None and row.gone is not None
+        watches.jobs.error = None
+        inbox.rmdir()
+        (tmp_path / "away").rename(inbox)
+        await watches.manager.scan(preset.id)
+        await until((inbox / "a.en.txt").exists)
+        await until(lambda: not reason.exists())

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 
 from whisperd.jobs.job import Job, JobInput, Transcript
 from whisperd.jobs.options import JobOptions
+from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
 from whisperd.store import open_database
 from whisperd.tasks import open_task_group
@@ -28,6 +29,8 @@ class InstantJobs:
         """Of the files that were submitted."""
         self.held: set[str] = set()
         """Profiles whose jobs do not end."""
+        self.error: WhisperdError | None = None
+        """With which all jobs end."""
 
     async def submit(self, preset: Any, path: str, *given: Any) -> Job:
         note: Callable[[sqlite3.Connection, str], object] = given[-1]
@@ -36,6 +39,7 @@ class InstantJobs:
         )
         self.paths.append(path)
         await self._store.run(lambda connection: note(connection, job.id))
+        job.error = self.error
         if preset.profile not in self.held:
             job.over.set()
         return job

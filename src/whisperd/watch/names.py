@@ -291,9 +291,6 @@ def output_names(
 ) -> Iterator[str]:
     """The names that an output may have, the best first: another recording may have the same stem."""
     stem, extension = os.path.splitext(source)
-    if format_name == ERROR_FORMAT:
-        yield output_name(template, source, language, format_name, max_bytes)
-        return
     yield output_name(template, source, language, format_name, max_bytes)
     yield output_name(template.replace("{stem}", "{name}"), source, language, format_name, max_bytes)
     for number in count(2):

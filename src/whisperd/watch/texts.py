@@ -78,23 +78,26 @@ class Texts:
             f"{error.message}\n{error.fix}\n\nCode: {error.code}\n"
             f"Once that is done: whisperctl watch retry {preset.id}\n"
         ).encode(errors="replace")
-        place = next(await run_sync(_places, preset, row.path, UNKNOWN_LANGUAGE, ERROR_FORMAT))
-        wanted = Wanted([place], ERROR_FORMAT, UNKNOWN_LANGUAGE, writing.text_hash(content))
+        places = await run_sync(_places, preset, row.path, UNKNOWN_LANGUAGE, ERROR_FORMAT)
+        wanted = Wanted(places, ERROR_FORMAT, UNKNOWN_LANGUAGE, writing.text_hash(content))
         kept = await self._store.outputs.of(row.id)
         try:
-            claimed, _ = await self._store.outputs.claim(row.id, [wanted])
+            (claimed,), _ = await self._store.outputs.claim(row.id, [wanted])
             source = os.path.join(preset.path, row.path)
-            await run_sync(writing.place, claimed[0].path, content, claimed[0].hashes, source)
-            others = [one for one in kept if one.path != place]
-            await self._store.outputs.replace(row.id, [*others, _written(claimed[0])])
+            await run_sync(writing.place, claimed.path, content, claimed.hashes, source)
+            others = [one for one in kept if one.path != claimed.path]
+            await self._store.outputs.replace(row.id, [*others, _written(claimed)])
         except WhisperdError as refused:  # the log has it
             log.info("watch %s: no file says why another one failed: %s", preset.id, refused.code)
 
     async def remove_error(self, row: FileRow) -> None:
-        """Delete what says why a file has no text, unless somebody has changed it."""
+        """Delete what says why a file has no text, unless somebody has changed it.
+
+        What is not there is not forgotten: it may be on a disk that is away, as the file itself.
+        """
         outputs = await self._store.outputs.of(row.id)
         errors = [output for output in outputs if output.format == ERROR_FORMAT]
-        if errors:
+        if errors := await run_sync(_those_there, errors):
             await run_sync(_remove, errors)
             await self._store.outputs.replace(row.id, [one for one in outputs if one not in errors])
 
@@ -175,6 +178,10 @@ def _remove(outputs: Sequence[OutputRow]) -> None:
     """Delete what was written before and is not wanted any more, unless somebody has changed it. Blocks."""
     for output in outputs:
         writing.remove_ours(output.path, output.hashes)
+
+
+def _those_there(outputs: Sequence[OutputRow]) -> list[OutputRow]:
+    return [output for output in outputs if os.path.lexists(output.path)]
 
 
 def _written(output: OutputRow) -> OutputRow:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from whisperd.clock import rfc3339_ago
 from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
+from whisperd.watch.errors import told
 from whisperd.watch.failures import kind_of, retry_delay_s
 from whisperd.watch.folder import LONGEST_HOLD_S, WatchFolder
 from whisperd.watch.ledger import FileRow, Outcome, Seen
@@ -45,9 +46,10 @@ class Trouble:
         log.warning("watch %s: a file failed: %s", folder.preset.id, error.code)
         try:
             await self._note(folder, seen, number, error)
-        except WhisperdError as another:
-            log.warning("watch %s: %s (%s)", folder.preset.id, another.message, another.code)
-            folder.hold(another)
+        except Exception as another:
+            problem = told(folder.preset.id, another)
+            log.warning("watch %s: %s (%s)", folder.preset.id, problem.message, problem.code)
+            folder.hold(problem)
             folder.hint({folder.full(seen.path): False})
 
     async def _note(self, folder: WatchFolder, seen: Seen, number: int | None, error: WhisperdError) -> None:
