@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain, dropwhile
+from itertools import chain
 from math import gcd
 from typing import Any, NoReturn
 
@@ -50,6 +50,9 @@ MAX_READ_ERRORS = 100
 # So long before a part decoding begins, so that the codec is in full swing when the part comes. Where a
 # file is found to have been seeked too far, the next one is tried.
 SEEK_EARLY_S = (1.0, 15.0)
+# The way from where a seek has led to the place that was meant. Where it is longer the file is read from its
+# beginning, since then it is told meanwhile how far that is.
+MAX_WAY_S = 30.0
 # Each one that is heard by itself has a detector of speech of its own.
 MAX_CHANNELS = 16
 # PyAV looks for one plane more than there are, which with eight of them is beyond its table: it crashes.
@@ -191,16 +194,27 @@ class Media:
         return self._frames(), 0.0
 
     def _frames_from(self, mark: Mark) -> Iterator[Any]:
-        """Frames from a mark on; none where its frame is not found."""
+        """Frames from a mark on; none where its frame is not found, or not soon."""
         self._container.seek(mark.timestamp, stream=self._stream)
-        frames = dropwhile(lambda frame: frame.pts is None or frame.pts < mark.timestamp, self._frames())
-        if (first := next(frames, None)) is None or first.pts != mark.timestamp:
+        frames = self._frames()
+        if (first := self._frame_at(mark.timestamp, frames)) is None:
             return
         left_out = mark.left_out
         for frame in chain([first], frames):
             if left_out < frame.samples:
                 yield _without_first(frame, left_out) if left_out else frame
             left_out = max(0, left_out - frame.samples)
+
+    def _frame_at(self, timestamp: int, frames: Iterator[Any]) -> Any | None:
+        """The frame that begins then, if it comes soon; those before it are passed over."""
+        for frame in frames:
+            if frame.pts is None:
+                continue
+            if frame.pts >= timestamp:
+                return frame if frame.pts == timestamp else None
+            if (timestamp - frame.pts) * self._stream.time_base > MAX_WAY_S:
+                return None
+        return None
 
     def _resample(
         self, frames: Iterator[Any], timeline: Timeline, position: int = 0, marker: Marker | None = None
