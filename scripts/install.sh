@@ -15,14 +15,18 @@ if [ "${1:-}" = --remove ]; then
     if is_service; then "$home/bin/whisperctl" --quiet daemon uninstall; fi
     # Without its files nobody could end it any more.
     if [ -x "$home/bin/whisperctl" ]; then "$home/bin/whisperctl" --quiet --no-start daemon stop 2>/dev/null || true; fi
-    data=${XDG_DATA_HOME:-$HOME/.local/share}/whisperd
+    places=$("$home/bin/python" -c 'from whisperd.paths import config_file, models_dir, native_dir, state_dir
+for place in native_dir, models_dir, config_file, state_dir: print(place())' 2>/dev/null || true)
     for program in whisperd whisperctl; do
         # Only what this script has put there.
         if [ "$(readlink "$bin/$program" 2>/dev/null)" = "$home/bin/$program" ]; then rm "$bin/$program"; fi
     done
     rm -rf "$home"
-    echo "whisperd is gone from $PREFIX. Models and native bundles stay, unless you delete them:"
-    du -sh "$data/native" "$data/models" 2>/dev/null || true
+    echo "whisperd is gone from $PREFIX."
+    if [ -n "$places" ]; then
+        echo "These stay until you delete them: native bundles, models, settings; texts, jobs, runtimes and the log."
+        echo "$places" | while IFS= read -r place; do if [ -e "$place" ]; then du -sh "$place"; fi; done
+    fi
     exit 0
 fi
 

@@ -222,10 +222,15 @@ def test_whoever_interrupts_it_leaves_nothing_behind(many: Many, model: str, hel
         stderr=subprocess.PIPE,
     )
     until(lambda: batches(model), "a trial")
+    assert daemon.ctl("daemon", "status", "--json").json["calibrating"] == model
+    for said in (daemon.ctl("daemon", "status").out, daemon.log()):
+        assert f"calibrating {model}: " in said
     calibrating.send_signal(signal.SIGINT)
     calibrating.communicate()
     assert calibrating.returncode == 130
     until(lambda: not daemon.workers(), "the worker to be gone")
+    with daemon.connect() as client:
+        until(lambda: client.daemon.status()["calibrating"] is None, "it to be over")
     assert daemon.ctl("calibrate", model, "--show").status == 4
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from scripted_daemon import ScriptedDaemon
-from whisperd.cli.commands.doctor import _in_time
+from whisperd.cli.commands.doctor import _in_time, summary
 from whisperd.rpc.errors import WhisperdError
 from whisperd_testing import CACHE, TESTS, RunningDaemon, toy_model, write_tone
 
@@ -62,6 +62,19 @@ def finds(user: RunningDaemon, name: str, status: str, said: str, *options: str)
     _, checks = doctor(user, *options)
     (found,) = [one for one in checks[name] if one["status"] != "ok"]
     assert found["status"] == status and said in f"{found['message']} {found['fix']}", found
+
+
+@pytest.mark.parametrize(
+    ("broken", "warnings", "said"),
+    [
+        (0, 0, "all is well"),
+        (0, 1, "nothing is broken, 1 warning"),
+        (1, 0, "1 thing is broken"),
+        (2, 3, "2 things are broken, 3 warnings"),
+    ],
+)
+def test_the_last_line(broken: int, warnings: int, said: str) -> None:
+    assert summary(broken, warnings) == said
 
 
 class TestWithoutADaemon:

@@ -59,6 +59,14 @@ def test_show(shared: RunningDaemon, done_job: str, tone: str) -> None:
     assert shown["input"].strip() == f"path {tone}"
 
 
+def test_show_of_a_failed_job_is_for_people(shared: RunningDaemon, failed_job: str) -> None:
+    error = shared.ctl("jobs", "show", failed_job, "--json").json["error"]
+    shown = shared.ctl("jobs", "show", failed_job).out
+    indent = f"\n{'':11}"
+    assert f"error:     {error['message']}{indent}{error['fix']}{indent}(audio.unsupported)\n" in shown
+    assert "{" not in shown
+
+
 @pytest.mark.parametrize("verb", ["follow", "result"])
 def test_the_text_of_a_job(shared: RunningDaemon, done_job: str, verb: str) -> None:
     done = shared.ctl("jobs", verb, done_job)
@@ -91,7 +99,7 @@ def test_wait(shared: RunningDaemon, done_job: str, failed_job: str) -> None:
 def test_following_a_failed_job_tells_why(shared: RunningDaemon, failed_job: str) -> None:
     done = shared.ctl("jobs", "follow", failed_job)
     assert (done.status, done.out) == (1, "")
-    assert "is not audio" in done.err
+    assert "is a text, and no audio" in done.err
 
 
 def test_cancel(shared: RunningDaemon, held_job: str, done_job: str) -> None:

@@ -102,6 +102,7 @@ def test_a_name_that_is_taken(own: RunningDaemon, toy: Callable[..., str]) -> No
     own.ctl("models", "import", toy(), "mine")
     done = own.ctl("models", "import", toy(), "mine", "--json")
     assert (done.status, done.json["error"]["code"]) == (5, "model.exists")
+    assert "`whisperctl models import PATH NAME`" in done.json["error"]["fix"]
 
 
 def test_bundles_that_are_not_installed(own: RunningDaemon) -> None:

@@ -30,6 +30,8 @@ def test_the_whole_way(user: User) -> None:
     done = user.ctl("daemon", "uninstall")
     assert (done.status, done.err) == (0, "")
     assert done.out.splitlines()[0] == "whisperd is no service any more"
+    told = done.out.partition("these stay until you delete them:\n")[2]
+    assert "  texts, jobs, runtimes and log: " in told and "  settings: " not in told  # none were written
     assert not user.socket.exists()
     state = {one for one in files_below(user.home) if one.startswith(".local/")}
     assert files_below(user.home) - state == before

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from itertools import chain
 from math import gcd
 from typing import Any, NoReturn
@@ -19,6 +20,7 @@ from av.stream import Discard
 
 from whisperd.audio.clips import Clip, beyond_end
 from whisperd.audio.files import not_readable, open_regular_file
+from whisperd.audio.kinds import BEGINNING_BYTES, kind_of
 from whisperd.audio.marks import Mark, Marker, Proof
 from whisperd.audio.messages import SAMPLE_RATE, Opened
 from whisperd.audio.timeline import Timeline
@@ -76,14 +78,26 @@ def open_media(path: str, *, split: bool = False) -> Iterator[Media]:
         except (av.FFmpegError, OSError, ValueError) as error:
             if isinstance(error, OSError) and not isinstance(error, (av.FFmpegError, _Refused)):
                 raise not_readable(path, error) from error
-            raise WhisperdError(
-                "audio.unsupported",
-                f"{path} is not audio or video that can be read, or it is damaged.",
-                "Check that a player plays it; if one does, convert it to WAV, FLAC or MP3.",
-                {"path": path},
-            ) from error
+            raise _unsupported(path, _beginning(file)) from error
         with container:
             yield Media(path, container, split=split)
+
+
+def _beginning(file: FileIO) -> bytes:
+    try:
+        file.seek(0)
+        return file.read(BEGINNING_BYTES)
+    except (OSError, ValueError):
+        return b""
+
+
+def _unsupported(path: str, beginning: bytes) -> WhisperdError:
+    if kind := kind_of(beginning):
+        message, fix = f"{path} is {kind}, and no audio or video.", "Name a recording or a video."
+    else:
+        message = f"{path} is not audio or video that can be read, or it is damaged."
+        fix = "Check that a player plays it; if one does, convert it to WAV, FLAC or MP3."
+    return WhisperdError("audio.unsupported", message, fix, {"path": path})
 
 
 class Media:

@@ -103,6 +103,8 @@ class Calibrator:
         self._table = table
         self._around = surroundings
         self._turn = anyio.Lock()
+        self.running: str | None = None
+        """The model that is being calibrated."""
 
     async def run(self, model: str, *, quiet_s: float = 0.0, unless_known: bool = False) -> Calibration:
         """Find the fastest way to run a model, which is installed, and keep it.
@@ -115,7 +117,12 @@ class Calibrator:
             if unless_known and (known := await self.current(model)):
                 return known
             search = _Search(model, self._around, self.idle, quiet_s)
-            found = await search.run()
+            log.info("calibrating %s: variants are tried, each in a worker of its own", model)
+            self.running = model
+            try:
+                found = await search.run()
+            finally:
+                self.running = None
             if chosen_trial(found) is None:
                 raise _nothing_works(model, found)
             await self._table.put(found)

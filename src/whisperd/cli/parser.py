@@ -45,6 +45,9 @@ ELSEWHERE = {
 }
 """What other programs call something, and what it is called here: the first one that there is."""
 
+VALUES_ELSEWHERE = {"gpu": "cuda", "markdown": "md", "txt": "text", "webvtt": "vtt"}
+"""What other programs call a choice of an option, and what it is called here."""
+
 _MARK = "\0"  # no argument of a program can hold it
 
 Fill = Callable[["Parser"], None]
@@ -150,6 +153,18 @@ class Parser(argparse.ArgumentParser):
         """Raise what argparse finds wrong."""
         raise self._invalid(message[:1].upper() + message[1:])
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Refuse what is none of the choices; argparse calls this, and would only list them."""
+        if action.choices is None or value in action.choices:
+            return
+        choices = [str(one) for one in action.choices]
+        near = _near(str(value), choices)
+        raise usage_error(
+            "invalid",
+            f"{action.option_strings[0] if action.option_strings else action.metavar} cannot be {value!r}",
+            f"{f'Did you mean {near}? ' if near else ''}It is one of {', '.join(choices)}",
+        )
+
     def _add_common(self) -> None:
         """The options of every command. Their defaults come with the namespace, so that none is undone.
 
@@ -214,16 +229,21 @@ class Parser(argparse.ArgumentParser):
         return usage_error("invalid", message, f"`{self.prog} --help` says what it takes")
 
     def _meant(self, word: str, known: Collection[str]) -> str:
-        import difflib
-
-        for ours in ELSEWHERE.get(word, ()):
-            if ours.partition(" ")[0] in known:
-                return f"Did you mean {ours}?"
-        if near := difflib.get_close_matches(word, known, 1):
-            return f"Did you mean {near[0]}?"
+        if near := _near(word, known):
+            return f"Did you mean {near}?"
         if word.startswith("-") and not self.commands:
             return f"`{self.prog} --help` lists what there is; a name that begins with a dash goes behind --."
         return f"`{self.prog} --help` lists what there is."
+
+
+def _near(word: str, known: Collection[str]) -> str | None:
+    """What was probably meant."""
+    import difflib
+
+    for ours in (*ELSEWHERE.get(word, ()), VALUES_ELSEWHERE.get(word, "")):
+        if ours.partition(" ")[0] in known:
+            return ours
+    return next(iter(difflib.get_close_matches(word, known, 1)), None)
 
 
 def usage_error(problem: str, message: str, fix: str) -> WhisperdError:

@@ -7,10 +7,10 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any, Literal
 
+from whisperd import paths
 from whisperd.cli.command import confirm, connect_as
 from whisperd.cli.output import print_json
 from whisperd.cli.parser import Parser
-from whisperd.paths import socket_path
 from whisperd.rpc.errors import WhisperdError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def installed(options: argparse.Namespace) -> Manager | None:
     """The manager whose service the daemon is, if it was installed for the socket that is meant."""
     from whisperd.service_manager.install import installed_manager
 
-    return installed_manager(socket_path(options.socket))
+    return installed_manager(paths.socket_path(options.socket))
 
 
 def ask(options: argparse.Namespace, verb: Literal["start", "stop"]) -> None:
@@ -95,7 +95,19 @@ def uninstall(options: argparse.Namespace) -> None:
         return
     outcome = installing.uninstall(manager, force=options.force)
     done = "whisperd is no service any more" if outcome.removed else "whisperd was no service"
-    confirm(options, _as_map(outcome), done, *_lines(outcome))
+    confirm(options, _as_map(outcome), done, *_lines(outcome), *(_what_stays() if outcome.removed else ()))
+
+
+def _what_stays() -> list[str]:
+    """What a service leaves when it goes: all that is the user's."""
+    places = {
+        "settings": paths.config_file(),
+        "texts, jobs, runtimes and log": paths.state_dir(),
+        "models": paths.models_dir(),
+        "native bundles": paths.native_dir(),
+    }
+    stays = [f"  {what}: {place}" for what, place in places.items() if place.exists()]
+    return ["these stay until you delete them:", *stays] if stays else []
 
 
 def _is_by_hand(options: argparse.Namespace) -> bool:

@@ -185,7 +185,8 @@ def already_installed(name: str) -> WhisperdError:
     return WhisperdError(
         "model.exists",
         f"There is a model named {name} already.",
-        f"Import it under another name, or run `whisperctl models remove {name}` first.",
+        "Import it under another name, `whisperctl models import PATH NAME`, or run "
+        f"`whisperctl models remove {name}` first.",
         {"name": name},
     )
 

@@ -66,6 +66,11 @@ def status(options: argparse.Namespace) -> None:
     print(f"today    {duration(today['audio_seconds'])} of audio in {today['jobs']} jobs")
     print(f"memory   {', '.join(f'{name} {size(used)}' for name, used in answer['memory'].items())}")
     print(f"default  {answer['default_runtime']}")
+    if answer.get("calibrating"):
+        print(
+            f"busy     calibrating {printable(answer['calibrating'])}: what is fastest here is measured, in"
+        )
+        print("         workers of its own; a job goes before at once")
     if options.verbose:
         print(f"environment  {' '.join(answer['environment'])}")
     if answer["bulk_held"]:

@@ -164,11 +164,17 @@ def _print_page(findings: list[Finding]) -> None:
                 print("\n".join(lines))
     broken = sum(finding.status == "broken" for finding in findings)
     warnings = sum(finding.status == "warning" for finding in findings)
-    if broken or warnings:
-        many = _count(broken, "thing is broken", "things are broken")
-        print(f"\n{many}, {_count(warnings, 'warning', 'warnings')}")
-    else:
-        print("\nall is well")
+    print(f"\n{summary(broken, warnings)}")
+
+
+def summary(broken: int, warnings: int) -> str:
+    """The last line: how bad it is."""
+    if not (broken or warnings):
+        return "all is well"
+    parts = [_count(broken, "thing is broken", "things are broken") if broken else "nothing is broken"]
+    if warnings:
+        parts.append(_count(warnings, "warning", "warnings"))
+    return ", ".join(parts)
 
 
 def _print_report(options: argparse.Namespace, path: str, findings: list[Finding], seen: Map) -> None:

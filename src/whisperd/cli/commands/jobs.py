@@ -97,7 +97,10 @@ def show(options: argparse.Namespace) -> None:
         print_json(job)
         return
     for key, value in job.items():
-        print(f"{key + ':':10} {printable(_shown(value))}")
+        first, *others = _lines(key, value)
+        print(f"{key + ':':10} {first}")
+        for line in others:
+            print(f"{'':10} {line}")
 
 
 def follow(options: argparse.Namespace) -> None:
@@ -153,6 +156,13 @@ def clear(options: argparse.Namespace) -> None:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun} is" if number == 1 else f"{number} {noun}s are"
+
+
+def _lines(key: str, value: Any) -> list[str]:
+    """A field of a job as a person reads it; `--json` has what an error has beside this."""
+    if key == "error" and value:
+        return [printable(line) for line in (value["message"], value["fix"], f"({value['code']})") if line]
+    return [printable(_shown(value))]
 
 
 def _shown(value: Any) -> str:

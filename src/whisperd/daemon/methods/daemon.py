@@ -45,6 +45,7 @@ async def status(call: Call, params: NoParams) -> dict[str, Any]:
         "audio_seconds": round(total.audio_s, 3),
         "speed": total.speed,
         "today": {"jobs": today.jobs, "audio_seconds": round(today.audio_s, 3), "speed": today.speed},
+        "calibrating": service.calibrator.running,
         "windows_waiting": sum(_waiting_windows(service).values()),
         "clients": len(service.connections),
         "environment": sorted(os.environ),

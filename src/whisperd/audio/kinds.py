@@ -1,0 +1,45 @@
+"""What a file is that is neither audio nor video, as far as its beginning tells plainly. Pure."""
+
+from __future__ import annotations
+
+import codecs
+from typing import Final
+
+__all__ = ["BEGINNING_BYTES", "kind_of"]
+
+BEGINNING_BYTES: Final = 4096
+"""As much of a file as is looked at."""
+
+_MARKS: Final = (
+    (b"%PDF-", "a PDF document"),
+    (b"PK\x03\x04", "a ZIP archive, as office documents are"),
+    (b"\x1f\x8b", "a compressed file"),
+    (b"7z\xbc\xaf\x27\x1c", "a compressed file"),
+    (b"Rar!\x1a\x07", "a compressed file"),
+    (b"\x89PNG\r\n\x1a\n", "a picture"),
+    (b"\xff\xd8\xff", "a picture"),
+    (b"GIF8", "a picture"),
+    (b"\x7fELF", "a program"),
+    (b"SQLite format 3\x00", "a data base"),
+)
+_TEXTS: Final = (
+    ("#extm3u", "a playlist, which only names recordings"),
+    ("<!doctype html", "a page of the web"),
+    ("<html", "a page of the web"),
+)
+_CONTROLS_OF_TEXT: Final = "\t\n\r\f"
+
+
+def kind_of(beginning: bytes) -> str | None:
+    """What begins so, with its article; None of what is not plainly something else than a recording."""
+    for mark, kind in _MARKS:
+        if beginning.startswith(mark):
+            return kind
+    try:  # a letter that is cut at the end is no fault
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(beginning)
+    except UnicodeDecodeError:
+        return None
+    if not text or any(one < " " and one not in _CONTROLS_OF_TEXT for one in text):
+        return None
+    start = text.lstrip().lower()
+    return next((kind for mark, kind in _TEXTS if start.startswith(mark)), "a text")

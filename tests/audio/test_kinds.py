@@ -1,0 +1,63 @@
+"""What a file is that is no recording."""
+
+from __future__ import annotations
+
+import io
+import wave
+import zipfile
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from whisperd.audio.kinds import BEGINNING_BYTES, kind_of
+from whisperd_testing import AUDIO
+
+
+def zipped() -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("word/document.xml", "<document/>")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("beginning", "kind"),
+    [
+        ("Grüße aus Köln, 12.3.\n".encode(), "a text"),
+        (b"\xef\xbb\xbf1\r\n00:00:01,000 --> 00:00:02,000\r\nYes.\r\n", "a text"),
+        (("a" * (BEGINNING_BYTES - 1) + "é").encode()[:BEGINNING_BYTES], "a text"),
+        (b"\n<!DOCTYPE HTML><title>Not found</title>", "a page of the web"),
+        (b"#EXTM3U\nhttp://radio/stream\n", "a playlist, which only names recordings"),
+        (b"%PDF-1.7\n%\xe2\xe3", "a PDF document"),
+        (zipped(), "a ZIP archive, as office documents are"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a picture"),
+        (b"", None),
+        (b"RIFF\x24\0\0\0WAVEfmt ", None),
+        (b"\xff\xfb\x90\x64\0\0", None),
+        (b"text with \x07", None),
+    ],
+)
+def test_what_it_is(beginning: bytes, kind: str | None) -> None:
+    assert kind_of(beginning) == kind
+
+
+def test_a_recording_is_none_of_them() -> None:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as sound:
+        sound.setparams((1, 2, 16_000, 0, "NONE", ""))
+        sound.writeframes(bytes(8000))
+    assert kind_of(file.getvalue()[:BEGINNING_BYTES]) is None
+    for recording in AUDIO.iterdir():
+        if recording.suffix in (".flac", ".wav", ".ogg", ".mp3"):
+            assert kind_of(recording.read_bytes()[:BEGINNING_BYTES]) is None, recording
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_judged(beginning: bytes) -> None:
+    kind_of(beginning)
+
+
+@given(st.text(st.characters(categories=["L", "N", "P", "Zs"]), min_size=1, max_size=99))
+def test_words_are_a_text(text: str) -> None:
+    assert kind_of(b"Dear reader, " + text.encode()) == "a text"
