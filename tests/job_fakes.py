@@ -179,6 +179,8 @@ class FakeDecoders:
         """Windows that somebody has taken."""
         self.shared: list[float] = []
         """What each window shares with the next one; else nothing."""
+        self.skipped = 0
+        """Damaged packets."""
         self.samples: list[float] = []
         """Lengths of the pieces of speech by which to find a language, if they are wanted."""
 
@@ -224,4 +226,6 @@ class FakeDecoding:
             raise
         if self._decoders.error is not None:
             raise self._decoders.error
-        self.result = Decoded(duration=duration_s, speech=sum(lengths), windows=len(lengths))
+        self.result = Decoded(
+            duration=duration_s, speech=sum(lengths), windows=len(lengths), skipped=self._decoders.skipped
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +42,8 @@ from whisperd.tasks import open_task_group
 from whisperd.worker.protocol import DecodeOptions, EngineInfo, EngineWindow, WindowResult
 
 __all__ = ["JobRun", "OtherWindows", "check_against_engine", "check_against_model"]
+
+log = logging.getLogger(__name__)
 
 HELD_S = 120.0
 """Audio of one job that waits here at most. While there is no room for another window the decoder is not
@@ -126,6 +129,8 @@ class JobRun:
         try:
             async with open_task_group() as tasks:
                 decoded = await self._decode(decoders, params, tasks)
+                if decoded.skipped:
+                    log.warning("job %s: %d damaged packets were passed over", self._job.id, decoded.skipped)
                 tasks.start_soon(self._vote)
                 await checkpoint()  # now all that was decoded waits
                 self._dispatcher.complete(self._job.id)
