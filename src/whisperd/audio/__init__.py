@@ -1,8 +1,8 @@
 """Decoding, voice activity and windows: from a media file to the pieces of speech that a model hears.
 
 The daemon starts decoder processes through `open_decoder_pool` and gets events back. The parts
-that run inside such a process (`decoder`, `media`, `vad`) are the only ones that may import numpy,
-PyAV and onnxruntime; `speech`, `windows` and `timeline` are pure. What only the daemon
+that run inside such a process (`decoder`, `media`, `frames`, `vad`) are the only ones that may import numpy,
+PyAV and onnxruntime; `speech`, `windows`, `timeline` and `marks` are pure. What only the daemon
 needs is loaded when it is first used, so that a decoder process starts without it.
 """
 

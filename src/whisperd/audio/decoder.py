@@ -321,7 +321,8 @@ class Outbox:
 
 def _blocks(media: Media, request: DecodeParams, marker: Marker) -> Iterator[Any]:
     """All of a file. Where what is done need not be decoded again, silence stands for it."""
-    from whisperd.audio.media import open_media, silence
+    from whisperd.audio.frames import silence
+    from whisperd.audio.media import open_media
 
     mark = None
     if len(request.found) == media.channels:  # else somebody has to listen from the beginning

@@ -11,22 +11,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
 from itertools import chain
-from math import gcd
 from typing import Any, NoReturn
 
 import av
-import numpy as np
 from av.stream import Discard
 
 from whisperd.audio.clips import Clip, beyond_end
 from whisperd.audio.files import not_readable, open_regular_file
+from whisperd.audio.frames import Packer, Resampler, remove_impossible_values, without_first
 from whisperd.audio.kinds import BEGINNING_BYTES, kind_of
 from whisperd.audio.marks import Mark, Marker, Proof
 from whisperd.audio.messages import SAMPLE_RATE, Opened
 from whisperd.audio.timeline import Timeline
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["Media", "open_media", "silence"]
+__all__ = ["Media", "open_media"]
 
 # Containers that hold sound themselves, by ffmpeg's names. Everything that only points to other files
 # (playlists, manifests, image sequences, scripts) is left out, and with it what could reach a network.
@@ -43,8 +42,6 @@ OPEN_OPTIONS = {
 }
 # Tags need not be text. Before PyAV 19, that was an error unless one asked for something else.
 TAG_OPTIONS = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
-# Longer silence is made of pieces, so that memory stays bounded.
-SILENCE_PIECE_SAMPLES = SAMPLE_RATE
 # No codec needs less; a file that is smaller does not tell the truth about its duration.
 MIN_BYTES_PER_SECOND = 25
 # So many in a row, without a packet in between: the damage has no end.
@@ -57,12 +54,6 @@ SEEK_EARLY_S = (1.0, 15.0)
 MAX_WAY_S = 30.0
 # Each one that is heard by itself has a detector of speech of its own.
 MAX_CHANNELS = 16
-# PyAV looks for one plane more than there are, which with eight of them is beyond its table: it crashes.
-MAX_PLANES = 7
-# Of so many channels ffmpeg knows how to mix them, also where the file does not say where they are heard.
-MAX_PLACED_CHANNELS = 8
-# A lossy codec may overshoot full scale a little; what is far beyond is damage.
-MAX_AMPLITUDE = 16.0
 
 
 @contextmanager
@@ -126,7 +117,7 @@ class Media:
         start_time = container.start_time
         # What lies before zero is there only for the codec to get going.
         self._origin_s = max(0.0, start_time / av.time_base) if start_time is not None else 0.0
-        self._packer = _Packer()
+        self._packer = Packer()
         self.skipped = 0
         """Packets that could not be read or decoded so far."""
 
@@ -216,7 +207,7 @@ class Media:
         left_out = mark.left_out
         for frame in chain([first], frames):
             if left_out < frame.samples:
-                yield _without_first(frame, left_out) if left_out else frame
+                yield without_first(frame, left_out) if left_out else frame
             left_out = max(0, left_out - frame.samples)
 
     def _frame_at(self, timestamp: int, frames: Iterator[Any]) -> Any | None:
@@ -234,28 +225,28 @@ class Media:
         self, frames: Iterator[Any], timeline: Timeline, position: int = 0, marker: Marker | None = None
     ) -> Iterator[Any]:
         """The blocks of frames, the first of which is heard at this sample."""
-        for block in self._resample_frames(frames, timeline, _Resampler(self._layout, position), marker):
+        for block in self._resample_frames(frames, timeline, Resampler(self._layout, position), marker):
             if marker is not None:
                 marker.hear(block, position)
             position += block.shape[1]
             yield block
 
     def _resample_frames(
-        self, frames: Iterator[Any], timeline: Timeline, resampler: _Resampler, marker: Marker | None
+        self, frames: Iterator[Any], timeline: Timeline, resampler: Resampler, marker: Marker | None
     ) -> Iterator[Any]:
         for frame in frames:
             yield from resampler.insert_silence(timeline.silence_before(frame.time, resampler.position))
             # Behind damage the same frames need not come after a seek.
             if marker is not None and self.skipped == 0 and marker.wants(resampler.position):
                 self._mark(frame, timeline, resampler, marker)
-            _remove_impossible_values(frame)
+            remove_impossible_values(frame)
             try:
                 yield from resampler.resample(frame)
             except av.FFmpegError:  # suddenly it has channels that cannot become those that it had
                 self.skipped += 1
         yield from resampler.flush()
 
-    def _mark(self, frame: Any, timeline: Timeline, resampler: _Resampler, marker: Marker) -> None:
+    def _mark(self, frame: Any, timeline: Timeline, resampler: Resampler, marker: Marker) -> None:
         """Offer the next place at which another resampler can begin."""
         place = resampler.next_start(frame)
         if place is not None and frame.pts is not None:
@@ -305,137 +296,6 @@ class Media:
             "Check that a player plays it; fetch or export the file again.",
             {"path": self._path, "skipped": self.skipped},
         )
-
-
-class _Resampler:
-    """To 16 kHz in one layout of channels, whatever comes, even when that changes in the midst of a file."""
-
-    def __init__(self, layout: str, position: int = 0) -> None:
-        self._layout = av.AudioLayout(layout)
-        self._resampler: Any = None
-        self._is_averaged = False  # rather than mixed by where each channel is heard
-        self._input: tuple[str, str, int] | None = None  # sample format, channel layout, rate
-        self._input_samples = 0  # since the last flush
-        self._flushed = position  # samples put out until the last flush
-        self._put_out = position
-
-    @property
-    def position(self) -> int:
-        """Samples put out so far, and those that are still inside."""
-        if self._input is None:
-            return self._put_out
-        return self._flushed + self._input_samples * SAMPLE_RATE // self._input[2]
-
-    def next_start(self, frame: Any) -> tuple[int, int] | None:
-        """Where another one may begin to put out the same: after so many samples from the next frame on, and
-        there it puts out the sample at this position. None where this one begins anew.
-
-        A sample that is put out falls on one that comes in only now and then: at 44.1 kHz on every 441st.
-        """
-        if self._input is not None and _shape(frame) != self._input:
-            return None
-        left_out = -self._input_samples % (frame.sample_rate // gcd(frame.sample_rate, SAMPLE_RATE))
-        taken = self._input_samples + left_out
-        return left_out, self._flushed + taken * SAMPLE_RATE // frame.sample_rate
-
-    def resample(self, frame: Any) -> Iterator[Any]:
-        """Take a frame; yield blocks of samples."""
-        shape = _shape(frame)
-        if shape != self._input:
-            yield from self.flush()
-            self._input = shape
-            self._is_averaged = self._layout.nb_channels == 1 and _is_unplaced(frame.layout)
-            layout = frame.layout if self._is_averaged else self._layout
-            self._resampler = av.AudioResampler(format="s16", layout=layout, rate=SAMPLE_RATE)
-        self._input_samples += frame.samples
-        frame.pts = None  # the time line is kept outside
-        yield from self._push(frame)
-
-    def insert_silence(self, samples: int) -> Iterator[Any]:
-        """Put out silence after everything that was taken so far."""
-        if samples > 0:
-            yield from self.flush()
-            self._put_out += samples
-            self._flushed = self._put_out
-            yield from silence(self._layout.nb_channels, samples)
-
-    def flush(self) -> Iterator[Any]:
-        """Put out what is still inside."""
-        if self._resampler is not None:
-            yield from self._push(None)
-        self._resampler = self._input = None
-        self._input_samples = 0
-        self._flushed = self._put_out
-
-    def _push(self, frame: Any) -> Iterator[Any]:
-        for resampled in self._resampler.resample(frame):
-            if resampled is not None and resampled.samples:
-                self._put_out += resampled.samples
-                block = resampled.to_ndarray().reshape(resampled.samples, -1)
-                if self._is_averaged:
-                    block = block.mean(axis=1, keepdims=True).astype(np.int16)
-                yield np.ascontiguousarray(block.T)
-
-
-class _Packer:
-    """Makes of frames with many planes such as have one, in which the channels take turns."""
-
-    def __init__(self) -> None:
-        self._input: tuple[str, str, int] | None = None
-        self._resampler: Any = None
-
-    def pack(self, frame: Any) -> Any:
-        """The frame, with at most `MAX_PLANES` planes."""
-        if not frame.format.is_planar or frame.layout.nb_channels <= MAX_PLANES:
-            return frame
-        if _shape(frame) != self._input:
-            format_name = frame.format.name.removesuffix("p")
-            self._resampler = av.AudioResampler(format_name, frame.layout, frame.sample_rate)
-            self._input = _shape(frame)
-        pts, time_base = frame.pts, frame.time_base
-        (packed,) = self._resampler.resample(frame)  # at the same rate, all that comes in goes out at once
-        packed.pts, packed.time_base = pts, time_base
-        return packed
-
-
-def silence(channels: int, samples: int) -> Iterator[Any]:
-    """Blocks in which nothing is heard."""
-    for first in range(0, samples, SILENCE_PIECE_SAMPLES):
-        yield np.zeros((channels, min(SILENCE_PIECE_SAMPLES, samples - first)), np.int16)
-
-
-def _is_unplaced(layout: Any) -> bool:
-    """Whether nobody knows where the channels are heard, as in what recorders with many tracks write."""
-    name: str = layout.name
-    return layout.nb_channels > MAX_PLACED_CHANNELS and name == f"{layout.nb_channels} channels"
-
-
-def _shape(frame: Any) -> tuple[str, str, int]:
-    """What a resampler is made for."""
-    return frame.format.name, frame.layout.name, frame.sample_rate
-
-
-def _without_first(frame: Any, count: int) -> Any:
-    """The rest of a frame, without its time. Raises `ValueError` for formats that nobody uses."""
-    first = count if frame.format.is_planar else count * frame.layout.nb_channels
-    samples = np.ascontiguousarray(frame.to_ndarray()[:, first:])
-    rest = av.AudioFrame.from_ndarray(samples, format=frame.format.name, layout=frame.layout.name)
-    rest.sample_rate = frame.sample_rate
-    return rest
-
-
-def _remove_impossible_values(frame: Any) -> None:
-    """NaN, infinity and absurd values become silence, before the resampler spreads them."""
-    kind = {"flt": np.float32, "dbl": np.float64}.get(frame.format.name.removesuffix("p"))
-    if kind is None:
-        return
-    for plane in frame.planes:
-        values = np.frombuffer(plane, kind)
-        # Comparisons with NaN are false, so this is true only where all is well.
-        if values.min() >= -MAX_AMPLITUDE and values.max() <= MAX_AMPLITUDE:
-            continue
-        with np.errstate(invalid="ignore"):
-            plane.update(np.where(np.abs(values) <= MAX_AMPLITUDE, values, kind(0)).tobytes())
 
 
 def _best_stream(path: str, container: Any) -> Any:

@@ -1,0 +1,154 @@
+"""What becomes of decoded frames: samples at the rate all else works with. In the decoder process only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import gcd
+from typing import Any
+
+import av
+import numpy as np
+
+from whisperd.audio.messages import SAMPLE_RATE
+
+__all__ = ["Packer", "Resampler", "remove_impossible_values", "silence", "without_first"]
+
+# Longer silence is made of pieces, so that memory stays bounded.
+SILENCE_PIECE_SAMPLES = SAMPLE_RATE
+# PyAV looks for one plane more than there are, which with eight of them is beyond its table: it crashes.
+MAX_PLANES = 7
+# Of so many channels ffmpeg knows how to mix them, also where the file does not say where they are heard.
+MAX_PLACED_CHANNELS = 8
+# A lossy codec may overshoot full scale a little; what is far beyond is damage.
+MAX_AMPLITUDE = 16.0
+
+
+class Resampler:
+    """To 16 kHz in one layout of channels, whatever comes, even when that changes in the midst of a file."""
+
+    def __init__(self, layout: str, position: int = 0) -> None:
+        self._layout = av.AudioLayout(layout)
+        self._resampler: Any = None
+        self._is_averaged = False  # rather than mixed by where each channel is heard
+        self._input: tuple[str, str, int] | None = None  # sample format, channel layout, rate
+        self._input_samples = 0  # since the last flush
+        self._flushed = position  # samples put out until the last flush
+        self._put_out = position
+
+    @property
+    def position(self) -> int:
+        """Samples put out so far, and those that are still inside."""
+        if self._input is None:
+            return self._put_out
+        return self._flushed + self._input_samples * SAMPLE_RATE // self._input[2]
+
+    def next_start(self, frame: Any) -> tuple[int, int] | None:
+        """Where another one may begin to put out the same: after so many samples from the next frame on, and
+        there it puts out the sample at this position. None where this one begins anew.
+
+        A sample that is put out falls on one that comes in only now and then: at 44.1 kHz on every 441st.
+        """
+        if self._input is not None and _shape(frame) != self._input:
+            return None
+        left_out = -self._input_samples % (frame.sample_rate // gcd(frame.sample_rate, SAMPLE_RATE))
+        taken = self._input_samples + left_out
+        return left_out, self._flushed + taken * SAMPLE_RATE // frame.sample_rate
+
+    def resample(self, frame: Any) -> Iterator[Any]:
+        """Take a frame; yield blocks of samples."""
+        shape = _shape(frame)
+        if shape != self._input:
+            yield from self.flush()
+            self._input = shape
+            self._is_averaged = self._layout.nb_channels == 1 and _is_unplaced(frame.layout)
+            layout = frame.layout if self._is_averaged else self._layout
+            self._resampler = av.AudioResampler(format="s16", layout=layout, rate=SAMPLE_RATE)
+        self._input_samples += frame.samples
+        frame.pts = None  # the time line is kept outside
+        yield from self._push(frame)
+
+    def insert_silence(self, samples: int) -> Iterator[Any]:
+        """Put out silence after everything that was taken so far."""
+        if samples > 0:
+            yield from self.flush()
+            self._put_out += samples
+            self._flushed = self._put_out
+            yield from silence(self._layout.nb_channels, samples)
+
+    def flush(self) -> Iterator[Any]:
+        """Put out what is still inside."""
+        if self._resampler is not None:
+            yield from self._push(None)
+        self._resampler = self._input = None
+        self._input_samples = 0
+        self._flushed = self._put_out
+
+    def _push(self, frame: Any) -> Iterator[Any]:
+        for resampled in self._resampler.resample(frame):
+            if resampled is not None and resampled.samples:
+                self._put_out += resampled.samples
+                block = resampled.to_ndarray().reshape(resampled.samples, -1)
+                if self._is_averaged:
+                    block = block.mean(axis=1, keepdims=True).astype(np.int16)
+                yield np.ascontiguousarray(block.T)
+
+
+class Packer:
+    """Makes of frames with many planes such as have one, in which the channels take turns."""
+
+    def __init__(self) -> None:
+        self._input: tuple[str, str, int] | None = None
+        self._resampler: Any = None
+
+    def pack(self, frame: Any) -> Any:
+        """The frame, with at most `MAX_PLANES` planes."""
+        if not frame.format.is_planar or frame.layout.nb_channels <= MAX_PLANES:
+            return frame
+        if _shape(frame) != self._input:
+            format_name = frame.format.name.removesuffix("p")
+            self._resampler = av.AudioResampler(format_name, frame.layout, frame.sample_rate)
+            self._input = _shape(frame)
+        pts, time_base = frame.pts, frame.time_base
+        (packed,) = self._resampler.resample(frame)  # at the same rate, all that comes in goes out at once
+        packed.pts, packed.time_base = pts, time_base
+        return packed
+
+
+def silence(channels: int, samples: int) -> Iterator[Any]:
+    """Blocks in which nothing is heard."""
+    for first in range(0, samples, SILENCE_PIECE_SAMPLES):
+        yield np.zeros((channels, min(SILENCE_PIECE_SAMPLES, samples - first)), np.int16)
+
+
+def _is_unplaced(layout: Any) -> bool:
+    """Whether nobody knows where the channels are heard, as in what recorders with many tracks write."""
+    name: str = layout.name
+    return layout.nb_channels > MAX_PLACED_CHANNELS and name == f"{layout.nb_channels} channels"
+
+
+def _shape(frame: Any) -> tuple[str, str, int]:
+    """What a resampler is made for."""
+    return frame.format.name, frame.layout.name, frame.sample_rate
+
+
+def without_first(frame: Any, count: int) -> Any:
+    """The rest of a frame, without its time. Raises `ValueError` for formats that nobody uses."""
+    first = count if frame.format.is_planar else count * frame.layout.nb_channels
+    samples = np.ascontiguousarray(frame.to_ndarray()[:, first:])
+    rest = av.AudioFrame.from_ndarray(samples, format=frame.format.name, layout=frame.layout.name)
+    rest.sample_rate = frame.sample_rate
+    return rest
+
+
+def remove_impossible_values(frame: Any) -> None:
+    """NaN, infinity and absurd values become silence, before the resampler spreads them."""
+    kind = {"flt": np.float32, "dbl": np.float64}.get(frame.format.name.removesuffix("p"))
+    if kind is None:
+        return
+    for plane in frame.planes:
+        values = np.frombuffer(plane, kind)
+        # Comparisons with NaN are false, so this is true only where all is well.
+        if values.min() >= -MAX_AMPLITUDE and values.max() <= MAX_AMPLITUDE:
+            continue
+        with np.errstate(invalid="ignore"):
+            plane.update(np.where(np.abs(values) <= MAX_AMPLITUDE, values, kind(0)).tobytes())
