@@ -24,7 +24,7 @@ from whisperd.jobs.scheduler import (
     WindowScheduler,
 )
 from whisperd.worker.protocol import SAMPLE_RATE, DecodeOptions, EngineWindow
-from whisperd.worker.rules import context_frames
+from whisperd.worker.rules import EQUAL_STEP_FRAMES, context_frames
 
 ENGLISH, GERMAN = DecodeOptions(language="en"), DecodeOptions(language="de")
 _SILENCE = memoryview(bytes(2 * SAMPLE_RATE * 30))
@@ -56,6 +56,10 @@ def scheduler_with(
     for job, priority in jobs:
         scheduler.add_job(job, priority)
     return scheduler
+
+
+def equal_context(length_s: float) -> int:
+    return context_frames(length_s, step_frames=EQUAL_STEP_FRAMES)
 
 
 def content(batch: Batch | None) -> list[tuple[str, int]]:
@@ -134,9 +138,9 @@ def test_unequal_options_and_unlike_lengths_share_no_batch() -> None:
 
 
 def test_where_only_equal_contexts_go_together_no_batch_has_others() -> None:
-    scheduler = scheduler_with(("a", "normal"), ("b", "normal"), batch_size=8, context_of=context_frames)
+    scheduler = scheduler_with(("a", "normal"), ("b", "normal"), batch_size=8, context_of=equal_context)
     same_s, other_s = (10.5, 11.9, 11.0), (12.1, 13.0)
-    assert {context_frames(one_s) for one_s in same_s} == {1400}
+    assert {equal_context(one_s) for one_s in same_s} == {1400}
     for index, length_s in enumerate((*same_s, *other_s)):
         scheduler.add(parcel("a", index, s=length_s), 0)
     scheduler.add(parcel("b", 0, s=11.5), 0)
@@ -199,6 +203,16 @@ def test_it_knows_when_it_has_enough_to_do(length_s: float, enough: int) -> None
     while run_one(scheduler):
         pass
     assert not scheduler.has_enough("normal")
+
+
+def test_where_only_equal_contexts_go_together_many_windows_may_be_too_few() -> None:
+    scheduler = scheduler_with(("a", "normal"), batch_size=4, replicas=2, context_of=equal_context)
+    for index in range(8):
+        scheduler.add(parcel("a", index, s=2.0 + index), 0)
+    assert not scheduler.has_enough("normal")
+    for index in range(8, 13):
+        scheduler.add(parcel("a", index), 0)
+    assert scheduler.has_enough("normal"), "a minute and a half waits"
 
 
 def test_a_vote_goes_in_one_batch_and_only_where_there_is_room() -> None:
@@ -503,7 +517,7 @@ class Simulation:
             batch_size=self.batch_size,
             replicas=self.replicas,
             overtakes=self.overtakes,
-            context_of=context_frames if self.equal_contexts else None,
+            context_of=equal_context if self.equal_contexts else None,
         )
         self.running: dict[int, Batch] = {}
         self.poison = {
@@ -574,7 +588,7 @@ class Simulation:
         assert all(one.options == first.options for one in batch.parcels)
         lengths = [one.longest_s for one in batch.parcels]
         if self.equal_contexts:
-            assert len(set(map(context_frames, lengths))) == 1
+            assert len(set(map(equal_context, lengths))) == 1
         else:
             assert max(lengths) <= LIKE_LENGTH_RATIO * min(lengths)
         assert all(one.job not in self.cancelled for one in batch.parcels)

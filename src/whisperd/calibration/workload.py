@@ -43,7 +43,8 @@ def portions(setting: Setting, samples: Sequence[Sample], *, once: bool = False)
     distinct = windows(samples)
     at_once = setting.replicas * setting.batch_size
     count = len(distinct) if once else at_once * math.ceil(LEAST_WINDOWS / at_once)
-    repeated = list(islice(cycle(distinct), count))
+    # Like a job's windows, those of like length are computed together.
+    repeated = sorted(islice(cycle(distinct), count), key=lambda sample: sample.duration_s)
     return [*_parted(repeated, setting.batch_size), *clips(samples)]
 
 

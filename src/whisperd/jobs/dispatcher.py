@@ -18,7 +18,7 @@ from whisperd.runtimes.loaded import LoadedRuntime, died_error
 from whisperd.tasks import open_task_group
 from whisperd.worker.process import Unwanted, WorkerDied
 from whisperd.worker.protocol import BatchParams, WindowResult
-from whisperd.worker.rules import context_frames
+from whisperd.worker.rules import EQUAL_STEP_FRAMES, context_frames
 
 __all__ = ["Dispatcher"]
 
@@ -53,7 +53,8 @@ class Dispatcher:
     def __init__(self, runtime: LoadedRuntime, clock: Callable[[], float] = time.monotonic) -> None:
         self.runtime = runtime
         self._clock = clock
-        context_of = partial(context_frames, margin_s=runtime.params.context_margin_s)
+        margin_s = runtime.params.context_margin_s
+        context_of = partial(context_frames, margin_s=margin_s, step_frames=EQUAL_STEP_FRAMES)
         self._scheduler = WindowScheduler(
             batch_size=runtime.batch_size,
             replicas=runtime.replicas,

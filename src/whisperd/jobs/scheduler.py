@@ -337,9 +337,13 @@ class WindowScheduler:
         )
 
     def has_enough(self, priority: Priority) -> bool:
-        """Whether what waits in a class fills the batches of all replicas, or is `AHEAD_S` long."""
+        """Whether what waits in a class is `AHEAD_S` long, or fills the batches of all replicas.
+
+        Where batches hold equal contexts only, it takes more windows to fill them, and nobody counts.
+        """
         of = self._classes[priority]
-        return of.waiting_s >= AHEAD_S or of.waiting_windows >= self._batch_size * self._replicas
+        fills_all = of.waiting_windows >= self._batch_size * self._replicas
+        return of.waiting_s >= AHEAD_S or (fills_all and self._context_of is None)
 
     @property
     def has_room(self) -> bool:

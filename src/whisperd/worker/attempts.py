@@ -72,7 +72,8 @@ class Attempt:
     @property
     def is_sure(self) -> bool:
         """Whether the model is so sure of it, decoded greedily, that beams would find nothing better."""
-        return self.avg_logprob >= SURE_LOGPROB and not self.is_doubtful(had_full_context=False)
+        is_likely = bool(self.tokens) and self.avg_logprob >= SURE_LOGPROB
+        return is_likely and not self.is_doubtful(had_full_context=False)
 
     def is_doubtful(self, *, had_full_context: bool) -> bool:
         """Whether it should be computed again: it looks bad, or is an echo that the full context may undo."""

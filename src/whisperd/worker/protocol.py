@@ -79,7 +79,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     overtakes: bool = False
     """Whether it can compute one batch more than it has replicas: what is urgent then waits for none."""
     equal_contexts: bool = False
-    """Whether it computes only windows with the same `context_frames` together; others gain nothing."""
+    """Whether it computes only windows together that have the same `context_frames`, in steps of
+    `EQUAL_STEP_FRAMES` and with the margin that it was loaded with."""
     warnings: tuple[str, ...] = ()
     """What is wrong with the model though it works, for the log."""
 

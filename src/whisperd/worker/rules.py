@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 __all__ = [
+    "EQUAL_STEP_FRAMES",
     "FRAMES_PER_SECOND",
     "FULL_CONTEXT_FRAMES",
     "SURE_LOGPROB",
@@ -26,9 +27,11 @@ FRAMES_PER_SECOND = 100
 FULL_CONTEXT_FRAMES = 3000
 """The 30 seconds that Whisper was trained on."""
 
-_CONTEXT_STEP_FRAMES = 200
-"""Contexts come in steps, so that windows of like length are computed together. With smaller steps few have
-the same, with larger ones the encoder hears too much silence (docs/benchmarks.md)."""
+_STEP_FRAMES = 50
+"""Contexts come in steps."""
+EQUAL_STEP_FRAMES = 200
+"""Those steps where only windows with the same context are computed together. With smaller ones few have the
+same, with larger ones the encoder hears too much silence (docs/benchmarks.md)."""
 _SHORT_WINDOW_S, _SHORT_EXTRA_S, _USUAL_MARGIN_S = 10.0, 2.0, 2.0
 """Measured (docs/benchmarks.md): short windows lose words with less than 4 s of margin, long ones do not."""
 
@@ -43,7 +46,7 @@ _LOOP_SIZES, _LOOP_TIMES, _LOOP_TOKENS = range(1, 25), 4, 12
 """Pieces of so many tokens, said so often without anything between, and so many tokens in all."""
 
 
-def context_frames(duration_s: float, margin_s: float | None = None) -> int:
+def context_frames(duration_s: float, margin_s: float | None = None, step_frames: int = _STEP_FRAMES) -> int:
     """Mel frames that the encoder is given for a window: its speech, a margin of silence, rounded up.
 
     `margin_s` is that of a long window (`LoadParams.context_margin_s`); a short one gets more.
@@ -51,8 +54,8 @@ def context_frames(duration_s: float, margin_s: float | None = None) -> int:
     margin_s = _USUAL_MARGIN_S if margin_s is None else margin_s
     if duration_s < _SHORT_WINDOW_S:
         margin_s += _SHORT_EXTRA_S
-    steps = math.ceil((duration_s + margin_s) * FRAMES_PER_SECOND / _CONTEXT_STEP_FRAMES)
-    return min(steps * _CONTEXT_STEP_FRAMES, FULL_CONTEXT_FRAMES)
+    steps = math.ceil((duration_s + margin_s) * FRAMES_PER_SECOND / step_frames)
+    return min(steps * step_frames, FULL_CONTEXT_FRAMES)
 
 
 def token_limit(duration_s: float) -> int:

@@ -1,11 +1,12 @@
 """Whisper on CTranslate2. Runs in a worker process, with the native bundle on the path.
 
-Three things make it faster than the usual way at the same words. Windows of several jobs are
-computed as one batch. The encoder is given the speech and a margin instead of always 30 s: its cost
-grows faster than linearly with length. And timestamps are not decoded token by token: where a window
-holds several sentences, their times come from the attention between text and audio. A result that
-looks bad is computed again with the full context, then at rising temperatures (Radford et al.,
-"Robust Speech Recognition via Large-Scale Weak Supervision", 2022, section 4.5).
+Four things make it faster than the usual way at the same words. Windows of several jobs are computed
+as one batch. Beams follow only where the model is not sure of the greedy text. The encoder is given
+the speech and a margin instead of always 30 s: its cost grows faster than linearly with length. And
+timestamps are not decoded token by token: where a window holds several sentences, their times come
+from the attention between text and audio. A result that looks bad is computed again with the full
+context, then at rising temperatures (Radford et al., "Robust Speech Recognition via Large-Scale Weak
+Supervision", 2022, section 4.5).
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from whisperd.worker.protocol import (
     WindowResult,
 )
 from whisperd.worker.rules import (
+    EQUAL_STEP_FRAMES,
     FRAMES_PER_SECOND,
     FULL_CONTEXT_FRAMES,
     context_frames,
@@ -56,6 +58,8 @@ BEST_OF = 5
 """Hypotheses sampled at a temperature above zero; the likeliest is kept."""
 SECONDS_PER_POSITION = 0.02
 """Of the encoder's output."""
+_GPU_STEP_FRAMES = 50
+
 _WRONG_HEADS = "there are no times of words, since the alignment heads in config.json are wrong: {}"
 
 
@@ -150,10 +154,11 @@ class CTranslate2Engine:
         The library cannot be interrupted. What is not wanted any more ends between two of its steps: a batch
         of which nothing is wanted after its encoder, and what would be computed again never is.
         """
-        contexts = [context_frames(window.duration_s, self._context_margin_s) for window in windows]
+        # On a GPU, a batch gets the context of its longest window.
+        step, spread = (EQUAL_STEP_FRAMES, 0) if self._is_on_cpu else (_GPU_STEP_FRAMES, FULL_CONTEXT_FRAMES)
+        contexts = [context_frames(one.duration_s, self._context_margin_s, step) for one in windows]
         groups = [
-            self._encode_group(places, windows, contexts[places[0]])
-            for places in alike(contexts, 0 if self.info.equal_contexts else FULL_CONTEXT_FRAMES)
+            self._encode_group(places, windows, contexts[places[0]]) for places in alike(contexts, spread)
         ]
         if not any(map(is_wanted, windows)):
             return [UNWANTED] * len(windows)
@@ -177,7 +182,7 @@ class CTranslate2Engine:
             return [UNWANTED] * len(windows)
         # Not the longest window: what else is in the group makes no other text of a window.
         most_s = group.frames / FRAMES_PER_SECOND
-        attempts = self._search(encoded, windows, languages, options, most_s)
+        attempts = self._search(encoded, windows, languages, options, most_s, is_wanted)
         if any(map(is_wanted, windows)):
             self._find_times(encoded, windows, languages, options, attempts)
         return [
@@ -249,6 +254,7 @@ class CTranslate2Engine:
         languages: Sequence[tuple[str, float]],
         options: DecodeOptions,
         most_s: float,
+        is_wanted: IsWanted,
     ) -> list[Attempt]:
         """The first text of each window: the greedy one if the model is sure of it, else that of the beams.
 
@@ -259,7 +265,11 @@ class CTranslate2Engine:
             return self._decode(encoded, windows, languages, options, temperature, most_s)
         greedily = msgspec.structs.replace(options, beam_size=1)
         attempts = self._decode(encoded, windows, languages, greedily, temperature, most_s)
-        unsure = [place for place, attempt in enumerate(attempts) if not attempt.is_sure]
+        unsure = [
+            place
+            for place, (window, attempt) in enumerate(zip(windows, attempts, strict=True))
+            if not attempt.is_sure and is_wanted(window)
+        ]
         if unsure:
             own = [windows[place] for place in unsure], [languages[place] for place in unsure]
             best = self._decode(_some(encoded, unsure), *own, options, temperature, most_s)
