@@ -281,7 +281,7 @@ async def test_what_was_found_before_is_not_listened_to_again(
     "name",
     [
         *("minute.wav", "minute.flac", "minute.mp3", "minute.m4a", "minute.mkv", "minute.ogg"),
-        *("noisy.m4a", "minute.wav split"),
+        "minute.wav split",
     ],
 )
 async def test_what_is_done_is_not_decoded_again_and_the_rest_is_the_same(
@@ -290,7 +290,7 @@ async def test_what_is_done_is_not_decoded_again_and_the_rest_is_the_same(
     path = media / name.removesuffix(" split")
     options = {"channels": "split"} if name.endswith(" split") else {}
     whole = await decode(pool, path, **options)
-    assert merge(whole.found)[0].marks
+    assert bool(merge(whole.found)[0].marks) == (not name.endswith((".m4a", ".ogg")))
     middle = len(whole.windows) // 2
     for told, done in ((whole.found, whole.windows[-1]), (whole.found[:1], whole.windows[middle])):
         again = await decode(pool, path, found=merge(told), done_until=done.start, **options)

@@ -6,11 +6,22 @@ import random
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from whisperd.audio.found import merge
-from whisperd.audio.marks import MARK_EVERY, PROVEN, WARM_UP, Mark, Marker, Proof, last_mark, unpack_marks
+from whisperd.audio.marks import (
+    MARK_EVERY,
+    PROVEN,
+    WARM_UP,
+    Mark,
+    Marker,
+    Proof,
+    can_be_marked,
+    last_mark,
+    unpack_marks,
+)
 from whisperd.audio.messages import SAMPLE_RATE, Found
 
 SOUND = random.Random(1).randbytes(70 * SAMPLE_RATE)
@@ -60,6 +71,41 @@ def test_a_codec_may_take_a_moment_until_it_is_in_full_swing(data: st.DataObject
     at = data.draw(st.integers(first, first + WARM_UP - 1))
     other = SOUND[:at] + b"?" + SOUND[at + 1 :]
     assert digest(other, first, 4096) == digest(SOUND, first, 4096)
+
+
+def test_where_nothing_is_heard_nothing_is_proven() -> None:
+    silence = bytes(PROVEN)
+    assert digest(silence, 0, 4096) is None
+    marker = Marker()
+    marker.begin(Mark(0, 0, 0, 0.0, 0.0))
+    marker.hear(Block(silence), 0)
+    assert marker.take() == b""
+    assert marker.wants(MARK_EVERY)
+
+
+def test_what_was_heard_after_a_seek_that_led_elsewhere_is_forgotten() -> None:
+    marker = Marker()
+    marker.begin(Mark(0, 0, MARK_EVERY, 0.0, 0.0))
+    marker.hear(Block(SOUND[:PROVEN]), MARK_EVERY)
+    marker.begin(Mark(0, 0, 2 * MARK_EVERY, 0.0, 0.0))
+    marker.forget()
+    assert marker.take() == b""
+    assert marker.wants(MARK_EVERY)
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "can"),
+    [
+        ("wav", "pcm_s16le", True),
+        ("mp3", "mp3float", True),
+        ("matroska,webm", "opus", True),
+        ("mov,mp4,m4a,3gp,3g2,mj2", "aac", False),
+        ("ogg", "opus", False),
+        ("mpegts", "mp3float", False),
+    ],
+)
+def test_only_what_is_the_same_each_time_is_marked(container: str, codec: str, can: bool) -> None:
+    assert can_be_marked(container, codec) == can
 
 
 def test_what_ends_too_soon_proves_nothing() -> None:

@@ -4,6 +4,9 @@ What a codec makes of a file after a seek may differ from what it makes on the w
 place is another one, its memory is, or it draws noise at random. So a mark has a digest of the sound behind
 it. Who begins there compares, and where it is another sound reads the file from its beginning. What comes
 before the end of that sound is never used: a codec and a resampler are in full swing only then.
+
+Equal sound proves little where the codec draws noise, which it need not do just there, where a time may come
+twice, or where nothing is heard. Nothing of that is marked.
 """
 
 from __future__ import annotations
@@ -15,8 +18,12 @@ from typing import Any, Final, NamedTuple
 
 from whisperd.audio.messages import SAMPLE_RATE, Found
 
-__all__ = ["Mark", "Marker", "Proof", "last_mark", "unpack_marks"]
+__all__ = ["Mark", "Marker", "Proof", "can_be_marked", "last_mark", "unpack_marks"]
 
+EXACT_CODECS: Final = frozenset({"alac", "flac", "mp3", "mp3float", "opus", "vorbis"})
+"""Decoders, by ffmpeg's names, that draw nothing at random, as those of PCM; AAC, AC-3 and AMR may."""
+REPEATING_CONTAINERS: Final = frozenset({"mpeg", "mpegts", "ogg"})
+"""What may be several recordings, one behind the other, each with a clock of its own: a time is no place."""
 MARK_EVERY: Final = 20 * SAMPLE_RATE
 WARM_UP: Final = SAMPLE_RATE // 2
 """Samples behind a mark that are not compared: a codec that has just begun may lack what it remembers."""
@@ -49,18 +56,36 @@ class Proof:
     def __init__(self, position: int) -> None:
         self._first, self._end = position + WARM_UP, position + PROVEN
         self._digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+        self._is_heard = False
 
     def hear(self, block: Any, position: int) -> bytes | None:
-        """Take the next samples `(channels, samples)`, from a position on; the digest, once all have come."""
+        """Take the next samples `(channels, samples)`, from a position on; the digest, once all have come.
+
+        It is empty, and fits none, where all of them are zero.
+        """
         piece = block[:, max(0, self._first - position) : max(0, self._end - position)]
-        self._digest.update(piece.T.tobytes())  # channels interleaved, however large blocks are
-        return self._digest.digest() if position + block.shape[1] >= self._end else None
+        sound = piece.T.tobytes()  # channels interleaved, however large blocks are
+        self._is_heard = self._is_heard or any(sound)
+        self._digest.update(sound)
+        if position + block.shape[1] < self._end:
+            return None
+        return self._digest.digest() if self._is_heard else b""
+
+
+def can_be_marked(container: str, codec: str) -> bool:
+    """Whether the sound at a time is the same after a seek as on the way from the beginning."""
+    is_exact = codec in EXACT_CODECS or codec.startswith("pcm_")
+    return is_exact and container not in REPEATING_CONTAINERS
 
 
 class Marker:
     """Chooses the places, one at a time, while a file is decoded from a position on."""
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """The file is decoded from its beginning, whatever was heard so far."""
         self._next = MARK_EVERY
         self._begun: tuple[Mark, Proof] | None = None
         self._proven: list[Mark] = []
@@ -79,7 +104,8 @@ class Marker:
         if self._begun is not None:
             mark, proof = self._begun
             if (digest := proof.hear(block, position)) is not None:
-                self._proven.append(mark._replace(digest=digest))
+                if digest:
+                    self._proven.append(mark._replace(digest=digest))
                 self._begun = None
 
     def take(self) -> bytes:

@@ -20,7 +20,7 @@ from whisperd.audio.clips import Clip, beyond_end
 from whisperd.audio.files import not_readable, open_regular_file
 from whisperd.audio.frames import Packer, Resampler, remove_impossible_values, without_first
 from whisperd.audio.kinds import BEGINNING_BYTES, kind_of
-from whisperd.audio.marks import Mark, Marker, Proof
+from whisperd.audio.marks import Mark, Marker, Proof, can_be_marked
 from whisperd.audio.messages import SAMPLE_RATE, Opened
 from whisperd.audio.timeline import Timeline
 from whisperd.rpc.errors import WhisperdError
@@ -109,6 +109,7 @@ class Media:
             sample_rate=codec.sample_rate or 0,
             channels=codec.channels or 0,
         )
+        self._can_be_marked = can_be_marked(container.format.name, codec.name)
         self._layout: str = codec.layout.name if split else "mono"
         self.channels: int = codec.layout.nb_channels if split else 1
         """Of the blocks."""
@@ -127,6 +128,8 @@ class Media:
         `marker` is offered places from which `blocks_from` may begin.
         Raises `WhisperdError` (`audio.empty`, `audio.corrupt`, `audio.not_readable`).
         """
+        if marker is not None:
+            marker.forget()
         is_empty = True
         for block in self._resample(self._frames(), Timeline(self._origin_s), marker=marker):
             is_empty = False
@@ -151,7 +154,7 @@ class Media:
                 position += heard[-1].shape[1]
         except (av.FFmpegError, OSError, ValueError, StopIteration):  # not seekable, or what is there is odd
             return None
-        return chain(heard, blocks) if digest == mark.digest else None
+        return chain(heard, blocks) if digest and digest == mark.digest else None
 
     def clip_blocks(self, clip: Clip, *, only_by_seeking: bool = False) -> Iterator[Any]:
         """The same of one part, up to its end or the file's. Only that is decoded, if one can seek.
@@ -237,7 +240,8 @@ class Media:
         for frame in frames:
             yield from resampler.insert_silence(timeline.silence_before(frame.time, resampler.position))
             # Behind damage the same frames need not come after a seek.
-            if marker is not None and self.skipped == 0 and marker.wants(resampler.position):
+            can_mark = self._can_be_marked and self.skipped == 0
+            if marker is not None and can_mark and marker.wants(resampler.position):
                 self._mark(frame, timeline, resampler, marker)
             remove_impossible_values(frame)
             try:
