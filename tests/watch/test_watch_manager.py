@@ -14,6 +14,7 @@ from watched import Watches, open_watches
 
 from toy_runtime import until
 from whisperd.rpc.errors import WhisperdError
+from whisperd.settings import WatchSettings
 from whisperd.watch import WatchChanges, folder, manager, scanner
 from whisperd_testing import LIMIT_S
 
@@ -278,3 +279,113 @@ async def test_a_disk_that_is_away_takes_no_reason_out_of_mind(tmp_path: Path, i
         await watches.manager.scan(preset.id)
         await until((inbox / "a.en.txt").exists)
         await until(lambda: not reason.exists())
+
+
+async def test_a_watch_that_cannot_be_removed_stays(
+    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_watches(tmp_path) as watches:
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        monkeypatch.setattr(watches.store, "delete", failing_once(watches.store.delete))
+        with pytest.raises(WhisperdError, match="locked"):
+            await watches.manager.remove(preset.id)
+        assert watches.manager.all() == [preset]
+        put(inbox, "a.wav")
+        await watches.manager.scan(preset.id)
+        await until((inbox / "a.en.txt").exists)
+        await watches.manager.remove(preset.id)
+        assert watches.manager.all() == await watches.store.load() == []
+        await watches.manager.add(str(inbox), WatchChanges())
+
+
+async def is_done(watches: Watches, watch: str, count: int) -> bool:
+    view = await watches.manager.view(watch)
+    return bool(view["done"] == count and view["pending"] == 0 and not watches.folder(watch).in_hand)
+
+
+async def until_done(watches: Watches, watch: str, count: int = 1) -> None:
+    with anyio.fail_after(LIMIT_S):
+        while not await is_done(watches, watch, count):
+            await anyio.sleep(0.01)
+
+
+async def test_what_is_not_wanted_any_more_is_not_done_again(tmp_path: Path, inbox: Path) -> None:
+    (inbox / "drafts").mkdir()
+    put(inbox, "a.wav", "b.mp3")
+    put(inbox / "drafts", "c.wav")
+    async with open_watches(tmp_path) as watches:
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        await until_done(watches, preset.id, 3)
+        await watches.manager.edit(preset.id, WatchChanges(exclude=("drafts", "*.mp3")))
+        assert await watches.manager.retry(preset.id, all=True) == 1
+        await until(lambda: len(watches.jobs.paths) == 4)
+        assert watches.jobs.paths[-1] == str(inbox / "a.wav")
+
+
+async def test_a_folder_that_does_not_answer_is_looked_for_soon(
+    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_answer(*_given: Any) -> None:
+        raise TimeoutError
+
+    async with open_watches(tmp_path) as watches:
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        await watches.manager.scan(preset.id)
+        watched = watches.folder(preset.id)
+        monkeypatch.setattr(folder, "run_abandonable", no_answer)
+        watched.request_scan()
+        await until(lambda: watched.is_polled and watched.root is None)
+        settings = WatchSettings()
+        assert watched._next_scan_s - anyio.current_time() <= settings.poll_interval_s
+        assert settings.poll_interval_s < settings.scan_interval_s
+
+
+async def test_a_folder_that_is_back_is_watched_though_the_log_cannot_be_written(
+    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_watches(tmp_path) as watches:
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        await watches.manager.scan(preset.id)
+        away = inbox.rename(tmp_path / "away")
+        await watches.manager.scan(preset.id)
+        assert not watches.manager._notifier.folders
+        monkeypatch.setattr(watches.store.log, "add", failing_once(watches.store.log.add))
+        away.rename(inbox)
+        await watches.manager.scan(preset.id)
+        await until(lambda: str(inbox) in watches.manager._notifier.folders)
+
+
+async def test_one_folder_that_does_not_answer_keeps_nobody_from_the_others(
+    tmp_path: Path, inbox: Path, held: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = tmp_path / "dead"
+    dead.mkdir()
+    hung: list[str] = []
+    retired: list[str] = []
+
+    def folder_inode(path: str) -> str | None:
+        if path == str(dead) and is_dead:
+            hung.append(path)
+            held.wait()
+        return inode_of(path)
+
+    async def retire(watch: str, _moment: str) -> None:
+        retired.append(watch)
+
+    is_dead, inode_of = False, scanner.folder_inode
+    monkeypatch.setattr(scanner, "folder_inode", folder_inode)
+    monkeypatch.setattr(manager, "ROOT_INTERVAL_S", 0.01)
+    monkeypatch.setattr(manager, "LOOK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(manager, "RETIRE_INTERVAL_S", 0.0)
+    async with open_watches(tmp_path) as watches:
+        for path in (dead, inbox):
+            await watches.manager.scan((await watches.manager.add(str(path), WatchChanges())).id)
+        other = next(one for one in watches.folders() if one.preset.path == str(inbox))
+        is_dead = True
+        await until(lambda: len(hung) >= 2)
+        before = other.root
+        inbox.rename(tmp_path / "away")
+        inbox.mkdir()
+        await until(lambda: other.root not in (None, before))
+        monkeypatch.setattr(watches.store, "retire", retire)
+        await until(lambda: retired)

@@ -61,6 +61,7 @@ def test_a_name_that_only_looks_like_it_is_not_partial(name: str) -> None:
         ("a/b/c.wav", "**/c.wav", True),
         ("c.wav", "**/c.wav", True),
         ("a/b/c.wav", "a/**", True),
+        ("a/b/c.wav", "**.wav", True),
         ("a1.wav", "a[0-9].wav", True),
         ("ab.wav", "a[0-9].wav", False),
         ("ab.wav", "a[!0-9].wav", True),
@@ -183,3 +184,5 @@ def fits(path: str, glob: str) -> bool:
 def test_no_name_keeps_a_pattern_busy() -> None:
     assert not matches("a" * 250, "*a" * 20 + "*b")
     assert matches("a" * 250 + "b", "*a" * 20 + "*b")
+    assert not matches("a" * 250, "**a*a" * 10 + "**b")
+    assert matches("a" * 250 + "b", "**a*a" * 10 + "**b")

@@ -225,7 +225,7 @@ class WatchFolder:
             await self._look_again()
         except TimeoutError:
             log.warning("watch %s: the folder does not answer", self.preset.id)
-            self.is_polled = True  # nobody looks at it together with others
+            self.poll()
             await self._absent("The folder does not answer.")
 
     def _idle_for_s(self) -> float:
@@ -278,8 +278,9 @@ class WatchFolder:
         if is_back:
             log.info("watch %s: its folder is there again", self.preset.id)
             self.problem = None
+        self._tell()  # before the log is asked, which may fail: nobody comes here again for this root
+        if is_back:
             await self._store.log.add(self.preset.id, LogLine("back", None, "The folder is there again."))
-        self._tell()
 
     async def _absent(self, message: str) -> None:
         """The folder is not there: nothing is said of the files in it."""

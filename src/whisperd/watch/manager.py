@@ -8,7 +8,7 @@ import os
 import secrets
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from typing import Any, Final
 
 import anyio
@@ -42,8 +42,6 @@ FILES_AT_ONCE: Final = 12
 that ten thousand files are a list of names and not ten thousand jobs."""
 ROOT_INTERVAL_S: Final = 30.0
 """How often we look whether the folders are still the same ones."""
-_TOGETHER: Final = "all folders/."
-"""In place of a folder: whoever looks at all of them holds no thread of one."""
 RETIRE_INTERVAL_S: Final = 6 * 3600.0
 
 
@@ -187,12 +185,12 @@ class WatchManager:
         async with self._saving:
             watched = self._find(name)
             preset = watched.folder.preset
+            rows = await self._store.files.with_status(preset.id, ("working",))
+            await self._store.delete(preset.id)  # if that cannot be, all stays as it is
             del self._watched[preset.id]
             if not self._watched:
                 self._any = anyio.Event()
             watched.scope.cancel()
-            rows = await self._store.files.with_status(preset.id, ("working",))
-            await self._store.delete(preset.id)
             self._rearrange()
         for row in rows:
             if row.job is not None:
@@ -201,12 +199,16 @@ class WatchManager:
         return preset
 
     async def retry(self, name: str, paths: Sequence[str] | None = None, *, all: bool = False) -> int:
-        """Try again what has failed, or do these files again, or all that are there; returns how many."""
+        """Try again what has failed, or do these files again, or all that are there and wanted; returns
+        how many."""
         watched = self._find(name)
         folder = watched.folder
         if all:
             rows = await self._store.files.with_status(folder.preset.id, ("done", "failed", "retrying"))
-            rows = [row for row in rows if row.gone is None]
+            wants = folder.selection
+            rows = [
+                row for row in rows if row.gone is None and wants.reaches(row.path) and wants.wants(row.path)
+            ]
         elif paths is None:
             rows = await self._store.files.with_status(folder.preset.id, ("failed", "retrying"))
         else:
@@ -393,22 +395,26 @@ class WatchManager:
         while True:
             await self._any.wait()  # who watches nothing is never woken
             await anyio.sleep(ROOT_INTERVAL_S)
-            folders = [one.folder for one in self._watched.values() if not one.folder.is_polled]
-            paths = [folder.preset.path for folder in folders]
-            try:
-                roots = await run_abandonable(
-                    _TOGETHER, partial(scanner.folder_inodes, paths), LOOK_TIMEOUT_S
-                )
-            except TimeoutError:
-                continue  # one of them does not answer: it finds that out by itself, and is polled then
-            other = [folder for folder, root in zip(folders, roots, strict=True) if folder.root != root]
-            for folder in other:
-                folder.request_scan()
-            if any(folder.root is not None for folder in other):
-                self._notifier.renew(self._notifier.folders)
+            async with open_task_group() as tasks:
+                for watched in self._watched.values():
+                    if not watched.folder.is_polled:
+                        tasks.start_soon(self._see_whether_same, watched.folder)
             if anyio.current_time() - retired_s > RETIRE_INTERVAL_S:
                 retired_s = anyio.current_time()
                 await self._retire()
+
+    async def _see_whether_same(self, folder: WatchFolder) -> None:
+        path = folder.preset.path
+        try:  # `path/.` as its folder: who only looks at it holds no thread of those who look into it
+            root = await run_abandonable(
+                os.path.join(path, ".", "."), lambda: scanner.folder_inode(path), LOOK_TIMEOUT_S
+            )
+        except TimeoutError:
+            return  # it finds that out by itself, and is polled then
+        if folder.root != root:
+            folder.request_scan()
+            if folder.root is not None:
+                self._notifier.renew(self._notifier.folders)
 
     async def _retire(self) -> None:
         moment = rfc3339_ago(self._settings().keep_days * 86_400)

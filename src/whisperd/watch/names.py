@@ -194,6 +194,8 @@ _STAR, _ANYTHING, _FOLDERS = "[^/]*", ".*", "(?:[^/]+/)*"
 
 @lru_cache(maxsize=1024)
 def _pattern(glob: str) -> re.Pattern[str]:
+    if "/" not in glob:  # a name has no folders
+        glob = re.sub(r"\*+", "*", glob)
     glob = glob.strip("/") if "/" in glob.strip("/") else glob.rstrip("/")
     parts, place = [], 0
     while place < len(glob):

@@ -20,7 +20,6 @@ from whisperd.watch.names import Selection, is_partial
 __all__ = [
     "Inspected",
     "folder_inode",
-    "folder_inodes",
     "hash_unchanged",
     "is_being_written",
     "is_same",
@@ -52,11 +51,6 @@ def folder_inode(path: str) -> str | None:
     except (OSError, ValueError):
         return None
     return _inode(status)
-
-
-def folder_inodes(paths: Iterable[str]) -> list[str | None]:
-    """`folder_inode`, for each of these paths."""
-    return [folder_inode(path) for path in paths]
 
 
 def look_at(root: str, path: str) -> Seen | None:
