@@ -389,3 +389,47 @@ async def test_one_folder_that_does_not_answer_keeps_nobody_from_the_others(
         await until(lambda: other.root not in (None, before))
         monkeypatch.setattr(watches.store, "retire", retire)
         await until(lambda: retired)
+
+
+async def test_what_was_corrected_stays_where_all_is_done_again(tmp_path: Path, inbox: Path) -> None:
+    put(inbox, "a.wav")
+    async with open_watches(tmp_path) as watches:
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        await until_done(watches, preset.id)
+        (inbox / "a.en.txt").write_text("corrected")
+        await watches.manager.edit(preset.id, WatchChanges(outputs=("text", "srt")))
+        for count in (2, 3):  # however often
+            await watches.manager.retry(preset.id, all=True)
+            await until(lambda count=count: len(watches.jobs.paths) == count)
+            await until_done(watches, preset.id)
+            assert (inbox / "a.en.txt").read_text() == "corrected"
+            assert (inbox / "a.en.srt").exists()
+        line = (await watches.manager.log(preset.id, 1))[0]
+        assert line["event"] == "done" and "a.en.srt. Left" in line["message"]
+        assert line["message"].endswith("a.en.txt.")
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+async def test_what_is_no_correction_of_this_recording_is_told_of(
+    tmp_path: Path, inbox: Path, is_new: bool
+) -> None:
+    """A file of somebody else, or a corrected text of the recording that had this name before: however often
+    it is tried again."""
+    put(inbox, "a.wav")
+    if is_new:
+        (inbox / "a.en.txt").write_text("somebody else's")
+    async with open_watches(tmp_path) as watches:
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        if not is_new:
+            await until_done(watches, preset.id)
+            (inbox / "a.en.txt").write_text("corrected")
+            (inbox / "a.wav").write_bytes(b"another recording")
+            await watches.manager.scan(preset.id)
+        for _ in range(3):
+            await until((inbox / "a.wav.error.txt").exists)
+            await until(lambda: not watches.folder(preset.id).in_hand)
+            row = await watches.store.files.at(preset.id, "a.wav")
+            assert row is not None and row.status == "failed"
+            (inbox / "a.wav.error.txt").unlink()
+            await watches.manager.retry(preset.id)
+        assert (inbox / "a.en.txt").read_text() in ("somebody else's", "corrected")

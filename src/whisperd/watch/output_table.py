@@ -112,6 +112,14 @@ class OutputTable:
             lambda connection: next(path for path in paths if _is_free(connection, path, number))
         )
 
+    async def forget(self, path: str) -> None:
+        """Nothing of ours is to be at a path."""
+        await self._database.run(
+            lambda connection: connection.execute(
+                "DELETE FROM watch_outputs WHERE path = ?", (os.fsencode(path),)
+            )
+        )
+
     async def replace(self, number: int, outputs: Sequence[OutputRow]) -> None:
         """What was written for a file, in place of what was said before."""
         await self._database.run(lambda connection: set_outputs(connection, number, outputs))

@@ -42,14 +42,17 @@ class Texts:
         self, preset: WatchPreset, row: FileRow, transcript: Transcript, status: FileStatus, how: str
     ) -> bool:
         """Have the outputs of a file, and no others; its status and a line of the log, which says `how`, are
-        noted with them. Raises `output.*` and `disk.full`.
+        noted with them. What we have written for it and somebody has changed since is left, and that is said.
+        Raises `output.*` and `disk.full`.
 
         False, and nothing is written, if the file is not any more what it was.
         """
         drafts = await run_sync(_drafts, preset, row, transcript)
         if drafts is None:
             return False
+        own = {output.path for output in await self._store.outputs.of(row.id) if output.hash is not None}
         claimed, stale = await self._store.outputs.claim(row.id, [draft.wanted for draft in drafts])
+        there, left = [], []
         for output, draft in zip(claimed, drafts, strict=True):
             place = partial(
                 writing.place,
@@ -58,16 +61,28 @@ class Texts:
                 source=os.path.join(preset.path, row.path),
                 overwrite=preset.overwrite,
             )
-            await self._place(place, output)
+            try:
+                await self._place(place, output)
+                there.append(_written(output))
+            except WhisperdError as error:
+                if error.code != "output.exists":
+                    raise
+                if output.path not in own:
+                    await self._store.outputs.forget(output.path)  # it is somebody else's, also next time
+                    raise
+                left.append(msgspec.structs.replace(output, next_hash=None))
+                there.append(left[-1])
         if stale:
             await run_sync(_remove, stale)
-        written = [_written(output) for output in claimed]
-        names = ", ".join(os.path.basename(output.path) for output in written)
+        written = [output for output in there if output not in left]
+        message = f"{how}: {_names(written)}." if written else f"{how}."
+        if left:
+            message += f" Left, for somebody has changed it: {_names(left)}."
 
         def note(connection: sqlite3.Connection) -> None:
-            set_outputs(connection, row.id, written)
+            set_outputs(connection, row.id, there)
             update_file(connection, row.id, status=status, attempts=0, retry_at=None, error=None)
-            add_log(connection, preset.id, LogLine("done", row.path, f"{how}: {names}."))
+            add_log(connection, preset.id, LogLine("done", row.path, message))
 
         await self._store.run(note)
         return True
@@ -100,6 +115,13 @@ class Texts:
         if errors := await run_sync(_those_there, errors):
             await run_sync(_remove, errors)
             await self._store.outputs.replace(row.id, [one for one in outputs if one not in errors])
+
+    async def disown(self, number: int) -> None:
+        """A file holds another recording now: what somebody has made of the former texts is theirs."""
+        outputs = await self._store.outputs.of(number)
+        ours = await run_sync(_not_changed, outputs)
+        if len(ours) < len(outputs):
+            await self._store.outputs.replace(number, ours)
 
     async def follow(self, preset: WatchPreset, row: FileRow, path: str) -> bool:
         """Have what was written for a file follow it to another path; what somebody has changed stays.
@@ -182,6 +204,18 @@ def _remove(outputs: Sequence[OutputRow]) -> None:
 
 def _those_there(outputs: Sequence[OutputRow]) -> list[OutputRow]:
     return [output for output in outputs if os.path.lexists(output.path)]
+
+
+def _not_changed(outputs: Sequence[OutputRow]) -> list[OutputRow]:
+    return [
+        output
+        for output in outputs
+        if writing.is_ours(output.path, output.hashes) or not os.path.lexists(output.path)
+    ]
+
+
+def _names(outputs: Sequence[OutputRow]) -> str:
+    return ", ".join(os.path.basename(output.path) for output in outputs)
 
 
 def _written(output: OutputRow) -> OutputRow:

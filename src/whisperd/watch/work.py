@@ -117,6 +117,9 @@ class FileWork:
         if is_done and known is not None and (known.gone is None or await folder.has_texts(known)):
             await self._store.files.update(known.id, identity=seen.identity, gone=None)
             return None
+        if known is not None and not is_same:
+            async with self._lock(known.id):
+                await self._texts.disown(known.id)
         attempts = known.attempts if known is not None and is_same else 0
         numbers: list[int] = []
 
