@@ -37,6 +37,7 @@ from whisperd.worker.process import Patience
 from whisperd.worker.protocol import DecodeOptions
 
 MODEL = "tiny.en"
+PRESET = RuntimePreset(id="bench", name=MODEL, model=MODEL, created="", changed="")
 GOAL_S = 60.0
 GOAL_SHARE = 0.95
 FINALISTS = 3
@@ -157,7 +158,7 @@ async def _against_everything(
     """The speeds of what was picked and of the fastest, by round; the fastest; all that was tried."""
     chosen = _setting(found["chosen"])
     async with _service(state) as around:
-        possible = {one.variant.name: one for one in await around.variants() if one.problem is None}
+        possible = {one.variant.name: one for one in await around.variants(PRESET) if one.problem is None}
         expected = NO_CANDIDATE * found["chosen"]["speed"]
         trials = [
             trial
@@ -211,10 +212,9 @@ async def _try(
     """Try settings that differ in their batch size; what is far slower than what is expected is given up."""
     setting = settings[0]
     one = possible[setting.variant]
-    preset = RuntimePreset(id="bench", name=MODEL, model=MODEL, created="", changed="")
-    prepared = await around.prepare(preset, one.backend, one.variant)
+    prepared = await around.prepare(PRESET, one.backend, one.variant)
     tuning = Tuning(setting.replicas, setting.cpu_threads, setting.batch_size, setting.context_margin_s)
-    params = load_params(preset, replace(prepared, tuning=tuning))
+    params = load_params(PRESET, replace(prepared, tuning=tuning))
     options = DecodeOptions(language="en", beam_size=around.beam_size())
     trials: list[Trial] = []
     while len(trials) < len(settings):
