@@ -8,11 +8,13 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import anyio
 import psutil
 import pytest
 
-from whisperd.client import Client, connect
+from whisperd.client import AsyncClient, Client, aconnect, connect
 from whisperd.rpc.errors import WhisperdError
+from whisperd.tasks import open_task_group
 from whisperd_testing import RunningDaemon, batches, loads, runtime_with, until, write_tone
 
 pytestmark = pytest.mark.real
@@ -348,6 +350,27 @@ def test_nothing_is_downloaded_for_a_start(make_daemon: Callable[..., RunningDae
         client.daemon.status()
         shown = client.runtimes.show(client.daemon.status()["default_runtime"])
         assert (shown["status"], shown["history"], shown["error"]) == ("unloaded", [], None)
+
+
+def test_one_is_deleted_while_it_is_asked_for(daemon: RunningDaemon, toy: Callable[..., str]) -> None:
+    model = toy()
+
+    async def show(client: AsyncClient) -> None:
+        try:
+            assert (await client.runtimes.show("brief"))["name"] == "brief"
+        except WhisperdError as error:
+            assert error.code == "runtime.unknown", error
+
+    async def all_at_once() -> None:
+        async with aconnect(daemon.socket, start=False) as client:
+            for _ in range(20):
+                await client.runtimes.create("brief", model)
+                async with open_task_group() as tasks:
+                    for _ in range(5):
+                        tasks.start_soon(show, client)
+                    tasks.start_soon(client.runtimes.delete, "brief")
+
+    anyio.run(all_at_once)
 
 
 # Which runtime a job gets

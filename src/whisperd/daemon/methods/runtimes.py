@@ -46,7 +46,8 @@ async def list_(call: Call, params: NoParams) -> list[RuntimeView]:
 async def show(call: Call, params: RuntimeParams) -> Map:
     """One runtime, with its history."""
     runtime = call.service.runtimes.find(params.name)
-    return await _with_warnings(call, runtime) | {"history": list(runtime.history)}
+    history = list(runtime.history)
+    return await _with_warnings(call, runtime) | {"history": history}
 
 
 async def create(call: Call, params: CreateParams) -> Map:
@@ -101,8 +102,10 @@ def _preparing(act: Action) -> Callable[[Call, RuntimeParams], Awaitable[Map]]:
 
 
 async def _with_warnings(call: Call, runtime: Runtime) -> Map:
+    """How it is when this is called: while the rest is looked up, somebody may delete it."""
+    shown = msgspec.structs.asdict(call.service.view_runtime(runtime))
     beside = {"warnings": await _warnings(call, runtime), "to_download": await _to_download(call, runtime)}
-    return {**msgspec.structs.asdict(call.service.view_runtime(runtime)), **beside}
+    return shown | beside
 
 
 async def _warnings(call: Call, runtime: Runtime) -> list[Map]:
