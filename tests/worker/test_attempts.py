@@ -51,6 +51,12 @@ def test_the_model_is_sure_of_what_it_believes_with_four_fifths_and_does_not_loo
     for text in (REPEATED, " Ask not. Ask not."):
         assert not attempt(text, logprob=-0.01).is_sure
     assert not attempt(logprob=-0.01, is_endless=True).is_sure
+    assert not attempt(logprob=-0.01, tokens=()).is_sure
+
+
+def test_of_a_long_text_the_model_has_to_be_surer() -> None:
+    assert attempt(logprob=-0.1, tokens=tuple(range(89))).is_sure
+    assert not attempt(logprob=-0.1, tokens=tuple(range(90))).is_sure
 
 
 def test_a_bad_one_is_tried_with_the_full_context_and_then_warmer() -> None:

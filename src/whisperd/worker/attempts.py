@@ -13,7 +13,14 @@ from functools import cached_property
 from typing import TypeVar
 
 from whisperd.worker.protocol import EngineSegment, EngineWord
-from whisperd.worker.rules import SURE_LOGPROB, has_loop, is_repetitive, is_silence, looks_bad
+from whisperd.worker.rules import (
+    SURE_LOGPROB,
+    SURE_TOTAL_LOGPROB,
+    has_loop,
+    is_repetitive,
+    is_silence,
+    looks_bad,
+)
 from whisperd.worker.sentences import has_several_sentences, split_sentences
 from whisperd.worker.words import Word
 
@@ -72,8 +79,9 @@ class Attempt:
     @property
     def is_sure(self) -> bool:
         """Whether the model is so sure of it, decoded greedily, that beams would find nothing better."""
-        is_likely = bool(self.tokens) and self.avg_logprob >= SURE_LOGPROB
-        return is_likely and not self.is_doubtful(had_full_context=False)
+        total = self.avg_logprob * (len(self.tokens) + 1)  # with the end of the text
+        is_likely = self.avg_logprob >= SURE_LOGPROB and total >= SURE_TOTAL_LOGPROB
+        return bool(self.tokens) and is_likely and not self.is_doubtful(had_full_context=False)
 
     def is_doubtful(self, *, had_full_context: bool) -> bool:
         """Whether it should be computed again: it looks bad, or is an echo that the full context may undo."""

@@ -13,6 +13,7 @@ __all__ = [
     "FRAMES_PER_SECOND",
     "FULL_CONTEXT_FRAMES",
     "SURE_LOGPROB",
+    "SURE_TOTAL_LOGPROB",
     "context_frames",
     "elect",
     "has_loop",
@@ -39,9 +40,10 @@ _MAX_COMPRESSION_RATIO = 2.4
 _MIN_AVG_LOGPROB = -1.0
 _NO_SPEECH_PROB = 0.6
 """The thresholds of the Whisper paper's reference code."""
-SURE_LOGPROB = -0.2
-"""Mean over the tokens of a text, decoded greedily, from which on beams have nothing to win: each is believed
-with four fifths. Measured (docs/benchmarks.md)."""
+SURE_LOGPROB, SURE_TOTAL_LOGPROB = -0.2, -9.0
+"""Mean and sum over the tokens of a text, decoded greedily, from which on beams have nothing to win: each is
+believed with four fifths, in a long text with more, as it has more places to go wrong. Measured
+(docs/benchmarks.md)."""
 _LOOP_SIZES, _LOOP_TIMES, _LOOP_TOKENS = range(1, 25), 4, 12
 """Pieces of so many tokens, said so often without anything between, and so many tokens in all."""
 
