@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import warnings
 import wave
@@ -26,7 +28,7 @@ from whisperd.worker.protocol import (
     WindowResult,
 )
 from whisperd.worker.rules import SURE_LOGPROB
-from whisperd_testing import AUDIO, KENNEDY, RunningDaemon
+from whisperd_testing import AUDIO, KENNEDY, RunningDaemon, run_python
 
 pytestmark = pytest.mark.real
 
@@ -125,19 +127,66 @@ def test_a_text_is_searched_with_beams_where_the_model_is_not_sure_of_the_greedy
     assert with_beams[1] != greedily[1]
 
 
+GIVING_UP = """
+import json, sys
+from pathlib import Path
+from whisperd.isolation import enter_bundle
+bundle, model, sound = sys.argv[1:]
+enter_bundle(Path(bundle), "whisperd_ctranslate2")
+from whisperd.worker.protocol import UNWANTED, DecodeOptions, EngineWindow, LoadParams
+from whisperd_ctranslate2.engine import load
+engine = load(LoadParams(model_path=model))
+windows = [EngineWindow(pcm=Path(sound).read_bytes(), group=group) for group in (0, 1)]
+options = DecodeOptions(language="en", temperatures=(0.0,))
+
+library = engine._model
+
+class Model:
+    # It tells what it decodes.
+    def __init__(self, model):
+        self.model, self.decoded = model, []
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+    def generate(self, encoded, prompts, **options):
+        self.decoded.append((len(prompts), options["beam_size"]))
+        return self.model.generate(encoded, prompts, **options)
+
+def decoded(unwanted):
+    # With groups that nobody wants any more once they were decoded greedily.
+    engine._model = model = Model(library)
+    engine.transcribe(windows, options, lambda one: not model.decoded or one.group not in unwanted)
+    return model.decoded
+
+print(json.dumps([decoded(unwanted) for unwanted in ((), (0,), (0, 1))]))
+"""
+
+
+def test_no_beams_are_begun_for_what_nobody_wants_any_more(client: Client, tmp_path: Path) -> None:
+    model, bundle = model_and_bundle(client)
+    sound = tmp_path / "sound"
+    sound.write_bytes(_mixed("austen-0870.wav", "austen-0890.wav")[: 2 * 6 * SAMPLE_RATE])
+    decoded = json.loads(run_python(GIVING_UP, str(bundle), model, str(sound), env=os.environ))
+    assert decoded == [[[2, 1], [2, 5]], [[2, 1], [1, 5]], [[2, 1]]]
+
+
 Result = TypeVar("Result")
 
 
 def in_worker(client: Client, compute: Callable[[Worker], Awaitable[Result]]) -> Result:
     """What is computed with the engine itself, without a daemon."""
-    params = LoadParams(model_path=client.models.pull("tiny.en")["path"], cpu_threads=1)
-    bundle = Path(client.natives.install("ctranslate2-cpu")["path"])
+    model, bundle = model_and_bundle(client)
+    params = LoadParams(model_path=model, cpu_threads=1)
 
     async def run() -> Result:
         async with open_worker(bundle, "whisperd_ctranslate2.engine:load", params) as worker:
             return await compute(worker)
 
     return anyio.run(run)
+
+
+def model_and_bundle(client: Client) -> tuple[str, Path]:
+    """Where `tiny.en` and the library are."""
+    return client.models.pull("tiny.en")["path"], Path(client.natives.install("ctranslate2-cpu")["path"])
 
 
 def _mixed(*names: str) -> bytes:
@@ -211,8 +260,8 @@ def test_a_damaged_model_is_never_loaded(client: Client, tmp_path: Path) -> None
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this computer may have a GPU")
 def test_a_gpu_that_is_not_there(client: Client) -> None:
-    params = LoadParams(model_path=client.models.pull("tiny.en")["path"], device="cuda")
-    bundle = Path(client.natives.install("ctranslate2-cpu")["path"])
+    model, bundle = model_and_bundle(client)
+    params = LoadParams(model_path=model, device="cuda")
 
     async def load() -> None:
         async with open_worker(bundle, "whisperd_ctranslate2.engine:load", params):

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ctranslate2
-import msgspec
 import numpy as np
 from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import _LANGUAGE_CODES, Tokenizer
@@ -98,9 +97,30 @@ class _Group(NamedTuple):
     places: Sequence[int]
     """Where they are in the batch."""
     windows: Sequence[EngineWindow]
+    options: DecodeOptions
+    is_wanted: IsWanted
     frames: int
     """Of context, of each."""
+    longest_s: float
+    """No text is longer than what can be said in that time. It is not that of the longest window: what else
+    is in the group makes no other text of a window."""
     encoded: Any
+    languages: Sequence[tuple[str, float]] = ()
+    """Of each, with its probability."""
+
+    @property
+    def is_any_wanted(self) -> bool:
+        """Whether somebody still waits for one of them."""
+        return any(map(self.is_wanted, self.windows))
+
+    def some(self, indices: Sequence[int], encoded: Any) -> _Group:
+        """Those of them, by their places in the group."""
+        return self._replace(
+            places=[self.places[index] for index in indices],
+            windows=[self.windows[index] for index in indices],
+            languages=[self.languages[index] for index in indices],
+            encoded=encoded,
+        )
 
 
 class CTranslate2Engine:
@@ -158,7 +178,8 @@ class CTranslate2Engine:
         step, spread = (EQUAL_STEP_FRAMES, 0) if self._is_on_cpu else (_GPU_STEP_FRAMES, FULL_CONTEXT_FRAMES)
         contexts = [context_frames(one.duration_s, self._context_margin_s, step) for one in windows]
         groups = [
-            self._encode_group(places, windows, contexts[places[0]]) for places in alike(contexts, spread)
+            self._encoded_group(places, windows, contexts[places[0]], options, is_wanted)
+            for places in alike(contexts, spread)
         ]
         if not any(map(is_wanted, windows)):
             return [UNWANTED] * len(windows)
@@ -166,52 +187,41 @@ class CTranslate2Engine:
         results: dict[int, WindowResult] = {}
         for group in groups:
             own = [languages[place] for place in group.places]
-            found = self._transcribe_group(group, own, options, is_wanted)
+            found = self._transcribe_group(group._replace(languages=own))
             results |= zip(group.places, found, strict=True)
         return [results[place] for place in range(len(windows))]
 
-    def _transcribe_group(
+    def _encoded_group(
         self,
-        group: _Group,
-        languages: Sequence[tuple[str, float]],
-        options: DecodeOptions,
-        is_wanted: IsWanted,
-    ) -> list[WindowResult]:
-        windows, encoded = group.windows, group.encoded
-        if not any(map(is_wanted, windows)):
-            return [UNWANTED] * len(windows)
-        # Not the longest window: what else is in the group makes no other text of a window.
-        most_s = group.frames / FRAMES_PER_SECOND
-        attempts = self._search(encoded, windows, languages, options, most_s, is_wanted)
-        if any(map(is_wanted, windows)):
-            self._find_times(encoded, windows, languages, options, attempts)
-        return [
-            self._result(window, language, attempt, options, group.frames, is_wanted)
-            for window, language, attempt in zip(windows, languages, attempts, strict=True)
-        ]
-
-    def _result(
-        self,
-        window: EngineWindow,
-        language: tuple[str, float],
-        attempt: Attempt,
-        options: DecodeOptions,
+        places: Sequence[int],
+        windows: Sequence[EngineWindow],
         frames: int,
+        options: DecodeOptions,
         is_wanted: IsWanted,
-    ) -> WindowResult:
+    ) -> _Group:
+        own = [windows[place] for place in places]
+        longest_s = frames / FRAMES_PER_SECOND
+        return _Group(places, own, options, is_wanted, frames, longest_s, self._encode(own, frames))
+
+    def _transcribe_group(self, group: _Group) -> list[WindowResult]:
+        if not group.is_any_wanted:
+            return [UNWANTED] * len(group.windows)
+        attempts = self._search(group)
+        if group.is_any_wanted:
+            self._find_times(group, attempts)
+        return [self._result(group, index, attempt) for index, attempt in enumerate(attempts)]
+
+    def _result(self, group: _Group, index: int, attempt: Attempt) -> WindowResult:
         try:
-            best = self._improve(window, language, attempt, options, frames, is_wanted)
+            best = self._improve(group, index, attempt)
         except GivenUp:
             return UNWANTED
+        language, probability = group.languages[index]
         return WindowResult(
-            language=language[0],
-            language_probability=language[1],
-            segments=best.segments(window.duration_s),
+            language=language,
+            language_probability=probability,
+            segments=best.segments(group.windows[index].duration_s),
         )
-
-    def _encode_group(self, places: Sequence[int], windows: Sequence[EngineWindow], frames: int) -> _Group:
-        own = [windows[place] for place in places]
-        return _Group(places, own, frames, self._encode(own, frames))
 
     def _encode(self, windows: Sequence[EngineWindow], frames: int) -> Any:
         """Mel spectrograms `(windows, mels, frames)`, silence behind the speech, through the encoder."""
@@ -247,51 +257,33 @@ class CTranslate2Engine:
             [(window.group, window.duration_s) for window in windows],
         )
 
-    def _search(
-        self,
-        encoded: Any,
-        windows: Sequence[EngineWindow],
-        languages: Sequence[tuple[str, float]],
-        options: DecodeOptions,
-        most_s: float,
-        is_wanted: IsWanted,
-    ) -> list[Attempt]:
+    def _search(self, group: _Group) -> list[Attempt]:
         """The first text of each window: the greedy one if the model is sure of it, else that of the beams.
 
         On a processor beams cost twice as much, and hardly ever find another text than one that is likely.
         """
-        temperature = options.temperatures[0]
-        if not self._is_on_cpu or options.beam_size == 1 or temperature > 0:
-            return self._decode(encoded, windows, languages, options, temperature, most_s)
-        greedily = msgspec.structs.replace(options, beam_size=1)
-        attempts = self._decode(encoded, windows, languages, greedily, temperature, most_s)
+        beams, temperature = group.options.beam_size, group.options.temperatures[0]
+        if not self._is_on_cpu or beams == 1 or temperature > 0:
+            return self._decode(group, temperature, beams)
+        attempts = self._decode(group, temperature, beams=1)
         unsure = [
-            place
-            for place, (window, attempt) in enumerate(zip(windows, attempts, strict=True))
-            if not attempt.is_sure and is_wanted(window)
+            index
+            for index, (window, attempt) in enumerate(zip(group.windows, attempts, strict=True))
+            if not attempt.is_sure and group.is_wanted(window)
         ]
         if unsure:
-            own = [windows[place] for place in unsure], [languages[place] for place in unsure]
-            best = self._decode(_some(encoded, unsure), *own, options, temperature, most_s)
-            for place, attempt in zip(unsure, best, strict=True):
-                attempts[place] = attempt
+            again = group.some(unsure, _some(group.encoded, unsure))
+            for index, attempt in zip(unsure, self._decode(again, temperature, beams), strict=True):
+                attempts[index] = attempt
         return attempts
 
-    def _decode(
-        self,
-        encoded: Any,
-        windows: Sequence[EngineWindow],
-        languages: Sequence[tuple[str, float]],
-        options: DecodeOptions,
-        temperature: float,
-        most_s: float,
-    ) -> list[Attempt]:
-        """One text for each window; none is longer than what can be said in so many seconds."""
-        prompts = [self._prompt(language, options) for language, _ in languages]
-        tokenizer = self._tokenizer(languages[0][0], options.task)
-        most = min(token_limit(most_s), TEXT_CONTEXT_TOKENS - len(prompts[0]))
+    def _decode(self, group: _Group, temperature: float, beams: int) -> list[Attempt]:
+        """One text for each window: with so many beams, or the best of some samples at a temperature."""
+        prompts = [self._prompt(language, group.options) for language, _ in group.languages]
+        tokenizer = self._tokenizer(group.languages[0][0], group.options.task)
+        most = min(token_limit(group.longest_s), TEXT_CONTEXT_TOKENS - len(prompts[0]))
         search: dict[str, Any] = (
-            {"beam_size": options.beam_size}
+            {"beam_size": beams}
             if temperature == 0
             else {
                 "beam_size": 1,
@@ -301,7 +293,7 @@ class CTranslate2Engine:
             }
         )
         results = self._model.generate(
-            encoded,
+            group.encoded,
             prompts,
             max_length=most + len(prompts[0]),
             return_scores=True,
@@ -311,44 +303,31 @@ class CTranslate2Engine:
         )
         return [
             _attempt(result, tokenizer, temperature, min(most, token_limit(window.duration_s)))
-            for result, window in zip(results, windows, strict=True)
+            for result, window in zip(results, group.windows, strict=True)
         ]
 
-    def _improve(
-        self,
-        window: EngineWindow,
-        language: tuple[str, float],
-        attempt: Attempt,
-        options: DecodeOptions,
-        frames: int,
-        is_wanted: IsWanted,
-    ) -> Attempt:
+    def _improve(self, group: _Group, index: int, attempt: Attempt) -> Attempt:
         """Compute a window again while its text is doubtful: with the full context, then by sampling."""
-        had_full_context = frames == FULL_CONTEXT_FRAMES
+        had_full_context = group.frames == FULL_CONTEXT_FRAMES
         if not attempt.is_doubtful(had_full_context=had_full_context):
             return attempt
-        if not is_wanted(window):
+        window, options = group.windows[index], group.options
+        if not group.is_wanted(window):
             raise GivenUp
-        encoded = self._encode([window], FULL_CONTEXT_FRAMES)
+        alone = group.some([index], self._encode([window], FULL_CONTEXT_FRAMES))
+        alone = alone._replace(longest_s=window.duration_s)
 
         def decode(temperature: float) -> Attempt:
-            if not is_wanted(window):
+            if not group.is_wanted(window):
                 raise GivenUp
-            return self._decode(encoded, [window], [language], options, temperature, window.duration_s)[0]
+            return self._decode(alone, temperature, options.beam_size)[0]
 
         best = improve(attempt, options.temperatures, decode, had_full_context=had_full_context)
         if best is not attempt:
-            self._find_times(encoded, [window], [language], options, [best])
+            self._find_times(alone, [best])
         return best
 
-    def _find_times(
-        self,
-        encoded: Any,
-        windows: Sequence[EngineWindow],
-        languages: Sequence[tuple[str, float]],
-        options: DecodeOptions,
-        attempts: Sequence[Attempt],
-    ) -> None:
+    def _find_times(self, group: _Group, attempts: Sequence[Attempt]) -> None:
         """Give the words of those attempts their times that need them, by cross-attention.
 
         A model that does not say which of its heads attend to what is said has none: a window is one segment.
@@ -356,35 +335,38 @@ class CTranslate2Engine:
         if not self.info.word_times:
             return
         wants = [
-            bool(one.tokens) and (options.word_times or one.wants_times or is_sparse(one.text, window.spoken))
-            for one, window in zip(attempts, windows, strict=True)
+            bool(one.tokens)
+            and (group.options.word_times or one.wants_times or is_sparse(one.text, window.spoken))
+            for one, window in zip(attempts, group.windows, strict=True)
         ]
-        for outputs, language, places in self._aligned_together(encoded, languages, wants):
-            tokenizer = self._tokenizer(language, options.task)
+        for outputs, language, indices in self._aligned_together(group, wants):
+            tokenizer = self._tokenizer(language, group.options.task)
             aligned = self._model.align(
                 outputs,
                 tokenizer.sot_sequence,
-                [list(attempts[place].tokens) for place in places],
-                [math.ceil(windows[place].duration_s * FRAMES_PER_SECOND) for place in places],
+                [list(attempts[index].tokens) for index in indices],
+                [math.ceil(group.windows[index].duration_s * FRAMES_PER_SECOND) for index in indices],
             )
-            for place, alignment in zip(places, aligned, strict=True):
-                if wants[place] and languages[place][0] == language:
-                    attempts[place].words = _words(attempts[place], alignment, tokenizer, windows[place])
+            for index, alignment in zip(indices, aligned, strict=True):
+                if wants[index] and group.languages[index][0] == language:
+                    window, attempt = group.windows[index], attempts[index]
+                    attempt.words = _words(attempt, alignment, tokenizer, window)
 
     def _aligned_together(
-        self, encoded: Any, languages: Sequence[tuple[str, float]], wants: Sequence[bool]
+        self, group: _Group, wants: Sequence[bool]
     ) -> Iterator[tuple[Any, str, Sequence[int]]]:
         """What is aligned in one call: outputs of the encoder, in which language, and which windows they are.
 
         On a processor each window by itself: that is cheaper, and the library lets the texts of a batch have
         a little influence on each other's times.
         """
+        wanted = [(index, group.languages[index][0]) for index, wants_it in enumerate(wants) if wants_it]
         if self._is_on_cpu:
-            for place in (place for place, wanted in enumerate(wants) if wanted):
-                yield _some(encoded, [place]), languages[place][0], [place]
+            for index, language in wanted:
+                yield _some(group.encoded, [index]), language, [index]
             return
-        for language in {language for (language, _), one in zip(languages, wants, strict=True) if one}:
-            yield encoded, language, range(len(wants))
+        for language in {language for _, language in wanted}:
+            yield group.encoded, language, range(len(wants))
 
     def _known_languages(self) -> tuple[str, ...]:
         if not self._model.is_multilingual:
@@ -412,9 +394,9 @@ class CTranslate2Engine:
         return self._tokenizers[key]
 
 
-def _some(encoded: Any, places: Sequence[int]) -> Any:
-    """What the encoder made of some windows of a batch, on a processor."""
-    return ctranslate2.StorageView.from_array(np.asarray(encoded)[list(places)])
+def _some(encoded: Any, indices: Sequence[int]) -> Any:
+    """What the encoder made of some windows of a group, on a processor."""
+    return ctranslate2.StorageView.from_array(np.asarray(encoded)[list(indices)])
 
 
 def _attempt(result: Any, tokenizer: Tokenizer, temperature: float, limit: int) -> Attempt:
