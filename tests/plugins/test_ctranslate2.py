@@ -127,7 +127,7 @@ def test_a_text_is_searched_with_beams_where_the_model_is_not_sure_of_the_greedy
     assert with_beams[1] != greedily[1]
 
 
-GIVING_UP = """
+TELLING = """
 import json, sys
 from pathlib import Path
 from whisperd.isolation import enter_bundle
@@ -139,8 +139,6 @@ engine = load(LoadParams(model_path=model))
 windows = [EngineWindow(pcm=Path(sound).read_bytes(), group=group) for group in (0, 1)]
 options = DecodeOptions(language="en", temperatures=(0.0,))
 
-library = engine._model
-
 class Model:
     # It tells what it decodes.
     def __init__(self, model):
@@ -151,21 +149,43 @@ class Model:
         self.decoded.append((len(prompts), options["beam_size"]))
         return self.model.generate(encoded, prompts, **options)
 
-def decoded(unwanted):
-    # With groups that nobody wants any more once they were decoded greedily.
-    engine._model = model = Model(library)
-    engine.transcribe(windows, options, lambda one: not model.decoded or one.group not in unwanted)
-    return model.decoded
+def decoded(options, is_wanted=lambda window: True):
+    model.decoded.clear()
+    engine.transcribe(windows, options, is_wanted)
+    return list(model.decoded)
 
-print(json.dumps([decoded(unwanted) for unwanted in ((), (0,), (0, 1))]))
+engine._model = model = Model(engine._model)
 """
+
+GIVING_UP = """
+def until_decoded(unwanted):
+    # They are wanted until they were decoded greedily.
+    return lambda window: not model.decoded or window.group not in unwanted
+
+print(json.dumps([decoded(options, until_decoded(unwanted)) for unwanted in ((), (0,), (0, 1))]))
+"""
+
+OF_LANGUAGES = """
+german = DecodeOptions(language="de", temperatures=(0.0,))
+told = [decoded(options), decoded(german)]
+engine._languages = lambda *_: [("en", 1.0), ("de", 1.0)]
+print(json.dumps([*told, decoded(options)]))
+"""
+
+
+def test_only_english_is_decoded_greedily_first(client: Client, tmp_path: Path) -> None:
+    model, bundle = model_and_bundle(client, "base")
+    sound = tmp_path / "sound"
+    sound.write_bytes(_samples("austen-0870.wav")[: 2 * 6 * SAMPLE_RATE])
+    told = run_python(TELLING + OF_LANGUAGES, str(bundle), model, str(sound), env=os.environ)
+    assert json.loads(told) == [[[2, 1]], [[2, 5]], [[2, 1], [1, 5]]]
 
 
 def test_no_beams_are_begun_for_what_nobody_wants_any_more(client: Client, tmp_path: Path) -> None:
     model, bundle = model_and_bundle(client)
     sound = tmp_path / "sound"
     sound.write_bytes(_mixed("austen-0870.wav", "austen-0890.wav")[: 2 * 6 * SAMPLE_RATE])
-    decoded = json.loads(run_python(GIVING_UP, str(bundle), model, str(sound), env=os.environ))
+    decoded = json.loads(run_python(TELLING + GIVING_UP, str(bundle), model, str(sound), env=os.environ))
     assert decoded == [[[2, 1], [2, 5]], [[2, 1], [1, 5]], [[2, 1]]]
 
 
@@ -184,9 +204,9 @@ def in_worker(client: Client, compute: Callable[[Worker], Awaitable[Result]]) ->
     return anyio.run(run)
 
 
-def model_and_bundle(client: Client) -> tuple[str, Path]:
-    """Where `tiny.en` and the library are."""
-    return client.models.pull("tiny.en")["path"], Path(client.natives.install("ctranslate2-cpu")["path"])
+def model_and_bundle(client: Client, name: str = "tiny.en") -> tuple[str, Path]:
+    """Where a model and the library are."""
+    return client.models.pull(name)["path"], Path(client.natives.install("ctranslate2-cpu")["path"])
 
 
 def _mixed(*names: str) -> bytes:

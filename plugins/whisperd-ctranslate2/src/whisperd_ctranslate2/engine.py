@@ -261,15 +261,17 @@ class CTranslate2Engine:
         """The first text of each window: the greedy one if the model is sure of it, else that of the beams.
 
         On a processor beams cost twice as much, and hardly ever find another text than one that is likely.
+        Small models are hardly ever sure of another language than English.
         """
         beams, temperature = group.options.beam_size, group.options.temperatures[0]
-        if not self._is_on_cpu or beams == 1 or temperature > 0:
+        is_english = [language == "en" for language, _ in group.languages]
+        if not self._is_on_cpu or beams == 1 or temperature > 0 or not any(is_english):
             return self._decode(group, temperature, beams)
         attempts = self._decode(group, temperature, beams=1)
         unsure = [
             index
-            for index, (window, attempt) in enumerate(zip(group.windows, attempts, strict=True))
-            if not attempt.is_sure and group.is_wanted(window)
+            for index, attempt in enumerate(attempts)
+            if not (is_english[index] and attempt.is_sure) and group.is_wanted(group.windows[index])
         ]
         if unsure:
             again = group.some(unsure, _some(group.encoded, unsure))
