@@ -17,7 +17,6 @@ from whisperd.watch.names import (
     check_template,
     is_partial,
     is_same_name,
-    matches,
     output_name,
     output_names,
 )
@@ -48,41 +47,6 @@ def test_what_is_still_being_made_has_a_name_that_says_so(name: str) -> None:
 def test_a_name_that_only_looks_like_it_is_not_partial(name: str) -> None:
     assert not is_partial(name)
     assert Selection().wants(name)
-
-
-@pytest.mark.parametrize(
-    ("path", "glob", "is_match"),
-    [
-        ("a/b/c.wav", "*.wav", True),
-        ("a/b/c.WAV", "*.wav", True),
-        ("a/b/c.wav", "b/*.wav", False),
-        ("a/b/c.wav", "a/*/c.wav", True),
-        ("a/b/c.wav", "a/*.wav", False),
-        ("a/b/c.wav", "**/c.wav", True),
-        ("c.wav", "**/c.wav", True),
-        ("a/b/c.wav", "a/**", True),
-        ("a/b/c.wav", "**.wav", True),
-        ("a1.wav", "a[0-9].wav", True),
-        ("ab.wav", "a[0-9].wav", False),
-        ("ab.wav", "a[!0-9].wav", True),
-        ("a[.wav", "a[.wav", True),
-        ("new\nline.wav", "*.wav", True),
-        ("drafts", "drafts/", True),
-    ],
-)
-def test_patterns(path: str, glob: str, is_match: bool) -> None:
-    assert matches(path, glob) is is_match
-
-
-@given(st.text(max_size=30), st.text(max_size=30))
-def test_no_pattern_fails(path: str, glob: str) -> None:
-    matches(path, glob)
-
-
-@given(NAMES)
-def test_a_name_with_its_special_signs_escaped_matches_itself(name: str) -> None:
-    glob = "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)
-    assert matches(name, glob)
 
 
 def test_only_audio_and_video_is_wanted_unless_something_else_is_said() -> None:
@@ -157,32 +121,3 @@ def test_names_that_some_file_systems_take_for_one() -> None:
 def test_however_many_recordings_had_one_name_there_is_one_for_the_next() -> None:
     names = output_names(DEFAULT_TEMPLATE, "memo.wav", "en", "text")
     assert next(islice(names, 2000, None)) == "memo (2000).en.txt"
-
-
-@given(st.text("ab/", min_size=1, max_size=9), st.text("ab/*?", min_size=1, max_size=9))
-def test_a_pattern_fits_what_it_says(path: str, glob: str) -> None:
-    glob = f"a/{glob}b"  # so that it is about the whole path, and has nothing to be stripped
-    assert matches(path, glob) is fits(path, glob)
-
-
-def fits(path: str, glob: str) -> bool:
-    """By trying all there is."""
-    if not glob:
-        return not path
-    if glob.startswith("**/"):
-        head, slash, rest = path.partition("/")
-        return fits(path, glob[3:]) or bool(head and slash and fits(rest, glob))
-    if glob.startswith("**"):
-        return any(fits(path[count:], glob[2:]) for count in range(len(path) + 1))
-    if glob.startswith("*"):
-        return any(fits(path[count:], glob[1:]) for count in range(len(path.partition("/")[0]) + 1))
-    return (
-        bool(path) and (path[0] == glob[0] or (glob[0] == "?" != path[0] != "/")) and fits(path[1:], glob[1:])
-    )
-
-
-def test_no_name_keeps_a_pattern_busy() -> None:
-    assert not matches("a" * 250, "*a" * 20 + "*b")
-    assert matches("a" * 250 + "b", "*a" * 20 + "*b")
-    assert not matches("a" * 250, "**a*a" * 10 + "**b")
-    assert matches("a" * 250 + "b", "**a*a" * 10 + "**b")

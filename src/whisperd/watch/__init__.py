@@ -5,8 +5,8 @@ see it, `folder` waits until it has settled (`settling`) and asks whether it is 
 submits it (`jobs`), `texts` writes what was heard (`writing`), `after` does what comes then (`actions`), and
 `trouble` decides what a failure means (`failures`). What people set of a watch goes through `editing`.
 
-`names`, `preset`, `settling`, `ledger`, `failures`, `quiet` are pure. What is kept is in `store`, which has
-three tables: `file_table`, `output_table` and `log_table`.
+`names`, `globs`, `preset`, `settling`, `ledger`, `failures`, `quiet` are pure. What is kept is in `store`,
+which has three tables: `file_table`, `output_table` and `log_table`.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import anyio
 import msgspec
+from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from whisperd.clock import now_rfc3339, rfc3339_ago
@@ -27,6 +28,7 @@ from whisperd.watch.errors import absent, exists, not_a_folder, stale, unknown_f
 from whisperd.watch.folder import LOOK_TIMEOUT_S, WatchFolder
 from whisperd.watch.jobs import WatchJobs
 from whisperd.watch.ledger import FileRow, Outcome, Seen
+from whisperd.watch.names import Selection
 from whisperd.watch.notifier import Changes, Notifier
 from whisperd.watch.preset import WatchChanges, WatchPreset
 from whisperd.watch.quiet import parse_quiet_hours, quiet_for_s
@@ -205,10 +207,7 @@ class WatchManager:
         folder = watched.folder
         if all:
             rows = await self._store.files.with_status(folder.preset.id, ("done", "failed", "retrying"))
-            wants = folder.selection
-            rows = [
-                row for row in rows if row.gone is None and wants.reaches(row.path) and wants.wants(row.path)
-            ]
+            rows = await to_thread.run_sync(_still_wanted, rows, folder.selection)
         elif paths is None:
             rows = await self._store.files.with_status(folder.preset.id, ("failed", "retrying"))
         else:
@@ -442,6 +441,13 @@ class WatchManager:
         if _quiet_s(folder.preset):
             return "quiet", f"Quiet hours: {folder.preset.quiet_hours}."
         return "scanning" if folder.is_scanning or folder.root is None else "watching", None
+
+
+def _still_wanted(rows: Sequence[FileRow], selection: Selection) -> list[FileRow]:
+    """Those that are there and would be taken today."""
+    return [
+        row for row in rows if row.gone is None and selection.reaches(row.path) and selection.wants(row.path)
+    ]
 
 
 def _within(preset: WatchPreset, path: str) -> str:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import string
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
-from itertools import count, pairwise
+from itertools import count
 from typing import Final, NamedTuple
 
 from whisperd.outputs import FORMATS
+from whisperd.watch.globs import matches
 
 __all__ = [
     "DEFAULT_TEMPLATE",
@@ -23,7 +22,6 @@ __all__ = [
     "is_hidden",
     "is_partial",
     "is_same_name",
-    "matches",
     "output_name",
     "output_names",
 ]
@@ -178,52 +176,6 @@ class Selection(NamedTuple):
                 return False
             folder = os.path.dirname(folder)
         return True
-
-
-def matches(path: str, glob: str) -> bool:
-    """Whether a path matches a pattern; one without `/` is about the name alone. Case makes no difference.
-
-    `*` and `?` stand for anything but `/`, `**/` for any number of folders, `[a-z]` for one character.
-    """
-    subject = path.replace(os.sep, "/") if "/" in glob else os.path.basename(path)
-    return _pattern(glob).fullmatch(subject) is not None
-
-
-_STAR, _ANYTHING, _FOLDERS = "[^/]*", ".*", "(?:[^/]+/)*"
-
-
-@lru_cache(maxsize=1024)
-def _pattern(glob: str) -> re.Pattern[str]:
-    if "/" not in glob:  # a name has no folders
-        glob = re.sub(r"\*+", "*", glob)
-    glob = glob.strip("/") if "/" in glob.strip("/") else glob.rstrip("/")
-    parts, place = [], 0
-    while place < len(glob):
-        if glob.startswith("**/", place):
-            parts.append(_FOLDERS)
-            place += 3
-        elif glob.startswith("**", place):
-            parts.append(_ANYTHING)
-            place += 2
-        elif (found := re.compile(r"\[(!?)(\]?[^\]]*)\]").match(glob, place)) is not None and found[2]:
-            inside = re.sub(r"([\\\[\]^&~|])", r"\\\1", found[2])
-            parts.append(f"[{'^/' if found[1] else ''}{inside}]")
-            place = found.end()
-        else:
-            sign = glob[place]
-            parts.append({"*": _STAR, "?": "[^/]"}.get(sign) or re.escape(sign))
-            place += 1
-    # Where what lies between two stars is found first is as good as any later place, and no other is tried:
-    # else a name of many like letters could keep a pattern of many stars busy for hours.
-    wild = [at for at, part in enumerate(parts) if part in (_STAR, _ANYTHING, _FOLDERS)]
-    for at, following in pairwise(wild):
-        if parts[at] == parts[following] == _STAR:
-            parts[at] = f"(?>{_STAR}?"
-            parts[following - 1] += ")"
-    try:
-        return re.compile("".join(parts), re.IGNORECASE | re.DOTALL)
-    except re.error:  # a range that runs backwards: then it is what it looks like
-        return re.compile(re.escape(glob), re.IGNORECASE)
 
 
 def check_template(template: str, formats: Sequence[str]) -> str | None:
