@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 
-__all__ = ["now_rfc3339", "rfc3339_ago", "to_rfc3339"]
+__all__ = ["now_rfc3339", "rfc3339_ago", "seconds_until", "to_rfc3339"]
 
 
 def now_rfc3339() -> str:
@@ -24,3 +24,9 @@ def rfc3339_ago(seconds: float) -> str:
 def to_rfc3339(moment: datetime.datetime) -> str:
     """A moment in UTC, to the millisecond; one without a time zone is by the clock of this computer."""
     return moment.astimezone(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def seconds_until(moment: str) -> float:
+    """How long it is until a moment (RFC 3339); 0 if it is past."""
+    wait = datetime.datetime.fromisoformat(moment) - datetime.datetime.now(datetime.UTC)
+    return max(0.0, wait.total_seconds())

@@ -15,7 +15,8 @@ from watched import Watches, open_watches
 from toy_runtime import until
 from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
-from whisperd.watch import WatchChanges, folder, manager, scanner
+from whisperd.watch import WatchChanges, folder, manager, scanner, turns
+from whisperd.watch.notifier import Notifier
 from whisperd_testing import LIMIT_S
 
 pytestmark = pytest.mark.anyio
@@ -123,15 +124,15 @@ async def test_a_folder_that_does_not_answer_holds_up_nobody(
 async def test_a_folder_whose_jobs_wait_leaves_a_place_to_each_other_one(tmp_path: Path, inbox: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    put(inbox, *(f"{number}.wav" for number in range(manager.FILES_AT_ONCE + 3)))
+    put(inbox, *(f"{number}.wav" for number in range(turns.FILES_AT_ONCE + 3)))
     put(other, "a.wav")
     async with open_watches(tmp_path) as watches:
         watches.jobs.held.add("held")
         await watches.manager.add(str(inbox), WatchChanges(profile="held"))
-        await until(lambda: len(watches.jobs.paths) == manager.FILES_AT_ONCE)
+        await until(lambda: len(watches.jobs.paths) == turns.FILES_AT_ONCE)
         await watches.manager.add(str(other), WatchChanges())
         await until((other / "a.en.txt").exists)
-        assert len(watches.jobs.paths) == manager.FILES_AT_ONCE + 1
+        assert len(watches.jobs.paths) == turns.FILES_AT_ONCE + 1
 
 
 async def test_a_ledger_that_cannot_be_read_is_asked_again(
@@ -209,16 +210,35 @@ async def test_a_file_that_gets_another_name_while_it_is_read_is_one_file(
 
 
 async def test_what_is_deleted_while_it_waits_leaves_nothing_behind(tmp_path: Path, inbox: Path) -> None:
-    put(inbox, *(f"{number}.wav" for number in range(manager.FILES_AT_ONCE + 3)))
+    put(inbox, *(f"{number}.wav" for number in range(turns.FILES_AT_ONCE + 3)))
     async with open_watches(tmp_path) as watches:
         watches.jobs.held.add("held")
         preset = await watches.manager.add(str(inbox), WatchChanges(profile="held"))
         watched = watches.folder(preset.id)
-        await until(lambda: len(watched.queue) == 3)
+        await until(lambda: len(watched.in_hand) == turns.FILES_AT_ONCE and len(watched.queue) == 3)
         for name in watched.queue:
             (inbox / name).unlink()
         await until(lambda: not watched.queue)
         assert watched.settled_s.keys() == watched.in_hand
+
+
+async def test_a_scan_finds_out_what_was_deleted_while_it_waits(
+    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def tells_nothing(_notifier: Notifier) -> None:
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(Notifier, "run", tells_nothing)
+    put(inbox, *(f"{number}.wav" for number in range(turns.FILES_AT_ONCE + 1)))
+    async with open_watches(tmp_path) as watches:
+        watches.jobs.held.add("held")
+        preset = await watches.manager.add(str(inbox), WatchChanges(profile="held"))
+        watched = watches.folder(preset.id)
+        await until(lambda: len(watched.in_hand) == turns.FILES_AT_ONCE and len(watched.queue) == 1)
+        for name in watched.queue:
+            (inbox / name).unlink()
+        await watches.manager.scan(preset.id)
+        assert not watched.queue and watched.settled_s.keys() == watched.in_hand
 
 
 async def test_changes_are_given_to_the_folders_that_they_are_in(
@@ -256,8 +276,8 @@ async def test_recordings_with_one_name_that_fail_have_each_their_reason(tmp_pat
         watches.jobs.error = DAMAGED
         for folder_of_recordings in (inbox, other):
             await watches.manager.add(str(folder_of_recordings), WatchChanges(output_dir=str(texts)))
-        await until(lambda: len(list(texts.glob("*.txt"))) == 2)
-        assert {path.name for path in texts.iterdir()} == {"a.wav.error.txt", "a (2).wav.error.txt"}
+        names = {"a.wav.error.txt", "a (2).wav.error.txt"}
+        await until(lambda: {path.name for path in texts.glob("*")} == names)
 
 
 async def test_a_disk_that_is_away_takes_no_reason_out_of_mind(tmp_path: Path, inbox: Path) -> None:

@@ -1,9 +1,10 @@
 """Watch folders: what falls into a folder is transcribed, once, and its text appears beside it.
 
-`WatchManager` owns the watches, and gives each file its turn. The way of a file: `notifier` and `scanner`
-see it, `folder` waits until it has settled (`settling`) and asks whether it is known (`ledger`), `work`
-submits it (`jobs`), `texts` writes what was heard (`writing`), `after` does what comes then (`actions`), and
-`trouble` decides what a failure means (`failures`). What people set of a watch goes through `editing`.
+`WatchManager` owns the watches, `turns` gives each file its turn, and `view` is what is told of them. The way
+of a file: `notifier` and `scanner` see it, `folder` waits until it has settled (`settling`) and asks whether
+it is known (`ledger`), `work` submits it (`jobs`), `texts` writes what was heard (`writing`), `after` does
+what comes then (`actions`), and `trouble` decides what a failure means (`failures`). What people set of a
+watch goes through `editing`.
 
 `names`, `globs`, `preset`, `settling`, `ledger`, `failures`, `quiet` are pure. What is kept is in `store`,
 which has three tables: `file_table`, `output_table` and `log_table`.

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 import anyio
 import msgspec
 
-from whisperd.clock import now_rfc3339, rfc3339_ago
+from whisperd.clock import now_rfc3339, rfc3339_ago, seconds_until
 from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
 from whisperd.threads import run_abandonable
@@ -25,6 +25,7 @@ from whisperd.watch.log_table import LogLine
 from whisperd.watch.mounts import file_system_of, is_silent
 from whisperd.watch.names import Selection
 from whisperd.watch.preset import WatchPreset
+from whisperd.watch.quiet import quiet_now_for_s
 from whisperd.watch.settling import Settling
 from whisperd.watch.store import WatchStore
 from whisperd.watch.writing import remove_leftover
@@ -158,9 +159,14 @@ class WatchFolder:
     @property
     def closed_for_s(self) -> float:
         """For how long nothing is to be taken; after a failure, one file is tried first."""
-        if self.holds and self.in_hand:
+        if self.preset.paused or (self.holds and self.in_hand):
             return float("inf")
-        return max(0.0, self.held_until_s - anyio.current_time())
+        return max(self.quiet_for_s, self.held_until_s - anyio.current_time())
+
+    @property
+    def quiet_for_s(self) -> float:
+        """For how long its quiet hours still last; 0 if it is not quiet now."""
+        return 0.0 if self.preset.quiet_hours is None else quiet_now_for_s(self.preset.quiet_hours)
 
     def went_well(self, path: str | None = None) -> None:
         """Something was done: a file, where it is named."""
@@ -260,6 +266,7 @@ class WatchFolder:
             return
         await self._present(root)
         await self._walk(selection)
+        await self._drop_missing()
         await self._note_gone(root)
 
     async def _walk(self, selection: Selection, start: str = "") -> None:
@@ -308,6 +315,14 @@ class WatchFolder:
         self.is_polled = is_polled
         self._settling.settle_s = self._settings().settle_s
         self._settling.trusts_times = not is_polled
+
+    async def _drop_missing(self) -> None:
+        """Of what waits for its turn, let go what is not there: perhaps nobody has told of that."""
+        waiting = iter(list(self.queue))
+        while part := list(islice(waiting, SLICE)):
+            found = await self._in_thread(partial(scanner.look_at_all, self.preset.path, part))
+            for path in (path for path, seen in found if seen is None):
+                self._drop(path)
 
     async def _note_gone(self, root: str) -> None:
         last = ""
@@ -441,11 +456,3 @@ class WatchFolder:
             self._again.add(seen.path)
         else:
             self.queue[seen.path] = seen
-
-
-def seconds_until(moment: str) -> float:
-    """How long it is until a moment (RFC 3339); 0 if it is past."""
-    import datetime
-
-    wait = datetime.datetime.fromisoformat(moment) - datetime.datetime.now(datetime.UTC)
-    return max(0.0, wait.total_seconds())

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
 import logging
 import os
 import secrets
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Final
 
@@ -22,40 +21,26 @@ from whisperd.settings import WatchSettings
 from whisperd.tasks import open_task_group
 from whisperd.threads import run_abandonable
 from whisperd.watch import scanner
-from whisperd.watch.desktop import Desktop
 from whisperd.watch.editing import Editor, normal
 from whisperd.watch.errors import absent, exists, not_a_folder, stale, unknown_file, unknown_watch
 from whisperd.watch.folder import LOOK_TIMEOUT_S, WatchFolder
 from whisperd.watch.jobs import WatchJobs
-from whisperd.watch.ledger import FileRow, Outcome, Seen
+from whisperd.watch.ledger import FileRow, Outcome
 from whisperd.watch.names import Selection
 from whisperd.watch.notifier import Changes, Notifier
 from whisperd.watch.preset import WatchChanges, WatchPreset
-from whisperd.watch.quiet import parse_quiet_hours, quiet_for_s
 from whisperd.watch.store import WatchStore
+from whisperd.watch.turns import Turns, Watched
+from whisperd.watch.view import status_of, view_of
 from whisperd.watch.work import FileWork
 
 __all__ = ["WatchManager"]
 
 log = logging.getLogger(__name__)
 
-FILES_AT_ONCE: Final = 12
-"""Files that are worked on at the same time: enough for a job to be ready whenever one ends, and few enough
-that ten thousand files are a list of names and not ten thousand jobs."""
 ROOT_INTERVAL_S: Final = 30.0
 """How often we look whether the folders are still the same ones."""
 RETIRE_INTERVAL_S: Final = 6 * 3600.0
-
-
-class _Watched:
-    """A folder and its tasks."""
-
-    def __init__(self, folder: WatchFolder) -> None:
-        self.folder = folder
-        self.scope = anyio.CancelScope()
-        self.tasks: TaskGroup | None = None
-        """Set while it runs."""
-        self.desktop = Desktop()
 
 
 class WatchManager:
@@ -80,13 +65,10 @@ class WatchManager:
         self._on_outcome = on_outcome
         self._work = FileWork(store, jobs, settings, self._note_outcome)
         self._jobs = jobs
-        self._watched: dict[str, _Watched] = {}
+        self._watched: dict[str, Watched] = {}
+        self._turns = Turns(self._work, self._watched.values)
         self._notifier = Notifier(self._on_changes, self._on_lost, self._on_refused)
-        self._at_work = 0
-        self._wake = anyio.Event()
-        self._turn = 0
         self._saving = anyio.Lock()
-        self._is_stopping = False
         self._any = anyio.Event()
         """Set while there is a watch."""
 
@@ -95,12 +77,12 @@ class WatchManager:
         for preset in await self._store.load():
             self._begin(preset)
         self._tasks.start_soon(self._notifier.run)
-        self._tasks.start_soon(self._feed)
+        self._tasks.start_soon(self._turns.run)
         self._tasks.start_soon(self._look_after)
 
     def stop(self) -> None:
         """Begin nothing more."""
-        self._is_stopping = True
+        self._turns.stop()
 
     def all(self) -> list[WatchPreset]:
         """Every watch, the oldest first."""
@@ -112,7 +94,7 @@ class WatchManager:
 
     def statuses(self) -> Counter[str]:
         """How many watches have each status."""
-        return Counter(self._status(watched.folder)[0] for watched in self._watched.values())
+        return Counter(status_of(watched.folder)[0] for watched in self._watched.values())
 
     async def views(self) -> list[dict[str, Any]]:
         """What is told of every watch, the oldest first."""
@@ -125,26 +107,8 @@ class WatchManager:
 
     async def _views(self, folders: Sequence[WatchFolder]) -> list[dict[str, Any]]:
         counts = await self._store.files.counts([folder.preset.id for folder in folders])
-        return [self._view(*one) for one in zip(folders, counts, strict=True)]
-
-    def _view(self, folder: WatchFolder, counts: Mapping[str, int]) -> dict[str, Any]:
-        preset = folder.preset
-        working = counts.get("working", 0) + counts.get("written", 0)
-        waiting = folder.waiting + counts.get("retrying", 0)
-        shown = msgspec.structs.asdict(preset)
-        status, reason = self._status(folder)
-        return shown | {
-            "path": preset.path,
-            "runtime": preset.runtime and self._editor.runtime_name(preset.runtime),
-            "status": status,
-            "reason": reason,
-            "error": folder.problem.to_wire() if folder.problem else None,
-            "polled": folder.is_polled,
-            "pending": waiting + working,
-            "working": working,
-            "done": counts.get("done", 0),
-            "failed": counts.get("failed", 0),
-        }
+        name = self._editor.runtime_name
+        return [view_of(folder, its, name) for folder, its in zip(folders, counts, strict=True)]
 
     async def add(self, path: str, changes: WatchChanges) -> WatchPreset:
         """Watch a folder. Raises `watch.absent` and `watch.not_a_folder` as well."""
@@ -231,7 +195,7 @@ class WatchManager:
         """What happened in a watch, the oldest first."""
         return await self._store.log.read(self.find(name).id, limit)
 
-    def _find(self, name: str) -> _Watched:
+    def _find(self, name: str) -> Watched:
         paths = {os.path.normpath(one) for one in (name, from_sendable(name))}
         found = self._watched.get(name) or next(
             (one for one in self._watched.values() if one.folder.preset.path in paths), None
@@ -247,7 +211,7 @@ class WatchManager:
                 return row
         raise unknown_file(path)
 
-    async def _save(self, watched: _Watched, after: WatchPreset) -> WatchPreset:
+    async def _save(self, watched: Watched, after: WatchPreset) -> WatchPreset:
         after = msgspec.structs.replace(
             after, changed=now_rfc3339(), version=watched.folder.preset.version + 1
         )
@@ -266,16 +230,16 @@ class WatchManager:
             self._work.forget_error,
             self._notice,
         )
-        watched = self._watched[preset.id] = _Watched(folder)
+        watched = self._watched[preset.id] = Watched(folder)
         self._any.set()
         self._tasks.start_soon(self._run, watched)
 
-    async def _run(self, watched: _Watched) -> None:
+    async def _run(self, watched: Watched) -> None:
         folder = watched.folder
         with watched.scope:
             async with open_task_group() as watched.tasks:
                 for row in await self._begun(folder.preset.id):
-                    self._start(watched, row)
+                    self._turns.begin(watched, row)
                 watched.tasks.start_soon(folder.run)
                 watched.tasks.start_soon(watched.desktop.run)
 
@@ -298,7 +262,7 @@ class WatchManager:
 
     def _notice(self) -> None:
         """There is something to do, or a folder came or went."""
-        self._wake.set()
+        self._turns.wake()
         self._rearrange()
 
     def _rearrange(self) -> None:
@@ -331,61 +295,6 @@ class WatchManager:
         for watched in self._watched.values():
             if watched.folder.preset.path == path:
                 watched.folder.poll()
-
-    async def _feed(self) -> None:
-        """Take files from the folders in turn."""
-        while True:
-            self._wake = wake = anyio.Event()
-            while not self._is_stopping:
-                watched = self._next()
-                if watched is None:
-                    break
-                path = next(iter(watched.folder.queue))
-                self._start(watched, watched.folder.queue.pop(path))
-            with anyio.move_on_after(self._closed_for_s()):
-                await wake.wait()
-
-    def _next(self) -> _Watched | None:
-        """The next folder whose turn it is."""
-        order = list(self._watched.values())
-        for place in range(len(order)):
-            watched = order[(self._turn + place) % len(order)]
-            if watched.folder.queue and self._has_room(watched.folder) and not self._closed_s(watched.folder):
-                self._turn = (self._turn + place + 1) % len(order)
-                return watched
-        return None
-
-    def _has_room(self, folder: WatchFolder) -> bool:
-        """Whether a file of a folder may be worked on: one at least, however long those of others take."""
-        return self._at_work < FILES_AT_ONCE or not folder.in_hand
-
-    def _closed_s(self, folder: WatchFolder) -> float:
-        """For how long nothing is taken from a folder."""
-        if folder.preset.paused:
-            return float("inf")
-        return max(folder.closed_for_s, _quiet_s(folder.preset))
-
-    def _closed_for_s(self) -> float | None:
-        """How long until the next folder opens again; None if none does by itself."""
-        times = [self._closed_s(one.folder) for one in self._watched.values() if one.folder.queue]
-        return min((time for time in times if 0 < time < float("inf")), default=None)
-
-    def _start(self, watched: _Watched, what: Seen | FileRow) -> None:
-        assert watched.tasks is not None
-        self._at_work += 1
-        watched.folder.in_hand.add(what.path)
-        watched.tasks.start_soon(self._do, watched.folder, what)
-
-    async def _do(self, folder: WatchFolder, what: Seen | FileRow) -> None:
-        try:
-            if isinstance(what, Seen):
-                await self._work.take(folder, what)
-            else:
-                await self._work.resume(folder, what)
-        finally:
-            self._at_work -= 1
-            folder.release(what.path)
-            self._wake.set()
 
     async def _look_after(self) -> None:
         """See whether the folders are still the same ones, and forget what is old."""
@@ -430,18 +339,6 @@ class WatchManager:
         if watched is not None and folder.preset.notify and outcome == "done":
             watched.desktop.note(os.path.basename(path))
 
-    def _status(self, folder: WatchFolder) -> tuple[str, str | None]:
-        """What a watch is doing, and why."""
-        if folder.root is None and folder.problem is not None:
-            return "absent", folder.problem.message
-        if folder.preset.paused:
-            return "paused", None
-        if folder.held_until_s > anyio.current_time() and folder.problem is not None:
-            return "waiting", folder.problem.message
-        if _quiet_s(folder.preset):
-            return "quiet", f"Quiet hours: {folder.preset.quiet_hours}."
-        return "scanning" if folder.is_scanning or folder.root is None else "watching", None
-
 
 def _still_wanted(rows: Sequence[FileRow], selection: Selection) -> list[FileRow]:
     """Those that are there and would be taken today."""
@@ -471,10 +368,3 @@ async def _why_not_watched(path: str) -> WhisperdError:
     if is_there:
         return not_a_folder(path)
     return absent(path, f"There is no folder {path}.", "Make it first, or check the spelling of its name.")
-
-
-def _quiet_s(preset: WatchPreset) -> float:
-    if preset.quiet_hours is None:
-        return 0.0
-    now = datetime.datetime.now().astimezone()
-    return quiet_for_s(parse_quiet_hours(preset.quiet_hours), now.hour * 3600 + now.minute * 60 + now.second)

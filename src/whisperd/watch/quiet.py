@@ -1,11 +1,12 @@
-"""Quiet hours: when no work is begun. Pure; the time of day is passed in."""
+"""Quiet hours: when no work is begun. Pure, but for `quiet_now_for_s`, which asks the clock."""
 
 from __future__ import annotations
 
+import datetime
 import re
 from typing import Final
 
-__all__ = ["parse_quiet_hours", "quiet_for_s"]
+__all__ = ["parse_quiet_hours", "quiet_for_s", "quiet_now_for_s"]
 
 DAY_MINUTES: Final = 24 * 60
 _SPAN = re.compile(r"(\d{1,2}):(\d{2})\s*-\s*(\d{1,2}):(\d{2})")
@@ -39,3 +40,9 @@ def quiet_for_s(spans: Spans, second_of_day: float) -> float:
         if into_s < length_s:
             longest_s = max(longest_s, length_s - into_s)
     return longest_s
+
+
+def quiet_now_for_s(text: str) -> float:
+    """The same, by the clock of this computer, of hours that are known to be right."""
+    now = datetime.datetime.now().astimezone()
+    return quiet_for_s(parse_quiet_hours(text), now.hour * 3600 + now.minute * 60 + now.second)

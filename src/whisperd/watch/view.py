@@ -1,0 +1,48 @@
+"""What is told of a watch: what it is set to, what it is doing and why, and how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import anyio
+import msgspec
+
+from whisperd.watch.folder import WatchFolder
+
+__all__ = ["status_of", "view_of"]
+
+
+def view_of(
+    folder: WatchFolder, counts: Mapping[str, int], runtime_name: Callable[[str], str]
+) -> dict[str, Any]:
+    """The watch of a folder, whose ledger has so many files of each status."""
+    preset = folder.preset
+    working = counts.get("working", 0) + counts.get("written", 0)
+    waiting = folder.waiting + counts.get("retrying", 0)
+    status, reason = status_of(folder)
+    return msgspec.structs.asdict(preset) | {
+        "path": preset.path,
+        "runtime": preset.runtime and runtime_name(preset.runtime),
+        "status": status,
+        "reason": reason,
+        "error": folder.problem.to_wire() if folder.problem else None,
+        "polled": folder.is_polled,
+        "pending": waiting + working,
+        "working": working,
+        "done": counts.get("done", 0),
+        "failed": counts.get("failed", 0),
+    }
+
+
+def status_of(folder: WatchFolder) -> tuple[str, str | None]:
+    """What a watch is doing, and why."""
+    if folder.root is None and folder.problem is not None:
+        return "absent", folder.problem.message
+    if folder.preset.paused:
+        return "paused", None
+    if folder.held_until_s > anyio.current_time() and folder.problem is not None:
+        return "waiting", folder.problem.message
+    if folder.quiet_for_s:
+        return "quiet", f"Quiet hours: {folder.preset.quiet_hours}."
+    return "scanning" if folder.is_scanning or folder.root is None else "watching", None
