@@ -105,6 +105,13 @@ def test_a_plugin_may_decide_that_it_has_nothing_to_offer(tmp_path: Path) -> Non
     assert found_problems(tmp_path) == {}
 
 
+@pytest.mark.parametrize("mark", ["hookimpl(tryfirst=True)", "pluggy.HookimplMarker('whisperd')"])
+def test_a_hook_may_be_marked_as_pluggy_does_it(tmp_path: Path, mark: str) -> None:
+    source = announce("Backend(name='third', engine='third_backend:load', variants=(variant('third-cpu'),))")
+    make_plugin(tmp_path, "import pluggy\n" + source.replace("hookimpl", mark))
+    assert third_parties(tmp_path) == ["third"]
+
+
 def test_each_plugin_that_is_passed_over_says_why(tmp_path: Path) -> None:
     sources = {
         "import-fails": ("import no_such_module", "plugin.broken", "ModuleNotFoundError: No module named"),

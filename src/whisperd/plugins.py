@@ -12,12 +12,12 @@ import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, distributions, entry_points
-from typing import BinaryIO
-
-import pluggy
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from whisperd.rpc.errors import WhisperdError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = [
     "Backend",
@@ -28,7 +28,6 @@ __all__ = [
     "backends",
     "find_variant",
     "hookimpl",
-    "hookspec",
     "problems",
     "variants",
 ]
@@ -37,8 +36,17 @@ log = logging.getLogger(__name__)
 
 PROJECT = "whisperd"
 
-hookspec = pluggy.HookspecMarker(PROJECT)
-hookimpl = pluggy.HookimplMarker(PROJECT)
+
+def hookimpl(function: Any = None, **options: Any) -> Any:
+    """Mark a function of a plugin as a hook.
+
+    It leaves the mark of `pluggy.HookimplMarker`, and takes its options. A worker imports its plugin as well,
+    and pluggy with all that it needs would be a tenth of a second for nothing.
+    """
+    if function is None:
+        return functools.partial(hookimpl, **options)
+    setattr(function, f"{PROJECT}_impl", options)
+    return function
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,14 +147,6 @@ class Backend:
     """None: the engine is given the folder of a model in CTranslate2's format, as the model store has it."""
 
 
-class Hooks:
-    """The hooks that a plugin implements."""
-
-    @hookspec
-    def whisperd_backend(self) -> Backend | None:
-        """Announce a backend."""
-
-
 @dataclass(frozen=True)
 class _Found:
     backends: tuple[Backend, ...]
@@ -194,6 +194,8 @@ def _find() -> _Found:
 
 
 def _entry_points() -> list[EntryPoint]:
+    from importlib.metadata import distributions, entry_points
+
     try:
         return list(entry_points(group=PROJECT))
     except Exception:  # one distribution, of whoever, whose list cannot be read
@@ -209,7 +211,16 @@ def _entry_points() -> list[EntryPoint]:
 
 def _announced(entry_point: EntryPoint) -> Backend | None:
     """The backend of a plugin. Raises `plugin.broken` and `plugin.invalid`."""
+    import pluggy
+
     from whisperd.announcement import faults, names_a_module
+
+    class Hooks:
+        """The hooks that a plugin implements."""
+
+        @pluggy.HookspecMarker(PROJECT)
+        def whisperd_backend(self) -> Backend | None:
+            """Announce a backend."""
 
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(Hooks)

@@ -44,6 +44,26 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     daemon.close()
 
 
+IMPORT_ENGINE = """
+import sys
+from pathlib import Path
+import whisperd.worker.main
+from whisperd.isolation import enter_bundle
+enter_bundle(Path(sys.argv[1]), "whisperd_ctranslate2")
+import whisperd_ctranslate2.engine
+print(*sys.modules)
+"""
+
+
+def test_a_worker_imports_what_it_needs(client: Client) -> None:
+    """Each model that is loaded waits for it."""
+    bundle = client.natives.install("ctranslate2-cpu")["path"]
+    modules = run_python(IMPORT_ENGINE, bundle, env=dict(os.environ)).split()
+    assert "faster_whisper.tokenizer" in modules
+    needless = {"av", "faster_whisper.audio", "huggingface_hub", "importlib.metadata", "pluggy", "tqdm"}
+    assert needless & set(modules) == set()
+
+
 def test_the_kennedy_sentence(client: Client) -> None:
     transcript = client.transcribe(AUDIO / "jfk.flac", model="tiny.en")
     assert words(transcript.text) == words(KENNEDY)

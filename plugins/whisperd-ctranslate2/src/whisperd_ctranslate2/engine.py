@@ -18,9 +18,6 @@ from typing import Any, NamedTuple
 
 import ctranslate2
 import numpy as np
-from faster_whisper import WhisperModel
-from faster_whisper.tokenizer import _LANGUAGE_CODES, Tokenizer
-from faster_whisper.transcribe import get_suppressed_tokens
 
 from whisperd.worker.attempts import Attempt, improve
 from whisperd.worker.batching import alike
@@ -46,6 +43,13 @@ from whisperd.worker.rules import (
 )
 from whisperd.worker.words import Word, settle, timed_words
 from whisperd_ctranslate2.alignment import with_sound_heads
+from whisperd_ctranslate2.model import (
+    LANGUAGE_CODES,
+    Tokenizer,
+    WhisperModel,
+    load_model,
+    suppressed_tokens,
+)
 
 __all__ = ["CTranslate2Engine", "load"]
 
@@ -71,15 +75,7 @@ def load(params: LoadParams) -> CTranslate2Engine:
     # So that what is sampled does not differ from one start to the next without a cause.
     ctranslate2.set_random_seed(0)
     with with_sound_heads(Path(params.model_path)) as (folder, has_alignment_heads, problem):
-        model = WhisperModel(
-            str(folder),
-            device=params.device,
-            device_index=list(params.device_index),
-            compute_type=params.compute_type,
-            cpu_threads=params.cpu_threads,
-            # On a processor one more, which costs nothing while it is idle: `EngineInfo.overtakes`.
-            num_workers=params.replicas + (params.device == "cpu"),
-        )
+        model = load_model(folder, params)
     engine = CTranslate2Engine(
         model,
         params.context_margin_s,
@@ -134,10 +130,10 @@ class CTranslate2Engine:
         has_alignment_heads: bool = True,
         warnings: tuple[str, ...] = (),
     ) -> None:
-        self._whisper = whisper
         self._context_margin_s = context_margin_s
-        self._model = whisper.model
-        self._extract = whisper.feature_extractor
+        self._model = whisper.library
+        self._hf_tokenizer = whisper.tokenizer
+        self._extract = whisper.extract
         self._is_on_cpu = self._model.device == "cpu"
         self._tokenizers: dict[tuple[str, str], Tokenizer] = {}
         self.info = EngineInfo(
@@ -300,7 +296,7 @@ class CTranslate2Engine:
             max_length=most + len(prompts[0]),
             return_scores=True,
             return_no_speech_prob=True,
-            suppress_tokens=get_suppressed_tokens(tokenizer, [-1]),
+            suppress_tokens=suppressed_tokens(tokenizer),
             **search,
         )
         return [
@@ -374,9 +370,7 @@ class CTranslate2Engine:
         if not self._model.is_multilingual:
             return ("en",)
         # Newer models know more languages; each has a token of its own.
-        return tuple(
-            code for code in _LANGUAGE_CODES if self._whisper.hf_tokenizer.token_to_id(f"<|{code}|>")
-        )
+        return tuple(code for code in LANGUAGE_CODES if self._hf_tokenizer.token_to_id(f"<|{code}|>"))
 
     def _prompt(self, language: str, options: DecodeOptions) -> list[int]:
         tokenizer = self._tokenizer(language, options.task)
@@ -391,7 +385,7 @@ class CTranslate2Engine:
         key = (language, task)
         if key not in self._tokenizers:
             self._tokenizers[key] = Tokenizer(
-                self._whisper.hf_tokenizer, self._model.is_multilingual, task=task, language=language
+                self._hf_tokenizer, self._model.is_multilingual, task=task, language=language
             )
         return self._tokenizers[key]
 
