@@ -396,6 +396,7 @@ async def test_one_folder_that_does_not_answer_keeps_nobody_from_the_others(
     monkeypatch.setattr(scanner, "folder_inode", folder_inode)
     monkeypatch.setattr(manager, "ROOT_INTERVAL_S", 0.01)
     monkeypatch.setattr(manager, "LOOK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(manager, "TOGETHER_S", 0.05)
     monkeypatch.setattr(manager, "RETIRE_INTERVAL_S", 0.0)
     async with open_watches(tmp_path) as watches:
         for path in (dead, inbox):

@@ -3,8 +3,8 @@
 `WatchManager` owns the watches, `turns` gives each file its turn, and `view` is what is told of them. The way
 of a file: `notifier` and `scanner` see it, `folder` waits until it has settled (`settling`) and asks whether
 it is known (`ledger`), `work` submits it (`jobs`), `texts` writes what was heard (`writing`), `after` does
-what comes then (`actions`), and `trouble` decides what a failure means (`failures`). What people set of a
-watch goes through `editing`.
+what comes then (`actions`), and `trouble` decides what a failure means (`failures`, `hold`). `absence` tells
+what is not there any more, and what people set of a watch goes through `editing`.
 
 `names`, `globs`, `preset`, `settling`, `ledger`, `failures`, `quiet` are pure. What is kept is in `store`,
 which has three tables: `file_table`, `output_table` and `log_table`.

@@ -18,8 +18,10 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
 from whisperd.threads import run_abandonable
 from whisperd.watch import scanner
+from whisperd.watch.absence import Missing, missing_of
 from whisperd.watch.errors import absent, told
-from whisperd.watch.failures import LONGEST_DELAY_S, retry_delay_s
+from whisperd.watch.failures import LONGEST_DELAY_S
+from whisperd.watch.hold import Hold
 from whisperd.watch.ledger import FileRow, Seen, recognise, wants_work
 from whisperd.watch.log_table import LogLine
 from whisperd.watch.mounts import file_system_of, is_silent
@@ -43,8 +45,8 @@ SLICE_S: Final = 5.0
 LOOK_TIMEOUT_S: Final = 60.0
 READ_AT_ONCE: Final = 2
 """Files that are read for their hashes: fewer than a folder has threads, so that it can be looked at."""
-LONGEST_HOLD_S: Final = 600.0
-"""What tries with one file costs little, and goes on soon once the cause is gone."""
+NOT_MOUNTED: Final = "The disk that was mounted there is away; what is known of the files on it is kept."
+MOUNTED: Final = "It is no place of a disk that is away any more."
 REMEMBERED_PARTIALS: Final = 1000
 
 
@@ -74,13 +76,11 @@ class WatchFolder:
         """Held by who reads a file of it from beginning to end."""
         self.root: str | None = None
         """What tells the folder from another one of its name; None while it is not there."""
+        self.unmounted: dict[str, str] = {}
+        """The inodes of folders in it where a disk was that is not mounted; "" is the folder itself."""
         self.is_polled = False
         self.is_scanning = False
-        self.held_until_s = 0.0
-        self.holds = 0
-        """How often in a row its surroundings were at fault."""
-        self.not_writable: set[str] = set()
-        """Folders below it, or below that of its texts, into which nothing could be written."""
+        self.held = Hold(settings)
         self.problem: WhisperdError | None = None
         """Why nothing is done just now."""
         self._store = store
@@ -108,6 +108,12 @@ class WatchFolder:
         """What of it is to be transcribed."""
         preset = self.preset
         return Selection(preset.recursive, preset.include, preset.exclude, self._left_alone(preset))
+
+    @property
+    def landmarks(self) -> dict[str, str | None]:
+        """Folders, and their inodes: where one has another, a folder or a disk has come or gone."""
+        places = {os.path.normpath(self.full(place)): inode for place, inode in self.unmounted.items()}
+        return {self.preset.path: self.root} | places
 
     @property
     def waiting(self) -> int:
@@ -144,24 +150,17 @@ class WatchFolder:
         self._wake.set()
 
     def hold(self, problem: WhisperdError) -> bool:
-        """Take nothing for a while, for it would fail; False if that is so already.
-
-        Files that were at work together fail together, and that counts once.
-        """
-        if anyio.current_time() < self.held_until_s:
-            return False
-        self.holds += 1
-        delay_s = retry_delay_s(self.holds, self._settings().retry_delay_s, LONGEST_HOLD_S)
-        self.problem = problem.copy()
-        self.held_until_s = anyio.current_time() + delay_s
-        return True
+        """Take nothing for a while, for it would fail; False if that is so already."""
+        if has_begun := self.held.begin():
+            self.problem = problem.copy()
+        return has_begun
 
     @property
     def closed_for_s(self) -> float:
         """For how long nothing is to be taken; after a failure, one file is tried first."""
-        if self.preset.paused or (self.holds and self.in_hand):
+        if self.preset.paused or (self.held.count and self.in_hand):
             return float("inf")
-        return max(self.quiet_for_s, self.held_until_s - anyio.current_time())
+        return max(self.quiet_for_s, self.held.for_s)
 
     @property
     def quiet_for_s(self) -> float:
@@ -172,8 +171,9 @@ class WatchFolder:
         """Something was done: a file, where it is named."""
         if path is not None:
             place = os.path.join(self.preset.output_dir or self.preset.path, os.path.dirname(path))
-            self.not_writable.discard(place)
-        self.problem, self.holds, self.held_until_s = None, 0, 0.0
+            self.held.not_writable.discard(place)
+        self.problem = None
+        self.held.end()
 
     def postpone(self, seen: Seen) -> None:
         """A file is being written to after all."""
@@ -264,6 +264,11 @@ class WatchFolder:
         if root is None:
             await self._absent("The folder is not there, or cannot be read.")
             return
+        first = await self._store.files.present(self.preset.id, "", 1)
+        if first and (inode := (await self._missing(first)).unmounted.get("")):
+            self.unmounted = {"": inode}
+            await self._absent("The disk that its recordings are on is not mounted here.")
+            return
         await self._present(root)
         await self._walk(selection)
         await self._drop_missing()
@@ -325,24 +330,30 @@ class WatchFolder:
                 self._drop(path)
 
     async def _note_gone(self, root: str) -> None:
-        last = ""
+        last, unmounted = "", dict[str, str]()
         while rows := await self._store.files.present(self.preset.id, last, SLICE):
             last = rows[-1].path
-            await self._forget_missing(rows, root)
+            unmounted |= await self._forget_missing(rows, root)
+        before, self.unmounted = self.unmounted, unmounted
+        lines = [LogLine("absent", place or None, NOT_MOUNTED) for place in unmounted if place not in before]
+        lines += [LogLine("back", place, MOUNTED) for place in before if place and place not in unmounted]
+        if lines:
+            await self._store.log.add(self.preset.id, *lines)
 
-    async def _forget_missing(self, rows: Sequence[FileRow], root: str) -> None:
-        """Of these files, note those that are not there, if the folder still is."""
+    async def _forget_missing(self, rows: Sequence[FileRow], root: str) -> dict[str, str]:
+        """Of these files, note those that are gone, if the folder still is there; the others' `unmounted`."""
         path = self.preset.path
+        gone, unmounted = await self._missing(rows)
+        if not (gone or unmounted) or await self._in_thread(lambda: scanner.folder_inode(path)) != root:
+            return {}
+        for row in gone:
+            self._drop(row.path)
+            await self._on_gone(row)
+        await self._store.files.mark_gone([row.id for row in gone])
+        return unmounted
 
-        def missing() -> list[FileRow]:
-            return [row for row in rows if not os.path.lexists(self.full(row.path))]
-
-        gone = await self._in_thread(missing)
-        if gone and await self._in_thread(lambda: scanner.folder_inode(path)) == root:
-            for row in gone:
-                self._drop(row.path)
-                await self._on_gone(row)
-            await self._store.files.mark_gone([row.id for row in gone])
+    async def _missing(self, rows: Sequence[FileRow]) -> Missing:
+        return await self._in_thread(partial(missing_of, self.preset.path, self.selection, rows))
 
     async def _look_at_hints(self, hints: Mapping[str, bool]) -> None:
         selection, root = self.selection, self.root

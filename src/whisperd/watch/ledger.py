@@ -22,6 +22,7 @@ __all__ = [
     "Recognition",
     "Seen",
     "content_verdict",
+    "device_of",
     "recognise",
     "wants_work",
 ]
@@ -42,6 +43,11 @@ class Identity(msgspec.Struct, frozen=True):
     """Device and number."""
     size_bytes: int
     modified_ns: int
+
+
+def device_of(inode: str) -> str:
+    """The device of an `Identity.inode`."""
+    return inode.partition(":")[0]
 
 
 class Seen(msgspec.Struct, frozen=True):

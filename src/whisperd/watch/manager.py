@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 ROOT_INTERVAL_S: Final = 30.0
 """How often we look whether the folders are still the same ones."""
+TOGETHER_S: Final = 5.0
+"""How long they may take to answer one after the other, before each is asked alone."""
 RETIRE_INTERVAL_S: Final = 6 * 3600.0
 
 
@@ -303,26 +305,38 @@ class WatchManager:
         while True:
             await self._any.wait()  # who watches nothing is never woken
             await anyio.sleep(ROOT_INTERVAL_S)
-            async with open_task_group() as tasks:
-                for watched in self._watched.values():
-                    if not watched.folder.is_polled:
-                        tasks.start_soon(self._see_whether_same, watched.folder)
+            await self._see_whether_same(
+                [one.folder for one in self._watched.values() if not one.folder.is_polled]
+            )
             if anyio.current_time() - retired_s > RETIRE_INTERVAL_S:
                 retired_s = anyio.current_time()
                 await self._retire()
 
-    async def _see_whether_same(self, folder: WatchFolder) -> None:
-        path = folder.preset.path
-        try:  # `path/.` as its folder: who only looks at it holds no thread of those who look into it
-            root = await run_abandonable(
-                os.path.join(path, ".", "."), lambda: scanner.folder_inode(path), LOOK_TIMEOUT_S
-            )
+    async def _see_whether_same(self, folders: Sequence[WatchFolder]) -> None:
+        """Have those looked through that are not what they were: in one thread, where all of them answer."""
+        if not folders:
+            return
+        before = [folder.landmarks for folder in folders]
+
+        def look() -> list[dict[str, str | None]]:
+            return [{path: scanner.folder_inode(path) for path in landmarks} for landmarks in before]
+
+        # `path/.` as their folder: who only looks at it holds no thread of those who look into it.
+        where = os.path.join(folders[0].preset.path, ".", ".")
+        try:
+            now = await run_abandonable(where, look, LOOK_TIMEOUT_S if len(folders) == 1 else TOGETHER_S)
         except TimeoutError:
-            return  # it finds that out by itself, and is polled then
-        if folder.root != root:
-            folder.request_scan()
-            if folder.root is not None:
-                self._notifier.renew(self._notifier.folders)
+            if len(folders) == 1:
+                return  # it finds that out by itself, and is polled then
+            async with open_task_group() as tasks:
+                for folder in folders:  # one keeps nobody from the others
+                    tasks.start_soon(self._see_whether_same, [folder])
+            return
+        for folder, landmarks, found in zip(folders, before, now, strict=True):
+            if found != landmarks:
+                folder.request_scan()
+                if folder.root is not None:
+                    self._notifier.renew(self._notifier.folders)
 
     async def _retire(self) -> None:
         moment = rfc3339_ago(self._settings().keep_days * 86_400)

@@ -11,7 +11,8 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
 from whisperd.watch.errors import told
 from whisperd.watch.failures import kind_of, retry_delay_s
-from whisperd.watch.folder import LONGEST_HOLD_S, WatchFolder
+from whisperd.watch.folder import WatchFolder
+from whisperd.watch.hold import LONGEST_HOLD_S
 from whisperd.watch.ledger import FileRow, Outcome, Seen
 from whisperd.watch.log_table import LogLine
 from whisperd.watch.preset import WatchPreset
@@ -87,7 +88,7 @@ class Trouble:
         """Nothing is taken from the folder for a while."""
         if row is not None:
             await self._store.files.update(row.id, status="lost", error=error.to_wire())
-        is_told = folder.holds > 0
+        is_told = folder.held.count > 0
         if folder.hold(error) and not is_told:
             line = LogLine("waiting", seen.path, f"{error.message} {error.fix}")
             await self._store.log.add(folder.preset.id, line)
@@ -102,8 +103,8 @@ class Trouble:
         """Texts cannot be written into one of several folders: for as long as that takes. It is told once."""
         delay_s = retry_delay_s(row.attempts + 1, self._settings().retry_delay_s, LONGEST_HOLD_S)
         lines = []
-        if (place := error.data["folder"]) not in folder.not_writable:
-            folder.not_writable.add(place)
+        if (place := error.data["folder"]) not in folder.held.not_writable:
+            folder.held.not_writable.add(place)
             lines = [LogLine("waiting", row.path, f"{error.message} {error.fix}")]
         await self._retry_in(folder, row, error, delay_s, *lines)
 

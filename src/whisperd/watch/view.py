@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import anyio
 import msgspec
 
+from whisperd.rpc.errors import sendable
 from whisperd.watch.folder import WatchFolder
 
 __all__ = ["status_of", "view_of"]
@@ -41,8 +41,10 @@ def status_of(folder: WatchFolder) -> tuple[str, str | None]:
         return "absent", folder.problem.message
     if folder.preset.paused:
         return "paused", None
-    if folder.held_until_s > anyio.current_time() and folder.problem is not None:
+    if folder.held.for_s and folder.problem is not None:
         return "waiting", folder.problem.message
     if folder.quiet_for_s:
         return "quiet", f"Quiet hours: {folder.preset.quiet_hours}."
-    return "scanning" if folder.is_scanning or folder.root is None else "watching", None
+    away = ", ".join(sorted(sendable(place or folder.preset.path) for place in folder.unmounted))
+    reason = f"Not mounted: {away}." if away else None
+    return "scanning" if folder.is_scanning or folder.root is None else "watching", reason
