@@ -16,10 +16,11 @@ BACKENDS = Path(__file__).parent / "backends"
 
 LIST = """
 import json, sys
-from whisperd.plugins import backends, find_variant, problems, variants
+from whisperd.plugins import backends, find_variant, problems, variants, versions
 print(json.dumps({
     "backends": [backend.name for backend in backends()],
     "variants": [variant.name for _, variant in variants()],
+    "versions": versions(),
     "found": find_variant("toy-cpu") is not None,
     "problems": [problem.to_wire() for problem in problems()],
     "native": sorted({"ctranslate2", "numpy", "tokenizers", "faster_whisper"} & set(sys.modules)),
@@ -47,6 +48,7 @@ def test_a_third_party_is_found_as_our_own_is() -> None:
     assert {"ctranslate2", "toy"} <= set(found["backends"])
     assert found["variants"][0] == "toy-cpu", "the highest priority first"
     assert found["found"]
+    assert found["versions"]["toy"] == "1.0"
 
 
 def test_our_own_alone() -> None:

@@ -30,6 +30,7 @@ __all__ = [
     "hookimpl",
     "problems",
     "variants",
+    "versions",
 ]
 
 log = logging.getLogger(__name__)
@@ -151,6 +152,8 @@ class Backend:
 class _Found:
     backends: tuple[Backend, ...]
     problems: tuple[WhisperdError, ...]
+    versions: Mapping[str, str]
+    """Of the distribution of each backend."""
 
 
 def backends() -> tuple[Backend, ...]:
@@ -177,9 +180,15 @@ def find_variant(name: str) -> tuple[Backend, Variant] | None:
     return next((pair for pair in variants() if pair[1].name == name), None)
 
 
+def versions() -> dict[str, str]:
+    """The version of the distribution that each backend comes from, by the backend's name."""
+    return dict(_find().versions)
+
+
 @functools.cache
 def _find() -> _Found:
     found: list[Backend] = []
+    versions: dict[str, str] = {}
     problems: list[WhisperdError] = []
     for entry_point in sorted(_entry_points(), key=lambda one: (one.name, _distribution(one) or "")):
         try:
@@ -187,10 +196,11 @@ def _find() -> _Found:
             if backend is not None:
                 _check_names_are_free(backend, found, entry_point)
                 found.append(backend)
+                versions[backend.name] = _version(entry_point)
         except WhisperdError as problem:
             log.warning("%s %s", problem.message, problem.fix, exc_info=problem.__cause__)
             problems.append(problem.copy())
-    return _Found(tuple(sorted(found, key=lambda backend: backend.name)), tuple(problems))
+    return _Found(tuple(sorted(found, key=lambda backend: backend.name)), tuple(problems), versions)
 
 
 def _entry_points() -> list[EntryPoint]:
@@ -282,3 +292,7 @@ def _called(entry_point: EntryPoint) -> str:
 
 def _distribution(entry_point: EntryPoint) -> str | None:
     return entry_point.dist.name if entry_point.dist else None
+
+
+def _version(entry_point: EntryPoint) -> str:
+    return (entry_point.dist and entry_point.dist.version) or "unknown"

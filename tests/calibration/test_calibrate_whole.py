@@ -136,7 +136,8 @@ def test_it_outlives_the_daemon_until_it_is_forgotten(many: Many, model: str) ->
     daemon.wait()
     daemon.start()
     with daemon.connect() as client:
-        assert client.calibration.show(model)["current"]
+        shown = client.calibration.show(model)
+        assert (shown["current"], shown["changed"]) == (True, [])
         assert loaded(client, model)["variant"] == "many-fast"
         assert client.calibration.forget(model) == {"model": model, "forgotten": 1}
         client.runtimes.unload("one")
@@ -147,18 +148,24 @@ def test_it_outlives_the_daemon_until_it_is_forgotten(many: Many, model: str) ->
     daemon.wait()
 
 
-def test_with_other_variants_it_counts_no_more(many: Many, model: str) -> None:
+def test_with_other_variants_and_settings_it_counts_no_more(many: Many, model: str) -> None:
     daemon = many({"slow": {"window_s": SLOW_S}, "fast": {}})
     with daemon.connect() as client:
         calibrated(client, model)
         client.daemon.stop()
     daemon.wait()
     daemon.env["VARIANTS"] = json.dumps({"slow": {}, "fast": {}, "new": {}})
+    daemon.settings("[runtime]\nbeam_size = 3")
     daemon.start()
     with daemon.connect() as client:
-        assert not client.calibration.show(model)["current"]
+        shown = client.calibration.show(model)
+        assert (shown["current"], shown["changed"]) == (
+            False,
+            ["beam_size is 3 and was 5", "many-new is new"],
+        )
         assert loaded(client, model)["variant"] == "many-slow"
-    assert "It does not count any more" in daemon.ctl("calibrate", model, "--show").out
+    said = "It does not count any more: beam_size is 3 and was 5; many-new is new."
+    assert said in daemon.ctl("calibrate", model, "--show").out
 
 
 def test_a_job_goes_before(many: Many, model: str, tmp_path: Path, held_file: Path) -> None:

@@ -68,11 +68,11 @@ class FakeTable:
 
 
 class FakeSurroundings:
-    def __init__(self, fingerprint: str = "here") -> None:
-        self._fingerprint = fingerprint
+    def __init__(self, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
 
-    async def fingerprint(self) -> str:
-        return self._fingerprint
+    async def circumstances(self) -> FakeSurroundings:
+        return self
 
 
 def calibrator(fingerprint: str = "here") -> Calibrator:

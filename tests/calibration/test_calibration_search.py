@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from whisperd.calibration import CalibrationTable, Calibrator, Idle, Possible, Surroundings
+from whisperd.calibration import CalibrationTable, Calibrator, Circumstances, Idle, Possible, Surroundings
 from whisperd.calibration.calibrator import MOST_BUDGET_S
 from whisperd.plugins import Backend, Variant
 from whisperd.rpc.errors import WhisperdError
@@ -41,12 +41,11 @@ class Computer:
     def surroundings(self) -> Surroundings:
         return Surroundings(
             variants=self.variants,
-            fingerprint=self.fingerprint,
+            circumstances=self.circumstances,
             prepare=self.prepare,
             check_room=self.check_room,
             parameters=self.parameters,
             cores=lambda: 2,
-            beam_size=lambda: 5,
             open_worker=self.open_worker,  # type: ignore[arg-type]
             clock=lambda: self.now_s,
         )
@@ -54,8 +53,10 @@ class Computer:
     async def variants(self, _: RuntimePreset) -> Sequence[Possible]:
         return [Possible(BACKEND, VARIANT)]
 
-    async def fingerprint(self) -> str:
-        return "here"
+    async def circumstances(self) -> Circumstances:
+        return Circumstances(
+            processor=None, cores=2, gpus=(), driver=None, beam_size=5, versions={}, variants={}
+        )
 
     async def prepare(self, *_: object) -> Prepared:
         return Prepared(BACKEND, VARIANT, None, Path("/model"))

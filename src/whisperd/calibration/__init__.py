@@ -5,6 +5,7 @@
 """
 
 from whisperd.calibration.calibrator import Calibrator, Possible, Surroundings, chosen_trial
+from whisperd.calibration.circumstances import Circumstances
 from whisperd.calibration.idle import Idle
 from whisperd.calibration.planner import reference_errors, striking_trial
 from whisperd.calibration.table import CalibrationTable
@@ -14,6 +15,7 @@ __all__ = [
     "Calibration",
     "CalibrationTable",
     "Calibrator",
+    "Circumstances",
     "Idle",
     "Possible",
     "Setting",

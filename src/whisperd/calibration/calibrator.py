@@ -19,6 +19,7 @@ import msgspec
 
 from whisperd.calibration import planner
 from whisperd.calibration.bench import Bench, Limits, OutOfTime
+from whisperd.calibration.circumstances import Circumstances
 from whisperd.calibration.idle import Idle
 from whisperd.calibration.table import CalibrationTable
 from whisperd.calibration.values import (
@@ -79,8 +80,8 @@ class Surroundings:
 
     variants: Callable[[RuntimePreset], Awaitable[Sequence[Possible]]]
     """Every variant that loads the model of a preset, in the order of their priority."""
-    fingerprint: Callable[[], Awaitable[str]]
-    """Of this computer, and of the versions of all variants."""
+    circumstances: Callable[[], Awaitable[Circumstances]]
+    """As they are now."""
     prepare: Callable[[RuntimePreset, Backend, Variant], Awaitable[Prepared]]
     """Gets everything that a worker of a variant needs. Raises `WhisperdError`."""
     check_room: Callable[[RuntimePreset, Prepared, LoadParams, int], Awaitable[None]]
@@ -89,7 +90,6 @@ class Surroundings:
     """How many parameters a model has."""
     cores: Callable[[], int]
     """That may be used."""
-    beam_size: Callable[[], int]
     open_worker: OpenWorker
     publish: Callable[[CalibrationProgress], None] = lambda _event: None
     clock: Callable[[], float] = time.monotonic
@@ -129,23 +129,21 @@ class Calibrator:
             log.info("calibrated %s in %.0f s, %d trials", model, found.elapsed_s, len(found.trials))
             return found
 
-    async def fingerprint(self) -> str:
-        """Of this computer as it is now, and of the versions of all variants."""
-        return await self._around.fingerprint()
+    async def circumstances(self) -> Circumstances:
+        """As they are now."""
+        return await self._around.circumstances()
 
     async def current(self, model: str) -> Calibration | None:
         """What was found for a model on this computer as it is now."""
-        return self._table.find(model, await self._around.fingerprint())
+        return self._table.find(model, (await self.circumstances()).fingerprint)
 
-    async def show(self, model: str) -> tuple[Calibration, bool] | None:
-        """What was found for a model at last, and whether it still counts."""
-        current = await self.current(model)
-        latest = current or self._table.latest(model)
-        return None if latest is None else (latest, current is not None)
+    async def show(self, model: str) -> Calibration | None:
+        """What was found for a model at last, whether it still counts or not."""
+        return await self.current(model) or self._table.latest(model)
 
     async def speeds(self) -> dict[str, float]:
         """How many seconds of audio are transcribed in a second, by model, as far as that is known here."""
-        fingerprint = await self._around.fingerprint()
+        fingerprint = (await self.circumstances()).fingerprint
         found = {one.model: chosen_trial(one) for one in self._table.all() if one.fingerprint == fingerprint}
         return {model: trial.speed for model, trial in found.items() if trial and trial.speed}
 
@@ -216,7 +214,7 @@ class _Search:
         self._idle = idle
         self._quiet_s = quiet_s
         self._preset = RuntimePreset(id="calibration", name=model, model=model, created="", changed="")
-        self._options = DecodeOptions(language="en", beam_size=around.beam_size())
+        self._options = DecodeOptions(language="en")
         self._possible: dict[str, Possible] = {}
         self._prepared: dict[str, Prepared] = {}
         self._candidates: list[Candidate] = []
@@ -227,7 +225,8 @@ class _Search:
 
     async def run(self) -> Calibration:
         around = self._around
-        fingerprint = await around.fingerprint()
+        circumstances = await around.circumstances()
+        self._options = DecodeOptions(language="en", beam_size=circumstances.beam_size)
         self._patience_s = patience_s(await around.parameters(self._model))
         possible = await around.variants(self._preset)
         self._possible = {one.variant.name: one for one in possible if one.problem is None}
@@ -236,7 +235,8 @@ class _Search:
             await self._go_on_from(setting)
         return Calibration(
             model=self._model,
-            fingerprint=fingerprint,
+            fingerprint=circumstances.fingerprint,
+            circumstances=circumstances,
             time=now_rfc3339(),
             elapsed_s=round(self._spent_s, 1),
             is_complete=planner.is_searched(self._candidates, self._trials),

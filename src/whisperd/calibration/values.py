@@ -6,6 +6,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from whisperd.calibration.circumstances import Circumstances
+
 __all__ = [
     "FULL_MARGIN_S",
     "USUAL_MARGIN_S",
@@ -115,7 +117,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     fingerprint: str
-    """Of the computer and of the versions of all variants; with another one it does not count."""
+    """That of the circumstances; with another one it does not count."""
     time: str
     """RFC 3339."""
     elapsed_s: float
@@ -125,3 +127,5 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     candidates: tuple[Candidate, ...]
     trials: tuple[Trial, ...]
     passed_over: tuple[PassedOver, ...] = ()
+    circumstances: Circumstances | None = None
+    """In which it was found; None of old ones."""

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Final
 
 import anyio.to_thread
-import msgspec
 
-from whisperd.calibration import Possible, Surroundings
+from whisperd._version import __version__
+from whisperd.calibration import Circumstances, Possible, Surroundings
 from whisperd.daemon.preparing import use_calibration
 from whisperd.disk import megabytes
 from whisperd.hardware import usable_cores
 from whisperd.natives import Bundle
-from whisperd.plugins import Backend, Variant, variants
+from whisperd.plugins import Backend, Variant, variants, versions
 from whisperd.progress import OnProgress
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.file_models import variants_for
@@ -80,12 +79,11 @@ def calibration_surroundings(service: Service, room: Room) -> Surroundings:
 
     return Surroundings(
         variants=possible,
-        fingerprint=lambda: _fingerprint(service),
+        circumstances=lambda: _circumstances(service),
         prepare=prepare_variant,
         check_room=check_room,
         parameters=parameters,
         cores=usable_cores,
-        beam_size=lambda: service.settings.runtime.beam_size,
         open_worker=open_prepared,
         publish=lambda event: service.hub.publish("calibration", event),
     )
@@ -101,7 +99,7 @@ async def calibrate_by_itself(service: Service, is_allowed: Callable[[], bool]) 
         change = service.idle.change
         model = _to_calibrate(service)
         if is_allowed() and model and not await service.calibrator.current(model):
-            attempt = (model, await service.calibrator.fingerprint())
+            attempt = (model, (await service.calibrator.circumstances()).fingerprint)
             if attempt not in tried:
                 await service.idle.quiet(service.settings.daemon.calibrate_after_s)
                 if is_allowed() and model == _to_calibrate(service):
@@ -144,23 +142,22 @@ def _too_dear(service: Service, variant: Variant) -> WhisperdError | None:
     return WhisperdError("native.not_installed", reason, fix)
 
 
-async def _fingerprint(service: Service) -> str:
-    """Another one as soon as something has changed on which the speed of a model depends."""
+async def _circumstances(service: Service) -> Circumstances:
     hardware = await service.computer.hardware()
-    versions = await anyio.to_thread.run_sync(
-        lambda: {one.name: _version(service, one) for _, one in variants()}
+    return Circumstances(
+        processor=hardware.processor.model if hardware.processor else None,
+        cores=usable_cores(),
+        gpus=tuple((gpu.name, gpu.memory_total) for gpu in hardware.gpus.gpus),
+        driver=hardware.gpus.driver,
+        beam_size=service.settings.runtime.beam_size,
+        versions={"whisperd": __version__, **versions()},
+        variants=await anyio.to_thread.run_sync(
+            lambda: {one.name: _digest(service, one) for _, one in variants()}
+        ),
     )
-    facts = {
-        "processor": hardware.processor.model if hardware.processor else None,
-        "cores": usable_cores(),
-        "gpus": [(gpu.name, gpu.memory_total) for gpu in hardware.gpus.gpus],
-        "driver": hardware.gpus.driver,
-        "variants": versions,
-    }
-    return hashlib.sha256(msgspec.json.encode(facts, order="sorted")).hexdigest()[:16]
 
 
-def _version(service: Service, variant: Variant) -> str | None:
+def _digest(service: Service, variant: Variant) -> str | None:
     """The very files that a variant is, or would be once it is installed; None where it cannot be."""
     bundle = Bundle.of(variant)
     if bundle is None:

@@ -78,8 +78,9 @@ def summary(found: Map) -> list[str]:
     if not found["complete"]:
         lines.append("The time was up before everything was tried that might be faster.")
     if not found["current"]:
-        lines.append("It does not count any more, since this computer or a library has changed:")
-        lines.append(f"  `whisperctl calibrate {printable(found['model'])}` does it again.")
+        why = "; ".join(map(printable, found["changed"])) or "this computer or whisperd has changed"
+        lines.append(f"It does not count any more: {why}.")
+        lines.append(f"`whisperctl calibrate {printable(found['model'])}` does it again.")
     return lines
 
 

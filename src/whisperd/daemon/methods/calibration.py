@@ -6,6 +6,7 @@ from typing import Any
 
 from whisperd.calibration import (
     Calibration,
+    Circumstances,
     Setting,
     Trial,
     chosen_trial,
@@ -39,22 +40,22 @@ async def run(call: Call, params: CalibrationParams) -> dict[str, Any]:
     await prepare_runtime(service, preset, lambda _progress: None)
     found = await service.calibrator.run(model)
     await use_calibration(service, model)
-    return _described(found, is_current=True)
+    return _described(found, await service.calibrator.circumstances())
 
 
 async def show(call: Call, params: CalibrationParams) -> dict[str, Any]:
     """What was found for a model, and what was tried."""
     model = await _model(call, params)
-    shown = await call.service.calibrator.show(model)
-    if shown is None:
+    calibrator = call.service.calibrator
+    found = await calibrator.show(model)
+    if found is None:
         raise WhisperdError(
             "calibration.none",
             f"The model {model} was not calibrated on this computer.",
             f"Run `whisperctl calibrate {model}`; it takes about a minute.",
             {"model": model},
         )
-    found, is_current = shown
-    return _described(found, is_current=is_current)
+    return _described(found, await calibrator.circumstances())
 
 
 async def forget(call: Call, params: CalibrationParams) -> dict[str, Any]:
@@ -69,12 +70,14 @@ async def _model(call: Call, params: CalibrationParams) -> str:
     return await call.service.known_model(params.model)
 
 
-def _described(found: Calibration, *, is_current: bool) -> dict[str, Any]:
+def _described(found: Calibration, now: Circumstances) -> dict[str, Any]:
     chosen = chosen_trial(found)
+    before = found.circumstances
     return {
         "model": found.model,
         "time": found.time,
-        "current": is_current,
+        "current": found.fingerprint == now.fingerprint,
+        "changed": now.changes_since(before) if before else [],
         "complete": found.is_complete,
         "elapsed": found.elapsed_s,
         "chosen": _described_setting(chosen.setting) | {"speed": chosen.speed} if chosen else None,

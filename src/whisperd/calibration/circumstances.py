@@ -1,0 +1,61 @@
+"""What the speed of a model depends on, so that it is known when a calibration counts no more. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+__all__ = ["Circumstances"]
+
+
+class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
+    """A computer, and what computes on it."""
+
+    processor: str | None
+    cores: int
+    """That may be used."""
+    gpus: tuple[tuple[str, int], ...]
+    """Name and memory in bytes of each."""
+    driver: str | None
+    """The version of the GPUs' driver."""
+    beam_size: int
+    """Of jobs that name none; with it was measured."""
+    versions: Mapping[str, str]
+    """Of whisperd, and of the distribution that each backend comes from. Who changes how fast an engine is
+    need not think of this."""
+    variants: Mapping[str, str | None]
+    """The digest of the files of each; None where there can be none."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Another one as soon as anything has changed."""
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()[:16]
+
+    def changes_since(self, before: Circumstances) -> list[str]:
+        """What is another than it was: for a person, each the end of a sentence."""
+        return list(self._changes_since(before))
+
+    def _changes_since(self, before: Circumstances) -> Iterator[str]:
+        for name, old, new in (
+            ("the processor", before.processor, self.processor),
+            ("the number of cores", before.cores, self.cores),
+            ("the driver of the GPU", before.driver, self.driver),
+            ("beam_size", before.beam_size, self.beam_size),
+        ):
+            if old != new:
+                yield f"{name} is {new or 'unknown'} and was {old or 'unknown'}"
+        if before.gpus != self.gpus:
+            yield "the GPUs are not the same"
+        for name in sorted({*before.versions, *self.versions}):
+            old, new = before.versions.get(name), self.versions.get(name)
+            if old != new:
+                yield f"{name} is {new or 'not here'} and was {old or 'not here'}"
+        for name in sorted({*before.variants, *self.variants}):
+            if name not in before.variants:
+                yield f"{name} is new"
+            elif name not in self.variants:
+                yield f"{name} is gone"
+            elif before.variants[name] != self.variants[name]:
+                yield f"the libraries of {name} are not the same"

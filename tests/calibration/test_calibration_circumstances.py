@@ -1,0 +1,57 @@
+"""When a calibration counts no more, and how that is said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from whisperd.calibration import Circumstances
+
+HERE = Circumstances(
+    processor="Fast 9000",
+    cores=2,
+    gpus=(("Big GPU", 24_000_000_000),),
+    driver="550.1",
+    beam_size=5,
+    versions={"whisperd": "1.0", "ctranslate2": "1.0"},
+    variants={"ctranslate2-cpu": "abc", "ctranslate2-cuda11": None},
+)
+
+
+def test_what_is_as_it_was_counts() -> None:
+    kept = msgspec.json.decode(msgspec.json.encode(HERE), type=Circumstances)
+    assert kept.fingerprint == HERE.fingerprint
+    assert kept.changes_since(HERE) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"processor": "Slow 1"}, "the processor is Slow 1 and was Fast 9000"),
+        ({"processor": None}, "the processor is unknown and was Fast 9000"),
+        ({"cores": 8}, "the number of cores is 8 and was 2"),
+        ({"gpus": ()}, "the GPUs are not the same"),
+        ({"driver": "560.2"}, "the driver of the GPU is 560.2 and was 550.1"),
+        ({"beam_size": 1}, "beam_size is 1 and was 5"),
+        ({"versions": {**HERE.versions, "whisperd": "1.1"}}, "whisperd is 1.1 and was 1.0"),
+        ({"versions": {"whisperd": "1.0"}}, "ctranslate2 is not here and was 1.0"),
+        ({"versions": {**HERE.versions, "third": "0.1"}}, "third is 0.1 and was not here"),
+        (
+            {"variants": {**HERE.variants, "ctranslate2-cpu": "def"}},
+            "the libraries of ctranslate2-cpu are not the same",
+        ),
+        ({"variants": {"ctranslate2-cpu": "abc"}}, "ctranslate2-cuda11 is gone"),
+        ({"variants": {**HERE.variants, "third-cpu": None}}, "third-cpu is new"),
+    ],
+)
+def test_what_has_changed_is_said(changed: dict[str, Any], said: str) -> None:
+    now = msgspec.structs.replace(HERE, **changed)
+    assert now.fingerprint != HERE.fingerprint
+    assert now.changes_since(HERE) == [said]
+
+
+def test_all_that_has_changed_is_said() -> None:
+    now = msgspec.structs.replace(HERE, cores=4, beam_size=1)
+    assert now.changes_since(HERE) == ["the number of cores is 4 and was 2", "beam_size is 1 and was 5"]
