@@ -27,7 +27,7 @@ from whisperd.audio.clips import Clip
 from whisperd.audio.files import open_regular_file
 from whisperd.audio.found import merge
 from whisperd.audio.marks import PROVEN, WARM_UP, unpack_marks
-from whisperd.audio.process import FindBundle
+from whisperd.audio.pool import FindBundle
 from whisperd.rpc.errors import WhisperdError
 from whisperd_testing import run_python, unprivileged
 

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from whisperd.audio import DecodeParams, DecoderOptions, DecoderPool, Decoding, WindowAudio, open_decoder_pool
-from whisperd.audio.process import FindBundle
+from whisperd.audio.pool import FindBundle
 from whisperd.rpc.errors import WhisperdError
 from whisperd_testing import LIMIT_S
 

@@ -27,7 +27,7 @@ from whisperd.audio.messages import (
 )
 
 if TYPE_CHECKING:
-    from whisperd.audio.process import DecoderOptions, DecoderPool, Decoding, Listening, open_decoder_pool
+    from whisperd.audio.pool import DecoderOptions, DecoderPool, Decoding, Listening, open_decoder_pool
 
 __all__ = [
     "MAX_WINDOW_S",
@@ -61,7 +61,7 @@ def media_lock() -> str:
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from whisperd.audio import process
+        from whisperd.audio import pool
 
-        return getattr(process, name)
+        return getattr(pool, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

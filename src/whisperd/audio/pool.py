@@ -1,0 +1,244 @@
+"""The daemon's pool of decoder processes: which are started, which stand ready, which are ended.
+
+A process decodes one file at a time. It is reused after a clean decode and thrown away after any
+error, so that what hostile media did to it cannot reach the next file.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import anyio
+from anyio.abc import TaskGroup
+
+from whisperd.audio.messages import DecodeParams
+from whisperd.audio.process import Decoder, Decoding, Listening
+from whisperd.child import python_command
+from whisperd.isolation import isolated_environment
+from whisperd.rpc.errors import WhisperdError
+from whisperd.tasks import open_task_group
+
+__all__ = ["DecoderOptions", "DecoderPool", "Decoding", "FindBundle", "Listening", "open_decoder_pool"]
+
+log = logging.getLogger(__name__)
+
+FindBundle = Callable[[], Awaitable[Path]]
+"""Says where the `media` bundle is, installing it first if need be; asked before each process start."""
+
+
+@dataclass(frozen=True)
+class DecoderOptions:
+    """Limits on decoder processes."""
+
+    max_processes: int = 2
+    """How many files are decoded at the same time; more wait."""
+    stall_timeout_s: float = 30.0
+    """A decoder from which nothing comes for so long, though we are waiting for it, is stuck."""
+    memory_limit_bytes: int = 1024**3
+    """What the kernel lets a process have (Linux)."""
+    refill_delay_s: float = 1.0
+    """How long a file keeps its decoder before another one is made ready beside it."""
+    linger_s: float = 5.0
+    """How long more than one stand ready: where many short files come, they need not be started anew."""
+    patience_s: float = 0.3
+    """How long a file waits for a decoder to come back before one is started for it: about as long as that
+    takes. Where many short files come together, a few decoders are enough, and each saves the processor time
+    of a start."""
+
+
+MakeCommand = Callable[[Path, DecoderOptions], list[str]]
+"""Says how a decoder process is started from this bundle."""
+
+
+def decoder_command(bundle: Path, options: DecoderOptions) -> list[str]:
+    """How a decoder process is started."""
+    return python_command("whisperd.audio.decoder", str(bundle), str(options.memory_limit_bytes))
+
+
+@asynccontextmanager
+async def open_decoder_pool(
+    find_bundle: FindBundle, options: DecoderOptions | None = None, command: MakeCommand = decoder_command
+) -> AsyncIterator[DecoderPool]:
+    """A pool of decoders; no process of it is left after the block."""
+    async with open_task_group() as tasks:
+        pool = DecoderPool(tasks, find_bundle, options or DecoderOptions(), command)
+        tasks.start_soon(pool.run)
+        try:
+            yield pool
+        finally:
+            tasks.cancel_scope.cancel()
+
+
+class DecoderPool:
+    """Decodes files in child processes. Make one with `open_decoder_pool`."""
+
+    def __init__(
+        self, tasks: TaskGroup, find_bundle: FindBundle, options: DecoderOptions, command: MakeCommand
+    ) -> None:
+        self._tasks = tasks
+        self._find_bundle = find_bundle
+        self._options = options
+        self._command = command
+        self._slots = anyio.Semaphore(options.max_processes)
+        self._idle: list[Decoder] = []
+        self._warming_up = anyio.Lock()
+        self._changed = anyio.Event()
+        self._came_back = anyio.Event()
+        self._keep_warm = False
+
+    def limit(self, *, stall_timeout_s: float, memory_limit_bytes: int) -> None:
+        """Change limits, for the next file. A process that was started with others decodes no more."""
+        self._options = replace(
+            self._options, stall_timeout_s=stall_timeout_s, memory_limit_bytes=memory_limit_bytes
+        )
+        self._changed.set()
+
+    @property
+    def keep_warm(self) -> bool:
+        """Whether a process stands ready for the next file, as far as `max_processes` allows."""
+        return self._keep_warm
+
+    @keep_warm.setter
+    def keep_warm(self, value: bool) -> None:
+        self._keep_warm = value
+        self._changed.set()
+
+    @asynccontextmanager
+    async def decode(self, params: DecodeParams, *, is_patient: bool = True) -> AsyncIterator[Decoding]:
+        """Decode one file; waits while too many are being decoded.
+
+        Who is patient waits a moment for another one's decoder before one is started.
+        Leaving the block before the end kills the decoder.
+        """
+        async with self._slots:
+            decoder = await self._obtain(is_patient=is_patient)
+            decoding = Decoding(decoder, params, self._options.stall_timeout_s)
+            try:
+                self._tasks.start_soon(decoding.ask)
+                yield decoding
+            finally:
+                decoding.close()
+                await self._give_back(decoder, is_well=decoding.result is not None)
+
+    @asynccontextmanager
+    async def listen(self) -> AsyncIterator[Listening]:
+        """Follow somebody who speaks, for as long as that takes; it keeps no file from being decoded.
+
+        Leaving the block before the end kills the decoder.
+        """
+        decoder = await self._obtain(is_patient=False)
+        listening = Listening(decoder, self._options.stall_timeout_s)
+        try:
+            await listening.begin()
+            yield listening
+        finally:
+            await self._give_back(decoder, is_well=listening.is_over)
+
+    async def run(self) -> None:
+        """Keep a process ready while that is wanted. Sleeps until something changes."""
+        while True:
+            with anyio.move_on_after(self._lingering_s()):
+                await self._changed.wait()
+            self._changed = anyio.Event()
+            while self._lingering_s() == 0:
+                await self._idle.pop(0).end()
+            if self._keep_warm and self._is_busy():
+                # Most files are short, and their decoder comes back: to start another one at once
+                # would only take processor time from the work that somebody waits for.
+                with anyio.move_on_after(self._options.refill_delay_s):
+                    while self._keep_warm and self._is_busy() and not self._idle:
+                        await self._changed.wait()
+                        self._changed = anyio.Event()
+            if not self._keep_warm or any(map(self._is_outdated, self._idle)):
+                while self._idle:
+                    await self._idle.pop().end()
+            if not self._keep_warm:
+                continue
+            if not self._idle and self._slots.value > 0:
+                async with self._warming_up:
+                    await self._warm_up()
+
+    async def _give_back(self, decoder: Decoder, *, is_well: bool) -> None:
+        """Keep a decoder for the next files, or end it."""
+        if is_well and self._keep_warm and not self._is_outdated(decoder):
+            decoder.idle_since_s = anyio.current_time()
+            self._stand_ready(decoder)
+        else:
+            await decoder.end()
+        self._changed.set()
+
+    def _stand_ready(self, decoder: Decoder) -> None:
+        self._idle.append(decoder)
+        self._came_back.set()
+        self._came_back = anyio.Event()
+
+    def _lingering_s(self) -> float | None:
+        """How long the one that was used least lately may still stand ready; None if it is the only one."""
+        if len(self._idle) < 2:
+            return None
+        return max(0.0, self._idle[0].idle_since_s + self._options.linger_s - anyio.current_time())
+
+    def _is_outdated(self, decoder: Decoder) -> bool:
+        return decoder.memory_limit_bytes != self._options.memory_limit_bytes
+
+    def _is_busy(self) -> bool:
+        """Whether a file is being decoded."""
+        return self._slots.value < self._options.max_processes
+
+    async def _warm_up(self) -> None:
+        try:
+            decoder = await self._start()
+        except (OSError, WhisperdError) as error:  # the next decode meets it too, and reports it
+            log.warning("no decoder can be kept ready: %s", error)
+            return
+        if await self._answers(decoder, "warm_up"):
+            if self._idle:  # one that was at work has come back meanwhile
+                await decoder.end()
+            else:
+                self._stand_ready(decoder)
+
+    async def _obtain(self, *, is_patient: bool) -> Decoder:
+        async with self._warming_up:
+            pass  # a process that is being made ready is the soonest to be had
+        while True:
+            while self._idle:
+                decoder = self._idle.pop()
+                self._changed.set()
+                if self._is_outdated(decoder):
+                    await decoder.end()
+                elif await self._answers(decoder, "ping"):
+                    return decoder
+            is_alone = self._slots.value >= self._options.max_processes - 1
+            if not is_patient or is_alone or not self._keep_warm:
+                return await self._start()
+            is_patient = await self._one_comes_back()
+
+    async def _one_comes_back(self) -> bool:
+        """Wait a moment for a decoder that another file has; returns whether one came back."""
+        with anyio.move_on_after(self._options.patience_s):
+            await self._came_back.wait()
+            return True
+        return False
+
+    async def _start(self) -> Decoder:
+        decoder = Decoder(self._options.memory_limit_bytes)
+        bundle = await self._find_bundle()
+        command = self._command(bundle, self._options)
+        await self._tasks.start(decoder.run, command, isolated_environment(os.environ, bundle))
+        return decoder
+
+    async def _answers(self, decoder: Decoder, method: str) -> bool:
+        """Whether a decoder is alive and well; otherwise it is ended."""
+        well = False
+        try:
+            with anyio.move_on_after(self._options.stall_timeout_s):
+                well = await decoder.answers(method)
+        finally:
+            if not well:
+                await decoder.end()
+        return well
