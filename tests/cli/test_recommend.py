@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from test_terminal import Terminal
@@ -62,13 +64,19 @@ def test_a_model_is_shown(shared: RunningDaemon) -> None:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
     """A daemon on a computer with little memory, and without a network."""
-    folder = tmp_path_factory.mktemp("small")
-    env = {"WHISPERD_MODELS_DIR": str(folder / "models"), "WHISPERD_OFFLINE": "1"}
+    with small_daemon(tmp_path_factory.mktemp("small")) as daemon:
+        yield daemon
+
+
+@contextmanager
+def small_daemon(folder: Path, **env: str) -> Iterator[RunningDaemon]:
+    env |= {"WHISPERD_MODELS_DIR": str(folder / "models"), "WHISPERD_OFFLINE": "1"}
     daemon = RunningDaemon(folder, env=env, program=("small_daemon",))
     daemon.env["PYTHONPATH"] += f"{os.pathsep}{TESTS}"
-    daemon.start()
-    yield daemon
-    daemon.close()
+    try:
+        yield daemon.start()
+    finally:
+        daemon.close()
 
 
 class TestWarnings:
@@ -95,6 +103,16 @@ class TestWarnings:
             tiny = client.runtimes.edit("told", model="tiny")
             assert tiny["warnings"] == []
             assert tiny["to_download"] == {"model": "tiny", "size": client.models.show("tiny")["size"]}
+
+    def test_importing_one_says_it(self, tmp_path: Path, toy: Callable[..., str]) -> None:
+        with small_daemon(tmp_path, MEMORY="200_000_000") as tiny:
+            said = tiny.ctl("models", "import", toy(), "mine")
+            assert said.status == 0 and said.out.startswith("mine is installed")
+            assert (
+                "The model mine needs about 208.0 MB of memory, and this computer has 200.0 MB." in said.err
+            )
+            told = tiny.ctl("models", "import", toy(), "yours", "--json")
+            assert told.err == "" and [one["code"] for one in told.json["warnings"]] == ["model.too_large"]
 
     def test_creating_one_says_it_and_downloads_nothing(self, small: RunningDaemon) -> None:
         done = small.ctl("runtimes", "create", "best", "--model", "large-v3")

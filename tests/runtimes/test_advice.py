@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from whisperd.hardware import Gpu, Memory
-from whisperd.models import ModelStore
-from whisperd.plugins import Backend, Variant
+from whisperd.models import InstalledModel, ModelStore
+from whisperd.plugins import Backend, ModelFacts, Variant
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.advice import Advisor
 from whisperd.runtimes.preset import RuntimePreset
@@ -99,6 +100,52 @@ async def test_what_was_measured_is_used(tmp_path: Path) -> None:
     first = (await fast.recommend("de"))[0]
     assert (first.name, first.recommended, first.measured) == ("small", True, False)
     assert await advisor(tmp_path, 16 * GB).suitable() == "base"
+
+
+def imported(folder: Path, **facts: Any) -> InstalledModel:
+    """A folder of 3 GB, or a file, that was brought here under a name of its own."""
+    (folder / "mine").mkdir()
+    with (folder / "mine" / "model.bin").open("wb") as file:
+        file.truncate(3 * GB)
+    return InstalledModel(
+        name="mine",
+        repo=None,
+        size=3 * GB,
+        memory=None,
+        languages=("en",) if facts.get("language_count") == 1 else None,
+        installed=True,
+        verified=True,
+        path=str(folder / "mine"),
+        facts=ModelFacts(format="ggml", compute_type="float16", **facts) if facts else None,
+        source="folder",
+    )
+
+
+@pytest.mark.parametrize(
+    ("memory", "gpu_bytes", "largest"),
+    [(2 * GB, (), "small"), (8 * GB, (), None), (2 * GB, (24 * GB,), None), (8 * GB, (2 * GB,), "small")],
+)
+async def test_an_imported_folder_is_judged_by_its_size(
+    tmp_path: Path, memory: int, gpu_bytes: tuple[int, ...], largest: str | None
+) -> None:
+    found = await advisor(tmp_path, memory, *gpu_bytes).warnings_of_imported(imported(tmp_path))
+    assert [one.data["largest"] for one in found] == ([largest] if largest else [])
+    for warning in found:
+        assert warning.code == "model.too_large" and "The model mine needs about" in warning.message
+        assert (warning.data["download"], warning.data["loadable"]) == (0, memory > 2 * GB)
+
+
+@pytest.mark.parametrize(
+    ("precision", "language_count", "largest"),
+    [("f16", 99, "medium"), ("f16", 1, "medium.en"), ("q4_0", 99, None)],
+)
+async def test_an_imported_file_is_judged_by_what_it_says(
+    tmp_path: Path, precision: str, language_count: int, largest: str | None
+) -> None:
+    """On the processor, whatever GPU there is."""
+    model = imported(tmp_path, precision=precision, parameters=769_000_000, language_count=language_count)
+    found = await advisor(tmp_path, 2_200_000_000, 24 * GB).warnings_of_imported(model)
+    assert [one.data["largest"] for one in found] == ([largest] if largest else [])
 
 
 async def refused(

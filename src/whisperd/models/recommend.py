@@ -15,6 +15,7 @@ from whisperd.rpc.errors import WhisperdError
 __all__ = [
     "GpuMemory",
     "Recommendation",
+    "SizedModel",
     "SpeedOf",
     "recommend",
     "speeds_from",
@@ -49,6 +50,21 @@ class GpuMemory(Protocol):
     @property
     def memory_total(self) -> int:
         """In bytes."""
+
+
+class SizedModel(Protocol):
+    """What is asked of a model, such as one of the catalogue, to know whether it fits."""
+
+    @property
+    def name(self) -> str:
+        """For a person."""
+
+    @property
+    def english_only(self) -> bool:
+        """Whether it knows no other language."""
+
+    def memory_bytes(self, compute_type: str, *, batch_size: int, device: str) -> int:
+        """As `whisperd.models.memory.need_bytes`."""
 
 
 class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,7 +189,7 @@ def _reason(model: CatalogueModel, fits: bool, is_best: bool, more_parameters: f
 
 
 def too_large(
-    model: CatalogueModel,
+    model: SizedModel,
     memory_total: int,
     gpus: Sequence[GpuMemory],
     models: Iterable[CatalogueModel],
@@ -182,12 +198,13 @@ def too_large(
 ) -> WhisperdError | None:
     """`model.too_large`, for a model that this computer, or its largest GPU, has not the memory for.
 
-    That is said before it is downloaded, and forbids nothing. It is judged by what it needs at least, with
-    one worker that computes one window at a time. Without `gpus` it is to run on the processor.
+    That is said before it is downloaded, or when it was imported, and forbids nothing. It is judged by what
+    it needs at least, with one worker that computes one window at a time. Without `gpus` it is to run on the
+    processor.
     """
     total = _gpu_total(gpus) or memory_total
 
-    def need(other: CatalogueModel) -> int:
+    def need(other: SizedModel) -> int:
         device, kind = ("cuda", "float16") if gpus else ("cpu", "int8")
         kind = kind if compute_type == "auto" else compute_type
         return other.memory_bytes(kind, batch_size=1, device=device)

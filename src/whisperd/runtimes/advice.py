@@ -1,12 +1,23 @@
-"""What is said of a choice before anything is downloaded for it: what suits, and what will not fit."""
+"""What is said of a choice: what suits, and what will not fit, before anything is downloaded for it."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from whisperd.hardware import Gpu, Memory, read_memory
-from whisperd.models import ModelStore
-from whisperd.models.recommend import Recommendation, recommend, speeds_from, suitable_model, too_large
+from whisperd.models import InstalledModel, ModelStore
+from whisperd.models.files import room_bytes
+from whisperd.models.memory import need_bytes
+from whisperd.models.recommend import (
+    Recommendation,
+    SizedModel,
+    recommend,
+    speeds_from,
+    suitable_model,
+    too_large,
+)
 from whisperd.plugins import Backend, Variant
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.computer import Computer
@@ -62,6 +73,22 @@ class Advisor:
         model = self._models.catalogue.find(name)
         if model is None or (await self._models.describe(name)).installed:
             return []
+        return await self._warnings(model, model.size_bytes, device, device_index, compute_type)
+
+    async def warnings_of_imported(self, model: InstalledModel) -> list[WhisperdError]:
+        """What speaks against using a model that was imported, which nothing has to be downloaded for."""
+        parameters = await self._models.parameters(model.name, Path(model.path))
+        device = "cpu" if model.facts else "auto"
+        return await self._warnings(_Imported(model, parameters), 0, device, (), "auto")
+
+    async def _warnings(
+        self,
+        model: SizedModel,
+        download_bytes: int | None,
+        device: str,
+        device_index: Sequence[int],
+        compute_type: str,
+    ) -> list[WhisperdError]:
         gpus: Sequence[Gpu] = () if device == "cpu" else await self._computer.usable_gpus()
         gpus = [gpu for gpu in gpus if not device_index or gpu.index in device_index]
         known, total = self._models.catalogue.models, self._memory().total
@@ -73,7 +100,7 @@ class Advisor:
         else:
             elsewhere = warning
         warning.data["loadable"] = not (_is_hopeless(warning) and _is_hopeless(elsewhere))
-        warning.data["download"] = model.size_bytes
+        warning.data["download"] = download_bytes
         return [warning]
 
     async def never_fitting(
@@ -100,6 +127,27 @@ class Advisor:
                         FailedVariant(variant, WhisperdError(code, warning.message, warning.fix, data))
                     )
         return found
+
+
+@dataclass(frozen=True)
+class _Imported:
+    """How much memory a model needs that the catalogue need not know: see `SizedModel`."""
+
+    model: InstalledModel
+    parameters: float
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    @property
+    def english_only(self) -> bool:
+        return self.model.languages == ("en",)
+
+    def memory_bytes(self, compute_type: str, *, batch_size: int, device: str) -> int:
+        if self.model.facts is not None:  # it is computed in as it is stored
+            return room_bytes(self.model.facts) or 0
+        return need_bytes(self.parameters, compute_type, batch_size=batch_size, device=device)
 
 
 def _is_hopeless(warning: WhisperdError | None) -> bool:

@@ -13,6 +13,7 @@ from whisperd.cli.command import (
     connect_as,
     for_each,
     model_warnings,
+    say_warnings,
     tell,
     tell_damage,
 )
@@ -196,6 +197,7 @@ def path(options: argparse.Namespace) -> int:
 def import_(options: argparse.Namespace) -> None:
     with connect_as(options) as client:
         answer = client.models.import_(options.path, options.name)
+    say_warnings(options, answer.get("warnings", ()))  # an older daemon has none
     confirm(options, answer, f"{answer['name']} is installed ({size(answer['size'])})")
 
 

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from whisperd.daemon.call import Call
 from whisperd.jobs.options import JobOptions, check_options
-from whisperd.models import InstalledModel, ModelSummary
+from whisperd.models import ModelSummary
 from whisperd.models.recommend import Recommendation
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import Name, NoParams, Params
@@ -88,9 +88,12 @@ async def path(call: Call, params: ModelParams) -> dict[str, Any]:
     return {"path": str(await call.service.models.path(params.name))}
 
 
-async def import_(call: Call, params: ImportParams) -> InstalledModel:
-    """Copy a model from a folder or a file into the store."""
-    return await call.service.models.import_model(params.path, params.name, call.service.on_model_progress)
+async def import_(call: Call, params: ImportParams) -> dict[str, Any]:
+    """Copy a model from a folder or a file into the store; says what speaks against it on this computer."""
+    service = call.service
+    imported = await service.models.import_model(params.path, params.name, service.on_model_progress)
+    warnings = await service.advisor.warnings_of_imported(imported)
+    return {**msgspec.structs.asdict(imported), "warnings": [warning.to_wire() for warning in warnings]}
 
 
 async def _warnings(call: Call, model: str) -> list[dict[str, Any]]:
