@@ -123,6 +123,18 @@ async def test_a_model_is_converted_once(
     assert converter.calls == ["int8"]
 
 
+async def test_whether_it_is_there_is_known_without_making_it(
+    store: ModelStore, converter: Converter
+) -> None:
+    assert await store.converted("toy", FORMAT, "int8") is None
+    assert converter.calls == []
+    path = await store.convert("toy", FORMAT, "int8")
+    assert await store.converted("toy", FORMAT, "int8") == path
+    assert await store.converted("toy", FORMAT, "float16") is None
+    path.write_bytes(b"something else")
+    assert await store.converted("toy", FORMAT, "int8") is None
+
+
 async def test_each_precision_is_a_file_of_its_own(store: ModelStore, converter: Converter) -> None:
     paths = {await store.convert("toy", FORMAT, precision) for precision in ("int8", "float16", "int8")}
     assert len(paths) == 2

@@ -313,6 +313,7 @@ def test_the_default_is_loaded_at_the_start(
     daemon.make_default(model)
     with daemon.connect() as client:
         until(lambda: runtime_with(client, model)["status"] == "loaded")
+        client.natives.install("media")  # without which it would not be loaded
         client.daemon.stop()
     daemon.wait()
     daemon.env["WHISPERD_PRELOAD"] = "1"

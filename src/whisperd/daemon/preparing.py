@@ -43,14 +43,19 @@ __all__ = [
 def native_bundles() -> list[Bundle]:
     """Every bundle there is: the decoder's first, then those of the variants, the best first."""
     return [
-        Bundle("media", media_lock()),
+        media_bundle(),
         *filter(None, (Bundle.of(variant) for _, variant in variants())),
     ]
 
 
+def media_bundle() -> Bundle:
+    """The decoder's."""
+    return Bundle("media", media_lock())
+
+
 async def install_media_bundle(service: Service) -> Path:
     """Where the decoder's bundle is, installed first if need be."""
-    return (await service.natives.install(native_bundles()[0], service.on_native_progress)).path
+    return (await service.natives.install(media_bundle(), service.on_native_progress)).path
 
 
 def runtime_surroundings(service: Service, room: Room, histories: HistoryStore) -> Surroundings:
@@ -158,11 +163,13 @@ async def stamp_of(service: Service, variant: Variant) -> str:
 
 
 async def preload(service: Service) -> None:
-    """Load the default runtime, unless something would have to be downloaded for it unasked."""
+    """Load the default runtime, unless something would have to be downloaded or converted for it unasked."""
     preset = service.runtimes.default.preset
     try:
         usable = await ranked_variants(service, preset)
         is_there = await is_prepared(preset, usable, service.natives, service.models)
+        # What decodes its files is made ready with it.
+        is_there &= service.natives.find(media_bundle()) is not None
     except WhisperdError:
         is_there = True  # it fails before anything is downloaded, and its status says why
     if is_there:

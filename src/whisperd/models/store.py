@@ -210,6 +210,11 @@ class ModelStore:
             fetch=self._ready(name, format, precision, on_progress),
         )
 
+    async def converted(self, name: str, format: ModelFormat, precision: str) -> Path | None:
+        """The file of an installed model in another format, if it is there. Errors: those of `path`."""
+        source, _ = await anyio.to_thread.run_sync(self._source, name, await self.path(name))
+        return await anyio.to_thread.run_sync(self._converted.find, source, format, precision)
+
     def _ready(
         self, name: str, format: ModelFormat, precision: str, on_progress: OnProgress
     ) -> FetchReady | None:

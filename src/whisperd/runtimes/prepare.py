@@ -10,7 +10,7 @@ from pathlib import Path
 
 from whisperd.models import InstalledModel, ModelStore
 from whisperd.natives import Bundle, NativeStore
-from whisperd.plugins import Backend, Variant
+from whisperd.plugins import Backend, ModelFormat, Variant
 from whisperd.progress import OnProgress
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.fallback import (
@@ -128,9 +128,15 @@ async def _path_for(
     on_progress: OnProgress,
 ) -> Path:
     """Where the engine of a backend finds a model: as it is, or in the backend's own format."""
-    if backend.model_format is None or model.facts is not None:
+    format = _format_for(backend, model)
+    if format is None:
         return Path(model.path)
-    return await models.convert(model.name, backend.model_format, precision, bundle_path, on_progress)
+    return await models.convert(model.name, format, precision, bundle_path, on_progress)
+
+
+def _format_for(backend: Backend, model: InstalledModel) -> ModelFormat | None:
+    """The format that a backend needs a model in; None where it loads it as it is."""
+    return None if model.facts is not None else backend.model_format
 
 
 def _failed(preset: RuntimePreset, variant: Variant, error: WhisperdError) -> FailedVariant:
@@ -160,12 +166,18 @@ async def is_prepared(
     natives: NativeStore,
     models: ModelStore,
 ) -> bool:
-    """Whether it can be loaded without downloading anything. Raises like `choose_variant`."""
-    _, variant = choose_variant(preset, usable)
+    """Whether it can be loaded with nothing downloaded or converted for it. Raises like `choose_variant`."""
+    backend, variant = choose_variant(preset, usable)
     bundle = Bundle.of(variant)
     if bundle is not None and natives.find(bundle) is None:
         return False
-    return await models.find(preset.model) is not None
+    model = await models.find(preset.model)
+    if model is None:
+        return False
+    format = _format_for(backend, model)
+    if format is None:
+        return True
+    return await models.converted(model.name, format, compute_type(preset, variant)) is not None
 
 
 def compute_type(preset: RuntimePreset, variant: Variant) -> str:

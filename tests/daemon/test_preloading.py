@@ -1,0 +1,109 @@
+"""The default runtime is loaded at a start only where nothing has to be fetched, or made, for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from whisperd.audio import media_lock
+from whisperd.daemon.preparing import preload
+from whisperd.models import InstalledModel
+from whisperd.natives import Bundle
+from whisperd.plugins import Backend, ModelFacts, ModelFormat, Variant
+from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes.preset import RuntimePreset
+
+pytestmark = pytest.mark.anyio
+
+FACTS = ModelFacts(format="toy", precision="q5", compute_type="int8", parameters=1_000_000, language_count=1)
+VARIANT = Variant(
+    # Of any lock, which is only asked for.
+    name="toy-cpu",
+    lock=media_lock(),
+    device="cpu",
+    priority=1,
+    compute_types=("int8",),
+)
+PLAIN = Backend(name="toy", engine="", variants=(VARIANT,))
+CONVERTING = Backend(
+    name="toy", engine="", variants=(VARIANT,), model_format=ModelFormat(name="toy", convert="")
+)
+
+
+class Service:
+    """What is asked of a daemon's: it lacks some things, and knows whether the default was to be loaded."""
+
+    def __init__(self, backend: Backend, *missing: str, facts: ModelFacts | None = None) -> None:
+        self.missing = missing
+        self.backend = backend
+        self.model_facts = facts
+        self.began = False
+        self.natives = SimpleNamespace(find=self.bundle, has_to_be_built=lambda _: False)
+        self.models = SimpleNamespace(find=self.model, facts=self.facts, converted=self.converted)
+        self.computer = SimpleNamespace(usable_variants=self.variants)
+        self.calibrator = SimpleNamespace(ranked=self.ranked)
+        preset = RuntimePreset(id="1", name="one", model="tiny", created="", changed="")
+        self.runtimes = SimpleNamespace(default=SimpleNamespace(preset=preset), begin_to_load=self.begin)
+
+    def bundle(self, bundle: Bundle) -> object | None:
+        return None if bundle.name in self.missing else object()
+
+    async def model(self, name: str) -> InstalledModel | None:
+        if "model" in self.missing:
+            return None
+        return InstalledModel(
+            name=name,
+            repo=None,
+            size=1,
+            memory=None,
+            languages=None,
+            installed=True,
+            verified=True,
+            path="/model",
+            source="a test",
+            facts=self.model_facts,
+        )
+
+    async def facts(self, _: str) -> None:
+        return None
+
+    async def converted(self, name: str, format: ModelFormat, precision: str) -> Path | None:
+        assert (name, format.name, precision) == ("tiny", "toy", "int8")
+        return None if "converted" in self.missing else Path("/converted")
+
+    async def variants(self, _: RuntimePreset) -> list[tuple[Backend, Variant]]:
+        if "backend" in self.missing:
+            raise WhisperdError("backend.none", "There is none.", "Install one.")
+        return [(self.backend, VARIANT)]
+
+    async def ranked(self, _: RuntimePreset, usable: Any) -> Any:
+        return usable
+
+    def begin(self, _: object) -> None:
+        self.began = True
+
+
+@pytest.mark.parametrize("missing", ["media", "toy-cpu", "model", "converted"])
+async def test_nothing_is_fetched_or_made_for_a_start(missing: str) -> None:
+    service = Service(CONVERTING, missing)
+    await preload(service)  # type: ignore[arg-type]
+    assert not service.began
+
+
+@pytest.mark.parametrize(
+    "service",
+    [Service(CONVERTING), Service(PLAIN, "converted"), Service(CONVERTING, "converted", facts=FACTS)],
+    ids=["converted", "loaded as it is", "a file of the engine's own"],
+)
+async def test_where_all_is_here_it_is_loaded(service: Service) -> None:
+    await preload(service)  # type: ignore[arg-type]
+    assert service.began
+
+
+async def test_what_can_never_be_loaded_says_so() -> None:
+    service = Service(CONVERTING, "backend")
+    await preload(service)  # type: ignore[arg-type]
+    assert service.began
