@@ -753,45 +753,46 @@ async def test_who_wants_it_loaded_joins_its_preparation(open_house: OpenHouse, 
         assert house.prepared["toy"] == 1
 
 
+@asynccontextmanager
+async def falling_back(house: House, puppets: Puppets) -> AsyncIterator[Runtime]:
+    """A load whose best variant has failed, and whose next best is being prepared until it may; the block
+    begins then, and ends once it is loaded."""
+    runtime = await house.create()
+    house.has_others, puppets.may_load = True, anyio.Event()
+    puppets.load_error = an_error("library.broken")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(house.manager.load, runtime)
+        await house.until(runtime, "loading")
+        house.may_download = anyio.Event()
+        puppets.may_load.set()
+        await until(lambda: house.prepared["toy"] == 2)
+        puppets.load_error = None
+        yield runtime
+    assert (house.status(runtime), runtime.error, house.prepared["toy"]) == ("loaded", None, 2)
+
+
 async def test_who_prepares_waits_for_the_next_best_as_well(open_house: OpenHouse, puppets: Puppets) -> None:
-    async with open_house() as house:
-        runtime = await house.create()
-        house.has_others, puppets.may_load = True, anyio.Event()
-        puppets.load_error = an_error("library.broken")
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(house.manager.load, runtime)
-            await house.until(runtime, "loading")
-            house.may_download, house.downloading = anyio.Event(), anyio.Event()
-            puppets.may_load.set()
-            await house.downloading.wait()
-            tasks.start_soon(house.manager.prepare, runtime)
-            await anyio.wait_all_tasks_blocked()  # which a task that asks on and on never is
-            puppets.load_error = None
-            house.may_download.set()
-        assert (house.status(runtime), house.prepared["toy"]) == ("loaded", 2)
+    async with (
+        open_house() as house,
+        falling_back(house, puppets) as runtime,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(house.manager.prepare, runtime)
+        await anyio.wait_all_tasks_blocked()  # which a task that asks on and on never is
+        house.may_download.set()
 
 
 async def test_a_death_while_the_failure_of_another_variant_is_noted_is_a_death_as_any(
     open_house: OpenHouse, puppets: Puppets
 ) -> None:
-    async with open_house() as house:
-        runtime = await house.create()
-        house.has_others, puppets.may_load = True, anyio.Event()
-        puppets.load_error = an_error("library.broken")
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(house.manager.load, runtime)
-            await house.until(runtime, "loading")
-            house.may_stamp, house.may_download = anyio.Event(), anyio.Event()
-            puppets.may_load.set()
-            await until(lambda: house.prepared["toy"] == 2)
-            puppets.load_error = None
-            house.may_download.set()
-            await house.stamping.wait()
-            puppets.made[-1].on_death(an_error("worker.died"))
-            assert house.manager.status(runtime) == "loading"
-            puppets.made[-1].on_death(None)
-            house.may_stamp.set()
-        assert (house.status(runtime), runtime.error) == ("loaded", None)
+    async with open_house() as house, falling_back(house, puppets) as runtime:
+        house.may_stamp = anyio.Event()
+        house.may_download.set()
+        await house.stamping.wait()
+        puppets.made[-1].on_death(an_error("worker.died"))
+        assert house.manager.status(runtime) == "loading"
+        puppets.made[-1].on_death(None)
+        house.may_stamp.set()
 
 
 async def test_what_was_loaded_by_hand_stays_for_its_first_use(
