@@ -134,7 +134,7 @@ async def test_processes_that_were_needed_together_are_there_for_the_next_files(
         two = await decoders_become(2)
         await decode_both(pool)
         assert {one.pid for one in decoders()} == {one.pid for one in two}
-    async with open_pool(media_bundle, **short, linger_s=0.0) as pool:
+    async with open_pool(media_bundle, **short, linger_s=0.2) as pool:
         pool.keep_warm = True
         await decoders_become(1)
         await decode_both(pool)
@@ -165,7 +165,35 @@ async def test_a_file_waits_for_no_decoder_that_stays_away(media_bundle: Path, m
                 await decoders_become(2)
 
 
+async def test_a_file_waits_for_none_that_is_ended_after_its_file(media_bundle: Path, media: Path) -> None:
+    params = DecodeParams(path=str(media / "long.wav"))
+    async with open_pool(media_bundle, patience_s=3600.0) as pool:
+        with anyio.fail_after(LIMIT_S):
+            async with pool.decode(params), pool.decode(params) as other:
+                await first_window(other)
+
+
+async def test_a_file_that_is_alone_waits_for_none(media_bundle: Path, recordings: Path) -> None:
+    async with open_pool(media_bundle, refill_delay_s=3600.0, patience_s=3600.0) as pool:
+        pool.keep_warm = True
+        (ready,) = await decoders_become(1)
+        ready.kill()
+        with anyio.fail_after(LIMIT_S):
+            await decode(pool, recordings / "jfk.flac")
+
+
+async def test_a_file_that_waits_has_a_process_that_is_made_ready(media_bundle: Path, media: Path) -> None:
+    params = DecodeParams(path=str(media / "long.wav"))
+    async with open_pool(media_bundle, max_processes=3, refill_delay_s=0.2, patience_s=3600.0) as pool:
+        pool.keep_warm = True
+        await decoders_become(1)
+        with anyio.fail_after(LIMIT_S):
+            async with pool.decode(params), pool.decode(params) as other:
+                await first_window(other)
+
+
 async def test_who_is_not_patient_has_a_process_of_its_own(media_bundle: Path, media: Path) -> None:
+    """And who speaks is not."""
     async with open_pool(media_bundle, refill_delay_s=3600.0, patience_s=3600.0) as pool:
         pool.keep_warm = True
         await decoders_become(1)
@@ -176,6 +204,8 @@ async def test_who_is_not_patient_has_a_process_of_its_own(media_bundle: Path, m
                 async with pool.decode(params, is_patient=False) as other:
                     await first_window(other)
                     await decoders_become(2)
+                    async with pool.listen():
+                        await decoders_become(3)
 
 
 async def test_a_process_with_other_limits_is_replaced(pool: DecoderPool, media: Path) -> None:
