@@ -311,7 +311,9 @@ class JobJournal:
         """Forget the jobs of daemons that may not come back, if they are older than a moment (RFC 3339)."""
         await self.database.run(
             lambda connection: connection.execute(
-                "DELETE FROM jobs WHERE daemon != ? AND created < ?", (self.daemon, moment)
+                # Not `!=`, for which there is no index.
+                "DELETE FROM jobs WHERE (daemon < ?1 OR daemon > ?1) AND created < ?2",
+                (self.daemon, moment),
             )
         )
 
