@@ -51,6 +51,7 @@ def test_the_page_tells_everything(command_docs: ModuleType) -> None:
     page = command_docs.page()
     assert all(f"\n## `whisperctl {name}`\n" in page for name in COMMANDS)
     assert "| `-o FILE`, `--output FILE` | " in page
+    assert "\n| `--forget` | " in page
     assert "transcribe\\|translate" in page
     for status in (DONE, FAILED, USAGE, UNREACHABLE, NOT_FOUND, REFUSED, INTERRUPTED):
         assert f"\n| {status} | " in page

@@ -95,6 +95,8 @@ def test_the_value_of_an_option_is_no_command() -> None:
         (("transcribe", "a", "--form=json"), "usage.unknown_option", "--form", "Did you mean --format?"),
         (("transcribe", "-talk.wav"), "usage.unknown_option", "-talk.wav", "goes behind --"),
         (("--jsn", "jobs", "list"), "usage.unknown_option", "--jsn", "Did you mean --json?"),
+        (("calibrate", "--shwo"), "usage.unknown_option", "--shwo", "Did you mean --show?"),
+        (("calibrate", "--show", "--forget"), "usage.invalid", "--forget", "`whisperctl calibrate --help`"),
         (("transcribe",), "usage.invalid", "required: FILE", "`whisperctl transcribe --help`"),
         (("jobs", "show", "a", "b"), "usage.invalid", "'b'", "`whisperctl jobs show --help`"),
         (("transcribe", "a", "--format", "doc"), "usage.invalid", "'doc'", "It is one of text, json, "),

@@ -73,12 +73,6 @@ class Parser(argparse.ArgumentParser):
         """The commands below it, with what they do."""
         self._fills: dict[str, Fill] = {}
 
-    def add_argument(self, *names: str, **details: Any) -> argparse.Action:
-        """Add an argument, as argparse does."""
-        action = super().add_argument(*names, **details)
-        self.arguments.append(action)
-        return action
-
     def add_command(self, name: str, summary: str, fill: Fill) -> None:
         """Add a command below this one; `fill` runs when it is called for."""
         self.commands[name] = summary
@@ -114,9 +108,10 @@ class Parser(argparse.ArgumentParser):
 
     def finish(self) -> Parser:
         """To be called once all is added."""
+        self.arguments = list(self._actions)  # also those in groups, which `add_argument` does not see
         self._add_common()
         if self.commands:
-            super().add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+            self.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
             self.description = f"{self.description}\n\n{_listing(self.commands)}"
             self.epilog = f"`{self.prog} COMMAND --help` says more about each."
         self.usage = f"{self.prog} {self.synopsis}"
