@@ -14,7 +14,9 @@ import pytest
 from whisperd.cli import main
 from whisperd.client import Client
 from whisperd.rpc.errors import WhisperdError
+from whisperd.watch import scanner
 from whisperd.watch.actions import command_words
+from whisperd.watch.names import Selection
 from whisperd_testing import RunningDaemon, until, write_tone
 
 SETTINGS = "[watch]\nsettle_s = 0.3\nretry_delay_s = 0.2\ncommand_timeout_s = 30\n"
@@ -281,6 +283,38 @@ def test_what_cannot_be_is_refused(client: Client, inbox: Path, fields: dict[str
         client.watch.add(inbox, **fields)
     assert (caught.value.code, caught.value.data["field"]) == ("watch.invalid", field)
     assert client.watch.list() == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a computer whose processes are files")
+@pytest.mark.parametrize("place", ["/", "/proc", "/proc/self/fdinfo"])
+def test_what_is_no_place_for_recordings_cannot_be_added(client: Client, place: str) -> None:
+    with pytest.raises(WhisperdError) as caught:
+        client.watch.add(place)
+    assert (caught.value.code, caught.value.data["field"]) == ("watch.invalid", "path")
+    assert client.watch.list() == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a computer whose processes are files")
+def test_what_the_kernel_makes_up_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "process").symlink_to("/proc/self")
+    (tmp_path / "status").write_text("recording")
+    found = list(scanner.walk(str(tmp_path), Selection(True, ("status",), (), frozenset())))
+    assert [seen.path for seen in found if seen] == ["status"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("add", ""),  # a variable of a script that is not set; it would be this very folder
+        ("add", "inbox", "--include", ""),
+        ("add", "inbox", "--output-dir", ""),
+        ("add", "inbox", "--command", "touch ''"),
+        ("add", "inbox", "--command", "touch 'a"),
+    ],
+)
+def test_empty_words_are_refused(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["--socket", "nowhere", "--no-start", "watch", *words]) == 2
+    assert "empty" in (err := capsys.readouterr().err) or "quotes" in err
 
 
 def test_a_folder_that_is_not_there_cannot_be_added(client: Client, tmp_path: Path) -> None:

@@ -8,9 +8,19 @@ from collections.abc import Sequence
 
 from whisperd.jobs.job import unexpected_error
 from whisperd.rpc.errors import WhisperdError
-from whisperd.watch.preset import WatchPreset
+from whisperd.watch.preset import WatchPreset, invalid
 
-__all__ = ["absent", "exists", "not_a_folder", "not_read", "stale", "told", "unknown_file", "unknown_watch"]
+__all__ = [
+    "absent",
+    "exists",
+    "no_place_for_recordings",
+    "not_a_folder",
+    "not_read",
+    "stale",
+    "told",
+    "unknown_file",
+    "unknown_watch",
+]
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +37,14 @@ def exists(path: str) -> WhisperdError:
         f"{path} is watched already.",
         f"Change that watch with `whisperctl watch edit {shlex.quote(path)}`.",
         {"path": path},
+    )
+
+
+def no_place_for_recordings(path: str) -> WhisperdError:
+    """`watch.invalid`: the whole computer, or what the kernel makes up."""
+    what = "the whole computer" if path == "/" else "made by the system, and holds no recordings"
+    return invalid(
+        "path", f"{path} cannot be watched: it is {what}.", "Name the folder that recordings are put into."
     )
 
 

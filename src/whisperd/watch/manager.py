@@ -22,12 +22,13 @@ from whisperd.tasks import open_task_group
 from whisperd.threads import run_abandonable
 from whisperd.watch import scanner
 from whisperd.watch.editing import Editor, normal
-from whisperd.watch.errors import absent, exists, not_a_folder, stale, unknown_file, unknown_watch
+from whisperd.watch.errors import exists, stale, unknown_file, unknown_watch
 from whisperd.watch.folder import LOOK_TIMEOUT_S, WatchFolder
 from whisperd.watch.jobs import WatchJobs
 from whisperd.watch.ledger import FileRow, Outcome
 from whisperd.watch.names import Selection
 from whisperd.watch.notifier import Changes, Notifier
+from whisperd.watch.place import checked_inode
 from whisperd.watch.preset import WatchChanges, WatchPreset
 from whisperd.watch.store import WatchStore
 from whisperd.watch.turns import Turns, Watched
@@ -113,7 +114,7 @@ class WatchManager:
         return [view_of(folder, its, name) for folder, its in zip(folders, counts, strict=True)]
 
     async def add(self, path: str, changes: WatchChanges) -> WatchPreset:
-        """Watch a folder. Raises `watch.absent` and `watch.not_a_folder` as well."""
+        """Watch a folder. Raises what `checked_inode` does as well."""
         path = normal(path)
         now = now_rfc3339()
         async with self._saving:
@@ -122,9 +123,7 @@ class WatchManager:
             )
             if any(one.path == path for one in self.all()):
                 raise exists(path)
-            inode = await _inode_of(path)
-            if inode is None:
-                raise await _why_not_watched(path)
+            inode = await checked_inode(path)
             for one in self._watched.values():
                 if one.folder.root == inode:  # another name of the same folder
                     raise exists(one.folder.preset.path)
@@ -363,22 +362,3 @@ def _still_wanted(rows: Sequence[FileRow], selection: Selection) -> list[FileRow
 
 def _within(preset: WatchPreset, path: str) -> str:
     return os.path.relpath(path, preset.path) if os.path.isabs(path) else path
-
-
-async def _inode_of(path: str) -> str | None:
-    """What tells a folder from another one of that name; None for one that does not answer, too."""
-    try:
-        return await run_abandonable(os.path.join(path, "."), lambda: scanner.folder_inode(path))
-    except TimeoutError:
-        return None
-
-
-async def _why_not_watched(path: str) -> WhisperdError:
-    """`watch.absent`, or `watch.not_a_folder` of what is there, and of what does not answer."""
-    try:
-        is_there = await run_abandonable(os.path.join(path, "."), lambda: os.path.lexists(path))
-    except TimeoutError:
-        is_there = True
-    if is_there:
-        return not_a_folder(path)
-    return absent(path, f"There is no folder {path}.", "Make it first, or check the spelling of its name.")

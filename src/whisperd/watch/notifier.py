@@ -1,44 +1,51 @@
-"""The kernel's notifications, by `watchfiles`. They are hints: what is true, a look at the disk says.
+"""The kernel's notifications. They are hints: what is true, a look at the disk says.
 
-All folders share one watcher in one thread, or two: one for those with what is below them and one for
-those without. `watchfiles` does not tell when the kernel's queue has run over, nor which folder it stumbled
-over; so a flood of changes, and any failure, has everything looked at.
+All folders share one process that listens (`whisperd.folder_changes`), or two: one for those with what is
+below them and one for those without. It does not tell when the kernel's queue has run over, nor which folder
+it stumbled over; so a flood of changes, and any failure, has everything looked at.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
-from typing import TYPE_CHECKING, Final
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
-from anyio import to_thread
+import msgspec
+from anyio.streams.buffered import BufferedByteReceiveStream
 
+from whisperd.child import how_it_ended, open_child, python_command
+from whisperd.folder_changes import ADDED, FLOOD
 from whisperd.tasks import open_task_group
 
 if TYPE_CHECKING:
-    from watchfiles._rust_notify import RustNotify
+    from anyio.abc import Process
 
 __all__ = ["Notifier"]
 
 log = logging.getLogger(__name__)
-_ADDED: Final = 1
-"""`watchfiles.Change.added`."""
-STEP_MS: Final = 500
-"""How often it is asked whether something has changed, and for how long nothing has to before we are told."""
-GATHER_MS: Final = 1600
-NO_POLLING_MS: Final = 300
-"""The watcher wants to know it, and does not need it."""
-FLOOD: Final = 8000
-"""So many changes at once are half of what the kernel's queue holds: some may be lost."""
 RESTART_DELAYS_S: Final = (1.0, 5.0, 30.0, 300.0)
 LONGEST_AFTER_A_NAME: Final = 2
 """Its place there: a name that the watcher cannot tell is no reason to be deaf for longer."""
+MAX_LINE_BYTES: Final = 256 << 20
+"""A flood of the longest paths there are, each byte escaped."""
 
+T = TypeVar("T")
+Batch = list[tuple[int, str]]
+"""What has changed, and how."""
 Changes = Mapping[str, bool]
 """By path: whether it has only come into being, and not been written to since."""
+
+
+class _Refused(Exception):
+    """The system does not tell of changes in a folder: why."""
+
+
+class _Ended(Exception):
+    """The process that listens has ended: how."""
 
 
 class Notifier:
@@ -57,8 +64,6 @@ class Notifier:
         self._on_refused = on_refused
         self._wanted: dict[str, bool] = {}
         self._changed = anyio.Event()
-        self._threads = anyio.CapacityLimiter(4)
-        """Not those that everything else shares: these are always taken."""
 
     @property
     def folders(self) -> Mapping[str, bool]:
@@ -93,13 +98,11 @@ class Notifier:
             began_s = anyio.current_time()
             try:
                 await self._tell_of_changes(folders, recursive)
-            except OSError as error:
-                log.warning(
-                    "watch folders: the system does not tell of changes (%s)", error.strerror or error
-                )
+            except _Refused as error:
+                log.warning("watch folders: the system does not tell of changes (%s)", error)
                 folders = await self._sound_ones(folders, recursive)
-            except Exception as error:  # it has errors of its own, for a name that is not UTF-8 among others
-                log.warning("watch folders: the watcher was stopped by %s", type(error).__name__)
+            except (_Ended, OSError) as error:  # as it does when it hears a name that is not UTF-8
+                log.warning("watch folders: the process that listens has ended (%s)", error)
                 failures = min(failures, LONGEST_AFTER_A_NAME)
             if not folders:
                 return
@@ -108,31 +111,19 @@ class Notifier:
             await anyio.sleep(RESTART_DELAYS_S[min(failures, len(RESTART_DELAYS_S) - 1)])
             failures += 1
 
-    async def _tell_of_changes(self, folders: list[str], recursive: bool) -> None:
-        watcher = await to_thread.run_sync(_stand, folders, recursive, limiter=self._threads)
-        stop = threading.Event()
-        try:
-            self._all_lost(folders)  # what happened before the watcher stood is found by looking
-            async with open_task_group() as tasks:
-                # The watcher's thread is waited for, also by who is cancelled; this tells it to end.
-                tasks.start_soon(_set_when_cancelled, stop)
-                while not stop.is_set():
-                    wait = partial(watcher.watch, GATHER_MS, STEP_MS, 0, stop)
-                    batch = await to_thread.run_sync(wait, limiter=self._threads)
-                    if not isinstance(batch, str):  # else it was stopped
-                        self._tell(batch, folders)
-                tasks.cancel_scope.cancel()
-        finally:
-            watcher.close()
+    async def _tell_of_changes(self, folders: Sequence[str], recursive: bool) -> None:
+        async with _listen(folders, recursive) as next_batch:
+            self._all_lost(folders)  # what happened before it listened is found by looking
+            while True:
+                self._tell(await next_batch(), folders)
 
-    def _tell(self, batch: Iterable[tuple[int, str]], folders: Iterable[str]) -> None:
-        batch = list(batch)
+    def _tell(self, batch: Batch, folders: Iterable[str]) -> None:
         if len(batch) >= FLOOD:
             self._all_lost(folders)
             return
         changes: dict[str, bool] = {}
         for change, path in batch:
-            changes[path] = changes.get(path, True) and change == _ADDED
+            changes[path] = changes.get(path, True) and change == ADDED
         self._on_changes(changes)
 
     def _all_lost(self, folders: Iterable[str]) -> None:
@@ -143,30 +134,39 @@ class Notifier:
         """Those folders that can be watched by themselves."""
         sound = []
         for folder in folders:
-            if await anyio.to_thread.run_sync(_can_be_watched, folder, recursive):
+            if await _can_be_watched(folder, recursive):
                 sound.append(folder)
             else:
                 self._on_refused(folder)
         return sound
 
 
-async def _set_when_cancelled(event: threading.Event) -> None:
+@asynccontextmanager
+async def _listen(folders: Sequence[str], recursive: bool) -> AsyncIterator[Callable[[], Awaitable[Batch]]]:
+    """Hear of what changes in folders from when the block is entered; what it gives waits for the next batch.
+
+    Raises `_Refused`, `_Ended`, and `OSError` where there is no room for one more process.
+    """
+    command = python_command("whisperd.folder_changes", "below" if recursive else "beside", *folders)
+    async with open_child(command, stderr=subprocess.DEVNULL) as child:
+        assert child.stdout is not None
+        lines = BufferedByteReceiveStream(child.stdout)
+        if reason := await _read(lines, child, str):
+            raise _Refused(reason)
+        yield lambda: _read(lines, child, Batch)
+
+
+async def _read(lines: BufferedByteReceiveStream, child: Process, document: type[T]) -> T:
     try:
-        await anyio.sleep_forever()
-    finally:
-        event.set()
+        line = await lines.receive_until(b"\n", MAX_LINE_BYTES)
+    except anyio.IncompleteRead:
+        raise _Ended(how_it_ended(await child.wait())) from None
+    return msgspec.json.decode(line, type=document)
 
 
-def _stand(folders: list[str], recursive: bool) -> RustNotify:
-    """A watcher of these folders. Walks through all that is below them."""
-    from watchfiles._rust_notify import RustNotify  # a library that a daemon without watches does not need
-
-    return RustNotify(folders, False, False, NO_POLLING_MS, recursive, True)
-
-
-def _can_be_watched(folder: str, recursive: bool) -> bool:
+async def _can_be_watched(folder: str, recursive: bool) -> bool:
     try:
-        _stand([folder], recursive).close()
-    except Exception:
+        async with _listen([folder], recursive):
+            return True
+    except (_Refused, _Ended, OSError):
         return False
-    return True

@@ -15,6 +15,7 @@ from typing import Final, Literal
 
 from whisperd.audio import open_regular_file
 from whisperd.watch.ledger import Identity, Seen
+from whisperd.watch.mounts import devices_of_the_system
 from whisperd.watch.names import Selection, is_partial
 
 __all__ = [
@@ -77,17 +78,18 @@ def walk(
     """Every file that is wanted, in a folder or from `start` within it on; None after each folder.
 
     A folder is looked into once, by whatever ways it can be reached, and links come last, so that a file is
-    found under its own name. What cannot be read is passed over. `on_leftover` is told of hidden files, by
-    folder and name.
+    found under its own name. What cannot be read is passed over, and so is what the kernel makes up.
+    `on_leftover` is told of hidden files, by folder and name.
     """
     folders, links = [start], list[str]()
     visited: set[tuple[int, int]] = set()
+    passed_over = devices_of_the_system()
     while folders or links:
         folder = folders.pop() if folders else links.pop(0)
         full = os.path.join(root, folder)
         try:
             status = os.stat(full)
-            if (status.st_dev, status.st_ino) in visited:
+            if (status.st_dev, status.st_ino) in visited or status.st_dev in passed_over:
                 continue
             visited.add((status.st_dev, status.st_ino))
             with os.scandir(full) as listing:

@@ -70,7 +70,7 @@ def _add_files(parser: Parser) -> None:
 
 
 def _add_creation(parser: Parser) -> None:
-    parser.add_argument("folder", metavar="FOLDER", help="the folder")
+    parser.add_argument("folder", type=_filled, metavar="FOLDER", help="the folder")
     _add_fields(parser)
     parser.epilog = EXAMPLES
 
@@ -92,9 +92,15 @@ def _add_fields(parser: Parser) -> None:
     yes_or_no = argparse.BooleanOptionalAction
     parser.add_argument("--recursive", action=yes_or_no, help="with all folders in it (yes)")
     parser.add_argument(
-        "--include", action="append", metavar="GLOB", help="only such files (all that are audio or video)"
+        "--include",
+        action="append",
+        type=_filled,
+        metavar="GLOB",
+        help="only such files (all that are audio or video)",
     )
-    parser.add_argument("--exclude", action="append", metavar="GLOB", help="no such files or folders")
+    parser.add_argument(
+        "--exclude", action="append", type=_filled, metavar="GLOB", help="no such files or folders"
+    )
     parser.add_argument("--runtime", metavar="NAME", help="the runtime, by name or id (the default)")
     parser.add_argument("--model", metavar="NAME", help="any runtime with this model, in place of --runtime")
     parser.add_argument(
@@ -105,7 +111,7 @@ def _add_fields(parser: Parser) -> None:
         choices=tuple(EXTENSIONS),
         help="what is written; may be given several times (text)",
     )
-    parser.add_argument("--output-dir", metavar="DIR", help="where to (beside the recording)")
+    parser.add_argument("--output-dir", type=_filled, metavar="DIR", help="where to (beside the recording)")
     parser.add_argument(
         "--name", dest="template", metavar="NAME", help="what it is called ({stem}.{lang}.{ext})"
     )
@@ -115,7 +121,9 @@ def _add_fields(parser: Parser) -> None:
     parser.add_argument(
         "--after", choices=("stay", "move", "delete"), help="what becomes of recordings (stay)"
     )
-    parser.add_argument("--move-to", metavar="DIR", help="where they are moved to, with --after move")
+    parser.add_argument(
+        "--move-to", type=_filled, metavar="DIR", help="where they are moved to, with --after move"
+    )
     parser.add_argument(
         "--command",
         metavar="COMMAND",
@@ -203,7 +211,7 @@ def resume(options: argparse.Namespace) -> int:
 def scan(options: argparse.Namespace) -> None:
     with connect_as(options) as client:
         watch = client.watch.scan(_name(options.name))
-    counts = f"{watch['pending']} files to be done, {watch['done']} done, {watch['failed']} failed"
+    counts = f"files: {_counts(watch)}"
     confirm(options, watch, f"{watch['reason']} {counts}" if watch["reason"] else counts)
 
 
@@ -273,15 +281,28 @@ def _job_options(options: argparse.Namespace) -> dict[str, Any]:
 
 def _words(command: str) -> list[str]:
     try:
-        return shlex.split(command)
+        words = shlex.split(command)
     except ValueError as error:
         raise usage_error("invalid", f"The command cannot be read: {error}", "Check its quotes") from error
+    if "" in words:
+        raise usage_error("invalid", "A word of the command is empty", "Leave it out, or check its quotes")
+    return words
+
+
+def _filled(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
 
 
 def _lines(text: str) -> int:
     if not (text.isdecimal() and 1 <= int(text) <= 5000):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 5000")
     return int(text)
+
+
+def _counts(watch: dict[str, Any]) -> str:
+    return f"{watch['pending']} to be done, {watch['done']} done, {watch['failed']} failed"
 
 
 def _facts(watch: dict[str, Any]) -> list[tuple[str, object]]:
@@ -291,7 +312,7 @@ def _facts(watch: dict[str, Any]) -> list[tuple[str, object]]:
         ("id", watch["id"]),
         ("folder", watch["path"]),
         ("status", status),
-        ("files", f"{watch['pending']} to be done, {watch['done']} done, {watch['failed']} failed"),
+        ("files", _counts(watch)),
         ("looks", "now and then, for its file system does not tell" if watch["polled"] else "at once"),
         ("recursive", "yes" if watch["recursive"] else "no"),
         ("include", " ".join(watch["include"]) or "audio and video"),

@@ -101,6 +101,14 @@ async def config(call: Call, params: NoParams) -> dict[str, Any]:
     return {"path": str(call.service.config_file), "content": settings_template(call.service.settings)}
 
 
+ROLES = {
+    "whisperd.worker.main": "worker",
+    "whisperd.audio.decoder": "decoder",
+    "whisperd.folder_changes": "watcher",
+}
+"""What child processes are called, by their modules; the others download something."""
+
+
 def _jobs(service: Service) -> dict[str, int]:
     """How many of the jobs that are remembered have each status."""
     counts = Counter(str(job.status) for job in service.jobs.remembered())
@@ -131,9 +139,7 @@ def _memory() -> dict[str, int]:
 def _role(command: list[str]) -> str:
     for argument in command:
         if argument.startswith("whisperd."):
-            return {"whisperd.worker.main": "worker", "whisperd.audio.decoder": "decoder"}.get(
-                argument, "download"
-            )
+            return ROLES.get(argument, "download")
     return "child"
 
 

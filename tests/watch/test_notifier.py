@@ -1,0 +1,96 @@
+"""What the kernel tells of changes, by way of a process of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import psutil
+import pytest
+
+from toy_runtime import until
+from whisperd.tasks import open_task_group
+from whisperd.watch.notifier import Changes, Notifier
+from whisperd_testing import LIMIT_S
+
+pytestmark = pytest.mark.anyio
+
+
+class Heard:
+    """What a notifier has told of."""
+
+    def __init__(self) -> None:
+        self.changes: dict[str, bool] = {}
+        self.lost: list[str] = []
+        self.refused: list[str] = []
+
+    def take(self, changes: Changes) -> None:
+        """Note changes."""
+        self.changes.update(changes)
+
+
+@asynccontextmanager
+async def listening(*folders: Path, below: bool = True) -> AsyncIterator[Heard]:
+    heard = Heard()
+    notifier = Notifier(heard.take, heard.lost.append, heard.refused.append)
+    notifier.watch({str(folder): below for folder in folders})
+    with anyio.fail_after(LIMIT_S):
+        async with open_task_group() as tasks:
+            tasks.start_soon(notifier.run)
+            yield heard
+            tasks.cancel_scope.cancel()
+
+
+def listeners() -> list[psutil.Process]:
+    """The processes that listen for us."""
+    return [one for one in psutil.Process().children() if "whisperd.folder_changes" in one.cmdline()]
+
+
+async def test_changes_are_heard_of_below_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    async with listening(tmp_path) as heard:
+        await until(lambda: heard.lost == [str(tmp_path)])
+        new = tmp_path / "below" / "ü 1.wav"
+        new.touch()
+        await until(lambda: str(new) in heard.changes)
+        new.write_bytes(b"more")
+        await until(lambda: heard.changes[str(new)] is False)
+        assert len(listeners()) == 1
+    assert not listeners()
+    assert "watchfiles" not in sys.modules, "it would hold up the daemon"
+
+
+async def test_changes_below_are_not_heard_of_where_that_is_not_wanted(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    async with listening(tmp_path, below=False) as heard:
+        await until(lambda: heard.lost)
+        (tmp_path / "below" / "a.wav").touch()
+        (tmp_path / "b.wav").touch()
+        await until(lambda: str(tmp_path / "b.wav") in heard.changes)
+        assert str(tmp_path / "below" / "a.wav") not in heard.changes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no text")
+async def test_a_folder_that_cannot_be_listened_to_leaves_the_others_heard(tmp_path: Path) -> None:
+    good, odd = tmp_path / "good", tmp_path / os.fsdecode(b"caf\xe9")
+    good.mkdir()
+    odd.mkdir()
+    async with listening(good, odd) as heard:
+        await until(lambda: str(good) in heard.lost)
+        assert heard.refused == [str(odd)]
+        (good / "a.wav").touch()
+        await until(lambda: str(good / "a.wav") in heard.changes)
+
+
+async def test_a_process_that_dies_is_started_again_and_nothing_is_missed(tmp_path: Path) -> None:
+    async with listening(tmp_path) as heard:
+        await until(lambda: heard.lost)
+        (listener,) = listeners()
+        listener.kill()
+        await until(lambda: len(heard.lost) == 2)
+        (tmp_path / "a.wav").touch()
+        await until(lambda: str(tmp_path / "a.wav") in heard.changes)
