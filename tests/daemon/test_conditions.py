@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from whisperd.daemon.conditions import look_again_in_s
 from whisperd_testing import TESTS, RunningDaemon, runtime_with, until, write_tone
 
 SHORT = (
@@ -169,3 +170,8 @@ def test_sleep_is_noticed_and_work_goes_on(
         (held / "hold").unlink()
         assert client.jobs.wait(job)["text"]
     until(lambda: "whisperd_suspended_seconds_total 28800\n" in daemon.ctl("daemon", "metrics").out)
+
+
+def test_a_computer_without_a_battery_is_looked_at_seldom() -> None:
+    assert look_again_in_s(True, 5.0) == look_again_in_s(False, 5.0) == 5.0
+    assert look_again_in_s(None, 5.0) == 30.0

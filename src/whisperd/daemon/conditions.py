@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 LOOK_INTERVAL_S: Final = 5.0
 """How often we look at power and clocks: a few small files."""
+SELDOM: Final = 6
+"""So many times longer we wait where there is no battery: that one has slept is all there is to see then."""
 RELIEF_PAUSE_S: Final = 2.0
 """Between one relief and the next: so long the kernel takes to notice the first one."""
 
@@ -70,11 +72,16 @@ async def watch_power_and_sleep(
     sleep = SleepWatch(clocks())
     while True:
         # A battery may take a tenth of a second to answer.
-        apply_power(service, await to_thread.run_sync(on_battery, abandon_on_cancel=True))
-        with anyio.move_on_after(interval_s):
+        apply_power(service, found := await to_thread.run_sync(on_battery, abandon_on_cancel=True))
+        with anyio.move_on_after(look_again_in_s(found, interval_s)):
             await service.settings_changed.wait()
         if slept_s := sleep.slept_s(clocks()):
             await wake_up(service, slept_s)
+
+
+def look_again_in_s(on_battery: bool | None, interval_s: float) -> float:
+    """How long to wait before the next look; every look wakes a processor that may be asleep."""
+    return interval_s * SELDOM if on_battery is None else interval_s
 
 
 def apply_power(service: Service, on_battery: bool | None) -> None:
