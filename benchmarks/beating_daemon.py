@@ -16,6 +16,7 @@ from pathlib import Path
 import anyio
 
 from whisperd.daemon import main as daemon
+from whisperd.settings import Settings, is_preloading
 
 BEAT_S = 0.01
 SETTLED_AFTER_S = 3.0
@@ -37,17 +38,16 @@ def main() -> None:
     path = Path(sys.argv.pop(1))
     worst = {"stall_s": 0.0, "busy_s": 0.0}
     atexit.register(lambda: path.write_text(json.dumps(worst)))
-    preloading = daemon.is_preloading
 
-    def is_preloading(settings: object) -> bool:
+    def is_preloading_and_beating(settings: Settings) -> bool:
         # Called in the daemon's own task, once all is wired.
         import asyncio
 
         beating.append(asyncio.get_running_loop().create_task(beat(worst)))
-        return preloading(settings)  # type: ignore[arg-type]
+        return is_preloading(settings)
 
     beating: list[object] = []
-    daemon.is_preloading = is_preloading
+    daemon.is_preloading = is_preloading_and_beating  # type: ignore[attr-defined]
     daemon.main()
 
 

@@ -215,7 +215,7 @@ async def _try(
     prepared = await around.prepare(PRESET, one.backend, one.variant)
     tuning = Tuning(setting.replicas, setting.cpu_threads, setting.batch_size, setting.context_margin_s)
     params = load_params(PRESET, replace(prepared, tuning=tuning))
-    options = DecodeOptions(language="en", beam_size=around.beam_size())
+    options = DecodeOptions(language="en", beam_size=(await around.circumstances()).beam_size)
     trials: list[Trial] = []
     while len(trials) < len(settings):
         async with around.open_worker(prepared, params, Patience()) as worker:

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -105,7 +105,7 @@ class _Machine:
         # What a killed daemon leaves behind becomes ours, and its processor time is counted.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self.daemon = RunningDaemon(folder, toy=False)
-        self.used_s: Counter[str] = Counter()
+        self.used_s: defaultdict[str, float] = defaultdict(float)
         self._began_s = time.monotonic()
 
     def kill(self) -> None:
@@ -121,7 +121,9 @@ class _Machine:
 
     def tell(self, what: str) -> None:
         """A line for whoever waits."""
-        so_far = f"{time.monotonic() - self._began_s:4.0f} s, {self.used_s.total():6.1f} s of machine time"
+        so_far = (
+            f"{time.monotonic() - self._began_s:4.0f} s, {sum(self.used_s.values()):6.1f} s of machine time"
+        )
         print(f"  {so_far}: {what}", file=sys.stderr, flush=True)
 
 
@@ -135,10 +137,14 @@ def _part_of(process: psutil.Process) -> str:
 def _run(folder: Path, file: str, model: str, kills: int) -> dict[str, Any]:
     """Transcribe a file, with interruptions spread over it; without a file only start, as often."""
     machine = _Machine(folder)
-    text = _transcribe(machine, file, model, kills) if file else _only_start(machine, model, kills)
+    text = None
+    if file:
+        text = _transcribe(machine, file, model, kills)
+    else:
+        _only_start(machine, model, kills)
     machine.kill()
     machine.tell("done")
-    return {"machine_s": machine.used_s.total(), "parts": machine.used_s, "text": text}
+    return {"machine_s": sum(machine.used_s.values()), "parts": machine.used_s, "text": text}
 
 
 def _transcribe(machine: _Machine, file: str, model: str, kills: int) -> str:

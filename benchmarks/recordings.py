@@ -81,7 +81,7 @@ def joined(recordings: Sequence[Recording], duration_s: float, path: Path) -> Re
 def pcm_of(path: str) -> bytes:
     """The samples of plain sound."""
     with wave.open(path) as sound:
-        return sound.readframes(sound.getnframes())
+        return bytes(sound.readframes(sound.getnframes()))
 
 
 def _shuffled(recordings: Sequence[Recording], chance: random.Random) -> Iterator[Recording]:

@@ -44,6 +44,17 @@ MINUTES = {
 
 
 def main() -> int:
+    options = parse(sys.argv[1:])
+    if options.short:
+        make_short()
+    _keep_byte_code()
+    outcomes = measure_all(options.names, options.audio.absolute())
+    print(f"\nWritten to {write(outcomes, sys.argv[1:])}")
+    return 0 if all(outcome.met for outcome in outcomes) else 1
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """What is to be measured, and how."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog="minutes on two quiet cores: "
@@ -56,16 +67,11 @@ def main() -> int:
     parser.add_argument(
         "--short", action="store_true", help="one round of each, short files: to see that it runs"
     )
-    options = parser.parse_args()
-    names = options.names or list(MINUTES)
-    if unknown := set(names) - set(MINUTES):
+    options = parser.parse_args(arguments)
+    if unknown := set(options.names) - set(MINUTES):
         parser.error(f"there is no {', '.join(sorted(unknown))}")
-    if options.short:
-        make_short()
-    _keep_byte_code()
-    outcomes = measure_all(names, options.audio.absolute())
-    print(f"\nWritten to {write(outcomes, sys.argv[1:])}")
-    return 0 if all(outcome.met for outcome in outcomes) else 1
+    options.names = options.names or list(MINUTES)
+    return options
 
 
 def measure_all(names: Sequence[str], audio: Path) -> list[Outcome]:

@@ -22,6 +22,7 @@ from whisperd.audio import process as decoders
 from whisperd.daemon import connection
 from whisperd.daemon.main import main
 from whisperd.jobs.dispatcher import Dispatcher
+from whisperd.rpc.messages import decode_message
 from whisperd.worker.process import Worker
 
 if TYPE_CHECKING:
@@ -53,7 +54,6 @@ def run_stamped(
 def stamp() -> dict[str, list[float]]:
     """Have the times of each kind noted from now on."""
     times: dict[str, list[float]] = {kind: [] for kind in (*KINDS, "held_s", "batches")}
-    decode_message = connection.decode_message
     ask, transcribe, wait_for = decoders.Decoding.ask, Worker.transcribe, Dispatcher.transcribe
     held_s = 0.0
 
@@ -88,9 +88,9 @@ def stamp() -> dict[str, list[float]]:
 
         return await wait_for(self, parcel, begin)
 
-    connection.decode_message = decode_message_stamped
+    connection.decode_message = decode_message_stamped  # type: ignore[attr-defined]
     decoders.Decoding.ask = ask_stamped  # type: ignore[method-assign]
-    Worker.transcribe = transcribe_stamped  # type: ignore[method-assign]
+    Worker.transcribe = transcribe_stamped  # type: ignore[method-assign, assignment]
     Dispatcher.transcribe = wait_for_stamped  # type: ignore[method-assign]
     return times
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -63,11 +64,9 @@ def _in_turn(daemon: RunningDaemon, model: str, recordings: Sequence[Recording])
         "whisperd, greedy": lambda: whisperd(daemon, model, recordings, beam_size=1),
     }
     for mode in FASTER_WHISPER:
-        programs[f"faster-whisper, {mode}"] = lambda mode=mode: faster_whisper(
-            daemon, model, recordings, mode
-        )
+        programs[f"faster-whisper, {mode}"] = partial(faster_whisper, daemon, model, recordings, mode)
     for mode in WHISPER_CPP:
-        programs[f"whisper.cpp, {mode}"] = lambda mode=mode: whisper_cli(daemon, model, recordings, mode)
+        programs[f"whisper.cpp, {mode}"] = partial(whisper_cli, daemon, model, recordings, mode)
     runs: dict[str, list[Run]] = {name: [] for name in programs}
     for _ in range(rounds(ROUNDS)):
         for name, program in programs.items():

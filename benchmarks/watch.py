@@ -133,7 +133,8 @@ def _wait(daemon: RunningDaemon, tree: Path, count: int) -> None:
 
 def _processor_s(pid: int) -> float:
     """Processor time of a process, its threads that have ended included: on Linux to the nanosecond."""
-    if sys.platform == "linux":
+    platform: str = sys.platform
+    if platform == "linux":
         return time.clock_gettime((~pid << 3) | 2)  # the clock that clock_getcpuclockid(3) names
     return sum(psutil.Process(pid).cpu_times()[:2])
 

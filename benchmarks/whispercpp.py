@@ -60,7 +60,7 @@ def measure(daemon: Any, audio: Path) -> Any:
         folder = Path(name)
         files = _windows(audio, folder, Path(bundle_path(daemon, "media")))
         cli, nothing = whisper_cli(bundle), [_no_sound(folder)]
-        ours, adaptive, theirs = [], [], []
+        ours, adaptive, theirs = list[dict[str, Any]](), list[dict[str, Any]](), list[dict[str, Any]]()
         for _ in range(ROUNDS):
             loading_s = run_cli(cli, model, nothing)
             texts, seconds_in_all = heard_by(cli, model, files, "-dtw", MODEL)

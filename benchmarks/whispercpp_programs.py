@@ -21,7 +21,7 @@ FOLDER = CACHE / "whispercpp"
 
 def version() -> str:
     """Of the module whose source distribution holds whisper.cpp."""
-    (found,) = set(re.findall(r'name = "pywhispercpp"\nversion = "(.+)"', LOCK.read_text("utf-8")))
+    (found,) = set[str](re.findall(r'name = "pywhispercpp"\nversion = "(.+)"', LOCK.read_text("utf-8")))
     return found
 
 

@@ -1,0 +1,63 @@
+"""The measurements can begin: what they import is there. Nothing is measured here."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from benchmarks.run import MINUTES, parse
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+MODULES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+OURS = re.compile(r"(whisperd|benchmarks)\b")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_a_measurement_imports_is_there(name: str) -> None:
+    """Also where it imports it only when it measures, or in a program of its own."""
+    import_module(f"benchmarks.{name}")
+    tree = ast.parse((FOLDER / f"{name}.py").read_text("utf-8"))
+    texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    programs = [ast.parse(text) for text in texts if isinstance(text, str) and "\nimport " in text]
+    for node in (node for part in (tree, *programs) for node in ast.walk(part)):
+        if isinstance(node, ast.ImportFrom) and OURS.match(node.module or ""):
+            assert names_of(str(node.module)) >= {alias.name for alias in node.names}
+
+
+def names_of(module: str) -> set[str]:
+    """What a module defines or imports; that is read and not imported, for it may need a native library."""
+    spec = find_spec(module)
+    assert spec is not None and spec.origin is not None
+    names = set[str]()
+    if spec.submodule_search_locations:
+        names = {path.stem for path in Path(spec.origin).parent.iterdir()}
+    for node in ast.walk(ast.parse(Path(spec.origin).read_text("utf-8"))):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                names.add(name)
+            case ast.Name(id=name, ctx=ast.Store()):
+                names.add(name)
+            case ast.ImportFrom(names=aliases) | ast.Import(names=aliases):
+                names.update(alias.asname or alias.name for alias in aliases)
+    return names
+
+
+def test_every_measurement_can_be_asked_for() -> None:
+    functions = {name: getattr(import_module(f"benchmarks.{name}"), "measure", None) for name in MODULES}
+    assert {name for name, measure in functions.items() if measure} == set(MINUTES)
+    for measure in filter(None, functions.values()):
+        inspect.signature(measure).bind("daemon", "audio")
+
+
+def test_what_is_measured_is_said_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse([]).names == list(MINUTES)
+    options = parse(["idle", "watch", "--short", "--audio", "talks"])
+    assert (options.names, options.short, options.audio) == (["idle", "watch"], True, Path("talks"))
+    with pytest.raises(SystemExit) as ended:
+        parse(["speed"])
+    assert ended.value.code == 2 and "there is no speed" in capsys.readouterr().err
