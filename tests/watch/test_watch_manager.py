@@ -15,8 +15,11 @@ from watched import Watches, open_watches
 from toy_runtime import until
 from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
+from whisperd.tasks import open_task_group
 from whisperd.watch import WatchChanges, folder, manager, scanner, turns
+from whisperd.watch.ledger import Identity, Seen
 from whisperd.watch.notifier import Notifier
+from whisperd.watch.output_table import Wanted
 from whisperd_testing import LIMIT_S
 
 pytestmark = pytest.mark.anyio
@@ -176,6 +179,21 @@ async def test_who_waits_for_a_look_is_told_when_the_watch_is_removed(
         assert isinstance(error, WhisperdError) and error.code == "watch.unknown"
 
 
+async def test_who_waits_for_a_look_that_cannot_begin_is_told_when_the_watch_is_removed(
+    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_watches(tmp_path, retry_delay_s=3600) as watches:
+        files = watches.store.files
+        monkeypatch.setattr(files, "with_status", failing_once(files.with_status))
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        with pytest.raises(WhisperdError) as caught, anyio.fail_after(LIMIT_S):
+            async with open_task_group() as tasks:
+                tasks.start_soon(scan_and_show, watches, preset.id)
+                await anyio.wait_all_tasks_blocked()
+                await watches.manager.remove(preset.id)
+        assert caught.value.code == "watch.unknown"
+
+
 async def scan_and_show(watches: Watches, watch: str) -> None:
     await watches.manager.scan(watch)
     await watches.manager.view(watch)
@@ -316,6 +334,25 @@ async def test_a_watch_that_cannot_be_removed_stays(
         await watches.manager.remove(preset.id)
         assert watches.manager.all() == await watches.store.load() == []
         await watches.manager.add(str(inbox), WatchChanges())
+
+
+async def test_what_ends_when_the_watch_is_removed_is_not_noted(tmp_path: Path, inbox: Path) -> None:
+    seen = Seen("a.wav", Identity("1", 2, 3))
+    async with open_watches(tmp_path) as watches:
+        files, outputs = watches.store.files, watches.store.outputs
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        number = await files.put(preset.id, seen, None, attempts=0, status="lost")
+        assert await files.try_again([number]) == 1
+        await files.update(number, status="working")  # perhaps by who was a moment faster
+        assert await files.try_again([number]) == 0
+        await watches.manager.remove(preset.id)
+        wanted = Wanted([str(inbox / "a.txt")], "txt", "en", "hash")
+        claimed, _ = await outputs.claim(number, [wanted])
+        await outputs.replace(number, claimed)
+        assert await outputs.of(number) == []
+        with pytest.raises(WhisperdError) as caught:
+            await files.put(preset.id, seen, None, attempts=0, status="lost")
+        assert caught.value.code == "watch.unknown"
 
 
 async def is_done(watches: Watches, watch: str, count: int) -> bool:

@@ -96,7 +96,7 @@ def unknown_file(path: str) -> WhisperdError:
     )
 
 
-def unknown_watch(name: str, paths: Sequence[str]) -> WhisperdError:
+def unknown_watch(name: str, paths: Sequence[str] = ()) -> WhisperdError:
     """`watch.unknown`, with the folders that are watched."""
     return WhisperdError(
         "watch.unknown",

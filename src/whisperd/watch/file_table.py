@@ -15,6 +15,7 @@ import msgspec
 
 from whisperd.clock import now_rfc3339
 from whisperd.store import Database
+from whisperd.watch.errors import unknown_watch
 from whisperd.watch.ledger import FileRow, FileStatus, Identity, Seen
 from whisperd.watch.log_table import LogLine, add_log
 
@@ -107,11 +108,14 @@ class FileTable:
 
         await self._database.run(work)
 
-    async def try_again(self, numbers: Iterable[int]) -> None:
-        """Have these files done anew, as if they had never failed."""
+    async def try_again(self, numbers: Iterable[int]) -> int:
+        """Have these files done anew, as if they had never failed, but for those at work; how many."""
         rows = [(number,) for number in numbers]
-        statement = "UPDATE watch_files SET status = 'lost', attempts = 0, retry_at = NULL WHERE id = ?"
-        await self._database.run(lambda connection: connection.executemany(statement, rows))
+        statement = (
+            "UPDATE watch_files SET status = 'lost', attempts = 0, retry_at = NULL"
+            " WHERE id = ? AND status NOT IN ('working', 'written')"
+        )
+        return await self._database.run(lambda connection: connection.executemany(statement, rows).rowcount)
 
     async def put(
         self, watch: str, seen: Seen, content_hash: str | None, *, attempts: int, status: FileStatus
@@ -173,16 +177,18 @@ def put_file(
     attempts: int,
     status: FileStatus = "working",
 ) -> int:
-    """A file was taken, and perhaps a job for it; returns its number."""
+    """A file was taken, and perhaps a job for it; returns its number.
+
+    Raises `watch.unknown` if its watch was removed meanwhile: then there is to be no job either.
+    """
     identity = seen.identity
-    (number,) = connection.execute(
+    row = connection.execute(
         "INSERT INTO watch_files (watch, path, inode, size, modified, hash, status, job, attempts)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (watch, path) DO UPDATE SET"
+        " SELECT id, ?, ?, ?, ?, ?, ?, ?, ? FROM watches WHERE id = ? ON CONFLICT (watch, path) DO UPDATE SET"
         " inode = excluded.inode, size = excluded.size, modified = excluded.modified, hash = excluded.hash,"
         " status = excluded.status, job = excluded.job, attempts = excluded.attempts, retry_at = NULL,"
         " error = NULL, gone = NULL RETURNING id",
         (
-            watch,
             os.fsencode(seen.path),
             identity.inode,
             identity.size_bytes,
@@ -191,9 +197,12 @@ def put_file(
             status,
             job,
             attempts,
+            watch,
         ),
     ).fetchone()
-    return int(number)
+    if row is None:
+        raise unknown_watch(watch)
+    return int(row[0])
 
 
 def update_file(connection: sqlite3.Connection, number: int, **values: Any) -> None:

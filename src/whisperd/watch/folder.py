@@ -200,14 +200,15 @@ class WatchFolder:
 
     async def run(self) -> None:
         """Look at the folder whenever that is due, until cancelled. What goes wrong is tried again later."""
-        try:
-            while True:
-                with anyio.move_on_after(self._idle_for_s()):
-                    await self._wake.wait()
-                self._wake = anyio.Event()
-                await self._look_well()
-        finally:
-            self._scanned.set()  # nobody is left waiting for what will not be
+        while True:
+            with anyio.move_on_after(self._idle_for_s()):
+                await self._wake.wait()
+            self._wake = anyio.Event()
+            await self._look_well()
+
+    def end(self) -> None:
+        """It is not looked at any more: nobody is left waiting for what will not be."""
+        self._scanned.set()
 
     async def _look_well(self) -> None:
         try:

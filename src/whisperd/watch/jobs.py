@@ -6,6 +6,8 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import anyio
+
 from whisperd.jobs.identity import FileStamp
 from whisperd.jobs.job import Job, JobInput, Source, Transcript
 from whisperd.jobs.journal import Work
@@ -75,7 +77,9 @@ class WatchJobs:
             except BaseException:
                 lease.release()
                 raise
-        await self._jobs.acknowledged(job)
+        # Also where its watch is removed meanwhile: then it is not in the ledger, and is cancelled for that.
+        with anyio.CancelScope(shield=True):
+            await self._jobs.acknowledged(job)
         return job
 
     def find(self, job: str) -> Job | None:
@@ -97,8 +101,8 @@ class WatchJobs:
     async def _retry(self, failed: Job, stamp: FileStamp, also: Work) -> Job:
         lease = await self._lease_for(failed)
         try:
-            self._jobs.check_retry(failed)
-            return self._jobs.retry(failed, lease, stamp, also)
+            now = self._jobs.to_retry(failed.id)  # somebody else may have been faster
+            return self._jobs.retry(now, lease, stamp, also)
         except BaseException:
             lease.release()
             raise

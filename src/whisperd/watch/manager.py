@@ -152,16 +152,14 @@ class WatchManager:
         async with self._saving:
             watched = self._find(name)
             preset = watched.folder.preset
-            rows = await self._store.files.with_status(preset.id, ("working",))
-            await self._store.delete(preset.id)  # if that cannot be, all stays as it is
+            jobs = await self._store.delete(preset.id)  # if that cannot be, all stays as it is
             del self._watched[preset.id]
             if not self._watched:
                 self._any = anyio.Event()
             watched.scope.cancel()
             self._rearrange()
-        for row in rows:
-            if row.job is not None:
-                self._jobs.cancel(row.job)
+        for job in jobs:
+            self._jobs.cancel(job)
         log.info("watch %s is removed", preset.id)
         return preset
 
@@ -177,11 +175,10 @@ class WatchManager:
             rows = await self._store.files.with_status(folder.preset.id, ("failed", "retrying"))
         else:
             rows = [await self._known(folder.preset, path) for path in paths]
-        rows = [row for row in rows if row.status not in ("working", "written")]
-        await self._store.files.try_again(row.id for row in rows)
+        count = await self._store.files.try_again(row.id for row in rows)
         folder.went_well()
         folder.hint({folder.full(row.path): False for row in rows})
-        return len(rows)
+        return count
 
     async def scan(self, name: str) -> WatchPreset:
         """Look at everything in a watch now."""
@@ -243,6 +240,7 @@ class WatchManager:
                     self._turns.begin(watched, row)
                 watched.tasks.start_soon(folder.run)
                 watched.tasks.start_soon(watched.desktop.run)
+        folder.end()
 
     async def _begun(self, watch: str) -> list[FileRow]:
         """The files of a watch that a daemon was at work on; read until that can be done."""

@@ -126,13 +126,13 @@ class OutputTable:
 
 
 def set_outputs(connection: sqlite3.Connection, number: int, outputs: Sequence[OutputRow]) -> None:
-    """What was written for a file, in place of what was said before."""
+    """What was written for a file, in place of what was said before. Not if it was forgotten meanwhile."""
     connection.execute("DELETE FROM watch_outputs WHERE file = ?", (number,))
     connection.executemany(
         "INSERT OR REPLACE INTO watch_outputs (path, file, format, language, hash, next_hash)"
-        " VALUES (?, ?, ?, ?, ?, ?)",
+        " SELECT ?, id, ?, ?, ?, ? FROM watch_files WHERE id = ?",
         [
-            (os.fsencode(one.path), number, one.format, one.language, one.hash, one.next_hash)
+            (os.fsencode(one.path), one.format, one.language, one.hash, one.next_hash, number)
             for one in outputs
         ],
     )

@@ -61,19 +61,27 @@ class WatchStore:
             lambda connection: connection.execute("UPDATE watches SET preset = ? WHERE id = ?", row)
         )
 
-    async def delete(self, watch: str) -> None:
-        """Forget a watch and its ledger, but for what it has written: who adds it anew has the same texts."""
+    async def delete(self, watch: str) -> list[str]:
+        """Forget a watch and its ledger, but for what it has written: who adds it anew has the same texts.
 
-        def work(connection: sqlite3.Connection) -> None:
+        Returns the jobs that were at work for it. From now on it can have no others.
+        """
+
+        def work(connection: sqlite3.Connection) -> list[str]:
             connection.execute(
                 "INSERT OR REPLACE INTO former_outputs SELECT watch_outputs.path,"
                 " trim(coalesce(watch_outputs.hash, '') || ' ' || coalesce(next_hash, '')), ?"
                 " FROM watch_outputs JOIN watch_files ON watch_files.id = file WHERE watch = ?",
                 (now_rfc3339(), watch),
             )
+            jobs = connection.execute(
+                "SELECT job FROM watch_files WHERE watch = ? AND status = 'working' AND job IS NOT NULL",
+                (watch,),
+            ).fetchall()
             connection.execute("DELETE FROM watches WHERE id = ?", (watch,))
+            return [job for (job,) in jobs]
 
-        await self._database.run(work)
+        return await self._database.run(work)
 
     async def retire(self, watch: str, moment: str) -> None:
         """Forget files that have been gone since before a moment (RFC 3339), and old lines of the log."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from whisperd.clock import rfc3339_ago
 from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
-from whisperd.watch.errors import told
+from whisperd.watch.errors import told, unknown_watch
 from whisperd.watch.failures import kind_of, retry_delay_s
 from whisperd.watch.folder import WatchFolder
 from whisperd.watch.hold import LONGEST_HOLD_S
@@ -81,7 +81,8 @@ class Trouble:
     async def _new_row(self, watch: str, seen: Seen) -> FileRow:
         number = await self._store.files.put(watch, seen, None, attempts=0, status="lost")
         row = await self._store.files.get(number)
-        assert row is not None
+        if row is None:
+            raise unknown_watch(watch)
         return row
 
     async def _wait(self, folder: WatchFolder, seen: Seen, row: FileRow | None, error: WhisperdError) -> None:
