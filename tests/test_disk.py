@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from whisperd import disk
 from whisperd.models import errors as models
 from whisperd.natives import errors as natives
 from whisperd.rpc.errors import WhisperdError
@@ -39,3 +42,34 @@ def test_what_is_not_foreseen_is_told_without_its_number(tell: Tell) -> None:
     error = tell("toy", Path("/folder"), OSError(errno.EIO, os.strerror(errno.EIO), "/folder/file"))
     assert os.strerror(errno.EIO) in error.message
     assert "Errno" not in error.message
+
+
+@contextmanager
+def coming_and_going(folder: Path) -> Iterator[None]:
+    """A folder with a file is made and deleted, again and again."""
+    over = threading.Event()
+
+    def come_and_go() -> None:
+        while not over.is_set():
+            folder.mkdir()
+            (folder / "file").write_bytes(b"1234")
+            (folder / "file").unlink()
+            folder.rmdir()
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_what_goes_while_we_look_is_not_there(tmp_path: Path) -> None:
+    folder = tmp_path / "2.1-cp311" / "engine"
+    folder.parent.mkdir()
+    with coming_and_going(folder):
+        for _ in range(1000):
+            assert disk.files_bytes(folder) in (0, 4)
+            assert {path.name for path in disk.contents(folder)} <= {"file"}
+    assert disk.contents(folder) == []

@@ -1,20 +1,38 @@
-"""Disks: how much fits on one, and what it means when one refuses."""
+"""Disks: what lies and how much fits on one, and what it means when one refuses."""
 
 from __future__ import annotations
 
 import errno
 import shutil
+from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Literal
 
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["disk_full", "free_bytes", "megabytes", "refusal"]
+__all__ = ["contents", "disk_full", "files_bytes", "free_bytes", "megabytes", "refusal"]
 
 # A file that is larger than the file system, or a limit on the process, allows has no room either.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # The last two: a file lies where a folder has to be.
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+
+
+def contents(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing where there is none, we may not look, or it goes while we do."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def files_bytes(folder: Path) -> int:
+    """How many bytes the files in a folder have together; what goes while we look has none."""
+    total_bytes = 0
+    for path in contents(folder):
+        with suppress(OSError):
+            total_bytes += path.stat().st_size if path.is_file() else 0
+    return total_bytes
 
 
 def free_bytes(folder: Path) -> int:

@@ -27,6 +27,7 @@ from whisperd.models.names import Reference
 from whisperd.models.sources import FolderSource, Found, Workspace
 from whisperd.progress import Progress
 from whisperd.rpc.errors import WhisperdError
+from whisperd.tasks import open_task_group
 
 pytestmark = pytest.mark.anyio
 
@@ -755,6 +756,26 @@ async def test_pulls_at_the_same_time_download_once(make: Make, share: Path) -> 
     assert source.times == 1
     assert all(any(progress.done == 1 for progress in each) for each in told)
     assert await store.find("toy") is not None
+
+
+async def test_two_imports_under_one_name_are_never_mixed(make: Make, tmp_path: Path) -> None:
+    sources = [write_files(tmp_path / f"mine{seed}", tiny_files(seed)) for seed in range(3)]
+    store = make()
+    for _ in range(5):
+        told: list[str | None] = [None] * len(sources)
+
+        async def bring(place: int, told: list[str | None]) -> None:
+            try:
+                await store.import_model(sources[place], "mine")
+            except WhisperdError as error:
+                told[place] = error.code
+
+        async with open_task_group() as tasks:
+            for place in range(len(sources)):
+                tasks.start_soon(bring, place, told)
+        assert told.count(None) == 1 and set(told) <= {None, "model.busy", "model.exists"}
+        assert content(await store.path("mine")) == tiny_files(told.index(None))
+        await store.remove("mine")
 
 
 async def test_those_who_wait_get_the_error_too(make: Make) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -154,7 +155,10 @@ async def stamp_of(service: Service, variant: Variant) -> str:
     def look_at_bundle() -> str:
         bundle = Bundle.of(variant)
         installed = service.natives.find(bundle) if bundle else None
-        changed = installed.path.stat().st_mtime_ns if installed else None
+        changed = None
+        if installed:
+            with suppress(FileNotFoundError):  # it is being removed
+                changed = installed.path.stat().st_mtime_ns
         wanted = bundle.select().digest if bundle else None
         return f"{wanted} {installed and installed.digest} {changed}"
 

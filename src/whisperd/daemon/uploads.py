@@ -74,7 +74,8 @@ class UploadStore:
             os.close(os.open(self._path(upload), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         except OSError as error:
             raise self._refused(error) from error
-        self._sizes_bytes[upload] = 0
+        with self._lock:
+            self._sizes_bytes[upload] = 0
         return upload
 
     def append(self, upload: str, data: bytes) -> int:
@@ -102,9 +103,17 @@ class UploadStore:
             raise _unknown(upload)
         return self._path(upload)
 
+    def size_bytes(self, upload: str) -> int:
+        """How large it is so far. Raises `upload.unknown`."""
+        if (size_bytes := self._sizes_bytes.get(upload)) is None:
+            raise _unknown(upload)
+        return size_bytes
+
     def remove(self, upload: str) -> None:
         """Delete it. Harmless when it is gone."""
-        if self._sizes_bytes.pop(upload, None) is not None:
+        with self._lock:
+            is_known = self._sizes_bytes.pop(upload, None) is not None
+        if is_known:
             try:
                 self._path(upload).unlink(missing_ok=True)
             except OSError as error:  # it goes when the daemon starts again

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Final
 
@@ -185,6 +186,8 @@ async def _models(models: ModelStore) -> tuple[ModelFacts, ...]:
             try:
                 await models.verify(model.name)
             except WhisperdError as error:
+                if error.code == "model.not_installed":
+                    continue  # it was removed meanwhile
                 damaged = tuple(error.data.get("files", ("unreadable",)))
         found.append(ModelFacts(name=model.name, damaged=damaged))
     return tuple(found)
@@ -238,8 +241,9 @@ def _can_write(folder: Path) -> bool:
 def _foreign(folder: Path) -> str | None:
     """A file of somebody else's, in the folder or in the next one."""
     me = os.geteuid()
-    candidates = (path for depth in ("*", "*/*") for path in folder.glob(depth))
-    for _, path in zip(range(MANY_FILES), candidates, strict=False):
+    nearest = disk.contents(folder)
+    below = (path for one in nearest for path in disk.contents(one))
+    for path in islice(chain(nearest, below), MANY_FILES):
         try:
             if path.lstat().st_uid != me:
                 return str(path)

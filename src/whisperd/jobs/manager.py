@@ -169,8 +169,12 @@ class JobManager:
         self._active[job.id] = job
         self._end(job, error)
 
-    def check_retry(self, job: Job) -> None:
-        """Whether a job can be tried again. Raises `job.not_retryable`, or that no more jobs are taken."""
+    def to_retry(self, job_id: str) -> Job:
+        """A job as it is now, which can be tried again.
+
+        Raises `job.unknown`, `job.not_retryable`, or that no more jobs are taken.
+        """
+        job = self.get(job_id)
         if job.status not in ("failed", "cancelled"):
             raise WhisperdError(
                 "job.not_retryable",
@@ -178,6 +182,7 @@ class JobManager:
                 "Only what has failed or was cancelled can be tried again; submit its file as a new job.",
             )
         self._check_room()
+        return job
 
     def get(self, job_id: str) -> Job:
         """The job. Raises `job.unknown`."""

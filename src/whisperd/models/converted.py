@@ -134,7 +134,7 @@ class ConvertedModels:
 
     def size_bytes(self, source: ConvertedSource) -> int:
         """What the files that were made of a model take."""
-        return _size_bytes(self._folder / source.hash)
+        return disk.files_bytes(self._folder / source.hash)
 
     def clear(self, sources: Iterable[ConvertedSource]) -> int:
         """Remove what was made of others than these models of the store; the bytes that this frees. Blocks.
@@ -143,9 +143,9 @@ class ConvertedModels:
         """
         kept = {source.hash for source in sources}
         freed_bytes = 0
-        for folder in self._folder.glob("*"):
+        for folder in disk.contents(self._folder):
             if folder.name not in kept and not _is_of_folder_in_place(folder):
-                freed_bytes += _size_bytes(folder)
+                freed_bytes += disk.files_bytes(folder)
                 shutil.rmtree(folder, ignore_errors=True)
         return freed_bytes
 
@@ -270,14 +270,6 @@ def _conversion_failed(name: str, format_name: str, reason: str) -> WhisperdErro
 
 def _record(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
-
-
-def _size_bytes(folder: Path) -> int:
-    sizes = 0
-    for path in folder.glob("*"):
-        with suppress(OSError):
-            sizes += path.stat().st_size
-    return sizes
 
 
 def _is_of_folder_in_place(folder: Path) -> bool:

@@ -256,13 +256,15 @@ class Storage:
         return self.root / "stamps" / f"{key}.json"
 
     def _known_stamps(self, key: str) -> dict[str, Verified]:
-        if key not in self._stamps:
+        stamps = self._stamps.get(key)
+        if stamps is None:
             try:
                 data = self._stamps_path(key).read_bytes()
-                self._stamps[key] = msgspec.json.decode(data, type=dict[str, Verified])
+                stamps = msgspec.json.decode(data, type=dict[str, Verified])
             except (OSError, msgspec.MsgspecError):
-                self._stamps[key] = {}
-        return self._stamps[key]
+                stamps = {}
+            self._stamps[key] = stamps
+        return stamps
 
     def _keep_stamps(self, key: str, stamps: dict[str, Verified]) -> None:
         self._stamps[key] = stamps

@@ -56,10 +56,6 @@ def default_sources(settings: ModelSettings | None = None) -> tuple[Source, ...]
     return tuple(sources)
 
 
-def _size_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
-
-
 def ignore_progress(_: Progress) -> None:
     """For who does not want to know."""
 
@@ -148,7 +144,7 @@ class ModelStore:
             return known.parameters_millions * 1_000_000
         if facts := await self.facts(name):
             return facts.parameters
-        return await anyio.to_thread.run_sync(lambda: parameters_in(_size_bytes(folder)))
+        return await anyio.to_thread.run_sync(lambda: parameters_in(disk.files_bytes(folder)))
 
     async def facts(self, name: str) -> ModelFacts | None:
         """What a model says of itself that is one file in a backend's own format; None of all others."""
@@ -271,10 +267,9 @@ class ModelStore:
         model = self._resolve(name) if known is not None else Reference(name=name, facts=facts)
         if model.key in self._flights:
             raise errors.busy(model.name)
-        if await anyio.to_thread.run_sync(self._sound, model) is not None:
-            raise errors.already_installed(model.name)
         only = ExactFileSource(source, f"model.{facts.format}") if facts else ExactFolderSource(source)
-        await self._lead(model, dataclasses.replace(self._puller, sources=[only]), on_progress)
+        puller = dataclasses.replace(self._puller, sources=[only])
+        await self._lead(model, puller, on_progress, is_new=True)
         imported = await self.find(name) or await self.verify(name)
         if facts is not None and (await look_into(imported.path)).facts != facts:
             await self.remove(name)
@@ -291,10 +286,14 @@ class ModelStore:
         counts = (one.languages for one in self.catalogue.models)
         return next((each for each in counts if facts and len(each) == facts.language_count), None)
 
-    async def _lead(self, model: Reference, puller: Puller, on_progress: OnProgress) -> None:
-        """Pull, and tell all who wait for the same model."""
+    async def _lead(
+        self, model: Reference, puller: Puller, on_progress: OnProgress, *, is_new: bool = False
+    ) -> None:
+        """Pull, and tell all who wait for the same model. One that `is_new` must not be there yet."""
         flight = self._flights[model.key] = Flight(on_progress)
         try:
+            if is_new and await anyio.to_thread.run_sync(self._sound, model) is not None:
+                raise errors.already_installed(model.name)
             await puller.pull(model, flight.tell)
         except WhisperdError as error:
             flight.error = error

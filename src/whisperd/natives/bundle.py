@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
+from whisperd import disk
 from whisperd.natives.lock import Selection, parse_lock
 from whisperd.natives.manifest import DESCRIPTION
 from whisperd.natives.target import this_computer, this_processor
 from whisperd.plugins import Variant
 
-__all__ = ["Bundle", "InstalledBundle", "read_installed", "write_description"]
+__all__ = ["Bundle", "InstalledBundle", "bundles_in", "read_installed", "write_description"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,13 @@ class _Description(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     size_bytes: int
     distributions: dict[str, str]
+
+
+def bundles_in(root: Path) -> Iterator[Path]:
+    """Where bundles lie, or are about to, of every version; some may be going while we look. Blocks."""
+    for version in disk.contents(root):
+        if not version.name.startswith("."):
+            yield from (path for path in disk.contents(version) if not path.name.startswith("."))
 
 
 def read_installed(path: Path) -> InstalledBundle | None:

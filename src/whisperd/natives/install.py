@@ -17,7 +17,7 @@ import anyio.to_thread
 
 from whisperd.child import open_child, python_command
 from whisperd.natives.build import Build
-from whisperd.natives.bundle import write_description
+from whisperd.natives.bundle import bundles_in, write_description
 from whisperd.natives.errors import install_failed
 from whisperd.natives.lock import Selection, requirements
 from whisperd.natives.manifest import installed_distributions, write_manifest
@@ -97,7 +97,7 @@ class Installation:
         if damage := write_manifest(bundle):
             reason = f"{damage[0].path} is not what its wheel says ({damage[0].problem})"
             raise install_failed(self.name, reason, [each.path for each in damage])
-        share_files(bundle, self._root.glob("[!.]*/[!.]*"))
+        share_files(bundle, bundles_in(self._root))
         size_bytes = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
         write_description(bundle, self.name, self.selection, size_bytes)
         if hasattr(os, "sync"):  # of thousands of files, one flush of everything is faster than one of each

@@ -80,9 +80,10 @@ def compare(bundle: Path) -> tuple[Damage, ...]:
     """Compare all files with the manifest: what is missing, changed or too many."""
     try:
         expected = read_manifest(bundle)
-    except (OSError, ValueError):
+        found = {path: _hash_found(bundle / path) for path in _files(bundle)}
+    except (OSError, ValueError):  # it may be going while we look
         return (Damage(MANIFEST, "missing"),)
-    return tuple(_differences(expected, {path: _hash_found(bundle / path) for path in _files(bundle)}))
+    return tuple(_differences(expected, found))
 
 
 def compare_quickly(bundle: Path, size_bytes: int, sealed: dict[Path, int]) -> tuple[Damage, ...]:

@@ -19,7 +19,7 @@ import anyio.to_thread
 from whisperd import disk
 from whisperd.locks import hold_lock, try_lock
 from whisperd.natives import manifest
-from whisperd.natives.bundle import Bundle, InstalledBundle, read_installed
+from whisperd.natives.bundle import Bundle, InstalledBundle, bundles_in, read_installed
 from whisperd.natives.choice import Choice, Chosen, read_choice, write_choice
 from whisperd.natives.errors import (
     damaged_offline,
@@ -278,8 +278,7 @@ class NativeStore:
         return found if found and found.digest == selection.digest else None
 
     def _list(self) -> builtins.list[InstalledBundle]:
-        folders = self._root.glob("[!.]*/[!.]*")
-        found = (read_installed(folder) for folder in folders)
+        found = map(read_installed, bundles_in(self._root))
         return sorted(filter(None, found), key=lambda installed: (installed.name, installed.path))
 
     async def _sound(self, bundle: Bundle, on_progress: OnProgress, read_all: bool) -> InstalledBundle | None:

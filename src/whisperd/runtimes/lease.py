@@ -47,8 +47,10 @@ class Lease:
 
     def waits_for(self) -> str | None:
         """What the runtime is doing before it can be used: `downloading 40 %`, `loading`."""
+        if self._is_over:  # the runtime may be there no more
+            return None
         status, progress = self._manager.status(self._runtime), self._runtime.progress
-        if self._is_over or status not in ("downloading", "loading"):
+        if status not in ("downloading", "loading"):
             return None
         return status if progress is None else f"{status} {progress:.0f} %"
 

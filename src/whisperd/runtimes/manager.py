@@ -240,7 +240,7 @@ class RuntimeManager:
 
     def load_anew(self, runtime: Runtime) -> None:
         """Load what is loaded once more, since it would be loaded in another way now: when no job uses it."""
-        if self.life(runtime).is_ready:
+        if runtime in self.all() and self.life(runtime).is_ready:
             self.apply(runtime, "edit")
 
     async def cancel(self, runtime: Runtime) -> None:

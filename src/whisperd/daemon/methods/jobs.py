@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+import anyio
 import anyio.to_thread
 import msgspec
 from anyio.lowlevel import checkpoint
@@ -119,6 +120,8 @@ async def submit(call: Call, params: SubmitParams) -> dict[str, Any]:
     profile = params.profile if params.profile is not None else call.connection.profile
     options, lease, languages = await lease_for_options(call.service, params.options, profile)
     try:
+        if source.shown.upload is not None:
+            _uploaded(call, source.shown.upload)  # another job may have taken it meanwhile
         job = call.service.jobs.submit(source, options, lease, languages, is_detached=params.detach)
     except BaseException:
         lease.release()
@@ -225,8 +228,7 @@ def _job_or_error(jobs: JobManager, job_id: str) -> Job | WhisperdError:
 async def retry(call: Call, params: JobParams) -> JobView:
     """Do a job again that has failed or was cancelled, from where it was. It outlives its client."""
     service = call.service
-    job = service.jobs.get(params.id)
-    service.jobs.check_retry(job)
+    job = service.jobs.to_retry(params.id)
     if job.input.upload is not None:
         raise WhisperdError(
             "job.input_gone",
@@ -236,7 +238,7 @@ async def retry(call: Call, params: JobParams) -> JobView:
     stamp = await check_path(job.path)
     lease = await lease_for_job(service, job)
     try:
-        service.jobs.check_retry(job)  # somebody else may have been faster
+        job = service.jobs.to_retry(params.id)  # somebody else may have been faster
         again = service.jobs.retry(job, lease, stamp)
     except BaseException:
         lease.release()
@@ -250,12 +252,13 @@ async def clear(call: Call, params: ClearParams) -> dict[str, Any]:
     service = call.service
     ids = _to_clear(service.jobs, params)
     purged = None
-    if params.purge:
-        purged = await service.job_keeper.purge(ids, params.older_than, all_of_them=params.ids is None)
-    cleared = service.jobs.forget(ids)
-    await service.job_keeper.saved()
-    if params.purge:
-        await service.job_keeper.erase()
+    with anyio.CancelScope(shield=True):  # who goes meanwhile leaves nothing half erased
+        if params.purge:
+            purged = await service.job_keeper.purge(ids, params.older_than, all_of_them=params.ids is None)
+        cleared = service.jobs.forget(ids)
+        await service.job_keeper.saved()
+        if params.purge:
+            await service.job_keeper.erase()
     return {"cleared": cleared, "purged": purged}
 
 
@@ -323,7 +326,7 @@ def _uploaded(call: Call, upload: str) -> str:
     if upload not in call.connection.uploads:
         raise invalid_params(f"this connection has no upload {upload[:40]!r}")
     path = call.service.uploads.path(upload)
-    if path.stat().st_size == 0:
+    if call.service.uploads.size_bytes(upload) == 0:
         raise WhisperdError("audio.empty", "The upload is empty.", "Check that the recording was saved.")
     return str(path)
 

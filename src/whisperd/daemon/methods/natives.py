@@ -55,6 +55,8 @@ async def verify(call: Call, params: BundleParams) -> dict[str, Any]:
     """Compare every file of an installed bundle with its hash."""
     installed = await _find(call, params.name)
     damage = await call.service.natives.verify(installed)
+    if damage:
+        await _find(call, params.name)  # it may have been removed meanwhile
     return {**_installed(installed), "ok": not damage, "damage": damage}
 
 

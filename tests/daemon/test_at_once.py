@@ -1,0 +1,157 @@
+"""Several clients at the same moment, on the same thing: each is told what is true, and it is done once."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import anyio
+import pytest
+
+from whisperd.client import AsyncClient, aconnect
+from whisperd.daemon.call import Call
+from whisperd.daemon.methods import METHODS
+from whisperd.daemon.methods.jobs import ClearParams
+from whisperd.rpc.errors import WhisperdError
+from whisperd.tasks import open_task_group
+from whisperd_testing import LIMIT_S, RunningDaemon, write_tone
+
+pytestmark = pytest.mark.real
+
+Toy = Callable[..., str]
+
+
+@pytest.fixture
+def tone(tmp_path: Path) -> Path:
+    return write_tone(tmp_path / "tone.wav", 1.0)
+
+
+async def codes_of(*requests: Awaitable[Any]) -> list[str]:
+    """Ask all of it at once; the code of each answer, in order, "" where there was no error."""
+    codes = [""] * len(requests)
+
+    async def ask(place: int, request: Awaitable[Any]) -> None:
+        try:
+            await request
+        except WhisperdError as error:
+            codes[place] = error.code
+
+    async with open_task_group() as tasks:
+        for place, request in enumerate(requests):
+            tasks.start_soon(ask, place, request)
+    return codes
+
+
+def with_client(daemon: RunningDaemon, act: Callable[[AsyncClient], Awaitable[None]]) -> None:
+    """Do something as a client of a daemon, which is to make no mistake meanwhile."""
+
+    async def run() -> None:
+        async with aconnect(daemon.socket, start=False) as client:
+            await act(client)
+
+    anyio.run(run)
+    assert "Traceback" not in daemon.log()
+
+
+async def cancelled_job(client: AsyncClient, tone: Path, model: str) -> str:
+    job = await client.submit(tone, detach=True, model=model, vad=False)
+    assert (await client.jobs.cancel(job))["status"] == "cancelled"
+    return job
+
+
+def test_a_job_is_tried_again_once(daemon: RunningDaemon, toy: Toy, tone: Path) -> None:
+    model = toy(load_s=1000)
+
+    async def act(client: AsyncClient) -> None:
+        for _ in range(3):
+            job = await cancelled_job(client, tone, model)
+            codes = await codes_of(*[client.jobs.retry(job) for _ in range(5)])
+            assert sorted(codes) == ["", *["job.not_retryable"] * 4]
+            assert (await client.jobs.cancel(job))["status"] == "cancelled"
+
+    with_client(daemon, act)
+
+
+def test_an_upload_is_taken_by_one_job(daemon: RunningDaemon, toy: Toy, tone: Path) -> None:
+    options = {"model": toy(load_s=1000), "vad": False}
+
+    async def act(client: AsyncClient) -> None:
+        upload = (await client.request("uploads.create"))["id"]
+        await client.request("uploads.append", id=upload, data=tone.read_bytes())
+        submit = partial(client.request, "jobs.submit", input={"upload": upload}, options=options)
+        codes = await codes_of(*[submit() for _ in range(5)])
+        assert sorted(codes) == ["", *["rpc.invalid_params"] * 4]
+
+    with_client(daemon, act)
+
+
+async def clear(client: AsyncClient, cleared: list[int]) -> None:
+    cleared.append((await client.jobs.clear())["cleared"])
+
+
+def test_a_job_that_is_forgotten_is_not_tried_again(daemon: RunningDaemon, toy: Toy, tone: Path) -> None:
+    model = toy(load_s=1000)
+
+    async def act(client: AsyncClient) -> None:
+        for _ in range(10):
+            job = await cancelled_job(client, tone, model)
+            cleared: list[int] = []
+            (retried, _) = await codes_of(client.jobs.retry(job), clear(client, cleared))
+            (shown,) = await codes_of(client.jobs.show(job))
+            assert (cleared, retried, shown) in (([0], "", ""), ([1], "job.unknown", "job.unknown"))
+            if not retried:
+                await client.jobs.cancel(job)
+                await client.jobs.clear()
+
+    with_client(daemon, act)
+
+
+def test_a_watch_that_is_removed_leaves_no_job(daemon: RunningDaemon, toy: Toy, tmp_path: Path) -> None:
+    folder = tmp_path / "watched"
+    folder.mkdir()
+    for number in range(12):
+        write_tone(folder / f"{number}.wav", 0.1)
+    options = {"model": toy(load_s=1000), "vad": False}
+
+    async def act(client: AsyncClient) -> None:
+        for tries in range(5):
+            watch = await client.watch.add(folder, options=options)
+            await until_queued(client, some=True)
+            for _ in range(tries):
+                await client.watch.show(watch["id"])
+            await client.watch.remove(watch["id"])
+            await until_queued(client, some=False)
+
+    with_client(daemon, act)
+
+
+async def until_queued(client: AsyncClient, *, some: bool) -> None:
+    with anyio.fail_after(LIMIT_S):
+        while bool((await client.daemon.status())["jobs"]["queued"]) != some:
+            await anyio.sleep(0)
+
+
+@pytest.mark.anyio
+async def test_who_goes_while_texts_are_erased_leaves_nothing_of_them() -> None:
+    erasing, done = anyio.Event(), []
+
+    async def purge(*_: object, **__: object) -> int:
+        erasing.set()
+        await anyio.sleep(0)
+        return 1
+
+    async def note(what: str) -> None:
+        await anyio.sleep(0)
+        done.append(what)
+
+    keeper = SimpleNamespace(purge=purge, saved=partial(note, "saved"), erase=partial(note, "erased"))
+    jobs = SimpleNamespace(ended_before=lambda _: ["job"], forget=len)
+    call = cast(Call, SimpleNamespace(service=SimpleNamespace(jobs=jobs, job_keeper=keeper)))
+    async with open_task_group() as tasks:
+        tasks.start_soon(METHODS["jobs.clear"], call, ClearParams(purge=True))
+        await erasing.wait()
+        tasks.cancel_scope.cancel()
+    assert done == ["saved", "erased"]
