@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
@@ -22,10 +21,11 @@ import anyio
 import psutil
 import pytest
 
+from crowd import Budget, not_hanging
 from whisperd.client import AsyncClient, aconnect
 from whisperd.rpc.errors import WhisperdError
 from whisperd.tasks import open_task_group
-from whisperd_testing import LIMIT_S, TESTS, RunningDaemon, toy_model, until, write_tone
+from whisperd_testing import TESTS, RunningDaemon, toy_model, until, write_tone
 
 pytestmark = [
     pytest.mark.real,
@@ -41,8 +41,6 @@ CLIENTS = 200
 RUNTIMES = 10
 WARM_UP_ACTIONS = 300
 ACTIONS = 700
-PATIENCE_S = 5 * LIMIT_S
-"""What takes longer hangs, though two hundred others come first."""
 
 GROWTH_BYTES = 8 * 2**20
 """What the memory may differ before and after: pages that are kept for little, twice what was seen in ten
@@ -112,21 +110,6 @@ def test_whatever_they_do(make_daemon: Callable[..., RunningDaemon], tmp_path: P
     assert "Traceback" not in log and "unexpectedly" not in log and "internal.error" not in log
 
 
-class Budget:
-    """So many actions, or so many seconds."""
-
-    def __init__(self, actions: int, seconds: float = 0) -> None:
-        self._actions = actions
-        self._ends_s = time.monotonic() + seconds if seconds else None
-        self.done = 0
-
-    def take(self) -> bool:
-        """Whether there is another action to do."""
-        is_left = self.done < self._actions if self._ends_s is None else time.monotonic() < self._ends_s
-        self.done += is_left
-        return is_left
-
-
 class Torture:
     """All that happens to one daemon."""
 
@@ -185,7 +168,7 @@ class Torture:
     async def _act(self, client: AsyncClient, random: Random) -> bool:
         (name,) = random.choices(list(WEIGHTS), list(WEIGHTS.values()))
         action = Actions(self, client, random)
-        with self._told(name), _not_hanging(name):
+        with self._told(name), not_hanging(name):
             await getattr(action, name)()
         return name == "hang_up"
 
@@ -243,7 +226,7 @@ class Torture:
 
     async def _settled(self, client: AsyncClient, descriptors: int | None = None) -> tuple[int, int]:
         """How many descriptors and bytes of memory it has once all is unloaded but the default."""
-        with _not_hanging("settling"):
+        with not_hanging("settling"):
             await self._unload_all(client)
         process = psutil.Process(self._daemon.pid)
         until(lambda: len(self._daemon.workers()) == 1, "all workers but the default's to end")
@@ -431,10 +414,3 @@ def _is_ready(runtime: Map) -> bool:
 
 def _active(jobs: Map) -> Iterator[int]:
     return (count for status, count in jobs.items() if status in ("queued", "running"))
-
-
-@contextmanager
-def _not_hanging(what: str) -> Iterator[None]:
-    with anyio.move_on_after(PATIENCE_S) as scope:
-        yield
-    assert not scope.cancelled_caught, f"{what} hangs"
