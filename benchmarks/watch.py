@@ -140,7 +140,8 @@ def _processor_s(pid: int) -> float:
 
 
 def _idle(count: int, seconds: float) -> float:
-    """Processor time of a daemon with so many empty folders, in so long a time, for a minute."""
+    """Processor time of a daemon and of who listens for it, with so many empty folders, in so long a time,
+    for a minute."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         daemon = RunningDaemon(folder, toy=False).start()
@@ -150,8 +151,9 @@ def _idle(count: int, seconds: float) -> float:
                     (folder / str(number)).mkdir()
                     client.watch.add(folder / str(number))
             time.sleep(5.0)
-            before_s = _processor_s(daemon.pid)
+            processes = [daemon.pid, *(child.pid for child in psutil.Process(daemon.pid).children())]
+            before_s = sum(map(_processor_s, processes))
             time.sleep(seconds)
-            return (_processor_s(daemon.pid) - before_s) * IDLE_S / seconds
+            return (sum(map(_processor_s, processes)) - before_s) * IDLE_S / seconds
         finally:
             daemon.close()

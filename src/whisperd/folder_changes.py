@@ -15,8 +15,13 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from whisperd.child import take_output, watch_parent
+
+if sys.platform == "linux":
+    import fcntl
+    import signal
 
 ADDED = 1
 """`watchfiles.Change.added`."""
@@ -29,8 +34,16 @@ NO_POLLING_MS = 300
 """The watcher wants to know it, and does not need it."""
 
 
+HEARD_MS = 2000
+"""How long after the kernel's signal a change is waited for; it comes at once."""
+LONGEST_SLEEP_S = 60.0
+"""After which it is asked without a signal: a computer may be so busy that a change comes later than that."""
+
+
 def main() -> None:
     """Tell of changes until the parent is gone."""
+    if sys.platform == "linux":  # before there are other threads: it would end us
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGIO})
     watch_parent()
     with os.fdopen(take_output(), "w", encoding="ascii") as output:
 
@@ -51,9 +64,45 @@ def tell_of_changes(folders: list[str], tell: Callable[[object], None], *, is_re
     except (OSError, UnicodeError) as error:
         tell(getattr(error, "strerror", None) or str(error))
         return
+    has_signal = _has_signal()
     tell("")
-    while not isinstance(batch := watcher.watch(GATHER_MS, STEP_MS, 0, None), str):
-        tell(list(batch)[:FLOOD])
+    while True:
+        batch = watcher.watch(GATHER_MS, STEP_MS, HEARD_MS if has_signal else 0, None)
+        if not isinstance(batch, str):
+            tell(list(batch)[:FLOOD])
+        elif has_signal:
+            _sleep()
+
+
+def _has_signal() -> bool:
+    """Whether the kernel sends us a signal when something has changed, so that we can sleep until then.
+
+    The watcher itself can only be asked every now and then. A signal that comes while it is asked stays: the
+    next sleep ends at once.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        queues = [int(one.name) for one in Path("/proc/self/fd").iterdir() if _is_queue(one)]
+        for descriptor in queues:
+            fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
+            flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_ASYNC)
+    except OSError:
+        return False
+    return bool(queues)
+
+
+def _is_queue(descriptor: Path) -> bool:
+    try:
+        return str(descriptor.readlink()) == "anon_inode:inotify"
+    except OSError:  # it is closed already, as the one by which this folder was read
+        return False
+
+
+def _sleep() -> None:
+    if sys.platform == "linux":
+        signal.sigtimedwait({signal.SIGIO}, LONGEST_SLEEP_S)
 
 
 if __name__ == "__main__":

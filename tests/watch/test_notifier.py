@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from toy_runtime import until
+from whisperd.folder_changes import STEP_MS
 from whisperd.tasks import open_task_group
 from whisperd.watch.notifier import Changes, Notifier
 from whisperd_testing import LIMIT_S
@@ -94,3 +95,23 @@ async def test_a_process_that_dies_is_started_again_and_nothing_is_missed(tmp_pa
         await until(lambda: len(heard.lost) == 2)
         (tmp_path / "a.wav").touch()
         await until(lambda: str(tmp_path / "a.wav") in heard.changes)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the signal, and counts wake-ups")
+async def test_while_nothing_changes_nothing_wakes_who_listens(tmp_path: Path) -> None:
+    async with listening(tmp_path) as heard:
+        await until(lambda: heard.lost)
+        (listener,) = listeners()
+        before = -1
+        while before != (before := wake_ups(listener)):
+            await anyio.sleep(2.5 * STEP_MS / 1000)
+        for name in ("a.wav", "b.wav"):
+            (tmp_path / name).touch()
+            await until(lambda name=name: str(tmp_path / name) in heard.changes)
+
+
+def wake_ups(process: psutil.Process) -> int:
+    """How often the threads of a process have slept."""
+    statuses = [path.read_text() for path in Path(f"/proc/{process.pid}/task").glob("*/status")]
+    lines = [line for status in statuses for line in status.splitlines()]
+    return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
