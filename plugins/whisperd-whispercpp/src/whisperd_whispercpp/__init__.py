@@ -53,10 +53,11 @@ _COREML_BUILD = {
 @hookimpl
 def whisperd_backend() -> Backend:
     """The backend, with one variant for each kind of hardware that it has a build for."""
+    locks = _read_lock("whispercpp"), _read_lock("whispercpp-source")
     return Backend(
         name="whispercpp",
         engine="whisperd_whispercpp.engine:load",
-        variants=_variants(_read_lock("whispercpp"), _read_lock("whispercpp-source")),
+        variants=(*_gpu_variants(*locks), *_cpu_variants(*locks)),
         need_bytes=need_bytes,
         model_format=ModelFormat(
             name="ggml", convert="whisperd_whispercpp.convert:convert", magic=MAGIC, read=read_facts
@@ -64,8 +65,8 @@ def whisperd_backend() -> Backend:
     )
 
 
-def _variants(wheels: str, source: str) -> tuple[Variant, ...]:
-    """What there is a published build of, and what is built here."""
+def _gpu_variants(wheels: str, source: str) -> tuple[Variant, ...]:
+    """From the published wheels, and from the source, which is built here."""
     return (
         Variant(
             name="whispercpp-coreml",
@@ -86,6 +87,12 @@ def _variants(wheels: str, source: str) -> tuple[Variant, ...]:
             needs=Needs(platforms=_APPLE, frameworks=("Metal",)),
             environment=_ON_GPU,
         ),
+    )
+
+
+def _cpu_variants(wheels: str, source: str) -> tuple[Variant, ...]:
+    """From the published wheels, and from the source, which is built here."""
+    return (
         Variant(
             name="whispercpp-blas",
             lock=source,
