@@ -158,11 +158,13 @@ async def test_a_file_waits_for_no_decoder_that_stays_away(media_bundle: Path, m
     async with open_pool(media_bundle, refill_delay_s=3600.0, patience_s=0.01) as pool:
         pool.keep_warm = True
         await decoders_become(1)
-        async with pool.decode(DecodeParams(path=str(media / "long.wav"))) as long:
-            await first_window(long)
-            async with pool.decode(DecodeParams(path=str(media / "long.wav"))) as other:
-                await first_window(other)
-                await decoders_become(2)
+        params = DecodeParams(path=str(media / "long.wav"))
+        with anyio.fail_after(LIMIT_S):
+            async with pool.decode(params) as long:
+                await first_window(long)
+                async with pool.decode(params) as other:
+                    await first_window(other)
+                    await decoders_become(2)
 
 
 async def test_a_file_waits_for_none_that_is_ended_after_its_file(media_bundle: Path, media: Path) -> None:
