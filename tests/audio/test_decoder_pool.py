@@ -194,6 +194,21 @@ async def test_a_file_that_waits_has_a_process_that_is_made_ready(media_bundle: 
                 await first_window(other)
 
 
+async def test_a_file_that_waits_sleeps(media_bundle: Path, media: Path, recordings: Path) -> None:
+    """Also after a process has come back to another one."""
+    async with open_pool(media_bundle, refill_delay_s=3600.0, patience_s=3600.0) as pool:
+        pool.keep_warm = True
+        await decoders_become(1)
+        await decode(pool, recordings / "jfk.flac")
+        params = DecodeParams(path=str(media / "long.wav"))
+        with anyio.fail_after(LIMIT_S):
+            async with pool.decode(params) as long, anyio.create_task_group() as tasks:
+                await first_window(long)
+                tasks.start_soon(decode, pool, recordings / "jfk.flac")
+                await anyio.wait_all_tasks_blocked()  # which a task that asks on and on never is
+                tasks.cancel_scope.cancel()
+
+
 async def test_who_is_not_patient_has_a_process_of_its_own(media_bundle: Path, media: Path) -> None:
     """And who speaks is not."""
     async with open_pool(media_bundle, refill_delay_s=3600.0, patience_s=3600.0) as pool:
