@@ -41,8 +41,9 @@ class DecoderOptions:
     """A decoder from which nothing comes for so long, though we are waiting for it, is stuck."""
     memory_limit_bytes: int = 1024**3
     """What the kernel lets a process have (Linux)."""
-    refill_delay_s: float = 1.0
-    """How long a file keeps its decoder before another one is made ready beside it."""
+    refill_delay_s: float = 10.0
+    """How long a file keeps its decoder before another one is made ready beside it: until then it comes back,
+    or a file that comes meanwhile starts its own, a third of a second later."""
     linger_s: float = 5.0
     """How long more than one stand ready: where many short files come, they need not be started anew."""
     patience_s: float = 0.3
