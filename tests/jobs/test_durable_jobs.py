@@ -59,9 +59,14 @@ def windows_kept(daemon: RunningDaemon, job: str) -> int:
 
 def interruptions(daemon: RunningDaemon, job: str) -> int:
     """How often a job's daemon has ended under it, as its journal has it."""
+    return int(kept_record(daemon, job)["interruptions"])
+
+
+def kept_record(daemon: RunningDaemon, job: str) -> dict[str, Any]:
+    """A job, as its journal has it."""
     with closing(sqlite3.connect(daemon.folder / "state" / "whisperd.sqlite3")) as connection:
         (record,) = connection.execute("SELECT record FROM jobs WHERE id = ?", (job,)).fetchone()
-    return int(json.loads(record)["interruptions"])
+    return dict(json.loads(record))
 
 
 def are_over(daemon: RunningDaemon, *jobs: str) -> bool:
@@ -136,6 +141,7 @@ def test_a_killed_daemon_goes_on_from_the_last_finished_window(
     told = [one["text"] for one in events if one is not None and one["type"] == "transcription.segment"]
     assert told == [one["text"].strip() for one in expected["segments"]], "all of it is told of again"
     assert interruptions(daemon, job) == 2
+    assert kept_record(daemon, job)["finished_at_begin"] == 4
     # What was being computed when the daemon was killed is computed again, and nothing else.
     total = len(expected["segments"])
     assert total <= windows_computed(steps.model) <= total + 2

@@ -20,6 +20,7 @@ from whisperd.jobs.scheduler import (
     STARVATION_S,
     Batch,
     Parcel,
+    Past,
     Priority,
     WindowScheduler,
 )
@@ -364,17 +365,19 @@ def test_what_a_dead_worker_had_runs_again_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("interruptions", "sizes"),
+    ("past", "sizes"),
     [
-        (0, [8, 8, 8, 8, 8]),
-        (1, [4, 4, 5, 5, 6, 7, 7, 2]),
-        (2, [2, 2, 2, 2, 3, 3, 3, 4, 4, 5, 5, 5]),
-        (9, [*[1] * 8, 2, 2, 2, 2, 3, 3, 3, 4, 4, 5, 2]),
+        (Past(0), [8, 8, 8, 8, 8]),
+        (Past(1), [4, 4, 5, 5, 6, 7, 7, 2]),
+        (Past(2), [2, 2, 2, 2, 3, 3, 3, 4, 4, 5, 5, 5]),
+        (Past(9), [*[1] * 8, 2, 2, 2, 2, 3, 3, 3, 4, 4, 5, 2]),
+        (Past(9, windows_before=6), [2, 2, 2, 2, 3, 3, 3, 4, 4, 5, 5, 5]),
+        (Past(9, windows_before=100), [8, 8, 8, 8, 8]),
     ],
 )
-def test_what_was_interrupted_has_smaller_batches_for_a_while(interruptions: int, sizes: list[int]) -> None:
+def test_what_was_interrupted_has_smaller_batches_for_a_while(past: Past, sizes: list[int]) -> None:
     scheduler = scheduler_with(batch_size=8)
-    scheduler.add_job("a", "normal", interruptions)
+    scheduler.add_job("a", "normal", past)
     for index in range(40):
         scheduler.add(parcel("a", index), 0)
     assert [len(run_one(scheduler)) for _ in sizes] == sizes
@@ -383,7 +386,7 @@ def test_what_was_interrupted_has_smaller_batches_for_a_while(interruptions: int
 
 def test_a_batch_that_has_some_of_an_interrupted_job_is_small() -> None:
     scheduler = scheduler_with(("whole", "normal"), batch_size=8)
-    scheduler.add_job("often", "normal", interruptions=2)
+    scheduler.add_job("often", "normal", Past(2))
     for index in range(3):
         scheduler.add(parcel("whole", index), 0)
         scheduler.add(parcel("often", index), 0)
@@ -400,6 +403,19 @@ def test_a_dead_worker_interrupts_once_however_many_batches_it_had() -> None:
         assert batch is not None and scheduler.worker_died(batch) == []
     assert [len(run_one(scheduler)) for _ in range(16)] == [1] * 16
     assert len(run_one(scheduler)) == 6, "half of it, and sixteen were computed since"
+
+
+def test_a_dead_worker_makes_batches_small_however_far_the_daemon_before_came() -> None:
+    """It may be that a large batch takes more memory than there is."""
+    scheduler = scheduler_with(batch_size=8)
+    scheduler.add_job("a", "normal", Past(1, windows_before=100))
+    for index in range(24):
+        scheduler.add(parcel("a", index), 0)
+    batch = scheduler.next_batch(0)
+    assert batch is not None and len(batch.parcels) == 8
+    assert scheduler.worker_died(batch) == []
+    assert [len(run_one(scheduler)) for _ in range(8)] == [1] * 8
+    assert len(run_one(scheduler)) == 3, "a quarter of it, and eight were computed since"
 
 
 def test_a_second_death_is_the_last() -> None:

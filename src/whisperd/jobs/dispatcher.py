@@ -12,7 +12,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from whisperd.jobs.job import unexpected_error
-from whisperd.jobs.scheduler import Batch, Parcel, Priority, WindowScheduler
+from whisperd.jobs.scheduler import Batch, Parcel, Past, Priority, WindowScheduler
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.loaded import LoadedRuntime, died_error
 from whisperd.tasks import open_task_group
@@ -77,9 +77,9 @@ class Dispatcher:
         """A job waits until its file may be decoded: it will be added, or removed, later."""
         self._scheduler.expect(job, priority)
 
-    def add_job(self, job: str, priority: Priority, interruptions: int = 0) -> None:
-        """Make a place for a job among the others; `interruptions` as `WindowScheduler.add_job` has it."""
-        self._scheduler.add_job(job, priority, interruptions)
+    def add_job(self, job: str, priority: Priority, past: Past = Past()) -> None:  # noqa: B008 - frozen
+        """Make a place for a job among the others."""
+        self._scheduler.add_job(job, priority, past)
 
     def complete(self, job: str) -> None:
         """All windows of a job were handed in; one may come again that is not sure of its language."""

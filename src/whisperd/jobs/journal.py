@@ -94,6 +94,8 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     at_work: bool = False
     """Whether windows of it were being computed. If it is not over and its daemon is, it was interrupted."""
     interruptions: int = 0
+    finished_at_begin: int = 0
+    """Windows of it that were finished when the work on it began last."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -149,6 +151,7 @@ def record_of(job: Job) -> JobRecord:
         error=job.error.to_wire() if job.error else None,
         at_work=job.is_at_work,
         interruptions=job.interruptions,
+        finished_at_begin=job.finished_at_begin,
     )
 
 
@@ -170,6 +173,7 @@ def job_of(record: JobRecord) -> Job:
         status=record.status,
         is_cached=record.cached,
         interruptions=record.interruptions + record.at_work,
+        finished_at_begin=record.finished_at_begin,
     )
     if record.ended is not None:
         job.started, job.ended = record.started, record.ended

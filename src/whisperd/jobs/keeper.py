@@ -119,10 +119,14 @@ class JobKeeper:
         is_sound = recipe is not None and recipe == job.recipe
         if job.recipe is not None and not is_sound:
             self._journal.drop_progress(job.id)
-        job.recipe, job.is_at_work = recipe, True
+        progress = await self._kept_progress(job) if is_sound and job.is_resumed else Progress()
+        finished = len(progress.windows)
+        job.finished_by_last_run = max(0, finished - job.finished_at_begin)
+        job.recipe, job.is_at_work, job.finished_at_begin = recipe, True, finished
         self._journal.put(record_of(job))
-        if not (is_sound and job.is_resumed):
-            return Progress()
+        return progress
+
+    async def _kept_progress(self, job: Job) -> Progress:
         try:
             return Progress(await self._journal.windows(job.id), await self._journal.found(job.id))
         except WhisperdError as error:

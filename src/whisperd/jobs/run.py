@@ -31,7 +31,7 @@ from whisperd.jobs.job import Job, Transcript
 from whisperd.jobs.journal import FinishedWindow
 from whisperd.jobs.languages import LANGUAGES
 from whisperd.jobs.options import JobOptions
-from whisperd.jobs.scheduler import Parcel
+from whisperd.jobs.scheduler import Parcel, Past
 from whisperd.jobs.segments import Segment
 from whisperd.jobs.stitch import Stitcher
 from whisperd.jobs.telling import events_of
@@ -125,7 +125,8 @@ class JobRun:
         if self._is_free:
             longest_s = min(params.max_window_s, FREE_WINDOW_S)
             params = msgspec.structs.replace(params, max_window_s=longest_s)
-        self._dispatcher.add_job(self._job.id, self._job.options.priority, self._job.interruptions)
+        past = Past(self._job.interruptions, self._job.finished_by_last_run)
+        self._dispatcher.add_job(self._job.id, self._job.options.priority, past)
         try:
             async with open_task_group() as tasks:
                 decoded = await self._decode(decoders, params, tasks)

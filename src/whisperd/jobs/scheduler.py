@@ -18,8 +18,9 @@ never waits for a long file to end. The rules:
   replica's part of the audio that waits, or a single window. What a larger batch gains is little beside what
   an idle replica loses.
 * A job whose work was interrupted, because the daemon or the worker died under it, has smaller batches for a
-  while: less is lost the next time, and less memory needed. Each such end halves them; with each
-  `TRUST_WINDOWS` computed since, they may be larger by one.
+  while: less is lost the next time, and less memory needed. Each such end halves them, but where a daemon
+  had computed much until it died they hold `PART_AT_RISK` of that; with each `TRUST_WINDOWS` computed since,
+  they may be larger by one.
 * Windows that were being computed when the worker died run again once, each one alone and with
   nothing beside it, so that only the window at fault can fail. So do windows of several parcels that
   the engine refused together.
@@ -38,7 +39,7 @@ import msgspec
 
 from whisperd.worker.protocol import DecodeOptions, EngineWindow
 
-__all__ = ["Batch", "Parcel", "Priority", "WindowScheduler"]
+__all__ = ["Batch", "Parcel", "Past", "Priority", "WindowScheduler"]
 
 Priority = Literal["interactive", "normal", "bulk"]
 PRIORITIES: tuple[Priority, ...] = get_args(Priority)
@@ -53,6 +54,9 @@ LOOK_AHEAD = 16
 """How many of a job's waiting parcels are looked at for the one that is most alike."""
 TRUST_WINDOWS = 8
 """Windows of a job that was interrupted after which its batches may be larger by one."""
+PART_AT_RISK = 3
+"""One batch holds at most a third of what was computed between two interruptions: much smaller ones cost more
+than what they save, for windows that are computed together are a quarter cheaper."""
 SHARE_MARGIN = 1.1
 """How much larger than a replica's equal part a batch may be: windows cannot be divided."""
 LIKE_LENGTH_RATIO = 1.5
@@ -61,6 +65,16 @@ LIKE_LENGTH_RATIO = 1.5
 
 IsLike = Callable[[float], bool]
 """Whether a window of so many seconds goes into a batch."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """What is known of a job by those who have worked on it before."""
+
+    interruptions: int = 0
+    """How often its daemon has died under it."""
+    windows_before: int = 0
+    """Windows that were computed until it did so the last time, since the time before."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +168,7 @@ class _Job:
     id: str
     of: _Class
     served_s: float
-    interruptions: int = 0
+    past: Past = Past()
     computed: int = 0
     """Windows since it was interrupted last."""
     is_complete: bool = False
@@ -185,14 +199,14 @@ class _Job:
 
     def interrupt(self) -> None:
         """The worker died under it."""
-        self.interruptions += 1
+        self.past = Past(self.past.interruptions + 1)
         self.computed = 0
 
     def most_windows(self, batch_size: int) -> int:
         """How many windows a batch may hold that has some of this job."""
-        if not self.interruptions:
+        if not self.past.interruptions:
             return batch_size
-        least = max(1, batch_size >> self.interruptions)
+        least = max(1, batch_size >> self.past.interruptions, self.past.windows_before // PART_AT_RISK)
         return min(batch_size, least + self.computed // TRUST_WINDOWS)
 
     def take(self, parcel: Parcel) -> Parcel:
@@ -239,11 +253,11 @@ class WindowScheduler:
         """A job will be added, or removed, later."""
         self._expected[job] = self._classes[priority]
 
-    def add_job(self, job: str, priority: Priority, interruptions: int = 0) -> None:
-        """Make a place for a job; `interruptions` is how often its daemon has died under it."""
+    def add_job(self, job: str, priority: Priority, past: Past = Past()) -> None:
+        """Make a place for a job."""
         self._expected.pop(job, None)
         its_class = self._classes[priority]
-        self._jobs[job] = _Job(job, its_class, its_class.level_s, interruptions)
+        self._jobs[job] = _Job(job, its_class, its_class.level_s, past)
 
     def add(self, parcel: Parcel, now_s: float) -> None:
         """Windows of a known job wait from now on. More than a batch holds make a batch by themselves."""
