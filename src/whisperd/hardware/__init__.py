@@ -22,6 +22,7 @@ from whisperd.hardware.facts import (
 )
 from whisperd.hardware.find import find_hardware
 from whisperd.hardware.gpus import Gpu, Gpus, check_cuda, find_gpus, gpu_compute_types
+from whisperd.hardware.kept import KeptHardware
 from whisperd.hardware.memory import Memory, read_memory
 from whisperd.hardware.probes import ProbeFailed, Probes, probes_here
 from whisperd.hardware.usable import why_not
@@ -32,6 +33,7 @@ __all__ = [
     "Gpu",
     "Gpus",
     "Hardware",
+    "KeptHardware",
     "Libraries",
     "Library",
     "Memory",
