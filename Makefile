@@ -44,8 +44,8 @@ test: lint types ## all checks and all tests
 test-gpu: setup ## what needs an NVIDIA GPU; without one it says so and does nothing
 	$(BIN)/python tests/gpu/run.py
 
-torture: setup ## 200 clients and 10 runtimes, for a minute; a watched tree and jobs, killed in them a hundred times
-	WHISPERD_TORTURE_S=60 $(BIN)/pytest -q -s tests/runtimes/test_torture.py
+torture: setup ## 200 clients and 10 runtimes, 24 and everything else, for a minute each; a watched tree and jobs, killed in them a hundred times
+	WHISPERD_TORTURE_S=60 $(BIN)/pytest -q -s tests/runtimes/test_torture.py tests/daemon/test_crowd_torture.py
 	WHISPERD_TORTURE_ROUNDS=100 $(BIN)/pytest -q -s tests/watch/test_watch_torture.py
 	WHISPERD_TORTURE_ROUNDS=100 $(BIN)/pytest -q -s tests/jobs/test_job_torture.py
 

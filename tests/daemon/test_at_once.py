@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,11 +17,19 @@ from whisperd.daemon.methods import METHODS
 from whisperd.daemon.methods.jobs import ClearParams
 from whisperd.rpc.errors import WhisperdError
 from whisperd.tasks import open_task_group
-from whisperd_testing import LIMIT_S, RunningDaemon, write_tone
+from whisperd_testing import LIMIT_S, RunningDaemon, toy_model, write_tone
 
 pytestmark = pytest.mark.real
 
-Toy = Callable[..., str]
+
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
+    """A daemon whose default runtime is loading for as long as the tests take: its jobs wait."""
+    folder = tmp_path_factory.mktemp("daemon")
+    daemon = RunningDaemon(folder).start()
+    daemon.make_default(toy_model(folder / "toy", load_s=1000))
+    yield daemon
+    daemon.close()
 
 
 @pytest.fixture
@@ -56,76 +64,67 @@ def with_client(daemon: RunningDaemon, act: Callable[[AsyncClient], Awaitable[No
     assert "Traceback" not in daemon.log()
 
 
-async def cancelled_job(client: AsyncClient, tone: Path, model: str) -> str:
-    job = await client.submit(tone, detach=True, model=model, vad=False)
+async def cancelled_job(client: AsyncClient, tone: Path) -> str:
+    job = await client.submit(tone, detach=True, vad=False)
     assert (await client.jobs.cancel(job))["status"] == "cancelled"
     return job
 
 
-def test_a_job_is_tried_again_once(daemon: RunningDaemon, toy: Toy, tone: Path) -> None:
-    model = toy(load_s=1000)
-
+def test_a_job_is_tried_again_once(busy: RunningDaemon, tone: Path) -> None:
     async def act(client: AsyncClient) -> None:
         for _ in range(3):
-            job = await cancelled_job(client, tone, model)
+            job = await cancelled_job(client, tone)
             codes = await codes_of(*[client.jobs.retry(job) for _ in range(5)])
             assert sorted(codes) == ["", *["job.not_retryable"] * 4]
             assert (await client.jobs.cancel(job))["status"] == "cancelled"
 
-    with_client(daemon, act)
+    with_client(busy, act)
 
 
-def test_an_upload_is_taken_by_one_job(daemon: RunningDaemon, toy: Toy, tone: Path) -> None:
-    options = {"model": toy(load_s=1000), "vad": False}
+def test_an_upload_is_taken_by_one_job(busy: RunningDaemon, tone: Path) -> None:
 
     async def act(client: AsyncClient) -> None:
         upload = (await client.request("uploads.create"))["id"]
         await client.request("uploads.append", id=upload, data=tone.read_bytes())
-        submit = partial(client.request, "jobs.submit", input={"upload": upload}, options=options)
+        submit = partial(client.request, "jobs.submit", input={"upload": upload}, options={"vad": False})
         codes = await codes_of(*[submit() for _ in range(5)])
         assert sorted(codes) == ["", *["rpc.invalid_params"] * 4]
 
-    with_client(daemon, act)
+    with_client(busy, act)
 
 
-async def clear(client: AsyncClient, cleared: list[int]) -> None:
-    cleared.append((await client.jobs.clear())["cleared"])
-
-
-def test_a_job_that_is_forgotten_is_not_tried_again(daemon: RunningDaemon, toy: Toy, tone: Path) -> None:
-    model = toy(load_s=1000)
-
+def test_a_job_that_is_forgotten_is_not_tried_again(busy: RunningDaemon, tone: Path) -> None:
     async def act(client: AsyncClient) -> None:
         for _ in range(10):
-            job = await cancelled_job(client, tone, model)
-            cleared: list[int] = []
-            (retried, _) = await codes_of(client.jobs.retry(job), clear(client, cleared))
+            job = await cancelled_job(client, tone)
+            retried, cleared = await codes_of(client.jobs.retry(job), client.jobs.clear([job]))
             (shown,) = await codes_of(client.jobs.show(job))
-            assert (cleared, retried, shown) in (([0], "", ""), ([1], "job.unknown", "job.unknown"))
+            assert (retried, cleared, shown) in {
+                ("", "job.not_over", ""),
+                ("job.unknown", "", "job.unknown"),
+            }
             if not retried:
                 await client.jobs.cancel(job)
-                await client.jobs.clear()
 
-    with_client(daemon, act)
+    with_client(busy, act)
 
 
-def test_a_watch_that_is_removed_leaves_no_job(daemon: RunningDaemon, toy: Toy, tmp_path: Path) -> None:
+def test_a_watch_that_is_removed_leaves_no_job(busy: RunningDaemon, tmp_path: Path) -> None:
     folder = tmp_path / "watched"
     folder.mkdir()
     for number in range(12):
         write_tone(folder / f"{number}.wav", 0.1)
-    options = {"model": toy(load_s=1000), "vad": False}
 
     async def act(client: AsyncClient) -> None:
         for tries in range(5):
-            watch = await client.watch.add(folder, options=options)
+            watch = await client.watch.add(folder, options={"vad": False})
             await until_queued(client, some=True)
             for _ in range(tries):
                 await client.watch.show(watch["id"])
             await client.watch.remove(watch["id"])
             await until_queued(client, some=False)
 
-    with_client(daemon, act)
+    with_client(busy, act)
 
 
 async def until_queued(client: AsyncClient, *, some: bool) -> None:
