@@ -778,6 +778,22 @@ async def test_two_imports_under_one_name_are_never_mixed(make: Make, tmp_path: 
         await store.remove("mine")
 
 
+async def test_what_is_removed_while_it_is_verified_is_not_damaged(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(self: storage.Storage, key: str, *given: Any) -> list[str]:
+        self.remove(key)
+        return damaged_now(self, key, *given)
+
+    damaged_now = storage.Storage.damaged
+    store = make()
+    await store.pull("toy")
+    monkeypatch.setattr(storage.Storage, "damaged", damaged)
+    with pytest.raises(WhisperdError) as caught:
+        await store.verify("toy")
+    assert caught.value.code == "model.not_installed"
+
+
 async def test_those_who_wait_get_the_error_too(make: Make) -> None:
     source = FailingSource("hub.not_found")
     store = make(sources=[source])

@@ -319,6 +319,8 @@ class ModelStore:
         tell, total = from_thread(on_progress), manifest.size_bytes
         meter = Meter(model.name, tell, detail="verifying", total=total)
         if bad := self._storage.damaged(model.key, manifest.files, meter.adder):
+            if self._storage.manifest(model.key) is None:  # it was removed meanwhile
+                raise errors.not_installed(model.name)
             raise errors.damaged(model.name, bad)
         return self._installed(model, manifest)
 
