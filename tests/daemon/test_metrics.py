@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -137,7 +138,8 @@ def test_a_histogram_counts_all(values: list[float]) -> None:
 def test_a_daemon_that_works(
     make_daemon: Callable[..., RunningDaemon], toy: Callable[..., str], tmp_path: Path
 ) -> None:
-    daemon = make_daemon().start()
+    # What is done is counted by days, and at midnight it would be another one.
+    daemon = make_daemon(env={"TZ": f"NOON{time.gmtime().tm_hour - 12:+d}"}).start()
     tone = write_tone(tmp_path / "tone.wav", 2.0)
     model = toy()
     for _ in range(2):  # the second time it is answered from what was kept

@@ -219,7 +219,7 @@ async def test_a_file_that_gets_another_name_while_it_is_read_is_one_file(
         (inbox / "a.wav").unlink()
         await watches.manager.scan(preset.id)
         held.set()
-        await until((inbox / "b.en.txt").exists)
+        await until(lambda: (inbox / "b.en.txt").exists() and not watches.folder(preset.id).in_hand)
         await watches.manager.scan(preset.id)
         row = await watches.store.files.at(preset.id, "b.wav")
         assert row is not None and row.status == "done"
