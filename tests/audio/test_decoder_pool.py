@@ -194,6 +194,22 @@ async def test_a_file_that_waits_has_a_process_that_is_made_ready(media_bundle: 
                 await first_window(other)
 
 
+async def test_no_process_is_made_ready_beside_as_many_files_as_may_be(
+    media_bundle: Path, media: Path
+) -> None:
+    """And the one that is made ready while the last of them comes is for that file."""
+    params = DecodeParams(path=str(media / "long.wav"))
+    async with open_pool(media_bundle, max_processes=2, refill_delay_s=0.0, patience_s=0.0) as pool:
+        pool.keep_warm = True
+        await decoders_become(1)
+        with anyio.fail_after(LIMIT_S):
+            async with pool.decode(params) as one, pool.decode(params) as other:
+                await first_window(one)
+                await first_window(other)
+                await anyio.wait_all_tasks_blocked()
+                assert len(decoders()) == 2
+
+
 async def test_a_file_that_waits_sleeps(media_bundle: Path, media: Path, recordings: Path) -> None:
     """Also after a process has come back to another one."""
     async with open_pool(media_bundle, refill_delay_s=3600.0, patience_s=3600.0) as pool:

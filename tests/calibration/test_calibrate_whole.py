@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -148,7 +149,9 @@ def test_it_outlives_the_daemon_until_it_is_forgotten(many: Many, model: str) ->
     daemon.wait()
 
 
-def test_with_other_variants_and_settings_it_counts_no_more(many: Many, model: str) -> None:
+def test_with_other_variants_versions_and_settings_it_counts_no_more(
+    many: Many, model: str, tmp_path: Path
+) -> None:
     daemon = many({"slow": {"window_s": SLOW_S}, "fast": {}})
     with daemon.connect() as client:
         calibrated(client, model)
@@ -156,16 +159,18 @@ def test_with_other_variants_and_settings_it_counts_no_more(many: Many, model: s
     daemon.wait()
     daemon.env["VARIANTS"] = json.dumps({"slow": {}, "fast": {}, "new": {}})
     daemon.settings("[runtime]\nbeam_size = 3")
+    shutil.copytree(BACKENDS, tmp_path / "backends")
+    (metadata,) = (tmp_path / "backends").rglob("METADATA")
+    metadata.write_text(metadata.read_text().replace("Version: 1.0", "Version: 1.1"))
+    daemon.env["PYTHONPATH"] = str(tmp_path / "backends")
     daemon.start()
     with daemon.connect() as client:
         shown = client.calibration.show(model)
-        assert (shown["current"], shown["changed"]) == (
-            False,
-            ["beam_size is 3 and was 5", "many-new is new"],
-        )
+        changed = ["beam_size is 3 and was 5", "many is 1.1 and was 1.0", "many-new is new"]
+        assert (shown["current"], shown["changed"]) == (False, changed)
         assert loaded(client, model)["variant"] == "many-slow"
-    said = "It does not count any more: beam_size is 3 and was 5; many-new is new."
-    assert said in daemon.ctl("calibrate", model, "--show").out
+    said = daemon.ctl("calibrate", model, "--show").out
+    assert f"It does not count any more: {'; '.join(changed)}." in said
 
 
 def test_a_job_goes_before(many: Many, model: str, tmp_path: Path, held_file: Path) -> None:
