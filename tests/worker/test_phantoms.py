@@ -68,6 +68,13 @@ def test_where_the_detector_and_the_model_heard_nobody_every_text_is_a_phantom()
     assert not is_phantom(segment(" Woohoo!", no_speech_prob=0.55), None)
 
 
+def test_a_text_without_a_letter_is_a_phantom_where_nobody_spoke() -> None:
+    assert is_phantom(segment(" ♪♪ ♪♪"), [(9.0, 10.0)])
+    assert not is_phantom(segment(" ♪♪ ♪♪"), [(2.0, 2.3)])
+    assert not is_phantom(segment(" ♪♪ ♪♪"), None)
+    assert not is_phantom(segment(" 42"), [])
+
+
 def test_the_model_itself_may_say_that_nobody_spoke() -> None:
     assert is_phantom(segment(" Thank you.", no_speech_prob=0.8), [(0.0, 5.0)])
     assert is_phantom(segment(" Thank you.", no_speech_prob=0.8), None)

@@ -74,7 +74,8 @@ def is_phantom(segment: EngineSegment, spoken: Sequence[SpokenTime] | None) -> b
     """Whether a segment was made of silence or noise. `spoken` is None where nobody knows.
 
     Where the detector heard nobody at all, which is only computed if all is to be heard, every text is one
-    of which the model is not sure either: it says that nobody spoke, or it is a mere guess.
+    of which the model is not sure either: it says that nobody spoke, or it is a mere guess. So is one
+    without a letter, such as a note for music.
     """
     spoken_s = None
     if spoken is not None:
@@ -82,6 +83,7 @@ def is_phantom(segment: EngineSegment, spoken: Sequence[SpokenTime] | None) -> b
     if spoken_s == 0 and (
         segment.no_speech_prob > NO_SPEECH_CONFIRMED
         or is_poor(segment.compression_ratio, segment.avg_logprob)
+        or not spoken_letters(segment.text)
     ):
         return True
     if not is_phantom_phrase(segment.text):
