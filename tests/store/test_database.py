@@ -404,8 +404,8 @@ async def test_one_that_may_not_be_used_is_not_set_aside(forbidden: str, open_fo
     path = open_folder / "state" / "whisperd.sqlite3"
     path.parent.mkdir()
     shutil.copy(kept(LATEST), path)
-    path.parent.chmod({"folder": 0o000, "read-only folder": 0o555, "file": 0o777}[forbidden])
     path.chmod(0o400 if forbidden == "file" else 0o666)
+    path.parent.chmod({"folder": 0o000, "read-only folder": 0o555, "file": 0o777}[forbidden])
     try:
         with unprivileged():
             error = await refusal(path)
