@@ -56,7 +56,7 @@ TRUST_WINDOWS = 8
 """Windows of a job that was interrupted after which its batches may be larger by one."""
 PART_AT_RISK = 3
 """One batch holds at most a third of what was computed between two interruptions: much smaller ones cost more
-than what they save, for windows that are computed together are a quarter cheaper."""
+than what they save, for windows that are computed together are a fifth to a quarter cheaper."""
 SHARE_MARGIN = 1.1
 """How much larger than a replica's equal part a batch may be: windows cannot be divided."""
 LIKE_LENGTH_RATIO = 1.5
