@@ -86,6 +86,27 @@ def test_a_file_gets_the_lines(shared: RunningDaemon, tmp_path: Path) -> None:
     assert target.read_text().splitlines() != TEXT
 
 
+def test_subtitles_are_written_when_it_is_over(shared: RunningDaemon, tmp_path: Path) -> None:
+    target = tmp_path / "talk.srt"
+    done = shared.ctl("dictate", "--stdin", "-o", str(target), input=SPEECH)
+    assert (done.status, done.out, done.err) == (0, "", "")
+    assert target.read_text().startswith("1\n00:00:0")
+    assert all(line in target.read_text() for line in TEXT)
+
+
+def test_output_dash_is_standard_output(
+    shared: RunningDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = shared.ctl("dictate", "--stdin", "-o", "-", input=SPEECH)
+    assert (done.status, done.out.splitlines(), list(tmp_path.iterdir())) == (0, TEXT, [])
+
+
+def test_a_file_of_an_encoder_is_no_raw_audio(shared: RunningDaemon) -> None:
+    done = shared.ctl("dictate", "--stdin", "--json", input=b"fLaC" + SPEECH)
+    assert (done.status, done.json["error"]["code"]) == (1, "audio.unsupported")
+
+
 def test_options_travel(shared: RunningDaemon) -> None:
     options = ("--language", "German", "--task", "translate", "--beam-size", "3", "--prompt", "So.")
     done = shared.ctl("dictate", "--stdin", *options, input=SPEECH)

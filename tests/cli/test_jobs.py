@@ -56,7 +56,8 @@ def test_show(shared: RunningDaemon, done_job: str, tone: str) -> None:
     assert (job["id"], job["input"], job["text"]) == (done_job, {"path": tone}, TEXT.strip())
     shown = dict(line.split(":", 1) for line in shared.ctl("jobs", "show", done_job).out.splitlines())
     assert shown["status"].strip() == "completed"
-    assert shown["input"].strip() == f"path {tone}"
+    assert shown["input"].strip() == tone
+    assert shown["cached"].strip() in ("yes", "no")
 
 
 def test_show_of_a_failed_job_is_for_people(shared: RunningDaemon, failed_job: str) -> None:

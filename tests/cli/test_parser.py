@@ -85,6 +85,8 @@ def test_the_value_of_an_option_is_no_command() -> None:
         (("jobs", "stop", "x"), "usage.unknown_command", "stop", "Did you mean cancel?"),
         (("ps",), "usage.unknown_command", "ps", "Did you mean runtimes list?"),
         (("pull", "base"), "usage.unknown_command", "pull", "Did you mean models pull?"),
+        (("logs",), "usage.unknown_command", "logs", "Did you mean daemon logs?"),
+        (("cancel", "x"), "usage.unknown_command", "cancel", "Did you mean jobs cancel or runtimes cancel?"),
         (("xyzzy",), "usage.unknown_command", "xyzzy", "`whisperctl --help` lists what there is."),
         (
             ("transcribe", "a", "--fromat", "json"),

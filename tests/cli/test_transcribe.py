@@ -327,6 +327,19 @@ def test_an_empty_standard_input(shared: RunningDaemon) -> None:
     assert (done.status, done.json["error"]["code"]) == (1, "audio.empty")
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"<!doctype html><html>", "The recording that was sent is a page of the web, "),
+        (bytes(4000), "The recording that was sent is not audio or video that can be read, "),
+    ],
+)
+def test_what_is_no_recording_on_standard_input(shared: RunningDaemon, content: bytes, said: str) -> None:
+    done = transcribe(shared, "-", input=content)
+    assert (done.status, done.out) == (1, "")
+    assert done.err.startswith(f"whisperctl: {said}")
+
+
 @posix
 def test_no_standard_input(shared: RunningDaemon) -> None:
     command = f'"{sys.executable}" -m whisperd.cli.main transcribe - <&-'

@@ -28,12 +28,15 @@ EXTENSIONS = {
 """By format, what its files are called."""
 
 
-def format_of(target: str | None) -> str:
-    """The format that the name of a file stands for; text without an extension. Raises `usage.invalid`."""
+def format_of(target: str | None, *, otherwise: str | None = None) -> str:
+    """The format that the name of a file stands for; text without an extension.
+
+    Raises `usage.invalid` of an extension that stands for none, unless it is `otherwise` then.
+    """
     extension = os.path.splitext(target or "")[1].lower().removeprefix(".")
     if not extension:
         return "text"
-    found = next((name for name, known in EXTENSIONS.items() if known == extension), None)
+    found = next((name for name, known in EXTENSIONS.items() if known == extension), otherwise)
     if found is None:
         known = ", ".join(f".{one}" for one in dict.fromkeys(EXTENSIONS.values()))
         fix = f"End its name with one of {known}, or name the format, such as --format text"

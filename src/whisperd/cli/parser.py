@@ -224,11 +224,15 @@ class Parser(argparse.ArgumentParser):
         return usage_error("invalid", message, f"`{self.prog} --help` says what it takes")
 
     def _meant(self, word: str, known: Collection[str]) -> str:
-        if near := _near(word, known):
+        if near := _near(word, known) or self._deeper(word):
             return f"Did you mean {near}?"
         if word.startswith("-") and not self.commands:
             return f"`{self.prog} --help` lists what there is; a name that begins with a dash goes behind --."
         return f"`{self.prog} --help` lists what there is."
+
+    def _deeper(self, word: str) -> str:
+        """The commands further down that are called so, such as `daemon logs`."""
+        return " or ".join(f"{name} {word}" for name in self.commands if word in self.command(name).commands)
 
 
 def _near(word: str, known: Collection[str]) -> str | None:

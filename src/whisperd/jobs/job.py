@@ -15,9 +15,18 @@ from whisperd.jobs.intake import Intake
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.scheduler import Priority
 from whisperd.jobs.segments import Segment
-from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.errors import WhisperdError, sendable
 
-__all__ = ["Job", "JobInput", "JobStatus", "JobView", "Source", "Transcript", "unexpected_error"]
+__all__ = [
+    "Job",
+    "JobInput",
+    "JobStatus",
+    "JobView",
+    "Source",
+    "Transcript",
+    "of_what_was_sent",
+    "unexpected_error",
+]
 
 JobStatus = Literal["queued", "running", "completed", "failed", "cancelled"]
 
@@ -175,6 +184,16 @@ class Job:
             detached=self.is_detached,
             cached=self.is_cached,
         )
+
+
+def of_what_was_sent(job: Job, error: WhisperdError) -> WhisperdError:
+    """The same error; the file into which an upload was put is nothing that its sender knows."""
+    path = sendable(job.path)
+    if job.input.upload is None or path not in error.message:
+        return error
+    message = error.message.replace(path, "the recording that was sent")
+    data = {name: None if value == path else value for name, value in error.data.items()}
+    return WhisperdError(error.code, message[:1].upper() + message[1:], error.fix, data)
 
 
 def unexpected_error() -> WhisperdError:

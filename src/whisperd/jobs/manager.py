@@ -18,7 +18,7 @@ from whisperd.jobs.ended import EndedJobs
 from whisperd.jobs.endings import cancelled_on_request, conclude, stopping, suspended
 from whisperd.jobs.executor import JobExecutor
 from whisperd.jobs.identity import FileStamp
-from whisperd.jobs.job import Job, Source, Transcript, unexpected_error
+from whisperd.jobs.job import Job, Source, Transcript, of_what_was_sent, unexpected_error
 from whisperd.jobs.journal import Ticket, Work, job_of, record_of
 from whisperd.jobs.keeper import JobKeeper
 from whisperd.jobs.live import check_live_options
@@ -320,7 +320,7 @@ class JobManager:
             self._stop(job)
             raise
         except WhisperdError as failure:
-            error = failure.copy()
+            error = of_what_was_sent(job, failure.copy())
         except Exception:
             log.exception("job %s failed unexpectedly", job.id)
             error = unexpected_error()

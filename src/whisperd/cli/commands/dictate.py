@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from whisperd.cli import exit_status
 from whisperd.cli.command import agree_to_download, connect_as, model_warnings, progress_of
-from whisperd.cli.files import check_target, open_lines
+from whisperd.cli.files import check_target, format_of, open_lines, write_file
 from whisperd.cli.follow import TextWriter, events_of, subscribe_to_progress
 from whisperd.cli.job_options import add_job_options, given_options
 from whisperd.cli.output import Draft, print_json, print_line
 from whisperd.cli.parser import Parser, usage_error
+from whisperd.cli.raw_audio import not_raw
 from whisperd.cli.recorder import recorder_command
 from whisperd.rpc.errors import WhisperdError
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from whisperd.client.dictation import Dictation
     from whisperd.client.synchronous import Client
 
+STANDARD_OUTPUT = "-"
 READ_BYTES = 16_000
 """At most so much is read at once: half a second. What has come is sent at once."""
 PIECES_AHEAD = 8
@@ -49,7 +51,12 @@ def add(parser: Parser) -> None:
         "--model", metavar="NAME", help="a model, folder or file: for this once, if no runtime has it"
     )
     add_job_options(parser, live=True)
-    parser.add_argument("-o", "--output", metavar="FILE", help="write the text to this file, as it comes")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="write the text to this file, as it comes; subtitles (.srt, .vtt, ...) when it is over",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there already")
     parser.add_argument("--stream", action="store_true", help="print events as lines of JSON")
     parser.epilog = EXAMPLES
@@ -60,6 +67,8 @@ def run(options: argparse.Namespace) -> int:
     """Listen to the end, or to Ctrl-C."""
     _check(options)
     command = None if options.stdin else _recorder()
+    if options.output == STANDARD_OUTPUT:
+        options.output = None
     if options.output:
         check_target(options.output, (), overwrite=options.overwrite)
     with connect_as(options, has_profile=True) as client:
@@ -67,7 +76,10 @@ def run(options: argparse.Namespace) -> int:
             agree_to_download(options, model_warnings(client, options.model), is_to_be_loaded=True)
         job_options = {"runtime": options.runtime, "model": options.model, **given_options(options)}
         with ExitStack() as stack:
-            output = stack.enter_context(open_lines(options.output)) if options.output else sys.stdout
+            output: IO[str] | None = sys.stdout
+            if options.output:
+                is_text = format_of(options.output, otherwise="text") == "text"
+                output = stack.enter_context(open_lines(options.output)) if is_text else None
             dictation = stack.enter_context(client.dictate(**job_options))
             _Session(dictation, options, output).run(command)
     return exit_status.DONE
@@ -93,12 +105,14 @@ def _recorder() -> list[str]:
 class _Session:
     """One run of the command: audio in, lines out."""
 
-    def __init__(self, dictation: Dictation, options: argparse.Namespace, output: IO[str]) -> None:
+    def __init__(self, dictation: Dictation, options: argparse.Namespace, output: IO[str] | None) -> None:
+        """`output` gets the lines; without one, all is written when it is over."""
         self._dictation = dictation
         self._options = options
         self._progress = progress_of(options)
         self._draft = Draft(quiet=options.quiet or options.json)
-        self._writer = TextWriter(output, self._progress)
+        self._writer = None if output is None else TextWriter(output, self._progress)
+        self._says_text = bool(options.output) or not (options.stream or options.json)
         self._audio = _Audio(dictation)
 
     def run(self, command: list[str] | None) -> None:
@@ -112,10 +126,12 @@ class _Session:
                         self._show(event, command)
             transcript = self._dictation.result()
         self._draft.clear()
-        if self._options.json:
-            print_json({"job": self._dictation.id, **transcript.verbose})
-        elif not self._options.stream or self._options.output:
+        if self._writer is None:
+            self._write_file(client)
+        elif self._says_text:
             self._writer.finish(transcript)
+        if self._options.json and self._audio.error is None:
+            print_json({"job": self._dictation.id, **transcript.verbose})
         if self._audio.error is not None:
             raise self._audio.error
 
@@ -132,8 +148,13 @@ class _Session:
                 self._draft.show(f"{event['agreed']} {event['tentative']}".strip())
             case "transcription.segment":
                 self._draft.clear()
-                if self._options.output or not (self._options.stream or self._options.json):
+                if self._writer is not None and self._says_text:
                     self._writer.write(event["index"], event["text"], event["channel"])
+
+    def _write_file(self, client: Client) -> None:
+        target = self._options.output
+        content = client.jobs.result(self._dictation.id, format_of(target, otherwise="text"))["content"]
+        write_file(target, content)
 
 
 class _Audio:
@@ -188,8 +209,13 @@ class _Audio:
 
     def _read(self, descriptor: int) -> None:
         """Read ahead, to the end."""
+        is_first = self._recorder is None
         try:
             while piece := os.read(descriptor, READ_BYTES):
+                if is_first and (kind := not_raw(piece)):
+                    self.error = _encoded(kind)
+                    break
+                is_first = False
                 self._room.acquire()
                 self._pieces.put(piece)
         except OSError as error:
@@ -212,4 +238,12 @@ def _not_readable(reason: str) -> WhisperdError:
         "audio.not_readable",
         f"The audio cannot be read: {reason}.",
         "Check the microphone, or send audio of your own: `… | whisperctl dictate --stdin`.",
+    )
+
+
+def _encoded(kind: str) -> WhisperdError:
+    return WhisperdError(
+        "audio.unsupported",
+        f"What is sent is {kind}, and not raw audio of one channel, 16 bits and 16,000 samples in a second.",
+        "Send it to `whisperctl transcribe -`, or convert it first, as `whisperctl dictate --help` shows.",
     )

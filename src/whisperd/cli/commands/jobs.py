@@ -83,7 +83,7 @@ def list_(options: argparse.Namespace) -> None:
                 None if job["progress"] is None else f"{job['progress']:.0f} %",
                 None if job["speed"] is None else f"{job['speed']:.1f}x",
                 job["runtime"],
-                job["input"].get("path") or ("live" if job["input"].get("stream") else "standard input"),
+                _input(job["input"]),
             )
             for job in jobs
         ],
@@ -162,10 +162,16 @@ def _lines(key: str, value: Any) -> list[str]:
     """A field of a job as a person reads it; `--json` has what an error has beside this."""
     if key == "error" and value:
         return [printable(line) for line in (value["message"], value["fix"], f"({value['code']})") if line]
-    return [printable(_shown(value))]
+    return [printable(_input(value) if key == "input" else _shown(value))]
+
+
+def _input(given: dict[str, Any]) -> str:
+    return given.get("path") or ("live" if given.get("stream") else "standard input")
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {one}" for key, one in value.items() if one not in (None, {}))
+        return ", ".join(f"{key} {_shown(one)}" for key, one in value.items() if one not in (None, {}))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return "-" if value is None else str(value)
