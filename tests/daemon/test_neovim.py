@@ -81,6 +81,20 @@ def test_an_error_is_one_of_neovim_as_well(neovim: str, daemon: RunningDaemon) -
     assert after == daemon.pid
 
 
+def test_an_error_is_told_to_who_takes_texts(neovim: str, daemon: RunningDaemon) -> None:
+    said = run_lua(
+        neovim,
+        daemon,
+        """
+        request('session.hello', {client = 'nvim', version = '1', protocol = 1, errors = 'text'})
+        local _, said = pcall(request, 'jobs.show', {id = 'nobody'})
+        return said
+        """,
+    )
+    assert "There is no job 'nobody'. `whisperctl jobs list` shows" in said
+    assert "(job.unknown)" in said
+
+
 def test_events(neovim: str, daemon: RunningDaemon, endless: str, some_file: str) -> None:
     events = run_lua(
         neovim,

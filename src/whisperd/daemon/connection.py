@@ -22,7 +22,13 @@ from whisperd.daemon.hub import Subscription
 from whisperd.jobs.job import Job
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.framing import FrameLimits, FrameReader
-from whisperd.rpc.messages import Request, decode_message, encode_notification, encode_response
+from whisperd.rpc.messages import (
+    Request,
+    decode_message,
+    encode_notification,
+    encode_refusal,
+    encode_response,
+)
 from whisperd.settings import LimitSettings
 
 __all__ = ["Connection", "Dispatch"]
@@ -58,6 +64,8 @@ class Connection:
         """Jobs that are cancelled when the client goes."""
         self.profile: str | None = None
         """The profile that the client has chosen for its jobs."""
+        self.takes_texts_as_errors = False
+        """Whether the client makes nothing of an error that is a map."""
         self.uploads: set[str] = set()
         """Uploads that no job has taken yet."""
 
@@ -147,14 +155,14 @@ class Connection:
             self._pending[request.id] = size_bytes
             answers.start_soon(self._answer, request)
             return
-        self._queue(encode_response(request.id, error=error))
+        self._queue(self._refusal(request, error))
 
     async def _answer(self, request: Request) -> None:
         try:
             self._queue(await self._response(request))
         except anyio.get_cancelled_exc_class():
             if self._is_finishing:
-                self._queue(encode_response(request.id, error=_stopping()))
+                self._queue(self._refusal(request, _stopping()))
             raise
         finally:
             del self._pending[request.id]
@@ -164,10 +172,15 @@ class Connection:
         try:
             return encode_response(request.id, result=await self._dispatch(self, request))
         except WhisperdError as error:
-            return encode_response(request.id, error=error)
+            return self._refusal(request, error)
         except Exception:
             log.exception("%.50s failed unexpectedly", request.method)
-            return encode_response(request.id, error=_unexpected(request.method))
+            return self._refusal(request, _unexpected(request.method))
+
+    def _refusal(self, request: Request, error: WhisperdError) -> bytes:
+        if self.takes_texts_as_errors:
+            return encode_refusal(request.id, error.to_text())
+        return encode_response(request.id, error=error)
 
     def _queue(self, data: bytes) -> None:
         self._unread.append(data)

@@ -36,6 +36,10 @@ class WhisperdError(Exception):
         wire = {"code": self.code, "message": self.message, "fix": self.fix, "data": self.data}
         return dict(sendable(wire, MAX_TEXT_CHARACTERS))
 
+    def to_text(self) -> str:
+        """All that a person needs in one line, for peers that take errors for texts."""
+        return str(sendable(f"{self.message} {self.fix} ({self.code})", MAX_TEXT_CHARACTERS))
+
     def copy(self) -> WhisperdError:
         """The same error without where it was raised: to keep it, or to raise it in several tasks."""
         return WhisperdError(self.code, self.message, self.fix, self.data)

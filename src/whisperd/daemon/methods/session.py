@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from whisperd._version import __version__
 from whisperd.daemon.call import Call
@@ -22,6 +22,8 @@ class HelloParams(Params, frozen=True):
     protocol: int
     profile: str | None = None
     """What the client's jobs have where they say nothing themselves."""
+    errors: Literal["map", "text"] = "map"
+    """What it takes an error for."""
 
 
 async def hello(call: Call, params: HelloParams) -> dict[str, Any]:
@@ -37,6 +39,7 @@ async def hello(call: Call, params: HelloParams) -> dict[str, Any]:
     if params.profile is not None:
         call.service.profiles.find(params.profile)
     call.connection.profile = params.profile
+    call.connection.takes_texts_as_errors = params.errors == "text"
     return {"server": "whisperd", "version": __version__, "protocol": PROTOCOL}
 
 
