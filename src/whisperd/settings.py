@@ -248,7 +248,7 @@ def load_settings(path: Path) -> Settings:
     except (OSError, UnicodeDecodeError) as error:
         raise WhisperdError(
             "config.unreadable",
-            f"The settings in {path} cannot be read: {error}.",
+            f"The settings in {path} cannot be read: {getattr(error, 'strerror', None) or error}.",
             "Check the file and its permissions.",
         ) from error
     try:

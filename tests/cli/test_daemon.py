@@ -71,6 +71,11 @@ def test_settings_that_are_wrong_are_no_reason_not_to_reach_it(shared: RunningDa
     try:
         done = shared.ctl("daemon", "reload", "--json")
         assert (done.status, done.json["error"]["code"]) == (1, "config.invalid")
+        done = shared.ctl("daemon", "restart", "--json")
+        assert (done.status, done.json["error"]["code"]) == (1, "config.invalid")
+        assert (
+            shared.ctl("daemon", "status", "--json").json["pid"] == shared.pid
+        )  # it was not ended for nothing
     finally:
         shared.settings(before)
     assert shared.ctl("daemon", "reload", "--quiet").out == ""

@@ -65,6 +65,11 @@ def test_a_file_in_text_mode_is_a_mistake() -> None:
         list(pieces(io.StringIO("RIFF")))  # type: ignore[arg-type]
 
 
+def test_what_is_no_input_at_all_is_a_mistake() -> None:
+    with pytest.raises(TypeError, match="of the type int"):
+        list(pieces(12))  # type: ignore[arg-type]
+
+
 def test_options_travel_without_what_is_at_its_default() -> None:
     assert option_params({"model": None, "language": None, "vad": False}) == {"vad": False}
     assert option_params({"temperature": 0.5}) == {"temperature": [0.5]}

@@ -76,6 +76,9 @@ def pieces(source: Input) -> Iterator[bytes]:
         view = memoryview(source).cast("B")
         for offset in range(0, len(view), UPLOAD_PIECE_BYTES):
             yield bytes(view[offset : offset + UPLOAD_PIECE_BYTES])
+    elif not hasattr(source, "read"):
+        kind = type(source).__name__
+        raise TypeError(f"what is transcribed is a path, bytes or an open file, and not of the type {kind}")
     else:
         while piece := source.read(UPLOAD_PIECE_BYTES):
             if not isinstance(piece, bytes):

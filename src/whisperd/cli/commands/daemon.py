@@ -10,6 +10,7 @@ from typing import Any
 
 from whisperd.cli import service
 from whisperd.cli.command import confirm, connect_as
+from whisperd.cli.exit_status import is_unreachable
 from whisperd.cli.output import duration, print_json, print_table, printable, size
 from whisperd.cli.parser import Parser, usage_error
 from whisperd.cli.service import add_install, add_uninstall
@@ -33,8 +34,14 @@ def add(parser: Parser) -> None:
 
 
 def _add_lines(parser: Parser) -> None:
-    parser.add_argument("-n", "--lines", type=int, default=50, metavar="N", help="the last N lines (50)")
+    parser.add_argument("-n", "--lines", type=_count, default=50, metavar="N", help="the last N lines (50)")
     parser.add_argument("-f", "--follow", action="store_true", help="go on with what is written")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of lines")
+    return int(text)
 
 
 def _add_force(parser: Parser) -> None:
@@ -134,8 +141,26 @@ def stop(options: argparse.Namespace) -> None:
 
 
 def restart(options: argparse.Namespace) -> None:
+    if not options.force:
+        _check_settings(options)
     _stop(options, by_force=options.force)
     start(options)
+
+
+def _check_settings(options: argparse.Namespace) -> None:
+    """No daemon is ended for one that could not start. Raises `config.invalid`, `config.unreadable`."""
+    from pathlib import Path
+
+    from whisperd.settings import load_settings
+
+    try:
+        with connect_as(options, start=False) as client:
+            file = client.daemon.status()["config"]
+    except WhisperdError as error:
+        if not is_unreachable(error):
+            raise
+    else:
+        load_settings(Path(file))
 
 
 def reload(options: argparse.Namespace) -> None:
