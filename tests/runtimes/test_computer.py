@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -13,7 +12,7 @@ import pytest
 
 from recorded_computers import computer as recorded
 from whisperd.clock import now_rfc3339
-from whisperd.hardware import Gpus, Hardware, KeptHardware
+from whisperd.hardware import Gpus, Hardware
 from whisperd.natives import Bundle
 from whisperd.plugins import Backend, Needs, Variant
 from whisperd.rpc.errors import WhisperdError
@@ -66,7 +65,6 @@ class Looked:
     now_s: float = 0.0
     looks: int = 0
     background: list[Callable[[], Awaitable[object]]] = field(default_factory=list)
-    kept: KeptHardware | None = None
 
     def __post_init__(self) -> None:
         self.computer = Computer(
@@ -74,7 +72,6 @@ class Looked:
             self._find_hardware,
             start_soon=self.background.append,
             now_s=lambda: self.now_s,
-            kept=self.kept,
         )
 
     async def usable(self, **fields: Any) -> list[str]:
@@ -236,35 +233,3 @@ async def test_gpus_that_no_variant_can_compute_on(announce: Callable[..., None]
     looked = Looked(recorded("nvidia_cuda12"))
     assert await looked.computer.usable_gpus() == ()
     assert looked.looks == 0
-
-
-# What a daemon before this one has found
-
-
-@pytest.mark.usefixtures("announce")
-async def test_the_next_daemon_knows_what_was_found_and_asks_the_gpus_only(tmp_path: Path) -> None:
-    def kept(now_s: float) -> KeptHardware:
-        return KeptHardware(tmp_path / "hardware.json", now_s=lambda: now_s, surroundings=lambda: "same")
-
-    first = Looked(recorded("nvidia_cuda12"), kept=kept(1000))
-    assert await first.usable() == ["one-cuda12", "two-avx", "one-cpu"]
-    assert first.looks == 1
-    without_driver = replace(first, hardware=recorded("intel_desktop"), looks=0, kept=kept(1010))
-    assert await without_driver.usable() == ["two-avx", "one-cpu"], "no GPU now, and no BLAS then"
-    assert (without_driver.looks, without_driver.background) == (0, [])
-
-
-@pytest.mark.usefixtures("announce")
-async def test_what_was_found_long_ago_is_used_at_once_and_renewed(tmp_path: Path) -> None:
-    def kept(now_s: float) -> KeptHardware:
-        return KeptHardware(tmp_path / "hardware.json", now_s=lambda: now_s, surroundings=lambda: "same")
-
-    assert await Looked(recorded("old_no_avx"), kept=kept(1000)).usable() == ["one-cpu"]
-    later = Looked(recorded("intel_desktop"), kept=kept(1001 + RENEWED_AFTER_S))
-    assert await later.usable() == ["one-cpu"]
-    assert later.looks == 0
-    (renew,) = later.background
-    await renew()
-    assert await later.usable() == ["two-blas", "two-avx", "one-cpu"]
-    third = Looked(recorded("old_no_avx"), kept=kept(1002 + RENEWED_AFTER_S))
-    assert await third.usable() == ["two-blas", "two-avx", "one-cpu"]

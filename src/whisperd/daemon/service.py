@@ -29,7 +29,6 @@ from whisperd.daemon.recipes import recipe_of
 from whisperd.daemon.reporting import status_line
 from whisperd.daemon.resuming import goes_on, last_uses, resume_jobs, retire_jobs
 from whisperd.daemon.uploads import UploadStore
-from whisperd.hardware import KeptHardware
 from whisperd.jobs.executor import jobs_at_once
 from whisperd.jobs.job import Job
 from whisperd.jobs.journal import JobJournal, JobRecord, open_journal
@@ -116,7 +115,6 @@ class Service:
         self.computer = Computer(
             start_soon=tasks.start_soon,
             is_installed=lambda bundle: self.natives.find(bundle) is not None,
-            kept=KeptHardware(state_dir / "hardware.json"),
         )
         self.variant_failures = VariantFailures(partial(stamp_of, self))
         self.advisor = Advisor(self.models, self.computer, self.measured_speeds)

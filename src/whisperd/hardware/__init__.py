@@ -22,7 +22,6 @@ from whisperd.hardware.facts import (
 )
 from whisperd.hardware.find import find_hardware
 from whisperd.hardware.gpus import Gpu, Gpus, check_cuda, find_gpus, gpu_compute_types
-from whisperd.hardware.kept import KeptHardware
 from whisperd.hardware.memory import Memory, read_memory
 from whisperd.hardware.probes import ProbeFailed, Probes, probes_here
 from whisperd.hardware.usable import why_not
@@ -33,7 +32,6 @@ __all__ = [
     "Gpu",
     "Gpus",
     "Hardware",
-    "KeptHardware",
     "Libraries",
     "Library",
     "Memory",

@@ -16,7 +16,6 @@ from whisperd.hardware import (
     Gpu,
     Gpus,
     Hardware,
-    KeptHardware,
     find_gpus,
     find_hardware,
     gpu_compute_types,
@@ -52,8 +51,7 @@ class Computer:
     """Looks at this computer when it first matters, and keeps what it found: looking takes processes.
 
     `start_soon` starts a task in the background; without it, nothing is looked at twice unasked.
-    `is_installed` says of a bundle whether it is there already, so that it need not be built. `kept` is what
-    was found before this daemon began, and where what it finds is kept.
+    `is_installed` says of a bundle whether it is there already, so that it need not be built.
     """
 
     def __init__(
@@ -64,14 +62,12 @@ class Computer:
         start_soon: StartSoon | None = None,
         is_installed: Callable[[Bundle], bool] = lambda _: False,
         now_s: Callable[[], float] = time.monotonic,
-        kept: KeptHardware | None = None,
     ) -> None:
         self._find_gpus = find_gpus
         self._find_hardware = find_hardware or partial(_find_hardware, find_gpus)
         self._start_soon = start_soon
         self._is_installed = is_installed
         self._now_s = now_s
-        self._kept = kept
         self._hardware: Hardware | None = None
         self._looked_s = 0.0
         """When what is known was found."""
@@ -79,9 +75,6 @@ class Computer:
 
     async def hardware(self) -> Hardware:
         """What this computer has. Only the first who asks waits; what is old is renewed in the background."""
-        if self._hardware is None:
-            async with self._looking:
-                self._hardware = self._hardware or await self._recall()
         if self._hardware is None:
             return await self.look_again()
         is_old = self._now_s() - self._looked_s > RENEWED_AFTER_S
@@ -96,17 +89,7 @@ class Computer:
             if self._hardware is None or self._looked_s < asked_s:  # else somebody else has just looked
                 self._hardware = await self._find_hardware()
                 self._looked_s = self._now_s()
-                if self._kept is not None:
-                    await anyio.to_thread.run_sync(self._kept.keep, self._hardware)
             return self._hardware
-
-    async def _recall(self) -> Hardware | None:
-        """What a daemon before this one has found; its GPUs are asked anew."""
-        recalled = await anyio.to_thread.run_sync(self._kept.recall) if self._kept else None
-        if recalled is None:
-            return None
-        self._looked_s = self._now_s() - recalled.age_s
-        return msgspec.structs.replace(recalled.hardware, gpus=await self._find_gpus())
 
     async def judged_variants(self, gpus: Gpus | None = None) -> list[JudgedVariant]:
         """Every variant, the highest priority first, with the reason why this computer cannot use it.
