@@ -82,15 +82,18 @@ def test_an_error_is_one_of_neovim_as_well(neovim: str, daemon: RunningDaemon) -
 
 
 def test_an_error_is_told_to_who_takes_texts(neovim: str, daemon: RunningDaemon) -> None:
-    said = run_lua(
+    refused, said = run_lua(
         neovim,
         daemon,
         """
-        request('session.hello', {client = 'nvim', version = '1', protocol = 1, errors = 'text'})
-        local _, said = pcall(request, 'jobs.show', {id = 'nobody'})
-        return said
+        local me = {client = 'nvim', version = '1', protocol = 1, errors = 'text'}
+        local _, first = pcall(request, 'session.hello', vim.tbl_extend('force', me, {protocol = 99}))
+        request('session.hello', me)
+        local _, second = pcall(request, 'jobs.show', {id = 'nobody'})
+        return {first, second}
         """,
     )
+    assert "The client speaks protocol 99" in refused
     assert "There is no job 'nobody'. `whisperctl jobs list` shows" in said
     assert "(job.unknown)" in said
 

@@ -372,7 +372,7 @@ def test_what_a_dead_worker_had_runs_again_alone() -> None:
         (Past(2), [2, 2, 2, 2, 3, 3, 3, 4, 4, 5, 5, 5]),
         (Past(9), [*[1] * 8, 2, 2, 2, 2, 3, 3, 3, 4, 4, 5, 2]),
         (Past(9, windows_before=6), [2, 2, 2, 2, 3, 3, 3, 4, 4, 5, 5, 5]),
-        (Past(9, windows_before=100), [8, 8, 8, 8, 8]),
+        (Past(9, windows_before=100), [4, 4, 5, 5, 6, 7, 7, 2]),
     ],
 )
 def test_what_was_interrupted_has_smaller_batches_for_a_while(past: Past, sizes: list[int]) -> None:
@@ -412,10 +412,10 @@ def test_a_dead_worker_makes_batches_small_however_far_the_daemon_before_came() 
     for index in range(24):
         scheduler.add(parcel("a", index), 0)
     batch = scheduler.next_batch(0)
-    assert batch is not None and len(batch.parcels) == 8
+    assert batch is not None and len(batch.parcels) == 4
     assert scheduler.worker_died(batch) == []
-    assert [len(run_one(scheduler)) for _ in range(8)] == [1] * 8
-    assert len(run_one(scheduler)) == 3, "a quarter of it, and eight were computed since"
+    assert [len(run_one(scheduler)) for _ in range(4)] == [1] * 4
+    assert len(run_one(scheduler)) == 2, "a quarter of what a batch usually holds"
 
 
 def test_a_second_death_is_the_last() -> None:

@@ -56,6 +56,14 @@ def test_what_a_link_led_to_is_gone_while_its_disk_is_mounted(
     assert missing_of(str(tmp_path), Selection(), [row("a.wav")]).unmounted == {}
 
 
+def test_what_was_in_a_folder_that_has_been_there_all_along_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    rows = [row("a.wav"), row("disk/b.wav")]
+    missing = missing_of(str(tmp_path), Selection(), rows, is_same=True)
+    assert missing.gone == rows[:1]
+    assert list(missing.unmounted) == ["disk"]
+
+
 def test_what_is_not_on_the_disk_that_is_mounted_there_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,7 +107,11 @@ def unmount(place: Path) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("watched", ["inbox", "inbox/disk"])
-async def test_a_disk_that_is_unmounted_and_mounted_again(tmp_path: Path, disk: Path, watched: str) -> None:
+async def test_a_disk_that_is_unmounted_and_mounted_again(
+    tmp_path: Path, disk: Path, watched: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Another test may mount a disk meanwhile, to which the kernel gives the number of this one.
+    monkeypatch.setattr(absence, "mounted_devices", frozenset)
     (disk / "a.wav").write_bytes(b"sound")
     below = os.path.relpath(disk / "a.wav", tmp_path / watched)
     async with open_watches(tmp_path) as watches:

@@ -189,7 +189,7 @@ class Job:
 def of_what_was_sent(job: Job, error: WhisperdError) -> WhisperdError:
     """The same error; the file into which an upload was put is nothing that its sender knows."""
     path = sendable(job.path)
-    if job.input.upload is None or path not in error.message:
+    if job.input.upload is None:
         return error
     message = error.message.replace(path, "the recording that was sent")
     data = {name: None if value == path else value for name, value in error.data.items()}

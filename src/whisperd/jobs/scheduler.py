@@ -19,8 +19,8 @@ never waits for a long file to end. The rules:
   an idle replica loses.
 * A job whose work was interrupted, because the daemon or the worker died under it, has smaller batches for a
   while: less is lost the next time, and less memory needed. Each such end halves them, but where a daemon
-  had computed much until it died they hold `PART_AT_RISK` of that; with each `TRUST_WINDOWS` computed since,
-  they may be larger by one.
+  had computed much until it died they hold `PART_AT_RISK` of that, up to half of what they usually do; with
+  each `TRUST_WINDOWS` computed since, they may be larger by one.
 * Windows that were being computed when the worker died run again once, each one alone and with
   nothing beside it, so that only the window at fault can fail. So do windows of several parcels that
   the engine refused together.
@@ -206,7 +206,8 @@ class _Job:
         """How many windows a batch may hold that has some of this job."""
         if not self.past.interruptions:
             return batch_size
-        least = max(1, batch_size >> self.past.interruptions, self.past.windows_before // PART_AT_RISK)
+        at_risk = min(self.past.windows_before // PART_AT_RISK, batch_size // 2)
+        least = max(1, batch_size >> self.past.interruptions, at_risk)
         return min(batch_size, least + self.computed // TRUST_WINDOWS)
 
     def take(self, parcel: Parcel) -> Parcel:

@@ -33,8 +33,12 @@ class Missing(NamedTuple):
     """The inodes of the folders, by their paths within the watched one, where a disk with others was."""
 
 
-def missing_of(root: str, selection: Selection, rows: Iterable[FileRow]) -> Missing:
-    """Which of these files are not there, and why."""
+def missing_of(root: str, selection: Selection, rows: Iterable[FileRow], *, is_same: bool = False) -> Missing:
+    """Which of these files are not there, and why. `is_same`: the watched folder has been there all along.
+
+    There are file systems on which a folder and the files in it are on two devices, neither of which is told
+    of as mounted; so it is not left to devices alone.
+    """
     missing = Missing([], {})
     nearest, inode_of = cache(partial(_nearest, root)), cache(lambda place: folder_inode(join(root, place)))
     mounted, is_bare = cache(mounted_devices), cache(partial(_is_bare, root, selection))
@@ -43,7 +47,8 @@ def missing_of(root: str, selection: Selection, rows: Iterable[FileRow]) -> Miss
             continue
         place, device = nearest(os.path.dirname(row.path)), device_of(row.identity.inode)
         inode = inode_of(place)
-        if inode is None or device in {device_of(inode), *mounted()} or not is_bare(place):
+        stays = is_same and not place
+        if inode is None or stays or device in {device_of(inode), *mounted()} or not is_bare(place):
             missing.gone.append(row)
         else:
             missing.unmounted[place] = inode

@@ -18,7 +18,7 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
 from whisperd.threads import run_abandonable
 from whisperd.watch import scanner
-from whisperd.watch.absence import Missing, missing_of
+from whisperd.watch.absence import missing_of
 from whisperd.watch.errors import absent, told
 from whisperd.watch.failures import LONGEST_DELAY_S
 from whisperd.watch.hold import Hold
@@ -112,8 +112,8 @@ class WatchFolder:
     @property
     def landmarks(self) -> dict[str, str | None]:
         """Folders, and their inodes: where one has another, a folder or a disk has come or gone."""
-        places = {os.path.normpath(self.full(place)): inode for place, inode in self.unmounted.items()}
-        return {self.preset.path: self.root} | places
+        places = {self.full(place): inode for place, inode in self.unmounted.items() if place}
+        return {self.preset.path: self.root, **places}
 
     @property
     def waiting(self) -> int:
@@ -265,15 +265,11 @@ class WatchFolder:
         if root is None:
             await self._absent("The folder is not there, or cannot be read.")
             return
-        first = await self._store.files.present(self.preset.id, "", 1)
-        if first and (inode := (await self._missing(first)).unmounted.get("")):
-            self.unmounted = {"": inode}
-            await self._absent("The disk that its recordings are on is not mounted here.")
-            return
+        is_same = root == self.root and "" not in self.unmounted
         await self._present(root)
         await self._walk(selection)
         await self._drop_missing()
-        await self._note_gone(root)
+        await self._note_gone(root, is_same=is_same)
 
     async def _walk(self, selection: Selection, start: str = "") -> None:
         walk = scanner.walk(self.preset.path, selection, start, remove_leftover)
@@ -330,21 +326,24 @@ class WatchFolder:
             for path in (path for path, seen in found if seen is None):
                 self._drop(path)
 
-    async def _note_gone(self, root: str) -> None:
+    async def _note_gone(self, root: str, *, is_same: bool) -> None:
         last, unmounted = "", dict[str, str]()
         while rows := await self._store.files.present(self.preset.id, last, SLICE):
             last = rows[-1].path
-            unmounted |= await self._forget_missing(rows, root)
+            unmounted |= await self._forget_missing(rows, root, is_same=is_same)
         before, self.unmounted = self.unmounted, unmounted
         lines = [LogLine("absent", place or None, NOT_MOUNTED) for place in unmounted if place not in before]
-        lines += [LogLine("back", place, MOUNTED) for place in before if place and place not in unmounted]
+        lines += [LogLine("back", place or None, MOUNTED) for place in before if place not in unmounted]
         if lines:
             await self._store.log.add(self.preset.id, *lines)
 
-    async def _forget_missing(self, rows: Sequence[FileRow], root: str) -> dict[str, str]:
+    async def _forget_missing(
+        self, rows: Sequence[FileRow], root: str, *, is_same: bool = True
+    ) -> dict[str, str]:
         """Of these files, note those that are gone, if the folder still is there; the others' `unmounted`."""
         path = self.preset.path
-        gone, unmounted = await self._missing(rows)
+        look = partial(missing_of, path, self.selection, rows, is_same=is_same)
+        gone, unmounted = await self._in_thread(look)
         if not (gone or unmounted) or await self._in_thread(lambda: scanner.folder_inode(path)) != root:
             return {}
         for row in gone:
@@ -352,9 +351,6 @@ class WatchFolder:
             await self._on_gone(row)
         await self._store.files.mark_gone([row.id for row in gone])
         return unmounted
-
-    async def _missing(self, rows: Sequence[FileRow]) -> Missing:
-        return await self._in_thread(partial(missing_of, self.preset.path, self.selection, rows))
 
     async def _look_at_hints(self, hints: Mapping[str, bool]) -> None:
         selection, root = self.selection, self.root

@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 ROOT_INTERVAL_S: Final = 30.0
 """How often we look whether the folders are still the same ones."""
+TOGETHER: Final = "all watch folders/."
 TOGETHER_S: Final = 5.0
 """How long they may take to answer one after the other, before each is asked alone."""
 RETIRE_INTERVAL_S: Final = 6 * 3600.0
@@ -318,19 +319,20 @@ class WatchManager:
         def look() -> list[dict[str, str | None]]:
             return [{path: scanner.folder_inode(path) for path in landmarks} for landmarks in before]
 
-        # `path/.` as their folder: who only looks at it holds no thread of those who look into it.
-        where = os.path.join(folders[0].preset.path, ".", ".")
+        # A name of their own: who only looks at folders holds no thread of those who look into one.
+        is_alone = len(folders) == 1
+        where = os.path.join(folders[0].preset.path, ".", ".") if is_alone else TOGETHER
         try:
-            now = await run_abandonable(where, look, LOOK_TIMEOUT_S if len(folders) == 1 else TOGETHER_S)
+            now = await run_abandonable(where, look, LOOK_TIMEOUT_S if is_alone else TOGETHER_S)
         except TimeoutError:
-            if len(folders) == 1:
+            if is_alone:
                 return  # it finds that out by itself, and is polled then
             async with open_task_group() as tasks:
                 for folder in folders:  # one keeps nobody from the others
                     tasks.start_soon(self._see_whether_same, [folder])
             return
         for folder, landmarks, found in zip(folders, before, now, strict=True):
-            if found != landmarks:
+            if found != landmarks and not folder.is_scanning:
                 folder.request_scan()
                 if folder.root is not None:
                     self._notifier.renew(self._notifier.folders)

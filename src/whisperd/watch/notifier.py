@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Notifier"]
 
 log = logging.getLogger(__name__)
+GATHER_S: Final = 0.2
+"""Where folders come one after the other, it begins anew once for all of them."""
 RESTART_DELAYS_S: Final = (1.0, 5.0, 30.0, 300.0)
 LONGEST_AFTER_A_NAME: Final = 2
 """Its place there: a name that the watcher cannot tell is no reason to be deaf for longer."""
@@ -90,6 +92,7 @@ class Notifier:
                     if folders:
                         tasks.start_soon(self._watch, folders, recursive)
                 await changed.wait()
+                await anyio.sleep(GATHER_S)
                 tasks.cancel_scope.cancel()
 
     async def _watch(self, folders: list[str], recursive: bool) -> None:

@@ -47,4 +47,6 @@ def status_of(folder: WatchFolder) -> tuple[str, str | None]:
         return "quiet", f"Quiet hours: {folder.preset.quiet_hours}."
     away = ", ".join(sorted(sendable(place or folder.preset.path) for place in folder.unmounted))
     reason = f"Not mounted: {away}." if away else None
+    if "" in folder.unmounted:
+        return "absent", reason
     return "scanning" if folder.is_scanning or folder.root is None else "watching", reason

@@ -153,6 +153,8 @@ def _check_settings(options: argparse.Namespace) -> None:
 
     from whisperd.settings import load_settings
 
+    if service.is_stopped(options):
+        return  # who connects to its socket would start the daemon
     try:
         with connect_as(options, start=False) as client:
             file = client.daemon.status()["config"]

@@ -127,7 +127,8 @@ class _Session:
             transcript = self._dictation.result()
         self._draft.clear()
         if self._writer is None:
-            self._write_file(client)
+            if transcript.segments or self._audio.error is None:
+                self._write_file(client)
         elif self._says_text:
             self._writer.finish(transcript)
         if self._options.json and self._audio.error is None:

@@ -28,6 +28,7 @@ class HelloParams(Params, frozen=True):
 
 async def hello(call: Call, params: HelloParams) -> dict[str, Any]:
     """Agree on a protocol, and on a profile. Raises `protocol.unsupported`, `profile.unknown`."""
+    call.connection.takes_texts_as_errors = params.errors == "text"
     if params.protocol != PROTOCOL:
         older = "client" if params.protocol < PROTOCOL else "daemon"
         raise WhisperdError(
@@ -39,7 +40,6 @@ async def hello(call: Call, params: HelloParams) -> dict[str, Any]:
     if params.profile is not None:
         call.service.profiles.find(params.profile)
     call.connection.profile = params.profile
-    call.connection.takes_texts_as_errors = params.errors == "text"
     return {"server": "whisperd", "version": __version__, "protocol": PROTOCOL}
 
 
