@@ -39,6 +39,7 @@ def reload(request: pytest.FixtureRequest) -> Callable[[RunningDaemon], None]:
 
 def test_new_settings_apply(daemon: RunningDaemon, reload: Callable[[RunningDaemon], None]) -> None:
     with RawClient(daemon) as old:
+        old.request("daemon.status")  # it is accepted, with the limits of before
         daemon.settings(
             "[limits]\nmax_connections = 2\nmax_frame_bytes = 4096\n"
             "[log]\nlevel = 'debug'\nmax_bytes = 10_000\nfiles = 1\n"
