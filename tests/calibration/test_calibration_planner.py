@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fuzzing import examples
 from whisperd.calibration.planner import (
     TIMES,
     best,
@@ -159,7 +160,7 @@ def computers(draw: st.DrawFn) -> SimulatedComputer:
 
 
 @given(computers())
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 def test_what_is_chosen_is_within_five_percent_of_the_best(computer: SimulatedComputer) -> None:
     chosen = computer.calibrate()
     assert chosen is not None

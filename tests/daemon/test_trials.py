@@ -10,6 +10,7 @@ import pytest
 from whisperd.daemon.trials import _smallest_model
 from whisperd.models import InstalledModel
 from whisperd.plugins import Backend, ModelFacts, find_variant
+from whisperd.rpc.errors import WhisperdError
 
 pytestmark = pytest.mark.anyio
 
@@ -30,8 +31,10 @@ def service(*stored: InstalledModel, in_place: InstalledModel | None = None) -> 
     async def list_() -> list[InstalledModel]:
         return list(stored)
 
-    async def find(name: str) -> InstalledModel | None:
-        return found.get(name)
+    async def find(name: str) -> InstalledModel:
+        if name not in found:
+            raise WhisperdError("model.unknown", f"There is no {name}.", "Check its spelling.")
+        return found[name]
 
     names = [in_place.name if in_place else "gone"]
     runtimes = [SimpleNamespace(preset=SimpleNamespace(model=name)) for name in names]
@@ -51,6 +54,13 @@ async def test_it_is_the_smallest_that_knows_english() -> None:
     found = await _smallest_model(here, backend("ctranslate2-cpu"))
     assert found is not None and found.name == "base"
     assert await _smallest_model(service(), backend("ctranslate2-cpu")) is None
+
+
+async def test_a_folder_that_a_runtime_names_and_that_is_gone_is_passed_over() -> None:
+    here = service(model("base", 100))
+    assert [one.preset.model for one in here.runtimes.all()] == ["gone"]
+    found = await _smallest_model(here, backend("ctranslate2-cpu"))
+    assert found is not None and found.name == "base"
 
 
 async def test_a_file_in_its_own_format_is_for_the_backend_that_loads_it() -> None:

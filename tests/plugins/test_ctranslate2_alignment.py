@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from fuzzing import CHANGES, Change, spoil
 from whisperd_ctranslate2.alignment import DecoderSize, decoder_size, heads_problem, with_sound_heads
 
 SIZE = DecoderSize(layers=4, heads=6)
@@ -24,9 +28,11 @@ def variable(name: str, shape: tuple[int, ...], kind: int, data: bytes) -> bytes
     return string(name) + dimensions + struct.pack("<BI", kind, len(data)) + data
 
 
-def weights(*, heads: bytes | None = b"\x06\x00", alias: bool = False) -> bytes:
+def weights(
+    *, heads: bytes | None = b"\x06\x00", alias: bool = False, layers: Sequence[object] = range(4)
+) -> bytes:
     variables = [
-        variable(f"decoder/layer_{layer}/ffn/linear_0/weight", (2, 3), 0, bytes(24)) for layer in range(4)
+        variable(f"decoder/layer_{layer}/ffn/linear_0/weight", (2, 3), 0, bytes(24)) for layer in layers
     ]
     variables.append(variable("encoder/layer_0/ffn/linear_0/weight", (1,), 1, bytes(1)))
     if heads is not None:
@@ -54,6 +60,36 @@ def test_weights_that_do_not_tell_them(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "model.bin"
     path.write_bytes(data)
     assert decoder_size(path) is None
+
+
+@pytest.mark.parametrize(
+    "layers", [[0, 1, 2, 3, 9], [0, 1, 2, 3, "9" * 5000], [0, 1, 2, 3, "٤"], [0, 1, 2, 3, "04"]]
+)
+def test_layers_are_counted_as_the_library_does(tmp_path: Path, layers: list[object]) -> None:
+    """Up to the first that is missing: heads of a later one would be memory that is not the model's."""
+    path = tmp_path / "model.bin"
+    path.write_bytes(weights(layers=layers))
+    assert decoder_size(path) == SIZE
+
+
+def test_a_name_that_comes_twice_tells_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes(weights(layers=[0, 1, 1]))
+    assert decoder_size(path) is None
+    path.write_bytes(
+        weights().removesuffix(bytes(4)) + struct.pack("<I", 1) + 2 * string("decoder/num_heads")
+    )
+    assert decoder_size(path) is None
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(changes=CHANGES, alias=st.booleans())
+def test_spoilt_weights_have_a_size_or_none(tmp_path: Path, changes: list[Change], alias: bool) -> None:
+    data = spoil(weights(alias=alias), changes)
+    path = tmp_path / "model.bin"
+    path.write_bytes(data)
+    size = decoder_size(path)
+    assert size is None or size.layers <= data.count(b"decoder/layer_")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from ggml_models import STATE, TOKENS, TYPES, VOCABULARY, ggml_model, tensor
 from whisperd.plugins import ModelFacts
-from whisperd_whispercpp.ggml_file import NotAModel, read_facts
+from whisperd_whispercpp.ggml_file import NotAModel, coreml_encoder, read_facts
 from whisperd_whispercpp.memory import need_bytes
 
 HEADER_BYTES = 48
@@ -185,3 +186,17 @@ def test_a_spoilt_head_is_refused_or_harmless(changes: list[tuple[int, int, byte
         assert str(problem)
     else:
         assert facts.precision in TYPES and facts.language_count in (1, 99, 100)
+
+
+@pytest.mark.parametrize(
+    ("file", "encoder"),
+    [
+        ("ggml-base.bin", "ggml-base-encoder.mlmodelc"),
+        ("ggml-base-q5_0.bin", "ggml-base-encoder.mlmodelc"),
+        ("ggml-base.en-q8_0.bin", "ggml-base.en-encoder.mlmodelc"),
+        ("ggml-large-v3-turbo-q5_0.bin", "ggml-large-v3-turbo-encoder.mlmodelc"),
+        ("ggml-large-v3.bin", "ggml-large-v3-encoder.mlmodelc"),
+    ],
+)
+def test_a_model_has_one_encoder_for_coreml_in_whatever_precision_it_is(file: str, encoder: str) -> None:
+    assert coreml_encoder(Path("/models") / file) == Path("/models") / encoder

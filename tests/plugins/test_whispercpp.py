@@ -76,6 +76,12 @@ def test_two_languages_at_once_do_not_mix(client: Client) -> None:
         assert likeness(result["text"], references[file]["text"]) > 0.5, result["text"]
 
 
+def test_chinese_is_found(client: Client) -> None:
+    transcript = client.transcribe(AUDIO / "aishell-0121.wav", runtime="base-int8")
+    assert transcript.language == "zh"
+    assert "\u5dde\u5e02" in transcript.text  # a city: the same in both ways to write Chinese
+
+
 def test_german_becomes_english_where_that_is_the_task(client: Client) -> None:
     transcript = client.transcribe(AUDIO / "sentence_de.wav", runtime="base-int8", task="translate")
     assert transcript.language == "de"

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from whisperd.worker.coverage import (
     Missing,
     best_cut,
+    cut_at_words,
     find_missing,
+    is_exact,
     is_sparse,
     merge,
     overlap_s,
@@ -241,6 +243,110 @@ def test_where_nobody_pauses_the_cut_is_where_what_is_missing_ends() -> None:
     assert best_cut(split, 20.7, Missing(4.3, 9.3, math.inf)) == 9.4
     assert best_cut(split, 20.7, Missing(4.3, 9.3, 16.5)) == 16.5  # no quiet place is near
     assert best_cut([(0.0, 4.7), (4.7, 9.4), (9.9, 20.7)], 20.7, Missing(4.3, 0.0, 4.6)) == 9.65
+
+
+SHORT = "He was not an ill-disposed young man."
+"""Said in two seconds."""
+
+
+class PassesOver:
+    """Hears three sentences in speech without a pause, but the second only where a window begins with it.
+
+    What is passed over is spread over the first two words behind it. The samples tell where a part lies.
+    """
+
+    SENTENCES = ((0.0, 5.0, SENTENCE), (5.0, 7.2, SHORT), (7.2, 12.2, SENTENCE.lower()))
+
+    def __init__(self) -> None:
+        self.heard: list[SpokenTime] = []
+
+    @staticmethod
+    def window(*spoken: SpokenTime) -> EngineWindow:
+        """All of it; each millisecond has its number."""
+        pcm = b"".join(at.to_bytes(2, "little") * (SAMPLE_RATE // 1000) for at in range(12200))
+        return EngineWindow(pcm=pcm, spoken=spoken)
+
+    def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
+        return [self._hear(window, options.language or "en") for window in windows]
+
+    def _hear(self, window: EngineWindow, language: str) -> WindowResult:
+        begin_s = int.from_bytes(window.pcm[:2], "little") / 1000
+        end_s = begin_s + window.duration_s
+        self.heard.append((begin_s, round(end_s, 2)))
+        segments, skipped_s = [], 0.0
+        for start_s, stop_s, text in self.SENTENCES:
+            if not (begin_s - 0.1 <= start_s and stop_s <= end_s + 0.1):
+                continue
+            if text == SHORT and begin_s < start_s - 0.1:
+                skipped_s = stop_s - start_s
+                continue
+            segments.append(self._said(start_s - begin_s, stop_s - begin_s, text, skipped_s))
+            skipped_s = 0.0
+        return WindowResult(language=language, language_probability=1.0, segments=tuple(segments))
+
+    def _said(self, start_s: float, stop_s: float, text: str, skipped_s: float) -> EngineSegment:
+        texts = re.findall(r"\s*\S+", text)
+        each_s = (stop_s - start_s) / len(texts)
+        starts = [start_s + each_s * at for at in range(len(texts))]
+        starts[0] -= skipped_s / 2
+        words = (
+            EngineWord(text=text, start=start, end=end, probability=0.9)
+            for text, start, end in zip(texts, starts, [*starts[1:], stop_s], strict=True)
+        )
+        return msgspec.structs.replace(segment(starts[0], stop_s, text), words=tuple(words))
+
+
+def test_a_short_sentence_that_is_lost_where_nobody_pauses_is_heard_by_a_part_that_begins_with_it() -> None:
+    engine = PassesOver()
+    whole = engine.window((0.0, 4.4), (4.4, 9.0), (9.0, 12.2))
+    (result,) = transcribe_whole(engine.transcribe, [whole], DecodeOptions(word_times=True))
+    assert engine.heard == [(0.0, 12.2), (0.0, 5.0), (5.0, 12.2)]
+    assert [(one.start, one.text) for one in result.segments] == [
+        (start, text) for start, _, text in PassesOver.SENTENCES
+    ]
+
+
+def test_where_somebody_pauses_two_seconds_may_be_no_speech() -> None:
+    engine = PassesOver()
+    whole = engine.window((0.0, 4.4), (4.4, 9.0), (9.1, 12.2))
+    transcribe_whole(engine.transcribe, [whole], DecodeOptions(word_times=True))
+    assert engine.heard == [(0.0, 12.2)]
+
+
+def test_words_tell_exactly_what_is_missing_only_where_they_have_times_and_nobody_pauses() -> None:
+    (whole,) = PassesOver().transcribe([PassesOver.window()], DecodeOptions())
+    assert is_exact(whole.segments, [(0.0, 5.0), (5.0, 12.2)])
+    assert not is_exact(whole.segments, [(0.0, 5.0), (5.1, 12.2)])
+    assert not is_exact(whole.segments, [(0.0, 12.2)])
+    assert not is_exact([segment(0.0, 5.0, SENTENCE)], [(0.0, 5.0), (5.0, 12.2)])
+
+
+def test_who_speaks_slowly_without_a_pause_has_left_out_nothing() -> None:
+    word_s = 6 / 6.5  # letters in a second
+    words = (
+        EngineWord(text=" slowly", start=word_s * at, end=word_s * (at + 1), probability=0.9)
+        for at in range(26)
+    )
+    text = msgspec.structs.replace(segment(0.0, 24.0, " slowly" * 26), words=tuple(words))
+    spoken = [(0.0, 12.0), (12.0, 24.0)]
+    assert is_exact([text], spoken)
+    assert find_missing([text], spoken).length_s < 1
+
+
+@pytest.mark.parametrize(
+    ("missing", "cut_s"),
+    [
+        (Missing(2.2, 12.8, 15.7), 12.8),
+        (Missing(5.5, 0.0, 6.2), 6.2),  # nothing was heard before
+        (Missing(4.0, 16.0, math.inf), 16.0),
+        (Missing(1.6, 0.0, 1.7), None),
+        (Missing(20.0, 0.0, math.inf), None),
+    ],
+)
+def test_where_words_tell_it_the_cut_is_where_what_is_missing_begins(
+    missing: Missing, cut_s: float | None
+) -> None:
+    assert cut_at_words(missing, 20.0) == cut_s
 
 
 def test_a_text_that_is_too_short_for_the_speech_is_sparse() -> None:

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisperd.worker.rules import (
-    EQUAL_STEP_FRAMES,
     FRAMES_PER_SECOND,
     FULL_CONTEXT_FRAMES,
+    common_context_frames,
     context_frames,
     elect,
     has_loop,
@@ -32,13 +32,24 @@ def test_a_context_holds_the_speech_and_a_margin(duration_s: float) -> None:
     assert frames - duration_s * FRAMES_PER_SECOND < 5 * FRAMES_PER_SECOND, "more would only cost time"
 
 
-@given(durations, durations, st.sampled_from([50, EQUAL_STEP_FRAMES]))
-def test_windows_of_like_length_have_the_same_few_contexts(one_s: float, other_s: float, step: int) -> None:
-    one, other = (context_frames(length_s, step_frames=step) for length_s in (one_s, other_s))
-    assert one % step == 0
-    assert 0 <= one - context_frames(one_s) < step
-    if one_s <= other_s < 10 or 10 <= one_s <= other_s:
-        assert one <= other
+@given(durations, durations)
+def test_a_longer_window_has_no_less_context(one_s: float, other_s: float) -> None:
+    one_s, other_s = sorted((one_s, other_s))
+    if other_s < 10 or one_s >= 10:  # short ones have a larger margin
+        assert context_frames(one_s) <= context_frames(other_s)
+        assert common_context_frames(one_s) <= common_context_frames(other_s)
+
+
+@given(durations, st.none() | st.floats(0, 30))
+def test_a_common_context_holds_that_of_the_window(duration_s: float, margin_s: float | None) -> None:
+    own, common = context_frames(duration_s, margin_s), common_context_frames(duration_s, margin_s)
+    assert own <= common <= FULL_CONTEXT_FRAMES
+    assert common - own < 200 or common == FULL_CONTEXT_FRAMES
+
+
+def test_common_contexts_are_few() -> None:
+    common = {common_context_frames(length_ms / 1000) for length_ms in range(10, 30_000, 10)}
+    assert common == {600, 800, 1000, 1200, 1400, 1600, FULL_CONTEXT_FRAMES}
 
 
 @given(durations, st.floats(0, 30))

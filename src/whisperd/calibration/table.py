@@ -34,7 +34,7 @@ class CalibrationTable:
         for (text,) in await self._database.run(work):
             try:
                 one = msgspec.json.decode(text, type=Calibration)
-            except msgspec.MsgspecError:
+            except ValueError:
                 continue
             self._kept[one.model, one.fingerprint] = one
 

@@ -131,10 +131,17 @@ async def _smallest_model(service: Service, backend: Backend) -> InstalledModel 
     used in place. A file in its own format is loaded by few."""
     names = [summary.name for summary in await service.models.list()]
     names += [runtime.preset.model for runtime in service.runtimes.all()]
-    found = [await service.models.find(name) for name in dict.fromkeys(names)]
+    found = [await _find(service, name) for name in dict.fromkeys(names)]
     own = [one for one in found if one and (one.facts is None or backend in reading(one.facts))]
     able = [one for one in own if one.languages is None or "en" in one.languages]
     return min(able, key=lambda one: math.inf if one.size is None else one.size, default=None)
+
+
+async def _find(service: Service, name: str) -> InstalledModel | None:
+    try:
+        return await service.models.find(name)
+    except WhisperdError:  # a folder or file of the user's that has gone, and that a runtime still names
+        return None
 
 
 class _Only(NativeStore):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["LANGUAGES"]
+__all__ = ["LANGUAGES", "language_code"]
 
 _TABLE = """
 af afrikaans, am amharic, ar arabic, as assamese, az azerbaijani, ba bashkir, be belarusian, bg bulgarian,
@@ -27,3 +27,10 @@ LANGUAGES: Final[dict[str, str]] = {
     for code, _, name in [entry.strip().partition(" ")]
 }
 """Code to name."""
+_CODES: Final = {name: code for code, name in LANGUAGES.items()}
+
+
+def language_code(text: str) -> str | None:
+    """The code of a language that is given by it, or by its name; None where there is none such."""
+    wanted = text.strip().lower()
+    return wanted if wanted in LANGUAGES else _CODES.get(wanted)

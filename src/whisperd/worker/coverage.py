@@ -4,8 +4,10 @@ A Whisper model may end its text where a sentence ends, though somebody else goe
 only where the last speaker does: the text is sure of itself, and half of it is missing. No score of the
 decoder shows that; the time in which somebody speaks does, held against the text. Such a window is computed
 again in two parts, and the longer text is kept. It is cut in its longest pause; where there is none, where
-what is missing ends, since what comes behind it is what the model had passed on to. Times are seconds from
-the beginning of the window. Nothing here knows an engine: what is asked of it is what its protocol says.
+what is missing ends, since what comes behind it is what the model had passed on to. Where nobody pauses and
+the times of words are known, these tell of a short sentence, too, and where it begins: the second part begins
+with it, since a model does not pass over what it hears first. Times are seconds from the beginning of the
+window. Nothing here knows an engine: what is asked of it is what its protocol says.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ from whisperd.worker.rules import has_loop, is_poor, is_repetitive
 __all__ = [
     "Missing",
     "best_cut",
+    "cut_at_words",
     "find_missing",
+    "is_exact",
     "is_sparse",
     "merge",
     "overlap_s",
@@ -44,6 +48,8 @@ __all__ = [
 
 MISSING_S = 3.0
 """Speech without a text from which on something is missing. A detector takes a cough for speech, too."""
+MISSING_WORDS_S = 1.5
+"""The same between words in speech without a pause. Measured (docs/benchmarks.md): hardly 0.5 s are usual."""
 SLOWEST_LETTERS_PER_S = 8.0
 """Who speaks slowly says about ten letters a second while he speaks; pauses are not counted."""
 FASTEST_LETTERS_PER_S = 20.0
@@ -52,6 +58,8 @@ SLOWER_THAN_OTHERS = 0.5
 """How much slower a sentence may be than the others of its window."""
 DRAWL_S = 0.5
 """A word may last so much longer: speakers linger. What was skipped is spread over the words beside it."""
+EXACT_DRAWL_S = 0.2
+"""The same in speech without a pause: else all that a slow speaker says adds up to something missing."""
 MIN_PART_S = 2.0
 """No part of a window is shorter."""
 NEAR_S = 2.0
@@ -101,6 +109,7 @@ def find_missing(segments: Sequence[EngineSegment], spoken: Sequence[SpokenTime]
 
     It is the run of texts and of gaps between them that has the largest sum of time to spare (Kadane).
     """
+    drawl_s = EXACT_DRAWL_S if is_exact(segments, spoken) else DRAWL_S
     rates = [
         spoken_letters(one.text) / spoken_s
         for one in segments
@@ -115,11 +124,20 @@ def find_missing(segments: Sequence[EngineSegment], spoken: Sequence[SpokenTime]
         run = _extended(run, before_s, reached_s, one.start)
         spare_s = overlap_s(spoken, one.start, one.end) - spoken_letters(one.text) / rate
         longest = max(longest, run)
-        run = _extended(run, spare_s - (DRAWL_S if run.length_s > 0 else 0.0), one.start, one.end)
+        run = _extended(run, spare_s - (drawl_s if run.length_s > 0 else 0.0), one.start, one.end)
         run = max(run, Missing(spare_s, one.start, one.end))
         longest = max(longest, run)
         reached_s = one.end
     return max(longest, _extended(run, overlap_s(spoken, reached_s, math.inf), reached_s, math.inf))
+
+
+def is_exact(segments: Sequence[EngineSegment], spoken: Sequence[SpokenTime]) -> bool:
+    """Whether words tell exactly where something is missing: they have times, and nobody pauses between them.
+
+    Speech that goes on without a pause has been split: one of its parts begins where another ends.
+    """
+    never_pauses = len(spoken) > 1 and all(before[1] == after[0] for before, after in pairwise(spoken))
+    return never_pauses and all(one.words for one in segments)
 
 
 def _extended(run: Missing, length_s: float, start_s: float, end_s: float) -> Missing:
@@ -159,6 +177,15 @@ def best_cut(spoken: Sequence[SpokenTime], duration_s: float, missing: Missing |
     return nearest_s if abs(nearest_s - wanted_s) <= NEAR_S else wanted_s
 
 
+def cut_at_words(missing: Missing, duration_s: float) -> float | None:
+    """Where to halve a window in which nobody pauses: where what is missing begins, so it is heard first.
+
+    Where nothing was heard before it, that is where it ends. None if both are too near to the window's ends.
+    """
+    places = (missing.start_s, missing.end_s)
+    return next((at for at in places if MIN_PART_S <= at <= duration_s - MIN_PART_S), None)
+
+
 def merge(first: WindowResult, second: WindowResult, cut_s: float) -> WindowResult:
     """The result of a window whose parts lie before and behind `cut_s`."""
     moved = (_later(one, cut_s) for one in second.segments)
@@ -184,10 +211,12 @@ def _completed(
     if window.spoken is None or depth == 0:
         return result
     missing = find_missing(result.segments, window.spoken)
-    is_missing = missing.length_s > MISSING_S
+    exact = is_exact(result.segments, window.spoken)
+    is_missing = missing.length_s > (MISSING_WORDS_S if exact else MISSING_S)
     if not is_missing and not _goes_in_circles(result):
         return result
-    cut_s = best_cut(window.spoken, window.duration_s, missing if is_missing else None)
+    cut_s = cut_at_words(missing, window.duration_s) if exact and is_missing else None
+    cut_s = cut_s or best_cut(window.spoken, window.duration_s, missing if is_missing else None)
     if cut_s is None:
         return result
     options = msgspec.structs.replace(options, language=result.language)
@@ -198,7 +227,8 @@ def _completed(
     )
     again = _without_echoes(merge(first, second, cut_s))
     again = msgspec.structs.replace(again, language_probability=result.language_probability)
-    return again if _is_better(again, result) else result
+    least_gain = 1.0 if exact else MIN_GAIN_RATIO
+    return again if _is_better(again, result, least_gain) else result
 
 
 def _goes_in_circles(result: WindowResult) -> bool:
@@ -220,13 +250,13 @@ def _without_echoes(result: WindowResult) -> WindowResult:
     return msgspec.structs.replace(result, segments=tuple(kept))
 
 
-def _is_better(again: WindowResult, result: WindowResult) -> bool:
+def _is_better(again: WindowResult, result: WindowResult, least_gain: float) -> bool:
     if _goes_in_circles(again) or any(is_poor(0.0, one.avg_logprob) for one in again.segments):
         return False
     if _goes_in_circles(result):
         return True
     before, now = (sum(spoken_letters(one.text) for one in of.segments) for of in (result, again))
-    return now >= max(before + MIN_GAIN_LETTERS, before * MIN_GAIN_RATIO)
+    return now >= max(before + MIN_GAIN_LETTERS, before * least_gain)
 
 
 def _halves(window: EngineWindow, cut_s: float) -> list[EngineWindow]:

@@ -23,6 +23,7 @@ from whisperd.rpc.stdio import Stdio
 from whisperd.worker.answers import checked
 from whisperd.worker.coverage import transcribe_whole
 from whisperd.worker.faults import explain, words_of
+from whisperd.worker.freed_memory import FreedMemory, glibc
 from whisperd.worker.phantoms import without_phantoms
 from whisperd.worker.protocol import (
     BatchParams,
@@ -50,6 +51,7 @@ class _Service:
         self._engine: Engine | None = None
         self._params: LoadParams
         self._unwanted = UnwantedGroups()
+        self._freed_memory = FreedMemory(glibc())
 
     def load(self, raw: msgspec.Raw) -> EngineInfo:
         self._params = params = decode_params(raw, LoadParams)
@@ -72,13 +74,16 @@ class _Service:
                 f"The model in {params.model_path} cannot be loaded: {error}.",
                 _mend_model(params),
             ) from error
+        if self._engine.info.keeps_memory:
+            self._freed_memory.keep()
         return self._engine.info
 
     def transcribe(self, raw: msgspec.Raw) -> list[WindowResult]:
         batch = decode_params(raw, BatchParams)
         unwanted = self._unwanted.begin(batch.id)
         try:
-            results = self._transcribe(batch, unwanted)
+            with self._freed_memory.computing():
+                results = self._transcribe(batch, unwanted)
             return [without_phantoms(*pair) for pair in zip(results, batch.windows, strict=True)]
         except WhisperdError:
             raise

@@ -79,8 +79,11 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     overtakes: bool = False
     """Whether it can compute one batch more than it has replicas: what is urgent then waits for none."""
     equal_contexts: bool = False
-    """Whether it computes only windows together that have the same `context_frames`, in steps of
-    `EQUAL_STEP_FRAMES` and with the margin that it was loaded with."""
+    """Whether it computes only windows together that have the same `common_context_frames`, with the margin
+    that it was loaded with."""
+    keeps_memory: bool = False
+    """Whether it takes large blocks and frees them again in every layer: what is free is then kept for it
+    while it computes, where the system would have it back at once."""
     warnings: tuple[str, ...] = ()
     """What is wrong with the model though it works, for the log."""
 

@@ -9,11 +9,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 __all__ = [
-    "EQUAL_STEP_FRAMES",
     "FRAMES_PER_SECOND",
     "FULL_CONTEXT_FRAMES",
     "SURE_LOGPROB",
     "SURE_TOTAL_LOGPROB",
+    "common_context_frames",
     "context_frames",
     "elect",
     "has_loop",
@@ -30,9 +30,9 @@ FULL_CONTEXT_FRAMES = 3000
 
 _STEP_FRAMES = 50
 """Contexts come in steps."""
-EQUAL_STEP_FRAMES = 200
-"""Those steps where only windows with the same context are computed together. With smaller ones few have the
-same, with larger ones the encoder hears too much silence (docs/benchmarks.md)."""
+_COMMON_STEP_FRAMES, _MOST_COMMON_FRAMES = 200, 1600
+"""Those of `common_context_frames`. With smaller steps few windows have the same, with larger ones too much
+silence is heard (docs/benchmarks.md)."""
 _SHORT_WINDOW_S, _SHORT_EXTRA_S, _USUAL_MARGIN_S = 10.0, 2.0, 2.0
 """Measured (docs/benchmarks.md): short windows lose words with less than 4 s of margin, long ones do not."""
 
@@ -48,15 +48,33 @@ _LOOP_SIZES, _LOOP_TIMES, _LOOP_TOKENS = range(1, 25), 4, 12
 """Pieces of so many tokens, said so often without anything between, and so many tokens in all."""
 
 
-def context_frames(duration_s: float, margin_s: float | None = None, step_frames: int = _STEP_FRAMES) -> int:
+def context_frames(duration_s: float, margin_s: float | None = None) -> int:
     """Mel frames that the encoder is given for a window: its speech, a margin of silence, rounded up.
 
     `margin_s` is that of a long window (`LoadParams.context_margin_s`); a short one gets more.
     """
+    return _in_steps(_wanted_s(duration_s, margin_s), _STEP_FRAMES)
+
+
+def common_context_frames(duration_s: float, margin_s: float | None = None) -> int:
+    """Mel frames of the context that a window shares with others, where only equal ones are decoded together.
+
+    There are few of them: steps up to 16 s, and the full context for all that need more. It holds what
+    `context_frames` says, and depends on nothing but the window.
+    """
+    frames = _in_steps(_wanted_s(duration_s, margin_s), _COMMON_STEP_FRAMES)
+    return frames if frames <= _MOST_COMMON_FRAMES else FULL_CONTEXT_FRAMES
+
+
+def _wanted_s(duration_s: float, margin_s: float | None) -> float:
     margin_s = _USUAL_MARGIN_S if margin_s is None else margin_s
     if duration_s < _SHORT_WINDOW_S:
         margin_s += _SHORT_EXTRA_S
-    steps = math.ceil((duration_s + margin_s) * FRAMES_PER_SECOND / step_frames)
+    return duration_s + margin_s
+
+
+def _in_steps(wanted_s: float, step_frames: int) -> int:
+    steps = math.ceil(wanted_s * FRAMES_PER_SECOND / step_frames)
     return min(steps * step_frames, FULL_CONTEXT_FRAMES)
 
 

@@ -6,6 +6,7 @@ own where a layer or a head is not there: so what the weights themselves say is 
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -21,7 +22,7 @@ __all__ = ["DecoderSize", "decoder_size", "heads_problem", "with_sound_heads"]
 _CONFIG: Final = "config.json"
 _KEY: Final = "alignment_heads"
 _HEADS: Final = "decoder/num_heads"
-_LAYER: Final = re.compile(r"decoder/layer_(\d+)/")
+_LAYER: Final = re.compile(r"decoder/layer_(0|[1-9][0-9]{0,3})/")
 _WHOLE_NUMBERS: Final = {1: "<b", 2: "<h", 3: "<i"}
 """By CTranslate2's number of the type."""
 _MOST_VARIABLES: Final = 100_000
@@ -84,12 +85,16 @@ def _read_size(file: BinaryIO) -> DecoderSize | None:
     """Pass over the variables of the file: their names tell the layers, one of them the heads.
 
     The file begins with a version, the name and the revision of the specification, and how many variables
-    there are; behind them are names that stand for other variables.
+    there are; behind them are names that stand for other variables. A name that comes twice tells nothing:
+    who knows which of the two the library takes. It counts layers up to the first that is missing.
     """
     _number(file, "<I"), _string(file), _number(file, "<I")
-    layers, numbers = 0, dict[str, int]()
+    names, layers, numbers = set[str](), set[int](), dict[str, int]()
     for _ in range(min(_number(file, "<I"), _MOST_VARIABLES)):
         name = _string(file)
+        if name in names:
+            return None
+        names.add(name)
         rank = _number(file, "B")
         file.seek(4 * rank, 1)
         kind, size_bytes = _number(file, "B"), _number(file, "<I")
@@ -97,13 +102,17 @@ def _read_size(file: BinaryIO) -> DecoderSize | None:
         if rank == 0 and kind in _WHOLE_NUMBERS:
             numbers[name] = _number(file, _WHOLE_NUMBERS[kind])
         if found := _LAYER.match(name):
-            layers = max(layers, int(found[1]) + 1)
+            layers.add(int(found[1]))
         file.seek(after)
     for _ in range(min(_number(file, "<I"), _MOST_VARIABLES)):
         alias, name = _string(file), _string(file)
+        if alias in names:
+            return None
+        names.add(alias)
         if name in numbers:
             numbers[alias] = numbers[name]
-    return DecoderSize(layers, numbers[_HEADS]) if layers and _HEADS in numbers else None
+    count = next(layer for layer in itertools.count() if layer not in layers)
+    return DecoderSize(count, numbers[_HEADS]) if count and _HEADS in numbers else None
 
 
 def _number(file: BinaryIO, format: str) -> int:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ctranslate2
-import numpy as np
 
 from whisperd.worker.attempts import Attempt, improve
 from whisperd.worker.batching import alike
@@ -34,15 +33,16 @@ from whisperd.worker.protocol import (
     WindowResult,
 )
 from whisperd.worker.rules import (
-    EQUAL_STEP_FRAMES,
     FRAMES_PER_SECOND,
     FULL_CONTEXT_FRAMES,
+    common_context_frames,
     context_frames,
     elect,
     token_limit,
 )
 from whisperd.worker.words import Word, settle, timed_words
 from whisperd_ctranslate2.alignment import with_sound_heads
+from whisperd_ctranslate2.encoder import FRAMES_PER_POSITION, Encoder, samples_of, some_of
 from whisperd_ctranslate2.model import (
     LANGUAGE_CODES,
     Tokenizer,
@@ -59,9 +59,7 @@ MAX_PROMPT_TOKENS = TEXT_CONTEXT_TOKENS // 2 - 1
 """The text before, as Whisper was trained."""
 BEST_OF = 5
 """Hypotheses sampled at a temperature above zero; the likeliest is kept."""
-SECONDS_PER_POSITION = 0.02
-"""Of the encoder's output."""
-_GPU_STEP_FRAMES = 50
+SECONDS_PER_POSITION = FRAMES_PER_POSITION / FRAMES_PER_SECOND
 
 _WRONG_HEADS = "there are no times of words, since the alignment heads in config.json are wrong: {}"
 
@@ -95,8 +93,8 @@ class _Group(NamedTuple):
     windows: Sequence[EngineWindow]
     options: DecodeOptions
     is_wanted: IsWanted
-    frames: int
-    """Of context, of each."""
+    contexts: Sequence[int]
+    """The frames of each that the encoder was given."""
     longest_s: float
     """No text is longer than what can be said in that time. It is not that of the longest window: what else
     is in the group makes no other text of a window."""
@@ -114,6 +112,7 @@ class _Group(NamedTuple):
         return self._replace(
             places=[self.places[index] for index in indices],
             windows=[self.windows[index] for index in indices],
+            contexts=[self.contexts[index] for index in indices],
             languages=[self.languages[index] for index in indices],
             encoded=encoded,
         )
@@ -133,7 +132,7 @@ class CTranslate2Engine:
         self._context_margin_s = context_margin_s
         self._model = whisper.library
         self._hf_tokenizer = whisper.tokenizer
-        self._extract = whisper.extract
+        self._encoder = Encoder(whisper)
         self._is_on_cpu = self._model.device == "cpu"
         self._tokenizers: dict[tuple[str, str], Tokenizer] = {}
         self.info = EngineInfo(
@@ -144,6 +143,7 @@ class CTranslate2Engine:
             # So a window has the same text to the last bit whatever else is computed. A GPU is better at
             # few large batches.
             equal_contexts=self._is_on_cpu,
+            keeps_memory=self._is_on_cpu,
             library=f"ctranslate2 {ctranslate2.__version__}",
             cancels=True,
             word_times=has_alignment_heads,
@@ -171,8 +171,10 @@ class CTranslate2Engine:
         of which nothing is wanted after its encoder, and what would be computed again never is.
         """
         # On a GPU, a batch gets the context of its longest window.
-        step, spread = (EQUAL_STEP_FRAMES, 0) if self._is_on_cpu else (_GPU_STEP_FRAMES, FULL_CONTEXT_FRAMES)
-        contexts = [context_frames(one.duration_s, self._context_margin_s, step) for one in windows]
+        context_of, spread = (
+            (common_context_frames, 0) if self._is_on_cpu else (context_frames, FULL_CONTEXT_FRAMES)
+        )
+        contexts = [context_of(one.duration_s, self._context_margin_s) for one in windows]
         groups = [
             self._encoded_group(places, windows, contexts[places[0]], options, is_wanted)
             for places in alike(contexts, spread)
@@ -196,8 +198,18 @@ class CTranslate2Engine:
         is_wanted: IsWanted,
     ) -> _Group:
         own = [windows[place] for place in places]
-        longest_s = frames / FRAMES_PER_SECOND
-        return _Group(places, own, options, is_wanted, frames, longest_s, self._encode(own, frames))
+        contexts = [self._own_context(window, frames) for window in own]
+        encoded = self._encoder.encode(own, contexts, frames)
+        return _Group(places, own, options, is_wanted, contexts, frames / FRAMES_PER_SECOND, encoded)
+
+    def _own_context(self, window: EngineWindow, frames: int) -> int:
+        """What the encoder is given of a window that is decoded with so many frames of context.
+
+        On a processor a long one gets no more than it needs: its cost grows faster than that.
+        """
+        if self._is_on_cpu and frames == FULL_CONTEXT_FRAMES:
+            return context_frames(window.duration_s, self._context_margin_s)
+        return frames
 
     def _transcribe_group(self, group: _Group) -> list[WindowResult]:
         if not group.is_any_wanted:
@@ -218,23 +230,6 @@ class CTranslate2Engine:
             language_probability=probability,
             segments=best.segments(group.windows[index].duration_s),
         )
-
-    def _encode(self, windows: Sequence[EngineWindow], frames: int) -> Any:
-        """Mel spectrograms `(windows, mels, frames)`, silence behind the speech, through the encoder."""
-        features = np.stack([self._features(window.pcm, frames) for window in windows])
-        if self._is_on_cpu and len(windows) > 1:
-            # One after the other: what the encoder computes with for several does not fit into the cache.
-            each = [self._model.encode(ctranslate2.StorageView.from_array(one[None])) for one in features]
-            return ctranslate2.StorageView.from_array(np.concatenate([np.asarray(one) for one in each]))
-        # Of several GPUs it is not known which one decodes.
-        to_cpu = len(self._model.device_index) > 1
-        return self._model.encode(ctranslate2.StorageView.from_array(features), to_cpu=to_cpu)
-
-    def _features(self, pcm: bytes, frames: int) -> Any:
-        samples = _samples(pcm)
-        wanted = frames * self._extract.hop_length
-        samples = np.pad(samples[:wanted], (0, max(0, wanted - len(samples))))
-        return np.ascontiguousarray(self._extract(samples, padding=0)[:, :frames], dtype=np.float32)
 
     def _languages(
         self, groups: Sequence[_Group], windows: Sequence[EngineWindow], options: DecodeOptions
@@ -270,7 +265,7 @@ class CTranslate2Engine:
             if not (is_english[index] and attempt.is_sure) and group.is_wanted(group.windows[index])
         ]
         if unsure:
-            again = group.some(unsure, _some(group.encoded, unsure))
+            again = group.some(unsure, some_of(group.encoded, unsure))
             for index, attempt in zip(unsure, self._decode(again, temperature, beams), strict=True):
                 attempts[index] = attempt
         return attempts
@@ -306,14 +301,15 @@ class CTranslate2Engine:
 
     def _improve(self, group: _Group, index: int, attempt: Attempt) -> Attempt:
         """Compute a window again while its text is doubtful: with the full context, then by sampling."""
-        had_full_context = group.frames == FULL_CONTEXT_FRAMES
+        had_full_context = group.contexts[index] == FULL_CONTEXT_FRAMES
         if not attempt.is_doubtful(had_full_context=had_full_context):
             return attempt
         window, options = group.windows[index], group.options
         if not group.is_wanted(window):
             raise GivenUp
-        alone = group.some([index], self._encode([window], FULL_CONTEXT_FRAMES))
-        alone = alone._replace(longest_s=window.duration_s)
+        full = [FULL_CONTEXT_FRAMES]
+        alone = group.some([index], self._encoder.encode([window], full, FULL_CONTEXT_FRAMES))
+        alone = alone._replace(contexts=full, longest_s=window.duration_s)
 
         def decode(temperature: float) -> Attempt:
             if not group.is_wanted(window):
@@ -361,7 +357,8 @@ class CTranslate2Engine:
         wanted = [(index, group.languages[index][0]) for index, wants_it in enumerate(wants) if wants_it]
         if self._is_on_cpu:
             for index, language in wanted:
-                yield _some(group.encoded, [index]), language, [index]
+                positions = group.contexts[index] // FRAMES_PER_POSITION
+                yield some_of(group.encoded, [index], positions), language, [index]
             return
         for language in {language for _, language in wanted}:
             yield group.encoded, language, range(len(wants))
@@ -390,11 +387,6 @@ class CTranslate2Engine:
         return self._tokenizers[key]
 
 
-def _some(encoded: Any, indices: Sequence[int]) -> Any:
-    """What the encoder made of some windows of a group, on a processor."""
-    return ctranslate2.StorageView.from_array(np.asarray(encoded)[list(indices)])
-
-
 def _attempt(result: Any, tokenizer: Tokenizer, temperature: float, limit: int) -> Attempt:
     tokens: list[int] = result.sequences_ids[0]
     of_text = tuple(token for token in tokens if token < tokenizer.eot)
@@ -419,8 +411,4 @@ def _words(attempt: Attempt, alignment: Any, tokenizer: Tokenizer, window: Engin
     times = [*reached, *[window.duration_s] * missing]
     probabilities = alignment.text_token_probs
     words = timed_words(attempt.tokens, times, probabilities, tokenizer.decode, window.duration_s)
-    return settle(words, find_pauses(_samples(window.pcm)))
-
-
-def _samples(pcm: bytes) -> Any:
-    return np.frombuffer(pcm, dtype="<i2").astype(np.float32) / 32768.0
+    return settle(words, find_pauses(samples_of(window.pcm)))

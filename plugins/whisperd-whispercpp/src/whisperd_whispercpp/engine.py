@@ -35,7 +35,7 @@ from whisperd.worker.rules import FRAMES_PER_SECOND, context_frames, elect, toke
 from whisperd.worker.words import Word, settle, timed_words
 from whisperd_whispercpp.alignment import alignment_heads
 from whisperd_whispercpp.c_interface import version
-from whisperd_whispercpp.ggml_file import read_file
+from whisperd_whispercpp.ggml_file import coreml_encoder, read_file
 from whisperd_whispercpp.library import MAX_AUDIO_CONTEXT, MAX_BEAMS, Decoded, GivenUp, Model, State
 
 __all__ = ["WhisperCppEngine", "load"]
@@ -64,7 +64,7 @@ def load(params: LoadParams) -> WhisperCppEngine:
         if getattr(params, name) not in known:
             raise _unsupported(name.replace("_", " "), getattr(params, name), known)
     path = Path(params.model_path)
-    if path.with_name(f"{path.stem}-encoder.mlmodelc").exists():
+    if coreml_encoder(path).exists():
         # An encoder for CoreML, which the library takes where it finds one, knows the full context alone.
         params = msgspec.structs.replace(params, context_margin_s=FULL_MARGIN_S)
     with path.open("rb") as file:  # the library would believe whatever it says

@@ -10,14 +10,26 @@ bounds, and every tensor has to be one that a model of these sizes has.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from math import prod
+from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
 from whisperd.plugins import ModelFacts
 
-__all__ = ["MAGIC", "TYPES", "GgmlFile", "Header", "NotAModel", "TensorType", "read_facts", "read_file"]
+__all__ = [
+    "MAGIC",
+    "TYPES",
+    "GgmlFile",
+    "Header",
+    "NotAModel",
+    "TensorType",
+    "coreml_encoder",
+    "read_facts",
+    "read_file",
+]
 
 MAGIC: Final = struct.pack("<I", 0x67676D6C)
 
@@ -131,6 +143,11 @@ def read_file(file: BinaryIO, size_bytes: int) -> GgmlFile:
     _pass_filters(reader, header)
     _pass_tokens(reader, header)
     return GgmlFile(header, type_, _pass_tensors(reader, header, type_))
+
+
+def coreml_encoder(path: Path) -> Path:
+    """Where the library looks for an encoder for CoreML: all quantised files of a model have the same one."""
+    return path.with_name(re.sub(r"-q[^-]_[^-]$", "", path.stem) + "-encoder.mlmodelc")
 
 
 class _Reader:

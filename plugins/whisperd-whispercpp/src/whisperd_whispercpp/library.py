@@ -169,10 +169,11 @@ class State:
         """How likely each language is that the model knows."""
         guesses = np.zeros(LIBRARY.whisper_lang_max_id() + 1, dtype=np.float32)
         pointer = guesses.ctypes.data_as(SAMPLES)
-        status = LIBRARY.whisper_lang_auto_detect_with_state(
+        likeliest = LIBRARY.whisper_lang_auto_detect_with_state(
             self._context, self._state, 0, self._threads, pointer
         )
-        _check(status)
+        # Unless it has failed, that is the number of a language, and no status: 1 is Chinese.
+        _check(min(likeliest, 0))
         return dict(zip(self._model.languages, guesses.tolist(), strict=False))
 
     def decode(
