@@ -16,7 +16,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from whisperd.daemon.exposition import Family, Histogram, Sample, render
-from whisperd.daemon.metrics import Metrics, Standing
+from whisperd.daemon.metrics import MOST_RUNTIMES, OTHER_RUNTIMES, Metrics, Standing
 from whisperd.rpc.events import JobQueued, JobStarted, RuntimeStatus, TranscriptionCompleted
 from whisperd.rpc.events import TranscriptionCancelled as Cancelled
 from whisperd.rpc.events import TranscriptionFailed as Failed
@@ -94,6 +94,18 @@ def test_what_happened_is_counted() -> None:
     assert value(families, "whisperd_start_time_seconds") == 1_790_000_000.5
     assert math.isnan(value(families, "whisperd_on_battery"))
     assert "secret" not in text
+
+
+def test_any_number_of_runtimes_may_come_and_go() -> None:
+    metrics = Metrics()
+    for number in range(MOST_RUNTIMES + 5):
+        for status in ("loaded", "failed"):
+            metrics.take(RuntimeStatus(id="1", name=f"r{number}", status=status), 1.0)
+    metrics.take(RuntimeStatus(id="1", name="r0", status="loaded"), 1.0)
+    families = read(render(metrics.families(STANDING)))
+    for name in ("whisperd_runtime_loads_total", "whisperd_runtime_failures_total"):
+        assert value(families, name, runtime=OTHER_RUNTIMES) == 5
+    assert value(families, "whisperd_runtime_loads_total", runtime="r0") == 2
 
 
 def test_names_follow_the_conventions() -> None:

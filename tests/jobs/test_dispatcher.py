@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -14,8 +16,8 @@ import pytest
 
 from job_fakes import FakeRuntime, an_error
 from toy_runtime import BACKENDS, running_runtime, until, window
+from whisperd.jobs.batching import Parcel
 from whisperd.jobs.dispatcher import Dispatcher
-from whisperd.jobs.scheduler import Parcel
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.loaded import LoadedRuntime
 from whisperd.tasks import open_task_group
@@ -306,6 +308,25 @@ async def test_what_nobody_waits_for_any_more_is_given_up_though_its_job_goes_on
         runtime.may_compute.set()
     assert [lengths for _, lengths in runtime.batches] == [[2.0], [5.0]]
     assert (outcomes.texts, outcomes.errors) == ({"live": " 5"}, {})
+
+
+async def test_what_is_computed_is_not_kept_until_something_else_is() -> None:
+    """Its sound would be megabytes of each runtime that is loaded."""
+    runtime = FakeRuntime()
+    kept: list[weakref.ref[Parcel]] = []
+
+    async def transcribe(dispatcher: Dispatcher) -> None:
+        parcel = Parcel("a", (0,), (window(5.0),), DecodeOptions(language="en"))
+        kept.append(weakref.ref(parcel))
+        await dispatcher.transcribe(parcel)
+
+    async with dispatching(runtime) as dispatcher:
+        dispatcher.add_job("a", "normal")
+        await transcribe(dispatcher)
+        dispatcher.remove_job("a")
+        await anyio.wait_all_tasks_blocked()
+        gc.collect()
+        assert [parcel() for parcel in kept] == [None]
 
 
 async def test_who_waits_is_told_once_that_the_engine_has_it() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sqlite3
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +28,7 @@ from whisperd.jobs.journal import (
     encode_window,
     job_of,
     open_journal,
+    put_record,
     record_of,
 )
 from whisperd.jobs.options import JobOptions
@@ -279,6 +282,22 @@ async def test_what_comes_while_something_is_saved_is_saved_together(tmp_path: P
             assert await journal.windows("7") == {}, "what comes late brings nothing back"
         async with open_journal(database, "elsewhere") as other:
             assert await other.load() == [], "each daemon has its own"
+
+
+@pytest.mark.anyio
+async def test_who_keeps_a_ticket_keeps_nothing_of_what_was_saved(tmp_path: Path) -> None:
+    async with open_database(tmp_path / "a.sqlite3") as database, open_journal(database, "here") as journal:
+        job = a_job("1")
+        record = weakref.ref(job)
+
+        def save(connection: sqlite3.Connection, job: Job = job) -> None:
+            put_record(connection, "here", record_of(job))
+
+        ticket = journal.hand_over(save)
+        del job, save
+        await ticket.saved()
+        gc.collect()
+        assert ticket.is_saved and record() is None
 
 
 @pytest.mark.anyio

@@ -143,7 +143,9 @@ def test_what_cannot_be_pushed(shared: RunningDaemon, held: Path, tmp_path: Path
         client.jobs.push(job, bytes(MAX_PUSH_BYTES))
         client.jobs.push(job, b"\0")  # half a sample
         client.jobs.cancel(job)
-        assert refused(client, "jobs.push", id=job, pcm=b"\0").code == "job.cancelled"
+        cancelled = refused(client, "jobs.push", id=job, pcm=b"\0")
+        assert (cancelled.code, "retry" in cancelled.fix) == ("job.cancelled", False)
+        assert refused(client, "jobs.retry", id=job).code == "job.input_gone"
 
 
 @pytest.mark.parametrize("option", [{"clip": "0:30-"}, {"channels": "split"}, {"vad": False}])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,14 +14,20 @@ import pytest
 
 from job_fakes import FakeDecoders, FakeRuntime, FakeRuntimes, an_error
 from whisperd.audio import DecoderPool
+from whisperd.jobs.identity import read_stamp
 from whisperd.jobs.inputs import check_input
 from whisperd.jobs.job import Job, JobInput, Source
+from whisperd.jobs.journal import open_journal
+from whisperd.jobs.keeper import JobKeeper
 from whisperd.jobs.manager import JobManager
 from whisperd.jobs.options import JobOptions
+from whisperd.jobs.recipe import Recipe
+from whisperd.jobs.transcripts import TranscriptStore
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event
 from whisperd.runtimes import Lease
 from whisperd.settings import DecoderSettings, JobSettings, LimitSettings, Settings
+from whisperd.store import open_database
 from whisperd.tasks import open_task_group
 from whisperd_testing import LIMIT_S
 
@@ -46,14 +54,16 @@ class House:
         """Those of the model, where they are known before it is loaded."""
         self.events: list[Event] = []
         self.forgotten: list[str] = []
+        self.path = "/a.wav"
 
     def submit(self, **options: Any) -> Job:
-        path = "/a.wav"
         job_options = JobOptions(**{"language": "en", **options})
         lease = self.runtimes.lease()
         try:
-            shown = JobInput(path=path)
-            return self.manager.submit(Source(shown, path), job_options, cast(Lease, lease), self.languages)
+            shown = JobInput(path=self.path)
+            return self.manager.submit(
+                Source(shown, self.path), job_options, cast(Lease, lease), self.languages
+            )
         except WhisperdError:
             lease.release()  # it is the job's only once there is one
             raise
@@ -84,7 +94,7 @@ class House:
 
 
 @asynccontextmanager
-async def open_house(**limits: Any) -> AsyncIterator[House]:
+async def open_house(*, keeper: JobKeeper | None = None, **limits: Any) -> AsyncIterator[House]:
     house = House(**limits)
     async with open_task_group() as tasks:
         house.manager = JobManager(
@@ -93,6 +103,7 @@ async def open_house(**limits: Any) -> AsyncIterator[House]:
             settings=lambda: house.settings,
             publish=house.events.append,
             forget=house.forgotten.append,
+            keeper=keeper,
         )
         yield house
         tasks.cancel_scope.cancel()
@@ -512,10 +523,36 @@ async def test_the_end_of_everything_ends_every_job() -> None:
 # Inputs
 
 
+async def test_a_job_that_is_forgotten_leaves_nothing_in_memory(tmp_path: Path) -> None:
+    """Else a text would stay there that was to be erased."""
+
+    async def recipe_of(*_: object) -> Recipe:
+        return Recipe(rules="r", engine="e", decoder="d", max_window_s=30.0, options={})
+
+    async def done(house: House) -> weakref.ref[Job]:
+        job = house.submit()
+        assert await house.end(job) == "completed"
+        return weakref.ref(job)
+
+    async with open_database(tmp_path / "a.sqlite3") as database, open_journal(database, "here") as journal:
+        keeper = JobKeeper(journal, TranscriptStore(database), JobSettings, recipe_of)
+        async with open_house(keeper=keeper) as house:
+            house.path = str(tmp_path / "a.wav")
+            Path(house.path).write_bytes(b"RIFF")
+            forgotten, other = await done(house), await done(house)
+            (job, _) = house.manager.remembered()
+            assert house.manager.forget([job.id]) == 1
+            del job
+            await keeper.saved()
+            await anyio.wait_all_tasks_blocked()
+            gc.collect()
+            assert forgotten() is None and other() is not None
+
+
 async def test_what_can_be_transcribed(tmp_path: Path) -> None:
     sound = tmp_path / "a.wav"
     sound.write_bytes(b"RIFF")
-    assert check_input(str(sound)) == str(sound)
+    assert check_input(str(sound)) == read_stamp(str(sound))
 
 
 @pytest.mark.parametrize(

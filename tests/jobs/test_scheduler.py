@@ -13,19 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from whisperd.jobs.scheduler import (
-    LEAD_LIMIT_S,
-    LIKE_LENGTH_RATIO,
-    PRIORITIES,
-    STARVATION_S,
-    Batch,
-    Parcel,
-    Past,
-    Priority,
-    WindowScheduler,
-)
+from fuzzing import examples
+from whisperd.jobs.batching import LEAD_LIMIT_S, LIKE_LENGTH_RATIO, Parcel, Past
+from whisperd.jobs.scheduler import PRIORITIES, STARVATION_S, Batch, Priority, WindowScheduler
 from whisperd.worker.protocol import SAMPLE_RATE, DecodeOptions, EngineWindow
-from whisperd.worker.rules import EQUAL_STEP_FRAMES, context_frames
+from whisperd.worker.rules import common_context_frames
 
 ENGLISH, GERMAN = DecodeOptions(language="en"), DecodeOptions(language="de")
 _SILENCE = memoryview(bytes(2 * SAMPLE_RATE * 30))
@@ -60,7 +52,7 @@ def scheduler_with(
 
 
 def equal_context(length_s: float) -> int:
-    return context_frames(length_s, step_frames=EQUAL_STEP_FRAMES)
+    return common_context_frames(length_s)
 
 
 def content(batch: Batch | None) -> list[tuple[str, int]]:
@@ -664,7 +656,7 @@ def plans(*, poison: bool) -> st.SearchStrategy[list[JobPlan]]:
 
 
 generated = settings(
-    max_examples=120,
+    max_examples=examples(120),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from fuzzing import examples
 from whisperd.runtimes.life import (
     ACTIONS,
     EVENTS,
@@ -399,5 +400,5 @@ class Household(RuleBasedStateMachine):
                 assert life.is_enabled
 
 
-Household.TestCase.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
+Household.TestCase.settings = settings(max_examples=examples(300), stateful_step_count=60, deadline=None)
 TestHousehold = Household.TestCase

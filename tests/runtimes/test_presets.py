@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from fuzzing import examples
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.preset import RuntimePreset
 from whisperd.runtimes.presets import PresetStore
@@ -74,7 +75,7 @@ presets = st.builds(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(50))
 @given(saved=presets)
 async def test_whatever_is_saved_is_read_again(saved: RuntimePreset, store: PresetStore) -> None:
     await store.insert(saved)

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from fuzzing import examples
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.preset import RuntimePreset
 from whisperd.runtimes.presets import PresetStore
@@ -59,7 +60,7 @@ json_values = st.recursive(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(50))
 @given(options=st.dictionaries(st.text("abc_"), json_values, max_size=4))
 async def test_whatever_options_are_saved_are_read_again(
     options: dict[str, Any], store: ProfileStore

@@ -1152,6 +1152,22 @@ async def test_one_can_be_created_as_the_default(open_house: OpenHouse, puppets:
         await house.until(new, "loaded")
 
 
+async def test_who_goes_while_it_is_created_as_the_default_leaves_no_half_of_it(
+    open_house: OpenHouse, puppets: Puppets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def insert(*given: Any, **options: Any) -> None:
+        await insert_it(*given, **options)
+        scope.cancel()
+
+    async with open_house() as house:
+        insert_it = house.store.insert
+        monkeypatch.setattr(house.store, "insert", insert)
+        with anyio.CancelScope() as scope:
+            await house.manager.create(RuntimeChanges(name="new", model="new"), make_default=True)
+        assert house.manager.default.name == "new"
+        assert (await house.store.load())[1] == house.manager.default.id
+
+
 async def test_a_data_base_that_refuses_changes_nothing(
     open_house: OpenHouse, puppets: Puppets, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -448,6 +448,19 @@ def test_a_model_of_a_profile_is_its_runtime(
         assert transcribe(client, sound, runtime="of profile") == "of profile"
 
 
+def test_a_profile_and_a_watch_have_runtimes_that_stay(
+    daemon: RunningDaemon, toy: Callable[..., str], sound: Path, tmp_path: Path
+) -> None:
+    with daemon.connect() as client:
+        once = transcribe(client, sound, model=toy("once"))
+        for error in (
+            failure(client.profiles.create, "talks", runtime=once),
+            failure(client.watch.add, tmp_path, runtime=once),
+        ):
+            assert error.code == "runtime.not_saved"
+            assert "runtimes create" in error.fix
+
+
 def test_what_cannot_be_had_is_never_replaced_in_silence(
     daemon: RunningDaemon, three: dict[str, str], sound: Path
 ) -> None:

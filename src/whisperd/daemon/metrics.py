@@ -36,6 +36,9 @@ WATCH_BOUNDS_S: Final = (1, 3, 10, 30, 60, 300, 900, 3600, 10800, 43200, 86400)
 AUDIO_BOUNDS_S: Final = (1, 3, 10, 30, 60, 300, 900, 1800, 3600, 7200, 14400, 86400)
 MOST_JOBS: Final = 20_000
 """Jobs whose beginning is remembered until they have started."""
+MOST_RUNTIMES: Final = 1000
+"""Runtimes that are counted by name; those that come later are counted together."""
+OTHER_RUNTIMES: Final = "other"
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,9 @@ class Metrics:
             case TranscriptionCancelled(id=job):
                 self._over(job, "cancelled")
             case RuntimeStatus(name=name, status="loaded", error=None):
-                self._loads[name] += 1
+                self._loads[_label(name, self._loads)] += 1
             case RuntimeStatus(name=name, status="failed"):
-                self._load_failures[name] += 1
+                self._load_failures[_label(name, self._load_failures)] += 1
 
     def watched(self, outcome: str, settled_for_s: float | None) -> None:
         """A file of a watch folder is done, set aside, or will be tried again; and how long ago it had
@@ -243,6 +246,11 @@ def _standing(now: Standing) -> Iterable[Family]:
     on_battery = math.nan if now.is_on_battery is None else float(now.is_on_battery)
     yield _gauge("whisperd_on_battery", "1 on battery, 0 on mains, NaN where that is not known.", on_battery)
     yield _gauge("whisperd_bulk_held", "1 while bulk work waits for mains power.", float(now.is_bulk_held))
+
+
+def _label(name: str, counts: Mapping[str, int]) -> str:
+    """Under which name a runtime is counted: programs may make and delete any number of them."""
+    return name if name in counts or len(counts) < MOST_RUNTIMES else OTHER_RUNTIMES
 
 
 def _counter(name: str, help: str, value: float) -> Family:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from whisperd.daemon.leasing import lease_for_job
+from whisperd.jobs.endings import again
+from whisperd.jobs.job import Job
 from whisperd.jobs.journal import JobRecord, job_of
 from whisperd.rpc.errors import WhisperdError
 
@@ -33,7 +35,7 @@ async def resume_jobs(service: Service, records: Sequence[JobRecord]) -> None:
             continue
         job = job_of(record)
         if not record.detached:
-            service.jobs.cancel_unfinished(job, _daemon_ended())
+            service.jobs.cancel_unfinished(job, _daemon_ended(job))
             continue
         try:
             lease = await lease_for_job(service, job)
@@ -73,9 +75,9 @@ def goes_on(record: JobRecord) -> bool:
     return record.detached and record.ended is None
 
 
-def _daemon_ended() -> WhisperdError:
+def _daemon_ended(job: Job) -> WhisperdError:
     return WhisperdError(
         "daemon.ended",
         "The daemon ended while the job was not done.",
-        "Try it again: `whisperctl jobs retry ID`; submit it with --detach if it should outlive the daemon.",
+        f"{again(job)}; submit it with --detach if it should outlive the daemon.",
     )

@@ -11,14 +11,15 @@ from itertools import islice
 import anyio
 from anyio.abc import TaskGroup
 
+from whisperd.jobs.batching import NO_PAST, Parcel, Past
 from whisperd.jobs.job import unexpected_error
-from whisperd.jobs.scheduler import Batch, Parcel, Past, Priority, WindowScheduler
+from whisperd.jobs.scheduler import Batch, Priority, WindowScheduler
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.loaded import LoadedRuntime, died_error
 from whisperd.tasks import open_task_group
 from whisperd.worker.process import Unwanted, WorkerDied
 from whisperd.worker.protocol import BatchParams, WindowResult
-from whisperd.worker.rules import EQUAL_STEP_FRAMES, context_frames
+from whisperd.worker.rules import common_context_frames
 
 __all__ = ["Dispatcher"]
 
@@ -54,7 +55,7 @@ class Dispatcher:
         self.runtime = runtime
         self._clock = clock
         margin_s = runtime.params.context_margin_s
-        context_of = partial(context_frames, margin_s=margin_s, step_frames=EQUAL_STEP_FRAMES)
+        context_of = partial(common_context_frames, margin_s=margin_s)
         self._scheduler = WindowScheduler(
             batch_size=runtime.batch_size,
             replicas=runtime.replicas,
@@ -77,7 +78,7 @@ class Dispatcher:
         """A job waits until its file may be decoded: it will be added, or removed, later."""
         self._scheduler.expect(job, priority)
 
-    def add_job(self, job: str, priority: Priority, past: Past = Past()) -> None:  # noqa: B008 - frozen
+    def add_job(self, job: str, priority: Priority, past: Past = NO_PAST) -> None:
         """Make a place for a job among the others."""
         self._scheduler.add_job(job, priority, past)
 
@@ -152,14 +153,18 @@ class Dispatcher:
         while True:
             changed = self._changed
             while (batch := self._scheduler.next_batch(self._clock())) is not None:
-                self._unwanted[batch.id] = Unwanted()
-                for parcel in batch.parcels:
-                    if waiter := self._waiters.get(parcel.key):
-                        waiter.begin()
+                self._begin(batch)
                 tasks.start_soon(self._compute, batch)
             self._begun.set()
             self._begun = anyio.Event()
             await changed.wait()
+
+    def _begin(self, batch: Batch) -> None:
+        # Not in the loop above: what it names would be kept until there is another batch.
+        self._unwanted[batch.id] = Unwanted()
+        for parcel in batch.parcels:
+            if waiter := self._waiters.get(parcel.key):
+                waiter.begin()
 
     async def _compute(self, batch: Batch) -> None:
         unwanted = self._unwanted[batch.id]

@@ -15,7 +15,7 @@ from whisperd.rpc.events import (
     TranscriptionFailed,
 )
 
-__all__ = ["cancelled_on_request", "conclude", "stopping", "suspended"]
+__all__ = ["again", "cancelled_on_request", "conclude", "stopping", "suspended"]
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +33,16 @@ def conclude(job: Job, error: WhisperdError | None) -> Event:
     return _failed(job, error)
 
 
-def cancelled_on_request() -> WhisperdError:
+def cancelled_on_request(job: Job) -> WhisperdError:
     """Why a job ends that somebody has cancelled."""
-    return WhisperdError("job.cancelled", "The job was cancelled.", "Submit it again when it is wanted.")
+    return WhisperdError("job.cancelled", "The job was cancelled.", f"{again(job)} when it is wanted.")
+
+
+def again(job: Job) -> str:
+    """What does a job again that did not come to its end: the beginning of a sentence."""
+    return (
+        "Send its recording again" if job.input.is_sent else f"`whisperctl jobs retry {job.id}` does it again"
+    )
 
 
 def suspended() -> WhisperdError:
@@ -77,7 +84,7 @@ def _completed(job: Job, transcript: Transcript) -> Event:
 
 
 def _cancelled(job: Job) -> Event:
-    job.status, job.error = "cancelled", job.cancelled_by or cancelled_on_request()
+    job.status, job.error = "cancelled", job.cancelled_by or cancelled_on_request(job)
     log.info("job %s cancelled: %s", job.id, job.error.code)
     return TranscriptionCancelled(id=job.id, error=job.error.to_wire())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 
 import anyio
 import msgspec
@@ -27,6 +28,7 @@ from whisperd.rpc.events import Event, JobStarted
 from whisperd.runtimes import Lease, LoadedRuntime
 from whisperd.settings import Settings
 from whisperd.tasks import open_task_group
+from whisperd.worker.protocol import DecodeOptions
 
 __all__ = ["JobExecutor", "jobs_at_once"]
 
@@ -133,8 +135,7 @@ class JobExecutor:
     async def _do(self, job: Job, lease: Lease, dispatcher: Dispatcher, place: _Place) -> Transcript:
         params = self._decode_params(job)
         if self._keeper is None:
-            options = job.options.decode_options(self._settings().runtime.beam_size)
-            run = JobRun(job, dispatcher, options, self._publish)
+            run = JobRun(job, dispatcher, self._engine_options(job), self._publish)
             return await run.transcribe(self._decoders(), params, place.leave)
         return await self._transcribe_and_keep(self._keeper, job, lease, dispatcher, params, place.leave)
 
@@ -149,8 +150,8 @@ class JobExecutor:
             check_against_engine(job.options, loaded.info, lease.model)
             with lease.use() as runtime:
                 if runtime is not None:
-                    options = job.options.decode_options(self._settings().runtime.beam_size)
-                    run = LiveRun(job, intake, self._dispatcher(runtime), options, self._publish)
+                    dispatcher, options = self._dispatcher(runtime), self._engine_options(job)
+                    run = LiveRun(job, intake, dispatcher, options, self._publish)
                     return await run.transcribe(self._decoders())
 
     async def _transcribe_and_keep(
@@ -163,37 +164,33 @@ class JobExecutor:
         on_decoded: Callable[[], None],
     ) -> Transcript:
         """Do what is not finished yet, and write down what is."""
+
+        async def go_on(progress: Progress) -> Transcript:
+            run = JobRun(
+                job,
+                dispatcher,
+                self._engine_options(job),
+                self._publish,
+                finished=progress.windows,
+                on_finished=partial(keeper.windows_finished, job),
+                on_found=partial(keeper.speech_found, job),
+            )
+            with_found = msgspec.structs.replace(params, found=progress.found)
+            return await run.transcribe(self._decoders(), with_found, on_decoded)
+
         progress = await keeper.progress(job, lease)
         async with open_task_group() as tasks:
             tasks.start_soon(keeper.hash_input, job)
             try:
-                transcript = await self._go_on(keeper, job, progress, dispatcher, params, on_decoded)
+                transcript = await go_on(progress)
             except OtherWindows:
                 keeper.forget_progress(job)
-                transcript = await self._go_on(keeper, job, Progress(), dispatcher, params, on_decoded)
+                transcript = await go_on(Progress())
         await keeper.check_unchanged(job)
         return transcript
 
-    async def _go_on(
-        self,
-        keeper: JobKeeper,
-        job: Job,
-        progress: Progress,
-        dispatcher: Dispatcher,
-        params: DecodeParams,
-        on_decoded: Callable[[], None],
-    ) -> Transcript:
-        run = JobRun(
-            job,
-            dispatcher,
-            job.options.decode_options(self._settings().runtime.beam_size),
-            self._publish,
-            finished=progress.windows,
-            on_finished=lambda windows: keeper.windows_finished(job, windows),
-            on_found=lambda found: keeper.speech_found(job, found),
-        )
-        params = msgspec.structs.replace(params, found=progress.found)
-        return await run.transcribe(self._decoders(), params, on_decoded)
+    def _engine_options(self, job: Job) -> DecodeOptions:
+        return job.options.decode_options(self._settings().runtime.beam_size)
 
     def _decode_params(self, job: Job) -> DecodeParams:
         settings = self._settings().decoder

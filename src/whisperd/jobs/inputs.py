@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from whisperd.audio import open_regular_file
 from whisperd.jobs.identity import FileStamp, read_stamp
 from whisperd.rpc.errors import WhisperdError
 from whisperd.threads import ANSWER_TIMEOUT_S, run_abandonable
@@ -12,8 +11,8 @@ from whisperd.threads import ANSWER_TIMEOUT_S, run_abandonable
 __all__ = ["check_input", "check_path"]
 
 
-def check_input(path: str) -> str:
-    """Whether a path can be transcribed at all; returns it absolute.
+def check_input(path: str) -> FileStamp:
+    """Whether a path can be transcribed at all; returns what the file is now. Blocks.
 
     Raises `WhisperdError` (`audio.not_found`, `audio.is_directory`, `audio.not_readable`, …) at
     once, so that nobody waits for a model to be loaded to learn of a spelling mistake.
@@ -22,17 +21,13 @@ def check_input(path: str) -> str:
         raise WhisperdError(
             "input.not_absolute", f"The path {path!r} is not absolute.", "Send an absolute path."
         )
-    with open_regular_file(path):
-        return path
+    return read_stamp(path)
 
 
 async def check_path(path: str) -> FileStamp:
-    """As `check_input`, in a thread, for a folder may not answer: then `audio.not_readable` is raised.
-
-    Returns what the file is now.
-    """
+    """As `check_input`, in a thread, for a folder may not answer: then `audio.not_readable` is raised."""
     try:
-        return await run_abandonable(path, lambda: read_stamp(check_input(path)))
+        return await run_abandonable(path, lambda: check_input(path))
     except TimeoutError as error:
         raise WhisperdError(
             "audio.not_readable",

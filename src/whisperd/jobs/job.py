@@ -38,6 +38,11 @@ class JobInput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     upload: str | None = None
     stream: bool = False
 
+    @property
+    def is_sent(self) -> bool:
+        """Whether its client has sent it, so that it is gone with the job."""
+        return self.path is None
+
 
 @dataclass(frozen=True)
 class Source:

@@ -204,9 +204,14 @@ class Ticket:
         return self._done.is_set() and self._error is None
 
     def settle(self, error: WhisperdError | None = None) -> None:
-        """It is saved, or will not be."""
+        """It is saved, or will not be: who keeps the ticket keeps nothing of it."""
+        self.work = _nothing
         self._error = error
         self._done.set()
+
+
+def _nothing(_connection: sqlite3.Connection) -> None:
+    """What is left to be saved of what is settled."""
 
 
 @asynccontextmanager

@@ -13,7 +13,8 @@ import msgspec
 
 from whisperd.audio import Found
 from whisperd.clock import rfc3339_ago
-from whisperd.jobs.identity import FileStamp, content_hash, content_key, input_changed, read_stamp
+from whisperd.jobs.identity import FileStamp, content_hash, content_key, input_changed
+from whisperd.jobs.inputs import check_path
 from whisperd.jobs.job import Job, Transcript
 from whisperd.jobs.journal import (
     FinishedWindow,
@@ -29,7 +30,6 @@ from whisperd.jobs.transcripts import KeptTranscript, TranscriptStore, insert_tr
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes import Lease
 from whisperd.settings import JobSettings
-from whisperd.threads import run_abandonable
 
 __all__ = ["JobKeeper", "Progress"]
 
@@ -75,7 +75,7 @@ class JobKeeper:
 
     async def check_input(self, job: Job) -> None:
         """Note what the file is as the work on it begins. Raises `job.input_changed` if it was another."""
-        stamp = await self._stamp(job)
+        stamp = await check_path(job.path)
         if not job.is_resumed or job.stamp is None:
             if stamp != job.stamp:  # else its hash holds, if it came with one
                 job.stamp, job.content_hash = stamp, None
@@ -164,7 +164,7 @@ class JobKeeper:
     async def check_unchanged(self, job: Job) -> None:
         """Once all was decoded: what was read is not what was hashed if it was written to meanwhile."""
         try:
-            is_same = await self._stamp(job) == job.stamp
+            is_same = await check_path(job.path) == job.stamp
         except WhisperdError:
             is_same = False
         if not is_same:
@@ -263,15 +263,3 @@ class JobKeeper:
             path=job.input.path,
             content_hash=job.content_hash,
         )
-
-    async def _stamp(self, job: Job) -> FileStamp:
-        """What the file is now. Raises `WhisperdError` (`audio.*`)."""
-        try:
-            return await run_abandonable(job.path, lambda: read_stamp(job.path))
-        except TimeoutError as error:
-            raise WhisperdError(
-                "audio.not_readable",
-                f"{job.path} cannot be read: its folder does not answer.",
-                "Check that its disk or network folder answers, or copy the file to another one.",
-                {"path": job.path},
-            ) from error

@@ -19,11 +19,11 @@ from anyio.abc import TaskGroup
 from whisperd.audio import SAMPLE_RATE, DecoderPool, Utterance, WindowAudio
 from whisperd.clock import now_rfc3339
 from whisperd.jobs.agreement import Agreement
+from whisperd.jobs.batching import Parcel
 from whisperd.jobs.dispatcher import Dispatcher
 from whisperd.jobs.intake import Intake
 from whisperd.jobs.job import Job, Transcript
 from whisperd.jobs.options import JobOptions
-from whisperd.jobs.scheduler import Parcel
 from whisperd.jobs.segments import join_texts
 from whisperd.jobs.stitch import Stitcher
 from whisperd.jobs.telling import events_of

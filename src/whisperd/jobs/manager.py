@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 import anyio
@@ -66,7 +65,8 @@ class JobManager:
         self._ended = EndedJobs()
         self._tickets: dict[Job, Ticket] = {}
         """What was handed over last of each active job."""
-        self._at_hand: deque[tuple[Job, Ticket]] = deque()
+        self._at_hand: dict[str, tuple[Job, Ticket]] = {}
+        """Those of the last jobs whose transcripts are here, and what was handed over of them."""
         self._executor = JobExecutor(tasks, decoders, settings, publish, keeper)
         self._pace = Pace()
         self._is_stopping = False
@@ -202,6 +202,10 @@ class JobManager:
         """Jobs that wait or run, the oldest first."""
         return list(self._active.values())
 
+    def survives(self, job: Job) -> bool:
+        """Whether a job goes on in the next daemon when this one ends."""
+        return job.is_detached and self._keeper is not None and job.cancelled_by is None
+
     def hold(self, priorities: frozenset[Priority]) -> None:
         """Have jobs of these classes wait for mains power, and no others."""
         self._executor.hold(priorities)
@@ -213,7 +217,7 @@ class JobManager:
     def cancel(self, job: Job, reason: WhisperdError | None = None) -> None:
         """Cancel a job. Harmless when it is over."""
         if not job.over.is_set() and job.cancelled_by is None:
-            job.cancelled_by = reason or cancelled_on_request()
+            job.cancelled_by = reason or cancelled_on_request(job)
             job.scope.cancel()
 
     async def transcript(self, job: Job) -> Transcript | None:
@@ -234,6 +238,7 @@ class JobManager:
         """Forget jobs that are over; returns how many. Those that are not over stay."""
         forgotten = [job_id for job_id in jobs if self._ended.remove(job_id)]
         for job_id in forgotten:
+            self._at_hand.pop(job_id, None)  # a text that is erased is not to stay in memory either
             self._forget(job_id)
         if forgotten and self._keeper is not None:
             self._keeper.forgotten(forgotten)
@@ -256,14 +261,14 @@ class JobManager:
             if job.intake is not None:  # what was said so far is all
                 job.intake.end()
         with anyio.move_on_after(grace_s):
-            while any(not self._survives(job) for job in self._active.values()):
+            while any(not self.survives(job) for job in self._active.values()):
                 await self._active_changed.wait()
         late = self.active()
         for job in late:
             self._stop(job)
         for job in late:
             await job.over.wait()
-        return sum(not self._survives(job) for job in late)
+        return sum(not self.survives(job) for job in late)
 
     def _begin(self, job: Job, lease: Lease, also: Work | None = None) -> None:
         job.waits_for = lambda: "mains power" if self._executor.is_held(job) else lease.waits_for()
@@ -276,15 +281,11 @@ class JobManager:
         log.info("job %s queued: %s, %s", job.id, job.runtime, job.options.priority)
         self._tasks.start_soon(self._run, job, lease)
 
-    def _survives(self, job: Job) -> bool:
-        """Whether a job goes on in the next daemon when this one ends."""
-        return job.is_detached and self._keeper is not None and job.cancelled_by is None
-
     def _stop(self, job: Job) -> None:
         """End a job because the daemon does."""
         if job.over.is_set() or job.cancelled_by is not None:
             return
-        job.is_suspended = self._survives(job)
+        job.is_suspended = self.survives(job)
         if job.is_suspended and self._keeper is not None:
             self._keeper.suspended(job)
         self.cancel(job, suspended() if job.is_suspended else stopping())
@@ -348,9 +349,9 @@ class JobManager:
         """Have the transcripts of the last jobs at hand, and leave the others to the data base."""
         if job.transcript is None or not self._settings().jobs.keep_transcripts:
             return
-        self._at_hand.append((job, ticket))
+        self._at_hand[job.id] = job, ticket
         while len(self._at_hand) > TRANSCRIPTS_AT_HAND:
-            old, its_ticket = self._at_hand.popleft()
+            old, its_ticket = self._at_hand.pop(next(iter(self._at_hand)))
             if its_ticket.is_saved:  # else it is nowhere but here
                 old.transcript = None
 

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from whisperd.audio.clips import Clip, parse_clips
-from whisperd.jobs.languages import LANGUAGES
+from whisperd.jobs.languages import LANGUAGES, language_code
 from whisperd.jobs.scheduler import Priority
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import invalid_params
@@ -93,12 +93,9 @@ def check_options(options: JobOptions) -> JobOptions:
     if options.language is None:
         return options
     wanted = options.language.strip().lower()
-    if wanted == "auto" or wanted in LANGUAGES:
-        return msgspec.structs.replace(options, language=wanted)
-    codes = {name: code for code, name in LANGUAGES.items()}
-    if wanted in codes:
-        return msgspec.structs.replace(options, language=codes[wanted])
-    near = difflib.get_close_matches(wanted, [*LANGUAGES, *codes], 3)
+    if (code := "auto" if wanted == "auto" else language_code(wanted)) is not None:
+        return msgspec.structs.replace(options, language=code)
+    near = difflib.get_close_matches(wanted, [*LANGUAGES, *LANGUAGES.values()], 3)
     raise WhisperdError(
         "language.unknown",
         f"There is no language {options.language!r}.",

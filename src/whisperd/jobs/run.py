@@ -26,12 +26,12 @@ from whisperd.audio import (
 )
 from whisperd.audio.clips import elapsed_within
 from whisperd.clock import now_rfc3339
+from whisperd.jobs.batching import Parcel, Past
 from whisperd.jobs.dispatcher import Dispatcher
 from whisperd.jobs.job import Job, Transcript
 from whisperd.jobs.journal import FinishedWindow
 from whisperd.jobs.languages import LANGUAGES
 from whisperd.jobs.options import JobOptions
-from whisperd.jobs.scheduler import Parcel, Past
 from whisperd.jobs.segments import Segment
 from whisperd.jobs.stitch import Stitcher
 from whisperd.jobs.telling import events_of
@@ -193,7 +193,7 @@ class JobRun:
             if len(self._undecided) == min(VOTING_WINDOWS, self._dispatcher.runtime.batch_size):
                 await self._vote()
             return
-        self._remember((window,))
+        self._note_waiting((window,))
         tasks.start_soon(self._compute, (window,))
         while self._pending_s > HELD_S - MAX_WINDOW_S:
             await self._pending_changed.wait()
@@ -224,25 +224,25 @@ class JobRun:
         if not self._undecided:
             return
         windows, self._undecided = tuple(self._undecided), []
-        self._remember(windows)
-        results = await self._dispatch(windows, on_begin=lambda: self._forget(windows))
+        self._note_waiting(windows)
+        results = await self._dispatch(windows, on_begin=lambda: self._note_begun(windows))
         self._options = msgspec.structs.replace(self._options, language=results[0].language)
         self._keep(windows, results)
         self._place(windows, results)
 
     async def _compute(self, windows: tuple[WindowAudio, ...]) -> None:
-        results = await self._dispatch(windows, on_begin=lambda: self._forget(windows))
+        results = await self._dispatch(windows, on_begin=lambda: self._note_begun(windows))
         if self._is_free and self._usual_language is not None and _is_unsure(results[0]):
             results = await self._dispatch(windows, self._usual_language)
         self._keep(windows, results)
         self._place(windows, results)
 
-    def _remember(self, windows: tuple[WindowAudio, ...]) -> None:
+    def _note_waiting(self, windows: tuple[WindowAudio, ...]) -> None:
         """They wait for a batch."""
         self._pending += len(windows)
         self._pending_s += sum(window.end - window.start for window in windows)
 
-    def _forget(self, windows: tuple[WindowAudio, ...]) -> None:
+    def _note_begun(self, windows: tuple[WindowAudio, ...]) -> None:
         """They do not wait any more, so that there is room for others."""
         self._pending -= len(windows)
         self._pending_s -= sum(window.end - window.start for window in windows)

@@ -12,7 +12,7 @@ import re
 from typing import Final, NamedTuple
 
 from whisperd.clock import to_rfc3339
-from whisperd.jobs.languages import LANGUAGES
+from whisperd.jobs.languages import language_code
 from whisperd.rpc.errors import WhisperdError
 
 __all__ = ["SearchQuery", "parse_query", "searchable"]
@@ -91,13 +91,9 @@ def _moment(text: str) -> str:
 
 def _language(text: str) -> str:
     """A language's code, also where its name is given."""
-    wanted = text.lower()
-    codes = {name: code for code, name in LANGUAGES.items()}
-    if wanted in LANGUAGES:
-        return wanted
-    if wanted in codes:
-        return codes[wanted]
-    raise _invalid(f"there is no language {text!r}", "Use a code such as en, de or zh")
+    if (code := language_code(text)) is None:
+        raise _invalid(f"there is no language {text!r}", "Use a code such as en, de or zh")
+    return code
 
 
 def _invalid(reason: str, fix: str) -> WhisperdError:

@@ -48,7 +48,8 @@ class WorkLog:
     async def open(self) -> None:
         """Read what was done."""
         day = self._today().isoformat()
-        columns = "coalesce(sum(jobs), 0), coalesce(sum(audio_s), 0.0), coalesce(sum(elapsed_s), 0.0)"
+        # Unlike a sum, a total is never too large for a number.
+        columns = "CAST(total(jobs) AS INTEGER), total(audio_s), total(elapsed_s)"
 
         def read(connection: sqlite3.Connection) -> tuple[Work, Work]:
             others = connection.execute(f"SELECT {columns} FROM work WHERE day <> ?", (day,)).fetchone()  # noqa: S608

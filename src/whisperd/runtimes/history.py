@@ -51,8 +51,9 @@ class HistoryStore:
             for runtime, moment in connection.execute(
                 "SELECT runtime, moment FROM runtime_history ORDER BY rowid"
             ):
-                with suppress(msgspec.MsgspecError):
-                    histories[runtime].append(msgspec.json.decode(moment, type=Moment))
+                with suppress(ValueError):
+                    kept = msgspec.json.decode(moment, type=Moment)
+                    histories[runtime].append(kept)
             return histories
 
         histories = await self._database.run(work)

@@ -141,15 +141,15 @@ class RuntimeManager:
     # What people do
 
     async def create(self, fields: RuntimeChanges, *, make_default: bool = False) -> Runtime:
-        """Save a new runtime."""
+        """Save a new runtime, and make it the default if asked to: both or neither."""
         async with self._saving:
             preset = new_preset(await self._with_known_model(fields), self.around.settings())
             await self._check(preset)
-            await self._store.insert(preset)
+            await self._store.insert(preset, make_default=make_default)
             runtime = Runtime(preset)
             self._add(runtime)
-        if make_default:
-            await self.make_default(runtime)
+            if make_default:
+                self._now_default(runtime)
         self.tell(runtime)
         return runtime
 
@@ -193,13 +193,9 @@ class RuntimeManager:
         async with self._saving:
             self._saved(runtime)
             self._check_refusal(runtime, "default")
-            before = self.default
-            if before is not runtime:
+            if runtime is not self.default:
                 await self._store.set_default(runtime.id)
-            self.apply(runtime, "default")
-        for changed in {before, runtime}:
-            self.tell(changed)
-        self.wake_all()
+            self._now_default(runtime)
 
     async def enable(self, runtime: Runtime) -> None:
         """Have it take jobs again."""
@@ -326,6 +322,14 @@ class RuntimeManager:
                 runtime.hosting = hosting = Hosting()
                 runtime.error = None
                 self._tasks.start_soon(Host(self, runtime, hosting).run)
+
+    def _now_default(self, runtime: Runtime) -> None:
+        """It is saved that a runtime is the default."""
+        before = self.default
+        self.apply(runtime, "default")
+        for changed in {before, runtime}:
+            self.tell(changed)
+        self.wake_all()
 
     def _check_refusal(self, runtime: Runtime, event: LifeEvent) -> None:
         """Raise what `apply` would, before anything is saved."""

@@ -40,6 +40,9 @@ BUSY_TIMEOUT_S: Final = 10.0
 SIDE_FILES: Final = ("-wal", "-shm")
 """What SQLite keeps beside a data base. The first may hold what was committed last."""
 
+_VALUE_TYPES: Final = ("blob", "integer", "real", "text")
+"""What columns are declared to hold, and what SQLite calls values."""
+
 T = TypeVar("T")
 Check = Callable[[sqlite3.Connection], None]
 """Looks at what a room has saved. Raises `ValueError`, with the reason, if that cannot be."""
@@ -212,8 +215,29 @@ def _check(connection: sqlite3.Connection, applied: Sequence[Migration]) -> None
         raise _Damaged(f"it lacks {', '.join('.'.join(column) for column in missing)}")
     if present and not applied:
         raise _Damaged("it has tables and no version")
+    if spoilt := _mistyped_table(connection):
+        raise _Damaged(f"{spoilt} in it has a value of another type than its column")
     if broken := connection.execute("PRAGMA foreign_key_check").fetchone():
         raise _Damaged(f"{broken[0]} in it refers to nothing")
+
+
+def _mistyped_table(connection: sqlite3.Connection) -> str | None:
+    """A table with a value that its column is not made for, as one flipped bit leaves: SQLite minds neither
+    when it is written nor when it is checked. None where there is none."""
+    tests: dict[str, list[str]] = {}
+    query = "SELECT t.name, c.name, lower(c.type) FROM sqlite_master t, pragma_table_info(t.name) c"
+    for table, column, type_ in connection.execute(f"{query} WHERE t.type = 'table'"):
+        if type_ in _VALUE_TYPES:
+            tests.setdefault(table, []).append(f"typeof({_quoted(column)}) NOT IN ('{type_}', 'null')")
+    for table, conditions in tests.items():
+        statement = f"SELECT 1 FROM {_quoted(table)} WHERE {' OR '.join(conditions)} LIMIT 1"  # noqa: S608
+        if connection.execute(statement).fetchone() is not None:
+            return table
+    return None
+
+
+def _quoted(name: str) -> str:
+    return '"{}"'.format(name.replace('"', '""'))
 
 
 def _set_aside(path: Path) -> Path:

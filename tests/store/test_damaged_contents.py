@@ -1,0 +1,174 @@
+"""A damaged data base, wherever the damage is: set aside, or read as far as that can be, and never a crash.
+
+Some damage SQLite finds by itself. What is a sound data base to it, with other contents, is for us to find.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from keep_version import kept
+
+from fuzzing import CHANGES, Change, examples, spoil
+from whisperd.calibration import CalibrationTable
+from whisperd.daemon.resuming import goes_on, last_uses
+from whisperd.jobs.journal import JobJournal, job_of
+from whisperd.jobs.search import parse_query
+from whisperd.jobs.transcripts import TranscriptStore
+from whisperd.jobs.work import WorkLog
+from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes.history import HistoryStore
+from whisperd.runtimes.presets import PresetStore, check_presets
+from whisperd.runtimes.profiles import ProfileStore, check_profiles
+from whisperd.store import Database, open_database
+from whisperd.store.migrate import bundled_migrations, columns
+from whisperd.watch import WatchStore, check_watches
+
+pytestmark = pytest.mark.anyio
+
+LATEST = len(bundled_migrations())
+CHECKS = (check_presets, check_profiles, check_watches)
+DAEMON = "/run/user/1000/whisperd/daemon.sock"
+"""Whose jobs and watches are in the data bases that are kept."""
+WATCH, FILE = "cc00cc00", 1
+
+
+@asynccontextmanager
+async def opened(contents: bytes) -> AsyncIterator[Database]:
+    """As the daemon opens it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "whisperd.sqlite3")
+        path.write_bytes(contents)
+        async with open_database(path, checks=CHECKS) as database:
+            yield database
+
+
+async def start(database: Database) -> None:
+    """All that a daemon reads when it starts."""
+    await PresetStore(database).load()
+    await ProfileStore(database).load()
+    await CalibrationTable(database).open()
+    await HistoryStore(database, lambda _: None).resume()
+    journal = JobJournal(database, DAEMON)
+    records = await journal.load()
+    last_uses(records)
+    for record in records:
+        job_of(record)
+        goes_on(record)
+        await journal.windows(record.id)
+        await journal.found(record.id)
+    await WorkLog(database, journal).open()
+    await WatchStore(database, DAEMON).load()
+
+
+async def work(database: Database) -> None:
+    """All that it looks up later. A transcript that is damaged may be an error of who asks for it."""
+    transcripts = TranscriptStore(database)
+    for looking_up in (
+        lambda: transcripts.find("0123456789abcdef" * 4, None),
+        lambda: transcripts.of_job("aa00aa00aa"),
+        lambda: transcripts.search(parse_query("we"), 10),
+    ):
+        try:
+            await looking_up()
+        except WhisperdError as error:
+            assert error.code == "store.damaged", error
+    watches = WatchStore(database, DAEMON)
+    await watches.files.counts([WATCH])
+    await watches.files.with_status(WATCH, ["done", "failed"])
+    await watches.files.present(WATCH, "", 10)
+    await watches.files.get(FILE)
+    await watches.outputs.of(FILE)
+    await watches.log.read(WATCH, 10)
+
+
+def fields() -> list[tuple[str, str]]:
+    with closing(sqlite3.connect(kept(LATEST))) as connection:
+        return sorted(field for field in columns(connection) if not field[0].startswith("transcripts_text"))
+
+
+VALUES = (
+    st.none()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.sampled_from([-1, 0, 1, 2**31, 2**63 - 1])
+    | st.floats()
+    | st.binary(max_size=20)
+    | st.text(max_size=20)
+    | st.sampled_from(["null", "[]", "{}", "[null]", '{"id":1}', "9" * 5000, "[" * 5000, "\ufffd"])
+)
+
+
+def with_contents(changes: list[tuple[tuple[str, str], Any]]) -> bytes:
+    """The data base with other values in these columns, or what is left of those that there were."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "whisperd.sqlite3")
+        shutil.copy(kept(LATEST), path)
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("PRAGMA journal_mode = DELETE")
+            connection.execute("PRAGMA ignore_check_constraints = ON")
+            for (table, column), value in changes:
+                for (old,) in connection.execute(f"SELECT DISTINCT {column} FROM {table}").fetchall():
+                    put(connection, table, column, old, value)
+        return path.read_bytes()
+
+
+def put(connection: sqlite3.Connection, table: str, column: str, old: Any, value: Any) -> None:
+    if isinstance(value, list) and isinstance(old, (str, bytes)):
+        spoilt = spoil(old.encode() if isinstance(old, str) else old, value)
+        value = spoilt.decode(errors="replace") if isinstance(old, str) else spoilt
+    try:
+        connection.execute(f"UPDATE {table} SET {column} = ? WHERE {column} IS ?", (value, old))
+    except (sqlite3.Error, UnicodeEncodeError):  # a constraint, or nothing that can be kept at all
+        assume(False)
+
+
+@settings(max_examples=examples(80))
+@given(st.lists(st.tuples(st.sampled_from(fields()), VALUES | CHANGES), min_size=1, max_size=3))
+async def test_whatever_stands_in_it_the_daemon_starts(changes: list[tuple[tuple[str, str], Any]]) -> None:
+    async with opened(with_contents(changes)) as database:
+        await start(database)
+        await work(database)
+
+
+@settings(max_examples=examples(60))
+@given(st.integers(1, LATEST), CHANGES)
+async def test_whatever_the_disk_made_of_it_the_daemon_starts(version: int, changes: list[Change]) -> None:
+    """Set aside, sound all the same, or said to be a newer program's. SQLite may find more damage later."""
+    try:
+        async with opened(spoil(kept(version).read_bytes(), changes)) as database:
+            await start(database)
+            await work(database)
+    except WhisperdError as error:
+        assert error.code in ("store.too_new", "store.damaged"), error
+
+
+async def test_one_damaged_moment_of_a_history_keeps_no_daemon_from_starting() -> None:
+    contents = with_contents([(("runtime_history", "moment"), "no moment")])
+    async with opened(contents) as database:
+        assert database.set_aside is None
+        assert await HistoryStore(database, lambda _: None).resume() == {}
+
+
+async def test_a_value_of_another_type_is_damage() -> None:
+    """SQLite takes it for sound."""
+    contents = with_contents([(("jobs", "record"), b"{}")])
+    async with opened(contents) as database:
+        assert database.set_aside is not None
+        await start(database)
+
+
+async def test_an_error_that_cannot_be_read_does_not_hold_up_its_watch() -> None:
+    contents = with_contents([(("watch_files", "error"), '{"code":')])
+    async with opened(contents) as database:
+        assert database.set_aside is None
+        (failed,) = await WatchStore(database, DAEMON).files.with_status(WATCH, ["failed"])
+        assert failed.error is None
