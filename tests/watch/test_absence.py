@@ -125,7 +125,7 @@ async def test_a_disk_that_is_unmounted_and_mounted_again(
             return [(line["event"], line["path"]) for line in await manager.log(preset.id, 10)]
 
         folder = watches.folder(preset.id)
-        await until(lambda: watches.jobs.paths and not folder.in_hand)
+        await until(lambda: watches.jobs.paths and not folder.pending.in_hand)
         place = None if watched == "inbox/disk" else "disk"
         unmount(disk)
         for _ in range(2):
@@ -137,8 +137,8 @@ async def test_a_disk_that_is_unmounted_and_mounted_again(
         assert mount(disk)
         (disk / "a.wav").write_bytes(b"sound")
         await manager.scan(preset.id)
-        await until(lambda: status_of(folder) == ("watching", None) and not folder.waiting)
-        await until(lambda: not folder.in_hand)
+        await until(lambda: status_of(folder) == ("watching", None) and not folder.pending.waiting)
+        await until(lambda: not folder.pending.in_hand)
         assert (await known()).identity == getattr(look_at(str(tmp_path / watched), below), "identity", None)
         assert len(watches.jobs.paths) == 1, "it is the same recording"
         assert (await events())[1:] == [("absent", place), ("back", place)]

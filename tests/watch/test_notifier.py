@@ -65,6 +65,20 @@ async def test_changes_are_heard_of_below_a_folder(tmp_path: Path) -> None:
     assert "watchfiles" not in sys.modules, "it would hold up the daemon"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no path is this long")
+async def test_the_process_list_names_no_folder_and_any_number_of_long_ones_fits(tmp_path: Path) -> None:
+    deep = tmp_path.joinpath(*["a long name " * 15] * 20)
+    folders = [deep / str(number) for number in range(600)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    assert sum(len(str(folder)) for folder in folders) > 1 << 21, "a command line may be this long on Linux"
+    async with listening(*folders, below=False) as heard:
+        await until(lambda: len(heard.lost) == len(folders))
+        assert not any("a long name" in word for one in listeners() for word in one.cmdline())
+        (folders[-1] / "a.wav").touch()
+        await until(lambda: str(folders[-1] / "a.wav") in heard.changes)
+
+
 async def test_changes_below_are_not_heard_of_where_that_is_not_wanted(tmp_path: Path) -> None:
     (tmp_path / "below").mkdir()
     async with listening(tmp_path, below=False) as heard:
@@ -85,6 +99,18 @@ async def test_a_folder_that_cannot_be_listened_to_leaves_the_others_heard(tmp_p
         assert heard.refused == [str(odd)]
         (good / "a.wav").touch()
         await until(lambda: str(good / "a.wav") in heard.changes)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no text")
+async def test_names_that_are_no_text_have_all_looked_at_and_end_nobody(tmp_path: Path) -> None:
+    async with listening(tmp_path) as heard:
+        await until(lambda: heard.lost)
+        before = listeners()
+        (tmp_path / os.fsdecode(b"caf\xe9.wav")).touch()
+        await until(lambda: len(heard.lost) == 2)
+        (tmp_path / "a.wav").touch()
+        await until(lambda: str(tmp_path / "a.wav") in heard.changes)
+        assert listeners() == before
 
 
 async def test_a_process_that_dies_is_started_again_and_nothing_is_missed(tmp_path: Path) -> None:

@@ -168,10 +168,10 @@ def test_texts_go_into_another_folder(client: Client, inbox: Path, tmp_path: Pat
 @pytest.mark.real
 def test_texts_wait_until_their_folder_can_be_written(client: Client, inbox: Path, tmp_path: Path) -> None:
     texts = tmp_path / "texts"
-    texts.write_text("in the way")
+    add(client, inbox, output_dir=texts)
+    texts.write_text("in the way")  # from now on
     for number in range(3):
         write_tone(inbox / f"{number}.wav", 1.0 + number)
-    add(client, inbox, output_dir=texts)
     shown: dict[str, Any] = {}
     until(lambda: shown.update(client.watch.show(str(inbox))) or shown["status"] == "waiting")
     assert shown["failed"] == 0 and "texts" in shown["reason"]

@@ -13,7 +13,7 @@ import pytest
 from whisperd.rpc.errors import WhisperdError
 from whisperd.watch import writing
 from whisperd.watch.names import Selection
-from whisperd.watch.scanner import walk
+from whisperd.watch.scanner import look_at, walk
 from whisperd.watch.writing import move_source, place, remove_leftovers
 from whisperd_testing import run_python
 
@@ -164,3 +164,16 @@ def test_a_link_to_a_recording_of_the_same_folder_is_none(tmp_path: Path) -> Non
         "c.wav",
         "d.wav",
     ]
+
+
+def test_source_code_that_is_called_like_a_video_is_no_recording(tmp_path: Path) -> None:
+    packets = (b"G@\0\x10\0" + b"\xff" * 183) * 20
+    for name in ("camera.mts", "TV.TS", "sound.dts"):
+        (tmp_path / name).write_bytes(packets)
+    for name in ("module.mts", "module.ts", "board.dts"):
+        (tmp_path / name).write_text("export const greeting = 'Grüße';\n" * 500)
+    assert [seen.path for seen in walk(str(tmp_path), Selection()) if seen] == ["camera.mts", "sound.dts"]
+    asked_for = Selection(include=("*.ts", "*.mts"))
+    assert [seen.path for seen in walk(str(tmp_path), asked_for) if seen] == ["TV.TS", "camera.mts"]
+    (tmp_path / "module.ts").write_bytes(packets)
+    assert look_at(str(tmp_path), "module.ts") is not None

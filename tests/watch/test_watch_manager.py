@@ -88,7 +88,7 @@ async def test_a_folder_is_looked_at_while_its_files_are_read(
     put(inbox, *(f"{number}.wav" for number in range(8)))
     async with open_watches(tmp_path) as watches:
         preset = await watches.manager.add(str(inbox), WatchChanges())
-        await until(lambda: len(watches.folder(preset.id).in_hand) == 8)
+        await until(lambda: len(watches.folder(preset.id).pending.in_hand) == 8)
         await until(lambda: len(reading) == folder.READ_AT_ONCE)
         with anyio.fail_after(LIMIT_S):
             await watches.manager.scan(preset.id)
@@ -219,7 +219,7 @@ async def test_a_file_that_gets_another_name_while_it_is_read_is_one_file(
         (inbox / "a.wav").unlink()
         await watches.manager.scan(preset.id)
         held.set()
-        await until(lambda: (inbox / "b.en.txt").exists() and not watches.folder(preset.id).in_hand)
+        await until(lambda: (inbox / "b.en.txt").exists() and not watches.folder(preset.id).pending.in_hand)
         await watches.manager.scan(preset.id)
         row = await watches.store.files.at(preset.id, "b.wav")
         assert row is not None and row.status == "done"
@@ -232,12 +232,12 @@ async def test_what_is_deleted_while_it_waits_leaves_nothing_behind(tmp_path: Pa
     async with open_watches(tmp_path) as watches:
         watches.jobs.held.add("held")
         preset = await watches.manager.add(str(inbox), WatchChanges(profile="held"))
-        watched = watches.folder(preset.id)
-        await until(lambda: len(watched.in_hand) == turns.FILES_AT_ONCE and len(watched.queue) == 3)
-        for name in watched.queue:
+        pending = watches.folder(preset.id).pending
+        await until(lambda: len(pending.in_hand) == turns.FILES_AT_ONCE and len(pending.queue) == 3)
+        for name in pending.queue:
             (inbox / name).unlink()
-        await until(lambda: not watched.queue)
-        assert watched.settled_s.keys() == watched.in_hand
+        await until(lambda: not pending.queue)
+        assert pending.settled_s.keys() == pending.in_hand
 
 
 async def test_a_scan_finds_out_what_was_deleted_while_it_waits(
@@ -251,12 +251,12 @@ async def test_a_scan_finds_out_what_was_deleted_while_it_waits(
     async with open_watches(tmp_path) as watches:
         watches.jobs.held.add("held")
         preset = await watches.manager.add(str(inbox), WatchChanges(profile="held"))
-        watched = watches.folder(preset.id)
-        await until(lambda: len(watched.in_hand) == turns.FILES_AT_ONCE and len(watched.queue) == 1)
-        for name in watched.queue:
+        pending = watches.folder(preset.id).pending
+        await until(lambda: len(pending.in_hand) == turns.FILES_AT_ONCE and len(pending.queue) == 1)
+        for name in pending.queue:
             (inbox / name).unlink()
         await watches.manager.scan(preset.id)
-        assert not watched.queue and watched.settled_s.keys() == watched.in_hand
+        assert not pending.queue and pending.settled_s.keys() == pending.in_hand
 
 
 async def test_changes_are_given_to_the_folders_that_they_are_in(
@@ -305,7 +305,7 @@ async def test_a_disk_that_is_away_takes_no_reason_out_of_mind(tmp_path: Path, i
     async with open_watches(tmp_path) as watches:
         watches.jobs.error = DAMAGED
         preset = await watches.manager.add(str(inbox), WatchChanges())
-        await until(lambda: reason.exists() and not watches.folder(preset.id).in_hand)
+        await until(lambda: reason.exists() and not watches.folder(preset.id).pending.in_hand)
         inbox.rename(tmp_path / "away")
         inbox.mkdir()
         await watches.manager.scan(preset.id)
@@ -357,7 +357,7 @@ async def test_what_ends_when_the_watch_is_removed_is_not_noted(tmp_path: Path, 
 
 async def is_done(watches: Watches, watch: str, count: int) -> bool:
     view = await watches.manager.view(watch)
-    return bool(view["done"] == count and view["pending"] == 0 and not watches.folder(watch).in_hand)
+    return bool(view["done"] == count and view["pending"] == 0 and not watches.folder(watch).pending.in_hand)
 
 
 async def until_done(watches: Watches, watch: str, count: int = 1) -> None:
@@ -485,9 +485,32 @@ async def test_what_is_no_correction_of_this_recording_is_told_of(
             await watches.manager.scan(preset.id)
         for _ in range(3):
             await until((inbox / "a.wav.error.txt").exists)
-            await until(lambda: not watches.folder(preset.id).in_hand)
+            await until(lambda: not watches.folder(preset.id).pending.in_hand)
             row = await watches.store.files.at(preset.id, "a.wav")
             assert row is not None and row.status == "failed"
             (inbox / "a.wav.error.txt").unlink()
             await watches.manager.retry(preset.id)
         assert (inbox / "a.en.txt").read_text() in ("somebody else's", "corrected")
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+async def test_what_is_no_folder_is_no_place_for_texts_or_recordings(
+    tmp_path: Path, inbox: Path, place: str
+) -> None:
+    (tmp_path / "file").write_text("notes")
+    path = str(tmp_path / place)
+    async with open_watches(tmp_path) as watches:
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        for field, changes in {
+            "output_dir": WatchChanges(output_dir=path),
+            "move_to": WatchChanges(after="move", move_to=path),
+        }.items():
+            for asked in (
+                watches.manager.edit(preset.id, changes),
+                watches.manager.add(str(tmp_path), changes),
+            ):
+                with pytest.raises(WhisperdError) as caught:
+                    await asked
+                assert (caught.value.code, caught.value.data["field"]) == ("watch.invalid", field)
+                assert path in caught.value.message
+        assert watches.manager.all() == [preset]

@@ -99,10 +99,28 @@ def test_the_names_that_an_output_may_have_differ(source: str) -> None:
 
 @pytest.mark.parametrize(
     "template",
-    ["{stem", "{what}", "{}", "{stem[0]}", "out.txt", "a/{stem}.txt", "{stem}.wav", "{stem.x}", "{0}"],
+    [
+        *("{stem", "{what}", "{}", "{stem[0]}", "out.txt", "a/{stem}.txt", "{stem}.wav", "{stem.x}", "{0}"),
+        *("{stem:.3}.txt", "{stem:99999999999}.txt", "{stem!r}.txt", "{stem:{name}}.txt", "{stem!}", "}"),
+    ],
 )
 def test_templates_that_cannot_be(template: str) -> None:
     assert check_template(template, ("text",)) is not None
+
+
+@given(
+    st.lists(
+        st.sampled_from(["{stem}", "{name}", "{lang}", "{ext}", "{", "}", ":", "!", "."])
+        | st.text(max_size=4)
+    ),
+    NAMES,
+)
+def test_a_template_is_refused_or_gives_each_file_names_of_its_own(parts: list[str], source: str) -> None:
+    """For without a new one in the end, nobody would find a free place."""
+    template = "".join(parts)
+    if check_template(template, ("text",)) is None:
+        names = output_names(template, f"{source}.wav", "en", "text")
+        assert len({next(names) for _ in range(5)}) >= 3
 
 
 def test_two_formats_need_two_names() -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
+from whisperd.watch.place import check_destination
 from whisperd.watch.preset import WatchChanges, WatchPreset, changed, invalid
 
 __all__ = ["Editor", "normal"]
+
+DESTINATIONS: Final = ("output_dir", "move_to")
+"""Fields that name a folder to write to."""
 
 
 class Editor:
@@ -42,15 +46,11 @@ class Editor:
             model = changes.options.get("model")
             if model is not None and model != preset.options.get("model"):
                 await self._check_model(model)
-        changes = msgspec.structs.replace(
-            changes,
-            **{
-                field: normal(value)
-                for field in ("output_dir", "move_to")
-                if isinstance(value := getattr(changes, field), str)
-            },
-        )
-        after = changed(preset, changes)
+        given = {field: getattr(changes, field) for field in DESTINATIONS}
+        destinations = {field: normal(path) for field, path in given.items() if isinstance(path, str)}
+        after = changed(preset, msgspec.structs.replace(changes, **destinations))
+        for field, path in destinations.items():
+            await check_destination(field, path)
         if after.output_dir == after.path:
             after = msgspec.structs.replace(after, output_dir=None)
         if after.move_to == after.path:

@@ -53,5 +53,5 @@ def kind_of(code: str) -> Kind:
 
 
 def retry_delay_s(attempt: int, first_s: float, longest_s: float = LONGEST_DELAY_S) -> float:
-    """How long to wait after the failure of this number, from 1: twice as long each time, an hour at most."""
+    """How long to wait after the failure of this number, from 1: twice as long each time, to `longest_s`."""
     return min(first_s * 2.0 ** min(attempt - 1, 30), max(first_s, longest_s))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -160,12 +161,6 @@ class FileTable:
 
         await self._database.run(work)
 
-    async def forget(self, number: int) -> None:
-        """Forget a file; what was written for it stays, and is somebody else's from now on."""
-        await self._database.run(
-            lambda connection: connection.execute("DELETE FROM watch_files WHERE id = ?", (number,))
-        )
-
 
 def put_file(
     connection: sqlite3.Connection,
@@ -253,6 +248,13 @@ def _file(row: tuple[Any, ...]) -> FileRow:
         job=job,
         attempts=attempts,
         retry_at=retry_at,
-        error=error and msgspec.json.decode(error),
+        error=_error(error),
         gone=gone,
     )
+
+
+def _error(text: str | None) -> dict[str, Any] | None:
+    """Why a file has failed. Where that cannot be read, that it has failed is in its status."""
+    with suppress(ValueError):
+        return None if text is None else msgspec.json.decode(text, type=dict[str, Any])
+    return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Final, TypeVar
@@ -26,9 +26,9 @@ from whisperd.watch.ledger import FileRow, Seen, recognise, wants_work
 from whisperd.watch.log_table import LogLine
 from whisperd.watch.mounts import file_system_of, is_silent
 from whisperd.watch.names import Selection
+from whisperd.watch.pending import Pending
 from whisperd.watch.preset import WatchPreset
 from whisperd.watch.quiet import quiet_now_for_s
-from whisperd.watch.settling import Settling
 from whisperd.watch.store import WatchStore
 from whisperd.watch.writing import remove_leftover
 
@@ -51,7 +51,7 @@ REMEMBERED_PARTIALS: Final = 1000
 
 
 class WatchFolder:
-    """A folder that is watched. `run` looks at it; whoever works takes from `queue`."""
+    """A folder that is watched. `run` looks at it; whoever works takes from `pending`."""
 
     def __init__(
         self,
@@ -66,12 +66,7 @@ class WatchFolder:
         """`on_moved` notes that a file has another name now, `on_gone` that it is not there; `tell` is called
         when there is something to do, or what is watched has to change."""
         self.preset = preset
-        self.queue: dict[str, Seen] = {}
-        """What is settled and waits for its turn, by its path."""
-        self.settled_s: dict[str, float] = {}
-        """When what is not done yet had settled, by its path."""
-        self.in_hand: set[str] = set()
-        """The paths that are being worked on."""
+        self.pending = Pending(settings().settle_s)
         self.reading = anyio.Semaphore(READ_AT_ONCE)
         """Held by who reads a file of it from beginning to end."""
         self.root: str | None = None
@@ -89,19 +84,17 @@ class WatchFolder:
         self._on_moved = on_moved
         self._on_gone = on_gone
         self._tell = tell
-        self._settling = Settling(settings().settle_s)
-        self._retries: dict[str, float] = {}
         self._hints: dict[str, bool] = {}
         self._partials: dict[str, None] = {}
         """The inodes of files that had the name of something unfinished."""
-        self._again: set[str] = set()
         self._failure: WhisperdError | None = None
         """Why it could not be looked at the last time, for a reason that is not its own."""
         self._wake = anyio.Event()
         self._wants_scan = True
         self._scanned = anyio.Event()
         self._next_scan_s = 0.0
-        self._has_been_there: bool | None = None
+        self._is_there: bool | None = None
+        """As it was found the last time; None before it was looked for."""
 
     @property
     def selection(self) -> Selection:
@@ -109,16 +102,16 @@ class WatchFolder:
         preset = self.preset
         return Selection(preset.recursive, preset.include, preset.exclude, self._left_alone(preset))
 
+    def wants(self, path: str) -> bool:
+        """Whether a file of it is to be transcribed, as the watch is now."""
+        selection = self.selection
+        return selection.reaches(path) and selection.wants(path)
+
     @property
     def landmarks(self) -> dict[str, str | None]:
         """Folders, and their inodes: where one has another, a folder or a disk has come or gone."""
         places = {self.full(place): inode for place, inode in self.unmounted.items() if place}
         return {self.preset.path: self.root, **places}
-
-    @property
-    def waiting(self) -> int:
-        """How many files wait: to settle, or for their turn."""
-        return len(self.queue) + len(self._settling)
 
     def full(self, path: str) -> str:
         """The whole path of a file in it."""
@@ -127,9 +120,7 @@ class WatchFolder:
     def change(self, preset: WatchPreset) -> None:
         """Something else is to be done with it: what is still wanted is found again."""
         self.preset = preset
-        self.queue.clear()
-        self._settling.clear()
-        self.settled_s.clear()
+        self.pending.clear()
         self.request_scan()
 
     def hint(self, changes: Mapping[str, bool]) -> None:
@@ -146,7 +137,7 @@ class WatchFolder:
 
     def retry_in(self, path: str, delay_s: float) -> None:
         """Look at a file again later."""
-        self._retries[path] = anyio.current_time() + delay_s
+        self.pending.retry(path, anyio.current_time() + delay_s)
         self._wake.set()
 
     def hold(self, problem: WhisperdError) -> bool:
@@ -158,7 +149,7 @@ class WatchFolder:
     @property
     def closed_for_s(self) -> float:
         """For how long nothing is to be taken; after a failure, one file is tried first."""
-        if self.preset.paused or (self.held.count and self.in_hand):
+        if self.preset.paused or (self.held.count and self.pending.in_hand):
             return float("inf")
         return max(self.quiet_for_s, self.held.for_s)
 
@@ -177,20 +168,12 @@ class WatchFolder:
 
     def postpone(self, seen: Seen) -> None:
         """A file is being written to after all."""
-        self.settled_s.pop(seen.path, None)
-        self._settling.postpone(seen, anyio.current_time())
+        self.pending.postpone(seen, anyio.current_time())
         self._wake.set()
-
-    def settled_for_s(self, path: str) -> float | None:
-        """How long ago a file had settled that is over now; None where that is not known."""
-        settled_s = self.settled_s.pop(path, None)
-        return None if settled_s is None else anyio.current_time() - settled_s
 
     def release(self, path: str) -> None:
         """The work on a file has ended."""
-        self.in_hand.discard(path)
-        if path in self._again:
-            self._again.discard(path)
+        if self.pending.release(path):
             self.hint({self.full(path): False})
 
     async def has_texts(self, row: FileRow) -> bool:
@@ -238,10 +221,7 @@ class WatchFolder:
     def _idle_for_s(self) -> float:
         if self._wants_scan or (self._hints and self.root is not None):
             return 0.0
-        moments = [self._next_scan_s, *self._retries.values()]
-        if (look_s := self._settling.next_look_s()) is not None:
-            moments.append(look_s)
-        return max(0.0, min(moments) - anyio.current_time())
+        return max(0.0, min(self._next_scan_s, self.pending.next_look_s()) - anyio.current_time())
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await run_abandonable(self.full("."), work, LOOK_TIMEOUT_S)
@@ -278,12 +258,12 @@ class WatchFolder:
                 await self._sift(files)
 
     async def _present(self, root: str) -> None:
-        is_back = self._has_been_there is False
+        is_back = self._is_there is False
         if root == self.root and not is_back:
             return
         file_system = await self._in_thread(lambda: file_system_of(self.preset.path))
         self._set_polled(is_silent(file_system))
-        self.root, self._has_been_there = root, True
+        self.root, self._is_there = root, True
         if is_back:
             log.info("watch %s: its folder is there again", self.preset.id)
             self.problem = None
@@ -293,16 +273,16 @@ class WatchFolder:
 
     async def _absent(self, message: str) -> None:
         """The folder is not there: nothing is said of the files in it."""
-        was_known = self._has_been_there is False
-        self.root, self._has_been_there = None, False
-        self.queue.clear()
+        was_absent = self._is_there is False
+        self.root, self._is_there = None, False
+        self.pending.queue.clear()
         self._hints.clear()
         self.problem = absent(
             self.preset.path,
             message,
             "Plug its disk in, mount it or make the folder again; it is looked for now and then.",
         )
-        if not was_known:
+        if not was_absent:
             log.info("watch %s: its folder is not there", self.preset.id)
             await self._store.log.add(self.preset.id, LogLine("absent", None, message))
         self._tell()
@@ -315,16 +295,13 @@ class WatchFolder:
 
     def _set_polled(self, is_polled: bool) -> None:
         self.is_polled = is_polled
-        self._settling.settle_s = self._settings().settle_s
-        self._settling.trusts_times = not is_polled
+        self.pending.settling.settle_s = self._settings().settle_s
+        self.pending.settling.trusts_times = not is_polled
 
     async def _drop_missing(self) -> None:
         """Of what waits for its turn, let go what is not there: perhaps nobody has told of that."""
-        waiting = iter(list(self.queue))
-        while part := list(islice(waiting, SLICE)):
-            found = await self._in_thread(partial(scanner.look_at_all, self.preset.path, part))
-            for path in (path for path, seen in found if seen is None):
-                self._drop(path)
+        for part in _slices(list(self.pending.queue)):
+            await self._still_there(part)
 
     async def _note_gone(self, root: str, *, is_same: bool) -> None:
         last, unmounted = "", dict[str, str]()
@@ -347,7 +324,7 @@ class WatchFolder:
         if not (gone or unmounted) or await self._in_thread(lambda: scanner.folder_inode(path)) != root:
             return {}
         for row in gone:
-            self._drop(row.path)
+            self.pending.drop(row.path)
             await self._on_gone(row)
         await self._store.files.mark_gone([row.id for row in gone])
         return unmounted
@@ -355,8 +332,7 @@ class WatchFolder:
     async def _look_at_hints(self, hints: Mapping[str, bool]) -> None:
         selection, root = self.selection, self.root
         assert root is not None
-        items = iter(hints.items())
-        while part := list(islice(items, SLICE)):
+        for part in _slices(hints.items()):
             files, folders, missing = await self._in_thread(
                 partial(scanner.sort_out, self.preset.path, selection, part, self._note_partial)
             )
@@ -367,7 +343,7 @@ class WatchFolder:
                 if not path:
                     self.request_scan()
                     continue
-                self._drop(path)
+                self.pending.drop(path)
                 if rows := await self._store.files.below(self.preset.id, path):
                     await self._forget_missing(rows, root)
 
@@ -377,17 +353,16 @@ class WatchFolder:
             del self._partials[next(iter(self._partials))]
 
     async def _look_again(self) -> None:
-        now_s = anyio.current_time()
-        retries = [path for path, moment_s in self._retries.items() if moment_s <= now_s]
-        for path in retries:
-            del self._retries[path]
-        paths = iter([*self._settling.due(now_s), *retries])
-        while part := list(islice(paths, SLICE)):
-            found = await self._in_thread(partial(scanner.look_at_all, self.preset.path, part))
-            for path, seen in found:
-                if seen is None:
-                    self._drop(path)
-            await self._sift([seen for _, seen in found if seen is not None])
+        for part in _slices(self.pending.due(anyio.current_time())):
+            await self._sift(await self._still_there(part))
+
+    async def _still_there(self, paths: Sequence[str]) -> list[Seen]:
+        """Those files that are there; for the others nothing is to be done any more."""
+        found = await self._in_thread(partial(scanner.look_at_all, self.preset.path, paths))
+        for path, seen in found:
+            if seen is None:
+                self.pending.drop(path)
+        return [seen for _, seen in found if seen is not None]
 
     async def _sift(self, found: Sequence[Seen], new: Iterable[str] = ()) -> None:
         """Tell what is known from what is to be done; `new` are those that may have been renamed in."""
@@ -414,53 +389,36 @@ class WatchFolder:
                     assert recognition.row is not None
                     await self._moved(recognition.row, seen, is_due)
                 case "unknown":
-                    self._unknown(seen, is_new=seen.path in new)
+                    moved_in = seen.path in new or seen.identity.inode in self._partials
+                    now_s, wall_ns = anyio.current_time(), time.time_ns()
+                    self.pending.observe(seen, now_s, wall_ns, moved_in=moved_in)
         self._tell()
 
     async def _same(self, row: FileRow, seen: Seen, is_due: Callable[[FileRow], bool]) -> None:
-        self._settling.forget(seen.path)
+        self.pending.settling.forget(seen.path)
         if row.gone is not None:
             # It has come back. What failed begins anew, and so does who has deleted its texts as well.
             if row.status == "failed" or (row.status == "done" and not await self.has_texts(row)):
                 row = msgspec.structs.replace(row, status="lost")
             await self._store.files.update(row.id, gone=None, status=row.status)
-        if is_due(row):
-            self._enqueue(seen)
-        elif row.status == "retrying" and row.retry_at is not None and seen.path not in self._retries:
-            self.retry_in(seen.path, seconds_until(row.retry_at))
+        self._do_when_due(row, seen, is_due)
 
     async def _moved(self, row: FileRow, seen: Seen, is_due: Callable[[FileRow], bool]) -> None:
-        if seen.path in self.in_hand:  # it may enter the ledger as another one at any moment
-            self._again.add(seen.path)
+        if self.pending.puts_off(seen.path):
             return
-        self._drop(row.path)
-        self._settling.forget(seen.path)
+        self.pending.drop(row.path)
+        self.pending.settling.forget(seen.path)
         await self._on_moved(self, row, seen)
+        self._do_when_due(row, seen, is_due)
+
+    def _do_when_due(self, row: FileRow, seen: Seen, is_due: Callable[[FileRow], bool]) -> None:
         if is_due(row):
-            self._enqueue(seen)
+            self.pending.enqueue(seen, anyio.current_time())
+        elif row.status == "retrying" and row.retry_at is not None and not self.pending.has_retry(seen.path):
+            self.retry_in(seen.path, seconds_until(row.retry_at))
 
-    def _unknown(self, seen: Seen, *, is_new: bool) -> None:
-        if seen.path in self.in_hand:
-            self._again.add(seen.path)
-            return
-        moved_in = is_new or seen.identity.inode in self._partials
-        verdict = self._settling.observe(seen, anyio.current_time(), time.time_ns(), moved_in=moved_in)
-        if verdict == "settled":
-            self._enqueue(seen)
-        else:  # it has changed while it waited for its turn
-            self.queue.pop(seen.path, None)
-            self.settled_s.pop(seen.path, None)
 
-    def _drop(self, path: str) -> None:
-        """Nothing is to be done for what was at a path."""
-        self.queue.pop(path, None)
-        self._settling.forget(path)
-        self._retries.pop(path, None)
-        self.settled_s.pop(path, None)
-
-    def _enqueue(self, seen: Seen) -> None:
-        self.settled_s.setdefault(seen.path, anyio.current_time())
-        if seen.path in self.in_hand:
-            self._again.add(seen.path)
-        else:
-            self.queue[seen.path] = seen
+def _slices(items: Iterable[T]) -> Iterator[list[T]]:
+    rest = iter(items)
+    while part := list(islice(rest, SLICE)):
+        yield part

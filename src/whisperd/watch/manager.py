@@ -287,14 +287,17 @@ class WatchManager:
             folders[place].hint(its_own)
 
     def _on_lost(self, path: str) -> None:
-        for watched in self._watched.values():
-            if watched.folder.preset.path == path:
-                watched.folder.request_scan()
+        for folder in self._folders_at(path):
+            folder.request_scan()
 
     def _on_refused(self, path: str) -> None:
-        for watched in self._watched.values():
-            if watched.folder.preset.path == path:
-                watched.folder.poll()
+        for folder in self._folders_at(path):
+            folder.poll()
+
+    def _folders_at(self, path: str) -> list[WatchFolder]:
+        """The folder that is watched there, unless it is so no more."""
+        folders = (watched.folder for watched in self._watched.values())
+        return [folder for folder in folders if folder.preset.path == path]
 
     async def _look_after(self) -> None:
         """See whether the folders are still the same ones, and forget what is old."""
@@ -346,7 +349,8 @@ class WatchManager:
                 log.warning("old lines of the ledger cannot be deleted: %s (%s)", error.message, error.code)
 
     def _note_outcome(self, folder: WatchFolder, path: str, outcome: Outcome) -> None:
-        settled_for_s = folder.settled_for_s(path) if outcome != "retried" else None
+        now_s = anyio.current_time()
+        settled_for_s = folder.pending.settled_for_s(path, now_s) if outcome != "retried" else None
         self._on_outcome(outcome, settled_for_s if outcome == "done" else None)
         watched = self._watched.get(folder.preset.id)
         if watched is not None and folder.preset.notify and outcome == "done":

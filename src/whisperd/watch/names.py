@@ -22,6 +22,7 @@ __all__ = [
     "is_hidden",
     "is_partial",
     "is_same_name",
+    "may_be_source",
     "output_name",
     "output_names",
 ]
@@ -99,6 +100,9 @@ MEDIA_EXTENSIONS: Final = frozenset(
 )
 """What is transcribed where nobody says what is to be."""
 
+_SHARED_EXTENSIONS: Final = frozenset(["dts", "mts", "ts"])
+"""What files of source code are called as well: TypeScript, and descriptions of devices."""
+
 _PARTIAL_EXTENSIONS: Final = frozenset(
     [
         "!qb",
@@ -122,6 +126,11 @@ _PARTIAL_EXTENSIONS: Final = frozenset(
 
 _TEXT_EXTENSIONS: Final = frozenset(one.extension for one in FORMATS.values())
 """What is written, by us or by others, and never a recording: also where a pattern fits."""
+
+
+def may_be_source(name: str) -> bool:
+    """Whether a name that recordings have may be that of source code: then its content tells."""
+    return os.path.splitext(name)[1][1:].casefold() in _SHARED_EXTENSIONS
 
 
 def is_hidden(name: str) -> bool:
@@ -181,9 +190,13 @@ class Selection(NamedTuple):
 def check_template(template: str, formats: Sequence[str]) -> str | None:
     """What is wrong with a template of names for these formats, in a sentence; None if nothing is."""
     try:
-        used = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
-        template.format_map(dict.fromkeys(PLACEHOLDERS, "x"))
-    except (ValueError, IndexError, KeyError, AttributeError):
+        # `{stem:.3}` would give many files one name, and `{stem:999999999}` one that fills the memory.
+        used = {
+            "?" if form or conversion else name
+            for _, name, form, conversion in string.Formatter().parse(template)
+            if name is not None
+        }
+    except ValueError:  # a brace too many
         used = {"?"}
     if used - PLACEHOLDERS:
         return f"{template!r} may only hold {', '.join(f'{{{name}}}' for name in sorted(PLACEHOLDERS))}."

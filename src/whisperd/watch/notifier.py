@@ -1,16 +1,18 @@
 """The kernel's notifications. They are hints: what is true, a look at the disk says.
 
 All folders share one process that listens (`whisperd.folder_changes`), or two: one for those with what is
-below them and one for those without. It does not tell when the kernel's queue has run over, nor which folder
-it stumbled over; so a flood of changes, and any failure, has everything looked at.
+below them and one for those without. It does not tell when the kernel's queue has run over, which is guessed
+from a flood of changes, and has lost what it had heard when it hears a name that is not UTF-8. A flood, such
+a name and any failure have everything looked at.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import anyio
@@ -30,8 +32,8 @@ log = logging.getLogger(__name__)
 GATHER_S: Final = 0.2
 """Where folders come one after the other, it begins anew once for all of them."""
 RESTART_DELAYS_S: Final = (1.0, 5.0, 30.0, 300.0)
-LONGEST_AFTER_A_NAME: Final = 2
-"""Its place there: a name that the watcher cannot tell is no reason to be deaf for longer."""
+LONGEST_AFTER_AN_END: Final = 2
+"""Its place there: what ends now and then is no reason to be deaf for longer."""
 MAX_LINE_BYTES: Final = 256 << 20
 """A flood of the longest paths there are, each byte escaped."""
 
@@ -104,9 +106,9 @@ class Notifier:
             except _Refused as error:
                 log.warning("watch folders: the system does not tell of changes (%s)", error)
                 folders = await self._sound_ones(folders, recursive)
-            except (_Ended, OSError) as error:  # as it does when it hears a name that is not UTF-8
+            except (_Ended, OSError) as error:
                 log.warning("watch folders: the process that listens has ended (%s)", error)
-                failures = min(failures, LONGEST_AFTER_A_NAME)
+                failures = min(failures, LONGEST_AFTER_AN_END)
             if not folders:
                 return
             if anyio.current_time() - began_s > RESTART_DELAYS_S[-1]:
@@ -121,7 +123,7 @@ class Notifier:
                 self._tell(await next_batch(), folders)
 
     def _tell(self, batch: Batch, folders: Iterable[str]) -> None:
-        if len(batch) >= FLOOD:
+        if not batch or len(batch) >= FLOOD:
             self._all_lost(folders)
             return
         changes: dict[str, bool] = {}
@@ -150,10 +152,14 @@ async def _listen(folders: Sequence[str], recursive: bool) -> AsyncIterator[Call
 
     Raises `_Refused`, `_Ended`, and `OSError` where there is no room for one more process.
     """
-    command = python_command("whisperd.folder_changes", "below" if recursive else "beside", *folders)
+    command = python_command("whisperd.folder_changes")
+    orders = json.dumps({"folders": folders, "is_recursive": recursive})  # msgspec writes no surrogates
     async with open_child(command, stderr=subprocess.DEVNULL) as child:
+        assert child.stdin is not None
         assert child.stdout is not None
         lines = BufferedByteReceiveStream(child.stdout)
+        with suppress(anyio.BrokenResourceError):  # it has ended: what it does not say tells how
+            await child.stdin.send(orders.encode() + b"\n")
         if reason := await _read(lines, child, str):
             raise _Refused(reason)
         yield lambda: _read(lines, child, Batch)

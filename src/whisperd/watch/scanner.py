@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Literal
 
-from whisperd.audio import open_regular_file
+from whisperd.audio import BEGINNING_BYTES, kind_of, open_regular_file
 from whisperd.watch.ledger import Identity, Seen
 from whisperd.watch.mounts import devices_of_the_system
-from whisperd.watch.names import Selection, is_partial
+from whisperd.watch.names import Selection, is_partial, may_be_source
 
 __all__ = [
     "Inspected",
@@ -60,7 +60,7 @@ def look_at(root: str, path: str) -> Seen | None:
         status = os.stat(os.path.join(root, path))
     except (OSError, ValueError):
         return None
-    return _seen(path, status)
+    return _seen(root, path, status)
 
 
 def is_same(root: str, path: str, identity: Identity) -> bool:
@@ -75,7 +75,8 @@ def walk(
     start: str = "",
     on_leftover: Callable[[str, str], None] = lambda *_: None,
 ) -> Iterator[Seen | None]:
-    """Every file that is wanted, in a folder or from `start` within it on; None after each folder.
+    """Every file that is wanted, in a folder or from `start` within it on; None after each folder, and for
+    what is called like a recording and is none.
 
     A folder is looked into once, by whatever ways it can be reached, and links come last, so that a file is
     found under its own name. What cannot be read is passed over, and so is what the kernel makes up.
@@ -105,8 +106,7 @@ def walk(
                 elif selection.wants(path):
                     if entry.is_symlink() and leads_to_another(root, selection, path):
                         continue
-                    if (seen := _seen(path, os.stat(entry.path))) is not None:
-                        yield seen
+                    yield _seen(root, path, os.stat(entry.path))
                 elif entry.name.startswith("."):
                     on_leftover(full, entry.name)
         yield None  # in a tree with few recordings, who waits for the next one hears that it goes on
@@ -255,10 +255,21 @@ def _is_open_for_writing(status: os.stat_result, path: str) -> bool:
     return False
 
 
-def _seen(path: str, status: os.stat_result) -> Seen | None:
+def _seen(root: str, path: str, status: os.stat_result) -> Seen | None:
     if not stat.S_ISREG(status.st_mode) or _is_elsewhere(status):
         return None
+    if may_be_source(path) and _is_source(os.path.join(root, path)):
+        return None
     return Seen(path, _identity(status), status.st_nlink)
+
+
+def _is_source(full: str) -> bool:
+    """Whether a file is plainly no recording, for all that it is called like one."""
+    try:
+        with open(full, "rb") as file:
+            return kind_of(file.read(BEGINNING_BYTES)) is not None
+    except OSError:
+        return False  # what keeps us from it is told when its turn comes
 
 
 def _is_elsewhere(status: os.stat_result) -> bool:

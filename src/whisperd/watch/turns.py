@@ -56,8 +56,12 @@ class Turns:
         while True:
             self._wake = wake = anyio.Event()
             while not self._is_stopping and (watched := self._next()) is not None:
-                path = next(iter(watched.folder.queue))
-                self.begin(watched, watched.folder.queue.pop(path))
+                pending = watched.folder.pending
+                seen = pending.queue.pop(next(iter(pending.queue)))
+                if watched.folder.wants(seen.path):
+                    self.begin(watched, seen)
+                else:  # the watch was changed after it had been seen
+                    pending.drop(seen.path)
             with anyio.move_on_after(self._closed_for_s()):
                 await wake.wait()
 
@@ -65,7 +69,7 @@ class Turns:
         """Work on a file: one that was seen, or one of the ledger that a daemon was at work on."""
         assert watched.tasks is not None
         self._at_work += 1
-        watched.folder.in_hand.add(what.path)
+        watched.folder.pending.in_hand.add(what.path)
         watched.tasks.start_soon(self._do, watched.folder, what)
 
     async def _do(self, folder: WatchFolder, what: Seen | FileRow) -> None:
@@ -85,16 +89,16 @@ class Turns:
         for place in range(len(order)):
             watched = order[(self._turn + place) % len(order)]
             folder = watched.folder
-            if folder.queue and self._has_room(folder) and not folder.closed_for_s:
+            if folder.pending.queue and self._has_room(folder) and not folder.closed_for_s:
                 self._turn = (self._turn + place + 1) % len(order)
                 return watched
         return None
 
     def _has_room(self, folder: WatchFolder) -> bool:
         """Whether a file of a folder may be worked on: one at least, however long those of others take."""
-        return self._at_work < FILES_AT_ONCE or not folder.in_hand
+        return self._at_work < FILES_AT_ONCE or not folder.pending.in_hand
 
     def _closed_for_s(self) -> float | None:
         """How long until the next folder opens again; None if none does by itself."""
-        times = [one.folder.closed_for_s for one in self._watched() if one.folder.queue]
+        times = [one.folder.closed_for_s for one in self._watched() if one.folder.pending.queue]
         return min((time for time in times if 0 < time < float("inf")), default=None)

@@ -19,7 +19,7 @@ def view_of(
     """The watch of a folder, whose ledger has so many files of each status."""
     preset = folder.preset
     working = counts.get("working", 0) + counts.get("written", 0)
-    waiting = folder.waiting + counts.get("retrying", 0)
+    waiting = folder.pending.waiting + counts.get("retrying", 0)
     status, reason = status_of(folder)
     return msgspec.structs.asdict(preset) | {
         "path": preset.path,

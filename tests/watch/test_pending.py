@@ -1,0 +1,92 @@
+"""Where the files of a folder stand that are not done yet."""
+
+from __future__ import annotations
+
+import math
+
+from whisperd.watch.ledger import Identity, Seen
+from whisperd.watch.pending import Pending
+
+SETTLE_S = 3.0
+NOW_NS = 1_800_000_000 * 10**9
+
+
+def seen(path: str = "a.wav", size: int = 1000, age_s: float = 0.0) -> Seen:
+    return Seen(path, Identity("1:2", size, NOW_NS - int(age_s * 1e9)))
+
+
+def observe(pending: Pending, one: Seen, now_s: float) -> None:
+    pending.observe(one, now_s, NOW_NS, moved_in=False)
+
+
+def test_a_file_settles_and_waits_for_its_turn() -> None:
+    pending = Pending(SETTLE_S)
+    observe(pending, seen(), 0)
+    assert not pending.queue and pending.waiting == 1
+    assert pending.next_look_s() == SETTLE_S and pending.due(SETTLE_S) == ["a.wav"]
+    observe(pending, seen(), SETTLE_S)
+    assert pending.queue == {"a.wav": seen()} and pending.waiting == 1
+    assert pending.next_look_s() == math.inf
+    assert pending.settled_for_s("a.wav", 10) == 10 - SETTLE_S
+    assert pending.settled_for_s("a.wav", 10) is None
+
+
+def test_one_that_changes_while_it_waits_for_its_turn_settles_anew() -> None:
+    pending = Pending(SETTLE_S)
+    observe(pending, seen(age_s=60), 0)
+    assert pending.queue
+    observe(pending, seen(size=2000), 1)
+    assert not pending.queue and pending.waiting == 1
+    assert pending.settled_for_s("a.wav", 2) is None
+
+
+def test_one_that_is_written_to_after_all_settles_anew() -> None:
+    pending = Pending(SETTLE_S)
+    observe(pending, seen(age_s=60), 0)
+    pending.postpone(pending.queue.pop("a.wav"), 1)
+    assert pending.next_look_s() == 1 + SETTLE_S
+    assert pending.settled_for_s("a.wav", 2) is None
+
+
+def test_what_is_seen_of_a_file_in_hand_is_looked_at_after_that() -> None:
+    pending = Pending(SETTLE_S)
+    pending.in_hand.update({"a.wav", "b.wav", "c.wav"})
+    observe(pending, seen("a.wav"), 0)
+    pending.enqueue(seen("b.wav"), 0)
+    assert not pending.waiting
+    assert [pending.release(path) for path in ("a.wav", "b.wav", "c.wav")] == [True, True, False]
+    assert not pending.in_hand
+    pending.in_hand.add("a.wav")
+    assert not pending.release("a.wav"), "it was looked at"
+
+
+def test_one_that_has_failed_is_looked_at_again() -> None:
+    pending = Pending(SETTLE_S)
+    pending.retry("a.wav", 5)
+    observe(pending, seen("b.wav"), 3)
+    assert pending.has_retry("a.wav") and pending.next_look_s() == 5
+    assert pending.due(4.9) == []
+    assert pending.due(6) == ["b.wav", "a.wav"]
+    assert not pending.has_retry("a.wav")
+
+
+def test_for_what_is_gone_nothing_is_to_be_done() -> None:
+    pending = Pending(SETTLE_S)
+    for path, age_s in (("a.wav", 0), ("b.wav", 60)):
+        observe(pending, seen(path, age_s=age_s), 0)
+    pending.retry("c.wav", 5)
+    for path in ("a.wav", "b.wav", "c.wav"):
+        pending.drop(path)
+    assert not pending.waiting and not pending.settled_s
+    assert pending.next_look_s() == math.inf
+
+
+def test_what_waits_may_be_forgotten_and_the_rest_goes_on() -> None:
+    pending = Pending(SETTLE_S)
+    for path, age_s in (("a.wav", 0), ("b.wav", 60)):
+        observe(pending, seen(path, age_s=age_s), 0)
+    pending.retry("c.wav", 5)
+    pending.in_hand.add("d.wav")
+    pending.clear()
+    assert not pending.waiting and not pending.settled_s
+    assert pending.in_hand == {"d.wav"} and pending.due(5) == ["c.wav"]

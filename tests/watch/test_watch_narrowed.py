@@ -1,0 +1,87 @@
+"""What a watch does not want any more is left alone, however far it had come; what is renamed is not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from threading import Event
+
+import pytest
+from watched import Watches, open_watches
+
+from toy_runtime import until
+from whisperd.rpc.errors import WhisperdError
+from whisperd.watch import WatchChanges, scanner
+from whisperd.watch.scanner import Seen
+
+pytestmark = pytest.mark.anyio
+
+NOT_READABLE = WhisperdError("audio.not_readable", "It cannot be read.", "Wait.")
+"""What is tried again."""
+
+
+@asynccontextmanager
+async def waiting_for_its_retry(
+    inbox: Path, changes: WatchChanges, retry_delay_s: float
+) -> AsyncIterator[Watches]:
+    """A watch of a folder with one file, `a.wav`, which could not be read and would be, the next time."""
+    inbox.mkdir()
+    (inbox / "a.wav").write_bytes(b"sound")
+    async with open_watches(inbox.parent, retry_delay_s=retry_delay_s) as watches:
+        watches.jobs.error = NOT_READABLE
+        preset = await watches.manager.add(str(inbox), changes)
+        await until(lambda: watches.jobs.paths and not watches.folder(preset.id).pending.in_hand)
+        yield watches
+
+
+async def test_a_file_that_waits_for_its_retry_is_not_deleted_once_it_is_excluded(tmp_path: Path) -> None:
+    inbox = tmp_path / "inbox"
+    async with waiting_for_its_retry(inbox, WatchChanges(after="delete"), retry_delay_s=1) as watches:
+        (folder,) = watches.folders()
+        await watches.manager.edit(folder.preset.id, WatchChanges(exclude=("a.wav",)))
+        submitted = len(watches.jobs.paths)
+        watches.jobs.error = None
+        await until(lambda: not folder.pending.has_retry("a.wav"))
+        (inbox / "b.wav").write_bytes(b"what comes behind it")
+        await until((inbox / "b.en.txt").exists)
+        assert len(watches.jobs.paths) == submitted + 1
+    assert (inbox / "a.wav").exists()
+
+
+async def test_what_is_excluded_in_the_middle_of_a_scan_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    for number in range(20):
+        (inbox / f"{number:02}.wav").write_bytes(f"sound {number}".encode())
+        os.utime(inbox / f"{number:02}.wav", (1e9, 1e9))  # it has settled long ago
+    next_of = scanner.next_of
+    slices, is_edited = [0], Event()
+
+    def in_slices(walk: Iterator[Seen | None], _count: int, for_s: float) -> list[Seen | None]:
+        slices[0] += 1
+        assert slices[0] == 1 or is_edited.wait(60)
+        return next_of(walk, 5, for_s)
+
+    monkeypatch.setattr(scanner, "next_of", in_slices)
+    async with open_watches(tmp_path, retry_delay_s=3600) as watches:
+        preset = await watches.manager.add(str(inbox), WatchChanges(after="delete"))
+        pending = watches.folder(preset.id).pending
+        await until(lambda: watches.jobs.paths)
+        await watches.manager.edit(preset.id, WatchChanges(exclude=("*.wav",)))
+        is_edited.set()
+        await watches.manager.scan(preset.id)
+        await until(lambda: not pending.queue and not pending.in_hand)
+        assert 1 <= len(watches.jobs.paths) <= 5
+    assert len(list(inbox.glob("*.wav"))) >= 15
+
+
+async def test_a_file_that_is_renamed_while_it_waits_is_tried_again_all_the_same(tmp_path: Path) -> None:
+    inbox = tmp_path / "inbox"
+    async with waiting_for_its_retry(inbox, WatchChanges(), retry_delay_s=2) as watches:
+        watches.jobs.error = None
+        (inbox / "a.wav").rename(inbox / "b.wav")
+        await until((inbox / "b.en.txt").exists)
