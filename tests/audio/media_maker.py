@@ -41,8 +41,10 @@ def main() -> None:
     write_surround(out / "surround.wav", samples)
     write_tracks(out / "tracks.wav", samples)
     write_impossible(out / "impossible.wav", samples)
+    write_disguised(out / "disguised.wav", samples)
     write_long(out / "long.wav", samples)
     write_minutes(out, samples)
+    write_seeds(out / "seeds", samples[:RATE])
     damage(out)
 
 
@@ -127,6 +129,13 @@ def write_impossible(path, samples):
     path.write_bytes(wav(values.tobytes(), 3, 1, RATE, 32))
 
 
+def write_disguised(path, samples):
+    """AC-3 in a WAV that says it were samples."""
+    plain = path.with_name("plain.ac3")
+    write(plain, "ac3", samples)
+    path.write_bytes(wav(plain.read_bytes(), 1, 2, RATE, 16))
+
+
 def write_long(path, samples):
     """Twenty minutes of speech at 8 kHz."""
     import numpy as np
@@ -149,6 +158,36 @@ def write_minutes(folder, samples):
         ("minute.m4a", "aac", 44_100),  # its decoder may draw noise at random
     ):
         write(folder / name, codec, minute, rate=rate)
+
+
+def write_seeds(folder, samples):
+    """Short ones of every kind that can be made, to be spoilt."""
+    folder.mkdir()
+    for name, codec in (
+        ("speech.mp3", "libmp3lame"),
+        ("speech.mp2", "mp2"),
+        ("speech.m4a", "aac"),
+        ("lossless.m4a", "alac"),
+        ("speech.aac", "aac"),
+        ("speech.flac", "flac"),
+        ("opus.ogg", "libopus"),
+        ("speech.webm", "libopus"),
+        ("speech.wav", "pcm_s16le"),
+        ("packed.wav", "adpcm_ms"),
+        ("speech.w64", "pcm_s24le"),
+        ("speech.aiff", "pcm_s16be"),
+        ("speech.au", "pcm_mulaw"),
+        ("speech.caf", "alac"),
+        ("speech.asf", "libmp3lame"),
+        ("speech.ac3", "ac3"),
+        ("speech.wv", "wavpack"),
+        ("speech.tta", "tta"),
+        ("speech.ts", "aac"),
+        ("speech.flv", "aac"),
+    ):
+        write(folder / name, codec, samples)
+    for kind, codec in (("mp4", "aac"), ("mkv", "flac"), ("avi", "libmp3lame"), ("mpg", "mp2")):
+        write(folder / f"film.{kind}", codec, samples, video=True)
 
 
 def damage(folder):

@@ -134,6 +134,14 @@ async def test_every_kind_of_media_gives_the_same_speech(
     assert loudness(window.pcm) > 500
 
 
+async def test_another_codec_that_hides_in_a_wav_is_found(pool: DecoderPool, media: Path) -> None:
+    result = await decode(pool, media / "disguised.wav")
+    assert result.opened.codec == "ac3"
+    assert result.decoded.duration == pytest.approx(11, abs=0.05)
+    (window,) = result.windows
+    assert (window.start, window.end) == pytest.approx(KENNEDY, abs=0.07)
+
+
 @pytest.mark.parametrize(("name", "heard"), [("cinema.m4a", [2]), ("tracks.wav", range(10))])
 async def test_many_channels_are_heard_by_themselves(
     pool: DecoderPool, media: Path, name: str, heard: Sequence[int]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -375,6 +376,20 @@ async def test_each_failure_has_its_error(
     assert error.data["tried"] == [
         {"source": "the hub", "code": code, "message": error.data["tried"][0]["message"]}
     ]
+
+
+@pytest.mark.parametrize("hash", ["../../../elsewhere", "x" * 64, 7])
+async def test_what_a_hub_says_of_a_hash_is_no_path(
+    hub: Hub, make_store: MakeStore, tmp_path: Path, hash: object
+) -> None:
+    """Downloads are named by their hashes."""
+    large = {"sha256": hash, "size": 7, "pointerSize": 134}
+    siblings = [{"rfilename": "model.bin", "size": 7, "blobId": "0" * 40, "lfs": large}]
+    listing = json.dumps({"id": "Some/model", "sha": "c" * 40, "siblings": siblings}).encode()
+    hub.answers.append(Answer("/api/", 200, {"Content-Type": "application/json"}, listing))
+    error = await failure(make_store(), "Some/model")
+    assert error.code == "network.captive_portal"
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 async def test_the_wait_that_the_hub_asks_for_is_said(hub: Hub, make_store: MakeStore) -> None:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from toy_runtime import until
 from whisperd.locks import try_lock
 from whisperd.models import ModelStore, ModelSummary, storage
 from whisperd.models.catalogue import ModelFile
+from whisperd.models.manifest import StoredFile
 from whisperd.models.names import Reference
 from whisperd.models.sources import FolderSource, Found, Workspace
 from whisperd.progress import Progress
@@ -214,10 +216,11 @@ async def test_a_store_can_be_moved(make: Make, tmp_path: Path, files: dict[str,
     assert (await moved.verify("toy")).path.startswith(str(tmp_path / "elsewhere"))
 
 
+@pytest.mark.parametrize("broken", [b'{"files": [{"name": "../../evil"', b'{"name": "\xff"}'])
 @pytest.mark.parametrize("name", ["manifests", "stamps"])
-async def test_a_broken_record_is_not_trusted(make: Make, tmp_path: Path, name: str) -> None:
+async def test_a_broken_record_is_not_trusted(make: Make, tmp_path: Path, name: str, broken: bytes) -> None:
     await make().pull("toy")
-    (tmp_path / "models" / name / "toy.json").write_bytes(b'{"files": [{"name": "../../evil"')
+    (tmp_path / "models" / name / "toy.json").write_bytes(broken)
     found = await make().find("toy")
     assert (found is None) == (name == "manifests")
     assert (await make().pull("toy")).verified
@@ -302,6 +305,7 @@ async def test_a_folder_is_used_in_place(make: Make, tmp_path: Path, files: dict
         (lambda folder: (folder / "model.bin").write_bytes(b""), "empty"),
         (lambda folder: (folder / "config.json").write_bytes(b"[]"), "not a JSON object"),
         (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe"), "not a JSON object"),
+        (lambda folder: (folder / "config.json").write_bytes(b"[" * 100_000), "not a JSON object"),
     ],
 )
 async def test_a_folder_that_is_no_model_says_what_is_wrong(
@@ -491,6 +495,33 @@ async def test_a_folder_is_imported(make: Make, tmp_path: Path) -> None:
     await store.remove("my-model")
     with pytest.raises(WhisperdError):
         await store.find("my-model")
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_an_import_that_ends_half_way_leaves_nothing(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_cancelled: bool
+) -> None:
+    """Nobody knows a hash by which the next one could find in the store what was copied."""
+
+    def admit(self: storage.Storage, key: str, path: Path, *given: Any) -> StoredFile:
+        if path.name == "tokenizer.json":
+            if not is_cancelled:
+                raise OSError(errno.ENOSPC, "no space")
+            anyio.from_thread.run_sync(scope.cancel)
+        return admit_now(self, key, path, *given)
+
+    admit_now = storage.Storage.admit
+    store = make()
+    await store.pull("toy")
+    before = set((tmp_path / "models" / "blobs").iterdir())
+    folder = write_files(tmp_path / "mine", tiny_files(5))
+    monkeypatch.setattr(storage.Storage, "admit", admit)
+    with anyio.CancelScope() as scope, suppress(WhisperdError):
+        await store.import_model(folder, "my-model")
+    assert scope.cancelled_caught == is_cancelled
+    assert set((tmp_path / "models" / "blobs").iterdir()) == before
+    monkeypatch.setattr(storage.Storage, "admit", admit_now)
+    assert content((await store.import_model(folder, "my-model")).path) == tiny_files(5)
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../x", "a--b", ".hidden", "x" * 200])
@@ -776,6 +807,35 @@ async def test_two_imports_under_one_name_are_never_mixed(make: Make, tmp_path: 
         assert told.count(None) == 1 and set(told) <= {None, "model.busy", "model.exists"}
         assert content(await store.path("mine")) == tiny_files(told.index(None))
         await store.remove("mine")
+
+
+async def test_who_waits_for_an_import_that_fails_downloads_it(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hash_file(*given: Any, **options: Any) -> Any:
+        may_read.wait()
+        return read(*given, **options)
+
+    may_read, read = threading.Event(), storage.hash_file
+    monkeypatch.setattr(storage, "hash_file", hash_file)
+    wrong = write_files(tmp_path / "wrong", tiny_files(7))
+    store = make()
+    codes: list[str] = []
+
+    async def bring() -> None:
+        with pytest.raises(WhisperdError) as caught:
+            await store.import_model(wrong, "toy")
+        codes.append(caught.value.code)
+
+    async with open_task_group() as tasks:
+        tasks.start_soon(bring)
+        await until(lambda: store._flights)
+        (flight,) = store._flights.values()
+        tasks.start_soon(store.pull, "toy")
+        await until(lambda: len(flight._listeners) == 2)  # who pulls waits for who imports
+        may_read.set()
+    assert codes == ["model.hash_mismatch"]
+    assert await store.find("toy") is not None
 
 
 async def test_what_is_removed_while_it_is_verified_is_not_damaged(

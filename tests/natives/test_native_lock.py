@@ -204,6 +204,8 @@ class TestParse:
     @given(st.text())
     @example("format = 1")
     @example("format = 99999999999999999999999999")
+    @example("format = " + "9" * 5000)
+    @example("format = " + "[" * 5000)
     def test_any_text_is_a_lock_or_refused(self, text: str) -> None:
         with pytest.raises(WhisperdError) as caught:
             parse_lock(text)

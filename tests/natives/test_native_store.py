@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -14,6 +17,7 @@ from store_checks import ignore, left_in_staging
 from wheel_maker import lock_wheels, make_wheel
 
 from whisperd.natives import Bundle, Damage, InstalledBundle, NativeStore
+from whisperd.natives import store as natives_store
 from whisperd.pip import pip_environment
 from whisperd.progress import Progress
 from whisperd.rpc.errors import WhisperdError
@@ -86,6 +90,21 @@ class TestInstall:
         index.downloads.clear()
         assert await store.install(bundle, ignore) == first
         assert index.downloads == []
+
+    async def test_what_another_process_removes_right_after_was_installed(
+        self, store: NativeStore, bundle: Bundle, index: IndexServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        @asynccontextmanager
+        async def hold_lock(*given: Any) -> AsyncIterator[None]:
+            async with hold(*given):
+                yield
+            for installed in await store.list():
+                shutil.rmtree(installed.path)
+
+        hold = natives_store.hold_lock
+        monkeypatch.setattr(natives_store, "hold_lock", hold_lock)
+        assert (await store.install(bundle, ignore)).version == "2.1"
+        assert store.find(bundle) is None
 
     async def test_a_folder_that_holds_no_complete_bundle_is_replaced(
         self, store: NativeStore, bundle: Bundle, root: Path, index: IndexServer

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from whisperd.audio.files import open_regular_file
+from whisperd.audio.kinds import BEGINNING_BYTES, kind_of
 from whisperd.audio.messages import (
     MAX_WINDOW_S,
     SAMPLE_RATE,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from whisperd.audio.pool import DecoderOptions, DecoderPool, Decoding, Listening, open_decoder_pool
 
 __all__ = [
+    "BEGINNING_BYTES",
     "MAX_WINDOW_S",
     "SAMPLE_RATE",
     "DecodeParams",
@@ -46,6 +48,7 @@ __all__ = [
     "SpeechSample",
     "Utterance",
     "WindowAudio",
+    "kind_of",
     "media_lock",
     "open_decoder_pool",
     "open_regular_file",

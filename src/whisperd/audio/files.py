@@ -24,7 +24,7 @@ def open_regular_file(path: str) -> Iterator[FileIO]:
         # Not blocking: a named pipe without a writer would hold us here.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise _error("not_found", path, "does not exist", "Check the spelling of its name.") from error
+        raise _error("audio.not_found", path, "does not exist", "Check the spelling of its name.") from error
     except (OSError, ValueError) as error:
         if os.path.isdir(path):  # noqa: PTH112 - it never raises. Windows does not open folders
             raise _is_directory(path) from error
@@ -42,7 +42,7 @@ def not_readable(path: str, error: Exception) -> WhisperdError:
     """The system does not let us read the file."""
     reason = getattr(error, "strerror", None) or error
     return _error(
-        "not_readable",
+        "audio.not_readable",
         path,
         f"cannot be read: {reason}",
         "Check the permissions of the file and of its folders.",
@@ -54,18 +54,18 @@ def _check(path: str, status: os.stat_result) -> None:
         raise _is_directory(path)
     if not stat.S_ISREG(status.st_mode):
         raise _error(
-            "not_a_file",
+            "audio.not_a_file",
             path,
             "is a device or a pipe, not a file",
             "Copy what it holds into a file, or pipe it into `whisperctl transcribe -`.",
         )
     if status.st_size == 0:
-        raise _error("empty", path, "is empty: it has no bytes", "Record or fetch the file again.")
+        raise _error("audio.empty", path, "is empty: it has no bytes", "Record or fetch the file again.")
 
 
 def _is_directory(path: str) -> WhisperdError:
-    return _error("is_directory", path, "is a folder", "Name the files in it, such as FOLDER/*.wav.")
+    return _error("audio.is_directory", path, "is a folder", "Name the files in it, such as FOLDER/*.wav.")
 
 
-def _error(problem: str, path: str, what: str, fix: str) -> WhisperdError:
-    return WhisperdError(f"audio.{problem}", f"{path} {what}.", fix, {"path": path})
+def _error(code: str, path: str, what: str, fix: str) -> WhisperdError:
+    return WhisperdError(code, f"{path} {what}.", fix, {"path": path})

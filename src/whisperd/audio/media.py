@@ -38,7 +38,11 @@ CONTAINERS = """
 OPEN_OPTIONS = {
     "format_whitelist": ",".join(CONTAINERS.split()),
     "protocol_whitelist": "none",
-    "max_size": "8192",  # bytes of a packet of WAV: they come in tiny ones otherwise, and each one costs time
+}
+WAV_OPTIONS = {
+    "max_size": "8192",  # bytes of a packet: they come in tiny ones otherwise, and each one costs time
+    # In so many of them another codec is looked for, which some hide in a WAV: else in all of a short file.
+    "max_probe_packets": "4",
 }
 # Tags need not be text. Before PyAV 19, that was an error unless one asked for something else.
 TAG_OPTIONS = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
@@ -64,8 +68,9 @@ def open_media(path: str, *, split: bool = False) -> Iterator[Media]:
     `audio.too_many_channels`.
     """
     with open_regular_file(path) as file:
+        options = {**OPEN_OPTIONS, **(WAV_OPTIONS if _is_wav(_beginning(file)) else {})}
         try:
-            container = av.open(file, io_open=_refuse_to_open, container_options=OPEN_OPTIONS, **TAG_OPTIONS)
+            container = av.open(file, io_open=_refuse_to_open, container_options=options, **TAG_OPTIONS)
         except (av.FFmpegError, OSError, ValueError) as error:
             if isinstance(error, OSError) and not isinstance(error, (av.FFmpegError, _Refused)):
                 raise not_readable(path, error) from error
@@ -74,12 +79,20 @@ def open_media(path: str, *, split: bool = False) -> Iterator[Media]:
             yield Media(path, container, split=split)
 
 
+def _is_wav(beginning: bytes) -> bool:
+    if beginning.startswith(b"RIFF"):
+        return beginning[8:12] != b"AVI "
+    return beginning.startswith((b"RF64", b"BW64", b"RIFX", b"riff"))
+
+
 def _beginning(file: FileIO) -> bytes:
     try:
         file.seek(0)
-        return file.read(BEGINNING_BYTES)
+        beginning = file.read(BEGINNING_BYTES)
+        file.seek(0)
     except (OSError, ValueError):
         return b""
+    return beginning
 
 
 def _unsupported(path: str, beginning: bytes) -> WhisperdError:

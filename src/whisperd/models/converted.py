@@ -97,7 +97,7 @@ class ConvertedModels:
             if made.stamp == stamp(path):
                 return path
             digests = hash_file(path)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, ValueError, RecursionError):
             return None
         if digests.sha256 != made.sha256:
             return None

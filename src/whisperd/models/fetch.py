@@ -10,9 +10,10 @@ interruption; a file of several gigabytes has to be taken up where it ended, eve
 
 from __future__ import annotations
 
+import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -33,8 +34,8 @@ from whisperd.models.messages import (
     partial_name,
 )
 
-_SHA256_LENGTH = 64
-_GIT_SHA1_LENGTH = 40
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_GIT_SHA1 = re.compile(r"[0-9a-f]{40}")
 _REPORT_EVERY_S = 0.1
 
 
@@ -96,7 +97,15 @@ def list_files(request: FetchRequest) -> tuple[str, tuple[ModelFile, ...]]:
         if file.sha256 is None and file.git_sha1 is None:  # a mirror with a plainer listing
             file = _stated_by_headers(request, info.sha, name)
         files.append(_merge(known.get(name), file))
-    return info.sha, tuple(files)
+    return info.sha, _checked(files)
+
+
+def _checked(files: Sequence[ModelFile]) -> tuple[ModelFile, ...]:
+    """The same files. The hash that the hub states names the download: nothing else may stand there."""
+    try:
+        return msgspec.convert(msgspec.to_builtins(files), tuple[ModelFile, ...])
+    except msgspec.ValidationError as error:
+        raise CaptivePortal from error
 
 
 def download(
@@ -172,8 +181,8 @@ def _named_by(etag: str, name: str, size_bytes: int | None) -> ModelFile:
     return ModelFile(
         name=name,
         size_bytes=size_bytes,
-        sha256=etag if len(etag) == _SHA256_LENGTH else None,
-        git_sha1=etag if len(etag) == _GIT_SHA1_LENGTH else None,
+        sha256=etag if _SHA256.fullmatch(etag) else None,
+        git_sha1=etag if _GIT_SHA1.fullmatch(etag) else None,
     )
 
 

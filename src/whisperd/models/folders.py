@@ -80,7 +80,7 @@ def _check_config(path: Path) -> None:
         raise invalid_folder(path.parent, "config.json is far too large")
     try:
         config = json.loads(path.read_bytes())
-    except ValueError:
+    except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
         raise invalid_folder(path.parent, "config.json is not a JSON object")

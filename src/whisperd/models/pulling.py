@@ -122,7 +122,14 @@ class Puller:
         have = await anyio.to_thread.run_sync(self._in_store, model, meter)
         source, revision = "the store", model.revision
         if not model.files or len(have) < len(model.files):
-            source, revision = await self._fetch(model, have, on_progress)
+            try:
+                source, revision = await self._fetch(model, have, on_progress)
+            except BaseException:
+                if not model.files:  # nothing would find them again: their hashes are known to nobody
+                    unused = {file.sha256 for file in have.values()}
+                    with anyio.CancelScope(shield=True):
+                        await anyio.to_thread.run_sync(self.storage.drop, unused)
+                raise
         manifest = Manifest(
             name=model.name,
             repo=model.repo,

@@ -66,7 +66,7 @@ class Storage:
         """The manifest of a model; None where there is none that can be read."""
         try:
             return msgspec.json.decode(self._manifest_path(key).read_bytes(), type=Manifest)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, ValueError, RecursionError):
             return None
 
     def sound(self, key: str) -> Manifest | None:
@@ -197,6 +197,16 @@ class Storage:
         unused = {file.sha256 for file in manifest.files} if manifest is not None else set()
         return self._sweep(key, unused)
 
+    def drop(self, unused: set[str]) -> int:
+        """Remove blobs, by their hashes, that no model has; the bytes that this frees."""
+        unused -= {file.sha256 for manifest in self.manifests() for file in manifest.files}
+        freed_bytes = 0
+        for blob in map(self._blob_path, unused):
+            with suppress(FileNotFoundError):
+                freed_bytes += blob.lstat().st_size
+                blob.unlink()
+        return freed_bytes
+
     def clear_leftovers(self, key: str, now_s: float) -> None:
         """Remove downloads of other models that nobody has taken up for weeks, and what they brought."""
         removed = False
@@ -229,13 +239,7 @@ class Storage:
         """Remove these blobs, and if nobody is pulling all others too, unless a model has them."""
         if not self._is_any_locked(but=key):
             unused = {path.name for path in (self.root / "blobs").glob("*")}
-        unused -= {file.sha256 for manifest in self.manifests() for file in manifest.files}
-        freed_bytes = 0
-        for blob in map(self._blob_path, unused):
-            with suppress(FileNotFoundError):
-                freed_bytes += blob.lstat().st_size
-                blob.unlink()
-        return freed_bytes
+        return self.drop(unused)
 
     def _is_any_locked(self, but: str) -> bool:
         """Whether some other model is being changed; its blobs may not be in a manifest yet."""
@@ -261,7 +265,7 @@ class Storage:
             try:
                 data = self._stamps_path(key).read_bytes()
                 stamps = msgspec.json.decode(data, type=dict[str, Verified])
-            except (OSError, msgspec.MsgspecError):
+            except (OSError, ValueError, RecursionError):
                 stamps = {}
             self._stamps[key] = stamps
         return stamps

@@ -289,14 +289,15 @@ class ModelStore:
     async def _lead(
         self, model: Reference, puller: Puller, on_progress: OnProgress, *, is_new: bool = False
     ) -> None:
-        """Pull, and tell all who wait for the same model. One that `is_new` must not be there yet."""
+        """Pull, and tell all who wait for the same model. One that `is_new` must not be there yet, and why it
+        is not taken is nothing to them: then they pull it."""
         flight = self._flights[model.key] = Flight(on_progress)
         try:
             if is_new and await anyio.to_thread.run_sync(self._sound, model) is not None:
                 raise errors.already_installed(model.name)
             await puller.pull(model, flight.tell)
         except WhisperdError as error:
-            flight.error = error
+            flight.error = None if is_new else error
             raise
         finally:
             del self._flights[model.key]

@@ -86,7 +86,7 @@ def read_installed(path: Path) -> InstalledBundle | None:
     try:
         text = (path / DESCRIPTION).read_bytes()
         description = msgspec.json.decode(text, type=_Description)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, ValueError, RecursionError):
         return None
     return InstalledBundle(path=path, **msgspec.structs.asdict(description))
 

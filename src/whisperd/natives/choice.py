@@ -51,7 +51,7 @@ def read_choice(path: Path) -> Choice | None:
         return msgspec.json.decode(path.read_bytes(), type=Choice)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         log.warning("%s cannot be read (%s); the version that whisperd came with is used", path, error)
         return None
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import msgspec
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.specifiers import SpecifierSet
 from packaging.tags import Tag, parse_tag
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 from whisperd.natives.target import PLATFORMS, PYTHONS, Target, platforms_of
 from whisperd.rpc.errors import WhisperdError
@@ -199,7 +199,7 @@ def parse_lock(text: str) -> Lock:
         for name, versions in lock.ranges.items():
             if "@" in versions or ";" in versions or not str(SpecifierSet(versions)):
                 raise _bad_lock(f"{versions!r} is no range of versions of {name}")
-    except (msgspec.MsgspecError, InvalidVersion, InvalidSpecifier) as error:
+    except (ValueError, RecursionError) as error:
         raise _bad_lock(str(error)) from error
     if lock.format != _FORMAT:
         raise _bad_lock(f"its format is {lock.format}, not {_FORMAT}")

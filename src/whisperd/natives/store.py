@@ -267,7 +267,7 @@ class NativeStore:
             if found := await self._sound(bundle, on_progress, mend):
                 return found
             await self._install(bundle.name, selection, destination, on_progress, wheels)
-        installed = self._installed(bundle)
+            installed = self._installed(bundle)  # nobody can have removed it yet
         assert installed is not None
         return installed
 
