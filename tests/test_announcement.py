@@ -110,6 +110,7 @@ ANYTHING = st.recursive(
 )
 
 
+@pytest.mark.hypothesis  # the test itself is made in it
 @pytest.mark.parametrize("make", [Backend, Variant, Needs, ModelFormat])
 def test_no_nonsense_is_too_much(make: Callable[..., Any]) -> None:
     names = [field.name for field in fields(make)]  # type: ignore[arg-type]

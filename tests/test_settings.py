@@ -126,6 +126,7 @@ def test_whatever_is_set_is_read_again(settings: Settings) -> None:
         ("daemon = 3", "daemon: Expected `object`", "daemon config"),
         ("[daemon\n", "line 1", "TOML"),
         ("a = " + "[" * 5000, "recursion", "TOML"),
+        ("a = " + "9" * 5000, "digits", "TOML"),
     ],
 )
 def test_a_mistake_is_explained(config: Path, toml: str, message: str, fix: str) -> None:

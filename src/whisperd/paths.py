@@ -23,6 +23,7 @@ __all__ = [
     "native_dir",
     "socket_path",
     "state_dir",
+    "whisperctl_for",
 ]
 
 APP = "whisperd"
@@ -47,6 +48,15 @@ def socket_path(named: str | None = None) -> str:
     if runtime is None or len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
         return f"/tmp/{APP}-{os.getuid()}/daemon.sock"  # noqa: S108 - made 0700, and its owner is checked
     return path
+
+
+def whisperctl_for(socket: str) -> str:
+    """How a command begins that is to reach the daemon on this socket, wherever the usual one is."""
+    if socket == socket_path():
+        return "whisperctl"
+    from shlex import quote
+
+    return f"whisperctl --socket {socket if os.name == 'nt' else quote(socket)}"
 
 
 def _runtime_dir() -> str | None:

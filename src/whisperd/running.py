@@ -50,7 +50,7 @@ def read_running(folder: Path) -> Running | None:
     try:
         said = json.loads((folder / _FILE).read_text(encoding="utf-8"))
         return Running(pid=int(said["pid"]), socket=str(said["socket"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

@@ -253,10 +253,10 @@ def load_settings(path: Path) -> Settings:
         ) from error
     try:
         return msgspec.convert(tomllib.loads(text), Settings, strict=True)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        reason, fix = str(error), "Mend the line; TOML is explained at its own site, toml.io."
     except msgspec.ValidationError as error:
         reason, fix = _explain(str(error))
+    except (ValueError, RecursionError) as error:  # a number may have too many digits, too
+        reason, fix = str(error), "Mend the line; TOML is explained at its own site, toml.io."
     raise WhisperdError("config.invalid", f"The settings in {path} are not valid: {reason}.", fix)
 
 

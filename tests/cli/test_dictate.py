@@ -81,6 +81,11 @@ def test_a_file_gets_the_lines(shared: RunningDaemon, tmp_path: Path) -> None:
     refused = shared.ctl("dictate", "--stdin", "-o", str(target), input=SPEECH)
     assert refused.status == 5 and "--overwrite" in refused.err
     assert target.read_text().splitlines() == TEXT
+    unknown = shared.ctl(
+        "dictate", "--stdin", "-o", str(target), "--overwrite", "--runtime", "nobody", input=SPEECH
+    )
+    assert unknown.status == 4
+    assert target.read_text().splitlines() == TEXT
     again = shared.ctl("dictate", "--stdin", "-o", str(target), "--overwrite", input=SPEECH[:200_000])
     assert again.status == 0
     assert target.read_text().splitlines() != TEXT

@@ -106,11 +106,17 @@ def test_what_fails_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_folder_that_cannot_be_made(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(WhisperdError) as caught:
-        make_folder(str(tmp_path / "file" / "below"))
+        make_folder(str(tmp_path / name))
     assert caught.value.code == "output.not_writable"
+    assert "it is a file, or lies below one" in caught.value.message
+    assert "Name a folder" in caught.value.fix
+
+
+def test_a_folder_is_made_with_those_above_it(tmp_path: Path) -> None:
     make_folder(str(tmp_path / "a" / "b"))
     make_folder(str(tmp_path / "a" / "b"))
     assert (tmp_path / "a" / "b").is_dir()

@@ -76,3 +76,9 @@ def test_what_comes_while_the_last_lines_are_shown_is_told(tmp_path: Path) -> No
     with pytest.raises(KeyboardInterrupt):
         logs.follow(path, 1, output)
     assert output.getvalue() == "two\nthree\n"
+
+
+def test_more_lines_may_be_asked_for_than_there_can_be(tmp_path: Path) -> None:
+    path = tmp_path / "daemon.log"
+    path.write_text("one\ntwo\n")
+    assert logs.last_lines(path, 10**30) == ["one", "two"]

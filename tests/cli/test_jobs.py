@@ -108,6 +108,7 @@ def test_cancel(shared: RunningDaemon, held_job: str, done_job: str) -> None:
     assert (done.status, done.out) == (0, f"{held_job} is cancelled\n{done_job} is completed\n")
     waited = shared.ctl("jobs", "wait", held_job, "--json")
     assert (waited.status, waited.json["error"]["code"]) == (1, "job.cancelled")
+    assert f"`whisperctl jobs retry {held_job}`" in waited.json["error"]["fix"]
 
 
 def test_cancel_several_at_once(shared: RunningDaemon, held: Path, done_job: str, tone: str) -> None:

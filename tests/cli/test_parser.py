@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 from contextlib import redirect_stdout
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -60,6 +62,41 @@ def test_behind_two_dashes_everything_is_a_file() -> None:
 @given(st.lists(st.text(st.characters(exclude_characters="\0"), min_size=1), min_size=1))
 def test_any_name_can_be_given_behind_two_dashes(names: list[str]) -> None:
     assert parse("transcribe", "--", *names).files == names
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "commands.md").read_text("utf-8")
+WRITTEN = sorted({*re.findall(r"(?<![\w-])--?[a-z][a-z-]*", PAGE), *re.findall(r"whisperctl (\w+)", PAGE)})
+VERBS = sorted(set(re.findall(r"whisperctl \w+ ([a-z-]+)", PAGE)))
+VALUES = (
+    "-",
+    "--",
+    "=",
+    "--model=",
+    "-1",
+    "1e999",
+    "nan",
+    "9" * 5000,
+    "1h",
+    "2026-02-30",
+    "9999-12-31T23:59:59+00:00",
+)
+
+
+@given(
+    st.lists(
+        st.sampled_from(WRITTEN) | st.sampled_from(VERBS) | st.sampled_from(VALUES) | st.text(max_size=8),
+        max_size=8,
+    )
+)
+def test_whatever_is_typed_is_understood_or_refused_in_words(words: list[str]) -> None:
+    with redirect_stdout(io.StringIO()):
+        try:
+            parse(*words)
+        except SystemExit as ended:  # the help, or the version
+            assert not ended.code
+        except WhisperdError as error:
+            assert error.code.startswith("usage.")
+            assert error.fix
 
 
 def test_the_value_of_an_option_is_no_command() -> None:

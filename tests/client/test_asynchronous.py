@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import threading
 from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -112,6 +113,47 @@ async def test_cancelling_the_task_cancels_the_job(
         assert (await client.transcribe(tone, vad=False)).text == TEXT
 
 
+async def test_a_task_that_is_cancelled_while_it_begins_a_job_leaves_none_behind(
+    shared: RunningDaemon, held: Path, tone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with aconnect(shared.socket, start=False) as client:
+        with anyio.CancelScope() as scope:
+            write = client.peer._write
+
+            async def write_and_cancel(data: bytes) -> None:
+                await write(data)
+                if b"jobs.submit" in data:  # which the daemon answers later
+                    scope.cancel()
+
+            monkeypatch.setattr(client.peer, "_write", write_and_cancel)
+            await client.transcribe(tone, model=held, vad=False)
+        assert scope.cancelled_caught
+        await until_status(client, held, "cancelled")
+
+
+class Silent:
+    """A file from which nothing comes, as long as anybody may have the patience."""
+
+    def __init__(self) -> None:
+        self.is_read, self.is_over = threading.Event(), threading.Event()
+        self.was_awaited = False
+
+    def read(self, count: int, /) -> bytes:
+        self.is_read.set()
+        self.was_awaited = not self.is_over.wait(LIMIT_S)
+        return b""
+
+
+async def test_who_is_cancelled_does_not_wait_for_a_file(shared: RunningDaemon) -> None:
+    file = Silent()
+    async with aconnect(shared.socket, start=False) as client, anyio.create_task_group() as tasks:
+        tasks.start_soon(client.transcribe, file)
+        assert await anyio.to_thread.run_sync(file.is_read.wait, LIMIT_S)
+        tasks.cancel_scope.cancel()
+    assert not file.was_awaited
+    file.is_over.set()
+
+
 async def test_leaving_the_iteration_early_cancels_the_job(
     shared: RunningDaemon, toy: Callable[..., str], ten_minutes: Path
 ) -> None:
@@ -157,6 +199,15 @@ async def test_following_leaves_no_subscription_behind(shared: RunningDaemon, to
             events = [event async for event in client.follow(job)]
             assert events[-1]["type"] == "transcription.completed"
         assert client._listeners == []
+
+
+async def test_a_closed_client_says_so(shared: RunningDaemon) -> None:
+    async with aconnect(shared.socket, start=False) as client:
+        pass
+    for ask in (client.daemon.status(), anext(client.follow("job"))):
+        with pytest.raises(whisperd.WhisperdError) as caught:
+            await ask
+        assert caught.value.code == "client.closed"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")

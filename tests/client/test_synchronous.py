@@ -197,7 +197,7 @@ def test_a_closed_client_says_so(shared: RunningDaemon) -> None:
     client.close()
     with pytest.raises(whisperd.WhisperdError) as caught:
         client.daemon.status()
-    assert caught.value.code == "daemon.connection_lost"
+    assert caught.value.code == "client.closed"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")

@@ -87,15 +87,32 @@ def test_waiting_for_an_event_ends_in_time(ends: tuple[Wire, socket.socket]) -> 
     assert time.monotonic() - began_s >= 0.05
 
 
+@pytest.mark.parametrize(("value", "said"), [("caf\udce9", r"caf\xe9"), (2**70, "number")])
+def test_what_no_message_can_hold_is_refused_and_the_next_request_goes_through(
+    ends: tuple[Wire, socket.socket], value: object, said: str
+) -> None:
+    wire, far = ends
+    error = failing(lambda: wire.request("a.b", {"x": value}))
+    assert error.code == "rpc.invalid_params"
+    assert said in error.message
+    answer(far, [1, 1, None, "here"])
+    assert wire.request("c.d") == "here"
+
+
 def test_a_connection_that_is_closed(ends: tuple[Wire, socket.socket]) -> None:
     wire, far = ends
     message_id = wire.send("a.b")
     far.close()
     assert failing(lambda: wire.answer(message_id)).code == "daemon.connection_lost"
     assert failing(lambda: wire.request("a.b")).code == "daemon.connection_lost"
+
+
+def test_who_has_closed_it_is_not_told_that_the_daemon_has(ends: tuple[Wire, socket.socket]) -> None:
+    wire, _ = ends
+    message_id = wire.send("a.b")
     wire.close()
-    assert failing(lambda: wire.request("a.b")).code == "daemon.connection_lost"
-    assert failing(wire.next_event).code == "daemon.connection_lost"
+    for ask in (lambda: wire.answer(message_id), lambda: wire.request("a.b"), wire.next_event):
+        assert failing(ask).code == "client.closed"
 
 
 def test_why_it_was_closed_is_told(ends: tuple[Wire, socket.socket]) -> None:

@@ -132,6 +132,19 @@ def test_stop_lets_running_work_end(daemon: RunningDaemon, toy: Callable[..., st
 
 
 @pytest.mark.real
+def test_stop_says_what_is_lost_and_what_goes_on(
+    daemon: RunningDaemon, toy: Callable[..., str], tmp_path: Path
+) -> None:
+    model = Path(toy())
+    (model / "hold").touch()
+    sound = write_tone(tmp_path / "tone.wav", 3.0)
+    transcribe = ["transcribe", "--no-vad", "--language", "en", "--model", str(model), str(sound)]
+    daemon.ctl(*transcribe, "--detach")
+    done = daemon.ctl("daemon", "stop")
+    assert (done.status, done.err) == (0, "1 detached job goes on in the next daemon\n"), done
+
+
+@pytest.mark.real
 def test_start_while_one_is_ending_leaves_one_running(
     daemon: RunningDaemon, toy: Callable[..., str], tmp_path: Path
 ) -> None:

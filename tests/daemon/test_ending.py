@@ -152,7 +152,12 @@ def test_asked_by_a_client(daemon: RunningDaemon, hold: Callable[..., HeldJob]) 
     held = hold(daemon)
     with nothing_left(daemon), RawClient(daemon) as client:
         answer = client.request("daemon.stop")
-        assert answer == {"pid": daemon.pid, "grace_period": 10.0, "active_jobs": 1}
+        assert answer == {
+            "pid": daemon.pid,
+            "grace_period": 10.0,
+            "active_jobs": 1,
+            "detached_jobs": 0,
+        }
         held.hold.unlink()
         assert held.client.answer(1)["text"] == "transcribe 3.00 s"
         assert daemon.wait() == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -201,6 +202,12 @@ def test_the_default_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert paths.socket_path("named.sock") == str(tmp_path / "named.sock")
 
 
+def test_a_command_names_the_socket_where_it_is_not_the_usual_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHISPERD_SOCKET", "/a/usual.sock")
+    assert paths.whisperctl_for("/a/usual.sock") == "whisperctl"
+    assert paths.whisperctl_for("/an/other one.sock") == "whisperctl --socket '/an/other one.sock'"
+
+
 def test_the_default_place_is_made_and_found(make_daemon: MakeDaemon, short: Path) -> None:
     daemon = make_daemon(env={"XDG_RUNTIME_DIR": str(short)})
     del daemon.env["WHISPERD_SOCKET"]
@@ -218,6 +225,17 @@ def test_the_user_at_the_other_end() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         assert peer_user(ours) == peer_user(theirs) == os.getuid()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="as Linux tells it")
+def test_a_user_whose_number_is_large() -> None:
+    class Peer:
+        """A process of somebody whose number comes from a directory service."""
+
+        def getsockopt(self, *_: int) -> bytes:
+            return struct.pack("=iII", 4711, 3_000_000_000, 4_000_000_000)
+
+    assert peer_user(Peer()) == 3_000_000_000  # type: ignore[arg-type]
 
 
 @needs_root

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -314,6 +315,16 @@ def test_relative_places_are_those_of_the_client(unstarted: RunningDaemon, tmp_p
     with unstarted.connect() as client:
         assert "max_jobs = 7" in client.daemon.config()["content"]
     assert (tmp_path / "here" / "state" / "daemon.log").exists()
+
+
+def test_a_socket_without_a_folder_is_in_that_of_the_client(unstarted: RunningDaemon) -> None:
+    """Where it is named on the command line, and no longer than what the client and its daemon agree on."""
+    folder = Path(unstarted.socket).parent
+    env = {name: value for name, value in unstarted.env.items() if name != "WHISPERD_SOCKET"}
+    start = [*CTL, "--socket", Path(unstarted.socket).name, "daemon", "start", "--json"]
+    done = subprocess.run(start, env=env, cwd=folder, check=True, stdout=subprocess.PIPE)
+    assert json.loads(done.stdout)["socket"] == unstarted.socket
+    unstarted.connect().close()
 
 
 # One that is just ending

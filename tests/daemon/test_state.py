@@ -45,7 +45,9 @@ def test_what_a_dead_daemon_has_left_is_not_believed(daemon: RunningDaemon) -> N
     assert daemon.ctl("daemon", "start").status == 0
 
 
-@pytest.mark.parametrize("said", ["", "{", "[]", "{}", '{"pid": "x", "socket": 1}'])
+@pytest.mark.parametrize(
+    "said", ["", "{", "[]", "{}", '{"pid": "x", "socket": 1}', '{"pid": 1e999, "socket": ""}']
+)
 def test_a_file_that_says_nothing(tmp_path: Path, said: str) -> None:
     write_running(tmp_path, Running(pid=1, socket="/s"))
     (tmp_path / "daemon.json").write_text(said)
@@ -59,7 +61,7 @@ def test_a_second_one_on_another_socket_is_refused(daemon: RunningDaemon) -> Non
         error = done.json["error"]
         assert (done.status, error["code"]) == (3, "state.in_use")
         assert (error["data"]["pid"], error["data"]["socket"]) == (daemon.pid, daemon.socket)
-        assert f"--socket '{daemon.socket}'" in error["fix"] and "WHISPERD_STATE_DIR" in error["fix"]
+        assert "`whisperctl daemon stop`" in error["fix"] and "WHISPERD_STATE_DIR" in error["fix"]
         assert not Path(other).exists()
         # With a state of its own it may.
         daemon.env["WHISPERD_STATE_DIR"] = f"{short}/state"

@@ -273,6 +273,18 @@ def test_vtt_words_carry_no_time_that_is_that_of_the_cue() -> None:
     assert "00:00:01.000 --> 00:00:02.900\n<c>a</c> <c>b</c>\n" in render(whole, "vtt")
 
 
+def test_vtt_words_of_the_same_moment_have_one_time_on_two_lines_too() -> None:
+    long, other = "a" * 30, "c" * 35
+    words = (
+        Word(text=f" {long}", start=1.0, end=2.0, probability=1.0),
+        Word(text=" b", start=2.0, end=2.0, probability=1.0),
+        Word(text=f" {other}", start=2.0, end=4.0, probability=1.0),
+    )
+    segment = Segment(id=0, seek=0, start=1.0, end=4.0, text=f" {long} b {other}", words=words)
+    whole = msgspec.structs.replace(transcript(words=True), segments=(segment,), duration=9.0)
+    assert f"<c>{long}</c> <00:00:02.000><c>b</c>\n<c>{other}</c>\n" in render(whole, "vtt")
+
+
 def test_who_speaks_is_said_with_the_first_words_and_not_with_silence() -> None:
     silence = Segment(id=0, seek=0, start=0.0, end=1.0, text=" ", channel=0)
     words = Segment(id=1, seek=0, start=3.0, end=4.0, text=" Yes.", channel=0)

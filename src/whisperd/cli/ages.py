@@ -24,14 +24,14 @@ def age_s(text: str) -> float:
 
 def since(text: str) -> str:
     """A moment (RFC 3339): so long ago, or a date by the clock of this computer."""
-    from datetime import UTC, datetime, timedelta
+    from datetime import datetime
 
+    from whisperd.clock import rfc3339_ago, to_rfc3339
+
+    if _AGE.fullmatch(text):
+        return rfc3339_ago(age_s(text))
     try:
-        if _AGE.fullmatch(text):
-            moment = datetime.now(UTC) - timedelta(seconds=age_s(text))
-        else:
-            moment = datetime.fromisoformat(text).astimezone(UTC)
+        return to_rfc3339(datetime.fromisoformat(text))
     except (ValueError, OverflowError, OSError):  # the last is Windows', of what is long ago
         problem = f"{text!r} is neither an age such as 12h or 30d nor a date such as 2026-03-01"
         raise argparse.ArgumentTypeError(problem) from None
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

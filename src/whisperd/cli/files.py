@@ -64,6 +64,12 @@ def make_folder(folder: str) -> None:
     """Make a folder unless it is there. Raises `output.not_writable`."""
     try:
         os.makedirs(folder, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise WhisperdError(
+            "output.not_writable",
+            f"{folder} cannot be written to: it is a file, or lies below one.",
+            "Name a folder; one that is not there is made.",
+        ) from error
     except OSError as error:
         raise _not_writable(folder, error.strerror or str(error)) from error
 

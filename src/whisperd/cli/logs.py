@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -73,7 +74,7 @@ def _open(path: Path) -> IO[str]:
 
 def _last(path: Path, file: IO[str], count: int) -> list[str]:
     """The last lines of an open log; it is read to its end."""
-    lines: deque[str] = deque(maxlen=max(count, 0))
+    lines: deque[str] = deque(maxlen=min(count, sys.maxsize))
     with suppress(FileNotFoundError), _open(path.with_name(path.name + ".1")) as before:
         lines.extend(before)
     lines.extend(file)

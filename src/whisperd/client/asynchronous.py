@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import anyio
 from anyio import to_thread
 from anyio.abc import ByteStream
+from anyio.lowlevel import checkpoint_if_cancelled
 from anyio.streams.memory import MemoryObjectSendStream
 
 from whisperd.client.hello import hello_params
@@ -29,7 +30,16 @@ from whisperd.client.nouns import (
 )
 from whisperd.client.start import open_socket
 from whisperd.client.values import InOrder, Segment, Transcript, end_of_job, is_over
-from whisperd.client.wire import FIRST_PATIENCE_S, LIMITS, PATIENCE_S, PING_AFTER_S, lost, not_answering
+from whisperd.client.wire import (
+    FIRST_PATIENCE_S,
+    LIMITS,
+    PATIENCE_S,
+    PING_AFTER_S,
+    closed,
+    lost,
+    not_answering,
+    not_sendable,
+)
 from whisperd.paths import socket_path
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.peer import Peer, PeerClosed, open_peer
@@ -59,7 +69,7 @@ async def aconnect(
 
     As `connect`. Jobs that were not detached are cancelled when the block ends.
     """
-    path = socket or socket_path()
+    path = socket_path(socket)
     async with AsyncExitStack() as stack:
         try:
             client = await stack.enter_async_context(_greeted(path, start=start, profile=profile))
@@ -84,7 +94,10 @@ async def _greeted(path: str, *, start: bool, profile: str | None) -> AsyncItera
             if not client.server:
                 raise not_answering()
             tasks.start_soon(client.end_with_silence, stream)
-            yield client
+            try:
+                yield client
+            finally:
+                client.note_closed()
             tasks.cancel_scope.cancel()
 
 
@@ -116,6 +129,8 @@ class AsyncClient:
             return await self.peer.request(method, params)
         except PeerClosed:
             raise self._why_closed() from None
+        except (UnicodeEncodeError, OverflowError) as error:
+            raise not_sendable(error) from error
 
     @overload
     def transcribe(
@@ -137,8 +152,7 @@ class AsyncClient:
 
     async def submit(self, input: Input, *, detach: bool = False, **options: Unpack[JobOptions]) -> str:
         """Begin a job and return its id. It is cancelled when this connection ends, unless detached."""
-        answer = await self.jobs.submit(await self._input(input), option_params(options), detach=detach)
-        return str(answer["id"])
+        return await self._begin(await self._input(input), options, detach=detach)
 
     def dictate(self, **options: Unpack[JobOptions]) -> AsyncDictation:
         """Transcribe what is being spoken: push it in one task, and iterate in another.
@@ -147,7 +161,11 @@ class AsyncClient:
         """
         from whisperd.client.dictation import AsyncDictation
 
-        return AsyncDictation(self, options, lambda job: self._quietly("jobs.cancel", id=job))
+        return AsyncDictation(
+            self,
+            lambda: self._begin({"stream": True}, options),
+            lambda job: self._quietly("jobs.cancel", id=job),
+        )
 
     async def follow(self, job: str) -> AsyncGenerator[Map, None]:
         """The events of a job, from its beginning to its end."""
@@ -177,6 +195,10 @@ class AsyncClient:
                         listener.send_nowait(event)
             case "error", [error]:
                 self._reason = WhisperdError.from_wire(error)
+
+    def note_closed(self) -> None:
+        """The block in which it was to be used was left."""
+        self._reason = closed()
 
     async def end_events_with_connection(self) -> None:
         """Once the daemon is gone, nobody waits for its events any more."""
@@ -227,6 +249,16 @@ class AsyncClient:
             if not has_ended:
                 await self._quietly("jobs.cancel", id=job)
 
+    async def _begin(self, source: Map, options: JobOptions, *, detach: bool = False) -> str:
+        """Begin a job, whose id is told in any case: who is cancelled meanwhile can cancel it."""
+        try:
+            with anyio.CancelScope(shield=True):
+                answer = await self.jobs.submit(source, option_params(options), detach=detach)
+        except WhisperdError:
+            await checkpoint_if_cancelled()  # perhaps the connection was given up as well
+            raise
+        return str(answer["id"])
+
     async def _is_last(self, event: Map, job: str) -> bool:
         if event["type"] == "events.missed":  # among them may be the last
             return is_over(await self.jobs.show(job))
@@ -242,12 +274,13 @@ class AsyncClient:
         return self._reason or lost()
 
     async def _input(self, input: Input) -> Map:
-        if await to_thread.run_sync(is_path, input):
+        # A pipe or a disk may keep a thread waiting for ever; nobody has to wait for the thread.
+        if await to_thread.run_sync(is_path, input, abandon_on_cancel=True):
             return input_params(input)  # type: ignore[arg-type]
         upload = (await self.request("uploads.create"))["id"]
         remaining = pieces(input)
         try:
-            while piece := await to_thread.run_sync(_next_piece, remaining):
+            while piece := await to_thread.run_sync(_next_piece, remaining, abandon_on_cancel=True):
                 await self.request("uploads.append", id=upload, data=piece)
         except BaseException:
             await self._quietly("uploads.delete", id=upload)

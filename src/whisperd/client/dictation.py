@@ -46,7 +46,7 @@ class Dictation:
         try:
             self.listening = connect()
             """The connection on which events come: for the thread that iterates."""
-            self.id = _submitted(self._speaking.jobs.submit({"stream": True}, option_params(options)))
+            self.id = str(self._speaking.jobs.submit({"stream": True}, option_params(options))["id"])
         except BaseException:
             self._close()
             raise
@@ -116,16 +116,19 @@ class AsyncDictation:
     """
 
     def __init__(
-        self, client: AsyncClient, options: JobOptions, cancel: Callable[[str], Awaitable[None]]
+        self,
+        client: AsyncClient,
+        begin: Callable[[], Awaitable[str]],
+        cancel: Callable[[str], Awaitable[None]],
     ) -> None:
         self._client = client
+        self._begin = begin
         self._cancel = cancel
-        self._options = options
         self._is_over = False
         self.id = ""
 
     async def __aenter__(self) -> AsyncDictation:
-        self.id = _submitted(await self._client.jobs.submit({"stream": True}, option_params(self._options)))
+        self.id = await self._begin()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -160,10 +163,6 @@ def _close(client: Client, in_use: Lock) -> None:
     client.close()
     if is_free:
         in_use.release()
-
-
-def _submitted(answer: Map) -> str:
-    return str(answer["id"])
 
 
 def _pieces(pcm: Samples) -> Iterator[bytes]:

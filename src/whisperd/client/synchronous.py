@@ -47,7 +47,7 @@ def connect(socket: str | None = None, *, start: bool = True, profile: str | Non
 
     Raises `WhisperdError` if it cannot be reached, `protocol.unsupported` and `profile.unknown`.
     """
-    path = socket or socket_path()
+    path = socket_path(socket)
     try:
         return _greet(path, start=start, profile=profile)
     except WhisperdError as error:

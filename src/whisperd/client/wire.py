@@ -9,11 +9,21 @@ from typing import Any
 
 import msgpack
 
-from whisperd.rpc.errors import WhisperdError
+from whisperd.paths import whisperctl_for
+from whisperd.rpc.errors import WhisperdError, sendable
 from whisperd.rpc.framing import FrameLimits, FrameReader
 from whisperd.rpc.transport import Connected
 
-__all__ = ["FIRST_PATIENCE_S", "LIMITS", "Wire", "lost", "not_answering", "unreachable"]
+__all__ = [
+    "FIRST_PATIENCE_S",
+    "LIMITS",
+    "Wire",
+    "closed",
+    "lost",
+    "not_answering",
+    "not_sendable",
+    "unreachable",
+]
 
 READ_BYTES = 256 * 1024
 LAST_WORDS_TIMEOUT_S = 0.2
@@ -37,6 +47,7 @@ class Wire:
     def __init__(self, connection: Connected) -> None:
         self._socket = connection
         self._is_open = True
+        self._is_closed = False
         self._reader = FrameReader(LIMITS)
         self._next_id = 0
         self._silent_s = 0.0
@@ -52,24 +63,28 @@ class Wire:
     def send(self, method: str, params: dict[str, Any] | None = None) -> int:
         """Ask without waiting; `answer` takes the number that this returns."""
         if not self._is_open:
-            raise lost()
+            raise self._gone()
         message_id, self._next_id = self._next_id, self._next_id + 1
         self._send([0, message_id, method, [params] if params else []])
         self._awaited.add(message_id)
         return message_id
 
     def _send(self, message: list[Any]) -> None:
+        try:
+            data = msgpack.packb(message)
+        except (UnicodeEncodeError, OverflowError) as error:
+            raise not_sendable(error) from error
         self._socket.settimeout(PATIENCE_S)
         try:
-            self._socket.sendall(msgpack.packb(message))
+            self._socket.sendall(data)
         except TimeoutError as error:
-            self.close()
+            self._hang_up()
             raise not_answering() from error
         except OSError as error:
             self._read_last_words()
-            raise lost() from error
+            raise self._gone() from error
         except BaseException:
-            self.close()  # half a message may be out: nothing can follow it
+            self._hang_up()  # half a message may be out: nothing can follow it
             raise
 
     def answer(self, message_id: int, on_event: Callable[[dict[str, Any]], None] | None = None) -> Any:
@@ -97,13 +112,21 @@ class Wire:
 
     def close(self) -> None:
         """Hang up."""
+        self._is_closed = True
+        self._hang_up()
+
+    def _hang_up(self) -> None:
         self._is_open = False
         self._socket.close()
+
+    def _gone(self) -> WhisperdError:
+        """Why there is nobody to ask: this end has hung up, or the other one."""
+        return closed() if self._is_closed else lost()
 
     def _receive(self, timeout_s: float | None) -> None:
         """Take what comes within a time, or in a moment that this finds good; see that somebody is there."""
         if not self._is_open:
-            raise lost()
+            raise self._gone()
         patience_s = PATIENCE_S if self._has_answered else FIRST_PATIENCE_S
         limit_s = max((patience_s if self._has_pinged else PING_AFTER_S) - self._silent_s, 0.001)
         waits_s = limit_s if timeout_s is None else min(timeout_s, limit_s)
@@ -115,9 +138,9 @@ class Wire:
             self._ask_after(patience_s)
             return
         except OSError as error:
-            raise lost() from error
+            raise self._gone() from error
         if not data:
-            raise lost()
+            raise self._gone()
         try:
             messages = [msgpack.unpackb(frame, strict_map_key=False) for frame in self._reader.feed(data)]
         except (WhisperdError, ValueError) as error:
@@ -134,7 +157,7 @@ class Wire:
             ping, self._next_id = self._next_id, self._next_id + 1
             self._send([0, ping, "session.ping", []])
         elif self._has_pinged and self._silent_s >= patience_s:
-            self.close()
+            self._hang_up()
             raise not_answering()
 
     def _take(self, message: list[Any]) -> None:
@@ -161,7 +184,9 @@ class Wire:
 def unreachable(path: str) -> WhisperdError:
     """Nobody listens on the socket."""
     return WhisperdError(
-        "daemon.unreachable", f"No daemon listens on {path}.", "Start it with `whisperctl daemon start`."
+        "daemon.unreachable",
+        f"No daemon listens on {path}.",
+        f"Start it with `{whisperctl_for(path)} daemon start`.",
     )
 
 
@@ -180,6 +205,27 @@ def lost() -> WhisperdError:
         "daemon.connection_lost",
         "The daemon closed the connection.",
         "Try again; `whisperctl daemon logs` says what happened to it.",
+    )
+
+
+def not_sendable(error: UnicodeEncodeError | OverflowError) -> WhisperdError:
+    """A request holds what no message can hold; nothing of it was sent."""
+    what = (
+        f"The text {sendable(error.object):.100} is not UTF-8"
+        if isinstance(error, UnicodeEncodeError)
+        else "A number has more than 64 bits"
+    )
+    return WhisperdError(
+        "rpc.invalid_params", f"{what}, and cannot be sent to the daemon.", "Give another one in its place."
+    )
+
+
+def closed() -> WhisperdError:
+    """The program itself has closed its client."""
+    return WhisperdError(
+        "client.closed",
+        "This client was closed.",
+        "Ask before it is closed, or connect anew: `with whisperd.connect() as daemon:`.",
     )
 
 

@@ -16,6 +16,7 @@ import anyio
 from anyio.abc import ByteStream, SocketAttribute, SocketListener
 from filelock import FileLock, Timeout
 
+from whisperd.paths import whisperctl_for
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.transport import check_path_length, peer_user
 
@@ -137,7 +138,8 @@ async def _acquire(lock: FileLock, path: str, *, has_socket: bool) -> None:
     raise WhisperdError(
         "daemon.hidden",
         f"A daemon holds {path}.lock, but its socket is gone.",
-        "End it with `whisperctl daemon stop --force`, or by hand: `whisperd` in the list of your processes.",
+        f"End it with `{whisperctl_for(path)} daemon stop --force`, or by hand:"
+        " `whisperd` in the list of your processes.",
     )
 
 
@@ -210,7 +212,7 @@ def _already_running(path: str) -> WhisperdError:
     return WhisperdError(
         "daemon.already_running",
         f"A daemon is running on {path} already.",
-        "Use it, or end it with `whisperctl daemon stop`.",
+        f"Use it, or end it with `{whisperctl_for(path)} daemon stop`.",
     )
 
 

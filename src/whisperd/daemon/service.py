@@ -29,6 +29,7 @@ from whisperd.daemon.recipes import recipe_of
 from whisperd.daemon.reporting import status_line
 from whisperd.daemon.resuming import goes_on, last_uses, resume_jobs, retire_jobs
 from whisperd.daemon.uploads import UploadStore
+from whisperd.jobs.endings import again
 from whisperd.jobs.executor import jobs_at_once
 from whisperd.jobs.job import Job
 from whisperd.jobs.journal import JobJournal, JobRecord, open_journal
@@ -45,6 +46,7 @@ from whisperd.rpc.events import Event, ModelProgress, NativeProgress, Transcript
 from whisperd.runtimes import Runtime, RuntimeManager, RuntimeView
 from whisperd.runtimes.advice import Advisor
 from whisperd.runtimes.computer import Computer
+from whisperd.runtimes.errors import not_saved
 from whisperd.runtimes.fallback import VariantFailures
 from whisperd.runtimes.history import HistoryStore
 from whisperd.runtimes.presets import PresetStore, check_presets
@@ -180,8 +182,11 @@ class Service:
         return self.runtimes.view(runtime, waiting)
 
     def id_of_runtime(self, name: str) -> str:
-        """The id of a runtime that is named by name or id. Raises `runtime.unknown`."""
-        return self.runtimes.find(name).id
+        """The id of a saved runtime, by its name or id. Raises `runtime.unknown` and `runtime.not_saved`."""
+        runtime = self.runtimes.find(name)
+        if not runtime.is_saved:
+            raise not_saved(runtime.name)
+        return runtime.id
 
     def name_of_runtime(self, id: str) -> str:
         """What a runtime is called now; its id if it was deleted."""
@@ -210,7 +215,7 @@ class Service:
         for subscription in connection.subscriptions.values():
             self.hub.unsubscribe(subscription)
         for job in list(connection.attached_jobs):
-            self.jobs.cancel(job, _client_gone())
+            self.jobs.cancel(job, _client_gone(job))
         for upload in connection.uploads:
             self.uploads.remove(upload)
 
@@ -324,9 +329,9 @@ def _fields(progress: Progress) -> dict[str, Any]:
     return msgspec.structs.asdict(progress)
 
 
-def _client_gone() -> WhisperdError:
+def _client_gone(job: Job) -> WhisperdError:
     return WhisperdError(
         "job.client_gone",
         "The client that asked for the job went away.",
-        "Submit it with --detach if it should outlive its client.",
+        f"{again(job)}; submit it with --detach if it should outlive its client.",
     )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ import anyio
 from filelock import FileLock, Timeout
 
 from whisperd.daemon.listener import is_listened_on
+from whisperd.paths import whisperctl_for
 from whisperd.rpc.errors import WhisperdError
 from whisperd.running import LOCK, Running, forget_running, read_running, write_running
 
@@ -76,11 +76,11 @@ def _in_use(folder: Path, running: Running | None) -> WhisperdError:
             f"Another daemon has its state in {folder}.",
             "End it, `whisperd` in the list of your processes, or set WHISPERD_STATE_DIR to another folder.",
         )
-    socket = running.socket if sys.platform == "win32" else f"'{running.socket}'"
+    whisperctl = whisperctl_for(running.socket)
     return WhisperdError(
         "state.in_use",
         f"The daemon on {running.socket}, process {running.pid}, has its state in {folder} already.",
-        f"Use that one (`whisperctl --socket {socket} daemon status`), end it with"
-        f" `whisperctl --socket {socket} daemon stop`, or set WHISPERD_STATE_DIR to another folder.",
+        f"Use that one (`{whisperctl} daemon status`), end it with `{whisperctl} daemon stop`,"
+        " or set WHISPERD_STATE_DIR to another folder.",
         {"pid": running.pid, "socket": running.socket, "path": str(folder)},
     )

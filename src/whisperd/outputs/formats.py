@@ -15,7 +15,7 @@ import msgspec
 
 from whisperd.jobs.job import Transcript
 from whisperd.jobs.segments import Segment, Word, join_texts
-from whisperd.outputs.cues import Cue, Piece, cues
+from whisperd.outputs.cues import Cue, cues
 from whisperd.outputs.script import clean
 from whisperd.worker.sentences import ends_sentence
 
@@ -101,28 +101,24 @@ def _vtt(transcript: Transcript) -> str:
     blocks = ["WEBVTT\n"]
     for cue in cues(transcript.segments, transcript.duration):
         voice = "" if cue.channel is None else f"<v {_name(cue.channel)}>"
-        lines = "\n".join(
-            _timed_line(line, cue) if transcript.has_words else _plain_line(line) for line in cue.lines
-        )
+        lines = "\n".join(_timed_lines(cue) if transcript.has_words else map(_vtt_text, cue.texts))
         blocks.append(f"{_times(cue, '.')}\n{voice}{lines}\n")
     return "\n".join(blocks)
 
 
-def _plain_line(line: Sequence[Piece]) -> str:
-    return _vtt_text("".join(piece.text for piece in line).strip())
-
-
-def _timed_line(line: Sequence[Piece], cue: Cue) -> str:
-    """A time may not be that of the cue's beginning or end, and has to grow."""
-    written, last_ms, end_ms = "", _milliseconds(cue.start), _milliseconds(cue.end)
-    for position, piece in enumerate(line):
-        text = piece.text if position else piece.text.lstrip()
-        gap = text[: len(text) - len(text.lstrip())]
-        start_ms = _milliseconds(piece.start)
-        if last_ms < start_ms < end_ms:
-            gap, last_ms = f"{gap}<{_clock(piece.start, '.')}>", start_ms
-        written += f"{gap}<c>{_vtt_text(text.lstrip())}</c>"
-    return written
+def _timed_lines(cue: Cue) -> Iterator[str]:
+    """A time may not be that of the cue's beginning or end, and has to grow, from line to line as well."""
+    last_ms, end_ms = _milliseconds(cue.start), _milliseconds(cue.end)
+    for line in cue.lines:
+        written = ""
+        for position, piece in enumerate(line):
+            text = piece.text if position else piece.text.lstrip()
+            gap = text[: len(text) - len(text.lstrip())]
+            start_ms = _milliseconds(piece.start)
+            if last_ms < start_ms < end_ms:
+                gap, last_ms = f"{gap}<{_clock(piece.start, '.')}>", start_ms
+            written += f"{gap}<c>{_vtt_text(text.lstrip())}</c>"
+        yield written
 
 
 def _vtt_text(text: str) -> str:

@@ -54,7 +54,7 @@ class FrameReader:
             room = self._limits.max_frame_bytes - len(self._pending)
             if room <= 0:
                 raise frame_error(
-                    "too_large", f"A message is larger than {self._limits.max_frame_bytes:,} bytes"
+                    "rpc.frame_too_large", f"A message is larger than {self._limits.max_frame_bytes:,} bytes"
                 )
             piece, view = view[:room], view[room:]
             self._unpacker.feed(piece)
@@ -70,9 +70,9 @@ class FrameReader:
         except msgpack.OutOfData:
             return None
         except msgpack.StackError as error:
-            raise frame_error("too_deep", "A message is nested too deeply") from error
+            raise frame_error("rpc.frame_too_deep", "A message is nested too deeply") from error
         except msgpack.UnpackException as error:
-            raise frame_error("malformed", "The bytes received are not MessagePack") from error
+            raise frame_error("rpc.frame_malformed", "The bytes received are not MessagePack") from error
         length = self._unpacker.tell() - self._pending_offset
         frame = bytes(self._pending[:length])
         del self._pending[:length]
@@ -82,7 +82,7 @@ class FrameReader:
 
     def _check_shape(self, frame: bytes) -> None:
         if frame[0] not in _FIXARRAY:
-            raise frame_error("malformed", "A message has to be a MessagePack-RPC array")
+            raise frame_error("rpc.frame_malformed", "A message has to be a MessagePack-RPC array")
         walker = msgpack.Unpacker(max_buffer_size=len(frame))
         walker.feed(frame)
         remaining = [1]  # values still to come, one entry per open array or map
@@ -102,16 +102,18 @@ class FrameReader:
                 walker.skip()
             if len(remaining) > self._limits.max_depth + 1:
                 raise frame_error(
-                    "too_deep", f"A message is nested deeper than {self._limits.max_depth} levels"
+                    "rpc.frame_too_deep", f"A message is nested deeper than {self._limits.max_depth} levels"
                 )
             if items > self._limits.max_items:
-                raise frame_error("too_large", f"A message holds more than {self._limits.max_items:,} values")
+                raise frame_error(
+                    "rpc.frame_too_large", f"A message holds more than {self._limits.max_items:,} values"
+                )
 
 
-def frame_error(kind: str, message: str) -> WhisperdError:
+def frame_error(code: str, message: str) -> WhisperdError:
     """An error after which the stream cannot be read on."""
     return WhisperdError(
-        f"rpc.frame_{kind}",
+        code,
         f"{message}.",
         "Send MessagePack-RPC as docs/interface.md describes, large inputs through uploads.*.",
     )

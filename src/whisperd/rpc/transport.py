@@ -67,7 +67,7 @@ def peer_user(connection: socket.socket) -> int | None:
     """
     platform: str = sys.platform
     if platform == "linux":
-        process_user_group = struct.Struct("3i")
+        process_user_group = struct.Struct("i2I")
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, process_user_group.size)
         return int(process_user_group.unpack(credentials)[1])
     if platform == "darwin":

@@ -33,7 +33,7 @@ def passed_files(environment: Mapping[str, str], pid: int) -> list[PassedFile]:
     if environment.get("LISTEN_PID") != str(pid):
         return []
     count = environment.get("LISTEN_FDS", "")
-    if not (count.isascii() and count.isdecimal()) or int(count) > MOST_FILES:
+    if not (count.isascii() and count.isdecimal()) or len(count) > 9 or int(count) > MOST_FILES:
         return []
     named = environment.get("LISTEN_FDNAMES")
     names = named.split(":") if named else []

@@ -37,7 +37,7 @@ def address_of(named: str) -> str | None:
 def watchdog_interval_s(environment: Mapping[str, str], pid: int) -> float | None:
     """How often to say that we are alive: twice in the time that the manager waits. None: it does not."""
     limit, whose = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID", str(pid))
-    if whose != str(pid) or not (limit.isascii() and limit.isdecimal()) or int(limit) == 0:
+    if whose != str(pid) or not (limit.isascii() and limit.isdecimal()) or len(limit) > 20 or int(limit) == 0:
         return None
     return int(limit) / 1e6 / 2
 

@@ -11,7 +11,7 @@ from typing import Any
 from whisperd.cli import service
 from whisperd.cli.command import confirm, connect_as
 from whisperd.cli.exit_status import is_unreachable
-from whisperd.cli.output import duration, print_json, print_table, printable, size
+from whisperd.cli.output import duration, print_json, print_table, printable, say, size
 from whisperd.cli.parser import Parser, usage_error
 from whisperd.cli.service import add_install, add_uninstall
 from whisperd.rpc.errors import WhisperdError
@@ -214,7 +214,7 @@ def config(options: argparse.Namespace) -> None:
 
 def _stop(options: argparse.Namespace, *, by_force: bool = False) -> dict[str, Any]:
     """End the daemon and wait for that; one that does not run has no process."""
-    answer: dict[str, Any] = {"pid": None, "grace_period": None, "active_jobs": 0}
+    answer: dict[str, Any] = {"pid": None, "grace_period": None, "active_jobs": 0, "detached_jobs": 0}
     if service.is_stopped(options):
         service.ask(options, "stop")  # its socket first: who connects to it would start the daemon
     try:
@@ -244,7 +244,7 @@ def _kill(options: argparse.Namespace) -> dict[str, Any]:
     running = find_running(paths.state_dir())
     socket = paths.socket_path(options.socket)
     if running is None:
-        return {"pid": None, "grace_period": None, "active_jobs": None}
+        return _killed(None)
     if running.socket != socket:
         raise WhisperdError(
             "daemon.elsewhere",
@@ -254,7 +254,13 @@ def _kill(options: argparse.Namespace) -> dict[str, Any]:
     with suppress(psutil.NoSuchProcess):
         psutil.Process(running.pid).kill()
     _wait_for_end(running.pid, 0.0)
-    return {"pid": running.pid, "grace_period": 0.0, "active_jobs": None}
+    return _killed(running.pid)
+
+
+def _killed(pid: int | None) -> dict[str, Any]:
+    """As `daemon.stop` answers, of one that was not asked for its jobs."""
+    grace_s = None if pid is None else 0.0
+    return {"pid": pid, "grace_period": grace_s, "active_jobs": None, "detached_jobs": None}
 
 
 def _write_template(path: os.PathLike[str], content: str) -> None:
@@ -275,11 +281,15 @@ def _write_template(path: os.PathLike[str], content: str) -> None:
 
 
 def _warn_of_jobs(options: argparse.Namespace, answer: dict[str, Any]) -> None:
-    """Nobody should learn afterwards that work was lost."""
-    if answer["active_jobs"] and not (options.quiet or options.json):
-        jobs = "1 job is" if answer["active_jobs"] == 1 else f"{answer['active_jobs']} jobs are"
-        grace_s = answer["grace_period"]
-        print(f"{jobs} running; what is not done in {grace_s:.0f} s is cancelled", file=sys.stderr)
+    """Nobody should learn afterwards that work was lost, nor fear for what is not."""
+    if options.quiet or options.json:
+        return
+    detached = answer.get("detached_jobs", 0)  # an older daemon does not say so
+    if attached := answer["active_jobs"] - detached:
+        jobs = "1 job is" if attached == 1 else f"{attached} jobs are"
+        say(f"{jobs} running; what is not done in {answer['grace_period']:.0f} s is cancelled")
+    if detached:
+        say(f"{detached} detached job{' goes' if detached == 1 else 's go'} on in the next daemon")
 
 
 def _wait_for_end(pid: int, grace_s: float) -> None:

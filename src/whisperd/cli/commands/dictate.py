@@ -76,11 +76,12 @@ def run(options: argparse.Namespace) -> int:
             agree_to_download(options, model_warnings(client, options.model), is_to_be_loaded=True)
         job_options = {"runtime": options.runtime, "model": options.model, **given_options(options)}
         with ExitStack() as stack:
+            # First of all: one that is refused leaves a file alone that is there.
+            dictation = stack.enter_context(client.dictate(**job_options))
             output: IO[str] | None = sys.stdout
             if options.output:
                 is_text = format_of(options.output, otherwise="text") == "text"
                 output = stack.enter_context(open_lines(options.output)) if is_text else None
-            dictation = stack.enter_context(client.dictate(**job_options))
             _Session(dictation, options, output).run(command)
     return exit_status.DONE
 

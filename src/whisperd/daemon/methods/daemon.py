@@ -81,12 +81,17 @@ async def metrics(call: Call, params: NoParams) -> dict[str, str]:
 
 
 async def stop(call: Call, params: NoParams) -> dict[str, Any]:
-    """Begin to end: running jobs have the grace period, then they are cancelled."""
+    """Begin to end: running jobs have the grace period, then they are cancelled.
+
+    Of the active ones, those that are detached go on in the next daemon.
+    """
     call.service.stop_requested.set()
+    jobs = call.service.jobs
     return {
         "pid": os.getpid(),
         "grace_period": call.service.settings.daemon.grace_period_s,
-        "active_jobs": len(call.service.jobs.active()),
+        "active_jobs": len(jobs.active()),
+        "detached_jobs": sum(map(jobs.survives, jobs.active())),
     }
 
 

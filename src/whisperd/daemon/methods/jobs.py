@@ -229,7 +229,7 @@ async def retry(call: Call, params: JobParams) -> JobView:
     """Do a job again that has failed or was cancelled, from where it was. It outlives its client."""
     service = call.service
     job = service.jobs.to_retry(params.id)
-    if job.input.upload is not None:
+    if job.input.is_sent:
         raise WhisperdError(
             "job.input_gone",
             f"The input of the job {job.id} was sent by its client, and is gone.",

@@ -1,0 +1,57 @@
+"""The page of the interface names every error code that the program has."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import msgspec
+from test_exit_status import documented
+
+from whisperd.daemon.methods import METHODS
+from whisperd.rpc import events
+
+ROOT = Path(__file__).parents[2]
+CODE = re.compile(r"[a-z]+\.[a-z_]+")
+EVENTS = {one.__struct_config__.tag for one in vars(events).values() if isinstance(one, msgspec.StructMeta)}
+NAMES = """
+    events.missed live.begin live.feed live.end decoder.processes decoder.ln decoder.positional_embedding
+    config.json config.toml daemon.json daemon.lock daemon.log model.bin task.xml
+    memory.current memory.events memory.limit_in_bytes memory.max memory.usage_in_bytes
+"""
+"""What else is written as codes are: an event, methods of the decoder, a setting, tensors and files."""
+
+
+def texts(node: ast.AST) -> Iterator[tuple[str, bool]]:
+    """The text that a node of a program is, or the code of the error that it makes, and which of these."""
+    match node:
+        case ast.Constant(value=str(text)):
+            yield text, False
+        case ast.Call(func=ast.Name(id="WhisperdError"), args=[ast.Constant(value=str(text)), *_]):
+            yield text, True
+
+
+@cache
+def codes() -> dict[str, str]:
+    """What is written as a code is, and in which file, if it is one or about what codes are about."""
+    nouns = {code.partition(".")[0] for code in documented()}
+    return {
+        text: path.name
+        for folder in ("src", "plugins")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        for text, is_code in texts(node)
+        if CODE.fullmatch(text) and (is_code or text.partition(".")[0] in nouns)
+    }
+
+
+def test_every_code_is_on_the_page() -> None:
+    known = documented().keys() | METHODS.keys() | EVENTS | set(NAMES.split())
+    assert {code: where for code, where in codes().items() if code not in known} == {}
+
+
+def test_the_page_has_no_code_that_is_none() -> None:
+    assert documented().keys() - codes().keys() == set()
