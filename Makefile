@@ -10,7 +10,7 @@ PYTHON ?= $(shell for name in python3.14 python3.13 python3.12 python3.11 python
 	"$$name" -c 'import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null \
 	&& echo "$$name" && break; done)
 
-.PHONY: help setup check lint types test test-quick test-gpu torture demo play install uninstall bench lock lock-dev docs walk wheels clean
+.PHONY: help setup check lint types test test-quick test-gpu torture soak fuzz demo play install uninstall bench lock lock-dev docs walk wheels clean
 .DEFAULT_GOAL := help
 
 help: ## list these commands
@@ -48,6 +48,12 @@ torture: setup ## 200 clients and 10 runtimes, 24 and everything else, for a min
 	WHISPERD_TORTURE_S=60 $(BIN)/pytest -q -s tests/runtimes/test_torture.py tests/daemon/test_crowd_torture.py
 	WHISPERD_TORTURE_ROUNDS=100 $(BIN)/pytest -q -s tests/watch/test_watch_torture.py
 	WHISPERD_TORTURE_ROUNDS=100 $(BIN)/pytest -q -s tests/jobs/test_job_torture.py
+
+soak: setup ## everything with one daemon for an hour (WHISPERD_SOAK_S), killed in it what can be: nothing may grow or get lost
+	WHISPERD_SOAK_S=$${WHISPERD_SOAK_S:-3600} $(BIN)/pytest -q -s tests/daemon/test_soak.py
+
+fuzz: setup ## whatever reads what it cannot trust, hammered for half an hour on two cores; WHISPERD_FUZZ_EXAMPLES says how hard
+	$(BIN)/pytest -q -n 2 --dist=worksteal --timeout=3600 --hypothesis-profile=fuzz -m hypothesis
 
 demo: ## install into a throw-away folder, fetch what is needed, transcribe a recording, print the text
 	@PYTHON="$(PYTHON)" sh scripts/demo.sh

@@ -11,15 +11,25 @@ from typing import Any
 
 import hypothesis
 import pytest
+from hypothesis.database import DirectoryBasedExampleDatabase
 
 from whisperd_testing import RunningDaemon, toy_model
 
 # No example is too slow, and each run tries the same ones: a busy computer changes nothing.
-# `--hypothesis-profile=default` looks for more.
 hypothesis.settings.register_profile(
     "whisperd",
     deadline=None,
     derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+# `make fuzz`: many more, others each time. What fails is kept, tried first the next time, and printed so that
+# it can be written down as an `@example`.
+hypothesis.settings.register_profile(
+    "fuzz",
+    deadline=None,
+    max_examples=int(os.environ.get("WHISPERD_FUZZ_EXAMPLES", "2000")),
+    print_blob=True,
+    database=DirectoryBasedExampleDatabase(Path(__file__).parents[1] / ".cache" / "fuzz"),
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("whisperd")

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from raw_client import RawClient, memory_bytes, until
 
+from fuzzing import examples
 from whisperd.rpc.errors import WhisperdError
 from whisperd_testing import RunningDaemon
 
@@ -60,7 +61,7 @@ def test_what_cannot_be_understood_closes_the_connection_and_says_why(
 
 
 @settings(
-    max_examples=150,
+    max_examples=examples(150),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.binary(max_size=300), st.booleans())

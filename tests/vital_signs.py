@@ -1,0 +1,125 @@
+"""What a daemon has while it is at rest, and whether that grows from one time to the next."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import sqlite3
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import psutil
+
+from whisperd_testing import RunningDaemon, until
+
+__all__ = ["Signs", "certain_slope", "grown", "look", "slope"]
+
+CERTAINTY = 1.645
+"""Standard deviations by which a trend has to be certain: 95 %, of one side."""
+KEPT_ROWS = {"work", "runtime_history", "watch_files", "watch_outputs", "watch_log", "former_outputs"}
+"""Tables of what is kept for days, or of what happened last."""
+
+
+@dataclass(frozen=True)
+class Signs:
+    """What a daemon has while it is at rest."""
+
+    counts: Mapping[str, int]
+    """What is always the same: descriptors, threads, tasks, children, files, rows."""
+    sizes: Mapping[str, float]
+    """What varies, and may not grow: bytes of memory and of the data base, blocks and objects of Python."""
+    objects: Mapping[str, int]
+    """All objects by their types. Some are made once, and some only now and then; none is lost each time."""
+
+
+def look(daemon: RunningDaemon, temporary: Path) -> Signs:
+    """Have a daemon give back what it can, and see what is left. `TIDY` and `TMPDIR` are set for it."""
+    tidy = Path(daemon.env["TIDY"])
+    tidy.unlink(missing_ok=True)
+    daemon.signal(signal.SIGUSR2)
+    until(tidy.exists, "the daemon to tidy up")
+    inside = json.loads(tidy.read_text())
+    process, database = psutil.Process(daemon.pid), daemon.folder / "state" / "whisperd.sqlite3"
+    counts = {
+        **_named("task", inside["tasks"]),
+        **_named("child", Counter(map(_role, process.children()))),
+        **_named("row of", _rows(database)),
+        **_named("file", Counter([*_files(daemon.folder / "state"), *_files(temporary)])),
+        "thread": inside["threads"] - inside["pooled_threads"],
+        "descriptor": process.num_fds(),
+    }
+    sizes = {
+        "memory": process.memory_full_info().uss,
+        "blocks": inside["blocks"],
+        "objects": sum(inside["objects"].values()),
+        "data base": database.stat().st_size,
+    }
+    return Signs(counts, sizes, inside["objects"])
+
+
+def grown(before: Mapping[str, int], after: Mapping[str, int]) -> Mapping[str, tuple[int, int]]:
+    """Of what there is more: how many before and after."""
+    return {
+        name: (before.get(name, 0), count) for name, count in after.items() if count > before.get(name, 0)
+    }
+
+
+def _named(kind: str, counts: Mapping[str, int]) -> Mapping[str, int]:
+    return {f"{kind} {name}": count for name, count in counts.items()}
+
+
+def _role(process: psutil.Process) -> str:
+    """The module that a child process runs."""
+    try:
+        return next((word for word in process.cmdline() if word.startswith("whisperd.")), "other")
+    except psutil.Error:
+        return "that ends"
+
+
+def _rows(database: Path) -> Mapping[str, int]:
+    """How many rows each table has, but for those in which something is kept for days."""
+    with closing(sqlite3.connect(database)) as connection:
+        names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        return {
+            name: connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0]
+            for (name,) in names
+            if name not in KEPT_ROWS
+        }
+
+
+def _files(folder: Path) -> set[str]:
+    """The files below a folder; all logs are one."""
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return {"daemon.log" if name.startswith("daemon.log") else name for name in names}
+
+
+def slope(values: Sequence[float]) -> float:
+    """How much a value grows from one to the next: the median slope of all pairs (Theil 1950; Sen 1968).
+
+    Up to 29 % of the values may be anything.
+    """
+    return median(_slopes(values)) if len(values) > 1 else 0.0
+
+
+def certain_slope(values: Sequence[float]) -> float:
+    """How much it grows at least, with a certainty of 95 %: the lower limit of the interval of Sen (1968).
+
+    Too few values say nothing: minus infinity.
+    """
+    slopes, count = _slopes(values), len(values)
+    deviation = math.sqrt(count * (count - 1) * (2 * count + 5) / 18)
+    place = math.floor((len(slopes) - CERTAINTY * deviation) / 2)
+    return slopes[place] if 0 <= place < len(slopes) else -math.inf
+
+
+def _slopes(values: Sequence[float]) -> list[float]:
+    return sorted(
+        (later - earlier) / (second - first)
+        for first, earlier in enumerate(values)
+        for second, later in enumerate(values[first + 1 :], first + 1)
+    )
