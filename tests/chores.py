@@ -326,7 +326,7 @@ class Chore:
         for ask in (daemon.status, daemon.metrics, daemon.config, self.client.jobs.list,
                     self.client.hardware.show, self.client.models.available,
                     self.client.models.recommend, self.client.natives.list):  # fmt: skip
-            assert await ask()
+            assert await ask() is not None
         if self.cycle % 5 == 0:
             assert await self.client.doctor.check()
 
