@@ -27,7 +27,7 @@ from whisperd.worker.protocol import (
     LoadParams,
     WindowResult,
 )
-from whisperd.worker.rules import SURE_LOGPROB
+from whisperd.worker.rules import SURE_LOGPROB, token_limit
 from whisperd_testing import AUDIO, KENNEDY, RunningDaemon, run_python
 
 pytestmark = pytest.mark.real
@@ -192,6 +192,31 @@ told = [decoded(options), decoded(german)]
 engine._languages = lambda *_: [("en", 1.0), ("de", 1.0)]
 print(json.dumps([*told, decoded(options)]))
 """
+
+ENDLESS = """
+class EndlessModel(Model):
+    # It never thinks that all was said.
+    def generate(self, encoded, prompts, *, suppress_tokens, **options):
+        ends = engine._tokenizer("en", "transcribe").eot
+        return self.model.generate(encoded, prompts, suppress_tokens=[*suppress_tokens, ends], **options)
+
+engine._model = EndlessModel(engine._model)
+decode, attempts = engine._decode, []
+engine._decode = lambda *arguments: attempts.extend(found := decode(*arguments)) or found
+for prompt in (None, "one two three four five " * 40):
+    options = DecodeOptions(language="en", temperatures=(0.0,), beam_size=1, prompt=prompt)
+    engine.transcribe(windows[:1], options)
+print(json.dumps([(len(one.tokens), one.is_endless) for one in attempts]))
+"""
+
+
+def test_a_text_has_all_its_room_and_is_doubted_when_that_is_used_up(client: Client, tmp_path: Path) -> None:
+    model, bundle = model_and_bundle(client)
+    sound = tmp_path / "sound"
+    sound.write_bytes(_samples("austen-0870.wav")[: 2 * 6 * SAMPLE_RATE])
+    attempts = json.loads(run_python(TELLING + ENDLESS, str(bundle), model, str(sound), env=os.environ))
+    assert len(attempts) == 4, "each prompt, in steps of the context and in the full one"
+    assert all(tokens >= token_limit(6.0) and is_endless for tokens, is_endless in attempts)
 
 
 def test_only_english_is_decoded_greedily_first(client: Client, tmp_path: Path) -> None:

@@ -288,7 +288,8 @@ class CTranslate2Engine:
         results = self._model.generate(
             group.encoded,
             prompts,
-            max_length=most + len(prompts[0]),
+            # The library counts the prompt as well, and leaves no more than half of it all to the text.
+            max_length=max(2 * most, most + len(prompts[0])),
             return_scores=True,
             return_no_speech_prob=True,
             suppress_tokens=suppressed_tokens(tokenizer),
