@@ -203,20 +203,30 @@ class EndlessModel(Model):
 engine._model = EndlessModel(engine._model)
 decode, attempts = engine._decode, []
 engine._decode = lambda *arguments: attempts.extend(found := decode(*arguments)) or found
+room = []
 for prompt in (None, "one two three four five " * 40):
-    options = DecodeOptions(language="en", temperatures=(0.0,), beam_size=1, prompt=prompt)
+    options = DecodeOptions(language="en", temperatures=(0.0,), beam_size=1, prompt=prompt, word_times=True)
     engine.transcribe(windows[:1], options)
-print(json.dumps([(len(one.tokens), one.is_endless) for one in attempts]))
+    assert all(attempt.is_endless for attempt in attempts)
+    room.append(min(len(attempt.tokens) for attempt in attempts))
+    attempts.clear()
+print(json.dumps(room))
 """
 
 
-def test_a_text_has_all_its_room_and_is_doubted_when_that_is_used_up(client: Client, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "room"), [(6, [token_limit(6), token_limit(6)]), (28, [440, 220])], ids=["short", "long"]
+)
+def test_a_text_has_all_its_room_and_is_doubted_when_that_is_used_up(
+    client: Client, tmp_path: Path, seconds: int, room: list[int]
+) -> None:
+    """Without a prompt, and with one that takes half of what the decoder can hold."""
     model, bundle = model_and_bundle(client)
     sound = tmp_path / "sound"
-    sound.write_bytes(_samples("austen-0870.wav")[: 2 * 6 * SAMPLE_RATE])
-    attempts = json.loads(run_python(TELLING + ENDLESS, str(bundle), model, str(sound), env=os.environ))
-    assert len(attempts) == 4, "each prompt, in steps of the context and in the full one"
-    assert all(tokens >= token_limit(6.0) and is_endless for tokens, is_endless in attempts)
+    size = 2 * seconds * SAMPLE_RATE
+    sound.write_bytes(_samples("austen-0870.wav")[:size].ljust(size, b"\0"))
+    found = json.loads(run_python(TELLING + ENDLESS, str(bundle), model, str(sound), env=os.environ))
+    assert all(tokens >= least for tokens, least in zip(found, room, strict=True)), found
 
 
 def test_only_english_is_decoded_greedily_first(client: Client, tmp_path: Path) -> None:

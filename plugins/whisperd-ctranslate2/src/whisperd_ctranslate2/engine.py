@@ -274,7 +274,8 @@ class CTranslate2Engine:
         """One text for each window: with so many beams, or the best of some samples at a temperature."""
         prompts = [self._prompt(language, group.options) for language, _ in group.languages]
         tokenizer = self._tokenizer(group.languages[0][0], group.options.task)
-        most = min(token_limit(group.longest_s), TEXT_CONTEXT_TOKENS - len(prompts[0]))
+        # One is left for the end of the text, which is there when its times are found.
+        most = min(token_limit(group.longest_s), TEXT_CONTEXT_TOKENS - 1 - len(prompts[0]))
         search: dict[str, Any] = (
             {"beam_size": beams}
             if temperature == 0
