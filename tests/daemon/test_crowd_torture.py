@@ -150,9 +150,9 @@ class Crowd:
         """Nobody does anything any more: nothing is left to do, and what is told is what is kept."""
         for watch in await client.watch.list():
             await client.watch.remove(watch["id"])
-        await client.jobs.cancel(all=True)
         while (await client.daemon.status())["clients"] > 1:
             await anyio.sleep(0.01)
+        await client.jobs.cancel(all=True)  # of those, too, that were just being submitted
         jobs = await client.jobs.list()
         assert {one["status"] for one in jobs} <= {"completed", "failed", "cancelled"}
         runtimes = await client.runtimes.list()

@@ -102,6 +102,7 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
     daemon.start()
     yield daemon
     daemon.close()
+    assert "Traceback" not in daemon.log(), "nothing goes wrong behind the answers"
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +146,3 @@ def test_whatever_is_asked_is_answered_or_refused(
                         assert error["message"] and error["fix"]
     with RawClient(tried) as other:
         assert other.request("daemon.status")["pid"] == tried.pid
-
-
-def test_nothing_went_wrong_behind_the_answers(tried: RunningDaemon) -> None:
-    assert "Traceback" not in tried.log()
