@@ -70,6 +70,14 @@ def test_one_that_has_failed_is_looked_at_again() -> None:
     assert not pending.has_retry("a.wav")
 
 
+def test_one_that_has_its_turn_waits_no_more_to_be_tried_again() -> None:
+    pending = Pending(SETTLE_S)
+    pending.retry("a.wav", 5)
+    assert pending.waiting == 1
+    pending.enqueue(seen(), 1)
+    assert pending.waiting == 1 and not pending.has_retry("a.wav")
+
+
 def test_for_what_is_gone_nothing_is_to_be_done() -> None:
     pending = Pending(SETTLE_S)
     for path, age_s in (("a.wav", 0), ("b.wav", 60)):
@@ -88,5 +96,5 @@ def test_what_waits_may_be_forgotten_and_the_rest_goes_on() -> None:
     pending.retry("c.wav", 5)
     pending.in_hand.add("d.wav")
     pending.clear()
-    assert not pending.waiting and not pending.settled_s
+    assert pending.waiting == 1 and not pending.settled_s, "what is to be tried again"
     assert pending.in_hand == {"d.wav"} and pending.due(5) == ["c.wav"]

@@ -47,6 +47,8 @@ async def test_a_file_that_waits_for_its_retry_is_not_deleted_once_it_is_exclude
         (inbox / "b.wav").write_bytes(b"what comes behind it")
         await until((inbox / "b.en.txt").exists)
         assert len(watches.jobs.paths) == submitted + 1
+        await until(lambda: not folder.pending.in_hand)
+        assert (await watches.manager.view(folder.preset.id))["pending"] == 0
     assert (inbox / "a.wav").exists()
 
 

@@ -29,8 +29,8 @@ class Pending:
 
     @property
     def waiting(self) -> int:
-        """How many files wait: to settle, or for their turn."""
-        return len(self.queue) + len(self.settling)
+        """How many files wait: to settle, for their turn, or to be tried again."""
+        return len(self.queue) + len(self.settling) + len(self._retries_s)
 
     def clear(self) -> None:
         """Forget all that waits."""
@@ -58,6 +58,7 @@ class Pending:
     def enqueue(self, seen: Seen, now_s: float) -> None:
         """A file has settled, and something is to be done for it."""
         self.settled_s.setdefault(seen.path, now_s)
+        self._retries_s.pop(seen.path, None)
         if not self.puts_off(seen.path):
             self.queue[seen.path] = seen
 

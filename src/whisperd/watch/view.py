@@ -19,7 +19,7 @@ def view_of(
     """The watch of a folder, whose ledger has so many files of each status."""
     preset = folder.preset
     working = counts.get("working", 0) + counts.get("written", 0)
-    waiting = folder.pending.waiting + counts.get("retrying", 0)
+    in_hand = max(working, len(folder.pending.in_hand))  # what is being read is not in the ledger yet
     status, reason = status_of(folder)
     return msgspec.structs.asdict(preset) | {
         "path": preset.path,
@@ -28,7 +28,7 @@ def view_of(
         "reason": reason,
         "error": folder.problem.to_wire() if folder.problem else None,
         "polled": folder.is_polled,
-        "pending": waiting + working,
+        "pending": folder.pending.waiting + in_hand,
         "working": working,
         "done": counts.get("done", 0),
         "failed": counts.get("failed", 0),
