@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sqlite3
+import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from job_fakes import FakeDecoders, FakeRuntime
+from toy_runtime import until
 from whisperd.audio import DecodeParams, DecoderPool
+from whisperd.jobs import identity
 from whisperd.jobs.dispatcher import Dispatcher
 from whisperd.jobs.identity import FileStamp, content_hash
+from whisperd.jobs.inputs import check_path
 from whisperd.jobs.job import Job, JobInput, Transcript
 from whisperd.jobs.journal import (
     FinishedWindow,
@@ -38,6 +42,7 @@ from whisperd.rpc.events import Event, TranscriptionSegment
 from whisperd.runtimes.loaded import LoadedRuntime
 from whisperd.store import Database, open_database
 from whisperd.tasks import open_task_group
+from whisperd.threads import THREADS_PER_FOLDER
 from whisperd.worker.protocol import EngineSegment, WindowResult
 
 LENGTHS = [5.0, 6.0, 7.0, 5.5, 6.5]
@@ -232,6 +237,30 @@ async def test_the_hash_of_a_file(tmp_path: Path) -> None:
     with pytest.raises(WhisperdError) as raised:
         await content_hash(str(tmp_path / "b"))
     assert raised.value.code == "audio.not_found"
+
+
+@pytest.mark.anyio
+async def test_who_looks_at_a_file_does_not_wait_for_others_to_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large ones on a slow disk take a minute; it would be said that the folder does not answer."""
+
+    def read(path: str, _given_up: threading.Event) -> None:
+        being_read.append(path)
+        is_read.wait()
+
+    being_read, is_read = list[str](), threading.Event()
+    monkeypatch.setattr(identity, "_hash", read)
+    path = tmp_path / "a"
+    path.write_bytes(b"abc")
+    async with open_task_group() as tasks:
+        for number in range(THREADS_PER_FOLDER):
+            tasks.start_soon(content_hash, str(tmp_path / f"{number}"))
+        await until(lambda: len(being_read) == THREADS_PER_FOLDER)
+        try:
+            assert (await check_path(str(path))).size_bytes == 3
+        finally:
+            is_read.set()
 
 
 # Writing

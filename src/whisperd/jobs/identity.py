@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -29,6 +30,8 @@ CHUNK_BYTES: Final = 1 << 20
 HASH_TIMEOUT_S: Final = 60.0
 """How long we read a file for its hash alone. A disk that is slower than that makes its owner wait more for
 the hash than the hash can spare."""
+READING: Final = "read for its hash/file"
+"""In a folder: reading has threads of its own, so that who looks at a file waits for none that is read."""
 
 
 class FileStamp(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,9 +59,9 @@ async def content_hash(path: str) -> tuple[str, FileStamp] | None:
     It is read in a thread. None if its disk is too slow, or it is being written to. Raises `WhisperdError`
     (`audio.*`) if it cannot be read.
     """
-    given_up = threading.Event()
+    given_up, threads = threading.Event(), Path(path).parent / READING
     try:
-        return await run_abandonable(path, lambda: _hash(path, given_up), HASH_TIMEOUT_S)
+        return await run_abandonable(threads, lambda: _hash(path, given_up), HASH_TIMEOUT_S)
     except TimeoutError:
         return None
     except OSError as error:
