@@ -2,7 +2,7 @@
 
 Linux' C library (glibc) has blocks of 32 MB and more from the system each time, and returns them at once. The
 attention of a long window takes and frees such blocks several times in every layer, and the system has to
-clear every page of each: a quarter of the encoder's time for a window of 26 s (docs/benchmarks.md). Other C
+clear every page of each: a third of the encoder's time for a window of 26 s (docs/benchmarks.md). Other C
 libraries are left as they are.
 """
 
