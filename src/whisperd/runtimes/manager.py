@@ -15,20 +15,13 @@ from whisperd.plugins import ModelFacts
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import RuntimeStatus, RuntimeStatusName
 from whisperd.runtimes import errors
-from whisperd.runtimes.file_models import as_stored, narrowed
+from whisperd.runtimes.editing import Editor
 from whisperd.runtimes.history import Moment
 from whisperd.runtimes.host import Host
 from whisperd.runtimes.lease import Lease
 from whisperd.runtimes.life import Effect, Life, Lives, Refused, refusal
 from whisperd.runtimes.life import Event as LifeEvent
-from whisperd.runtimes.preset import (
-    RuntimeChanges,
-    RuntimePreset,
-    changed_preset,
-    check_against,
-    needs_reload,
-    new_preset,
-)
+from whisperd.runtimes.preset import RuntimeChanges, RuntimePreset, needs_reload, new_preset
 from whisperd.runtimes.presets import PresetStore
 from whisperd.runtimes.runtime import Hosting, Runtime, RuntimeView
 from whisperd.runtimes.surroundings import Surroundings
@@ -52,6 +45,7 @@ class RuntimeManager:
         self._tasks = tasks
         self._store = store
         self.around = surroundings
+        self._editor = Editor(surroundings)
         self._lives = Lives()
         self._runtimes: dict[str, Runtime] = {}
         self._saving = anyio.Lock()
@@ -101,9 +95,7 @@ class RuntimeManager:
         having.sort(key=lambda one: (not one.is_saved, not self.life(one).is_default))
         if having:
             return having[0]
-        fields = as_stored(RuntimeChanges(name=model, model=model), facts)
-        preset = new_preset(fields, self.around.settings(), check=False)
-        runtime = Runtime(preset, is_saved=False)
+        runtime = Runtime(self._editor.for_once(model, facts), is_saved=False)
         self._add(runtime)
         return runtime
 
@@ -143,8 +135,7 @@ class RuntimeManager:
     async def create(self, fields: RuntimeChanges, *, make_default: bool = False) -> Runtime:
         """Save a new runtime, and make it the default if asked to: both or neither."""
         async with self._saving:
-            preset = new_preset(await self._with_known_model(fields), self.around.settings())
-            await self._check(preset)
+            preset = await self._editor.new(fields)
             await self._store.insert(preset, make_default=make_default)
             runtime = Runtime(preset)
             self._add(runtime)
@@ -160,9 +151,7 @@ class RuntimeManager:
         """
         async with self._saving:
             before = self._saved(runtime)
-            preset = changed_preset(before, await self._with_known_model(changes))
-            if needs_reload(before, preset):
-                await self._check(preset)
+            preset = await self._editor.changed(before, changes)
             # Also when nothing is different: a stale version is refused in any case.
             await self._save(runtime, preset, before.version if version is None else version)
             if needs_reload(before, preset):
@@ -397,17 +386,6 @@ class RuntimeManager:
                 await self._save(runtime, preset, before.version)
             self.apply(runtime, event)
         self.tell(runtime)
-
-    async def _with_known_model(self, changes: RuntimeChanges) -> RuntimeChanges:
-        if not isinstance(changes.model, str):
-            return changes
-        model = await self.around.known_model(changes.model)
-        known = msgspec.structs.replace(changes, model=model)
-        return as_stored(known, await self.around.facts(model))
-
-    async def _check(self, preset: RuntimePreset) -> None:
-        preset = narrowed(preset, await self.around.facts(preset.model))
-        check_against(preset, await self.around.capabilities(preset))
 
     def _is_enabled(self, runtime: Runtime) -> bool:
         life = self.life(runtime)

@@ -1,0 +1,58 @@
+"""What a person sets of a runtime, held against what there is."""
+
+from __future__ import annotations
+
+import msgspec
+
+from whisperd.plugins import ModelFacts
+from whisperd.runtimes.file_models import as_stored, narrowed
+from whisperd.runtimes.preset import (
+    RuntimeChanges,
+    RuntimePreset,
+    changed_preset,
+    check_against,
+    needs_reload,
+    new_preset,
+)
+from whisperd.runtimes.surroundings import Surroundings
+
+__all__ = ["Editor"]
+
+
+class Editor:
+    """Makes and changes presets, and saves none of them."""
+
+    def __init__(self, surroundings: Surroundings) -> None:
+        self._around = surroundings
+
+    async def new(self, fields: RuntimeChanges) -> RuntimePreset:
+        """One that is to be saved. Raises `runtime.invalid`, and what is wrong with its model."""
+        preset = new_preset(await self._with_known_model(fields), self._around.settings())
+        await self._check(preset)
+        return preset
+
+    async def changed(self, preset: RuntimePreset, changes: RuntimeChanges) -> RuntimePreset:
+        """The preset with these changes, the very same one if nothing is different. Raises as `new`.
+
+        What this computer can do matters only to what has to be loaded anew.
+        """
+        after = changed_preset(preset, await self._with_known_model(changes))
+        if needs_reload(preset, after):
+            await self._check(after)
+        return after
+
+    def for_once(self, model: str, facts: ModelFacts | None) -> RuntimePreset:
+        """One that is not saved, with a model that is known: it is not checked."""
+        fields = as_stored(RuntimeChanges(name=model, model=model), facts)
+        return new_preset(fields, self._around.settings(), check=False)
+
+    async def _with_known_model(self, changes: RuntimeChanges) -> RuntimeChanges:
+        if not isinstance(changes.model, str):
+            return changes
+        model = await self._around.known_model(changes.model)
+        known = msgspec.structs.replace(changes, model=model)
+        return as_stored(known, await self._around.facts(model))
+
+    async def _check(self, preset: RuntimePreset) -> None:
+        preset = narrowed(preset, await self._around.facts(preset.model))
+        check_against(preset, await self._around.capabilities(preset))

@@ -1,0 +1,105 @@
+"""What a person sets of a runtime, held against what this computer and the model can do."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from whisperd.plugins import ModelFacts
+from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes import RuntimeChanges, Surroundings
+from whisperd.runtimes.editing import Editor
+from whisperd.runtimes.preset import Capabilities, RuntimePreset
+from whisperd.settings import RuntimeSettings
+
+pytestmark = pytest.mark.anyio
+
+FACTS = ModelFacts(format="ggml", precision="q5_0", compute_type="int8", parameters=10**8, language_count=99)
+CPU_COUNT = 4
+
+
+class Asked:
+    """An editor on a computer with few cores, which knows one file, and what it was asked about."""
+
+    def __init__(self) -> None:
+        self.capabilities_of: list[RuntimePreset] = []
+        self.editor = Editor(
+            Surroundings(
+                prepare=Mock(),
+                capabilities=self.capabilities,
+                known_model=self.known_model,
+                facts=self.facts,
+                settings=lambda: RuntimeSettings(compute_type="int8_float32", batch_size=7),
+                publish=Mock(),
+                make_room=Mock(),
+            )
+        )
+
+    async def capabilities(self, preset: RuntimePreset) -> Capabilities:
+        self.capabilities_of.append(preset)
+        backends = {"toy": {"cpu": ("int8", "int8_float32")}, "whispercpp": {"cpu": ("int8",)}}
+        return Capabilities(backends=backends, cpu_count=CPU_COUNT)
+
+    async def known_model(self, name: str) -> str:
+        if name == "unknown":
+            raise WhisperdError("model.unknown", "There is none.", "Name another.")
+        return name.rstrip("/")
+
+    async def facts(self, model: str) -> ModelFacts | None:
+        return FACTS if model.endswith(".bin") else None
+
+    async def new(self, **fields: Any) -> RuntimePreset:
+        return await self.editor.new(RuntimeChanges(**{"name": "mine", "model": "toy", **fields}))
+
+    async def changed(self, preset: RuntimePreset, **changes: Any) -> RuntimePreset:
+        return await self.editor.changed(preset, RuntimeChanges(**changes))
+
+
+@pytest.fixture
+def asked() -> Asked:
+    return Asked()
+
+
+async def test_a_model_has_the_name_that_is_known(asked: Asked) -> None:
+    preset = await asked.new(model="toy/")
+    assert (preset.model, preset.compute_type, preset.batch_size) == ("toy", "int8_float32", 7)
+    assert (await asked.changed(preset, model="other/")).model == "other"
+
+
+async def test_what_a_file_leaves_open_is_not_taken_from_the_settings(asked: Asked) -> None:
+    preset = await asked.new(model="/m.bin")
+    assert (preset.backend, preset.compute_type) == ("auto", "auto")
+    assert [one.backend for one in asked.capabilities_of] == ["whispercpp"], "only what loads it matters"
+    changed = await asked.changed(await asked.new(), model="/m.bin")
+    assert changed.compute_type == "auto"
+    assert asked.editor.for_once("/m.bin", FACTS).compute_type == "auto"
+    assert asked.editor.for_once("toy", None).compute_type == "int8_float32"
+
+
+@pytest.mark.parametrize(
+    ("code", "fields"),
+    [
+        ("model.unknown", {"model": "unknown"}),
+        ("runtime.invalid", {"backend": "another"}),
+        ("runtime.invalid", {"cpu_threads": CPU_COUNT + 1}),
+        ("runtime.invalid", {"model": "/m.bin", "backend": "toy"}),
+    ],
+)
+async def test_what_cannot_be_is_refused(asked: Asked, code: str, fields: dict[str, Any]) -> None:
+    preset = await asked.new()
+    for attempt in (asked.new(**fields), asked.changed(preset, **fields)):
+        with pytest.raises(WhisperdError) as raised:
+            await attempt
+        assert raised.value.code == code
+
+
+async def test_the_computer_is_asked_only_about_what_is_loaded_anew(asked: Asked) -> None:
+    preset = await asked.new()
+    asked.capabilities_of.clear()
+    assert await asked.changed(preset, name="mine") is preset
+    assert (await asked.changed(preset, name="other", keep_alive=0)).version == 2
+    assert not asked.capabilities_of
+    after = await asked.changed(preset, workers=2)
+    assert asked.capabilities_of == [after]
