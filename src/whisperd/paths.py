@@ -19,6 +19,7 @@ __all__ = [
     "database_file",
     "home",
     "log_file",
+    "make_private_folder",
     "models_dir",
     "native_dir",
     "socket_path",
@@ -123,6 +124,23 @@ def home() -> Path:
         return Path.home()
     except RuntimeError:
         raise _homeless() from None
+
+
+def make_private_folder(folder: str | os.PathLike[str]) -> None:
+    """Have a folder; it is the user's alone, as are those above it that are missing. Raises `OSError`.
+
+    What is there already stays as it is.
+    """
+    from pathlib import Path
+
+    folder = Path(folder)
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except FileNotFoundError:
+        if folder.parent == folder:
+            raise
+        make_private_folder(folder.parent)  # `parents=True` would leave these to the umask
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def _folder_of_user(kind: str, app: str | None = None) -> Path:

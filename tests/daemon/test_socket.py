@@ -108,6 +108,26 @@ def test_modes_whatever_the_mask(make_daemon: MakeDaemon, short: Path) -> None:
         assert client.daemon.status()["pid"] == daemon.pid
 
 
+def test_what_is_made_is_its_owners_alone_whatever_the_mask(
+    make_daemon: MakeDaemon, toy: Callable[..., str], short: Path
+) -> None:
+    daemon, home = at(make_daemon(), short / "home" / "run" / "whisperd" / "d.sock"), short / "home"
+    for variable, name in {
+        "WHISPERD_CONFIG": "config/whisperd/config.toml",
+        "WHISPERD_STATE_DIR": "state/whisperd",
+        "WHISPERD_MODELS_DIR": "data/whisperd/models",
+        "WHISPERD_NATIVE_DIR": "data/whisperd/native",
+    }.items():
+        daemon.env[variable] = str(home / name)
+    with mask(0):
+        assert daemon.ctl("daemon", "config", "--init").status == 0
+        daemon.start()
+        assert daemon.ctl("models", "import", toy()).status == 0
+    made = {path: mode(path) for path in (home, *home.glob("*"), *home.glob("*/*"), *home.glob("*/*/*"))}
+    assert {path for path, bits in made.items() if bits not in (0o600, 0o700)} == set()
+    assert {"config.toml", "models", "uploads", "whisperd.sqlite3"} <= {path.name for path in made}
+
+
 def test_no_moment_in_between(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from whisperd.client.wire import unreachable
 from whisperd.environment import daemon_environment
+from whisperd.paths import make_private_folder
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.transport import Connected, connect_socket
 
@@ -156,7 +157,7 @@ def _start_lock(path: str) -> str:
 
         return os.path.join(tempfile.gettempdir(), "whisperd.start")
     folder = os.path.dirname(path) or "."
-    os.makedirs(folder, mode=0o700, exist_ok=True)
+    make_private_folder(folder)
     if os.stat(folder).st_uid not in (os.getuid(), 0):
         raise WhisperdError(
             "socket.not_private",

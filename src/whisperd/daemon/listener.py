@@ -16,7 +16,7 @@ import anyio
 from anyio.abc import ByteStream, SocketAttribute, SocketListener
 from filelock import FileLock, Timeout
 
-from whisperd.paths import whisperctl_for
+from whisperd.paths import make_private_folder, whisperctl_for
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.transport import check_path_length, peer_user
 
@@ -94,7 +94,7 @@ async def claim_socket(path: str, passed: socket.socket | None = None) -> AsyncI
         return
     check_path_length(path)
     folder = Path(path).parent
-    _make_private_folder(folder)
+    _secure_folder(folder)
     lock = FileLock(f"{path}.lock", mode=0o600)
     try:
         await _acquire(lock, path, has_socket=passed is not None)
@@ -158,9 +158,9 @@ async def _listen(path: str, folder: Path) -> UnixListener:
         os.umask(previous)
 
 
-def _make_private_folder(folder: Path) -> None:
+def _secure_folder(folder: Path) -> None:
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(folder)
         status = folder.stat()
     except OSError as error:
         raise _not_writable(folder, error) from error

@@ -13,6 +13,7 @@ import os
 from io import TextIOWrapper
 from pathlib import Path
 
+from whisperd.paths import make_private_folder
 from whisperd.rpc.errors import WhisperdError
 from whisperd.service_manager.journal import journal_handler
 from whisperd.settings import LogSettings
@@ -33,7 +34,7 @@ class LogFile:
         """
         self._level = level
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folder(path.parent)
             self._file = _PrivateFile(path, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise WhisperdError(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from whisperd.disk import refusal
+from whisperd.paths import make_private_folder
 from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import LimitSettings
 
@@ -37,7 +38,7 @@ class UploadStore:
         if not kept:
             shutil.rmtree(self._folder, ignore_errors=True)
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folder(folder)
             self._folder.mkdir(mode=0o700, exist_ok=bool(kept))
             self._take_over(kept)
         except OSError as error:

@@ -28,6 +28,7 @@ from whisperd.locks import try_lock
 from whisperd.models.catalogue import ModelFile
 from whisperd.models.hashing import CHUNK_BYTES, OnBytes, Stamp, check_cancelled, hash_file, settle, stamp
 from whisperd.models.manifest import Manifest, StoredFile, Verified
+from whisperd.paths import make_private_folder
 
 __all__ = ["Keep", "Mismatch", "Storage"]
 
@@ -221,7 +222,7 @@ class Storage:
     def lock_path(self, key: str) -> Path:
         """The lock of a model among processes."""
         path = self.root / "locks" / f"{key}.lock"
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(self.root)
         path.parent.mkdir(exist_ok=True)
         return path
 

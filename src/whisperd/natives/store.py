@@ -33,6 +33,7 @@ from whisperd.natives.errors import (
 from whisperd.natives.install import Installation
 from whisperd.natives.lock import Selection, parse_lock
 from whisperd.natives.search import Search
+from whisperd.paths import make_private_folder
 from whisperd.progress import OnProgress, Progress
 from whisperd.rpc.errors import WhisperdError
 
@@ -326,7 +327,7 @@ class NativeStore:
         self, key: str, on_progress: OnProgress = lambda _: None, name: str = ""
     ) -> AsyncIterator[None]:
         """Hold what makes this task the only one, in any process, that works on what the key stands for."""
-        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(self._root)
         (self._root / _LOCKS).mkdir(mode=0o700, exist_ok=True)
         waiting = Progress(name=name, detail="waiting")
         async with hold_lock(self._lock_path(key), lambda: on_progress(waiting)):

@@ -20,6 +20,7 @@ from typing import Final, TypeVar
 import anyio
 from anyio import to_thread
 
+from whisperd.paths import make_private_folder
 from whisperd.rpc.errors import WhisperdError
 from whisperd.store import errors
 from whisperd.store.migrate import (
@@ -174,7 +175,7 @@ def _open(path: Path, migrations: Sequence[Migration], checks: Sequence[Check]) 
 
 def _make_private(path: Path) -> None:
     """Have a file that its owner alone may read; SQLite gives what it puts beside it the same mode."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_folder(path.parent)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     if os.name == "posix":
         for file in (path, *_beside(path)):

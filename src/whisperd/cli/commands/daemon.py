@@ -14,6 +14,7 @@ from whisperd.cli.exit_status import is_unreachable
 from whisperd.cli.output import duration, print_json, print_table, printable, say, size
 from whisperd.cli.parser import Parser, usage_error
 from whisperd.cli.service import add_install, add_uninstall
+from whisperd.paths import make_private_folder
 from whisperd.rpc.errors import WhisperdError
 
 STOP_POLL_S = 0.02
@@ -265,8 +266,8 @@ def _killed(pid: int | None) -> dict[str, Any]:
 
 def _write_template(path: os.PathLike[str], content: str) -> None:
     try:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        with open(path, "x", encoding="utf-8") as file:
+        make_private_folder(os.path.dirname(path))
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(content)
     except FileExistsError:
         raise WhisperdError(
