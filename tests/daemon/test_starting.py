@@ -18,7 +18,7 @@ import pytest
 from filelock import FileLock
 from raw_client import until
 
-from whisperd.client import aconnect, connect
+from whisperd.client import aconnect, connect, start
 from whisperd.daemon import listener
 from whisperd.rpc.errors import WhisperdError
 from whisperd_testing import CACHE, LIMIT_S, RunningDaemon, write_tone
@@ -245,6 +245,20 @@ def test_what_a_plugin_prints_is_no_announcement(make_daemon: MakeDaemon, tmp_pa
     assert (done.status, done.err) == (0, "")
     problems = done.json["plugin_problems"]
     assert [problem["data"]["plugin"] for problem in problems] == ["chatty"], "it was looked at"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a script in place of Python")
+def test_one_that_hangs_before_it_says_anything_is_given_up(
+    unstarted: RunningDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging = tmp_path / "python"
+    hanging.write_text(f"#!/bin/sh\nexec sleep {LIMIT_S}\n")
+    hanging.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(hanging))
+    monkeypatch.setattr(start, "SILENCE_TIMEOUT_S", 0.01)
+    with pytest.raises(WhisperdError) as caught:
+        start.start_daemon(unstarted.socket)
+    assert caught.value.code == "daemon.start_failed" and "said nothing" in caught.value.message
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux for the limits of a process")

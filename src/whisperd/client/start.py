@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from whisperd.client.wire import unreachable
 from whisperd.environment import daemon_environment
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["open_socket", "start_daemon"]
 
 START_TIMEOUT_S = 60.0
+SILENCE_TIMEOUT_S = 90.0
+"""How long a daemon that we start may say nothing: as long as its unit gives it (`TimeoutStartSec=`)."""
 LAST_WORDS_BYTES = 4096
 
 
@@ -86,7 +88,6 @@ def _start_service(path: str) -> bool:
 
 def _spawn(path: str) -> None:
     """Start a daemon in a session of its own, and wait until it listens or says why it cannot."""
-    import json
     import subprocess
     from tempfile import TemporaryFile
 
@@ -102,21 +103,44 @@ def _spawn(path: str) -> None:
             env=_environment(),
             cwd="/" if os.name == "posix" else None,  # so that no folder or disk is kept busy by it
         )
-        assert daemon.stdout is not None
-        with daemon.stdout:
-            announcement = daemon.stdout.readline()
-        if not announcement:
-            daemon.wait()
+        said = _announcement(daemon)
+        if not said:
             printed.seek(max(0, os.fstat(printed.fileno()).st_size - LAST_WORDS_BYTES))
             last_words = printed.read().decode(errors="replace").strip().splitlines()
             raise _start_failed(last_words[-1] if last_words else f"exit status {daemon.returncode}")
-    said = json.loads(announcement)
-    if "error" not in said:
-        _let_go(daemon)
-        return
-    daemon.wait()
-    if said["error"]["code"] != "daemon.already_running":
-        raise WhisperdError.from_wire(said["error"])
+    if (error := said.get("error")) and error["code"] != "daemon.already_running":
+        raise WhisperdError.from_wire(error)
+
+
+def _announcement(daemon: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """What a daemon says of its start; unless it listens, it has ended then.
+
+    One that hangs is killed, for it would be in the way of the next one. Raises `daemon.start_failed`.
+    """
+    import json
+    import threading
+
+    hangs = threading.Event()
+
+    def give_up() -> None:
+        hangs.set()
+        daemon.kill()
+
+    timer = threading.Timer(SILENCE_TIMEOUT_S, give_up)
+    timer.start()
+    try:
+        assert daemon.stdout is not None
+        with daemon.stdout:
+            said: dict[str, Any] = json.loads(daemon.stdout.readline() or "{}")
+        if "socket" in said:
+            _let_go(daemon)
+        else:
+            daemon.wait()
+    finally:
+        timer.cancel()
+    if not said and hangs.is_set():
+        raise _start_failed(f"it has said nothing for {SILENCE_TIMEOUT_S:.0f} s")
+    return said
 
 
 def _let_go(daemon: subprocess.Popen[bytes]) -> None:
