@@ -14,6 +14,7 @@ import anyio
 import pytest
 
 import whisperd
+from scripted_daemon import ScriptedDaemon
 from whisperd.client import AsyncClient, Segment, aconnect
 from whisperd_testing import LIMIT_S, RunningDaemon, batches
 
@@ -129,6 +130,26 @@ async def test_a_task_that_is_cancelled_while_it_begins_a_job_leaves_none_behind
             await client.transcribe(tone, model=held, vad=False)
         assert scope.cancelled_caught
         await until_status(client, held, "cancelled")
+
+
+async def test_a_task_that_is_cancelled_while_it_begins_an_upload_leaves_none_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon = ScriptedDaemon(tmp_path / "socket", uploads_create={"id": "begun"}, uploads_delete={})
+    async with aconnect(daemon.path, start=False) as client:
+        with anyio.CancelScope() as scope:
+            write = client.peer._write
+
+            async def cancel_and_write(data: bytes) -> None:
+                if b"uploads.create" in data:
+                    scope.cancel()
+                await write(data)
+
+            monkeypatch.setattr(client.peer, "_write", cancel_and_write)
+            await client.transcribe(b"sound")
+        assert scope.cancelled_caught
+    daemon.close()
+    assert daemon.requests == [("uploads.create", {}), ("uploads.delete", {"id": "begun"})]
 
 
 class Silent:

@@ -250,14 +250,18 @@ class AsyncClient:
                 await self._quietly("jobs.cancel", id=job)
 
     async def _begin(self, source: Map, options: JobOptions, *, detach: bool = False) -> str:
-        """Begin a job, whose id is told in any case: who is cancelled meanwhile can cancel it."""
+        """Begin a job; its id."""
+        return await self._begun(self.jobs.submit(source, option_params(options), detach=detach))
+
+    async def _begun(self, answer: Awaitable[Map]) -> str:
+        """The id of a job or an upload, told in any case: who is cancelled meanwhile can cancel it."""
         try:
             with anyio.CancelScope(shield=True):
-                answer = await self.jobs.submit(source, option_params(options), detach=detach)
+                begun = await answer
         except WhisperdError:
             await checkpoint_if_cancelled()  # perhaps the connection was given up as well
             raise
-        return str(answer["id"])
+        return str(begun["id"])
 
     async def _is_last(self, event: Map, job: str) -> bool:
         if event["type"] == "events.missed":  # among them may be the last
@@ -277,7 +281,7 @@ class AsyncClient:
         # A pipe or a disk may keep a thread waiting for ever; nobody has to wait for the thread.
         if await to_thread.run_sync(is_path, input, abandon_on_cancel=True):
             return input_params(input)  # type: ignore[arg-type]
-        upload = (await self.request("uploads.create"))["id"]
+        upload = await self._begun(self.request("uploads.create"))
         remaining = pieces(input)
         try:
             while piece := await to_thread.run_sync(_next_piece, remaining, abandon_on_cancel=True):
