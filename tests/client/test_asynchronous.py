@@ -16,6 +16,7 @@ import pytest
 import whisperd
 from scripted_daemon import ScriptedDaemon
 from whisperd.client import AsyncClient, Segment, aconnect
+from whisperd.settings import LimitSettings
 from whisperd_testing import LIMIT_S, RunningDaemon, batches
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
@@ -150,6 +151,14 @@ async def test_a_task_that_is_cancelled_while_it_begins_an_upload_leaves_none_be
         assert scope.cancelled_caught
     daemon.close()
     assert daemon.requests == [("uploads.create", {}), ("uploads.delete", {"id": "begun"})]
+
+
+async def test_recordings_that_are_refused_leave_no_uploads_behind(shared: RunningDaemon) -> None:
+    async with aconnect(shared.socket, start=False) as client:
+        for _ in range(LimitSettings().max_uploads + 1):
+            with pytest.raises(whisperd.WhisperdError) as caught:
+                await client.transcribe(b"")
+            assert caught.value.code == "audio.empty"
 
 
 class Silent:

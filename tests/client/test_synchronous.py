@@ -14,6 +14,7 @@ import pytest
 
 import whisperd
 from whisperd.client import Client, connect
+from whisperd.settings import LimitSettings
 from whisperd_testing import RunningDaemon, batches, toy_model, until
 
 pytestmark = pytest.mark.real
@@ -45,6 +46,14 @@ def test_whatever_holds_a_recording_is_taken(shared: RunningDaemon, tone: Path, 
             "memory": io.BytesIO(content),
         }[kind]
         assert client.transcribe(source, vad=False).text == TEXT  # type: ignore[arg-type]
+
+
+def test_recordings_that_are_refused_leave_no_uploads_behind(shared: RunningDaemon) -> None:
+    with shared.connect() as client:
+        for _ in range(LimitSettings().max_uploads + 1):
+            with pytest.raises(whisperd.WhisperdError) as caught:
+                client.transcribe(b"")
+            assert caught.value.code == "audio.empty"
 
 
 def test_a_transcript(shared: RunningDaemon, tone: Path) -> None:

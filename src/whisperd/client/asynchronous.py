@@ -152,7 +152,13 @@ class AsyncClient:
 
     async def submit(self, input: Input, *, detach: bool = False, **options: Unpack[JobOptions]) -> str:
         """Begin a job and return its id. It is cancelled when this connection ends, unless detached."""
-        return await self._begin(await self._input(input), options, detach=detach)
+        source = await self._input(input)
+        try:
+            return await self._begin(source, options, detach=detach)
+        except BaseException:
+            if "upload" in source:
+                await self._quietly("uploads.delete", id=source["upload"])
+            raise
 
     def dictate(self, **options: Unpack[JobOptions]) -> AsyncDictation:
         """Transcribe what is being spoken: push it in one task, and iterate in another.

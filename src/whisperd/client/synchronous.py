@@ -133,8 +133,13 @@ class Client:
 
     def submit(self, input: Input, *, detach: bool = False, **options: Unpack[JobOptions]) -> str:
         """Begin a job and return its id. It is cancelled when this connection ends, unless detached."""
-        answer = self.jobs.submit(self._input(input), option_params(options), detach=detach)
-        return str(answer["id"])
+        source = self._input(input)
+        try:
+            return str(self.jobs.submit(source, option_params(options), detach=detach)["id"])
+        except BaseException:
+            if "upload" in source:
+                self._quietly("uploads.delete", id=source["upload"])
+            raise
 
     def dictate(self, **options: Unpack[JobOptions]) -> Dictation:
         """Transcribe what is being spoken: push it, and iterate over what is understood.
