@@ -514,3 +514,20 @@ async def test_what_is_no_folder_is_no_place_for_texts_or_recordings(
                 assert (caught.value.code, caught.value.data["field"]) == ("watch.invalid", field)
                 assert path in caught.value.message
         assert watches.manager.all() == [preset]
+
+
+async def test_what_removed_watches_have_written_is_forgotten_though_none_is_left(
+    tmp_path: Path, inbox: Path
+) -> None:
+    put(inbox, "a.wav")
+    async with open_watches(tmp_path) as watches:
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        await until_done(watches, preset.id)
+        await watches.manager.remove(preset.id)
+        long_ago = "UPDATE former_outputs SET since = '2000-01-01T00:00:00.000Z'"
+        assert await watches.store.run(lambda connection: connection.execute(long_ago).rowcount) == 1
+    async with open_watches(tmp_path) as watches:
+        remain = "SELECT count(*) FROM former_outputs"
+        with anyio.fail_after(LIMIT_S):
+            while await watches.store.run(lambda connection: connection.execute(remain).fetchone()[0]):
+                await anyio.sleep(0.005)

@@ -342,11 +342,12 @@ class WatchManager:
 
     async def _retire(self) -> None:
         moment = rfc3339_ago(self._settings().keep_days * 86_400)
-        for preset in self.all():
-            try:
+        try:
+            await self._store.retire_former_outputs(moment)
+            for preset in self.all():
                 await self._store.retire(preset.id, moment)
-            except WhisperdError as error:
-                log.warning("old lines of the ledger cannot be deleted: %s (%s)", error.message, error.code)
+        except WhisperdError as error:
+            log.warning("old lines of the ledger cannot be deleted: %s (%s)", error.message, error.code)
 
     def _note_outcome(self, folder: WatchFolder, path: str, outcome: Outcome) -> None:
         now_s = anyio.current_time()

@@ -88,7 +88,6 @@ class WatchStore:
 
         def work(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM watch_files WHERE watch = ? AND gone < ?", (watch, moment))
-            connection.execute("DELETE FROM former_outputs WHERE since < ?", (moment,))
             connection.execute(
                 "DELETE FROM watch_log WHERE watch = ?1 AND id <= (SELECT id FROM watch_log WHERE watch = ?1"
                 " ORDER BY id DESC LIMIT 1 OFFSET ?2)",
@@ -96,6 +95,12 @@ class WatchStore:
             )
 
         await self._database.run(work)
+
+    async def retire_former_outputs(self, moment: str) -> None:
+        """Forget what was written for watches that were removed before a moment (RFC 3339)."""
+        await self._database.run(
+            lambda connection: connection.execute("DELETE FROM former_outputs WHERE since < ?", (moment,))
+        )
 
 
 def check_watches(connection: sqlite3.Connection) -> None:
