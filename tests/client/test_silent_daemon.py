@@ -36,9 +36,9 @@ async def test_who_waits_for_one_that_hangs_is_told(
     daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch, size_bytes: int
 ) -> None:
     monkeypatch.setattr(asynchronous, "PING_AFTER_S", 0.01)
-    monkeypatch.setattr(asynchronous, "PATIENCE_S", 0.05)
     with anyio.fail_after(LIMIT_S):
         async with aconnect(daemon.path, start=False) as client:
+            monkeypatch.setattr(asynchronous, "PATIENCE_S", 0.05)
             codes: list[str] = []
 
             async def ask(**params: bytes) -> None:

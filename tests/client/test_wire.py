@@ -166,7 +166,6 @@ class TestSilence:
     @pytest.fixture(autouse=True)
     def impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(wire_module, "PING_AFTER_S", 0.01)
-        monkeypatch.setattr(wire_module, "FIRST_PATIENCE_S", 0.02)
         monkeypatch.setattr(wire_module, "PATIENCE_S", 0.02)
 
     def pings(self, far: socket.socket) -> Iterator[int]:
@@ -195,7 +194,6 @@ class TestSilence:
     def test_work_may_take_as_long_as_it_likes(
         self, ends: tuple[Wire, socket.socket], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(wire_module, "FIRST_PATIENCE_S", 600.0)
         monkeypatch.setattr(wire_module, "PATIENCE_S", 600.0)
         wire, far = ends
         request = wire.send("jobs.wait")

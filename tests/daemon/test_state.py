@@ -117,7 +117,7 @@ class TestForce:
 async def test_the_asynchronous_client_does_not_wait_for_ever(
     daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asynchronous_client, "FIRST_PATIENCE_S", 0.01)
+    monkeypatch.setattr(asynchronous_client, "PATIENCE_S", 0.01)
     os.kill(daemon.pid, signal.SIGSTOP)
     try:
         with pytest.raises(WhisperdError) as caught, anyio.fail_after(LIMIT_S):

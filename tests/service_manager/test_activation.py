@@ -26,7 +26,7 @@ MakeDaemon = Callable[..., RunningDaemon]
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients here connect before there is a daemon; on a busy computer it may take long to come."""
-    monkeypatch.setattr(wire, "FIRST_PATIENCE_S", LIMIT_S)
+    monkeypatch.setattr(wire, "PATIENCE_S", LIMIT_S)
 
 
 def test_a_passed_socket_is_taken_and_left(make_daemon: MakeDaemon) -> None:

@@ -31,7 +31,6 @@ from whisperd.client.nouns import (
 from whisperd.client.start import open_socket
 from whisperd.client.values import InOrder, Segment, Transcript, end_of_job, is_over
 from whisperd.client.wire import (
-    FIRST_PATIENCE_S,
     LIMITS,
     PATIENCE_S,
     PING_AFTER_S,
@@ -89,7 +88,7 @@ async def _greeted(path: str, *, start: bool, profile: str | None) -> AsyncItera
         peer = open_peer(stream, stream, client.on_notification, LIMITS)
         async with peer as client.peer, open_task_group() as tasks:
             tasks.start_soon(client.end_events_with_connection)
-            with anyio.move_on_after(FIRST_PATIENCE_S):
+            with anyio.move_on_after(PATIENCE_S):
                 client.server = await client.request("session.hello", **hello_params(profile))
             if not client.server:
                 raise not_answering()

@@ -15,8 +15,9 @@ from whisperd.rpc.framing import FrameLimits, FrameReader
 from whisperd.rpc.transport import Connected
 
 __all__ = [
-    "FIRST_PATIENCE_S",
     "LIMITS",
+    "PATIENCE_S",
+    "PING_AFTER_S",
     "Wire",
     "closed",
     "lost",
@@ -29,10 +30,9 @@ READ_BYTES = 256 * 1024
 LAST_WORDS_TIMEOUT_S = 0.2
 PING_AFTER_S = 5.0
 """A daemon that has been silent for so long, while it is listened to, is asked whether it is there."""
-FIRST_PATIENCE_S = 10.0
-"""How long it may be silent before its first answer, which takes it a moment."""
 PATIENCE_S = 30.0
-"""How long it may be silent later. Work that takes long does not keep it from saying that it is there."""
+"""How long it may be silent. Work that takes long does not keep it from saying that it is there; where a
+service manager holds the socket, it may be only just starting."""
 # The daemon is ours; the limits only catch a socket that belongs to something else.
 LIMITS = FrameLimits(max_frame_bytes=256 * 2**20, max_depth=32, max_items=50_000_000)
 
@@ -51,7 +51,7 @@ class Wire:
         self._reader = FrameReader(LIMITS)
         self._next_id = 0
         self._silent_s = 0.0
-        self._has_pinged = self._has_answered = False
+        self._has_pinged = False
         self._awaited: set[int] = set()
         self._answers: dict[int, tuple[Any, Any]] = {}
         self._events: deque[dict[str, Any]] = deque()
@@ -127,15 +127,14 @@ class Wire:
         """Take what comes within a time, or in a moment that this finds good; see that somebody is there."""
         if not self._is_open:
             raise self._gone()
-        patience_s = PATIENCE_S if self._has_answered else FIRST_PATIENCE_S
-        limit_s = max((patience_s if self._has_pinged else PING_AFTER_S) - self._silent_s, 0.001)
+        limit_s = max((PATIENCE_S if self._has_pinged else PING_AFTER_S) - self._silent_s, 0.001)
         waits_s = limit_s if timeout_s is None else min(timeout_s, limit_s)
         self._socket.settimeout(waits_s)
         try:
             data = self._socket.recv(READ_BYTES)
         except TimeoutError:
             self._silent_s += waits_s
-            self._ask_after(patience_s)
+            self._ask_after_silence()
             return
         except OSError as error:
             raise self._gone() from error
@@ -146,17 +145,16 @@ class Wire:
         except (WhisperdError, ValueError) as error:
             raise _foreign() from error
         self._silent_s, self._has_pinged = 0.0, False
-        self._has_answered = True
         for message in messages:
             self._take(message)
 
-    def _ask_after(self, patience_s: float) -> None:
+    def _ask_after_silence(self) -> None:
         """Ask a daemon that is silent whether it is there; give it up when it does not even say that."""
         if not self._has_pinged and self._silent_s >= PING_AFTER_S:
             self._has_pinged = True
             ping, self._next_id = self._next_id, self._next_id + 1
             self._send([0, ping, "session.ping", []])
-        elif self._has_pinged and self._silent_s >= patience_s:
+        elif self._has_pinged and self._silent_s >= PATIENCE_S:
             self._hang_up()
             raise not_answering()
 
