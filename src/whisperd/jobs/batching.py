@@ -9,7 +9,7 @@
   windows that is most alike; no job gets `LEAD_LIMIT_S` ahead of another that waits.
 * The last of the work is shared out: where no job of the class has more to come, a batch holds no more than a
   replica's part of the audio that waits, or a single window. What a larger batch gains is little beside what
-  an idle replica loses.
+  an idle replica loses. Once there is a replica for each of the last windows, the longest begins.
 * A job whose work was interrupted, because the daemon or the worker died under it, has smaller batches for a
   while: less is lost the next time, and less memory needed. Each such end halves them, but where a daemon
   had computed much until it died they hold `PART_AT_RISK` of that, up to half of what they usually do; with
@@ -212,10 +212,10 @@ class JobClass:
                 gone.drop(gone.waiting[0])
 
     def compose(self) -> list[Parcel]:
-        """The next batch: the first parcel of the least served job, then what goes well with it."""
+        """The next batch: a first parcel, then what goes well with it."""
         ready, share_s, batch_size = self.ready, self._share_s(), self.capacity.batch_size
-        leader = min(ready.values(), key=_served_s)
-        first = leader.take(leader.waiting[0])
+        leader, first = self._first()
+        leader.take(first)
         parcels = [first]
         most, count = leader.most_windows(batch_size), len(first.windows)
         share_s -= first.duration_s
@@ -239,6 +239,14 @@ class JobClass:
         self.last_served_s = leader.served_s
         return parcels
 
+    def _first(self) -> tuple[QueuedJob, Parcel]:
+        """What leads the next batch: the oldest of the job that has had least, or the longest of the last."""
+        if self._is_ending and self.waiting_windows <= self.capacity.replicas:
+            last = ((job, parcel) for job in self.ready.values() for parcel in job.waiting)
+            return max(last, key=lambda one: one[1].duration_s)
+        leader = min(self.ready.values(), key=_served_s)
+        return leader, leader.waiting[0]
+
     def _is_like(self, batch: Sequence[Parcel]) -> IsLike:
         """Which lengths go together with those of a batch."""
         if context_of := self.capacity.context_of:
@@ -248,9 +256,14 @@ class JobClass:
         shortest_s, longest_s = max(lengths) / LIKE_LENGTH_RATIO, min(lengths) * LIKE_LENGTH_RATIO
         return lambda length_s: shortest_s <= length_s <= longest_s
 
+    @property
+    def _is_ending(self) -> bool:
+        """Whether no more is to come."""
+        return not self.expected and all(job.is_complete for job in self.jobs.values())
+
     def _share_s(self) -> float:
         """A replica's part of the audio that waits, if no more is to come; else there is no limit."""
-        if self.expected or not all(job.is_complete for job in self.jobs.values()):
+        if not self._is_ending:
             return math.inf
         return self.waiting_s / self.capacity.replicas * SHARE_MARGIN
 
