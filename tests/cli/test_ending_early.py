@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,20 @@ pytestmark = [
 ]
 
 Start = Callable[..., "subprocess.Popen[bytes]"]
+
+INTERRUPTED = """
+import os, signal, sys
+from importlib.metadata import EntryPoint
+
+class Interrupter:
+    def find_spec(name, path=None, target=None):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupter)
+EntryPoint("whisperctl", sys.argv[2], "console_scripts").load()()
+"""
+"""The program, with a Ctrl-C when it begins to import one module."""
 
 
 def jobs_on(daemon: RunningDaemon, model: Path) -> list[dict[str, Any]]:
@@ -36,6 +51,14 @@ def begun(start: Start, model: Path, *arguments: str, **options: object) -> subp
     process = start("transcribe", "--no-vad", "--model", str(model), *arguments, **options)
     until(lambda: batches(model))
     return process
+
+
+@pytest.mark.parametrize("module", ["whisperd.cli.main", "whisperd.cli.parser"])
+def test_ctrl_c_while_it_is_imported(module: str) -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
+    command = [sys.executable, "-c", INTERRUPTED, module, project["scripts"]["whisperctl"]]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=LIMIT_S)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
 def test_ctrl_c_cancels_the_job(shared: RunningDaemon, ctl_process: Start, held: Path, tone: str) -> None:
