@@ -230,6 +230,14 @@ def test_of_libraries_that_nobody_could_look_at_it_is_not_said_that_they_are_wel
     assert "libraries" not in [finding.name for finding in findings]
 
 
+def test_what_has_one_cause_is_told_once() -> None:
+    whys = {"system": "It is busy.", "processor": "It is busy.", "blas": "It hangs.", "tools": "It is busy."}
+    assert [finding.message for finding in ill(replace(WELL, hardware=Hardware(unknown=whys)))] == [
+        "The system, the processor and compilers could not be looked at: It is busy.",
+        "BLAS libraries could not be looked at: It hangs.",
+    ]
+
+
 def test_of_one_disk_it_is_told_what_takes_the_most_room_there() -> None:
     nearly_full = tuple(replace(one, free_bytes=GB // 2) for one in WELL.folders)
     (finding,) = ill(replace(WELL, folders=nearly_full))

@@ -313,11 +313,15 @@ def _runtimes(facts: Facts) -> Iterator[Finding]:
 
 
 def _hardware(facts: Facts) -> Iterator[Finding]:
+    unknown: dict[str, list[str]] = {}
     for fact, why in facts.hardware.unknown.items():
+        unknown.setdefault(why, []).append(_FACTS.get(fact, fact))
+    for why, (*others, last) in unknown.items():
+        what = f"{', '.join(others)} and {last}" if others else last
         yield _warning(
             "hardware",
-            f"{_FACTS.get(fact, fact)} could not be looked at: {why}",
-            "Mend that, then run `whisperctl hardware` to have this computer looked at anew.",
+            f"{what[:1].upper()}{what[1:]} could not be looked at: {why}",
+            "Once that is over or mended, `whisperctl hardware` looks at this computer anew.",
         )
 
 
@@ -401,12 +405,12 @@ def _crashes(facts: Facts) -> Iterator[Finding]:
 
 
 _FACTS: Final = {
-    "system": "The system",
-    "processor": "The processor",
-    "memory": "The memory",
+    "system": "the system",
+    "processor": "the processor",
+    "memory": "the memory",
     "cuda_libraries": "CUDA libraries",
     "blas": "BLAS libraries",
-    "tools": "Compilers",
+    "tools": "compilers",
 }
 _PARTS: Final = {"daemon": "The daemon", "worker": "An engine", "decoder": "A decoder"}
 

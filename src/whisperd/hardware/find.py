@@ -101,7 +101,10 @@ class _Search:
                             break
                     self._take(line)
         except TimeoutError:
-            return f"Looking at it takes more than {timeout_s:g} seconds."
+            return (
+                f"Looking takes more than {timeout_s:g} seconds: "
+                "the computer is busy, or a disk does not answer."
+            )
         except OSError as error:
             return f"The process that looks at it cannot be started ({error.strerror or error})."
         except (msgspec.MsgspecError, UnicodeDecodeError):

@@ -184,7 +184,7 @@ def _unknown(hardware: Hardware, fact: str) -> _Missing:
     return _Missing(
         fact,
         f"what it is built with could not be looked for. {why}".rstrip(". "),
-        "Mend that, then run `whisperctl hardware` to have this computer looked at anew.",
+        "Once that is over or mended, `whisperctl hardware` looks at this computer anew.",
     )
 
 
