@@ -16,6 +16,9 @@ from whisperd.cli.main import COMMANDS, program
 from whisperd.cli.parser import ELSEWHERE, Parser
 from whisperd.rpc.errors import WhisperdError
 
+HUGE = "9" * 5000
+"""Python reads no numbers of more than 4,300 digits."""
+
 
 def parse(*words: str) -> argparse.Namespace:
     defaults = argparse.Namespace(
@@ -147,6 +150,15 @@ def test_the_value_of_an_option_is_no_command() -> None:
         ),
         (("runtimes", "create", "a", "--device", "gpu"), "usage.invalid", "'gpu'", "Did you mean cuda?"),
         (("transcribe", "a", "--beam-size", "x"), "usage.invalid", "--beam-size", "--help"),
+        (("transcribe", "a", "--beam-size", HUGE), "usage.invalid", "number from 1 to 16", "--help"),
+        (("search", "a", "--limit", HUGE), "usage.invalid", "number from 1 to 1000", "--help"),
+        (("watch", "log", "a", "-n", HUGE), "usage.invalid", "number from 1 to 5000", "--help"),
+        (("daemon", "logs", "-n", HUGE), "usage.invalid", "at most 18 digits", "--help"),
+        (("runtimes", "edit", "a", "--workers", HUGE), "usage.invalid", "at most 18 digits", "--help"),
+        (("runtimes", "edit", "a", "--device-index", HUGE), "usage.invalid", "numbers such as 0,1", "--help"),
+        (("transcribe", "a", "--temperature", HUGE), "usage.invalid", "from 0 to 1", "--help"),
+        (("transcribe", "a", "--timeout", HUGE), "usage.invalid", "above 0", "--help"),
+        (("jobs", "clear", "--older-than", f"{HUGE}d"), "usage.invalid", "an age such as", "--help"),
         (("transcribe", "a", "--temperature", "warm"), "usage.invalid", "'warm'", "--help"),
         (("transcribe", "a", "--timeout", "0"), "usage.invalid", "above 0", "--help"),
         (("transcribe", "a", "--timeout", "nan"), "usage.invalid", "above 0", "--help"),

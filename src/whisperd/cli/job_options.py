@@ -6,10 +6,10 @@ import argparse
 import math
 from typing import TYPE_CHECKING
 
+from whisperd.cli.parser import Parser, whole_number
+
 if TYPE_CHECKING:
     from typing import Any
-
-    from whisperd.cli.parser import Parser
 
 __all__ = ["JOB_OPTIONS", "add_job_options", "given_options"]
 
@@ -49,7 +49,12 @@ def add_job_options(parser: Parser, *, live: bool = False) -> None:
         )
     parser.add_argument("--prompt", metavar="TEXT", help="text that the recording seems to follow")
     parser.add_argument("--hotwords", metavar="TEXT", help="names and terms to expect")
-    parser.add_argument("--beam-size", type=_beams, metavar="N", help="alternatives considered, 1 to 16 (5)")
+    parser.add_argument(
+        "--beam-size",
+        type=whole_number(1, MAX_BEAMS),
+        metavar="N",
+        help="alternatives considered, 1 to 16 (5)",
+    )
     parser.add_argument("--temperature", type=_temperatures, metavar="T[,T...]", help="0 to 1, tried in turn")
     if live:
         return
@@ -70,12 +75,6 @@ def given_options(options: argparse.Namespace) -> dict[str, Any]:
     """Those that were given."""
     values = {name: getattr(options, name, None) for name in JOB_OPTIONS}
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _beams(text: str) -> int:
-    if not (text.isdecimal() and 1 <= int(text) <= MAX_BEAMS):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_BEAMS}")
-    return int(text)
 
 
 def _temperatures(text: str) -> list[float]:

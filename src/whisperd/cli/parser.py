@@ -16,9 +16,12 @@ from whisperd._version import __version__
 from whisperd.cli.output import columns
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["Parser", "usage_error"]
+__all__ = ["Parser", "usage_error", "whole_number"]
 
 HELP_COLUMNS = 100
+MAX_DIGITS = 18
+"""Of a number: more may be more than can be sent, and thousands more than Python reads."""
+MOST = 10**MAX_DIGITS - 1
 ELSEWHERE = {
     "add": ("create",),
     "delete": ("remove", "clear"),
@@ -248,6 +251,20 @@ def _near(word: str, known: Collection[str]) -> str | None:
 def usage_error(problem: str, message: str, fix: str) -> WhisperdError:
     """The command line is wrong; `message` and `fix` are sentences, with or without their full stops."""
     return WhisperdError(f"usage.{problem}", _sentence(message), _sentence(fix))
+
+
+def whole_number(least: int = 0, most: int = MOST) -> Callable[[str], int]:
+    """The `type` of an argument that is a number within limits."""
+    kind = (
+        f"whole number of at most {MAX_DIGITS} digits" if most == MOST else f"number from {least} to {most}"
+    )
+
+    def read(text: str) -> int:
+        if not (text.isdecimal() and len(text) <= MAX_DIGITS and least <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {kind}")
+        return int(text)
+
+    return read
 
 
 def _marked(words: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ from whisperd.cli import service
 from whisperd.cli.command import confirm, connect_as
 from whisperd.cli.exit_status import is_unreachable
 from whisperd.cli.output import duration, print_json, print_table, printable, say, size
-from whisperd.cli.parser import Parser, usage_error
+from whisperd.cli.parser import Parser, usage_error, whole_number
 from whisperd.cli.service import add_install, add_uninstall
 from whisperd.paths import make_private_folder
 from whisperd.rpc.errors import WhisperdError
@@ -35,14 +35,10 @@ def add(parser: Parser) -> None:
 
 
 def _add_lines(parser: Parser) -> None:
-    parser.add_argument("-n", "--lines", type=_count, default=50, metavar="N", help="the last N lines (50)")
+    parser.add_argument(
+        "-n", "--lines", type=whole_number(), default=50, metavar="N", help="the last N lines (50)"
+    )
     parser.add_argument("-f", "--follow", action="store_true", help="go on with what is written")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of lines")
-    return int(text)
 
 
 def _add_force(parser: Parser) -> None:

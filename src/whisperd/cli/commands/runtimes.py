@@ -20,7 +20,7 @@ from whisperd.cli.command import (
     tell,
 )
 from whisperd.cli.output import columns, print_json, printable, say, size
-from whisperd.cli.parser import Parser, usage_error
+from whisperd.cli.parser import Parser, usage_error, whole_number
 from whisperd.cli.preparation import PREPARATION_TOPICS, Preparation
 from whisperd.cli.runtime_view import details, runtime_table, what_runs
 from whisperd.client.synchronous import Client
@@ -83,7 +83,7 @@ def _add_edition(parser: Parser) -> None:
     _add_fields(parser, is_new=False)
     parser.add_argument(
         "--if-version",
-        type=_number,
+        type=whole_number(),
         metavar="N",
         help="only if nobody has changed it since; `whisperctl runtimes show NAME` says its version",
     )
@@ -106,15 +106,18 @@ def _add_fields(parser: Parser, *, is_new: bool) -> None:
     )
     parser.add_argument("--compute-type", choices=COMPUTE_TYPES, help="its precision (auto)")
     parser.add_argument(
-        "--cpu-threads", type=_number, metavar="N", help="of each worker; 0 is left to the daemon (0)"
+        "--cpu-threads", type=whole_number(), metavar="N", help="of each worker; 0 is left to the daemon (0)"
     )
     parser.add_argument(
-        "--workers", type=_number, metavar="N", help="batches computed at once; 0 is left to the daemon (0)"
+        "--workers",
+        type=whole_number(),
+        metavar="N",
+        help="batches computed at once; 0 is left to the daemon (0)",
     )
     parser.add_argument(
         "--batched", action=argparse.BooleanOptionalAction, help="compute several windows together (yes)"
     )
-    parser.add_argument("--batch-size", type=_number, metavar="N", help="how many, at most (4)")
+    parser.add_argument("--batch-size", type=whole_number(), metavar="N", help="how many, at most (4)")
     parser.add_argument(
         "--keep-alive",
         metavar="TIME",
@@ -289,16 +292,11 @@ def _now() -> Any:
     return datetime.now(UTC)
 
 
-def _number(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
-    return int(text)
-
-
 def _numbers(text: str) -> list[int]:
     if text == "none":
         return []
+    read = whole_number()
     try:
-        return [_number(part) for part in text.split(",")]
+        return [read(part) for part in text.split(",")]
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(f"{text!r} is neither none nor numbers such as 0,1") from None

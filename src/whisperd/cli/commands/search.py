@@ -9,7 +9,7 @@ from typing import Any
 
 from whisperd.cli.command import connect_as
 from whisperd.cli.output import duration, local_time, print_json, printable
-from whisperd.cli.parser import Parser
+from whisperd.cli.parser import Parser, whole_number
 from whisperd.rpc.errors import WhisperdError
 
 EXAMPLES = """examples:
@@ -31,7 +31,9 @@ def add(parser: Parser) -> None:
         help='all that was said: words, "a phrase", beginn*; before:DATE, after:DATE, lang:CODE, path:PART',
     )
     parser.add_argument("--open", action="store_true", help="print lines that play the places, with mpv")
-    parser.add_argument("--limit", type=_limit, default=50, metavar="N", help="places at most (50)")
+    parser.add_argument(
+        "--limit", type=whole_number(1, 1000), default=50, metavar="N", help="places at most (50)"
+    )
     parser.epilog = EXAMPLES
     parser.set_defaults(run=run)
 
@@ -82,9 +84,3 @@ def _show(one: dict[str, Any], *, is_first: bool) -> None:
 
 def _player(path: str, hit: dict[str, Any]) -> str:
     return f"mpv --start={hit['start']:.2f} {shlex.quote(path)}"
-
-
-def _limit(text: str) -> int:
-    if not (text.isdecimal() and 1 <= int(text) <= 1000):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 1000")
-    return int(text)

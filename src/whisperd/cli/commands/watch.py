@@ -11,7 +11,7 @@ from whisperd.cli.command import confirm, connect_as, for_each
 from whisperd.cli.files import EXTENSIONS
 from whisperd.cli.job_options import JOB_OPTIONS, add_job_options, given_options
 from whisperd.cli.output import local_time, print_json, print_table, printable, say
-from whisperd.cli.parser import Parser, usage_error
+from whisperd.cli.parser import Parser, usage_error, whole_number
 from whisperd.client.inputs import model_name
 
 OPTIONS = ("model", *JOB_OPTIONS)
@@ -58,7 +58,9 @@ def _add_names(parser: Parser) -> None:
 
 def _add_log(parser: Parser) -> None:
     _add_name(parser)
-    parser.add_argument("-n", "--lines", type=_lines, default=50, metavar="N", help="how many at most (50)")
+    parser.add_argument(
+        "-n", "--lines", type=whole_number(1, 5000), default=50, metavar="N", help="how many at most (50)"
+    )
 
 
 def _add_files(parser: Parser) -> None:
@@ -293,12 +295,6 @@ def _filled(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("it is empty")
     return text
-
-
-def _lines(text: str) -> int:
-    if not (text.isdecimal() and 1 <= int(text) <= 5000):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 5000")
-    return int(text)
 
 
 def _counts(watch: dict[str, Any]) -> str:
