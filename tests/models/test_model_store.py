@@ -297,6 +297,13 @@ async def test_a_folder_is_used_in_place(make: Make, tmp_path: Path, files: dict
     assert caught.value.code == "model.in_place" and folder.exists()
 
 
+@pytest.mark.parametrize("name", ["nowhere", "nowhere/ggml-mine.bin", "null\0byte"])
+async def test_where_nothing_is_there_is_nothing_to_remove(make: Make, tmp_path: Path, name: str) -> None:
+    with pytest.raises(WhisperdError) as caught:
+        await make().remove(str(tmp_path / name))
+    assert caught.value.code == "model.unknown"
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [

@@ -18,7 +18,7 @@ from whisperd.models.names import path_of
 from whisperd.plugins import ModelFacts
 from whisperd.threads import ANSWER_TIMEOUT_S, run_abandonable
 
-__all__ = ["identify", "look_for_facts", "look_into"]
+__all__ = ["identify", "is_there", "look_for_facts", "look_into"]
 
 T = TypeVar("T")
 
@@ -41,6 +41,11 @@ async def look_for_facts(name: str) -> ModelFacts | None:
 async def identify(name: str) -> str:
     """A hash over the stamps of a model's files. Raises like `look_into`."""
     return await _in_time(name, lambda: _identity(path_of(name)))
+
+
+async def is_there(name: str) -> bool:
+    """Whether there is anything at a path. Raises where it does not answer, as `look_into` does."""
+    return await _in_time(name, lambda: os.path.lexists(path_of(name)))
 
 
 async def _in_time(name: str, work: Callable[[], T]) -> T:

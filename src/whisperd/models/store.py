@@ -19,10 +19,10 @@ from whisperd.models.catalogue import Catalogue, shipped_catalogue
 from whisperd.models.converted import ConvertedModels, ConvertedSource, FetchReady
 from whisperd.models.files import invalid_file, room_bytes
 from whisperd.models.flight import Flight
-from whisperd.models.in_place import identify, look_for_facts, look_into
+from whisperd.models.in_place import identify, is_there, look_for_facts, look_into
 from whisperd.models.manifest import InstalledModel, Manifest, ModelSummary
 from whisperd.models.memory import parameters_in
-from whisperd.models.names import Reference, is_path, is_plain, key_of, path_of, resolve
+from whisperd.models.names import Reference, is_path, is_plain, key_of, nothing_at, path_of, resolve
 from whisperd.models.pulling import Puller, Unreachable
 from whisperd.models.sources import (
     ExactFileSource,
@@ -242,8 +242,11 @@ class ModelStore:
         """Remove an installed model with what was converted from it, and what was downloaded of an unfinished
         one; the bytes freed.
 
-        Files that other models have too stay. `model.not_installed`, `model.busy`, `model.read_only`.
+        Files that other models have too stay. `model.not_installed`, `model.busy`, `model.read_only`;
+        `model.in_place` of a path.
         """
+        if is_path(name):
+            raise errors.in_place(name) if await is_there(name) else nothing_at(path_of(name))
         return await anyio.to_thread.run_sync(self._remove, name)
 
     async def import_model(
@@ -341,8 +344,6 @@ class ModelStore:
         return self._summary(model.name, model.repo, self._storage.manifest(model.key))
 
     def _remove(self, name: str) -> int:
-        if is_path(name):
-            raise errors.in_place(name)
         model = self._resolve(name)
         installed = self._storage.manifest(model.key) is not None
         if not installed and not self._storage.partial(model.key).exists():
