@@ -199,6 +199,20 @@ def test_two_recordings_of_one_name_do_not_share_a_file(shared: RunningDaemon, t
     assert not (tmp_path / "out").exists()
 
 
+@posix
+def test_a_file_that_comes_meanwhile_is_not_replaced(
+    shared: RunningDaemon, tone: str, tmp_path: Path
+) -> None:
+    """Here by a link, which makes two names one, as a disk does that does not tell case."""
+    other, folder = str(write_tone(tmp_path / "other.wav", 1.0)), tmp_path / "texts"
+    folder.mkdir()
+    (folder / "other.txt").symlink_to("tone.txt")
+    done = transcribe(shared, tone, other, "--output-dir", str(folder))
+    assert done.status == 1
+    assert f"{folder / 'other.txt'} is there already" in done.err
+    assert (folder / "tone.txt").read_text() == TEXT
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

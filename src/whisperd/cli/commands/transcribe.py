@@ -137,8 +137,7 @@ class _Session:
     def _submit_all(self) -> Iterator[_Submitted]:
         for name, target in zip(self._options.files, self._targets, strict=True):
             try:
-                if target is not None:
-                    check_target(target, self._options.files, overwrite=self._options.overwrite)
+                self._check_target(target)
                 job = self._client.submit(
                     self._input(name),
                     detach=self._options.detach,
@@ -153,6 +152,10 @@ class _Session:
                 yield _Submitted(name, target, error)
             else:
                 yield _Submitted(name, target, job)
+
+    def _check_target(self, target: str | None) -> None:
+        if target is not None:
+            check_target(target, self._options.files, overwrite=self._options.overwrite)
 
     def _finish(self, submitted: _Submitted) -> int:
         """See one file through to its end; returns its exit status."""
@@ -196,7 +199,9 @@ class _Session:
     def _deliver(self, submitted: _Submitted, job: str, transcript: Transcript) -> None:
         """Hand over a transcript that is complete: into its file, as part of the document, or as it is."""
         if submitted.target is not None:
-            write_file(submitted.target, self._client.jobs.result(job, self._options.format)["content"])
+            content = self._client.jobs.result(job, self._options.format)["content"]
+            self._check_target(submitted.target)  # again: A.txt may be a.txt, which is there by now
+            write_file(submitted.target, content)
             if self._options.output_dir and not (self._options.quiet or self._options.json):
                 say(f"{printable(submitted.target)} is written")
         if self._options.json:
