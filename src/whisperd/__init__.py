@@ -10,11 +10,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from whisperd._version import __version__
 
+TYPE_CHECKING = False  # importing `typing` takes most of what there would be to import
 if TYPE_CHECKING:
+    from typing import Any
+
     from whisperd.client import (
         AsyncClient,
         AsyncDictation,

@@ -90,6 +90,12 @@ def test_nothing_slow_is_needed_to_ask_how_it_is(shared: RunningDaemon, command:
     assert "msgpack" in seen
 
 
+def test_next_to_nothing_is_imported_before_ctrl_c_is_minded(shared: RunningDaemon) -> None:
+    code = "import sys; before = set(sys.modules); import whisperd.cli.__main__"
+    seen = run_python(f"{code}; print(*(set(sys.modules) - before))", env=shared.env).split()
+    assert [name for name in seen if not name.startswith("whisperd")] in ([], ["__future__"])
+
+
 def test_help_imports_no_command(shared: RunningDaemon) -> None:
     code = "from whisperd.cli.main import run; run(['--help']); import sys; print(*sys.modules)"
     seen = run_python(code, env=shared.env).splitlines()[-1].split()
