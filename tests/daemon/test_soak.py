@@ -214,8 +214,11 @@ async def _ends(client: AsyncClient) -> int:
 
 # What is held for growth
 
+NUMBERS = st.integers(-(2**40), 2**40)
+"""Of which a float holds every difference."""
 
-@given(st.integers(), st.integers(), st.lists(st.integers(), max_size=8))
+
+@given(NUMBERS, NUMBERS, st.lists(NUMBERS, max_size=8))
 def test_a_line_has_its_slope_though_some_values_are_anything(
     by_cycle: int, first: int, odd: list[int]
 ) -> None:
