@@ -1,4 +1,4 @@
-"""Which error comes out of a task group."""
+"""Which error comes out of a task group, and whom a repeated event wakes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from whisperd.rpc.errors import WhisperdError
-from whisperd.tasks import open_task_group
+from whisperd.tasks import RepeatedEvent, open_task_group
 
 pytestmark = pytest.mark.anyio
 
@@ -69,3 +69,44 @@ async def test_the_cause_is_kept() -> None:
         async with open_task_group() as tasks:
             tasks.start_soon(tested)
     assert isinstance(raised.value.__cause__, OSError)
+
+
+async def test_all_who_wait_are_woken_each_time_anew() -> None:
+    event, woken = RepeatedEvent(), 0
+
+    async def count() -> None:
+        nonlocal woken
+        while True:
+            await event.wait()
+            woken += 1
+
+    async with open_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(count)
+        for expected in (0, 3, 6):
+            await anyio.wait_all_tasks_blocked()
+            assert woken == expected
+            event.set()
+        tasks.cancel_scope.cancel()
+
+
+async def test_what_comes_between_a_look_and_the_wait_is_not_missed() -> None:
+    event = RepeatedEvent()
+    change = event.next
+    assert not change.is_set()
+    event.set()
+    assert change.is_set() and not event.next.is_set()
+
+
+async def test_a_condition_is_looked_at_each_time() -> None:
+    event, looks = RepeatedEvent(), iter((False, False, True))
+    async with open_task_group() as tasks:
+        tasks.start_soon(event.wait_for, lambda: next(looks))
+        for _ in range(2):
+            await anyio.wait_all_tasks_blocked()
+            event.set()
+    assert next(looks, None) is None
+
+
+async def test_what_holds_is_not_waited_for() -> None:
+    await RepeatedEvent().wait_for(lambda: True)

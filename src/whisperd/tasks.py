@@ -1,8 +1,8 @@
-"""Structured concurrency, as we want it: a task group that fails with the error itself."""
+"""What anyio leaves open: a task group that fails with the error itself, and an event that comes again."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import anyio
@@ -10,7 +10,29 @@ from anyio.abc import TaskGroup
 
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["open_task_group"]
+__all__ = ["RepeatedEvent", "open_task_group"]
+
+
+class RepeatedEvent:
+    """An event that comes again and again: each time it wakes all who wait, and is waited for anew."""
+
+    def __init__(self) -> None:
+        self.next = anyio.Event()
+        """Set when it comes. Who takes it before looking at something misses nothing that comes meanwhile."""
+
+    def set(self) -> None:
+        """Wake all who wait."""
+        self.next.set()
+        self.next = anyio.Event()
+
+    async def wait(self) -> None:
+        """Wait until it comes the next time."""
+        await self.next.wait()
+
+    async def wait_for(self, predicate: Callable[[], bool]) -> None:
+        """Wait until something holds, which is looked at now and whenever the event has come."""
+        while not predicate():
+            await self.next.wait()
 
 
 @asynccontextmanager

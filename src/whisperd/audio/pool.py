@@ -21,7 +21,7 @@ from whisperd.audio.process import Decoder, Decoding, Listening
 from whisperd.child import python_command
 from whisperd.isolation import isolated_environment
 from whisperd.rpc.errors import WhisperdError
-from whisperd.tasks import open_task_group
+from whisperd.tasks import RepeatedEvent, open_task_group
 
 __all__ = ["DecoderOptions", "DecoderPool", "Decoding", "FindBundle", "Listening", "open_decoder_pool"]
 
@@ -89,7 +89,7 @@ class DecoderPool:
         self._idle: list[Decoder] = []
         self._warming_up = anyio.Lock()
         self._changed = anyio.Event()
-        self._came_back = anyio.Event()
+        self._came_back = RepeatedEvent()
         self._keep_warm = False
 
     def limit(self, *, stall_timeout_s: float, memory_limit_bytes: int) -> None:
@@ -176,7 +176,6 @@ class DecoderPool:
     def _stand_ready(self, decoder: Decoder) -> None:
         self._idle.append(decoder)
         self._came_back.set()
-        self._came_back = anyio.Event()
 
     def _lingering_s(self) -> float | None:
         """How long the one that was used least lately may still stand ready; None if it is the only one."""

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import anyio
 
+from whisperd.tasks import RepeatedEvent
+
 __all__ = ["Idle"]
 
 
@@ -16,7 +18,7 @@ class Idle:
     def __init__(self, is_busy: Callable[[], bool]) -> None:
         self._is_busy = is_busy
         self._scopes: set[anyio.CancelScope] = set()
-        self._changed = anyio.Event()
+        self._changed = RepeatedEvent()
 
     @property
     def is_busy(self) -> bool:
@@ -28,21 +30,19 @@ class Idle:
         if self._is_busy():
             for scope in self._scopes:
                 scope.cancel()
-        self._wake()
+        self._changed.set()
 
     @property
     def change(self) -> anyio.Event:
         """Set with the next notice."""
-        return self._changed
+        return self._changed.next
 
     async def quiet(self, quiet_s: float) -> None:
         """Wait until there was no such work for so many seconds."""
         while True:
-            while self._is_busy():
-                await self._changed.wait()
+            await self._changed.wait_for(lambda: not self._is_busy())
             with anyio.move_on_after(quiet_s):
-                while not self._is_busy():
-                    await self._changed.wait()
+                await self._changed.wait_for(self._is_busy)
                 continue
             return
 
@@ -57,7 +57,7 @@ class Idle:
                 yield scope
             finally:
                 self._scopes.discard(scope)
-                self._wake()
+                self._changed.set()
 
     async def vacated(self) -> None:
         """Interrupt what can be, and wait until all of it has ended, and given back what it held."""
@@ -65,7 +65,3 @@ class Idle:
             for scope in self._scopes:
                 scope.cancel()
             await self._changed.wait()
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = anyio.Event()

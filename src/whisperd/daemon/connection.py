@@ -30,6 +30,7 @@ from whisperd.rpc.messages import (
     encode_response,
 )
 from whisperd.settings import LimitSettings
+from whisperd.tasks import RepeatedEvent
 
 __all__ = ["Connection", "Dispatch"]
 
@@ -54,7 +55,7 @@ class Connection:
         self._unread: deque[bytes] = deque()
         self._unread_bytes = 0
         self._unread_added = anyio.Event()
-        self._progress = anyio.Event()  # set, and replaced, whenever something was answered or sent
+        self._progress = RepeatedEvent()  # comes whenever something was answered or sent
         self._serving = anyio.CancelScope()
         self._is_finishing = False
         self._over = anyio.Event()
@@ -77,7 +78,7 @@ class Connection:
                 with self._serving:
                     await self._read_and_answer()
                 with anyio.move_on_after(LAST_WORDS_S):
-                    await self._until(lambda: not self._unread_bytes)
+                    await self._progress.wait_for(lambda: not self._unread_bytes)
                 tasks.cancel_scope.cancel()
         finally:
             self._unread.clear()
@@ -88,7 +89,7 @@ class Connection:
         with anyio.move_on_after(LAST_WORDS_S):
             if self.subscriptions or self.attached_jobs:
                 await self._over.wait()  # it will ask for the result of the job that has just ended
-            await self._until(lambda: not self._pending)
+            await self._progress.wait_for(lambda: not self._pending)
         self._is_finishing = True
         self._serving.cancel()
         await self._over.wait()
@@ -136,7 +137,7 @@ class Connection:
                 await self._progress.wait()
                 continue
             raise _never_reads()
-        await self._until(lambda: sum(self._pending.values()) <= self._limits.max_frame_bytes)
+        await self._progress.wait_for(lambda: sum(self._pending.values()) <= self._limits.max_frame_bytes)
 
     def _accept(self, request: Request, size_bytes: int, answers: TaskGroup) -> None:
         if request.id in self._pending:
@@ -166,7 +167,7 @@ class Connection:
             raise
         finally:
             del self._pending[request.id]
-            self._made_progress()
+            self._progress.set()
 
     async def _response(self, request: Request) -> bytes:
         try:
@@ -194,7 +195,7 @@ class Connection:
                     data = self._unread.popleft()
                     await self._stream.send(data)
                     self._unread_bytes -= len(data)
-                    self._made_progress()
+                    self._progress.set()
                 for subscription in self.subscriptions.values():
                     subscription.catch_up()
                 if not self._unread:
@@ -202,14 +203,6 @@ class Connection:
                     await self._unread_added.wait()
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             scope.cancel()  # the client is gone
-
-    def _made_progress(self) -> None:
-        self._progress.set()
-        self._progress = anyio.Event()
-
-    async def _until(self, condition: Callable[[], bool]) -> None:
-        while not condition():
-            await self._progress.wait()
 
 
 def _never_reads() -> WhisperdError:

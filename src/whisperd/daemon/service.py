@@ -56,7 +56,7 @@ from whisperd.runtimes.room import Room
 from whisperd.service_manager.notify import Notifier
 from whisperd.settings import Settings, is_offline, load_settings
 from whisperd.store import Database, open_database
-from whisperd.tasks import open_task_group
+from whisperd.tasks import RepeatedEvent, open_task_group
 from whisperd.watch import Editor, WatchJobs, WatchManager, WatchStore, check_watches
 
 __all__ = ["Service", "open_service"]
@@ -108,8 +108,8 @@ class Service:
         self.hub = EventHub()
         self.metrics = Metrics()
         self.conditions = Conditions()
-        self.settings_changed = anyio.Event()
-        """Set when the settings are read again; then there is another one."""
+        self.settings_changed = RepeatedEvent()
+        """Comes whenever the settings are read again."""
         self.natives = NativeStore(paths.native_dir(), offline=is_offline())
         self.models = ModelStore(
             paths.models_dir(), sources=default_sources(settings.models), offline=is_offline()
@@ -143,7 +143,6 @@ class Service:
         )
         self.on_reload(self.settings)
         self.settings_changed.set()
-        self.settings_changed = anyio.Event()
         self.idle.notice()
         waiting = [
             key for key in _FIXED if _value(self.settings, key) != _value(self._settings_at_start, key)

@@ -16,7 +16,7 @@ from whisperd.jobs.job import unexpected_error
 from whisperd.jobs.scheduler import Batch, Priority, WindowScheduler
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.loaded import LoadedRuntime, died_error
-from whisperd.tasks import open_task_group
+from whisperd.tasks import RepeatedEvent, open_task_group
 from whisperd.worker.process import Unwanted, WorkerDied
 from whisperd.worker.protocol import BatchParams, WindowResult
 from whisperd.worker.rules import common_context_frames
@@ -65,14 +65,14 @@ class Dispatcher:
         self._waiters: dict[tuple[str, tuple[int, ...]], _Waiter] = {}
         self._unwanted: dict[int, Unwanted] = {}
         """For each running batch, what nobody waits for any more."""
-        self._changed = anyio.Event()
-        self._begun = anyio.Event()
+        self._changed = RepeatedEvent()
+        self._begun = RepeatedEvent()
         self._failure: WhisperdError | None = None
 
     def hold(self, priorities: frozenset[Priority]) -> None:
         """Have these classes wait, and no others."""
         self._scheduler.held = priorities
-        self._wake()
+        self._changed.set()
 
     def expect(self, job: str, priority: Priority) -> None:
         """A job waits until its file may be decoded: it will be added, or removed, later."""
@@ -105,7 +105,7 @@ class Dispatcher:
         self._waiters[parcel.key] = waiter
         try:
             self._scheduler.add(parcel, self._clock())
-            self._wake()
+            self._changed.set()
             await waiter.done.wait()
         finally:
             del self._waiters[parcel.key]
@@ -151,12 +151,11 @@ class Dispatcher:
 
     async def _feed(self, tasks: TaskGroup) -> None:
         while True:
-            changed = self._changed
+            changed = self._changed.next
             while (batch := self._scheduler.next_batch(self._clock())) is not None:
                 self._begin(batch)
                 tasks.start_soon(self._compute, batch)
             self._begun.set()
-            self._begun = anyio.Event()
             await changed.wait()
 
     def _begin(self, batch: Batch) -> None:
@@ -191,7 +190,7 @@ class Dispatcher:
                     self._answer(parcel, results=own)
         finally:
             del self._unwanted[batch.id]
-            self._wake()
+            self._changed.set()
 
     def _answer(
         self, parcel: Parcel, *, results: Sequence[WindowResult] = (), error: WhisperdError | None = None
@@ -204,8 +203,4 @@ class Dispatcher:
         for batch, groups in running.items():
             if batch in self._unwanted:  # else it is being given up with the dispatcher
                 self._unwanted[batch].add(groups)
-        self._wake()
-
-    def _wake(self) -> None:
         self._changed.set()
-        self._changed = anyio.Event()

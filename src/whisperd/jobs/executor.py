@@ -27,7 +27,7 @@ from whisperd.rpc.errors import sendable
 from whisperd.rpc.events import Event, JobStarted
 from whisperd.runtimes import Lease, LoadedRuntime
 from whisperd.settings import Settings
-from whisperd.tasks import open_task_group
+from whisperd.tasks import RepeatedEvent, open_task_group
 from whisperd.worker.protocol import DecodeOptions
 
 __all__ = ["JobExecutor", "jobs_at_once"]
@@ -87,7 +87,7 @@ class JobExecutor:
         self._keeper = keeper
         self._dispatchers: dict[LoadedRuntime, Dispatcher] = {}
         self._held: frozenset[Priority] = frozenset()
-        self._released = anyio.Event()
+        self._released = RepeatedEvent()
         self._places = {
             priority: anyio.Semaphore(places) for priority, places in jobs_at_once(settings()).items()
         }
@@ -98,7 +98,6 @@ class JobExecutor:
         for dispatcher in self._dispatchers.values():
             dispatcher.hold(priorities)
         self._released.set()
-        self._released = anyio.Event()
 
     def is_held(self, job: Job) -> bool:
         """Whether a job waits until its class may go on."""
@@ -116,8 +115,7 @@ class JobExecutor:
                 elapsed_s = round(max(time.monotonic() - began_s, 1e-3), 3)
                 return msgspec.structs.replace(kept, elapsed=elapsed_s)
         while True:
-            while self.is_held(job):
-                await self._released.wait()
+            await self._released.wait_for(lambda: not self.is_held(job))
             # A place is taken only on a loaded runtime: a long download holds up nobody else's job.
             loaded = await lease.loaded()
             check_against_engine(job.options, loaded.info, lease.model)

@@ -7,6 +7,7 @@ from typing import Final
 
 import anyio
 
+from whisperd.tasks import RepeatedEvent
 from whisperd.worker.protocol import SAMPLE_RATE
 
 __all__ = ["HELD_S", "MAX_PUSH_BYTES", "Intake", "IntakeClosed"]
@@ -34,7 +35,7 @@ class Intake:
         self._is_finished = False
         self._is_closed = False
         self._pushing = anyio.Lock()  # it lets them through in the order in which they came
-        self._changed = anyio.Event()
+        self._changed = RepeatedEvent()
 
     @property
     def held_s(self) -> float:
@@ -48,7 +49,7 @@ class Intake:
             await self._until(lambda: len(self._held) + len(pcm) <= HELD_S * _BYTES_PER_S)
             self._check_open()
             self._held += pcm
-            self._notice()
+            self._changed.set()
 
     async def finish(self) -> None:
         """Nothing more comes behind what is being pushed. Harmless when it was said before."""
@@ -58,7 +59,7 @@ class Intake:
     def end(self) -> None:
         """Take nothing more from now on, also not what somebody waits to push."""
         self._is_finished = True
-        self._notice()
+        self._changed.set()
 
     async def take(self, most_bytes: int) -> bytes:
         """Wait for audio; whole samples, as much as there is up to `most_bytes`. Nothing is the end."""
@@ -66,23 +67,18 @@ class Intake:
         count = min(len(self._held), most_bytes) // 2 * 2
         taken = bytes(self._held[:count])
         del self._held[:count]
-        self._notice()
+        self._changed.set()
         return taken
 
     def close(self) -> None:
         """The job is over; who waits to push learns it."""
         self._is_closed = True
         self._held.clear()
-        self._notice()
+        self._changed.set()
 
     def _check_open(self) -> None:
         if self._is_closed or self._is_finished:
             raise IntakeClosed
 
     async def _until(self, condition: Callable[[], bool]) -> None:
-        while not (condition() or self._is_closed):
-            await self._changed.wait()
-
-    def _notice(self) -> None:
-        self._changed.set()
-        self._changed = anyio.Event()
+        await self._changed.wait_for(lambda: condition() or self._is_closed)

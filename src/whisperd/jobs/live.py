@@ -30,7 +30,7 @@ from whisperd.jobs.telling import events_of
 from whisperd.jobs.vote import LanguageVote
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, JobStarted, TranscriptionPartial
-from whisperd.tasks import open_task_group
+from whisperd.tasks import RepeatedEvent, open_task_group
 from whisperd.worker.protocol import DecodeOptions, EngineWindow, WindowResult
 
 __all__ = ["LiveRun", "check_live_options"]
@@ -89,7 +89,7 @@ class LiveRun:
         self._vote = LanguageVote()
         self._finals = 0  # utterances that are over
         self._pending: dict[int, float] = {}  # seconds of those that the engine has not answered yet
-        self._pending_changed = anyio.Event()
+        self._pending_changed = RepeatedEvent()
         self._hypothesis: _Hypothesis | None = None  # the last one on the utterance that is open
         self._hypotheses = 0
         self._agreement = Agreement()  # on the utterance that is open
@@ -158,8 +158,7 @@ class LiveRun:
                     self._hypothesis.scope.cancel()  # this one says more
                 self._hypothesis = _Hypothesis(utterance)
                 tasks.start_soon(self._guess, self._hypothesis)
-        while sum(self._pending.values()) > HELD_S:
-            await self._pending_changed.wait()
+        await self._pending_changed.wait_for(lambda: sum(self._pending.values()) <= HELD_S)
 
     async def _finalise(
         self, utterance: Utterance, index: int, shown: Utterance | None, early: _Hypothesis | None
@@ -177,7 +176,6 @@ class LiveRun:
                 self._publish(event)
         del self._pending[index]
         self._pending_changed.set()
-        self._pending_changed = anyio.Event()
 
     async def _guess(self, hypothesis: _Hypothesis) -> None:
         """Hear what there is of an utterance: in the quickest way, unless that is probably all of it."""

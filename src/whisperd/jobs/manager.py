@@ -29,6 +29,7 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, JobQueued
 from whisperd.runtimes import Lease, LoadedRuntime
 from whisperd.settings import Settings
+from whisperd.tasks import RepeatedEvent
 
 __all__ = ["JobManager"]
 
@@ -70,7 +71,7 @@ class JobManager:
         self._executor = JobExecutor(tasks, decoders, settings, publish, keeper)
         self._pace = Pace()
         self._is_stopping = False
-        self._active_changed = anyio.Event()
+        self._active_changed = RepeatedEvent()
 
     def submit(
         self,
@@ -261,8 +262,7 @@ class JobManager:
             if job.intake is not None:  # what was said so far is all
                 job.intake.end()
         with anyio.move_on_after(grace_s):
-            while any(not self.survives(job) for job in self._active.values()):
-                await self._active_changed.wait()
+            await self._active_changed.wait_for(lambda: all(map(self.survives, self._active.values())))
         late = self.active()
         for job in late:
             self._stop(job)
@@ -341,7 +341,6 @@ class JobManager:
         job.waits_for = _nothing  # who remembers the job keeps nothing of its runtime
         self._pace.ended(time.monotonic())
         self._active_changed.set()
-        self._active_changed = anyio.Event()
         self._tell_active_changed()
         self.clear(keep=self._settings().jobs.keep_count)
 

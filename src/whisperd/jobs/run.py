@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 
-import anyio
 import msgspec
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
@@ -38,7 +37,7 @@ from whisperd.jobs.telling import events_of
 from whisperd.jobs.vote import LanguageVote
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, JobStarted, TranscriptionProgress
-from whisperd.tasks import open_task_group
+from whisperd.tasks import RepeatedEvent, open_task_group
 from whisperd.worker.protocol import DecodeOptions, EngineInfo, EngineWindow, WindowResult
 
 __all__ = ["JobRun", "OtherWindows", "check_against_engine", "check_against_model"]
@@ -101,7 +100,7 @@ class JobRun:
         self._heard = LanguageVote()  # what was spoken in the windows that are done
         self._pending = 0  # windows that wait for a batch
         self._pending_s = 0.0
-        self._pending_changed = anyio.Event()
+        self._pending_changed = RepeatedEvent()
         self._usual_language: str | None = None
         info = dispatcher.runtime.info
         self._is_free = info.multilingual and job.options.is_language_free
@@ -195,8 +194,7 @@ class JobRun:
             return
         self._note_waiting((window,))
         tasks.start_soon(self._compute, (window,))
-        while self._pending_s > HELD_S - MAX_WINDOW_S:
-            await self._pending_changed.wait()
+        await self._pending_changed.wait_for(lambda: self._pending_s <= HELD_S - MAX_WINDOW_S)
 
     async def _vote_by_samples(self) -> None:
         """Speech from all over the file finds its language; what text it has is not looked at."""
@@ -247,7 +245,6 @@ class JobRun:
         self._pending -= len(windows)
         self._pending_s -= sum(window.end - window.start for window in windows)
         self._pending_changed.set()
-        self._pending_changed = anyio.Event()
 
     async def _dispatch(
         self,

@@ -141,7 +141,7 @@ class Host:
     async def _until_told_to_end(self) -> None:
         """Wait to be cancelled. We see to that when nobody has used it for as long as it is kept."""
         while True:
-            changed = self._runtime.changed
+            changed = self._runtime.changed.next
             with anyio.move_on_after(self._kept_for_s()):
                 await changed.wait()
             if not changed.is_set():  # a lease taken in the very moment of the timeout counts

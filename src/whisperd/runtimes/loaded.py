@@ -12,6 +12,7 @@ import psutil
 from whisperd.hardware import usable_cores
 from whisperd.plugins import Backend
 from whisperd.rpc.errors import WhisperdError
+from whisperd.tasks import RepeatedEvent
 from whisperd.worker.process import Patience, Unwanted, Worker, WorkerDied, open_worker
 from whisperd.worker.protocol import BatchParams, EngineInfo, LoadParams, WindowResult
 
@@ -56,7 +57,7 @@ class LoadedRuntime:
         self._worker: Worker | None = None
         self._retrying: Worker | None = None
         """The worker that computes a batch for the second time, or died under it."""
-        self._worker_changed = anyio.Event()
+        self._worker_changed = RepeatedEvent()
         self._deaths_in_a_row = 0
         self._failure: WhisperdError | None = None
 
@@ -137,17 +138,15 @@ class LoadedRuntime:
 
     async def _living_worker(self) -> Worker:
         while True:
-            changed = self._worker_changed
             if self.unloaded.is_set():
                 raise self.why_unloaded()
             if self._worker is not None and not self._worker.died.is_set():
                 return self._worker
-            await changed.wait()
+            await self._worker_changed.wait()
 
     def _set_worker(self, worker: Worker | None) -> None:
         self._worker = worker
         self._worker_changed.set()
-        self._worker_changed = anyio.Event()
 
 
 def died_error(name: str, death: WorkerDied) -> WhisperdError:

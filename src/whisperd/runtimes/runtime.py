@@ -19,6 +19,7 @@ from whisperd.runtimes.life import Life
 from whisperd.runtimes.loaded import LoadedRuntime
 from whisperd.runtimes.prepare import Prepared
 from whisperd.runtimes.preset import USUAL_BATCH_SIZE, RuntimePreset
+from whisperd.tasks import RepeatedEvent
 
 __all__ = ["Hosting", "LoadedAs", "Runtime", "RuntimeView"]
 
@@ -110,7 +111,7 @@ class Runtime:
     is_awaited: bool = False
     """Whether it was loaded because somebody said so, and was not used since."""
     history: deque[Moment] = field(default_factory=lambda: deque(maxlen=KEPT_MOMENTS))
-    changed: anyio.Event = field(default_factory=anyio.Event)
+    changed: RepeatedEvent = field(default_factory=RepeatedEvent)
 
     @property
     def id(self) -> str:
@@ -134,7 +135,6 @@ class Runtime:
     def wake(self) -> None:
         """Have its host look again whether it is wanted."""
         self.changed.set()
-        self.changed = anyio.Event()
 
     def remember(self, status: RuntimeStatusName) -> Moment:
         """Add its status to its history; returns what was added."""

@@ -23,7 +23,7 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.framing import FrameLimits
 from whisperd.rpc.messages import InvalidAnswer
 from whisperd.rpc.peer import Peer, PeerClosed, open_peer
-from whisperd.tasks import open_task_group
+from whisperd.tasks import RepeatedEvent, open_task_group
 from whisperd.worker.answers import bad_answer
 from whisperd.worker.faults import explain_death, killed_for_memory
 from whisperd.worker.oom import count_kills
@@ -65,13 +65,12 @@ class Unwanted:
 
     def __init__(self) -> None:
         self.groups: set[int] = set()
-        self.changed = anyio.Event()
+        self.changed = RepeatedEvent()
 
     def add(self, groups: Iterable[int]) -> None:
         """Nobody wants these any more."""
         self.groups.update(groups)
         self.changed.set()
-        self.changed = anyio.Event()
 
 
 class WorkerDied(Exception):
@@ -135,7 +134,7 @@ class Worker:
         """Tell the engine what is not wanted, whenever that becomes more."""
         with suppress(PeerClosed):  # of which whoever waits for the batch learns as well
             while True:
-                changed = unwanted.changed
+                changed = unwanted.changed.next
                 if unwanted.groups:
                     params = CancelParams(id=batch, groups=tuple(sorted(unwanted.groups)))
                     await self._peer.request("cancel", params)
