@@ -12,7 +12,7 @@ from whisperd.rpc.errors import WhisperdError
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
-    from typing import IO, Any
+    from typing import IO, Any, Literal
 
 __all__ = [
     "Draft",
@@ -227,52 +227,15 @@ class Repainted:
         self._count = len(lines)
 
 
-class Progress:
-    """A line on a terminal that is written again and again.
+class _Rewritten:
+    """A line on a terminal that is written again and again in the same place."""
 
-    A pipe gets only what takes long, a line when it begins and one when it ends; with `verbose`, a line for
-    each new tenth.
-    """
-
-    def __init__(self, *, quiet: bool = False, verbose: bool = False, stream: IO[str] | None = None) -> None:
+    def __init__(self, *, quiet: bool = False, stream: IO[str] | None = None) -> None:
         self._stream = stream or sys.stderr
-        self._is_terminal = self._stream.isatty() and not quiet
-        self._is_log = verbose and not quiet and not self._is_terminal
-        self._is_brief = not (quiet or self._is_terminal or self._is_log)
-        self._begun: set[str] = set()
+        self._mode: Literal["terminal", "log", "brief"] | None = None
+        if self._stream.isatty() and not quiet:
+            self._mode = "terminal"
         self._shown_cells = 0
-        self._logged: tuple[str, int] | None = None
-
-    @property
-    def is_shown(self) -> bool:
-        """Whether anybody gets to see it."""
-        return self._is_terminal or self._is_log or self._is_brief
-
-    def show(self, what: str, percent: float | None, details: str = "") -> None:
-        """Say how far something is."""
-        if self._is_log:
-            tenth = -1 if percent is None else int(percent // 10)
-            if self._logged != (what, tenth):
-                self._logged = (what, tenth)
-                self._write(_line(what, percent, details) + "\n")
-        elif self._is_terminal:
-            room = columns(self._stream) - 1  # in the last column, some terminals go on to the next line
-            drawn = _line(what, percent, details, bar=room >= COLUMNS_FOR_A_BAR)
-            line = _beginning(printable(drawn), room)
-            self._write("\r" + _padded(line, min(self._shown_cells, room)))
-            self._shown_cells = _width(line)
-
-    def begin(self, key: str, line: str) -> None:
-        """In a pipe, say once that something begins which takes long; `key` tells it from others."""
-        if self._is_brief and key not in self._begun:
-            self._begun.add(key)
-            self._write(line + "\n")
-
-    def end(self, key: str, line: str) -> None:
-        """In a pipe, say that it is done, if it has begun."""
-        if key in self._begun:
-            self._begun.remove(key)
-            self._write(line + "\n")
 
     def clear(self) -> None:
         """Take the line away before something else is printed."""
@@ -285,20 +248,61 @@ class Progress:
             self._stream.write(text)
             self._stream.flush()
         except OSError:
-            self._is_terminal = self._is_log = self._is_brief = False  # the terminal is gone
+            self._mode = None  # the terminal is gone
 
 
-class Draft:
-    """Text on a terminal that is still being revised: one line, in the same place; nothing in a pipe."""
+class Progress(_Rewritten):
+    """How far something is.
 
-    def __init__(self, *, quiet: bool = False, stream: IO[str] | None = None) -> None:
-        self._stream = stream or sys.stderr
-        self._is_terminal = self._stream.isatty() and not quiet
-        self._shown_cells = 0
+    A pipe gets only what takes long, a line when it begins and one when it ends; with `verbose`, a line for
+    each new tenth.
+    """
+
+    def __init__(self, *, quiet: bool = False, verbose: bool = False, stream: IO[str] | None = None) -> None:
+        super().__init__(quiet=quiet, stream=stream)
+        if self._mode is None and not quiet:
+            self._mode = "log" if verbose else "brief"
+        self._begun: set[str] = set()
+        self._logged: tuple[str, int] | None = None
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether anybody gets to see it."""
+        return self._mode is not None
+
+    def show(self, what: str, percent: float | None, details: str = "") -> None:
+        """Say how far something is."""
+        if self._mode == "log":
+            tenth = -1 if percent is None else int(percent // 10)
+            if self._logged != (what, tenth):
+                self._logged = (what, tenth)
+                self._write(_line(what, percent, details) + "\n")
+        elif self._mode == "terminal":
+            room = columns(self._stream) - 1  # in the last column, some terminals go on to the next line
+            drawn = _line(what, percent, details, bar=room >= COLUMNS_FOR_A_BAR)
+            line = _beginning(printable(drawn), room)
+            self._write("\r" + _padded(line, min(self._shown_cells, room)))
+            self._shown_cells = _width(line)
+
+    def begin(self, key: str, line: str) -> None:
+        """In a pipe, say once that something begins which takes long; `key` tells it from others."""
+        if self._mode == "brief" and key not in self._begun:
+            self._begun.add(key)
+            self._write(line + "\n")
+
+    def end(self, key: str, line: str) -> None:
+        """In a pipe, say that it is done, if it has begun."""
+        if key in self._begun:
+            self._begun.remove(key)
+            self._write(line + "\n")
+
+
+class Draft(_Rewritten):
+    """Text that is still being revised; nothing in a pipe."""
 
     def show(self, text: str) -> None:
         """Write it over the last one; of what is too long, its end is shown."""
-        if not self._is_terminal:
+        if self._mode is None:
             return
         room = max(columns(self._stream) - 1, 1)  # in the last column, some terminals go on to the next line
         line = printable(text)
@@ -306,19 +310,6 @@ class Draft:
             line = f"...{_beginning(line[::-1], max(room - 3, 1))[::-1]}"[-room:]
         self._write("\r" + _padded(line, self._shown_cells))
         self._shown_cells = _width(line)
-
-    def clear(self) -> None:
-        """Take it away before something else is printed."""
-        if self._shown_cells:
-            self._write("\r" + " " * self._shown_cells + "\r")
-            self._shown_cells = 0
-
-    def _write(self, text: str) -> None:
-        try:
-            self._stream.write(text)
-            self._stream.flush()
-        except OSError:
-            self._is_terminal = False  # the terminal is gone
 
 
 def _line(what: str, percent: float | None, details: str, *, bar: bool = False) -> str:
