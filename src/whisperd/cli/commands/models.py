@@ -58,39 +58,29 @@ def _add_path_and_name(parser: Parser) -> None:
 def list_(options: argparse.Namespace) -> None:
     with connect_as(options) as client:
         models = client.models.list()
-    if options.json:
-        print_json(models)
-        return
-    print_table(
-        ("NAME", "SIZE", "MEMORY", "LANGUAGES", "VERIFIED"),
-        [
-            (
-                one["name"],
-                size(one["size"]),
-                size(one["memory"]),
-                _languages(one),
-                "yes" if one["verified"] else "no",
-            )
-            for one in models
-        ],
-    )
+    _print_models(options, models, "verified")
 
 
 def available(options: argparse.Namespace) -> None:
     with connect_as(options) as client:
         models = client.models.available()
+    _print_models(options, models, "installed")
+
+
+def _print_models(options: argparse.Namespace, models: list[dict[str, Any]], trait: str) -> None:
+    """Print models, and of each whether it has this trait."""
     if options.json:
         print_json(models)
         return
     print_table(
-        ("NAME", "SIZE", "MEMORY", "LANGUAGES", "INSTALLED"),
+        ("NAME", "SIZE", "MEMORY", "LANGUAGES", trait.upper()),
         [
             (
                 one["name"],
                 size(one["size"]),
                 size(one["memory"]),
                 _languages(one),
-                "yes" if one["installed"] else "no",
+                "yes" if one[trait] else "no",
             )
             for one in models
         ],
