@@ -115,9 +115,17 @@ async def test_cancelling_the_task_cancels_the_job(
         assert (await client.transcribe(tone, vad=False)).text == TEXT
 
 
+@pytest.mark.parametrize("live", [False, True])
 async def test_a_task_that_is_cancelled_while_it_begins_a_job_leaves_none_behind(
-    shared: RunningDaemon, held: Path, tone: Path, monkeypatch: pytest.MonkeyPatch
+    shared: RunningDaemon, held: Path, tone: Path, monkeypatch: pytest.MonkeyPatch, live: bool
 ) -> None:
+    async def work(client: AsyncClient) -> None:
+        if live:
+            async with client.dictate(model=held) as dictation:
+                await dictation.push(bytes(3200))
+        else:
+            await client.transcribe(tone, model=held, vad=False)
+
     async with aconnect(shared.socket, start=False) as client:
         with anyio.CancelScope() as scope:
             write = client.peer._write
@@ -128,7 +136,7 @@ async def test_a_task_that_is_cancelled_while_it_begins_a_job_leaves_none_behind
                     scope.cancel()
 
             monkeypatch.setattr(client.peer, "_write", write_and_cancel)
-            await client.transcribe(tone, model=held, vad=False)
+            await work(client)
         assert scope.cancelled_caught
         await until_status(client, held, "cancelled")
 
