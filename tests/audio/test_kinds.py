@@ -1,4 +1,4 @@
-"""What a file is that is no recording."""
+"""What a file is by its beginning."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisperd.audio.kinds import BEGINNING_BYTES, kind_of
+from whisperd.audio.kinds import BEGINNING_BYTES, is_wav, kind_of
 from whisperd_testing import AUDIO
 
 
@@ -53,9 +53,20 @@ def test_a_recording_is_none_of_them() -> None:
             assert kind_of(recording.read_bytes()[:BEGINNING_BYTES]) is None, recording
 
 
+@pytest.mark.parametrize("mark", [b"RIFF", b"RF64", b"BW64", b"RIFX"])
+def test_a_wav_of_any_kind(mark: bytes) -> None:
+    assert is_wav(mark + b"\x24\0\0\0WAVEfmt ")
+
+
+@pytest.mark.parametrize("beginning", [b"RIFF\x24\0\0\0AVI LIST", b"fLaC", b"", b"Dear reader, RIFF"])
+def test_what_is_no_wav(beginning: bytes) -> None:
+    assert not is_wav(beginning)
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_judged(beginning: bytes) -> None:
     kind_of(beginning)
+    is_wav(beginning)
 
 
 @given(st.text(st.characters(categories=["L", "N", "P", "Zs"]), min_size=1, max_size=99))

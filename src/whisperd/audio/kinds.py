@@ -1,11 +1,11 @@
-"""What a file is that is neither audio nor video, as far as its beginning tells plainly. Pure."""
+"""What a file is, as far as its beginning tells plainly. Pure."""
 
 from __future__ import annotations
 
 import codecs
 from typing import Final
 
-__all__ = ["BEGINNING_BYTES", "kind_of"]
+__all__ = ["BEGINNING_BYTES", "is_wav", "kind_of"]
 
 BEGINNING_BYTES: Final = 4096
 """As much of a file as is looked at."""
@@ -43,3 +43,10 @@ def kind_of(beginning: bytes) -> str | None:
         return None
     start = text.lstrip().lower()
     return next((kind for mark, kind in _TEXTS if start.startswith(mark)), "a text")
+
+
+def is_wav(beginning: bytes) -> bool:
+    """Whether it is a WAV, of whatever size and order of bytes. An AVI is a RIFF file as well."""
+    if beginning.startswith(b"RIFF"):
+        return beginning[8:12] != b"AVI "
+    return beginning.startswith((b"RF64", b"BW64", b"RIFX", b"riff"))

@@ -19,7 +19,7 @@ from av.stream import Discard
 from whisperd.audio.clips import Clip, beyond_end
 from whisperd.audio.files import not_readable, open_regular_file
 from whisperd.audio.frames import Packer, Resampler, remove_impossible_values, without_first
-from whisperd.audio.kinds import BEGINNING_BYTES, kind_of
+from whisperd.audio.kinds import BEGINNING_BYTES, is_wav, kind_of
 from whisperd.audio.marks import Mark, Marker, Proof, can_be_marked
 from whisperd.audio.messages import SAMPLE_RATE, Opened
 from whisperd.audio.timeline import Timeline
@@ -68,7 +68,7 @@ def open_media(path: str, *, split: bool = False) -> Iterator[Media]:
     `audio.too_many_channels`.
     """
     with open_regular_file(path) as file:
-        options = {**OPEN_OPTIONS, **(WAV_OPTIONS if _is_wav(_beginning(file)) else {})}
+        options = {**OPEN_OPTIONS, **(WAV_OPTIONS if is_wav(_beginning(file)) else {})}
         try:
             container = av.open(file, io_open=_refuse_to_open, container_options=options, **TAG_OPTIONS)
         except (av.FFmpegError, OSError, ValueError) as error:
@@ -77,12 +77,6 @@ def open_media(path: str, *, split: bool = False) -> Iterator[Media]:
             raise _unsupported(path, _beginning(file)) from error
         with container:
             yield Media(path, container, split=split)
-
-
-def _is_wav(beginning: bytes) -> bool:
-    if beginning.startswith(b"RIFF"):
-        return beginning[8:12] != b"AVI "
-    return beginning.startswith((b"RF64", b"BW64", b"RIFX", b"riff"))
 
 
 def _beginning(file: FileIO) -> bytes:
