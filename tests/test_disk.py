@@ -73,3 +73,17 @@ def test_what_goes_while_we_look_is_not_there(tmp_path: Path) -> None:
             assert disk.files_bytes(folder) in (0, 4)
             assert {path.name for path in disk.contents(folder)} <= {"file"}
     assert disk.contents(folder) == []
+
+
+DEPTH = 3000
+"""Deeper than Python looks."""
+
+
+@pytest.mark.parametrize("spoilt", [b"", b'{"a": 1', b'{"a": "b"}', b'{"\xff": 1}', b'{"a": ' + b"[" * DEPTH])
+def test_a_file_that_is_spoilt_says_nothing(spoilt: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "file.json"
+    assert disk.read_json(file, dict[str, int]) is None
+    file.write_bytes(b'{"a": 1}')
+    assert disk.read_json(file, dict[str, int]) == {"a": 1}
+    file.write_bytes(spoilt)
+    assert disk.read_json(file, dict[str, int]) is None

@@ -6,11 +6,15 @@ import errno
 import shutil
 from contextlib import suppress
 from pathlib import Path, PurePath
-from typing import Literal
+from typing import Literal, TypeVar
+
+import msgspec
 
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["contents", "disk_full", "files_bytes", "free_bytes", "megabytes", "refusal"]
+__all__ = ["contents", "disk_full", "files_bytes", "free_bytes", "megabytes", "read_json", "refusal"]
+
+T = TypeVar("T")
 
 # A file that is larger than the file system, or a limit on the process, allows has no room either.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -24,6 +28,14 @@ def contents(folder: Path) -> list[Path]:
         return list(folder.iterdir())
     except OSError:
         return []
+
+
+def read_json(path: Path, into: type[T]) -> T | None:
+    """What stands in a small file of ours; None where there is none, or it is spoilt."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=into)
+    except (OSError, ValueError, RecursionError):
+        return None
 
 
 def files_bytes(folder: Path) -> int:

@@ -24,6 +24,7 @@ from typing import Literal
 
 import msgspec
 
+from whisperd.disk import read_json
 from whisperd.locks import try_lock
 from whisperd.models.catalogue import ModelFile
 from whisperd.models.hashing import CHUNK_BYTES, OnBytes, Stamp, check_cancelled, hash_file, settle, stamp
@@ -65,10 +66,7 @@ class Storage:
 
     def manifest(self, key: str) -> Manifest | None:
         """The manifest of a model; None where there is none that can be read."""
-        try:
-            return msgspec.json.decode(self._manifest_path(key).read_bytes(), type=Manifest)
-        except (OSError, ValueError, RecursionError):
-            return None
+        return read_json(self._manifest_path(key), Manifest)
 
     def sound(self, key: str) -> Manifest | None:
         """The manifest of a model of which every byte is right. Reads only the files that were touched."""
@@ -263,12 +261,7 @@ class Storage:
     def _known_stamps(self, key: str) -> dict[str, Verified]:
         stamps = self._stamps.get(key)
         if stamps is None:
-            try:
-                data = self._stamps_path(key).read_bytes()
-                stamps = msgspec.json.decode(data, type=dict[str, Verified])
-            except (OSError, ValueError, RecursionError):
-                stamps = {}
-            self._stamps[key] = stamps
+            stamps = self._stamps[key] = read_json(self._stamps_path(key), dict[str, Verified]) or {}
         return stamps
 
     def _keep_stamps(self, key: str, stamps: dict[str, Verified]) -> None:

@@ -83,10 +83,8 @@ def bundles_in(root: Path) -> Iterator[Path]:
 
 def read_installed(path: Path) -> InstalledBundle | None:
     """What lies in a folder, or None when that is no complete bundle."""
-    try:
-        text = (path / DESCRIPTION).read_bytes()
-        description = msgspec.json.decode(text, type=_Description)
-    except (OSError, ValueError, RecursionError):
+    description = disk.read_json(path / DESCRIPTION, _Description)
+    if description is None:
         return None
     return InstalledBundle(path=path, **msgspec.structs.asdict(description))
 
