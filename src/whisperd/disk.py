@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from contextlib import suppress
 from pathlib import Path, PurePath
@@ -12,7 +13,16 @@ import msgspec
 
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["contents", "disk_full", "files_bytes", "free_bytes", "megabytes", "read_json", "refusal"]
+__all__ = [
+    "contents",
+    "disk_full",
+    "files_bytes",
+    "free_bytes",
+    "megabytes",
+    "read_json",
+    "refusal",
+    "sync_folder",
+]
 
 T = TypeVar("T")
 
@@ -52,6 +62,17 @@ def free_bytes(folder: Path) -> int:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return shutil.disk_usage(folder).free
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Make renames in a folder last. Windows has no such thing, and needs none. Raises `OSError`."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def refusal(error: OSError) -> Literal["full", "forbidden"] | None:

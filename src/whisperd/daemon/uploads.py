@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from whisperd.disk import refusal
+from whisperd.disk import refusal, sync_folder
 from whisperd.paths import make_private_folder
 from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import LimitSettings
@@ -58,13 +58,9 @@ class UploadStore:
     def sync(self, upload: str) -> None:
         """See to it that not even a power cut takes it away. Blocks. Raises like `append`."""
         try:
-            for path, flags in ((self.path(upload), os.O_RDWR), (self._folder, os.O_RDONLY)):
-                if os.name == "posix" or path.is_file():  # Windows opens no folders
-                    descriptor = os.open(path, flags)
-                    try:
-                        os.fsync(descriptor)
-                    finally:
-                        os.close(descriptor)
+            with self.path(upload).open("rb+") as file:
+                os.fsync(file.fileno())
+            sync_folder(self._folder)
         except OSError as error:
             raise self._refused(error) from error
 

@@ -24,7 +24,7 @@ from typing import Literal
 
 import msgspec
 
-from whisperd.disk import read_json
+from whisperd.disk import read_json, sync_folder
 from whisperd.locks import try_lock
 from whisperd.models.catalogue import ModelFile
 from whisperd.models.hashing import CHUNK_BYTES, OnBytes, Stamp, check_cancelled, hash_file, settle, stamp
@@ -155,7 +155,7 @@ class Storage:
             blob.parent.mkdir(parents=True, exist_ok=True)
             source.replace(blob)
             self._proven[digests.sha256] = stamp(blob)
-            _sync_folder(blob.parent)
+            sync_folder(blob.parent)
         finally:
             incoming.unlink(missing_ok=True)
         return StoredFile(name=expected.name, size_bytes=digests.stamp.size_bytes, sha256=digests.sha256)
@@ -178,7 +178,7 @@ class Storage:
         names = {file.name for file in manifest.files}
         for stranger in [path for path in folder.iterdir() if path.name not in names]:
             _remove(stranger)
-        _sync_folder(folder)
+        sync_folder(folder)
         settle(folder / name for name in names)
         stamps = {file.name: Verified(file.sha256, stamp(folder / file.name)) for file in manifest.files}
         self._keep_stamps(key, stamps)
@@ -343,20 +343,9 @@ def _write(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _sync(path: Path) -> None:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make renames in a folder last. Windows has no such thing, and needs none."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

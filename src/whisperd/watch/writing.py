@@ -231,14 +231,8 @@ def _copy_over(source: str, target: str) -> bool:
 
 def _sync_folder(folder: str) -> None:
     """Have names in a folder on the disk; where a folder cannot be opened, the system sees to it."""
-    if os.name != "posix":
-        return
     with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        disk.sync_folder(folder)
 
 
 def _exists(target: str) -> WhisperdError:
