@@ -85,15 +85,17 @@ def test_a_models_folder_travels_absolute(tmp_path: Path, monkeypatch: pytest.Mo
     assert model_name(".") == str(tmp_path)
 
 
-def test_a_models_file_travels_absolute_where_there_is_one(
+def test_a_models_file_or_folder_travels_absolute_where_there_is_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "mine").mkdir(parents=True)
     (tmp_path / "models" / "ggml-base.bin").touch()
     assert model_name("models/ggml-base.bin") == str(tmp_path / "models" / "ggml-base.bin")
     assert model_name("models/ggml-tiny.bin") == "models/ggml-tiny.bin"
-    assert model_name("models") == "models"
+    assert model_name("models/mine") == str(tmp_path / "models" / "mine")
+    assert model_name("models/other") == "models/other"
+    assert model_name("models") == "models", "it may be of the catalogue"
 
 
 @pytest.mark.parametrize("name", ["tiny.en", "Systran/faster-whisper-base", "owner/name@main", ".hidden"])

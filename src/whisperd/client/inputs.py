@@ -138,14 +138,15 @@ def watch_params(fields: Mapping[str, Any]) -> dict[str, Any]:
 def model_name(name: str | os.PathLike[str]) -> str:
     """A model's name, which for a folder or a file is its absolute path.
 
-    As in the store, a text is a path if it begins with `.` or `~`, or is an absolute path; here also if it
-    ends in `.bin` and there is such a file.
+    As in the store, a text is a path if it begins with `.` or `~`, or is an absolute path; here also if there
+    is such a file that ends in `.bin`, or such a folder within another one: `models/mine`.
     """
     if not isinstance(name, str):
         return absolute(name)
     if name in (".", "..") or name.startswith((f".{os.sep}", f"..{os.sep}", "./", "../", "~")):
         return absolute(os.path.expanduser(name))
-    return absolute(name) if name.endswith(".bin") and os.path.isfile(name) else name
+    is_here = os.path.isfile(name) if name.endswith(".bin") else os.path.dirname(name) and os.path.isdir(name)
+    return absolute(name) if is_here else name
 
 
 def _open(path: Path) -> IO[bytes]:
