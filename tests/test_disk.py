@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from whisperd import disk
@@ -75,15 +76,22 @@ def test_what_goes_while_we_look_is_not_there(tmp_path: Path) -> None:
     assert disk.contents(folder) == []
 
 
+class Record(msgspec.Struct):
+    number: int
+
+
 DEPTH = 3000
 """Deeper than Python looks."""
 
 
-@pytest.mark.parametrize("spoilt", [b"", b'{"a": 1', b'{"a": "b"}', b'{"\xff": 1}', b'{"a": ' + b"[" * DEPTH])
+@pytest.mark.parametrize(
+    "spoilt",
+    [b"", b'{"number": 1', b'{"number": "b"}', b"\xff", b'{"other": ' + b"[" * DEPTH],
+)
 def test_a_file_that_is_spoilt_says_nothing(spoilt: bytes, tmp_path: Path) -> None:
     file = tmp_path / "file.json"
-    assert disk.read_json(file, dict[str, int]) is None
-    file.write_bytes(b'{"a": 1}')
-    assert disk.read_json(file, dict[str, int]) == {"a": 1}
+    assert disk.read_json(file, Record) is None
+    file.write_bytes(b'{"number": 1}')
+    assert disk.read_json(file, Record) == Record(1)
     file.write_bytes(spoilt)
-    assert disk.read_json(file, dict[str, int]) is None
+    assert disk.read_json(file, Record) is None
