@@ -17,6 +17,7 @@ MakeDaemon = Callable[..., RunningDaemon]
 
 MAX_MEMORY_BYTES = 60 * 2**20
 WATCHED_S = 3.0
+ARENA_BYTES = 64 * 2**20
 
 FORBIDDEN = {
     "av", "ctranslate2", "faster_whisper", "huggingface_hub", "httpx", "numpy", "onnxruntime", "pip",
@@ -47,11 +48,21 @@ def check_asleep(*pids: int) -> None:
     until(is_asleep)
 
 
+def arenas(pid: int) -> int:
+    """What glibc has set aside for single threads: each is reserved up to a multiple of 64 MB."""
+    mappings = [line.split() for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+    return sum(
+        access == "---p" and int(addresses.split("-")[1], 16) % ARENA_BYTES == 0
+        for addresses, access, *_ in mappings
+    )
+
+
 @linux
 def test_a_daemon_that_has_just_started(daemon: RunningDaemon) -> None:
     assert memory_bytes(daemon) < MAX_MEMORY_BYTES
     threads = psutil.Process(daemon.pid).num_threads()
     assert threads <= 3, "its own, the one that reads the data base, and who asks for a battery now and then"
+    assert not arenas(daemon.pid), "its threads share what it has"
 
 
 @linux

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from whisperd.allocator import glibc
 from whisperd.worker import freed_memory
-from whisperd.worker.freed_memory import FreedMemory, glibc
+from whisperd.worker.freed_memory import FreedMemory
 
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
 
@@ -104,7 +105,8 @@ def test_glibc_keeps_large_blocks_and_gives_them_back() -> None:
 
 _LARGE_BLOCKS = """
 import ctypes, resource, time
-from whisperd.worker.freed_memory import FreedMemory, glibc
+from whisperd.allocator import glibc
+from whisperd.worker.freed_memory import FreedMemory
 
 library = glibc()
 library.malloc.restype = ctypes.c_void_p

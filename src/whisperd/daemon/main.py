@@ -20,6 +20,7 @@ from anyio.abc import TaskStatus
 
 from whisperd import paths
 from whisperd._version import __version__
+from whisperd.allocator import glibc, share_one_arena
 from whisperd.child import take_output
 from whisperd.daemon.calibrating import calibrate_by_itself
 from whisperd.daemon.conditions import relieve_memory, watch_power_and_sleep
@@ -55,6 +56,7 @@ SPARE_FILES: Final = 256
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the daemon until it is told to end."""
     options = _parse(arguments)
+    share_one_arena(glibc())
     announce = _Announcement(enabled=options.announce)
     notifier = Notifier()
     try:

@@ -8,14 +8,14 @@ libraries are left as they are.
 
 from __future__ import annotations
 
-import ctypes
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from threading import Lock, Timer
 from typing import Any, Final
 
-__all__ = ["REST_S", "FreedMemory", "glibc"]
+from whisperd.allocator import share_one_arena
+
+__all__ = ["REST_S", "FreedMemory"]
 
 REST_S: Final = 5.0
 """After so many seconds without a batch, what is free is given back."""
@@ -23,17 +23,7 @@ REST_S: Final = 5.0
 # Of `mallopt`, see mallopt(3).
 _TRIM_THRESHOLD: Final = -1
 _MMAP_MAX: Final = -4
-_ARENA_MAX: Final = -8
 _NEVER: Final = -1
-
-
-def glibc() -> Any:
-    """The C library of this process, where it is glibc; else None."""
-    try:
-        os.confstr("CS_GNU_LIBC_VERSION")
-    except (AttributeError, ValueError, OSError):  # another system, or another library
-        return None
-    return ctypes.CDLL(None)
 
 
 class FreedMemory:
@@ -49,8 +39,7 @@ class FreedMemory:
         self._lock = Lock()
         self._batches = 0
         self._rest: Timer | None = None
-        if library is not None:
-            library.mallopt(_ARENA_MAX, 1)
+        share_one_arena(library)
 
     def keep(self) -> None:
         """From now on, keep what is freed. Loading a model frees much that is needed once: not before it."""

@@ -16,6 +16,7 @@ from typing import cast
 
 import msgspec
 
+from whisperd.allocator import glibc
 from whisperd.isolation import enter_bundle
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import decode_params
@@ -23,7 +24,7 @@ from whisperd.rpc.stdio import Stdio
 from whisperd.worker.answers import checked
 from whisperd.worker.coverage import transcribe_whole
 from whisperd.worker.faults import explain, words_of
-from whisperd.worker.freed_memory import FreedMemory, glibc
+from whisperd.worker.freed_memory import FreedMemory
 from whisperd.worker.phantoms import without_phantoms
 from whisperd.worker.protocol import (
     BatchParams,
