@@ -65,7 +65,7 @@ class DaemonSettings(_Section, frozen=True):
     ] = 60.0
     exit_when_idle_s: Annotated[
         float,
-        _key("Seconds without a client or a job after which the daemon ends; 0 is never.", ge=0),
+        _key("Seconds without a client, job or watch folder after which the daemon ends; 0 is never.", ge=0),
     ] = 0.0
 
 
