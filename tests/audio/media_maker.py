@@ -40,6 +40,7 @@ def main() -> None:
     (out / "twice.ts").write_bytes(once + once)  # the clock runs back in the middle
     write_surround(out / "surround.wav", samples)
     write_tracks(out / "tracks.wav", samples)
+    write_track(out / "track.wav", samples)
     write_impossible(out / "impossible.wav", samples)
     write_disguised(out / "disguised.wav", samples)
     write_long(out / "long.wav", samples)
@@ -118,6 +119,15 @@ def write_tracks(path, samples):
 
     values = (np.clip(samples, -1, 1) * 32767).astype("<i2").repeat(10)
     path.write_bytes(wav(values.tobytes(), 1, 10, RATE, 16))
+
+
+def write_track(path, samples):
+    """Six channels as recorders with many tracks write them, the voice on the fourth alone."""
+    import numpy as np
+
+    values = np.zeros((len(samples), 6), "<i2")
+    values[:, 3] = np.clip(samples, -1, 1) * 32767
+    path.write_bytes(wav(values.tobytes(), 1, 6, RATE, 16))
 
 
 def write_impossible(path, samples):

@@ -116,6 +116,7 @@ KENNEDY = (0.1, 10.7)
         ("surround.wav", "wav", "pcm_s24le"),
         ("cinema.m4a", "mp4", "aac"),  # eight channels
         ("tracks.wav", "wav", "pcm_s16le"),  # ten
+        ("track.wav", "wav", "pcm_s16le"),  # one of six
         ("impossible.wav", "wav", "pcm_f32le"),
         ("tagged.wav", "wav", "pcm_s16le"),  # with a title that is not UTF-8
     ],
@@ -131,7 +132,7 @@ async def test_every_kind_of_media_gives_the_same_speech(
     (window,) = result.windows
     assert (window.start, window.end) == pytest.approx(KENNEDY, abs=0.07)
     assert len(window.pcm) == 2 * round((window.end - window.start) * 16_000)
-    assert loudness(window.pcm) > 500
+    assert loudness(window.pcm) > 400
 
 
 async def test_another_codec_that_hides_in_a_wav_is_found(pool: DecoderPool, media: Path) -> None:

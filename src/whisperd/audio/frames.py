@@ -17,8 +17,8 @@ __all__ = ["Packer", "Resampler", "remove_impossible_values", "silence", "withou
 SILENCE_PIECE_SAMPLES = SAMPLE_RATE
 # PyAV looks for one plane more than there are, which with eight of them is beyond its table: it crashes.
 MAX_PLANES = 7
-# Of so many channels ffmpeg knows how to mix them, also where the file does not say where they are heard.
-MAX_PLACED_CHANNELS = 8
+# Of more, where nobody knows where they are heard, ffmpeg drops the fourth: it is to be one of deep notes.
+MAX_UNPLACED_CHANNELS = 2
 # A lossy codec may overshoot full scale a little; what is far beyond is damage.
 MAX_AMPLITUDE = 16.0
 
@@ -123,7 +123,7 @@ def silence(channels: int, samples: int) -> Iterator[Any]:
 def _is_unplaced(layout: Any) -> bool:
     """Whether nobody knows where the channels are heard, as in what recorders with many tracks write."""
     name: str = layout.name
-    return layout.nb_channels > MAX_PLACED_CHANNELS and name == f"{layout.nb_channels} channels"
+    return layout.nb_channels > MAX_UNPLACED_CHANNELS and name == f"{layout.nb_channels} channels"
 
 
 def _shape(frame: Any) -> tuple[str, str, int]:
