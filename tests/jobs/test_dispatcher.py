@@ -382,3 +382,45 @@ async def test_a_worker_that_dies_under_a_job_that_has_gone() -> None:
         await outcomes.send("stays", 2.0)
     assert [lengths for _, lengths in runtime.batches] == [[1.0], [2.0]]
     assert outcomes.texts == {"stays": " 2"}
+
+
+async def test_what_was_given_up_is_not_tried_again_when_the_worker_dies_under_it() -> None:
+    runtime = FakeRuntime()
+    runtime.may_compute = anyio.Event()
+    runtime.errors[1.0] = WorkerDied("signal SIGKILL", "")
+    async with dispatching(runtime) as dispatcher:
+        outcomes = Outcomes(dispatcher)
+        dispatcher.add_job("live", "interactive")
+        async with anyio.create_task_group() as guesses:
+            guesses.start_soon(outcomes.send, "live", 1.0, -1)
+            await anyio.wait_all_tasks_blocked()
+            guesses.cancel_scope.cancel()
+        runtime.may_compute.set()
+        await outcomes.send("live", 2.0)
+    assert [lengths for _, lengths in runtime.batches] == [[1.0], [2.0]]
+
+
+@pytest.mark.parametrize("error", [an_error("engine.refused"), ValueError("a mistake")])
+async def test_a_job_that_begins_again_does_not_learn_what_became_of_what_it_gave_up(
+    error: Exception,
+) -> None:
+    runtime = FakeRuntime(batch_size=1, replicas=2)
+    may_fail = runtime.may_compute = anyio.Event()
+    runtime.errors[1.0] = error
+    async with dispatching(runtime) as dispatcher:
+        outcomes = Outcomes(dispatcher)
+        dispatcher.add_job("again", "normal")
+        async with anyio.create_task_group() as first_time:
+            first_time.start_soon(outcomes.send, "again", 1.0)
+            await anyio.wait_all_tasks_blocked()
+            first_time.cancel_scope.cancel()
+        dispatcher.remove_job("again")
+        dispatcher.add_job("again", "normal")
+        runtime.may_compute = anyio.Event()
+        async with open_task_group() as tasks:
+            tasks.start_soon(outcomes.send, "again", 2.0)
+            await anyio.wait_all_tasks_blocked()
+            may_fail.set()
+            await anyio.wait_all_tasks_blocked()
+            runtime.may_compute.set()
+    assert (outcomes.texts, outcomes.errors) == ({"again": " 2"}, {})

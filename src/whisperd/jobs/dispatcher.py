@@ -171,16 +171,17 @@ class Dispatcher:
             params = BatchParams(windows=batch.windows, options=batch.options)
             results = await self.runtime.transcribe(params, unwanted, is_retry=batch.is_retry)
         except WorkerDied as death:
-            for parcel in self._scheduler.worker_died(batch):
+            for parcel in self._scheduler.worker_died(batch, unwanted.groups):
                 self._answer(parcel, error=died_error(self.runtime.name, death))
         except WhisperdError as error:
-            for parcel in self._scheduler.refused(batch):
+            for parcel in self._scheduler.refused(batch, unwanted.groups):
                 self._answer(parcel, error=error.copy())
         except Exception:
             log.exception("a batch of runtime %s failed unexpectedly", self.runtime.name)
             self._scheduler.done(batch)
-            for parcel in batch.parcels:
-                self._answer(parcel, error=unexpected_error())
+            for group, parcel in enumerate(batch.parcels):
+                if group not in unwanted.groups:
+                    self._answer(parcel, error=unexpected_error())
         else:
             self._scheduler.done(batch)
             remaining = iter(results)

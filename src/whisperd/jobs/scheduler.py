@@ -16,7 +16,7 @@ never waits for a long file to end. The rules:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Literal, get_args
@@ -151,8 +151,8 @@ class WindowScheduler:
             if job := self._jobs.get(parcel.job):
                 job.computed += len(parcel.windows)
 
-    def worker_died(self, batch: Batch) -> list[Parcel]:
-        """The worker died under this batch. Each parcel is tried once more, alone.
+    def worker_died(self, batch: Batch, unwanted: Container[int] = ()) -> list[Parcel]:
+        """The worker died under this batch. Each parcel is tried once more, alone, but for `unwanted` groups.
 
         Returns the parcels that had their second chance already: these are to be given up.
         """
@@ -160,22 +160,23 @@ class WindowScheduler:
         known = {parcel.job for parcel in self._retries}  # a death ends several batches, and counts once
         for job in ({parcel.job for parcel in batch.parcels} & self._jobs.keys()) - known:
             self._jobs[job].interrupt()
+        wanted = [parcel for group, parcel in enumerate(batch.parcels) if group not in unwanted]
         self._retries += [
             replace(parcel, is_retry=True)
-            for parcel in batch.parcels
+            for parcel in wanted
             if parcel.job in self._jobs and not parcel.is_retry
         ]
-        return [parcel for parcel in batch.parcels if parcel.is_retry]
+        return [parcel for parcel in wanted if parcel.is_retry]
 
-    def refused(self, batch: Batch) -> list[Parcel]:
+    def refused(self, batch: Batch, unwanted: Container[int] = ()) -> list[Parcel]:
         """The engine answered this batch with an error. Of several parcels each is tried alone.
 
-        Returns the parcels that are to be given up: one that was alone.
+        Returns the parcels that are to be given up: one that was alone. `unwanted` is as in `worker_died`.
         """
         if len(batch.parcels) > 1:
-            return self.worker_died(batch)
+            return self.worker_died(batch, unwanted)
         self.done(batch)
-        return list(batch.parcels)
+        return [] if 0 in unwanted else list(batch.parcels)
 
     @property
     def waiting(self) -> int:
