@@ -91,6 +91,14 @@ def test_a_file_gets_the_lines(shared: RunningDaemon, tmp_path: Path) -> None:
     assert target.read_text().splitlines() != TEXT
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+def test_a_full_disk_is_that_of_the_file(shared: RunningDaemon) -> None:
+    done = shared.ctl("dictate", "--stdin", "--json", "-o", "/dev/full", input=SPEECH)
+    assert (done.status, done.json["error"]["code"]) == (1, "output.not_writable")
+    assert done.json["error"]["message"].startswith("/dev/full cannot be written")
+    assert done.err == ""
+
+
 def test_subtitles_are_written_when_it_is_over(shared: RunningDaemon, tmp_path: Path) -> None:
     target = tmp_path / "talk.srt"
     done = shared.ctl("dictate", "--stdin", "-o", str(target), input=SPEECH)

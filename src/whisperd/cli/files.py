@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from whisperd.cli.parser import usage_error
 from whisperd.rpc.errors import WhisperdError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from typing import IO
+    from collections.abc import Iterable, Iterator, Sequence
 
-__all__ = ["EXTENSIONS", "check_target", "format_of", "make_folder", "open_lines", "targets_in", "write_file"]
+__all__ = ["EXTENSIONS", "LineFile", "check_target", "format_of", "make_folder", "targets_in", "write_file"]
 
 EXTENSIONS = {
     "text": "txt",
@@ -81,7 +82,9 @@ def check_target(target: str, inputs: Iterable[str], *, overwrite: bool) -> None
     """
     try:
         status = os.stat(target)
-    except OSError:
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise _not_writable(target, error.strerror or str(error)) from None
         folder = os.path.dirname(os.path.abspath(target))
         if not os.path.isdir(folder):
             raise _not_writable(target, f"there is no folder {folder}") from None
@@ -106,12 +109,37 @@ def check_target(target: str, inputs: Iterable[str], *, overwrite: bool) -> None
         )
 
 
-def open_lines(target: str) -> IO[str]:
-    """A file for lines that come one by one. Raises `output.not_writable`."""
-    try:
-        return open(target, "w", encoding="utf-8")
-    except OSError as error:
-        raise _not_writable(target, error.strerror or str(error)) from error
+class LineFile:
+    """A file for lines that come one by one. Whatever is asked of it raises `output.not_writable`."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        with self._errors_told():
+            self._file = open(target, "w", encoding="utf-8")  # noqa: SIM115 - `close` closes it
+
+    def write(self, text: str) -> None:
+        """Add to it."""
+        with self._errors_told():
+            self._file.write(text)
+
+    def flush(self) -> None:
+        """Have what was added in the file."""
+        with self._errors_told():
+            self._file.flush()
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        with self._errors_told():
+            self._file.close()
+
+    @contextmanager
+    def _errors_told(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise  # whoever reads it has enough, as with standard output
+        except OSError as error:
+            raise _not_writable(self._target, error.strerror or str(error)) from error
 
 
 def write_file(target: str, content: str) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from typing import IO, Any
 
+    from whisperd.cli.files import LineFile
     from whisperd.cli.output import Progress
     from whisperd.client.synchronous import Client
 
@@ -24,7 +25,7 @@ __all__ = ["TextWriter", "events_of", "follow_job", "subscribe_to_progress"]
 class TextWriter:
     """Writes segments as lines, each once and in order, however often it is told of them."""
 
-    def __init__(self, output: IO[str], progress: Progress) -> None:
+    def __init__(self, output: IO[str] | LineFile, progress: Progress) -> None:
         self._output = output
         self._progress = progress
         self._in_order = InOrder()

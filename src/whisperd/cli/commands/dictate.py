@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from whisperd.cli import exit_status
 from whisperd.cli.command import agree_to_download, connect_as, model_warnings, progress_of
-from whisperd.cli.files import check_target, format_of, open_lines, write_file
+from whisperd.cli.files import LineFile, check_target, format_of, write_file
 from whisperd.cli.follow import TextWriter, events_of, subscribe_to_progress
 from whisperd.cli.job_options import add_job_options, given_options
 from whisperd.cli.output import Draft, print_json, print_line
@@ -78,10 +78,10 @@ def run(options: argparse.Namespace) -> int:
         with ExitStack() as stack:
             # First of all: one that is refused leaves a file alone that is there.
             dictation = stack.enter_context(client.dictate(**job_options))
-            output: IO[str] | None = sys.stdout
+            output: IO[str] | LineFile | None = sys.stdout
             if options.output:
                 is_text = format_of(options.output, otherwise="text") == "text"
-                output = stack.enter_context(open_lines(options.output)) if is_text else None
+                output = stack.enter_context(closing(LineFile(options.output))) if is_text else None
             _Session(dictation, options, output).run(command)
     return exit_status.DONE
 
@@ -106,7 +106,9 @@ def _recorder() -> list[str]:
 class _Session:
     """One run of the command: audio in, lines out."""
 
-    def __init__(self, dictation: Dictation, options: argparse.Namespace, output: IO[str] | None) -> None:
+    def __init__(
+        self, dictation: Dictation, options: argparse.Namespace, output: IO[str] | LineFile | None
+    ) -> None:
         """`output` gets the lines; without one, all is written when it is over."""
         self._dictation = dictation
         self._options = options
