@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from whisperd.cli import output
 from whisperd.cli.command import show_download
+from whisperd.cli.job_options import options_in_words
 from whisperd.cli.output import (
     Progress,
     columns,
+    counted,
     duration,
     print_error,
     print_json,
@@ -61,6 +63,17 @@ def test_sizes(size_bytes: float | None, shown: str) -> None:
 @pytest.mark.parametrize(("seconds", "shown"), [(None, "-"), (4.6, "0:05"), (75, "1:15"), (3723, "1:02:03")])
 def test_durations(seconds: float | None, shown: str) -> None:
     assert duration(seconds) == shown
+
+
+def test_one_is_not_several() -> None:
+    shown = [counted(number, "file is", "files are") for number in range(3)]
+    assert shown == ["0 files are", "1 file is", "2 files are"]
+    assert [counted(1, "job"), counted(2, "job")] == ["1 job", "2 jobs"]
+
+
+def test_options_are_shown_as_they_would_be_given() -> None:
+    assert options_in_words({"vad": False, "temperature": [0.0, 0.2]}) == "vad no, temperature 0,0.2"
+    assert options_in_words({}) == "-"
 
 
 def test_an_error_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:

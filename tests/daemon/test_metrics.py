@@ -178,7 +178,7 @@ def test_a_daemon_that_works(
     assert (status["audio_seconds"], status["today"]["jobs"]) == (2.0, 1)
     assert status["today"]["audio_seconds"] == 2.0
     assert status["speed"] == status["today"]["speed"] > 0
-    assert "today    0:02 of audio in 1 jobs" in daemon.ctl("daemon", "status").out
+    assert "today    0:02 of audio in 1 job\n" in daemon.ctl("daemon", "status").out
     daemon.ctl("daemon", "stop")
     daemon.wait()
     daemon.start()

@@ -11,7 +11,7 @@ from whisperd.cli.parser import Parser, whole_number
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["JOB_OPTIONS", "add_job_options", "given_options"]
+__all__ = ["JOB_OPTIONS", "add_job_options", "given_options", "options_in_words"]
 
 MAX_BEAMS = 16
 JOB_OPTIONS = (
@@ -75,6 +75,21 @@ def given_options(options: argparse.Namespace) -> dict[str, Any]:
     """Those that were given."""
     values = {name: getattr(options, name, None) for name in JOB_OPTIONS}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def options_in_words(job_options: dict[str, Any]) -> str:
+    """Options as they would be given: `language de, beam_size 2`."""
+    return ", ".join(f"{name} {_value(value)}" for name, value in job_options.items()) or "-"
+
+
+def _value(value: Any) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case list():
+            return ",".join(f"{one:g}" for one in value)
+        case _:
+            return str(value)
 
 
 def _temperatures(text: str) -> list[float]:

@@ -20,6 +20,7 @@ __all__ = [
     "Repainted",
     "ago",
     "columns",
+    "counted",
     "discard_output",
     "duration",
     "local_time",
@@ -153,6 +154,11 @@ def size(size_bytes: float | None) -> str:
             )
         size_bytes /= 1000
     return f"{size_bytes:.1f} GB"
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """How many there are: `1 job`, `2 jobs`."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
 def duration(seconds: float | None) -> str:

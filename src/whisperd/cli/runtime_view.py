@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from whisperd.cli.output import ago, local_time, printable, size, table
+from whisperd.cli.output import ago, counted, local_time, printable, size, table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,9 +42,9 @@ def what_runs(loaded: Map | None) -> str:
     """What a loaded runtime became: `cpu, int8, 2 workers with 1 thread each`."""
     if loaded is None:
         return "not loaded"
-    parts = [_device(loaded), loaded["compute_type"], _count(loaded["workers"], "worker")]
+    parts = [_device(loaded), loaded["compute_type"], counted(loaded["workers"], "worker")]
     if loaded["cpu_threads"]:
-        parts[-1] += f" with {_count(loaded['cpu_threads'], 'thread')}"
+        parts[-1] += f" with {counted(loaded['cpu_threads'], 'thread')}"
         parts[-1] += " each" if loaded["workers"] > 1 else ""
     return ", ".join(parts)
 
@@ -76,7 +76,7 @@ def _facts(runtime: Map, now: datetime) -> Iterator[tuple[str, object]]:
     yield "compute type", runtime["compute_type"]
     yield "CPU threads", runtime["cpu_threads"] or "auto"
     yield "workers", runtime["workers"] or "auto"
-    yield "batching", f"{_count(runtime['batch_size'], 'window')} together" if runtime["batched"] else "off"
+    yield "batching", f"{counted(runtime['batch_size'], 'window')} together" if runtime["batched"] else "off"
     yield "keep alive", span(runtime["keep_alive"])
     if runtime["variant"]:
         yield "variant", runtime["variant"]
@@ -88,7 +88,7 @@ def _facts(runtime: Map, now: datetime) -> Iterator[tuple[str, object]]:
         yield "process", runtime["pid"] or "-"
     yield "memory", size(runtime["memory"])
     yield "leases", runtime["leases"]
-    yield "waiting", _count(runtime["waiting"], "window")
+    yield "waiting", counted(runtime["waiting"], "window")
     yield "last used", "now" if runtime["leases"] else ago(runtime["last_used"], now)
     yield "created", local_time(runtime["created"]) if runtime["created"] else "-"
     yield "changed", local_time(runtime["changed"]) if runtime["changed"] else "-"
@@ -124,10 +124,6 @@ def _device(place: Map) -> str:
 
 def _happened(entry: Map) -> str:
     return entry["error"]["message"] if entry["error"] else entry["detail"] or "-"
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _yes(is_so: bool) -> str:

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from whisperd.cli.command import call_with_progress, confirm, connect_as, show_download
-from whisperd.cli.output import local_time, print_json, print_table, printable
+from whisperd.cli.output import counted, local_time, print_json, print_table, printable
 from whisperd.cli.parser import Parser
 
 if TYPE_CHECKING:
@@ -113,8 +113,7 @@ def print_page(found: Map) -> None:
 
 def shape(setting: Map) -> str:
     """How the work is shared out: `2 workers of 1 thread`."""
-    workers, threads = setting["workers"], setting["cpu_threads"]
-    return f"{workers} worker{'s' * (workers != 1)} of {threads} thread{'s' * (threads != 1)}"
+    return f"{counted(setting['workers'], 'worker')} of {counted(setting['cpu_threads'], 'thread')}"
 
 
 def is_full(setting: Map) -> bool:

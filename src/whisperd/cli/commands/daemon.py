@@ -11,7 +11,7 @@ from typing import Any
 from whisperd.cli import service
 from whisperd.cli.command import confirm, connect_as
 from whisperd.cli.exit_status import is_unreachable
-from whisperd.cli.output import duration, print_json, print_table, printable, say, size
+from whisperd.cli.output import counted, duration, print_json, print_table, printable, say, size
 from whisperd.cli.parser import Parser, usage_error, whole_number
 from whisperd.cli.service import add_install, add_uninstall
 from whisperd.paths import make_private_folder
@@ -62,12 +62,13 @@ def status(options: argparse.Namespace) -> None:
     print(f"socket   {answer['socket']}")
     if answer["service"]:
         print(f"service  of {answer['service']}")
-    waiting = f"; {answer['windows_waiting']} windows wait" if answer["windows_waiting"] else ""
-    print(f"jobs     {', '.join(f'{count} {name}' for name, count in jobs.items())}{waiting}")
+    waiting = answer["windows_waiting"]
+    waits = f"; {counted(waiting, 'window waits', 'windows wait')}" if waiting else ""
+    print(f"jobs     {', '.join(f'{count} {name}' for name, count in jobs.items())}{waits}")
     if answer["speed"]:
         print(f"speed    {answer['speed']:.1f} x real time over {duration(answer['audio_seconds'])}")
     today = answer["today"]
-    print(f"today    {duration(today['audio_seconds'])} of audio in {today['jobs']} jobs")
+    print(f"today    {duration(today['audio_seconds'])} of audio in {counted(today['jobs'], 'job')}")
     print(f"memory   {', '.join(f'{name} {size(used)}' for name, used in answer['memory'].items())}")
     print(f"default  {answer['default_runtime']}")
     if answer.get("calibrating"):
@@ -283,10 +284,10 @@ def _warn_of_jobs(options: argparse.Namespace, answer: dict[str, Any]) -> None:
         return
     detached = answer.get("detached_jobs", 0)  # an older daemon does not say so
     if attached := answer["active_jobs"] - detached:
-        jobs = "1 job is" if attached == 1 else f"{attached} jobs are"
+        jobs = counted(attached, "job is", "jobs are")
         say(f"{jobs} running; what is not done in {answer['grace_period']:.0f} s is cancelled")
     if detached:
-        say(f"{detached} detached job{' goes' if detached == 1 else 's go'} on in the next daemon")
+        say(f"{counted(detached, 'detached job goes', 'detached jobs go')} on in the next daemon")
 
 
 def _wait_for_end(pid: int, grace_s: float) -> None:

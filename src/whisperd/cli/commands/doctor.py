@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from whisperd._version import __version__
 from whisperd.cli import exit_status
 from whisperd.cli.command import connect_as
-from whisperd.cli.output import columns, print_json, printable, say
+from whisperd.cli.output import columns, counted, print_json, printable, say
 from whisperd.cli.parser import Parser
 from whisperd.paths import socket_path
 from whisperd.rpc.errors import WhisperdError
@@ -171,9 +171,9 @@ def summary(broken: int, warnings: int) -> str:
     """The last line: how bad it is."""
     if not (broken or warnings):
         return "all is well"
-    parts = [_count(broken, "thing is broken", "things are broken") if broken else "nothing is broken"]
+    parts = [counted(broken, "thing is broken", "things are broken") if broken else "nothing is broken"]
     if warnings:
-        parts.append(_count(warnings, "warning", "warnings"))
+        parts.append(counted(warnings, "warning"))
     return ", ".join(parts)
 
 
@@ -199,10 +199,6 @@ def _print_report(options: argparse.Namespace, path: str, findings: list[Finding
         print_json({"report": text})
     else:
         sys.stdout.write(text)
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
 
 
 def _as_map(finding: Finding) -> Map:

@@ -11,7 +11,7 @@ from whisperd.cli.ages import age_s, since
 from whisperd.cli.command import confirm, connect_as, for_each, progress_of, show_answers
 from whisperd.cli.files import EXTENSIONS
 from whisperd.cli.follow import follow_job
-from whisperd.cli.output import print_json, print_table, printable
+from whisperd.cli.output import counted, print_json, print_table, printable
 from whisperd.cli.parser import Parser, usage_error
 
 STATUSES = ("queued", "running", "completed", "failed", "cancelled")
@@ -148,14 +148,10 @@ def _became(job: dict[str, Any]) -> str:
 def clear(options: argparse.Namespace) -> None:
     with connect_as(options) as client:
         answer = client.jobs.clear(options.ids or None, older_than=options.older_than, purge=options.purge)
-    done = f"{_count(answer['cleared'], 'job')} forgotten"
+    done = f"{counted(answer['cleared'], 'job is', 'jobs are')} forgotten"
     if options.purge:
-        done += f", {_count(answer['purged'], 'text')} erased"
+        done += f", {counted(answer['purged'], 'text is', 'texts are')} erased"
     confirm(options, answer, done)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun} is" if number == 1 else f"{number} {noun}s are"
 
 
 def _lines(key: str, value: Any) -> list[str]:

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from whisperd.cli.command import add_names, confirm, connect_as, for_each
-from whisperd.cli.job_options import JOB_OPTIONS, add_job_options, given_options
+from whisperd.cli.job_options import JOB_OPTIONS, add_job_options, given_options, options_in_words
 from whisperd.cli.output import local_time, print_json, print_table, printable
 from whisperd.cli.parser import Parser, usage_error
 from whisperd.client.inputs import model_name
@@ -69,7 +69,7 @@ def list_(options: argparse.Namespace) -> None:
         return
     print_table(
         ("NAME", "RUNTIME", "OPTIONS"),
-        [(one["name"], one["runtime"] or "default", _in_words(one["options"])) for one in profiles],
+        [(one["name"], one["runtime"] or "default", options_in_words(one["options"])) for one in profiles],
     )
 
 
@@ -82,7 +82,7 @@ def show(options: argparse.Namespace) -> None:
     for label, value in (
         ("name", profile["name"]),
         ("runtime", profile["runtime"] or "the default"),
-        ("options", _in_words(profile["options"])),
+        ("options", options_in_words(profile["options"])),
         ("created", local_time(profile["created"])),
         ("changed", local_time(profile["changed"])),
         ("version", profile["version"]),
@@ -133,18 +133,3 @@ def _given(options: argparse.Namespace) -> Any:
         raise usage_error("invalid", "--runtime and --model contradict each other", "Leave one of them out")
     model = {"model": model_name(options.model)} if options.model else {}
     return {**model, **given_options(options)}
-
-
-def _in_words(job_options: dict[str, Any]) -> str:
-    """The options as they would be given: `language de, beam_size 2`."""
-    return ", ".join(f"{name} {_value(value)}" for name, value in job_options.items()) or "-"
-
-
-def _value(value: Any) -> str:
-    match value:
-        case bool():
-            return "yes" if value else "no"
-        case list():
-            return ",".join(f"{one:g}" for one in value)
-        case _:
-            return str(value)

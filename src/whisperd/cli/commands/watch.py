@@ -9,8 +9,8 @@ from typing import Any
 
 from whisperd.cli.command import confirm, connect_as, for_each
 from whisperd.cli.files import EXTENSIONS
-from whisperd.cli.job_options import JOB_OPTIONS, add_job_options, given_options
-from whisperd.cli.output import local_time, print_json, print_table, printable, say
+from whisperd.cli.job_options import JOB_OPTIONS, add_job_options, given_options, options_in_words
+from whisperd.cli.output import counted, local_time, print_json, print_table, printable, say
 from whisperd.cli.parser import Parser, usage_error, whole_number
 from whisperd.client.inputs import model_name
 
@@ -236,8 +236,7 @@ def retry(options: argparse.Namespace) -> None:
     files = [os.path.abspath(one) if os.path.lexists(one) else one for one in options.files]
     with connect_as(options) as client:
         answer = client.watch.retry(_name(options.name), files or None, all=options.all)
-    count = answer["retried"]
-    confirm(options, answer, f"{count} {'file is' if count == 1 else 'files are'} tried again")
+    confirm(options, answer, f"{counted(answer['retried'], 'file is', 'files are')} tried again")
 
 
 def _for_each(options: argparse.Namespace, verb: str, done: str) -> int:
@@ -315,7 +314,7 @@ def _facts(watch: dict[str, Any]) -> list[tuple[str, object]]:
         ("exclude", " ".join(watch["exclude"]) or "-"),
         ("runtime", watch["runtime"] or "the default"),
         ("profile", watch["profile"] or "-"),
-        ("options", ", ".join(f"{name} {value}" for name, value in watch["options"].items()) or "-"),
+        ("options", options_in_words(watch["options"])),
         ("outputs", ", ".join(watch["outputs"])),
         ("written to", watch["output_dir"] or "beside the recording"),
         ("named", watch["name"] + (", replacing what is there" if watch["overwrite"] else "")),
