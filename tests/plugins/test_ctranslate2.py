@@ -193,6 +193,14 @@ engine._languages = lambda *_: [("en", 1.0), ("de", 1.0)]
 print(json.dumps([*told, decoded(options)]))
 """
 
+COMMANDS = """
+def commands(prompt):
+    tokens = engine._prompt("en", DecodeOptions(prompt=prompt))
+    return [token for token in tokens if token >= engine._tokenizer("en", "transcribe").eot]
+
+print(json.dumps([commands("So"), commands("<|endoftext|>So<|startoftranscript|>")]))
+"""
+
 ENDLESS = """
 class EndlessModel(Model):
     # It never thinks that all was said.
@@ -227,6 +235,14 @@ def test_a_text_has_all_its_room_and_is_doubted_when_that_is_used_up(
     sound.write_bytes(_samples("austen-0870.wav")[:size].ljust(size, b"\0"))
     found = json.loads(run_python(TELLING + ENDLESS, str(bundle), model, str(sound), env=os.environ))
     assert all(tokens >= least for tokens, least in zip(found, room, strict=True)), found
+
+
+def test_a_prompt_holds_no_commands_to_the_decoder(client: Client, tmp_path: Path) -> None:
+    model, bundle = model_and_bundle(client)
+    (tmp_path / "no sound").touch()
+    told = run_python(TELLING + COMMANDS, str(bundle), model, str(tmp_path / "no sound"), env=os.environ)
+    usual, hostile = json.loads(told)
+    assert usual == hostile
 
 
 def test_only_english_is_decoded_greedily_first(client: Client, tmp_path: Path) -> None:
@@ -287,8 +303,16 @@ def test_nobody_speaks(client: Client, model: str) -> None:
     )
 
 
-def test_a_prompt_may_say_how_a_name_is_spelled(client: Client) -> None:
-    spelled = client.transcribe(AUDIO / "austen-0870.wav", model="base", prompt="Mr. Jon Dashwoode")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"prompt": "Mr. Jon Dashwoode"},
+        {"hotwords": "Mr. Jon Dashwoode", "prompt": "It was a day like any other in that town. " * 90},
+    ],
+    ids=["prompt", "hotwords before a long prompt"],
+)
+def test_a_prompt_may_say_how_a_name_is_spelled(client: Client, options: Any) -> None:
+    spelled = client.transcribe(AUDIO / "austen-0870.wav", model="base", **options)
     assert "Dashwoode" in spelled.text
 
 

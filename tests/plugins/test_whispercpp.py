@@ -89,10 +89,16 @@ def test_german_becomes_english_where_that_is_the_task(client: Client) -> None:
     assert not {"der", "wurde"} & set(words(transcript.text))
 
 
-def test_a_prompt_may_say_how_a_name_is_spelled(client: Client) -> None:
-    spelled = client.transcribe(
-        AUDIO / "austen-0870.wav", runtime="base-int8", prompt="Mr. Jon Dashwoode", language="en"
-    )
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"prompt": "Mr. Jon Dashwoode"},
+        {"hotwords": "Mr. Jon Dashwoode", "prompt": "It was a day like any other in that town. " * 90},
+    ],
+    ids=["prompt", "hotwords before a long prompt"],
+)
+def test_a_prompt_may_say_how_a_name_is_spelled(client: Client, options: Any) -> None:
+    spelled = client.transcribe(AUDIO / "austen-0870.wav", runtime="base-int8", language="en", **options)
     assert "Dashwoode" in spelled.text
 
 
@@ -172,6 +178,41 @@ def test_the_spectrogram_is_what_its_definition_says(tmp_path: Path, loaded: tup
     found = json.loads(run_python(SPECTROGRAM, str(loaded[0]), str(sound), env=os.environ))
     assert [one[:2] for one in found] == [[True, "float32"]] * 6
     assert max(one[2] for one in found) < 1e-4
+
+
+LONG_WORD = """
+import json, sys
+from pathlib import Path
+from whisperd.isolation import enter_bundle
+bundle, model = sys.argv[1:]
+enter_bundle(Path(bundle), "whisperd_whispercpp")
+from whisperd.worker.protocol import LoadParams
+from whisperd_whispercpp import library
+from whisperd_whispercpp.engine import load
+
+class Library:
+    # It tells what it is asked about.
+    asked = []
+    def __getattr__(self, name):
+        return getattr(original, name)
+    def whisper_tokenize(self, context, text, *others):
+        self.asked.append(text.decode())
+        return original.whisper_tokenize(context, text, *others)
+
+original, library.LIBRARY = library.LIBRARY, Library()
+model = load(LoadParams(model_path=model, compute_type="int8"))._model
+text = " It is called " + "\\N{LATIN SMALL LETTER E WITH ACUTE}" * 500
+tokens = model.tokenize(text)
+print(json.dumps([b"".join(map(model.token_bytes, tokens)).decode() == text, max(map(len, Library.asked))]))
+"""
+
+
+def test_a_word_that_never_ends_does_not_keep_the_library_busy(loaded: tuple[Path, LoadParams]) -> None:
+    """It takes a time for it that grows with the cube of its length."""
+    is_whole, longest = json.loads(
+        run_python(LONG_WORD, str(loaded[0]), loaded[1].model_path, env=os.environ)
+    )
+    assert is_whole and longest < 100
 
 
 GIVING_UP = """

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from whisperd.worker.rules import (
     FRAMES_PER_SECOND,
     FULL_CONTEXT_FRAMES,
+    MAX_PROMPT_TOKENS,
     common_context_frames,
     context_frames,
     elect,
     has_loop,
     is_silence,
     looks_bad,
+    text_before,
     token_limit,
 )
 
@@ -140,3 +142,15 @@ def test_a_window_of_no_length_is_no_division_by_zero() -> None:
 )
 def test_a_loop_is_found_wherever_it_is(tokens: Sequence[int], loop: bool) -> None:
     assert has_loop(tokens) is loop
+
+
+@given(st.integers(0, 1000), st.integers(0, 1000))
+def test_of_long_hotwords_the_beginning_is_heeded_and_of_a_long_prompt_the_end(words: int, text: int) -> None:
+    hotwords, prompt = list(range(words)), list(range(1000, 1000 + text))
+    before = text_before(hotwords, prompt)
+    first, last = [one for one in before if one < 1000], [one for one in before if one >= 1000]
+    assert before == [*first, *last]
+    assert first == hotwords[: len(first)] and last == prompt[text - len(last) :]
+    assert len(before) == min(MAX_PROMPT_TOKENS, words + text)
+    assert len(first) >= min(words, MAX_PROMPT_TOKENS // 2)
+    assert len(last) >= min(text, MAX_PROMPT_TOKENS // 2)

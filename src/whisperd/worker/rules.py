@@ -1,5 +1,5 @@
-"""The engine's rules, pure: how much context a window gets, when a result is not to be trusted, and
-how windows vote on a language.
+"""The engine's rules, pure: how much context a window gets, what its text follows, when a result is not to be
+trusted, and how windows vote on a language.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 __all__ = [
     "FRAMES_PER_SECOND",
     "FULL_CONTEXT_FRAMES",
+    "MAX_PROMPT_TOKENS",
     "SURE_LOGPROB",
     "SURE_TOTAL_LOGPROB",
     "common_context_frames",
@@ -21,12 +22,16 @@ __all__ = [
     "is_repetitive",
     "is_silence",
     "looks_bad",
+    "text_before",
     "token_limit",
 ]
 
 FRAMES_PER_SECOND = 100
 FULL_CONTEXT_FRAMES = 3000
 """The 30 seconds that Whisper was trained on."""
+
+MAX_PROMPT_TOKENS = 223
+"""The most that a text may follow, as Whisper was trained: half of what its decoder can hold."""
 
 _STEP_FRAMES = 50
 """Contexts come in steps."""
@@ -81,6 +86,15 @@ def _in_steps(wanted_s: float, step_frames: int) -> int:
 def token_limit(duration_s: float) -> int:
     """Tokens beyond which a text cannot have been spoken in that time: the decoder runs in a circle."""
     return 40 + math.ceil(25 * duration_s)
+
+
+def text_before(hotwords: Sequence[int], prompt: Sequence[int]) -> list[int]:
+    """What a text is said to follow: the first of the hotwords, then the end of the prompt; all are tokens.
+
+    Where there is no room for both, each has half of it.
+    """
+    first = hotwords[: max(MAX_PROMPT_TOKENS // 2, MAX_PROMPT_TOKENS - len(prompt))]
+    return [*first, *prompt[max(0, len(prompt) + len(first) - MAX_PROMPT_TOKENS) :]]
 
 
 def looks_bad(

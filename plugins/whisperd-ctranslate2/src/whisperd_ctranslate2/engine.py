@@ -38,6 +38,7 @@ from whisperd.worker.rules import (
     common_context_frames,
     context_frames,
     elect,
+    text_before,
     token_limit,
 )
 from whisperd.worker.words import Word, settle, timed_words
@@ -55,8 +56,6 @@ __all__ = ["CTranslate2Engine", "load"]
 
 TEXT_CONTEXT_TOKENS = 448
 """What the decoder can hold: the text before and the text that it writes."""
-MAX_PROMPT_TOKENS = TEXT_CONTEXT_TOKENS // 2 - 1
-"""The text before, as Whisper was trained."""
 BEST_OF = 5
 """Hypotheses sampled at a temperature above zero; the likeliest is kept."""
 SECONDS_PER_POSITION = FRAMES_PER_POSITION / FRAMES_PER_SECOND
@@ -373,11 +372,8 @@ class CTranslate2Engine:
 
     def _prompt(self, language: str, options: DecodeOptions) -> list[int]:
         tokenizer = self._tokenizer(language, options.task)
-        previous: list[int] = []
-        for text in (options.hotwords, options.prompt):
-            if text:
-                previous += tokenizer.encode(" " + text.strip())
-        prompt = [tokenizer.sot_prev, *previous[-MAX_PROMPT_TOKENS:]] if previous else []
+        before = text_before(*(_tokens(tokenizer, text) for text in (options.hotwords, options.prompt)))
+        prompt = [tokenizer.sot_prev, *before] if before else []
         return [*prompt, *tokenizer.sot_sequence, tokenizer.no_timestamps]
 
     def _tokenizer(self, language: str, task: str) -> Tokenizer:
@@ -387,6 +383,11 @@ class CTranslate2Engine:
                 self._hf_tokenizer, self._model.is_multilingual, task=task, language=language
             )
         return self._tokenizers[key]
+
+
+def _tokens(tokenizer: Tokenizer, text: str | None) -> list[int]:
+    """Those of a text that somebody wrote. What looks like a command to the decoder is none, and left out."""
+    return [token for token in tokenizer.encode(f" {text.strip()}") if token < tokenizer.eot] if text else []
 
 
 def _attempt(result: Any, tokenizer: Tokenizer, temperature: float, limit: int) -> Attempt:

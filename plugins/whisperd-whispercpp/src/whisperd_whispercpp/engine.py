@@ -31,7 +31,7 @@ from whisperd.worker.protocol import (
     LoadParams,
     WindowResult,
 )
-from whisperd.worker.rules import FRAMES_PER_SECOND, context_frames, elect, token_limit
+from whisperd.worker.rules import FRAMES_PER_SECOND, context_frames, elect, text_before, token_limit
 from whisperd.worker.words import Word, settle, timed_words
 from whisperd_whispercpp.alignment import alignment_heads
 from whisperd_whispercpp.c_interface import version
@@ -54,8 +54,6 @@ FULL_MARGIN_S = 30.0
 MAX_WINDOW_S = 30
 MIN_SAMPLES, MAX_SAMPLES = SAMPLE_RATE, MAX_WINDOW_S * SAMPLE_RATE
 """Shorter windows, of which the library computes nothing, get silence behind them."""
-MAX_PROMPT_TOKENS = 223
-"""The text before, as Whisper was trained."""
 
 
 def load(params: LoadParams) -> WhisperCppEngine:
@@ -213,8 +211,8 @@ class WhisperCppEngine:
         return b"".join(map(self._model.token_bytes, tokens)).decode(errors="replace")
 
     def _prompt(self, options: DecodeOptions) -> list[int]:
-        texts = [" " + text.strip() for text in (options.hotwords, options.prompt) if text]
-        return [token for text in texts for token in self._model.tokenize(text)][-MAX_PROMPT_TOKENS:]
+        texts = (options.hotwords, options.prompt)
+        return text_before(*(self._model.tokenize(f" {text.strip()}") if text else [] for text in texts))
 
     def _audio_context(self, window: EngineWindow) -> int:
         frames = context_frames(window.duration_s, self._context_margin_s)
