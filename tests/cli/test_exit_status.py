@@ -20,6 +20,8 @@ from whisperd.rpc.errors import WhisperdError
         ("rpc.invalid_params", 2),
         ("language.unknown", 2),
         ("daemon.connection_lost", 3),
+        ("daemon.foreign", 3),
+        ("daemon.unreachable", 3),
         ("protocol.unsupported", 3),
         ("audio.not_found", 4),
         ("job.unknown", 4),

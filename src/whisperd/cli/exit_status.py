@@ -47,9 +47,12 @@ CODES = {
     ),
     UNREACHABLE: (
         "daemon.connection_lost",
+        "daemon.foreign",
         "daemon.not_answering",
+        "daemon.start_failed",
         "daemon.stopping",
         "daemon.too_many_connections",
+        "daemon.unreachable",
         "protocol.unsupported",
     ),
     NOT_FOUND: (
