@@ -32,9 +32,9 @@ class Interrupter:
             os.kill(os.getpid(), signal.SIGINT)
 
 sys.meta_path.insert(0, Interrupter)
-EntryPoint("whisperctl", sys.argv[2], "console_scripts").load()()
+EntryPoint("program", sys.argv[2], "console_scripts").load()()
 """
-"""The program, with a Ctrl-C when it begins to import one module."""
+"""A program, with a Ctrl-C when it begins to import one module."""
 
 
 def jobs_on(daemon: RunningDaemon, model: Path) -> list[dict[str, Any]]:
@@ -53,10 +53,18 @@ def begun(start: Start, model: Path, *arguments: str, **options: object) -> subp
     return process
 
 
-@pytest.mark.parametrize("module", ["whisperd.cli.main", "whisperd.cli.parser"])
-def test_ctrl_c_while_it_is_imported(module: str) -> None:
+@pytest.mark.parametrize(
+    ("program", "module"),
+    [
+        ("whisperctl", "whisperd.cli.main"),
+        ("whisperctl", "whisperd.cli.parser"),
+        ("whisperd", "whisperd.daemon.main"),
+        ("whisperd", "whisperd.daemon.service"),
+    ],
+)
+def test_ctrl_c_while_it_is_imported(program: str, module: str) -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
-    command = [sys.executable, "-c", INTERRUPTED, module, project["scripts"]["whisperctl"]]
+    command = [sys.executable, "-c", INTERRUPTED, module, project["scripts"][program]]
     done = subprocess.run(command, capture_output=True, check=False, timeout=LIMIT_S)
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
