@@ -247,5 +247,15 @@ def test_a_terminal_that_is_gone_does_not_matter() -> None:
 def test_columns_of_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     assert columns(io.StringIO()) == 80
-    monkeypatch.setenv("COLUMNS", "0")
-    assert columns(io.StringIO()) == 80
+    for nonsense in ("0", "-5", "wide", "1e3", "²", "0" * 5000):
+        monkeypatch.setenv("COLUMNS", nonsense)
+        assert columns(io.StringIO()) == 80, nonsense
+
+
+@pytest.mark.parametrize("huge", ["1000000000", "9" * 5000])
+def test_a_terminal_that_is_said_to_be_wider_than_any(huge: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setenv("COLUMNS", huge)
+    Progress(stream=terminal).show("Loading", 25)
+    assert screen(terminal.getvalue()) == ["Loading [#####...............]  25 %"]
+    assert columns(terminal) > 10_000

@@ -41,6 +41,8 @@ USUAL_LINES = 24
 LEAST_CELLS = 6
 """What is left of a column that is made narrower."""
 COLUMNS_FOR_A_BAR = 60
+MAX_DIGITS = 9
+"""Of a width: thousands are more than Python reads, and as wide as that is every line."""
 BAR_CELLS = 20
 
 
@@ -193,7 +195,7 @@ def local_time(time: str) -> str:
 
 def columns(stream: IO[str]) -> int:
     """How wide a stream's terminal is, or would be. `$COLUMNS` has the last word, as everywhere."""
-    explicit = os.environ.get("COLUMNS", "")
+    explicit = os.environ.get("COLUMNS", "")[:MAX_DIGITS]
     if explicit.isdecimal() and int(explicit):
         return int(explicit)
     try:
