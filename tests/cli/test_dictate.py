@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -105,6 +106,21 @@ def test_subtitles_are_written_when_it_is_over(shared: RunningDaemon, tmp_path: 
     assert (done.status, done.out, done.err) == (0, "", "")
     assert target.read_text().startswith("1\n00:00:0")
     assert all(line in target.read_text() for line in TEXT)
+
+
+def test_a_file_that_comes_meanwhile_is_not_replaced_and_what_was_said_is_kept(
+    shared: RunningDaemon, ctl_process: Start, tmp_path: Path
+) -> None:
+    target = tmp_path / "talk.srt"
+    process = ctl_process("dictate", "--stdin", "--stream", "-o", str(target), stdin=subprocess.PIPE)
+    assert process.stdout is not None
+    while json.loads(process.stdout.readline())["type"] != "job.started":
+        pass
+    target.write_text("mine")
+    _, err = process.communicate(SPEECH, timeout=LIMIT_S)
+    assert (process.returncode, target.read_text()) == (5, "mine")
+    (command,) = re.findall(r"`whisperctl (jobs result .*)`", err.decode())
+    assert all(line in shared.ctl(*command.split()).out for line in TEXT)
 
 
 def test_output_dash_is_standard_output(

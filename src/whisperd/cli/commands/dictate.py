@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     if options.output == STANDARD_OUTPUT:
         options.output = None
     if options.output:
-        check_target(options.output, (), overwrite=options.overwrite)
+        _check_target(options)
     with connect_as(options, has_profile=True) as client:
         if options.model:
             agree_to_download(options, model_warnings(client, options.model), is_to_be_loaded=True)
@@ -80,10 +80,15 @@ def run(options: argparse.Namespace) -> int:
             dictation = stack.enter_context(client.dictate(**job_options))
             output: IO[str] | LineFile | None = sys.stdout
             if options.output:
+                _check_target(options)  # again: a daemon may have been started, or a person been asked
                 is_text = format_of(options.output, otherwise="text") == "text"
                 output = stack.enter_context(closing(LineFile(options.output))) if is_text else None
             _Session(dictation, options, output).run(command)
     return exit_status.DONE
+
+
+def _check_target(options: argparse.Namespace) -> None:
+    check_target(options.output, (), overwrite=options.overwrite)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -156,9 +161,15 @@ class _Session:
                     self._writer.write(event["index"], event["text"], event["channel"])
 
     def _write_file(self, client: Client) -> None:
-        target = self._options.output
-        content = client.jobs.result(self._dictation.id, format_of(target, otherwise="text"))["content"]
-        write_file(target, content)
+        target, job = self._options.output, self._dictation.id
+        name = format_of(target, otherwise="text")
+        content = client.jobs.result(job, name)["content"]
+        try:
+            _check_target(self._options)  # again: it may have come while somebody spoke
+            write_file(target, content)
+        except WhisperdError as error:
+            error.fix = f"`whisperctl jobs result {job} --format {name}` has what was said. {error.fix}"
+            raise
 
 
 class _Audio:
