@@ -89,13 +89,20 @@ def test_a_models_file_or_folder_travels_absolute_where_there_is_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "models" / "mine").mkdir(parents=True)
-    (tmp_path / "models" / "ggml-base.bin").touch()
+    for name in ("mine", "empty"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+    for name in ("ggml-base.bin", "mine/model.bin", "file"):
+        (tmp_path / "models" / name).touch()
+    (tmp_path / "base").touch()
     assert model_name("models/ggml-base.bin") == str(tmp_path / "models" / "ggml-base.bin")
     assert model_name("models/ggml-tiny.bin") == "models/ggml-tiny.bin"
     assert model_name("models/mine") == str(tmp_path / "models" / "mine")
-    assert model_name("models/other") == "models/other"
-    assert model_name("models") == "models", "it may be of the catalogue"
+    for name in ("models/other", "models/empty", "models/file"):
+        assert model_name(name) == name, "it may be on the hub"
+    for name in ("models", "base"):
+        assert model_name(name) == name, "it may be of the catalogue"
+    assert model_name("models/mine", is_in_store=True) == "models/mine"
+    assert model_name("./models/mine", is_in_store=True) == str(tmp_path / "models" / "mine")
 
 
 @pytest.mark.parametrize("name", ["tiny.en", "Systran/faster-whisper-base", "owner/name@main", ".hidden"])

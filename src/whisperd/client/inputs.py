@@ -135,18 +135,21 @@ def watch_params(fields: Mapping[str, Any]) -> dict[str, Any]:
     return params
 
 
-def model_name(name: str | os.PathLike[str]) -> str:
+def model_name(name: str | os.PathLike[str], *, is_in_store: bool = False) -> str:
     """A model's name, which for a folder or a file is its absolute path.
 
     As in the store, a text is a path if it begins with `.` or `~`, or is an absolute path; here also if there
-    is such a file that ends in `.bin`, or such a folder within another one: `models/mine`.
+    is such a file that ends in `.bin`, or a model in such a folder within another one: `models/mine`. That
+    is not looked for where only a model of the store can be meant.
     """
     if not isinstance(name, str):
         return absolute(name)
     if name in (".", "..") or name.startswith((f".{os.sep}", f"..{os.sep}", "./", "../", "~")):
         return absolute(os.path.expanduser(name))
-    is_here = os.path.isfile(name) if name.endswith(".bin") else os.path.dirname(name) and os.path.isdir(name)
-    return absolute(name) if is_here else name
+    weights = name
+    if not name.endswith(".bin"):  # a folder without a model hides no model that is called so
+        weights = os.path.join(name, "model.bin") if os.path.dirname(name) else ""
+    return absolute(name) if os.path.isfile(weights) and not is_in_store else name
 
 
 def _open(path: Path) -> IO[bytes]:

@@ -323,7 +323,7 @@ class Models(_Noun[One, Many]):
 
     def remove(self, name: str | os.PathLike[str]) -> One:
         """Delete a model from the store."""
-        return cast("One", self._ask("models.remove", name=model_name(name)))
+        return cast("One", self._ask("models.remove", name=model_name(name, is_in_store=True)))
 
     def path(self, name: str | os.PathLike[str]) -> One:
         """Where an installed model lies, as `path`."""
