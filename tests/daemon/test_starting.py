@@ -21,6 +21,7 @@ from raw_client import until
 from whisperd.client import aconnect, connect, start
 from whisperd.daemon import listener
 from whisperd.rpc.errors import WhisperdError
+from whisperd.service_manager import install
 from whisperd_testing import CACHE, LIMIT_S, RunningDaemon, write_tone
 
 pytestmark = pytest.mark.slow
@@ -259,6 +260,17 @@ def test_one_that_hangs_before_it_says_anything_is_given_up(
     with pytest.raises(WhisperdError) as caught:
         start.start_daemon(unstarted.socket)
     assert caught.value.code == "daemon.start_failed" and "said nothing" in caught.value.message
+
+
+def test_a_client_that_starts_it_has_all_the_time_that_it_may_take(
+    unstarted: RunningDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longest_s = install.COMMAND_TIMEOUT_S + start.SILENCE_TIMEOUT_S + start.CONNECT_TIMEOUT_S
+    assert longest_s <= start.OTHERS_START_TIMEOUT_S
+    monkeypatch.setattr(start, "OTHERS_START_TIMEOUT_S", 0.01)
+    with FileLock(f"{unstarted.socket}.start"), pytest.raises(WhisperdError) as caught:
+        start.start_daemon(unstarted.socket)
+    assert caught.value.code == "daemon.start_failed" and "another client" in caught.value.message
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux for the limits of a process")

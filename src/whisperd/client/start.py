@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = ["open_socket", "start_daemon"]
 
-START_TIMEOUT_S = 60.0
+CONNECT_TIMEOUT_S = 60.0
 SILENCE_TIMEOUT_S = 90.0
 """How long a daemon that we start may say nothing: as long as its unit gives it (`TimeoutStartSec=`)."""
+OTHERS_START_TIMEOUT_S = 330.0
+"""How long another client may take: three minutes for a service manager that hangs, then as long as we for a
+daemon of its own, and to connect. One that dies is not waited for; it may have been stopped."""
 LAST_WORDS_BYTES = 4096
 
 
@@ -47,7 +50,7 @@ def start_daemon(path: str) -> Connected:
     from filelock import FileLock, Timeout
 
     try:
-        with FileLock(_start_lock(path), timeout=START_TIMEOUT_S, mode=0o600):
+        with FileLock(_start_lock(path), timeout=OTHERS_START_TIMEOUT_S, mode=0o600):
             try:
                 return connect_socket(path)
             except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError):
@@ -55,14 +58,14 @@ def start_daemon(path: str) -> Connected:
                     _spawn(path)
             return _connect_patiently(path)
     except Timeout:
-        raise _start_failed("another client has been starting it for a minute") from None
+        raise _start_failed(f"another client has tried to for {OTHERS_START_TIMEOUT_S:.0f} s") from None
     except OSError as error:
         raise _cannot_connect(path, error) from error
 
 
 def _connect_patiently(path: str) -> Connected:
     # Only where another daemon took the socket while ours was starting.
-    deadline_s = time.monotonic() + START_TIMEOUT_S
+    deadline_s = time.monotonic() + CONNECT_TIMEOUT_S
     while True:
         try:
             return connect_socket(path)
