@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -36,6 +38,34 @@ async def until_status(client: AsyncClient, model: Path, status: str) -> None:
             job["status"] for job in await client.jobs.list() if job["options"]["model"] == str(model)
         ] != [status]:
             await anyio.sleep(0.01)
+
+
+async def cancelled_at(
+    method: bytes,
+    client: AsyncClient,
+    work: Callable[[], Coroutine[Any, Any, object]],
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+) -> None:
+    """Do work that is cancelled once it has asked for something: with a scope, or as asyncio does it."""
+    write, scope, asked = client.peer._write, anyio.CancelScope(), anyio.Event()
+
+    async def write_and_tell(data: bytes) -> None:
+        await write(data)
+        if method in data:
+            scope.cancel() if how == "scope" else asked.set()
+
+    monkeypatch.setattr(client.peer, "_write", write_and_tell)
+    if how == "scope":
+        with scope:
+            await work()
+        assert scope.cancelled_caught
+    else:
+        task = asyncio.create_task(work())
+        await asked.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
 
 @pytest.mark.parametrize("kind", ["text", "path", "bytes", "file"])
@@ -115,9 +145,10 @@ async def test_cancelling_the_task_cancels_the_job(
         assert (await client.transcribe(tone, vad=False)).text == TEXT
 
 
+@pytest.mark.parametrize("how", ["scope", "task"])
 @pytest.mark.parametrize("live", [False, True])
 async def test_a_task_that_is_cancelled_while_it_begins_a_job_leaves_none_behind(
-    shared: RunningDaemon, held: Path, tone: Path, monkeypatch: pytest.MonkeyPatch, live: bool
+    shared: RunningDaemon, held: Path, tone: Path, monkeypatch: pytest.MonkeyPatch, live: bool, how: str
 ) -> None:
     async def work(client: AsyncClient) -> None:
         if live:
@@ -127,36 +158,17 @@ async def test_a_task_that_is_cancelled_while_it_begins_a_job_leaves_none_behind
             await client.transcribe(tone, model=held, vad=False)
 
     async with aconnect(shared.socket, start=False) as client:
-        with anyio.CancelScope() as scope:
-            write = client.peer._write
-
-            async def write_and_cancel(data: bytes) -> None:
-                await write(data)
-                if b"jobs.submit" in data:  # which the daemon answers later
-                    scope.cancel()
-
-            monkeypatch.setattr(client.peer, "_write", write_and_cancel)
-            await work(client)
-        assert scope.cancelled_caught
+        await cancelled_at(b"jobs.submit", client, lambda: work(client), monkeypatch, how)
         await until_status(client, held, "cancelled")
 
 
+@pytest.mark.parametrize("how", ["scope", "task"])
 async def test_a_task_that_is_cancelled_while_it_begins_an_upload_leaves_none_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     daemon = ScriptedDaemon(tmp_path / "socket", uploads_create={"id": "begun"}, uploads_delete={})
     async with aconnect(daemon.path, start=False) as client:
-        with anyio.CancelScope() as scope:
-            write = client.peer._write
-
-            async def cancel_and_write(data: bytes) -> None:
-                if b"uploads.create" in data:
-                    scope.cancel()
-                await write(data)
-
-            monkeypatch.setattr(client.peer, "_write", cancel_and_write)
-            await client.transcribe(b"sound")
-        assert scope.cancelled_caught
+        await cancelled_at(b"uploads.create", client, lambda: client.transcribe(b"sound"), monkeypatch, how)
     daemon.close()
     assert daemon.requests == [("uploads.create", {}), ("uploads.delete", {"id": "begun"})]
 

@@ -256,15 +256,29 @@ class AsyncClient:
 
     async def _begin(self, source: Map, options: JobOptions, *, detach: bool = False) -> str:
         """Begin a job; its id."""
-        return await self._begun(self.jobs.submit(source, option_params(options), detach=detach))
+        answer = self.jobs.submit(source, option_params(options), detach=detach)
+        return await self._begun(answer, "jobs.cancel")
 
-    async def _begun(self, answer: Awaitable[Map]) -> str:
-        """The id of a job or an upload, told in any case: who is cancelled meanwhile can cancel it."""
+    async def _begun(self, answer: Awaitable[Map], undo: str) -> str:
+        """The id of a job or an upload, told in any case: who is cancelled meanwhile can cancel it.
+
+        But for asyncio's own `Task.cancel`, which minds no shield: then the method `undo` does so here.
+        """
+        begun: Map = {}
+
+        async def take() -> None:
+            with anyio.CancelScope(shield=True):
+                begun.update(await answer)
+
         try:
             with anyio.CancelScope(shield=True):
-                begun = await answer
+                async with open_task_group() as tasks:
+                    tasks.start_soon(take)
         except WhisperdError:
             await checkpoint_if_cancelled()  # perhaps the connection was given up as well
+            raise
+        except anyio.get_cancelled_exc_class():
+            await self._quietly(undo, id=str(begun["id"]))
             raise
         return str(begun["id"])
 
@@ -286,7 +300,7 @@ class AsyncClient:
         # A pipe or a disk may keep a thread waiting for ever; nobody has to wait for the thread.
         if await to_thread.run_sync(is_path, input, abandon_on_cancel=True):
             return input_params(input)  # type: ignore[arg-type]
-        upload = await self._begun(self.request("uploads.create"))
+        upload = await self._begun(self.request("uploads.create"), "uploads.delete")
         remaining = pieces(input)
         try:
             while piece := await to_thread.run_sync(_next_piece, remaining, abandon_on_cancel=True):
