@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import sqlite3
 from collections import Counter
@@ -93,8 +94,9 @@ def _rows(database: Path) -> Mapping[str, int]:
 
 
 def _files(folder: Path) -> set[str]:
-    """The files below a folder; all logs are one."""
-    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    """The files below a folder; all logs are one. What goes while we look is as good as gone."""
+    found = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    names = {str(path.relative_to(folder)) for path in found if path.is_file()}
     return {"daemon.log" if name.startswith("daemon.log") else name for name in names}
 
 
