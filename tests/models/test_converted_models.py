@@ -276,8 +276,25 @@ async def test_a_folder_that_is_used_in_place_is_converted_anew_when_it_changed(
     write_files(folder, tiny_files(2))
     second = await store.convert(str(folder), FORMAT, "int8")
     assert second.read_bytes() == b"int8" + tiny_files(2)["model.bin"][::-1]
+    assert second.exists() and not first.exists(), "nobody would ask for it again"
+    assert len(list((store.root / "locks").glob("converted-*"))) == 1
     await store.remove("toy")
-    assert second.exists() and not first.exists()
+    assert second.exists()
+
+
+async def test_what_was_made_of_other_folders_stays(
+    tmp_path: Path, store: ModelStore, converter: Converter
+) -> None:
+    """Also where they are away, as on a disk that is not mounted."""
+    paths = []
+    for number in (1, 2):
+        folder = write_files(tmp_path / f"mine {number}", tiny_files(number))
+        paths.append(await store.convert(str(folder), FORMAT, "int8"))
+        folder.rename(tmp_path / f"away {number}")
+    paths.append(await store.convert("toy", FORMAT, "int8"))
+    folder = write_files(tmp_path / "mine 3", tiny_files(3))
+    paths.append(await store.convert(str(folder), FORMAT, "int8"))
+    assert all(path.exists() for path in paths)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")

@@ -169,9 +169,17 @@ class ConvertedModels:
             if fetch is None or not await fetch(incoming):
                 await self._convert(source, format, precision, incoming, bundle, on_progress)
             await anyio.to_thread.run_sync(_install, incoming, path)
+            if source.in_place:
+                await anyio.to_thread.run_sync(self._clear_earlier, source)
         finally:
             incoming.unlink(missing_ok=True)
         return path
+
+    def _clear_earlier(self, source: ConvertedSource) -> None:
+        """Remove what was made of a user's folder when it was another: nobody would ask for it again."""
+        for folder in disk.contents(self._folder):
+            if folder.name != source.hash and _folder_in_place(folder) == source.folder:
+                shutil.rmtree(folder, ignore_errors=True)
 
     async def _convert(
         self,
@@ -272,10 +280,18 @@ def _record(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
+def _folder_in_place(folder: Path) -> Path | None:
+    """The user's folder of which something in `folder` was made; None of a model of the store."""
+    try:
+        return Path((folder / _IN_PLACE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
 def _is_of_folder_in_place(folder: Path) -> bool:
     """Whether what lies in `folder` was made of a user's folder that is still as it was."""
+    source = _folder_in_place(folder)
     try:
-        source = Path((folder / _IN_PLACE).read_text("utf-8"))
-        return ConvertedSource.used_in_place(source).hash == folder.name
-    except (OSError, ValueError, WhisperdError):
+        return source is not None and ConvertedSource.used_in_place(source).hash == folder.name
+    except (ValueError, WhisperdError):
         return False

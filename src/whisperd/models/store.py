@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -360,8 +362,8 @@ class ModelStore:
     def _source(self, name: str, folder: Path) -> tuple[ConvertedSource, str]:
         """What is converted, and whose lock keeps it from being removed, or made twice, meanwhile."""
         if is_path(name):
-            source = ConvertedSource.used_in_place(folder)
-            return source, f"converted-{source.hash}"
+            key = hashlib.sha256(os.fsencode(folder)).hexdigest()  # the same when it has changed
+            return ConvertedSource.used_in_place(folder), f"converted-{key}"
         model = self._resolve(name)
         manifest = self._storage.manifest(model.key)
         if manifest is None:
