@@ -52,6 +52,24 @@ async def test_a_name_that_looks_like_ours_and_is_not_ends_nothing(tmp_path: Pat
         await until((inbox / "a.en.txt").exists)
 
 
+async def test_a_file_that_was_only_touched_settles_anew_when_it_is_edited(
+    tmp_path: Path, inbox: Path
+) -> None:
+    put(inbox, "a.wav")
+    async with open_watches(tmp_path) as watches:
+        added = await watches.manager.add(str(inbox), WatchChanges())
+        folder = watches.folder(added.id)
+        await until((inbox / "a.en.txt").exists)
+        os.utime(inbox / "a.wav", (1, 1))
+        folder.request_scan()
+        with anyio.fail_after(LIMIT_S):
+            while (row := await watches.store.files.at(added.id, "a.wav")) and row.identity.modified_ns > 1e9:
+                await anyio.sleep(0.01)
+        await until(lambda: not folder.pending.in_hand)
+        assert len(watches.jobs.paths) == 1
+        assert folder.pending.settled_s == {}
+
+
 async def test_a_tree_with_few_recordings_is_no_folder_that_does_not_answer(
     tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

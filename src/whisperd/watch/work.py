@@ -56,7 +56,9 @@ class FileWork:
         number: int | None = None
         try:
             taken = await self._submit(folder, seen)
-            if taken is not None:
+            if taken is None:
+                folder.pending.settled_s.pop(seen.path, None)
+            else:
                 number, job = taken
                 await self._finish(folder, number, job)
         except Exception as error:
