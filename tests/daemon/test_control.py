@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import stat
 import subprocess
@@ -193,6 +194,20 @@ def test_the_log_as_it_grows(daemon: RunningDaemon) -> None:
         assert "settings read again" in following.stdout.readline()
         following.terminate()
     following.wait(LIMIT_S)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a limit of POSIX is a full disk without a disk")
+def test_settings_that_could_not_be_written_are_not_in_the_way(unstarted: RunningDaemon) -> None:
+    program = (
+        "import resource; from whisperd.cli.main import main;"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); main()"
+    )
+    words = ["daemon", "config", "--init", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-BPc", program, *words], env=unstarted.env, capture_output=True, check=False
+    )
+    assert json.loads(done.stdout)["error"]["code"] == "config.not_writable"
+    assert unstarted.ctl(*words).json == {"path": str(unstarted.config)}
 
 
 def test_the_settings(unstarted: RunningDaemon) -> None:

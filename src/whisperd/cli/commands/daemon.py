@@ -264,8 +264,13 @@ def _killed(pid: int | None) -> dict[str, Any]:
 def _write_template(path: os.PathLike[str], content: str) -> None:
     try:
         make_private_folder(os.path.dirname(path))
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(content)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(content)
+        except BaseException:
+            os.unlink(path)  # what was not made is not in the way of the next attempt
+            raise
     except FileExistsError:
         raise WhisperdError(
             "config.exists", f"{os.fspath(path)} is there already.", "Edit it, or move it away first."
@@ -274,7 +279,7 @@ def _write_template(path: os.PathLike[str], content: str) -> None:
         raise WhisperdError(
             "config.not_writable",
             f"{os.fspath(path)} cannot be written: {error.strerror}.",
-            "Check the folder's permissions, or set WHISPERD_CONFIG to another path.",
+            "Check the folder's permissions and its disk, or set WHISPERD_CONFIG to another path.",
         ) from error
 
 
