@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from whisperd.cli.output import local_time
 from whisperd_testing import RunningDaemon, batches, until
 
 pytestmark = pytest.mark.real
@@ -58,6 +59,7 @@ def test_show(shared: RunningDaemon, done_job: str, tone: str) -> None:
     assert shown["status"].strip() == "completed"
     assert shown["input"].strip() == tone
     assert shown["cached"].strip() in ("yes", "no")
+    assert shown["ended"].strip() == local_time(job["ended"])
 
 
 def test_show_of_a_failed_job_is_for_people(shared: RunningDaemon, failed_job: str) -> None:

@@ -11,7 +11,7 @@ from whisperd.cli.ages import age_s, since
 from whisperd.cli.command import confirm, connect_as, for_each, progress_of, show_answers
 from whisperd.cli.files import EXTENSIONS
 from whisperd.cli.follow import follow_job
-from whisperd.cli.output import counted, print_json, print_table, printable
+from whisperd.cli.output import counted, local_time, print_json, print_table, printable
 from whisperd.cli.parser import Parser, usage_error
 
 STATUSES = ("queued", "running", "completed", "failed", "cancelled")
@@ -158,6 +158,8 @@ def _lines(key: str, value: Any) -> list[str]:
     """A field of a job as a person reads it; `--json` has what an error has beside this."""
     if key == "error" and value:
         return [printable(line) for line in (value["message"], value["fix"], f"({value['code']})") if line]
+    if key in ("created", "started", "ended") and value:
+        return [local_time(value)]
     return [printable(_input(value) if key == "input" else _shown(value))]
 
 
