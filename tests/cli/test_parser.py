@@ -117,6 +117,8 @@ def test_the_value_of_an_option_is_no_command() -> None:
         (("runtimes", "rm", "x"), "usage.unknown_command", "rm", "Did you mean delete?"),
         (("runtimes", "remove", "x"), "usage.unknown_command", "remove", "Did you mean delete?"),
         (("models", "delete", "x"), "usage.unknown_command", "delete", "Did you mean remove?"),
+        (("natives", "uninstall", "x"), "usage.unknown_command", "uninstall", "Did you mean remove?"),
+        (("natives", "prepare", "x"), "usage.unknown_command", "prepare", "Did you mean install?"),
         (("runtimes", "ps"), "usage.unknown_command", "ps", "Did you mean list?"),
         (("jobs", "ls"), "usage.unknown_command", "ls", "Did you mean list?"),
         (("profiles", "add", "x"), "usage.unknown_command", "add", "Did you mean create?"),

@@ -33,6 +33,7 @@ ELSEWHERE = {
     "kill": ("cancel",),
     "ls": ("list", "models list"),
     "new": ("create",),
+    "prepare": ("pull", "install"),
     "ps": ("list", "runtimes list"),
     "pull": ("install", "prepare", "models pull"),
     "remove": ("delete", "clear"),
@@ -43,6 +44,7 @@ ELSEWHERE = {
     "start": ("load", "daemon start"),
     "status": ("show", "daemon status"),
     "stop": ("unload", "cancel", "daemon stop"),
+    "uninstall": ("remove", "delete", "daemon uninstall"),
     "update": ("edit",),
     "use": ("default",),
 }
