@@ -75,6 +75,8 @@ def test_upgraded_used_and_taken_back(daemon: RunningDaemon, wheels: Path, toy: 
     gone = daemon.ctl("--json", "natives", "remove", NAME, "--version", "2.2")
     assert gone.json["removed"] == ["2.2"]
     assert described(daemon) == {"installed": ["2.1"], "current": "2.1", "previous": None}
+    again = daemon.ctl("--json", "natives", "remove", NAME, "--version", "2.2")
+    assert (again.status, again.json["error"]["fix"]) == (4, "Installed is 2.1.")
     nothing = daemon.ctl("natives", "rollback", NAME)
     assert nothing.status == 4
     assert "was not upgraded" in nothing.err

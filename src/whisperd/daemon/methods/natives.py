@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Any
 
 import anyio.to_thread
@@ -92,13 +93,10 @@ async def rollback(call: Call, params: BundleParams) -> dict[str, Any]:
 async def remove(call: Call, params: VersionParams) -> dict[str, Any]:
     """Delete every installed version of a bundle, or the one that is named."""
     _bundle(params.name)
-    versions = [
-        one
-        for one in await call.service.natives.list()
-        if one.name == params.name and params.version in (None, one.version)
-    ]
+    there = [one for one in await call.service.natives.list() if one.name == params.name]
+    versions = [one for one in there if params.version in (None, one.version)]
     if not versions:
-        raise _not_installed(params.name, params.version)
+        raise _not_installed(params.name, params.version, there)
     for installed in versions:
         await call.service.natives.remove(installed)
     return {"name": params.name, "removed": [one.version for one in versions]}
@@ -185,12 +183,15 @@ def _installed(installed: InstalledBundle) -> dict[str, Any]:
     }
 
 
-def _not_installed(name: str, version: str | None = None) -> WhisperdError:
+def _not_installed(
+    name: str, version: str | None = None, there: Sequence[InstalledBundle] = ()
+) -> WhisperdError:
+    others = ", ".join(one.version for one in there)
     what = f"Version {version} of the bundle {name}" if version else f"The bundle {name}"
     return WhisperdError(
         "native.not_installed",
         f"{what} is not installed.",
-        f"Run `whisperctl natives install {name}`.",
+        f"Installed is {others}." if others else f"Run `whisperctl natives install {name}`.",
     )
 
 
