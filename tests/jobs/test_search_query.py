@@ -25,6 +25,7 @@ from whisperd.rpc.errors import WhisperdError
         ("- budget !", '"budget"'),
         ("会議", '"会\u200b議"'),
         ("text:budget", '"text:budget"'),
+        ('"path:"', '"path:"'),
     ],
 )
 def test_words(text: str, match: str) -> None:
@@ -54,6 +55,8 @@ def test_filters() -> None:
         '""',
         "- !",
         "lang:de",
+        "a lang:",
+        "a path: b",
         "a lang:xx",
         "a after:yesterday",
         "a before:2026-13",

@@ -20,6 +20,7 @@ __all__ = ["SearchQuery", "parse_query", "searchable"]
 _TERM = re.compile(
     r'(?:(?P<key>before|after|lang|path):)?(?:"(?P<quoted>[^"]*)"?|(?P<plain>[^\s"]+))(?P<star>\*)?'
 )
+_EMPTY_FILTERS: Final = ("before:", "after:", "lang:", "path:")
 _DATE = re.compile(r"(\d{4})(?:-(\d{1,2})(?:-(\d{1,2}))?)?")
 _UNSPACED: Final = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
@@ -50,6 +51,10 @@ def parse_query(text: str) -> SearchQuery:
     for term in _TERM.finditer(text):
         value = term["quoted"] if term["quoted"] is not None else term["plain"]
         match term["key"]:
+            case None if value in _EMPTY_FILTERS and term["quoted"] is None:
+                raise _invalid(
+                    f"there is nothing behind {value}", "Write what it is to be there, without a space"
+                )
             case None:
                 is_prefix = bool(term["star"]) or (term["quoted"] is None and value.endswith("*"))
                 if word := _word(value, is_prefix=is_prefix):
