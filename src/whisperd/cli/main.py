@@ -29,8 +29,11 @@ COMMANDS = {
     "calibrate": "measure which way to run a model is the fastest on this computer",
     "doctor": "what is wrong, and how to mend it",
     "daemon": "the daemon: status, start, stop, settings, log",
+    "completion": "have the shell complete commands, options and names",
 }
 """Every command, with what it does; each is a module of that name in `whisperd.cli.commands`."""
+COMPLETE = "__complete"
+"""What shells call to know what a command line may become."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -73,6 +76,11 @@ def _run(arguments: Sequence[str]) -> int:
         socket=None, profile=None, json=False, no_start=False, quiet=False, verbose=False
     )
     try:
+        if arguments[:1] == [COMPLETE]:
+            from whisperd.cli.completion import print_offer
+
+            print_offer(program(), arguments[1:])
+            return exit_status.DONE
         options = program().parse(arguments, defaults)
         return int(options.run(options) or exit_status.DONE)
     except SystemExit as ended:  # argparse has shown the help or the version

@@ -1,0 +1,32 @@
+"""`whisperctl completion`: have the shell complete commands, options and names."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import TYPE_CHECKING
+
+from whisperd.cli.output import print_json
+
+if TYPE_CHECKING:
+    import argparse
+
+    from whisperd.cli.parser import Parser
+
+__all__ = ["add"]
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+def add(parser: Parser) -> None:
+    """Add the arguments."""
+    parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help=f"one of {', '.join(SHELLS)}")
+    parser.set_defaults(run=completion)
+
+
+def completion(options: argparse.Namespace) -> None:
+    """Print the script that a shell is to read."""
+    script = (resources.files("whisperd.cli") / "shells" / options.shell).read_text("utf-8")
+    if options.json:
+        print_json({"shell": options.shell, "script": script})
+    else:
+        print(script, end="")

@@ -1,0 +1,182 @@
+"""What a shell offers when Tab is pressed.
+
+The scripts in `shells/` ask `whisperctl __complete WORD...` for it: the words of the command line, of which
+the last is the one that is being written. The answer's first line is `files`, `folders` or `words`, the
+others are the words that it may become, each with what it is behind a tab. Nothing is ever said of what went
+wrong, and no daemon is started: where none runs, no names are known.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Literal, NamedTuple
+
+from whisperd.cli.parser import Parser
+from whisperd.rpc.errors import WhisperdError
+
+__all__ = ["Names", "Offer", "Word", "offer", "print_offer"]
+
+Kind = Literal["words", "files", "folders"]
+Names = Callable[[str], Iterable["Word"]]
+"""The names that there are of a noun, such as `runtimes`."""
+
+KIND_OF: Final[dict[str, Kind]] = {"FILE": "files", "PATH": "files", "DIR": "folders", "FOLDER": "folders"}
+"""By what stands for an argument in the help."""
+NOUN_OF: Final = {"--runtime": "runtimes", "--profile": "profiles", "--model": "models", "MODEL": "models"}
+"""By an option or by what stands for an argument."""
+NAMES_OF_ITS_OWN: Final = ("NAME", "ID", "FOLDER")
+"""What stands for a name of the command's own noun."""
+MAKERS: Final = ("create", "add", "import")
+"""What is named behind these is not there yet."""
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+class Word(NamedTuple):
+    """What a word may become."""
+
+    text: str
+    summary: str = ""
+
+
+class Offer(NamedTuple):
+    """What the shell shows: names of files or folders of its own, or these words."""
+
+    words: Sequence[Word] = ()
+    kind: Kind = "words"
+
+
+def offer(parser: Parser, words: Sequence[str], names: Names) -> Offer:
+    """What the last of the words of a command line may become; `parser` is that of the whole program."""
+    *before, current = words or ("",)
+    place = _walk(parser, before)
+    if place.option is not None:
+        return _value(place.parser, place.option, current, names)
+    if current.startswith("-") and not place.has_only_names:
+        name, equals, value = current.partition("=")
+        if not equals:
+            return Offer(_beginning(_options(place.parser), current))
+        found = _value(place.parser, _option(place.parser, name), value, names)
+        return found._replace(words=[one._replace(text=f"{name}={one.text}") for one in found.words])
+    if place.parser.commands:
+        return Offer(_beginning((Word(*one) for one in place.parser.commands.items()), current))
+    return _value(place.parser, _argument(place.parser, place.arguments), current, names)
+
+
+def print_offer(parser: Parser, words: Sequence[str]) -> None:
+    """Answer a shell."""
+    found = offer(parser, words, _known_names)
+    print(found.kind)
+    for one in found.words:
+        if not _CONTROL.search(one.text):  # else it cannot be offered in a line
+            print(one.text, _CONTROL.sub(" ", one.summary), sep="\t")
+
+
+class _Place(NamedTuple):
+    """Where in a command line one is."""
+
+    parser: Parser
+    """That of the command."""
+    arguments: int = 0
+    """How many it has been given."""
+    option: argparse.Action | None = None
+    """That whose value comes next."""
+    has_only_names: bool = False
+    """Whether nothing is an option from here on."""
+
+
+def _walk(parser: Parser, words: Sequence[str]) -> _Place:
+    place = _Place(parser)
+    for word in words:
+        if place.option is not None:
+            place = place._replace(option=None)
+        elif word == "--":
+            place = place._replace(has_only_names=True)
+        elif word.startswith("-") and not place.has_only_names:
+            place = place._replace(option=_valued(place.parser, word))
+        elif word in place.parser.commands:
+            place = place._replace(parser=place.parser.command(word))
+        elif word != "help":
+            place = place._replace(arguments=place.arguments + 1)
+    return place
+
+
+def _options(parser: Parser) -> Iterable[Word]:
+    return (
+        Word(name, action.help or "")
+        for action in (*parser.arguments, *parser.common)
+        if action.help != argparse.SUPPRESS
+        for name in action.option_strings
+        if name.startswith("--")
+    )
+
+
+def _option(parser: Parser, name: str) -> argparse.Action | None:
+    actions = (*parser.arguments, *parser.common)
+    return next((action for action in actions if name in action.option_strings), None)
+
+
+def _valued(parser: Parser, word: str) -> argparse.Action | None:
+    """The option that a word is, if the next word is its value."""
+    action = None if "=" in word else _option(parser, word)
+    return action if action is not None and action.nargs != 0 else None
+
+
+def _argument(parser: Parser, place: int) -> argparse.Action | None:
+    """Where a name belongs that has so many before it: the last argument may take any number of them."""
+    own = [action for action in parser.arguments if not action.option_strings]
+    if place < len(own):
+        return own[place]
+    return own[-1] if own and own[-1].nargs in ("+", "*", argparse.REMAINDER) else None
+
+
+def _value(parser: Parser, action: argparse.Action | None, current: str, names: Names) -> Offer:
+    if action is None:
+        return Offer()
+    if action.choices is not None:
+        return Offer(_beginning((Word(str(one)) for one in action.choices), current))
+    noun, verb = [*parser.prog.split(), "", ""][1:3]
+    standing = str(action.metavar)
+    is_watched = noun == "watch" and not action.option_strings and verb not in MAKERS
+    if standing in KIND_OF and not is_watched:
+        return Offer(kind=KIND_OF[standing])
+    by_option = next((NOUN_OF[name] for name in action.option_strings if name in NOUN_OF), None)
+    if by_option or standing in NOUN_OF:
+        noun = by_option or NOUN_OF[standing]
+    elif action.option_strings or verb in MAKERS or standing not in NAMES_OF_ITS_OWN:
+        return Offer()
+    elif (noun, verb) == ("models", "pull"):
+        noun = "available"
+    return Offer(_beginning(names(noun), current))
+
+
+def _beginning(words: Iterable[Word], current: str) -> Sequence[Word]:
+    return [one for one in words if one.text.startswith(current)]
+
+
+def _known_names(noun: str) -> Iterable[Word]:
+    """Asked of the daemon that runs, if one does."""
+    from whisperd.client.synchronous import connect
+
+    ask, key, summary = _ASK.get(noun, (None, "", ""))
+    if ask is None:
+        return []
+    try:
+        with connect(start=False, profile="") as client:
+            return [Word(str(one[key]), str(one.get(summary) or "")) for one in ask(client)]
+    except WhisperdError:
+        return []
+
+
+_ASK: Final[dict[str, tuple[Callable[[Any], list[dict[str, Any]]], str, str]]] = {
+    "runtimes": (lambda client: client.runtimes.list(), "name", "model"),
+    "profiles": (lambda client: client.profiles.list(), "name", "runtime"),
+    "models": (lambda client: client.models.list(), "name", ""),
+    "available": (lambda client: client.models.available(), "name", ""),
+    "natives": (lambda client: client.natives.list(), "name", ""),
+    "jobs": (lambda client: client.jobs.list()[::-1], "id", "status"),
+    "watch": (lambda client: client.watch.list(), "path", "status"),
+}
+"""For each noun: how the daemon is asked, by what things are known, and what says more of them."""
