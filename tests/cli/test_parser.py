@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import io
 import re
+import shlex
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -104,6 +106,22 @@ def test_whatever_is_typed_is_understood_or_refused_in_words(words: list[str]) -
 
 def test_the_value_of_an_option_is_no_command() -> None:
     assert parse("--socket", "models", "transcribe", "a.wav").socket == "models"
+
+
+def examples(parser: Parser) -> Iterator[list[str]]:
+    """Of a command and all below it, what stands behind `whisperctl` in the examples of their help."""
+    for line in (parser.epilog or "").splitlines() if not parser.commands else ():
+        if "whisperctl " in line:
+            yield shlex.split(line.partition("whisperctl ")[2].partition(" > ")[0])
+    for name in parser.commands:
+        yield from examples(parser.command(name))
+
+
+def test_every_example_is_a_command() -> None:
+    found = list(examples(program()))
+    assert len(found) > 40
+    for words in found:
+        assert parse(*words).run
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,17 @@ if TYPE_CHECKING:
 
 __all__ = ["add_install", "add_uninstall", "ask", "install", "installed", "is_stopped", "uninstall"]
 
+INSTALL_EXAMPLES = """examples:
+  whisperctl daemon install
+  whisperctl daemon install --print
+  whisperctl daemon install --manager openrc --print"""
 _MANAGERS = ("systemd", "launchd", "task-scheduler", "openrc", "runit")
 
 
 def add_install(parser: Parser) -> None:
     """The options of `install`."""
     _add_common(parser, "write over files that were changed; they are kept as NAME.old")
+    parser.epilog = INSTALL_EXAMPLES
 
 
 def add_uninstall(parser: Parser) -> None:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     Map = dict[str, Any]
 
 FULL_MARGIN_S = 30
+EXAMPLES = """examples:
+  whisperctl calibrate
+  whisperctl calibrate small
+  whisperctl calibrate --show"""
 OUTCOMES = {"slower": "too slow", "stuck": "stuck", "failed": "failed", "no_memory": "no memory"}
 
 
@@ -26,6 +30,7 @@ def add(parser: Parser) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--show", action="store_true", help="show what was found, what was tried, and why")
     what.add_argument("--forget", action="store_true", help="forget it: engines are chosen by priority again")
+    parser.epilog = EXAMPLES
     parser.set_defaults(run=run)
 
 

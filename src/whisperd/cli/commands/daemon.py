@@ -18,6 +18,9 @@ from whisperd.paths import make_private_folder
 from whisperd.rpc.errors import WhisperdError
 
 STOP_POLL_S = 0.02
+LOG_EXAMPLES = """examples:
+  whisperctl daemon logs -n 200
+  whisperctl daemon logs --follow"""
 
 
 def add(parser: Parser) -> None:
@@ -39,6 +42,7 @@ def _add_lines(parser: Parser) -> None:
         "-n", "--lines", type=whole_number(), default=50, metavar="N", help="the last N lines (50)"
     )
     parser.add_argument("-f", "--follow", action="store_true", help="go on with what is written")
+    parser.epilog = LOG_EXAMPLES
 
 
 def _add_force(parser: Parser) -> None:

@@ -14,12 +14,25 @@ from whisperd.cli.follow import follow_job
 from whisperd.cli.output import counted, local_time, print_json, print_table, printable
 from whisperd.cli.parser import Parser, usage_error
 
+LIST_EXAMPLES = """examples:
+  whisperctl jobs list --status failed
+  whisperctl jobs list --since 2h --json"""
+RESULT_EXAMPLES = """examples:
+  whisperctl jobs result 5c1f0a9be2
+  whisperctl jobs result 5c1f0a9be2 --format srt > film.srt"""
+CANCEL_EXAMPLES = """examples:
+  whisperctl jobs cancel 5c1f0a9be2
+  whisperctl jobs cancel --all --status queued"""
+CLEAR_EXAMPLES = """examples:
+  whisperctl jobs clear --older-than 30d
+  whisperctl jobs clear 5c1f0a9be2 --purge
+  whisperctl jobs clear --purge"""
 STATUSES = ("queued", "running", "completed", "failed", "cancelled")
 
 
 def add(parser: Parser) -> None:
     """Add the verbs."""
-    parser.add_verb("list", list_, "the jobs that are remembered", _add_filters)
+    parser.add_verb("list", list_, "the jobs that are remembered", _add_list)
     parser.add_verb("show", show, "all that is known of a job", _add_id)
     parser.add_verb("follow", follow, "a job's text as it is recognised, from its beginning", _add_id)
     parser.add_verb("wait", wait, "wait until jobs are over; fails if one of them failed", _add_ids)
@@ -37,6 +50,11 @@ def _add_ids(parser: Parser) -> None:
     parser.add_argument("ids", nargs="+", metavar="ID", help="jobs by their ids")
 
 
+def _add_list(parser: Parser) -> None:
+    _add_filters(parser)
+    parser.epilog = LIST_EXAMPLES
+
+
 def _add_filters(parser: Parser, statuses: Sequence[str] = STATUSES) -> None:
     parser.add_argument("--status", choices=statuses, help="only those")
     parser.add_argument(
@@ -47,8 +65,9 @@ def _add_filters(parser: Parser, statuses: Sequence[str] = STATUSES) -> None:
 
 def _add_cancel(parser: Parser) -> None:
     parser.add_argument("ids", nargs="*", metavar="ID", help="jobs by their ids")
-    parser.add_argument("--all", action="store_true", help="all that wait or run, or of them")
+    parser.add_argument("--all", action="store_true", help="all that wait or run; the next options narrow it")
     _add_filters(parser, ("queued", "running"))
+    parser.epilog = CANCEL_EXAMPLES
 
 
 def _add_clear(parser: Parser) -> None:
@@ -59,6 +78,7 @@ def _add_clear(parser: Parser) -> None:
     parser.add_argument(
         "--purge", action="store_true", help="erase their texts as well; without an ID, all texts"
     )
+    parser.epilog = CLEAR_EXAMPLES
 
 
 def _add_format(parser: Parser) -> None:
@@ -66,6 +86,7 @@ def _add_format(parser: Parser) -> None:
     parser.add_argument(
         "--format", choices=tuple(EXTENSIONS), default="text", help="how it is written (text)"
     )
+    parser.epilog = RESULT_EXAMPLES
 
 
 def list_(options: argparse.Namespace) -> None:

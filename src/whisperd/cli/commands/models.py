@@ -22,6 +22,13 @@ from whisperd.cli.parser import Parser
 from whisperd.client.inputs import model_name
 from whisperd.client.synchronous import Client
 
+PULL_EXAMPLES = """examples:
+  whisperctl models pull small
+  whisperctl models pull owner/name"""
+IMPORT_EXAMPLES = """examples:
+  whisperctl models import ~/Downloads/ggml-base-q5_1.bin
+  whisperctl models import ./fine-tuned mine"""
+
 
 def add(parser: Parser) -> None:
     """Add the verbs."""
@@ -29,7 +36,7 @@ def add(parser: Parser) -> None:
     parser.add_verb("available", available, "the models that can be had, with their sizes")
     parser.add_verb("recommend", recommend, "which models suit this computer, the best first", _add_language)
     parser.add_verb("show", show, "all that is known of models", _add_models)
-    parser.add_verb("pull", pull, "download models", _add_models)
+    parser.add_verb("pull", pull, "download models", _add_pull)
     parser.add_verb("verify", verify, "compare every byte of models with its hash", _add_models)
     parser.add_verb("remove", remove, "delete models", _add_models)
     parser.add_verb("path", path, "where models lie", _add_models)
@@ -40,6 +47,11 @@ def add(parser: Parser) -> None:
 
 def _add_models(parser: Parser) -> None:
     add_names(parser, "names of the catalogue, hub repositories (owner/name), or folders and files (./name)")
+
+
+def _add_pull(parser: Parser) -> None:
+    _add_models(parser)
+    parser.epilog = PULL_EXAMPLES
 
 
 def _add_language(parser: Parser) -> None:
@@ -53,6 +65,7 @@ def _add_path_and_name(parser: Parser) -> None:
         help="a folder with a model in CTranslate2's format, or a file of whisper.cpp's",
     )
     parser.add_argument("name", metavar="NAME", nargs="?", help="the name that it gets (its own)")
+    parser.epilog = IMPORT_EXAMPLES
 
 
 def list_(options: argparse.Namespace) -> None:

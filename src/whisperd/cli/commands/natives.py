@@ -18,6 +18,10 @@ from whisperd.cli.command import (
 from whisperd.cli.output import print_json, print_table, printable, size
 from whisperd.cli.parser import Parser
 
+UPGRADE_EXAMPLES = """examples:
+  whisperctl natives upgrade
+  whisperctl natives upgrade ctranslate2-cpu --version 4.8.5"""
+
 
 def add(parser: Parser) -> None:
     """Add the verbs."""
@@ -43,6 +47,7 @@ def _add_upgrade(parser: Parser) -> None:
     parser.add_argument(
         "--version", metavar="VERSION", dest="bundle_version", help="not the newest one, but this"
     )
+    parser.epilog = UPGRADE_EXAMPLES
 
 
 def _add_remove(parser: Parser) -> None:

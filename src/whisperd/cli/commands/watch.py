@@ -32,6 +32,9 @@ EXAMPLES = """examples:
   whisperctl watch add ~/Videos --output text --output srt --output-dir ~/Texts --language de
   whisperctl watch add ~/Inbox --after move --move-to ~/Done --command 'notify-send Done {stem}'
   whisperctl watch add ~/Podcasts --include '*.mp3' --exclude drafts --quiet-hours 22:00-07:00"""
+EDIT_EXAMPLES = """examples:
+  whisperctl watch edit ~/Recordings --language de --output srt
+  whisperctl watch edit ~/Recordings --unset language"""
 
 
 def add(parser: Parser) -> None:
@@ -88,6 +91,7 @@ def _add_edition(parser: Parser) -> None:
         metavar="OPTION",
         help="leave this to the default again, such as quiet_hours or language",
     )
+    parser.epilog = EDIT_EXAMPLES
 
 
 def _add_fields(parser: Parser) -> None:
