@@ -101,7 +101,7 @@ def test_the_same_speech_is_found_after_an_interruption(
     assert merge([*before, *told_later])[0].spans == pack(
         span for span in spans if span.end <= (told_later or before)[-1].position
     )
-    if other_block <= block:
+    if max(block, other_block) <= CALL_SAMPLES:  # then each is asked after every call
         assert told_later == told[interrupted_after:]
 
 
