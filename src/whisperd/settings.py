@@ -126,7 +126,12 @@ class DecoderSettings(_Section, frozen=True):
     """The processes that turn media into windows of speech."""
 
     processes: Annotated[
-        int, _key("Files decoded at the same time, of normal and of bulk priority each.", ge=1, le=64)
+        int,
+        _key(
+            "Files decoded at the same time, of normal and of bulk priority each; and as many small ones.",
+            ge=1,
+            le=64,
+        ),
     ] = 2
     max_duration_s: Annotated[float, _key("The longest recording that is taken.", gt=0)] = 48 * 3600.0
     stall_timeout_s: Annotated[

@@ -14,7 +14,7 @@ import pytest
 
 from job_fakes import FakeDecoders, FakeRuntime, FakeRuntimes, an_error
 from whisperd.audio import DecoderPool
-from whisperd.jobs.identity import read_stamp
+from whisperd.jobs.identity import FileStamp, read_stamp
 from whisperd.jobs.inputs import check_input
 from whisperd.jobs.job import Job, JobInput, Source
 from whisperd.jobs.journal import open_journal
@@ -55,6 +55,7 @@ class House:
         self.events: list[Event] = []
         self.forgotten: list[str] = []
         self.path = "/a.wav"
+        self.stamp: FileStamp | None = None
 
     def submit(self, **options: Any) -> Job:
         job_options = JobOptions(**{"language": "en", **options})
@@ -62,7 +63,7 @@ class House:
         try:
             shown = JobInput(path=self.path)
             return self.manager.submit(
-                Source(shown, self.path), job_options, cast(Lease, lease), self.languages
+                Source(shown, self.path, self.stamp), job_options, cast(Lease, lease), self.languages
             )
         except WhisperdError:
             lease.release()  # it is the job's only once there is one
@@ -398,6 +399,23 @@ async def test_no_class_takes_the_place_of_another() -> None:
         assert (normal.status, interactive.status) == ("running", "running")
         house.unblock()
         for job in (*bulk, normal, interactive):
+            assert await house.end(job) == "completed"
+
+
+@pytest.mark.parametrize("priority", ["normal", "bulk"])
+async def test_a_small_file_does_not_wait_for_large_ones(priority: str) -> None:
+    """Whose places are free only when nearly all of them is computed, which may take hours."""
+    async with open_house() as house:
+        house.block("decoding")
+        house.stamp = FileStamp(size_bytes=100_000_000, modified_ns=0)
+        large = [house.submit(priority=priority) for _ in range(2)]
+        await anyio.wait_all_tasks_blocked()
+        house.stamp = FileStamp(size_bytes=100_000, modified_ns=0)
+        small = [house.submit(priority=priority) for _ in range(2)]
+        await anyio.wait_all_tasks_blocked()
+        assert [job.status for job in (*large, *small)] == ["running", "queued", "running", "queued"]
+        house.unblock()
+        for job in (*large, *small):
             assert await house.end(job) == "completed"
 
 

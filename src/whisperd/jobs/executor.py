@@ -34,16 +34,31 @@ __all__ = ["JobExecutor", "jobs_at_once"]
 
 INTERACTIVE_JOBS_AT_ONCE = 8
 """Interactive jobs are short, and somebody waits for each."""
+SMALL_BYTES = 4 * 2**20
+"""A file of so many bytes or fewer holds a few minutes at most, as a rule: its decoder soon has done. That of
+a recording of hours waits for the engine, until nearly all of it is computed."""
+
+Queue = tuple[Priority, bool]
+"""Where a job waits for its place: those of its class whose files are small, or are not."""
 
 
-def jobs_at_once(settings: Settings) -> dict[Priority, int]:
-    """How many files of each class are decoded at the same time. Once one is, the next may be: the engine has
+def jobs_at_once(settings: Settings) -> dict[Queue, int]:
+    """How many files of each queue are decoded at the same time. Once one is, the next may be: the engine has
     something to do in between.
 
-    No class takes a place of another: a folder of long files holds up nobody's single clip.
+    No queue takes a place of another: neither a folder of files nor a few long ones hold up anybody's short
+    clip.
     """
-    processes = settings.decoder.processes
-    return {"interactive": INTERACTIVE_JOBS_AT_ONCE, "normal": processes, "bulk": processes}
+    places: dict[Queue, int] = {("interactive", False): INTERACTIVE_JOBS_AT_ONCE}
+    for is_small in (False, True):
+        places["normal", is_small] = places["bulk", is_small] = settings.decoder.processes
+    return places
+
+
+def _queue_of(job: Job) -> Queue:
+    priority = job.options.priority
+    is_small = job.stamp is not None and job.stamp.size_bytes <= SMALL_BYTES
+    return priority, is_small and priority != "interactive"
 
 
 class _Place:
@@ -69,7 +84,7 @@ class _Place:
 
 
 class JobExecutor:
-    """Does jobs, in each class as many files at once as there are places, and feeds each runtime in use."""
+    """Does jobs, of each queue as many files at once as there are places, and feeds each runtime in use."""
 
     def __init__(
         self,
@@ -88,9 +103,7 @@ class JobExecutor:
         self._dispatchers: dict[LoadedRuntime, Dispatcher] = {}
         self._held: frozenset[Priority] = frozenset()
         self._released = RepeatedEvent()
-        self._places = {
-            priority: anyio.Semaphore(places) for priority, places in jobs_at_once(settings()).items()
-        }
+        self._places = {queue: anyio.Semaphore(places) for queue, places in jobs_at_once(settings()).items()}
 
     def hold(self, priorities: frozenset[Priority]) -> None:
         """Have jobs of these classes wait, and no others; what is being computed is finished."""
@@ -122,7 +135,7 @@ class JobExecutor:
             dispatcher = self._dispatcher(loaded)
             dispatcher.expect(job.id, job.options.priority)
             try:
-                async with _Place(self._places[job.options.priority]) as place:
+                async with _Place(self._places[_queue_of(job)]) as place:
                     with lease.use() as runtime:
                         # Else it ended, was edited or the class held while the job waited for its turn.
                         if runtime is loaded and not self.is_held(job):
