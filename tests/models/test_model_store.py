@@ -364,7 +364,7 @@ async def test_removing_keeps_what_other_models_have(make: Make, share: Path, tm
     assert content(other.path) == files
     assert await store.find("toy") is None and await store.find("other") == other
     assert await store.remove("other") == other.size
-    assert list(blobs.iterdir()) == []
+    assert list(blobs.iterdir()) == [] and store._storage._proven == {}
     with pytest.raises(WhisperdError) as caught:
         await store.remove("other")
     assert caught.value.code == "model.not_installed"

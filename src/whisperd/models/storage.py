@@ -201,6 +201,7 @@ class Storage:
         unused -= {file.sha256 for manifest in self.manifests() for file in manifest.files}
         freed_bytes = 0
         for blob in map(self._blob_path, unused):
+            self._proven.pop(blob.name, None)
             with suppress(FileNotFoundError):
                 freed_bytes += blob.lstat().st_size
                 blob.unlink()
