@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 from watched import Watches, open_watches
 
@@ -68,6 +69,30 @@ async def test_a_file_that_was_only_touched_settles_anew_when_it_is_edited(
         await until(lambda: not folder.pending.in_hand)
         assert len(watches.jobs.paths) == 1
         assert folder.pending.settled_s == {}
+
+
+async def test_a_text_of_another_recording_is_not_replaced_on_a_disk_that_does_not_tell_case(
+    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here by a link, which makes two names one, as such a disk does."""
+    put(inbox, "A.mp3")
+    (inbox / "a.en.json").symlink_to("A.en.json")
+    async with open_watches(tmp_path) as watches:
+        added = await watches.manager.add(str(inbox), WatchChanges(overwrite=True, outputs=("json",)))
+        await until((inbox / "A.en.json").exists)
+        transcript = await watches.jobs.transcript(None)  # type: ignore[arg-type]
+
+        async def another(_job: Any) -> Any:
+            return msgspec.structs.replace(transcript, text="Said by another one.")
+
+        monkeypatch.setattr(watches.jobs, "transcript", another)
+        put(inbox, "a.wav")
+        watches.folder(added.id).request_scan()
+        await until((inbox / "a.wav.error.txt").exists)
+        assert (inbox / "a.en.json").is_symlink() and "another" not in (inbox / "A.en.json").read_text()
+        (inbox / "A.mp3").write_bytes(b"another sound")  # of which the text may be replaced
+        watches.folder(added.id).request_scan()
+        await until(lambda: "another" in (inbox / "A.en.json").read_text())
 
 
 async def test_a_tree_with_few_recordings_is_no_folder_that_does_not_answer(

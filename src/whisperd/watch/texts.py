@@ -6,6 +6,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -19,7 +20,7 @@ from whisperd.watch import scanner, writing
 from whisperd.watch.file_table import update_file
 from whisperd.watch.ledger import FileRow, FileStatus
 from whisperd.watch.log_table import LogLine, add_log
-from whisperd.watch.names import ERROR_FORMAT, output_names
+from whisperd.watch.names import ERROR_FORMAT, is_same_name, output_names
 from whisperd.watch.output_table import OutputRow, Wanted, set_outputs
 from whisperd.watch.preset import WatchPreset
 from whisperd.watch.store import WatchStore
@@ -150,22 +151,19 @@ class Texts:
             await run_sync(writing.remove_leftovers, place)
 
     async def _place(self, place: Callable[[Collection[str]], None], output: OutputRow) -> None:
+        found = await run_sync(writing.file_hash, output.path)
+        others: list[str] = []
+        if found is not None and found not in output.hashes:
+            others = [one for one in await self._store.outputs.places_of(found) if one != output.path]
+        if await run_sync(_is_one_of, output.path, others):
+            raise _of_another(output.path)
         try:
             await run_sync(place, output.hashes)
         except WhisperdError as error:
-            if error.code != "output.exists" or (carried := await self._carried(output.path)) is None:
+            was_carried = await run_sync(_was_carried, output.path, others)
+            if error.code != "output.exists" or found is None or not was_carried:
                 raise
-            await run_sync(place, {carried})
-
-    async def _carried(self, path: str) -> str | None:
-        """The hash of what lies there, if we have written it, in a folder that was moved since."""
-        found = await run_sync(writing.file_hash, path)
-        if found is None:
-            return None
-        name = os.path.basename(path)
-        places = [one for one in await self._store.outputs.places_of(found) if os.path.basename(one) == name]
-        is_carried = places and not any([await run_sync(os.path.lexists, one) for one in places])
-        return found if is_carried else None
+            await run_sync(place, {found})
 
 
 class _Draft(NamedTuple):
@@ -202,6 +200,21 @@ def _remove(outputs: Sequence[OutputRow]) -> None:
         writing.remove_ours(output.path, output.hashes)
 
 
+def _is_one_of(path: str, others: Sequence[str]) -> bool:
+    """Whether another of our texts lies there: some disks take `A.txt` and `a.txt` for one. Blocks."""
+    for one in others:
+        with suppress(OSError):  # it is somewhere else
+            if is_same_name(one, path) and os.path.samefile(one, path):
+                return True
+    return False
+
+
+def _was_carried(path: str, others: Sequence[str]) -> bool:
+    """Whether one of our texts came here in a folder that was moved. Blocks."""
+    former = [one for one in others if os.path.basename(one) == os.path.basename(path)]
+    return bool(former) and not any(map(os.path.lexists, former))
+
+
 def _those_there(outputs: Sequence[OutputRow]) -> list[OutputRow]:
     return [output for output in outputs if os.path.lexists(output.path)]
 
@@ -220,3 +233,13 @@ def _names(outputs: Sequence[OutputRow]) -> str:
 
 def _written(output: OutputRow) -> OutputRow:
     return msgspec.structs.replace(output, hash=output.next_hash, next_hash=None)
+
+
+def _of_another(path: str) -> WhisperdError:
+    return WhisperdError(
+        "output.exists",
+        f"{path} is there already: this disk takes its name for that of another recording's text.",
+        "Rename the recording, or use the whole names: `whisperctl watch edit FOLDER --name"
+        " '{name}.{lang}.{ext}'`.",
+        {"path": path},
+    )
