@@ -136,6 +136,23 @@ def test_who_may_read_a_recording_may_read_its_text(recording: Path) -> None:
     assert names(recording.parent) == ["a.en.txt", "a.wav"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="rights")
+def test_who_may_enter_the_folder_of_a_recording_may_enter_those_that_are_made(
+    recording: Path, tmp_path: Path
+) -> None:
+    recording.parent.chmod(0o770)
+    (tmp_path / "there").mkdir(mode=0o700)
+    before = os.umask(0o077)
+    try:
+        place(str(tmp_path / "there" / "texts" / "deep" / "a.txt"), b"text", (), str(recording))
+        move_source(str(recording), str(tmp_path / "done" / "deep"))
+    finally:
+        os.umask(before)
+    for made in ("there/texts", "there/texts/deep", "done", "done/deep"):
+        assert (tmp_path / made).stat().st_mode & 0o777 == 0o770, made
+    assert (tmp_path / "there").stat().st_mode & 0o777 == 0o700
+
+
 def test_what_was_left_half_written_is_removed(tmp_path: Path) -> None:
     of_nobody, of_somebody = (f".whisperd-{pid}-0123456789abcdef.part" for pid in (2**31 - 1, os.getppid()))
     for name in (of_nobody, of_somebody, ".whisperd-notes", "a.part"):

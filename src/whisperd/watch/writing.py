@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import secrets
+import stat
 from collections.abc import Collection
 from typing import Final
 
@@ -70,8 +71,9 @@ def place(
 ) -> None:
     """Have a file with this content, durably. One that is there is replaced if it is one of `hashes`.
 
-    Whoever may read or write the recording `source` may do so with it, whatever our own umask is.
-    Raises `output.exists`, `output.not_writable`, `output.folder_not_writable` and `disk.full`.
+    Whoever may read or write the recording `source` may do so with it, whatever our own umask is, and enter
+    the folders that are made for it. Raises `output.exists`, `output.not_writable`,
+    `output.folder_not_writable` and `disk.full`.
     """
     folder = os.path.dirname(target)
     name = f".whisperd-{os.getpid()}-{secrets.token_hex(8)}.part"
@@ -79,7 +81,7 @@ def place(
     _being_written.add(name)
     try:
         try:
-            os.makedirs(folder, exist_ok=True)
+            _make_folder(folder, os.path.dirname(source))
             with open(part, "xb") as file:
                 file.write(content)
                 file.flush()
@@ -107,7 +109,7 @@ def rename_output(old: str, new: str, hashes: Collection[str]) -> bool:
     """Have an output follow its recording; whether it lies at `new` then. What is not ours stays."""
     try:
         if is_ours(old, hashes):
-            os.makedirs(os.path.dirname(new), exist_ok=True)
+            _make_folder(os.path.dirname(new), os.path.dirname(old))
             if _put_new(old, new):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(old)
@@ -125,7 +127,7 @@ def move_source(source: str, folder: str) -> str:
     """
     stem, extension = os.path.splitext(os.path.basename(source))
     try:
-        os.makedirs(folder, exist_ok=True)
+        _make_folder(folder, os.path.dirname(source))
         if os.path.samefile(os.path.dirname(source), folder):
             return source
         for number in range(1, 10_000):
@@ -174,6 +176,18 @@ def remove_ours(path: str, hashes: Collection[str]) -> None:
     """Delete what we have written, unless somebody has changed it. Raises `OSError`."""
     if is_ours(path, hashes):
         os.unlink(path)
+
+
+def _make_folder(folder: str, like: str) -> None:
+    """Have a folder. What is made of it can be entered by whoever may enter `like`, whatever our umask is."""
+    made, place = [], folder
+    while not os.path.lexists(place):
+        made.append(place)
+        place = os.path.dirname(place)
+    os.makedirs(folder, exist_ok=True)
+    for place in made:
+        with contextlib.suppress(OSError):  # there are no such rights here
+            os.chmod(place, stat.S_IMODE(os.stat(place).st_mode | os.stat(like).st_mode & 0o1777))
 
 
 def _put_new(source: str, target: str) -> bool:
