@@ -219,6 +219,7 @@ def damage(folder):
     (folder / "garbled.m4a").write_bytes(m4a[:start] + b"\xa5" * (end - start) + m4a[end:])
     (folder / "instant.wav").write_bytes(wav(pcm[:4800], 1, 1, RATE, 16))  # 0.05 s
     (folder / "no_samples.wav").write_bytes(wav(b"", 1, 1, RATE, 16))
+    (folder / "frantic.wav").write_bytes(wav(pcm, 1, 1, 2**31 - 1, 16))
     (folder / "text.wav").write_text("Four score and seven years ago our fathers brought forth ...\n" * 40)
     (folder / "text.mp3").write_text("Four score and seven years ago our fathers brought forth ...\n" * 40)
     (folder / "empty.wav").write_bytes(b"")

@@ -184,6 +184,26 @@ for FailingDisk.left in range(6):
     assert set(said.split()) == {"audio.not_readable"}
 
 
+def test_what_cannot_be_resampled_costs_nothing_that_comes_behind_it(media_bundle: Path) -> None:
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import av, numpy as np
+from whisperd.audio.frames import Resampler
+
+resampler, heard = Resampler("mono"), 0
+for rate in (16_000, 2**31 - 1, 16_000):
+    frame = av.AudioFrame.from_ndarray(np.full((1, 1600), 100, np.int16), format="s16", layout="mono")
+    frame.sample_rate = rate
+    try:
+        heard += sum(block.shape[1] for block in resampler.resample(frame))
+    except av.FFmpegError:
+        print("refused", end=" ")
+print(heard + sum(block.shape[1] for block in resampler.flush()))
+"""
+    assert run_python(code, str(media_bundle), env=os.environ).split() == ["refused", "3200"]
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -403,6 +423,7 @@ async def test_a_twentieth_of_a_second_is_heard_out(pool: DecoderPool, media: Pa
         ("hollow.mp3", "audio.unsupported"),
         ("silent_film.mp4", "audio.no_audio_stream"),
         ("garbled.m4a", "audio.corrupt"),
+        ("frantic.wav", "audio.corrupt"),  # at 2,147,483,647 Hz
     ],
 )
 async def test_what_cannot_be_heard_is_refused_with_a_reason(

@@ -79,12 +79,20 @@ class Resampler:
         """Put out what is still inside."""
         if self._resampler is not None:
             yield from self._push(None)
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
         self._resampler = self._input = None
         self._input_samples = 0
         self._flushed = self._put_out
 
     def _push(self, frame: Any) -> Iterator[Any]:
-        for resampled in self._resampler.resample(frame):
+        try:
+            found = self._resampler.resample(frame)
+        except av.FFmpegError:  # a rate or channels that cannot be; it would fail for ever
+            self._begin_anew()
+            raise
+        for resampled in found:
             if resampled is not None and resampled.samples:
                 self._put_out += resampled.samples
                 block = resampled.to_ndarray().reshape(resampled.samples, -1)
