@@ -39,6 +39,7 @@ def test_parts_are_read(text: str, clips: list[tuple[float, float | None]]) -> N
         ("1-2-3", "\u00bb1-2-3\u00ab", "needs one dash"),
         ("0:30-0:20", "\u00bb0:30-0:20\u00ab", "ends before it begins"),
         ("0:30-0:30", "\u00bb0:30-0:30\u00ab", "is empty"),
+        ("1-1.00001", "\u00bb1-1.00001\u00ab", "is empty"),
         ("0:10-0:20; 1:xx-2:00", "0:10-0:20; \u00bb1:xx\u00ab-2:00", "is not a time"),
         ("0:75-2:00", "\u00bb0:75\u00ab-2:00", "59 seconds"),
         ("1:75:00-2:00:00", "\u00bb1:75:00\u00ab-2:00:00", "59 minutes"),

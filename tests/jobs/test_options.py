@@ -82,6 +82,7 @@ def test_what_cannot_be(given: dict[str, Any]) -> None:
         job_options(given)
     assert raised.value.code == "rpc.invalid_params"
     assert next(iter(given)) in raised.value.message
+    assert "transcribe --help" in raised.value.fix or "best_of" in given
 
 
 @pytest.mark.parametrize(

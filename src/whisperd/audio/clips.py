@@ -18,6 +18,8 @@ from whisperd.rpc.errors import WhisperdError
 __all__ = ["Clip", "beyond_end", "elapsed_within", "parse_clips"]
 
 MAX_CLIPS: Final = 1000
+SHORTEST_S: Final = 0.001
+"""In less there is no sound."""
 
 _TIME = re.compile(r"(?:(?:(\d{1,4}):)?(\d{1,5}):)?(\d{1,7}(?:[.,]\d{1,9})?)")
 _DASH = re.compile("[-\u2010-\u2015]")
@@ -79,8 +81,8 @@ def _parse_clip(text: str, part: str, place: int) -> Clip:
     if start is None and end is None:
         raise _invalid(text, start_place, end_place, "has neither a start nor an end")
     clip = Clip(start or 0.0, end)
-    if clip.end is not None and clip.end <= clip.start:
-        why = "is empty" if clip.end == clip.start else "ends before it begins"
+    if clip.end is not None and clip.end - clip.start < SHORTEST_S:
+        why = "ends before it begins" if clip.end < clip.start else "is empty"
         raise _invalid(text, start_place, end_place, why)
     return clip
 

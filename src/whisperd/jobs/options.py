@@ -13,7 +13,6 @@ from whisperd.audio.clips import Clip, parse_clips
 from whisperd.jobs.languages import LANGUAGES, language_code
 from whisperd.jobs.scheduler import Priority
 from whisperd.rpc.errors import WhisperdError
-from whisperd.rpc.messages import invalid_params
 from whisperd.worker.protocol import DecodeOptions
 
 __all__ = ["JobOptions", "check_options", "job_options"]
@@ -81,7 +80,11 @@ def job_options(values: Mapping[str, Any]) -> JobOptions:
     try:
         return check_options(msgspec.convert(values, JobOptions, strict=True))
     except msgspec.ValidationError as error:
-        raise invalid_params(str(error)) from error
+        raise WhisperdError(
+            "rpc.invalid_params",
+            f"An option of the job cannot be so: {error}.",
+            "`whisperctl transcribe --help` tells what each option may be.",
+        ) from error
 
 
 def check_options(options: JobOptions) -> JobOptions:
