@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from whisperd.audio.clips import Clip
@@ -27,6 +27,7 @@ def test_only_the_parts_that_are_wanted_are_listened_to() -> None:
     assert places(3600.0, (Clip(100.0, 130.0),), 5) == []
 
 
+@example(90.0, [(0.0, 0.0)], 1)
 @given(
     st.floats(90, 1e5),
     st.lists(st.tuples(st.floats(0, 1e5), st.floats(0, 500)), max_size=4),

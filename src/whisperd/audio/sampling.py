@@ -28,7 +28,10 @@ def places(duration_s: float | None, clips: Sequence[Clip], count: int) -> list[
     """So many places, evenly spread over the parts of a recording; none if it is short, or nobody knows."""
     if duration_s is None:
         return []
-    parts = [(clip.start, min(clip.end or duration_s, duration_s)) for clip in clips or (Clip(0.0),)]
+    parts = [
+        (clip.start, duration_s if clip.end is None else min(clip.end, duration_s))
+        for clip in clips or (Clip(0.0),)
+    ]
     total_s = sum(max(0.0, end_s - start_s) for start_s, end_s in parts)
     if total_s < FROM_S:
         return []
