@@ -104,6 +104,18 @@ async def test_what_was_kept_is_there_again(path: Path) -> None:
 # Transactions
 
 
+async def test_the_log_of_transactions_gives_back_what_one_large_one_took(path: Path) -> None:
+    wal = path.with_name(f"{path.name}-wal")
+    texts = Migration(2, "CREATE TABLE texts (x TEXT);\n")
+    async with open_database(path, [*NUMBERS, texts]) as database:
+        await database.run(lambda connection: connection.execute("INSERT INTO texts VALUES (zeroblob(2e7))"))
+        assert wal.stat().st_size > 2e7
+        await database.run(adding(1))
+        assert wal.stat().st_size < 1e7
+        await database.run(adding(2))
+        assert await database.run(numbers) == [1, 2]
+
+
 async def test_work_that_fails_keeps_nothing(path: Path) -> None:
     def work(connection: sqlite3.Connection) -> None:
         adding(2)(connection)

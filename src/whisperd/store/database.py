@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_S: Final = 10.0
 """How long another process may hold the data base before that is an error."""
+MOST_LOG_BYTES: Final = 8 * 2**20
+"""What the log of transactions keeps of the disk: twice what it usually takes. Once many texts were forgotten
+together, it would stay as large as they were."""
 SIDE_FILES: Final = ("-wal", "-shm")
 """What SQLite keeps beside a data base. The first may hold what was committed last."""
 
@@ -272,6 +275,7 @@ def _connect(path: Path, migrations: Sequence[Migration], checks: Sequence[Check
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA journal_size_limit = {MOST_LOG_BYTES}")
         # What is deleted is written over, and what is sorted never goes into a file of its own.
         connection.execute("PRAGMA secure_delete = ON")
         connection.execute("PRAGMA temp_store = MEMORY")
