@@ -240,6 +240,15 @@ async def test_a_part_may_reach_beyond_the_end_but_not_begin_there(pool: Decoder
     assert "1:00.5" in error.message
 
 
+@pytest.mark.parametrize(
+    ("name", "code"), [("garbled.m4a", "audio.corrupt"), ("no_samples.wav", "audio.empty")]
+)
+async def test_where_nothing_can_be_decoded_no_part_is_said_to_lie_beyond_the_end(
+    pool: DecoderPool, media: Path, name: str, code: str
+) -> None:
+    assert (await refusal(pool, media / name, clips=[{"start": 1.0}])).code == code
+
+
 def outline(pcm: bytes, step_s: float = 0.1) -> list[float]:
     step = 2 * round(step_s * 16_000)
     return [loudness(pcm[at : at + step]) for at in range(0, len(pcm) - step, step)]

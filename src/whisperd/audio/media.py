@@ -166,15 +166,15 @@ class Media:
     def clip_blocks(self, clip: Clip, *, only_by_seeking: bool = False) -> Iterator[Any]:
         """The same of one part, up to its end or the file's. Only that is decoded, if one can seek.
 
-        `only_by_seeking` refuses to decode all that lies before. Raises `clips.beyond_end`, too, and
-        `audio.not_seekable`.
+        `only_by_seeking` refuses to decode all that lies before. Raises `clips.beyond_end` and
+        `audio.not_seekable`, too.
         """
         start = round(clip.start * SAMPLE_RATE)
         end = None if clip.end is None else round(clip.end * SAMPLE_RATE)
         frames, first_s = self._seek(clip.start)
         if only_by_seeking and clip.start - first_s > max(SEEK_EARLY_S):
             raise self._not_seekable()
-        position = round(first_s * SAMPLE_RATE)
+        began = position = round(first_s * SAMPLE_RATE)
         is_empty = True
         for block in self._resample(frames, Timeline(self._origin_s + first_s)):
             piece = block[:, max(start - position, 0) : None if end is None else max(end - position, 0)]
@@ -184,6 +184,8 @@ class Media:
                 yield piece
             if end is not None and position >= end:
                 break
+        if position == began:
+            raise self._nothing_decoded()
         if is_empty:
             raise beyond_end(clip, self.opened.duration, self._path)
 
