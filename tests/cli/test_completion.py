@@ -21,13 +21,16 @@ THERE_ARE = {
     "models": ["base", "tiny.en"],
     "available": ["large-v3"],
     "natives": ["media"],
-    "jobs": ["j1", "j2"],
+    "jobs": ["j1", "j2", "j3"],
     "watch": ["/in box"],
 }
 
 
+STATUSES = {"j1": "completed", "j2": "running", "j3": "failed"}
+
+
 def names(noun: str) -> Iterable[Word]:
-    return [Word(name) for name in THERE_ARE[noun]]
+    return [Word(name, STATUSES.get(name, "")) for name in THERE_ARE[noun]]
 
 
 def offered(*words: str) -> list[str] | str:
@@ -90,9 +93,12 @@ def test_options_and_their_values(line: str, expected: list[str] | str) -> None:
         ("models import ", "files"),
         ("models import folder ", []),
         ("natives verify ", ["media"]),
-        ("jobs result ", ["j1", "j2"]),
+        ("jobs show ", ["j1", "j2", "j3"]),
+        ("jobs result ", ["j1"]),
         ("jobs result j1 ", []),
-        ("jobs cancel j1 ", ["j1", "j2"]),
+        ("jobs cancel j2 ", ["j2"]),
+        ("jobs retry ", ["j3"]),
+        ("jobs clear ", ["j1", "j3"]),
         ("calibrate ", ["base", "tiny.en"]),
         ("watch pause ", ["/in box"]),
         ("watch add ", "folders"),
@@ -138,7 +144,7 @@ ASK = {
     "zsh": """
         compdef() {{ }}
         eval "$(whisperctl completion zsh)"
-        _describe() {{ print -rl -- "${{(@)${{(@P)@[-1]}}%%:*}}" }}
+        _describe() {{ print -rl -- "${{(@)${{(@P)@[-1]}}%%:?*}}" }}
         _files() {{ print -r -- _files "$@" }}
         words=(whisperctl {words}) CURRENT={last}+1
         _whisperctl

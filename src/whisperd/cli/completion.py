@@ -30,6 +30,13 @@ NAMES_OF_ITS_OWN: Final = ("NAME", "ID", "FOLDER")
 """What stands for a name of the command's own noun."""
 MAKERS: Final = ("create", "add", "import")
 """What is named behind these is not there yet."""
+STATUSES_FOR: Final = {
+    "cancel": ("queued", "running"),
+    "retry": ("failed", "cancelled"),
+    "result": ("completed",),
+    "clear": ("completed", "failed", "cancelled"),
+}
+"""Which jobs a verb is for."""
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -149,7 +156,10 @@ def _value(parser: Parser, action: argparse.Action | None, current: str, names: 
         return Offer()
     elif (noun, verb) == ("models", "pull"):
         noun = "available"
-    return Offer(_beginning(names(noun), current))
+    found = names(noun)
+    if noun == "jobs" and verb in STATUSES_FOR:
+        found = [one for one in found if one.summary in STATUSES_FOR[verb]]
+    return Offer(_beginning(found, current))
 
 
 def _beginning(words: Iterable[Word], current: str) -> Sequence[Word]:
