@@ -24,10 +24,14 @@ async def test_a_failure_is_not_the_last_attempt(
     async def retire() -> None:
         if failures:
             raise failures.pop(0)
+
+    async def clear_leftovers() -> None:
         has_worked.set()
 
     service: Any = SimpleNamespace(
-        jobs=SimpleNamespace(retire=lambda: None), job_keeper=SimpleNamespace(retire=retire)
+        jobs=SimpleNamespace(retire=lambda: None),
+        job_keeper=SimpleNamespace(retire=retire),
+        models=SimpleNamespace(clear_leftovers=clear_leftovers),
     )
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(resuming.retire_jobs, service)

@@ -464,6 +464,10 @@ async def test_a_download_that_nobody_takes_up_does_not_lie_there_for_ever(
     assert [path.name for path in partial.iterdir()] == ["recent"]
     assert not orphan.exists()
     assert (await make().verify("toy")).verified
+    for path in (partial / "recent" / "0.partial", partial / "recent"):
+        os.utime(path, (time.time() - 31 * days_s,) * 2)
+    await make().clear_leftovers()  # as a daemon does that pulls nothing for months
+    assert list(partial.iterdir()) == []
 
 
 async def test_files_of_a_pull_that_is_under_way_are_not_removed(

@@ -53,10 +53,11 @@ async def retire_jobs(service: Service) -> None:
         try:
             service.jobs.retire()
             await service.job_keeper.retire()
+            await service.models.clear_leftovers()
         except WhisperdError as error:
             log.warning("old transcripts cannot be deleted: %s (%s)", error.message, error.code)
         except Exception:  # no reason for the daemon to end
-            log.exception("old jobs and transcripts cannot be deleted")
+            log.exception("old jobs, transcripts and downloads cannot be deleted")
         await anyio.sleep(RETIRE_INTERVAL_S)
 
 

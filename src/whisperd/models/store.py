@@ -251,6 +251,10 @@ class ModelStore:
             raise errors.in_place(name) if await is_there(name) else nothing_at(path_of(name))
         return await anyio.to_thread.run_sync(self._remove, name)
 
+    async def clear_leftovers(self) -> None:
+        """Remove unfinished downloads that nobody has taken up for weeks, as each pull does."""
+        await anyio.to_thread.run_sync(self._storage.clear_leftovers, "", time.time())
+
     async def import_model(
         self, path: Path | str, name: str | None = None, on_progress: OnProgress = ignore_progress
     ) -> InstalledModel:
