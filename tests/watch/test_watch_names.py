@@ -86,7 +86,7 @@ def test_long_names_that_begin_alike_stay_apart() -> None:
     assert one.endswith(".en.txt")
 
 
-@given(NAMES)
+@given(NAMES.filter(lambda name: name.strip(".")))  # behind nothing but dots, no dot begins an ending
 def test_the_names_that_an_output_may_have_differ(source: str) -> None:
     names = [
         name
