@@ -8,9 +8,8 @@
   longest. Its free room goes to the job that has had least and has a window that fits, and to the one of its
   windows that is most alike; no job gets `LEAD_LIMIT_S` ahead of another that waits.
 * The last of the work is shared out: where no job of the class has more to come, a batch holds no more than a
-  replica's part of the audio that waits or is computed, or a single window. What a larger batch gains is
-  little beside what an idle replica loses. Once there is a replica for each of the last windows, the longest
-  begins.
+  replica's part of the audio that waits, or a single window. What a larger batch gains is little beside what
+  an idle replica loses. Once there is a replica for each of the last windows, the longest begins.
 * A job whose work was interrupted, because the daemon or the worker died under it, has smaller batches for a
   while: less is lost the next time, and less memory needed. Each such end halves them, but where a daemon
   had computed much until it died they hold `PART_AT_RISK` of that, up to half of what they usually do; with
@@ -212,9 +211,9 @@ class JobClass:
             while gone.waiting:
                 gone.drop(gone.waiting[0])
 
-    def compose(self, computed_s: float) -> list[Parcel]:
-        """The next batch: a first parcel, then what goes well with it. So much audio is being computed."""
-        ready, share_s, batch_size = self.ready, self._share_s(computed_s), self.capacity.batch_size
+    def compose(self) -> list[Parcel]:
+        """The next batch: a first parcel, then what goes well with it."""
+        ready, share_s, batch_size = self.ready, self._share_s(), self.capacity.batch_size
         leader, first = self._first()
         leader.take(first)
         parcels = [first]
@@ -262,11 +261,11 @@ class JobClass:
         """Whether no more is to come."""
         return not self.expected and all(job.is_complete for job in self.jobs.values())
 
-    def _share_s(self, computed_s: float) -> float:
-        """A replica's part of what is still to be done, if no more is to come; else there is no limit."""
+    def _share_s(self) -> float:
+        """A replica's part of the audio that waits, if no more is to come; else there is no limit."""
         if not self._is_ending:
             return math.inf
-        return (self.waiting_s + computed_s) / self.capacity.replicas * SHARE_MARGIN
+        return self.waiting_s / self.capacity.replicas * SHARE_MARGIN
 
 
 def _served_s(job: QueuedJob) -> float:

@@ -142,8 +142,7 @@ class WindowScheduler:
         if next_class is None:
             return None
         next_class.passed_over_since_s = now_s
-        computed_s = sum(parcel.duration_s for batch in self._running.values() for parcel in batch.parcels)
-        return self._start(next_class.compose(computed_s), next_class)
+        return self._start(next_class.compose(), next_class)
 
     def done(self, batch: Batch) -> None:
         """The batch was computed."""
