@@ -289,3 +289,17 @@ async def test_no_daemon(make_daemon: Callable[..., RunningDaemon]) -> None:
         async with aconnect(make_daemon().socket, start=False):
             raise AssertionError("there is no daemon")
     assert caught.value.code == "daemon.unreachable"
+
+
+def test_what_asyncio_cancels_at_its_end_is_cancelled() -> None:
+    problems: list[object] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, problem: problems.append(problem))
+        begun = AsyncClient._begun(None, anyio.sleep_forever(), "jobs.cancel")  # type: ignore[arg-type]
+        task = asyncio.create_task(begun)
+        await anyio.wait_all_tasks_blocked()
+        assert not task.done()
+
+    asyncio.run(main())
+    assert problems == []

@@ -278,7 +278,8 @@ class AsyncClient:
             await checkpoint_if_cancelled()  # perhaps the connection was given up as well
             raise
         except anyio.get_cancelled_exc_class():
-            await self._quietly(undo, id=str(begun["id"]))
+            if begun:  # else that was cancelled in the same way, as at the end of `asyncio.run`
+                await self._quietly(undo, id=str(begun["id"]))
             raise
         return str(begun["id"])
 
