@@ -26,6 +26,7 @@ from whisperd.rpc.errors import WhisperdError
         ("0:50-;0:10-0:20;0:55-1:00", [(10, 20), (50, None)]),
         ("0:50-;0:10-0:50", [(10, None)]),
         ("0-1;;2-3", [(0, 1), (2, 3)]),
+        ("1-1.001; 3-3.001", [(1, 1.001), (3, 3.001)]),
     ],
 )
 def test_parts_are_read(text: str, clips: list[tuple[float, float | None]]) -> None:

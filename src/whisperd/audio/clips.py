@@ -81,7 +81,7 @@ def _parse_clip(text: str, part: str, place: int) -> Clip:
     if start is None and end is None:
         raise _invalid(text, start_place, end_place, "has neither a start nor an end")
     clip = Clip(start or 0.0, end)
-    if clip.end is not None and clip.end - clip.start < SHORTEST_S:
+    if clip.end is not None and round(clip.end - clip.start, 6) < SHORTEST_S:
         why = "ends before it begins" if clip.end < clip.start else "is empty"
         raise _invalid(text, start_place, end_place, why)
     return clip
