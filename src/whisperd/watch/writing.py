@@ -6,6 +6,7 @@ import contextlib
 import errno
 import filecmp
 import hashlib
+import itertools
 import os
 import re
 import secrets
@@ -17,6 +18,7 @@ import psutil
 
 from whisperd import disk
 from whisperd.rpc.errors import WhisperdError
+from whisperd.watch.scanner import up_from
 
 __all__ = [
     "FOLDER_NOT_WRITABLE",
@@ -180,14 +182,14 @@ def remove_ours(path: str, hashes: Collection[str]) -> None:
 
 def _make_folder(folder: str, like: str) -> None:
     """Have a folder. What is made of it can be entered by whoever may enter `like`, whatever our umask is."""
-    made, place = [], folder
-    while not os.path.lexists(place):
-        made.append(place)
-        place = os.path.dirname(place)
+    made = list(itertools.takewhile(lambda place: not os.path.lexists(place), up_from(folder)))
     os.makedirs(folder, exist_ok=True)
     for place in made:
         with contextlib.suppress(OSError):  # there are no such rights here
-            os.chmod(place, stat.S_IMODE(os.stat(place).st_mode | os.stat(like).st_mode & 0o1777))
+            ours, theirs = os.stat(place), os.stat(like)
+            # Those of a group are for that group alone.
+            given = 0o1777 if ours.st_gid == theirs.st_gid else 0o1707
+            os.chmod(place, stat.S_IMODE(ours.st_mode | theirs.st_mode & given))
 
 
 def _put_new(source: str, target: str) -> bool:
