@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from socket import socket as Socket
+from tempfile import TemporaryDirectory
 
 import pytest
 
+from whisperd.cli import completion
 from whisperd.cli.completion import Word, offer
 from whisperd.cli.main import COMMANDS, program
 from whisperd_testing import RunningDaemon
@@ -101,6 +105,7 @@ def test_options_and_their_values(line: str, expected: list[str] | str) -> None:
         ("jobs clear ", ["j1", "j3"]),
         ("calibrate ", ["base", "tiny.en"]),
         ("watch pause ", ["/in box"]),
+        ("watch pause ~/in", "folders"),
         ("watch add ", "folders"),
         ("watch add folder --move-to ", "folders"),
     ],
@@ -130,8 +135,19 @@ def test_the_names_are_those_of_the_daemon_that_runs(
     assert "tiny.en" in shared.ctl("__complete", "models", "pull", "").out
     assert "media" in shared.ctl("__complete", "natives", "path", "").out
     none_runs = make_daemon()
+    for option in (["--socket", shared.socket], [f"--socket={shared.socket}"]):
+        assert "fast" in none_runs.ctl("__complete", *option, "runtimes", "load", "f").out
     assert none_runs.ctl("__complete", "runtimes", "load", "").out == "words\n"
     assert none_runs.ctl("daemon", "status", "--no-start").status == 3, "none was started"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a Unix socket")
+def test_a_daemon_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(completion, "PATIENCE_S", 0.2)
+    with TemporaryDirectory() as folder, Socket(socket.AF_UNIX) as silent:
+        silent.bind(f"{folder}/s")
+        silent.listen()
+        assert list(completion._known_names(f"{folder}/s", "runtimes")) == []
 
 
 ASK = {
@@ -187,6 +203,10 @@ def test_each_shell_offers_that(shell: str, shared: RunningDaemon) -> None:
     assert shown("watch", "add", "clip") == [FOLDERS[shell]]
     if shell == "bash":
         assert shown("transcribe", "--format", "=", "s") == ["srt"], "as bash takes it apart"
+        assert shown("watch", "add", "--quiet-hours", "22", ":", "00-07", ":", "00", "clip") == [
+            FOLDERS[shell]
+        ]
+        assert shown("models", "'\\re'") == ["recommend", "remove"]
 
 
 def test_the_script_as_json(shared: RunningDaemon) -> None:

@@ -11,6 +11,9 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import pairwise
+from threading import Thread
 from typing import Any, Final, Literal, NamedTuple
 
 from whisperd.cli.parser import Parser
@@ -37,6 +40,9 @@ STATUSES_FOR: Final = {
     "clear": ("completed", "failed", "cancelled"),
 }
 """Which jobs a verb is for."""
+
+PATIENCE_S: Final = 2.0
+"""How long a daemon may take to tell its names."""
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -74,11 +80,17 @@ def offer(parser: Parser, words: Sequence[str], names: Names) -> Offer:
 
 def print_offer(parser: Parser, words: Sequence[str]) -> None:
     """Answer a shell."""
-    found = offer(parser, words, _known_names)
+    socket = next((value for name, value in pairwise(_apart(words)) if name == "--socket"), None)
+    found = offer(parser, words, partial(_known_names, socket))
     print(found.kind)
     for one in found.words:
         if not _CONTROL.search(one.text):  # else it cannot be offered in a line
             print(one.text, _CONTROL.sub(" ", one.summary), sep="\t")
+
+
+def _apart(words: Sequence[str]) -> list[str]:
+    """With the values of options as words of their own."""
+    return [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
 
 
 class _Place(NamedTuple):
@@ -159,22 +171,32 @@ def _value(parser: Parser, action: argparse.Action | None, current: str, names: 
     found = names(noun)
     if noun == "jobs" and verb in STATUSES_FOR:
         found = [one for one in found if one.summary in STATUSES_FOR[verb]]
-    return Offer(_beginning(found, current))
+    offered = _beginning(found, current)
+    # A folder may be written in other ways, such as with ~.
+    return Offer(offered, "folders" if noun == "watch" and current and not offered else "words")
 
 
 def _beginning(words: Iterable[Word], current: str) -> Sequence[Word]:
     return [one for one in words if one.text.startswith(current)]
 
 
-def _known_names(noun: str) -> Iterable[Word]:
-    """Asked of the daemon that runs, if one does."""
+def _known_names(socket: str | None, noun: str) -> Iterable[Word]:
+    """Asked of the daemon that runs, if one does. The shell waits for it, so not for long."""
+    found: list[Word] = []
+    asking = Thread(target=lambda: found.extend(_asked(socket, noun)), daemon=True)
+    asking.start()
+    asking.join(PATIENCE_S)
+    return found
+
+
+def _asked(socket: str | None, noun: str) -> list[Word]:
     from whisperd.client.synchronous import connect
 
     ask, key, summary = _ASK.get(noun, (None, "", ""))
     if ask is None:
         return []
     try:
-        with connect(start=False, profile="") as client:
+        with connect(socket, start=False, profile="") as client:
             return [Word(str(one[key]), str(one.get(summary) or "")) for one in ask(client)]
     except WhisperdError:
         return []
