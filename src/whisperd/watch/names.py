@@ -124,6 +124,20 @@ _PARTIAL_EXTENSIONS: Final = frozenset(
     ]
 )
 
+_FOLDERS_OF_SYSTEMS: Final = frozenset(
+    [
+        "#recycle",
+        "#snapshot",
+        "$recycle.bin",
+        "@eadir",
+        "@recently-snapshot",
+        "@recycle",
+        "recycler",
+        "system volume information",
+    ]
+)
+"""Bins, snapshots and small versions of videos, as Windows and the storages of networks have them."""
+
 _TEXT_EXTENSIONS: Final = frozenset(one.extension for one in FORMATS.values())
 """What is written, by us or by others, and never a recording: also where a pattern fits."""
 
@@ -136,6 +150,12 @@ def may_be_source(name: str) -> bool:
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is somebody's own affair: dot files, `~$lock`, `backup~`."""
     return name.startswith((".", "~")) or name.endswith("~")
+
+
+def _is_nobodys(folder: str) -> bool:
+    """Whether a folder holds what is thrown away, or not whole yet: Safari loads into `talk.mp3.download`."""
+    name = folder.casefold()
+    return is_hidden(folder) or name in _FOLDERS_OF_SYSTEMS or name.endswith(".download")
 
 
 def is_partial(name: str) -> bool:
@@ -173,7 +193,7 @@ class Selection(NamedTuple):
         return (
             self.recursive
             and folder not in self.left_alone
-            and not is_hidden(os.path.basename(folder))
+            and not _is_nobodys(os.path.basename(folder))
             and not any(matches(folder, glob) for glob in self.exclude)
         )
 
