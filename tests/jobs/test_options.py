@@ -26,13 +26,22 @@ def test_whisper_knows_a_hundred_languages() -> None:
         ("German", "de"),
         (" german ", "de"),
         ("Haitian Creole", "ht"),
+        ("pt-BR", "pt"),
+        ("de_DE", "de"),
+        ("zh-Hant-TW", "zh"),
+        ("nb-NO", "no"),
+        ("jv", "jw"),
+        ("Mandarin", "zh"),
     ],
 )
 def test_a_language_has_a_code_and_a_name(given: str, code: str) -> None:
     assert check_options(JobOptions(language=given)).language == code
 
 
-@pytest.mark.parametrize(("given", "hint"), [("Germn", "german"), ("klingon", "auto"), ("", "auto")])
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [("Germn", "german"), ("klingon", "auto"), ("", "auto"), ("german-de", "german"), ("-", "auto")],
+)
 def test_an_unknown_language(given: str, hint: str) -> None:
     with pytest.raises(WhisperdError) as raised:
         check_options(JobOptions(language=given))

@@ -27,10 +27,18 @@ LANGUAGES: Final[dict[str, str]] = {
     for code, _, name in [entry.strip().partition(" ")]
 }
 """Code to name."""
-_CODES: Final = {name: code for code, name in LANGUAGES.items()}
+_OTHERS: Final = {"cmn": "zh", "fil": "tl", "iw": "he", "jv": "jw", "mandarin": "zh", "nb": "no"}
+"""What others call some of them."""
+_CODES: Final = {name: code for code, name in LANGUAGES.items()} | _OTHERS
 
 
 def language_code(text: str) -> str | None:
-    """The code of a language that is given by it, or by its name; None where there is none such."""
+    """The code of a language that is given by it, by its name, or as locales have it (`pt-BR`, `de_DE`).
+
+    None where there is none such.
+    """
     wanted = text.strip().lower()
-    return wanted if wanted in LANGUAGES else _CODES.get(wanted)
+    if wanted in LANGUAGES:
+        return wanted
+    language = wanted.replace("_", "-").partition("-")[0]
+    return _CODES.get(wanted) or (language if language in LANGUAGES else _OTHERS.get(language))
