@@ -222,11 +222,18 @@ def test_a_file_that_comes_meanwhile_is_not_replaced(
         ("a", "-o", "t", "--stream"),
         ("a", "--stream", "--detach"),
         ("a", "--detach", "--timeout", "5"),
+        ("a", "--stream", "--format", "srt"),
     ],
 )
 def test_what_cannot_be_together(shared: RunningDaemon, arguments: tuple[str, ...]) -> None:
     done = transcribe(shared, *arguments)
     assert (done.status, done.out) == (2, "")
+
+
+def test_a_format_of_a_job_that_is_left_is_for_later(shared: RunningDaemon) -> None:
+    done = transcribe(shared, "a", "--detach", "--format", "srt")
+    assert (done.status, done.out) == (2, "")
+    assert "`whisperctl jobs result ID --format srt`" in done.err
 
 
 def test_a_file_of_another_program_is_not_filled_with_text(

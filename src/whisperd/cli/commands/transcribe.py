@@ -89,6 +89,9 @@ def _check(options: argparse.Namespace) -> None:
         raise usage_error(
             "invalid", "Standard input is a terminal", "Send it a recording: `whisperctl transcribe - < FILE`"
         )
+    if options.format and options.detach:
+        later = f"`whisperctl jobs result ID --format {options.format}` prints it when the job is done"
+        raise usage_error("invalid", "--detach prints an id and no text, so --format says nothing", later)
     for one, other in (
         ("runtime", "model"),
         ("output", "output_dir"),
@@ -98,6 +101,7 @@ def _check(options: argparse.Namespace) -> None:
         ("output_dir", "detach"),
         ("stream", "detach"),
         ("stream", "json"),
+        ("stream", "format"),
         ("detach", "timeout"),
     ):
         if getattr(options, one) and getattr(options, other):
