@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from whisperd.cli.commands.jobs import row
 from whisperd.cli.output import local_time
 from whisperd_testing import RunningDaemon, batches, until
 
@@ -47,9 +49,22 @@ def test_list(shared: RunningDaemon, done_job: str, failed_job: str, tone: str) 
     assert (jobs[done_job]["status"], jobs[failed_job]["status"]) == ("completed", "failed")
     assert jobs[done_job]["text"] is None
     rows = [line.split() for line in shared.ctl("jobs", "list", "--status", "failed").out.splitlines()]
-    assert rows[0] == ["ID", "STATUS", "DONE", "SPEED", "RUNTIME", "INPUT"]
+    assert rows[0] == ["ID", "STATUS", "CREATED", "DONE", "TOOK", "SPEED", "RUNTIME", "INPUT"]
     assert failed_job in [row[0] for row in rows]
     assert {row[1] for row in rows[1:]} == {"failed"}
+
+
+def test_a_list_tells_when_a_job_was_made_and_how_long_it_took() -> None:
+    now = datetime.fromisoformat("2026-03-01T12:00:00Z")
+    job = {
+        "id": "5c1f0a9be2", "status": "completed", "progress": 100.0, "speed": 2.5, "runtime": "best",
+        "input": {"path": "/a.wav"}, "created": "2026-03-01T08:00:00.000Z",
+        "started": "2026-03-01T08:00:01.000Z", "ended": "2026-03-01T09:02:04.400Z",
+    }  # fmt: skip
+    said = ("5c1f0a9be2", "completed", "4 h ago", "100 %", "1:02:03", "2.5x", "best", "/a.wav")
+    assert row(job, now) == said
+    assert row({**job, "ended": None}, now)[4] is None
+    assert row({**job, "ended": "2026-03-01T07:00:00.000Z"}, now)[4] == "0:00"
 
 
 def test_show(shared: RunningDaemon, done_job: str, tone: str) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from whisperd.cli.ages import age_s, since
 from whisperd.cli.command import confirm, connect_as, for_each, progress_of, show_answers
 from whisperd.cli.files import EXTENSIONS
 from whisperd.cli.follow import follow_job
-from whisperd.cli.output import counted, local_time, print_json, print_table, printable
+from whisperd.cli.output import ago, counted, duration, local_time, print_json, print_table, printable
 from whisperd.cli.parser import Parser, usage_error
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 LIST_EXAMPLES = """examples:
   whisperctl jobs list --status failed
@@ -95,20 +98,37 @@ def list_(options: argparse.Namespace) -> None:
     if options.json:
         print_json(jobs)
         return
+    from datetime import UTC, datetime
+
+    now = datetime.now(UTC)
     print_table(
-        ("ID", "STATUS", "DONE", "SPEED", "RUNTIME", "INPUT"),
-        [
-            (
-                job["id"],
-                job["status"],
-                None if job["progress"] is None else f"{job['progress']:.0f} %",
-                None if job["speed"] is None else f"{job['speed']:.1f}x",
-                job["runtime"],
-                _input(job["input"]),
-            )
-            for job in jobs
-        ],
+        ("ID", "STATUS", "CREATED", "DONE", "TOOK", "SPEED", "RUNTIME", "INPUT"),
+        [row(job, now) for job in jobs],
     )
+
+
+def row(job: dict[str, Any], now: datetime) -> tuple[str | None, ...]:
+    """What a list says of a job."""
+    return (
+        job["id"],
+        job["status"],
+        ago(job["created"], now),
+        None if job["progress"] is None else f"{job['progress']:.0f} %",
+        _took(job),
+        None if job["speed"] is None else f"{job['speed']:.1f}x",
+        job["runtime"],
+        _input(job["input"]),
+    )
+
+
+def _took(job: dict[str, Any]) -> str | None:
+    """How long the work on a job took, once it is over."""
+    from datetime import datetime
+
+    if not (job["started"] and job["ended"]):
+        return None
+    taken = datetime.fromisoformat(job["ended"]) - datetime.fromisoformat(job["started"])
+    return duration(max(0.0, taken.total_seconds()))  # the clock may have been set meanwhile
 
 
 def show(options: argparse.Namespace) -> None:
