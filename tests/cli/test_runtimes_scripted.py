@@ -176,9 +176,38 @@ def test_verbs_of_several_names(daemon: ScriptedDaemon, ctl: Ctl, verb: str, ans
     assert ctl("runtimes", verb, "x")[0] == 4
 
 
-def test_default(daemon: ScriptedDaemon, ctl: Ctl) -> None:
-    daemon.set(runtimes_default=a_runtime(default=True, **LOADED))
-    assert ctl("runtimes", "default", "fast") == (0, "fast is the default\n", "")
+@pytest.mark.parametrize(
+    ("state", "missing", "said"),
+    [
+        (LOADED, None, ""),
+        ({"status": "downloading"}, None, ", and is being loaded"),
+        ({"status": "downloading"}, {"model": "base", "size": 148_000_000},
+         ", and its model base, 148 MB, is being downloaded"),
+        ({"status": "downloading"}, {"model": "a/b", "size": None},
+         ", and its model a/b is being downloaded"),
+    ],
+)  # fmt: skip
+def test_default(daemon: ScriptedDaemon, ctl: Ctl, state: Map, missing: Map | None, said: str) -> None:
+    daemon.set(
+        runtimes_show=a_runtime(to_download=missing, warnings=[]),
+        runtimes_default=a_runtime(default=True, **state),
+    )
+    assert ctl("runtimes", "default", "fast") == (0, f"fast is the default{said}\n", "")
+
+
+def test_a_default_that_cannot_be_loaded_here_is_told_of(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+    warning = {
+        "code": "model.too_large",
+        "message": "No room.",
+        "fix": "Take base.",
+        "data": {"loadable": False},
+    }
+    daemon.set(
+        runtimes_show=a_runtime(to_download={"model": "large-v3", "size": 3 * 10**9}, warnings=[warning]),
+        runtimes_default=a_runtime(default=True, status="downloading"),
+    )
+    said = (0, "fast is the default\n", "whisperctl: No room.\n  Take base.\n")
+    assert ctl("runtimes", "default", "fast") == said
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def create(options: argparse.Namespace) -> None:
         if not (options.load or options.default):
             _tell_what_is_missing(options, runtime)
         if options.default:  # which begins to load it
-            runtime = {**client.runtimes.default(runtime["id"]), "warnings": warnings}
+            runtime |= client.runtimes.default(runtime["id"])
             tell(options, _as_default(runtime))
         if options.load:
             runtime = _bring(options, client, "runtimes.load", runtime["id"], is_agreed=True)
@@ -226,8 +226,14 @@ def unload(options: argparse.Namespace) -> int:
 
 def default(options: argparse.Namespace) -> None:
     with connect_as(options) as client:
-        runtime = client.runtimes.default(options.name)
-    confirm(options, runtime, _as_default(runtime))
+        before = client.runtimes.show(options.name)
+        warnings = before.get("warnings", [])
+        if is_refused(warnings):  # which nobody would hear of: it is loaded in the background
+            say_warnings(options, warnings)
+        else:
+            agree_to_download(options, warnings, is_to_be_loaded=True)
+        runtime = client.runtimes.default(before["id"])
+    confirm(options, runtime, _as_default(before | runtime))
 
 
 def enable(options: argparse.Namespace) -> int:
@@ -272,8 +278,7 @@ def _tell_what_is_missing(options: argparse.Namespace, runtime: Map) -> None:
     """Nobody should learn with the first recording that hundreds of MB have to come before."""
     missing = runtime.get("to_download")
     if missing and not (options.quiet or options.json or is_refused(runtime["warnings"])):
-        much = f", {size(missing['size'])}," if missing["size"] else ""
-        say(f"Its model {printable(missing['model'])}{much} is not here yet: the first job downloads it.")
+        say(f"Its model {printable(_with_size(missing))} is not here yet: the first job downloads it.")
         say(f"  `whisperctl runtimes prepare {printable(shlex.quote(runtime['name']))}` does so now.")
 
 
@@ -282,8 +287,18 @@ def _as_loaded(runtime: Map) -> str:
 
 
 def _as_default(runtime: Map) -> str:
-    is_ready = runtime["status"] == "loaded"
-    return f"{runtime['name']} is the default{'' if is_ready else ', and is being loaded'}"
+    done = f"{runtime['name']} is the default"
+    if runtime["status"] == "loaded" or is_refused(runtime.get("warnings", [])):
+        return done
+    if missing := runtime.get("to_download"):
+        return f"{done}, and its model {_with_size(missing)} is being downloaded"
+    return f"{done}, and is being loaded"
+
+
+def _with_size(model: Map) -> str:
+    """A model that is to be downloaded, and how large it is if that is known: `base, 148 MB,`."""
+    much = f", {size(model['size'])}," if model["size"] else ""
+    return f"{model['model']}{much}"
 
 
 def _now() -> Any:
