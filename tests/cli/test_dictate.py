@@ -177,6 +177,19 @@ def test_the_microphone_until_ctrl_c(shared: RunningDaemon, ctl_process: Start, 
 
 
 @posix
+def test_a_microphone_that_is_muted_is_told(
+    shared: RunningDaemon, ctl_process: Start, recorder: Path
+) -> None:
+    (recorder / "speech").write_bytes(bytes(48_000))
+    process = ctl_process("dictate")
+    until((recorder / "recording").exists)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=LIMIT_S)
+    assert (process.returncode, out) == (0, b"")
+    assert err.startswith(b"Nothing but silence came from the microphone")
+
+
+@posix
 def test_ctrl_c_ends_standard_input_too(shared: RunningDaemon, ctl_process: Start) -> None:
     process = ctl_process("dictate", "--stdin", stdin=subprocess.PIPE)
     assert process.stdin is not None and process.stdout is not None

@@ -16,7 +16,7 @@ from whisperd.cli.command import agree_to_download, connect_as, model_warnings, 
 from whisperd.cli.files import LineFile, check_target, format_of, write_file
 from whisperd.cli.follow import TextWriter, events_of, subscribe_to_progress
 from whisperd.cli.job_options import add_job_options, given_options
-from whisperd.cli.output import Draft, print_json, print_line
+from whisperd.cli.output import Draft, print_json, print_line, say
 from whisperd.cli.parser import Parser, usage_error
 from whisperd.cli.raw_audio import not_raw
 from whisperd.cli.recorder import recorder_command
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from whisperd.client.synchronous import Client
 
 STANDARD_OUTPUT = "-"
+SECOND_BYTES = 32_000
 READ_BYTES = 16_000
 """At most so much is read at once: half a second. What has come is sent at once."""
 PIECES_AHEAD = 8
@@ -143,6 +144,8 @@ class _Session:
             print_json({"job": self._dictation.id, **transcript.verbose})
         if self._audio.error is not None:
             raise self._audio.error
+        if self._audio.is_silent and not self._options.quiet:
+            say("Nothing but silence came from the microphone. Is it muted, or is another one meant?")
 
     def _show(self, event: dict[str, Any], command: list[str] | None) -> None:
         if self._options.stream:
@@ -181,8 +184,15 @@ class _Audio:
         self._room = threading.Semaphore(PIECES_AHEAD)
         self._recorder: subprocess.Popen[bytes] | None = None
         self._is_stopped = False
+        self._recorded_bytes = 0
+        self._has_sound = False
         self.error: WhisperdError | None = None
         """Why there is no more audio, if something went wrong."""
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the microphone has given a second and more of zeros: an open one hardly does."""
+        return self._recorded_bytes >= SECOND_BYTES and not self._has_sound
 
     def begin(self, command: list[str] | None) -> None:
         """Record with a command, or read standard input."""
@@ -231,6 +241,9 @@ class _Audio:
                     self.error = _encoded(kind)
                     break
                 is_first = False
+                if self._recorder is not None:
+                    self._recorded_bytes += len(piece)
+                    self._has_sound = self._has_sound or any(piece)
                 self._room.acquire()
                 self._pieces.put(piece)
         except OSError as error:
