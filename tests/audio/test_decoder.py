@@ -441,6 +441,10 @@ async def test_what_cannot_be_heard_is_refused_with_a_reason(
     assert (await refusal(pool, media / name)).code == code
 
 
+async def test_an_mp4_that_was_cut_off_is_called_that(pool: DecoderPool, media: Path) -> None:
+    assert "whose index is missing" in (await refusal(pool, media / "truncated.m4a")).message
+
+
 @pytest.mark.skipif(os.name == "nt", reason="permissions are another matter there")
 def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
     forbidden = tmp_path / "forbidden.wav"

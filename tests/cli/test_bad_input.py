@@ -62,6 +62,12 @@ def test_a_folder(shared: RunningDaemon, tmp_path: Path) -> None:
     assert refused(shared, str(tmp_path)) == (1, "audio.is_directory")
 
 
+def test_an_address(shared: RunningDaemon) -> None:
+    done = shared.ctl("transcribe", "https://example.org/a.mp3")
+    assert done.status == 4
+    assert "https://example.org/a.mp3 is an address" in done.err and "curl" in done.err
+
+
 @posix
 def test_a_name_that_is_too_long(shared: RunningDaemon, tmp_path: Path) -> None:
     assert refused(shared, str(tmp_path / ("x" * 300))) == (1, "audio.not_readable")

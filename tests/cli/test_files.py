@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from whisperd.cli.files import check_target, make_folder, targets_in, write_file
+from whisperd.cli.files import check_target, make_folder, matching, targets_in, write_file
 from whisperd.rpc.errors import WhisperdError
 
 posix = pytest.mark.skipif(os.name != "posix", reason="modes, links and devices are those of POSIX")
@@ -26,6 +26,15 @@ def test_two_inputs_never_share_a_file(inputs: tuple[str, str]) -> None:
         targets_in("out", inputs, "txt")
     assert caught.value.code == "usage.invalid"
     assert all(name in caught.value.message for name in inputs)
+
+
+def test_patterns_are_files_where_shells_leave_that_to_programs(tmp_path: Path) -> None:
+    for name in ("b.mp3", "a.mp3", "c[1].mp3", "d.txt"):
+        (tmp_path / name).touch()
+    names = [str(tmp_path / name) for name in ("*.mp3", "c[1].mp3", "none.*")]
+    assert matching([*names, "-"], "linux") == [*names, "-"]
+    found = [str(tmp_path / name) for name in ("a.mp3", "b.mp3", "c[1].mp3")]
+    assert matching([*names, "-"], "win32") == [*found, *names[1:], "-"]
 
 
 def test_a_file_that_is_there_is_left_alone_unless_told(tmp_path: Path) -> None:

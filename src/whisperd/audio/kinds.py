@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from typing import Final
 
-__all__ = ["BEGINNING_BYTES", "is_wav", "kind_of"]
+__all__ = ["BEGINNING_BYTES", "is_mp4", "is_wav", "kind_of"]
 
 BEGINNING_BYTES: Final = 4096
 """As much of a file as is looked at."""
@@ -43,6 +43,11 @@ def kind_of(beginning: bytes) -> str | None:
         return None
     start = text.lstrip().lower()
     return next((kind for mark, kind in _TEXTS if start.startswith(mark)), "a text")
+
+
+def is_mp4(beginning: bytes) -> bool:
+    """Whether it is an MP4, as M4A, MOV and 3GP are."""
+    return beginning.startswith(b"ftyp", 4)
 
 
 def is_wav(beginning: bytes) -> bool:

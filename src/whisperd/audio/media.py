@@ -19,7 +19,7 @@ from av.stream import Discard
 from whisperd.audio.clips import Clip, beyond_end
 from whisperd.audio.files import not_readable, open_regular_file
 from whisperd.audio.frames import Packer, Resampler, remove_impossible_values, without_first
-from whisperd.audio.kinds import BEGINNING_BYTES, is_wav, kind_of
+from whisperd.audio.kinds import BEGINNING_BYTES, is_mp4, is_wav, kind_of
 from whisperd.audio.marks import Mark, Marker, Proof, can_be_marked
 from whisperd.audio.messages import SAMPLE_RATE, Opened
 from whisperd.audio.timeline import Timeline
@@ -92,6 +92,12 @@ def _beginning(file: FileIO) -> bytes:
 def _unsupported(path: str, beginning: bytes) -> WhisperdError:
     if kind := kind_of(beginning):
         message, fix = f"{path} is {kind}, and no audio or video.", "Name a recording or a video."
+    elif is_mp4(beginning):
+        message = (
+            f"{path} is an MP4 file whose index is missing or damaged. It is written last: the recording or"
+            " the download may have been cut off."
+        )
+        fix = "Fetch it again, or have a program mend it that is made for MP4 files that were cut off."
     else:
         message = f"{path} is not audio or video that can be read, or it is damaged."
         fix = "Check that a player plays it; if one does, convert it to WAV, FLAC or MP3."

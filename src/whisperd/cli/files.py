@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,16 @@ from whisperd.rpc.errors import WhisperdError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-__all__ = ["EXTENSIONS", "LineFile", "check_target", "format_of", "make_folder", "targets_in", "write_file"]
+__all__ = [
+    "EXTENSIONS",
+    "LineFile",
+    "check_target",
+    "format_of",
+    "make_folder",
+    "matching",
+    "targets_in",
+    "write_file",
+]
 
 EXTENSIONS = {
     "text": "txt",
@@ -43,6 +53,16 @@ def format_of(target: str | None, *, otherwise: str | None = None) -> str:
         fix = f"End its name with one of {known}, or name the format, such as --format text"
         raise usage_error("invalid", f"There is no format for a file that ends in .{extension}", fix)
     return found
+
+
+def matching(names: Iterable[str], platform: str = sys.platform) -> list[str]:
+    """The names; in place of a pattern the files that fit, where shells leave that to programs."""
+    if platform != "win32":
+        return list(names)
+    from glob import glob
+
+    found = ([name] if os.path.lexists(name) else sorted(glob(name)) or [name] for name in names)
+    return [name for files in found for name in files]
 
 
 def targets_in(folder: str, inputs: Sequence[str], extension: str) -> list[str]:

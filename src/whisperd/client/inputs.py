@@ -60,6 +60,12 @@ def input_params(path: Path) -> dict[str, Any]:
     if not os.fspath(path):
         raise WhisperdError("audio.not_found", "The name of the file is empty.", "Name a file.")
     name = absolute(path)
+    if "://" in (given := os.fspath(path)) and not os.path.lexists(name):
+        raise WhisperdError(
+            "audio.not_found",
+            f"{given} is an address, and not the name of a file.",
+            "Fetch it first, as with `curl -sL ADDRESS | whisperctl transcribe -`.",
+        )
     try:
         name.encode()
     except UnicodeEncodeError:

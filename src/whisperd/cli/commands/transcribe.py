@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from whisperd.cli import exit_status
 from whisperd.cli.command import agree_to_download, connect_as, model_warnings, progress_of
-from whisperd.cli.files import EXTENSIONS, check_target, format_of, make_folder, targets_in, write_file
+from whisperd.cli.files import (
+    EXTENSIONS,
+    check_target,
+    format_of,
+    make_folder,
+    matching,
+    targets_in,
+    write_file,
+)
 from whisperd.cli.follow import TextWriter, events_of, subscribe_to_progress
 from whisperd.cli.job_options import add_job_options, given_options
 from whisperd.cli.output import Progress, duration, print_error, print_json, print_line, printable, say, size
@@ -66,6 +74,7 @@ def add(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Transcribe every file; go on after a failure."""
+    options.files = matching(options.files)
     _check(options)
     options.format = options.format or format_of(options.output)
     targets: list[str | None] = [None] * len(options.files)
