@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -366,3 +367,57 @@ def test_what_was_removed_is_chosen_no_more(choice: Choice, folder: str) -> None
     if choice.current is not None and choice.current.folder != folder:
         assert left.current == choice.current
     assert left == left.without(folder)
+
+
+class TestPruning:
+    async def test_what_nothing_would_use_again_is_removed(
+        self, store: NativeStore, bundle: Bundle, wheels: Path, root: Path, newer: Path, index: IndexServer
+    ) -> None:
+        gone = await store.install(lock_wheels("gone-cpu", *sorted(wheels.glob("engine_parts-*"))), ignore)
+        shipped_before = lock_wheels("engine-cpu", wheels / "engine-2.1-py3-none-any.whl", ranges=RANGES)
+        old = await store.install(shipped_before, ignore)
+        first = await store.install(bundle, ignore)
+        second = (await store.upgrade(bundle, works, ignore)).installed
+        assert await store.prune([bundle]) == [old, gone]
+        assert await store.list() == [first, second]
+        assert not old.path.exists() and not gone.path.exists()
+        assert left_in_staging(root) == []
+        assert await store.prune([bundle]) == []
+        assert await store.rollback(bundle, ignore) == first
+
+    async def test_a_version_that_is_being_tried_is_not_left_over(
+        self, store: NativeStore, bundle: Bundle, root: Path, newer: Path, index: IndexServer
+    ) -> None:
+        seen, pruned = anyio.Event(), list[list[InstalledBundle]]()
+
+        class Other(NativeStore):
+            """Of another process, as it were."""
+
+            def _is_left_over(self, installed: InstalledBundle, bundle: Bundle | None) -> bool:
+                answer = super()._is_left_over(installed, bundle)
+                seen.set()
+                return answer
+
+        async def prune() -> None:
+            pruned.append(await Other(root).prune([bundle]))
+
+        async with anyio.create_task_group() as tasks:
+
+            async def trial(_: InstalledBundle) -> str:
+                tasks.start_soon(prune)
+                await seen.wait()
+                return "it works"
+
+            done = await store.upgrade(bundle, trial, ignore)
+        assert pruned == [[]]
+        assert store.find(bundle) == done.installed
+
+    async def test_what_is_not_for_this_computer_is_of_another_one(
+        self, store: NativeStore, bundle: Bundle, wheels: Path, index: IndexServer
+    ) -> None:
+        installed = await store.install(bundle, ignore)
+        elsewhere = dataclasses.replace(bundle, lock=bundle.lock.replace("py3-none-any", "py3-none-win32"))
+        with pytest.raises(WhisperdError):
+            elsewhere.select()
+        assert await store.prune([elsewhere]) == []
+        assert await store.list() == [installed]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,6 +81,16 @@ def test_upgraded_used_and_taken_back(daemon: RunningDaemon, wheels: Path, toy: 
     nothing = daemon.ctl("natives", "rollback", NAME)
     assert nothing.status == 4
     assert "was not upgraded" in nothing.err
+
+
+def test_what_nobody_would_use_again_is_deleted_on_demand(daemon: RunningDaemon) -> None:
+    path = Path(daemon.ctl("natives", "install", NAME, "--json").json["path"])
+    assert daemon.ctl("natives", "prune").out.startswith("Nothing is left over")
+    assert daemon.ctl("natives", "prune", "--json").json == []
+    older = path.parent.with_name("2.0-cp311-1a2b3c4d") / NAME
+    shutil.copytree(path, older)
+    assert daemon.ctl("natives", "prune").out == f"{NAME} 2.1 is removed: {older}\n"
+    assert path.exists() and not older.exists()
 
 
 def test_what_is_loaded_keeps_its_version_until_it_is_loaded_again(

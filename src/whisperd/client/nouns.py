@@ -361,6 +361,10 @@ class Natives(_Noun[One, Many]):
         """Delete every installed version of a bundle, or the one that is named."""
         return cast("One", self._ask("natives.remove", name=name, **_given(version=version)))
 
+    def prune(self) -> Many:
+        """Delete every bundle that is neither used nor what a rollback would go back to."""
+        return cast("Many", self._ask("natives.prune"))
+
     def path(self, name: str) -> One:
         """Where an installed bundle lies, as `path`."""
         return cast("One", self._ask("natives.path", name=name))

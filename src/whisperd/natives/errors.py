@@ -47,7 +47,10 @@ def disk_full(
     name: str, folder: PurePath, needed_bytes: int | None = None, free_bytes: int | None = None
 ) -> WhisperdError:
     """There is no room for a bundle; how much it takes is told when it is known."""
-    fix = "Free some space there, or set WHISPERD_NATIVE_DIR to a folder on a larger disk."
+    fix = (
+        "Free some space there, remove what older versions have left with `whisperctl natives prune`, or set "
+        "WHISPERD_NATIVE_DIR to a folder on a larger disk."
+    )
     return disk.disk_full("native bundle", name, folder, fix, needed_bytes, free_bytes)
 
 

@@ -8,8 +8,8 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -183,6 +183,36 @@ class NativeStore:
                     choice = read_choice(path) or Choice()
                     write_choice(path, choice.without(installed.path.parent.name))
         await self._remove_folder(installed)
+
+    async def prune(self, bundles: Iterable[Bundle]) -> builtins.list[InstalledBundle]:
+        """Remove all but the current and the previous version of these bundles; says what was removed.
+
+        It was left by another version of whisperd or of Python, or by a plugin that is gone. Whoever uses
+        it goes on, and installs it again when it is needed once more; see `remove`.
+        """
+        known = {bundle.name: bundle for bundle in bundles}
+        removed = []
+        for installed in await self.list():
+            bundle = known.get(installed.name)
+            if not self._is_left_over(installed, bundle):
+                continue
+            async with AsyncExitStack() as stack:
+                if bundle is not None:  # its upgrade may be about to choose this version
+                    choosing = self._choosing(bundle.name, bundle.select(), lambda _: None)
+                    await stack.enter_async_context(choosing)
+                if self._is_left_over(installed, bundle):
+                    await self._remove_folder(installed)
+                    removed.append(installed)
+        return removed
+
+    def _is_left_over(self, installed: InstalledBundle, bundle: Bundle | None) -> bool:
+        if bundle is None:
+            return True
+        try:
+            used = (self.current(bundle), self.previous(bundle))
+            return installed.path not in [self._path(bundle.name, one.select()) for one in used if one]
+        except WhisperdError:  # it is not for this computer, but for another one that shares the folder
+            return False
 
     async def _remove_folder(self, installed: InstalledBundle) -> None:
         key = _key(installed.path)

@@ -33,6 +33,7 @@ def add(parser: Parser) -> None:
     )
     parser.add_verb("rollback", rollback, "use the versions again that were used before", _add_bundles)
     parser.add_verb("remove", remove, "delete bundles", _add_remove)
+    parser.add_verb("prune", prune, "delete what older versions of whisperd, Python and bundles have left")
     parser.add_verb("path", path, "where bundles lie", _add_bundles)
 
 
@@ -158,6 +159,13 @@ def remove(options: argparse.Namespace) -> int:
         lambda client, name: client.natives.remove(name, options.bundle_version),
         lambda answer: f"{answer['name']} is removed ({', '.join(answer['removed'])})",
     )
+
+
+def prune(options: argparse.Namespace) -> None:
+    with connect_as(options) as client:
+        removed = client.natives.prune()
+    lines = [f"{one['name']} {one['version']} is removed: {one['path']}" for one in removed]
+    confirm(options, removed, *(lines or ["Nothing is left over: every bundle is of a version in use."]))
 
 
 def path(options: argparse.Namespace) -> int:

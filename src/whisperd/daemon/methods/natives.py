@@ -102,6 +102,12 @@ async def remove(call: Call, params: VersionParams) -> dict[str, Any]:
     return {"name": params.name, "removed": [one.version for one in versions]}
 
 
+async def prune(call: Call, params: NoParams) -> list[dict[str, Any]]:
+    """Delete what other versions of whisperd, of Python and of bundles have left."""
+    bundles = await anyio.to_thread.run_sync(native_bundles)
+    return [_installed(one) for one in await call.service.natives.prune(bundles)]
+
+
 async def path(call: Call, params: BundleParams) -> dict[str, Any]:
     """Where an installed bundle lies."""
     return {"path": str((await _find(call, params.name)).path)}
@@ -202,5 +208,6 @@ METHODS = {
     "upgrade": upgrade,
     "rollback": rollback,
     "remove": remove,
+    "prune": prune,
     "path": path,
 }
