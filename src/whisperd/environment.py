@@ -10,19 +10,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["MORE", "daemon_environment"]
+__all__ = ["MORE", "NETWORK", "daemon_environment"]
 
 MORE: Final = "WHISPERD_ENVIRONMENT"
 """The variable that names others to be taken as well: names, or beginnings with a `*`, between commas."""
+
+NETWORK: Final = (
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "FTP_PROXY"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC"),
+)
+"""How downloads find their way. Proxies are written in lower case as well."""
 
 _TAKEN: Final = frozenset(
     (
         # The user and the system
         *("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "LANGUAGE", "TZ", "TZDIR"),
         *("TMPDIR", "TEMP", "TMP", "DBUS_SESSION_BUS_ADDRESS", "COLUMNS", "NO_COLOR"),
-        # The network: proxies are written in either way
-        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "FTP_PROXY"),
-        *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC"),
+        *NETWORK,
         # Engines and what they are built with
         *("MKLROOT", "GGML_BACKEND_PATH", "LIBRARY_PATH", "CPATH", "CC", "CXX"),
         *("CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "PKG_CONFIG_PATH"),

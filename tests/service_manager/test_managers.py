@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripts.service_files import ROOT, files
 
+from whisperd.service_manager.install import this_place
 from whisperd.service_manager.managers import MANAGERS, Place, launchd, systemd, task_scheduler, unit_quoted
 from whisperd.service_manager.mark import is_unchanged, marked, socket_in
 
@@ -59,6 +60,22 @@ def test_the_units() -> None:
     assert float(service["WatchdogSec"]) > 0
     assert socket["ListenStream"] == "%t/whisperd/daemon.sock"
     assert (socket["SocketMode"], socket["DirectoryMode"]) == ("0600", "0700")
+
+
+def test_downloads_find_their_way_from_the_service_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (
+        ("HTTPS_PROXY", "http://proxy:3128"),
+        ("no_proxy", "localhost"),
+        ("SSL_CERT_FILE", "/etc/ours.pem"),
+        ("HTTP_PROXY", "http://anna:secret@proxy:3128"),
+        ("HF_TOKEN", "secret"),
+    ):
+        monkeypatch.setenv(name, value)
+    environment = this_place().environment
+    assert environment["HTTPS_PROXY"] == "http://proxy:3128"
+    assert environment["SSL_CERT_FILE"] == "/etc/ours.pem"
+    assert {one.upper() for one in environment} >= {"NO_PROXY"}
+    assert "secret" not in str(environment)
 
 
 def test_every_line_of_the_sandbox_is_explained() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from whisperd import paths
+from whisperd.environment import NETWORK
 from whisperd.rpc.errors import WhisperdError
 from whisperd.service_manager.managers import MANAGERS, Manager, ManagerName, Place, ServiceFile
 from whisperd.service_manager.mark import is_unchanged, socket_in
@@ -66,7 +67,7 @@ def command(module: str, *arguments: str) -> tuple[str, ...]:
 
 def this_place(socket: str | None = None) -> Place:
     """Where whisperd is to run: as it would be started from here."""
-    environment = {name: os.environ[name] for name in KEPT_VARIABLES if os.environ.get(name)}
+    environment = {name: value for name, value in os.environ.items() if value and _is_kept(name, value)}
     path = paths.socket_path(socket)
     if socket is not None:
         environment["WHISPERD_SOCKET"] = path
@@ -89,6 +90,11 @@ def this_place(socket: str | None = None) -> Place:
         user_name=f"{domain}\\{name}" if domain else name,
         environment=environment,
     )
+
+
+def _is_kept(name: str, value: str) -> bool:
+    """Whether the service gets a variable. Others may read its files, so no address with a password is."""
+    return name in KEPT_VARIABLES or (name.upper() in NETWORK and "@" not in value)
 
 
 def manager_of(place: Place, name: str | None = None) -> Manager:
