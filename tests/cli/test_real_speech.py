@@ -38,8 +38,11 @@ def test_the_kennedy_sentence_through_a_pipe(daemon: RunningDaemon) -> None:
 
 
 def test_no_speech_is_no_text(daemon: RunningDaemon) -> None:
-    done = daemon.ctl("transcribe", "--model", "tiny.en", str(AUDIO / "no_speech.wav"))
-    assert (done.status, done.out, done.err) == (0, "", "")
+    silent = str(AUDIO / "no_speech.wav")
+    done = daemon.ctl("transcribe", "--model", "tiny.en", silent)
+    assert (done.status, done.out, done.err) == (0, "", f"{silent}: nobody is heard to speak\n")
+    quiet = daemon.ctl("transcribe", "--model", "tiny.en", silent, "--quiet")
+    assert (quiet.status, quiet.out, quiet.err) == (0, "", "")
 
 
 def test_translating_with_an_english_model(daemon: RunningDaemon) -> None:

@@ -203,6 +203,7 @@ class _Session:
                 if event["type"] == "transcription.completed":
                     self._sum_up(name, event)
                     self._tell_if_cached(name, event)
+                    self._tell_if_silent(name, event)
         transcript = Transcript.from_wire(self._client.jobs.wait(job))
         if as_it_comes:
             writer.finish(transcript)
@@ -266,6 +267,11 @@ class _Session:
         if event.get("cached") and not self._options.quiet:
             self._progress.clear()
             say(f"{printable(name)}: the text was kept of an earlier job; --no-cache transcribes it anew")
+
+    def _tell_if_silent(self, name: str, event: dict[str, Any]) -> None:
+        if not (event["segments"] or self._options.quiet):
+            self._progress.clear()
+            say(f"{printable(name)}: nobody is heard to speak")
 
     def _tell_id(self, name: str, job: str) -> None:
         if self._options.json:
