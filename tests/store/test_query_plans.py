@@ -97,6 +97,7 @@ async def test_the_files_of_watches(database: Database) -> None:
         await outputs.of(number)
         await outputs.absent_from("/inbox", [SEEN])
         await outputs.places_of("5" * 64)
+        await outputs.below("/inbox")
         await outputs.free_place(other, ["/inbox/a.en.txt", "/inbox/c.en.txt"])
         await outputs.forget("/inbox/a.en.txt")
         await store.log.add("0a", LogLine("absent", None, "It is not there."))

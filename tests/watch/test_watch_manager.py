@@ -71,8 +71,9 @@ async def test_a_file_that_was_only_touched_settles_anew_when_it_is_edited(
         assert folder.pending.settled_s == {}
 
 
+@pytest.mark.parametrize("is_edited", [False, True])
 async def test_a_text_of_another_recording_is_not_replaced_on_a_disk_that_does_not_tell_case(
-    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch, is_edited: bool
 ) -> None:
     """Here by a link, which makes two names one, as such a disk does."""
     put(inbox, "A.mp3")
@@ -86,6 +87,8 @@ async def test_a_text_of_another_recording_is_not_replaced_on_a_disk_that_does_n
             return msgspec.structs.replace(transcript, text="Said by another one.")
 
         monkeypatch.setattr(watches.jobs, "transcript", another)
+        if is_edited:
+            (inbox / "A.en.json").write_text("corrected")
         put(inbox, "a.wav")
         watches.folder(added.id).request_scan()
         await until((inbox / "a.wav.error.txt").exists)

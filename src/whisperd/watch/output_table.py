@@ -72,6 +72,16 @@ class OutputTable:
             lambda connection: [row.path for row in _outputs(connection, "hash = ?", (content_hash,))]
         )
 
+    async def below(self, folder: str) -> list[str]:
+        """Where outputs are in a folder and in those below it."""
+        first = os.fsencode(os.path.join(folder, ""))
+        beyond = first[:-1] + bytes([first[-1] + 1])
+        return await self._database.run(
+            lambda connection: [
+                row.path for row in _outputs(connection, "path > ? AND path < ?", (first, beyond))
+            ]
+        )
+
     async def claim(self, number: int, wanted: Sequence[Wanted]) -> tuple[list[OutputRow], list[OutputRow]]:
         """Reserve a name for each output of a file, and note what is about to be written.
 

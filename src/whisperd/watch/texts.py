@@ -155,8 +155,10 @@ class Texts:
         others: list[str] = []
         if found is not None and found not in output.hashes:
             others = [one for one in await self._store.outputs.places_of(found) if one != output.path]
-        if await run_sync(_is_one_of, output.path, others):
-            raise _of_another(output.path)
+            # Somebody may have changed what another recording has beside it.
+            beside = await self._store.outputs.below(os.path.dirname(output.path))
+            if await run_sync(_is_one_of, output.path, {*others, *beside} - {output.path}):
+                raise _of_another(output.path)
         try:
             await run_sync(place, output.hashes)
         except WhisperdError as error:
@@ -200,7 +202,7 @@ def _remove(outputs: Sequence[OutputRow]) -> None:
         writing.remove_ours(output.path, output.hashes)
 
 
-def _is_one_of(path: str, others: Sequence[str]) -> bool:
+def _is_one_of(path: str, others: Collection[str]) -> bool:
     """Whether another of our texts lies there: some disks take `A.txt` and `a.txt` for one. Blocks."""
     for one in others:
         with suppress(OSError):  # it is somewhere else
