@@ -41,6 +41,7 @@ def main() -> None:
     write_surround(out / "surround.wav", samples)
     write_tracks(out / "tracks.wav", samples)
     write_track(out / "track.wav", samples)
+    write_opposite(out, samples)
     write_impossible(out / "impossible.wav", samples)
     write_disguised(out / "disguised.wav", samples)
     write_long(out / "long.wav", samples)
@@ -95,8 +96,10 @@ def encode(container, stream, samples, first_s, jumps):
     for start in range(0, len(samples), 4800):
         if pending and start >= pending[0][0] * rate:
             clock += round(pending.pop(0)[1] * rate)
-        piece = np.ascontiguousarray(samples[start : start + 4800][None], np.float32)
-        frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout="mono")
+        piece = np.ascontiguousarray(np.atleast_2d(samples[start : start + 4800].T), np.float32)
+        frame = av.AudioFrame.from_ndarray(
+            piece, format="fltp", layout="stereo" if len(piece) == 2 else "mono"
+        )
         frame.sample_rate, frame.pts, frame.time_base = rate, clock + start, Fraction(1, rate)
         for ready in resampler.resample(frame):
             container.mux(stream.encode(ready))
@@ -128,6 +131,17 @@ def write_track(path, samples):
     values = np.zeros((len(samples), 6), "<i2")
     values[:, 3] = np.clip(samples, -1, 1) * 32767
     path.write_bytes(wav(values.tobytes(), 1, 6, RATE, 16))
+
+
+def write_opposite(folder, samples):
+    """Two channels that are each other's negative, as integers and as floats."""
+    import numpy as np
+
+    channels = np.clip(np.stack([samples, -samples], axis=1), -1, 1)
+    whole, floats = (channels * 32767).astype("<i2"), channels.astype("<f4")
+    (folder / "opposite.wav").write_bytes(wav(whole.tobytes(), 1, 2, RATE, 16))
+    (folder / "opposite_floats.wav").write_bytes(wav(floats.tobytes(), 3, 2, RATE, 32))
+    write(folder / "opposite.m4a", "aac", floats, layout="stereo")
 
 
 def write_impossible(path, samples):

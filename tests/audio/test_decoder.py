@@ -117,6 +117,9 @@ KENNEDY = (0.1, 10.7)
         ("cinema.m4a", "mp4", "aac"),  # eight channels
         ("tracks.wav", "wav", "pcm_s16le"),  # ten
         ("track.wav", "wav", "pcm_s16le"),  # one of six
+        ("opposite.wav", "wav", "pcm_s16le"),
+        ("opposite_floats.wav", "wav", "pcm_f32le"),
+        ("opposite.m4a", "mp4", "aac"),
         ("impossible.wav", "wav", "pcm_f32le"),
         ("tagged.wav", "wav", "pcm_s16le"),  # with a title that is not UTF-8
     ],

@@ -11,7 +11,7 @@ import numpy as np
 
 from whisperd.audio.messages import SAMPLE_RATE
 
-__all__ = ["Packer", "Resampler", "remove_impossible_values", "silence", "without_first"]
+__all__ = ["Packer", "Polarity", "Resampler", "remove_impossible_values", "silence", "without_first"]
 
 # Longer silence is made of pieces, so that memory stays bounded.
 SILENCE_PIECE_SAMPLES = SAMPLE_RATE
@@ -19,6 +19,11 @@ SILENCE_PIECE_SAMPLES = SAMPLE_RATE
 MAX_PLANES = 7
 # Of more, where nobody knows where they are heard, ffmpeg drops the fourth: it is to be one of deep notes.
 MAX_UNPLACED_CHANNELS = 2
+# Samples that can be turned around.
+KINDS: dict[str, Any] = {"s16": np.int16, "s32": np.int32, "flt": np.float32, "dbl": np.float64}
+# How much two channels are each other's negative, and from which share of full scale on that is asked.
+OPPOSITE = 0.9
+LEAST_LOUDNESS = 0.001
 # A lossy codec may overshoot full scale a little; what is far beyond is damage.
 MAX_AMPLITUDE = 16.0
 
@@ -99,6 +104,45 @@ class Resampler:
                 if self._is_averaged:
                     block = block.mean(axis=1, keepdims=True).astype(np.int16)
                 yield np.ascontiguousarray(block.T)
+
+
+class Polarity:
+    """Turns the second of two channels around that is the first one's negative, as wrong wires make it.
+
+    Mixed as they are, hardly anything would be left of them. Only what has begun so is taken for it.
+    """
+
+    def __init__(self) -> None:
+        self._may_be_opposite = True
+
+    def mend(self, frame: Any) -> None:
+        """Turn the second channel of this frame around, if all that was heard so far was opposite."""
+        kind = KINDS.get(frame.format.name.removesuffix("p"))
+        if not self._may_be_opposite or kind is None or frame.layout.nb_channels != 2:
+            return
+        plane = frame.planes[-1]
+        values = np.frombuffer(plane, kind).copy()  # there may be room behind them that nobody has filled
+        if frame.format.is_planar:
+            left, right = np.frombuffer(frame.planes[0], kind)[: frame.samples], values[: frame.samples]
+        else:
+            left, right = values[: 2 * frame.samples].reshape(-1, 2).T
+        if (likeness := _likeness(left, right)) is None:
+            return
+        self._may_be_opposite = likeness < -OPPOSITE
+        if self._may_be_opposite:
+            turn: Any = np.invert if np.issubdtype(kind, np.integer) else np.negative
+            turn(right, out=right)
+            plane.update(values.tobytes())
+
+
+def _likeness(left: Any, right: Any) -> float | None:
+    """The correlation of two channels, -1 to 1; None where next to nothing is heard."""
+    scale = np.iinfo(left.dtype).max if np.issubdtype(left.dtype, np.integer) else 1.0
+    one, other = left / scale, right / scale
+    loudest = max(one.dot(one), other.dot(other))
+    if loudest <= len(one) * LEAST_LOUDNESS**2:
+        return None
+    return float(one.dot(other) / loudest)
 
 
 class Packer:

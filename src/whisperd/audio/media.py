@@ -18,7 +18,7 @@ from av.stream import Discard
 
 from whisperd.audio.clips import Clip, beyond_end
 from whisperd.audio.files import not_readable, open_regular_file
-from whisperd.audio.frames import Packer, Resampler, remove_impossible_values, without_first
+from whisperd.audio.frames import Packer, Polarity, Resampler, remove_impossible_values, without_first
 from whisperd.audio.kinds import BEGINNING_BYTES, is_mp4, is_wav, kind_of
 from whisperd.audio.marks import Mark, Marker, Proof, can_be_marked
 from whisperd.audio.messages import SAMPLE_RATE, Opened
@@ -252,6 +252,7 @@ class Media:
     def _resample_frames(
         self, frames: Iterator[Any], timeline: Timeline, resampler: Resampler, marker: Marker | None
     ) -> Iterator[Any]:
+        polarity = Polarity() if self._layout == "mono" else None
         for frame in frames:
             yield from resampler.insert_silence(timeline.silence_before(frame.time, resampler.position))
             # Behind damage the same frames need not come after a seek.
@@ -259,6 +260,8 @@ class Media:
             if marker is not None and can_mark and marker.wants(resampler.position):
                 self._mark(frame, timeline, resampler, marker)
             remove_impossible_values(frame)
+            if polarity is not None:
+                polarity.mend(frame)
             try:
                 yield from resampler.resample(frame)
             except av.FFmpegError:  # suddenly it has channels that cannot become those that it had
