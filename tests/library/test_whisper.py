@@ -66,6 +66,20 @@ def test_a_transcript_and_its_segments(run: Run, toy: Callable[..., str], tone: 
     assert run(code, toy(), tone) == f"{TEXT} de 2.0 transcribe ('en', 'de', 'fr')\n"
 
 
+def test_a_small_recording_has_places_of_its_own(run: Run, toy: Callable[..., str], tone: Path) -> None:
+    code = """
+    from whisperd.jobs import executor
+    asked, queue_of = [], executor._queue_of
+    executor._queue_of = lambda job: asked.append(queue_of(job)) or asked[-1]
+    with whisperd.Whisper(model=sys.argv[1]) as whisper:
+        whisper.transcribe(sys.argv[2])
+        whisper.transcribe(open(sys.argv[2], "rb"))
+        whisper.transcribe(bytes(executor.SMALL_BYTES), sample_rate=16_000)
+    print([is_small for _, is_small in asked])
+    """
+    assert run(code, toy(), tone) == "[True, True, False]\n"
+
+
 def test_no_daemon_is_there_and_nothing_is_kept(
     run: Run, surroundings: RunningDaemon, toy: Callable[..., str], tone: Path
 ) -> None:
