@@ -115,6 +115,19 @@ def test_too_much_is_not_kept_but_counted() -> None:
     assert len(subscribed(events, "job:three").events) == 1
 
 
+def test_what_a_job_says_that_is_not_over_is_kept_longest() -> None:
+    events = EventHub(clock=lambda: NOW, max_kept_bytes=1000)
+    events.publish_job(segment("long", 0))
+    for job in ("one", "two", "three"):
+        events.publish_job(segment(job, 0))
+        events.publish_job(TranscriptionCancelled(id=job, error={}))
+    events.publish_job(JobQueued(id="one", position=0))  # it is done again
+    for index in range(2):
+        events.publish_job(segment("one", index))
+    told = {job: subscribed(events, f"job:{job}").events[0] for job in ("long", "one", "two", "three")}
+    assert [job for job, first in told.items() if first["type"] == "events.missed"] == ["two"]
+
+
 def test_an_event_is_encoded_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     events = hub()
     for number in range(10):

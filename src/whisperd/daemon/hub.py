@@ -9,12 +9,20 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, Protocol
 
 import msgspec
 
 from whisperd.clock import now_rfc3339
-from whisperd.rpc.events import Event, TranscriptionPartial, TranscriptionProgress
+from whisperd.rpc.events import (
+    Event,
+    TranscriptionCancelled,
+    TranscriptionCompleted,
+    TranscriptionFailed,
+    TranscriptionPartial,
+    TranscriptionProgress,
+)
 from whisperd.rpc.messages import encode_notification, encode_value
 
 __all__ = ["TOPICS", "EventHub", "EventSink", "Subscription", "job_topic"]
@@ -79,6 +87,8 @@ class EventHub:
         self._subscriptions: list[Subscription] = []
         self._sequence: Counter[str] = Counter()
         self._kept: defaultdict[str, list[bytes]] = defaultdict(list)
+        self._over: dict[str, None] = {}
+        """The topics of jobs that have ended, in that order."""
         self._kept_bytes = 0
         self._max_kept_bytes = max_kept_bytes
         self._dropped: Counter[str] = Counter()
@@ -90,9 +100,12 @@ class EventHub:
     def publish_job(self, event: Event) -> None:
         """Send an event of a job: to those who follow all jobs, and to those who follow this one."""
         self._send("jobs", event, keep=False)
-        job: str = event.id  # type: ignore[attr-defined]
+        topic = job_topic(event.id)  # type: ignore[attr-defined]
+        self._over.pop(topic, None)  # one that is done again
+        if isinstance(event, TranscriptionCompleted | TranscriptionFailed | TranscriptionCancelled):
+            self._over[topic] = None
         is_passing = isinstance(event, TranscriptionPartial | TranscriptionProgress)
-        self._send(job_topic(job), event, keep=not is_passing)
+        self._send(topic, event, keep=not is_passing)
 
     def subscribe(self, subscription: Subscription) -> None:
         """Begin; what a followed job has said so far comes first."""
@@ -132,15 +145,18 @@ class EventHub:
             subscription.send(data)
 
     def _keep(self, topic: str, data: bytes) -> None:
-        """Keep an event for late followers; when there are too many, the oldest job's are dropped."""
+        """Keep an event for late followers. When there are too many, those of a job are dropped: of the first
+        that has ended, whose result stays, and only then of the first that has begun.
+        """
         self._kept[topic].append(data)
         self._kept_bytes += len(data)
         while self._kept_bytes > self._max_kept_bytes:
-            oldest = next(kept for kept, events in self._kept.items() if events)
+            oldest = next(one for one in chain(self._over, self._kept) if self._kept.get(one))
             self._dropped[oldest] += self._drop(oldest)
 
     def _drop(self, topic: str) -> int:
         """Forget the kept events of a job; returns how many."""
+        self._over.pop(topic, None)
         events = self._kept.pop(topic, [])
         self._kept_bytes -= sum(map(len, events))
         return len(events)
