@@ -293,3 +293,11 @@ async def test_what_a_model_cannot_do(
         check_against_model(options, languages, "small.en")
     assert raised.value.code == code
     assert hint in raised.value.fix
+
+
+def test_a_model_that_has_not_learnt_to_translate() -> None:
+    with pytest.raises(WhisperdError) as raised:
+        check_against_model(JobOptions(task="translate"), MULTILINGUAL, "large-v3-turbo")
+    assert raised.value.code == "task.not_in_model" and "large-v3." in raised.value.fix
+    check_against_model(JobOptions(task="translate"), MULTILINGUAL, "a/model-of-ours")
+    check_against_model(JobOptions(), MULTILINGUAL, "large-v3-turbo")

@@ -35,6 +35,7 @@ from whisperd.jobs.segments import Segment
 from whisperd.jobs.stitch import Stitcher
 from whisperd.jobs.telling import events_of
 from whisperd.jobs.vote import LanguageVote
+from whisperd.models import shipped_catalogue
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, JobStarted, TranscriptionProgress
 from whisperd.tasks import RepeatedEvent, open_task_group
@@ -364,8 +365,13 @@ def check_against_model(options: JobOptions, languages: Sequence[str], model: st
     is_multilingual = len(languages) > 1
     if options.language is not None and options.language not in ("auto", *languages):
         raise _not_in_model("language", LANGUAGES[options.language].title(), model, is_multilingual)
-    if options.task == "translate" and not is_multilingual:
+    if options.task == "translate" and not (is_multilingual and _translates(model)):
         raise _not_in_model("task", "translation", model, is_multilingual)
+
+
+def _translates(model: str) -> bool:
+    known = shipped_catalogue().find(model)
+    return known is None or known.translates
 
 
 def check_against_engine(options: JobOptions, info: EngineInfo, model: str) -> None:
@@ -384,7 +390,7 @@ def _not_in_model(noun: str, what: str, model: str, is_multilingual: bool) -> Wh
     return WhisperdError(
         f"{noun}.not_in_model",
         f"The model {model} does not know {what}.",
-        "Use a newer model, such as large-v3."
+        "Use another model, such as large-v3."
         if is_multilingual
         else f"Use a multilingual model, such as {multilingual}.",
     )

@@ -81,6 +81,8 @@ class CatalogueModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     english_only: bool = False
     languages: tuple[str, ...] = ()
     extra_languages: tuple[str, ...] = ()
+    translates: bool = True
+    """Whether one that knows several languages has learnt to translate."""
     licence: str | None = None
     about_size_bytes: int | None = None
     """Where the files are not known."""
