@@ -31,6 +31,7 @@ def main() -> None:
     write(out / "film.mp4", "aac", samples, video=True)
     write(out / "film.mkv", "aac", samples, video=True)
     write(out / "cinema.m4a", "aac", samples, layout="7.1")
+    write_half_known(out / "half_known.mka", samples)
     write(out / "silent_film.mp4", None, samples, video=True)
     write(out / "late.mkv", "flac", samples, video=True, first_s=3.0)
     write(out / "hole.mkv", "flac", samples, jumps={4.0: 2.0})
@@ -104,6 +105,16 @@ def encode(container, stream, samples, first_s, jumps):
         for ready in resampler.resample(frame):
             container.mux(stream.encode(ready))
     container.mux(stream.encode(None))
+
+
+def write_half_known(path, samples):
+    """Two tracks, the first of which is of a codec that nobody knows."""
+    import av
+
+    with av.open(str(path), "w", format="matroska") as container:
+        for stream in [container.add_stream("aac", rate=RATE, layout="mono") for _ in range(2)]:
+            encode(container, stream, samples, 0.0, {})
+    path.write_bytes(path.read_bytes().replace(b"A_AAC", b"A_XXX", 1))
 
 
 def write_surround(path, samples):

@@ -113,6 +113,7 @@ KENNEDY = (0.1, 10.7)
         ("speech.webm", "webm", "opus"),
         ("film.mp4", "mp4", "aac"),
         ("film.mkv", "matroska", "aac"),
+        ("half_known.mka", "matroska", "aac"),
         ("surround.wav", "wav", "pcm_s24le"),
         ("cinema.m4a", "mp4", "aac"),  # eight channels
         ("tracks.wav", "wav", "pcm_s16le"),  # ten

@@ -321,9 +321,10 @@ class Media:
 
 
 def _best_stream(path: str, container: Any) -> Any:
-    stream = container.streams.best("audio")
-    if stream is not None and stream.codec_context is not None:
-        return stream
+    # Beside one that nobody can decode, such as spatial sound, there may be one that everybody can.
+    for stream in (container.streams.best("audio"), *container.streams.audio):
+        if stream is not None and stream.codec_context is not None:
+            return stream
     if container.streams.audio:
         raise WhisperdError(
             "audio.unsupported",
