@@ -1,4 +1,4 @@
-"""The recordings of tests/data/audio: what is said in them, and how like it a text is."""
+"""The recordings of tests/data/audio: what is said in them, how like it a text is, and what to ask for."""
 
 from __future__ import annotations
 
@@ -6,10 +6,26 @@ import json
 from difflib import SequenceMatcher
 from typing import Any
 
+import pytest
+
 from whisperd.speech import words
 from whisperd_testing import AUDIO
 
-__all__ = ["likeness", "recordings", "words"]
+__all__ = ["likeness", "recordings", "with_a_name_spelled", "with_what_is_not_english", "words"]
+
+with_a_name_spelled = pytest.mark.parametrize(
+    "options",
+    [
+        {"prompt": "Mr. Jon Dashwoode"},
+        {"hotwords": "Mr. Jon Dashwoode", "prompt": "It was a day like any other in that town. " * 90},
+    ],
+    ids=["prompt", "hotwords before a long prompt"],
+)
+"""Of `austen-0870.wav`: nobody hears that it is not Dashwood."""
+with_what_is_not_english = pytest.mark.parametrize(
+    ("options", "code"),
+    [({"language": "de"}, "language.not_in_model"), ({"task": "translate"}, "task.not_in_model")],
+)
 
 
 def likeness(text: str, reference: str) -> float:

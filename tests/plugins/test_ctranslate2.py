@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import anyio
 import pytest
 
-from spoken import likeness, recordings, words
+from spoken import likeness, recordings, with_a_name_spelled, with_what_is_not_english, words
 from whisperd.client import Client
 from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.process import Worker, open_worker
@@ -303,23 +303,13 @@ def test_nobody_speaks(client: Client, model: str) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"prompt": "Mr. Jon Dashwoode"},
-        {"hotwords": "Mr. Jon Dashwoode", "prompt": "It was a day like any other in that town. " * 90},
-    ],
-    ids=["prompt", "hotwords before a long prompt"],
-)
+@with_a_name_spelled
 def test_a_prompt_may_say_how_a_name_is_spelled(client: Client, options: Any) -> None:
     spelled = client.transcribe(AUDIO / "austen-0870.wav", model="base", **options)
     assert "Dashwoode" in spelled.text
 
 
-@pytest.mark.parametrize(
-    ("options", "code"),
-    [({"language": "de"}, "language.not_in_model"), ({"task": "translate"}, "task.not_in_model")],
-)
+@with_what_is_not_english
 def test_an_english_model_says_what_it_cannot_do(client: Client, options: Any, code: str) -> None:
     with pytest.raises(WhisperdError) as raised:
         client.transcribe(AUDIO / "jfk.flac", model="tiny.en", **options)

@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 
-from spoken import likeness, recordings, words
+from spoken import likeness, recordings, with_a_name_spelled, with_what_is_not_english, words
 from whisperd.client import Client
 from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.process import open_worker
@@ -89,14 +89,7 @@ def test_german_becomes_english_where_that_is_the_task(client: Client) -> None:
     assert not {"der", "wurde"} & set(words(transcript.text))
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"prompt": "Mr. Jon Dashwoode"},
-        {"hotwords": "Mr. Jon Dashwoode", "prompt": "It was a day like any other in that town. " * 90},
-    ],
-    ids=["prompt", "hotwords before a long prompt"],
-)
+@with_a_name_spelled
 def test_a_prompt_may_say_how_a_name_is_spelled(client: Client, options: Any) -> None:
     spelled = client.transcribe(AUDIO / "austen-0870.wav", runtime="base-int8", language="en", **options)
     assert "Dashwoode" in spelled.text
@@ -251,10 +244,7 @@ def test_a_window_that_nobody_wants_ends_in_its_midst_and_the_next_is_as_ever(
     assert json.loads(told) == [[1, True, True], *([asked, True, True] for asked in (3, 4, 7))]
 
 
-@pytest.mark.parametrize(
-    ("options", "code"),
-    [({"language": "de"}, "language.not_in_model"), ({"task": "translate"}, "task.not_in_model")],
-)
+@with_what_is_not_english
 def test_an_english_model_says_what_it_cannot_do(client: Client, options: Any, code: str) -> None:
     with pytest.raises(WhisperdError) as raised:
         client.transcribe(AUDIO / "jfk.flac", runtime="tiny.en-int8", **options)
