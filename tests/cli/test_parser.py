@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisperd.cli.main import COMMANDS, program
-from whisperd.cli.parser import ELSEWHERE, Parser
+from whisperd.cli.parser import ELSEWHERE, OPTIONS_ELSEWHERE, Parser
 from whisperd.rpc.errors import WhisperdError
 
 HUGE = "9" * 5000
@@ -154,6 +154,9 @@ def test_every_example_is_a_command() -> None:
             "--fromat",
             "Did you mean --format?",
         ),
+        (("transcribe", "a", "--translate"), "usage.unknown_option", "--translate", "--task translate?"),
+        (("transcribe", "a", "-m", "b"), "usage.unknown_option", "-m", "Did you mean --model?"),
+        (("watch", "add", "a", "--output_format", "srt"), "usage.unknown_option", "_format", "--format?"),
         (("transcribe", "a", "--form=json"), "usage.unknown_option", "--form", "Did you mean --format?"),
         (("transcribe", "-talk.wav"), "usage.unknown_option", "-talk.wav", "goes behind --"),
         (("--jsn", "jobs", "list"), "usage.unknown_option", "--jsn", "Did you mean --json?"),
@@ -239,3 +242,7 @@ def test_what_other_programs_call_it_leads_to_commands_that_there_are() -> None:
     for word, ours in ELSEWHERE.items():
         assert word not in ours
         assert set(ours) <= known | verbs
+    options = set(re.findall(r"--?[a-z-]+", shown_help("transcribe", "--help")))
+    for word, ours in OPTIONS_ELSEWHERE.items():
+        assert word not in options
+        assert ours.partition(" ")[0] in options

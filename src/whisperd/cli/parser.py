@@ -50,6 +50,19 @@ ELSEWHERE = {
 }
 """What other programs call something, and what it is called here: the first one that there is."""
 
+OPTIONS_ELSEWHERE = {
+    "--device": "--runtime",
+    "--output_format": "--format",
+    "--output-format": "--format",
+    "--threads": "--runtime",
+    "--translate": "--task translate",
+    "--vad_filter": "--vad",
+    "--word_timestamps": "--timestamps word",
+    "-l": "--language",
+    "-m": "--model",
+}
+"""What other programs that transcribe call an option, and what it is called here."""
+
 VALUES_ELSEWHERE = {"gpu": "cuda", "markdown": "md", "txt": "text", "webvtt": "vtt"}
 """What other programs call a choice of an option, and what it is called here."""
 
@@ -244,7 +257,7 @@ def _near(word: str, known: Collection[str]) -> str | None:
     """What was probably meant."""
     import difflib
 
-    for ours in (*ELSEWHERE.get(word, ()), VALUES_ELSEWHERE.get(word, "")):
+    for ours in (*ELSEWHERE.get(word, ()), OPTIONS_ELSEWHERE.get(word, ""), VALUES_ELSEWHERE.get(word, "")):
         if ours.partition(" ")[0] in known:
             return ours
     return next(iter(difflib.get_close_matches(word, known, 1)), None)
