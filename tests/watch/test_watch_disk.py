@@ -183,6 +183,23 @@ def test_a_link_to_a_recording_of_the_same_folder_is_none(tmp_path: Path) -> Non
     ]
 
 
+def test_no_link_leads_to_what_is_left_alone(tmp_path: Path) -> None:
+    """A recording that was moved to where it is to be would be one that has come."""
+    for name in ("a.wav", "done/b.wav"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"sound")
+    (tmp_path / "latest").symlink_to("done")
+    (tmp_path / "before").symlink_to(tmp_path)
+
+    def found(selection: Selection) -> list[str]:
+        return sorted(seen.path for seen in walk(str(tmp_path), selection) if seen is not None)
+
+    assert found(Selection()) == ["a.wav", "done/b.wav"]
+    assert found(Selection(left_alone=frozenset({"done"}))) == ["a.wav"]
+    assert found(Selection(left_alone=frozenset({"before"}))) == ["a.wav", "done/b.wav"]
+
+
 def test_source_code_that_is_called_like_a_video_is_no_recording(tmp_path: Path) -> None:
     packets = (b"G@\0\x10\0" + b"\xff" * 183) * 20
     for name in ("camera.mts", "TV.TS", "sound.dts"):

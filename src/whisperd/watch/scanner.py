@@ -79,20 +79,20 @@ def walk(
     what is called like a recording and is none.
 
     A folder is looked into once, by whatever ways it can be reached, and links come last, so that a file is
-    found under its own name. What cannot be read is passed over, and so is what the kernel makes up.
-    `on_leftover` is told of hidden files, by folder and name.
+    found under its own name. What cannot be read is passed over, and so is what the kernel makes up, and what
+    is left alone, also where a link leads to it. `on_leftover` is told of hidden files, by folder and name.
     """
     folders, links = [start], list[str]()
-    visited: set[tuple[int, int]] = set()
+    visited = {_place(os.path.join(root, folder)) for folder in selection.left_alone} - {_place(root)}
     passed_over = devices_of_the_system()
     while folders or links:
         folder = folders.pop() if folders else links.pop(0)
         full = os.path.join(root, folder)
         try:
-            status = os.stat(full)
-            if (status.st_dev, status.st_ino) in visited or status.st_dev in passed_over:
+            place = _place(full)
+            if place is None or place in visited or place[0] in passed_over:
                 continue
-            visited.add((status.st_dev, status.st_ino))
+            visited.add(place)
             with os.scandir(full) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError:
@@ -277,6 +277,15 @@ def _is_elsewhere(status: os.stat_result) -> bool:
     flags: int = getattr(status, "st_flags", 0)
     attributes: int = getattr(status, "st_file_attributes", 0)
     return bool(flags & _ELSEWHERE_MACOS) or bool(attributes & _ELSEWHERE_WINDOWS)
+
+
+def _place(folder: str) -> tuple[int, int] | None:
+    """What tells a folder from all others, by whatever way it is reached; None if it is not there."""
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _identity(status: os.stat_result) -> Identity:
