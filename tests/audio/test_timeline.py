@@ -9,9 +9,9 @@ from whisperd.audio.timeline import MAX_GAP_S, MAX_SILENCE_S, Timeline
 FRAME = SAMPLE_RATE // 50
 
 
-def play(timestamps: list[float | None], origin_s: float = 0.0) -> list[int]:
+def play(timestamps: list[float | None], origin_s: float = 0.0, duration_s: float = 0.0) -> list[int]:
     """Silence before each of these frames of 20 ms."""
-    timeline, position, silences = Timeline(origin_s), 0, []
+    timeline, position, silences = Timeline(origin_s, duration_s), 0, []
     for timestamp in timestamps:
         silence = timeline.silence_before(timestamp, position)
         silences.append(silence)
@@ -39,6 +39,12 @@ def test_a_hole_becomes_silence() -> None:
     assert play([0.0, 0.02, 2.04, 2.06]) == [0, 0, 2 * SAMPLE_RATE, 0]
 
 
+def test_a_long_hole_is_believed_where_the_file_is_as_long() -> None:
+    timestamps = [0.0, 0.02, 1800.0, 1800.02]
+    assert play([*timestamps], duration_s=1801.0) == [0, 0, round(1799.96 * SAMPLE_RATE), 0]
+    assert play([*timestamps], duration_s=1700.0) == play([*timestamps]) == [0, 0, 0, 0]
+
+
 def test_frames_without_timestamps_follow_each_other() -> None:
     assert play([None, None, None]) == [0, 0, 0]
 
@@ -51,8 +57,10 @@ def test_after_a_leap_holes_are_seen_again() -> None:
     assert play([0.0, 9000.0, 9000.02, 9002.04]) == [0, 0, 0, 2 * SAMPLE_RATE]
 
 
-@given(st.lists(st.none() | st.floats(-1e12, 1e12)))
-def test_no_timestamps_make_more_silence_than_the_limit(timestamps: list[float | None]) -> None:
-    silences = play(timestamps)
-    assert all(0 <= silence <= MAX_GAP_S * SAMPLE_RATE + 1 for silence in silences)
+@given(st.lists(st.none() | st.floats(-1e12, 1e12)), st.floats(-1e3, 1e6))
+def test_no_timestamps_make_more_silence_than_the_limit(
+    timestamps: list[float | None], duration_s: float
+) -> None:
+    silences = play(timestamps, duration_s=duration_s)
+    assert all(0 <= silence <= max(MAX_GAP_S, duration_s) * SAMPLE_RATE + 1 for silence in silences)
     assert sum(silences) <= MAX_SILENCE_S * SAMPLE_RATE + len(silences)

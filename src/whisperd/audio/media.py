@@ -144,7 +144,7 @@ class Media:
         if marker is not None:
             marker.forget()
         is_empty = True
-        for block in self._resample(self._frames(), Timeline(self._origin_s), marker=marker):
+        for block in self._resample(self._frames(), self._timeline(), marker=marker):
             is_empty = False
             yield block
         if is_empty:
@@ -155,7 +155,7 @@ class Media:
 
         Then this file is of no use any more, and has to be opened again. Raises `audio.not_readable`.
         """
-        timeline, proof = Timeline(self._origin_s), Proof(mark.position)
+        timeline, proof = self._timeline(), Proof(mark.position)
         timeline.recall((mark.shift_s, mark.silence_s))
         blocks = self._resample(self._frames_from(mark), timeline, mark.position, marker)
         heard: list[Any] = []
@@ -182,7 +182,7 @@ class Media:
             raise self._not_seekable()
         began = position = round(first_s * SAMPLE_RATE)
         is_empty = True
-        for block in self._resample(frames, Timeline(self._origin_s + first_s)):
+        for block in self._resample(frames, self._timeline(first_s)):
             piece = block[:, max(start - position, 0) : None if end is None else max(end - position, 0)]
             position += block.shape[1]
             if piece.shape[1]:
@@ -194,6 +194,10 @@ class Media:
             raise self._nothing_decoded()
         if is_empty:
             raise beyond_end(clip, self.opened.duration, self._path)
+
+    def _timeline(self, first_s: float = 0.0) -> Timeline:
+        """That of what is decoded, which begins so far behind the beginning of the file."""
+        return Timeline(self._origin_s + first_s, (self.opened.duration or 0.0) - first_s)
 
     def _seek(self, start_s: float) -> tuple[Iterator[Any], float]:
         """Frames from before a time on, and the time of the first, on the file's own time line."""

@@ -13,7 +13,8 @@ __all__ = ["Timeline"]
 
 # Below this a difference is rounding or jitter of the container's clock.
 TOLERANCE_S = 0.1
-# A longer hole than this is taken for a clock that was set anew, as in joined recordings.
+# A longer hole than this is taken for a clock that was set anew, as in joined recordings, unless it ends
+# within what the file says of its duration: who is muted in a meeting may be so for half of it.
 MAX_GAP_S = 15 * 60.0
 # All holes of a file together.
 MAX_SILENCE_S = 60 * 60.0
@@ -22,7 +23,9 @@ MAX_SILENCE_S = 60 * 60.0
 class Timeline:
     """Follows the timestamps of one stream. `origin_s` is the timestamp at which the file begins."""
 
-    def __init__(self, origin_s: float) -> None:
+    def __init__(self, origin_s: float, duration_s: float = 0.0) -> None:
+        """`duration_s` is what the file says of it; 0 where it says nothing."""
+        self._duration_s = duration_s
         self._shift_s = -origin_s
         self._silence_s = 0.0
 
@@ -42,7 +45,8 @@ class Timeline:
         gap_s = timestamp_s + self._shift_s - position / SAMPLE_RATE
         if abs(gap_s) < TOLERANCE_S:
             return 0
-        if 0 < gap_s <= MAX_GAP_S and self._silence_s + gap_s <= MAX_SILENCE_S:
+        longest_s = max(MAX_GAP_S, self._duration_s - position / SAMPLE_RATE)
+        if 0 < gap_s <= longest_s and self._silence_s + gap_s <= MAX_SILENCE_S:
             self._silence_s += gap_s
             return round(gap_s * SAMPLE_RATE)
         self._shift_s -= gap_s
