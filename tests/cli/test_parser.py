@@ -53,6 +53,25 @@ def test_the_options_of_every_command_may_stand_before_a_verb() -> None:
     assert parse("jobs", "--json", "list", "-q").json
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("transcribe", "a.wav", "--runtime", ""),
+        ("transcribe", "a.wav", "--model="),
+        ("transcribe", "a.wav", "-o", ""),
+        ("transcribe", "a.wav", "--output-dir", ""),
+        ("dictate", "--model", ""),
+        ("profiles", "create", "notes", "--model", ""),
+        ("watch", "show", ""),
+        ("watch", "remove", "inbox", ""),
+        ("watch", "edit", "inbox", "--name", ""),
+    ],
+)
+def test_a_variable_of_a_script_that_is_not_set_is_no_name(words: tuple[str, ...]) -> None:
+    error = refused(*words)
+    assert (error.code, error.message.endswith("it is empty.")) == ("usage.invalid", True)
+
+
 def test_files_and_options_may_be_mixed() -> None:
     options = parse("transcribe", "a.wav", "--model", "tiny", "b.wav", "-q", "c.wav")
     assert options.files == ["a.wav", "b.wav", "c.wav"]

@@ -16,7 +16,7 @@ from whisperd._version import __version__
 from whisperd.cli.output import columns
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["Parser", "usage_error", "whole_number"]
+__all__ = ["Parser", "filled", "usage_error", "whole_number"]
 
 HELP_COLUMNS = 100
 MAX_DIGITS = 18
@@ -266,6 +266,13 @@ def _near(word: str, known: Collection[str]) -> str | None:
 def usage_error(problem: str, message: str, fix: str) -> WhisperdError:
     """The command line is wrong; `message` and `fix` are sentences, with or without their full stops."""
     return WhisperdError(f"usage.{problem}", _sentence(message), _sentence(fix))
+
+
+def filled(text: str) -> str:
+    """The `type` of a name. One that is empty is most likely a variable of a script that is not set."""
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return text
 
 
 def whole_number(least: int = 0, most: int = MOST) -> Callable[[str], int]:

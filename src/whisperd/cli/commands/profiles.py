@@ -8,7 +8,7 @@ from typing import Any
 from whisperd.cli.command import add_names, confirm, connect_as, for_each
 from whisperd.cli.job_options import JOB_OPTIONS, add_job_options, given_options, options_in_words
 from whisperd.cli.output import local_time, print_json, print_table, printable
-from whisperd.cli.parser import Parser, usage_error
+from whisperd.cli.parser import Parser, filled, usage_error
 from whisperd.client.inputs import model_name
 
 OPTIONS = ("model", *JOB_OPTIONS)
@@ -36,8 +36,12 @@ def _add_names(parser: Parser) -> None:
 
 
 def _add_options(parser: Parser) -> None:
-    parser.add_argument("--runtime", metavar="NAME", help="its runtime, by name or id (the default)")
-    parser.add_argument("--model", metavar="NAME", help="any runtime with this model, in place of --runtime")
+    parser.add_argument(
+        "--runtime", type=filled, metavar="NAME", help="its runtime, by name or id (the default)"
+    )
+    parser.add_argument(
+        "--model", type=filled, metavar="NAME", help="any runtime with this model, in place of --runtime"
+    )
     add_job_options(parser)
 
 

@@ -25,7 +25,7 @@ from whisperd.cli.files import (
 from whisperd.cli.follow import TextWriter, events_of, subscribe_to_progress
 from whisperd.cli.job_options import add_job_options, given_options
 from whisperd.cli.output import Progress, duration, print_error, print_json, print_line, printable, say, size
-from whisperd.cli.parser import Parser, usage_error
+from whisperd.cli.parser import Parser, filled, usage_error
 from whisperd.client.synchronous import Client
 from whisperd.client.values import Transcript, end_of_job
 from whisperd.rpc.errors import WhisperdError
@@ -49,18 +49,23 @@ EXAMPLES = """examples:
 def add(parser: Parser) -> None:
     """Add the arguments."""
     parser.add_argument("files", nargs="+", metavar="FILE", help="recordings or videos; - is standard input")
-    parser.add_argument("--runtime", metavar="NAME", help="the runtime, by name or id (the default)")
     parser.add_argument(
-        "--model", metavar="NAME", help="a model, folder or file: for this once, if no runtime has it"
+        "--runtime", type=filled, metavar="NAME", help="the runtime, by name or id (the default)"
+    )
+    parser.add_argument(
+        "--model",
+        type=filled,
+        metavar="NAME",
+        help="a model, folder or file: for this once, if no runtime has it",
     )
     add_job_options(parser)
     parser.add_argument("--clip", metavar="PARTS", help="only these, such as 0:30-1:45; 2:00-2:15; 5:00-")
     parser.add_argument(
         "--format", choices=tuple(EXTENSIONS), help="how it is written (as -o FILE is called, else text)"
     )
-    parser.add_argument("-o", "--output", metavar="FILE", help="write to this file")
+    parser.add_argument("-o", "--output", type=filled, metavar="FILE", help="write to this file")
     parser.add_argument(
-        "--output-dir", metavar="DIR", help="write a file for each recording into this folder"
+        "--output-dir", type=filled, metavar="DIR", help="write a file for each recording into this folder"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there already")
     parser.add_argument("--stream", action="store_true", help="print events as lines of JSON")

@@ -11,7 +11,7 @@ from whisperd.cli.command import confirm, connect_as, for_each
 from whisperd.cli.files import EXTENSIONS
 from whisperd.cli.job_options import JOB_OPTIONS, add_job_options, given_options, options_in_words
 from whisperd.cli.output import counted, local_time, print_json, print_table, printable, say
-from whisperd.cli.parser import Parser, usage_error, whole_number
+from whisperd.cli.parser import Parser, filled, usage_error, whole_number
 from whisperd.client.inputs import model_name
 
 OPTIONS = ("model", *JOB_OPTIONS)
@@ -52,11 +52,11 @@ def add(parser: Parser) -> None:
 
 
 def _add_name(parser: Parser) -> None:
-    parser.add_argument("name", metavar="FOLDER", help="the folder, or the watch's id")
+    parser.add_argument("name", type=filled, metavar="FOLDER", help="the folder, or the watch's id")
 
 
 def _add_names(parser: Parser) -> None:
-    parser.add_argument("names", nargs="+", metavar="FOLDER", help="folders, or ids of watches")
+    parser.add_argument("names", nargs="+", type=filled, metavar="FOLDER", help="folders, or ids of watches")
 
 
 def _add_log(parser: Parser) -> None:
@@ -75,7 +75,7 @@ def _add_files(parser: Parser) -> None:
 
 
 def _add_creation(parser: Parser) -> None:
-    parser.add_argument("folder", type=_filled, metavar="FOLDER", help="the folder")
+    parser.add_argument("folder", type=filled, metavar="FOLDER", help="the folder")
     _add_fields(parser)
     parser.epilog = EXAMPLES
 
@@ -100,15 +100,19 @@ def _add_fields(parser: Parser) -> None:
     parser.add_argument(
         "--include",
         action="append",
-        type=_filled,
+        type=filled,
         metavar="GLOB",
         help="only such files (all that are audio or video)",
     )
     parser.add_argument(
-        "--exclude", action="append", type=_filled, metavar="GLOB", help="no such files or folders"
+        "--exclude", action="append", type=filled, metavar="GLOB", help="no such files or folders"
     )
-    parser.add_argument("--runtime", metavar="NAME", help="the runtime, by name or id (the default)")
-    parser.add_argument("--model", metavar="NAME", help="any runtime with this model, in place of --runtime")
+    parser.add_argument(
+        "--runtime", type=filled, metavar="NAME", help="the runtime, by name or id (the default)"
+    )
+    parser.add_argument(
+        "--model", type=filled, metavar="NAME", help="any runtime with this model, in place of --runtime"
+    )
     parser.add_argument(
         "--output",
         "--format",
@@ -117,9 +121,9 @@ def _add_fields(parser: Parser) -> None:
         choices=tuple(EXTENSIONS),
         help="what is written; may be given several times (text)",
     )
-    parser.add_argument("--output-dir", type=_filled, metavar="DIR", help="where to (beside the recording)")
+    parser.add_argument("--output-dir", type=filled, metavar="DIR", help="where to (beside the recording)")
     parser.add_argument(
-        "--name", dest="template", metavar="NAME", help="what it is called ({stem}.{lang}.{ext})"
+        "--name", dest="template", type=filled, metavar="NAME", help="what it is called ({stem}.{lang}.{ext})"
     )
     parser.add_argument(
         "--overwrite", action=yes_or_no, help="replace files that whisperd has not written (no)"
@@ -128,7 +132,7 @@ def _add_fields(parser: Parser) -> None:
         "--after", choices=("stay", "move", "delete"), help="what becomes of recordings (stay)"
     )
     parser.add_argument(
-        "--move-to", type=_filled, metavar="DIR", help="where they are moved to, with --after move"
+        "--move-to", type=filled, metavar="DIR", help="where they are moved to, with --after move"
     )
     parser.add_argument(
         "--command",
@@ -292,12 +296,6 @@ def _words(command: str) -> list[str]:
     if "" in words:
         raise usage_error("invalid", "A word of the command is empty", "Leave it out, or check its quotes")
     return words
-
-
-def _filled(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("it is empty")
-    return text
 
 
 def _counts(watch: dict[str, Any]) -> str:
