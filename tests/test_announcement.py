@@ -68,6 +68,10 @@ def test_nothing_is_wrong_with_our_own() -> None:
             replace(BACKEND, model_format=ModelFormat(name="g", convert="a")),
             "the model format is made by `'a'`",
         ),
+        (
+            replace(BACKEND, model_format=ModelFormat(name="g", convert="a:b", replaces=1)),  # type: ignore[arg-type]
+            "the model format replaces `1`",
+        ),
         (replace(BACKEND, variants=()), "a tuple of at least one"),
         (replace(BACKEND, variants=VARIANT), "a tuple of at least one"),
         (replace(BACKEND, variants=("one-cpu",)), "`'one-cpu'`, which is no Variant"),
@@ -77,6 +81,7 @@ def test_nothing_is_wrong_with_our_own() -> None:
         (with_variant(lock=b"format = 1"), "the lock of one-cpu"),
         (with_variant(device="tpu"), "`'tpu'`, and not cpu or cuda"),
         (with_variant(priority="high"), "the priority of one-cpu"),
+        (with_variant(converts="int8"), "one-cpu converts `'int8'`"),
         (with_variant(compute_types=()), "the compute types of one-cpu are `()`"),
         (with_variant(compute_types="int8"), "the compute types of one-cpu are `'int8'`, and not a tuple"),
         (with_variant(compute_types=("int3",)), "the compute type int3; there are int8,"),

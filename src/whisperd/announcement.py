@@ -62,6 +62,8 @@ def _format_faults(model_format: object) -> Iterator[str]:
         yield f"{_shown(model_format.name)} is no name for a model format"
     if not _matches(_FUNCTION, model_format.convert):
         yield f"the model format is made by {_shown(model_format.convert)}, and not by a `module:function`"
+    if model_format.replaces is not None and not _are_texts([model_format.replaces]):
+        yield f"the model format replaces {_shown(model_format.replaces)}, and not a file of a model"
     if model_format.read is not None and not _is_function(model_format.read):
         yield f"its model files are read by {_shown(model_format.read)}, which is no function"
     if not isinstance(model_format.magic, bytes) or (
@@ -86,6 +88,8 @@ def _variant_faults(variant: object, backend_name: str) -> Iterator[str]:
         yield f"the compute types of {variant.name} are {_shown(variant.compute_types)}, and not a tuple"
     elif unknown := [kind for kind in variant.compute_types if kind not in COMPUTE_TYPES]:
         yield f"{variant.name} has the compute type {unknown[0]}; there are {', '.join(COMPUTE_TYPES)}"
+    if variant.converts is not None and not _are_texts(variant.converts):
+        yield f"{variant.name} converts {_shown(variant.converts)}, and not a tuple of compute types"
     if not _are_variables(variant.environment):
         yield f"the environment of {variant.name} is {_shown(variant.environment)}, and no map of texts"
     if variant.build is not None and not (_are_variables(variant.build) and variant.lock):

@@ -21,6 +21,7 @@ __all__ = [
     "megabytes",
     "read_json",
     "refusal",
+    "remove",
     "sync_folder",
 ]
 
@@ -38,6 +39,14 @@ def contents(folder: Path) -> list[Path]:
         return list(folder.iterdir())
     except OSError:
         return []
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with what is in it as far as that goes. Raises `OSError` of a file."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def read_json(path: Path, into: type[T]) -> T | None:

@@ -89,9 +89,15 @@ class Variant:
     """What a computer must have for it."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables for the worker, such as `CT2_FORCE_CPU_ISA`."""
+    converts: Sequence[str] | None = None
+    """Of its compute types those for which a model is converted to the backend's `ModelFormat`. None: all."""
     build: Mapping[str, str] | None = None
     """Of a variant that is built on this computer from the sources in its lock: variables for the build,
     such as `GGML_BLAS`. None where wheels are installed as they are."""
+
+    def takes_converted(self, compute_type: str) -> bool:
+        """Whether a model is converted for it to compute in that precision."""
+        return self.converts is None or compute_type in self.converts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +128,10 @@ class ModelFormat:
     `(source: Path, target: Path, precision: str, on_bytes: Callable[[int], None])`. It writes the one file
     `target` from the model in the folder `source`, in the precision that a compute type of the variant asks
     for, and says each time how many bytes more of the source were read."""
+    replaces: str | None = None
+    """The file of a model's folder that this one stands for, such as `model.bin`: the engine is given a
+    folder with the others and this one. Where it cannot be made, or is empty, the model is taken as it is.
+    None: the engine is given the file alone, and nothing else will do."""
     version: int = 1
     """Grows when the function writes something else than before, so that old files are made again."""
     magic: bytes = b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +32,8 @@ PLAIN = Backend(name="toy", engine="", variants=(VARIANT,))
 CONVERTING = Backend(
     name="toy", engine="", variants=(VARIANT,), model_format=ModelFormat(name="toy", convert="")
 )
+
+USEFUL = replace(CONVERTING, model_format=ModelFormat(name="toy", convert="", replaces="model.bin"))
 
 
 class Service:
@@ -95,8 +98,13 @@ async def test_nothing_is_fetched_or_made_for_a_start(missing: str) -> None:
 
 @pytest.mark.parametrize(
     "service",
-    [Service(CONVERTING), Service(PLAIN, "converted"), Service(CONVERTING, "converted", facts=FACTS)],
-    ids=["converted", "loaded as it is", "a file of the engine's own"],
+    [
+        Service(CONVERTING),
+        Service(PLAIN, "converted"),
+        Service(USEFUL, "converted"),
+        Service(CONVERTING, "converted", facts=FACTS),
+    ],
+    ids=["converted", "loaded as it is", "it can be", "a file of the engine's own"],
 )
 async def test_where_all_is_here_it_is_loaded(service: Service) -> None:
     await preload(service)  # type: ignore[arg-type]

@@ -44,6 +44,9 @@ def convert(source, target, precision, on_bytes):
         raise FileNotFoundError(2, "No such file or directory")
     if how == "dies":
         os._exit(3)
+    if how == "none":
+        target.write_bytes(b"")
+        return
     if how:
         raise ValueError(how)
     target.write_bytes(precision.encode() + weights[::-1])
@@ -321,6 +324,54 @@ async def test_a_store_that_is_read_only_gives_what_it_has(store: ModelStore, co
     finally:
         for folder in folders:
             folder.chmod(0o700)
+
+
+# Files that stand for one of the model's
+
+REPLACING = replace(FORMAT, name="other", replaces="model.bin")
+
+
+async def test_an_engine_gets_a_folder_in_which_it_replaces_another(
+    make: Callable[[], ModelStore], store: ModelStore, converter: Converter, weights: bytes
+) -> None:
+    assert await store.converted("toy", REPLACING, "int8") is None
+    folder = await store.convert("toy", REPLACING, "int8")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert files == {**tiny_files(), "model.bin": b"int8" + weights[::-1]}
+    assert await make().convert("toy", REPLACING, "int8") == folder
+    assert await store.converted("toy", REPLACING, "int8") == folder
+    assert converter.calls == ["int8"]
+    size = (await store.describe("toy")).size
+    assert await store.remove("toy") == size
+    assert not folder.exists() and not made(store)
+
+
+async def test_a_folder_whose_file_was_changed_is_made_anew(
+    store: ModelStore, converter: Converter, weights: bytes
+) -> None:
+    folder = await store.convert("toy", REPLACING, "int8")
+    (folder / "model.bin").write_bytes(b"int4" + weights[::-1])
+    assert await store.converted("toy", REPLACING, "int8") is None
+    assert await store.convert("toy", REPLACING, "int8") == folder
+    assert (folder / "model.bin").read_bytes() == b"int8" + weights[::-1]
+    newer = await store.convert("toy", replace(REPLACING, version=2), "int8")
+    assert newer.is_dir() and not folder.exists()
+
+
+async def test_a_folder_that_was_not_finished_is_made_anew(store: ModelStore, converter: Converter) -> None:
+    folder = await store.convert("toy", REPLACING, "int8")
+    folder.rename(folder.with_name(".0123"))
+    assert await store.convert("toy", REPLACING, "int8") == folder
+    assert not list(folder.parent.glob(".*"))
+
+
+async def test_a_model_that_is_best_as_it_is_is_not_looked_at_again(
+    store: ModelStore, converter: Converter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONVERTER_FAILS", "none")
+    for _ in range(2):
+        assert await store.convert("toy", REPLACING, "int8") == await store.path("toy")
+    assert converter.calls == ["int8"]
 
 
 # Files that others have made

@@ -123,7 +123,12 @@ def imported(folder: Path, **facts: Any) -> InstalledModel:
 
 @pytest.mark.parametrize(
     ("memory", "gpu_bytes", "largest"),
-    [(2 * GB, (), "small"), (8 * GB, (), None), (2 * GB, (24 * GB,), None), (8 * GB, (2 * GB,), "small")],
+    [
+        (2 * GB, (), "large-v3-turbo"),
+        (8 * GB, (), None),
+        (2 * GB, (24 * GB,), None),
+        (8 * GB, (2 * GB,), "small"),
+    ],
 )
 async def test_an_imported_folder_is_judged_by_its_size(
     tmp_path: Path, memory: int, gpu_bytes: tuple[int, ...], largest: str | None
@@ -137,7 +142,7 @@ async def test_an_imported_folder_is_judged_by_its_size(
 
 @pytest.mark.parametrize(
     ("precision", "language_count", "largest"),
-    [("f16", 99, "medium"), ("f16", 1, "medium.en"), ("q4_0", 99, None)],
+    [("f16", 99, "large-v3-turbo"), ("f16", 1, "large-v3-turbo"), ("q4_0", 99, None)],
 )
 async def test_an_imported_file_is_judged_by_what_it_says(
     tmp_path: Path, precision: str, language_count: int, largest: str | None
@@ -180,7 +185,7 @@ async def test_what_can_never_be_loaded_is_not_downloaded(tmp_path: Path) -> Non
     ("memory", "gpu_bytes", "device", "is_loadable"),
     [
         (2 * GB, (), "auto", False),
-        (4 * GB, (), "auto", True),
+        (3 * GB, (), "auto", True),
         (2 * GB, (2 * GB,), "auto", False),
         (64 * GB, (2 * GB,), "auto", True),  # on the processor
         (64 * GB, (2 * GB,), "cuda", False),

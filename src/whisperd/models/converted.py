@@ -4,6 +4,7 @@ in the store or from a user's folder.
     converted/<hash of the source>/
         <precision>.<format><version>         a file
         <precision>.<format><version>.json    what it was when it was made
+        <precision>.<format><version>.model/  links to it and to the source's other files, if it replaces one
         source                                the user's folder that it was made from, if it was one
 
 A file is made in a child process under a name of its own and renamed into place, so it is whole or not there.
@@ -37,6 +38,7 @@ from whisperd.models.folders import hash_stamps
 from whisperd.models.hashing import hash_file, settle, stamp
 from whisperd.models.manifest import Manifest, Verified
 from whisperd.models.messages import Converted, ConvertLine, ConvertRequest, NotConverted, Read
+from whisperd.models.storage import link_file
 from whisperd.plugins import ModelFormat
 from whisperd.progress import Meter, OnProgress, Progress
 from whisperd.rpc.errors import WhisperdError
@@ -90,20 +92,12 @@ class ConvertedModels:
         self._free_bytes = free_bytes
 
     def find(self, source: ConvertedSource, format: ModelFormat, precision: str) -> Path | None:
-        """The file, if it is there as it was made. Reads it only if it was touched. Blocks."""
+        """What an engine is given, if it is there as it was made. Reads it only if it was touched. Blocks."""
         path = self._path(source, format, precision)
         try:
-            made = msgspec.json.decode(_record(path).read_bytes(), type=Verified)
-            if made.stamp == stamp(path):
-                return path
-            digests = hash_file(path)
+            return _loadable(source, format, path) if _is_as_it_was_made(path) else None
         except (OSError, ValueError, RecursionError):
             return None
-        if digests.sha256 != made.sha256:
-            return None
-        with suppress(OSError):  # where nothing can be written, it is read in every process
-            _keep(path, Verified(digests.sha256, digests.stamp))
-        return path
 
     async def make(
         self,
@@ -116,7 +110,8 @@ class ConvertedModels:
         on_progress: OnProgress,
         fetch: FetchReady | None = None,
     ) -> Path:
-        """The file, fetched or made unless it is there. Cancelling ends the child and leaves nothing.
+        """What an engine is given, fetched or made unless it is there: the file, or the folder in which it
+        replaces another. Cancelling ends the child and leaves nothing.
 
         Whoever holds `lock`, in any process, is the only one who makes it. Raises
         `model.conversion_failed`, `disk.full`, `model.read_only`.
@@ -161,19 +156,32 @@ class ConvertedModels:
         path = self._path(source, format, precision)
         path.parent.mkdir(parents=True, exist_ok=True)
         for leftover in path.parent.glob(".*"):  # of one that was killed
-            leftover.unlink(missing_ok=True)
+            disk.remove(leftover)
         if source.in_place:
             (path.parent / _IN_PLACE).write_text(str(source.folder), encoding="utf-8")
         incoming = path.with_name(f".{uuid.uuid4().hex}")
         try:
             if fetch is None or not await fetch(incoming):
                 await self._convert(source, format, precision, incoming, bundle, on_progress)
-            await anyio.to_thread.run_sync(_install, incoming, path)
-            if source.in_place:
-                await anyio.to_thread.run_sync(self._clear_earlier, source)
+            return await anyio.to_thread.run_sync(self._install, source, format, incoming, path)
         finally:
             incoming.unlink(missing_ok=True)
-        return path
+
+    def _install(self, source: ConvertedSource, format: ModelFormat, incoming: Path, path: Path) -> Path:
+        """Put a finished file into place, and on record, in place of those of earlier versions."""
+        with incoming.open("rb+") as file:
+            os.fsync(file.fileno())
+        sha256 = hash_file(incoming).sha256
+        for former in path.parent.glob(f"{path.name.rstrip('0123456789')}*"):
+            disk.remove(former)
+        incoming.replace(path)
+        if format.replaces is not None:
+            _link_model(source, format.replaces, path)
+        settle([path])
+        _keep(path, Verified(sha256, stamp(path)))
+        if source.in_place:
+            self._clear_earlier(source)
+        return _loadable(source, format, path)
 
     def _clear_earlier(self, source: ConvertedSource) -> None:
         """Remove what was made of a user's folder when it was another: nobody would ask for it again."""
@@ -209,17 +217,38 @@ class ConvertedModels:
         return self._folder / source.hash / f"{precision}.{format.name}{format.version}"
 
 
-def _install(incoming: Path, path: Path) -> None:
-    """Put a finished file into place, and on record, in place of those of earlier versions."""
-    with incoming.open("rb+") as file:
-        os.fsync(file.fileno())
-    sha256 = hash_file(incoming).sha256
-    incoming.replace(path)
-    settle([path])
-    _keep(path, Verified(sha256, stamp(path)))
-    for older in path.parent.glob(f"{path.name.rstrip('0123456789')}*"):
-        if older not in (path, _record(path)):
-            older.unlink(missing_ok=True)
+def _is_as_it_was_made(path: Path) -> bool:
+    """Raises OSError, ValueError, RecursionError where it is not there, or nothing tells of it."""
+    made = msgspec.json.decode(_record(path).read_bytes(), type=Verified)
+    if made.stamp == stamp(path):
+        return True
+    digests = hash_file(path)
+    if digests.sha256 != made.sha256:
+        return False
+    with suppress(OSError):  # where nothing can be written, it is read in every process
+        _keep(path, Verified(digests.sha256, digests.stamp))
+    return True
+
+
+def _loadable(source: ConvertedSource, format: ModelFormat, path: Path) -> Path:
+    """What an engine is given of a file that is in its place. Raises OSError."""
+    if format.replaces is None:
+        return path
+    if path.stat().st_size == 0:
+        return source.folder
+    folder = _model_folder(path)
+    folder.stat()
+    return folder
+
+
+def _link_model(source: ConvertedSource, replaced: str, path: Path) -> None:
+    """Make the folder of a model in which a file replaces one of its own."""
+    folder = _model_folder(path)
+    folder.mkdir()
+    for other in source.folder.iterdir():
+        if other.is_file() and other.name != replaced:
+            link_file(other.resolve(), folder / other.name)
+    link_file(path, folder / replaced)
 
 
 def _keep(path: Path, made: Verified) -> None:
@@ -277,7 +306,12 @@ def _conversion_failed(name: str, format_name: str, reason: str) -> WhisperdErro
 
 
 def _record(path: Path) -> Path:
+    """It is written last: without it nothing is there."""
     return path.with_name(f"{path.name}.json")
+
+
+def _model_folder(path: Path) -> Path:
+    return path.with_name(f"{path.name}.model")
 
 
 def _folder_in_place(folder: Path) -> Path | None:

@@ -1,10 +1,10 @@
 """How much memory a model needs, estimated before it is loaded. The one formula for it.
 
 On a CPU: the process, the weights once however many replicas share them, and for each replica what it
-computes with, which grows with the batch. While it is loaded, the weights are in memory as they are
-stored; the larger of the two moments counts. The figures are fitted to peaks of CTranslate2 that
-docs/benchmarks.md shows, from `tiny` to `small`. Models whose decoder was made small (`large-v3-turbo` and
-the distilled ones) take less than this tells: about a third less in a batch of four.
+computes with, which grows with the batch. That is more than what it takes while it is loaded, since weights
+that become integers are stored as integers (`whisperd_ctranslate2.weights`). The figures are fitted to peaks
+of CTranslate2 that docs/benchmarks.md shows, from `tiny` to `small`. Models whose decoder was made small
+(`large-v3-turbo` and the distilled ones) take less than this tells: about a third less in a batch of four.
 
 On a GPU: the CUDA context with its libraries, the weights, and what is computed with. These figures
 are fitted to published peaks of `large-v2` (faster-whisper's README, beam size 5: 4,755 MB as float16,
@@ -55,12 +55,11 @@ def need_bytes(
         return int(_GPU_CONTEXT_BYTES + weights + replicas * replica)
     kind = "int8" if compute_type.startswith("int8") else "float32"
     window = _WINDOW_BYTES[kind] + parameters * _WINDOW_BYTES_PER_PARAMETER[kind]
-    computing = _PROCESS_BYTES + weights + replicas * (_REPLICA_BYTES + batch_size * window)
-    return int(max(computing, loading_bytes(parameters, compute_type)))
+    return int(_PROCESS_BYTES + weights + replicas * (_REPLICA_BYTES + batch_size * window))
 
 
 def loading_bytes(parameters: float, compute_type: str = "int8") -> int:
-    """The most memory of the computer that a model takes while it is loaded, wherever it is to compute."""
+    """The most memory of the computer that a model takes while it is loaded onto a GPU."""
     weights = parameters * max(_weight_bytes(compute_type), _STORED_BYTES)
     return int(_LOADING_BYTES + weights)
 

@@ -24,14 +24,14 @@ from typing import Literal
 
 import msgspec
 
-from whisperd.disk import read_json, sync_folder
+from whisperd.disk import read_json, remove, sync_folder
 from whisperd.locks import try_lock
 from whisperd.models.catalogue import ModelFile
 from whisperd.models.hashing import CHUNK_BYTES, OnBytes, Stamp, check_cancelled, hash_file, settle, stamp
 from whisperd.models.manifest import Manifest, StoredFile, Verified
 from whisperd.paths import make_private_folder
 
-__all__ = ["Keep", "Mismatch", "Storage"]
+__all__ = ["Keep", "Mismatch", "Storage", "link_file"]
 
 Keep = Literal["move", "link", "copy"]
 """How a file gets into the store: moved there, linked to where it is, or copied."""
@@ -174,10 +174,10 @@ class Storage:
         folder.mkdir(parents=True, exist_ok=True)
         for file in manifest.files:
             self._prove(file)
-            _link_blob(self._blob_path(file.sha256), folder / file.name)
+            link_file(self._blob_path(file.sha256), folder / file.name)
         names = {file.name for file in manifest.files}
         for stranger in [path for path in folder.iterdir() if path.name not in names]:
-            _remove(stranger)
+            remove(stranger)
         sync_folder(folder)
         settle(folder / name for name in names)
         stamps = {file.name: Verified(file.sha256, stamp(folder / file.name)) for file in manifest.files}
@@ -311,8 +311,8 @@ def _link(source: Path, target: Path, *ways: Callable[[Path, Path], object]) -> 
     last(source, target)
 
 
-def _link_blob(blob: Path, target: Path) -> None:
-    """Put a blob into a model's folder, in place of what is there."""
+def link_file(blob: Path, target: Path) -> None:
+    """Put a file into a model's folder, in place of what is there."""
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     blob.stat()
     try:
@@ -325,13 +325,6 @@ def _link_blob(blob: Path, target: Path) -> None:
 def _symlink_relative(blob: Path, target: Path) -> None:
     """Relative, so that the whole store can be moved or mounted elsewhere."""
     target.symlink_to(os.path.relpath(blob, target.parent))
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -101,7 +101,9 @@ async def prepare(
         model = await models.pull(preset.model, on_model_progress)
         precision = compute_type(preset, variant)
         try:
-            model_path = await _path_for(backend, model, precision, bundle_path, models, on_model_progress)
+            model_path = await _path_for(
+                backend, variant, model, precision, bundle_path, models, on_model_progress
+            )
         except WhisperdError as error:
             tried.append(_failed(preset, variant, error))
             # Its other variants need the same file.
@@ -121,6 +123,7 @@ async def prepare(
 
 async def _path_for(
     backend: Backend,
+    variant: Variant,
     model: InstalledModel,
     precision: str,
     bundle_path: Path | None,
@@ -128,15 +131,27 @@ async def _path_for(
     on_progress: OnProgress,
 ) -> Path:
     """Where the engine of a backend finds a model: as it is, or in the backend's own format."""
-    format = _format_for(backend, model)
+    format = _format_for(backend, variant, model, precision)
     if format is None:
         return Path(model.path)
-    return await models.convert(model.name, format, precision, bundle_path, on_progress)
+    try:
+        return await models.convert(model.name, format, precision, bundle_path, on_progress)
+    except WhisperdError as error:
+        if format.replaces is None:
+            raise
+        log.warning("%s is loaded as it is, which takes longer: %s", model.name, error.message)
+        return Path(model.path)
 
 
-def _format_for(backend: Backend, model: InstalledModel) -> ModelFormat | None:
-    """The format that a backend needs a model in; None where it loads it as it is."""
-    return None if model.facts is not None else backend.model_format
+def _format_for(
+    backend: Backend, variant: Variant, model: InstalledModel, precision: str
+) -> ModelFormat | None:
+    """The format that a backend takes a model in; None where it loads it as it is."""
+    if model.facts is not None or precision not in (
+        variant.converts if variant.converts is not None else (precision,)
+    ):
+        return None
+    return backend.model_format
 
 
 def _failed(preset: RuntimePreset, variant: Variant, error: WhisperdError) -> FailedVariant:
@@ -174,10 +189,11 @@ async def is_prepared(
     model = await models.find(preset.model)
     if model is None:
         return False
-    format = _format_for(backend, model)
-    if format is None:
+    precision = compute_type(preset, variant)
+    format = _format_for(backend, variant, model, precision)
+    if format is None or format.replaces is not None:
         return True
-    return await models.converted(model.name, format, compute_type(preset, variant)) is not None
+    return await models.converted(model.name, format, precision) is not None
 
 
 def compute_type(preset: RuntimePreset, variant: Variant) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from importlib import resources
 
-from whisperd.plugins import Backend, Needs, Variant, hookimpl
+from whisperd.plugins import Backend, ModelFormat, Needs, Variant, hookimpl
 
 __all__ = ["whisperd_backend"]
 
@@ -20,6 +20,7 @@ _GPU_COMPUTE_TYPES = (
     "float32",
 )
 _CPU_COMPUTE_TYPES = ("int8", "int8_float32", "float32")
+_INTEGERS_ON_CPU = ("int8", "int8_float32")
 _CUDA_PLATFORMS = ("linux-x86_64", "windows-x86_64")
 
 
@@ -39,6 +40,7 @@ def whisperd_backend() -> Backend:
                 device="cpu",
                 priority=25,
                 compute_types=_CPU_COMPUTE_TYPES,
+                converts=_INTEGERS_ON_CPU,
             ),
             # The same build, kept from using what newer processors have: for tests, and for a processor or
             # a virtual machine that announces more than it can do.
@@ -48,8 +50,12 @@ def whisperd_backend() -> Backend:
                 device="cpu",
                 priority=5,
                 compute_types=_CPU_COMPUTE_TYPES,
+                converts=_INTEGERS_ON_CPU,
                 environment={"CT2_FORCE_CPU_ISA": "GENERIC"},
             ),
+        ),
+        model_format=ModelFormat(
+            name="quantised", convert="whisperd_ctranslate2.weights:quantise", replaces="model.bin"
         ),
     )
 
@@ -62,6 +68,7 @@ def _gpu(name: str, *, priority: int, cuda: tuple[int, int]) -> Variant:
         priority=priority,
         compute_types=_GPU_COMPUTE_TYPES,
         needs=Needs(platforms=_CUDA_PLATFORMS, cuda=cuda),
+        converts=(),
     )
 
 

@@ -10,12 +10,13 @@ import itertools
 import json
 import re
 import shutil
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+from whisperd.ctranslate2_file import NUMPY_TYPES, UnreadableModel, read_index
 
 __all__ = ["DecoderSize", "decoder_size", "heads_problem", "with_sound_heads"]
 
@@ -23,9 +24,7 @@ _CONFIG: Final = "config.json"
 _KEY: Final = "alignment_heads"
 _HEADS: Final = "decoder/num_heads"
 _LAYER: Final = re.compile(r"decoder/layer_(0|[1-9][0-9]{0,3})/")
-_WHOLE_NUMBERS: Final = {1: "<b", 2: "<h", 3: "<i"}
-"""By CTranslate2's number of the type."""
-_MOST_VARIABLES: Final = 100_000
+_WHOLE_NUMBERS: Final = ("i1", "<i2", "<i4")
 
 
 class DecoderSize(NamedTuple):
@@ -76,52 +75,18 @@ def decoder_size(path: Path) -> DecoderSize | None:
     """The size of the decoder in a `model.bin`; None where that does not tell it. Raises OSError."""
     with path.open("rb") as file:
         try:
-            return _read_size(file)
-        except (struct.error, UnicodeDecodeError):
+            index = read_index(file)
+        except UnreadableModel:
             return None
-
-
-def _read_size(file: BinaryIO) -> DecoderSize | None:
-    """Pass over the variables of the file: their names tell the layers, one of them the heads.
-
-    The file begins with a version, the name and the revision of the specification, and how many variables
-    there are; behind them are names that stand for other variables. A name that comes twice tells nothing:
-    who knows which of the two the library takes. It counts layers up to the first that is missing.
-    """
-    _number(file, "<I"), _string(file), _number(file, "<I")
-    names, layers, numbers = set[str](), set[int](), dict[str, int]()
-    for _ in range(min(_number(file, "<I"), _MOST_VARIABLES)):
-        name = _string(file)
-        if name in names:
+        heads = index.find(_HEADS)
+        if heads is None or heads.shape or NUMPY_TYPES[heads.type] not in _WHOLE_NUMBERS:
             return None
-        names.add(name)
-        rank = _number(file, "B")
-        file.seek(4 * rank, 1)
-        kind, size_bytes = _number(file, "B"), _number(file, "<I")
-        after = file.tell() + size_bytes
-        if rank == 0 and kind in _WHOLE_NUMBERS:
-            numbers[name] = _number(file, _WHOLE_NUMBERS[kind])
-        if found := _LAYER.match(name):
-            layers.add(int(found[1]))
-        file.seek(after)
-    for _ in range(min(_number(file, "<I"), _MOST_VARIABLES)):
-        alias, name = _string(file), _string(file)
-        if alias in names:
-            return None
-        names.add(alias)
-        if name in numbers:
-            numbers[alias] = numbers[name]
+        file.seek(heads.offset)
+        number = int.from_bytes(file.read(heads.size_bytes), "little", signed=True)
+    layers = {int(found[1]) for name in index.variables if (found := _LAYER.match(name))}
+    # The library counts layers up to the first that is missing.
     count = next(layer for layer in itertools.count() if layer not in layers)
-    return DecoderSize(count, numbers[_HEADS]) if count and _HEADS in numbers else None
-
-
-def _number(file: BinaryIO, format: str) -> int:
-    return int(struct.unpack(format, file.read(struct.calcsize(format)))[0])
-
-
-def _string(file: BinaryIO) -> str:
-    """Of so many bytes as the number before it says, the last of which is a zero."""
-    return file.read(_number(file, "<H"))[:-1].decode()
+    return DecoderSize(count, number) if count else None
 
 
 def _link(file: Path, link: Path) -> None:

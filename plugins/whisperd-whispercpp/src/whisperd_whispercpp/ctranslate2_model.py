@@ -1,40 +1,17 @@
-"""Reads the weights of a model in CTranslate2's format, one variable after the other.
-
-`model.bin` is little-endian: a version, the name and the revision of the specification, then each variable
-with its name, shape and type, and last the names that stand for other variables. Strings have their length
-before them and a zero byte behind.
-"""
+"""Reads the weights and the vocabulary of a model in CTranslate2's format, one variable after the other."""
 
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
+from whisperd.ctranslate2_file import BFLOAT16, NUMPY_TYPES, UnreadableModel, Variable, read_index
+
 __all__ = ["CTranslate2Model", "UnreadableModel", "read_vocabulary"]
-
-_BINARY_VERSION = 6
-_SPECIFICATION = "WhisperSpec"
-_BFLOAT16 = 5
-_TYPES = {0: "<f4", 1: "i1", 2: "<i2", 3: "<i4", 4: "<f2", _BFLOAT16: "<u2"}
-_MAX_VARIABLES = 100_000
-
-
-class UnreadableModel(ValueError):
-    """The files are not what they should be."""
-
-
-@dataclass(frozen=True)
-class _Variable:
-    offset: int
-    size_bytes: int
-    shape: tuple[int, ...]
-    type: int
 
 
 class CTranslate2Model:
@@ -44,15 +21,10 @@ class CTranslate2Model:
         self._path = path
         self._on_bytes = on_bytes
         with path.open("rb") as file:
-            size_bytes = file.seek(0, 2)
-            file.seek(0)
-            try:
-                self._variables = _read_index(file, size_bytes)
-            except (struct.error, UnicodeDecodeError, IndexError) as error:
-                raise UnreadableModel("model.bin is damaged") from error
+            self._index = read_index(file)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._variables
+        return self._index.find(name) is not None
 
     def array(self, name: str) -> Any:
         """A variable as a numpy array of floats, in the precision of the file; integers are scaled."""
@@ -79,11 +51,11 @@ class CTranslate2Model:
             number += 1
         return number
 
-    def _find(self, name: str) -> _Variable:
-        try:
-            return self._variables[name]
-        except KeyError:
-            raise UnreadableModel(f"model.bin has no {name}") from None
+    def _find(self, name: str) -> Variable:
+        variable = self._index.find(name)
+        if variable is None:
+            raise UnreadableModel(f"model.bin has no {name}")
+        return variable
 
     def _stored(self, name: str) -> Any:
         variable = self._find(name)
@@ -91,51 +63,12 @@ class CTranslate2Model:
             file.seek(variable.offset)
             data = file.read(variable.size_bytes)
         self._on_bytes(len(data))
-        values = np.frombuffer(data, dtype=_TYPES[variable.type])
+        values = np.frombuffer(data, dtype=NUMPY_TYPES[variable.type])
         if values.size != np.prod(variable.shape, dtype=np.int64):
             raise UnreadableModel(f"{name} in model.bin has not the size that its shape tells")
-        if variable.type == _BFLOAT16:  # the upper half of a float32
+        if variable.type == BFLOAT16:  # the upper half of a float32
             values = (values.astype(np.uint32) << 16).view(np.float32)
         return values.reshape(variable.shape)
-
-
-def _read_index(file: BinaryIO, size_bytes: int) -> dict[str, _Variable]:
-    version, specification = _number(file, "<I"), _string(file)
-    if version > _BINARY_VERSION or specification != _SPECIFICATION:
-        raise UnreadableModel(
-            f"model.bin is {specification or 'something'} of version {version}, not Whisper"
-        )
-    _number(file, "<I")  # the revision of the specification
-    count = _number(file, "<I")
-    if count > _MAX_VARIABLES:
-        raise UnreadableModel("model.bin is damaged")
-    variables = dict(_read_variable(file) for _ in range(count))
-    if any(one.offset + one.size_bytes > size_bytes for one in variables.values()):
-        raise UnreadableModel("model.bin is cut off")
-    if any(one.type not in _TYPES for one in variables.values()):
-        raise UnreadableModel("model.bin has numbers of a type that is not known")
-    for _ in range(_number(file, "<I")):
-        alias, name = _string(file), _string(file)
-        if name in variables:
-            variables[alias] = variables[name]
-    return variables
-
-
-def _read_variable(file: BinaryIO) -> tuple[str, _Variable]:
-    name = _string(file)
-    shape = tuple(_number(file, "<I") for _ in range(_number(file, "B")))
-    kind, size_bytes = _number(file, "B"), _number(file, "<I")
-    offset = file.tell()
-    file.seek(size_bytes, 1)
-    return name, _Variable(offset, size_bytes, shape, kind)
-
-
-def _number(file: BinaryIO, format: str) -> int:
-    return int(struct.unpack(format, file.read(struct.calcsize(format)))[0])
-
-
-def _string(file: BinaryIO) -> str:
-    return file.read(_number(file, "<H"))[:-1].decode()
 
 
 def read_vocabulary(folder: Path) -> list[str]:

@@ -1,0 +1,72 @@
+"""Where a worker finds a model: as it is, or converted, which an engine may do without."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from whisperd.models import InstalledModel
+from whisperd.models.store import ignore_progress
+from whisperd.plugins import Backend, ModelFormat, Variant
+from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes.prepare import prepare
+from whisperd.runtimes.preset import RuntimePreset
+
+pytestmark = pytest.mark.anyio
+
+MODEL = InstalledModel(
+    name="tiny",
+    repo=None,
+    size=1,
+    memory=None,
+    languages=None,
+    installed=True,
+    verified=True,
+    path="/model",
+    source="a test",
+)
+NEEDED = ModelFormat(name="toy", convert="toy:convert")
+USEFUL = replace(NEEDED, replaces="model.bin")
+FAILURE = WhisperdError("disk.full", "There is no room.", "Make some.")
+
+
+async def path_of_model(
+    format: ModelFormat, converts: tuple[str, ...] | None = None, error: WhisperdError | None = None
+) -> str:
+    """What a backend with that format is given."""
+
+    async def pull(*_: Any) -> InstalledModel:
+        return MODEL
+
+    async def convert(*_: Any) -> Path:
+        if error is not None:
+            raise error
+        return Path("/converted")
+
+    variant = Variant(
+        name="toy-cpu", lock=None, device="cpu", priority=1, compute_types=("int8",), converts=converts
+    )
+    backend = Backend(name="toy", engine="toy:load", variants=(variant,), model_format=format)
+    models: Any = SimpleNamespace(pull=pull, convert=convert)
+    natives: Any = SimpleNamespace()
+    preset = RuntimePreset(id="1", name="one", model="tiny", created="", changed="")
+    prepared = await prepare(preset, [(backend, variant)], natives, models, ignore_progress, ignore_progress)
+    return prepared.model_path.as_posix()
+
+
+@pytest.mark.parametrize("format", [NEEDED, USEFUL])
+async def test_a_model_is_converted_where_the_variant_takes_it_so(format: ModelFormat) -> None:
+    assert await path_of_model(format) == "/converted"
+    assert await path_of_model(format, converts=("int8",)) == "/converted"
+    assert await path_of_model(format, converts=()) == "/model"
+
+
+async def test_what_an_engine_can_do_without_keeps_nobody_from_loading() -> None:
+    assert await path_of_model(USEFUL, error=FAILURE) == "/model"
+    with pytest.raises(WhisperdError) as caught:
+        await path_of_model(NEEDED, error=FAILURE)
+    assert caught.value.code == "disk.full"

@@ -1,0 +1,70 @@
+"""Where the variables of a model in CTranslate2's format lie: of any file whatever."""
+
+from __future__ import annotations
+
+import struct
+from io import BytesIO
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ctranslate2_models import string, weights
+from fuzzing import CHANGES, Change, spoil
+from whisperd.ctranslate2_file import (
+    UnreadableModel,
+    aliases_bytes,
+    head_bytes,
+    read_index,
+    variable_bytes,
+)
+
+HEADS = string("decoder/num_heads")
+
+
+def written_again(data: bytes) -> bytes:
+    """What is written from what was read of a file."""
+    index = read_index(BytesIO(data))
+    parts = [head_bytes(index, len(index.variables))]
+    for name, one in index.variables.items():
+        parts.append(variable_bytes(name, one.type, one.shape, one.size_bytes))
+        parts.append(data[one.offset : one.offset + one.size_bytes])
+    return b"".join([*parts, aliases_bytes(index)])
+
+
+@pytest.mark.parametrize("alias", [False, True])
+def test_what_was_read_can_be_written(alias: bool) -> None:
+    assert written_again(weights(alias=alias)) == weights(alias=alias)
+
+
+def test_a_variable_is_found_by_its_other_name() -> None:
+    index = read_index(BytesIO(weights(alias=True)))
+    assert index.find("decoder/num_heads") == index.find("encoder/num_heads") is not None
+    assert index.find("decoder/nothing") is None
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "damaged"),
+        (struct.pack("<I", 7) + weights()[4:], "of version 7, not Whisper"),
+        (weights().replace(b"WhisperSpec", b"WeatherSpec"), "WeatherSpec of version 6"),
+        (weights()[:90], "cut off"),
+        (weights(layers=[0, 0]), "same name"),
+        (weights()[:-60], "damaged"),
+        (weights().replace(HEADS + b"\0\2", HEADS + b"\0\x77"), "type"),
+    ],
+)
+def test_what_cannot_be_read_says_why(data: bytes, said: str) -> None:
+    with pytest.raises(UnreadableModel, match=said):
+        read_index(BytesIO(data))
+
+
+@given(changes=CHANGES, alias=st.booleans())
+def test_a_spoilt_file_is_read_or_refused(changes: list[Change], alias: bool) -> None:
+    data = spoil(weights(alias=alias), changes)
+    try:
+        index = read_index(BytesIO(data))
+    except UnreadableModel:
+        return
+    assert all(one.offset + one.size_bytes <= len(data) for one in index.variables.values())
