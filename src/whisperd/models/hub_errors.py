@@ -75,8 +75,8 @@ def _explain_status(error: HfHubHTTPError, request: FetchRequest) -> tuple[str, 
     if isinstance(error, GatedRepoError):
         code, message = "hub.unauthorised", f"{repo} is open only to those who accepted its conditions"
         fix = (
-            f"Accept them on the hub's page of {repo}, set HF_TOKEN to a token of yours, run"
-            " `whisperctl daemon restart` and pull again."
+            f"Accept them on the hub's page of {repo}, set HF_TOKEN to a token of yours (for a service in a"
+            " drop-in), run `whisperctl daemon restart` and pull again."
         )
     elif isinstance(error, RevisionNotFoundError):
         code, message = "hub.not_found", f"{repo} has no revision {request.revision}"
@@ -87,8 +87,8 @@ def _explain_status(error: HfHubHTTPError, request: FetchRequest) -> tuple[str, 
     elif status in (401, 403):
         code, message = "hub.unauthorised", f"access to {repo} is refused: it is private, or does not exist"
         fix = (
-            "Check the spelling, and set HF_TOKEN to a token that may read it; then run"
-            " `whisperctl daemon restart`."
+            "Check the spelling, and set HF_TOKEN to a token that may read it (for a service in a"
+            " drop-in); then run `whisperctl daemon restart`."
         )
     elif status == 404:
         code, message = "hub.not_found", f"there is no repository {repo}"
