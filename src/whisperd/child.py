@@ -19,12 +19,13 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from anyio.abc import Process
 
 __all__ = [
+    "ENDED_BY_OTHERS",
     "die_with_parent",
     "how_it_ended",
     "kill",
@@ -33,6 +34,9 @@ __all__ = [
     "take_output",
     "watch_parent",
 ]
+
+ENDED_BY_OTHERS: Final = ("signal SIGKILL", "signal SIGTERM", "signal SIGINT", "signal SIGHUP")
+"""How a child ends, as `how_it_ended` says it, that did not end by its own fault."""
 
 _PR_SET_PDEATHSIG = 1
 _PARENT_GONE_STATUS = 75

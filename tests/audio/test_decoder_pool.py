@@ -312,6 +312,7 @@ async def test_a_decoder_that_dies_in_mid_file_is_an_error_of_that_file_alone(
                 pass
     assert caught.value.code == "decoder.crashed"
     assert name in caught.value.message
+    assert ("damaged" in caught.value.fix) == (name == "SIGSEGV")
     assert decoding.result is None
     await decode(pool, media / "speech.mp3")
     assert decoders() == []

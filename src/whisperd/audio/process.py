@@ -12,7 +12,7 @@ from anyio.abc import ByteReceiveStream, Process, TaskStatus
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from whisperd.audio.messages import Decoded, DecodeParams, DecoderEvent, FeedParams, Heard
-from whisperd.child import how_it_ended, kill, open_child
+from whisperd.child import ENDED_BY_OTHERS, how_it_ended, kill, open_child
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import InvalidAnswer
 from whisperd.rpc.peer import Peer, PeerClosed, open_peer
@@ -79,10 +79,13 @@ class Decoder:
         if self._ending.is_set():  # nobody is interested in this file any more
             return _stopped(path)
         how = await self.how_it_crashed()
+        fix = "The file may be damaged: convert it to WAV, FLAC or MP3, then try again."
+        if how in ENDED_BY_OTHERS:
+            fix = "Try again: not the file ended it, but somebody else; perhaps the system, short of memory."
         return WhisperdError(
             "decoder.crashed",
             f"The process that decoded {path} ended unexpectedly ({how}).",
-            "The file may be damaged: convert it to WAV, FLAC or MP3, then try again.",
+            fix,
             {"path": path, "status": self.status},
         )
 

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from whisperd.child import ENDED_BY_OTHERS
 from whisperd.plugins import Variant
 from whisperd.rpc.errors import WhisperdError
 
@@ -31,8 +32,6 @@ PASSING_S: Final = 600.0
 _PASSING: Final = ("network.", "disk.full", "memory.", "native.offline", "native.not_writable")
 _FAULTS: Final = ("cuda.", "library.", "native.", "worker.bad_answer", "memory.gpu_not_enough")
 """Codes, or how they begin, of what another variant may do better."""
-_ENDED_BY_OTHERS: Final = ("signal SIGKILL", "signal SIGTERM", "signal SIGINT", "signal SIGHUP")
-"""How a worker ends that did not end by its own fault."""
 _DOWNLOADING: Final = (
     "network.",
     "native.offline",
@@ -55,7 +54,7 @@ class FailedVariant:
 def is_fault_of_variant(error: WhisperdError, variant: Variant) -> bool:
     """Whether another variant may do what this one failed to do when it was loaded."""
     if error.code == "worker.died":
-        return error.data.get("how") not in _ENDED_BY_OTHERS
+        return error.data.get("how") not in ENDED_BY_OTHERS
     if error.code.startswith(_FAULTS):
         return True
     # What the library of a GPU says is not always known, and then it is taken for the model's fault.

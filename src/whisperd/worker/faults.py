@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
+from whisperd.child import ENDED_BY_OTHERS
 from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.protocol import LoadParams
 
@@ -57,7 +58,7 @@ def explain_death(
     """
     if how in _ILLEGAL_INSTRUCTION:
         return _processor_too_old(how, params)
-    if how in _ENDED_BY_OTHERS:  # whatever it said, it did not die of that
+    if how in ENDED_BY_OTHERS:  # whatever it said, it did not die of that
         return None
     return explain(last_words, params, file_exists)
 
@@ -68,7 +69,6 @@ def killed_for_memory(how: str, params: LoadParams) -> WhisperdError:
 
 
 _ILLEGAL_INSTRUCTION = ("signal SIGILL", f"exit status {0xC000001D}")  # the second is Windows'
-_ENDED_BY_OTHERS = tuple(f"signal {name}" for name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"))
 
 
 def _sign(cause: Cause, *patterns: str) -> tuple[Cause, tuple[re.Pattern[str], ...]]:
