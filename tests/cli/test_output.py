@@ -49,7 +49,7 @@ def test_printable_text_is_one_line_that_does_nothing_to_a_terminal(text: str) -
 
 
 def test_what_a_name_hides_is_shown() -> None:
-    assert printable("a\nb\x1b[31m\udce9") == r"a\nb\x1b[31m\udce9"
+    assert printable("a\nb\x1b[31m\udce9\ud800") == r"a\nb\x1b[31m\xe9\ud800"
 
 
 @pytest.mark.parametrize(

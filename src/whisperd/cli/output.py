@@ -142,7 +142,13 @@ def printable(text: str) -> str:
     """Text on one line that does nothing to a terminal, whatever a file name may hold."""
     if text.isprintable():
         return text
-    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+    return "".join(one if one.isprintable() else _escaped(one) for one in text)
+
+
+def _escaped(one: str) -> str:
+    """As the daemon and shells spell it; a byte of a name that is no UTF-8, which Python has as half a pair
+    of surrogates, is that byte."""
+    return f"\\x{ord(one) - 0xDC00:02x}" if "\udc80" <= one <= "\udcff" else ascii(one)[1:-1]
 
 
 def size(size_bytes: float | None) -> str:
