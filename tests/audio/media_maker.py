@@ -115,6 +115,9 @@ def write_half_known(path, samples):
         for stream in [container.add_stream("aac", rate=RATE, layout="mono") for _ in range(2)]:
             encode(container, stream, samples, 0.0, {})
     path.write_bytes(path.read_bytes().replace(b"A_AAC", b"A_XXX", 1))
+    bare = path.with_name("without_channels.mka")
+    write(bare, "pcm_s16le", samples)
+    bare.write_bytes(bare.read_bytes().replace(b"\x9f\x81\x01", b"\x9f\x81\x00"))
 
 
 def write_surround(path, samples):

@@ -434,6 +434,7 @@ async def test_a_twentieth_of_a_second_is_heard_out(pool: DecoderPool, media: Pa
         ("truncated.m4a", "audio.unsupported"),
         ("beheaded.wav", "audio.unsupported"),
         ("hollow.mp3", "audio.unsupported"),
+        ("without_channels.mka", "audio.unsupported"),
         ("silent_film.mp4", "audio.no_audio_stream"),
         ("garbled.m4a", "audio.corrupt"),
         ("frantic.wav", "audio.corrupt"),  # at 2,147,483,647 Hz

@@ -327,7 +327,8 @@ class Media:
 def _best_stream(path: str, container: Any) -> Any:
     # Beside one that nobody can decode, such as spatial sound, there may be one that everybody can.
     for stream in (container.streams.best("audio"), *container.streams.audio):
-        if stream is not None and stream.codec_context is not None:
+        codec = stream.codec_context if stream is not None else None
+        if codec is not None and codec.channels and codec.sample_rate:
             return stream
     if container.streams.audio:
         raise WhisperdError(
