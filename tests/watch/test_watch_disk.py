@@ -110,6 +110,15 @@ def test_a_recording_that_is_where_it_is_to_be_stays(recording: Path, tmp_path: 
     assert recording.exists()
 
 
+def test_what_a_link_leads_to_is_there_when_it_was_moved(recording: Path, tmp_path: Path) -> None:
+    link, done = tmp_path / "links" / "b.wav", tmp_path / "far" / "away"
+    link.parent.mkdir()
+    link.symlink_to(f"../inbox/{recording.name}")
+    assert move_source(str(link), str(done)) == str(done / "b.wav")
+    assert (done / "b.wav").read_bytes() == b"sound"
+    assert names(link.parent) == [] and recording.exists()
+
+
 def test_a_recording_that_is_written_to_while_it_is_copied_stays(
     recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -216,6 +216,8 @@ def _is_copy(source: str, target: str) -> bool:
 
 def _bring(source: str, target: str) -> bool:
     """Have a file under a name that nothing has, also on another disk; False if something has it."""
+    if os.path.islink(source) and not os.path.isabs(os.readlink(source)):
+        return _copy_over(source, target)  # from elsewhere the link would lead nowhere
     try:
         return _put_new(source, target)
     except OSError as error:
