@@ -498,3 +498,35 @@ def test_the_catalogue_knows_the_bytes_of_what_others_have_made() -> None:
         suffix = {"float16": "", "int8": "-q8_0"}[one.precision]
         assert (one.format, one.file.name) == ("ggml", f"ggml-{name}{suffix}.bin")
         assert one.file.size_bytes and one.file.sha256
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links are forbidden to most")
+async def test_its_links_lead_there_from_a_store_behind_a_link(
+    tmp_path: Path, make: Callable[[], ModelStore], converter: Converter
+) -> None:
+    """However deep it lies; and they are made anew where the store was moved."""
+    (tmp_path / "models").symlink_to(deep := tmp_path.joinpath(*"abcdefghijklmnopqrst"))
+    deep.mkdir(parents=True)
+    mine = write_files(tmp_path / "mine", tiny_files())
+    for name in ("toy", str(mine)):
+        store = make()
+        await store.pull(name)
+        folder = await store.convert(name, REPLACING, "int8")
+        assert {path.name for path in folder.iterdir() if path.is_file()} == set(tiny_files())
+    (tmp_path / "models").unlink()
+    deep.rename(tmp_path / "models")
+    assert await make().converted(str(mine), REPLACING, "int8") is None
+    folder = await make().convert(str(mine), REPLACING, "int8")
+    assert (folder / "config.json").read_bytes() == tiny_files()["config.json"]
+
+
+async def test_a_model_on_another_drive_is_linked_by_its_whole_path(
+    tmp_path: Path, store: ModelStore, converter: Converter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def relpath(path: object, _: object) -> str:
+        raise ValueError(f"{path} is on mount 'D:', start on mount 'C:'")
+
+    mine = write_files(tmp_path / "mine", tiny_files())
+    monkeypatch.setattr("whisperd.models.storage.os.path.relpath", relpath)
+    folder = await store.convert(str(mine), REPLACING, "int8")
+    assert (folder / "config.json").read_bytes() == tiny_files()["config.json"]

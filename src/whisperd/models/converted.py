@@ -237,7 +237,8 @@ def _loadable(source: ConvertedSource, format: ModelFormat, path: Path) -> Path:
     if path.stat().st_size == 0:
         return source.folder
     folder = _model_folder(path)
-    folder.stat()
+    for file in folder.iterdir():
+        file.stat()  # what it leads to may be gone: the store was moved, and the user's folder was not
     return folder
 
 
@@ -245,10 +246,11 @@ def _link_model(source: ConvertedSource, replaced: str, path: Path) -> None:
     """Make the folder of a model in which a file replaces one of its own."""
     folder = _model_folder(path)
     folder.mkdir()
+    folder = folder.resolve()  # as what it links to: the store may lie behind a link
     for other in source.folder.iterdir():
         if other.is_file() and other.name != replaced:
             link_file(other.resolve(), folder / other.name)
-    link_file(path, folder / replaced)
+    link_file(path.resolve(), folder / replaced)
 
 
 def _keep(path: Path, made: Verified) -> None:

@@ -324,7 +324,11 @@ def link_file(blob: Path, target: Path) -> None:
 
 def _symlink_relative(blob: Path, target: Path) -> None:
     """Relative, so that the whole store can be moved or mounted elsewhere."""
-    target.symlink_to(os.path.relpath(blob, target.parent))
+    try:
+        place = os.path.relpath(blob, target.parent)
+    except ValueError:  # on another drive of Windows
+        place = str(blob)
+    target.symlink_to(place)
 
 
 def _write(path: Path, data: bytes) -> None:
