@@ -50,7 +50,7 @@ async def test_a_file_is_used_where_it_is(make: Make, model: Path) -> None:
     assert (found.size, found.languages) == (model.stat().st_size, ("en",))
     assert found.memory is not None and 100e6 < found.memory < 300e6
     assert await make().facts(str(model)) == found.facts
-    assert await make().parameters(str(model), model) == found.facts.parameters
+    assert await make().parameters(str(model)) == found.facts.parameters
     with pytest.raises(WhisperdError) as caught:
         await make().remove(str(model))
     assert caught.value.code == "model.in_place" and model.exists()

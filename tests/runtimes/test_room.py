@@ -36,10 +36,15 @@ class _Loaded:
 
 
 def runtime(
-    name: str, needs: Memories | None = None, *, taken: int | None = None, unused_since_s: float = 0
+    name: str,
+    needs: Memories | None = None,
+    *,
+    taken: int | None = None,
+    unused_since_s: float = 0,
+    model: str = "tiny",
 ) -> Runtime:
     now = now_rfc3339()
-    preset = RuntimePreset(id=name, name=name, model="toy", device="cuda", created=now, changed=now)
+    preset = RuntimePreset(id=name, name=name, model=model, device="cuda", created=now, changed=now)
     made = Runtime(preset, needs=needs or {}, unused_since_s=unused_since_s)
     if taken is not None:
         made.loaded = _Loaded(taken)  # type: ignore[assignment]
@@ -99,6 +104,20 @@ def make_house(tmp_path: Path, available: int, *, limit: int = 0, gpu_free: int 
     room = Room(models, Computer(find_gpus), limit=lambda: limit, memory=lambda: house.memory)
     house = House(room, Memory(total=16_000 * MB, available=available), gpu_free)
     return house
+
+
+@pytest.mark.anyio
+async def test_what_a_model_needs_is_told_by_its_own_files(tmp_path: Path, toy: Callable[..., str]) -> None:
+    """Not by those that were made of it, which may be half as large."""
+    house, newcomer = make_house(tmp_path, 8000 * MB), runtime("new", model=toy())
+    backend = Backend(
+        name="toy", engine="", variants=(CPU,), need_bytes=lambda parameters, *_, **__: parameters
+    )
+    params = LoadParams(model_path="", device="cpu", compute_type="int8")
+    (tmp_path / "made").mkdir()
+    await house.room.make(house, newcomer, Prepared(backend, CPU, None, tmp_path / "made"), params)
+    size_bytes = sum(path.stat().st_size for path in Path(newcomer.preset.model).iterdir())
+    assert newcomer.needs == {None: size_bytes / 2}
 
 
 @pytest.mark.anyio

@@ -68,9 +68,6 @@ def calibration_surroundings(service: Service, room: Room) -> Surroundings:
     ) -> None:
         await room.check(service.runtimes, preset, prepared, params, batch_size)
 
-    async def parameters(model: str) -> float:
-        return await service.models.parameters(model, await service.models.path(model))
-
     def open_prepared(
         prepared: Prepared, params: LoadParams, patience: Patience
     ) -> AbstractAsyncContextManager[Worker]:
@@ -82,7 +79,7 @@ def calibration_surroundings(service: Service, room: Room) -> Surroundings:
         circumstances=lambda: _circumstances(service),
         prepare=prepare_variant,
         check_room=check_room,
-        parameters=parameters,
+        parameters=service.models.parameters,
         cores=usable_cores,
         open_worker=open_prepared,
         publish=lambda event: service.hub.publish("calibration", event),

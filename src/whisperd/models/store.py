@@ -140,13 +140,16 @@ class ModelStore:
             return known.name
         return str(path_of(name)) if is_path(name) else name
 
-    async def parameters(self, name: str, folder: Path) -> float:
-        """How many parameters an installed model has; about, where the catalogue does not know it."""
+    async def parameters(self, name: str, folder: Path | None = None) -> float:
+        """How many parameters an installed model has; about, where the catalogue does not know it. Errors:
+        those of `path`, where it is not said in which folder it is.
+        """
         if known := self.catalogue.find(name):
             return known.parameters_millions * 1_000_000
         if facts := await self.facts(name):
             return facts.parameters
-        return await anyio.to_thread.run_sync(lambda: parameters_in(disk.files_bytes(folder)))
+        size_bytes = await anyio.to_thread.run_sync(disk.files_bytes, folder or await self.path(name))
+        return parameters_in(size_bytes)
 
     async def facts(self, name: str) -> ModelFacts | None:
         """What a model says of itself that is one file in a backend's own format; None of all others."""

@@ -88,7 +88,7 @@ class Room:
         model that would fit.
         """
         batch_size = runtime.batch_size
-        parameters = await self._models.parameters(runtime.preset.model, prepared.model_path)
+        parameters = await self._models.parameters(runtime.preset.model)
         needs = _needs(params, batch_size, parameters, prepared)
         async with self._turn:
             while True:
@@ -111,7 +111,7 @@ class Room:
         self, tenants: Tenants, preset: RuntimePreset, prepared: Prepared, params: LoadParams, batch_size: int
     ) -> None:
         """Raise `memory.not_enough` or `memory.gpu_not_enough` if a worker has no room as things are."""
-        parameters = await self._models.parameters(preset.model, prepared.model_path)
+        parameters = await self._models.parameters(preset.model)
         needs = _needs(params, batch_size, parameters, prepared)
         occupants = [Occupant(one, one.needs, is_idle=False) for one in tenants.occupants()]
         free = free_in(await self._places(preset, needs), self._limit(), occupants)

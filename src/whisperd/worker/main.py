@@ -122,8 +122,9 @@ def _mend_library(params: LoadParams) -> str:
 
 
 def _mend_model(params: LoadParams) -> str:
-    if params.model_name in (None, params.model_path):
-        return f"Check that {params.model_path} is whole, or fetch or copy the model once more."
+    if params.model_name is None or Path(params.model_name).is_absolute():  # it is used where it is
+        where = params.model_name or params.model_path
+        return f"Check that {where} is whole, or fetch or copy the model once more."
     return (
         f"Run `whisperctl models verify {params.model_name}` and, if it is damaged, "
         f"`whisperctl models pull {params.model_name}`."

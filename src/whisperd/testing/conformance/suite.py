@@ -130,8 +130,7 @@ class Suite:
         prepared = await prepare(
             preset, usable, self.natives, self.models, self.on_progress, self.on_progress
         )
-        installed = await self.models.path(name)
-        parameters = await self.models.parameters(name, installed)
+        parameters = await self.models.parameters(name)
         return TrialModel(preset.model, prepared, preset, parameters)
 
     async def _with_worker(
