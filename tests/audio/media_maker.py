@@ -148,7 +148,7 @@ def write_track(path, samples):
 
 
 def write_opposite(folder, samples):
-    """Two channels that are each other's negative, as integers and as floats."""
+    """Two channels that are each other's negative, as integers, as floats, and but for a moment of noise."""
     import numpy as np
 
     channels = np.clip(np.stack([samples, -samples], axis=1), -1, 1)
@@ -156,6 +156,9 @@ def write_opposite(folder, samples):
     (folder / "opposite.wav").write_bytes(wav(whole.tobytes(), 1, 2, RATE, 16))
     (folder / "opposite_floats.wav").write_bytes(wav(floats.tobytes(), 3, 2, RATE, 32))
     write(folder / "opposite.m4a", "aac", floats, layout="stereo")
+    moment = slice(RATE // 2, RATE)
+    whole[moment] = np.random.default_rng(0).normal(0, 200, whole[moment].shape)
+    (folder / "opposite_but_once.wav").write_bytes(wav(whole.tobytes(), 1, 2, RATE, 16))
 
 
 def write_impossible(path, samples):

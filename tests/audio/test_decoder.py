@@ -121,6 +121,7 @@ KENNEDY = (0.1, 10.7)
         ("opposite.wav", "wav", "pcm_s16le"),
         ("opposite_floats.wav", "wav", "pcm_f32le"),
         ("opposite.m4a", "mp4", "aac"),
+        ("opposite_but_once.wav", "wav", "pcm_s16le"),
         ("impossible.wav", "wav", "pcm_f32le"),
         ("tagged.wav", "wav", "pcm_s16le"),  # with a title that is not UTF-8
     ],

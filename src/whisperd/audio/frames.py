@@ -22,7 +22,7 @@ MAX_UNPLACED_CHANNELS = 2
 # Samples that can be turned around.
 KINDS: dict[str, Any] = {"s16": np.int16, "s32": np.int32, "flt": np.float32, "dbl": np.float64}
 # How much two channels are each other's negative, and from which share of full scale on that is asked.
-OPPOSITE = 0.9
+OPPOSITE = 0.5
 LEAST_LOUDNESS = 0.001
 # A lossy codec may overshoot full scale a little; what is far beyond is damage.
 MAX_AMPLITUDE = 16.0
@@ -109,14 +109,16 @@ class Resampler:
 class Polarity:
     """Turns the second of two channels around that is the first one's negative, as wrong wires make it.
 
-    Mixed as they are, hardly anything would be left of them. Only what has begun so is taken for it.
+    Mixed as they are, hardly anything would be left of them. Only what has begun so is taken for it, and then
+    all that was heard counts, by how loud it was: where it is quiet, a codec that saves bits leaves little.
     """
 
     def __init__(self) -> None:
         self._may_be_opposite = True
+        self._product = self._loudness = 0.0
 
     def mend(self, frame: Any) -> None:
-        """Turn the second channel of this frame around, if all that was heard so far was opposite."""
+        """Turn the second channel of this frame around if it is opposite, as what was heard so far was."""
         kind = KINDS.get(frame.format.name.removesuffix("p"))
         if not self._may_be_opposite or kind is None or frame.layout.nb_channels != 2:
             return
@@ -126,23 +128,23 @@ class Polarity:
             left, right = np.frombuffer(frame.planes[0], kind)[: frame.samples], values[: frame.samples]
         else:
             left, right = values[: 2 * frame.samples].reshape(-1, 2).T
-        if (likeness := _likeness(left, right)) is None:
+        product, loudness = _compare(left, right)
+        if loudness <= frame.samples * LEAST_LOUDNESS**2:
             return
-        self._may_be_opposite = likeness < -OPPOSITE
-        if self._may_be_opposite:
+        self._product += product
+        self._loudness += loudness
+        self._may_be_opposite = self._product < -OPPOSITE * self._loudness
+        if self._may_be_opposite and product < 0:
             turn: Any = np.invert if np.issubdtype(kind, np.integer) else np.negative
             turn(right, out=right)
             plane.update(values.tobytes())
 
 
-def _likeness(left: Any, right: Any) -> float | None:
-    """The correlation of two channels, -1 to 1; None where next to nothing is heard."""
+def _compare(left: Any, right: Any) -> tuple[float, float]:
+    """The product of two channels, and that of the louder one with itself."""
     scale = np.iinfo(left.dtype).max if np.issubdtype(left.dtype, np.integer) else 1.0
     one, other = left / scale, right / scale
-    loudest = max(one.dot(one), other.dot(other))
-    if loudest <= len(one) * LEAST_LOUDNESS**2:
-        return None
-    return float(one.dot(other) / loudest)
+    return float(one.dot(other)), float(max(one.dot(one), other.dot(other)))
 
 
 class Packer:
