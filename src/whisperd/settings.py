@@ -54,7 +54,7 @@ class DaemonSettings(_Section, frozen=True):
     ] = 10.0
     preload: Annotated[
         bool,
-        _key("Load the default runtime at the start, if nothing has to be downloaded or converted for it."),
+        _key("Load the default runtime at the start, if all is here that it cannot be loaded without."),
     ] = True
     calibrate: Annotated[
         bool,

@@ -67,6 +67,7 @@ def test_folders_that_are_not_looked_into() -> None:
     assert not selection.reaches("talks/@eaDir/a.mp4/SYNOPHOTO_FILM_M.mp4")
     assert not selection.reaches("a.mp3.download/a.mp3")
     assert selection.reaches("download/recycled/a.mp3")
+    assert selection.reaches("talks.download/a.mp3")
     assert not Selection(recursive=False).reaches("talks/a.wav")
     assert Selection(recursive=False).reaches("a.wav")
 

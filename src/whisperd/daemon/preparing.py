@@ -167,7 +167,7 @@ async def stamp_of(service: Service, variant: Variant) -> str:
 
 
 async def preload(service: Service) -> None:
-    """Load the default runtime, unless something would have to be downloaded or converted for it unasked."""
+    """Load the default runtime, unless something is missing that it cannot be loaded without."""
     preset = service.runtimes.default.preset
     try:
         usable = await ranked_variants(service, preset)

@@ -147,11 +147,8 @@ def _format_for(
     backend: Backend, variant: Variant, model: InstalledModel, precision: str
 ) -> ModelFormat | None:
     """The format that a backend takes a model in; None where it loads it as it is."""
-    if model.facts is not None or precision not in (
-        variant.converts if variant.converts is not None else (precision,)
-    ):
-        return None
-    return backend.model_format
+    is_ready = model.facts is not None or not variant.takes_converted(precision)
+    return None if is_ready else backend.model_format
 
 
 def _failed(preset: RuntimePreset, variant: Variant, error: WhisperdError) -> FailedVariant:
@@ -181,7 +178,7 @@ async def is_prepared(
     natives: NativeStore,
     models: ModelStore,
 ) -> bool:
-    """Whether it can be loaded with nothing downloaded or converted for it. Raises like `choose_variant`."""
+    """Whether all is here that it cannot be loaded without. Raises like `choose_variant`."""
     backend, variant = choose_variant(preset, usable)
     bundle = Bundle.of(variant)
     if bundle is not None and natives.find(bundle) is None:

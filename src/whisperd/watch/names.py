@@ -155,7 +155,8 @@ def is_hidden(name: str) -> bool:
 def _is_nobodys(folder: str) -> bool:
     """Whether a folder holds what is thrown away, or not whole yet: Safari loads into `talk.mp3.download`."""
     name = folder.casefold()
-    return is_hidden(folder) or name in _FOLDERS_OF_SYSTEMS or name.endswith(".download")
+    downloaded = name.removesuffix(".download")
+    return is_hidden(folder) or name in _FOLDERS_OF_SYSTEMS or (downloaded != name and _is_media(downloaded))
 
 
 def is_partial(name: str) -> bool:
