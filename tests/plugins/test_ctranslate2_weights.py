@@ -7,11 +7,11 @@ import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import CalledProcessError
 
 import pytest
 
 from ctranslate2_models import string, variable
-from whisperd.client import Client
 from whisperd.ctranslate2_file import read_index
 from whisperd_testing import RunningDaemon, run_python
 
@@ -52,22 +52,16 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]
 
 
 @pytest.fixture(scope="module")
-def client(running: RunningDaemon) -> Iterator[Client]:
+def bundle(running: RunningDaemon) -> str:
     with running.connect() as client:
-        yield client
+        return str(client.natives.install("ctranslate2-cpu")["path"])
 
 
-@pytest.fixture(scope="module")
-def bundle(client: Client) -> str:
-    return str(client.natives.install("ctranslate2-cpu")["path"])
-
-
-def test_a_runtime_loads_them_and_computes_the_same(
-    running: RunningDaemon, client: Client, bundle: str
-) -> None:
-    client.runtimes.create("whole", "tiny.en", backend="ctranslate2", device="cpu", compute_type="int8")
-    client.runtimes.load("whole")
-    as_it_is = Path(client.models.path("tiny.en")["path"])
+def test_a_runtime_loads_them_and_computes_the_same(running: RunningDaemon, bundle: str) -> None:
+    with running.connect() as client:
+        client.runtimes.create("whole", "tiny.en", backend="ctranslate2", device="cpu", compute_type="int8")
+        client.runtimes.load("whole")
+        as_it_is = Path(client.models.path("tiny.en")["path"])
     revised = as_it_is.parents[1].glob("converted/*/int8.quantised1.model")
     (quantised,) = {path for path in revised if same_files(path, as_it_is)}
     assert (quantised / "model.bin").stat().st_size < 0.6 * (as_it_is / "model.bin").stat().st_size
@@ -119,3 +113,14 @@ def test_integers_stay_as_they_are(tmp_path: Path, bundle: str) -> None:
     source = model(tmp_path / "model", variable("a/weight", (2, 3), 1, bytes(6)))
     run_python(QUANTISE, bundle, str(source), str(tmp_path / "target"), env=dict(os.environ))
     assert (tmp_path / "target").read_bytes() == b""
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e-40])
+def test_numbers_of_which_no_integers_can_be_made_are_refused(
+    tmp_path: Path, bundle: str, number: float
+) -> None:
+    """The model is loaded as it is then."""
+    source = model(tmp_path / "model", variable("a/weight", (1, 2), 0, struct.pack("<2f", number, 0)))
+    with pytest.raises(CalledProcessError) as caught:
+        run_python(QUANTISE, bundle, str(source), str(tmp_path / "target"), env=dict(os.environ))
+    assert "UnreadableModel" in caught.value.stderr and "Warning" not in caught.value.stderr

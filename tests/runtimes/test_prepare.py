@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from whisperd.models import InstalledModel
 from whisperd.models.store import ignore_progress
 from whisperd.plugins import Backend, ModelFormat, Variant
 from whisperd.rpc.errors import WhisperdError
@@ -18,17 +17,7 @@ from whisperd.runtimes.preset import RuntimePreset
 
 pytestmark = pytest.mark.anyio
 
-MODEL = InstalledModel(
-    name="tiny",
-    repo=None,
-    size=1,
-    memory=None,
-    languages=None,
-    installed=True,
-    verified=True,
-    path="/model",
-    source="a test",
-)
+MODEL = SimpleNamespace(name="tiny", path="/model", facts=None)
 NEEDED = ModelFormat(name="toy", convert="toy:convert")
 USEFUL = replace(NEEDED, replaces="model.bin")
 FAILURE = WhisperdError("disk.full", "There is no room.", "Make some.")
@@ -39,7 +28,7 @@ async def path_of_model(
 ) -> str:
     """What a backend with that format is given."""
 
-    async def pull(*_: Any) -> InstalledModel:
+    async def pull(*_: Any) -> Any:
         return MODEL
 
     async def convert(*_: Any) -> Path:

@@ -6,12 +6,12 @@ import argparse
 import math
 from typing import TYPE_CHECKING
 
-from whisperd.cli.parser import Parser, whole_number
+from whisperd.cli.parser import Parser, filled, whole_number
 
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["JOB_OPTIONS", "add_job_options", "given_options", "options_in_words"]
+__all__ = ["JOB_OPTIONS", "add_job_options", "add_runtime_options", "given_options", "options_in_words"]
 
 MAX_BEAMS = 16
 JOB_OPTIONS = (
@@ -28,6 +28,19 @@ JOB_OPTIONS = (
     "cache",
 )
 """Their names on the wire."""
+
+
+def add_runtime_options(parser: Parser) -> None:
+    """Add what names the runtime or the model of a job."""
+    parser.add_argument(
+        "--runtime", type=filled, metavar="NAME", help="the runtime, by name or id (the default)"
+    )
+    parser.add_argument(
+        "--model",
+        type=filled,
+        metavar="NAME",
+        help="a model, folder or file: for this once, if no runtime has it",
+    )
 
 
 def add_job_options(parser: Parser, *, live: bool = False) -> None:

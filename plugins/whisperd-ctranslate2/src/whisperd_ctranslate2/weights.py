@@ -71,7 +71,10 @@ def _write_integers(file: BinaryIO, name: str, variable: Variable, output: Binar
     scales = []
     for block in _blocks(file, variable):
         largest = np.abs(block).max(axis=1)
-        scale = np.divide(_LARGEST, largest, out=np.ones_like(largest), where=largest != 0)
+        with np.errstate(all="ignore"):
+            scale = np.divide(_LARGEST, largest, out=np.ones_like(largest), where=largest != 0)
+        if not (np.isfinite(largest) & np.isfinite(scale)).all():  # who knows what the library makes of them
+            raise UnreadableModel("model.bin has a matrix with numbers that are too large, too small or none")
         output.write(np.rint(block * scale[:, None]).astype(np.int8).tobytes())
         scales.append(scale)
     output.write(variable_bytes(f"{name}_scale", FLOAT32, (rows,), 4 * rows))

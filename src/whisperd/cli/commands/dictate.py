@@ -15,7 +15,7 @@ from whisperd.cli import exit_status
 from whisperd.cli.command import agree_to_download, connect_as, model_warnings, progress_of
 from whisperd.cli.files import LineFile, check_target, format_of, write_file
 from whisperd.cli.follow import TextWriter, events_of, subscribe_to_progress
-from whisperd.cli.job_options import add_job_options, given_options
+from whisperd.cli.job_options import add_job_options, add_runtime_options, given_options
 from whisperd.cli.output import Draft, print_json, print_line, say
 from whisperd.cli.parser import Parser, filled, usage_error
 from whisperd.cli.raw_audio import not_raw
@@ -47,15 +47,7 @@ def add(parser: Parser) -> None:
     parser.add_argument(
         "--stdin", action="store_true", help="read raw audio there (16 kHz, mono, s16le), no microphone"
     )
-    parser.add_argument(
-        "--runtime", type=filled, metavar="NAME", help="the runtime, by name or id (the default)"
-    )
-    parser.add_argument(
-        "--model",
-        type=filled,
-        metavar="NAME",
-        help="a model, folder or file: for this once, if no runtime has it",
-    )
+    add_runtime_options(parser)
     add_job_options(parser, live=True)
     parser.add_argument(
         "-o",

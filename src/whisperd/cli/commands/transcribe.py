@@ -23,7 +23,7 @@ from whisperd.cli.files import (
     write_file,
 )
 from whisperd.cli.follow import TextWriter, events_of, subscribe_to_progress
-from whisperd.cli.job_options import add_job_options, given_options
+from whisperd.cli.job_options import add_job_options, add_runtime_options, given_options
 from whisperd.cli.output import Progress, duration, print_error, print_json, print_line, printable, say, size
 from whisperd.cli.parser import Parser, filled, usage_error
 from whisperd.client.synchronous import Client
@@ -49,15 +49,7 @@ EXAMPLES = """examples:
 def add(parser: Parser) -> None:
     """Add the arguments."""
     parser.add_argument("files", nargs="+", metavar="FILE", help="recordings or videos; - is standard input")
-    parser.add_argument(
-        "--runtime", type=filled, metavar="NAME", help="the runtime, by name or id (the default)"
-    )
-    parser.add_argument(
-        "--model",
-        type=filled,
-        metavar="NAME",
-        help="a model, folder or file: for this once, if no runtime has it",
-    )
+    add_runtime_options(parser)
     add_job_options(parser)
     parser.add_argument("--clip", metavar="PARTS", help="only these, such as 0:30-1:45; 2:00-2:15; 5:00-")
     parser.add_argument(
