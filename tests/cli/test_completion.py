@@ -61,6 +61,8 @@ def test_every_command_and_every_verb() -> None:
         ("transcribe --form", ["--format"]),
         ("transcribe --format s", ["srt"]),
         ("transcribe --format=s", ["--format=srt"]),
+        ("transcribe --format srt,v", ["srt,verbose_json", "srt,vtt"]),
+        ("watch add a --output=text,s", ["--output=text,srt"]),
         ("transcribe a.wav --task tra", ["transcribe", "translate"]),
         ("--json transcribe --prio", ["--priority"]),
         ("transcribe -- --prio", "files"),

@@ -15,17 +15,25 @@ posix = pytest.mark.skipif(os.name != "posix", reason="modes, links and devices 
 
 
 def test_each_input_has_a_file_of_its_own() -> None:
-    assert targets_in("out", ["a/talk.mp3", "b.tar.wav", "-", ".hidden"], "txt") == [
-        str(Path("out", name)) for name in ("talk.txt", "b.tar.txt", "stdin.txt", ".hidden.txt")
+    assert targets_in("out", ["a/talk.mp3", "b.tar.wav", "-", ".hidden"], ["text"]) == [
+        {"text": str(Path("out", name))} for name in ("talk.txt", "b.tar.txt", "stdin.txt", ".hidden.txt")
     ]
 
 
 @pytest.mark.parametrize("inputs", [("a/talk.mp3", "b/talk.mp3"), ("talk.mp3", "talk.wav"), ("x", "x")])
 def test_two_inputs_never_share_a_file(inputs: tuple[str, str]) -> None:
     with pytest.raises(WhisperdError) as caught:
-        targets_in("out", inputs, "txt")
+        targets_in("out", inputs, ["text"])
     assert caught.value.code == "usage.invalid"
     assert all(name in caught.value.message for name in inputs)
+
+
+def test_each_format_has_a_file_of_its_own() -> None:
+    assert targets_in("out", ["a.mp3"], ["srt", "text"]) == [
+        {"srt": str(Path("out", "a.srt")), "text": str(Path("out", "a.txt"))}
+    ]
+    with pytest.raises(WhisperdError, match=r"a\.mp3 as json and a\.mp3 as verbose_json"):
+        targets_in("out", ["a.mp3"], ["json", "verbose_json"])
 
 
 def test_patterns_are_files_where_shells_leave_that_to_programs(tmp_path: Path) -> None:

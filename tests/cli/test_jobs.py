@@ -96,6 +96,12 @@ def test_result_in_a_format(shared: RunningDaemon, done_job: str) -> None:
     assert shared.ctl("jobs", "result", done_job, "--format", "json").json == {"text": TEXT.strip()}
 
 
+def test_json_is_no_other_format(shared: RunningDaemon, done_job: str) -> None:
+    done = shared.ctl("jobs", "result", done_job, "--json", "--format", "srt")
+    assert (done.status, done.json["error"]["code"]) == (2, "usage.invalid")
+    assert "segments" in shared.ctl("jobs", "result", done_job, "--json", "--format", "json").json
+
+
 def test_result_of_a_job_that_runs(shared: RunningDaemon, held_job: str) -> None:
     done = shared.ctl("jobs", "result", held_job)
     assert (done.status, done.out) == (1, "")

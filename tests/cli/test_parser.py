@@ -183,7 +183,10 @@ def test_every_example_is_a_command() -> None:
         (("calibrate", "--show", "--forget"), "usage.invalid", "--forget", "`whisperctl calibrate --help`"),
         (("transcribe",), "usage.invalid", "required: FILE", "`whisperctl transcribe --help`"),
         (("jobs", "show", "a", "b"), "usage.invalid", "'b'", "`whisperctl jobs show --help`"),
-        (("transcribe", "a", "--format", "doc"), "usage.invalid", "'doc'", "It is one of text, json, "),
+        (("transcribe", "a", "--format", "doc"), "usage.invalid", "'doc'", "It is some of text, json, "),
+        (("jobs", "result", "a", "--format", "doc"), "usage.invalid", "'doc'", "It is one of text, json, "),
+        (("transcribe", "a", "--format", "srt,txt"), "usage.invalid", "'txt'", "Did you mean text?"),
+        (("watch", "add", "a", "--output", "srt,"), "usage.invalid", "''", "It is some of text, json, "),
         (
             ("transcribe", "a", "--format", "vtx"),
             "usage.invalid",

@@ -173,6 +173,55 @@ def test_output_dir_has_a_file_for_each(shared: RunningDaemon, tone: str, tmp_pa
     assert json.loads((folder / "other.json").read_text())["duration"] == 1.0
 
 
+@pytest.mark.parametrize("formats", [("srt,vtt,text",), ("srt", "vtt", "text,srt")])
+def test_several_formats_are_files_of_one_job(
+    shared: RunningDaemon, tone: str, tmp_path: Path, formats: tuple[str, ...]
+) -> None:
+    given = [word for one in formats for word in ("--format", one)]
+    done = transcribe(shared, tone, *given, "--output-dir", str(tmp_path), "--json")
+    files = {"srt": "tone.srt", "vtt": "tone.vtt", "text": "tone.txt"}
+    assert done.json["outputs"] == {one: str(tmp_path / name) for one, name in files.items()}
+    for one, name in files.items():
+        content = shared.ctl("jobs", "result", done.json["job"], "--format", one).out
+        assert (tmp_path / name).read_text() == content
+
+
+def test_a_format_whose_file_is_there_costs_no_job(shared: RunningDaemon, tone: str, tmp_path: Path) -> None:
+    (tmp_path / "tone.vtt").write_text("mine")
+    jobs = len(shared.ctl("jobs", "list", "--json").json)
+    done = transcribe(shared, tone, "--format", "srt,vtt", "--output-dir", str(tmp_path))
+    assert done.status == 5
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".wav") == ["tone.vtt"]
+    assert len(shared.ctl("jobs", "list", "--json").json) == jobs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fix"),
+    [
+        (("--format", "srt,vtt"), "--output-dir"),
+        (("--format", "srt,vtt", "-o", "a.srt"), "--output-dir"),
+        (("--format", "json,verbose_json", "--output-dir", "d"), "different folders"),
+        (("--json", "--format", "srt"), "Leave --json out"),
+        (("--json", "--format", "srt", "-o", "-"), "Leave --json out"),
+    ],
+)
+def test_a_format_that_has_no_place_is_refused(
+    shared: RunningDaemon, arguments: tuple[str, ...], fix: str
+) -> None:
+    done = transcribe(shared, "a", *arguments, "--json")
+    error = done.json["error"]
+    assert (done.status, error["code"]) == (2, "usage.invalid")
+    assert fix in error["fix"]
+
+
+def test_json_beside_a_format_of_json_or_a_file(shared: RunningDaemon, tone: str, tmp_path: Path) -> None:
+    for one in ("json", "verbose_json"):
+        assert transcribe(shared, tone, "--json", "--format", one).json["segments"]
+    target = tmp_path / "film"
+    assert transcribe(shared, tone, "--json", "--format", "srt", "-o", str(target)).json["segments"]
+    assert target.read_text().startswith("1\n")
+
+
 def test_a_file_that_is_there_is_not_replaced(shared: RunningDaemon, tone: str, tmp_path: Path) -> None:
     (tmp_path / "tone.txt").write_text("my notes")
     done = transcribe(shared, tone, "--output-dir", str(tmp_path))

@@ -16,7 +16,7 @@ from itertools import pairwise
 from threading import Thread
 from typing import Any, Final, Literal, NamedTuple
 
-from whisperd.cli.parser import Parser
+from whisperd.cli.parser import Parser, several
 from whisperd.rpc.errors import WhisperdError
 
 __all__ = ["Names", "Offer", "Word", "offer", "print_offer"]
@@ -155,7 +155,8 @@ def _value(parser: Parser, action: argparse.Action | None, current: str, names: 
     if action is None:
         return Offer()
     if action.choices is not None:
-        return Offer(_beginning((Word(str(one)) for one in action.choices), current))
+        made = current[: current.rfind(",") + 1] if action.type is several else ""
+        return Offer(_beginning((Word(f"{made}{one}") for one in action.choices), current))
     noun, verb = [*parser.prog.split(), "", ""][1:3]
     standing = str(action.metavar)
     is_watched = noun == "watch" and not action.option_strings and verb not in MAKERS

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EXTENSIONS",
+    "OF_JSON",
     "LineFile",
     "check_target",
     "format_of",
@@ -37,6 +38,8 @@ EXTENSIONS = {
     "md": "md",
 }
 """By format, what its files are called."""
+OF_JSON = ("json", "verbose_json")
+"""Formats of which the document that `--json` prints has all."""
 
 
 def format_of(target: str | None, *, otherwise: str | None = None) -> str:
@@ -65,20 +68,23 @@ def matching(names: Iterable[str], platform: str = sys.platform) -> list[str]:
     return [name for files in found for name in files]
 
 
-def targets_in(folder: str, inputs: Sequence[str], extension: str) -> list[str]:
-    """The file in a folder for each input. Raises `usage.invalid` if two inputs would share one."""
+def targets_in(folder: str, inputs: Sequence[str], formats: Sequence[str]) -> list[dict[str, str]]:
+    """The files in a folder for each input, by format. Raises `usage.invalid` if two would be one."""
     sources: dict[str, str] = {}
+    found: list[dict[str, str]] = []
     for name in inputs:
         stem = "stdin" if name == "-" else os.path.splitext(os.path.basename(name))[0]
-        target = os.path.join(folder, f"{stem}.{extension}")
-        if target in sources:
-            raise usage_error(
-                "invalid",
-                f"The texts of {sources[target]} and {name} would both be written to {target}",
-                "Transcribe them into different folders",
-            )
-        sources[target] = name
-    return list(sources)
+        found.append({one: os.path.join(folder, f"{stem}.{EXTENSIONS[one]}") for one in formats})
+        for one, target in found[-1].items():
+            source = name if len(formats) == 1 else f"{name} as {one}"
+            if target in sources:
+                raise usage_error(
+                    "invalid",
+                    f"The texts of {sources[target]} and {source} would both be written to {target}",
+                    "Transcribe them into different folders",
+                )
+            sources[target] = source
+    return found
 
 
 def make_folder(folder: str) -> None:

@@ -16,7 +16,7 @@ from whisperd._version import __version__
 from whisperd.cli.output import columns
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["Parser", "filled", "usage_error", "whole_number"]
+__all__ = ["Parser", "filled", "several", "usage_error", "whole_number"]
 
 HELP_COLUMNS = 100
 MAX_DIGITS = 18
@@ -168,14 +168,17 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Refuse what is none of the choices; argparse calls this, and would only list them."""
-        if action.choices is None or value in action.choices:
+        values = value if action.type is several else [value]
+        wrong = [one for one in values if one not in (action.choices or values)]
+        if not wrong:
             return
-        choices = [str(one) for one in action.choices]
-        near = _near(str(value), choices)
+        choices = [str(one) for one in action.choices or ()]
+        near = _near(str(wrong[0]), choices)
         raise usage_error(
             "invalid",
-            f"{action.option_strings[0] if action.option_strings else action.metavar} cannot be {value!r}",
-            f"{f'Did you mean {near}? ' if near else ''}It is one of {', '.join(choices)}",
+            f"{action.option_strings[0] if action.option_strings else action.metavar} cannot be {wrong[0]!r}",
+            f"{f'Did you mean {near}? ' if near else ''}It is {'some' if action.type is several else 'one'}"
+            f" of {', '.join(choices)}",
         )
 
     def _add_common(self) -> None:
@@ -273,6 +276,11 @@ def filled(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("it is empty")
     return text
+
+
+def several(text: str) -> list[str]:
+    """The `type` of choices of which some can be made, with commas between; its `action` is `extend`."""
+    return text.split(",")
 
 
 def whole_number(least: int = 0, most: int = MOST) -> Callable[[str], int]:

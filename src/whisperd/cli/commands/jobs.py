@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from whisperd.cli.ages import age_s, since
 from whisperd.cli.command import confirm, connect_as, for_each, progress_of, show_answers
-from whisperd.cli.files import EXTENSIONS
+from whisperd.cli.files import EXTENSIONS, OF_JSON
 from whisperd.cli.follow import follow_job
 from whisperd.cli.output import ago, counted, duration, local_time, print_json, print_table, printable
 from whisperd.cli.parser import Parser, usage_error
@@ -86,9 +86,7 @@ def _add_clear(parser: Parser) -> None:
 
 def _add_format(parser: Parser) -> None:
     _add_id(parser)
-    parser.add_argument(
-        "--format", choices=tuple(EXTENSIONS), default="text", help="how it is written (text)"
-    )
+    parser.add_argument("--format", choices=tuple(EXTENSIONS), help="how it is written (text)")
     parser.epilog = RESULT_EXAMPLES
 
 
@@ -157,8 +155,10 @@ def wait(options: argparse.Namespace) -> int:
 
 
 def result(options: argparse.Namespace) -> None:
+    if options.json and options.format not in (None, *OF_JSON):
+        raise usage_error("invalid", f"{options.format} is no JSON, which --json prints", "Leave --json out")
     with connect_as(options) as client:
-        answer = client.jobs.result(options.id, "verbose_json" if options.json else options.format)
+        answer = client.jobs.result(options.id, "verbose_json" if options.json else options.format or "text")
     sys.stdout.write(answer["content"])
 
 

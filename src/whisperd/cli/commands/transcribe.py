@@ -15,6 +15,7 @@ from whisperd.cli import exit_status
 from whisperd.cli.command import agree_to_download, connect_as, model_warnings, progress_of
 from whisperd.cli.files import (
     EXTENSIONS,
+    OF_JSON,
     check_target,
     format_of,
     make_folder,
@@ -25,7 +26,7 @@ from whisperd.cli.files import (
 from whisperd.cli.follow import TextWriter, events_of, subscribe_to_progress
 from whisperd.cli.job_options import add_job_options, add_runtime_options, given_options
 from whisperd.cli.output import Progress, duration, print_error, print_json, print_line, printable, say, size
-from whisperd.cli.parser import Parser, filled, usage_error
+from whisperd.cli.parser import Parser, filled, several, usage_error
 from whisperd.client.synchronous import Client
 from whisperd.client.values import Transcript, end_of_job
 from whisperd.rpc.errors import WhisperdError
@@ -42,6 +43,7 @@ EXAMPLES = """examples:
   whisperctl transcribe *.mp3 --output-dir texts
   whisperctl transcribe talk.mp4 --model small --language de --format verbose_json -o talk.json
   whisperctl transcribe film.mkv -o film.srt
+  whisperctl transcribe film.mkv --format srt,vtt,text --output-dir texts
   whisperctl transcribe meeting.m4a --clip "12:30-15:00; 1:02:00-"
   curl -s https://example.org/call.ogg | whisperctl transcribe -"""
 
@@ -53,11 +55,18 @@ def add(parser: Parser) -> None:
     add_job_options(parser)
     parser.add_argument("--clip", metavar="PARTS", help="only these, such as 0:30-1:45; 2:00-2:15; 5:00-")
     parser.add_argument(
-        "--format", choices=tuple(EXTENSIONS), help="how it is written (as -o FILE is called, else text)"
+        "--format",
+        action="extend",
+        type=several,
+        choices=tuple(EXTENSIONS),
+        help="how it is written (as -o FILE is called, else text); several, with commas, into --output-dir",
     )
     parser.add_argument("-o", "--output", type=filled, metavar="FILE", help="write to this file")
     parser.add_argument(
-        "--output-dir", type=filled, metavar="DIR", help="write a file for each recording into this folder"
+        "--output-dir",
+        type=filled,
+        metavar="DIR",
+        help="write a file for each recording and format into this folder",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there already")
     parser.add_argument("--stream", action="store_true", help="print events as lines of JSON")
@@ -73,13 +82,13 @@ def run(options: argparse.Namespace) -> int:
     """Transcribe every file; go on after a failure."""
     options.files = matching(options.files)
     _check(options)
-    options.format = options.format or format_of(options.output)
-    targets: list[str | None] = [None] * len(options.files)
+    options.format = list(dict.fromkeys(options.format or [format_of(options.output)]))
+    targets: list[dict[str, str]] = [{}] * len(options.files)
     if options.output_dir:
-        targets = [*targets_in(options.output_dir, options.files, EXTENSIONS[options.format])]
+        targets = targets_in(options.output_dir, options.files, options.format)
         make_folder(options.output_dir)
     elif options.output not in (None, STANDARD_OUTPUT):
-        targets = [options.output]
+        targets = [{options.format[0]: options.output}]
     with connect_as(options, has_profile=True) as client:
         if options.model:
             agree_to_download(options, model_warnings(client, options.model), is_to_be_loaded=True)
@@ -96,7 +105,7 @@ def _check(options: argparse.Namespace) -> None:
             "invalid", "Standard input is a terminal", "Send it a recording: `whisperctl transcribe - < FILE`"
         )
     if options.format and options.detach:
-        later = f"`whisperctl jobs result ID --format {options.format}` prints it when the job is done"
+        later = f"`whisperctl jobs result ID --format {options.format[0]}` prints it when the job is done"
         raise usage_error("invalid", "--detach prints an id and no text, so --format says nothing", later)
     for one, other in (
         ("runtime", "model"),
@@ -113,20 +122,31 @@ def _check(options: argparse.Namespace) -> None:
         if getattr(options, one) and getattr(options, other):
             names = " and ".join(f"--{name.replace('_', '-')}" for name in (one, other))
             raise usage_error("invalid", f"{names} contradict each other", "Leave one of them out")
+    formats = set(options.format or ())
+    prints = options.output in (None, STANDARD_OUTPUT) and not options.output_dir
+    if len(formats) > 1 and not options.output_dir:
+        place = "Standard output" if prints else "One file"
+        raise usage_error("invalid", f"{place} takes one format", "Write a file for each with --output-dir")
+    if options.json and prints and formats.difference(OF_JSON):
+        raise usage_error(
+            "invalid",
+            "--json prints a document in a form of its own, so --format says nothing",
+            "Leave --json out, or write a file with -o or --output-dir",
+        )
 
 
 class _Submitted(NamedTuple):
-    """A file, where its text goes (None is standard output), and its job, or why it has none."""
+    """A file, where its text goes by format (nowhere is standard output), and its job, or why it has none."""
 
     name: str
-    target: str | None
+    targets: dict[str, str]
     job: str | WhisperdError
 
 
 class _Session:
     """One run of the command: files in, texts out."""
 
-    def __init__(self, client: Client, options: argparse.Namespace, targets: list[str | None]) -> None:
+    def __init__(self, client: Client, options: argparse.Namespace, targets: list[dict[str, str]]) -> None:
         self._client = client
         self._options = options
         self._targets = targets
@@ -145,9 +165,10 @@ class _Session:
         return exit_status.of_several(statuses)
 
     def _submit_all(self) -> Iterator[_Submitted]:
-        for name, target in zip(self._options.files, self._targets, strict=True):
+        for name, targets in zip(self._options.files, self._targets, strict=True):
             try:
-                self._check_target(target)
+                for target in targets.values():
+                    self._check_target(target)
                 job = self._client.submit(
                     self._input(name),
                     detach=self._options.detach,
@@ -159,13 +180,12 @@ class _Session:
             except WhisperdError as error:
                 if exit_status.is_unreachable(error):
                     raise
-                yield _Submitted(name, target, error)
+                yield _Submitted(name, targets, error)
             else:
-                yield _Submitted(name, target, job)
+                yield _Submitted(name, targets, job)
 
-    def _check_target(self, target: str | None) -> None:
-        if target is not None:
-            check_target(target, self._options.files, overwrite=self._options.overwrite)
+    def _check_target(self, target: str) -> None:
+        check_target(target, self._options.files, overwrite=self._options.overwrite)
 
     def _finish(self, submitted: _Submitted) -> int:
         """See one file through to its end; returns its exit status."""
@@ -184,9 +204,9 @@ class _Session:
         return exit_status.DONE
 
     def _show(self, submitted: _Submitted, job: str) -> None:
-        name, target = submitted.name, submitted.target
-        as_it_comes = self._options.format == "text" and not (
-            target or self._options.json or self._options.stream
+        name = submitted.name
+        as_it_comes = self._options.format == ["text"] and not (
+            submitted.targets or self._options.json or self._options.stream
         )
         if as_it_comes:
             self._head(name)
@@ -208,19 +228,21 @@ class _Session:
             self._deliver(submitted, job, transcript)
 
     def _deliver(self, submitted: _Submitted, job: str, transcript: Transcript) -> None:
-        """Hand over a transcript that is complete: into its file, as part of the document, or as it is."""
-        if submitted.target is not None:
-            content = self._client.jobs.result(job, self._options.format)["content"]
-            self._check_target(submitted.target)  # again: A.txt may be a.txt, which is there by now
-            write_file(submitted.target, content)
+        """Hand over a transcript that is complete: into its files, as part of the document, or as it is."""
+        for name, target in submitted.targets.items():
+            content = self._client.jobs.result(job, name)["content"]
+            self._check_target(target)  # again: A.txt may be a.txt, which is there by now
+            write_file(target, content)
             if self._options.output_dir and not (self._options.quiet or self._options.json):
-                say(f"{printable(submitted.target)} is written")
+                say(f"{printable(target)} is written")
         if self._options.json:
-            place = {"output": submitted.target} if submitted.target else {}
+            place: dict[str, Any] = {"outputs": submitted.targets} if submitted.targets else {}
+            if len(submitted.targets) == 1:
+                place = {"output": next(iter(submitted.targets.values()))}
             self._documents.append({"input": submitted.name, "job": job, **place, **transcript.verbose})
-        elif submitted.target is None:
+        elif not submitted.targets:
             self._head(submitted.name)
-            sys.stdout.write(self._client.jobs.result(job, self._options.format)["content"])
+            sys.stdout.write(self._client.jobs.result(job, self._options.format[0])["content"])
             sys.stdout.flush()
 
     def _events(self, job: str) -> Generator[dict[str, Any], None, None]:

@@ -11,7 +11,7 @@ from whisperd.cli.command import confirm, connect_as, for_each
 from whisperd.cli.files import EXTENSIONS
 from whisperd.cli.job_options import JOB_OPTIONS, add_job_options, given_options, options_in_words
 from whisperd.cli.output import counted, local_time, print_json, print_table, printable, say
-from whisperd.cli.parser import Parser, filled, usage_error, whole_number
+from whisperd.cli.parser import Parser, filled, several, usage_error, whole_number
 from whisperd.client.inputs import model_name
 
 OPTIONS = ("model", *JOB_OPTIONS)
@@ -117,9 +117,10 @@ def _add_fields(parser: Parser) -> None:
         "--output",
         "--format",
         dest="outputs",
-        action="append",
+        action="extend",
+        type=several,
         choices=tuple(EXTENSIONS),
-        help="what is written; may be given several times (text)",
+        help="what is written, with commas between or given several times (text)",
     )
     parser.add_argument("--output-dir", type=filled, metavar="DIR", help="where to (beside the recording)")
     parser.add_argument(
