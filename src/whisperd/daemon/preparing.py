@@ -18,12 +18,12 @@ from whisperd.plugins import Backend, Variant, variants
 from whisperd.progress import OnProgress, Progress
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event
-from whisperd.runtimes import Runtime, RuntimeManager, RuntimePreset, Surroundings
+from whisperd.runtimes import Runtime, RuntimePreset, Surroundings
 from whisperd.runtimes.fallback import FailedVariant
 from whisperd.runtimes.file_models import narrowed, variants_for
 from whisperd.runtimes.history import HistoryStore
 from whisperd.runtimes.prepare import Prepared, choose_variant, is_prepared, prepare
-from whisperd.runtimes.room import Room
+from whisperd.runtimes.room import Room, Tenants
 from whisperd.worker.protocol import LoadParams
 
 if TYPE_CHECKING:
@@ -62,11 +62,9 @@ async def install_media_bundle(service: Service) -> Path:
 def runtime_surroundings(service: Service, room: Room, histories: HistoryStore) -> Surroundings:
     """What the runtimes need of a daemon."""
 
-    async def make_room(
-        runtimes: RuntimeManager, runtime: Runtime, prepared: Prepared, params: LoadParams
-    ) -> None:
+    async def make_room(tenants: Tenants, runtime: Runtime, prepared: Prepared, params: LoadParams) -> None:
         await service.idle.vacated()  # calibration takes no memory that somebody needs
-        await room.make(runtimes, runtime, prepared, params)
+        await room.make(tenants, runtime, prepared, params)
 
     def publish(event: Event) -> None:
         service.idle.notice()

@@ -27,7 +27,7 @@ from whisperd.runtimes.preset import RuntimePreset
 from whisperd.runtimes.runtime import Runtime
 from whisperd.worker.protocol import LoadParams
 
-__all__ = ["Memories", "Occupant", "Room", "free_in"]
+__all__ = ["Memories", "Occupant", "Room", "Tenants", "free_in"]
 
 Place = int | None
 """A GPU by its number, or None: the computer's own memory."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from whisperd.plugins import ModelFacts
 from whisperd.progress import OnProgress
@@ -14,12 +13,10 @@ from whisperd.runtimes.fallback import FailedVariant, VariantFailures
 from whisperd.runtimes.history import Moment
 from whisperd.runtimes.prepare import Prepared
 from whisperd.runtimes.preset import Capabilities, RuntimePreset
+from whisperd.runtimes.room import Tenants
 from whisperd.runtimes.runtime import Runtime
 from whisperd.settings import RuntimeSettings
 from whisperd.worker.protocol import LoadParams
-
-if TYPE_CHECKING:
-    from whisperd.runtimes.manager import RuntimeManager
 
 __all__ = ["Surroundings"]
 
@@ -39,7 +36,7 @@ class Surroundings:
     """What a model says of itself that is one file in a backend's own format. Raises `WhisperdError`."""
     settings: Callable[[], RuntimeSettings]
     publish: Callable[[Event], None]
-    make_room: Callable[[RuntimeManager, Runtime, Prepared, LoadParams], Awaitable[None]]
+    make_room: Callable[[Tenants, Runtime, Prepared, LoadParams], Awaitable[None]]
     """Sees to it that a runtime that is about to be loaded fits into the memory. Raises `WhisperdError`."""
     held_count_changed: Callable[[int], None] = lambda _count: None
     """Called when a runtime begins to be loaded and when it was unloaded, with how many are held."""
