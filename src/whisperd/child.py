@@ -3,9 +3,8 @@
 A child holds a pipe from its parent as standard input. When the parent dies, however it dies, the
 kernel closes the pipe and the child ends itself; on Linux and Windows the kernel also kills it
 outright. A child has a process group of its own (on Windows: a job object): a terminal's Ctrl-C does
-not reach it, and what it starts ends with it. Run
-as a program, `python -m whisperd.child MODULE ARG...` does this for a module that is not ours
-(pip), and then becomes that module.
+not reach it, and what it starts ends with it. Run as a program, `python -m whisperd.child MODULE ARG...` does
+this for a module that is not ours (pip), and then becomes that module.
 """
 
 from __future__ import annotations
@@ -62,7 +61,6 @@ async def open_child(
     command: Sequence[str],
     *,
     env: Mapping[str, str] | None = None,
-    cwd: str | None = None,
     stderr: int = subprocess.PIPE,
 ) -> AsyncIterator[Process]:
     """Start a child with pipes; on leaving the block it is dead, with everything it started.
@@ -77,7 +75,6 @@ async def open_child(
         process = await anyio.open_process(
             command,
             env={**(os.environ if env is None else env), **_NO_TELEMETRY},
-            cwd=cwd,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,

@@ -82,7 +82,7 @@ async def test_the_files_of_watches(database: Database) -> None:
         await files.look_up("0a", [SEEN, Seen("c.wav", SEEN.identity)])
         await files.get(number)
         await files.at("0a", "a.wav")
-        await files.with_status("0a", ("working", "written"), after=1, limit=5)
+        await files.with_status("0a", ("working", "written"))
         await files.present("0a", "", 250)
         await files.below("0a", "deep")
         await files.counts(["0a"])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import anyio
+
+from whisperd.child import kill
 
 __all__ = ["Outcome", "command_words", "notify_desktop", "run_command"]
 
@@ -65,26 +66,14 @@ async def run_command(words: Sequence[str], timeout_s: float, variables: Mapping
         with anyio.fail_after(timeout_s):
             status = await process.wait()
     except TimeoutError:
-        await _kill(process)
         return Outcome(False, f"The command was killed after {timeout_s:g} seconds.")
-    except BaseException:
-        await _kill(process)
-        raise
+    finally:
+        with anyio.CancelScope(shield=True):
+            kill(process)
+            await process.wait()
     return Outcome(
         status == 0, "The command has run." if status == 0 else f"The command ended with {status}."
     )
-
-
-async def _kill(process: anyio.abc.Process) -> None:
-    with anyio.CancelScope(shield=True):
-        try:
-            if os.name == "posix":
-                os.killpg(process.pid, signal.SIGKILL)
-            else:
-                process.kill()
-        except ProcessLookupError:
-            pass
-        await process.wait()
 
 
 async def notify_desktop(title: str, text: str) -> None:

@@ -60,18 +60,10 @@ class FileTable:
             lambda connection: one_file(connection, "watch = ? AND path = ?", (watch, os.fsencode(path)))
         )
 
-    async def with_status(
-        self, watch: str, statuses: Sequence[FileStatus], *, after: int = 0, limit: int = -1
-    ) -> list[FileRow]:
+    async def with_status(self, watch: str, statuses: Sequence[FileStatus]) -> list[FileRow]:
         """Those with one of these statuses, by their numbers."""
-        marks = ", ".join("?" * len(statuses))
-        return await self._database.run(
-            lambda connection: _files(
-                connection,
-                f"watch = ? AND status IN ({marks}) AND id > ? ORDER BY id LIMIT ?",
-                (watch, *statuses, after, limit),
-            )
-        )
+        condition = f"watch = ? AND status IN ({', '.join('?' * len(statuses))}) ORDER BY id"
+        return await self._database.run(lambda connection: _files(connection, condition, (watch, *statuses)))
 
     async def present(self, watch: str, after: str, limit: int) -> list[FileRow]:
         """Those that were there when they were seen last, by their paths: there is an index of these."""

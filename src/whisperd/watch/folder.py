@@ -104,8 +104,7 @@ class WatchFolder:
 
     def wants(self, path: str) -> bool:
         """Whether a file of it is to be transcribed, as the watch is now."""
-        selection = self.selection
-        return selection.reaches(path) and selection.wants(path)
+        return self.selection.takes(path)
 
     @property
     def landmarks(self) -> dict[str, str | None]:

@@ -360,9 +360,7 @@ class WatchManager:
 
 def _still_wanted(rows: Sequence[FileRow], selection: Selection) -> list[FileRow]:
     """Those that are there and would be taken today."""
-    return [
-        row for row in rows if row.gone is None and selection.reaches(row.path) and selection.wants(row.path)
-    ]
+    return [row for row in rows if row.gone is None and selection.takes(row.path)]
 
 
 def _within(preset: WatchPreset, path: str) -> str:

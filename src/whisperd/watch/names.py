@@ -207,6 +207,10 @@ class Selection(NamedTuple):
             folder = os.path.dirname(folder)
         return True
 
+    def takes(self, path: str) -> bool:
+        """Whether a file is to be transcribed, by its name and by where it lies."""
+        return self.reaches(path) and self.wants(path)
+
 
 def check_template(template: str, formats: Sequence[str]) -> str | None:
     """What is wrong with a template of names for these formats, in a sentence; None if nothing is."""

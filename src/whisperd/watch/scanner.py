@@ -160,7 +160,7 @@ def leads_to_another(root: str, selection: Selection, path: str) -> bool:
         return False
     target = os.path.relpath(os.path.realpath(full), os.path.realpath(root))
     is_within = target != os.pardir and not target.startswith(os.pardir + os.sep)
-    return is_within and selection.reaches(target) and selection.wants(target)
+    return is_within and selection.takes(target)
 
 
 def hash_unchanged(path: str, identity: Identity, given_up: threading.Event) -> Inspected:

@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Final
 
 import psutil
@@ -78,33 +78,26 @@ def place(
     `output.folder_not_writable` and `disk.full`.
     """
     folder = os.path.dirname(target)
-    name = f".whisperd-{os.getpid()}-{secrets.token_hex(8)}.part"
-    part = os.path.join(folder, name)
-    _being_written.add(name)
     try:
-        try:
-            _make_folder(folder, os.path.dirname(source))
-            with open(part, "xb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:  # whatever it is to be called: nothing can be written there
-            raise _refused(target, error, FOLDER_NOT_WRITABLE) from error
-        with contextlib.suppress(OSError):  # it is gone, or there are no such rights here
-            os.chmod(part, os.stat(source).st_mode & 0o666 | 0o600)
-        if not _put_new(part, target):
-            if not (overwrite and os.path.isfile(target)) and not is_ours(
-                target, {*hashes, text_hash(content)}
-            ):
-                raise _exists(target)
-            os.replace(part, target)
-        _sync_folder(folder)
+        with _part_in(folder) as part:
+            try:
+                _make_folder(folder, os.path.dirname(source))
+                with open(part, "xb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:  # whatever it is to be called: nothing can be written there
+                raise _refused(target, error, FOLDER_NOT_WRITABLE) from error
+            with contextlib.suppress(OSError):  # it is gone, or there are no such rights here
+                os.chmod(part, os.stat(source).st_mode & 0o666 | 0o600)
+            if not _put_new(part, target):
+                ours = {*hashes, text_hash(content)}
+                if not (overwrite and os.path.isfile(target)) and not is_ours(target, ours):
+                    raise _exists(target)
+                os.replace(part, target)
+            _sync_folder(folder)
     except OSError as error:
         raise _refused(target, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(part)
-        _being_written.discard(name)
 
 
 def rename_output(old: str, new: str, hashes: Collection[str]) -> bool:
@@ -231,9 +224,7 @@ def _copy_over(source: str, target: str) -> bool:
     import shutil
 
     before = os.stat(source)
-    part = os.path.join(os.path.dirname(target), f".whisperd-{os.getpid()}-{secrets.token_hex(8)}.part")
-    _being_written.add(os.path.basename(part))
-    try:
+    with _part_in(os.path.dirname(target)) as part:
         shutil.copy2(source, part)
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
@@ -241,10 +232,20 @@ def _copy_over(source: str, target: str) -> bool:
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             raise OSError(errno.EBUSY, f"{source} was changed meanwhile")
         return _put_new(part, target)
+
+
+@contextlib.contextmanager
+def _part_in(folder: str) -> Iterator[str]:
+    """A path in a folder for what is half written; nothing is left of it after the block."""
+    name = f".whisperd-{os.getpid()}-{secrets.token_hex(8)}.part"
+    part = os.path.join(folder, name)
+    _being_written.add(name)
+    try:
+        yield part
     finally:
         with contextlib.suppress(OSError):
             os.unlink(part)
-        _being_written.discard(os.path.basename(part))
+        _being_written.discard(name)
 
 
 def _sync_folder(folder: str) -> None:
