@@ -50,12 +50,12 @@ class Advisor:
         known, total = self._models.catalogue.models, self._memory().total
         return recommend(known, total, gpus, language=language, measured=await self._measured())
 
-    async def suitable(self, language: str | None = None) -> str:
+    async def suitable(self) -> str:
         """The best choice."""
         gpus = await self._computer.usable_gpus()
         known, total = self._models.catalogue.models, self._memory().total
         speed_of = speeds_from(await self._measured(), known)
-        return suitable_model(total, gpus, language=language, models=known, speed_of=speed_of)
+        return suitable_model(total, gpus, models=known, speed_of=speed_of)
 
     async def warnings(
         self,

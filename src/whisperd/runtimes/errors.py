@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from collections.abc import Sequence
 
 from whisperd.rpc.errors import WhisperdError
@@ -52,8 +53,7 @@ def refused(code: str, name: str, others: Sequence[str] = ()) -> WhisperdError:
             "Please report it with the lines that `whisperctl daemon logs` shows.",
         ),
     )
-    quoted = f"'{name}'" if " " in name else name
-    words = {"name": name, "quoted": quoted, "others": f": {', '.join(others)}" if others else ""}
+    words = {"name": name, "quoted": shlex.quote(name), "others": f": {', '.join(others)}" if others else ""}
     data = {"runtime": name, "runtimes": list(others)}
     return WhisperdError(code, message.format(**words), fix.format(**words), data)
 

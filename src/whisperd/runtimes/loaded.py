@@ -9,14 +9,13 @@ from pathlib import Path
 import anyio
 import psutil
 
-from whisperd.hardware import usable_cores
 from whisperd.plugins import Backend
 from whisperd.rpc.errors import WhisperdError
 from whisperd.tasks import RepeatedEvent
 from whisperd.worker.process import Patience, Unwanted, Worker, WorkerDied, open_worker
 from whisperd.worker.protocol import BatchParams, EngineInfo, LoadParams, WindowResult
 
-__all__ = ["LoadedRuntime", "died_error", "usable_cores"]
+__all__ = ["LoadedRuntime", "died_error"]
 
 log = logging.getLogger(__name__)
 

@@ -6,12 +6,12 @@ How much a model needs is told by `whisperd.models.memory.need_bytes`, how much 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from whisperd.disk import megabytes
 from whisperd.models import CatalogueModel
-from whisperd.models.memory import loading_bytes, need_bytes, parameters_in
 from whisperd.rpc.errors import WhisperdError
 
 __all__ = [
@@ -20,10 +20,7 @@ __all__ = [
     "Plan",
     "gpu_not_enough_memory",
     "largest_that_fits",
-    "loading_bytes",
-    "need_bytes",
     "not_enough_memory",
-    "parameters_in",
     "plan",
 ]
 
@@ -115,10 +112,9 @@ def gpu_not_enough_memory(
 
 def _advice(name: str, largest: str | None, batch_size: int, replicas: int, otherwise: str) -> str:
     """One sentence; the best way first."""
-    quoted = f"'{name}'" if " " in name else name
     ways = []
     if largest is not None:
-        edit = f"`whisperctl runtimes edit {quoted} --model {largest}`"
+        edit = f"`whisperctl runtimes edit {shlex.quote(name)} --model {largest}`"
         ways.append(f"take {largest}, the largest model that fits, with {edit}")
     if batch_size > 1:
         ways.append("compute smaller batches with `--batch-size 1`")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from whisperd.hardware import usable_cores
 from whisperd.models import InstalledModel, ModelStore
 from whisperd.natives import Bundle, NativeStore
 from whisperd.plugins import Backend, ModelFormat, Variant
@@ -20,7 +21,6 @@ from whisperd.runtimes.fallback import (
     needs_no_download,
     rules_out,
 )
-from whisperd.runtimes.loaded import usable_cores
 from whisperd.runtimes.preset import RuntimePreset
 from whisperd.worker.protocol import LoadParams
 

@@ -10,6 +10,7 @@ import anyio
 
 from whisperd.hardware import Gpu, Memory, read_memory
 from whisperd.models import ModelStore
+from whisperd.models.memory import loading_bytes, need_bytes
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.computer import Computer
 from whisperd.runtimes.memory import (
@@ -17,8 +18,6 @@ from whisperd.runtimes.memory import (
     NotEnough,
     gpu_not_enough_memory,
     largest_that_fits,
-    loading_bytes,
-    need_bytes,
     not_enough_memory,
     plan,
 )
