@@ -8,7 +8,7 @@ import pytest
 
 from whisperd.cli.output import Draft
 from whisperd.cli.recorder import recorder_command
-from whisperd.outputs.script import width
+from whisperd.jobs.script import width
 from whisperd.rpc.errors import WhisperdError
 
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from openai.types.audio import TranscriptionVerbose
 
 from whisperd.jobs.job import Transcript
+from whisperd.jobs.script import clean, pieces, width
 from whisperd.jobs.segments import Segment, Word
 from whisperd.outputs import FORMATS, render, verbose
 from whisperd.outputs.cues import CHARACTERS_PER_SECOND, LINE_COLUMNS, LINES, LONGEST_S, cues
-from whisperd.outputs.script import clean, pieces, width
 
 Spoken = tuple[float, float, str]
 

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from whisperd.jobs.script import clean, divided, pieces, width
 from whisperd.jobs.segments import Segment
-from whisperd.outputs.script import clean, divided, pieces, width
 from whisperd.worker.sentences import ends_clause, ends_sentence
 
 __all__ = ["Cue", "Piece", "cues"]

@@ -14,9 +14,9 @@ from typing import Any, Final
 import msgspec
 
 from whisperd.jobs.job import Transcript
+from whisperd.jobs.script import clean
 from whisperd.jobs.segments import Segment, Word, join_texts
 from whisperd.outputs.cues import Cue, cues
-from whisperd.outputs.script import clean
 from whisperd.worker.sentences import ends_sentence
 
 __all__ = ["FORMATS", "Format", "verbose"]
