@@ -23,10 +23,10 @@ USEFUL = replace(NEEDED, replaces="model.bin")
 FAILURE = WhisperdError("disk.full", "There is no room.", "Make some.")
 
 
-async def path_of_model(
+async def prepared_by(
     format: ModelFormat, converts: tuple[str, ...] | None = None, error: WhisperdError | None = None
-) -> str:
-    """What a backend with that format is given."""
+) -> tuple[str, bool]:
+    """What a backend with that format is given, and whether it should have been converted."""
 
     async def pull(*_: Any) -> Any:
         return MODEL
@@ -44,18 +44,18 @@ async def path_of_model(
     natives: Any = SimpleNamespace()
     preset = RuntimePreset(id="1", name="one", model="tiny", created="", changed="")
     prepared = await prepare(preset, [(backend, variant)], natives, models, ignore_progress, ignore_progress)
-    return prepared.model_path.as_posix()
+    return prepared.model_path.as_posix(), prepared.is_unconverted
 
 
 @pytest.mark.parametrize("format", [NEEDED, USEFUL])
 async def test_a_model_is_converted_where_the_variant_takes_it_so(format: ModelFormat) -> None:
-    assert await path_of_model(format) == "/converted"
-    assert await path_of_model(format, converts=("int8",)) == "/converted"
-    assert await path_of_model(format, converts=()) == "/model"
+    assert await prepared_by(format) == ("/converted", False)
+    assert await prepared_by(format, converts=("int8",)) == ("/converted", False)
+    assert await prepared_by(format, converts=()) == ("/model", False)
 
 
 async def test_what_an_engine_can_do_without_keeps_nobody_from_loading() -> None:
-    assert await path_of_model(USEFUL, error=FAILURE) == "/model"
+    assert await prepared_by(USEFUL, error=FAILURE) == ("/model", True)
     with pytest.raises(WhisperdError) as caught:
-        await path_of_model(NEEDED, error=FAILURE)
+        await prepared_by(NEEDED, error=FAILURE)
     assert caught.value.code == "disk.full"

@@ -121,6 +121,20 @@ async def test_what_a_model_needs_is_told_by_its_own_files(tmp_path: Path, toy: 
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize(("is_unconverted", "need"), [(False, 1100 * MB), (True, 1808 * MB)])
+async def test_a_model_that_is_loaded_as_it_is_needs_more_meanwhile(
+    tmp_path: Path, is_unconverted: bool, need: int
+) -> None:
+    """The library makes integers of its floats, and has both at once."""
+    house, newcomer = make_house(tmp_path, 8000 * MB), runtime("new", model="large-v3-turbo")
+    backend = Backend(name="toy", engine="", variants=(CPU,), need_bytes=lambda *_, **__: 1100 * MB)
+    params = LoadParams(model_path="", device="cpu", compute_type="int8")
+    prepared = Prepared(backend, CPU, None, Path.cwd(), is_unconverted=is_unconverted)
+    await house.room.make(house, newcomer, prepared, params)
+    assert newcomer.needs == {None: need}
+
+
+@pytest.mark.anyio
 async def test_nobody_leaves_while_there_is_room(tmp_path: Path) -> None:
     house = make_house(tmp_path, 2000 * MB)
     house.tenants = [runtime("idle", {None: 500 * MB}, taken=500 * MB)]

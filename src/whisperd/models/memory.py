@@ -59,7 +59,9 @@ def need_bytes(
 
 
 def loading_bytes(parameters: float, compute_type: str = "int8") -> int:
-    """The most memory of the computer that a model takes while it is loaded onto a GPU."""
+    """The most memory of the computer that a model takes while it is loaded onto a GPU, or on a processor
+    while the library makes integers of its floats.
+    """
     weights = parameters * max(_weight_bytes(compute_type), _STORED_BYTES)
     return int(_LOADING_BYTES + weights)
 

@@ -64,6 +64,8 @@ class Prepared:
     """Whether there is another variant to try if this one cannot be loaded."""
     precision: str | None = None
     """How a model is stored that is one file in the backend's own format; None of all others."""
+    is_unconverted: bool = False
+    """Whether the engine has to do at each load what is usually done once: that takes more memory."""
 
 
 async def prepare(
@@ -101,7 +103,7 @@ async def prepare(
         model = await models.pull(preset.model, on_model_progress)
         precision = compute_type(preset, variant)
         try:
-            model_path = await _path_for(
+            model_path, is_unconverted = await _path_for(
                 backend, variant, model, precision, bundle_path, models, on_model_progress
             )
         except WhisperdError as error:
@@ -115,6 +117,7 @@ async def prepare(
             bundle_path,
             model_path,
             precision=model.facts.precision if model.facts else None,
+            is_unconverted=is_unconverted,
             passed_over=_better_than(variant, fitting, [*tried, *remembered]),
             has_others=bool(candidates),
         )
@@ -129,18 +132,20 @@ async def _path_for(
     bundle_path: Path | None,
     models: ModelStore,
     on_progress: OnProgress,
-) -> Path:
-    """Where the engine of a backend finds a model: as it is, or in the backend's own format."""
+) -> tuple[Path, bool]:
+    """Where the engine of a backend finds a model: as it is, or in the backend's own format; and whether it
+    should have been in that, and is not.
+    """
     format = _format_for(backend, variant, model, precision)
     if format is None:
-        return Path(model.path)
+        return Path(model.path), False
     try:
-        return await models.convert(model.name, format, precision, bundle_path, on_progress)
+        return await models.convert(model.name, format, precision, bundle_path, on_progress), False
     except WhisperdError as error:
         if format.replaces is None:
             raise
         log.warning("%s is loaded as it is, which takes longer: %s", model.name, error.message)
-        return Path(model.path)
+        return Path(model.path), True
 
 
 def _format_for(

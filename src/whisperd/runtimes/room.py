@@ -204,9 +204,11 @@ def _needs(params: LoadParams, batch_size: int, parameters: float, prepared: Pre
     def need(device: str, replicas: int) -> int:
         return estimate(parameters, stored, batch_size=batch_size, replicas=replicas, device=device)
 
+    loading = loading_bytes(parameters, params.compute_type)
     if params.device == "cpu":
-        return {None: need("cpu", params.replicas)}
+        most = need("cpu", params.replicas)
+        return {None: max(most, loading) if prepared.is_unconverted else most}
     on_gpus: dict[Place, int] = {
         index: need(params.device, _replicas_on(params, index)) for index in params.device_index
     }
-    return {None: loading_bytes(parameters, params.compute_type), **on_gpus}
+    return {None: loading, **on_gpus}
