@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import hypothesis
 import pytest
 from hypothesis.database import DirectoryBasedExampleDatabase
 
+from whisperd.audio import media_lock
+from whisperd.natives import Bundle, NativeStore
 from whisperd_testing import RunningDaemon, toy_model
 
 # No example is too slow, and each run tries the same ones: a busy computer changes nothing.
@@ -121,3 +124,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             if isinstance(value, RunningDaemon):
                 report.sections.append(("the daemon's log", value.log()[-8000:]))
     return report
+
+
+@pytest.fixture(scope="session")
+def media_bundle() -> Path:
+    """The real bundle, installed into the test cache on first use."""
+    cache = Path(os.environ.get("WHISPERD_TEST_CACHE") or Path(__file__).parents[1] / ".cache" / "test")
+    store, bundle = NativeStore(cache / "native"), Bundle("media", media_lock())
+    return anyio.run(store.install, bundle, lambda _: None).path

@@ -1,17 +1,12 @@
-"""The decoder's bundle, and the media that it is tried on."""
+"""The media that the decoder is tried on."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-import anyio
 import pytest
-
-from whisperd.audio import media_lock
-from whisperd.natives import Bundle, NativeStore
 
 TESTS = Path(__file__).parents[1]
 
@@ -20,14 +15,6 @@ TESTS = Path(__file__).parents[1]
 def recordings() -> Path:
     """Real speech; its README says whose."""
     return TESTS / "data" / "audio"
-
-
-@pytest.fixture(scope="session")
-def media_bundle() -> Path:
-    """The real bundle, installed into the test cache on first use."""
-    cache = Path(os.environ.get("WHISPERD_TEST_CACHE") or TESTS.parent / ".cache" / "test")
-    store, bundle = NativeStore(cache / "native"), Bundle("media", media_lock())
-    return anyio.run(store.install, bundle, lambda _: None).path
 
 
 @pytest.fixture(scope="session")

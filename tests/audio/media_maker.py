@@ -47,6 +47,7 @@ def main() -> None:
     write_disguised(out / "disguised.wav", samples)
     write_long(out / "long.wav", samples)
     write_minutes(out, samples)
+    write_languages(out, samples)
     write_seeds(out / "seeds", samples[:RATE])
     damage(out)
 
@@ -118,6 +119,25 @@ def write_half_known(path, samples):
     bare = path.with_name("without_channels.mka")
     write(bare, "pcm_s16le", samples)
     bare.write_bytes(bare.read_bytes().replace(b"\x9f\x81\x01", b"\x9f\x81\x00"))
+
+
+def write_languages(folder, samples):
+    """A film of two minutes with two tracks, and each of these by itself."""
+    import av
+    import numpy as np
+
+    original = np.tile(samples, 11)
+    dubbed = np.stack([np.roll(original, 3 * RATE), np.roll(original, 7 * RATE)], axis=1)
+    tracks = (("original", original, "mono", "eng", ""), ("dubbed", dubbed, "stereo", "ger", "For children"))
+    for name, wanted in (("film", tracks), ("original", tracks[:1]), ("dubbed", tracks[1:])):
+        for kind, codec in (("mkv", "pcm_s16le"), ("mp4", "aac")):
+            path = str(folder / f"{name}_in_languages.{kind}")
+            with av.open(path, "w", container_options={"max_interleave_delta": "0"}) as container:
+                streams = [container.add_stream(codec, rate=RATE, layout=one[2]) for one in wanted]
+                for stream, (*_, language, title) in zip(streams, wanted, strict=True):
+                    stream.metadata.update({"language": language, "title": title})
+                for stream, (_, sound, *_) in zip(streams, wanted, strict=True):
+                    encode(container, stream, sound, 0.0, {})
 
 
 def write_surround(path, samples):

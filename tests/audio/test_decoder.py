@@ -17,6 +17,7 @@ from whisperd.audio import (
     SAMPLE_RATE,
     Decoded,
     DecodeParams,
+    DecodeProgress,
     DecoderPool,
     Found,
     Opened,
@@ -157,6 +158,67 @@ async def test_many_channels_are_heard_by_themselves(
     for window in windows:
         assert (window.start, window.end) == pytest.approx(KENNEDY, abs=0.07)
         assert loudness(window.pcm) > 500
+
+
+async def events(pool: DecoderPool, path: Path, **options: object) -> list[object]:
+    """All that is told of a file, but how far it is."""
+    async with pool.decode(DecodeParams(path=str(path), **options)) as decoding:  # type: ignore[arg-type]
+        told = [event async for event in decoding if not isinstance(event, DecodeProgress)]
+        return [*told, decoding.result]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("mkv", {"samples": 2}),
+        ("mkv", {"channels": "split", "clips": [{"start": 5.5, "end": 30.0}]}),
+        ("mp4", {"vad": False, "clips": [{"start": 5.5, "end": 9.0}, {"start": 100.0}]}),
+    ],
+    ids=str,
+)
+async def test_a_track_is_heard_as_if_it_were_the_only_one(
+    pool: DecoderPool, media: Path, kind: str, options: dict[str, object]
+) -> None:
+    alone = [
+        await events(pool, media / f"{one}_in_languages.{kind}", **options) for one in ("original", "dubbed")
+    ]
+    film = media / f"film_in_languages.{kind}"
+    assert [await events(pool, film, track=number, **options) for number in (1, 2)] == alone
+    assert alone[0] != alone[1]
+
+
+async def test_a_track_goes_on_where_it_was(pool: DecoderPool, media: Path) -> None:
+    path = media / "film_in_languages.mkv"
+    whole = await decode(pool, path, track=2)
+    assert merge(whole.found)[0].marks
+    done = whole.windows[-1].start
+    again = await decode(pool, path, track=2, found=merge(whole.found), done_until=done)
+    assert again.windows[-1] == whole.windows[-1]
+    assert not again.windows[0].pcm
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "said"),
+    [
+        ("film_in_languages.mkv", 2, "2 audio tracks: 1 (eng), 2 (ger, For children)."),
+        ("film_in_languages.mp4", 2, "2 audio tracks: 1 (eng), 2 (ger, For children)."),
+        ("speech.m4a", 1, "one audio track: 1."),
+    ],
+)
+async def test_a_track_that_is_not_there_is_answered_with_those_that_are(
+    pool: DecoderPool, media: Path, name: str, count: int, said: str
+) -> None:
+    error = await refusal(pool, media / name, track=3)
+    assert (error.code, error.data["count"]) == ("track.unknown", count)
+    assert error.message.endswith(said)
+
+
+async def test_a_track_that_cannot_be_decoded_is_not_replaced_by_another(
+    pool: DecoderPool, media: Path
+) -> None:
+    error = await refusal(pool, media / "half_known.mka", track=1)
+    assert (error.code, error.message[:7]) == ("audio.unsupported", "Track 1")
+    assert (await decode(pool, media / "half_known.mka", track=2)).windows
 
 
 def test_a_disk_that_fails_is_not_taken_for_a_damaged_file(media_bundle: Path, media: Path) -> None:

@@ -30,6 +30,7 @@ OTHER_VALUES: dict[str, Any] = {
     "hotwords": "whisperd",
     "vad": False,
     "channels": "split",
+    "track": 2,
     "clip": "0-5",
     "runtime": "fast",
     "model": "small",

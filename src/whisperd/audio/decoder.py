@@ -46,6 +46,7 @@ from whisperd.rpc.stdio import Stdio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
 
     from whisperd.audio.media import Media
     from whisperd.audio.vad import SileroModel, VoiceActivity
@@ -101,11 +102,9 @@ class Decoder:
 
     def decode(self, params: msgspec.Raw) -> Decoded:
         """Decode one file."""
-        from whisperd.audio.media import open_media
-
         request = decode_params(params, DecodeParams)
         try:
-            with open_media(request.file, split=request.channels == "split") as media:
+            with _open(request) as media:
                 self._send(media.opened)
                 self._send_samples(media.opened.duration, request)
                 return self._cut(media, request)
@@ -149,7 +148,7 @@ class Decoder:
             return
         for place in places(duration_s, request.clips, request.samples):
             try:
-                with open_media(request.file) as media:
+                with open_media(request.file, track=request.track) as media:
                     blocks = [block[0] for block in media.clip_blocks(place, only_by_seeking=True)]
             except WhisperdError:  # decoding all of it will tell what is wrong, if anything is
                 continue
@@ -319,16 +318,21 @@ class Outbox:
             self.sent += 1
 
 
+def _open(request: DecodeParams) -> AbstractContextManager[Media]:
+    from whisperd.audio.media import open_media
+
+    return open_media(request.file, split=request.channels == "split", track=request.track)
+
+
 def _blocks(media: Media, request: DecodeParams, marker: Marker) -> Iterator[Any]:
     """All of a file. Where what is done need not be decoded again, silence stands for it."""
     from whisperd.audio.frames import silence
-    from whisperd.audio.media import open_media
 
     mark = None
     if len(request.found) == media.channels:  # else somebody has to listen from the beginning
         mark = last_mark(request.found, round(request.done_until * SAMPLE_RATE))
     if mark is not None:
-        with open_media(request.file, split=request.channels == "split") as again:
+        with _open(request) as again:
             if (rest := again.blocks_from(mark, marker)) is not None:
                 yield from silence(media.channels, mark.position)
                 yield from rest

@@ -7,7 +7,7 @@ one), and every further open is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import FileIO
 from itertools import chain
@@ -58,14 +58,18 @@ SEEK_EARLY_S = (1.0, 15.0)
 MAX_WAY_S = 30.0
 # Each one that is heard by itself has a detector of speech of its own.
 MAX_CHANNELS = 16
+# A file may have a thousand tracks, with tags as long as it likes.
+MAX_TRACKS_TOLD = 20
+MAX_TAG = 60
 
 
 @contextmanager
-def open_media(path: str, *, split: bool = False) -> Iterator[Media]:
+def open_media(path: str, *, split: bool = False, track: int | None = None) -> Iterator[Media]:
     """Open a file and find its audio. With `split` its channels stay apart, else they are mixed.
 
-    Raises `WhisperdError`: what `open_regular_file` raises, `audio.unsupported`, `audio.no_audio_stream`,
-    `audio.too_many_channels`.
+    `track` is one of several, counted from 1; None is the best. Raises `WhisperdError`: what
+    `open_regular_file` raises, `audio.unsupported`, `audio.no_audio_stream`, `audio.too_many_channels`,
+    `track.unknown`.
     """
     with open_regular_file(path) as file:
         options = {**OPEN_OPTIONS, **(WAV_OPTIONS if is_wav(_beginning(file)) else {})}
@@ -76,7 +80,7 @@ def open_media(path: str, *, split: bool = False) -> Iterator[Media]:
                 raise not_readable(path, error) from error
             raise _unsupported(path, _beginning(file)) from error
         with container:
-            yield Media(path, container, split=split)
+            yield Media(path, container, split=split, track=track)
 
 
 def _beginning(file: FileIO) -> bytes:
@@ -107,10 +111,10 @@ def _unsupported(path: str, beginning: bytes) -> WhisperdError:
 class Media:
     """An open file: what it is, and its audio as blocks of samples."""
 
-    def __init__(self, path: str, container: Any, *, split: bool) -> None:
+    def __init__(self, path: str, container: Any, *, split: bool, track: int | None) -> None:
         self._path = path
         self._container = container
-        self._stream = stream = _best_stream(path, container)
+        self._stream = stream = _chosen_stream(path, container, track)
         for other in container.streams:
             if other is not stream:
                 other.discard = Discard.all  # the pictures of a film are not even read
@@ -324,22 +328,50 @@ class Media:
         )
 
 
-def _best_stream(path: str, container: Any) -> Any:
+def _chosen_stream(path: str, container: Any, track: int | None) -> Any:
+    tracks = container.streams.audio
+    if not tracks:
+        raise WhisperdError(
+            "audio.no_audio_stream", f"{path} has no audio in it.", "Give a file with sound.", {"path": path}
+        )
+    if track is not None and track > len(tracks):
+        raise _unknown_track(path, track, tracks)
     # Beside one that nobody can decode, such as spatial sound, there may be one that everybody can.
-    for stream in (container.streams.best("audio"), *container.streams.audio):
+    candidates = (container.streams.best("audio"), *tracks) if track is None else (tracks[track - 1],)
+    for stream in candidates:
         codec = stream.codec_context if stream is not None else None
         if codec is not None and codec.channels and codec.sample_rate:
             return stream
-    if container.streams.audio:
-        raise WhisperdError(
-            "audio.unsupported",
-            f"The audio of {path} is encoded or encrypted in a way that cannot be decoded.",
-            "Convert it to WAV, FLAC or MP3 with the program that it comes from.",
-            {"path": path},
-        )
+    what = "The audio" if track is None else f"Track {track}"
     raise WhisperdError(
-        "audio.no_audio_stream", f"{path} has no audio in it.", "Give a file with sound.", {"path": path}
+        "audio.unsupported",
+        f"{what} of {path} is encoded or encrypted in a way that cannot be decoded.",
+        "Convert it to WAV, FLAC or MP3 with the program that it comes from.",
+        {"path": path},
     )
+
+
+def _unknown_track(path: str, track: int, tracks: Sequence[Any]) -> WhisperdError:
+    told = [
+        {"language": _tag(one, "language"), "title": _tag(one, "title") or _tag(one, "name")}
+        for one in tracks[:MAX_TRACKS_TOLD]
+    ]
+    listed = ", ".join(
+        f"{number} ({', '.join(filter(None, one.values()))})" if any(one.values()) else f"{number}"
+        for number, one in enumerate(told, 1)
+    )
+    count = "one audio track" if len(tracks) == 1 else f"{len(tracks)} audio tracks"
+    return WhisperdError(
+        "track.unknown",
+        f"{path} has no track {track}, but {count}: {listed}{', …' if len(tracks) > len(told) else ''}.",
+        "Name one of them with `--track`, or none: the best is taken then.",
+        {"path": path, "track": track, "count": len(tracks), "tracks": told},
+    )
+
+
+def _tag(stream: Any, name: str) -> str | None:
+    value = str(stream.metadata.get(name, ""))[:MAX_TAG]
+    return value if value not in ("", "und") else None  # undetermined: how a language says that
 
 
 def _too_many_channels(path: str, channels: int) -> WhisperdError:

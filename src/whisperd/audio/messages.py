@@ -63,6 +63,8 @@ class DecodeParams(Params, frozen=True):
     """No window is longer."""
     channels: Literal["mix", "split"] = "mix"
     """`split`: each channel by itself, as if somebody else spoke in each."""
+    track: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """Which of several audio tracks, counted from 1; None: the best."""
     clips: tuple[Clip, ...] = ()
     """Only these parts, in order, not overlapping; none: all of it."""
     samples: Annotated[int, msgspec.Meta(ge=0, le=16)] = 0

@@ -42,6 +42,7 @@ CODES = {
         "search.invalid",
         "task.not_in_model",
         "timestamps.not_in_model",
+        "track.unknown",
         "watch.invalid",
         "watch.not_a_folder",
     ),

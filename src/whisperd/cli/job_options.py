@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["JOB_OPTIONS", "add_job_options", "add_runtime_options", "given_options", "options_in_words"]
 
 MAX_BEAMS = 16
+MAX_TRACK = 1000
 JOB_OPTIONS = (
     "language",
     "task",
@@ -25,6 +26,7 @@ JOB_OPTIONS = (
     "temperature",
     "vad",
     "channels",
+    "track",
     "cache",
 )
 """Their names on the wire."""
@@ -76,6 +78,12 @@ def add_job_options(parser: Parser, *, live: bool = False) -> None:
     )
     parser.add_argument(
         "--channels", choices=("mix", "split"), help="split: each is a speaker, heard alone (mix)"
+    )
+    parser.add_argument(
+        "--track",
+        type=whole_number(1, MAX_TRACK),
+        metavar="N",
+        help="the audio track, as of a film in several languages: 1 is the first (the best)",
     )
     parser.add_argument(
         "--cache",

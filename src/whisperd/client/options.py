@@ -38,6 +38,8 @@ class TranscriptionOptions(TypedDict, total=False):
     vad: bool
     channels: Literal["mix", "split"]
     """`split` hears each channel by itself, as if somebody else spoke in each."""
+    track: int | None
+    """Which of several audio tracks, such as of a film, counted from 1; None is the best."""
     clip: str | None
     """Only these parts, such as `0:30-1:45; 2:00-2:15`; None is all of it."""
     priority: Literal["interactive", "normal", "bulk"]

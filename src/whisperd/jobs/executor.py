@@ -212,6 +212,7 @@ class JobExecutor:
             vad=job.options.vad,
             clips=job.options.clips,
             channels=job.options.channels,
+            track=job.options.track,
             max_window_s=settings.max_window_s,
             max_duration_s=settings.max_duration_s,
         )

@@ -257,6 +257,7 @@ def check_live_options(options: JobOptions) -> JobOptions:
     for name, value, why in (
         ("clip", options.clip, "it has no parts yet"),
         ("channels", options.channels != "mix", "it has one channel"),
+        ("track", options.track, "it has one track"),
         ("vad", not options.vad, "its utterances end where nobody speaks"),
     ):
         if value:

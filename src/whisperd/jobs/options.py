@@ -34,6 +34,8 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     hotwords: Annotated[str, Meta(max_length=4000)] | None = None
     vad: bool = True
     channels: Literal["mix", "split"] = "mix"
+    track: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    """Which of several audio tracks, counted from 1; None: the best."""
     timestamps: Literal["segment", "word"] = "segment"
     clip: Annotated[str, Meta(max_length=20_000)] | None = None
     """The parts to transcribe, as `whisperd.audio.clips` reads them; None: all of it."""
