@@ -7,6 +7,6 @@ together with `stitch` (`reconcile`, `segments`). The `keeper` keeps what is don
 in the `journal`, texts in `transcripts` (`search`), found again by the `recipe` that made them and by what
 the file was (`identity`).
 
-`scheduler`, `batching`, `stitch`, `reconcile`, `agreement`, `vote`, `pace`, `ended`, `search` are pure. This
-room asks the runtimes for a leased engine and the decoder for windows; it knows no client.
+`scheduler`, `batching`, `stitch`, `reconcile`, `agreement`, `script`, `vote`, `pace`, `ended`, `search` are
+pure. This room asks the runtimes for a leased engine and the decoder for windows; it knows no client.
 """
