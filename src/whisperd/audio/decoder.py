@@ -186,7 +186,7 @@ class Decoder:
                 outbox.send_before(min(cutter.frontier for cutter in cutters))
                 position = cutters[0].position
                 if time.monotonic() - reported_s >= PROGRESS_INTERVAL_S:
-                    self._send(DecodeProgress(position=position / SAMPLE_RATE))
+                    self._send(DecodeProgress())
                     reported_s = time.monotonic()
             for channel, cutter in enumerate(cutters):
                 outbox.put(channel, cutter.finish())

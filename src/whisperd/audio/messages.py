@@ -144,9 +144,7 @@ class WindowAudio(msgspec.Struct, frozen=True, kw_only=True, tag="window"):
 
 
 class DecodeProgress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
-    """How far decoding is; sent about twice a second."""
-
-    position: float
+    """Decoding goes on; sent about twice a second, so that nobody takes it for stuck."""
 
 
 class Decoded(msgspec.Struct, frozen=True, kw_only=True):

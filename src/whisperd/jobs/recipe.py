@@ -6,7 +6,6 @@ the code that cuts, computes or joins windows: at worst something is computed ag
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import importlib.util
 from collections.abc import Iterator
@@ -64,9 +63,8 @@ def options_that_matter(options: JobOptions, decode_options: DecodeOptions) -> d
     return {"job": asked, "engine": msgspec.structs.asdict(decode_options)}
 
 
-@functools.cache
 def rules_digest(engine: str) -> str:
-    """A hash of the code that makes a text with an engine (`module:function`), read once."""
+    """A hash of the code that makes a text with an engine (`module:function`). Blocks."""
     digest = hashlib.sha256()
     for name in (*RULES, _package(engine.partition(":")[0])):
         digest.update(f"{name}\n".encode())
