@@ -37,8 +37,7 @@ async def run_abandonable(
     """Do `work`, which looks at `path`, in a thread; `TimeoutError` if its folder does not answer in time,
     which is `ANSWER_TIMEOUT_S` where nothing else is said.
 
-    That is `ANSWER_TIMEOUT_S`, unless another time is given. When the caller is cancelled, the thread is
-    left alone with it: `work` may only look at things.
+    When the caller is cancelled, the thread is left alone with it: `work` may only look at things.
     """
     limiter = _limiter(os.path.dirname(path))  # noqa: PTH120 - as the user wrote it
     loop, borrower = asyncio.get_running_loop(), object()
@@ -60,10 +59,7 @@ def _limiter(folder: str) -> anyio.CapacityLimiter:
     except LookupError:
         limiters = WeakValueDictionary()
         _limiters.set(limiters)
-    limiter = limiters.get(folder)
-    if limiter is None:
-        limiter = limiters[folder] = anyio.CapacityLimiter(THREADS_PER_FOLDER)
-    return limiter
+    return limiters.setdefault(folder, anyio.CapacityLimiter(THREADS_PER_FOLDER))
 
 
 def _start(work: Callable[[], T], when_over: Callable[[], None]) -> Future[T]:

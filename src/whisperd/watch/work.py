@@ -99,10 +99,7 @@ class FileWork:
 
     def _lock(self, number: int) -> anyio.Lock:
         """Held while outputs of a file are written or renamed."""
-        lock = self._locks.get(number)
-        if lock is None:
-            lock = self._locks[number] = anyio.Lock()
-        return lock
+        return self._locks.setdefault(number, anyio.Lock())
 
     async def _submit(self, folder: WatchFolder, seen: Seen) -> tuple[int, Job] | None:
         path, watch = folder.full(seen.path), folder.preset.id

@@ -6,7 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from whisperd.cli.command import (
     add_names,
@@ -27,10 +27,6 @@ from whisperd.client.synchronous import Client
 
 Map = dict[str, Any]
 
-DEVICES = ("auto", "cuda", "cpu")
-COMPUTE_TYPES = (
-    "auto", "int8", "int8_float16", "int8_float32", "int8_bfloat16", "float16", "bfloat16", "float32",
-)  # fmt: skip
 FIELDS = (
     "model", "backend", "device", "device_index", "compute_type", "cpu_threads", "workers", "batched",
     "batch_size", "keep_alive", "protected",
@@ -90,6 +86,8 @@ def _add_edition(parser: Parser) -> None:
 
 
 def _add_fields(parser: Parser, *, is_new: bool) -> None:
+    from whisperd.client.options import ComputeType, Device
+
     parser.add_argument(
         "--model",
         metavar="MODEL",
@@ -97,14 +95,14 @@ def _add_fields(parser: Parser, *, is_new: bool) -> None:
         + (" (the one that suits this computer best)" if is_new else ""),
     )
     parser.add_argument("--backend", metavar="NAME", help="what runs it (auto)")
-    parser.add_argument("--device", choices=DEVICES, help="where it runs (auto)")
+    parser.add_argument("--device", choices=get_args(Device), help="where it runs (auto)")
     parser.add_argument(
         "--device-index",
         type=_numbers,
         metavar="N[,N...]",
         help="GPUs by their numbers, each with the whole model; none is left to the daemon (none)",
     )
-    parser.add_argument("--compute-type", choices=COMPUTE_TYPES, help="its precision (auto)")
+    parser.add_argument("--compute-type", choices=get_args(ComputeType), help="its precision (auto)")
     parser.add_argument(
         "--cpu-threads", type=whole_number(), metavar="N", help="of each worker; 0 is left to the daemon (0)"
     )
