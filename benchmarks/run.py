@@ -39,6 +39,7 @@ MINUTES = {
     "clip": 3,
     "clients": 3,
     "peak": 1,
+    "memory": 30,
 }
 """About how long each takes on two quiet cores."""
 
