@@ -18,7 +18,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 if TYPE_CHECKING:
     from anyio.abc import Process
@@ -28,6 +28,7 @@ __all__ = [
     "die_with_parent",
     "how_it_ended",
     "kill",
+    "last_words",
     "open_child",
     "python_command",
     "take_output",
@@ -39,6 +40,7 @@ ENDED_BY_OTHERS: Final = ("signal SIGKILL", "signal SIGTERM", "signal SIGINT", "
 
 _PR_SET_PDEATHSIG = 1
 _PARENT_GONE_STATUS = 75
+_LAST_WORDS_BYTES = 2000
 
 if sys.platform == "win32":
     _CREATION_FLAGS = subprocess.CREATE_NEW_PROCESS_GROUP
@@ -113,6 +115,12 @@ def how_it_ended(status: int | None) -> str | None:
         return f"signal {signal.Signals(-status).name}"
     except ValueError:  # a real-time signal has no name
         return f"signal {-status}"
+
+
+def last_words(stderr: BinaryIO) -> str:
+    """The end of what a child has written to a file of its own: why it came to no result."""
+    stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - _LAST_WORDS_BYTES))
+    return stderr.read().decode(errors="replace").strip()
 
 
 @contextmanager

@@ -67,7 +67,7 @@ class Jobs(_Noun[One, Many]):
         detach: bool = False,
         profile: str | None = None,
     ) -> One:
-        """Take a job; the answer has `id` and `runtime`. A profile is used in place of the connection's."""
+        """Take a job; the answer has its `id`. A profile is used in place of the connection's."""
         params = {"input": input, "options": options, "detach": detach}
         return cast("One", self._ask("jobs.submit", **params, **_given(profile=profile)))
 

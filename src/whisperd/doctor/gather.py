@@ -32,7 +32,7 @@ from whisperd.doctor.facts import (
     RuntimeFacts,
     VariantFacts,
 )
-from whisperd.models import ModelStore, default_sources
+from whisperd.models import ModelStore
 from whisperd.natives import Bundle, InstalledBundle, NativeStore
 from whisperd.plugins import backends, problems
 from whisperd.rpc.errors import WhisperdError
@@ -65,10 +65,9 @@ MANY_FILES: Final = 2_000
 
 async def gather_here() -> Facts:
     """Look where no daemon runs."""
-    settings = ModelStore(paths.models_dir(), sources=default_sources(), offline=is_offline())
-    return await gather(
-        NativeStore(paths.native_dir(), offline=is_offline()), settings, Computer(), paths.config_file()
-    )
+    natives = NativeStore(paths.native_dir(), offline=is_offline())
+    models = ModelStore(paths.models_dir(), offline=is_offline())
+    return await gather(natives, models, Computer(), paths.config_file())
 
 
 async def gather(

@@ -30,7 +30,7 @@ import msgspec
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from whisperd import disk
-from whisperd.child import open_child, python_command
+from whisperd.child import last_words, open_child, python_command
 from whisperd.isolation import isolated_environment
 from whisperd.locks import hold_lock
 from whisperd.models.errors import disk_full, from_os_error
@@ -52,7 +52,6 @@ FetchReady = Callable[[Path], Awaitable[bool]]
 
 _IN_PLACE = "source"
 _MAX_LINE_BYTES = 1 << 16
-_LAST_WORDS_BYTES = 2000
 
 
 @dataclass(frozen=True)
@@ -281,10 +280,9 @@ async def _run(
                         raise _conversion_failed(name, format_name, line.reason)
                     case Converted():
                         return
-        stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - _LAST_WORDS_BYTES))
-        last_words = stderr.read().decode(errors="replace").strip()
-        log.warning("the conversion of %s ended without a result: %s", name, last_words)
-        reason = last_words.rpartition("\n")[2] or "it ended without a result"
+        said = last_words(stderr)
+        log.warning("the conversion of %s ended without a result: %s", name, said)
+        reason = said.rpartition("\n")[2] or "it ended without a result"
         raise _conversion_failed(name, format_name, reason)
 
 

@@ -14,7 +14,7 @@ import anyio
 import msgspec
 from anyio.streams.buffered import BufferedByteReceiveStream
 
-from whisperd.child import open_child, python_command
+from whisperd.child import last_words, open_child, python_command
 from whisperd.models.catalogue import ModelFile
 from whisperd.models.messages import (
     Cached,
@@ -45,7 +45,6 @@ log = logging.getLogger(__name__)
 
 _MAX_LINE_BYTES = 1 << 20
 _START_TIMEOUT_S = 60.0
-_STDERR_BYTES = 2000
 _ON = {"1", "ON", "YES", "TRUE"}
 
 
@@ -125,16 +124,14 @@ class _Fetch:
 
     def last_words(self) -> str:
         """What it wrote last to its standard error: why it came to no result."""
-        size_bytes = self._stderr.seek(0, os.SEEK_END)
-        self._stderr.seek(max(0, size_bytes - _STDERR_BYTES))
-        return self._stderr.read().decode(errors="replace").strip()
+        return last_words(self._stderr)
 
 
 @asynccontextmanager
 async def _open_fetch(request: FetchRequest) -> AsyncIterator[_Fetch]:
     """Run the child. It is dead when the block is left."""
     command = python_command("whisperd.child", "whisperd.models.fetch", msgspec.json.encode(request).decode())
-    env = {"HF_HUB_DISABLE_TELEMETRY": "1", **os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    env = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     # A file and not a pipe, which a child that writes much would fill, and then wait.
     with tempfile.TemporaryFile() as stderr:
         async with open_child(command, env=env, stderr=stderr.fileno()) as process:
