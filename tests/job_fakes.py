@@ -169,6 +169,12 @@ class FakeDecoders:
         self.lengths = list(lengths)
         self.error = error
         """Raised at the end."""
+        self.deaths: dict[int, Exception] = {}
+        """Raised once, instead of the window at this place."""
+        self.asked: list[DecodeParams] = []
+        """Of each decode."""
+        self.when_asked_again: list[float] | None = None
+        """Lengths of the windows of each decode but the first, if they are others."""
         self.may_go_on = anyio.Event()
         """Awaited before the end, or before the window `pause_before`."""
         self.pause_before: int | None = None
@@ -187,6 +193,9 @@ class FakeDecoders:
     @asynccontextmanager
     async def decode(self, params: DecodeParams, *, is_patient: bool = True) -> AsyncIterator[FakeDecoding]:
         self.open += 1
+        if self.asked and self.when_asked_again is not None:
+            self.lengths = self.when_asked_again
+        self.asked.append(params)
         try:
             yield FakeDecoding(self, self.samples[: params.samples], params.done_until)
         finally:
@@ -211,6 +220,8 @@ class FakeDecoding:
         start_s = 0.0
         for index, length in enumerate(lengths):
             await anyio.sleep(0)
+            if index in self._decoders.deaths:
+                raise self._decoders.deaths.pop(index)
             if index == self._decoders.pause_before:
                 await self._decoders.may_go_on.wait()
             self._decoders.taken += 1

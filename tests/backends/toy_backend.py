@@ -252,7 +252,7 @@ class ToyEngine:
     def _wait_for_permit(self) -> None:
         permits = self._folder / "permits"
         while permits.exists() and not (permits / "all").exists():
-            for permit in permits.iterdir():
+            for permit in permits.glob("[0-9]*"):  # not `all`, which may have come meanwhile
                 with suppress(FileNotFoundError):  # another replica was faster
                     permit.unlink()
                     return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
 import wave
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from whisperd.rpc.errors import WhisperdError
-from whisperd_testing import RunningDaemon, batches, until
+from whisperd_testing import RunningDaemon, batches, runtime_with, until
 
 pytestmark = [pytest.mark.real, pytest.mark.skipif(os.name != "posix", reason="signals")]
 
@@ -112,6 +113,58 @@ def uninterrupted(make_daemon: MakeDaemon, toy: Toy, sound: Path, **options: Any
     daemon.settings(SETTINGS)
     with daemon.start().connect() as client:
         return dict(client.transcribe(sound, model=toy("plain"), vad=False, **options).verbose)
+
+
+LONG_S = 200.0
+"""Longer than what a job lets wait: its decoder is held back in the middle."""
+IN_PARTS = {"language": "en", "clip": "10-50; 60-190"}
+
+
+@pytest.mark.parametrize("options", [{}, {"channels": "split", "language": "en"}, IN_PARTS], ids=str)
+def test_where_a_decoder_is_killed_another_one_goes_on(
+    make_daemon: MakeDaemon, toy: Toy, steps: Steps, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    sound = write_silence(tmp_path / "silence.wav", LONG_S, channels=2 if "channels" in options else 1)
+    expected = uninterrupted(make_daemon, toy, sound, **options)
+    daemon = make_daemon()
+    daemon.settings("[jobs]\nkeep_transcripts = false\n" + SETTINGS)
+    with daemon.start().connect() as client:
+        client.request("events.subscribe", topics=["jobs"])
+        job = client.submit(sound, model=steps.model, vad=False, **options)
+        steps.allow(5)
+        until(lambda: runtime_with(client, steps.model)["waiting"] >= 15)
+        kill_decoders(daemon, signal.SIGKILL)
+        steps.allow_all()
+        result = client.jobs.wait(job)
+        events = list(client._wire._events)
+    assert what_was_said(result) == what_was_said(expected)
+    told = [event["type"] for event in events]
+    assert told.count("job.started") == told.count("transcription.completed") == 1
+    assert told.count("transcription.segment") == len(expected["segments"])
+    done = [event["done"] for event in events if event["type"] == "transcription.progress"]
+    assert done == sorted(done)
+    assert windows_computed(steps.model) == windows_computed(toy("plain")), "none is computed twice"
+
+
+def test_a_decoder_that_has_crashed_is_not_tried_again(
+    small: RunningDaemon, steps: Steps, tmp_path: Path
+) -> None:
+    sound = write_silence(tmp_path / "silence.wav", LONG_S)
+    with small.connect() as client:
+        job = client.submit(sound, model=steps.model, vad=False, language="en")
+        until(lambda: runtime_with(client, steps.model)["waiting"] >= 15)
+        kill_decoders(small, signal.SIGSEGV)
+        steps.allow_all()
+        with pytest.raises(WhisperdError, match="SIGSEGV") as raised:
+            client.jobs.wait(job)
+    assert raised.value.code == "decoder.crashed"
+
+
+def kill_decoders(daemon: RunningDaemon, number: signal.Signals) -> None:
+    """Those that decode, and those that stand ready."""
+    for child in daemon.children():
+        if "whisperd.audio.decoder" in child.cmdline():
+            child.send_signal(number)
 
 
 @pytest.mark.parametrize("options", [{"language": "en"}, {}, {"channels": "split"}], ids=str)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from typing import Any, cast
@@ -228,6 +229,68 @@ async def test_a_decode_error_while_windows_are_computed() -> None:
     stage = Stage(FakeDecoders([5.0] * 3, error=an_error("audio.damaged")))
     stage.runtime.may_compute = anyio.Event()
     assert (await failing(stage)).code == "audio.damaged"
+
+
+def killed(how: signal.Signals = signal.SIGKILL) -> WhisperdError:
+    """What a decoder ends with that was sent this signal."""
+    return WhisperdError("decoder.crashed", "It broke.", "Mend it.", {"status": -how})
+
+
+@pytest.mark.parametrize("options", [{}, {"language": None}, {"language": "auto"}], ids=str)
+@pytest.mark.parametrize("place", range(5))
+async def test_where_somebody_kills_the_decoder_another_one_goes_on(
+    place: int, options: dict[str, Any]
+) -> None:
+    def stage_of() -> Stage:
+        stage = Stage(FakeDecoders([5.0, 6.0, 7.0, 5.5, 6.5]), **options)
+        stage.decoders.samples = [3.0, 3.5]
+        return stage
+
+    whole, stage = stage_of(), stage_of()
+    stage.decoders.deaths[place] = killed()
+    expected, transcript = await whole.run(), await stage.run()
+    assert transcript.segments == expected.segments
+    assert stage.segments() == whole.segments()
+    assert sum(isinstance(event, JobStarted) for event in stage.events) == 1
+    done = [event.done for event in stage.events if isinstance(event, TranscriptionProgress)]
+    assert done == sorted(done)
+    computed, computed_once = (
+        sorted(length for _, lengths in one.runtime.batches for length in lengths) for one in (stage, whole)
+    )
+    assert computed == computed_once
+    first, second = stage.decoders.asked
+    assert second.done_until == sum([5.0, 6.0, 7.0, 5.5][: max(0, place - 1)])
+    assert second.samples == (0 if place else first.samples)
+
+
+async def test_a_decoder_that_is_killed_twice_is_an_error() -> None:
+    stage = Stage(FakeDecoders([5.0, 6.0, 7.0, 8.0]))
+    stage.decoders.deaths = {1: killed(), 3: killed(signal.SIGTERM)}
+    with pytest.raises(WhisperdError, match="It broke") as caught:
+        await stage.run()
+    assert caught.value.data == {"status": -signal.SIGTERM}
+    assert len(stage.decoders.asked) == 2
+
+
+@pytest.mark.parametrize(
+    "error", [killed(signal.SIGSEGV), an_error("audio.broken"), an_error("decoder.stuck")]
+)
+async def test_what_is_wrong_with_a_file_is_not_tried_again(error: WhisperdError) -> None:
+    stage = Stage(FakeDecoders([5.0, 6.0]))
+    stage.decoders.deaths[1] = error
+    with pytest.raises(WhisperdError) as caught:
+        await stage.run()
+    assert caught.value.code == error.code
+    assert len(stage.decoders.asked) == 1
+
+
+async def test_a_file_that_is_another_one_after_a_kill_is_not_joined_with_what_it_was() -> None:
+    stage = Stage(FakeDecoders([5.0, 6.0, 7.0]))
+    stage.decoders.deaths[2] = killed()
+    stage.decoders.when_asked_again = [5.0, 6.5, 7.0]
+    with pytest.raises(WhisperdError) as caught:
+        await stage.run()
+    assert caught.value.code == "decoder.crashed"
 
 
 async def test_an_engine_error_while_the_decoder_has_more() -> None:

@@ -28,7 +28,14 @@ from whisperd.audio.messages import (
 )
 
 if TYPE_CHECKING:
-    from whisperd.audio.pool import DecoderOptions, DecoderPool, Decoding, Listening, open_decoder_pool
+    from whisperd.audio.pool import (
+        DecoderOptions,
+        DecoderPool,
+        Decoding,
+        Listening,
+        open_decoder_pool,
+        was_killed,
+    )
 
 __all__ = [
     "BEGINNING_BYTES",
@@ -52,6 +59,7 @@ __all__ = [
     "media_lock",
     "open_decoder_pool",
     "open_regular_file",
+    "was_killed",
 ]
 
 

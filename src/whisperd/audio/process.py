@@ -18,7 +18,7 @@ from whisperd.rpc.messages import InvalidAnswer
 from whisperd.rpc.peer import Peer, PeerClosed, open_peer
 from whisperd.tasks import open_task_group
 
-__all__ = ["Decoder", "Decoding", "Listening"]
+__all__ = ["Decoder", "Decoding", "Listening", "was_killed"]
 
 log = logging.getLogger(__name__)
 
@@ -229,6 +229,11 @@ class Listening:
             "Begin anew; what was said until then is in the job's segments.",
             {"status": self._decoder.status},
         )
+
+
+def was_killed(error: WhisperdError) -> bool:
+    """Whether a decoder ended by no fault of its own, nor of what it decoded."""
+    return error.code == "decoder.crashed" and how_it_ended(error.data.get("status")) in ENDED_BY_OTHERS
 
 
 def _stopped(path: str) -> WhisperdError:

@@ -16,14 +16,15 @@ from whisperd.audio import (
     MAX_WINDOW_S,
     Decoded,
     DecodeParams,
-    DecodeProgress,
     DecoderPool,
     Found,
     Opened,
     SpeechSample,
     WindowAudio,
+    was_killed,
 )
 from whisperd.audio.clips import elapsed_within
+from whisperd.audio.found import merge
 from whisperd.clock import now_rfc3339
 from whisperd.jobs.batching import Parcel, Past
 from whisperd.jobs.dispatcher import Dispatcher
@@ -94,6 +95,8 @@ class JobRun:
         # What the work took before counts as well.
         self._began_s = clock() - max((window.elapsed_s for window in self._finished.values()), default=0.0)
         self._stitcher = Stitcher(keep_words=options.word_times)
+        self._taken: list[WindowAudio] = []  # what a decoder has sent, without its samples
+        self._found: list[Found] = []
         self._samples: list[SpeechSample] = []
         self._undecided: list[WindowAudio] = []
         self._overlapping: set[int] = set()  # windows that have heard what another one has heard
@@ -142,6 +145,32 @@ class JobRun:
         return self._transcript(decoded)
 
     async def _decode(self, decoders: DecoderPool, params: DecodeParams, tasks: TaskGroup) -> Decoded:
+        """Have the file decoded; where somebody else ends the process that does it, another one goes on."""
+        try:
+            return await self._follow(decoders, params, tasks)
+        except WhisperdError as error:
+            if not was_killed(error):
+                raise
+            killed = error
+        log.warning("job %s: its decoder was killed, and another one goes on", self._job.id)
+        try:
+            return await self._follow(decoders, self._rest_of(params), tasks)
+        except OtherWindows:  # what was told of the first ones cannot be taken back
+            raise killed from None
+
+    def _rest_of(self, params: DecodeParams) -> DecodeParams:
+        """What another decoder is asked for: nothing that is known already."""
+        if not self._taken:
+            self._samples.clear()  # all of them come again
+            return params
+        return msgspec.structs.replace(
+            params,
+            samples=0,
+            found=merge([*params.found, *self._found]),
+            done_until=max(params.done_until, self._taken[-1].start),
+        )
+
+    async def _follow(self, decoders: DecoderPool, params: DecodeParams, tasks: TaskGroup) -> Decoded:
         is_patient = self._job.options.priority != "interactive"
         async with decoders.decode(params, is_patient=is_patient) as decoding:
             async for event in decoding:
@@ -150,14 +179,24 @@ class JobRun:
                         self._opened(event)
                     case SpeechSample():
                         self._samples.append(event)
-                    case WindowAudio():
+                    case WindowAudio() if self._is_new(event):
                         await self._take(event, tasks)
                     case Found():
+                        self._found.append(event)
                         self._on_found(event)
-                    case DecodeProgress():
+                    case _:
                         pass  # progress is told by what the engine has done
             assert decoding.result is not None
             return decoding.result
+
+    def _is_new(self, window: WindowAudio) -> bool:
+        """Whether no other decoder has sent it before."""
+        if window.index < len(self._taken):
+            if not _is_of(self._taken[window.index], window):
+                raise OtherWindows
+            return False
+        self._taken.append(msgspec.structs.replace(window, pcm=b""))
+        return True
 
     async def _until_more_is_needed(self) -> None:
         """Wait until the engine has begun with all of this file, or would soon have nothing to do."""
@@ -166,6 +205,8 @@ class JobRun:
             await self._dispatcher.some_began()
 
     def _opened(self, event: Opened) -> None:
+        if self._job.started is not None:  # an earlier decoder has told it
+            return
         self._job.status, self._job.started = "running", now_rfc3339()
         self._job.duration_s = self._total_s(event.duration)
         self._publish(
@@ -346,9 +387,9 @@ def _is_unsure(result: WindowResult) -> bool:
     return bool(result.segments) and result.language_probability < SURE_PROBABILITY
 
 
-def _is_of(finished: FinishedWindow, window: WindowAudio) -> bool:
-    """Whether this very window was finished. The same file is always cut in the same way."""
-    return (finished.start, finished.end, finished.channel) == (window.start, window.end, window.channel)
+def _is_of(known: FinishedWindow | WindowAudio, window: WindowAudio) -> bool:
+    """Whether this very window is known. The same file is always cut in the same way."""
+    return (known.start, known.end, known.channel) == (window.start, window.end, window.channel)
 
 
 def _done_until_s(finished: Mapping[int, FinishedWindow]) -> float:
