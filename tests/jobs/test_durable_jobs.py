@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import wave
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -291,6 +292,60 @@ def test_a_file_that_has_changed_is_not_mixed_with_what_it_was(
         # Tried again, it begins anew.
         assert client.jobs.retry(job)["status"] == "queued"
         assert client.jobs.wait(job)["duration"] == pytest.approx(11.0)
+
+
+def appended(sound: Path) -> None:
+    with sound.open("ab") as file:
+        file.write(bytes(1000))
+
+
+def overwritten(sound: Path) -> None:
+    with sound.open("r+b") as file:
+        file.seek(100)
+        file.write(b"another")
+
+
+@pytest.mark.parametrize(
+    ("change", "is_changed"),
+    [(appended, True), (overwritten, True), (os.utime, False), (Path.unlink, False)],
+    ids=["appended", "overwritten", "touched", "deleted"],
+)
+def test_of_a_file_that_is_changed_while_it_is_read_this_is_told(
+    small: RunningDaemon, steps: Steps, sound: Path, change: Callable[[Path], None], is_changed: bool
+) -> None:
+    def codes(told: dict[str, Any]) -> list[str]:
+        return [warning["code"] for warning in told["warnings"]]
+
+    expected = ["job.input_changed"] if is_changed else []
+    with small.connect() as client:
+        client.request("events.subscribe", topics=["jobs"])
+        job = client.submit(sound, detach=True, model=steps.model, vad=False, language="en")
+        steps.allow(1)
+        until(lambda: windows_kept(small, job) == 1 and kept_record(small, job)["content_hash"])
+        change(sound)
+        steps.allow_all()
+        assert codes({"warnings": [], **client.jobs.wait(job)}) == expected
+        assert codes(list(client._wire._events)[-1]) == codes(client.jobs.show(job)) == expected
+        until(lambda: are_over(small, job))
+    shown = small.ctl("jobs", "show", job).out
+    assert (f"{sound} was changed while it was transcribed" in shown) == is_changed
+    assert ("was changed" in small.ctl("jobs", "follow", job).err) == is_changed
+    small.kill()
+    with small.start().connect() as client:
+        assert codes(client.jobs.show(job)) == expected
+
+
+def test_whoever_transcribes_a_file_that_is_changed_meanwhile_is_told(
+    small: RunningDaemon, steps: Steps, sound: Path
+) -> None:
+    command = ("transcribe", str(sound), "--model", steps.model, "--no-vad", "--quiet")
+    with ThreadPoolExecutor(1) as threads:
+        done = threads.submit(small.ctl, *command)
+        until(lambda: batches(steps.model))
+        appended(sound)
+        steps.allow_all()
+    assert done.result().out.startswith("transcribe ")
+    assert f"whisperctl: {sound} was changed while it was transcribed" in done.result().err
 
 
 def test_retry_goes_on_from_where_the_job_was(small: RunningDaemon, steps: Steps, sound: Path) -> None:

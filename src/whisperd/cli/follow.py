@@ -5,9 +5,10 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from whisperd.cli.output import duration
+from whisperd.cli.output import duration, print_error
 from whisperd.cli.preparation import PREPARATION_TOPICS, Preparation, runtime_of
 from whisperd.client.values import InOrder, Transcript
+from whisperd.rpc.errors import WhisperdError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     Map = dict[str, Any]
 
-__all__ = ["TextWriter", "events_of", "follow_job", "subscribe_to_progress"]
+__all__ = ["TextWriter", "events_of", "follow_job", "subscribe_to_progress", "tell_warnings"]
 
 
 class TextWriter:
@@ -45,6 +46,13 @@ class TextWriter:
             self.write(segment.id, segment.text, segment.channel)
 
 
+def tell_warnings(event: Map, progress: Progress) -> None:
+    """Say what may be wrong with the text of a job that is completed."""
+    for warning in event.get("warnings", ()):  # an older daemon has none
+        progress.clear()
+        print_error(WhisperdError.from_wire(warning), as_json=False)
+
+
 def subscribe_to_progress(client: Client, progress: Progress) -> None:
     """Hear of downloads and of loading, if anybody gets to see them."""
     if progress.is_shown:
@@ -59,6 +67,8 @@ def follow_job(client: Client, job: str, progress: Progress, output: IO[str]) ->
         for event in events:
             if event is not None and event["type"] == "transcription.segment":
                 writer.write(event["index"], event["text"], event["channel"])
+            elif event is not None and event["type"] == "transcription.completed":
+                tell_warnings(event, progress)
     writer.finish(Transcript.from_wire(client.jobs.wait(job)))
 
 

@@ -80,6 +80,7 @@ def _completed(job: Job, transcript: Transcript) -> Event:
         segments=len(transcript.segments),
         runtime=transcript.runtime,
         cached=job.is_cached,
+        warnings=job.warnings,
     )
 
 

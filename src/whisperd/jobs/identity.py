@@ -23,6 +23,7 @@ __all__ = [
     "content_hash",
     "content_key",
     "input_changed",
+    "input_changed_meanwhile",
     "read_stamp",
 ]
 
@@ -76,6 +77,17 @@ def input_changed(path: str) -> WhisperdError:
         "job.input_changed",
         f"{path} has changed since the job was submitted.",
         "Transcribe it again, for what was finished is of the file as it was.",
+        {"path": path},
+    )
+
+
+def input_changed_meanwhile(path: str) -> WhisperdError:
+    """What is to be known of a text: not all of it need be of the same recording."""
+    return WhisperdError(
+        "job.input_changed",
+        f"{path} was changed while it was transcribed: the text may be of what it was in one part and of what"
+        " it is in another, or lack what was added.",
+        "Transcribe it again once nothing writes to it.",
         {"path": path},
     )
 

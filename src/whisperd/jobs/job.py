@@ -91,6 +91,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     progress: float | None
     speed: float | None
     error: dict[str, Any] | None
+    warnings: tuple[dict[str, Any], ...]
     text: str | None
     detached: bool
     """Whether it outlives its client, and the daemon."""
@@ -148,6 +149,8 @@ class Job:
     speed: float | None = None
     language: str | None = None
     error: WhisperdError | None = None
+    warnings: tuple[dict[str, Any], ...] = ()
+    """What may be wrong with its text though it is completed: errors as they are on the wire."""
     transcript: Transcript | None = None
     """Its result; once it is kept in the data base, it may be only there."""
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
@@ -185,6 +188,7 @@ class Job:
             progress=self.progress,
             speed=self.speed,
             error=self.error.to_wire() if self.error else None,
+            warnings=self.warnings,
             text=transcript.text if transcript and with_text else None,
             detached=self.is_detached,
             cached=self.is_cached,

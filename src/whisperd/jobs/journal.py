@@ -91,6 +91,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     language: str | None
     cached: bool
     error: dict[str, Any] | None
+    warnings: tuple[dict[str, Any], ...] = ()
     at_work: bool = False
     """Whether windows of it were being computed. If it is not over and its daemon is, it was interrupted."""
     interruptions: int = 0
@@ -149,6 +150,7 @@ def record_of(job: Job) -> JobRecord:
         language=job.language,
         cached=job.is_cached,
         error=job.error.to_wire() if job.error else None,
+        warnings=job.warnings,
         at_work=job.is_at_work,
         interruptions=job.interruptions,
         finished_at_begin=job.finished_at_begin,
@@ -180,6 +182,7 @@ def job_of(record: JobRecord) -> Job:
         job.duration_s, job.elapsed_s, job.done_s = record.duration, record.elapsed, record.done
         job.speed, job.language = record.speed, record.language
         job.error = WhisperdError.from_wire(record.error) if record.error else None
+        job.warnings = record.warnings
         job.over.set()
     return job
 

@@ -13,7 +13,13 @@ import msgspec
 
 from whisperd.audio import Found
 from whisperd.clock import rfc3339_ago
-from whisperd.jobs.identity import FileStamp, content_hash, content_key, input_changed
+from whisperd.jobs.identity import (
+    FileStamp,
+    content_hash,
+    content_key,
+    input_changed,
+    input_changed_meanwhile,
+)
 from whisperd.jobs.inputs import check_path
 from whisperd.jobs.job import Job, Transcript
 from whisperd.jobs.journal import (
@@ -79,13 +85,8 @@ class JobKeeper:
         if not job.is_resumed or job.stamp is None:
             if stamp != job.stamp:  # else its hash holds, if it came with one
                 job.stamp, job.content_hash = stamp, None
-        elif stamp != job.stamp:
-            hashed = None
-            if stamp.size_bytes == job.stamp.size_bytes and job.content_hash is not None:
-                hashed = await content_hash(job.path)
-            if hashed is None or hashed[0] != job.content_hash:
-                raise input_changed(job.input.path or "The recording")
-            job.stamp = hashed[1]
+        elif not await _is_same(job, stamp):
+            raise input_changed(job.input.path or "The recording")
 
     async def find_transcript(self, job: Job, lease: Lease) -> Transcript | None:
         """The transcript of the same audio, made by the same recipe, if there is one and it may be used."""
@@ -164,11 +165,14 @@ class JobKeeper:
     async def check_unchanged(self, job: Job) -> None:
         """Once all was decoded: what was read is not what was hashed if it was written to meanwhile."""
         try:
-            is_same = await check_path(job.path) == job.stamp
+            if await _is_same(job, await check_path(job.path)):
+                return
+            warning = input_changed_meanwhile(job.input.path or "The recording")
+            job.warnings = (warning.to_wire(),)
+            log.warning("job %s: its recording was changed while it was read", job.id)
         except WhisperdError:
-            is_same = False
-        if not is_same:
-            job.content_hash = None
+            pass  # it is gone, which does no harm to what was read
+        job.content_hash = None
 
     def suspended(self, job: Job) -> Ticket:
         """A job goes on in the next daemon, and nothing went wrong in this one."""
@@ -263,3 +267,16 @@ class JobKeeper:
             path=job.input.path,
             content_hash=job.content_hash,
         )
+
+
+async def _is_same(job: Job, stamp: FileStamp) -> bool:
+    """Whether a job's file is what it was; another time alone says nothing. Raises `WhisperdError`."""
+    if job.stamp is None or stamp == job.stamp:
+        return stamp == job.stamp
+    if stamp.size_bytes != job.stamp.size_bytes or job.content_hash is None:
+        return False
+    hashed = await content_hash(job.path)
+    if hashed is None or hashed[0] != job.content_hash:
+        return False
+    job.stamp = hashed[1]
+    return True

@@ -164,7 +164,7 @@ class TranscriptionProgress(Event, frozen=True, tag="transcription.progress"):
 class TranscriptionCompleted(Event, frozen=True, tag="transcription.completed"):
     """A job ended well. Of the `duration` of the recording, `total` was asked for: less where that was parts.
     These and `elapsed` are in seconds, `speed` is `total` by `elapsed`, `segments` a count; `cached`: a kept
-    transcript answered."""
+    transcript answered; `warnings`: errors that say what may be wrong with the text all the same."""
 
     id: str
     text: str
@@ -176,6 +176,7 @@ class TranscriptionCompleted(Event, frozen=True, tag="transcription.completed"):
     segments: int
     runtime: str
     cached: bool = False
+    warnings: tuple[dict[str, Any], ...] = ()
 
 
 class TranscriptionFailed(Event, frozen=True, tag="transcription.failed"):

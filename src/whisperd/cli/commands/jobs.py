@@ -197,8 +197,10 @@ def clear(options: argparse.Namespace) -> None:
 
 def _lines(key: str, value: Any) -> list[str]:
     """A field of a job as a person reads it; `--json` has what an error has beside this."""
-    if key == "error" and value:
-        return [printable(line) for line in (value["message"], value["fix"], f"({value['code']})") if line]
+    if key in ("error", "warnings") and value:
+        errors = [value] if key == "error" else value
+        parts = [part for one in errors for part in (one["message"], one["fix"], f"({one['code']})")]
+        return [printable(part) for part in parts if part]
     if key in ("created", "started", "ended") and value:
         return [local_time(value)]
     return [printable(_input(value) if key == "input" else _shown(value))]
@@ -213,4 +215,4 @@ def _shown(value: Any) -> str:
         return ", ".join(f"{key} {_shown(one)}" for key, one in value.items() if one not in (None, {}))
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "-" if value is None else str(value)
+    return "-" if value in (None, []) else str(value)

@@ -23,7 +23,7 @@ from whisperd.cli.files import (
     targets_in,
     write_file,
 )
-from whisperd.cli.follow import TextWriter, events_of, subscribe_to_progress
+from whisperd.cli.follow import TextWriter, events_of, subscribe_to_progress, tell_warnings
 from whisperd.cli.job_options import add_job_options, add_runtime_options, given_options
 from whisperd.cli.output import Progress, duration, print_error, print_json, print_line, printable, say, size
 from whisperd.cli.parser import Parser, filled, several, usage_error
@@ -221,6 +221,8 @@ class _Session:
                     self._sum_up(name, event)
                     self._tell_if_cached(name, event)
                     self._tell_if_silent(name, event)
+                    if not (self._options.stream or self._options.json):  # there it is in what is printed
+                        tell_warnings(event, self._progress)
         transcript = Transcript.from_wire(self._client.jobs.wait(job))
         if as_it_comes:
             writer.finish(transcript)

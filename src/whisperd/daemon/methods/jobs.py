@@ -174,7 +174,8 @@ async def wait(call: Call, params: JobParams) -> dict[str, Any]:
     """Wait for a job's end and answer with its result; its error is raised."""
     job = call.service.jobs.get(params.id)
     await job.over.wait()
-    return verbose(await _transcript(call, job))
+    shape = verbose(await _transcript(call, job))
+    return {**shape, "warnings": job.warnings} if job.warnings else shape
 
 
 async def result(call: Call, params: ResultParams) -> dict[str, Any]:
