@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -18,11 +18,6 @@ from whisperd.hardware.facts import Hardware
 from whisperd.hardware.gpus import Gpus, find_gpus
 from whisperd.hardware.messages import FactAnswer
 from whisperd.paths import native_dir
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from anyio.abc import ByteReceiveStream
 
 __all__ = ["find_hardware"]
 
@@ -87,16 +82,18 @@ class _Search:
     async def run(self, command: Sequence[str], timeout_s: float) -> str:
         """Run it to its end; returns why it says no more."""
         import anyio
+        from anyio.streams.buffered import BufferedByteReceiveStream
 
         status: int | None = None
         try:
             async with open_child(command, stderr=subprocess.DEVNULL) as child:
                 assert child.stdout is not None
-                lines = _lines(child.stdout)
+                lines = BufferedByteReceiveStream(child.stdout)
                 while len(self.found) + len(self.unknown) < len(self._names):
                     with anyio.fail_after(timeout_s):
-                        line = await anext(lines, None)
-                        if line is None:
+                        try:
+                            line = await lines.receive_until(b"\n", MAX_LINE_BYTES)
+                        except (anyio.IncompleteRead, anyio.DelimiterNotFound):
                             status = await child.wait()
                             break
                     self._take(line)
@@ -122,14 +119,3 @@ class _Search:
             self.found[answer.name] = msgspec.json.decode(answer.fact, type=FACTS[answer.name].type)
         else:
             self.unknown[answer.name] = answer.why
-
-
-async def _lines(stream: ByteReceiveStream) -> AsyncIterator[bytes]:
-    """The whole lines that come."""
-    rest = b""
-    async for chunk in stream:
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line
-        if len(rest) > MAX_LINE_BYTES:
-            return
