@@ -39,7 +39,9 @@ _COMMON_STEP_FRAMES, _MOST_COMMON_FRAMES = 200, 1600
 """Those of `common_context_frames`. With smaller steps few windows have the same, with larger ones too much
 silence is heard (docs/benchmarks.md)."""
 _SHORT_WINDOW_S, _SHORT_EXTRA_S, _USUAL_MARGIN_S = 10.0, 2.0, 2.0
-"""Measured (docs/benchmarks.md): short windows lose words with less than 4 s of margin, long ones do not."""
+_LEAST_CONTEXT_S = 12.0
+"""Measured (docs/benchmarks.md): windows under 10 s lose words with less than 4 s of margin, a few words are
+misheard in a context of less than 12 s, and long windows need no more than 2 s."""
 
 _MAX_COMPRESSION_RATIO = 2.4
 _MIN_AVG_LOGPROB = -1.0
@@ -56,7 +58,8 @@ _LOOP_SIZES, _LOOP_TIMES, _LOOP_TOKENS = range(1, 25), 4, 12
 def context_frames(duration_s: float, margin_s: float | None = None) -> int:
     """Mel frames that the encoder is given for a window: its speech, a margin of silence, rounded up.
 
-    `margin_s` is that of a long window (`LoadParams.context_margin_s`); a short one gets more.
+    `margin_s` is that of a long window (`LoadParams.context_margin_s`); a short one gets more, and none has
+    less than 12 s in all.
     """
     return _in_steps(_wanted_s(duration_s, margin_s), _STEP_FRAMES)
 
@@ -75,7 +78,7 @@ def _wanted_s(duration_s: float, margin_s: float | None) -> float:
     margin_s = _USUAL_MARGIN_S if margin_s is None else margin_s
     if duration_s < _SHORT_WINDOW_S:
         margin_s += _SHORT_EXTRA_S
-    return duration_s + margin_s
+    return max(duration_s + margin_s, _LEAST_CONTEXT_S)
 
 
 def _in_steps(wanted_s: float, step_frames: int) -> int:
