@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "absolute",
-    "folder_params",
     "input_params",
     "is_path",
     "model_name",
     "option_params",
+    "path_params",
     "pieces",
     "runtime_params",
     "watch_params",
@@ -56,7 +56,7 @@ def is_path(source: Input) -> TypeGuard[Path]:
 
 
 def input_params(path: Path) -> dict[str, Any]:
-    """A path as it travels: absolute, and as bytes where it is not UTF-8. Raises `audio.not_found`."""
+    """A file to transcribe, as it travels. Raises `audio.not_found` of what cannot be one."""
     if not os.fspath(path):
         raise WhisperdError("audio.not_found", "The name of the file is empty.", "Name a file.")
     name = absolute(path)
@@ -66,11 +66,7 @@ def input_params(path: Path) -> dict[str, Any]:
             f"{given} is an address, and not the name of a file.",
             "Fetch it first, as with `curl -sL ADDRESS | whisperctl transcribe -`.",
         )
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return {"path_bytes": os.fsencode(name)}
-    return {"path": name}
+    return path_params(name)
 
 
 def pieces(source: Input) -> Iterator[bytes]:
@@ -117,8 +113,8 @@ def runtime_params(fields: Mapping[str, Any]) -> dict[str, Any]:
     return params
 
 
-def folder_params(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A folder's path as it travels; one that is not UTF-8 travels as bytes."""
+def path_params(path: Path) -> dict[str, Any]:
+    """The path of a file or folder as it travels: absolute, and as bytes where it is not UTF-8."""
     path = absolute(path)
     try:
         path.encode()

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast
 
 from whisperd.client.inputs import (
     absolute,
-    folder_params,
     model_name,
     option_params,
+    path_params,
     runtime_params,
     watch_params,
 )
@@ -250,7 +250,7 @@ class Watch(_Noun[One, Many]):
 
     def add(self, path: str | os.PathLike[str], **fields: Unpack[WatchFields]) -> One:
         """Watch a folder from now on."""
-        return cast("One", self._ask("watch.add", **folder_params(path), **watch_params(fields)))
+        return cast("One", self._ask("watch.add", **path_params(path), **watch_params(fields)))
 
     def list(self) -> Many:
         """All of them, the oldest first."""

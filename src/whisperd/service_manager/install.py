@@ -128,18 +128,18 @@ def install(manager: Manager, *, force: bool = False) -> Outcome:
     changed = [one for one in manager.files if _read(one) != one.text]
     is_installed = any(one.path.exists() for one in manager.files)
     if changed and is_installed:
-        _run_all(manager.before, may_fail=True)
+        run(manager.before, may_fail=True)
     for one in changed:
         _write(one)
     try:
         if changed or manager.name == "systemd":
-            _run_all(manager.enable, hint=manager.hint)
+            run(manager.enable, manager.hint)
     except WhisperdError:
         if not is_installed:  # nothing half done stays
-            _run_all(manager.disable, may_fail=True)
+            run(manager.disable, may_fail=True)
             for one in changed:
                 one.path.unlink(missing_ok=True)
-            _run_all(manager.after, may_fail=True)
+            run(manager.after, may_fail=True)
         raise
     written = tuple(one.path for one in changed)
     return Outcome(
@@ -161,19 +161,27 @@ def uninstall(manager: Manager, *, force: bool = False) -> Outcome:
     for one in there:
         if (problem := file_problem(one)) is not None and not force:
             raise problem
-    _run_all(manager.disable, may_fail=True)
+    run(manager.disable, may_fail=True)
     for one in there:
         try:
             one.path.unlink(missing_ok=True)
         except OSError as error:
             raise _not_writable(one.path, error) from error
-    _run_all(manager.after, may_fail=True)
+    run(manager.after, may_fail=True)
     return Outcome(manager.name, removed=tuple(one.path for one in there), kept=_beside(manager))
 
 
-def run(commands: Sequence[tuple[str, ...]], hint: str) -> None:
-    """Ask the manager for something. Raises `service.failed`."""
-    _run_all(commands, hint=hint)
+def run(commands: Sequence[tuple[str, ...]], hint: str = "", *, may_fail: bool = False) -> None:
+    """Ask the manager for something. Raises `service.failed`, unless it `may_fail`."""
+    for one in commands:
+        try:
+            done = _run(one)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            if may_fail:
+                continue
+            raise _failed(one, str(error), hint) from error
+        if done.returncode != 0 and not may_fail:
+            raise _failed(one, _last_line(done) or f"exit status {done.returncode}", hint)
 
 
 def is_active(manager: Manager) -> bool:
@@ -215,18 +223,6 @@ def check(manager: Manager, *, force: bool = False) -> None:
     for one in manager.files:
         if _read(one) != one.text and (problem := file_problem(one)) is not None and not force:
             raise problem
-
-
-def _run_all(commands: Sequence[tuple[str, ...]], *, may_fail: bool = False, hint: str = "") -> None:
-    for one in commands:
-        try:
-            done = _run(one)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            if may_fail:
-                continue
-            raise _failed(one, str(error), hint) from error
-        if done.returncode != 0 and not may_fail:
-            raise _failed(one, _last_line(done) or f"exit status {done.returncode}", hint)
 
 
 def _run(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
