@@ -26,6 +26,7 @@ behaves; `whisperd_testing.py` in `tests/` makes such folders. What it may say:
     odd_answer           it answers "too_few" results, something that is "no_result", or "not_utf8"
     segments, characters how many segments a window has, and how long the text of each is
     says                 what each segment says
+    avg_logprob          how likely that is
     identify             it notes of each window which it is: a checksum of its sound, and the prompt
     cancels              it leaves out windows that nobody wants any more, also while it waits
 
@@ -297,7 +298,7 @@ class ToyEngine:
                 text=text,
                 tokens=(1, 2, 3),
                 temperature=0.0,
-                avg_logprob=-0.1,
+                avg_logprob=self._behaviour.get("avg_logprob", -0.1),
                 compression_ratio=1.0,
                 no_speech_prob=0.0,
             )

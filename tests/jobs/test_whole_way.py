@@ -31,6 +31,19 @@ def test_a_job_ends_with_its_text(daemon: RunningDaemon, toy: Callable[..., str]
     assert batches(Path(model)) == [{"durations": [3.0], "language": None}]
 
 
+def test_what_it_was_told_to_expect_is_left_out_where_nobody_speaks(
+    daemon: RunningDaemon, toy: Callable[..., str], tmp_path: Path
+) -> None:
+    sound, model = write_tone(tmp_path / "tone.wav", 3.0), toy(says="Kubernetes", avg_logprob=-0.8)
+    with daemon.connect() as client:
+        for options, text in (
+            ({}, "Kubernetes"),
+            ({"hotwords": "Kubernetes"}, ""),
+            ({"prompt": "Kubernetes"}, ""),
+        ):
+            assert client.transcribe(sound, model=model, vad=False, **options).text == text
+
+
 def test_a_short_clip_does_not_wait_for_a_long_file(
     make_daemon: Callable[..., RunningDaemon], toy: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from whisperd.worker.phantoms import is_phantom, is_phantom_phrase, without_phantoms
-from whisperd.worker.protocol import EngineSegment, EngineWindow, WindowResult
+from whisperd.worker.phantoms import is_expected, is_phantom, is_phantom_phrase, without_phantoms
+from whisperd.worker.protocol import SAMPLE_RATE, EngineSegment, EngineWindow, WindowResult
 
 
 def segment(text: str, no_speech_prob: float = 0.1, start: float = 0.0, end: float = 5.0) -> EngineSegment:
@@ -86,4 +86,57 @@ def test_only_the_phantoms_of_a_window_go() -> None:
     result = WindowResult(language="en", language_probability=1.0, segments=said)
     window = EngineWindow(pcm=b"", spoken=((0.0, 2.0),))
     assert without_phantoms(result, window).segments == said[:1]
-    assert without_phantoms(result, EngineWindow(pcm=b"")) is result
+    assert without_phantoms(result, EngineWindow(pcm=bytes(20 * SAMPLE_RATE))) is result
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (" Kubernetes", "kubernetes"),
+        (" Kubernetes, Kubernetes, Kubernetes.", "Kubernetes"),
+        (" Grafana.", "Kubernetes, Grafana"),
+        (" Grafana, Grafana, Grafana, Kubernetes.", "Kubernetes, Grafana"),
+        (" It was a day like any other in that town.", "It was a day like any other in that town."),
+        ("上海", "上海"),
+    ],
+)
+def test_what_was_expected_is_a_phantom_where_nobody_spoke(text: str, expected: str) -> None:
+    unsure = msgspec.structs.replace(segment(text), avg_logprob=-0.75)
+    assert is_phantom(unsure, [], f"{expected} a prompt")
+    assert is_phantom(unsure, [(1.0, 1.05)], expected), "noise that resembles speech"
+    assert not is_phantom(unsure, [(1.0, 4.0)], expected), "somebody says just that"
+    assert not is_phantom(segment(text), [], expected), "the detector has missed it"
+    assert not is_phantom(unsure, None, expected)
+    assert not is_phantom(unsure, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(" Kubernetes is up.", "Kubernetes"), (" Net", "Kubernetes"), (" Fish.", "."), ("", "Kubernetes")],
+)
+def test_what_says_more_than_was_expected_is_no_echo(text: str, expected: str) -> None:
+    assert not is_expected(text, expected)
+
+
+def heard(text: str, seconds: float, avg_logprob: float) -> str:
+    """What is left of the text of live speech, of which nobody knows when somebody speaks in it."""
+    said = msgspec.structs.replace(segment(text, end=seconds), avg_logprob=avg_logprob)
+    result = WindowResult(language="en", language_probability=1.0, segments=(said,))
+    kept = without_phantoms(result, EngineWindow(pcm=bytes(2 * round(seconds * SAMPLE_RATE)))).segments
+    return "".join(one.text for one in kept)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "avg_logprob"),
+    [(" Thank you.", 0.3, -0.85), (" Thank you.", 0.6, -0.9), (" She'll be right back.", 0.36, -0.3)],
+)
+def test_the_beginning_of_a_word_is_no_sentence(text: str, seconds: float, avg_logprob: float) -> None:
+    assert heard(text, seconds, avg_logprob) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "avg_logprob"),
+    [(" Thank you.", 0.6, -0.3), (" Thank you.", 0.9, -0.9), (" No.", 0.4, -1.2), (" Stop!", 0.45, -0.9)],
+)
+def test_a_short_word_stays(text: str, seconds: float, avg_logprob: float) -> None:
+    assert heard(text, seconds, avg_logprob) == text

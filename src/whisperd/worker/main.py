@@ -85,7 +85,11 @@ class _Service:
         try:
             with self._freed_memory.computing():
                 results = self._transcribe(batch, unwanted)
-            return [without_phantoms(*pair) for pair in zip(results, batch.windows, strict=True)]
+            expected = f"{batch.options.hotwords or ''} {batch.options.prompt or ''}"
+            return [
+                without_phantoms(result, window, expected)
+                for result, window in zip(results, batch.windows, strict=True)
+            ]
         except WhisperdError:
             raise
         except Exception as error:

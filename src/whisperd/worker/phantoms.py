@@ -1,8 +1,9 @@
 """What Whisper says where nobody speaks. Pure.
 
 It has learnt from subtitles, and so it thanks for watching, or names who made the subtitles, when it hears
-silence or noise. People say some of that, too: such a text is a phantom only where nothing else says that
-somebody spoke.
+silence or noise, or no more than the beginning of a word. People say some of that, too: such a text is a
+phantom only where nothing else says that somebody spoke, or that it was this. It may also say what it was
+told to expect, its hotwords or its prompt.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from whisperd.worker.coverage import overlap_s, spoken_letters
 from whisperd.worker.protocol import EngineSegment, EngineWindow, SpokenTime, WindowResult
 from whisperd.worker.rules import is_poor
 
-__all__ = ["is_phantom", "is_phantom_phrase", "without_phantoms"]
+__all__ = ["is_expected", "is_phantom", "is_phantom_phrase", "without_phantoms"]
 
 NO_SPEECH_PROBABILITY = 0.6
 """From which on the model itself says that nobody spoke."""
@@ -25,6 +26,12 @@ FASTEST_LETTERS_PER_S = 25.0
 """Nobody speaks faster, so what takes less time than this was not said."""
 NEAR_S = 0.2
 """How far the times of a segment may be off."""
+SHORT_S = 0.8
+"""Live speech that is shorter, with the quiet around it, may be the beginning of a word; who says a phrase
+takes longer, or says it clearly enough."""
+UNSURE_LOGPROB = -0.6
+"""A phrase that is made of such a beginning is less likely than this, as is what was expected where there is
+only noise; what was said is likelier. Measured (docs/benchmarks.md)."""
 
 _PHRASES = frozenset(
     """
@@ -64,18 +71,23 @@ _BEGINNINGS = tuple(
 )
 
 
-def without_phantoms(result: WindowResult, window: EngineWindow) -> WindowResult:
-    """The result without what was made of silence or noise."""
-    kept = tuple(one for one in result.segments if not is_phantom(one, window.spoken))
+def without_phantoms(result: WindowResult, window: EngineWindow, expected: str = "") -> WindowResult:
+    """The result without what was made of silence or noise, or of the beginning of a word.
+
+    `expected` is what the text was said to follow: hotwords and prompt.
+    """
+    kept = tuple(one for one in result.segments if not is_phantom(one, window.spoken, expected))
+    if window.spoken is None and window.duration_s < SHORT_S:
+        kept = _without_made_up(kept, window.duration_s)
     return result if len(kept) == len(result.segments) else msgspec.structs.replace(result, segments=kept)
 
 
-def is_phantom(segment: EngineSegment, spoken: Sequence[SpokenTime] | None) -> bool:
+def is_phantom(segment: EngineSegment, spoken: Sequence[SpokenTime] | None, expected: str = "") -> bool:
     """Whether a segment was made of silence or noise. `spoken` is None where nobody knows.
 
     Where the detector heard nobody at all, which is only computed if all is to be heard, every text is one
     of which the model is not sure either: it says that nobody spoke, or it is a mere guess. So is one
-    without a letter, such as a note for music.
+    without a letter, such as a note for music. What was expected counts as a phrase where it is unsure.
     """
     spoken_s = None
     if spoken is not None:
@@ -86,15 +98,35 @@ def is_phantom(segment: EngineSegment, spoken: Sequence[SpokenTime] | None) -> b
         or not spoken_letters(segment.text)
     ):
         return True
-    if not is_phantom_phrase(segment.text):
+    is_echo = segment.avg_logprob < UNSURE_LOGPROB and is_expected(segment.text, expected)
+    if not (is_echo or is_phantom_phrase(segment.text)):
         return False
     if segment.no_speech_prob > NO_SPEECH_PROBABILITY:
         return True
     return spoken_s is not None and spoken_s < spoken_letters(segment.text) / FASTEST_LETTERS_PER_S
 
 
+def is_expected(text: str, expected: str) -> bool:
+    """Whether a text is nothing but words that were expected, however often."""
+    said = _words(text).split()
+    return bool(said) and set(said) <= set(_words(expected).split())
+
+
 def is_phantom_phrase(text: str) -> bool:
     """Whether all of a text is what is often made of nothing."""
-    letters = "".join(one for one in text.casefold() if one.isalnum() or one.isspace())
-    said = " ".join(letters.split())
+    said = _words(text)
     return said in _PHRASES or said.startswith(_BEGINNINGS)
+
+
+def _without_made_up(segments: tuple[EngineSegment, ...], duration_s: float) -> tuple[EngineSegment, ...]:
+    """What can have been said in a short sound: no more than fits into it, and no phrase that is unsure."""
+    if sum(spoken_letters(one.text) for one in segments) > FASTEST_LETTERS_PER_S * duration_s:
+        return ()
+    return tuple(
+        one for one in segments if one.avg_logprob >= UNSURE_LOGPROB or not is_phantom_phrase(one.text)
+    )
+
+
+def _words(text: str) -> str:
+    """What is said in a text, whatever its punctuation and case."""
+    return " ".join("".join(one for one in text.casefold() if one.isalnum() or one.isspace()).split())
