@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from ggml_models import ggml_model
+from whisperd.audio import media_lock
+from whisperd.natives.bundle import Bundle, write_description
 from whisperd_testing import LIMIT_S, RunningDaemon
 
 
@@ -103,6 +105,17 @@ def test_a_name_that_is_taken(own: RunningDaemon, toy: Callable[..., str]) -> No
     done = own.ctl("models", "import", toy(), "mine", "--json")
     assert (done.status, done.json["error"]["code"]) == (5, "model.exists")
     assert "`whisperctl models import PATH NAME`" in done.json["error"]["fix"]
+
+
+def test_another_bundle_of_the_same_version_is_shown(own: RunningDaemon, tmp_path: Path) -> None:
+    """Such as that of another Python."""
+    selection = Bundle("media", media_lock()).select()
+    for folder in (selection.folder, f"{selection.version}-cp399-01234567"):
+        path = tmp_path / "native" / folder / "media"
+        path.mkdir(parents=True)
+        write_description(path, "media", selection, 0)
+    (row,) = (line.split() for line in own.ctl("natives", "list").out.splitlines() if line[:6] == "media ")
+    assert row[:4] == ["media", "installed", selection.version, selection.version]
 
 
 def test_bundles_that_are_not_installed(own: RunningDaemon) -> None:

@@ -33,17 +33,17 @@ def test_an_input_is_exactly_one_thing(shared: RunningDaemon, tone: Path) -> Non
 def test_paths_that_cannot_be(shared: RunningDaemon) -> None:
     assert submit(shared, path="") == "input.not_absolute"
     assert submit(shared, path="relative.wav") == "input.not_absolute"
-    assert submit(shared, path="/a\0b") == "input.not_absolute"
+    assert submit(shared, path="/a\0b") == "audio.not_found"
     assert submit(shared, path_bytes=b"caf\xe9.wav") == "input.not_absolute"
     assert submit(shared, path_bytes=b"/caf\xe9.wav") == "audio.not_found"
 
 
 def test_uploads_that_cannot_be(shared: RunningDaemon) -> None:
-    assert submit(shared, upload="nobodys") == "rpc.invalid_params"
-    assert submit(shared, upload="../../etc/passwd") == "rpc.invalid_params"
+    assert submit(shared, upload="nobodys") == "upload.unknown"
+    assert submit(shared, upload="../../etc/passwd") == "upload.unknown"
     with shared.connect() as client:
         upload = client.request("uploads.create")["id"]
-        assert submit(shared, upload=upload) == "rpc.invalid_params"  # another connection's
+        assert submit(shared, upload=upload) == "upload.unknown"  # another connection's
         with pytest.raises(WhisperdError) as caught:
             client.request("jobs.submit", input={"upload": upload})
     assert caught.value.code == "audio.empty"

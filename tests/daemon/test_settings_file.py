@@ -37,6 +37,12 @@ def reload(request: pytest.FixtureRequest) -> Callable[[RunningDaemon], None]:
     return {"signal": by_signal, "method": by_method, "command": by_command}[request.param]
 
 
+def test_settings_that_are_not_there_are_not_said_to_be_read(daemon: RunningDaemon) -> None:
+    assert daemon.ctl("daemon", "reload").out.startswith(f"there is no {daemon.config}")
+    daemon.settings("")
+    assert daemon.ctl("daemon", "reload").out == f"the settings were read again from {daemon.config}\n"
+
+
 def test_new_settings_apply(daemon: RunningDaemon, reload: Callable[[RunningDaemon], None]) -> None:
     with RawClient(daemon) as old:
         old.request("daemon.status")  # it is accepted, with the limits of before

@@ -580,7 +580,7 @@ async def test_what_can_be_transcribed(tmp_path: Path) -> None:
         ("empty.wav/below", "audio.not_found"),
         (".", "audio.is_directory"),
         ("empty.wav", "audio.empty"),
-        ("nul\0.wav", "input.not_absolute"),
+        ("nul\0.wav", "audio.not_found"),
         ("x" * 300, "audio.not_readable"),
     ],
 )
@@ -589,6 +589,12 @@ async def test_what_cannot_be_transcribed(tmp_path: Path, name: str, code: str) 
     with pytest.raises(WhisperdError) as raised:
         check_input(f"{tmp_path}/{name}")
     assert raised.value.code == code
+
+
+async def test_a_nul_character_is_called_that() -> None:
+    for path in ("/nul\0.wav", "nul\0.wav"):
+        with pytest.raises(WhisperdError, match="NUL"):
+            check_input(path)
 
 
 async def test_a_relative_path_means_nothing_to_a_daemon() -> None:

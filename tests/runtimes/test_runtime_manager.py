@@ -61,6 +61,7 @@ class House:
         self.now_s = 0.0
         self.prepared: Counter[str] = Counter()
         self.downloading = anyio.Event()
+        self.may_look = opened()
         self.may_download = opened()
         self.download_error: Exception | None = None
         self.has_others = False
@@ -84,6 +85,7 @@ class House:
 
     async def prepare(self, preset: RuntimePreset, on_progress: OnProgress, *_: object) -> Prepared:
         self.prepared[preset.model] += 1
+        await self.may_look.wait()
         self.downloading.set()
         on_progress(Progress(name="toy", done=1, total=4))
         await self.may_download.wait()
@@ -1013,13 +1015,18 @@ async def test_who_comes_while_it_is_unloaded_has_it_loaded_again(
 async def test_a_lease_says_what_it_waits_for(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create()
-        house.may_download, puppets.may_load = anyio.Event(), anyio.Event()
+        house.may_look, house.may_download, puppets.may_load = anyio.Event(), anyio.Event(), anyio.Event()
         with house.manager.lease(runtime) as lease:
             assert lease.waits_for() is None
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(lease.loaded)
+                await house.until(runtime, "downloading")
+                assert lease.waits_for() == "preparing", (
+                    "nothing is downloaded yet, and perhaps nothing will be"
+                )
+                house.may_look.set()
                 await house.downloading.wait()
-                assert lease.waits_for() == "downloading 25 %"
+                assert lease.waits_for() == "downloading toy 25 %"
                 house.may_download.set()
                 await house.until(runtime, "loading")
                 assert lease.waits_for() == "loading"

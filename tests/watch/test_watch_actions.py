@@ -346,6 +346,20 @@ def test_quiet_hours_and_editing(client: Client, inbox: Path) -> None:
     assert client.watch.show(watch["id"])["pending"] == 0
 
 
+def test_a_pause_is_in_the_way_of_no_edit(client: Client, inbox: Path) -> None:
+    watch = client.watch.add(inbox)
+    client.watch.pause(watch["id"])
+    client.watch.resume(watch["id"])
+    after = client.watch.edit(watch["id"], version=watch["version"], options={"language": "de"})
+    assert after["version"] == watch["version"] + 1
+
+
+def test_a_path_with_a_nul_character_is_called_that(client: Client, inbox: Path) -> None:
+    with pytest.raises(WhisperdError, match="NUL") as caught:
+        client.watch.add(inbox, move_to="/done\0", after="move")
+    assert caught.value.code == "watch.invalid"
+
+
 def test_the_kinds_of_file_systems() -> None:
     from whisperd.watch.mounts import is_silent, parse_mounts
 

@@ -50,7 +50,7 @@ class Preparation:
         match status:
             case "downloading":
                 if not self._has_details:
-                    what = event["detail"] or f"downloading {event['name']}"
+                    what = event["detail"] or f"preparing {event['name']}"
                     progress.show(what[:1].upper() + what[1:], event["progress"])
             case "loading":
                 progress.show(f"Loading {event['name']}", event["progress"])

@@ -17,7 +17,13 @@ def check_input(path: str) -> FileStamp:
     Raises `WhisperdError` (`audio.not_found`, `audio.is_directory`, `audio.not_readable`, …) at
     once, so that nobody waits for a model to be loaded to learn of a spelling mistake.
     """
-    if "\0" in path or not os.path.isabs(path):  # noqa: PTH117 - the daemon has no working folder of yours
+    if "\0" in path:
+        raise WhisperdError(
+            "audio.not_found",
+            f"There is no file {path!r}: no name holds a NUL character.",
+            "Check the spelling of its name.",
+        )
+    if not os.path.isabs(path):  # noqa: PTH117 - the daemon has no working folder of yours
         raise WhisperdError(
             "input.not_absolute", f"The path {path!r} is not absolute.", "Send an absolute path."
         )

@@ -80,7 +80,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     status: JobStatus
     detail: str | None
-    """What a queued job waits for, if that is its runtime: `downloading 40 %`, `loading`."""
+    """What a queued job waits for, if that is its runtime: `downloading base 40 %`, `loading`."""
     input: JobInput
     options: JobOptions
     runtime: str

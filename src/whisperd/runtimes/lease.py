@@ -46,13 +46,15 @@ class Lease:
         return self._runtime
 
     def waits_for(self) -> str | None:
-        """What the runtime is doing before it can be used: `downloading 40 %`, `loading`."""
+        """What is done for the runtime before it can be used: `downloading base 40 %`, `loading`."""
         if self._is_over:  # the runtime may be there no more
             return None
         status, progress = self._manager.status(self._runtime), self._runtime.progress
-        if status not in ("downloading", "loading"):
-            return None
-        return status if progress is None else f"{status} {progress:.0f} %"
+        if status != "downloading":
+            return "loading" if status == "loading" else None
+        # That is its status, too, while it is found out that all is there.
+        doing = self._runtime.detail or "preparing"
+        return doing if progress is None else f"{doing} {progress:.0f} %"
 
     def release(self) -> None:
         """Hold it no more. Harmless when it is done already."""

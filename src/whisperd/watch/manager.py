@@ -140,10 +140,11 @@ class WatchManager:
             before = watched.folder.preset
             if version is not None and version != before.version:
                 raise stale(before, version)
-            return await self._save(watched, await self._editor.changed(before, changes))
+            after = await self._editor.changed(before, changes)
+            return await self._save(watched, msgspec.structs.replace(after, version=before.version + 1))
 
     async def set_paused(self, name: str, *, paused: bool) -> WatchPreset:
-        """Begin nothing more in a watch, or go on. What has begun is finished."""
+        """Begin nothing more in a watch, or go on. What has begun is finished. No edit is in its way."""
         async with self._saving:
             watched = self._find(name)
             return await self._save(watched, msgspec.structs.replace(watched.folder.preset, paused=paused))
@@ -211,9 +212,7 @@ class WatchManager:
         raise unknown_file(path)
 
     async def _save(self, watched: Watched, after: WatchPreset) -> WatchPreset:
-        after = msgspec.structs.replace(
-            after, changed=now_rfc3339(), version=watched.folder.preset.version + 1
-        )
+        after = msgspec.structs.replace(after, changed=now_rfc3339())
         await self._store.update(after)
         watched.folder.change(after)
         self._rearrange()

@@ -93,7 +93,9 @@ def _check(preset: WatchPreset) -> None:
         raise invalid("name", problem, "Use a template such as {stem}.{lang}.{ext}.")
     for field in ("path", "output_dir", "move_to"):
         value = getattr(preset, field)
-        if value is not None and (not os.path.isabs(value) or "\0" in value):
+        if value is not None and "\0" in value:
+            raise invalid(field, f"{value!r} holds a NUL character, as no path does.", "Leave it out.")
+        if value is not None and not os.path.isabs(value):
             raise invalid(field, f"{value!r} is not absolute.", "Give an absolute path.")
     if (preset.after == "move") != (preset.move_to is not None):
         raise invalid(

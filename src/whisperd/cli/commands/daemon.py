@@ -170,7 +170,10 @@ def _check_settings(options: argparse.Namespace) -> None:
 def reload(options: argparse.Namespace) -> None:
     with connect_as(options, start=False) as client:
         answer = client.daemon.reload()
-    done = f"the settings were read again from {answer['config']}"
+    file = answer["config"]
+    done = f"the settings were read again from {file}"
+    if not os.path.exists(file):
+        done = f"there is no {file}: the settings have their defaults"
     if waiting := answer["restart_needed"]:
         done += f"; {', '.join(waiting)} will hold after `whisperctl daemon restart`"
     confirm(options, answer, done)

@@ -70,7 +70,7 @@ def list_(options: argparse.Namespace) -> None:
                 one["name"],
                 "installed" if one["current"] else "not installed" if one["usable"] else "not usable",
                 one["current"],
-                ", ".join(version for version in one["installed"] if version != one["current"]) or None,
+                _beside(one),
                 _size(one),
             )
             for one in bundles
@@ -81,6 +81,14 @@ def list_(options: argparse.Namespace) -> None:
             print(f"{one['name']}: {one['reason']}\n  {one['fix']}")
     for problem in problems:
         print(f"{printable(problem['message'])}\n  {printable(problem['fix'])}")
+
+
+def _beside(bundle: dict[str, Any]) -> str | None:
+    """What else is installed of it; of the same version, too, such as for another Python."""
+    others = list(bundle["installed"])
+    if bundle["current"] in others:
+        others.remove(bundle["current"])
+    return ", ".join(others) or None
 
 
 def _size(bundle: dict[str, Any]) -> str | None:

@@ -200,7 +200,8 @@ def edit(options: argparse.Namespace) -> None:
         if {**kept, **job_options} != watch["options"]:
             changes["options"] = {**kept, **job_options}
         # With the version that was read: the options that somebody else has set meanwhile are not undone.
-        watch = client.watch.edit(watch["id"], version=watch["version"], **changes)
+        version = watch["version"] if "options" in changes else None
+        watch = client.watch.edit(watch["id"], version=version, **changes)
     confirm(options, watch, f"the watch of {watch['path']} is changed")
     if watch["done"] and not OF_TEXTS.isdisjoint(changes) and not (options.quiet or options.json):
         say("What is done keeps its texts as they are.")

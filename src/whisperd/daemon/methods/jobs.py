@@ -15,6 +15,7 @@ from anyio.lowlevel import checkpoint
 from whisperd.clock import rfc3339_ago, to_rfc3339
 from whisperd.daemon.call import Call
 from whisperd.daemon.leasing import lease_for_job, lease_for_options
+from whisperd.daemon.methods.uploads import check_owned
 from whisperd.jobs.inputs import check_path
 from whisperd.jobs.intake import MAX_PUSH_BYTES, Intake, IntakeClosed
 from whisperd.jobs.job import Job, JobInput, JobStatus, JobView, Source, Transcript
@@ -323,9 +324,8 @@ async def _source(call: Call, params: SubmitParams) -> Source:
 
 
 def _uploaded(call: Call, upload: str) -> str:
-    """The file of an upload of this connection."""
-    if upload not in call.connection.uploads:
-        raise invalid_params(f"this connection has no upload {upload[:40]!r}")
+    """The file of an upload of this connection. Raises `upload.unknown` and `audio.empty`."""
+    check_owned(call, upload)
     path = call.service.uploads.path(upload)
     if call.service.uploads.size_bytes(upload) == 0:
         raise WhisperdError("audio.empty", "The upload is empty.", "Check that the recording was saved.")

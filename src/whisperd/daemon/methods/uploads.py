@@ -10,7 +10,7 @@ from whisperd.daemon.call import Call
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import NoParams, Params
 
-__all__ = ["METHODS"]
+__all__ = ["METHODS", "check_owned"]
 
 
 class AppendParams(Params, frozen=True):
@@ -42,19 +42,20 @@ async def create(call: Call, params: NoParams) -> dict[str, Any]:
 
 async def append(call: Call, params: AppendParams) -> dict[str, Any]:
     """Add bytes at its end; send the next piece when this is answered."""
-    _check_owned(call, params.id)
+    check_owned(call, params.id)
     return {"size": await anyio.to_thread.run_sync(call.service.uploads.append, params.id, params.data)}
 
 
 async def delete(call: Call, params: UploadParams) -> dict[str, Any]:
     """Give it up."""
-    _check_owned(call, params.id)
+    check_owned(call, params.id)
     call.connection.uploads.discard(params.id)
     await anyio.to_thread.run_sync(call.service.uploads.remove, params.id)
     return {}
 
 
-def _check_owned(call: Call, upload: str) -> None:
+def check_owned(call: Call, upload: str) -> None:
+    """Raise `upload.unknown` if an upload is not one of this connection's."""
     if upload not in call.connection.uploads:
         raise WhisperdError(
             "upload.unknown",
