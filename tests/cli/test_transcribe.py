@@ -356,6 +356,7 @@ def test_options_reach_the_engine(shared: RunningDaemon, tone: str) -> None:
         "hotwords": "h",
         "vad": False,
         "channels": "mix",
+        "track": None,
         "timestamps": "segment",
         "clip": None,
         "priority": "bulk",
