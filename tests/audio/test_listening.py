@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from whisperd.audio import DecodeParams, DecoderOptions, DecoderPool, Listening, Utterance, open_decoder_pool
+from whisperd.audio.follower import Follower, follow
 from whisperd.rpc.errors import WhisperdError
 from whisperd.speech import samples
 from whisperd_testing import LIMIT_S
@@ -43,7 +44,7 @@ async def pool(media_bundle: Path) -> AsyncIterator[DecoderPool]:
         yield pool
 
 
-async def hear(listening: Listening, pcm: bytes) -> list[Utterance]:
+async def hear(listening: Listening | Follower, pcm: bytes) -> list[Utterance]:
     found: list[Utterance] = []
     for first in range(0, len(pcm), SECOND):
         found += (await listening.feed(pcm[first : first + SECOND])).utterances
@@ -110,6 +111,29 @@ async def test_a_process_that_dies_is_an_error(pool: DecoderPool) -> None:
             await hear(listening, bytes(SECOND))
     assert caught.value.code == "decoder.crashed"
     assert "SIGKILL" in caught.value.message
+    assert decoders() == []
+
+
+@posix
+@pytest.mark.parametrize("seconds", [1, 7])
+async def test_where_a_process_is_killed_another_one_hears_what_was_not_over(
+    pool: DecoderPool, seconds: int
+) -> None:
+    (sample,) = (one for one in samples() if one.name == "jfk")
+    async with follow(pool) as undisturbed:
+        expected = [*await hear(undisturbed, sample.pcm), *(await undisturbed.end()).utterances]
+    async with follow(pool) as follower:
+        found = await hear(follower, sample.pcm[: seconds * SECOND])
+        (process,) = decoders()
+        process.kill()
+        found += await hear(follower, sample.pcm[seconds * SECOND :])
+        last = await follower.end()
+    found += last.utterances
+    finals, wanted = ([one for one in each if one.is_final] for each in (found, expected))
+    assert last.position == pytest.approx(sample.duration_s)
+    for one, other in zip(finals, wanted, strict=True):
+        assert (one.start, one.end) == pytest.approx((other.start, other.end), abs=0.1)
+        assert one.pcm == sample.pcm[2 * round(one.start * 16_000) : 2 * round(one.end * 16_000)]
     assert decoders() == []
 
 

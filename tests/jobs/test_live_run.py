@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -34,6 +35,11 @@ def said(start: float, end: float, is_final: bool = True, *, is_likely_final: bo
     return Utterance(start=start, end=end, is_final=is_final, is_likely_final=is_likely_final, pcm=pcm)
 
 
+def killed() -> WhisperdError:
+    """What a decoder ends with that somebody else has ended."""
+    return WhisperdError("decoder.crashed", "It broke.", "Mend it.", {"status": -signal.SIGKILL})
+
+
 class Listener:
     """Hears what the test says, whatever is fed to it. Stands for a `DecoderPool` and a `Listening`."""
 
@@ -44,26 +50,36 @@ class Listener:
         """What is heard each time, by its number, besides."""
         self.fed = 0
         self.asked_for_partials: list[bool] = []
-        self.open = 0
+        self.open = self.begun = 0
+        self.heard_bytes: list[int] = []
         self.error: WhisperdError | None = None
+        """Raised, once if another process is to go on."""
+        self.error_at_the_end: WhisperdError | None = None
 
     @asynccontextmanager
     async def listen(self) -> AsyncIterator[Listener]:
         self.open += 1
+        self.begun += 1
         try:
             yield self
         finally:
             self.open -= 1
 
     async def feed(self, pcm: bytes, *, partials: bool) -> Heard:
+        self.heard_bytes.append(len(pcm))
         if self.error is not None:
-            raise self.error
+            error = self.error
+            self.error = None if error.data else error
+            raise error
         self.asked_for_partials.append(partials)
         heard, self.next = (*self.next, *self.each(self.fed)), ()
         self.fed += 1
         return Heard(position=float(self.fed), utterances=heard)
 
     async def end(self) -> Heard:
+        if self.error_at_the_end is not None:
+            error, self.error_at_the_end = self.error_at_the_end, None
+            raise error
         return Heard(position=float(self.fed), utterances=self.last)
 
 
@@ -154,10 +170,10 @@ class Stage:
                 await done.wait()
             tasks.cancel_scope.cancel()
 
-    async def hear(self, *utterances: Utterance) -> None:
+    async def hear(self, *utterances: Utterance, pcm: bytes = b"\0\0") -> None:
         """Have these heard, and all done that can be done."""
         self.listener.next = utterances
-        await self.intake.push(b"\0\0")
+        await self.intake.push(pcm)
         await anyio.wait_all_tasks_blocked()
 
     def partials(self) -> list[tuple[str, str]]:
@@ -388,6 +404,41 @@ async def test_an_error_of_the_decoder_ends_it() -> None:
         stage.listener.error = an_error("decoder.crashed")
         await stage.hear()
     assert stage.error is not None and stage.error.code == "decoder.crashed"
+
+
+async def test_where_somebody_kills_the_decoder_another_one_goes_on() -> None:
+    """It hears what was not over yet, and its times go on from there."""
+    stage = Stage(last=[said(2.0, 3.0)])
+    async with stage.run():
+        await stage.hear(said(0.0, 0.5), pcm=bytes(FEED_BYTES))
+        await stage.hear(pcm=bytes(FEED_BYTES))
+        stage.listener.error, stage.listener.fed = killed(), 0  # the next one counts anew
+        await stage.hear(said(0.5, 1.0), pcm=bytes(FEED_BYTES))
+    assert stage.error is None and stage.transcript is not None
+    heard = [FEED_BYTES, FEED_BYTES, FEED_BYTES, 3 * FEED_BYTES - FEED_BYTES // 2]
+    assert stage.listener.heard_bytes == heard, "but for what was over"
+    assert [(one.start, one.end) for one in stage.transcript.segments] == [(0.0, 0.5), (1.0, 1.5), (2.5, 3.5)]
+    assert stage.listener.begun == 2 and stage.listener.open == 0
+
+
+async def test_a_decoder_that_is_killed_twice_ends_it() -> None:
+    stage = Stage()
+    async with stage.run():
+        stage.listener.error = killed()
+        await stage.hear()
+        stage.listener.error = killed()
+        await stage.hear()
+    assert stage.error is not None and stage.error.code == "decoder.crashed"
+    assert stage.listener.begun == 2 and stage.listener.open == 0
+
+
+async def test_a_decoder_that_is_killed_at_the_end_costs_no_words() -> None:
+    stage = Stage(last=[said(0.5, 1.0)])
+    async with stage.run():
+        await stage.hear()
+        stage.listener.error_at_the_end = killed()
+    assert stage.transcript is not None and stage.transcript.text == "0.5"
+    assert stage.listener.heard_bytes == [2, 2]
 
 
 def test_a_sigh_does_not_outvote_a_sentence() -> None:

@@ -17,6 +17,7 @@ import msgspec
 from anyio.abc import TaskGroup
 
 from whisperd.audio import SAMPLE_RATE, DecoderPool, Utterance, WindowAudio
+from whisperd.audio.follower import follow
 from whisperd.clock import now_rfc3339
 from whisperd.jobs.agreement import Agreement
 from whisperd.jobs.batching import Parcel
@@ -104,7 +105,7 @@ class LiveRun:
         """Do it, until the intake is finished. Raises `WhisperdError`."""
         self._dispatcher.add_job(self._job.id, "interactive")
         try:
-            async with decoders.listen() as listening, open_task_group() as tasks:
+            async with follow(decoders) as listening, open_task_group() as tasks:
                 self._started()
                 while pcm := await self._intake.take(FEED_BYTES):
                     heard = await listening.feed(pcm, partials=self._may_guess)
