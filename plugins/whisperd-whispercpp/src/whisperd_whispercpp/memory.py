@@ -22,8 +22,8 @@ _WEIGHT_BYTES: Final = {
 }
 """For each parameter, by compute type and by the precision of a file; some stay in a higher precision."""
 _PROCESS_BYTES: Final = 55 * _MB
-_REPLICA_BYTES: Final = 135 * _MB
-_REPLICA_BYTES_PER_PARAMETER: Final = 1.35
+_REPLICA_BYTES: Final = 215 * _MB
+_REPLICA_BYTES_PER_PARAMETER: Final = 1.28
 
 
 def need_bytes(
