@@ -82,7 +82,7 @@ def small_daemon(folder: Path, **env: str) -> Iterator[RunningDaemon]:
 class TestWarnings:
     def test_a_script_is_told_and_goes_on(self, small: RunningDaemon) -> None:
         done = small.ctl("models", "pull", "large-v3")
-        assert "large-v3 needs about 2.53 GB of memory, and this computer has 1.60 GB." in done.err
+        assert "large-v3 needs about 5.08 GB of memory, and this computer has 1.60 GB." in done.err
         assert "Take small, the largest that fits" in done.err
         assert "[y/N]" not in done.err
         assert "downloads are forbidden" in done.err  # so it went on
@@ -105,11 +105,11 @@ class TestWarnings:
             assert tiny["to_download"] == {"model": "tiny", "size": client.models.show("tiny")["size"]}
 
     def test_importing_one_says_it(self, tmp_path: Path, toy: Callable[..., str]) -> None:
-        with small_daemon(tmp_path, MEMORY="200_000_000") as tiny:
+        with small_daemon(tmp_path, MEMORY="150_000_000") as tiny:
             said = tiny.ctl("models", "import", toy(), "mine")
             assert said.status == 0 and said.out.startswith("mine is installed")
             assert (
-                "The model mine needs about 208.0 MB of memory, and this computer has 200.0 MB." in said.err
+                "The model mine needs about 130.0 MB of memory, and this computer has 150.0 MB." in said.err
             )
             told = tiny.ctl("models", "import", toy(), "yours", "--json")
             assert told.err == "" and [one["code"] for one in told.json["warnings"]] == ["model.too_large"]
@@ -146,7 +146,7 @@ class TestWarnings:
         with small.connect() as client, pytest.raises(WhisperdError) as caught:
             client.transcribe(__file__, model="large-v3")
         assert caught.value.code == "memory.not_enough"
-        assert "large-v3 needs about 2.53 GB of memory" in caught.value.message
+        assert "large-v3 needs about 5.08 GB of memory" in caught.value.message
         assert "Take small" in caught.value.fix
 
     def test_without_a_model_it_is_the_recommended_one(self, small: RunningDaemon) -> None:
@@ -164,8 +164,8 @@ class TestAtATerminal:
     ) -> None:
         for much, command in (
             ("3.1 GB", ["models", "pull", "large-v3"]),
-            ("1.5 GB", ["runtimes", "create", f"asked {number}", "--model", "medium", "--default"]),
-            ("1.5 GB", ["transcribe", "--model", "medium", __file__]),
+            ("1.6 GB", ["runtimes", "create", f"asked {number}", "--model", "turbo", "--default"]),
+            ("1.6 GB", ["transcribe", "--model", "turbo", __file__]),
         ):
             terminal = Terminal(small, 100, *command, with_stdin=True)
             terminal.read_until(f"Download {much} all the same? [y/N] ")
@@ -182,7 +182,7 @@ class TestAtATerminal:
             terminal = Terminal(small, 100, *command, with_stdin=True)
             assert terminal.finish() == 1
             assert "[y/N]" not in terminal.written
-            assert terminal.written.count("large-v3 needs about 2.53 GB") == 1
+            assert terminal.written.count("large-v3 needs about 5.08 GB") == 1
 
     def test_one_who_says_yes_gets_it(self, small: RunningDaemon) -> None:
         terminal = Terminal(small, 100, "models", "pull", "large-v3", with_stdin=True)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from whisperd.clock import now_rfc3339
 from whisperd.hardware import Gpu, Gpus, Memory
 from whisperd.models import ModelStore
+from whisperd.models.memory import need_bytes
 from whisperd.plugins import Backend, Variant
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes import Runtime, RuntimePreset
@@ -132,6 +133,15 @@ async def test_a_model_that_is_loaded_as_it_is_needs_more_meanwhile(
     prepared = Prepared(backend, CPU, None, Path.cwd(), is_unconverted=is_unconverted)
     await house.room.make(house, newcomer, prepared, params)
     assert newcomer.needs == {None: need}
+
+
+@pytest.mark.anyio
+async def test_a_small_decoder_is_known_by_the_name_of_the_model(tmp_path: Path) -> None:
+    house, newcomer = make_house(tmp_path, 8000 * MB), runtime("new", model="large-v3-turbo")
+    params = LoadParams(model_path="", device="cpu", compute_type="int8")
+    prepared = Prepared(Backend(name="toy", engine="", variants=(CPU,)), CPU, None, Path.cwd())
+    await house.room.make(house, newcomer, prepared, params)
+    assert newcomer.needs[None] < need_bytes(809 * MB) / 2
 
 
 @pytest.mark.anyio

@@ -78,6 +78,8 @@ class CatalogueModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """The commit on the hub that the hashes are of."""
     aliases: tuple[str, ...] = ()
     parameters_millions: float
+    decoder_share: float = 1.0
+    """How many layers its decoder has for each of the encoder's."""
     english_only: bool = False
     languages: tuple[str, ...] = ()
     extra_languages: tuple[str, ...] = ()
@@ -108,6 +110,7 @@ class CatalogueModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             batch_size=batch_size,
             replicas=replicas,
             device=device,
+            decoder_share=self.decoder_share,
         )
 
 

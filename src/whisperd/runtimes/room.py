@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import anyio
@@ -86,9 +87,7 @@ class Room:
         Its `needs` are set. Raises `memory.not_enough` and `memory.gpu_not_enough`, with the largest
         model that would fit.
         """
-        batch_size = runtime.batch_size
-        parameters = await self._models.parameters(runtime.preset.model)
-        needs = _needs(params, batch_size, parameters, prepared)
+        needs = await self._needs(runtime.preset.model, prepared, params, runtime.batch_size)
         async with self._turn:
             while True:
                 places = await self._places(runtime.preset, needs)
@@ -110,14 +109,35 @@ class Room:
         self, tenants: Tenants, preset: RuntimePreset, prepared: Prepared, params: LoadParams, batch_size: int
     ) -> None:
         """Raise `memory.not_enough` or `memory.gpu_not_enough` if a worker has no room as things are."""
-        parameters = await self._models.parameters(preset.model)
-        needs = _needs(params, batch_size, parameters, prepared)
+        needs = await self._needs(preset.model, prepared, params, batch_size)
         occupants = [Occupant(one, one.needs, is_idle=False) for one in tenants.occupants()]
         free = free_in(await self._places(preset, needs), self._limit(), occupants)
         for place, need in needs.items():
             if need > free.get(place, 0):
                 tell = not_enough_memory if place is None else gpu_not_enough_memory
                 raise tell(prepared.variant.name, need, max(0, free.get(place, 0)), None)
+
+    async def _needs(
+        self, model: str, prepared: Prepared, params: LoadParams, batch_size: int
+    ) -> dict[Place, int]:
+        """The most that it takes, by place."""
+        parameters = await self._models.parameters(model)
+        known = self._models.catalogue.find(model)
+        usual = partial(need_bytes, decoder_share=known.decoder_share if known else 1.0)
+        estimate = prepared.backend.need_bytes or usual
+        stored = prepared.precision or params.compute_type
+
+        def need(device: str, replicas: int) -> int:
+            return estimate(parameters, stored, batch_size=batch_size, replicas=replicas, device=device)
+
+        loading = loading_bytes(parameters, params.compute_type)
+        if params.device == "cpu":
+            most = need("cpu", params.replicas)
+            return {None: max(most, loading) if prepared.is_unconverted else most}
+        on_gpus: dict[Place, int] = {
+            index: need(params.device, _replicas_on(params, index)) for index in params.device_index
+        }
+        return {None: loading, **on_gpus}
 
     async def _places(self, preset: RuntimePreset, needs: Memories) -> dict[Place, int]:
         """What is free now in the places that matter."""
@@ -194,21 +214,3 @@ def _gives_back(one: Occupant, place: Place) -> int:
 
 def _replicas_on(params: LoadParams, place: Place) -> int:
     return params.replicas if place is None else max(1, params.replicas // len(params.device_index))
-
-
-def _needs(params: LoadParams, batch_size: int, parameters: float, prepared: Prepared) -> dict[Place, int]:
-    """The most that it takes, by place."""
-    estimate = prepared.backend.need_bytes or need_bytes
-    stored = prepared.precision or params.compute_type
-
-    def need(device: str, replicas: int) -> int:
-        return estimate(parameters, stored, batch_size=batch_size, replicas=replicas, device=device)
-
-    loading = loading_bytes(parameters, params.compute_type)
-    if params.device == "cpu":
-        most = need("cpu", params.replicas)
-        return {None: max(most, loading) if prepared.is_unconverted else most}
-    on_gpus: dict[Place, int] = {
-        index: need(params.device, _replicas_on(params, index)) for index in params.device_index
-    }
-    return {None: loading, **on_gpus}
