@@ -99,7 +99,7 @@ async def refusal(pool: DecoderPool, path: Path | str, **options: object) -> Whi
     return caught.value
 
 
-KENNEDY = (0.1, 10.7)
+KENNEDY = (0.07, 10.7)
 """When the president speaks in the 11 seconds."""
 
 

@@ -11,7 +11,8 @@ FRAMES_PER_S = SAMPLE_RATE / FRAME_SAMPLES
 
 def detect(probabilities: list[float], levels: list[float] | None = None) -> list[Span]:
     detector, spans = SpeechDetector(), []
-    for probability, level in zip(probabilities, levels or [1.0] * len(probabilities), strict=True):
+    levels = levels or [1.0 if probability >= 0.3 else 0.0 for probability in probabilities]
+    for probability, level in zip(probabilities, levels, strict=True):
         spans += detector.feed(probability, level)
     return spans + list(detector.finish(len(probabilities) * FRAME_SAMPLES))
 
@@ -49,6 +50,27 @@ def test_speech_without_a_pause_is_split_where_it_is_quietest() -> None:
     assert second.pause == 0
 
 
+def test_sound_at_the_beginning_that_goes_on_into_speech_belongs_to_it() -> None:
+    levels = [0.0] * 3 + [0.7] * 6 + [0.1] * 5 + [0.7] * 4 + [1.0] * 20
+    assert frames(detect([0.2] * 18 + [0.9] * 20, levels)) == [(3, 38, 18)]
+    levels[8] = 0.1
+    assert frames(detect([0.2] * 18 + [0.9] * 20, levels)) == [(14, 38, 18)], "a gap"
+
+
+def test_after_a_long_pause_too_but_half_of_it_stays() -> None:
+    after = [0.9] * 20 + [0.1] * 40 + [0.9] * 20
+    assert frames(detect(after, [1.0] * 20 + [0.0] * 35 + [0.5] * 25)) == [(0, 20, 0), (55, 80, 40)]
+    assert frames(detect(after, [1.0] * 80)) == [(0, 20, 0), (40, 80, 40)]
+
+
+def test_a_short_pause_is_none_of_the_speech_behind_it() -> None:
+    assert frames(detect([0.9] * 20 + [0.1] * 20 + [0.9] * 20, [1.0] * 60)) == [(0, 20, 0), (40, 60, 20)]
+
+
+def test_a_click_in_noise_is_no_speech() -> None:
+    assert detect([0.1] * 20 + [0.9] + [0.1] * 20, [1.0] * 41) == []
+
+
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=600))
 def test_spans_are_in_order_bounded_and_hold_all_speech(fed: list[tuple[float, float]]) -> None:
     options = SpeechOptions()
@@ -64,7 +86,8 @@ def test_spans_are_in_order_bounded_and_hold_all_speech(fed: list[tuple[float, f
     ends = [0, *(span.end for span in spans)]
     for before, span in zip(ends, spans, strict=False):
         assert before <= span.start < span.end <= total
-        assert span.pause == 0 or span.pause == span.start - before
+        assert span.pause == 0 or span.start - before <= span.pause
+        assert span.start - before >= span.pause // 2 or before == 0, "half of a pause stays one"
         assert span.end - span.start <= (options.split_s + 0.2) * SAMPLE_RATE
     spoken = {index for index, (probability, _) in enumerate(fed) if probability >= options.threshold}
     held = {

@@ -90,13 +90,14 @@ class SpeechFinder:
             channel=self._channel,
             position=position,
             spans=pack(spans),
-            memory=self._activity.memory,
+            memory=self._detector.memory + self._activity.memory,
         )
 
     def _go_on(self, known: KnownSpeech) -> None:
         """From here on nobody has listened yet."""
-        self._activity.recall(known.memory)
-        self._detector.go_on(known.position, known.speech_end)
+        of_detector = len(self._detector.memory)
+        self._activity.recall(known.memory[of_detector:])
+        self._detector.go_on(known.position, known.speech_end, known.memory[:of_detector])
         self._told, self._known = known.position, None
 
     def _listen(self, heard: Iterable[tuple[float, float]]) -> Iterator[Span]:

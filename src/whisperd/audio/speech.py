@@ -1,12 +1,18 @@
 """From speech probabilities to spans of speech. Pure: numbers in, spans out, frame by frame.
 
+A network that has heard nothing yet, or silence for a while, is late: of a recording that begins with a word
+it misses that word. So the sound that goes on into speech belongs to it (measured, docs/benchmarks.md).
+
 All positions are samples at 16 kHz from the beginning of the audio.
 """
 
 from __future__ import annotations
 
+import struct
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from whisperd.audio.messages import SAMPLE_RATE
 
@@ -14,6 +20,16 @@ __all__ = ["FRAME_SAMPLES", "EverythingSpoken", "Span", "SpeechDetector", "Speec
 
 FRAME_SAMPLES = 512
 """One probability stands for so many samples: 32 ms."""
+
+_LEAD_FRAMES: Final = 32
+"""The most that can go before a frame that is speech, and belong to it."""
+_LEAD_LEVEL: Final = 0.3
+"""How loud it is at least, measured by that frame."""
+_LEAD_GAP_FRAMES: Final = 5
+"""Quieter frames within it, in a row: a consonant that closes the mouth."""
+_LEAD_PAUSE: Final = SAMPLE_RATE
+"""After a shorter pause the network is not late."""
+_LEVELS: Final = struct.Struct(f"<{_LEAD_FRAMES}f")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +39,8 @@ class Span:
     start: int
     end: int
     pause: int
-    """Samples of quiet before it: the more, the better a place to cut. 0 where a long span was split."""
+    """Samples before it in which nobody was heard: the more, the better a place to cut. 0 where a long span
+    was split. Some of them belong to it where their sound goes on into it."""
     goes_on: bool = False
     """Whether somebody speaks on right behind it: a long span was split, and the next one is the rest."""
 
@@ -56,11 +73,13 @@ class SpeechDetector:
         self._split = int(options.split_s * SAMPLE_RATE)
         self._position = 0
         self._start: int | None = None  # of the span that is open
+        self._heard = 0  # where the network began to hear it
         self._pause = 0  # before the span that is open
         self._joined = False  # to the span before it, which was split off
         self._silence: int | None = None  # where the quiet at the end of the open span began
         self._last_end = 0
         self._levels: list[float] = []  # loudness of each frame of the open span
+        self._before = deque([0.0] * _LEAD_FRAMES, _LEAD_FRAMES)  # and of the last ones of all
 
     @property
     def position(self) -> int:
@@ -70,26 +89,36 @@ class SpeechDetector:
     @property
     def settled(self) -> int:
         """No span that is still to come begins before this sample."""
-        return self._position if self._start is None else self._start
+        if self._start is None:
+            return max(self._last_end, self._position - _LEAD_FRAMES * FRAME_SAMPLES)
+        return self._start
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nobody speaks: then where it is, and where speech ended last, is all that it knows."""
+        """Whether nobody speaks: then where it is, where speech ended last, and `memory` is all it knows."""
         return self._start is None
 
-    def go_on(self, position: int, speech_end: int) -> None:
+    @property
+    def memory(self) -> bytes:
+        """How loud it was of late, where nobody speaks; of 32-bit floats nothing is lost."""
+        return _LEVELS.pack(*self._before)
+
+    def go_on(self, position: int, speech_end: int, memory: bytes) -> None:
         """Be as if it had listened so far, where nobody speaks, and speech had ended there last."""
         self._position, self._last_end = position, speech_end
+        self._before.extend(_LEVELS.unpack(memory))
 
     def feed(self, probability: float, level: float) -> Iterator[Span]:
         """Take the next frame: how likely it is speech, and how loud it is (any scale)."""
         position = self._position
         self._position += FRAME_SAMPLES
+        if self._start is None and probability >= self._threshold:
+            self._heard, self._pause = position, position - self._last_end
+            self._joined, self._levels = False, self._lead(level)
+            self._start = position - len(self._levels) * FRAME_SAMPLES
+        self._before.append(level)
         if self._start is None:
-            if probability < self._threshold:
-                return
-            self._start, self._pause = position, position - self._last_end
-            self._joined, self._levels = False, []
+            return
         self._levels.append(level)
         if probability >= self._threshold:
             self._silence = None
@@ -105,9 +134,25 @@ class SpeechDetector:
         if self._start is not None:
             yield from self._close(total if self._silence is None else min(self._silence, total))
 
+    def _lead(self, level: float) -> list[float]:
+        """The levels of the frames that go before one of this level, which is speech, and belong to it."""
+        if self._last_end == 0:
+            room = self._heard
+        elif self._pause >= _LEAD_PAUSE:  # half of it stays: there is the cut
+            room = self._pause // 2
+        else:
+            room = 0
+        length = 0
+        for place, before in enumerate(reversed(self._before), 1):
+            if place * FRAME_SAMPLES > room or place - length > _LEAD_GAP_FRAMES + 1:
+                break
+            if before > level * _LEAD_LEVEL:
+                length = place
+        return list(self._before)[_LEAD_FRAMES - length :]
+
     def _close(self, end: int) -> Iterator[Span]:
         assert self._start is not None
-        if self._joined or end - self._start >= self._min_speech:
+        if self._joined or end - self._heard >= self._min_speech:
             yield Span(self._start, end, self._pause)
             self._last_end = end
         self._start = self._silence = None

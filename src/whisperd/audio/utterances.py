@@ -69,7 +69,7 @@ class UtteranceCutter:
         """Take the next frame: how likely it is speech, and how loud it is (any scale)."""
         self._spans += self._detector.feed(probability, level)
         position = self._detector.position
-        is_silent = self._detector.settled == position
+        is_silent = self._detector.is_quiet
         if self._spans and is_silent and position - self._spans[-1].end >= self._end_silence:
             yield from self._finish(len(self._spans), position)
             return
@@ -103,8 +103,8 @@ class UtteranceCutter:
     def _finish(self, count: int, position: int) -> Iterator[Piece]:
         done, self._spans = self._spans[:count], self._spans[count:]
         # What follows may still be spoken; then it is as good as a span.
-        following = self._spans[0].start if self._spans else min(self._detector.settled, position)
-        is_silent = following == position
+        is_silent = not self._spans and self._detector.is_quiet
+        following = self._spans[0].start if self._spans else self._detector.settled
         end = min(done[-1].end + self._pad, position if is_silent else (done[-1].end + following) // 2)
         start = max(done[0].start - self._pad, self._floor)
         self._floor, self._shown = end, 0
