@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from whisperd.audio.finder import TELL_EVERY, SpeechFinder
 from whisperd.audio.found import KnownSpeech, merge, pack, unpack
 from whisperd.audio.messages import Found
-from whisperd.audio.speech import FRAME_SAMPLES, Span
+from whisperd.audio.speech import FRAME_SAMPLES, LEAD_SAMPLES, Span
 
 FRAMES_PER_CALL = 64
 CALL_SAMPLES = FRAMES_PER_CALL * FRAME_SAMPLES
@@ -54,7 +54,7 @@ class FakeActivity:
         # Speech and pauses of some tenths of a second to some seconds.
         stretch = random.Random(f"{self._seed} {self._frames // 20}").random()
         self._frames += 1
-        return (0.9 if stretch < 0.7 else 0.1), stretch
+        return (0.9 if stretch < 0.7 else 0.1), round(stretch * 256) / 256
 
 
 def run(
@@ -103,6 +103,30 @@ def test_the_same_speech_is_found_after_an_interruption(
     )
     if max(block, other_block) <= CALL_SAMPLES:  # then each is asked after every call
         assert told_later == told[interrupted_after:]
+
+
+def test_sound_goes_on_into_speech_from_what_was_heard_before() -> None:
+    told: list[Found] = []
+
+    class Speech(FakeActivity):
+        def _next(self) -> tuple[float, float]:
+            self._frames += 1
+            return (0.9 if self._frames > 640 else 0.1), 1.0
+
+    def spans_of(block: int, known: KnownSpeech | None = None) -> list[Span]:
+        finder, spans, settled = SpeechFinder(Speech(0), 0, 0, known), [], 0
+        for first in range(0, 900 * FRAME_SAMPLES, block):
+            new = [*finder.feed(range(first, min(first + block, 900 * FRAME_SAMPLES)))]
+            assert all(span.start >= settled for span in new)
+            settled = finder.settled
+            told.extend(filter(None, [finder.found()]))
+            spans += new
+        return [*spans, *finder.finish()]
+
+    whole = spans_of(CALL_SAMPLES)
+    assert told[-1].position == 640 * FRAME_SAMPLES
+    assert whole[0].start == 640 * FRAME_SAMPLES - LEAD_SAMPLES
+    assert spans_of(640 * FRAME_SAMPLES - 10, KnownSpeech(told[-1])) == whole
 
 
 def test_a_recording_that_is_shorter_than_it_was_does_no_harm() -> None:

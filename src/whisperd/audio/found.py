@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from whisperd.audio.messages import Found
-from whisperd.audio.speech import Span
+from whisperd.audio.speech import LEAD_SAMPLES, Span
 
 __all__ = ["KnownSpeech", "merge", "pack", "unpack"]
 
@@ -39,8 +39,9 @@ class KnownSpeech:
 
     def settled(self, position: int) -> int:
         """No span that is still to come begins before this sample, which is not behind `position`."""
-        next_start = self._spans[0].start if self._spans else self.position
-        return min(position, next_start)
+        if self._spans:
+            return min(position, self._spans[0].start)
+        return min(position, max(self.speech_end, self.position - LEAD_SAMPLES))
 
 
 def pack(spans: Iterable[Span]) -> bytes:

@@ -16,12 +16,13 @@ from typing import Final
 
 from whisperd.audio.messages import SAMPLE_RATE
 
-__all__ = ["FRAME_SAMPLES", "EverythingSpoken", "Span", "SpeechDetector", "SpeechOptions"]
+__all__ = ["FRAME_SAMPLES", "LEAD_SAMPLES", "EverythingSpoken", "Span", "SpeechDetector", "SpeechOptions"]
 
 FRAME_SAMPLES = 512
 """One probability stands for so many samples: 32 ms."""
 
 _LEAD_FRAMES: Final = 32
+LEAD_SAMPLES: Final = _LEAD_FRAMES * FRAME_SAMPLES
 """The most that can go before a frame that is speech, and belong to it."""
 _LEAD_LEVEL: Final = 0.3
 """How loud it is at least, measured by that frame."""
@@ -90,7 +91,7 @@ class SpeechDetector:
     def settled(self) -> int:
         """No span that is still to come begins before this sample."""
         if self._start is None:
-            return max(self._last_end, self._position - _LEAD_FRAMES * FRAME_SAMPLES)
+            return max(self._last_end, self._position - LEAD_SAMPLES)
         return self._start
 
     @property
