@@ -386,6 +386,23 @@ async def test_a_worker_that_is_killed_while_the_system_counts(
 
 
 @posix_only
+@pytest.mark.parametrize(("name", "code"), [("SIGKILL", "memory.not_enough"), ("SIGSEGV", None)])
+async def test_the_memory_of_a_dead_worker_takes_long_to_free(
+    toy: Callable[..., str], monkeypatch: pytest.MonkeyPatch, name: str, code: str | None
+) -> None:
+    """The system closes its pipes first: it is not gone yet when nobody waits for it any more."""
+    monkeypatch.setattr("whisperd.worker.process.DEATH_TIMEOUT_S", 0)
+    monkeypatch.setattr("whisperd.worker.process.count_kills", lambda: 4)
+    async with worker_for(toy(load_memory=2**27)) as worker:
+        monkeypatch.setattr("whisperd.worker.process.count_kills", lambda: 5)
+        os.kill(worker.pid, signal.Signals[name])
+        await worker.died.wait()
+        death = await worker.cause_of_death()
+        assert death.how == f"signal {name}"
+        assert (death.fault.code if death.fault else None) == code
+
+
+@posix_only
 async def test_a_worker_that_was_stuck_did_not_run_out_of_memory(
     toy: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,9 +40,10 @@ LAST_WORDS_LENGTH: Final = 4000
 """Characters of standard error that are kept, to be shown if the process dies."""
 UNEXPECTED: Final = "process.failed"
 """An exception that the engine did not mean to raise; its traceback is on standard error."""
-KILLED: Final = "signal SIGKILL"
+KILLED: Final = "signal SIGKILL" if os.name == "posix" else "exit status 1"
+HUNG_UP: Final = "it closed its connection"
 DEATH_TIMEOUT_S: Final = 2.0
-"""A process that closed its connection has this long to end."""
+"""A process that closed its connection has this long to end, then it is killed."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class Worker:
         self._params = params
         self._patience = patience
         self._killed_because: str | None = None
+        self._killed_after_closing = False
         self._batch_ids = count()
         self._kills_before = count_kills()
         """By the out-of-memory killer, when this was last known to be alive."""
@@ -179,17 +181,32 @@ class Worker:
         with anyio.move_on_after(DEATH_TIMEOUT_S):
             await self._process.wait()
             await self._stderr.ended.wait()
-        how = self._killed_because or how_it_ended(self._process.returncode) or "it closed its connection"
+        if self._process.returncode is None:
+            # If it is dying, it still ends as it would have: the system closes the pipes of a process before
+            # it has all its memory back, which may take seconds.
+            self._killed_after_closing = True
+            kill(self._process)
+            await self._process.wait()
+        how = self._killed_because or self._how_it_ended()
         return WorkerDied(how, self._stderr.text, self._fault(how))
+
+    def _how_it_ended(self) -> str:
+        how = how_it_ended(self._process.returncode) or HUNG_UP
+        by_us = self._killed_after_closing and how == KILLED and not self._system_has_killed()
+        return HUNG_UP if by_us else how
 
     def _fault(self, how: str) -> WhisperdError | None:
         """Why it ended, if that can be known."""
         if self._killed_because is not None:
             return None
-        kills = count_kills()
-        if how == KILLED and None not in (kills, self._kills_before) and kills != self._kills_before:
+        if how == KILLED and self._system_has_killed():
             return killed_for_memory(how, self._params)
         return explain_death(how, self._stderr.since_answer, self._params)
+
+    def _system_has_killed(self) -> bool:
+        """For want of memory, since it was last known to be alive."""
+        kills = count_kills()
+        return None not in (kills, self._kills_before) and kills != self._kills_before
 
     @asynccontextmanager
     async def _killed_after(self, timeout_s: float) -> AsyncIterator[None]:
