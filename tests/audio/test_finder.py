@@ -51,10 +51,11 @@ class FakeActivity:
             yield self._next()
 
     def _next(self) -> tuple[float, float]:
-        # Speech and pauses of some tenths of a second to some seconds.
+        # Speech and pauses of some tenths of a second to some seconds, and clicks.
         stretch = random.Random(f"{self._seed} {self._frames // 20}").random()
+        is_click = stretch > 0.9 and self._frames % 20 == 7
         self._frames += 1
-        return (0.9 if stretch < 0.7 else 0.1), round(stretch * 256) / 256
+        return (0.9 if stretch < 0.7 or is_click else 0.1), round(stretch * 256) / 256
 
 
 def run(
@@ -69,7 +70,7 @@ def run(
     for first in range(0, total, block):
         new = list(finder.feed(range(first, min(first + block, total))))
         assert all(span.start >= settled for span in new), "it was said that none begins before"
-        settled = finder.settled
+        settled = max(settled, finder.settled)
         assert settled <= first + block
         spans += new
         if (found := finder.found()) is not None:

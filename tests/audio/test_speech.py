@@ -71,13 +71,22 @@ def test_a_click_in_noise_is_no_speech() -> None:
     assert detect([0.1] * 20 + [0.9] + [0.1] * 20, [1.0] * 41) == []
 
 
+def test_what_was_settled_by_a_click_is_not_taken_back() -> None:
+    detector, settled = SpeechDetector(), 0
+    fed = [(0.1, 0.1)] * 40 + [(0.9, 1.0)] + [(0.1, 0.1)] * 20 + [(0.9, 0.2)] * 20 + [(0.1, 0.0)] * 10
+    for probability, level in fed:
+        settled = max(settled, detector.settled)
+        assert all(span.start >= settled for span in detector.feed(probability, level))
+
+
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=600))
 def test_spans_are_in_order_bounded_and_hold_all_speech(fed: list[tuple[float, float]]) -> None:
     options = SpeechOptions()
     detector = SpeechDetector(options)
     spans: list[Span] = []
+    settled = 0
     for probability, level in fed:
-        settled = detector.settled
+        settled = max(settled, detector.settled)
         new = list(detector.feed(probability, level))
         assert all(span.start >= settled for span in new)
         spans += new

@@ -41,7 +41,7 @@ class Span:
     end: int
     pause: int
     """Samples before it in which nobody was heard: the more, the better a place to cut. 0 where a long span
-    was split. Some of them belong to it where their sound goes on into it."""
+    was split. Up to half of them belong to it where their sound goes on into it."""
     goes_on: bool = False
     """Whether somebody speaks on right behind it: a long span was split, and the next one is the rest."""
 
@@ -156,6 +156,8 @@ class SpeechDetector:
         if self._joined or end - self._heard >= self._min_speech:
             yield Span(self._start, end, self._pause)
             self._last_end = end
+        else:  # a click: that nothing begins before it was told already (`settled`)
+            self._before.extend([*[0.0] * _LEAD_FRAMES, *self._levels])
         self._start = self._silence = None
 
     def _split_off(self) -> Span:

@@ -189,6 +189,7 @@ class JobExecutor:
             with_found = msgspec.structs.replace(params, found=progress.found)
             return await run.transcribe(self._decoders(), with_found, on_decoded)
 
+        await keeper.check_input(job)  # what was written while it waited is not too late
         progress = await keeper.progress(job, lease)
         async with open_task_group() as tasks:
             tasks.start_soon(keeper.hash_input, job)

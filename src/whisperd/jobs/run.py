@@ -205,10 +205,10 @@ class JobRun:
             await self._dispatcher.some_began()
 
     def _opened(self, event: Opened) -> None:
+        self._job.duration_s = self._total_s(event.duration)
         if self._job.started is not None:  # an earlier decoder has told it
             return
         self._job.status, self._job.started = "running", now_rfc3339()
-        self._job.duration_s = self._total_s(event.duration)
         self._publish(
             JobStarted(
                 id=self._job.id,
