@@ -88,7 +88,7 @@ def test_an_upload_is_taken_by_one_job(busy: RunningDaemon, tone: Path) -> None:
         await client.request("uploads.append", id=upload, data=tone.read_bytes())
         submit = partial(client.request, "jobs.submit", input={"upload": upload}, options={"vad": False})
         codes = await codes_of(*[submit() for _ in range(5)])
-        assert sorted(codes) == ["", *["rpc.invalid_params"] * 4]
+        assert sorted(codes) == ["", *["upload.unknown"] * 4]
 
     with_client(busy, act)
 
