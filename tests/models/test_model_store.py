@@ -262,7 +262,7 @@ async def test_summaries_have_the_shape_of_the_interface(make: Make, tmp_path: P
         name="toy",
         repo=REPO,
         size=size,
-        memory=354_700_000,
+        memory=136_480_000,
         languages=("en",),
         installed=False,
         verified=False,
