@@ -200,7 +200,7 @@ def test_a_format_whose_file_is_there_costs_no_job(shared: RunningDaemon, tone: 
     [
         (("--format", "srt,vtt"), "--output-dir"),
         (("--format", "srt,vtt", "-o", "a.srt"), "--output-dir"),
-        (("--format", "json,verbose_json", "--output-dir", "d"), "different folders"),
+        (("--format", "json,verbose_json", "--output-dir", "d"), "Leave one of the formats out"),
         (("--json", "--format", "srt"), "Leave --json out"),
         (("--json", "--format", "srt", "-o", "-"), "Leave --json out"),
     ],

@@ -70,7 +70,7 @@ def matching(names: Iterable[str], platform: str = sys.platform) -> list[str]:
 
 def targets_in(folder: str, inputs: Sequence[str], formats: Sequence[str]) -> list[dict[str, str]]:
     """The files in a folder for each input, by format. Raises `usage.invalid` if two would be one."""
-    sources: dict[str, str] = {}
+    sources: dict[str, tuple[str, str]] = {}  # the input, and what is said of it
     found: list[dict[str, str]] = []
     for name in inputs:
         stem = "stdin" if name == "-" else os.path.splitext(os.path.basename(name))[0]
@@ -78,12 +78,14 @@ def targets_in(folder: str, inputs: Sequence[str], formats: Sequence[str]) -> li
         for one, target in found[-1].items():
             source = name if len(formats) == 1 else f"{name} as {one}"
             if target in sources:
+                other, said = sources[target]
+                is_format = other == name and len(formats) > 1
                 raise usage_error(
                     "invalid",
-                    f"The texts of {sources[target]} and {source} would both be written to {target}",
-                    "Transcribe them into different folders",
+                    f"The texts of {said} and {source} would both be written to {target}",
+                    "Leave one of the formats out" if is_format else "Transcribe them into different folders",
                 )
-            sources[target] = source
+            sources[target] = name, source
     return found
 
 
