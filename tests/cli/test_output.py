@@ -211,6 +211,15 @@ def test_a_wide_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert screen(terminal.getvalue()) == ["Downloading base [#####...............]  25 % 3 MB of 12 MB"]
 
 
+def test_a_bar_gives_its_room_to_the_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    details = "2:57 of 15:22, 4.5 x real time, 2:44 left"
+    for width, bar in (("100", f" [{'#' * 4}{'.' * 16}]"), ("80", f" [{'#' * 3}{'.' * 13}]"), ("64", "")):
+        monkeypatch.setenv("COLUMNS", width)
+        terminal = Terminal()
+        Progress(stream=terminal).show("Transcribing", 19, details)
+        assert screen(terminal.getvalue()) == [f"Transcribing{bar}  19 % {details}"]
+
+
 def test_a_download_is_shown_with_what_is_known_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setenv("COLUMNS", "120")

@@ -99,6 +99,23 @@ def test_progress_comes_and_goes(shared: RunningDaemon, toy: Callable[..., str],
     assert terminal.screen == [*["transcribe 24.00 s"] * 3, "transcribe 22.00 s", "transcribe 6.00 s", ""]
 
 
+def test_a_job_that_has_begun_is_shown_before_its_first_window(
+    shared: RunningDaemon, held: Path, tone: str
+) -> None:
+    terminal = Terminal(shared, 80, "transcribe", "--no-vad", "--model", str(held), tone)
+    terminal.read_until("\rTranscribing ...")
+    (held / "hold").unlink()
+    assert terminal.finish() == 0
+    assert terminal.screen == ["transcribe 2.00 s", ""]
+
+
+def test_a_daemon_that_is_started_is_said_to_be(make_daemon: Callable[..., RunningDaemon]) -> None:
+    terminal = Terminal(make_daemon(), 80, "daemon", "start")
+    assert terminal.finish() == 0
+    assert terminal.written.startswith("\rStarting the daemon ...\r")
+    assert terminal.screen[0].startswith("whisperd runs")
+
+
 @pytest.mark.parametrize("columns", [0, 1, 20, 40])
 def test_a_narrow_terminal(shared: RunningDaemon, toy: Callable[..., str], tone: str, columns: int) -> None:
     terminal = Terminal(shared, columns, "transcribe", "--no-vad", "--model", toy(), tone)

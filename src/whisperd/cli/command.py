@@ -56,7 +56,7 @@ def connect_as(
     """
     profile = options.profile if has_profile else options.profile or ""
     try:
-        client = connect(options.socket, start=start and not options.no_start, profile=profile)
+        client = _connected(options, profile, start=start and not options.no_start)
     except WhisperdError as error:
         if error.code == "profile.unknown":
             raise
@@ -64,6 +64,21 @@ def connect_as(
     if not (is_last_call or options.quiet or options.json):
         _tell_version(client)
     return client
+
+
+def _connected(options: argparse.Namespace, profile: str | None, *, start: bool) -> Client:
+    """A client. On a terminal it is said where a daemon has to be started first, which may take seconds."""
+    try:
+        return connect(options.socket, start=False, profile=profile)
+    except WhisperdError as error:
+        if not start or error.code not in ("daemon.unreachable", "daemon.connection_lost"):
+            raise
+    progress = progress_of(options)
+    progress.show("Starting the daemon", None)
+    try:
+        return connect(options.socket, profile=profile)
+    finally:
+        progress.clear()
 
 
 def progress_of(options: argparse.Namespace) -> Progress:

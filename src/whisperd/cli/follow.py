@@ -110,8 +110,10 @@ class _JobProgress:
             case {"type": "job.queued", "position": int(position)} if position:
                 others = "another job" if position == 1 else f"{position} other jobs"
                 self._progress.show("Waiting", None, f"beside {others}")
-            case {"type": "job.started"}:
+            case {"type": "job.started", "duration": length}:
                 self._has_begun = True
+                if length is not None:  # a file's; how far it is, is known after its first window
+                    self._progress.show("Transcribing", None)
             case {"type": "transcription.progress", "done": done, "total": total, "speed": speed, "eta": eta}:
                 details = f"{duration(done)} of {duration(total)}" if total else duration(done)
                 if speed:

@@ -40,10 +40,11 @@ USUAL_COLUMNS = 80
 USUAL_LINES = 24
 LEAST_CELLS = 6
 """What is left of a column that is made narrower."""
-COLUMNS_FOR_A_BAR = 60
 MAX_DIGITS = 9
 """Of a width: thousands are more than Python reads, and as wide as that is every line."""
 BAR_CELLS = 20
+LEAST_BAR_CELLS = 5
+"""A shorter one shows nothing that the percentage does not."""
 
 
 def prepare_streams() -> None:
@@ -293,8 +294,7 @@ class Progress(_Rewritten):
                 self._write(_line(what, percent, details) + "\n")
         elif self._mode == "terminal":
             room = columns(self._stream) - 1  # in the last column, some terminals go on to the next line
-            drawn = _line(what, percent, details, bar=room >= COLUMNS_FOR_A_BAR)
-            line = _beginning(printable(drawn), room)
+            line = _beginning(printable(_line(what, percent, details, room=room)), room)
             self._write("\r" + _padded(line, min(self._shown_cells, room)))
             self._shown_cells = _width(line)
 
@@ -326,13 +326,17 @@ class Draft(_Rewritten):
         self._shown_cells = _width(line)
 
 
-def _line(what: str, percent: float | None, details: str, *, bar: bool = False) -> str:
+def _line(what: str, percent: float | None, details: str, *, room: int = 0) -> str:
+    """How far something is, with a bar that is as long as there is room for it beside the words."""
     if percent is None:
         return f"{what} ... {details}".rstrip()
     percent = min(percent, 100)
-    filled = round(percent * BAR_CELLS / 100)
-    drawn = f" [{'#' * filled}{'.' * (BAR_CELLS - filled)}]" if bar else ""
-    return f"{what}{drawn} {percent:3.0f} % {details}".rstrip()
+    numbers = f" {percent:3.0f} % {details}".rstrip()
+    cells = min(BAR_CELLS, room - _width(what + numbers) - len(" []"))
+    if cells < LEAST_BAR_CELLS:
+        return what + numbers
+    filled = round(percent * cells / 100)
+    return f"{what} [{'#' * filled}{'.' * (cells - filled)}]{numbers}"
 
 
 def _lines(stream: IO[str]) -> int:
