@@ -75,6 +75,7 @@ def test_show(shared: RunningDaemon, done_job: str, tone: str) -> None:
     assert shown["input"].strip() == tone
     assert shown["cached"].strip() in ("yes", "no")
     assert shown["ended"].strip() == local_time(job["ended"])
+    assert (shown["progress"].strip(), shown["speed"].strip()) == ("100 %", f"{job['speed']:.1f}x")
 
 
 def test_show_of_a_failed_job_is_for_people(shared: RunningDaemon, failed_job: str) -> None:

@@ -111,12 +111,20 @@ def row(job: dict[str, Any], now: datetime) -> tuple[str | None, ...]:
         job["id"],
         job["status"],
         ago(job["created"], now),
-        None if job["progress"] is None else f"{job['progress']:.0f} %",
+        _percent(job["progress"]),
         _took(job),
-        None if job["speed"] is None else f"{job['speed']:.1f}x",
+        _speed(job["speed"]),
         job["runtime"],
         _input(job["input"]),
     )
+
+
+def _percent(progress: float | None) -> str | None:
+    return None if progress is None else f"{progress:.0f} %"
+
+
+def _speed(speed: float | None) -> str | None:
+    return None if speed is None else f"{speed:.1f}x"
 
 
 def _took(job: dict[str, Any]) -> str | None:
@@ -203,6 +211,8 @@ def _lines(key: str, value: Any) -> list[str]:
         return [printable(part) for part in parts if part]
     if key in ("created", "started", "ended") and value:
         return [local_time(value)]
+    if key in ("progress", "speed"):
+        return [(_percent if key == "progress" else _speed)(value) or "-"]
     return [printable(_input(value) if key == "input" else _shown(value))]
 
 

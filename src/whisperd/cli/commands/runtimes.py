@@ -102,7 +102,10 @@ def _add_fields(parser: Parser, *, is_new: bool) -> None:
         metavar="N[,N...]",
         help="GPUs by their numbers, each with the whole model; none is left to the daemon (none)",
     )
-    parser.add_argument("--compute-type", choices=get_args(ComputeType), help="its precision (auto)")
+    types = get_args(ComputeType)
+    parser.add_argument(
+        "--compute-type", choices=types, metavar="TYPE", help=f"its precision: {', '.join(types)} (auto)"
+    )
     parser.add_argument(
         "--cpu-threads", type=whole_number(), metavar="N", help="of each worker; 0 is left to the daemon (0)"
     )

@@ -120,7 +120,8 @@ def _add_fields(parser: Parser) -> None:
         action="extend",
         type=several,
         choices=tuple(EXTENSIONS),
-        help="what is written, with commas between or given several times (text)",
+        metavar="FORMAT",
+        help=f"what is written: {', '.join(EXTENSIONS)}; with commas between or given several times (text)",
     )
     parser.add_argument("--output-dir", type=filled, metavar="DIR", help="where to (beside the recording)")
     parser.add_argument(
