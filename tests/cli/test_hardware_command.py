@@ -80,7 +80,7 @@ def test_a_container_on_a_desktop() -> None:
 def test_a_variant_that_cannot_be_used_has_its_reason_and_its_fix() -> None:
     assert lines("raspberry_pi")[-9:] == [
         "toy-cuda12: not usable",
-        "  The NVIDIA GPU cannot be used: no NVIDIA driver is installed.",
+        "  No NVIDIA GPU can be used: no NVIDIA driver is installed.",
         "  Install the NVIDIA driver if this computer has an NVIDIA GPU, or compute on",
         "  the processor with `--device cpu`.",
         "toy-blas: not usable",

@@ -144,16 +144,16 @@ def gpus_from(answer: DriverAnswer, visible: str | None) -> Gpus:
     elif not answer.gpus:
         problem = _unavailable(
             "no_gpu",
-            "the driver finds no GPU",
+            "the driver finds none",
             "Check that the GPU is plugged in and, in a container or a virtual machine, passed to it, or "
             f"{_ON_THE_PROCESSOR}.",
         )
     elif not there:
-        problem = _unavailable("lost", "it does not answer its driver", _RESTART)
+        problem = _unavailable("lost", "none answers the driver", _RESTART)
     elif not visible_gpus(there, None):
         problem = _unavailable(
             "undivided",
-            "it is in MIG mode, and divided into no instance that this user may use",
+            "each is in MIG mode, and divided into no instance that this user may use",
             "Make an instance with `sudo nvidia-smi mig -cgi 0 -C`, or end that mode with "
             "`sudo nvidia-smi -mig 0`.",
         )
@@ -163,7 +163,7 @@ def gpus_from(answer: DriverAnswer, visible: str | None) -> Gpus:
             return Gpus(seen, driver, cuda)
         problem = _unavailable(
             "hidden",
-            f"the variable CUDA_VISIBLE_DEVICES is {visible!r:.100} and hides it",
+            f"the variable CUDA_VISIBLE_DEVICES is {visible!r:.100} and shows none",
             "Unset CUDA_VISIBLE_DEVICES where the daemon is started, and start it again.",
         )
     return Gpus((), driver, cuda, problem)
@@ -304,7 +304,7 @@ _REINSTALL: Final = "Install the NVIDIA driver again and restart the computer, s
 _REFUSALS: Final = {
     4: (
         "no_permission",
-        "this user may not use it",
+        "this user may use none",
         "Let the user read and write /dev/nvidia*, often by adding it to the group `video` or `render`, and "
         "log in again.",
     ),
@@ -315,7 +315,7 @@ _REFUSALS: Final = {
     ),
     18: (
         "version_mismatch",
-        "the library of its driver was updated, and the old driver is still running",
+        "the library of the driver was updated, and the old driver is still running",
         "Restart the computer.",
     ),
 }
@@ -324,7 +324,7 @@ _REFUSALS: Final = {
 
 def _refusal(code: int) -> WhisperdError:
     word, why, fix = _REFUSALS.get(
-        code, ("broken", f"its driver's library fails with its error {code}", _REINSTALL)
+        code, ("broken", f"the driver's library fails with its error {code}", _REINSTALL)
     )
     return _unavailable(word, why, fix, nvml_error=code)
 
@@ -341,7 +341,7 @@ def _no_driver() -> Gpus:
 
 
 def _unavailable(reason: str, why: str, fix: str, **data: object) -> WhisperdError:
-    message = f"The NVIDIA GPU cannot be used: {why}."
+    message = f"No NVIDIA GPU can be used: {why}."
     return WhisperdError("cuda.not_available", message, fix, {"reason": reason, **data})
 
 

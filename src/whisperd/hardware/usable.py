@@ -107,7 +107,7 @@ def _cuda(needs: Needs, hardware: Hardware) -> WhisperdError | None:
     if not hardware.gpus.gpus:
         return WhisperdError(
             "cuda.not_available",
-            "The NVIDIA GPU cannot be used: none was found.",
+            "No NVIDIA GPU can be used: none was found.",
             "Run `whisperctl hardware` to have this computer looked at anew.",
         )
     return None

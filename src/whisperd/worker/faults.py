@@ -163,7 +163,7 @@ def _error(cause: Cause, library: str | None, said: str, params: LoadParams) -> 
         case "driver":
             return _cuda(
                 "cuda.driver_too_old",
-                "its driver is missing, or too old for the library that the engine is built with",
+                "the driver is missing, or too old for the library that the engine is built with",
                 f"Update the NVIDIA driver, or {_ON_THE_PROCESSOR}.",
                 said,
             )
@@ -206,7 +206,7 @@ def _gpu_memory(said: str, params: LoadParams) -> WhisperdError:
 
 
 def _cuda(code: str, why: str, fix: str, said: str) -> WhisperdError:
-    return WhisperdError(code, f"The NVIDIA GPU cannot be used: {why}.", fix, _quote(said))
+    return WhisperdError(code, f"No NVIDIA GPU can be used: {why}.", fix, _quote(said))
 
 
 def _missing_library(library: str | None, said: str, params: LoadParams) -> WhisperdError:
