@@ -62,11 +62,9 @@ async def _lease(
     if runtime.loaded is not None:
         return runtimes.lease(runtime), runtime.loaded.info.languages
     lease = runtimes.lease(runtime)
-    try:
-        return lease, (await models.describe(runtime.preset.model)).languages
-    except BaseException:
-        lease.release()
-        raise
+    with lease.released_on_error():
+        model = await models.describe(runtime.preset.model)
+    return lease, model.languages
 
 
 def _find(service: Service, name: str, profile: Profile | None) -> Runtime:

@@ -82,11 +82,12 @@ class JobKeeper:
     async def check_input(self, job: Job) -> None:
         """Note what the file is as the work on it begins. Raises `job.input_changed` if it was another."""
         stamp = await check_path(job.path)
-        if not job.is_resumed or job.stamp is None:
-            if stamp != job.stamp:  # else its hash holds, if it came with one
-                job.stamp, job.content_hash = stamp, None
-        elif not await _is_same(job, stamp):
-            raise input_changed(job.input.path or "The recording")
+        if job.is_resumed and job.stamp is not None:
+            if not await _is_same(job, stamp):
+                raise input_changed(job.input.path or "The recording")
+        elif stamp != job.stamp:  # else its hash holds, if it came with one
+            job.content_hash = None
+        job.stamp = stamp
 
     async def find_transcript(self, job: Job, lease: Lease) -> Transcript | None:
         """The transcript of the same audio, made by the same recipe, if there is one and it may be used."""
@@ -165,7 +166,9 @@ class JobKeeper:
     async def check_unchanged(self, job: Job) -> None:
         """Once all was decoded: what was read is not what was hashed if it was written to meanwhile."""
         try:
-            if await _is_same(job, await check_path(job.path)):
+            stamp = await check_path(job.path)
+            if await _is_same(job, stamp):
+                job.stamp = stamp
                 return
             warning = input_changed_meanwhile(job.input.path or "The recording")
             job.warnings = (warning.to_wire(),)
@@ -270,13 +273,13 @@ class JobKeeper:
 
 
 async def _is_same(job: Job, stamp: FileStamp) -> bool:
-    """Whether a job's file is what it was; another time alone says nothing. Raises `WhisperdError`."""
+    """Whether a job's file, which has this stamp now, is what it was: another time alone says nothing.
+
+    Raises `WhisperdError`.
+    """
     if job.stamp is None or stamp == job.stamp:
         return stamp == job.stamp
     if stamp.size_bytes != job.stamp.size_bytes or job.content_hash is None:
         return False
     hashed = await content_hash(job.path)
-    if hashed is None or hashed[0] != job.content_hash:
-        return False
-    job.stamp = hashed[1]
-    return True
+    return hashed is not None and hashed[0] == job.content_hash

@@ -144,14 +144,19 @@ class JobManager:
         job.runtime, job.model, job.is_resumed = lease.name, lease.model, True
         self._begin(job, lease, also)
 
-    def retry(self, job: Job, lease: Lease, stamp: FileStamp, also: Work | None = None) -> Job:
+    def retry(self, job_id: str, lease: Lease, stamp: FileStamp, also: Work | None = None) -> Job:
         """Do a job again that has failed or was cancelled, detached; `stamp` is what its file is now.
 
         What is finished of it is used, unless the file is another one. The lease and `also` are as
-        in `resume`.
+        in `resume`. Raises as `to_retry`: somebody else may have been faster.
         """
         record = msgspec.structs.replace(
-            record_of(job), status="queued", ended=None, error=None, detached=True, cached=False
+            record_of(self.to_retry(job_id)),
+            status="queued",
+            ended=None,
+            error=None,
+            detached=True,
+            cached=False,
         )
         again = job_of(record)
         if self._keeper is not None and stamp != again.stamp:

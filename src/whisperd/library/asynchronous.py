@@ -192,9 +192,9 @@ class AsyncWhisper:
             path, shown = str(self._service.uploads.path(upload)), JobInput(upload=upload)
         lease = self._service.runtimes.lease(self._service.runtimes.find(NAME))
         try:
-            job = self._service.jobs.submit(Source(shown, path), checked, lease, self.languages)
+            with lease.released_on_error():
+                job = self._service.jobs.submit(Source(shown, path), checked, lease, self.languages)
         except BaseException:
-            lease.release()
             if upload is not None:
                 self._service.uploads.remove(upload)
             raise

@@ -62,6 +62,15 @@ class Lease:
             self._is_over = True
             self._manager.released(self._runtime)
 
+    @contextmanager
+    def released_on_error(self) -> Iterator[None]:
+        """Whoever gets to the end of the block has handed it on."""
+        try:
+            yield
+        except BaseException:
+            self.release()
+            raise
+
     async def loaded(self) -> LoadedRuntime:
         """The loaded runtime. Raises `WhisperdError` if it cannot be prepared or loaded."""
         manager, runtime = self._manager, self._runtime

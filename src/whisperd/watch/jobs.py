@@ -10,7 +10,6 @@ import anyio
 
 from whisperd.jobs.identity import FileStamp
 from whisperd.jobs.job import Job, JobInput, Source, Transcript
-from whisperd.jobs.journal import Work
 from whisperd.jobs.manager import JobManager
 from whisperd.jobs.options import JobOptions
 from whisperd.rpc.errors import WhisperdError, sendable
@@ -64,19 +63,18 @@ class WatchJobs:
         failed = self.find(again) if again is not None else None
         if failed is not None and failed.status == "failed" and failed.path == path:
             taken.append(failed.id)
-            job = await self._retry(failed, stamp, also)
+            lease = await self._lease_for(failed)
+            with lease.released_on_error():
+                job = self._jobs.retry(failed.id, lease, stamp, also)
         else:
             requested = {"priority": "bulk", **preset.options}
             if preset.runtime is not None:
                 requested["runtime"] = preset.runtime
             options, lease, languages = await self._lease_for_options(requested, preset.profile)
-            try:
-                source = Source(JobInput(path=sendable(path)), path, stamp, content_hash)
+            source = Source(JobInput(path=sendable(path)), path, stamp, content_hash)
+            with lease.released_on_error():
                 job = self._jobs.submit(source, options, lease, languages, is_detached=True, also=also)
-                taken.append(job.id)  # before anything of it is written
-            except BaseException:
-                lease.release()
-                raise
+            taken.append(job.id)  # before anything of it is written
         # Also where its watch is removed meanwhile: then it is not in the ledger, and is cancelled for that.
         with anyio.CancelScope(shield=True):
             await self._jobs.acknowledged(job)
@@ -97,12 +95,3 @@ class WatchJobs:
     async def transcript(self, job: Job) -> Transcript | None:
         """The result of a job, as long as it is kept."""
         return await self._jobs.transcript(job)
-
-    async def _retry(self, failed: Job, stamp: FileStamp, also: Work) -> Job:
-        lease = await self._lease_for(failed)
-        try:
-            now = self._jobs.to_retry(failed.id)  # somebody else may have been faster
-            return self._jobs.retry(now, lease, stamp, also)
-        except BaseException:
-            lease.release()
-            raise

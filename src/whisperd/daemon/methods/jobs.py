@@ -120,13 +120,10 @@ async def submit(call: Call, params: SubmitParams) -> dict[str, Any]:
     source = await _source(call, params)
     profile = params.profile if params.profile is not None else call.connection.profile
     options, lease, languages = await lease_for_options(call.service, params.options, profile)
-    try:
+    with lease.released_on_error():
         if source.shown.upload is not None:
             _uploaded(call, source.shown.upload)  # another job may have taken it meanwhile
         job = call.service.jobs.submit(source, options, lease, languages, is_detached=params.detach)
-    except BaseException:
-        lease.release()
-        raise
     if job.input.upload is not None:
         call.connection.uploads.discard(job.input.upload)
         call.service.remove_upload_after(job, job.input.upload)
@@ -239,12 +236,8 @@ async def retry(call: Call, params: JobParams) -> JobView:
         )
     stamp = await check_path(job.path)
     lease = await lease_for_job(service, job)
-    try:
-        job = service.jobs.to_retry(params.id)  # somebody else may have been faster
-        again = service.jobs.retry(job, lease, stamp)
-    except BaseException:
-        lease.release()
-        raise
+    with lease.released_on_error():
+        again = service.jobs.retry(job.id, lease, stamp)
     await service.jobs.acknowledged(again)
     return again.view()
 
