@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import struct
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ctranslate2_models import string, variable
 from whisperd.models import shipped_catalogue
 from whisperd.models.memory import need_bytes, parameters_in
+from whisperd.models.sizes import ModelSize, size_in
 
 MB = 1_000_000
 TINY, BASE, SMALL, TURBO = 39 * MB, 74 * MB, 244 * MB, 809 * MB
@@ -91,3 +96,22 @@ def test_a_smaller_decoder_never_needs_more(shares: list[float], parameters: int
 @pytest.mark.parametrize("model", shipped_catalogue().models, ids=lambda model: model.name)
 def test_a_model_known_by_its_files_alone(model) -> None:  # type: ignore[no-untyped-def]
     assert parameters_in(model.size_bytes) == pytest.approx(model.parameters_millions * MB, rel=0.1)
+
+
+def test_a_model_that_nobody_knows_is_as_large_as_its_weights_say(tmp_path: Path) -> None:
+    """However few its decoder's layers are, and however many bytes each number has."""
+    halves = ["encoder"] * 4 + ["decoder"]
+    layers = [
+        variable(f"{half}/layer_{layer}/{part}/weight", (5, 7), 1, bytes(35))
+        for layer, half in enumerate(halves)
+        for part in ("attention", "ffn")
+    ]
+    head = struct.pack("<I", 6) + string("WhisperSpec") + struct.pack("<II", 3, len(layers))
+    (tmp_path / "model.bin").write_bytes(head + b"".join(layers) + struct.pack("<I", 0))
+    assert size_in(tmp_path) == ModelSize(10 * 35, decoder_share=0.25)
+
+
+def test_of_weights_in_another_format_the_bytes_tell(tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(bytes(900))
+    (tmp_path / "vocabulary.json").write_bytes(bytes(100))
+    assert size_in(tmp_path) == ModelSize(500)

@@ -8,6 +8,7 @@ any moment.
 
 from whisperd.models.catalogue import Catalogue, CatalogueModel, shipped_catalogue
 from whisperd.models.manifest import InstalledModel, ModelSummary
+from whisperd.models.sizes import ModelSize
 from whisperd.models.sources import Source
 from whisperd.models.store import ModelStore, default_sources
 
@@ -15,6 +16,7 @@ __all__ = [
     "Catalogue",
     "CatalogueModel",
     "InstalledModel",
+    "ModelSize",
     "ModelStore",
     "ModelSummary",
     "Source",

@@ -23,9 +23,9 @@ from whisperd.models.files import invalid_file, room_bytes
 from whisperd.models.flight import Flight
 from whisperd.models.in_place import identify, is_there, look_for_facts, look_into
 from whisperd.models.manifest import InstalledModel, Manifest, ModelSummary
-from whisperd.models.memory import parameters_in
 from whisperd.models.names import Reference, is_path, is_plain, key_of, nothing_at, path_of, resolve
 from whisperd.models.pulling import Puller, Unreachable
+from whisperd.models.sizes import ModelSize, size_in
 from whisperd.models.sources import (
     ExactFileSource,
     ExactFolderSource,
@@ -140,16 +140,17 @@ class ModelStore:
             return known.name
         return str(path_of(name)) if is_path(name) else name
 
-    async def parameters(self, name: str, folder: Path | None = None) -> float:
-        """How many parameters an installed model has; about, where the catalogue does not know it. Errors:
-        those of `path`, where it is not said in which folder it is.
-        """
+    async def parameters(self, name: str) -> float:
+        """How many parameters an installed model has. Errors: those of `size`."""
+        return (await self.size(name)).parameters
+
+    async def size(self, name: str, folder: Path | None = None) -> ModelSize:
+        """How large an installed model is. Errors: those of `path`, where its folder is not said."""
         if known := self.catalogue.find(name):
-            return known.parameters_millions * 1_000_000
+            return ModelSize(known.parameters_millions * 1_000_000, known.decoder_share)
         if facts := await self.facts(name):
-            return facts.parameters
-        size_bytes = await anyio.to_thread.run_sync(disk.files_bytes, folder or await self.path(name))
-        return parameters_in(size_bytes)
+            return ModelSize(facts.parameters)
+        return await anyio.to_thread.run_sync(size_in, folder or await self.path(name))
 
     async def facts(self, name: str) -> ModelFacts | None:
         """What a model says of itself that is one file in a backend's own format; None of all others."""

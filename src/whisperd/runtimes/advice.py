@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whisperd.hardware import Gpu, Memory, read_memory
-from whisperd.models import InstalledModel, ModelStore
+from whisperd.models import InstalledModel, ModelSize, ModelStore
 from whisperd.models.files import room_bytes
 from whisperd.models.memory import need_bytes
 from whisperd.models.recommend import (
@@ -77,9 +77,9 @@ class Advisor:
 
     async def warnings_of_imported(self, model: InstalledModel) -> list[WhisperdError]:
         """What speaks against using a model that was imported, which nothing has to be downloaded for."""
-        parameters = await self._models.parameters(model.name, Path(model.path))
+        size = await self._models.size(model.name, Path(model.path))
         device = "cpu" if model.facts else "auto"
-        return await self._warnings(_Imported(model, parameters), 0, device, (), "auto")
+        return await self._warnings(_Imported(model, size), 0, device, (), "auto")
 
     async def _warnings(
         self,
@@ -134,7 +134,7 @@ class _Imported:
     """How much memory a model needs that the catalogue need not know: see `SizedModel`."""
 
     model: InstalledModel
-    parameters: float
+    size: ModelSize
 
     @property
     def name(self) -> str:
@@ -147,7 +147,13 @@ class _Imported:
     def memory_bytes(self, compute_type: str, *, batch_size: int, device: str) -> int:
         if self.model.facts is not None:  # it is computed in as it is stored
             return room_bytes(self.model.facts) or 0
-        return need_bytes(self.parameters, compute_type, batch_size=batch_size, device=device)
+        return need_bytes(
+            self.size.parameters,
+            compute_type,
+            batch_size=batch_size,
+            device=device,
+            decoder_share=self.size.decoder_share,
+        )
 
 
 def _is_hopeless(warning: WhisperdError | None) -> bool:

@@ -121,10 +121,8 @@ class Room:
         self, model: str, prepared: Prepared, params: LoadParams, batch_size: int
     ) -> dict[Place, int]:
         """The most that it takes, by place."""
-        parameters = await self._models.parameters(model)
-        known = self._models.catalogue.find(model)
-        usual = partial(need_bytes, decoder_share=known.decoder_share if known else 1.0)
-        estimate = prepared.backend.need_bytes or usual
+        parameters, decoder_share = await self._models.size(model)
+        estimate = prepared.backend.need_bytes or partial(need_bytes, decoder_share=decoder_share)
         stored = prepared.precision or params.compute_type
 
         def need(device: str, replicas: int) -> int:

@@ -1,0 +1,39 @@
+"""How large a model is that the catalogue does not know, by what its files say."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from whisperd import disk
+from whisperd.ctranslate2_file import UnreadableModel, read_index
+from whisperd.models.memory import parameters_in
+
+__all__ = ["ModelSize", "size_in"]
+
+_LAYER: Final = re.compile(r"(encoder|decoder)/layer_\d+/")
+
+
+class ModelSize(NamedTuple):
+    """What an estimate of its memory is made of: see `whisperd.models.memory.need_bytes`."""
+
+    parameters: float
+    decoder_share: float = 1.0
+
+
+def size_in(folder: Path) -> ModelSize:
+    """That of the model in a folder; about, where it is not in CTranslate2's format. Blocks."""
+    try:
+        with (folder / "model.bin").open("rb") as file:
+            variables = read_index(file).variables
+    except (OSError, UnreadableModel):
+        return ModelSize(parameters_in(disk.files_bytes(folder)))
+    layers = {found[0]: found[1] for name in variables if (found := _LAYER.match(name))}
+    halves = Counter(layers.values())
+    return ModelSize(
+        sum(math.prod(variable.shape) for variable in variables.values()),
+        halves["decoder"] / halves["encoder"] if halves["encoder"] else 1.0,
+    )
