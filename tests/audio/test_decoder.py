@@ -26,7 +26,7 @@ from whisperd.audio import (
 )
 from whisperd.audio.clips import Clip
 from whisperd.audio.files import open_regular_file
-from whisperd.audio.found import merge
+from whisperd.audio.found import merge_found
 from whisperd.audio.marks import PROVEN, WARM_UP, unpack_marks
 from whisperd.audio.pool import FindBundle
 from whisperd.rpc.errors import WhisperdError
@@ -190,9 +190,9 @@ async def test_a_track_is_heard_as_if_it_were_the_only_one(
 async def test_a_track_goes_on_where_it_was(pool: DecoderPool, media: Path) -> None:
     path = media / "film_in_languages.mkv"
     whole = await decode(pool, path, track=2)
-    assert merge(whole.found)[0].marks
+    assert merge_found(whole.found)[0].marks
     done = whole.windows[-1].start
-    again = await decode(pool, path, track=2, found=merge(whole.found), done_until=done)
+    again = await decode(pool, path, track=2, found=merge_found(whole.found), done_until=done)
     assert again.windows[-1] == whole.windows[-1]
     assert not again.windows[0].pcm
 
@@ -377,7 +377,7 @@ async def test_what_was_found_before_is_not_listened_to_again(
     whole = await decode(pool, path, **options)
     assert whole.found and len(whole.windows) > 2
     for count in {1, len(whole.found)}:
-        again = await decode(pool, path, found=merge(whole.found[:count]), **options)
+        again = await decode(pool, path, found=merge_found(whole.found[:count]), **options)
         assert again.windows == whole.windows
         assert again.decoded == whole.decoded
 
@@ -395,10 +395,10 @@ async def test_what_is_done_is_not_decoded_again_and_the_rest_is_the_same(
     path = media / name.removesuffix(" split")
     options = {"channels": "split"} if name.endswith(" split") else {}
     whole = await decode(pool, path, **options)
-    assert bool(merge(whole.found)[0].marks) == (not name.endswith((".m4a", ".ogg")))
+    assert bool(merge_found(whole.found)[0].marks) == (not name.endswith((".m4a", ".ogg")))
     middle = len(whole.windows) // 2
     for told, done in ((whole.found, whole.windows[-1]), (whole.found[:1], whole.windows[middle])):
-        again = await decode(pool, path, found=merge(told), done_until=done.start, **options)
+        again = await decode(pool, path, found=merge_found(told), done_until=done.start, **options)
         assert again.windows == [
             msgspec.structs.replace(one, pcm=one.pcm if one.start >= done.start else b"")
             for one in whole.windows
@@ -410,7 +410,7 @@ async def test_the_place_is_sought_and_the_sound_there_is_held_against_the_proof
     pool: DecoderPool, media: Path, tmp_path: Path
 ) -> None:
     whole = await decode(pool, media / "minute.wav")
-    found, done_until = merge(whole.found), whole.windows[-1].start
+    found, done_until = merge_found(whole.found), whole.windows[-1].start
     *_, mark = (
         one for one in unpack_marks(found[0].marks) if one.position + PROVEN <= done_until * SAMPLE_RATE
     )

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisperd.audio.finder import TELL_EVERY, SpeechFinder
-from whisperd.audio.found import KnownSpeech, merge, pack, unpack
+from whisperd.audio.found import KnownSpeech, merge_found, pack, unpack
 from whisperd.audio.messages import Found
 from whisperd.audio.speech import FRAME_SAMPLES, LEAD_SAMPLES, Span
 
@@ -94,12 +94,12 @@ def test_the_same_speech_is_found_after_an_interruption(
     before = told[:interrupted_after]
     if not before:
         return
-    (found,) = merge(before)
+    (found,) = merge_found(before)
     assert (found.part, found.channel, found.position) == (1, 2, before[-1].position)
     again, told_later, heard_samples = run(seed, total, other_block, KnownSpeech(found))
     assert again == spans
     assert heard_samples == total - found.position, "nothing is listened to twice"
-    assert merge([*before, *told_later])[0].spans == pack(
+    assert merge_found([*before, *told_later])[0].spans == pack(
         span for span in spans if span.end <= (told_later or before)[-1].position
     )
     if max(block, other_block) <= CALL_SAMPLES:  # then each is asked after every call

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisperd.audio.found import merge
+from whisperd.audio.found import merge_found
 from whisperd.audio.marks import (
     MARK_EVERY,
     PROVEN,
@@ -145,7 +145,7 @@ def found(position: int, channel: int = 0, marks: Any = ()) -> Found:
 
 
 def test_all_that_is_needed_lies_behind_the_proof_of_the_last_mark() -> None:
-    told = merge([found(500_000, marks=[320_000]), found(900_000, marks=[640_000, 800_000])])
+    told = merge_found([found(500_000, marks=[320_000]), found(900_000, marks=[640_000, 800_000])])
     for needed, expected in (
         (0, None),
         (320_000 + PROVEN - 1, None),
@@ -158,7 +158,7 @@ def test_all_that_is_needed_lies_behind_the_proof_of_the_last_mark() -> None:
 
 
 def test_nobody_has_listened_to_what_lies_behind_on_one_of_the_channels() -> None:
-    told = merge([found(900_000, marks=[320_000, 640_000]), found(650_000, channel=1)])
+    told = merge_found([found(900_000, marks=[320_000, 640_000]), found(650_000, channel=1)])
     mark = last_mark(told, 10**9)
     assert mark is not None and mark.position == 320_000
     assert last_mark([], 10**9) is None

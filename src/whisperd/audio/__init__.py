@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from whisperd.audio.files import open_regular_file
+from whisperd.audio.clips import Clip, elapsed_within, parse_clips
+from whisperd.audio.files import not_readable, open_regular_file
+from whisperd.audio.found import merge_found
 from whisperd.audio.kinds import BEGINNING_BYTES, kind_of
 from whisperd.audio.messages import (
     MAX_WINDOW_S,
@@ -28,6 +30,7 @@ from whisperd.audio.messages import (
 )
 
 if TYPE_CHECKING:
+    from whisperd.audio.follower import follow
     from whisperd.audio.pool import (
         DecoderOptions,
         DecoderPool,
@@ -41,6 +44,7 @@ __all__ = [
     "BEGINNING_BYTES",
     "MAX_WINDOW_S",
     "SAMPLE_RATE",
+    "Clip",
     "DecodeParams",
     "DecodeProgress",
     "Decoded",
@@ -55,10 +59,15 @@ __all__ = [
     "SpeechSample",
     "Utterance",
     "WindowAudio",
+    "elapsed_within",
+    "follow",
     "kind_of",
     "media_lock",
+    "merge_found",
+    "not_readable",
     "open_decoder_pool",
     "open_regular_file",
+    "parse_clips",
     "was_killed",
 ]
 
@@ -72,7 +81,7 @@ def media_lock() -> str:
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from whisperd.audio import pool
+        from whisperd.audio import follower, pool
 
-        return getattr(pool, name)
+        return getattr(follower if name == "follow" else pool, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

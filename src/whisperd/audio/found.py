@@ -17,7 +17,7 @@ import msgspec
 from whisperd.audio.messages import Found
 from whisperd.audio.speech import LEAD_SAMPLES, Span
 
-__all__ = ["KnownSpeech", "merge", "pack", "unpack"]
+__all__ = ["KnownSpeech", "merge_found", "pack", "unpack"]
 
 _SPAN: Final = struct.Struct("<3q?")
 
@@ -54,7 +54,7 @@ def unpack(data: bytes) -> Iterator[Span]:
     return (Span(*values) for values in _SPAN.iter_unpack(data))
 
 
-def merge(told: Iterable[Found]) -> tuple[Found, ...]:
+def merge_found(told: Iterable[Found]) -> tuple[Found, ...]:
     """All that was told of each channel of each part, in one."""
     told_of: dict[tuple[int, int], list[Found]] = {}
     for found in told:

@@ -35,9 +35,7 @@ from whisperd.clock import now_rfc3339
 from whisperd.plugins import Backend, Variant
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import CalibrationProgress
-from whisperd.runtimes.loaded import died_error, not_started_error
-from whisperd.runtimes.prepare import Prepared, Tuning, load_params
-from whisperd.runtimes.preset import RuntimePreset
+from whisperd.runtimes import Prepared, RuntimePreset, Tuning, died_error, load_params, not_started_error
 from whisperd.worker.process import Patience, Worker, WorkerDied
 from whisperd.worker.protocol import DecodeOptions, LoadParams
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from whisperd._version import __version__
 from whisperd.cli import exit_status
 from whisperd.cli.output import Progress, duration, print_error, print_json, printable, say, size
-from whisperd.client.synchronous import Client, connect
+from whisperd.client import Client, connect
 from whisperd.rpc.errors import WhisperdError
 
 if TYPE_CHECKING:

@@ -191,7 +191,7 @@ def _known_names(socket: str | None, noun: str) -> Iterable[Word]:
 
 
 def _asked(socket: str | None, noun: str) -> list[Word]:
-    from whisperd.client.synchronous import connect
+    from whisperd.client import connect
 
     ask, key, summary = _ASK.get(noun, (None, "", ""))
     if ask is None:

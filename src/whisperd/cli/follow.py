@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from whisperd.cli.output import duration, print_error
 from whisperd.cli.preparation import PREPARATION_TOPICS, Preparation, runtime_of
-from whisperd.client.values import InOrder, Transcript
+from whisperd.client import InOrder, Transcript
 from whisperd.rpc.errors import WhisperdError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from whisperd.cli.files import LineFile
     from whisperd.cli.output import Progress
-    from whisperd.client.synchronous import Client
+    from whisperd.client import Client
 
     Map = dict[str, Any]
 

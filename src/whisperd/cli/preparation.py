@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from whisperd.cli.output import Progress
-    from whisperd.client.synchronous import Client
+    from whisperd.client import Client
 
     Map = dict[str, Any]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from whisperd.client.synchronous import Client
+    from whisperd.client import Client
 
     Map = dict[str, Any]
 

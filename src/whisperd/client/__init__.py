@@ -9,21 +9,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from whisperd.client.asynchronous import AsyncClient, aconnect
     from whisperd.client.dictation import AsyncDictation, Dictation
-    from whisperd.client.options import JobOptions
+    from whisperd.client.inputs import Input, model_name
+    from whisperd.client.options import ComputeType, Device, JobOptions
     from whisperd.client.synchronous import Client, connect
-    from whisperd.client.values import Segment, Transcript, Word
+    from whisperd.client.values import InOrder, Segment, Transcript, Word, end_of_job
 
 __all__ = [
     "AsyncClient",
     "AsyncDictation",
     "Client",
+    "ComputeType",
+    "Device",
     "Dictation",
+    "InOrder",
+    "Input",
     "JobOptions",
     "Segment",
     "Transcript",
     "Word",
     "aconnect",
     "connect",
+    "end_of_job",
+    "model_name",
 ]
 
 _HOMES = {
@@ -33,10 +40,16 @@ _HOMES = {
     "Dictation": "dictation",
     "Client": "synchronous",
     "connect": "synchronous",
+    "Input": "inputs",
+    "model_name": "inputs",
+    "ComputeType": "options",
+    "Device": "options",
     "JobOptions": "options",
+    "InOrder": "values",
     "Segment": "values",
     "Transcript": "values",
     "Word": "values",
+    "end_of_job": "values",
 }
 
 

@@ -18,8 +18,7 @@ from typing import Final, Literal
 
 import anyio
 
-from whisperd.hardware.cgroups import group_folders
-from whisperd.hardware.files import ReadFile, read_file
+from whisperd.hardware import ReadFile, group_folders, read_file
 
 __all__ = [
     "GroupEvents",

@@ -36,7 +36,7 @@ from whisperd.models import ModelStore
 from whisperd.natives import Bundle, InstalledBundle, NativeStore
 from whisperd.plugins import backends, problems
 from whisperd.rpc.errors import WhisperdError
-from whisperd.runtimes.computer import Computer, JudgedVariant
+from whisperd.runtimes import Computer, JudgedVariant
 from whisperd.settings import is_offline, load_settings
 from whisperd.store import problem_with
 

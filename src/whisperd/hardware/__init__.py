@@ -7,6 +7,7 @@ ever loaded into the process that asks: drivers, folders and programs are asked 
 a broken one costs its answer and nothing else.
 """
 
+from whisperd.hardware.cgroups import group_folders
 from whisperd.hardware.cores import usable_cores
 from whisperd.hardware.detect import detect
 from whisperd.hardware.facts import (
@@ -20,14 +21,16 @@ from whisperd.hardware.facts import (
     Tool,
     Tools,
 )
+from whisperd.hardware.files import ReadFile, read_file
 from whisperd.hardware.find import find_hardware
-from whisperd.hardware.gpus import Gpu, Gpus, check_cuda, find_gpus, gpu_compute_types
+from whisperd.hardware.gpus import DEVICE_ORDER, Gpu, Gpus, check_cuda, find_gpus, gpu_compute_types
 from whisperd.hardware.memory import Memory, read_memory
 from whisperd.hardware.probes import ProbeFailed, Probes, probes_here
 from whisperd.hardware.usable import why_not
 
 __all__ = [
     "CPU_FEATURES",
+    "DEVICE_ORDER",
     "Cores",
     "Gpu",
     "Gpus",
@@ -38,6 +41,7 @@ __all__ = [
     "ProbeFailed",
     "Probes",
     "Processor",
+    "ReadFile",
     "System",
     "Tool",
     "Tools",
@@ -46,7 +50,9 @@ __all__ = [
     "find_gpus",
     "find_hardware",
     "gpu_compute_types",
+    "group_folders",
     "probes_here",
+    "read_file",
     "read_memory",
     "usable_cores",
     "why_not",

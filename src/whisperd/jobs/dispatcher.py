@@ -15,7 +15,7 @@ from whisperd.jobs.batching import NO_PAST, Parcel, Past
 from whisperd.jobs.job import unexpected_error
 from whisperd.jobs.scheduler import Batch, Priority, WindowScheduler
 from whisperd.rpc.errors import WhisperdError
-from whisperd.runtimes.loaded import LoadedRuntime, died_error
+from whisperd.runtimes import LoadedRuntime, died_error
 from whisperd.tasks import RepeatedEvent, open_task_group
 from whisperd.worker.process import Unwanted, WorkerDied
 from whisperd.worker.protocol import BatchParams, WindowResult

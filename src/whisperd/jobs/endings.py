@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from whisperd.audio.clips import elapsed_within
+from whisperd.audio import elapsed_within
 from whisperd.clock import now_rfc3339
 from whisperd.jobs.job import Job, Transcript
 from whisperd.rpc.errors import WhisperdError

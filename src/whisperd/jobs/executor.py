@@ -12,8 +12,7 @@ import msgspec
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
-from whisperd.audio import DecodeParams, DecoderPool
-from whisperd.audio.clips import elapsed_within
+from whisperd.audio import DecodeParams, DecoderPool, elapsed_within
 from whisperd.clock import now_rfc3339
 from whisperd.jobs.dispatcher import Dispatcher
 from whisperd.jobs.intake import Intake

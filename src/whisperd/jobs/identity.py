@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from whisperd.audio.files import not_readable, open_regular_file
+from whisperd.audio import not_readable, open_regular_file
 from whisperd.rpc.errors import WhisperdError
 from whisperd.threads import run_abandonable
 

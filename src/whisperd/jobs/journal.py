@@ -17,8 +17,7 @@ from typing import Any
 import anyio
 import msgspec
 
-from whisperd.audio import Found
-from whisperd.audio.found import merge
+from whisperd.audio import Found, merge_found
 from whisperd.jobs.identity import FileStamp
 from whisperd.jobs.job import Job, JobInput, JobStatus
 from whisperd.jobs.options import JobOptions
@@ -364,7 +363,7 @@ class JobJournal:
             ).fetchall()
         )
         try:
-            return merge([_decode_found(data) for (data,) in rows])
+            return merge_found([_decode_found(data) for (data,) in rows])
         except (ValueError, TypeError):
             log.warning("what the decoder of job %s has found cannot be read", job)
             return ()

@@ -16,8 +16,7 @@ import anyio
 import msgspec
 from anyio.abc import TaskGroup
 
-from whisperd.audio import SAMPLE_RATE, DecoderPool, Utterance, WindowAudio
-from whisperd.audio.follower import follow
+from whisperd.audio import SAMPLE_RATE, DecoderPool, Utterance, WindowAudio, follow
 from whisperd.clock import now_rfc3339
 from whisperd.jobs.agreement import Agreement
 from whisperd.jobs.batching import Parcel

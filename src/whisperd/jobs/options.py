@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from whisperd.audio.clips import Clip, parse_clips
+from whisperd.audio import Clip, parse_clips
 from whisperd.jobs.languages import LANGUAGES, language_code
 from whisperd.jobs.scheduler import Priority
 from whisperd.rpc.errors import WhisperdError

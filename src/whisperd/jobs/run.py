@@ -21,10 +21,10 @@ from whisperd.audio import (
     Opened,
     SpeechSample,
     WindowAudio,
+    elapsed_within,
+    merge_found,
     was_killed,
 )
-from whisperd.audio.clips import elapsed_within
-from whisperd.audio.found import merge
 from whisperd.clock import now_rfc3339
 from whisperd.jobs.batching import Parcel, Past
 from whisperd.jobs.dispatcher import Dispatcher
@@ -166,7 +166,7 @@ class JobRun:
         return msgspec.structs.replace(
             params,
             samples=0,
-            found=merge([*params.found, *self._found]),
+            found=merge_found([*params.found, *self._found]),
             done_until=max(params.done_until, self._taken[-1].start),
         )
 

@@ -11,8 +11,7 @@ import msgspec
 from whisperd.clock import now_rfc3339
 from whisperd.jobs.job import Transcript
 from whisperd.jobs.search import SearchQuery, searchable
-from whisperd.store import Database
-from whisperd.store.errors import damaged
+from whisperd.store import Database, damaged
 
 __all__ = [
     "FoundTranscript",

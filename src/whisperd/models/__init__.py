@@ -7,7 +7,17 @@ any moment.
 """
 
 from whisperd.models.catalogue import Catalogue, CatalogueModel, shipped_catalogue
+from whisperd.models.files import reading, room_bytes
 from whisperd.models.manifest import InstalledModel, ModelSummary
+from whisperd.models.memory import loading_bytes, need_bytes
+from whisperd.models.recommend import (
+    Recommendation,
+    SizedModel,
+    recommend,
+    speeds_from,
+    suitable_model,
+    too_large,
+)
 from whisperd.models.sizes import ModelSize
 from whisperd.models.sources import Source
 from whisperd.models.store import ModelStore, default_sources
@@ -19,7 +29,17 @@ __all__ = [
     "ModelSize",
     "ModelStore",
     "ModelSummary",
+    "Recommendation",
+    "SizedModel",
     "Source",
     "default_sources",
+    "loading_bytes",
+    "need_bytes",
+    "reading",
+    "recommend",
+    "room_bytes",
     "shipped_catalogue",
+    "speeds_from",
+    "suitable_model",
+    "too_large",
 ]

@@ -14,20 +14,29 @@ All that the room asks of the rest of the daemon is in `surroundings`.
 
 from __future__ import annotations
 
+from whisperd.runtimes.computer import Computer, JudgedVariant
 from whisperd.runtimes.lease import Lease
-from whisperd.runtimes.loaded import LoadedRuntime
+from whisperd.runtimes.loaded import LoadedRuntime, died_error, not_started_error
 from whisperd.runtimes.manager import RuntimeManager
+from whisperd.runtimes.prepare import Prepared, Tuning, load_params
 from whisperd.runtimes.preset import RuntimeChanges, RuntimePreset
 from whisperd.runtimes.runtime import Runtime, RuntimeView
 from whisperd.runtimes.surroundings import Surroundings
 
 __all__ = [
+    "Computer",
+    "JudgedVariant",
     "Lease",
     "LoadedRuntime",
+    "Prepared",
     "Runtime",
     "RuntimeChanges",
     "RuntimeManager",
     "RuntimePreset",
     "RuntimeView",
     "Surroundings",
+    "Tuning",
+    "died_error",
+    "load_params",
+    "not_started_error",
 ]

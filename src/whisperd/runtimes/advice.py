@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whisperd.hardware import Gpu, Memory, read_memory
-from whisperd.models import InstalledModel, ModelSize, ModelStore
-from whisperd.models.files import room_bytes
-from whisperd.models.memory import need_bytes
-from whisperd.models.recommend import (
+from whisperd.models import (
+    InstalledModel,
+    ModelSize,
+    ModelStore,
     Recommendation,
     SizedModel,
+    need_bytes,
     recommend,
+    room_bytes,
     speeds_from,
     suitable_model,
     too_large,

@@ -11,7 +11,7 @@ from dataclasses import replace
 import msgspec
 from msgspec import UNSET
 
-from whisperd.models.files import reading
+from whisperd.models import reading
 from whisperd.plugins import Backend, ModelFacts, Variant
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.preset import RuntimeChanges, RuntimePreset

@@ -10,8 +10,7 @@ import msgspec
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes import errors
 from whisperd.runtimes.preset import RuntimePreset
-from whisperd.store import Database
-from whisperd.store.errors import damaged
+from whisperd.store import Database, damaged
 
 __all__ = ["PresetStore", "check_presets"]
 

@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 
 from whisperd.rpc.errors import WhisperdError
-from whisperd.store import Database
-from whisperd.store.errors import damaged
+from whisperd.store import Database, damaged
 
 __all__ = ["Profile", "ProfileStore", "check_profiles", "unknown_profile"]
 

@@ -10,8 +10,7 @@ from typing import Protocol
 import anyio
 
 from whisperd.hardware import Gpu, Memory, read_memory
-from whisperd.models import ModelStore
-from whisperd.models.memory import loading_bytes, need_bytes
+from whisperd.models import ModelStore, loading_bytes, need_bytes
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.computer import Computer
 from whisperd.runtimes.memory import (

@@ -6,5 +6,6 @@ A migration that was released is never changed: what it got wrong, the next one 
 """
 
 from whisperd.store.database import Database, open_database, problem_with
+from whisperd.store.errors import damaged
 
-__all__ = ["Database", "open_database", "problem_with"]
+__all__ = ["Database", "damaged", "open_database", "problem_with"]

@@ -17,7 +17,7 @@ import msgspec
 from anyio.abc import ByteReceiveStream, Process
 
 from whisperd.child import how_it_ended, kill, open_child, python_command
-from whisperd.hardware.gpus import DEVICE_ORDER
+from whisperd.hardware import DEVICE_ORDER
 from whisperd.isolation import isolated_environment
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.framing import FrameLimits

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import IO, Any
 
-    from whisperd.client.dictation import Dictation
-    from whisperd.client.synchronous import Client
+    from whisperd.client import Client, Dictation
 
 STANDARD_OUTPUT = "-"
 SECOND_BYTES = 32_000

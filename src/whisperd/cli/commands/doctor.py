@@ -38,8 +38,7 @@ def add(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Look at everything; 1 if anything is broken."""
-    from whisperd.doctor.checks import check_daemon, check_socket, worst
-    from whisperd.doctor.reach import look_at_socket
+    from whisperd.doctor import check_daemon, check_socket, look_at_socket, worst
 
     if sys.stderr is not None and sys.stderr.isatty() and not (options.quiet or options.json):
         say("looking ...")
@@ -131,9 +130,7 @@ def _look() -> Map:
     """The same without a daemon."""
     import anyio
 
-    from whisperd.doctor import check
-    from whisperd.doctor.gather import gather_here
-    from whisperd.doctor.report import about, private_names
+    from whisperd.doctor import about, check, gather_here, private_names
     from whisperd.models import shipped_catalogue
 
     facts = anyio.run(gather_here)
@@ -181,7 +178,7 @@ def _print_report(options: argparse.Namespace, path: str, findings: list[Finding
     import getpass
     import platform
 
-    from whisperd.doctor.report import Private, report
+    from whisperd.doctor import Private, report
 
     host = platform.node()
     users = [os.path.basename(os.path.expanduser("~"))]

@@ -19,8 +19,7 @@ from whisperd.cli.command import (
 )
 from whisperd.cli.output import print_json, print_table, printable, size
 from whisperd.cli.parser import Parser
-from whisperd.client.inputs import model_name
-from whisperd.client.synchronous import Client
+from whisperd.client import Client, model_name
 
 PULL_EXAMPLES = """examples:
   whisperctl models pull small

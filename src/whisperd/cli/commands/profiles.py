@@ -9,7 +9,7 @@ from whisperd.cli.command import add_names, confirm, connect_as, for_each
 from whisperd.cli.job_options import JOB_OPTIONS, add_job_options, given_options, options_in_words
 from whisperd.cli.output import local_time, print_json, print_table, printable
 from whisperd.cli.parser import Parser, filled, usage_error
-from whisperd.client.inputs import model_name
+from whisperd.client import model_name
 
 OPTIONS = ("model", *JOB_OPTIONS)
 EXAMPLES = """examples:

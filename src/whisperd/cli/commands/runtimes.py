@@ -23,7 +23,7 @@ from whisperd.cli.output import columns, print_json, printable, say, size
 from whisperd.cli.parser import Parser, usage_error, whole_number
 from whisperd.cli.preparation import PREPARATION_TOPICS, Preparation
 from whisperd.cli.runtime_view import details, runtime_table, what_runs
-from whisperd.client.synchronous import Client
+from whisperd.client import Client
 
 Map = dict[str, Any]
 
@@ -86,7 +86,7 @@ def _add_edition(parser: Parser) -> None:
 
 
 def _add_fields(parser: Parser, *, is_new: bool) -> None:
-    from whisperd.client.options import ComputeType, Device
+    from whisperd.client import ComputeType, Device
 
     parser.add_argument(
         "--model",

@@ -27,12 +27,11 @@ from whisperd.cli.follow import TextWriter, events_of, subscribe_to_progress, te
 from whisperd.cli.job_options import add_job_options, add_runtime_options, given_options
 from whisperd.cli.output import Progress, duration, print_error, print_json, print_line, printable, say, size
 from whisperd.cli.parser import Parser, filled, several, usage_error
-from whisperd.client.synchronous import Client
-from whisperd.client.values import Transcript, end_of_job
+from whisperd.client import Client, Transcript, end_of_job
 from whisperd.rpc.errors import WhisperdError
 
 if TYPE_CHECKING:
-    from whisperd.client.inputs import Input
+    from whisperd.client import Input
 
 STANDARD_INPUT = "-"
 STANDARD_OUTPUT = "-"

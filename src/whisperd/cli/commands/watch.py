@@ -12,7 +12,7 @@ from whisperd.cli.files import EXTENSIONS
 from whisperd.cli.job_options import JOB_OPTIONS, add_job_options, given_options, options_in_words
 from whisperd.cli.output import counted, local_time, print_json, print_table, printable, say
 from whisperd.cli.parser import Parser, filled, several, usage_error, whole_number
-from whisperd.client.inputs import model_name
+from whisperd.client import model_name
 
 OPTIONS = ("model", *JOB_OPTIONS)
 UNSET: dict[str, list[str] | None] = {
