@@ -10,6 +10,11 @@ PYTHON ?= $(shell for name in python3.14 python3.13 python3.12 python3.11 python
 	"$$name" -c 'import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null \
 	&& echo "$$name" && break; done)
 
+# Tests start a thousand processes: where no byte code is kept, each compiles the program anew, and all takes twice as long.
+unexport PYTHONDONTWRITEBYTECODE
+# Each worker takes tests in a row: a daemon that the tests of a module share is started once, not by both.
+PYTEST := $(BIN)/pytest -q -n 2 --dist=worksteal
+
 .PHONY: help setup check lint types test test-quick test-gpu torture soak fuzz demo play install uninstall bench lock lock-dev docs walk wheels clean
 .DEFAULT_GOAL := help
 
@@ -36,10 +41,10 @@ types: setup
 	$(BIN)/mypy
 
 test-quick: setup
-	$(BIN)/pytest -q -n 2 -m "not real and not slow"
+	$(PYTEST) -m "not real and not slow"
 
 test: lint types ## all checks and all tests
-	$(BIN)/pytest -q -n 2
+	$(PYTEST)
 
 test-gpu: setup ## what needs an NVIDIA GPU; without one it says so and does nothing
 	$(BIN)/python tests/gpu/run.py
@@ -53,7 +58,7 @@ soak: setup ## everything with one daemon for an hour (WHISPERD_SOAK_S), killed 
 	WHISPERD_SOAK_S=$${WHISPERD_SOAK_S:-3600} $(BIN)/pytest -q -s tests/daemon/test_soak.py
 
 fuzz: setup ## whatever reads what it cannot trust, hammered for half an hour on two cores; WHISPERD_FUZZ_EXAMPLES says how hard
-	$(BIN)/pytest -q -n 2 --dist=worksteal --timeout=3600 --hypothesis-profile=fuzz -m hypothesis
+	$(PYTEST) --timeout=3600 --hypothesis-profile=fuzz -m hypothesis
 
 demo: ## install into a throw-away folder, fetch what is needed, transcribe a recording, print the text
 	@PYTHON="$(PYTHON)" sh scripts/demo.sh

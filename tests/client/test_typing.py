@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 GOOD = """
 import array
 import io
@@ -88,6 +90,12 @@ whisperd.Whisper("base").transcribe("a.wav", model="tiny")
 """
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of all programs: what mypy has found out about whisperd is kept beside them."""
+    return tmp_path_factory.mktemp("programs")
+
+
 def mypy(folder: Path, program: str) -> list[str]:
     """What `mypy --strict` finds, a line for each."""
     (folder / "program.py").write_text(program)
@@ -103,10 +111,10 @@ def mypy(folder: Path, program: str) -> list[str]:
     return [line for line in done.stdout.splitlines() if ": error:" in line]
 
 
-def test_a_right_program_passes(tmp_path: Path) -> None:
-    assert mypy(tmp_path, GOOD) == []
+def test_a_right_program_passes(folder: Path) -> None:
+    assert mypy(folder, GOOD) == []
 
 
-def test_every_mistake_is_found(tmp_path: Path) -> None:
-    lines = {int(line.split(":")[1]) for line in mypy(tmp_path, BAD)}
+def test_every_mistake_is_found(folder: Path) -> None:
+    lines = {int(line.split(":")[1]) for line in mypy(folder, BAD)}
     assert {6, 7, 8, 9, 10, 12, 13, 14, 15, 16, 17, 18} <= lines

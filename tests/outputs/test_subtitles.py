@@ -13,7 +13,6 @@ import srt
 import webvtt
 from hypothesis import example, given
 from hypothesis import strategies as st
-from openai.types.audio import TranscriptionVerbose
 
 from whisperd.jobs.job import Transcript
 from whisperd.jobs.script import clean, pieces, width
@@ -332,6 +331,8 @@ def test_markdown_has_paragraphs_and_nothing_of_the_text_is_taken_for_markup() -
 
 @given(texts, st.booleans())
 def test_verbose_json_is_what_the_openai_client_reads(said: list[str], words: bool) -> None:
+    from openai.types.audio import TranscriptionVerbose  # most of a second, which only this test needs
+
     whole = transcript(*spoken(said), words=words)
     shape = verbose(whole)
     read = TranscriptionVerbose.model_validate({**shape, "language": "en"}, strict=True)
