@@ -78,3 +78,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(import_module(_HOMES.get(name, "whisperd.client")), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return list({*globals(), *__all__})  # what is not loaded yet is offered all the same

@@ -100,3 +100,8 @@ def test_help_imports_no_command(shared: RunningDaemon) -> None:
     code = "from whisperd.cli.main import run; run(['--help']); import sys; print(*sys.modules)"
     seen = run_python(code, env=shared.env).splitlines()[-1].split()
     assert not [name for name in seen if name.startswith(("whisperd.cli.commands.", "whisperd.client"))]
+
+
+def test_what_is_not_loaded_yet_is_offered_all_the_same(shared: RunningDaemon) -> None:
+    code = "import whisperd; print(set(whisperd.__all__) <= set(dir(whisperd)))"
+    assert run_python(code, env=shared.env) == "True\n"

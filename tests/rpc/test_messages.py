@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Annotated, Any
 
 import msgpack
@@ -177,3 +178,9 @@ def test_an_answer_that_cannot_be_decoded(value: bytes) -> None:
         with pytest.raises(InvalidAnswer) as raised:
             Response(1, msgspec.Raw(error), msgspec.Raw(result)).unwrap()
         assert raised.value.code == "rpc.invalid_answer"
+
+
+def test_a_traceback_has_the_fix_and_the_code() -> None:
+    error = WhisperdError("runtime.unknown", "There is no runtime 'fest'.", "Did you mean fast?")
+    _, *shown = "".join(traceback.format_exception_only(error.copy())).partition(": ")[2].splitlines()
+    assert (str(error), shown) == (error.message, ["Did you mean fast? (runtime.unknown)"])

@@ -26,6 +26,7 @@ class WhisperdError(Exception):
 
     def __init__(self, code: str, message: str, fix: str, data: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
+        self.add_note(f"{fix} ({code})")  # for who sees it in a traceback, below the message
         self.code = code
         self.message = message
         self.fix = fix
