@@ -221,6 +221,22 @@ for prompt in (None, "one two three four five " * 40):
 print(json.dumps(room))
 """
 
+DOUBTED = """
+class DoubtfulModel(Model):
+    # It thinks at first that not all was said.
+    def generate(self, encoded, prompts, *, suppress_tokens, **options):
+        ends = [] if self.decoded else [engine._tokenizer("en", "transcribe").eot]
+        return super().generate(encoded, prompts, suppress_tokens=[*suppress_tokens, *ends], **options)
+    def align(self, *arguments):
+        self.decoded.append("aligned")
+        return self.model.align(*arguments)
+
+engine._model = model = DoubtfulModel(engine._model)
+options = DecodeOptions(language="en", temperatures=(0.0,), beam_size=1, word_times=True)
+engine.transcribe(windows[:1], options)
+print(json.dumps(model.decoded))
+"""
+
 
 @pytest.mark.parametrize(
     ("seconds", "room"), [(6, [token_limit(6), token_limit(6)]), (28, [440, 220])], ids=["short", "long"]
@@ -235,6 +251,14 @@ def test_a_text_has_all_its_room_and_is_doubted_when_that_is_used_up(
     sound.write_bytes(_samples("austen-0870.wav")[:size].ljust(size, b"\0"))
     found = json.loads(run_python(TELLING + ENDLESS, str(bundle), model, str(sound), env=os.environ))
     assert all(tokens >= least for tokens, least in zip(found, room, strict=True)), found
+
+
+def test_a_text_in_doubt_is_not_given_times(client: Client, tmp_path: Path) -> None:
+    model, bundle = model_and_bundle(client)
+    sound = tmp_path / "sound"
+    sound.write_bytes(_samples("austen-0870.wav")[: 2 * 6 * SAMPLE_RATE])
+    told = run_python(TELLING + DOUBTED, str(bundle), model, str(sound), env=os.environ)
+    assert json.loads(told) == [[1, 1], [1, 1], "aligned"]
 
 
 def test_a_prompt_holds_no_commands_to_the_decoder(client: Client, tmp_path: Path) -> None:

@@ -214,14 +214,15 @@ class CTranslate2Engine:
         if not group.is_any_wanted:
             return [UNWANTED] * len(group.windows)
         attempts = self._search(group)
+        best = [self._improve(group, index, attempt) for index, attempt in enumerate(attempts)]
         if group.is_any_wanted:
-            self._find_times(group, attempts)
-        return [self._result(group, index, attempt) for index, attempt in enumerate(attempts)]
+            self._find_times(
+                group, attempts, [one is first for one, first in zip(best, attempts, strict=True)]
+            )
+        return [self._result(group, index, one) for index, one in enumerate(best)]
 
-    def _result(self, group: _Group, index: int, attempt: Attempt) -> WindowResult:
-        try:
-            best = self._improve(group, index, attempt)
-        except GivenUp:
+    def _result(self, group: _Group, index: int, best: Attempt | None) -> WindowResult:
+        if best is None:
             return UNWANTED
         language, probability = group.languages[index]
         return WindowResult(
@@ -300,14 +301,17 @@ class CTranslate2Engine:
             for result, window in zip(results, group.windows, strict=True)
         ]
 
-    def _improve(self, group: _Group, index: int, attempt: Attempt) -> Attempt:
-        """Compute a window again while its text is doubtful: with the full context, then by sampling."""
+    def _improve(self, group: _Group, index: int, attempt: Attempt) -> Attempt | None:
+        """Compute a window again while its text is doubtful: with the full context, then by sampling.
+
+        Another text than the first has its times; None where nobody wants it any more.
+        """
         had_full_context = group.contexts[index] == FULL_CONTEXT_FRAMES
         if not attempt.is_doubtful(had_full_context=had_full_context):
             return attempt
         window, options = group.windows[index], group.options
         if not group.is_wanted(window):
-            raise GivenUp
+            return None
         full = [FULL_CONTEXT_FRAMES]
         alone = group.some([index], self._encoder.encode([window], full, FULL_CONTEXT_FRAMES))
         alone = alone._replace(contexts=full, longest_s=window.duration_s)
@@ -317,22 +321,26 @@ class CTranslate2Engine:
                 raise GivenUp
             return self._decode(alone, temperature, options.beam_size)[0]
 
-        best = improve(attempt, options.temperatures, decode, had_full_context=had_full_context)
+        try:
+            best = improve(attempt, options.temperatures, decode, had_full_context=had_full_context)
+        except GivenUp:
+            return None
         if best is not attempt:
-            self._find_times(alone, [best])
+            self._find_times(alone, [best], [True])
         return best
 
-    def _find_times(self, group: _Group, attempts: Sequence[Attempt]) -> None:
-        """Give the words of those attempts their times that need them, by cross-attention.
+    def _find_times(self, group: _Group, attempts: Sequence[Attempt], are_final: Sequence[bool]) -> None:
+        """Give the words of those final attempts their times that need them, by cross-attention.
 
         A model that does not say which of its heads attend to what is said has none: a window is one segment.
         """
         if not self.info.word_times:
             return
         wants = [
-            bool(one.tokens)
+            is_final
+            and bool(one.tokens)
             and (group.options.word_times or one.wants_times or is_sparse(one.text, window.spoken))
-            for one, window in zip(attempts, group.windows, strict=True)
+            for is_final, one, window in zip(are_final, attempts, group.windows, strict=True)
         ]
         for outputs, language, indices in self._aligned_together(group, wants):
             tokenizer = self._tokenizer(language, group.options.task)
