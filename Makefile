@@ -41,7 +41,7 @@ types: setup
 	$(BIN)/mypy
 
 test-quick: setup
-	$(PYTEST) -m "not real and not slow"
+	$(PYTEST) --hypothesis-profile=quick -m "not real and not slow"
 
 test: lint types ## all checks and all tests
 	$(PYTEST)

@@ -25,6 +25,8 @@ hypothesis.settings.register_profile(
     derandomize=True,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
+# `make check`: a quarter of them.
+hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("whisperd"), max_examples=25)
 # `make fuzz`: many more, others each time. What fails is kept, tried first the next time, and printed so that
 # it can be written down as an `@example`.
 hypothesis.settings.register_profile(
@@ -42,6 +44,14 @@ def pytest_configure() -> None:
     """A shell makes what it starts in the background deaf to Ctrl-C; our children would inherit that."""
     if os.name == "posix":
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test with a daemon of its own is slow: they are few, and take as long as all others together."""
+    for item in items:
+        if "make_daemon" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture
