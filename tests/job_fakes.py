@@ -169,8 +169,8 @@ class FakeDecoders:
         self.lengths = list(lengths)
         self.error = error
         """Raised at the end."""
-        self.deaths: dict[int, Exception] = {}
-        """Raised once, instead of the window at this place."""
+        self.deaths: dict[int, list[WhisperdError]] = {}
+        """Raised, each once, instead of the window at this place."""
         self.asked: list[DecodeParams] = []
         """Of each decode."""
         self.when_asked_again: list[float] | None = None
@@ -220,8 +220,8 @@ class FakeDecoding:
         start_s = 0.0
         for index, length in enumerate(lengths):
             await anyio.sleep(0)
-            if index in self._decoders.deaths:
-                raise self._decoders.deaths.pop(index)
+            if self._decoders.deaths.get(index):
+                raise self._decoders.deaths[index].pop(0)
             if index == self._decoders.pause_before:
                 await self._decoders.may_go_on.wait()
             self._decoders.taken += 1

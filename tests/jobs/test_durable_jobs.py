@@ -311,8 +311,10 @@ def overwritten(sound: Path) -> None:
     ids=["appended", "overwritten", "touched", "deleted"],
 )
 def test_of_a_file_that_is_changed_while_it_is_read_this_is_told(
-    small: RunningDaemon, steps: Steps, sound: Path, change: Callable[[Path], None], is_changed: bool
+    small: RunningDaemon, steps: Steps, tmp_path: Path, change: Callable[[Path], None], is_changed: bool
 ) -> None:
+    sound = write_silence(tmp_path / "silence.wav", LONG_S)
+
     def codes(told: dict[str, Any]) -> list[str]:
         return [warning["code"] for warning in told["warnings"]]
 
@@ -336,8 +338,9 @@ def test_of_a_file_that_is_changed_while_it_is_read_this_is_told(
 
 
 def test_whoever_transcribes_a_file_that_is_changed_meanwhile_is_told(
-    small: RunningDaemon, steps: Steps, sound: Path
+    small: RunningDaemon, steps: Steps, tmp_path: Path
 ) -> None:
+    sound = write_silence(tmp_path / "silence.wav", LONG_S)
     command = ("transcribe", str(sound), "--model", steps.model, "--no-vad", "--quiet")
     with ThreadPoolExecutor(1) as threads:
         done = threads.submit(small.ctl, *command)

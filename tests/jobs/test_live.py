@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +22,7 @@ from whisperd_testing import RunningDaemon, batches, runtime_with, until
 pytestmark = pytest.mark.real
 
 PAUSE = bytes(32_000)
+DECODER, WORKER = "whisperd.audio.decoder", "whisperd.worker.main"
 ENDS = ("transcription.completed", "transcription.failed", "transcription.cancelled")
 
 
@@ -96,6 +98,22 @@ def test_what_it_looks_like(shared: RunningDaemon, toy: Callable[..., str]) -> N
         shown = client.jobs.show(dictation.id)
     assert (shown["status"], shown["text"], shown["progress"]) == ("completed", text, 100.0)
     assert text.startswith("transcribe ")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_dictation_goes_on_whatever_is_killed(daemon: RunningDaemon, toy: Callable[..., str]) -> None:
+    model, speech = toy(), samples()[0].pcm + PAUSE
+    with daemon.connect() as client, client.dictate(model=model, language="en") as dictation:
+        for number in range(8):
+            dictation.push(speech[: len(speech) // 2] if number % 2 == 0 else speech[len(speech) // 2 :])
+            for child in daemon.children():
+                if DECODER in child.cmdline() or (number == 4 and WORKER in child.cmdline()):
+                    child.kill()
+        dictation.finish()
+        transcript = dictation.result()
+    whole, length_s = transcript.segments, len(speech) / 32_000
+    assert {int(one.start / length_s) for one in whole} == {0, 1, 2, 3}
+    assert transcript.duration == pytest.approx(4 * length_s, abs=0.01)
 
 
 def test_a_slow_engine_holds_back_who_pushes(daemon: RunningDaemon, held: Path) -> None:

@@ -35,9 +35,9 @@ def said(start: float, end: float, is_final: bool = True, *, is_likely_final: bo
     return Utterance(start=start, end=end, is_final=is_final, is_likely_final=is_likely_final, pcm=pcm)
 
 
-def killed() -> WhisperdError:
+def killed(how: signal.Signals = signal.SIGKILL) -> WhisperdError:
     """What a decoder ends with that somebody else has ended."""
-    return WhisperdError("decoder.crashed", "It broke.", "Mend it.", {"status": -signal.SIGKILL})
+    return WhisperdError("decoder.crashed", "It broke.", "Mend it.", {"status": -how})
 
 
 class Listener:
@@ -53,33 +53,37 @@ class Listener:
         self.open = self.begun = 0
         self.heard_bytes: list[int] = []
         self.error: WhisperdError | None = None
-        """Raised, once if another process is to go on."""
-        self.error_at_the_end: WhisperdError | None = None
+        """Raised whatever is fed."""
+        self.deaths: list[WhisperdError] = []
+        """Raised, each once, by what is fed."""
+        self.deaths_as_it_begins: list[WhisperdError] = []
+        self.deaths_at_the_end: list[WhisperdError] = []
 
     @asynccontextmanager
     async def listen(self) -> AsyncIterator[Listener]:
         self.open += 1
         self.begun += 1
         try:
+            if self.deaths_as_it_begins:
+                raise self.deaths_as_it_begins.pop(0)
             yield self
         finally:
             self.open -= 1
 
     async def feed(self, pcm: bytes, *, partials: bool) -> Heard:
         self.heard_bytes.append(len(pcm))
+        if self.deaths:
+            raise self.deaths.pop(0)
         if self.error is not None:
-            error = self.error
-            self.error = None if error.data else error
-            raise error
+            raise self.error
         self.asked_for_partials.append(partials)
         heard, self.next = (*self.next, *self.each(self.fed)), ()
         self.fed += 1
         return Heard(position=float(self.fed), utterances=heard)
 
     async def end(self) -> Heard:
-        if self.error_at_the_end is not None:
-            error, self.error_at_the_end = self.error_at_the_end, None
-            raise error
+        if self.deaths_at_the_end:
+            raise self.deaths_at_the_end.pop(0)
         return Heard(position=float(self.fed), utterances=self.last)
 
 
@@ -412,7 +416,7 @@ async def test_where_somebody_kills_the_decoder_another_one_goes_on() -> None:
     async with stage.run():
         await stage.hear(said(0.0, 0.5), pcm=bytes(FEED_BYTES))
         await stage.hear(pcm=bytes(FEED_BYTES))
-        stage.listener.error, stage.listener.fed = killed(), 0  # the next one counts anew
+        stage.listener.deaths, stage.listener.fed = [killed()], 0  # the next one counts anew
         await stage.hear(said(0.5, 1.0), pcm=bytes(FEED_BYTES))
     assert stage.error is None and stage.transcript is not None
     heard = [FEED_BYTES, FEED_BYTES, FEED_BYTES, 3 * FEED_BYTES - FEED_BYTES // 2]
@@ -421,22 +425,55 @@ async def test_where_somebody_kills_the_decoder_another_one_goes_on() -> None:
     assert stage.listener.begun == 2 and stage.listener.open == 0
 
 
-async def test_a_decoder_that_is_killed_twice_ends_it() -> None:
+@pytest.mark.parametrize("error", [killed(), an_error("decoder.stuck")], ids=str)
+async def test_decoders_may_be_killed_or_stopped_again_and_again(error: WhisperdError) -> None:
     stage = Stage()
     async with stage.run():
-        stage.listener.error = killed()
+        for _ in range(9):
+            stage.listener.deaths = [error.copy(), error.copy()]
+            await stage.hear()
+    assert stage.error is None
+    assert stage.listener.begun == 19 and stage.listener.open == 0
+
+
+async def test_decoders_that_are_killed_before_they_hear_anything_end_it() -> None:
+    stage = Stage()
+    async with stage.run():
+        stage.listener.deaths = [killed(), killed(), killed(signal.SIGTERM)]
         await stage.hear()
-        stage.listener.error = killed()
+    assert stage.error is not None and stage.error.data == {"status": -signal.SIGTERM}
+    assert stage.listener.begun == 3 and stage.listener.open == 0
+
+
+async def test_a_decoder_that_is_killed_as_it_begins_is_replaced() -> None:
+    stage = Stage()
+    stage.listener.deaths_as_it_begins = [killed()]
+    async with stage.run():
+        await stage.hear(said(0.0, 0.5))
+        stage.listener.deaths, stage.listener.deaths_as_it_begins = [killed()], [killed()]
+        await stage.hear(said(0.5, 1.0))
+    assert stage.error is None and stage.transcript is not None
+    assert len(stage.transcript.segments) == 2
+    assert stage.listener.begun == 4 and stage.listener.open == 0
+
+
+async def test_what_is_over_is_kept_though_decoders_are_killed_at_the_end() -> None:
+    """What a decoder has found over is not told to the next one."""
+    stage = Stage(last=[said(0.5, 1.0)])
+    async with stage.run():
         await stage.hear()
-    assert stage.error is not None and stage.error.code == "decoder.crashed"
-    assert stage.listener.begun == 2 and stage.listener.open == 0
+        stage.listener.deaths_at_the_end = [killed(), killed()]
+        stage.listener.next = ()
+        stage.listener.each = lambda number: (said(0.0, 0.25),) if number == 1 else ()
+    assert stage.transcript is not None
+    assert [(one.start, one.end) for one in stage.transcript.segments] == [(0.0, 0.25), (0.75, 1.25)]
 
 
 async def test_a_decoder_that_is_killed_at_the_end_costs_no_words() -> None:
     stage = Stage(last=[said(0.5, 1.0)])
     async with stage.run():
         await stage.hear()
-        stage.listener.error_at_the_end = killed()
+        stage.listener.deaths_at_the_end = [killed()]
     assert stage.transcript is not None and stage.transcript.text == "0.5"
     assert stage.listener.heard_bytes == [2, 2]
 

@@ -49,6 +49,7 @@ class Stage:
         )
         self.transcript: Transcript | None = None
         self.clock: Callable[[], float] = time.monotonic
+        self.is_read = anyio.Event()
 
     async def run(self) -> Transcript:
         async with open_task_group() as tasks:
@@ -58,12 +59,17 @@ class Stage:
             run = JobRun(self.job, dispatcher, options, self.events.append, self.clock)
             try:
                 pool = cast(DecoderPool, self.decoders)
-                self.transcript = await run.transcribe(pool, DecodeParams(path=self.job.path))
+                self.transcript = await run.transcribe(
+                    pool, DecodeParams(path=self.job.path), on_read=self._note_read
+                )
             finally:
                 assert self.decoders.open == 0, "a decoder is left behind"
                 assert dispatcher._scheduler._jobs == {}, "the scheduler still knows the job"
             tasks.cancel_scope.cancel()
         return self.transcript
+
+    async def _note_read(self) -> None:
+        self.is_read.set()
 
     def segments(self) -> list[str]:
         return [event.text for event in self.events if isinstance(event, TranscriptionSegment)]
@@ -247,7 +253,7 @@ async def test_where_somebody_kills_the_decoder_another_one_goes_on(
         return stage
 
     whole, stage = stage_of(), stage_of()
-    stage.decoders.deaths[place] = killed()
+    stage.decoders.deaths[place] = [killed()]
     expected, transcript = await whole.run(), await stage.run()
     assert transcript.segments == expected.segments
     assert stage.segments() == whole.segments()
@@ -263,13 +269,21 @@ async def test_where_somebody_kills_the_decoder_another_one_goes_on(
     assert second.samples == (0 if place else first.samples)
 
 
-async def test_a_decoder_that_is_killed_twice_is_an_error() -> None:
+async def test_decoders_may_be_killed_again_and_again_while_each_gets_further() -> None:
     stage = Stage(FakeDecoders([5.0, 6.0, 7.0, 8.0]))
-    stage.decoders.deaths = {1: killed(), 3: killed(signal.SIGTERM)}
+    stage.decoders.deaths = {place: [killed(), killed()] for place in range(4)}
+    transcript = await stage.run()
+    assert len(transcript.segments) == 4
+    assert len(stage.decoders.asked) == 9
+
+
+async def test_decoders_that_are_killed_at_the_same_place_are_an_error() -> None:
+    stage = Stage(FakeDecoders([5.0, 6.0, 7.0, 8.0]))
+    stage.decoders.deaths = {1: [killed()], 3: [killed(), killed(), killed(signal.SIGTERM)]}
     with pytest.raises(WhisperdError, match="It broke") as caught:
         await stage.run()
     assert caught.value.data == {"status": -signal.SIGTERM}
-    assert len(stage.decoders.asked) == 2
+    assert len(stage.decoders.asked) == 4
 
 
 @pytest.mark.parametrize(
@@ -277,7 +291,7 @@ async def test_a_decoder_that_is_killed_twice_is_an_error() -> None:
 )
 async def test_what_is_wrong_with_a_file_is_not_tried_again(error: WhisperdError) -> None:
     stage = Stage(FakeDecoders([5.0, 6.0]))
-    stage.decoders.deaths[1] = error
+    stage.decoders.deaths[1] = [error]
     with pytest.raises(WhisperdError) as caught:
         await stage.run()
     assert caught.value.code == error.code
@@ -286,7 +300,7 @@ async def test_what_is_wrong_with_a_file_is_not_tried_again(error: WhisperdError
 
 async def test_a_file_that_is_another_one_after_a_kill_is_not_joined_with_what_it_was() -> None:
     stage = Stage(FakeDecoders([5.0, 6.0, 7.0]))
-    stage.decoders.deaths[2] = killed()
+    stage.decoders.deaths[2] = [killed()]
     stage.decoders.when_asked_again = [5.0, 6.5, 7.0]
     with pytest.raises(WhisperdError) as caught:
         await stage.run()
@@ -317,6 +331,20 @@ async def test_an_error_in_the_vote() -> None:
     stage = Stage(FakeDecoders([5.0, 6.0, 7.0, 8.0]), language=None)
     stage.runtime.errors[6.0] = an_error("engine.problem")
     assert (await failing(stage)).code == "engine.problem"
+
+
+async def test_it_is_told_when_a_file_has_been_read_and_not_before() -> None:
+    stage = Stage(FakeDecoders([5.0, 6.0]))
+    stage.runtime.may_compute = anyio.Event()
+    stage.decoders.may_go_on = anyio.Event()
+    with anyio.fail_after(LIMIT_S):
+        async with open_task_group() as tasks:
+            tasks.start_soon(stage.run)
+            await anyio.wait_all_tasks_blocked()
+            assert stage.decoders.taken == 2 and not stage.is_read.is_set()
+            stage.decoders.may_go_on.set()
+            await stage.is_read.wait()
+            stage.runtime.may_compute.set()
 
 
 async def test_a_mistake_is_not_taken_for_an_error_of_the_file() -> None:

@@ -6,14 +6,15 @@ What was spoken since the last utterance that is over is kept here, so that anot
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
+from anyio.lowlevel import checkpoint
 
-from whisperd.audio.messages import SAMPLE_RATE, Heard
-from whisperd.audio.process import Listening, was_killed
+from whisperd.audio.messages import SAMPLE_RATE, Heard, Utterance
+from whisperd.audio.process import MOST_KILLED, Listening, was_killed
 from whisperd.rpc.errors import WhisperdError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Follower", "follow"]
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 KEPT_S: Final = 16.0
 """No open utterance is longer (`LiveOptions.longest_s`), with what is kept around it."""
@@ -31,48 +33,66 @@ KEPT_S: Final = 16.0
 async def follow(decoders: DecoderPool) -> AsyncIterator[Follower]:
     """Follow somebody who speaks. Leaving the block before the end kills the decoder."""
     async with AsyncExitStack() as stack:
-        yield Follower(decoders, stack, await stack.enter_async_context(decoders.listen()))
+        follower = Follower(decoders, stack)
+        await follower.begin()
+        yield follower
 
 
 class Follower:
     """As `Listening`, on the time line of all that was spoken, whichever process has heard it."""
 
-    def __init__(self, decoders: DecoderPool, stack: AsyncExitStack, listening: Listening) -> None:
+    def __init__(self, decoders: DecoderPool, stack: AsyncExitStack) -> None:
         self._decoders = decoders
         self._stack = stack
-        self._listening = listening
+        self._listening: Listening | None = None
         self._began_s = 0.0  # where the process that listens has begun
-        self._is_second = False
         self._held = bytearray()
         self._held_from = 0  # the sample at which it begins
+
+    async def begin(self) -> None:
+        """Make ready."""
+        await self._insist(lambda _listening, _is_new: checkpoint())
 
     async def feed(self, pcm: bytes, *, partials: bool = True) -> Heard:
         """Take what was spoken since the last time."""
         self._held += pcm
-        try:
-            heard = await self._listening.feed(pcm, partials=partials)
-        except WhisperdError as error:
-            await self._go_on(error)
-            heard = await self._listening.feed(bytes(self._held), partials=partials)
-        return self._told(heard)
+
+        async def feed(listening: Listening, is_new: bool) -> Heard:
+            return await listening.feed(bytes(self._held) if is_new else pcm, partials=partials)
+
+        return self._told(await self._insist(feed))
 
     async def end(self) -> Heard:
         """The speaker is gone; what was open is over."""
-        try:
-            return self._told(await self._listening.end())
-        except WhisperdError as error:
-            await self._go_on(error)
-        before = self._told(await self._listening.feed(bytes(self._held), partials=False))
-        last = self._told(await self._listening.end())
-        return msgspec.structs.replace(last, utterances=(*before.utterances, *last.utterances))
+        before: list[Utterance] = []
 
-    async def _go_on(self, error: WhisperdError) -> None:
-        """Have another process listen, once; it hears what is held."""
-        if self._is_second or not was_killed(error):
-            raise error
-        log.warning("a decoder that listened was killed, and another one goes on")
-        self._is_second, self._began_s = True, self._held_from / SAMPLE_RATE
-        self._listening = await self._stack.enter_async_context(self._decoders.listen())
+        async def end(listening: Listening, is_new: bool) -> Heard:
+            if is_new:
+                heard = await listening.feed(bytes(self._held), partials=False)
+                before.extend(self._told(heard).utterances)
+            return await listening.end()
+
+        last = self._told(await self._insist(end))
+        return msgspec.structs.replace(last, utterances=(*before, *last.utterances))
+
+    async def _insist(self, ask: Callable[[Listening, bool], Awaitable[T]]) -> T:
+        """Ask the process that listens; where somebody ends or stops it, a new one, with what is held."""
+        killed = 0
+        while True:
+            try:
+                is_new = self._listening is None
+                if self._listening is None:
+                    self._began_s = self._held_from / SAMPLE_RATE
+                    self._listening = await self._stack.enter_async_context(self._decoders.listen())
+                return await ask(self._listening, is_new)
+            except WhisperdError as error:
+                killed += 1
+                # One that stands still is not stuck in what it hears, which is nothing but samples.
+                if killed == MOST_KILLED or not (was_killed(error) or error.code == "decoder.stuck"):
+                    raise
+                log.warning("%s Another one goes on.", error.message)
+            self._listening = None
+            await self._stack.aclose()
 
     def _told(self, heard: Heard) -> Heard:
         began_s = self._began_s

@@ -17,13 +17,14 @@ import anyio
 from anyio.abc import TaskGroup
 
 from whisperd.audio.messages import DecodeParams
-from whisperd.audio.process import Decoder, Decoding, Listening, was_killed
+from whisperd.audio.process import MOST_KILLED, Decoder, Decoding, Listening, was_killed
 from whisperd.child import python_command
 from whisperd.isolation import isolated_environment
 from whisperd.rpc.errors import WhisperdError
 from whisperd.tasks import RepeatedEvent, open_task_group
 
 __all__ = [
+    "MOST_KILLED",
     "DecoderOptions",
     "DecoderPool",
     "Decoding",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import anyio
 import msgspec
@@ -18,7 +18,7 @@ from whisperd.rpc.messages import InvalidAnswer
 from whisperd.rpc.peer import Peer, PeerClosed, open_peer
 from whisperd.tasks import open_task_group
 
-__all__ = ["Decoder", "Decoding", "Listening", "was_killed"]
+__all__ = ["MOST_KILLED", "Decoder", "Decoding", "Listening", "was_killed"]
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 STDERR_BYTES = 4096
 # A process that closed its output is about to end; if it does not, it is killed.
 EXIT_WAIT_S = 2.0
+
+MOST_KILLED: Final = 3
+"""Of processes that somebody else ends, each of which got no further than the one before: no more."""
 
 
 class Decoder:

@@ -186,19 +186,18 @@ class JobExecutor:
                 on_found=partial(keeper.speech_found, job),
             )
             with_found = msgspec.structs.replace(params, found=progress.found)
-            return await run.transcribe(self._decoders(), with_found, on_decoded)
+            on_read = partial(keeper.check_unchanged, job)
+            return await run.transcribe(self._decoders(), with_found, on_decoded, on_read)
 
         await keeper.check_input(job)  # what was written while it waited is not too late
         progress = await keeper.progress(job, lease)
         async with open_task_group() as tasks:
             tasks.start_soon(keeper.hash_input, job)
             try:
-                transcript = await go_on(progress)
+                return await go_on(progress)
             except OtherWindows:
                 keeper.forget_progress(job)
-                transcript = await go_on(Progress())
-        await keeper.check_unchanged(job)
-        return transcript
+                return await go_on(Progress())
 
     def _engine_options(self, job: Job) -> DecodeOptions:
         return job.options.decode_options(self._settings().runtime.beam_size)

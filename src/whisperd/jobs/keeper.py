@@ -164,7 +164,7 @@ class JobKeeper:
             self._journal.put(record_of(job))
 
     async def check_unchanged(self, job: Job) -> None:
-        """Once all was decoded: what was read is not what was hashed if it was written to meanwhile."""
+        """Once all was read: that is not what was hashed if it was written to meanwhile."""
         try:
             stamp = await check_path(job.path)
             if await _is_same(job, stamp):

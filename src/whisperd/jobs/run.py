@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from itertools import count
+from typing import Any
 
 import msgspec
 from anyio.abc import TaskGroup
@@ -14,6 +15,7 @@ from anyio.lowlevel import checkpoint
 
 from whisperd.audio import (
     MAX_WINDOW_S,
+    MOST_KILLED,
     Decoded,
     DecodeParams,
     DecoderPool,
@@ -116,9 +118,13 @@ class JobRun:
             self._options = msgspec.structs.replace(options, language=first.language)
 
     async def transcribe(
-        self, decoders: DecoderPool, params: DecodeParams, on_decoded: Callable[[], None] = lambda: None
+        self,
+        decoders: DecoderPool,
+        params: DecodeParams,
+        on_decoded: Callable[[], None] = lambda: None,
+        on_read: Callable[[], Coroutine[Any, Any, None]] = checkpoint,
     ) -> Transcript:
-        """Do it; `on_decoded` is told when the next file may be decoded.
+        """Do it; `on_read` is told when the file was read, `on_decoded` when the next one may be decoded.
 
         Raises `WhisperdError`, and `OtherWindows` where what was finished is of no use.
         """
@@ -133,6 +139,7 @@ class JobRun:
         try:
             async with open_task_group() as tasks:
                 decoded = await self._decode(decoders, params, tasks)
+                tasks.start_soon(on_read)
                 if decoded.skipped:
                     log.warning("job %s: %d damaged packets were passed over", self._job.id, decoded.skipped)
                 tasks.start_soon(self._vote)
@@ -146,17 +153,21 @@ class JobRun:
 
     async def _decode(self, decoders: DecoderPool, params: DecodeParams, tasks: TaskGroup) -> Decoded:
         """Have the file decoded; where somebody else ends the process that does it, another one goes on."""
-        try:
-            return await self._follow(decoders, params, tasks)
-        except WhisperdError as error:
-            if not was_killed(error):
-                raise
-            killed = error
-        log.warning("job %s: its decoder was killed, and another one goes on", self._job.id)
-        try:
-            return await self._follow(decoders, self._rest_of(params), tasks)
-        except OtherWindows:  # what was told of the first ones cannot be taken back
-            raise killed from None
+        asked, in_vain = params, 0
+        killed: WhisperdError | None = None
+        while True:
+            taken = len(self._taken)
+            try:
+                return await self._follow(decoders, asked, tasks)
+            except OtherWindows as error:  # what was told of the first ones cannot be taken back
+                raise killed or error from None
+            except WhisperdError as error:
+                in_vain = 1 if len(self._taken) > taken else in_vain + 1
+                if in_vain == MOST_KILLED or not was_killed(error):
+                    raise
+                killed = error
+            log.warning("job %s: its decoder was killed, and another one goes on", self._job.id)
+            asked = self._rest_of(params)
 
     def _rest_of(self, params: DecodeParams) -> DecodeParams:
         """What another decoder is asked for: nothing that is known already."""
