@@ -14,7 +14,7 @@ from hub_server import Hub
 from toy_models import catalogue_of, known_files, tiny_files, toy_entry, write_files
 
 from toy_runtime import until
-from whisperd.models import ModelStore, shipped_catalogue
+from whisperd.models import ModelStore, converted, shipped_catalogue
 from whisperd.models.catalogue import ReadyFile
 from whisperd.models.sources import FolderSource, HubSettings, HubSource
 from whisperd.plugins import ModelFormat
@@ -183,6 +183,29 @@ async def test_a_changed_byte_is_not_given_to_an_engine(
     path.write_bytes(b"int4" + weights[::-1])
     assert await store.convert("toy", FORMAT, "int8") == path
     assert path.read_bytes() == b"int8" + weights[::-1]
+
+
+async def test_a_byte_that_changed_by_itself_is_found_when_all_are_read(
+    store: ModelStore, converter: Converter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a failing disk, no stamp tells."""
+    path = await store.convert("toy", FORMAT, "int8")
+    await store.convert("toy", FORMAT, "float16")
+    assert (await store.verify("toy")).verified
+    good, stamp_of = path.read_bytes(), converted.stamp
+    stamp_before = stamp_of(path)
+    path.write_bytes(good[:500] + b"?" + good[501:])
+    monkeypatch.setattr(converted, "stamp", lambda each: stamp_before if each == path else stamp_of(each))
+    assert await store.converted("toy", FORMAT, "int8") == path, "it does not seem to have changed"
+    with pytest.raises(WhisperdError) as caught:
+        await store.verify("toy")
+    assert caught.value.code == "model.damaged"
+    assert caught.value.data["files"] == [path.name]
+    assert await store.converted("toy", FORMAT, "int8") is None
+    assert (await store.verify("toy")).verified
+    await store.convert("toy", FORMAT, "int8")
+    assert path.read_bytes() == good
+    assert converter.calls == ["int8", "float16", "int8"], "the other one is as it was"
 
 
 async def test_what_was_only_touched_is_read_and_not_made_again(

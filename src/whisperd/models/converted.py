@@ -130,6 +130,19 @@ class ConvertedModels:
         """What the files that were made of a model take."""
         return disk.files_bytes(self._folder / source.hash)
 
+    def drop_damaged(self, source: ConvertedSource) -> list[str]:
+        """Read every byte of what was made of a model. What has another is removed, and made anew when it is
+        needed; the names of these files. Blocks.
+        """
+        bad = []
+        for record in sorted((self._folder / source.hash).glob("*.json")):
+            path = record.with_suffix("")
+            if _is_damaged(path):
+                for part in (record, _model_folder(path), path):
+                    disk.remove(part)
+                bad.append(path.name)
+        return bad
+
     def clear(self, sources: Iterable[ConvertedSource]) -> int:
         """Remove what was made of others than these models of the store; the bytes that this frees. Blocks.
 
@@ -227,6 +240,17 @@ def _is_as_it_was_made(path: Path) -> bool:
     with suppress(OSError):  # where nothing can be written, it is read in every process
         _keep(path, Verified(digests.sha256, digests.stamp))
     return True
+
+
+def _is_damaged(path: Path) -> bool:
+    """Whether a file has another byte than it was made with, whatever its stamp says."""
+    try:
+        made = msgspec.json.decode(_record(path).read_bytes(), type=Verified)
+        return hash_file(path).sha256 != made.sha256
+    except FileNotFoundError:
+        return False  # it is made anew in any case
+    except (OSError, ValueError, RecursionError):
+        return True
 
 
 def _loadable(source: ConvertedSource, format: ModelFormat, path: Path) -> Path:

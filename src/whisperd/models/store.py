@@ -120,10 +120,17 @@ class ModelStore:
         return Path(found.path)
 
     async def verify(self, name: str, on_progress: OnProgress = ignore_progress) -> InstalledModel:
-        """Read every byte of a model; `model.not_installed`, `model.damaged` with the files in `data`."""
-        if is_path(name):
-            return await self._look_into(name)
-        return await anyio.to_thread.run_sync(self._verify, name, on_progress)
+        """Read every byte of a model, and of what was converted from it.
+
+        Raises `model.not_installed`; `model.damaged` with the files in `data`, of which those that were
+        converted are removed, and made anew when they are needed.
+        """
+        in_thread = anyio.to_thread.run_sync
+        is_in_place = is_path(name)
+        found = await (self._look_into(name) if is_in_place else in_thread(self._verify, name, on_progress))
+        if found.facts is None and (bad := await in_thread(self._drop_damaged, name, Path(found.path))):
+            raise errors.damaged(found.name, bad)
+        return found
 
     async def list(self) -> tuple[ModelSummary, ...]:
         """The installed models, by name. Reads no model file."""
@@ -342,6 +349,9 @@ class ModelStore:
         found = self._find(name) or self._verify(name, ignore_progress)
         source, _ = self._source(name, Path(found.path))
         return source.hash
+
+    def _drop_damaged(self, name: str, folder: Path) -> Sequence[str]:
+        return self._converted.drop_damaged(self._source(name, folder)[0])
 
     def _list(self) -> tuple[ModelSummary, ...]:
         return tuple(self._summary(each.name, each.repo, each) for each in self._storage.manifests())
