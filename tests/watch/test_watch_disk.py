@@ -206,7 +206,25 @@ def test_no_link_leads_to_what_is_left_alone(tmp_path: Path) -> None:
 
     assert found(Selection()) == ["a.wav", "done/b.wav"]
     assert found(Selection(left_alone=frozenset({"done"}))) == ["a.wav"]
-    assert found(Selection(left_alone=frozenset({"before"}))) == ["a.wav", "done/b.wav"]
+    above = str(tmp_path.parent)
+    assert found(Selection(left_alone=frozenset({"before", above}))) == ["a.wav", "done/b.wav"]
+
+
+def test_no_link_leads_into_what_is_left_alone(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    for folder in ("root/done/deep", "other/deep", "others"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.wav").write_bytes(b"sound")
+    for name, target in (("link", "done/deep"), ("far", "../other/deep"), ("free", "../others")):
+        (root / name).symlink_to(target)
+    selection = Selection(left_alone=frozenset({"done", str(tmp_path / "other")}))
+
+    def found(start: str = "") -> list[str]:
+        return [seen.path for seen in walk(str(root), selection, start) if seen is not None]
+
+    assert found() == ["free/a.wav"]
+    assert found("link") == found("far") == []
+    assert found("free") == ["free/a.wav"]
 
 
 def test_source_code_that_is_called_like_a_video_is_no_recording(tmp_path: Path) -> None:

@@ -252,12 +252,11 @@ class WatchManager:
                 await anyio.sleep(self._settings().retry_delay_s)
 
     def _left_alone(self, preset: WatchPreset) -> frozenset[str]:
-        """Folders within a watch that are not its affair: where its recordings go, and other watches."""
+        """Folders that are not a watch's affair, even where a link leads there: where its recordings go, and
+        other watches."""
         others = [one.path for one in self.all() if one.id != preset.id]
-        root = preset.path.rstrip(os.sep) + os.sep
-        return frozenset(
-            path[len(root) :] for path in filter(None, (preset.move_to, *others)) if path.startswith(root)
-        )
+        root = os.path.join(preset.path, "")
+        return frozenset(path.removeprefix(root) for path in filter(None, (preset.move_to, *others)))
 
     def _notice(self) -> None:
         """There is something to do, or a folder came or went."""

@@ -82,15 +82,18 @@ def walk(
     found under its own name. What cannot be read is passed over, and so is what the kernel makes up, and what
     is left alone, also where a link leads to it. `on_leftover` is told of hidden files, by folder and name.
     """
-    folders, links = [start], list[str]()
-    visited = {_place(os.path.join(root, folder)) for folder in selection.left_alone} - {_place(root)}
+    folders, links = list[str](), [start]
+    left_alone = _left_alone(root, selection)
+    visited = {_place(folder) for folder in left_alone} - {_place(root)}
     passed_over = devices_of_the_system()
     while folders or links:
-        folder = folders.pop() if folders else links.pop(0)
+        is_own, folder = (True, folders.pop()) if folders else (False, links.pop(0))
         full = os.path.join(root, folder)
         try:
             place = _place(full)
             if place is None or place in visited or place[0] in passed_over:
+                continue
+            if not is_own and _inside(os.path.realpath(full)).startswith(left_alone):
                 continue
             visited.add(place)
             with os.scandir(full) as listing:
@@ -232,6 +235,18 @@ def sort_out(
         elif is_partial(os.path.basename(within)) and (part := look_at(root, within)) is not None:
             note_partial(part.identity.inode)
     return files, folders, missing
+
+
+def _left_alone(root: str, selection: Selection) -> tuple[str, ...]:
+    """The real folders that are not looked into, but for those in which the watched one itself lies."""
+    real_root = _inside(os.path.realpath(root))
+    folders = (_inside(os.path.realpath(os.path.join(root, one))) for one in selection.left_alone)
+    return tuple(folder for folder in folders if not real_root.startswith(folder))
+
+
+def _inside(folder: str) -> str:
+    """What the paths of all that is in a folder begin with."""
+    return os.path.join(folder, "")
 
 
 def _is_open_for_writing(status: os.stat_result, path: str) -> bool:
