@@ -752,6 +752,7 @@ print(step)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="forks")
 def test_a_crash_at_any_step_leaves_no_half_model(tmp_path: Path, share: Path) -> None:
     here = str(Path(__file__).parent)

@@ -94,6 +94,7 @@ distributions = ["engine>=2,<3", "engine-parts"]
 """
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_what_is_written_can_be_installed(
     tmp_path: Path, index: IndexServer, store: NativeStore, monkeypatch: pytest.MonkeyPatch

@@ -96,6 +96,7 @@ class TestBuild:
         steps = [(each.file, each.done, each.total) for each in told if each.detail == "building"]
         assert steps == [(None, 0, None), ("step 1 of 2", 1, 2), ("step 2 of 2", 2, 2)]
 
+    @pytest.mark.slow
     async def test_the_build_has_its_variables_and_none_of_the_users_secrets(
         self, store: NativeStore, wheels: Path, index: IndexServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -171,9 +171,8 @@ class TestRefusals:
         assert not root.exists()
 
     async def test_offline_what_is_there_is_used(
-        self, store: NativeStore, root: Path, bundle: Bundle, index: IndexServer
+        self, installed: InstalledBundle, root: Path, bundle: Bundle
     ) -> None:
-        installed = await store.install(bundle, ignore)
         assert await NativeStore(root, offline=True).install(bundle, ignore) == installed
 
     async def test_no_room_on_the_disk(self, root: Path, bundle: Bundle, index: IndexServer) -> None:
@@ -278,10 +277,6 @@ def locked_folder() -> Iterator[Path]:
 
 
 class TestVerify:
-    @pytest.fixture
-    async def installed(self, store: NativeStore, bundle: Bundle, index: IndexServer) -> InstalledBundle:
-        return await store.install(bundle, ignore)
-
     async def test_one_changed_byte(self, store: NativeStore, installed: InstalledBundle) -> None:
         library = installed.path / "engine/lib/native.bin"
         data = bytearray(library.read_bytes())
@@ -327,9 +322,8 @@ class TestMend:
         assert left_in_staging(root) == []
 
     async def test_a_bundle_that_is_whole_stays(
-        self, store: NativeStore, bundle: Bundle, index: IndexServer
+        self, store: NativeStore, installed: InstalledBundle, bundle: Bundle, index: IndexServer
     ) -> None:
-        installed = await store.install(bundle, ignore)
         index.downloads.clear()
         told: list[Progress] = []
         assert await store.install(bundle, told.append, mend=True) == installed
@@ -337,9 +331,8 @@ class TestMend:
         assert [progress.detail for progress in told] == ["verifying"]
 
     async def test_where_it_cannot_be_mended_it_stays_as_it_is(
-        self, store: NativeStore, bundle: Bundle, root: Path, index: IndexServer
+        self, store: NativeStore, installed: InstalledBundle, bundle: Bundle, root: Path, index: IndexServer
     ) -> None:
-        installed = await store.install(bundle, ignore)
         (installed.path / "engine_parts/data.txt").unlink()
         with pytest.raises(WhisperdError) as caught:
             await NativeStore(root, offline=True).install(bundle, ignore, mend=True)
@@ -364,9 +357,8 @@ class TestRemove:
         assert await store.install(bundle, ignore) == installed
 
     async def test_removing_what_is_gone_is_no_error(
-        self, store: NativeStore, bundle: Bundle, index: IndexServer
+        self, store: NativeStore, installed: InstalledBundle
     ) -> None:
-        installed = await store.install(bundle, ignore)
         await store.remove(installed)
         await store.remove(installed)
 

@@ -59,6 +59,7 @@ async def refused(store: NativeStore, bundle: Bundle, version: str | None = None
     return caught.value
 
 
+@pytest.mark.slow
 class TestUpgrade:
     async def test_the_newest_is_installed_beside_and_used_from_then_on(
         self, store: NativeStore, bundle: Bundle, root: Path, newer: Path, index: IndexServer
@@ -105,7 +106,6 @@ class TestUpgrade:
         assert not (root / ".current").exists()
         assert left_in_staging(root) == []
 
-    @pytest.mark.slow
     async def test_progress_says_what_is_being_done(
         self, store: NativeStore, bundle: Bundle, newer: Path, index: IndexServer
     ) -> None:
@@ -125,7 +125,6 @@ class TestUpgrade:
         assert done.installed.version == "2.0"
         assert (await store.upgrade(bundle, works, ignore, "2.0")).before is None
 
-    @pytest.mark.slow
     async def test_the_shipped_version_can_be_asked_for(
         self, store: NativeStore, bundle: Bundle, root: Path, newer: Path, index: IndexServer
     ) -> None:
@@ -134,7 +133,6 @@ class TestUpgrade:
         assert (await store.upgrade(bundle, works, ignore, "2.1")).installed == shipped
         assert store.find(bundle) == shipped
 
-    @pytest.mark.slow
     async def test_the_version_before_the_last_is_removed(
         self, store: NativeStore, bundle: Bundle, wheels: Path, newer: Path, index: IndexServer
     ) -> None:
@@ -144,7 +142,6 @@ class TestUpgrade:
         await store.upgrade(bundle, works, ignore)
         assert [one.version for one in await store.list()] == ["2.2", "2.3"]
 
-    @pytest.mark.slow
     async def test_two_at_once_upgrade_once(
         self, store: NativeStore, bundle: Bundle, newer: Path, index: IndexServer
     ) -> None:
@@ -370,6 +367,7 @@ def test_what_was_removed_is_chosen_no_more(choice: Choice, folder: str) -> None
 
 
 class TestPruning:
+    @pytest.mark.slow
     async def test_what_nothing_would_use_again_is_removed(
         self, store: NativeStore, bundle: Bundle, wheels: Path, root: Path, newer: Path, index: IndexServer
     ) -> None:
@@ -385,6 +383,7 @@ class TestPruning:
         assert await store.prune([bundle]) == []
         assert await store.rollback(bundle, ignore) == first
 
+    @pytest.mark.slow
     async def test_a_version_that_is_being_tried_is_not_left_over(
         self, store: NativeStore, bundle: Bundle, root: Path, newer: Path, index: IndexServer
     ) -> None:
