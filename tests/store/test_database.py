@@ -391,6 +391,24 @@ async def test_damage_while_it_is_open_says_what_to_do(path: Path) -> None:
     assert "whisperctl daemon restart" in raised.value.fix
 
 
+@pytest.mark.parametrize("how", ["deleted", "folder deleted", "replaced"])
+@pytest.mark.skipif(os.name != "posix", reason="no open file is deleted")
+async def test_what_is_deleted_while_it_is_open_takes_nothing_any_more(how: str, path: Path) -> None:
+    async with open_database(path, NUMBERS) as database:
+        await database.run(adding(1))
+        if how == "deleted":
+            path.unlink()
+        elif how == "replaced":
+            shutil.copy(path, path.with_name("copy"))
+            path.with_name("copy").replace(path)
+        else:
+            shutil.rmtree(path.parent)
+        with pytest.raises(WhisperdError) as raised:
+            await database.run(adding(2))
+        assert raised.value.code == "store.gone"
+        assert "whisperctl daemon restart" in raised.value.fix
+
+
 # What the system refuses
 
 

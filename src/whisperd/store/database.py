@@ -79,6 +79,7 @@ class Database:
         self.set_aside = set_aside
         """Where the damaged data base went that was found when this one was opened."""
         self._connection = connection
+        self._inode = _inode(path)
         # One thread at a time, and none of those that may all be waiting for something slow.
         self._thread = anyio.CapacityLimiter(1)
 
@@ -87,7 +88,8 @@ class Database:
 
         Who is cancelled while it waits for its turn has changed nothing; work that has begun is
         finished and answered, so that it is always known whether it was kept. `work` does not commit.
-        Raises what `work` raises, and `WhisperdError` (`disk.full`, `store.unreadable`, `store.damaged`).
+        Raises what `work` raises, and `WhisperdError` (`disk.full`, `store.unreadable`, `store.damaged`,
+        `store.gone`).
         """
         # The thread is waited for once it has begun, also by who is cancelled.
         return await to_thread.run_sync(self._transact, work, limiter=self._thread)
@@ -105,6 +107,8 @@ class Database:
 
     def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
         connection = self._connection
+        if _inode(self.path) != self._inode:  # what is written to a deleted file is lost, and no error tells
+            raise errors.gone(self.path)
         with self._errors_told():
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -131,6 +135,13 @@ class Database:
             if told is None:
                 raise
             raise told from error
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
 
 
 def problem_with(path: Path) -> WhisperdError | None:

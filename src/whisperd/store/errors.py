@@ -8,7 +8,16 @@ from pathlib import Path
 from whisperd import disk
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["busy", "damaged", "from_os_error", "from_sqlite_error", "is_refusal", "too_new", "unreadable"]
+__all__ = [
+    "busy",
+    "damaged",
+    "from_os_error",
+    "from_sqlite_error",
+    "gone",
+    "is_refusal",
+    "too_new",
+    "unreadable",
+]
 
 _REFUSED = {
     sqlite3.SQLITE_AUTH,
@@ -84,6 +93,16 @@ def damaged(path: Path, reason: str) -> WhisperdError:
         "store.damaged",
         f"The data base {path} is damaged: {reason}.",
         "Run `whisperctl daemon restart`: it sets the damaged data base aside and begins a new one.",
+        {"path": str(path)},
+    )
+
+
+def gone(path: Path) -> WhisperdError:
+    """`store.gone`: it was there when it was opened."""
+    return WhisperdError(
+        "store.gone",
+        f"The data base {path} was removed or replaced while it was in use.",
+        "Put it back, if you can; then run `whisperctl daemon restart`, which else begins a new one.",
         {"path": str(path)},
     )
 
