@@ -42,6 +42,8 @@ def result_of(
     )
     if options.language is not None:
         spoken, probability = options.language, 1.0
+    elif options.languages and spoken not in options.languages:
+        spoken = options.languages[0]
     return WindowResult(language=spoken, language_probability=probability, segments=(segment,))
 
 

@@ -206,6 +206,11 @@ class ShortOfBreath(Parrot):
         return super().text(sample, options)
 
 
+class HearsAnyLanguage(Parrot):
+    def find_languages(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[str]:
+        return super().find_languages(windows, msgspec.structs.replace(options, languages=()))
+
+
 class DiesOfNonsense(Parrot):
     def find_languages(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[str]:
         if options.language == "xx":
@@ -319,9 +324,9 @@ class OnlyEnglish(Parrot):
 
 class GuessesEnglish(Parrot):
     def find_languages(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[str]:
-        return super().find_languages(
-            windows, msgspec.structs.replace(options, language=options.language or "en")
-        )
+        if options.language is None and not options.languages:
+            options = msgspec.structs.replace(options, language="en")
+        return super().find_languages(windows, options)
 
 
 class NoVote(Parrot):

@@ -121,10 +121,12 @@ class Parrot:
             return ["en"] * len(windows)
         if options.language is not None:
             return [options.language] * len(windows)
-        votes: dict[int, Counter[str]] = {window.group: Counter() for window in windows}
+        candidates = options.languages or self.languages
+        votes = {window.group: Counter(dict.fromkeys(candidates, 0)) for window in windows}
         for window in windows:
             for _, sample in heard(window.pcm):
-                votes[window.group][sample.language] += len(sample.pcm)
+                if sample.language in candidates:
+                    votes[window.group][sample.language] += len(sample.pcm)
         return [max(votes[window.group], key=votes[window.group].__getitem__) for window in windows]
 
     def result(self, window: EngineWindow, language: str, options: DecodeOptions) -> WindowResult:

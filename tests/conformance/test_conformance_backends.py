@@ -27,6 +27,7 @@ TOY_IS_DEAF = (
     "temperatures",
     "memory",
     "language-found",
+    "language-among",
     "translation",
     "unknown-compute-type",
     "unknown-device",

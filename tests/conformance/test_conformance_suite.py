@@ -91,6 +91,7 @@ SPOILT = {
     "multilingual-info": ["NoEnglish"],
     "language-given": ["OnlyEnglish"],
     "language-found": ["GuessesEnglish"],
+    "language-among": ["HearsAnyLanguage"],
     "language-vote": ["NoVote"],
     "translation": ["NoTranslator", "CallsItEnglish"],
     "foreign-words": ["NoWordsForGermans"],

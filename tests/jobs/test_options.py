@@ -32,6 +32,11 @@ def test_whisper_knows_a_hundred_languages() -> None:
         ("nb-NO", "no"),
         ("jv", "jw"),
         ("Mandarin", "zh"),
+        ("Spanish, en", "en,es"),
+        ("es,es", "es"),
+        ("es,auto,German", "auto,de,es"),
+        ("auto,es", "es"),
+        ("AUTO", "auto"),
     ],
 )
 def test_a_language_has_a_code_and_a_name(given: str, code: str) -> None:
@@ -40,7 +45,15 @@ def test_a_language_has_a_code_and_a_name(given: str, code: str) -> None:
 
 @pytest.mark.parametrize(
     ("given", "hint"),
-    [("Germn", "german"), ("klingon", "auto"), ("", "auto"), ("german-de", "german"), ("-", "auto")],
+    [
+        ("Germn", "german"),
+        ("klingon", "auto"),
+        ("", "auto"),
+        ("german-de", "german"),
+        ("-", "auto"),
+        ("en,Germn", "german"),
+        ("en,", "auto"),
+    ],
 )
 def test_an_unknown_language(given: str, hint: str) -> None:
     with pytest.raises(WhisperdError) as raised:
@@ -59,6 +72,15 @@ def test_what_of_it_concerns_the_engine() -> None:
     assert given.decode_options(3) == DecodeOptions(
         language="de", task="translate", beam_size=1, temperatures=(0.5,), prompt="Hello", hotwords="whisperd"
     )
+
+
+def test_several_languages_concern_the_engine_where_it_has_to_find_one() -> None:
+    several = JobOptions(language="auto,de,en")
+    assert several.is_language_free
+    assert several.decode_options(3) == DecodeOptions(
+        languages=("de", "en"), beam_size=3, temperatures=DEFAULT_TEMPERATURES
+    )
+    assert not JobOptions(language="de").decode_options(3).languages
 
 
 def test_options_as_they_travel() -> None:

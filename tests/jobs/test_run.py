@@ -147,6 +147,21 @@ async def test_speech_from_all_over_a_file_outvotes_its_first_windows() -> None:
     assert {one.language for one in transcript.segments} == {"en"}
 
 
+@pytest.mark.parametrize("samples", [[], [3.0]])
+async def test_a_language_is_one_of_those_that_are_named(samples: list[float]) -> None:
+    stage = Stage(FakeDecoders([5.0, 6.0]), language="en,fr")
+    stage.decoders.samples = samples
+    stage.runtime.spoken = {3.0: ("pl", 0.9), 5.0: ("pl", 0.9), 6.0: ("fr", 0.9)}
+    assert (await stage.run()).language == "en"
+
+
+async def test_a_language_that_changes_does_so_between_those_that_are_named() -> None:
+    stage = Stage(FakeDecoders([5.0, 6.0]), language="auto,en,fr")
+    stage.runtime.spoken = {5.0: ("pl", 0.9), 6.0: ("fr", 0.9)}
+    transcript = await stage.run()
+    assert [one.language for one in transcript.segments] == ["en", "fr"]
+
+
 async def test_a_language_that_changes_is_found_window_by_window() -> None:
     stage = Stage(FakeDecoders([5.0, 6.0, 7.0, 8.0]), language="auto")
     stage.decoders.samples = [3.0, 4.0]

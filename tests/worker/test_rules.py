@@ -128,6 +128,14 @@ def test_groups_do_not_hear_each_other(data: st.DataObject) -> None:
         assert 0 <= alone[0][1] <= 1 + 1e-9
 
 
+def test_a_language_is_one_of_those_that_are_named() -> None:
+    guesses = [{"pl": 0.7, "es": 0.2, "en": 0.1}]
+    (elected,) = elect(guesses, [(0, 2.0)], ("en", "es"))
+    assert elected == ("es", pytest.approx(2 / 3)), "so likely among them"
+    (unheard,) = elect(guesses, [(0, 2.0)], ("ja", "zh"))
+    assert unheard == ("ja", 0.5)
+
+
 def test_a_window_of_no_length_is_no_division_by_zero() -> None:
     assert elect([{"en": 1.0}], [(0, 0.0)])[0][0] == "en"
 

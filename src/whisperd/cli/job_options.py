@@ -49,8 +49,8 @@ def add_job_options(parser: Parser, *, live: bool = False) -> None:
     """Add them; to what is spoken `live`, those of recordings do not apply."""
     parser.add_argument(
         "--language",
-        metavar="CODE",
-        help="what is spoken; auto: it may change; without this, it is found once for all",
+        metavar="CODE[,CODE...]",
+        help="what is spoken, or may be; auto: it may change; without this, it is found once for all",
     )
     parser.add_argument(
         "--task", choices=("transcribe", "translate"), help="translate is into English (transcribe)"

@@ -15,7 +15,7 @@ from whisperd.jobs.scheduler import Priority
 from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.protocol import DecodeOptions
 
-__all__ = ["JobOptions", "check_options", "job_options"]
+__all__ = ["JobOptions", "check_options", "coded_language", "job_options"]
 
 DEFAULT_TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
@@ -26,7 +26,8 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     runtime: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     model: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
     language: Annotated[str, Meta(max_length=100)] | None = None
-    """None: found once, for all of it. `auto`: found for each window by itself, as it may change."""
+    """None: found once, for all of it. `auto`: found for each window by itself, as it may change. With
+    several, and commas between, it is one of them."""
     task: Literal["transcribe", "translate"] = "transcribe"
     beam_size: Annotated[int, Meta(ge=1, le=16)] | None = None
     temperature: Annotated[tuple[Annotated[float, Meta(ge=0, le=1)], ...], Meta(max_length=10)] | None = None
@@ -56,13 +57,25 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     @property
     def is_language_free(self) -> bool:
         """Whether the language is to be found for each window by itself."""
-        return self.language == "auto"
+        return "auto" in self._named_languages
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Those that it may be; none: any."""
+        return tuple(name for name in self._named_languages if name != "auto")
+
+    @property
+    def _named_languages(self) -> list[str]:
+        return [] if self.language is None else self.language.split(",")
 
     def decode_options(self, default_beam_size: int) -> DecodeOptions:
         """What of it concerns the engine."""
+        languages = self.languages
+        is_given = len(languages) == 1
         return DecodeOptions(
             task=self.task,
-            language=None if self.is_language_free else self.language,
+            language=languages[0] if is_given else None,
+            languages=() if is_given else languages,
             beam_size=self.beam_size or default_beam_size,
             temperatures=self.temperature or DEFAULT_TEMPERATURES,
             prompt=self.prompt,
@@ -97,17 +110,25 @@ def check_options(options: JobOptions) -> JobOptions:
     _ = options.clips
     if options.language is None:
         return options
-    wanted = options.language.strip().lower()
-    if (code := "auto" if wanted == "auto" else language_code(wanted)) is not None:
-        return msgspec.structs.replace(options, language=code)
-    near = difflib.get_close_matches(wanted, [*LANGUAGES, *LANGUAGES.values()], 3)
+    named = {name.strip().lower() for name in options.language.split(",")}
+    # In one order, so that the same ones are the same option.
+    languages = sorted({coded_language(name) for name in named - {"auto"}})
+    is_free = "auto" in named and len(languages) != 1
+    return msgspec.structs.replace(options, language=",".join(["auto"] * is_free + languages))
+
+
+def coded_language(named: str) -> str:
+    """The code of one language. Raises `language.unknown`."""
+    if (code := language_code(named)) is not None:
+        return code
+    near = difflib.get_close_matches(named.strip().lower(), [*LANGUAGES, *LANGUAGES.values()], 3)
     raise WhisperdError(
         "language.unknown",
-        f"There is no language {options.language!r}.",
+        f"There is no language {named!r}.",
         f"Did you mean {' or '.join(near)}?"
         if near
         else "Use a code such as en, de or zh, or auto where it changes on the way.",
-        {"language": options.language, "near": near},
+        {"language": named, "near": near},
     )
 
 

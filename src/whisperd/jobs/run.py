@@ -252,7 +252,9 @@ class JobRun:
     async def _vote_by_samples(self) -> None:
         """Speech from all over the file finds its language; what text it has is not looked at."""
         samples, self._samples = self._samples, []
-        options = DecodeOptions(task=self._options.task, beam_size=1, temperatures=(0.0,))
+        options = DecodeOptions(
+            task=self._options.task, languages=self._options.languages, beam_size=1, temperatures=(0.0,)
+        )
         vote = LanguageVote()
 
         async def hear(number: int, window: EngineWindow) -> None:
@@ -415,8 +417,8 @@ def check_against_model(options: JobOptions, languages: Sequence[str], model: st
     Raises `task.not_in_model` and `language.not_in_model`.
     """
     is_multilingual = len(languages) > 1
-    if options.language is not None and options.language not in ("auto", *languages):
-        raise _not_in_model("language", LANGUAGES[options.language].title(), model, is_multilingual)
+    if unknown := next((one for one in options.languages if one not in languages), None):
+        raise _not_in_model("language", LANGUAGES[unknown].title(), model, is_multilingual)
     if options.task == "translate" and not (is_multilingual and _translates(model)):
         raise _not_in_model("task", "translation", model, is_multilingual)
 

@@ -94,6 +94,8 @@ class DecodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     task: Literal["transcribe", "translate"] = "transcribe"
     language: str | None = None
     """An ISO 639-1 code, or None: found by vote among the windows of one `group`."""
+    languages: tuple[str, ...] = ()
+    """Those that one that is found may be; none: any."""
     beam_size: int = 5
     temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     """Tried in turn while the result looks bad."""

@@ -143,18 +143,20 @@ def is_silence(no_speech_prob: float, avg_logprob: float) -> bool:
 
 
 def elect(
-    guesses: Sequence[Mapping[str, float]], voters: Sequence[tuple[int, float]]
+    guesses: Sequence[Mapping[str, float]],
+    voters: Sequence[tuple[int, float]],
+    among: Sequence[str] = (),
 ) -> list[tuple[str, float]]:
     """One language for all windows of a group, with its share of the vote.
 
     `guesses` gives the probability of each language for each window, `voters` each window's group
-    and length in seconds: a longer window has more weight.
+    and length in seconds: a longer window has more weight. `among` are those that it may be; none: any.
     """
     totals: dict[int, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
     weights: defaultdict[int, float] = defaultdict(float)
     for guess, (group, duration_s) in zip(guesses, voters, strict=True):
         weights[group] += duration_s
-        for language, probability in guess.items():
+        for language, probability in _guess_among(guess, among).items():
             totals[group][language] += probability * duration_s
     winners = {
         group: max(
@@ -164,3 +166,13 @@ def elect(
         for group, votes in totals.items()
     }
     return [winners[group] for group, _ in voters]
+
+
+def _guess_among(guess: Mapping[str, float], languages: Sequence[str]) -> Mapping[str, float]:
+    """How likely each of some languages is where it is one of them."""
+    if not languages:
+        return guess
+    total = sum(guess.get(language, 0.0) for language in languages)
+    if not total:
+        return {language: 1 / len(languages) for language in languages}
+    return {language: guess.get(language, 0.0) / total for language in languages}

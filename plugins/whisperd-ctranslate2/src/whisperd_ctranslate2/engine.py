@@ -246,6 +246,7 @@ class CTranslate2Engine:
         return elect(
             [guesses[place] for place in range(len(windows))],
             [(window.group, window.duration_s) for window in windows],
+            options.languages,
         )
 
     def _search(self, group: _Group) -> list[Attempt]:

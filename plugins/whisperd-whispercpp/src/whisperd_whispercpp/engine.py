@@ -129,7 +129,8 @@ class WhisperCppEngine:
                 continue
             self._listen(state, window, self._audio_context(window))
             guesses.append(state.guess_language())
-        return elect(guesses, [(window.group, window.duration_s) for window in windows])
+        voters = [(window.group, window.duration_s) for window in windows]
+        return elect(guesses, voters, options.languages)
 
     def _transcribe_if_wanted(
         self,

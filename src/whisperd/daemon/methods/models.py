@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from whisperd.daemon.call import Call
-from whisperd.jobs.options import JobOptions, check_options
+from whisperd.jobs.options import coded_language
 from whisperd.models import ModelSummary
 from whisperd.models.recommend import Recommendation
 from whisperd.rpc.errors import WhisperdError
@@ -48,8 +48,9 @@ async def available(call: Call, params: NoParams) -> tuple[ModelSummary, ...]:
 
 async def recommend(call: Call, params: RecommendParams) -> tuple[Recommendation, ...]:
     """The models that know a language, the best choice for this computer first. Raises `language.unknown`."""
-    language = check_options(JobOptions(language=params.language or "auto")).language
-    return await call.service.advisor.recommend(None if language == "auto" else language)
+    named = params.language
+    language = None if named is None or named == "auto" else coded_language(named)
+    return await call.service.advisor.recommend(language)
 
 
 async def show(call: Call, params: ModelParams) -> dict[str, Any]:

@@ -50,6 +50,19 @@ async def language_found(trial: Trial) -> None:
 
 
 @LANGUAGES
+async def language_among(trial: Trial) -> None:
+    """Of languages that are named it is one, the likeliest of them, whatever else it sounds like."""
+    sample = trial.bench.english[1]
+    others = tuple(language for language in trial.info.languages if language != "en")[-2:]
+    for languages in (others, (*others, "en")):
+        (result,) = await trial.hear(sample.pcm, language=None, languages=languages, temperatures=(0.0,))
+        if result.language not in languages or ("en" in languages and result.language != "en"):
+            raise Failure(f"of {', '.join(languages)}, {sample.name} is heard as {result.language!r}")
+        if not 0 < result.language_probability <= 1:
+            raise Failure(f"the probability of a language that was found is {result.language_probability}")
+
+
+@LANGUAGES
 async def language_vote(trial: Trial) -> None:
     """Windows of one recording (`group`) have one language, whatever each alone sounds like."""
     foreign = _foreign(trial)
