@@ -241,16 +241,16 @@ class Settings(_Section, frozen=True):
     log: LogSettings = LogSettings()
 
 
-def load_settings(path: Path) -> Settings:
-    """Read the file; one that is not there is all defaults.
+def load_settings(path: Path, *, has_to_be_there: bool = False) -> Settings:
+    """Read the file; one that is not there, and does not have to be, is all defaults.
 
     Raises `WhisperdError` (`config.invalid`, `config.unreadable`) that names the place.
     """
     try:
         text = path.read_text("utf-8-sig")  # an editor on Windows may put a mark at its beginning
-    except FileNotFoundError:
-        return Settings()
     except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, FileNotFoundError) and not has_to_be_there:
+            return Settings()
         raise WhisperdError(
             "config.unreadable",
             f"The settings in {path} cannot be read: {getattr(error, 'strerror', None) or error}.",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from raw_client import RawClient, until
 
 from whisperd.rpc.errors import WhisperdError
-from whisperd_testing import RunningDaemon, toy_model
+from whisperd_testing import LIMIT_S, RunningDaemon, toy_model
 
 MakeDaemon = Callable[..., RunningDaemon]
 
@@ -121,6 +123,16 @@ def test_another_file(make_daemon: MakeDaemon) -> None:
         assert answer["path"] == str(other)
         assert "\nmax_jobs = 3" in answer["content"]
         assert "# max_connections = 512" in answer["content"]
+
+
+def test_a_file_that_is_named_has_to_be_there(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon()
+    command = [sys.executable, "-P", "-m", "whisperd", "--config", str(daemon.folder / "othr.toml")]
+    done = subprocess.run(
+        command, env=daemon.env, capture_output=True, text=True, timeout=LIMIT_S, check=False
+    )
+    assert done.returncode == 3
+    assert "othr.toml cannot be read: No such file" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     notifier = Notifier()
     try:
         config_file = Path(options.config).absolute() if options.config else paths.config_file()
-        settings = load_settings(config_file)
+        settings = load_settings(config_file, has_to_be_there=bool(options.config))
         log_file = LogFile(
             paths.log_file(), settings.log, level=options.log_level, to_terminal=not options.announce
         )
