@@ -26,7 +26,7 @@ from whisperd.progress import Progress
 from whisperd.rpc.errors import WhisperdError
 from whisperd_testing import LIMIT_S
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]  # each download is a process that imports the library
 
 MakeStore = Callable[..., ModelStore]
 

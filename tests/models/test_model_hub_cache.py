@@ -18,7 +18,11 @@ from whisperd.models import ModelStore
 from whisperd.models.sources import HubCacheSource, HubSource
 from whisperd.rpc.errors import WhisperdError
 
-pytestmark = [pytest.mark.anyio, pytest.mark.skipif(os.name == "nt", reason="needs symbolic links")]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.slow,  # each download is a process that imports the library
+    pytest.mark.skipif(os.name == "nt", reason="needs symbolic links"),
+]
 
 MakeStore = Callable[..., ModelStore]
 

@@ -21,6 +21,7 @@ def blocks() -> list[str]:
     return [re.sub("^    ", "", block, flags=re.M) for block in re.findall(r"(?:^    .*\n)+", text, re.M)]
 
 
+@pytest.mark.slow
 def test_the_lines_of_the_page(user: User) -> None:
     said = {}
     for block in blocks():

@@ -305,6 +305,7 @@ async def test_a_batch_of_a_giant_size_is_taken(toy: Callable[..., str]) -> None
         assert len(await worker.transcribe(batch(*[30.0] * 64))) == 64
 
 
+@pytest.mark.slow
 async def test_results_beyond_every_measure_end_the_worker(toy: Callable[..., str]) -> None:
     """A stream that is out of step, or an engine that runs amok, must not fill our memory."""
     async with worker_for(toy(segments=70, characters=2**20)) as worker:
