@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import anyio
 
 from whisperd.audio import Decoded, DecodeParams, DecoderEvent, Opened, SpeechSample, WindowAudio
+from whisperd.jobs.journal import Ticket
+from whisperd.jobs.keeper import Progress
 from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.process import Unwanted
 from whisperd.worker.protocol import (
@@ -45,6 +47,23 @@ def result_of(
     elif options.languages and spoken not in options.languages:
         spoken = options.languages[0]
     return WindowResult(language=spoken, language_probability=probability, segments=(segment,))
+
+
+class FakeKeeper:
+    """Keeps nothing and finds nothing. Stands for a `JobKeeper`."""
+
+    def _keep(self, *_: object) -> Ticket:
+        ticket = Ticket(lambda _: None)
+        ticket.settle()
+        return ticket
+
+    async def _do_nothing(self, *_: object) -> None: ...
+
+    async def progress(self, *_: object) -> Progress:
+        return Progress()
+
+    taken = suspended = ended = forgotten = windows_finished = speech_found = _keep
+    check_input = check_unchanged = find_transcript = hash_input = _do_nothing
 
 
 class FakeRuntime:

@@ -12,7 +12,7 @@ from typing import Any, cast
 import anyio
 import pytest
 
-from job_fakes import FakeDecoders, FakeRuntime, FakeRuntimes, an_error
+from job_fakes import FakeDecoders, FakeKeeper, FakeRuntime, FakeRuntimes, an_error
 from whisperd.audio import DecoderPool
 from whisperd.jobs.identity import FileStamp, read_stamp
 from whisperd.jobs.inputs import check_input
@@ -104,7 +104,7 @@ async def open_house(*, keeper: JobKeeper | None = None, **limits: Any) -> Async
             settings=lambda: house.settings,
             publish=house.events.append,
             forget=house.forgotten.append,
-            keeper=keeper,
+            keeper=keeper or cast(JobKeeper, FakeKeeper()),
         )
         yield house
         tasks.cancel_scope.cancel()

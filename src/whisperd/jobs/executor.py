@@ -91,9 +91,8 @@ class JobExecutor:
         decoders: Callable[[], DecoderPool],
         settings: Callable[[], Settings],
         publish: Callable[[Event], None],
-        keeper: JobKeeper | None,
+        keeper: JobKeeper,
     ) -> None:
-        """Without a `keeper`, nothing is kept and nothing is found."""
         self._tasks = tasks
         self._decoders = decoders
         self._settings = settings
@@ -120,12 +119,11 @@ class JobExecutor:
         if job.intake is not None:
             return await self._transcribe_live(job, job.intake, lease)
         began_s = time.monotonic()
-        if self._keeper is not None:
-            await self._keeper.check_input(job)
-            if (kept := await self._keeper.find_transcript(job, lease)) is not None:
-                await self._tell(job, kept)
-                elapsed_s = round(max(time.monotonic() - began_s, 1e-3), 3)
-                return msgspec.structs.replace(kept, elapsed=elapsed_s)
+        await self._keeper.check_input(job)
+        if (kept := await self._keeper.find_transcript(job, lease)) is not None:
+            await self._tell(job, kept)
+            elapsed_s = round(max(time.monotonic() - began_s, 1e-3), 3)
+            return msgspec.structs.replace(kept, elapsed=elapsed_s)
         while True:
             await self._released.wait_for(lambda: not self.is_held(job))
             # A place is taken only on a loaded runtime: a long download holds up nobody else's job.
@@ -138,16 +136,9 @@ class JobExecutor:
                     with lease.use() as runtime:
                         # Else it ended, was edited or the class held while the job waited for its turn.
                         if runtime is loaded and not self.is_held(job):
-                            return await self._do(job, lease, dispatcher, place)
+                            return await self._do(job, lease, dispatcher, place.leave)
             finally:
                 dispatcher.remove_job(job.id)
-
-    async def _do(self, job: Job, lease: Lease, dispatcher: Dispatcher, place: _Place) -> Transcript:
-        params = self._decode_params(job)
-        if self._keeper is None:
-            run = JobRun(job, dispatcher, self._engine_options(job), self._publish)
-            return await run.transcribe(self._decoders(), params, place.leave)
-        return await self._transcribe_and_keep(self._keeper, job, lease, dispatcher, params, place.leave)
 
     def waiting_windows(self, runtime: LoadedRuntime) -> int:
         """How many windows of all jobs wait for a loaded runtime."""
@@ -164,16 +155,11 @@ class JobExecutor:
                     run = LiveRun(job, intake, dispatcher, options, self._publish)
                     return await run.transcribe(self._decoders())
 
-    async def _transcribe_and_keep(
-        self,
-        keeper: JobKeeper,
-        job: Job,
-        lease: Lease,
-        dispatcher: Dispatcher,
-        params: DecodeParams,
-        on_decoded: Callable[[], None],
+    async def _do(
+        self, job: Job, lease: Lease, dispatcher: Dispatcher, on_decoded: Callable[[], None]
     ) -> Transcript:
         """Do what is not finished yet, and write down what is."""
+        keeper, params = self._keeper, self._decode_params(job)
 
         async def go_on(progress: Progress) -> Transcript:
             run = JobRun(

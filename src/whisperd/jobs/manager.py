@@ -52,10 +52,9 @@ class JobManager:
         settings: Callable[[], Settings],
         publish: Callable[[Event], None],
         forget: Callable[[str], None],
+        keeper: JobKeeper,
         active_changed: Callable[[], None] = lambda: None,
-        keeper: JobKeeper | None = None,
     ) -> None:
-        """Without a `keeper`, jobs are remembered for as long as this lives."""
         self._tasks = tasks
         self._settings = settings
         self._publish = publish
@@ -159,7 +158,7 @@ class JobManager:
             cached=False,
         )
         again = job_of(record)
-        if self._keeper is not None and stamp != again.stamp:
+        if stamp != again.stamp:
             self._keeper.begin_anew(again, stamp)
         self.resume(again, lease, also)
         return again
@@ -210,7 +209,7 @@ class JobManager:
 
     def survives(self, job: Job) -> bool:
         """Whether a job goes on in the next daemon when this one ends."""
-        return job.is_detached and self._keeper is not None and job.cancelled_by is None
+        return job.is_detached and job.cancelled_by is None
 
     def hold(self, priorities: frozenset[Priority]) -> None:
         """Have jobs of these classes wait for mains power, and no others."""
@@ -228,7 +227,7 @@ class JobManager:
 
     async def transcript(self, job: Job) -> Transcript | None:
         """The result of a job, as long as it is kept."""
-        if job.transcript is not None or self._keeper is None or job.status != "completed":
+        if job.transcript is not None or job.status != "completed":
             return job.transcript
         return await self._keeper.transcripts.of_job(job.id)
 
@@ -246,7 +245,7 @@ class JobManager:
         for job_id in forgotten:
             self._at_hand.pop(job_id, None)  # a text that is erased is not to stay in memory either
             self._forget(job_id)
-        if forgotten and self._keeper is not None:
+        if forgotten:
             self._keeper.forgotten(forgotten)
         return len(forgotten)
 
@@ -279,8 +278,7 @@ class JobManager:
         job.waits_for = lambda: "mains power" if self._executor.is_held(job) else lease.waits_for()
         position = len(self._active)
         self._active[job.id] = job
-        if self._keeper is not None:
-            self._tickets[job] = self._keeper.taken(job, also)
+        self._tickets[job] = self._keeper.taken(job, also)
         self._tell_active_changed()
         self._publish(JobQueued(id=job.id, position=position))
         log.info("job %s queued: %s, %s", job.id, job.runtime, job.options.priority)
@@ -291,7 +289,7 @@ class JobManager:
         if job.over.is_set() or job.cancelled_by is not None:
             return
         job.is_suspended = self.survives(job)
-        if job.is_suspended and self._keeper is not None:
+        if job.is_suspended:
             self._keeper.suspended(job)
         self.cancel(job, suspended() if job.is_suspended else stopping())
 
@@ -340,7 +338,7 @@ class JobManager:
         del self._active[job.id]
         self._ended.add(job)
         self._tickets.pop(job, None)
-        if self._keeper is not None and not (job.is_suspended and job.transcript is None):
+        if not (job.is_suspended and job.transcript is None):
             self._put_by(job, self._keeper.ended(job))
         job.over.set()
         job.waits_for = _nothing  # who remembers the job keeps nothing of its runtime
