@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import anyio.to_thread
 import msgspec
@@ -41,17 +42,20 @@ _SPARE_BYTES = 16 << 20
 _UNREACHABLE = ("network.unreachable", "network.untrusted", "network.captive_portal")
 
 
+REMEMBERED_S: Final = 600.0
+"""How long it is known of a source that it cannot be reached."""
+
+
 class Unreachable:
     """Which sources could not be reached lately. They are tried after all others."""
 
-    def __init__(self, remember_s: float, clock: Callable[[], float]) -> None:
-        self._remember_s = remember_s
+    def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._until_s: dict[str, float] = {}
 
     def note(self, source: str) -> None:
         """A source could not be reached just now."""
-        self._until_s[source] = self._clock() + self._remember_s
+        self._until_s[source] = self._clock() + REMEMBERED_S
 
     def forget(self, source: str) -> None:
         """A source was reached."""

@@ -80,7 +80,6 @@ class ModelStore:
         sources: Sequence[Source] | None = None,
         offline: bool = False,
         catalogue: Catalogue | None = None,
-        remember_unreachable_s: float = 600.0,
         clock: Callable[[], float] = time.monotonic,
         free_bytes: Callable[[Path], int] = disk.free_bytes,
     ) -> None:
@@ -90,7 +89,7 @@ class ModelStore:
         self._puller = Puller(
             storage=self._storage,
             sources=default_sources() if sources is None else sources,
-            unreachable=Unreachable(remember_unreachable_s, clock),
+            unreachable=Unreachable(clock),
             offline=offline,
             free_bytes=free_bytes,
         )
