@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from whisperd.jobs.languages import LANGUAGES
-from whisperd.jobs.options import DEFAULT_TEMPERATURES, JobOptions, check_options, job_options
+from whisperd.jobs.options import (
+    DEFAULT_TEMPERATURES,
+    JobOptions,
+    check_against_model,
+    check_options,
+    job_options,
+)
 from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.protocol import DecodeOptions
 
@@ -131,3 +137,44 @@ def test_an_unknown_option_is_refused_with_what_was_meant(name: str, hint: str) 
 def test_words_are_asked_for() -> None:
     assert job_options({"timestamps": "word"}).decode_options(5).word_times
     assert not JobOptions().decode_options(5).word_times
+
+
+MULTILINGUAL, ENGLISH = ("en", "de"), ("en",)
+
+
+@pytest.mark.parametrize(
+    ("options", "languages"),
+    [
+        (JobOptions(), MULTILINGUAL),
+        (JobOptions(language="de", task="translate"), MULTILINGUAL),
+        (JobOptions(), ENGLISH),
+        (JobOptions(language="en"), ENGLISH),
+    ],
+)
+def test_what_a_model_can_do(options: JobOptions, languages: tuple[str, ...]) -> None:
+    check_against_model(options, languages, "base")
+
+
+@pytest.mark.parametrize(
+    ("options", "languages", "code", "hint"),
+    [
+        (JobOptions(language="fr"), MULTILINGUAL, "language.not_in_model", "large-v3"),
+        (JobOptions(language="de", task="translate"), ENGLISH, "language.not_in_model", "such as small."),
+        (JobOptions(task="translate"), ENGLISH, "task.not_in_model", "such as small."),
+    ],
+)
+def test_what_a_model_cannot_do(
+    options: JobOptions, languages: tuple[str, ...], code: str, hint: str
+) -> None:
+    with pytest.raises(WhisperdError) as raised:
+        check_against_model(options, languages, "small.en")
+    assert raised.value.code == code
+    assert hint in raised.value.fix
+
+
+def test_a_model_that_has_not_learnt_to_translate() -> None:
+    with pytest.raises(WhisperdError) as raised:
+        check_against_model(JobOptions(task="translate"), MULTILINGUAL, "large-v3-turbo")
+    assert raised.value.code == "task.not_in_model" and "large-v3." in raised.value.fix
+    check_against_model(JobOptions(task="translate"), MULTILINGUAL, "a/model-of-ours")
+    check_against_model(JobOptions(), MULTILINGUAL, "large-v3-turbo")

@@ -17,7 +17,7 @@ from whisperd.jobs.dispatcher import Dispatcher
 from whisperd.jobs.endings import conclude
 from whisperd.jobs.job import Job, JobInput, Transcript
 from whisperd.jobs.options import JobOptions
-from whisperd.jobs.run import HELD_S, JobRun, check_against_model
+from whisperd.jobs.run import HELD_S, JobRun
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import (
     Event,
@@ -366,44 +366,3 @@ async def test_a_mistake_is_not_taken_for_an_error_of_the_file() -> None:
     stage = Stage(FakeDecoders([5.0], error=ZeroDivisionError("a mistake")))
     with pytest.raises(ZeroDivisionError):
         await stage.run()
-
-
-MULTILINGUAL, ENGLISH = ("en", "de"), ("en",)
-
-
-@pytest.mark.parametrize(
-    ("options", "languages"),
-    [
-        (JobOptions(), MULTILINGUAL),
-        (JobOptions(language="de", task="translate"), MULTILINGUAL),
-        (JobOptions(), ENGLISH),
-        (JobOptions(language="en"), ENGLISH),
-    ],
-)
-async def test_what_a_model_can_do(options: JobOptions, languages: tuple[str, ...]) -> None:
-    check_against_model(options, languages, "base")
-
-
-@pytest.mark.parametrize(
-    ("options", "languages", "code", "hint"),
-    [
-        (JobOptions(language="fr"), MULTILINGUAL, "language.not_in_model", "large-v3"),
-        (JobOptions(language="de", task="translate"), ENGLISH, "language.not_in_model", "such as small."),
-        (JobOptions(task="translate"), ENGLISH, "task.not_in_model", "such as small."),
-    ],
-)
-async def test_what_a_model_cannot_do(
-    options: JobOptions, languages: tuple[str, ...], code: str, hint: str
-) -> None:
-    with pytest.raises(WhisperdError) as raised:
-        check_against_model(options, languages, "small.en")
-    assert raised.value.code == code
-    assert hint in raised.value.fix
-
-
-def test_a_model_that_has_not_learnt_to_translate() -> None:
-    with pytest.raises(WhisperdError) as raised:
-        check_against_model(JobOptions(task="translate"), MULTILINGUAL, "large-v3-turbo")
-    assert raised.value.code == "task.not_in_model" and "large-v3." in raised.value.fix
-    check_against_model(JobOptions(task="translate"), MULTILINGUAL, "a/model-of-ours")
-    check_against_model(JobOptions(), MULTILINGUAL, "large-v3-turbo")

@@ -19,7 +19,8 @@ from whisperd.jobs.intake import Intake
 from whisperd.jobs.job import Job, Transcript
 from whisperd.jobs.keeper import JobKeeper, Progress
 from whisperd.jobs.live import LiveRun
-from whisperd.jobs.run import JobRun, OtherWindows, check_against_engine
+from whisperd.jobs.options import check_against_engine
+from whisperd.jobs.run import JobRun, OtherWindows
 from whisperd.jobs.scheduler import Priority
 from whisperd.jobs.telling import events_of
 from whisperd.rpc.errors import sendable

@@ -31,7 +31,7 @@ __all__ = [
     "JobJournal",
     "JobRecord",
     "Ticket",
-    "Work",
+    "Writing",
     "decode_record",
     "decode_window",
     "drop_progress",
@@ -44,7 +44,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-Work = Callable[[sqlite3.Connection], object]
+Writing = Callable[[sqlite3.Connection], object]
 """Something to be done in a transaction."""
 
 
@@ -189,7 +189,7 @@ def job_of(record: JobRecord) -> Job:
 class Ticket:
     """Something that is being saved."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Writing) -> None:
         self.work = work
         self._done = anyio.Event()
         self._error: WhisperdError | None = None
@@ -255,14 +255,14 @@ class JobJournal:
                 with anyio.CancelScope(shield=True):  # what is being saved is settled as well
                     await self._save(tickets)
 
-    def hand_over(self, work: Work) -> Ticket:
+    def hand_over(self, work: Writing) -> Ticket:
         """Have something done with what was handed over before and after it, in this order."""
         ticket = Ticket(work)
         self._waiting.append(ticket)
         self._wanted.set()
         return ticket
 
-    def put(self, record: JobRecord, also: Work | None = None) -> Ticket:
+    def put(self, record: JobRecord, also: Writing | None = None) -> Ticket:
         """Keep a job as it is now; `also` is done in the same transaction, or neither is."""
 
         def work(connection: sqlite3.Connection) -> None:

@@ -26,7 +26,7 @@ from whisperd.jobs.journal import (
     FinishedWindow,
     JobJournal,
     Ticket,
-    Work,
+    Writing,
     drop_progress,
     put_record,
     record_of,
@@ -75,7 +75,7 @@ class JobKeeper:
         self._being_kept: Ticket | None = None
         """What was handed over last that holds a transcript."""
 
-    def taken(self, job: Job, also: Work | None = None) -> Ticket:
+    def taken(self, job: Job, also: Writing | None = None) -> Ticket:
         """A job was taken, or goes on; `also` is done in the same transaction, or neither is."""
         return self._journal.put(record_of(job), also)
 

@@ -18,12 +18,11 @@ from whisperd.jobs.endings import cancelled_on_request, conclude, stopping, susp
 from whisperd.jobs.executor import JobExecutor
 from whisperd.jobs.identity import FileStamp
 from whisperd.jobs.job import Job, Source, Transcript, of_what_was_sent, unexpected_error
-from whisperd.jobs.journal import Ticket, Work, job_of, record_of
+from whisperd.jobs.journal import Ticket, Writing, job_of, record_of
 from whisperd.jobs.keeper import JobKeeper
 from whisperd.jobs.live import check_live_options
-from whisperd.jobs.options import JobOptions
+from whisperd.jobs.options import JobOptions, check_against_model
 from whisperd.jobs.pace import Pace
-from whisperd.jobs.run import check_against_model
 from whisperd.jobs.scheduler import Priority
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, JobQueued
@@ -80,7 +79,7 @@ class JobManager:
         languages: Sequence[str] | None = None,
         *,
         is_detached: bool = False,
-        also: Work | None = None,
+        also: Writing | None = None,
     ) -> Job:
         """Take a job; it starts as soon as there is a place.
 
@@ -133,7 +132,7 @@ class JobManager:
             self._ended.add(job)
         self.retire()
 
-    def resume(self, job: Job, lease: Lease, also: Work | None = None) -> None:
+    def resume(self, job: Job, lease: Lease, also: Writing | None = None) -> None:
         """Go on with a job of an earlier daemon, or with one that has failed or was cancelled.
 
         The lease is the job's from now on, and ends with it; `also` is as in `submit`.
@@ -143,7 +142,7 @@ class JobManager:
         job.runtime, job.model, job.is_resumed = lease.name, lease.model, True
         self._begin(job, lease, also)
 
-    def retry(self, job_id: str, lease: Lease, stamp: FileStamp, also: Work | None = None) -> Job:
+    def retry(self, job_id: str, lease: Lease, stamp: FileStamp, also: Writing | None = None) -> Job:
         """Do a job again that has failed or was cancelled, detached; `stamp` is what its file is now.
 
         What is finished of it is used, unless the file is another one. The lease and `also` are as
@@ -274,7 +273,7 @@ class JobManager:
             await job.over.wait()
         return sum(not self.survives(job) for job in late)
 
-    def _begin(self, job: Job, lease: Lease, also: Work | None = None) -> None:
+    def _begin(self, job: Job, lease: Lease, also: Writing | None = None) -> None:
         job.waits_for = lambda: "mains power" if self._executor.is_held(job) else lease.waits_for()
         position = len(self._active)
         self._active[job.id] = job

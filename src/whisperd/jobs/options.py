@@ -1,9 +1,9 @@
-"""What a job is asked to do: one frozen struct, checked once, passed whole."""
+"""What a job is asked to do: one frozen struct, checked once, passed whole. And whether a model can do it."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -12,10 +12,18 @@ from msgspec import Meta
 from whisperd.audio import Clip, parse_clips
 from whisperd.jobs.languages import LANGUAGES, language_code
 from whisperd.jobs.scheduler import Priority
+from whisperd.models import shipped_catalogue
 from whisperd.rpc.errors import WhisperdError
-from whisperd.worker.protocol import DecodeOptions
+from whisperd.worker.protocol import DecodeOptions, EngineInfo
 
-__all__ = ["JobOptions", "check_options", "coded_language", "job_options"]
+__all__ = [
+    "JobOptions",
+    "check_against_engine",
+    "check_against_model",
+    "check_options",
+    "coded_language",
+    "job_options",
+]
 
 DEFAULT_TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
@@ -132,6 +140,29 @@ def coded_language(named: str) -> str:
     )
 
 
+def check_against_model(options: JobOptions, languages: Sequence[str], model: str) -> None:
+    """What a model cannot do is refused, never silently done otherwise.
+
+    Raises `task.not_in_model` and `language.not_in_model`.
+    """
+    is_multilingual = len(languages) > 1
+    if unknown := next((one for one in options.languages if one not in languages), None):
+        raise _not_in_model("language", LANGUAGES[unknown].title(), model, is_multilingual)
+    if options.task == "translate" and not (is_multilingual and _translates(model)):
+        raise _not_in_model("task", "translation", model, is_multilingual)
+
+
+def check_against_engine(options: JobOptions, info: EngineInfo, model: str) -> None:
+    """As `check_against_model`, once the model is loaded. Raises `timestamps.not_in_model` as well."""
+    check_against_model(options, info.languages, model)
+    if options.wants_words and not info.word_times:
+        raise WhisperdError(
+            "timestamps.not_in_model",
+            f"With {info.library}, the model {model} does not tell when each word is said.",
+            "Leave out `--timestamps word`, or use another runtime or model; those of OpenAI tell it.",
+        )
+
+
 def _unknown_option(name: str) -> WhisperdError:
     known = JobOptions.__struct_fields__
     near = difflib.get_close_matches(name, known, 1)
@@ -140,4 +171,20 @@ def _unknown_option(name: str) -> WhisperdError:
         f"There is no job option {name[:100]!r}.",
         f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}.",
         {"option": name[:100], "near": near},
+    )
+
+
+def _translates(model: str) -> bool:
+    known = shipped_catalogue().find(model)
+    return known is None or known.translates
+
+
+def _not_in_model(noun: str, what: str, model: str, is_multilingual: bool) -> WhisperdError:
+    multilingual = model.removesuffix(".en") if model.endswith(".en") else "base"
+    return WhisperdError(
+        f"{noun}.not_in_model",
+        f"The model {model} does not know {what}.",
+        "Use another model, such as large-v3."
+        if is_multilingual
+        else f"Use a multilingual model, such as {multilingual}.",
     )

@@ -32,19 +32,16 @@ from whisperd.jobs.batching import Parcel, Past
 from whisperd.jobs.dispatcher import Dispatcher
 from whisperd.jobs.job import Job, Transcript
 from whisperd.jobs.journal import FinishedWindow
-from whisperd.jobs.languages import LANGUAGES
-from whisperd.jobs.options import JobOptions
 from whisperd.jobs.segments import Segment
 from whisperd.jobs.stitch import Stitcher
 from whisperd.jobs.telling import events_of
 from whisperd.jobs.vote import LanguageVote
-from whisperd.models import shipped_catalogue
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, JobStarted, TranscriptionProgress
 from whisperd.tasks import RepeatedEvent, open_task_group
-from whisperd.worker.protocol import DecodeOptions, EngineInfo, EngineWindow, WindowResult
+from whisperd.worker.protocol import DecodeOptions, EngineWindow, WindowResult
 
-__all__ = ["JobRun", "OtherWindows", "check_against_engine", "check_against_model"]
+__all__ = ["JobRun", "OtherWindows"]
 
 log = logging.getLogger(__name__)
 
@@ -409,42 +406,3 @@ def _done_until_s(finished: Mapping[int, FinishedWindow]) -> float:
     """No window that begins later is known to be done; all that begin earlier are."""
     first_missing = next(index for index in count() if index not in finished)
     return finished[first_missing - 1].start if first_missing else 0.0
-
-
-def check_against_model(options: JobOptions, languages: Sequence[str], model: str) -> None:
-    """What a model cannot do is refused, never silently done otherwise.
-
-    Raises `task.not_in_model` and `language.not_in_model`.
-    """
-    is_multilingual = len(languages) > 1
-    if unknown := next((one for one in options.languages if one not in languages), None):
-        raise _not_in_model("language", LANGUAGES[unknown].title(), model, is_multilingual)
-    if options.task == "translate" and not (is_multilingual and _translates(model)):
-        raise _not_in_model("task", "translation", model, is_multilingual)
-
-
-def _translates(model: str) -> bool:
-    known = shipped_catalogue().find(model)
-    return known is None or known.translates
-
-
-def check_against_engine(options: JobOptions, info: EngineInfo, model: str) -> None:
-    """As `check_against_model`, once the model is loaded. Raises `timestamps.not_in_model` as well."""
-    check_against_model(options, info.languages, model)
-    if options.wants_words and not info.word_times:
-        raise WhisperdError(
-            "timestamps.not_in_model",
-            f"With {info.library}, the model {model} does not tell when each word is said.",
-            "Leave out `--timestamps word`, or use another runtime or model; those of OpenAI tell it.",
-        )
-
-
-def _not_in_model(noun: str, what: str, model: str, is_multilingual: bool) -> WhisperdError:
-    multilingual = model.removesuffix(".en") if model.endswith(".en") else "base"
-    return WhisperdError(
-        f"{noun}.not_in_model",
-        f"The model {model} does not know {what}.",
-        "Use another model, such as large-v3."
-        if is_multilingual
-        else f"Use a multilingual model, such as {multilingual}.",
-    )
