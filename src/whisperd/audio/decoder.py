@@ -213,7 +213,7 @@ class Cut(NamedTuple):
 class Cutter:
     """Follows one channel of a recording, from one sample on. Holds only what windows may still need."""
 
-    def __init__(self, finder: SpeechFinder, params: DecodeParams, first: int = 0) -> None:
+    def __init__(self, finder: SpeechFinder, params: DecodeParams, first: int) -> None:
         self._finder = finder
         self._first = first
         self._everything = None if params.vad else EverythingSpoken()

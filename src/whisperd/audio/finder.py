@@ -42,9 +42,7 @@ TELL_EVERY: Final = 20 * SAMPLE_RATE
 class SpeechFinder:
     """Follows one channel of one part of a recording. All positions are samples from its beginning."""
 
-    def __init__(
-        self, activity: Activity, part: int = 0, channel: int = 0, known: KnownSpeech | None = None
-    ) -> None:
+    def __init__(self, activity: Activity, part: int, channel: int, known: KnownSpeech | None) -> None:
         self._activity = activity
         self._part = part
         self._channel = channel

@@ -23,7 +23,7 @@ MAX_SILENCE_S = 60 * 60.0
 class Timeline:
     """Follows the timestamps of one stream. `origin_s` is the timestamp at which the file begins."""
 
-    def __init__(self, origin_s: float, duration_s: float = 0.0) -> None:
+    def __init__(self, origin_s: float, duration_s: float) -> None:
         """`duration_s` is what the file says of it; 0 where it says nothing."""
         self._duration_s = duration_s
         self._shift_s = -origin_s

@@ -234,7 +234,7 @@ def _is_called(device: _Device, entry: str) -> bool:
     return device.instance.uuid.startswith(entry) or entry == by_ids
 
 
-def may_have_driver(env: Mapping[str, str], exists: Callable[[str], bool] = os.path.exists) -> bool:
+def may_have_driver(env: Mapping[str, str], exists: Callable[[str], bool]) -> bool:
     """Whether it is worth asking: False where no trace of NVIDIA's driver is found. Quick."""
     if sys.platform == "darwin":
         return False

@@ -113,7 +113,7 @@ class Probes:
         return ntpath if self.platform == "win32" else posixpath
 
 
-def probes_here(native_folder: str | None = None) -> Probes:
+def probes_here(native_folder: str | None) -> Probes:
     """This computer, as this process may see it. What was looked at once is not looked at again.
 
     `native_folder` is where the native bundles are.

@@ -83,7 +83,7 @@ class Listener:
 
 
 @asynccontextmanager
-async def open_library_service(on_progress: OnProgress | None = None) -> AsyncIterator[Service]:
+async def open_library_service(on_progress: OnProgress | None) -> AsyncIterator[Service]:
     """The daemon's service inside this program. Its state is in a temporary folder, and goes with it."""
     config_file = paths.config_file()
     settings = load_settings(config_file)

@@ -67,7 +67,7 @@ def unavailable(model: Reference, outcomes: Sequence[Outcome]) -> WhisperdError:
     )
 
 
-def offline(name: str = "") -> WhisperdError:
+def offline(name: str) -> WhisperdError:
     """Downloads are forbidden. As an outcome of a source it is a clause."""
     return WhisperdError(
         "model.offline",

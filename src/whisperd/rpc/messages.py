@@ -143,7 +143,7 @@ def invalid_params(reason: str) -> WhisperdError:
     )
 
 
-def encode_request(message_id: int, method: str, params: object = None) -> bytes:
+def encode_request(message_id: int, method: str, params: object) -> bytes:
     """`[0, msgid, method, [params]]`."""
     return _encoder.encode((0, message_id, method, () if params is None else (params,)))
 

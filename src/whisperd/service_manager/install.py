@@ -97,7 +97,7 @@ def _is_kept(name: str, value: str) -> bool:
     return name in KEPT_VARIABLES or (name.upper() in NETWORK and "@" not in value)
 
 
-def manager_of(place: Place, name: str | None = None) -> Manager:
+def manager_of(place: Place, name: str | None) -> Manager:
     """The manager of this computer, or the one that is named. Raises `service.no_manager`."""
     chosen = name or _BY_PLATFORM.get(sys.platform)
     if chosen is None:
