@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from job_fakes import FakeDecoders, FakeRuntime
 from toy_runtime import until
-from whisperd.audio import DecodeParams, DecoderPool
+from whisperd.audio import DecodeParams, DecoderPool, Found
 from whisperd.jobs import identity
 from whisperd.jobs.dispatcher import Dispatcher
 from whisperd.jobs.identity import FileStamp, content_hash
@@ -378,6 +378,25 @@ async def test_all_is_saved_when_the_journal_is_closed(tmp_path: Path) -> None:
                 journal.put(record_of(a_job()))
                 scope.cancel()
         assert [one.id for one in await JobJournal(database, "here").load()] == ["a"]
+
+
+@pytest.mark.anyio
+async def test_what_is_found_late_in_a_day_is_saved_as_quickly_as_what_is_found_first(tmp_path: Path) -> None:
+    found = Found(part=0, channel=0, position=1, spans=b"", memory=b"")
+    async with open_database(tmp_path / "a.sqlite3") as database, open_journal(database, "here") as journal:
+        journal.put(record_of(a_job("a")))
+        steps: list[int] = []
+
+        def count(connection: sqlite3.Connection) -> None:
+            steps.append(0)
+            connection.set_progress_handler(lambda: steps.__setitem__(-1, steps[-1] + 1), 1)
+
+        for _ in range(500):
+            journal.hand_over(count)
+            journal.add_found("a", found)
+        await journal.flush()
+        await database.run(lambda connection: connection.set_progress_handler(None, 1))
+        assert steps[-2] <= 2 * steps[1]
 
 
 @pytest.mark.anyio

@@ -290,7 +290,8 @@ class JobJournal:
         def work(connection: sqlite3.Connection) -> None:
             connection.execute(
                 "INSERT INTO job_speech"
-                " SELECT id, (SELECT count(*) FROM job_speech WHERE job = id), ? FROM jobs WHERE id = ?",
+                " SELECT id, (SELECT ifnull(max(place) + 1, 0) FROM job_speech WHERE job = id), ? FROM jobs"
+                " WHERE id = ?",
                 (_encode(found), job),
             )
 
