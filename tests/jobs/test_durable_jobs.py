@@ -275,6 +275,22 @@ def test_an_upload_of_a_detached_job_is_kept_until_its_job_ends(
         until(lambda: not list(uploads.rglob("*/*")))
 
 
+def test_what_was_uploaded_is_there_until_the_end_of_its_job_is_saved(
+    small: RunningDaemon, steps: Steps, sound: Path
+) -> None:
+    with small.connect() as client:
+        job = client.submit(sound.read_bytes(), detach=True, model=steps.model, vad=False, language="en")
+        steps.allow(1)
+        until(lambda: windows_kept(small, job) == 1)
+        with closing(sqlite3.connect(small.folder / "state" / "whisperd.sqlite3")) as connection:
+            connection.execute("BEGIN IMMEDIATE")  # so that nothing can be saved
+            steps.allow_all()
+            client.jobs.wait(job)
+            small.kill()
+    with small.start().connect() as client:
+        assert client.jobs.wait(job)["duration"] == pytest.approx(SECONDS)
+
+
 def test_a_file_that_has_changed_is_not_mixed_with_what_it_was(
     small: RunningDaemon, steps: Steps, sound: Path
 ) -> None:

@@ -197,6 +197,7 @@ class Service:
         async def remove() -> None:
             await job.over.wait()
             if not job.is_suspended:
+                await self.job_keeper.saved()  # a daemon that does not know that it is over begins it again
                 self.uploads.remove(upload)
 
         self._tasks.start_soon(remove)
