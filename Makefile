@@ -10,7 +10,7 @@ PYTHON ?= $(shell for name in python3.14 python3.13 python3.12 python3.11 python
 	"$$name" -c 'import sys, ensurepip, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null \
 	&& echo "$$name" && break; done)
 
-# Tests start a thousand processes: where no byte code is kept, each compiles the program anew, and all takes twice as long.
+# Tests start a thousand processes, each of which compiles the program anew where no byte code is kept.
 unexport PYTHONDONTWRITEBYTECODE
 # Each worker takes tests in a row: a daemon that the tests of a module share is started once, not by both.
 PYTEST := $(BIN)/pytest -q -n 2 --dist=worksteal
