@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import random
@@ -407,6 +408,17 @@ async def test_what_is_deleted_while_it_is_open_takes_nothing_any_more(how: str,
             await database.run(adding(2))
         assert raised.value.code == "store.gone"
         assert "whisperctl daemon restart" in raised.value.fix
+
+
+async def test_what_cannot_be_looked_at_is_not_gone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    async with open_database(path, NUMBERS) as database:
+        with monkeypatch.context() as patched:
+            patched.setattr(Path, "stat", refuse)
+            await database.run(adding(1))
+        assert await database.run(numbers) == [1]
 
 
 # What the system refuses

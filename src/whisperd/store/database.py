@@ -79,7 +79,7 @@ class Database:
         self.set_aside = set_aside
         """Where the damaged data base went that was found when this one was opened."""
         self._connection = connection
-        self._inode = _inode(path)
+        self._identity = _identity(path)
         # One thread at a time, and none of those that may all be waiting for something slow.
         self._thread = anyio.CapacityLimiter(1)
 
@@ -105,9 +105,18 @@ class Database:
         """Wait for the work that was begun, and close."""
         await to_thread.run_sync(self._connection.close, limiter=self._thread)
 
+    def is_gone(self) -> bool:
+        """Whether its file was removed or replaced: what is written is lost, and no error tells. Blocks."""
+        try:
+            return _identity(self.path) != self._identity
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:  # the file that is open may be used all the same
+            return False
+
     def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
         connection = self._connection
-        if _inode(self.path) != self._inode:  # what is written to a deleted file is lost, and no error tells
+        if self.is_gone():
             raise errors.gone(self.path)
         with self._errors_told():
             connection.execute("BEGIN IMMEDIATE")
@@ -137,11 +146,9 @@ class Database:
             raise told from error
 
 
-def _inode(path: Path) -> int | None:
-    try:
-        return path.stat().st_ino
-    except OSError:
-        return None
+def _identity(path: Path) -> tuple[int, int]:
+    there = path.stat()
+    return there.st_dev, there.st_ino
 
 
 def problem_with(path: Path) -> WhisperdError | None:
