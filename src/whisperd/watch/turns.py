@@ -7,6 +7,7 @@ from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from whisperd.watch.desktop import Desktop
 from whisperd.watch.folder import WatchFolder
@@ -55,6 +56,8 @@ class Turns:
         """Begin what may be begun, until cancelled."""
         while True:
             self._wake = wake = anyio.Event()
+            # What is begun while all ends is never cancelled, if all else in its group has ended by then.
+            await checkpoint_if_cancelled()
             while not self._is_stopping and (watched := self._next()) is not None:
                 pending = watched.folder.pending
                 seen = pending.queue.pop(next(iter(pending.queue)))
