@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import anyio
 
-from whisperd.audio import Decoded, DecodeParams, DecoderEvent, Opened, SpeechSample, WindowAudio
+from whisperd.audio import Decoded, DecodeParams, DecoderEvent, Found, Opened, SpeechSample, WindowAudio
 from whisperd.jobs.journal import Ticket
 from whisperd.jobs.keeper import Progress
 from whisperd.rpc.errors import WhisperdError
@@ -63,7 +63,7 @@ class FakeKeeper:
         return Progress()
 
     taken = suspended = ended = forgotten = windows_finished = speech_found = _keep
-    check_input = check_unchanged = find_transcript = hash_input = _do_nothing
+    check_input = check_unchanged = check_complete = find_transcript = hash_input = _do_nothing
 
 
 class FakeRuntime:
@@ -210,6 +210,8 @@ class FakeDecoders:
         """Damaged packets."""
         self.samples: list[float] = []
         """Lengths of the pieces of speech by which to find a language, if they are wanted."""
+        self.silence: list[int] = []
+        """Up to which sample each decode has found nobody that speaks, before its windows."""
 
     @asynccontextmanager
     async def decode(self, params: DecodeParams, *, is_patient: bool = True) -> AsyncIterator[FakeDecoding]:
@@ -238,6 +240,9 @@ class FakeDecoding:
         yield Opened(duration=duration_s, container="wav", codec="pcm", sample_rate=16_000, channels=1)
         for length in self._samples:
             yield SpeechSample(pcm=bytes(2 * round(length * SAMPLE_RATE)))
+        if self._decoders.silence:
+            position = self._decoders.silence.pop(0)
+            yield Found(part=0, channel=0, position=position, spans=b"", memory=b"")
         start_s = 0.0
         for index, length in enumerate(lengths):
             await anyio.sleep(0)

@@ -127,6 +127,10 @@ class RunningDaemon:
         """Its worker processes."""
         return [child for child in self.children() if "whisperd.worker.main" in _command_line(child)]
 
+    def decoders(self) -> list[psutil.Process]:
+        """Its decoder processes."""
+        return [child for child in self.children() if "whisperd.audio.decoder" in _command_line(child)]
+
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
         os.kill(self.pid, number)

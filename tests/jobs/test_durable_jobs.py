@@ -353,6 +353,18 @@ def test_of_a_file_that_is_changed_while_it_is_read_this_is_told(
         assert codes(client.jobs.show(job)) == expected
 
 
+def test_of_what_is_written_behind_the_end_that_was_read_this_is_told(
+    small: RunningDaemon, steps: Steps, sound: Path
+) -> None:
+    with small.connect() as client:
+        job = client.submit(sound, detach=True, model=steps.model, vad=False, language="en")
+        steps.allow(3)
+        until(lambda: windows_kept(small, job) == 3 and kept_record(small, job)["content_hash"])
+        appended(sound)
+        steps.allow_all()
+        assert [one["code"] for one in client.jobs.wait(job)["warnings"]] == ["job.input_changed"]
+
+
 def test_whoever_transcribes_a_file_that_is_changed_meanwhile_is_told(
     small: RunningDaemon, steps: Steps, tmp_path: Path
 ) -> None:

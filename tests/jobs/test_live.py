@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import psutil
 import pytest
 
 from whisperd.client import Client, Dictation
@@ -22,7 +23,6 @@ from whisperd_testing import RunningDaemon, batches, runtime_with, until
 pytestmark = pytest.mark.real
 
 PAUSE = bytes(32_000)
-DECODER, WORKER = "whisperd.audio.decoder", "whisperd.worker.main"
 ENDS = ("transcription.completed", "transcription.failed", "transcription.cancelled")
 
 
@@ -104,16 +104,21 @@ def test_what_it_looks_like(shared: RunningDaemon, toy: Callable[..., str]) -> N
 def test_a_dictation_goes_on_whatever_is_killed(daemon: RunningDaemon, toy: Callable[..., str]) -> None:
     model, speech = toy(), samples()[0].pcm + PAUSE
     with daemon.connect() as client, client.dictate(model=model, language="en") as dictation:
-        for number in range(8):
-            dictation.push(speech[: len(speech) // 2] if number % 2 == 0 else speech[len(speech) // 2 :])
-            for child in daemon.children():
-                if DECODER in child.cmdline() or (number == 4 and WORKER in child.cmdline()):
+        until(lambda: client.jobs.show(dictation.id)["status"] == "running")
+        told = iter(dictation)
+        for number in range(4):
+            dictation.push(speech[: len(speech) // 2])
+            for child in [*daemon.decoders(), *(daemon.workers() if number == 2 else ())]:
+                with suppress(psutil.NoSuchProcess):
                     child.kill()
+            dictation.push(speech[len(speech) // 2 :])
+            next(event for event in told if event["type"] == "transcription.segment")
         dictation.finish()
         transcript = dictation.result()
     whole, length_s = transcript.segments, len(speech) / 32_000
     assert {int(one.start / length_s) for one in whole} == {0, 1, 2, 3}
     assert transcript.duration == pytest.approx(4 * length_s, abs=0.01)
+    assert daemon.log().count("Another one goes on.") >= 4
 
 
 def test_a_slow_engine_holds_back_who_pushes(daemon: RunningDaemon, held: Path) -> None:

@@ -292,6 +292,16 @@ async def test_decoders_may_be_killed_again_and_again_while_each_gets_further() 
     assert len(stage.decoders.asked) == 9
 
 
+async def test_decoders_that_find_more_silence_each_time_get_further() -> None:
+    stage = Stage(FakeDecoders([5.0]))
+    stage.decoders.silence = [1000, 2000, 3000, 4000]
+    stage.decoders.deaths = {0: [killed(), killed(), killed(), killed()]}
+    assert len((await stage.run()).segments) == 1
+    assert [one.found[0].position if one.found else 0 for one in stage.decoders.asked] == [
+        0, 1000, 2000, 3000, 4000
+    ]  # fmt: skip
+
+
 async def test_decoders_that_are_killed_at_the_same_place_are_an_error() -> None:
     stage = Stage(FakeDecoders([5.0, 6.0, 7.0, 8.0]))
     stage.decoders.deaths = {1: [killed()], 3: [killed(), killed(), killed(signal.SIGTERM)]}

@@ -181,10 +181,12 @@ class JobExecutor:
         async with open_task_group() as tasks:
             tasks.start_soon(keeper.hash_input, job)
             try:
-                return await go_on(progress)
+                transcript = await go_on(progress)
             except OtherWindows:
                 keeper.forget_progress(job)
-                return await go_on(Progress())
+                transcript = await go_on(Progress())
+        await keeper.check_complete(job)
+        return transcript
 
     def _engine_options(self, job: Job) -> DecodeOptions:
         return job.options.decode_options(self._settings().runtime.beam_size)

@@ -170,12 +170,17 @@ class JobKeeper:
             if await _is_same(job, stamp):
                 job.stamp = stamp
                 return
-            warning = input_changed_meanwhile(job.input.path or "The recording")
-            job.warnings = (warning.to_wire(),)
-            log.warning("job %s: its recording was changed while it was read", job.id)
+            _warn_of_change(job)
         except WhisperdError:
             pass  # it is gone, which does no harm to what was read
         job.content_hash = None
+
+    async def check_complete(self, job: Job) -> None:
+        """At the end of the work: what was written behind the end that was read is missing."""
+        with suppress(WhisperdError):
+            size_bytes = (await check_path(job.path)).size_bytes
+            if not job.warnings and job.stamp is not None and size_bytes > job.stamp.size_bytes:
+                _warn_of_change(job)
 
     def suspended(self, job: Job) -> Ticket:
         """A job goes on in the next daemon, and nothing went wrong in this one."""
@@ -270,6 +275,11 @@ class JobKeeper:
             path=job.input.path,
             content_hash=job.content_hash,
         )
+
+
+def _warn_of_change(job: Job) -> None:
+    job.warnings = (input_changed_meanwhile(job.input.path or "The recording").to_wire(),)
+    log.warning("job %s: its recording was changed while it was transcribed", job.id)
 
 
 async def _is_same(job: Job, stamp: FileStamp) -> bool:

@@ -153,30 +153,33 @@ class JobRun:
         asked, in_vain = params, 0
         killed: WhisperdError | None = None
         while True:
-            taken = len(self._taken)
+            reached = self._reached
             try:
                 return await self._follow(decoders, asked, tasks)
             except OtherWindows as error:  # what was told of the first ones cannot be taken back
                 raise killed or error from None
             except WhisperdError as error:
-                in_vain = 1 if len(self._taken) > taken else in_vain + 1
+                in_vain = 1 if self._reached > reached else in_vain + 1
                 if in_vain == MOST_KILLED or not was_killed(error):
                     raise
                 killed = error
             log.warning("job %s: its decoder was killed, and another one goes on", self._job.id)
             asked = self._rest_of(params)
 
+    @property
+    def _reached(self) -> tuple[int, int]:
+        """How far the decoders have come: windows, and samples in which they looked for speech."""
+        listened = {(found.part, found.channel): found.position for found in self._found}
+        return len(self._taken), sum(listened.values())
+
     def _rest_of(self, params: DecodeParams) -> DecodeParams:
         """What another decoder is asked for: nothing that is known already."""
+        params = msgspec.structs.replace(params, found=merge_found([*params.found, *self._found]))
         if not self._taken:
             self._samples.clear()  # all of them come again
             return params
-        return msgspec.structs.replace(
-            params,
-            samples=0,
-            found=merge_found([*params.found, *self._found]),
-            done_until=max(params.done_until, self._taken[-1].start),
-        )
+        done_until = max(params.done_until, self._taken[-1].start)
+        return msgspec.structs.replace(params, samples=0, done_until=done_until)
 
     async def _follow(self, decoders: DecoderPool, params: DecodeParams, tasks: TaskGroup) -> Decoded:
         is_patient = self._job.options.priority != "interactive"

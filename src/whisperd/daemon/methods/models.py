@@ -48,9 +48,8 @@ async def available(call: Call, params: NoParams) -> tuple[ModelSummary, ...]:
 
 async def recommend(call: Call, params: RecommendParams) -> tuple[Recommendation, ...]:
     """The models that know a language, the best choice for this computer first. Raises `language.unknown`."""
-    named = params.language
-    language = None if named is None or named == "auto" else coded_language(named)
-    return await call.service.advisor.recommend(language)
+    named = (params.language or "auto").strip().lower()
+    return await call.service.advisor.recommend(None if named == "auto" else coded_language(named))
 
 
 async def show(call: Call, params: ModelParams) -> dict[str, Any]:
