@@ -111,6 +111,13 @@ def test_a_model_that_nobody_knows_is_as_large_as_its_weights_say(tmp_path: Path
     assert size_in(tmp_path) == ModelSize(10 * 35, decoder_share=0.25)
 
 
+def test_a_shape_that_the_bytes_contradict_is_not_believed(tmp_path: Path) -> None:
+    weights = variable("decoder/weight", (2**32 - 1,) * 255, 0, bytes(40))
+    head = struct.pack("<I", 6) + string("WhisperSpec") + struct.pack("<II", 3, 1)
+    (tmp_path / "model.bin").write_bytes(head + weights + struct.pack("<I", 0))
+    assert size_in(tmp_path) == ModelSize(10)
+
+
 def test_of_weights_in_another_format_the_bytes_tell(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(bytes(900))
     (tmp_path / "vocabulary.json").write_bytes(bytes(100))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from whisperd import disk
-from whisperd.ctranslate2_file import UnreadableModel, read_index
+from whisperd.ctranslate2_file import NUMPY_TYPES, UnreadableModel, Variable, read_index
 from whisperd.models.memory import parameters_in
 
 __all__ = ["ModelSize", "size_in"]
@@ -34,6 +33,11 @@ def size_in(folder: Path) -> ModelSize:
     layers = {found[0]: found[1] for name in variables if (found := _LAYER.match(name))}
     halves = Counter(layers.values())
     return ModelSize(
-        sum(math.prod(variable.shape) for variable in variables.values()),
+        sum(map(_count, variables.values())),
         halves["decoder"] / halves["encoder"] if halves["encoder"] else 1.0,
     )
+
+
+def _count(variable: Variable) -> int:
+    """How many numbers it has: by its bytes, which the file holds; its shape may say anything."""
+    return variable.size_bytes // int(NUMPY_TYPES[variable.type][-1])
