@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from hub_server import Hub
 from toy_models import catalogue_of, known_files, tiny_files, toy_entry, write_files
 
 from toy_runtime import until
+from whisperd import disk
 from whisperd.models import ModelStore, converted, shipped_catalogue
 from whisperd.models.catalogue import ReadyFile
 from whisperd.models.sources import FolderSource, HubSettings, HubSource
@@ -201,11 +203,61 @@ async def test_a_byte_that_changed_by_itself_is_found_when_all_are_read(
         await store.verify("toy")
     assert caught.value.code == "model.damaged"
     assert caught.value.data["files"] == [path.name]
+    assert "has been removed" in str(caught.value)
+    assert "anew" in caught.value.fix and "pull" not in caught.value.fix, "nothing can be pulled"
     assert await store.converted("toy", FORMAT, "int8") is None
     assert (await store.verify("toy")).verified
     await store.convert("toy", FORMAT, "int8")
     assert path.read_bytes() == good
     assert converter.calls == ["int8", "float16", "int8"], "the other one is as it was"
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.EACCES, errno.ESTALE])
+async def test_what_cannot_be_read_is_not_taken_for_damaged(
+    store: ModelStore, converter: Converter, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """It may pass."""
+    path = await store.convert("toy", FORMAT, "int8")
+
+    def refuse(_: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch, pytest.raises(WhisperdError) as caught:
+        patch.setattr(converted, "hash_file", refuse)
+        await store.verify("toy")
+    assert caught.value.code == ("model.read_only" if number == errno.EACCES else "model.storage_failed")
+    assert await store.converted("toy", FORMAT, "int8") == path
+
+
+async def test_what_is_damaged_and_cannot_be_removed_is_told(
+    store: ModelStore, converter: Converter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = await store.convert("toy", FORMAT, "int8")
+    path.write_bytes(b"something else")
+
+    def refuse(_: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(disk, "remove", refuse)
+    with pytest.raises(WhisperdError) as caught:
+        await store.verify("toy")
+    assert caught.value.code == "model.read_only"
+
+
+async def test_what_is_made_anew_meanwhile_is_not_removed(
+    store: ModelStore, converter: Converter, weights: bytes
+) -> None:
+    path = await store.convert("toy", FORMAT, "int8")
+    path.write_bytes(b"something else")
+    converter.hold.touch()
+    told: list[Progress] = []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(store.convert, "toy", FORMAT, "int8")
+        await until(lambda: len(converter.calls) == 2)
+        tasks.start_soon(store.verify, "toy", told.append)
+        await until(lambda: "waiting" in {one.detail for one in told})
+        converter.hold.unlink()
+    assert path.read_bytes() == b"int8" + weights[::-1]
 
 
 async def test_what_was_only_touched_is_read_and_not_made_again(

@@ -130,18 +130,21 @@ class ConvertedModels:
         """What the files that were made of a model take."""
         return disk.files_bytes(self._folder / source.hash)
 
-    def drop_damaged(self, source: ConvertedSource) -> list[str]:
+    async def drop_damaged(
+        self, source: ConvertedSource, *, lock: Callable[[], Path], on_progress: OnProgress
+    ) -> list[str]:
         """Read every byte of what was made of a model. What has another is removed, and made anew when it is
-        needed; the names of these files. Blocks.
+        needed; the names of these files. Raises `model.read_only`, `model.storage_failed`.
         """
-        bad = []
-        for record in sorted((self._folder / source.hash).glob("*.json")):
-            path = record.with_suffix("")
-            if _is_damaged(path):
-                for part in (record, _model_folder(path), path):
-                    disk.remove(part)
-                bad.append(path.name)
-        return bad
+        in_thread = anyio.to_thread.run_sync
+        waiting = Progress(name=source.name, detail="waiting")
+        try:
+            if not await in_thread(self._damaged, source):  # a store that is only read from needs no lock
+                return []
+            async with hold_lock(lock(), lambda: on_progress(waiting)):
+                return await in_thread(self._drop_damaged, source)  # one may have been made anew meanwhile
+        except OSError as error:
+            raise from_os_error(source.name, self._root, error) from error
 
     def clear(self, sources: Iterable[ConvertedSource]) -> int:
         """Remove what was made of others than these models of the store; the bytes that this frees. Blocks.
@@ -155,6 +158,17 @@ class ConvertedModels:
                 freed_bytes += disk.files_bytes(folder)
                 shutil.rmtree(folder, ignore_errors=True)
         return freed_bytes
+
+    def _damaged(self, source: ConvertedSource) -> list[Path]:
+        records = sorted((self._folder / source.hash).glob("*.json"))
+        return [path for record in records if _is_damaged(path := record.with_suffix(""))]
+
+    def _drop_damaged(self, source: ConvertedSource) -> list[str]:
+        bad = self._damaged(source)
+        for path in bad:
+            for part in (_record(path), _model_folder(path), path):
+                disk.remove(part)
+        return [path.name for path in bad]
 
     async def _make(
         self,
@@ -243,13 +257,15 @@ def _is_as_it_was_made(path: Path) -> bool:
 
 
 def _is_damaged(path: Path) -> bool:
-    """Whether a file has another byte than it was made with, whatever its stamp says."""
+    """Whether a file has another byte than it was made with, whatever its stamp says. Raises OSError where it
+    cannot be read, which may pass.
+    """
     try:
         made = msgspec.json.decode(_record(path).read_bytes(), type=Verified)
         return hash_file(path).sha256 != made.sha256
     except FileNotFoundError:
         return False  # it is made anew in any case
-    except (OSError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return True
 
 

@@ -14,6 +14,7 @@ __all__ = [
     "Outcome",
     "already_installed",
     "busy",
+    "conversions_damaged",
     "damaged",
     "disk_full",
     "from_os_error",
@@ -95,6 +96,16 @@ def damaged(name: str, files: Sequence[str]) -> WhisperdError:
         f"The model {name} is damaged: {', '.join(files)} {'is' if len(files) == 1 else 'are'} "
         "missing or changed.",
         f"Fetch what is damaged again with `whisperctl models pull {name}`.",
+        {"name": name, "files": list(files)},
+    )
+
+
+def conversions_damaged(name: str, files: Sequence[str]) -> WhisperdError:
+    """Files that were converted from a model held other bytes, and are removed. The model itself is whole."""
+    return WhisperdError(
+        "model.damaged",
+        f"What was converted from the model {name} was damaged and has been removed: {', '.join(files)}.",
+        "What was removed is made anew when it is needed. Check the disk.",
         {"name": name, "files": list(files)},
     )
 

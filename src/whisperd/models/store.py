@@ -122,13 +122,18 @@ class ModelStore:
         """Read every byte of a model, and of what was converted from it.
 
         Raises `model.not_installed`; `model.damaged` with the files in `data`, of which those that were
-        converted are removed, and made anew when they are needed.
+        converted are removed, and made anew when they are needed; and where they cannot be read or removed,
+        `model.read_only`, `model.storage_failed`.
         """
         in_thread = anyio.to_thread.run_sync
         is_in_place = is_path(name)
         found = await (self._look_into(name) if is_in_place else in_thread(self._verify, name, on_progress))
-        if found.facts is None and (bad := await in_thread(self._drop_damaged, name, Path(found.path))):
-            raise errors.damaged(found.name, bad)
+        if found.facts is None:
+            source, key = await in_thread(self._source, name, Path(found.path))
+            if bad := await self._converted.drop_damaged(
+                source, lock=lambda: self._storage.lock_path(key), on_progress=on_progress
+            ):
+                raise errors.conversions_damaged(found.name, bad)
         return found
 
     async def list(self) -> tuple[ModelSummary, ...]:
@@ -348,9 +353,6 @@ class ModelStore:
         found = self._find(name) or self._verify(name, ignore_progress)
         source, _ = self._source(name, Path(found.path))
         return source.hash
-
-    def _drop_damaged(self, name: str, folder: Path) -> Sequence[str]:
-        return self._converted.drop_damaged(self._source(name, folder)[0])
 
     def _list(self) -> tuple[ModelSummary, ...]:
         return tuple(self._summary(each.name, each.repo, each) for each in self._storage.manifests())
