@@ -6,6 +6,7 @@ import getpass
 import os
 import platform
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -169,6 +170,13 @@ class TestWithADaemon:
         with user.connect() as client:
             asked = client.doctor.check()["checks"]
         assert [one["name"] for one in asked] == [name for name in checks for _ in checks[name]][2:]
+
+    @posix_only
+    def test_its_data_base_was_replaced(self, user: RunningDaemon) -> None:
+        database = user.start().folder / "state" / "whisperd.sqlite3"
+        shutil.copy(database, database.with_name("copy"))
+        database.with_name("copy").replace(database)
+        finds(user, "data base", "broken", "removed or replaced")
 
     def test_it_is_started(self, user: RunningDaemon) -> None:
         _, checks = doctor(user)

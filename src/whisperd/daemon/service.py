@@ -70,6 +70,7 @@ _FIXED = ("decoder.processes",)
 class Service:
     """Everything that handlers use. Make one with `open_service`."""
 
+    database: Database
     jobs: JobManager
     job_keeper: JobKeeper
     runtimes: RuntimeManager
@@ -93,8 +94,6 @@ class Service:
         self._settings_at_start = settings
         self.socket = socket
         self.started_s = time.monotonic()
-        self.database_set_aside: Path | None = None
-        """Where the data base went that was found damaged at the start: with it went all that was saved."""
         self.notifier = Notifier({})
         """Tells the service manager, if one started the daemon, how it is."""
         self.manager_name = os.environ.get("WHISPERD_SERVICE") or None
@@ -239,7 +238,7 @@ async def open_service(
         records = await journal.load()
         kept_uploads = {one.input.upload for one in records if one.input.upload and goes_on(one)}
         service = Service(tasks, config_file, settings, socket, state_dir, kept_uploads)
-        service.database_set_aside = database.set_aside
+        service.database = database
         bundle = partial(install_media_bundle, service)
         async with open_decoder_pool(bundle, _decoder_options(settings)) as service.decoders:
             await _open_runtimes(service, tasks, database, journal, records)

@@ -192,10 +192,10 @@ def _disk(facts: Facts) -> Iterator[Finding]:
 def _database(facts: Facts) -> Iterator[Finding]:
     if facts.database_problem is not None:
         yield _broken("data base", facts.database_problem.message, facts.database_problem.fix)
-    elif facts.runtimes is not None and not facts.database_exists:  # a daemon looks, and has opened it
+    elif facts.database_is_gone:
         yield _broken(
             "data base",
-            "It was removed while the daemon was running, which can keep nothing without it.",
+            "It was removed or replaced while the daemon was running, which can keep nothing without it.",
             "Put it back, if you can; then run `whisperctl daemon restart`.",
         )
     elif facts.set_aside:

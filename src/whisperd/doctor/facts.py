@@ -146,6 +146,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     settings_problem: Problem | None = None
     folders: tuple[FolderFacts, ...] = ()
     database_exists: bool = False
+    database_is_gone: bool = False
+    """Whether the daemon that looks has lost its own."""
     database_problem: Problem | None = None
     set_aside: tuple[str, ...] = ()
     """Damaged data bases that were kept."""

@@ -76,8 +76,10 @@ async def gather(
     computer: Computer,
     config_file: Path,
     runtimes: Sequence[RuntimeFacts] | None = None,
+    *,
+    database_is_gone: bool = False,
 ) -> Facts:
-    """Look at everything but the socket. `runtimes` are those of the daemon that looks."""
+    """Look at everything but the socket. `runtimes` and `database_is_gone` are of the daemon that looks."""
     hardware = await computer.look_again()
     judged = await computer.judged_variants()
     bundles = await _bundles(natives, judged)
@@ -93,6 +95,7 @@ async def gather(
         bundles=bundles,
         models=model_facts,
         runtimes=None if runtimes is None else tuple(runtimes),
+        database_is_gone=database_is_gone,
     )
 
 

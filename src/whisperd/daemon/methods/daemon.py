@@ -36,7 +36,7 @@ async def status(call: Call, params: NoParams) -> dict[str, Any]:
         "socket": service.socket,
         "config": str(service.config_file),
         "log": str(paths.log_file()),
-        "damaged_database": str(service.database_set_aside) if service.database_set_aside else None,
+        "damaged_database": str(service.database.set_aside) if service.database.set_aside else None,
         "uptime": round(time.monotonic() - service.started_s, 3),
         "default_runtime": service.runtimes.default.name,
         "runtimes": [service.view_runtime(runtime) for runtime in service.runtimes.all()],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from anyio import to_thread
+
 from whisperd.daemon.call import Call
 from whisperd.daemon.service import Service
 from whisperd.doctor import check, gather
@@ -18,7 +20,12 @@ async def check_(call: Call, params: NoParams) -> dict[str, Any]:
     """Every check but those of the socket; what computer this is; and the names that are private."""
     service = call.service
     facts = await gather(
-        service.natives, service.models, service.computer, service.config_file, _runtimes(service)
+        service.natives,
+        service.models,
+        service.computer,
+        service.config_file,
+        _runtimes(service),
+        database_is_gone=await to_thread.run_sync(service.database.is_gone),
     )
     catalogue = service.models.catalogue
     return {
