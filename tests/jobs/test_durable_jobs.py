@@ -291,6 +291,28 @@ def test_what_was_uploaded_is_there_until_the_end_of_its_job_is_saved(
         assert client.jobs.wait(job)["duration"] == pytest.approx(SECONDS)
 
 
+def test_what_was_uploaded_stays_where_the_end_of_its_job_cannot_be_saved(
+    small: RunningDaemon, steps: Steps, sound: Path
+) -> None:
+    uploads = small.folder / "state" / "uploads"
+    database = small.folder / "state" / "whisperd.sqlite3"
+    with small.connect() as client:
+        job = client.submit(sound.read_bytes(), detach=True, model=steps.model, vad=False, language="en")
+        steps.allow(1)
+        until(lambda: windows_kept(small, job) == 1)
+        database.rename(database.with_name("elsewhere"))
+        steps.allow_all()
+        client.jobs.wait(job)
+        with pytest.raises(WhisperdError, match="removed or replaced"):
+            client.submit(sound.read_bytes(), detach=True, model=steps.model)  # comes after that end
+        until(lambda: len(list(uploads.rglob("*/*"))) == 1)  # of what was refused, nothing stays
+        database.with_name("elsewhere").rename(database)
+        small.kill()
+    with small.start().connect() as client:
+        assert client.jobs.wait(job)["duration"] == pytest.approx(SECONDS)
+        until(lambda: not list(uploads.rglob("*/*")))
+
+
 def test_a_file_that_has_changed_is_not_mixed_with_what_it_was(
     small: RunningDaemon, steps: Steps, sound: Path
 ) -> None:

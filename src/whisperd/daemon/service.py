@@ -195,9 +195,14 @@ class Service:
 
         async def remove() -> None:
             await job.over.wait()
-            if not job.is_suspended:
-                await self.job_keeper.saved()  # a daemon that does not know that it is over begins it again
-                self.uploads.remove(upload)
+            if job.is_suspended:
+                return
+            try:
+                if job.is_detached and job.end is not None:
+                    await job.end.saved()
+            except WhisperdError:
+                return  # the next daemon begins it again, and deletes what no job needs
+            self.uploads.remove(upload)
 
         self._tasks.start_soon(remove)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 import msgspec
@@ -16,6 +16,9 @@ from whisperd.jobs.options import JobOptions
 from whisperd.jobs.scheduler import Priority
 from whisperd.jobs.segments import Segment
 from whisperd.rpc.errors import WhisperdError, sendable
+
+if TYPE_CHECKING:
+    from whisperd.jobs.journal import Ticket
 
 __all__ = [
     "Job",
@@ -156,6 +159,8 @@ class Job:
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     over: anyio.Event = field(default_factory=anyio.Event)
     """Set when the job has ended, one way or another."""
+    end: Ticket | None = None
+    """Its end, as it is being saved."""
     cancelled_by: WhisperdError | None = None
     intake: Intake | None = None
     """Of a live job: where its audio comes in."""

@@ -123,6 +123,7 @@ class JobManager:
             await ticket.saved()
         except WhisperdError as error:
             if job.is_detached:
+                job.is_detached = False  # the next daemon knows nothing of it
                 self.cancel(job, error.copy())
                 raise
 
@@ -338,7 +339,8 @@ class JobManager:
         self._ended.add(job)
         self._tickets.pop(job, None)
         if not (job.is_suspended and job.transcript is None):
-            self._put_by(job, self._keeper.ended(job))
+            job.end = self._keeper.ended(job)
+            self._put_by(job, job.end)
         job.over.set()
         job.waits_for = _nothing  # who remembers the job keeps nothing of its runtime
         self._pace.ended(time.monotonic())
