@@ -135,6 +135,18 @@ def test_a_file_that_is_named_has_to_be_there(make_daemon: MakeDaemon) -> None:
     assert "othr.toml cannot be read: No such file" in done.stderr
 
 
+def test_a_file_that_is_named_has_to_be_there_when_it_is_read_again(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon()
+    other = daemon.folder / "other.toml"
+    other.write_text("[limits]\nmax_jobs = 3\n")
+    daemon.start("--config", str(other))
+    other.unlink()
+    with RawClient(daemon) as client:
+        with pytest.raises(WhisperdError, match="cannot be read: No such file"):
+            client.request("daemon.reload")
+        assert "\nmax_jobs = 3" in client.request("daemon.config")["content"]
+
+
 @pytest.mark.parametrize(
     ("content", "named"),
     [

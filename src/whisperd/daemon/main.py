@@ -68,7 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _allow_files(settings.limits.max_connections)
         passed = take_socket()
         socket = str(passed.getsockname()) if passed else paths.socket_path(options.socket)
-        anyio.run(_run, socket, passed, config_file, settings, log_file, announce, notifier)
+        anyio.run(
+            _run, socket, passed, config_file, settings, log_file, announce, notifier, bool(options.config)
+        )
     except WhisperdError as error:
         announce.failed(error)
         notifier.failed(error.message)
@@ -111,6 +113,7 @@ async def _run(
     log_file: LogFile,
     announce: _Announcement,
     notifier: Notifier,
+    is_config_named: bool,
 ) -> None:
     async with (
         claim_socket(socket, passed) as listener,
@@ -118,6 +121,7 @@ async def _run(
         open_service(config_file, settings, socket) as service,
         open_task_group() as tasks,
     ):
+        service.is_config_named = is_config_named
         service.on_reload = lambda settings: log_file.apply(settings.log)
         log.info("whisperd %s listens on %s, process %d", __version__, socket, os.getpid())
         await tasks.start(_handle_signals, service)

@@ -90,6 +90,8 @@ class Service:
         kept_uploads: Collection[str] = (),
     ) -> None:
         self.config_file = config_file
+        self.is_config_named = False
+        """Whether its file was named when the daemon was started, and has to be there."""
         self.settings = settings
         self._settings_at_start = settings
         self.socket = socket
@@ -132,7 +134,7 @@ class Service:
         """
         self.notifier.reloading()
         try:
-            self.settings = load_settings(self.config_file)
+            self.settings = load_settings(self.config_file, has_to_be_there=self.is_config_named)
         finally:
             self.notifier.ready(status_line(self))
         self.models.look_in(default_sources(self.settings.models))
