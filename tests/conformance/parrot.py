@@ -121,11 +121,10 @@ class Parrot:
             return ["en"] * len(windows)
         if options.language is not None:
             return [options.language] * len(windows)
-        candidates = options.languages or self.languages
-        votes = {window.group: Counter(dict.fromkeys(candidates, 0)) for window in windows}
+        votes = {window.group: Counter(dict.fromkeys(options.languages, 0)) for window in windows}
         for window in windows:
             for _, sample in heard(window.pcm):
-                if sample.language in candidates:
+                if not options.languages or sample.language in options.languages:
                     votes[window.group][sample.language] += len(sample.pcm)
         return [max(votes[window.group], key=votes[window.group].__getitem__) for window in windows]
 
