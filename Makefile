@@ -40,8 +40,9 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
+# A part of their time is waiting, for which a third worker makes up.
 test-quick: setup
-	$(PYTEST) --hypothesis-profile=quick -m "not real and not slow"
+	$(PYTEST) -n 3 --hypothesis-profile=quick -m "not real and not slow"
 
 test: lint types ## all checks and all tests
 	$(PYTEST)
