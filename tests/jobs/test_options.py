@@ -65,6 +65,7 @@ def test_an_unknown_language(given: str, hint: str) -> None:
     with pytest.raises(WhisperdError) as raised:
         check_options(JobOptions(language=given))
     assert raised.value.code == "language.unknown"
+    assert repr(given.rpartition(",")[2]) in raised.value.message, "as it was written"
     assert hint in raised.value.fix
 
 

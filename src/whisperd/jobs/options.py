@@ -118,10 +118,11 @@ def check_options(options: JobOptions) -> JobOptions:
     _ = options.clips
     if options.language is None:
         return options
-    named = {name.strip().lower() for name in options.language.split(",")}
+    named = [name.strip() for name in options.language.split(",")]
+    others = [name for name in named if name.lower() != "auto"]
     # In one order, so that the same ones are the same option.
-    languages = sorted({coded_language(name) for name in named - {"auto"}})
-    is_free = "auto" in named and len(languages) != 1
+    languages = sorted(set(map(coded_language, others)))
+    is_free = others != named and len(languages) != 1
     return msgspec.structs.replace(options, language=",".join(["auto"] * is_free + languages))
 
 
