@@ -1,7 +1,7 @@
 """pip in a child process: how it is run, how far it is, and why it failed.
 
-It gets exactly the wheels that are pinned by hash. What they are for, and how a failure is worded
-for people, is the business of the rooms that fetch them.
+What is fetched, pinned by hash unless newer versions are looked for, and how a failure is worded for
+people, is the business of the rooms that fetch it.
 """
 
 from __future__ import annotations
@@ -71,13 +71,22 @@ async def open_pip(
 
 
 def pip_environment(environment: Mapping[str, str], temporary: Path) -> dict[str, str]:
-    """The user's environment, less what would have pip install elsewhere or say less than we read.
+    """The user's environment, less what would have pip install elsewhere, or other things, or say less than
+    we read.
 
     Index, mirror, proxy, certificates, cache and timeouts stay the user's own.
     """
     here = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
     plain = dict.fromkeys(("PIP_USER", "PIP_REQUIRE_VIRTUALENV", "PIP_QUIET", "PIP_VERBOSE"), "0")
-    return {**environment, **here, **plain, "PYTHONUTF8": "1", "NO_COLOR": "1"}
+    unset = dict.fromkeys(_ELSEWHERE, "")  # which pip passes over
+    return {**environment, **here, **plain, **unset, "PYTHONUTF8": "1", "NO_COLOR": "1"}
+
+
+_ELSEWHERE = (
+    *("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_DRY_RUN"),
+    *("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT", "PIP_REQUIREMENT", "PIP_EDITABLE"),
+)
+"""What would have it put things elsewhere or nowhere, or want others than it is told."""
 
 
 class Pip:
@@ -209,8 +218,11 @@ _MISSING = re.compile(r"(?:No matching distribution found for|not install requir
 _CAUSES: tuple[tuple[Cause, str], ...] = (
     ("hash_mismatch", r"DO NOT MATCH THE HASHES"),
     ("disk_full", r"No space left on device|Disk quota exceeded|File too large|WinError 112"),
-    ("forbidden", r"Read-only file system|\[Errno (?:1|13|30)\]|WinError 5\b"),
+    # Of a connection, a firewall or a sandbox says the same.
+    ("forbidden", r"Read-only file system|(?<!new connection: )\[Errno (?:1|13|30)\]|WinError 5\b"),
     ("no_pip", r"[Nn]o module named '?pip\b"),
+    # Of a connection that is cut, or to what speaks no TLS, pip doubts the certificate.
+    ("unreachable", r"UNEXPECTED_EOF_WHILE_READING|WRONG_VERSION_NUMBER|EOF occurred in violation"),
     (
         "untrusted",
         r"(?i)CERTIFICATE_VERIFY_FAILED|confirming the ssl certificate|SSLError|SSL verification",

@@ -150,8 +150,10 @@ class TestInstall:
     async def test_pip_settings_that_would_lead_it_elsewhere_do_no_harm(
         self, store: NativeStore, bundle: Bundle, index: IndexServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for variable in ("PIP_USER", "PIP_REQUIRE_VIRTUALENV", "PIP_QUIET"):
-            monkeypatch.setenv(variable, "1")
+        for variable in ("USER", "REQUIRE_VIRTUALENV", "QUIET", "DRY_RUN", "ROOT", "PREFIX", "TARGET"):
+            monkeypatch.setenv(f"PIP_{variable}", "1")
+        for variable in ("CONSTRAINT", "BUILD_CONSTRAINT", "REQUIREMENT", "EDITABLE"):
+            monkeypatch.setenv(f"PIP_{variable}", "nowhere")
         seen: list[Progress] = []
         await store.install(bundle, seen.append)
         assert "downloading" in {progress.detail for progress in seen}
