@@ -1,4 +1,4 @@
-"""What the daemon takes of the environment of the client that starts it. Pure, and light.
+"""What the daemon takes of the environment of the client that starts it. Light.
 
 It lives on for weeks, and so would whatever a shell happened to have set: keys of other programs, the
 virtual environment of a project. So it takes what it and its engines read, and nothing else. A daemon that
@@ -7,6 +7,7 @@ is started by hand or by a service manager has the environment that it is given.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Final
 
@@ -20,6 +21,12 @@ NETWORK: Final = (
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC"),
 )
 """How downloads find their way. Proxies are written in lower case as well."""
+
+_PLACES: Final = (
+    *("WHISPERD_CONFIG", "WHISPERD_STATE_DIR", "WHISPERD_NATIVE_DIR", "WHISPERD_MODELS_DIR"),
+    "HF_HOME",
+)
+"""What may be relative to the client's working folder, which is not the daemon's."""
 
 _TAKEN: Final = frozenset(
     (
@@ -46,12 +53,12 @@ _TAKEN_BEGINNINGS: Final = (
 
 
 def daemon_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The part of a client's environment that the daemon is started with."""
+    """The part of a client's environment that the daemon is started with; its places are absolute."""
     named = [name.strip() for name in environment.get(MORE, "").split(",") if name.strip()]
     names = _TAKEN.union(named)
     beginnings = (*_TAKEN_BEGINNINGS, *(name[:-1] for name in named if name.endswith("*")))
     return {
-        name: value
+        name: os.path.abspath(value) if name in _PLACES and value else value  # noqa: PTH100 - light
         for name, value in environment.items()
         if name in names or name.upper() in _TAKEN or name.startswith(beginnings)
     }

@@ -66,16 +66,30 @@ def test_downloads_find_their_way_from_the_service_too(monkeypatch: pytest.Monke
     for name, value in (
         ("HTTPS_PROXY", "http://proxy:3128"),
         ("no_proxy", "localhost"),
-        ("SSL_CERT_FILE", "/etc/ours.pem"),
+        ("SSL_CERT_FILE", "/etc/openssl@3/ours.pem"),
+        ("HF_ENDPOINT", "https://anna:secret@mirror"),
         ("HTTP_PROXY", "http://anna:secret@proxy:3128"),
         ("HF_TOKEN", "secret"),
     ):
         monkeypatch.setenv(name, value)
     environment = this_place().environment
     assert environment["HTTPS_PROXY"] == "http://proxy:3128"
-    assert environment["SSL_CERT_FILE"] == "/etc/ours.pem"
+    assert environment["SSL_CERT_FILE"] == "/etc/openssl@3/ours.pem"
     assert {one.upper() for one in environment} >= {"NO_PROXY"}
     assert "secret" not in str(environment)
+
+
+def test_relative_places_are_those_of_who_installs_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    places = {"WHISPERD_CONFIG": "c.toml", "WHISPERD_STATE_DIR": "state", "WHISPERD_SOCKET": "s"}
+    for name, value in places.items():
+        monkeypatch.setenv(name, value)
+    assert (
+        this_place().environment.items()
+        >= {name: str(tmp_path / one) for name, one in places.items()}.items()
+    )
 
 
 def test_every_line_of_the_sandbox_is_explained() -> None:

@@ -103,7 +103,7 @@ def _spawn(path: str) -> None:
             stderr=printed,
             start_new_session=True,
             creationflags=_creation_flags(),
-            env=_environment(),
+            env=daemon_environment(os.environ),
             cwd="/" if os.name == "posix" else None,  # so that no folder or disk is kept busy by it
         )
         said = _announcement(daemon)
@@ -153,19 +153,6 @@ def _let_go(daemon: subprocess.Popen[bytes]) -> None:
 
         threading.Thread(target=os.waitpid, args=(daemon.pid, 0), name="reap-daemon", daemon=True).start()
     daemon.returncode = 0  # so that nobody warns of a child that is still running
-
-
-def _environment() -> dict[str, str]:
-    # Relative to our working folder, which is not the daemon's.
-    places = (
-        "WHISPERD_CONFIG",
-        "WHISPERD_STATE_DIR",
-        "WHISPERD_NATIVE_DIR",
-        "WHISPERD_MODELS_DIR",
-        "HF_HOME",
-    )
-    absolute = {name: os.path.abspath(os.environ[name]) for name in places if os.environ.get(name)}
-    return {**daemon_environment(os.environ), **absolute}
 
 
 def _creation_flags() -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from whisperd import paths
-from whisperd.environment import NETWORK
+from whisperd.environment import NETWORK, daemon_environment
 from whisperd.rpc.errors import WhisperdError
 from whisperd.service_manager.managers import MANAGERS, Manager, ManagerName, Place, ServiceFile
 from whisperd.service_manager.mark import is_unchanged, socket_in
@@ -67,14 +67,15 @@ def command(module: str, *arguments: str) -> tuple[str, ...]:
 
 def this_place(socket: str | None = None) -> Place:
     """Where whisperd is to run: as it would be started from here."""
-    environment = {name: value for name, value in os.environ.items() if value and _is_kept(name, value)}
+    ours = daemon_environment(os.environ)
+    environment = {name: value for name, value in ours.items() if value and _is_kept(name, value)}
     path = paths.socket_path(socket)
-    if socket is not None:
+    named = bool(socket or os.environ.get("WHISPERD_SOCKET"))
+    if named:
         environment["WHISPERD_SOCKET"] = path
     home = paths.home()
     config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{_user()}"
-    named = "WHISPERD_SOCKET" in environment
     domain, name = os.environ.get("USERDOMAIN", ""), os.environ.get("USERNAME", "")
     return Place(
         command=command("whisperd"),
@@ -94,7 +95,8 @@ def this_place(socket: str | None = None) -> Place:
 
 def _is_kept(name: str, value: str) -> bool:
     """Whether the service gets a variable. Others may read its files, so no address with a password is."""
-    return name in KEPT_VARIABLES or (name.upper() in NETWORK and "@" not in value)
+    may_be_read = "@" not in value or Path(value).is_absolute()  # as that of `openssl@3`
+    return may_be_read and (name in KEPT_VARIABLES or name.upper() in NETWORK)
 
 
 def manager_of(place: Place, name: str | None) -> Manager:
