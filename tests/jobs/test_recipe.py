@@ -122,17 +122,27 @@ class Puppet:
         self.__dict__.update(attributes)
 
 
-async def recipe_with(*, margin_s: float | None = 2.0, environment: str = "", model: str = "m") -> str:
-    """The digest of the recipe of a job on a runtime that is loaded like this."""
+async def recipe_with(
+    *, margin_s: float | None = 2.0, environment: str = "", model: str = "m", is_usable: bool = True
+) -> str:
+    """The digest of the recipe of a job on a runtime that is loaded like this, or was before an edit."""
 
     async def identity(_: str) -> str:
         return model
+
+    async def no_tuning(*_: object) -> None: ...
 
     def current(bundle: Any) -> Any:
         return Puppet(select=lambda: Puppet(digest=f"{bundle.name} 1"))
 
     settings = Puppet(decoder=Puppet(max_window_s=26.0), runtime=Puppet(beam_size=BEAM_SIZE))
-    service = Puppet(models=Puppet(identity=identity), natives=Puppet(current=current), settings=settings)
+    service = Puppet(
+        models=Puppet(identity=identity),
+        natives=Puppet(current=current),
+        settings=settings,
+        runtimes=Puppet(life=lambda _: Puppet(is_usable=is_usable)),
+        calibrator=Puppet(tuning=no_tuning),
+    )
     variant = Puppet(
         name="toy-cpu", environment={"ISA": environment}, lock=None, device="cpu", compute_types=("int8",)
     )
@@ -141,7 +151,8 @@ async def recipe_with(*, margin_s: float | None = 2.0, environment: str = "", mo
         variant=variant,
         tuning=None if margin_s is None else Tuning(margin_s),
     )
-    lease = Puppet(runtime=Puppet(preset=Puppet(model="toy", compute_type="auto"), prepared=prepared))
+    preset = Puppet(model="toy", backend="auto", device="auto", compute_type="auto")
+    lease = Puppet(runtime=Puppet(preset=preset, prepared=prepared))
     job = Job(id="a", path="/a", input=JobInput(path="/a"), options=JobOptions(), runtime="toy")
     return (await recipe_of(cast(Service, service), job, cast(Lease, lease))).digest
 
@@ -154,3 +165,15 @@ async def test_what_the_runtime_is_loaded_with_makes_another_recipe() -> None:
     assert usual != await recipe_with(margin_s=30.0)
     assert usual != await recipe_with(environment="AVX2")
     assert usual != await recipe_with(model="n")
+
+
+@pytest.mark.anyio
+async def test_how_it_was_loaded_before_is_of_no_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = await recipe_with()
+
+    async def ranked(*_: object) -> list[Any]:
+        variant = Puppet(name="new", environment={}, lock=None, device="cpu", compute_types=("int8",))
+        return [(Puppet(name="new", engine="new:load"), variant)]
+
+    monkeypatch.setattr("whisperd.daemon.recipes.ranked_variants", ranked)
+    assert usual == await recipe_with() != await recipe_with(is_usable=False)

@@ -24,7 +24,7 @@ from whisperd.progress import OnProgress, Progress
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, RuntimeStatus
 from whisperd.runtimes import Lease, LoadedRuntime, Runtime, RuntimeChanges, RuntimeManager, Surroundings
-from whisperd.runtimes.fallback import VariantFailures
+from whisperd.runtimes.fallback import FailedVariant, VariantFailures
 from whisperd.runtimes.history import KEPT_MOMENTS
 from whisperd.runtimes.host import KEPT_UNTIL_USED_S
 from whisperd.runtimes.manager import KEPT_FAILURES
@@ -65,6 +65,7 @@ class House:
         self.may_download = opened()
         self.download_error: Exception | None = None
         self.has_others = False
+        self.passed_over: tuple[FailedVariant, ...] = ()
         self.stamping = anyio.Event()
         self.may_stamp = opened()
         self.room_error: WhisperdError | None = None
@@ -91,7 +92,14 @@ class House:
         await self.may_download.wait()
         if self.download_error is not None:
             raise self.download_error
-        return Prepared(BACKEND, VARIANT, None, Path(preset.model), has_others=self.has_others)
+        return Prepared(
+            BACKEND,
+            VARIANT,
+            None,
+            Path(preset.model),
+            passed_over=self.passed_over,
+            has_others=self.has_others,
+        )
 
     async def stamp(self, _: Variant) -> str:
         self.stamping.set()
@@ -797,6 +805,26 @@ async def test_a_death_while_the_failure_of_another_variant_is_noted_is_a_death_
         house.may_stamp.set()
 
 
+@pytest.mark.parametrize("asked", ["load", "edit"])
+async def test_what_failed_is_tried_again_when_somebody_loads_or_changes_it(
+    open_house: OpenHouse, puppets: Puppets, asked: str
+) -> None:
+    async with open_house() as house:
+        house.passed_over = (FailedVariant(VARIANT, an_error("memory.gpu_not_enough")),)
+        runtime = await house.create()
+        await house.use(runtime)
+        failures = house.manager.around.failures
+        await failures.note("toy", house.passed_over)
+        house.passed_over = ()
+        if asked == "edit":
+            await house.edit(runtime, batch_size=1)
+        else:
+            await house.manager.load(runtime)
+        assert await failures.find("toy", VARIANT) is None
+        await house.manager.load(runtime)
+        assert len(puppets.made) == 2, "once, since there is nothing better now"
+
+
 async def test_what_was_loaded_by_hand_stays_for_its_first_use(
     open_house: OpenHouse, puppets: Puppets
 ) -> None:
@@ -1303,6 +1331,10 @@ async def test_a_change_of_what_is_not_loaded_waits_for_its_next_use(
         assert (house.status(runtime), house.prepared.total()) == ("unloaded", 0)
         await house.use(runtime)
         assert puppets.models == ["better"]
+        await house.manager.unload(runtime)
+        assert house.manager.view(runtime).variant == "toy-cpu", "what it was last"
+        await house.edit(runtime, model="best")
+        assert house.manager.view(runtime).variant is None
 
 
 @pytest.mark.parametrize("where", ["downloading", "loading"])

@@ -30,7 +30,8 @@ async def recipe_of(service: Service, job: Job, lease: Lease) -> Recipe:
     Raises `WhisperdError` where it would have to be downloaded first.
     """
     preset, prepared = lease.runtime.preset, lease.runtime.prepared
-    if prepared is not None:
+    # Otherwise it may be loaded in another way by then.
+    if prepared is not None and service.runtimes.life(lease.runtime).is_usable:
         backend, variant, tuning = prepared.backend, prepared.variant, prepared.tuning
     else:
         backend, variant = choose_variant(preset, await ranked_variants(service, preset))

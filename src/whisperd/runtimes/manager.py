@@ -155,6 +155,9 @@ class RuntimeManager:
             # Also when nothing is different: a stale version is refused in any case.
             await self._save(runtime, preset, before.version if version is None else version)
             if needs_reload(before, preset):
+                self.around.failures.forget(preset.model)  # what was changed may be what mends it
+                if runtime.hosting is None:
+                    runtime.prepared = None
                 self.apply(runtime, "edit")
             self._lives.protect(runtime.id, preset.protected)
         runtime.wake()
@@ -213,6 +216,8 @@ class RuntimeManager:
         """Load it. Given up when nobody waits for it. Variants that failed before are tried once more."""
         self.around.failures.forget(runtime.preset.model)
         with self.lease(runtime) as lease:
+            if runtime.prepared is not None and runtime.prepared.passed_over:
+                self.load_anew(runtime)
             await lease.loaded()
             while self.life(runtime).is_restarting:
                 await runtime.changed.wait()
