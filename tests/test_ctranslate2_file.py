@@ -47,8 +47,9 @@ def test_a_variable_is_found_by_its_other_name() -> None:
     ("data", "said"),
     [
         (b"", "damaged"),
-        (struct.pack("<I", 7) + weights()[4:], "of version 7, not Whisper"),
-        (weights().replace(b"WhisperSpec", b"WeatherSpec"), "WeatherSpec of version 6"),
+        (struct.pack("<I", 7) + weights()[4:], "version 7 of CTranslate2's format"),
+        (weights().replace(b"WhisperSpec", b"WeatherSpec"), "^model.bin is no Whisper model in"),
+        (b"<!DOCTYPE html>" + b" " * 99_999, "^model.bin is no Whisper model in"),
         (weights()[:90], "cut off"),
         (weights(layers=[0, 0]), "same name"),
         (weights()[:-60], "damaged"),

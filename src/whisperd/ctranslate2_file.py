@@ -99,10 +99,10 @@ def read_index(file: BinaryIO) -> Index:
 
 def _read_index(file: BinaryIO, size_bytes: int) -> Index:
     version, specification = _number(file, "<I"), _string(file)
-    if version > _VERSION or specification != _SPECIFICATION:
-        raise UnreadableModel(
-            f"model.bin is {specification or 'something'} of version {version}, not Whisper"
-        )
+    if specification != _SPECIFICATION:  # it may be any text: none of it is told
+        raise UnreadableModel("model.bin is no Whisper model in CTranslate2's format")
+    if version > _VERSION:
+        raise UnreadableModel(f"model.bin has version {version} of CTranslate2's format, which is too new")
     revision = _number(file, "<I")
     variables = [(_string(file), _variable(file, size_bytes)) for _ in range(_count(file))]
     aliases = [(_string(file), _string(file)) for _ in range(_count(file))]

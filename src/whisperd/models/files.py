@@ -16,24 +16,32 @@ from whisperd.models.names import nothing_at
 from whisperd.plugins import Backend, ModelFacts, backends
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["SUFFIX", "invalid_file", "open_file", "reading", "room_bytes"]
+__all__ = [
+    "BEGINNING_BYTES",
+    "SUFFIX",
+    "invalid_file",
+    "open_file",
+    "reading",
+    "room_bytes",
+    "taken_for_model",
+]
 
 SUFFIX: Final = ".bin"
 """How whisper.cpp's models are called; other names are as good where there is such a file."""
 
-_BEGINNING_BYTES: Final = 64
+BEGINNING_BYTES: Final = 64
 _USUAL_FIX: Final = (
     "Name a Whisper model in the format of whisper.cpp, such as its ggml-base.bin, or a folder with one in "
     "CTranslate2's format."
 )
 _OTHERS: Final = (
-    (b"GGUF", "it is a GGUF file, and no engine here reads Whisper models in that format", _USUAL_FIX),
-    (b"tjgg", "it is a language model of llama.cpp", _USUAL_FIX),
-    (b"fmgg", "it is a language model of llama.cpp", _USUAL_FIX),
-    (b"PK\x03\x04", "it is a ZIP archive, as PyTorch's checkpoints are", _USUAL_FIX),
-    (b"\x80\x02", "it is a checkpoint of PyTorch", _USUAL_FIX),
-    (b"version https://git-lfs", "it only stands for a file that Git LFS has", "Fetch it: `git lfs pull`."),
-    (b"<", "it is a page of the web, or another text", "Download the model itself."),
+    (b"GGUF", "is a GGUF file, and no engine here reads Whisper models in that format", _USUAL_FIX),
+    (b"tjgg", "is a language model of llama.cpp", _USUAL_FIX),
+    (b"fmgg", "is a language model of llama.cpp", _USUAL_FIX),
+    (b"PK\x03\x04", "is a ZIP archive, as PyTorch's checkpoints are", _USUAL_FIX),
+    (b"\x80\x02", "is a checkpoint of PyTorch", _USUAL_FIX),
+    (b"version https://git-lfs", "only stands for a file that Git LFS has", "Fetch it: `git lfs pull`."),
+    (b"<", "is a page of the web, or another text", "Download the model itself."),
 )
 """What files begin with that people take for a model, what is said of them, and what to do."""
 _CTRANSLATE2: Final = b"WhisperSpec"
@@ -83,6 +91,11 @@ def invalid_file(path: Path, problem: str, fix: str = _USUAL_FIX) -> WhisperdErr
     return WhisperdError("model.invalid_file", message, fix, {"path": str(path)})
 
 
+def taken_for_model(beginning: bytes) -> tuple[str, str] | None:
+    """What is said of a file that people take for a model, by what it begins with, and what to do."""
+    return next(((problem, fix) for magic, problem, fix in _OTHERS if beginning.startswith(magic)), None)
+
+
 def _open_regular(path: Path) -> BinaryIO:
     file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 - it has no opener
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -103,7 +116,7 @@ def _mark(file: BinaryIO) -> tuple[int, int]:
 
 
 def _read(path: Path, file: BinaryIO, size_bytes: int) -> ModelFacts:
-    beginning = file.read(_BEGINNING_BYTES)
+    beginning = file.read(BEGINNING_BYTES)
     for backend in backends():
         format = backend.model_format
         if format is not None and format.read is not None and beginning.startswith(format.magic):
@@ -114,9 +127,9 @@ def _read(path: Path, file: BinaryIO, size_bytes: int) -> ModelFacts:
                 raise invalid_file(path, str(error), fix) from error
     if not beginning:
         raise invalid_file(path, "it is empty")
-    for magic, problem, fix in _OTHERS:
-        if beginning.startswith(magic):
-            raise invalid_file(path, problem, fix)
+    if taken := taken_for_model(beginning):
+        problem, fix = taken
+        raise invalid_file(path, f"it {problem}", fix)
     if _CTRANSLATE2 in beginning:
         raise invalid_file(path, "it is one of the files of a model", f"Name its folder, {path.parent}.")
     raise invalid_file(path, "no backend that is installed knows what it is")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from whisperd.models.files import BEGINNING_BYTES, taken_for_model
 from whisperd.models.hashing import stamp
 from whisperd.models.manifest import InstalledModel
 from whisperd.models.names import nothing_at
@@ -18,6 +19,10 @@ from whisperd.rpc.errors import WhisperdError
 __all__ = ["hash_stamps", "invalid_folder", "open_folder"]
 
 _MAX_CONFIG_BYTES = 10 << 20
+_USUAL_FIX = (
+    "Name a folder with a Whisper model in CTranslate2's format: model.bin, config.json, tokenizer.json and "
+    "a vocabulary."
+)
 _MODEL_SUFFIXES = (".bin", ".gguf", ".json", ".safetensors", ".txt")
 """How files are called that models are made of; whatever else lies beside them changes no text."""
 
@@ -33,8 +38,12 @@ def open_folder(folder: Path) -> InstalledModel:
             )
         _check_config(folder / "config.json")
         with (folder / "model.bin").open("rb") as weights:
-            if not weights.read(1):
-                raise invalid_folder(folder, "model.bin is empty")
+            beginning = weights.read(BEGINNING_BYTES)
+        if not beginning:
+            raise invalid_folder(folder, "model.bin is empty")
+        if taken := taken_for_model(beginning):
+            problem, fix = taken
+            raise invalid_folder(folder, f"model.bin {problem}", fix=fix)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # a path may have a null byte in it
         raise nothing_at(folder) from None
     except OSError as error:
@@ -86,12 +95,13 @@ def _check_config(path: Path) -> None:
         raise invalid_folder(path.parent, "config.json is not a JSON object")
 
 
-def invalid_folder(folder: Path, problem: str, missing: list[str] | None = None) -> WhisperdError:
+def invalid_folder(
+    folder: Path, problem: str, missing: list[str] | None = None, fix: str = _USUAL_FIX
+) -> WhisperdError:
     """`model.invalid_folder`: why a folder cannot be used, and the files that it lacks."""
     return WhisperdError(
         "model.invalid_folder",
         f"The folder {folder} cannot be used as a model: {problem}.",
-        "Name a folder with a Whisper model in CTranslate2's format: model.bin, config.json, tokenizer.json "
-        "and a vocabulary.",
+        fix,
         {"path": str(folder), "missing": missing or []},
     )
