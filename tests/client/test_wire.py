@@ -160,6 +160,39 @@ def test_a_client_is_closed_by_its_block(ends: tuple[Wire, socket.socket]) -> No
     assert far.recv(1) == b""
 
 
+def test_who_follows_a_job_has_all_of_its_events_whoever_else_listens(
+    ends: tuple[Wire, socket.socket],
+) -> None:
+    wire, far = ends
+    before = {"jobs.follow": ["a1", "b1"], "models.pull": ["a2"], "models.list": ["a3", "b2", "a4", "b4"]}
+
+    def serve() -> None:
+        unpacker = msgpack.Unpacker()
+        while data := far.recv(4096):
+            unpacker.feed(data)
+            for _, number, method, _ in unpacker:
+                assert method != "session.ping", "it waits for what will not come"
+                for name in before.get(method, ()):
+                    kind = "completed" if name.endswith("4") else "segment"
+                    event = {"type": f"transcription.{kind}", "id": name[0], "name": name}
+                    answer(far, [2, "event", [event]])
+                answer(far, [1, number, None, {"subscription": number}])
+
+    serving = threading.Thread(target=serve)
+    serving.start()
+    client, heard = Client(wire), []
+    first, second = client.follow("a"), client.follow("b")
+    wire.request("jobs.follow")
+    seen = [next(first), next(second)]
+    client.request_with_events(("models",), "models.pull", heard.append)
+    wire.request("models.list")
+    seen += [client.next_event(), *second, *first]
+    wire.close()
+    serving.join()
+    assert [one["name"] for one in heard] == ["a2"]
+    assert [one["name"] for one in seen if one] == ["a1", "b1", "a3", "b2", "b4", "a2", "a3", "a4"]
+
+
 class TestSilence:
     """A daemon that says nothing is asked whether it is there."""
 

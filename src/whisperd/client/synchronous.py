@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -76,6 +77,7 @@ class Client:
     def __init__(self, wire: Wire, connect_again: Callable[[], Client] = connect) -> None:
         self._wire = wire
         self._connect_again = connect_again
+        self._followed: dict[int, tuple[str, deque[Map]]] = {}  # by subscription: its job, its events to come
         self.server: Map = {}
         """What the daemon said of itself: its `version`, and the `protocol` that it speaks."""
         self.jobs: Jobs[Map, list[Map]] = Jobs(self.request)
@@ -166,13 +168,15 @@ class Client:
         monotonic clock, None comes when it is past.
         """
         subscription = self.request("events.subscribe", job=job)["subscription"]
+        _, waiting = self._followed[subscription] = job, deque[Map]()
         try:
             while True:
-                event = self._wire.next_event(deadline_s)
+                event = self._next_of(waiting, deadline_s)
                 yield event
                 if event is not None and self._is_last(event, job):
                     return
         finally:
+            del self._followed[subscription]
             self._quietly("events.unsubscribe", subscription=subscription)
 
     def next_event(self, deadline_s: float | None = None) -> Map | None:
@@ -180,17 +184,43 @@ class Client:
 
         None once the deadline, on the monotonic clock, is past.
         """
-        return self._wire.next_event(deadline_s)
+        if (event := self._wire.next_event(deadline_s)) is not None:
+            self._keep(event)
+        return event
 
     def request_with_events(
         self, topics: tuple[str, ...], method: str, on_event: Callable[[Map], None], **params: Any
     ) -> Any:
         """Ask for a method that takes long, and hear the events of some topics until it is answered."""
+
+        def hear(event: Map) -> None:
+            self._keep(event)
+            on_event(event)
+
         subscription = self.request("events.subscribe", topics=topics)["subscription"]
         try:
-            return self._wire.answer(self._wire.send(method, params), on_event)
+            return self._wire.answer(self._wire.send(method, params), hear)
         finally:
             self._quietly("events.unsubscribe", subscription=subscription)
+
+    def _keep(self, event: Map) -> bool:
+        """Put an event aside for those who follow its job, or something missed; whether there are any."""
+        waiting = [
+            events
+            for job, events in self._followed.values()
+            if event["type"] == "events.missed" or event.get("id") == job
+        ]
+        for events in waiting:
+            events.append(event)
+        return bool(waiting)
+
+    def _next_of(self, waiting: deque[Map], deadline_s: float | None) -> Map | None:
+        """The next event for one of those who follow a job; what nobody follows is for whoever asks first."""
+        while not waiting:
+            event = self._wire.next_event(deadline_s)
+            if event is None or not self._keep(event):
+                return event
+        return waiting.popleft()
 
     def _segments(self, job: str) -> Generator[Segment, None, None]:
         has_ended, in_order = False, InOrder()
