@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import (
+    MAX_KEEP_ALIVE_S,
     DaemonSettings,
     LogSettings,
     ModelSettings,
@@ -93,7 +94,9 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=3
             preload=st.booleans(),
         ),
         runtime=st.builds(
-            RuntimeSettings, keep_alive_s=st.floats(-1, allow_nan=False), batch_size=st.integers(1, 256)
+            RuntimeSettings,
+            keep_alive_s=st.floats(0, MAX_KEEP_ALIVE_S) | st.just(-1.0),
+            batch_size=st.integers(1, 256),
         ),
         models=st.builds(ModelSettings, folders=st.lists(texts, max_size=3).map(tuple)),
         log=st.builds(LogSettings, level=st.sampled_from(["debug", "info", "warning", "error"])),
@@ -121,6 +124,8 @@ def test_whatever_is_set_is_read_again(settings: Settings) -> None:
         ("[runtime]\nworkers = 'two'", "runtime.workers: Expected `int`, got `str`", "daemon config"),
         ("[runtime]\nworkers = -1", "runtime.workers: Expected `int` >= 0", "daemon config"),
         ("[runtime]\nkeep_alive_s = nan", "runtime.keep_alive_s: Expected `float`", "daemon config"),
+        ("[runtime]\nkeep_alive_s = 1e9", "runtime.keep_alive_s: Expected `float` <=", "daemon config"),
+        ("[runtime]\nkeep_alive_s = -0.5", "runtime: `keep_alive_s` has to be -1", "daemon config"),
         ("[models]\nfolders = ['/a', 3]", "models.folders[1]: Expected `str`", "daemon config"),
         ("[log]\nlevel = 'loud'", "log.level: Invalid enum value 'loud'", "daemon config"),
         ("daemon = 3", "daemon: Expected `object`", "daemon config"),

@@ -17,9 +17,10 @@ import msgspec
 from msgspec import Meta
 
 from whisperd.rpc.errors import WhisperdError
-from whisperd.worker.protocol import ComputeType
+from whisperd.worker.protocol import MAX_REPLICAS, ComputeType
 
 __all__ = [
+    "MAX_KEEP_ALIVE_S",
     "DaemonSettings",
     "DecoderSettings",
     "JobSettings",
@@ -35,6 +36,8 @@ __all__ = [
     "load_settings",
     "settings_template",
 ]
+
+MAX_KEEP_ALIVE_S = 365 * 86400.0
 
 
 def _key(description: str, **bounds: Any) -> Meta:
@@ -146,11 +149,15 @@ class RuntimeSettings(_Section, frozen=True):
 
     keep_alive_s: Annotated[
         float,
-        _key("Seconds that it stays loaded while nobody uses it; 0 is not at all, -1 for ever.", ge=-1),
+        _key(
+            "Seconds that it stays loaded while nobody uses it; 0 is not at all, -1 for ever.",
+            ge=-1,
+            le=MAX_KEEP_ALIVE_S,
+        ),
     ] = 900.0
     compute_type: Annotated[ComputeType, _key("Precision; auto is the best one of the device.")] = "auto"
     workers: Annotated[
-        int, _key("Batches computed at the same time; 0 is one for each core or GPU.", ge=0, le=256)
+        int, _key("Batches computed at the same time; 0 is one for each core or GPU.", ge=0, le=MAX_REPLICAS)
     ] = 0
     cpu_threads: Annotated[int, _key("Threads of each worker; 0 is chosen.", ge=0, le=1024)] = 0
     batch_size: Annotated[int, _key("Windows computed together.", ge=1, le=256)] = 4
@@ -173,6 +180,10 @@ class RuntimeSettings(_Section, frozen=True):
     beam_size: Annotated[
         int, _key("Beams of the search where a job names no number of its own.", ge=1, le=16)
     ] = 5
+
+    def __post_init__(self) -> None:
+        if -1 < self.keep_alive_s < 0:
+            raise ValueError("`keep_alive_s` has to be -1, or at least 0")
 
 
 class WatchSettings(_Section, frozen=True):

@@ -12,7 +12,7 @@ import pytest
 from whisperd.models.store import ignore_progress
 from whisperd.plugins import Backend, ModelFormat, Variant
 from whisperd.rpc.errors import WhisperdError
-from whisperd.runtimes.prepare import prepare
+from whisperd.runtimes.prepare import Prepared, load_params, prepare
 from whisperd.runtimes.preset import RuntimePreset
 
 pytestmark = pytest.mark.anyio
@@ -59,3 +59,14 @@ async def test_what_an_engine_can_do_without_keeps_nobody_from_loading() -> None
     with pytest.raises(WhisperdError) as caught:
         await prepared_by(NEEDED, error=FAILURE)
     assert caught.value.code == "disk.full"
+
+
+@pytest.mark.parametrize(("workers", "replicas"), [(0, 64), (256, 64), (3, 3)])
+def test_no_more_replicas_are_loaded_than_a_worker_uses(
+    monkeypatch: pytest.MonkeyPatch, workers: int, replicas: int
+) -> None:
+    monkeypatch.setattr("whisperd.runtimes.prepare.usable_cores", lambda: 96)
+    variant = Variant(name="toy-cpu", lock=None, device="cpu", priority=1, compute_types=("int8",))
+    prepared = Prepared(Backend(name="toy", engine="", variants=(variant,)), variant, None, Path("/model"))
+    preset = RuntimePreset(id="1", name="one", model="tiny", workers=workers, created="", changed="")
+    assert load_params(preset, prepared).replicas == replicas

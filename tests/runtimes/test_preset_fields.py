@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, get_args
 
 import msgspec
@@ -198,8 +199,8 @@ def test_names_that_are_refused(name: str) -> None:
         ("device_index", (1, 0, 1), "once"),
         ("cpu_threads", -1, "from 0 to 1024, where 0 has it chosen"),
         ("cpu_threads", 1025, "from 0 to 1024"),
-        ("workers", -1, "from 0 to 256"),
-        ("workers", 257, "from 0 to 256"),
+        ("workers", -1, "from 0 to 64"),
+        ("workers", 65, "from 0 to 64"),
         ("batch_size", 0, "from 1 to 256"),
         ("batch_size", -4, "from 1 to 256"),
         ("batch_size", 257, "from 1 to 256"),
@@ -212,7 +213,7 @@ def test_values_that_are_refused(field: str, value: object, works: str) -> None:
     assert works in error.fix
 
 
-@pytest.mark.parametrize(("cpu_threads", "workers", "batch_size"), [(0, 0, 1), (1024, 256, 256)])
+@pytest.mark.parametrize(("cpu_threads", "workers", "batch_size"), [(0, 0, 1), (1024, 64, 256)])
 def test_the_limits_themselves_are_allowed(cpu_threads: int, workers: int, batch_size: int) -> None:
     assert make(cpu_threads=cpu_threads, workers=workers, batch_size=batch_size).workers == workers
 
@@ -387,6 +388,16 @@ def test_what_it_cannot_do_comes_with_what_it_can(
     assert error.data["field"] == field
     assert works in error.fix
     assert msgspec.msgpack.encode(error.to_wire())
+
+
+@pytest.mark.parametrize("fields", [{}, {"backend": "gpu-only"}, {"compute_type": "int8"}])
+def test_where_there_is_nothing_to_compute_on(fields: dict[str, Any]) -> None:
+    gpu_only = Capabilities(backends={"gpu-only": {"cuda": GPU_TYPES}})
+    error = refused_here(gpu_only, **fields)
+    assert (error.code, error.data["field"]) == ("runtime.invalid", "backend")
+    problem = WhisperdError("cuda.driver_too_old", "The driver is too old.", "Upgrade it.")
+    assert refused_here(replace(gpu_only, gpu_problem=problem), **fields).code == problem.code
+    assert refused_here(Capabilities(backends={}), **fields).code == "backend.none"
 
 
 @pytest.mark.parametrize("fields", [{"device": "cuda"}, {"device_index": (0,)}])

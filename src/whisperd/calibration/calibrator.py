@@ -37,7 +37,7 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import CalibrationProgress
 from whisperd.runtimes import Prepared, RuntimePreset, Tuning, died_error, load_params, not_started_error
 from whisperd.worker.process import Patience, Worker, WorkerDied
-from whisperd.worker.protocol import DecodeOptions, LoadParams
+from whisperd.worker.protocol import MAX_REPLICAS, DecodeOptions, LoadParams
 
 __all__ = ["Calibrator", "Possible", "Surroundings", "budget_s", "chosen_trial", "patience_s"]
 
@@ -58,7 +58,6 @@ GPU_BATCH_SIZES: Final = (4, 8, 16, 32, 64)
 MARGINS_S: Final = (1.0, USUAL_MARGIN_S, 4.0)
 USUAL_BATCH_SIZE: Final = 4
 USUAL_GPU_BATCH_SIZE: Final = 8
-MOST_REPLICAS: Final = 64
 
 OpenWorker = Callable[[Prepared, LoadParams, Patience], AbstractAsyncContextManager[Worker]]
 
@@ -347,7 +346,7 @@ class _Search:
 def _candidate(variant: Variant, cores: int) -> Candidate:
     is_cpu = variant.device == "cpu"
     shapes = tuple((count, cores // count) for count in range(1, cores + 1) if cores % count == 0)
-    shapes = tuple(shape for shape in shapes if shape[0] <= MOST_REPLICAS) if is_cpu else ((1, 1), (2, 1))
+    shapes = tuple(shape for shape in shapes if shape[0] <= MAX_REPLICAS) if is_cpu else ((1, 1), (2, 1))
     replicas, cpu_threads = shapes[-1] if is_cpu else shapes[0]
     return Candidate(
         start=Setting(

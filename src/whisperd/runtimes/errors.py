@@ -13,6 +13,7 @@ __all__ = [
     "failed",
     "gone_from_profile",
     "model_in_use",
+    "no_backend",
     "not_saved",
     "refused",
     "unexpected",
@@ -100,6 +101,15 @@ def model_in_use(model: str, name: str, status: str, *, is_default: bool) -> Whi
         f"{unload}."
         if is_default
         else f"Unload it first: {unload}.",
+    )
+
+
+def no_backend() -> WhisperdError:
+    """There is nothing that could run a model."""
+    return WhisperdError(
+        "backend.none",
+        "No backend is installed.",
+        "Install one: `pip install whisperd-ctranslate2` into the environment of whisperd.",
     )
 
 

@@ -14,6 +14,7 @@ from whisperd.natives import Bundle, NativeStore
 from whisperd.plugins import Backend, ModelFormat, Variant
 from whisperd.progress import OnProgress
 from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes.errors import no_backend
 from whisperd.runtimes.fallback import (
     FailedVariant,
     VariantFailures,
@@ -22,7 +23,7 @@ from whisperd.runtimes.fallback import (
     rules_out,
 )
 from whisperd.runtimes.preset import RuntimePreset
-from whisperd.worker.protocol import LoadParams
+from whisperd.worker.protocol import MAX_REPLICAS, LoadParams
 
 __all__ = [
     "Prepared",
@@ -218,11 +219,7 @@ def fitting_variants(
     Raises `backend.none` if there is no backend at all, `backend.not_usable` if none fits.
     """
     if not ranked:
-        raise WhisperdError(
-            "backend.none",
-            "No backend is installed.",
-            "Install one: `pip install whisperd-ctranslate2` into the environment of whisperd.",
-        )
+        raise no_backend()
     fitting = [
         (backend, variant)
         for backend, variant in ranked
@@ -256,6 +253,6 @@ def load_params(preset: RuntimePreset, prepared: Prepared) -> LoadParams:
         device_index=device_index,
         compute_type=compute_type(preset, variant),
         cpu_threads=preset.cpu_threads or (tuning.cpu_threads if tuning else 1),
-        replicas=preset.workers or (tuning.workers if tuning else usual_workers),
+        replicas=min(MAX_REPLICAS, preset.workers or (tuning.workers if tuning else usual_workers)),
         context_margin_s=tuning.context_margin_s if tuning else None,
     )

@@ -18,8 +18,9 @@ from msgspec import UNSET, UnsetType
 
 from whisperd.clock import now_rfc3339
 from whisperd.rpc.errors import WhisperdError
-from whisperd.settings import RuntimeSettings
-from whisperd.worker.protocol import ComputeType
+from whisperd.runtimes import errors
+from whisperd.settings import MAX_KEEP_ALIVE_S, RuntimeSettings
+from whisperd.worker.protocol import MAX_REPLICAS, ComputeType
 
 __all__ = [
     "RELOADING",
@@ -53,9 +54,8 @@ RELOADING: Final = frozenset(
 )
 """The fields whose change means that the model is to be loaded anew."""
 
-MAX_KEEP_ALIVE_S: Final = 365 * 86400.0
 MAX_MODEL_CHARACTERS: Final = 4096
-LIMITS: Final = {"cpu_threads": (0, 1024), "workers": (0, 256), "batch_size": (1, 256)}
+LIMITS: Final = {"cpu_threads": (0, 1024), "workers": (0, MAX_REPLICAS), "batch_size": (1, 256)}
 """The least and the most of a field."""
 
 USUAL_BATCH_SIZE: Final = 4
@@ -321,7 +321,7 @@ def _check_together(preset: RuntimePreset) -> None:
 def check_against(preset: RuntimePreset, computer: Capabilities) -> None:
     """Raise what keeps this computer from running such a runtime.
 
-    That is `runtime.invalid`, or the `gpu_problem` where a GPU is wanted and none can be used.
+    That is `runtime.invalid`, `backend.none`, or the `gpu_problem` where a GPU is needed and none is usable.
     """
     backends = _check_has_backend(preset, computer)
     devices = _check_has_device(preset, backends, computer)
@@ -342,6 +342,8 @@ Backends = Mapping[str, Mapping[str, tuple[str, ...]]]
 
 def _check_has_backend(preset: RuntimePreset, computer: Capabilities) -> Backends:
     """The backends that may be chosen."""
+    if not computer.backends:
+        raise errors.no_backend()
     if preset.backend == "auto":
         return computer.backends
     if preset.backend in computer.backends:
@@ -357,6 +359,17 @@ def _check_has_device(preset: RuntimePreset, backends: Backends, computer: Capab
     offered = {device for devices in backends.values() for device in devices}
     if computer.gpu_count == 0:
         offered.discard("cuda")
+    if not offered:
+        raise (
+            computer.gpu_problem.copy()
+            if computer.gpu_problem
+            else _invalid(
+                "backend",
+                "This computer has no GPU that can be used, and without one there is nothing to compute on"
+                f"{'' if preset.backend == 'auto' else f' with the backend {preset.backend}'}.",
+                "Use another backend; `whisperctl hardware` says what each one needs.",
+            )
+        )
     # An index numbers GPUs: whoever gives one wants a GPU.
     wanted = "cuda" if preset.device_index else preset.device
     if wanted == "auto":

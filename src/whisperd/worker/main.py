@@ -27,6 +27,7 @@ from whisperd.worker.faults import explain, words_of
 from whisperd.worker.freed_memory import FreedMemory
 from whisperd.worker.phantoms import without_phantoms
 from whisperd.worker.protocol import (
+    MAX_REPLICAS,
     BatchParams,
     CancellableEngine,
     CancelParams,
@@ -40,8 +41,6 @@ from whisperd.worker.protocol import (
 from whisperd.worker.unwanted import UnwantedGroups
 
 __all__ = ["main"]
-
-MAX_REPLICAS = 64
 
 
 class _Service:

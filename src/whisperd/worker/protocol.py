@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 import msgspec
 
 __all__ = [
+    "MAX_REPLICAS",
     "SAMPLE_RATE",
     "UNWANTED",
     "BatchParams",
@@ -33,6 +34,9 @@ __all__ = [
 
 SAMPLE_RATE = 16_000
 """Samples per second of all audio after decoding."""
+
+MAX_REPLICAS = 64
+"""The most that one worker computes with: so many batches at the same time."""
 
 
 ComputeType = Literal[
