@@ -106,6 +106,27 @@ def test_restart(unstarted: RunningDaemon) -> None:
         assert "\nmax_jobs = 7" in client.daemon.config()["content"]
 
 
+@pytest.mark.parametrize("is_named_here", [False, True])
+def test_restart_keeps_the_settings_file_unless_another_is_named(
+    unstarted: RunningDaemon, is_named_here: bool
+) -> None:
+    named = Path(unstarted.env.pop("WHISPERD_CONFIG"))
+    other = unstarted.folder / "other.toml"
+    other.touch()
+    pid = unstarted.start("--config", str(other)).pid
+    if is_named_here:
+        unstarted.env["WHISPERD_CONFIG"] = str(named)
+    (named if is_named_here else other).write_text("[limits]\nmax_jobs = 'seven'\n")
+    done = unstarted.ctl("daemon", "restart", "--json")
+    assert (done.status, done.json["error"]["code"]) == (1, "config.invalid")
+    assert not has_ended(pid), "it was not ended for one that cannot start"
+    (named if is_named_here else other).write_text("[limits]\nmax_jobs = 7\n")
+    done = unstarted.ctl("daemon", "restart")
+    assert done.status == 0 and (f"the settings stay those of {other}" in done.out) != is_named_here, done
+    with unstarted.connect() as client:
+        assert "\nmax_jobs = 7" in client.daemon.config()["content"]
+
+
 def test_restart_starts_one_that_did_not_run(unstarted: RunningDaemon) -> None:
     assert unstarted.ctl("daemon", "restart").status == 0
     assert unstarted.ctl("daemon", "status").status == 0

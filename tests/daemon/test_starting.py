@@ -262,6 +262,15 @@ def test_one_that_hangs_before_it_says_anything_is_given_up(
     assert caught.value.code == "daemon.start_failed" and "said nothing" in caught.value.message
 
 
+def test_where_no_process_can_be_made_the_socket_is_not_blamed(
+    unstarted: RunningDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with pytest.raises(WhisperdError, match="No such file") as caught:
+        start.start_daemon(unstarted.socket)
+    assert caught.value.code == "daemon.start_failed"
+
+
 def test_a_client_that_starts_it_has_all_the_time_that_it_may_take(
     unstarted: RunningDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:

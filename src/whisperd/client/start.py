@@ -55,7 +55,7 @@ def start_daemon(path: str) -> Connected:
                 return connect_socket(path)
             except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError):
                 if not _start_service(path):
-                    _spawn(path)
+                    _start_process(path)
             return _connect_patiently(path)
     except Timeout:
         raise _start_failed(f"another client has tried to for {OTHERS_START_TIMEOUT_S:.0f} s") from None
@@ -87,6 +87,13 @@ def _start_service(path: str) -> bool:
     except WhisperdError:
         return False  # starting it ourselves works, or says why it cannot
     return True
+
+
+def _start_process(path: str) -> None:
+    try:
+        _spawn(path)
+    except OSError as error:  # no room for another file or process: the socket is not at fault
+        raise _start_failed(error.strerror or str(error)) from error
 
 
 def _spawn(path: str) -> None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from whisperd.cli import service
-from whisperd.cli.command import confirm, connect_as
+from whisperd.cli.command import confirm, connect_as, tell
 from whisperd.cli.exit_status import is_unreachable
 from whisperd.cli.output import counted, duration, print_json, print_table, printable, say, size
 from whisperd.cli.parser import Parser, usage_error, whole_number
@@ -150,9 +150,13 @@ def restart(options: argparse.Namespace) -> None:
 
 
 def _check_settings(options: argparse.Namespace) -> None:
-    """No daemon is ended for one that could not start. Raises `config.invalid`, `config.unreadable`."""
+    """No daemon is ended for one that could not start, or that would have other settings.
+
+    Raises `config.invalid`, `config.unreadable`.
+    """
     from pathlib import Path
 
+    from whisperd import paths
     from whisperd.settings import load_settings
 
     if service.is_stopped(options):
@@ -163,8 +167,13 @@ def _check_settings(options: argparse.Namespace) -> None:
     except WhisperdError as error:
         if not is_unreachable(error):
             raise
-    else:
-        load_settings(Path(file))
+        return
+    is_by_hand = service.installed(options) is None
+    is_kept = is_by_hand and not os.environ.get("WHISPERD_CONFIG") and file != str(paths.config_file())
+    if is_kept:  # `whisperd --config` has named it, or another shell
+        os.environ["WHISPERD_CONFIG"] = file
+        tell(options, f"the settings stay those of {file}")
+    load_settings(paths.config_file() if is_by_hand else Path(file), has_to_be_there=is_kept)
 
 
 def reload(options: argparse.Namespace) -> None:
