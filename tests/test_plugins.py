@@ -119,6 +119,11 @@ def test_each_plugin_that_is_passed_over_says_why(tmp_path: Path) -> None:
         "import-fails": ("import no_such_module", "plugin.broken", "ModuleNotFoundError: No module named"),
         "ends": ("raise SystemExit(3)", "plugin.broken", "SystemExit: 3"),
         "fails": (announce("1 / 0"), "plugin.broken", "ZeroDivisionError"),
+        "refuses": (
+            "from whisperd import WhisperdError\nraise WhisperdError('third.bad', 'No key.', '')",
+            "plugin.broken",
+            "WhisperdError: No key",
+        ),
         "misspelt": (
             "@hookimpl\ndef whisperd_bakend():\n    return None",
             "plugin.broken",

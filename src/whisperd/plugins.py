@@ -250,15 +250,14 @@ def _announced(entry_point: EntryPoint) -> Backend | None:
         plugin = entry_point.load()
         manager.register(plugin)
         manager.check_pending()  # a hook that does not exist is a spelling mistake
-        if not manager.get_hookcallers(plugin):
-            raise _invalid(entry_point, "it implements no hook; `@hookimpl` is missing before one")
         backend: Backend | None = next(iter(manager.hook.whisperd_backend()), None)
-        if backend is not None and (fault := next(faults(backend, entry_point.name), None)):
-            raise _invalid(entry_point, fault)
-    except WhisperdError:
-        raise
+        fault = None if backend is None else next(faults(backend, entry_point.name), None)
     except (Exception, SystemExit) as error:
         raise _broken(entry_point, error) from error
+    if not manager.get_hookcallers(plugin):
+        fault = "it implements no hook; `@hookimpl` is missing before one"
+    if fault is not None:
+        raise _invalid(entry_point, fault)
     return backend
 
 
