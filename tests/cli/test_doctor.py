@@ -229,12 +229,6 @@ class TestWithADaemon:
         assert user.ctl("natives", "install", "toy-cpu").status == 0
         assert doctor(user)[0] == 0
 
-    def test_what_an_interrupted_installation_has_left(self, user: RunningDaemon) -> None:
-        natives = Path(user.env["WHISPERD_NATIVE_DIR"])
-        (natives / ".staging" / "media-18-cp311.0a1b").mkdir(parents=True)
-        (natives / ".locks").mkdir()
-        finds(user.start(), "leftovers", "warning", "media-18-cp311.0a1b")
-
 
 @posix_only
 def test_a_daemon_of_another_version(user: RunningDaemon) -> None:

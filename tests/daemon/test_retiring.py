@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import anyio
+import anyio.lowlevel
 import pytest
 
 from whisperd.daemon import resuming
@@ -31,7 +31,8 @@ async def test_a_failure_is_not_the_last_attempt(
     service: Any = SimpleNamespace(
         jobs=SimpleNamespace(retire=lambda: None),
         job_keeper=SimpleNamespace(retire=retire),
-        models=SimpleNamespace(clear_leftovers=clear_leftovers),
+        models=SimpleNamespace(clear_leftovers=anyio.lowlevel.checkpoint),
+        natives=SimpleNamespace(clear_leftovers=clear_leftovers),
     )
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(resuming.retire_jobs, service)

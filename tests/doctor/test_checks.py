@@ -140,8 +140,6 @@ def test_a_new_user_has_nothing_to_mend() -> None:
             "broken",
             "WHISPERD_OFFLINE",
         ),
-        ({"leftovers": ("/w/natives/.staging/x",)}, "leftovers", "warning", "left /w/natives/.staging/x."),
-        ({"leftovers": ("/w/a", "/w/b", "/w/c")}, "leftovers", "warning", "left /w/a and 2 more folders."),
         (
             {"models": (ModelFacts(name="base", damaged=("model.bin",)),)},
             "model",

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import datetime
+import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from whisperd.doctor.gather import gather
+from whisperd.hardware import Hardware
 from whisperd.models import ModelStore
 from whisperd.natives import NativeStore
 from whisperd.natives.bundle import Bundle, write_description
 from whisperd.plugins import Backend, Variant
 from whisperd.runtimes.computer import Computer, JudgedVariant
-from whisperd_testing import TESTS
+from whisperd_testing import TESTS, unprivileged
 
 sys.path.append(str(TESTS / "natives"))
 
@@ -30,6 +33,9 @@ class OfVariants(Computer):
     def __init__(self, variants: Sequence[Variant]) -> None:
         super().__init__()
         self._variants = variants
+
+    async def look_again(self) -> Hardware:
+        return Hardware()
 
     async def judged_variants(self, _: object = None) -> list[JudgedVariant]:
         backend = Backend(name="toy", engine="toy:load", variants=self._variants)
@@ -88,6 +94,30 @@ async def test_without_downloads_what_is_there_is_enough(
 async def test_a_backend_without_a_bundle_needs_none(tmp_path: Path, variants: list[Variant]) -> None:
     plain = Variant(name="toy-plain", lock=None, device="cpu", priority=9, compute_types=("int8",))
     assert await needed(tmp_path / "native", [plain, *variants]) == ["media"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links and permissions as on POSIX")
+async def test_folders_that_cannot_be_looked_at_are_told_of(
+    variants: list[Variant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        root.chmod(0o755)
+        for variable, folder in (("STATE", "state"), ("NATIVE", "native"), ("MODELS", "models")):
+            monkeypatch.setenv(f"WHISPERD_{variable}_DIR", str(root / folder))
+            (root / folder).mkdir(mode=0)
+        (root / "disk").symlink_to(root / "unplugged")
+        with unprivileged():
+            facts = await gather(
+                NativeStore(root / "native"),
+                ModelStore(root / "models", sources=()),
+                OfVariants(variants),
+                root / "disk" / "whisperd" / "config.toml",
+            )
+    assert {folder.role: folder.error for folder in facts.folders} == {
+        "settings": f"{root / 'disk'} is a link to what is not there",
+        **dict.fromkeys(("state", "natives", "models"), "Permission denied"),
+    }
 
 
 async def test_logs_are_read_in_the_order_in_which_they_were_written(

@@ -54,6 +54,7 @@ async def retire_jobs(service: Service) -> None:
             service.jobs.retire()
             await service.job_keeper.retire()
             await service.models.clear_leftovers()
+            await service.natives.clear_leftovers()
         except WhisperdError as error:
             log.warning("old transcripts cannot be deleted: %s (%s)", error.message, error.code)
         except Exception:  # no reason for the daemon to end

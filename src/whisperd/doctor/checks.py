@@ -139,7 +139,11 @@ def _unusable(folder: FolderFacts, name: str) -> Iterator[Finding]:
     """Why a folder is of no use, the worst first."""
     path, elsewhere = folder.path, f"or set {_VARIABLES[folder.role]} to another place"
     if folder.error is not None:
-        yield _broken(name, f"{path} cannot be looked at: {folder.error}.", f"Check its disk, {elsewhere}.")
+        yield _broken(
+            name,
+            f"{path} cannot be looked at: {folder.error}.",
+            f"Check its permissions and disk, {elsewhere}.",
+        )
     if not folder.is_folder:
         yield _broken(name, f"{path} is no folder.", f"Move that file away, {elsewhere}.")
     if folder.foreign is not None:
@@ -242,14 +246,6 @@ def _bundles(facts: Facts) -> Iterator[Finding]:
     for bundle in facts.bundles:
         if bundle.version is not None or bundle.needed:
             yield _bundle(bundle, facts)
-    if facts.leftovers:
-        first, *others = facts.leftovers
-        more = f" and {len(others)} more folder{'s' if others[1:] else ''}" if others else ""
-        yield _warning(
-            "leftovers",
-            f"What was not installed to its end has left {first}{more}.",
-            "Any installation clears them away, such as `whisperctl natives install media`.",
-        )
 
 
 def _bundle(bundle: BundleFacts, facts: Facts) -> Finding:

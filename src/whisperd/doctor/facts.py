@@ -159,8 +159,6 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     variants: tuple[VariantFacts, ...] = ()
     bundles: tuple[BundleFacts, ...] = ()
     models: tuple[ModelFacts, ...] = ()
-    leftovers: tuple[str, ...] = ()
-    """Folders that an interrupted installation has left."""
     environment: Mapping[str, str] = {}
     """Those variables that matter."""
     clashing: Mapping[str, tuple[str, ...]] = {}

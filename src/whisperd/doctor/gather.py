@@ -9,7 +9,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Final
@@ -84,7 +84,7 @@ async def gather(
     judged = await computer.judged_variants()
     bundles = await _bundles(natives, judged)
     model_facts = await _models(models)
-    facts = await to_thread.run_sync(partial(_facts, config_file, natives))
+    facts = await to_thread.run_sync(_facts, config_file)
     return msgspec.structs.replace(
         facts,
         hardware=hardware,
@@ -99,7 +99,7 @@ async def gather(
     )
 
 
-def _facts(config_file: Path, natives: NativeStore) -> Facts:
+def _facts(config_file: Path) -> Facts:
     """What is looked at in a thread."""
     settings_problem: Problem | None = None
     try:
@@ -107,6 +107,7 @@ def _facts(config_file: Path, natives: NativeStore) -> Facts:
     except WhisperdError as error:
         settings_problem = _problem(error)
     database = paths.database_file()
+    beside = disk.contents(database.parent)
     crashes: tuple[Crash, ...] = ()
     log_problem = None
     try:
@@ -125,18 +126,17 @@ def _facts(config_file: Path, natives: NativeStore) -> Facts:
             _folder("natives", paths.native_dir()),
             _folder("models", paths.models_dir()),
         ),
-        database_exists=database.exists(),
+        database_exists=database in beside,
         database_problem=_problem(problem_with(database)),
         set_aside=tuple(
             str(path)
-            for path in sorted(database.parent.glob(f"{database.name}.damaged-*"))
-            if not path.name.endswith(("-wal", "-shm"))
+            for path in sorted(beside)
+            if path.name.startswith(f"{database.name}.damaged-") and not path.name.endswith(("-wal", "-shm"))
         ),
         has_pip=importlib.util.find_spec("pip") is not None,
         is_offline=is_offline(),
         backends=tuple(backend.name for backend in backends()),
         plugin_problems=tuple(filter(None, map(_problem, problems()))),
-        leftovers=tuple(map(str, natives.leftovers())),
         environment={name: os.environ[name] for name in VARIABLES if os.environ.get(name)},
         clashing=_clashing(os.environ),
         crashes=crashes,
@@ -182,23 +182,31 @@ def _needed(natives: NativeStore, bundles: Sequence[Bundle]) -> Bundle | None:
 async def _models(models: ModelStore) -> tuple[ModelFacts, ...]:
     """Each installed model; only files that were touched since they were verified are read."""
     found = []
-    for model in await models.list():
-        damaged: tuple[str, ...] = ()
-        if await models.find(model.name) is None:
-            try:
-                await models.verify(model.name)
-            except WhisperdError as error:
-                if error.code == "model.not_installed":
-                    continue  # it was removed meanwhile
-                damaged = tuple(error.data.get("files", ("unreadable",)))
-        found.append(ModelFacts(name=model.name, damaged=damaged))
+    with suppress(OSError):  # what is wrong with their folder is told of it
+        for model in await models.list():
+            damaged: tuple[str, ...] = ()
+            if await models.find(model.name) is None:
+                try:
+                    await models.verify(model.name)
+                except WhisperdError as error:
+                    if error.code == "model.not_installed":
+                        continue  # it was removed meanwhile
+                    damaged = tuple(error.data.get("files", ("unreadable",)))
+            found.append(ModelFacts(name=model.name, damaged=damaged))
     return tuple(found)
 
 
 def _folder(role: FolderRole, path: Path) -> FolderFacts:
     try:
         there = path.stat()
+        if stat.S_ISDIR(there.st_mode):
+            os.scandir(path).close()  # it may be somebody else's, as after `sudo`
     except FileNotFoundError:
+        if link := next(
+            (one for one in (path, *path.parents) if one.is_symlink() and not one.exists()), None
+        ):
+            error = f"{link} is a link to what is not there"
+            return FolderFacts(role=role, path=str(path), error=error)
         above = next((folder for folder in path.parents if folder.exists()), path)
         return FolderFacts(
             role=role,

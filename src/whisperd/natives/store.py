@@ -205,6 +205,10 @@ class NativeStore:
                     removed.append(installed)
         return removed
 
+    async def clear_leftovers(self) -> None:
+        """Remove what killed installations have left, as each installation does."""
+        await anyio.to_thread.run_sync(self._clear_leftovers, "")
+
     def _is_left_over(self, installed: InstalledBundle, bundle: Bundle | None) -> bool:
         if bundle is None:
             return True
@@ -378,23 +382,14 @@ class NativeStore:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(_remove_tree, stage)
 
-    def leftovers(self) -> builtins.list[Path]:
-        """What killed installations have left; the next installation clears it away. Blocks."""
-        found = []
-        for stage in (self._root / _STAGING).glob("*"):
-            with suppress(OSError), try_lock(self._lock_path(stage.name.rpartition(".")[0])) as is_free:
-                if is_free:
-                    found.append(stage)
-        return found
-
     def _clear_leftovers(self, own_key: str) -> None:
         """Remove what killed installations left: those of this lock, and those whose lock is free."""
-        for stage in (self._root / _STAGING).glob("*"):
+        for stage in disk.contents(self._root / _STAGING):
             key = stage.name.rpartition(".")[0]
             if key == own_key:
                 _remove_tree(stage)
                 continue
-            with try_lock(self._lock_path(key)) as is_free:
+            with suppress(OSError), try_lock(self._lock_path(key)) as is_free:
                 if is_free:
                     _remove_tree(stage)
 
