@@ -122,7 +122,7 @@ async def test_what_is_said_is_not_tuned() -> None:
     assert await tuning(NEW, workers=7) is None, "nobody measured seven"
     assert await tuning(OLD, compute_type="float32") is None
     assert await tuning(BAD) is None
-    assert await tuning(NEW, device_index=(0, 1)) is None
+    assert await tuning(NEW, device_index=(0,)) is None, "it is no GPU"
 
 
 def test_a_worker_is_loaded_as_it_was_measured() -> None:

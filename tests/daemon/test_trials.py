@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from whisperd.daemon.trials import _smallest_model
+from whisperd.daemon.trials import _smallest_model, try_bundle
 from whisperd.models import InstalledModel
-from whisperd.plugins import Backend, ModelFacts, find_variant
+from whisperd.plugins import Backend, ModelFacts, Variant, find_variant
 from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes.computer import JudgedVariant
+from whisperd.worker.protocol import LoadParams
 
 pytestmark = pytest.mark.anyio
 
@@ -68,3 +71,21 @@ async def test_a_file_in_its_own_format_is_for_the_backend_that_loads_it() -> No
     found = await _smallest_model(here, backend("whispercpp-avx"))
     assert found is not None and found.name == "/mine.bin"
     assert await _smallest_model(here, backend("ctranslate2-cpu")) is None
+
+
+async def test_it_is_tried_in_what_the_gpu_can_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = Variant(name="toy-cuda", lock=None, device="cuda", priority=1, compute_types=("int8_float32",))
+    asked: list[LoadParams] = []
+
+    async def judged_variants() -> list[JudgedVariant]:
+        return [JudgedVariant(Backend("toy", "", (cuda,)), cuda, None)]
+
+    def open_worker(*arguments: Any, **_: Any) -> Any:
+        asked.append(arguments[2])
+        raise WhisperdError("model.load_failed", "There is no model.", "Get one.")
+
+    monkeypatch.setattr("whisperd.daemon.trials.open_worker", open_worker)
+    here = service()
+    here.computer = SimpleNamespace(judged_variants=judged_variants)
+    await try_bundle(here, SimpleNamespace(name="toy-cuda", path=Path("/bundle")))  # type: ignore[arg-type]
+    assert [params.compute_type for params in asked] == ["int8_float32"]

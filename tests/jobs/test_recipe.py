@@ -151,7 +151,7 @@ async def recipe_with(
         variant=variant,
         tuning=None if margin_s is None else Tuning(margin_s),
     )
-    preset = Puppet(model="toy", backend="auto", device="auto", compute_type="auto")
+    preset = Puppet(model="toy", backend="auto", wanted_device="auto", compute_type="auto")
     lease = Puppet(runtime=Puppet(preset=preset, prepared=prepared))
     job = Job(id="a", path="/a", input=JobInput(path="/a"), options=JobOptions(), runtime="toy")
     return (await recipe_of(cast(Service, service), job, cast(Lease, lease))).digest

@@ -12,12 +12,13 @@ import pytest
 
 from recorded_computers import computer as recorded
 from whisperd.clock import now_rfc3339
-from whisperd.hardware import Gpus, Hardware
+from whisperd.hardware import Gpu, Gpus, Hardware
 from whisperd.natives import Bundle
 from whisperd.plugins import Backend, Needs, Variant
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes import RuntimePreset
 from whisperd.runtimes.computer import RENEWED_AFTER_S, Computer, judge
+from whisperd.runtimes.prepare import fitting_variants
 
 HASH = "0" * 64
 LOCK = """
@@ -171,6 +172,38 @@ async def test_where_no_variant_needs_anything_nothing_is_looked_at(announce: Ca
     looked = Looked(recorded("intel_desktop"))
     assert await looked.usable() == ["one-cpu"]
     assert looked.looks == 0
+
+
+OLD_GPU = Gpu(1, "GTX 1060", 6 * 10**9, 6 * 10**9, (6, 1))
+FLOATS = variant("one-floats", 70, "cuda", compute_types=("float16", "int8_float16", "int8_float32"))
+
+
+@pytest.mark.parametrize(
+    ("index", "kinds"), [((), ("float16", "int8_float16", "int8_float32")), ((1,), ("int8_float32",))]
+)
+async def test_a_variant_is_handed_out_as_the_gpu_can_compute(
+    announce: Callable[..., None], index: tuple[int, ...], kinds: tuple[str, ...]
+) -> None:
+    announce((ONE, FLOATS))
+    hardware = recorded("nvidia_cuda12")
+    gpus = replace(hardware.gpus, gpus=(hardware.gpus.gpus[0], OLD_GPU))
+    computer = Looked(msgspec.structs.replace(hardware, gpus=gpus)).computer
+    ((_, usable),) = await computer.usable_variants(preset(device_index=index))
+    assert usable.compute_types == kinds
+    (judged,) = await computer.judged_variants()  # as calibration and trials have it: of the first GPU
+    assert judged.variant.compute_types == ("float16", "int8_float16", "int8_float32")
+    gpus = Gpus((replace(OLD_GPU, index=0),))
+    (judged,) = await computer.judged_variants(gpus)
+    assert judged.variant.compute_types == ("int8_float32",)
+
+
+@pytest.mark.usefixtures("announce")
+async def test_whoever_numbers_gpus_is_given_no_processor() -> None:
+    looked = Looked(recorded("intel_desktop"))
+    assert (await looked.refusal(device_index=(1,))).code == "cuda.not_available"
+    with pytest.raises(WhisperdError) as raised:
+        fitting_variants(preset(device_index=(1,)), [(TWO, AVX), (ONE, CPU)])
+    assert raised.value.code == "backend.not_usable"
 
 
 # Looking

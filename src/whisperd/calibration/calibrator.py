@@ -375,7 +375,7 @@ def _allows(preset: RuntimePreset, setting: Setting, usable: Sequence[tuple[Back
     compute_type = usual_type if preset.compute_type == "auto" else preset.compute_type
     return (
         preset.backend in ("auto", backend.name)
-        and preset.device in ("auto", variant.device)
+        and preset.wanted_device in ("auto", variant.device)
         and compute_type == setting.compute_type
         and preset.workers in (0, setting.replicas)
         and preset.cpu_threads in (0, setting.cpu_threads)

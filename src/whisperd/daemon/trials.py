@@ -15,7 +15,7 @@ from whisperd.audio import SAMPLE_RATE, DecodeParams, open_decoder_pool
 from whisperd.models import InstalledModel
 from whisperd.models.files import reading
 from whisperd.natives import Bundle, InstalledBundle, NativeStore
-from whisperd.plugins import Backend, Variant, find_variant
+from whisperd.plugins import Backend, Variant
 from whisperd.progress import OnProgress, Progress
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes import RuntimePreset
@@ -41,11 +41,12 @@ async def try_bundle(service: Service, installed: InstalledBundle) -> str:
 
     Raises `WhisperdError` if it does not do it.
     """
-    found = find_variant(installed.name)
+    judged = await service.computer.judged_variants()
+    found = next((one for one in judged if one.variant.name == installed.name), None)
     sample = (await anyio.to_thread.run_sync(samples))[0]
     if found is None:
         return await _decode(installed, sample)
-    backend, variant = found
+    backend, variant = found.backend, found.variant
     model = await _smallest_model(service, backend)
     if model is None:
         return await _import(installed, backend, variant)

@@ -91,18 +91,23 @@ class Computer:
                 self._looked_s = self._now_s()
             return self._hardware
 
-    async def judged_variants(self, gpus: Gpus | None = None) -> list[JudgedVariant]:
+    async def judged_variants(
+        self, gpus: Gpus | None = None, device_index: Sequence[int] = ()
+    ) -> list[JudgedVariant]:
         """Every variant, the highest priority first, with the reason why this computer cannot use it.
 
-        `gpus` stand for those that were found.
+        `gpus` stand for those that were found. Variants for GPUs have the compute types of those that are
+        numbered, else of the first.
         """
         hardware = Hardware()
-        if any(variant.needs != Needs() for _, variant in variants()):  # else there is nothing to look at
+        # Else there is nothing to look at.
+        if any(variant.needs != Needs() or variant.device == "cuda" for _, variant in variants()):
             hardware = await self.hardware()
         if gpus is not None:
             hardware = msgspec.structs.replace(hardware, gpus=gpus)
+        able = [(backend, _as_gpus_can(one, device_index, hardware.gpus)) for backend, one in variants()]
         # In a thread, for it reads locks and looks for bundles.
-        return await anyio.to_thread.run_sync(judge, variants(), hardware, self._is_installed)
+        return await anyio.to_thread.run_sync(judge, able, hardware, self._is_installed)
 
     async def usable_variants(self, preset: RuntimePreset) -> list[tuple[Backend, Variant]]:
         """Those that this computer has what they need for, the best first.
@@ -111,19 +116,15 @@ class Computer:
         `native.unsupported`, `cuda.not_available` or `cuda.driver_too_old`.
         """
         gpus: Gpus | None = None
-        if preset.device == "cuda":  # what once was is no reason to refuse it
+        if preset.wanted_device == "cuda":  # what once was is no reason to refuse it
             gpus = await self._find_gpus()
             if not gpus.gpus:
                 raise gpus.problem.copy() if gpus.problem else _no_gpu(preset)
-        judged = await self.judged_variants(gpus)
+        judged = await self.judged_variants(gpus, preset.device_index)
         problem = _why_none(preset, judged)
         if problem is not None:
             raise problem.copy()
-        if gpus is None and any(one.variant.device == "cuda" and one.problem is None for one in judged):
-            gpus = (await self.hardware()).gpus
-        return [
-            (one.backend, _as_gpus_can(one.variant, preset, gpus)) for one in judged if one.problem is None
-        ]
+        return [(one.backend, one.variant) for one in judged if one.problem is None]
 
     async def capabilities(self, preset: RuntimePreset) -> Capabilities:
         """What a preset is checked against."""
@@ -140,10 +141,9 @@ class Computer:
 
     async def gpus(self, preset: RuntimePreset) -> Gpus:
         """The GPUs that a preset may use, with what is free of their memory now."""
-        could_use = preset.device == "auto" and _has_cuda_variant()
-        if preset.device == "cuda" or preset.device_index or could_use:
-            return await self._find_gpus()
-        return Gpus()
+        wanted = preset.wanted_device
+        may_use = wanted == "cuda" or (wanted == "auto" and _has_cuda_variant())
+        return await self._find_gpus() if may_use else Gpus()
 
     async def usable_gpus(self) -> tuple[Gpu, ...]:
         """The GPUs that a variant can compute on."""
@@ -189,12 +189,13 @@ def _why_none(preset: RuntimePreset, judged: Sequence[JudgedVariant]) -> Whisper
     asked = [
         one
         for one in judged
-        if preset.backend in ("auto", one.backend.name) and preset.device in ("auto", one.variant.device)
+        if preset.backend in ("auto", one.backend.name)
+        and preset.wanted_device in ("auto", one.variant.device)
     ]
     if not asked or any(one.problem is None for one in asked):
         return None
     # Of GPUs the best variant speaks for all, else the one that asks for least.
-    return asked[0 if preset.device == "cuda" else -1].problem
+    return asked[0 if preset.wanted_device == "cuda" else -1].problem
 
 
 async def _find_hardware(find_gpus: Callable[[], Awaitable[Gpus]]) -> Hardware:
@@ -205,12 +206,10 @@ def _has_cuda_variant() -> bool:
     return any(variant.device == "cuda" for _, variant in variants())
 
 
-def _as_gpus_can(variant: Variant, preset: RuntimePreset, gpus: Gpus | None) -> Variant:
-    """A variant with the compute types of the GPUs that a preset uses, the best choice for these first."""
-    if variant.device != "cuda" or gpus is None:
-        return variant
-    used = [gpu for gpu in gpus.gpus if gpu.index in (preset.device_index or (0,))]
-    if not used:
+def _as_gpus_can(variant: Variant, device_index: Sequence[int], gpus: Gpus) -> Variant:
+    """A variant with the compute types of the GPUs that are used, the best choice for these first."""
+    used = [gpu for gpu in gpus.gpus if gpu.index in (device_index or (0,))]
+    if variant.device != "cuda" or not used:
         return variant
     oldest = min(gpu.compute_capability for gpu in used)
     kinds = tuple(kind for kind in gpu_compute_types(oldest) if kind in variant.compute_types)
@@ -233,5 +232,6 @@ def _no_gpu(preset: RuntimePreset) -> WhisperdError:
     return WhisperdError(
         "cuda.not_available",
         "This computer has no NVIDIA GPU that can be used.",
-        f"Run it on the processor: `whisperctl runtimes edit {preset.name!r} --device cpu`.",
+        f"Run it on the processor: `whisperctl runtimes edit {preset.name!r} --device cpu"
+        f"{' --device-index none' if preset.device_index else ''}`.",
     )

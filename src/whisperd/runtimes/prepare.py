@@ -224,7 +224,7 @@ def fitting_variants(
         (backend, variant)
         for backend, variant in ranked
         if preset.backend in ("auto", backend.name)
-        and preset.device in ("auto", variant.device)
+        and preset.wanted_device in ("auto", variant.device)
         and preset.compute_type in ("auto", *variant.compute_types)
     ]
     if fitting:
@@ -232,7 +232,7 @@ def fitting_variants(
     names = ", ".join(variant.name for _, variant in ranked)
     raise WhisperdError(
         "backend.not_usable",
-        f"There is no build for {preset.name}: backend {preset.backend}, device {preset.device}, "
+        f"There is no build for {preset.name}: backend {preset.backend}, device {preset.wanted_device}, "
         f"compute type {preset.compute_type}.",
         f"Change one of them with `whisperctl runtimes edit {preset.name!r}`; the builds are: {names}.",
     )

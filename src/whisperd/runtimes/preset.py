@@ -77,7 +77,7 @@ class RuntimePreset(msgspec.Struct, frozen=True, kw_only=True):
     backend: str = "auto"
     device: Device = "auto"
     device_index: tuple[int, ...] = ()
-    """GPUs by number; several mean one replica on each. Empty: chosen."""
+    """GPUs by number; several mean one replica on each. Empty: chosen. Whoever gives any wants a GPU."""
     compute_type: ComputeType = "auto"
     cpu_threads: int = 0
     """Threads of each replica; 0 is chosen."""
@@ -96,6 +96,11 @@ class RuntimePreset(msgspec.Struct, frozen=True, kw_only=True):
     changed: str
     version: int = 1
     """One more with every change."""
+
+    @property
+    def wanted_device(self) -> Device:
+        """The device that it has to be; `auto` where that is left open."""
+        return "cuda" if self.device_index else self.device
 
 
 class RuntimeChanges(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -370,8 +375,7 @@ def _check_has_device(preset: RuntimePreset, backends: Backends, computer: Capab
                 "Use another backend; `whisperctl hardware` says what each one needs.",
             )
         )
-    # An index numbers GPUs: whoever gives one wants a GPU.
-    wanted = "cuda" if preset.device_index else preset.device
+    wanted = preset.wanted_device
     if wanted == "auto":
         return tuple(sorted(offered))
     if wanted in offered:

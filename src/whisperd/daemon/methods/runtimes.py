@@ -113,7 +113,7 @@ async def _warnings(call: Call, runtime: Runtime) -> list[Map]:
     preset = runtime.preset
     found = await call.service.advisor.warnings(
         preset.model,
-        device=preset.device,
+        device=preset.wanted_device,
         device_index=preset.device_index,
         compute_type=preset.compute_type,
     )
