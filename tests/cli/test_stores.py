@@ -34,8 +34,14 @@ def test_a_model_comes_and_goes(own: RunningDaemon, toy: Callable[..., str]) -> 
     assert (folder / "model.bin").is_file()
     assert own.ctl("models", "path", "mine", "--json").json == {"name": "mine", "path": str(folder)}
     assert own.ctl("models", "verify", "mine").out == "mine: every byte is right\n"
+    assert own.ctl("models", "verify", toy()).out.startswith(f"{toy()}: it can be used; nobody knows")
     assert own.ctl("models", "remove", "mine").out.startswith("mine is removed (")
     assert own.ctl("models", "list", "--json").json == []
+
+
+def test_reading_every_byte_is_followed(own: RunningDaemon, toy: Callable[..., str]) -> None:
+    assert "Verifying mine" in own.ctl("models", "import", toy(), "mine", "--verbose").err
+    assert "Verifying mine 100 %" in own.ctl("models", "verify", "mine", "--verbose").err
 
 
 def test_a_file_of_whisper_cpp_comes_and_goes(own: RunningDaemon, tmp_path: Path) -> None:

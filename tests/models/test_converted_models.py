@@ -199,8 +199,10 @@ async def test_a_byte_that_changed_by_itself_is_found_when_all_are_read(
     path.write_bytes(good[:500] + b"?" + good[501:])
     monkeypatch.setattr(converted, "stamp", lambda each: stamp_before if each == path else stamp_of(each))
     assert await store.converted("toy", FORMAT, "int8") == path, "it does not seem to have changed"
+    told: list[Progress] = []
     with pytest.raises(WhisperdError) as caught:
-        await store.verify("toy")
+        await store.verify("toy", told.append)
+    assert {"model.bin", path.name} <= {one.file for one in told} and told[-1].done == told[-1].total
     assert caught.value.code == "model.damaged"
     assert caught.value.data["files"] == [path.name]
     assert "has been removed" in str(caught.value)
@@ -219,7 +221,7 @@ async def test_what_cannot_be_read_is_not_taken_for_damaged(
     """It may pass."""
     path = await store.convert("toy", FORMAT, "int8")
 
-    def refuse(_: Path) -> None:
+    def refuse(_: Path, **_options: object) -> None:
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch, pytest.raises(WhisperdError) as caught:

@@ -20,7 +20,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,12 +35,12 @@ from whisperd.isolation import isolated_environment
 from whisperd.locks import hold_lock
 from whisperd.models.errors import disk_full, from_os_error
 from whisperd.models.folders import hash_stamps
-from whisperd.models.hashing import hash_file, settle, stamp
+from whisperd.models.hashing import OnBytes, hash_file, settle, stamp
 from whisperd.models.manifest import Manifest, Verified
 from whisperd.models.messages import Converted, ConvertLine, ConvertRequest, NotConverted, Read
 from whisperd.models.storage import link_file
 from whisperd.plugins import ModelFormat
-from whisperd.progress import Meter, OnProgress, Progress
+from whisperd.progress import Meter, OnProgress, Progress, from_thread
 from whisperd.rpc.errors import WhisperdError
 
 __all__ = ["ConvertedModels", "ConvertedSource", "FetchReady"]
@@ -139,10 +139,11 @@ class ConvertedModels:
         in_thread = anyio.to_thread.run_sync
         waiting = Progress(name=source.name, detail="waiting")
         try:
-            if not await in_thread(self._damaged, source):  # a store that is only read from needs no lock
+            bad = await in_thread(self._damaged, source, from_thread(on_progress))
+            if not bad:  # a store that is only read from needs no lock
                 return []
             async with hold_lock(lock(), lambda: on_progress(waiting)):
-                return await in_thread(self._drop_damaged, source)  # one may have been made anew meanwhile
+                return await in_thread(_drop_damaged, bad)
         except OSError as error:
             raise from_os_error(source.name, self._root, error) from error
 
@@ -159,16 +160,11 @@ class ConvertedModels:
                 shutil.rmtree(folder, ignore_errors=True)
         return freed_bytes
 
-    def _damaged(self, source: ConvertedSource) -> list[Path]:
-        records = sorted((self._folder / source.hash).glob("*.json"))
-        return [path for record in records if _is_damaged(path := record.with_suffix(""))]
-
-    def _drop_damaged(self, source: ConvertedSource) -> list[str]:
-        bad = self._damaged(source)
-        for path in bad:
-            for part in (_record(path), _model_folder(path), path):
-                disk.remove(part)
-        return [path.name for path in bad]
+    def _damaged(self, source: ConvertedSource, tell: OnProgress) -> list[Path]:
+        paths = [each.with_suffix("") for each in sorted((self._folder / source.hash).glob("*.json"))]
+        total = sum(path.stat().st_size for path in paths if path.exists())
+        meter = Meter(source.name, tell, detail="verifying", total=total)
+        return [path for path in paths if _is_damaged(path, meter.adder(path.name))]
 
     async def _make(
         self,
@@ -256,13 +252,22 @@ def _is_as_it_was_made(path: Path) -> bool:
     return True
 
 
-def _is_damaged(path: Path) -> bool:
+def _drop_damaged(bad: Sequence[Path]) -> list[str]:
+    """Remove those of these files that are damaged still; one may have been made anew meanwhile."""
+    bad = [path for path in bad if _is_damaged(path)]
+    for path in bad:
+        for part in (_record(path), _model_folder(path), path):
+            disk.remove(part)
+    return [path.name for path in bad]
+
+
+def _is_damaged(path: Path, on_bytes: OnBytes | None = None) -> bool:
     """Whether a file has another byte than it was made with, whatever its stamp says. Raises OSError where it
     cannot be read, which may pass.
     """
     try:
         made = msgspec.json.decode(_record(path).read_bytes(), type=Verified)
-        return hash_file(path).sha256 != made.sha256
+        return hash_file(path, on_bytes=on_bytes).sha256 != made.sha256
     except FileNotFoundError:
         return False  # it is made anew in any case
     except (ValueError, RecursionError):

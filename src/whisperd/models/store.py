@@ -119,7 +119,8 @@ class ModelStore:
         return Path(found.path)
 
     async def verify(self, name: str, on_progress: OnProgress = ignore_progress) -> InstalledModel:
-        """Read every byte of a model, and of what was converted from it.
+        """Read every byte of a model, and of what was converted from it. What is used in place, whose hashes
+        nobody knows, is looked into only.
 
         Raises `model.not_installed`; `model.damaged` with the files in `data`, of which those that were
         converted are removed, and made anew when they are needed; and where they cannot be read or removed,

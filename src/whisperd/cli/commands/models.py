@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import Any
 
 from whisperd.cli.command import (
@@ -157,7 +158,7 @@ def _show(model: dict[str, Any]) -> None:
 def pull(options: argparse.Namespace) -> int:
     def ask(client: Client, name: str) -> dict[str, Any]:
         agree_to_download(options, model_warnings(client, name))
-        return call_with_progress(options, client, ("models",), "models.pull", name=model_name(name))
+        return _with_progress(options, client, "models.pull", name=model_name(name))
 
     return for_each(
         options,
@@ -168,10 +169,17 @@ def pull(options: argparse.Namespace) -> int:
 
 
 def verify(options: argparse.Namespace) -> int:
-    return for_each(options, options.names, lambda client, name: client.models.verify(name), _verified)
+    return for_each(
+        options,
+        options.names,
+        lambda client, name: _with_progress(options, client, "models.verify", name=model_name(name)),
+        _verified,
+    )
 
 
 def _verified(answer: dict[str, Any]) -> str | None:
+    if answer["ok"] and os.path.isabs(answer["name"]):
+        return f"{answer['name']}: it can be used; nobody knows the hashes of what is used in place"
     if answer["ok"]:
         return f"{answer['name']}: every byte is right"
     tell_damage(answer["name"], [f"damaged: {name}" for name in answer["damaged"]], answer["fix"])
@@ -198,9 +206,15 @@ def path(options: argparse.Namespace) -> int:
 
 def import_(options: argparse.Namespace) -> None:
     with connect_as(options) as client:
-        answer = client.models.import_(options.path, options.name)
+        answer = _with_progress(
+            options, client, "models.import", path=os.path.abspath(options.path), name=options.name
+        )
     say_warnings(options, answer.get("warnings", ()))  # an older daemon has none
     confirm(options, answer, f"{answer['name']} is installed ({size(answer['size'])})")
+
+
+def _with_progress(options: argparse.Namespace, client: Client, method: str, **params: Any) -> dict[str, Any]:
+    return call_with_progress(options, client, ("models",), method, **params)
 
 
 def _format(model: dict[str, Any]) -> str | None:

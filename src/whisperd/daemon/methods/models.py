@@ -66,9 +66,9 @@ async def pull(call: Call, params: ModelParams) -> dict[str, Any]:
 
 
 async def verify(call: Call, params: ModelParams) -> dict[str, Any]:
-    """Read every byte of a model and compare it with its hash."""
+    """Read every byte of a model and compare it with its hash; progress comes as events of `models`."""
     try:
-        await call.service.models.verify(params.name)
+        await call.service.models.verify(params.name, call.service.on_model_progress)
     except WhisperdError as error:
         if error.code != "model.damaged":
             raise
