@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,9 @@ import pytest
 from whisperd.client import AsyncClient, aconnect
 from whisperd.daemon.call import Call
 from whisperd.daemon.methods import METHODS
-from whisperd.daemon.methods.jobs import ClearParams
+from whisperd.daemon.methods.jobs import ClearParams, JobParams
+from whisperd.jobs.job import Job, JobInput, Transcript
+from whisperd.jobs.options import JobOptions
 from whisperd.rpc.errors import WhisperdError
 from whisperd.tasks import open_task_group
 from whisperd_testing import LIMIT_S, RunningDaemon, toy_model, write_tone
@@ -131,6 +134,22 @@ async def until_queued(client: AsyncClient, *, some: bool) -> None:
     with anyio.fail_after(LIMIT_S):
         while bool((await client.daemon.status())["jobs"]["queued"]) != some:
             await anyio.sleep(0)
+
+
+@pytest.mark.anyio
+async def test_a_long_text_is_laid_out_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    def verbose(_: Transcript) -> dict[str, Any]:
+        return {"in_loop": threading.current_thread() is threading.main_thread()}
+
+    async def transcript(_: Job) -> Any:
+        return object()
+
+    monkeypatch.setattr("whisperd.daemon.methods.jobs.verbose", verbose)
+    job = Job(id="1", path="a", input=JobInput(path="a"), options=JobOptions(), runtime="base")
+    job.over.set()
+    jobs = SimpleNamespace(get=lambda _: job, transcript=transcript)
+    call = cast(Call, SimpleNamespace(service=SimpleNamespace(jobs=jobs)))
+    assert await METHODS["jobs.wait"](call, JobParams(id="1")) == {"in_loop": False}
 
 
 @pytest.mark.anyio

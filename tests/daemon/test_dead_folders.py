@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from raw_client import RawClient
+from raw_client import RawClient, until
 
 from whisperd.rpc.errors import WhisperdError
 from whisperd_testing import TESTS, RunningDaemon
@@ -42,11 +42,14 @@ Path.iterdir = iterate
 
 from whisperd import threads
 from whisperd.daemon import main
+from whisperd.daemon.uploads import UploadStore
 from whisperd.models.store import ModelStore
 
 threads.ANSWER_TIMEOUT_S = main.END_TIMEOUT_S = float(os.environ["PATIENCE_S"])
 if "DEAD_STORE" in os.environ:
     ModelStore._list = lambda store: time.sleep(3600)
+if "DEAD_UPLOADS" in os.environ:
+    UploadStore.remove = lambda store, upload: time.sleep(3600)
 """
 
 
@@ -95,6 +98,22 @@ def test_many_of_them_hold_up_nobody_and_not_the_end(
         other.request("jobs.cancel", job)
     daemon.signal(signal.SIGTERM)
     assert daemon.wait() == 0
+
+
+@pytest.mark.parametrize("is_taken", [False, True])
+def test_an_upload_that_takes_long_to_delete(
+    haunted: Callable[..., RunningDaemon], endless: str, is_taken: bool
+) -> None:
+    daemon = haunted(0.5, DEAD_UPLOADS="1")
+    with RawClient(daemon) as other:
+        with RawClient(daemon) as client:
+            upload = client.request("uploads.create")["id"]
+            client.request("uploads.append", {"id": upload, "data": b"not audio"})
+            if is_taken:
+                ask = {"input": {"upload": upload}, "options": {"model": endless}}
+                job = client.request("jobs.submit", ask)
+                assert client.request("jobs.cancel", job)["status"] == "cancelled"
+        until(lambda: other.request("daemon.status")["clients"] == 1)
 
 
 def test_what_cannot_be_ended_does_not_hold_up_the_end(haunted: Callable[..., RunningDaemon]) -> None:

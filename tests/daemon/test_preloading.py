@@ -111,6 +111,19 @@ async def test_where_all_is_here_it_is_loaded(service: Service) -> None:
     assert service.began
 
 
+async def test_a_plugin_that_fails_over_a_model_does_not_end_the_daemon(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    service = Service(PLAIN)
+
+    async def facts(_: str) -> None:
+        raise KeyError("general.architecture")
+
+    service.models.facts = facts
+    await preload(service)  # type: ignore[arg-type]
+    assert not service.began and "general.architecture" in caplog.text
+
+
 async def test_what_can_never_be_loaded_says_so() -> None:
     service = Service(CONVERTING, "backend")
     await preload(service)  # type: ignore[arg-type]

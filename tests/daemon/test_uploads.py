@@ -53,6 +53,20 @@ def test_a_disk_that_refuses(
     assert caught.value.code == "upload.unknown"
 
 
+def test_what_is_left_and_cannot_be_deleted_keeps_no_daemon_from_starting(
+    store: UploadStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.create()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr("os.unlink", refuse)
+    again = UploadStore(tmp_path, "socket", LimitSettings)
+    assert again.append(again.create(), b"piece") == 5
+    assert os.strerror(errno.EPERM) in caplog.text
+
+
 def test_a_piece_that_comes_late_brings_nothing_back(store: UploadStore, tmp_path: Path) -> None:
     upload = store.create()
     assert store.append(upload, b"piece") == 5

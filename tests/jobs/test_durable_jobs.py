@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import wave
@@ -273,6 +274,16 @@ def test_an_upload_of_a_detached_job_is_kept_until_its_job_ends(
         assert client.jobs.wait(job)["duration"] == pytest.approx(SECONDS)
         assert client.jobs.show(attached)["status"] == "cancelled"
         until(lambda: not list(uploads.rglob("*/*")))
+
+
+def test_an_upload_goes_where_its_job_cannot_go_on(small: RunningDaemon, steps: Steps, sound: Path) -> None:
+    with small.connect() as client:
+        job = client.submit(sound.read_bytes(), detach=True, model=steps.model, vad=False)
+        small.kill()
+    shutil.rmtree(steps.model)
+    with small.start().connect() as client:
+        assert client.jobs.show(job)["status"] == "failed"
+        until(lambda: not list((small.folder / "state" / "uploads").rglob("*/*")))
 
 
 def test_what_was_uploaded_is_there_until_the_end_of_its_job_is_saved(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -39,6 +40,8 @@ __all__ = [
     "stamp_of",
     "use_calibration",
 ]
+
+log = logging.getLogger(__name__)
 
 
 def native_bundles() -> list[Bundle]:
@@ -174,6 +177,9 @@ async def preload(service: Service) -> None:
         is_there &= service.natives.find(media_bundle()) is not None
     except WhisperdError:
         is_there = True  # it fails before anything is downloaded, and its status says why
+    except Exception:  # no reason for the daemon to end
+        log.exception("whether the default runtime can be loaded cannot be found out")
+        return
     if is_there:
         service.runtimes.begin_to_load(service.runtimes.default)
 

@@ -34,6 +34,8 @@ async def resume_jobs(service: Service, records: Sequence[JobRecord]) -> None:
         if record.ended is not None:
             continue
         job = job_of(record)
+        if job.input.upload is not None:
+            service.remove_upload_after(job, job.input.upload)
         if not record.detached:
             service.jobs.cancel_unfinished(job, _daemon_ended(job))
             continue
@@ -43,8 +45,6 @@ async def resume_jobs(service: Service, records: Sequence[JobRecord]) -> None:
             service.jobs.fail(job, error.copy())
             continue
         service.jobs.resume(job, lease)
-        if job.input.upload is not None:
-            service.remove_upload_after(job, job.input.upload)
 
 
 async def retire_jobs(service: Service) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import msgspec
 from anyio.abc import TaskGroup
 
@@ -204,9 +205,15 @@ class Service:
                     await job.end.saved()
             except WhisperdError:
                 return  # the next daemon begins it again, and deletes what no job needs
-            self.uploads.remove(upload)
+            await self.remove_upload(upload)
 
         self._tasks.start_soon(remove)
+
+    async def remove_upload(self, upload: str) -> None:
+        """Delete an upload, also when the daemon ends. Harmless when it is gone."""
+        with anyio.CancelScope(shield=True):
+            # A large file takes a while.
+            await anyio.to_thread.run_sync(self.uploads.remove, upload)
 
     async def finish_connections(self) -> None:
         """Let every client have the answers that it waits for, or hear that the daemon ends."""
@@ -223,7 +230,7 @@ class Service:
         for job in list(connection.attached_jobs):
             self.jobs.cancel(job, _client_gone(job))
         for upload in connection.uploads:
-            self.uploads.remove(upload)
+            self._tasks.start_soon(self.remove_upload, upload)
 
 
 @asynccontextmanager

@@ -6,12 +6,11 @@ import hashlib
 import logging
 import os
 import secrets
-import shutil
 import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from whisperd.disk import refusal, sync_folder
+from whisperd.disk import refusal, remove, sync_folder
 from whisperd.paths import make_private_folder
 from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import LimitSettings
@@ -35,11 +34,8 @@ class UploadStore:
         self._limits = limits
         self._sizes_bytes: dict[str, int] = {}
         self._lock = threading.Lock()  # over the sizes: pieces are written in threads
-        if not kept:
-            shutil.rmtree(self._folder, ignore_errors=True)
         try:
-            make_private_folder(folder)
-            self._folder.mkdir(mode=0o700, exist_ok=bool(kept))
+            make_private_folder(self._folder)
             self._take_over(kept)
         except OSError as error:
             raise WhisperdError(
@@ -53,7 +49,7 @@ class UploadStore:
             if path.name in kept:
                 self._sizes_bytes[path.name] = path.stat().st_size
             else:
-                path.unlink()
+                _delete(path)
 
     def sync(self, upload: str) -> None:
         """See to it that not even a power cut takes it away. Blocks. Raises like `append`."""
@@ -111,10 +107,7 @@ class UploadStore:
         with self._lock:
             is_known = self._sizes_bytes.pop(upload, None) is not None
         if is_known:
-            try:
-                self._path(upload).unlink(missing_ok=True)
-            except OSError as error:  # it goes when the daemon starts again
-                log.warning("an upload cannot be deleted: %s", error.strerror or error)
+            _delete(self._path(upload))
 
     def _grow(self, upload: str, more_bytes: int) -> int:
         """Account for a piece before it is written; the size with it."""
@@ -148,6 +141,13 @@ class UploadStore:
 
     def _path(self, upload: str) -> Path:
         return self._folder / upload
+
+
+def _delete(path: Path) -> None:
+    try:
+        remove(path)
+    except OSError as error:  # it goes when a daemon starts again, if it can then
+        log.warning("an upload cannot be deleted: %s", error.strerror or error)
 
 
 def _open_existing(path: str, flags: int) -> int:

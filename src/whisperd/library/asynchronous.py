@@ -196,7 +196,7 @@ class AsyncWhisper:
                 job = self._service.jobs.submit(Source(shown, path), checked, lease, self.languages)
         except BaseException:
             if upload is not None:
-                self._service.uploads.remove(upload)
+                await self._service.remove_upload(upload)
             raise
         if upload is not None:
             self._service.remove_upload_after(job, upload)

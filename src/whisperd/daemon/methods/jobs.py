@@ -172,7 +172,8 @@ async def wait(call: Call, params: JobParams) -> dict[str, Any]:
     """Wait for a job's end and answer with its result; its error is raised."""
     job = call.service.jobs.get(params.id)
     await job.over.wait()
-    shape = verbose(await _transcript(call, job))
+    # The words of a day take as long as its subtitles.
+    shape = await anyio.to_thread.run_sync(verbose, await _transcript(call, job))
     return {**shape, "warnings": job.warnings} if job.warnings else shape
 
 

@@ -50,7 +50,7 @@ async def delete(call: Call, params: UploadParams) -> dict[str, Any]:
     """Give it up."""
     check_owned(call, params.id)
     call.connection.uploads.discard(params.id)
-    await anyio.to_thread.run_sync(call.service.uploads.remove, params.id)
+    await call.service.remove_upload(params.id)
     return {}
 
 
