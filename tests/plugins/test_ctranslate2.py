@@ -55,6 +55,26 @@ print(*sys.modules)
 """
 
 
+LOAD_ON_TWO_GPUS = """
+import sys
+from pathlib import Path
+from unittest import mock
+from whisperd.isolation import enter_bundle
+from whisperd.worker.protocol import LoadParams
+enter_bundle(Path(sys.argv[1]), "whisperd_ctranslate2")
+from whisperd_ctranslate2 import model
+params = LoadParams(model_path="", device="cuda", device_index=(0, 1), replicas=2)
+with mock.patch.object(model, "tokenizers"), mock.patch.object(model, "ctranslate2") as library:
+    model.load_model(Path("no-model"), params)
+print(library.models.Whisper.call_args.kwargs["inter_threads"])
+"""
+
+
+def test_each_gpu_has_its_part_of_the_replicas(client: Client) -> None:
+    bundle = client.natives.install("ctranslate2-cpu")["path"]
+    assert run_python(LOAD_ON_TWO_GPUS, bundle, env=dict(os.environ)).split() == ["1"]
+
+
 def test_a_worker_imports_what_it_needs(client: Client) -> None:
     """Each model that is loaded waits for it."""
     bundle = client.natives.install("ctranslate2-cpu")["path"]

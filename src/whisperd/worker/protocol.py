@@ -63,7 +63,7 @@ class LoadParams(msgspec.Struct, frozen=True, kw_only=True):
     cpu_threads: int = 1
     """Threads of each replica."""
     replicas: int = 1
-    """How many batches may be computed at the same time."""
+    """How many batches may be computed at the same time, on all GPUs together."""
     context_margin_s: float | None = None
     """Seconds of silence behind a window of 10 s or more; a shorter one has 2 s more. None: what is usual."""
 

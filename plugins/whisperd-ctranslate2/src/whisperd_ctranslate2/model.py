@@ -56,8 +56,8 @@ def load_model(folder: Path, params: LoadParams) -> WhisperModel:
         device_index=list(params.device_index),
         compute_type=params.compute_type,
         intra_threads=params.cpu_threads,
-        # On a processor one more, which costs nothing while it is idle: `EngineInfo.overtakes`.
-        inter_threads=params.replicas + (params.device == "cpu"),
+        # Of each GPU. On a processor one more, which costs nothing while it is idle: `EngineInfo.overtakes`.
+        inter_threads=params.replicas // len(params.device_index) + (params.device == "cpu"),
     )
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     return WhisperModel(library, tokenizer, FeatureExtractor(**_feature_options(folder)))
