@@ -144,6 +144,7 @@ def test_a_file_that_is_named_has_to_be_there_when_it_is_read_again(make_daemon:
     with RawClient(daemon) as client:
         with pytest.raises(WhisperdError, match="cannot be read: No such file"):
             client.request("daemon.reload")
+        assert client.request("doctor.check")["checks"][0]["status"] == "broken"
         assert "\nmax_jobs = 3" in client.request("daemon.config")["content"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
@@ -29,6 +30,9 @@ PRIVATE = Private(
         ("/home/maria/talks/divorce.wav does not exist.", "<path> does not exist."),
         ("/mnt/usb/divorce.wav, and /tmp/x", "<path>, and <path>"),
         ("'/mnt/usb/divorce.wav'", "'<path>'"),
+        ("'/mnt/my usb/divorce.wav' does not exist.", "'<path>' does not exist."),
+        ("`/usr/bin/clang /mnt/my usb/x` failed", "`<path>` failed"),
+        ("'/usr/lib:/mnt/usb'", "'/usr/lib:<path>'"),
         (r"C:\Users\Maria\talk.wav is empty", "<path> is empty"),
         ("libcublas in /usr/lib/x86_64-linux-gnu is old", "libcublas in /usr/lib/x86_64-linux-gnu is old"),
         ("Maria runs it on MARIAS-LAPTOP.example.org", "USER runs it on HOST"),
@@ -78,9 +82,11 @@ def test_the_names_that_somebody_has_chosen() -> None:
             RuntimeFacts(name="Interviews Schmidt", model="/home/maria/model", default=True, enabled=True),
             RuntimeFacts(name="tiny", model="tiny", default=False, enabled=True),
         ),
+        environment={"LD_LIBRARY_PATH": f"/opt/cuda{os.pathsep}/srv/our libraries/"},
     )
     assert private_names(facts, shipped_catalogue()) == [
         "/home/maria/model",
+        "/srv/our libraries",
         "Interviews Schmidt",
         "someone/secret-model",
     ]

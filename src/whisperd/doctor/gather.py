@@ -77,14 +77,15 @@ async def gather(
     config_file: Path,
     runtimes: Sequence[RuntimeFacts] | None = None,
     *,
+    is_config_named: bool = False,
     database_is_gone: bool = False,
 ) -> Facts:
-    """Look at everything but the socket. `runtimes` and `database_is_gone` are of the daemon that looks."""
+    """Look at everything but the socket. What has a default is of the daemon that looks."""
     hardware = await computer.look_again()
     judged = await computer.judged_variants()
     bundles = await _bundles(natives, judged)
     model_facts = await _models(models)
-    facts = await to_thread.run_sync(_facts, config_file)
+    facts = await to_thread.run_sync(_facts, config_file, is_config_named)
     return msgspec.structs.replace(
         facts,
         hardware=hardware,
@@ -99,11 +100,11 @@ async def gather(
     )
 
 
-def _facts(config_file: Path) -> Facts:
+def _facts(config_file: Path, is_config_named: bool) -> Facts:
     """What is looked at in a thread."""
     settings_problem: Problem | None = None
     try:
-        load_settings(config_file)
+        load_settings(config_file, has_to_be_there=is_config_named)
     except WhisperdError as error:
         settings_problem = _problem(error)
     database = paths.database_file()

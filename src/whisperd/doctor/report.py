@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
@@ -16,7 +17,10 @@ __all__ = ["Private", "about", "private_names", "report", "scrubbed"]
 
 _PUBLIC: Final = ("/bin", "/dev", "/etc", "/lib", "/lib64", "/opt", "/proc", "/sbin", "/sys", "/usr")
 """Where nobody keeps files of their own."""
-_PATH: Final = re.compile(r"(?<![\w.~\0])(?:/|[A-Za-z]:\\)[^\s,;:'\"`()<>\0]+")
+_PATH: Final = re.compile(
+    r"(?<=(['\"`]))(?:/|[A-Za-z]:\\)[^'\"`\0]*\s[^'\"`\0]*(?=\1)"  # in quotes, with spaces
+    r"|(?<![\w.~\0])(?:/|[A-Za-z]:\\)[^\s,;:'\"`()<>\0]+"
+)
 
 
 class Private(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,8 +65,10 @@ def about(facts: Facts, catalogue: Catalogue) -> dict[str, str]:
 
 
 def private_names(facts: Facts, catalogue: Catalogue) -> list[str]:
-    """Names that somebody has chosen: all but those of the catalogue."""
+    """Names that somebody has chosen: all but those of the catalogue; and paths with spaces in variables."""
     names = {model.name for model in facts.models}
+    for value in facts.environment.values():
+        names |= {place.rstrip("/") for place in value.split(os.pathsep) if " " in place}
     for runtime in facts.runtimes or ():
         names |= {runtime.name, runtime.model}
     return sorted(name for name in names if catalogue.find(name) is None)
@@ -102,7 +108,7 @@ def _shown(place: str, private: Private) -> str:
 
 
 def _is_public(path: str) -> bool:
-    return path.startswith(tuple(f"{folder}/" for folder in _PUBLIC)) or path in _PUBLIC
+    return " " not in path and (path.startswith(tuple(f"{one}/" for one in _PUBLIC)) or path in _PUBLIC)
 
 
 def _without(text: str, names: Iterable[str], label: str) -> str:

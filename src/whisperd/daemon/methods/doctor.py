@@ -25,6 +25,7 @@ async def check_(call: Call, params: NoParams) -> dict[str, Any]:
         service.computer,
         service.config_file,
         _runtimes(service),
+        is_config_named=service.is_config_named,
         database_is_gone=await to_thread.run_sync(service.database.is_gone),
     )
     catalogue = service.models.catalogue
