@@ -269,7 +269,7 @@ LISTENING = SocketFacts(path="/run/w/d.sock", kind="socket", mode=0o600, listeni
     [
         ({}, "ok", "for you alone"),
         ({"kind": "none", "listening": False, "locked": False}, "ok", "not there yet"),
-        ({"kind": "none", "listening": False}, "broken", "its socket /run/w/d.sock is gone"),
+        ({"kind": "none", "listening": False}, "broken", "whisperctl daemon stop --force"),
         ({"kind": "other", "listening": False}, "broken", "is no socket"),
         ({"listening": False, "locked": False}, "warning", "left behind"),
         ({"owned": False}, "broken", "another user"),

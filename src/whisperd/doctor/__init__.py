@@ -6,25 +6,23 @@ environment and its folders are those that count; else the client does. What onl
 socket and whether somebody answers on it, is in `reach`.
 """
 
-from whisperd.doctor.checks import check, check_daemon, check_socket, worst
+from whisperd.doctor.checks import check_daemon, check_socket, worst
 from whisperd.doctor.facts import Facts, Finding, Status
 from whisperd.doctor.gather import gather, gather_here
 from whisperd.doctor.reach import look_at_socket
-from whisperd.doctor.report import Private, about, private_names, report
+from whisperd.doctor.report import Private, page, report
 
 __all__ = [
     "Facts",
     "Finding",
     "Private",
     "Status",
-    "about",
-    "check",
     "check_daemon",
     "check_socket",
     "gather",
     "gather_here",
     "look_at_socket",
-    "private_names",
+    "page",
     "report",
     "worst",
 ]

@@ -98,7 +98,7 @@ def check_socket(facts: SocketFacts) -> Iterator[Finding]:
         yield _broken(
             name,
             f"A daemon runs, but its socket {facts.path} is gone.",
-            f"End the process that holds {facts.path}.lock; another one is started when it is needed.",
+            "End it: `whisperctl daemon stop --force`; another one is started when it is needed.",
         )
     elif facts.listening and facts.mode is not None and facts.mode & 0o077:
         yield _broken(

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from whisperd.disk import megabytes
+from whisperd.doctor.checks import check
 from whisperd.doctor.facts import Facts, Finding
 from whisperd.models import Catalogue
 
-__all__ = ["Private", "about", "private_names", "report", "scrubbed"]
+__all__ = ["Private", "about", "page", "private_names", "report", "scrubbed"]
 
 _PUBLIC: Final = ("/bin", "/dev", "/etc", "/lib", "/lib64", "/opt", "/proc", "/sbin", "/sys", "/usr")
 """Where nobody keeps files of their own."""
@@ -33,6 +34,16 @@ class Private(msgspec.Struct, frozen=True, kw_only=True):
     """Of runtimes, models and the like that somebody has chosen."""
     places: Mapping[str, str] = {}
     """Folders and files of whisperd's, by path; what each is called where it is not in the home folder."""
+
+
+def page(facts: Facts, catalogue: Catalogue) -> dict[str, Any]:
+    """Every check but those of the socket; what computer this is; and what is private."""
+    return {
+        "checks": check(facts),
+        "about": about(facts, catalogue),
+        "places": {folder.path: f"{folder.role} folder" for folder in facts.folders},
+        "names": private_names(facts, catalogue),
+    }
 
 
 def about(facts: Facts, catalogue: Catalogue) -> dict[str, str]:

@@ -89,7 +89,7 @@ def _ask(options: argparse.Namespace) -> tuple[Map, Map]:
             name="daemon",
             status="broken",
             message=f"The daemon does not answer within {ANSWER_TIMEOUT_S:.0f} seconds.",
-            fix="End its process; another daemon is started when it is needed.",
+            fix="End it: `whisperctl daemon stop --force`; another one is started when it is needed.",
         )
     except WhisperdError as error:
         if error.code == "daemon.unreachable":
@@ -130,16 +130,10 @@ def _look() -> Map:
     """The same without a daemon."""
     import anyio
 
-    from whisperd.doctor import about, check, gather_here, private_names
+    from whisperd.doctor import gather_here, page
     from whisperd.models import shipped_catalogue
 
-    facts = anyio.run(gather_here)
-    return {
-        "checks": check(facts),
-        "about": about(facts, shipped_catalogue()),
-        "places": {folder.path: f"{folder.role} folder" for folder in facts.folders},
-        "names": private_names(facts, shipped_catalogue()),
-    }
+    return page(anyio.run(gather_here), shipped_catalogue())
 
 
 def _print_page(findings: list[Finding]) -> None:

@@ -8,16 +8,15 @@ from anyio import to_thread
 
 from whisperd.daemon.call import Call
 from whisperd.daemon.service import Service
-from whisperd.doctor import check, gather
+from whisperd.doctor import gather, page
 from whisperd.doctor.facts import Problem, RuntimeFacts
-from whisperd.doctor.report import about, private_names
 from whisperd.rpc.messages import NoParams
 
 __all__ = ["METHODS"]
 
 
 async def check_(call: Call, params: NoParams) -> dict[str, Any]:
-    """Every check but those of the socket; what computer this is; and the names that are private."""
+    """What the doctor sees."""
     service = call.service
     facts = await gather(
         service.natives,
@@ -28,13 +27,7 @@ async def check_(call: Call, params: NoParams) -> dict[str, Any]:
         is_config_named=service.is_config_named,
         database_is_gone=await to_thread.run_sync(service.database.is_gone),
     )
-    catalogue = service.models.catalogue
-    return {
-        "checks": check(facts),
-        "about": about(facts, catalogue),
-        "places": {folder.path: f"{folder.role} folder" for folder in facts.folders},
-        "names": private_names(facts, catalogue),
-    }
+    return page(facts, service.models.catalogue)
 
 
 def _runtimes(service: Service) -> list[RuntimeFacts]:
