@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import psutil
@@ -15,6 +16,7 @@ import pytest
 from toy_runtime import until
 from whisperd.folder_changes import STEP_MS
 from whisperd.tasks import open_task_group
+from whisperd.watch import notifier
 from whisperd.watch.notifier import Changes, Notifier
 from whisperd_testing import LIMIT_S
 
@@ -37,11 +39,11 @@ class Heard:
 @asynccontextmanager
 async def listening(*folders: Path, below: bool = True) -> AsyncIterator[Heard]:
     heard = Heard()
-    notifier = Notifier(heard.take, heard.lost.append, heard.refused.append)
-    notifier.watch({str(folder): below for folder in folders})
+    told = Notifier(heard.take, heard.lost.append, heard.refused.append)
+    told.watch({str(folder): below for folder in folders})
     with anyio.fail_after(LIMIT_S):
         async with open_task_group() as tasks:
-            tasks.start_soon(notifier.run)
+            tasks.start_soon(told.run)
             yield heard
             tasks.cancel_scope.cancel()
 
@@ -99,6 +101,26 @@ async def test_a_folder_that_cannot_be_listened_to_leaves_the_others_heard(tmp_p
         assert heard.refused == [str(odd)]
         (good / "a.wav").touch()
         await until(lambda: str(good / "a.wav") in heard.changes)
+
+
+async def test_of_folders_that_can_be_listened_to_one_by_one_only_some_are_not_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asynccontextmanager
+    async def room_for_one(folders: Sequence[str], recursive: bool) -> AsyncIterator[Any]:
+        if len(folders) > 1:
+            raise notifier._Refused("no space left on device")
+        async with listen(folders, recursive) as next_batch:
+            yield next_batch
+
+    listen = notifier._listen
+    monkeypatch.setattr(notifier, "_listen", room_for_one)
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.mkdir()
+    other.mkdir()
+    async with listening(one, other) as heard:
+        await until(lambda: heard.lost == [str(one)])
+        assert heard.refused == [str(other)]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are no text")

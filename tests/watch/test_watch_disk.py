@@ -14,7 +14,7 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.watch import writing
 from whisperd.watch.names import Selection
 from whisperd.watch.scanner import look_at, walk
-from whisperd.watch.writing import move_source, place, remove_leftovers
+from whisperd.watch.writing import move_source, place, remove_leftovers, remove_ours, text_hash
 from whisperd_testing import run_python
 
 OPENED_MEANWHILE = """
@@ -169,6 +169,17 @@ def test_what_was_left_half_written_is_removed(tmp_path: Path) -> None:
     remove_leftovers(str(tmp_path))
     remove_leftovers(str(tmp_path / "nowhere"))
     assert names(tmp_path) == sorted([of_somebody, ".whisperd-notes", "a.part"])
+
+
+def test_a_text_that_may_not_be_deleted_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_path: str) -> None:
+        raise PermissionError
+
+    text = tmp_path / "a.en.txt"
+    text.write_bytes(b"text")
+    monkeypatch.setattr(os, "unlink", refuse)
+    remove_ours(str(text), {text_hash(b"text")})
+    assert text.exists()
 
 
 def test_a_folder_that_cannot_be_made_is_told_of(recording: Path, tmp_path: Path) -> None:

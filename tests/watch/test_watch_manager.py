@@ -63,12 +63,16 @@ async def test_a_file_that_was_only_touched_settles_anew_when_it_is_edited(
         await until((inbox / "a.en.txt").exists)
         os.utime(inbox / "a.wav", (1, 1))
         folder.request_scan()
-        with anyio.fail_after(LIMIT_S):
-            while (row := await watches.store.files.at(added.id, "a.wav")) and row.identity.modified_ns > 1e9:
-                await anyio.sleep(0.01)
+        await until_noted_as_old(watches, added.id, "a.wav")
         await until(lambda: not folder.pending.in_hand)
         assert len(watches.jobs.paths) == 1
         assert folder.pending.settled_s == {}
+
+
+async def until_noted_as_old(watches: Watches, watch: str, path: str) -> None:
+    with anyio.fail_after(LIMIT_S):
+        while (row := await watches.store.files.at(watch, path)) and row.identity.modified_ns > 1e9:
+            await anyio.sleep(0.01)
 
 
 @pytest.mark.parametrize("is_edited", [False, True])
@@ -273,6 +277,35 @@ async def test_a_file_that_gets_another_name_while_it_is_read_is_one_file(
         assert gone is not None and gone.gone is not None
 
 
+@pytest.mark.parametrize("is_edited", [False, True])
+async def test_of_a_file_that_is_renamed_and_edited_while_it_is_at_work_only_the_last_job_counts(
+    tmp_path: Path, inbox: Path, is_edited: bool
+) -> None:
+    put(inbox, "a.wav")
+    async with open_watches(tmp_path) as watches:
+        watches.jobs.held.add("held")
+        preset = await watches.manager.add(str(inbox), WatchChanges(profile="held"))
+        pending, taken = watches.folder(preset.id).pending, watches.jobs.taken
+        await until(lambda: taken)
+        (inbox / "a.wav").rename(inbox / "b.wav")
+        await watches.manager.scan(preset.id)
+        if is_edited:
+            (inbox / "b.wav").write_bytes(b"another sound")
+        os.utime(inbox / "b.wav", (1, 1))
+        watches.folder(preset.id).request_scan()
+        with anyio.fail_after(LIMIT_S):
+            while (
+                row := await watches.store.files.at(preset.id, "b.wav")
+            ) and row.identity.modified_ns > 1e9:
+                await anyio.sleep(0.01)
+        await until(lambda: len(pending.in_hand) == 1)
+        row = await watches.store.files.at(preset.id, "b.wav")
+        assert row is not None and (row.status, row.job) == ("working", taken[-1].id)
+        taken[-1].over.set()
+        await until_done(watches, preset.id)
+        assert (inbox / "b.en.txt").exists() and len(taken) == 1 + is_edited
+
+
 async def test_what_is_deleted_while_it_waits_leaves_nothing_behind(tmp_path: Path, inbox: Path) -> None:
     put(inbox, *(f"{number}.wav" for number in range(turns.FILES_AT_ONCE + 3)))
     async with open_watches(tmp_path) as watches:
@@ -363,6 +396,52 @@ async def test_a_disk_that_is_away_takes_no_reason_out_of_mind(tmp_path: Path, i
         await watches.manager.scan(preset.id)
         await until((inbox / "a.en.txt").exists)
         await until(lambda: not reason.exists())
+
+
+async def until_lost(watches: Watches, watch: str) -> None:
+    with anyio.fail_after(LIMIT_S):
+        while (row := await watches.store.files.at(watch, "a.wav")) is None or row.status != "lost":
+            await anyio.sleep(0.01)
+
+
+@pytest.mark.parametrize("is_deleted", [True, False])
+async def test_what_comes_after_the_texts_waits_for_a_disk_that_is_away_when_the_daemon_starts(
+    tmp_path: Path, inbox: Path, is_deleted: bool
+) -> None:
+    put(inbox, "a.wav")
+    copied = ("cp", "{path}", str(tmp_path))
+    changes = WatchChanges(after="delete") if is_deleted else WatchChanges(command=copied)
+    async with open_watches(tmp_path) as watches:
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        await until_done(watches, preset.id)
+        await watches.manager.edit(preset.id, changes)
+        row = await watches.store.files.at(preset.id, "a.wav")
+        assert row is not None
+        await watches.store.files.update(row.id, status="written")  # as it is left by who is killed
+    inbox.rename(tmp_path / "away")
+    async with open_watches(tmp_path) as watches:
+        await until_lost(watches, preset.id)
+        (tmp_path / "away").rename(inbox)
+        watches.folder(preset.id).request_scan()
+        await until(lambda: not (inbox / "a.wav").exists() if is_deleted else (tmp_path / "a.wav").exists())
+
+
+async def test_a_recording_whose_disk_goes_away_while_its_command_runs_is_deleted_when_it_is_back(
+    tmp_path: Path, inbox: Path
+) -> None:
+    put(inbox, "a.wav")
+    away = tmp_path / "away"
+    pulled = (
+        "sh",
+        "-c",
+        f"[ -e '{tmp_path}/once' ] || {{ touch '{tmp_path}/once'; mv '{inbox}' '{away}'; }}",
+    )
+    async with open_watches(tmp_path) as watches:
+        preset = await watches.manager.add(str(inbox), WatchChanges(command=pulled, after="delete"))
+        await until_lost(watches, preset.id)
+        away.rename(inbox)
+        watches.folder(preset.id).request_scan()
+        await until(lambda: not (inbox / "a.wav").exists())
 
 
 async def test_a_watch_that_cannot_be_removed_stays(

@@ -25,19 +25,23 @@ class InstantJobs:
 
     def __init__(self, store: WatchStore) -> None:
         self._store = store
-        self.paths: list[str] = []
-        """Of the files that were submitted."""
+        self.taken: list[Job] = []
         self.held: set[str] = set()
         """Profiles whose jobs do not end."""
         self.error: WhisperdError | None = None
         """With which all jobs end."""
 
+    @property
+    def paths(self) -> list[str]:
+        """Of the files that were submitted."""
+        return [job.path for job in self.taken]
+
     async def submit(self, preset: Any, path: str, *given: Any) -> Job:
         note: Callable[[sqlite3.Connection, str], object] = given[-1]
         job = Job(
-            id=f"{len(self.paths)}", path=path, input=JobInput(), options=JobOptions(), runtime="instant"
+            id=f"{len(self.taken)}", path=path, input=JobInput(), options=JobOptions(), runtime="instant"
         )
-        self.paths.append(path)
+        self.taken.append(job)
         await self._store.run(lambda connection: note(connection, job.id))
         job.error = self.error
         if preset.profile not in self.held:
@@ -47,8 +51,11 @@ class InstantJobs:
     def find(self, _job: str) -> None:
         return None
 
-    def cancel(self, _job: str) -> None:
-        pass
+    def cancel(self, job: str) -> None:
+        for found in self.taken:
+            if found.id == job and not found.over.is_set():
+                found.error = WhisperdError("job.cancelled", "The job was cancelled.", "Submit it again.")
+                found.over.set()
 
     async def transcript(self, _job: Job) -> Transcript:
         return Transcript(

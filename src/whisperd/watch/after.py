@@ -11,6 +11,7 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
 from whisperd.watch import scanner, writing
 from whisperd.watch.actions import command_words, run_command
+from whisperd.watch.folder import WatchFolder
 from whisperd.watch.ledger import FileRow
 from whisperd.watch.log_table import LogLine
 from whisperd.watch.names import ERROR_FORMAT
@@ -32,13 +33,18 @@ class After:
         self._store = store
         self._settings = settings
 
-    async def run(self, preset: WatchPreset, row: FileRow) -> None:
-        """The texts of a file are written: do the rest."""
+    async def run(self, folder: WatchFolder, row: FileRow) -> bool:
+        """The texts of a file are written: do the rest. False if it is on a disk that is away: that waits."""
+        preset = folder.preset
+        if await folder.is_away(row):
+            return False
         is_well = await self._run_command(preset, row) if preset.command else True
         if preset.after == "stay":
             await self._store.files.update(row.id, status="done")
-            return
+            return True
         if is_well:
+            if await folder.is_away(row):  # since its command has begun
+                return False
             line = await self._put_away(preset, row)
         else:
             line = LogLine("stays", row.path, "The recording stays, for its command has failed.")
@@ -47,6 +53,7 @@ class After:
         else:
             await self._store.files.put_away(row.id)
             await self._store.log.add(preset.id, line)
+        return True
 
     async def _put_away(self, preset: WatchPreset, row: FileRow) -> LogLine:
         try:

@@ -180,6 +180,14 @@ class WatchFolder:
         paths = [output.path for output in await self._store.outputs.of(row.id)]
         return await self._in_thread(lambda: all(os.path.lexists(path) for path in paths))
 
+    async def is_away(self, row: FileRow) -> bool:
+        """Whether a file is on a disk that is not there, or does not answer."""
+        path, look = self.preset.path, partial(missing_of, self.preset.path, self.selection, [row])
+        try:
+            return await self._in_thread(lambda: scanner.folder_inode(path) is None or bool(look().unmounted))
+        except TimeoutError:
+            return True
+
     async def run(self) -> None:
         """Look at the folder whenever that is due, until cancelled. What goes wrong is tried again later."""
         while True:

@@ -136,10 +136,10 @@ class Notifier:
             self._on_lost(folder)
 
     async def _sound_ones(self, folders: list[str], recursive: bool) -> list[str]:
-        """Those folders that can be watched by themselves."""
-        sound = []
+        """Those folders that can be watched together: there may be room for each, and not for all."""
+        sound: list[str] = []
         for folder in folders:
-            if await _can_be_watched(folder, recursive):
+            if await _can_be_watched([*sound, folder], recursive):
                 sound.append(folder)
             else:
                 self._on_refused(folder)
@@ -173,9 +173,9 @@ async def _read(lines: BufferedByteReceiveStream, child: Process, document: type
     return msgspec.json.decode(line, type=document)
 
 
-async def _can_be_watched(folder: str, recursive: bool) -> bool:
+async def _can_be_watched(folders: Sequence[str], recursive: bool) -> bool:
     try:
-        async with _listen([folder], recursive):
+        async with _listen(folders, recursive):
             return True
     except (_Refused, _Ended, OSError):
         return False

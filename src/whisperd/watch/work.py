@@ -112,7 +112,8 @@ class FileWork:
         if known is None and await _is_alias(folder, seen, others):
             return None
         is_same = content_verdict(known, content_hash) == "touched"
-        is_done = is_same and known is not None and known.status in ("done", "written")
+        # One at work has another name, and was touched since: what is made of it holds.
+        is_done = is_same and known is not None and known.status in ("done", "written", "working")
         if is_done and known is not None and (known.gone is None or await folder.has_texts(known)):
             await self._store.files.update(known.id, identity=seen.identity, gone=None)
             return None
@@ -128,6 +129,8 @@ class FileWork:
         stamp = FileStamp(size_bytes=seen.identity.size_bytes, modified_ns=seen.identity.modified_ns)
         again = known.job if known is not None and is_same else None
         job = await self._jobs.submit(folder.preset, path, stamp, content_hash, again, note)
+        if known is not None and known.job not in (None, job.id):
+            self._jobs.cancel(known.job)  # it has another name, and was edited since
         return numbers[0], job
 
     async def _finish(self, folder: WatchFolder, number: int, job: Job) -> None:
@@ -150,8 +153,8 @@ class FileWork:
     ) -> FileRow | None:
         """Write what a job has found out; the file that it was for, unless something else is to be done."""
         row = await self._store.files.get(number)
-        if row is None:
-            return None  # its watch was removed
+        if row is None or row.job != job.id:
+            return None  # its watch was removed; another job is at work on what it holds by now
         if job.error is not None:
             if await run_sync(scanner.is_same, folder.preset.path, row.path, row.identity):
                 raise job.error.copy()
@@ -161,14 +164,17 @@ class FileWork:
                 how = "The text was kept from before"
             if await self._texts.write(folder.preset, row, transcript, status, how):
                 return row
-        await self._lose(folder, row)  # it was renamed, edited or deleted meanwhile: a look finds out
+        await self._lose(folder, row)  # it was renamed, edited or deleted meanwhile
         return None
 
     async def _conclude(self, folder: WatchFolder, row: FileRow) -> None:
-        await self._after.run(folder.preset, row)
-        self._on_outcome(folder, row.path, "done")
+        if await self._after.run(folder, row):
+            self._on_outcome(folder, row.path, "done")
+        else:
+            await self._lose(folder, row)
 
     async def _lose(self, folder: WatchFolder, row: FileRow) -> None:
+        """What is to be done for a file now, a look finds out."""
         await self._store.files.update(row.id, status="lost")
         folder.hint({folder.full(row.path): False})
 

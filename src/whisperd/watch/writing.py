@@ -168,9 +168,10 @@ def remove_leftovers(folder: str) -> None:
 
 
 def remove_ours(path: str, hashes: Collection[str]) -> None:
-    """Delete what we have written, unless somebody has changed it. Raises `OSError`."""
+    """Delete what we have written, unless somebody has changed it, or it may not be deleted."""
     if is_ours(path, hashes):
-        os.unlink(path)
+        with contextlib.suppress(OSError):
+            os.unlink(path)
 
 
 def _make_folder(folder: str, like: str) -> None:
