@@ -84,8 +84,8 @@ lock: setup ## renew the locks of the native bundles from the package index
 	$(BIN)/python -m whisperd.natives.make_lock scripts/bundles.toml
 
 lock-dev: wheels ## renew requirements/dev.txt
-	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	build/wheels-venv/bin/python -m pip install --quiet uv
+	build/wheels-venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--find-links dist --no-emit-package whisperd-ctranslate2 --no-emit-package whisperd-whispercpp --no-emit-find-links --no-emit-index-url \
 		pyproject.toml requirements/dev.in -o requirements/dev.txt
 

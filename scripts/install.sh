@@ -43,16 +43,18 @@ if [ -x "$home/bin/whisperctl" ]; then
     "$home/bin/whisperctl" --quiet --no-start daemon stop 2>/dev/null || true
 fi
 # The new one is complete before the old one goes. An environment knows its own path, so it is made in its place.
+restore() {
+    if [ -d "$home.old" ] && [ ! -e "$home/complete" ]; then rm -rf "$home" && mv "$home.old" "$home"; fi
+}
+restore # where the last attempt was killed
 rm -rf "$home.old"
 if [ -d "$home" ]; then mv "$home" "$home.old"; fi
-restore() {
-    if [ -d "$home.old" ]; then rm -rf "$home" && mv "$home.old" "$home"; fi
-}
-trap restore EXIT INT TERM
+trap restore EXIT
+trap 'exit 1' INT TERM
 echo "Installing into $home ..."
 "$PYTHON" -m venv "$home"
 "$home/bin/python" -m pip install --quiet --disable-pip-version-check dist/*.whl
-trap - EXIT INT TERM
+touch "$home/complete"
 rm -rf "$home.old"
 for program in whisperd whisperctl; do ln -sf "$home/bin/$program" "$bin/$program"; done
 if is_service; then "$home/bin/whisperctl" --quiet daemon start || true; fi
