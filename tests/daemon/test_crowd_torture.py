@@ -167,8 +167,8 @@ class Crowd:
             assert {one["id"]: one["status"] for one in records} == {one["id"]: one["status"] for one in jobs}
             for table in ("watches", "watch_files", "watch_outputs", "watch_log"):
                 assert kept.execute(f"SELECT * FROM {table}").fetchall() == []
-        assert not list((self._daemon.folder / "state" / "uploads").glob("*/*"))
-        assert not list((self.folder / "store" / "partial").glob("*/*"))
+        assert not list((self._daemon.folder / "state" / "uploads").iterdir())
+        assert not list((self.folder / "store" / "partial").iterdir())
 
 
 class Member:

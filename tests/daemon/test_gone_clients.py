@@ -16,7 +16,7 @@ from whisperd_testing import RunningDaemon, batches, write_tone
 
 
 def uploads(daemon: RunningDaemon) -> list[Path]:
-    return list((daemon.folder / "state" / "uploads").glob("*/*"))
+    return list((daemon.folder / "state" / "uploads").iterdir())
 
 
 def status_of(client: RawClient, job: dict[str, str]) -> str:

@@ -202,7 +202,7 @@ async def test_work_is_counted_by_the_day(tmp_path: Path) -> None:
 
     day = datetime.date(2026, 3, 1)
     async with open_database(tmp_path / "db.sqlite3") as database:
-        async with open_journal(database, "s") as journal:
+        async with open_journal(database) as journal:
             log = WorkLog(database, journal, lambda: day)
             await log.open()
             assert (log.today, log.total.speed) == (Work(), None)
@@ -212,7 +212,7 @@ async def test_work_is_counted_by_the_day(tmp_path: Path) -> None:
             day = datetime.date(2026, 3, 2)
             assert log.today == Work()
             log.add(10.0, 1.0)
-        async with open_journal(database, "s") as journal:
+        async with open_journal(database) as journal:
             log = WorkLog(database, journal, lambda: day)
             await log.open()
             assert log.today == Work(1, 10.0, 1.0)

@@ -23,7 +23,7 @@ REFUSALS = [
 
 @pytest.fixture
 def store(tmp_path: Path) -> UploadStore:
-    return UploadStore(tmp_path, "socket", LimitSettings)
+    return UploadStore(tmp_path, LimitSettings)
 
 
 def files(folder: Path) -> list[Path]:
@@ -62,7 +62,7 @@ def test_what_is_left_and_cannot_be_deleted_keeps_no_daemon_from_starting(
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr("os.unlink", refuse)
-    again = UploadStore(tmp_path, "socket", LimitSettings)
+    again = UploadStore(tmp_path, LimitSettings)
     assert again.append(again.create(), b"piece") == 5
     assert os.strerror(errno.EPERM) in caplog.text
 

@@ -269,11 +269,17 @@ def test_an_upload_of_a_detached_job_is_kept_until_its_job_ends(
         until(lambda: windows_kept(small, job) == 2)
         attached = client.submit(sound.read_bytes(), model=steps.model, vad=False, language="en")
         small.kill()
+    small.socket = small.env["WHISPERD_SOCKET"] = f"{small.socket}.another"
+    former = uploads / "0123456789abcdef"  # such as each socket had, once
+    former.mkdir()
+    for path in uploads.glob("*"):
+        if path != former:
+            path.rename(former / path.name)
     steps.allow_all()
     with small.start().connect() as client:
         assert client.jobs.wait(job)["duration"] == pytest.approx(SECONDS)
         assert client.jobs.show(attached)["status"] == "cancelled"
-        until(lambda: not list(uploads.rglob("*/*")))
+        until(lambda: not list(uploads.iterdir()))
 
 
 def test_an_upload_goes_where_its_job_cannot_go_on(small: RunningDaemon, steps: Steps, sound: Path) -> None:
@@ -283,7 +289,7 @@ def test_an_upload_goes_where_its_job_cannot_go_on(small: RunningDaemon, steps: 
     shutil.rmtree(steps.model)
     with small.start().connect() as client:
         assert client.jobs.show(job)["status"] == "failed"
-        until(lambda: not list((small.folder / "state" / "uploads").rglob("*/*")))
+        until(lambda: not list((small.folder / "state" / "uploads").iterdir()))
 
 
 def test_what_was_uploaded_is_there_until_the_end_of_its_job_is_saved(
@@ -316,12 +322,12 @@ def test_what_was_uploaded_stays_where_the_end_of_its_job_cannot_be_saved(
         client.jobs.wait(job)
         with pytest.raises(WhisperdError, match="removed or replaced"):
             client.submit(sound.read_bytes(), detach=True, model=steps.model)  # comes after that end
-        until(lambda: len(list(uploads.rglob("*/*"))) == 1)  # of what was refused, nothing stays
+        until(lambda: len(list(uploads.iterdir())) == 1)  # of what was refused, nothing stays
         database.with_name("elsewhere").rename(database)
         small.kill()
     with small.start().connect() as client:
         assert client.jobs.wait(job)["duration"] == pytest.approx(SECONDS)
-        until(lambda: not list(uploads.rglob("*/*")))
+        until(lambda: not list(uploads.iterdir()))
 
 
 def test_a_file_that_has_changed_is_not_mixed_with_what_it_was(

@@ -219,9 +219,7 @@ class Campaign:
         """No lease, no upload, nothing of jobs that are completed, no process of an earlier daemon."""
         self.client.runtimes.unload(RUNTIME)  # refused while it is leased
         state = self.daemon.folder / "state"
-        until(
-            lambda: not [one for one in (state / "uploads").rglob("*/*") if one.is_file()], "no upload left"
-        )
+        until(lambda: not list((state / "uploads").iterdir()), "no upload left")
         for job, _, windows in self._journal():
             assert not windows or self.over[job][0] != "completed"
         until(lambda: not self._strangers(), "earlier processes to end")

@@ -295,7 +295,7 @@ class CountedDatabase:
 async def test_what_comes_while_something_is_saved_is_saved_together(tmp_path: Path) -> None:
     async with open_database(tmp_path / "a.sqlite3") as database:
         counted = CountedDatabase(database)
-        async with open_journal(cast(Database, counted), "here") as journal:
+        async with open_journal(cast(Database, counted)) as journal:
             tickets = [journal.put(record_of(a_job(str(number)))) for number in range(1000)]
             tickets += [journal.add_windows("7", [a_window(number)]) for number in range(1000)]
             for ticket in tickets:
@@ -309,18 +309,16 @@ async def test_what_comes_while_something_is_saved_is_saved_together(tmp_path: P
             journal.add_windows("7", [a_window(0)])
             await journal.flush()
             assert await journal.windows("7") == {}, "what comes late brings nothing back"
-        async with open_journal(database, "elsewhere") as other:
-            assert await other.load() == [], "each daemon has its own"
 
 
 @pytest.mark.anyio
 async def test_who_keeps_a_ticket_keeps_nothing_of_what_was_saved(tmp_path: Path) -> None:
-    async with open_database(tmp_path / "a.sqlite3") as database, open_journal(database, "here") as journal:
+    async with open_database(tmp_path / "a.sqlite3") as database, open_journal(database) as journal:
         job = a_job("1")
         record = weakref.ref(job)
 
         def save(connection: sqlite3.Connection, job: Job = job) -> None:
-            put_record(connection, "here", record_of(job))
+            put_record(connection, record_of(job))
 
         ticket = journal.hand_over(save)
         del job, save
@@ -337,7 +335,7 @@ async def test_what_cannot_be_saved_holds_up_nothing_else(tmp_path: Path) -> Non
     def mistake(_connection: sqlite3.Connection) -> None:
         raise ZeroDivisionError
 
-    async with open_database(tmp_path / "a.sqlite3") as database, open_journal(database, "here") as journal:
+    async with open_database(tmp_path / "a.sqlite3") as database, open_journal(database) as journal:
         before = journal.put(record_of(a_job("before")))
         failing, wrong = journal.hand_over(fail), journal.hand_over(mistake)
         after = journal.put(record_of(a_job("after")))
@@ -360,7 +358,7 @@ async def test_a_job_and_what_belongs_to_it_are_saved_together_or_not_at_all(tmp
     def fail(_connection: sqlite3.Connection) -> None:
         raise WhisperdError("disk.full", "There is no room.", "Make some.")
 
-    async with open_database(tmp_path / "a.sqlite3") as database, open_journal(database, "here") as journal:
+    async with open_database(tmp_path / "a.sqlite3") as database, open_journal(database) as journal:
         await journal.put(record_of(a_job("both")), also=note).saved()
         with pytest.raises(WhisperdError):
             await journal.put(record_of(a_job("neither")), also=fail).saved()
@@ -374,16 +372,16 @@ async def test_a_job_and_what_belongs_to_it_are_saved_together_or_not_at_all(tmp
 async def test_all_is_saved_when_the_journal_is_closed(tmp_path: Path) -> None:
     async with open_database(tmp_path / "a.sqlite3") as database:
         with anyio.CancelScope() as scope:
-            async with open_journal(database, "here") as journal:
+            async with open_journal(database) as journal:
                 journal.put(record_of(a_job()))
                 scope.cancel()
-        assert [one.id for one in await JobJournal(database, "here").load()] == ["a"]
+        assert [one.id for one in await JobJournal(database).load()] == ["a"]
 
 
 @pytest.mark.anyio
 async def test_what_is_found_late_in_a_day_is_saved_as_quickly_as_what_is_found_first(tmp_path: Path) -> None:
     found = Found(part=0, channel=0, position=1, spans=b"", memory=b"")
-    async with open_database(tmp_path / "a.sqlite3") as database, open_journal(database, "here") as journal:
+    async with open_database(tmp_path / "a.sqlite3") as database, open_journal(database) as journal:
         journal.put(record_of(a_job("a")))
         steps: list[int] = []
 
@@ -401,7 +399,7 @@ async def test_what_is_found_late_in_a_day_is_saved_as_quickly_as_what_is_found_
 
 @pytest.mark.anyio
 async def test_what_cannot_be_read_is_left_out(tmp_path: Path) -> None:
-    async with open_database(tmp_path / "a.sqlite3") as database, open_journal(database, "here") as journal:
+    async with open_database(tmp_path / "a.sqlite3") as database, open_journal(database) as journal:
         for name in ("a", "b"):
             journal.put(record_of(a_job(name)))
         journal.add_windows("b", [a_window(0), a_window(1)])

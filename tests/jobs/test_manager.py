@@ -552,7 +552,7 @@ async def test_a_job_that_is_forgotten_leaves_nothing_in_memory(tmp_path: Path) 
         assert await house.end(job) == "completed"
         return weakref.ref(job)
 
-    async with open_database(tmp_path / "a.sqlite3") as database, open_journal(database, "here") as journal:
+    async with open_database(tmp_path / "a.sqlite3") as database, open_journal(database) as journal:
         keeper = JobKeeper(journal, TranscriptStore(database), JobSettings, recipe_of)
         async with open_house(keeper=keeper) as house:
             house.path = str(tmp_path / "a.wav")

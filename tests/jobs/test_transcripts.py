@@ -195,7 +195,7 @@ async def test_a_job_that_was_answered_keeps_its_text_when_that_is_made_again_me
     job = Job(id="a", path="/a", input=JobInput(path="/a"), options=JobOptions(), runtime="base")
     job.transcript, job.answered_by, job.is_cached = await house.store.find("k", "/a"), "k", True
     await house.keep("Second.", key="k")
-    async with open_journal(house.database, "here") as journal:
+    async with open_journal(house.database) as journal:
         await JobKeeper(journal, house.store, JobSettings, recipe_of).ended(job).saved()
     of_job = await house.store.of_job("a")
     assert of_job is not None and of_job.text == "Second."
@@ -225,7 +225,7 @@ async def test_what_was_told_a_moment_ago_is_found_though_the_disk_is_slow(house
         )
 
     found: list[Transcript | None] = []
-    async with open_journal(house.database, "here") as journal, anyio.create_task_group() as tasks:
+    async with open_journal(house.database) as journal, anyio.create_task_group() as tasks:
         keeper = JobKeeper(journal, house.store, JobSettings, recipe_of)
         journal.hand_over(be_slow)
         await has_begun.wait()

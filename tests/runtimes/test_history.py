@@ -37,7 +37,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 @pytest.fixture
 def journal(database: Database) -> JobJournal:
-    return JobJournal(database, "a daemon")
+    return JobJournal(database)
 
 
 @pytest.fixture

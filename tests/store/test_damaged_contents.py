@@ -37,8 +37,6 @@ pytestmark = pytest.mark.anyio
 
 LATEST = len(bundled_migrations())
 CHECKS = (check_presets, check_profiles, check_watches)
-DAEMON = "/run/user/1000/whisperd/daemon.sock"
-"""Whose jobs and watches are in the data bases that are kept."""
 WATCH, FILE = "cc00cc00", 1
 
 
@@ -58,7 +56,7 @@ async def start(database: Database) -> None:
     await ProfileStore(database).load()
     await CalibrationTable(database).open()
     await HistoryStore(database, lambda _: None).resume()
-    journal = JobJournal(database, DAEMON)
+    journal = JobJournal(database)
     records = await journal.load()
     last_uses(records)
     for record in records:
@@ -67,7 +65,7 @@ async def start(database: Database) -> None:
         await journal.windows(record.id)
         await journal.found(record.id)
     await WorkLog(database, journal).open()
-    await WatchStore(database, DAEMON).load()
+    await WatchStore(database).load()
 
 
 async def work(database: Database) -> None:
@@ -82,7 +80,7 @@ async def work(database: Database) -> None:
             await looking_up()
         except WhisperdError as error:
             assert error.code == "store.damaged", error
-    watches = WatchStore(database, DAEMON)
+    watches = WatchStore(database)
     await watches.files.counts([WATCH])
     await watches.files.with_status(WATCH, ["done", "failed"])
     await watches.files.present(WATCH, "", 10)
@@ -92,7 +90,7 @@ async def work(database: Database) -> None:
 
 
 def fields() -> list[tuple[str, str]]:
-    with closing(sqlite3.connect(kept(LATEST))) as connection:
+    with closing(sqlite3.connect(f"{kept(LATEST).as_uri()}?immutable=1", uri=True)) as connection:
         return sorted(field for field in columns(connection) if not field[0].startswith("transcripts_text"))
 
 
@@ -170,5 +168,5 @@ async def test_an_error_that_cannot_be_read_does_not_hold_up_its_watch() -> None
     contents = with_contents([(("watch_files", "error"), '{"code":')])
     async with opened(contents) as database:
         assert database.set_aside is None
-        (failed,) = await WatchStore(database, DAEMON).files.with_status(WATCH, ["failed"])
+        (failed,) = await WatchStore(database).files.with_status(WATCH, ["failed"])
         assert failed.error is None

@@ -23,6 +23,7 @@ from whisperd.runtimes.presets import PresetStore
 from whisperd.runtimes.profiles import Profile, ProfileStore
 from whisperd.store import open_database
 from whisperd.store.migrate import Migration, bundled_migrations, columns, version_of
+from whisperd.watch import WatchStore, check_watches
 
 pytestmark = pytest.mark.anyio
 
@@ -102,7 +103,7 @@ async def test_what_any_version_holds_is_still_there(number: int, path: Path) ->
         assert database.set_aside is None
         presets, default = await PresetStore(database).load()
         profiles = await ProfileStore(database).load()
-        journal = JobJournal(database, "/run/user/1000/whisperd/daemon.sock")
+        journal = JobJournal(database)
         jobs = await journal.load()
         windows = await journal.windows("bb00bb00bb")
         transcript = await TranscriptStore(database).of_job("aa00aa00aa")
@@ -119,6 +120,48 @@ async def test_what_any_version_holds_is_still_there(number: int, path: Path) ->
     assert default == BASE.id
     assert profiles == ([EDITOR, PLAIN] if number >= 2 else [])
     assert version(path) == LATEST
+
+
+ON_ANOTHER_SOCKET = """
+    INSERT INTO jobs SELECT 'dd00dd00dd', '/tmp/whisperd-1000/daemon.sock', created, ended, transcript,
+        replace(record, 'bb00bb00bb', 'dd00dd00dd') FROM jobs WHERE id = 'bb00bb00bb';
+    INSERT INTO job_windows SELECT 'dd00dd00dd', place, finished FROM job_windows;
+    INSERT INTO watches SELECT 'ee00ee00', '/tmp/whisperd-1000/daemon.sock', CAST('/home/me/Inbox' AS BLOB),
+        replace(preset, 'cc00cc00', 'ee00ee00') FROM watches;
+    INSERT INTO watches SELECT 'ff00ff00', '/tmp/whisperd-1000/daemon.sock', path,
+        replace(preset, 'cc00cc00', 'ff00ff00') FROM watches WHERE id = 'cc00cc00';
+    INSERT INTO watch_files SELECT 3, 'ff00ff00', path, '801:3f', size, modified, hash, status, job, attempts,
+        retry_at, error, gone FROM watch_files WHERE id = 1;
+    INSERT INTO watch_outputs VALUES
+        (CAST('/home/me/Recordings/talk.en.srt' AS BLOB), 3, 'srt', 'en', 'ab', NULL);
+    INSERT INTO watch_log VALUES
+        (2, 'ff00ff00', '2026-09-09T10:11:13.123Z', 'done', CAST('talk.mp3' AS BLOB), 'It is done again.');
+"""
+
+
+async def test_what_belonged_to_several_sockets_is_of_one_daemon(path: Path) -> None:
+    shutil.copy(kept(11), path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.executescript(ON_ANOTHER_SOCKET)
+    async with open_database(path, checks=[check_watches]) as database:
+        journal, watches = JobJournal(database), WatchStore(database)
+        assert [one.id for one in await journal.load()] == ["aa00aa00aa", "bb00bb00bb", "dd00dd00dd"]
+        assert len(await journal.windows("bb00bb00bb")) == len(await journal.windows("dd00dd00dd")) == 1
+        assert [(one.id, one.path) for one in await watches.load()] == [
+            ("ee00ee00", "/home/me/Inbox"),
+            ("ff00ff00", "/home/me/Recordings"),
+        ]
+        broken, talk = await watches.files.with_status("ff00ff00", ["done", "failed"])
+        assert [(one.path, one.identity.inode) for one in (broken, talk)] == [
+            ("broken.mp3", "801:30"),
+            ("talk.mp3", "801:3f"),
+        ], "of what both know, the watch that was added last knows more"
+        assert sorted(one.path for one in await watches.outputs.of(talk.id)) == [
+            "/home/me/Recordings/talk.en.srt",
+            "/home/me/Recordings/talk.en.txt",
+        ]
+        log = [line["message"] for line in await watches.log.read("ff00ff00", 9)]
+        assert log == ["It is done.", "It is done again."]
 
 
 @pytest.mark.parametrize("number", range(1, LATEST + 1))

@@ -71,7 +71,7 @@ async def test_a_scan_is_found_out(database: Database) -> None:
 
 
 async def test_the_files_of_watches(database: Database) -> None:
-    store = WatchStore(database, "here")
+    store = WatchStore(database)
     preset = WatchPreset(id="0a", path="/inbox", created=MOMENT, changed=MOMENT)
     with no_scan(database):
         await store.insert(preset)
@@ -107,7 +107,7 @@ async def test_the_files_of_watches(database: Database) -> None:
 
 
 async def test_jobs(database: Database) -> None:
-    journal = JobJournal(database, "here")
+    journal = JobJournal(database)
     job = Job(id="aa", path="/a.wav", input=JobInput(), options=JobOptions(), runtime="base")
     result = WindowResult(language="en", language_probability=1.0, segments=())
     window = FinishedWindow(
@@ -122,12 +122,10 @@ async def test_jobs(database: Database) -> None:
         await journal.flush()
         for ticket in tickets:
             await ticket.saved()
-        await journal.load()
         await journal.windows("aa")
         await journal.found("aa")
         journal.drop_progress("aa")
         await journal.flush()
-        await journal.retire_others(MOMENT)
         journal.forget(["aa"])
         await journal.flush()
 

@@ -98,7 +98,7 @@ async def open_watches(folder: Path, retry_delay_s: float = 0.05) -> AsyncIterat
         pass
 
     async with open_database(folder / "store.sqlite3") as database, open_task_group() as tasks:
-        store = WatchStore(database, "test")
+        store = WatchStore(database)
         jobs = InstantJobs(store)
         editor = Editor(lambda options: None, same, same, lambda name: None, is_known)
         manager = WatchManager(

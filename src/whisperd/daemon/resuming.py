@@ -40,6 +40,8 @@ async def resume_jobs(service: Service, records: Sequence[JobRecord]) -> None:
             service.jobs.cancel_unfinished(job, _daemon_ended(job))
             continue
         try:
+            if job.input.upload is not None:
+                job.path = str(service.uploads.path(job.input.upload))
             lease = await lease_for_job(service, job)
         except WhisperdError as error:
             service.jobs.fail(job, error.copy())

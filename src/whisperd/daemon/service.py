@@ -122,7 +122,7 @@ class Service:
         )
         self.variant_failures = VariantFailures(partial(stamp_of, self))
         self.advisor = Advisor(self.models, self.computer, self.measured_speeds)
-        self.uploads = UploadStore(state_dir / "uploads", socket, lambda: self.settings.limits, kept_uploads)
+        self.uploads = UploadStore(state_dir / "uploads", lambda: self.settings.limits, kept_uploads)
         self.connections: set[Connection] = set()
         self.idle = Idle(lambda: is_busy(self))
         self._tasks = tasks
@@ -246,7 +246,7 @@ async def open_service(
     checks = (check_presets, check_profiles, check_watches)
     async with (
         open_database(database_file, checks=checks) as database,
-        open_journal(database, socket) as journal,
+        open_journal(database) as journal,
         open_task_group() as tasks,
     ):
         records = await journal.load()
@@ -318,7 +318,7 @@ async def _open_jobs(
 async def _open_watches(service: Service, tasks: TaskGroup, database: Database) -> None:
     service.watches = WatchManager(
         tasks,
-        WatchStore(database, service.socket),
+        WatchStore(database),
         WatchJobs(service.jobs, partial(lease_for_options, service), partial(lease_for_job, service)),
         settings=lambda: service.settings.watch,
         editor=Editor(

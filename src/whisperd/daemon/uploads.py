@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import secrets
@@ -21,16 +20,14 @@ log = logging.getLogger(__name__)
 
 
 class UploadStore:
-    """The spooled uploads, in a folder of this socket's own: several daemons may share the state directory.
+    """The spooled uploads.
 
     What lies there when the daemon starts is from a dead one, and goes, but for what its jobs go on with.
     """
 
-    def __init__(
-        self, folder: Path, socket: str, limits: Callable[[], LimitSettings], kept: Collection[str] = ()
-    ) -> None:
+    def __init__(self, folder: Path, limits: Callable[[], LimitSettings], kept: Collection[str] = ()) -> None:
         """`kept` are the uploads that stay. Raises `WhisperdError` (`uploads.not_writable`)."""
-        self._folder = folder / hashlib.sha256(os.fsencode(socket)).hexdigest()[:16]
+        self._folder = folder
         self._limits = limits
         self._sizes_bytes: dict[str, int] = {}
         self._lock = threading.Lock()  # over the sizes: pieces are written in threads
@@ -45,10 +42,11 @@ class UploadStore:
             ) from error
 
     def _take_over(self, kept: Collection[str]) -> None:
-        for path in self._folder.iterdir():
+        for path in list(self._folder.rglob("*")):  # former versions had folders in it
             if path.name in kept:
-                self._sizes_bytes[path.name] = path.stat().st_size
-            else:
+                self._sizes_bytes[path.name] = path.replace(self._path(path.name)).stat().st_size
+        for path in self._folder.iterdir():
+            if path.name not in kept:
                 _delete(path)
 
     def sync(self, upload: str) -> None:

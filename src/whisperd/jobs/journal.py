@@ -217,9 +217,9 @@ def _nothing(_connection: sqlite3.Connection) -> None:
 
 
 @asynccontextmanager
-async def open_journal(database: Database, daemon: str) -> AsyncIterator[JobJournal]:
-    """The journal of one daemon, which its socket tells from others; all is saved when the block ends."""
-    journal = JobJournal(database, daemon)
+async def open_journal(database: Database) -> AsyncIterator[JobJournal]:
+    """The journal of a daemon; all is saved when the block ends."""
+    journal = JobJournal(database)
     async with open_task_group() as tasks:
         tasks.start_soon(journal.run)
         try:
@@ -233,9 +233,8 @@ async def open_journal(database: Database, daemon: str) -> AsyncIterator[JobJour
 class JobJournal:
     """Keeps jobs. What changes something returns at once, and the ticket says when it is saved."""
 
-    def __init__(self, database: Database, daemon: str) -> None:
+    def __init__(self, database: Database) -> None:
         self.database = database
-        self.daemon = daemon
         self._waiting: list[Ticket] = []
         self._wanted = anyio.Event()
         self._saving = anyio.Lock()
@@ -266,7 +265,7 @@ class JobJournal:
         """Keep a job as it is now; `also` is done in the same transaction, or neither is."""
 
         def work(connection: sqlite3.Connection) -> None:
-            put_record(connection, self.daemon, record)
+            put_record(connection, record)
             if also is not None:
                 also(connection)
 
@@ -309,33 +308,20 @@ class JobJournal:
         )
 
     async def load(self) -> list[JobRecord]:
-        """Every job of this daemon, the oldest first. One that cannot be read is left out."""
+        """Every job, the oldest first. One that cannot be read is left out."""
 
         def work(connection: sqlite3.Connection) -> list[JobRecord]:
-            rows = connection.execute(
-                "SELECT id, record FROM jobs WHERE daemon = ? ORDER BY created, rowid", (self.daemon,)
-            )
+            rows = connection.execute("SELECT id, record FROM jobs ORDER BY created, rowid")
             return [record for id_, text in rows if (record := _readable(id_, text)) is not None]
 
         return await self.database.run(work)
 
-    async def retire_others(self, moment: str) -> None:
-        """Forget the jobs of daemons that may not come back, if they are older than a moment (RFC 3339)."""
-        await self.database.run(
-            lambda connection: connection.execute(
-                # Not `!=`, for which there is no index.
-                "DELETE FROM jobs WHERE (daemon < ?1 OR daemon > ?1) AND created < ?2",
-                (self.daemon, moment),
-            )
-        )
-
     async def drop_all_progress(self) -> int:
-        """Forget what is finished of all jobs of this daemon; returns how many windows."""
-        ours = "job IN (SELECT id FROM jobs WHERE daemon = ?)"
+        """Forget what is finished of all jobs; returns how many windows."""
 
         def work(connection: sqlite3.Connection) -> int:
-            connection.execute(f"DELETE FROM job_speech WHERE {ours}", (self.daemon,))  # noqa: S608
-            return connection.execute(f"DELETE FROM job_windows WHERE {ours}", (self.daemon,)).rowcount  # noqa: S608
+            connection.execute("DELETE FROM job_speech")
+            return connection.execute("DELETE FROM job_windows").rowcount
 
         return await self.database.run(work)
 
@@ -394,15 +380,13 @@ class JobJournal:
         return None
 
 
-def put_record(
-    connection: sqlite3.Connection, daemon: str, record: JobRecord, transcript: int | None = None
-) -> None:
+def put_record(connection: sqlite3.Connection, record: JobRecord, transcript: int | None = None) -> None:
     """Keep a job as it is now, in a transaction."""
     connection.execute(
-        "INSERT INTO jobs (id, daemon, created, ended, transcript, record) VALUES (?, ?, ?, ?, ?, ?)"
+        "INSERT INTO jobs (id, created, ended, transcript, record) VALUES (?, ?, ?, ?, ?)"
         " ON CONFLICT (id) DO UPDATE SET"
         " ended = excluded.ended, transcript = excluded.transcript, record = excluded.record",
-        (record.id, daemon, record.created, record.ended, transcript, encode_record(record)),
+        (record.id, record.created, record.ended, transcript, encode_record(record)),
     )
 
 

@@ -203,7 +203,7 @@ class JobKeeper:
                 # It may have been replaced by a newer one meanwhile, or purged.
                 else transcript_number(connection, answered_by)
             )
-            put_record(connection, self._journal.daemon, record, number)
+            put_record(connection, record, number)
             if drops_progress:
                 drop_progress(connection, job.id)
 
@@ -247,7 +247,6 @@ class JobKeeper:
         settings = self._settings()
         moment = rfc3339_ago(settings.keep_transcripts_days * 86_400) if settings.keep_transcripts else None
         count = await self.transcripts.forget_before(moment)
-        await self._journal.retire_others(rfc3339_ago(settings.keep_days * 86_400))
         if not settings.keep_transcripts:
             count += await self._journal.drop_all_progress()
             if count:

@@ -22,17 +22,13 @@ T = TypeVar("T")
 
 
 class WatchStore:
-    """The watches of one daemon, which its socket tells from others.
+    """Methods are transactions of their own, and raise what `Database.run` raises."""
 
-    Methods are transactions of their own, and raise what `Database.run` raises.
-    """
-
-    def __init__(self, database: Database, daemon: str) -> None:
+    def __init__(self, database: Database) -> None:
         self.files = FileTable(database)
         self.outputs = OutputTable(database)
         self.log = LogTable(database)
         self._database = database
-        self._daemon = daemon
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do several things together or not at all."""
@@ -42,16 +38,16 @@ class WatchStore:
         """Every watch, the oldest first."""
         rows = await self._database.run(
             lambda connection: connection.execute(
-                "SELECT preset, path FROM watches WHERE daemon = ? ORDER BY rowid", (self._daemon,)
+                "SELECT preset, path FROM watches ORDER BY rowid"
             ).fetchall()
         )
         return [_preset(*row) for row in rows]
 
     async def insert(self, preset: WatchPreset) -> None:
         """Save a new watch."""
-        row = (preset.id, self._daemon, os.fsencode(preset.path), _encoded(preset))
+        row = (preset.id, os.fsencode(preset.path), _encoded(preset))
         await self._database.run(
-            lambda connection: connection.execute("INSERT INTO watches VALUES (?, ?, ?, ?)", row)
+            lambda connection: connection.execute("INSERT INTO watches VALUES (?, ?, ?)", row)
         )
 
     async def update(self, preset: WatchPreset) -> None:
