@@ -176,7 +176,7 @@ async def test_one_made_again_takes_the_place_of_the_old_one(house: House) -> No
 
     def refer(connection: object) -> None:
         connection.execute(  # type: ignore[attr-defined]
-            "INSERT INTO jobs VALUES ('a', 'here', '2026', '2026', ?, '{}')", (old,)
+            "INSERT INTO jobs VALUES ('a', '2026', '2026', ?, '{}')", (old,)
         )
 
     await house.database.run(refer)
