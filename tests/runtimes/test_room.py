@@ -64,6 +64,8 @@ class House:
     leased_meanwhile: set[str] = field(default_factory=set)
     """Those that somebody leases while the GPUs are being looked at."""
     evicted: list[str] = field(default_factory=list)
+    on_the_way: dict[str, anyio.Event] = field(default_factory=dict)
+    """Those that are being loaded or unloaded, with what is set when they have come further."""
 
     def occupants(self) -> list[Runtime]:
         return self.tenants
@@ -81,6 +83,9 @@ class House:
         ended = anyio.Event()
         ended.set()
         return ended
+
+    def moving(self, one: Runtime) -> anyio.Event | None:
+        return self.on_the_way.get(one.name)
 
     async def admit(self, newcomer: Runtime, need: int, *, on_gpu: int | None = None) -> None:
         backend = Backend(
@@ -191,6 +196,37 @@ async def test_what_those_that_are_there_may_still_take_is_not_free(tmp_path: Pa
     house.busy = {"loading"}
     with pytest.raises(WhisperdError, match=r"200\.0 MB are free"):
         await house.admit(runtime("new"), 500 * MB)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("then", ["it is in", "it is gone", "it is in, and larger"])
+async def test_nobody_is_refused_while_others_are_on_the_way(tmp_path: Path, then: str) -> None:
+    """What one that is loading has read so far is missing from what is free, and promised to it as well."""
+    other = runtime("other", {None: 500 * MB})
+    house = make_house(tmp_path, 600 * MB)
+    house.tenants, house.busy, house.on_the_way = [other], {"other"}, {"other": anyio.Event()}
+    refused: list[WhisperdError] = []
+
+    async def admit() -> None:
+        try:
+            await house.admit(runtime("new"), 550 * MB)
+        except WhisperdError as error:
+            refused.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(admit)
+        await anyio.wait_all_tasks_blocked()
+        assert not refused and house.tenants == [other]
+        await house.admit(runtime("small"), 50 * MB)  # which waits for nobody
+        house.tenants.remove(house.tenants[-1])
+        if then == "it is gone":
+            house.tenants.remove(other)
+        else:
+            other.loaded = _Loaded(500 * MB)  # type: ignore[assignment]
+        if then == "it is in, and larger":
+            house.memory = Memory(house.memory.total, 400 * MB)
+        house.on_the_way.pop("other").set()
+    assert bool(refused) == (then == "it is in, and larger")
 
 
 @pytest.mark.anyio

@@ -591,6 +591,7 @@ async def test_one_whose_worker_has_died_is_not_told_as_loaded(
         view = house.manager.view(runtime)
         assert (view.status, view.pid, view.loaded, view.memory) == ("loading", None, None, None)
         assert view.error is not None and view.error["code"] == "worker.died"
+        assert house.manager.moving(runtime) is not None
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(house.manager.load, runtime)
             await until(lambda: house.manager.life(runtime).leases == 1)
@@ -888,6 +889,7 @@ async def test_unloading_waits_until_the_memory_is_free(open_house: OpenHouse, p
     async with open_house() as house:
         runtime = await house.create()
         await house.manager.load(runtime)
+        assert house.manager.moving(runtime) is None
         puppets.may_end = anyio.Event()
         is_over = anyio.Event()
 
@@ -901,7 +903,10 @@ async def test_unloading_waits_until_the_memory_is_free(open_house: OpenHouse, p
             view = house.manager.view(runtime)
             assert (view.status, view.detail) == ("loaded", "unloading")
             assert not is_over.is_set()
+            change = house.manager.moving(runtime)
+            assert change is not None and not change.is_set()
             puppets.may_end.set()
+        assert change.is_set()
         assert house.status(runtime) == "unloaded"
         await house.manager.unload(runtime)
 

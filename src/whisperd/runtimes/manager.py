@@ -274,6 +274,11 @@ class RuntimeManager:
         self.apply(runtime, "evict")
         return ended
 
+    def moving(self, runtime: Runtime) -> anyio.Event | None:
+        """The event of the next change of one that is on its way in or out; None of one that stands still."""
+        life = self.life(runtime)
+        return None if life.is_ready and not life.is_restarting else runtime.changed.next
+
     def relieve(self, *, with_default: bool) -> list[tuple[str, anyio.Event]]:
         """Unload what is idle, and the default too if that is asked for and nobody uses it.
 

@@ -62,6 +62,9 @@ class Tenants(Protocol):
     def evict(self, runtime: Runtime) -> anyio.Event:
         """Unload an idle one; the event is set when its memory is free."""
 
+    def moving(self, runtime: Runtime) -> anyio.Event | None:
+        """The event that is set when one that is on its way in or out has come further; else None."""
+
 
 class Room:
     """Lets runtimes in one by one, so that two do not count on the same memory."""
@@ -83,24 +86,34 @@ class Room:
     async def make(self, tenants: Tenants, runtime: Runtime, prepared: Prepared, params: LoadParams) -> None:
         """Let a runtime in; where it does not fit, idle ones are unloaded, the least recently used first.
 
+        While others are on the way in or out, it is not known what these will leave, and nobody is refused.
         Its `needs` are set. Raises `memory.not_enough` and `memory.gpu_not_enough`, with the largest
         model that would fit.
         """
         needs = await self._needs(runtime.preset.model, prepared, params, runtime.batch_size)
+        while moving := await self._let_in(tenants, runtime, params, needs):
+            await moving.wait()
+
+    async def _let_in(
+        self, tenants: Tenants, runtime: Runtime, params: LoadParams, needs: Memories
+    ) -> anyio.Event | None:
+        """Let it in; where it does not fit as long as others are on the way, returns what to wait for."""
         async with self._turn:
             while True:
                 places = await self._places(runtime.preset, needs)
                 # Behind it: one that was idle before may be leased by now.
-                occupants = [
-                    Occupant(one, one.needs, tenants.is_idle(one))
-                    for one in tenants.occupants()
-                    if one is not runtime
-                ]
+                others = [one for one in tenants.occupants() if one is not runtime]
+                occupants = [Occupant(one, one.needs, tenants.is_idle(one)) for one in others]
                 free = free_in(places, self._limit(), occupants)
-                leaving = self._leaving(runtime, params, needs, free, occupants)
+                try:
+                    leaving = self._leaving(runtime, params, needs, free, occupants)
+                except WhisperdError:
+                    if moving := next(filter(None, map(tenants.moving, others)), None):
+                        return moving
+                    raise
                 if not leaving:
                     runtime.needs = needs
-                    return
+                    return None
                 for gone in [tenants.evict(one) for one in leaving]:
                     await gone.wait()
 
