@@ -50,6 +50,14 @@ def test_speech_without_a_pause_is_split_where_it_is_quietest() -> None:
     assert second.pause == 0
 
 
+@given(st.integers(20, 70), st.integers(2000, 4000))
+def test_for_minutes_too_and_in_the_middle_of_its_quietest_frame(every: int, count: int) -> None:
+    *split, last = detect([0.9] * count, [abs(place % every - every // 2) / every for place in range(count)])
+    assert len(split) > 11
+    assert {span.end % (every * FRAME_SAMPLES) for span in split} == {(every // 2 + 0.5) * FRAME_SAMPLES}
+    assert last.end == count * FRAME_SAMPLES > last.start
+
+
 def test_sound_at_the_beginning_that_goes_on_into_speech_belongs_to_it() -> None:
     levels = [0.0] * 3 + [0.7] * 6 + [0.1] * 5 + [0.7] * 4 + [1.0] * 20
     assert frames(detect([0.2] * 18 + [0.9] * 20, levels)) == [(3, 38, 18)]

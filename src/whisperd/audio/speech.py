@@ -166,7 +166,8 @@ class SpeechDetector:
         # Three frames together, since a single quiet one may lie within a syllable.
         around = [sum(self._levels[at - 1 : at + 2]) for at in range(half, len(self._levels) - 1)]
         cut_frame = half + around.index(min(around))
-        cut = self._start + cut_frame * FRAME_SAMPLES + FRAME_SAMPLES // 2
+        # From the end: of the frame in which the span before was split off, `_levels` has all.
+        cut = self._position - (len(self._levels) - cut_frame) * FRAME_SAMPLES + FRAME_SAMPLES // 2
         span = Span(self._start, cut, self._pause, goes_on=True)
         self._start = self._last_end = cut
         self._pause, self._joined, self._levels = 0, True, self._levels[cut_frame:]
