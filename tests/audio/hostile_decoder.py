@@ -18,6 +18,7 @@ ANSWERS = {
     "bad_key": b"\x93\x02\xa5event\x91\x81\x80\x01",
     "wrong_result": encode((1, 0, None, {"duration": "long"})),
     "wrong_error": encode((1, 0, "no", None)),
+    "mistake": encode((1, 0, {"code": "process.failed", "message": "It failed.", "fix": "See."}, None)),
     "bad_result": b"\x94\x01\x00\xc0\xa1\xff",
     "huge_frame": b"\x93\x02\xa5event\xc6\xff\xff\xff\xff" + bytes(8_000_000),
     "half_a_frame": b"\x93\x02\xa5ev",
@@ -27,6 +28,7 @@ ANSWERS = {
 
 def main():
     os.read(0, 65536)  # the request
+    os.write(2, b"Traceback: the reason")
     os.write(1, encode((2, "event", [OPENED])))
     answer = memoryview(ANSWERS[sys.argv[1]])
     while answer:

@@ -16,6 +16,7 @@ from whisperd_testing import LIMIT_S
 pytestmark = pytest.mark.anyio
 
 HOSTILE = str(Path(__file__).with_name("hostile_decoder.py"))
+CODES = {"wrong_error": "rpc.foreign_error", "mistake": "process.failed"}
 
 
 async def find_bundle() -> Path:
@@ -33,13 +34,14 @@ async def outcome(pool: DecoderPool) -> WhisperdError:
 
 
 @pytest.mark.parametrize("how", ANSWERS)
-async def test_nonsense_is_an_error_of_its_file_alone(how: str) -> None:
+async def test_nonsense_is_an_error_of_its_file_alone(how: str, caplog: pytest.LogCaptureFixture) -> None:
     command = [sys.executable, HOSTILE, how]
     with anyio.fail_after(LIMIT_S):
         async with open_decoder_pool(find_bundle, command=lambda *_: command) as pool:
             for _ in range(2):
-                error = await outcome(pool)
-                assert error.code == ("rpc.foreign_error" if how == "wrong_error" else "decoder.crashed")
+                caplog.clear()
+                assert (await outcome(pool)).code == CODES.get(how, "decoder.crashed")
+                assert ("the reason" in caplog.text) == (how != "wrong_error")
 
 
 async def test_a_decoder_that_says_nothing_more_is_stuck() -> None:

@@ -8,22 +8,21 @@ from typing import Any, Final
 
 import anyio
 import msgspec
-from anyio.abc import ByteReceiveStream, Process, TaskStatus
+from anyio.abc import Process, TaskStatus
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from whisperd.audio.messages import Decoded, DecodeParams, DecoderEvent, FeedParams, Heard
 from whisperd.child import ENDED_BY_OTHERS, how_it_ended, kill, open_child
-from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.errors import UNEXPECTED, WhisperdError
 from whisperd.rpc.messages import InvalidAnswer
 from whisperd.rpc.peer import Peer, PeerClosed, open_peer
+from whisperd.stderr import KeptStderr
 from whisperd.tasks import open_task_group
 
 __all__ = ["MOST_KILLED", "Decoder", "Decoding", "Listening", "was_killed"]
 
 log = logging.getLogger(__name__)
 
-# What is kept of a process's standard error, for the log.
-STDERR_BYTES = 4096
 # A process that closed its output is about to end; if it does not, it is killed.
 EXIT_WAIT_S = 2.0
 
@@ -44,7 +43,7 @@ class Decoder:
         self.idle_since_s = 0.0
         self._ending = anyio.Event()
         self._ended = anyio.Event()
-        self._stderr = b""
+        self._stderr = KeptStderr("decoder")
 
     async def run(
         self, command: list[str], environment: Mapping[str, str], *, task_status: TaskStatus[None]
@@ -54,7 +53,7 @@ class Decoder:
             async with open_child(command, env=environment) as self._process, open_task_group() as tasks:
                 process = self._process
                 assert process.stdin is not None and process.stdout is not None and process.stderr is not None
-                tasks.start_soon(self._keep_stderr, process.stderr)
+                tasks.start_soon(self._stderr.keep, process.stderr)
                 async with open_peer(process.stdin, process.stdout, self._on_notification) as self.peer:
                     task_status.started()
                     await self._ending.wait()
@@ -73,9 +72,20 @@ class Decoder:
         try:
             await self.peer.request(method)
         except (PeerClosed, WhisperdError, ValueError) as error:
-            log.warning("a decoder does not answer: %r; %s", error, self._stderr_text())
+            log.warning("a decoder does not answer: %r; %s", error, self._stderr.text)
             return False
         return True
+
+    async def request(self, method: str, params: object = None) -> Any:
+        """As `Peer.request`. A process that has made a mistake is ended: what it wrote of that is logged."""
+        try:
+            return await self.peer.request(method, params)
+        except WhisperdError as error:
+            if error.code == UNEXPECTED:
+                kill(self._process)
+                await self._stderr.ended.wait()
+                log.error("%s\n%s", error.message, self._stderr.text)
+            raise
 
     async def crash_error(self, path: str) -> WhisperdError:
         """What to say of a process that went away in mid-file."""
@@ -96,9 +106,10 @@ class Decoder:
         """How a process ended that went away by itself; what is left of it is killed."""
         with anyio.move_on_after(EXIT_WAIT_S):
             await self._process.wait()
+            await self._stderr.ended.wait()
         kill(self._process)
         how = how_it_ended(self.status) or "it stopped making sense"
-        log.warning("a decoder ended unexpectedly (%s); %s", how, self._stderr_text())
+        log.warning("a decoder ended unexpectedly (%s); %s", how, self._stderr.text)
         return how
 
     @property
@@ -107,19 +118,10 @@ class Decoder:
         return self._process.returncode
 
     async def _on_notification(self, _method: str, params: list[Any]) -> None:
-        try:
-            (event,) = msgspec.convert(params, tuple[DecoderEvent])
-        except msgspec.ValidationError as error:  # taken for the end of the connection
-            raise WhisperdError("decoder.nonsense", f"{error}.", "Convert the file.") from error
+        # What cannot be converted is taken for the end of the connection.
+        (event,) = msgspec.convert(params, tuple[DecoderEvent])
         if self.events is not None:
             await self.events.send(event)
-
-    async def _keep_stderr(self, stream: ByteReceiveStream) -> None:
-        async for data in stream:
-            self._stderr = (self._stderr + data)[-STDERR_BYTES:]
-
-    def _stderr_text(self) -> str:
-        return self._stderr.decode(errors="replace").strip()
 
 
 class Decoding:
@@ -165,7 +167,7 @@ class Decoding:
         events = self._decoder.events
         assert events is not None
         try:
-            answer = await self._decoder.peer.request("decode", self._params)
+            answer = await self._decoder.request("decode", self._params)
             self.result = msgspec.convert(answer, Decoded)
         except (PeerClosed, InvalidAnswer, ValueError):  # gone, or its answer makes no sense
             self._error = await self._decoder.crash_error(self._params.path)
@@ -214,7 +216,7 @@ class Listening:
     async def _ask(self, method: str, params: FeedParams | None = None) -> Any:
         try:
             with anyio.fail_after(self._stall_timeout_s):
-                return await self._decoder.peer.request(method, params)
+                return await self._decoder.request(method, params)
         except (PeerClosed, InvalidAnswer) as error:
             raise await self._crashed() from error
         except TimeoutError:

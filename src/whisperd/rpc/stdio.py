@@ -21,7 +21,7 @@ from typing import NoReturn
 import msgspec
 
 from whisperd import child
-from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.errors import UNEXPECTED, WhisperdError
 from whisperd.rpc.framing import FrameLimits, FrameReader
 from whisperd.rpc.messages import Request, decode_message, encode_notification, encode_response
 
@@ -111,7 +111,7 @@ def _encode_error(request_id: int, error: WhisperdError) -> bytes:
 
 def _unexpected(method: str, error: BaseException) -> WhisperdError:
     return WhisperdError(
-        "process.failed",
+        UNEXPECTED,
         f"{method} failed unexpectedly: {type(error).__name__}: {error}"[:500] + ".",
         "See the daemon's log, and report it if it happens again.",
         {"exception": type(error).__name__},

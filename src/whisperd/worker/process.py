@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import logging
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping
@@ -14,15 +13,16 @@ from typing import Final, TypeVar
 
 import anyio
 import msgspec
-from anyio.abc import ByteReceiveStream, Process
+from anyio.abc import Process
 
 from whisperd.child import how_it_ended, kill, open_child, python_command
 from whisperd.hardware import DEVICE_ORDER
 from whisperd.isolation import isolated_environment
-from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.errors import UNEXPECTED, WhisperdError
 from whisperd.rpc.framing import FrameLimits
 from whisperd.rpc.messages import InvalidAnswer
 from whisperd.rpc.peer import Peer, PeerClosed, open_peer
+from whisperd.stderr import KeptStderr
 from whisperd.tasks import RepeatedEvent, open_task_group
 from whisperd.worker.answers import bad_answer
 from whisperd.worker.faults import explain_death, killed_for_memory
@@ -36,10 +36,6 @@ T = TypeVar("T")
 
 MESSAGE_LIMITS: Final = FrameLimits(max_frame_bytes=64 * 2**20, max_depth=16, max_items=2_000_000)
 """A batch of results with all tokens is larger than what a client may send."""
-LAST_WORDS_LENGTH: Final = 4000
-"""Characters of standard error that are kept, to be shown if the process dies."""
-UNEXPECTED: Final = "process.failed"
-"""An exception that the engine did not mean to raise; its traceback is on standard error."""
 KILLED: Final = "signal SIGKILL" if os.name == "posix" else "exit status 1"
 HUNG_UP: Final = "it closed its connection"
 DEATH_TIMEOUT_S: Final = 2.0
@@ -91,7 +87,7 @@ class Worker:
     """A worker process with its model loaded. Make one with `open_worker`."""
 
     def __init__(
-        self, process: Process, peer: Peer, stderr: _Stderr, params: LoadParams, patience: Patience
+        self, process: Process, peer: Peer, stderr: KeptStderr, params: LoadParams, patience: Patience
     ) -> None:
         self._process = process
         self._peer = peer
@@ -223,30 +219,6 @@ class Worker:
             tasks.cancel_scope.cancel()
 
 
-class _Stderr:
-    """The end of what a process has written to its standard error."""
-
-    def __init__(self) -> None:
-        self.text = ""
-        self.since_answer = ""
-        """What came after its last answer: earlier troubles it has survived."""
-        self.ended = anyio.Event()
-
-    async def keep(self, stream: ByteReceiveStream) -> None:
-        """Read until the process closes it."""
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        try:
-            async for chunk in stream:
-                text = decoder.decode(chunk)
-                self.text = (self.text + text)[-LAST_WORDS_LENGTH:]
-                self.since_answer = (self.since_answer + text)[-LAST_WORDS_LENGTH:]
-                log.debug("worker: %s", text.rstrip())
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            pass
-        finally:
-            self.ended.set()
-
-
 @asynccontextmanager
 async def open_worker(
     bundle: Path | None,
@@ -261,7 +233,7 @@ async def open_worker(
     the worker sees no libraries but those in it. Leaving the block ends the process, and with it
     gives back every byte that the model held. Raises like `Worker.transcribe`.
     """
-    stderr = _Stderr()
+    stderr = KeptStderr("worker")
     command = python_command("whisperd.worker.main", engine, *([str(bundle)] if bundle else []))
     variables = _environment(bundle, params, environment or {})
     async with open_child(command, env=variables) as process, open_task_group() as tasks:
