@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -39,14 +40,15 @@ def open_regular_file(path: str) -> Iterator[FileIO]:
 
 
 def not_readable(path: str, error: Exception) -> WhisperdError:
-    """The system does not let us read the file."""
+    """The system does not let us read the file, or cannot."""
     reason = getattr(error, "strerror", None) or error
-    return _error(
-        "audio.not_readable",
-        path,
-        f"cannot be read: {reason}",
-        "Check the permissions of the file and of its folders.",
-    )
+    if isinstance(error, PermissionError):
+        fix = "Check the permissions of the file and of its folders."
+    elif isinstance(error, ValueError) or getattr(error, "errno", None) in (errno.ENAMETOOLONG, errno.ELOOP):
+        fix = "Check its name, and where it leads if it is a link."
+    else:
+        fix = "Check that its disk or network folder answers, then try again."
+    return _error("audio.not_readable", path, f"cannot be read: {reason}", fix)
 
 
 def _check(path: str, status: os.stat_result) -> None:
