@@ -245,10 +245,11 @@ for FailingDisk.left in range(6):
             list(opened.blocks())
         print("well")
     except WhisperdError as error:
-        print(error.code)
+        print(error.code, error.fix)
 """
     said = run_python(code, str(media_bundle), str(media / "speech.wav"), env=os.environ)
-    assert set(said.split()) == {"audio.not_readable"}
+    fix = "Check that its disk or network folder answers, then try again."
+    assert set(said.splitlines()) == {f"audio.not_readable {fix}"}
 
 
 def test_what_cannot_be_resampled_costs_nothing_that_comes_behind_it(media_bundle: Path) -> None:
@@ -292,6 +293,27 @@ async def test_a_part_holds_what_the_whole_holds_there(pool: DecoderPool, media:
         # Times in the file may be rounded to milliseconds, so that samples need not be the same ones.
         assert outline(window.pcm[: len(expected)]) == pytest.approx(outline(expected), rel=0.2, abs=300)
     assert heard / 2 / 16_000 == pytest.approx(1.25 + whole.decoded.duration - 7.5, abs=0.05)
+
+
+def test_where_one_cannot_seek_it_is_told_that_what_lies_before_a_part_is_decoded(
+    media_bundle: Path, media: Path
+) -> None:
+    """Else somebody who waits would take the decoder for stuck."""
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from whisperd.audio import media
+from whisperd.audio.clips import Clip
+
+media.Media._seek = lambda self, _: (self._frames(), 0.0)
+with media.open_media(sys.argv[2]) as opened:
+    lengths = [block.shape[1] for block in opened.clip_blocks(Clip(8.0))]
+print(lengths.count(0), sum(lengths))
+"""
+    said = run_python(code, str(media_bundle), str(media / "speech.mp3"), env=os.environ)
+    empty, heard = map(int, said.split())
+    assert empty > 7
+    assert heard / SAMPLE_RATE == pytest.approx(3, abs=0.05)
 
 
 async def test_windows_of_a_part_have_the_times_of_the_file(pool: DecoderPool, media: Path) -> None:
@@ -521,13 +543,16 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
     with unprivileged(), pytest.raises(WhisperdError) as raised, open_regular_file(str(forbidden)):
         pass
     assert raised.value.code == "audio.not_readable"
+    assert "permissions" in raised.value.fix
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links are for administrators there")
 async def test_a_path_that_leads_nowhere_is_refused(pool: DecoderPool, tmp_path: Path) -> None:
     loop = tmp_path / "loop.wav"
     loop.symlink_to(loop)
-    assert (await refusal(pool, loop)).code == "audio.not_readable"
+    error = await refusal(pool, loop)
+    assert error.code == "audio.not_readable"
+    assert "name" in error.fix
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")

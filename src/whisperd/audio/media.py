@@ -176,6 +176,8 @@ class Media:
     def clip_blocks(self, clip: Clip, *, only_by_seeking: bool = False) -> Iterator[Any]:
         """The same of one part, up to its end or the file's. Only that is decoded, if one can seek.
 
+        For what is decoded and lies before it, blocks are empty.
+
         `only_by_seeking` refuses to decode all that lies before. Raises `clips.beyond_end` and
         `audio.not_seekable`, too.
         """
@@ -189,9 +191,8 @@ class Media:
         for block in self._resample(frames, self._timeline(first_s)):
             piece = block[:, max(start - position, 0) : None if end is None else max(end - position, 0)]
             position += block.shape[1]
-            if piece.shape[1]:
-                is_empty = False
-                yield piece
+            is_empty &= not piece.shape[1]
+            yield piece  # empty, too: who waits for it is told that it goes on
             if end is not None and position >= end:
                 break
         if position == began:
