@@ -141,6 +141,24 @@ async def test_processes_that_were_needed_together_are_there_for_the_next_files(
         await decoders_become(1)
 
 
+async def test_one_that_was_made_ready_beside_a_file_stays_when_that_is_done(
+    media_bundle: Path, recordings: Path
+) -> None:
+    params = DecodeParams(path=str(recordings / "jfk.flac"))
+    async with open_pool(media_bundle, refill_delay_s=0.0, linger_s=3600.0) as pool:
+        pool.keep_warm = True
+        await decoders_become(1)
+        async with pool.decode(params) as decoding:
+            with anyio.fail_after(LIMIT_S):
+                while not pool._idle:
+                    await anyio.sleep(0.01)
+            two = {one.pid for one in decoders()}
+            async for _ in decoding:
+                pass
+        async with pool.decode(params), pool.decode(params):
+            assert {one.pid for one in decoders()} == two
+
+
 async def test_short_files_that_come_together_take_turns_in_one_process(
     media_bundle: Path, recordings: Path
 ) -> None:

@@ -176,13 +176,13 @@ class DecoderPool:
     async def _give_back(self, decoder: Decoder, *, is_well: bool) -> None:
         """Keep a decoder for the next files, or end it."""
         if is_well and self._keep_warm and not self._is_outdated(decoder):
-            decoder.idle_since_s = anyio.current_time()
             self._stand_ready(decoder)
         else:
             await decoder.end()
         self._changed.set()
 
     def _stand_ready(self, decoder: Decoder) -> None:
+        decoder.idle_since_s = anyio.current_time()
         self._idle.append(decoder)
         self._came_back.set()
 
