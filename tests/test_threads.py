@@ -12,7 +12,7 @@ import pytest
 
 from toy_runtime import until
 from whisperd import threads
-from whisperd.threads import THREADS_PER_FOLDER, run_abandonable
+from whisperd.threads import THREADS_PER_FOLDER, Folder, run_abandonable
 from whisperd_testing import LIMIT_S
 
 pytestmark = pytest.mark.anyio
@@ -86,6 +86,19 @@ async def test_a_dead_folder_holds_few_threads_and_keeps_nobody_from_others(
     dead.set()
     patience(LIMIT_S)
     assert await run_abandonable("/dead/other", lambda: "here") == "here"
+
+
+async def test_nobody_is_given_up_while_a_folder_answers_others() -> None:
+    folder, timeout_s = Folder(), 0.02
+    for holder in range(THREADS_PER_FOLDER):
+        await folder.take_turn(holder, timeout_s)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(folder.take_turn, "late", timeout_s)
+        began_s = anyio.current_time()
+        while anyio.current_time() < began_s + 3 * timeout_s:
+            folder.answers += 1
+            await anyio.sleep(0)
+        folder.end_turn(0)
 
 
 def test_the_program_ends_without_them() -> None:

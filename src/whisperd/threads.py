@@ -27,39 +27,62 @@ THREADS_PER_FOLDER: Final = 4
 """A folder that does not answer holds no more than these, and keeps nobody from another folder."""
 
 T = TypeVar("T")
-Limiters = WeakValueDictionary[str, anyio.CapacityLimiter]
-_limiters: RunVar[Limiters] = RunVar("whisperd.threads")
+_folders: RunVar[WeakValueDictionary[str, Folder]] = RunVar("whisperd.threads")
+
+
+class Folder:
+    """Whose turn it is to look at something in a folder."""
+
+    def __init__(self) -> None:
+        self.turns = anyio.CapacityLimiter(THREADS_PER_FOLDER)
+        self.answers = 0
+
+    async def take_turn(self, borrower: object, timeout_s: float) -> None:
+        """Wait for it, for as long as others are answered. Raises `TimeoutError` once nobody is."""
+        while True:
+            answers = self.answers
+            with anyio.move_on_after(timeout_s):
+                return await self.turns.acquire_on_behalf_of(borrower)
+            if self.answers == answers:
+                raise TimeoutError
+
+    def end_turn(self, borrower: object) -> None:
+        """Somebody was answered."""
+        self.answers += 1
+        self.turns.release_on_behalf_of(borrower)
 
 
 async def run_abandonable(
     path: str | os.PathLike[str], work: Callable[[], T], timeout_s: float | None = None
 ) -> T:
     """Do `work`, which looks at `path`, in a thread; `TimeoutError` if its folder does not answer in time,
-    which is `ANSWER_TIMEOUT_S` where nothing else is said.
+    which is `ANSWER_TIMEOUT_S` where nothing else is said. Waiting for one's turn in a folder that answers
+    others is no part of that: it may hold thousands of files.
 
     When the caller is cancelled, the thread is left alone with it: `work` may only look at things.
     """
-    limiter = _limiter(os.path.dirname(path))  # noqa: PTH120 - as the user wrote it
+    folder = _folder(os.path.dirname(path))  # noqa: PTH120 - as the user wrote it
     loop, borrower = asyncio.get_running_loop(), object()
 
-    def give_back() -> None:
+    def end_turn() -> None:
         with suppress(RuntimeError):  # the program has ended meanwhile
-            loop.call_soon_threadsafe(limiter.release_on_behalf_of, borrower)
+            loop.call_soon_threadsafe(folder.end_turn, borrower)
 
-    with anyio.fail_after(ANSWER_TIMEOUT_S if timeout_s is None else timeout_s):
-        # Given back by the thread and not by us: an abandoned thread still counts.
-        await limiter.acquire_on_behalf_of(borrower)
-        return await asyncio.wrap_future(_start(work, give_back))
+    limit_s = ANSWER_TIMEOUT_S if timeout_s is None else timeout_s
+    await folder.take_turn(borrower, limit_s)
+    with anyio.fail_after(limit_s):
+        # The turn is ended by the thread and not by us: an abandoned thread still counts.
+        return await asyncio.wrap_future(_start(work, end_turn))
 
 
-def _limiter(folder: str) -> anyio.CapacityLimiter:
-    """That of a folder; it lives for as long as somebody uses it."""
+def _folder(path: str) -> Folder:
+    """That of a path; it lives for as long as somebody uses it."""
     try:
-        limiters = _limiters.get()
+        folders = _folders.get()
     except LookupError:
-        limiters = WeakValueDictionary()
-        _limiters.set(limiters)
-    return limiters.setdefault(folder, anyio.CapacityLimiter(THREADS_PER_FOLDER))
+        folders = WeakValueDictionary()
+        _folders.set(folders)
+    return folders.setdefault(path, Folder())
 
 
 def _start(work: Callable[[], T], when_over: Callable[[], None]) -> Future[T]:

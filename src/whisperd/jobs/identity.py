@@ -29,8 +29,8 @@ __all__ = [
 
 CHUNK_BYTES: Final = 1 << 20
 HASH_TIMEOUT_S: Final = 60.0
-"""How long we read a file for its hash alone. A disk that is slower than that makes its owner wait more for
-the hash than the hash can spare."""
+"""How long we read a file for its hash alone, once it is its turn. A disk that is slower than that makes its
+owner wait more for the hash than the hash can spare."""
 READING: Final = "read for its hash/file"
 """In a folder: reading has threads of its own, so that who looks at a file waits for none that is read."""
 
