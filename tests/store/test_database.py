@@ -117,6 +117,16 @@ async def test_the_log_of_transactions_gives_back_what_one_large_one_took(path: 
         assert await database.run(numbers) == [1, 2]
 
 
+async def test_the_copy_that_erasing_makes_is_not_in_memory(path: Path) -> None:
+    """It is as large as the data base; nothing else may be sorted in a file, where it would stay."""
+    statements: list[str] = []
+    async with open_database(path) as database:
+        await database.run(lambda connection: connection.set_trace_callback(statements.append))
+        await database.erase()
+    ours = [one for one in statements if one == "VACUUM" or "temp_store" in one]
+    assert ours == ["PRAGMA temp_store = FILE", "VACUUM", "PRAGMA temp_store = MEMORY"]
+
+
 async def test_work_that_fails_keeps_nothing(path: Path) -> None:
     def work(connection: sqlite3.Connection) -> None:
         adding(2)(connection)

@@ -130,7 +130,12 @@ class Database:
     def _erase(self) -> None:
         with self._errors_told():
             # Deleted cells are zeroed already; what was left where pages were divided goes with them.
-            self._connection.execute("VACUUM")
+            # Its copy is of what is kept, and may be too large for the memory.
+            self._connection.execute("PRAGMA temp_store = FILE")
+            try:
+                self._connection.execute("VACUUM")
+            finally:
+                self._connection.execute("PRAGMA temp_store = MEMORY")
             (is_busy, *_) = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if is_busy:
             raise errors.busy(self.path)
