@@ -22,8 +22,15 @@ def rfc3339_ago(seconds: float) -> str:
 
 
 def to_rfc3339(moment: datetime.datetime) -> str:
-    """A moment in UTC, to the millisecond; one without a time zone is by the clock of this computer."""
-    return moment.astimezone(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """A moment in UTC, to the millisecond; one without a time zone is by the clock of this computer.
+
+    Raises `ValueError` where its calendar does not reach.
+    """
+    try:
+        in_utc = moment.astimezone(datetime.UTC)
+    except (OverflowError, OSError) as error:  # the last is Windows', of what is long ago
+        raise ValueError(str(error)) from error
+    return in_utc.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def seconds_until(moment: str) -> float:

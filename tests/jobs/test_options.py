@@ -173,6 +173,13 @@ def test_what_a_model_cannot_do(
     assert hint in raised.value.fix
 
 
+@pytest.mark.parametrize("model", ["distil-small.en", "/models/mine.en"])
+def test_no_model_is_recommended_that_there_is_not(model: str) -> None:
+    with pytest.raises(WhisperdError, match="model, such as base") as raised:
+        check_against_model(JobOptions(language="de"), ENGLISH, model)
+    assert raised.value.code == "language.not_in_model"
+
+
 def test_a_model_that_has_not_learnt_to_translate() -> None:
     with pytest.raises(WhisperdError) as raised:
         check_against_model(JobOptions(task="translate"), MULTILINGUAL, "large-v3-turbo")

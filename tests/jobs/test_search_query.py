@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
+import errno
 import sqlite3
 from contextlib import closing
+from typing import NoReturn
 
 import pytest
 from hypothesis import given
@@ -66,6 +69,17 @@ def test_filters() -> None:
 def test_what_is_no_search(text: str) -> None:
     with pytest.raises(WhisperdError) as raised:
         parse_query(text)
+    assert raised.value.code == "search.invalid"
+
+
+def test_what_windows_does_not_convert_is_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    class LongAgo(datetime.datetime):
+        def astimezone(self, _zone: datetime.tzinfo | None = None) -> NoReturn:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(datetime, "datetime", LongAgo)
+    with pytest.raises(WhisperdError) as raised:
+        parse_query("a after:1960")
     assert raised.value.code == "search.invalid"
 
 

@@ -181,7 +181,8 @@ def _translates(model: str) -> bool:
 
 
 def _not_in_model(noun: str, what: str, model: str, is_multilingual: bool) -> WhisperdError:
-    multilingual = model.removesuffix(".en") if model.endswith(".en") else "base"
+    sibling = model.removesuffix(".en")
+    multilingual = sibling if sibling != model and shipped_catalogue().find(sibling) else "base"
     return WhisperdError(
         f"{noun}.not_in_model",
         f"The model {model} does not know {what}.",

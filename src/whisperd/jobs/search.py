@@ -90,7 +90,7 @@ def _moment(text: str) -> str:
             year, month, day = (int(part) if part else 1 for part in parts.groups())
             return to_rfc3339(datetime.datetime(year, month, day))
         return to_rfc3339(datetime.datetime.fromisoformat(text))
-    except (ValueError, OverflowError):
+    except ValueError:
         raise _invalid(f"{text!r} is no date", "Write it as 2026, 2026-03 or 2026-03-01") from None
 
 
