@@ -494,6 +494,7 @@ def test_jobs_are_kept_for_as_long_as_the_settings_say(
     daemon.settings("[jobs]\nkeep_count = 1\n")
     with daemon.start().connect() as client:
         assert [one["id"] for one in client.jobs.list()] == kept[-1:]
+        assert client.jobs.cancel(kept[-1])["text"], "though it is too late"
         until(lambda: are_over(daemon, *kept[-1:]))
     daemon.kill()
     daemon.settings("[jobs]\nkeep_days = 0.0000001\n")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import anyio
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -351,6 +352,22 @@ async def test_what_cannot_be_saved_holds_up_nothing_else(tmp_path: Path) -> Non
 
 
 @pytest.mark.anyio
+async def test_each_of_many_does_not_wait_by_itself_for_a_data_base_that_is_held(tmp_path: Path) -> None:
+    tried: list[int] = []
+
+    def wait(number: int) -> None:
+        tried.append(number)
+        raise WhisperdError("store.unreadable", "Another program holds it.", "End that one.")
+
+    async with open_database(tmp_path / "a.sqlite3") as database, open_journal(database, "here") as journal:
+        tickets = [journal.hand_over(lambda _, number=number: wait(number)) for number in range(3)]
+        for ticket in tickets:
+            with pytest.raises(WhisperdError):
+                await ticket.saved()
+    assert tried == [0]
+
+
+@pytest.mark.anyio
 async def test_a_job_and_what_belongs_to_it_are_saved_together_or_not_at_all(tmp_path: Path) -> None:
     def note(connection: sqlite3.Connection) -> None:
         connection.execute("CREATE TABLE ledger (job TEXT)")
@@ -412,3 +429,25 @@ async def test_what_cannot_be_read_is_left_out(tmp_path: Path) -> None:
         await database.run(damage)
         assert [one.id for one in await journal.load()] == ["b"]
         assert list(await journal.windows("b")) == [1]
+
+
+@pytest.mark.anyio
+async def test_nobody_waits_while_what_is_finished_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of a day takes a quarter of a second."""
+    threads: list[int] = []
+
+    def decode(data: bytes) -> Any:
+        threads.append(threading.get_ident())
+        return msgspec.msgpack.decode(data, type=FinishedWindow if len(threads) == 1 else Found)
+
+    monkeypatch.setattr("whisperd.jobs.journal.decode_window", decode)
+    monkeypatch.setattr("whisperd.jobs.journal._decode_found", decode)
+    found = Found(part=0, channel=0, position=1, spans=b"", memory=b"")
+    async with open_database(tmp_path / "a.sqlite3") as database, open_journal(database, "here") as journal:
+        journal.put(record_of(a_job("a")))
+        journal.add_windows("a", [a_window(0)])
+        await journal.add_found("a", found).saved()
+        assert (await journal.windows("a"), await journal.found("a")) == ({0: a_window(0)}, (found,))
+    assert len(threads) == 2 and threading.get_ident() not in threads

@@ -17,7 +17,7 @@ from whisperd.audio import DecoderPool
 from whisperd.jobs.identity import FileStamp, read_stamp
 from whisperd.jobs.inputs import check_input
 from whisperd.jobs.job import Job, JobInput, Source
-from whisperd.jobs.journal import open_journal
+from whisperd.jobs.journal import Ticket, open_journal
 from whisperd.jobs.keeper import JobKeeper
 from whisperd.jobs.manager import JobManager
 from whisperd.jobs.options import JobOptions
@@ -521,6 +521,9 @@ async def test_jobs_that_take_too_long_are_cancelled() -> None:
         for job in jobs:
             assert job.status == "cancelled"
             assert job.error is not None and job.error.code == "daemon.stopping"
+            assert job.error.fix == f"`whisperctl jobs retry {job.id}` does it again.", (
+                "it is read later as well"
+            )
 
 
 async def test_nothing_to_wait_for() -> None:
@@ -536,6 +539,61 @@ async def test_the_end_of_everything_ends_every_job() -> None:
     for job in jobs:
         assert job.status == "cancelled"
         assert job.error is not None and job.error.code == "daemon.stopping"
+
+
+# What is kept
+
+
+class SlowKeeper(FakeKeeper):
+    """Saves nothing until the test says so."""
+
+    def __init__(self) -> None:
+        self.tickets: list[Ticket] = []
+
+    def ended(self, *_: object) -> Ticket:
+        self.tickets.append(Ticket(lambda _: None))
+        return self.tickets[-1]
+
+
+async def test_texts_leave_the_memory_once_they_are_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whisperd.jobs.manager.TRANSCRIPTS_AT_HAND", 1)
+    keeper = SlowKeeper()
+    async with open_house(keeper=cast(JobKeeper, keeper)) as house:
+        jobs = [house.submit() for _ in range(3)]
+        assert {await house.end(job) for job in jobs} == {"completed"}
+        assert None not in [job.transcript for job in jobs], "they are nowhere else"
+        for ticket in keeper.tickets:
+            ticket.settle()
+        jobs.append(house.submit())
+        await house.end(jobs[-1])
+        assert [job.transcript is None for job in jobs] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("when", ["later", "at the end"])
+async def test_the_end_that_could_not_be_saved_is_saved_again(when: str) -> None:
+    keeper = SlowKeeper()
+    async with open_house(keeper=cast(JobKeeper, keeper)) as house:
+        await house.end(house.submit())
+        await house.end(house.submit())
+        keeper.tickets[0].settle(an_error("disk.full"))
+        if when == "later":
+            house.manager.retire()
+        else:
+            await house.manager.drain(grace_s=0)
+        assert len(keeper.tickets) == 3
+        keeper.tickets[2].settle()
+        house.manager.retire()
+        assert len(keeper.tickets) == 3
+
+
+async def test_who_has_a_text_does_not_wait_for_the_hash_of_a_large_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keeper = FakeKeeper()
+    monkeypatch.setattr("whisperd.jobs.executor.HASH_PATIENCE_S", 0)
+    monkeypatch.setattr(keeper, "hash_input", lambda _: anyio.sleep_forever())
+    async with open_house(keeper=cast(JobKeeper, keeper)) as house:
+        assert await house.end(house.submit()) == "completed"
 
 
 # Inputs

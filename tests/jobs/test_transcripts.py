@@ -10,7 +10,7 @@ from typing import cast
 import anyio
 import pytest
 
-from whisperd.jobs.identity import FileStamp
+from whisperd.jobs.identity import FileStamp, read_stamp
 from whisperd.jobs.job import Job, JobInput, Transcript
 from whisperd.jobs.journal import open_journal
 from whisperd.jobs.keeper import JobKeeper
@@ -241,6 +241,25 @@ async def test_what_was_told_a_moment_ago_is_found_though_the_disk_is_slow(house
         go_on.set()
     (transcript,) = found
     assert transcript is not None and transcript.text == "First."
+
+
+@pytest.mark.parametrize(
+    ("keeps", "is_detached", "is_wanted"), [(True, False, True), (False, True, True), (False, False, False)]
+)
+async def test_no_file_is_hashed_for_nothing(
+    house: House, tmp_path: Path, keeps: bool, is_detached: bool, is_wanted: bool
+) -> None:
+    async def recipe_of(*_: object) -> Recipe:
+        raise AssertionError
+
+    path = tmp_path / "a"
+    path.write_bytes(b"abc")
+    job = Job(id="a", path=str(path), input=JobInput(path=str(path)), options=JobOptions(), runtime="base")
+    job.stamp, job.is_detached = read_stamp(job.path), is_detached
+    async with open_journal(house.database, "here") as journal:
+        keeper = JobKeeper(journal, house.store, lambda: JobSettings(keep_transcripts=keeps), recipe_of)
+        await keeper.hash_input(job)
+    assert (job.content_hash is not None) == is_wanted
 
 
 async def test_what_is_purged_is_in_no_file_any_more(house: House) -> None:

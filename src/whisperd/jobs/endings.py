@@ -15,7 +15,7 @@ from whisperd.rpc.events import (
     TranscriptionFailed,
 )
 
-__all__ = ["again", "cancelled_on_request", "conclude", "stopping", "suspended"]
+__all__ = ["again", "cancelled_on_request", "conclude", "stopped", "stopping", "suspended"]
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +54,15 @@ def suspended() -> WhisperdError:
     )
 
 
+def stopped(job: Job) -> WhisperdError:
+    """Why a job ends with its daemon: it is still told of it when the next one runs."""
+    return WhisperdError(
+        "daemon.stopping", "The daemon was stopped before the job was done.", f"{again(job)}."
+    )
+
+
 def stopping() -> WhisperdError:
-    """Why a job ends with its daemon, or is not taken any more."""
+    """Why a job is not taken any more."""
     return WhisperdError(
         "daemon.stopping",
         "The daemon is stopping.",

@@ -38,6 +38,9 @@ SMALL_BYTES = 4 * 2**20
 """A file of so many bytes or fewer holds a few minutes at most, as a rule: its decoder soon has done. That of
 a recording of hours waits for the engine, until nearly all of it is computed."""
 
+HASH_PATIENCE_S = 2.0
+"""How long a job that is done waits for the hash of its file, of which it may have wanted but a little."""
+
 Queue = tuple[Priority, bool]
 """Where a job waits for its place: those of its class whose files are small, or are not."""
 
@@ -185,6 +188,7 @@ class JobExecutor:
             except OtherWindows:
                 keeper.forget_progress(job)
                 transcript = await go_on(Progress())
+            tasks.cancel_scope.deadline = anyio.current_time() + HASH_PATIENCE_S
         await keeper.check_complete(job)
         return transcript
 

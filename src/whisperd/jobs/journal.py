@@ -205,6 +205,11 @@ class Ticket:
         """Whether it is on the disk."""
         return self._done.is_set() and self._error is None
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether it could not be saved."""
+        return self._error is not None
+
     def settle(self, error: WhisperdError | None = None) -> None:
         """It is saved, or will not be: who keeps the ticket keeps nothing of it."""
         self.work = _nothing
@@ -327,37 +332,37 @@ class JobJournal:
 
     async def windows(self, job: str) -> dict[int, FinishedWindow]:
         """What is finished of a job, by its place. What cannot be read is not finished."""
-        rows = await self.database.run(
-            lambda connection: connection.execute(
-                "SELECT finished FROM job_windows WHERE job = ?", (job,)
-            ).fetchall()
-        )
-        found = {}
-        for (data,) in rows:
-            try:
-                window = decode_window(data)
-            except (ValueError, TypeError):
-                log.warning("a window of job %s cannot be read, and is computed again", job)
-            else:
-                found[window.index] = window
-        return found
+
+        def work(connection: sqlite3.Connection) -> dict[int, FinishedWindow]:
+            found = {}  # decoded here, in the thread: a day has thousands
+            for (data,) in connection.execute("SELECT finished FROM job_windows WHERE job = ?", (job,)):
+                try:
+                    window = decode_window(data)
+                except (ValueError, TypeError):
+                    log.warning("a window of job %s cannot be read, and is computed again", job)
+                else:
+                    found[window.index] = window
+            return found
+
+        return await self.database.run(work)
 
     async def found(self, job: str) -> tuple[Found, ...]:
         """What the decoder of a job has found. Where it cannot be read, nothing was."""
-        rows = await self.database.run(
-            lambda connection: connection.execute(
-                "SELECT found FROM job_speech WHERE job = ? ORDER BY place", (job,)
-            ).fetchall()
-        )
-        try:
-            return merge_found([_decode_found(data) for (data,) in rows])
-        except (ValueError, TypeError):
-            log.warning("what the decoder of job %s has found cannot be read", job)
-            return ()
+
+        def work(connection: sqlite3.Connection) -> tuple[Found, ...]:
+            rows = connection.execute("SELECT found FROM job_speech WHERE job = ? ORDER BY place", (job,))
+            try:
+                return merge_found([_decode_found(data) for (data,) in rows])
+            except (ValueError, TypeError):
+                log.warning("what the decoder of job %s has found cannot be read", job)
+                return ()
+
+        return await self.database.run(work)
 
     async def _save(self, tickets: Sequence[Ticket]) -> None:
         error = await self._transact(tickets)
-        if error is not None and len(tickets) > 1:  # the one at fault holds up no others
+        # The one at fault holds up no others, unless it is the data base: there each would wait by itself.
+        if error is not None and error.code in ("job.not_saved", "disk.full") and len(tickets) > 1:
             for ticket in tickets:
                 ticket.settle(await self._transact([ticket]))
             return

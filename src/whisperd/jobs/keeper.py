@@ -152,7 +152,8 @@ class JobKeeper:
 
     async def hash_input(self, job: Job) -> None:
         """Find the hash of a job's audio, if it is not known; it stays unknown where that cannot be."""
-        if job.content_hash is not None or job.stamp is None:
+        is_wanted = job.is_detached or self._settings().keep_transcripts
+        if not is_wanted or job.content_hash is not None or job.stamp is None:
             return
         try:
             hashed = await content_hash(job.path)

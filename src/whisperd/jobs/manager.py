@@ -14,7 +14,7 @@ from anyio.abc import TaskGroup
 from whisperd.audio import DecoderPool
 from whisperd.clock import rfc3339_ago
 from whisperd.jobs.ended import EndedJobs
-from whisperd.jobs.endings import cancelled_on_request, conclude, stopping, suspended
+from whisperd.jobs.endings import cancelled_on_request, conclude, stopped, stopping, suspended
 from whisperd.jobs.executor import JobExecutor
 from whisperd.jobs.identity import FileStamp
 from whisperd.jobs.job import Job, Source, Transcript, of_what_was_sent, unexpected_error
@@ -64,8 +64,8 @@ class JobManager:
         self._ended = EndedJobs()
         self._tickets: dict[Job, Ticket] = {}
         """What was handed over last of each active job."""
-        self._at_hand: dict[str, tuple[Job, Ticket]] = {}
-        """Those of the last jobs whose transcripts are here, and what was handed over of them."""
+        self._at_hand: dict[str, Job] = {}
+        """Those of the last jobs whose transcripts are here."""
         self._executor = JobExecutor(tasks, decoders, settings, publish, keeper)
         self._pace = Pace()
         self._is_stopping = False
@@ -250,10 +250,14 @@ class JobManager:
         return len(forgotten)
 
     def retire(self) -> None:
-        """Forget the jobs that have been over for longer, or are more, than the settings say."""
+        """Forget the jobs that have been over for longer, or are more, than the settings say.
+
+        Of the others, what could not be saved is saved.
+        """
         settings = self._settings().jobs
         self.forget(self.ended_before(rfc3339_ago(settings.keep_days * 86_400)))
         self.clear(keep=settings.keep_count)
+        self._save_again()
 
     async def drain(self, grace_s: float) -> int:
         """Take no more jobs, let the active ones end within `grace_s`, then cancel them.
@@ -272,6 +276,7 @@ class JobManager:
             self._stop(job)
         for job in late:
             await job.over.wait()
+        self._save_again()
         return sum(not self.survives(job) for job in late)
 
     def _begin(self, job: Job, lease: Lease, also: Writing | None = None) -> None:
@@ -291,7 +296,7 @@ class JobManager:
         job.is_suspended = self.survives(job)
         if job.is_suspended:
             self._keeper.suspended(job)
-        self.cancel(job, suspended() if job.is_suspended else stopping())
+        self.cancel(job, suspended() if job.is_suspended else stopped(job))
 
     def _check_room(self) -> None:
         if self._is_stopping:
@@ -340,7 +345,7 @@ class JobManager:
         self._tickets.pop(job, None)
         if not (job.is_suspended and job.transcript is None):
             job.end = self._keeper.ended(job)
-            self._put_by(job, job.end)
+            self._put_by(job)
         job.over.set()
         job.waits_for = _nothing  # who remembers the job keeps nothing of its runtime
         self._pace.ended(time.monotonic())
@@ -348,15 +353,21 @@ class JobManager:
         self._tell_active_changed()
         self.clear(keep=self._settings().jobs.keep_count)
 
-    def _put_by(self, job: Job, ticket: Ticket) -> None:
+    def _put_by(self, job: Job) -> None:
         """Have the transcripts of the last jobs at hand, and leave the others to the data base."""
         if job.transcript is None or not self._settings().jobs.keep_transcripts:
             return
-        self._at_hand[job.id] = job, ticket
-        while len(self._at_hand) > TRANSCRIPTS_AT_HAND:
-            old, its_ticket = self._at_hand.pop(next(iter(self._at_hand)))
-            if its_ticket.is_saved:  # else it is nowhere but here
+        self._at_hand[job.id] = job
+        for old in list(self._at_hand.values())[:-TRANSCRIPTS_AT_HAND]:
+            if old.end is not None and old.end.is_saved:  # else it is nowhere but here
                 old.transcript = None
+                del self._at_hand[old.id]
+
+    def _save_again(self) -> None:
+        """Save what could not be saved of jobs that are over: the disk may have room by now."""
+        for job in self._ended:
+            if job.end is not None and job.end.has_failed:
+                job.end = self._keeper.ended(job)
 
 
 def _nothing() -> None:

@@ -192,9 +192,8 @@ async def cancel(call: Call, params: CancelParams) -> JobView | list[JobView | d
     """
     jobs = call.service.jobs
     if params.id is not None:
-        job = jobs.get(params.id)
-        await _cancel(call, [job])
-        return job.view()
+        await _cancel(call, [jobs.get(params.id)])
+        return await show(call, JobParams(id=params.id))
     if params.ids is None:
         found = _chosen(call, jobs.active(), params)
         await _cancel(call, found)
@@ -296,7 +295,7 @@ def _moment(text: str) -> str:
     """A moment as jobs have it, in UTC."""
     try:
         return to_rfc3339(datetime.datetime.fromisoformat(text))
-    except (ValueError, OverflowError, OSError):  # the last is Windows', of what is long ago
+    except ValueError:
         raise invalid_params(f"{text!r} is no moment as RFC 3339 writes it") from None
 
 
