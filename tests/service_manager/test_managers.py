@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripts.service_files import ROOT, files
 
-from whisperd.service_manager.install import this_place
+from whisperd.rpc.errors import WhisperdError
+from whisperd.service_manager.install import install, this_place
 from whisperd.service_manager.managers import MANAGERS, Place, launchd, systemd, task_scheduler, unit_quoted
 from whisperd.service_manager.mark import is_unchanged, marked, socket_in
 
@@ -147,6 +148,33 @@ def test_the_agent() -> None:
     assert agent["KeepAlive"] == {"SuccessfulExit": False}
     assert agent["Umask"] == 0o077
     assert ("launchctl", "bootstrap", "gui/501", "agents/whisperd.plist") in launchd(place()).enable
+
+
+STAND_IN_LAUNCHCTL = """#!/bin/sh
+case "$1 $2" in
+    bootout*) rm -f loaded ;;
+    bootstrap*) test ! -e broken && touch loaded ;;
+    print*/whisperd) test -e loaded ;;
+esac
+"""
+
+
+@posix_only
+def test_an_agent_that_could_not_be_started_is_started_the_next_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    Path("launchctl").write_text(STAND_IN_LAUNCHCTL)
+    Path("launchctl").chmod(0o755)
+    install(launchd(place()))
+    Path("broken").touch()
+    with pytest.raises(WhisperdError):
+        install(launchd(place(environment={})))
+    assert not Path("loaded").exists()
+    Path("broken").unlink()
+    install(launchd(place(environment={})))
+    assert Path("loaded").exists()
 
 
 def test_the_task() -> None:

@@ -134,7 +134,7 @@ def install(manager: Manager, *, force: bool = False) -> Outcome:
     for one in changed:
         _write(one)
     try:
-        if changed or manager.name == "systemd":
+        if changed or manager.name == "systemd" or not is_active(manager):
             run(manager.enable, manager.hint)
     except WhisperdError:
         if not is_installed:  # nothing half done stays

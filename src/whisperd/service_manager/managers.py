@@ -89,7 +89,7 @@ class Manager:
     after: tuple[Command, ...] = ()
     """Has it notice that the files are gone."""
     is_active: Command = ()
-    """Fails where the daemon does not run; without it that is not known."""
+    """Fails where the daemon does not run, or is not known to the manager; without it nobody knows."""
     start: tuple[Command, ...] = ()
     stop: tuple[Command, ...] = ()
     """What is left to do where the daemon itself was asked to end: its socket goes as well."""
@@ -157,6 +157,7 @@ def launchd(place: Place) -> Manager:
         before=(bootout,),
         enable=(("launchctl", "enable", f"{domain}/{LABEL}"), bootstrap),
         disable=(bootout,),
+        is_active=("launchctl", "print", f"{domain}/{LABEL}"),
         start=(kickstart,),
         hint=f"`launchctl print {domain}/{LABEL}` and `whisperctl daemon logs`",
     )
@@ -183,6 +184,7 @@ def task_scheduler(place: Place) -> Manager:
         before=(end,),
         enable=(("schtasks", "/Create", "/TN", LABEL, "/XML", str(path), "/F"), run),
         disable=(end, ("schtasks", "/Delete", "/TN", LABEL, "/F")),
+        is_active=("schtasks", "/Query", "/TN", LABEL),
         start=(run,),
         hint=f"`schtasks /Query /TN {LABEL} /V /FO LIST` and `whisperctl daemon logs`",
     )
