@@ -132,23 +132,17 @@ def disk_full(
 
 
 def from_os_error(name: str, folder: Path, error: OSError) -> WhisperdError:
-    """What the system refused while the store was changed."""
+    """What the system refused while a model was read, stored or removed."""
     refusal = disk.refusal(error)
     if refusal == "full":
         return disk_full(name, folder)
+    code, fix = "model.storage_failed", "Check the disk, then try again."
     if refusal == "forbidden":
-        return WhisperdError(
-            "model.read_only",
-            f"The model {name} cannot be stored or removed: {folder} cannot be written to.",
-            "Ask the owner of that folder to do it, or set WHISPERD_MODELS_DIR to a folder of your own.",
-            {"name": name, "path": str(folder)},
-        )
-    return WhisperdError(
-        "model.storage_failed",
-        f"The model {name} could not be stored in {folder}: {error.strerror or error}.",
-        "Check the disk, then try again.",
-        {"name": name, "path": str(folder)},
-    )
+        code = "model.read_only"
+        fix = "Ask the owner of that folder to do it, or set WHISPERD_MODELS_DIR to a folder of your own."
+    said = f"{error.filename or folder}: {error.strerror or error}"
+    message = f"The model {name} cannot be read, stored or removed: {said}."
+    return WhisperdError(code, message, fix, {"name": name, "path": str(folder)})
 
 
 def busy(name: str) -> WhisperdError:

@@ -54,11 +54,12 @@ def disk_full(
     return disk.disk_full("native bundle", name, folder, fix, needed_bytes, free_bytes)
 
 
-def not_writable(name: str, folder: PurePath) -> WhisperdError:
-    """The folder of the bundles cannot be written to."""
+def not_writable(name: str, folder: PurePath, said: str | None = None) -> WhisperdError:
+    """The system forbids something in the folder of the bundles."""
     return WhisperdError(
         "native.not_writable",
-        f"The native bundle {name} cannot be installed or removed: {folder} cannot be written to.",
+        f"The native bundle {name} cannot be installed, read or removed: "
+        f"{said or f'{folder} cannot be written to'}.",
         "Ask the owner of that folder to do it, or set WHISPERD_NATIVE_DIR to a folder of your own.",
         {"name": name, "path": str(folder)},
     )
@@ -138,14 +139,20 @@ def no_previous(name: str) -> WhisperdError:
 
 
 def from_os_error(name: str, folder: PurePath, error: OSError) -> WhisperdError:
-    """What the system refused while a bundle was installed or removed."""
+    """What the system refused while a bundle was installed, read or removed."""
+    said = f"{error.filename or folder}: {error.strerror or error}"
     match disk.refusal(error):
         case "full":
             return disk_full(name, folder)
         case "forbidden":
-            return not_writable(name, folder)
+            return not_writable(name, folder, said)
         case None:
-            return install_failed(name, error.strerror or str(error))
+            return WhisperdError(
+                "native.install_failed",
+                f"The native bundle {name} cannot be installed, read or removed: {said}.",
+                "Check the disk, then try again.",
+                {"name": name, "said": []},
+            )
 
 
 def pip_failed(name: str, folder: PurePath, failure: PipFailure) -> WhisperdError:
