@@ -359,7 +359,7 @@ async def test_each_of_many_does_not_wait_by_itself_for_a_data_base_that_is_held
         tried.append(number)
         raise WhisperdError("store.unreadable", "Another program holds it.", "End that one.")
 
-    async with open_database(tmp_path / "a.sqlite3") as database, open_journal(database, "here") as journal:
+    async with open_database(tmp_path / "a.sqlite3") as database, open_journal(database) as journal:
         tickets = [journal.hand_over(lambda _, number=number: wait(number)) for number in range(3)]
         for ticket in tickets:
             with pytest.raises(WhisperdError):
@@ -445,7 +445,7 @@ async def test_nobody_waits_while_what_is_finished_is_read(
     monkeypatch.setattr("whisperd.jobs.journal.decode_window", decode)
     monkeypatch.setattr("whisperd.jobs.journal._decode_found", decode)
     found = Found(part=0, channel=0, position=1, spans=b"", memory=b"")
-    async with open_database(tmp_path / "a.sqlite3") as database, open_journal(database, "here") as journal:
+    async with open_database(tmp_path / "a.sqlite3") as database, open_journal(database) as journal:
         journal.put(record_of(a_job("a")))
         journal.add_windows("a", [a_window(0)])
         await journal.add_found("a", found).saved()

@@ -256,7 +256,7 @@ async def test_no_file_is_hashed_for_nothing(
     path.write_bytes(b"abc")
     job = Job(id="a", path=str(path), input=JobInput(path=str(path)), options=JobOptions(), runtime="base")
     job.stamp, job.is_detached = read_stamp(job.path), is_detached
-    async with open_journal(house.database, "here") as journal:
+    async with open_journal(house.database) as journal:
         keeper = JobKeeper(journal, house.store, lambda: JobSettings(keep_transcripts=keeps), recipe_of)
         await keeper.hash_input(job)
     assert (job.content_hash is not None) == is_wanted
