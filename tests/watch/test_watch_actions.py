@@ -7,8 +7,10 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from whisperd.cli import main
@@ -360,20 +362,15 @@ def test_a_path_with_a_nul_character_is_called_that(client: Client, inbox: Path)
     assert caught.value.code == "watch.invalid"
 
 
-def test_the_kinds_of_file_systems() -> None:
-    from whisperd.watch.mounts import is_silent, parse_mounts
+def test_the_kinds_of_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from whisperd.watch.mounts import file_system_of, is_silent
 
-    mounts = parse_mounts(
-        "/dev/sda1 / ext4 rw 0 0\nserver:/x /mnt/my\\040files nfs4 rw 0 0\n//nas/y /mnt/nas cifs rw 0 0\n"
-        "host: /mnt/far fuse.sshfs rw 0 0\nbroken\n"
-    )
-    assert mounts == {"/": "ext4", "/mnt/my files": "nfs4", "/mnt/nas": "cifs", "/mnt/far": "fuse.sshfs"}
-    assert [is_silent(kind) for kind in ("ext4", "nfs4", "cifs", "fuse.sshfs", "btrfs", "tmpfs", None)] == [
-        False,
-        True,
-        True,
-        True,
-        False,
-        False,
-        False,
+    mounts = {"/": "ext4", str(tmp_path): "smbfs", str(tmp_path / "near"): "apfs"}
+    partitions = [SimpleNamespace(mountpoint=place, fstype=kind) for place, kind in mounts.items()]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda all: partitions)
+    found = [file_system_of(str(tmp_path / name)) for name in ("far", "near", "near/below", "nearby", "..")]
+    assert found == ["smbfs", "apfs", "apfs", "smbfs", "ext4"]
+    silent = ("nfs4", "cifs", "fuse.sshfs", "smbfs", "macfuse")
+    assert [kind for kind in (*silent, "ext4", "btrfs", "tmpfs", "apfs", None) if is_silent(kind)] == [
+        *silent
     ]

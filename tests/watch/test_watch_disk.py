@@ -13,7 +13,7 @@ import pytest
 from whisperd.rpc.errors import WhisperdError
 from whisperd.watch import writing
 from whisperd.watch.names import Selection
-from whisperd.watch.scanner import look_at, walk
+from whisperd.watch.scanner import folder_inode, look_at, sort_out, walk
 from whisperd.watch.writing import move_source, place, remove_leftovers, remove_ours, text_hash
 from whisperd_testing import run_python
 
@@ -233,9 +233,16 @@ def test_no_link_leads_into_what_is_left_alone(tmp_path: Path) -> None:
     def found(start: str = "") -> list[str]:
         return [seen.path for seen in walk(str(root), selection, start) if seen is not None]
 
+    (root / "one.wav").symlink_to("../other/deep/a.wav")
     assert found() == ["free/a.wav"]
     assert found("link") == found("far") == []
     assert found("free") == ["free/a.wav"]
+    told = [(str(root / name), True) for name in ("one.wav", "link/a.wav", "far/a.wav", "free/a.wav", "far")]
+    files, _, _ = sort_out(str(root), selection, told, print)
+    assert [seen.path for seen, _ in files] == ["free/a.wav"]
+    inodes = {folder_inode(str(tmp_path / one)) for one in ("root", "root/done/deep", "others")}
+    by_inode = Selection(inodes_left_alone=frozenset(inode for inode in inodes if inode))
+    assert {seen.path for seen in walk(str(root), by_inode) if seen} == {"far/a.wav", "one.wav"}
 
 
 def test_source_code_that_is_called_like_a_video_is_no_recording(tmp_path: Path) -> None:

@@ -342,22 +342,56 @@ async def test_changes_are_given_to_the_folders_that_they_are_in(
     tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (inbox / "deep").mkdir()
-    beside = tmp_path / "inbox2"
+    beside, link = tmp_path / "inbox2", tmp_path / "link"
     beside.mkdir()
+    link.symlink_to(beside)
     async with open_watches(tmp_path) as watches:
-        for path in (inbox, inbox / "deep", beside):
-            await watches.manager.add(str(path), WatchChanges())
+        for path in (inbox, inbox / "deep", link):
+            await watches.manager.scan((await watches.manager.add(str(path), WatchChanges())).id)
         folders = {watched.preset.path: watched for watched in watches.folders()}
         hints: dict[str, dict[str, bool]] = {}
         for path, watched in folders.items():
             monkeypatch.setattr(watched, "hint", lambda changes, path=path: hints.update({path: changes}))
+        assert str(beside) in watches.manager._notifier.folders  # there are systems that tell of real paths
         file, gone = str(inbox / "deep" / "a.wav"), str(beside)
-        watches.manager._on_changes({file: True, gone: False})
+        watches.manager._on_changes({file: True, gone: False, str(beside / "b.wav"): True})
         assert hints == {
             str(inbox): {file: True},
             str(inbox / "deep"): {file: True},
-            str(beside): {gone: False},
+            str(link): {str(link): False, str(link / "b.wav"): True},
         }
+
+
+async def test_who_looks_into_a_folder_looks_at_no_other_that_is_watched(
+    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That one may be on a disk that does not answer."""
+    other, link = tmp_path / "other", inbox / "link"
+    other.mkdir()
+    link.symlink_to(other)
+    put(other, "a.wav")
+    looked_at: list[str] = []
+
+    def looks(look: Any) -> Any:
+        def looked(path: Any, *given: Any, **options: Any) -> Any:
+            looked_at.append(os.fspath(path))
+            return look(path, *given, **options)
+
+        return looked
+
+    async with open_watches(tmp_path) as watches:
+        for path in (inbox, other):
+            preset = await watches.manager.add(str(path), WatchChanges())
+            await watches.manager.scan(preset.id)
+        await until_done(watches, preset.id)
+        selection = next(one for one in watches.folders() if one.preset.path == str(inbox)).selection
+        with monkeypatch.context() as patch:
+            patch.setattr(scanner.os, "stat", looks(os.stat))
+            patch.setattr(scanner.os, "lstat", looks(os.lstat))
+            link.unlink()
+            assert list(scanner.walk(str(inbox), selection)) == [None]
+            assert scanner.sort_out(str(inbox), selection, [], print) == ([], [], [])
+        assert str(inbox) in looked_at and str(other) not in looked_at
 
 
 DAMAGED = WhisperdError("audio.corrupt", "Nothing in it can be decoded.", "Fetch it again.")

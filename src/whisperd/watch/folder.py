@@ -25,7 +25,7 @@ from whisperd.watch.hold import Hold
 from whisperd.watch.ledger import FileRow, Seen, recognise, wants_work
 from whisperd.watch.log_table import LogLine
 from whisperd.watch.mounts import file_system_of, is_silent
-from whisperd.watch.names import Selection
+from whisperd.watch.names import Place, Selection, left_alone
 from whisperd.watch.pending import Pending
 from whisperd.watch.preset import WatchPreset
 from whisperd.watch.quiet import quiet_now_for_s
@@ -58,19 +58,22 @@ class WatchFolder:
         preset: WatchPreset,
         store: WatchStore,
         settings: Callable[[], WatchSettings],
-        left_alone: Callable[[WatchPreset], frozenset[str]],
+        others: Callable[[WatchFolder], list[WatchFolder]],
         on_moved: Callable[[WatchFolder, FileRow, Seen], Awaitable[None]],
         on_gone: Callable[[FileRow], Awaitable[None]],
         tell: Callable[[], None],
     ) -> None:
-        """`on_moved` notes that a file has another name now, `on_gone` that it is not there; `tell` is called
-        when there is something to do, or what is watched has to change."""
+        """`others` are all that are watched but this one; `on_moved` notes that a file has another name now,
+        `on_gone` that it is not there; `tell` is called when there is something to do, or what is watched has
+        to change."""
         self.preset = preset
         self.pending = Pending(settings().settle_s)
         self.reading = anyio.Semaphore(READ_AT_ONCE)
         """Held by who reads a file of it from beginning to end."""
         self.root: str | None = None
         """What tells the folder from another one of its name; None while it is not there."""
+        self.places: Mapping[str, Place] = {}
+        """By their paths: where it is, and where its recordings are moved to, as that was found last."""
         self.unmounted: dict[str, str] = {}
         """The inodes of folders in it where a disk was that is not mounted; "" is the folder itself."""
         self.is_polled = False
@@ -80,7 +83,7 @@ class WatchFolder:
         """Why nothing is done just now."""
         self._store = store
         self._settings = settings
-        self._left_alone = left_alone
+        self._others = others
         self._on_moved = on_moved
         self._on_gone = on_gone
         self._tell = tell
@@ -100,7 +103,20 @@ class WatchFolder:
     def selection(self) -> Selection:
         """What of it is to be transcribed."""
         preset = self.preset
-        return Selection(preset.recursive, preset.include, preset.exclude, self._left_alone(preset))
+        others = [folder.place_of(folder.preset.path) for folder in self._others(self)]
+        if preset.move_to is not None:
+            others.append(self.place_of(preset.move_to))
+        names, inodes = left_alone(self.place_of(preset.path), others)
+        return Selection(preset.recursive, preset.include, preset.exclude, names, inodes)
+
+    def place_of(self, path: str) -> Place:
+        """Where a folder is, as far as that is known: nobody is to wait for a disk that is not his own."""
+        return self.places.get(path) or Place(path, path)
+
+    @property
+    def real(self) -> str:
+        """Its path without links."""
+        return self.place_of(self.preset.path).real
 
     def wants(self, path: str) -> bool:
         """Whether a file of it is to be transcribed, as the watch is now."""
@@ -247,14 +263,15 @@ class WatchFolder:
             self._next_scan_s = anyio.current_time() + interval_s
 
     async def _scan_all(self) -> None:
-        path, selection = self.preset.path, self.selection
-        root = await self._in_thread(lambda: scanner.folder_inode(path))
-        if root is None:
+        path = self.preset.path
+        paths = [path] if self.preset.move_to is None else [path, self.preset.move_to]
+        self.places = await self._in_thread(lambda: {one: scanner.place_of(one) for one in paths})
+        if (root := self.places[path].inode) is None:
             await self._absent("The folder is not there, or cannot be read.")
             return
         is_same = root == self.root and "" not in self.unmounted
         await self._present(root)
-        await self._walk(selection)
+        await self._walk(self.selection)
         await self._drop_missing()
         await self._note_gone(root, is_same=is_same)
 

@@ -223,7 +223,7 @@ class WatchManager:
             preset,
             self._store,
             self._settings,
-            self._left_alone,
+            self._others,
             self._work.rename,
             self._work.forget_error,
             self._notice,
@@ -251,12 +251,8 @@ class WatchManager:
                 log.warning("watch %s: %s (%s)", watch, error.message, error.code)
                 await anyio.sleep(self._settings().retry_delay_s)
 
-    def _left_alone(self, preset: WatchPreset) -> frozenset[str]:
-        """Folders that are not a watch's affair, even where a link leads there: where its recordings go, and
-        other watches."""
-        others = [one.path for one in self.all() if one.id != preset.id]
-        root = os.path.join(preset.path, "")
-        return frozenset(path.removeprefix(root) for path in filter(None, (preset.move_to, *others)))
+    def _others(self, folder: WatchFolder) -> list[WatchFolder]:
+        return [watched.folder for watched in self._watched.values() if watched.folder is not folder]
 
     def _notice(self) -> None:
         """There is something to do, or a folder came or went."""
@@ -266,14 +262,14 @@ class WatchManager:
     def _rearrange(self) -> None:
         self._notifier.watch(
             {
-                watched.folder.preset.path: watched.folder.preset.recursive
+                watched.folder.real: watched.folder.preset.recursive
                 for watched in self._watched.values()
                 if watched.folder.root is not None and not watched.folder.is_polled
             }
         )
 
     def _on_changes(self, changes: Changes) -> None:
-        folders = {watched.folder.preset.path: watched.folder for watched in self._watched.values()}
+        folders = {watched.folder.real: watched.folder for watched in self._watched.values()}
         hints: defaultdict[str, dict[str, bool]] = defaultdict(dict)
         watched_above = cache(lambda path: [place for place in scanner.up_from(path) if place in folders])
         for path, is_new in changes.items():
@@ -282,7 +278,8 @@ class WatchManager:
             if path in folders:
                 hints[path][path] = is_new
         for place, its_own in hints.items():
-            folders[place].hint(its_own)
+            path = folders[place].preset.path
+            folders[place].hint({path + one.removeprefix(place): is_new for one, is_new in its_own.items()})
 
     def _on_lost(self, path: str) -> None:
         for folder in self._folders_at(path):
@@ -295,7 +292,7 @@ class WatchManager:
     def _folders_at(self, path: str) -> list[WatchFolder]:
         """The folder that is watched there, unless it is so no more."""
         folders = (watched.folder for watched in self._watched.values())
-        return [folder for folder in folders if folder.preset.path == path]
+        return [folder for folder in folders if folder.real == path]
 
     async def _look_after(self) -> None:
         """See whether the folders are still the same ones, and forget what is old."""

@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 __all__ = [
     "devices_of_the_system",
     "file_system_of",
@@ -15,12 +17,11 @@ __all__ = [
     "is_silent",
     "mounted_devices",
     "parse_devices",
-    "parse_mounts",
 ]
 
 _SILENT: Final = re.compile(
     r"nfs\d?|cifs|smb\d?|smbfs|fuse(\..*)?|fuseblk|9p|afs|ceph|coda|davfs2?|glusterfs|lustre|ncpfs|sshfs|vboxsf|vmhgfs"
-    r"|virtiofs|webdav|drvfs|prl_fs|beegfs|orangefs|gfs2|ocfs2"
+    r"|virtiofs|webdav|drvfs|prl_fs|beegfs|orangefs|gfs2|ocfs2|afpfs|macfuse|osxfuse"
 )
 """What others change without this computer's kernel being told."""
 _DEVICE: Final = re.compile(r"^\d+ \d+ (\d+):(\d+) ", re.MULTILINE)
@@ -29,7 +30,6 @@ _OF_THE_SYSTEM: Final = re.compile(
     r"|securityfs|selinuxfs|tracefs"
 )
 """What the kernel makes up: processes and devices, with links that lead all over the computer."""
-_OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
 
 def file_system_of(path: str) -> str | None:
@@ -51,20 +51,10 @@ def devices_of_the_system() -> frozenset[int]:
 
 
 def _mounts() -> dict[str, str]:
-    try:
-        return parse_mounts(Path("/proc/self/mounts").read_text("utf-8", "surrogateescape"))
-    except OSError:
-        return {}
-
-
-def parse_mounts(text: str) -> dict[str, str]:
-    """The kinds of file systems by the places where they are, from `/proc/self/mounts`. Pure."""
-    mounts = {}
-    for line in text.split("\n"):  # a name may hold what else divides lines
-        fields = line.split(" ")
-        if len(fields) >= 3:
-            mounts[_OCTAL.sub(lambda found: chr(int(found[1], 8)), fields[1])] = fields[2]
-    return mounts
+    """The kinds of file systems, by the places where they are."""
+    with contextlib.suppress(OSError):
+        return {one.mountpoint: one.fstype for one in psutil.disk_partitions(all=True)}
+    return {}
 
 
 def mounted_devices() -> frozenset[str]:

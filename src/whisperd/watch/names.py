@@ -6,7 +6,7 @@ import hashlib
 import os
 import string
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Final, NamedTuple
 
@@ -17,11 +17,13 @@ __all__ = [
     "DEFAULT_TEMPLATE",
     "ERROR_FORMAT",
     "MEDIA_EXTENSIONS",
+    "Place",
     "Selection",
     "check_template",
     "is_hidden",
     "is_partial",
     "is_same_name",
+    "left_alone",
     "may_be_source",
     "output_name",
     "output_names",
@@ -169,6 +171,16 @@ def is_partial(name: str) -> bool:
     )
 
 
+class Place(NamedTuple):
+    """A folder, by whatever name it goes."""
+
+    path: str
+    real: str
+    """Its path without links."""
+    inode: str | None = None
+    """None if there is none, or it cannot be read."""
+
+
 class Selection(NamedTuple):
     """What of a folder is to be transcribed. Paths are those within the folder."""
 
@@ -178,7 +190,8 @@ class Selection(NamedTuple):
     exclude: tuple[str, ...] = ()
     """Patterns of files, and of folders that are not looked into."""
     left_alone: frozenset[str] = frozenset()
-    """Folders that are somebody else's affair."""
+    """Folders that are somebody else's affair, also where a link leads there: their real paths among them."""
+    inodes_left_alone: frozenset[str] = frozenset()
 
     def wants(self, path: str) -> bool:
         """Whether a file is to be transcribed, by its name."""
@@ -210,6 +223,14 @@ class Selection(NamedTuple):
     def takes(self, path: str) -> bool:
         """Whether a file is to be transcribed, by its name and by where it lies."""
         return self.reaches(path) and self.wants(path)
+
+
+def left_alone(root: Place, others: Iterable[Place]) -> tuple[frozenset[str], frozenset[str]]:
+    """These folders as a `Selection` of what is in `root` has them: their names, and their inodes."""
+    others = list(others)
+    here, really_here = (os.path.join(path, "") for path in (root.path, root.real))
+    names = {path.removeprefix(here).removeprefix(really_here) for one in others for path in one[:2]}
+    return frozenset(names), frozenset(one.inode for one in others if one.inode is not None)
 
 
 def check_template(template: str, formats: Sequence[str]) -> str | None:

@@ -16,7 +16,7 @@ from typing import Final, Literal
 from whisperd.audio import BEGINNING_BYTES, kind_of, open_regular_file
 from whisperd.watch.ledger import Identity, Seen
 from whisperd.watch.mounts import devices_of_the_system
-from whisperd.watch.names import Selection, is_partial, may_be_source
+from whisperd.watch.names import Place, Selection, is_partial, may_be_source
 
 __all__ = [
     "Inspected",
@@ -25,10 +25,10 @@ __all__ = [
     "is_being_written",
     "is_same",
     "leads_to",
-    "leads_to_another",
     "look_at",
     "look_at_all",
     "next_of",
+    "place_of",
     "resolved",
     "sort_out",
     "up_from",
@@ -41,6 +41,11 @@ _ELSEWHERE_WINDOWS: Final = 0x1000 | 0x40000 | 0x400000  # offline, recalled whe
 
 Inspected = tuple[Literal["ok", "busy", "changed"], str | None]
 """What became of reading a file, and the SHA-256 of it if that was found out."""
+
+
+def place_of(path: str) -> Place:
+    """Where a folder is."""
+    return Place(path, os.path.realpath(path), folder_inode(path))
 
 
 def folder_inode(path: str) -> str | None:
@@ -83,19 +88,19 @@ def walk(
     is left alone, also where a link leads to it. `on_leftover` is told of hidden files, by folder and name.
     """
     folders, links = list[str](), [start]
-    left_alone = _left_alone(root, selection)
-    visited = {_place(folder) for folder in left_alone} - {_place(root)}
+    is_others = _others(root, selection)
+    visited = set(selection.inodes_left_alone) - {folder_inode(root)}
     passed_over = devices_of_the_system()
     while folders or links:
         is_own, folder = (True, folders.pop()) if folders else (False, links.pop(0))
         full = os.path.join(root, folder)
         try:
-            place = _place(full)
-            if place is None or place in visited or place[0] in passed_over:
+            status = os.stat(full)
+            if (inode := _inode(status)) in visited or status.st_dev in passed_over:
                 continue
-            if not is_own and _inside(os.path.realpath(full)).startswith(left_alone):
+            if not is_own and is_others(full):
                 continue
-            visited.add(place)
+            visited.add(inode)
             with os.scandir(full) as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
         except OSError:
@@ -107,7 +112,7 @@ def walk(
                     if selection.enters(path):
                         (links if entry.is_symlink() else folders).append(path)
                 elif selection.wants(path):
-                    if entry.is_symlink() and leads_to_another(root, selection, path):
+                    if entry.is_symlink() and is_others(entry.path):
                         continue
                     yield _seen(root, path, os.stat(entry.path))
                 elif entry.name.startswith("."):
@@ -154,16 +159,6 @@ def leads_to(root: str, path: str, inode: str) -> bool:
         return _inode(os.stat(os.path.join(root, path))) == inode
     except (OSError, ValueError):
         return False
-
-
-def leads_to_another(root: str, selection: Selection, path: str) -> bool:
-    """Whether a file is a link to one of this folder, which is found under its own name."""
-    full = os.path.join(root, path)
-    if not os.path.islink(full):
-        return False
-    target = os.path.relpath(os.path.realpath(full), os.path.realpath(root))
-    is_within = target != os.pardir and not target.startswith(os.pardir + os.sep)
-    return is_within and selection.takes(target)
 
 
 def hash_unchanged(path: str, identity: Identity, given_up: threading.Event) -> Inspected:
@@ -217,6 +212,7 @@ def sort_out(
 ) -> tuple[list[tuple[Seen, bool]], list[str], list[str]]:
     """What is at these whole paths: files that are wanted, folders, and what is not there."""
     files, folders, missing = [], [], []
+    is_others = _others(root, selection)
     for path, is_new in hints:
         if not os.path.lexists(path):
             missing.append("" if path == root else os.path.relpath(path, root))
@@ -228,7 +224,7 @@ def sort_out(
             if selection.enters(within):
                 folders.append(within)
         elif selection.wants(within):
-            if leads_to_another(root, selection, within):
+            if is_others(path):
                 continue
             if (seen := look_at(root, within)) is not None:
                 files.append((seen, is_new))
@@ -237,11 +233,25 @@ def sort_out(
     return files, folders, missing
 
 
-def _left_alone(root: str, selection: Selection) -> tuple[str, ...]:
-    """The real folders that are not looked into, but for those in which the watched one itself lies."""
+def _others(root: str, selection: Selection) -> Callable[[str], bool]:
+    """Whether a whole path leads into what is left alone, or is a link to a file of this folder, which is
+    found under its own name.
+
+    What is left alone is not looked at: it may be on a disk that does not answer. Those folders do not count
+    in which the watched one itself lies.
+    """
     real_root = _inside(os.path.realpath(root))
-    folders = (_inside(os.path.realpath(os.path.join(root, one))) for one in selection.left_alone)
-    return tuple(folder for folder in folders if not real_root.startswith(folder))
+    folders = (_inside(os.path.join(real_root, one)) for one in selection.left_alone)
+    left_alone = tuple(folder for folder in folders if not real_root.startswith(folder))
+
+    def is_others(full: str) -> bool:
+        real = os.path.realpath(full)
+        if _inside(real).startswith(left_alone):
+            return True
+        is_own = os.path.islink(full) and os.path.isfile(real) and real.startswith(real_root)
+        return is_own and selection.takes(real.removeprefix(real_root))
+
+    return is_others
 
 
 def _inside(folder: str) -> str:
@@ -292,15 +302,6 @@ def _is_elsewhere(status: os.stat_result) -> bool:
     flags: int = getattr(status, "st_flags", 0)
     attributes: int = getattr(status, "st_file_attributes", 0)
     return bool(flags & _ELSEWHERE_MACOS) or bool(attributes & _ELSEWHERE_WINDOWS)
-
-
-def _place(folder: str) -> tuple[int, int] | None:
-    """What tells a folder from all others, by whatever way it is reached; None if it is not there."""
-    try:
-        status = os.stat(folder)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def _identity(status: os.stat_result) -> Identity:
