@@ -11,7 +11,6 @@ from whisperd.runtimes.memory import (
     Candidate,
     NotEnough,
     Plan,
-    gpu_not_enough_memory,
     largest_that_fits,
     not_enough_memory,
     plan,
@@ -85,15 +84,26 @@ def test_what_a_person_is_told() -> None:
     assert error.data == {"needed": 3_200_000_000, "free": 900_000_000, "largest": "base"}
 
 
-@pytest.mark.parametrize("make", [not_enough_memory, gpu_not_enough_memory])
-def test_where_nothing_fits_and_nothing_can_be_smaller(make) -> None:  # type: ignore[no-untyped-def]
-    error = make("tiny", 400_000_000, 100, None)
+def test_what_is_not_saved_is_not_to_be_changed() -> None:
+    for is_on_gpu in (False, True):
+        error = not_enough_memory(
+            "large-v3", 9, 1, "base", is_on_gpu=is_on_gpu, batch_size=4, replicas=2, is_saved=False
+        )
+        assert error.fix == (
+            "Take base, the largest model that fits, with `--model base`, unload other runtimes, or end "
+            "programs that need much memory."
+        )
+
+
+@pytest.mark.parametrize("is_on_gpu", [False, True])
+def test_where_nothing_fits_and_nothing_can_be_smaller(is_on_gpu: bool) -> None:
+    error = not_enough_memory("tiny", 400_000_000, 100, None, is_on_gpu=is_on_gpu)
     assert error.data["largest"] is None
     assert error.fix.startswith("Unload other runtimes, or ")
     assert "--batch-size" not in error.fix and "--workers" not in error.fix
 
 
 def test_the_memory_of_a_gpu_has_a_code_of_its_own() -> None:
-    error = gpu_not_enough_memory("large", 6_000_000_000, 1_000_000_000, "small")
+    error = not_enough_memory("large", 6_000_000_000, 1_000_000_000, "small", is_on_gpu=True)
     assert error.code == "memory.gpu_not_enough"
     assert "GPU memory" in error.message and "--device cpu" in error.fix

@@ -187,6 +187,12 @@ async def test_nobody_leaves_in_vain(tmp_path: Path) -> None:
     assert error.data == {"needed": 700 * MB, "free": 600 * MB, "largest": error.data["largest"]}
     assert "new needs about 700.0 MB" in error.message
     assert error.data["largest"] in ("tiny", "base") and "unload other runtimes" in error.fix
+    assert "runtimes edit new" in error.fix
+    once = runtime("once")
+    once.is_saved = False
+    with pytest.raises(WhisperdError) as raised:
+        await house.admit(once, 700 * MB)
+    assert "runtimes edit" not in raised.value.fix
 
 
 @pytest.mark.anyio

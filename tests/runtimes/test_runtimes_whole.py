@@ -476,7 +476,7 @@ def test_what_cannot_be_had_is_never_replaced_in_silence(
         client.runtimes.delete("of profile")
         error = failure(transcribe, client, sound)
         assert error.code == "runtime.unknown" and "the profile talks" in error.message
-        assert "profiles edit 'talks'" in error.fix and "of request" in error.fix, "it says what to do"
+        assert "profiles edit talks" in error.fix and "of request" in error.fix, "it says what to do"
         (Path(three["of request"]) / "config.json").write_text('{"load_error": "bad magic"}')
         error = failure(transcribe, client, sound, runtime="of request")
         assert (error.code, error.data["runtimes"]) == ("model.load_failed", ["default"])

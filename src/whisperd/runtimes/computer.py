@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from shlex import quote
 from typing import Any, Final
 
 import anyio
@@ -232,6 +233,6 @@ def _no_gpu(preset: RuntimePreset) -> WhisperdError:
     return WhisperdError(
         "cuda.not_available",
         "This computer has no NVIDIA GPU that can be used.",
-        f"Run it on the processor: `whisperctl runtimes edit {preset.name!r} --device cpu"
+        f"Run it on the processor: `whisperctl runtimes edit {quote(preset.name)} --device cpu"
         f"{' --device-index none' if preset.device_index else ''}`.",
     )

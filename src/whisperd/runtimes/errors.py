@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import shlex
 from collections.abc import Sequence
+from shlex import quote
 
 from whisperd.rpc.errors import WhisperdError
 
@@ -54,7 +54,7 @@ def refused(code: str, name: str, others: Sequence[str] = ()) -> WhisperdError:
             "Please report it with the lines that `whisperctl daemon logs` shows.",
         ),
     )
-    words = {"name": name, "quoted": shlex.quote(name), "others": f": {', '.join(others)}" if others else ""}
+    words = {"name": name, "quoted": quote(name), "others": f": {', '.join(others)}" if others else ""}
     data = {"runtime": name, "runtimes": list(others)}
     return WhisperdError(code, message.format(**words), fix.format(**words), data)
 
@@ -76,7 +76,7 @@ def gone_from_profile(profile: str, id_: str, known: Sequence[str]) -> WhisperdE
     return WhisperdError(
         "runtime.unknown",
         f"The runtime of the profile {profile} was deleted.",
-        f"Give it another one with `whisperctl profiles edit {profile!r} --runtime NAME`; there are: "
+        f"Give it another one with `whisperctl profiles edit {quote(profile)} --runtime NAME`; there are: "
         f"{', '.join(known)}.",
         {"runtime": id_, "runtimes": list(known), "profile": profile},
     )
@@ -93,7 +93,7 @@ def failed(error: WhisperdError, name: str, others: Sequence[str]) -> WhisperdEr
 
 def model_in_use(model: str, name: str, status: str, *, is_default: bool) -> WhisperdError:
     """The runtime with that name has the model's files open."""
-    unload = f"`whisperctl runtimes unload {name!r}`"
+    unload = f"`whisperctl runtimes unload {quote(name)}`"
     return WhisperdError(
         "model.in_use",
         f"The model {model} is {status} as the runtime {name}.",
@@ -118,7 +118,7 @@ def not_saved(name: str) -> WhisperdError:
     return WhisperdError(
         "runtime.not_saved",
         f"The runtime {name} is not saved: it was made because a job named its model.",
-        f"Save one with that model: `whisperctl runtimes create NAME --model {name!r}`.",
+        f"Save one with that model: `whisperctl runtimes create NAME --model {quote(name)}`.",
         {"runtime": name},
     )
 

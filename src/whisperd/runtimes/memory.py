@@ -6,9 +6,9 @@ How much a model needs is told by `whisperd.models.memory.need_bytes`, how much 
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from shlex import quote
 
 from whisperd.disk import megabytes
 from whisperd.models import CatalogueModel
@@ -18,7 +18,6 @@ __all__ = [
     "Candidate",
     "NotEnough",
     "Plan",
-    "gpu_not_enough_memory",
     "largest_that_fits",
     "not_enough_memory",
     "plan",
@@ -87,40 +86,36 @@ def largest_that_fits(
 
 
 def not_enough_memory(
-    name: str, needed: int, free: int, largest: str | None, *, batch_size: int = 1, replicas: int = 1
+    name: str,
+    needed: int,
+    free: int,
+    largest: str | None,
+    *,
+    is_on_gpu: bool = False,
+    batch_size: int = 1,
+    replicas: int = 1,
+    is_saved: bool = True,
 ) -> WhisperdError:
-    """`memory.not_enough`: the computer's memory does not hold the model of the runtime `name`."""
-    return WhisperdError(
-        "memory.not_enough",
-        f"The runtime {name} needs about {megabytes(needed)} of memory, and {megabytes(free)} are free.",
-        _advice(name, largest, batch_size, replicas, "end programs that need much memory"),
-        {"needed": needed, "free": free, "largest": largest},
-    )
-
-
-def gpu_not_enough_memory(
-    name: str, needed: int, free: int, largest: str | None, *, batch_size: int = 1, replicas: int = 1
-) -> WhisperdError:
-    """`memory.gpu_not_enough`: the GPU's memory does not hold the model of the runtime `name`."""
-    return WhisperdError(
-        "memory.gpu_not_enough",
-        f"The runtime {name} needs about {megabytes(needed)} of GPU memory, and {megabytes(free)} are free.",
-        _advice(name, largest, batch_size, replicas, "compute on the processor with `--device cpu`"),
-        {"needed": needed, "free": free, "largest": largest},
-    )
-
-
-def _advice(name: str, largest: str | None, batch_size: int, replicas: int, otherwise: str) -> str:
-    """One sentence; the best way first."""
+    """The computer's memory (`memory.not_enough`), or the GPU's (`memory.gpu_not_enough`), does not hold the
+    model of the runtime `name`. One that is not saved cannot be changed."""
     ways = []
     if largest is not None:
-        edit = f"`whisperctl runtimes edit {shlex.quote(name)} --model {largest}`"
-        ways.append(f"take {largest}, the largest model that fits, with {edit}")
-    if batch_size > 1:
+        edit = f"whisperctl runtimes edit {quote(name)} " if is_saved else ""
+        ways.append(f"take {largest}, the largest model that fits, with `{edit}--model {largest}`")
+    if batch_size > 1 and is_saved:
         ways.append("compute smaller batches with `--batch-size 1`")
-    if replicas > 1:
+    if replicas > 1 and is_saved:
         ways.append("use one worker with `--workers 1`")
     ways.append("unload other runtimes")
-    ways.append(otherwise)
-    sentence = f"{', '.join(ways[:-1])}, or {ways[-1]}."
-    return sentence[0].upper() + sentence[1:]
+    if is_on_gpu and is_saved:
+        ways.append("compute on the processor with `--device cpu`")
+    else:
+        ways.append("end programs that need much memory")
+    fix = f"{', '.join(ways[:-1])}, or {ways[-1]}."
+    return WhisperdError(
+        "memory.gpu_not_enough" if is_on_gpu else "memory.not_enough",
+        f"The runtime {name} needs about {megabytes(needed)} of {'GPU ' if is_on_gpu else ''}memory, and "
+        f"{megabytes(free)} are free.",
+        fix[0].upper() + fix[1:],
+        {"needed": needed, "free": free, "largest": largest},
+    )

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from whisperd.hardware import usable_cores
 from whisperd.models import InstalledModel, ModelStore
@@ -234,7 +235,8 @@ def fitting_variants(
         "backend.not_usable",
         f"There is no build for {preset.name}: backend {preset.backend}, device {preset.wanted_device}, "
         f"compute type {preset.compute_type}.",
-        f"Change one of them with `whisperctl runtimes edit {preset.name!r}`; the builds are: {names}.",
+        f"Change one of them with `whisperctl runtimes edit {quote(preset.name)}`, or "
+        f"`runtime.compute_type` in the settings; the builds are: {names}.",
     )
 
 

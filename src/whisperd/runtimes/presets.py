@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from shlex import quote
 from typing import Any
 
 import msgspec
@@ -128,7 +129,7 @@ def _check_free(connection: sqlite3.Connection, preset: RuntimePreset) -> None:
         raise WhisperdError(
             "runtime.exists",
             f"A runtime cannot be named {preset.name}{also or ': there is one of that name already'}.",
-            f"Choose another name, or change that one with `whisperctl runtimes edit {taken[0]!r}`.",
+            f"Choose another name, or change that one with `whisperctl runtimes edit {quote(taken[0])}`.",
             {"name": preset.name},
         )
 
@@ -141,7 +142,7 @@ def _check_version(connection: sqlite3.Connection, preset: RuntimePreset, expect
         raise WhisperdError(
             "runtime.stale",
             f"The runtime {preset.name} was changed by somebody else meanwhile.",
-            f"Look at it with `whisperctl runtimes show {preset.name!r}`, then change it again.",
+            f"Look at it with `whisperctl runtimes show {quote(preset.name)}`, then change it again.",
             {"name": preset.name, "version": row[0], "expected": expected_version},
         )
 

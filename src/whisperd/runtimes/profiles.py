@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
+from shlex import quote
 from typing import Any
 
 import msgspec
@@ -110,7 +111,7 @@ def unknown_profile(name: str, names: Iterable[str]) -> WhisperdError:
     return WhisperdError(
         "profile.unknown",
         f"There is no profile {name!r}.",
-        f"Use one of {', '.join(known)}, or make it with `whisperctl profiles create {name!r}`."
+        f"Use one of {', '.join(known)}, or make it with `whisperctl profiles create {quote(name)}`."
         if known
         else "Make one with `whisperctl profiles create NAME`.",
         {"name": name, "profiles": known},
@@ -126,7 +127,7 @@ def _check_free(connection: sqlite3.Connection, name: str) -> None:
         raise WhisperdError(
             "profile.exists",
             f"There is a profile named {name} already.",
-            f"Choose another name, or change that one with `whisperctl profiles edit {name!r}`.",
+            f"Choose another name, or change that one with `whisperctl profiles edit {quote(name)}`.",
             {"name": name},
         )
 
@@ -139,7 +140,7 @@ def _check_version(connection: sqlite3.Connection, name: str, expected_version: 
         raise WhisperdError(
             "profile.stale",
             f"The profile {name} was changed by somebody else meanwhile.",
-            f"Look at it with `whisperctl profiles show {name!r}`, then change it again.",
+            f"Look at it with `whisperctl profiles show {quote(name)}`, then change it again.",
             {"name": name, "version": row[0], "expected": expected_version},
         )
 

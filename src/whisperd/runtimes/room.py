@@ -16,7 +16,6 @@ from whisperd.runtimes.computer import Computer
 from whisperd.runtimes.memory import (
     Candidate,
     NotEnough,
-    gpu_not_enough_memory,
     largest_that_fits,
     not_enough_memory,
     plan,
@@ -126,8 +125,8 @@ class Room:
         free = free_in(await self._places(preset, needs), self._limit(), occupants)
         for place, need in needs.items():
             if need > free.get(place, 0):
-                tell = not_enough_memory if place is None else gpu_not_enough_memory
-                raise tell(prepared.variant.name, need, max(0, free.get(place, 0)), None)
+                left = max(0, free.get(place, 0))
+                raise not_enough_memory(preset.model, need, left, None, is_on_gpu=place is not None)
 
     async def _needs(
         self, model: str, prepared: Prepared, params: LoadParams, batch_size: int
@@ -191,9 +190,15 @@ class Room:
             device=params.device,
             english_only=runtime.preset.model.endswith(".en"),
         )
-        tell = not_enough_memory if place is None else gpu_not_enough_memory
-        error = tell(
-            runtime.name, need, free, largest, batch_size=runtime.batch_size, replicas=params.replicas
+        error = not_enough_memory(
+            runtime.name,
+            need,
+            free,
+            largest,
+            is_on_gpu=place is not None,
+            batch_size=runtime.batch_size,
+            replicas=params.replicas,
+            is_saved=runtime.is_saved,
         )
         if place is None and self._limit():
             error.fix += " All runtimes together may take what runtime.memory_bytes in the settings says."
