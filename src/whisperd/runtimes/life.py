@@ -181,7 +181,8 @@ def refusal(life: Life, event: Event) -> str | None:
     """The code of the error for which an event cannot be; the first rule that forbids it."""
     rules = (
         ("runtime.unknown", (*ACTIONS, "lease"), life.ending == "deleted"),
-        ("runtime.disabled", ("prepare", "load", "default", "lease"), not life.is_enabled),
+        ("runtime.disabled", ("default", "lease"), not life.is_enabled),
+        ("runtime.disabled", ("prepare", "load"), not (life.is_enabled or life.leases)),
         ("runtime.is_default", ("unload", "disable", "delete"), life.is_default),
         ("runtime.is_protected", ("delete",), life.is_protected),
         ("runtime.in_use", ("unload", "delete"), life.leases > 0),
