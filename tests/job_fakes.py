@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import anyio
 
 from whisperd.audio import Decoded, DecodeParams, DecoderEvent, Found, Opened, SpeechSample, WindowAudio
-from whisperd.jobs.journal import Ticket
 from whisperd.jobs.keeper import Progress
 from whisperd.rpc.errors import WhisperdError
+from whisperd.store import Ticket
 from whisperd.worker.process import Unwanted
 from whisperd.worker.protocol import (
     SAMPLE_RATE,

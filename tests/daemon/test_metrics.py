@@ -196,14 +196,13 @@ def test_processes_are_looked_at_aside_from_the_event_loop(make_daemon: Callable
 
 @pytest.mark.anyio
 async def test_work_is_counted_by_the_day(tmp_path: Path) -> None:
-    from whisperd.jobs.journal import open_journal
     from whisperd.jobs.work import Work, WorkLog
-    from whisperd.store import open_database
+    from whisperd.store import open_database, open_saver
 
     day = datetime.date(2026, 3, 1)
     async with open_database(tmp_path / "db.sqlite3") as database:
-        async with open_journal(database) as journal:
-            log = WorkLog(database, journal, lambda: day)
+        async with open_saver(database) as saver:
+            log = WorkLog(saver, lambda: day)
             await log.open()
             assert (log.today, log.total.speed) == (Work(), None)
             log.add(60.0, 6.0)
@@ -212,8 +211,8 @@ async def test_work_is_counted_by_the_day(tmp_path: Path) -> None:
             day = datetime.date(2026, 3, 2)
             assert log.today == Work()
             log.add(10.0, 1.0)
-        async with open_journal(database) as journal:
-            log = WorkLog(database, journal, lambda: day)
+        async with open_saver(database) as saver:
+            log = WorkLog(saver, lambda: day)
             await log.open()
             assert log.today == Work(1, 10.0, 1.0)
             assert log.total == Work(3, 100.0, 10.0)

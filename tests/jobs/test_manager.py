@@ -17,7 +17,7 @@ from whisperd.audio import DecoderPool
 from whisperd.jobs.identity import FileStamp, read_stamp
 from whisperd.jobs.inputs import check_input
 from whisperd.jobs.job import Job, JobInput, Source
-from whisperd.jobs.journal import Ticket, open_journal
+from whisperd.jobs.journal import JobJournal
 from whisperd.jobs.keeper import JobKeeper
 from whisperd.jobs.manager import JobManager
 from whisperd.jobs.options import JobOptions
@@ -27,7 +27,7 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event
 from whisperd.runtimes import Lease
 from whisperd.settings import DecoderSettings, JobSettings, LimitSettings, Settings
-from whisperd.store import open_database
+from whisperd.store import Ticket, open_database, open_saver
 from whisperd.tasks import open_task_group
 from whisperd_testing import LIMIT_S
 
@@ -610,7 +610,8 @@ async def test_a_job_that_is_forgotten_leaves_nothing_in_memory(tmp_path: Path) 
         assert await house.end(job) == "completed"
         return weakref.ref(job)
 
-    async with open_database(tmp_path / "a.sqlite3") as database, open_journal(database) as journal:
+    async with open_database(tmp_path / "a.sqlite3") as database, open_saver(database) as saver:
+        journal = JobJournal(saver)
         keeper = JobKeeper(journal, TranscriptStore(database), JobSettings, recipe_of)
         async with open_house(keeper=keeper) as house:
             house.path = str(tmp_path / "a.wav")

@@ -12,7 +12,7 @@ import pytest
 
 from whisperd.jobs.identity import FileStamp, read_stamp
 from whisperd.jobs.job import Job, JobInput, Transcript
-from whisperd.jobs.journal import open_journal
+from whisperd.jobs.journal import JobJournal
 from whisperd.jobs.keeper import JobKeeper
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.recipe import Recipe
@@ -21,7 +21,7 @@ from whisperd.jobs.segments import Segment
 from whisperd.jobs.transcripts import KeptTranscript, TranscriptStore, insert_transcript
 from whisperd.runtimes import Lease
 from whisperd.settings import JobSettings
-from whisperd.store import Database, open_database
+from whisperd.store import Database, open_database, open_saver
 from whisperd_testing import LIMIT_S
 
 pytestmark = pytest.mark.anyio
@@ -195,7 +195,8 @@ async def test_a_job_that_was_answered_keeps_its_text_when_that_is_made_again_me
     job = Job(id="a", path="/a", input=JobInput(path="/a"), options=JobOptions(), runtime="base")
     job.transcript, job.answered_by, job.is_cached = await house.store.find("k", "/a"), "k", True
     await house.keep("Second.", key="k")
-    async with open_journal(house.database) as journal:
+    async with open_saver(house.database) as saver:
+        journal = JobJournal(saver)
         await JobKeeper(journal, house.store, JobSettings, recipe_of).ended(job).saved()
     of_job = await house.store.of_job("a")
     assert of_job is not None and of_job.text == "Second."
@@ -225,9 +226,10 @@ async def test_what_was_told_a_moment_ago_is_found_though_the_disk_is_slow(house
         )
 
     found: list[Transcript | None] = []
-    async with open_journal(house.database) as journal, anyio.create_task_group() as tasks:
+    async with open_saver(house.database) as saver, anyio.create_task_group() as tasks:
+        journal = JobJournal(saver)
         keeper = JobKeeper(journal, house.store, JobSettings, recipe_of)
-        journal.hand_over(be_slow)
+        saver.hand_over(be_slow)
         await has_begun.wait()
         first = job_of_same_audio("a")
         first.transcript = a_transcript("First.")
@@ -256,7 +258,8 @@ async def test_no_file_is_hashed_for_nothing(
     path.write_bytes(b"abc")
     job = Job(id="a", path=str(path), input=JobInput(path=str(path)), options=JobOptions(), runtime="base")
     job.stamp, job.is_detached = read_stamp(job.path), is_detached
-    async with open_journal(house.database) as journal:
+    async with open_saver(house.database) as saver:
+        journal = JobJournal(saver)
         keeper = JobKeeper(journal, house.store, lambda: JobSettings(keep_transcripts=keeps), recipe_of)
         await keeper.hash_input(job)
     assert (job.content_hash is not None) == is_wanted

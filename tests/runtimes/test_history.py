@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from whisperd.jobs.journal import JobJournal
 from whisperd.rpc.events import RuntimeStatusName
 from whisperd.runtimes.history import KEPT_MOMENTS, HistoryStore, Moment
 from whisperd.runtimes.preset import RuntimePreset
 from whisperd.runtimes.presets import PresetStore
-from whisperd.store import Database, open_database
+from whisperd.store import Database, Saver, open_database
 
 pytestmark = pytest.mark.anyio
 
@@ -36,65 +35,63 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-def journal(database: Database) -> JobJournal:
-    return JobJournal(database)
+def saver(database: Database) -> Saver:
+    return Saver(database)
 
 
 @pytest.fixture
-def store(database: Database, journal: JobJournal) -> HistoryStore:
-    return HistoryStore(database, journal.hand_over)
+def store(saver: Saver) -> HistoryStore:
+    return HistoryStore(saver)
 
 
-async def test_what_was_added_is_there_in_its_order(store: HistoryStore, journal: JobJournal) -> None:
+async def test_what_was_added_is_there_in_its_order(store: HistoryStore, saver: Saver) -> None:
     for number in range(3):
         store.add(BASE.id, moment(f"{number}"))
         store.add(OTHER.id, moment(f"other {number}"))
-    await journal.flush()
+    await saver.flush()
     assert await store.resume() == {
         BASE.id: [moment("0"), moment("1"), moment("2")],
         OTHER.id: [moment("other 0"), moment("other 1"), moment("other 2")],
     }
 
 
-async def test_so_many_are_kept_and_no_more(store: HistoryStore, journal: JobJournal) -> None:
+async def test_so_many_are_kept_and_no_more(store: HistoryStore, saver: Saver) -> None:
     store.add(OTHER.id, moment("of another one"))
     for number in range(KEPT_MOMENTS + 7):
         store.add(BASE.id, moment(f"{number}"))
-    await journal.flush()
+    await saver.flush()
     histories = await store.resume()
     assert [one.detail for one in histories[BASE.id]] == [f"{n}" for n in range(7, KEPT_MOMENTS + 7)]
     assert len(histories[OTHER.id]) == 1
 
 
-async def test_it_goes_with_its_runtime(store: HistoryStore, journal: JobJournal, database: Database) -> None:
+async def test_it_goes_with_its_runtime(store: HistoryStore, saver: Saver, database: Database) -> None:
     store.add(OTHER.id, moment("before"))
-    await journal.flush()
+    await saver.flush()
     await PresetStore(database).delete(OTHER.id)
     store.add(OTHER.id, moment("too late"))
-    await journal.flush()
+    await saver.flush()
     assert await store.resume() == {}
 
 
-async def test_what_cannot_be_read_is_left_out(
-    store: HistoryStore, journal: JobJournal, database: Database
-) -> None:
+async def test_what_cannot_be_read_is_left_out(store: HistoryStore, saver: Saver, database: Database) -> None:
     def spoil(connection: sqlite3.Connection) -> None:
         for text in ("{", '{"time": 1}', '{"time": "x", "status": "dancing", "detail": null, "error": null}'):
             connection.execute("INSERT INTO runtime_history VALUES (?, ?)", (BASE.id, text))
 
     await database.run(spoil)
     store.add(BASE.id, moment("sound"))
-    await journal.flush()
+    await saver.flush()
     assert await store.resume() == {BASE.id: [moment("sound")]}
 
 
 @pytest.mark.parametrize("status", ["loaded", "loading", "failed", "cancelled"])
 async def test_the_next_daemon_says_that_nothing_is_loaded(
-    store: HistoryStore, journal: JobJournal, status: RuntimeStatusName
+    store: HistoryStore, saver: Saver, status: RuntimeStatusName
 ) -> None:
     store.add(BASE.id, moment("the last", status))
-    await journal.flush()
+    await saver.flush()
     first, restart = (await store.resume())[BASE.id]
     assert (first.status, restart.status, restart.error) == (status, "unloaded", None)
-    await journal.flush()
+    await saver.flush()
     assert await store.resume() == {BASE.id: [first, restart]}

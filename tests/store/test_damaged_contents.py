@@ -29,7 +29,7 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.history import HistoryStore
 from whisperd.runtimes.presets import PresetStore, check_presets
 from whisperd.runtimes.profiles import ProfileStore, check_profiles
-from whisperd.store import Database, open_database
+from whisperd.store import Database, Saver, open_database
 from whisperd.store.migrate import bundled_migrations, columns
 from whisperd.watch import WatchStore, check_watches
 
@@ -55,8 +55,8 @@ async def start(database: Database) -> None:
     await PresetStore(database).load()
     await ProfileStore(database).load()
     await CalibrationTable(database).open()
-    await HistoryStore(database, lambda _: None).resume()
-    journal = JobJournal(database)
+    await HistoryStore(Saver(database)).resume()
+    journal = JobJournal(Saver(database))
     records = await journal.load()
     last_uses(records)
     for record in records:
@@ -64,7 +64,7 @@ async def start(database: Database) -> None:
         goes_on(record)
         await journal.windows(record.id)
         await journal.found(record.id)
-    await WorkLog(database, journal).open()
+    await WorkLog(Saver(database)).open()
     await WatchStore(database).load()
 
 
@@ -153,7 +153,7 @@ async def test_one_damaged_moment_of_a_history_keeps_no_daemon_from_starting() -
     contents = with_contents([(("runtime_history", "moment"), "no moment")])
     async with opened(contents) as database:
         assert database.set_aside is None
-        assert await HistoryStore(database, lambda _: None).resume() == {}
+        assert await HistoryStore(Saver(database)).resume() == {}
 
 
 async def test_a_value_of_another_type_is_damage() -> None:

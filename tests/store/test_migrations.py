@@ -21,7 +21,7 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.preset import RuntimePreset
 from whisperd.runtimes.presets import PresetStore
 from whisperd.runtimes.profiles import Profile, ProfileStore
-from whisperd.store import open_database
+from whisperd.store import Saver, open_database
 from whisperd.store.migrate import Migration, bundled_migrations, columns, version_of
 from whisperd.watch import WatchStore, check_watches
 
@@ -103,7 +103,7 @@ async def test_what_any_version_holds_is_still_there(number: int, path: Path) ->
         assert database.set_aside is None
         presets, default = await PresetStore(database).load()
         profiles = await ProfileStore(database).load()
-        journal = JobJournal(database)
+        journal = JobJournal(Saver(database))
         jobs = await journal.load()
         windows = await journal.windows("bb00bb00bb")
         transcript = await TranscriptStore(database).of_job("aa00aa00aa")
@@ -144,7 +144,7 @@ async def test_what_belonged_to_several_sockets_is_of_one_daemon(path: Path) -> 
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.executescript(ON_ANOTHER_SOCKET)
     async with open_database(path, checks=[check_watches]) as database:
-        journal, watches = JobJournal(database), WatchStore(database)
+        journal, watches = JobJournal(Saver(database)), WatchStore(database)
         assert [one.id for one in await journal.load()] == ["aa00aa00aa", "bb00bb00bb", "dd00dd00dd"]
         assert len(await journal.windows("bb00bb00bb")) == len(await journal.windows("dd00dd00dd")) == 1
         assert [(one.id, one.path) for one in await watches.load()] == [

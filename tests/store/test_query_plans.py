@@ -14,7 +14,7 @@ from whisperd.jobs.job import Job, JobInput, Transcript
 from whisperd.jobs.journal import FinishedWindow, JobJournal, record_of
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.transcripts import KeptTranscript, TranscriptStore, insert_transcript
-from whisperd.store import Database, open_database
+from whisperd.store import Database, Saver, open_database
 from whisperd.watch import WatchPreset, WatchStore
 from whisperd.watch.ledger import Identity, Seen
 from whisperd.watch.log_table import LogLine
@@ -107,7 +107,7 @@ async def test_the_files_of_watches(database: Database) -> None:
 
 
 async def test_jobs(database: Database) -> None:
-    journal = JobJournal(database)
+    journal = JobJournal(saver := Saver(database))
     job = Job(id="aa", path="/a.wav", input=JobInput(), options=JobOptions(), runtime="base")
     result = WindowResult(language="en", language_probability=1.0, segments=())
     window = FinishedWindow(
@@ -119,15 +119,15 @@ async def test_jobs(database: Database) -> None:
             journal.add_windows("aa", [window]),
             journal.add_found("aa", Found(part=0, channel=0, position=0, spans=b"", memory=b"")),
         ]
-        await journal.flush()
+        await saver.flush()
         for ticket in tickets:
             await ticket.saved()
         await journal.windows("aa")
         await journal.found("aa")
         journal.drop_progress("aa")
-        await journal.flush()
+        await saver.flush()
         journal.forget(["aa"])
-        await journal.flush()
+        await saver.flush()
 
 
 async def test_transcripts(database: Database) -> None:

@@ -33,7 +33,7 @@ from whisperd.daemon.uploads import UploadStore
 from whisperd.jobs.endings import again
 from whisperd.jobs.executor import jobs_at_once
 from whisperd.jobs.job import Job
-from whisperd.jobs.journal import JobJournal, JobRecord, open_journal
+from whisperd.jobs.journal import JobJournal, JobRecord
 from whisperd.jobs.keeper import JobKeeper
 from whisperd.jobs.manager import JobManager
 from whisperd.jobs.options import job_options
@@ -56,7 +56,7 @@ from whisperd.runtimes.profiles import ProfileStore, check_profiles
 from whisperd.runtimes.room import Room
 from whisperd.service_manager.notify import Notifier
 from whisperd.settings import Settings, is_offline, load_settings
-from whisperd.store import Database, open_database
+from whisperd.store import Database, Saver, open_database, open_saver
 from whisperd.tasks import RepeatedEvent, open_task_group
 from whisperd.watch import Editor, WatchJobs, WatchManager, WatchStore, check_watches
 
@@ -246,17 +246,18 @@ async def open_service(
     checks = (check_presets, check_profiles, check_watches)
     async with (
         open_database(database_file, checks=checks) as database,
-        open_journal(database) as journal,
+        open_saver(database) as saver,
         open_task_group() as tasks,
     ):
+        journal = JobJournal(saver)
         records = await journal.load()
         kept_uploads = {one.input.upload for one in records if one.input.upload and goes_on(one)}
         service = Service(tasks, config_file, settings, socket, state_dir, kept_uploads)
         service.database = database
         bundle = partial(install_media_bundle, service)
         async with open_decoder_pool(bundle, _decoder_options(settings)) as service.decoders:
-            await _open_runtimes(service, tasks, database, journal, records)
-            await _open_jobs(service, tasks, database, journal, records)
+            await _open_runtimes(service, tasks, saver, records)
+            await _open_jobs(service, tasks, journal, records)
             await _open_watches(service, tasks, database)
             tasks.start_soon(retire_jobs, service)
             try:
@@ -274,14 +275,15 @@ def _decoder_options(settings: Settings) -> DecoderOptions:
 
 
 async def _open_runtimes(
-    service: Service, tasks: TaskGroup, database: Database, journal: JobJournal, records: Sequence[JobRecord]
+    service: Service, tasks: TaskGroup, saver: Saver, records: Sequence[JobRecord]
 ) -> None:
     """The runtimes, what was measured of them, and the profiles that choose among them."""
+    database = saver.database
     room = Room(service.models, service.computer, lambda: service.settings.runtime.memory_bytes)
     table = CalibrationTable(database)
     await table.open()
     service.calibrator = Calibrator(table, service.idle, calibration_surroundings(service, room))
-    histories = HistoryStore(database, journal.hand_over)
+    histories = HistoryStore(saver)
     surroundings = runtime_surroundings(service, room, histories)
     service.runtimes = RuntimeManager(tasks, PresetStore(database), surroundings)
     await service.runtimes.open(service.advisor.suitable, last_uses(records), await histories.resume())
@@ -295,11 +297,11 @@ async def _open_runtimes(
 
 
 async def _open_jobs(
-    service: Service, tasks: TaskGroup, database: Database, journal: JobJournal, records: Sequence[JobRecord]
+    service: Service, tasks: TaskGroup, journal: JobJournal, records: Sequence[JobRecord]
 ) -> None:
     """The jobs, those of the daemon before this one among them."""
     service.job_keeper = JobKeeper(
-        journal, TranscriptStore(database), lambda: service.settings.jobs, partial(recipe_of, service)
+        journal, TranscriptStore(service.database), lambda: service.settings.jobs, partial(recipe_of, service)
     )
     service.jobs = JobManager(
         tasks,
@@ -310,7 +312,7 @@ async def _open_jobs(
         active_changed=service.idle.notice,
         keeper=service.job_keeper,
     )
-    service.work = WorkLog(database, journal)
+    service.work = WorkLog(journal.saver)
     await service.work.open()
     await resume_jobs(service, records)
 

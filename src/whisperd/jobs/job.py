@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import anyio
 import msgspec
@@ -16,9 +16,7 @@ from whisperd.jobs.options import JobOptions
 from whisperd.jobs.scheduler import Priority
 from whisperd.jobs.segments import Segment
 from whisperd.rpc.errors import WhisperdError, sendable
-
-if TYPE_CHECKING:
-    from whisperd.jobs.journal import Ticket
+from whisperd.store import Ticket
 
 __all__ = [
     "Job",

@@ -1,20 +1,13 @@
-"""The journal of jobs: what was asked for, what is finished, and how it ended.
-
-What is written is collected while the last of it is being saved, and saved together in one transaction:
-a job costs the event loop no more than to hand it over, however many there are. Whoever has to know that
-something is on the disk waits for it.
-"""
+"""The journal of jobs: what was asked for, what is finished, and how it ended."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import anyio
 import msgspec
 
 from whisperd.audio import Found, merge_found
@@ -22,30 +15,21 @@ from whisperd.jobs.identity import FileStamp
 from whisperd.jobs.job import Job, JobInput, JobStatus
 from whisperd.jobs.options import JobOptions
 from whisperd.rpc.errors import WhisperdError
-from whisperd.store import Database
-from whisperd.tasks import open_task_group
+from whisperd.store import Saver, Ticket, Writing
 from whisperd.worker.protocol import WindowResult
 
 __all__ = [
     "FinishedWindow",
     "JobJournal",
     "JobRecord",
-    "Ticket",
-    "Writing",
     "decode_record",
     "decode_window",
     "drop_progress",
-    "encode_record",
-    "encode_window",
     "job_of",
-    "open_journal",
     "record_of",
 ]
 
 log = logging.getLogger(__name__)
-
-Writing = Callable[[sqlite3.Connection], object]
-"""Something to be done in a transaction."""
 
 
 class FinishedWindow(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,29 +83,9 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_window = msgspec.msgpack.Decoder(FinishedWindow).decode
 _decode_found = msgspec.msgpack.Decoder(Found).decode
-_decode_record = msgspec.json.Decoder(JobRecord).decode
-
-
-def encode_window(window: FinishedWindow) -> bytes:
-    """A finished window as it is kept."""
-    return _encode(window)
-
-
-def decode_window(data: bytes) -> FinishedWindow:
-    """Read one. Raises `ValueError`."""
-    return _decode_window(data)
-
-
-def encode_record(record: JobRecord) -> str:
-    """A job as it is kept."""
-    return msgspec.json.encode(record).decode()
-
-
-def decode_record(text: str) -> JobRecord:
-    """Read one. Raises `ValueError`."""
-    return _decode_record(text)
+decode_window = msgspec.msgpack.Decoder(FinishedWindow).decode
+decode_record = msgspec.json.Decoder(JobRecord).decode
 
 
 def record_of(job: Job) -> JobRecord:
@@ -186,112 +150,38 @@ def job_of(record: JobRecord) -> Job:
     return job
 
 
-class Ticket:
-    """Something that is being saved."""
-
-    def __init__(self, work: Writing) -> None:
-        self.work = work
-        self._done = anyio.Event()
-        self._error: WhisperdError | None = None
-
-    async def saved(self) -> None:
-        """Wait until it is on the disk. Raises why it could not be saved."""
-        await self._done.wait()
-        if self._error is not None:
-            raise self._error.copy()
-
-    @property
-    def is_saved(self) -> bool:
-        """Whether it is on the disk."""
-        return self._done.is_set() and self._error is None
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether it could not be saved."""
-        return self._error is not None
-
-    def settle(self, error: WhisperdError | None = None) -> None:
-        """It is saved, or will not be: who keeps the ticket keeps nothing of it."""
-        self.work = _nothing
-        self._error = error
-        self._done.set()
-
-
-def _nothing(_connection: sqlite3.Connection) -> None:
-    """What is left to be saved of what is settled."""
-
-
-@asynccontextmanager
-async def open_journal(database: Database) -> AsyncIterator[JobJournal]:
-    """The journal of a daemon; all is saved when the block ends."""
-    journal = JobJournal(database)
-    async with open_task_group() as tasks:
-        tasks.start_soon(journal.run)
-        try:
-            yield journal
-        finally:
-            tasks.cancel_scope.cancel()
-            with anyio.CancelScope(shield=True):
-                await journal.flush()
-
-
 class JobJournal:
     """Keeps jobs. What changes something returns at once, and the ticket says when it is saved."""
 
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        self._waiting: list[Ticket] = []
-        self._wanted = anyio.Event()
-        self._saving = anyio.Lock()
-
-    async def run(self) -> None:
-        """Save what is handed over, until cancelled."""
-        while True:
-            await self._wanted.wait()
-            await self.flush()
-
-    async def flush(self) -> None:
-        """Save what was handed over so far."""
-        async with self._saving:
-            while self._waiting:
-                self._wanted = anyio.Event()
-                tickets, self._waiting = self._waiting, []
-                with anyio.CancelScope(shield=True):  # what is being saved is settled as well
-                    await self._save(tickets)
-
-    def hand_over(self, work: Writing) -> Ticket:
-        """Have something done with what was handed over before and after it, in this order."""
-        ticket = Ticket(work)
-        self._waiting.append(ticket)
-        self._wanted.set()
-        return ticket
+    def __init__(self, saver: Saver) -> None:
+        self.saver = saver
 
     def put(self, record: JobRecord, also: Writing | None = None) -> Ticket:
         """Keep a job as it is now; `also` is done in the same transaction, or neither is."""
 
-        def work(connection: sqlite3.Connection) -> None:
+        def write(connection: sqlite3.Connection) -> None:
             put_record(connection, record)
             if also is not None:
                 also(connection)
 
-        return self.hand_over(work)
+        return self.saver.hand_over(write)
 
     def add_windows(self, job: str, windows: Sequence[FinishedWindow]) -> Ticket:
         """Keep what is finished of a job, together or not at all."""
 
-        def work(connection: sqlite3.Connection) -> None:
+        def write(connection: sqlite3.Connection) -> None:
             connection.executemany(
                 # Not if the job was forgotten meanwhile.
                 "INSERT OR REPLACE INTO job_windows SELECT id, ?, ? FROM jobs WHERE id = ?",
-                [(one.index, encode_window(one), job) for one in windows],
+                [(one.index, _encode(one), job) for one in windows],
             )
 
-        return self.hand_over(work)
+        return self.saver.hand_over(write)
 
     def add_found(self, job: str, found: Found) -> Ticket:
         """Keep what the decoder of a job has found."""
 
-        def work(connection: sqlite3.Connection) -> None:
+        def write(connection: sqlite3.Connection) -> None:
             connection.execute(
                 "INSERT INTO job_speech"
                 " SELECT id, (SELECT ifnull(max(place) + 1, 0) FROM job_speech WHERE job = id), ? FROM jobs"
@@ -299,16 +189,16 @@ class JobJournal:
                 (_encode(found), job),
             )
 
-        return self.hand_over(work)
+        return self.saver.hand_over(write)
 
     def drop_progress(self, job: str) -> Ticket:
         """Forget what is finished of a job, and what was found."""
-        return self.hand_over(lambda connection: drop_progress(connection, job))
+        return self.saver.hand_over(lambda connection: drop_progress(connection, job))
 
     def forget(self, jobs: Iterable[str]) -> Ticket:
         """Forget jobs."""
         rows = [(job,) for job in jobs]
-        return self.hand_over(
+        return self.saver.hand_over(
             lambda connection: connection.executemany("DELETE FROM jobs WHERE id = ?", rows)
         )
 
@@ -319,7 +209,7 @@ class JobJournal:
             rows = connection.execute("SELECT id, record FROM jobs ORDER BY created, rowid")
             return [record for id_, text in rows if (record := _readable(id_, text)) is not None]
 
-        return await self.database.run(work)
+        return await self.saver.database.run(work)
 
     async def drop_all_progress(self) -> int:
         """Forget what is finished of all jobs; returns how many windows."""
@@ -328,7 +218,7 @@ class JobJournal:
             connection.execute("DELETE FROM job_speech")
             return connection.execute("DELETE FROM job_windows").rowcount
 
-        return await self.database.run(work)
+        return await self.saver.database.run(work)
 
     async def windows(self, job: str) -> dict[int, FinishedWindow]:
         """What is finished of a job, by its place. What cannot be read is not finished."""
@@ -344,7 +234,7 @@ class JobJournal:
                     found[window.index] = window
             return found
 
-        return await self.database.run(work)
+        return await self.saver.database.run(work)
 
     async def found(self, job: str) -> tuple[Found, ...]:
         """What the decoder of a job has found. Where it cannot be read, nothing was."""
@@ -357,32 +247,7 @@ class JobJournal:
                 log.warning("what the decoder of job %s has found cannot be read", job)
                 return ()
 
-        return await self.database.run(work)
-
-    async def _save(self, tickets: Sequence[Ticket]) -> None:
-        error = await self._transact(tickets)
-        # The one at fault holds up no others, unless it is the data base: there each would wait by itself.
-        if error is not None and error.code in ("job.not_saved", "disk.full") and len(tickets) > 1:
-            for ticket in tickets:
-                ticket.settle(await self._transact([ticket]))
-            return
-        for ticket in tickets:
-            ticket.settle(error)
-
-    async def _transact(self, tickets: Sequence[Ticket]) -> WhisperdError | None:
-        def work(connection: sqlite3.Connection) -> None:
-            for ticket in tickets:
-                ticket.work(connection)
-
-        try:
-            await self.database.run(work)
-        except WhisperdError as error:
-            log.warning("the journal of jobs cannot be written: %s (%s)", error.message, error.code)
-            return error.copy()
-        except Exception:
-            log.exception("the journal of jobs cannot be written")
-            return _not_saved()
-        return None
+        return await self.saver.database.run(work)
 
 
 def put_record(connection: sqlite3.Connection, record: JobRecord, transcript: int | None = None) -> None:
@@ -391,7 +256,7 @@ def put_record(connection: sqlite3.Connection, record: JobRecord, transcript: in
         "INSERT INTO jobs (id, created, ended, transcript, record) VALUES (?, ?, ?, ?, ?)"
         " ON CONFLICT (id) DO UPDATE SET"
         " ended = excluded.ended, transcript = excluded.transcript, record = excluded.record",
-        (record.id, record.created, record.ended, transcript, encode_record(record)),
+        (record.id, record.created, record.ended, transcript, msgspec.json.encode(record).decode()),
     )
 
 
@@ -407,11 +272,3 @@ def _readable(id_: str, text: str) -> JobRecord | None:
     except ValueError as error:
         log.warning("the job %s in the journal cannot be read: %s", id_, error)
         return None
-
-
-def _not_saved() -> WhisperdError:
-    return WhisperdError(
-        "job.not_saved",
-        "The job could not be written into the journal because of a mistake in whisperd itself.",
-        "Please report it with the lines that `whisperctl daemon logs` shows.",
-    )

@@ -25,8 +25,6 @@ from whisperd.jobs.job import Job, Transcript
 from whisperd.jobs.journal import (
     FinishedWindow,
     JobJournal,
-    Ticket,
-    Writing,
     drop_progress,
     put_record,
     record_of,
@@ -36,6 +34,7 @@ from whisperd.jobs.transcripts import KeptTranscript, TranscriptStore, insert_tr
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes import Lease
 from whisperd.settings import JobSettings
+from whisperd.store import Ticket, Writing
 
 __all__ = ["JobKeeper", "Progress"]
 
@@ -69,6 +68,7 @@ class JobKeeper:
         recipe_of: RecipeOf,
     ) -> None:
         self._journal = journal
+        self._saver = journal.saver
         self.transcripts = transcripts
         self._settings = settings
         self._recipe_of = recipe_of
@@ -197,7 +197,7 @@ class JobKeeper:
         record = record_of(job)
         drops_progress = kept is not None or not keeps or job.status == "completed"
 
-        def work(connection: sqlite3.Connection) -> None:
+        def write(connection: sqlite3.Connection) -> None:
             number = (
                 insert_transcript(connection, kept)
                 if kept is not None
@@ -208,7 +208,7 @@ class JobKeeper:
             if drops_progress:
                 drop_progress(connection, job.id)
 
-        ticket = self._journal.hand_over(work)
+        ticket = self._saver.hand_over(write)
         if kept is not None:
             self._being_kept = ticket
         return ticket
@@ -227,7 +227,7 @@ class JobKeeper:
 
         Nothing of them is left in the files of the data base once `erase` was called.
         """
-        await self._journal.flush()
+        await self._saver.flush()
         count = await self.transcripts.forget_of_jobs(jobs)
         if all_of_them:
             moment = None if older_than_s is None else rfc3339_ago(older_than_s)
@@ -236,12 +236,12 @@ class JobKeeper:
 
     async def saved(self) -> None:
         """Wait until all that was said so far is in the journal."""
-        await self._journal.flush()
+        await self._saver.flush()
 
     async def erase(self) -> None:
         """Leave nothing in the files of the data base of what was forgotten."""
-        await self._journal.flush()
-        await self._journal.database.erase()
+        await self._saver.flush()
+        await self._saver.database.erase()
 
     async def retire(self) -> None:
         """Forget what is kept for longer than the settings say."""

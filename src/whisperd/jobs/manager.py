@@ -18,7 +18,7 @@ from whisperd.jobs.endings import cancelled_on_request, conclude, stopped, stopp
 from whisperd.jobs.executor import JobExecutor
 from whisperd.jobs.identity import FileStamp
 from whisperd.jobs.job import Job, Source, Transcript, of_what_was_sent, unexpected_error
-from whisperd.jobs.journal import Ticket, Writing, job_of, record_of
+from whisperd.jobs.journal import job_of, record_of
 from whisperd.jobs.keeper import JobKeeper
 from whisperd.jobs.live import check_live_options
 from whisperd.jobs.options import JobOptions, check_against_model
@@ -28,6 +28,7 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, JobQueued
 from whisperd.runtimes import Lease, LoadedRuntime
 from whisperd.settings import Settings
+from whisperd.store import Ticket, Writing
 from whisperd.tasks import RepeatedEvent
 
 __all__ = ["JobManager"]

@@ -7,8 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from whisperd.jobs.journal import JobJournal
-from whisperd.store import Database
+from whisperd.store import Saver
 
 __all__ = ["Work", "WorkLog"]
 
@@ -35,12 +34,10 @@ class WorkLog:
 
     def __init__(
         self,
-        database: Database,
-        journal: JobJournal,
+        saver: Saver,
         today: Callable[[], datetime.date] = lambda: datetime.datetime.now().astimezone().date(),
     ) -> None:
-        self._database = database
-        self._journal = journal
+        self._saver = saver
         self._today = today
         self._before = Work()
         self._days: dict[str, Work] = {}
@@ -56,13 +53,13 @@ class WorkLog:
             today = connection.execute(f"SELECT {columns} FROM work WHERE day = ?", (day,)).fetchone()  # noqa: S608
             return Work(*others), Work(*today)
 
-        self._before, self._days[day] = await self._database.run(read)
+        self._before, self._days[day] = await self._saver.database.run(read)
 
     def add(self, audio_s: float, elapsed_s: float) -> None:
         """A job was completed."""
         day = self._today().isoformat()
         self._days[day] = self._days.get(day, Work()) + Work(1, audio_s, elapsed_s)
-        self._journal.hand_over(
+        self._saver.hand_over(
             lambda connection: connection.execute(
                 "INSERT INTO work VALUES (?, 1, ?, ?) ON CONFLICT (day) DO UPDATE SET jobs = jobs + 1,"
                 " audio_s = audio_s + excluded.audio_s, elapsed_s = elapsed_s + excluded.elapsed_s",

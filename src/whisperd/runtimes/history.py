@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -12,15 +12,12 @@ import msgspec
 
 from whisperd.clock import now_rfc3339
 from whisperd.rpc.events import RuntimeStatusName
-from whisperd.store import Database
+from whisperd.store import Saver
 
-__all__ = ["KEPT_MOMENTS", "HandOver", "HistoryStore", "Moment"]
+__all__ = ["KEPT_MOMENTS", "HistoryStore", "Moment"]
 
 KEPT_MOMENTS: Final = 50
 """How many changes of status a runtime's history has."""
-
-HandOver = Callable[[Callable[[sqlite3.Connection], object]], object]
-"""Has something done in the data base, in the order in which it is handed over, and returns at once."""
 
 
 class Moment(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,9 +32,8 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
 class HistoryStore:
     """The histories of all saved runtimes."""
 
-    def __init__(self, database: Database, hand_over: HandOver) -> None:
-        self._database = database
-        self._hand_over = hand_over
+    def __init__(self, saver: Saver) -> None:
+        self._saver = saver
 
     async def resume(self) -> Mapping[str, Sequence[Moment]]:
         """What is kept, by the ids of the runtimes, the newest last. What cannot be read is left out.
@@ -56,7 +52,7 @@ class HistoryStore:
                     histories[runtime].append(kept)
             return histories
 
-        histories = await self._database.run(work)
+        histories = await self._saver.database.run(work)
         for runtime, history in histories.items():
             if history[-1].status != "unloaded":
                 restart = Moment(time=now_rfc3339(), status="unloaded", detail="daemon started", error=None)
@@ -67,7 +63,7 @@ class HistoryStore:
     def add(self, runtime: str, moment: Moment) -> None:
         """Keep a change of status, and only the newest of them; of a runtime that was deleted, none."""
 
-        def work(connection: sqlite3.Connection) -> None:
+        def write(connection: sqlite3.Connection) -> None:
             connection.execute(
                 "INSERT INTO runtime_history SELECT id, ? FROM runtimes WHERE id = ?",
                 (msgspec.json.encode(moment).decode(), runtime),
@@ -78,4 +74,4 @@ class HistoryStore:
                 (runtime, KEPT_MOMENTS),
             )
 
-        self._hand_over(work)
+        self._saver.hand_over(write)

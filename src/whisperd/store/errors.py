@@ -15,6 +15,7 @@ __all__ = [
     "from_sqlite_error",
     "gone",
     "is_refusal",
+    "not_saved",
     "too_new",
     "unreadable",
 ]
@@ -94,6 +95,15 @@ def damaged(path: Path, reason: str) -> WhisperdError:
         f"The data base {path} is damaged: {reason}.",
         "Run `whisperctl daemon restart`: it sets the damaged data base aside and begins a new one.",
         {"path": str(path)},
+    )
+
+
+def not_saved() -> WhisperdError:
+    """`job.not_saved`: nothing else that is handed over is waited for."""
+    return WhisperdError(
+        "job.not_saved",
+        "The job could not be written into the data base because of a mistake in whisperd itself.",
+        "Please report it with the lines that `whisperctl daemon logs` shows.",
     )
 
 

@@ -1,0 +1,86 @@
+"""What is saved beside the event loop: in its order, together, and nobody is held up by what cannot be."""
+
+from __future__ import annotations
+
+import gc
+import sqlite3
+import weakref
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import anyio
+import pytest
+
+from whisperd.rpc.errors import WhisperdError
+from whisperd.store import Database, open_database, open_saver
+from whisperd.store.migrate import Migration
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    migrations = [Migration(1, "CREATE TABLE numbers (x INTEGER NOT NULL);\n")]
+    async with open_database(tmp_path / "a.sqlite3", migrations) as database:
+        yield database
+
+
+def adding(number: int) -> Callable[[sqlite3.Connection], object]:
+    return lambda connection: connection.execute("INSERT INTO numbers VALUES (?)", (number,))
+
+
+async def numbers(database: Database) -> list[int]:
+    select = "SELECT x FROM numbers ORDER BY rowid"
+    return await database.run(lambda connection: [x for (x,) in connection.execute(select)])
+
+
+async def test_who_keeps_a_ticket_keeps_nothing_of_what_was_saved(database: Database) -> None:
+    async with open_saver(database) as saver:
+        writing = adding(1)
+        of_writing = weakref.ref(writing)
+        ticket = saver.hand_over(writing)
+        del writing
+        await ticket.saved()
+        gc.collect()
+        assert ticket.is_saved and of_writing() is None
+
+
+async def test_what_cannot_be_saved_holds_up_nothing_else(database: Database) -> None:
+    def fail(_connection: sqlite3.Connection) -> None:
+        raise WhisperdError("disk.full", "There is no room.", "Make some.")
+
+    def mistake(_connection: sqlite3.Connection) -> None:
+        raise ZeroDivisionError
+
+    async with open_saver(database) as saver:
+        tickets = [saver.hand_over(one) for one in (adding(1), fail, mistake, adding(2))]
+        await tickets[0].saved()
+        await tickets[3].saved()
+        for ticket, code in ((tickets[1], "disk.full"), (tickets[2], "job.not_saved")):
+            with pytest.raises(WhisperdError) as raised:
+                await ticket.saved()
+            assert raised.value.code == code and ticket.has_failed
+    assert await numbers(database) == [1, 2]
+
+
+async def test_each_of_many_does_not_wait_by_itself_for_a_data_base_that_is_held(database: Database) -> None:
+    tried: list[int] = []
+
+    def wait(number: int) -> None:
+        tried.append(number)
+        raise WhisperdError("store.unreadable", "Another program holds it.", "End that one.")
+
+    async with open_saver(database) as saver:
+        tickets = [saver.hand_over(lambda _, number=number: wait(number)) for number in range(3)]
+        for ticket in tickets:
+            with pytest.raises(WhisperdError):
+                await ticket.saved()
+    assert tried == [0]
+
+
+async def test_all_is_saved_at_the_end(database: Database) -> None:
+    with anyio.CancelScope() as scope:
+        async with open_saver(database) as saver:
+            saver.hand_over(adding(1))
+            scope.cancel()
+    assert await numbers(database) == [1]
