@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
-from watched import Watches, open_watches
+from watched import Watches, open_watches, put, until_done, until_noted_as_old
 
 from toy_runtime import until
 from whisperd.rpc.errors import WhisperdError
@@ -41,11 +41,6 @@ def held() -> Iterator[threading.Event]:
     event.set()
 
 
-def put(inbox: Path, *names: str) -> None:
-    for name in names:
-        (inbox / name).write_bytes(f"sound of {name}".encode())
-
-
 async def test_a_name_that_looks_like_ours_and_is_not_ends_nothing(tmp_path: Path, inbox: Path) -> None:
     put(inbox, f".whisperd-{'9' * 30}-0123456789abcdef.part", "a.wav")
     async with open_watches(tmp_path) as watches:
@@ -67,12 +62,6 @@ async def test_a_file_that_was_only_touched_settles_anew_when_it_is_edited(
         await until(lambda: not folder.pending.in_hand)
         assert len(watches.jobs.paths) == 1
         assert folder.pending.settled_s == {}
-
-
-async def until_noted_as_old(watches: Watches, watch: str, path: str) -> None:
-    with anyio.fail_after(LIMIT_S):
-        while (row := await watches.store.files.at(watch, path)) and row.identity.modified_ns > 1e9:
-            await anyio.sleep(0.01)
 
 
 @pytest.mark.parametrize("is_edited", [False, True])
@@ -277,35 +266,6 @@ async def test_a_file_that_gets_another_name_while_it_is_read_is_one_file(
         assert gone is not None and gone.gone is not None
 
 
-@pytest.mark.parametrize("is_edited", [False, True])
-async def test_of_a_file_that_is_renamed_and_edited_while_it_is_at_work_only_the_last_job_counts(
-    tmp_path: Path, inbox: Path, is_edited: bool
-) -> None:
-    put(inbox, "a.wav")
-    async with open_watches(tmp_path) as watches:
-        watches.jobs.held.add("held")
-        preset = await watches.manager.add(str(inbox), WatchChanges(profile="held"))
-        pending, taken = watches.folder(preset.id).pending, watches.jobs.taken
-        await until(lambda: taken)
-        (inbox / "a.wav").rename(inbox / "b.wav")
-        await watches.manager.scan(preset.id)
-        if is_edited:
-            (inbox / "b.wav").write_bytes(b"another sound")
-        os.utime(inbox / "b.wav", (1, 1))
-        watches.folder(preset.id).request_scan()
-        with anyio.fail_after(LIMIT_S):
-            while (
-                row := await watches.store.files.at(preset.id, "b.wav")
-            ) and row.identity.modified_ns > 1e9:
-                await anyio.sleep(0.01)
-        await until(lambda: len(pending.in_hand) == 1)
-        row = await watches.store.files.at(preset.id, "b.wav")
-        assert row is not None and (row.status, row.job) == ("working", taken[-1].id)
-        taken[-1].over.set()
-        await until_done(watches, preset.id)
-        assert (inbox / "b.en.txt").exists() and len(taken) == 1 + is_edited
-
-
 async def test_what_is_deleted_while_it_waits_leaves_nothing_behind(tmp_path: Path, inbox: Path) -> None:
     put(inbox, *(f"{number}.wav" for number in range(turns.FILES_AT_ONCE + 3)))
     async with open_watches(tmp_path) as watches:
@@ -404,11 +364,12 @@ async def test_recordings_with_one_name_that_fail_have_each_their_reason(tmp_pat
     put(inbox, "a.wav")
     (other / "a.wav").write_bytes(b"another sound")
     async with open_watches(tmp_path) as watches:
-        watches.jobs.error = DAMAGED
+        watches.jobs.error = WhisperdError("audio.corrupt", "caf\udce9 is damaged.", "Fetch it again.")
         for folder_of_recordings in (inbox, other):
             await watches.manager.add(str(folder_of_recordings), WatchChanges(output_dir=str(texts)))
         names = {"a.wav.error.txt", "a (2).wav.error.txt"}
         await until(lambda: {path.name for path in texts.glob("*")} == names)
+        assert "caf\\xe9 is damaged." in (texts / "a.wav.error.txt").read_text()
 
 
 async def test_a_disk_that_is_away_takes_no_reason_out_of_mind(tmp_path: Path, inbox: Path) -> None:
@@ -430,52 +391,6 @@ async def test_a_disk_that_is_away_takes_no_reason_out_of_mind(tmp_path: Path, i
         await watches.manager.scan(preset.id)
         await until((inbox / "a.en.txt").exists)
         await until(lambda: not reason.exists())
-
-
-async def until_lost(watches: Watches, watch: str) -> None:
-    with anyio.fail_after(LIMIT_S):
-        while (row := await watches.store.files.at(watch, "a.wav")) is None or row.status != "lost":
-            await anyio.sleep(0.01)
-
-
-@pytest.mark.parametrize("is_deleted", [True, False])
-async def test_what_comes_after_the_texts_waits_for_a_disk_that_is_away_when_the_daemon_starts(
-    tmp_path: Path, inbox: Path, is_deleted: bool
-) -> None:
-    put(inbox, "a.wav")
-    copied = ("cp", "{path}", str(tmp_path))
-    changes = WatchChanges(after="delete") if is_deleted else WatchChanges(command=copied)
-    async with open_watches(tmp_path) as watches:
-        preset = await watches.manager.add(str(inbox), WatchChanges())
-        await until_done(watches, preset.id)
-        await watches.manager.edit(preset.id, changes)
-        row = await watches.store.files.at(preset.id, "a.wav")
-        assert row is not None
-        await watches.store.files.update(row.id, status="written")  # as it is left by who is killed
-    inbox.rename(tmp_path / "away")
-    async with open_watches(tmp_path) as watches:
-        await until_lost(watches, preset.id)
-        (tmp_path / "away").rename(inbox)
-        watches.folder(preset.id).request_scan()
-        await until(lambda: not (inbox / "a.wav").exists() if is_deleted else (tmp_path / "a.wav").exists())
-
-
-async def test_a_recording_whose_disk_goes_away_while_its_command_runs_is_deleted_when_it_is_back(
-    tmp_path: Path, inbox: Path
-) -> None:
-    put(inbox, "a.wav")
-    away = tmp_path / "away"
-    pulled = (
-        "sh",
-        "-c",
-        f"[ -e '{tmp_path}/once' ] || {{ touch '{tmp_path}/once'; mv '{inbox}' '{away}'; }}",
-    )
-    async with open_watches(tmp_path) as watches:
-        preset = await watches.manager.add(str(inbox), WatchChanges(command=pulled, after="delete"))
-        await until_lost(watches, preset.id)
-        away.rename(inbox)
-        watches.folder(preset.id).request_scan()
-        await until(lambda: not (inbox / "a.wav").exists())
 
 
 async def test_a_watch_that_cannot_be_removed_stays(
@@ -514,17 +429,6 @@ async def test_what_ends_when_the_watch_is_removed_is_not_noted(tmp_path: Path, 
         assert caught.value.code == "watch.unknown"
 
 
-async def is_done(watches: Watches, watch: str, count: int) -> bool:
-    view = await watches.manager.view(watch)
-    return bool(view["done"] == count and view["pending"] == 0 and not watches.folder(watch).pending.in_hand)
-
-
-async def until_done(watches: Watches, watch: str, count: int = 1) -> None:
-    with anyio.fail_after(LIMIT_S):
-        while not await is_done(watches, watch, count):
-            await anyio.sleep(0.01)
-
-
 async def test_what_is_not_wanted_any_more_is_not_done_again(tmp_path: Path, inbox: Path) -> None:
     (inbox / "drafts").mkdir()
     put(inbox, "a.wav", "b.mp3")
@@ -536,6 +440,18 @@ async def test_what_is_not_wanted_any_more_is_not_done_again(tmp_path: Path, inb
         assert await watches.manager.retry(preset.id, all=True) == 1
         await until(lambda: len(watches.jobs.paths) == 4)
         assert watches.jobs.paths[-1] == str(inbox / "a.wav")
+
+
+async def test_how_long_a_file_settles_is_as_the_settings_say_now(
+    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_watches(tmp_path) as watches:
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        await watches.manager.scan(preset.id)
+        folder = watches.folder(preset.id)
+        monkeypatch.setattr(folder, "_settings", lambda: WatchSettings(settle_s=7.0))
+        await watches.manager.scan(preset.id)
+        assert folder.pending.settling.settle_s == 7.0
 
 
 async def test_a_folder_that_does_not_answer_is_looked_for_soon(

@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import anyio
+
 from whisperd.jobs.job import Job, JobInput, Transcript
 from whisperd.jobs.options import JobOptions
 from whisperd.rpc.errors import WhisperdError
@@ -16,8 +18,9 @@ from whisperd.store import open_database
 from whisperd.tasks import open_task_group
 from whisperd.watch import Editor, WatchJobs, WatchManager, WatchStore
 from whisperd.watch.folder import WatchFolder
+from whisperd_testing import LIMIT_S
 
-__all__ = ["InstantJobs", "Watches", "open_watches"]
+__all__ = ["InstantJobs", "Watches", "open_watches", "put", "until_done", "until_noted_as_old"]
 
 
 class InstantJobs:
@@ -112,3 +115,28 @@ async def open_watches(folder: Path, retry_delay_s: float = 0.05) -> AsyncIterat
         await manager.open()
         yield Watches(manager, store, jobs)
         tasks.cancel_scope.cancel()
+
+
+def put(inbox: Path, *names: str) -> None:
+    """Have a file of each name, and each with another sound."""
+    for name in names:
+        (inbox / name).write_bytes(f"sound of {name}".encode())
+
+
+async def until_noted_as_old(watches: Watches, watch: str, path: str) -> None:
+    """Wait until the ledger has the time of a file that was set to long ago."""
+    with anyio.fail_after(LIMIT_S):
+        while (row := await watches.store.files.at(watch, path)) and row.identity.modified_ns > 1e9:
+            await anyio.sleep(0.01)
+
+
+async def is_done(watches: Watches, watch: str, count: int) -> bool:
+    view = await watches.manager.view(watch)
+    return bool(view["done"] == count and view["pending"] == 0 and not watches.folder(watch).pending.in_hand)
+
+
+async def until_done(watches: Watches, watch: str, count: int = 1) -> None:
+    """Wait until so many files are done, and nothing is left to do."""
+    with anyio.fail_after(LIMIT_S):
+        while not await is_done(watches, watch, count):
+            await anyio.sleep(0.01)

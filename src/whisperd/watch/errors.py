@@ -87,11 +87,11 @@ def told(watch: str, error: Exception) -> WhisperdError:
 
 
 def unknown_file(path: str) -> WhisperdError:
-    """`watch.unknown_file`: the ledger has no such file."""
+    """`watch.unknown_file`: the ledger has no such file, or it is gone or excluded."""
     return WhisperdError(
         "watch.unknown_file",
-        f"{path} is no file of this watch that was ever taken.",
-        "`whisperctl watch log FOLDER` shows those that were.",
+        f"{path} is no file of this watch that was taken, is there and is wanted.",
+        "`whisperctl watch log FOLDER` shows what was taken, `whisperctl watch show FOLDER` what is wanted.",
         {"path": path},
     )
 

@@ -164,7 +164,7 @@ def put_file(
     attempts: int,
     status: FileStatus = "working",
 ) -> int:
-    """A file was taken, and perhaps a job for it; returns its number.
+    """A file was taken, and perhaps a job for it; returns its number. Why it failed before, it still has.
 
     Raises `watch.unknown` if its watch was removed meanwhile: then there is to be no job either.
     """
@@ -174,7 +174,7 @@ def put_file(
         " SELECT id, ?, ?, ?, ?, ?, ?, ?, ? FROM watches WHERE id = ? ON CONFLICT (watch, path) DO UPDATE SET"
         " inode = excluded.inode, size = excluded.size, modified = excluded.modified, hash = excluded.hash,"
         " status = excluded.status, job = excluded.job, attempts = excluded.attempts, retry_at = NULL,"
-        " error = NULL, gone = NULL RETURNING id",
+        " error = CASE WHEN excluded.attempts THEN error END, gone = NULL RETURNING id",
         (
             os.fsencode(seen.path),
             identity.inode,

@@ -60,12 +60,12 @@ class WatchFolder:
         settings: Callable[[], WatchSettings],
         others: Callable[[WatchFolder], list[WatchFolder]],
         on_moved: Callable[[WatchFolder, FileRow, Seen], Awaitable[None]],
-        on_gone: Callable[[FileRow], Awaitable[None]],
+        on_gone: Callable[[FileRow, bool], Awaitable[None]],
         tell: Callable[[], None],
     ) -> None:
         """`others` are all that are watched but this one; `on_moved` notes that a file has another name now,
-        `on_gone` that it is not there; `tell` is called when there is something to do, or what is watched has
-        to change."""
+        `on_gone` that it is not there, and whether it may still be found by another name; `tell` is called
+        when there is something to do, or what is watched has to change."""
         self.preset = preset
         self.pending = Pending(settings().settle_s)
         self.reading = anyio.Semaphore(READ_AT_ONCE)
@@ -229,6 +229,7 @@ class WatchFolder:
                 self.problem = None
 
     async def _look(self) -> None:
+        self.pending.settling.settle_s = self._settings().settle_s
         try:
             if self._wants_scan or anyio.current_time() >= self._next_scan_s:
                 await self._scan()
@@ -319,7 +320,6 @@ class WatchFolder:
 
     def _set_polled(self, is_polled: bool) -> None:
         self.is_polled = is_polled
-        self.pending.settling.settle_s = self._settings().settle_s
         self.pending.settling.trusts_times = not is_polled
 
     async def _drop_missing(self) -> None:
@@ -349,12 +349,12 @@ class WatchFolder:
             return {}
         for row in gone:
             self.pending.drop(row.path)
-            await self._on_gone(row)
+            await self._on_gone(row, self.is_scanning)  # it may be where was looked before
         await self._store.files.mark_gone([row.id for row in gone])
         return unmounted
 
     async def _look_at_hints(self, hints: Mapping[str, bool]) -> None:
-        selection, root = self.selection, self.root
+        selection, root, gone = self.selection, self.root, list[str]()
         assert root is not None
         for part in _slices(hints.items()):
             files, folders, missing = await self._in_thread(
@@ -363,13 +363,14 @@ class WatchFolder:
             await self._sift([seen for seen, _ in files], {seen.path for seen, is_new in files if is_new})
             for folder in folders:
                 await self._walk(selection, folder)
-            for path in missing:
-                if not path:
-                    self.request_scan()
-                    continue
-                self.pending.drop(path)
-                if rows := await self._store.files.below(self.preset.id, path):
-                    await self._forget_missing(rows, root)
+            gone += missing
+        for path in gone:  # at last: what was renamed has been seen by then
+            if not path:
+                self.request_scan()
+                continue
+            self.pending.drop(path)
+            if rows := await self._store.files.below(self.preset.id, path):
+                await self._forget_missing(rows, root)
 
     def _note_partial(self, inode: str) -> None:
         self._partials[inode] = None

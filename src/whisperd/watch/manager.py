@@ -25,7 +25,7 @@ from whisperd.watch.editing import Editor, normal
 from whisperd.watch.errors import exists, stale, unknown_file, unknown_watch
 from whisperd.watch.folder import LOOK_TIMEOUT_S, WatchFolder
 from whisperd.watch.jobs import WatchJobs
-from whisperd.watch.ledger import FileRow, Outcome
+from whisperd.watch.ledger import FileRow, FileStatus, Outcome
 from whisperd.watch.names import Selection
 from whisperd.watch.notifier import Changes, Notifier
 from whisperd.watch.place import checked_inode
@@ -166,17 +166,16 @@ class WatchManager:
         return preset
 
     async def retry(self, name: str, paths: Sequence[str] | None = None, *, all: bool = False) -> int:
-        """Try again what has failed, or do these files again, or all that are there and wanted; returns
-        how many."""
+        """Try again what has failed, or do these files again, or all: of those that are there and wanted;
+        returns how many."""
         watched = self._find(name)
         folder = watched.folder
-        if all:
-            rows = await self._store.files.with_status(folder.preset.id, ("done", "failed", "retrying"))
-            rows = await to_thread.run_sync(_still_wanted, rows, folder.selection)
-        elif paths is None:
-            rows = await self._store.files.with_status(folder.preset.id, ("failed", "retrying"))
+        if paths is not None and not all:
+            rows = [await self._known(folder, path) for path in paths]
         else:
-            rows = [await self._known(folder.preset, path) for path in paths]
+            statuses: Sequence[FileStatus] = ("done", "failed", "retrying") if all else ("failed", "retrying")
+            rows = await self._store.files.with_status(folder.preset.id, statuses)
+            rows = await to_thread.run_sync(_still_wanted, rows, folder.selection)
         count = await self._store.files.try_again(row.id for row in rows)
         folder.went_well()
         folder.hint({folder.full(row.path): False for row in rows})
@@ -204,10 +203,11 @@ class WatchManager:
             raise unknown_watch(name, [preset.path for preset in self.all()])
         return found
 
-    async def _known(self, preset: WatchPreset, path: str) -> FileRow:
-        """A file of the ledger, by its name or by what is shown of it. Raises `watch.unknown_file`."""
+    async def _known(self, folder: WatchFolder, path: str) -> FileRow:
+        """A file that is there and wanted, by its name or as it is shown. Raises `watch.unknown_file`."""
         for name in (path, from_sendable(path)):
-            if (row := await self._store.files.at(preset.id, _within(preset, name))) is not None:
+            row = await self._store.files.at(folder.preset.id, _within(folder.preset, name))
+            if row is not None and _still_wanted([row], folder.selection):
                 return row
         raise unknown_file(path)
 
@@ -225,7 +225,7 @@ class WatchManager:
             self._settings,
             self._others,
             self._work.rename,
-            self._work.forget_error,
+            self._work.forget,
             self._notice,
         )
         watched = self._watched[preset.id] = Watched(folder)

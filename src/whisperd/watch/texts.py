@@ -15,7 +15,7 @@ from anyio.to_thread import run_sync
 
 from whisperd.jobs.job import Transcript
 from whisperd.outputs import render
-from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.errors import WhisperdError, sendable
 from whisperd.watch import scanner, writing
 from whisperd.watch.file_table import update_file
 from whisperd.watch.ledger import FileRow, FileStatus
@@ -90,10 +90,10 @@ class Texts:
 
     async def write_error(self, preset: WatchPreset, row: FileRow, error: WhisperdError) -> None:
         """Say beside the recording why it has no text."""
-        content = (
+        content = sendable(
             f"{error.message}\n{error.fix}\n\nCode: {error.code}\n"
             f"Once that is done: whisperctl watch retry {preset.id}\n"
-        ).encode(errors="replace")
+        ).encode()
         places = await run_sync(_places, preset, row.path, UNKNOWN_LANGUAGE, ERROR_FORMAT)
         wanted = Wanted(places, ERROR_FORMAT, UNKNOWN_LANGUAGE, writing.text_hash(content))
         kept = await self._store.outputs.of(row.id)

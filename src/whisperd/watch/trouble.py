@@ -6,6 +6,8 @@ import logging
 import os
 from collections.abc import Callable
 
+import msgspec
+
 from whisperd.clock import rfc3339_ago
 from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
@@ -59,13 +61,17 @@ class Trouble:
         if error.code == "audio.not_found":  # it was renamed or deleted meanwhile: a look finds out
             if row is not None:
                 await self._store.files.update(row.id, status="lost")
-            folder.hint({folder.full(seen.path): False})
+            folder.hint({folder.full(row.path if row is not None else seen.path): False})
         elif kind == "surroundings" and not _is_about_a_subfolder(folder.preset, error):
             await self._wait(folder, seen, row, error)
         elif kind == "surroundings":
             await self._wait_alone(folder, row or await self._new_row(folder.preset.id, seen), error)
         else:
             row = row or await self._new_row(folder.preset.id, seen)
+            if row.error is not None and row.error.get("code") == FOLDER_NOT_WRITABLE:
+                row = msgspec.structs.replace(
+                    row, attempts=0
+                )  # for as long as that took, not the file failed
             if kind == "passing" and row.attempts + 1 < self._settings().attempts:
                 await self._try_again(folder, row, error)
             else:
@@ -76,10 +82,12 @@ class Trouble:
         if number is not None:
             return await self._store.files.get(number)
         row = await self._store.files.at(watch, seen.path)
-        return row if row is None or row.identity == seen.identity else await self._new_row(watch, seen)
+        if row is None or row.identity == seen.identity:
+            return row
+        return await self._new_row(watch, seen, row.hash)  # which tells whether it was only touched
 
-    async def _new_row(self, watch: str, seen: Seen) -> FileRow:
-        number = await self._store.files.put(watch, seen, None, attempts=0, status="lost")
+    async def _new_row(self, watch: str, seen: Seen, content_hash: str | None = None) -> FileRow:
+        number = await self._store.files.put(watch, seen, content_hash, attempts=0, status="lost")
         row = await self._store.files.get(number)
         if row is None:
             raise unknown_watch(watch)
@@ -93,7 +101,7 @@ class Trouble:
         if folder.hold(error) and not is_told:
             line = LogLine("waiting", seen.path, f"{error.message} {error.fix}")
             await self._store.log.add(folder.preset.id, line)
-        folder.hint({folder.full(seen.path if row is None else row.path): False})
+        folder.hint({folder.full(row.path if row is not None else seen.path): False})
 
     async def _try_again(self, folder: WatchFolder, row: FileRow, error: WhisperdError) -> None:
         delay_s = retry_delay_s(row.attempts + 1, self._settings().retry_delay_s)

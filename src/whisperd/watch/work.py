@@ -22,7 +22,7 @@ from whisperd.watch.errors import not_read, told
 from whisperd.watch.file_table import put_file
 from whisperd.watch.folder import WatchFolder
 from whisperd.watch.jobs import WatchJobs
-from whisperd.watch.ledger import FileRow, FileStatus, Seen, content_verdict
+from whisperd.watch.ledger import FileRow, FileStatus, Recognition, Seen, content_verdict, recognise
 from whisperd.watch.store import WatchStore
 from whisperd.watch.texts import Texts
 from whisperd.watch.trouble import OnOutcome, Trouble
@@ -91,8 +91,10 @@ class FileWork:
             if (row.status == "done" and not have_followed) or (row.status == "failed" and row.gone):
                 await self._lose(folder, msgspec.structs.replace(row, path=seen.path))
 
-    async def forget_error(self, row: FileRow) -> None:
-        """A file is not there any more: nobody has to be told why it has no text."""
+    async def forget(self, row: FileRow, may_be_found: bool) -> None:
+        """A file is not there any more: nobody waits for its text, or has to be told why it has none."""
+        if row.status == "working" and row.job is not None and not may_be_found:
+            self._jobs.cancel(row.job)
         if row.status not in ("done", "written"):
             async with self._lock(row.id):
                 await self._texts.remove_error(row)
@@ -109,7 +111,7 @@ class FileWork:
             folder.postpone(seen)
             return None
         ((_, known, others),) = await self._store.files.look_up(watch, [seen])
-        if known is None and await _is_alias(folder, seen, others):
+        if (await run_sync(_recognised, folder.preset.path, seen, known, others)).verdict == "alias":
             return None
         is_same = content_verdict(known, content_hash) == "touched"
         # One at work has another name, and was touched since: what is made of it holds.
@@ -193,10 +195,6 @@ async def _read(path: str, seen: Seen) -> scanner.Inspected:
         given_up.set()
 
 
-async def _is_alias(folder: WatchFolder, seen: Seen, others: list[FileRow]) -> bool:
-    """Whether a file is found under a name of its own as well."""
-    same = [row for row in others if row.identity.inode == seen.identity.inode]
-    if not same or seen.links != 1:
-        return False
-    root = folder.preset.path
-    return await run_sync(lambda: any(scanner.leads_to(root, row.path, row.identity.inode) for row in same))
+def _recognised(root: str, seen: Seen, known: FileRow | None, others: list[FileRow]) -> Recognition:
+    """What a file is, as far as it can be told without what it holds. Blocks."""
+    return recognise(seen, known, others, lambda row: scanner.leads_to(root, row.path, row.identity.inode))

@@ -1,0 +1,228 @@
+"""What changes while a watch is at work: files are renamed, edited and deleted, disks go and come back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from watched import Watches, open_watches, put, until_done
+
+from toy_runtime import until
+from whisperd.rpc.errors import WhisperdError
+from whisperd.watch import WatchChanges, folder, scanner
+from whisperd.watch.notifier import Notifier
+from whisperd_testing import LIMIT_S
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def inbox(tmp_path: Path) -> Path:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    return inbox
+
+
+@pytest.fixture
+def untold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel tells of nothing."""
+
+    async def run(_notifier: Notifier) -> None:
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(Notifier, "run", run)
+
+
+@pytest.mark.parametrize("is_edited", [False, True])
+async def test_of_a_file_that_is_renamed_and_edited_while_it_is_at_work_only_the_last_job_counts(
+    tmp_path: Path, inbox: Path, is_edited: bool
+) -> None:
+    put(inbox, "a.wav")
+    async with open_watches(tmp_path) as watches:
+        watches.jobs.held.add("held")
+        preset = await watches.manager.add(str(inbox), WatchChanges(profile="held"))
+        pending, taken = watches.folder(preset.id).pending, watches.jobs.taken
+        await until(lambda: taken)
+        (inbox / "a.wav").rename(inbox / "b.wav")
+        await watches.manager.scan(preset.id)
+        if is_edited:
+            (inbox / "b.wav").write_bytes(b"another sound")
+        os.utime(inbox / "b.wav", (1, 1))
+        watches.folder(preset.id).request_scan()
+        with anyio.fail_after(LIMIT_S):
+            while (
+                row := await watches.store.files.at(preset.id, "b.wav")
+            ) and row.identity.modified_ns > 1e9:
+                await anyio.sleep(0.01)
+        await until(lambda: len(pending.in_hand) == 1)
+        row = await watches.store.files.at(preset.id, "b.wav")
+        assert row is not None and (row.status, row.job) == ("working", taken[-1].id)
+        taken[-1].over.set()
+        await until_done(watches, preset.id)
+        assert (inbox / "b.en.txt").exists() and len(taken) == 1 + is_edited
+
+
+async def until_lost(watches: Watches, watch: str) -> None:
+    with anyio.fail_after(LIMIT_S):
+        while (row := await watches.store.files.at(watch, "a.wav")) is None or row.status != "lost":
+            await anyio.sleep(0.01)
+
+
+@pytest.mark.parametrize("is_deleted", [True, False])
+async def test_what_comes_after_the_texts_waits_for_a_disk_that_is_away_when_the_daemon_starts(
+    tmp_path: Path, inbox: Path, is_deleted: bool
+) -> None:
+    put(inbox, "a.wav")
+    copied = ("cp", "{path}", str(tmp_path))
+    changes = WatchChanges(after="delete") if is_deleted else WatchChanges(command=copied)
+    async with open_watches(tmp_path) as watches:
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        await until_done(watches, preset.id)
+        await watches.manager.edit(preset.id, changes)
+        row = await watches.store.files.at(preset.id, "a.wav")
+        assert row is not None
+        await watches.store.files.update(row.id, status="written")  # as it is left by who is killed
+    inbox.rename(tmp_path / "away")
+    async with open_watches(tmp_path) as watches:
+        await until_lost(watches, preset.id)
+        (tmp_path / "away").rename(inbox)
+        watches.folder(preset.id).request_scan()
+        await until(lambda: not (inbox / "a.wav").exists() if is_deleted else (tmp_path / "a.wav").exists())
+
+
+async def test_a_recording_whose_disk_goes_away_while_its_command_runs_is_deleted_when_it_is_back(
+    tmp_path: Path, inbox: Path
+) -> None:
+    put(inbox, "a.wav")
+    away = tmp_path / "away"
+    pulled = (
+        "sh",
+        "-c",
+        f"[ -e '{tmp_path}/once' ] || {{ touch '{tmp_path}/once'; mv '{inbox}' '{away}'; }}",
+    )
+    async with open_watches(tmp_path) as watches:
+        preset = await watches.manager.add(str(inbox), WatchChanges(command=pulled, after="delete"))
+        await until_lost(watches, preset.id)
+        away.rename(inbox)
+        watches.folder(preset.id).request_scan()
+        await until(lambda: not (inbox / "a.wav").exists())
+
+
+async def test_what_is_gone_or_excluded_is_not_tried_again(tmp_path: Path, inbox: Path) -> None:
+    put(inbox, "a.wav", "b.wav", "c.wav")
+    async with open_watches(tmp_path) as watches:
+        watches.jobs.error = WhisperdError(
+            "audio.corrupt", "Nothing in it can be decoded.", "Fetch it again."
+        )
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        await until(lambda: len(list(inbox.glob("*.error.txt"))) == 3)
+        await until(lambda: not watches.folder(preset.id).pending.in_hand)
+        (inbox / "a.wav").unlink()
+        await watches.manager.edit(preset.id, WatchChanges(exclude=("b.wav",)))
+        await watches.manager.scan(preset.id)
+        for name in ("a.wav", "b.wav"):
+            with pytest.raises(WhisperdError) as caught:
+                await watches.manager.retry(preset.id, [name])
+            assert caught.value.code == "watch.unknown_file"
+        assert await watches.manager.retry(preset.id) == 1
+        await until(lambda: len(watches.jobs.paths) == 4)
+        row = await watches.store.files.at(preset.id, "b.wav")
+        assert row is not None and row.status == "failed"
+
+
+async def test_a_file_that_is_renamed_before_it_is_opened_is_looked_at_by_its_new_name(
+    tmp_path: Path, inbox: Path, untold: None
+) -> None:
+    put(inbox, "a.wav")
+    async with open_watches(tmp_path) as watches:
+        watches.jobs.held.add("held")
+        preset = await watches.manager.add(str(inbox), WatchChanges(profile="held"))
+        await until(lambda: watches.jobs.taken)
+        (inbox / "a.wav").rename(inbox / "b.wav")
+        await watches.manager.scan(preset.id)
+        watches.jobs.held.clear()
+        watches.jobs.taken[0].error = WhisperdError("audio.not_found", "There is no such file.", "")
+        watches.jobs.taken[0].over.set()
+        await until((inbox / "b.en.txt").exists)
+
+
+async def test_a_name_that_differs_in_case_alone_is_no_way_to_another_file(
+    tmp_path: Path, inbox: Path
+) -> None:
+    """Here by a link, which makes two names one, as a disk does that does not tell case."""
+    put(inbox, "talk.wav")
+    async with open_watches(tmp_path) as watches:
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        await until_done(watches, preset.id)
+        (inbox / "Talk.wav").symlink_to("talk.wav")
+        seen = scanner.look_at(str(inbox), "Talk.wav")
+        assert seen is not None
+        await watches.manager._work.take(watches.folder(preset.id), seen)
+        assert watches.jobs.paths == [str(inbox / "talk.wav"), str(inbox / "Talk.wav")]
+
+
+async def test_waiting_for_a_folder_uses_up_no_tries(tmp_path: Path, inbox: Path) -> None:
+    put(inbox, "a.wav")
+    place = {"path": "", "folder": str(inbox / "below")}
+    not_writable = WhisperdError("output.folder_not_writable", "It is read-only.", "Wait.", place)
+    async with open_watches(tmp_path, retry_delay_s=3600) as watches:
+        files, fails = watches.store.files, watches.jobs
+        fails.error = not_writable
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        folder = watches.folder(preset.id)
+        await until(lambda: folder.pending.has_retry("a.wav") and not folder.pending.in_hand)
+        row = await files.at(preset.id, "a.wav")
+        assert row is not None
+        await files.update(row.id, attempts=10, status="lost")
+        fails.error = WhisperdError("audio.not_readable", "It cannot be read.", "Wait.")
+        folder.request_scan()
+        await until(lambda: len(fails.taken) == 2 and not folder.pending.in_hand)
+        row = await files.at(preset.id, "a.wav")
+        assert row is not None and (row.status, row.attempts) == ("retrying", 1)
+
+
+async def test_what_was_only_touched_is_known_though_it_could_not_be_read_at_first(
+    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hash_unchanged(*given: Any) -> scanner.Inspected:
+        if failures:
+            raise failures.pop()
+        return read(*given)
+
+    read, failures = scanner.hash_unchanged, [OSError("It is busy.")]
+    put(inbox, "a.wav")
+    async with open_watches(tmp_path) as watches:
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        await until_done(watches, preset.id)
+        (inbox / "a.en.txt").write_text("corrected")
+        monkeypatch.setattr(scanner, "hash_unchanged", hash_unchanged)
+        os.utime(inbox / "a.wav", (1, 1))
+        watches.folder(preset.id).request_scan()
+        await until(lambda: len(watches.jobs.paths) == 2)
+        await until_done(watches, preset.id)
+        assert (inbox / "a.en.txt").read_text() == "corrected"
+
+
+async def test_who_is_gone_is_not_transcribed_to_the_end(
+    tmp_path: Path, inbox: Path, untold: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unlike who has another name, in whatever order that is told."""
+    monkeypatch.setattr(folder, "SLICE", 1)
+    put(inbox, "a.wav", "b.wav")
+    async with open_watches(tmp_path) as watches:
+        watches.jobs.held.add("held")
+        preset = await watches.manager.add(str(inbox), WatchChanges(profile="held"))
+        await until(lambda: len(watches.jobs.taken) == 2)
+        await watches.manager.scan(preset.id)
+        renamed, gone = sorted(watches.jobs.taken, key=lambda job: job.path)
+        (inbox / "a.wav").rename(inbox / "c.wav")
+        (inbox / "b.wav").unlink()
+        told = {str(inbox / name): False for name in ("a.wav", "b.wav", "c.wav")}
+        watches.folder(preset.id).hint(told)
+        await until(gone.over.is_set)
+        assert not renamed.over.is_set()
+        renamed.over.set()
+        await until((inbox / "c.en.txt").exists)
