@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,7 @@ __all__ = [
     "FileStamp",
     "content_hash",
     "content_key",
+    "inode_of",
     "input_changed",
     "input_changed_meanwhile",
     "read_stamp",
@@ -54,6 +56,13 @@ def read_stamp(path: str) -> FileStamp:
     return FileStamp(size_bytes=status.st_size, modified_ns=status.st_mtime_ns)
 
 
+async def inode_of(path: str) -> int | None:
+    """What tells a file from another one that has taken its place; None where that is not known."""
+    with suppress(OSError, TimeoutError):
+        return await run_abandonable(path, lambda: Path(path).stat().st_ino)
+    return None
+
+
 async def content_hash(path: str) -> tuple[str, FileStamp] | None:
     """The SHA-256 of a file, and the stamp that it had all the while.
 
@@ -81,11 +90,12 @@ def input_changed(path: str) -> WhisperdError:
     )
 
 
-def input_changed_meanwhile(path: str) -> WhisperdError:
+def input_changed_meanwhile(path: str, *, is_certain: bool = True) -> WhisperdError:
     """What is to be known of a text: not all of it need be of the same recording."""
+    what = "was changed" if is_certain else "was changed, or only given another time,"
     return WhisperdError(
         "job.input_changed",
-        f"{path} was changed while it was transcribed: the text may be of what it was in one part and of what"
+        f"{path} {what} while it was transcribed: the text may be of what it was in one part and of what"
         " it is in another, or lack what was added.",
         "Transcribe it again once nothing writes to it.",
         {"path": path},

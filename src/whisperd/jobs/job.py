@@ -131,6 +131,8 @@ class Job:
     """Whether a transcript that was kept has answered it."""
     stamp: FileStamp | None = None
     """What the file was when it was taken, or when the work on it began."""
+    inode: int | None = None
+    """Of the file when all of it was read, where that was in this daemon."""
     content_hash: str | None = None
     """The SHA-256 of the file, where it is known."""
     recipe: str | None = None

@@ -17,6 +17,7 @@ from whisperd.jobs.identity import (
     FileStamp,
     content_hash,
     content_key,
+    inode_of,
     input_changed,
     input_changed_meanwhile,
 )
@@ -169,9 +170,10 @@ class JobKeeper:
         try:
             stamp = await check_path(job.path)
             if await _is_same(job, stamp):
-                job.stamp = stamp
+                job.stamp, job.inode = stamp, await inode_of(job.path)
                 return
-            _warn_of_change(job)
+            has_its_size = job.stamp is not None and stamp.size_bytes == job.stamp.size_bytes
+            _warn_of_change(job, is_certain=job.content_hash is not None or not has_its_size)
         except WhisperdError:
             pass  # it is gone, which does no harm to what was read
         job.content_hash = None
@@ -180,7 +182,9 @@ class JobKeeper:
         """At the end of the work: what was written behind the end that was read is missing."""
         with suppress(WhisperdError):
             size_bytes = (await check_path(job.path)).size_bytes
-            if not job.warnings and job.stamp is not None and size_bytes > job.stamp.size_bytes:
+            is_longer = job.stamp is not None and size_bytes > job.stamp.size_bytes
+            # Another file that was put in its place has nothing to do with what was read.
+            if is_longer and not job.warnings and job.inode in (None, await inode_of(job.path)):
                 _warn_of_change(job)
 
     def suspended(self, job: Job) -> Ticket:
@@ -277,8 +281,9 @@ class JobKeeper:
         )
 
 
-def _warn_of_change(job: Job) -> None:
-    job.warnings = (input_changed_meanwhile(job.input.path or "The recording").to_wire(),)
+def _warn_of_change(job: Job, *, is_certain: bool = True) -> None:
+    warning = input_changed_meanwhile(job.input.path or "The recording", is_certain=is_certain)
+    job.warnings = (warning.to_wire(),)
     log.warning("job %s: its recording was changed while it was transcribed", job.id)
 
 

@@ -1,0 +1,50 @@
+"""What a job says of a recording that is not what it was."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from whisperd.jobs.inputs import check_path
+from whisperd.jobs.job import Job, JobInput
+from whisperd.jobs.keeper import JobKeeper
+from whisperd.jobs.options import JobOptions
+
+pytestmark = pytest.mark.anyio
+NOTHING = cast(Any, None)
+KEEPER = JobKeeper(NOTHING, NOTHING, NOTHING, NOTHING)
+
+
+async def job_of(sound: Path) -> Job:
+    """A job that has begun."""
+    sound.write_bytes(b"sound")
+    job = Job(id="1", path=str(sound), input=JobInput(path=str(sound)), options=JobOptions(), runtime="toy")
+    job.stamp = await check_path(job.path)
+    return job
+
+
+@pytest.mark.parametrize("is_longer", [False, True])
+async def test_only_what_is_known_is_said_of_a_recording_with_another_time(
+    tmp_path: Path, is_longer: bool
+) -> None:
+    job = await job_of(tmp_path / "a.wav")
+    Path(job.path).write_bytes(b"sound" + b"!" * is_longer)
+    os.utime(job.path, (1, 1))
+    await KEEPER.check_unchanged(job)
+    assert ("or only given another time" in job.warnings[0]["message"]) is not is_longer
+
+
+@pytest.mark.parametrize("is_another", [False, True])
+async def test_a_longer_file_that_takes_the_place_of_one_that_was_read_is_no_change_of_it(
+    tmp_path: Path, is_another: bool
+) -> None:
+    job = await job_of(tmp_path / "a.wav")
+    await KEEPER.check_unchanged(job)
+    longer = tmp_path / "b.wav" if is_another else Path(job.path)
+    longer.write_bytes(b"longer sound")
+    longer.replace(job.path)
+    await KEEPER.check_complete(job)
+    assert bool(job.warnings) is not is_another
