@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisperd.watch.failures import kind_of, retry_delay_s
+from whisperd.watch.failures import kind_of_failure, retry_delay_s
 from whisperd.watch.ledger import FileRow, Identity, Seen, content_verdict, recognise, wants_work
 from whisperd.watch.quiet import parse_quiet_hours, quiet_for_s
 
@@ -98,7 +98,7 @@ def test_a_clock_that_is_set_back_puts_nothing_off_for_years() -> None:
     ],
 )
 def test_what_failures_mean(code: str, kind: str) -> None:
-    assert kind_of(code) == kind
+    assert kind_of_failure(code) == kind
 
 
 @given(st.floats(0.01, 10_000))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from whisperd.audio.clips import Clip, elapsed_within, parse_clips
-from whisperd.audio.files import not_readable, open_regular_file
+from whisperd.audio.files import digest_of, not_readable, open_regular_file
 from whisperd.audio.found import merge_found
 from whisperd.audio.kinds import BEGINNING_BYTES, kind_of
 from whisperd.audio.messages import (
@@ -61,6 +61,7 @@ __all__ = [
     "SpeechSample",
     "Utterance",
     "WindowAudio",
+    "digest_of",
     "elapsed_within",
     "follow",
     "kind_of",

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
+from typing import Final
 
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["not_readable", "open_regular_file"]
+__all__ = ["digest_of", "not_readable", "open_regular_file"]
+
+CHUNK_BYTES: Final = 1 << 20
 
 
 @contextmanager
@@ -37,6 +42,16 @@ def open_regular_file(path: str) -> Iterator[FileIO]:
         raise
     with FileIO(descriptor, "rb") as file:
         yield file
+
+
+def digest_of(file: FileIO, given_up: threading.Event) -> str | None:
+    """The SHA-256 of what is in a file; None if nobody waits for it any more."""
+    digest = hashlib.sha256()
+    while chunk := file.read(CHUNK_BYTES):
+        digest.update(chunk)
+        if given_up.is_set():
+            return None
+    return digest.hexdigest()
 
 
 def not_readable(path: str, error: Exception) -> WhisperdError:

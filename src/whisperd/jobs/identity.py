@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from whisperd.audio import not_readable, open_regular_file
+from whisperd.audio import digest_of, not_readable, open_regular_file
 from whisperd.rpc.errors import WhisperdError
 from whisperd.threads import run_abandonable
 
@@ -29,7 +29,6 @@ __all__ = [
     "read_stamp",
 ]
 
-CHUNK_BYTES: Final = 1 << 20
 HASH_TIMEOUT_S: Final = 60.0
 """How long we read a file for its hash alone, once it is its turn. A disk that is slower than that makes its
 owner wait more for the hash than the hash can spare."""
@@ -104,10 +103,6 @@ def input_changed_meanwhile(path: str, *, is_certain: bool = True) -> WhisperdEr
 
 def _hash(path: str, given_up: threading.Event) -> tuple[str, FileStamp] | None:
     before = read_stamp(path)
-    digest = hashlib.sha256()
     with open_regular_file(path) as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-            if given_up.is_set():
-                return None
-    return (digest.hexdigest(), before) if read_stamp(path) == before else None
+        digest = digest_of(file, given_up)
+    return (digest, before) if digest is not None and read_stamp(path) == before else None

@@ -13,12 +13,12 @@ import anyio
 
 from whisperd.child import kill
 
-__all__ = ["Outcome", "command_words", "notify_desktop", "run_command"]
+__all__ = ["CommandEnd", "command_words", "notify_desktop", "run_command"]
 
 NOTIFY_TIMEOUT_S: Final = 10.0
 
 
-class Outcome(NamedTuple):
+class CommandEnd(NamedTuple):
     """How a command has ended."""
 
     ok: bool
@@ -45,7 +45,7 @@ def command_words(command: Sequence[str], values: Mapping[str, str]) -> list[str
     return words
 
 
-async def run_command(words: Sequence[str], timeout_s: float, variables: Mapping[str, str]) -> Outcome:
+async def run_command(words: Sequence[str], timeout_s: float, variables: Mapping[str, str]) -> CommandEnd:
     """Run a command, without a shell; what it prints is not kept. It is killed with all that it started."""
     # Shielded: cancelled half-way, asyncio would lose sight of a process that runs.
     with anyio.CancelScope(shield=True):
@@ -59,19 +59,19 @@ async def run_command(words: Sequence[str], timeout_s: float, variables: Mapping
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
-            return Outcome(
+            return CommandEnd(
                 False, f"The command could not be started: {getattr(error, 'strerror', None) or error}."
             )
     try:
         with anyio.fail_after(timeout_s):
             status = await process.wait()
     except TimeoutError:
-        return Outcome(False, f"The command was killed after {timeout_s:g} seconds.")
+        return CommandEnd(False, f"The command was killed after {timeout_s:g} seconds.")
     finally:
         with anyio.CancelScope(shield=True):
             kill(process)
             await process.wait()
-    return Outcome(
+    return CommandEnd(
         status == 0, "The command has run." if status == 0 else f"The command ended with {status}."
     )
 

@@ -15,7 +15,6 @@ __all__ = [
     "exists",
     "no_place_for_recordings",
     "not_a_folder",
-    "not_read",
     "stale",
     "told",
     "unknown_file",
@@ -54,16 +53,6 @@ def not_a_folder(path: str) -> WhisperdError:
         "watch.not_a_folder",
         f"{path} is no folder that can be read.",
         "Name a folder, and check its permissions.",
-        {"path": path},
-    )
-
-
-def not_read(path: str, error: OSError) -> WhisperdError:
-    """`audio.not_readable`: the system refuses to read a recording."""
-    return WhisperdError(
-        "audio.not_readable",
-        f"{path} cannot be read: {error.strerror or error}.",
-        "Check the file, its permissions and its disk.",
         {"path": path},
     )
 

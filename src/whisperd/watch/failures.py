@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-__all__ = ["LONGEST_DELAY_S", "Kind", "kind_of", "retry_delay_s"]
+__all__ = ["LONGEST_DELAY_S", "Kind", "kind_of_failure", "retry_delay_s"]
 
 Kind = Literal["file", "passing", "surroundings"]
 """`file`: it will be the same next time. `passing`: it may go well another time. `surroundings`: not the file
@@ -43,7 +43,7 @@ _SURROUNDINGS: Final = (
 _FILE: Final = ("audio.", "clips.", "format.", "job.cancelled", "language.", "output.", "task.")
 
 
-def kind_of(code: str) -> Kind:
+def kind_of_failure(code: str) -> Kind:
     """What an error with this code means."""
     if code.startswith(_PASSING):
         return "passing"

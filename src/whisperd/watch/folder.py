@@ -145,7 +145,7 @@ class WatchFolder:
         self._wake.set()
 
     def request_scan(self) -> anyio.Event:
-        """Look at everything; the event is set when that is done."""
+        """Look at everything; the event is set when that is done, which begins after this."""
         self._wants_scan = True
         self._wake.set()
         return self._scanned

@@ -184,10 +184,7 @@ class WatchManager:
     async def scan(self, name: str) -> WatchPreset:
         """Look at everything in a watch now."""
         folder = self._find(name).folder
-        scanned = folder.request_scan()
-        await scanned.wait()
-        if folder.is_scanning:  # it had begun before
-            await folder.request_scan().wait()
+        await folder.request_scan().wait()
         return folder.preset
 
     async def log(self, name: str, limit: int) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import signal
 import stat
@@ -13,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Literal
 
-from whisperd.audio import BEGINNING_BYTES, kind_of, open_regular_file
+from whisperd.audio import BEGINNING_BYTES, digest_of, kind_of, open_regular_file
 from whisperd.watch.ledger import Identity, Seen
 from whisperd.watch.mounts import devices_of_the_system
 from whisperd.watch.names import Place, Selection, is_partial, may_be_source
@@ -35,7 +34,6 @@ __all__ = [
     "walk",
 ]
 
-CHUNK_BYTES: Final = 1 << 20
 _ELSEWHERE_MACOS: Final = 0x40000000  # SF_DATALESS: in the cloud, and fetched when it is read
 _ELSEWHERE_WINDOWS: Final = 0x1000 | 0x40000 | 0x400000  # offline, recalled when opened, or when read
 
@@ -163,20 +161,16 @@ def leads_to(root: str, path: str, inode: str) -> bool:
 
 def hash_unchanged(path: str, identity: Identity, given_up: threading.Event) -> Inspected:
     """Read a file that is thought to have settled. Raises `WhisperdError` (`audio.*`) if that cannot be."""
-    digest = hashlib.sha256()
     with open_regular_file(path) as file:
         descriptor = file.fileno()
         if _identity(os.fstat(descriptor)) != identity:
             return "changed", None
         if is_being_written(descriptor, path):
             return "busy", None
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-            if given_up.is_set():
-                return "ok", None
-        if _identity(os.fstat(descriptor)) != identity:
+        content_hash = digest_of(file, given_up)
+        if content_hash is not None and _identity(os.fstat(descriptor)) != identity:
             return "changed", None
-    return "ok", digest.hexdigest()
+    return "ok", content_hash
 
 
 def is_being_written(descriptor: int, path: str) -> bool:

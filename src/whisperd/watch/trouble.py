@@ -12,7 +12,7 @@ from whisperd.clock import rfc3339_ago
 from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
 from whisperd.watch.errors import told, unknown_watch
-from whisperd.watch.failures import kind_of, retry_delay_s
+from whisperd.watch.failures import kind_of_failure, retry_delay_s
 from whisperd.watch.folder import WatchFolder
 from whisperd.watch.hold import LONGEST_HOLD_S
 from whisperd.watch.ledger import FileRow, Outcome, Seen
@@ -57,7 +57,7 @@ class Trouble:
 
     async def _note(self, folder: WatchFolder, seen: Seen, number: int | None, error: WhisperdError) -> None:
         row = await self._row(folder.preset.id, seen, number)
-        kind = kind_of(error.code)
+        kind = kind_of_failure(error.code)
         if error.code == "audio.not_found":  # it was renamed or deleted meanwhile: a look finds out
             if row is not None:
                 await self._store.files.update(row.id, status="lost")

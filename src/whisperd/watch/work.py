@@ -12,13 +12,14 @@ import anyio
 import msgspec
 from anyio.to_thread import run_sync
 
+from whisperd.audio import not_readable
 from whisperd.jobs.identity import FileStamp
 from whisperd.jobs.job import Job
 from whisperd.settings import WatchSettings
 from whisperd.threads import run_abandonable
 from whisperd.watch import scanner
 from whisperd.watch.after import After, is_all_done
-from whisperd.watch.errors import not_read, told
+from whisperd.watch.errors import told
 from whisperd.watch.file_table import put_file
 from whisperd.watch.folder import WatchFolder
 from whisperd.watch.jobs import WatchJobs
@@ -190,7 +191,7 @@ async def _read(path: str, seen: Seen) -> scanner.Inspected:
     except TimeoutError:
         return "ok", None
     except OSError as error:
-        raise not_read(path, error) from error
+        raise not_readable(path, error) from error
     finally:
         given_up.set()
 
