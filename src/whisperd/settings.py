@@ -160,7 +160,7 @@ class RuntimeSettings(_Section, frozen=True):
         int, _key("Batches computed at the same time; 0 is one for each core or GPU.", ge=0, le=MAX_REPLICAS)
     ] = 0
     cpu_threads: Annotated[int, _key("Threads of each worker; 0 is chosen.", ge=0, le=1024)] = 0
-    batch_size: Annotated[int, _key("Windows computed together.", ge=1, le=256)] = 4
+    batch_size: Annotated[int, _key("Windows computed together; 4 is left to calibration.", ge=1, le=256)] = 4
     memory_bytes: Annotated[
         int, _key("Memory that all runtimes may take together; 0 is as much as is free.", ge=0)
     ] = 0

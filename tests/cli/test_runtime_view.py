@@ -110,6 +110,11 @@ def test_what_is_not_there_is_not_spoken_of() -> None:
         assert word not in text
 
 
+def test_what_was_measured_is_told_once_it_is_loaded() -> None:
+    loaded = a_runtime(**{**LOADED, "loaded": {**LOADED["loaded"], "batch_size": 8}}, batch_size=4)
+    assert "batching:      8 windows together" in "\n".join(details(loaded, NOW))
+
+
 @given(runtimes)
 def test_every_runtime_can_be_told(runtime: dict[str, Any]) -> None:
     assert all(line.isprintable() for line in details(runtime, NOW))

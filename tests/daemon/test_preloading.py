@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from whisperd.audio import media_lock
-from whisperd.daemon.preparing import preload
+from whisperd.daemon.preparing import preload, use_calibration
 from whisperd.models import InstalledModel
 from whisperd.natives import Bundle
 from whisperd.plugins import Backend, ModelFacts, ModelFormat, Variant
@@ -128,3 +128,11 @@ async def test_what_can_never_be_loaded_says_so() -> None:
     service = Service(CONVERTING, "backend")
     await preload(service)  # type: ignore[arg-type]
     assert service.began
+
+
+async def test_one_that_can_no_more_be_loaded_does_not_spoil_a_calibration() -> None:
+    service = Service(PLAIN, "backend")
+    runtime = service.runtimes.default
+    runtime.loaded = runtime.prepared = object()
+    service.runtimes.all = lambda: [runtime]
+    await use_calibration(service, runtime.preset.model)  # type: ignore[arg-type]

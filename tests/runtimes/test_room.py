@@ -59,6 +59,7 @@ class House:
     room: Room
     memory: Memory
     gpu_free: int = 0
+    gpus_answer: bool = True
     tenants: list[Runtime] = field(default_factory=list)
     busy: set[str] = field(default_factory=set)
     leased_meanwhile: set[str] = field(default_factory=set)
@@ -104,7 +105,8 @@ class House:
 def make_house(tmp_path: Path, available: int, *, limit: int = 0, gpu_free: int = 0) -> House:
     async def find_gpus() -> Gpus:
         house.busy |= house.leased_meanwhile
-        return Gpus((Gpu(0, "toy", 8000 * MB, house.gpu_free, (8, 0)),))
+        gpu = Gpu(0, "toy", 8000 * MB, house.gpu_free, (8, 0))
+        return Gpus((gpu,) if house.gpus_answer else ())
 
     models = ModelStore(tmp_path / "models", sources=())
     room = Room(models, Computer(find_gpus), limit=lambda: limit, memory=lambda: house.memory)
@@ -276,6 +278,14 @@ async def test_a_gpu_has_its_own_memory(tmp_path: Path) -> None:
     with pytest.raises(WhisperdError) as raised:
         await house.admit(runtime("newer"), 0, on_gpu=9000 * MB)
     assert raised.value.code == "memory.gpu_not_enough"
+
+
+@pytest.mark.anyio
+async def test_a_gpu_that_does_not_answer_is_not_taken_for_full(tmp_path: Path) -> None:
+    house = make_house(tmp_path, 10_000 * MB)
+    house.gpus_answer = False
+    await house.admit(runtime("new"), 0, on_gpu=2500 * MB)
+    assert house.tenants[0].needs[0] == 2500 * MB
 
 
 @pytest.mark.anyio

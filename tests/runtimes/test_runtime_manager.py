@@ -875,6 +875,23 @@ async def test_cancelling_is_told_to_all_who_wait(
         await house.use(runtime)
 
 
+async def test_who_comes_after_a_cancel_has_it_loaded(open_house: OpenHouse, puppets: Puppets) -> None:
+    async with open_house() as house:
+        runtime = await house.create()
+        puppets.may_load, puppets.may_end = anyio.Event(), anyio.Event()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(failure, house.use(runtime))
+            await house.until(runtime, "loading")
+            await anyio.wait_all_tasks_blocked()
+            tasks.start_soon(house.manager.cancel, runtime)
+            await anyio.wait_all_tasks_blocked()
+            tasks.start_soon(house.use, runtime)
+            await anyio.wait_all_tasks_blocked()
+            puppets.may_load.set()
+            puppets.may_end.set()
+        assert house.status(runtime) == "loaded"
+
+
 async def test_where_there_is_nothing_to_cancel(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create()

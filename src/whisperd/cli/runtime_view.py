@@ -76,7 +76,8 @@ def _facts(runtime: Map, now: datetime) -> Iterator[tuple[str, object]]:
     yield "compute type", runtime["compute_type"]
     yield "CPU threads", runtime["cpu_threads"] or "auto"
     yield "workers", runtime["workers"] or "auto"
-    yield "batching", f"{counted(runtime['batch_size'], 'window')} together" if runtime["batched"] else "off"
+    windows = counted((runtime["loaded"] or runtime)["batch_size"], "window")
+    yield "batching", f"{windows} together" if runtime["batched"] else "off"
     yield "keep alive", span(runtime["keep_alive"])
     if runtime["variant"]:
         yield "variant", runtime["variant"]

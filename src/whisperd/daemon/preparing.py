@@ -144,10 +144,11 @@ async def use_calibration(service: Service, model: str) -> None:
         loaded, prepared = runtime.loaded, runtime.prepared
         if runtime.preset.model != model or loaded is None or prepared is None:
             continue
-        backend, variant = choose_variant(runtime.preset, await ranked_variants(service, runtime.preset))
-        tuning = await service.calibrator.tuning(runtime.preset, backend, variant)
-        if variant.name != prepared.variant.name or tuning != prepared.tuning:
-            service.runtimes.load_anew(runtime)
+        with suppress(WhisperdError):  # it would be told this at its next load, too
+            backend, variant = choose_variant(runtime.preset, await ranked_variants(service, runtime.preset))
+            tuning = await service.calibrator.tuning(runtime.preset, backend, variant)
+            if variant.name != prepared.variant.name or tuning != prepared.tuning:
+                service.runtimes.load_anew(runtime)
 
 
 async def stamp_of(service: Service, variant: Variant) -> str:

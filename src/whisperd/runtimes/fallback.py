@@ -1,8 +1,8 @@
 """When a variant fails: which one is taken instead, and which one is not tried again for the time being.
 
-`VariantFailures` remembers what failed while another variant worked, which shows that the fault lay with
-the variant. Such a one is tried last, until something has changed: its bundle, the driver, or the mind of a
-person who asks for a load.
+`VariantFailures` remembers what failed where another variant did not: it was installed, or loaded. Then the
+fault lay with the variant. Such a one is tried last, until something has changed: its bundle, the driver, the
+runtime, or the mind of a person who asks for a load.
 """
 
 from __future__ import annotations

@@ -79,12 +79,13 @@ class Lease:
                 manager.apply(runtime, "load")
             hosting = runtime.hosting
             assert hosting is not None
+            is_ending = manager.life(runtime).ending is not None
             await hosting.settled.wait()
             if runtime.hosting is hosting and self._is_usable():
                 assert runtime.loaded is not None
                 return runtime.loaded
             await hosting.ended.wait()
-            if hosting.error is not None:
+            if hosting.error is not None and not is_ending:  # else that was before we came
                 raise hosting.error.copy()
             # It was being unloaded or loaded anew, or was given up by others: once more, for us.
 

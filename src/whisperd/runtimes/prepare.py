@@ -84,7 +84,7 @@ async def prepare(
 
     `failures` are remembered from earlier loads, `failed` those that could not be loaded in this one. Raises
     `WhisperdError` of the natives and the models rooms, and like `fitting_variants`; where no variant can be
-    had, why the best cannot.
+    had, why the first cannot that was tried.
     """
     failures = failures or VariantFailures()
     fitting = fitting_variants(preset, usable)

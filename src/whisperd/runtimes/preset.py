@@ -85,7 +85,7 @@ class RuntimePreset(msgspec.Struct, frozen=True, kw_only=True):
     """Replicas, so batches computed at the same time; 0 is chosen: one a core, or one a GPU."""
     batched: bool = True
     batch_size: int = USUAL_BATCH_SIZE
-    """Windows computed together, if batched. Calibration may choose another number in place of the usual."""
+    """Windows computed together, if batched. The usual number leaves it to calibration."""
     keep_alive: float = 900.0
     """Seconds that it stays loaded while nobody uses it; 0 is not at all, -1 for ever."""
     enabled: bool = True

@@ -124,9 +124,9 @@ class Room:
         occupants = [Occupant(one, one.needs, is_idle=False) for one in tenants.occupants()]
         free = free_in(await self._places(preset, needs), self._limit(), occupants)
         for place, need in needs.items():
-            if need > free.get(place, 0):
-                left = max(0, free.get(place, 0))
-                raise not_enough_memory(preset.model, need, left, None, is_on_gpu=place is not None)
+            left = free.get(place, need)
+            if need > left:
+                raise not_enough_memory(preset.model, need, max(0, left), None, is_on_gpu=place is not None)
 
     async def _needs(
         self, model: str, prepared: Prepared, params: LoadParams, batch_size: int
@@ -149,7 +149,7 @@ class Room:
         return {None: loading, **on_gpus}
 
     async def _places(self, preset: RuntimePreset, needs: Memories) -> dict[Place, int]:
-        """What is free now in the places that matter."""
+        """What is free now in the places that matter, as far as the driver tells; else the load does."""
         free: dict[Place, int] = {None: self._memory().available}
         if any(place is not None for place in needs):
             gpus: Sequence[Gpu] = (await self._computer.gpus(preset)).gpus
@@ -171,7 +171,7 @@ class Room:
             candidates = [
                 Candidate(one.runtime.id, _gives_back(one, place), one.runtime.unused_since_s) for one in idle
             ]
-            planned = plan(need, free.get(place, 0), candidates)
+            planned = plan(need, free.get(place, need), candidates)
             if isinstance(planned, NotEnough):
                 raise self._not_enough(runtime, params, place, need, max(0, planned.free))
             leaving |= {one.runtime.id: one.runtime for one in idle if one.runtime.id in planned.evict}

@@ -118,7 +118,12 @@ def _add_fields(parser: Parser, *, is_new: bool) -> None:
     parser.add_argument(
         "--batched", action=argparse.BooleanOptionalAction, help="compute several windows together (yes)"
     )
-    parser.add_argument("--batch-size", type=whole_number(), metavar="N", help="how many, at most (4)")
+    parser.add_argument(
+        "--batch-size",
+        type=whole_number(),
+        metavar="N",
+        help="how many, at most; 4 is left to the daemon (4)",
+    )
     parser.add_argument(
         "--keep-alive",
         metavar="TIME",
