@@ -165,8 +165,9 @@ async def test_who_goes_while_texts_are_erased_leaves_nothing_of_them() -> None:
         await anyio.sleep(0)
         done.append(what)
 
-    keeper = SimpleNamespace(purge=purge, saved=partial(note, "saved"), erase=partial(note, "erased"))
-    jobs = SimpleNamespace(ended_before=lambda _: ["job"], forget=len)
+    keeper = SimpleNamespace(purge=purge, erase=partial(note, "erased"))
+    ticket = SimpleNamespace(saved=partial(note, "saved"))
+    jobs = SimpleNamespace(ended_before=lambda _: ["job"], forget=lambda jobs: (jobs, ticket))
     call = cast(Call, SimpleNamespace(service=SimpleNamespace(jobs=jobs, job_keeper=keeper)))
     async with open_task_group() as tasks:
         tasks.start_soon(METHODS["jobs.clear"], call, ClearParams(purge=True))

@@ -8,12 +8,14 @@ import shutil
 import signal
 import sqlite3
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from whisperd.rpc.errors import WhisperdError
@@ -502,23 +504,53 @@ def test_jobs_are_kept_for_as_long_as_the_settings_say(
         assert client.jobs.list() == []
 
 
-def test_a_full_disk_refuses_what_has_to_be_kept(daemon: RunningDaemon, toy: Toy, sound: Path) -> None:
+@contextmanager
+def full_disk(daemon: RunningDaemon) -> Iterator[None]:
     resource = pytest.importorskip("resource")
-    psutil = pytest.importorskip("psutil")
     process = psutil.Process(daemon.pid)
     if not hasattr(process, "rlimit"):
         pytest.skip("this system sets no limits from outside")
+    soft_hard = process.rlimit(resource.RLIMIT_FSIZE)
+    process.rlimit(resource.RLIMIT_FSIZE, (1024, soft_hard[1]))
+    try:
+        yield
+    finally:
+        process.rlimit(resource.RLIMIT_FSIZE, soft_hard)
+
+
+def test_a_full_disk_refuses_what_has_to_be_kept(daemon: RunningDaemon, toy: Toy, sound: Path) -> None:
     model = toy()
     with daemon.connect() as client:
         client.transcribe(sound, model=model, vad=False)
-        soft_hard = process.rlimit(resource.RLIMIT_FSIZE)
-        process.rlimit(resource.RLIMIT_FSIZE, (1024, soft_hard[1]))
-        try:
+        with full_disk(daemon):
             with pytest.raises(WhisperdError) as raised:
                 client.submit(sound, detach=True, model=model, vad=False)
             assert raised.value.code in ("disk.full", "store.unreadable")
             assert client.transcribe(sound, model=model, vad=False, cache=False).text, "attached ones go on"
-        finally:
-            process.rlimit(resource.RLIMIT_FSIZE, soft_hard)
         job = client.submit(sound, detach=True, model=model, vad=False)
         assert client.jobs.wait(job)["text"]
+
+
+def test_a_full_disk_is_told_to_who_cancels_and_clears(
+    daemon: RunningDaemon, steps: Steps, sound: Path
+) -> None:
+    with daemon.connect() as client:
+        over, running, attached = (
+            client.submit(sound, detach=detach, model=steps.model, vad=False)
+            for detach in (True, True, False)
+        )
+        client.jobs.cancel(over)
+        with full_disk(daemon):
+            for refused in (partial(client.jobs.cancel, running), partial(client.jobs.clear, [over])):
+                with pytest.raises(WhisperdError) as raised:
+                    refused()
+                assert raised.value.code in ("disk.full", "store.unreadable")
+            assert client.jobs.cancel(attached)["status"] == "cancelled", "it does not go on anyway"
+        assert client.jobs.cancel(running)["status"] == "cancelled"
+        assert client.jobs.clear([over])["cleared"] == 1
+    daemon.kill()
+    with daemon.start().connect() as client:
+        assert {one["id"]: one["status"] for one in client.jobs.list()} == {
+            running: "cancelled",
+            attached: "cancelled",
+        }

@@ -28,9 +28,9 @@ class EndedJobs:
         """The job, if it is remembered."""
         return next((jobs[job_id] for jobs in self._by_status.values() if job_id in jobs), None)
 
-    def remove(self, job_id: str) -> bool:
-        """Forget a job; returns whether it was remembered."""
-        return any(jobs.pop(job_id, None) is not None for jobs in self._by_status.values())
+    def remove(self, job_id: str) -> Job | None:
+        """Forget a job, and return it if it was remembered."""
+        return next(filter(None, (jobs.pop(job_id, None) for jobs in self._by_status.values())), None)
 
     def beyond(self, keep: int) -> list[str]:
         """The ids of all but the last `keep` of each status."""

@@ -238,10 +238,6 @@ class JobKeeper:
             count += await self.transcripts.forget_before(moment)
         return count
 
-    async def saved(self) -> None:
-        """Wait until all that was said so far is in the journal."""
-        await self._saver.flush()
-
     async def erase(self) -> None:
         """Leave nothing in the files of the data base of what was forgotten."""
         await self._saver.flush()

@@ -226,29 +226,38 @@ class JobManager:
             job.cancelled_by = reason or cancelled_on_request(job)
             job.scope.cancel()
 
+    async def end_saved(self, job: Job) -> None:
+        """Wait until the next daemon knows that a job is over. Raises why not; the next call tries again.
+
+        One that ends with its client needs no journal.
+        """
+        if job.is_detached and job.end is not None:
+            if job.end.has_failed:
+                job.end = self._keeper.ended(job)
+            await job.end.saved()
+
     async def transcript(self, job: Job) -> Transcript | None:
         """The result of a job, as long as it is kept."""
         if job.transcript is not None or job.status != "completed":
             return job.transcript
         return await self._keeper.transcripts.of_job(job.id)
 
-    def clear(self, keep: int = 0) -> int:
-        """Forget the jobs that are over, but for the last `keep` of each status; returns how many."""
-        return self.forget(self._ended.beyond(keep))
+    def clear(self, keep: int = 0) -> None:
+        """Forget the jobs that are over, but for the last `keep` of each status."""
+        if jobs := self._ended.beyond(keep):
+            self.forget(jobs)
 
     def ended_before(self, moment: str | None) -> list[str]:
         """The ids of jobs that were over before a moment (RFC 3339; None: now)."""
         return self._ended.before(moment)
 
-    def forget(self, jobs: Sequence[str]) -> int:
-        """Forget jobs that are over; returns how many. Those that are not over stay."""
-        forgotten = [job_id for job_id in jobs if self._ended.remove(job_id)]
-        for job_id in forgotten:
-            self._at_hand.pop(job_id, None)  # a text that is erased is not to stay in memory either
-            self._forget(job_id)
-        if forgotten:
-            self._keeper.forgotten(forgotten)
-        return len(forgotten)
+    def forget(self, jobs: Sequence[str]) -> tuple[list[Job], Ticket]:
+        """Forget jobs that are over, and return them; for good once that is saved. Those not over stay."""
+        forgotten = [job for job_id in jobs if (job := self._ended.remove(job_id))]
+        for job in forgotten:
+            self._at_hand.pop(job.id, None)  # a text that is erased is not to stay in memory either
+            self._forget(job.id)
+        return forgotten, self._keeper.forgotten([job.id for job in forgotten])
 
     def retire(self) -> None:
         """Forget the jobs that have been over for longer, or are more, than the settings say.

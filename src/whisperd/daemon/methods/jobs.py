@@ -207,14 +207,14 @@ async def cancel(call: Call, params: CancelParams) -> JobView | list[JobView | d
 
 
 async def _cancel(call: Call, jobs: Sequence[Job]) -> None:
-    """Cancel jobs, wait until they are over, and that this is in the journal: then they stay so."""
+    """Cancel jobs, and wait until they are over and stay so. Raises why that cannot be saved."""
     # The last first: what waits is gone before a place becomes free, so that nothing of it begins.
     for job in sorted(jobs, key=lambda job: job.created, reverse=True):
         call.service.jobs.cancel(job)
         await checkpoint()  # there may be thousands
     for job in jobs:
         await job.over.wait()
-    await call.service.job_keeper.saved()
+        await call.service.jobs.end_saved(job)
 
 
 def _job_or_error(jobs: JobManager, job_id: str) -> Job | WhisperdError:
@@ -250,11 +250,15 @@ async def clear(call: Call, params: ClearParams) -> dict[str, Any]:
     with anyio.CancelScope(shield=True):  # who goes meanwhile leaves nothing half erased
         if params.purge:
             purged = await service.job_keeper.purge(ids, params.older_than, all_of_them=params.ids is None)
-        cleared = service.jobs.forget(ids)
-        await service.job_keeper.saved()
+        cleared, ticket = service.jobs.forget(ids)
+        try:
+            await ticket.saved()
+        except WhisperdError:
+            service.jobs.restore(cleared)  # else they would come back with the next daemon
+            raise
         if params.purge:
             await service.job_keeper.erase()
-    return {"cleared": cleared, "purged": purged}
+    return {"cleared": len(cleared), "purged": purged}
 
 
 def _to_clear(jobs: JobManager, params: ClearParams) -> list[str]:
