@@ -24,6 +24,7 @@ __all__ = [
     "native_dir",
     "socket_path",
     "state_dir",
+    "usual_socket_path",
     "whisperctl_for",
 ]
 
@@ -34,14 +35,20 @@ MAX_SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107
 
 
 def socket_path(named: str | None = None) -> str:
-    """The path that is named, else `$WHISPERD_SOCKET`, else `whisperd/daemon.sock` in the user's
-    runtime directory.
-
-    Where there is no such directory, or its path is too long for a socket, a folder of the user's
-    own in `/tmp` takes its place. Daemon and clients come to the same answer.
+    """The path that is named, else `$WHISPERD_SOCKET`, else the usual one. Daemon and clients come to
+    the same answer.
     """
     if explicit := named or os.environ.get("WHISPERD_SOCKET"):
         return os.path.abspath(explicit) if os.name == "posix" else explicit  # noqa: PTH100 - light
+    return usual_socket_path()
+
+
+def usual_socket_path() -> str:
+    """`whisperd/daemon.sock` in the user's runtime directory.
+
+    Where there is no such directory, or its path is too long for a socket, a folder of the user's
+    own in `/tmp` takes its place.
+    """
     if os.name == "nt":
         return rf"\\.\pipe\whisperd-{os.environ.get('USERNAME', 'user')}"
     runtime = _runtime_dir()

@@ -137,3 +137,25 @@ def test_nor_with_a_real_engine(make_daemon: MakeDaemon) -> None:
     assert "completed" in log
     for word in {word.strip(".,").lower() for word in text.split() if len(word) > 5}:
         assert word not in log, word
+
+
+FAILING = """
+from whisperd.daemon import main
+from whisperd.rpc.errors import WhisperdError
+
+async def fail(*_):
+    raise WhisperdError("some.problem", "It broke.", "Mend it.")
+
+main.end_when_idle = fail
+if __name__ == "__main__":
+    main.main()
+"""
+
+
+def test_what_ends_a_running_daemon_is_told(
+    make_daemon: Callable[..., RunningDaemon], tmp_path: Path
+) -> None:
+    (tmp_path / "failing_daemon.py").write_text(FAILING)
+    daemon = make_daemon(program=("failing_daemon",), env={"PYTHONPATH": str(tmp_path)}).start()
+    assert daemon.wait() == 1
+    assert "a mistake of its own" in daemon.log() and "It broke." in daemon.log()

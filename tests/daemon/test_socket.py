@@ -142,11 +142,12 @@ def test_no_moment_in_between(short: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert seen == [0o600]
 
 
-def test_a_folder_of_ours_is_made_private(short: Path) -> None:
+def test_the_usual_folder_is_made_private(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short))
     folder = short / "whisperd"
     folder.mkdir()
     folder.chmod(0o777)
-    anyio.run(claim, folder / "d.sock")
+    anyio.run(claim, folder / "daemon.sock")
     assert mode(folder) == 0o700
 
 
@@ -155,7 +156,7 @@ def test_a_folder_of_ours_is_made_private(short: Path) -> None:
 
 @pytest.mark.parametrize(("bits", "refused"), [(0o777, True), (0o770, True), (0o755, False), (0o1777, False)])
 def test_a_folder_that_others_may_write_to(short: Path, bits: int, refused: bool) -> None:
-    folder = short / "shared"
+    folder = short / "whisperd"  # such as a checkout
     folder.mkdir()
     folder.chmod(bits)
     if refused:

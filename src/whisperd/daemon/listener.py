@@ -16,7 +16,7 @@ import anyio
 from anyio.abc import ByteStream, SocketAttribute, SocketListener
 from filelock import FileLock, Timeout
 
-from whisperd.paths import make_private_folder, whisperctl_for
+from whisperd.paths import make_private_folder, usual_socket_path, whisperctl_for
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.transport import check_path_length, peer_user
 
@@ -31,8 +31,6 @@ ENDING_TIMEOUT_S = 30.0
 LOCK_POLL_S = 0.05
 PROBE_TIMEOUT_S = 1.0
 
-_FOLDER_NAME = "whisperd"
-
 Handle = Callable[[ByteStream], Coroutine[Any, Any, None]]
 
 
@@ -44,6 +42,9 @@ class Listener(Protocol):
 
     async def close(self) -> None:
         """Accept no more clients; whoever comes from now on finds nothing."""
+
+    def unlink(self) -> None:
+        """Let nobody find it any more. Harmless when that is so, and another daemon listens there."""
 
 
 class UnixListener:
@@ -69,10 +70,15 @@ class UnixListener:
 
     async def close(self) -> None:
         """As `Listener` says."""
-        with suppress(FileNotFoundError):
+        self.unlink()
+        await self._accepting.aclose()
+
+    def unlink(self) -> None:
+        """As `Listener` says."""
+        with suppress(OSError):
             if self._inode and self._path.lstat().st_ino == self._inode:  # and not somebody else's by now
                 self._path.unlink()
-        await self._accepting.aclose()
+        self._inode = None  # whose socket comes next may have the same
 
 
 @asynccontextmanager
@@ -94,7 +100,7 @@ async def claim_socket(path: str, passed: socket.socket | None = None) -> AsyncI
         return
     check_path_length(path)
     folder = Path(path).parent
-    _secure_folder(folder)
+    _secure_folder(folder, is_usual=path == usual_socket_path())
     lock = FileLock(f"{path}.lock", mode=0o600)
     try:
         await _acquire(lock, path, has_socket=passed is not None)
@@ -158,19 +164,18 @@ async def _listen(path: str, folder: Path) -> UnixListener:
         os.umask(previous)
 
 
-def _secure_folder(folder: Path) -> None:
+def _secure_folder(folder: Path, *, is_usual: bool) -> None:
     try:
         make_private_folder(folder)
         status = folder.stat()
+        if is_usual and status.st_uid == os.getuid() and status.st_mode & 0o077:
+            folder.chmod(0o700)  # it is ours alone: whatever it was, it is private now
+            status = folder.stat()
     except OSError as error:
         raise _not_writable(folder, error) from error
     if status.st_uid not in (os.getuid(), 0):
         raise _not_private(folder, "it belongs to another user")
-    is_open = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    ours_by_name = folder.name in (_FOLDER_NAME, f"{_FOLDER_NAME}-{os.getuid()}")
-    if ours_by_name and status.st_uid == os.getuid():
-        folder.chmod(0o700)  # ours by name: whatever it was, it is private now
-    elif is_open and not status.st_mode & stat.S_ISVTX:
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX:
         raise _not_private(folder, "others can write to it")
 
 

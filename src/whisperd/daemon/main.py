@@ -24,7 +24,7 @@ from whisperd.allocator import glibc, share_one_arena
 from whisperd.child import take_output
 from whisperd.daemon.calibrating import calibrate_by_itself
 from whisperd.daemon.conditions import relieve_memory, watch_power_and_sleep
-from whisperd.daemon.listener import claim_socket
+from whisperd.daemon.listener import Listener, claim_socket
 from whisperd.daemon.logfile import LogFile
 from whisperd.daemon.preparing import preload
 from whisperd.daemon.reporting import end_when_idle, feed_watchdog, report_status, status_line
@@ -71,13 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         anyio.run(
             _run, socket, passed, config_file, settings, log_file, announce, notifier, bool(options.config)
         )
-    except WhisperdError as error:
-        announce.failed(error)
-        notifier.failed(error.message)
-        sys.exit(EXIT_NOT_STARTED)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, WhisperdError) and not announce.is_over:
+            announce.failed(error)
+            notifier.failed(error.message)
+            sys.exit(EXIT_NOT_STARTED)
         log.exception("whisperd ends because of a mistake of its own")
         raise
 
@@ -124,8 +124,8 @@ async def _run(
         service.is_config_named = is_config_named
         service.on_reload = lambda settings: log_file.apply(settings.log)
         log.info("whisperd %s listens on %s, process %d", __version__, socket, os.getpid())
-        await tasks.start(_handle_signals, service)
-        service.notifier, service.is_socket_passed = notifier, passed is not None
+        await tasks.start(_handle_signals, service, listener)
+        service.notifier = notifier
         tasks.start_soon(serve, listener, service)
         if is_preloading(settings):
             tasks.start_soon(preload, service)
@@ -149,7 +149,7 @@ async def _run(
         await _drain(service)
         # From here on a client starts another daemon, which waits until this one has ended.
         await listener.close()
-        _end_before_long(service)
+        _end_before_long()
         await service.finish_connections()
         tasks.cancel_scope.cancel()
 
@@ -163,7 +163,7 @@ async def _drain(service: Service) -> None:
         log.warning("stopping: %d jobs did not end in time and were cancelled", cancelled)
 
 
-async def _handle_signals(service: Service, *, task_status: TaskStatus[None]) -> None:
+async def _handle_signals(service: Service, listener: Listener, *, task_status: TaskStatus[None]) -> None:
     with receive_signals() as received:
         task_status.started()
         async for number in received:
@@ -171,7 +171,8 @@ async def _handle_signals(service: Service, *, task_status: TaskStatus[None]) ->
                 _reload(service)
             elif service.stop_requested.is_set():
                 log.warning("a second signal: ending at once")
-                _end_at_once(service)
+                listener.unlink()
+                _end_at_once()
             else:
                 log.info("received %s", number.name)
                 service.stop_requested.set()
@@ -184,23 +185,20 @@ def _reload(service: Service) -> None:
         log.error("the settings stay as they are: %s", error.message)
 
 
-def _end_before_long(service: Service) -> None:
+def _end_before_long() -> None:
     """From a thread of its own, so that nothing that is being cleaned up can hold it."""
 
     def give_up() -> None:
         log.warning("not everything has ended within %.0f s: ending without it", END_TIMEOUT_S)
-        _end_at_once(service)
+        _end_at_once()
 
     timer = threading.Timer(END_TIMEOUT_S, give_up)
     timer.daemon = True
     timer.start()
 
 
-def _end_at_once(service: Service) -> NoReturn:
+def _end_at_once() -> NoReturn:
     # Workers, decoders and downloads end with us: the kernel closes their pipes.
-    if not service.is_socket_passed:
-        with suppress(OSError):
-            Path(service.socket).unlink()
     log.info("whisperd has ended")
     logging.shutdown()
     os._exit(EXIT_FORCED)
@@ -211,11 +209,14 @@ class _Announcement:
 
     def __init__(self, *, enabled: bool) -> None:
         self._enabled = enabled
+        self.is_over = False
+        """Whether the daemon has started: what ends it from then on is a mistake."""
         if enabled:  # what plugins print is no announcement
             self._output = take_output()
 
     def ready(self, socket: str) -> None:
         """Say that clients may connect, and let go of the terminal."""
+        self.is_over = True
         if self._enabled:
             self._say({"socket": socket})
 

@@ -55,6 +55,9 @@ class PipeListener:
         self._accepting.cancel()
         self._next.close()
 
+    def unlink(self) -> None:
+        """As `whisperd.daemon.listener.Listener` says. A pipe goes with its process."""
+
     async def _accept(self) -> PipeStream:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, ProactorEventLoop)

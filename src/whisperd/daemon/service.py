@@ -101,8 +101,6 @@ class Service:
         """Tells the service manager, if one started the daemon, how it is."""
         self.manager_name = os.environ.get("WHISPERD_SERVICE") or None
         """The service manager that started the daemon, as its files say it."""
-        self.is_socket_passed = False
-        """Whether the socket is a service manager's, and stays when the daemon ends."""
         self.stop_requested = anyio.Event()
         """Set when the daemon is to end."""
         self.on_reload: Callable[[Settings], None] = lambda _settings: None
