@@ -9,7 +9,11 @@ import anyio.lowlevel
 import pytest
 
 from whisperd.daemon import resuming
+from whisperd.daemon.service import Service
+from whisperd.jobs.job import Job, JobInput
+from whisperd.jobs.options import JobOptions
 from whisperd.rpc.errors import WhisperdError
+from whisperd.store import Ticket
 
 pytestmark = pytest.mark.anyio
 
@@ -41,3 +45,28 @@ async def test_a_failure_is_not_the_last_attempt(
         tasks.cancel_scope.cancel()
     assert "There is no room." in caplog.text
     assert "a mistake" in caplog.text
+
+
+async def test_an_upload_goes_once_the_end_of_its_job_could_be_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    removed: list[str] = []
+
+    async def remove_upload(upload: str) -> None:
+        removed.append(upload)
+
+    def ticket(error: WhisperdError | None = None) -> Ticket:
+        made = Ticket(lambda _: None)
+        made.settle(error)
+        return made
+
+    async def save_again(_: float) -> None:
+        assert removed == []
+        job.end = ticket()
+
+    monkeypatch.setattr("whisperd.daemon.service.anyio.sleep", save_again)
+    job = Job(id="1", path="a", input=JobInput(upload="a"), options=JobOptions(), runtime="base")
+    job.is_detached, job.end = True, ticket(WhisperdError("disk.full", "There is no room.", ""))
+    job.over.set()
+    async with anyio.create_task_group() as tasks:
+        service: Any = SimpleNamespace(_tasks=tasks, remove_upload=remove_upload)
+        Service.remove_upload_after(service, job, "a")
+    assert removed == ["a"]

@@ -17,7 +17,7 @@ from whisperd.rpc.errors import WhisperdError
 if TYPE_CHECKING:
     from whisperd.daemon.service import Service
 
-__all__ = ["goes_on", "last_uses", "resume_jobs", "retire_jobs"]
+__all__ = ["RETIRE_INTERVAL_S", "goes_on", "last_uses", "resume_jobs", "retire_jobs"]
 
 log = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from whisperd.daemon.metrics import Metrics
 from whisperd.daemon.preparing import install_media_bundle, runtime_surroundings, stamp_of
 from whisperd.daemon.recipes import recipe_of
 from whisperd.daemon.reporting import status_line
-from whisperd.daemon.resuming import goes_on, last_uses, resume_jobs, retire_jobs
+from whisperd.daemon.resuming import RETIRE_INTERVAL_S, goes_on, last_uses, resume_jobs, retire_jobs
 from whisperd.daemon.uploads import UploadStore
 from whisperd.jobs.endings import again
 from whisperd.jobs.executor import jobs_at_once
@@ -196,14 +196,13 @@ class Service:
 
         async def remove() -> None:
             await job.over.wait()
-            if job.is_suspended:
-                return
-            try:
-                if job.is_detached and job.end is not None:
+            while job.is_detached and job.end is not None and not job.end.is_saved:
+                try:
                     await job.end.saved()
-            except WhisperdError:
-                return  # the next daemon begins it again, and deletes what no job needs
-            await self.remove_upload(upload)
+                except WhisperdError:  # the next daemon would begin it again; but it is saved again before
+                    await anyio.sleep(RETIRE_INTERVAL_S)
+            if not job.is_suspended:
+                await self.remove_upload(upload)
 
         self._tasks.start_soon(remove)
 

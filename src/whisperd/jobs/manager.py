@@ -232,8 +232,7 @@ class JobManager:
         One that ends with its client needs no journal.
         """
         if job.is_detached and job.end is not None:
-            if job.end.has_failed:
-                job.end = self._keeper.ended(job)
+            self._save_again([job])
             await job.end.saved()
 
     async def transcript(self, job: Job) -> Transcript | None:
@@ -267,7 +266,7 @@ class JobManager:
         settings = self._settings().jobs
         self.forget(self.ended_before(rfc3339_ago(settings.keep_days * 86_400)))
         self.clear(keep=settings.keep_count)
-        self._save_again()
+        self._save_again(self._ended)
 
     async def drain(self, grace_s: float) -> int:
         """Take no more jobs, let the active ones end within `grace_s`, then cancel them.
@@ -286,7 +285,7 @@ class JobManager:
             self._stop(job)
         for job in late:
             await job.over.wait()
-        self._save_again()
+        self._save_again(self._ended)
         return sum(not self.survives(job) for job in late)
 
     def _begin(self, job: Job, lease: Lease, also: Writing | None = None) -> None:
@@ -373,9 +372,9 @@ class JobManager:
                 old.transcript = None
                 del self._at_hand[old.id]
 
-    def _save_again(self) -> None:
+    def _save_again(self, jobs: Iterable[Job]) -> None:
         """Save what could not be saved of jobs that are over: the disk may have room by now."""
-        for job in self._ended:
+        for job in jobs:
             if job.end is not None and job.end.has_failed:
                 job.end = self._keeper.ended(job)
 
