@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from whisperd import paths
+from whisperd.child import python_command
 from whisperd.environment import NETWORK, daemon_environment
 from whisperd.rpc.errors import WhisperdError
 from whisperd.service_manager.managers import MANAGERS, Manager, ManagerName, Place, ServiceFile
@@ -20,7 +21,6 @@ from whisperd.service_manager.mark import is_unchanged, socket_in
 __all__ = [
     "Outcome",
     "check",
-    "command",
     "file_problem",
     "install",
     "installed_manager",
@@ -60,11 +60,6 @@ class Outcome:
     """What the user has put beside the files, which is left alone."""
 
 
-def command(module: str, *arguments: str) -> tuple[str, ...]:
-    """The command that runs a module of ours in this very installation."""
-    return (sys.executable, "-P", "-m", module, *arguments)
-
-
 def this_place(socket: str | None = None) -> Place:
     """Where whisperd is to run: as it would be started from here."""
     ours = daemon_environment(os.environ)
@@ -78,8 +73,8 @@ def this_place(socket: str | None = None) -> Place:
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{_user()}"
     domain, name = os.environ.get("USERDOMAIN", ""), os.environ.get("USERNAME", "")
     return Place(
-        command=command("whisperd"),
-        reload=command("whisperd.cli.main", "--no-start", "daemon", "reload"),
+        command=tuple(python_command("whisperd")),
+        reload=tuple(python_command("whisperd.cli.main", "--no-start", "daemon", "reload")),
         socket=path,
         listen=f"%t{path.removeprefix(runtime)}"
         if path.startswith(f"{runtime}/") and not named
