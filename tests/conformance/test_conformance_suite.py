@@ -11,12 +11,14 @@ from pathlib import Path
 
 import faulty_parrots
 import parrot
+import psutil
 import pytest
 
 from whisperd.models import ModelStore
 from whisperd.natives import NativeStore
 from whisperd.plugins import Backend, Needs, find_variant
 from whisperd.testing.conformance import CHECKS, Outcome, Suite
+from whisperd.testing.conformance.checks import Check, judge
 from whisperd.worker.process import Patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.skipif(os.name != "posix", reason="signals")]
@@ -119,6 +121,13 @@ async def test_an_engine_that_does_one_thing_wrong(
     outcomes = await run(parrot.backend(environment={"PARROT": kind}), **options)
     assert failed(outcomes) == [check], {name: outcomes[name].reason for name in failed(outcomes)}
     assert outcomes[check].reason
+
+
+async def test_a_process_that_ends_while_it_is_looked_at() -> None:
+    def look(pid: int) -> None:
+        raise psutil.NoSuchProcess(pid)
+
+    assert (await judge(Check("memory", "", look), 1)).status == "failed"
 
 
 def shrinking(parameters: float, *_: object, **__: object) -> int:

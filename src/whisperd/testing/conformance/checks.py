@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
+import psutil
 
 from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.process import WorkerDied
@@ -79,6 +80,8 @@ async def judge(check: Check[T], subject: T) -> Outcome:
         status, reason = "skipped", str(skip)
     except WorkerDied as death:
         status, reason = "failed", describe_death(death)
+    except psutil.NoSuchProcess:
+        status, reason = "failed", "the worker's process ended while it was looked at"
     except WhisperdError as error:
         status, reason = "failed", describe(error)
     return check.outcome(status, reason, time.monotonic() - began_s)
