@@ -80,6 +80,26 @@ def test_what_cannot_be_written_is_known_before_the_work(tmp_path: Path, name: s
 
 
 @posix
+def test_a_folder_that_permits_no_new_file_is_known_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    monkeypatch.setattr("os.access", lambda path, _: str(path) != str(tmp_path))
+    for name in ("there", "link", "new"):
+        with pytest.raises(WhisperdError, match="its folder does not permit it"):
+            check_target(str(tmp_path / name), [], overwrite=True)
+    check_target(str(tmp_path / "there"), [], overwrite=True, is_replaced=False)
+
+
+@posix
+def test_a_folder_that_cannot_be_entered_is_not_called_missing(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(WhisperdError, match="symbolic links"):
+        check_target(str(tmp_path / "loop" / "a.txt"), [], overwrite=True)
+
+
+@posix
 def test_a_file_is_written_as_the_user_would_write_it(tmp_path: Path) -> None:
     previous = os.umask(0o027)
     try:

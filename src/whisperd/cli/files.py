@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import sys
@@ -103,38 +102,40 @@ def make_folder(folder: str) -> None:
         raise _not_writable(folder, error.strerror or str(error)) from error
 
 
-def check_target(target: str, inputs: Iterable[str], *, overwrite: bool) -> None:
+def check_target(target: str, inputs: Iterable[str], *, overwrite: bool, is_replaced: bool = True) -> None:
     """Whether a file may and can be written, before hours are spent on its content.
 
-    Raises `output.exists`, `output.is_input` and `output.not_writable`.
+    One that is there is replaced by another in its folder, unless it is a `LineFile`. Raises `output.exists`,
+    `output.is_input` and `output.not_writable`.
     """
+    status: os.stat_result | None = None
     try:
         status = os.stat(target)
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
             raise _not_writable(target, error.strerror or str(error)) from None
-        folder = os.path.dirname(os.path.abspath(target))
-        if not os.path.isdir(folder):
-            raise _not_writable(target, f"there is no folder {folder}") from None
-        if not os.access(folder, os.W_OK):
-            raise _not_writable(target, "its folder does not permit it") from None
-        return
-    if stat.S_ISDIR(status.st_mode):
-        raise _not_writable(target, "it is a folder")
-    if not stat.S_ISREG(status.st_mode):
-        return  # a device or a pipe
-    if any(_is_same(status, name) for name in inputs):
-        raise WhisperdError(
-            "output.is_input",
-            f"{target} is the recording itself.",
-            "Name another file with -o.",
-        )
-    if not overwrite:
-        raise WhisperdError(
-            "output.exists",
-            f"{target} is there already.",
-            "Add --overwrite to replace it, or name another place.",
-        )
+    folder = os.path.dirname(os.path.realpath(target))
+    if status is not None:
+        if stat.S_ISDIR(status.st_mode):
+            raise _not_writable(target, "it is a folder")
+        if not stat.S_ISREG(status.st_mode):
+            return  # a device or a pipe
+        if any(_is_same(status, name) for name in inputs):
+            raise WhisperdError(
+                "output.is_input",
+                f"{target} is the recording itself.",
+                "Name another file with -o.",
+            )
+        if not overwrite:
+            raise WhisperdError(
+                "output.exists",
+                f"{target} is there already.",
+                "Add --overwrite to replace it, or name another place.",
+            )
+    elif not os.path.isdir(folder):
+        raise _not_writable(target, f"there is no folder {folder}")
+    if (status is None or is_replaced) and not os.access(folder, os.W_OK | os.X_OK):
+        raise _not_writable(target, "its folder does not permit it")
 
 
 class LineFile:

@@ -79,14 +79,18 @@ def run(options: argparse.Namespace) -> int:
             output: IO[str] | LineFile | None = sys.stdout
             if options.output:
                 _check_target(options)  # again: a daemon may have been started, or a person been asked
-                is_text = format_of(options.output, otherwise="text") == "text"
-                output = stack.enter_context(closing(LineFile(options.output))) if is_text else None
+                output = stack.enter_context(closing(LineFile(options.output))) if _is_text(options) else None
             _Session(dictation, options, output).run(command)
     return exit_status.DONE
 
 
 def _check_target(options: argparse.Namespace) -> None:
-    check_target(options.output, (), overwrite=options.overwrite)
+    check_target(options.output, (), overwrite=options.overwrite, is_replaced=not _is_text(options))
+
+
+def _is_text(options: argparse.Namespace) -> bool:
+    """Whether the file gets the text as it comes; else it is written when all is over."""
+    return format_of(options.output, otherwise="text") == "text"
 
 
 def _check(options: argparse.Namespace) -> None:
