@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from whisperd.speech import samples
-from whisperd_testing import LIMIT_S, RunningDaemon, until
+from whisperd_testing import LIMIT_S, RunningDaemon, batches, until
 
 pytestmark = pytest.mark.real
 posix = pytest.mark.skipif(os.name != "posix", reason="signals, and programs that are scripts")
@@ -201,25 +202,37 @@ def test_ctrl_c_ends_standard_input_too(shared: RunningDaemon, ctl_process: Star
     assert process.wait(LIMIT_S) == 0
 
 
+def jobs_on(daemon: RunningDaemon, model: Path) -> list[str]:
+    """How they are."""
+    with daemon.connect() as client:
+        return [one["status"] for one in client.jobs.list() if one["options"]["model"] == str(model)]
+
+
+@posix
+def test_ctrl_c_before_it_listens_cancels(shared: RunningDaemon, ctl_process: Start, held: Path) -> None:
+    (held / "hold_load").touch()
+    process = ctl_process("dictate", "--stdin", "--stream", "--model", str(held), stdin=subprocess.PIPE)
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["type"] == "job.queued"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(LIMIT_S) == 130
+    (held / "hold_load").unlink()
+    until(lambda: jobs_on(shared, held) == ["cancelled"])
+
+
 @posix
 def test_ctrl_c_twice_cancels(shared: RunningDaemon, ctl_process: Start, held: Path) -> None:
-    (held / "hold_load").touch()
     process = ctl_process("dictate", "--stdin", "--model", str(held), stdin=subprocess.PIPE)
-
-    def statuses() -> list[str]:
-        with shared.connect() as client:
-            return [one["status"] for one in client.jobs.list() if one["options"]["model"] == str(held)]
-
-    until(statuses)
-    while process.poll() is None:  # the first one may come before anybody listens for it
+    assert process.stdin is not None
+    process.stdin.write(SPEECH)
+    process.stdin.flush()
+    until(lambda: batches(held))
+    while process.poll() is None:
         process.send_signal(signal.SIGINT)
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(2)  # a third one would kill what is about to end
-        except subprocess.TimeoutExpired:
-            continue
-    (held / "hold_load").unlink()
     assert process.returncode == 130
-    until(lambda: statuses() == ["cancelled"])
+    until(lambda: jobs_on(shared, held) == ["cancelled"])
 
 
 @posix

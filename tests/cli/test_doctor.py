@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from scripted_daemon import ScriptedDaemon
-from whisperd.cli.commands.doctor import _in_time, summary
+from whisperd.cli.commands.doctor import summary
 from whisperd.rpc.errors import WhisperdError
 from whisperd_testing import CACHE, TESTS, RunningDaemon, toy_model, write_tone
 
@@ -281,15 +281,3 @@ def test_a_report_tells_nothing_private(user: RunningDaemon, tmp_path: Path, toy
         said = any(words[place : place + len(parts)] == parts for place in range(len(words)))
         assert not (parts and said), f"{name}: {told.out}"
     assert "NAME failed" in told.out and "~/state" in told.out and told.err == "", told
-
-
-def test_a_daemon_that_hangs_is_not_waited_for() -> None:
-    import threading
-
-    hang = threading.Event()
-    with pytest.raises(TimeoutError):
-        _in_time(lambda: {"hung": hang.wait()}, 0.01)
-    hang.set()
-    assert _in_time(lambda: {"well": True}, 60) == {"well": True}
-    with pytest.raises(ZeroDivisionError):
-        _in_time(lambda: {"no": 1 // 0}, 60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -191,6 +192,15 @@ def test_the_time_limit_cancels_the_job(shared: RunningDaemon, held: Path, tone:
     done = shared.ctl("transcribe", "--no-vad", "--model", str(held), "--timeout", "0.5", "--json", tone)
     assert (done.status, done.json["error"]["code"]) == (1, "job.timeout")
     assert statuses(shared, held) == ["cancelled"]
+
+
+def test_who_reads_the_events_hears_of_the_time_limit(shared: RunningDaemon, held: Path, tone: str) -> None:
+    options = ("--no-vad", "--model", str(held), "--timeout", "0.5", "--stream")
+    done = shared.ctl("transcribe", *options, tone)
+    (job,) = jobs_on(shared, held)
+    last = json.loads(done.out.splitlines()[-1])
+    assert (last["type"], last["id"], last["input"]) == ("transcription.cancelled", job["id"], tone)
+    assert last["error"]["code"] == "job.timeout"
 
 
 def test_the_time_limit_is_for_all_files(shared: RunningDaemon, held: Path, tone: str) -> None:

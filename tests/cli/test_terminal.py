@@ -168,11 +168,25 @@ def test_reading_standard_input_is_shown_and_goes(shared: RunningDaemon, tone: s
     assert terminal.screen[2:] == ["==> - <==", "transcribe 2.00 s", ""]
 
 
-def test_following_a_job_shows_its_progress(shared: RunningDaemon, held: Path, tone: str) -> None:
+@pytest.mark.parametrize(("verb", "text"), [("follow", "transcribe 2.00 s"), ("wait", None)])
+def test_waiting_for_a_job_shows_its_progress(
+    shared: RunningDaemon, held: Path, tone: str, verb: str, text: str | None
+) -> None:
     with shared.connect() as client:
         job = client.submit(tone, detach=True, model=held, vad=False)
-    until((held / "batches.jsonl").exists)
-    terminal = Terminal(shared, 80, "jobs", "follow", job)
+    terminal = Terminal(shared, 80, "jobs", verb, job)
+    terminal.read_until("Transcribing ...")
     (held / "hold").unlink()
     assert terminal.finish() == 0
-    assert terminal.screen == ["transcribe 2.00 s", ""]
+    assert terminal.screen == [*filter(None, [text]), ""]
+
+
+@pytest.mark.parametrize(("answer", "status", "said"), [("", 1, "Nothing was erased."), ("y", 0, "erased")])
+def test_before_all_texts_are_erased_a_person_is_asked(
+    shared: RunningDaemon, answer: str, status: int, said: str
+) -> None:
+    terminal = Terminal(shared, 80, "jobs", "clear", "--purge", "--older-than", "900d", with_stdin=True)
+    terminal.read_until("Erase all texts that are so old? [y/N] ")
+    terminal.type(f"{answer}\n")
+    assert terminal.finish() == status
+    assert said in terminal.written

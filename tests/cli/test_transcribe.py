@@ -387,6 +387,17 @@ def test_standard_input_among_files(shared: RunningDaemon, tone: str) -> None:
     assert done.out == f"==> {tone} <==\n{TEXT}==> - <==\n{TEXT}"
 
 
+def test_what_comes_before_standard_input_does_not_wait_for_it(
+    ctl_process: Callable[..., subprocess.Popen[bytes]], tone: str
+) -> None:
+    process = ctl_process("transcribe", "--no-vad", tone, "-", stdin=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline().decode() == f"==> {tone} <==\n"
+    assert process.stdout.readline().decode() == TEXT
+    out, _ = process.communicate(Path(tone).read_bytes(), timeout=LIMIT_S)
+    assert (process.returncode, out.decode()) == (0, f"==> - <==\n{TEXT}")
+
+
 def test_standard_input_is_sent_in_pieces(shared: RunningDaemon, tmp_path: Path) -> None:
     long = write_tone(tmp_path / "long.wav", 100.0)  # three pieces
     done = transcribe(shared, "-", "--json", input=long.read_bytes())

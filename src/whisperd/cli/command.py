@@ -28,6 +28,7 @@ __all__ = [
     "confirm",
     "connect_as",
     "for_each",
+    "is_agreed",
     "is_refused",
     "model_warnings",
     "progress_of",
@@ -206,14 +207,20 @@ def agree_to_download(
     if is_to_be_loaded and is_refused(warnings):
         return
     say_warnings(options, warnings)
-    if options.quiet or options.json or not warnings or not _is_at_terminal():
-        return
     much = sum(warning["data"].get("download") or 0 for warning in warnings)
-    print(f"Download {size(much)} all the same? [y/N] ", end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+    if warnings and not is_agreed(options, f"Download {size(much)} all the same?"):
         raise WhisperdError(
             "download.declined", "Nothing was downloaded.", "`whisperctl models recommend` shows what fits."
         )
+
+
+def is_agreed(options: argparse.Namespace, question: str) -> bool:
+    """What a person at a terminal says to a question. Whoever else it is, is not asked, and agrees."""
+    is_at_terminal = all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
+    if options.quiet or options.json or not is_at_terminal:
+        return True
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def is_refused(warnings: Sequence[Map]) -> bool:
@@ -259,10 +266,6 @@ def tell_damage(name: str, damage: Sequence[str], fix: str) -> None:
     for line in damage:
         print(f"  {printable(line)}")
     print(f"  {printable(fix)}")
-
-
-def _is_at_terminal() -> bool:
-    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
 
 
 def _tell_version(client: Client) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 from whisperd.cli.output import duration, print_error
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Map = dict[str, Any]
 
-__all__ = ["TextWriter", "events_of", "follow_job", "subscribe_to_progress", "tell_warnings"]
+__all__ = ["TextWriter", "events_of", "follow_job", "tell_warnings"]
 
 
 class TextWriter:
@@ -53,15 +53,8 @@ def tell_warnings(event: Map, progress: Progress) -> None:
         print_error(WhisperdError.from_wire(warning), as_json=False)
 
 
-def subscribe_to_progress(client: Client, progress: Progress) -> None:
-    """Hear of downloads and of loading, if anybody gets to see them."""
-    if progress.is_shown:
-        client.request("events.subscribe", topics=PREPARATION_TOPICS)
-
-
 def follow_job(client: Client, job: str, progress: Progress, output: IO[str]) -> None:
     """Print a job's text as it comes. Raises the job's error."""
-    subscribe_to_progress(client, progress)
     writer = TextWriter(output, progress)
     with closing(events_of(client, job, progress)) as events:
         for event in events:
@@ -75,9 +68,12 @@ def follow_job(client: Client, job: str, progress: Progress, output: IO[str]) ->
 def events_of(
     client: Client, job: str, progress: Progress, deadline_s: float | None = None
 ) -> Generator[Map | None, None, None]:
-    """The events of a job, while its progress is shown; None once the deadline is past."""
-    shown = _JobProgress(progress, job, runtime_of(client, job)) if progress.is_shown else None
+    """The events of a job; None once the deadline is past. Meanwhile its progress is shown, if to anybody."""
+    shown, subscription = None, None
     try:
+        if progress.is_shown:  # downloads and loading as well
+            subscription = client.request("events.subscribe", topics=PREPARATION_TOPICS)["subscription"]
+            shown = _JobProgress(progress, job, runtime_of(client, job))
         with closing(client.follow(job, deadline_s=deadline_s)) as events:
             for event in events:
                 if event is None or event.get("id") == job:
@@ -86,6 +82,9 @@ def events_of(
                     shown.take(event)
     finally:
         progress.clear()
+        if subscription is not None:
+            with suppress(WhisperdError):  # the daemon may be gone
+                client.request("events.unsubscribe", subscription=subscription)
 
 
 class _JobProgress:

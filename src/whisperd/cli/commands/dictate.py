@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from whisperd.cli import exit_status
 from whisperd.cli.command import agree_to_download, connect_as, model_warnings, progress_of
 from whisperd.cli.files import LineFile, check_target, format_of, write_file
-from whisperd.cli.follow import TextWriter, events_of, subscribe_to_progress
+from whisperd.cli.follow import TextWriter, events_of
 from whisperd.cli.job_options import add_job_options, add_runtime_options, given_options
 from whisperd.cli.output import Draft, print_json, print_line, say
 from whisperd.cli.parser import Parser, filled, usage_error
@@ -128,7 +128,6 @@ class _Session:
     def run(self, command: list[str] | None) -> None:
         """Show what is understood, to the end of the audio. Raises the job's error, or the recorder's."""
         client: Client = self._dictation.listening
-        subscribe_to_progress(client, self._progress)
         with self._audio.stopped_by_interrupt():
             with closing(events_of(client, self._dictation.id, self._progress)) as events:
                 for event in events:
@@ -184,7 +183,7 @@ class _Audio:
         self._pieces: SimpleQueue[bytes | None] = SimpleQueue()
         self._room = threading.Semaphore(PIECES_AHEAD)
         self._recorder: subprocess.Popen[bytes] | None = None
-        self._is_stopped = False
+        self._has_begun = self._is_stopped = False
         self._recorded_bytes = 0
         self._has_sound = False
         self.error: WhisperdError | None = None
@@ -197,9 +196,8 @@ class _Audio:
 
     def begin(self, command: list[str] | None) -> None:
         """Record with a command, or read standard input."""
-        if self._is_stopped:
-            self._pieces.put(None)
-        elif command is None:
+        self._has_begun = True
+        if command is None:
             threading.Thread(target=self._read, args=[sys.stdin.fileno()], daemon=True).start()
         else:
             import subprocess
@@ -214,7 +212,7 @@ class _Audio:
 
     @contextmanager
     def stopped_by_interrupt(self) -> Iterator[None]:
-        """Within the block, the first Ctrl-C ends the audio, and only the second one the command."""
+        """Within the block, the first Ctrl-C ends the audio that has begun; any other ends the command."""
         before = signal.signal(signal.SIGINT, lambda *_: self._interrupt())
         try:
             yield
@@ -225,7 +223,7 @@ class _Audio:
                 self._recorder.wait()
 
     def _interrupt(self) -> None:
-        if self._is_stopped:
+        if self._is_stopped or not self._has_begun:
             raise KeyboardInterrupt
         self._is_stopped = True
         if self._recorder is not None:

@@ -17,15 +17,11 @@ from whisperd.paths import socket_path
 from whisperd.rpc.errors import WhisperdError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from whisperd.doctor import Finding
 
     Map = dict[str, Any]
 
 LABEL_CELLS = 24
-ANSWER_TIMEOUT_S = 120.0
-"""The daemon is started, if need be, and reads what was touched of bundles and models."""
 
 
 def add(parser: Parser) -> None:
@@ -74,23 +70,12 @@ def _ask(options: argparse.Namespace) -> tuple[Map, Map]:
 
     daemon: Map = {}
 
-    def ask() -> Map:
+    try:
         with connect_as(options, is_last_call=True) as client:
             status = client.daemon.status()
             daemon.update(version=client.server.get("version"), pid=status["pid"])
-            answer: Map = client.doctor.check()
-            return answer
-
-    try:
-        seen = _in_time(ask, ANSWER_TIMEOUT_S)
+            seen = client.doctor.check()
         return daemon, {**seen, "checks": msgspec.convert(seen["checks"], list[Finding])}
-    except TimeoutError:
-        daemon["problem"] = Finding(
-            name="daemon",
-            status="broken",
-            message=f"The daemon does not answer within {ANSWER_TIMEOUT_S:.0f} seconds.",
-            fix="End it: `whisperctl daemon stop --force`; another one is started when it is needed.",
-        )
     except WhisperdError as error:
         if error.code == "daemon.unreachable":
             message = "none runs: it is started when it is first needed"
@@ -101,29 +86,6 @@ def _ask(options: argparse.Namespace) -> tuple[Map, Map]:
                 name="daemon", status="broken", message=f"{how}. {error.message}", fix=error.fix
             )
     return daemon, _look()
-
-
-def _in_time(work: Callable[[], Map], limit_s: float) -> Map:
-    """What some work brings, which may hang for ever; then `TimeoutError`. A daemon may, that is ill."""
-    from queue import Empty, SimpleQueue
-    from threading import Thread
-
-    done: SimpleQueue[Map | BaseException] = SimpleQueue()
-
-    def run() -> None:
-        try:
-            done.put(work())
-        except BaseException as error:
-            done.put(error)
-
-    Thread(target=run, daemon=True).start()
-    try:
-        answer = done.get(timeout=limit_s)
-    except Empty:
-        raise TimeoutError from None
-    if isinstance(answer, BaseException):
-        raise answer
-    return answer
 
 
 def _look() -> Map:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from whisperd.cli.ages import age_s, since
-from whisperd.cli.command import confirm, connect_as, for_each, progress_of, show_answers
+from whisperd.cli.command import confirm, connect_as, for_each, is_agreed, progress_of, show_answers
 from whisperd.cli.files import EXTENSIONS, OF_JSON
-from whisperd.cli.follow import follow_job
+from whisperd.cli.follow import events_of, follow_job
 from whisperd.cli.output import ago, counted, duration, local_time, print_json, print_table, printable
 from whisperd.cli.parser import Parser, usage_error
+from whisperd.rpc.errors import WhisperdError
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+    from whisperd.client import Client
 
 LIST_EXAMPLES = """examples:
   whisperctl jobs list --status failed
@@ -159,7 +163,16 @@ def follow(options: argparse.Namespace) -> None:
 
 
 def wait(options: argparse.Namespace) -> int:
-    return for_each(options, options.ids, lambda client, job: client.jobs.wait(job), lambda _: None, key="id")
+    progress = progress_of(options)
+
+    def ask(client: Client, job: str) -> dict[str, Any]:
+        if progress.is_shown:
+            with closing(events_of(client, job, progress)) as events:
+                for _ in events:
+                    pass
+        return client.jobs.wait(job)
+
+    return for_each(options, options.ids, ask, lambda _: None, key="id")
 
 
 def result(options: argparse.Namespace) -> None:
@@ -195,6 +208,12 @@ def _became(job: dict[str, Any]) -> str:
 
 
 def clear(options: argparse.Namespace) -> None:
+    if options.purge and not options.ids:
+        which = "Erase all texts that are so old?" if options.older_than else "Erase all texts that are kept?"
+        if not is_agreed(options, which):
+            raise WhisperdError(
+                "purge.declined", "Nothing was erased.", "Name ids, or narrow it with --older-than."
+            )
     with connect_as(options) as client:
         answer = client.jobs.clear(options.ids or None, older_than=options.older_than, purge=options.purge)
     done = f"{counted(answer['cleared'], 'job is', 'jobs are')} forgotten"

@@ -23,7 +23,7 @@ from whisperd.cli.files import (
     targets_in,
     write_file,
 )
-from whisperd.cli.follow import TextWriter, events_of, subscribe_to_progress, tell_warnings
+from whisperd.cli.follow import TextWriter, events_of, tell_warnings
 from whisperd.cli.job_options import add_job_options, add_runtime_options, given_options
 from whisperd.cli.output import Progress, duration, print_error, print_json, print_line, printable, say, size
 from whisperd.cli.parser import Parser, filled, several, usage_error
@@ -155,9 +155,8 @@ class _Session:
 
     def run(self) -> int:
         """Show one file's text after the other; returns the exit status."""
-        if not self._options.detach:
-            subscribe_to_progress(self._client, self._progress)
-        ahead = 1 if self._options.detach else JOBS_AHEAD
+        # Reading standard input may take as long as somebody speaks; what comes before it is shown before it.
+        ahead = 1 if self._options.detach or STANDARD_INPUT in self._options.files else JOBS_AHEAD
         statuses = [self._finish(submitted) for submitted in _ahead(self._submit_all(), ahead)]
         if self._options.json:
             print_json(self._documents if len(self._options.files) > 1 else self._documents[0])
@@ -307,11 +306,13 @@ class _Session:
                 {**({"input": submitted.name} if several else {}), "error": error.to_wire()}
             )
             return
-        if self._options.stream and isinstance(submitted.job, WhisperdError):  # no event told of it
+        has_job = not isinstance(submitted.job, WhisperdError)
+        if self._options.stream and (not has_job or error.code == "job.timeout"):  # no event told of it
+            kind, job = ("cancelled", submitted.job) if has_job else ("failed", None)
             print_line(
                 {
-                    "type": "transcription.failed",
-                    "id": None,
+                    "type": f"transcription.{kind}",
+                    "id": job,
                     "error": error.to_wire(),
                     "input": submitted.name,
                 }
