@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+from whisperd import isolation
 from whisperd.isolation import isolated_environment, library_folders
 from whisperd_testing import LIMIT_S
 
@@ -98,7 +100,7 @@ enter_bundle(Path(sys.argv[1]), "engine")
 """
 
 
-def in_bundle(bundle: Path, code: str, *beside: Path) -> str:
+def in_bundle(bundle: Path, code: str, *beside: Path | str) -> str:
     """What code prints in a child with a bundle and other folders on its path."""
     done = subprocess.run(
         [sys.executable, "-P", "-c", CHILD.format(code=code), str(bundle)],
@@ -143,15 +145,26 @@ def test_what_whisperd_depends_on_is_seen(plain: Path) -> None:
     assert in_bundle(plain, code) == "seen"
 
 
+def test_what_does_not_tell_its_files_is_known_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As distributions of Linux package it, without RECORD."""
+    monkeypatch.setattr(metadata.Distribution, "files", None)
+    assert isolation._required_modules(()) >= {"whisperd", "huggingface_hub", "tqdm", "yaml"}
+
+
 def test_tools_in_the_same_environment_are_hidden(plain: Path) -> None:
     """pytest is installed beside whisperd, and nothing that whisperd depends on asks for it."""
     code = "import importlib.util\nprint(importlib.util.find_spec('pytest'))"
     assert in_bundle(plain, code) == "None"
 
 
-def test_pythons_own_modules_are_not_overridden(plain: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("spelt", [["{}"], ["{}/"], ["."], ["", ""]])
+def test_pythons_own_modules_are_not_overridden(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelt: list[str]
+) -> None:
     beside = module(tmp_path / "beside", "colorsys", "beside")  # a part of Python that nothing has imported
-    assert in_bundle(plain, "import colorsys\nprint(hasattr(colorsys, 'SAYS'))", beside) == "False"
+    monkeypatch.chdir(beside)
+    code = "import colorsys\nprint(hasattr(colorsys, 'SAYS'))"
+    assert in_bundle(plain, code, *(each.format(beside) for each in spelt)) == "False"
 
 
 def test_what_is_installed_can_be_asked_for(plain: Path) -> None:

@@ -16,7 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from importlib import metadata
 
 __all__ = ["enter_bundle", "isolated_environment", "library_folders"]
 
@@ -70,12 +73,10 @@ def enter_bundle(bundle: Path, *own_modules: str) -> None:
 
     What `PYTHONPATH` names comes last, so that it hides nothing of Python or of the bundle.
     """
-    named = os.environ.pop("PYTHONPATH", "").split(os.pathsep)
-    sys.path[:] = [
-        str(bundle),
-        *(folder for folder in sys.path if folder not in named),
-        *(folder for folder in sys.path if folder in named),
-    ]
+    named = os.environ.pop("PYTHONPATH", "")
+    folders = named.split(os.pathsep) if named else []
+    last = {os.path.abspath(folder) for folder in folders}  # noqa: PTH100 - as Python has them
+    sys.path[:] = [str(bundle), *sorted(sys.path, key=last.__contains__)]
     if sys.platform == "win32":
         for folder in (bundle, *library_folders(bundle)):
             os.add_dll_directory(str(folder))
@@ -143,10 +144,16 @@ def _required_modules(own_modules: Sequence[str]) -> frozenset[str]:
         # What an extra asks for is left out; of the rest, what is not needed here is not installed.
         lines = [line for line in found.requires or () if "extra ==" not in line]
         waiting += [each[0] for line in lines if (each := _NAME.match(line))]
-    files = (file for found in required.values() for file in found.files or ())
-    return frozenset(
-        file.parts[0].partition(".")[0] for file in files if file.suffix in (".py", ".so", ".pyd")
-    )
+    return frozenset(module for found in required.values() for module in _top_modules(found))
+
+
+def _top_modules(found: metadata.Distribution) -> Iterator[str]:
+    files = found.files
+    if files is None:  # distributions of Linux leave out what tells of them
+        yield from (found.read_text("top_level.txt") or found.name.replace("-", "_")).split()
+    for file in files or ():
+        if file.suffix in (".py", ".so", ".pyd"):
+            yield file.parts[0].partition(".")[0]
 
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
