@@ -15,6 +15,7 @@ from index_server import IndexServer
 from store_checks import ignore, left_in_staging
 from wheel_maker import distribution_of, make_source, make_wheel
 
+from whisperd.hardware import cores
 from whisperd.natives import Bundle, NativeStore
 from whisperd.natives.build import build_environment
 from whisperd.natives.build_failures import why_build_failed
@@ -211,6 +212,11 @@ class TestEnvironment:
         assert "-Wl,-rpath-link,/opt/blas/lib" in environment["LDFLAGS"].split()
         assert environment["GGML_BLAS"] == "ON"
         assert "PIP_INDEX_URL" not in environment
+
+    def test_no_more_compilers_run_than_a_container_allows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(cores, "cpu_quota", lambda _: 1.0)
+        environment = build_environment({}, {}, platform="linux")
+        assert environment["CMAKE_BUILD_PARALLEL_LEVEL"] == "1"
 
     def test_windows_compilers_get_what_they_ask_for(self) -> None:
         environment = {"ProgramFiles(x86)": "C:/x", "PIP_INDEX_URL": "secret", "CMAKE_ARGS": "-DX=1"}

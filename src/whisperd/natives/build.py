@@ -20,6 +20,7 @@ import anyio.to_thread
 import psutil
 
 from whisperd.child import open_child, python_command
+from whisperd.hardware import usable_cores
 from whisperd.natives.build_failures import why_build_failed
 from whisperd.natives.errors import build_failed, disk_full, pip_failed
 from whisperd.natives.lock import Selection, Source, requirements
@@ -191,7 +192,7 @@ _KEPT_VARIABLES = (
 def build_environment(
     environment: Mapping[str, str], variables: Mapping[str, str], *, platform: str
 ) -> dict[str, str]:
-    """What a build sees: what a compiler needs of the user's environment, and its own variables. Pure.
+    """What a build sees: what a compiler needs of the user's environment, and its own variables.
 
     A build script may take any variable for a setting of its own, and its output is kept: so nothing of
     what the user told other programs, passwords of an index among it. Windows compilers need too many.
@@ -210,7 +211,7 @@ def build_environment(
             _prepend(kept, "PKG_CONFIG_PATH", f"{folder}/pkgconfig")
             if platform == "linux" and " " not in folder:  # where its own libraries lie, such as Fortran's
                 _prepend(kept, "LDFLAGS", f"-Wl,-rpath-link,{folder}", " ")
-    parallel = {"CMAKE_BUILD_PARALLEL_LEVEL": str(_core_count())}
+    parallel = {"CMAKE_BUILD_PARALLEL_LEVEL": str(usable_cores())}
     return {**kept, **parallel, **variables}
 
 
@@ -226,10 +227,6 @@ def library_folders(environment: Mapping[str, str]) -> list[str]:
 
 def _prepend(variables: dict[str, str], name: str, value: str, separator: str = os.pathsep) -> None:
     variables[name] = separator.join(filter(None, [value, variables.get(name)]))
-
-
-def _core_count() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _be_nice(pip: Pip) -> None:
