@@ -126,8 +126,9 @@ class ModelFormat:
     convert: str
     """`module:function` that a child process calls with the bundle on its path:
     `(source: Path, target: Path, precision: str, on_bytes: Callable[[int], None])`. It writes the one file
-    `target` from the model in the folder `source`, in the precision that a compute type of the variant asks
-    for, and says each time how many bytes more of the source were read."""
+    `target` from the model in the folder `source`, in the precision of the weights that a compute type of the
+    variant asks for (of `int8_float32` that is `int8`), and says each time how many bytes more of the source
+    were read."""
     replaces: str | None = None
     """The file of a model's folder that this one stands for, such as `model.bin`: the engine is given a
     folder with the others and this one. Where it cannot be made, or is empty, the model is taken as it is.

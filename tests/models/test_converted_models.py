@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from hub_server import Hub
 from toy_models import catalogue_of, known_files, tiny_files, toy_entry, write_files
 
 from toy_runtime import until
-from whisperd import disk
+from whisperd import disk, threads
 from whisperd.models import ModelStore, converted, shipped_catalogue
 from whisperd.models.catalogue import ReadyFile
 from whisperd.models.sources import FolderSource, HubSettings, HubSource
@@ -140,9 +141,12 @@ async def test_whether_it_is_there_is_known_without_making_it(
     assert await store.converted("toy", FORMAT, "int8") is None
 
 
-async def test_each_precision_is_a_file_of_its_own(store: ModelStore, converter: Converter) -> None:
-    paths = {await store.convert("toy", FORMAT, precision) for precision in ("int8", "float16", "int8")}
+async def test_each_precision_of_the_weights_is_a_file_of_its_own(
+    store: ModelStore, converter: Converter
+) -> None:
+    paths = {await store.convert("toy", FORMAT, each) for each in ("int8", "float16", "int8_float32")}
     assert len(paths) == 2
+    assert await store.converted("toy", FORMAT, "int8_float16") in paths
     assert converter.calls == ["int8", "float16"]
 
 
@@ -334,11 +338,36 @@ async def test_cancelling_leaves_nothing(store: ModelStore, converter: Converter
     assert not made(store)
 
 
-async def test_what_a_killed_conversion_left_is_cleared(store: ModelStore, converter: Converter) -> None:
+async def test_what_a_killed_conversion_left_is_cleared_while_others_are_answered(
+    store: ModelStore, converter: Converter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = await store.convert("toy", FORMAT, "int8")
     (path.parent / ".0123").write_bytes(b"a half")
+    unlink, used = Path.unlink, set()
+
+    def spy(path: Path, missing_ok: bool = False) -> None:
+        used.add(threading.get_ident())
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", spy)
     await store.convert("toy", FORMAT, "float16")
     assert not list(path.parent.glob(".*"))
+    assert used and threading.get_ident() not in used
+
+
+async def test_models_with_the_same_files_are_converted_once(
+    tmp_path: Path, store: ModelStore, converter: Converter
+) -> None:
+    await store.import_model(tmp_path / "share" / "toy", "mine")
+    converter.hold.touch()
+    told: list[Progress] = []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(store.convert, "toy", FORMAT, "int8")
+        await until(lambda: converter.calls)
+        tasks.start_soon(store.convert, "mine", FORMAT, "int8", None, told.append)
+        await until(lambda: told)
+        converter.hold.unlink()
+    assert converter.calls == ["int8"]
 
 
 async def test_a_folder_that_is_used_in_place_is_converted_anew_when_it_changed(
@@ -375,6 +404,31 @@ async def test_what_was_made_of_other_folders_stays(
     folder = write_files(tmp_path / "mine 3", tiny_files(3))
     paths.append(await store.convert(str(folder), FORMAT, "int8"))
     assert all(path.exists() for path in paths)
+
+
+async def test_what_was_made_of_a_folder_goes_when_that_is_gone_or_changed(
+    tmp_path: Path, store: ModelStore, converter: Converter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not where nobody knows: it lies on a disk that is away, or on a network that does not answer."""
+    converted_from = {}
+    for name in ("dead", "stick", "gone", "changed"):
+        folder = write_files(tmp_path / f"the {name} place" / "mine", tiny_files(1))
+        converted_from[name] = await store.convert(str(folder), FORMAT, "int8")
+    (tmp_path / "the stick place").rename(tmp_path / "unmounted")
+    (tmp_path / "the gone place" / "mine").rename(tmp_path / "elsewhere")
+    write_files(tmp_path / "the changed place" / "mine", tiny_files(2))
+    answers, hash_stamps = threading.Event(), converted.hash_stamps
+
+    def hang(folder: Path) -> str:
+        if "dead" in str(folder):
+            answers.wait(10)
+        return hash_stamps(folder)
+
+    monkeypatch.setattr(converted, "hash_stamps", hang)
+    monkeypatch.setattr(threads, "ANSWER_TIMEOUT_S", 0.2)
+    await store.remove("toy")
+    answers.set()
+    assert [name for name, path in converted_from.items() if path.exists()] == ["dead", "stick"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
@@ -493,6 +547,7 @@ async def test_what_the_hub_has_is_not_made(
     path = await ready_store.convert("toy", FORMAT, "int8", on_progress=told.append)
     assert path.read_bytes() == READY
     assert {"downloading"} <= {one.detail for one in told} <= {"downloading", "verifying"}
+    assert {one.name for one in told} == {"toy"}, "which is what somebody waits for"
     assert converter.calls == []
     asked = len(hub.requests)
     assert await ready_store.convert("toy", FORMAT, "int8") == path
@@ -549,15 +604,29 @@ async def test_a_download_for_which_there_is_no_room_is_told(
     assert not converter.calls and not made(ready_store)
 
 
-async def test_a_download_that_was_given_up_is_taken_up(
-    ready_store: ModelStore, converter: Converter, hub: Hub
-) -> None:
+async def give_up_a_download(store: ModelStore, hub: Hub) -> None:
     hub.stall_after = len(READY) // 2
     told: list[Progress] = []
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(ready_store.convert, "toy", FORMAT, "int8", None, told.append)
+        tasks.start_soon(store.convert, "toy", FORMAT, "int8", None, told.append)
         await until(lambda: told and told[-1].done)
         tasks.cancel_scope.cancel()
+
+
+async def test_a_download_that_was_given_up_goes_with_its_model(
+    ready_store: ModelStore, converter: Converter, hub: Hub
+) -> None:
+    await give_up_a_download(ready_store, hub)
+    partial = ready_store.root / "partial"
+    assert list(partial.iterdir())
+    await ready_store.remove("toy")
+    assert not list(partial.iterdir())
+
+
+async def test_a_download_that_was_given_up_is_taken_up(
+    ready_store: ModelStore, converter: Converter, hub: Hub
+) -> None:
+    await give_up_a_download(ready_store, hub)
     assert not made(ready_store)
     hub.stall_after = None
     hub.gate.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import itertools
 import os
 import shutil
@@ -18,6 +19,7 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+from filelock import FileLock
 from toy_models import REPO, catalogue_of, content, tiny_files, toy_entry, write_files
 
 from toy_runtime import until
@@ -424,16 +426,33 @@ async def test_a_new_catalogue_may_name_another_commit(make: Make, share: Path) 
     assert content(renewed.path) == tiny_files(1) and renewed.revision == "b" * 40
 
 
+class Dying(io.BytesIO):
+    """A file on a network drive that dies when more than a look is taken."""
+
+    def read(self, count: int | None = -1) -> bytes:
+        if count == 1:
+            return b"?"
+        raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("dies", [False, True])
 async def test_a_folder_that_cannot_be_read_is_passed_over(
-    make: Make, tmp_path: Path, share: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes]
+    make: Make,
+    tmp_path: Path,
+    share: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    files: dict[str, bytes],
+    dies: bool,
 ) -> None:
     locked = write_files(tmp_path / "locked" / "toy", files).parent
     original = Path.open
 
     def refuse(self: Path, *arguments: Any, **options: Any) -> Any:
-        if self.is_relative_to(locked):
-            raise PermissionError(errno.EACCES, "Permission denied")
-        return original(self, *arguments, **options)
+        if not self.is_relative_to(locked):
+            return original(self, *arguments, **options)
+        if dies:
+            return Dying()
+        raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Path, "open", refuse)
     error = await failure(make(sources=[FolderSource(locked)]))
@@ -448,6 +467,34 @@ async def test_what_an_unfinished_pull_left_is_removed(make: Make, share: Path, 
     assert len(list(blobs.iterdir())) == 3
     assert await make().remove("toy") > 3_000_000
     assert list(blobs.iterdir()) == []
+
+
+async def test_a_removal_that_was_killed_is_taken_up(
+    make: Make, share: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(*_arguments: object) -> None:
+        raise Killed
+
+    await make().import_model(share / "toy", "mine")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(storage.Storage, "drop", kill)
+        await make().remove("mine")
+    assert await make().remove("mine") > 3_000_000
+    with pytest.raises(WhisperdError, match="no model named"):
+        await make().remove("mine")
+
+
+async def test_a_lock_that_is_only_looked_at_keeps_nobody_from_removing(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make().pull("toy")
+    lock = FileLock(tmp_path / "models" / "locks" / "toy.lock", thread_local=False)
+    lock.acquire()
+    monkeypatch.setattr(time, "sleep", lambda _: lock.release())
+    assert await make().remove("toy") > 3_000_000
 
 
 async def test_a_download_that_nobody_takes_up_does_not_lie_there_for_ever(

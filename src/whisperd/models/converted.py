@@ -20,9 +20,10 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import anyio.to_thread
@@ -42,6 +43,7 @@ from whisperd.models.storage import link_file
 from whisperd.plugins import ModelFormat
 from whisperd.progress import Meter, OnProgress, Progress, from_thread
 from whisperd.rpc.errors import WhisperdError
+from whisperd.threads import run_abandonable
 
 __all__ = ["ConvertedModels", "ConvertedSource", "FetchReady"]
 
@@ -105,21 +107,21 @@ class ConvertedModels:
         precision: str,
         *,
         bundle: Path | None,
-        lock: Callable[[], Path],
+        locks: Callable[[], Iterable[Path]],
         on_progress: OnProgress,
         fetch: FetchReady | None = None,
     ) -> Path:
         """What an engine is given, fetched or made unless it is there: the file, or the folder in which it
         replaces another. Cancelling ends the child and leaves nothing.
 
-        Whoever holds `lock`, in any process, is the only one who makes it. Raises
+        Whoever holds `locks`, in any process, is the only one who makes it. Raises
         `model.conversion_failed`, `disk.full`, `model.read_only`.
         """
         waiting = Progress(name=source.name, detail="waiting")
         try:
             if found := await anyio.to_thread.run_sync(self.find, source, format, precision):
                 return found
-            async with hold_lock(lock(), lambda: on_progress(waiting)):
+            async with _hold(locks(), lambda: on_progress(waiting)):
                 if found := await anyio.to_thread.run_sync(self.find, source, format, precision):
                     return found
                 return await self._make(source, format, precision, bundle, on_progress, fetch)
@@ -131,7 +133,7 @@ class ConvertedModels:
         return disk.files_bytes(self._folder / source.hash)
 
     async def drop_damaged(
-        self, source: ConvertedSource, *, lock: Callable[[], Path], on_progress: OnProgress
+        self, source: ConvertedSource, *, locks: Callable[[], Iterable[Path]], on_progress: OnProgress
     ) -> list[str]:
         """Read every byte of what was made of a model. What has another is removed, and made anew when it is
         needed; the names of these files. Raises `model.read_only`, `model.storage_failed`.
@@ -142,23 +144,42 @@ class ConvertedModels:
             bad = await in_thread(self._damaged, source, from_thread(on_progress))
             if not bad:  # a store that is only read from needs no lock
                 return []
-            async with hold_lock(lock(), lambda: on_progress(waiting)):
+            async with _hold(locks(), lambda: on_progress(waiting)):
                 return await in_thread(_drop_damaged, bad)
         except OSError as error:
             raise from_os_error(source.name, self._root, error) from error
 
-    def clear(self, sources: Iterable[ConvertedSource]) -> int:
-        """Remove what was made of others than these models of the store; the bytes that this frees. Blocks.
+    async def outdated(self) -> set[str]:
+        """Of what was made of users' folders, the hashes of those that are gone, or others now."""
+        found = await anyio.to_thread.run_sync(self._in_place)
+        outdated = set()
 
-        What was made of a user's folder stays for as long as that is as it was.
+        async def look(hash: str, folder: Path) -> None:
+            with suppress(TimeoutError):  # it is on a network that does not answer
+                if await run_abandonable(folder, lambda: _is_outdated(hash, folder)):
+                    outdated.add(hash)
+
+        async with anyio.create_task_group() as tasks:
+            for hash, folder in found.items():
+                tasks.start_soon(look, hash, folder)
+        return outdated
+
+    def clear(self, sources: Iterable[ConvertedSource], outdated: Collection[str]) -> int:
+        """Remove what was made of others than these models of the store, but of users' folders only what is
+        outdated; the bytes that this frees. Blocks.
         """
-        kept = {source.hash for source in sources}
+        kept = {*(source.hash for source in sources), *self._in_place()} - set(outdated)
         freed_bytes = 0
         for folder in disk.contents(self._folder):
-            if folder.name not in kept and not _is_of_folder_in_place(folder):
+            if folder.name not in kept:
                 freed_bytes += disk.files_bytes(folder)
                 shutil.rmtree(folder, ignore_errors=True)
         return freed_bytes
+
+    def _in_place(self) -> dict[str, Path]:
+        """The users' folders of which something was made, by their hashes then."""
+        folders = {folder.name: _folder_in_place(folder) for folder in disk.contents(self._folder)}
+        return {hash: folder for hash, folder in folders.items() if folder is not None}
 
     def _damaged(self, source: ConvertedSource, tell: OnProgress) -> list[Path]:
         paths = [each.with_suffix("") for each in sorted((self._folder / source.hash).glob("*.json"))]
@@ -175,19 +196,17 @@ class ConvertedModels:
         on_progress: OnProgress,
         fetch: FetchReady | None,
     ) -> Path:
+        in_thread = anyio.to_thread.run_sync
         path = self._path(source, format, precision)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in path.parent.glob(".*"):  # of one that was killed
-            disk.remove(leftover)
-        if source.in_place:
-            (path.parent / _IN_PLACE).write_text(str(source.folder), encoding="utf-8")
+        needed_bytes = await in_thread(_begin, source, path.parent)
         incoming = path.with_name(f".{uuid.uuid4().hex}")
         try:
             if fetch is None or not await fetch(incoming):
-                await self._convert(source, format, precision, incoming, bundle, on_progress)
-            return await anyio.to_thread.run_sync(self._install, source, format, incoming, path)
+                await self._convert(source, format, precision, incoming, bundle, on_progress, needed_bytes)
+            return await in_thread(self._install, source, format, incoming, path)
         finally:
-            incoming.unlink(missing_ok=True)
+            with anyio.CancelScope(shield=True):
+                await in_thread(partial(incoming.unlink, missing_ok=True))
 
     def _install(self, source: ConvertedSource, format: ModelFormat, incoming: Path, path: Path) -> Path:
         """Put a finished file into place, and on record, in place of those of earlier versions."""
@@ -219,8 +238,9 @@ class ConvertedModels:
         incoming: Path,
         bundle: Path | None,
         on_progress: OnProgress,
+        needed_bytes: int,
     ) -> None:
-        needed_bytes, free_bytes = source.size_bytes, self._free_bytes(incoming.parent)
+        free_bytes = self._free_bytes(incoming.parent)
         if free_bytes < needed_bytes:
             raise disk_full(source.name, self._root, needed_bytes, free_bytes)
         meter = Meter(source.name, on_progress, detail="converting", total=needed_bytes)
@@ -237,6 +257,24 @@ class ConvertedModels:
 
     def _path(self, source: ConvertedSource, format: ModelFormat, precision: str) -> Path:
         return self._folder / source.hash / f"{precision}.{format.name}{format.version}"
+
+
+@asynccontextmanager
+async def _hold(locks: Iterable[Path], on_wait: Callable[[], None]) -> AsyncIterator[None]:
+    async with AsyncExitStack() as stack:
+        for lock in locks:
+            await stack.enter_async_context(hold_lock(lock, on_wait))
+        yield
+
+
+def _begin(source: ConvertedSource, folder: Path) -> int:
+    """Make the folder for what is made of a model ready; how many bytes it may take."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(".*"):  # of one that was killed
+        disk.remove(leftover)
+    if source.in_place:
+        (folder / _IN_PLACE).write_text(str(source.folder), encoding="utf-8")
+    return source.size_bytes
 
 
 def _is_as_it_was_made(path: Path) -> bool:
@@ -367,10 +405,12 @@ def _folder_in_place(folder: Path) -> Path | None:
         return None
 
 
-def _is_of_folder_in_place(folder: Path) -> bool:
-    """Whether what lies in `folder` was made of a user's folder that is still as it was."""
-    source = _folder_in_place(folder)
+def _is_outdated(hash: str, folder: Path) -> bool:
+    """Whether a user's folder is gone, or another than it was. Where its disk is gone, or fails, that is not
+    known."""
     try:
-        return source is not None and ConvertedSource.used_in_place(source).hash == folder.name
-    except (ValueError, WhisperdError):
-        return False
+        return hash_stamps(folder) != hash
+    except WhisperdError as error:
+        return isinstance(error.__cause__, FileNotFoundError) and folder.parent.exists()
+    except ValueError:
+        return True

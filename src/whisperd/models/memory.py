@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["loading_bytes", "need_bytes", "parameters_in"]
+__all__ = ["loading_bytes", "need_bytes", "parameters_in", "weights_type"]
 
 _WEIGHT_BYTES: Final = {"int8": 1.04, "int16": 2.1, "float16": 2.0, "bfloat16": 2.0, "float32": 4.05}
-"""For each parameter. A mixed type such as `int8_float16` has the weights of its first part."""
+"""For each parameter, by the type of the weights."""
 _STORED_BYTES: Final = 2.0
 """For each parameter: models are stored as float16."""
 
@@ -84,5 +84,10 @@ def parameters_in(size_bytes: int) -> float:
     return size_bytes / _STORED_BYTES
 
 
+def weights_type(compute_type: str) -> str:
+    """The type of the weights that is computed with: of a mixed one such as `int8_float16` its first part."""
+    return compute_type.partition("_")[0]
+
+
 def _weight_bytes(compute_type: str) -> float:
-    return _WEIGHT_BYTES.get(compute_type.partition("_")[0], 4.0)
+    return _WEIGHT_BYTES.get(weights_type(compute_type), 4.0)

@@ -29,7 +29,7 @@ from whisperd.models.errors import (
 from whisperd.models.manifest import Manifest, StoredFile
 from whisperd.models.names import Reference
 from whisperd.models.sources.base import Found, NotHere, Source, Workspace
-from whisperd.models.storage import Mismatch, Storage
+from whisperd.models.storage import Mismatch, Storage, Unreadable
 from whisperd.progress import Meter, OnProgress, Progress, from_thread
 from whisperd.rpc.errors import WhisperdError
 
@@ -180,7 +180,10 @@ class Puller:
                     folder.rmdir()
             verifying = self._meter(model, "verifying", from_thread(on_progress))
             admit = partial(self._admit, model, found, have, verifying)
-            mismatch = await anyio.to_thread.run_sync(admit)
+            try:
+                mismatch = await anyio.to_thread.run_sync(admit)
+            except Unreadable as unreadable:
+                raise NotHere(f"cannot be read ({unreadable})") from unreadable
             self.unreachable.forget(source.name)
             if mismatch is None:
                 return found.revision

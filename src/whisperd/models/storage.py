@@ -17,7 +17,7 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -31,7 +31,7 @@ from whisperd.models.hashing import CHUNK_BYTES, OnBytes, Stamp, check_cancelled
 from whisperd.models.manifest import Manifest, StoredFile, Verified
 from whisperd.paths import make_private_folder
 
-__all__ = ["Keep", "Mismatch", "Storage", "link_file"]
+__all__ = ["Keep", "Mismatch", "Storage", "Unreadable", "link_file"]
 
 Keep = Literal["move", "link", "copy"]
 """How a file gets into the store: moved there, linked to where it is, or copied."""
@@ -46,6 +46,10 @@ class Mismatch(Exception):
     def __init__(self, name: str, expected: str, found: str) -> None:
         super().__init__(f"{name} should have {expected} and has {found}")
         self.name = name
+
+
+class Unreadable(Exception):
+    """A file that is to be copied cannot be read. Says why, as a clause."""
 
 
 class Storage:
@@ -74,6 +78,10 @@ class Storage:
         if manifest is None or self.damaged(key, self.changed(key, manifest)):
             return None
         return manifest
+
+    def has_any(self, key: str) -> bool:
+        """Whether a model is installed, or was not removed to the end."""
+        return self.manifest(key) is not None or self.folder(key).exists()
 
     def folder(self, key: str) -> Path:
         """The folder of a model that an engine can be given."""
@@ -136,7 +144,8 @@ class Storage:
     def admit(
         self, key: str, path: Path, expected: ModelFile, keep: Keep, on_bytes: OnBytes | None = None
     ) -> StoredFile:
-        """Take a file of a model into the store if its bytes are the expected ones, else raise `Mismatch`."""
+        """Take a file of a model into the store if its bytes are the expected ones, else raise `Mismatch`; or
+        `Unreadable`, where it is to be copied."""
         incoming = self.partial(key) / f"incoming-{uuid.uuid4().hex}"
         incoming.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -185,22 +194,26 @@ class Storage:
         _write(self._manifest_path(key), msgspec.json.format(msgspec.json.encode(manifest), indent=2))
         shutil.rmtree(self.partial(key), ignore_errors=True)
 
-    def remove(self, key: str) -> int:
-        """Remove a model and the blobs that no other model has; the bytes that this frees."""
+    def remove(self, key: str, unfinished: Iterable[str] = ()) -> int:
+        """Remove a model, its downloads and these other ones, and the blobs that no other model has; the
+        bytes that this frees. Its folder goes last: while that is there, all this can be done again."""
         manifest = self.manifest(key)
         self._manifest_path(key).unlink(missing_ok=True)
-        shutil.rmtree(self.folder(key), ignore_errors=True)
-        shutil.rmtree(self.partial(key), ignore_errors=True)
+        for each in (key, *unfinished):
+            shutil.rmtree(self.partial(each), ignore_errors=True)
         self._stamps_path(key).unlink(missing_ok=True)
         self._stamps.pop(key, None)
-        unused = {file.sha256 for file in manifest.files} if manifest is not None else set()
-        return self._sweep(key, unused)
+        freed_bytes = self._sweep(
+            key, {file.sha256 for file in manifest.files} if manifest is not None else set()
+        )
+        shutil.rmtree(self.folder(key), ignore_errors=True)
+        return freed_bytes
 
     def drop(self, unused: set[str]) -> int:
         """Remove blobs, by their hashes, that no model has; the bytes that this frees."""
-        unused -= {file.sha256 for manifest in self.manifests() for file in manifest.files}
+        used = {file.sha256 for manifest in self.manifests() for file in manifest.files}
         freed_bytes = 0
-        for blob in map(self._blob_path, unused):
+        for blob in map(self._blob_path, unused - used):
             self._proven.pop(blob.name, None)
             with suppress(FileNotFoundError):
                 freed_bytes += blob.lstat().st_size
@@ -293,12 +306,22 @@ def _compare(expected: ModelFile, sha256: str, git_sha1: str | None, size_bytes:
 
 
 def _copy(source: Path, target: Path, on_bytes: OnBytes | None) -> None:
-    with source.open("rb") as reader, target.open("wb") as writer:
-        while chunk := reader.read(CHUNK_BYTES):
+    with target.open("wb") as writer:
+        for chunk in _chunks(source):
             check_cancelled()
             writer.write(chunk)
             if on_bytes is not None:
                 on_bytes(len(chunk))
+
+
+def _chunks(source: Path) -> Iterator[bytes]:
+    """What stands in a file of others: that it cannot be read is no fault of the store."""
+    try:
+        with source.open("rb") as reader:
+            while chunk := reader.read(CHUNK_BYTES):
+                yield chunk
+    except OSError as error:
+        raise Unreadable(error.strerror or str(error)) from error
 
 
 def _link(source: Path, target: Path, *ways: Callable[[Path, Path], object]) -> None:

