@@ -158,6 +158,13 @@ class TestInstall:
         await store.install(bundle, seen.append)
         assert "downloading" in {progress.detail for progress in seen}
 
+    @pytest.mark.skipif(sys.platform != "linux", reason="others know no flush of one disk")
+    async def test_no_other_disk_is_waited_for(
+        self, store: NativeStore, bundle: Bundle, index: IndexServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(os, "sync", lambda: pytest.fail("it may hang"))
+        await store.install(bundle, ignore)
+
     def test_pip_keeps_the_users_settings_and_works_within_the_stage(self) -> None:
         theirs = {"PIP_INDEX_URL": "https://mirror.example", "HTTPS_PROXY": "proxy.example", "TMPDIR": "/tmp"}
         given = pip_environment(theirs, Path("/stage/tmp"))
