@@ -15,8 +15,13 @@ __all__ = [
     "from_os_error",
     "in_use",
     "install_failed",
+    "no_previous",
+    "not_upgradable",
+    "not_writable",
     "offline",
+    "out_of_range",
     "pip_failed",
+    "upgrade_failed",
 ]
 
 
