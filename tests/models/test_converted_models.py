@@ -299,6 +299,7 @@ async def test_it_is_counted_and_removed_with_its_model(store: ModelStore, conve
     ("how", "code", "part"),
     [
         ("it makes no sense", "model.conversion_failed", "it makes no sense"),
+        ("nonsense" * 16_000, "model.conversion_failed", "nonsense"),
         ("dies", "model.conversion_failed", "without a result"),
         ("full", "disk.full", "no room"),
         ("lacks", "model.conversion_failed", "No such file"),

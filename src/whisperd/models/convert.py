@@ -22,6 +22,7 @@ from whisperd.isolation import enter_bundle
 from whisperd.models.messages import Converted, ConvertLine, ConvertRequest, NotConverted, Read
 
 _REPORT_EVERY_S = 0.1
+_REASON_LENGTH = 500
 
 
 def main() -> None:
@@ -37,7 +38,7 @@ def main() -> None:
     except OSError as error:
         say(NotConverted(reason=error.strerror or str(error), errno=error.errno))
     except Exception as error:  # whatever a damaged or unknown model leads to
-        say(NotConverted(reason=str(error) or type(error).__name__))
+        say(NotConverted(reason=str(error)[:_REASON_LENGTH] or type(error).__name__))
     else:
         say(Converted())
 

@@ -373,7 +373,7 @@ async def _lines(stream: BufferedByteReceiveStream) -> AsyncIterator[ConvertLine
     while True:
         try:
             data = await stream.receive_until(b"\n", _MAX_LINE_BYTES)
-        except (anyio.IncompleteRead, anyio.EndOfStream):
+        except (anyio.IncompleteRead, anyio.DelimiterNotFound, anyio.EndOfStream):
             return
         yield msgspec.json.decode(data, type=ConvertLine)
 
