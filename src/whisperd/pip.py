@@ -90,7 +90,7 @@ _ELSEWHERE = (
 
 
 class Pip:
-    """A pip that runs."""
+    """A pip that runs, or another child whose lines are read."""
 
     def __init__(self, process: Process) -> None:
         self._process = process

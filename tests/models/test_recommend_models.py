@@ -48,7 +48,8 @@ measurements = st.dictionaries(st.sampled_from(sorted(KNOWN)), st.floats(0.05, 5
     ],
 )
 def test_what_to_begin_with(memory_total: int, gpu_totals: list[int], name: str) -> None:
-    assert suitable_model(memory_total, cards(*gpu_totals)) == name
+    unmeasured = speeds_from({}, MODELS)
+    assert suitable_model(memory_total, cards(*gpu_totals), models=MODELS, speed_of=unmeasured) == name
 
 
 @pytest.mark.parametrize(

@@ -36,4 +36,4 @@ class Flight:
         finally:
             self._listeners.remove(on_progress)
         if self.error is not None:
-            raise WhisperdError(self.error.code, self.error.message, self.error.fix, self.error.data)
+            raise self.error.copy()

@@ -106,20 +106,19 @@ def suitable_model(
     memory_total: int,
     gpus: Sequence[GpuMemory],
     *,
+    models: Iterable[CatalogueModel],
+    speed_of: SpeedOf,
     language: str | None = None,
-    models: Sequence[CatalogueModel] = (),
-    speed_of: SpeedOf = lambda _: None,
 ) -> str:
     """The model to begin with; `gpus` are those that a backend here can compute on, memory in bytes.
 
-    `models` are those of the catalogue; without them, nothing is known of languages and speeds.
+    `models` are those of the catalogue.
     """
     known = {model.name: model for model in models}
-    able = [name for name in LADDER if name not in known or _knows(known[name], language)]
-    most = _most_by_memory(memory_total, gpus, [known[name] for name in able if name in known], speed_of)
-    steps = [name for name in able if LADDER.index(name) <= LADDER.index(most)]
-    fast = [name for name in steps if name not in known or _is_fast(speed_of(known[name]))]
-    best = fast[-1] if fast else able[0]
+    able = [known[name] for name in LADDER if _knows(known[name], language)]
+    most = _most_by_memory(memory_total, gpus, able, speed_of)
+    steps = [model for model in able if LADDER.index(model.name) <= LADDER.index(most)]
+    best = next((model.name for model in reversed(steps) if _is_fast(speed_of(model))), able[0].name)
     # What knows English alone knows it a little better, where its size is one of those.
     english = f"{best}.en"
     return english if language == "en" and english in known else best

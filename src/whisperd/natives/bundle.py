@@ -34,7 +34,7 @@ class Bundle:
         return None if variant.lock is None else cls(variant.name, variant.lock, variant.build)
 
     def select(self) -> Selection:
-        """Its files for this computer as they are shipped; `native.unsupported` says why there are none."""
+        """Its files for this computer; `native.unsupported` says why there are none."""
         selection = _select(self.lock)
         if not selection.sources:
             return selection

@@ -41,7 +41,6 @@ class Pips:
 
         Where pip's cache has something else than was asked for, it is passed over.
         """
-        reader = PipReader(sizes_bytes)
         for own_options in (options, (*options, "--no-cache-dir")):
             reader = PipReader(sizes_bytes)
             async with open_pip(

@@ -22,25 +22,23 @@ WORTH_IT_BYTES: Final = 65_536
 """Smaller files are many, and take no room."""
 
 
-def share_files(bundle: Path, others: Iterable[Path]) -> int:
-    """Have those large files of a bundle that another one has be links to these; how many bytes were freed.
+def share_files(bundle: Path, others: Iterable[Path]) -> None:
+    """Have those large files of a bundle that another one has be links to these.
 
     The bundle has its manifest, and nobody uses it yet. Only a file that is what the manifest says is linked
     to. Where the file system knows no links, or Windows would not let go of a file that is used by its other
     name, nothing is shared, which is no error.
     """
     if os.name == "nt":
-        return 0
+        return
     wanted = {
         checksum: path
         for path, checksum in read_manifest(bundle).items()
         if (bundle / path).stat().st_size >= WORTH_IT_BYTES
     }
-    freed_bytes = 0
     for found, checksum in _candidates(others, wanted.keys()):
         if checksum in wanted and _link(found, bundle / wanted[checksum], checksum):
-            freed_bytes += (bundle / wanted.pop(checksum)).stat().st_size
-    return freed_bytes
+            del wanted[checksum]
 
 
 def _candidates(others: Iterable[Path], checksums: Iterable[str]) -> Iterator[tuple[Path, str]]:
