@@ -22,7 +22,7 @@ from typing import Any
 
 import anyio
 
-from benchmarks.measure import CACHE, Outcome, RunningDaemon
+from benchmarks.measure import CACHE, Outcome, RunningDaemon, rounds
 from whisperd.calibration import Setting, Surroundings, Trial
 from whisperd.calibration.bench import Bench, Limits
 from whisperd.calibration.calibrator import Possible
@@ -130,7 +130,7 @@ def _delays(daemon: RunningDaemon, recording: str) -> dict[str, list[float]]:
             if into is delays["alone"]:
                 delays["window"].append(transcript.duration / client.jobs.list()[-1]["speed"])
 
-        for _ in range(JOBS):
+        for _ in range(rounds(JOBS)):
             job(delays["alone"])
         measuring = threading.Event()
 
@@ -144,7 +144,7 @@ def _delays(daemon: RunningDaemon, recording: str) -> dict[str, list[float]]:
             target=lambda: other.request_with_events(("calibration",), "calibration.run", tell, model=MODEL)
         )
         calibrating.start()
-        while calibrating.is_alive() and len(delays["beside"]) < JOBS:
+        while calibrating.is_alive() and len(delays["beside"]) < rounds(JOBS):
             time.sleep(1.0)  # into the middle of a trial
             if measuring.wait(1.0):
                 job(delays["beside"])
@@ -157,7 +157,7 @@ async def _against_everything(
 ) -> tuple[list[float], list[float], dict[str, Any], list[dict[str, Any]]]:
     """The speeds of what was picked and of the fastest, by round; the fastest; all that was tried."""
     chosen = _setting(found["chosen"])
-    async with _service(state) as around:
+    async with service(state) as around:
         possible = {one.variant.name: one for one in await around.variants(PRESET) if one.problem is None}
         expected = NO_CANDIDATE * found["chosen"]["speed"]
         trials = [
@@ -169,21 +169,20 @@ async def _against_everything(
         right = [one for one in trials if one.speed and (one.errors or 0) <= found["reference_errors"]]
         right.sort(key=lambda one: -(one.speed or 0.0))
         finalists = list(dict.fromkeys([chosen, *(one.setting for one in right[:FINALISTS])]))
-        finals = [[(await _try(around, possible, [one]))[0] for one in finalists] for _ in range(ROUNDS)]
+        finals = [
+            [(await _try(around, possible, [one]))[0] for one in finalists] for _ in range(rounds(ROUNDS))
+        ]
     by_finalist = [[one.speed or 0.0 for one in trials] for trials in zip(*finals, strict=True)]
     best = max(range(len(finalists)), key=lambda place: statistics.median(by_finalist[place]))
     return by_finalist[0], by_finalist[best], _described(finals[0][best]), [_described(one) for one in right]
 
 
 @asynccontextmanager
-async def _service(state: Path) -> AsyncIterator[Surroundings]:
+async def service(state: Path, models: Path = CACHE / "models") -> AsyncIterator[Surroundings]:
     """What a daemon has, without one: nothing else is going on."""
-    os.environ["WHISPERD_NATIVE_DIR"], os.environ["WHISPERD_MODELS_DIR"] = (
-        str(CACHE / "native"),
-        str(CACHE / "models"),
-    )
-    async with open_service(state / "config.toml", Settings(), "", state) as service:
-        yield calibration_surroundings(service, Room(service.models, service.computer))
+    os.environ |= {"WHISPERD_NATIVE_DIR": str(CACHE / "native"), "WHISPERD_MODELS_DIR": str(models)}
+    async with open_service(state / "config.toml", Settings(), "", state) as opened:
+        yield calibration_surroundings(opened, Room(opened.models, opened.computer))
 
 
 def _all_settings(one: Possible) -> list[list[Setting]]:
@@ -200,7 +199,7 @@ def _all_settings(one: Possible) -> list[list[Setting]]:
                 batch_size=batch_size,
                 context_margin_s=margin_s,
             )
-            for batch_size in BATCH_SIZES
+            for batch_size in BATCH_SIZES[: rounds(len(BATCH_SIZES))]
         ]
         for shape, margin_s in itertools.product(shapes, MARGINS_S)
     ]

@@ -6,7 +6,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from benchmarks.measure import Outcome, RunningDaemon, in_turn, run
+from benchmarks.measure import Outcome, RunningDaemon, in_turn, rounds, run
 
 GOAL_MS = 60.0
 ROUNDS = 41
@@ -20,7 +20,7 @@ def measure(daemon: RunningDaemon, _audio: Path) -> Outcome:
             lambda: run([whisperctl, "daemon", "status"], daemon.env),
             lambda: run([sys.executable, "-c", "pass"], daemon.env),
         ],
-        rounds=ROUNDS,
+        rounds=rounds(ROUNDS),
     )
     status_ms, bare_ms = statistics.median(status) * 1000, statistics.median(bare) * 1000
     extra_ms = statistics.median(a - b for a, b in zip(status, bare, strict=True)) * 1000

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import anyio
 
-from benchmarks.measure import Outcome, RunningDaemon, in_turn
+from benchmarks.measure import Outcome, RunningDaemon, in_turn, rounds
 from whisperd.hardware import Hardware, find_hardware
 
 GOAL_MS = 300.0
@@ -19,7 +19,7 @@ ROUNDS = 21
 def measure(daemon: RunningDaemon, _audio: Path) -> Outcome:
     """Milliseconds for all probes, in their processes, and for another request to the daemon meanwhile."""
     found: list[Hardware] = []
-    (seconds,) = in_turn([lambda: found.append(anyio.run(find_hardware))], rounds=ROUNDS)
+    (seconds,) = in_turn([lambda: found.append(anyio.run(find_hardware))], rounds=rounds(ROUNDS))
     detection_ms = statistics.median(seconds) * 1000
     unknown = sorted({name for one in found for name in one.unknown})
     idle_ms, meanwhile_ms = _status_ms(daemon, busy=False), _status_ms(daemon, busy=True)

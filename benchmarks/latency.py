@@ -13,6 +13,7 @@ from benchmarks.measure import (
     in_turn,
     median_ratio,
     model_path,
+    rounds,
     run,
     words,
 )
@@ -44,7 +45,7 @@ def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
     def theirs() -> None:
         texts["theirs"] = run([sys.executable, "-c", FRESH, model, recording], fresh_env)
 
-    our_s, their_s = in_turn([ours, theirs], rounds=ROUNDS, warm_up=2)
+    our_s, their_s = in_turn([ours, theirs], rounds=rounds(ROUNDS), warm_up=2)
     ratio = median_ratio(their_s, our_s)
     same = words(texts["ours"]) == words(texts["theirs"])
     return Outcome(

@@ -8,7 +8,6 @@ measured beside that how much clear English takes. Linux tells the most that a p
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -19,18 +18,15 @@ from tempfile import TemporaryDirectory
 
 import anyio
 
-from benchmarks.measure import CACHE, Outcome, RunningDaemon, bundle_path, model_path, rounds
+from benchmarks.calibration import service
+from benchmarks.measure import Outcome, RunningDaemon, bundle_path, model_path, rounds
 from benchmarks.recordings import SAMPLE_RATE, as_wav, english, pcm_of
 from benchmarks.shapes import SHAPES, make_model
 from whisperd.calibration import Surroundings
-from whisperd.daemon.calibrating import calibration_surroundings
-from whisperd.daemon.service import open_service
 from whisperd.models import shipped_catalogue
 from whisperd.plugins import Backend
 from whisperd.runtimes.prepare import load_params
 from whisperd.runtimes.preset import RuntimePreset
-from whisperd.runtimes.room import Room
-from whisperd.settings import Settings
 from whisperd.worker.process import Patience, Worker
 from whisperd.worker.protocol import BatchParams, ComputeType, DecodeOptions, EngineWindow
 
@@ -130,7 +126,7 @@ def _row(line: Line, found: Found) -> tuple[str, ...]:
 async def _measure_all(
     lines: Sequence[Line], real: dict[str, Path], windows: Sequence[EngineWindow], folder: Path
 ) -> list[Found]:
-    async with _service(folder) as around:
+    async with service(folder, folder / "models") as around:
         return [await _measure(around, line, real.get(line.model), windows, folder) for line in lines]
 
 
@@ -200,14 +196,3 @@ def _status_bytes(worker: Worker, name: str) -> int:
     """What Linux says of a process: `VmRSS`, what it has, or `VmHWM`, the most that it has had."""
     status = Path(f"/proc/{worker.pid}/status").read_text("utf-8")
     return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith(name))
-
-
-@asynccontextmanager
-async def _service(folder: Path) -> AsyncIterator[Surroundings]:
-    """What a daemon has, without one. What it makes of the models goes with the folder."""
-    os.environ |= {
-        "WHISPERD_NATIVE_DIR": str(CACHE / "native"),
-        "WHISPERD_MODELS_DIR": str(folder / "models"),
-    }
-    async with open_service(folder / "config.toml", Settings(), "", folder) as service:
-        yield calibration_surroundings(service, Room(service.models, service.computer))

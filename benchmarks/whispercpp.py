@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import wave
@@ -18,6 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+from benchmarks.measure import Outcome, RunningDaemon, bundle_path, median_ratio, rounds, words
+from benchmarks.peers import ggml_model
+from whisper_cli import heard_by, plain_sounds, run_cli, whisper_cli
 
 MODEL, COMPUTE_TYPE, VARIANT = "base", "float16", "whispercpp-avx"
 ROUNDS = 3
@@ -49,19 +52,16 @@ print(json.dumps({"seconds": seconds, "texts": texts}))
 """
 
 
-def measure(daemon: Any, audio: Path) -> Any:
+def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
     """Compare them in turn."""
-    from benchmarks.measure import Outcome, bundle_path, median_ratio
-    from whisper_cli import heard_by, run_cli, whisper_cli
-
     bundle = Path(bundle_path(daemon, VARIANT))
-    model = _converted(daemon)
+    model = ggml_model(daemon, MODEL)
     with TemporaryDirectory() as name:
         folder = Path(name)
         files = _windows(audio, folder, Path(bundle_path(daemon, "media")))
         cli, nothing = whisper_cli(bundle), [_no_sound(folder)]
         ours, adaptive, theirs = list[dict[str, Any]](), list[dict[str, Any]](), list[dict[str, Any]]()
-        for _ in range(ROUNDS):
+        for _ in range(rounds(ROUNDS)):
             loading_s = run_cli(cli, model, nothing)
             texts, seconds_in_all = heard_by(cli, model, files, "-dtw", MODEL)
             theirs.append({"seconds": seconds_in_all - loading_s, "texts": texts})
@@ -71,9 +71,9 @@ def measure(daemon: Any, audio: Path) -> Any:
         name: [one["seconds"] for one in runs]
         for name, runs in (("whisper-cli", theirs), ("full", ours), ("adaptive", adaptive))
     }
-    same_full = sum(_words(a) == _words(b) for a, b in zip(ours[0]["texts"], theirs[0]["texts"], strict=True))
+    same_full = sum(words(a) == words(b) for a, b in zip(ours[0]["texts"], theirs[0]["texts"], strict=True))
     same_adaptive = sum(
-        _words(a) == _words(b) for a, b in zip(adaptive[0]["texts"], theirs[0]["texts"], strict=True)
+        words(a) == words(b) for a, b in zip(adaptive[0]["texts"], theirs[0]["texts"], strict=True)
     )
     full_ratio = median_ratio(seconds["whisper-cli"], seconds["full"])
     adaptive_ratio = median_ratio(seconds["whisper-cli"], seconds["adaptive"])
@@ -100,28 +100,11 @@ def measure(daemon: Any, audio: Path) -> Any:
     )
 
 
-def _converted(daemon: Any) -> Path:
-    """The model as the backend is given it; it is made if need be."""
-    from benchmarks.measure import model_path
-
-    source = Path(model_path(daemon, MODEL))
-    with daemon.connect() as client:
-        client.runtimes.create(
-            "whispercpp", MODEL, backend="whispercpp", compute_type=COMPUTE_TYPE, workers=1, cpu_threads=1
-        )
-        client.runtimes.prepare("whispercpp")
-    files = source.parents[1].glob(f"converted/*/{COMPUTE_TYPE}.ggml1")
-    (path,) = (one for one in files if 0.9 < one.stat().st_size / (source / "model.bin").stat().st_size < 1.1)
-    return path
-
-
 def _windows(audio: Path, folder: Path, media: Path) -> list[Path]:
     """The English recordings that are one window, as plain sound.
 
     Without a reference nobody knows the words: two speak at once there.
     """
-    from whisper_cli import plain_sounds
-
     manifest = json.loads((audio / "manifest.json").read_text("utf-8"))
     chosen = [
         one for one in manifest if one["language"] == "en" and one["text"] and one["duration_s"] <= LONGEST_S
@@ -154,7 +137,3 @@ def _run_ours(bundle: Path, model: Path, files: Sequence[Path], margin_s: float 
     )
     found: dict[str, Any] = json.loads(done.stdout)
     return found
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[\w']+", text.lower())

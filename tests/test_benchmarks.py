@@ -54,6 +54,13 @@ def test_every_measurement_can_be_asked_for() -> None:
         inspect.signature(measure).bind("daemon", "audio")
 
 
+@pytest.mark.parametrize("name", MODULES)
+def test_a_short_round_is_short(name: str) -> None:
+    """What says how often something is done is asked for the short number."""
+    source = (FOLDER / f"{name}.py").read_text("utf-8")
+    assert not re.findall(r"(?<!rounds\()\b(?:ROUNDS|REQUESTS|JOBS)\b(?! = )", source)
+
+
 def test_what_is_measured_is_said_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert parse([]).names == list(MINUTES)
     options = parse(["idle", "watch", "--short", "--audio", "talks"])
