@@ -16,8 +16,9 @@ from whisperd.client import AsyncClient, aconnect
 from whisperd.daemon.call import Call
 from whisperd.daemon.methods import METHODS
 from whisperd.daemon.methods.jobs import ClearParams, JobParams
-from whisperd.jobs.job import Job, JobInput, Transcript
+from whisperd.jobs.job import Job, JobInput
 from whisperd.jobs.options import JobOptions
+from whisperd.jobs.segments import Transcript
 from whisperd.rpc.errors import WhisperdError
 from whisperd.tasks import open_task_group
 from whisperd_testing import LIMIT_S, RunningDaemon, toy_model, write_tone

@@ -19,9 +19,8 @@ from toy_runtime import until
 from whisperd.audio import DecodeParams, DecoderPool, Found
 from whisperd.jobs import identity
 from whisperd.jobs.dispatcher import Dispatcher
-from whisperd.jobs.identity import FileStamp, content_hash
-from whisperd.jobs.inputs import check_path
-from whisperd.jobs.job import Job, JobInput, Transcript
+from whisperd.jobs.identity import FileStamp, check_path, content_hash
+from whisperd.jobs.job import Job, JobInput
 from whisperd.jobs.journal import (
     FinishedWindow,
     JobJournal,
@@ -32,6 +31,7 @@ from whisperd.jobs.journal import (
 )
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.run import JobRun, OtherWindows
+from whisperd.jobs.segments import Transcript
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, TranscriptionSegment
 from whisperd.runtimes.loaded import LoadedRuntime

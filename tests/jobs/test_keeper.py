@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from whisperd.jobs.inputs import check_path
+from whisperd.jobs.identity import check_path
 from whisperd.jobs.job import Job, JobInput
 from whisperd.jobs.keeper import JobKeeper
 from whisperd.jobs.options import JobOptions

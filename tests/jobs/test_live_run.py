@@ -15,9 +15,10 @@ from job_fakes import FakeRuntime, an_error
 from whisperd.audio import DecoderPool, Heard, Utterance
 from whisperd.jobs.dispatcher import Dispatcher
 from whisperd.jobs.intake import Intake
-from whisperd.jobs.job import Job, JobInput, Transcript
+from whisperd.jobs.job import Job, JobInput
 from whisperd.jobs.live import FEED_BYTES, HELD_S, LiveRun, check_live_options
 from whisperd.jobs.options import JobOptions
+from whisperd.jobs.segments import Transcript
 from whisperd.jobs.vote import LanguageVote
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, TranscriptionPartial, TranscriptionSegment

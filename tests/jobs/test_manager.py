@@ -14,8 +14,7 @@ import pytest
 
 from job_fakes import FakeDecoders, FakeKeeper, FakeRuntime, FakeRuntimes, an_error
 from whisperd.audio import DecoderPool
-from whisperd.jobs.identity import FileStamp, read_stamp
-from whisperd.jobs.inputs import check_input
+from whisperd.jobs.identity import FileStamp, check_path, read_stamp
 from whisperd.jobs.job import Job, JobInput, Source
 from whisperd.jobs.journal import JobJournal
 from whisperd.jobs.keeper import JobKeeper
@@ -629,7 +628,7 @@ async def test_a_job_that_is_forgotten_leaves_nothing_in_memory(tmp_path: Path) 
 async def test_what_can_be_transcribed(tmp_path: Path) -> None:
     sound = tmp_path / "a.wav"
     sound.write_bytes(b"RIFF")
-    assert check_input(str(sound)) == read_stamp(str(sound))
+    assert await check_path(str(sound)) == read_stamp(str(sound))
 
 
 @pytest.mark.parametrize(
@@ -646,17 +645,17 @@ async def test_what_can_be_transcribed(tmp_path: Path) -> None:
 async def test_what_cannot_be_transcribed(tmp_path: Path, name: str, code: str) -> None:
     (tmp_path / "empty.wav").touch()
     with pytest.raises(WhisperdError) as raised:
-        check_input(f"{tmp_path}/{name}")
+        await check_path(f"{tmp_path}/{name}")
     assert raised.value.code == code
 
 
 async def test_a_nul_character_is_called_that() -> None:
     for path in ("/nul\0.wav", "nul\0.wav"):
         with pytest.raises(WhisperdError, match="NUL"):
-            check_input(path)
+            await check_path(path)
 
 
 async def test_a_relative_path_means_nothing_to_a_daemon() -> None:
     with pytest.raises(WhisperdError) as raised:
-        check_input("a.wav")
+        await check_path("a.wav")
     assert raised.value.code == "input.not_absolute"

@@ -11,7 +11,6 @@ from whisperd.jobs.options import (
     DEFAULT_TEMPERATURES,
     JobOptions,
     check_against_model,
-    check_options,
     job_options,
 )
 from whisperd.rpc.errors import WhisperdError
@@ -46,7 +45,7 @@ def test_whisper_knows_a_hundred_languages() -> None:
     ],
 )
 def test_a_language_has_a_code_and_a_name(given: str, code: str) -> None:
-    assert check_options(JobOptions(language=given)).language == code
+    assert job_options({"language": given}).language == code
 
 
 @pytest.mark.parametrize(
@@ -63,7 +62,7 @@ def test_a_language_has_a_code_and_a_name(given: str, code: str) -> None:
 )
 def test_an_unknown_language(given: str, hint: str) -> None:
     with pytest.raises(WhisperdError) as raised:
-        check_options(JobOptions(language=given))
+        job_options({"language": given})
     assert raised.value.code == "language.unknown"
     assert repr(given.rpartition(",")[2]) in raised.value.message, "as it was written"
     assert hint in raised.value.fix

@@ -15,9 +15,10 @@ from job_fakes import FakeDecoders, FakeRuntime, an_error
 from whisperd.audio import DecodeParams, DecoderPool
 from whisperd.jobs.dispatcher import Dispatcher
 from whisperd.jobs.endings import conclude
-from whisperd.jobs.job import Job, JobInput, Transcript
+from whisperd.jobs.job import Job, JobInput
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.run import HELD_S, JobRun
+from whisperd.jobs.segments import Transcript
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import (
     Event,

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import NamedTuple
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from whisperd.audio import WindowAudio
 from whisperd.jobs.segments import Segment, Word, join_texts
 from whisperd.jobs.stitch import Stitcher
 from whisperd.worker.protocol import EngineSegment, EngineWord, WindowResult
 
 
-class Window(NamedTuple):
-    index: int
-    start: float
-    end: float
-    channel: int | None = None
-    shared: float = 0.0
+def a_window(
+    index: int, start: float, end: float, channel: int | None = None, shared: float = 0.0
+) -> WindowAudio:
+    return WindowAudio(index=index, start=start, end=end, pcm=b"", channel=channel, shared=shared)
 
 
 def segment(start: float, end: float, text: str = " word") -> EngineSegment:
@@ -43,7 +41,7 @@ def result(*segments: EngineSegment) -> WindowResult:
 
 def test_a_segment_stands_on_the_time_line_of_the_file() -> None:
     stitcher = Stitcher()
-    released = stitcher.add(Window(0, 61.25, 70.0), result(segment(0.5, 2.0, " Hello")))
+    released = stitcher.add(a_window(0, 61.25, 70.0), result(segment(0.5, 2.0, " Hello")))
     assert released == stitcher.segments
     assert released == [
         Segment(
@@ -64,19 +62,19 @@ def test_a_segment_stands_on_the_time_line_of_the_file() -> None:
 
 def test_a_window_waits_for_the_one_before() -> None:
     stitcher = Stitcher()
-    assert stitcher.add(Window(1, 10, 20), result(segment(0, 10, " two"))) == []
-    assert stitcher.add(Window(2, 20, 30), result()) == []
-    released = stitcher.add(Window(0, 0, 10), result(segment(0, 10, " one")))
+    assert stitcher.add(a_window(1, 10, 20), result(segment(0, 10, " two"))) == []
+    assert stitcher.add(a_window(2, 20, 30), result()) == []
+    released = stitcher.add(a_window(0, 0, 10), result(segment(0, 10, " one")))
     assert [one.text for one in released] == [" one", " two"]
-    assert stitcher.add(Window(3, 30, 40), result(segment(0, 10, " three")))[0].id == 2
+    assert stitcher.add(a_window(3, 30, 40), result(segment(0, 10, " three")))[0].id == 2
     assert stitcher.text == "one two three"
 
 
 def test_it_says_how_far_all_windows_are_done() -> None:
     stitcher = Stitcher()
-    stitcher.add(Window(1, 10, 20), result())
+    stitcher.add(a_window(1, 10, 20), result())
     assert stitcher.done_s == 0
-    stitcher.add(Window(0, 0, 9), result())
+    stitcher.add(a_window(0, 0, 9), result())
     assert stitcher.done_s == 20
 
 
@@ -101,7 +99,7 @@ windows = st.lists(
 @given(windows=windows, data=st.data())
 def test_any_order_of_arrival_gives_the_same(windows: list[list[EngineSegment]], data: st.DataObject) -> None:
     arrived = [
-        (Window(index, 20.0 * index, 20.0 * index + 18.5), result(*segments))
+        (a_window(index, 20.0 * index, 20.0 * index + 18.5), result(*segments))
         for index, segments in enumerate(windows)
     ]
     in_order, shuffled = Stitcher(), Stitcher()
@@ -119,7 +117,7 @@ def test_times_never_go_back_nor_out_of_the_window(windows: list[list[EngineSegm
     reached_s = 0.0
     for index, segments in enumerate(windows):
         start_s, end_s = 20.0 * index, 20.0 * index + 18.5
-        for one in stitcher.add(Window(index, start_s, end_s), result(*segments)):
+        for one in stitcher.add(a_window(index, start_s, end_s), result(*segments)):
             assert max(reached_s, start_s) <= one.start <= one.end <= end_s
             reached_s = one.end
 
@@ -130,7 +128,7 @@ def engine_words(*spans: tuple[float, float]) -> tuple[EngineWord, ...]:
 
 def test_words_stand_on_the_time_line_of_the_file() -> None:
     one = msgspec.structs.replace(segment(0.5, 2.0), words=engine_words((0.5, 1.0), (1.25, 2.0)))
-    (found,) = Stitcher().add(Window(0, 60.0, 70.0), result(one))
+    (found,) = Stitcher().add(a_window(0, 60.0, 70.0), result(one))
     assert found.words == (
         Word(text=" w", start=60.5, end=61.0, probability=0.5),
         Word(text=" w", start=61.25, end=62.0, probability=0.5),
@@ -148,7 +146,7 @@ def test_words_never_go_back_nor_out_of_their_segment(
         msgspec.structs.replace(segment(start, end), words=engine_words(*words))
         for start, end, words in segments
     ]
-    for found in Stitcher().add(Window(0, 20.0, 38.5), result(*given_segments)):
+    for found in Stitcher().add(a_window(0, 20.0, 38.5), result(*given_segments)):
         reached_s = found.start
         for word in found.words:
             assert reached_s <= word.start <= word.end <= found.end
@@ -159,9 +157,9 @@ def test_channels_are_merged_by_time() -> None:
     stitcher = Stitcher()
     question = result(segment(0, 2, " How are you?"), segment(6, 8, " Good."))
     answer = result(segment(0, 1, " Fine."), segment(4, 5, " You?"))
-    released = stitcher.add(Window(1, 2.5, 9, channel=1), answer)
-    released += stitcher.add(Window(0, 0, 9, channel=0), question)
-    released += stitcher.add(Window(2, 20, 22, channel=0), result(segment(0, 1, " Bye.")))
+    released = stitcher.add(a_window(1, 2.5, 9, channel=1), answer)
+    released += stitcher.add(a_window(0, 0, 9, channel=0), question)
+    released += stitcher.add(a_window(2, 20, 22, channel=0), result(segment(0, 1, " Bye.")))
     assert [(one.channel, one.text) for one in released] == [
         (0, " How are you?"),
         (1, " Fine."),
@@ -185,7 +183,7 @@ def test_channels_come_in_order_of_time_whatever_comes_when(
         for pause, length in pauses_and_lengths:
             found.append((at + pause, at + pause + length, channel))
             at += pause + length
-    windows = [Window(index, *window) for index, window in enumerate(sorted(found))]
+    windows = [a_window(index, *window) for index, window in enumerate(sorted(found))]
     stitcher = Stitcher()
     released: list[Segment] = []
     for window in data.draw(st.permutations(windows)):
@@ -223,37 +221,39 @@ def test_texts_are_joined_as_their_script_does(texts: list[str], joined: str) ->
 def test_what_two_windows_have_heard_is_told_once() -> None:
     stitcher = Stitcher()
     said = result(segment(0, 10, " It was a dark night."), segment(16, 20, " The rain fell in torr"))
-    assert [one.text for one in stitcher.add(Window(0, 0, 20, shared=2), said)] == [" It was a dark night."]
+    assert [one.text for one in stitcher.add(a_window(0, 0, 20, shared=2), said)] == [" It was a dark night."]
     rest = result(segment(0, 4, " rain fell in torrents."))
-    released = stitcher.add(Window(1, 18, 30), rest)
+    released = stitcher.add(a_window(1, 18, 30), rest)
     assert join_texts(one.text for one in released) == "The rain fell in torrents."
     assert [one.id for one in stitcher.segments] == [0, 1, 2]
 
 
 def test_what_waits_for_a_window_that_hears_nothing_is_not_lost() -> None:
     stitcher = Stitcher()
-    assert stitcher.add(Window(0, 0, 20, shared=2), result(segment(0, 20, " Hello there."))) == []
-    assert [one.text for one in stitcher.add(Window(1, 18, 30), result())] == [" Hello there."]
+    assert stitcher.add(a_window(0, 0, 20, shared=2), result(segment(0, 20, " Hello there."))) == []
+    assert [one.text for one in stitcher.add(a_window(1, 18, 30), result())] == [" Hello there."]
 
 
 def test_what_waits_at_the_end_is_not_lost() -> None:
     stitcher = Stitcher()
-    stitcher.add(Window(0, 0, 20, shared=2), result(segment(0, 20, " Hello there.")))
+    stitcher.add(a_window(0, 0, 20, shared=2), result(segment(0, 20, " Hello there.")))
     assert [one.text for one in stitcher.finish()] == [" Hello there."]
 
 
 def test_a_channel_on_which_nothing_waits_holds_up_no_other() -> None:
     stitcher = Stitcher()
-    assert stitcher.add(Window(0, 0, 20, channel=0, shared=2), result()) == []
-    assert stitcher.add(Window(1, 17, 26, channel=1), result(segment(0, 2, " second"))) == []
-    released = stitcher.add(Window(2, 18, 30, channel=0), result(segment(4, 8, " first"))) + stitcher.finish()
+    assert stitcher.add(a_window(0, 0, 20, channel=0, shared=2), result()) == []
+    assert stitcher.add(a_window(1, 17, 26, channel=1), result(segment(0, 2, " second"))) == []
+    released = (
+        stitcher.add(a_window(2, 18, 30, channel=0), result(segment(4, 8, " first"))) + stitcher.finish()
+    )
     assert [(one.channel, one.text) for one in released] == [(1, " second"), (0, " first")]
 
 
 def test_on_another_channel_nothing_goes_before_what_waits() -> None:
     stitcher = Stitcher()
-    stitcher.add(Window(0, 0, 20, channel=0, shared=2), result(segment(16, 20, " first")))
-    assert stitcher.add(Window(1, 17, 26, channel=1), result(segment(0, 2, " second"))) == []
+    stitcher.add(a_window(0, 0, 20, channel=0, shared=2), result(segment(16, 20, " first")))
+    assert stitcher.add(a_window(1, 17, 26, channel=1), result(segment(0, 2, " second"))) == []
     again = result(segment(0, 2, " first"), segment(5, 6, " third"))
-    released = stitcher.add(Window(2, 18, 30, channel=0), again) + stitcher.finish()
+    released = stitcher.add(a_window(2, 18, 30, channel=0), again) + stitcher.finish()
     assert [one.text for one in released] == [" first", " second", " third"]

@@ -11,13 +11,13 @@ import anyio
 import pytest
 
 from whisperd.jobs.identity import FileStamp, read_stamp
-from whisperd.jobs.job import Job, JobInput, Transcript
+from whisperd.jobs.job import Job, JobInput
 from whisperd.jobs.journal import JobJournal
 from whisperd.jobs.keeper import JobKeeper
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.recipe import Recipe
 from whisperd.jobs.search import parse_query
-from whisperd.jobs.segments import Segment
+from whisperd.jobs.segments import Segment, Transcript
 from whisperd.jobs.transcripts import KeptTranscript, TranscriptStore, insert_transcript
 from whisperd.runtimes import Lease
 from whisperd.settings import JobSettings

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisperd.jobs.job import Transcript
-from whisperd.jobs.segments import Segment
+from whisperd.jobs.segments import Segment, Transcript
 from whisperd.outputs import FORMATS, render, verbose
 from whisperd.rpc.errors import WhisperdError
 

@@ -14,9 +14,8 @@ import webvtt
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from whisperd.jobs.job import Transcript
 from whisperd.jobs.script import clean, pieces, width
-from whisperd.jobs.segments import Segment, Word
+from whisperd.jobs.segments import Segment, Transcript, Word
 from whisperd.outputs import FORMATS, render, verbose
 from whisperd.outputs.cues import CHARACTERS_PER_SECOND, LINE_COLUMNS, LINES, LONGEST_S, cues
 

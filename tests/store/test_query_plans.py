@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from whisperd.audio.messages import Found
-from whisperd.jobs.job import Job, JobInput, Transcript
+from whisperd.jobs.job import Job, JobInput
 from whisperd.jobs.journal import FinishedWindow, JobJournal, record_of
 from whisperd.jobs.options import JobOptions
+from whisperd.jobs.segments import Transcript
 from whisperd.jobs.transcripts import KeptTranscript, TranscriptStore, insert_transcript
 from whisperd.store import Database, Saver, open_database
 from whisperd.watch import WatchPreset, WatchStore

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, cast
 
 import anyio
 
-from whisperd.jobs.job import Job, JobInput, Transcript
+from whisperd.jobs.job import Job, JobInput
 from whisperd.jobs.options import JobOptions
+from whisperd.jobs.segments import Transcript
 from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
 from whisperd.store import open_database

@@ -65,7 +65,7 @@ class Past:
     """What is known of a job by those who have worked on it before."""
 
     interruptions: int = 0
-    """How often its daemon has died under it."""
+    """How often its daemon or a worker has died under it."""
     windows_before: int = 0
     """Windows that were computed until it did so the last time, since the time before."""
 

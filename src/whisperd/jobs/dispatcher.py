@@ -51,9 +51,8 @@ class _Waiter:
 class Dispatcher:
     """Jobs hand in parcels and get results; in between they share batches with all other jobs."""
 
-    def __init__(self, runtime: LoadedRuntime, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, runtime: LoadedRuntime) -> None:
         self.runtime = runtime
-        self._clock = clock
         margin_s = runtime.params.context_margin_s
         context_of = partial(common_context_frames, margin_s=margin_s)
         self._scheduler = WindowScheduler(
@@ -104,7 +103,7 @@ class Dispatcher:
         waiter = _Waiter(on_begin)
         self._waiters[parcel.key] = waiter
         try:
-            self._scheduler.add(parcel, self._clock())
+            self._scheduler.add(parcel, time.monotonic())
             self._changed.set()
             await waiter.done.wait()
         finally:
@@ -152,7 +151,7 @@ class Dispatcher:
     async def _feed(self, tasks: TaskGroup) -> None:
         while True:
             changed = self._changed.next
-            while (batch := self._scheduler.next_batch(self._clock())) is not None:
+            while (batch := self._scheduler.next_batch(time.monotonic())) is not None:
                 self._begin(batch)
                 tasks.start_soon(self._compute, batch)
             self._begun.set()

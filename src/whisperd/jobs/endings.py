@@ -1,4 +1,4 @@
-"""How jobs end, and what is told of it: one event for each, whichever way it ends."""
+"""How jobs begin and end, and what is told of it: one event for each end, whichever way it comes."""
 
 from __future__ import annotations
 
@@ -6,18 +6,26 @@ import logging
 
 from whisperd.audio import elapsed_within
 from whisperd.clock import now_rfc3339
-from whisperd.jobs.job import Job, Transcript
+from whisperd.jobs.job import Job
+from whisperd.jobs.segments import Transcript
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import (
     Event,
+    JobStarted,
     TranscriptionCancelled,
     TranscriptionCompleted,
     TranscriptionFailed,
 )
 
-__all__ = ["again", "cancelled_on_request", "conclude", "stopped", "stopping", "suspended"]
+__all__ = ["again", "begin", "cancelled_on_request", "conclude", "stopped", "stopping", "suspended"]
 
 log = logging.getLogger(__name__)
+
+
+def begin(job: Job, language: str | None, duration_s: float | None) -> Event:
+    """The work on a job begins; `duration_s` is that of its recording. Returns the event that tells of it."""
+    job.status, job.started = "running", now_rfc3339()
+    return JobStarted(id=job.id, runtime=job.runtime, language=language, duration=duration_s)
 
 
 def conclude(job: Job, error: WhisperdError | None) -> Event:

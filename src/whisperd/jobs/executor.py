@@ -13,18 +13,19 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from whisperd.audio import DecodeParams, DecoderPool, elapsed_within
-from whisperd.clock import now_rfc3339
 from whisperd.jobs.dispatcher import Dispatcher
+from whisperd.jobs.endings import begin
 from whisperd.jobs.intake import Intake
-from whisperd.jobs.job import Job, Transcript
+from whisperd.jobs.job import Job
 from whisperd.jobs.keeper import JobKeeper, Progress
 from whisperd.jobs.live import LiveRun
 from whisperd.jobs.options import check_against_engine
 from whisperd.jobs.run import JobRun, OtherWindows
 from whisperd.jobs.scheduler import Priority
+from whisperd.jobs.segments import Transcript
 from whisperd.jobs.telling import events_of
 from whisperd.rpc.errors import sendable
-from whisperd.rpc.events import Event, JobStarted
+from whisperd.rpc.events import Event
 from whisperd.runtimes import Lease, LoadedRuntime
 from whisperd.settings import Settings
 from whisperd.tasks import RepeatedEvent, open_task_group
@@ -225,14 +226,9 @@ class JobExecutor:
     async def _tell(self, job: Job, transcript: Transcript) -> None:
         """Tell of a transcript that was kept as if it were made now."""
         job.is_cached = True
-        job.status, job.started = "running", now_rfc3339()
         job.duration_s = elapsed_within(job.options.clips, transcript.duration)
         job.language = transcript.language
-        self._publish(
-            JobStarted(
-                id=job.id, runtime=job.runtime, language=transcript.language, duration=transcript.duration
-            )
-        )
+        self._publish(begin(job, transcript.language, transcript.duration))
         for segment in transcript.segments:
             await checkpoint()  # a day has thousands
             for event in events_of(job.id, segment, with_words=job.options.wants_words):

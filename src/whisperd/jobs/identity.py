@@ -17,10 +17,11 @@ import msgspec
 
 from whisperd.audio import digest_of, not_readable, open_regular_file
 from whisperd.rpc.errors import WhisperdError
-from whisperd.threads import run_abandonable
+from whisperd.threads import ANSWER_TIMEOUT_S, run_abandonable
 
 __all__ = [
     "FileStamp",
+    "check_path",
     "content_hash",
     "content_key",
     "inode_of",
@@ -53,6 +54,23 @@ def read_stamp(path: str) -> FileStamp:
     with open_regular_file(path) as file:
         status = os.fstat(file.fileno())
     return FileStamp(size_bytes=status.st_size, modified_ns=status.st_mtime_ns)
+
+
+async def check_path(path: str) -> FileStamp:
+    """Whether a path can be transcribed at all; returns what the file is now.
+
+    Raises `WhisperdError` (`audio.not_found`, `audio.is_directory`, `audio.not_readable`, …), so that nobody
+    waits for a model to be loaded to learn of a spelling mistake, nor for a folder that does not answer.
+    """
+    try:
+        return await run_abandonable(path, lambda: _check(path))
+    except TimeoutError as error:
+        raise WhisperdError(
+            "audio.not_readable",
+            f"{path} cannot be read: its folder does not answer within {ANSWER_TIMEOUT_S:.0f} seconds.",
+            "Check that its disk or network folder answers, or copy the file to another one.",
+            {"path": path},
+        ) from error
 
 
 async def inode_of(path: str) -> int | None:
@@ -99,6 +117,20 @@ def input_changed_meanwhile(path: str, *, is_certain: bool = True) -> WhisperdEr
         "Transcribe it again once nothing writes to it.",
         {"path": path},
     )
+
+
+def _check(path: str) -> FileStamp:
+    if "\0" in path:
+        raise WhisperdError(
+            "audio.not_found",
+            f"There is no file {path!r}: no name holds a NUL character.",
+            "Check the spelling of its name.",
+        )
+    if not os.path.isabs(path):  # noqa: PTH117 - the daemon has no working folder of yours
+        raise WhisperdError(
+            "input.not_absolute", f"The path {path!r} is not absolute.", "Send an absolute path."
+        )
+    return read_stamp(path)
 
 
 def _hash(path: str, given_up: threading.Event) -> tuple[str, FileStamp] | None:

@@ -14,7 +14,7 @@ from whisperd.jobs.identity import FileStamp
 from whisperd.jobs.intake import Intake
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.scheduler import Priority
-from whisperd.jobs.segments import Segment
+from whisperd.jobs.segments import Transcript
 from whisperd.rpc.errors import WhisperdError, sendable
 from whisperd.store import Ticket
 
@@ -24,7 +24,6 @@ __all__ = [
     "JobStatus",
     "JobView",
     "Source",
-    "Transcript",
     "of_what_was_sent",
     "unexpected_error",
 ]
@@ -61,20 +60,6 @@ class Source:
     """Of a live job: where its audio comes in."""
 
 
-class Transcript(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a job. Durations in seconds."""
-
-    task: str
-    language: str | None
-    duration: float
-    text: str
-    segments: tuple[Segment, ...]
-    runtime: str
-    elapsed: float
-    has_words: bool = False
-    """Whether the times of words were asked for."""
-
-
 class JobView(msgspec.Struct, frozen=True, kw_only=True):
     """A job as it is shown. `progress` is in percent, `speed` a multiple of real time."""
 
@@ -102,7 +87,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(eq=False)
 class Job:
-    """One transcription of one input. Only the job manager and its run change it."""
+    """One transcription of one input. Only this room changes it."""
 
     id: str
     path: str
@@ -159,6 +144,8 @@ class Job:
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     over: anyio.Event = field(default_factory=anyio.Event)
     """Set when the job has ended, one way or another."""
+    taken: Ticket | None = None
+    """Its beginning, as it is being saved."""
     end: Ticket | None = None
     """Its end, as it is being saved."""
     cancelled_by: WhisperdError | None = None

@@ -15,14 +15,14 @@ from whisperd.audio import Found
 from whisperd.clock import rfc3339_ago
 from whisperd.jobs.identity import (
     FileStamp,
+    check_path,
     content_hash,
     content_key,
     inode_of,
     input_changed,
     input_changed_meanwhile,
 )
-from whisperd.jobs.inputs import check_path
-from whisperd.jobs.job import Job, Transcript
+from whisperd.jobs.job import Job
 from whisperd.jobs.journal import (
     FinishedWindow,
     JobJournal,
@@ -31,6 +31,7 @@ from whisperd.jobs.journal import (
     record_of,
 )
 from whisperd.jobs.recipe import Recipe
+from whisperd.jobs.segments import Transcript
 from whisperd.jobs.transcripts import KeptTranscript, TranscriptStore, insert_transcript, transcript_number
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes import Lease
@@ -57,8 +58,8 @@ class Progress(NamedTuple):
 class JobKeeper:
     """Keeps what `JobManager` does, in the data base.
 
-    Nothing here makes a job fail but that its recording is another one by now. What cannot be kept or
-    looked up is logged, and the job goes on as if nothing had been kept.
+    Nothing here makes a job fail but that its recording is another one by now, or cannot be read. What cannot
+    be kept or looked up is logged, and the job goes on as if nothing had been kept.
     """
 
     def __init__(
@@ -69,7 +70,6 @@ class JobKeeper:
         recipe_of: RecipeOf,
     ) -> None:
         self._journal = journal
-        self._saver = journal.saver
         self.transcripts = transcripts
         self._settings = settings
         self._recipe_of = recipe_of
@@ -81,7 +81,10 @@ class JobKeeper:
         return self._journal.put(record_of(job), also)
 
     async def check_input(self, job: Job) -> None:
-        """Note what the file is as the work on it begins. Raises `job.input_changed` if it was another."""
+        """Note what the file is as the work on it begins.
+
+        Raises `job.input_changed` if it was another, and as `check_path`.
+        """
         stamp = await check_path(job.path)
         if job.is_resumed and job.stamp is not None:
             if not await _is_same(job, stamp):
@@ -212,7 +215,7 @@ class JobKeeper:
             if drops_progress:
                 drop_progress(connection, job.id)
 
-        ticket = self._saver.hand_over(write)
+        ticket = self._journal.saver.hand_over(write)
         if kept is not None:
             self._being_kept = ticket
         return ticket
@@ -231,7 +234,7 @@ class JobKeeper:
 
         Nothing of them is left in the files of the data base once `erase` was called.
         """
-        await self._saver.flush()
+        await self._journal.saver.flush()
         count = await self.transcripts.forget_of_jobs(jobs)
         if all_of_them:
             moment = None if older_than_s is None else rfc3339_ago(older_than_s)
@@ -240,8 +243,8 @@ class JobKeeper:
 
     async def erase(self) -> None:
         """Leave nothing in the files of the data base of what was forgotten."""
-        await self._saver.flush()
-        await self._saver.database.erase()
+        await self._journal.saver.flush()
+        await self._journal.saver.database.erase()
 
     async def retire(self) -> None:
         """Forget what is kept for longer than the settings say."""

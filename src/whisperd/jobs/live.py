@@ -17,19 +17,19 @@ import msgspec
 from anyio.abc import TaskGroup
 
 from whisperd.audio import SAMPLE_RATE, DecoderPool, Utterance, WindowAudio, follow
-from whisperd.clock import now_rfc3339
 from whisperd.jobs.agreement import Agreement
 from whisperd.jobs.batching import Parcel
 from whisperd.jobs.dispatcher import Dispatcher
+from whisperd.jobs.endings import begin
 from whisperd.jobs.intake import Intake
-from whisperd.jobs.job import Job, Transcript
+from whisperd.jobs.job import Job
 from whisperd.jobs.options import JobOptions
-from whisperd.jobs.segments import join_texts
+from whisperd.jobs.segments import Transcript, join_texts
 from whisperd.jobs.stitch import Stitcher
 from whisperd.jobs.telling import events_of
 from whisperd.jobs.vote import LanguageVote
 from whisperd.rpc.errors import WhisperdError
-from whisperd.rpc.events import Event, JobStarted, TranscriptionPartial
+from whisperd.rpc.events import Event, TranscriptionPartial
 from whisperd.tasks import RepeatedEvent, open_task_group
 from whisperd.worker.protocol import DecodeOptions, EngineWindow, WindowResult
 
@@ -76,15 +76,13 @@ class LiveRun:
         dispatcher: Dispatcher,
         options: DecodeOptions,
         publish: Callable[[Event], None],
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._job = job
         self._intake = intake
         self._dispatcher = dispatcher
         self._options = options
         self._publish = publish
-        self._clock = clock
-        self._began_s = clock()
+        self._began_s = time.monotonic()
         self._stitcher = Stitcher()
         self._vote = LanguageVote()
         self._finals = 0  # utterances that are over
@@ -105,7 +103,7 @@ class LiveRun:
         self._dispatcher.add_job(self._job.id, "interactive")
         try:
             async with follow(decoders) as listening, open_task_group() as tasks:
-                self._started()
+                self._publish(begin(self._job, self._options.language, None))
                 while pcm := await self._intake.take(FEED_BYTES):
                     heard = await listening.feed(pcm, partials=self._may_guess)
                     self._job.done_s = heard.position
@@ -136,14 +134,6 @@ class LiveRun:
     def _has_room(self) -> bool:
         """Whether a hypothesis is in nobody's way: final texts go first, and so does all that waits."""
         return not self._pending and self._dispatcher.has_room
-
-    def _started(self) -> None:
-        self._job.status, self._job.started = "running", now_rfc3339()
-        self._publish(
-            JobStarted(
-                id=self._job.id, runtime=self._job.runtime, language=self._options.language, duration=None
-            )
-        )
 
     async def _take(self, utterances: tuple[Utterance, ...], tasks: TaskGroup) -> None:
         for utterance in utterances:
@@ -235,7 +225,7 @@ class LiveRun:
         )
 
     def _transcript(self, duration_s: float) -> Transcript:
-        elapsed_s = max(self._clock() - self._began_s, 1e-6)
+        elapsed_s = max(time.monotonic() - self._began_s, 1e-6)
         self._job.duration_s = duration_s
         self._job.speed = round(duration_s / elapsed_s, 2)
         language = self._options.language or self._vote.leading

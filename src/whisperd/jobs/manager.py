@@ -17,13 +17,14 @@ from whisperd.jobs.ended import EndedJobs
 from whisperd.jobs.endings import cancelled_on_request, conclude, stopped, stopping, suspended
 from whisperd.jobs.executor import JobExecutor
 from whisperd.jobs.identity import FileStamp
-from whisperd.jobs.job import Job, Source, Transcript, of_what_was_sent, unexpected_error
+from whisperd.jobs.job import Job, Source, of_what_was_sent, unexpected_error
 from whisperd.jobs.journal import job_of, record_of
 from whisperd.jobs.keeper import JobKeeper
 from whisperd.jobs.live import check_live_options
 from whisperd.jobs.options import JobOptions, check_against_model
 from whisperd.jobs.pace import Pace
 from whisperd.jobs.scheduler import Priority
+from whisperd.jobs.segments import Transcript
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, JobQueued
 from whisperd.runtimes import Lease, LoadedRuntime
@@ -63,8 +64,6 @@ class JobManager:
         self._keeper = keeper
         self._active: dict[str, Job] = {}
         self._ended = EndedJobs()
-        self._tickets: dict[Job, Ticket] = {}
-        """What was handed over last of each active job."""
         self._at_hand: dict[str, Job] = {}
         """Those of the last jobs whose transcripts are here."""
         self._executor = JobExecutor(tasks, decoders, settings, publish, keeper)
@@ -117,11 +116,10 @@ class JobManager:
         Raises `WhisperdError` if it cannot be and would have to be; then the job is cancelled. One that ends
         with its client needs no journal.
         """
-        ticket = self._tickets.get(job)
-        if ticket is None:
+        if job.taken is None or job.over.is_set():
             return
         try:
-            await ticket.saved()
+            await job.taken.saved()
         except WhisperdError as error:
             if job.is_detached:
                 job.is_detached = False  # the next daemon knows nothing of it
@@ -292,7 +290,7 @@ class JobManager:
         job.waits_for = lambda: "mains power" if self._executor.is_held(job) else lease.waits_for()
         position = len(self._active)
         self._active[job.id] = job
-        self._tickets[job] = self._keeper.taken(job, also)
+        job.taken = self._keeper.taken(job, also)
         self._tell_active_changed()
         self._publish(JobQueued(id=job.id, position=position))
         log.info("job %s queued: %s, %s", job.id, job.runtime, job.options.priority)
@@ -351,7 +349,6 @@ class JobManager:
             job.intake.close()
         del self._active[job.id]
         self._ended.add(job)
-        self._tickets.pop(job, None)
         if not (job.is_suspended and job.transcript is None):
             job.end = self._keeper.ended(job)
             self._put_by(job)

@@ -20,7 +20,6 @@ __all__ = [
     "JobOptions",
     "check_against_engine",
     "check_against_model",
-    "check_options",
     "coded_language",
     "job_options",
 ]
@@ -95,13 +94,14 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 def job_options(values: Mapping[str, Any]) -> JobOptions:
     """Options as they travel.
 
-    Raises `rpc.invalid_params` that names the place, or what was probably meant, and like `check_options`.
+    Raises `rpc.invalid_params` that names the place, or what was probably meant, `language.unknown` and
+    `clips.invalid`.
     """
     for name in values:
         if name not in JobOptions.__struct_fields__:
             raise _unknown_option(str(name))
     try:
-        return check_options(msgspec.convert(values, JobOptions, strict=True))
+        return _checked(msgspec.convert(values, JobOptions, strict=True))
     except msgspec.ValidationError as error:
         raise WhisperdError(
             "rpc.invalid_params",
@@ -110,11 +110,8 @@ def job_options(values: Mapping[str, Any]) -> JobOptions:
         ) from error
 
 
-def check_options(options: JobOptions) -> JobOptions:
-    """What the types cannot say. A language may be named (`German`) instead of coded; returns it coded.
-
-    Raises `language.unknown` and `clips.invalid`.
-    """
+def _checked(options: JobOptions) -> JobOptions:
+    """What the types cannot say. A language may be named (`German`) instead of coded; returns it coded."""
     _ = options.clips
     if options.language is None:
         return options

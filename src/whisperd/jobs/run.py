@@ -27,17 +27,17 @@ from whisperd.audio import (
     merge_found,
     was_killed,
 )
-from whisperd.clock import now_rfc3339
 from whisperd.jobs.batching import Parcel, Past
 from whisperd.jobs.dispatcher import Dispatcher
-from whisperd.jobs.job import Job, Transcript
+from whisperd.jobs.endings import begin
+from whisperd.jobs.job import Job
 from whisperd.jobs.journal import FinishedWindow
-from whisperd.jobs.segments import Segment
+from whisperd.jobs.segments import Segment, Transcript
 from whisperd.jobs.stitch import Stitcher
 from whisperd.jobs.telling import events_of
 from whisperd.jobs.vote import LanguageVote
 from whisperd.rpc.errors import WhisperdError
-from whisperd.rpc.events import Event, JobStarted, TranscriptionProgress
+from whisperd.rpc.events import Event, TranscriptionProgress
 from whisperd.tasks import RepeatedEvent, open_task_group
 from whisperd.worker.protocol import DecodeOptions, EngineWindow, WindowResult
 
@@ -219,15 +219,7 @@ class JobRun:
         self._job.duration_s = self._total_s(event.duration)
         if self._job.started is not None:  # an earlier decoder has told it
             return
-        self._job.status, self._job.started = "running", now_rfc3339()
-        self._publish(
-            JobStarted(
-                id=self._job.id,
-                runtime=self._job.runtime,
-                language=self._options.language,
-                duration=event.duration,
-            )
-        )
+        self._publish(begin(self._job, self._options.language, event.duration))
 
     async def _take(self, window: WindowAudio, tasks: TaskGroup) -> None:
         if window.shared or self._goes_on.get(window.channel):

@@ -1,4 +1,4 @@
-"""What a transcript is made of: segments and their words, and how their texts are joined. Pure."""
+"""What a transcript is: segments and their words, and how their texts are joined. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-__all__ = ["Segment", "Word", "is_unspaced", "join_texts", "on_one_line"]
+__all__ = ["Segment", "Transcript", "Word", "is_unspaced", "join_texts", "on_one_line"]
 
 _LINE_ENDS = re.compile("[\t-\r\x1c-\x1f\x85\u2028\u2029]")
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x9f]")
@@ -43,6 +43,20 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     """From 0, where channels are heard by themselves."""
     language: str | None = None
     """What is spoken in it, as a code."""
+
+
+class Transcript(msgspec.Struct, frozen=True, kw_only=True):
+    """The result of a job. Durations in seconds."""
+
+    task: str
+    language: str | None
+    duration: float
+    text: str
+    segments: tuple[Segment, ...]
+    runtime: str
+    elapsed: float
+    has_words: bool = False
+    """Whether the times of words were asked for."""
 
 
 def on_one_line(text: str) -> str:

@@ -5,39 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import msgspec
 
+from whisperd.audio import WindowAudio
 from whisperd.jobs.reconcile import SLACK_S, reconcile
 from whisperd.jobs.segments import Segment, Word, join_texts, on_one_line
 from whisperd.worker.protocol import EngineSegment, EngineWord, WindowResult
 
 __all__ = ["Stitcher"]
-
-
-class Window(Protocol):
-    """What is asked of a window, such as `whisperd.audio.WindowAudio`. Times in seconds."""
-
-    @property
-    def index(self) -> int:
-        """Its place among all windows, which are in the order of their beginnings."""
-
-    @property
-    def start(self) -> float:
-        """Where it begins in the file."""
-
-    @property
-    def end(self) -> float:
-        """Where it ends."""
-
-    @property
-    def channel(self) -> int | None:
-        """The channel of which it is, where they are heard by themselves."""
-
-    @property
-    def shared(self) -> float:
-        """Seconds at its end that the next window of its channel has heard as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +35,7 @@ class Stitcher:
     def __init__(self, *, keep_words: bool = True) -> None:
         """Words are kept, or only serve to join the texts of windows."""
         self._keep_words = keep_words
-        self._waiting: dict[int, tuple[Window, WindowResult]] = {}
+        self._waiting: dict[int, tuple[WindowAudio, WindowResult]] = {}
         self._next_index = 0
         self._reached_s: dict[int | None, float] = {}
         self._tails: dict[int | None, _Tail] = {}
@@ -71,7 +47,7 @@ class Stitcher:
         self.done_s = 0.0
         """How far all windows are done."""
 
-    def add(self, window: Window, result: WindowResult) -> list[Segment]:
+    def add(self, window: WindowAudio, result: WindowResult) -> list[Segment]:
         """The result of a window has come; returns the segments now in order."""
         self._waiting[window.index] = (window, result)
         first_new = len(self.segments)
@@ -95,7 +71,7 @@ class Stitcher:
         """The whole text so far, one line."""
         return join_texts(segment.text for segment in self.segments)
 
-    def _take(self, window: Window, result: WindowResult) -> None:
+    def _take(self, window: WindowAudio, result: WindowResult) -> None:
         segments = [_placed(window, segment, result.language) for segment in result.segments]
         if tail := self._tails.pop(window.channel, None):
             before, segments = reconcile(tail.segments, segments, window.start, tail.end_s)
@@ -129,7 +105,7 @@ class Stitcher:
         del self._held[:count]
 
 
-def _placed(window: Window, segment: EngineSegment, language: str) -> Segment:
+def _placed(window: WindowAudio, segment: EngineSegment, language: str) -> Segment:
     """A segment of a window on the time line of the file, within the window."""
     start_s = min(max(window.start, window.start + segment.start), window.end)
     end_s = min(max(start_s, window.start + segment.end), window.end)

@@ -9,8 +9,8 @@ from itertools import count, islice
 import msgspec
 
 from whisperd.clock import now_rfc3339
-from whisperd.jobs.job import Transcript
 from whisperd.jobs.search import SearchQuery, searchable
+from whisperd.jobs.segments import Transcript
 from whisperd.store import Database, damaged
 
 __all__ = [

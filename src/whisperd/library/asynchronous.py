@@ -19,7 +19,7 @@ from whisperd.client.inputs import absolute, is_path, model_name, option_params,
 from whisperd.client.values import Segment, Transcript, end_of_job
 from whisperd.daemon.hub import job_topic
 from whisperd.daemon.preparing import install_media_bundle
-from whisperd.jobs.inputs import check_path
+from whisperd.jobs.identity import check_path
 from whisperd.jobs.job import Job, JobInput, Source
 from whisperd.jobs.options import job_options
 from whisperd.library.samples import SAMPLE_RATE_HZ, is_samples, wav_pieces

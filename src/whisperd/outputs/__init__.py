@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from whisperd.jobs.job import Transcript
+from whisperd.jobs.segments import Transcript
 from whisperd.outputs.formats import FORMATS, verbose
 from whisperd.rpc.errors import WhisperdError
 

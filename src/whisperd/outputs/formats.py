@@ -13,9 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
-from whisperd.jobs.job import Transcript
 from whisperd.jobs.script import clean
-from whisperd.jobs.segments import Segment, Word, join_texts
+from whisperd.jobs.segments import Segment, Transcript, Word, join_texts
 from whisperd.outputs.cues import Cue, cues
 from whisperd.worker.sentences import ends_sentence
 

@@ -9,9 +9,10 @@ from typing import Any
 import anyio
 
 from whisperd.jobs.identity import FileStamp
-from whisperd.jobs.job import Job, JobInput, Source, Transcript
+from whisperd.jobs.job import Job, JobInput, Source
 from whisperd.jobs.manager import JobManager
 from whisperd.jobs.options import JobOptions
+from whisperd.jobs.segments import Transcript
 from whisperd.rpc.errors import WhisperdError, sendable
 from whisperd.runtimes import Lease
 from whisperd.watch.preset import WatchPreset

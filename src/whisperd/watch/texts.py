@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import msgspec
 from anyio.to_thread import run_sync
 
-from whisperd.jobs.job import Transcript
+from whisperd.jobs.segments import Transcript
 from whisperd.outputs import render
 from whisperd.rpc.errors import WhisperdError, sendable
 from whisperd.watch import scanner, writing

@@ -16,10 +16,11 @@ from whisperd.clock import rfc3339_ago, to_rfc3339
 from whisperd.daemon.call import Call
 from whisperd.daemon.leasing import lease_for_job, lease_for_options
 from whisperd.daemon.methods.uploads import check_owned
-from whisperd.jobs.inputs import check_path
+from whisperd.jobs.identity import check_path
 from whisperd.jobs.intake import MAX_PUSH_BYTES, Intake, IntakeClosed
-from whisperd.jobs.job import Job, JobInput, JobStatus, JobView, Source, Transcript
+from whisperd.jobs.job import Job, JobInput, JobStatus, JobView, Source
 from whisperd.jobs.manager import JobManager
+from whisperd.jobs.segments import Transcript
 from whisperd.outputs import render, verbose
 from whisperd.rpc.errors import WhisperdError, sendable
 from whisperd.rpc.messages import Name, Params, invalid_params
