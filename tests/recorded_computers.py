@@ -13,9 +13,11 @@ from typing import Any
 
 import msgspec
 
-from whisperd.hardware import Gpus, Hardware, Memory, ProbeFailed, Probes, detect
+from whisperd.hardware import Gpus, Hardware, Memory
+from whisperd.hardware.detect import detect
 from whisperd.hardware.gpus import gpus_from
 from whisperd.hardware.messages import DriverAnswer
+from whisperd.hardware.probes import ProbeFailed, Probes
 
 FOLDER = Path(__file__).parent / "data" / "hardware"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.toml"))

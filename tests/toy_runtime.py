@@ -9,9 +9,10 @@ from pathlib import Path
 import anyio
 import psutil
 
-from whisperd.plugins import Backend
+from whisperd.plugins import Backend, Variant
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.loaded import LoadedRuntime
+from whisperd.runtimes.prepare import Prepared
 from whisperd.tasks import open_task_group
 from whisperd.worker.process import Patience
 from whisperd.worker.protocol import SAMPLE_RATE, BatchParams, DecodeOptions, EngineWindow, LoadParams
@@ -20,6 +21,7 @@ from whisperd_testing import LIMIT_S
 BACKENDS = str(Path(__file__).parent / "backends")
 """Has to be on `PYTHONPATH` of a worker that runs the toy engine."""
 ENGINE = "toy_backend:load"
+VARIANT = Variant(name="toy-cpu", lock=None, device="cpu", priority=1, compute_types=("int8",))
 
 
 def window(seconds: float, group: int = 0) -> EngineWindow:
@@ -54,8 +56,7 @@ async def running_runtime(
 
     runtime = LoadedRuntime(
         "toy",
-        Backend(name="toy", engine=ENGINE, variants=()),
-        None,
+        Prepared(Backend(name="toy", engine=ENGINE, variants=(VARIANT,)), VARIANT, None, Path(model)),
         LoadParams(model_path=model, replicas=replicas),
         batch_size,
         patience,

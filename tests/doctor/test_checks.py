@@ -21,7 +21,8 @@ from whisperd.doctor.facts import (
     SocketFacts,
     VariantFacts,
 )
-from whisperd.hardware import Gpu, Gpus, Hardware, Libraries, Library
+from whisperd.hardware import Gpu, Gpus, Hardware
+from whisperd.hardware.facts import Libraries, Library
 from whisperd.rpc.errors import WhisperdError
 
 GB = 10**9

@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recorded_computers import NAMES, computer, probes_of
-from whisperd.hardware import Cores, Hardware, Memory, ProbeFailed, detect, usable_cores
+from whisperd.hardware import Hardware, Memory, usable_cores
 from whisperd.hardware.cgroups import cpu_quota
-from whisperd.hardware.detect import FACTS
+from whisperd.hardware.detect import FACTS, detect
+from whisperd.hardware.facts import Cores
 from whisperd.hardware.libraries import parse_loader_cache
+from whisperd.hardware.probes import ProbeFailed
 from whisperd.hardware.processor import parse_cpuinfo, parse_sysctl
 
 AVX2 = ("sse4_1", "sse4_2", "avx", "f16c", "fma", "avx2")

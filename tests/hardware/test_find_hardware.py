@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from whisperd.hardware import Gpu, Gpus, Hardware, ProbeFailed, find_hardware
+from whisperd.hardware import Gpu, Gpus, Hardware, find_hardware
 from whisperd.hardware.detect import FACTS
-from whisperd.hardware.probes import run_program
+from whisperd.hardware.probes import ProbeFailed, run_program
 
 pytestmark = [
     pytest.mark.anyio,

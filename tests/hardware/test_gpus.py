@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whisperd.hardware import Gpus, check_cuda, find_gpus, gpu_compute_types, read_memory
-from whisperd.hardware.gpus import gpus_from, may_have_driver, visible_gpus
+from whisperd.hardware import Gpus, find_gpus, gpu_compute_types, read_memory
+from whisperd.hardware.gpus import check_cuda, gpus_from, may_have_driver, visible_gpus
 from whisperd.hardware.messages import DriverAnswer, SeenGpu
 from whisperd.rpc.errors import WhisperdError
 

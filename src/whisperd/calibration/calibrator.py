@@ -35,7 +35,16 @@ from whisperd.clock import now_rfc3339
 from whisperd.plugins import Backend, Variant
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import CalibrationProgress
-from whisperd.runtimes import Prepared, RuntimePreset, Tuning, died_error, load_params, not_started_error
+from whisperd.runtimes import (
+    USUAL_BATCH_SIZE,
+    Prepared,
+    RuntimePreset,
+    Tuning,
+    died_error,
+    load_params,
+    not_started_error,
+    open_prepared,
+)
 from whisperd.worker.process import Patience, Worker, WorkerDied
 from whisperd.worker.protocol import MAX_REPLICAS, DecodeOptions, LoadParams
 
@@ -56,7 +65,6 @@ SMALL_PARAMETERS: Final = 39e6
 CPU_BATCH_SIZES: Final = (1, 2, 4, 8)
 GPU_BATCH_SIZES: Final = (4, 8, 16, 32, 64)
 MARGINS_S: Final = (1.0, USUAL_MARGIN_S, 4.0)
-USUAL_BATCH_SIZE: Final = 4
 USUAL_GPU_BATCH_SIZE: Final = 8
 
 OpenWorker = Callable[[Prepared, LoadParams, Patience], AbstractAsyncContextManager[Worker]]
@@ -87,7 +95,7 @@ class Surroundings:
     """How many parameters a model has."""
     cores: Callable[[], int]
     """That may be used."""
-    open_worker: OpenWorker
+    open_worker: OpenWorker = open_prepared
     publish: Callable[[CalibrationProgress], None] = lambda _event: None
     clock: Callable[[], float] = time.monotonic
 

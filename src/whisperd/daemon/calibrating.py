@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Final
 
 import anyio.to_thread
@@ -22,7 +21,6 @@ from whisperd.runtimes.file_models import variants_for
 from whisperd.runtimes.prepare import Prepared, prepare
 from whisperd.runtimes.room import Room
 from whisperd.settings import is_offline
-from whisperd.worker.process import Patience, Worker, open_worker
 from whisperd.worker.protocol import LoadParams
 
 if TYPE_CHECKING:
@@ -68,12 +66,6 @@ def calibration_surroundings(service: Service, room: Room) -> Surroundings:
     ) -> None:
         await room.check(service.runtimes, preset, prepared, params, batch_size)
 
-    def open_prepared(
-        prepared: Prepared, params: LoadParams, patience: Patience
-    ) -> AbstractAsyncContextManager[Worker]:
-        engine, environment = prepared.backend.engine, prepared.variant.environment
-        return open_worker(prepared.bundle_path, engine, params, patience, environment)
-
     return Surroundings(
         variants=possible,
         circumstances=lambda: _circumstances(service),
@@ -81,7 +73,6 @@ def calibration_surroundings(service: Service, room: Room) -> Surroundings:
         check_room=check_room,
         parameters=service.models.parameters,
         cores=usable_cores,
-        open_worker=open_prepared,
         publish=lambda event: service.hub.publish("calibration", event),
     )
 

@@ -18,7 +18,7 @@ from whisperd.natives import Bundle, InstalledBundle, NativeStore
 from whisperd.plugins import Backend, Variant
 from whisperd.progress import OnProgress, Progress
 from whisperd.rpc.errors import WhisperdError
-from whisperd.runtimes import RuntimePreset
+from whisperd.runtimes import RuntimePreset, open_prepared
 from whisperd.runtimes.file_models import variants_for
 from whisperd.runtimes.prepare import load_params, prepare
 from whisperd.speech import Sample, samples, word_errors, words
@@ -115,9 +115,7 @@ async def _transcribe(
         options=DecodeOptions(language=sample.language, beam_size=1),
     )
     try:
-        async with open_worker(
-            installed.path, backend.engine, load_params(preset, prepared), environment=variant.environment
-        ) as worker:
+        async with open_prepared(prepared, load_params(preset, prepared)) as worker:
             (result,) = await worker.transcribe(batch)
     except WorkerDied as error:
         raise _died(error) from error

@@ -9,49 +9,26 @@ a broken one costs its answer and nothing else.
 
 from whisperd.hardware.cgroups import group_folders
 from whisperd.hardware.cores import usable_cores
-from whisperd.hardware.detect import detect
-from whisperd.hardware.facts import (
-    CPU_FEATURES,
-    Cores,
-    Hardware,
-    Libraries,
-    Library,
-    Processor,
-    System,
-    Tool,
-    Tools,
-)
+from whisperd.hardware.facts import CPU_FEATURES, Hardware, Processor
 from whisperd.hardware.files import ReadFile, read_file
 from whisperd.hardware.find import find_hardware
-from whisperd.hardware.gpus import DEVICE_ORDER, Gpu, Gpus, check_cuda, find_gpus, gpu_compute_types
+from whisperd.hardware.gpus import DEVICE_ORDER, Gpu, Gpus, find_gpus, gpu_compute_types
 from whisperd.hardware.memory import Memory, read_memory
-from whisperd.hardware.probes import ProbeFailed, Probes, probes_here
 from whisperd.hardware.usable import why_not
 
 __all__ = [
     "CPU_FEATURES",
     "DEVICE_ORDER",
-    "Cores",
     "Gpu",
     "Gpus",
     "Hardware",
-    "Libraries",
-    "Library",
     "Memory",
-    "ProbeFailed",
-    "Probes",
     "Processor",
     "ReadFile",
-    "System",
-    "Tool",
-    "Tools",
-    "check_cuda",
-    "detect",
     "find_gpus",
     "find_hardware",
     "gpu_compute_types",
     "group_folders",
-    "probes_here",
     "read_file",
     "read_memory",
     "usable_cores",

@@ -16,14 +16,15 @@ from __future__ import annotations
 
 from whisperd.runtimes.computer import Computer, JudgedVariant
 from whisperd.runtimes.lease import Lease
-from whisperd.runtimes.loaded import LoadedRuntime, died_error, not_started_error
+from whisperd.runtimes.loaded import LoadedRuntime, died_error, not_started_error, open_prepared
 from whisperd.runtimes.manager import RuntimeManager
 from whisperd.runtimes.prepare import Prepared, Tuning, load_params
-from whisperd.runtimes.preset import RuntimeChanges, RuntimePreset
+from whisperd.runtimes.preset import USUAL_BATCH_SIZE, RuntimeChanges, RuntimePreset
 from whisperd.runtimes.runtime import Runtime, RuntimeView
 from whisperd.runtimes.surroundings import Surroundings
 
 __all__ = [
+    "USUAL_BATCH_SIZE",
     "Computer",
     "JudgedVariant",
     "Lease",
@@ -39,4 +40,5 @@ __all__ = [
     "died_error",
     "load_params",
     "not_started_error",
+    "open_prepared",
 ]

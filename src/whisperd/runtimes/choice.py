@@ -31,4 +31,4 @@ def choose(request: Choice, profile: Choice) -> Choice:
         )
     if request.runtime is not None or request.model is not None:
         return request
-    return Choice(runtime=profile.runtime) if profile.runtime is not None else profile
+    return profile

@@ -126,15 +126,7 @@ class Host:
         patience = Patience(
             settings.load_timeout_s, settings.batch_timeout_s, settings.batch_timeout_per_audio_s
         )
-        loaded = LoadedRuntime(
-            self._runtime.name,
-            prepared.backend,
-            prepared.bundle_path,
-            params,
-            self._runtime.batch_size,
-            patience,
-            prepared.variant.environment,
-        )
+        loaded = LoadedRuntime(self._runtime.name, prepared, params, self._runtime.batch_size, patience)
         loaded.on_death = self._worker_died
         return loaded
 

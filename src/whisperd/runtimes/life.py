@@ -11,15 +11,14 @@ process has ended, even when that was told to end (`ending`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from whisperd.rpc.events import RuntimeStatusName
 
 __all__ = [
     "ACTIONS",
-    "EVENTS",
     "STATUSES",
     "Effect",
     "Ending",
@@ -31,28 +30,11 @@ __all__ = [
     "step",
 ]
 
-STATUSES: tuple[RuntimeStatusName, ...] = (
-    "unloaded",
-    "downloading",
-    "loading",
-    "loaded",
-    "failed",
-    "cancelled",
-)
+STATUSES: tuple[RuntimeStatusName, ...] = get_args(RuntimeStatusName)
 HOSTED = ("downloading", "loading", "loaded")
 
 Action = Literal["prepare", "load", "cancel", "unload", "default", "enable", "disable", "edit", "delete"]
-ACTIONS: tuple[Action, ...] = (
-    "prepare",
-    "load",
-    "cancel",
-    "unload",
-    "default",
-    "enable",
-    "disable",
-    "edit",
-    "delete",
-)
+ACTIONS: tuple[Action, ...] = get_args(Action)
 """What people ask for. `edit` is a change that needs the model to be loaded anew."""
 
 Event = Literal[
@@ -73,24 +55,6 @@ Event = Literal[
     "evict",  # its memory is needed
     "relieve",  # the whole computer needs it: even the default goes if nobody uses it
 ]
-EVENTS: tuple[Event, ...] = (
-    *ACTIONS,
-    "not default",
-    "lease",
-    "release",
-    "use",
-    "done",
-    "prepared",
-    "ready",
-    "died",
-    "restarted",
-    "fallback",
-    "failed",
-    "ended",
-    "idle",
-    "evict",
-    "relieve",
-)
 
 Effect = Literal["start", "stop"]
 """What is to be done: begin to host the runtime, or tell its host to end."""
@@ -307,9 +271,6 @@ class Lives:
 
     def __getitem__(self, id: str) -> Life:
         return self._lives[id]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._lives)
 
     def add(self, id: str, life: Life) -> None:
         """A runtime is there from now on."""

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
 import anyio
 import psutil
 
-from whisperd.plugins import Backend
 from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes.prepare import Prepared
 from whisperd.tasks import RepeatedEvent
 from whisperd.worker.process import Patience, Unwanted, Worker, WorkerDied, open_worker
 from whisperd.worker.protocol import BatchParams, EngineInfo, LoadParams, WindowResult
 
-__all__ = ["LoadedRuntime", "died_error"]
+__all__ = ["LoadedRuntime", "died_error", "open_prepared"]
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +30,10 @@ class LoadedRuntime:
     def __init__(
         self,
         name: str,
-        backend: Backend,
-        bundle: Path | None,
+        prepared: Prepared,
         params: LoadParams,
         batch_size: int,
         patience: Patience | None = None,
-        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self.replicas = params.replicas
@@ -48,11 +46,9 @@ class LoadedRuntime:
         """Set when this is of no use any more; `why_unloaded` says why."""
         self.on_death: Callable[[WhisperdError | None], None] = lambda _death: None
         """Called with how, when the worker died and another is begun, and with None when that is there."""
-        self._backend = backend
-        self._bundle = bundle
+        self._prepared = prepared
         self.params = params
         self._patience = patience
-        self._environment = environment
         self._worker: Worker | None = None
         self._retrying: Worker | None = None
         """The worker that computes a batch for the second time, or died under it."""
@@ -110,9 +106,7 @@ class LoadedRuntime:
 
     async def _run_worker(self) -> None:
         try:
-            async with open_worker(
-                self._bundle, self._backend.engine, self.params, self._patience, self._environment
-            ) as worker:
+            async with open_prepared(self._prepared, self.params, self._patience) as worker:
                 self.info = worker.info
                 for warning in worker.info.warnings:
                     log.warning("runtime %s: %s", self.name, warning)
@@ -146,6 +140,14 @@ class LoadedRuntime:
     def _set_worker(self, worker: Worker | None) -> None:
         self._worker = worker
         self._worker_changed.set()
+
+
+def open_prepared(
+    prepared: Prepared, params: LoadParams, patience: Patience | None = None
+) -> AbstractAsyncContextManager[Worker]:
+    """Start a worker with what was prepared for it. See `open_worker`."""
+    environment = prepared.variant.environment
+    return open_worker(prepared.bundle_path, prepared.backend.engine, params, patience, environment)
 
 
 def died_error(name: str, death: WorkerDied) -> WhisperdError:

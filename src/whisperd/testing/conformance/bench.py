@@ -10,11 +10,12 @@ from typing import Final
 import msgspec
 
 from whisperd.plugins import Backend, Variant
+from whisperd.runtimes.loaded import open_prepared
 from whisperd.runtimes.prepare import Prepared, load_params
 from whisperd.runtimes.preset import RuntimePreset
 from whisperd.speech import Sample
 from whisperd.testing.conformance.sounds import MAX_WINDOW_S, silence
-from whisperd.worker.process import Patience, Worker, open_worker
+from whisperd.worker.process import Patience, Worker
 from whisperd.worker.protocol import BatchParams, DecodeOptions, EngineWindow, LoadParams, WindowResult
 
 __all__ = ["BATCH_SIZE", "REPLICAS", "Bench", "Trial", "TrialModel", "text_of"]
@@ -61,8 +62,7 @@ class Bench:
 
     def open(self, params: LoadParams) -> AbstractAsyncContextManager[Worker]:
         """Start a worker as the daemon does."""
-        bundle, environment = self.model.prepared.bundle_path, self.variant.environment
-        return open_worker(bundle, self.backend.engine, params, self.patience, environment)
+        return open_prepared(self.model.prepared, params, self.patience)
 
 
 class Trial:
