@@ -160,6 +160,7 @@ def test_an_installed_bundle(shared: RunningDaemon) -> None:
     assert folder.is_dir()
     done = shared.ctl("natives", "verify", "media")
     assert (done.status, done.out) == (0, "media: every file is as it was installed\n")
+    assert "Verifying media" in shared.ctl("natives", "verify", "media", "--verbose").err
 
 
 def test_quiet_says_nothing_when_all_is_well(own: RunningDaemon, toy: Callable[..., str]) -> None:

@@ -11,7 +11,7 @@ import csv
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -76,11 +76,16 @@ def write_manifest(bundle: Path) -> tuple[Damage, ...]:
     return damage
 
 
-def compare(bundle: Path) -> tuple[Damage, ...]:
-    """Compare all files with the manifest: what is missing, changed or too many."""
+def compare(bundle: Path, on_bytes: Callable[[int], None] = lambda _: None) -> tuple[Damage, ...]:
+    """Compare all files with the manifest: what is missing, changed or too many. `on_bytes` is told with each
+    how many bytes were read in all."""
+    found, done_bytes = {}, 0
     try:
         expected = read_manifest(bundle)
-        found = {path: _hash_found(bundle / path) for path in _files(bundle)}
+        for path in _files(bundle):
+            found[path] = _hash_found(bundle / path)
+            done_bytes += (bundle / path).lstat().st_size
+            on_bytes(done_bytes)
     except (OSError, ValueError):  # it may be going while we look
         return (Damage(MANIFEST, "missing"),)
     return tuple(_differences(expected, found))

@@ -34,7 +34,7 @@ from whisperd.natives.install import Installation
 from whisperd.natives.lock import Selection, parse_lock
 from whisperd.natives.search import Search
 from whisperd.paths import make_private_folder
-from whisperd.progress import OnProgress, Progress
+from whisperd.progress import Meter, OnProgress, Progress, from_thread
 from whisperd.rpc.errors import WhisperdError
 
 __all__ = ["NativeStore", "Trial", "Upgrade"]
@@ -160,7 +160,11 @@ class NativeStore:
             return installed
 
     async def verify(
-        self, installed: InstalledBundle, *, quickly: bool = False
+        self,
+        installed: InstalledBundle,
+        *,
+        quickly: bool = False,
+        on_progress: OnProgress = lambda _: None,
     ) -> tuple[manifest.Damage, ...]:
         """Every file that is not as it was installed; empty when all is well.
 
@@ -170,7 +174,9 @@ class NativeStore:
             return await anyio.to_thread.run_sync(
                 manifest.compare_quickly, installed.path, installed.size_bytes, self._sealed
             )
-        return await anyio.to_thread.run_sync(manifest.compare, installed.path)
+        tell, total = from_thread(on_progress), installed.size_bytes
+        meter = Meter(installed.name, tell, detail="verifying", total=total)
+        return await anyio.to_thread.run_sync(manifest.compare, installed.path, meter.report)
 
     async def remove(self, installed: InstalledBundle) -> None:
         """Remove a bundle. A process that uses it goes on; Windows refuses instead, with `native.in_use`.
@@ -321,9 +327,7 @@ class NativeStore:
         found = self._installed(bundle)
         if found is None:
             return None
-        if read_all:
-            on_progress(Progress(name=bundle.name, detail="verifying"))
-        damage = await self.verify(found, quickly=not read_all)
+        damage = await self.verify(found, quickly=not read_all, on_progress=on_progress)
         if damage:
             log.warning("%s is damaged: %s", found.path, ", ".join(each.path for each in damage[:5]))
         return None if damage else found

@@ -110,7 +110,12 @@ def install(options: argparse.Namespace) -> int:
 
 
 def verify(options: argparse.Namespace) -> int:
-    return for_each(options, options.names, lambda client, name: client.natives.verify(name), _verified)
+    return for_each(
+        options,
+        options.names,
+        lambda client, name: call_with_progress(options, client, ("natives",), "natives.verify", name=name),
+        _verified,
+    )
 
 
 def _verified(answer: dict[str, Any]) -> str | None:

@@ -53,9 +53,10 @@ async def install(call: Call, params: BundleParams) -> dict[str, Any]:
 
 
 async def verify(call: Call, params: BundleParams) -> dict[str, Any]:
-    """Compare every file of an installed bundle with its hash."""
+    """Compare every file of an installed bundle with its hash; progress comes as events of `natives`."""
     installed = await _find(call, params.name)
-    damage = await call.service.natives.verify(installed)
+    on_progress = call.service.on_native_progress
+    damage = await call.service.natives.verify(installed, on_progress=on_progress)
     if damage:
         await _find(call, params.name)  # it may have been removed meanwhile
     return {**_installed(installed), "ok": not damage, "damage": damage}
