@@ -137,6 +137,21 @@ def test_uploads_of_one_client(limited: Limited) -> None:
         assert client.request("uploads.create")
 
 
+def test_uploads_of_one_client_at_once(limited: Limited) -> None:
+    with RawClient(limited(max_uploads=2)) as client:
+        client.send(*([0, number, "uploads.create", []] for number in range(20)))
+        answers = [client.receive() for _ in range(20)]
+        assert sum(error is None for _, _, error, _ in answers) == 2
+
+
+def test_an_upload_that_was_refused_takes_no_place(limited: Limited) -> None:
+    with RawClient(limited(max_uploads=1, max_upload_bytes=10)) as client:
+        for _ in range(2):
+            upload = client.request("uploads.create")["id"]
+            with pytest.raises(WhisperdError, match="larger than 10 bytes"):
+                client.request("uploads.append", {"id": upload, "data": b"x" * 11})
+
+
 def test_uploads_of_all_clients(limited: Limited) -> None:
     daemon = limited(max_uploads_bytes=1000)
     with RawClient(daemon) as client, RawClient(daemon) as other:

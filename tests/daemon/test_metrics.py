@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from whisperd.child import python_command
 from whisperd.daemon.exposition import Family, Histogram, Sample, render
+from whisperd.daemon.methods.daemon import _role
 from whisperd.daemon.metrics import MOST_RUNTIMES, OTHER_RUNTIMES, Metrics, Standing
 from whisperd.rpc.events import JobQueued, JobStarted, RuntimeStatus, TranscriptionCompleted
 from whisperd.rpc.events import TranscriptionCancelled as Cancelled
@@ -217,3 +219,17 @@ async def test_work_is_counted_by_the_day(tmp_path: Path) -> None:
             assert log.today == Work(1, 10.0, 1.0)
             assert log.total == Work(3, 100.0, 10.0)
             assert log.total.speed == 10.0
+
+
+@pytest.mark.parametrize(
+    ("command", "role"),
+    [
+        (python_command("whisperd.worker.main", "toy:load"), "worker"),
+        (python_command("whisperd.child", "whisperd.models.convert", "{}"), "conversion"),
+        (python_command("whisperd.child", "whisperd.models.fetch", "{}"), "download"),
+        (python_command("whisperd.hardware.nvml"), "look"),
+        (["notify-send", "done"], "child"),
+    ],
+)
+def test_what_a_process_is_called(command: list[str], role: str) -> None:
+    assert _role(command) == role

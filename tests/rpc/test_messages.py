@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 import msgpack
@@ -75,6 +76,24 @@ def test_an_error_is_what_was_raised(
         response.unwrap()
     error = caught.value
     assert (error.code, error.message, error.fix, error.data) == (f"noun.{code}", message, fix, data)
+
+
+@pytest.mark.parametrize(
+    ("held", "told"),
+    [
+        (PurePosixPath("/a"), "/a"),
+        ([2**64], ["18446744073709551616"]),
+        ({(1, 2): {3}}, {"(1, 2)": "{3}"}),
+        (-(2**63), -(2**63)),
+    ],
+)
+def test_an_error_with_what_no_message_can_hold(held: object, told: object) -> None:
+    error = WhisperdError("a.problem", "It broke.", "Mend it.", {"held": held})
+    response = decode_message(encode_response(1, error=error))
+    assert isinstance(response, Response)
+    with pytest.raises(WhisperdError, match="It broke") as caught:
+        response.unwrap()
+    assert caught.value.data == {"held": told}
 
 
 @given(st.text(), st.lists(values))

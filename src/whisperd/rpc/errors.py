@@ -69,7 +69,8 @@ class WhisperdError(Exception):
 
 
 def sendable(value: Any, max_characters: int | None = None) -> Any:
-    r"""The same value with every text in it valid, and no longer than that many characters.
+    r"""The same value as a message can hold it: every text in it is valid, and no longer than that many
+    characters, and what is not plain is a text.
 
     A path may hold bytes that are no UTF-8; Python keeps them as surrogates, which nobody can encode. They
     are spelled as `\xe9`, so that two names are two; `from_sendable` reads that.
@@ -80,11 +81,15 @@ def sendable(value: Any, max_characters: int | None = None) -> Any:
                 value = value[: max_characters - 1] + "…"
             return value if value.isascii() else _SURROGATE.sub(_spelled, value)
         case Mapping():
-            return {sendable(key): sendable(inner, max_characters) for key, inner in value.items()}
+            return {sendable(str(key)): sendable(inner, max_characters) for key, inner in value.items()}
         case list() | tuple():
             return [sendable(inner, max_characters) for inner in value]
-        case _:
+        case None | bool() | float() | bytes():
             return value
+        case int() if -(2**63) <= value < 2**64:
+            return value
+        case _:  # a plugin's
+            return sendable(str(value), max_characters)
 
 
 def from_sendable(path: str) -> str:

@@ -86,7 +86,7 @@ class Stdio:
                 )
             response = encode_response(request.id, result=handlers[request.method](request.params))
         except WhisperdError as error:
-            response = _encode_error(request.id, error)
+            response = encode_response(request.id, error=error)
         except BaseException as error:
             traceback.print_exc()
             response = encode_response(request.id, error=_unexpected(request.method, error))
@@ -100,13 +100,6 @@ class Stdio:
                     view = view[os.write(self._output, view) :]
             except OSError:  # the parent does not listen any more
                 _end_process(0)
-
-
-def _encode_error(request_id: int, error: WhisperdError) -> bytes:
-    try:
-        return encode_response(request_id, error=error)
-    except (TypeError, ValueError, OverflowError):  # a plugin's, with data that no message can hold
-        return encode_response(request_id, error=WhisperdError(error.code, error.message, error.fix))
 
 
 def _unexpected(method: str, error: BaseException) -> WhisperdError:

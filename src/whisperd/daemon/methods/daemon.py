@@ -110,8 +110,11 @@ ROLES = {
     "whisperd.worker.main": "worker",
     "whisperd.audio.decoder": "decoder",
     "whisperd.folder_changes": "watcher",
+    "whisperd.models.convert": "conversion",
+    "whisperd.hardware.look": "look",
+    "whisperd.hardware.nvml": "look",
 }
-"""What child processes are called, by their modules; the others download something."""
+"""What child processes are called, by their modules; the others of ours download or install something."""
 
 
 def _jobs(service: Service) -> dict[str, int]:
@@ -142,10 +145,8 @@ def _memory() -> dict[str, int]:
 
 
 def _role(command: list[str]) -> str:
-    for argument in command:
-        if argument.startswith("whisperd."):
-            return ROLES.get(argument, "download")
-    return "child"
+    modules = [argument for argument in command if argument.startswith("whisperd.")]
+    return next((ROLES[one] for one in modules if one in ROLES), "download" if modules else "child")
 
 
 METHODS = {"status": status, "metrics": metrics, "stop": stop, "reload": reload, "config": config}

@@ -28,14 +28,13 @@ class UploadParams(Params, frozen=True):
 
 async def create(call: Call, params: NoParams) -> dict[str, Any]:
     """Begin an upload. It goes with the connection unless a job takes it."""
-    limit = call.service.settings.limits.max_uploads
-    if len(call.connection.uploads) >= limit:
-        raise WhisperdError(
-            "upload.too_many",
-            f"This connection has {limit} uploads that no job has taken.",
-            "Submit jobs for them or delete some, or raise limits.max_uploads in the settings.",
-        )
+    _check_room(call)
     upload = await anyio.to_thread.run_sync(call.service.uploads.create)
+    try:
+        _check_room(call)  # others may have been asked for meanwhile
+    except WhisperdError:
+        await call.service.remove_upload(upload)
+        raise
     call.connection.uploads.add(upload)
     return {"id": upload}
 
@@ -43,7 +42,12 @@ async def create(call: Call, params: NoParams) -> dict[str, Any]:
 async def append(call: Call, params: AppendParams) -> dict[str, Any]:
     """Add bytes at its end; send the next piece when this is answered."""
     check_owned(call, params.id)
-    return {"size": await anyio.to_thread.run_sync(call.service.uploads.append, params.id, params.data)}
+    try:
+        size_bytes = await anyio.to_thread.run_sync(call.service.uploads.append, params.id, params.data)
+    except WhisperdError:
+        call.connection.uploads.discard(params.id)  # it is gone
+        raise
+    return {"size": size_bytes}
 
 
 async def delete(call: Call, params: UploadParams) -> dict[str, Any]:
@@ -52,6 +56,16 @@ async def delete(call: Call, params: UploadParams) -> dict[str, Any]:
     call.connection.uploads.discard(params.id)
     await call.service.remove_upload(params.id)
     return {}
+
+
+def _check_room(call: Call) -> None:
+    limit = call.service.settings.limits.max_uploads
+    if len(call.connection.uploads) >= limit:
+        raise WhisperdError(
+            "upload.too_many",
+            f"This connection has {limit} uploads that no job has taken.",
+            "Submit jobs for them or delete some, or raise limits.max_uploads in the settings.",
+        )
 
 
 def check_owned(call: Call, upload: str) -> None:
