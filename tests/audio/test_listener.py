@@ -55,7 +55,7 @@ def listen(pcm: bytes, piece_samples: int, *, partials: bool = True) -> list[Utt
         found += heard.utterances
     heard = listener.finish()
     assert heard.position == len(pcm) / 2 / SAMPLE_RATE
-    assert listener.held_bytes == 0
+    assert not listener._pcm
     return [*found, *heard.utterances]
 
 
@@ -97,6 +97,6 @@ def test_audio_that_is_over_is_forgotten() -> None:
     for _ in range(60):
         for first in range(0, len(minute), 32_000):
             count += len(listener.feed(Samples(minute[first : first + 32_000])).utterances)
-            most_bytes = max(most_bytes, listener.held_bytes)
+            most_bytes = max(most_bytes, len(listener._pcm))
     assert count > 200
     assert most_bytes <= 2 * SAMPLE_RATE * 22

@@ -4,7 +4,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisperd.audio.messages import SAMPLE_RATE
-from whisperd.audio.speech import FRAME_SAMPLES, EverythingSpoken, Span, SpeechDetector, SpeechOptions
+from whisperd.audio.speech import (
+    FRAME_SAMPLES,
+    SPLIT_SAMPLES,
+    THRESHOLD,
+    EverythingSpoken,
+    Span,
+    SpeechDetector,
+)
 
 FRAMES_PER_S = SAMPLE_RATE / FRAME_SAMPLES
 
@@ -89,8 +96,7 @@ def test_what_was_settled_by_a_click_is_not_taken_back() -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=600))
 def test_spans_are_in_order_bounded_and_hold_all_speech(fed: list[tuple[float, float]]) -> None:
-    options = SpeechOptions()
-    detector = SpeechDetector(options)
+    detector = SpeechDetector()
     spans: list[Span] = []
     settled = 0
     for probability, level in fed:
@@ -105,8 +111,8 @@ def test_spans_are_in_order_bounded_and_hold_all_speech(fed: list[tuple[float, f
         assert before <= span.start < span.end <= total
         assert span.pause == 0 or span.start - before <= span.pause
         assert span.start - before >= span.pause // 2 or before == 0, "half of a pause stays one"
-        assert span.end - span.start <= (options.split_s + 0.2) * SAMPLE_RATE
-    spoken = {index for index, (probability, _) in enumerate(fed) if probability >= options.threshold}
+        assert span.end - span.start <= SPLIT_SAMPLES + SAMPLE_RATE // 5
+    spoken = {index for index, (probability, _) in enumerate(fed) if probability >= THRESHOLD}
     held = {
         index for span in spans for index in range(span.start // FRAME_SAMPLES, -(-span.end // FRAME_SAMPLES))
     }

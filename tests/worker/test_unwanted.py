@@ -13,11 +13,11 @@ def test_what_nobody_wants_is_known_of_running_batches_alone() -> None:
     assert (first, unwanted.begin(1)) == ({1}, {2})
     unwanted.end(1)
     unwanted.add(1, [3])  # told after its batch has ended
-    assert unwanted.batches == {0, 1}
+    assert unwanted._groups.keys() == {0, 1}
     assert unwanted.begin(2) == set()
     unwanted.add(0, [4])
     assert first == {1, 4}
-    assert unwanted.batches == {0, 2}
+    assert unwanted._groups.keys() == {0, 2}
     unwanted.end(0)
     unwanted.end(2)
-    assert unwanted.batches == set()
+    assert not unwanted._groups

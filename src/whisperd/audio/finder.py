@@ -11,27 +11,9 @@ from whisperd.audio.speech import Span, SpeechDetector
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Any, Protocol
+    from typing import Any
 
-    class Activity(Protocol):
-        """What is asked of `whisperd.audio.vad.VoiceActivity`."""
-
-        @property
-        def memory(self) -> bytes:
-            """Its state."""
-
-        def feed(self, samples: Any) -> Iterable[tuple[float, float]]:
-            """Take 16-bit samples; probability and loudness of each frame that is complete."""
-
-        def finish(self) -> Iterable[tuple[float, float]]:
-            """The recording is over."""
-
-        def pass_over(self, samples: Any) -> None:
-            """Take samples that were listened to before."""
-
-        def recall(self, memory: bytes) -> None:
-            """Go on from a state."""
-
+    from whisperd.audio.vad import VoiceActivity
 
 __all__ = ["SpeechFinder"]
 
@@ -42,7 +24,7 @@ TELL_EVERY: Final = 20 * SAMPLE_RATE
 class SpeechFinder:
     """Follows one channel of one part of a recording. All positions are samples from its beginning."""
 
-    def __init__(self, activity: Activity, part: int, channel: int, known: KnownSpeech | None) -> None:
+    def __init__(self, activity: VoiceActivity, part: int, channel: int, known: KnownSpeech | None) -> None:
         self._activity = activity
         self._part = part
         self._channel = channel

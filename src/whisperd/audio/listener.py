@@ -12,17 +12,9 @@ from whisperd.audio.messages import SAMPLE_RATE, Heard, Utterance
 from whisperd.audio.utterances import LiveOptions, Piece, UtteranceCutter
 
 if TYPE_CHECKING:
-    from typing import Any, Protocol
+    from typing import Any
 
-    class Activity(Protocol):
-        """What is asked of `whisperd.audio.vad.VoiceActivity`."""
-
-        def feed(self, samples: Any) -> Iterable[tuple[float, float]]:
-            """Take 16-bit samples; probability and loudness of each frame that is complete."""
-
-        def finish(self) -> Iterable[tuple[float, float]]:
-            """The speaker is gone."""
-
+    from whisperd.audio.vad import VoiceActivity
 
 __all__ = ["Listener"]
 
@@ -30,17 +22,12 @@ __all__ = ["Listener"]
 class Listener:
     """One live session."""
 
-    def __init__(self, activity: Activity, options: LiveOptions | None = None) -> None:
+    def __init__(self, activity: VoiceActivity, options: LiveOptions | None = None) -> None:
         self._activity = activity
         self._cutter = UtteranceCutter(options)
         self._pcm = bytearray()
         self._pcm_start = 0  # the sample at which `_pcm` begins
         self._taken = 0
-
-    @property
-    def held_bytes(self) -> int:
-        """Audio that is held."""
-        return len(self._pcm)
 
     def feed(self, samples: Any, *, partials: bool = True) -> Heard:
         """Take 16-bit samples. Without `partials`, one is handed out only when it seems to be over."""

@@ -16,10 +16,21 @@ from typing import Final
 
 from whisperd.audio.messages import SAMPLE_RATE
 
-__all__ = ["FRAME_SAMPLES", "LEAD_SAMPLES", "EverythingSpoken", "Span", "SpeechDetector", "SpeechOptions"]
+__all__ = ["FRAME_SAMPLES", "LEAD_SAMPLES", "EverythingSpoken", "Span", "SpeechDetector"]
 
 FRAME_SAMPLES = 512
 """One probability stands for so many samples: 32 ms."""
+SPLIT_SAMPLES: Final = 5 * SAMPLE_RATE
+"""Speech without a pause is split at a quiet place about this often."""
+
+THRESHOLD: Final = 0.5
+"""Speech begins at this probability …"""
+_RELEASE: Final = 0.35
+"""… and goes on down to this one."""
+_MIN_SPEECH: Final = SAMPLE_RATE * 64 // 1000
+"""Shorter sounds are clicks."""
+_MIN_SILENCE: Final = SAMPLE_RATE // 10
+"""Shorter silences belong to the speech around them."""
 
 _LEAD_FRAMES: Final = 32
 LEAD_SAMPLES: Final = _LEAD_FRAMES * FRAME_SAMPLES
@@ -46,32 +57,10 @@ class Span:
     """Whether somebody speaks on right behind it: a long span was split, and the next one is the rest."""
 
 
-@dataclass(frozen=True, slots=True)
-class SpeechOptions:
-    """When a frame is speech, and when speech has ended."""
-
-    threshold: float = 0.5
-    """Speech begins at this probability …"""
-    release: float = 0.35
-    """… and goes on down to this one."""
-    min_speech_s: float = 0.064
-    """Shorter sounds are clicks."""
-    min_silence_s: float = 0.1
-    """Shorter silences belong to the speech around them."""
-    split_s: float = 5.0
-    """Speech without a pause is split at its quietest place about this often."""
-
-
 class SpeechDetector:
     """Finds spans, with hysteresis, and splits those that never pause: nothing has to wait for their end."""
 
-    def __init__(self, options: SpeechOptions | None = None) -> None:
-        options = options or SpeechOptions()
-        self._threshold = options.threshold
-        self._release = options.release
-        self._min_speech = int(options.min_speech_s * SAMPLE_RATE)
-        self._min_silence = int(options.min_silence_s * SAMPLE_RATE)
-        self._split = int(options.split_s * SAMPLE_RATE)
+    def __init__(self) -> None:
         self._position = 0
         self._start: int | None = None  # of the span that is open
         self._heard = 0  # where the network began to hear it
@@ -113,7 +102,7 @@ class SpeechDetector:
         """Take the next frame: how likely it is speech, and how loud it is (any scale)."""
         position = self._position
         self._position += FRAME_SAMPLES
-        if self._start is None and probability >= self._threshold:
+        if self._start is None and probability >= THRESHOLD:
             self._heard, self._pause = position, position - self._last_end
             self._joined, self._levels = False, self._lead(level)
             self._start = position - len(self._levels) * FRAME_SAMPLES
@@ -121,13 +110,13 @@ class SpeechDetector:
         if self._start is None:
             return
         self._levels.append(level)
-        if probability >= self._threshold:
+        if probability >= THRESHOLD:
             self._silence = None
-        elif probability < self._release and self._silence is None:
+        elif probability < _RELEASE and self._silence is None:
             self._silence = position
-        if self._silence is not None and self._position - self._silence >= self._min_silence:
+        if self._silence is not None and self._position - self._silence >= _MIN_SILENCE:
             yield from self._close(self._silence)
-        elif self._silence is None and self._position - self._start >= self._split:
+        elif self._silence is None and self._position - self._start >= SPLIT_SAMPLES:
             yield self._split_off()
 
     def finish(self, total: int) -> Iterator[Span]:
@@ -153,7 +142,7 @@ class SpeechDetector:
 
     def _close(self, end: int) -> Iterator[Span]:
         assert self._start is not None
-        if self._joined or end - self._heard >= self._min_speech:
+        if self._joined or end - self._heard >= _MIN_SPEECH:
             yield Span(self._start, end, self._pause)
             self._last_end = end
         else:  # a click: that nothing begins before it was told already (`settled`)

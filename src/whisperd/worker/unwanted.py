@@ -38,9 +38,3 @@ class UnwantedGroups:
         """Nobody wants these any more."""
         with self._lock:
             self._groups.setdefault(batch, set()).update(groups)
-
-    @property
-    def batches(self) -> set[int]:
-        """Those of which something is known."""
-        with self._lock:
-            return set(self._groups)

@@ -138,7 +138,6 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "whisper_n_vocab": (c_int, (c_void_p,)),
     "whisper_lang_max_id": (c_int, ()),
     "whisper_lang_str": (c_char_p, (c_int,)),
-    "whisper_lang_id": (c_int, (c_char_p,)),
     "whisper_token_to_str": (c_char_p, (c_void_p, c_int32)),
     "whisper_token_eot": (c_int32, (c_void_p,)),
     "whisper_token_sot": (c_int32, (c_void_p,)),
