@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import ctranslate2
 
 from whisperd.worker.attempts import Attempt, improve
-from whisperd.worker.batching import alike
 from whisperd.worker.coverage import is_sparse
 from whisperd.worker.loudness import find_pauses
 from whisperd.worker.protocol import (
@@ -169,14 +168,19 @@ class CTranslate2Engine:
         The library cannot be interrupted. What is not wanted any more ends between two of its steps: a batch
         of which nothing is wanted after its encoder, and what would be computed again never is.
         """
-        # On a GPU, a batch gets the context of its longest window.
-        context_of, spread = (
-            (common_context_frames, 0) if self._is_on_cpu else (context_frames, FULL_CONTEXT_FRAMES)
-        )
+        context_of = common_context_frames if self._is_on_cpu else context_frames
         contexts = [context_of(one.duration_s, self._context_margin_s) for one in windows]
+        if not self._is_on_cpu:  # there, all get the context of the longest
+            contexts = [max(contexts, default=0)] * len(contexts)
         groups = [
-            self._encoded_group(places, windows, contexts[places[0]], options, is_wanted)
-            for places in alike(contexts, spread)
+            self._encoded_group(
+                [place for place, own in enumerate(contexts) if own == frames],
+                windows,
+                frames,
+                options,
+                is_wanted,
+            )
+            for frames in sorted(set(contexts), reverse=True)
         ]
         if not any(map(is_wanted, windows)):
             return [UNWANTED] * len(windows)
