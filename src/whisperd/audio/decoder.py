@@ -362,7 +362,7 @@ def _too_long(request: DecodeParams) -> WhisperdError:
     return WhisperdError(
         "audio.too_long",
         f"{request.path} is longer than {request.max_duration_s / 3600:.4g} hours.",
-        "Cut it into parts, or raise the limit in the settings.",
+        "Cut it into parts, or raise decoder.max_duration_s in the settings.",
         {"path": request.path, "max_duration_s": request.max_duration_s},
     )
 

@@ -59,7 +59,7 @@ class DecodeParams(Params, frozen=True):
     """The path where it is not UTF-8, so that `path` can only show it."""
     vad: bool = True
     """Send only the parts in which somebody speaks; otherwise everything, still cut where it is quiet."""
-    max_window_s: Annotated[float, msgspec.Meta(ge=1, le=MAX_WINDOW_S)] = 20.0
+    max_window_s: Annotated[float, msgspec.Meta(ge=1, le=MAX_WINDOW_S)] = 26.0
     """No window is longer."""
     channels: Literal["mix", "split"] = "mix"
     """`split`: each channel by itself, as if somebody else spoke in each."""
@@ -69,7 +69,7 @@ class DecodeParams(Params, frozen=True):
     """Only these parts, in order, not overlapping; none: all of it."""
     samples: Annotated[int, msgspec.Meta(ge=0, le=16)] = 0
     """So many pieces of speech, spread over the file, are sent before its windows, to find its language."""
-    max_duration_s: Annotated[float, msgspec.Meta(gt=0)] = 24 * 3600.0
+    max_duration_s: Annotated[float, msgspec.Meta(gt=0)] = 48 * 3600.0
     """More audio than this is an error."""
     found: tuple[Found, ...] = ()
     """What an earlier decode of the same file, with the same parameters, has found; merged."""

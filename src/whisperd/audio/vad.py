@@ -30,13 +30,13 @@ FRAMES_PER_CALL = 64
 # What no recorder tells from nothing. After so many frames of it the model is not asked any more: a day of
 # silence is done in a minute.
 SILENT_LEVEL = 2
+SILENT_FRAMES = 128
 # The mean amplitude, of 1, to which the loudest of the last seconds is brought; with a limit for the quiet.
 LOW_LEVEL = 0.003
 MAX_GAIN = 8.0
 LOUDNESS_HALF_LIFE_FRAMES = 300
 # At a low level the beginning of any sound is a little like speech.
 LOW_LEVEL_TRUST = np.float32(0.95)
-SILENT_FRAMES = 128
 
 
 class SileroModel:

@@ -183,7 +183,8 @@ IsWanted = Callable[[EngineWindow], bool]
 
 
 class Engine(Protocol):
-    """A loaded model. `transcribe` is called from as many threads at once as there are replicas."""
+    """A loaded model. `transcribe` is called from as many threads at once as there are replicas; where
+    `info.overtakes`, from one more."""
 
     info: EngineInfo
 
@@ -204,4 +205,5 @@ class CancellableEngine(Engine, Protocol):
 
 
 LoadEngine = Callable[[LoadParams], Engine]
-"""Loads a model, or raises `WhisperdError` (or any exception, which is reported as a crash)."""
+"""Loads a model, or raises `WhisperdError`. Any other exception is told of as `faults` knows it, or as
+`model.load_failed`."""
