@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from whisperd.library.setup import _state_folder
 from whisperd_testing import LIMIT_S, TESTS, RunningDaemon, run_python, until
 
 sys.path += [str(TESTS / "models"), str(TESTS / "natives")]
@@ -48,6 +50,16 @@ def test_importing_is_light() -> None:
     before, names = json.loads(run_python(code, env={"PATH": ""}))
     assert not {"anyio", "msgspec", "asyncio", "whisperd.library", "whisperd.client"} & set(before)
     assert {"Whisper", "AsyncWhisper", "initialize", "download_model", "Progress"} <= set(names)
+
+
+def test_the_folder_of_a_program_is_kept_from_who_deletes_what_is_old_in_tmp() -> None:
+    fcntl = pytest.importorskip("fcntl")
+    with _state_folder() as folder:
+        others = os.open(folder, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(others, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(others)
+    assert not folder.exists()
 
 
 def test_a_model_is_downloaded_once_and_told_of(run: Run, hub: Hub) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -113,8 +114,26 @@ def _state_folder() -> Iterator[Path]:
     with (
         tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder,
         try_lock(Path(folder, _LOCK)),
+        _kept_from_ageing(folder),
     ):
         yield Path(folder)
+
+
+@contextmanager
+def _kept_from_ageing(folder: str) -> Iterator[None]:
+    """systemd-tmpfiles deletes what is old in /tmp, but nothing in a folder that somebody has locked."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system that knows no locks
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _clear_leftovers() -> None:
