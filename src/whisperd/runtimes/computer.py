@@ -230,9 +230,12 @@ def _compute_types(backend: Backend, gpus: Sequence[Gpu]) -> dict[str, tuple[str
 
 
 def _no_gpu(preset: RuntimePreset) -> WhisperdError:
+    name = quote(preset.name)
+    edit = f"`whisperctl runtimes edit {name} --device cpu`"
+    if preset.device_index:
+        edit = f"`whisperctl runtimes edit {name} --device cpu --device-index none`"
     return WhisperdError(
         "cuda.not_available",
         "This computer has no NVIDIA GPU that can be used.",
-        f"Run it on the processor: `whisperctl runtimes edit {quote(preset.name)} --device cpu"
-        f"{' --device-index none' if preset.device_index else ''}`.",
+        f"Run it on the processor: {edit}.",
     )
