@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from whisperd.quantities import size
 from whisperd.rpc.errors import WhisperdError
 
 __all__ = [
@@ -18,7 +19,6 @@ __all__ = [
     "disk_full",
     "files_bytes",
     "free_bytes",
-    "megabytes",
     "read_json",
     "refusal",
     "remove",
@@ -100,16 +100,11 @@ def disk_full(
     free_bytes: int | None = None,
 ) -> WhisperdError:
     """`disk.full`: no room for something; how much it needs, and how much is free, where that is known."""
-    room = f": it needs {megabytes(needed_bytes)}" if needed_bytes is not None else ""
-    free = f", and {megabytes(free_bytes)} are free" if free_bytes is not None else ""
+    room = f": it needs {size(needed_bytes)}" if needed_bytes is not None else ""
+    free = f", and {size(free_bytes)} are free" if free_bytes is not None else ""
     return WhisperdError(
         "disk.full",
         f"There is no room for the {kind} {name} in {folder}{room}{free}.",
         fix,
         {"name": name, "path": str(folder), "needed_bytes": needed_bytes, "free_bytes": free_bytes},
     )
-
-
-def megabytes(size_bytes: float) -> str:
-    """A size for people."""
-    return f"{size_bytes / 1e6:.1f} MB" if size_bytes < 1e9 else f"{size_bytes / 1e9:.2f} GB"

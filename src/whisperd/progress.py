@@ -9,7 +9,7 @@ from collections.abc import Callable
 import anyio.from_thread
 import msgspec
 
-from whisperd.disk import megabytes
+from whisperd.quantities import size
 
 __all__ = ["Meter", "OnProgress", "Progress", "from_thread"]
 
@@ -31,13 +31,13 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     bytes), `installing`, `verifying`, `converting`, `looking for newer versions` or `trying`."""
 
     def __str__(self) -> str:
-        """One line for a person: `downloading base: 60.0 MB of 145.3 MB, 12.1 MB/s, 7 s left`."""
-        much = megabytes(self.done) if self.done else ""
+        """One line for a person: `downloading base: 60 MB of 145 MB, 12 MB/s, 7 s left`."""
+        much = size(self.done) if self.done else ""
         if self.detail == "building":
             much = self.file or ""
         elif much and self.total:
-            much += f" of {megabytes(self.total)}"
-        rate = f"{megabytes(self.rate)}/s" if self.rate else ""
+            much += f" of {size(self.total)}"
+        rate = f"{size(self.rate)}/s" if self.rate else ""
         left = f"{self.eta:.0f} s left" if self.eta else ""
         details = ", ".join(filter(None, (much, rate, left)))
         return f"{self.detail} {self.name}" + (f": {details}" if details else "")

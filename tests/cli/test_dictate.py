@@ -244,6 +244,15 @@ def test_a_recorder_that_fails_is_an_error_and_loses_nothing(shared: RunningDaem
 
 
 @posix
+def test_a_recorder_that_cannot_be_run_is_that_of_the_microphone(
+    shared: RunningDaemon, recorder: Path
+) -> None:
+    (recorder / "arecord").write_text("")
+    done = shared.ctl("dictate", "--json")
+    assert (done.status, done.json["error"]["code"]) == (1, "audio.not_readable")
+
+
+@posix
 def test_without_a_recorder_it_says_so(
     shared: RunningDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

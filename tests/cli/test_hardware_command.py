@@ -73,7 +73,7 @@ def test_a_container_on_a_desktop() -> None:
         "           control group allows the time of 2)",
         "           SSE4.1, SSE4.2, AVX, F16C, FMA, AVX2",
         "           (from /proc/cpuinfo)",
-        "Memory     4.3 GB, 3.5 GB of it free",
+        "Memory     4.29 GB, 3.49 GB of it free",
     ]
 
 
@@ -89,6 +89,12 @@ def test_a_variant_that_cannot_be_used_has_its_reason_and_its_fix() -> None:
         "  it is found.",
         "toy-generic: usable",
     ]
+
+
+def test_a_processor_of_an_unknown_make_is_told_as_one() -> None:
+    answer = told(computer("docker_v1"))
+    answer["processor"] |= {"vendor": None, "model": None}
+    assert "Processor  of an unknown make" in page(answer, 80)
 
 
 def test_the_features_of_one_family_stand_together() -> None:

@@ -61,7 +61,7 @@ def test_a_list_tells_when_a_job_was_made_and_how_long_it_took() -> None:
         "input": {"path": "/a.wav"}, "created": "2026-03-01T08:00:00.000Z",
         "started": "2026-03-01T08:00:01.000Z", "ended": "2026-03-01T09:02:04.400Z",
     }  # fmt: skip
-    said = ("5c1f0a9be2", "completed", "4 h ago", "100 %", "1:02:03", "2.5x", "best", "/a.wav")
+    said = ("5c1f0a9be2", "completed", "4 h ago", "100 %", "1:02:03", "2.5 x", "best", "/a.wav")
     assert row(job, now) == said
     assert row({**job, "ended": None}, now)[4] is None
     assert row({**job, "ended": "2026-03-01T07:00:00.000Z"}, now)[4] == "0:00"
@@ -75,7 +75,7 @@ def test_show(shared: RunningDaemon, done_job: str, tone: str) -> None:
     assert shown["input"].strip() == tone
     assert shown["cached"].strip() in ("yes", "no")
     assert shown["ended"].strip() == local_time(job["ended"])
-    assert (shown["progress"].strip(), shown["speed"].strip()) == ("100 %", f"{job['speed']:.1f}x")
+    assert (shown["progress"].strip(), shown["speed"].strip()) == ("100 %", f"{job['speed']:.1f} x")
 
 
 def test_show_of_a_failed_job_is_for_people(shared: RunningDaemon, failed_job: str) -> None:

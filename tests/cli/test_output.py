@@ -54,7 +54,10 @@ def test_what_a_name_hides_is_shown() -> None:
 
 @pytest.mark.parametrize(
     ("size_bytes", "shown"),
-    [(None, "-"), (0, "0 B"), (9.4e3, "9.4 kB"), (145_217_532, "145 MB"), (3e9, "3.0 GB")],
+    [
+        *[(None, "-"), (0, "0 B"), (9.4e3, "9.4 kB"), (9_960, "10 kB"), (145_217_532, "145 MB")],
+        *[(999_600, "1.0 MB"), (999.96e6, "1.00 GB"), (3.087e9, "3.09 GB"), (25.77e9, "25.8 GB")],
+    ],
 )
 def test_sizes(size_bytes: float | None, shown: str) -> None:
     assert size(size_bytes) == shown

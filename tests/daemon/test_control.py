@@ -201,6 +201,17 @@ def test_the_log(unstarted: RunningDaemon) -> None:
     assert unstarted.ctl("daemon", "logs", "-n", "2", "--json").json["lines"] == lines[1:]
 
 
+def test_the_log_of_another_daemon(daemon: RunningDaemon, unstarted: RunningDaemon) -> None:
+    del unstarted.env["WHISPERD_SOCKET"]
+    (unstarted.folder / "state").mkdir(mode=0o700)
+    (unstarted.folder / "state" / "daemon.log").touch()
+    shown = unstarted.ctl("daemon", "logs", "--socket", daemon.socket, "--json").json
+    assert shown["path"] == str(daemon.folder / "state" / "daemon.log")
+    daemon.ctl("daemon", "stop")
+    shown = unstarted.ctl("daemon", "logs", "--socket", daemon.socket, "--json").json
+    assert shown["path"] == str(unstarted.folder / "state" / "daemon.log")
+
+
 def test_the_log_as_it_grows(daemon: RunningDaemon) -> None:
     following = subprocess.Popen(
         [sys.executable, "-u", "-P", "-m", "whisperd.cli.main", "daemon", "logs", "--follow", "-n", "1"],

@@ -116,7 +116,7 @@ def test_a_new_user_has_nothing_to_mend() -> None:
         (with_folder("natives", mode=0o777), "bundle folder", "warning", "chmod go-w /w/natives"),
         (with_folder("state", mode=0o755), "state folder", "warning", "chmod 700 /w/state"),
         (with_folder("state", free_bytes=10**6, device=2), "disk", "broken", "1.0 MB"),
-        (with_folder("models", free_bytes=GB // 2, device=2), "disk", "warning", "500.0 MB"),
+        (with_folder("models", free_bytes=GB // 2, device=2), "disk", "warning", "500 MB"),
         ({"database_problem": PROBLEM}, "data base", "broken", "Do that."),
         ({"database_is_gone": True}, "data base", "broken", "whisperctl daemon restart"),
         ({"set_aside": ("/w/state/whisperd.sqlite3.damaged-1",)}, "data base", "warning", "damaged-1"),

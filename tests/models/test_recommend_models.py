@@ -120,7 +120,7 @@ def test_what_is_said_of_them() -> None:
     assert found["tiny"].reason == "faster, fewer words right"
     assert found["small"].reason == "slower, more words right"
     assert (found["large-v3"].fits, found["large-v3"].reason) == (False, "more memory than there is")
-    assert found["base"].summary == "base: 468.7 MB of memory; best balance on this processor"
+    assert found["base"].summary == "base: 469 MB of memory; best balance on this processor"
     measured = said(2 * GIB, [], measured={"base": 45.0})
     assert measured["base"].summary.startswith("base: an hour of speech in about 1.3 min, ")
     assert measured["small"].summary.startswith("small: an hour of speech in about 4.4 min, ")

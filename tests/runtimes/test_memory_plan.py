@@ -77,7 +77,7 @@ def test_of_several_the_newest() -> None:
 def test_what_a_person_is_told() -> None:
     error = not_enough_memory("my own", 3_200_000_000, 900_000_000, "base", batch_size=4, replicas=2)
     assert error.code == "memory.not_enough"
-    assert error.message == "The runtime my own needs about 3.20 GB of memory, and 900.0 MB are free."
+    assert error.message == "The runtime my own needs about 3.20 GB of memory, and 900 MB are free."
     assert error.fix.startswith("Take base, the largest model that fits,")
     assert "`whisperctl runtimes edit 'my own' --model base`" in error.fix
     assert "--batch-size 1" in error.fix and "--workers 1" in error.fix and "unload" in error.fix

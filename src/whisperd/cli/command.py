@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from whisperd._version import __version__
@@ -220,7 +221,9 @@ def is_agreed(options: argparse.Namespace, question: str) -> bool:
     if options.quiet or options.json or not is_at_terminal:
         return True
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    with suppress(OSError):  # the terminal may be gone
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+    return False
 
 
 def is_refused(warnings: Sequence[Map]) -> bool:

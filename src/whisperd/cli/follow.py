@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
-from whisperd.cli.output import duration, print_error
+from whisperd.cli.output import duration, print_error, speed
 from whisperd.cli.preparation import PREPARATION_TOPICS, Preparation, runtime_of
 from whisperd.client import InOrder, Transcript
 from whisperd.rpc.errors import WhisperdError
@@ -113,10 +113,10 @@ class _JobProgress:
                 self._has_begun = True
                 if length is not None:  # a file's; how far it is, is known after its first window
                     self._progress.show("Transcribing", None)
-            case {"type": "transcription.progress", "done": done, "total": total, "speed": speed, "eta": eta}:
+            case {"type": "transcription.progress", "done": done, "total": total, "speed": times, "eta": eta}:
                 details = f"{duration(done)} of {duration(total)}" if total else duration(done)
-                if speed:
-                    details += f", {speed:.1f} x real time"
+                if times:
+                    details += f", {speed(times)} real time"
                 if eta is not None:
                     details += f", {duration(eta)} left"
                 self._progress.show("Transcribing", 100 * done / total if total else None, details)

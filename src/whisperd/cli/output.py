@@ -7,6 +7,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from whisperd import quantities
 from whisperd.rpc.errors import WhisperdError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ __all__ = [
     "say",
     "shortened",
     "size",
+    "speed",
     "table",
 ]
 
@@ -153,16 +155,13 @@ def _escaped(one: str) -> str:
 
 
 def size(size_bytes: float | None) -> str:
-    """Bytes as a person reads them: `145 MB`."""
-    if size_bytes is None:
-        return "-"
-    for unit in ("B", "kB", "MB"):
-        if size_bytes < 1000:
-            return (
-                f"{size_bytes:.0f} {unit}" if size_bytes >= 10 or unit == "B" else f"{size_bytes:.1f} {unit}"
-            )
-        size_bytes /= 1000
-    return f"{size_bytes:.1f} GB"
+    """Bytes, where they are known."""
+    return "-" if size_bytes is None else quantities.size(size_bytes)
+
+
+def speed(times: float | None) -> str:
+    """How fast speech is transcribed, where that is known."""
+    return "-" if times is None else quantities.speed(times)
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:

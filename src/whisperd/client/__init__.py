@@ -1,5 +1,6 @@
-"""Clients of the daemon: synchronous and asynchronous. Imports `rpc`, the small things beside the rooms, and
-as little as it can: the command line starts through here, and nobody should wait for it.
+"""Clients of the daemon: synchronous and asynchronous. Imports `rpc`, the small things beside the rooms, to
+start a daemon `service_manager`, and as little as it can: the command line starts through here, and nobody
+should wait for it.
 """
 
 from __future__ import annotations

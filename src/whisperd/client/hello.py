@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from whisperd._version import __version__
+from whisperd._version import PROTOCOL, __version__
 
-__all__ = ["PROTOCOL", "hello_params"]
-
-PROTOCOL = 1
+__all__ = ["hello_params"]
 
 
 def hello_params(profile: str | None) -> dict[str, Any]:

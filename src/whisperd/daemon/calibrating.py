@@ -11,11 +11,11 @@ import anyio.to_thread
 from whisperd._version import __version__
 from whisperd.calibration import Circumstances, Possible, Surroundings
 from whisperd.daemon.preparing import use_calibration
-from whisperd.disk import megabytes
 from whisperd.hardware import usable_cores
 from whisperd.natives import Bundle
 from whisperd.plugins import Backend, Variant, variants, versions
 from whisperd.progress import OnProgress
+from whisperd.quantities import size
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.file_models import variants_for
 from whisperd.runtimes.prepare import Prepared, prepare
@@ -124,7 +124,7 @@ def _too_dear(service: Service, variant: Variant) -> WhisperdError | None:
     elif is_offline():
         reason = "It is not installed, and WHISPERD_OFFLINE forbids to download it."
     elif bundle.select().download_bytes > CHEAP_BYTES:
-        reason = f"It is not installed, and downloads {megabytes(bundle.select().download_bytes)}."
+        reason = f"It is not installed, and downloads {size(bundle.select().download_bytes)}."
     else:
         return None
     return WhisperdError("native.not_installed", reason, fix)

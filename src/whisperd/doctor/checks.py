@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from shlex import quote
 from typing import Final
 
-from whisperd.disk import megabytes
 from whisperd.doctor.facts import (
     BundleFacts,
     Facts,
@@ -17,6 +16,7 @@ from whisperd.doctor.facts import (
     SocketFacts,
     Status,
 )
+from whisperd.quantities import size
 
 __all__ = ["check", "check_daemon", "check_socket", "worst"]
 
@@ -183,7 +183,7 @@ def _disk(facts: Facts) -> Iterator[Finding]:
         if folder.free_bytes is None or not folder.writable or (folder.device in told and folder.device):
             continue
         told.add(folder.device)
-        free, where = megabytes(folder.free_bytes), f"where {folder.path} is"
+        free, where = size(folder.free_bytes), f"where {folder.path} is"
         fix = f"Make room there, or set {_VARIABLES[folder.role]} to a folder on a larger disk."
         if folder.free_bytes < FULL_BYTES:
             yield _broken("disk", f"Only {free} are free on the disk {where}.", fix)

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import msgspec
 
-from whisperd.disk import megabytes
 from whisperd.doctor.checks import check
 from whisperd.doctor.facts import Facts, Finding
 from whisperd.models import Catalogue
+from whisperd.quantities import size
 
 __all__ = ["Private", "about", "page", "private_names", "report", "scrubbed"]
 
@@ -50,7 +50,7 @@ def about(facts: Facts, catalogue: Catalogue) -> dict[str, str]:
     """What is to be known of a computer to understand a bug."""
     hardware = facts.hardware
     system, processor, memory = hardware.system, hardware.processor, hardware.memory
-    gpus = ", ".join(f"{gpu.name} {megabytes(gpu.memory_total)}" for gpu in hardware.gpus.gpus) or "none"
+    gpus = ", ".join(f"{gpu.name} {size(gpu.memory_total)}" for gpu in hardware.gpus.gpus) or "none"
     installed = [f"{one.name} {one.version}" for one in facts.bundles if one.version]
     known = [model.name for model in facts.models if catalogue.find(model.name)]
     others = len(facts.models) - len(known)
@@ -66,7 +66,7 @@ def about(facts: Facts, catalogue: Catalogue) -> dict[str, str]:
         f"{' '.join(processor.features)}"
         if processor
         else "unknown",
-        "memory": f"{megabytes(memory.total)}, {megabytes(memory.available)} free" if memory else "unknown",
+        "memory": f"{size(memory.total)}, {size(memory.available)} free" if memory else "unknown",
         "GPUs": f"{gpus}, driver {hardware.gpus.driver or 'none'}",
         "bundles": ", ".join(installed) or "none",
         "variants": ", ".join(one.name for one in facts.variants if one.problem is None) or "none",

@@ -8,8 +8,8 @@ from typing import Final, Protocol
 
 import msgspec
 
-from whisperd.disk import megabytes
 from whisperd.models.catalogue import CatalogueModel
+from whisperd.quantities import size
 from whisperd.rpc.errors import WhisperdError
 
 __all__ = [
@@ -219,7 +219,7 @@ def too_large(
     whose = "of GPU memory, and the GPU has" if gpus else "of memory, and this computer has"
     return WhisperdError(
         "model.too_large",
-        f"The model {model.name} needs about {megabytes(need(model))} {whose} {megabytes(total)}.",
+        f"The model {model.name} needs about {size(need(model))} {whose} {size(total)}.",
         f"Take {largest.name}, the largest that fits; `whisperctl models recommend` shows what else does."
         if largest
         else "Use a computer with more memory.",
@@ -275,7 +275,7 @@ def _fits(model: CatalogueModel, memory_total: int, gpus: Sequence[GpuMemory]) -
 
 def _summary(name: str, memory: int, speed: float | None, reason: str) -> str:
     hour = f"an hour of speech in about {_time(3600 / speed)}, " if speed else ""
-    return f"{name}: {hour}{megabytes(memory)} of memory; {reason}"
+    return f"{name}: {hour}{size(memory)} of memory; {reason}"
 
 
 def _time(seconds: float) -> str:

@@ -6,6 +6,7 @@ from pathlib import PurePath
 
 from whisperd import disk
 from whisperd.pip import Cause, PipFailure
+from whisperd.quantities import size
 from whisperd.rpc.errors import WhisperdError
 
 __all__ = [
@@ -31,7 +32,7 @@ def offline(name: str, download_bytes: int) -> WhisperdError:
         "native.offline",
         f"The native bundle {name} has to be downloaded, and that is forbidden (WHISPERD_OFFLINE).",
         f"Unset WHISPERD_OFFLINE, run `whisperctl daemon restart` and `whisperctl natives install {name}`"
-        f" ({disk.megabytes(download_bytes)}), or point WHISPERD_NATIVE_DIR at a folder that has it.",
+        f" ({size(download_bytes)}), or point WHISPERD_NATIVE_DIR at a folder that has it.",
         {"name": name, "download_bytes": download_bytes},
     )
 
@@ -43,7 +44,7 @@ def damaged_offline(name: str, folder: PurePath, download_bytes: int) -> Whisper
         f"The native bundle {name} is damaged, and mending it is a download, which is forbidden"
         " (WHISPERD_OFFLINE).",
         f"Copy {folder} anew from where it is whole; or unset WHISPERD_OFFLINE, run `whisperctl daemon"
-        f" restart` and `whisperctl natives install {name}` ({disk.megabytes(download_bytes)}).",
+        f" restart` and `whisperctl natives install {name}` ({size(download_bytes)}).",
         {"name": name, "path": str(folder), "download_bytes": download_bytes},
     )
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from shlex import quote
 
-from whisperd.disk import megabytes
 from whisperd.models import CatalogueModel
+from whisperd.quantities import size
 from whisperd.rpc.errors import WhisperdError
 
 __all__ = [
@@ -114,8 +114,8 @@ def not_enough_memory(
     fix = f"{', '.join(ways[:-1])}, or {ways[-1]}."
     return WhisperdError(
         "memory.gpu_not_enough" if is_on_gpu else "memory.not_enough",
-        f"The runtime {name} needs about {megabytes(needed)} of {'GPU ' if is_on_gpu else ''}memory, and "
-        f"{megabytes(free)} are free.",
+        f"The runtime {name} needs about {size(needed)} of {'GPU ' if is_on_gpu else ''}memory, and "
+        f"{size(free)} are free.",
         fix[0].upper() + fix[1:],
         {"needed": needed, "free": free, "largest": largest},
     )

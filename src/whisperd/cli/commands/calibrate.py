@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from whisperd.cli.command import call_with_progress, confirm, connect_as, show_download
-from whisperd.cli.output import counted, local_time, print_json, print_table, printable
+from whisperd.cli.output import counted, local_time, print_json, print_table, printable, speed
 from whisperd.cli.parser import Parser
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def print_page(found: Map) -> None:
                 trial["cpu_threads"],
                 trial["batch_size"],
                 "full" if is_full(trial) else f"{trial['context_margin']:g} s",
-                f"{trial['speed']:.1f} x" if trial["speed"] else OUTCOMES[trial["outcome"]],
+                speed(trial["speed"]) if trial["speed"] else OUTCOMES[trial["outcome"]],
                 f"{trial['errors']} of {trial['words']}" if trial["words"] else None,
             )
             for trial in found["trials"]

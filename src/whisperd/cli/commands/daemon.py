@@ -6,16 +6,19 @@ import argparse
 import os
 import sys
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from whisperd.cli import service
 from whisperd.cli.command import confirm, connect_as, tell
 from whisperd.cli.exit_status import is_unreachable
-from whisperd.cli.output import counted, duration, print_json, print_table, printable, say, size
+from whisperd.cli.output import counted, duration, print_json, print_table, printable, say, size, speed
 from whisperd.cli.parser import Parser, usage_error, whole_number
 from whisperd.cli.service import add_install, add_uninstall
 from whisperd.paths import make_private_folder
 from whisperd.rpc.errors import WhisperdError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 STOP_POLL_S = 0.02
 LOG_EXAMPLES = """examples:
@@ -70,7 +73,7 @@ def status(options: argparse.Namespace) -> None:
     waits = f"; {counted(waiting, 'window waits', 'windows wait')}" if waiting else ""
     print(f"jobs     {', '.join(f'{count} {name}' for name, count in jobs.items())}{waits}")
     if answer["speed"]:
-        print(f"speed    {answer['speed']:.1f} x real time over {duration(answer['audio_seconds'])}")
+        print(f"speed    {speed(answer['speed'])} real time over {duration(answer['audio_seconds'])}")
     today = answer["today"]
     print(f"today    {duration(today['audio_seconds'])} of audio in {counted(today['jobs'], 'job')}")
     print(f"memory   {', '.join(f'{name} {size(used)}' for name, used in answer['memory'].items())}")
@@ -189,12 +192,11 @@ def reload(options: argparse.Namespace) -> None:
 
 
 def logs(options: argparse.Namespace) -> None:
-    from whisperd import paths
     from whisperd.cli.logs import follow, last_lines
 
     if options.json and options.follow:
         raise usage_error("invalid", "--json and --follow contradict each other", "Leave one of them out")
-    path = paths.log_file()
+    path = _log_file(options)
     if options.follow:
         follow(path, options.lines, sys.stdout)
     lines = last_lines(path, options.lines)
@@ -202,6 +204,19 @@ def logs(options: argparse.Namespace) -> None:
         print_json({"path": str(path), "lines": lines})
     else:
         sys.stdout.write("".join(f"{line}\n" for line in lines))
+
+
+def _log_file(options: argparse.Namespace) -> Path:
+    """That of the daemon on a socket that is named, whose state may lie elsewhere; else the usual one."""
+    from pathlib import Path
+
+    from whisperd import paths
+
+    is_named = options.socket or os.environ.get("WHISPERD_SOCKET")
+    if is_named and not service.is_stopped(options):  # who connects to its socket would start the daemon
+        with suppress(WhisperdError), connect_as(options, start=False) as client:
+            return Path(client.daemon.status()["log"])
+    return paths.log_file()
 
 
 def config(options: argparse.Namespace) -> None:

@@ -203,9 +203,12 @@ class _Audio:
             import subprocess
 
             # Ctrl-C is for us: the recorder is ended when what it has recorded was read.
-            self._recorder = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
-            )
+            try:
+                self._recorder = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
+                )
+            except OSError as error:
+                raise _not_readable(error.strerror or str(error)) from error
             assert self._recorder.stdout is not None
             threading.Thread(target=self._read, args=[self._recorder.stdout.fileno()], daemon=True).start()
         threading.Thread(target=self._push, daemon=True).start()

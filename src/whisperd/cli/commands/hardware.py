@@ -95,7 +95,8 @@ def _system(system: Map) -> Iterator[str]:
 
 def _processor(processor: Map) -> Iterator[str]:
     vendor, model = processor["vendor"], processor["model"]
-    yield model if model and (not vendor or vendor in model) else " ".join(filter(None, (vendor, model)))
+    is_enough = model and (not vendor or vendor in model)
+    yield model if is_enough else " ".join(filter(None, (vendor, model))) or "of an unknown make"
     yield _cores(processor["cores"])
     yield _features(processor["features"]) or "none of the extensions that matter here"
     yield _from(processor)

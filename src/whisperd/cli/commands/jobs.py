@@ -12,7 +12,7 @@ from whisperd.cli.ages import age_s, since
 from whisperd.cli.command import confirm, connect_as, for_each, is_agreed, progress_of, show_answers
 from whisperd.cli.files import EXTENSIONS, OF_JSON
 from whisperd.cli.follow import events_of, follow_job
-from whisperd.cli.output import ago, counted, duration, local_time, print_json, print_table, printable
+from whisperd.cli.output import ago, counted, duration, local_time, print_json, print_table, printable, speed
 from whisperd.cli.parser import Parser, usage_error
 from whisperd.rpc.errors import WhisperdError
 
@@ -117,18 +117,14 @@ def row(job: dict[str, Any], now: datetime) -> tuple[str | None, ...]:
         ago(job["created"], now),
         _percent(job["progress"]),
         _took(job),
-        _speed(job["speed"]),
+        speed(job["speed"]),
         job["runtime"],
         _input(job["input"]),
     )
 
 
-def _percent(progress: float | None) -> str | None:
-    return None if progress is None else f"{progress:.0f} %"
-
-
-def _speed(speed: float | None) -> str | None:
-    return None if speed is None else f"{speed:.1f}x"
+def _percent(progress: float | None) -> str:
+    return "-" if progress is None else f"{progress:.0f} %"
 
 
 def _took(job: dict[str, Any]) -> str | None:
@@ -231,7 +227,7 @@ def _lines(key: str, value: Any) -> list[str]:
     if key in ("created", "started", "ended") and value:
         return [local_time(value)]
     if key in ("progress", "speed"):
-        return [(_percent if key == "progress" else _speed)(value) or "-"]
+        return [(_percent if key == "progress" else speed)(value)]
     return [printable(_input(value) if key == "input" else _shown(value))]
 
 

@@ -18,7 +18,7 @@ from whisperd.cli.command import (
     tell,
     tell_damage,
 )
-from whisperd.cli.output import print_json, print_table, printable, size
+from whisperd.cli.output import print_json, print_table, printable, size, speed
 from whisperd.cli.parser import Parser
 from whisperd.client import Client, model_name
 
@@ -225,10 +225,8 @@ def _format(model: dict[str, Any]) -> str | None:
 
 def _speed(model: dict[str, Any]) -> str:
     """How fast it is here; behind a tilde what is only expected, from how fast others are."""
-    speed = model["speed"]
-    if speed is None:
-        return "-"
-    return f"{'' if model['measured'] else '~'}{speed:.{0 if speed >= 9.5 else 1}f} x"
+    is_expected = not (model["speed"] is None or model["measured"])
+    return f"{'~' if is_expected else ''}{speed(model['speed'])}"
 
 
 def _languages(model: dict[str, object]) -> str:

@@ -25,7 +25,17 @@ from whisperd.cli.files import (
 )
 from whisperd.cli.follow import TextWriter, events_of, tell_warnings
 from whisperd.cli.job_options import add_job_options, add_runtime_options, given_options
-from whisperd.cli.output import Progress, duration, print_error, print_json, print_line, printable, say, size
+from whisperd.cli.output import (
+    Progress,
+    duration,
+    print_error,
+    print_json,
+    print_line,
+    printable,
+    say,
+    size,
+    speed,
+)
 from whisperd.cli.parser import Parser, filled, several, usage_error
 from whisperd.client import Client, Transcript, end_of_job
 from whisperd.rpc.errors import WhisperdError
@@ -279,7 +289,7 @@ class _Session:
             total_s = event.get("total", event["duration"])
             say(
                 f"{printable(name)}: {duration(total_s)} in {event['elapsed']:.1f} s, "
-                f"{event['speed']:.1f} x real time, {event['runtime']}, {event['language'] or 'no language'}"
+                f"{speed(event['speed'])} real time, {event['runtime']}, {event['language'] or 'no language'}"
             )
 
     def _tell_if_cached(self, name: str, event: dict[str, Any]) -> None:

@@ -11,10 +11,9 @@ import psutil
 from anyio import to_thread
 
 from whisperd import paths, plugins
-from whisperd._version import __version__
+from whisperd._version import PROTOCOL, __version__
 from whisperd.daemon.call import Call
 from whisperd.daemon.exposition import CONTENT_TYPE, render
-from whisperd.daemon.methods.session import PROTOCOL
 from whisperd.daemon.metrics import Standing
 from whisperd.daemon.service import Service
 from whisperd.rpc.messages import NoParams

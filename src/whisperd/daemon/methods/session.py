@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from whisperd._version import __version__
+from whisperd._version import PROTOCOL, __version__
 from whisperd.daemon.call import Call
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import NoParams, Params
 
 __all__ = ["METHODS"]
-
-PROTOCOL = 1
 
 
 class HelloParams(Params, frozen=True):
