@@ -401,6 +401,15 @@ def test_a_profile_is_created_with_what_was_given(daemon: ScriptedDaemon, ctl: C
     ]
 
 
+@pytest.mark.parametrize("noun", ["profiles", "watch"])
+def test_what_is_given_goes_before_what_is_unset(daemon: ScriptedDaemon, ctl: Ctl, noun: str) -> None:
+    before = {"id": "0", "name": "n", "path": "/n", "version": 1, "done": 0, "options": {"language": "de"}}
+    daemon.set(**{f"{noun}_show": before, f"{noun}_edit": before})
+    unset = ("--unset", "runtime", "--unset", "language")
+    assert ctl(noun, "edit", "n", *unset, "--runtime", "fast", "--language", "fr")[0] == 0
+    assert daemon.requests[-1][1]["changes"] == {"runtime": "fast", "options": {"language": "fr"}}
+
+
 def test_editing_a_profile_leaves_its_other_options(daemon: ScriptedDaemon, ctl: Ctl) -> None:
     daemon.set(profiles_show=PROFILE, profiles_edit=PROFILE)
     assert ctl("profiles", "edit", "talks", "--task", "translate")[1] == "talks is changed\n"

@@ -6,12 +6,20 @@ import argparse
 import math
 from typing import TYPE_CHECKING
 
-from whisperd.cli.parser import Parser, filled, whole_number
+from whisperd.cli.parser import Parser, filled, usage_error, whole_number
+from whisperd.client import model_name
 
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["JOB_OPTIONS", "add_job_options", "add_runtime_options", "given_options", "options_in_words"]
+__all__ = [
+    "add_job_options",
+    "add_unset",
+    "given_options",
+    "kept_options",
+    "merge_options",
+    "options_in_words",
+]
 
 MAX_BEAMS = 16
 MAX_TRACK = 1000
@@ -32,21 +40,14 @@ JOB_OPTIONS = (
 """Their names on the wire."""
 
 
-def add_runtime_options(parser: Parser) -> None:
-    """Add what names the runtime or the model of a job."""
+def add_job_options(parser: Parser, *, live: bool = False, is_kept: bool = False) -> None:
+    """Add them; to what is spoken `live`, those of recordings do not apply. Some are for all jobs to come."""
+    once = "a model, folder or file: for this once, if no runtime has it"
+    kept = "any runtime with this model, in place of --runtime"
     parser.add_argument(
         "--runtime", type=filled, metavar="NAME", help="the runtime, by name or id (the default)"
     )
-    parser.add_argument(
-        "--model",
-        type=filled,
-        metavar="NAME",
-        help="a model, folder or file: for this once, if no runtime has it",
-    )
-
-
-def add_job_options(parser: Parser, *, live: bool = False) -> None:
-    """Add them; to what is spoken `live`, those of recordings do not apply."""
+    parser.add_argument("--model", type=filled, metavar="NAME", help=kept if is_kept else once)
     parser.add_argument(
         "--language",
         metavar="CODE[,CODE...]",
@@ -92,10 +93,37 @@ def add_job_options(parser: Parser, *, live: bool = False) -> None:
     )
 
 
+def add_unset(parser: Parser, *names: str, examples: str) -> None:
+    """Add what leaves kept options, and other things with a name, to their defaults again."""
+    parser.add_argument(
+        "--unset",
+        action="append",
+        default=[],
+        choices=(*names, "model", *JOB_OPTIONS),
+        metavar="OPTION",
+        help=f"leave this to the default again, such as {examples}",
+    )
+
+
 def given_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Those that were given."""
+    """Those that were given, but for the runtime and the model. Raises `usage.invalid` of both together."""
+    if options.runtime and options.model:
+        raise usage_error("invalid", "--runtime and --model contradict each other", "Leave one of them out")
     values = {name: getattr(options, name, None) for name in JOB_OPTIONS}
     return {name: value for name, value in values.items() if value is not None}
+
+
+def kept_options(options: argparse.Namespace) -> Any:
+    """Those that were given for jobs to come, the model among them. Raises `usage.invalid`."""
+    model = {"model": model_name(options.model)} if options.model else {}
+    return {**model, **given_options(options)}
+
+
+def merge_options(before: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """What there was before, less what is unset, and what was given; a runtime takes the place of a model."""
+    dropped = {*options.unset, *(["model"] if options.runtime else [])}
+    kept = {name: value for name, value in before.items() if name not in dropped}
+    return {**kept, **kept_options(options)}
 
 
 def options_in_words(job_options: dict[str, Any]) -> str:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from typing import IO, Any, Literal
 
+    Map = dict[str, Any]
+
 __all__ = [
     "Draft",
     "Progress",
@@ -29,6 +31,7 @@ __all__ = [
     "print_error",
     "print_json",
     "print_line",
+    "print_problem",
     "print_table",
     "printable",
     "say",
@@ -85,6 +88,12 @@ def print_error(error: WhisperdError, *, as_json: bool, subject: str | None = No
     say(f"whisperctl: {printable(prefix + error.message)}")
     if error.fix:
         say(f"  {printable(error.fix)}")
+
+
+def print_problem(problem: Map, prefix: str = "") -> None:
+    """An error that is part of an answer, and below it what to do next."""
+    print(printable(f"{prefix}{problem['message']}"))
+    print(f"  {printable(problem['fix'])}")
 
 
 def say(line: str) -> None:

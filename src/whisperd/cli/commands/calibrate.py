@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from whisperd.cli.command import call_with_progress, confirm, connect_as, show_download
-from whisperd.cli.output import counted, local_time, print_json, print_table, printable, speed
+from whisperd.cli.output import counted, local_time, print_json, print_problem, print_table, printable, speed
 from whisperd.cli.parser import Parser
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def print_page(found: Map) -> None:
     print(f"\nNo more than {allowed} wrong words are allowed: so many has the text with the full context.")
     for one in found["struck_out"]:
         print(f"\n{one['variant']} is {'struck out' if one['tried'] else 'not tried'}:")
-        print(f"  {printable(one['error']['message'])}\n  {printable(one['error']['fix'])}")
+        print_problem(one["error"], "  ")
 
 
 def shape(setting: Map) -> str:

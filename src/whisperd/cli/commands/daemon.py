@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 from whisperd.cli import service
 from whisperd.cli.command import confirm, connect_as, tell
 from whisperd.cli.exit_status import is_unreachable
-from whisperd.cli.output import counted, duration, print_json, print_table, printable, say, size, speed
+from whisperd.cli.output import (
+    counted,
+    duration,
+    print_json,
+    print_problem,
+    print_table,
+    printable,
+    say,
+    size,
+    speed,
+)
 from whisperd.cli.parser import Parser, usage_error, whole_number
 from whisperd.cli.service import add_install, add_uninstall
 from whisperd.paths import make_private_folder
@@ -107,8 +117,7 @@ def status(options: argparse.Namespace) -> None:
         )
     for one in answer["runtimes"]:
         if one["error"]:
-            print(f"{printable(one['name'])}: {printable(one['error']['message'])}")
-            print(f"  {printable(one['error']['fix'])}")
+            print_problem(one["error"], f"{one['name']}: ")
 
 
 def metrics(options: argparse.Namespace) -> None:

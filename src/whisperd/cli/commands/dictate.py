@@ -15,7 +15,7 @@ from whisperd.cli import exit_status
 from whisperd.cli.command import agree_to_download, connect_as, model_warnings, progress_of
 from whisperd.cli.files import LineFile, check_target, format_of, write_file
 from whisperd.cli.follow import TextWriter, events_of
-from whisperd.cli.job_options import add_job_options, add_runtime_options, given_options
+from whisperd.cli.job_options import add_job_options, given_options
 from whisperd.cli.output import Draft, print_json, print_line, say
 from whisperd.cli.parser import Parser, filled, usage_error
 from whisperd.cli.raw_audio import not_raw
@@ -46,7 +46,6 @@ def add(parser: Parser) -> None:
     parser.add_argument(
         "--stdin", action="store_true", help="read raw audio there (16 kHz, mono, s16le), no microphone"
     )
-    add_runtime_options(parser)
     add_job_options(parser, live=True)
     parser.add_argument(
         "-o",
@@ -67,12 +66,12 @@ def run(options: argparse.Namespace) -> int:
     command = None if options.stdin else _recorder()
     if options.output == STANDARD_OUTPUT:
         options.output = None
+    job_options = {"runtime": options.runtime, "model": options.model, **given_options(options)}
     if options.output:
         _check_target(options)
     with connect_as(options, has_profile=True) as client:
         if options.model:
             agree_to_download(options, model_warnings(client, options.model), is_to_be_loaded=True)
-        job_options = {"runtime": options.runtime, "model": options.model, **given_options(options)}
         with ExitStack() as stack:
             # First of all: one that is refused leaves a file alone that is there.
             dictation = stack.enter_context(client.dictate(**job_options))

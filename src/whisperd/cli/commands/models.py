@@ -18,7 +18,7 @@ from whisperd.cli.command import (
     tell,
     tell_damage,
 )
-from whisperd.cli.output import print_json, print_table, printable, size, speed
+from whisperd.cli.output import print_json, print_problem, print_table, printable, size, speed
 from whisperd.cli.parser import Parser
 from whisperd.client import Client, model_name
 
@@ -152,7 +152,7 @@ def _show(model: dict[str, Any]) -> None:
             )
             print(f"{label:<11} " + "\n".join(lines))
     for warning in model["warnings"]:
-        print(f"{printable(warning['message'])}\n  {printable(warning['fix'])}")
+        print_problem(warning)
 
 
 def pull(options: argparse.Namespace) -> int:

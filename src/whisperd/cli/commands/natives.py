@@ -15,7 +15,7 @@ from whisperd.cli.command import (
     tell,
     tell_damage,
 )
-from whisperd.cli.output import print_json, print_table, printable, size
+from whisperd.cli.output import print_json, print_problem, print_table, size
 from whisperd.cli.parser import Parser
 
 UPGRADE_EXAMPLES = """examples:
@@ -78,9 +78,9 @@ def list_(options: argparse.Namespace) -> None:
     )
     for one in bundles:
         if not one["usable"]:
-            print(f"{one['name']}: {one['reason']}\n  {one['fix']}")
+            print_problem({"message": one["reason"], "fix": one["fix"]}, f"{one['name']}: ")
     for problem in problems:
-        print(f"{printable(problem['message'])}\n  {printable(problem['fix'])}")
+        print_problem(problem)
 
 
 def _beside(bundle: dict[str, Any]) -> str | None:

@@ -6,12 +6,10 @@ import argparse
 from typing import Any
 
 from whisperd.cli.command import add_names, confirm, connect_as, for_each
-from whisperd.cli.job_options import JOB_OPTIONS, add_job_options, given_options, options_in_words
+from whisperd.cli.job_options import add_job_options, add_unset, kept_options, merge_options, options_in_words
 from whisperd.cli.output import local_time, print_json, print_table, printable
-from whisperd.cli.parser import Parser, filled, usage_error
-from whisperd.client import model_name
+from whisperd.cli.parser import Parser, usage_error
 
-OPTIONS = ("model", *JOB_OPTIONS)
 EXAMPLES = """examples:
   whisperctl profiles create interviews --runtime best --language de --hotwords "Ruhrgebiet, Zeche"
   whisperctl transcribe talk.mp3 --profile interviews
@@ -35,34 +33,17 @@ def _add_names(parser: Parser) -> None:
     add_names(parser, "profiles by their names")
 
 
-def _add_options(parser: Parser) -> None:
-    parser.add_argument(
-        "--runtime", type=filled, metavar="NAME", help="its runtime, by name or id (the default)"
-    )
-    parser.add_argument(
-        "--model", type=filled, metavar="NAME", help="any runtime with this model, in place of --runtime"
-    )
-    add_job_options(parser)
-
-
 def _add_creation(parser: Parser) -> None:
     parser.add_argument("name", metavar="NAME", help="the name that it gets")
-    _add_options(parser)
+    add_job_options(parser, is_kept=True)
     parser.epilog = EXAMPLES
 
 
 def _add_edition(parser: Parser) -> None:
     _add_name(parser)
     parser.add_argument("--rename", "--name", dest="new_name", metavar="NEW", help="another name for it")
-    _add_options(parser)
-    parser.add_argument(
-        "--unset",
-        action="append",
-        default=[],
-        choices=("runtime", *OPTIONS),
-        metavar="OPTION",
-        help="leave this to the default again, such as runtime or beam_size",
-    )
+    add_job_options(parser, is_kept=True)
+    add_unset(parser, "runtime", examples="runtime or beam_size")
 
 
 def list_(options: argparse.Namespace) -> None:
@@ -95,26 +76,22 @@ def show(options: argparse.Namespace) -> None:
 
 
 def create(options: argparse.Namespace) -> None:
-    given = _given(options)
+    given = kept_options(options)
     with connect_as(options) as client:
         profile = client.profiles.create(options.name, runtime=options.runtime, options=given)
     confirm(options, profile, f"{profile['name']} is created")
 
 
 def edit(options: argparse.Namespace) -> None:
-    given = _given(options)
-    if not (given or options.unset or options.runtime or options.new_name):
+    if not (kept_options(options) or options.unset or options.runtime or options.new_name):
         raise usage_error(
             "invalid", "Nothing is to be changed", "`whisperctl profiles edit --help` says what can be"
         )
     with connect_as(options) as client:
         profile = client.profiles.show(options.name)
-        # A runtime takes the place of a model, and a model that of a runtime.
-        dropped = {*options.unset, *(["model"] if options.runtime else [])}
-        kept = {name: value for name, value in profile["options"].items() if name not in dropped}
-        changes: dict[str, Any] = {"options": {**kept, **given}}
+        changes: dict[str, Any] = {"options": merge_options(profile["options"], options)}
         if options.runtime or options.model or "runtime" in options.unset:
-            changes["runtime"] = options.runtime
+            changes["runtime"] = options.runtime  # or none, of which a model takes the place
         if options.new_name:
             changes["name"] = options.new_name
         # With the version that was read: the options that somebody else has set meanwhile are not undone.
@@ -130,10 +107,3 @@ def delete(options: argparse.Namespace) -> int:
         lambda client, name: client.profiles.delete(name),
         lambda profile: f"{profile['name']} is deleted",
     )
-
-
-def _given(options: argparse.Namespace) -> Any:
-    if options.runtime and options.model:
-        raise usage_error("invalid", "--runtime and --model contradict each other", "Leave one of them out")
-    model = {"model": model_name(options.model)} if options.model else {}
-    return {**model, **given_options(options)}

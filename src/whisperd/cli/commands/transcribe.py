@@ -24,7 +24,7 @@ from whisperd.cli.files import (
     write_file,
 )
 from whisperd.cli.follow import TextWriter, events_of, tell_warnings
-from whisperd.cli.job_options import add_job_options, add_runtime_options, given_options
+from whisperd.cli.job_options import add_job_options, given_options
 from whisperd.cli.output import (
     Progress,
     duration,
@@ -60,7 +60,6 @@ EXAMPLES = """examples:
 def add(parser: Parser) -> None:
     """Add the arguments."""
     parser.add_argument("files", nargs="+", metavar="FILE", help="recordings or videos; - is standard input")
-    add_runtime_options(parser)
     add_job_options(parser)
     parser.add_argument("--clip", metavar="PARTS", help="only these, such as 0:30-1:45; 2:00-2:15; 5:00-")
     parser.add_argument(

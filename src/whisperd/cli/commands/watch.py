@@ -9,12 +9,10 @@ from typing import Any
 
 from whisperd.cli.command import confirm, connect_as, for_each
 from whisperd.cli.files import EXTENSIONS
-from whisperd.cli.job_options import JOB_OPTIONS, add_job_options, given_options, options_in_words
+from whisperd.cli.job_options import add_job_options, add_unset, kept_options, merge_options, options_in_words
 from whisperd.cli.output import counted, local_time, print_json, print_table, printable, say
 from whisperd.cli.parser import Parser, filled, several, usage_error, whole_number
-from whisperd.client import model_name
 
-OPTIONS = ("model", *JOB_OPTIONS)
 UNSET: dict[str, list[str] | None] = {
     "runtime": None,
     "profile": None,
@@ -83,14 +81,7 @@ def _add_creation(parser: Parser) -> None:
 def _add_edition(parser: Parser) -> None:
     _add_name(parser)
     _add_fields(parser)
-    parser.add_argument(
-        "--unset",
-        action="append",
-        default=[],
-        choices=(*UNSET, *OPTIONS),
-        metavar="OPTION",
-        help="leave this to the default again, such as quiet_hours or language",
-    )
+    add_unset(parser, *UNSET, examples="quiet_hours or language")
     parser.epilog = EDIT_EXAMPLES
 
 
@@ -106,12 +97,6 @@ def _add_fields(parser: Parser) -> None:
     )
     parser.add_argument(
         "--exclude", action="append", type=filled, metavar="GLOB", help="no such files or folders"
-    )
-    parser.add_argument(
-        "--runtime", type=filled, metavar="NAME", help="the runtime, by name or id (the default)"
-    )
-    parser.add_argument(
-        "--model", type=filled, metavar="NAME", help="any runtime with this model, in place of --runtime"
     )
     parser.add_argument(
         "--output",
@@ -143,12 +128,12 @@ def _add_fields(parser: Parser) -> None:
     )
     parser.add_argument("--notify", action=yes_or_no, help="tell the desktop (no)")
     parser.add_argument("--quiet-hours", metavar="SPAN", help="when nothing is begun, such as 22:00-07:00")
-    add_job_options(parser)
+    add_job_options(parser, is_kept=True)
 
 
 def add_(options: argparse.Namespace) -> None:
     fields = _given(options)
-    if job_options := _job_options(options):
+    if job_options := kept_options(options):
         fields["options"] = job_options
     if options.profile:
         fields["profile"] = options.profile
@@ -183,23 +168,20 @@ def show(options: argparse.Namespace) -> None:
 
 
 def edit(options: argparse.Namespace) -> None:
-    changes, job_options = _given(options), _job_options(options)
-    if not (changes or job_options or options.unset or options.profile):
+    changes = _given(options)
+    if not (changes or kept_options(options) or options.unset or options.profile):
         raise usage_error(
             "invalid", "Nothing is to be changed", "`whisperctl watch edit --help` says what can be"
         )
     with connect_as(options) as client:
         watch = client.watch.show(_name(options.name))
-        # A runtime takes the place of a model, and a model that of a runtime.
-        dropped = {*options.unset, *(["model"] if options.runtime else [])}
-        kept = {name: value for name, value in watch["options"].items() if name not in dropped}
-        if options.model:
+        if options.model:  # which takes the place of a runtime
             changes["runtime"] = None
         if options.profile:
             changes["profile"] = options.profile
-        changes |= {name: UNSET[name] for name in options.unset if name in UNSET}
-        if {**kept, **job_options} != watch["options"]:
-            changes["options"] = {**kept, **job_options}
+        changes = {name: UNSET[name] for name in options.unset if name in UNSET} | changes
+        if (merged := merge_options(watch["options"], options)) != watch["options"]:
+            changes["options"] = merged
         # With the version that was read: the options that somebody else has set meanwhile are not undone.
         version = watch["version"] if "options" in changes else None
         watch = client.watch.edit(watch["id"], version=version, **changes)
@@ -266,8 +248,6 @@ def _name(name: str) -> str:
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
     """The fields that were given, but for job options."""
-    if options.runtime and options.model:
-        raise usage_error("invalid", "--runtime and --model contradict each other", "Leave one of them out")
     fields = {
         "recursive": options.recursive,
         "include": options.include,
@@ -284,11 +264,6 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
         "quiet_hours": options.quiet_hours,
     }
     return {name: value for name, value in fields.items() if value is not None}
-
-
-def _job_options(options: argparse.Namespace) -> dict[str, Any]:
-    model = {"model": model_name(options.model)} if options.model else {}
-    return {**model, **given_options(options)}
 
 
 def _words(command: str) -> list[str]:
