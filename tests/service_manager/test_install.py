@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 from service_user import User
+
+from whisperd_testing import until
 
 pytestmark = [
     pytest.mark.slow,
@@ -132,6 +136,15 @@ def test_who_connects_after_its_end_has_it_started(user: User) -> None:
     user.run(sys.executable, "-c", f"import os, signal; os.kill({pid}, signal.SIGKILL)")
     status = user.ctl("daemon", "status", "--json").json
     assert (status["service"], status["pid"] != pid) == ("systemd", True)
+
+
+def test_tab_has_nothing_started(user: User) -> None:
+    assert user.ctl("daemon", "install").status == 0
+    pid = int((user.stand_in / "main_pid").read_text())
+    os.kill(pid, signal.SIGTERM)
+    until(lambda: not (user.stand_in / "main_pid").exists())
+    assert user.ctl("__complete", "jobs", "show", "").out == "words\n"
+    assert not (user.stand_in / "main_pid").exists()
 
 
 def test_another_socket_is_another_daemon(user: User) -> None:

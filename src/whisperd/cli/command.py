@@ -227,8 +227,8 @@ def is_agreed(options: argparse.Namespace, question: str) -> bool:
 
 
 def is_refused(warnings: Sequence[Map]) -> bool:
-    """Whether what they speak of cannot be loaded on this computer; an older daemon does not say so."""
-    return not all(warning["data"].get("loadable", True) for warning in warnings)
+    """Whether what they speak of cannot be loaded on this computer."""
+    return not all(warning["data"]["loadable"] for warning in warnings)
 
 
 def say_warnings(options: argparse.Namespace, warnings: Sequence[Map]) -> None:
@@ -240,7 +240,7 @@ def say_warnings(options: argparse.Namespace, warnings: Sequence[Map]) -> None:
 
 
 def model_warnings(client: Client, name: str | os.PathLike[str]) -> list[Map]:
-    """What speaks against downloading a model. A daemon that is older, or does not know it, says nothing."""
+    """What speaks against downloading a model. One that is not known has no warnings."""
     try:
         return list(client.models.show(name)["warnings"])
     except WhisperdError as error:

@@ -191,10 +191,13 @@ def _known_names(socket: str | None, noun: str) -> Iterable[Word]:
 
 
 def _asked(socket: str | None, noun: str) -> list[Word]:
+    from argparse import Namespace
+
+    from whisperd.cli import service
     from whisperd.client import connect
 
     ask, key, summary = _ASK.get(noun, (None, "", ""))
-    if ask is None:
+    if ask is None or service.is_stopped(Namespace(socket=socket)):  # who connects would start it
         return []
     try:
         with connect(socket, start=False, profile="") as client:

@@ -48,7 +48,7 @@ class TextWriter:
 
 def tell_warnings(event: Map, progress: Progress) -> None:
     """Say what may be wrong with the text of a job that is completed."""
-    for warning in event.get("warnings", ()):  # an older daemon has none
+    for warning in event["warnings"]:
         progress.clear()
         print_error(WhisperdError.from_wire(warning), as_json=False)
 

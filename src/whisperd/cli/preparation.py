@@ -64,6 +64,6 @@ def runtime_of(client: Client, job: str) -> Map:
     try:
         return client.runtimes.show(name)
     except WhisperdError as error:
-        if error.code not in ("runtime.unknown", "rpc.unknown_method"):
+        if error.code != "runtime.unknown":
             raise
         return {"id": name, "model": name}

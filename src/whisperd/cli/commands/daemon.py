@@ -88,7 +88,7 @@ def status(options: argparse.Namespace) -> None:
     print(f"today    {duration(today['audio_seconds'])} of audio in {counted(today['jobs'], 'job')}")
     print(f"memory   {', '.join(f'{name} {size(used)}' for name, used in answer['memory'].items())}")
     print(f"default  {answer['default_runtime']}")
-    if answer.get("calibrating"):
+    if answer["calibrating"]:
         print(
             f"busy     calibrating {printable(answer['calibrating'])}: what is fastest here is measured, in"
         )
@@ -327,7 +327,7 @@ def _warn_of_jobs(options: argparse.Namespace, answer: dict[str, Any]) -> None:
     """Nobody should learn afterwards that work was lost, nor fear for what is not."""
     if options.quiet or options.json:
         return
-    detached = answer.get("detached_jobs", 0)  # an older daemon does not say so
+    detached = answer["detached_jobs"]
     if attached := answer["active_jobs"] - detached:
         jobs = counted(attached, "job is", "jobs are")
         say(f"{jobs} running; what is not done in {answer['grace_period']:.0f} s is cancelled")

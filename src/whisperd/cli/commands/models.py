@@ -209,7 +209,7 @@ def import_(options: argparse.Namespace) -> None:
         answer = _with_progress(
             options, client, "models.import", path=os.path.abspath(options.path), name=options.name
         )
-    say_warnings(options, answer.get("warnings", ()))  # an older daemon has none
+    say_warnings(options, answer["warnings"])
     confirm(options, answer, f"{answer['name']} is installed ({size(answer['size'])})")
 
 

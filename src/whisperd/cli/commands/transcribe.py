@@ -285,14 +285,13 @@ class _Session:
     def _sum_up(self, name: str, event: dict[str, Any]) -> None:
         if self._options.verbose and not self._options.quiet:
             self._progress.clear()
-            total_s = event.get("total", event["duration"])
             say(
-                f"{printable(name)}: {duration(total_s)} in {event['elapsed']:.1f} s, "
+                f"{printable(name)}: {duration(event['total'])} in {event['elapsed']:.1f} s, "
                 f"{speed(event['speed'])} real time, {event['runtime']}, {event['language'] or 'no language'}"
             )
 
     def _tell_if_cached(self, name: str, event: dict[str, Any]) -> None:
-        if event.get("cached") and not self._options.quiet:
+        if event["cached"] and not self._options.quiet:
             self._progress.clear()
             say(f"{printable(name)}: the text was kept of an earlier job; --no-cache transcribes it anew")
 
