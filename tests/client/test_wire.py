@@ -193,6 +193,39 @@ def test_who_follows_a_job_has_all_of_its_events_whoever_else_listens(
     assert [one["name"] for one in seen if one] == ["a1", "b1", "a3", "b2", "b4", "a2", "a3", "a4"]
 
 
+@pytest.mark.parametrize(
+    ("source", "methods"),
+    [("a.mp3", ["jobs.submit", "jobs.cancel"]), (b"RIFF", ["uploads.create", "uploads.delete"])],
+)
+def test_what_an_interruption_leaves_without_an_id_is_undone(
+    ends: tuple[Wire, socket.socket], monkeypatch: pytest.MonkeyPatch, source: Any, methods: list[str]
+) -> None:
+    wire, far = ends
+    asked: list[str] = []
+
+    def serve() -> None:
+        unpacker = msgpack.Unpacker()
+        while data := far.recv(4096):
+            unpacker.feed(data)
+            for _, number, method, params in unpacker:
+                asked.append(method)
+                assert len(asked) == 1 or params == [{"id": "five"}]
+                answer(far, [1, number, None, {"id": "five"}])
+
+    def interrupt(_: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    serving = threading.Thread(target=serve)
+    serving.start()
+    monkeypatch.setattr(wire, "_receive", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Client(wire).submit(source)
+    wire.close()
+    serving.join()
+    assert asked == methods
+
+
 class TestSilence:
     """A daemon that says nothing is asked whether it is there."""
 

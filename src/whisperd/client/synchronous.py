@@ -137,7 +137,8 @@ class Client:
         """Begin a job and return its id. It is cancelled when this connection ends, unless detached."""
         source = self._input(input)
         try:
-            return str(self.jobs.submit(source, option_params(options), detach=detach)["id"])
+            params = {"input": source, "options": option_params(options), "detach": detach}
+            return self._begin("jobs.submit", "jobs.cancel", **params)
         except BaseException:
             if "upload" in source:
                 self._quietly("uploads.delete", id=source["upload"])
@@ -242,6 +243,18 @@ class Client:
             return is_over(self.jobs.show(job))
         return event.get("id") == job and end_of_job(event)
 
+    def _begin(self, method: str, undo: str, **params: Any) -> str:
+        """The id of a job or an upload. Who is interrupted before it is told has it undone all the same."""
+        number = self._wire.send(method, params)
+        try:
+            return str(self._wire.answer(number)["id"])
+        except WhisperdError:
+            raise
+        except BaseException:
+            with suppress(WhisperdError):
+                self._quietly(undo, id=self._wire.answer(number)["id"])
+            raise
+
     def _quietly(self, method: str, **params: Any) -> None:
         """Ask for something on the way out: if there is nobody to ask any more, it is done already."""
         with suppress(WhisperdError):
@@ -250,7 +263,7 @@ class Client:
     def _input(self, input: Input) -> Map:
         if is_path(input):
             return input_params(input)
-        upload = self.request("uploads.create")["id"]
+        upload = self._begin("uploads.create", "uploads.delete")
         try:
             for piece in pieces(input):
                 self.request("uploads.append", id=upload, data=piece)

@@ -88,7 +88,11 @@ class Wire:
             raise
 
     def answer(self, message_id: int, on_event: Callable[[dict[str, Any]], None] | None = None) -> Any:
-        """Wait for the answer to a request; events that come before it are passed on, or kept."""
+        """Wait for the answer to a request; events that come before it are passed on, or kept.
+
+        Who was interrupted here may wait for it again.
+        """
+        self._awaited.add(message_id)
         try:
             while message_id not in self._answers:
                 self._receive(None)
