@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -13,9 +14,11 @@ from pathlib import Path
 
 import anyio
 import pytest
+from filelock import FileLock
 
 from whisperd.client import aconnect
 from whisperd.client import asynchronous as asynchronous_client
+from whisperd.daemon.state import claim_state
 from whisperd.rpc.errors import WhisperdError
 from whisperd.running import Running, find_running, read_running, write_running
 from whisperd_testing import LIMIT_S, RunningDaemon
@@ -52,6 +55,21 @@ def test_a_file_that_says_nothing(tmp_path: Path, said: str) -> None:
     write_running(tmp_path, Running(pid=1, socket="/s"))
     (tmp_path / "daemon.json").write_text(said)
     assert read_running(tmp_path) is None
+
+
+@pytest.mark.anyio
+async def test_where_nothing_can_be_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    caplog.set_level("INFO", "whisperd")
+    async with claim_state(tmp_path, "/s"):
+        assert os.strerror(errno.ENOLCK) in caplog.text and sys.exception() is None
+        assert read_running(tmp_path) is None
+    assert "has ended" in caplog.text
 
 
 def test_a_second_one_on_another_socket_is_refused(daemon: RunningDaemon) -> None:

@@ -32,7 +32,7 @@ from whisperd.rpc.messages import (
 from whisperd.settings import LimitSettings
 from whisperd.tasks import RepeatedEvent
 
-__all__ = ["Connection", "Dispatch"]
+__all__ = ["Connection"]
 
 log = logging.getLogger(__name__)
 

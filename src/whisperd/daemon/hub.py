@@ -25,7 +25,7 @@ from whisperd.rpc.events import (
 )
 from whisperd.rpc.messages import encode_notification, encode_value
 
-__all__ = ["TOPICS", "EventHub", "EventSink", "Subscription", "job_topic"]
+__all__ = ["TOPICS", "EventHub", "Subscription", "job_topic"]
 
 _NIL = encode_value(None)
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from whisperd.daemon.exposition import Family, Histogram, Sample
+from whisperd.daemon.exposition import Family, Histogram, Kind, Sample
 from whisperd.rpc.events import (
     Event,
     JobQueued,
@@ -261,6 +261,6 @@ def _gauge(name: str, help: str, value: float) -> Family:
     return Family(name, "gauge", help, [Sample(value)])
 
 
-def _by_label(name: str, kind: str, help: str, label: str, values: Mapping[str, float]) -> Family:
+def _by_label(name: str, kind: Kind, help: str, label: str, values: Mapping[str, float]) -> Family:
     samples = [Sample(value, {label: key}) for key, value in values.items()]
-    return Family(name, "counter" if kind == "counter" else "gauge", help, samples)
+    return Family(name, kind, help, samples)

@@ -26,7 +26,7 @@ from whisperd.rpc.pipe import is_listened_on
 from whisperd.rpc.pipe_stream import PipeStream
 from whisperd.win32 import create_pipe
 
-__all__ = ["PipeListener", "claim_pipe"]
+__all__ = ["claim_pipe"]
 
 log = logging.getLogger(__name__)
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "install_media_bundle",
+    "media_bundle",
     "native_bundles",
     "preload",
     "prepare_runtime",

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import anyio.to_thread
 import msgspec
 
-from whisperd.audio import media_lock
-from whisperd.daemon.preparing import ranked_variants
+from whisperd.daemon.preparing import media_bundle, ranked_variants
 from whisperd.jobs.recipe import Recipe, options_that_matter, rules_digest
 from whisperd.natives import Bundle
 from whisperd.runtimes.prepare import choose_variant, compute_type
@@ -51,7 +50,7 @@ async def recipe_of(service: Service, job: Job, lease: Lease) -> Recipe:
     return Recipe(
         rules=_rules[backend.engine],
         engine=msgspec.json.encode(engine, order="deterministic").decode(),
-        decoder=service.natives.current(Bundle("media", media_lock())).select().digest,
+        decoder=service.natives.current(media_bundle()).select().digest,
         max_window_s=settings.decoder.max_window_s,
         options=options_that_matter(job.options, job.options.decode_options(settings.runtime.beam_size)),
     )

@@ -34,22 +34,22 @@ async def claim_state(folder: Path, socket: str) -> AsyncIterator[None]:
     """Be the only daemon that has its state in a folder, until the block ends.
 
     The lock is let go of when this process ends, however it does. Where the file system knows no locks, there
-    is none. Raises `state.in_use`.
+    is none, and nothing says which daemon it is. Raises `state.in_use`.
     """
     lock = FileLock(folder / LOCK, mode=0o600)
     try:
         await _acquire(lock, folder, socket)
     except OSError as error:
         log.warning("the state folder cannot be locked: %s", error)
-        yield
-        return
     try:
-        with suppress(OSError):  # on a full disk
-            write_running(folder, Running(pid=os.getpid(), socket=socket))
+        if lock.is_locked:
+            with suppress(OSError):  # on a full disk
+                write_running(folder, Running(pid=os.getpid(), socket=socket))
         yield
         log.info("whisperd has ended")
     finally:
-        forget_running(folder)
+        if lock.is_locked:
+            forget_running(folder)
         lock.release()
 
 

@@ -104,12 +104,9 @@ async def _transcribe(
     """Have a worker transcribe speech with a model, and compare the words."""
     preset = RuntimePreset(id="", name=model.name, model=model.name, workers=1, created="", changed="")
 
-    def tell(progress: Progress) -> None:
-        service.on_model_progress(progress)
-
     models = service.models.for_trials()
     pair = variants_for(preset, model.facts, [(backend, variant)])
-    prepared = await prepare(preset, pair, _Only(installed), models, _ignore, tell)
+    prepared = await prepare(preset, pair, _Only(installed), models, _ignore, service.on_model_progress)
     batch = BatchParams(
         windows=(EngineWindow(pcm=sample.pcm),),
         options=DecodeOptions(language=sample.language, beam_size=1),

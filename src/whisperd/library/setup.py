@@ -20,7 +20,7 @@ from anyio import to_thread
 from whisperd import paths
 from whisperd.calibration.table import copy_calibrations
 from whisperd.daemon.hub import Subscription
-from whisperd.daemon.preparing import native_bundles, ranked_variants
+from whisperd.daemon.preparing import media_bundle, ranked_variants
 from whisperd.daemon.service import Service, open_service
 from whisperd.daemon.trials import try_bundle
 from whisperd.locks import try_lock
@@ -157,8 +157,9 @@ async def install_engine(service: Service) -> Engine:
     Where one cannot be installed or does not work, the next best one is taken. Raises the first error if
     none does.
     """
-    media, *_ = native_bundles()
-    await try_bundle(service, await service.natives.install(media, service.on_native_progress, mend=True))
+    await try_bundle(
+        service, await service.natives.install(media_bundle(), service.on_native_progress, mend=True)
+    )
     preset = service.runtimes.default.preset
     failure: WhisperdError | None = None
     for _, variant in await ranked_variants(service, preset):

@@ -8,10 +8,11 @@ import msgspec
 
 __all__ = [
     "CalibrationProgress",
-    "DownloadProgress",
     "Event",
     "JobQueued",
     "JobStarted",
+    "ModelProgress",
+    "NativeProgress",
     "RuntimeStatus",
     "RuntimeStatusName",
     "SpokenWord",
@@ -58,9 +59,6 @@ class NativeProgress(_DownloadProgress, frozen=True, tag="native.progress"):
 
 class ModelProgress(_DownloadProgress, frozen=True, tag="model.progress"):
     """A model is being downloaded."""
-
-
-DownloadProgress = NativeProgress | ModelProgress
 
 
 class CalibrationProgress(Event, frozen=True, tag="calibration.progress"):

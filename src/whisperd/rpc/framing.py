@@ -15,7 +15,7 @@ import msgpack
 
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["FrameLimits", "FrameReader", "frame_error"]
+__all__ = ["FrameLimits", "FrameReader"]
 
 # The first bytes of arrays and maps in the MessagePack specification.
 _FIXMAP, _FIXARRAY = range(0x80, 0x90), range(0x90, 0xA0)
