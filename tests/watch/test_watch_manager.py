@@ -189,6 +189,18 @@ async def test_a_ledger_that_cannot_be_read_is_asked_again(
         await until(lambda: watches.folder(preset.id).problem is None)
 
 
+async def test_what_becomes_of_a_file_is_decided_once_the_ledger_can_be_written(
+    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(inbox, "a.wav")
+    async with open_watches(tmp_path) as watches:
+        outputs, files = watches.store.outputs, watches.store.files
+        monkeypatch.setattr(outputs, "claim", failing_once(outputs.claim))
+        monkeypatch.setattr(files, "update", failing_once(files.update))
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        await until_done(watches, preset.id)
+
+
 def failing_once(ask: Any) -> Any:
     left = [WhisperdError("store.unreadable", "It is locked.", "Try again.")]
 

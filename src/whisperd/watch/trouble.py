@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 
+import anyio
 import msgspec
 
 from whisperd.clock import rfc3339_ago
@@ -44,16 +45,18 @@ class Trouble:
     async def failed(self, folder: WatchFolder, seen: Seen, number: int | None, error: WhisperdError) -> None:
         """A file has failed; `number` is its place in the ledger, if it was taken.
 
-        The ledger itself may be what fails: then nothing is decided.
+        The ledger itself may be what fails: then it is decided once that can be noted, for nobody else would.
         """
         log.warning("watch %s: a file failed: %s", folder.preset.id, error.code)
-        try:
-            await self._note(folder, seen, number, error)
-        except Exception as another:
-            problem = told(folder.preset.id, another)
-            log.warning("watch %s: %s (%s)", folder.preset.id, problem.message, problem.code)
-            folder.hold(problem)
-            folder.hint({folder.full(seen.path): False})
+        while True:
+            try:
+                await self._note(folder, seen, number, error)
+                return
+            except Exception as another:
+                problem = told(folder.preset.id, another)
+                log.warning("watch %s: %s (%s)", folder.preset.id, problem.message, problem.code)
+                folder.hold(problem)
+            await anyio.sleep(self._settings().retry_delay_s)
 
     async def _note(self, folder: WatchFolder, seen: Seen, number: int | None, error: WhisperdError) -> None:
         row = await self._row(folder.preset.id, seen, number)
