@@ -116,6 +116,8 @@ def test_a_gpu_that_is_reported_and_fails(
         client.request("runtimes.unload", name="mine")
         client.request("runtimes.load", name="mine")
         assert len(loads(model)) == 5, "it is, when somebody says so"
+        client.request("runtimes.load", name="mine")
+        assert len(loads(model)) == 7, "also while the next best is loaded"
 
         client.request("runtimes.unload", name="mine")
         client.request("runtimes.edit", name="mine", changes={"device": "cuda"})
