@@ -156,7 +156,9 @@ def begin(folder: Path) -> RunningDaemon:
             assert done.status == 0, done
         with daemon.connect() as client:
             (first,) = client.runtimes.list()
-            client.runtimes.edit(first["id"], name=FIRST, model=FIRST)
+            for model in (*MODELS, FIRST):  # what is made of a model is there, too
+                client.runtimes.edit(first["id"], name=FIRST, model=model)
+                client.runtimes.prepare(first["id"])
         # A default that is edited is loaded, which is not what a user begins with.
         daemon.ctl("daemon", "stop")
         daemon.wait()

@@ -72,9 +72,7 @@ class Trouble:
         else:
             row = row or await self._new_row(folder.preset.id, seen)
             if row.error is not None and row.error.get("code") == FOLDER_NOT_WRITABLE:
-                row = msgspec.structs.replace(
-                    row, attempts=0
-                )  # for as long as that took, not the file failed
+                row = msgspec.structs.replace(row, attempts=0)  # it was the folder that failed, not the file
             if kind == "passing" and row.attempts + 1 < self._settings().attempts:
                 await self._try_again(folder, row, error)
             else:
