@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Literal
 
-__all__ = ["CONTENT_TYPE", "Family", "Histogram", "Sample", "render"]
+__all__ = ["CONTENT_TYPE", "Family", "Histogram", "Kind", "Sample", "render"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
