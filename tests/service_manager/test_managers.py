@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree
@@ -20,8 +21,16 @@ from hypothesis import strategies as st
 from scripts.service_files import ROOT, files
 
 from whisperd.rpc.errors import WhisperdError
-from whisperd.service_manager.install import install, this_place
-from whisperd.service_manager.managers import MANAGERS, Place, launchd, systemd, task_scheduler, unit_quoted
+from whisperd.service_manager.install import install, is_active, this_place
+from whisperd.service_manager.managers import (
+    MANAGERS,
+    Manager,
+    Place,
+    launchd,
+    systemd,
+    task_scheduler,
+    unit_quoted,
+)
 from whisperd.service_manager.mark import is_unchanged, marked, socket_in
 
 EXPOSURE_LIMIT = 5.9
@@ -150,31 +159,34 @@ def test_the_agent() -> None:
     assert ("launchctl", "bootstrap", "gui/501", "agents/whisperd.plist") in launchd(place()).enable
 
 
-STAND_IN_LAUNCHCTL = """#!/bin/sh
+STAND_IN_MANAGER = """#!/bin/sh
 case "$1 $2" in
-    bootout*) rm -f loaded ;;
-    bootstrap*) test ! -e broken && touch loaded ;;
-    print*/whisperd) test -e loaded ;;
+    bootout* | /End*) rm -f runs ;;
+    bootstrap* | /Run*) test ! -e broken && touch runs ;;
+    print*/whisperd) test -e runs ;;
 esac
 """
 
 
 @posix_only
-def test_an_agent_that_could_not_be_started_is_started_the_next_time(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(("make", "program"), [(launchd, "launchctl"), (task_scheduler, "schtasks")])
+def test_a_service_that_could_not_be_started_is_started_the_next_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make: Callable[[Place], Manager], program: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    Path("launchctl").write_text(STAND_IN_LAUNCHCTL)
-    Path("launchctl").chmod(0o755)
-    install(launchd(place()))
+    Path(program).write_text(STAND_IN_MANAGER)
+    Path(program).chmod(0o755)
+    install(make(place()))
+    changed = make(place(command=("another", "whisperd")))
     Path("broken").touch()
     with pytest.raises(WhisperdError):
-        install(launchd(place(environment={})))
-    assert not Path("loaded").exists()
+        install(changed)
+    assert not Path("runs").exists()
+    assert is_active(changed), "a client may have started one by itself"
     Path("broken").unlink()
-    install(launchd(place(environment={})))
-    assert Path("loaded").exists()
+    install(changed)
+    assert Path("runs").exists()
 
 
 def test_the_task() -> None:

@@ -129,7 +129,7 @@ def install(manager: Manager, *, force: bool = False) -> Outcome:
     for one in changed:
         _write(one)
     try:
-        if changed or manager.name == "systemd" or not is_active(manager):
+        if changed or not (manager.is_enabled and _may_succeed(manager.is_enabled)):
             run(manager.enable, manager.hint)
     except WhisperdError:
         if not is_installed:  # nothing half done stays
@@ -183,12 +183,7 @@ def run(commands: Sequence[tuple[str, ...]], hint: str = "", *, may_fail: bool =
 
 def is_active(manager: Manager) -> bool:
     """Whether the daemon runs, as far as the manager tells; else it may."""
-    if not manager.is_active:
-        return True
-    try:
-        return _run(manager.is_active).returncode == 0
-    except (OSError, subprocess.TimeoutExpired):
-        return True
+    return not manager.is_active or _may_succeed(manager.is_active)
 
 
 def file_problem(file: ServiceFile) -> WhisperdError | None:
@@ -232,6 +227,13 @@ def _run(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
         timeout=COMMAND_TIMEOUT_S,
         check=False,
     )
+
+
+def _may_succeed(arguments: Sequence[str]) -> bool:
+    try:
+        return _run(arguments).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return True
 
 
 def _last_line(done: subprocess.CompletedProcess[str]) -> str:

@@ -88,8 +88,10 @@ class Manager:
     """Has it forget whisperd, before the files go."""
     after: tuple[Command, ...] = ()
     """Has it notice that the files are gone."""
+    is_enabled: Command = ()
+    """Fails where the manager does not know whisperd; without it, `enable` can be run again at any time."""
     is_active: Command = ()
-    """Fails where the daemon does not run, or is not known to the manager; without it nobody knows."""
+    """Fails where the daemon does not run; without it that is not known."""
     start: tuple[Command, ...] = ()
     stop: tuple[Command, ...] = ()
     """What is left to do where the daemon itself was asked to end: its socket goes as well."""
@@ -157,7 +159,7 @@ def launchd(place: Place) -> Manager:
         before=(bootout,),
         enable=(("launchctl", "enable", f"{domain}/{LABEL}"), bootstrap),
         disable=(bootout,),
-        is_active=("launchctl", "print", f"{domain}/{LABEL}"),
+        is_enabled=("launchctl", "print", f"{domain}/{LABEL}"),
         start=(kickstart,),
         hint=f"`launchctl print {domain}/{LABEL}` and `whisperctl daemon logs`",
     )
@@ -184,7 +186,6 @@ def task_scheduler(place: Place) -> Manager:
         before=(end,),
         enable=(("schtasks", "/Create", "/TN", LABEL, "/XML", str(path), "/F"), run),
         disable=(end, ("schtasks", "/Delete", "/TN", LABEL, "/F")),
-        is_active=("schtasks", "/Query", "/TN", LABEL),
         start=(run,),
         hint=f"`schtasks /Query /TN {LABEL} /V /FO LIST` and `whisperctl daemon logs`",
     )
