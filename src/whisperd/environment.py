@@ -16,15 +16,18 @@ __all__ = ["MORE", "NETWORK", "daemon_environment"]
 MORE: Final = "WHISPERD_ENVIRONMENT"
 """The variable that names others to be taken as well: names, or beginnings with a `*`, between commas."""
 
+_NETWORK_PLACES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC")
+
 NETWORK: Final = (
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "FTP_PROXY"),
-    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC"),
+    *_NETWORK_PLACES,
 )
 """How downloads find their way. Proxies are written in lower case as well."""
 
 _PLACES: Final = (
     *("WHISPERD_CONFIG", "WHISPERD_STATE_DIR", "WHISPERD_NATIVE_DIR", "WHISPERD_MODELS_DIR"),
-    "HF_HOME",
+    *("HF_HOME", "HF_HUB_CACHE"),
+    *_NETWORK_PLACES,
 )
 """What may be relative to the client's working folder, which is not the daemon's."""
 

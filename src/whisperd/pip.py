@@ -79,14 +79,14 @@ def pip_environment(environment: Mapping[str, str], temporary: Path) -> dict[str
     here = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
     plain = dict.fromkeys(("PIP_USER", "PIP_REQUIRE_VIRTUALENV", "PIP_QUIET", "PIP_VERBOSE"), "0")
     unset = dict.fromkeys(_ELSEWHERE, "")  # which pip passes over
-    return {**environment, **here, **plain, **unset, "PYTHONUTF8": "1", "NO_COLOR": "1"}
+    empty = dict.fromkeys(_LISTS, os.devnull)  # in place of those in its configuration as well
+    return {**environment, **here, **plain, **unset, **empty, "PYTHONUTF8": "1", "NO_COLOR": "1"}
 
 
-_ELSEWHERE = (
-    *("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_DRY_RUN"),
-    *("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT", "PIP_REQUIREMENT", "PIP_EDITABLE"),
-)
-"""What would have it put things elsewhere or nowhere, or want others than it is told."""
+_ELSEWHERE = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_DRY_RUN", "PIP_EDITABLE")
+"""What would have it put things elsewhere or nowhere, or one thing more than it is told."""
+_LISTS = ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT", "PIP_REQUIREMENT")
+"""Files that would have it want others than it is told."""
 
 
 class Pip:

@@ -16,7 +16,7 @@ from hub_server import Hub
 from toy_models import catalogue_of, known_files, tiny_files, toy_entry, write_files
 
 from toy_runtime import until
-from whisperd import disk, threads
+from whisperd import disk
 from whisperd.models import ModelStore, converted, shipped_catalogue
 from whisperd.models.catalogue import ReadyFile
 from whisperd.models.sources import FolderSource, HubSettings, HubSource
@@ -418,17 +418,14 @@ async def test_what_was_made_of_a_folder_goes_when_that_is_gone_or_changed(
     (tmp_path / "the stick place").rename(tmp_path / "unmounted")
     (tmp_path / "the gone place" / "mine").rename(tmp_path / "elsewhere")
     write_files(tmp_path / "the changed place" / "mine", tiny_files(2))
-    answers, hash_stamps = threading.Event(), converted.hash_stamps
 
-    def hang(folder: Path) -> str:
+    async def look(folder: Path, work: Callable[[], bool]) -> bool:
         if "dead" in str(folder):
-            answers.wait(10)
-        return hash_stamps(folder)
+            raise TimeoutError
+        return work()
 
-    monkeypatch.setattr(converted, "hash_stamps", hang)
-    monkeypatch.setattr(threads, "ANSWER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(converted, "run_abandonable", look)
     await store.remove("toy")
-    answers.set()
     assert [name for name, path in converted_from.items() if path.exists()] == ["dead", "stick"]
 
 

@@ -14,7 +14,8 @@ import pytest
 from hub_server import Hub
 from toy_models import REPO, catalogue_of, content, tiny_files, toy_entry
 
-from whisperd.models import ModelStore
+from whisperd.models import ModelStore, storage
+from whisperd.models.hashing import Digests, hash_file
 from whisperd.models.sources import HubCacheSource, HubSource
 from whisperd.rpc.errors import WhisperdError
 
@@ -93,6 +94,22 @@ async def test_a_damaged_cache_is_left_alone_and_the_hub_asked(
     assert content(installed.path) == files
     assert cached.read_bytes() == damaged
     assert hub.served["model.bin"] == 2 * len(files["model.bin"])
+
+
+async def test_a_cache_on_a_disk_that_fails_is_passed_over(
+    cached: Path, make_store: MakeStore, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path, **options: Any) -> Digests:
+        if path.samefile(cached):
+            raise OSError(errno.EIO, "Input/output error")
+        return hash_file(path, **options)
+
+    monkeypatch.setattr(storage, "hash_file", fail)
+    with pytest.raises(WhisperdError, match="cannot be read") as caught:
+        await make_store(sources=[HubCacheSource()]).pull(REPO)
+    assert caught.value.code == "model.unavailable"
+    installed = await make_store(sources=[HubCacheSource(), HubSource()]).pull(REPO)
+    assert content(installed.path) == files
 
 
 async def test_a_change_through_the_cache_is_noticed(cached: Path, make_store: MakeStore) -> None:

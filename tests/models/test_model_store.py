@@ -482,6 +482,8 @@ async def test_a_removal_that_was_killed_is_taken_up(
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(storage.Storage, "drop", kill)
         await make().remove("mine")
+    with pytest.raises(WhisperdError, match="no model named"):
+        await make().verify("mine")
     assert await make().remove("mine") > 3_000_000
     with pytest.raises(WhisperdError, match="no model named"):
         await make().remove("mine")

@@ -148,8 +148,18 @@ class TestInstall:
         assert stat.S_IMODE(installed.path.stat().st_mode) == 0o777 & ~umask
 
     async def test_pip_settings_that_would_lead_it_elsewhere_do_no_harm(
-        self, store: NativeStore, bundle: Bundle, index: IndexServer, monkeypatch: pytest.MonkeyPatch
+        self,
+        store: NativeStore,
+        bundle: Bundle,
+        index: IndexServer,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
     ) -> None:
+        file = tmp_path / "pip.conf"
+        file.write_text(
+            "[install]\nconstraint = nowhere\nbuild-constraint = nowhere\nrequirement = nowhere\n"
+        )
+        monkeypatch.setenv("PIP_CONFIG_FILE", str(file))
         for variable in ("USER", "REQUIRE_VIRTUALENV", "QUIET", "DRY_RUN", "ROOT", "PREFIX", "TARGET"):
             monkeypatch.setenv(f"PIP_{variable}", "1")
         for variable in ("CONSTRAINT", "BUILD_CONSTRAINT", "REQUIREMENT", "EDITABLE"):

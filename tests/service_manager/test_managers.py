@@ -93,7 +93,7 @@ def test_relative_places_are_those_of_who_installs_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    places = {"WHISPERD_CONFIG": "c.toml", "WHISPERD_STATE_DIR": "state", "WHISPERD_SOCKET": "s"}
+    places = {"WHISPERD_CONFIG": "c.toml", "WHISPERD_SOCKET": "s", "SSL_CERT_FILE": "ca.pem"}
     for name, value in places.items():
         monkeypatch.setenv(name, value)
     assert (

@@ -18,8 +18,9 @@ __all__ = ["Private", "about", "page", "private_names", "report", "scrubbed"]
 
 _PUBLIC: Final = ("/bin", "/dev", "/etc", "/lib", "/lib64", "/opt", "/proc", "/sbin", "/sys", "/usr")
 """Where nobody keeps files of their own."""
+_QUOTED: Final = r"""(?:[^'"`\0]|'"'"')*"""  # an apostrophe as a shell is told it
 _PATH: Final = re.compile(
-    r"(?<=(['\"`]))(?:/|[A-Za-z]:\\)[^'\"`\0]*\s[^'\"`\0]*(?=\1)"  # in quotes, with spaces
+    rf"(?<=(['\"`]))(?:/|[A-Za-z]:\\){_QUOTED}\s{_QUOTED}(?=\1)"  # in quotes, with spaces
     r"|(?<![\w.~\0])(?:/|[A-Za-z]:\\)[^\s,;:'\"`()<>\0]+"
 )
 
@@ -103,7 +104,7 @@ def scrubbed(text: str, private: Private) -> str:
     places = sorted(private.places, key=len, reverse=True)
     for number, place in enumerate(places):
         text = text.replace(place, f"\0{number}\0")
-    text = _PATH.sub(lambda found: found[0] if _is_public(found[0]) else "<path>", text)
+    text = _PATH.sub(lambda found: found[0] if _is_public(found[0], found[1]) else "<path>", text)
     for number, place in enumerate(places):
         text = text.replace(f"\0{number}\0", _shown(place, private))
     if len(private.home) > 1:
@@ -118,8 +119,12 @@ def _shown(place: str, private: Private) -> str:
     return f"<{private.places[place]}>"
 
 
-def _is_public(path: str) -> bool:
-    return " " not in path and (path.startswith(tuple(f"{one}/" for one in _PUBLIC)) or path in _PUBLIC)
+def _is_public(text: str, quote: str | None) -> bool:
+    """Whether a path, or a command in backticks, tells of nobody."""
+    path, *words = text.split()
+    if words and (quote != "`" or any(sign in word for word in words for sign in "/\\")):
+        return False
+    return path.startswith(tuple(f"{one}/" for one in _PUBLIC)) or path in _PUBLIC
 
 
 def _without(text: str, names: Iterable[str], label: str) -> str:

@@ -18,7 +18,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -145,7 +145,7 @@ class Storage:
         self, key: str, path: Path, expected: ModelFile, keep: Keep, on_bytes: OnBytes | None = None
     ) -> StoredFile:
         """Take a file of a model into the store if its bytes are the expected ones, else raise `Mismatch`; or
-        `Unreadable`, where it is to be copied."""
+        `Unreadable`, where it stays with others."""
         incoming = self.partial(key) / f"incoming-{uuid.uuid4().hex}"
         incoming.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -156,7 +156,8 @@ class Storage:
                 # Hard, so that it stays when theirs is deleted, else symbolic.
                 _link(path.resolve(), incoming, os.link, os.symlink, shutil.copyfile)
             source = path if keep == "move" else incoming
-            digests = hash_file(source, git=expected.git_sha1 is not None, on_bytes=on_bytes)
+            with _reading_of_others() if keep == "link" else nullcontext():
+                digests = hash_file(source, git=expected.git_sha1 is not None, on_bytes=on_bytes)
             _compare(expected, digests.sha256, digests.git_sha1, digests.stamp.size_bytes)
             if keep != "link":
                 _sync(source)
@@ -315,11 +316,16 @@ def _copy(source: Path, target: Path, on_bytes: OnBytes | None) -> None:
 
 
 def _chunks(source: Path) -> Iterator[bytes]:
-    """What stands in a file of others: that it cannot be read is no fault of the store."""
+    with _reading_of_others(), source.open("rb") as reader:
+        while chunk := reader.read(CHUNK_BYTES):
+            yield chunk
+
+
+@contextmanager
+def _reading_of_others() -> Iterator[None]:
+    """That a file of others cannot be read is no fault of the store."""
     try:
-        with source.open("rb") as reader:
-            while chunk := reader.read(CHUNK_BYTES):
-                yield chunk
+        yield
     except OSError as error:
         raise Unreadable(error.strerror or str(error)) from error
 

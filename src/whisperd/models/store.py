@@ -59,8 +59,8 @@ def default_sources(settings: ModelSettings | None = None) -> tuple[Source, ...]
     return tuple(sources)
 
 
-_ATTEMPTS, _MOMENT_S = 2, 0.1
-"""Who removes another model looks at each lock, which holds it for a moment."""
+_WAITS_S = (0.1, 0.0)
+"""After each attempt. Who removes another model looks at each lock, which holds it for a moment."""
 
 
 def ignore_progress(_: Progress) -> None:
@@ -372,18 +372,18 @@ class ModelStore:
         return self._summary(model.name, model.repo, self._storage.manifest(model.key))
 
     def _remove(self, name: str, outdated: Collection[str]) -> int:
-        model = self._resolve(name)
+        model = resolve(name, self.catalogue, self._storage.has_any)
         if not self._storage.has_any(model.key) and not self._storage.partial(model.key).exists():
             raise errors.not_installed(model.name)
         known = self.catalogue.find(name)
         unfinished = [_reference(known, ready).key for ready in known.ready] if known else []
         try:
-            for _ in range(_ATTEMPTS):
+            for wait_s in _WAITS_S:
                 with try_lock(self._storage.lock_path(model.key)) as is_free:
                     if is_free:
                         freed_bytes = self._storage.remove(model.key, unfinished)
                         return freed_bytes + self._converted.clear(self._sources(), outdated)
-                time.sleep(_MOMENT_S)
+                time.sleep(wait_s)
         except OSError as error:
             raise errors.from_os_error(model.name, self.root, error) from error
         raise errors.busy(model.name)
@@ -405,7 +405,7 @@ class ModelStore:
             yield ConvertedSource.stored(manifest, self._storage.folder(key_of(manifest.name)))
 
     def _resolve(self, name: str) -> Reference:
-        return resolve(name, self.catalogue, self._storage.has_any)
+        return resolve(name, self.catalogue, lambda key: self._storage.manifest(key) is not None)
 
     def _summary(self, name: str, repo: str | None, manifest: Manifest | None) -> ModelSummary:
         key = key_of(name)
