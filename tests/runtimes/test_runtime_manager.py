@@ -885,8 +885,8 @@ async def test_who_comes_after_a_cancel_has_it_loaded(open_house: OpenHouse, pup
             await anyio.wait_all_tasks_blocked()
             tasks.start_soon(house.manager.cancel, runtime)
             await anyio.wait_all_tasks_blocked()
+            tasks.start_soon(house.manager.prepare, runtime)
             tasks.start_soon(house.use, runtime)
-            await anyio.wait_all_tasks_blocked()
             puppets.may_load.set()
             puppets.may_end.set()
         assert house.status(runtime) == "loaded"

@@ -204,10 +204,11 @@ class RuntimeManager:
                 self.apply(runtime, "prepare")
                 hosting = runtime.hosting
                 assert hosting is not None
+                is_ending = self.life(runtime).ending is not None
                 await hosting.prepared.wait()
                 if self.life(runtime).goal == "prepared":
                     await hosting.ended.wait()
-                if hosting.error is not None:
+                if hosting.error is not None and not is_ending:  # else that was before we came
                     raise hosting.error.copy()
                 if runtime.prepared is not None:
                     return
