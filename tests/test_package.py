@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
+from typing import Any
+
 import pytest
 from benchmarks import size
 
-pytestmark = pytest.mark.real
+from whisperd import __version__
+
+ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.real
 def test_it_is_light_and_brings_no_inference_library() -> None:
     outcome = size.measure()
     assert outcome.met, outcome.rows
     assert outcome.data["inference_libraries"] == []
+
+
+def test_it_brings_the_plugins_of_its_own_version() -> None:
+    plugins = [project(path.parent) for path in ROOT.glob("plugins/*/pyproject.toml")]
+    pins = {each for each in project(ROOT)["dependencies"] if each.startswith("whisperd-")}
+    assert {f"{each['name']}=={each['version']}" for each in plugins} == pins
+    assert {each["version"] for each in plugins} == {__version__}
+
+
+def project(folder: Path) -> dict[str, Any]:
+    table: dict[str, Any] = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]
+    return table
