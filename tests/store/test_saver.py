@@ -46,36 +46,48 @@ async def test_who_keeps_a_ticket_keeps_nothing_of_what_was_saved(database: Data
 
 
 async def test_what_cannot_be_saved_holds_up_nothing_else(database: Database) -> None:
-    def fail(_connection: sqlite3.Connection) -> None:
-        raise WhisperdError("disk.full", "There is no room.", "Make some.")
+    errors = {
+        "watch.unknown": WhisperdError("watch.unknown", "It was removed.", "Add it."),
+        "disk.full": WhisperdError("disk.full", "There is no room.", "Make some."),
+        "store.damaged": WhisperdError("store.damaged", "A page is damaged.", "Restart."),
+        "job.not_saved": ZeroDivisionError(),
+    }
 
-    def mistake(_connection: sqlite3.Connection) -> None:
-        raise ZeroDivisionError
+    def failing(error: Exception) -> Callable[[sqlite3.Connection], object]:
+        def fail(_connection: sqlite3.Connection) -> None:
+            raise error
+
+        return fail
 
     async with open_saver(database) as saver:
-        tickets = [saver.hand_over(one) for one in (adding(1), fail, mistake, adding(2))]
-        await tickets[0].saved()
-        await tickets[3].saved()
-        for ticket, code in ((tickets[1], "disk.full"), (tickets[2], "job.not_saved")):
+        first = saver.hand_over(adding(1))
+        failed = {code: saver.hand_over(failing(error)) for code, error in errors.items()}
+        last = saver.hand_over(adding(2))
+        await first.saved()
+        await last.saved()
+        for code, ticket in failed.items():
             with pytest.raises(WhisperdError) as raised:
                 await ticket.saved()
             assert raised.value.code == code and ticket.has_failed
     assert await numbers(database) == [1, 2]
 
 
-async def test_each_of_many_does_not_wait_by_itself_for_a_data_base_that_is_held(database: Database) -> None:
-    tried: list[int] = []
+async def test_each_of_many_does_not_wait_by_itself_for_a_data_base_that_is_held(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[object] = []
 
-    def wait(number: int) -> None:
-        tried.append(number)
+    async def wait(work: object) -> None:
+        tried.append(work)
         raise WhisperdError("store.unreadable", "Another program holds it.", "End that one.")
 
+    monkeypatch.setattr(database, "run", wait)
     async with open_saver(database) as saver:
-        tickets = [saver.hand_over(lambda _, number=number: wait(number)) for number in range(3)]
+        tickets = [saver.hand_over(adding(number)) for number in range(3)]
         for ticket in tickets:
             with pytest.raises(WhisperdError):
                 await ticket.saved()
-    assert tried == [0]
+    assert len(tried) == 1
 
 
 async def test_all_is_saved_at_the_end(database: Database) -> None:

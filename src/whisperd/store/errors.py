@@ -99,10 +99,10 @@ def damaged(path: Path, reason: str) -> WhisperdError:
 
 
 def not_saved() -> WhisperdError:
-    """`job.not_saved`: nothing else that is handed over is waited for."""
+    """`job.not_saved`: it could not be written, and neither the disk nor the data base is at fault."""
     return WhisperdError(
         "job.not_saved",
-        "The job could not be written into the data base because of a mistake in whisperd itself.",
+        "What was to be kept could not be written into the data base, because of a mistake in whisperd.",
         "Please report it with the lines that `whisperctl daemon logs` shows.",
     )
 

@@ -108,17 +108,23 @@ class Saver:
         return ticket
 
     async def _save(self, tickets: Sequence[Ticket]) -> None:
-        error = await self._transact(tickets)
-        # The one at fault holds up no others, unless it is the data base: there each would wait by itself.
-        if error is not None and error.code in ("job.not_saved", "disk.full") and len(tickets) > 1:
+        error, has_begun = await self._transact(tickets)
+        # The one at fault holds up no others. Where none was begun, it is the data base: each would wait for
+        # it by itself.
+        if error is not None and has_begun and len(tickets) > 1:
             for ticket in tickets:
-                ticket.settle(await self._transact([ticket]))
+                await self._save([ticket])
             return
         for ticket in tickets:
             ticket.settle(error)
 
-    async def _transact(self, tickets: Sequence[Ticket]) -> WhisperdError | None:
+    async def _transact(self, tickets: Sequence[Ticket]) -> tuple[WhisperdError | None, bool]:
+        """Why they could not be saved, if so; whether they were begun with."""
+        has_begun = False
+
         def write(connection: sqlite3.Connection) -> None:
+            nonlocal has_begun
+            has_begun = True
             for ticket in tickets:
                 ticket.writing(connection)
 
@@ -126,8 +132,8 @@ class Saver:
             await self.database.run(write)
         except WhisperdError as error:
             log.warning("the data base cannot be written: %s (%s)", error.message, error.code)
-            return error.copy()
+            return error.copy(), has_begun
         except Exception:
             log.exception("the data base cannot be written")
-            return errors.not_saved()
-        return None
+            return errors.not_saved(), has_begun
+        return None, has_begun
