@@ -13,7 +13,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -130,7 +130,11 @@ class Database:
     def _erase(self) -> None:
         with self._errors_told():
             # Deleted cells are zeroed already; what was left where pages were divided goes with them.
-            # Its copy is of what is kept, and may be too large for the memory.
+            # Its copy is of what is kept, and may be too large for the memory. It lies where the texts lie,
+            # not in a folder that others use, or that cannot be written to.
+            folder = str(self.path.parent.absolute()).replace("'", "''")
+            with suppress(sqlite3.Error, UnicodeEncodeError):  # SQLite has to find a place for it then
+                self._connection.execute(f"PRAGMA temp_store_directory = '{folder}'")
             self._connection.execute("PRAGMA temp_store = FILE")
             try:
                 self._connection.execute("VACUUM")
