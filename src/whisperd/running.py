@@ -23,6 +23,8 @@ class Running:
 
     pid: int
     socket: str
+    config: str | None = None
+    """The settings file that it was given, with `--config` or WHISPERD_CONFIG."""
 
 
 def find_running(folder: Path) -> Running | None:
@@ -49,8 +51,9 @@ def read_running(folder: Path) -> Running | None:
     """What the file says."""
     try:
         said = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-        return Running(pid=int(said["pid"]), socket=str(said["socket"]))
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        config = str(said["config"]) if said.get("config") else None  # an older daemon does not say it
+        return Running(pid=int(said["pid"]), socket=str(said["socket"]), config=config)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, OverflowError, RecursionError):
         return None
 
 

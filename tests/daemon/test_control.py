@@ -106,6 +106,27 @@ def test_restart(unstarted: RunningDaemon) -> None:
         assert "\nmax_jobs = 7" in client.daemon.config()["content"]
 
 
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_restart_keeps_the_settings_file_also_where_it_is_not_there(
+    unstarted: RunningDaemon, force: list[str]
+) -> None:
+    given = unstarted.env["WHISPERD_CONFIG"]
+    started(unstarted)
+    del unstarted.env["WHISPERD_CONFIG"]
+    for _ in range(2):
+        done = unstarted.ctl("daemon", "restart", *force)
+        assert done.status == 0 and f"have their defaults: there is no {given}" in done.out, done
+    assert unstarted.ctl("daemon", "status", "--json").json["config"] == given
+
+
+def test_restart_takes_the_usual_settings_of_its_shell(unstarted: RunningDaemon) -> None:
+    del unstarted.env["WHISPERD_CONFIG"]
+    started(unstarted)
+    unstarted.env["XDG_CONFIG_HOME"] = str(unstarted.folder / "other")
+    done = unstarted.ctl("daemon", "restart")
+    assert done.status == 0 and "settings" not in done.out, done
+
+
 @pytest.mark.parametrize("is_named_here", [False, True])
 def test_restart_keeps_the_settings_file_unless_another_is_named(
     unstarted: RunningDaemon, is_named_here: bool
@@ -208,8 +229,9 @@ def test_the_log_of_another_daemon(daemon: RunningDaemon, unstarted: RunningDaem
     shown = unstarted.ctl("daemon", "logs", "--socket", daemon.socket, "--json").json
     assert shown["path"] == str(daemon.folder / "state" / "daemon.log")
     daemon.ctl("daemon", "stop")
-    shown = unstarted.ctl("daemon", "logs", "--socket", daemon.socket, "--json").json
-    assert shown["path"] == str(unstarted.folder / "state" / "daemon.log")
+    done = unstarted.ctl("daemon", "logs", "--socket", daemon.socket, "--json")
+    assert done.json["path"] == str(unstarted.folder / "state" / "daemon.log")
+    assert f"No daemon answers on {daemon.socket}; this is {done.json['path']}." in done.err
 
 
 def test_the_log_as_it_grows(daemon: RunningDaemon) -> None:

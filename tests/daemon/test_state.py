@@ -31,7 +31,7 @@ def state(daemon: RunningDaemon) -> Path:
 
 
 def test_it_says_who_it_is(daemon: RunningDaemon) -> None:
-    me = Running(pid=daemon.pid, socket=daemon.socket)
+    me = Running(pid=daemon.pid, socket=daemon.socket, config=daemon.env["WHISPERD_CONFIG"])
     assert find_running(state(daemon)) == me
     assert stat.S_IMODE((state(daemon) / "daemon.json").stat().st_mode) == 0o600
     daemon.ctl("daemon", "stop")
@@ -102,6 +102,11 @@ class TestForce:
         assert stopped.ctl("daemon", "stop", "--force").out == "whisperd has ended\n"
         assert stopped.wait() == -signal.SIGKILL
         assert stopped.ctl("daemon", "stop", "--force").out == "no whisperd runs\n"
+
+    def test_its_log_is_shown_at_once(self, stopped: RunningDaemon) -> None:
+        log = str(state(stopped) / "daemon.log")
+        done = stopped.ctl("daemon", "logs", "--socket", stopped.socket, "--json")
+        assert (done.json["path"], done.err) == (log, "")
 
     def test_another_one_takes_its_place(self, stopped: RunningDaemon) -> None:
         done = stopped.ctl("daemon", "restart", "--force", "--json")

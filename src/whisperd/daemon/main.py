@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     announce = _Announcement(enabled=options.announce)
     notifier = Notifier()
     try:
-        config_file = Path(options.config).absolute() if options.config else paths.config_file()
+        config_file = (Path(options.config) if options.config else paths.config_file()).absolute()
         settings = load_settings(config_file, has_to_be_there=bool(options.config))
         log_file = LogFile(
             paths.log_file(), settings.log, level=options.log_level, to_terminal=not options.announce
@@ -115,9 +115,10 @@ async def _run(
     notifier: Notifier,
     is_config_named: bool,
 ) -> None:
+    is_given = is_config_named or os.environ.get("WHISPERD_CONFIG")
     async with (
         claim_socket(socket, passed) as listener,
-        claim_state(paths.state_dir(), socket),
+        claim_state(paths.state_dir(), socket, str(config_file) if is_given else None),
         open_service(config_file, settings, socket) as service,
         open_task_group() as tasks,
     ):

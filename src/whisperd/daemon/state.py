@@ -30,7 +30,7 @@ POLL_S: Final = 0.05
 
 
 @asynccontextmanager
-async def claim_state(folder: Path, socket: str) -> AsyncIterator[None]:
+async def claim_state(folder: Path, socket: str, config: str | None = None) -> AsyncIterator[None]:
     """Be the only daemon that has its state in a folder, until the block ends.
 
     The lock is let go of when this process ends, however it does. Where the file system knows no locks, there
@@ -44,7 +44,7 @@ async def claim_state(folder: Path, socket: str) -> AsyncIterator[None]:
     try:
         if lock.is_locked:
             with suppress(OSError):  # on a full disk
-                write_running(folder, Running(pid=os.getpid(), socket=socket))
+                write_running(folder, Running(pid=os.getpid(), socket=socket, config=config))
         yield
         log.info("whisperd has ended")
     finally:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from whisperd.cli import service
 from whisperd.cli.command import confirm, connect_as, tell
-from whisperd.cli.exit_status import is_unreachable
 from whisperd.cli.output import (
     counted,
     duration,
@@ -29,6 +28,8 @@ from whisperd.rpc.errors import WhisperdError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from whisperd.running import Running
 
 STOP_POLL_S = 0.02
 LOG_EXAMPLES = """examples:
@@ -155,14 +156,15 @@ def stop(options: argparse.Namespace) -> None:
 
 
 def restart(options: argparse.Namespace) -> None:
-    if not options.force:
-        _check_settings(options)
+    _keep_settings(options)
     _stop(options, by_force=options.force)
     start(options)
 
 
-def _check_settings(options: argparse.Namespace) -> None:
-    """No daemon is ended for one that could not start, or that would have other settings.
+def _keep_settings(options: argparse.Namespace) -> None:
+    """The next daemon has the settings file that this one was given, unless this shell names another.
+
+    Without `--force` none is ended for one that could not start.
 
     Raises `config.invalid`, `config.unreadable`.
     """
@@ -171,21 +173,25 @@ def _check_settings(options: argparse.Namespace) -> None:
     from whisperd import paths
     from whisperd.settings import load_settings
 
-    if service.is_stopped(options):
-        return  # who connects to its socket would start the daemon
-    try:
-        with connect_as(options, start=False) as client:
-            file = client.daemon.status()["config"]
-    except WhisperdError as error:
-        if not is_unreachable(error):
-            raise
-        return
-    is_by_hand = service.installed(options) is None
-    is_kept = is_by_hand and not os.environ.get("WHISPERD_CONFIG") and file != str(paths.config_file())
-    if is_kept:  # `whisperd --config` has named it, or another shell
-        os.environ["WHISPERD_CONFIG"] = file
-        tell(options, f"the settings stay those of {file}")
-    load_settings(paths.config_file() if is_by_hand else Path(file), has_to_be_there=is_kept)
+    file, is_by_hand = paths.config_file(), service.installed(options) is None
+    running = _running(options)
+    if running and running.config and not (is_by_hand and os.environ.get("WHISPERD_CONFIG")):
+        file = Path(running.config)
+    if not options.force:
+        load_settings(file)
+    if is_by_hand and file != paths.config_file():
+        os.environ["WHISPERD_CONFIG"] = str(file)
+        stay = f"stay those of {file}" if file.exists() else f"have their defaults: there is no {file}"
+        tell(options, f"the settings {stay}")
+
+
+def _running(options: argparse.Namespace) -> Running | None:
+    """The daemon that has its state in the usual folder, if it lives and has the socket that is meant."""
+    from whisperd import paths
+    from whisperd.running import find_running
+
+    running = find_running(paths.state_dir())
+    return running if running and running.socket == paths.socket_path(options.socket) else None
 
 
 def reload(options: argparse.Namespace) -> None:
@@ -220,12 +226,17 @@ def _log_file(options: argparse.Namespace) -> Path:
     from pathlib import Path
 
     from whisperd import paths
+    from whisperd.running import read_running
 
-    is_named = options.socket or os.environ.get("WHISPERD_SOCKET")
-    if is_named and not service.is_stopped(options):  # who connects to its socket would start the daemon
+    usual, socket = paths.log_file(), paths.socket_path(options.socket)
+    running = read_running(paths.state_dir())
+    if not (options.socket or os.environ.get("WHISPERD_SOCKET")) or (running and running.socket == socket):
+        return usual
+    if not service.is_stopped(options):  # who connects to its socket would start the daemon
         with suppress(WhisperdError), connect_as(options, start=False) as client:
             return Path(client.daemon.status()["log"])
-    return paths.log_file()
+    say(f"whisperctl: No daemon answers on {printable(socket)}; this is {printable(str(usual))}.")
+    return usual
 
 
 def config(options: argparse.Namespace) -> None:
