@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
-from watched import Watches, open_watches, put, until_done
+from watched import Watches, open_watches, put, until_done, until_noted_as_old
 
 from toy_runtime import until
 from whisperd.rpc.errors import WhisperdError
@@ -52,11 +52,7 @@ async def test_of_a_file_that_is_renamed_and_edited_while_it_is_at_work_only_the
             (inbox / "b.wav").write_bytes(b"another sound")
         os.utime(inbox / "b.wav", (1, 1))
         watches.folder(preset.id).request_scan()
-        with anyio.fail_after(LIMIT_S):
-            while (
-                row := await watches.store.files.at(preset.id, "b.wav")
-            ) and row.identity.modified_ns > 1e9:
-                await anyio.sleep(0.01)
+        await until_noted_as_old(watches, preset.id, "b.wav")
         await until(lambda: len(pending.in_hand) == 1)
         row = await watches.store.files.at(preset.id, "b.wav")
         assert row is not None and (row.status, row.job) == ("working", taken[-1].id)
@@ -206,8 +202,9 @@ async def test_what_was_only_touched_is_known_though_it_could_not_be_read_at_fir
         assert (inbox / "a.en.txt").read_text() == "corrected"
 
 
+@pytest.mark.parametrize("is_told", [True, False])
 async def test_who_is_gone_is_not_transcribed_to_the_end(
-    tmp_path: Path, inbox: Path, untold: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, inbox: Path, untold: None, monkeypatch: pytest.MonkeyPatch, is_told: bool
 ) -> None:
     """Unlike who has another name, in whatever order that is told."""
     monkeypatch.setattr(folder, "SLICE", 1)
@@ -220,9 +217,49 @@ async def test_who_is_gone_is_not_transcribed_to_the_end(
         renamed, gone = sorted(watches.jobs.taken, key=lambda job: job.path)
         (inbox / "a.wav").rename(inbox / "c.wav")
         (inbox / "b.wav").unlink()
-        told = {str(inbox / name): False for name in ("a.wav", "b.wav", "c.wav")}
-        watches.folder(preset.id).hint(told)
-        await until(gone.over.is_set)
-        assert not renamed.over.is_set()
+        if is_told:
+            told = {str(inbox / name): False for name in ("a.wav", "b.wav", "c.wav")}
+            watches.folder(preset.id).hint(told)
+        else:
+            await watches.manager.scan(preset.id)
+        await until_gone(watches, preset.id, "b.wav")
+        assert not gone.over.is_set()
+        await watches.manager.scan(preset.id)
+        assert gone.over.is_set() and not renamed.over.is_set()
         renamed.over.set()
         await until((inbox / "c.en.txt").exists)
+
+
+async def until_gone(watches: Watches, watch: str, path: str) -> None:
+    with anyio.fail_after(LIMIT_S):
+        while (row := await watches.store.files.at(watch, path)) is None or row.gone is None:
+            await anyio.sleep(0.01)
+
+
+@pytest.mark.parametrize("looks", [1, 2])
+async def test_who_has_a_name_that_is_not_wanted_for_a_moment_is_transcribed_all_the_same(
+    tmp_path: Path, inbox: Path, untold: None, monkeypatch: pytest.MonkeyPatch, looks: int
+) -> None:
+    """By the job that is at work on it, if it is back soon."""
+    put(inbox, "a.wav")
+    async with open_watches(tmp_path) as watches:
+        cancelled: list[str] = []
+        monkeypatch.setattr(watches.jobs, "cancel", cancelled.append)  # it takes a moment to end
+        watches.jobs.held.add("held")
+        preset = await watches.manager.add(str(inbox), WatchChanges(profile="held"))
+        await until(lambda: watches.jobs.taken)
+        (job,) = watches.jobs.taken
+        (inbox / "a.wav").rename(inbox / "a.wav.part")
+        watches.folder(preset.id).hint({str(inbox / "a.wav"): False})
+        await until_gone(watches, preset.id, "a.wav")
+        if looks == 2:
+            await watches.manager.scan(preset.id)
+        assert cancelled == [job.id] * (looks - 1)
+        (inbox / "a.wav.part").rename(inbox / "b.wav")
+        watches.jobs.held.clear()
+        await watches.manager.scan(preset.id)
+        if cancelled:
+            job.error = WhisperdError("job.cancelled", "The job was cancelled.", "Submit it again.")
+        job.over.set()
+        await until_done(watches, preset.id)
+        assert (inbox / "b.en.txt").exists() and len(watches.jobs.taken) == looks

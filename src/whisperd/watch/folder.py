@@ -60,12 +60,12 @@ class WatchFolder:
         settings: Callable[[], WatchSettings],
         others: Callable[[WatchFolder], list[WatchFolder]],
         on_moved: Callable[[WatchFolder, FileRow, Seen], Awaitable[None]],
-        on_gone: Callable[[FileRow, bool], Awaitable[None]],
+        on_gone: Callable[[FileRow], Awaitable[None]],
         tell: Callable[[], None],
     ) -> None:
         """`others` are all that are watched but this one; `on_moved` notes that a file has another name now,
-        `on_gone` that it is not there, and whether it may still be found by another name; `tell` is called
-        when there is something to do, or what is watched has to change."""
+        `on_gone` that it is not there, and while it is worked on, that it still is not; `tell` is called when
+        there is something to do, or what is watched has to change."""
         self.preset = preset
         self.pending = Pending(settings().settle_s)
         self.reading = anyio.Semaphore(READ_AT_ONCE)
@@ -302,11 +302,8 @@ class WatchFolder:
         self.root, self._is_there = None, False
         self.pending.queue.clear()
         self._hints.clear()
-        self.problem = absent(
-            self.preset.path,
-            message,
-            "Plug its disk in, mount it or make the folder again; it is looked for now and then.",
-        )
+        fix = "Plug its disk in, mount it or make the folder again; it is looked for now and then."
+        self.problem = absent(self.preset.path, message, fix)
         if not was_absent:
             log.info("watch %s: its folder is not there", self.preset.id)
             await self._store.log.add(self.preset.id, LogLine("absent", None, message))
@@ -328,6 +325,9 @@ class WatchFolder:
             await self._still_there(part)
 
     async def _note_gone(self, root: str, *, is_same: bool) -> None:
+        # Those at work that were gone when this scan began, and by it were not found by any name.
+        at_work = await self._store.files.with_status(self.preset.id, ("working",))
+        await self._forget_missing([row for row in at_work if row.gone], root, is_same=is_same)
         last, unmounted = "", dict[str, str]()
         while rows := await self._store.files.present(self.preset.id, last, SLICE):
             last = rows[-1].path
@@ -349,7 +349,7 @@ class WatchFolder:
             return {}
         for row in gone:
             self.pending.drop(row.path)
-            await self._on_gone(row, self.is_scanning)  # it may be where was looked before
+            await self._on_gone(row)
         await self._store.files.mark_gone([row.id for row in gone])
         return unmounted
 

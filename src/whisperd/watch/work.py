@@ -92,13 +92,20 @@ class FileWork:
             if (row.status == "done" and not have_followed) or (row.status == "failed" and row.gone):
                 await self._lose(folder, msgspec.structs.replace(row, path=seen.path))
 
-    async def forget(self, row: FileRow, may_be_found: bool) -> None:
-        """A file is not there any more: nobody waits for its text, or has to be told why it has none."""
-        if row.status == "working" and row.job is not None and not may_be_found:
-            self._jobs.cancel(row.job)
-        if row.status not in ("done", "written"):
-            async with self._lock(row.id):
+    async def forget(self, row: FileRow) -> None:
+        """A file is not there: nobody has to be told why it has no text.
+
+        Where it is missed for the second time, nobody waits for its text either. Once, it may only be on its
+        way to another name.
+        """
+        async with self._lock(row.id):
+            if row.status not in ("done", "written"):
                 await self._texts.remove_error(row)
+            now = await self._store.files.get(row.id) if row.gone is not None else None
+            if now is None or now.job is None or now.status != "working":
+                return
+            await self._store.files.update(row.id, status="lost", job=None)  # a cancel is no failure
+        self._jobs.cancel(now.job)
 
     def _lock(self, number: int) -> anyio.Lock:
         """Held while outputs of a file are written or renamed."""
