@@ -193,37 +193,58 @@ def test_who_follows_a_job_has_all_of_its_events_whoever_else_listens(
     assert [one["name"] for one in seen if one] == ["a1", "b1", "a3", "b2", "b4", "a2", "a3", "a4"]
 
 
+def test_who_follows_a_job_that_is_followed_has_a_connection_of_its_own(
+    ends: tuple[Wire, socket.socket],
+) -> None:
+    wire, far = ends
+    near, other = socket.socketpair()
+    begin, end = ({"type": f"transcription.{kind}", "id": "a"} for kind in ("segment", "completed"))
+    for side in (far, other):
+        answer(side, [1, 0, None, {"subscription": 0}], [2, "event", [begin]], [2, "event", [end]])
+        side.shutdown(socket.SHUT_WR)
+    client = Client(wire, lambda: Client(Wire(near)))
+    first, second = client.follow("a"), client.follow("a")
+    assert [next(first), *second, *first] == [begin, begin, end, end]
+    with other:
+        other.recv(4096)
+        assert other.recv(1) == b"", "it has hung up"
+
+
 @pytest.mark.parametrize(
     ("source", "methods"),
     [("a.mp3", ["jobs.submit", "jobs.cancel"]), (b"RIFF", ["uploads.create", "uploads.delete"])],
 )
-def test_what_an_interruption_leaves_without_an_id_is_undone(
-    ends: tuple[Wire, socket.socket], monkeypatch: pytest.MonkeyPatch, source: Any, methods: list[str]
+@pytest.mark.parametrize("is_answered", [False, True])
+def test_what_an_interruption_leaves_without_an_id_is_undone_once_it_is_told(
+    ends: tuple[Wire, socket.socket],
+    monkeypatch: pytest.MonkeyPatch,
+    source: Any,
+    methods: list[str],
+    is_answered: bool,
 ) -> None:
     wire, far = ends
-    asked: list[str] = []
-
-    def serve() -> None:
-        unpacker = msgpack.Unpacker()
-        while data := far.recv(4096):
-            unpacker.feed(data)
-            for _, number, method, params in unpacker:
-                asked.append(method)
-                assert len(asked) == 1 or params == [{"id": "five"}]
-                answer(far, [1, number, None, {"id": "five"}])
+    told = [1, 0, None, {"id": "five"}]
+    receive = wire._receive
 
     def interrupt(_: object) -> None:
         monkeypatch.undo()
+        if is_answered:
+            answer(far, told)
+            receive(None)
         raise KeyboardInterrupt
 
-    serving = threading.Thread(target=serve)
-    serving.start()
     monkeypatch.setattr(wire, "_receive", interrupt)
     with pytest.raises(KeyboardInterrupt):
         Client(wire).submit(source)
-    wire.close()
-    serving.join()
-    assert asked == methods
+    if not is_answered:
+        answer(far, told)
+    answer(far, event(1))
+    wire.next_event()
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(far.recv(4096))
+    asked = list(unpacker)
+    assert [method for _, _, method, _ in asked] == methods
+    assert asked[1][3] == [{"id": "five"}]
 
 
 class TestSilence:

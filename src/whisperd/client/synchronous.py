@@ -168,6 +168,10 @@ class Client:
         Events of other subscriptions of this connection come among them. With a deadline, on the
         monotonic clock, None comes when it is past.
         """
+        if any(job == followed for followed, _ in self._followed.values()):
+            with self._connect_again() as client:  # nothing says for which of two subscriptions an event is
+                yield from client.follow(job, deadline_s=deadline_s)
+            return
         subscription = self.request("events.subscribe", job=job)["subscription"]
         _, waiting = self._followed[subscription] = job, deque[Map]()
         try:
@@ -244,7 +248,7 @@ class Client:
         return event.get("id") == job and end_of_job(event)
 
     def _begin(self, method: str, undo: str, **params: Any) -> str:
-        """The id of a job or an upload. Who is interrupted before it is told has it undone all the same."""
+        """The id of a job or an upload. Who is interrupted goes at once; it is undone when that is told."""
         number = self._wire.send(method, params)
         try:
             return str(self._wire.answer(number)["id"])
@@ -252,7 +256,7 @@ class Client:
             raise
         except BaseException:
             with suppress(WhisperdError):
-                self._quietly(undo, id=self._wire.answer(number)["id"])
+                self._wire.undo(number, undo)
             raise
 
     def _quietly(self, method: str, **params: Any) -> None:

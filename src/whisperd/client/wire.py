@@ -54,6 +54,7 @@ class Wire:
         self._has_pinged = False
         self._awaited: set[int] = set()
         self._answers: dict[int, tuple[Any, Any]] = {}
+        self._undos: dict[int, str] = {}
         self._events: deque[dict[str, Any]] = deque()
 
     def request(self, method: str, params: dict[str, Any] | None = None) -> Any:
@@ -64,9 +65,20 @@ class Wire:
         """Ask without waiting; `answer` takes the number that this returns."""
         if not self._is_open:
             raise self._gone()
+        message_id = self._ask(method, params)
+        self._awaited.add(message_id)
+        return message_id
+
+    def undo(self, message_id: int, method: str) -> None:
+        """Have what a request begins undone as soon as its answer is read; nobody waits for that."""
+        self._awaited.discard(message_id)
+        self._undos[message_id] = method
+        if message_id in self._answers:
+            self._take([1, message_id, *self._answers.pop(message_id)])
+
+    def _ask(self, method: str, params: dict[str, Any] | None = None) -> int:
         message_id, self._next_id = self._next_id, self._next_id + 1
         self._send([0, message_id, method, [params] if params else []])
-        self._awaited.add(message_id)
         return message_id
 
     def _send(self, message: list[Any]) -> None:
@@ -88,11 +100,7 @@ class Wire:
             raise
 
     def answer(self, message_id: int, on_event: Callable[[dict[str, Any]], None] | None = None) -> Any:
-        """Wait for the answer to a request; events that come before it are passed on, or kept.
-
-        Who was interrupted here may wait for it again.
-        """
-        self._awaited.add(message_id)
+        """Wait for the answer to a request; events that come before it are passed on, or kept."""
         try:
             while message_id not in self._answers:
                 self._receive(None)
@@ -156,8 +164,7 @@ class Wire:
         """Ask a daemon that is silent whether it is there; give it up when it does not even say that."""
         if not self._has_pinged and self._silent_s >= PING_AFTER_S:
             self._has_pinged = True
-            ping, self._next_id = self._next_id, self._next_id + 1
-            self._send([0, ping, "session.ping", []])
+            self._ask("session.ping")
         elif self._has_pinged and self._silent_s >= PATIENCE_S:
             self._hang_up()
             raise not_answering()
@@ -167,6 +174,8 @@ class Wire:
             case [1, message_id, error, result]:
                 if message_id in self._awaited:  # and not given up
                     self._answers[message_id] = (error, result)
+                elif (undo := self._undos.pop(message_id, None)) and error is None:
+                    self._ask(undo, {"id": result["id"]})
             case [2, "event", [event]]:
                 self._events.append(event)
             case [2, "error", [error]]:  # the daemon says why it hangs up
