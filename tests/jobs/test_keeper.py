@@ -26,11 +26,14 @@ async def job_of(sound: Path) -> Job:
     return job
 
 
-@pytest.mark.parametrize("is_longer", [False, True])
+@pytest.mark.parametrize(("is_longer", "is_hashed"), [(False, False), (False, True), (True, False)])
 async def test_only_what_is_known_is_said_of_a_recording_with_another_time(
-    tmp_path: Path, is_longer: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_longer: bool, is_hashed: bool
 ) -> None:
+    """Its hash may have been found at first, and not any more."""
+    monkeypatch.setattr("whisperd.jobs.identity.HASH_TIMEOUT_S", 0)
     job = await job_of(tmp_path / "a.wav")
+    job.content_hash = "hash" if is_hashed else None
     Path(job.path).write_bytes(b"sound" + b"!" * is_longer)
     os.utime(job.path, (1, 1))
     await KEEPER.check_unchanged(job)

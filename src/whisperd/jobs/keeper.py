@@ -172,11 +172,11 @@ class JobKeeper:
         """Once all was read: that is not what was hashed if it was written to meanwhile."""
         try:
             stamp = await check_path(job.path)
-            if await _is_same(job, stamp):
+            is_same = await _is_same(job, stamp)
+            if is_same:
                 job.stamp, job.inode = stamp, await inode_of(job.path)
                 return
-            has_its_size = job.stamp is not None and stamp.size_bytes == job.stamp.size_bytes
-            _warn_of_change(job, is_certain=job.content_hash is not None or not has_its_size)
+            _warn_of_change(job, is_certain=is_same is not None)
         except WhisperdError:
             pass  # it is gone, which does no harm to what was read
         job.content_hash = None
@@ -286,14 +286,15 @@ def _warn_of_change(job: Job, *, is_certain: bool = True) -> None:
     log.warning("job %s: its recording was changed while it was transcribed", job.id)
 
 
-async def _is_same(job: Job, stamp: FileStamp) -> bool:
-    """Whether a job's file, which has this stamp now, is what it was: another time alone says nothing.
+async def _is_same(job: Job, stamp: FileStamp) -> bool | None:
+    """Whether a job's file, which has this stamp now, is what it was: another time alone says nothing. None
+    where that is not known.
 
     Raises `WhisperdError`.
     """
     if job.stamp is None or stamp == job.stamp:
         return stamp == job.stamp
-    if stamp.size_bytes != job.stamp.size_bytes or job.content_hash is None:
+    if stamp.size_bytes != job.stamp.size_bytes:
         return False
-    hashed = await content_hash(job.path)
-    return hashed is not None and hashed[0] == job.content_hash
+    hashed = await content_hash(job.path) if job.content_hash is not None else None
+    return None if hashed is None else hashed[0] == job.content_hash
