@@ -459,7 +459,7 @@ async def test_ended_jobs_are_forgotten_in_time() -> None:
             house.manager.get(jobs[0].id)
         assert raised.value.code == "job.unknown"
         assert house.manager.get(jobs[3].id) is jobs[3]
-        house.manager.clear()
+        house.manager.clear(keep=0)
         assert house.manager.remembered() == []
 
 
@@ -482,7 +482,7 @@ async def test_an_active_job_is_never_forgotten() -> None:
         house.block("decoding")
         job = house.submit()
         await anyio.wait_all_tasks_blocked()
-        house.manager.clear()
+        house.manager.clear(keep=0)
         assert house.manager.get(job.id) is job
         assert house.manager.active() == [job]
 
@@ -566,6 +566,11 @@ async def test_texts_leave_the_memory_once_they_are_saved(monkeypatch: pytest.Mo
         jobs.append(house.submit())
         await house.end(jobs[-1])
         assert [job.transcript is None for job in jobs] == [True, True, True, False]
+        forgotten, _ = house.manager.forget([jobs[-1].id])
+        house.manager.restore(forgotten)  # that could not be saved
+        keeper.tickets[3].settle()
+        await house.end(house.submit())
+        assert jobs[-1].transcript is None
 
 
 @pytest.mark.parametrize("when", ["later", "at the end"])

@@ -127,9 +127,10 @@ class JobManager:
                 raise
 
     def restore(self, jobs: Iterable[Job]) -> None:
-        """Remember jobs of an earlier daemon that are over."""
+        """Remember jobs that are over: those of an earlier daemon, and those that could not be forgotten."""
         for job in jobs:
             self._ended.add(job)
+            self._put_by(job)
         self.retire()
 
     def resume(self, job: Job, lease: Lease, also: Writing | None = None) -> None:
@@ -239,7 +240,7 @@ class JobManager:
             return job.transcript
         return await self._keeper.transcripts.of_job(job.id)
 
-    def clear(self, keep: int = 0) -> None:
+    def clear(self, keep: int) -> None:
         """Forget the jobs that are over, but for the last `keep` of each status."""
         if jobs := self._ended.beyond(keep):
             self.forget(jobs)
