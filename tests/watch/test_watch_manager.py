@@ -314,23 +314,29 @@ async def test_changes_are_given_to_the_folders_that_they_are_in(
     tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (inbox / "deep").mkdir()
-    beside, link = tmp_path / "inbox2", tmp_path / "link"
+    beside, link, other = tmp_path / "inbox2", tmp_path / "link", tmp_path / "other"
     beside.mkdir()
     link.symlink_to(beside)
+    other.symlink_to(tmp_path)
     async with open_watches(tmp_path) as watches:
-        for path in (inbox, inbox / "deep", link):
-            await watches.manager.scan((await watches.manager.add(str(path), WatchChanges())).id)
+        for path in (inbox, inbox / "deep", link, other):
+            preset = await watches.manager.add(str(path), WatchChanges(recursive=path != other))
+            await watches.manager.scan(preset.id)
+        other.unlink()
+        other.symlink_to(beside)  # which leads to a folder that is watched from now on
+        await watches.manager.scan(preset.id)
         folders = {watched.preset.path: watched for watched in watches.folders()}
         hints: dict[str, dict[str, bool]] = {}
         for path, watched in folders.items():
             monkeypatch.setattr(watched, "hint", lambda changes, path=path: hints.update({path: changes}))
-        assert str(beside) in watches.manager._notifier.folders  # there are systems that tell of real paths
+        # There are systems that tell of real paths.
+        assert watches.manager._notifier.folders[str(beside)]
         file, gone = str(inbox / "deep" / "a.wav"), str(beside)
         watches.manager._on_changes({file: True, gone: False, str(beside / "b.wav"): True})
         assert hints == {
             str(inbox): {file: True},
             str(inbox / "deep"): {file: True},
-            str(link): {str(link): False, str(link / "b.wav"): True},
+            **{str(one): {str(one): False, str(one / "b.wav"): True} for one in (link, other)},
         }
 
 

@@ -257,26 +257,29 @@ class WatchManager:
         self._rearrange()
 
     def _rearrange(self) -> None:
+        folders = [watched.folder for watched in self._watched.values()]
+        folders.sort(key=lambda folder: folder.preset.recursive)  # where two are one by now, it wins
         self._notifier.watch(
             {
-                watched.folder.real: watched.folder.preset.recursive
-                for watched in self._watched.values()
-                if watched.folder.root is not None and not watched.folder.is_polled
+                folder.real: folder.preset.recursive
+                for folder in folders
+                if folder.root is not None and not folder.is_polled
             }
         )
 
     def _on_changes(self, changes: Changes) -> None:
-        folders = {watched.folder.real: watched.folder for watched in self._watched.values()}
+        places = {watched.folder.real for watched in self._watched.values()}
         hints: defaultdict[str, dict[str, bool]] = defaultdict(dict)
-        watched_above = cache(lambda path: [place for place in scanner.up_from(path) if place in folders])
+        watched_above = cache(lambda path: [place for place in scanner.up_from(path) if place in places])
         for path, is_new in changes.items():
             for place in watched_above(os.path.dirname(path)):
                 hints[place][path] = is_new
-            if path in folders:
+            if path in places:
                 hints[path][path] = is_new
         for place, its_own in hints.items():
-            path = folders[place].preset.path
-            folders[place].hint({path + one.removeprefix(place): is_new for one, is_new in its_own.items()})
+            for folder in self._folders_at(place):
+                path = folder.preset.path
+                folder.hint({path + one.removeprefix(place): is_new for one, is_new in its_own.items()})
 
     def _on_lost(self, path: str) -> None:
         for folder in self._folders_at(path):
@@ -287,7 +290,7 @@ class WatchManager:
             folder.poll()
 
     def _folders_at(self, path: str) -> list[WatchFolder]:
-        """The folder that is watched there, unless it is so no more."""
+        """What is watched there: links may have come to lead to one folder, or it is watched no more."""
         folders = (watched.folder for watched in self._watched.values())
         return [folder for folder in folders if folder.real == path]
 
