@@ -590,6 +590,17 @@ async def test_the_end_that_could_not_be_saved_is_saved_again(when: str) -> None
         assert len(keeper.tickets) == 3
 
 
+@pytest.mark.parametrize("is_saved", [False, True])
+async def test_of_a_job_that_is_forgotten_the_end_is_saved_with_that(is_saved: bool) -> None:
+    keeper = SlowKeeper()
+    async with open_house(keeper=cast(JobKeeper, keeper)) as house:
+        job = house.submit()
+        await house.end(job)
+        keeper.tickets[0].settle(None if is_saved else an_error("disk.full"))
+        _, gone = house.manager.forget([job.id])
+        assert job.end is (keeper.tickets[0] if is_saved else gone)
+
+
 async def test_who_has_a_text_does_not_wait_for_the_hash_of_a_large_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -255,7 +255,11 @@ class JobManager:
         for job in forgotten:
             self._at_hand.pop(job.id, None)  # a text that is erased is not to stay in memory either
             self._forget(job.id)
-        return forgotten, self._keeper.forgotten([job.id for job in forgotten])
+        gone = self._keeper.forgotten([job.id for job in forgotten])
+        for job in forgotten:
+            if job.end is not None and not job.end.is_saved:
+                job.end = gone  # nothing else will save that it is over
+        return forgotten, gone
 
     def retire(self) -> None:
         """Forget the jobs that have been over for longer, or are more, than the settings say.
