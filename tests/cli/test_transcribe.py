@@ -15,7 +15,7 @@ import pytest
 
 from whisperd.cli.files import EXTENSIONS
 from whisperd.outputs import FORMATS
-from whisperd_testing import LIMIT_S, RunningDaemon, write_tone
+from whisperd_testing import LIMIT_S, RunningDaemon, until, write_tone
 
 pytestmark = pytest.mark.real
 
@@ -396,6 +396,15 @@ def test_what_comes_before_standard_input_does_not_wait_for_it(
     assert process.stdout.readline().decode() == TEXT
     out, _ = process.communicate(Path(tone).read_bytes(), timeout=LIMIT_S)
     assert (process.returncode, out.decode()) == (0, f"==> - <==\n{TEXT}")
+
+
+def test_what_comes_behind_standard_input_is_submitted_ahead(
+    shared: RunningDaemon, ctl_process: Callable[..., subprocess.Popen[bytes]], held: Path, tone: str
+) -> None:
+    with Path(tone).open("rb") as sound:
+        ctl_process("transcribe", "--no-vad", "--model", str(held), "-", tone, tone, stdin=sound)
+    with shared.connect() as client:
+        until(lambda: sum(one["options"]["model"] == str(held) for one in client.jobs.list()) == 3)
 
 
 def test_standard_input_is_sent_in_pieces(shared: RunningDaemon, tmp_path: Path) -> None:

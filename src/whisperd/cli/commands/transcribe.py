@@ -164,15 +164,18 @@ class _Session:
 
     def run(self) -> int:
         """Show one file's text after the other; returns the exit status."""
+        files = list(zip(self._options.files, self._targets, strict=True))
         # Reading standard input may take as long as somebody speaks; what comes before it is shown before it.
-        ahead = 1 if self._options.detach or STANDARD_INPUT in self._options.files else JOBS_AHEAD
-        statuses = [self._finish(submitted) for submitted in _ahead(self._submit_all(), ahead)]
+        cut = self._options.files.index(STANDARD_INPUT) if STANDARD_INPUT in self._options.files else 0
+        ahead = 1 if self._options.detach else JOBS_AHEAD
+        parts = (_ahead(self._submit_all(part), ahead) for part in (files[:cut], files[cut:]))
+        statuses = [self._finish(submitted) for part in parts for submitted in part]
         if self._options.json:
             print_json(self._documents if len(self._options.files) > 1 else self._documents[0])
         return exit_status.of_several(statuses)
 
-    def _submit_all(self) -> Iterator[_Submitted]:
-        for name, targets in zip(self._options.files, self._targets, strict=True):
+    def _submit_all(self, files: list[tuple[str, dict[str, str]]]) -> Iterator[_Submitted]:
+        for name, targets in files:
             try:
                 for target in targets.values():
                     self._check_target(target)
