@@ -40,7 +40,7 @@ one thing is answered with a map, what was asked of several with an array of map
 | 3 | the daemon cannot be reached or started |
 | 4 | there is no such thing |
 | 5 | refused: a rule forbids it |
-| 130 | interrupted; what the command itself has begun is cancelled |
+| 130 | interrupted; what the command itself has begun and not detached is cancelled |
 """
 
 
