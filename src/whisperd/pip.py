@@ -83,9 +83,12 @@ def pip_environment(environment: Mapping[str, str], temporary: Path) -> dict[str
     return {**environment, **here, **plain, **unset, **empty, "PYTHONUTF8": "1", "NO_COLOR": "1"}
 
 
-_ELSEWHERE = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_DRY_RUN", "PIP_EDITABLE")
+_ELSEWHERE = (
+    *("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_DRY_RUN", "PIP_EDITABLE"),
+    "PIP_BUILD_CONSTRAINT",  # which it takes from nowhere where a build is not isolated
+)
 """What would have it put things elsewhere or nowhere, or one thing more than it is told."""
-_LISTS = ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT", "PIP_REQUIREMENT")
+_LISTS = ("PIP_CONSTRAINT", "PIP_REQUIREMENT")
 """Files that would have it want others than it is told."""
 
 

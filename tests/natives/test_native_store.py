@@ -156,9 +156,7 @@ class TestInstall:
         tmp_path: Path,
     ) -> None:
         file = tmp_path / "pip.conf"
-        file.write_text(
-            "[install]\nconstraint = nowhere\nbuild-constraint = nowhere\nrequirement = nowhere\n"
-        )
+        file.write_text("[install]\nconstraint = nowhere\nrequirement = nowhere\n")
         monkeypatch.setenv("PIP_CONFIG_FILE", str(file))
         for variable in ("USER", "REQUIRE_VIRTUALENV", "QUIET", "DRY_RUN", "ROOT", "PREFIX", "TARGET"):
             monkeypatch.setenv(f"PIP_{variable}", "1")
