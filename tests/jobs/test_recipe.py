@@ -123,7 +123,12 @@ class Puppet:
 
 
 async def recipe_with(
-    *, margin_s: float | None = 2.0, environment: str = "", model: str = "m", is_usable: bool = True
+    *,
+    margin_s: float | None = 2.0,
+    environment: str = "",
+    model: str = "m",
+    is_usable: bool = True,
+    loaded: Puppet | None = None,
 ) -> str:
     """The digest of the recipe of a job on a runtime that is loaded like this, or was before an edit."""
 
@@ -152,7 +157,7 @@ async def recipe_with(
         tuning=None if margin_s is None else Tuning(margin_s),
     )
     preset = Puppet(model="toy", backend="auto", wanted_device="auto", compute_type="auto")
-    lease = Puppet(runtime=Puppet(preset=preset, prepared=prepared))
+    lease = Puppet(runtime=Puppet(preset=preset, prepared=prepared, loaded=loaded))
     job = Job(id="a", path="/a", input=JobInput(path="/a"), options=JobOptions(), runtime="toy")
     return (await recipe_of(cast(Service, service), job, cast(Lease, lease))).digest
 
@@ -165,6 +170,17 @@ async def test_what_the_runtime_is_loaded_with_makes_another_recipe() -> None:
     assert usual != await recipe_with(margin_s=30.0)
     assert usual != await recipe_with(environment="AVX2")
     assert usual != await recipe_with(model="n")
+
+
+@pytest.mark.anyio
+async def test_a_model_is_what_the_process_has_loaded_that_computes() -> None:
+    loaded = Puppet(pid=7)
+    usual = await recipe_with(loaded=loaded)
+    assert usual == await recipe_with(loaded=loaded, model="n"), "its files were changed since"
+    loaded.pid = None
+    assert usual != await recipe_with(loaded=loaded, model="n"), "its worker has died"
+    loaded.pid = 8
+    assert usual != await recipe_with(loaded=loaded, model="n"), "another one has loaded it again"
 
 
 @pytest.mark.anyio

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import anyio.to_thread
 import msgspec
@@ -15,12 +16,14 @@ from whisperd.runtimes.prepare import choose_variant, compute_type
 if TYPE_CHECKING:
     from whisperd.daemon.service import Service
     from whisperd.jobs.job import Job
-    from whisperd.runtimes import Lease
+    from whisperd.runtimes import Lease, LoadedRuntime, Runtime
 
 __all__ = ["recipe_of"]
 
 _rules: dict[str, str] = {}
 """By engine. The files of the code are read once."""
+_models: WeakKeyDictionary[LoadedRuntime, tuple[int, str]] = WeakKeyDictionary()
+"""What a worker, by its process, has loaded: it does not read its model again."""
 
 
 async def recipe_of(service: Service, job: Job, lease: Lease) -> Recipe:
@@ -32,12 +35,14 @@ async def recipe_of(service: Service, job: Job, lease: Lease) -> Recipe:
     # Otherwise it may be loaded in another way by then.
     if prepared is not None and service.runtimes.life(lease.runtime).is_usable:
         backend, variant, tuning = prepared.backend, prepared.variant, prepared.tuning
+        model = await _identity_of_loaded(service, lease.runtime)
     else:
         backend, variant = choose_variant(preset, await ranked_variants(service, preset))
         tuning = await service.calibrator.tuning(preset, backend, variant)
+        model = await service.models.identity(preset.model)
     bundle = Bundle.of(variant)
     engine = {
-        "model": await service.models.identity(preset.model),
+        "model": model,
         "variant": variant.name,
         "environment": dict(variant.environment),
         "bundle": service.natives.current(bundle).select().digest if bundle else None,
@@ -54,3 +59,14 @@ async def recipe_of(service: Service, job: Job, lease: Lease) -> Recipe:
         max_window_s=settings.decoder.max_window_s,
         options=options_that_matter(job.options, job.options.decode_options(settings.runtime.beam_size)),
     )
+
+
+async def _identity_of_loaded(service: Service, runtime: Runtime) -> str:
+    """That of its model, which is found out once for each process that has loaded it."""
+    loaded, name = runtime.loaded, runtime.preset.model
+    if loaded is None or loaded.pid is None:
+        return await service.models.identity(name)
+    pid = loaded.pid
+    if _models.get(loaded, (0, ""))[0] != pid:
+        _models[loaded] = pid, await service.models.identity(name)
+    return _models[loaded][1]

@@ -124,7 +124,9 @@ class JobExecutor:
         if job.intake is not None:
             return await self._transcribe_live(job, job.intake, lease)
         began_s = time.monotonic()
-        await self._keeper.check_input(job)
+        # One that was just submitted was looked at then; what has a hash was looked at when it was read.
+        if job.is_resumed or job.stamp is None or job.content_hash is not None:
+            await self._keeper.check_input(job)
         if (kept := await self._keeper.find_transcript(job, lease)) is not None:
             await self._tell(job, kept)
             elapsed_s = round(max(time.monotonic() - began_s, 1e-3), 3)
