@@ -27,13 +27,6 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def inbox(tmp_path: Path) -> Path:
-    inbox = tmp_path / "inbox"
-    inbox.mkdir()
-    return inbox
-
-
-@pytest.fixture
 def held() -> Iterator[threading.Event]:
     """Work that waits for it hangs until the end of the test, or until it is set."""
     event = threading.Event()

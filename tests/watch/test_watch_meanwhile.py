@@ -20,13 +20,6 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def inbox(tmp_path: Path) -> Path:
-    inbox = tmp_path / "inbox"
-    inbox.mkdir()
-    return inbox
-
-
-@pytest.fixture
 def untold(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel tells of nothing."""
 
