@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from whisperd.daemon.methods.jobs import METHODS
+from whisperd.daemon.methods import METHODS
 from whisperd.jobs.job import Job, JobInput
 from whisperd.jobs.options import JobOptions
 from whisperd.rpc.errors import WhisperdError
@@ -35,7 +35,7 @@ async def test_who_asks_for_a_failed_job_is_not_kept(tmp_path: Path) -> None:
     job = Job(id="1", path=path, input=JobInput(path=path), options=JobOptions(), runtime="base")
     job.error = WhisperdError("audio.empty", "It is empty.", "Record something.")
     job.over.set()
-    for method in ("wait", "result"):
+    for method in ("jobs.wait", "jobs.result"):
         with pytest.raises(WhisperdError, match="It is empty"):
             params = type("Params", (), {"id": "1", "format": "text"})()
             await METHODS[method](_Call(job), params)  # type: ignore[operator]

@@ -1,4 +1,5 @@
-"""The methods of the wire. The method `noun.verb` is the function `verb` of the module `noun`.
+"""The methods of the wire. The method `noun.verb` is the coroutine function `verb` of the module `noun`: all
+of them are methods but those with an underscore before them. One behind is not told (`list_`).
 
 A handler takes the call and its parameters, and returns what is encoded as the result or raises
 `WhisperdError`. The type of its second argument is what its parameters are strictly decoded into.
@@ -7,21 +8,14 @@ A handler takes the call and its parameters, and returns what is encoded as the 
 from __future__ import annotations
 
 import difflib
+import inspect
+import pkgutil
 import typing
 from collections.abc import Awaitable, Callable
+from importlib import import_module
 from typing import Any
 
 from whisperd.daemon.call import Call
-from whisperd.daemon.methods import calibration as calibration
-from whisperd.daemon.methods import daemon, events, jobs, session, uploads
-from whisperd.daemon.methods import doctor as doctor
-from whisperd.daemon.methods import hardware as hardware
-from whisperd.daemon.methods import models as models
-from whisperd.daemon.methods import natives as natives
-from whisperd.daemon.methods import profiles as profiles
-from whisperd.daemon.methods import runtimes as runtimes
-from whisperd.daemon.methods import transcripts as transcripts
-from whisperd.daemon.methods import watch as watch
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import Request, decode_params
 
@@ -30,24 +24,11 @@ __all__ = ["METHODS", "dispatch"]
 Handler = Callable[[Call, Any], Awaitable[Any]]
 
 METHODS: dict[str, Handler] = {
-    f"{module.__name__.rpartition('.')[2]}.{name}": handler
-    for module in (
-        calibration,
-        daemon,
-        doctor,
-        events,
-        hardware,
-        jobs,
-        models,
-        natives,
-        profiles,
-        runtimes,
-        session,
-        transcripts,
-        uploads,
-        watch,
-    )
-    for name, handler in module.METHODS.items()
+    f"{noun}.{name.rstrip('_')}": handler
+    for _, noun, _ in pkgutil.iter_modules(__path__)
+    for module in [import_module(f"{__name__}.{noun}")]
+    for name, handler in vars(module).items()
+    if inspect.iscoroutinefunction(handler) and handler.__module__ == module.__name__ and name[0] != "_"
 }
 """Every method by its name on the wire."""
 

@@ -20,8 +20,6 @@ from whisperd.rpc.messages import Name, Params
 from whisperd.runtimes.file_models import as_stored
 from whisperd.runtimes.preset import RuntimeChanges, new_preset
 
-__all__ = ["METHODS"]
-
 
 class CalibrationParams(Params, frozen=True):
     """Of which model; by default the default runtime's."""
@@ -152,6 +150,3 @@ def _why(found: Calibration, chosen: Trial) -> str:
         return f"It was {fastest} {as_good}, which what is usual has not."
     gain = 100 * (chosen.speed / usual.speed - 1)
     return f"It was {fastest} {as_good}, and {gain:.0f} % faster than what is usual."
-
-
-METHODS = {"run": run, "show": show, "forget": forget}

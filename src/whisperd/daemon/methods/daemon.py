@@ -19,8 +19,6 @@ from whisperd.daemon.service import Service
 from whisperd.rpc.messages import NoParams
 from whisperd.settings import settings_template
 
-__all__ = ["METHODS"]
-
 JOB_STATUSES = ("queued", "running", "completed", "failed", "cancelled")
 
 
@@ -146,6 +144,3 @@ def _memory() -> dict[str, int]:
 def _role(command: list[str]) -> str:
     modules = [argument for argument in command if argument.startswith("whisperd.")]
     return next((ROLES[one] for one in modules if one in ROLES), "download" if modules else "child")
-
-
-METHODS = {"status": status, "metrics": metrics, "stop": stop, "reload": reload, "config": config}

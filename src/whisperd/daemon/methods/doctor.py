@@ -12,8 +12,6 @@ from whisperd.doctor import gather, page
 from whisperd.doctor.facts import Problem, RuntimeFacts
 from whisperd.rpc.messages import NoParams
 
-__all__ = ["METHODS"]
-
 
 async def check_(call: Call, params: NoParams) -> dict[str, Any]:
     """What the doctor sees."""
@@ -43,6 +41,3 @@ def _runtimes(service: Service) -> list[RuntimeFacts]:
         )
         for runtime in service.runtimes.all()
     ]
-
-
-METHODS = {"check": check_}

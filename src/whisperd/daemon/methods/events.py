@@ -12,8 +12,6 @@ from whisperd.daemon.hub import TOPICS, Subscription, job_topic
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import Params, invalid_params
 
-__all__ = ["METHODS"]
-
 MAX_CALL_BYTES = 16 * 1024
 """How the client wants to be called, as it is sent with every event."""
 
@@ -85,6 +83,3 @@ async def unsubscribe(call: Call, params: UnsubscribeParams) -> dict[str, Any]:
         )
     call.service.hub.unsubscribe(subscription)
     return {}
-
-
-METHODS = {"subscribe": subscribe, "unsubscribe": unsubscribe}

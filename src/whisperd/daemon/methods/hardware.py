@@ -13,7 +13,7 @@ from whisperd.hardware import Gpus, Hardware, Memory, Processor
 from whisperd.rpc.messages import NoParams
 from whisperd.runtimes.computer import JudgedVariant
 
-__all__ = ["METHODS", "describe"]
+__all__ = ["describe"]
 
 
 async def show(call: Call, params: NoParams) -> dict[str, Any]:
@@ -69,6 +69,3 @@ def _variant(judged: JudgedVariant) -> dict[str, Any]:
         "reason": problem and problem.message,
         "fix": problem and problem.fix,
     }
-
-
-METHODS = {"show": show}

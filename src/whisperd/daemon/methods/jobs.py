@@ -25,8 +25,6 @@ from whisperd.outputs import render, verbose
 from whisperd.rpc.errors import WhisperdError, sendable
 from whisperd.rpc.messages import Name, Params, invalid_params
 
-__all__ = ["METHODS"]
-
 
 class InputParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One of: a path, a path that is not UTF-8, an upload's id, audio that is pushed as it is spoken."""
@@ -365,17 +363,3 @@ async def _transcript(call: Call, job: Job) -> Transcript:
             "Transcribe it again; `jobs.keep_transcripts` in the settings says whether texts are kept.",
         )
     return transcript
-
-
-METHODS = {
-    "submit": submit,
-    "push": push,
-    "finish": finish,
-    "list": list_,
-    "show": show,
-    "wait": wait,
-    "result": result,
-    "cancel": cancel,
-    "retry": retry,
-    "clear": clear,
-}

@@ -14,8 +14,6 @@ from whisperd.models.recommend import Recommendation
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import Name, NoParams, Params
 
-__all__ = ["METHODS"]
-
 
 class ModelParams(Params, frozen=True):
     """Which model: a catalogue name, a hub repository, a folder or a file."""
@@ -99,16 +97,3 @@ async def import_(call: Call, params: ImportParams) -> dict[str, Any]:
 async def _warnings(call: Call, model: str) -> list[dict[str, Any]]:
     """What speaks against downloading a model."""
     return [warning.to_wire() for warning in await call.service.advisor.warnings(model)]
-
-
-METHODS = {
-    "list": list_,
-    "available": available,
-    "recommend": recommend,
-    "show": show,
-    "pull": pull,
-    "verify": verify,
-    "remove": remove,
-    "path": path,
-    "import": import_,
-}

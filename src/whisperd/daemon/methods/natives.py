@@ -17,9 +17,6 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import Name, NoParams, Params
 from whisperd.runtimes.computer import Computer
 
-__all__ = ["METHODS"]
-
-
 _HINDRANCES = ("platform", "frameworks", "compiler", "blas", "tools")
 
 
@@ -200,15 +197,3 @@ def _not_installed(
         f"{what} is not installed.",
         f"Installed is {others}." if others else f"Run `whisperctl natives install {name}`.",
     )
-
-
-METHODS = {
-    "list": list_,
-    "install": install,
-    "verify": verify,
-    "upgrade": upgrade,
-    "rollback": rollback,
-    "remove": remove,
-    "prune": prune,
-    "path": path,
-}

@@ -8,8 +8,6 @@ from whisperd.daemon.call import Call
 from whisperd.rpc.messages import Name, NoParams, Params
 from whisperd.runtimes.profile_manager import ProfileChanges
 
-__all__ = ["METHODS"]
-
 Map = dict[str, Any]
 
 
@@ -51,6 +49,3 @@ async def edit(call: Call, params: EditParams) -> Map:
 async def delete(call: Call, params: ProfileParams) -> Map:
     """Forget one."""
     return {"name": (await call.service.profiles.delete(params.name)).name}
-
-
-METHODS = {"list": list_, "show": show, "create": create, "edit": edit, "delete": delete}

@@ -13,8 +13,6 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import Name, NoParams, Params
 from whisperd.runtimes import Runtime, RuntimeChanges, RuntimeManager, RuntimeView
 
-__all__ = ["METHODS"]
-
 Map = dict[str, Any]
 
 
@@ -101,6 +99,15 @@ def _preparing(act: Action) -> Callable[[Call, RuntimeParams], Awaitable[Map]]:
     return handler
 
 
+prepare = _preparing(RuntimeManager.prepare)
+load = _preparing(RuntimeManager.load)
+cancel = _action(RuntimeManager.cancel)
+unload = _action(RuntimeManager.unload)
+default = _action(RuntimeManager.make_default)
+enable = _action(RuntimeManager.enable)
+disable = _action(RuntimeManager.disable)
+
+
 async def _with_warnings(call: Call, runtime: Runtime) -> Map:
     """How it is when this is called: while the rest is looked up, somebody may delete it."""
     shown = msgspec.structs.asdict(call.service.view_runtime(runtime))
@@ -131,19 +138,3 @@ async def _to_download(call: Call, runtime: Runtime) -> Map | None:
 
 def _gone(shown: RuntimeView) -> RuntimeView:
     return msgspec.structs.replace(shown, status="unloaded", loaded=None, memory=None, pid=None)
-
-
-METHODS = {
-    "list": list_,
-    "show": show,
-    "create": create,
-    "edit": edit,
-    "delete": delete,
-    "prepare": _preparing(RuntimeManager.prepare),
-    "load": _preparing(RuntimeManager.load),
-    "cancel": _action(RuntimeManager.cancel),
-    "unload": _action(RuntimeManager.unload),
-    "default": _action(RuntimeManager.make_default),
-    "enable": _action(RuntimeManager.enable),
-    "disable": _action(RuntimeManager.disable),
-}

@@ -9,8 +9,6 @@ from whisperd.daemon.call import Call
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import NoParams, Params
 
-__all__ = ["METHODS"]
-
 
 class HelloParams(Params, frozen=True):
     """Who the client is and what it speaks."""
@@ -44,6 +42,3 @@ async def hello(call: Call, params: HelloParams) -> dict[str, Any]:
 async def ping(call: Call, params: NoParams) -> dict[str, Any]:
     """Say that the daemon is there: while it works for long, a client may want to know."""
     return {}
-
-
-METHODS = {"hello": hello, "ping": ping}

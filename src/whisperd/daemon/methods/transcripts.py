@@ -11,8 +11,6 @@ from whisperd.jobs.search import parse_query
 from whisperd.jobs.transcripts import FoundTranscript
 from whisperd.rpc.messages import Params
 
-__all__ = ["METHODS"]
-
 
 class SearchParams(Params, frozen=True):
     """What to look for, as `whisperd.jobs.search` explains."""
@@ -25,6 +23,3 @@ class SearchParams(Params, frozen=True):
 async def search(call: Call, params: SearchParams) -> list[FoundTranscript]:
     """The recordings in which something was said, the best first, each with the places."""
     return await call.service.job_keeper.transcripts.search(parse_query(params.query), params.limit)
-
-
-METHODS = {"search": search}

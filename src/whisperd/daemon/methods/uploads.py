@@ -10,7 +10,7 @@ from whisperd.daemon.call import Call
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import NoParams, Params
 
-__all__ = ["METHODS", "check_owned"]
+__all__ = ["check_owned"]
 
 
 class AppendParams(Params, frozen=True):
@@ -76,6 +76,3 @@ def check_owned(call: Call, upload: str) -> None:
             f"This connection has no upload {upload[:40]!r}.",
             "Begin one with uploads.create.",
         )
-
-
-METHODS = {"create": create, "append": append, "delete": delete}

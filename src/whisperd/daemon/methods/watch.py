@@ -13,8 +13,6 @@ from whisperd.rpc.errors import sendable
 from whisperd.rpc.messages import NoParams, Params, invalid_params
 from whisperd.watch import WatchChanges, WatchPreset
 
-__all__ = ["METHODS"]
-
 Map = dict[str, Any]
 Path = Annotated[str, Meta(min_length=1, max_length=4096)]
 
@@ -121,17 +119,3 @@ async def _view(call: Call, preset: WatchPreset) -> Map:
 
 def _sendable(view: Map) -> Map:
     return dict(sendable(msgspec.to_builtins(view)))
-
-
-METHODS = {
-    "add": add,
-    "list": list_,
-    "show": show,
-    "edit": edit,
-    "remove": remove,
-    "pause": pause,
-    "resume": resume,
-    "retry": retry,
-    "log": log,
-    "scan": scan,
-}
