@@ -16,23 +16,28 @@ from whisperd.doctor.facts import (
     Finding,
     FolderFacts,
     ModelFacts,
-    Problem,
     RuntimeFacts,
     SocketFacts,
-    VariantFacts,
 )
 from whisperd.hardware import Gpu, Gpus, Hardware
 from whisperd.hardware.facts import Libraries, Library
+from whisperd.plugins import Backend, Variant
 from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes import JudgedVariant
 
 GB = 10**9
-PROBLEM = Problem(code="x.y", message="This is wrong.", fix="Do that.")
+PROBLEM = WhisperdError("x.y", "This is wrong.", "Do that.")
 CARD = Gpu(0, "RTX", 8 * GB, 8 * GB, (8, 6))
 
 
 def folder(role: str, **facts: Any) -> FolderFacts:
     usual = {"path": f"/w/{role}", "mode": 0o700, "free_bytes": 50 * GB, "device": 1}
     return FolderFacts(role=role, **{**usual, **facts})  # type: ignore[arg-type]
+
+
+def variant(name: str, *, device: str = "cpu", problem: WhisperdError | None = None) -> JudgedVariant:
+    announced = Variant(name=name, lock=None, device=device, priority=1, compute_types=("int8",))
+    return JudgedVariant(Backend("toy", "toy:load", (announced,)), announced, problem)
 
 
 WELL = Facts(
@@ -42,8 +47,7 @@ WELL = Facts(
     settings_exist=True,
     folders=tuple(folder(role) for role in ("settings", "state", "natives", "models")),
     database_exists=True,
-    backends=("ctranslate2",),
-    variants=(VariantFacts(name="ctranslate2-cpu", device="cpu"),),
+    variants=(variant("ctranslate2-cpu"),),
     bundles=(
         BundleFacts(name="media", version="18", needed=True),
         BundleFacts(name="ctranslate2-cpu", version="4", needed=True),
@@ -120,9 +124,9 @@ def test_a_new_user_has_nothing_to_mend() -> None:
         ({"database_problem": PROBLEM}, "data base", "broken", "Do that."),
         ({"database_is_gone": True}, "data base", "broken", "whisperctl daemon restart"),
         ({"set_aside": ("/w/state/whisperd.sqlite3.damaged-1",)}, "data base", "warning", "damaged-1"),
-        ({"backends": (), "variants": ()}, "backends", "broken", "pip install whisperd-ctranslate2"),
+        ({"variants": ()}, "backends", "broken", "pip install whisperd-ctranslate2"),
         (
-            {"variants": (VariantFacts(name="x", device="cpu", problem=PROBLEM),)},
+            {"variants": (variant("x", problem=PROBLEM),)},
             "backends",
             "broken",
             "This is wrong.",
@@ -171,8 +175,8 @@ def test_a_new_user_has_nothing_to_mend() -> None:
             {
                 **with_gpus(gpus=(CARD,), driver="470"),
                 "variants": (
-                    VariantFacts(name="c-cuda", device="cuda", problem=PROBLEM),
-                    VariantFacts(name="c-cpu", device="cpu"),
+                    variant("c-cuda", device="cuda", problem=PROBLEM),
+                    variant("c-cpu"),
                 ),
             },
             "GPU",

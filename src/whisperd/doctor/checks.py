@@ -214,24 +214,21 @@ def _database(facts: Facts) -> Iterator[Finding]:
 
 
 def _backends(facts: Facts) -> Iterator[Finding]:
-    usable = [variant for variant in facts.variants if variant.problem is None]
-    if not facts.backends:
+    usable = [one.variant.name for one in facts.variants if one.problem is None]
+    if not facts.variants:
         yield _broken(
             "backends",
             "No backend is installed.",
             "Install one: `pip install whisperd-ctranslate2` into the environment of whisperd.",
         )
     elif not usable:
-        problem = facts.variants[-1].problem if facts.variants else None
-        yield _broken(
-            "backends",
-            f"No variant can be used. {problem.message if problem else ''}".rstrip(),
-            problem.fix if problem else "Install whisperd again.",
-        )
+        problem = facts.variants[-1].problem
+        assert problem is not None
+        yield _broken("backends", f"No variant can be used. {problem.message}", problem.fix)
     else:
         others = len(facts.variants) - len(usable)
         more = f"; {others} cannot be used here" if others else ""
-        yield _ok("backends", f"{', '.join(variant.name for variant in usable)}{more}")
+        yield _ok("backends", f"{', '.join(usable)}{more}")
     for problem in facts.plugin_problems:
         yield _warning("plugin", problem.message, problem.fix)
     if not facts.has_pip:
@@ -332,12 +329,9 @@ def _driver(facts: Facts) -> Iterator[Finding]:
     if gpus.gpus:
         names = ", ".join(gpu.name for gpu in gpus.gpus)
         version = f", driver {gpus.driver}" if gpus.driver else ""
-        able = any(variant.device == "cuda" and variant.problem is None for variant in facts.variants)
-        problem = next(
-            (variant.problem for variant in facts.variants if variant.device == "cuda" and variant.problem),
-            None,
-        )
-        if able or problem is None:
+        problems = [one.problem for one in facts.variants if one.variant.device == "cuda"]
+        problem = next(iter(problems), None)
+        if problem is None or None in problems:
             yield _ok("GPU", f"{names}{version}")
         else:
             yield _warning("GPU", f"{names}: {problem.message}", problem.fix)

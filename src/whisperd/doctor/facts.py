@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
 from whisperd.hardware import Hardware
+from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes import JudgedVariant
 
 __all__ = [
     "BundleFacts",
@@ -17,11 +19,9 @@ __all__ = [
     "FolderFacts",
     "FolderRole",
     "ModelFacts",
-    "Problem",
     "RuntimeFacts",
     "SocketFacts",
     "Status",
-    "VariantFacts",
 ]
 
 Status = Literal["ok", "warning", "broken"]
@@ -38,15 +38,6 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     fix: str | None = None
     """What to do next; None where all is well."""
-
-
-class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """An error, as it travels."""
-
-    code: str
-    message: str
-    fix: str
-    data: dict[str, Any] = {}
 
 
 class FolderFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,14 +91,6 @@ class BundleFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Files that are not as they were installed."""
 
 
-class VariantFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A variant, and whether this computer can use it."""
-
-    name: str
-    device: str
-    problem: Problem | None = None
-
-
 class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     """An installed model."""
 
@@ -122,7 +105,7 @@ class RuntimeFacts(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     default: bool
     enabled: bool
-    problem: Problem | None = None
+    problem: WhisperdError | None = None
     """Why it failed the last time."""
 
 
@@ -143,20 +126,19 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     python: str
     settings_path: str
     settings_exist: bool
-    settings_problem: Problem | None = None
+    settings_problem: WhisperdError | None = None
     folders: tuple[FolderFacts, ...] = ()
     database_exists: bool = False
     database_is_gone: bool = False
     """Whether the daemon that looks has lost its own."""
-    database_problem: Problem | None = None
+    database_problem: WhisperdError | None = None
     set_aside: tuple[str, ...] = ()
     """Damaged data bases that were kept."""
     has_pip: bool = True
     is_offline: bool = False
-    backends: tuple[str, ...] = ()
-    plugin_problems: tuple[Problem, ...] = ()
+    plugin_problems: tuple[WhisperdError, ...] = ()
     """Why plugins were passed over."""
-    variants: tuple[VariantFacts, ...] = ()
+    variants: tuple[JudgedVariant, ...] = ()
     bundles: tuple[BundleFacts, ...] = ()
     models: tuple[ModelFacts, ...] = ()
     environment: Mapping[str, str] = {}

@@ -28,13 +28,11 @@ from whisperd.doctor.facts import (
     FolderFacts,
     FolderRole,
     ModelFacts,
-    Problem,
     RuntimeFacts,
-    VariantFacts,
 )
 from whisperd.models import ModelStore
 from whisperd.natives import Bundle, InstalledBundle, NativeStore
-from whisperd.plugins import backends, problems
+from whisperd.plugins import problems
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes import Computer, JudgedVariant
 from whisperd.settings import is_offline, load_settings
@@ -89,10 +87,7 @@ async def gather(
     return msgspec.structs.replace(
         facts,
         hardware=hardware,
-        variants=tuple(
-            VariantFacts(name=one.variant.name, device=one.variant.device, problem=_problem(one.problem))
-            for one in judged
-        ),
+        variants=tuple(judged),
         bundles=bundles,
         models=model_facts,
         runtimes=None if runtimes is None else tuple(runtimes),
@@ -102,11 +97,11 @@ async def gather(
 
 def _facts(config_file: Path, is_config_named: bool) -> Facts:
     """What is looked at in a thread."""
-    settings_problem: Problem | None = None
+    settings_problem: WhisperdError | None = None
     try:
         load_settings(config_file, has_to_be_there=is_config_named)
     except WhisperdError as error:
-        settings_problem = _problem(error)
+        settings_problem = error
     database = paths.database_file()
     beside = disk.contents(database.parent)
     crashes: tuple[Crash, ...] = ()
@@ -128,7 +123,7 @@ def _facts(config_file: Path, is_config_named: bool) -> Facts:
             _folder("models", paths.models_dir()),
         ),
         database_exists=database in beside,
-        database_problem=_problem(problem_with(database)),
+        database_problem=problem_with(database),
         set_aside=tuple(
             str(path)
             for path in sorted(beside)
@@ -136,8 +131,7 @@ def _facts(config_file: Path, is_config_named: bool) -> Facts:
         ),
         has_pip=importlib.util.find_spec("pip") is not None,
         is_offline=is_offline(),
-        backends=tuple(backend.name for backend in backends()),
-        plugin_problems=tuple(filter(None, map(_problem, problems()))),
+        plugin_problems=problems(),
         environment={name: os.environ[name] for name in VARIABLES if os.environ.get(name)},
         clashing=_clashing(os.environ),
         crashes=crashes,
@@ -298,7 +292,3 @@ def _log_lines(log_file: Path) -> Iterable[str]:
         if file.exists():
             with file.open(encoding="utf-8", errors="replace") as lines:
                 yield from lines
-
-
-def _problem(error: WhisperdError | None) -> Problem | None:
-    return None if error is None else Problem(code=error.code, message=error.message, fix=error.fix)

@@ -70,7 +70,7 @@ def about(facts: Facts, catalogue: Catalogue) -> dict[str, str]:
         "memory": f"{size(memory.total)}, {size(memory.available)} free" if memory else "unknown",
         "GPUs": f"{gpus}, driver {hardware.gpus.driver or 'none'}",
         "bundles": ", ".join(installed) or "none",
-        "variants": ", ".join(one.name for one in facts.variants if one.problem is None) or "none",
+        "variants": ", ".join(one.variant.name for one in facts.variants if one.problem is None) or "none",
         "models": ", ".join([*known, *([f"{others} of their own"] if others else [])]) or "none",
         "variables": ", ".join(facts.environment) or "none of those that matter",
     }

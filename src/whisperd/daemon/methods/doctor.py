@@ -9,7 +9,7 @@ from anyio import to_thread
 from whisperd.daemon.call import Call
 from whisperd.daemon.service import Service
 from whisperd.doctor import gather, page
-from whisperd.doctor.facts import Problem, RuntimeFacts
+from whisperd.doctor.facts import RuntimeFacts
 from whisperd.rpc.messages import NoParams
 
 
@@ -35,9 +35,7 @@ def _runtimes(service: Service) -> list[RuntimeFacts]:
             model=runtime.preset.model,
             default=service.runtimes.life(runtime).is_default,
             enabled=service.runtimes.life(runtime).is_enabled,
-            problem=Problem(code=error.code, message=error.message, fix=error.fix)
-            if (error := runtime.error)
-            else None,
+            problem=runtime.error,
         )
         for runtime in service.runtimes.all()
     ]
