@@ -6,7 +6,7 @@ import gc
 import os
 import weakref
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -329,7 +329,7 @@ async def test_what_is_computed_is_not_kept_until_something_else_is() -> None:
         assert [parcel() for parcel in kept] == [None]
 
 
-async def test_who_waits_is_told_once_that_the_engine_has_it() -> None:
+async def test_who_waits_is_told_that_the_engine_has_it() -> None:
     runtime = FakeRuntime(batch_size=1)
     runtime.may_compute = anyio.Event()
     options = DecodeOptions(language="en")
@@ -343,26 +343,6 @@ async def test_who_waits_is_told_once_that_the_engine_has_it() -> None:
         assert begun == [0], "the other one still waits"
         runtime.may_compute.set()
     assert begun == [0, 1]
-
-
-async def test_what_is_tried_again_has_begun_once() -> None:
-    runtime = FakeRuntime(batch_size=2)
-    runtime.errors = {6.0: an_error("engine.refused")}
-    begun: list[float] = []
-
-    async def ask(dispatcher: Dispatcher, job: str, seconds: float) -> None:
-        options = DecodeOptions(language="en")
-        with suppress(WhisperdError):
-            await dispatcher.transcribe(
-                Parcel(job, (0,), (window(seconds),), options), partial(begun.append, seconds)
-            )
-
-    async with dispatching(runtime) as dispatcher, open_task_group() as tasks:
-        for job, seconds in (("a", 5.0), ("b", 6.0), ("c", 6.0)):
-            dispatcher.add_job(job, "normal")
-            tasks.start_soon(ask, dispatcher, job, seconds)
-    assert sorted(begun) == [5.0, 6.0, 6.0]
-    assert len(runtime.batches) > 2, "something was tried again"
 
 
 async def test_a_worker_that_dies_under_a_job_that_has_gone() -> None:

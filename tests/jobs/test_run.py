@@ -340,6 +340,22 @@ async def test_an_engine_error_while_the_decoder_has_more() -> None:
     assert (await failing(stage)).code == "engine.problem"
 
 
+async def test_of_windows_that_are_tried_again_the_engine_has_its_say() -> None:
+    stage = Stage(FakeDecoders([5.0, 6.0, 6.5]))
+    stage.runtime.may_compute = anyio.Event()
+    stage.runtime.errors[6.5] = an_error("engine.refused")
+    async with open_task_group() as tasks:
+
+        async def compute() -> None:
+            await anyio.wait_all_tasks_blocked()
+            stage.runtime.may_compute.set()
+
+        tasks.start_soon(compute)
+        assert (await failing(stage)).code == "engine.refused"
+    assert [lengths for _, lengths in stage.runtime.batches] == [[5.0], [6.0, 6.5], [6.0], [6.5]]
+    assert stage.segments() == ["5", "6"]
+
+
 async def test_many_windows_that_fail_at_once_are_one_error() -> None:
     stage = Stage(FakeDecoders([5.0] * 8), FakeRuntime(batch_size=8))
     stage.runtime.may_compute = anyio.Event()

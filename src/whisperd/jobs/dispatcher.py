@@ -30,17 +30,10 @@ class _Waiter:
     """A job that waits for a parcel's results."""
 
     def __init__(self, on_begin: Callable[[], None]) -> None:
-        self._on_begin = on_begin
-        self._has_begun = False
+        self.on_begin = on_begin
         self.done = anyio.Event()
         self.results: list[WindowResult] = []
         self.error: WhisperdError | None = None
-
-    def begin(self) -> None:
-        """Tell it that they are being computed; a second time is not worth telling."""
-        if not self._has_begun:
-            self._has_begun = True
-            self._on_begin()
 
     def answer(self, results: Sequence[WindowResult] = (), error: WhisperdError | None = None) -> None:
         """Give it what it waits for."""
@@ -94,7 +87,8 @@ class Dispatcher:
     ) -> list[WindowResult]:
         """Have windows of a job that was added computed; one result for each.
 
-        `on_begin` is called when they do not wait any more: a worker has them.
+        `on_begin` is called when they do not wait any more: a worker has them; once more where they are
+        tried again.
         Raises `WhisperdError`: what the engine answered, `worker.died` if the worker did not survive
         them twice, or why the runtime is not there any more. Who is cancelled gives up what it has asked for.
         """
@@ -162,7 +156,7 @@ class Dispatcher:
         self._unwanted[batch.id] = Unwanted()
         for parcel in batch.parcels:
             if waiter := self._waiters.get(parcel.key):
-                waiter.begin()
+                waiter.on_begin()
 
     async def _compute(self, batch: Batch) -> None:
         unwanted = self._unwanted[batch.id]

@@ -233,5 +233,5 @@ class JobExecutor:
         self._publish(begin(job, transcript.language, transcript.duration))
         for segment in transcript.segments:
             await checkpoint()  # a day has thousands
-            for event in events_of(job.id, segment, with_words=job.options.wants_words):
+            for event in events_of(job, segment):
                 self._publish(event)

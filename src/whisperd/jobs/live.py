@@ -25,9 +25,7 @@ from whisperd.jobs.intake import Intake
 from whisperd.jobs.job import Job
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.segments import Transcript, join_texts
-from whisperd.jobs.stitch import Stitcher
-from whisperd.jobs.telling import events_of
-from whisperd.jobs.vote import LanguageVote
+from whisperd.jobs.telling import Telling
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, TranscriptionPartial
 from whisperd.tasks import RepeatedEvent, open_task_group
@@ -83,8 +81,7 @@ class LiveRun:
         self._options = options
         self._publish = publish
         self._began_s = time.monotonic()
-        self._stitcher = Stitcher()
-        self._vote = LanguageVote()
+        self._telling = Telling(job, publish)
         self._finals = 0  # utterances that are over
         self._pending: dict[int, float] = {}  # seconds of those that the engine has not answered yet
         self._pending_changed = RepeatedEvent()
@@ -114,7 +111,9 @@ class LiveRun:
                     self._hypothesis.scope.cancel()
         finally:
             self._dispatcher.remove_job(self._job.id)
-        return self._transcript(heard.position)
+        elapsed_s = max(time.monotonic() - self._began_s, 1e-6)
+        duration_s = round(heard.position, 3)
+        return self._telling.finish(self._options.language, duration_s, duration_s, elapsed_s)
 
     @property
     def _may_guess(self) -> bool:
@@ -157,13 +156,13 @@ class LiveRun:
             result = await self._dispatch(index, utterance, self._options)
         else:
             result = await early.wait()
-        self._choose_language(result, utterance)
         window = WindowAudio(index=index, start=utterance.start, end=utterance.end, pcm=b"")
         if shown is not None and not result.segments:
             self._publish_partial(shown, "", "")
-        for segment in self._stitcher.add(window, result):
-            for event in events_of(self._job.id, segment, with_words=self._job.options.wants_words):
-                self._publish(event)
+        self._telling.add(window, result)
+        if self._options.language is None and not self._job.options.is_language_free:
+            self._options = msgspec.structs.replace(self._options, language=self._telling.vote.decided)
+        self._job.language = self._options.language or self._telling.vote.leading
         del self._pending[index]
         self._pending_changed.set()
 
@@ -206,13 +205,6 @@ class LiveRun:
         )
         return result
 
-    def _choose_language(self, result: WindowResult, utterance: Utterance) -> None:
-        if self._options.language is None and result.segments:
-            self._vote.add(result.language, result.language_probability, utterance.end - utterance.start)
-            if not self._job.options.is_language_free:
-                self._options = msgspec.structs.replace(self._options, language=self._vote.decided)
-        self._job.language = self._options.language or self._vote.leading
-
     def _publish_partial(self, utterance: Utterance, agreed: str, tentative: str) -> None:
         self._publish(
             TranscriptionPartial(
@@ -222,23 +214,6 @@ class LiveRun:
                 agreed=agreed,
                 tentative=tentative,
             )
-        )
-
-    def _transcript(self, duration_s: float) -> Transcript:
-        elapsed_s = max(time.monotonic() - self._began_s, 1e-6)
-        self._job.duration_s = duration_s
-        self._job.speed = round(duration_s / elapsed_s, 2)
-        language = self._options.language or self._vote.leading
-        self._job.language = language
-        return Transcript(
-            task=self._options.task,
-            language=language,
-            duration=round(duration_s, 3),
-            text=self._stitcher.text,
-            segments=tuple(self._stitcher.segments),
-            runtime=self._job.runtime,
-            elapsed=round(elapsed_s, 3),
-            has_words=self._job.options.wants_words,
         )
 
 

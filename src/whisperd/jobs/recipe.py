@@ -27,6 +27,7 @@ RULES: Final = (
     "whisperd.jobs.run",
     "whisperd.jobs.segments",
     "whisperd.jobs.stitch",
+    "whisperd.jobs.telling",
     "whisperd.jobs.vote",
     __name__,
 )

@@ -32,9 +32,8 @@ from whisperd.jobs.dispatcher import Dispatcher
 from whisperd.jobs.endings import begin
 from whisperd.jobs.job import Job
 from whisperd.jobs.journal import FinishedWindow
-from whisperd.jobs.segments import Segment, Transcript
-from whisperd.jobs.stitch import Stitcher
-from whisperd.jobs.telling import events_of
+from whisperd.jobs.segments import Transcript
+from whisperd.jobs.telling import Telling
 from whisperd.jobs.vote import LanguageVote
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, TranscriptionProgress
@@ -93,16 +92,14 @@ class JobRun:
         self._on_found = on_found
         # What the work took before counts as well.
         self._began_s = clock() - max((window.elapsed_s for window in self._finished.values()), default=0.0)
-        self._stitcher = Stitcher(keep_words=options.word_times)
+        self._telling = Telling(job, publish)
         self._taken: list[WindowAudio] = []  # what a decoder has sent, without its samples
         self._found: list[Found] = []
         self._samples: list[SpeechSample] = []
         self._undecided: list[WindowAudio] = []
         self._overlapping: set[int] = set()  # windows that have heard what another one has heard
         self._goes_on: dict[int | None, bool] = {}  # of each channel, whether its last window was one
-        self._heard = LanguageVote()  # what was spoken in the windows that are done
-        self._pending = 0  # windows that wait for a batch
-        self._pending_s = 0.0
+        self._pending_s: dict[int, float] = {}  # windows that wait for a batch
         self._pending_changed = RepeatedEvent()
         self._usual_language: str | None = None
         info = dispatcher.runtime.info
@@ -146,7 +143,9 @@ class JobRun:
                 on_decoded()
         finally:
             self._dispatcher.remove_job(self._job.id)
-        return self._transcript(decoded)
+        elapsed_s = max(self._clock() - self._began_s, 1e-6)
+        total_s = self._total_s(decoded.duration) or 0.0
+        return self._telling.finish(self._options.language, decoded.duration, total_s, elapsed_s)
 
     async def _decode(self, decoders: DecoderPool, params: DecodeParams, tasks: TaskGroup) -> Decoded:
         """Have the file decoded; where somebody else ends the process that does it, another one goes on."""
@@ -212,7 +211,7 @@ class JobRun:
     async def _until_more_is_needed(self) -> None:
         """Wait until the engine has begun with all of this file, or would soon have nothing to do."""
         priority = self._job.options.priority
-        while self._pending > 0 and self._dispatcher.has_enough(priority):
+        while self._pending_s and self._dispatcher.has_enough(priority):
             await self._dispatcher.some_began()
 
     def _opened(self, event: Opened) -> None:
@@ -239,7 +238,7 @@ class JobRun:
             return
         self._note_waiting((window,))
         tasks.start_soon(self._compute, (window,))
-        await self._pending_changed.wait_for(lambda: self._pending_s <= HELD_S - MAX_WINDOW_S)
+        await self._pending_changed.wait_for(lambda: sum(self._pending_s.values()) <= HELD_S - MAX_WINDOW_S)
 
     async def _vote_by_samples(self) -> None:
         """Speech from all over the file finds its language; what text it has is not looked at."""
@@ -268,36 +267,32 @@ class JobRun:
         """The first windows of a file find its language together, and are transcribed in it."""
         if not self._undecided:
             return
-        windows, self._undecided = tuple(self._undecided), []
+        windows, self._undecided = self._undecided, []
         self._note_waiting(windows)
-        results = await self._dispatch(windows, on_begin=lambda: self._note_begun(windows))
-        self._options = msgspec.structs.replace(self._options, language=results[0].language)
+        await self._compute(windows)
+
+    async def _compute(self, windows: Sequence[WindowAudio]) -> None:
+        results = await self._dispatch(windows)
+        if self._is_free:
+            if self._usual_language is not None and _is_unsure(results[0]):
+                results = await self._dispatch(windows, self._usual_language)
+        elif self._options.language is None:
+            self._options = msgspec.structs.replace(self._options, language=results[0].language)
         self._keep(windows, results)
         self._place(windows, results)
 
-    async def _compute(self, windows: tuple[WindowAudio, ...]) -> None:
-        results = await self._dispatch(windows, on_begin=lambda: self._note_begun(windows))
-        if self._is_free and self._usual_language is not None and _is_unsure(results[0]):
-            results = await self._dispatch(windows, self._usual_language)
-        self._keep(windows, results)
-        self._place(windows, results)
-
-    def _note_waiting(self, windows: tuple[WindowAudio, ...]) -> None:
+    def _note_waiting(self, windows: Sequence[WindowAudio]) -> None:
         """They wait for a batch."""
-        self._pending += len(windows)
-        self._pending_s += sum(window.end - window.start for window in windows)
+        self._pending_s |= {window.index: window.end - window.start for window in windows}
 
-    def _note_begun(self, windows: tuple[WindowAudio, ...]) -> None:
-        """They do not wait any more, so that there is room for others."""
-        self._pending -= len(windows)
-        self._pending_s -= sum(window.end - window.start for window in windows)
+    def _note_begun(self, windows: Sequence[WindowAudio]) -> None:
+        """They do not wait any more, so that there is room for others; harmless a second time."""
+        for window in windows:
+            self._pending_s.pop(window.index, None)
         self._pending_changed.set()
 
     async def _dispatch(
-        self,
-        windows: tuple[WindowAudio, ...],
-        language: str | None = None,
-        on_begin: Callable[[], None] = lambda: None,
+        self, windows: Sequence[WindowAudio], language: str | None = None
     ) -> list[WindowResult]:
         options = self._options
         if language is not None:
@@ -312,10 +307,10 @@ class JobRun:
                 windows=tuple(EngineWindow(pcm=window.pcm, spoken=window.spoken) for window in windows),
                 options=options,
             ),
-            on_begin,
+            on_begin=lambda: self._note_begun(windows),
         )
 
-    def _keep(self, windows: tuple[WindowAudio, ...], results: list[WindowResult]) -> None:
+    def _keep(self, windows: Sequence[WindowAudio], results: list[WindowResult]) -> None:
         """Have what was computed written down, so that it is not computed again whatever happens."""
         elapsed_s = round(self._clock() - self._began_s, 3)
         self._on_finished(
@@ -333,24 +328,12 @@ class JobRun:
             ]
         )
 
-    def _place(self, windows: tuple[WindowAudio, ...], results: list[WindowResult]) -> None:
+    def _place(self, windows: Sequence[WindowAudio], results: list[WindowResult]) -> None:
         for window, result in zip(windows, results, strict=True):
-            if result.segments:
-                self._heard.add(result.language, result.language_probability, window.end - window.start)
-            self._job.language = self._language
-            for segment in self._stitcher.add(window, result):
-                self._publish_segment(segment)
-        self._job.done_s = elapsed_within(self._clips, self._stitcher.done_s)
+            self._telling.add(window, result)
+        self._job.language = self._options.language or self._telling.vote.leading
+        self._job.done_s = elapsed_within(self._clips, self._telling.done_s)
         self._publish(self._progress())
-
-    @property
-    def _language(self) -> str | None:
-        """That of all windows, or else of most of what was heard."""
-        return self._options.language or self._heard.leading
-
-    def _publish_segment(self, segment: Segment) -> None:
-        for event in events_of(self._job.id, segment, with_words=self._job.options.wants_words):
-            self._publish(event)
 
     def _total_s(self, duration_s: float | None) -> float | None:
         """How much audio is to be transcribed, as far as that is known."""
@@ -366,25 +349,6 @@ class JobRun:
         self._job.speed = round(speed, 2)
         return TranscriptionProgress(
             id=self._job.id, done=round(done_s, 2), total=total_s, speed=self._job.speed, eta=eta_s
-        )
-
-    def _transcript(self, decoded: Decoded) -> Transcript:
-        for segment in self._stitcher.finish():
-            self._publish_segment(segment)
-        elapsed_s = max(self._clock() - self._began_s, 1e-6)
-        total_s = self._total_s(decoded.duration) or 0.0
-        self._job.duration_s = total_s
-        self._job.speed = round(total_s / elapsed_s, 2)
-        self._job.language = self._language
-        return Transcript(
-            task=self._options.task,
-            language=self._language,
-            duration=decoded.duration,
-            text=self._stitcher.text,
-            segments=tuple(self._stitcher.segments),
-            runtime=self._job.runtime,
-            elapsed=round(elapsed_s, 3),
-            has_words=self._job.options.wants_words,
         )
 
 
