@@ -59,8 +59,11 @@ async def open_pip(
     """
     file = temporary / "requirements.txt"
     file.write_text(requirements, encoding="utf-8")
+    # Before options of its configuration: no other place than the one that it is told.
+    here = ("--target=", "--prefix=", f"--root={temporary.anchor or os.sep}")
     command = python_command(
-        *("whisperd.child", "pip", action, *(["--require-hashes"] if require_hashes else [])),
+        *("whisperd.child", "pip", action, *(here if action == "install" else ())),
+        *(("--require-hashes",) if require_hashes else ()),
         *("--only-binary", ":all:", "--no-deps"),
         *("--progress-bar", "raw", "--no-input", "--disable-pip-version-check"),
         *(*options, "--requirement", str(file)),
@@ -77,19 +80,17 @@ def pip_environment(environment: Mapping[str, str], temporary: Path) -> dict[str
     Index, mirror, proxy, certificates, cache and timeouts stay the user's own.
     """
     here = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
-    plain = dict.fromkeys(("PIP_USER", "PIP_REQUIRE_VIRTUALENV", "PIP_QUIET", "PIP_VERBOSE"), "0")
-    unset = dict.fromkeys(_ELSEWHERE, "")  # which pip passes over
-    empty = dict.fromkeys(_LISTS, os.devnull)  # in place of those in its configuration as well
-    return {**environment, **here, **plain, **unset, **empty, "PYTHONUTF8": "1", "NO_COLOR": "1"}
+    off = dict.fromkeys(_SWITCHES, "0")
+    none = dict.fromkeys(_LISTS, " ")  # it passes over an empty variable, and takes its configuration's
+    return {**environment, **here, **off, **none, "PYTHONUTF8": "1", "NO_COLOR": "1"}
 
 
-_ELSEWHERE = (
-    *("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_DRY_RUN", "PIP_EDITABLE"),
-    "PIP_BUILD_CONSTRAINT",  # which it takes from nowhere where a build is not isolated
+_SWITCHES = (
+    *("PIP_USER", "PIP_REQUIRE_VIRTUALENV", "PIP_QUIET", "PIP_VERBOSE"),
+    *("PIP_DRY_RUN", "PIP_REQUIRE_HASHES"),
 )
-"""What would have it put things elsewhere or nowhere, or one thing more than it is told."""
-_LISTS = ("PIP_CONSTRAINT", "PIP_REQUIREMENT")
-"""Files that would have it want others than it is told."""
+_LISTS = ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT", "PIP_REQUIREMENT", "PIP_EDITABLE")
+"""What would have it want others, or more, than it is told."""
 
 
 class Pip:

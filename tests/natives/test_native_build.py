@@ -83,8 +83,16 @@ def built_with(path: Path) -> dict[str, str]:
 
 class TestBuild:
     async def test_a_source_becomes_part_of_the_bundle(
-        self, store: NativeStore, wheels: Path, root: Path, index: IndexServer
+        self,
+        store: NativeStore,
+        wheels: Path,
+        root: Path,
+        index: IndexServer,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
     ) -> None:
+        (tmp_path / "pip.conf").write_text("[global]\nbuild-constraint = nowhere\n")
+        monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
         bundle = make_bundle(wheels, WRITES_ENVIRONMENT)
         told: list[Progress] = []
         installed = await store.install(bundle, told.append)

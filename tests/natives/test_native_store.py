@@ -147,6 +147,7 @@ class TestInstall:
         os.umask(umask)
         assert stat.S_IMODE(installed.path.stat().st_mode) == 0o777 & ~umask
 
+    @pytest.mark.parametrize("configured", [False, True])
     async def test_pip_settings_that_would_lead_it_elsewhere_do_no_harm(
         self,
         store: NativeStore,
@@ -154,14 +155,19 @@ class TestInstall:
         index: IndexServer,
         monkeypatch: pytest.MonkeyPatch,
         tmp_path: Path,
+        configured: bool,
     ) -> None:
-        file = tmp_path / "pip.conf"
-        file.write_text("[install]\nconstraint = nowhere\nrequirement = nowhere\n")
-        monkeypatch.setenv("PIP_CONFIG_FILE", str(file))
-        for variable in ("USER", "REQUIRE_VIRTUALENV", "QUIET", "DRY_RUN", "ROOT", "PREFIX", "TARGET"):
-            monkeypatch.setenv(f"PIP_{variable}", "1")
-        for variable in ("CONSTRAINT", "BUILD_CONSTRAINT", "REQUIREMENT", "EDITABLE"):
-            monkeypatch.setenv(f"PIP_{variable}", "nowhere")
+        switches = ("user", "require-virtualenv", "quiet", "dry-run")
+        places = ("root", "prefix", "target", "constraint", "build-constraint", "requirement", "editable")
+        settings = dict.fromkeys(switches, "1") | dict.fromkeys(places, str(tmp_path / "nowhere"))
+        if configured:
+            lines = "\n".join(f"{name} = {value}" for name, value in settings.items())
+            (tmp_path / "pip.conf").write_text(f"[global]\nindex-url = {index.url}\n[install]\n{lines}\n")
+            monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+            monkeypatch.delenv("PIP_INDEX_URL")
+        else:
+            for name, value in settings.items():
+                monkeypatch.setenv(f"PIP_{name.upper().replace('-', '_')}", value)
         seen: list[Progress] = []
         await store.install(bundle, seen.append)
         assert "downloading" in {progress.detail for progress in seen}

@@ -106,6 +106,20 @@ class TestUpgrade:
         assert not (root / ".current").exists()
         assert left_in_staging(root) == []
 
+    async def test_what_pip_is_configured_to_do_elsewhere_it_does_not_do_here(
+        self,
+        store: NativeStore,
+        bundle: Bundle,
+        newer: Path,
+        index: IndexServer,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+    ) -> None:
+        lines = ["require-hashes = yes", "prefix = nowhere", "build-constraint = nowhere"]
+        (tmp_path / "pip.conf").write_text("\n".join(["[install]", *lines, "[download]", *lines]))
+        monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+        assert (await store.upgrade(bundle, works, ignore)).installed.version == "2.2"
+
     async def test_progress_says_what_is_being_done(
         self, store: NativeStore, bundle: Bundle, newer: Path, index: IndexServer
     ) -> None:
