@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisperd.watch.failures import kind_of_failure, retry_delay_s
-from whisperd.watch.ledger import FileRow, Identity, Seen, content_verdict, recognise, wants_work
+from whisperd.watch.ledger import FileRow, Identity, Seen, recognise, wants_work
 from whisperd.watch.quiet import parse_quiet_hours, quiet_for_s
 
 SAME = Identity("8:1", 1000, 5)
@@ -50,14 +50,6 @@ def test_another_way_to_a_file_is_none_of_its_names() -> None:
 
 def test_where_case_makes_no_difference_another_case_is_another_name() -> None:
     assert recognise(Seen("A.wav", SAME), None, [row()], lambda _: True).verdict == "moved"
-
-
-def test_what_was_read_decides() -> None:
-    assert content_verdict(None, "h") == "new"
-    assert content_verdict(row(), "h") == "touched"
-    assert content_verdict(row(), "other") == "edited"
-    assert content_verdict(row(), None) == "edited"
-    assert content_verdict(row(hash=None), None) == "edited"
 
 
 def test_what_is_to_be_done_for_a_file_that_is_as_it_was() -> None:

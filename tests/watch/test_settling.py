@@ -20,9 +20,9 @@ def test_a_file_that_is_old_when_it_is_first_seen_has_settled() -> None:
 
 
 def test_but_not_on_a_network() -> None:
-    settling = Settling(3, trusts_times=False)
-    assert settling.observe(seen(age_s=60), 0, NOW_NS) == "wait"
-    assert settling.observe(seen(age_s=60), 3, NOW_NS) == "settled"
+    settling = Settling(3)
+    assert settling.observe(seen(age_s=60), 0, None) == "wait"
+    assert settling.observe(seen(age_s=60), 3, None) == "settled"
 
 
 def test_a_file_settles_once_it_stays_as_it_is() -> None:

@@ -17,7 +17,7 @@ from toy_runtime import until
 from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
 from whisperd.tasks import open_task_group
-from whisperd.watch import WatchChanges, folder, manager, scanner, turns
+from whisperd.watch import WatchChanges, folder, lookout, manager, scanner, turns
 from whisperd.watch.ledger import Identity, Seen
 from whisperd.watch.notifier import Notifier
 from whisperd.watch.output_table import Wanted
@@ -98,7 +98,7 @@ async def test_a_tree_with_few_recordings_is_no_folder_that_does_not_answer(
 
     scanner_next_of = scanner.next_of
     monkeypatch.setattr(scanner, "next_of", next_of)
-    monkeypatch.setattr(folder, "SLICE_S", 0.0)
+    monkeypatch.setattr(lookout, "SLICE_S", 0.0)
     async with open_watches(tmp_path) as watches:
         await watches.manager.add(str(inbox), WatchChanges())
         await until((inbox / "0" / "a.en.txt").exists)
@@ -459,12 +459,13 @@ async def test_how_long_a_file_settles_is_as_the_settings_say_now(
     tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_watches(tmp_path) as watches:
+        settings = [WatchSettings(settle_s=0.1)]
+        monkeypatch.setattr(watches.manager, "_settings", lambda: settings[-1])
         preset = await watches.manager.add(str(inbox), WatchChanges())
         await watches.manager.scan(preset.id)
-        folder = watches.folder(preset.id)
-        monkeypatch.setattr(folder, "_settings", lambda: WatchSettings(settle_s=7.0))
+        settings.append(WatchSettings(settle_s=7.0))
         await watches.manager.scan(preset.id)
-        assert folder.pending.settling.settle_s == 7.0
+        assert watches.folder(preset.id).pending.settling.settle_s == 7.0
 
 
 async def test_a_folder_that_does_not_answer_is_looked_for_soon(
@@ -481,7 +482,7 @@ async def test_a_folder_that_does_not_answer_is_looked_for_soon(
         watched.request_scan()
         await until(lambda: watched.is_polled and watched.root is None)
         settings = WatchSettings()
-        assert watched._next_scan_s - anyio.current_time() <= settings.poll_interval_s
+        assert watched.next_scan_s - anyio.current_time() <= settings.poll_interval_s
         assert settings.poll_interval_s < settings.scan_interval_s
 
 

@@ -12,7 +12,7 @@ from watched import Watches, open_watches, put, until_done, until_noted_as_old
 
 from toy_runtime import until
 from whisperd.rpc.errors import WhisperdError
-from whisperd.watch import WatchChanges, folder, scanner
+from whisperd.watch import WatchChanges, lookout, scanner
 from whisperd.watch.notifier import Notifier
 from whisperd_testing import LIMIT_S
 
@@ -195,12 +195,25 @@ async def test_what_was_only_touched_is_known_though_it_could_not_be_read_at_fir
         assert (inbox / "a.en.txt").read_text() == "corrected"
 
 
+async def test_what_takes_too_long_to_be_read_may_hold_anything_once_it_is_touched(
+    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scanner, "hash_unchanged", lambda *_given: ("ok", None))
+    put(inbox, "a.wav")
+    async with open_watches(tmp_path) as watches:
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        await until_done(watches, preset.id)
+        os.utime(inbox / "a.wav", (1, 1))
+        watches.folder(preset.id).request_scan()
+        await until(lambda: len(watches.jobs.paths) == 2)
+
+
 @pytest.mark.parametrize("is_told", [True, False])
 async def test_who_is_gone_is_not_transcribed_to_the_end(
     tmp_path: Path, inbox: Path, untold: None, monkeypatch: pytest.MonkeyPatch, is_told: bool
 ) -> None:
     """Unlike who has another name, in whatever order that is told."""
-    monkeypatch.setattr(folder, "SLICE", 1)
+    monkeypatch.setattr(lookout, "SLICE", 1)
     put(inbox, "a.wav", "b.wav")
     async with open_watches(tmp_path) as watches:
         watches.jobs.held.add("held")

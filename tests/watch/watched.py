@@ -83,11 +83,11 @@ class Watches(NamedTuple):
 
     def folders(self) -> list[WatchFolder]:
         """All that are watched."""
-        return [watched.folder for watched in self.manager._watched.values()]
+        return list(self.manager._folders.values())
 
     def folder(self, watch: str) -> WatchFolder:
         """That of a watch."""
-        return self.manager._watched[watch].folder
+        return self.manager._folders[watch]
 
 
 @asynccontextmanager

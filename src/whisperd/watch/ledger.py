@@ -21,7 +21,6 @@ __all__ = [
     "Outcome",
     "Recognition",
     "Seen",
-    "content_verdict",
     "device_of",
     "recognise",
     "wants_work",
@@ -106,14 +105,6 @@ def recognise(
         if (not there or seen.links == 1) and other.identity == seen.identity:
             return Recognition("moved", other)
     return Recognition("unknown", None)
-
-
-def content_verdict(known: FileRow | None, content_hash: str | None) -> Literal["new", "touched", "edited"]:
-    """What a file is that was not recognised, once its bytes were read (None: that took too long)."""
-    if known is None:
-        return "new"
-    is_same = content_hash is not None and content_hash == known.hash
-    return "touched" if is_same else "edited"
 
 
 def wants_work(row: FileRow, now: str, latest: str) -> bool:

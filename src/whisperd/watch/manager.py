@@ -26,12 +26,13 @@ from whisperd.watch.errors import exists, stale, unknown_file, unknown_watch
 from whisperd.watch.folder import LOOK_TIMEOUT_S, WatchFolder
 from whisperd.watch.jobs import WatchJobs
 from whisperd.watch.ledger import FileRow, FileStatus, Outcome
+from whisperd.watch.lookout import Lookout
 from whisperd.watch.names import Selection
 from whisperd.watch.notifier import Changes, Notifier
 from whisperd.watch.place import checked_inode
 from whisperd.watch.preset import WatchChanges, WatchPreset
 from whisperd.watch.store import WatchStore
-from whisperd.watch.turns import Turns, Watched
+from whisperd.watch.turns import Turns
 from whisperd.watch.view import status_of, view_of
 from whisperd.watch.work import FileWork
 
@@ -69,8 +70,8 @@ class WatchManager:
         self._on_outcome = on_outcome
         self._work = FileWork(store, jobs, settings, self._note_outcome)
         self._jobs = jobs
-        self._watched: dict[str, Watched] = {}
-        self._turns = Turns(self._work, self._watched.values)
+        self._folders: dict[str, WatchFolder] = {}
+        self._turns = Turns(self._work, self._folders.values())
         self._notifier = Notifier(self._on_changes, self._on_lost, self._on_refused)
         self._saving = anyio.Lock()
         self._any = anyio.Event()
@@ -90,23 +91,23 @@ class WatchManager:
 
     def all(self) -> list[WatchPreset]:
         """Every watch, the oldest first."""
-        return [watched.folder.preset for watched in self._watched.values()]
+        return [folder.preset for folder in self._folders.values()]
 
     def find(self, name: str) -> WatchPreset:
         """A watch by its id or its folder. Raises `watch.unknown`."""
-        return self._find(name).folder.preset
+        return self._find(name).preset
 
     def statuses(self) -> Counter[str]:
         """How many watches have each status."""
-        return Counter(status_of(watched.folder)[0] for watched in self._watched.values())
+        return Counter(status_of(folder)[0] for folder in self._folders.values())
 
     async def views(self) -> list[dict[str, Any]]:
         """What is told of every watch, the oldest first."""
-        return await self._views([watched.folder for watched in self._watched.values()])
+        return await self._views(list(self._folders.values()))
 
     async def view(self, name: str) -> dict[str, Any]:
         """What is told of a watch. Raises `watch.unknown`."""
-        (shown,) = await self._views([self._find(name).folder])
+        (shown,) = await self._views([self._find(name)])
         return shown
 
     async def _views(self, folders: Sequence[WatchFolder]) -> list[dict[str, Any]]:
@@ -125,9 +126,9 @@ class WatchManager:
             if any(one.path == path for one in self.all()):
                 raise exists(path)
             inode = await checked_inode(path)
-            for one in self._watched.values():
-                if one.folder.root == inode:  # another name of the same folder
-                    raise exists(one.folder.preset.path)
+            for one in self._folders.values():
+                if one.root == inode:  # another name of the same folder
+                    raise exists(one.preset.path)
             await self._store.insert(preset)
             self._begin(preset)
         log.info("watch %s is added", preset.id)
@@ -136,29 +137,29 @@ class WatchManager:
     async def edit(self, name: str, changes: WatchChanges, version: int | None = None) -> WatchPreset:
         """Change a watch; one with another version than `version` is refused."""
         async with self._saving:
-            watched = self._find(name)
-            before = watched.folder.preset
+            folder = self._find(name)
+            before = folder.preset
             if version is not None and version != before.version:
                 raise stale(before, version)
             after = await self._editor.changed(before, changes)
-            return await self._save(watched, msgspec.structs.replace(after, version=before.version + 1))
+            return await self._save(folder, msgspec.structs.replace(after, version=before.version + 1))
 
     async def set_paused(self, name: str, *, paused: bool) -> WatchPreset:
         """Begin nothing more in a watch, or go on. What has begun is finished. No edit is in its way."""
         async with self._saving:
-            watched = self._find(name)
-            return await self._save(watched, msgspec.structs.replace(watched.folder.preset, paused=paused))
+            folder = self._find(name)
+            return await self._save(folder, msgspec.structs.replace(folder.preset, paused=paused))
 
     async def remove(self, name: str) -> WatchPreset:
         """Watch a folder no more: its jobs are cancelled; what was written stays."""
         async with self._saving:
-            watched = self._find(name)
-            preset = watched.folder.preset
+            folder = self._find(name)
+            preset = folder.preset
             jobs = await self._store.delete(preset.id)  # if that cannot be, all stays as it is
-            del self._watched[preset.id]
-            if not self._watched:
+            del self._folders[preset.id]
+            if not self._folders:
                 self._any = anyio.Event()
-            watched.scope.cancel()
+            folder.scope.cancel()
             self._rearrange()
         for job in jobs:
             self._jobs.cancel(job)
@@ -168,8 +169,7 @@ class WatchManager:
     async def retry(self, name: str, paths: Sequence[str] | None = None, *, all: bool = False) -> int:
         """Try again what has failed, or do these files again, or all: of those that are there and wanted;
         returns how many."""
-        watched = self._find(name)
-        folder = watched.folder
+        folder = self._find(name)
         if paths is not None and not all:
             rows = [await self._known(folder, path) for path in paths]
         else:
@@ -183,7 +183,7 @@ class WatchManager:
 
     async def scan(self, name: str) -> WatchPreset:
         """Look at everything in a watch now."""
-        folder = self._find(name).folder
+        folder = self._find(name)
         await folder.request_scan().wait()
         return folder.preset
 
@@ -191,10 +191,10 @@ class WatchManager:
         """What happened in a watch, the oldest first."""
         return await self._store.log.read(self.find(name).id, limit)
 
-    def _find(self, name: str) -> Watched:
+    def _find(self, name: str) -> WatchFolder:
         paths = {os.path.normpath(one) for one in (name, from_sendable(name))}
-        found = self._watched.get(name) or next(
-            (one for one in self._watched.values() if one.folder.preset.path in paths), None
+        found = self._folders.get(name) or next(
+            (one for one in self._folders.values() if one.preset.path in paths), None
         )
         if found is None:
             raise unknown_watch(name, [preset.path for preset in self.all()])
@@ -208,36 +208,27 @@ class WatchManager:
                 return row
         raise unknown_file(path)
 
-    async def _save(self, watched: Watched, after: WatchPreset) -> WatchPreset:
+    async def _save(self, folder: WatchFolder, after: WatchPreset) -> WatchPreset:
         after = msgspec.structs.replace(after, changed=now_rfc3339())
         await self._store.update(after)
-        watched.folder.change(after)
+        folder.change(after)
         self._rearrange()
         return after
 
     def _begin(self, preset: WatchPreset) -> None:
-        folder = WatchFolder(
-            preset,
-            self._store,
-            self._settings,
-            self._others,
-            self._work.rename,
-            self._work.forget,
-            self._notice,
-        )
-        watched = self._watched[preset.id] = Watched(folder)
+        folder = self._folders[preset.id] = WatchFolder(preset, self._settings, self._folders.values())
         self._any.set()
-        self._tasks.start_soon(self._run, watched)
+        self._tasks.start_soon(self._run, folder)
 
-    async def _run(self, watched: Watched) -> None:
-        folder = watched.folder
-        with watched.scope:
-            async with open_task_group() as watched.tasks:
+    async def _run(self, folder: WatchFolder) -> None:
+        lookout = Lookout(folder, self._store, self._work, self._settings, self._notice)
+        with folder.scope:
+            async with open_task_group() as folder.tasks:
                 for row in await self._begun(folder.preset.id):
-                    self._turns.begin(watched, row)
-                watched.tasks.start_soon(folder.run)
-                watched.tasks.start_soon(watched.desktop.run)
-        folder.end()
+                    self._turns.begin(folder, row)
+                folder.tasks.start_soon(lookout.run)
+                folder.tasks.start_soon(folder.desktop.run)
+        folder.scanned.set()  # nobody is left waiting for what will not be
 
     async def _begun(self, watch: str) -> list[FileRow]:
         """The files of a watch that a daemon was at work on; read until that can be done."""
@@ -248,17 +239,14 @@ class WatchManager:
                 log.warning("watch %s: %s (%s)", watch, error.message, error.code)
                 await anyio.sleep(self._settings().retry_delay_s)
 
-    def _others(self, folder: WatchFolder) -> list[WatchFolder]:
-        return [watched.folder for watched in self._watched.values() if watched.folder is not folder]
-
     def _notice(self) -> None:
         """There is something to do, or a folder came or went."""
         self._turns.wake()
         self._rearrange()
 
     def _rearrange(self) -> None:
-        folders = [watched.folder for watched in self._watched.values()]
-        folders.sort(key=lambda folder: folder.preset.recursive)  # where two are one by now, it wins
+        # Where two are one by now, the recursive one wins.
+        folders = sorted(self._folders.values(), key=lambda folder: folder.preset.recursive)
         self._notifier.watch(
             {
                 folder.real: folder.preset.recursive
@@ -268,7 +256,7 @@ class WatchManager:
         )
 
     def _on_changes(self, changes: Changes) -> None:
-        places = {watched.folder.real for watched in self._watched.values()}
+        places = {folder.real for folder in self._folders.values()}
         hints: defaultdict[str, dict[str, bool]] = defaultdict(dict)
         watched_above = cache(lambda path: [place for place in scanner.up_from(path) if place in places])
         for path, is_new in changes.items():
@@ -291,8 +279,7 @@ class WatchManager:
 
     def _folders_at(self, path: str) -> list[WatchFolder]:
         """What is watched there: links may have come to lead to one folder, or it is watched no more."""
-        folders = (watched.folder for watched in self._watched.values())
-        return [folder for folder in folders if folder.real == path]
+        return [folder for folder in self._folders.values() if folder.real == path]
 
     async def _look_after(self) -> None:
         """See whether the folders are still the same ones, and forget what is old."""
@@ -301,9 +288,7 @@ class WatchManager:
         while True:
             await self._any.wait()  # who watches nothing is never woken
             await anyio.sleep(ROOT_INTERVAL_S)
-            await self._see_whether_same(
-                [one.folder for one in self._watched.values() if not one.folder.is_polled]
-            )
+            await self._see_whether_same([one for one in self._folders.values() if not one.is_polled])
             if anyio.current_time() - retired_s > RETIRE_INTERVAL_S:
                 retired_s = anyio.current_time()
                 await self._retire()
@@ -348,9 +333,8 @@ class WatchManager:
         now_s = anyio.current_time()
         settled_for_s = folder.pending.settled_for_s(path, now_s) if outcome != "retried" else None
         self._on_outcome(outcome, settled_for_s if outcome == "done" else None)
-        watched = self._watched.get(folder.preset.id)
-        if watched is not None and folder.preset.notify and outcome == "done":
-            watched.desktop.note(os.path.basename(path))
+        if folder.preset.notify and outcome == "done":
+            folder.desktop.note(os.path.basename(path))
 
 
 def _still_wanted(rows: Sequence[FileRow], selection: Selection) -> list[FileRow]:

@@ -45,8 +45,8 @@ class Pending:
         self._retries_s.pop(path, None)
         self.settled_s.pop(path, None)
 
-    def observe(self, seen: Seen, now_s: float, wall_ns: int, *, moved_in: bool) -> None:
-        """A file was looked at of which nobody knows what it holds."""
+    def observe(self, seen: Seen, now_s: float, wall_ns: int | None, *, moved_in: bool) -> None:
+        """A file was looked at of which nobody knows what it holds; `Settling.observe` says by what."""
         if self.puts_off(seen.path):
             return
         if self.settling.observe(seen, now_s, wall_ns, moved_in=moved_in) == "settled":

@@ -9,11 +9,11 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, Literal
 
 from whisperd.audio import BEGINNING_BYTES, digest_of, kind_of, open_regular_file
-from whisperd.watch.ledger import Identity, Seen
+from whisperd.watch.ledger import FileRow, Identity, Recognition, Seen, recognise
 from whisperd.watch.mounts import devices_of_the_system
 from whisperd.watch.names import Place, Selection, is_partial, may_be_source
 
@@ -23,11 +23,10 @@ __all__ = [
     "hash_unchanged",
     "is_being_written",
     "is_same",
-    "leads_to",
     "look_at",
-    "look_at_all",
     "next_of",
     "place_of",
+    "recognised",
     "resolved",
     "sort_out",
     "up_from",
@@ -151,12 +150,16 @@ def up_from(path: str) -> Iterator[str]:
         yield (path := parent)
 
 
-def leads_to(root: str, path: str, inode: str) -> bool:
-    """Whether a path leads to the file with this inode."""
-    try:
-        return _inode(os.stat(os.path.join(root, path))) == inode
-    except (OSError, ValueError):
-        return False
+def recognised(root: str, seen: Seen, known: FileRow | None, others: Sequence[FileRow]) -> Recognition:
+    """What a file is, as far as it can be told without what it holds."""
+
+    def is_there(row: FileRow) -> bool:
+        try:
+            return _inode(os.stat(os.path.join(root, row.path))) == row.identity.inode
+        except (OSError, ValueError):
+            return False
+
+    return recognise(seen, known, others, is_there)
 
 
 def hash_unchanged(path: str, identity: Identity, given_up: threading.Event) -> Inspected:
@@ -194,11 +197,6 @@ def is_being_written(descriptor: int, path: str) -> bool:
     with contextlib.suppress(OSError):
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     return False
-
-
-def look_at_all(root: str, paths: Iterable[str]) -> list[tuple[str, Seen | None]]:
-    """`look_at`, for each of these paths."""
-    return [(path, look_at(root, path)) for path in paths]
 
 
 def sort_out(

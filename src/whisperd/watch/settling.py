@@ -35,13 +35,8 @@ class _Tracked:
 class Settling:
     """The files of a folder that have been seen and are not settled yet."""
 
-    def __init__(self, settle_s: float, *, trusts_times: bool = True) -> None:
-        """`trusts_times`: a file that was last changed long ago is settled when it is first seen.
-
-        On a network that is not so: some programs give a file its time and its size before its content.
-        """
+    def __init__(self, settle_s: float) -> None:
         self.settle_s = settle_s
-        self.trusts_times = trusts_times
         self._tracked: dict[str, _Tracked] = {}
         self._looks: list[tuple[float, str]] = []
         self._pauses: OrderedDict[str, float] = OrderedDict()
@@ -50,9 +45,11 @@ class Settling:
     def __len__(self) -> int:
         return len(self._tracked)
 
-    def observe(self, seen: Seen, now_s: float, wall_ns: int, *, moved_in: bool = False) -> Verdict:
+    def observe(self, seen: Seen, now_s: float, wall_ns: int | None, *, moved_in: bool = False) -> Verdict:
         """A file was looked at. Once it is settled, it is not tracked any more.
 
+        One that was last changed long before `wall_ns` has settled when it is first seen. That is None on a
+        network: some programs give a file its time and its size before its content.
         An empty file is the beginning of one, or stands for one that is elsewhere: it never settles.
         """
         before = self._tracked.get(seen.path)
@@ -61,8 +58,8 @@ class Settling:
             return "empty"
         if before is None:
             quiet_s = self._quiet_s(seen.path, moved_in=moved_in)
-            age_s = (wall_ns - seen.identity.modified_ns) / 1e9
-            if self.trusts_times and age_s >= quiet_s and not moved_in:
+            is_old = wall_ns is not None and wall_ns - seen.identity.modified_ns >= quiet_s * 1e9
+            if is_old and not moved_in:
                 return "settled"
             self._track(seen, now_s, quiet_s)
             return "wait"

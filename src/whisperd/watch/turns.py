@@ -2,43 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Final
 
 import anyio
-from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from whisperd.watch.desktop import Desktop
 from whisperd.watch.folder import WatchFolder
 from whisperd.watch.ledger import FileRow, Seen
 from whisperd.watch.work import FileWork
 
-__all__ = ["Turns", "Watched"]
+__all__ = ["Turns"]
 
 FILES_AT_ONCE: Final = 12
 """Files that are worked on at the same time: enough for a job to be ready whenever one ends, and few enough
 that ten thousand files are a list of names and not ten thousand jobs."""
 
 
-class Watched:
-    """A folder and its tasks."""
-
-    def __init__(self, folder: WatchFolder) -> None:
-        self.folder = folder
-        self.scope = anyio.CancelScope()
-        self.tasks: TaskGroup | None = None
-        """Set while it runs."""
-        self.desktop = Desktop()
-
-
 class Turns:
     """Takes files from the folders in turn."""
 
-    def __init__(self, work: FileWork, watched: Callable[[], Collection[Watched]]) -> None:
-        """`watched` are all that there are."""
+    def __init__(self, work: FileWork, folders: Collection[WatchFolder]) -> None:
+        """`folders` are all that are watched."""
         self._work = work
-        self._watched = watched
+        self._folders = folders
         self._at_work = 0
         self._wake = anyio.Event()
         self._turn = 0
@@ -58,22 +45,21 @@ class Turns:
             self._wake = wake = anyio.Event()
             # What is begun while all ends is never cancelled, if all else in its group has ended by then.
             await checkpoint_if_cancelled()
-            while not self._is_stopping and (watched := self._next()) is not None:
-                pending = watched.folder.pending
-                seen = pending.queue.pop(next(iter(pending.queue)))
-                if watched.folder.wants(seen.path):
-                    self.begin(watched, seen)
+            while not self._is_stopping and (folder := self._next()) is not None:
+                seen = folder.pending.queue.pop(next(iter(folder.pending.queue)))
+                if folder.wants(seen.path):
+                    self.begin(folder, seen)
                 else:  # the watch was changed after it had been seen
-                    pending.drop(seen.path)
+                    folder.pending.drop(seen.path)
             with anyio.move_on_after(self._closed_for_s()):
                 await wake.wait()
 
-    def begin(self, watched: Watched, what: Seen | FileRow) -> None:
+    def begin(self, folder: WatchFolder, what: Seen | FileRow) -> None:
         """Work on a file: one that was seen, or one of the ledger that a daemon was at work on."""
-        assert watched.tasks is not None
+        assert folder.tasks is not None
         self._at_work += 1
-        watched.folder.pending.in_hand.add(what.path)
-        watched.tasks.start_soon(self._do, watched.folder, what)
+        folder.pending.in_hand.add(what.path)
+        folder.tasks.start_soon(self._do, folder, what)
 
     async def _do(self, folder: WatchFolder, what: Seen | FileRow) -> None:
         try:
@@ -86,15 +72,14 @@ class Turns:
             folder.release(what.path)
             self._wake.set()
 
-    def _next(self) -> Watched | None:
+    def _next(self) -> WatchFolder | None:
         """The next folder whose turn it is."""
-        order = list(self._watched())
+        order = list(self._folders)
         for place in range(len(order)):
-            watched = order[(self._turn + place) % len(order)]
-            folder = watched.folder
+            folder = order[(self._turn + place) % len(order)]
             if folder.pending.queue and self._has_room(folder) and not folder.closed_for_s:
                 self._turn = (self._turn + place + 1) % len(order)
-                return watched
+                return folder
         return None
 
     def _has_room(self, folder: WatchFolder) -> bool:
@@ -103,5 +88,5 @@ class Turns:
 
     def _closed_for_s(self) -> float | None:
         """How long until the next folder opens again; None if none does by itself."""
-        times = [one.folder.closed_for_s for one in self._watched() if one.folder.pending.queue]
+        times = [folder.closed_for_s for folder in self._folders if folder.pending.queue]
         return min((time for time in times if 0 < time < float("inf")), default=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from whisperd.watch.errors import told
 from whisperd.watch.file_table import put_file
 from whisperd.watch.folder import WatchFolder
 from whisperd.watch.jobs import WatchJobs
-from whisperd.watch.ledger import FileRow, FileStatus, Recognition, Seen, content_verdict, recognise
+from whisperd.watch.ledger import FileRow, FileStatus, Seen
 from whisperd.watch.store import WatchStore
 from whisperd.watch.texts import Texts
 from whisperd.watch.trouble import OnOutcome, Trouble
@@ -107,6 +108,11 @@ class FileWork:
             await self._store.files.update(row.id, status="lost", job=None)  # a cancel is no failure
         self._jobs.cancel(now.job)
 
+    async def has_texts(self, folder: WatchFolder, row: FileRow) -> bool:
+        """Whether there is something in all the places where texts of a file were written."""
+        paths = [output.path for output in await self._store.outputs.of(row.id)]
+        return await folder.in_thread(lambda: all(map(os.path.lexists, paths)))
+
     def _lock(self, number: int) -> anyio.Lock:
         """Held while outputs of a file are written or renamed."""
         return self._locks.setdefault(number, anyio.Lock())
@@ -119,12 +125,13 @@ class FileWork:
             folder.postpone(seen)
             return None
         ((_, known, others),) = await self._store.files.look_up(watch, [seen])
-        if (await run_sync(_recognised, folder.preset.path, seen, known, others)).verdict == "alias":
+        if (await run_sync(scanner.recognised, folder.preset.path, seen, known, others)).verdict == "alias":
             return None
-        is_same = content_verdict(known, content_hash) == "touched"
+        # One that took too long to be read may hold anything.
+        is_same = known is not None and content_hash is not None and content_hash == known.hash
         # One at work has another name, and was touched since: what is made of it holds.
         is_done = is_same and known is not None and known.status in ("done", "written", "working")
-        if is_done and known is not None and (known.gone is None or await folder.has_texts(known)):
+        if is_done and known is not None and (known.gone is None or await self.has_texts(folder, known)):
             await self._store.files.update(known.id, identity=seen.identity, gone=None)
             return None
         if known is not None and not is_same:
@@ -201,8 +208,3 @@ async def _read(path: str, seen: Seen) -> scanner.Inspected:
         raise not_readable(path, error) from error
     finally:
         given_up.set()
-
-
-def _recognised(root: str, seen: Seen, known: FileRow | None, others: list[FileRow]) -> Recognition:
-    """What a file is, as far as it can be told without what it holds. Blocks."""
-    return recognise(seen, known, others, lambda row: scanner.leads_to(root, row.path, row.identity.inode))

@@ -1,0 +1,295 @@
+"""Looking into a watched folder: what is in it, and what of that is to be done. Not how."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from typing import Final, TypeVar
+
+import anyio
+import msgspec
+
+from whisperd.clock import now_rfc3339, rfc3339_ago, seconds_until
+from whisperd.rpc.errors import WhisperdError
+from whisperd.settings import WatchSettings
+from whisperd.watch import scanner
+from whisperd.watch.absence import Missing, missing_of
+from whisperd.watch.errors import absent, told
+from whisperd.watch.failures import LONGEST_DELAY_S
+from whisperd.watch.folder import WatchFolder
+from whisperd.watch.ledger import FileRow, Seen, wants_work
+from whisperd.watch.log_table import LogLine
+from whisperd.watch.mounts import file_system_of, is_silent
+from whisperd.watch.names import Selection
+from whisperd.watch.store import WatchStore
+from whisperd.watch.work import FileWork
+from whisperd.watch.writing import remove_leftover
+
+__all__ = ["Lookout"]
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SLICE: Final = 250
+"""Files that are looked at, and looked up, at a time: so that nobody waits for long."""
+SLICE_S: Final = 5.0
+"""For how long files are looked for at a time; a folder that has none by then does answer."""
+NOT_MOUNTED: Final = "The disk that was mounted there is away; what is known of the files on it is kept."
+MOUNTED: Final = "It is no place of a disk that is away any more."
+REMEMBERED_PARTIALS: Final = 1000
+
+
+class Lookout:
+    """Looks into a folder, and puts what is to be done into its `pending`."""
+
+    def __init__(
+        self,
+        folder: WatchFolder,
+        store: WatchStore,
+        work: FileWork,
+        settings: Callable[[], WatchSettings],
+        tell: Callable[[], None],
+    ) -> None:
+        """`tell` is called when there is something to do, or what is watched has to change."""
+        self._folder = folder
+        self._watch, self._path = folder.preset.id, folder.preset.path
+        self._pending = folder.pending
+        self._store = store
+        self._work = work
+        self._settings = settings
+        self._tell = tell
+        self._partials: dict[str, None] = {}
+        """The inodes of files that had the name of something unfinished."""
+        self._failure: WhisperdError | None = None
+        """Why it could not be looked at the last time, for a reason that is not its own."""
+        self._was_absent = False
+        """That its folder is not there was said."""
+
+    async def run(self) -> None:
+        """Look at the folder whenever that is due, until cancelled. What goes wrong is tried again later."""
+        folder = self._folder
+        while True:
+            with anyio.move_on_after(self._idle_for_s()):
+                await folder.wake.wait()
+            folder.wake = anyio.Event()
+            try:
+                await self._look()
+            except Exception as error:
+                folder.problem = self._failure = told(self._watch, error)
+                log.warning("watch %s: %s (%s)", self._watch, folder.problem.message, folder.problem.code)
+                await anyio.sleep(self._settings().retry_delay_s)
+                folder.request_scan()
+            else:
+                if folder.problem is self._failure:
+                    folder.problem = None
+
+    def _idle_for_s(self) -> float:
+        folder = self._folder
+        if folder.hints and folder.root is not None:
+            return 0.0
+        return max(0.0, min(folder.next_scan_s, self._pending.next_look_s()) - anyio.current_time())
+
+    async def _look(self) -> None:
+        folder = self._folder
+        self._pending.settling.settle_s = self._settings().settle_s
+        try:
+            if anyio.current_time() >= folder.next_scan_s:
+                await self._scan()
+            if folder.hints and folder.root is not None:
+                hints, folder.hints = folder.hints, {}
+                await self._look_at_hints(hints)
+            for part in _slices(self._pending.due(anyio.current_time())):
+                await self._sift(await self._still_there(part))
+        except TimeoutError:
+            log.warning("watch %s: the folder does not answer", self._watch)
+            folder.poll()
+            await self._absent("The folder does not answer.")
+
+    # All of it
+
+    async def _scan(self) -> None:
+        """Look at everything, and at what is known and may not be there any more."""
+        folder = self._folder
+        folder.next_scan_s, folder.is_scanning = float("inf"), True
+        scanned, folder.scanned = folder.scanned, anyio.Event()
+        try:
+            await self._scan_all()
+        finally:
+            folder.is_scanning = False
+            scanned.set()
+            settings = self._settings()
+            interval_s = settings.poll_interval_s if folder.is_polled else settings.scan_interval_s
+            folder.scan_by(anyio.current_time() + interval_s)
+
+    async def _scan_all(self) -> None:
+        folder, path, move_to = self._folder, self._path, self._folder.preset.move_to
+        paths = [path] if move_to is None else [path, move_to]
+        folder.places = await folder.in_thread(lambda: {one: scanner.place_of(one) for one in paths})
+        if (root := folder.places[path].inode) is None:
+            await self._absent("The folder is not there, or cannot be read.")
+            return
+        is_same = root == folder.root and "" not in folder.unmounted
+        await self._present(root)
+        await self._walk(folder.selection)
+        for part in _slices(list(self._pending.queue)):
+            await self._still_there(part)  # perhaps nobody has told of what is not
+        await self._note_gone(root, is_same=is_same)
+
+    async def _walk(self, selection: Selection, start: str = "") -> None:
+        walk = scanner.walk(self._path, selection, start, remove_leftover)
+        while found := await self._folder.in_thread(lambda: scanner.next_of(walk, SLICE, SLICE_S)):
+            if files := [seen for seen in found if seen is not None]:
+                await self._sift(files)
+
+    async def _present(self, root: str) -> None:
+        folder, is_back = self._folder, self._was_absent
+        if root == folder.root:
+            return
+        file_system = await folder.in_thread(lambda: file_system_of(self._path))
+        folder.is_polled = is_silent(file_system)
+        folder.root, self._was_absent = root, False
+        if is_back:
+            log.info("watch %s: its folder is there again", self._watch)
+            folder.problem = None
+        self._tell()  # before the log is asked, which may fail: nobody comes here again for this root
+        if is_back:
+            await self._store.log.add(self._watch, LogLine("back", None, "The folder is there again."))
+
+    async def _absent(self, message: str) -> None:
+        """The folder is not there: nothing is said of the files in it."""
+        folder, was_absent = self._folder, self._was_absent
+        folder.root, self._was_absent = None, True
+        self._pending.queue.clear()
+        folder.hints.clear()
+        fix = "Plug its disk in, mount it or make the folder again; it is looked for now and then."
+        folder.problem = absent(self._path, message, fix)
+        if not was_absent:
+            log.info("watch %s: its folder is not there", self._watch)
+            await self._store.log.add(self._watch, LogLine("absent", None, message))
+        self._tell()
+
+    async def _note_gone(self, root: str, *, is_same: bool) -> None:
+        # Those at work that were gone when this scan began, and by it were not found by any name.
+        at_work = await self._store.files.with_status(self._watch, ("working",))
+        await self._forget_missing([row for row in at_work if row.gone], root, is_same=is_same)
+        last, unmounted = "", dict[str, str]()
+        while rows := await self._store.files.present(self._watch, last, SLICE):
+            last = rows[-1].path
+            unmounted |= await self._forget_missing(rows, root, is_same=is_same)
+        before, self._folder.unmounted = self._folder.unmounted, unmounted
+        lines = [LogLine("absent", place or None, NOT_MOUNTED) for place in unmounted if place not in before]
+        lines += [LogLine("back", place or None, MOUNTED) for place in before if place not in unmounted]
+        if lines:
+            await self._store.log.add(self._watch, *lines)
+
+    # What was told of
+
+    async def _look_at_hints(self, hints: Mapping[str, bool]) -> None:
+        selection, root, gone = self._folder.selection, self._folder.root, list[str]()
+        assert root is not None
+        for part in _slices(hints.items()):
+            files, folders, missing = await self._folder.in_thread(
+                partial(scanner.sort_out, self._path, selection, part, self._note_partial)
+            )
+            await self._sift([seen for seen, _ in files], {seen.path for seen, is_new in files if is_new})
+            for folder in folders:
+                await self._walk(selection, folder)
+            gone += missing
+        for path in gone:  # at last: what was renamed has been seen by then
+            if not path:
+                self._folder.request_scan()
+                continue
+            self._pending.drop(path)
+            if rows := await self._store.files.below(self._watch, path):
+                await self._forget_missing(rows, root)
+
+    def _note_partial(self, inode: str) -> None:
+        self._partials[inode] = None
+        while len(self._partials) > REMEMBERED_PARTIALS:
+            del self._partials[next(iter(self._partials))]
+
+    # What becomes of files
+
+    async def _forget_missing(
+        self, rows: Sequence[FileRow], root: str, *, is_same: bool = True
+    ) -> dict[str, str]:
+        """Of these files, note those that are gone, if the folder still is there; the others' `unmounted`."""
+        selection = self._folder.selection
+
+        def look() -> Missing:
+            missing = missing_of(self._path, selection, rows, is_same=is_same)
+            return missing if scanner.folder_inode(self._path) == root else Missing([], {})
+
+        gone, unmounted = await self._folder.in_thread(look)
+        for row in gone:
+            self._pending.drop(row.path)
+            await self._work.forget(row)
+        await self._store.files.mark_gone([row.id for row in gone])
+        return unmounted
+
+    async def _still_there(self, paths: Sequence[str]) -> list[Seen]:
+        """Those files that are there; for the others nothing is to be done any more."""
+        found = await self._folder.in_thread(lambda: [scanner.look_at(self._path, path) for path in paths])
+        for path, seen in zip(paths, found, strict=True):
+            if seen is None:
+                self._pending.drop(path)
+        return [seen for seen in found if seen is not None]
+
+    async def _sift(self, found: Sequence[Seen], new: Iterable[str] = ()) -> None:
+        """Tell what is known from what is to be done; `new` are those that may have been renamed in."""
+        folder = self._folder
+        if not found:
+            return
+        if folder.preset.include:  # else only what is audio or video by its name is wanted, and no text is
+            found = await self._store.outputs.absent_from(self._path, found)
+        looked_up = await self._store.files.look_up(self._watch, found)
+        recognised = await folder.in_thread(
+            lambda: [(one[0], scanner.recognised(self._path, *one)) for one in looked_up]
+        )
+        latest = rfc3339_ago(-max(self._settings().retry_delay_s, LONGEST_DELAY_S))
+        is_due, new = partial(wants_work, now=now_rfc3339(), latest=latest), set(new)
+        for seen, (verdict, row) in recognised:
+            if verdict == "unknown":
+                moved_in = seen.path in new or seen.identity.inode in self._partials
+                wall_ns = None if folder.is_polled else time.time_ns()
+                self._pending.observe(seen, anyio.current_time(), wall_ns, moved_in=moved_in)
+            elif row is not None and verdict == "same":
+                await self._same(row, seen, is_due)
+            elif row is not None and verdict == "moved":
+                await self._moved(row, seen, is_due)
+        self._tell()
+
+    async def _same(self, row: FileRow, seen: Seen, is_due: Callable[[FileRow], bool]) -> None:
+        self._pending.settling.forget(seen.path)
+        if row.gone is not None:
+            # It has come back. What failed begins anew, and so does who has deleted its texts as well.
+            if row.status == "failed" or (
+                row.status == "done" and not await self._work.has_texts(self._folder, row)
+            ):
+                row = msgspec.structs.replace(row, status="lost")
+            await self._store.files.update(row.id, gone=None, status=row.status)
+        self._do_when_due(row, seen, is_due)
+
+    async def _moved(self, row: FileRow, seen: Seen, is_due: Callable[[FileRow], bool]) -> None:
+        if self._pending.puts_off(seen.path):
+            return
+        self._pending.drop(row.path)
+        self._pending.settling.forget(seen.path)
+        await self._work.rename(self._folder, row, seen)
+        self._do_when_due(row, seen, is_due)
+
+    def _do_when_due(self, row: FileRow, seen: Seen, is_due: Callable[[FileRow], bool]) -> None:
+        if is_due(row):
+            self._pending.enqueue(seen, anyio.current_time())
+        elif row.status == "retrying" and row.retry_at is not None and not self._pending.has_retry(seen.path):
+            self._folder.retry_in(seen.path, seconds_until(row.retry_at))
+
+
+def _slices(items: Iterable[T]) -> Iterator[list[T]]:
+    rest = iter(items)
+    while part := list(islice(rest, SLICE)):
+        yield part
