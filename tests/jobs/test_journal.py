@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from job_fakes import FakeDecoders, FakeRuntime
+from job_fakes import FakeDecoders, FakeKeeper, FakeRuntime
 from toy_runtime import until
 from whisperd.audio import DecodeParams, DecoderPool, Found
 from whisperd.jobs import identity
@@ -29,13 +29,14 @@ from whisperd.jobs.journal import (
     job_of,
     record_of,
 )
+from whisperd.jobs.keeper import JobKeeper, Progress
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.run import JobRun, OtherWindows
 from whisperd.jobs.segments import Transcript
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, TranscriptionSegment
 from whisperd.runtimes.loaded import LoadedRuntime
-from whisperd.store import Database, open_database, open_saver
+from whisperd.store import Database, Ticket, open_database, open_saver
 from whisperd.tasks import open_task_group
 from whisperd.threads import THREADS_PER_FOLDER
 from whisperd.worker.protocol import EngineSegment, WindowResult
@@ -127,6 +128,17 @@ def test_a_damaged_record_is_told_from_a_job(damaged: str) -> None:
 # Going on
 
 
+class Keeper(FakeKeeper):
+    """Remembers what is finished."""
+
+    def __init__(self) -> None:
+        self.finished: list[FinishedWindow] = []
+
+    def windows_finished(self, *given: Any) -> Ticket:
+        self.finished += given[1]
+        return self._keep()
+
+
 class Run:
     """A run of a job, which says what it published and finished."""
 
@@ -134,9 +146,13 @@ class Run:
         self._options = JobOptions(language=language)
         self._batch_size = batch_size
         self._replicas = replicas
-        self.finished: list[FinishedWindow] = []
+        self._keeper = Keeper()
         self.events: list[Event] = []
         self.computed = 0
+
+    @property
+    def finished(self) -> list[FinishedWindow]:
+        return self._keeper.finished
 
     def segments(self) -> list[tuple[int, str]]:
         return [(one.index, one.text) for one in self.events if isinstance(one, TranscriptionSegment)]
@@ -155,8 +171,8 @@ class Run:
                 dispatcher,
                 self._options.decode_options(5),
                 self.events.append,
-                finished=finished,
-                on_finished=self.finished.extend,
+                cast(JobKeeper, self._keeper),
+                Progress(finished),
             )
             decoders = cast(DecoderPool, FakeDecoders(LENGTHS))
             transcript = await run.transcribe(decoders, DecodeParams(path="/a"))

@@ -11,11 +11,12 @@ import anyio
 import msgspec
 import pytest
 
-from job_fakes import FakeDecoders, FakeRuntime, an_error
+from job_fakes import FakeDecoders, FakeKeeper, FakeRuntime, an_error
 from whisperd.audio import DecodeParams, DecoderPool
 from whisperd.jobs.dispatcher import Dispatcher
 from whisperd.jobs.endings import conclude
 from whisperd.jobs.job import Job, JobInput
+from whisperd.jobs.keeper import JobKeeper, Progress
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.run import HELD_S, JobRun
 from whisperd.jobs.segments import Transcript
@@ -50,27 +51,23 @@ class Stage:
         )
         self.transcript: Transcript | None = None
         self.clock: Callable[[], float] = time.monotonic
-        self.is_read = anyio.Event()
+        self.keeper = FakeKeeper()
 
     async def run(self) -> Transcript:
         async with open_task_group() as tasks:
             dispatcher = Dispatcher(cast(LoadedRuntime, self.runtime))
             tasks.start_soon(dispatcher.run)
             options = self.job.options.decode_options(5)
-            run = JobRun(self.job, dispatcher, options, self.events.append, self.clock)
+            keeper = cast(JobKeeper, self.keeper)
+            run = JobRun(self.job, dispatcher, options, self.events.append, keeper, Progress(), self.clock)
             try:
                 pool = cast(DecoderPool, self.decoders)
-                self.transcript = await run.transcribe(
-                    pool, DecodeParams(path=self.job.path), on_read=self._note_read
-                )
+                self.transcript = await run.transcribe(pool, DecodeParams(path=self.job.path))
             finally:
                 assert self.decoders.open == 0, "a decoder is left behind"
                 assert dispatcher._scheduler._jobs == {}, "the scheduler still knows the job"
             tasks.cancel_scope.cancel()
         return self.transcript
-
-    async def _note_read(self) -> None:
-        self.is_read.set()
 
     def segments(self) -> list[str]:
         return [event.text for event in self.events if isinstance(event, TranscriptionSegment)]
@@ -375,17 +372,25 @@ async def test_an_error_in_the_vote() -> None:
     assert (await failing(stage)).code == "engine.problem"
 
 
-async def test_it_is_told_when_a_file_has_been_read_and_not_before() -> None:
+async def test_a_file_is_looked_at_once_more_when_it_was_read_and_not_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def look(job: Job) -> None:
+        seen.append(job)
+
+    seen: list[Job] = []
     stage = Stage(FakeDecoders([5.0, 6.0]))
+    monkeypatch.setattr(stage.keeper, "check_unchanged", look)
     stage.runtime.may_compute = anyio.Event()
     stage.decoders.may_go_on = anyio.Event()
     with anyio.fail_after(LIMIT_S):
         async with open_task_group() as tasks:
             tasks.start_soon(stage.run)
             await anyio.wait_all_tasks_blocked()
-            assert stage.decoders.taken == 2 and not stage.is_read.is_set()
+            assert stage.decoders.taken == 2 and not seen
             stage.decoders.may_go_on.set()
-            await stage.is_read.wait()
+            await anyio.wait_all_tasks_blocked()
+            assert seen == [stage.job]
             stage.runtime.may_compute.set()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from functools import partial
+from contextlib import ExitStack
 
 import anyio
 import msgspec
@@ -65,28 +65,6 @@ def _queue_of(job: Job) -> Queue:
     return priority, is_small and priority != "interactive"
 
 
-class _Place:
-    """One among those whose files are decoded, until it is left."""
-
-    def __init__(self, places: anyio.Semaphore) -> None:
-        self._places = places
-        self._is_taken = False
-
-    async def __aenter__(self) -> _Place:
-        await self._places.acquire()
-        self._is_taken = True
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.leave()
-
-    def leave(self) -> None:
-        """Let another one have it, if that has not happened yet."""
-        if self._is_taken:
-            self._is_taken = False
-            self._places.release()
-
-
 class JobExecutor:
     """Does jobs, of each queue as many files at once as there are places, and feeds each runtime in use."""
 
@@ -139,11 +117,14 @@ class JobExecutor:
             dispatcher = self._dispatcher(loaded)
             dispatcher.expect(job.id, job.options.priority)
             try:
-                async with _Place(self._places[_queue_of(job)]) as place:
+                places = self._places[_queue_of(job)]
+                await places.acquire()
+                with ExitStack() as place:  # which may be closed before
+                    place.callback(places.release)
                     with lease.use() as runtime:
                         # Else it ended, was edited or the class held while the job waited for its turn.
                         if runtime is loaded and not self.is_held(job):
-                            return await self._do(job, lease, dispatcher, place.leave)
+                            return await self._do(job, lease, dispatcher, place.close)
             finally:
                 dispatcher.remove_job(job.id)
 
@@ -166,21 +147,11 @@ class JobExecutor:
         self, job: Job, lease: Lease, dispatcher: Dispatcher, on_decoded: Callable[[], None]
     ) -> Transcript:
         """Do what is not finished yet, and write down what is."""
-        keeper, params = self._keeper, self._decode_params(job)
+        keeper, options, params = self._keeper, self._engine_options(job), self._decode_params(job)
 
         async def go_on(progress: Progress) -> Transcript:
-            run = JobRun(
-                job,
-                dispatcher,
-                self._engine_options(job),
-                self._publish,
-                finished=progress.windows,
-                on_finished=partial(keeper.windows_finished, job),
-                on_found=partial(keeper.speech_found, job),
-            )
-            with_found = msgspec.structs.replace(params, found=progress.found)
-            on_read = partial(keeper.check_unchanged, job)
-            return await run.transcribe(self._decoders(), with_found, on_decoded, on_read)
+            run = JobRun(job, dispatcher, options, self._publish, keeper, progress)
+            return await run.transcribe(self._decoders(), params, on_decoded)
 
         await keeper.check_input(job)  # what was written while it waited is not too late
         progress = await keeper.progress(job, lease)
@@ -190,7 +161,7 @@ class JobExecutor:
                 transcript = await go_on(progress)
             except OtherWindows:
                 keeper.forget_progress(job)
-                transcript = await go_on(Progress())
+                transcript = await go_on(Progress(past=progress.past))
             tasks.cancel_scope.deadline = anyio.current_time() + HASH_PATIENCE_S
         await keeper.check_complete(job)
         return transcript

@@ -110,8 +110,6 @@ class Job:
     """How often a daemon has ended under its work, without having been told to."""
     finished_at_begin: int = 0
     """Windows of it that were finished when the work on it began last."""
-    finished_by_last_run: int = 0
-    """Windows that were finished between that and the time before: how far it came."""
     is_cached: bool = False
     """Whether a transcript that was kept has answered it."""
     stamp: FileStamp | None = None

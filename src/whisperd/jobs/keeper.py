@@ -13,6 +13,7 @@ import msgspec
 
 from whisperd.audio import Found
 from whisperd.clock import rfc3339_ago
+from whisperd.jobs.batching import NO_PAST, Past
 from whisperd.jobs.identity import (
     FileStamp,
     check_path,
@@ -53,6 +54,7 @@ class Progress(NamedTuple):
     """Those that were computed, by their index."""
     found: tuple[Found, ...] = ()
     """How far its decoder has listened."""
+    past: Past = NO_PAST
 
 
 class JobKeeper:
@@ -127,10 +129,10 @@ class JobKeeper:
             self._journal.drop_progress(job.id)
         progress = await self._kept_progress(job) if is_sound and job.is_resumed else Progress()
         finished = len(progress.windows)
-        job.finished_by_last_run = max(0, finished - job.finished_at_begin)
+        past = Past(job.interruptions, max(0, finished - job.finished_at_begin))
         job.recipe, job.is_at_work, job.finished_at_begin = recipe, True, finished
         self._journal.put(record_of(job))
-        return progress
+        return progress._replace(past=past)
 
     async def _kept_progress(self, job: Job) -> Progress:
         try:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
-from typing import Any
 
 import msgspec
 from anyio.abc import TaskGroup
@@ -27,11 +26,12 @@ from whisperd.audio import (
     merge_found,
     was_killed,
 )
-from whisperd.jobs.batching import Parcel, Past
+from whisperd.jobs.batching import Parcel
 from whisperd.jobs.dispatcher import Dispatcher
 from whisperd.jobs.endings import begin
 from whisperd.jobs.job import Job
 from whisperd.jobs.journal import FinishedWindow
+from whisperd.jobs.keeper import JobKeeper, Progress
 from whisperd.jobs.segments import Transcript
 from whisperd.jobs.telling import Telling
 from whisperd.jobs.vote import LanguageVote
@@ -70,26 +70,20 @@ class JobRun:
         dispatcher: Dispatcher,
         options: DecodeOptions,
         publish: Callable[[Event], None],
+        keeper: JobKeeper,
+        progress: Progress,
         clock: Callable[[], float] = time.monotonic,
-        *,
-        finished: Mapping[int, FinishedWindow] | None = None,
-        on_finished: Callable[[Sequence[FinishedWindow]], None] = lambda _windows: None,
-        on_found: Callable[[Found], None] = lambda _found: None,
     ) -> None:
-        """`finished` are windows of an earlier run with the same recipe, by their index.
-
-        They are not computed again; `on_finished` is told of those that are computed, and `on_found` of what
-        the decoder finds.
-        """
+        """`progress` is that of earlier runs: what they have finished is not computed again."""
         self._job = job
         self._dispatcher = dispatcher
         self._options = options
         self._clips = job.options.clips
         self._publish = publish
         self._clock = clock
-        self._finished = dict(finished or {})
-        self._on_finished = on_finished
-        self._on_found = on_found
+        self._keeper = keeper
+        self._progress = progress
+        self._finished = dict(progress.windows)
         # What the work took before counts as well.
         self._began_s = clock() - max((window.elapsed_s for window in self._finished.values()), default=0.0)
         self._telling = Telling(job, publish)
@@ -116,24 +110,23 @@ class JobRun:
         decoders: DecoderPool,
         params: DecodeParams,
         on_decoded: Callable[[], None] = lambda: None,
-        on_read: Callable[[], Coroutine[Any, Any, None]] = checkpoint,
     ) -> Transcript:
-        """Do it; `on_read` is told when the file was read, `on_decoded` when the next one may be decoded.
+        """Do it; `on_decoded` is told when the next file may be decoded.
 
         Raises `WhisperdError`, and `OtherWindows` where what was finished is of no use.
         """
-        params = msgspec.structs.replace(params, done_until=_done_until_s(self._finished))
+        done_until_s = _done_until_s(self._finished)
+        params = msgspec.structs.replace(params, found=self._progress.found, done_until=done_until_s)
         if self._options.language is None:
             params = msgspec.structs.replace(params, samples=VOTING_SAMPLES)
         if self._is_free:
             longest_s = min(params.max_window_s, FREE_WINDOW_S)
             params = msgspec.structs.replace(params, max_window_s=longest_s)
-        past = Past(self._job.interruptions, self._job.finished_by_last_run)
-        self._dispatcher.add_job(self._job.id, self._job.options.priority, past)
+        self._dispatcher.add_job(self._job.id, self._job.options.priority, self._progress.past)
         try:
             async with open_task_group() as tasks:
                 decoded = await self._decode(decoders, params, tasks)
-                tasks.start_soon(on_read)
+                tasks.start_soon(self._keeper.check_unchanged, self._job)
                 if decoded.skipped:
                     log.warning("job %s: %d damaged packets were passed over", self._job.id, decoded.skipped)
                 tasks.start_soon(self._vote)
@@ -193,7 +186,7 @@ class JobRun:
                         await self._take(event, tasks)
                     case Found():
                         self._found.append(event)
-                        self._on_found(event)
+                        self._keeper.speech_found(self._job, event)
                     case _:
                         pass  # progress is told by what the engine has done
             assert decoding.result is not None
@@ -313,7 +306,8 @@ class JobRun:
     def _keep(self, windows: Sequence[WindowAudio], results: list[WindowResult]) -> None:
         """Have what was computed written down, so that it is not computed again whatever happens."""
         elapsed_s = round(self._clock() - self._began_s, 3)
-        self._on_finished(
+        self._keeper.windows_finished(
+            self._job,
             [
                 FinishedWindow(
                     index=window.index,
@@ -325,7 +319,7 @@ class JobRun:
                     result=result,
                 )
                 for window, result in zip(windows, results, strict=True)
-            ]
+            ],
         )
 
     def _place(self, windows: Sequence[WindowAudio], results: list[WindowResult]) -> None:
@@ -333,7 +327,7 @@ class JobRun:
             self._telling.add(window, result)
         self._job.language = self._options.language or self._telling.vote.leading
         self._job.done_s = elapsed_within(self._clips, self._telling.done_s)
-        self._publish(self._progress())
+        self._publish(self._how_far())
 
     def _total_s(self, duration_s: float | None) -> float | None:
         """How much audio is to be transcribed, as far as that is known."""
@@ -341,7 +335,7 @@ class JobRun:
             duration_s = min(self._clips[-1].end, math.inf if duration_s is None else duration_s)
         return None if duration_s is None else elapsed_within(self._clips, duration_s)
 
-    def _progress(self) -> TranscriptionProgress:
+    def _how_far(self) -> TranscriptionProgress:
         elapsed_s = max(self._clock() - self._began_s, 1e-6)
         done_s, total_s = self._job.done_s, self._job.duration_s
         speed = done_s / elapsed_s
