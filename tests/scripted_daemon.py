@@ -38,6 +38,7 @@ class ScriptedDaemon:
         self._listener.bind(self.path)
         self._listener.listen()
         self._client: socket.socket | None = None
+        self._calls: list[Map | None] = []
         self._is_closed = False
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -51,8 +52,9 @@ class ScriptedDaemon:
         return [request for request in self.requests if request[0].startswith(f"{noun}.")]
 
     def publish(self, **event: Any) -> None:
-        """Send an event to who is connected."""
-        self._send([2, "event", [event]])
+        """Send an event to who is connected, once for each time that it has subscribed to any."""
+        for call in self._calls:
+            self._send([2, "event", [*call["args"], [event]] if call else [event]])
 
     def hang_up(self) -> None:
         """Close the connection."""
@@ -83,8 +85,11 @@ class ScriptedDaemon:
     def _answer(self, message_id: int, method: str, params: Map) -> None:
         if method == "session.hello":
             self.greetings.append(params)
+            self._calls.clear()
         else:
             self.requests.append((method, params))
+        if method == "events.subscribe":
+            self._calls.append(params.get("call"))
         try:
             answer = self.answers.get(method, _unscripted)
             result = answer(params) if callable(answer) else answer

@@ -248,7 +248,7 @@ async def test_following_leaves_no_subscription_behind(shared: RunningDaemon, to
         for _ in range(70):
             events = [event async for event in client.follow(job)]
             assert events[-1]["type"] == "transcription.completed"
-        assert client._listeners == []
+        assert not client._listeners
 
 
 async def test_a_closed_client_says_so(shared: RunningDaemon) -> None:

@@ -160,54 +160,43 @@ def test_a_client_is_closed_by_its_block(ends: tuple[Wire, socket.socket]) -> No
     assert far.recv(1) == b""
 
 
-def test_who_follows_a_job_has_all_of_its_events_whoever_else_listens(
-    ends: tuple[Wire, socket.socket],
-) -> None:
+def test_each_subscription_has_its_own_events_and_each_once(ends: tuple[Wire, socket.socket]) -> None:
     wire, far = ends
-    before = {"jobs.follow": ["a1", "b1"], "models.pull": ["a2"], "models.list": ["a3", "b2", "a4", "b4"]}
+    subscriptions: list[dict[str, Any]] = []
+
+    def publish(kind: str, *subscriptions: dict[str, Any]) -> None:
+        for one in subscriptions:
+            event = {"type": f"transcription.{kind}", "id": one.get("job", "c")}
+            answer(far, [2, "event", [*one["call"]["args"], [event]] if "call" in one else [event]])
 
     def serve() -> None:
         unpacker = msgpack.Unpacker()
         while data := far.recv(4096):
             unpacker.feed(data)
-            for _, number, method, _ in unpacker:
+            for _, message_id, method, (params,) in unpacker:
                 assert method != "session.ping", "it waits for what will not come"
-                for name in before.get(method, ()):
-                    kind = "completed" if name.endswith("4") else "segment"
-                    event = {"type": f"transcription.{kind}", "id": name[0], "name": name}
-                    answer(far, [2, "event", [event]])
-                answer(far, [1, number, None, {"subscription": number}])
+                if method == "events.subscribe":
+                    subscriptions.append(params)
+                    publish("segment", params)
+                elif method == "models.pull":
+                    publish("completed", *subscriptions)
+                answer(far, [1, message_id, None, {"subscription": message_id}])
 
     serving = threading.Thread(target=serve)
     serving.start()
     client, heard = Client(wire), []
-    first, second = client.follow("a"), client.follow("b")
-    wire.request("jobs.follow")
-    seen = [next(first), next(second)]
-    client.request_with_events(("models",), "models.pull", heard.append)
-    wire.request("models.list")
-    seen += [client.next_event(), *second, *first]
+    client.request("events.subscribe", job="a")
+    followed = [client.follow("a"), client.follow("a"), client.follow("b", topics=["models"])]
+    seen = [[next(events)["id"]] for events in followed]
+    client.request_with_events(("models",), "models.pull", lambda event: heard.append(event["id"]), name="x")
+    for one, events in zip(seen, followed, strict=True):
+        one += [event["id"] for event in events]
+    others = [client.next_event(0), client.next_event(0), client.next_event(0)]
     wire.close()
     serving.join()
-    assert [one["name"] for one in heard] == ["a2"]
-    assert [one["name"] for one in seen if one] == ["a1", "b1", "a3", "b2", "b4", "a2", "a3", "a4"]
-
-
-def test_who_follows_a_job_that_is_followed_has_a_connection_of_its_own(
-    ends: tuple[Wire, socket.socket],
-) -> None:
-    wire, far = ends
-    near, other = socket.socketpair()
-    begin, end = ({"type": f"transcription.{kind}", "id": "a"} for kind in ("segment", "completed"))
-    for side in (far, other):
-        answer(side, [1, 0, None, {"subscription": 0}], [2, "event", [begin]], [2, "event", [end]])
-        side.shutdown(socket.SHUT_WR)
-    client = Client(wire, lambda: Client(Wire(near)))
-    first, second = client.follow("a"), client.follow("a")
-    assert [next(first), *second, *first] == [begin, begin, end, end]
-    with other:
-        other.recv(4096)
-        assert other.recv(1) == b"", "it has hung up"
+    assert seen == [["a", "a"], ["a", "a"], ["c", "b", "c", "b"]]
+    assert heard == ["c", "c"]
+    assert [event and event["id"] for event in others] == ["a", "a", None]
 
 
 @pytest.mark.parametrize(

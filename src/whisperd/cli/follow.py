@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from whisperd.cli.output import duration, print_error, speed
@@ -69,22 +69,19 @@ def events_of(
     client: Client, job: str, progress: Progress, deadline_s: float | None = None
 ) -> Generator[Map | None, None, None]:
     """The events of a job; None once the deadline is past. Meanwhile its progress is shown, if to anybody."""
-    shown, subscription = None, None
+    shown: _JobProgress | None = None
+    topics = PREPARATION_TOPICS if progress.is_shown else ()
     try:
-        if progress.is_shown:  # downloads and loading as well
-            subscription = client.request("events.subscribe", topics=PREPARATION_TOPICS)["subscription"]
-            shown = _JobProgress(progress, job, runtime_of(client, job))
-        with closing(client.follow(job, deadline_s=deadline_s)) as events:
+        with closing(client.follow(job, topics=topics, deadline_s=deadline_s)) as events:
             for event in events:
+                if shown is None and progress.is_shown:
+                    shown = _JobProgress(progress, job, runtime_of(client, job))
                 if event is None or event.get("id") == job:
                     yield event
                 if event is not None and shown is not None:
                     shown.take(event)
     finally:
         progress.clear()
-        if subscription is not None:
-            with suppress(WhisperdError):  # the daemon may be gone
-                client.request("events.unsubscribe", subscription=subscription)
 
 
 class _JobProgress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Coroutine, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
+from itertools import count
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import anyio
@@ -119,7 +120,8 @@ class AsyncClient:
         self.doctor: Doctor[Awaitable[Map], Awaitable[list[Map]]] = Doctor(self.request)
         self.calibration: Calibration[Awaitable[Map], Awaitable[list[Map]]] = Calibration(self.request)
         self.daemon: Daemon[Awaitable[Map], Awaitable[list[Map]]] = Daemon(self.request)
-        self._listeners: list[tuple[str, MemoryObjectSendStream[Map]]] = []
+        self._listeners: dict[int, MemoryObjectSendStream[Map]] = {}
+        self._numbers = count(1)
         self._reason: WhisperdError | None = None
 
     async def request(self, method: str, **params: Any) -> Any:
@@ -175,29 +177,28 @@ class AsyncClient:
     async def follow(self, job: str) -> AsyncGenerator[Map, None]:
         """The events of a job, from its beginning to its end."""
         send, receive = anyio.create_memory_object_stream[Map](math.inf)
-        listener = (job, send)
+        number = next(self._numbers)
+        call = {"method": "event", "args": [number]}  # so that its events are told from all others
         with send, receive:
-            self._listeners.append(listener)
+            self._listeners[number] = send
             subscription = None
             try:
-                subscription = (await self.request("events.subscribe", job=job))["subscription"]
+                subscription = (await self.request("events.subscribe", job=job, call=call))["subscription"]
                 async for event in receive:
                     yield event
                     if await self._is_last(event, job):
                         return
                 raise self._why_closed()
             finally:
-                self._listeners.remove(listener)
+                del self._listeners[number]
                 if subscription is not None:
                     await self._quietly("events.unsubscribe", subscription=subscription)
 
     async def on_notification(self, method: str, params: list[Any]) -> None:
-        """Pass an event on to those who follow its job, and to all of them that some were missed."""
+        """Pass an event on to who follows its job."""
         match method, params:
-            case "event", [event]:
-                for job, listener in self._listeners:
-                    if event.get("id", job) == job:
-                        listener.send_nowait(event)
+            case "event", [number, [event]] if number in self._listeners:
+                self._listeners[number].send_nowait(event)
             case "error", [error]:
                 self._reason = WhisperdError.from_wire(error)
 
@@ -208,7 +209,7 @@ class AsyncClient:
     async def end_events_with_connection(self) -> None:
         """Once the daemon is gone, nobody waits for its events any more."""
         await self.peer.closed.wait()
-        for _, listener in self._listeners:
+        for listener in self._listeners.values():
             listener.close()
 
     async def end_with_silence(self, stream: ByteStream) -> None:

@@ -82,7 +82,7 @@ class Dictation:
         """The events of the job, to its end: `transcription.partial`, `transcription.segment`, …"""
         events = self.listening.follow(self.id)
         while (event := self._next(events)) is not None:
-            self._is_over = self._is_over or (event.get("id") == self.id and end_of_job(event))
+            self._is_over = self._is_over or end_of_job(event)
             yield event
 
     def _next(self, events: Iterator[Map]) -> Map | None:

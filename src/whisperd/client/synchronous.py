@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from whisperd.client.hello import hello_params
@@ -77,7 +76,6 @@ class Client:
     def __init__(self, wire: Wire, connect_again: Callable[[], Client] = connect) -> None:
         self._wire = wire
         self._connect_again = connect_again
-        self._followed: dict[int, tuple[str, deque[Map]]] = {}  # by subscription: its job, its events to come
         self.server: Map = {}
         """What the daemon said of itself: its `version`, and the `protocol` that it speaks."""
         self.jobs: Jobs[Map, list[Map]] = Jobs(self.request)
@@ -159,82 +157,61 @@ class Client:
         return Dictation(self._connect_again, options)
 
     @overload
-    def follow(self, job: str) -> Generator[Map, None, None]: ...
+    def follow(self, job: str, *, topics: Sequence[str] = ()) -> Generator[Map, None, None]: ...
     @overload
-    def follow(self, job: str, *, deadline_s: float | None) -> Generator[Map | None, None, None]: ...
-    def follow(self, job: str, *, deadline_s: float | None = None) -> Generator[Map | None, None, None]:
-        """The events of a job, from its beginning to its end.
+    def follow(
+        self, job: str, *, topics: Sequence[str] = (), deadline_s: float | None
+    ) -> Generator[Map | None, None, None]: ...
+    def follow(
+        self, job: str, *, topics: Sequence[str] = (), deadline_s: float | None = None
+    ) -> Generator[Map | None, None, None]:
+        """The events of a job, from its beginning to its end; those of `topics` come among them.
 
-        Events of other subscriptions of this connection come among them. With a deadline, on the
-        monotonic clock, None comes when it is past.
+        With a deadline, on the monotonic clock, None comes when it is past.
         """
-        if any(job == followed for followed, _ in self._followed.values()):
-            with self._connect_again() as client:  # nothing says for which of two subscriptions an event is
-                yield from client.follow(job, deadline_s=deadline_s)
-            return
-        subscription = self.request("events.subscribe", job=job)["subscription"]
-        _, waiting = self._followed[subscription] = job, deque[Map]()
-        try:
+        with self._subscribed(*([{"topics": topics}] if topics else []), {"job": job}) as number:
             while True:
-                event = self._next_of(waiting, deadline_s)
+                event = self._wire.next_event(deadline_s, number)
                 yield event
                 if event is not None and self._is_last(event, job):
                     return
-        finally:
-            del self._followed[subscription]
-            self._quietly("events.unsubscribe", subscription=subscription)
 
     def next_event(self, deadline_s: float | None = None) -> Map | None:
-        """The next event of any subscription of this connection; ask for one with `events.subscribe`.
+        """The next event of what was asked for with `events.subscribe` on this connection.
 
         None once the deadline, on the monotonic clock, is past.
         """
-        if (event := self._wire.next_event(deadline_s)) is not None:
-            self._keep(event)
-        return event
+        return self._wire.next_event(deadline_s)
 
     def request_with_events(
         self, topics: tuple[str, ...], method: str, on_event: Callable[[Map], None], **params: Any
     ) -> Any:
         """Ask for a method that takes long, and hear the events of some topics until it is answered."""
+        with self._subscribed({"topics": topics}) as number:
+            return self._wire.answer(self._wire.send(method, params), on_event, number)
 
-        def hear(event: Map) -> None:
-            self._keep(event)
-            on_event(event)
-
-        subscription = self.request("events.subscribe", topics=topics)["subscription"]
+    @contextmanager
+    def _subscribed(self, *wanted: Map) -> Iterator[int]:
+        """Subscribe to all of it; the number under which these events come, and no others."""
+        number, subscriptions = self._wire.listen(), []
+        call = {"method": "event", "args": [number]}
         try:
-            return self._wire.answer(self._wire.send(method, params), hear)
+            for params in wanted:
+                answer = self.request("events.subscribe", **params, call=call)
+                subscriptions.append(answer["subscription"])
+            yield number
         finally:
-            self._quietly("events.unsubscribe", subscription=subscription)
-
-    def _keep(self, event: Map) -> bool:
-        """Put an event aside for those who follow its job, or something missed; whether there are any."""
-        waiting = [
-            events
-            for job, events in self._followed.values()
-            if event["type"] == "events.missed" or event.get("id") == job
-        ]
-        for events in waiting:
-            events.append(event)
-        return bool(waiting)
-
-    def _next_of(self, waiting: deque[Map], deadline_s: float | None) -> Map | None:
-        """The next event for one of those who follow a job; what nobody follows is for whoever asks first."""
-        while not waiting:
-            event = self._wire.next_event(deadline_s)
-            if event is None or not self._keep(event):
-                return event
-        return waiting.popleft()
+            self._wire.forget(number)
+            for subscription in subscriptions:
+                self._quietly("events.unsubscribe", subscription=subscription)
 
     def _segments(self, job: str) -> Generator[Segment, None, None]:
         has_ended, in_order = False, InOrder()
         try:
             with closing(self.follow(job)) as events:
                 for event in events:
-                    has_ended = has_ended or (event.get("id") == job and end_of_job(event))
-                    is_segment = event["type"] == "transcription.segment" and event["id"] == job
-                    if is_segment and in_order.is_next(event["index"]):
+                    has_ended = end_of_job(event)
+                    if event["type"] == "transcription.segment" and in_order.is_next(event["index"]):
                         yield Segment.from_event(event)
             # What an overloaded connection missed, and the job's error if it has one.
             yield from in_order.rest(Transcript.from_wire(self.jobs.wait(job)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import msgpack
@@ -26,7 +27,11 @@ __all__ = [
     "unreachable",
 ]
 
+Map = dict[str, Any]
+
 READ_BYTES = 256 * 1024
+UNNUMBERED = 0
+"""Events of subscriptions that have no number of their own."""
 LAST_WORDS_TIMEOUT_S = 0.2
 PING_AFTER_S = 5.0
 """A daemon that has been silent for so long, while it is listened to, is asked whether it is there."""
@@ -55,7 +60,8 @@ class Wire:
         self._awaited: set[int] = set()
         self._answers: dict[int, tuple[Any, Any]] = {}
         self._undos: dict[int, str] = {}
-        self._events: deque[dict[str, Any]] = deque()
+        self._events: dict[int, deque[Map]] = {UNNUMBERED: deque()}
+        self._numbers = count(UNNUMBERED + 1)
 
     def request(self, method: str, params: dict[str, Any] | None = None) -> Any:
         """Ask and wait for the answer. Raises `WhisperdError`."""
@@ -99,13 +105,15 @@ class Wire:
             self._hang_up()  # half a message may be out: nothing can follow it
             raise
 
-    def answer(self, message_id: int, on_event: Callable[[dict[str, Any]], None] | None = None) -> Any:
-        """Wait for the answer to a request; events that come before it are passed on, or kept."""
+    def answer(
+        self, message_id: int, on_event: Callable[[Map], None] | None = None, number: int = UNNUMBERED
+    ) -> Any:
+        """Wait for the answer to a request; events under a number that come before it are passed on."""
         try:
             while message_id not in self._answers:
                 self._receive(None)
-                while on_event is not None and self._events:
-                    on_event(self._events.popleft())
+                while on_event is not None and self._events[number]:
+                    on_event(self._events[number].popleft())
         finally:
             self._awaited.discard(message_id)
         error, result = self._answers.pop(message_id)
@@ -113,14 +121,25 @@ class Wire:
             raise WhisperdError.from_wire(error)
         return result
 
-    def next_event(self, deadline_s: float | None = None) -> dict[str, Any] | None:
-        """The next event that was subscribed to; None once `deadline_s` (monotonic clock) is past."""
-        while not self._events:
+    def listen(self) -> int:
+        """A number under which events are kept from now on, if it is part of how a subscription is called."""
+        number = next(self._numbers)
+        self._events[number] = deque()
+        return number
+
+    def forget(self, number: int) -> None:
+        """Keep no more of these events, and none that still come."""
+        del self._events[number]
+
+    def next_event(self, deadline_s: float | None = None, number: int = UNNUMBERED) -> Map | None:
+        """The next event under a number; None once `deadline_s` (monotonic clock) is past."""
+        events = self._events[number]
+        while not events:
             remaining_s = None if deadline_s is None else deadline_s - time.monotonic()
             if remaining_s is not None and remaining_s <= 0:
                 return None
             self._receive(remaining_s)
-        return self._events.popleft()
+        return events.popleft()
 
     def close(self) -> None:
         """Hang up."""
@@ -177,7 +196,9 @@ class Wire:
                 elif (undo := self._undos.pop(message_id, None)) and error is None:
                     self._ask(undo, {"id": result["id"]})
             case [2, "event", [event]]:
-                self._events.append(event)
+                self._events[UNNUMBERED].append(event)
+            case [2, "event", [number, [event]]] if number in self._events:
+                self._events[number].append(event)
             case [2, "error", [error]]:  # the daemon says why it hangs up
                 raise WhisperdError.from_wire(error)
 
