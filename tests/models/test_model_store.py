@@ -11,8 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from whisperd.models.sources import FolderSource, Found, Workspace
 from whisperd.progress import Progress
 from whisperd.rpc.errors import WhisperdError
 from whisperd.tasks import open_task_group
+from whisperd_testing import unprivileged
 
 pytestmark = pytest.mark.anyio
 
@@ -839,6 +841,21 @@ async def test_a_store_that_cannot_be_written_can_be_read(
     truncate(Path(installed.path) / "config.json")
     error = await failure(store)
     assert error.code == "model.read_only" and "WHISPERD_MODELS_DIR" in error.fix
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions")
+@pytest.mark.parametrize("ask", [ModelStore.list, partial(ModelStore.remove, name="toy")])
+async def test_a_folder_that_may_not_be_looked_into_is_told(
+    make: Make, ask: Callable[[ModelStore], Awaitable[object]]
+) -> None:
+    store = make()
+    await store.pull("toy")
+    store.root.chmod(0)
+    with unprivileged(), pytest.raises(WhisperdError) as caught:
+        await ask(store)
+    store.root.chmod(0o700)
+    assert caught.value.code == "model.read_only"
+    assert str(store.root) in caught.value.message
 
 
 # At the same time

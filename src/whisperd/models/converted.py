@@ -34,7 +34,7 @@ from whisperd import disk
 from whisperd.child import last_words, open_child, python_command
 from whisperd.isolation import isolated_environment
 from whisperd.locks import hold_lock
-from whisperd.models.errors import disk_full, from_os_error
+from whisperd.models.errors import disk_full, os_errors
 from whisperd.models.folders import hash_stamps
 from whisperd.models.hashing import OnBytes, hash_file, settle, stamp
 from whisperd.models.manifest import Manifest, Verified
@@ -118,15 +118,13 @@ class ConvertedModels:
         `model.conversion_failed`, `disk.full`, `model.read_only`.
         """
         waiting = Progress(name=source.name, detail="waiting")
-        try:
+        with os_errors(source.name, self._root):
             if found := await anyio.to_thread.run_sync(self.find, source, format, precision):
                 return found
             async with _hold(locks(), lambda: on_progress(waiting)):
                 if found := await anyio.to_thread.run_sync(self.find, source, format, precision):
                     return found
                 return await self._make(source, format, precision, bundle, on_progress, fetch)
-        except OSError as error:
-            raise from_os_error(source.name, self._root, error) from error
 
     def size_bytes(self, source: ConvertedSource) -> int:
         """What the files that were made of a model take."""
@@ -140,14 +138,12 @@ class ConvertedModels:
         """
         in_thread = anyio.to_thread.run_sync
         waiting = Progress(name=source.name, detail="waiting")
-        try:
+        with os_errors(source.name, self._root):
             bad = await in_thread(self._damaged, source, from_thread(on_progress))
             if not bad:  # a store that is only read from needs no lock
                 return []
             async with _hold(locks(), lambda: on_progress(waiting)):
                 return await in_thread(_drop_damaged, bad)
-        except OSError as error:
-            raise from_os_error(source.name, self._root, error) from error
 
     async def outdated(self) -> set[str]:
         """Of what was made of users' folders, the hashes of those that are gone, or others now."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from whisperd import disk
@@ -24,6 +25,7 @@ __all__ = [
     "name_of_catalogue",
     "not_installed",
     "offline",
+    "os_errors",
     "unavailable",
 ]
 
@@ -131,17 +133,27 @@ def disk_full(
     return disk.disk_full("model", name, folder, fix, needed_bytes, free_bytes)
 
 
-def from_os_error(name: str, folder: Path, error: OSError) -> WhisperdError:
-    """What the system refused while a model was read, stored or removed."""
+@contextmanager
+def os_errors(name: str | None, folder: Path) -> Iterator[None]:
+    """What the system refuses meanwhile is said in the words of this room."""
+    try:
+        yield
+    except OSError as error:
+        raise from_os_error(name, folder, error) from error
+
+
+def from_os_error(name: str | None, folder: Path, error: OSError) -> WhisperdError:
+    """What the system refused while a model, or without a name all of them, were read, stored or removed."""
+    what = f"The model {name}" if name else f"What is in {folder}"
     refusal = disk.refusal(error)
     if refusal == "full":
-        return disk_full(name, folder)
+        return disk_full(name or "", folder)
     code, fix = "model.storage_failed", "Check the disk, then try again."
     if refusal == "forbidden":
         code = "model.read_only"
         fix = "Ask the owner of that folder to do it, or set WHISPERD_MODELS_DIR to a folder of your own."
     said = f"{error.filename or folder}: {error.strerror or error}"
-    message = f"The model {name} cannot be read, stored or removed: {said}."
+    message = f"{what} cannot be read, stored or removed: {said}."
     return WhisperdError(code, message, fix, {"name": name, "path": str(folder)})
 
 

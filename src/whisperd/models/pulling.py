@@ -21,9 +21,9 @@ from whisperd.models.catalogue import ModelFile
 from whisperd.models.errors import (
     Outcome,
     disk_full,
-    from_os_error,
     hash_mismatch,
     offline,
+    os_errors,
     unavailable,
 )
 from whisperd.models.manifest import Manifest, StoredFile
@@ -84,13 +84,11 @@ class Puller:
     async def pull(self, model: Reference, on_progress: OnProgress) -> None:
         """Install the model, or raise `WhisperdError`. Only what is missing or damaged is fetched."""
         waiting = Progress(name=model.name, detail="waiting")  # whoever has the lock is probably downloading
-        try:
+        with os_errors(model.name, self.storage.root):
             async with hold_lock(self.storage.lock_path(model.key), lambda: on_progress(waiting)):
                 installed = await anyio.to_thread.run_sync(self.storage.sound, model.key)
                 if installed is None:
                     await self._fill(_pinned(model, self.storage.manifest(model.key)), on_progress)
-        except OSError as error:
-            raise from_os_error(model.name, self.storage.root, error) from error
 
     async def fetch_ready(self, model: Reference, target: Path, on_progress: OnProgress) -> bool:
         """Bring the one file of `model`, verified, to `target`, from what is reached over the network.

@@ -24,7 +24,7 @@ from typing import Literal
 
 import msgspec
 
-from whisperd.disk import read_json, remove, sync_folder
+from whisperd.disk import contents, read_json, remove, sync_folder
 from whisperd.locks import try_lock
 from whisperd.models.catalogue import ModelFile
 from whisperd.models.hashing import CHUNK_BYTES, OnBytes, Stamp, check_cancelled, hash_file, settle, stamp
@@ -64,8 +64,12 @@ class Storage:
     # Reading
 
     def manifests(self) -> list[Manifest]:
-        """Every installed model, by name."""
-        keys = sorted(path.stem for path in (self.root / "manifests").glob("*.json"))
+        """Every installed model, by name. Raises `OSError` where the folder may not be read."""
+        try:
+            names = os.listdir(self.root / "manifests")  # noqa: PTH208 - at once, so that it raises here
+        except FileNotFoundError:
+            return []
+        keys = sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
         return [manifest for key in keys if (manifest := self.manifest(key)) is not None]
 
     def manifest(self, key: str) -> Manifest | None:
@@ -224,7 +228,7 @@ class Storage:
     def clear_leftovers(self, key: str, now_s: float) -> None:
         """Remove downloads of other models that nobody has taken up for weeks, and what they brought."""
         removed = False
-        for folder in (self.root / "partial").glob("*"):
+        for folder in contents(self.root / "partial"):
             with suppress(OSError), try_lock(self.lock_path(folder.name)) as is_free:
                 if is_free and now_s - _last_change_s(folder) > _KEEP_PARTIAL_S:
                     shutil.rmtree(folder, ignore_errors=True)

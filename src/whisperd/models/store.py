@@ -143,7 +143,7 @@ class ModelStore:
         return found
 
     async def list(self) -> tuple[ModelSummary, ...]:
-        """The installed models, by name. Reads no model file."""
+        """The installed models, by name. Reads no model file. `model.read_only`, `model.storage_failed`."""
         return await anyio.to_thread.run_sync(self._list)
 
     async def available(self) -> tuple[ModelSummary, ...]:
@@ -362,7 +362,8 @@ class ModelStore:
         return source.hash
 
     def _list(self) -> tuple[ModelSummary, ...]:
-        return tuple(self._summary(each.name, each.repo, each) for each in self._storage.manifests())
+        with errors.os_errors(None, self.root):
+            return tuple(self._summary(each.name, each.repo, each) for each in self._storage.manifests())
 
     def _available(self) -> tuple[ModelSummary, ...]:
         return tuple(self._describe(model.name) for model in self.catalogue.models)
@@ -372,20 +373,18 @@ class ModelStore:
         return self._summary(model.name, model.repo, self._storage.manifest(model.key))
 
     def _remove(self, name: str, outdated: Collection[str]) -> int:
-        model = resolve(name, self.catalogue, self._storage.has_any)
-        if not self._storage.has_any(model.key) and not self._storage.partial(model.key).exists():
-            raise errors.not_installed(model.name)
         known = self.catalogue.find(name)
         unfinished = [_reference(known, ready).key for ready in known.ready] if known else []
-        try:
+        with errors.os_errors(name, self.root):
+            model = resolve(name, self.catalogue, self._storage.has_any)
+            if not self._storage.has_any(model.key) and not self._storage.partial(model.key).exists():
+                raise errors.not_installed(model.name)
             for wait_s in _WAITS_S:
                 with try_lock(self._storage.lock_path(model.key)) as is_free:
                     if is_free:
                         freed_bytes = self._storage.remove(model.key, unfinished)
                         return freed_bytes + self._converted.clear(self._sources(), outdated)
                 time.sleep(wait_s)
-        except OSError as error:
-            raise errors.from_os_error(model.name, self.root, error) from error
         raise errors.busy(model.name)
 
     def _source(self, name: str, folder: Path) -> tuple[ConvertedSource, tuple[str, ...]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import PurePath
 
 from whisperd import disk
@@ -20,6 +22,7 @@ __all__ = [
     "not_upgradable",
     "not_writable",
     "offline",
+    "os_errors",
     "out_of_range",
     "pip_failed",
     "upgrade_failed",
@@ -142,6 +145,15 @@ def no_previous(name: str) -> WhisperdError:
         f"`whisperctl natives upgrade {name} --version VERSION` installs another one.",
         {"name": name},
     )
+
+
+@contextmanager
+def os_errors(name: str, folder: PurePath) -> Iterator[None]:
+    """What the system refuses meanwhile is said in the words of this room."""
+    try:
+        yield
+    except OSError as error:
+        raise from_os_error(name, folder, error) from error
 
 
 def from_os_error(name: str, folder: PurePath, error: OSError) -> WhisperdError:

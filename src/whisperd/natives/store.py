@@ -24,10 +24,10 @@ from whisperd.natives.choice import Choice, Chosen, read_choice, write_choice
 from whisperd.natives.errors import (
     damaged_offline,
     disk_full,
-    from_os_error,
     in_use,
     no_previous,
     offline,
+    os_errors,
     upgrade_failed,
 )
 from whisperd.natives.install import Installation
@@ -183,7 +183,7 @@ class NativeStore:
 
         If an upgrade had chosen it, the version before that is used again.
         """
-        async with self._os_errors(installed.name):
+        with os_errors(installed.name, self._root):
             for path in self._choices(installed.name):
                 async with self._locked(f"{path.stem}.upgrade"):
                     choice = read_choice(path) or Choice()
@@ -226,10 +226,11 @@ class NativeStore:
 
     async def _remove_folder(self, installed: InstalledBundle) -> None:
         key = _key(installed.path)
-        async with self._os_errors(installed.name), self._locked(key), self._stage(key) as stage:
-            _set_aside(installed.path, stage / "removed")
-            with suppress(OSError):  # not empty
-                installed.path.parent.rmdir()
+        with os_errors(installed.name, self._root):
+            async with self._locked(key), self._stage(key) as stage:
+                _set_aside(installed.path, stage / "removed")
+                with suppress(OSError):  # not empty
+                    installed.path.parent.rmdir()
 
     def _choice(self, bundle: Bundle) -> Choice | None:
         return read_choice(self._choice_path(bundle.name, bundle.select()))
@@ -283,8 +284,9 @@ class NativeStore:
     async def _choosing(self, name: str, shipped: Selection, on_progress: OnProgress) -> AsyncIterator[str]:
         """Hold what makes this task the only one that changes which version is used; its key."""
         key = f"{name}-{shipped.folder}.upgrade"
-        async with self._os_errors(name), self._locked(key, on_progress, name):
-            yield key
+        with os_errors(name, self._root):
+            async with self._locked(key, on_progress, name):
+                yield key
 
     async def _obtain(
         self,
@@ -304,11 +306,12 @@ class NativeStore:
         if self._offline:
             raise offline(bundle.name, selection.download_bytes)
         key = _key(destination)
-        async with self._os_errors(bundle.name), self._locked(key, on_progress, bundle.name):
-            if found := await self._sound(bundle, on_progress, mend):
-                return found
-            await self._install(bundle.name, selection, destination, on_progress, wheels)
-            installed = self._installed(bundle)  # nobody can have removed it yet
+        with os_errors(bundle.name, self._root):
+            async with self._locked(key, on_progress, bundle.name):
+                if found := await self._sound(bundle, on_progress, mend):
+                    return found
+                await self._install(bundle.name, selection, destination, on_progress, wheels)
+                installed = self._installed(bundle)  # nobody can have removed it yet
         assert installed is not None
         return installed
 
@@ -351,14 +354,6 @@ class NativeStore:
 
     def _path(self, name: str, selection: Selection) -> Path:
         return self._root / selection.folder / name
-
-    @asynccontextmanager
-    async def _os_errors(self, name: str) -> AsyncIterator[None]:
-        """What the system refuses is said in the words of this room."""
-        try:
-            yield
-        except OSError as error:
-            raise from_os_error(name, self._root, error) from error
 
     @asynccontextmanager
     async def _locked(
