@@ -48,14 +48,14 @@ async def cancelled_at(
     how: str,
 ) -> None:
     """Do work that is cancelled once it has asked for something: with a scope, or as asyncio does it."""
-    write, scope, asked = client.peer._write, anyio.CancelScope(), anyio.Event()
+    write, scope, asked = client._peer._write, anyio.CancelScope(), anyio.Event()
 
     async def write_and_tell(data: bytes) -> None:
         await write(data)
         if method in data:
             scope.cancel() if how == "scope" else asked.set()
 
-    monkeypatch.setattr(client.peer, "_write", write_and_tell)
+    monkeypatch.setattr(client._peer, "_write", write_and_tell)
     if how == "scope":
         with scope:
             await work()

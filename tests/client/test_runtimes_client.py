@@ -10,7 +10,7 @@ import pytest
 
 import whisperd
 from whisperd.client import aconnect, connect
-from whisperd.client.hello import hello_params
+from whisperd.client.inputs import hello_params
 from whisperd.client.nouns import Jobs, Profiles, Runtimes
 from whisperd_testing import RunningDaemon
 

@@ -35,28 +35,19 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AsyncClient": "asynchronous",
-    "aconnect": "asynchronous",
-    "AsyncDictation": "dictation",
-    "Dictation": "dictation",
-    "Client": "synchronous",
-    "connect": "synchronous",
-    "Input": "inputs",
-    "model_name": "inputs",
-    "ComputeType": "options",
-    "Device": "options",
-    "JobOptions": "options",
-    "InOrder": "values",
-    "Segment": "values",
-    "Transcript": "values",
-    "Word": "values",
-    "end_of_job": "values",
+    "asynchronous": ("AsyncClient", "aconnect"),
+    "dictation": ("AsyncDictation", "Dictation"),
+    "inputs": ("Input", "model_name"),
+    "options": ("ComputeType", "Device", "JobOptions"),
+    "synchronous": ("Client", "connect"),
+    "values": ("InOrder", "Segment", "Transcript", "Word", "end_of_job"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        from importlib import import_module
+    for module, names in _HOMES.items():
+        if name in names:
+            from importlib import import_module
 
-        return getattr(import_module(f"whisperd.client.{_HOMES[name]}"), name)
+            return getattr(import_module(f"whisperd.client.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,21 +14,8 @@ from anyio.abc import ByteStream
 from anyio.lowlevel import checkpoint_if_cancelled
 from anyio.streams.memory import MemoryObjectSendStream
 
-from whisperd.client.hello import hello_params
-from whisperd.client.inputs import input_params, is_path, option_params, pieces
-from whisperd.client.nouns import (
-    Calibration,
-    Daemon,
-    Doctor,
-    Hardware,
-    Jobs,
-    Models,
-    Natives,
-    Profiles,
-    Runtimes,
-    Transcripts,
-    Watch,
-)
+from whisperd.client.inputs import hello_params, input_params, is_path, option_params, pieces
+from whisperd.client.nouns import Nouns
 from whisperd.client.start import open_socket
 from whisperd.client.values import InOrder, Segment, Transcript, end_of_job, is_over
 from whisperd.client.wire import (
@@ -86,40 +73,30 @@ async def _greeted(path: str, *, start: bool, profile: str | None) -> AsyncItera
     connected = await to_thread.run_sync(lambda: open_socket(path, start=start))
     async with await open_stream(connected, path) as stream:
         client = AsyncClient()
-        peer = open_peer(stream, stream, client.on_notification, LIMITS)
-        async with peer as client.peer, open_task_group() as tasks:
-            tasks.start_soon(client.end_events_with_connection)
+        peer = open_peer(stream, stream, client._on_notification, LIMITS)
+        async with peer as client._peer, open_task_group() as tasks:
+            tasks.start_soon(client._end_events_with_connection)
             with anyio.move_on_after(PATIENCE_S):
                 client.server = await client.request("session.hello", **hello_params(profile))
             if not client.server:
                 raise not_answering()
-            tasks.start_soon(client.end_with_silence, stream)
+            tasks.start_soon(client._end_with_silence, stream)
             try:
                 yield client
             finally:
-                client.note_closed()
+                client._reason = closed()
             tasks.cancel_scope.cancel()
 
 
-class AsyncClient:
+class AsyncClient(Nouns[Awaitable[Map], Awaitable[list[Map]]]):
     """A connection to the daemon; any number of tasks may use it at once. Made by `aconnect`."""
 
-    peer: Peer
+    _peer: Peer
 
     def __init__(self) -> None:
+        super().__init__(self.request)
         self.server: Map = {}
         """What the daemon said of itself: its `version`, and the `protocol` that it speaks."""
-        self.jobs: Jobs[Awaitable[Map], Awaitable[list[Map]]] = Jobs(self.request)
-        self.transcripts: Transcripts[Awaitable[Map], Awaitable[list[Map]]] = Transcripts(self.request)
-        self.watch: Watch[Awaitable[Map], Awaitable[list[Map]]] = Watch(self.request)
-        self.runtimes: Runtimes[Awaitable[Map], Awaitable[list[Map]]] = Runtimes(self.request)
-        self.profiles: Profiles[Awaitable[Map], Awaitable[list[Map]]] = Profiles(self.request)
-        self.models: Models[Awaitable[Map], Awaitable[list[Map]]] = Models(self.request)
-        self.natives: Natives[Awaitable[Map], Awaitable[list[Map]]] = Natives(self.request)
-        self.hardware: Hardware[Awaitable[Map], Awaitable[list[Map]]] = Hardware(self.request)
-        self.doctor: Doctor[Awaitable[Map], Awaitable[list[Map]]] = Doctor(self.request)
-        self.calibration: Calibration[Awaitable[Map], Awaitable[list[Map]]] = Calibration(self.request)
-        self.daemon: Daemon[Awaitable[Map], Awaitable[list[Map]]] = Daemon(self.request)
         self._listeners: dict[int, MemoryObjectSendStream[Map]] = {}
         self._numbers = count(1)
         self._reason: WhisperdError | None = None
@@ -127,7 +104,7 @@ class AsyncClient:
     async def request(self, method: str, **params: Any) -> Any:
         """Ask for any method of the wire. Raises `WhisperdError`."""
         try:
-            return await self.peer.request(method, params)
+            return await self._peer.request(method, params)
         except PeerClosed:
             raise self._why_closed() from None
         except (UnicodeEncodeError, OverflowError) as error:
@@ -194,7 +171,7 @@ class AsyncClient:
                 if subscription is not None:
                     await self._quietly("events.unsubscribe", subscription=subscription)
 
-    async def on_notification(self, method: str, params: list[Any]) -> None:
+    async def _on_notification(self, method: str, params: list[Any]) -> None:
         """Pass an event on to who follows its job."""
         match method, params:
             case "event", [number, [event]] if number in self._listeners:
@@ -202,27 +179,23 @@ class AsyncClient:
             case "error", [error]:
                 self._reason = WhisperdError.from_wire(error)
 
-    def note_closed(self) -> None:
-        """The block in which it was to be used was left."""
-        self._reason = closed()
-
-    async def end_events_with_connection(self) -> None:
+    async def _end_events_with_connection(self) -> None:
         """Once the daemon is gone, nobody waits for its events any more."""
-        await self.peer.closed.wait()
+        await self._peer.closed.wait()
         for listener in self._listeners.values():
             listener.close()
 
-    async def end_with_silence(self, stream: ByteStream) -> None:
+    async def _end_with_silence(self, stream: ByteStream) -> None:
         """Hang up on a daemon that says nothing while it is listened to, not even that it is there.
 
         Time in which this program itself stood still is not counted: it may have been spoken to.
         """
-        silent_s, heard = 0.0, self.peer.heard
+        silent_s, heard = 0.0, self._peer.heard
         async with open_task_group() as tasks:
             while silent_s < PATIENCE_S:
                 await anyio.sleep(PING_AFTER_S)
-                is_silent = self.peer.heard == heard and (self.peer.is_awaited or self._listeners)
-                silent_s, heard = silent_s + PING_AFTER_S if is_silent else 0.0, self.peer.heard
+                is_silent = self._peer.heard == heard and (self._peer.is_awaited or self._listeners)
+                silent_s, heard = silent_s + PING_AFTER_S if is_silent else 0.0, self._peer.heard
                 if silent_s == PING_AFTER_S:
                     tasks.start_soon(self._ping)
             self._reason = not_answering()

@@ -1,4 +1,4 @@
-"""What can be transcribed and how, as it travels on the wire."""
+"""What a client asks for, as it travels on the wire."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from whisperd._version import PROTOCOL, __version__
 from whisperd.rpc.errors import WhisperdError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "absolute",
+    "hello_params",
     "input_params",
     "is_path",
     "model_name",
@@ -38,6 +40,16 @@ UPLOAD_PIECE_BYTES = 1024 * 1024
 
 # What these name depends on the process that asks.
 _OURS = ("/dev/stdin", "/dev/fd/", "/proc/self/")
+
+
+def hello_params(profile: str | None) -> dict[str, Any]:
+    """What a client says of itself first, on every connection.
+
+    Without a profile it is that of the variable `WHISPERD_PROFILE`, if that is set; the empty name is none.
+    """
+    params: dict[str, Any] = {"client": "whisperd-python", "version": __version__, "protocol": PROTOCOL}
+    named = os.environ.get("WHISPERD_PROFILE") if profile is None else profile
+    return {**params, "profile": named} if named else params
 
 
 def is_path(source: Input) -> TypeGuard[Path]:

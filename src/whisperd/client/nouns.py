@@ -7,7 +7,7 @@ client, and awaitables of these for the asynchronous one.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 from whisperd.client.inputs import (
     absolute,
@@ -20,39 +20,19 @@ from whisperd.client.inputs import (
 from whisperd.rpc.errors import sendable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Unpack
 
     from whisperd.client.options import JobOptions, ProfileChanges, RuntimeChanges, RuntimeFields, WatchFields
 
-__all__ = [
-    "Ask",
-    "Calibration",
-    "Daemon",
-    "Doctor",
-    "Hardware",
-    "Jobs",
-    "Models",
-    "Natives",
-    "Profiles",
-    "Runtimes",
-    "Transcripts",
-    "Watch",
-]
+__all__ = ["Nouns"]
 
 One = TypeVar("One")
 Many = TypeVar("Many")
 
 
-class Ask(Protocol):
-    """Sends a request. Its answer is typed by the noun that asks."""
-
-    def __call__(self, method: str, **params: Any) -> Any:
-        """Ask for a method with these parameters."""
-
-
 class _Noun(Generic[One, Many]):
-    def __init__(self, ask: Ask) -> None:
+    def __init__(self, ask: Callable[..., Any]) -> None:
         self._ask = ask
 
 
@@ -424,6 +404,23 @@ class Daemon(_Noun[One, Many]):
     def config(self) -> One:
         """The settings in force, as a documented TOML file in `content`."""
         return cast("One", self._ask("daemon.config"))
+
+
+class Nouns(Generic[One, Many]):
+    """All of them, as a client has them; `ask` sends a request, and its answer is typed by the noun."""
+
+    def __init__(self, ask: Callable[..., Any]) -> None:
+        self.jobs: Jobs[One, Many] = Jobs(ask)
+        self.transcripts: Transcripts[One, Many] = Transcripts(ask)
+        self.watch: Watch[One, Many] = Watch(ask)
+        self.runtimes: Runtimes[One, Many] = Runtimes(ask)
+        self.profiles: Profiles[One, Many] = Profiles(ask)
+        self.models: Models[One, Many] = Models(ask)
+        self.natives: Natives[One, Many] = Natives(ask)
+        self.hardware: Hardware[One, Many] = Hardware(ask)
+        self.doctor: Doctor[One, Many] = Doctor(ask)
+        self.calibration: Calibration[One, Many] = Calibration(ask)
+        self.daemon: Daemon[One, Many] = Daemon(ask)
 
 
 def _named_model(model: str | os.PathLike[str] | None) -> dict[str, Any]:

@@ -6,21 +6,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from whisperd.client.hello import hello_params
-from whisperd.client.inputs import input_params, is_path, option_params, pieces
-from whisperd.client.nouns import (
-    Calibration,
-    Daemon,
-    Doctor,
-    Hardware,
-    Jobs,
-    Models,
-    Natives,
-    Profiles,
-    Runtimes,
-    Transcripts,
-    Watch,
-)
+from whisperd.client.inputs import hello_params, input_params, is_path, option_params, pieces
+from whisperd.client.nouns import Nouns
 from whisperd.client.start import open_socket
 from whisperd.client.values import InOrder, Segment, Transcript, end_of_job, is_over
 from whisperd.client.wire import Wire
@@ -66,7 +53,7 @@ def _greet(path: str, *, start: bool, profile: str | None) -> Client:
     return client
 
 
-class Client:
+class Client(Nouns[Map, list[Map]]):
     """A connection to the daemon, made by `connect`. Use it as a context manager.
 
     It serves one thread at a time: give every thread a client of its own, which costs little. When
@@ -74,21 +61,11 @@ class Client:
     """
 
     def __init__(self, wire: Wire, connect_again: Callable[[], Client] = connect) -> None:
+        super().__init__(self.request)
         self._wire = wire
         self._connect_again = connect_again
         self.server: Map = {}
         """What the daemon said of itself: its `version`, and the `protocol` that it speaks."""
-        self.jobs: Jobs[Map, list[Map]] = Jobs(self.request)
-        self.transcripts: Transcripts[Map, list[Map]] = Transcripts(self.request)
-        self.watch: Watch[Map, list[Map]] = Watch(self.request)
-        self.runtimes: Runtimes[Map, list[Map]] = Runtimes(self.request)
-        self.profiles: Profiles[Map, list[Map]] = Profiles(self.request)
-        self.models: Models[Map, list[Map]] = Models(self.request)
-        self.natives: Natives[Map, list[Map]] = Natives(self.request)
-        self.hardware: Hardware[Map, list[Map]] = Hardware(self.request)
-        self.doctor: Doctor[Map, list[Map]] = Doctor(self.request)
-        self.calibration: Calibration[Map, list[Map]] = Calibration(self.request)
-        self.daemon: Daemon[Map, list[Map]] = Daemon(self.request)
 
     def __enter__(self) -> Client:
         return self
