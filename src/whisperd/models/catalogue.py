@@ -21,6 +21,7 @@ __all__ = [
     "Package",
     "PackageWheel",
     "ReadyFile",
+    "expected",
     "shipped_catalogue",
 ]
 
@@ -38,6 +39,18 @@ class ModelFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     sha256: Sha256 | None = None
     git_sha1: GitSha1 | None = None
     """How git names the file: what the hub states for small files in place of a SHA-256."""
+
+
+def expected(known: ModelFile | None, stated: ModelFile) -> ModelFile:
+    """What a file has to be: what is known of it has precedence over what its source states today."""
+    if known is None:
+        return stated
+    return ModelFile(
+        name=stated.name,
+        size_bytes=known.size_bytes if known.size_bytes is not None else stated.size_bytes,
+        sha256=known.sha256 or stated.sha256,
+        git_sha1=None if known.sha256 else stated.git_sha1,
+    )
 
 
 class PackageWheel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -18,7 +18,6 @@ import hashlib
 import logging
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -28,12 +27,11 @@ from pathlib import Path
 
 import anyio.to_thread
 import msgspec
-from anyio.streams.buffered import BufferedByteReceiveStream
 
 from whisperd import disk
-from whisperd.child import last_words, open_child, python_command
 from whisperd.isolation import isolated_environment
 from whisperd.locks import hold_lock
+from whisperd.models.children import ask_child
 from whisperd.models.errors import disk_full, os_errors
 from whisperd.models.folders import hash_stamps
 from whisperd.models.hashing import OnBytes, hash_file, settle, stamp
@@ -53,7 +51,6 @@ FetchReady = Callable[[Path], Awaitable[bool]]
 """Brings a file that others have made to a path, verified, and answers whether there was one."""
 
 _IN_PLACE = "source"
-_MAX_LINE_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -341,37 +338,23 @@ async def _run(
     request: ConvertRequest, name: str, format_name: str, bundle: Path | None, meter: Meter
 ) -> None:
     """Run the child to its end. Raises `model.conversion_failed`, OSError."""
-    command = python_command(
-        "whisperd.child", "whisperd.models.convert", msgspec.json.encode(request).decode()
-    )
     environment = isolated_environment(os.environ, bundle) if bundle else None
-    # A file and not a pipe, which a child that writes much would fill, and then wait.
-    with tempfile.TemporaryFile() as stderr:
-        async with open_child(command, env=environment, stderr=stderr.fileno()) as process:
-            assert process.stdout is not None
-            async for line in _lines(BufferedByteReceiveStream(process.stdout)):
-                match line:
-                    case Read():
-                        meter.report(line.done)
-                    case NotConverted(errno=int() as number) if disk.refusal(OSError(number, "")) == "full":
-                        raise OSError(number, line.reason)
-                    case NotConverted():  # of another error of the system it is not known of which file
-                        raise _conversion_failed(name, format_name, line.reason)
-                    case Converted():
-                        return
-        said = last_words(stderr)
-        log.warning("the conversion of %s ended without a result: %s", name, said)
-        reason = said.rpartition("\n")[2] or "it ended without a result"
-        raise _conversion_failed(name, format_name, reason)
-
-
-async def _lines(stream: BufferedByteReceiveStream) -> AsyncIterator[ConvertLine]:
-    while True:
-        try:
-            data = await stream.receive_until(b"\n", _MAX_LINE_BYTES)
-        except (anyio.IncompleteRead, anyio.DelimiterNotFound, anyio.EndOfStream):
-            return
-        yield msgspec.json.decode(data, type=ConvertLine)
+    async with ask_child("whisperd.models.convert", request, environment) as child:
+        while (line := await child.next_line()) is not None:
+            match msgspec.json.decode(line, type=ConvertLine):
+                case Read(done=done):
+                    meter.report(done)
+                case NotConverted(reason=reason, errno=number):
+                    if number is not None and disk.refusal(OSError(number, "")) == "full":
+                        raise OSError(number, reason)
+                    # Of another error of the system it is not known of which file.
+                    raise _conversion_failed(name, format_name, reason)
+                case Converted():
+                    return
+        said = child.last_words()
+    log.warning("the conversion of %s ended without a result: %s", name, said)
+    reason = said.rpartition("\n")[2] or "it ended without a result"
+    raise _conversion_failed(name, format_name, reason)
 
 
 def _conversion_failed(name: str, format_name: str, reason: str) -> WhisperdError:

@@ -20,7 +20,7 @@ import msgspec
 from huggingface_hub import HfApi, get_hf_file_metadata, get_session, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
-from whisperd.models.catalogue import ModelFile
+from whisperd.models.catalogue import ModelFile, expected
 from whisperd.models.hub_errors import CaptivePortal, TooLarge, explain, is_passing
 from whisperd.models.messages import (
     Cached,
@@ -96,7 +96,7 @@ def list_files(request: FetchRequest) -> tuple[str, tuple[ModelFile, ...]]:
         )
         if file.sha256 is None and file.git_sha1 is None:  # a mirror with a plainer listing
             file = _stated_by_headers(request, info.sha, name)
-        files.append(_merge(known.get(name), file))
+        files.append(expected(known.get(name), file))
     return info.sha, _checked(files)
 
 
@@ -183,18 +183,6 @@ def _named_by(etag: str, name: str, size_bytes: int | None) -> ModelFile:
         size_bytes=size_bytes,
         sha256=etag if _SHA256.fullmatch(etag) else None,
         git_sha1=etag if _GIT_SHA1.fullmatch(etag) else None,
-    )
-
-
-def _merge(known: ModelFile | None, stated: ModelFile) -> ModelFile:
-    """What we know has precedence over what the hub says today; the store compares the bytes with it."""
-    if known is None:
-        return stated
-    return ModelFile(
-        name=stated.name,
-        size_bytes=known.size_bytes if known.size_bytes is not None else stated.size_bytes,
-        sha256=known.sha256 or stated.sha256,
-        git_sha1=None if known.sha256 else stated.git_sha1,
     )
 
 

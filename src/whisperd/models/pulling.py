@@ -17,7 +17,7 @@ import anyio.to_thread
 import msgspec
 
 from whisperd.locks import hold_lock
-from whisperd.models.catalogue import ModelFile
+from whisperd.models.catalogue import ModelFile, expected
 from whisperd.models.errors import (
     Outcome,
     disk_full,
@@ -198,9 +198,9 @@ class Puller:
         wrong: Mismatch | None = None
         for each in found.files:
             name = each.file.name
-            expected = _expected(known.get(name), each.file)
+            wanted = expected(known.get(name), each.file)
             try:
-                have[name] = self.storage.admit(model.key, each.path, expected, found.keep, meter.adder(name))
+                have[name] = self.storage.admit(model.key, each.path, wanted, found.keep, meter.adder(name))
             except Mismatch as mismatch:
                 wrong = wrong or mismatch
                 if found.keep == "move":
@@ -246,11 +246,3 @@ def _pinned(model: Reference, manifest: Manifest | None) -> Reference:
 
 def _is_commit(revision: str | None) -> bool:
     return revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
-
-
-def _expected(known: ModelFile | None, stated: ModelFile) -> ModelFile:
-    """What the file has to be: what we know of it, or else what its source states."""
-    if known is None or known.sha256 is None:
-        size_bytes = stated.size_bytes if known is None or known.size_bytes is None else known.size_bytes
-        return msgspec.structs.replace(stated, size_bytes=size_bytes)
-    return known

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import anyio
 import msgspec
-from anyio.streams.buffered import BufferedByteReceiveStream
 
-from whisperd.child import last_words, open_child, python_command
 from whisperd.models.catalogue import ModelFile
+from whisperd.models.children import Child, ask_child
 from whisperd.models.messages import (
     Cached,
     Failed,
@@ -25,7 +22,6 @@ from whisperd.models.messages import (
     Line,
     Listed,
     Received,
-    Started,
     partial_name,
 )
 from whisperd.models.names import Reference
@@ -43,7 +39,6 @@ __all__ = ["HubCacheSource", "HubSettings", "HubSource"]
 
 log = logging.getLogger(__name__)
 
-_MAX_LINE_BYTES = 1 << 20
 _START_TIMEOUT_S = 60.0
 _ON = {"1", "ON", "YES", "TRUE"}
 
@@ -59,11 +54,11 @@ class HubCacheSource:
         if model.repo is None:
             raise NotHere("does not have it")
         request = FetchRequest(repo=model.repo, revision=model.revision, names=wanted_names(model))
-        async with _open_fetch(request) as lines:
-            async for line in lines:
-                if isinstance(line, Cached):
-                    return _found_in_cache(model, line)
-            log.warning("the hub cache could not be searched: %s", lines.last_words())
+        async with _open_fetch(request) as child:
+            line = await _next(child, request.settings.connect_timeout_s, _no_answer)
+            if isinstance(line, Cached):
+                return _found_in_cache(model, line)
+            log.warning("the hub cache could not be searched: %s", child.last_words())
             raise NotHere("could not be searched")
 
 
@@ -94,74 +89,43 @@ class HubSource:
             folder=str(workspace.folder),
             settings=self.settings,
         )
-        listed: Listed | None = None
         done: dict[str, int] = {}
-        async with _open_fetch(request) as lines:
-            async for line in lines:
-                match line:
-                    case Listed():
-                        listed = line
-                        _check_listed(model, listed)
-                        workspace.need_space(_missing_bytes(listed.files, workspace.folder))
-                        workspace.expect(sum(file.size_bytes or 0 for file in listed.files))
-                    case Received():
-                        done[line.file] = line.done
-                        workspace.report(sum(done.values()), line.file)
-                    case Finished() if listed is not None:
-                        return Found(_downloaded(listed, workspace.folder), "move", listed.commit)
-            raise _no_result(lines.last_words())
-
-
-class _Fetch:
-    """A running child: iterate over its lines, without the first one, to the end."""
-
-    def __init__(self, lines: AsyncGenerator[Line], stderr: BinaryIO) -> None:
-        self._lines = lines
-        self._stderr = stderr
-
-    def __aiter__(self) -> AsyncIterator[Line]:
-        return self._lines
-
-    def last_words(self) -> str:
-        """What it wrote last to its standard error: why it came to no result."""
-        return last_words(self._stderr)
+        async with _open_fetch(request) as child:
+            listed = await _next(child, self.settings.connect_timeout_s, _no_answer)
+            if isinstance(listed, Listed):
+                _check_listed(model, listed)
+                workspace.need_space(_missing_bytes(listed.files, workspace.folder))
+                workspace.expect(sum(file.size_bytes or 0 for file in listed.files))
+                while isinstance(
+                    line := await _next(child, self.settings.stall_timeout_s, _no_byte), Received
+                ):
+                    done[line.file] = line.done
+                    workspace.report(sum(done.values()), line.file)
+                if isinstance(line, Finished):
+                    return Found(_downloaded(listed, workspace.folder), "move", listed.commit)
+            raise _no_result(child.last_words())
 
 
 @asynccontextmanager
-async def _open_fetch(request: FetchRequest) -> AsyncIterator[_Fetch]:
-    """Run the child. It is dead when the block is left."""
-    command = python_command("whisperd.child", "whisperd.models.fetch", msgspec.json.encode(request).decode())
-    env = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    # A file and not a pipe, which a child that writes much would fill, and then wait.
-    with tempfile.TemporaryFile() as stderr:
-        async with open_child(command, env=env, stderr=stderr.fileno()) as process:
-            assert process.stdout is not None
-            lines = _lines(BufferedByteReceiveStream(process.stdout), request.settings)
-            try:
-                yield _Fetch(lines, stderr)
-            finally:
-                await lines.aclose()
+async def _open_fetch(request: FetchRequest) -> AsyncIterator[Child]:
+    """Run the child, and wait until it has begun."""
+    environment = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    async with ask_child("whisperd.models.fetch", request, environment) as child:
+        await _next(child, _START_TIMEOUT_S, _no_answer)
+        yield child
 
 
-async def _lines(stream: BufferedByteReceiveStream, settings: HubSettings) -> AsyncGenerator[Line]:
-    """What the child says, but for its start. Silence and failures become errors."""
-    timeout_s, silence = _START_TIMEOUT_S, _no_answer
-    while True:
-        try:
-            with anyio.fail_after(timeout_s):
-                data = await stream.receive_until(b"\n", _MAX_LINE_BYTES)
-        except TimeoutError:
-            raise silence(timeout_s) from None
-        except (anyio.IncompleteRead, anyio.EndOfStream):
-            return
-        line = msgspec.json.decode(data, type=Line)
-        if isinstance(line, Failed):
-            raise WhisperdError(line.code, line.message, line.fix, line.data)
-        if isinstance(line, Started):
-            timeout_s = settings.connect_timeout_s
-        else:
-            timeout_s, silence = settings.stall_timeout_s, _no_byte
-            yield line
+async def _next(child: Child, timeout_s: float, silence: Callable[[float], WhisperdError]) -> Line | None:
+    """What it says next; None at its end. Silence and failures become errors."""
+    try:
+        with anyio.fail_after(timeout_s):
+            data = await child.next_line()
+    except TimeoutError:
+        raise silence(timeout_s) from None
+    line = None if data is None else msgspec.json.decode(data, type=Line)
+    if isinstance(line, Failed):
+        raise WhisperdError(line.code, line.message, line.fix, line.data)
+    return line
 
 
 def _no_result(last_words: str) -> WhisperdError:
