@@ -13,9 +13,9 @@ import anyio
 import pytest
 
 from whisperd.client import AsyncClient, aconnect
-from whisperd.daemon.call import Call
 from whisperd.daemon.methods import METHODS
 from whisperd.daemon.methods.jobs import ClearParams, JobParams
+from whisperd.daemon.service import Call
 from whisperd.jobs.job import Job, JobInput
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.segments import Transcript

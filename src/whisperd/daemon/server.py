@@ -8,11 +8,10 @@ from contextlib import suppress
 import anyio
 from anyio.abc import ByteStream
 
-from whisperd.daemon.call import Call
 from whisperd.daemon.connection import Connection
 from whisperd.daemon.listener import Listener, peer_is_owner
 from whisperd.daemon.methods import dispatch
-from whisperd.daemon.service import Service
+from whisperd.daemon.service import Call, Service
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import Request, encode_notification
 

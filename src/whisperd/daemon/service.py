@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ from whisperd.store import Database, Saver, open_database, open_saver
 from whisperd.tasks import RepeatedEvent, open_task_group
 from whisperd.watch import Editor, WatchJobs, WatchManager, WatchStore, check_watches
 
-__all__ = ["Service", "open_service"]
+__all__ = ["Call", "Service", "open_service"]
 
 log = logging.getLogger(__name__)
 
@@ -228,6 +229,14 @@ class Service:
             self.jobs.cancel(job, _client_gone(job))
         for upload in connection.uploads:
             self._tasks.start_soon(self.remove_upload, upload)
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a handler is given: a request that is being answered."""
+
+    service: Service
+    connection: Connection
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from importlib import import_module
 from typing import Any
 
-from whisperd.daemon.call import Call
+from whisperd.daemon.service import Call
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import Request, decode_params
 

@@ -13,8 +13,8 @@ from whisperd.calibration import (
     reference_errors,
     striking_trial,
 )
-from whisperd.daemon.call import Call
 from whisperd.daemon.preparing import prepare_runtime, use_calibration
+from whisperd.daemon.service import Call
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import Name, Params
 from whisperd.runtimes.file_models import as_stored

@@ -12,10 +12,9 @@ from anyio import to_thread
 
 from whisperd import paths, plugins
 from whisperd._version import PROTOCOL, __version__
-from whisperd.daemon.call import Call
 from whisperd.daemon.exposition import CONTENT_TYPE, render
 from whisperd.daemon.metrics import Standing
-from whisperd.daemon.service import Service
+from whisperd.daemon.service import Call, Service
 from whisperd.rpc.messages import NoParams
 from whisperd.settings import settings_template
 

@@ -6,8 +6,7 @@ from typing import Any
 
 from anyio import to_thread
 
-from whisperd.daemon.call import Call
-from whisperd.daemon.service import Service
+from whisperd.daemon.service import Call, Service
 from whisperd.doctor import gather, page
 from whisperd.doctor.facts import RuntimeFacts
 from whisperd.rpc.messages import NoParams

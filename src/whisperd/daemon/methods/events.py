@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from whisperd.daemon.call import Call
 from whisperd.daemon.hub import TOPICS, Subscription, job_topic
+from whisperd.daemon.service import Call
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import Params, invalid_params
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from whisperd import plugins
-from whisperd.daemon.call import Call
+from whisperd.daemon.service import Call
 from whisperd.hardware import Gpus, Hardware, Memory, Processor
 from whisperd.rpc.messages import NoParams
 from whisperd.runtimes.computer import JudgedVariant

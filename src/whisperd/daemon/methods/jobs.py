@@ -13,9 +13,9 @@ import msgspec
 from anyio.lowlevel import checkpoint
 
 from whisperd.clock import rfc3339_ago, to_rfc3339
-from whisperd.daemon.call import Call
 from whisperd.daemon.leasing import lease_for_job, lease_for_options
 from whisperd.daemon.methods.uploads import check_owned
+from whisperd.daemon.service import Call
 from whisperd.jobs.identity import check_path
 from whisperd.jobs.intake import MAX_PUSH_BYTES, Intake, IntakeClosed
 from whisperd.jobs.job import Job, JobInput, JobStatus, JobView, Source

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from whisperd.daemon.call import Call
+from whisperd.daemon.service import Call
 from whisperd.jobs.options import coded_language
 from whisperd.models import ModelSummary
 from whisperd.models.recommend import Recommendation

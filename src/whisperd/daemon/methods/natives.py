@@ -8,8 +8,8 @@ from typing import Any
 
 import anyio.to_thread
 
-from whisperd.daemon.call import Call
 from whisperd.daemon.preparing import native_bundles
+from whisperd.daemon.service import Call
 from whisperd.daemon.trials import try_bundle
 from whisperd.natives import Bundle, InstalledBundle
 from whisperd.plugins import find_variant

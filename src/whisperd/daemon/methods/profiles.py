@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from whisperd.daemon.call import Call
+from whisperd.daemon.service import Call
 from whisperd.rpc.messages import Name, NoParams, Params
 from whisperd.runtimes.profile_manager import ProfileChanges
 

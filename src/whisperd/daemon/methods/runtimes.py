@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from whisperd.daemon.call import Call
+from whisperd.daemon.service import Call
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import Name, NoParams, Params
 from whisperd.runtimes import Runtime, RuntimeChanges, RuntimeManager, RuntimeView

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from whisperd._version import PROTOCOL, __version__
-from whisperd.daemon.call import Call
+from whisperd.daemon.service import Call
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import NoParams, Params
 

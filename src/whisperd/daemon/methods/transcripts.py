@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from whisperd.daemon.call import Call
+from whisperd.daemon.service import Call
 from whisperd.jobs.search import parse_query
 from whisperd.jobs.transcripts import FoundTranscript
 from whisperd.rpc.messages import Params

@@ -6,7 +6,7 @@ from typing import Any
 
 import anyio.to_thread
 
-from whisperd.daemon.call import Call
+from whisperd.daemon.service import Call
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import NoParams, Params
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta
 
-from whisperd.daemon.call import Call
+from whisperd.daemon.service import Call
 from whisperd.rpc.errors import sendable
 from whisperd.rpc.messages import NoParams, Params, invalid_params
 from whisperd.watch import WatchChanges, WatchPreset
