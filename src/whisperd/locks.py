@@ -6,18 +6,22 @@ import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
-import anyio
 from filelock import FileLock, Timeout
 
-__all__ = ["hold_lock", "try_lock"]
+__all__ = ["hold_lock", "take_over", "try_lock"]
 
-_POLL_S = 0.1
+ENDING_TIMEOUT_S: Final = 30.0
+"""A daemon that is ending listens no more, but holds its locks until its last worker is gone."""
+_POLL_S: Final = 0.05
 
 
 @asynccontextmanager
 async def hold_lock(path: Path, on_wait: Callable[[], None] = lambda: None) -> AsyncIterator[None]:
     """Hold a lock during the block, waiting for it as long as need be; `on_wait` is told once."""
+    import anyio  # not before: a client that looks at a lock needs none
+
     for attempt in itertools.count():
         with try_lock(path) as held:
             if held:
@@ -26,6 +30,23 @@ async def hold_lock(path: Path, on_wait: Callable[[], None] = lambda: None) -> A
         if attempt == 0:
             on_wait()
         await anyio.sleep(_POLL_S)
+
+
+async def take_over(lock: FileLock, check: Callable[[], None]) -> bool:
+    """Take a lock that a daemon may hold which is ending; False where it is held for too long.
+
+    `check` raises where there is nothing to wait for. Raises `OSError`.
+    """
+    import anyio
+
+    with anyio.move_on_after(ENDING_TIMEOUT_S):
+        while True:
+            with suppress(Timeout):
+                lock.acquire(blocking=False)
+                return True
+            check()
+            await anyio.sleep(_POLL_S)
+    return False
 
 
 @contextmanager

@@ -32,18 +32,11 @@ def find_running(folder: Path) -> Running | None:
 
     The lock says whether it lives, so that its process is never mistaken for another one of the same id.
     """
-    from filelock import FileLock, Timeout
+    from whisperd.locks import try_lock
 
-    if not (folder / LOCK).exists():
-        return None
-    lock = FileLock(folder / LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        return read_running(folder)
-    except OSError:
-        return None
-    lock.release()
+    if (folder / LOCK).exists():
+        with suppress(OSError), try_lock(folder / LOCK) as is_free:
+            return None if is_free else read_running(folder)
     return None
 
 

@@ -168,7 +168,7 @@ def test_a_daemon_whose_socket_was_deleted_is_told_of(
         async with listener.claim_socket(unstarted.socket):
             pass
 
-    monkeypatch.setattr(listener, "ENDING_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("whisperd.locks.ENDING_TIMEOUT_S", 0.2)
     with FileLock(f"{unstarted.socket}.lock"), pytest.raises(WhisperdError) as caught:
         anyio.run(claim)
     assert caught.value.code == "daemon.hidden"

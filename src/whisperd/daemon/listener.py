@@ -14,22 +14,19 @@ from typing import Any, Protocol
 
 import anyio
 from anyio.abc import ByteStream, SocketAttribute, SocketListener
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
+from whisperd.locks import take_over
 from whisperd.paths import make_private_folder, usual_socket_path, whisperctl_for
 from whisperd.rpc.errors import WhisperdError
-from whisperd.rpc.transport import check_path_length, peer_user
+from whisperd.rpc.transport import check_path_length, is_listened_on, peer_user
 
-__all__ = ["Listener", "UnixListener", "claim_socket", "is_listened_on", "peer_is_owner"]
+__all__ = ["Listener", "UnixListener", "claim_socket", "peer_is_owner"]
 
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 ACCEPT_PAUSE_S = 0.5
-ENDING_TIMEOUT_S = 30.0
-"""A daemon that is ending has no socket any more, but holds its lock until its last worker is gone."""
-LOCK_POLL_S = 0.05
-PROBE_TIMEOUT_S = 1.0
 
 Handle = Callable[[ByteStream], Coroutine[Any, Any, None]]
 
@@ -102,8 +99,14 @@ async def claim_socket(path: str, passed: socket.socket | None = None) -> AsyncI
     folder = Path(path).parent
     _secure_folder(folder, is_usual=path == usual_socket_path())
     lock = FileLock(f"{path}.lock", mode=0o600)
+
+    def check() -> None:
+        if passed is None and is_listened_on(path):  # one that lives has the socket, unless that was passed
+            raise _already_running(path)
+
     try:
-        await _acquire(lock, path, has_socket=passed is not None)
+        if not await take_over(lock, check):
+            raise _hidden(path)
     except OSError as error:
         raise _not_writable(folder, error) from error
     try:
@@ -128,25 +131,6 @@ def peer_is_owner(stream: ByteStream) -> bool:
         return True  # the pipe's access list lets nobody else in
     user = peer_user(stream.extra(SocketAttribute.raw_socket))  # noqa: S610 - no Django here
     return user in (os.getuid(), None)  # where the system does not tell, the socket's mode has to do
-
-
-async def _acquire(lock: FileLock, path: str, *, has_socket: bool) -> None:
-    """Wait for a daemon that is ending; one that lives has the socket, unless that was passed to us."""
-    with anyio.move_on_after(ENDING_TIMEOUT_S):
-        while True:
-            try:
-                lock.acquire(blocking=False)
-                return
-            except Timeout:
-                if not has_socket and is_listened_on(path):
-                    raise _already_running(path) from None
-            await anyio.sleep(LOCK_POLL_S)
-    raise WhisperdError(
-        "daemon.hidden",
-        f"A daemon holds {path}.lock, but its socket is gone.",
-        f"End it with `{whisperctl_for(path)} daemon stop --force`, or by hand:"
-        " `whisperd` in the list of your processes.",
-    )
 
 
 async def _listen(path: str, folder: Path) -> UnixListener:
@@ -196,28 +180,20 @@ def _remove_stale(path: str) -> None:
     Path(path).unlink(missing_ok=True)
 
 
-def is_listened_on(path: str) -> bool:
-    """Whether somebody listens on a socket or a named pipe, however busy. Blocks for a second at most."""
-    if sys.platform == "win32":
-        from whisperd.rpc import pipe
-
-        return pipe.is_listened_on(path)
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(PROBE_TIMEOUT_S)
-        try:
-            probe.connect(path)
-        except (ConnectionRefusedError, FileNotFoundError):
-            return False
-        except OSError:
-            return True  # it is alive, though too busy to answer
-    return True
-
-
 def _already_running(path: str) -> WhisperdError:
     return WhisperdError(
         "daemon.already_running",
         f"A daemon is running on {path} already.",
         f"Use it, or end it with `{whisperctl_for(path)} daemon stop`.",
+    )
+
+
+def _hidden(path: str) -> WhisperdError:
+    return WhisperdError(
+        "daemon.hidden",
+        f"A daemon holds {path}.lock, but its socket is gone.",
+        f"End it with `{whisperctl_for(path)} daemon stop --force`, or by hand:"
+        " `whisperd` in the list of your processes.",
     )
 
 

@@ -10,23 +10,18 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final
 
-import anyio
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from whisperd.daemon.listener import is_listened_on
+from whisperd.locks import take_over
 from whisperd.paths import whisperctl_for
 from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.transport import is_listened_on
 from whisperd.running import LOCK, Running, forget_running, read_running, write_running
 
 __all__ = ["claim_state"]
 
 log = logging.getLogger(__name__)
-
-ENDING_TIMEOUT_S: Final = 30.0
-"""How long a daemon that listens no more may take to end."""
-POLL_S: Final = 0.05
 
 
 @asynccontextmanager
@@ -37,8 +32,15 @@ async def claim_state(folder: Path, socket: str, config: str | None = None) -> A
     is none, and nothing says which daemon it is. Raises `state.in_use`.
     """
     lock = FileLock(folder / LOCK, mode=0o600)
+
+    def check() -> None:
+        running = read_running(folder)
+        if running and running.socket != socket and is_listened_on(running.socket):
+            raise _in_use(folder, running)
+
     try:
-        await _acquire(lock, folder, socket)
+        if not await take_over(lock, check):
+            raise _in_use(folder, read_running(folder))
     except OSError as error:
         log.warning("the state folder cannot be locked: %s", error)
     try:
@@ -51,22 +53,6 @@ async def claim_state(folder: Path, socket: str, config: str | None = None) -> A
         if lock.is_locked:
             forget_running(folder)
         lock.release()
-
-
-async def _acquire(lock: FileLock, folder: Path, socket: str) -> None:
-    """Wait for a daemon that is ending, or has just ended; one that lives listens somewhere else."""
-    running = None
-    with anyio.move_on_after(ENDING_TIMEOUT_S):
-        while True:
-            try:
-                lock.acquire(blocking=False)
-                return
-            except Timeout:
-                running = read_running(folder)
-                if running and running.socket != socket and is_listened_on(running.socket):
-                    break
-            await anyio.sleep(POLL_S)
-    raise _in_use(folder, running)
 
 
 def _in_use(folder: Path, running: Running | None) -> WhisperdError:

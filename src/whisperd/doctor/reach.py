@@ -10,8 +10,7 @@ from pathlib import Path
 
 from whisperd.doctor.facts import SocketFacts
 from whisperd.locks import try_lock
-from whisperd.rpc.errors import WhisperdError
-from whisperd.rpc.transport import connect_socket
+from whisperd.rpc.transport import is_listened_on
 
 __all__ = ["look_at_socket"]
 
@@ -19,7 +18,7 @@ __all__ = ["look_at_socket"]
 def look_at_socket(path: str) -> SocketFacts:
     """What is there of a socket, and whether somebody listens."""
     if sys.platform == "win32":
-        return SocketFacts(path=path, kind="socket", listening=_is_listened_on(path))
+        return SocketFacts(path=path, kind="socket", listening=is_listened_on(path))
     lock = Path(f"{path}.lock")
     is_open, owned = False, True
     with suppress(OSError):
@@ -37,17 +36,9 @@ def look_at_socket(path: str) -> SocketFacts:
         mode=stat.S_IMODE(there.st_mode),
         folder_is_open=is_open,
         owned=owned and there.st_uid == os.geteuid(),
-        listening=_is_listened_on(path),
+        listening=is_listened_on(path),
         locked=_is_locked(lock),
     )
-
-
-def _is_listened_on(path: str) -> bool:
-    try:
-        connect_socket(path).close()
-    except (OSError, WhisperdError):
-        return False
-    return True
 
 
 def _is_locked(lock: Path) -> bool:

@@ -14,12 +14,14 @@ from typing import Final, Protocol
 from whisperd.paths import MAX_SOCKET_PATH_BYTES
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["Connected", "check_path_length", "connect_socket", "peer_user"]
+__all__ = ["Connected", "check_path_length", "connect_socket", "is_listened_on", "peer_user"]
 
 # From the headers of macOS: getsockopt(SOL_LOCAL, LOCAL_PEERCRED) answers with a `struct xucred`.
 _SOL_LOCAL: Final = 0
 _LOCAL_PEERCRED: Final = 1
 _XUCRED_BYTES: Final = 76
+
+PROBE_TIMEOUT_S: Final = 1.0
 
 
 class Connected(Protocol):
@@ -58,6 +60,23 @@ def connect_socket(path: str) -> Connected:
         connection.close()
         raise
     return connection
+
+
+def is_listened_on(path: str) -> bool:
+    """Whether somebody listens on a socket or a named pipe, however busy. Blocks for a second at most."""
+    if sys.platform == "win32":
+        from whisperd.rpc import pipe
+
+        return pipe.is_listened_on(path)
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(PROBE_TIMEOUT_S)
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:
+            return True  # it is alive, though too busy to answer
+    return True
 
 
 def peer_user(connection: socket.socket) -> int | None:
