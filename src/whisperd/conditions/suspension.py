@@ -6,29 +6,25 @@ import sys
 import time
 from typing import Final
 
-__all__ = ["SleepWatch", "read_clocks"]
+__all__ = ["Clocks", "read_clocks", "slept_between"]
 
 LEAST_S: Final = 2.0
 """A shorter gap is none: the clocks are not read at the same moment."""
 
 
-class SleepWatch:
-    """Finds gaps between two clocks that were read together."""
-
-    def __init__(self, clocks: tuple[float, float] | None) -> None:
-        """`clocks` in seconds: one that goes on, and one that stands still; None where there are no such."""
-        self._clocks = clocks
-
-    def slept_s(self, clocks: tuple[float, float] | None) -> float:
-        """For how long the computer has slept since the last time, in seconds; 0 if it has not."""
-        before, self._clocks = self._clocks, clocks
-        if before is None or clocks is None:
-            return 0.0
-        gap_s = (clocks[0] - before[0]) - (clocks[1] - before[1])
-        return gap_s if gap_s >= LEAST_S else 0.0
+Clocks = tuple[float, float]
+"""In seconds, read together: one that goes on while the computer sleeps, and one that stands still."""
 
 
-def read_clocks() -> tuple[float, float] | None:
+def slept_between(before: Clocks | None, now: Clocks | None) -> float:
+    """For how long the computer has slept, in seconds; 0 if it has not, or there are no such clocks."""
+    if before is None or now is None:
+        return 0.0
+    gap_s = (now[0] - before[0]) - (now[1] - before[1])
+    return gap_s if gap_s >= LEAST_S else 0.0
+
+
+def read_clocks() -> Clocks | None:
     """The clock that counts sleep, and the one that does not; None where the system has not both."""
     names = {
         "linux": ("CLOCK_BOOTTIME", "CLOCK_MONOTONIC"),

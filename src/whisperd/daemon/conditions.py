@@ -11,12 +11,12 @@ from anyio import to_thread
 
 from whisperd.conditions.power import read_on_battery
 from whisperd.conditions.pressure import MemoryWatch, Relief
-from whisperd.conditions.suspension import SleepWatch, read_clocks
+from whisperd.conditions.suspension import Clocks, read_clocks, slept_between
 
 if TYPE_CHECKING:
     from whisperd.daemon.service import Service
 
-__all__ = ["Conditions", "relieve_memory", "watch_power_and_sleep"]
+__all__ = ["relieve_memory", "watch_power_and_sleep"]
 
 log = logging.getLogger(__name__)
 
@@ -26,16 +26,6 @@ SELDOM: Final = 6
 """So many times longer we wait where there is no battery: that one has slept is all there is to see then."""
 RELIEF_PAUSE_S: Final = 2.0
 """Between one relief and the next: so long the kernel takes to notice the first one."""
-
-
-class Conditions:
-    """How things are at the moment."""
-
-    def __init__(self) -> None:
-        self.is_on_battery: bool | None = None
-        """None where the computer has no battery, or does not tell."""
-        self.is_bulk_held = False
-        """Whether bulk work waits for mains power."""
 
 
 async def relieve_memory(service: Service, watch: MemoryWatch | None = None) -> None:
@@ -65,18 +55,20 @@ async def relieve(service: Service, relief: Relief) -> None:
 async def watch_power_and_sleep(
     service: Service,
     on_battery: Callable[[], bool | None] = read_on_battery,
-    clocks: Callable[[], tuple[float, float] | None] = read_clocks,
+    clocks: Callable[[], Clocks | None] = read_clocks,
     interval_s: float = LOOK_INTERVAL_S,
 ) -> None:
     """Hold bulk work on battery, and go on cleanly after the computer has slept, until cancelled."""
-    sleep = SleepWatch(clocks())
+    before = clocks()
     while True:
         # A battery may take a tenth of a second to answer.
         apply_power(service, found := await to_thread.run_sync(on_battery, abandon_on_cancel=True))
         with anyio.move_on_after(look_again_in_s(found, interval_s)):
             await service.settings_changed.wait()
-        if slept_s := sleep.slept_s(clocks()):
+        now = clocks()
+        if slept_s := slept_between(before, now):
             await wake_up(service, slept_s)
+        before = now
 
 
 def look_again_in_s(on_battery: bool | None, interval_s: float) -> float:
@@ -86,13 +78,12 @@ def look_again_in_s(on_battery: bool | None, interval_s: float) -> float:
 
 def apply_power(service: Service, on_battery: bool | None) -> None:
     """Hold bulk work, or let it go on."""
-    now = service.conditions
     is_held = bool(on_battery) and not service.settings.jobs.bulk_on_battery
-    if (now.is_on_battery, now.is_bulk_held) == (on_battery, is_held):
+    if (service.is_on_battery, service.is_bulk_held) == (on_battery, is_held):
         return
-    if now.is_bulk_held != is_held:
+    if service.is_bulk_held != is_held:
         log.info("on battery: bulk work waits for mains power" if is_held else "bulk work goes on")
-    now.is_on_battery, now.is_bulk_held = on_battery, is_held
+    service.is_on_battery, service.is_bulk_held = on_battery, is_held
     service.jobs.hold(frozenset({"bulk"} if is_held else ()))
     service.idle.notice()
 

@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if isinstance(error, WhisperdError) and not announce.is_over:
             announce.failed(error)
-            notifier.failed(error.message)
+            notifier.status(error.message)
             sys.exit(EXIT_NOT_STARTED)
         log.exception("whisperd ends because of a mistake of its own")
         raise
@@ -133,14 +133,14 @@ async def _run(
         tasks.start_soon(
             calibrate_by_itself,
             service,
-            lambda: is_calibrating(service.settings) and not service.conditions.is_on_battery,
+            lambda: is_calibrating(service.settings) and not service.is_on_battery,
         )
         announce.ready(socket)
         notifier.ready(status_line(service))
         # What is imported stays: to look through it for garbage would stop the event loop now and then.
         gc.freeze()
         tasks.start_soon(feed_watchdog, notifier)
-        tasks.start_soon(report_status, service, notifier)
+        tasks.start_soon(report_status, service)
         tasks.start_soon(end_when_idle, service)
         tasks.start_soon(relieve_memory, service)
         tasks.start_soon(watch_power_and_sleep, service)

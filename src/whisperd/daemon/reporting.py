@@ -33,16 +33,16 @@ async def feed_watchdog(notifier: Notifier) -> None:
         await anyio.sleep(notifier.watchdog_s)
 
 
-async def report_status(service: Service, notifier: Notifier) -> None:
+async def report_status(service: Service) -> None:
     """Tell what the daemon does whenever that has changed, until cancelled."""
-    if not notifier.is_heard:
+    if not service.notifier.is_heard:
         return
     told = ""
     while True:
         change = service.idle.change
         if not service.stop_requested.is_set() and (line := status_line(service)) != told:
             told = line
-            notifier.status(line)
+            service.notifier.status(line)
         await change.wait()
         await anyio.sleep(REPORT_INTERVAL_S)  # what changes often is told once
 

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -21,7 +20,6 @@ from whisperd import paths
 from whisperd.audio import DecoderOptions, DecoderPool, open_decoder_pool
 from whisperd.calibration import CalibrationTable, Calibrator, Idle
 from whisperd.daemon.calibrating import calibration_surroundings, is_busy
-from whisperd.daemon.conditions import Conditions
 from whisperd.daemon.connection import Connection
 from whisperd.daemon.hub import EventHub
 from whisperd.daemon.leasing import lease_for_job, lease_for_options
@@ -65,9 +63,6 @@ __all__ = ["Call", "Service", "open_service"]
 
 log = logging.getLogger(__name__)
 
-_FIXED = ("decoder.processes",)
-"""Settings of which the decoder pool and the job manager are made."""
-
 
 class Service:
     """Everything that handlers use. Make one with `open_service`."""
@@ -79,6 +74,7 @@ class Service:
     profiles: ProfileManager
     decoders: DecoderPool
     calibrator: Calibrator
+    advisor: Advisor
     work: WorkLog
     watches: WatchManager
 
@@ -95,7 +91,8 @@ class Service:
         self.is_config_named = False
         """Whether its file was named when the daemon was started, and has to be there."""
         self.settings = settings
-        self._settings_at_start = settings
+        self._decoder_processes = settings.decoder.processes
+        """What the decoder pool and the job manager were made of."""
         self.socket = socket
         self.started_s = time.monotonic()
         self.notifier = Notifier({})
@@ -108,7 +105,10 @@ class Service:
         """Called with settings that were read again."""
         self.hub = EventHub()
         self.metrics = Metrics()
-        self.conditions = Conditions()
+        self.is_on_battery: bool | None = None
+        """None where the computer has no battery, or does not tell."""
+        self.is_bulk_held = False
+        """Whether bulk work waits for mains power."""
         self.settings_changed = RepeatedEvent()
         """Comes whenever the settings are read again."""
         self.natives = NativeStore(paths.native_dir(), offline=is_offline())
@@ -120,7 +120,6 @@ class Service:
             is_installed=lambda bundle: self.natives.find(bundle) is not None,
         )
         self.variant_failures = VariantFailures(partial(stamp_of, self))
-        self.advisor = Advisor(self.models, self.computer, self.measured_speeds)
         self.uploads = UploadStore(state_dir / "uploads", lambda: self.settings.limits, kept_uploads)
         self.connections: set[Connection] = set()
         self.idle = Idle(lambda: is_busy(self))
@@ -145,9 +144,8 @@ class Service:
         self.on_reload(self.settings)
         self.settings_changed.set()
         self.idle.notice()
-        waiting = [
-            key for key in _FIXED if _value(self.settings, key) != _value(self._settings_at_start, key)
-        ]
+        is_waiting = self.settings.decoder.processes != self._decoder_processes
+        waiting = ["decoder.processes"] if is_waiting else []
         log.info("settings read again from %s", self.config_file)
         if waiting:
             log.warning("these settings need a restart: %s", ", ".join(waiting))
@@ -162,15 +160,11 @@ class Service:
 
     def on_native_progress(self, progress: Progress) -> None:
         """Tell subscribers how far an installation is."""
-        self.hub.publish("natives", NativeProgress(**_fields(progress)))
+        self.hub.publish("natives", NativeProgress(**msgspec.structs.asdict(progress)))
 
     def on_model_progress(self, progress: Progress) -> None:
         """Tell subscribers how far a download is."""
-        self.hub.publish("models", ModelProgress(**_fields(progress)))
-
-    async def measured_speeds(self) -> dict[str, float]:
-        """How many seconds of speech are transcribed in a second, by those models that were measured here."""
-        return await self.calibrator.speeds()
+        self.hub.publish("models", ModelProgress(**msgspec.structs.asdict(progress)))
 
     async def known_model(self, name: str) -> str:
         """The one name of a model. Raises `model.unknown`, and what is wrong with a folder or file."""
@@ -289,6 +283,7 @@ async def _open_runtimes(
     table = CalibrationTable(database)
     await table.open()
     service.calibrator = Calibrator(table, service.idle, calibration_surroundings(service, room))
+    service.advisor = Advisor(service.models, service.computer, service.calibrator.speeds)
     histories = HistoryStore(saver)
     surroundings = runtime_surroundings(service, room, histories)
     service.runtimes = RuntimeManager(tasks, PresetStore(database), surroundings)
@@ -339,15 +334,6 @@ async def _open_watches(service: Service, tasks: TaskGroup, database: Database) 
         on_outcome=service.metrics.watched,
     )
     await service.watches.open()
-
-
-def _value(settings: Settings, key: str) -> object:
-    section, _, name = key.partition(".")
-    return getattr(getattr(settings, section), name)
-
-
-def _fields(progress: Progress) -> dict[str, Any]:
-    return msgspec.structs.asdict(progress)
 
 
 def _client_gone(job: Job) -> WhisperdError:

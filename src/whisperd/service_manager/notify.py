@@ -81,10 +81,6 @@ class Notifier:
         """The event loop turns."""
         self._send(WATCHDOG=1)
 
-    def failed(self, error: str) -> None:
-        """There will be no daemon, and why."""
-        self._send(STATUS=error)
-
     def close(self) -> None:
         """Say no more."""
         if self._socket is not None:

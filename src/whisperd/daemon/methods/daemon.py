@@ -48,8 +48,8 @@ async def status(call: Call, params: NoParams) -> dict[str, Any]:
         "plugin_problems": [problem.to_wire() for problem in plugins.problems()],
         "stopping": service.stop_requested.is_set(),
         "service": service.manager_name,
-        "on_battery": service.conditions.is_on_battery,
-        "bulk_held": service.conditions.is_bulk_held,
+        "on_battery": service.is_on_battery,
+        "bulk_held": service.is_bulk_held,
     }
 
 
@@ -70,8 +70,8 @@ async def metrics(call: Call, params: NoParams) -> dict[str, str]:
         runtime_memory_bytes={view.name: view.memory for view in views if view.memory},
         process_memory_bytes=memory,
         watch_folders=service.watches.statuses(),
-        is_on_battery=service.conditions.is_on_battery,
-        is_bulk_held=service.conditions.is_bulk_held,
+        is_on_battery=service.is_on_battery,
+        is_bulk_held=service.is_bulk_held,
     )
     return {"content_type": CONTENT_TYPE, "content": render(service.metrics.families(standing))}
 
