@@ -81,8 +81,8 @@ def test_show(shared: RunningDaemon, done_job: str, tone: str) -> None:
 def test_show_of_a_failed_job_is_for_people(shared: RunningDaemon, failed_job: str) -> None:
     error = shared.ctl("jobs", "show", failed_job, "--json").json["error"]
     shown = shared.ctl("jobs", "show", failed_job).out
-    indent = f"\n{'':11}"
-    assert f"error:     {error['message']}{indent}{error['fix']}{indent}(audio.unsupported)\n" in shown
+    indent = f"\n{'':10}"
+    assert f"error:    {error['message']}{indent}{error['fix']}{indent}(audio.unsupported)\n" in shown
     assert "{" not in shown
 
 

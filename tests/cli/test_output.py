@@ -21,8 +21,8 @@ from whisperd.cli.output import (
     print_json,
     print_table,
     printable,
-    size,
 )
+from whisperd.quantities import size
 from whisperd.rpc.errors import WhisperdError
 
 ESCAPE = "\x1b"

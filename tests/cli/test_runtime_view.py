@@ -105,14 +105,14 @@ def test_a_runtime_in_words() -> None:
 
 def test_what_is_not_there_is_not_spoken_of() -> None:
     text = "\n".join(details(a_runtime(batched=False), NOW))
-    assert "batching:      off" in text
+    assert "batching:     off" in text
     for word in ("error", "process", "TIME", "saved", "variant", "loaded as"):
         assert word not in text
 
 
 def test_what_was_measured_is_told_once_it_is_loaded() -> None:
     loaded = a_runtime(**{**LOADED, "loaded": {**LOADED["loaded"], "batch_size": 8}}, batch_size=4)
-    assert "batching:      8 windows together" in "\n".join(details(loaded, NOW))
+    assert "batching:     8 windows together" in "\n".join(details(loaded, NOW))
 
 
 @given(runtimes)

@@ -387,7 +387,7 @@ def test_profiles_are_listed_and_shown(daemon: ScriptedDaemon, ctl: Ctl) -> None
         "talks  fast     language de, beam_size 2, temperature 0,0.2",
         "bare   default  -",
     ]
-    assert "options:   language de, beam_size 2, temperature 0,0.2\n" in ctl("profiles", "show", "talks")[1]
+    assert "options: language de, beam_size 2, temperature 0,0.2\n" in ctl("profiles", "show", "talks")[1]
     assert json.loads(ctl("profiles", "list", "--json")[1])[0] == PROFILE
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from whisperd._version import __version__
 from whisperd.cli import exit_status
-from whisperd.cli.output import Progress, duration, print_error, print_json, printable, say, size
+from whisperd.cli.output import Progress, duration, print_error, print_json, printable, say
 from whisperd.client import Client, connect
+from whisperd.quantities import size
 from whisperd.rpc.errors import WhisperdError
 
 if TYPE_CHECKING:

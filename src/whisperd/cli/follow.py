@@ -5,9 +5,10 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from whisperd.cli.output import duration, print_error, speed
+from whisperd.cli.output import duration, print_error
 from whisperd.cli.preparation import PREPARATION_TOPICS, Preparation, runtime_of
 from whisperd.client import InOrder, Transcript
+from whisperd.quantities import speed
 from whisperd.rpc.errors import WhisperdError
 
 if TYPE_CHECKING:

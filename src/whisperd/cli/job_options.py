@@ -6,6 +6,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING
 
+from whisperd.cli.output import in_words
 from whisperd.cli.parser import Parser, filled, usage_error, whole_number
 from whisperd.client import model_name
 
@@ -133,12 +134,10 @@ def options_in_words(job_options: dict[str, Any]) -> str:
 
 def _value(value: Any) -> str:
     match value:
-        case bool():
-            return "yes" if value else "no"
         case list():
             return ",".join(f"{one:g}" for one in value)
         case _:
-            return str(value)
+            return in_words(value)
 
 
 def _temperatures(text: str) -> list[float]:

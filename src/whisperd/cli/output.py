@@ -7,7 +7,6 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from whisperd import quantities
 from whisperd.rpc.errors import WhisperdError
 
 if TYPE_CHECKING:
@@ -26,6 +25,8 @@ __all__ = [
     "counted",
     "discard_output",
     "duration",
+    "facts",
+    "in_words",
     "local_time",
     "prepare_streams",
     "print_error",
@@ -36,9 +37,8 @@ __all__ = [
     "printable",
     "say",
     "shortened",
-    "size",
-    "speed",
     "table",
+    "wrapped",
 ]
 
 USUAL_COLUMNS = 80
@@ -122,7 +122,7 @@ def table(
     """
     cells = [
         list(header),
-        *([("-" if cell is None else printable(str(cell))) for cell in row] for row in rows),
+        *([in_words(cell) for cell in row] for row in rows),
     ]
     widths = [max(_width(row[column]) for row in cells) for column in range(len(header))]
     shrinkable = [column for column, name in enumerate(header) if name in flexible]
@@ -137,6 +137,37 @@ def table(
         ).rstrip()
         for row in cells
     ]
+
+
+def facts(known: Sequence[tuple[str, object]]) -> list[str]:
+    """What is known of something, a label before each value; those in a list stand below each other."""
+    cells = max(len(label) for label, _ in known) + len(": ")
+    return [
+        f"{'' if place else label + ':':{cells}}{in_words(one)}"
+        for label, value in known
+        for place, one in enumerate(value if isinstance(value, list) else [value])
+    ]
+
+
+def wrapped(text: str, width: int, *, label: str = "", cells: int = 0) -> list[str]:
+    """A text on as many lines as it takes, behind a label that has so many cells."""
+    import textwrap
+
+    return textwrap.wrap(
+        printable(text),
+        width,
+        initial_indent=label.ljust(cells),
+        subsequent_indent=" " * cells,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+
+
+def in_words(value: object) -> str:
+    """A value as a person reads it, on one line."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "-" if value is None else printable(str(value))
 
 
 def shortened(text: str, room: int) -> str:
@@ -161,16 +192,6 @@ def _escaped(one: str) -> str:
     """As the daemon and shells spell it; a byte of a name that is no UTF-8, which Python has as half a pair
     of surrogates, is that byte."""
     return f"\\x{ord(one) - 0xDC00:02x}" if "\udc80" <= one <= "\udcff" else ascii(one)[1:-1]
-
-
-def size(size_bytes: float | None) -> str:
-    """Bytes, where they are known."""
-    return "-" if size_bytes is None else quantities.size(size_bytes)
-
-
-def speed(times: float | None) -> str:
-    """How fast speech is transcribed, where that is known."""
-    return "-" if times is None else quantities.speed(times)
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
@@ -235,8 +256,8 @@ class Repainted:
 
     @property
     def room(self) -> int:
-        """How wide a line can be; in the last column, some terminals go on to the next line."""
-        return max(columns(self._stream) - 1, 1)
+        """How wide a line can be."""
+        return _room(self._stream)
 
     def show(self, lines: Sequence[str]) -> None:
         """Write these over the last ones. Those for which the terminal is not high enough are counted."""
@@ -259,6 +280,11 @@ class _Rewritten:
         if self._stream.isatty() and not quiet:
             self._mode = "terminal"
         self._shown_cells = 0
+
+    def _rewrite(self, line: str) -> None:
+        """Write it over the last one."""
+        self._write("\r" + _padded(line, min(self._shown_cells, _room(self._stream))))
+        self._shown_cells = _width(line)
 
     def clear(self) -> None:
         """Take the line away before something else is printed."""
@@ -301,10 +327,8 @@ class Progress(_Rewritten):
                 self._logged = (what, tenth)
                 self._write(_line(what, percent, details) + "\n")
         elif self._mode == "terminal":
-            room = columns(self._stream) - 1  # in the last column, some terminals go on to the next line
-            line = _beginning(printable(_line(what, percent, details, room=room)), room)
-            self._write("\r" + _padded(line, min(self._shown_cells, room)))
-            self._shown_cells = _width(line)
+            room = _room(self._stream)
+            self._rewrite(_beginning(printable(_line(what, percent, details, room=room)), room))
 
     def begin(self, key: str, line: str) -> None:
         """In a pipe, say once that something begins which takes long; `key` tells it from others."""
@@ -326,12 +350,10 @@ class Draft(_Rewritten):
         """Write it over the last one; of what is too long, its end is shown."""
         if self._mode is None:
             return
-        room = max(columns(self._stream) - 1, 1)  # in the last column, some terminals go on to the next line
-        line = printable(text)
+        line, room = printable(text), _room(self._stream)
         if _width(line) > room:
-            line = f"...{_beginning(line[::-1], max(room - 3, 1))[::-1]}"[-room:]
-        self._write("\r" + _padded(line, self._shown_cells))
-        self._shown_cells = _width(line)
+            line = f"...{_beginning(line[::-1], room - len('...'))[::-1]}"[:room]
+        self._rewrite(line)
 
 
 def _line(what: str, percent: float | None, details: str, *, room: int = 0) -> str:
@@ -345,6 +367,11 @@ def _line(what: str, percent: float | None, details: str, *, room: int = 0) -> s
         return what + numbers
     filled = round(percent * cells / 100)
     return f"{what} [{'#' * filled}{'.' * (cells - filled)}]{numbers}"
+
+
+def _room(stream: IO[str]) -> int:
+    """How wide a line can be: in the last column, some terminals go on to the next one."""
+    return columns(stream) - 1
 
 
 def _lines(stream: IO[str]) -> int:

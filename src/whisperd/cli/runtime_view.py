@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from whisperd.cli.output import ago, counted, local_time, printable, size, table
+from whisperd.cli.output import ago, counted, facts, local_time, table
+from whisperd.quantities import size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,7 +19,6 @@ __all__ = ["details", "runtime_table", "span", "what_runs"]
 HEADER = ("NAME", "STATUS", "MODEL", "DEVICE", "MEMORY", "LAST USED", "LEASES")
 FLEXIBLE = ("NAME", "MODEL", "DEVICE")
 DEFAULT_MARK = " *"
-LABEL_CELLS = 14
 
 
 def runtime_table(runtimes: Sequence[Map], now: datetime, room: int) -> list[str]:
@@ -28,10 +28,7 @@ def runtime_table(runtimes: Sequence[Map], now: datetime, room: int) -> list[str
 
 def details(runtime: Map, now: datetime) -> list[str]:
     """All that is known of a runtime, in words."""
-    lines = [f"{label + ':':{LABEL_CELLS}} {printable(str(value))}" for label, value in _facts(runtime, now)]
-    if error := runtime["error"]:
-        lines += ["", f"error:         {printable(error['message'])}"]
-        lines += [f"{'':{LABEL_CELLS}} {printable(error['fix'])}"] if error["fix"] else []
+    lines = facts([*_facts(runtime, now)])
     if history := runtime.get("history"):
         rows = [(local_time(one["time"]), one["status"], _happened(one)) for one in history]
         lines += ["", *table(("TIME", "STATUS", "DETAIL"), rows)]
@@ -67,9 +64,9 @@ def _facts(runtime: Map, now: datetime) -> Iterator[tuple[str, object]]:
     yield "status", ", ".join(filter(None, (_status(runtime), runtime["detail"])))
     if not runtime["saved"]:
         yield "saved", "no, it was made for once by its model"
-    yield "default", _yes(runtime["default"])
-    yield "enabled", _yes(runtime["enabled"])
-    yield "protected", _yes(runtime["protected"])
+    yield "default", runtime["default"]
+    yield "enabled", runtime["enabled"]
+    yield "protected", runtime["protected"]
     yield "model", runtime["model"] + (" (not here yet)" if runtime.get("to_download") else "")
     yield "backend", runtime["backend"]
     yield "device", _device(runtime)
@@ -94,6 +91,8 @@ def _facts(runtime: Map, now: datetime) -> Iterator[tuple[str, object]]:
     yield "created", local_time(runtime["created"]) if runtime["created"] else "-"
     yield "changed", local_time(runtime["changed"]) if runtime["changed"] else "-"
     yield "version", runtime["version"]
+    if error := runtime["error"]:
+        yield "error", [error["message"], *filter(None, [error["fix"]])]
 
 
 def _row(runtime: Map, now: datetime) -> tuple[str, ...]:
@@ -125,7 +124,3 @@ def _device(place: Map) -> str:
 
 def _happened(entry: Map) -> str:
     return entry["error"]["message"] if entry["error"] else entry["detail"] or "-"
-
-
-def _yes(is_so: bool) -> str:
-    return "yes" if is_so else "no"

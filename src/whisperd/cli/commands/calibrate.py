@@ -6,8 +6,9 @@ import argparse
 from typing import TYPE_CHECKING
 
 from whisperd.cli.command import call_with_progress, confirm, connect_as, show_download
-from whisperd.cli.output import counted, local_time, print_json, print_problem, print_table, printable, speed
+from whisperd.cli.output import counted, local_time, print_json, print_problem, print_table, printable
 from whisperd.cli.parser import Parser
+from whisperd.quantities import speed
 
 if TYPE_CHECKING:
     from typing import Any

@@ -10,20 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from whisperd.cli import service
 from whisperd.cli.command import confirm, connect_as, tell
-from whisperd.cli.output import (
-    counted,
-    duration,
-    print_json,
-    print_problem,
-    print_table,
-    printable,
-    say,
-    size,
-    speed,
-)
+from whisperd.cli.output import counted, duration, print_json, print_problem, print_table, printable, say
 from whisperd.cli.parser import Parser, usage_error, whole_number
 from whisperd.cli.service import add_install, add_uninstall
 from whisperd.paths import make_private_folder
+from whisperd.quantities import size, speed
 from whisperd.rpc.errors import WhisperdError
 
 if TYPE_CHECKING:

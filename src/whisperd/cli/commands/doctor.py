@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from whisperd._version import __version__
 from whisperd.cli import exit_status
 from whisperd.cli.command import connect_as
-from whisperd.cli.output import columns, counted, print_json, printable, say
+from whisperd.cli.output import columns, counted, print_json, say, wrapped
 from whisperd.cli.parser import Parser
 from whisperd.paths import socket_path
 from whisperd.rpc.errors import WhisperdError
@@ -99,22 +99,12 @@ def _look() -> Map:
 
 
 def _print_page(findings: list[Finding]) -> None:
-    import textwrap
-
     room = max(40, min(columns(sys.stdout), 110))
     for finding in findings:
-        label = f"{finding.status:9}{finding.name}".ljust(LABEL_CELLS)
+        label = f"{finding.status:9}{finding.name}"
         for text, head in ((finding.message, label), (finding.fix, "")):
             if text:
-                lines = textwrap.wrap(
-                    printable(text),
-                    room,
-                    initial_indent=head.ljust(LABEL_CELLS),
-                    subsequent_indent=" " * LABEL_CELLS,
-                    break_on_hyphens=False,
-                    break_long_words=False,
-                )
-                print("\n".join(lines))
+                print("\n".join(wrapped(text, room, label=head, cells=LABEL_CELLS)))
     broken = sum(finding.status == "broken" for finding in findings)
     warnings = sum(finding.status == "warning" for finding in findings)
     print(f"\n{summary(broken, warnings)}")

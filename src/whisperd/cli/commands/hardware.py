@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from whisperd.cli.command import connect_as
-from whisperd.cli.output import columns, print_json, printable, size
+from whisperd.cli.output import columns, print_json, wrapped
 from whisperd.cli.parser import Parser
+from whisperd.quantities import size
 
 if TYPE_CHECKING:
     from typing import Any
@@ -60,7 +61,7 @@ def _facts(found: Map, width: int) -> Iterator[str]:
         fact = found[name]
         said = [f"unknown: {found['unknown'].get(name, '')}"] if fact is None else describe(fact)
         for place, text in enumerate(said):
-            yield from _wrapped("" if place else label, text, width)
+            yield from wrapped(text, width, label="" if place else label, cells=LABEL_CELLS)
 
 
 def _variants(variants: list[Map], width: int) -> Iterator[str]:
@@ -69,14 +70,14 @@ def _variants(variants: list[Map], width: int) -> Iterator[str]:
             yield f"{one['name']}: usable"
             continue
         yield f"{one['name']}: not usable"
-        yield from _wrapped("", one["reason"], width, indent=2)
-        yield from _wrapped("", one["fix"], width, indent=2)
+        yield from wrapped(one["reason"], width, cells=2)
+        yield from wrapped(one["fix"], width, cells=2)
 
 
 def _plugin_problems(problems: list[Map], width: int) -> Iterator[str]:
     for one in problems:
-        yield from _wrapped("", one["message"], width, indent=0)
-        yield from _wrapped("", one["fix"], width, indent=2)
+        yield from wrapped(one["message"], width)
+        yield from wrapped(one["fix"], width, cells=2)
 
 
 def _system(system: Map) -> Iterator[str]:
@@ -171,16 +172,3 @@ def _tools(tools: Map) -> Iterator[str]:
 
 def _from(fact: Map) -> str:
     return f"(from {fact['source']})"
-
-
-def _wrapped(label: str, text: str, width: int, indent: int = LABEL_CELLS) -> list[str]:
-    """A text behind its label, on as many lines as it takes."""
-    import textwrap
-
-    return textwrap.wrap(
-        printable(text),
-        width,
-        initial_indent=label.ljust(indent),
-        subsequent_indent=" " * indent,
-        break_on_hyphens=False,
-    )

@@ -12,8 +12,9 @@ from whisperd.cli.ages import age_s, since
 from whisperd.cli.command import confirm, connect_as, for_each, is_agreed, progress_of, show_answers
 from whisperd.cli.files import EXTENSIONS, OF_JSON
 from whisperd.cli.follow import events_of, follow_job
-from whisperd.cli.output import ago, counted, duration, local_time, print_json, print_table, printable, speed
+from whisperd.cli.output import ago, counted, duration, facts, in_words, local_time, print_json, print_table
 from whisperd.cli.parser import Parser, usage_error
+from whisperd.quantities import speed
 from whisperd.rpc.errors import WhisperdError
 
 if TYPE_CHECKING:
@@ -143,11 +144,7 @@ def show(options: argparse.Namespace) -> None:
     if options.json:
         print_json(job)
         return
-    for key, value in job.items():
-        first, *others = _lines(key, value)
-        print(f"{key + ':':10} {first}")
-        for line in others:
-            print(f"{'':10} {line}")
+    print("\n".join(facts([(key, _lines(key, value)) for key, value in job.items()])))
 
 
 def follow(options: argparse.Namespace) -> None:
@@ -218,17 +215,17 @@ def clear(options: argparse.Namespace) -> None:
     confirm(options, answer, done)
 
 
-def _lines(key: str, value: Any) -> list[str]:
+def _lines(key: str, value: Any) -> Any:
     """A field of a job as a person reads it; `--json` has what an error has beside this."""
     if key in ("error", "warnings") and value:
         errors = [value] if key == "error" else value
         parts = [part for one in errors for part in (one["message"], one["fix"], f"({one['code']})")]
-        return [printable(part) for part in parts if part]
+        return list(filter(None, parts))
     if key in ("created", "started", "ended") and value:
-        return [local_time(value)]
+        return local_time(value)
     if key in ("progress", "speed"):
-        return [(_percent if key == "progress" else speed)(value)]
-    return [printable(_input(value) if key == "input" else _shown(value))]
+        return (_percent if key == "progress" else speed)(value)
+    return _input(value) if key == "input" else _shown(value)
 
 
 def _input(given: dict[str, Any]) -> str:
@@ -238,6 +235,4 @@ def _input(given: dict[str, Any]) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_shown(one)}" for key, one in value.items() if one not in (None, {}))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "-" if value in (None, []) else str(value)
+    return in_words(None if value == [] else value)

@@ -18,9 +18,10 @@ from whisperd.cli.command import (
     tell,
     tell_damage,
 )
-from whisperd.cli.output import print_json, print_problem, print_table, printable, size, speed
+from whisperd.cli.output import print_json, print_problem, print_table, wrapped
 from whisperd.cli.parser import Parser
 from whisperd.client import Client, model_name
+from whisperd.quantities import size, speed
 
 PULL_EXAMPLES = """examples:
   whisperctl models pull small
@@ -93,7 +94,7 @@ def _print_models(options: argparse.Namespace, models: list[dict[str, Any]], tra
                 size(one["size"]),
                 size(one["memory"]),
                 _languages(one),
-                "yes" if one[trait] else "no",
+                one[trait],
             )
             for one in models
         ],
@@ -115,7 +116,7 @@ def recommend(options: argparse.Namespace) -> None:
                 size(one["size"]),
                 size(one["memory"]),
                 _speed(one),
-                "yes" if one["fits"] else "no",
+                one["fits"],
                 one["reason"],
             )
             for one in models
@@ -143,14 +144,9 @@ def _show(model: dict[str, Any]) -> None:
         "Languages": ", ".join(model["languages"] or ()),
         "Installed": model["path"] if model["installed"] else "no",
     }
-    import textwrap
-
     for label, value in rows.items():
         if value:
-            lines = textwrap.wrap(
-                printable(str(value)), 68, subsequent_indent=" " * 12, break_on_hyphens=False
-            )
-            print(f"{label:<11} " + "\n".join(lines))
+            print("\n".join(wrapped(value, 80, label=label, cells=12)))
     for warning in model["warnings"]:
         print_problem(warning)
 

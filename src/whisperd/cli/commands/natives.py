@@ -15,8 +15,9 @@ from whisperd.cli.command import (
     tell,
     tell_damage,
 )
-from whisperd.cli.output import print_json, print_problem, print_table, size
+from whisperd.cli.output import print_json, print_problem, print_table
 from whisperd.cli.parser import Parser
+from whisperd.quantities import size
 
 UPGRADE_EXAMPLES = """examples:
   whisperctl natives upgrade

@@ -7,7 +7,7 @@ from typing import Any
 
 from whisperd.cli.command import add_names, confirm, connect_as, for_each
 from whisperd.cli.job_options import add_job_options, add_unset, kept_options, merge_options, options_in_words
-from whisperd.cli.output import local_time, print_json, print_table, printable
+from whisperd.cli.output import facts, local_time, print_json, print_table
 from whisperd.cli.parser import Parser, usage_error
 
 EXAMPLES = """examples:
@@ -64,15 +64,15 @@ def show(options: argparse.Namespace) -> None:
     if options.json:
         print_json(profile)
         return
-    for label, value in (
+    known = (
         ("name", profile["name"]),
         ("runtime", profile["runtime"] or "the default"),
         ("options", options_in_words(profile["options"])),
         ("created", local_time(profile["created"])),
         ("changed", local_time(profile["changed"])),
         ("version", profile["version"]),
-    ):
-        print(f"{label + ':':10} {printable(str(value))}")
+    )
+    print("\n".join(facts(known)))
 
 
 def create(options: argparse.Namespace) -> None:

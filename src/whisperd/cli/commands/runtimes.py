@@ -19,11 +19,12 @@ from whisperd.cli.command import (
     say_warnings,
     tell,
 )
-from whisperd.cli.output import columns, print_json, printable, say, size
+from whisperd.cli.output import columns, print_json, printable, say
 from whisperd.cli.parser import Parser, usage_error, whole_number
 from whisperd.cli.preparation import PREPARATION_TOPICS, Preparation
 from whisperd.cli.runtime_view import details, runtime_table, what_runs
 from whisperd.client import Client
+from whisperd.quantities import size
 
 Map = dict[str, Any]
 

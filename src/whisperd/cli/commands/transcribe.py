@@ -25,19 +25,10 @@ from whisperd.cli.files import (
 )
 from whisperd.cli.follow import TextWriter, events_of, tell_warnings
 from whisperd.cli.job_options import add_job_options, given_options
-from whisperd.cli.output import (
-    Progress,
-    duration,
-    print_error,
-    print_json,
-    print_line,
-    printable,
-    say,
-    size,
-    speed,
-)
+from whisperd.cli.output import Progress, duration, print_error, print_json, print_line, printable, say
 from whisperd.cli.parser import Parser, filled, several, usage_error
 from whisperd.client import Client, Transcript, end_of_job
+from whisperd.quantities import size, speed
 from whisperd.rpc.errors import WhisperdError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 from whisperd.cli.command import confirm, connect_as, for_each
 from whisperd.cli.files import EXTENSIONS
 from whisperd.cli.job_options import add_job_options, add_unset, kept_options, merge_options, options_in_words
-from whisperd.cli.output import counted, local_time, print_json, print_table, printable, say
+from whisperd.cli.output import counted, facts, local_time, print_json, print_table, printable, say
 from whisperd.cli.parser import Parser, filled, several, usage_error, whole_number
 
 UNSET: dict[str, list[str] | None] = {
@@ -163,8 +163,7 @@ def show(options: argparse.Namespace) -> None:
     if options.json:
         print_json(watch)
         return
-    for label, value in _facts(watch):
-        print(f"{label + ':':13} {printable(str(value))}")
+    print("\n".join(facts(_facts(watch))))
 
 
 def edit(options: argparse.Namespace) -> None:
@@ -283,13 +282,13 @@ def _counts(watch: dict[str, Any]) -> str:
 def _facts(watch: dict[str, Any]) -> list[tuple[str, object]]:
     after = f"move to {watch['move_to']}" if watch["after"] == "move" else watch["after"]
     status = watch["status"] + (f" ({watch['reason']})" if watch["reason"] else "")
-    facts: list[tuple[str, object]] = [
+    return [
         ("id", watch["id"]),
         ("folder", watch["path"]),
         ("status", status),
         ("files", _counts(watch)),
         ("looks", "now and then, for its file system does not tell" if watch["polled"] else "at once"),
-        ("recursive", "yes" if watch["recursive"] else "no"),
+        ("recursive", watch["recursive"]),
         ("include", " ".join(watch["include"]) or "audio and video"),
         ("exclude", " ".join(watch["exclude"]) or "-"),
         ("runtime", watch["runtime"] or "the default"),
@@ -300,7 +299,6 @@ def _facts(watch: dict[str, Any]) -> list[tuple[str, object]]:
         ("named", watch["name"] + (", replacing what is there" if watch["overwrite"] else "")),
         ("recordings", after),
         ("command", shlex.join(watch["command"]) or "-"),
-        ("notify", "yes" if watch["notify"] else "no"),
+        ("notify", watch["notify"]),
         ("quiet hours", watch["quiet_hours"] or "-"),
     ]
-    return facts
