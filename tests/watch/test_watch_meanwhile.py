@@ -162,7 +162,7 @@ async def test_waiting_for_a_folder_uses_up_no_tries(tmp_path: Path, inbox: Path
         fails.error = not_writable
         preset = await watches.manager.add(str(inbox), WatchChanges())
         folder = watches.folder(preset.id)
-        await until(lambda: folder.pending.has_retry("a.wav") and not folder.pending.in_hand)
+        await until(lambda: folder.pending.waiting and not folder.pending.in_hand)
         row = await files.at(preset.id, "a.wav")
         assert row is not None
         await files.update(row.id, attempts=10, status="lost")

@@ -285,7 +285,7 @@ class Lookout:
     def _do_when_due(self, row: FileRow, seen: Seen, is_due: Callable[[FileRow], bool]) -> None:
         if is_due(row):
             self._pending.enqueue(seen, anyio.current_time())
-        elif row.status == "retrying" and row.retry_at is not None and not self._pending.has_retry(seen.path):
+        elif row.status == "retrying" and row.retry_at is not None:
             self._folder.retry_in(seen.path, seconds_until(row.retry_at))
 
 

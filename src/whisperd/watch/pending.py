@@ -18,14 +18,12 @@ class Pending:
         self.settling = Settling(settle_s)
         self.queue: dict[str, Seen] = {}
         """What is settled and waits for its turn."""
-        self.in_hand: set[str] = set()
-        """What is being worked on."""
+        self.in_hand: dict[str, bool] = {}
+        """What is being worked on, and whether it was seen meanwhile."""
         self.settled_s: dict[str, float] = {}
         """When what is not done yet had settled."""
         self._retries_s: dict[str, float] = {}
         """When what has failed is to be looked at again."""
-        self._put_off: set[str] = set()
-        """What was seen while it was in hand."""
 
     @property
     def waiting(self) -> int:
@@ -71,10 +69,6 @@ class Pending:
         """A file is to be looked at again then."""
         self._retries_s[path] = moment_s
 
-    def has_retry(self, path: str) -> bool:
-        """Whether a file is to be looked at again."""
-        return path in self._retries_s
-
     def due(self, now_s: float) -> list[str]:
         """What is to be looked at again now."""
         retries = [path for path, moment_s in self._retries_s.items() if moment_s <= now_s]
@@ -84,8 +78,7 @@ class Pending:
 
     def next_look_s(self) -> float:
         """When the next file is to be looked at again; infinite if none is."""
-        settles_s = self.settling.next_look_s()
-        return min([*self._retries_s.values(), float("inf") if settles_s is None else settles_s])
+        return min([*self._retries_s.values(), self.settling.next_look_s()])
 
     def puts_off(self, path: str) -> bool:
         """Whether a file that was seen is in hand, and may enter the ledger as another one at any moment.
@@ -93,15 +86,12 @@ class Pending:
         Then it is looked at again once that is over.
         """
         if path in self.in_hand:
-            self._put_off.add(path)
+            self.in_hand[path] = True
         return path in self.in_hand
 
     def release(self, path: str) -> bool:
         """The work on a file has ended; whether it is to be looked at again."""
-        self.in_hand.discard(path)
-        was_put_off = path in self._put_off
-        self._put_off.discard(path)
-        return was_put_off
+        return self.in_hand.pop(path, False)
 
     def settled_for_s(self, path: str, now_s: float) -> float | None:
         """How long ago a file had settled that is over now; None where that is not known."""

@@ -7,7 +7,7 @@ longest pause that it has made so far.
 
 from __future__ import annotations
 
-import heapq
+import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -38,7 +38,6 @@ class Settling:
     def __init__(self, settle_s: float) -> None:
         self.settle_s = settle_s
         self._tracked: dict[str, _Tracked] = {}
-        self._looks: list[tuple[float, str]] = []
         self._pauses: OrderedDict[str, float] = OrderedDict()
         """The longest pause that a file has made before it was changed again."""
 
@@ -70,7 +69,7 @@ class Settling:
         if now_s - before.since_s >= before.quiet_s:
             self.forget(seen.path)
             return "settled"
-        self._look_at(before, max(before.since_s + before.quiet_s, now_s))
+        before.look_at_s = max(before.since_s + before.quiet_s, now_s)
         return "wait"
 
     def postpone(self, seen: Seen, now_s: float) -> None:
@@ -84,38 +83,20 @@ class Settling:
     def clear(self) -> None:
         """Forget all of them."""
         self._tracked.clear()
-        self._looks.clear()
 
     def due(self, now_s: float) -> list[str]:
         """The files to be looked at again now."""
-        paths = []
-        while self._looks and self._looks[0][0] <= now_s:
-            look_at_s, path = heapq.heappop(self._looks)
-            tracked = self._tracked.get(path)
-            if tracked is not None and tracked.look_at_s == look_at_s:
-                paths.append(path)
-                self._look_at(tracked, now_s + self.settle_s)  # should nobody look at it now
-        return paths
+        due = [tracked for tracked in self._tracked.values() if tracked.look_at_s <= now_s]
+        for tracked in due:
+            tracked.look_at_s = now_s + self.settle_s  # should nobody look at it now
+        return [tracked.seen.path for tracked in due]
 
-    def next_look_s(self) -> float | None:
-        """When the next file is to be looked at again."""
-        while self._looks:
-            look_at_s, path = self._looks[0]
-            tracked = self._tracked.get(path)
-            if tracked is not None and tracked.look_at_s == look_at_s:
-                return look_at_s
-            heapq.heappop(self._looks)
-        return None
+    def next_look_s(self) -> float:
+        """When the next file is to be looked at again; infinite if none is."""
+        return min((tracked.look_at_s for tracked in self._tracked.values()), default=math.inf)
 
     def _track(self, seen: Seen, now_s: float, quiet_s: float) -> None:
-        tracked = self._tracked[seen.path] = _Tracked(seen, now_s, quiet_s, -1.0)
-        self._look_at(tracked, now_s + quiet_s)
-
-    def _look_at(self, tracked: _Tracked, moment_s: float) -> None:
-        if tracked.look_at_s == moment_s:
-            return
-        tracked.look_at_s = moment_s
-        heapq.heappush(self._looks, (moment_s, tracked.seen.path))
+        self._tracked[seen.path] = _Tracked(seen, now_s, quiet_s, now_s + quiet_s)
 
     def _quiet_s(self, path: str, *, moved_in: bool = False) -> float:
         if moved_in:

@@ -58,7 +58,7 @@ class Turns:
         """Work on a file: one that was seen, or one of the ledger that a daemon was at work on."""
         assert folder.tasks is not None
         self._at_work += 1
-        folder.pending.in_hand.add(what.path)
+        folder.pending.in_hand[what.path] = False
         folder.tasks.start_soon(self._do, folder, what)
 
     async def _do(self, folder: WatchFolder, what: Seen | FileRow) -> None:
