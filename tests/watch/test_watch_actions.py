@@ -17,7 +17,7 @@ from whisperd.cli import main
 from whisperd.client import Client
 from whisperd.rpc.errors import WhisperdError
 from whisperd.watch import scanner
-from whisperd.watch.actions import command_words
+from whisperd.watch.command import command_words
 from whisperd.watch.names import Selection
 from whisperd_testing import RunningDaemon, until, write_tone
 

@@ -118,7 +118,7 @@ class Database:
         connection = self._connection
         if self.is_gone():
             raise errors.gone(self.path)
-        with self._errors_told():
+        with _errors_told(self.path):
             connection.execute("BEGIN IMMEDIATE")
             try:
                 result = work(connection)
@@ -128,7 +128,7 @@ class Database:
                 connection.rollback()  # does nothing after a commit
 
     def _erase(self) -> None:
-        with self._errors_told():
+        with _errors_told(self.path):
             # Deleted cells are zeroed already; what was left where pages were divided goes with them.
             # Its copy is of what is kept, and may be too large for the memory. It lies where the texts lie,
             # not in a folder that others use, or that cannot be written to.
@@ -144,20 +144,21 @@ class Database:
         if is_busy:
             raise errors.busy(self.path)
 
-    @contextmanager
-    def _errors_told(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            told = errors.from_sqlite_error(self.path, error)
-            if told is None:
-                raise
-            raise told from error
-
 
 def _identity(path: Path) -> tuple[int, int]:
     there = path.stat()
     return there.st_dev, there.st_ino
+
+
+@contextmanager
+def _errors_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        told = errors.from_sqlite_error(path, error)
+        if told is None:
+            raise
+        raise told from error
 
 
 def problem_with(path: Path) -> WhisperdError | None:
@@ -185,22 +186,18 @@ class _Damaged(Exception):
 
 def _open(path: Path, migrations: Sequence[Migration], checks: Sequence[Check]) -> Database:
     try:
-        try:
-            _make_private(path)
-            _inspect(path, migrations)
-            return Database(path, _connect(path, migrations, checks), None)
-        except _Damaged as damage:
-            set_aside = _set_aside(path)
-            log.warning("the data base %s is damaged (%s); it is kept as %s", path, damage, set_aside)
-            _make_private(path)
-        return Database(path, _connect(path, migrations), set_aside)
+        with _errors_told(path):
+            try:
+                _make_private(path)
+                _inspect(path, migrations)
+                return Database(path, _connect(path, migrations, checks), None)
+            except _Damaged as damage:
+                set_aside = _set_aside(path)
+                log.warning("the data base %s is damaged (%s); it is kept as %s", path, damage, set_aside)
+                _make_private(path)
+            return Database(path, _connect(path, migrations), set_aside)
     except OSError as error:
         raise errors.from_os_error(path, error) from error
-    except sqlite3.Error as error:
-        told = errors.from_sqlite_error(path, error)
-        if told is None:
-            raise
-        raise told from error
 
 
 def _make_private(path: Path) -> None:
@@ -274,7 +271,8 @@ def _quoted(name: str) -> str:
 def _set_aside(path: Path) -> Path:
     """Rename a data base, with what is beside it, to a name that nothing has; returns the name."""
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
-    names = (f"{path.name}.damaged-{stamp}{suffix}" for suffix in _suffixes())
+    suffixes = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    names = (f"{path.name}.damaged-{stamp}{suffix}" for suffix in suffixes)
     target = next(
         target
         for target in map(path.with_name, names)
@@ -285,10 +283,6 @@ def _set_aside(path: Path) -> Path:
         if old.exists():
             old.rename(new)
     return target
-
-
-def _suffixes() -> itertools.chain[str]:
-    return itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
 
 
 def _beside(path: Path) -> list[Path]:

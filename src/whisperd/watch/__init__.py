@@ -3,7 +3,7 @@
 `WatchManager` owns the watches, each a `folder`; `turns` gives each file its turn, and `view` is what is told
 of them. The way of a file: `notifier` and `scanner` see it, `lookout` asks whether it is known (`ledger`), it
 settles and waits (`pending`, `settling`), `work` submits it (`jobs`), `texts` writes what was heard
-(`writing`), `after` does what comes then (`actions`), and `trouble` decides what a failure means (`failures`,
+(`writing`), `after` does what comes then (`command`), and `trouble` decides what a failure means (`failures`,
 `hold`). `absence` tells what is not there any more, and what people set of a watch goes through `editing`.
 
 `names`, `globs`, `preset`, `pending`, `settling`, `ledger`, `failures`, `quiet` are pure. What is kept is in

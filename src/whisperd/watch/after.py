@@ -10,7 +10,7 @@ from anyio.to_thread import run_sync
 from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
 from whisperd.watch import scanner, writing
-from whisperd.watch.actions import command_words, run_command
+from whisperd.watch.command import command_words, run_command
 from whisperd.watch.folder import WatchFolder
 from whisperd.watch.ledger import FileRow
 from whisperd.watch.log_table import LogLine

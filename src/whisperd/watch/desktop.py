@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from typing import Final
 
 import anyio
 
-from whisperd.watch.actions import notify_desktop
+from whisperd.watch.command import run_command
 
 __all__ = ["Desktop"]
 
 INTERVAL_S: Final = 10.0
+TIMEOUT_S: Final = 10.0
 
 
 class Desktop:
@@ -31,5 +35,20 @@ class Desktop:
             await self._wake.wait()
             self._wake = anyio.Event()
             done, self._done = self._done, []
-            await notify_desktop("Transcribed", done[0] if len(done) == 1 else f"{len(done)} recordings")
+            text = done[0] if len(done) == 1 else f"{len(done)} recordings"
+            if (words := _notification("Transcribed", text)) is not None:
+                await run_command(words, TIMEOUT_S, {})
             await anyio.sleep(INTERVAL_S)
+
+
+def _notification(title: str, text: str) -> list[str] | None:
+    """The command that shows it; None where there is no desktop, or no program for it."""
+    if sys.platform == "darwin":
+        script = "on run argv\ndisplay notification (item 2 of argv) with title (item 1 of argv)\nend run"
+        return ["osascript", "-e", script, title, text]
+    program = shutil.which("notify-send")
+    if program is None or not (
+        os.environ.get("DBUS_SESSION_BUS_ADDRESS") or os.environ.get("XDG_RUNTIME_DIR")
+    ):
+        return None
+    return [program, "--app-name=whisperd", "--", title, text]

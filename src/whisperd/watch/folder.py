@@ -118,6 +118,10 @@ class WatchFolder:
             self.hints[path] = self.hints.get(path, True) and is_new
         self.wake.set()
 
+    def look_at(self, *paths: str) -> None:
+        """Something may have changed at these paths within it."""
+        self.hint({self.full(path): False for path in paths})
+
     def request_scan(self) -> anyio.Event:
         """Look at everything; the event is set when that is done, which begins after this."""
         self.scan_by(0.0)
@@ -172,7 +176,7 @@ class WatchFolder:
     def release(self, path: str) -> None:
         """The work on a file has ended."""
         if self.pending.release(path):
-            self.hint({self.full(path): False})
+            self.look_at(path)
 
     async def in_thread(self, look: Callable[[], T]) -> T:
         """Look at something in it. Raises `TimeoutError` if it does not answer."""

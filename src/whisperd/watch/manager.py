@@ -21,7 +21,7 @@ from whisperd.settings import WatchSettings
 from whisperd.tasks import open_task_group
 from whisperd.threads import run_abandonable
 from whisperd.watch import scanner
-from whisperd.watch.editing import Editor, normal
+from whisperd.watch.editing import Editor, checked_inode, normal
 from whisperd.watch.errors import exists, stale, unknown_file, unknown_watch
 from whisperd.watch.folder import LOOK_TIMEOUT_S, WatchFolder
 from whisperd.watch.jobs import WatchJobs
@@ -29,7 +29,6 @@ from whisperd.watch.ledger import FileRow, FileStatus, Outcome
 from whisperd.watch.lookout import Lookout
 from whisperd.watch.names import Selection
 from whisperd.watch.notifier import Changes, Notifier
-from whisperd.watch.place import checked_inode
 from whisperd.watch.preset import WatchChanges, WatchPreset
 from whisperd.watch.store import WatchStore
 from whisperd.watch.turns import Turns
@@ -178,7 +177,7 @@ class WatchManager:
             rows = await to_thread.run_sync(_still_wanted, rows, folder.selection)
         count = await self._store.files.try_again(row.id for row in rows)
         folder.went_well()
-        folder.hint({folder.full(row.path): False for row in rows})
+        folder.look_at(*(row.path for row in rows))
         return count
 
     async def scan(self, name: str) -> WatchPreset:
@@ -318,7 +317,7 @@ class WatchManager:
             if found != landmarks and not folder.is_scanning:
                 folder.request_scan()
                 if folder.root is not None:
-                    self._notifier.renew(self._notifier.folders)
+                    self._notifier.renew()
 
     async def _retire(self) -> None:
         moment = rfc3339_ago(self._settings().keep_days * 86_400)

@@ -66,22 +66,18 @@ class Notifier:
         self._on_changes = on_changes
         self._on_lost = on_lost
         self._on_refused = on_refused
-        self._wanted: dict[str, bool] = {}
+        self.folders: Mapping[str, bool] = {}
+        """Those that are watched, and whether what is below them is."""
         self._changed = anyio.Event()
-
-    @property
-    def folders(self) -> Mapping[str, bool]:
-        """Those that are watched."""
-        return self._wanted
 
     def watch(self, folders: Mapping[str, bool]) -> None:
         """Watch these folders from now on, and where that is said what is below them."""
-        if dict(folders) != self._wanted:
-            self.renew(folders)
+        if folders != self.folders:
+            self.folders = folders
+            self.renew()
 
-    def renew(self, folders: Mapping[str, bool]) -> None:
-        """The same, but begin anew also where they are the same: one of them was made anew."""
-        self._wanted = dict(folders)
+    def renew(self) -> None:
+        """Begin anew with the same folders: one of them was made anew."""
         self._changed.set()
 
     async def run(self) -> None:
@@ -90,7 +86,7 @@ class Notifier:
             self._changed = changed = anyio.Event()
             async with open_task_group() as tasks:
                 for recursive in (True, False):
-                    folders = [path for path, below in self._wanted.items() if below is recursive]
+                    folders = [path for path, below in self.folders.items() if below is recursive]
                     if folders:
                         tasks.start_soon(self._watch, folders, recursive)
                 await changed.wait()

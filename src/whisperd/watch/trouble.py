@@ -64,7 +64,7 @@ class Trouble:
         if error.code == "audio.not_found":  # it was renamed or deleted meanwhile: a look finds out
             if row is not None:
                 await self._store.files.update(row.id, status="lost")
-            folder.hint({folder.full(row.path if row is not None else seen.path): False})
+            folder.look_at(row.path if row is not None else seen.path)
         elif kind == "surroundings" and not _is_about_a_subfolder(folder.preset, error):
             await self._wait(folder, seen, row, error)
         elif kind == "surroundings":
@@ -102,7 +102,7 @@ class Trouble:
         if folder.hold(error) and not is_told:
             line = LogLine("waiting", seen.path, f"{error.message} {error.fix}")
             await self._store.log.add(folder.preset.id, line)
-        folder.hint({folder.full(row.path if row is not None else seen.path): False})
+        folder.look_at(row.path if row is not None else seen.path)
 
     async def _try_again(self, folder: WatchFolder, row: FileRow, error: WhisperdError) -> None:
         delay_s = retry_delay_s(row.attempts + 1, self._settings().retry_delay_s)

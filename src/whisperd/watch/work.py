@@ -193,7 +193,7 @@ class FileWork:
     async def _lose(self, folder: WatchFolder, row: FileRow) -> None:
         """What is to be done for a file now, a look finds out."""
         await self._store.files.update(row.id, status="lost")
-        folder.hint({folder.full(row.path): False})
+        folder.look_at(row.path)
 
 
 async def _read(path: str, seen: Seen) -> scanner.Inspected:

@@ -1,21 +1,17 @@
-"""What comes after the outputs: the recording is moved or deleted, a command runs, the desktop is told."""
+"""A command that a person wants to be run: its words, and how it ends."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import anyio
 
 from whisperd.child import kill
 
-__all__ = ["CommandEnd", "command_words", "notify_desktop", "run_command"]
-
-NOTIFY_TIMEOUT_S: Final = 10.0
+__all__ = ["CommandEnd", "command_words", "run_command"]
 
 
 class CommandEnd(NamedTuple):
@@ -74,21 +70,3 @@ async def run_command(words: Sequence[str], timeout_s: float, variables: Mapping
     return CommandEnd(
         status == 0, "The command has run." if status == 0 else f"The command ended with {status}."
     )
-
-
-async def notify_desktop(title: str, text: str) -> None:
-    """Show a notification where there is a desktop and a program for it; else nothing happens."""
-    if (words := _notification(title, text)) is not None:
-        await run_command(words, NOTIFY_TIMEOUT_S, {})
-
-
-def _notification(title: str, text: str) -> list[str] | None:
-    if sys.platform == "darwin":
-        script = "on run argv\ndisplay notification (item 2 of argv) with title (item 1 of argv)\nend run"
-        return ["osascript", "-e", script, title, text]
-    program = shutil.which("notify-send")
-    if program is None or not (
-        os.environ.get("DBUS_SESSION_BUS_ADDRESS") or os.environ.get("XDG_RUNTIME_DIR")
-    ):
-        return None
-    return [program, "--app-name=whisperd", "--", title, text]
