@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -208,12 +209,28 @@ async def test_what_takes_too_long_to_be_read_may_hold_anything_once_it_is_touch
         await until(lambda: len(watches.jobs.paths) == 2)
 
 
+async def test_who_is_told_to_be_gone_is_soon_transcribed_no_more(
+    tmp_path: Path, inbox: Path, untold: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookout, "RENAMED_IN_S", 0.01)
+    put(inbox, "a.wav")
+    async with open_watches(tmp_path) as watches:
+        watches.jobs.held.add("held")
+        preset = await watches.manager.add(str(inbox), WatchChanges(profile="held"))
+        await until(lambda: watches.jobs.taken)
+        await watches.manager.scan(preset.id)
+        (inbox / "a.wav").unlink()
+        watches.folder(preset.id).hint({str(inbox / "a.wav"): False})
+        await until(watches.jobs.taken[0].over.is_set)
+
+
 @pytest.mark.parametrize("is_told", [True, False])
 async def test_who_is_gone_is_not_transcribed_to_the_end(
     tmp_path: Path, inbox: Path, untold: None, monkeypatch: pytest.MonkeyPatch, is_told: bool
 ) -> None:
     """Unlike who has another name, in whatever order that is told."""
     monkeypatch.setattr(lookout, "SLICE", 1)
+    monkeypatch.setattr(lookout, "RENAMED_IN_S", math.inf)
     put(inbox, "a.wav", "b.wav")
     async with open_watches(tmp_path) as watches:
         watches.jobs.held.add("held")
@@ -247,6 +264,7 @@ async def test_who_has_a_name_that_is_not_wanted_for_a_moment_is_transcribed_all
     tmp_path: Path, inbox: Path, untold: None, monkeypatch: pytest.MonkeyPatch, looks: int
 ) -> None:
     """By the job that is at work on it, if it is back soon."""
+    monkeypatch.setattr(lookout, "RENAMED_IN_S", math.inf)
     put(inbox, "a.wav")
     async with open_watches(tmp_path) as watches:
         cancelled: list[str] = []

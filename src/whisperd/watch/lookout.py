@@ -41,6 +41,8 @@ SLICE_S: Final = 5.0
 NOT_MOUNTED: Final = "The disk that was mounted there is away; what is known of the files on it is kept."
 MOUNTED: Final = "It is no place of a disk that is away any more."
 REMEMBERED_PARTIALS: Final = 1000
+RENAMED_IN_S: Final = 5.0
+"""How long after its old name is missing a file has its new one, at the latest."""
 
 
 class Lookout:
@@ -229,6 +231,9 @@ class Lookout:
             self._pending.drop(row.path)
             await self._work.forget(row)
         await self._store.files.mark_gone([row.id for row in gone])
+        # Who is at work, and is not found by any name then, is not waited for any longer.
+        if any(row.status == "working" and row.gone is None for row in gone):
+            self._folder.scan_by(anyio.current_time() + RENAMED_IN_S)
         return unmounted
 
     async def _still_there(self, paths: Sequence[str]) -> list[Seen]:
