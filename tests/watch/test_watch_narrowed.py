@@ -43,7 +43,7 @@ async def test_a_file_that_waits_for_its_retry_is_not_deleted_once_it_is_exclude
         await watches.manager.edit(folder.preset.id, WatchChanges(exclude=("a.wav",)))
         submitted = len(watches.jobs.paths)
         watches.jobs.error = None
-        await until(lambda: not folder.pending.has_retry("a.wav"))
+        await until(lambda: not folder.pending.waiting)
         (inbox / "b.wav").write_bytes(b"what comes behind it")
         await until((inbox / "b.en.txt").exists)
         assert len(watches.jobs.paths) == submitted + 1
