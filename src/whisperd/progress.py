@@ -11,7 +11,7 @@ import msgspec
 
 from whisperd.quantities import size
 
-__all__ = ["Meter", "OnProgress", "Progress", "from_thread"]
+__all__ = ["Meter", "OnProgress", "Progress", "from_thread", "ignore_progress"]
 
 _RATE_WINDOW_S = 5.0
 _REPORT_EVERY_S = 0.1
@@ -44,6 +44,10 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 OnProgress = Callable[[Progress], None]
+
+
+def ignore_progress(_: Progress) -> None:
+    """For who does not want to know."""
 
 
 def from_thread(on_progress: OnProgress) -> OnProgress:

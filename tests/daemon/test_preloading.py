@@ -6,16 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from whisperd.audio import media_lock
-from whisperd.daemon.preparing import preload, use_calibration
+from whisperd.daemon.preparing import preload
 from whisperd.models import InstalledModel
 from whisperd.natives import Bundle
 from whisperd.plugins import Backend, ModelFacts, ModelFormat, Variant
+from whisperd.progress import ignore_progress
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.preset import RuntimePreset
+from whisperd.runtimes.provisioner import Provisioner
 
 pytestmark = pytest.mark.anyio
 
@@ -44,10 +47,13 @@ class Service:
         self.backend = backend
         self.model_facts = facts
         self.began = False
-        self.natives = SimpleNamespace(find=self.bundle, has_to_be_built=lambda _: False)
-        self.models = SimpleNamespace(find=self.model, facts=self.facts, converted=self.converted)
-        self.computer = SimpleNamespace(usable_variants=self.variants)
-        self.calibrator = SimpleNamespace(ranked=self.ranked)
+        self.natives: Any = SimpleNamespace(find=self.bundle, has_to_be_built=lambda _: False)
+        self.models: Any = SimpleNamespace(find=self.model, facts=self.facts, converted=self.converted)
+        computer: Any = SimpleNamespace(usable_variants=self.variants)
+        calibrator: Any = SimpleNamespace(ranked=self.ranked, tuning=self.tuning)
+        self.provisioner = Provisioner(
+            self.models, self.natives, computer, Mock(), calibrator, ignore_progress, ignore_progress
+        )
         preset = RuntimePreset(id="1", name="one", model="tiny", created="", changed="")
         self.runtimes = SimpleNamespace(default=SimpleNamespace(preset=preset), begin_to_load=self.begin)
 
@@ -84,6 +90,8 @@ class Service:
 
     async def ranked(self, _: RuntimePreset, usable: Any) -> Any:
         return usable
+
+    async def tuning(self, *_: object) -> None: ...
 
     def begin(self, _: object) -> None:
         self.began = True
@@ -128,11 +136,3 @@ async def test_what_can_never_be_loaded_says_so() -> None:
     service = Service(CONVERTING, "backend")
     await preload(service)  # type: ignore[arg-type]
     assert service.began
-
-
-async def test_one_that_can_no_more_be_loaded_does_not_spoil_a_calibration() -> None:
-    service = Service(PLAIN, "backend")
-    runtime = service.runtimes.default
-    runtime.loaded = runtime.prepared = object()
-    service.runtimes.all = lambda: [runtime]
-    await use_calibration(service, runtime.preset.model)  # type: ignore[arg-type]

@@ -135,7 +135,9 @@ async def recipe_with(
     async def identity(_: str) -> str:
         return model
 
-    async def no_tuning(*_: object) -> None: ...
+    async def choose(_: object) -> Any:
+        new = Puppet(name="new", environment={}, lock=None, device="cpu", compute_types=("int8",))
+        return Puppet(name="new", engine="new:load"), new, None
 
     def current(bundle: Any) -> Any:
         return Puppet(select=lambda: Puppet(digest=f"{bundle.name} 1"))
@@ -146,7 +148,7 @@ async def recipe_with(
         natives=Puppet(current=current),
         settings=settings,
         runtimes=Puppet(life=lambda _: Puppet(is_usable=is_usable)),
-        calibrator=Puppet(tuning=no_tuning),
+        provisioner=Puppet(choose=choose),
     )
     variant = Puppet(
         name="toy-cpu", environment={"ISA": environment}, lock=None, device="cpu", compute_types=("int8",)
@@ -184,12 +186,6 @@ async def test_a_model_is_what_the_process_has_loaded_that_computes() -> None:
 
 
 @pytest.mark.anyio
-async def test_how_it_was_loaded_before_is_of_no_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = await recipe_with()
-
-    async def ranked(*_: object) -> list[Any]:
-        variant = Puppet(name="new", environment={}, lock=None, device="cpu", compute_types=("int8",))
-        return [(Puppet(name="new", engine="new:load"), variant)]
-
-    monkeypatch.setattr("whisperd.daemon.recipes.ranked_variants", ranked)
-    assert usual == await recipe_with() != await recipe_with(is_usable=False)
+async def test_how_it_was_loaded_before_is_of_no_matter() -> None:
+    assert await recipe_with() != await recipe_with(is_usable=False)
+    assert await recipe_with(is_usable=False) == await recipe_with(is_usable=False, environment="AVX2")

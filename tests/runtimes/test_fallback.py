@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from whisperd.hardware import Hardware
 from whisperd.natives import Bundle
 from whisperd.plugins import Backend, Variant
+from whisperd.progress import ignore_progress
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.fallback import (
     PASSING_S,
@@ -20,8 +22,9 @@ from whisperd.runtimes.fallback import (
     note_on,
     rules_out,
 )
-from whisperd.runtimes.prepare import Prepared, choose_variant, prepare
+from whisperd.runtimes.prepare import Prepared, fitting_variants
 from whisperd.runtimes.preset import RuntimeChanges, RuntimePreset, new_preset
+from whisperd.runtimes.provisioner import Provisioner
 from whisperd.settings import RuntimeSettings
 
 pytestmark = pytest.mark.anyio
@@ -184,6 +187,9 @@ class Natives:
         self.errors = {name.replace("_", "-"): code for name, code in errors.items()}
         self.asked: list[str] = []
 
+    def has_to_be_built(self, _: Bundle) -> bool:
+        return False
+
     def find(self, bundle: Bundle) -> Any:
         return _Path(bundle.name) if bundle.name in self.installed else None
 
@@ -211,9 +217,38 @@ class Models:
         self.pulled.append(name)
         return _Path(name)
 
+    async def facts(self, _: str) -> None: ...
+
 
 def preset(**fields: Any) -> RuntimePreset:
     return new_preset(RuntimeChanges(name="mine", model=MODEL, **fields), RuntimeSettings(), check=False)
+
+
+class Here:
+    """A computer, and an adviser, that know nothing but what can be used; and nothing was measured."""
+
+    def __init__(self, usable: list[tuple[Backend, Variant]]) -> None:
+        self.usable = usable
+
+    async def usable_variants(self, _: RuntimePreset) -> list[tuple[Backend, Variant]]:
+        return self.usable
+
+    async def hardware(self) -> Hardware:
+        return Hardware()
+
+    async def never_fitting(self, *_: object) -> list[FailedVariant]:
+        return []
+
+    async def ranked(self, _: RuntimePreset, usable: Any) -> Any:
+        return usable
+
+    async def tuning(self, *_: object) -> None: ...
+
+
+def provisioner_with(natives: Any, usable: list[tuple[Backend, Variant]]) -> Provisioner:
+    here: Any = Here(usable)
+    models: Any = Models()
+    return Provisioner(models, natives, here, here, here, ignore_progress, ignore_progress)
 
 
 Ask = Callable[..., Any]
@@ -229,16 +264,9 @@ def ask() -> Ask:
         **fields: Any,
     ) -> Prepared:
         usable = [(BACKEND, one) for one in variants or ALL]
-        return await prepare(
-            preset(**fields),
-            usable,
-            natives,  # type: ignore[arg-type]
-            Models(),  # type: ignore[arg-type]
-            lambda _: None,
-            lambda _: None,
-            failures,
-            tried,
-        )
+        provisioner = provisioner_with(natives, usable)
+        provisioner.failures = failures or Surroundings().failures()
+        return await provisioner.prepare(preset(**fields), ignore_progress, tried)
 
     return ask
 
@@ -323,6 +351,15 @@ async def test_one_that_was_named_is_tried_each_time(ask: Ask) -> None:
     assert prepared.variant is CUDA12
 
 
+async def test_what_failed_before_is_not_what_would_be_loaded() -> None:
+    provisioner = provisioner_with(Natives(), [(BACKEND, one) for one in ALL])
+    provisioner.failures = Surroundings().failures()
+    assert (await provisioner.choose(preset()))[1] is CUDA12
+    await provisioner.failures.note(MODEL, [failed(CUDA12)])
+    assert (await provisioner.choose(preset()))[1] is CPU
+    assert (await provisioner.choose(preset(device="cuda")))[1] is CUDA12
+
+
 async def test_what_an_earlier_failure_rules_out_comes_last_as_well(ask: Ask) -> None:
     failures = Surroundings().failures()
     await failures.note(MODEL, [failed(CUDA12, "cuda.not_available")])
@@ -341,5 +378,5 @@ async def test_a_fault_that_all_share_is_remembered_of_none(ask: Ask) -> None:
 
 def test_without_a_usable_build_it_says_which_there_are() -> None:
     with pytest.raises(WhisperdError) as raised:
-        choose_variant(preset(device="cuda"), [(BACKEND, CPU)])
+        fitting_variants(preset(device="cuda"), [(BACKEND, CPU)])
     assert raised.value.code == "backend.not_usable" and "x-cpu" in raised.value.fix

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from whisperd.models.store import ignore_progress
 from whisperd.plugins import Backend, ModelFormat, Variant
+from whisperd.progress import ignore_progress
 from whisperd.rpc.errors import WhisperdError
-from whisperd.runtimes.prepare import Prepared, load_params, prepare
+from whisperd.runtimes.prepare import Prepared, load_params, prepare_variant
 from whisperd.runtimes.preset import RuntimePreset
 
 pytestmark = pytest.mark.anyio
@@ -43,7 +43,9 @@ async def prepared_by(
     models: Any = SimpleNamespace(pull=pull, convert=convert)
     natives: Any = SimpleNamespace()
     preset = RuntimePreset(id="1", name="one", model="tiny", created="", changed="")
-    prepared = await prepare(preset, [(backend, variant)], natives, models, ignore_progress, ignore_progress)
+    prepared = await prepare_variant(
+        preset, backend, variant, natives, models, ignore_progress, ignore_progress
+    )
     return prepared.model_path.as_posix(), prepared.is_unconverted
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 
 from whisperd.plugins import ModelFacts
 from whisperd.rpc.errors import WhisperdError
-from whisperd.runtimes import RuntimeChanges, Surroundings
+from whisperd.runtimes import RuntimeChanges
 from whisperd.runtimes.editing import Editor
 from whisperd.runtimes.preset import Capabilities, RuntimePreset
 from whisperd.settings import RuntimeSettings
@@ -25,27 +25,22 @@ class Asked:
 
     def __init__(self) -> None:
         self.capabilities_of: list[RuntimePreset] = []
-        self.editor = Editor(
-            Surroundings(
-                prepare=Mock(),
-                capabilities=self.capabilities,
-                known_model=self.known_model,
-                facts=self.facts,
-                settings=lambda: RuntimeSettings(compute_type="int8_float32", batch_size=7),
-                publish=Mock(),
-                make_room=Mock(),
-            )
+        provisioner: Any = SimpleNamespace(
+            models=SimpleNamespace(describe=self.describe, facts=self.facts),
+            computer=SimpleNamespace(capabilities=self.capabilities),
         )
+        settings = RuntimeSettings(compute_type="int8_float32", batch_size=7)
+        self.editor = Editor(provisioner, lambda: settings)
 
     async def capabilities(self, preset: RuntimePreset) -> Capabilities:
         self.capabilities_of.append(preset)
         backends = {"toy": {"cpu": ("int8", "int8_float32")}, "whispercpp": {"cpu": ("int8",)}}
         return Capabilities(backends=backends, cpu_count=CPU_COUNT)
 
-    async def known_model(self, name: str) -> str:
+    async def describe(self, name: str) -> Any:
         if name == "unknown":
             raise WhisperdError("model.unknown", "There is none.", "Name another.")
-        return name.rstrip("/")
+        return SimpleNamespace(name=name.rstrip("/"), facts=await self.facts(name))
 
     async def facts(self, model: str) -> ModelFacts | None:
         return FACTS if model.endswith(".bin") else None

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -28,7 +29,7 @@ from whisperd.runtimes.fallback import FailedVariant, VariantFailures
 from whisperd.runtimes.history import KEPT_MOMENTS
 from whisperd.runtimes.host import KEPT_UNTIL_USED_S
 from whisperd.runtimes.manager import KEPT_FAILURES
-from whisperd.runtimes.prepare import Prepared
+from whisperd.runtimes.prepare import Prepared, Tuning
 from whisperd.runtimes.preset import Capabilities, RuntimePreset
 from whisperd.runtimes.presets import PresetStore
 from whisperd.settings import RuntimeSettings
@@ -69,22 +70,26 @@ class House:
         self.stamping = anyio.Event()
         self.may_stamp = opened()
         self.room_error: WhisperdError | None = None
+        self.room: Any = SimpleNamespace(make=self.make_room)
+        self.provisioner: Any = SimpleNamespace(
+            models=SimpleNamespace(describe=self.describe, facts=self.facts),
+            computer=SimpleNamespace(capabilities=self.capabilities),
+            failures=VariantFailures(self.stamp),
+            prepare=self.prepare,
+            choose=self.choose,
+        )
+        self.tuning: Tuning | None = None
+        self.choice_error: WhisperdError | None = None
 
     def surroundings(self) -> Surroundings:
         return Surroundings(
-            prepare=self.prepare,
-            capabilities=self.capabilities,
-            known_model=self.known_model,
-            facts=self.facts,
             settings=lambda: self.settings,
             publish=self.publish,
-            make_room=self.make_room,
             held_count_changed=self.counts.append,
-            failures=VariantFailures(self.stamp),
             clock=lambda: self.now_s,
         )
 
-    async def prepare(self, preset: RuntimePreset, on_progress: OnProgress, *_: object) -> Prepared:
+    async def prepare(self, preset: RuntimePreset, on_progress: OnProgress, *_: Any, **__: Any) -> Prepared:
         self.prepared[preset.model] += 1
         await self.may_look.wait()
         self.downloading.set()
@@ -97,9 +102,15 @@ class House:
             VARIANT,
             None,
             Path(preset.model),
+            tuning=self.tuning,
             passed_over=self.passed_over,
             has_others=self.has_others,
         )
+
+    async def choose(self, _: RuntimePreset) -> tuple[Backend, Variant, Tuning | None]:
+        if self.choice_error is not None:
+            raise self.choice_error
+        return BACKEND, VARIANT, self.tuning
 
     async def stamp(self, _: Variant) -> str:
         self.stamping.set()
@@ -112,10 +123,10 @@ class House:
     async def facts(self, model: str) -> ModelFacts | None:
         return None
 
-    async def known_model(self, name: str) -> str:
+    async def describe(self, name: str) -> Any:
         if name == "unknown":
             raise an_error("model.unknown")
-        return name.rstrip("/")
+        return SimpleNamespace(name=name.rstrip("/"), facts=None)
 
     async def make_room(self, *_: object) -> None:
         if self.room_error is not None:
@@ -180,7 +191,9 @@ def open_house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenHouse:
         async with open_database(tmp_path / "whisperd.sqlite3") as database:
             house.store = PresetStore(database)
             async with open_task_group() as tasks:
-                house.manager = RuntimeManager(tasks, house.store, house.surroundings())
+                house.manager = RuntimeManager(
+                    tasks, house.store, house.provisioner, house.room, house.surroundings()
+                )
                 await house.manager.open(choose_model)
                 with anyio.fail_after(2 * LIMIT_S):
                     yield house
@@ -587,7 +600,7 @@ async def test_one_whose_worker_has_died_is_not_told_as_loaded(
         assert loaded.pid is not None
         (Path(model) / "hold_load").touch()
         os.kill(loaded.pid, signal.SIGKILL)
-        await until(lambda: house.manager.status(runtime) == "loading")
+        await until(lambda: house.manager.life(runtime).told == "loading")
         view = house.manager.view(runtime)
         assert (view.status, view.pid, view.loaded, view.memory) == ("loading", None, None, None)
         assert view.error is not None and view.error["code"] == "worker.died"
@@ -801,7 +814,7 @@ async def test_a_death_while_the_failure_of_another_variant_is_noted_is_a_death_
         house.may_download.set()
         await house.stamping.wait()
         puppets.made[-1].on_death(an_error("worker.died"))
-        assert house.manager.status(runtime) == "loading"
+        assert house.manager.life(runtime).told == "loading"
         puppets.made[-1].on_death(None)
         house.may_stamp.set()
 
@@ -814,7 +827,7 @@ async def test_what_failed_is_tried_again_when_somebody_loads_or_changes_it(
         house.passed_over = (FailedVariant(VARIANT, an_error("memory.gpu_not_enough")),)
         runtime = await house.create()
         await house.use(runtime)
-        failures = house.manager.around.failures
+        failures = house.provisioner.failures
         await failures.note("toy", house.passed_over)
         house.passed_over = ()
         if asked == "edit":
@@ -824,6 +837,25 @@ async def test_what_failed_is_tried_again_when_somebody_loads_or_changes_it(
         assert await failures.find("toy", VARIANT) is None
         await house.manager.load(runtime)
         assert len(puppets.made) == 2, "once, since there is nothing better now"
+
+
+async def test_what_has_become_faster_in_another_way_is_loaded_anew(
+    open_house: OpenHouse, puppets: Puppets
+) -> None:
+    async with open_house() as house:
+        runtime = await house.create(keep_alive=-1)
+        await house.use(runtime)
+        await house.manager.load_faster("toy")
+        house.tuning = Tuning(1, 1, 8, 1.0)
+        await house.manager.load_faster("another")
+        house.choice_error = an_error("backend.none")
+        await house.manager.load_faster("toy")
+        await anyio.wait_all_tasks_blocked()
+        assert len(puppets.made) == 1, "as it would be now, of another model, and in no other way"
+        house.choice_error = None
+        await house.manager.load_faster("toy")
+        await until(lambda: len(puppets.made) == 2)
+        assert (await house.use(runtime)).batch_size == 8
 
 
 async def test_what_was_loaded_by_hand_stays_for_its_first_use(

@@ -10,15 +10,14 @@ import anyio.to_thread
 
 from whisperd._version import __version__
 from whisperd.calibration import Circumstances, Possible, Surroundings
-from whisperd.daemon.preparing import use_calibration
 from whisperd.hardware import usable_cores
 from whisperd.natives import Bundle
 from whisperd.plugins import Backend, Variant, variants, versions
-from whisperd.progress import OnProgress
+from whisperd.progress import ignore_progress
 from whisperd.quantities import size
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.file_models import variants_for
-from whisperd.runtimes.prepare import Prepared, prepare
+from whisperd.runtimes.prepare import Prepared, prepare_variant
 from whisperd.runtimes.room import Room
 from whisperd.settings import is_offline
 from whisperd.worker.protocol import LoadParams
@@ -53,13 +52,12 @@ def calibration_surroundings(service: Service, room: Room) -> Surroundings:
             lambda: [Possible(*pair, problems[pair[1].name] or _too_dear(service, pair[1])) for pair in pairs]
         )
 
-    async def prepare_variant(preset: RuntimePreset, backend: Backend, variant: Variant) -> Prepared:
-        def nothing(_: object) -> None: ...
-
-        on_native: OnProgress = service.on_native_progress
-        pair = [(backend, variant)]
+    async def prepare(preset: RuntimePreset, backend: Backend, variant: Variant) -> Prepared:
         models = service.models.for_trials()
-        return await prepare(preset, pair, service.natives, models, on_native, nothing)
+        on_native = service.on_native_progress
+        return await prepare_variant(
+            preset, backend, variant, service.natives, models, on_native, ignore_progress
+        )
 
     async def check_room(
         preset: RuntimePreset, prepared: Prepared, params: LoadParams, batch_size: int
@@ -69,7 +67,7 @@ def calibration_surroundings(service: Service, room: Room) -> Surroundings:
     return Surroundings(
         variants=possible,
         circumstances=lambda: _circumstances(service),
-        prepare=prepare_variant,
+        prepare=prepare,
         check_room=check_room,
         parameters=service.models.parameters,
         cores=usable_cores,
@@ -101,7 +99,7 @@ async def _calibrate(service: Service, model: str) -> None:
     quiet_s = service.settings.daemon.calibrate_after_s
     try:
         await service.calibrator.run(model, quiet_s=quiet_s, unless_known=True)
-        await use_calibration(service, model)
+        await service.runtimes.load_faster(model)
     except WhisperdError as error:
         log.warning("calibration: %s (%s)", error.message, error.code)
     except Exception:

@@ -8,10 +8,10 @@ from weakref import WeakKeyDictionary
 import anyio.to_thread
 import msgspec
 
-from whisperd.daemon.preparing import media_bundle, ranked_variants
+from whisperd.daemon.preparing import media_bundle
 from whisperd.jobs.recipe import Recipe, options_that_matter, rules_digest
 from whisperd.natives import Bundle
-from whisperd.runtimes.prepare import choose_variant, compute_type
+from whisperd.runtimes.prepare import compute_type
 
 if TYPE_CHECKING:
     from whisperd.daemon.service import Service
@@ -37,8 +37,7 @@ async def recipe_of(service: Service, job: Job, lease: Lease) -> Recipe:
         backend, variant, tuning = prepared.backend, prepared.variant, prepared.tuning
         model = await _identity_of_loaded(service, lease.runtime)
     else:
-        backend, variant = choose_variant(preset, await ranked_variants(service, preset))
-        tuning = await service.calibrator.tuning(preset, backend, variant)
+        backend, variant, tuning = await service.provisioner.choose(preset)
         model = await service.models.identity(preset.model)
     bundle = Bundle.of(variant)
     engine = {

@@ -24,7 +24,7 @@ from whisperd.daemon.connection import Connection
 from whisperd.daemon.hub import EventHub
 from whisperd.daemon.leasing import lease_for_job, lease_for_options
 from whisperd.daemon.metrics import Metrics
-from whisperd.daemon.preparing import install_media_bundle, runtime_surroundings, stamp_of
+from whisperd.daemon.preparing import install_media_bundle, runtime_surroundings
 from whisperd.daemon.recipes import recipe_of
 from whisperd.daemon.reporting import status_line
 from whisperd.daemon.resuming import RETIRE_INTERVAL_S, goes_on, last_uses, resume_jobs, retire_jobs
@@ -47,11 +47,11 @@ from whisperd.runtimes import Runtime, RuntimeManager, RuntimeView
 from whisperd.runtimes.advice import Advisor
 from whisperd.runtimes.computer import Computer
 from whisperd.runtimes.errors import not_saved
-from whisperd.runtimes.fallback import VariantFailures
 from whisperd.runtimes.history import HistoryStore
 from whisperd.runtimes.presets import PresetStore, check_presets
 from whisperd.runtimes.profile_manager import ProfileManager
 from whisperd.runtimes.profiles import ProfileStore, check_profiles
+from whisperd.runtimes.provisioner import Provisioner
 from whisperd.runtimes.room import Room
 from whisperd.service_manager.notify import Notifier
 from whisperd.settings import Settings, is_offline, load_settings
@@ -75,6 +75,7 @@ class Service:
     decoders: DecoderPool
     calibrator: Calibrator
     advisor: Advisor
+    provisioner: Provisioner
     work: WorkLog
     watches: WatchManager
 
@@ -119,7 +120,6 @@ class Service:
             start_soon=tasks.start_soon,
             is_installed=lambda bundle: self.natives.find(bundle) is not None,
         )
-        self.variant_failures = VariantFailures(partial(stamp_of, self))
         self.uploads = UploadStore(state_dir / "uploads", lambda: self.settings.limits, kept_uploads)
         self.connections: set[Connection] = set()
         self.idle = Idle(lambda: is_busy(self))
@@ -284,9 +284,18 @@ async def _open_runtimes(
     await table.open()
     service.calibrator = Calibrator(table, service.idle, calibration_surroundings(service, room))
     service.advisor = Advisor(service.models, service.computer, service.calibrator.speeds)
+    service.provisioner = Provisioner(
+        service.models,
+        service.natives,
+        service.computer,
+        service.advisor,
+        service.calibrator,
+        service.on_native_progress,
+        service.on_model_progress,
+    )
     histories = HistoryStore(saver)
-    surroundings = runtime_surroundings(service, room, histories)
-    service.runtimes = RuntimeManager(tasks, PresetStore(database), surroundings)
+    surroundings = runtime_surroundings(service, histories)
+    service.runtimes = RuntimeManager(tasks, PresetStore(database), service.provisioner, room, surroundings)
     await service.runtimes.open(service.advisor.suitable, last_uses(records), await histories.resume())
     service.profiles = ProfileManager(
         ProfileStore(database),

@@ -14,13 +14,12 @@ import anyio.to_thread
 from whisperd.audio import SAMPLE_RATE, DecodeParams, open_decoder_pool
 from whisperd.models import InstalledModel
 from whisperd.models.files import reading
-from whisperd.natives import Bundle, InstalledBundle, NativeStore
+from whisperd.natives import InstalledBundle
 from whisperd.plugins import Backend, Variant
-from whisperd.progress import OnProgress, Progress
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes import RuntimePreset, open_prepared
 from whisperd.runtimes.file_models import variants_for
-from whisperd.runtimes.prepare import load_params, prepare
+from whisperd.runtimes.prepare import load_params, prepare_model
 from whisperd.speech import Sample, samples, word_errors, words
 from whisperd.worker.process import WorkerDied, open_worker
 from whisperd.worker.protocol import BatchParams, DecodeOptions, EngineWindow, LoadParams
@@ -103,10 +102,11 @@ async def _transcribe(
 ) -> str:
     """Have a worker transcribe speech with a model, and compare the words."""
     preset = RuntimePreset(id="", name=model.name, model=model.name, workers=1, created="", changed="")
-
+    ((backend, variant),) = variants_for(preset, model.facts, [(backend, variant)])
     models = service.models.for_trials()
-    pair = variants_for(preset, model.facts, [(backend, variant)])
-    prepared = await prepare(preset, pair, _Only(installed), models, _ignore, service.on_model_progress)
+    prepared = await prepare_model(
+        preset, backend, variant, installed.path, model, models, service.on_model_progress
+    )
     batch = BatchParams(
         windows=(EngineWindow(pcm=sample.pcm),),
         options=DecodeOptions(language=sample.language, beam_size=1),
@@ -138,32 +138,6 @@ async def _find(service: Service, name: str) -> InstalledModel | None:
         return await service.models.find(name)
     except WhisperdError:  # a folder or file of the user's that has gone, and that a runtime still names
         return None
-
-
-class _Only(NativeStore):
-    """A store in which every bundle is the one that is tried."""
-
-    def __init__(self, installed: InstalledBundle) -> None:
-        super().__init__(installed.path.parent.parent, offline=True)
-        self._only = installed
-
-    def find(self, bundle: Bundle) -> InstalledBundle | None:  # noqa: ARG002 - whatever is asked for
-        """The one that is tried."""
-        return self._only
-
-    async def install(
-        self,
-        bundle: Bundle,  # noqa: ARG002
-        on_progress: OnProgress,  # noqa: ARG002
-        *,
-        mend: bool = False,  # noqa: ARG002
-    ) -> InstalledBundle:
-        """The one that is tried."""
-        return self._only
-
-
-def _ignore(progress: Progress) -> None:
-    """Nothing is installed."""
 
 
 def _write_wave(path: Path, sample: Sample) -> None:

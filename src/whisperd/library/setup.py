@@ -20,7 +20,7 @@ from anyio import to_thread
 from whisperd import paths
 from whisperd.calibration.table import copy_calibrations
 from whisperd.daemon.hub import Subscription
-from whisperd.daemon.preparing import media_bundle, ranked_variants
+from whisperd.daemon.preparing import media_bundle
 from whisperd.daemon.service import Service, open_service
 from whisperd.daemon.trials import try_bundle
 from whisperd.locks import try_lock
@@ -162,7 +162,7 @@ async def install_engine(service: Service) -> Engine:
     )
     preset = service.runtimes.default.preset
     failure: WhisperdError | None = None
-    for _, variant in await ranked_variants(service, preset):
+    for _, variant in await service.provisioner.ranked(preset):
         bundle = Bundle.of(variant)
         if bundle is None:
             return Engine(variant.name, variant.device, None, None)

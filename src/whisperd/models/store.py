@@ -40,7 +40,7 @@ from whisperd.models.sources import (
 )
 from whisperd.models.storage import Storage
 from whisperd.plugins import ModelFacts, ModelFormat
-from whisperd.progress import Meter, OnProgress, Progress, from_thread
+from whisperd.progress import Meter, OnProgress, Progress, from_thread, ignore_progress
 from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import ModelSettings
 
@@ -61,10 +61,6 @@ def default_sources(settings: ModelSettings | None = None) -> tuple[Source, ...]
 
 _WAITS_S = (0.1, 0.0)
 """After each attempt. Who removes another model looks at each lock, which holds it for a moment."""
-
-
-def ignore_progress(_: Progress) -> None:
-    """For who does not want to know."""
 
 
 class ModelStore:

@@ -3,11 +3,12 @@
 `RuntimeManager` is the one owner of what is saved and of what is loaded; everybody else asks it and
 gets a lease. What may follow what is decided by `life`, a pure state machine.
 
-A `host` keeps a runtime while it is there: `prepare` gets what its `preset` asks for, of what `computer` can
-do and `fallback` does not rule out, `room` finds the memory (`memory`), and `loaded` keeps its worker. What
-people set of it goes through `editing` into `presets`; `advice` says beforehand what will not fit, `history`
-what became of it. Which runtime a job gets, `choice` says, with a profile (`profiles`, `profile_manager`).
-All that the room asks of the rest of the daemon is in `surroundings`.
+A `host` keeps a runtime while it is there: the `provisioner` chooses among what its `preset` asks for, what
+`computer` can do and `fallback` does not rule out, and has `prepare` get it, `room` finds the memory
+(`memory`), and `loaded` keeps its worker. What people set of it goes through `editing` into `presets`;
+`advice` says beforehand what will not fit, `history` what became of it. Which runtime a job gets, `choice`
+says, with a profile (`profiles`, `profile_manager`). All that the room asks of the rest of the daemon is in
+`surroundings`.
 
 `life`, `preset`, `choice`, `memory` and `file_models` are pure.
 """

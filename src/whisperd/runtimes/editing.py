@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from whisperd.plugins import ModelFacts
@@ -14,7 +16,8 @@ from whisperd.runtimes.preset import (
     needs_reload,
     new_preset,
 )
-from whisperd.runtimes.surroundings import Surroundings
+from whisperd.runtimes.provisioner import Provisioner
+from whisperd.settings import RuntimeSettings
 
 __all__ = ["Editor"]
 
@@ -22,12 +25,14 @@ __all__ = ["Editor"]
 class Editor:
     """Makes and changes presets, and saves none of them."""
 
-    def __init__(self, surroundings: Surroundings) -> None:
-        self._around = surroundings
+    def __init__(self, provisioner: Provisioner, settings: Callable[[], RuntimeSettings]) -> None:
+        self._models = provisioner.models
+        self._computer = provisioner.computer
+        self._settings = settings
 
     async def new(self, fields: RuntimeChanges) -> RuntimePreset:
         """One that is to be saved. Raises `runtime.invalid`, and what is wrong with its model."""
-        preset = new_preset(await self._with_known_model(fields), self._around.settings())
+        preset = new_preset(await self._with_known_model(fields), self._settings())
         await self._check(preset)
         return preset
 
@@ -44,15 +49,14 @@ class Editor:
     def for_once(self, model: str, facts: ModelFacts | None) -> RuntimePreset:
         """One that is not saved, with a model that is known: it is not checked."""
         fields = as_stored(RuntimeChanges(name=model, model=model), facts)
-        return new_preset(fields, self._around.settings(), check=False)
+        return new_preset(fields, self._settings(), check=False)
 
     async def _with_known_model(self, changes: RuntimeChanges) -> RuntimeChanges:
         if not isinstance(changes.model, str):
             return changes
-        model = await self._around.known_model(changes.model)
-        known = msgspec.structs.replace(changes, model=model)
-        return as_stored(known, await self._around.facts(model))
+        model = await self._models.describe(changes.model)
+        return as_stored(msgspec.structs.replace(changes, model=model.name), model.facts)
 
     async def _check(self, preset: RuntimePreset) -> None:
-        preset = narrowed(preset, await self._around.facts(preset.model))
-        check_against(preset, await self._around.capabilities(preset))
+        preset = narrowed(preset, await self._models.facts(preset.model))
+        check_against(preset, await self._computer.capabilities(preset))

@@ -102,16 +102,12 @@ class _Failure:
     until_s: float | None
 
 
-async def _no_stamp(_: Variant) -> str:
-    return ""
-
-
 class VariantFailures:
     """What failed, by model and variant."""
 
     def __init__(
         self,
-        stamp: Callable[[Variant], Awaitable[str]] = _no_stamp,
+        stamp: Callable[[Variant], Awaitable[str]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`stamp` tells what a variant depends on: another one after a change."""

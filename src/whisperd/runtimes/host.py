@@ -69,11 +69,8 @@ class Host:
         failed: list[FailedVariant] = []
         while True:
             runtime.prepared = None
-            runtime.prepared = prepared = await self._around.prepare(
-                runtime.preset,
-                self._report,
-                failed,
-                self._life.goal == "loaded",
+            runtime.prepared = prepared = await self._manager.provisioner.prepare(
+                runtime.preset, self._report, failed, is_to_be_loaded=self._life.goal == "loaded"
             )
             runtime.progress, runtime.detail = None, note_on(prepared.variant, prepared.passed_over)
             hosting.prepared.set()
@@ -103,7 +100,8 @@ class Host:
         """Load what is prepared and keep it until told to end. `failed` are those that were tried before."""
         runtime = self._runtime
         params = load_params(runtime.preset, prepared)
-        await self._around.make_room(self._manager, runtime, prepared, params)
+        await self._around.vacated()
+        await self._manager.room.make(self._manager, runtime, prepared, params)
         loaded = self._new_loaded(prepared, params)
         async with open_task_group() as tasks:
             tasks.start_soon(loaded.run)
@@ -111,7 +109,7 @@ class Host:
             runtime.detail = None
             runtime.loaded, runtime.unused_since_s = loaded, self._around.clock()
             self._apply("ready")  # at once: from now on its worker may die
-            await self._around.failures.note(runtime.preset.model, failed)
+            await self._manager.provisioner.failures.note(runtime.preset.model, failed)
             self._hosting.settled.set()
             self._manager.wake_all()
             await self._until_told_to_end()

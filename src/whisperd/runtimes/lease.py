@@ -49,7 +49,7 @@ class Lease:
         """What is done for the runtime before it can be used: `downloading base 40 %`, `loading`."""
         if self._is_over:  # the runtime may be there no more
             return None
-        status, progress = self._manager.status(self._runtime), self._runtime.progress
+        status, progress = self._manager.life(self._runtime).told, self._runtime.progress
         if status != "downloading":
             return "loading" if status == "loading" else None
         # That is its status, too, while it is found out that all is there.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 
 import anyio
@@ -13,7 +14,6 @@ from anyio.abc import TaskGroup
 from whisperd.clock import now_rfc3339
 from whisperd.plugins import ModelFacts
 from whisperd.rpc.errors import WhisperdError
-from whisperd.rpc.events import RuntimeStatus, RuntimeStatusName
 from whisperd.runtimes import errors
 from whisperd.runtimes.editing import Editor
 from whisperd.runtimes.history import Moment
@@ -23,6 +23,8 @@ from whisperd.runtimes.life import Effect, Life, Lives, Refused, refusal
 from whisperd.runtimes.life import Event as LifeEvent
 from whisperd.runtimes.preset import RuntimeChanges, RuntimePreset, needs_reload, new_preset
 from whisperd.runtimes.presets import PresetStore
+from whisperd.runtimes.provisioner import Provisioner
+from whisperd.runtimes.room import Room
 from whisperd.runtimes.runtime import Hosting, Runtime, RuntimeView
 from whisperd.runtimes.surroundings import Surroundings
 
@@ -41,11 +43,20 @@ class RuntimeManager:
     `runtime.is_protected`, `runtime.in_use`, `runtime.stale`, `runtime.exists`, `runtime.invalid`.
     """
 
-    def __init__(self, tasks: TaskGroup, store: PresetStore, surroundings: Surroundings) -> None:
+    def __init__(
+        self,
+        tasks: TaskGroup,
+        store: PresetStore,
+        provisioner: Provisioner,
+        room: Room,
+        surroundings: Surroundings,
+    ) -> None:
         self._tasks = tasks
         self._store = store
+        self.provisioner = provisioner
+        self.room = room
         self.around = surroundings
-        self._editor = Editor(surroundings)
+        self._editor = Editor(provisioner, surroundings.settings)
         self._lives = Lives()
         self._runtimes: dict[str, Runtime] = {}
         self._saving = anyio.Lock()
@@ -113,10 +124,6 @@ class RuntimeManager:
         """Where a runtime stands."""
         return self._lives[runtime.id]
 
-    def status(self, runtime: Runtime) -> RuntimeStatusName:
-        """Its status as it is told."""
-        return self.life(runtime).told
-
     def view(self, runtime: Runtime, waiting: int = 0) -> RuntimeView:
         """What is told of a runtime for which `waiting` windows wait."""
         return runtime.view(self.life(runtime), waiting=waiting)
@@ -127,8 +134,8 @@ class RuntimeManager:
             # What runs may be of the model that the runtime had before it was edited.
             loaded = runtime.loaded.params.model_name if runtime.loaded else None
             if model in (runtime.preset.model, loaded) and self.life(runtime).is_hosted:
-                is_default = self.life(runtime).is_default
-                raise errors.model_in_use(model, runtime.name, self.status(runtime), is_default=is_default)
+                life = self.life(runtime)
+                raise errors.model_in_use(model, runtime.name, life.told, is_default=life.is_default)
 
     # What people do
 
@@ -155,7 +162,7 @@ class RuntimeManager:
             # Also when nothing is different: a stale version is refused in any case.
             await self._save(runtime, preset, before.version if version is None else version)
             if needs_reload(before, preset):
-                self.around.failures.forget(preset.model)  # what was changed may be what mends it
+                self.provisioner.failures.forget(preset.model)  # what was changed may be what mends it
                 if runtime.hosting is None:
                     runtime.prepared = None
                 self.apply(runtime, "edit")
@@ -178,7 +185,7 @@ class RuntimeManager:
             del self._runtimes[runtime.id]
             self._lives.remove(runtime.id)
         runtime.detail = "deleted"
-        self._publish(runtime, Life())
+        self.around.publish(runtime.event(Life()))
 
     async def make_default(self, runtime: Runtime) -> None:
         """Have it answer requests that name no runtime, as soon as it is loaded, and begin to load it."""
@@ -215,7 +222,7 @@ class RuntimeManager:
 
     async def load(self, runtime: Runtime) -> None:
         """Load it. Given up when nobody waits for it. Variants that failed before are tried once more."""
-        self.around.failures.forget(runtime.preset.model)
+        self.provisioner.failures.forget(runtime.preset.model)
         with self.lease(runtime) as lease:
             if runtime.prepared is not None and runtime.prepared.passed_over:
                 self.load_anew(runtime)
@@ -228,6 +235,17 @@ class RuntimeManager:
     def begin_to_load(self, runtime: Runtime) -> None:
         """Load it, whether or not anybody waits for it."""
         self.apply(runtime, "load")
+
+    async def load_faster(self, model: str) -> None:
+        """Load what is loaded with a model anew, where it has become faster in another way."""
+        for runtime in self.all():
+            prepared = runtime.prepared if runtime.loaded else None
+            if prepared is None or runtime.preset.model != model:
+                continue
+            with suppress(WhisperdError):  # it would be told this at its next load, too
+                _, variant, tuning = await self.provisioner.choose(runtime.preset)
+                if (variant.name, tuning) != (prepared.variant.name, prepared.tuning):
+                    self.load_anew(runtime)
 
     def load_anew(self, runtime: Runtime) -> None:
         """Load what is loaded once more, since it would be loaded in another way now: when no job uses it."""
@@ -408,7 +426,7 @@ class RuntimeManager:
     # Telling
 
     def _status_changed(self, runtime: Runtime) -> None:
-        moment = runtime.remember(self.status(runtime))
+        moment = runtime.remember(self.life(runtime).told)
         if runtime.is_saved:
             self.around.remember(runtime.id, moment)
         self.tell(runtime)
@@ -425,16 +443,4 @@ class RuntimeManager:
     def tell(self, runtime: Runtime) -> None:
         """Tell subscribers how a runtime is now."""
         if runtime.id in self._runtimes:
-            self._publish(runtime, self.life(runtime))
-
-    def _publish(self, runtime: Runtime, life: Life) -> None:
-        self.around.publish(
-            RuntimeStatus(
-                id=runtime.id,
-                name=runtime.name,
-                status=life.told,
-                progress=runtime.progress,
-                detail=runtime.detail,
-                error=runtime.error.to_wire() if runtime.error else None,
-            )
-        )
+            self.around.publish(runtime.event(self.life(runtime)))

@@ -1,8 +1,7 @@
-"""Getting everything that a worker needs: the best variant's bundle, and the model's files."""
+"""Getting everything that a worker of a variant needs: its bundle, and the model's files."""
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,25 +15,20 @@ from whisperd.plugins import Backend, ModelFormat, Variant
 from whisperd.progress import OnProgress
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.errors import no_backend
-from whisperd.runtimes.fallback import (
-    FailedVariant,
-    VariantFailures,
-    first_failure,
-    needs_no_download,
-    rules_out,
-)
+from whisperd.runtimes.fallback import FailedVariant
 from whisperd.runtimes.preset import RuntimePreset
 from whisperd.worker.protocol import MAX_REPLICAS, LoadParams
 
 __all__ = [
     "Prepared",
     "Tuning",
-    "choose_variant",
     "compute_type",
     "fitting_variants",
-    "is_prepared",
+    "install_bundle",
+    "is_model_prepared",
     "load_params",
-    "prepare",
+    "prepare_model",
+    "prepare_variant",
 ]
 
 log = logging.getLogger(__name__)
@@ -70,126 +64,56 @@ class Prepared:
     """Whether the engine has to do at each load what is usually done once: that takes more memory."""
 
 
-async def prepare(
+async def prepare_variant(
     preset: RuntimePreset,
-    usable: Sequence[tuple[Backend, Variant]],
+    backend: Backend,
+    variant: Variant,
     natives: NativeStore,
     models: ModelStore,
     on_native_progress: OnProgress,
     on_model_progress: OnProgress,
-    failures: VariantFailures | None = None,
-    failed: Sequence[FailedVariant] = (),
 ) -> Prepared:
-    """Install what is missing of the best usable variant that can be had, and download the model.
-
-    `failures` are remembered from earlier loads, `failed` those that could not be loaded in this one. Raises
-    `WhisperdError` of the natives and the models rooms, and like `fitting_variants`; where no variant can be
-    had, why the first cannot that was tried.
-    """
-    failures = failures or VariantFailures()
-    fitting = fitting_variants(preset, usable)
-    remembered = [found for _, one in fitting if (found := await failures.find(preset.model, one))]
-    candidates = _remembered_last(fitting, remembered)
-    tried = list(failed)
-    while candidates := [pair for pair in candidates if not any(rules_out(one, pair[1]) for one in tried)]:
-        backend, variant = candidates.pop(0)
-        bundle = Bundle.of(variant)
-        try:
-            if bundle is not None and needs_no_download(tried) and natives.find(bundle) is None:
-                continue
-            bundle_path = (await natives.install(bundle, on_native_progress)).path if bundle else None
-        except WhisperdError as error:
-            tried.append(_failed(preset, variant, error))
-            continue
-        await failures.note(preset.model, tried[len(failed) :])
-        model = await models.pull(preset.model, on_model_progress)
-        precision = compute_type(preset, variant)
-        try:
-            model_path, is_unconverted = await _path_for(
-                backend, variant, model, precision, bundle_path, models, on_model_progress
-            )
-        except WhisperdError as error:
-            tried.append(_failed(preset, variant, error))
-            # Its other variants need the same file.
-            candidates = [pair for pair in candidates if pair[0].name != backend.name]
-            continue
-        return Prepared(
-            backend,
-            variant,
-            bundle_path,
-            model_path,
-            precision=model.facts.precision if model.facts else None,
-            is_unconverted=is_unconverted,
-            passed_over=_better_than(variant, fitting, [*tried, *remembered]),
-            has_others=bool(candidates),
-        )
-    raise first_failure(tried)
+    """Get everything that a worker of one variant needs. Raises `WhisperdError`."""
+    bundle_path = await install_bundle(variant, natives, on_native_progress)
+    model = await models.pull(preset.model, on_model_progress)
+    return await prepare_model(preset, backend, variant, bundle_path, model, models, on_model_progress)
 
 
-async def _path_for(
+async def install_bundle(variant: Variant, natives: NativeStore, on_progress: OnProgress) -> Path | None:
+    """Where the bundle of a variant is, installed first if need be; None where it needs none."""
+    bundle = Bundle.of(variant)
+    return (await natives.install(bundle, on_progress)).path if bundle else None
+
+
+async def prepare_model(
+    preset: RuntimePreset,
     backend: Backend,
     variant: Variant,
-    model: InstalledModel,
-    precision: str,
     bundle_path: Path | None,
+    model: InstalledModel,
     models: ModelStore,
     on_progress: OnProgress,
-) -> tuple[Path, bool]:
-    """Where the engine of a backend finds a model: as it is, or in the backend's own format; and whether it
-    should have been in that, and is not.
-    """
+) -> Prepared:
+    """What a worker needs, with an installed model as it is, or in the backend's own format."""
+    precision = compute_type(preset, variant)
     format = _format_for(backend, variant, model, precision)
-    if format is None:
-        return Path(model.path), False
-    try:
-        return await models.convert(model.name, format, precision, bundle_path, on_progress), False
-    except WhisperdError as error:
-        if format.replaces is None:
-            raise
-        log.warning("%s is loaded as it is, which takes longer: %s", model.name, error.message)
-        return Path(model.path), True
+    path, is_unconverted = Path(model.path), False
+    if format is not None:
+        try:
+            path = await models.convert(model.name, format, precision, bundle_path, on_progress)
+        except WhisperdError as error:
+            if format.replaces is None:
+                raise
+            log.warning("%s is loaded as it is, which takes longer: %s", model.name, error.message)
+            is_unconverted = True
+    stored = model.facts.precision if model.facts else None
+    return Prepared(backend, variant, bundle_path, path, precision=stored, is_unconverted=is_unconverted)
 
 
-def _format_for(
-    backend: Backend, variant: Variant, model: InstalledModel, precision: str
-) -> ModelFormat | None:
-    """The format that a backend takes a model in; None where it loads it as it is."""
-    is_ready = model.facts is not None or not variant.takes_converted(precision)
-    return None if is_ready else backend.model_format
-
-
-def _failed(preset: RuntimePreset, variant: Variant, error: WhisperdError) -> FailedVariant:
-    log.warning("runtime %s: %s: %s (%s)", preset.name, variant.name, error.message, error.code)
-    return FailedVariant(variant, error)
-
-
-def _remembered_last(
-    fitting: Sequence[tuple[Backend, Variant]], remembered: Sequence[FailedVariant]
-) -> list[tuple[Backend, Variant]]:
-    """First those of which no earlier failure tells that they fail as well."""
-    return sorted(fitting, key=lambda pair: any(rules_out(one, pair[1]) for one in remembered))
-
-
-def _better_than(
-    variant: Variant, fitting: Sequence[tuple[Backend, Variant]], failed: Sequence[FailedVariant]
-) -> tuple[FailedVariant, ...]:
-    """The failures of those that come before a variant, in their order."""
-    by_name = {one.variant.name: one for one in reversed(failed)}
-    before = itertools.takewhile(lambda pair: pair[1].name != variant.name, fitting)
-    return tuple(by_name[one.name] for _, one in before if one.name in by_name)
-
-
-async def is_prepared(
-    preset: RuntimePreset,
-    usable: Sequence[tuple[Backend, Variant]],
-    natives: NativeStore,
-    models: ModelStore,
+async def is_model_prepared(
+    preset: RuntimePreset, backend: Backend, variant: Variant, models: ModelStore
 ) -> bool:
-    """Whether all is here that it cannot be loaded without. Raises like `choose_variant`."""
-    backend, variant = choose_variant(preset, usable)
-    bundle = Bundle.of(variant)
-    if bundle is not None and natives.find(bundle) is None:
-        return False
+    """Whether a model is here in a way in which it can be loaded."""
     model = await models.find(preset.model)
     if model is None:
         return False
@@ -200,16 +124,17 @@ async def is_prepared(
     return await models.converted(model.name, format, precision) is not None
 
 
+def _format_for(
+    backend: Backend, variant: Variant, model: InstalledModel, precision: str
+) -> ModelFormat | None:
+    """The format that a backend takes a model in; None where it loads it as it is."""
+    is_ready = model.facts is not None or not variant.takes_converted(precision)
+    return None if is_ready else backend.model_format
+
+
 def compute_type(preset: RuntimePreset, variant: Variant) -> str:
     """What a preset asks for, else the best that a variant has."""
     return variant.compute_types[0] if preset.compute_type == "auto" else preset.compute_type
-
-
-def choose_variant(
-    preset: RuntimePreset, ranked: Sequence[tuple[Backend, Variant]]
-) -> tuple[Backend, Variant]:
-    """The first that a preset allows, of variants with the best first. Raises like `fitting_variants`."""
-    return fitting_variants(preset, ranked)[0]
 
 
 def fitting_variants(

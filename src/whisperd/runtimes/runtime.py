@@ -12,7 +12,7 @@ import msgspec
 
 from whisperd.clock import now_rfc3339
 from whisperd.rpc.errors import WhisperdError
-from whisperd.rpc.events import RuntimeStatusName
+from whisperd.rpc.events import RuntimeStatus, RuntimeStatusName
 from whisperd.runtimes.fallback import note_on
 from whisperd.runtimes.history import KEPT_MOMENTS, Moment
 from whisperd.runtimes.life import Life
@@ -144,6 +144,17 @@ class Runtime:
         moment = Moment(time=now_rfc3339(), status=status, detail=self.detail, error=error)
         self.history.append(moment)
         return moment
+
+    def event(self, life: Life) -> RuntimeStatus:
+        """What subscribers are told of it."""
+        return RuntimeStatus(
+            id=self.id,
+            name=self.name,
+            status=life.told,
+            progress=self.progress,
+            detail=self.detail,
+            error=self.error.to_wire() if self.error else None,
+        )
 
     def view(self, life: Life, *, waiting: int = 0) -> RuntimeView:
         """What is told of it; `waiting` windows wait for it."""

@@ -13,8 +13,8 @@ from whisperd.calibration import (
     reference_errors,
     striking_trial,
 )
-from whisperd.daemon.preparing import prepare_runtime, use_calibration
 from whisperd.daemon.service import Call
+from whisperd.progress import ignore_progress
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import Name, Params
 from whisperd.runtimes.file_models import as_stored
@@ -35,9 +35,9 @@ async def run(call: Call, params: CalibrationParams) -> dict[str, Any]:
     # What would be used without it has to be there to be compared with.
     fields = as_stored(RuntimeChanges(name=model, model=model), await service.models.facts(model))
     preset = new_preset(fields, service.settings.runtime, check=False)
-    await prepare_runtime(service, preset, lambda _progress: None)
+    await service.provisioner.prepare(preset, ignore_progress)
     found = await service.calibrator.run(model)
-    await use_calibration(service, model)
+    await service.runtimes.load_faster(model)
     return _described(found, await service.calibrator.circumstances())
 
 

@@ -12,7 +12,7 @@ from whisperd.natives import NativeStore
 from whisperd.plugins import Backend, Variant
 from whisperd.progress import OnProgress
 from whisperd.rpc.errors import WhisperdError
-from whisperd.runtimes.prepare import prepare
+from whisperd.runtimes.prepare import prepare_variant
 from whisperd.runtimes.preset import RuntimePreset
 from whisperd.speech import Sample
 from whisperd.testing.conformance.announced import ANNOUNCED, Announced
@@ -126,9 +126,14 @@ class Suite:
             created="",
             changed="",
         )
-        usable = [(self.backend, self.variant)]
-        prepared = await prepare(
-            preset, usable, self.natives, self.models, self.on_progress, self.on_progress
+        prepared = await prepare_variant(
+            preset,
+            self.backend,
+            self.variant,
+            self.natives,
+            self.models,
+            self.on_progress,
+            self.on_progress,
         )
         parameters = await self.models.parameters(name)
         return TrialModel(preset.model, prepared, preset, parameters)
