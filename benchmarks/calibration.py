@@ -25,13 +25,12 @@ import anyio
 from benchmarks.measure import CACHE, Outcome, RunningDaemon, rounds
 from whisperd.calibration import Setting, Surroundings, Trial
 from whisperd.calibration.bench import Bench, Limits
-from whisperd.calibration.calibrator import Possible
 from whisperd.daemon.calibrating import calibration_surroundings
 from whisperd.daemon.service import open_service
 from whisperd.hardware import usable_cores
+from whisperd.runtimes import JudgedVariant
 from whisperd.runtimes.prepare import Tuning, load_params
 from whisperd.runtimes.preset import RuntimePreset
-from whisperd.runtimes.room import Room
 from whisperd.settings import Settings
 from whisperd.worker.process import Patience
 from whisperd.worker.protocol import DecodeOptions
@@ -182,10 +181,10 @@ async def service(state: Path, models: Path = CACHE / "models") -> AsyncIterator
     """What a daemon has, without one: nothing else is going on."""
     os.environ |= {"WHISPERD_NATIVE_DIR": str(CACHE / "native"), "WHISPERD_MODELS_DIR": str(models)}
     async with open_service(state / "config.toml", Settings(), "", state) as opened:
-        yield calibration_surroundings(opened, Room(opened.models, opened.computer))
+        yield calibration_surroundings(opened)
 
 
-def _all_settings(one: Possible) -> list[list[Setting]]:
+def _all_settings(one: JudgedVariant) -> list[list[Setting]]:
     """All of a variant; together those that a worker can compute without being loaded anew."""
     cores = usable_cores()
     shapes = [(count, cores // count) for count in range(1, cores + 1) if cores % count == 0]
@@ -206,7 +205,7 @@ def _all_settings(one: Possible) -> list[list[Setting]]:
 
 
 async def _try(
-    around: Surroundings, possible: dict[str, Possible], settings: list[Setting], expected: float = 0.0
+    around: Surroundings, possible: dict[str, JudgedVariant], settings: list[Setting], expected: float = 0.0
 ) -> list[Trial]:
     """Try settings that differ in their batch size; what is far slower than what is expected is given up."""
     setting = settings[0]

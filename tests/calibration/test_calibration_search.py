@@ -10,10 +10,11 @@ from typing import Any
 import anyio
 import pytest
 
-from whisperd.calibration import CalibrationTable, Calibrator, Circumstances, Idle, Possible, Surroundings
+from whisperd.calibration import CalibrationTable, Calibrator, Circumstances, Idle, Surroundings
 from whisperd.calibration.calibrator import MOST_BUDGET_S
 from whisperd.plugins import Backend, Variant
 from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes import JudgedVariant
 from whisperd.runtimes.prepare import Prepared
 from whisperd.runtimes.preset import RuntimePreset
 from whisperd.store import open_database
@@ -45,13 +46,12 @@ class Computer:
             prepare=self.prepare,
             check_room=self.check_room,
             parameters=self.parameters,
-            cores=lambda: 2,
             open_worker=self.open_worker,  # type: ignore[arg-type]
             clock=lambda: self.now_s,
         )
 
-    async def variants(self, _: RuntimePreset) -> Sequence[Possible]:
-        return [Possible(BACKEND, VARIANT)]
+    async def variants(self, _: RuntimePreset) -> Sequence[JudgedVariant]:
+        return [JudgedVariant(BACKEND, VARIANT, None)]
 
     async def circumstances(self) -> Circumstances:
         return Circumstances(

@@ -4,7 +4,7 @@
 `Calibrator` puts them together. What was measured decides wherever a runtime leaves something open.
 """
 
-from whisperd.calibration.calibrator import Calibrator, Possible, Surroundings, chosen_trial
+from whisperd.calibration.calibrator import Calibrator, Surroundings, chosen_trial
 from whisperd.calibration.circumstances import Circumstances
 from whisperd.calibration.idle import Idle
 from whisperd.calibration.planner import reference_errors, striking_trial
@@ -17,7 +17,6 @@ __all__ = [
     "Calibrator",
     "Circumstances",
     "Idle",
-    "Possible",
     "Setting",
     "Surroundings",
     "Trial",

@@ -37,6 +37,7 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import CalibrationProgress
 from whisperd.runtimes import (
     USUAL_BATCH_SIZE,
+    JudgedVariant,
     Prepared,
     RuntimePreset,
     Tuning,
@@ -48,7 +49,7 @@ from whisperd.runtimes import (
 from whisperd.worker.process import Patience, Worker, WorkerDied
 from whisperd.worker.protocol import MAX_REPLICAS, DecodeOptions, LoadParams
 
-__all__ = ["Calibrator", "Possible", "Surroundings", "budget_s", "chosen_trial", "patience_s"]
+__all__ = ["Calibrator", "Surroundings", "budget_s", "chosen_trial", "patience_s"]
 
 log = logging.getLogger(__name__)
 
@@ -71,20 +72,12 @@ OpenWorker = Callable[[Prepared, LoadParams, Patience], AbstractAsyncContextMana
 
 
 @dataclass(frozen=True)
-class Possible:
-    """A variant, and why it cannot be tried, or is not worth its download."""
-
-    backend: Backend
-    variant: Variant
-    problem: WhisperdError | None = None
-
-
-@dataclass(frozen=True)
 class Surroundings:
     """What calibration needs of the rest of the daemon."""
 
-    variants: Callable[[RuntimePreset], Awaitable[Sequence[Possible]]]
-    """Every variant that loads the model of a preset, in the order of their priority."""
+    variants: Callable[[RuntimePreset], Awaitable[Sequence[JudgedVariant]]]
+    """Every variant that loads the model of a preset, in the order of their priority. The problem of one may
+    also be that it is not worth its download."""
     circumstances: Callable[[], Awaitable[Circumstances]]
     """As they are now."""
     prepare: Callable[[RuntimePreset, Backend, Variant], Awaitable[Prepared]]
@@ -93,8 +86,6 @@ class Surroundings:
     """Raises `memory.not_enough` or the like if there is no room without unloading something."""
     parameters: Callable[[str], Awaitable[float]]
     """How many parameters a model has."""
-    cores: Callable[[], int]
-    """That may be used."""
     open_worker: OpenWorker = open_prepared
     publish: Callable[[CalibrationProgress], None] = lambda _event: None
     clock: Callable[[], float] = time.monotonic
@@ -220,7 +211,7 @@ class _Search:
         self._quiet_s = quiet_s
         self._preset = RuntimePreset(id="calibration", name=model, model=model, created="", changed="")
         self._options = DecodeOptions(language="en")
-        self._possible: dict[str, Possible] = {}
+        self._possible: dict[str, JudgedVariant] = {}
         self._prepared: dict[str, Prepared] = {}
         self._candidates: list[Candidate] = []
         self._trials: list[Trial] = []
@@ -235,7 +226,7 @@ class _Search:
         self._patience_s = patience_s(await around.parameters(self._model))
         possible = await around.variants(self._preset)
         self._possible = {one.variant.name: one for one in possible if one.problem is None}
-        self._candidates = [_candidate(one.variant, around.cores()) for one in self._possible.values()]
+        self._candidates = [_candidate(one.variant, circumstances.cores) for one in self._possible.values()]
         while setting := self._next():
             await self._go_on_from(setting)
         return Calibration(

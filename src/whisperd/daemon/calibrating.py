@@ -8,23 +8,24 @@ from typing import TYPE_CHECKING, Final
 
 import anyio.to_thread
 
+from whisperd import plugins
 from whisperd._version import __version__
-from whisperd.calibration import Circumstances, Possible, Surroundings
+from whisperd.calibration import Circumstances, Surroundings
 from whisperd.hardware import usable_cores
 from whisperd.natives import Bundle
-from whisperd.plugins import Backend, Variant, variants, versions
+from whisperd.plugins import Backend, Variant, versions
 from whisperd.progress import ignore_progress
 from whisperd.quantities import size
 from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes import JudgedVariant
 from whisperd.runtimes.file_models import variants_for
-from whisperd.runtimes.prepare import Prepared, prepare_variant
-from whisperd.runtimes.room import Room
+from whisperd.runtimes.prepare import prepare_variant
 from whisperd.settings import is_offline
 from whisperd.worker.protocol import LoadParams
 
 if TYPE_CHECKING:
     from whisperd.daemon.service import Service
-    from whisperd.runtimes import RuntimePreset
+    from whisperd.runtimes import Prepared, RuntimePreset
 
 __all__ = ["calibrate_by_itself", "calibration_surroundings", "is_busy"]
 
@@ -40,16 +41,19 @@ def is_busy(service: Service) -> bool:
     return is_loading or bool(service.jobs.active())
 
 
-def calibration_surroundings(service: Service, room: Room) -> Surroundings:
+def calibration_surroundings(service: Service) -> Surroundings:
     """What calibration needs of a daemon."""
 
-    async def possible(preset: RuntimePreset) -> list[Possible]:
+    async def variants(preset: RuntimePreset) -> list[JudgedVariant]:
         judged = await service.computer.judged_variants()
         problems = {one.variant.name: one.problem for one in judged}
         pairs = [(one.backend, one.variant) for one in judged]
         pairs = variants_for(preset, await service.models.facts(preset.model), pairs)
         return await anyio.to_thread.run_sync(
-            lambda: [Possible(*pair, problems[pair[1].name] or _too_dear(service, pair[1])) for pair in pairs]
+            lambda: [
+                JudgedVariant(backend, variant, problems[variant.name] or _too_dear(service, variant))
+                for backend, variant in pairs
+            ]
         )
 
     async def prepare(preset: RuntimePreset, backend: Backend, variant: Variant) -> Prepared:
@@ -62,15 +66,14 @@ def calibration_surroundings(service: Service, room: Room) -> Surroundings:
     async def check_room(
         preset: RuntimePreset, prepared: Prepared, params: LoadParams, batch_size: int
     ) -> None:
-        await room.check(service.runtimes, preset, prepared, params, batch_size)
+        await service.runtimes.room.check(service.runtimes, preset, prepared, params, batch_size)
 
     return Surroundings(
-        variants=possible,
+        variants=variants,
         circumstances=lambda: _circumstances(service),
         prepare=prepare,
         check_room=check_room,
         parameters=service.models.parameters,
-        cores=usable_cores,
         publish=lambda event: service.hub.publish("calibration", event),
     )
 
@@ -138,7 +141,7 @@ async def _circumstances(service: Service) -> Circumstances:
         beam_size=service.settings.runtime.beam_size,
         versions={"whisperd": __version__, **versions()},
         variants=await anyio.to_thread.run_sync(
-            lambda: {one.name: _digest(service, one) for _, one in variants()}
+            lambda: {one.name: _digest(service, one) for _, one in plugins.variants()}
         ),
     )
 

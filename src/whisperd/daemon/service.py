@@ -282,7 +282,7 @@ async def _open_runtimes(
     room = Room(service.models, service.computer, lambda: service.settings.runtime.memory_bytes)
     table = CalibrationTable(database)
     await table.open()
-    service.calibrator = Calibrator(table, service.idle, calibration_surroundings(service, room))
+    service.calibrator = Calibrator(table, service.idle, calibration_surroundings(service))
     service.advisor = Advisor(service.models, service.computer, service.calibrator.speeds)
     service.provisioner = Provisioner(
         service.models,
