@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace
 
 from fuzzing import examples
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.preset import RuntimePreset
 from whisperd.runtimes.presets import PresetStore
+from whisperd.runtimes.profile_manager import ProfileChanges, ProfileManager
 from whisperd.runtimes.profiles import Profile, ProfileStore
 from whisperd.store import Database, open_database
 
@@ -71,15 +71,6 @@ async def test_whatever_options_are_saved_are_read_again(
     await store.delete("x")
 
 
-async def test_names_are_unique(store: ProfileStore) -> None:
-    for attempt in (store.insert(profile("plain")), store.update("editor", replace(EDITOR, name="plain"), 1)):
-        with pytest.raises(WhisperdError) as raised:
-            await attempt
-        assert raised.value.code == "profile.exists"
-        assert "another name" in raised.value.fix
-    assert await store.load() == [EDITOR, PLAIN]
-
-
 async def test_an_update_replaces_all_fields_and_the_name(store: ProfileStore) -> None:
     changed = Profile(
         name="vim",
@@ -89,25 +80,45 @@ async def test_an_update_replaces_all_fields_and_the_name(store: ProfileStore) -
         changed="2027-01-01T00:00:00Z",
         version=2,
     )
-    await store.update("editor", changed, expected_version=1)
+    await store.update("editor", changed)
     assert await store.load() == [PLAIN, changed]
 
 
-async def test_a_change_to_an_older_version_is_refused(store: ProfileStore) -> None:
-    await store.update("plain", replace(PLAIN, runtime="bbbbbbbb", version=2), expected_version=1)
+@pytest.fixture
+async def profiles(store: ProfileStore) -> ProfileManager:
+    def known(name: str) -> str:
+        return name
+
+    manager = ProfileManager(store, check_options=lambda _: None, runtime_id=known, runtime_name=known)
+    await manager.open()
+    return manager
+
+
+@pytest.mark.parametrize(
+    ("attempt", "code", "says"),
+    [
+        (lambda all: all.create(ProfileChanges(name="plain")), "profile.exists", "another name"),
+        (lambda all: all.edit("editor", ProfileChanges(name="plain")), "profile.exists", "another name"),
+        (lambda all: all.edit("plain", ProfileChanges(), 2), "profile.stale", "whisperctl profiles show"),
+        (lambda all: all.edit("vim", ProfileChanges()), "profile.unknown", "editor, plain"),
+        (lambda all: all.delete("vim"), "profile.unknown", "editor, plain"),
+    ],
+)
+async def test_what_cannot_be_changes_nothing(
+    profiles: ProfileManager, store: ProfileStore, attempt: Any, code: str, says: str
+) -> None:
     with pytest.raises(WhisperdError) as raised:
-        await store.update("plain", replace(PLAIN, runtime="cccccccc", version=2), expected_version=1)
-    assert raised.value.code == "profile.stale"
-    assert "whisperctl profiles show" in raised.value.fix
-    assert (await store.load())[1].runtime == "bbbbbbbb"
+        await attempt(profiles)
+    assert raised.value.code == code and says in raised.value.fix
+    assert await store.load() == profiles.all() == [EDITOR, PLAIN]
 
 
-async def test_what_is_not_there_is_unknown(store: ProfileStore) -> None:
-    for attempt in (store.update("vim", profile("vim"), 1), store.delete("vim")):
-        with pytest.raises(WhisperdError) as raised:
-            await attempt
-        assert raised.value.code == "profile.unknown"
-        assert "editor, plain" in raised.value.fix
+async def test_a_change_of_the_version_that_is_there_is_saved(
+    profiles: ProfileManager, store: ProfileStore
+) -> None:
+    await profiles.edit("plain", ProfileChanges(name="plain", runtime="bbbbbbbb"), 1)
+    assert await store.load() == profiles.all()
+    assert [(one.runtime, one.version) for one in profiles.all()] == [("aaaaaaaa", 1), ("bbbbbbbb", 2)]
 
 
 async def test_a_deleted_runtime_leaves_its_profile(database: Database, store: ProfileStore) -> None:

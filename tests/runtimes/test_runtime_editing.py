@@ -18,6 +18,7 @@ pytestmark = pytest.mark.anyio
 
 FACTS = ModelFacts(format="ggml", precision="q5_0", compute_type="int8", parameters=10**8, language_count=99)
 CPU_COUNT = 4
+OTHER = RuntimePreset(id="aaaaaaaa", name="other", model="toy", created="", changed="")
 
 
 class Asked:
@@ -46,10 +47,10 @@ class Asked:
         return FACTS if model.endswith(".bin") else None
 
     async def new(self, **fields: Any) -> RuntimePreset:
-        return await self.editor.new(RuntimeChanges(**{"name": "mine", "model": "toy", **fields}))
+        return await self.editor.new(RuntimeChanges(**{"name": "mine", "model": "toy", **fields}), [OTHER])
 
     async def changed(self, preset: RuntimePreset, **changes: Any) -> RuntimePreset:
-        return await self.editor.changed(preset, RuntimeChanges(**changes))
+        return await self.editor.changed(preset, RuntimeChanges(**changes), [OTHER, preset])
 
 
 @pytest.fixture
@@ -80,6 +81,8 @@ async def test_what_a_file_leaves_open_is_not_taken_from_the_settings(asked: Ask
         ("runtime.invalid", {"backend": "another"}),
         ("runtime.invalid", {"cpu_threads": CPU_COUNT + 1}),
         ("runtime.invalid", {"model": "/m.bin", "backend": "toy"}),
+        ("runtime.exists", {"name": "other"}),
+        ("runtime.exists", {"name": "aaaaaaaa"}),
     ],
 )
 async def test_what_cannot_be_is_refused(asked: Asked, code: str, fields: dict[str, Any]) -> None:
@@ -90,11 +93,20 @@ async def test_what_cannot_be_is_refused(asked: Asked, code: str, fields: dict[s
         assert raised.value.code == code
 
 
+async def test_a_name_means_one_runtime(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    preset = await asked.new()
+    assert (await asked.changed(preset, name=preset.id)).name == preset.id, "its own id is free"
+    assert (await asked.new(name="Other")).name == "Other", "names differ in case"
+    monkeypatch.setattr("secrets.token_hex", lambda _: "other")
+    with pytest.raises(WhisperdError, match="other"):
+        await asked.new()
+
+
 async def test_the_computer_is_asked_only_about_what_is_loaded_anew(asked: Asked) -> None:
     preset = await asked.new()
     asked.capabilities_of.clear()
     assert await asked.changed(preset, name="mine") is preset
-    assert (await asked.changed(preset, name="other", keep_alive=0)).version == 2
+    assert (await asked.changed(preset, name="another", keep_alive=0)).version == 2
     assert not asked.capabilities_of
     after = await asked.changed(preset, workers=2)
     assert asked.capabilities_of == [after]

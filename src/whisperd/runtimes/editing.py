@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
 from whisperd.plugins import ModelFacts
+from whisperd.runtimes import errors
 from whisperd.runtimes.file_models import as_stored, narrowed
 from whisperd.runtimes.preset import (
     RuntimeChanges,
@@ -30,13 +31,19 @@ class Editor:
         self._computer = provisioner.computer
         self._settings = settings
 
-    async def new(self, fields: RuntimeChanges) -> RuntimePreset:
-        """One that is to be saved. Raises `runtime.invalid`, and what is wrong with its model."""
+    async def new(self, fields: RuntimeChanges, saved: Iterable[RuntimePreset]) -> RuntimePreset:
+        """One that is to be saved beside others.
+
+        Raises `runtime.invalid`, `runtime.exists`, and what is wrong with its model.
+        """
         preset = new_preset(await self._with_known_model(fields), self._settings())
         await self._check(preset)
+        _check_free(preset, saved)
         return preset
 
-    async def changed(self, preset: RuntimePreset, changes: RuntimeChanges) -> RuntimePreset:
+    async def changed(
+        self, preset: RuntimePreset, changes: RuntimeChanges, saved: Iterable[RuntimePreset]
+    ) -> RuntimePreset:
         """The preset with these changes, the very same one if nothing is different. Raises as `new`.
 
         What this computer can do matters only to what has to be loaded anew.
@@ -44,6 +51,7 @@ class Editor:
         after = changed_preset(preset, await self._with_known_model(changes))
         if needs_reload(preset, after):
             await self._check(after)
+        _check_free(after, saved)
         return after
 
     def for_once(self, model: str, facts: ModelFacts | None) -> RuntimePreset:
@@ -60,3 +68,10 @@ class Editor:
     async def _check(self, preset: RuntimePreset) -> None:
         preset = narrowed(preset, await self._models.facts(preset.model))
         check_against(preset, await self._computer.capabilities(preset))
+
+
+def _check_free(preset: RuntimePreset, saved: Iterable[RuntimePreset]) -> None:
+    """Whoever names a runtime, by name or by id, is to mean one."""
+    for one in saved:
+        if one.id != preset.id and {one.id, one.name} & {preset.id, preset.name}:
+            raise errors.exists("runtime", preset.name, one.name)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from shlex import quote
+from typing import Literal
 
 from whisperd.rpc.errors import WhisperdError
 
 __all__ = [
+    "Noun",
     "cancelled",
+    "check_version",
+    "exists",
     "failed",
     "gone_from_profile",
     "model_in_use",
@@ -18,7 +22,10 @@ __all__ = [
     "refused",
     "unexpected",
     "unknown",
+    "unknown_profile",
 ]
+
+Noun = Literal["runtime", "profile"]
 
 _REFUSALS = {
     "runtime.is_default": (
@@ -68,6 +75,41 @@ def unknown(name: str, known: Sequence[str]) -> WhisperdError:
         f"There is no runtime {name!r}.",
         f"Did you mean {near[0]}? {there_are}" if near else there_are,
         {"runtime": name, "runtimes": list(known)},
+    )
+
+
+def exists(noun: Noun, name: str, other: str) -> WhisperdError:
+    """There is another one of that name, or with that id."""
+    why = ": there is one of that name already" if other == name else f", for it is the id of {other}"
+    return WhisperdError(
+        f"{noun}.exists",
+        f"A {noun} cannot be named {name}{why}.",
+        f"Choose another name, or change that one with `whisperctl {noun}s edit {quote(other)}`.",
+        {"name": name},
+    )
+
+
+def check_version(noun: Noun, name: str, version: int, expected: int | None) -> None:
+    """Raise `runtime.stale` or `profile.stale` where somebody expects another version than there is."""
+    if expected not in (None, version):
+        raise WhisperdError(
+            f"{noun}.stale",
+            f"The {noun} {name} was changed by somebody else meanwhile.",
+            f"Look at it with `whisperctl {noun}s show {quote(name)}`, then change it again.",
+            {"name": name, "version": version, "expected": expected},
+        )
+
+
+def unknown_profile(name: str, names: Iterable[str]) -> WhisperdError:
+    """`profile.unknown`, with the names that there are."""
+    known = sorted(names)
+    return WhisperdError(
+        "profile.unknown",
+        f"There is no profile {name!r}.",
+        f"Use one of {', '.join(known)}, or make it with `whisperctl profiles create {quote(name)}`."
+        if known
+        else "Make one with `whisperctl profiles create NAME`.",
+        {"name": name, "profiles": known},
     )
 
 

@@ -96,7 +96,7 @@ class RuntimeManager:
             return found
         if found := next((one for one in self._runtimes.values() if one.name == name), None):
             return found
-        raise errors.unknown(name, [one.name for one in self._runtimes.values() if one.is_saved])
+        raise errors.unknown(name, [one.name for one in self._presets()])
 
     def with_model(self, model: str, facts: ModelFacts | None = None) -> Runtime:
         """An enabled runtime with this model, the default before others, or one that is made for once."""
@@ -142,7 +142,7 @@ class RuntimeManager:
     async def create(self, fields: RuntimeChanges, *, make_default: bool = False) -> Runtime:
         """Save a new runtime, and make it the default if asked to: both or neither."""
         async with self._saving:
-            preset = await self._editor.new(fields)
+            preset = await self._editor.new(fields, self._presets())
             await self._store.insert(preset, make_default=make_default)
             runtime = Runtime(preset)
             self._add(runtime)
@@ -158,9 +158,9 @@ class RuntimeManager:
         """
         async with self._saving:
             before = self._saved(runtime)
-            preset = await self._editor.changed(before, changes)
-            # Also when nothing is different: a stale version is refused in any case.
-            await self._save(runtime, preset, before.version if version is None else version)
+            errors.check_version("runtime", before.name, before.version, version)
+            preset = await self._editor.changed(before, changes, self._presets())
+            await self._save(runtime, preset)
             if needs_reload(before, preset):
                 self.provisioner.failures.forget(preset.model)  # what was changed may be what mends it
                 if runtime.hosting is None:
@@ -392,16 +392,20 @@ class RuntimeManager:
                 del self._runtimes[one.id]
                 self._lives.remove(one.id)
 
+    def _presets(self) -> list[RuntimePreset]:
+        """Those that are saved."""
+        return [one.preset for one in self._runtimes.values() if one.is_saved]
+
     def _saved(self, runtime: Runtime) -> RuntimePreset:
         """Its preset. Raises `runtime.not_saved`, and `runtime.unknown` if it was deleted meanwhile."""
         if not runtime.is_saved:
             raise errors.not_saved(runtime.name)
         if runtime.id not in self._runtimes:
-            raise errors.unknown(runtime.name, [one.name for one in self.all() if one.is_saved])
+            raise errors.unknown(runtime.name, [one.name for one in self._presets()])
         return runtime.preset
 
-    async def _save(self, runtime: Runtime, preset: RuntimePreset, version: int) -> None:
-        await self._store.update(preset, expected_version=version)
+    async def _save(self, runtime: Runtime, preset: RuntimePreset) -> None:
+        await self._store.update(preset)
         runtime.preset = preset
 
     async def _set_enabled(self, runtime: Runtime, event: LifeEvent, *, is_enabled: bool) -> None:
@@ -412,7 +416,7 @@ class RuntimeManager:
                 preset = msgspec.structs.replace(
                     before, enabled=is_enabled, changed=now_rfc3339(), version=before.version + 1
                 )
-                await self._save(runtime, preset, before.version)
+                await self._save(runtime, preset)
             self.apply(runtime, event)
         self.tell(runtime)
 

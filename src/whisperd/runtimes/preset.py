@@ -185,7 +185,7 @@ def needs_reload(before: RuntimePreset, after: RuntimePreset) -> bool:
     return any(getattr(before, name) != getattr(after, name) for name in RELOADING)
 
 
-def check_name(name: str, noun: Literal["runtime", "profile"]) -> str:
+def check_name(name: str, noun: errors.Noun) -> str:
     """The name as it is. Raises `runtime.invalid` or `profile.invalid`."""
     if _NAME.fullmatch(name) and name == name.strip():
         return name

@@ -1,15 +1,12 @@
-"""The saved runtimes in the data base, and which of them is the default."""
+"""The saved runtimes in the data base, and which of them is the default. Their manager says what may be."""
 
 from __future__ import annotations
 
 import sqlite3
-from shlex import quote
 from typing import Any
 
 import msgspec
 
-from whisperd.rpc.errors import WhisperdError
-from whisperd.runtimes import errors
 from whisperd.runtimes.preset import RuntimePreset
 from whisperd.store import Database, damaged
 
@@ -39,10 +36,9 @@ class PresetStore:
             raise damaged(self._database.path, str(error)) from error
 
     async def insert(self, preset: RuntimePreset, *, make_default: bool = False) -> None:
-        """Save a new one, as the default if asked to. Raises `runtime.exists`."""
+        """Save a new one, as the default if asked to."""
 
         def work(connection: sqlite3.Connection) -> None:
-            _check_free(connection, preset)
             statement = f"INSERT INTO runtimes ({_LIST}) VALUES ({_PLACES})"  # noqa: S608 - our columns
             connection.execute(statement, _to_row(preset))
             if make_default:
@@ -50,40 +46,20 @@ class PresetStore:
 
         await self._database.run(work)
 
-    async def update(self, preset: RuntimePreset, expected_version: int) -> None:
-        """Save what was changed in one of this version.
-
-        Raises `runtime.unknown`, `runtime.stale`, `runtime.exists`.
-        """
-
-        def work(connection: sqlite3.Connection) -> None:
-            _check_version(connection, preset, expected_version)
-            _check_free(connection, preset)
-            connection.execute(f"UPDATE runtimes SET {_SETTINGS} WHERE id = :id", _to_row(preset))  # noqa: S608
-
-        await self._database.run(work)
+    async def update(self, preset: RuntimePreset) -> None:
+        """Save what was changed in one."""
+        statement = f"UPDATE runtimes SET {_SETTINGS} WHERE id = :id"  # noqa: S608 - our columns
+        await self._database.run(lambda connection: connection.execute(statement, _to_row(preset)))
 
     async def delete(self, id_: str) -> None:
-        """Forget one. Raises `runtime.unknown`, `runtime.is_default`."""
-
-        def work(connection: sqlite3.Connection) -> None:
-            if id_ == _default_id(connection):
-                (name,) = connection.execute("SELECT name FROM runtimes WHERE id = ?", (id_,)).fetchone()
-                raise errors.refused("runtime.is_default", name)
-            if connection.execute("DELETE FROM runtimes WHERE id = ?", (id_,)).rowcount == 0:
-                raise errors.unknown(id_, _names(connection))
-
-        await self._database.run(work)
+        """Forget one, which is not the default."""
+        await self._database.run(
+            lambda connection: connection.execute("DELETE FROM runtimes WHERE id = ?", (id_,))
+        )
 
     async def set_default(self, id_: str) -> None:
-        """Make one the default in place of the one that is. Raises `runtime.unknown`."""
-
-        def work(connection: sqlite3.Connection) -> None:
-            if connection.execute("SELECT 1 FROM runtimes WHERE id = ?", (id_,)).fetchone() is None:
-                raise errors.unknown(id_, _names(connection))
-            _make_default(connection, id_)
-
-        await self._database.run(work)
+        """Make one the default in place of the one that is."""
+        await self._database.run(lambda connection: _make_default(connection, id_))
 
 
 def check_presets(connection: sqlite3.Connection) -> None:
@@ -114,37 +90,6 @@ def _default_id(connection: sqlite3.Connection) -> str | None:
 def _make_default(connection: sqlite3.Connection, id_: str) -> None:
     if connection.execute("UPDATE default_runtime SET id = ?", (id_,)).rowcount == 0:
         connection.execute("INSERT INTO default_runtime (only_row, id) VALUES (1, ?)", (id_,))
-
-
-def _names(connection: sqlite3.Connection) -> list[str]:
-    return [name for (name,) in connection.execute("SELECT name FROM runtimes")]
-
-
-def _check_free(connection: sqlite3.Connection, preset: RuntimePreset) -> None:
-    """Whoever names a runtime, by name or by id, is to mean one."""
-    query = "SELECT name FROM runtimes WHERE id <> :id AND (name = :name OR id = :name OR name = :id)"
-    taken = connection.execute(query, {"id": preset.id, "name": preset.name}).fetchone()
-    if taken is not None:
-        also = "" if taken[0] == preset.name else f", for it is the id of {taken[0]}"
-        raise WhisperdError(
-            "runtime.exists",
-            f"A runtime cannot be named {preset.name}{also or ': there is one of that name already'}.",
-            f"Choose another name, or change that one with `whisperctl runtimes edit {quote(taken[0])}`.",
-            {"name": preset.name},
-        )
-
-
-def _check_version(connection: sqlite3.Connection, preset: RuntimePreset, expected_version: int) -> None:
-    row = connection.execute("SELECT version FROM runtimes WHERE id = ?", (preset.id,)).fetchone()
-    if row is None:
-        raise errors.unknown(preset.name, _names(connection))
-    if row[0] != expected_version:
-        raise WhisperdError(
-            "runtime.stale",
-            f"The runtime {preset.name} was changed by somebody else meanwhile.",
-            f"Look at it with `whisperctl runtimes show {quote(preset.name)}`, then change it again.",
-            {"name": preset.name, "version": row[0], "expected": expected_version},
-        )
 
 
 def _to_row(preset: RuntimePreset) -> dict[str, Any]:

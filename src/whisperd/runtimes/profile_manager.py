@@ -11,8 +11,9 @@ from msgspec import UNSET, UnsetType
 
 from whisperd.clock import now_rfc3339
 from whisperd.rpc.errors import WhisperdError
+from whisperd.runtimes import errors
 from whisperd.runtimes.preset import check_name
-from whisperd.runtimes.profiles import Profile, ProfileStore, unknown_profile
+from whisperd.runtimes.profiles import Profile, ProfileStore
 
 __all__ = ["ProfileChanges", "ProfileManager"]
 
@@ -58,7 +59,7 @@ class ProfileManager:
         """The profile of that name. Raises `profile.unknown`."""
         if profile := self._profiles.get(name):
             return profile
-        raise unknown_profile(name, self._profiles)
+        raise errors.unknown_profile(name, self._profiles)
 
     def view(self, profile: Profile) -> dict[str, Any]:
         """What is told of it: the runtime by its name."""
@@ -72,6 +73,7 @@ class ProfileManager:
             profile = self._changed(Profile(name="", created=now, changed=now), changes)
             if not profile.name:
                 raise _invalid("name", "A profile needs a name.", "Give it one.")
+            self._check_free(profile.name)
             await self._store.insert(profile)
             self._profiles[profile.name] = profile
         return profile
@@ -80,10 +82,13 @@ class ProfileManager:
         """Change one; one with another version than `version` is refused."""
         async with self._saving:
             before = self.find(name)
+            errors.check_version("profile", name, before.version, version)
             after = msgspec.structs.replace(
                 self._changed(before, changes), changed=now_rfc3339(), version=before.version + 1
             )
-            await self._store.update(name, after, before.version if version is None else version)
+            if after.name != name:
+                self._check_free(after.name)
+            await self._store.update(name, after)
             del self._profiles[name]
             self._profiles[after.name] = after
         return after
@@ -113,6 +118,10 @@ class ProfileManager:
                 "Leave out its runtime or the model among its options.",
             )
         return changed
+
+    def _check_free(self, name: str) -> None:
+        if name in self._profiles:
+            raise errors.exists("profile", name, name)
 
     def _check(self, options: Options) -> None:
         if "runtime" in options:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
-from shlex import quote
 from typing import Any
 
 import msgspec
 
-from whisperd.rpc.errors import WhisperdError
 from whisperd.store import Database, damaged
 
-__all__ = ["Profile", "ProfileStore", "check_profiles", "unknown_profile"]
+__all__ = ["Profile", "ProfileStore", "check_profiles"]
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,45 +42,27 @@ class ProfileStore:
 
     async def load(self) -> list[Profile]:
         """All of them, by name."""
-
         try:
             return await self._database.run(_profiles)
         except ValueError as error:
             raise damaged(self._database.path, str(error)) from error
 
     async def insert(self, profile: Profile) -> None:
-        """Save a new one. Raises `profile.exists`."""
+        """Save a new one."""
+        statement = f"INSERT INTO profiles ({_LIST}) VALUES ({_PLACES})"  # noqa: S608 - our columns
+        await self._database.run(lambda connection: connection.execute(statement, _to_row(profile)))
 
-        def work(connection: sqlite3.Connection) -> None:
-            _check_free(connection, profile.name)
-            statement = f"INSERT INTO profiles ({_LIST}) VALUES ({_PLACES})"  # noqa: S608 - our columns
-            connection.execute(statement, _to_row(profile))
-
-        await self._database.run(work)
-
-    async def update(self, name: str, profile: Profile, expected_version: int) -> None:
-        """Save what was changed, perhaps the name too, in the one of this name and version.
-
-        Raises `profile.unknown`, `profile.stale`, `profile.exists`.
-        """
-
-        def work(connection: sqlite3.Connection) -> None:
-            _check_version(connection, name, expected_version)
-            if profile.name != name:
-                _check_free(connection, profile.name)
-            statement = f"UPDATE profiles SET {_SETTINGS} WHERE name = :old_name"  # noqa: S608 - our columns
-            connection.execute(statement, {**_to_row(profile), "old_name": name})
-
-        await self._database.run(work)
+    async def update(self, name: str, profile: Profile) -> None:
+        """Save what was changed, perhaps the name too, in the one of this name."""
+        statement = f"UPDATE profiles SET {_SETTINGS} WHERE name = :old_name"  # noqa: S608 - our columns
+        row = {**_to_row(profile), "old_name": name}
+        await self._database.run(lambda connection: connection.execute(statement, row))
 
     async def delete(self, name: str) -> None:
-        """Forget one. Raises `profile.unknown`."""
-
-        def work(connection: sqlite3.Connection) -> None:
-            if connection.execute("DELETE FROM profiles WHERE name = ?", (name,)).rowcount == 0:
-                raise unknown_profile(name, _names(connection))
-
-        await self._database.run(work)
+        """Forget one."""
+        await self._database.run(
+            lambda connection: connection.execute("DELETE FROM profiles WHERE name = ?", (name,))
+        )
 
 
 def check_profiles(connection: sqlite3.Connection) -> None:
@@ -103,46 +82,6 @@ def _from_row(row: tuple[Any, ...]) -> Profile:
         return msgspec.convert(values, Profile)
     except (msgspec.MsgspecError, TypeError) as error:
         raise ValueError(f"the profile {values['name']} in it is not valid ({error})") from error
-
-
-def unknown_profile(name: str, names: Iterable[str]) -> WhisperdError:
-    """`profile.unknown`, with the names that there are."""
-    known = sorted(names)
-    return WhisperdError(
-        "profile.unknown",
-        f"There is no profile {name!r}.",
-        f"Use one of {', '.join(known)}, or make it with `whisperctl profiles create {quote(name)}`."
-        if known
-        else "Make one with `whisperctl profiles create NAME`.",
-        {"name": name, "profiles": known},
-    )
-
-
-def _names(connection: sqlite3.Connection) -> list[str]:
-    return [name for (name,) in connection.execute("SELECT name FROM profiles")]
-
-
-def _check_free(connection: sqlite3.Connection, name: str) -> None:
-    if connection.execute("SELECT 1 FROM profiles WHERE name = ?", (name,)).fetchone() is not None:
-        raise WhisperdError(
-            "profile.exists",
-            f"There is a profile named {name} already.",
-            f"Choose another name, or change that one with `whisperctl profiles edit {quote(name)}`.",
-            {"name": name},
-        )
-
-
-def _check_version(connection: sqlite3.Connection, name: str, expected_version: int) -> None:
-    row = connection.execute("SELECT version FROM profiles WHERE name = ?", (name,)).fetchone()
-    if row is None:
-        raise unknown_profile(name, _names(connection))
-    if row[0] != expected_version:
-        raise WhisperdError(
-            "profile.stale",
-            f"The profile {name} was changed by somebody else meanwhile.",
-            f"Look at it with `whisperctl profiles show {quote(name)}`, then change it again.",
-            {"name": name, "version": row[0], "expected": expected_version},
-        )
 
 
 def _to_row(profile: Profile) -> dict[str, Any]:
