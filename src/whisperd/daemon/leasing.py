@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from whisperd.jobs.job import Job
 from whisperd.jobs.options import JobOptions, job_options
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes import Lease, Runtime
-from whisperd.runtimes.choice import Choice, choose
 from whisperd.runtimes.errors import gone_from_profile
 from whisperd.runtimes.profiles import Profile
 
@@ -30,14 +27,20 @@ async def lease_for_options(
     an option or a model.
     """
     profile = None if profile_name is None else service.profiles.find(profile_name)
-    of_profile = Choice(profile.runtime, profile.options.get("model")) if profile else Choice()
-    choice = choose(Choice(requested.get("runtime"), requested.get("model")), of_profile)
-    options = msgspec.structs.replace(
-        job_options({**(profile.options if profile else {}), **requested}),
-        runtime=choice.runtime,
-        model=choice.model,
-    )
-    return options, *await _lease(service, choice, profile)
+    of_profile = {"runtime": profile.runtime, **profile.options} if profile else {}
+    # Whoever asks for a runtime or a model gets neither of the profile's.
+    names_any = any(requested.get(name) is not None for name in ("runtime", "model"))
+    named = requested if names_any else of_profile
+    choice = {"runtime": named.get("runtime"), "model": named.get("model")}
+    options = job_options({**of_profile, **requested, **choice})
+    if options.runtime is not None and options.model is not None:
+        raise WhisperdError(
+            "runtime.invalid",
+            "A runtime and a model are named, and a runtime has its own model.",
+            "Name the one or the other.",
+            {"field": "model"},
+        )
+    return options, *await _lease(service, options, profile)
 
 
 async def lease_for_job(service: Service, job: Job) -> Lease:
@@ -52,13 +55,13 @@ async def lease_for_job(service: Service, job: Job) -> Lease:
 
 
 async def _lease(
-    service: Service, choice: Choice, profile: Profile | None
+    service: Service, options: JobOptions, profile: Profile | None
 ) -> tuple[Lease, Sequence[str] | None]:
     runtimes, models = service.runtimes, service.models
-    if choice.model is not None:
-        model = await models.describe(choice.model)
+    if options.model is not None:
+        model = await models.describe(options.model)
         return runtimes.lease(runtimes.with_model(model.name, model.facts)), model.languages
-    runtime = runtimes.answering if choice.runtime is None else _find(service, choice.runtime, profile)
+    runtime = runtimes.answering if options.runtime is None else _find(service, options.runtime, profile)
     if runtime.loaded is not None:
         return runtimes.lease(runtime), runtime.loaded.info.languages
     lease = runtimes.lease(runtime)

@@ -6,11 +6,11 @@ gets a lease. What may follow what is decided by `life`, a pure state machine.
 A `host` keeps a runtime while it is there: the `provisioner` chooses among what its `preset` asks for, what
 `computer` can do and `fallback` does not rule out, and has `prepare` get it, `room` finds the memory
 (`memory`), and `loaded` keeps its worker. What people set of it goes through `editing` into `presets`;
-`advice` says beforehand what will not fit, `history` what became of it. Which runtime a job gets, `choice`
-says, with a profile (`profiles`, `profile_manager`). All that the room asks of the rest of the daemon is in
-`surroundings`.
+`advice` says beforehand what will not fit, `history` what became of it. Profiles, each a runtime and options
+of jobs under a name, are kept by `profile_manager` in `profiles`. All that the room asks of the rest of the
+daemon is in `surroundings`.
 
-`life`, `preset`, `choice`, `memory` and `file_models` are pure.
+`life`, `preset`, `memory` and `file_models` are pure.
 """
 
 from __future__ import annotations
