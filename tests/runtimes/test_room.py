@@ -17,10 +17,12 @@ from whisperd.models import ModelStore
 from whisperd.models.memory import need_bytes
 from whisperd.plugins import Backend, Variant
 from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.events import RuntimeStatusName
 from whisperd.runtimes import Runtime, RuntimePreset
 from whisperd.runtimes.computer import Computer
+from whisperd.runtimes.life import Life
 from whisperd.runtimes.prepare import Prepared
-from whisperd.runtimes.room import Memories, Occupant, Room, free_in
+from whisperd.runtimes.room import Memories, Room, free_in
 from whisperd.worker.protocol import LoadParams
 from whisperd_testing import RunningDaemon, batches, loads, until, write_tone
 
@@ -65,17 +67,18 @@ class House:
     leased_meanwhile: set[str] = field(default_factory=set)
     """Those that somebody leases while the GPUs are being looked at."""
     evicted: list[str] = field(default_factory=list)
-    on_the_way: dict[str, anyio.Event] = field(default_factory=dict)
-    """Those that are being loaded or unloaded, with what is set when they have come further."""
+    on_the_way: set[str] = field(default_factory=set)
+    """Those that are being loaded or unloaded."""
 
     def occupants(self) -> list[Runtime]:
         return self.tenants
 
-    def is_idle(self, one: Runtime) -> bool:
-        return one.name not in self.busy
+    def life(self, one: Runtime) -> Life:
+        status: RuntimeStatusName = "loading" if one.name in self.on_the_way else "loaded"
+        return Life(status=status, leases=int(one.name in self.busy))
 
     def evict(self, one: Runtime) -> anyio.Event:
-        assert self.is_idle(one), "what is used is not unloaded"
+        assert self.life(one).is_idle, "what is used is not unloaded"
         self.tenants.remove(one)
         self.evicted.append(one.name)
         assert one.loaded is not None
@@ -84,9 +87,6 @@ class House:
         ended = anyio.Event()
         ended.set()
         return ended
-
-    def moving(self, one: Runtime) -> anyio.Event | None:
-        return self.on_the_way.get(one.name)
 
     async def admit(self, newcomer: Runtime, need: int, *, on_gpu: int | None = None) -> None:
         backend = Backend(
@@ -212,7 +212,7 @@ async def test_nobody_is_refused_while_others_are_on_the_way(tmp_path: Path, the
     """What one that is loading has read so far is missing from what is free, and promised to it as well."""
     other = runtime("other", {None: 500 * MB})
     house = make_house(tmp_path, 600 * MB)
-    house.tenants, house.busy, house.on_the_way = [other], {"other"}, {"other": anyio.Event()}
+    house.tenants, house.busy, house.on_the_way = [other], {"other"}, {"other"}
     refused: list[WhisperdError] = []
 
     async def admit() -> None:
@@ -233,7 +233,8 @@ async def test_nobody_is_refused_while_others_are_on_the_way(tmp_path: Path, the
             other.loaded = _Loaded(500 * MB)  # type: ignore[assignment]
         if then == "it is in, and larger":
             house.memory = Memory(house.memory.total, 400 * MB)
-        house.on_the_way.pop("other").set()
+        house.on_the_way.remove("other")
+        other.changed.set()
     assert bool(refused) == (then == "it is in, and larger")
 
 
@@ -306,9 +307,7 @@ async def test_what_is_leased_while_the_gpus_are_looked_at_stays(tmp_path: Path)
     there=st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=5),
 )
 def test_what_is_free_is_never_counted_twice(free: int, limit: int, there: list[tuple[int, int]]) -> None:
-    occupants = [
-        Occupant(runtime("one", {None: need}, taken=taken), {None: need}, True) for need, taken in there
-    ]
+    occupants = [runtime("one", {None: need}, taken=taken) for need, taken in there]
     left = free_in({None: free}, limit, occupants)[None]
     assert left <= free
     still_to_come = sum(max(0, need - taken) for need, taken in there)

@@ -604,7 +604,7 @@ async def test_one_whose_worker_has_died_is_not_told_as_loaded(
         view = house.manager.view(runtime)
         assert (view.status, view.pid, view.loaded, view.memory) == ("loading", None, None, None)
         assert view.error is not None and view.error["code"] == "worker.died"
-        assert house.manager.moving(runtime) is not None
+        assert not house.manager.life(runtime).is_settled
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(house.manager.load, runtime)
             await until(lambda: house.manager.life(runtime).leases == 1)
@@ -938,7 +938,7 @@ async def test_unloading_waits_until_the_memory_is_free(open_house: OpenHouse, p
     async with open_house() as house:
         runtime = await house.create()
         await house.manager.load(runtime)
-        assert house.manager.moving(runtime) is None
+        assert house.manager.life(runtime).is_settled
         puppets.may_end = anyio.Event()
         is_over = anyio.Event()
 
@@ -952,8 +952,8 @@ async def test_unloading_waits_until_the_memory_is_free(open_house: OpenHouse, p
             view = house.manager.view(runtime)
             assert (view.status, view.detail) == ("loaded", "unloading")
             assert not is_over.is_set()
-            change = house.manager.moving(runtime)
-            assert change is not None and not change.is_set()
+            assert not house.manager.life(runtime).is_settled
+            change = runtime.changed.next
             puppets.may_end.set()
         assert change.is_set()
         assert house.status(runtime) == "unloaded"

@@ -116,6 +116,11 @@ class Life:
         return self.status == "loaded" and self.ending is None
 
     @property
+    def is_settled(self) -> bool:
+        """Whether it is neither on the way in nor out."""
+        return self.is_ready and not self.is_restarting
+
+    @property
     def is_usable(self) -> bool:
         """Whether a lease holder may begin to compute on it."""
         return self.is_ready and not self.is_outdated

@@ -282,21 +282,12 @@ class RuntimeManager:
         """Those that have a worker, or are let in to have one."""
         return [one for one in self.all() if one.needs and self.life(one).is_hosted]
 
-    def is_idle(self, runtime: Runtime) -> bool:
-        """Whether nothing speaks against unloading it."""
-        return self.life(runtime).is_idle
-
     def evict(self, runtime: Runtime) -> anyio.Event:
         """Unload an idle runtime; the event is set when its memory is free."""
         assert runtime.hosting is not None
         ended = runtime.hosting.ended
         self.apply(runtime, "evict")
         return ended
-
-    def moving(self, runtime: Runtime) -> anyio.Event | None:
-        """The event of the next change of one that is on its way in or out; None of one that stands still."""
-        life = self.life(runtime)
-        return None if life.is_ready and not life.is_restarting else runtime.changed.next
 
     def relieve(self, *, with_default: bool) -> list[tuple[str, anyio.Event]]:
         """Unload what is idle, and the default too if that is asked for and nobody uses it.

@@ -6,59 +6,28 @@ How much a model needs is told by `whisperd.models.memory.need_bytes`, how much 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from shlex import quote
 
 from whisperd.models import CatalogueModel
 from whisperd.quantities import size
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = [
-    "Candidate",
-    "NotEnough",
-    "Plan",
-    "largest_that_fits",
-    "not_enough_memory",
-    "plan",
-]
+__all__ = ["largest_that_fits", "not_enough_memory", "plan"]
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """An idle runtime that may be unloaded: not leased, not the default."""
+def plan(need: int, free: int, idle: Iterable[tuple[str, int]]) -> tuple[list[str], int]:
+    """What to unload so that `need` fits, of what is idle and gives memory back, and what is free then.
 
-    id: str
-    memory: int
-    """What unloading it gives back."""
-    last_used: float
-    """By any clock that all candidates share."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """It fits once these are unloaded, which may be none."""
-
-    evict: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class NotEnough:
-    """It does not fit, whatever is unloaded."""
-
-    free: int
-    """What would be free if every candidate were unloaded."""
-
-
-def plan(need: int, free: int, idle: Sequence[Candidate]) -> Plan | NotEnough:
-    """What to unload so that `need` fits: the least recently used first, and no more than it takes."""
-    evict: list[str] = []
-    for candidate in sorted(idle, key=lambda one: one.last_used):
+    It is no more than it takes, in the order given. Where it does not fit either way, it is all of it.
+    """
+    leaving: list[str] = []
+    for name, gives_back in idle:
         if need <= free:
             break
-        free += candidate.memory
-        evict.append(candidate.id)
-    return Plan(tuple(evict)) if need <= free else NotEnough(free)
+        free += gives_back
+        leaving.append(name)
+    return leaving, free
 
 
 def largest_that_fits(

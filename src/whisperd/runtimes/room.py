@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -13,40 +12,19 @@ from whisperd.hardware import Gpu, Memory, read_memory
 from whisperd.models import ModelStore, loading_bytes, need_bytes
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.computer import Computer
-from whisperd.runtimes.memory import (
-    Candidate,
-    NotEnough,
-    largest_that_fits,
-    not_enough_memory,
-    plan,
-)
+from whisperd.runtimes.life import Life
+from whisperd.runtimes.memory import largest_that_fits, not_enough_memory, plan
 from whisperd.runtimes.prepare import Prepared
 from whisperd.runtimes.preset import RuntimePreset
 from whisperd.runtimes.runtime import Runtime
 from whisperd.worker.protocol import LoadParams
 
-__all__ = ["Memories", "Occupant", "Room", "Tenants", "free_in"]
+__all__ = ["Memories", "Room", "Tenants", "free_in"]
 
 Place = int | None
 """A GPU by its number, or None: the computer's own memory."""
 Memories = Mapping[Place, int]
 """Bytes by place."""
-
-
-@dataclass(frozen=True)
-class Occupant:
-    """A runtime that has a worker, or is about to have one."""
-
-    runtime: Runtime
-    needs: Memories
-    """The most that it was estimated to take."""
-    is_idle: bool
-    """Whether it may be unloaded."""
-
-    @property
-    def taken(self) -> int:
-        """What its worker has of the computer's memory at the moment."""
-        return (self.runtime.loaded.memory_bytes if self.runtime.loaded else 0) or 0
 
 
 class Tenants(Protocol):
@@ -55,14 +33,11 @@ class Tenants(Protocol):
     def occupants(self) -> Sequence[Runtime]:
         """Those with a worker, or about to have one."""
 
-    def is_idle(self, runtime: Runtime) -> bool:
-        """Whether one may be unloaded."""
+    def life(self, runtime: Runtime) -> Life:
+        """Where one stands."""
 
     def evict(self, runtime: Runtime) -> anyio.Event:
         """Unload an idle one; the event is set when its memory is free."""
-
-    def moving(self, runtime: Runtime) -> anyio.Event | None:
-        """The event that is set when one that is on its way in or out has come further; else None."""
 
 
 class Room:
@@ -102,13 +77,15 @@ class Room:
                 places = await self._places(runtime.preset, needs)
                 # Behind it: one that was idle before may be leased by now.
                 others = [one for one in tenants.occupants() if one is not runtime]
-                occupants = [Occupant(one, one.needs, tenants.is_idle(one)) for one in others]
-                free = free_in(places, self._limit(), occupants)
+                idle = [one for one in others if tenants.life(one).is_idle]
+                free = free_in(places, self._limit(), others)
                 try:
-                    leaving = self._leaving(runtime, params, needs, free, occupants)
+                    leaving = self._leaving(runtime, params, needs, free, idle)
                 except WhisperdError:
-                    if moving := next(filter(None, map(tenants.moving, others)), None):
-                        return moving
+                    # Who is on the way in or out tells when it has come further.
+                    moving = (one.changed.next for one in others if not tenants.life(one).is_settled)
+                    if (event := next(moving, None)) is not None:
+                        return event
                     raise
                 if not leaving:
                     runtime.needs = needs
@@ -121,8 +98,7 @@ class Room:
     ) -> None:
         """Raise `memory.not_enough` or `memory.gpu_not_enough` if a worker has no room as things are."""
         needs = await self._needs(preset.model, prepared, params, batch_size)
-        occupants = [Occupant(one, one.needs, is_idle=False) for one in tenants.occupants()]
-        free = free_in(await self._places(preset, needs), self._limit(), occupants)
+        free = free_in(await self._places(preset, needs), self._limit(), tenants.occupants())
         for place, need in needs.items():
             left = free.get(place, need)
             if need > left:
@@ -162,20 +138,18 @@ class Room:
         params: LoadParams,
         needs: Memories,
         free: Memories,
-        occupants: Sequence[Occupant],
+        idle: Sequence[Runtime],
     ) -> list[Runtime]:
         """Who has to go. Raises what is told if that is not enough."""
-        leaving: dict[str, Runtime] = {}
+        idle = sorted(idle, key=lambda one: one.unused_since_s)
+        leaving: set[str] = set()
         for place, need in needs.items():
-            idle = [one for one in occupants if one.is_idle and place in one.needs]
-            candidates = [
-                Candidate(one.runtime.id, _gives_back(one, place), one.runtime.unused_since_s) for one in idle
-            ]
-            planned = plan(need, free.get(place, need), candidates)
-            if isinstance(planned, NotEnough):
-                raise self._not_enough(runtime, params, place, need, max(0, planned.free))
-            leaving |= {one.runtime.id: one.runtime for one in idle if one.runtime.id in planned.evict}
-        return list(leaving.values())
+            there = [(one.id, _gives_back(one, place)) for one in idle if place in one.needs]
+            gone, left = plan(need, free.get(place, need), there)
+            if need > left:
+                raise self._not_enough(runtime, params, place, need, max(0, left))
+            leaving.update(gone)
+        return [one for one in idle if one.id in leaving]
 
     def _not_enough(
         self, runtime: Runtime, params: LoadParams, place: Place, need: int, free: int
@@ -205,7 +179,7 @@ class Room:
         return error
 
 
-def free_in(free: Memories, limit: int, occupants: Sequence[Occupant]) -> dict[Place, int]:
+def free_in(free: Memories, limit: int, occupants: Sequence[Runtime]) -> dict[Place, int]:
     """What a newcomer may count on: what is free, less what those who are there may still take.
 
     Less than nothing where these have been promised more than there is.
@@ -215,16 +189,21 @@ def free_in(free: Memories, limit: int, occupants: Sequence[Occupant]) -> dict[P
         for place, need in one.needs.items():
             if place in left:
                 # What a worker has of a GPU's memory is not known: all of it once it is loaded.
-                taken = one.taken if place is None else need if one.runtime.loaded else 0
+                taken = _taken(one) if place is None else need if one.loaded else 0
                 left[place] -= max(0, need - taken)
     if limit:
         left[None] = min(left[None], limit - sum(_gives_back(one, None) for one in occupants))
     return left
 
 
-def _gives_back(one: Occupant, place: Place) -> int:
+def _taken(one: Runtime) -> int:
+    """What its worker has of the computer's memory at the moment."""
+    return (one.loaded.memory_bytes if one.loaded else 0) or 0
+
+
+def _gives_back(one: Runtime, place: Place) -> int:
     need = one.needs.get(place, 0)
-    return max(need, one.taken) if place is None else need
+    return max(need, _taken(one)) if place is None else need
 
 
 def _replicas_on(params: LoadParams, place: Place) -> int:
