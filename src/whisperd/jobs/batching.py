@@ -174,8 +174,6 @@ class JobClass:
     jobs: dict[str, QueuedJob] = field(default_factory=dict)
     ready: dict[str, QueuedJob] = field(default_factory=dict)
     """Those that have windows waiting."""
-    expected: set[str] = field(default_factory=set)
-    """Jobs that will be added."""
     passed_over_since_s: float = 0.0
     """By the clock: when it was served last, or began to wait."""
     waiting_s: float = 0.0
@@ -200,13 +198,11 @@ class JobClass:
 
     def add_job(self, job: str, past: Past) -> QueuedJob:
         """Make a place for a job."""
-        self.expected.discard(job)
         queued = self.jobs[job] = QueuedJob(job, self, self.level_s, past)
         return queued
 
     def remove_job(self, job: str) -> None:
-        """Forget a job, expected or here, and its waiting windows."""
-        self.expected.discard(job)
+        """Forget a job and its waiting windows."""
         if gone := self.jobs.pop(job, None):
             while gone.waiting:
                 gone.drop(gone.waiting[0])
@@ -259,7 +255,7 @@ class JobClass:
     @property
     def _is_ending(self) -> bool:
         """Whether no more is to come."""
-        return not self.expected and all(job.is_complete for job in self.jobs.values())
+        return all(job.is_complete for job in self.jobs.values())
 
     def _share_s(self) -> float:
         """A replica's part of the audio that waits, if no more is to come; else there is no limit."""

@@ -66,12 +66,8 @@ class Dispatcher:
         self._scheduler.held = priorities
         self._changed.set()
 
-    def expect(self, job: str, priority: Priority) -> None:
-        """A job waits until its file may be decoded: it will be added, or removed, later."""
-        self._scheduler.expect(job, priority)
-
     def add_job(self, job: str, priority: Priority, past: Past = NO_PAST) -> None:
-        """Make a place for a job among the others."""
+        """Make a place for a job among the others: while it waits to be decoded, and anew when it is."""
         self._scheduler.add_job(job, priority, past)
 
     def complete(self, job: str) -> None:

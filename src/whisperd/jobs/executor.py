@@ -115,7 +115,7 @@ class JobExecutor:
             loaded = await lease.loaded()
             check_against_engine(job.options, loaded.info, lease.model)
             dispatcher = self._dispatcher(loaded)
-            dispatcher.expect(job.id, job.options.priority)
+            dispatcher.add_job(job.id, job.options.priority)  # so that more is known to come
             try:
                 places = self._places[_queue_of(job)]
                 await places.acquire()

@@ -93,12 +93,8 @@ class WindowScheduler:
         self.held: frozenset[Priority] = frozenset()
         """Classes that wait, whatever there is to do."""
 
-    def expect(self, job: str, priority: Priority) -> None:
-        """A job will be added, or removed, later."""
-        self._classes[priority].expected.add(job)
-
     def add_job(self, job: str, priority: Priority, past: Past = NO_PAST) -> None:
-        """Make a place for a job."""
+        """Make a place for a job; one that has no windows yet may be added anew."""
         self._jobs[job] = self._classes[priority].add_job(job, past)
 
     def add(self, parcel: Parcel, now_s: float) -> None:
@@ -196,11 +192,6 @@ class WindowScheduler:
             and not self._is_retrying()
             and not (self._retries or self._due())
         )
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing waits and nothing is computed."""
-        return not (self._running or self._retries or any(one.ready for one in self._classes.values()))
 
     def _forget(self, are_meant: Callable[[Parcel], bool]) -> dict[int, tuple[int, ...]]:
         """Try certain parcels no more; what is being computed of them, as `remove_job` returns it."""
