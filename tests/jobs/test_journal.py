@@ -119,6 +119,15 @@ async def check_comes_back(fields: dict[str, Any], status: Any, is_over: bool) -
     assert (again.path, again.over.is_set()) == (job.path, is_over)
 
 
+@pytest.mark.anyio
+async def test_a_job_that_is_not_over_begins_anew() -> None:
+    job = a_job()
+    job.status, job.started, job.done_s, job.is_at_work = "running", "2026-01-02T03:04:05.678Z", 7.0, True
+    again = job_of(record_of(job))
+    assert (again.status, again.started, again.done_s, again.is_at_work) == ("queued", None, 0.0, False)
+    assert again.interruptions == 1
+
+
 @pytest.mark.parametrize("damaged", ["", "{}", '{"id": 1}', "[]"])
 def test_a_damaged_record_is_told_from_a_job(damaged: str) -> None:
     with pytest.raises(ValueError):
@@ -308,7 +317,7 @@ async def test_what_comes_while_something_is_saved_is_saved_together(tmp_path: P
         counted = CountedDatabase(database)
         async with open_saver(cast(Database, counted)) as saver:
             journal = JobJournal(saver)
-            tickets = [journal.put(record_of(a_job(str(number)))) for number in range(1000)]
+            tickets = [journal.put(a_job(str(number))) for number in range(1000)]
             tickets += [journal.add_windows("7", [a_window(number)]) for number in range(1000)]
             for ticket in tickets:
                 await ticket.saved()
@@ -333,9 +342,9 @@ async def test_a_job_and_what_belongs_to_it_are_saved_together_or_not_at_all(tmp
 
     async with open_database(tmp_path / "a.sqlite3") as database, open_saver(database) as saver:
         journal = JobJournal(saver)
-        await journal.put(record_of(a_job("both")), also=note).saved()
+        await journal.put(a_job("both"), also=note).saved()
         with pytest.raises(WhisperdError):
-            await journal.put(record_of(a_job("neither")), also=fail).saved()
+            await journal.put(a_job("neither"), also=fail).saved()
         assert [one.id for one in await journal.load()] == ["both"]
         assert (
             await database.run(lambda connection: connection.execute("SELECT * FROM ledger").fetchall()) == []
@@ -347,7 +356,7 @@ async def test_what_is_found_late_in_a_day_is_saved_as_quickly_as_what_is_found_
     found = Found(part=0, channel=0, position=1, spans=b"", memory=b"")
     async with open_database(tmp_path / "a.sqlite3") as database, open_saver(database) as saver:
         journal = JobJournal(saver)
-        journal.put(record_of(a_job("a")))
+        journal.put(a_job("a"))
         steps: list[int] = []
 
         def count(connection: sqlite3.Connection) -> None:
@@ -367,7 +376,7 @@ async def test_what_cannot_be_read_is_left_out(tmp_path: Path) -> None:
     async with open_database(tmp_path / "a.sqlite3") as database, open_saver(database) as saver:
         journal = JobJournal(saver)
         for name in ("a", "b"):
-            journal.put(record_of(a_job(name)))
+            journal.put(a_job(name))
         journal.add_windows("b", [a_window(0), a_window(1)])
         await saver.flush()
 
@@ -396,7 +405,7 @@ async def test_nobody_waits_while_what_is_finished_is_read(
     found = Found(part=0, channel=0, position=1, spans=b"", memory=b"")
     async with open_database(tmp_path / "a.sqlite3") as database, open_saver(database) as saver:
         journal = JobJournal(saver)
-        journal.put(record_of(a_job("a")))
+        journal.put(a_job("a"))
         journal.add_windows("a", [a_window(0)])
         await journal.add_found("a", found).saved()
         assert (await journal.windows("a"), await journal.found("a")) == ({0: a_window(0)}, (found,))

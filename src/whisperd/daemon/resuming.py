@@ -36,7 +36,7 @@ async def resume_jobs(service: Service, records: Sequence[JobRecord]) -> None:
         job = job_of(record)
         if job.input.upload is not None:
             service.remove_upload_after(job, job.input.upload)
-        if not record.detached:
+        if not record.is_detached:
             service.jobs.cancel_unfinished(job, _daemon_ended(job))
             continue
         try:
@@ -69,14 +69,14 @@ def last_uses(records: Sequence[JobRecord]) -> dict[str, str]:
     uses: dict[str, str] = {}
     for one in records:
         time = one.ended or one.started
-        if time is not None and one.runtime_id is not None and not one.cached:
+        if time is not None and one.runtime_id is not None and not one.is_cached:
             uses[one.runtime_id] = max(time, uses.get(one.runtime_id, ""))
     return uses
 
 
 def goes_on(record: JobRecord) -> bool:
     """Whether the next daemon goes on with a job."""
-    return record.detached and record.ended is None
+    return record.is_detached and record.ended is None
 
 
 def _daemon_ended(job: Job) -> WhisperdError:

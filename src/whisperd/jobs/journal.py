@@ -6,7 +6,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -46,8 +46,19 @@ class FinishedWindow(msgspec.Struct, frozen=True, kw_only=True):
     result: WindowResult
 
 
-class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What is kept of a job. Durations in seconds."""
+_NAMES: Final = {
+    "is_detached": "detached",
+    "is_cached": "cached",
+    "is_at_work": "at_work",
+    "duration_s": "duration",
+    "elapsed_s": "elapsed",
+    "done_s": "done",
+}
+"""What fields are called in the data base, where that is not what jobs call them."""
+
+
+class JobRecord(msgspec.Struct, frozen=True, kw_only=True, rename=_NAMES):
+    """What is kept of a job, by the names that it has there."""
 
     id: str
     path: bytes
@@ -57,7 +68,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     runtime_id: str | None
     """None for a runtime that was made for once."""
     model: str
-    detached: bool
+    is_detached: bool
     created: str
     stamp: FileStamp | None
     content_hash: str | None
@@ -67,19 +78,22 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True):
     """`queued` until it is over: whether it runs is known to its daemon alone."""
     started: str | None
     ended: str | None
-    duration: float | None
-    elapsed: float | None
-    done: float
+    duration_s: float | None
+    elapsed_s: float | None
+    done_s: float
     speed: float | None
     language: str | None
-    cached: bool
+    is_cached: bool
     error: dict[str, Any] | None
     warnings: tuple[dict[str, Any], ...] = ()
-    at_work: bool = False
+    is_at_work: bool = False
     """Whether windows of it were being computed. If it is not over and its daemon is, it was interrupted."""
     interruptions: int = 0
     finished_at_begin: int = 0
-    """Windows of it that were finished when the work on it began last."""
+
+
+_OUTCOME: Final = ("started", "duration_s", "elapsed_s", "done_s", "speed", "language", "error", "warnings")
+"""Fields of a job that is over; one that is not begins anew."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -90,62 +104,24 @@ decode_record = msgspec.json.Decoder(JobRecord).decode
 
 def record_of(job: Job) -> JobRecord:
     """What is to be kept of a job as it is now."""
-    return JobRecord(
-        id=job.id,
-        path=os.fsencode(job.path),
-        input=job.input,
-        options=job.options,
-        runtime=job.runtime,
-        runtime_id=job.runtime_id,
-        model=job.model,
-        detached=job.is_detached,
-        created=job.created,
-        stamp=job.stamp,
-        content_hash=job.content_hash,
-        recipe=job.recipe,
-        status="queued" if job.ended is None else job.status,
-        started=job.started,
-        ended=job.ended,
-        duration=job.duration_s,
-        elapsed=job.elapsed_s,
-        done=job.done_s,
-        speed=job.speed,
-        language=job.language,
-        cached=job.is_cached,
-        error=job.error.to_wire() if job.error else None,
-        warnings=job.warnings,
-        at_work=job.is_at_work,
-        interruptions=job.interruptions,
-        finished_at_begin=job.finished_at_begin,
-    )
+    kept = {name: getattr(job, name) for name in JobRecord.__struct_fields__}
+    kept["path"] = os.fsencode(job.path)
+    kept["status"] = "queued" if job.ended is None else job.status
+    kept["error"] = job.error.to_wire() if job.error else None
+    return JobRecord(**kept)
 
 
 def job_of(record: JobRecord) -> Job:
     """The job that was kept; one that is over is so at once."""
-    job = Job(
-        id=record.id,
-        path=os.fsdecode(record.path),
-        input=record.input,
-        options=record.options,
-        runtime=record.runtime,
-        runtime_id=record.runtime_id,
-        model=record.model,
-        is_detached=record.detached,
-        created=record.created,
-        stamp=record.stamp,
-        content_hash=record.content_hash,
-        recipe=record.recipe,
-        status=record.status,
-        is_cached=record.cached,
-        interruptions=record.interruptions + record.at_work,
-        finished_at_begin=record.finished_at_begin,
-    )
-    if record.ended is not None:
-        job.started, job.ended = record.started, record.ended
-        job.duration_s, job.elapsed_s, job.done_s = record.duration, record.elapsed, record.done
-        job.speed, job.language = record.speed, record.language
-        job.error = WhisperdError.from_wire(record.error) if record.error else None
-        job.warnings = record.warnings
+    kept = msgspec.structs.asdict(record)
+    kept["path"] = os.fsdecode(record.path)
+    kept["error"] = WhisperdError.from_wire(record.error) if record.error else None
+    kept["interruptions"] += kept.pop("is_at_work")
+    if record.ended is None:
+        for name in _OUTCOME:
+            del kept[name]
+    job = Job(**kept)
+    if job.ended is not None:
         job.over.set()
     return job
 
@@ -156,8 +132,9 @@ class JobJournal:
     def __init__(self, saver: Saver) -> None:
         self.saver = saver
 
-    def put(self, record: JobRecord, also: Writing | None = None) -> Ticket:
+    def put(self, job: Job, also: Writing | None = None) -> Ticket:
         """Keep a job as it is now; `also` is done in the same transaction, or neither is."""
+        record = record_of(job)
 
         def write(connection: sqlite3.Connection) -> None:
             put_record(connection, record)

@@ -80,7 +80,7 @@ class JobKeeper:
 
     def taken(self, job: Job, also: Writing | None = None) -> Ticket:
         """A job was taken, or goes on; `also` is done in the same transaction, or neither is."""
-        return self._journal.put(record_of(job), also)
+        return self._journal.put(job, also)
 
     async def check_input(self, job: Job) -> None:
         """Note what the file is as the work on it begins.
@@ -131,7 +131,7 @@ class JobKeeper:
         finished = len(progress.windows)
         past = Past(job.interruptions, max(0, finished - job.finished_at_begin))
         job.recipe, job.is_at_work, job.finished_at_begin = recipe, True, finished
-        self._journal.put(record_of(job))
+        self._journal.put(job)
         return progress._replace(past=past)
 
     async def _kept_progress(self, job: Job) -> Progress:
@@ -168,7 +168,7 @@ class JobKeeper:
             return
         if hashed is not None and hashed[1] == job.stamp:
             job.content_hash = hashed[0]
-            self._journal.put(record_of(job))
+            self._journal.put(job)
 
     async def check_unchanged(self, job: Job) -> None:
         """Once all was read: that is not what was hashed if it was written to meanwhile."""
@@ -195,13 +195,12 @@ class JobKeeper:
     def suspended(self, job: Job) -> Ticket:
         """A job goes on in the next daemon, and nothing went wrong in this one."""
         job.is_at_work = False
-        return self._journal.put(record_of(job))
+        return self._journal.put(job)
 
     def ended(self, job: Job) -> Ticket:
         """A job is over."""
         keeps = self._settings().keep_transcripts
         kept = self._kept_transcript(job) if keeps and not job.is_cached else None
-        answered_by = job.answered_by if job.is_cached else None
         job.is_at_work = False
         record = record_of(job)
         drops_progress = kept is not None or not keeps or job.status == "completed"
@@ -211,7 +210,7 @@ class JobKeeper:
                 insert_transcript(connection, kept)
                 if kept is not None
                 # It may have been replaced by a newer one meanwhile, or purged.
-                else transcript_number(connection, answered_by)
+                else transcript_number(connection, job.answered_by)
             )
             put_record(connection, record, number)
             if drops_progress:
@@ -262,12 +261,9 @@ class JobKeeper:
 
     async def _all_kept(self) -> None:
         """Wait until each transcript that was told of can be found: it is told a moment before."""
-        if (ticket := self._being_kept) is None:
-            return
-        with suppress(WhisperdError):
-            await ticket.saved()
-        if self._being_kept is ticket:
-            self._being_kept = None
+        if self._being_kept is not None:
+            with suppress(WhisperdError):
+                await self._being_kept.saved()
 
     def _kept_transcript(self, job: Job) -> KeptTranscript | None:
         if job.transcript is None:

@@ -154,8 +154,8 @@ class JobManager:
             status="queued",
             ended=None,
             error=None,
-            detached=True,
-            cached=False,
+            is_detached=True,
+            is_cached=False,
         )
         again = job_of(record)
         if stamp != again.stamp:
