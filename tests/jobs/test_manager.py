@@ -56,13 +56,17 @@ class House:
         self.path = "/a.wav"
         self.stamp: FileStamp | None = None
 
-    def submit(self, **options: Any) -> Job:
+    def submit(self, *, is_detached: bool = False, **options: Any) -> Job:
         job_options = JobOptions(**{"language": "en", **options})
         lease = self.runtimes.lease()
         try:
             shown = JobInput(path=self.path)
             return self.manager.submit(
-                Source(shown, self.path, self.stamp), job_options, cast(Lease, lease), self.languages
+                Source(shown, self.path, self.stamp),
+                job_options,
+                cast(Lease, lease),
+                self.languages,
+                is_detached=is_detached,
             )
         except WhisperdError:
             lease.release()  # it is the job's only once there is one
@@ -525,9 +529,13 @@ async def test_jobs_that_take_too_long_are_cancelled() -> None:
             )
 
 
-async def test_nothing_to_wait_for() -> None:
+async def test_what_goes_on_in_the_next_daemon_is_neither_waited_for_nor_cancelled() -> None:
     async with open_house() as house:
+        house.block("decoding")
+        job = house.submit(is_detached=True)
+        await anyio.wait_all_tasks_blocked()
         assert await house.manager.drain(grace_s=3600) == 0
+        assert job.is_suspended
 
 
 async def test_the_end_of_everything_ends_every_job() -> None:

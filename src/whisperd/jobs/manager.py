@@ -30,7 +30,6 @@ from whisperd.rpc.events import Event, JobQueued
 from whisperd.runtimes import Lease, LoadedRuntime
 from whisperd.settings import Settings
 from whisperd.store import Ticket, Writing
-from whisperd.tasks import RepeatedEvent
 
 __all__ = ["JobManager"]
 
@@ -60,7 +59,7 @@ class JobManager:
         self._settings = settings
         self._publish = publish
         self._forget = forget
-        self._tell_active_changed = active_changed
+        self._active_changed = active_changed
         self._keeper = keeper
         self._active: dict[str, Job] = {}
         self._ended = EndedJobs()
@@ -69,7 +68,6 @@ class JobManager:
         self._executor = JobExecutor(tasks, decoders, settings, publish, keeper)
         self._pace = Pace()
         self._is_stopping = False
-        self._active_changed = RepeatedEvent()
 
     def submit(
         self,
@@ -282,21 +280,23 @@ class JobManager:
             if job.intake is not None:  # what was said so far is all
                 job.intake.end()
         with anyio.move_on_after(grace_s):
-            await self._active_changed.wait_for(lambda: all(map(self.survives, self._active.values())))
+            for job in self.active():
+                if not self.survives(job):
+                    await job.over.wait()
         late = self.active()
         for job in late:
             self._stop(job)
         for job in late:
             await job.over.wait()
         self._save_again(self._ended)
-        return sum(not self.survives(job) for job in late)
+        return sum(not job.is_suspended for job in late)
 
     def _begin(self, job: Job, lease: Lease, also: Writing | None = None) -> None:
         job.waits_for = lambda: "mains power" if self._executor.is_held(job) else lease.waits_for()
         position = len(self._active)
         self._active[job.id] = job
         job.taken = self._keeper.taken(job, also)
-        self._tell_active_changed()
+        self._active_changed()
         self._publish(JobQueued(id=job.id, position=position))
         log.info("job %s queued: %s, %s", job.id, job.runtime, job.options.priority)
         self._tasks.start_soon(self._run, job, lease)
@@ -360,8 +360,7 @@ class JobManager:
         job.over.set()
         job.waits_for = _nothing  # who remembers the job keeps nothing of its runtime
         self._pace.ended(time.monotonic())
-        self._active_changed.set()
-        self._tell_active_changed()
+        self._active_changed()
         self.clear(keep=self._settings().jobs.keep_count)
 
     def _put_by(self, job: Job) -> None:
