@@ -329,22 +329,15 @@ def test_a_removed_job_leaves_nothing() -> None:
     assert is_idle(scheduler)
 
 
-def test_a_removed_job_tells_what_is_computed_of_it() -> None:
+def test_what_is_computed_of_a_removed_job_is_unwanted() -> None:
     scheduler = scheduler_with(("a", "normal"), ("b", "normal"), batch_size=3, replicas=2)
     for job, index in (("a", 0), ("b", 0), ("a", 1), ("a", 2)):
         scheduler.add(parcel(job, index), 0)
     first, second = scheduler.next_batch(0), scheduler.next_batch(0)
     assert first is not None and second is not None
-    groups = {
-        batch.id: tuple(group for group, one in enumerate(batch.parcels) if one.job == "a")
-        for batch in (first, second)
-    }
-    assert sum(map(len, groups.values())) == 3
-    assert scheduler.remove_job("a") == groups
-    assert scheduler.remove_job("a") == groups, "until they are done"
-    scheduler.done(first)
-    scheduler.done(second)
-    assert scheduler.remove_job("a") == {}
+    assert len(first.wanted + second.wanted) == 4
+    scheduler.remove_job("a")
+    assert [one.job for one in first.wanted + second.wanted] == ["b"]
 
 
 def test_what_a_dead_worker_had_runs_again_alone() -> None:

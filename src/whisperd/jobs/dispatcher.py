@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 
@@ -17,7 +17,7 @@ from whisperd.jobs.scheduler import Batch, Priority, WindowScheduler
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes import LoadedRuntime, died_error
 from whisperd.tasks import RepeatedEvent, open_task_group
-from whisperd.worker.process import Unwanted, WorkerDied
+from whisperd.worker.process import WorkerDied
 from whisperd.worker.protocol import BatchParams, WindowResult
 from whisperd.worker.rules import common_context_frames
 
@@ -55,8 +55,6 @@ class Dispatcher:
             context_of=context_of if runtime.info.equal_contexts else None,
         )
         self._waiters: dict[tuple[str, tuple[int, ...]], _Waiter] = {}
-        self._unwanted: dict[int, Unwanted] = {}
-        """For each running batch, what nobody waits for any more."""
         self._changed = RepeatedEvent()
         self._begun = RepeatedEvent()
         self._failure: WhisperdError | None = None
@@ -76,7 +74,8 @@ class Dispatcher:
 
     def remove_job(self, job: str) -> None:
         """The job is over; its waiting windows are forgotten, and those that are being computed given up."""
-        self._give_up(self._scheduler.remove_job(job))
+        self._scheduler.remove_job(job)
+        self._changed.set()
 
     async def transcribe(
         self, parcel: Parcel, on_begin: Callable[[], None] = lambda: None
@@ -99,7 +98,8 @@ class Dispatcher:
         finally:
             del self._waiters[parcel.key]
             if not waiter.done.is_set():
-                self._give_up(self._scheduler.withdraw(parcel))
+                self._scheduler.withdraw(parcel)
+                self._changed.set()
         if waiter.error is not None:
             raise waiter.error
         return waiter.results
@@ -149,37 +149,33 @@ class Dispatcher:
 
     def _begin(self, batch: Batch) -> None:
         # Not in the loop above: what it names would be kept until there is another batch.
-        self._unwanted[batch.id] = Unwanted()
         for parcel in batch.parcels:
             if waiter := self._waiters.get(parcel.key):
                 waiter.on_begin()
 
     async def _compute(self, batch: Batch) -> None:
-        unwanted = self._unwanted[batch.id]
         try:
             params = BatchParams(windows=batch.windows, options=batch.options)
-            results = await self.runtime.transcribe(params, unwanted, is_retry=batch.is_retry)
+            results = await self.runtime.transcribe(params, batch.unwanted, is_retry=batch.is_retry)
         except WorkerDied as death:
-            for parcel in self._scheduler.worker_died(batch, unwanted.groups):
+            for parcel in self._scheduler.worker_died(batch):
                 self._answer(parcel, error=died_error(self.runtime.name, death))
         except WhisperdError as error:
-            for parcel in self._scheduler.refused(batch, unwanted.groups):
+            for parcel in self._scheduler.refused(batch):
                 self._answer(parcel, error=error.copy())
         except Exception:
             log.exception("a batch of runtime %s failed unexpectedly", self.runtime.name)
             self._scheduler.done(batch)
-            for group, parcel in enumerate(batch.parcels):
-                if group not in unwanted.groups:
-                    self._answer(parcel, error=unexpected_error())
+            for parcel in batch.wanted:
+                self._answer(parcel, error=unexpected_error())
         else:
             self._scheduler.done(batch)
             remaining = iter(results)
             for group, parcel in enumerate(batch.parcels):
                 own = list(islice(remaining, len(parcel.windows)))
-                if group not in unwanted.groups:
+                if group not in batch.unwanted.groups:
                     self._answer(parcel, results=own)
         finally:
-            del self._unwanted[batch.id]
             self._changed.set()
 
     def _answer(
@@ -187,10 +183,3 @@ class Dispatcher:
     ) -> None:
         if waiter := self._waiters.get(parcel.key):  # else nobody waits for it any more
             waiter.answer(results, error)
-
-    def _give_up(self, running: Mapping[int, Sequence[int]]) -> None:
-        """Nobody wants these groups of running batches any more, nor what waited with them."""
-        for batch, groups in running.items():
-            if batch in self._unwanted:  # else it is being given up with the dispatcher
-                self._unwanted[batch].add(groups)
-        self._changed.set()

@@ -16,14 +16,15 @@ never waits for a long file to end. The rules:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Literal, get_args
 
 import msgspec
 
 from whisperd.jobs.batching import NO_PAST, Capacity, JobClass, Parcel, Past, QueuedJob
+from whisperd.worker.process import Unwanted
 from whisperd.worker.protocol import DecodeOptions, EngineWindow
 
 __all__ = ["Batch", "Priority", "WindowScheduler"]
@@ -43,6 +44,8 @@ class Batch:
     parcels: tuple[Parcel, ...]
     rank: int
     """Of its class."""
+    unwanted: Unwanted = field(default_factory=Unwanted)
+    """What nobody wants of it any more; it grows while it is computed."""
 
     @property
     def windows(self) -> tuple[EngineWindow, ...]:
@@ -53,9 +56,10 @@ class Batch:
             for window in parcel.windows
         )
 
-    def groups(self, are_meant: Callable[[Parcel], bool]) -> tuple[int, ...]:
-        """The groups that are certain parcels."""
-        return tuple(group for group, parcel in enumerate(self.parcels) if are_meant(parcel))
+    @property
+    def wanted(self) -> list[Parcel]:
+        """The parcels whose results somebody waits for."""
+        return [one for group, one in enumerate(self.parcels) if group not in self.unwanted.groups]
 
     @property
     def options(self) -> DecodeOptions:
@@ -105,24 +109,18 @@ class WindowScheduler:
         """All windows of a known job were added."""
         self._jobs[job].is_complete = True
 
-    def remove_job(self, job: str) -> dict[int, tuple[int, ...]]:
-        """Forget a job and its waiting windows.
-
-        Returns what is being computed of it: the groups of each running batch, by the batch's id.
-        """
+    def remove_job(self, job: str) -> None:
+        """Forget a job and its waiting windows; what is being computed of it is unwanted."""
         for one in self._classes.values():
             one.remove_job(job)
         self._jobs.pop(job, None)
-        return self._forget(lambda parcel: parcel.job == job)
+        self._forget(lambda parcel: parcel.job == job)
 
-    def withdraw(self, parcel: Parcel) -> dict[int, tuple[int, ...]]:
-        """Forget a parcel that nobody waits for any more, though its job goes on.
-
-        Returns what is being computed of it, as `remove_job` does.
-        """
+    def withdraw(self, parcel: Parcel) -> None:
+        """As `remove_job`, of a parcel that nobody waits for any more, though its job goes on."""
         if (job := self._jobs.get(parcel.job)) and parcel in job.waiting:
             job.drop(parcel)
-        return self._forget(lambda one: one.key == parcel.key)
+        self._forget(lambda one: one.key == parcel.key)
 
     def next_batch(self, now_s: float) -> Batch | None:
         """What to compute next; None while there is nothing, or no replica is free."""
@@ -147,8 +145,8 @@ class WindowScheduler:
             if job := self._jobs.get(parcel.job):
                 job.computed += len(parcel.windows)
 
-    def worker_died(self, batch: Batch, unwanted: Container[int] = ()) -> list[Parcel]:
-        """The worker died under this batch. Each parcel is tried once more, alone, but for `unwanted` groups.
+    def worker_died(self, batch: Batch) -> list[Parcel]:
+        """The worker died under this batch. What is wanted of it is tried once more, each parcel alone.
 
         Returns the parcels that had their second chance already: these are to be given up.
         """
@@ -156,23 +154,22 @@ class WindowScheduler:
         known = {parcel.job for parcel in self._retries}  # a death ends several batches, and counts once
         for job in ({parcel.job for parcel in batch.parcels} & self._jobs.keys()) - known:
             self._jobs[job].interrupt()
-        wanted = [parcel for group, parcel in enumerate(batch.parcels) if group not in unwanted]
         self._retries += [
             replace(parcel, is_retry=True)
-            for parcel in wanted
+            for parcel in batch.wanted
             if parcel.job in self._jobs and not parcel.is_retry
         ]
-        return [parcel for parcel in wanted if parcel.is_retry]
+        return [parcel for parcel in batch.wanted if parcel.is_retry]
 
-    def refused(self, batch: Batch, unwanted: Container[int] = ()) -> list[Parcel]:
+    def refused(self, batch: Batch) -> list[Parcel]:
         """The engine answered this batch with an error. Of several parcels each is tried alone.
 
-        Returns the parcels that are to be given up: one that was alone. `unwanted` is as in `worker_died`.
+        Returns the parcels that are to be given up: one that was alone.
         """
         if len(batch.parcels) > 1:
-            return self.worker_died(batch, unwanted)
+            return self.worker_died(batch)
         self.done(batch)
-        return [] if 0 in unwanted else list(batch.parcels)
+        return batch.wanted
 
     @property
     def waiting(self) -> int:
@@ -193,11 +190,12 @@ class WindowScheduler:
             and not (self._retries or self._due())
         )
 
-    def _forget(self, are_meant: Callable[[Parcel], bool]) -> dict[int, tuple[int, ...]]:
-        """Try certain parcels no more; what is being computed of them, as `remove_job` returns it."""
+    def _forget(self, are_meant: Callable[[Parcel], bool]) -> None:
+        """Try certain parcels no more; of what is being computed they are unwanted."""
         self._retries = deque(parcel for parcel in self._retries if not are_meant(parcel))
-        running = {number: batch.groups(are_meant) for number, batch in self._running.items()}
-        return {number: groups for number, groups in running.items() if groups}
+        for batch in self._running.values():
+            if groups := [group for group, parcel in enumerate(batch.parcels) if are_meant(parcel)]:
+                batch.unwanted.add(groups)
 
     def _start(self, parcels: Sequence[Parcel], of: JobClass) -> Batch:
         batch = Batch(next(self._ids), tuple(parcels), of.rank)
