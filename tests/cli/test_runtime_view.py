@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scripted_daemon import LOADED, a_runtime
 from whisperd.cli.output import ago, shortened, table
 from whisperd.cli.runtime_view import details, runtime_table, span, what_runs
-from whisperd.cli.runtime_watch import Changes
+from whisperd.cli.runtime_watch import changes
 
 NOW = datetime(2026, 1, 2, 12, 0, 0, tzinfo=UTC)
 
@@ -176,12 +176,11 @@ def test_only_the_flexible_columns_give_way() -> None:
 
 
 def test_changes_are_told_once() -> None:
-    changes = Changes()
     fast, best = a_runtime("fast", id="1"), a_runtime("best", id="2")
-    assert changes.of([fast, best]) == [fast, best]
-    assert changes.of([fast, best]) == []
-    assert changes.of([{**fast, "memory": 5, "last_used": "2026-01-02T11:56:59Z"}, best]) == []
+    used = {**fast, "memory": 5, "last_used": "2026-01-02T11:56:59Z"}
     loading = {**best, "status": "loading"}
-    assert changes.of([fast, loading]) == [loading]
-    assert changes.of([loading]) == [{**fast, "deleted": True}]
-    assert changes.of([loading]) == []
+    assert changes([], [fast, best]) == [fast, best]
+    assert changes([fast, best], [used, best]) == []
+    assert changes([used, best], [used, loading]) == [loading]
+    assert changes([fast, loading], [loading]) == [{**fast, "deleted": True}]
+    assert changes([loading], [loading]) == []

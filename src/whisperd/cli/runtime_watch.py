@@ -15,14 +15,13 @@ from whisperd.cli.output import Repainted, columns, print_line
 from whisperd.cli.runtime_view import runtime_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
     from whisperd.client import Client
 
     Map = dict[str, Any]
 
-__all__ = ["Changes", "watch"]
+__all__ = ["changes", "watch"]
 
 REFRESH_S = 2.0
 """How often it is looked at what no event tells of: memory, leases, the time that goes by."""
@@ -33,69 +32,38 @@ UNTOLD = ("memory", "last_used")
 def watch(client: Client, *, as_json: bool) -> NoReturn:
     """Show the runtimes again and again. Raises `daemon.connection_lost` once the daemon is gone."""
     client.request("events.subscribe", topics=["runtimes"])
-    show = _view(as_json=as_json)
+    screen = Repainted() if Repainted.is_possible(sys.stdout) else None
+    known: list[Map] | None = None
     while True:
-        show(client.runtimes.list())
+        runtimes = client.runtimes.list()
+        if as_json:
+            for one in changes(known or [], runtimes):
+                print_line(one)
+        elif screen:
+            screen.show(runtime_table(runtimes, datetime.now(UTC), screen.room))
+        else:
+            _add_rows(known, runtimes)
+        known = runtimes
         event = client.next_event(time.monotonic() + REFRESH_S)
         while event is not None:  # those that have come meanwhile are part of what is shown next
             event = client.next_event(0)
 
 
-class Changes:
-    """Tells which runtimes have changed since it was asked last; those that are gone have `deleted`."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, Map] = {}
-
-    def of(self, runtimes: list[Map]) -> list[Map]:
-        """The changed ones of these."""
-        known, self._known = self._known, {one["id"]: one for one in runtimes}
-        changed = [one for one in runtimes if _told(one) != _told(known.get(one["id"], {}))]
-        gone = [{**one, "deleted": True} for id, one in known.items() if id not in self._known]
-        return changed + gone
+def changes(before: list[Map], runtimes: list[Map]) -> list[Map]:
+    """Those that have changed since; those that are gone have `deleted`."""
+    known = {one["id"]: one for one in before}
+    changed = [one for one in runtimes if _told(one) != _told(known.pop(one["id"], {}))]
+    return changed + [{**one, "deleted": True} for one in known.values()]
 
 
-def _view(*, as_json: bool) -> Callable[[list[Map]], None]:
-    """What shows the runtimes, here and now."""
-    if as_json:
-        return _documents(Changes())
-    if Repainted.is_possible(sys.stdout):
-        return _repainting(Repainted())
-    return _rows(Changes())
-
-
-def _documents(changes: Changes) -> Callable[[list[Map]], None]:
-    def show(runtimes: list[Map]) -> None:
-        for one in changes.of(runtimes):
-            print_line(one)
-
-    return show
-
-
-def _repainting(screen: Repainted) -> Callable[[list[Map]], None]:
-    def show(runtimes: list[Map]) -> None:
-        screen.show(runtime_table(runtimes, datetime.now(UTC), screen.room))
-
-    return show
-
-
-def _rows(changes: Changes) -> Callable[[list[Map]], None]:
-    has_header = False
-
-    def show(runtimes: list[Map]) -> None:
-        nonlocal has_header
-        changed = changes.of(runtimes)
-        gone = [one for one in changed if one not in runtimes]
-        header, *lines = runtime_table([*runtimes, *gone], datetime.now(UTC), columns(sys.stdout))
-        if not has_header:
-            print(header)
-            has_header = True
-        for one, line in zip([*runtimes, *gone], lines, strict=True):
-            if one in changed:
-                print(line)
-        sys.stdout.flush()
-
-    return show
+def _add_rows(before: list[Map] | None, runtimes: list[Map]) -> None:
+    """A row for each that has changed, as wide as all of them need; the header only before the first."""
+    changed = changes(before or [], runtimes)
+    shown = [*runtimes, *(one for one in changed if one not in runtimes)]
+    header, *rows = runtime_table(shown, datetime.now(UTC), columns(sys.stdout))
+    lines = [row for one, row in zip(shown, rows, strict=True) if one in changed]
+    for line in lines if before is not None else [header, *lines]:
+        print(line, flush=True)
 
 
 def _told(runtime: Map) -> Map:
