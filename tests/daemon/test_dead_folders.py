@@ -43,11 +43,11 @@ Path.iterdir = iterate
 from whisperd import threads
 from whisperd.daemon import main
 from whisperd.daemon.uploads import UploadStore
-from whisperd.models.store import ModelStore
+from whisperd.models.stored import StoredModels
 
 threads.ANSWER_TIMEOUT_S = main.END_TIMEOUT_S = float(os.environ["PATIENCE_S"])
 if "DEAD_STORE" in os.environ:
-    ModelStore._list = lambda store: time.sleep(3600)
+    StoredModels.list = lambda store: time.sleep(3600)
 if "DEAD_UPLOADS" in os.environ:
     UploadStore.remove = lambda store, upload: time.sleep(3600)
 """

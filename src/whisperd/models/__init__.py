@@ -19,8 +19,8 @@ from whisperd.models.recommend import (
     too_large,
 )
 from whisperd.models.sizes import ModelSize
-from whisperd.models.sources import Source
-from whisperd.models.store import ModelStore, default_sources
+from whisperd.models.sources import Source, default_sources
+from whisperd.models.store import ModelStore
 
 __all__ = [
     "Catalogue",

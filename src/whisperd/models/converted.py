@@ -37,7 +37,8 @@ from whisperd.models.folders import hash_stamps
 from whisperd.models.hashing import OnBytes, hash_file, settle, stamp
 from whisperd.models.manifest import Manifest, Verified
 from whisperd.models.messages import Converted, ConvertLine, ConvertRequest, NotConverted, Read
-from whisperd.models.storage import link_file
+from whisperd.models.names import key_of
+from whisperd.models.storage import Storage, link_file
 from whisperd.plugins import ModelFormat
 from whisperd.progress import Meter, OnProgress, Progress, from_thread
 from whisperd.rpc.errors import WhisperdError
@@ -61,6 +62,8 @@ class ConvertedSource:
     """As a person calls it."""
     folder: Path
     hash: str
+    locks: tuple[str, ...]
+    """Whoever holds these of the store is the only one, in any process, who changes what is made of it."""
     in_place: bool = False
     """Whether the folder is a user's."""
 
@@ -68,12 +71,15 @@ class ConvertedSource:
     def stored(cls, manifest: Manifest, folder: Path) -> ConvertedSource:
         """A model of the store."""
         lines = sorted(f"{file.sha256}  {file.name}" for file in manifest.files)
-        return cls(manifest.name, folder, hashlib.sha256("\n".join(lines).encode()).hexdigest())
+        hash = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        # Of the model, that it is not removed; and of what is made of others with the same files, too.
+        return cls(manifest.name, folder, hash, (key_of(manifest.name), f"converted-{hash}"))
 
     @classmethod
     def used_in_place(cls, folder: Path) -> ConvertedSource:
         """A folder of the user's. Raises `model.invalid_folder`."""
-        return cls(str(folder), folder, hash_stamps(folder), in_place=True)
+        lock = f"converted-{hashlib.sha256(os.fsencode(folder)).hexdigest()}"  # the same when it has changed
+        return cls(str(folder), folder, hash_stamps(folder), (lock,), in_place=True)
 
     @property
     def size_bytes(self) -> int:
@@ -84,9 +90,9 @@ class ConvertedSource:
 class ConvertedModels:
     """The files that were made, beside the store's."""
 
-    def __init__(self, root: Path, free_bytes: Callable[[Path], int]) -> None:
-        self._root = root
-        self._folder = root / "converted"
+    def __init__(self, storage: Storage, free_bytes: Callable[[Path], int]) -> None:
+        self._storage = storage
+        self._folder = storage.root / "converted"
         self._free_bytes = free_bytes
 
     def find(self, source: ConvertedSource, format: ModelFormat, precision: str) -> Path | None:
@@ -104,21 +110,18 @@ class ConvertedModels:
         precision: str,
         *,
         bundle: Path | None,
-        locks: Callable[[], Iterable[Path]],
         on_progress: OnProgress,
         fetch: FetchReady | None = None,
     ) -> Path:
         """What an engine is given, fetched or made unless it is there: the file, or the folder in which it
         replaces another. Cancelling ends the child and leaves nothing.
 
-        Whoever holds `locks`, in any process, is the only one who makes it. Raises
-        `model.conversion_failed`, `disk.full`, `model.read_only`.
+        Raises `model.conversion_failed`, `disk.full`, `model.read_only`.
         """
-        waiting = Progress(name=source.name, detail="waiting")
-        with os_errors(source.name, self._root):
+        with os_errors(source.name, self._storage.root):
             if found := await anyio.to_thread.run_sync(self.find, source, format, precision):
                 return found
-            async with _hold(locks(), lambda: on_progress(waiting)):
+            async with self._hold(source, on_progress):
                 if found := await anyio.to_thread.run_sync(self.find, source, format, precision):
                     return found
                 return await self._make(source, format, precision, bundle, on_progress, fetch)
@@ -127,19 +130,16 @@ class ConvertedModels:
         """What the files that were made of a model take."""
         return disk.files_bytes(self._folder / source.hash)
 
-    async def drop_damaged(
-        self, source: ConvertedSource, *, locks: Callable[[], Iterable[Path]], on_progress: OnProgress
-    ) -> list[str]:
+    async def drop_damaged(self, source: ConvertedSource, on_progress: OnProgress) -> list[str]:
         """Read every byte of what was made of a model. What has another is removed, and made anew when it is
         needed; the names of these files. Raises `model.read_only`, `model.storage_failed`.
         """
         in_thread = anyio.to_thread.run_sync
-        waiting = Progress(name=source.name, detail="waiting")
-        with os_errors(source.name, self._root):
+        with os_errors(source.name, self._storage.root):
             bad = await in_thread(self._damaged, source, from_thread(on_progress))
             if not bad:  # a store that is only read from needs no lock
                 return []
-            async with _hold(locks(), lambda: on_progress(waiting)):
+            async with self._hold(source, on_progress):
                 return await in_thread(_drop_damaged, bad)
 
     async def outdated(self) -> set[str]:
@@ -235,7 +235,7 @@ class ConvertedModels:
     ) -> None:
         free_bytes = self._free_bytes(incoming.parent)
         if free_bytes < needed_bytes:
-            raise disk_full(source.name, self._root, needed_bytes, free_bytes)
+            raise disk_full(source.name, self._storage.root, needed_bytes, free_bytes)
         meter = Meter(source.name, on_progress, detail="converting", total=needed_bytes)
         request = ConvertRequest(
             convert=format.convert,
@@ -248,16 +248,16 @@ class ConvertedModels:
         await _run(request, source.name, format.name, bundle, meter)
         meter.report(needed_bytes)
 
+    @asynccontextmanager
+    async def _hold(self, source: ConvertedSource, on_progress: OnProgress) -> AsyncIterator[None]:
+        waiting = Progress(name=source.name, detail="waiting")
+        async with AsyncExitStack() as stack:
+            for lock in map(self._storage.lock_path, source.locks):
+                await stack.enter_async_context(hold_lock(lock, lambda: on_progress(waiting)))
+            yield
+
     def _path(self, source: ConvertedSource, format: ModelFormat, precision: str) -> Path:
         return self._folder / source.hash / f"{precision}.{format.name}{format.version}"
-
-
-@asynccontextmanager
-async def _hold(locks: Iterable[Path], on_wait: Callable[[], None]) -> AsyncIterator[None]:
-    async with AsyncExitStack() as stack:
-        for lock in locks:
-            await stack.enter_async_context(hold_lock(lock, on_wait))
-        yield
 
 
 def _begin(source: ConvertedSource, folder: Path) -> int:

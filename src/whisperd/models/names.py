@@ -8,11 +8,20 @@ from pathlib import Path
 
 import msgspec
 
-from whisperd.models.catalogue import Catalogue, ModelFile, Package
+from whisperd.models.catalogue import Catalogue, CatalogueModel, ModelFile, Package, ReadyFile
 from whisperd.plugins import ModelFacts
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["Reference", "is_path", "is_plain", "key_of", "nothing_at", "path_of", "resolve"]
+__all__ = [
+    "Reference",
+    "is_path",
+    "is_plain",
+    "key_of",
+    "nothing_at",
+    "path_of",
+    "ready_reference",
+    "resolve",
+]
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _REPOSITORY = re.compile(
@@ -64,6 +73,16 @@ def resolve(name: str, catalogue: Catalogue, is_installed: Callable[[str], bool]
     if repository is not None and ".." not in name and "--" not in name:
         return Reference(name=name, repo=repository["repo"], revision=repository["revision"])
     raise _unknown(name, catalogue)
+
+
+def ready_reference(known: CatalogueModel, ready: ReadyFile) -> Reference:
+    """A file that others have converted from a model of the catalogue, as something to be fetched."""
+    return Reference(
+        name=f"{known.name}-{ready.precision}.{ready.format}",
+        repo=ready.repo,
+        revision=ready.revision,
+        files=(ready.file,),
+    )
 
 
 def is_path(name: str) -> bool:

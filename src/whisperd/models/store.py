@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
-import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,52 +13,25 @@ import anyio.to_thread
 import msgspec
 
 from whisperd import disk
-from whisperd.locks import try_lock
 from whisperd.models import errors
-from whisperd.models.catalogue import Catalogue, CatalogueModel, ReadyFile, shipped_catalogue
-from whisperd.models.converted import ConvertedModels, ConvertedSource, FetchReady
-from whisperd.models.files import invalid_file, room_bytes
+from whisperd.models.catalogue import Catalogue, shipped_catalogue
+from whisperd.models.converted import ConvertedModels, FetchReady
+from whisperd.models.files import invalid_file
 from whisperd.models.flight import Flight
 from whisperd.models.in_place import identify, is_there, look_for_facts, look_into
-from whisperd.models.manifest import InstalledModel, Manifest, ModelSummary
+from whisperd.models.manifest import InstalledModel, ModelSummary
 from whisperd.models.memory import weights_type
-from whisperd.models.names import Reference, is_path, is_plain, key_of, nothing_at, path_of, resolve
+from whisperd.models.names import Reference, is_path, is_plain, key_of, nothing_at, path_of, ready_reference
 from whisperd.models.pulling import Puller, Unreachable
 from whisperd.models.sizes import ModelSize, size_in
-from whisperd.models.sources import (
-    ExactFileSource,
-    ExactFolderSource,
-    FolderSource,
-    HubCacheSource,
-    HubSettings,
-    HubSource,
-    IndexSettings,
-    PackageIndexSource,
-    Source,
-)
+from whisperd.models.sources import ExactFileSource, ExactFolderSource, Source, default_sources
 from whisperd.models.storage import Storage
+from whisperd.models.stored import StoredModels
 from whisperd.plugins import ModelFacts, ModelFormat
-from whisperd.progress import Meter, OnProgress, Progress, from_thread, ignore_progress
+from whisperd.progress import OnProgress, Progress, ignore_progress
 from whisperd.rpc.errors import WhisperdError
-from whisperd.settings import ModelSettings
 
-__all__ = ["ModelStore", "default_sources"]
-
-
-def default_sources(settings: ModelSettings | None = None) -> tuple[Source, ...]:
-    """Where models are looked for, in this order: folders, the hub cache, the hub, the package index."""
-    settings = settings or ModelSettings()
-    sources: list[Source] = [FolderSource(path_of(folder)) for folder in settings.folders]
-    sources.append(HubCacheSource())
-    if settings.hub:
-        sources.append(HubSource(HubSettings(stall_timeout_s=settings.stall_timeout_s)))
-    if settings.package_index:
-        sources.append(PackageIndexSource(IndexSettings(stall_timeout_s=settings.stall_timeout_s)))
-    return tuple(sources)
-
-
-_WAITS_S = (0.1, 0.0)
-"""After each attempt. Who removes another model looks at each lock, which holds it for a moment."""
+__all__ = ["ModelStore"]
 
 
 class ModelStore:
@@ -94,7 +65,8 @@ class ModelStore:
             offline=offline,
             free_bytes=free_bytes,
         )
-        self._converted = ConvertedModels(self.root, free_bytes)
+        self._converted = ConvertedModels(self._storage, free_bytes)
+        self._stored = StoredModels(self.catalogue, self._storage, self._converted)
         self._flights: dict[str, Flight] = {}
         self._takes_ready = True
 
@@ -112,12 +84,11 @@ class ModelStore:
         """The model if it can be loaded; None where it is not installed, or a byte of it is wrong."""
         if is_path(name):
             return await self._look_into(name)
-        return await anyio.to_thread.run_sync(self._find, name)
+        return await anyio.to_thread.run_sync(self._stored.find, name)
 
     async def path(self, name: str) -> Path:
         """The folder or file of a model, to give to an engine; `model.not_installed`, `model.damaged`."""
-        found = await self.find(name) or await self.verify(name)
-        return Path(found.path)
+        return Path((await self._get(name)).path)
 
     async def verify(self, name: str, on_progress: OnProgress = ignore_progress) -> InstalledModel:
         """Read every byte of a model, and of what was converted from it. What is used in place, whose hashes
@@ -129,22 +100,22 @@ class ModelStore:
         """
         in_thread = anyio.to_thread.run_sync
         is_in_place = is_path(name)
-        found = await (self._look_into(name) if is_in_place else in_thread(self._verify, name, on_progress))
+        found = await (
+            self._look_into(name) if is_in_place else in_thread(self._stored.verify, name, on_progress)
+        )
         if found.facts is None:
-            source, keys = await in_thread(self._source, name, Path(found.path))
-            if bad := await self._converted.drop_damaged(
-                source, locks=lambda: map(self._storage.lock_path, keys), on_progress=on_progress
-            ):
+            source = await in_thread(self._stored.source, name, Path(found.path))
+            if bad := await self._converted.drop_damaged(source, on_progress):
                 raise errors.conversions_damaged(found.name, bad)
         return found
 
     async def list(self) -> tuple[ModelSummary, ...]:
         """The installed models, by name. Reads no model file. `model.read_only`, `model.storage_failed`."""
-        return await anyio.to_thread.run_sync(self._list)
+        return await anyio.to_thread.run_sync(self._stored.list)
 
     async def available(self) -> tuple[ModelSummary, ...]:
         """The models of the catalogue, in its order."""
-        return await anyio.to_thread.run_sync(self._available)
+        return await anyio.to_thread.run_sync(self._stored.available)
 
     def canonical_name(self, name: str) -> str:
         """The one name of a model, whichever of its names is given. Reads nothing; an unknown one stays."""
@@ -178,7 +149,7 @@ class ModelStore:
         """One model, installed or not."""
         if is_path(name):
             return await self._look_into(name)
-        return await anyio.to_thread.run_sync(self._describe, name)
+        return await anyio.to_thread.run_sync(self._stored.describe, name)
 
     async def pull(self, name: str, on_progress: OnProgress = ignore_progress) -> InstalledModel:
         """Install a model where it is not installed yet, and mend one that is damaged.
@@ -190,11 +161,11 @@ class ModelStore:
         `model.unavailable`), with all of them in `data["tried"]`.
         """
         while (found := await self.find(name)) is None:
-            model = await anyio.to_thread.run_sync(self._resolve, name)
+            model = await anyio.to_thread.run_sync(self._stored.resolve, name)
             flight = self._flights.get(model.key)
             if flight is None:
                 await self._lead(model, self._puller, on_progress)
-                return await self.find(name) or await self.verify(name)
+                return await self._get(name)
             await flight.follow(on_progress)
         return found
 
@@ -214,21 +185,19 @@ class ModelStore:
         `path`, `model.conversion_failed`, `disk.full`, `model.read_only`.
         """
         precision = weights_type(precision)
-        folder = await self.path(name)
-        source, keys = await anyio.to_thread.run_sync(self._source, name, folder)
+        source = await anyio.to_thread.run_sync(self._stored.source, name, await self.path(name))
         return await self._converted.make(
             source,
             format,
             precision,
             bundle=bundle,
-            locks=lambda: map(self._storage.lock_path, keys),
             on_progress=on_progress,
             fetch=self._ready(name, format, precision, on_progress),
         )
 
     async def converted(self, name: str, format: ModelFormat, precision: str) -> Path | None:
         """The file of an installed model in another format, if it is there. Errors: those of `path`."""
-        source, _ = await anyio.to_thread.run_sync(self._source, name, await self.path(name))
+        source = await anyio.to_thread.run_sync(self._stored.source, name, await self.path(name))
         return await anyio.to_thread.run_sync(self._converted.find, source, format, weights_type(precision))
 
     def _ready(
@@ -245,7 +214,7 @@ class ModelStore:
 
         for ready in known.ready:
             if (ready.format, ready.precision) == (format.name, precision):
-                return partial(self._puller.fetch_ready, _reference(known, ready), on_progress=tell)
+                return partial(self._puller.fetch_ready, ready_reference(known, ready), on_progress=tell)
         return None
 
     async def identity(self, name: str) -> str:
@@ -255,7 +224,7 @@ class ModelStore:
         """
         if is_path(name):
             return await identify(name)
-        return await anyio.to_thread.run_sync(self._identity, name)
+        return await anyio.to_thread.run_sync(self._stored.identity, name)
 
     async def remove(self, name: str) -> int:
         """Remove an installed model with what was converted from it, and what was downloaded of an unfinished
@@ -267,7 +236,7 @@ class ModelStore:
         if is_path(name):
             raise errors.in_place(name) if await is_there(name) else nothing_at(path_of(name))
         outdated = await self._converted.outdated()
-        return await anyio.to_thread.run_sync(self._remove, name, outdated)
+        return await anyio.to_thread.run_sync(self._stored.remove, name, outdated)
 
     async def clear_leftovers(self) -> None:
         """Remove unfinished downloads that nobody has taken up for weeks, as each pull does."""
@@ -291,27 +260,28 @@ class ModelStore:
             raise errors.invalid_name(name)
         if known is not None and facts is not None:
             raise errors.name_of_catalogue(name)
-        model = self._resolve(name) if known is not None else Reference(name=name, facts=facts)
+        model = self._stored.resolve(name) if known is not None else Reference(name=name, facts=facts)
         if model.key in self._flights:
             raise errors.busy(model.name)
         only = ExactFileSource(source, f"model.{facts.format}") if facts else ExactFolderSource(source)
         puller = dataclasses.replace(self._puller, sources=[only])
         await self._lead(model, puller, on_progress, is_new=True)
-        imported = await self.find(name) or await self.verify(name)
+        imported = await self._get(name)
         if facts is not None and (await look_into(imported.path)).facts != facts:
             await self.remove(name)
             raise invalid_file(source, "it changed while it was copied")
         return imported
 
+    async def _get(self, name: str) -> InstalledModel:
+        """The model if it can be loaded, or why it cannot: the errors of `path`."""
+        if is_path(name):
+            return await self._look_into(name)
+        return await anyio.to_thread.run_sync(self._stored.get, name)
+
     async def _look_into(self, name: str) -> InstalledModel:
         """A model that is used in place."""
         found = await look_into(name)
-        return msgspec.structs.replace(found, languages=self._languages(found.facts))
-
-    def _languages(self, facts: ModelFacts | None) -> tuple[str, ...] | None:
-        """Those that a file knows: the very ones that models of the catalogue know which know as many."""
-        counts = (one.languages for one in self.catalogue.models)
-        return next((each for each in counts if facts and len(each) == facts.language_count), None)
+        return msgspec.structs.replace(found, languages=self._stored.languages(found.facts))
 
     async def _lead(
         self, model: Reference, puller: Puller, on_progress: OnProgress, *, is_new: bool = False
@@ -320,7 +290,7 @@ class ModelStore:
         is not taken is nothing to them: then they pull it."""
         flight = self._flights[model.key] = Flight(on_progress)
         try:
-            if is_new and await anyio.to_thread.run_sync(self._sound, model) is not None:
+            if is_new and await anyio.to_thread.run_sync(self._storage.sound, model.key) is not None:
                 raise errors.already_installed(model.name)
             await puller.pull(model, flight.tell)
         except WhisperdError as error:
@@ -329,113 +299,3 @@ class ModelStore:
         finally:
             del self._flights[model.key]
             flight.landed.set()
-
-    # What the methods above do in a thread
-
-    def _find(self, name: str) -> InstalledModel | None:
-        return self._sound(self._resolve(name))
-
-    def _sound(self, model: Reference) -> InstalledModel | None:
-        manifest = self._storage.sound(model.key)
-        return None if manifest is None else self._installed(model, manifest)
-
-    def _verify(self, name: str, on_progress: OnProgress) -> InstalledModel:
-        model = self._resolve(name)
-        manifest = self._storage.manifest(model.key)
-        if manifest is None:
-            raise errors.not_installed(model.name)
-        tell, total = from_thread(on_progress), manifest.size_bytes
-        meter = Meter(model.name, tell, detail="verifying", total=total)
-        if bad := self._storage.damaged(model.key, manifest.files, meter.adder):
-            if self._storage.manifest(model.key) is None:  # it was removed meanwhile
-                raise errors.not_installed(model.name)
-            raise errors.damaged(model.name, bad)
-        return self._installed(model, manifest)
-
-    def _identity(self, name: str) -> str:
-        found = self._find(name) or self._verify(name, ignore_progress)
-        source, _ = self._source(name, Path(found.path))
-        return source.hash
-
-    def _list(self) -> tuple[ModelSummary, ...]:
-        with errors.os_errors(None, self.root):
-            return tuple(self._summary(each.name, each.repo, each) for each in self._storage.manifests())
-
-    def _available(self) -> tuple[ModelSummary, ...]:
-        return tuple(self._describe(model.name) for model in self.catalogue.models)
-
-    def _describe(self, name: str) -> ModelSummary:
-        model = self._resolve(name)
-        return self._summary(model.name, model.repo, self._storage.manifest(model.key))
-
-    def _remove(self, name: str, outdated: Collection[str]) -> int:
-        known = self.catalogue.find(name)
-        unfinished = [_reference(known, ready).key for ready in known.ready] if known else []
-        with errors.os_errors(name, self.root):
-            model = resolve(name, self.catalogue, self._storage.has_any)
-            if not self._storage.has_any(model.key) and not self._storage.partial(model.key).exists():
-                raise errors.not_installed(model.name)
-            for wait_s in _WAITS_S:
-                with try_lock(self._storage.lock_path(model.key)) as is_free:
-                    if is_free:
-                        freed_bytes = self._storage.remove(model.key, unfinished)
-                        return freed_bytes + self._converted.clear(self._sources(), outdated)
-                time.sleep(wait_s)
-        raise errors.busy(model.name)
-
-    def _source(self, name: str, folder: Path) -> tuple[ConvertedSource, tuple[str, ...]]:
-        """What is converted, and whose locks keep it from being removed, or made twice, meanwhile."""
-        if is_path(name):
-            key = hashlib.sha256(os.fsencode(folder)).hexdigest()  # the same when it has changed
-            return ConvertedSource.used_in_place(folder), (f"converted-{key}",)
-        model = self._resolve(name)
-        manifest = self._storage.manifest(model.key)
-        if manifest is None:
-            raise errors.not_installed(model.name)
-        source = ConvertedSource.stored(manifest, folder)
-        return source, (model.key, f"converted-{source.hash}")  # of other models with the same files, too
-
-    def _sources(self) -> Iterator[ConvertedSource]:
-        for manifest in self._storage.manifests():
-            yield ConvertedSource.stored(manifest, self._storage.folder(key_of(manifest.name)))
-
-    def _resolve(self, name: str) -> Reference:
-        return resolve(name, self.catalogue, lambda key: self._storage.manifest(key) is not None)
-
-    def _summary(self, name: str, repo: str | None, manifest: Manifest | None) -> ModelSummary:
-        key = key_of(name)
-        known = self.catalogue.find(name)
-        size = known.size_bytes if known else None
-        if manifest is not None:
-            converted = ConvertedSource.stored(manifest, self._storage.folder(key))
-            size = manifest.size_bytes + self._converted.size_bytes(converted)
-        folder, facts = self._storage.folder(key), manifest.facts if manifest else None
-        path = folder / manifest.files[0].name if manifest and facts else folder
-        return ModelSummary(
-            name=name,
-            repo=repo,
-            size=size,
-            memory=room_bytes(facts) if facts else known.memory_bytes() if known else None,
-            languages=known.languages if known else self._languages(facts),
-            installed=manifest is not None,
-            verified=manifest is not None and not self._storage.changed(key, manifest),
-            path=str(path) if manifest else None,
-            facts=facts,
-        )
-
-    def _installed(self, model: Reference, manifest: Manifest) -> InstalledModel:
-        """A model of which every byte was found to be right."""
-        summary = msgspec.structs.asdict(self._summary(model.name, model.repo, manifest))
-        return InstalledModel(
-            **summary | {"verified": True}, source=manifest.source, revision=manifest.revision
-        )
-
-
-def _reference(known: CatalogueModel, ready: ReadyFile) -> Reference:
-    """A file that others have converted from a model of the catalogue, as something to be fetched."""
-    return Reference(
-        name=f"{known.name}-{ready.precision}.{ready.format}",
-        repo=ready.repo,
-        revision=ready.revision,
-        files=(ready.file,),
-    )

@@ -3,10 +3,14 @@
 All sources have one interface, `Source`. What they find is verified when the store takes it in.
 """
 
+from __future__ import annotations
+
+from whisperd.models.names import path_of
 from whisperd.models.sources.base import Found, FoundFile, NotHere, Source, Workspace
 from whisperd.models.sources.folder import ExactFileSource, ExactFolderSource, FolderSource
 from whisperd.models.sources.hub import HubCacheSource, HubSettings, HubSource
 from whisperd.models.sources.package_index import IndexSettings, PackageIndexSource
+from whisperd.settings import ModelSettings
 
 __all__ = [
     "ExactFileSource",
@@ -22,4 +26,17 @@ __all__ = [
     "PackageIndexSource",
     "Source",
     "Workspace",
+    "default_sources",
 ]
+
+
+def default_sources(settings: ModelSettings | None = None) -> tuple[Source, ...]:
+    """Where models are looked for, in this order: folders, the hub cache, the hub, the package index."""
+    settings = settings or ModelSettings()
+    sources: list[Source] = [FolderSource(path_of(folder)) for folder in settings.folders]
+    sources.append(HubCacheSource())
+    if settings.hub:
+        sources.append(HubSource(HubSettings(stall_timeout_s=settings.stall_timeout_s)))
+    if settings.package_index:
+        sources.append(PackageIndexSource(IndexSettings(stall_timeout_s=settings.stall_timeout_s)))
+    return tuple(sources)
