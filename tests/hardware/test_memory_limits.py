@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from whisperd.hardware.memory import Memory, group_memory, memory_within, read_memory
+from whisperd.hardware.memory import Memory, memory_within, read_memory
 
 GIB = 2**30
 SYSTEM = Memory(total=16 * GIB, available=12 * GIB)
@@ -20,7 +20,7 @@ def within(files: dict[str, str], system: Memory = SYSTEM) -> Memory:
     return memory_within(system, files.get)
 
 
-def group_2(folder: str, limit: str, usage: int, stat: str = "") -> dict[str, str]:
+def group_2(folder: str, limit: str, usage: int | str, stat: str = "") -> dict[str, str]:
     where = f"/sys/fs/cgroup{folder}"
     return {
         f"{where}/memory.max": f"{limit}\n",
@@ -85,8 +85,9 @@ def test_both_versions_at_once() -> None:
 
 @pytest.mark.parametrize("nonsense", ["", "max", "-1", "1e9", "²"])
 def test_nonsense_is_no_limit(nonsense: str) -> None:
-    assert group_memory(nonsense, "0", "", ()) is None
-    assert group_memory("1", nonsense, "", ()) is None
+    here = {"/proc/self/cgroup": "0::/\n"}
+    assert within(here | group_2("", nonsense, "0")) == SYSTEM
+    assert within(here | group_2("", "1", nonsense)) == SYSTEM
     assert within({"/proc/self/cgroup": f"0:{nonsense}\nx\n0::relative\n"}) == SYSTEM
 
 
@@ -109,9 +110,8 @@ def test_there_is_never_more_than_allowed_or_less_than_nothing(
 @settings(deadline=None)
 @given(st.text(max_size=200), st.text(max_size=200))
 def test_any_text_can_be_read(membership: str, stat: str) -> None:
-    files = {"/proc/self/cgroup": membership}
-    assert within(files) == SYSTEM
-    group_memory("5", "3", stat, ("inactive_file",))
+    assert within({"/proc/self/cgroup": membership}) == SYSTEM
+    assert within({"/proc/self/cgroup": "0::/\n", **group_2("", "5", 3, stat)}).total == 5
 
 
 def test_this_computer() -> None:

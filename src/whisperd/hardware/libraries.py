@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from whisperd.hardware.facts import Libraries, Library
 from whisperd.hardware.probes import ProbeFailed, Probes
 
@@ -87,22 +89,16 @@ _CACHE_LINE: Final = re.compile(
 
 def _find(probes: Probes, places: Iterable[Place], patterns: Sequence[str]) -> tuple[Library, ...]:
     """The first of each name and major version; of those in one folder, the one with the longest version."""
-    pattern = re.compile("|".join(f"(?:{_renamed(one, index)})" for index, one in enumerate(patterns)))
     found: dict[tuple[str, int | None], Library] = {}
     for place in places:
         here: dict[tuple[str, int | None], Library] = {}
         for file in sorted(place.files if place.files is not None else probes.names(place.folder)):
-            match = pattern.fullmatch(file)
-            if match is None:
+            named = next((match for one in patterns if (match := re.fullmatch(one, file))), None)
+            if named is None:
                 continue
-            named = {key[:-1].rstrip("_"): value for key, value in match.groupdict().items() if value}
-            version = _version(named.get("version"))
-            library = Library(
-                name=named["name"],
-                version=version,
-                path=probes.join(place.folder, file),
-                source=place.source,
-            )
+            version = _version(named.groupdict().get("version"))
+            path = probes.join(place.folder, file)
+            library = Library(name=named["name"], version=version, path=path, source=place.source)
             key = (library.name, library.major)
             if key not in here or len(version or "") > len(here[key].version or ""):
                 here[key] = library
@@ -112,11 +108,6 @@ def _find(probes: Probes, places: Iterable[Place], patterns: Sequence[str]) -> t
             if not is_link_of_another:
                 found.setdefault(key, library)
     return tuple(found.values())
-
-
-def _renamed(pattern: str, index: int) -> str:
-    """The same, with names of groups that no other pattern has."""
-    return re.sub(r"\(\?P<(\w+)>", rf"(?P<\1_{index}>", pattern)
 
 
 def _version(text: str | None) -> str | None:
@@ -137,13 +128,7 @@ def _with_headers(probes: Probes, library: Library) -> Library:
         if probes.platform == "linux":
             folders = [*_debian_headers(probes), *folders]
     headers = next((folder for folder in folders if marker in probes.names(folder)), None)
-    return Library(
-        name=library.name,
-        version=library.version,
-        path=library.path,
-        source=library.source,
-        headers=headers,
-    )
+    return msgspec.structs.replace(library, headers=headers)
 
 
 # Where to look

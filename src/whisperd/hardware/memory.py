@@ -14,7 +14,7 @@ import psutil
 from whisperd.hardware.cgroups import count, group_folders
 from whisperd.hardware.files import ReadFile, read_file
 
-__all__ = ["Memory", "group_memory", "memory_within", "read_memory", "system_memory"]
+__all__ = ["Memory", "memory_within", "read_memory", "system_memory"]
 
 
 @dataclass(frozen=True)
@@ -77,18 +77,14 @@ def memory_within(system: Memory, read: ReadFile) -> Memory:
     return memory
 
 
-def group_memory(limit: str, usage: str, stat: str, reclaimable: tuple[str, ...]) -> Memory | None:
-    """What a control group allows, from the text of its files; None if it sets no limit."""
+def _group(version: _Version, folder: str, read: ReadFile) -> Memory | None:
+    """What a control group allows; None if it sets no limit."""
+    limit, usage, stat = (
+        read(f"{folder}/{file}") or "" for file in (version.limit, version.usage, "memory.stat")
+    )
     allowed, used = count(limit.strip()), count(usage.strip())
     if allowed is None or used is None:  # `max` is none
         return None
     counts = dict(line.rsplit(" ", 1) for line in stat.splitlines() if " " in line)
-    cache = sum(count(counts.get(name, "")) or 0 for name in reclaimable)
+    cache = sum(count(counts.get(name, "")) or 0 for name in version.reclaimable)
     return Memory(allowed, max(allowed - max(used - cache, 0), 0))
-
-
-def _group(version: _Version, folder: str, read: ReadFile) -> Memory | None:
-    limit, usage = read(f"{folder}/{version.limit}"), read(f"{folder}/{version.usage}")
-    if limit is None or usage is None:
-        return None
-    return group_memory(limit, usage, read(f"{folder}/memory.stat") or "", version.reclaimable)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 
 import msgspec
@@ -13,7 +13,6 @@ from whisperd.quantities import size
 from whisperd.rpc.errors import WhisperdError
 
 __all__ = [
-    "GpuMemory",
     "Recommendation",
     "SizedModel",
     "SpeedOf",
@@ -42,14 +41,6 @@ _BATCH_SIZE: Final = 4
 
 SpeedOf = Callable[[CatalogueModel], float | None]
 """How many seconds of speech a model transcribes in a second on this computer; None: nobody knows."""
-
-
-class GpuMemory(Protocol):
-    """What is asked of a GPU, such as `whisperd.hardware.Gpu`."""
-
-    @property
-    def memory_total(self) -> int:
-        """In bytes."""
 
 
 class SizedModel(Protocol):
@@ -104,19 +95,18 @@ def speeds_from(measured: Mapping[str, float], models: Iterable[CatalogueModel])
 
 def suitable_model(
     memory_total: int,
-    gpus: Sequence[GpuMemory],
+    gpu_total: int,
     *,
     models: Iterable[CatalogueModel],
     speed_of: SpeedOf,
     language: str | None = None,
 ) -> str:
-    """The model to begin with; `gpus` are those that a backend here can compute on, memory in bytes.
-
-    `models` are those of the catalogue.
+    """The model to begin with. Memory in bytes: `gpu_total` is that of the largest GPU that a backend here
+    can compute on, 0 where there is none. `models` are those of the catalogue.
     """
     known = {model.name: model for model in models}
     able = [known[name] for name in LADDER if _knows(known[name], language)]
-    most = _most_by_memory(memory_total, gpus, able, speed_of)
+    most = _most_by_memory(memory_total, gpu_total, able, speed_of)
     steps = [model for model in able if LADDER.index(model.name) <= LADDER.index(most)]
     best = next((model.name for model in reversed(steps) if _is_fast(speed_of(model))), able[0].name)
     # What knows English alone knows it a little better, where its size is one of those.
@@ -127,34 +117,34 @@ def suitable_model(
 def recommend(
     models: Iterable[CatalogueModel],
     memory_total: int,
-    gpus: Sequence[GpuMemory],
+    gpu_total: int,
     *,
     language: str | None = None,
     measured: Mapping[str, float] | None = None,
 ) -> tuple[Recommendation, ...]:
-    """What there is to say of each model that knows a language, the best choice first. Memory in bytes.
+    """What there is to say of each model that knows a language, the best choice first.
 
-    `gpus` as above; `measured` are speeds by model. What fits comes before what does not, and what is fast
+    Memory as above; `measured` are speeds by model. What fits comes before what does not, and what is fast
     enough, the most accurate first, before what is slower than that.
     """
     models = tuple(models)
     able = [model for model in models if _knows(model, language)]
     measured = measured or {}
     speed_of = speeds_from(measured, models)
-    best = suitable_model(memory_total, gpus, language=language, models=models, speed_of=speed_of)
+    best = suitable_model(memory_total, gpu_total, language=language, models=models, speed_of=speed_of)
     best_parameters = next(model.parameters_millions for model in models if model.name == best)
-    on_gpu = _gpu_total(gpus) >= _SMALL_GPU_BYTES
+    on_gpu = gpu_total >= _SMALL_GPU_BYTES
 
     def rank(model: CatalogueModel) -> tuple[object, ...]:
         speed, parameters = speed_of(model), model.parameters_millions
         is_fast = parameters <= best_parameters if speed is None else _is_fast(speed)
         is_english = model.english_only and language != "en"
-        fits = _fits(model, memory_total, gpus)
+        fits = _fits(model, memory_total, gpu_total)
         is_first = model.name == best and fits
         return not is_first, not fits, not is_fast, -parameters if is_fast else parameters, is_english
 
     def judge(model: CatalogueModel) -> Recommendation:
-        speed, fits = speed_of(model), _fits(model, memory_total, gpus)
+        speed, fits = speed_of(model), _fits(model, memory_total, gpu_total)
         memory = _need(model, on_gpu)
         reason = _reason(model, fits, model.name == best, model.parameters_millions - best_parameters, on_gpu)
         return Recommendation(
@@ -190,7 +180,7 @@ def _reason(model: CatalogueModel, fits: bool, is_best: bool, more_parameters: f
 def too_large(
     model: SizedModel,
     memory_total: int,
-    gpus: Sequence[GpuMemory],
+    gpu_total: int,
     models: Iterable[CatalogueModel],
     *,
     compute_type: str = "auto",
@@ -198,13 +188,13 @@ def too_large(
     """`model.too_large`, for a model that this computer, or its largest GPU, has not the memory for.
 
     That is said before it is downloaded, or when it was imported, and forbids nothing. It is judged by what
-    it needs at least, with one worker that computes one window at a time. Without `gpus` it is to run on the
-    processor.
+    it needs at least, with one worker that computes one window at a time. Without a GPU (`gpu_total` is 0) it
+    is to run on the processor.
     """
-    total = _gpu_total(gpus) or memory_total
+    total = gpu_total or memory_total
 
     def need(other: SizedModel) -> int:
-        device, kind = ("cuda", "float16") if gpus else ("cpu", "int8")
+        device, kind = ("cuda", "float16") if gpu_total else ("cpu", "int8")
         kind = kind if compute_type == "auto" else compute_type
         return other.memory_bytes(kind, batch_size=1, device=device)
 
@@ -216,7 +206,7 @@ def too_large(
         if need(other) <= total * _USABLE and (model.english_only or not other.english_only)
     ]
     largest = max(smaller, key=lambda other: other.parameters_millions, default=None)
-    whose = "of GPU memory, and the GPU has" if gpus else "of memory, and this computer has"
+    whose = "of GPU memory, and the GPU has" if gpu_total else "of memory, and this computer has"
     return WhisperdError(
         "model.too_large",
         f"The model {model.name} needs about {size(need(model))} {whose} {size(total)}.",
@@ -228,11 +218,10 @@ def too_large(
 
 
 def _most_by_memory(
-    memory_total: int, gpus: Sequence[GpuMemory], able: Iterable[CatalogueModel], speed_of: SpeedOf
+    memory_total: int, gpu_total: int, able: Iterable[CatalogueModel], speed_of: SpeedOf
 ) -> str:
     """Up to where on the ladder the memory reaches; `able` are its models, the smallest first."""
     # A GPU has speed to spare: its memory is the limit, and it may be a desktop's, too.
-    gpu_total = _gpu_total(gpus)
     if gpu_total >= _TURBO_GPU_BYTES:
         return "large-v3-turbo"
     if gpu_total >= _SMALL_GPU_BYTES:
@@ -257,17 +246,12 @@ def _is_fast(speed: float | None) -> bool:
     return speed is None or speed >= COMFORTABLE_SPEED
 
 
-def _gpu_total(gpus: Sequence[GpuMemory]) -> int:
-    return max((gpu.memory_total for gpu in gpus), default=0)
-
-
 def _need(model: CatalogueModel, on_gpu: bool) -> int:
     device, compute_type = ("cuda", "float16") if on_gpu else ("cpu", "int8")
     return model.memory_bytes(compute_type, batch_size=_BATCH_SIZE, device=device)
 
 
-def _fits(model: CatalogueModel, memory_total: int, gpus: Sequence[GpuMemory]) -> bool:
-    gpu_total = _gpu_total(gpus)
+def _fits(model: CatalogueModel, memory_total: int, gpu_total: int) -> bool:
     if gpu_total >= _SMALL_GPU_BYTES:
         return _need(model, True) <= gpu_total * _USABLE
     return _need(model, False) <= memory_total * _USABLE

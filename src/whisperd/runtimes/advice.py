@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,16 +48,16 @@ class Advisor:
 
     async def recommend(self, language: str | None = None) -> tuple[Recommendation, ...]:
         """Every model of the catalogue that knows a language, the best choice for this computer first."""
-        gpus = await self._computer.usable_gpus()
+        gpu_total = _largest(await self._computer.usable_gpus())
         known, total = self._models.catalogue.models, self._memory().total
-        return recommend(known, total, gpus, language=language, measured=await self._measured())
+        return recommend(known, total, gpu_total, language=language, measured=await self._measured())
 
     async def suitable(self) -> str:
         """The best choice."""
-        gpus = await self._computer.usable_gpus()
+        gpu_total = _largest(await self._computer.usable_gpus())
         known, total = self._models.catalogue.models, self._memory().total
         speed_of = speeds_from(await self._measured(), known)
-        return suitable_model(total, gpus, models=known, speed_of=speed_of)
+        return suitable_model(total, gpu_total, models=known, speed_of=speed_of)
 
     async def warnings(
         self,
@@ -92,13 +92,13 @@ class Advisor:
         compute_type: str,
     ) -> list[WhisperdError]:
         gpus: Sequence[Gpu] = () if device == "cpu" else await self._computer.usable_gpus()
-        gpus = [gpu for gpu in gpus if not device_index or gpu.index in device_index]
+        gpu_total = _largest(gpu for gpu in gpus if not device_index or gpu.index in device_index)
         known, total = self._models.catalogue.models, self._memory().total
-        warning = too_large(model, total, gpus, known, compute_type=compute_type)
+        warning = too_large(model, total, gpu_total, known, compute_type=compute_type)
         if warning is None:
             return []
-        if gpus and device == "auto":  # it falls back to the processor
-            elsewhere = too_large(model, total, (), known, compute_type=compute_type)
+        if gpu_total and device == "auto":  # it falls back to the processor
+            elsewhere = too_large(model, total, 0, known, compute_type=compute_type)
         else:
             elsewhere = warning
         warning.data["loadable"] = not (_is_hopeless(warning) and _is_hopeless(elsewhere))
@@ -156,6 +156,11 @@ class _Imported:
             device=device,
             decoder_share=self.size.decoder_share,
         )
+
+
+def _largest(gpus: Iterable[Gpu]) -> int:
+    """The memory of the largest GPU, 0 without any."""
+    return max((gpu.memory_total for gpu in gpus), default=0)
 
 
 def _is_hopeless(warning: WhisperdError | None) -> bool:
