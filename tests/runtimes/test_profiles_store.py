@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -86,10 +87,8 @@ async def test_an_update_replaces_all_fields_and_the_name(store: ProfileStore) -
 
 @pytest.fixture
 async def profiles(store: ProfileStore) -> ProfileManager:
-    def known(name: str) -> str:
-        return name
-
-    manager = ProfileManager(store, check_options=lambda _: None, runtime_id=known, runtime_name=known)
+    runtimes: Any = SimpleNamespace(id_of=lambda name: name)
+    manager = ProfileManager(store, runtimes, check_options=lambda _: None)
     await manager.open()
     return manager
 

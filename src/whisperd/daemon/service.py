@@ -46,7 +46,6 @@ from whisperd.rpc.events import Event, ModelProgress, NativeProgress, Transcript
 from whisperd.runtimes import Runtime, RuntimeManager, RuntimeView
 from whisperd.runtimes.advice import Advisor
 from whisperd.runtimes.computer import Computer
-from whisperd.runtimes.errors import not_saved
 from whisperd.runtimes.history import HistoryStore
 from whisperd.runtimes.presets import PresetStore, check_presets
 from whisperd.runtimes.profile_manager import ProfileManager
@@ -175,17 +174,6 @@ class Service:
         waiting = self.jobs.waiting_windows(runtime.loaded) if runtime.loaded else 0
         return self.runtimes.view(runtime, waiting)
 
-    def id_of_runtime(self, name: str) -> str:
-        """The id of a saved runtime, by its name or id. Raises `runtime.unknown` and `runtime.not_saved`."""
-        runtime = self.runtimes.find(name)
-        if not runtime.is_saved:
-            raise not_saved(runtime.name)
-        return runtime.id
-
-    def name_of_runtime(self, id: str) -> str:
-        """What a runtime is called now; its id if it was deleted."""
-        return next((one.name for one in self.runtimes.all() if one.id == id), id)
-
     def remove_upload_after(self, job: Job, upload: str) -> None:
         """An upload goes when its job is over, and does not go on in the next daemon."""
 
@@ -297,12 +285,7 @@ async def _open_runtimes(
     surroundings = runtime_surroundings(service, histories)
     service.runtimes = RuntimeManager(tasks, PresetStore(database), service.provisioner, room, surroundings)
     await service.runtimes.open(service.advisor.suitable, last_uses(records), await histories.resume())
-    service.profiles = ProfileManager(
-        ProfileStore(database),
-        check_options=job_options,
-        runtime_id=service.id_of_runtime,
-        runtime_name=service.name_of_runtime,
-    )
+    service.profiles = ProfileManager(ProfileStore(database), service.runtimes, check_options=job_options)
     await service.profiles.open()
 
 
@@ -335,8 +318,8 @@ async def _open_watches(service: Service, tasks: TaskGroup, database: Database) 
         settings=lambda: service.settings.watch,
         editor=Editor(
             check_options=job_options,
-            runtime_id=service.id_of_runtime,
-            runtime_name=service.name_of_runtime,
+            runtime_id=service.runtimes.id_of,
+            runtime_name=service.runtimes.name_of,
             check_profile=service.profiles.find,
             check_model=service.known_model,
         ),

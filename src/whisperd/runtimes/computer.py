@@ -58,14 +58,14 @@ class Computer:
     def __init__(
         self,
         find_gpus: Callable[[], Awaitable[Gpus]] = find_gpus,
-        find_hardware: Callable[[], Awaitable[Hardware]] | None = None,
+        look: Callable[[], Awaitable[Hardware]] | None = None,
         *,
         start_soon: StartSoon | None = None,
         is_installed: Callable[[Bundle], bool] = lambda _: False,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._find_gpus = find_gpus
-        self._find_hardware = find_hardware or partial(_find_hardware, find_gpus)
+        self._look = look or partial(find_hardware, find_gpus)
         self._start_soon = start_soon
         self._is_installed = is_installed
         self._now_s = now_s
@@ -88,7 +88,7 @@ class Computer:
         asked_s = self._now_s()
         async with self._looking:
             if self._hardware is None or self._looked_s < asked_s:  # else somebody else has just looked
-                self._hardware = await self._find_hardware()
+                self._hardware = await self._look()
                 self._looked_s = self._now_s()
             return self._hardware
 
@@ -197,10 +197,6 @@ def _why_none(preset: RuntimePreset, judged: Sequence[JudgedVariant]) -> Whisper
         return None
     # Of GPUs the best variant speaks for all, else the one that asks for least.
     return asked[0 if preset.wanted_device == "cuda" else -1].problem
-
-
-async def _find_hardware(find_gpus: Callable[[], Awaitable[Gpus]]) -> Hardware:
-    return await find_hardware(find_gpus)
 
 
 def _has_cuda_variant() -> bool:

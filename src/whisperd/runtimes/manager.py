@@ -56,7 +56,7 @@ class RuntimeManager:
         self.provisioner = provisioner
         self.room = room
         self.around = surroundings
-        self._editor = Editor(provisioner, surroundings.settings)
+        self.editor = Editor(provisioner, surroundings.settings)
         self._lives = Lives()
         self._runtimes: dict[str, Runtime] = {}
         self._saving = anyio.Lock()
@@ -98,6 +98,14 @@ class RuntimeManager:
             return found
         raise errors.unknown(name, [one.name for one in self._presets()])
 
+    def id_of(self, name: str) -> str:
+        """The id of a saved runtime, by its name or id. Raises `runtime.unknown` and `runtime.not_saved`."""
+        return self._saved(self.find(name)).id
+
+    def name_of(self, id: str) -> str:
+        """What a runtime is called now; its id if it was deleted."""
+        return self._runtimes[id].name if id in self._runtimes else id
+
     def with_model(self, model: str, facts: ModelFacts | None = None) -> Runtime:
         """An enabled runtime with this model, the default before others, or one that is made for once."""
         having = [
@@ -106,7 +114,7 @@ class RuntimeManager:
         having.sort(key=lambda one: (not one.is_saved, not self.life(one).is_default))
         if having:
             return having[0]
-        runtime = Runtime(self._editor.for_once(model, facts), is_saved=False)
+        runtime = Runtime(self.editor.for_once(model, facts), is_saved=False)
         self._add(runtime)
         return runtime
 
@@ -142,7 +150,7 @@ class RuntimeManager:
     async def create(self, fields: RuntimeChanges, *, make_default: bool = False) -> Runtime:
         """Save a new runtime, and make it the default if asked to: both or neither."""
         async with self._saving:
-            preset = await self._editor.new(fields, self._presets())
+            preset = await self.editor.new(fields, self._presets())
             await self._store.insert(preset, make_default=make_default)
             runtime = Runtime(preset)
             self._add(runtime)
@@ -159,7 +167,7 @@ class RuntimeManager:
         async with self._saving:
             before = self._saved(runtime)
             errors.check_version("runtime", before.name, before.version, version)
-            preset = await self._editor.changed(before, changes, self._presets())
+            preset = await self.editor.changed(before, changes, self._presets())
             await self._save(runtime, preset)
             if needs_reload(before, preset):
                 self.provisioner.failures.forget(preset.model)  # what was changed may be what mends it

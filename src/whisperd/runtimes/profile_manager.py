@@ -12,6 +12,7 @@ from msgspec import UNSET, UnsetType
 from whisperd.clock import now_rfc3339
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes import errors
+from whisperd.runtimes.manager import RuntimeManager
 from whisperd.runtimes.preset import check_name
 from whisperd.runtimes.profiles import Profile, ProfileStore
 
@@ -34,16 +35,12 @@ class ProfileManager:
     def __init__(
         self,
         store: ProfileStore,
+        runtimes: RuntimeManager,
         check_options: Callable[[Options], object],
-        runtime_id: Callable[[str], str],
-        runtime_name: Callable[[str], str],
     ) -> None:
         self._store = store
+        self._runtimes = runtimes
         self._check_options = check_options
-        self._runtime_id = runtime_id
-        """The id of a runtime by its name or id. Raises `runtime.unknown`."""
-        self._runtime_name = runtime_name
-        """What a runtime is called now; its id if it is there no more."""
         self._profiles: dict[str, Profile] = {}
         self._saving = anyio.Lock()
 
@@ -64,7 +61,7 @@ class ProfileManager:
     def view(self, profile: Profile) -> dict[str, Any]:
         """What is told of it: the runtime by its name."""
         shown = msgspec.structs.asdict(profile)
-        return shown | {"runtime": profile.runtime and self._runtime_name(profile.runtime)}
+        return shown | {"runtime": profile.runtime and self._runtimes.name_of(profile.runtime)}
 
     async def create(self, changes: ProfileChanges) -> Profile:
         """Save a new one."""
@@ -106,7 +103,7 @@ class ProfileManager:
         if changes.name is not UNSET:
             values["name"] = check_name(changes.name, "profile")
         if changes.runtime is not UNSET:
-            values["runtime"] = None if changes.runtime is None else self._runtime_id(changes.runtime)
+            values["runtime"] = None if changes.runtime is None else self._runtimes.id_of(changes.runtime)
         if changes.options is not UNSET:
             self._check(changes.options)
             values["options"] = changes.options

@@ -17,8 +17,6 @@ from whisperd.daemon.service import Call
 from whisperd.progress import ignore_progress
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import Name, Params
-from whisperd.runtimes.file_models import as_stored
-from whisperd.runtimes.preset import RuntimeChanges, new_preset
 
 
 class CalibrationParams(Params, frozen=True):
@@ -33,8 +31,7 @@ async def run(call: Call, params: CalibrationParams) -> dict[str, Any]:
     model = await _model(call, params)
     await service.models.pull(model, service.on_model_progress)
     # What would be used without it has to be there to be compared with.
-    fields = as_stored(RuntimeChanges(name=model, model=model), await service.models.facts(model))
-    preset = new_preset(fields, service.settings.runtime, check=False)
+    preset = service.runtimes.editor.for_once(model, await service.models.facts(model))
     await service.provisioner.prepare(preset, ignore_progress)
     found = await service.calibrator.run(model)
     await service.runtimes.load_faster(model)
