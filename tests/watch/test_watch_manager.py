@@ -556,6 +556,23 @@ async def test_what_was_corrected_stays_where_all_is_done_again(tmp_path: Path, 
         assert line["message"].endswith("a.en.txt.")
 
 
+async def test_what_was_corrected_goes_along_with_its_folder(tmp_path: Path, inbox: Path) -> None:
+    (inbox / "old").mkdir()
+    put(inbox, "old/a.wav")
+    async with open_watches(tmp_path) as watches:
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        await until_done(watches, preset.id)
+        (inbox / "old" / "a.en.txt").write_text("corrected")
+        (inbox / "old").rename(inbox / "new")
+        await watches.manager.scan(preset.id)
+        await until_done(watches, preset.id)
+        await watches.manager.retry(preset.id, all=True)
+        await until(lambda: len(watches.jobs.paths) == 2)
+        await until_done(watches, preset.id)
+        assert sorted(path.name for path in (inbox / "new").iterdir()) == ["a.en.txt", "a.wav"]
+        assert (inbox / "new" / "a.en.txt").read_text() == "corrected"
+
+
 @pytest.mark.parametrize("is_new", [True, False])
 async def test_what_is_no_correction_of_this_recording_is_told_of(
     tmp_path: Path, inbox: Path, is_new: bool

@@ -101,7 +101,10 @@ def place(
 
 
 def rename_output(old: str, new: str, hashes: Collection[str]) -> bool:
-    """Have an output follow its recording; whether it lies at `new` then. What is not ours stays."""
+    """Have an output follow its recording; whether it lies at `new` then. What is not ours stays.
+
+    Somebody who renames a recording, or its folder, may have taken a text along that they had changed.
+    """
     try:
         if is_ours(old, hashes):
             _make_folder(os.path.dirname(new), os.path.dirname(old))
@@ -110,7 +113,7 @@ def rename_output(old: str, new: str, hashes: Collection[str]) -> bool:
                     os.unlink(old)
                 _sync_folder(os.path.dirname(new))
                 return True
-        return is_ours(new, hashes)
+        return is_ours(new, hashes) or (os.path.isfile(new) and not os.path.lexists(old))
     except OSError:
         return False
 
