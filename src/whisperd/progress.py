@@ -73,7 +73,7 @@ class Meter:
         self._total = total
         self._clock = clock
         self._done = 0
-        self._rates = RateMeter()
+        self._marks: deque[tuple[float, int]] = deque()
         self._told_phase: tuple[str | None, str] | None = None
         self._told_s = float("-inf")
 
@@ -90,7 +90,7 @@ class Meter:
         if not is_new and now_s - self._told_s < _REPORT_EVERY_S:
             return
         self._told_phase, self._told_s = phase, now_s
-        rate, eta = self._rates.measure(done, self._total, now_s)
+        rate, eta = self._measure(now_s)
         self._on_progress(
             Progress(
                 name=self._name,
@@ -107,21 +107,14 @@ class Meter:
         """A function that is told how many bytes more of a file were done."""
         return lambda count: self.report(self._done + count, file)
 
-
-class RateMeter:
-    """Turns byte counts into rate and time left, over the last few seconds. The clock is passed in."""
-
-    def __init__(self) -> None:
-        self._marks: deque[tuple[float, int]] = deque()
-
-    def measure(self, done: int, total: int | None, now_s: float) -> tuple[float | None, float | None]:
-        """Bytes per second and seconds left; None while too little is known."""
-        self._marks.append((now_s, done))
+    def _measure(self, now_s: float) -> tuple[float | None, float | None]:
+        """Bytes per second and seconds left, over the last few seconds; None while too little is known."""
+        self._marks.append((now_s, self._done))
         while len(self._marks) > 2 and now_s - self._marks[0][0] > _RATE_WINDOW_S:
             self._marks.popleft()
         elapsed_s = now_s - self._marks[0][0]
         if elapsed_s <= 0:
             return None, None
-        rate = (done - self._marks[0][1]) / elapsed_s
-        eta = (total - done) / rate if total is not None and rate > 0 else None
+        rate = (self._done - self._marks[0][1]) / elapsed_s
+        eta = (self._total - self._done) / rate if self._total is not None and rate > 0 else None
         return rate, eta

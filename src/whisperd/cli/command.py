@@ -91,19 +91,20 @@ def progress_of(options: argparse.Namespace) -> Progress:
 
 def for_each(
     options: argparse.Namespace,
-    names: Sequence[str],
     ask: Callable[[Client, str], Map],
     show: Callable[[Map], str | None],
     *,
+    names: Sequence[str] | None = None,
     key: str = "name",
     is_list: bool = False,
 ) -> int:
-    """Ask for each of several names, go on after a failure, and show the answers; returns the exit status.
+    """Ask for each name, go on after a failure, and show the answers; returns the exit status.
 
-    `show` puts into words what was done, which `--quiet` leaves unsaid, or prints it itself. Under `--json`
-    one name is answered with a map, several, or a list that the user did not write (`is_list`), with an
-    array of maps; `key` is what names them.
+    The names are those of `add_names`, unless others are given. `show` puts into words what was done, which
+    `--quiet` leaves unsaid, or prints it itself. Under `--json` one name is answered with a map, several,
+    or a list that the user did not write (`is_list`), with an array of maps; `key` is what names them.
     """
+    names = options.names if names is None else names
     answers: list[Map] = []
     statuses: list[int] = []
     with connect_as(options) as client:

@@ -205,17 +205,12 @@ class AsyncWhisper:
     def _spool(self, data: Iterator[bytes]) -> str:
         """Write what is no file into one that a decoder can open. Blocks."""
         uploads = self._service.uploads
-        upload, is_empty = uploads.create(), True
+        upload = uploads.create()
         try:
             for piece in data:
                 uploads.append(upload, piece)
-                is_empty = False
-            if is_empty:
-                raise WhisperdError(
-                    "audio.empty",
-                    "The recording is empty.",
-                    "Check that it was saved.",
-                )
+            if not uploads.size_bytes(upload):
+                raise WhisperdError("audio.empty", "The recording is empty.", "Check that it was saved.")
         except BaseException:
             uploads.remove(upload)
             raise

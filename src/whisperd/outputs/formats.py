@@ -30,7 +30,6 @@ full stops it ends with a segment, twice as long."""
 class Format:
     """One way to write a transcript."""
 
-    name: str
     extension: str
     write: Callable[[Transcript], str]
 
@@ -245,16 +244,13 @@ def _short_clock(seconds: float) -> str:
 
 
 FORMATS: Final = {
-    entry.name: entry
-    for entry in (
-        Format("text", "txt", _text),
-        Format("json", "json", lambda transcript: _json({"text": transcript.text})),
-        Format("verbose_json", "json", lambda transcript: _json(verbose(transcript))),
-        Format("srt", "srt", _srt),
-        Format("vtt", "vtt", _vtt),
-        Format("tsv", "tsv", _tsv),
-        Format("lrc", "lrc", _lrc),
-        Format("md", "md", _md),
-    )
+    "text": Format("txt", _text),
+    "json": Format("json", lambda transcript: _json({"text": transcript.text})),
+    "verbose_json": Format("json", lambda transcript: _json(verbose(transcript))),
+    "srt": Format("srt", _srt),
+    "vtt": Format("vtt", _vtt),
+    "tsv": Format("tsv", _tsv),
+    "lrc": Format("lrc", _lrc),
+    "md": Format("md", _md),
 }
 """By name, those that can be asked for."""

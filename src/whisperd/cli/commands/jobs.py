@@ -165,7 +165,7 @@ def wait(options: argparse.Namespace) -> int:
                     pass
         return client.jobs.wait(job)
 
-    return for_each(options, options.ids, ask, lambda _: None, key="id")
+    return for_each(options, ask, lambda _: None, names=options.ids, key="id")
 
 
 def result(options: argparse.Namespace) -> None:
@@ -185,7 +185,9 @@ def cancel(options: argparse.Namespace) -> int:
             "invalid", "--status, --since and --runtime go with --all", "name no ids beside them"
         )
     if len(options.ids) == 1:
-        return for_each(options, options.ids, lambda client, job: client.jobs.cancel(job), _became, key="id")
+        return for_each(
+            options, lambda client, job: client.jobs.cancel(job), _became, names=options.ids, key="id"
+        )
     with connect_as(options) as client:
         jobs = client.jobs
         cancelled = jobs.cancel(all=True, **filters) if options.all else jobs.cancel(ids=options.ids)
@@ -193,7 +195,7 @@ def cancel(options: argparse.Namespace) -> int:
 
 
 def retry(options: argparse.Namespace) -> int:
-    return for_each(options, options.ids, lambda client, job: client.jobs.retry(job), _became, key="id")
+    return for_each(options, lambda client, job: client.jobs.retry(job), _became, names=options.ids, key="id")
 
 
 def _became(job: dict[str, Any]) -> str:

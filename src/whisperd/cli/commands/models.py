@@ -131,7 +131,7 @@ def recommend(options: argparse.Namespace) -> None:
 
 
 def show(options: argparse.Namespace) -> int:
-    return for_each(options, options.names, lambda client, name: client.models.show(name), _show)
+    return for_each(options, lambda client, name: client.models.show(name), _show)
 
 
 def _show(model: dict[str, Any]) -> None:
@@ -158,7 +158,6 @@ def pull(options: argparse.Namespace) -> int:
 
     return for_each(
         options,
-        options.names,
         ask,
         lambda answer: f"{answer['name']} is installed ({size(answer['size'])})",
     )
@@ -167,7 +166,6 @@ def pull(options: argparse.Namespace) -> int:
 def verify(options: argparse.Namespace) -> int:
     return for_each(
         options,
-        options.names,
         lambda client, name: _with_progress(options, client, "models.verify", name=model_name(name)),
         _verified,
     )
@@ -185,7 +183,6 @@ def _verified(answer: dict[str, Any]) -> str | None:
 def remove(options: argparse.Namespace) -> int:
     return for_each(
         options,
-        options.names,
         lambda client, name: client.models.remove(name),
         lambda answer: f"{answer['name']} is removed ({size(answer['freed'])} freed)",
     )
@@ -194,7 +191,6 @@ def remove(options: argparse.Namespace) -> int:
 def path(options: argparse.Namespace) -> int:
     return for_each(
         options,
-        options.names,
         lambda client, name: {"name": name, **client.models.path(name)},
         lambda answer: print(answer["path"]),
     )

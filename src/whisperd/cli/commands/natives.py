@@ -104,7 +104,6 @@ def _size(bundle: dict[str, Any]) -> str | None:
 def install(options: argparse.Namespace) -> int:
     return for_each(
         options,
-        options.names,
         lambda client, name: call_with_progress(options, client, ("natives",), "natives.install", name=name),
         lambda answer: f"{answer['name']} {answer['version']} is installed ({size(answer['size'])})",
     )
@@ -113,7 +112,6 @@ def install(options: argparse.Namespace) -> int:
 def verify(options: argparse.Namespace) -> int:
     return for_each(
         options,
-        options.names,
         lambda client, name: call_with_progress(options, client, ("natives",), "natives.verify", name=name),
         _verified,
     )
@@ -143,11 +141,11 @@ def upgrade(options: argparse.Namespace) -> int:
     version = {"version": options.bundle_version} if options.bundle_version else {}
     return for_each(
         options,
-        names,
         lambda client, name: call_with_progress(
             options, client, ("natives", "models"), "natives.upgrade", name=name, **version
         ),
         show,
+        names=names,
         is_list=not options.names,
     )
 
@@ -160,7 +158,6 @@ def _installed_names(options: argparse.Namespace) -> list[str]:
 def rollback(options: argparse.Namespace) -> int:
     return for_each(
         options,
-        options.names,
         lambda client, name: call_with_progress(options, client, ("natives",), "natives.rollback", name=name),
         lambda answer: f"{answer['name']} {answer['version']} is used again",
     )
@@ -169,7 +166,6 @@ def rollback(options: argparse.Namespace) -> int:
 def remove(options: argparse.Namespace) -> int:
     return for_each(
         options,
-        options.names,
         lambda client, name: client.natives.remove(name, options.bundle_version),
         lambda answer: f"{answer['name']} is removed ({', '.join(answer['removed'])})",
     )
@@ -185,7 +181,6 @@ def prune(options: argparse.Namespace) -> None:
 def path(options: argparse.Namespace) -> int:
     return for_each(
         options,
-        options.names,
         lambda client, name: {"name": name, **client.natives.path(name)},
         lambda answer: print(answer["path"]),
     )

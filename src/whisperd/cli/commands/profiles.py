@@ -103,7 +103,6 @@ def edit(options: argparse.Namespace) -> None:
 def delete(options: argparse.Namespace) -> int:
     return for_each(
         options,
-        options.names,
         lambda client, name: client.profiles.delete(name),
         lambda profile: f"{profile['name']} is deleted",
     )

@@ -199,7 +199,6 @@ def edit(options: argparse.Namespace) -> None:
 def delete(options: argparse.Namespace) -> int:
     return for_each(
         options,
-        options.names,
         lambda client, name: client.runtimes.delete(name),
         lambda answer: f"{answer['name']} is deleted",
     )
@@ -208,7 +207,6 @@ def delete(options: argparse.Namespace) -> int:
 def prepare(options: argparse.Namespace) -> int:
     return for_each(
         options,
-        options.names,
         lambda client, name: _bring(options, client, "runtimes.prepare", name),
         lambda runtime: f"{runtime['name']} has all that it needs",
     )
@@ -217,7 +215,6 @@ def prepare(options: argparse.Namespace) -> int:
 def load(options: argparse.Namespace) -> int:
     return for_each(
         options,
-        options.names,
         lambda client, name: _bring(options, client, "runtimes.load", name),
         _as_loaded,
     )
@@ -257,7 +254,6 @@ def _change_each(
     """Do it to each runtime that is named, and tell what became of it: its status, if nothing else."""
     return for_each(
         options,
-        options.names,
         change,
         lambda runtime: f"{runtime['name']} is {became or runtime['status']}",
     )

@@ -220,10 +220,6 @@ class _Session:
                     writer.write(event["index"], event["text"], event["channel"])
                 if event["type"] == "transcription.completed":
                     self._sum_up(name, event)
-                    self._tell_if_cached(name, event)
-                    self._tell_if_silent(name, event)
-                    if not (self._options.stream or self._options.json):  # there it is in what is printed
-                        tell_warnings(event, self._progress)
         transcript = Transcript.from_wire(self._client.jobs.wait(job))
         if as_it_comes:
             writer.finish(transcript)
@@ -277,22 +273,22 @@ class _Session:
             print(f"==> {printable(name)} <==", flush=True)
 
     def _sum_up(self, name: str, event: dict[str, Any]) -> None:
-        if self._options.verbose and not self._options.quiet:
-            self._progress.clear()
-            say(
-                f"{printable(name)}: {duration(event['total'])} in {event['elapsed']:.1f} s, "
-                f"{speed(event['speed'])} real time, {event['runtime']}, {event['language'] or 'no language'}"
+        """Say of a job that is completed what its text does not say."""
+        self._progress.clear()
+        notes = []
+        if self._options.verbose:
+            notes.append(
+                f"{duration(event['total'])} in {event['elapsed']:.1f} s, {speed(event['speed'])} real time, "
+                f"{event['runtime']}, {event['language'] or 'no language'}"
             )
-
-    def _tell_if_cached(self, name: str, event: dict[str, Any]) -> None:
-        if event["cached"] and not self._options.quiet:
-            self._progress.clear()
-            say(f"{printable(name)}: the text was kept of an earlier job; --no-cache transcribes it anew")
-
-    def _tell_if_silent(self, name: str, event: dict[str, Any]) -> None:
-        if not (event["segments"] or self._options.quiet):
-            self._progress.clear()
-            say(f"{printable(name)}: nobody is heard to speak")
+        if event["cached"]:
+            notes.append("the text was kept of an earlier job; --no-cache transcribes it anew")
+        if not event["segments"]:
+            notes.append("nobody is heard to speak")
+        for note in notes if not self._options.quiet else ():
+            say(f"{printable(name)}: {note}")
+        if not (self._options.stream or self._options.json):  # there it is in what is printed
+            tell_warnings(event, self._progress)
 
     def _tell_id(self, name: str, job: str) -> None:
         if self._options.json:

@@ -13,6 +13,11 @@ from whisperd.cli.job_options import add_job_options, add_unset, kept_options, m
 from whisperd.cli.output import counted, facts, local_time, print_json, print_table, printable, say
 from whisperd.cli.parser import Parser, filled, several, usage_error, whole_number
 
+FIELDS = (
+    "recursive", "include", "exclude", "runtime", "outputs", "output_dir", "overwrite", "after", "move_to",
+    "command", "notify", "quiet_hours",
+)  # fmt: skip
+"""As options have their values, too, but for `name`, which is that of the watch itself."""
 UNSET: dict[str, list[str] | None] = {
     "runtime": None,
     "profile": None,
@@ -123,6 +128,7 @@ def _add_fields(parser: Parser) -> None:
     )
     parser.add_argument(
         "--command",
+        type=_words,
         metavar="COMMAND",
         help="run after each, without a shell; {path}, {name}, {stem}, {folder} and {output} are filled in",
     )
@@ -234,7 +240,6 @@ def retry(options: argparse.Namespace) -> None:
 def _for_each(options: argparse.Namespace, verb: str, done: str) -> int:
     return for_each(
         options,
-        options.names,
         lambda client, name: getattr(client.watch, verb)(_name(name)),
         lambda watch: f"{watch['path']} {done}",
     )
@@ -247,25 +252,12 @@ def _name(name: str) -> str:
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
     """The fields that were given, but for job options."""
-    fields = {
-        "recursive": options.recursive,
-        "include": options.include,
-        "exclude": options.exclude,
-        "runtime": options.runtime,
-        "outputs": options.outputs,
-        "output_dir": options.output_dir,
-        "name": options.template,
-        "overwrite": options.overwrite,
-        "after": options.after,
-        "move_to": options.move_to,
-        "command": None if options.command is None else _words(options.command),
-        "notify": options.notify,
-        "quiet_hours": options.quiet_hours,
-    }
+    fields = {name: getattr(options, name) for name in FIELDS} | {"name": options.template}
     return {name: value for name, value in fields.items() if value is not None}
 
 
 def _words(command: str) -> list[str]:
+    """The `type` of a command."""
     try:
         words = shlex.split(command)
     except ValueError as error:
