@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Literal
 
-__all__ = ["CONTENT_TYPE", "Family", "Histogram", "Kind", "Sample", "render"]
+__all__ = ["CONTENT_TYPE", "Family", "Histogram", "Sample", "by_label", "render"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+NAMESPACE = "whisperd"
+"""What stands before each name in the text."""
 
 Kind = Literal["counter", "gauge", "histogram"]
 
@@ -64,12 +66,16 @@ def render(families: Iterable[Family]) -> str:
     """All of them as text."""
     lines: list[str] = []
     for family in families:
-        lines.append(f"# HELP {family.name} {_escaped(family.help)}")
-        lines.append(f"# TYPE {family.name} {family.kind}")
-        lines += [
-            f"{family.name}{one.suffix}{_labels(one.labels)} {_number(one.value)}" for one in family.samples
-        ]
+        name = f"{NAMESPACE}_{family.name}"
+        lines.append(f"# HELP {name} {_escaped(family.help)}")
+        lines.append(f"# TYPE {name} {family.kind}")
+        lines += [f"{name}{one.suffix}{_labels(one.labels)} {_number(one.value)}" for one in family.samples]
     return "\n".join([*lines, ""])
+
+
+def by_label(label: str, values: Mapping[str, float]) -> list[Sample]:
+    """A value for each that a label may have."""
+    return [Sample(value, {label: key}) for key, value in values.items()]
 
 
 def _labels(labels: Mapping[str, str]) -> str:

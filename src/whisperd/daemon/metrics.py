@@ -1,4 +1,4 @@
-"""What is counted while the daemon runs, and how it stands, as metrics for Prometheus.
+"""What is counted while the daemon runs, as metrics for Prometheus.
 
 What happens is learnt from the events that clients are told as well. No label has the name of a recording,
 and none grows with what is done: they are statuses, runtimes and kinds of processes.
@@ -6,13 +6,11 @@ and none grows with what is done: they are statuses, runtimes and kinds of proce
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
-from whisperd.daemon.exposition import Family, Histogram, Kind, Sample
+from whisperd.daemon.exposition import Family, Histogram, Sample, by_label
 from whisperd.rpc.events import (
     Event,
     JobQueued,
@@ -23,7 +21,7 @@ from whisperd.rpc.events import (
     TranscriptionFailed,
 )
 
-__all__ = ["Metrics", "Standing"]
+__all__ = ["Metrics"]
 
 WATCH_OUTCOMES: Final = ("done", "retried", "failed")
 ENDS: Final = ("completed", "failed", "cancelled")
@@ -39,32 +37,6 @@ MOST_JOBS: Final = 20_000
 MOST_RUNTIMES: Final = 1000
 """Runtimes that are counted by name; those that come later are counted together."""
 OTHER_RUNTIMES: Final = "other"
-
-
-@dataclass(frozen=True)
-class Standing:
-    """How the daemon stands at the moment."""
-
-    version: str
-    started_s: float
-    """Unix time at which it was started."""
-    clients: int
-    jobs: Mapping[str, int]
-    """Those that are remembered, by status."""
-    waiting_windows: Mapping[str, int]
-    """By runtime."""
-    runtimes: Mapping[str, str]
-    """The status of each, by its name."""
-    runtime_memory_bytes: Mapping[str, int]
-    """Of each that is loaded."""
-    process_memory_bytes: Mapping[str, int]
-    """Of all processes of a kind together."""
-    watch_folders: Mapping[str, int] = field(default_factory=dict)
-    """How many watch folders have each status."""
-    is_on_battery: bool | None = None
-    """None where that is not known."""
-    is_bulk_held: bool = False
-    """Whether bulk work waits for mains power."""
 
 
 class Metrics:
@@ -123,9 +95,45 @@ class Metrics:
         self._suspensions += 1
         self._suspended_s += for_s
 
-    def families(self, standing: Standing) -> list[Family]:
-        """All that there is to tell."""
-        return [*self._of_jobs(), *self._of_runtimes(), *_standing(standing)]
+    def families(self) -> Iterable[Family]:
+        """All that was counted."""
+        watched = {outcome: self._watched[outcome] for outcome in WATCH_OUTCOMES}
+        for name, help, samples in (
+            (
+                "jobs_total",
+                "Times that a job ended, by how; one that is retried ends again.",
+                by_label("status", {status: self._ended[status] for status in ENDS}),
+            ),
+            ("jobs_cached_total", "Jobs that a kept transcript has answered.", [Sample(self._cached)]),
+            ("audio_seconds_total", "Audio that was transcribed, in seconds.", [Sample(self._audio_s)]),
+            (
+                "transcribing_seconds_total",
+                "Time that jobs were being transcribed, in seconds; audio by this is the real-time factor.",
+                [Sample(self._work_s)],
+            ),
+            (
+                "watch_files_total",
+                "Files of watch folders, by what became of them.",
+                by_label("outcome", watched),
+            ),
+            ("runtime_loads_total", "Times that a runtime was loaded.", by_label("runtime", self._loads)),
+            (
+                "runtime_failures_total",
+                "Times that a runtime could not be loaded.",
+                by_label("runtime", self._load_failures),
+            ),
+            ("memory_relief_total", "Runtimes unloaded because memory was short.", [Sample(self._relieved)]),
+            ("suspensions_total", "Times that the computer was suspended.", [Sample(self._suspensions)]),
+            ("suspended_seconds_total", "Time for which it was suspended.", [Sample(self._suspended_s)]),
+        ):
+            yield Family(name, "counter", help, samples)
+        yield self._waits.family("job_wait_seconds", "Time from a job's submission to its start.")
+        yield self._works.family("job_duration_seconds", "Time from a job's start to its end.")
+        yield self._lengths.family("job_audio_seconds", "Length of the recordings transcribed.")
+        yield self._watch_works.family(
+            "watch_file_duration_seconds",
+            "Time from when a file of a watch folder had settled to when it was done.",
+        )
 
     def _completed(self, event: TranscriptionCompleted) -> None:
         self._over(event.id, "completed")
@@ -141,126 +149,7 @@ class Metrics:
         self._queued_s.pop(job, None)
         self._ended[status] += 1
 
-    def _of_jobs(self) -> Iterable[Family]:
-        ended = [Sample(self._ended[status], {"status": status}) for status in ENDS]
-        yield Family(
-            "whisperd_jobs_total",
-            "counter",
-            "Times that a job ended, by how; one that is retried ends again.",
-            ended,
-        )
-        yield _counter(
-            "whisperd_jobs_cached_total", "Jobs that a kept transcript has answered.", self._cached
-        )
-        yield _counter(
-            "whisperd_audio_seconds_total", "Audio that was transcribed, in seconds.", self._audio_s
-        )
-        yield _counter(
-            "whisperd_transcribing_seconds_total",
-            "Time that jobs were being transcribed, in seconds; audio by this is the real-time factor.",
-            self._work_s,
-        )
-        yield self._waits.family("whisperd_job_wait_seconds", "Time from a job's submission to its start.")
-        yield self._works.family("whisperd_job_duration_seconds", "Time from a job's start to its end.")
-        yield self._lengths.family("whisperd_job_audio_seconds", "Length of the recordings transcribed.")
-        watched = [Sample(self._watched[outcome], {"outcome": outcome}) for outcome in WATCH_OUTCOMES]
-        yield Family(
-            "whisperd_watch_files_total",
-            "counter",
-            "Files of watch folders, by what became of them.",
-            watched,
-        )
-        yield self._watch_works.family(
-            "whisperd_watch_file_duration_seconds",
-            "Time from when a file of a watch folder had settled to when it was done.",
-        )
-
-    def _of_runtimes(self) -> Iterable[Family]:
-        """And of what befell the computer."""
-        yield _by_label(
-            "whisperd_runtime_loads_total",
-            "counter",
-            "Times that a runtime was loaded.",
-            "runtime",
-            self._loads,
-        )
-        yield _by_label(
-            "whisperd_runtime_failures_total",
-            "counter",
-            "Times that a runtime could not be loaded.",
-            "runtime",
-            self._load_failures,
-        )
-        yield _counter(
-            "whisperd_memory_relief_total", "Runtimes unloaded because memory was short.", self._relieved
-        )
-        yield _counter(
-            "whisperd_suspensions_total", "Times that the computer was suspended.", self._suspensions
-        )
-        yield _counter(
-            "whisperd_suspended_seconds_total", "Time for which it was suspended.", self._suspended_s
-        )
-
-
-def _standing(now: Standing) -> Iterable[Family]:
-    yield Family(
-        "whisperd_build_info", "gauge", "The version that runs.", [Sample(1, {"version": now.version})]
-    )
-    yield _gauge("whisperd_start_time_seconds", "Unix time at which the daemon was started.", now.started_s)
-    yield _gauge("whisperd_clients", "Connections that are open.", now.clients)
-    active = {status: now.jobs.get(status, 0) for status in ("queued", "running")}
-    yield _by_label("whisperd_jobs_active", "gauge", "Jobs that are not over.", "status", active)
-    yield _by_label(
-        "whisperd_jobs_remembered", "gauge", "Jobs that `jobs list` shows, by status.", "status", now.jobs
-    )
-    yield _by_label(
-        "whisperd_windows_waiting",
-        "gauge",
-        "Windows of speech that wait to be computed.",
-        "runtime",
-        now.waiting_windows,
-    )
-    yield Family(
-        "whisperd_runtime_status",
-        "gauge",
-        "The status of each runtime: 1 for the one that it has.",
-        [Sample(1, {"runtime": name, "status": status}) for name, status in now.runtimes.items()],
-    )
-    yield _by_label(
-        "whisperd_runtime_memory_bytes",
-        "gauge",
-        "Resident memory of a runtime's worker.",
-        "runtime",
-        now.runtime_memory_bytes,
-    )
-    yield _by_label(
-        "whisperd_process_resident_memory_bytes",
-        "gauge",
-        "Resident memory, by kind of process.",
-        "process",
-        now.process_memory_bytes,
-    )
-    yield _by_label(
-        "whisperd_watch_folders", "gauge", "Watch folders, by status.", "status", now.watch_folders
-    )
-    on_battery = math.nan if now.is_on_battery is None else float(now.is_on_battery)
-    yield _gauge("whisperd_on_battery", "1 on battery, 0 on mains, NaN where that is not known.", on_battery)
-    yield _gauge("whisperd_bulk_held", "1 while bulk work waits for mains power.", float(now.is_bulk_held))
-
 
 def _label(name: str, counts: Mapping[str, int]) -> str:
     """Under which name a runtime is counted: programs may make and delete any number of them."""
     return name if name in counts or len(counts) < MOST_RUNTIMES else OTHER_RUNTIMES
-
-
-def _counter(name: str, help: str, value: float) -> Family:
-    return Family(name, "counter", help, [Sample(value)])
-
-
-def _gauge(name: str, help: str, value: float) -> Family:
-    return Family(name, "gauge", help, [Sample(value)])
-
-
-def _by_label(name: str, kind: Kind, help: str, label: str, values: Mapping[str, float]) -> Family:
-    samples = [Sample(value, {label: key}) for key, value in values.items()]
-    return Family(name, kind, help, samples)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import psutil
@@ -12,8 +14,7 @@ from anyio import to_thread
 
 from whisperd import paths, plugins
 from whisperd._version import PROTOCOL, __version__
-from whisperd.daemon.exposition import CONTENT_TYPE, render
-from whisperd.daemon.metrics import Standing
+from whisperd.daemon.exposition import CONTENT_TYPE, Family, Sample, by_label, render
 from whisperd.daemon.service import Call, Service
 from whisperd.rpc.messages import NoParams
 from whisperd.settings import settings_template
@@ -59,21 +60,8 @@ async def metrics(call: Call, params: NoParams) -> dict[str, str]:
     memory: Counter[str] = Counter()
     for name, used in (await to_thread.run_sync(_memory)).items():
         memory[name.split()[0]] += used
-    views = [service.view_runtime(runtime) for runtime in service.runtimes.all()]
-    standing = Standing(
-        version=__version__,
-        started_s=time.time() - (time.monotonic() - service.started_s),
-        clients=len(service.connections),
-        jobs=_jobs(service),
-        waiting_windows=_waiting_windows(service),
-        runtimes={view.name: view.status for view in views},
-        runtime_memory_bytes={view.name: view.memory for view in views if view.memory},
-        process_memory_bytes=memory,
-        watch_folders=service.watches.statuses(),
-        is_on_battery=service.is_on_battery,
-        is_bulk_held=service.is_bulk_held,
-    )
-    return {"content_type": CONTENT_TYPE, "content": render(service.metrics.families(standing))}
+    families = [*service.metrics.families(), *_standing(service, memory)]
+    return {"content_type": CONTENT_TYPE, "content": render(families)}
 
 
 async def stop(call: Call, params: NoParams) -> dict[str, Any]:
@@ -111,6 +99,39 @@ ROLES = {
     "whisperd.hardware.nvml": "look",
 }
 """What child processes are called, by their modules; the others of ours download or install something."""
+
+
+def _standing(service: Service, memory: Mapping[str, int]) -> Iterable[Family]:
+    """How it stands at the moment; `memory` is that of all processes of a kind together."""
+    jobs, views = _jobs(service), [service.view_runtime(runtime) for runtime in service.runtimes.all()]
+    active = {status: jobs[status] for status in ("queued", "running")}
+    statuses = [Sample(1, {"runtime": view.name, "status": view.status}) for view in views]
+    loaded = {view.name: view.memory for view in views if view.memory}
+    started_s = time.time() - (time.monotonic() - service.started_s)
+    on_battery = math.nan if service.is_on_battery is None else float(service.is_on_battery)
+    for name, help, samples in (
+        ("build_info", "The version that runs.", [Sample(1, {"version": __version__})]),
+        ("start_time_seconds", "Unix time at which the daemon was started.", [Sample(started_s)]),
+        ("clients", "Connections that are open.", [Sample(len(service.connections))]),
+        ("jobs_active", "Jobs that are not over.", by_label("status", active)),
+        ("jobs_remembered", "Jobs that `jobs list` shows, by status.", by_label("status", jobs)),
+        (
+            "windows_waiting",
+            "Windows of speech that wait to be computed.",
+            by_label("runtime", _waiting_windows(service)),
+        ),
+        ("runtime_status", "The status of each runtime: 1 for the one that it has.", statuses),
+        ("runtime_memory_bytes", "Resident memory of a runtime's worker.", by_label("runtime", loaded)),
+        (
+            "process_resident_memory_bytes",
+            "Resident memory, by kind of process.",
+            by_label("process", memory),
+        ),
+        ("watch_folders", "Watch folders, by status.", by_label("status", service.watches.statuses())),
+        ("on_battery", "1 on battery, 0 on mains, NaN where that is not known.", [Sample(on_battery)]),
+        ("bulk_held", "1 while bulk work waits for mains power.", [Sample(service.is_bulk_held)]),
+    ):
+        yield Family(name, "gauge", help, samples)
 
 
 def _jobs(service: Service) -> dict[str, int]:
