@@ -18,6 +18,7 @@ from whisperd.rpc.events import (
     TranscriptionProgress,
     TranscriptionSegment,
 )
+from whisperd.rpc.messages import encode_notification
 
 NOW = "2026-01-02T03:04:05.678Z"
 
@@ -45,9 +46,10 @@ def hub() -> EventHub:
     return EventHub(clock=lambda: NOW)
 
 
-def subscribed(to: EventHub, *topics: str, room: float = float("inf"), **how: Any) -> Sink:
+def subscribed(to: EventHub, *topics: str, room: float = float("inf"), called: tuple[Any, ...] = ()) -> Sink:
     sink = Sink(room)
-    to.subscribe(Subscription(sink, frozenset(topics), **how))
+    how = [encode_notification(*called)] if called else []
+    to.subscribe(Subscription(sink.offer, frozenset(topics), *how))
     return sink
 
 
@@ -131,7 +133,7 @@ def test_what_a_job_says_that_is_not_over_is_kept_longest() -> None:
 def test_an_event_is_encoded_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     events = hub()
     for number in range(10):
-        subscribed(events, "jobs", room=number, method="m", arguments=(number,))
+        subscribed(events, "jobs", room=number, called=("m", number, None))
     encoded: list[object] = []
 
     def encode(value: object) -> bytes:
@@ -145,7 +147,7 @@ def test_an_event_is_encoded_once_for_all(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_client_is_called_as_it_wants_to_be() -> None:
     events = hub()
-    sink = subscribed(events, "jobs", method="nvim_exec_lua", arguments=("code", {"any": [1]}), wrap=True)
+    sink = subscribed(events, "jobs", called=("nvim_exec_lua", "code", {"any": [1]}, [None]))
     events.publish_job(JobQueued(id="one", position=0))
     [[_, method, [code, anything, [event]]]] = sink.taken
     assert (method, code, anything, event["type"]) == ("nvim_exec_lua", "code", {"any": [1]}, "job.queued")
@@ -153,7 +155,7 @@ def test_a_client_is_called_as_it_wants_to_be() -> None:
 
 def test_nobody_is_told_after_the_end() -> None:
     events, sink = hub(), Sink()
-    subscription = Subscription(sink, frozenset({"jobs"}))
+    subscription = Subscription(sink.offer, frozenset({"jobs"}))
     events.subscribe(subscription)
     events.unsubscribe(subscription)
     events.unsubscribe(subscription)
@@ -165,7 +167,7 @@ def test_nobody_is_told_after_the_end() -> None:
 def test_what_is_missed_is_counted_exactly(happenings: list[str], room: int) -> None:
     """Whatever the rhythm: every event comes once and in order, or is counted where it is missing."""
     events, sink = hub(), Sink(room)
-    subscription = Subscription(sink, frozenset({"jobs"}))
+    subscription = Subscription(sink.offer, frozenset({"jobs"}))
     events.subscribe(subscription)
     published = 0
     for happening in [*happenings, "room", "room", "idle"]:

@@ -22,13 +22,7 @@ from whisperd.daemon.hub import Subscription
 from whisperd.jobs.job import Job
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.framing import FrameLimits, FrameReader
-from whisperd.rpc.messages import (
-    Request,
-    decode_message,
-    encode_notification,
-    encode_refusal,
-    encode_response,
-)
+from whisperd.rpc.messages import Request, decode_message, encode_notification, encode_response
 from whisperd.settings import LimitSettings
 from whisperd.tasks import RepeatedEvent
 
@@ -179,9 +173,7 @@ class Connection:
             return self._refusal(request, _unexpected(request.method))
 
     def _refusal(self, request: Request, error: WhisperdError) -> bytes:
-        if self.takes_texts_as_errors:
-            return encode_refusal(request.id, error.to_text())
-        return encode_response(request.id, error=error)
+        return encode_response(request.id, error=error.to_text() if self.takes_texts_as_errors else error)
 
     def _queue(self, data: bytes) -> None:
         self._unread.append(data)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from itertools import chain
-from typing import Any, Protocol
 
 import msgspec
 
@@ -35,36 +34,26 @@ MAX_KEPT_BYTES = 64 * 2**20
 """Events of jobs, for late followers. Who comes later still is told how many there were; the result stays."""
 
 
-class EventSink(Protocol):
-    """Where a subscriber's events go: its connection."""
-
-    def offer(self, *parts: bytes) -> bool:
-        """Take an encoded notification, or say no because too much is unread."""
+Offer = Callable[[bytes, bytes], bool]
+"""Takes an encoded notification, in two parts, or says no because too much is unread."""
 
 
 class Subscription:
     """Topics that a connection listens to, and how it wants to be called."""
 
     def __init__(
-        self,
-        sink: EventSink,
-        topics: frozenset[str],
-        method: str = "event",
-        arguments: tuple[Any, ...] = (),
-        *,
-        wrap: bool = False,
+        self, offer: Offer, topics: frozenset[str], notification: bytes = encode_notification("event", None)
     ) -> None:
-        """`wrap`: whether the event goes in a list, as the last argument of `nvim_exec_lua` has to be."""
+        """`notification` is how it is called, with a nil at its end in place of the event."""
         self.topics = topics
-        self.head = encode_notification(method, *arguments, [None] if wrap else None)[: -len(_NIL)]
-        """What comes before each event: encoded once, it is all that is kept of the call."""
-        self._sink = sink
+        self._head = notification.removesuffix(_NIL)
+        self._offer = offer
         self._missed = 0
 
     def send(self, event: bytes) -> None:
-        """Hand an encoded event to the sink, or count it as missed."""
+        """Hand on an encoded event, or count it as missed."""
         self.catch_up()
-        if self._missed or not self._sink.offer(self.head, event):
+        if self._missed or not self._offer(self._head, event):
             self._missed += 1
 
     def miss(self, count: int) -> None:
@@ -72,10 +61,10 @@ class Subscription:
         self._missed += count
 
     def catch_up(self) -> None:
-        """Say how many events were missed, if the sink takes it by now."""
+        """Say how many events were missed, if that is taken by now."""
         if self._missed:
             event = {"type": "events.missed", "time": now_rfc3339(), "count": self._missed}
-            if self._sink.offer(self.head, encode_value(event)):
+            if self._offer(self._head, encode_value(event)):
                 self._missed = 0
 
 

@@ -68,7 +68,7 @@ class Listener:
     ) -> None:
         self._service = service
         self._on_event = on_event
-        self._subscription = Subscription(self, frozenset(topics))
+        self._subscription = Subscription(self.offer, frozenset(topics))
 
     def __enter__(self) -> Listener:
         self._service.hub.subscribe(self._subscription)

@@ -24,7 +24,6 @@ __all__ = [
     "decode_message",
     "decode_params",
     "encode_notification",
-    "encode_refusal",
     "encode_request",
     "encode_response",
     "encode_value",
@@ -148,14 +147,12 @@ def encode_request(message_id: int, method: str, params: object) -> bytes:
     return _encoder.encode((0, message_id, method, () if params is None else (params,)))
 
 
-def encode_response(message_id: int, *, error: WhisperdError | None = None, result: object = None) -> bytes:
+def encode_response(
+    message_id: int, *, error: WhisperdError | str | None = None, result: object = None
+) -> bytes:
     """`[1, msgid, error, result]`."""
-    return encode_value((1, message_id, error.to_wire() if error else None, result))
-
-
-def encode_refusal(message_id: int, text: str) -> bytes:
-    """`[1, msgid, error, nil]`, with an error that is a text."""
-    return encode_value((1, message_id, text, None))
+    said = error.to_wire() if isinstance(error, WhisperdError) else error
+    return encode_value((1, message_id, said, result))
 
 
 def encode_notification(method: str, *params: object) -> bytes:

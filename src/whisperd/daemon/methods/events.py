@@ -10,7 +10,7 @@ import msgspec
 from whisperd.daemon.hub import TOPICS, Subscription, job_topic
 from whisperd.daemon.service import Call
 from whisperd.rpc.errors import WhisperdError
-from whisperd.rpc.messages import Params, invalid_params
+from whisperd.rpc.messages import Params, encode_notification, invalid_params
 
 MAX_CALL_BYTES = 16 * 1024
 """How the client wants to be called, as it is sent with every event."""
@@ -58,18 +58,22 @@ async def subscribe(call: Call, params: SubscribeParams) -> dict[str, Any]:
             f"This connection has {limit} subscriptions.",
             "End some of them first, or raise limits.max_subscriptions in the settings.",
         )
-    method = params.call.method if params.call else "event"
-    # As Neovim's nvim_exec_lua takes them: a piece of code, then the list of its arguments.
-    arguments = params.call.args if params.call else ()
-    subscription = Subscription(
-        call.connection, frozenset(topics), method, arguments, wrap=params.call is not None
-    )
-    if len(subscription.head) > MAX_CALL_BYTES:
-        raise invalid_params(f"call takes more than {MAX_CALL_BYTES:,} bytes, and is sent with every event")
+    subscription = Subscription(call.connection.offer, frozenset(topics), _notification(params.call))
     number = next(_numbers)
     subscriptions[number] = subscription
     call.service.hub.subscribe(subscription)
     return {"subscription": number}
+
+
+def _notification(called: ClientMethod | None) -> bytes:
+    """How a client is called. Raises `rpc.invalid_params`."""
+    if called is None:
+        return encode_notification("event", None)
+    # As Neovim's nvim_exec_lua takes them: a piece of code, then the list of its arguments.
+    notification = encode_notification(called.method, *called.args, [None])
+    if len(notification) > MAX_CALL_BYTES:
+        raise invalid_params(f"call takes more than {MAX_CALL_BYTES:,} bytes, and is sent with every event")
+    return notification
 
 
 async def unsubscribe(call: Call, params: UnsubscribeParams) -> dict[str, Any]:
