@@ -12,7 +12,6 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from socket import socket as Socket
 from typing import Final, NoReturn
 
 import anyio
@@ -66,11 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             paths.log_file(), settings.log, level=options.log_level, to_terminal=not options.announce
         )
         _allow_files(settings.limits.max_connections)
-        passed = take_socket()
-        socket = str(passed.getsockname()) if passed else paths.socket_path(options.socket)
-        anyio.run(
-            _run, socket, passed, config_file, settings, log_file, announce, notifier, bool(options.config)
-        )
+        anyio.run(_run, options, config_file, settings, log_file, announce, notifier)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
@@ -106,28 +101,32 @@ def _allow_files(connections: int) -> None:
 
 
 async def _run(
-    socket: str,
-    passed: Socket | None,
+    options: argparse.Namespace,
     config_file: Path,
     settings: Settings,
     log_file: LogFile,
     announce: _Announcement,
     notifier: Notifier,
-    is_config_named: bool,
 ) -> None:
-    is_given = is_config_named or os.environ.get("WHISPERD_CONFIG")
+    passed = take_socket()
+    socket = str(passed.getsockname()) if passed else paths.socket_path(options.socket)
+    is_given = options.config or os.environ.get("WHISPERD_CONFIG")
     async with (
         claim_socket(socket, passed) as listener,
         claim_state(paths.state_dir(), socket, str(config_file) if is_given else None),
         open_service(config_file, settings, socket) as service,
         open_task_group() as tasks,
     ):
-        service.is_config_named = is_config_named
+        service.is_config_named = bool(options.config)
         service.on_reload = lambda settings: log_file.apply(settings.log)
+        service.notifier = notifier
         log.info("whisperd %s listens on %s, process %d", __version__, socket, os.getpid())
         await tasks.start(_handle_signals, service, listener)
-        service.notifier = notifier
         tasks.start_soon(serve, listener, service)
+        announce.ready(socket)
+        notifier.ready(status_line(service))
+        # What is imported stays: to look through it for garbage would stop the event loop now and then.
+        gc.freeze()
         if is_preloading(settings):
             tasks.start_soon(preload, service)
         tasks.start_soon(
@@ -135,33 +134,26 @@ async def _run(
             service,
             lambda: is_calibrating(service.settings) and not service.is_on_battery,
         )
-        announce.ready(socket)
-        notifier.ready(status_line(service))
-        # What is imported stays: to look through it for garbage would stop the event loop now and then.
-        gc.freeze()
         tasks.start_soon(feed_watchdog, notifier)
-        tasks.start_soon(report_status, service)
-        tasks.start_soon(end_when_idle, service)
-        tasks.start_soon(relieve_memory, service)
-        tasks.start_soon(watch_power_and_sleep, service)
+        for care in (report_status, end_when_idle, relieve_memory, watch_power_and_sleep):
+            tasks.start_soon(care, service)
         await service.stop_requested.wait()
-        grace_s = service.settings.daemon.grace_period_s
-        notifier.stopping("ending, once the running jobs are done", grace_s + END_TIMEOUT_S)
-        await _drain(service)
-        # From here on a client starts another daemon, which waits until this one has ended.
-        await listener.close()
-        _end_before_long()
-        await service.finish_connections()
+        await _end(service, listener)
         tasks.cancel_scope.cancel()
 
 
-async def _drain(service: Service) -> None:
-    service.watches.stop()
+async def _end(service: Service, listener: Listener) -> None:
     grace_s = service.settings.daemon.grace_period_s
+    service.notifier.stopping("ending, once the running jobs are done", grace_s + END_TIMEOUT_S)
+    service.watches.stop()
     if active := len(service.jobs.active()):
         log.info("stopping: %d jobs have %.0f s to end", active, grace_s)
     if cancelled := await service.jobs.drain(grace_s):
         log.warning("stopping: %d jobs did not end in time and were cancelled", cancelled)
+    # From here on a client starts another daemon, which waits until this one has ended.
+    await listener.close()
+    _end_before_long()
+    await service.finish_connections()
 
 
 async def _handle_signals(service: Service, listener: Listener, *, task_status: TaskStatus[None]) -> None:
