@@ -79,6 +79,7 @@ def test_downloads_find_their_way_from_the_service_too(monkeypatch: pytest.Monke
         ("SSL_CERT_FILE", "/etc/openssl@3/ours.pem"),
         ("HF_ENDPOINT", "https://anna:secret@mirror"),
         ("HTTP_PROXY", "http://anna:secret@proxy:3128"),
+        ("ALL_PROXY", "//anna:secret@proxy:3128"),
         ("HF_TOKEN", "secret"),
     ):
         monkeypatch.setenv(name, value)
