@@ -82,18 +82,12 @@ def _runtime_dir() -> str | None:
 
 def config_file() -> Path:
     """`$WHISPERD_CONFIG`, else `config.toml` in the user's configuration directory."""
-    from pathlib import Path
-
-    explicit = os.environ.get("WHISPERD_CONFIG")
-    return Path(explicit) if explicit else _folder_of_user("config", APP) / "config.toml"
+    return _place("WHISPERD_CONFIG", "config", "config.toml")
 
 
 def state_dir() -> Path:
     """`$WHISPERD_STATE_DIR`, else the user's state directory: data base, logs, spooled uploads."""
-    from pathlib import Path
-
-    explicit = os.environ.get("WHISPERD_STATE_DIR")
-    return Path(explicit) if explicit else _folder_of_user("state", APP)
+    return _place("WHISPERD_STATE_DIR", "state", "")
 
 
 def log_file() -> Path:
@@ -108,19 +102,19 @@ def database_file() -> Path:
 
 def native_dir() -> Path:
     """`$WHISPERD_NATIVE_DIR`, else `native` in the user's local data directory."""
-    return _data_dir("WHISPERD_NATIVE_DIR", "native")
+    return _place("WHISPERD_NATIVE_DIR", "data", "native")
 
 
 def models_dir() -> Path:
     """`$WHISPERD_MODELS_DIR`, else `models` in the user's local data directory."""
-    return _data_dir("WHISPERD_MODELS_DIR", "models")
+    return _place("WHISPERD_MODELS_DIR", "data", "models")
 
 
-def _data_dir(variable: str, name: str) -> Path:
+def _place(variable: str, kind: str, name: str) -> Path:
     from pathlib import Path
 
     explicit = os.environ.get(variable)
-    return Path(explicit) if explicit else _folder_of_user("data", APP) / name
+    return Path(explicit) if explicit else _folder_of_user(kind, APP) / name
 
 
 def home() -> Path:

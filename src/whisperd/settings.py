@@ -333,16 +333,19 @@ def _toml(value: object) -> str:
 
 def is_offline() -> bool:
     """Whether `WHISPERD_OFFLINE` forbids every download."""
-    return os.environ.get("WHISPERD_OFFLINE", "") not in ("", "0")
+    return _variable("WHISPERD_OFFLINE", otherwise=False)
 
 
 def is_calibrating(settings: Settings) -> bool:
     """Whether the daemon calibrates by itself; `WHISPERD_CALIBRATE` goes before the settings."""
-    explicit = os.environ.get("WHISPERD_CALIBRATE")
-    return settings.daemon.calibrate if explicit is None else explicit not in ("", "0")
+    return _variable("WHISPERD_CALIBRATE", otherwise=settings.daemon.calibrate)
 
 
 def is_preloading(settings: Settings) -> bool:
     """Whether the default runtime is loaded at the start; `WHISPERD_PRELOAD` goes before the settings."""
-    explicit = os.environ.get("WHISPERD_PRELOAD")
-    return settings.daemon.preload if explicit is None else explicit not in ("", "0")
+    return _variable("WHISPERD_PRELOAD", otherwise=settings.daemon.preload)
+
+
+def _variable(name: str, *, otherwise: bool) -> bool:
+    explicit = os.environ.get(name)
+    return otherwise if explicit is None else explicit not in ("", "0")

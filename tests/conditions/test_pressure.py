@@ -133,20 +133,18 @@ async def test_a_priority_event_wakes_the_loop() -> None:
         here = socket.create_connection(server.getsockname())
         there, _ = server.accept()
     with here, there:
-        trigger = pressure._Trigger(None)
         import select
 
-        trigger._epoll = select.epoll()
-        trigger._epoll.register(here.fileno(), select.EPOLLPRI)
-        assert not await trigger.wait(0.001)
-        there.send(b"!", socket.MSG_OOB)
-        assert await trigger.wait(60.0)
-        trigger.close()
+        with select.epoll() as trigger:
+            trigger.register(here.fileno(), select.EPOLLPRI)
+            assert not await pressure._is_woken(trigger, 0.001)
+            there.send(b"!", socket.MSG_OOB)
+            assert await pressure._is_woken(trigger, 60.0)
 
 
 @pytest.mark.anyio
 async def test_this_computers_own_file() -> None:
     """Whatever this kernel has, asking for its word is possible or does no harm."""
     watch = MemoryWatch()
-    with anyio.move_on_after(0.05), pressure._Trigger(watch._file) as trigger:
-        await trigger.wait(0.01)
+    with anyio.move_on_after(0.05), pressure._opened_trigger(watch._file) as trigger:
+        await pressure._is_woken(trigger, 0.01)

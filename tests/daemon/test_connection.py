@@ -44,7 +44,7 @@ class Client:
 
 @asynccontextmanager
 async def served(**handlers: Handler) -> AsyncIterator[tuple[Connection, Client]]:
-    async def dispatch(_connection: Connection, request: Request) -> Any:
+    async def dispatch(request: Request) -> Any:
         return await handlers[request.method]()
 
     ours, theirs = socket.socketpair()

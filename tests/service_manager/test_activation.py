@@ -15,7 +15,7 @@ import pytest
 from managers import end, hearing, listening, start_passing
 
 from whisperd.client import wire
-from whisperd.service_manager.activation import PassedFile, passed_files, take_socket
+from whisperd.service_manager.activation import passed_files, take_socket
 from whisperd_testing import LIMIT_S, RunningDaemon
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file descriptors are passed on POSIX")
@@ -126,12 +126,12 @@ def test_idle_begins_with_a_reload(make_daemon: MakeDaemon) -> None:
 
 def test_which_variables_are_for_us() -> None:
     mine = {"LISTEN_PID": "7", "LISTEN_FDS": "2", "LISTEN_FDNAMES": "http:whisperd"}
-    assert passed_files(mine, 7) == [PassedFile(3, "http"), PassedFile(4, "whisperd")]
-    assert passed_files(mine, 8) == []
-    assert passed_files({**mine, "LISTEN_FDNAMES": "http"}, 7)[1].name is None
-    assert passed_files({"LISTEN_PID": "7", "LISTEN_FDS": "1"}, 7) == [PassedFile(3, None)]
+    assert passed_files(mine, 7) == {3: "http", 4: "whisperd"}
+    assert passed_files(mine, 8) == {}
+    assert passed_files({**mine, "LISTEN_FDNAMES": "http"}, 7) == {3: "http", 4: None}
+    assert passed_files({"LISTEN_PID": "7", "LISTEN_FDS": "1"}, 7) == {3: None}
     for wrong in ("", "-1", "x", "99999999", "9" * 5000):
-        assert passed_files({**mine, "LISTEN_FDS": wrong}, 7) == []
+        assert passed_files({**mine, "LISTEN_FDS": wrong}, 7) == {}
 
 
 def test_nothing_is_passed_on_to_children() -> None:

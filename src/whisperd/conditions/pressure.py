@@ -11,8 +11,8 @@ import os
 import re
 import select
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -108,9 +108,9 @@ class MemoryWatch:
 
     async def wait(self) -> Relief:
         """Wait until something is to be given back, and say what."""
-        with _Trigger(self._file) as trigger:
+        with _opened_trigger(self._file) as trigger:
             while True:
-                is_woken = await trigger.wait(self._poll_s)
+                is_woken = await _is_woken(trigger, self._poll_s)
                 before, self._events = self._events, self._read_events()
                 pressure = parse_pressure(self._read(self._file) or "") if self._file else None
                 relief = needed_relief(pressure, before, self._events, is_woken=is_woken)
@@ -123,49 +123,32 @@ class MemoryWatch:
         )
 
 
-class _Trigger:
-    """The kernel's word that tasks wait; where it cannot be had, time alone."""
-
-    def __init__(self, path: str | None) -> None:
-        self._descriptor: int | None = None
-        self._epoll: select.epoll | None = None
+@contextmanager
+def _opened_trigger(path: str | None) -> Iterator[select.epoll | None]:
+    """What is readable when the kernel says that tasks wait; None where that cannot be had."""
+    with ExitStack() as stack:
+        epoll = None
         if path is not None and sys.platform == "linux":
             with suppress(OSError):  # an old kernel, or no right to ask: we look now and then
-                self._open(path)
+                descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+                stack.callback(os.close, descriptor)
+                os.write(descriptor, TRIGGER)
+                # The event loop knows no priority events; an epoll of our own is readable when there is one.
+                opened = stack.enter_context(select.epoll())
+                opened.register(descriptor, select.EPOLLPRI)
+                epoll = opened
+        yield epoll
 
-    def _open(self, path: str) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            os.write(self._descriptor, TRIGGER)
-            # The event loop knows no priority events; an epoll of our own is readable when there is one.
-            self._epoll = select.epoll()
-            self._epoll.register(self._descriptor, select.EPOLLPRI)
-        except OSError:
-            self.close()
-            raise
 
-    def __enter__(self) -> _Trigger:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        if self._epoll is not None:
-            self._epoll.close()
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-        self._epoll = self._descriptor = None
-
-    async def wait(self, at_most_s: float) -> bool:
-        """Whether the kernel woke us, and not the time."""
-        if self._epoll is None:
-            await anyio.sleep(at_most_s)
-            return False
-        with anyio.move_on_after(at_most_s):
-            await anyio.wait_readable(self._epoll.fileno())
-            return bool(self._epoll.poll(0))
-        return False
+async def _is_woken(trigger: select.epoll | None, at_most_s: float) -> bool:
+    """Wait; whether the kernel woke us, and not the time."""
+    with anyio.move_on_after(at_most_s):
+        if trigger is None:
+            await anyio.sleep_forever()
+        else:
+            await anyio.wait_readable(trigger.fileno())
+            return bool(trigger.poll(0))
+    return False
 
 
 def _group_with_events(read: ReadFile) -> str | None:

@@ -34,7 +34,7 @@ READ_BYTES = 64 * 1024
 LAST_WORDS_S = 1.0
 """What is left to say when a connection ends is said in this time, or not at all."""
 
-Dispatch = Callable[["Connection", Request], Awaitable[Any]]
+Dispatch = Callable[[Request], Awaitable[Any]]
 """Answers a request, or raises `WhisperdError`."""
 
 
@@ -48,7 +48,7 @@ class Connection:
         self._pending: dict[int, int] = {}  # bytes of each request that is being answered, by its id
         self._unread: deque[bytes] = deque()
         self._unread_bytes = 0
-        self._unread_added = anyio.Event()
+        self._unread_added = RepeatedEvent()
         self._progress = RepeatedEvent()  # comes whenever something was answered or sent
         self._serving = anyio.CancelScope()
         self._is_finishing = False
@@ -165,7 +165,7 @@ class Connection:
 
     async def _response(self, request: Request) -> bytes:
         try:
-            return encode_response(request.id, result=await self._dispatch(self, request))
+            return encode_response(request.id, result=await self._dispatch(request))
         except WhisperdError as error:
             return self._refusal(request, error)
         except Exception:
@@ -191,7 +191,6 @@ class Connection:
                 for subscription in self.subscriptions.values():
                     subscription.catch_up()
                 if not self._unread:
-                    self._unread_added = anyio.Event()
                     await self._unread_added.wait()
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             scope.cancel()  # the client is gone

@@ -39,10 +39,11 @@ async def serve(listener: Listener, service: Service) -> None:
 
 
 async def _serve_one(stream: ByteStream, service: Service) -> None:
-    async def answer(connection: Connection, request: Request) -> object:
-        return await dispatch(Call(service, connection), request)
+    async def answer(request: Request) -> object:
+        return await dispatch(call, request)
 
     connection = Connection(stream, service.settings.limits, answer)
+    call = Call(service, connection)
     service.connections.add(connection)
     service.idle.notice()
     try:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Final
 
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["SOCKET_NAME", "PassedFile", "passed_files", "take_socket"]
+__all__ = ["SOCKET_NAME", "passed_files", "take_socket"]
 
 FIRST_DESCRIPTOR: Final = 3
 MOST_FILES: Final = 1024
@@ -19,28 +19,19 @@ SOCKET_NAME: Final = "whisperd"
 _VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 
 
-@dataclass(frozen=True)
-class PassedFile:
-    """A file descriptor that was handed over."""
+def passed_files(environment: Mapping[str, str], pid: int) -> dict[int, str | None]:
+    """The file descriptors that the process `pid` was given, and what its unit calls each where that is told.
 
-    descriptor: int
-    name: str | None
-    """What its unit calls it; None where that is not told."""
-
-
-def passed_files(environment: Mapping[str, str], pid: int) -> list[PassedFile]:
-    """What the process `pid` was given. Variables that were meant for another process are nothing to us."""
+    Variables that were meant for another process are nothing to us.
+    """
     if environment.get("LISTEN_PID") != str(pid):
-        return []
+        return {}
     count = environment.get("LISTEN_FDS", "")
     if not (count.isascii() and count.isdecimal()) or len(count) > 9 or int(count) > MOST_FILES:
-        return []
+        return {}
+    descriptors = range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + int(count))
     named = environment.get("LISTEN_FDNAMES")
-    names = named.split(":") if named else []
-    return [
-        PassedFile(FIRST_DESCRIPTOR + place, names[place] if place < len(names) else None)
-        for place in range(int(count))
-    ]
+    return dict(zip_longest(descriptors, (named.split(":") if named else [])[: int(count)]))
 
 
 def take_socket(
@@ -56,14 +47,14 @@ def take_socket(
         environment.pop(variable, None)
     if not files:
         return None
-    chosen = next((one for one in files if one.name == SOCKET_NAME), files[0])
+    chosen = next((one for one, name in files.items() if name == SOCKET_NAME), FIRST_DESCRIPTOR)
     for one in files:
         try:
-            os.set_inheritable(one.descriptor, False)
+            os.set_inheritable(one, False)
         except OSError as error:
             raise _not_a_socket(one, error.strerror or str(error)) from error
     try:
-        passed = socket.socket(fileno=chosen.descriptor)
+        passed = socket.socket(fileno=chosen)
     except OSError as error:
         raise _not_a_socket(chosen, error.strerror or str(error)) from error
     is_stream = (passed.family, passed.type) == (socket.AF_UNIX, socket.SOCK_STREAM)
@@ -73,9 +64,9 @@ def take_socket(
     return passed
 
 
-def _not_a_socket(file: PassedFile, why: str) -> WhisperdError:
+def _not_a_socket(descriptor: int, why: str) -> WhisperdError:
     return WhisperdError(
         "socket.not_passed",
-        f"File descriptor {file.descriptor}, which the service manager passed, cannot be used: {why}.",
+        f"File descriptor {descriptor}, which the service manager passed, cannot be used: {why}.",
         "Check ListenStream= in the socket unit, or write it anew: `whisperctl daemon install --force`.",
     )
