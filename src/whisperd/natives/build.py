@@ -22,11 +22,11 @@ import psutil
 from whisperd.child import open_child, python_command
 from whisperd.hardware import usable_cores
 from whisperd.natives.build_failures import why_build_failed
-from whisperd.natives.errors import build_failed, disk_full, pip_failed
+from whisperd.natives.errors import build_failed, disk_full
 from whisperd.natives.lock import Selection, Source, requirements
 from whisperd.natives.manifest import sha256
 from whisperd.natives.pips import Pips
-from whisperd.pip import Pip, PipFailure, open_pip
+from whisperd.pip import Pip, open_pip
 from whisperd.progress import OnProgress, Progress
 from whisperd.rpc.errors import WhisperdError
 
@@ -41,20 +41,17 @@ _SAID_LINES = 15
 class Build:
     """What is built, and where."""
 
-    name: str
-    """Of the bundle."""
     selection: Selection
     stage: Path
     """Its owner removes it."""
-    folder: Path
-    """Where a person would look for room; the log of a build that failed is kept in `.logs` there."""
     pips: Pips
+    """Which say where the log of a build that failed is kept: in `.logs` of their folder."""
     on_progress: OnProgress
 
     @property
     def log(self) -> Path:
         """What the last build of this bundle said, if it failed."""
-        return self.folder / ".logs" / f"{self.name}.log"
+        return Path(self.pips.folder, ".logs", f"{self.pips.name}.log")
 
     async def run(self, wheels: Path) -> str:
         """Build the wheels into a folder; the requirements that ask for them.
@@ -68,8 +65,7 @@ class Build:
             *("--no-binary", ":all:", "--no-build-isolation", "--dest", str(sources)),
             requirements=requirements(self.selection.sources),
             sizes_bytes={source.name: source.size_bytes for source in self.selection.sources},
-            environment={**os.environ, **self.tool_paths()},
-            explain_failure=self._why_not_fetched,
+            tools=self.tool_paths(),
         )
         with self._kept_log() as log:
             lines = [await self._build(source, sources, wheels, log) for source in self.selection.sources]
@@ -149,19 +145,14 @@ class Build:
     def _tell(self, step: int, steps: int) -> None:
         file = f"step {step} of {steps}" if steps else None
         self.on_progress(
-            Progress(name=self.name, file=file, done=step, total=steps or None, detail="building")
+            Progress(name=self.pips.name, file=file, done=step, total=steps or None, detail="building")
         )
-
-    def _why_not_fetched(self, failure: PipFailure) -> WhisperdError:
-        if failure.cause == "unknown":  # pip asks a source what it is by running a part of it
-            return build_failed(self.name, *why_build_failed(failure.said, sys.platform), failure.said, None)
-        return pip_failed(self.name, self.folder, failure)
 
     def _why(self, lines: Sequence[str]) -> WhisperdError:
         if any(_NO_ROOM.search(line) for line in lines):
-            return disk_full(self.name, self.folder)
+            return disk_full(self.pips.name, self.pips.folder)
         said = [line for line in lines if line.strip()][-_SAID_LINES:]
-        return build_failed(self.name, *why_build_failed(lines, sys.platform), said, self.log)
+        return build_failed(self.pips.name, *why_build_failed(lines, sys.platform), said, self.log)
 
     @contextmanager
     def _kept_log(self) -> Iterator[TextIO]:

@@ -42,13 +42,11 @@ class Bundle:
         return dataclasses.replace(selection, build=self.build or {}, processor=this_processor())
 
 
-class InstalledBundle(msgspec.Struct, frozen=True, kw_only=True):
-    """A bundle that is installed, complete and checked when it was."""
+class Description(msgspec.Struct, frozen=True, kw_only=True):
+    """The file in a bundle that says what it is; it is written last."""
 
     name: str
     version: str
-    path: Path
-    """The folder to put on a child's path."""
     python: str
     """The Python that it was installed for, such as `cp311`."""
     digest: str
@@ -58,20 +56,16 @@ class InstalledBundle(msgspec.Struct, frozen=True, kw_only=True):
     """Name and version of each."""
 
 
+class InstalledBundle(Description, frozen=True, kw_only=True):
+    """A bundle that is installed, complete and checked when it was."""
+
+    path: Path
+    """The folder to put on a child's path."""
+
+
 @functools.cache
 def _select(lock: str) -> Selection:
     return parse_lock(lock).select(this_computer())
-
-
-class _Description(msgspec.Struct, frozen=True, kw_only=True):
-    """The file in a bundle that says what it is; it is written last."""
-
-    name: str
-    version: str
-    python: str
-    digest: str
-    size_bytes: int
-    distributions: dict[str, str]
 
 
 def bundles_in(root: Path) -> Iterator[Path]:
@@ -83,7 +77,7 @@ def bundles_in(root: Path) -> Iterator[Path]:
 
 def read_installed(path: Path) -> InstalledBundle | None:
     """What lies in a folder, or None when that is no complete bundle."""
-    description = disk.read_json(path / DESCRIPTION, _Description)
+    description = disk.read_json(path / DESCRIPTION, Description)
     if description is None:
         return None
     return InstalledBundle(path=path, **msgspec.structs.asdict(description))
@@ -91,7 +85,7 @@ def read_installed(path: Path) -> InstalledBundle | None:
 
 def write_description(path: Path, name: str, selection: Selection, size_bytes: int) -> None:
     """Declare the bundle in a folder complete."""
-    description = _Description(
+    description = Description(
         name=name,
         version=selection.version,
         python=selection.python,

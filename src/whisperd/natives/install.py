@@ -68,7 +68,7 @@ class Installation:
             options += ["--no-index", "--find-links", str(self.wheels)]
         if self.selection.sources:
             built = self.stage / "wheels"
-            build = Build(self.name, self.selection, self.stage, self._root, pips, self.on_progress)
+            build = Build(self.selection, self.stage, pips, self.on_progress)
             wanted += await build.run(built)
             options += ["--find-links", str(built)]
         sizes_bytes = {pinned.name: pinned.wheel.size_bytes for pinned in self.selection.pinned}

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+import sys
+from collections.abc import Mapping
 from pathlib import Path, PurePath
 
-from whisperd.natives.errors import pip_failed
-from whisperd.pip import PipFailure, PipReader, explain, open_pip
+from whisperd.natives.build_failures import why_build_failed
+from whisperd.natives.errors import build_failed, pip_failed
+from whisperd.pip import PipReader, explain, open_pip
 from whisperd.progress import Meter
-from whisperd.rpc.errors import WhisperdError
 
 __all__ = ["Pips"]
-
-Explain = Callable[[PipFailure], WhisperdError]
 
 
 class Pips:
@@ -20,9 +20,9 @@ class Pips:
 
     def __init__(self, name: str, folder: PurePath, temporary: Path, meter: Meter) -> None:
         """`name` is the bundle's; `folder` is where a person would look for room or permission."""
+        self.name = name
+        self.folder = folder
         self.temporary = temporary
-        self._name = name
-        self._folder = folder
         self._meter = meter
         self._done_bytes = 0
         self._told_bytes = 0
@@ -33,13 +33,13 @@ class Pips:
         *options: str,
         requirements: str,
         sizes_bytes: Mapping[str, int],
-        environment: Mapping[str, str] | None = None,
+        tools: Mapping[str, str] | None = None,
         require_hashes: bool = True,
-        explain_failure: Explain | None = None,
     ) -> None:
         """Run one; what its files take is in `sizes_bytes`, by distribution. Raises why it failed.
 
-        Where pip's cache has something else than was asked for, it is passed over.
+        With `tools`, the variables that put these first, it may ask a source what it is, by running a part of
+        it. Where pip's cache has something else than was asked for, it is passed over.
         """
         for own_options in (options, (*options, "--no-cache-dir")):
             reader = PipReader(sizes_bytes)
@@ -48,7 +48,7 @@ class Pips:
                 *own_options,
                 requirements=requirements,
                 temporary=self.temporary,
-                environment=environment,
+                environment={**os.environ, **(tools or {})},
                 require_hashes=require_hashes,
             ) as pip:
                 async for line in pip.lines():
@@ -60,7 +60,10 @@ class Pips:
             if not _is_cache_at_fault(reader):
                 break
         failure = explain(reader.lines)
-        raise explain_failure(failure) if explain_failure else pip_failed(self._name, self._folder, failure)
+        if tools is not None and failure.cause == "unknown":
+            why = why_build_failed(failure.said, sys.platform)
+            raise build_failed(self.name, *why, failure.said, None)
+        raise pip_failed(self.name, self.folder, failure)
 
     def _tell(self, done_bytes: int, file: str | None, detail: str) -> None:
         self._told_bytes = max(self._told_bytes, done_bytes)

@@ -6,10 +6,11 @@ The hashes of the new lock are those of the files that the user's own index serv
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio.to_thread
 import msgspec
@@ -57,16 +58,14 @@ class Search:
         like an installation.
         """
         version = self._checked(version)
-        temporary = self.stage / "tmp"
-        temporary.mkdir()
         self.on_progress(Progress(name=self.name, detail="looking for newer versions"))
-        pips = Pips(self.name, self.root, temporary, Meter(self.name, self.on_progress))
         if self.shipped.sources:
-            await self._build(pips).install_tools()
-        found = await self._find(pips, version)
+            await self._build.install_tools()
+        found = await self._find(version)
         if not is_newer(found, self.current.versions, exactly=version is not None):
             return None
-        await self._fetch(pips, found)
+        for part in self._parts:
+            await self._pip("download", "--dest", str(part.folder), part=part, versions=_exactly(found))
         return await anyio.to_thread.run_sync(self._lock)
 
     def _checked(self, version: str | None) -> str | None:
@@ -84,64 +83,28 @@ class Search:
             raise out_of_range(self.name, self.shipped.main, versions, version)
         return str(wanted)
 
-    async def _find(self, pips: Pips, version: str | None) -> dict[str, str]:
+    async def _find(self, version: str | None) -> dict[str, str]:
         """The version of each distribution that pip would take."""
-
-        def wanted(names: Iterable[str]) -> str:
-            ranges = {name: self.shipped.ranges.get(name, f"=={self._now(name)}") for name in names}
-            if version is not None and self.shipped.main in ranges:
-                ranges[self.shipped.main] = f"=={version}"
-            return "".join(f"{name}{versions}\n" for name, versions in ranges.items())
-
-        found = await self._ask(pips, wanted(dict.fromkeys(each.name for each in self.shipped.distributions)))
-        sources = wanted(source.name for source in self.shipped.sources)
-        return found | await self._ask(pips, sources, *_BUILT, environment=self._tools_first(pips))
-
-    async def _ask(
-        self, pips: Pips, wanted: str, *options: str, environment: Mapping[str, str] | None = None
-    ) -> dict[str, str]:
-        if not wanted:
-            return {}
+        versions = _exactly(self.current.versions) | self.shipped.ranges
+        if version is not None:
+            versions |= _exactly({self.shipped.main: version})
         report = self.stage / "report.json"
-        await pips.run(
-            "install",
-            *("--dry-run", "--ignore-installed", "--report", str(report), *options),
-            requirements=wanted,
-            sizes_bytes={},
-            environment=environment,
-            require_hashes=False,
-        )
-        items = msgspec.json.decode(report.read_bytes(), type=_Report).install
-        return {canonicalize_name(item.metadata.name): item.metadata.version for item in items}
+        found: dict[str, str] = {}
+        for part in self._parts:
+            options = ("--dry-run", "--ignore-installed", "--report", str(report))
+            await self._pip("install", *options, part=part, versions=versions)
+            items = msgspec.json.decode(report.read_bytes(), type=_Report).install
+            found |= {canonicalize_name(item.metadata.name): item.metadata.version for item in items}
+        return found
 
-    async def _fetch(self, pips: Pips, found: Mapping[str, str]) -> None:
-        sources = {source.name for source in self.shipped.sources}
-        wheels = "".join(f"{name}=={version}\n" for name, version in found.items() if name not in sources)
-        if wheels:
-            await self._download(pips, self.wheels, wheels)
-        if sources:
-            await self._download(
-                pips,
-                self._sources,
-                "".join(f"{name}=={found[name]}\n" for name in sources),
-                *_BUILT,
-                environment=self._tools_first(pips),
-            )
-
-    async def _download(
-        self,
-        pips: Pips,
-        folder: Path,
-        wanted: str,
-        *options: str,
-        environment: Mapping[str, str] | None = None,
-    ) -> None:
-        await pips.run(
-            "download",
-            *("--dest", str(folder), *options),
-            requirements=wanted,
+    async def _pip(self, action: str, *options: str, part: _Part, versions: Mapping[str, str]) -> None:
+        """Run pip for these distributions, in versions as pip writes them."""
+        await self._pips.run(
+            action,
+            *(*options, *(_BUILT if part.is_built else ())),
+            requirements="".join(f"{name}{versions[name]}\n" for name in part.names),
             sizes_bytes={},
-            environment=environment,
+            tools=self._build.tool_paths() if part.is_built else None,
             require_hashes=False,
         )
 
@@ -158,17 +121,34 @@ class Search:
         return format_lock(lock, _HEADING.format(name=self.name))
 
     @property
+    def _parts(self) -> list[_Part]:
+        """What is asked for: what has wheels, and what is built here, if there is any."""
+        shipped = self.shipped
+        wheels = _Part(sorted({each.name for each in shipped.distributions}), self.wheels, is_built=False)
+        sources = _Part([each.name for each in shipped.sources], self._sources, is_built=True)
+        return [part for part in (wheels, sources) if part.names]
+
+    @property
     def _sources(self) -> Path:
         return self.stage / "sources"
 
-    def _build(self, pips: Pips) -> Build:
-        return Build(self.name, self.current, self.stage, self.root, pips, self.on_progress)
+    @functools.cached_property
+    def _pips(self) -> Pips:
+        temporary = self.stage / "tmp"
+        temporary.mkdir()
+        return Pips(self.name, self.root, temporary, Meter(self.name, self.on_progress))
 
-    def _tools_first(self, pips: Pips) -> dict[str, str]:
-        return {**os.environ, **self._build(pips).tool_paths()}
+    @property
+    def _build(self) -> Build:
+        return Build(self.current, self.stage, self._pips, self.on_progress)
 
-    def _now(self, name: str) -> str:
-        return self.current.versions[name]
+
+class _Part(NamedTuple):
+    """Distributions that pip is asked for at once, and the folder that it fetches them to."""
+
+    names: list[str]
+    folder: Path
+    is_built: bool
 
 
 _BUILT = ("--no-binary", ":all:", "--no-build-isolation")
@@ -187,6 +167,10 @@ class _Report(msgspec.Struct):
     """What is read of pip's report."""
 
     install: list[_Item]
+
+
+def _exactly(versions: Mapping[str, str]) -> dict[str, str]:
+    return {name: f"=={version}" for name, version in versions.items()}
 
 
 def is_newer(found: Mapping[str, str], current: Mapping[str, str], *, exactly: bool) -> bool:
