@@ -15,6 +15,7 @@ from whisperd.cli.commands.search import query_of
         (['"next week" invoice*'], '"next week" invoice*'),
         (["offer", "lang:de", "path:my talks"], 'offer lang:de path:"my talks"'),
         (["offer lang:de after:2026-03"], "offer lang:de after:2026-03"),
+        (["after:2026-03 offer"], "after:2026-03 offer"),
     ],
 )
 def test_what_the_shell_kept_together_stays_so_unless_it_is_a_query(words: list[str], query: str) -> None:

@@ -18,8 +18,8 @@ EXAMPLES = """examples:
   whisperctl search offer after:2026-03 lang:de path:interviews
   whisperctl search --open "the first train" """
 
-_FILTER = re.compile(r"(before|after|lang|path):(.*)", re.DOTALL)
-_LATER_FILTER = re.compile(r"\s(before|after|lang|path):\S")
+_QUERY = re.compile(r'"|(^|\s)(before|after|lang):\S|\spath:\S')
+"""Of what the shell kept together, what only a query of its own has; a path alone may have spaces."""
 
 
 def add(parser: Parser) -> None:
@@ -65,10 +65,10 @@ def query_of(words: list[str]) -> str:
 
 
 def _term(word: str) -> str:
-    if '"' in word or _LATER_FILTER.search(word) or not any(map(str.isspace, word)):
+    if _QUERY.search(word) or not any(map(str.isspace, word)):
         return word
-    if matched := _FILTER.fullmatch(word):
-        return f'{matched[1]}:"{matched[2]}"'
+    if word.startswith("path:"):
+        return f'path:"{word.removeprefix("path:")}"'
     return f'"{word}"'
 
 
