@@ -27,14 +27,10 @@ class Followed:
             self.followers -= 1
 
 
-async def never(_job: str) -> None:
-    raise AssertionError("nothing is to be cancelled")
-
-
 @pytest.mark.anyio
 async def test_who_stops_listening_follows_no_more() -> None:
     client = Followed()
-    events = aiter(AsyncDictation(cast("AsyncClient", client), {}, never))
+    events = aiter(AsyncDictation(cast("AsyncClient", client), "job"))
     assert (await anext(events))["type"] == "transcription.partial"
     assert client.followers == 1
     await events.aclose()

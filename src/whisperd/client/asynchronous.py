@@ -138,18 +138,20 @@ class AsyncClient(Nouns[Awaitable[Map], Awaitable[list[Map]]]):
                 await self._quietly("uploads.delete", id=source["upload"])
             raise
 
-    def dictate(self, **options: Unpack[JobOptions]) -> AsyncDictation:
+    @asynccontextmanager
+    async def dictate(self, **options: Unpack[JobOptions]) -> AsyncIterator[AsyncDictation]:
         """Transcribe what is being spoken: push it in one task, and iterate in another.
 
-        Use it with `async with`; as `Client.dictate`.
+        Use it with `async with`; as `Client.dictate`. Leaving the block before the end cancels the job.
         """
         from whisperd.client.dictation import AsyncDictation
 
-        return AsyncDictation(
-            self,
-            lambda: self._begin({"stream": True}, options),
-            lambda job: self._quietly("jobs.cancel", id=job),
-        )
+        dictation = AsyncDictation(self, await self._begin({"stream": True}, options))
+        try:
+            yield dictation
+        finally:
+            if not dictation.is_over:
+                await self._quietly("jobs.cancel", id=dictation.id)
 
     async def follow(self, job: str) -> AsyncGenerator[Map, None]:
         """The events of a job, from its beginning to its end."""

@@ -11,7 +11,7 @@ from whisperd.client.values import Transcript, end_of_job
 from whisperd.rpc.errors import WhisperdError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterator
     from typing import Any
 
     from whisperd.client.asynchronous import AsyncClient
@@ -109,31 +109,15 @@ class Dictation:
 
 
 class AsyncDictation:
-    """A live job, made by `AsyncClient.dictate`, to be used with `async with`.
+    """A live job, in the block of `AsyncClient.dictate`.
 
-    One task may `push` and `finish` while another one iterates. Leaving the block before the end cancels
-    the job.
+    One task may `push` and `finish` while another one iterates.
     """
 
-    def __init__(
-        self,
-        client: AsyncClient,
-        begin: Callable[[], Awaitable[str]],
-        cancel: Callable[[str], Awaitable[None]],
-    ) -> None:
+    def __init__(self, client: AsyncClient, job: str) -> None:
         self._client = client
-        self._begin = begin
-        self._cancel = cancel
-        self._is_over = False
-        self.id = ""
-
-    async def __aenter__(self) -> AsyncDictation:
-        self.id = await self._begin()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if not self._is_over:
-            await self._cancel(self.id)
+        self.id = job
+        self.is_over = False
 
     async def push(self, pcm: Samples) -> None:
         """As `Dictation.push`."""
@@ -148,13 +132,13 @@ class AsyncDictation:
         """As that of `Dictation`."""
         async with aclosing(self._client.follow(self.id)) as events:
             async for event in events:
-                self._is_over = self._is_over or end_of_job(event)
+                self.is_over = self.is_over or end_of_job(event)
                 yield event
 
     async def result(self) -> Transcript:
         """As `Dictation.result`."""
         transcript = Transcript.from_wire(await self._client.jobs.wait(self.id))
-        self._is_over = True
+        self.is_over = True
         return transcript
 
 

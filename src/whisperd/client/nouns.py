@@ -7,7 +7,7 @@ client, and awaitables of these for the asynchronous one.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from whisperd.client.inputs import (
     absolute,
@@ -33,7 +33,8 @@ Many = TypeVar("Many")
 
 class _Noun(Generic[One, Many]):
     def __init__(self, ask: Callable[..., Any]) -> None:
-        self._ask = ask
+        self._one: Callable[..., One] = ask
+        self._many: Callable[..., Many] = ask
 
 
 class Jobs(_Noun[One, Many]):
@@ -49,34 +50,34 @@ class Jobs(_Noun[One, Many]):
     ) -> One:
         """Take a job; the answer has its `id`. A profile is used in place of the connection's."""
         params = {"input": input, "options": options, "detach": detach}
-        return cast("One", self._ask("jobs.submit", **params, **_given(profile=profile)))
+        return self._one("jobs.submit", **params, **_given(profile=profile))
 
     def push(self, id: str, pcm: bytes) -> One:
         """Send audio of a live job; answered once there is room for it."""
-        return cast("One", self._ask("jobs.push", id=id, pcm=pcm))
+        return self._one("jobs.push", id=id, pcm=pcm)
 
     def finish(self, id: str) -> One:
         """Say that nothing more comes for a live job."""
-        return cast("One", self._ask("jobs.finish", id=id))
+        return self._one("jobs.finish", id=id)
 
     def list(
         self, status: str | None = None, *, since: str | None = None, runtime: str | None = None
     ) -> Many:
         """The jobs that are remembered, the oldest first, without their texts; `since` is RFC 3339."""
         params = _given(since=since, runtime=runtime)
-        return cast("Many", self._ask("jobs.list", status=status, **params))
+        return self._many("jobs.list", status=status, **params)
 
     def show(self, id: str) -> One:
         """One job."""
-        return cast("One", self._ask("jobs.show", id=id))
+        return self._one("jobs.show", id=id)
 
     def wait(self, id: str) -> One:
         """Wait for a job's end; the answer is its result in the shape of `verbose_json`."""
-        return cast("One", self._ask("jobs.wait", id=id))
+        return self._one("jobs.wait", id=id)
 
     def result(self, id: str, format: str = "text") -> One:
         """A completed job's text; the answer has it as `content`."""
-        return cast("One", self._ask("jobs.result", id=id, format=format))
+        return self._one("jobs.result", id=id, format=format)
 
     @overload
     def cancel(self, id: str) -> One: ...
@@ -106,11 +107,11 @@ class Jobs(_Noun[One, Many]):
         Several are answered with one map for each: the job, or `id` and `error` where there is none.
         """
         params = _given(id=id, ids=ids, all=all or None, status=status, since=since, runtime=runtime)
-        return cast("One | Many", self._ask("jobs.cancel", **params))
+        return self._one("jobs.cancel", **params)
 
     def retry(self, id: str) -> One:
         """Do a job again that has failed or was cancelled, from where it was; it outlives this connection."""
-        return cast("One", self._ask("jobs.retry", id=id))
+        return self._one("jobs.retry", id=id)
 
     def clear(
         self, ids: Sequence[str] | None = None, *, older_than: float | None = None, purge: bool = False
@@ -120,7 +121,7 @@ class Jobs(_Noun[One, Many]):
         With `purge` their texts are erased as well; without ids, all texts that are so old.
         """
         params = _given(ids=ids, older_than=older_than, purge=purge or None)
-        return cast("One", self._ask("jobs.clear", **params))
+        return self._one("jobs.clear", **params)
 
 
 class Transcripts(_Noun[One, Many]):
@@ -131,7 +132,7 @@ class Transcripts(_Noun[One, Many]):
 
         `whisperctl search --help` explains what a query can be.
         """
-        return cast("Many", self._ask("transcripts.search", query=query, limit=limit))
+        return self._many("transcripts.search", query=query, limit=limit)
 
 
 class Runtimes(_Noun[One, Many]):
@@ -139,11 +140,11 @@ class Runtimes(_Noun[One, Many]):
 
     def list(self) -> Many:
         """All of them."""
-        return cast("Many", self._ask("runtimes.list"))
+        return self._many("runtimes.list")
 
     def show(self, name: str) -> One:
         """One runtime, with its `history`."""
-        return cast("One", self._ask("runtimes.show", name=name))
+        return self._one("runtimes.show", name=name)
 
     def create(
         self,
@@ -155,46 +156,44 @@ class Runtimes(_Noun[One, Many]):
     ) -> One:
         """Save a new one, perhaps as the default. Without a model it has the one that suits this computer."""
         params = runtime_params({**fields, **_given(model=model)})
-        return cast(
-            "One", self._ask("runtimes.create", name=name, **params, **_given(default=default or None))
-        )
+        return self._one("runtimes.create", name=name, **params, **_given(default=default or None))
 
     def edit(self, name: str, /, *, version: int | None = None, **changes: Unpack[RuntimeChanges]) -> One:
         """Change fields. With the `version` that was read, it is refused if somebody else was faster."""
         params = {"name": name, "changes": runtime_params(changes)}
-        return cast("One", self._ask("runtimes.edit", **params, **_given(version=version)))
+        return self._one("runtimes.edit", **params, **_given(version=version))
 
     def delete(self, name: str) -> One:
         """Unload it and forget it."""
-        return cast("One", self._ask("runtimes.delete", name=name))
+        return self._one("runtimes.delete", name=name)
 
     def prepare(self, name: str) -> One:
         """Download all that it needs, and wait for that."""
-        return cast("One", self._ask("runtimes.prepare", name=name))
+        return self._one("runtimes.prepare", name=name)
 
     def load(self, name: str) -> One:
         """Load it, and wait for that."""
-        return cast("One", self._ask("runtimes.load", name=name))
+        return self._one("runtimes.load", name=name)
 
     def cancel(self, name: str) -> One:
         """Give up its download or its loading, for everybody who waits for it."""
-        return cast("One", self._ask("runtimes.cancel", name=name))
+        return self._one("runtimes.cancel", name=name)
 
     def unload(self, name: str) -> One:
         """End its worker process and have its memory back."""
-        return cast("One", self._ask("runtimes.unload", name=name))
+        return self._one("runtimes.unload", name=name)
 
     def default(self, name: str) -> One:
         """Have it answer where no other is named. It is loaded in the background."""
-        return cast("One", self._ask("runtimes.default", name=name))
+        return self._one("runtimes.default", name=name)
 
     def enable(self, name: str) -> One:
         """Let it be used."""
-        return cast("One", self._ask("runtimes.enable", name=name))
+        return self._one("runtimes.enable", name=name)
 
     def disable(self, name: str) -> One:
         """Unload it, and let nobody use it."""
-        return cast("One", self._ask("runtimes.disable", name=name))
+        return self._one("runtimes.disable", name=name)
 
 
 class Profiles(_Noun[One, Many]):
@@ -202,27 +201,27 @@ class Profiles(_Noun[One, Many]):
 
     def list(self) -> Many:
         """All of them."""
-        return cast("Many", self._ask("profiles.list"))
+        return self._many("profiles.list")
 
     def show(self, name: str) -> One:
         """One profile."""
-        return cast("One", self._ask("profiles.show", name=name))
+        return self._one("profiles.show", name=name)
 
     def create(self, name: str, runtime: str | None = None, options: JobOptions | None = None) -> One:
         """Save a new one. Without a runtime it has the default."""
         params = {"runtime": runtime, "options": option_params(options) if options else None}
-        return cast("One", self._ask("profiles.create", name=name, **_given(**params)))
+        return self._one("profiles.create", name=name, **_given(**params))
 
     def edit(self, name: str, /, *, version: int | None = None, **changes: Unpack[ProfileChanges]) -> One:
         """Change fields. With the `version` that was read, it is refused if somebody else was faster."""
         params: dict[str, Any] = {**changes}
         if "options" in changes:
             params["options"] = option_params(changes["options"])
-        return cast("One", self._ask("profiles.edit", name=name, changes=params, **_given(version=version)))
+        return self._one("profiles.edit", name=name, changes=params, **_given(version=version))
 
     def delete(self, name: str) -> One:
         """Forget it."""
-        return cast("One", self._ask("profiles.delete", name=name))
+        return self._one("profiles.delete", name=name)
 
 
 class Watch(_Noun[One, Many]):
@@ -230,32 +229,32 @@ class Watch(_Noun[One, Many]):
 
     def add(self, path: str | os.PathLike[str], **fields: Unpack[WatchFields]) -> One:
         """Watch a folder from now on."""
-        return cast("One", self._ask("watch.add", **path_params(path), **watch_params(fields)))
+        return self._one("watch.add", **path_params(path), **watch_params(fields))
 
     def list(self) -> Many:
         """All of them, the oldest first."""
-        return cast("Many", self._ask("watch.list"))
+        return self._many("watch.list")
 
     def show(self, name: str) -> One:
         """One watch."""
-        return cast("One", self._ask("watch.show", name=sendable(name)))
+        return self._one("watch.show", name=sendable(name))
 
     def edit(self, name: str, /, *, version: int | None = None, **changes: Unpack[WatchFields]) -> One:
         """Change fields. With the `version` that was read, it is refused if somebody else was faster."""
         params = {"name": sendable(name), "changes": watch_params(changes)}
-        return cast("One", self._ask("watch.edit", **params, **_given(version=version)))
+        return self._one("watch.edit", **params, **_given(version=version))
 
     def remove(self, name: str) -> One:
         """Watch it no more; what was written stays."""
-        return cast("One", self._ask("watch.remove", name=sendable(name)))
+        return self._one("watch.remove", name=sendable(name))
 
     def pause(self, name: str) -> One:
         """Begin nothing more in it; what has begun is finished."""
-        return cast("One", self._ask("watch.pause", name=sendable(name)))
+        return self._one("watch.pause", name=sendable(name))
 
     def resume(self, name: str) -> One:
         """Go on with it."""
-        return cast("One", self._ask("watch.resume", name=sendable(name)))
+        return self._one("watch.resume", name=sendable(name))
 
     def retry(self, name: str, paths: Sequence[str] | None = None, *, all: bool = False) -> One:
         """Try again what has failed, or do these files again, or `all` that are there.
@@ -263,15 +262,15 @@ class Watch(_Noun[One, Many]):
         The answer has how many as `retried`.
         """
         given = _given(paths=sendable(paths), all=all or None)
-        return cast("One", self._ask("watch.retry", name=sendable(name), **given))
+        return self._one("watch.retry", name=sendable(name), **given)
 
     def log(self, name: str, limit: int = 100) -> Many:
         """What happened in it, the oldest first: `time`, `event`, `path`, `message`."""
-        return cast("Many", self._ask("watch.log", name=sendable(name), limit=limit))
+        return self._many("watch.log", name=sendable(name), limit=limit)
 
     def scan(self, name: str) -> One:
         """Look at everything in it now, and wait for that."""
-        return cast("One", self._ask("watch.scan", name=sendable(name)))
+        return self._one("watch.scan", name=sendable(name))
 
 
 class Models(_Noun[One, Many]):
@@ -279,39 +278,39 @@ class Models(_Noun[One, Many]):
 
     def list(self) -> Many:
         """The models that are installed."""
-        return cast("Many", self._ask("models.list"))
+        return self._many("models.list")
 
     def available(self) -> Many:
         """The catalogue."""
-        return cast("Many", self._ask("models.available"))
+        return self._many("models.available")
 
     def recommend(self, language: str | None = None) -> Many:
         """The catalogue, with what fits this computer and which model suits it."""
-        return cast("Many", self._ask("models.recommend", **_given(language=language)))
+        return self._many("models.recommend", **_given(language=language))
 
     def show(self, name: str | os.PathLike[str]) -> One:
         """One model, installed or not, with what speaks against it on this computer as `warnings`."""
-        return cast("One", self._ask("models.show", name=model_name(name)))
+        return self._one("models.show", name=model_name(name))
 
     def pull(self, name: str | os.PathLike[str]) -> One:
         """Download a model unless it is there."""
-        return cast("One", self._ask("models.pull", name=model_name(name)))
+        return self._one("models.pull", name=model_name(name))
 
     def verify(self, name: str | os.PathLike[str]) -> One:
         """Compare every byte of a model with its hash."""
-        return cast("One", self._ask("models.verify", name=model_name(name)))
+        return self._one("models.verify", name=model_name(name))
 
     def remove(self, name: str | os.PathLike[str]) -> One:
         """Delete a model from the store."""
-        return cast("One", self._ask("models.remove", name=model_name(name, is_in_store=True)))
+        return self._one("models.remove", name=model_name(name, is_in_store=True))
 
     def path(self, name: str | os.PathLike[str]) -> One:
         """Where an installed model lies, as `path`."""
-        return cast("One", self._ask("models.path", name=model_name(name)))
+        return self._one("models.path", name=model_name(name))
 
     def import_(self, path: str | os.PathLike[str], name: str | None = None) -> One:
         """Copy a model from a folder, or from a file of whisper.cpp's, into the store."""
-        return cast("One", self._ask("models.import", path=absolute(path), **_given(name=name)))
+        return self._one("models.import", path=absolute(path), **_given(name=name))
 
 
 class Natives(_Noun[One, Many]):
@@ -319,35 +318,35 @@ class Natives(_Noun[One, Many]):
 
     def list(self) -> Many:
         """Every bundle there is, and what of it is installed."""
-        return cast("Many", self._ask("natives.list"))
+        return self._many("natives.list")
 
     def install(self, name: str) -> One:
         """Install a bundle unless it is there."""
-        return cast("One", self._ask("natives.install", name=name))
+        return self._one("natives.install", name=name)
 
     def verify(self, name: str) -> One:
         """Compare every file of a bundle with its hash."""
-        return cast("One", self._ask("natives.verify", name=name))
+        return self._one("natives.verify", name=name)
 
     def upgrade(self, name: str, version: str | None = None) -> One:
         """Install and try its newest version, or the one that is named, and use it from now on."""
-        return cast("One", self._ask("natives.upgrade", name=name, **_given(version=version)))
+        return self._one("natives.upgrade", name=name, **_given(version=version))
 
     def rollback(self, name: str) -> One:
         """Use the version again that was used before the last upgrade."""
-        return cast("One", self._ask("natives.rollback", name=name))
+        return self._one("natives.rollback", name=name)
 
     def remove(self, name: str, version: str | None = None) -> One:
         """Delete every installed version of a bundle, or the one that is named."""
-        return cast("One", self._ask("natives.remove", name=name, **_given(version=version)))
+        return self._one("natives.remove", name=name, **_given(version=version))
 
     def prune(self) -> Many:
         """Delete every bundle that is neither used nor what a rollback would go back to."""
-        return cast("Many", self._ask("natives.prune"))
+        return self._many("natives.prune")
 
     def path(self, name: str) -> One:
         """Where an installed bundle lies, as `path`."""
-        return cast("One", self._ask("natives.path", name=name))
+        return self._one("natives.path", name=name)
 
 
 class Hardware(_Noun[One, Many]):
@@ -355,7 +354,7 @@ class Hardware(_Noun[One, Many]):
 
     def show(self) -> One:
         """Processor, memory, GPUs, libraries and tools, and of each variant whether it can be used."""
-        return cast("One", self._ask("hardware.show"))
+        return self._one("hardware.show")
 
 
 class Doctor(_Noun[One, Many]):
@@ -363,7 +362,7 @@ class Doctor(_Noun[One, Many]):
 
     def check(self) -> One:
         """Look at everything; the answer has `checks`, each with `name`, `status`, `message` and `fix`."""
-        return cast("One", self._ask("doctor.check"))
+        return self._one("doctor.check")
 
 
 class Calibration(_Noun[One, Many]):
@@ -371,15 +370,15 @@ class Calibration(_Noun[One, Many]):
 
     def run(self, model: str | os.PathLike[str] | None = None) -> One:
         """Measure it, which takes about a minute, and have it used from now on."""
-        return cast("One", self._ask("calibration.run", **_named_model(model)))
+        return self._one("calibration.run", **_named_model(model))
 
     def show(self, model: str | os.PathLike[str] | None = None) -> One:
         """What was found, and what was tried."""
-        return cast("One", self._ask("calibration.show", **_named_model(model)))
+        return self._one("calibration.show", **_named_model(model))
 
     def forget(self, model: str | os.PathLike[str] | None = None) -> One:
         """Forget what was found."""
-        return cast("One", self._ask("calibration.forget", **_named_model(model)))
+        return self._one("calibration.forget", **_named_model(model))
 
 
 class Daemon(_Noun[One, Many]):
@@ -387,27 +386,27 @@ class Daemon(_Noun[One, Many]):
 
     def status(self) -> One:
         """How it is: version, uptime, runtimes, jobs, memory."""
-        return cast("One", self._ask("daemon.status"))
+        return self._one("daemon.status")
 
     def metrics(self) -> One:
         """What it has counted, in Prometheus' text form, as `content`."""
-        return cast("One", self._ask("daemon.metrics"))
+        return self._one("daemon.metrics")
 
     def stop(self) -> One:
         """Have it end; running jobs get the grace period."""
-        return cast("One", self._ask("daemon.stop"))
+        return self._one("daemon.stop")
 
     def reload(self) -> One:
         """Have it read its settings again."""
-        return cast("One", self._ask("daemon.reload"))
+        return self._one("daemon.reload")
 
     def config(self) -> One:
         """The settings in force, as a documented TOML file in `content`."""
-        return cast("One", self._ask("daemon.config"))
+        return self._one("daemon.config")
 
 
 class Nouns(Generic[One, Many]):
-    """All of them, as a client has them; `ask` sends a request, and its answer is typed by the noun."""
+    """All of them, as a client has them; `ask` sends a request."""
 
     def __init__(self, ask: Callable[..., Any]) -> None:
         self.jobs: Jobs[One, Many] = Jobs(ask)

@@ -219,10 +219,7 @@ class AsyncWhisper:
 
 async def _path_of(input: Input | Buffer) -> str | None:
     """The path, absolute, of what a decoder can open by itself."""
-    if isinstance(input, str | os.PathLike):
-        given = input
-        return absolute(given) if await to_thread.run_sync(lambda: is_path(given)) else None
-    return None
+    return absolute(input) if await to_thread.run_sync(is_path, input) else None  # type: ignore[arg-type]
 
 
 def _bytes_of(input: Input | Buffer, sample_rate: int | None) -> Iterator[bytes]:
