@@ -108,7 +108,7 @@ async def test_where_a_pass_is_short_the_fastest_of_several_counts() -> None:
     assert worker.most_at_once == SETTING.replicas
     assert (trial.outcome, trial.errors) == ("measured", 0)
     assert trial.speed == pytest.approx(audio_s(a_pass) / (0.05 * len(a_pass)))
-    assert trial.speeds == (trial.speed,)
+    assert len(trial.speeds) == 1
 
 
 async def test_what_takes_long_is_computed_once() -> None:

@@ -37,8 +37,8 @@ def setting(variant: str, **changes: Any) -> Setting:
 
 def trial(at: Setting, speed: float | None) -> Trial:
     if speed is None:
-        return Trial(setting=at, outcome="failed", problem={})
-    return Trial(setting=at, outcome="measured", speed=speed, errors=0, words=80)
+        return Trial(setting=at, outcome="failed", speeds=(), problem={})
+    return Trial(setting=at, outcome="measured", speeds=(speed,), errors=0, words=80)
 
 
 FOUND = Calibration(

@@ -89,11 +89,12 @@ def tried(
     load_s = 0.0 if is_loaded else LOAD_S
     fastest = fastest_speed(subject.candidates, trials)
     if speed * HOPELESS < fastest:
-        return Trial(setting=setting, outcome="slower", cost_s=load_s + HOPELESS * audio_s / fastest)
+        return Trial(
+            setting=setting, outcome="slower", speeds=(), cost_s=load_s + HOPELESS * audio_s / fastest
+        )
     return Trial(
         setting=setting,
         outcome="measured",
-        speed=speed,
         speeds=(speed,),
         errors=subject.variants[setting.variant].errors_of(setting),
         words=WORDS,

@@ -42,7 +42,7 @@ class SimulatedVariant:
     breaks: Callable[[Setting], bool] = lambda _setting: False
 
     def true_speed(self, candidate: Candidate, setting: Setting) -> float:
-        speed = self.speed * self.shapes[candidate.shapes.index(setting.shape)]
+        speed = self.speed * self.shapes[candidate.shapes.index((setting.replicas, setting.cpu_threads))]
         speed *= self.batch_sizes[BATCH_SIZES.index(setting.batch_size)]
         full = 0.3 * min(self.margins)
         margins = dict(zip(MARGINS_S, self.margins, strict=True))
@@ -74,12 +74,13 @@ class SimulatedComputer:
     def _try(self, setting: Setting, chance: random.Random) -> Trial:
         variant = self.variants[setting.variant]
         if variant.breaks(setting):
-            return Trial(setting=setting, outcome="failed", cost_s=1.0, problem={"code": "worker.died"})
+            return Trial(
+                setting=setting, outcome="failed", speeds=(), cost_s=1.0, problem={"code": "worker.died"}
+            )
         speed = self.true_speed(setting) * chance.uniform(1 - self.noise, 1)
         return Trial(
             setting=setting,
             outcome="measured",
-            speed=speed,
             speeds=(speed,),
             errors=variant.errors_of(setting),
             words=WORDS,

@@ -11,7 +11,7 @@ from typing import Final
 import anyio
 
 from whisperd.calibration.planner import HOPELESS
-from whisperd.calibration.values import Setting, Trial
+from whisperd.calibration.values import Outcome, Setting, Trial
 from whisperd.calibration.workload import Portion, audio_s, clips, count_words, portions, wrong_words
 from whisperd.rpc.errors import WhisperdError
 from whisperd.speech import samples
@@ -85,12 +85,10 @@ class Bench:
             raise OutOfTime
         if not elapsed_s:
             return _too_slow(setting, limit_s, has_answered=has_answered)
-        speed = audio_s(work) / min(elapsed_s)
         return Trial(
             setting=setting,
             outcome="measured",
-            speed=speed,
-            speeds=(speed,),
+            speeds=(audio_s(work) / min(elapsed_s),),
             errors=errors,
             words=count_words(work),
         )
@@ -160,4 +158,5 @@ def _too_slow(setting: Setting, limit_s: float, *, has_answered: bool) -> Trial:
         reason,
         "Calibrate again if the computer was busy: `whisperctl calibrate`.",
     )
-    return Trial(setting=setting, outcome="slower" if has_answered else "stuck", problem=problem.to_wire())
+    outcome: Outcome = "slower" if has_answered else "stuck"
+    return Trial(setting=setting, outcome=outcome, speeds=(), problem=problem.to_wire())

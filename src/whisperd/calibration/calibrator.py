@@ -320,7 +320,7 @@ class _Search:
         outcome: Outcome = "no_memory" if error.code.startswith("memory.") else "failed"
         log.warning("calibration of %s: %s %s (%s)", self._model, setting.variant, outcome, error.code)
         problem = WhisperdError(error.code, error.message, error.fix).to_wire()
-        self._note(Trial(setting=setting, outcome=outcome, cost_s=cost_s, problem=problem))
+        self._note(Trial(setting=setting, outcome=outcome, speeds=(), cost_s=cost_s, problem=problem))
 
     def _note(self, trial: Trial) -> None:
         self._trials = planner.with_trial(self._trials, trial)

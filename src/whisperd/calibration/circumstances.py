@@ -33,11 +33,8 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
         """Another one as soon as anything has changed."""
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()[:16]
 
-    def changes_since(self, before: Circumstances) -> list[str]:
+    def changes_since(self, before: Circumstances) -> Iterator[str]:
         """What is another than it was: for a person, each the end of a sentence."""
-        return list(self._changes_since(before))
-
-    def _changes_since(self, before: Circumstances) -> Iterator[str]:
         for name, old, new in (
             ("the processor", before.processor, self.processor),
             ("the number of cores", before.cores, self.cores),

@@ -222,7 +222,7 @@ class _Plan:
             return 0.0
         if allowed is None or trial.errors is None or trial.errors > allowed:
             return 0.0
-        return max(trial.speeds[:times], default=trial.speed or 0.0)
+        return max(trial.speeds[:times], default=0.0)
 
     def oddness(self, trial: Trial) -> tuple[int, int, float, int]:
         """What a tie is broken by, the least first: priority, how much is unusual, margin, batch size."""

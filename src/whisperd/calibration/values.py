@@ -46,11 +46,6 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     context_margin_s: float
     """Silence behind a long window; see `whisperd.worker.protocol.LoadParams`."""
 
-    @property
-    def shape(self) -> Shape:
-        """Replicas and threads."""
-        return self.replicas, self.cpu_threads
-
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """A variant that is to be tried, and the settings that make sense for it."""
@@ -69,15 +64,13 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
         return self.start.variant
 
 
-class Trial(msgspec.Struct, frozen=True, kw_only=True, eq=True):
+class Trial(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a setting."""
 
     setting: Setting
     outcome: Outcome
-    speed: float | None = None
-    """Seconds of audio for each second, with all replicas at work; the fastest of all times."""
-    speeds: tuple[float, ...] = ()
-    """Of each time that it was measured."""
+    speeds: tuple[float, ...]
+    """Seconds of audio for each second, with all replicas at work, of each time that it was measured."""
     errors: int | None = None
     """Words that are wrong, of `words`."""
     words: int | None = None
@@ -86,6 +79,11 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, eq=True):
     """What the trial took, loading included."""
     problem: dict[str, Any] | None = None
     """Code, message and fix: why it was struck out."""
+
+    @property
+    def speed(self) -> float | None:
+        """The fastest of all times; None where it was not measured."""
+        return max(self.speeds, default=None)
 
     def followed_by(self, later: Trial) -> Trial:
         """What is known after the same setting, which was measured, was tried once more.
@@ -97,7 +95,6 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True, eq=True):
             return msgspec.structs.replace(later, cost_s=self.cost_s + later.cost_s)
         return msgspec.structs.replace(
             self,
-            speed=max(self.speed or 0.0, later.speed or 0.0),
             speeds=(*self.speeds, later.speed or 0.0),
             errors=max(self.errors or 0, later.errors or 0),
             cost_s=self.cost_s + later.cost_s,

@@ -72,7 +72,7 @@ def _described(found: Calibration, now: Circumstances) -> dict[str, Any]:
         "model": found.model,
         "time": found.time,
         "current": found.fingerprint == now.fingerprint,
-        "changed": now.changes_since(before) if before else [],
+        "changed": list(now.changes_since(before)) if before else [],
         "complete": found.is_complete,
         "elapsed": found.elapsed_s,
         "chosen": _described_setting(chosen.setting) | {"speed": chosen.speed} if chosen else None,
