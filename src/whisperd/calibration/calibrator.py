@@ -95,7 +95,7 @@ class Calibrator:
     """Calibrates one model at a time, and knows what was found."""
 
     def __init__(self, table: CalibrationTable, idle: Idle, surroundings: Surroundings) -> None:
-        self.idle = idle
+        self._idle = idle
         self._table = table
         self._around = surroundings
         self._turn = anyio.Lock()
@@ -112,7 +112,7 @@ class Calibrator:
         async with self._turn:
             if unless_known and (known := await self.current(model)):
                 return known
-            search = _Search(model, self._around, self.idle, quiet_s)
+            search = _Search(model, self._around, self._idle, quiet_s)
             log.info("calibrating %s: variants are tried, each in a worker of its own", model)
             self.running = model
             try:
@@ -154,12 +154,7 @@ class Calibrator:
         current = await self.current(preset.model)
         if current is None:
             return list(usable)
-        names = {variant.name for _, variant in usable}
-        trial = planner.best(
-            current.candidates,
-            current.trials,
-            lambda setting: setting.variant in names and _allows(preset, setting, usable),
-        )
+        trial = _fastest(current, preset, usable)
         fastest = trial.setting.variant if trial else None
 
         def place(pair: tuple[Backend, Variant]) -> tuple[bool, bool]:
@@ -171,15 +166,7 @@ class Calibrator:
     async def tuning(self, preset: RuntimePreset, backend: Backend, variant: Variant) -> Tuning | None:
         """What is fastest with a variant, of what a preset leaves open; None where nothing was measured."""
         current = await self.current(preset.model)
-        if current is None:
-            return None
-        trial = planner.best(
-            current.candidates,
-            current.trials,
-            lambda setting: (
-                setting.variant == variant.name and _allows(preset, setting, [(backend, variant)])
-            ),
-        )
+        trial = _fastest(current, preset, [(backend, variant)]) if current else None
         return _tuning(trial.setting) if trial else None
 
 
@@ -367,9 +354,20 @@ def _loads_as(setting: Setting, other: Setting) -> bool:
     return msgspec.structs.replace(setting, batch_size=other.batch_size) == other
 
 
-def _allows(preset: RuntimePreset, setting: Setting, usable: Sequence[tuple[Backend, Variant]]) -> bool:
+def _fastest(
+    found: Calibration, preset: RuntimePreset, usable: Sequence[tuple[Backend, Variant]]
+) -> Trial | None:
+    """The best of what can be used and a preset leaves."""
+    by_name = {variant.name: (backend, variant) for backend, variant in usable}
+
+    def allows(setting: Setting) -> bool:
+        return setting.variant in by_name and _allows(preset, setting, *by_name[setting.variant])
+
+    return planner.best(found.candidates, found.trials, allows)
+
+
+def _allows(preset: RuntimePreset, setting: Setting, backend: Backend, variant: Variant) -> bool:
     """Whether a setting is what a preset says, wherever it says something."""
-    backend, variant = next(pair for pair in usable if pair[1].name == setting.variant)
     usual_type = variant.compute_types[0]
     compute_type = usual_type if preset.compute_type == "auto" else preset.compute_type
     return (

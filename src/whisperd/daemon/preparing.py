@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from whisperd.audio import DecoderPool, media_lock
+from whisperd.audio import media_lock
 from whisperd.natives import Bundle
 from whisperd.plugins import variants
 from whisperd.rpc.errors import WhisperdError
@@ -56,12 +55,16 @@ def runtime_surroundings(service: Service, histories: HistoryStore) -> Surroundi
         service.metrics.take(event, time.monotonic())
         service.hub.publish("runtimes", event)
 
+    def held_count_changed(count: int) -> None:
+        # A decoder stands ready while a model does: a daemon that was idle for long holds neither.
+        service.decoders.keep_warm = count > 0
+
     return Surroundings(
         settings=lambda: service.settings.runtime,
         publish=publish,
         vacated=service.idle.vacated,  # calibration takes no memory that somebody needs
         remember=histories.add,
-        held_count_changed=_keep_decoder_warm(service.decoders),
+        held_count_changed=held_count_changed,
     )
 
 
@@ -78,11 +81,3 @@ async def preload(service: Service) -> None:
         return
     if is_there:
         service.runtimes.begin_to_load(service.runtimes.default)
-
-
-def _keep_decoder_warm(decoders: DecoderPool) -> Callable[[int], None]:
-    # A decoder stands ready while a model does: a daemon that was idle for long holds neither.
-    def on_held_count(count: int) -> None:
-        decoders.keep_warm = count > 0
-
-    return on_held_count
