@@ -80,7 +80,7 @@ def test_options_are_shown_as_they_would_be_given() -> None:
 
 
 def test_an_error_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
-    print_error(WhisperdError("a.b", "It broke\n.", "Mend it."), as_json=False, subject="x")
+    print_error(WhisperdError("a.b", "It broke\n.", "Mend it."), subject="x")
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err == "whisperctl: x: It broke\\n.\n  Mend it.\n"

@@ -143,7 +143,7 @@ def _show_answer(
     if answer.keys() == {key, "error"}:
         error = WhisperdError.from_wire(answer["error"])
         if not options.json:
-            print_error(error, as_json=False, subject=answer[key])
+            print_error(error, subject=answer[key])
         return exit_status.status_of(error)
     if not options.json and (words := show(answer)):
         tell(options, words)
@@ -238,7 +238,7 @@ def say_warnings(options: argparse.Namespace, warnings: Sequence[Map]) -> None:
     if options.quiet or options.json:
         return
     for warning in warnings:
-        print_error(WhisperdError.from_wire(warning), as_json=False)
+        print_error(WhisperdError.from_wire(warning))
 
 
 def model_warnings(client: Client, name: str | os.PathLike[str]) -> list[Map]:

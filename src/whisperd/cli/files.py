@@ -53,7 +53,7 @@ def format_of(target: str | None, *, otherwise: str | None = None) -> str:
     if found is None:
         known = ", ".join(f".{one}" for one in dict.fromkeys(EXTENSIONS.values()))
         fix = f"End its name with one of {known}, or name the format, such as --format text"
-        raise usage_error("invalid", f"There is no format for a file that ends in .{extension}", fix)
+        raise usage_error(f"There is no format for a file that ends in .{extension}", fix)
     return found
 
 
@@ -80,7 +80,6 @@ def targets_in(folder: str, inputs: Sequence[str], formats: Sequence[str]) -> li
                 other, said = sources[target]
                 is_format = other == name and len(formats) > 1
                 raise usage_error(
-                    "invalid",
                     f"The texts of {said} and {source} would both be written to {target}",
                     "Leave one of the formats out" if is_format else "Transcribe them into different folders",
                 )

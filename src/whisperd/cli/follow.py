@@ -51,7 +51,7 @@ def tell_warnings(event: Map, progress: Progress) -> None:
     """Say what may be wrong with the text of a job that is completed."""
     for warning in event["warnings"]:
         progress.clear()
-        print_error(WhisperdError.from_wire(warning), as_json=False)
+        print_error(WhisperdError.from_wire(warning))
 
 
 def follow_job(client: Client, job: str, progress: Progress, output: IO[str]) -> None:

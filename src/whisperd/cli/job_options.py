@@ -109,7 +109,7 @@ def add_unset(parser: Parser, *names: str, examples: str) -> None:
 def given_options(options: argparse.Namespace) -> dict[str, Any]:
     """Those that were given, but for the runtime and the model. Raises `usage.invalid` of both together."""
     if options.runtime and options.model:
-        raise usage_error("invalid", "--runtime and --model contradict each other", "Leave one of them out")
+        raise usage_error("--runtime and --model contradict each other", "Leave one of them out")
     values = {name: getattr(options, name, None) for name in JOB_OPTIONS}
     return {name: value for name, value in values.items() if value is not None}
 

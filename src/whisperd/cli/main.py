@@ -55,7 +55,7 @@ def run(arguments: Sequence[str]) -> int:
         return exit_status.DONE
     except OSError as error:
         discard_output()
-        print_error(_not_written(error), as_json=False)
+        print_error(_not_written(error))
         return exit_status.FAILED
 
 

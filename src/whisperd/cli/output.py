@@ -79,7 +79,7 @@ def print_line(document: object) -> None:
     print(_json(document), flush=True)
 
 
-def print_error(error: WhisperdError, *, as_json: bool, subject: str | None = None) -> None:
+def print_error(error: WhisperdError, *, as_json: bool = False, subject: str | None = None) -> None:
     """What went wrong and what to do next."""
     if as_json:
         print_json({"error": error.to_wire()})

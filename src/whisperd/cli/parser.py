@@ -116,9 +116,9 @@ class Parser(argparse.ArgumentParser):
         """The parser of a command below this one. Raises `usage.unknown_command`."""
         if name not in self._fills:
             raise usage_error(
-                "unknown_command",
                 f"There is no command `{self.prog} {name}`",
                 self._meant(name, self.commands),
+                "unknown_command",
             )
         parser = Parser(f"{self.prog} {name}", self.commands[name])
         self._fills[name](parser)
@@ -175,7 +175,6 @@ class Parser(argparse.ArgumentParser):
         choices = [str(one) for one in action.choices or ()]
         near = _near(str(wrong[0]), choices)
         raise usage_error(
-            "invalid",
             f"{action.option_strings[0] if action.option_strings else action.metavar} cannot be {wrong[0]!r}",
             f"{f'Did you mean {near}? ' if near else ''}It is {'some' if action.type is several else 'one'}"
             f" of {', '.join(choices)}",
@@ -238,11 +237,11 @@ class Parser(argparse.ArgumentParser):
         if not word.startswith("-"):
             raise self._invalid(f"`{self.prog}` does not take {word!r} as well")
         raise usage_error(
-            "unknown_option", f"`{self.prog}` has no option {word}", self._meant(word, self._option_names())
+            f"`{self.prog}` has no option {word}", self._meant(word, self._option_names()), "unknown_option"
         )
 
     def _invalid(self, message: str) -> WhisperdError:
-        return usage_error("invalid", message, f"`{self.prog} --help` says what it takes")
+        return usage_error(message, f"`{self.prog} --help` says what it takes")
 
     def _meant(self, word: str, known: Collection[str]) -> str:
         if near := _near(word, known) or self._deeper(word):
@@ -266,7 +265,7 @@ def _near(word: str, known: Collection[str]) -> str | None:
     return next(iter(difflib.get_close_matches(word, known, 1)), None)
 
 
-def usage_error(problem: str, message: str, fix: str) -> WhisperdError:
+def usage_error(message: str, fix: str, problem: str = "invalid") -> WhisperdError:
     """The command line is wrong; `message` and `fix` are sentences, with or without their full stops."""
     return WhisperdError(f"usage.{problem}", _sentence(message), _sentence(fix))
 

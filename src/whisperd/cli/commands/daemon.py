@@ -201,7 +201,7 @@ def logs(options: argparse.Namespace) -> None:
     from whisperd.cli.logs import follow, last_lines
 
     if options.json and options.follow:
-        raise usage_error("invalid", "--json and --follow contradict each other", "Leave one of them out")
+        raise usage_error("--json and --follow contradict each other", "Leave one of them out")
     path = _log_file(options)
     if options.follow:
         follow(path, options.lines, sys.stdout)

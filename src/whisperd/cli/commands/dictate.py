@@ -94,13 +94,11 @@ def _is_text(options: argparse.Namespace) -> bool:
 
 def _check(options: argparse.Namespace) -> None:
     if options.stream and options.json:
-        raise usage_error("invalid", "--stream and --json contradict each other", "Leave one of them out")
+        raise usage_error("--stream and --json contradict each other", "Leave one of them out")
     if options.stdin and sys.stdin is None:
-        raise usage_error("invalid", "There is no standard input", "Leave --stdin out")
+        raise usage_error("There is no standard input", "Leave --stdin out")
     if options.stdin and sys.stdin.isatty():
-        raise usage_error(
-            "invalid", "Standard input is a terminal", "Send it raw audio, or leave --stdin out"
-        )
+        raise usage_error("Standard input is a terminal", "Send it raw audio, or leave --stdin out")
 
 
 def _recorder() -> list[str]:

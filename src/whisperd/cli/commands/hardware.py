@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from whisperd.cli.command import connect_as
-from whisperd.cli.output import columns, print_json, wrapped
+from whisperd.cli.output import columns, counted, print_json, wrapped
 from whisperd.cli.parser import Parser
 from whisperd.quantities import size
 
@@ -119,7 +119,7 @@ def _features(features: list[str]) -> str:
 
 def _cores(cores: Map) -> str:
     logical, physical = cores["logical"], cores["physical"]
-    kinds = f"{logical} {'core' if logical == 1 else 'cores'}"
+    kinds = counted(logical, "core")
     if physical and physical != logical:
         kinds = f"{physical} physical, {logical} logical cores"
     limits = []

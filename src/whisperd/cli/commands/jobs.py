@@ -170,7 +170,7 @@ def wait(options: argparse.Namespace) -> int:
 
 def result(options: argparse.Namespace) -> None:
     if options.json and options.format not in (None, *OF_JSON):
-        raise usage_error("invalid", f"{options.format} is no JSON, which --json prints", "Leave --json out")
+        raise usage_error(f"{options.format} is no JSON, which --json prints", "Leave --json out")
     with connect_as(options) as client:
         answer = client.jobs.result(options.id, "verbose_json" if options.json else options.format or "text")
     sys.stdout.write(answer["content"])
@@ -179,11 +179,9 @@ def result(options: argparse.Namespace) -> None:
 def cancel(options: argparse.Namespace) -> int:
     filters = {"status": options.status, "since": options.since, "runtime": options.runtime}
     if options.all == bool(options.ids):
-        raise usage_error("invalid", "cancel takes ids or --all", "`whisperctl jobs list` shows the jobs")
+        raise usage_error("cancel takes ids or --all", "`whisperctl jobs list` shows the jobs")
     if options.ids and any(filters.values()):
-        raise usage_error(
-            "invalid", "--status, --since and --runtime go with --all", "name no ids beside them"
-        )
+        raise usage_error("--status, --since and --runtime go with --all", "name no ids beside them")
     if len(options.ids) == 1:
         return for_each(
             options, lambda client, job: client.jobs.cancel(job), _became, names=options.ids, key="id"

@@ -84,9 +84,7 @@ def create(options: argparse.Namespace) -> None:
 
 def edit(options: argparse.Namespace) -> None:
     if not (kept_options(options) or options.unset or options.runtime or options.new_name):
-        raise usage_error(
-            "invalid", "Nothing is to be changed", "`whisperctl profiles edit --help` says what can be"
-        )
+        raise usage_error("Nothing is to be changed", "`whisperctl profiles edit --help` says what can be")
     with connect_as(options) as client:
         profile = client.profiles.show(options.name)
         changes: dict[str, Any] = {"options": merge_options(profile["options"], options)}

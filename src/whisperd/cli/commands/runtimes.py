@@ -184,9 +184,7 @@ def edit(options: argparse.Namespace) -> None:
     if options.new_name is not None:
         changes["name"] = options.new_name
     if not changes:
-        raise usage_error(
-            "invalid", "Nothing is to be changed", "`whisperctl runtimes edit --help` says what can be"
-        )
+        raise usage_error("Nothing is to be changed", "`whisperctl runtimes edit --help` says what can be")
     with connect_as(options) as client:
         runtime = client.runtimes.edit(options.name, version=options.if_version, **changes)
     say_warnings(options, runtime.get("warnings", []))

@@ -96,16 +96,16 @@ def run(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     if options.output and len(options.files) > 1:
-        raise usage_error("invalid", "-o names one file for several recordings", "Use --output-dir")
+        raise usage_error("-o names one file for several recordings", "Use --output-dir")
     if options.files.count(STANDARD_INPUT) > 1:
-        raise usage_error("invalid", "Standard input can be read only once", "Name - once")
+        raise usage_error("Standard input can be read only once", "Name - once")
     if STANDARD_INPUT in options.files and sys.stdin is not None and sys.stdin.isatty():
         raise usage_error(
-            "invalid", "Standard input is a terminal", "Send it a recording: `whisperctl transcribe - < FILE`"
+            "Standard input is a terminal", "Send it a recording: `whisperctl transcribe - < FILE`"
         )
     if options.format and options.detach:
         later = f"`whisperctl jobs result ID --format {options.format[0]}` prints it when the job is done"
-        raise usage_error("invalid", "--detach prints an id and no text, so --format says nothing", later)
+        raise usage_error("--detach prints an id and no text, so --format says nothing", later)
     for one, other in (
         ("runtime", "model"),
         ("output", "output_dir"),
@@ -120,15 +120,14 @@ def _check(options: argparse.Namespace) -> None:
     ):
         if getattr(options, one) and getattr(options, other):
             names = " and ".join(f"--{name.replace('_', '-')}" for name in (one, other))
-            raise usage_error("invalid", f"{names} contradict each other", "Leave one of them out")
+            raise usage_error(f"{names} contradict each other", "Leave one of them out")
     formats = set(options.format or ())
     prints = options.output in (None, STANDARD_OUTPUT) and not options.output_dir
     if len(formats) > 1 and not options.output_dir:
         place = "Standard output" if prints else "One file"
-        raise usage_error("invalid", f"{place} takes one format", "Write a file for each with --output-dir")
+        raise usage_error(f"{place} takes one format", "Write a file for each with --output-dir")
     if options.json and prints and formats.difference(OF_JSON):
         raise usage_error(
-            "invalid",
             "--json prints a document in a form of its own, so --format says nothing",
             "Leave --json out, or write a file with -o or --output-dir",
         )
@@ -263,7 +262,7 @@ class _Session:
         if name != STANDARD_INPUT:
             return name
         if sys.stdin is None:
-            raise usage_error("invalid", "There is no standard input", "Name a file")
+            raise usage_error("There is no standard input", "Name a file")
         return _CountedInput(self._progress)
 
     def _head(self, name: str) -> None:
@@ -315,7 +314,7 @@ class _Session:
                     "input": submitted.name,
                 }
             )
-        print_error(error, as_json=False, subject=submitted.name if several else None)
+        print_error(error, subject=submitted.name if several else None)
 
 
 class _CountedInput:

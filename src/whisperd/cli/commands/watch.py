@@ -175,9 +175,7 @@ def show(options: argparse.Namespace) -> None:
 def edit(options: argparse.Namespace) -> None:
     changes = _given(options)
     if not (changes or kept_options(options) or options.unset or options.profile):
-        raise usage_error(
-            "invalid", "Nothing is to be changed", "`whisperctl watch edit --help` says what can be"
-        )
+        raise usage_error("Nothing is to be changed", "`whisperctl watch edit --help` says what can be")
     with connect_as(options) as client:
         watch = client.watch.show(_name(options.name))
         if options.model:  # which takes the place of a runtime
@@ -228,9 +226,7 @@ def log(options: argparse.Namespace) -> None:
 
 def retry(options: argparse.Namespace) -> None:
     if options.all and options.files:
-        raise usage_error(
-            "invalid", "--all and names of files contradict each other", "Leave one of them out"
-        )
+        raise usage_error("--all and names of files contradict each other", "Leave one of them out")
     files = [os.path.abspath(one) if os.path.lexists(one) else one for one in options.files]
     with connect_as(options) as client:
         answer = client.watch.retry(_name(options.name), files or None, all=options.all)
@@ -261,9 +257,9 @@ def _words(command: str) -> list[str]:
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise usage_error("invalid", f"The command cannot be read: {error}", "Check its quotes") from error
+        raise usage_error(f"The command cannot be read: {error}", "Check its quotes") from error
     if "" in words:
-        raise usage_error("invalid", "A word of the command is empty", "Leave it out, or check its quotes")
+        raise usage_error("A word of the command is empty", "Leave it out, or check its quotes")
     return words
 
 
