@@ -78,8 +78,8 @@ async def test_the_files_of_watches(database: Database) -> None:
         await store.insert(preset)
         await store.update(preset)
         files, outputs = store.files, store.outputs
-        number = await files.put("0a", SEEN, "5" * 64, attempts=0, status="working")
-        other = await files.put("0a", Seen("b.wav", SEEN.identity), None, attempts=0, status="lost")
+        number = await files.put("0a", SEEN, "5" * 64)
+        other = await files.put("0a", Seen("b.wav", SEEN.identity), None)
         await files.look_up("0a", [SEEN, Seen("c.wav", SEEN.identity)])
         await files.get(number)
         await files.at("0a", "a.wav")

@@ -428,7 +428,7 @@ async def test_what_ends_when_the_watch_is_removed_is_not_noted(tmp_path: Path, 
     async with open_watches(tmp_path) as watches:
         files, outputs = watches.store.files, watches.store.outputs
         preset = await watches.manager.add(str(inbox), WatchChanges())
-        number = await files.put(preset.id, seen, None, attempts=0, status="lost")
+        number = await files.put(preset.id, seen, None)
         assert await files.try_again([number]) == 1
         await files.update(number, status="working")  # perhaps by who was a moment faster
         assert await files.try_again([number]) == 0
@@ -438,7 +438,7 @@ async def test_what_ends_when_the_watch_is_removed_is_not_noted(tmp_path: Path, 
         await outputs.replace(number, claimed)
         assert await outputs.of(number) == []
         with pytest.raises(WhisperdError) as caught:
-            await files.put(preset.id, seen, None, attempts=0, status="lost")
+            await files.put(preset.id, seen, None)
         assert caught.value.code == "watch.unknown"
 
 

@@ -55,10 +55,9 @@ async def test_of_a_file_that_is_renamed_and_edited_while_it_is_at_work_only_the
         assert (inbox / "b.en.txt").exists() and len(taken) == 1 + is_edited
 
 
-async def until_lost(watches: Watches, watch: str) -> None:
-    with anyio.fail_after(LIMIT_S):
-        while (row := await watches.store.files.at(watch, "a.wav")) is None or row.status != "lost":
-            await anyio.sleep(0.01)
+async def until_it_waits(watches: Watches, watch: str) -> None:
+    """For a disk that is away."""
+    await until(lambda: watches.manager._work._waiting and not watches.folder(watch).pending.in_hand)
 
 
 @pytest.mark.parametrize("is_deleted", [True, False])
@@ -77,10 +76,11 @@ async def test_what_comes_after_the_texts_waits_for_a_disk_that_is_away_when_the
         await watches.store.files.update(row.id, status="written")  # as it is left by who is killed
     inbox.rename(tmp_path / "away")
     async with open_watches(tmp_path) as watches:
-        await until_lost(watches, preset.id)
+        await until_it_waits(watches, preset.id)
         (tmp_path / "away").rename(inbox)
         watches.folder(preset.id).request_scan()
         await until(lambda: not (inbox / "a.wav").exists() if is_deleted else (tmp_path / "a.wav").exists())
+        assert not watches.jobs.taken, "it has its texts"
 
 
 async def test_a_recording_whose_disk_goes_away_while_its_command_runs_is_deleted_when_it_is_back(
@@ -95,10 +95,11 @@ async def test_a_recording_whose_disk_goes_away_while_its_command_runs_is_delete
     )
     async with open_watches(tmp_path) as watches:
         preset = await watches.manager.add(str(inbox), WatchChanges(command=pulled, after="delete"))
-        await until_lost(watches, preset.id)
+        await until_it_waits(watches, preset.id)
         away.rename(inbox)
         watches.folder(preset.id).request_scan()
         await until(lambda: not (inbox / "a.wav").exists())
+        assert len(watches.jobs.taken) == 1, "it has its texts"
 
 
 async def test_what_is_gone_or_excluded_is_not_tried_again(tmp_path: Path, inbox: Path) -> None:

@@ -110,15 +110,9 @@ class FileTable:
         )
         return await self._database.run(lambda connection: connection.executemany(statement, rows).rowcount)
 
-    async def put(
-        self, watch: str, seen: Seen, content_hash: str | None, *, attempts: int, status: FileStatus
-    ) -> int:
+    async def put(self, watch: str, seen: Seen, content_hash: str | None) -> int:
         """A file was taken, and there is no job for it."""
-        return await self._database.run(
-            lambda connection: put_file(
-                connection, watch, seen, content_hash, job=None, attempts=attempts, status=status
-            )
-        )
+        return await self._database.run(lambda connection: put_file(connection, watch, seen, content_hash))
 
     async def put_away(self, number: int) -> None:
         """A file was moved away or deleted by us: another one of that name is a new one.
@@ -160,11 +154,10 @@ def put_file(
     seen: Seen,
     content_hash: str | None,
     *,
-    job: str | None,
-    attempts: int,
-    status: FileStatus = "working",
+    job: str | None = None,
+    attempts: int = 0,
 ) -> int:
-    """A file was taken, and perhaps a job for it; returns its number. Why it failed before, it still has.
+    """A file was taken, and perhaps a job for it; returns its number. Who has failed before still has why.
 
     Raises `watch.unknown` if its watch was removed meanwhile: then there is to be no job either.
     """
@@ -181,7 +174,7 @@ def put_file(
             identity.size_bytes,
             identity.modified_ns,
             content_hash,
-            status,
+            "lost" if job is None else "working",
             job,
             attempts,
             watch,

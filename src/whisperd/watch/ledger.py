@@ -28,7 +28,8 @@ __all__ = [
 
 FileStatus = Literal["working", "written", "done", "lost", "retrying", "failed"]
 """`working`: its job is in the same transaction. `written`: its outputs are there, what comes after them is
-not done yet. `lost`: nothing is being done for it, though it is to be. `failed`: set aside."""
+not done yet: somebody is at it, or its disk is away. `lost`: nothing is being done for it, though it is to
+be. `failed`: set aside."""
 
 
 Outcome = Literal["done", "retried", "failed"]
@@ -114,4 +115,4 @@ def wants_work(row: FileRow, now: str, latest: str) -> bool:
     """
     if row.status == "retrying":
         return row.retry_at is None or not now < row.retry_at <= latest
-    return row.status == "lost"
+    return row.status in ("lost", "written")

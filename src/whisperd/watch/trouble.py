@@ -88,7 +88,7 @@ class Trouble:
         return await self._new_row(watch, seen, row.hash)  # which tells whether it was only touched
 
     async def _new_row(self, watch: str, seen: Seen, content_hash: str | None = None) -> FileRow:
-        number = await self._store.files.put(watch, seen, content_hash, attempts=0, status="lost")
+        number = await self._store.files.put(watch, seen, content_hash)
         row = await self._store.files.get(number)
         if row is None:
             raise unknown_watch(watch)

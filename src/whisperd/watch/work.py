@@ -51,6 +51,8 @@ class FileWork:
         self._texts = Texts(store)
         self._after = After(store, settings)
         self._trouble = Trouble(store, self._texts, settings, on_outcome)
+        self._waiting: set[int] = set()
+        """Files whose disk went away before what comes after their texts was done."""
         self._locks: WeakValueDictionary[int, anyio.Lock] = WeakValueDictionary()
 
     async def take(self, folder: WatchFolder, seen: Seen) -> None:
@@ -133,6 +135,9 @@ class FileWork:
         is_done = is_same and known is not None and known.status in ("done", "written", "working")
         if is_done and known is not None and (known.gone is None or await self.has_texts(folder, known)):
             await self._store.files.update(known.id, identity=seen.identity, gone=None)
+            if known.status == "written" and known.id in self._waiting:
+                self._waiting.discard(known.id)
+                await self._conclude(folder, msgspec.structs.replace(known, identity=seen.identity))
             return None
         if known is not None and not is_same:
             async with self._lock(known.id):
@@ -188,7 +193,8 @@ class FileWork:
         if await self._after.run(folder, row):
             self._on_outcome(folder, row.path, "done")
         else:
-            await self._lose(folder, row)
+            self._waiting.add(row.id)
+            folder.look_at(row.path)
 
     async def _lose(self, folder: WatchFolder, row: FileRow) -> None:
         """What is to be done for a file now, a look finds out."""
