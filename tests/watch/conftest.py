@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import anyio
 import pytest
+
+from whisperd.watch.notifier import Notifier
 
 
 @pytest.fixture
@@ -13,3 +16,13 @@ def inbox(tmp_path: Path) -> Path:
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     return inbox
+
+
+@pytest.fixture
+def untold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel tells of nothing."""
+
+    async def run(_notifier: Notifier) -> None:
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(Notifier, "run", run)

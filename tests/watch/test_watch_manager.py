@@ -19,7 +19,6 @@ from whisperd.settings import WatchSettings
 from whisperd.tasks import open_task_group
 from whisperd.watch import WatchChanges, folder, lookout, manager, scanner, turns
 from whisperd.watch.ledger import Identity, Seen
-from whisperd.watch.notifier import Notifier
 from whisperd.watch.output_table import Wanted
 from whisperd_testing import LIMIT_S
 
@@ -285,12 +284,8 @@ async def test_what_is_deleted_while_it_waits_leaves_nothing_behind(tmp_path: Pa
 
 
 async def test_a_scan_finds_out_what_was_deleted_while_it_waits(
-    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, inbox: Path, untold: None
 ) -> None:
-    async def tells_nothing(_notifier: Notifier) -> None:
-        await anyio.sleep_forever()
-
-    monkeypatch.setattr(Notifier, "run", tells_nothing)
     put(inbox, *(f"{number}.wav" for number in range(turns.FILES_AT_ONCE + 1)))
     async with open_watches(tmp_path) as watches:
         watches.jobs.held.add("held")

@@ -14,20 +14,9 @@ from watched import Watches, open_watches, put, until_done, until_noted_as_old
 from toy_runtime import until
 from whisperd.rpc.errors import WhisperdError
 from whisperd.watch import WatchChanges, lookout, scanner
-from whisperd.watch.notifier import Notifier
 from whisperd_testing import LIMIT_S
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def untold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel tells of nothing."""
-
-    async def run(_notifier: Notifier) -> None:
-        await anyio.sleep_forever()
-
-    monkeypatch.setattr(Notifier, "run", run)
 
 
 @pytest.mark.parametrize("is_edited", [False, True])
@@ -164,7 +153,7 @@ async def test_waiting_for_a_folder_uses_up_no_tries(tmp_path: Path, inbox: Path
         fails.error = not_writable
         preset = await watches.manager.add(str(inbox), WatchChanges())
         folder = watches.folder(preset.id)
-        await until(lambda: folder.pending.waiting and not folder.pending.in_hand)
+        await until(lambda: fails.taken and not folder.pending.in_hand)
         row = await files.at(preset.id, "a.wav")
         assert row is not None
         await files.update(row.id, attempts=10, status="lost")
@@ -200,7 +189,7 @@ async def test_what_was_only_touched_is_known_though_it_could_not_be_read_at_fir
 async def test_what_takes_too_long_to_be_read_may_hold_anything_once_it_is_touched(
     tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scanner, "hash_unchanged", lambda *_given: ("ok", None))
+    monkeypatch.setattr(scanner, "hash_unchanged", lambda *_given: (True, None))
     put(inbox, "a.wav")
     async with open_watches(tmp_path) as watches:
         preset = await watches.manager.add(str(inbox), WatchChanges())

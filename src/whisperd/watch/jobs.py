@@ -56,14 +56,12 @@ class WatchJobs:
 
         `again` is a job that has failed with the same bytes: what it has finished is used.
         """
-        taken: list[str] = []
 
         def also(connection: sqlite3.Connection) -> None:
-            note(connection, taken[0])
+            note(connection, job.id)  # which is known before anything of it is written
 
         failed = self.find(again) if again is not None else None
         if failed is not None and failed.status == "failed" and failed.path == path:
-            taken.append(failed.id)
             lease = await self._lease_for(failed)
             with lease.released_on_error():
                 job = self._jobs.retry(failed.id, lease, stamp, also)
@@ -75,7 +73,6 @@ class WatchJobs:
             source = Source(JobInput(path=sendable(path)), path, stamp, content_hash)
             with lease.released_on_error():
                 job = self._jobs.submit(source, options, lease, languages, is_detached=True, also=also)
-            taken.append(job.id)  # before anything of it is written
         # Also where its watch is removed meanwhile: then it is not in the ledger, and is cancelled for that.
         with anyio.CancelScope(shield=True):
             await self._jobs.acknowledged(job)

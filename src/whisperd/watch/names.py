@@ -37,68 +37,11 @@ MAX_NAME_BYTES: Final = 255
 """What nearly every file system takes."""
 
 MEDIA_EXTENSIONS: Final = frozenset(
-    [
-        "3ga",
-        "3gp",
-        "aac",
-        "ac3",
-        "aif",
-        "aifc",
-        "aiff",
-        "alac",
-        "amr",
-        "ape",
-        "asf",
-        "au",
-        "avi",
-        "awb",
-        "caf",
-        "dss",
-        "dts",
-        "eac3",
-        "f4v",
-        "flac",
-        "flv",
-        "gsm",
-        "m1v",
-        "m2ts",
-        "m2v",
-        "m4a",
-        "m4b",
-        "m4v",
-        "mka",
-        "mkv",
-        "mov",
-        "mp2",
-        "mp3",
-        "mp4",
-        "mpa",
-        "mpeg",
-        "mpg",
-        "mpga",
-        "mts",
-        "mxf",
-        "oga",
-        "ogg",
-        "ogm",
-        "ogv",
-        "opus",
-        "qt",
-        "ra",
-        "rm",
-        "rmvb",
-        "spx",
-        "tta",
-        "vob",
-        "voc",
-        "w64",
-        "wav",
-        "weba",
-        "webm",
-        "wma",
-        "wmv",
-        "wv",
-    ]
+    """
+    3ga 3gp aac ac3 aif aifc aiff alac amr ape asf au avi awb caf dss dts eac3 f4v flac flv gsm m1v m2ts
+    m2v m4a m4b m4v mka mkv mov mp2 mp3 mp4 mpa mpeg mpg mpga mts mxf oga ogg ogm ogv opus qt ra rm rmvb
+    spx tta vob voc w64 wav weba webm wma wmv wv
+    """.split()  # noqa: SIM905
 )
 """What is transcribed where nobody says what is to be."""
 
@@ -106,24 +49,9 @@ _SHARED_EXTENSIONS: Final = frozenset(["dts", "mts", "ts"])
 """What files of source code are called as well: TypeScript, and descriptions of devices."""
 
 _PARTIAL_EXTENSIONS: Final = frozenset(
-    [
-        "!qb",
-        "!ut",
-        "aria2",
-        "bc!",
-        "crdownload",
-        "dltmp",
-        "download",
-        "filepart",
-        "lock",
-        "opdownload",
-        "part",
-        "partial",
-        "swp",
-        "temp",
-        "tmp",
-        "ytdl",
-    ]
+    """
+    !qb !ut aria2 bc! crdownload dltmp download filepart lock opdownload part partial swp temp tmp ytdl
+    """.split()  # noqa: SIM905
 )
 
 _FOLDERS_OF_SYSTEMS: Final = frozenset(

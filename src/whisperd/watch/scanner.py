@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final, Literal
+from typing import Final
 
 from whisperd.audio import BEGINNING_BYTES, digest_of, kind_of, open_regular_file
 from whisperd.watch.ledger import FileRow, Identity, Recognition, Seen, recognise
@@ -36,8 +36,8 @@ __all__ = [
 _ELSEWHERE_MACOS: Final = 0x40000000  # SF_DATALESS: in the cloud, and fetched when it is read
 _ELSEWHERE_WINDOWS: Final = 0x1000 | 0x40000 | 0x400000  # offline, recalled when opened, or when read
 
-Inspected = tuple[Literal["ok", "busy", "changed"], str | None]
-"""What became of reading a file, and the SHA-256 of it if that was found out."""
+Inspected = tuple[bool, str | None]
+"""Whether a file has settled, and its SHA-256 if that was found out."""
 
 
 def place_of(path: str) -> Place:
@@ -135,12 +135,10 @@ def resolved(root: str, path: str) -> str | None:
     parent, name = os.path.split(path)
     real_root, real_parent = os.path.realpath(root), os.path.realpath(parent)
     if real_parent == real_root or real_parent.startswith(real_root + os.sep):
-        within = os.path.relpath(os.path.join(real_parent, name), real_root)
-    elif path.startswith(root.rstrip(os.sep) + os.sep):
-        within = os.path.relpath(path, root)
-    else:
-        return None
-    return within
+        return os.path.relpath(os.path.join(real_parent, name), real_root)
+    if path.startswith(root.rstrip(os.sep) + os.sep):
+        return os.path.relpath(path, root)
+    return None
 
 
 def up_from(path: str) -> Iterator[str]:
@@ -166,14 +164,12 @@ def hash_unchanged(path: str, identity: Identity, given_up: threading.Event) -> 
     """Read a file that is thought to have settled. Raises `WhisperdError` (`audio.*`) if that cannot be."""
     with open_regular_file(path) as file:
         descriptor = file.fileno()
-        if _identity(os.fstat(descriptor)) != identity:
-            return "changed", None
-        if is_being_written(descriptor, path):
-            return "busy", None
+        if _identity(os.fstat(descriptor)) != identity or is_being_written(descriptor, path):
+            return False, None
         content_hash = digest_of(file, given_up)
         if content_hash is not None and _identity(os.fstat(descriptor)) != identity:
-            return "changed", None
-    return "ok", content_hash
+            return False, None
+    return True, content_hash
 
 
 def is_being_written(descriptor: int, path: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final, NamedTuple
@@ -55,15 +55,9 @@ class Texts:
         claimed, stale = await self._store.outputs.claim(row.id, [draft.wanted for draft in drafts])
         there, left = [], []
         for output, draft in zip(claimed, drafts, strict=True):
-            place = partial(
-                writing.place,
-                output.path,
-                draft.content,
-                source=os.path.join(preset.path, row.path),
-                overwrite=preset.overwrite,
-            )
+            place = partial(writing.place, output.path, draft.content, overwrite=preset.overwrite)
             try:
-                await self._place(place, output)
+                await run_sync(place, await self._ours(output), os.path.join(preset.path, row.path))
                 there.append(_written(output))
             except WhisperdError as error:
                 if error.code != "output.exists":
@@ -150,22 +144,17 @@ class Texts:
         for place in places:
             await run_sync(writing.remove_leftovers, place)
 
-    async def _place(self, place: Callable[[Collection[str]], None], output: OutputRow) -> None:
+    async def _ours(self, output: OutputRow) -> Collection[str]:
+        """Hashes of what lies there and may be written over. Raises `output.exists` of another one's text."""
         found = await run_sync(writing.file_hash, output.path)
-        others: list[str] = []
-        if found is not None and found not in output.hashes:
-            others = [one for one in await self._store.outputs.places_of(found) if one != output.path]
-            # Somebody may have changed what another recording has beside it.
-            beside = await self._store.outputs.below(os.path.dirname(output.path))
-            if await run_sync(_is_one_of, output.path, {*others, *beside} - {output.path}):
-                raise _of_another(output.path)
-        try:
-            await run_sync(place, output.hashes)
-        except WhisperdError as error:
-            was_carried = await run_sync(_was_carried, output.path, others)
-            if error.code != "output.exists" or found is None or not was_carried:
-                raise
-            await run_sync(place, {found})
+        if found is None or found in output.hashes:
+            return output.hashes
+        others = [one for one in await self._store.outputs.places_of(found) if one != output.path]
+        # Somebody may have changed what another recording has beside it.
+        beside = await self._store.outputs.below(os.path.dirname(output.path))
+        if await run_sync(_is_one_of, output.path, {*others, *beside} - {output.path}):
+            raise _of_another(output.path)
+        return {found} if await run_sync(_was_carried, output.path, others) else output.hashes
 
 
 class _Draft(NamedTuple):

@@ -122,8 +122,8 @@ class FileWork:
     async def _submit(self, folder: WatchFolder, seen: Seen) -> tuple[int, Job] | None:
         path, watch = folder.full(seen.path), folder.preset.id
         async with folder.reading:
-            verdict, content_hash = await _read(path, seen)
-        if verdict != "ok":
+            is_settled, content_hash = await _read(path, seen)
+        if not is_settled:
             folder.postpone(seen)
             return None
         ((_, known, others),) = await self._store.files.look_up(watch, [seen])
@@ -209,7 +209,7 @@ async def _read(path: str, seen: Seen) -> scanner.Inspected:
             path, lambda: scanner.hash_unchanged(path, seen.identity, given_up), HASH_TIMEOUT_S
         )
     except TimeoutError:
-        return "ok", None
+        return True, None
     except OSError as error:
         raise not_readable(path, error) from error
     finally:
