@@ -131,25 +131,26 @@ class FileWork:
             return None
         # One that took too long to be read may hold anything.
         is_same = known is not None and content_hash is not None and content_hash == known.hash
+        same = known if is_same else None
         # One at work has another name, and was touched since: what is made of it holds.
-        is_done = is_same and known is not None and known.status in ("done", "written", "working")
-        if is_done and known is not None and (known.gone is None or await self.has_texts(folder, known)):
-            await self._store.files.update(known.id, identity=seen.identity, gone=None)
-            if known.status == "written" and known.id in self._waiting:
-                self._waiting.discard(known.id)
-                await self._conclude(folder, msgspec.structs.replace(known, identity=seen.identity))
+        is_done = same is not None and same.status in ("done", "written", "working")
+        if same is not None and is_done and (same.gone is None or await self.has_texts(folder, same)):
+            await self._store.files.update(same.id, identity=seen.identity, gone=None)
+            if same.status == "written" and same.id in self._waiting:
+                self._waiting.discard(same.id)
+                await self._conclude(folder, msgspec.structs.replace(same, identity=seen.identity))
             return None
-        if known is not None and not is_same:
+        if known is not None and same is None:
             async with self._lock(known.id):
                 await self._texts.disown(known.id)
-        attempts = known.attempts if known is not None and is_same else 0
+        attempts = same.attempts if same is not None else 0
         numbers: list[int] = []
 
         def note(connection: sqlite3.Connection, job: str) -> None:
             numbers[:] = [put_file(connection, watch, seen, content_hash, job=job, attempts=attempts)]
 
         stamp = FileStamp(size_bytes=seen.identity.size_bytes, modified_ns=seen.identity.modified_ns)
-        again = known.job if known is not None and is_same else None
+        again = same.job if same is not None else None
         job = await self._jobs.submit(folder.preset, path, stamp, content_hash, again, note)
         if known is not None and known.job not in (None, job.id):
             self._jobs.cancel(known.job)  # it has another name, and was edited since
