@@ -510,8 +510,8 @@ async def test_one_folder_that_does_not_answer_keeps_nobody_from_the_others(
             held.wait()
         return inode_of(path)
 
-    async def retire(watch: str, _moment: str) -> None:
-        retired.append(watch)
+    async def retire(watches: list[str], _moment: str) -> None:
+        retired.extend(watches)
 
     is_dead, inode_of = False, scanner.folder_inode
     monkeypatch.setattr(scanner, "folder_inode", folder_inode)

@@ -322,9 +322,7 @@ class WatchManager:
     async def _retire(self) -> None:
         moment = rfc3339_ago(self._settings().keep_days * 86_400)
         try:
-            await self._store.retire_former_outputs(moment)
-            for preset in self.all():
-                await self._store.retire(preset.id, moment)
+            await self._store.retire(list(self._folders), moment)
         except WhisperdError as error:
             log.warning("old lines of the ledger cannot be deleted: %s (%s)", error.message, error.code)
 

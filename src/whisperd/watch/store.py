@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import msgspec
@@ -79,24 +79,21 @@ class WatchStore:
 
         return await self._database.run(work)
 
-    async def retire(self, watch: str, moment: str) -> None:
-        """Forget files that have been gone since before a moment (RFC 3339), and old lines of the log."""
+    async def retire(self, watches: Iterable[str], moment: str) -> None:
+        """Forget files that have been gone since before a moment (RFC 3339), old lines of the log, and what
+        was written for watches that were removed before it."""
 
         def work(connection: sqlite3.Connection) -> None:
-            connection.execute("DELETE FROM watch_files WHERE watch = ? AND gone < ?", (watch, moment))
-            connection.execute(
-                "DELETE FROM watch_log WHERE watch = ?1 AND id <= (SELECT id FROM watch_log WHERE watch = ?1"
-                " ORDER BY id DESC LIMIT 1 OFFSET ?2)",
-                (watch, KEPT_LOG_LINES),
-            )
+            connection.execute("DELETE FROM former_outputs WHERE since < ?", (moment,))
+            for watch in watches:
+                connection.execute("DELETE FROM watch_files WHERE watch = ? AND gone < ?", (watch, moment))
+                connection.execute(
+                    "DELETE FROM watch_log WHERE watch = ?1 AND id <= (SELECT id FROM watch_log"
+                    " WHERE watch = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
+                    (watch, KEPT_LOG_LINES),
+                )
 
         await self._database.run(work)
-
-    async def retire_former_outputs(self, moment: str) -> None:
-        """Forget what was written for watches that were removed before a moment (RFC 3339)."""
-        await self._database.run(
-            lambda connection: connection.execute("DELETE FROM former_outputs WHERE since < ?", (moment,))
-        )
 
 
 def check_watches(connection: sqlite3.Connection) -> None:
