@@ -62,7 +62,7 @@ class WatchFolder:
         self.is_scanning = False
         self.held = Hold(settings)
         self.problem: WhisperdError | None = None
-        """Why nothing is done just now."""
+        """Why it could not be looked at the last time."""
         self.hints: dict[str, bool] = {}
         """Whole paths at which something may have changed, and whether it has only come into being."""
         self.wake = anyio.Event()
@@ -142,12 +142,6 @@ class WatchFolder:
         self.pending.retry(path, anyio.current_time() + delay_s)
         self.wake.set()
 
-    def hold(self, problem: WhisperdError) -> bool:
-        """Take nothing for a while, for it would fail; False if that is so already."""
-        if has_begun := self.held.begin():
-            self.problem = problem.copy()
-        return has_begun
-
     @property
     def closed_for_s(self) -> float:
         """For how long nothing is to be taken; after a failure, one file is tried first."""
@@ -165,7 +159,6 @@ class WatchFolder:
         if path is not None:
             place = os.path.join(self.preset.output_dir or self.preset.path, os.path.dirname(path))
             self.held.not_writable.discard(place)
-        self.problem = None
         self.held.end()
 
     def postpone(self, seen: Seen) -> None:

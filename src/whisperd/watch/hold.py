@@ -7,6 +7,7 @@ from typing import Final
 
 import anyio
 
+from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
 from whisperd.watch.failures import retry_delay_s
 
@@ -21,12 +22,14 @@ class Hold:
 
     def __init__(self, settings: Callable[[], WatchSettings]) -> None:
         self.count = 0
+        self.problem: WhisperdError | None = None
+        """What was at fault; None once something went well."""
         self.not_writable: set[str] = set()
         """Folders below it, or below that of its texts, into which nothing could be written."""
         self._settings = settings
         self._until_s = 0.0
 
-    def begin(self) -> bool:
+    def begin(self, problem: WhisperdError) -> bool:
         """Take nothing for a while; False if that is so already.
 
         Files that were at work together fail together, and that counts once.
@@ -34,13 +37,14 @@ class Hold:
         if self.for_s:
             return False
         self.count += 1
+        self.problem = problem.copy()
         delay_s = retry_delay_s(self.count, self._settings().retry_delay_s, LONGEST_HOLD_S)
         self._until_s = anyio.current_time() + delay_s
         return True
 
     def end(self) -> None:
         """Something went well."""
-        self.count, self._until_s = 0, 0.0
+        self.count, self._until_s, self.problem = 0, 0.0, None
 
     @property
     def for_s(self) -> float:

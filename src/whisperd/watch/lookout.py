@@ -13,7 +13,6 @@ import anyio
 import msgspec
 
 from whisperd.clock import now_rfc3339, rfc3339_ago, seconds_until
-from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
 from whisperd.watch import scanner
 from whisperd.watch.absence import Missing, missing_of
@@ -66,8 +65,6 @@ class Lookout:
         self._tell = tell
         self._partials: dict[str, None] = {}
         """The inodes of files that had the name of something unfinished."""
-        self._failure: WhisperdError | None = None
-        """Why it could not be looked at the last time, for a reason that is not its own."""
         self._was_absent = False
         """That its folder is not there was said."""
 
@@ -81,12 +78,12 @@ class Lookout:
             try:
                 await self._look()
             except Exception as error:
-                folder.problem = self._failure = told(self._watch, error)
+                folder.problem = told(self._watch, error)
                 log.warning("watch %s: %s (%s)", self._watch, folder.problem.message, folder.problem.code)
                 await anyio.sleep(self._settings().retry_delay_s)
                 folder.request_scan()
             else:
-                if folder.problem is self._failure:
+                if folder.root is not None:
                     folder.problem = None
 
     def _idle_for_s(self) -> float:
@@ -156,7 +153,6 @@ class Lookout:
         folder.root, self._was_absent = root, False
         if is_back:
             log.info("watch %s: its folder is there again", self._watch)
-            folder.problem = None
         self._tell()  # before the log is asked, which may fail: nobody comes here again for this root
         if is_back:
             await self._store.log.add(self._watch, LogLine("back", None, "The folder is there again."))

@@ -55,7 +55,7 @@ class Trouble:
             except Exception as another:
                 problem = told(folder.preset.id, another)
                 log.warning("watch %s: %s (%s)", folder.preset.id, problem.message, problem.code)
-                folder.hold(problem)
+                folder.held.begin(problem)
             await anyio.sleep(self._settings().retry_delay_s)
 
     async def _note(self, folder: WatchFolder, seen: Seen, number: int | None, error: WhisperdError) -> None:
@@ -99,7 +99,7 @@ class Trouble:
         if row is not None:
             await self._store.files.update(row.id, status="lost", error=error.to_wire())
         is_told = folder.held.count > 0
-        if folder.hold(error) and not is_told:
+        if folder.held.begin(error) and not is_told:
             line = LogLine("waiting", seen.path, f"{error.message} {error.fix}")
             await self._store.log.add(folder.preset.id, line)
         folder.look_at(row.path if row is not None else seen.path)

@@ -21,12 +21,13 @@ def view_of(
     working = counts.get("working", 0) + counts.get("written", 0)
     in_hand = max(working, len(folder.pending.in_hand))  # what is being read is not in the ledger yet
     status, reason = status_of(folder)
+    problem = folder.problem or folder.held.problem
     return msgspec.structs.asdict(preset) | {
         "path": preset.path,
         "runtime": preset.runtime and runtime_name(preset.runtime),
         "status": status,
         "reason": reason,
-        "error": folder.problem.to_wire() if folder.problem else None,
+        "error": problem.to_wire() if problem else None,
         "polled": folder.is_polled,
         "pending": folder.pending.waiting + in_hand,
         "working": working,
@@ -41,8 +42,8 @@ def status_of(folder: WatchFolder) -> tuple[str, str | None]:
         return "absent", folder.problem.message
     if folder.preset.paused:
         return "paused", None
-    if folder.held.for_s and folder.problem is not None:
-        return "waiting", folder.problem.message
+    if folder.held.for_s and folder.held.problem is not None:
+        return "waiting", folder.held.problem.message
     if folder.quiet_for_s:
         return "quiet", f"Quiet hours: {folder.preset.quiet_hours}."
     away = ", ".join(sorted(sendable(place or folder.preset.path) for place in folder.unmounted))
