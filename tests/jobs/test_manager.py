@@ -103,7 +103,7 @@ async def open_house(*, keeper: JobKeeper | None = None, **limits: Any) -> Async
     async with open_task_group() as tasks:
         house.manager = JobManager(
             tasks,
-            decoders=lambda: cast(DecoderPool, house.decoders),
+            decoders=cast(DecoderPool, house.decoders),
             settings=lambda: house.settings,
             publish=house.events.append,
             forget=house.forgotten.append,

@@ -298,7 +298,7 @@ async def _open_jobs(
     )
     service.jobs = JobManager(
         tasks,
-        decoders=lambda: service.decoders,
+        decoders=service.decoders,
         settings=lambda: service.settings,
         publish=service.publish_job,
         forget=service.hub.forget_job,

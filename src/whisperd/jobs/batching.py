@@ -196,10 +196,9 @@ class JobClass:
         fills_all = self.waiting_windows >= self.capacity.batch_size * self.capacity.replicas
         return self.waiting_s >= AHEAD_S or (fills_all and self.capacity.context_of is None)
 
-    def add_job(self, job: str, past: Past) -> QueuedJob:
+    def add_job(self, job: str, past: Past) -> None:
         """Make a place for a job."""
-        queued = self.jobs[job] = QueuedJob(job, self, self.level_s, past)
-        return queued
+        self.jobs[job] = QueuedJob(job, self, self.level_s, past)
 
     def remove_job(self, job: str) -> None:
         """Forget a job and its waiting windows."""

@@ -71,7 +71,7 @@ class JobExecutor:
     def __init__(
         self,
         tasks: TaskGroup,
-        decoders: Callable[[], DecoderPool],
+        decoders: DecoderPool,
         settings: Callable[[], Settings],
         publish: Callable[[Event], None],
         keeper: JobKeeper,
@@ -141,7 +141,7 @@ class JobExecutor:
                 if runtime is not None:
                     dispatcher, options = self._dispatcher(runtime), self._engine_options(job)
                     run = LiveRun(job, intake, dispatcher, options, self._publish)
-                    return await run.transcribe(self._decoders())
+                    return await run.transcribe(self._decoders)
 
     async def _do(
         self, job: Job, lease: Lease, dispatcher: Dispatcher, on_decoded: Callable[[], None]
@@ -151,7 +151,7 @@ class JobExecutor:
 
         async def go_on(progress: Progress) -> Transcript:
             run = JobRun(job, dispatcher, options, self._publish, keeper, progress)
-            return await run.transcribe(self._decoders(), params, on_decoded)
+            return await run.transcribe(self._decoders, params, on_decoded)
 
         await keeper.check_input(job)  # what was written while it waited is not too late
         progress = await keeper.progress(job, lease)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import anyio
@@ -32,8 +31,7 @@ class Intake:
 
     def __init__(self) -> None:
         self._held = bytearray()
-        self._is_finished = False
-        self._is_closed = False
+        self._is_over = False  # no more is taken
         self._pushing = anyio.Lock()  # it lets them through in the order in which they came
         self._changed = RepeatedEvent()
 
@@ -46,7 +44,7 @@ class Intake:
         """Take a piece of at most `MAX_PUSH_BYTES`; waits while there is no room. Raises `IntakeClosed`."""
         async with self._pushing:
             self._check_open()
-            await self._until(lambda: len(self._held) + len(pcm) <= HELD_S * _BYTES_PER_S)
+            await self._changed.wait_for(lambda: len(self._held) + len(pcm) <= HELD_S * _BYTES_PER_S)
             self._check_open()
             self._held += pcm
             self._changed.set()
@@ -58,12 +56,12 @@ class Intake:
 
     def end(self) -> None:
         """Take nothing more from now on, also not what somebody waits to push."""
-        self._is_finished = True
+        self._is_over = True
         self._changed.set()
 
     async def take(self, most_bytes: int) -> bytes:
         """Wait for audio; whole samples, as much as there is up to `most_bytes`. Nothing is the end."""
-        await self._until(lambda: len(self._held) > 1 or self._is_finished)
+        await self._changed.wait_for(lambda: len(self._held) > 1 or self._is_over)
         count = min(len(self._held), most_bytes) // 2 * 2
         taken = bytes(self._held[:count])
         del self._held[:count]
@@ -72,13 +70,9 @@ class Intake:
 
     def close(self) -> None:
         """The job is over; who waits to push learns it."""
-        self._is_closed = True
         self._held.clear()
-        self._changed.set()
+        self.end()
 
     def _check_open(self) -> None:
-        if self._is_closed or self._is_finished:
+        if self._is_over:
             raise IntakeClosed
-
-    async def _until(self, condition: Callable[[], bool]) -> None:
-        await self._changed.wait_for(lambda: condition() or self._is_closed)

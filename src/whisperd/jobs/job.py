@@ -153,6 +153,11 @@ class Job:
     """Whether it ends here only to go on in the next daemon."""
 
     @property
+    def survives(self) -> bool:
+        """Whether it goes on in the next daemon when this one ends."""
+        return self.is_detached and self.cancelled_by is None
+
+    @property
     def progress(self) -> float | None:
         """Percent of the audio that is done; None while its length is not known."""
         if self.status == "completed":

@@ -48,7 +48,7 @@ class JobManager:
     def __init__(
         self,
         tasks: TaskGroup,
-        decoders: Callable[[], DecoderPool],
+        decoders: DecoderPool,
         settings: Callable[[], Settings],
         publish: Callable[[Event], None],
         forget: Callable[[str], None],
@@ -205,10 +205,6 @@ class JobManager:
         """Jobs that wait or run, the oldest first."""
         return list(self._active.values())
 
-    def survives(self, job: Job) -> bool:
-        """Whether a job goes on in the next daemon when this one ends."""
-        return job.is_detached and job.cancelled_by is None
-
     def hold(self, priorities: frozenset[Priority]) -> None:
         """Have jobs of these classes wait for mains power, and no others."""
         self._executor.hold(priorities)
@@ -281,7 +277,7 @@ class JobManager:
                 job.intake.end()
         with anyio.move_on_after(grace_s):
             for job in self.active():
-                if not self.survives(job):
+                if not job.survives:
                     await job.over.wait()
         late = self.active()
         for job in late:
@@ -305,7 +301,7 @@ class JobManager:
         """End a job because the daemon does."""
         if job.over.is_set() or job.cancelled_by is not None:
             return
-        job.is_suspended = self.survives(job)
+        job.is_suspended = job.survives
         if job.is_suspended:
             self._keeper.suspended(job)
         self.cancel(job, suspended() if job.is_suspended else stopped(job))

@@ -15,8 +15,8 @@ never waits for a long file to end. The rules:
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import ChainMap, deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Literal, get_args
@@ -90,7 +90,7 @@ class WindowScheduler:
         self._classes: dict[Priority, JobClass] = {
             priority: JobClass(rank, capacity) for rank, priority in enumerate(PRIORITIES)
         }
-        self._jobs: dict[str, QueuedJob] = {}
+        self._jobs: Mapping[str, QueuedJob] = ChainMap(*(one.jobs for one in self._classes.values()))
         self._retries: deque[Parcel] = deque()
         self._running: dict[int, Batch] = {}
         self._ids = count()
@@ -99,7 +99,7 @@ class WindowScheduler:
 
     def add_job(self, job: str, priority: Priority, past: Past = NO_PAST) -> None:
         """Make a place for a job; one that has no windows yet may be added anew."""
-        self._jobs[job] = self._classes[priority].add_job(job, past)
+        self._classes[priority].add_job(job, past)
 
     def add(self, parcel: Parcel, now_s: float) -> None:
         """Windows of a known job wait from now on. More than a batch holds make a batch by themselves."""
@@ -113,7 +113,6 @@ class WindowScheduler:
         """Forget a job and its waiting windows; what is being computed of it is unwanted."""
         for one in self._classes.values():
             one.remove_job(job)
-        self._jobs.pop(job, None)
         self._forget(lambda parcel: parcel.job == job)
 
     def withdraw(self, parcel: Parcel) -> None:

@@ -75,7 +75,7 @@ async def stop(call: Call, params: NoParams) -> dict[str, Any]:
         "pid": os.getpid(),
         "grace_period": call.service.settings.daemon.grace_period_s,
         "active_jobs": len(jobs.active()),
-        "detached_jobs": sum(map(jobs.survives, jobs.active())),
+        "detached_jobs": sum(job.survives for job in jobs.active()),
     }
 
 
