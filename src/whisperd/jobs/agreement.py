@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 
 from whisperd.jobs.script import clean, pieces
+from whisperd.jobs.segments import letters
 
 __all__ = ["Agreement"]
 
@@ -50,17 +51,12 @@ def _place_of_end(agreed: Sequence[str], words: Sequence[str]) -> int:
     """
     if list(words[: len(agreed)]) == agreed:
         return len(agreed)
-    spoken = [_spoken(word) for word in words]
+    spoken = [letters(word) for word in words]
     row = list(range(len(words) + 1))
-    for number, wanted in enumerate(map(_spoken, agreed), 1):
+    for number, wanted in enumerate(map(letters, agreed), 1):
         diagonal, row[0] = row[0], number
         for place, found in enumerate(spoken, 1):
             change = diagonal + (wanted != found)
             diagonal = row[place]
             row[place] = min(row[place] + 1, row[place - 1] + 1, change)
     return min(range(len(row)), key=lambda place: (row[place], abs(place - len(agreed))))
-
-
-def _spoken(word: str) -> str:
-    """A word as it sounds: no case, no punctuation."""
-    return "".join(filter(str.isalnum, word.casefold()))

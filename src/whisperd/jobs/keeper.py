@@ -203,7 +203,7 @@ class JobKeeper:
         kept = self._kept_transcript(job) if keeps and not job.is_cached else None
         job.is_at_work = False
         record = record_of(job)
-        drops_progress = kept is not None or not keeps or job.status == "completed"
+        drops_progress = not keeps or job.status == "completed"
 
         def write(connection: sqlite3.Connection) -> None:
             number = (
@@ -268,7 +268,7 @@ class JobKeeper:
     def _kept_transcript(self, job: Job) -> KeptTranscript | None:
         if job.transcript is None:
             return None
-        has_key = job.content_hash is not None and job.recipe is not None and job.stamp is not None
+        has_key = job.content_hash is not None and job.recipe is not None
         return KeptTranscript(
             transcript=job.transcript,
             key=content_key(job.content_hash or "", job.recipe or "") if has_key else None,

@@ -9,13 +9,12 @@ file's own time line; where the times of words are not known, they are taken to 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from whisperd.jobs.segments import Segment, is_unspaced
+from whisperd.jobs.segments import Segment, is_unspaced, letters
 
 __all__ = ["reconcile"]
 
@@ -48,8 +47,7 @@ class _Piece:
 
     @property
     def letters(self) -> str:
-        """What has to be the same: no sign, and no capital."""
-        return "".join(one for one in unicodedata.normalize("NFKC", self.text).casefold() if one.isalnum())
+        return letters(self.text)
 
 
 @dataclass(frozen=True, slots=True)

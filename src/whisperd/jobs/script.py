@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator
 
-from whisperd.jobs.segments import on_one_line
+from whisperd.jobs.segments import is_unspaced, on_one_line
 from whisperd.worker.words import goes_on
 
 __all__ = ["clean", "divided", "pieces", "width"]
@@ -68,7 +68,7 @@ def _may_break(text: str, at: int) -> bool:
     if after.isspace():
         return not (_is_alone(text, at - 1, _OPENING_ALONE) or _is_alone(text, at + 1, _CLOSING_ALONE))
     # Between two ideographs, or an ideograph and a word; never before what closes or combines.
-    if not (_is_ideograph(before) or _is_ideograph(after)):
+    if not (is_unspaced(before) or is_unspaced(after)):
         return False
     return after in _OPENING or (after.isalnum() and not goes_on(before, after))
 
@@ -77,11 +77,6 @@ def _is_alone(text: str, at: int, marks: frozenset[str]) -> bool:
     """Whether there is one of these marks, and no letter or figure is next to it."""
     beside = text[max(0, at - 1) : at] + text[at + 1 : at + 2]
     return text[at : at + 1] in marks and not any(map(str.isalnum, beside))
-
-
-def _is_ideograph(character: str) -> bool:
-    """Whether it is of a script that is written without spaces: not Korean, which has them."""
-    return _columns(character) == 2 and not unicodedata.name(character, "").startswith("HANGUL")
 
 
 def _columns(character: str) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-__all__ = ["Segment", "Transcript", "Word", "is_unspaced", "join_texts", "on_one_line"]
+__all__ = ["Segment", "Transcript", "Word", "is_unspaced", "join_texts", "letters", "on_one_line"]
 
 _LINE_ENDS = re.compile("[\t-\r\x1c-\x1f\x85\u2028\u2029]")
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x9f]")
@@ -71,6 +71,11 @@ def join_texts(texts: Iterable[str]) -> str:
         gap = " " if joined and not (is_unspaced(joined[-1]) or is_unspaced(text[0])) else ""
         joined += gap + text
     return joined
+
+
+def letters(text: str) -> str:
+    """What is heard of a text, and what two of them have to share to be the same: no sign, and no capital."""
+    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text).casefold()))
 
 
 def is_unspaced(character: str) -> bool:

@@ -10,7 +10,7 @@ import msgspec
 
 from whisperd.clock import now_rfc3339
 from whisperd.jobs.search import SearchQuery, searchable
-from whisperd.jobs.segments import Transcript
+from whisperd.jobs.segments import Transcript, letters
 from whisperd.store import Database, damaged
 
 __all__ = [
@@ -80,8 +80,7 @@ class _Told:
         """Whether no transcript of the same audio says the same words at that time; remembers it."""
         if content is None:  # nobody knows which audio it is
             return True
-        words = "".join(filter(str.isalnum, hit.text.casefold()))
-        places = self._places.setdefault((content, hit.channel, words), [])
+        places = self._places.setdefault((content, hit.channel, letters(hit.text)), [])
         if any(start < hit.end and hit.start < end for start, end in places):
             return False
         places.append((hit.start, hit.end))
