@@ -55,7 +55,6 @@ def stamp() -> dict[str, list[float]]:
     """Have the times of each kind noted from now on."""
     times: dict[str, list[float]] = {kind: [] for kind in (*KINDS, "held_s", "batches")}
     ask, transcribe, wait_for = decoders.Decoding.ask, Worker.transcribe, Dispatcher.transcribe
-    held_s = 0.0
 
     def decode_message_stamped(frame: bytes) -> Any:
         now_s = time.perf_counter()
@@ -75,18 +74,11 @@ def stamp() -> dict[str, list[float]]:
         times["computed"].append(time.perf_counter())
         return results
 
-    async def wait_for_stamped(self: Dispatcher, parcel: Any, on_begin: Any = lambda: None) -> Any:
-        nonlocal held_s
-        held_s += parcel.duration_s
+    async def wait_for_stamped(self: Dispatcher, parcel: Any) -> Any:
+        held_s = parcel.duration_s + sum(one.waiting_s for one in self._scheduler._classes.values())
         if held_s > max(times["held_s"], default=0.0):
             times["held_s"].append(held_s)
-
-        def begin() -> None:
-            nonlocal held_s
-            held_s -= parcel.duration_s
-            on_begin()
-
-        return await wait_for(self, parcel, begin)
+        return await wait_for(self, parcel)
 
     connection.decode_message = decode_message_stamped  # type: ignore[attr-defined]
     decoders.Decoding.ask = ask_stamped  # type: ignore[method-assign]

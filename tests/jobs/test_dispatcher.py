@@ -7,7 +7,6 @@ import os
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -329,20 +328,20 @@ async def test_what_is_computed_is_not_kept_until_something_else_is() -> None:
         assert [parcel() for parcel in kept] == [None]
 
 
-async def test_who_waits_is_told_that_the_engine_has_it() -> None:
+async def test_what_the_engine_has_does_not_wait_any_more() -> None:
     runtime = FakeRuntime(batch_size=1)
     runtime.may_compute = anyio.Event()
     options = DecodeOptions(language="en")
-    begun: list[int] = []
     async with dispatching(runtime) as dispatcher, open_task_group() as tasks:
         dispatcher.add_job("a", "normal")
         for index in range(2):
             parcel = Parcel("a", (index,), (window(5.0),), options)
-            tasks.start_soon(dispatcher.transcribe, parcel, partial(begun.append, index))
+            tasks.start_soon(dispatcher.transcribe, parcel)
         await anyio.wait_all_tasks_blocked()
-        assert begun == [0], "the other one still waits"
+        assert dispatcher.waiting_s("a") == 5.0, "the other one still waits"
         runtime.may_compute.set()
-    assert begun == [0, 1]
+        await dispatcher.some_began()
+        assert dispatcher.waiting_s("a") == 0.0
 
 
 async def test_a_worker_that_dies_under_a_job_that_has_gone() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import islice
 
@@ -29,8 +29,7 @@ log = logging.getLogger(__name__)
 class _Waiter:
     """A job that waits for a parcel's results."""
 
-    def __init__(self, on_begin: Callable[[], None]) -> None:
-        self.on_begin = on_begin
+    def __init__(self) -> None:
         self.done = anyio.Event()
         self.results: list[WindowResult] = []
         self.error: WhisperdError | None = None
@@ -77,19 +76,15 @@ class Dispatcher:
         self._scheduler.remove_job(job)
         self._changed.set()
 
-    async def transcribe(
-        self, parcel: Parcel, on_begin: Callable[[], None] = lambda: None
-    ) -> list[WindowResult]:
+    async def transcribe(self, parcel: Parcel) -> list[WindowResult]:
         """Have windows of a job that was added computed; one result for each.
 
-        `on_begin` is called when they do not wait any more: a worker has them; once more where they are
-        tried again.
         Raises `WhisperdError`: what the engine answered, `worker.died` if the worker did not survive
         them twice, or why the runtime is not there any more. Who is cancelled gives up what it has asked for.
         """
         if self._failure is not None or self.runtime.unloaded.is_set():
             raise self._why_over()
-        waiter = _Waiter(on_begin)
+        waiter = _Waiter()
         self._waiters[parcel.key] = waiter
         try:
             self._scheduler.add(parcel, time.monotonic())
@@ -108,6 +103,10 @@ class Dispatcher:
     def waiting(self) -> int:
         """How many windows wait for a batch."""
         return self._scheduler.waiting
+
+    def waiting_s(self, job: str) -> float:
+        """How much audio of a job that was added waits for a batch."""
+        return self._scheduler.waiting_s(job)
 
     def has_enough(self, priority: Priority) -> bool:
         """Whether so much of a class waits that no more has to be decoded for now."""
@@ -142,16 +141,9 @@ class Dispatcher:
         while True:
             changed = self._changed.next
             while (batch := self._scheduler.next_batch(time.monotonic())) is not None:
-                self._begin(batch)
                 tasks.start_soon(self._compute, batch)
             self._begun.set()
             await changed.wait()
-
-    def _begin(self, batch: Batch) -> None:
-        # Not in the loop above: what it names would be kept until there is another batch.
-        for parcel in batch.parcels:
-            if waiter := self._waiters.get(parcel.key):
-                waiter.on_begin()
 
     async def _compute(self, batch: Batch) -> None:
         try:

@@ -37,7 +37,7 @@ from whisperd.jobs.telling import Telling
 from whisperd.jobs.vote import LanguageVote
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, TranscriptionProgress
-from whisperd.tasks import RepeatedEvent, open_task_group
+from whisperd.tasks import open_task_group
 from whisperd.worker.protocol import DecodeOptions, EngineWindow, WindowResult
 
 __all__ = ["JobRun", "OtherWindows"]
@@ -93,8 +93,6 @@ class JobRun:
         self._undecided: list[WindowAudio] = []
         self._overlapping: set[int] = set()  # windows that have heard what another one has heard
         self._goes_on: dict[int | None, bool] = {}  # of each channel, whether its last window was one
-        self._pending_s: dict[int, float] = {}  # windows that wait for a batch
-        self._pending_changed = RepeatedEvent()
         self._usual_language: str | None = None
         info = dispatcher.runtime.info
         self._is_free = info.multilingual and job.options.is_language_free
@@ -203,9 +201,9 @@ class JobRun:
 
     async def _until_more_is_needed(self) -> None:
         """Wait until the engine has begun with all of this file, or would soon have nothing to do."""
-        priority = self._job.options.priority
-        while self._pending_s and self._dispatcher.has_enough(priority):
-            await self._dispatcher.some_began()
+        dispatcher, job = self._dispatcher, self._job
+        while dispatcher.waiting_s(job.id) and dispatcher.has_enough(job.options.priority):
+            await dispatcher.some_began()
 
     def _opened(self, event: Opened) -> None:
         self._job.duration_s = self._total_s(event.duration)
@@ -229,9 +227,10 @@ class JobRun:
             if len(self._undecided) == min(VOTING_WINDOWS, self._dispatcher.runtime.batch_size):
                 await self._vote()
             return
-        self._note_waiting((window,))
-        tasks.start_soon(self._compute, (window,))
-        await self._pending_changed.wait_for(lambda: sum(self._pending_s.values()) <= HELD_S - MAX_WINDOW_S)
+        tasks.start_soon(self._compute, [window])
+        await checkpoint()  # now it waits
+        while self._dispatcher.waiting_s(self._job.id) > HELD_S - MAX_WINDOW_S:
+            await self._dispatcher.some_began()
 
     async def _vote_by_samples(self) -> None:
         """Speech from all over the file finds its language; what text it has is not looked at."""
@@ -261,7 +260,6 @@ class JobRun:
         if not self._undecided:
             return
         windows, self._undecided = self._undecided, []
-        self._note_waiting(windows)
         await self._compute(windows)
 
     async def _compute(self, windows: Sequence[WindowAudio]) -> None:
@@ -273,16 +271,6 @@ class JobRun:
             self._options = msgspec.structs.replace(self._options, language=results[0].language)
         self._keep(windows, results)
         self._place(windows, results)
-
-    def _note_waiting(self, windows: Sequence[WindowAudio]) -> None:
-        """They wait for a batch."""
-        self._pending_s |= {window.index: window.end - window.start for window in windows}
-
-    def _note_begun(self, windows: Sequence[WindowAudio]) -> None:
-        """They do not wait any more, so that there is room for others; harmless a second time."""
-        for window in windows:
-            self._pending_s.pop(window.index, None)
-        self._pending_changed.set()
 
     async def _dispatch(
         self, windows: Sequence[WindowAudio], language: str | None = None
@@ -299,8 +287,7 @@ class JobRun:
                 indexes=tuple(window.index for window in windows),
                 windows=tuple(EngineWindow(pcm=window.pcm, spoken=window.spoken) for window in windows),
                 options=options,
-            ),
-            on_begin=lambda: self._note_begun(windows),
+            )
         )
 
     def _keep(self, windows: Sequence[WindowAudio], results: list[WindowResult]) -> None:

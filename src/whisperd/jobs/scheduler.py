@@ -176,6 +176,10 @@ class WindowScheduler:
         retries = sum(len(parcel.windows) for parcel in self._retries)
         return retries + sum(one.waiting_windows for one in self._classes.values())
 
+    def waiting_s(self, job: str) -> float:
+        """How much audio of a known job waits for a batch."""
+        return sum(parcel.duration_s for parcel in self._jobs[job].waiting)
+
     def has_enough(self, priority: Priority) -> bool:
         """Whether so much of a class waits that no more is needed now."""
         return self._classes[priority].has_enough
