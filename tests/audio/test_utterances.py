@@ -5,20 +5,21 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from whisperd.audio.messages import SAMPLE_RATE
 from whisperd.audio.speech import FRAME_SAMPLES
-from whisperd.audio.utterances import LiveOptions, Piece, UtteranceCutter
+from whisperd.audio.utterances import END_SILENCE, LONGEST, Piece, UtteranceCutter
 
 FRAMES_PER_S = SAMPLE_RATE / FRAME_SAMPLES
 Sound = tuple[bool, float]
 """Whether somebody speaks, and for how many seconds."""
 
 
-def listen(*sounds: Sound, options: LiveOptions | None = None) -> list[Piece]:
-    cutter = UtteranceCutter(options)
+def listen(*sounds: Sound) -> list[Piece]:
+    cutter = UtteranceCutter()
     pieces, total = [], 0
     for is_speech, seconds in sounds:
         for _ in range(round(seconds * FRAMES_PER_S)):
@@ -53,7 +54,7 @@ def test_it_is_over_as_soon_as_the_pause_is_long_enough() -> None:
     silence = 0
     while not any(piece.is_final for piece in cutter.feed(0.1, 0.0)):
         silence += 1
-    assert silence / FRAMES_PER_S < LiveOptions().end_silence_s + 0.1
+    assert silence * FRAME_SAMPLES < END_SILENCE + SAMPLE_RATE // 10
 
 
 def test_short_pauses_do_not_end_it() -> None:
@@ -79,8 +80,8 @@ def test_all_that_is_spoken_is_in_exactly_one_utterance(sounds: list[Sound]) -> 
     utterances = final(pieces)
     for before, after in itertools.pairwise(utterances):
         assert before.end <= after.start
-    longest = LiveOptions().longest_s + 6  # what was spoken since the last place to cut comes on top
-    assert all(0 < piece.end - piece.start <= longest * SAMPLE_RATE for piece in pieces)
+    longest = LONGEST + 6 * SAMPLE_RATE  # what was spoken since the last place to cut comes on top
+    assert all(0 < piece.end - piece.start <= longest for piece in pieces)
     at = 0
     for is_speech, length in sounds:
         frames = round(length * FRAMES_PER_S)
@@ -98,8 +99,11 @@ def test_speech_without_any_pause_is_cut_without_losing_a_sample() -> None:
     assert seconds(utterances)[-1][1] == 40.2
 
 
-def test_in_a_pause_the_utterance_is_shown_once_as_it_would_be_in_the_end() -> None:
-    cutter, total = UtteranceCutter(LiveOptions(end_silence_s=3.0)), 0
+def test_in_a_pause_the_utterance_is_shown_once_as_it_would_be_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("whisperd.audio.utterances.END_SILENCE", 3 * SAMPLE_RATE)
+    cutter, total = UtteranceCutter(), 0
     for is_speech, length in ((True, 1.0), (False, 2.9)):
         pieces = []
         for _ in range(round(length * FRAMES_PER_S)):

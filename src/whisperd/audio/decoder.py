@@ -38,7 +38,7 @@ from whisperd.audio.messages import (
 )
 from whisperd.audio.sampling import best_stretch, places
 from whisperd.audio.speech import EverythingSpoken, Span, SpeechDetector
-from whisperd.audio.windows import PlanOptions, Window, WindowPlanner
+from whisperd.audio.windows import Window, WindowPlanner
 from whisperd.isolation import enter_bundle
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import decode_params
@@ -217,7 +217,7 @@ class Cutter:
         self._finder = finder
         self._first = first
         self._everything = None if params.vad else EverythingSpoken()
-        self._planner = WindowPlanner(PlanOptions(max_window_s=params.max_window_s))
+        self._planner = WindowPlanner(params.max_window_s)
         self._pcm = bytearray()
         self._spoken: list[Span] = []  # those that windows to come may hold
         self._pcm_start = 0  # the sample at which `_pcm` begins, counted from `first` as all here

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 KEPT_S: Final = 16.0
-"""No open utterance is longer (`LiveOptions.longest_s`), with what is kept around it."""
+"""No open utterance is longer (`utterances.LONGEST`), with what is kept around it."""
 
 
 @asynccontextmanager

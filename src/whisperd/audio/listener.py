@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from whisperd.audio.messages import SAMPLE_RATE, Heard, Utterance
-from whisperd.audio.utterances import LiveOptions, Piece, UtteranceCutter
+from whisperd.audio.utterances import Piece, UtteranceCutter
 
 if TYPE_CHECKING:
     from typing import Any
@@ -22,9 +22,9 @@ __all__ = ["Listener"]
 class Listener:
     """One live session."""
 
-    def __init__(self, activity: VoiceActivity, options: LiveOptions | None = None) -> None:
+    def __init__(self, activity: VoiceActivity) -> None:
         self._activity = activity
-        self._cutter = UtteranceCutter(options)
+        self._cutter = UtteranceCutter()
         self._pcm = bytearray()
         self._pcm_start = 0  # the sample at which `_pcm` begins
         self._taken = 0

@@ -14,11 +14,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
-from whisperd.audio.messages import MAX_WINDOW_S, SAMPLE_RATE
+from whisperd.audio.messages import SAMPLE_RATE
 from whisperd.audio.speech import Span
 
-__all__ = ["PlanOptions", "Window", "WindowPlanner"]
+__all__ = ["PAD", "REACH", "Window", "WindowPlanner", "cut_cost", "window_cost"]
+
+PAD: Final = SAMPLE_RATE // 5
+"""Samples kept around the speech of a window, as far as they are not a neighbour's."""
+REACH: Final = 2 * SAMPLE_RATE
+"""How far a window reaches beyond a cut through speech, where the next one begins; but an eighth at most."""
+STRETCH_PAUSE: Final = 3 * SAMPLE_RATE
+"""A pause from which on a cut is made for certain."""
+LOOKAHEAD: Final = 60 * SAMPLE_RATE
+"""A decision waits for no more speech than this."""
+SHORT_WINDOW_S: Final = 6.0
+"""A shorter window tells the model too little."""
+SHORT_WINDOW_COST: Final = 2.0
+"""What a window of no length costs more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,47 +45,22 @@ class Window:
     """So many samples at its end are heard in the next window, too: it begins before this one ends."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlanOptions:
-    """How long windows may be, and what their plan weighs against each other."""
+def cut_cost(pause: int) -> float:
+    """What it costs to cut in a pause of so many samples: in one of a second, as much as a window."""
+    return 1.0 / (pause / SAMPLE_RATE + 0.05) ** 2
 
-    max_window_s: float = 26.0
-    pad_s: float = 0.2
-    """Audio kept around the speech of a window, as far as it is not a neighbour's."""
-    reach_s: float = 2.0
-    """How far a window reaches beyond a cut through speech, where the next one begins."""
-    short_window_s: float = 6.0
-    """A shorter window tells the model too little."""
-    short_window_cost: float = 2.0
-    """What a window of no length costs more."""
-    window_cost: float = 1.0
-    stretch_pause_s: float = 3.0
-    """A pause from which on a cut is made for certain."""
-    lookahead_s: float = 60.0
-    """A decision waits for no more speech than this."""
 
-    def cut_cost(self, pause_s: float) -> float:
-        """What it costs to cut in a pause of this length: in one of a second, as much as a window."""
-        return 1.0 / (pause_s + 0.05) ** 2
-
-    def length_cost(self, length_s: float) -> float:
-        """What a window of this length costs."""
-        missing = max(0.0, 1.0 - length_s / self.short_window_s)
-        return self.window_cost + self.short_window_cost * missing
+def window_cost(length: int) -> float:
+    """What a window of so many samples costs."""
+    return 1.0 + SHORT_WINDOW_COST * max(0.0, 1.0 - length / SAMPLE_RATE / SHORT_WINDOW_S)
 
 
 class WindowPlanner:
     """Takes the spans of one recording in order, and hands out its windows in order."""
 
-    def __init__(self, options: PlanOptions | None = None) -> None:
-        self._options = options = options or PlanOptions()
-        if not 1 <= options.max_window_s <= MAX_WINDOW_S:
-            raise ValueError(f"A window is 1 to {MAX_WINDOW_S:.0f} s long, not {options.max_window_s}")
-        self._pad = int(options.pad_s * SAMPLE_RATE)
-        self._limit = int(options.max_window_s * SAMPLE_RATE)
-        self._reach = int(min(options.reach_s, options.max_window_s / 8) * SAMPLE_RATE)
-        self._stretch_pause = int(options.stretch_pause_s * SAMPLE_RATE)
-        self._lookahead = int(options.lookahead_s * SAMPLE_RATE)
+    def __init__(self, max_window_s: float) -> None:
+        self._limit = int(max_window_s * SAMPLE_RATE)
+        self._reach = int(min(REACH, max_window_s * SAMPLE_RATE / 8))
         self._floor = 0  # no window may begin before: the middle of the pause of the last cut
         self._settled = 0
         self._start_stretch()
@@ -80,20 +69,20 @@ class WindowPlanner:
     def keep_from(self) -> int:
         """No window that is still to come begins before this sample."""
         start = self._spans[0].start if self._spans else self._settled
-        return max(start - self._pad, self._floor)
+        return max(start - PAD, self._floor)
 
     def add(self, span: Span) -> Iterator[Window]:
         """Take the next span of speech."""
-        if self._spans and span.pause >= self._stretch_pause:
+        if self._spans and span.pause >= STRETCH_PAUSE:
             yield from self._hand_out(len(self._spans), _middle(self._spans[-1].end, span.start))
-        for piece in _pieces(span, self._limit - self._pad - max(self._pad, self._reach)):
+        for piece in _pieces(span, self._limit - PAD - max(PAD, self._reach)):
             self._extend(piece)
             yield from self._decided()
 
     def advance(self, settled: int) -> Iterator[Window]:
         """No span begins before `settled` any more; a long enough silence ends a stretch."""
         self._settled = max(self._settled, settled)
-        if self._spans and settled - self._spans[-1].end >= self._stretch_pause:
+        if self._spans and settled - self._spans[-1].end >= STRETCH_PAUSE:
             yield from self._hand_out(len(self._spans), _middle(self._spans[-1].end, settled))
 
     def finish(self, total: int) -> Iterator[Window]:
@@ -114,9 +103,9 @@ class WindowPlanner:
         best_cost, best_from = math.inf, 0
         for begin in self._open_boundaries(span.end + self._reach_behind(span)):
             first = self._spans[begin]
-            cost = self._cost[begin] + self._options.length_cost((span.end - first.start) / SAMPLE_RATE)
+            cost = self._cost[begin] + window_cost(span.end - first.start)
             if begin > 0:
-                cost += self._options.cut_cost(first.pause / SAMPLE_RATE)
+                cost += cut_cost(first.pause)
             if cost < best_cost:
                 best_cost, best_from = cost, begin
         self._cost.append(best_cost)
@@ -128,18 +117,18 @@ class WindowPlanner:
             start = self._spans[boundary].start
             if end - start > self._limit:
                 return
-            if end - start + self._pad <= self._limit:
+            if end - start + PAD <= self._limit:
                 yield boundary
 
     def _reach_behind(self, span: Span) -> int:
         """How much is heard behind a span."""
-        return self._reach if span.goes_on else self._pad
+        return self._reach if span.goes_on else PAD
 
     def _decided(self) -> Iterator[Window]:
         """Hand out what no later speech can change, or what cannot wait for it any longer."""
         while (boundary := self._common_boundary()) > 0:
             yield from self._hand_out(boundary)
-        while self._spans[-1].end - self._spans[0].start > self._lookahead:
+        while self._spans[-1].end - self._spans[0].start > LOOKAHEAD:
             yield from self._hand_out(self._path(len(self._spans))[0])
 
     def _common_boundary(self) -> int:
@@ -148,7 +137,7 @@ class WindowPlanner:
             return 0
         alive = {
             len(self._spans),
-            *self._open_boundaries(self._spans[-1].end + 1 + min(self._pad, self._reach)),
+            *self._open_boundaries(self._spans[-1].end + 1 + min(PAD, self._reach)),
         }
         while len(alive) > 1:
             latest = max(alive)
@@ -177,12 +166,12 @@ class WindowPlanner:
             speech_end = self._spans[end - 1].end
             last = until if following is None else _middle(speech_end, following.start)
             assert last is not None
-            start = max(self._spans[begin].start - self._pad, self._floor)
+            start = max(self._spans[begin].start - PAD, self._floor)
             if following is not None and self._spans[end - 1].goes_on:
                 shared = min(self._reach, following.end - last)
                 yield Window(start, last + shared, shared)
             else:
-                yield Window(start, min(speech_end + self._pad, last))
+                yield Window(start, min(speech_end + PAD, last))
             self._floor = last
             begin = end
         rest = self._spans[boundary:]
