@@ -97,8 +97,7 @@ class DecoderPool:
         self._slots = anyio.Semaphore(options.max_processes)
         self._idle: list[Decoder] = []
         self._warming_up = anyio.Lock()
-        self._changed = anyio.Event()
-        self._came_back = RepeatedEvent()
+        self._changed = RepeatedEvent()  # what stands ready, or what is wanted
         self._keep_warm = False
 
     def limit(self, *, stall_timeout_s: float, memory_limit_bytes: int) -> None:
@@ -152,26 +151,23 @@ class DecoderPool:
     async def run(self) -> None:
         """Keep a process ready while that is wanted. Sleeps until something changes."""
         while True:
-            with anyio.move_on_after(self._lingering_s()):
-                await self._changed.wait()
-            self._changed = anyio.Event()
+            changed = self._changed.next
             while self._lingering_s() == 0:
                 await self._idle.pop(0).end()
-            if self._keep_warm and self._is_busy():
-                # Most files are short, and their decoder comes back: to start another one at once
-                # would only take processor time from the work that somebody waits for.
-                with anyio.move_on_after(self._options.refill_delay_s):
-                    while self._keep_warm and self._is_busy() and not self._idle:
-                        await self._changed.wait()
-                        self._changed = anyio.Event()
+            # Most files are short, and their decoder comes back: to start another one at once
+            # would only take processor time from the work that somebody waits for.
+            with anyio.move_on_after(self._options.refill_delay_s):
+                await self._changed.wait_for(
+                    lambda: bool(self._idle) or not (self._keep_warm and self._is_busy())
+                )
             if not self._keep_warm or any(map(self._is_outdated, self._idle)):
                 while self._idle:
                     await self._idle.pop().end()
-            if not self._keep_warm:
-                continue
-            if not self._idle and self._slots.value > 0:
+            if self._keep_warm and not self._idle and self._slots.value > 0:
                 async with self._warming_up:
                     await self._warm_up()
+            with anyio.move_on_after(self._lingering_s()):
+                await changed.wait()
 
     async def _give_back(self, decoder: Decoder, *, is_well: bool) -> None:
         """Keep a decoder for the next files, or end it."""
@@ -179,12 +175,12 @@ class DecoderPool:
             self._stand_ready(decoder)
         else:
             await decoder.end()
-        self._changed.set()
+            self._changed.set()
 
     def _stand_ready(self, decoder: Decoder) -> None:
         decoder.idle_since_s = anyio.current_time()
         self._idle.append(decoder)
-        self._came_back.set()
+        self._changed.set()
 
     def _lingering_s(self) -> float | None:
         """How long the one that was used least lately may still stand ready; None if it is the only one."""
@@ -225,14 +221,9 @@ class DecoderPool:
             is_alone = self._slots.value >= self._options.max_processes - 1
             if not is_patient or is_alone or not self._keep_warm:
                 return await self._start()
-            is_patient = await self._one_comes_back()
-
-    async def _one_comes_back(self) -> bool:
-        """Wait a moment for a decoder that another file has; returns whether one came back."""
-        with anyio.move_on_after(self._options.patience_s):
-            await self._came_back.wait()
-            return True
-        return False
+            with anyio.move_on_after(self._options.patience_s):
+                await self._changed.wait_for(lambda: bool(self._idle))
+            is_patient = bool(self._idle)
 
     async def _start(self) -> Decoder:
         decoder = Decoder(self._options.memory_limit_bytes)

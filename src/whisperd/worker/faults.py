@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from typing import Any, Final, Literal
 
 from whisperd.child import ENDED_BY_OTHERS
@@ -20,8 +19,6 @@ __all__ = ["explain", "explain_death", "killed_for_memory", "words_of"]
 
 Cause = Literal["gpu_memory", "memory", "device_memory", "driver", "cuda", "architecture", "library"]
 """`device_memory` is that of the GPU or of the computer, by the device that the engine computes on."""
-
-FileExists = Callable[[str], bool]
 
 QUOTED_CHARACTERS: Final = 500
 """Of a library's words, so many are kept in an error's data."""
@@ -36,22 +33,20 @@ def words_of(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def explain(said: str, params: LoadParams, file_exists: FileExists = _is_file) -> WhisperdError | None:
+def explain(said: str, params: LoadParams) -> WhisperdError | None:
     """The error for what a library said while it loaded a model or computed; None for what is not known."""
     for cause, patterns in _SIGNS:
         for pattern in patterns:
             if found := pattern.search(said):
                 library = found.groupdict().get("library")
                 # Linux' loader says of one that is there, but for another processor, that it is not there.
-                is_foreign = cause == "library" and library is not None and file_exists(library)
+                is_foreign = cause == "library" and library is not None and _is_file(library)
                 line = said[said.rfind("\n", 0, found.start()) + 1 :].partition("\n")[0]
                 return _error("architecture" if is_foreign else cause, library, line.strip(), params)
     return None
 
 
-def explain_death(
-    how: str, last_words: str, params: LoadParams, file_exists: FileExists = _is_file
-) -> WhisperdError | None:
+def explain_death(how: str, last_words: str, params: LoadParams) -> WhisperdError | None:
     """The error for how an engine's process ended, and what it wrote last; None if that tells nothing.
 
     `how` is as `whisperd.child.how_it_ended` says it.
@@ -60,7 +55,7 @@ def explain_death(
         return _processor_too_old(how, params)
     if how in ENDED_BY_OTHERS:  # whatever it said, it did not die of that
         return None
-    return explain(last_words, params, file_exists)
+    return explain(last_words, params)
 
 
 def killed_for_memory(how: str, params: LoadParams) -> WhisperdError:
