@@ -39,6 +39,27 @@ def tried(
     return improve(first, (0.0, 0.4, 0.8), decode, had_full_context=had_full_context), asked
 
 
+@pytest.mark.parametrize(
+    ("text", "logprob", "no_speech_prob", "is_endless", "bad"),
+    [
+        (" Hello.", -0.3, 0.0, False, False),
+        (" Hello.", -0.3, 0.99, False, False),
+        (REPEATED, -0.1, 0.0, False, True),
+        (" Hello.", -0.3, 0.0, True, True),
+        (" Hello.", -1.2, 0.0, False, True),
+        (" Hello.", -1.2, 0.9, False, False),
+        (" Hello.", math.nan, 0.0, False, True),
+        (" Hello.", math.nan, 0.9, False, True),
+        ("", -math.inf, 0.9, False, False),
+    ],
+)
+def test_results_that_are_doubted(
+    text: str, logprob: float, no_speech_prob: float, is_endless: bool, bad: bool
+) -> None:
+    changes = {"no_speech_prob": no_speech_prob, "is_endless": is_endless}
+    assert attempt(text, logprob, **changes).looks_bad is bad
+
+
 def test_what_looks_good_is_kept() -> None:
     first = attempt()
     assert tried(first, []) == (first, [])

@@ -16,10 +16,9 @@ from whisperd.worker.protocol import EngineSegment, EngineWord
 from whisperd.worker.rules import (
     SURE_LOGPROB,
     SURE_TOTAL_LOGPROB,
-    has_loop,
-    is_repetitive,
+    goes_in_circles,
+    is_guess,
     is_silence,
-    looks_bad,
 )
 from whisperd.worker.sentences import has_several_sentences, split_sentences
 from whisperd.worker.words import Word
@@ -57,14 +56,14 @@ class Attempt:
     @cached_property
     def goes_in_circles(self) -> bool:
         """Whether it says the same again and again."""
-        return is_repetitive(self.compression_ratio) or has_loop(self.tokens)
+        return goes_in_circles(self.compression_ratio, self.tokens)
 
     @property
     def looks_bad(self) -> bool:
-        """Whether it should be computed again."""
-        return self.goes_in_circles or looks_bad(
-            self.compression_ratio, self.avg_logprob, self.no_speech_prob, is_endless=self.is_endless
-        )
+        """Whether it should be computed again: it never ends, repeats itself, or is a mere guess."""
+        if self.is_endless or self.goes_in_circles:
+            return True
+        return is_guess(self.avg_logprob) and not is_silence(self.no_speech_prob, self.avg_logprob)
 
     @property
     def is_echo(self) -> bool:

@@ -31,7 +31,7 @@ from whisperd.worker.protocol import (
     SpokenTime,
     WindowResult,
 )
-from whisperd.worker.rules import has_loop, is_poor, is_repetitive
+from whisperd.worker.rules import goes_in_circles, is_guess
 
 __all__ = [
     "Missing",
@@ -232,7 +232,7 @@ def _completed(
 
 
 def _goes_in_circles(result: WindowResult) -> bool:
-    return any(is_repetitive(one.compression_ratio) or has_loop(one.tokens) for one in result.segments)
+    return any(goes_in_circles(one.compression_ratio, one.tokens) for one in result.segments)
 
 
 def _without_words(result: WindowResult) -> WindowResult:
@@ -251,7 +251,7 @@ def _without_echoes(result: WindowResult) -> WindowResult:
 
 
 def _is_better(again: WindowResult, result: WindowResult, least_gain: float) -> bool:
-    if _goes_in_circles(again) or any(is_poor(0.0, one.avg_logprob) for one in again.segments):
+    if _goes_in_circles(again) or any(is_guess(one.avg_logprob) for one in again.segments):
         return False
     if _goes_in_circles(result):
         return True

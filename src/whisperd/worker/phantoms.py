@@ -14,7 +14,7 @@ import msgspec
 
 from whisperd.worker.coverage import overlap_s, spoken_letters
 from whisperd.worker.protocol import EngineSegment, EngineWindow, SpokenTime, WindowResult
-from whisperd.worker.rules import is_poor
+from whisperd.worker.rules import is_guess, is_repetitive
 
 __all__ = ["is_expected", "is_phantom", "is_phantom_phrase", "without_phantoms"]
 
@@ -94,7 +94,8 @@ def is_phantom(segment: EngineSegment, spoken: Sequence[SpokenTime] | None, expe
         spoken_s = overlap_s(spoken, segment.start - NEAR_S, segment.end + NEAR_S)
     if spoken_s == 0 and (
         segment.no_speech_prob > NO_SPEECH_CONFIRMED
-        or is_poor(segment.compression_ratio, segment.avg_logprob)
+        or is_guess(segment.avg_logprob)
+        or is_repetitive(segment.compression_ratio)
         or not spoken_letters(segment.text)
     ):
         return True

@@ -124,8 +124,6 @@ class Worker:
                 tasks.start_soon(self._cancel, batch.id, unwanted)
             results = await self._request("transcribe", batch, list[WindowResult])
             tasks.cancel_scope.cancel()
-        if len(results) != len(batch.windows):
-            raise bad_answer("transcribe", f"{len(results)} results for {len(batch.windows)} windows")
         return results
 
     async def _cancel(self, batch: int, unwanted: Unwanted) -> None:

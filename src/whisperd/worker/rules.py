@@ -17,11 +17,10 @@ __all__ = [
     "common_context_frames",
     "context_frames",
     "elect",
-    "has_loop",
-    "is_poor",
+    "goes_in_circles",
+    "is_guess",
     "is_repetitive",
     "is_silence",
-    "looks_bad",
     "text_before",
     "token_limit",
 ]
@@ -100,19 +99,9 @@ def text_before(hotwords: Sequence[int], prompt: Sequence[int]) -> list[int]:
     return [*first, *prompt[max(0, len(prompt) + len(first) - MAX_PROMPT_TOKENS) :]]
 
 
-def looks_bad(
-    compression_ratio: float, avg_logprob: float, no_speech_prob: float, *, is_endless: bool
-) -> bool:
-    """Whether a result should be computed again: it repeats itself, never ends, or is a mere guess."""
-    if is_endless or is_repetitive(compression_ratio):
-        return True
-    is_guess = not avg_logprob >= _MIN_AVG_LOGPROB  # also true of not-a-number
-    return is_guess and not is_silence(no_speech_prob, avg_logprob)
-
-
-def is_poor(compression_ratio: float, avg_logprob: float) -> bool:
-    """Whether what was kept in the end, the best of all attempts, still repeats itself or is a mere guess."""
-    return is_repetitive(compression_ratio) or not avg_logprob >= _MIN_AVG_LOGPROB
+def is_guess(avg_logprob: float) -> bool:
+    """Whether the words of a text are no more than a guess."""
+    return not avg_logprob >= _MIN_AVG_LOGPROB  # also true of not-a-number
 
 
 def is_repetitive(compression_ratio: float) -> bool:
@@ -120,12 +109,14 @@ def is_repetitive(compression_ratio: float) -> bool:
     return compression_ratio > _MAX_COMPRESSION_RATIO
 
 
-def has_loop(tokens: Sequence[int]) -> bool:
-    """Whether the same few tokens come again and again, one time right after the other.
+def goes_in_circles(compression_ratio: float, tokens: Sequence[int]) -> bool:
+    """Whether a text is repetitive, or the same few tokens come again and again without anything between.
 
     A loop in a text that is long beside it hardly changes how well the text compresses.
     """
-    return any(_longest_loop(tokens, size) >= max(_LOOP_TIMES * size, _LOOP_TOKENS) for size in _LOOP_SIZES)
+    return is_repetitive(compression_ratio) or any(
+        _longest_loop(tokens, size) >= max(_LOOP_TIMES * size, _LOOP_TOKENS) for size in _LOOP_SIZES
+    )
 
 
 def _longest_loop(tokens: Sequence[int], size: int) -> int:
