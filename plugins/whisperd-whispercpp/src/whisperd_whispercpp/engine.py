@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -32,11 +33,11 @@ from whisperd.worker.protocol import (
     WindowResult,
 )
 from whisperd.worker.rules import FRAMES_PER_SECOND, context_frames, elect, text_before, token_limit
-from whisperd.worker.words import Word, settle, timed_words
+from whisperd.worker.words import settle, timed_words
 from whisperd_whispercpp.alignment import alignment_heads
 from whisperd_whispercpp.c_interface import version
 from whisperd_whispercpp.ggml_file import coreml_encoder, read_file
-from whisperd_whispercpp.library import MAX_AUDIO_CONTEXT, MAX_BEAMS, Decoded, GivenUp, Model, State
+from whisperd_whispercpp.library import MAX_AUDIO_CONTEXT, Decoded, GivenUp, Model, State
 
 __all__ = ["WhisperCppEngine", "load"]
 
@@ -45,8 +46,6 @@ USE_GPU = "WHISPERD_WHISPERCPP_GPU"
 
 COMPUTE_TYPES = ("int8", "float16", "float32")
 """What a file is computed in follows from how it is stored. whisperd makes none in the last of these."""
-BEST_OF = 5
-"""Hypotheses sampled at a temperature above zero; the likeliest is kept."""
 FRAMES_PER_POSITION = 2
 LEAST_CONTEXT_S = 15.0
 """Measured (docs/benchmarks.md): with less, short windows lose words that the full context has."""
@@ -69,7 +68,7 @@ def load(params: LoadParams) -> WhisperCppEngine:
         found = read_file(file, path.stat().st_size)
     heads = alignment_heads(found.header, params.model_name)
     model = Model(params.model_path, use_gpu=USE_GPU in os.environ, heads=heads)
-    states = [model.state(params.cpu_threads) for _ in range(params.replicas)]
+    states = [State(model, params.cpu_threads) for _ in range(params.replicas)]
     return WhisperCppEngine(model, states, params)
 
 
@@ -101,10 +100,14 @@ class WhisperCppEngine:
         prompt = self._prompt(options)
         with self._idle_state() as state:
             languages = self._languages(state, windows, options, is_wanted)
-            return [
-                self._transcribe_if_wanted(state, window, language, prompt, options, is_wanted)
-                for window, language in zip(windows, languages, strict=True)
-            ]
+            results = []
+            for window, language in zip(windows, languages, strict=True):
+                result = UNWANTED
+                if is_wanted(window):
+                    with suppress(GivenUp), state.while_wanted(partial(is_wanted, window)):
+                        result = self._transcribe(state, window, language, prompt, options)
+                results.append(result)
+            return results
 
     @contextmanager
     def _idle_state(self) -> Iterator[State]:
@@ -132,20 +135,6 @@ class WhisperCppEngine:
         voters = [(window.group, window.duration_s) for window in windows]
         return elect(guesses, voters, options.languages)
 
-    def _transcribe_if_wanted(
-        self,
-        state: State,
-        window: EngineWindow,
-        language: tuple[str, float],
-        prompt: Sequence[int],
-        options: DecodeOptions,
-        is_wanted: IsWanted,
-    ) -> WindowResult:
-        if is_wanted(window):
-            with suppress(GivenUp), state.while_wanted(lambda: is_wanted(window)):
-                return self._transcribe(state, window, language, prompt, options)
-        return UNWANTED
-
     def _transcribe(
         self,
         state: State,
@@ -158,7 +147,16 @@ class WhisperCppEngine:
         self._listen(state, window, audio_context)
 
         def decode(temperature: float, audio_context: int = MAX_AUDIO_CONTEXT) -> Attempt:
-            return self._decode(state, window, language[0], prompt, options, temperature, audio_context)
+            decoded = state.decode(
+                language[0],
+                audio_context,
+                translate=options.task == "translate",
+                prompt=prompt,
+                max_tokens=token_limit(window.duration_s),
+                temperature=temperature,
+                beam_size=options.beam_size,
+            )
+            return self._attempt(decoded, temperature, window)
 
         first = decode(options.temperatures[0], audio_context)
         had_full_context = audio_context == MAX_AUDIO_CONTEXT
@@ -172,41 +170,19 @@ class WhisperCppEngine:
     def _listen(self, state: State, window: EngineWindow, audio_context: int) -> None:
         state.listen(_samples(window), min(window.duration_s, MAX_WINDOW_S), audio_context)
 
-    def _decode(
-        self,
-        state: State,
-        window: EngineWindow,
-        language: str,
-        prompt: Sequence[int],
-        options: DecodeOptions,
-        temperature: float,
-        audio_context: int,
-    ) -> Attempt:
-        decoded = state.decode(
-            language,
-            audio_context,
-            translate=options.task == "translate",
-            prompt=prompt,
-            max_tokens=token_limit(window.duration_s),
-            temperature=temperature,
-            beam_size=min(options.beam_size, MAX_BEAMS),
-            best_of=BEST_OF,
+    def _attempt(self, decoded: Decoded, temperature: float, window: EngineWindow) -> Attempt:
+        words = timed_words(
+            decoded.tokens, decoded.times, decoded.probabilities, self._text, window.duration_s
         )
         return Attempt(
             tokens=decoded.tokens,
             text=self._text(decoded.tokens),
             temperature=temperature,
             avg_logprob=decoded.avg_logprob,
-            no_speech_prob=state.no_speech_prob(),
+            no_speech_prob=decoded.no_speech_prob,
             is_endless=not decoded.is_ended,
-            words=self._words(decoded, window),
+            words=settle(words, find_pauses(_samples(window))),
         )
-
-    def _words(self, decoded: Decoded, window: EngineWindow) -> list[Word]:
-        words = timed_words(
-            decoded.tokens, decoded.times, decoded.probabilities, self._text, window.duration_s
-        )
-        return settle(words, find_pauses(_samples(window)))
 
     def _text(self, tokens: Sequence[int]) -> str:
         return b"".join(map(self._model.token_bytes, tokens)).decode(errors="replace")

@@ -28,14 +28,16 @@ from whisperd_whispercpp.c_interface import (
 )
 from whisperd_whispercpp.mel import mel_filters, mel_spectrogram
 
-__all__ = ["MAX_AUDIO_CONTEXT", "MAX_BEAMS", "Decoded", "GivenUp", "Model", "State"]
+__all__ = ["MAX_AUDIO_CONTEXT", "Decoded", "GivenUp", "Model", "State"]
 
 MAX_AUDIO_CONTEXT = 1500
 """Positions of the encoder's output: two spectrogram frames each."""
 _FRAMES = 2 * MAX_AUDIO_CONTEXT
 
-MAX_BEAMS = 8
+_MAX_BEAMS = 8
 """As the library was compiled."""
+_BEST_OF = 5
+"""Texts sampled at a temperature above zero; the likeliest is kept."""
 
 _NO_TIME_MS = 100
 """Audio that is too short to be computed at all."""
@@ -54,6 +56,9 @@ class GivenUp(Exception):
 
 class Decoded:
     """What one decoding of one window found."""
+
+    no_speech_prob: float
+    """How likely the model thinks it that nobody spoke."""
 
     def __init__(self, state: Any, end_token: int, duration_s: float) -> None:
         segments = range(LIBRARY.whisper_full_n_segments_from_state(state))
@@ -86,24 +91,20 @@ class Model:
         params.dtw_aheads_preset = heads.preset
         params.dtw_n_top = heads.top_layers
         params.dtw_mem_size = heads.need_bytes
-        self._context = LIBRARY.whisper_init_from_file_with_params_no_state(path.encode(), params)
-        if not self._context:
+        self.context = LIBRARY.whisper_init_from_file_with_params_no_state(path.encode(), params)
+        if not self.context:
             raise RuntimeError("whisper.cpp cannot read the file")
         self.uses_gpu = use_gpu
-        self.is_multilingual = bool(LIBRARY.whisper_is_multilingual(self._context))
-        self.start_token = int(LIBRARY.whisper_token_sot(self._context))
-        self.no_speech_token = int(LIBRARY.whisper_token_nosp(self._context))
-        self.end_token = int(LIBRARY.whisper_token_eot(self._context))
+        self.is_multilingual = bool(LIBRARY.whisper_is_multilingual(self.context))
+        self.start_token = int(LIBRARY.whisper_token_sot(self.context))
+        self.no_speech_token = int(LIBRARY.whisper_token_nosp(self.context))
+        self.end_token = int(LIBRARY.whisper_token_eot(self.context))
         self.languages = self._known_languages()
-        self.mel_filters = mel_filters(LIBRARY.whisper_model_n_mels(self._context))
-
-    def state(self, threads: int) -> State:
-        """What one thread at a time needs to compute with these weights."""
-        return State(self, self._context, threads)
+        self.mel_filters = mel_filters(LIBRARY.whisper_model_n_mels(self.context))
 
     def token_bytes(self, token: int) -> bytes:
         """What a token stands for; of some characters a part."""
-        return bytes(LIBRARY.whisper_token_to_str(self._context, token))
+        return bytes(LIBRARY.whisper_token_to_str(self.context, token))
 
     def tokenize(self, text: str) -> list[int]:
         """The tokens of a text."""
@@ -112,30 +113,33 @@ class Model:
     def _tokenize(self, text: str) -> list[int]:
         encoded = text.encode()
         tokens = (c_int32 * len(encoded))()  # no token is shorter than a byte
-        count = LIBRARY.whisper_tokenize(self._context, encoded, tokens, len(tokens))
+        count = LIBRARY.whisper_tokenize(self.context, encoded, tokens, len(tokens))
         return list(tokens[:count])
 
     @property
     def vocabulary_size(self) -> int:
         """How many tokens there are."""
-        return int(LIBRARY.whisper_n_vocab(self._context))
+        return int(LIBRARY.whisper_n_vocab(self.context))
 
     def _known_languages(self) -> tuple[str, ...]:
         if not self.is_multilingual:
             return ("en",)
         # Newer models know more languages; each has a token of its own between the first and the tasks.
-        first = LIBRARY.whisper_token_lang(self._context, 0)
-        count = LIBRARY.whisper_token_translate(self._context) - first
+        first = LIBRARY.whisper_token_lang(self.context, 0)
+        count = LIBRARY.whisper_token_translate(self.context) - first
         known = range(min(count, LIBRARY.whisper_lang_max_id() + 1))
         return tuple(LIBRARY.whisper_lang_str(number).decode() for number in known)
 
 
 class State:
-    """One computation: a window's spectrogram, what the encoder made of it, and the decoder's memory."""
+    """One computation: a window's spectrogram, what the encoder made of it, and the decoder's memory.
 
-    def __init__(self, model: Model, context: Any, threads: int) -> None:
+    One thread at a time may use it.
+    """
+
+    def __init__(self, model: Model, threads: int) -> None:
         self._model = model
-        self._context = context
+        self._context = model.context
         self._threads = threads
         self._state: Any = None
         self._duration_s = 0.0
@@ -195,7 +199,6 @@ class State:
         max_tokens: int,
         temperature: float,
         beam_size: int,
-        best_of: int,
     ) -> Decoded:
         """Encode and decode the window: by beams at a temperature of 0, else the best of some samples."""
         uses_beams = temperature == 0 and beam_size > 1
@@ -207,19 +210,18 @@ class State:
         params.translate = translate
         params.max_tokens = max_tokens
         params.temperature = temperature
-        params.beam_search_beam_size = beam_size
-        params.greedy_best_of = 1 if temperature == 0 else best_of
+        params.beam_search_beam_size = min(beam_size, _MAX_BEAMS)
+        params.greedy_best_of = 1 if temperature == 0 else _BEST_OF
         if prompt:
             params.prompt_tokens = (c_int32 * len(prompt))(*prompt)
             params.prompt_n_tokens = len(prompt)
         self._compute(params)
-        return Decoded(self._state, self._model.end_token, self._duration_s)
+        decoded = Decoded(self._state, self._model.end_token, self._duration_s)
+        decoded.no_speech_prob = self._no_speech_prob()
+        return decoded
 
-    def no_speech_prob(self) -> float:
-        """How likely the model thinks it, of the window that was decoded, that nobody spoke.
-
-        The library keeps such a number too, and takes it from what an earlier window left.
-        """
+    def _no_speech_prob(self) -> float:
+        """The library keeps such a number too, and takes it from what an earlier window left."""
         start = (c_int32 * 1)(self._model.start_token)
         _check(
             LIBRARY.whisper_decode_with_state(self._context, self._state, start, len(start), 0, self._threads)
