@@ -7,6 +7,7 @@ import msgspec
 
 encode = msgspec.msgpack.encode
 OPENED = {"type": "opened", "duration": 1.0, "container": "", "codec": "", "sample_rate": 1, "channels": 1}
+MISTAKE = {"code": "process.failed", "message": "It failed.", "fix": "See."}
 ANSWERS = {
     "garbage": b"\xc1" * 1000,
     "text": b"Segmentation fault\n",
@@ -18,7 +19,7 @@ ANSWERS = {
     "bad_key": b"\x93\x02\xa5event\x91\x81\x80\x01",
     "wrong_result": encode((1, 0, None, {"duration": "long"})),
     "wrong_error": encode((1, 0, "no", None)),
-    "mistake": encode((1, 0, {"code": "process.failed", "message": "It failed.", "fix": "See."}, None)),
+    "mistake": encode((1, 0, {**MISTAKE, "data": {"traceback": "Traceback: the reason"}}, None)),
     "bad_result": b"\x94\x01\x00\xc0\xa1\xff",
     "huge_frame": b"\x93\x02\xa5event\xc6\xff\xff\xff\xff" + bytes(8_000_000),
     "half_a_frame": b"\x93\x02\xa5ev",

@@ -185,7 +185,7 @@ def hear(bundle: Path, model: str, **environment: str) -> tuple[str, list[str], 
             batch = BatchParams(windows=windows, options=DecodeOptions(language="en"))
             (result,) = await worker.transcribe(batch)
             texts = [segment.text.strip() for segment in result.segments]
-            return worker.info.library, texts, worker._stderr.text
+            return worker.info.library, texts, worker._child.last_words
 
     return anyio.run(run)
 

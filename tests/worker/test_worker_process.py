@@ -18,6 +18,7 @@ import pytest
 
 from toy_runtime import BACKENDS, ENGINE, batch, descendants, until, window
 from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.served_child import ServedChild
 from whisperd.worker.process import Patience, Unwanted, Worker, WorkerDied, open_worker
 from whisperd.worker.protocol import BatchParams, DecodeOptions, LoadParams, WindowResult
 from whisperd_testing import LIMIT_S, batches, loads
@@ -128,13 +129,18 @@ async def test_an_engine_may_refuse_a_batch(toy: Callable[..., str]) -> None:
 
 
 async def test_an_exception_of_an_engine_is_an_error_and_is_logged(
-    toy: Callable[..., str], caplog: pytest.LogCaptureFixture
+    toy: Callable[..., str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def late(_child: ServedChild, _stream: object) -> None:
+        await anyio.sleep_forever()
+
+    monkeypatch.setattr(ServedChild, "keep_stderr", late)
     async with worker_for(toy(exception="flux capacitor")) as worker:
         with pytest.raises(WhisperdError) as raised:
             await worker.transcribe(batch(1.0))
         assert raised.value.code == "process.failed"
         assert "flux capacitor" in raised.value.message
+        assert raised.value.data == {"exception": "ArithmeticError"}
         assert not worker.died.is_set()
     assert "in _misbehave" in caplog.text, "the traceback is what `daemon logs` has to show"
 
@@ -242,7 +248,7 @@ async def test_a_bundle_comes_first_on_the_path(toy: Callable[..., str], tmp_pat
 async def test_a_death_in_mid_batch_is_noticed_at_once(
     toy: Callable[..., str], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("whisperd.worker.process.DEATH_TIMEOUT_S", 3600)  # for one that only hung up
+    monkeypatch.setattr("whisperd.rpc.served_child.DEATH_TIMEOUT_S", 3600)  # for one that only hung up
     model = toy()
     hold = Path(model) / "hold"
     hold.touch()
@@ -290,7 +296,7 @@ async def test_what_a_library_prints_does_not_break_the_stream(toy: Callable[...
     async with worker_for(toy(chatter=True)) as worker:
         for _ in range(3):
             assert len(await worker.transcribe(batch(1.0, 2.0))) == 2
-        await until(lambda: "hello from Python" in worker._stderr.text)
+        await until(lambda: "hello from Python" in worker._child.last_words)
 
 
 async def test_results_may_be_huge(toy: Callable[..., str]) -> None:
@@ -392,7 +398,7 @@ async def test_the_memory_of_a_dead_worker_takes_long_to_free(
     toy: Callable[..., str], monkeypatch: pytest.MonkeyPatch, name: str, code: str | None
 ) -> None:
     """The system closes its pipes first: it is not gone yet when nobody waits for it any more."""
-    monkeypatch.setattr("whisperd.worker.process.DEATH_TIMEOUT_S", 0)
+    monkeypatch.setattr("whisperd.rpc.served_child.DEATH_TIMEOUT_S", 0)
     monkeypatch.setattr("whisperd.worker.process.count_kills", lambda: 4)
     async with worker_for(toy(load_memory=2**27)) as worker:
         monkeypatch.setattr("whisperd.worker.process.count_kills", lambda: 5)
@@ -422,7 +428,7 @@ async def test_troubles_that_were_survived_are_not_what_it_died_of(
     toy: Callable[..., str], behaviour: dict[str, str]
 ) -> None:
     async with worker_for(toy(**behaviour)) as worker:
-        worker._stderr.since_answer = "std::bad_alloc, and then it went on"
+        worker._child.since_answer = "std::bad_alloc, and then it went on"
         with suppress(WhisperdError):
             await worker.transcribe(batch(1.0))
         os.kill(worker.pid, signal.SIGABRT)

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Final
+from types import NoneType
+from typing import Any, Final, TypeVar
 
 import anyio
 import msgspec
-from anyio.abc import Process, TaskStatus
+from anyio.abc import TaskStatus
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from whisperd.audio.messages import Decoded, DecodeParams, DecoderEvent, FeedParams, Heard
-from whisperd.child import ENDED_BY_OTHERS, how_it_ended, kill, open_child
-from whisperd.rpc.errors import UNEXPECTED, WhisperdError
+from whisperd.child import ENDED_BY_OTHERS, how_it_ended
+from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import InvalidAnswer
-from whisperd.rpc.peer import Peer, PeerClosed, open_peer
-from whisperd.stderr import KeptStderr
-from whisperd.tasks import open_task_group
+from whisperd.rpc.peer import PeerClosed
+from whisperd.rpc.served_child import ServedChild, open_served_child
 
 __all__ = ["MOST_KILLED", "Decoder", "Decoding", "Listening", "was_killed"]
 
 log = logging.getLogger(__name__)
-
-# A process that closed its output is about to end; if it does not, it is killed.
-EXIT_WAIT_S = 2.0
+T = TypeVar("T")
 
 MOST_KILLED: Final = 3
 """Of processes that somebody else ends, each of which got no further than the one before: no more."""
@@ -33,8 +31,7 @@ MOST_KILLED: Final = 3
 class Decoder:
     """One decoder process."""
 
-    peer: Peer
-    _process: Process
+    child: ServedChild
 
     def __init__(self, memory_limit_bytes: int) -> None:
         self.memory_limit_bytes = memory_limit_bytes
@@ -43,21 +40,16 @@ class Decoder:
         self.idle_since_s = 0.0
         self._ending = anyio.Event()
         self._ended = anyio.Event()
-        self._stderr = KeptStderr("decoder")
 
     async def run(
         self, command: list[str], environment: Mapping[str, str], *, task_status: TaskStatus[None]
     ) -> None:
         """Own the process until `end` is called."""
         try:
-            async with open_child(command, env=environment) as self._process, open_task_group() as tasks:
-                process = self._process
-                assert process.stdin is not None and process.stdout is not None and process.stderr is not None
-                tasks.start_soon(self._stderr.keep, process.stderr)
-                async with open_peer(process.stdin, process.stdout, self._on_notification) as self.peer:
-                    task_status.started()
-                    await self._ending.wait()
-                tasks.cancel_scope.cancel()
+            served = open_served_child("decoder", command, environment, self._on_notification)
+            async with served as self.child:
+                task_status.started()
+                await self._ending.wait()
         finally:
             self._ended.set()
 
@@ -70,22 +62,11 @@ class Decoder:
     async def answers(self, method: str) -> bool:
         """Whether the process is alive and well."""
         try:
-            await self.peer.request(method)
-        except (PeerClosed, WhisperdError, ValueError) as error:
-            log.warning("a decoder does not answer: %r; %s", error, self._stderr.text)
+            await self.child.request(method, None, NoneType)
+        except (PeerClosed, WhisperdError) as error:
+            log.warning("a decoder does not answer: %r; %s", error, self.child.last_words)
             return False
         return True
-
-    async def request(self, method: str, params: object = None) -> Any:
-        """As `Peer.request`. A process that has made a mistake is ended: what it wrote of that is logged."""
-        try:
-            return await self.peer.request(method, params)
-        except WhisperdError as error:
-            if error.code == UNEXPECTED:
-                kill(self._process)
-                await self._stderr.ended.wait()
-                log.error("%s\n%s", error.message, self._stderr.text)
-            raise
 
     async def crash_error(self, path: str) -> WhisperdError:
         """What to say of a process that went away in mid-file."""
@@ -99,23 +80,16 @@ class Decoder:
             "decoder.crashed",
             f"The process that decoded {path} ended unexpectedly ({how}).",
             fix,
-            {"path": path, "status": self.status},
+            {"path": path, "status": self.child.status},
         )
 
     async def how_it_crashed(self) -> str:
         """How a process ended that went away by itself; what is left of it is killed."""
-        with anyio.move_on_after(EXIT_WAIT_S):
-            await self._process.wait()
-            await self._stderr.ended.wait()
-        kill(self._process)
-        how = how_it_ended(self.status) or "it stopped making sense"
-        log.warning("a decoder ended unexpectedly (%s); %s", how, self._stderr.text)
+        how = await self.child.ended()
+        if self.child.was_killed:
+            how = "it stopped making sense"
+        log.warning("a decoder ended unexpectedly (%s); %s", how, self.child.last_words)
         return how
-
-    @property
-    def status(self) -> int | None:
-        """Its exit status, once it has ended."""
-        return self._process.returncode
 
     async def _on_notification(self, _method: str, params: list[Any]) -> None:
         # What cannot be converted is taken for the end of the connection.
@@ -167,9 +141,8 @@ class Decoding:
         events = self._decoder.events
         assert events is not None
         try:
-            answer = await self._decoder.request("decode", self._params)
-            self.result = msgspec.convert(answer, Decoded)
-        except (PeerClosed, InvalidAnswer, ValueError):  # gone, or its answer makes no sense
+            self.result = await self._decoder.child.request("decode", self._params, Decoded)
+        except (PeerClosed, InvalidAnswer):  # gone, or its answer makes no sense
             self._error = await self._decoder.crash_error(self._params.path)
         except WhisperdError as error:
             self._error = error
@@ -195,28 +168,22 @@ class Listening:
 
     async def begin(self) -> None:
         """Make ready."""
-        await self._ask("live.begin")
+        await self._ask("live.begin", None, NoneType)
 
     async def feed(self, pcm: bytes, *, partials: bool = True) -> Heard:
         """Take 16-bit samples at 16 kHz. Without `partials`, none in which somebody still speaks."""
-        return await self._heard("live.feed", FeedParams(pcm=pcm, partials=partials))
+        return await self._ask("live.feed", FeedParams(pcm=pcm, partials=partials), Heard)
 
     async def end(self) -> Heard:
         """The speaker is gone; what was open is over."""
-        heard = await self._heard("live.end")
+        heard = await self._ask("live.end", None, Heard)
         self.is_over = True
         return heard
 
-    async def _heard(self, method: str, params: FeedParams | None = None) -> Heard:
-        try:
-            return msgspec.convert(await self._ask(method, params), Heard)
-        except msgspec.ValidationError as error:
-            raise await self._crashed() from error
-
-    async def _ask(self, method: str, params: FeedParams | None = None) -> Any:
+    async def _ask(self, method: str, params: FeedParams | None, into: type[T]) -> T:
         try:
             with anyio.fail_after(self._stall_timeout_s):
-                return await self._decoder.request(method, params)
+                return await self._decoder.child.request(method, params, into)
         except (PeerClosed, InvalidAnswer) as error:
             raise await self._crashed() from error
         except TimeoutError:
@@ -232,7 +199,7 @@ class Listening:
             "decoder.crashed",
             f"The process that listened ended unexpectedly ({how}).",
             "Begin anew; what was said until then is in the job's segments.",
-            {"status": self._decoder.status},
+            {"status": self._decoder.child.status},
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 __all__ = ["UNEXPECTED", "WhisperdError", "from_sendable", "sendable"]
 
 UNEXPECTED: Final = "process.failed"
-"""The code of an exception that a child process did not mean to raise; its traceback is on standard error."""
+"""The code of an exception that a child process did not mean to raise; its traceback is for the log."""
 MAX_TEXT_CHARACTERS: Final = 8_000
 """An error may quote what a client sent, and is not to send megabytes of it back."""
 

@@ -32,6 +32,8 @@ READ_BYTES = 256 * 1024
 # The daemon is trusted here; the limit is against a stream out of step, and leaves room for a batch of audio.
 TRUSTED_LIMITS = FrameLimits(max_frame_bytes=256 * 1024 * 1024)
 
+TRACEBACK_CHARACTERS = 4000
+
 Handler = Callable[[msgspec.Raw], object]
 """Takes the raw parameters (`decode_params` reads them), returns the result or raises `WhisperdError`."""
 
@@ -88,7 +90,6 @@ class Stdio:
         except WhisperdError as error:
             response = encode_response(request.id, error=error)
         except BaseException as error:
-            traceback.print_exc()
             response = encode_response(request.id, error=_unexpected(request.method, error))
         self._write(response)
 
@@ -103,11 +104,13 @@ class Stdio:
 
 
 def _unexpected(method: str, error: BaseException) -> WhisperdError:
+    # With the answer, since what is written to standard error may be read later.
+    told = "".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:]
     return WhisperdError(
         UNEXPECTED,
         f"{method} failed unexpectedly: {type(error).__name__}: {error}"[:500] + ".",
         "See the daemon's log, and report it if it happens again.",
-        {"exception": type(error).__name__},
+        {"exception": type(error).__name__, "traceback": told},
     )
 
 

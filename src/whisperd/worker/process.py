@@ -9,20 +9,20 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from types import NoneType
 from typing import Final, TypeVar
 
 import anyio
 import msgspec
-from anyio.abc import Process
 
-from whisperd.child import how_it_ended, kill, open_child, python_command
+from whisperd.child import python_command
 from whisperd.hardware import DEVICE_ORDER
 from whisperd.isolation import isolated_environment
-from whisperd.rpc.errors import UNEXPECTED, WhisperdError
+from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.framing import FrameLimits
 from whisperd.rpc.messages import InvalidAnswer
-from whisperd.rpc.peer import Peer, PeerClosed, open_peer
-from whisperd.stderr import KeptStderr
+from whisperd.rpc.peer import PeerClosed
+from whisperd.rpc.served_child import ServedChild, open_served_child
 from whisperd.tasks import RepeatedEvent, open_task_group
 from whisperd.worker.answers import bad_answer
 from whisperd.worker.faults import explain_death, killed_for_memory
@@ -38,8 +38,6 @@ MESSAGE_LIMITS: Final = FrameLimits(max_frame_bytes=64 * 2**20, max_depth=16, ma
 """A batch of results with all tokens is larger than what a client may send."""
 KILLED: Final = "signal SIGKILL" if os.name == "posix" else "exit status 1"
 HUNG_UP: Final = "it closed its connection"
-DEATH_TIMEOUT_S: Final = 2.0
-"""A process that closed its connection has this long to end, then it is killed."""
 
 
 @dataclass(frozen=True)
@@ -86,16 +84,11 @@ class WorkerDied(Exception):
 class Worker:
     """A worker process with its model loaded. Make one with `open_worker`."""
 
-    def __init__(
-        self, process: Process, peer: Peer, stderr: KeptStderr, params: LoadParams, patience: Patience
-    ) -> None:
-        self._process = process
-        self._peer = peer
-        self._stderr = stderr
+    def __init__(self, child: ServedChild, params: LoadParams, patience: Patience) -> None:
+        self._child = child
         self._params = params
         self._patience = patience
         self._killed_because: str | None = None
-        self._killed_after_closing = False
         self._batch_ids = count()
         self._kills_before = count_kills()
         """By the out-of-memory killer, when this was last known to be alive."""
@@ -104,12 +97,12 @@ class Worker:
     @property
     def pid(self) -> int:
         """The process id."""
-        return self._process.pid
+        return self._child.pid
 
     @property
     def died(self) -> anyio.Event:
         """Set as soon as the process is gone."""
-        return self._peer.closed
+        return self._child.closed
 
     async def transcribe(self, batch: BatchParams, unwanted: Unwanted | None = None) -> list[WindowResult]:
         """Compute a batch. What is `unwanted` is left out where the engine can; what is answered for it means
@@ -133,7 +126,7 @@ class Worker:
                 changed = unwanted.changed.next
                 if unwanted.groups:
                     params = CancelParams(id=batch, groups=tuple(sorted(unwanted.groups)))
-                    await self._peer.request("cancel", params)
+                    await self._child.request("cancel", params, NoneType)
                 await changed.wait()
 
     async def load(self) -> EngineInfo:
@@ -150,44 +143,24 @@ class Worker:
 
     async def _request(self, method: str, params: object, into: type[T]) -> T:
         try:
-            answer = await self._peer.request(method, params)
-            self._note_alive()
-            return msgspec.convert(answer, into)
+            answer = await self._child.request(method, params, into)
         except PeerClosed as error:
             raise await self.cause_of_death() from error
-        except InvalidAnswer as error:
-            raise bad_answer(method, error.reason) from error
-        except ValueError as error:
-            raise bad_answer(method, str(error)) from error
         except WhisperdError as error:
-            self._note_alive()
-            if error.code == UNEXPECTED:
-                log.error("%s\n%s", error.message, self._stderr.text)
+            self._kills_before = count_kills()
+            if isinstance(error, InvalidAnswer):
+                raise bad_answer(method, error.reason) from error
             raise
-
-    def _note_alive(self) -> None:
-        """It has answered: only what comes from here on can be what it dies of."""
         self._kills_before = count_kills()
-        self._stderr.since_answer = ""
+        return answer
 
     async def cause_of_death(self) -> WorkerDied:
         """How the process ended, and the last that it wrote."""
-        with anyio.move_on_after(DEATH_TIMEOUT_S):
-            await self._process.wait()
-            await self._stderr.ended.wait()
-        if self._process.returncode is None:
-            # If it is dying, it still ends as it would have: the system closes the pipes of a process before
-            # it has all its memory back, which may take seconds.
-            self._killed_after_closing = True
-            kill(self._process)
-            await self._process.wait()
-        how = self._killed_because or self._how_it_ended()
-        return WorkerDied(how, self._stderr.text, self._fault(how))
-
-    def _how_it_ended(self) -> str:
-        how = how_it_ended(self._process.returncode) or HUNG_UP
-        by_us = self._killed_after_closing and how == KILLED and not self._system_has_killed()
-        return HUNG_UP if by_us else how
+        how = await self._child.ended()
+        if self._child.was_killed and how == KILLED and not self._system_has_killed():
+            how = HUNG_UP
+        how = self._killed_because or how
+        return WorkerDied(how, self._child.last_words, self._fault(how))
 
     def _fault(self, how: str) -> WhisperdError | None:
         """Why it ended, if that can be known."""
@@ -195,7 +168,7 @@ class Worker:
             return None
         if how == KILLED and self._system_has_killed():
             return killed_for_memory(how, self._params)
-        return explain_death(how, self._stderr.since_answer, self._params)
+        return explain_death(how, self._child.since_answer, self._params)
 
     def _system_has_killed(self) -> bool:
         """For want of memory, since it was last known to be alive."""
@@ -209,7 +182,7 @@ class Worker:
         async def kill_late() -> None:
             await anyio.sleep(timeout_s)
             self._killed_because = self._killed_because or f"no answer in {timeout_s:.0f} s"
-            kill(self._process)
+            self._child.kill()
 
         async with open_task_group() as tasks:
             tasks.start_soon(kill_late)
@@ -231,18 +204,12 @@ async def open_worker(
     the worker sees no libraries but those in it. Leaving the block ends the process, and with it
     gives back every byte that the model held. Raises like `Worker.transcribe`.
     """
-    stderr = KeptStderr("worker")
     command = python_command("whisperd.worker.main", engine, *([str(bundle)] if bundle else []))
     variables = _environment(bundle, params, environment or {})
-    async with open_child(command, env=variables) as process, open_task_group() as tasks:
-        if process.stdin is None or process.stdout is None or process.stderr is None:
-            raise RuntimeError("a child without pipes")
-        tasks.start_soon(stderr.keep, process.stderr)
-        async with open_peer(process.stdin, process.stdout, limits=MESSAGE_LIMITS) as peer:
-            worker = Worker(process, peer, stderr, params, patience or Patience())
-            await worker.load()
-            yield worker
-        tasks.cancel_scope.cancel()
+    async with open_served_child("worker", command, variables, limits=MESSAGE_LIMITS) as child:
+        worker = Worker(child, params, patience or Patience())
+        await worker.load()
+        yield worker
 
 
 def _environment(bundle: Path | None, params: LoadParams, own: Mapping[str, str]) -> dict[str, str]:
