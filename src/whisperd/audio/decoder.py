@@ -66,20 +66,20 @@ def main() -> None:
     from whisperd.audio import media  # noqa: F401 - imported so that the process stands ready
     from whisperd.audio.vad import SileroModel
 
-    decoder = Decoder(SileroModel(bundle), lambda event: stdio.notify(EVENT_METHOD, event))
+    service = _Service(SileroModel(bundle), lambda event: stdio.notify(EVENT_METHOD, event))
     stdio.serve(
         {
-            "ping": decoder.ping,
-            "warm_up": decoder.warm_up,
-            "decode": decoder.decode,
-            "live.begin": decoder.begin_live,
-            "live.feed": decoder.feed_live,
-            "live.end": decoder.end_live,
+            "ping": service.ping,
+            "warm_up": service.warm_up,
+            "decode": service.decode,
+            "live.begin": service.begin_live,
+            "live.feed": service.feed_live,
+            "live.end": service.end_live,
         }
     )
 
 
-class Decoder:
+class _Service:
     """Answers the requests of the daemon, one at a time."""
 
     def __init__(self, model: SileroModel, send: Callable[[DecoderEvent], None]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -31,7 +30,6 @@ from whisperd.worker.protocol import BatchParams, CancelParams, EngineInfo, Load
 
 __all__ = ["Patience", "Unwanted", "Worker", "WorkerDied", "open_worker"]
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MESSAGE_LIMITS: Final = FrameLimits(max_frame_bytes=64 * 2**20, max_depth=16, max_items=2_000_000)

@@ -22,7 +22,7 @@ MODEL_SIZES = (39e6, 74e6, 244e6, 769e6, 1550e6)
 """Parameters of the models from `tiny` to `large-v3`."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Announced:
     """A backend, and the variant of it that is tried."""
 

@@ -9,11 +9,11 @@ from typing import Final
 
 import msgspec
 
-from whisperd.plugins import Backend, Variant
 from whisperd.runtimes.loaded import open_prepared
 from whisperd.runtimes.prepare import Prepared, load_params
 from whisperd.runtimes.preset import RuntimePreset
 from whisperd.speech import Sample
+from whisperd.testing.conformance.announced import Announced
 from whisperd.testing.conformance.sounds import MAX_WINDOW_S, silence
 from whisperd.worker.process import Patience, Worker
 from whisperd.worker.protocol import BatchParams, DecodeOptions, EngineWindow, LoadParams, WindowResult
@@ -35,11 +35,9 @@ class TrialModel:
 
 
 @dataclass
-class Bench:
+class Bench(Announced):
     """A variant of a backend, and what it is tried with."""
 
-    backend: Backend
-    variant: Variant
     model: TrialModel
     multilingual: TrialModel | str
     """Or why there is none."""

@@ -14,7 +14,7 @@ from whisperd.models import shipped_catalogue
 from whisperd.rpc.errors import WhisperdError
 from whisperd.speech import word_errors, words
 from whisperd.tasks import open_task_group
-from whisperd.testing.conformance.announced import Announced, estimate
+from whisperd.testing.conformance.announced import estimate
 from whisperd.testing.conformance.bench import BATCH_SIZE, REPLICAS, Trial, text_of
 from whisperd.testing.conformance.checks import Checks, Failure, Skip
 from whisperd.testing.conformance.sounds import MAX_WINDOW_S, differs, noise, silence
@@ -315,7 +315,7 @@ async def memory(trial: Trial) -> None:
     process = psutil.Process(trial.worker.pid)
     taken = sum(one.memory_info().rss for one in (process, *process.children(recursive=True)))
     estimated = estimate(
-        Announced(bench.backend, bench.variant),
+        bench,
         bench.model.parameters,
         bench.params().compute_type,
         batch_size=BATCH_SIZE,

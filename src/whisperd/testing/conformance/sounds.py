@@ -1,19 +1,32 @@
-"""Sounds that are no speech, and how texts are compared."""
+"""What engines hear: speech, and sounds that are none; and how texts are compared.
+
+`sentence_de.au` is what the public repository Picovoice/leopard publishes (resources/audio_samples), in
+µ-law, under the licence Apache-2.0 (https://www.apache.org/licenses/LICENSE-2.0).
+"""
 
 from __future__ import annotations
 
 import random
 from array import array
+from importlib import resources
 from typing import Final
 
-from whisperd.speech import word_errors, words
+from whisperd.speech import Sample, read_au, samples, word_errors, words
 from whisperd.worker.protocol import SAMPLE_RATE
 
-__all__ = ["MAX_WINDOW_S", "differs", "noise", "silence"]
+__all__ = ["MAX_WINDOW_S", "all_samples", "differs", "noise", "silence"]
+
+GERMAN: Final = "Der hinter diesem Portal liegenden Raum wurde als Leichenhalle genutzt."
 
 MAX_WINDOW_S: Final = 30.0
 MAX_DIFFERENCE: Final = 0.4
 """Of a window's words. Numbers are rounded otherwise in a batch than alone, and a word or two may change."""
+
+
+def all_samples() -> tuple[Sample, ...]:
+    """The shipped samples, and one in German. Blocks."""
+    pcm = read_au(resources.files(__package__).joinpath("sentence_de.au").read_bytes())
+    return (*samples(), Sample("sentence_de", pcm, GERMAN, "de"))
 
 
 def silence(seconds: float) -> bytes:
@@ -24,8 +37,8 @@ def silence(seconds: float) -> bytes:
 def noise(seconds: float) -> bytes:
     """PCM of noise, the same every time."""
     chance = random.Random(seconds)  # noqa: S311 - no secret
-    samples = array("h", chance.randbytes(2 * round(seconds * SAMPLE_RATE)))
-    return array("h", (sample >> 3 for sample in samples)).tobytes()
+    loud = array("h", chance.randbytes(2 * round(seconds * SAMPLE_RATE)))
+    return array("h", (sample >> 3 for sample in loud)).tobytes()
 
 
 def differs(reference: str, text: str) -> bool:

@@ -21,7 +21,7 @@ from whisperd.testing.conformance.checks import Check, Outcome, describe, descri
 from whisperd.testing.conformance.hearing import HEARING
 from whisperd.testing.conformance.languages import LANGUAGES
 from whisperd.testing.conformance.loading import LOADING
-from whisperd.testing.conformance.speech import all_samples
+from whisperd.testing.conformance.sounds import all_samples
 from whisperd.testing.conformance.timing import TIMING
 from whisperd.worker.process import Patience, WorkerDied
 
