@@ -37,7 +37,7 @@ from whisperd.audio.messages import (
     WindowAudio,
 )
 from whisperd.audio.sampling import best_stretch, places
-from whisperd.audio.speech import EverythingSpoken, Span, SpeechDetector
+from whisperd.audio.speech import EverythingSpoken, Span
 from whisperd.audio.windows import Window, WindowPlanner
 from whisperd.isolation import enter_bundle
 from whisperd.rpc.errors import WhisperdError
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from whisperd.audio.media import Media
-    from whisperd.audio.vad import SileroModel, VoiceActivity
+    from whisperd.audio.vad import SileroModel
     from whisperd.worker.protocol import SpokenTime
 
 PROGRESS_INTERVAL_S = 0.5
@@ -153,8 +153,8 @@ class _Service:
             except WhisperdError:  # decoding all of it will tell what is wrong, if anything is
                 continue
             samples = np.concatenate(blocks)
-            spans = _spans(VoiceActivity(self._model), samples)
-            if stretch := best_stretch(spans, len(samples)):
+            finder = SpeechFinder(VoiceActivity(self._model), part=0, channel=0, known=None)
+            if stretch := best_stretch([*finder.feed(samples), *finder.finish()], len(samples)):
                 pcm = samples[slice(*stretch)].astype("<i2", copy=False).tobytes()
                 self._send(SpeechSample(pcm=pcm))
 
@@ -339,13 +339,6 @@ def _blocks(media: Media, request: DecodeParams, marker: Marker) -> Iterator[Any
                 media.skipped += again.skipped
                 return
     yield from media.blocks(marker)
-
-
-def _spans(activity: VoiceActivity, samples: Any) -> list[Span]:
-    detector = SpeechDetector()
-    frames = [*activity.feed(samples), *activity.finish()]
-    found = [span for frame in frames for span in detector.feed(*frame)]
-    return [*found, *detector.finish(len(samples))]
 
 
 def _spoken_times(spans: Iterable[Span], window: Window) -> Iterator[SpokenTime]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
-from whisperd.worker.protocol import EngineSegment, EngineWord
+from whisperd.worker.protocol import EngineSegment, EngineWord, WindowResult
 from whisperd.worker.rules import (
     SURE_LOGPROB,
     SURE_TOTAL_LOGPROB,
@@ -94,6 +94,12 @@ class Attempt:
     def rank(self) -> tuple[bool, float]:
         """The better of two that look bad: no circle before a circle, then the likelier."""
         return not self.goes_in_circles, self.avg_logprob
+
+    def result(self, language: tuple[str, float], duration_s: float) -> WindowResult:
+        """What it says of a window of that length; `language` has its probability."""
+        code, probability = language
+        segments = self.segments(duration_s)
+        return WindowResult(language=code, language_probability=probability, segments=segments)
 
     def segments(self, duration_s: float) -> tuple[EngineSegment, ...]:
         """One for each sentence where the times of the words are known, else one for the whole window.

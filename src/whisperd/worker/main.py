@@ -21,7 +21,7 @@ from whisperd.isolation import enter_bundle
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import decode_params
 from whisperd.rpc.stdio import Stdio
-from whisperd.worker.answers import checked
+from whisperd.worker.answers import Transcribe, checked
 from whisperd.worker.coverage import transcribe_whole
 from whisperd.worker.faults import explain, words_of
 from whisperd.worker.freed_memory import FreedMemory
@@ -104,15 +104,14 @@ class _Service:
 
     def _transcribe(self, batch: BatchParams, unwanted: Set[int]) -> list[WindowResult]:
         assert self._engine is not None, "transcribe before load"
-        if not self._engine.info.cancels:
-            return transcribe_whole(checked(self._engine.transcribe), batch.windows, batch.options)
-        engine = cast(CancellableEngine, self._engine)
 
         def is_wanted(window: EngineWindow) -> bool:
             return window.group not in unwanted
 
-        transcribe = checked(partial(engine.transcribe, is_wanted=is_wanted))
-        return transcribe_whole(transcribe, batch.windows, batch.options, is_wanted)
+        transcribe: Transcribe = self._engine.transcribe
+        if self._engine.info.cancels:
+            transcribe = partial(cast(CancellableEngine, self._engine).transcribe, is_wanted=is_wanted)
+        return transcribe_whole(checked(transcribe), batch.windows, batch.options, is_wanted)
 
 
 def _mend_library(params: LoadParams) -> str:

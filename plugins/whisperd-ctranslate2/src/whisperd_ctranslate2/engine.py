@@ -223,17 +223,10 @@ class CTranslate2Engine:
             self._find_times(
                 group, attempts, [one is first for one, first in zip(best, attempts, strict=True)]
             )
-        return [self._result(group, index, one) for index, one in enumerate(best)]
-
-    def _result(self, group: _Group, index: int, best: Attempt | None) -> WindowResult:
-        if best is None:
-            return UNWANTED
-        language, probability = group.languages[index]
-        return WindowResult(
-            language=language,
-            language_probability=probability,
-            segments=best.segments(group.windows[index].duration_s),
-        )
+        return [
+            UNWANTED if one is None else one.result(language, window.duration_s)
+            for one, language, window in zip(best, group.languages, group.windows, strict=True)
+        ]
 
     def _languages(
         self, groups: Sequence[_Group], windows: Sequence[EngineWindow], options: DecodeOptions

@@ -161,11 +161,7 @@ class WhisperCppEngine:
         first = decode(options.temperatures[0], audio_context)
         had_full_context = audio_context == MAX_AUDIO_CONTEXT
         best = improve(first, options.temperatures, decode, had_full_context=had_full_context)
-        return WindowResult(
-            language=language[0],
-            language_probability=language[1],
-            segments=best.segments(window.duration_s),
-        )
+        return best.result(language, window.duration_s)
 
     def _listen(self, state: State, window: EngineWindow, audio_context: int) -> None:
         state.listen(_samples(window), min(window.duration_s, MAX_WINDOW_S), audio_context)
