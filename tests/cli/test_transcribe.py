@@ -123,6 +123,7 @@ def test_stream_is_a_line_of_json_for_each_event(shared: RunningDaemon, tone: st
     events = lines(done.out)
     assert done.status == 1
     assert {event["input"] for event in events} == {tone, "missing.wav"}
+    assert all(event["time"] and "seq" in event for event in events)
     ends = [
         (event["input"], event["type"]) for event in events if event["type"].endswith(("completed", "failed"))
     ]

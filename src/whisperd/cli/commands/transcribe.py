@@ -305,12 +305,16 @@ class _Session:
             return
         has_job = not isinstance(submitted.job, WhisperdError)
         if self._options.stream and (not has_job or error.code == "job.timeout"):  # no event told of it
+            from whisperd.clock import now_rfc3339
+
             kind, job = ("cancelled", submitted.job) if has_job else ("failed", None)
             print_line(
                 {
                     "type": f"transcription.{kind}",
                     "id": job,
                     "error": error.to_wire(),
+                    "time": now_rfc3339(),
+                    "seq": None,
                     "input": submitted.name,
                 }
             )
