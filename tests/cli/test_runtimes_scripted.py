@@ -18,8 +18,7 @@ import pytest
 
 from scripted_daemon import LOADED, ScriptedDaemon, a_runtime
 from whisperd.cli import main
-from whisperd.cli.output import Progress, Repainted
-from whisperd.cli.preparation import Preparation
+from whisperd.cli.output import Repainted
 from whisperd.rpc.errors import WhisperdError
 from whisperd_testing import LIMIT_S
 
@@ -263,12 +262,26 @@ def test_loading_shows_how_far_it_is(daemon: ScriptedDaemon, ctl: Ctl) -> None:
     ]
 
 
-def test_a_preparation_that_is_under_way_is_shown_at_once() -> None:
-    output = io.StringIO()
-    progress = Progress(verbose=True, stream=output)
-    Preparation(a_runtime(status="loading")).begin(progress)
-    Preparation(a_runtime(**LOADED)).begin(progress)
-    assert output.getvalue() == "Loading fast ...\n"
+@pytest.mark.parametrize(
+    ("runtime", "shown"),
+    [(a_runtime(status="loading"), ["Loading fast ..."]), (a_runtime(**LOADED), []), (None, [])],
+)
+def test_a_preparation_that_is_under_way_is_shown_at_once(
+    daemon: ScriptedDaemon, ctl: Ctl, runtime: Map | None, shown: list[str]
+) -> None:
+    def subscribe(params: Map) -> Map:
+        if "job" in params:
+            daemon.publish(type="transcription.completed", id="one")
+        return {"subscription": 1}
+
+    def show(_params: Map) -> Map:
+        if runtime is None:
+            raise WhisperdError("runtime.unknown", "It is gone.", "Name another.")
+        return runtime
+
+    daemon.set(jobs_show={"runtime": "fast"}, jobs_wait={}, runtimes_show=show, events_subscribe=subscribe)
+    status, _, err = ctl("jobs", "wait", "one", "--verbose")
+    assert (status, err.splitlines()) == (0, shown)
 
 
 def watched(daemon: ScriptedDaemon, *lists: list[Map]) -> None:

@@ -93,7 +93,7 @@ class _JobProgress:
         self._job = job
         self._preparation = Preparation(runtime)
         self._has_begun = False
-        self._preparation.begin(progress)
+        self._preparation.show(progress, {**runtime, "type": "runtime.status"})  # how far it is by now
 
     def take(self, event: Map) -> None:
         """Show what an event says. Once the job has begun, downloads are those of others."""

@@ -24,15 +24,9 @@ class Preparation:
     """Shows how far one runtime is, and nothing of the others."""
 
     def __init__(self, runtime: Map) -> None:
-        self._runtime = runtime
         self._id = runtime["id"]
         self._model = runtime["model"]
         self._has_details = False
-
-    def begin(self, progress: Progress) -> None:
-        """Show how far it is by now."""
-        if self._runtime.get("status") in ("downloading", "loading"):
-            self._show_status(progress, self._runtime["status"], self._runtime)
 
     def show(self, progress: Progress, event: Map) -> None:
         """Show what an event says, if it is about this runtime.

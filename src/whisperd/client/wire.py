@@ -56,7 +56,6 @@ class Wire:
         self._reader = FrameReader(LIMITS)
         self._next_id = 0
         self._silent_s = 0.0
-        self._has_pinged = False
         self._awaited: set[int] = set()
         self._answers: dict[int, tuple[Any, Any]] = {}
         self._undos: dict[int, str] = {}
@@ -155,17 +154,25 @@ class Wire:
         return closed() if self._is_closed else lost()
 
     def _receive(self, timeout_s: float | None) -> None:
-        """Take what comes within a time, or in a moment that this finds good; see that somebody is there."""
+        """Take what comes within a time, or in a moment that this finds good.
+
+        A daemon that is silent is asked whether it is there, and given up when it does not even say that.
+        """
         if not self._is_open:
             raise self._gone()
-        limit_s = max((PATIENCE_S if self._has_pinged else PING_AFTER_S) - self._silent_s, 0.001)
+        is_asked = self._silent_s >= PING_AFTER_S
+        limit_s = max((PATIENCE_S if is_asked else PING_AFTER_S) - self._silent_s, 0.001)
         waits_s = limit_s if timeout_s is None else min(timeout_s, limit_s)
         self._socket.settimeout(waits_s)
         try:
             data = self._socket.recv(READ_BYTES)
         except TimeoutError:
             self._silent_s += waits_s
-            self._ask_after_silence()
+            if not is_asked and self._silent_s >= PING_AFTER_S:
+                self._ask("session.ping")
+            elif self._silent_s >= PATIENCE_S:
+                self._hang_up()
+                raise not_answering() from None
             return
         except OSError as error:
             raise self._gone() from error
@@ -175,18 +182,9 @@ class Wire:
             messages = [msgpack.unpackb(frame, strict_map_key=False) for frame in self._reader.feed(data)]
         except (WhisperdError, ValueError) as error:
             raise _foreign() from error
-        self._silent_s, self._has_pinged = 0.0, False
+        self._silent_s = 0.0
         for message in messages:
             self._take(message)
-
-    def _ask_after_silence(self) -> None:
-        """Ask a daemon that is silent whether it is there; give it up when it does not even say that."""
-        if not self._has_pinged and self._silent_s >= PING_AFTER_S:
-            self._has_pinged = True
-            self._ask("session.ping")
-        elif self._has_pinged and self._silent_s >= PATIENCE_S:
-            self._hang_up()
-            raise not_answering()
 
     def _take(self, message: list[Any]) -> None:
         match message:

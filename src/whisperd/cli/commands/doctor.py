@@ -34,6 +34,8 @@ def add(parser: Parser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Look at everything; 1 if anything is broken."""
+    import msgspec
+
     from whisperd.doctor import check_daemon, check_socket, look_at_socket, worst
 
     if sys.stderr is not None and sys.stderr.isatty() and not (options.quiet or options.json):
@@ -54,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
                 "status": status,
                 "version": __version__,
                 "daemon": daemon.get("version"),
-                "checks": [_as_map(finding) for finding in findings],
+                "checks": msgspec.to_builtins(findings),
             }
         )
     else:
@@ -142,7 +144,3 @@ def _print_report(options: argparse.Namespace, path: str, findings: list[Finding
         print_json({"report": text})
     else:
         sys.stdout.write(text)
-
-
-def _as_map(finding: Finding) -> Map:
-    return {"name": finding.name, "status": finding.status, "message": finding.message, "fix": finding.fix}
