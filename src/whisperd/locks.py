@@ -10,7 +10,7 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-__all__ = ["hold_lock", "take_over", "try_lock"]
+__all__ = ["hold_lock", "is_held", "take_over", "try_lock"]
 
 ENDING_TIMEOUT_S: Final = 30.0
 """A daemon that is ending listens no more, but holds its locks until its last worker is gone."""
@@ -46,6 +46,15 @@ async def take_over(lock: FileLock, check: Callable[[], None]) -> bool:
                 return True
             check()
             await anyio.sleep(_POLL_S)
+    return False
+
+
+def is_held(path: Path) -> bool:
+    """Whether somebody holds a lock; nobody does where there is none, or we may not look."""
+    with suppress(OSError):
+        if path.exists():
+            with try_lock(path) as is_free:
+                return not is_free
     return False
 
 

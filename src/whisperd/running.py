@@ -32,12 +32,9 @@ def find_running(folder: Path) -> Running | None:
 
     The lock says whether it lives, so that its process is never mistaken for another one of the same id.
     """
-    from whisperd.locks import try_lock
+    from whisperd.locks import is_held
 
-    if (folder / LOCK).exists():
-        with suppress(OSError), try_lock(folder / LOCK) as is_free:
-            return None if is_free else read_running(folder)
-    return None
+    return read_running(folder) if is_held(folder / LOCK) else None
 
 
 def read_running(folder: Path) -> Running | None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from whisperd.doctor.facts import SocketFacts
-from whisperd.locks import try_lock
+from whisperd.locks import is_held
 from whisperd.rpc.transport import is_listened_on
 
 __all__ = ["look_at_socket"]
@@ -29,7 +29,7 @@ def look_at_socket(path: str) -> SocketFacts:
     try:
         there = Path(path).lstat()
     except OSError:
-        return SocketFacts(path=path, owned=owned, folder_is_open=is_open, locked=_is_locked(lock))
+        return SocketFacts(path=path, owned=owned, folder_is_open=is_open, locked=is_held(lock))
     return SocketFacts(
         path=path,
         kind="socket" if stat.S_ISSOCK(there.st_mode) else "other",
@@ -37,15 +37,5 @@ def look_at_socket(path: str) -> SocketFacts:
         folder_is_open=is_open,
         owned=owned and there.st_uid == os.geteuid(),
         listening=is_listened_on(path),
-        locked=_is_locked(lock),
+        locked=is_held(lock),
     )
-
-
-def _is_locked(lock: Path) -> bool:
-    if not lock.exists():
-        return False
-    try:
-        with try_lock(lock) as is_free:
-            return not is_free
-    except OSError:
-        return False
