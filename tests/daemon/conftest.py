@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,14 +14,6 @@ if sys.platform == "win32":  # the others speak to Unix sockets, or are about mo
     collect_ignore_glob = ["test_[!hw]*.py", "test_hostile*.py"]
 
 MakeDaemon = Callable[..., RunningDaemon]
-
-
-@pytest.fixture(scope="module")
-def shared_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
-    """One daemon for all tests of a module: what one of them does to it, the next one would notice."""
-    daemon = RunningDaemon(tmp_path_factory.mktemp("daemon")).start()
-    yield daemon
-    daemon.close()
 
 
 @pytest.fixture

@@ -22,12 +22,12 @@ STATUS = msgpack.packb([0, 1, "daemon.status", []])
 
 
 @pytest.fixture
-def daemon(shared_daemon: RunningDaemon) -> Iterator[RunningDaemon]:
+def daemon(shared: RunningDaemon) -> Iterator[RunningDaemon]:
     """The daemon of this module, which has to serve another client as before when the test is over."""
-    with RawClient(shared_daemon) as other:
-        yield shared_daemon
-        assert other.request("daemon.status")["pid"] == shared_daemon.pid
-    assert "Traceback" not in shared_daemon.log()
+    with RawClient(shared) as other:
+        yield shared
+        assert other.request("daemon.status")["pid"] == shared.pid
+    assert "Traceback" not in shared.log()
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_what_cannot_be_understood_closes_the_connection_and_says_why(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.binary(max_size=300), st.booleans())
-def test_random_bytes(shared_daemon: RunningDaemon, garbage: bytes, is_begun: bool) -> None:
-    with RawClient(shared_daemon) as client, RawClient(shared_daemon) as other:
+def test_random_bytes(shared: RunningDaemon, garbage: bytes, is_begun: bool) -> None:
+    with RawClient(shared) as client, RawClient(shared) as other:
         client.send((STATUS if is_begun else b"") + garbage)
         client.socket.shutdown(socket.SHUT_WR)
         assert client.is_closed()

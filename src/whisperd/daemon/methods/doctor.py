@@ -12,7 +12,7 @@ from whisperd.doctor.facts import RuntimeFacts
 from whisperd.rpc.messages import NoParams
 
 
-async def check_(call: Call, params: NoParams) -> dict[str, Any]:
+async def check(call: Call, params: NoParams) -> dict[str, Any]:
     """What the doctor sees."""
     service = call.service
     facts = await gather(
