@@ -21,7 +21,7 @@ from whisperd.paths import make_private_folder, usual_socket_path, whisperctl_fo
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.transport import check_path_length, is_listened_on, peer_user
 
-__all__ = ["Listener", "UnixListener", "claim_socket", "peer_is_owner"]
+__all__ = ["Listener", "UnixListener", "already_running", "claim_socket", "peer_is_owner"]
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ async def claim_socket(path: str, passed: socket.socket | None = None) -> AsyncI
 
     def check() -> None:
         if passed is None and is_listened_on(path):  # one that lives has the socket, unless that was passed
-            raise _already_running(path)
+            raise already_running(path)
 
     try:
         if not await take_over(lock, check):
@@ -176,11 +176,12 @@ def _remove_stale(path: str) -> None:
             "Choose another path for the socket.",
         )
     if is_listened_on(path):
-        raise _already_running(path)
+        raise already_running(path)
     Path(path).unlink(missing_ok=True)
 
 
-def _already_running(path: str) -> WhisperdError:
+def already_running(path: str) -> WhisperdError:
+    """`daemon.already_running`."""
     return WhisperdError(
         "daemon.already_running",
         f"A daemon is running on {path} already.",

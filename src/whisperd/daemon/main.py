@@ -201,35 +201,33 @@ class _Announcement:
     """Tells the client that started us how it went. A daemon that a person started says it in the log."""
 
     def __init__(self, *, enabled: bool) -> None:
-        self._enabled = enabled
+        self._output = take_output() if enabled else None  # what plugins print is no announcement
         self.is_over = False
         """Whether the daemon has started: what ends it from then on is a mistake."""
-        if enabled:  # what plugins print is no announcement
-            self._output = take_output()
 
     def ready(self, socket: str) -> None:
         """Say that clients may connect, and let go of the terminal."""
         self.is_over = True
-        if self._enabled:
-            self._say({"socket": socket})
+        if self._output is not None:
+            self._say(self._output, {"socket": socket})
 
     def failed(self, error: WhisperdError) -> None:
         """Say why there will be no daemon."""
-        if self._enabled:
+        if self._output is not None:
             log.error("%s %s", error.message, error.fix)
-            self._say({"error": error.to_wire()})
+            self._say(self._output, {"error": error.to_wire()})
         else:
             sys.stderr.write(f"whisperd: {error.message}\n  {error.fix}\n")
 
-    def _say(self, message: object) -> None:
+    @staticmethod
+    def _say(output: int, message: object) -> None:
         with suppress(BrokenPipeError):  # it was interrupted while it waited for us
-            os.write(self._output, json.dumps(message).encode() + b"\n")
-        os.close(self._output)
+            os.write(output, json.dumps(message).encode() + b"\n")
+        os.close(output)
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
         os.close(nowhere)
-        self._enabled = False
 
 
 if __name__ == "__main__":

@@ -14,13 +14,12 @@ import asyncio
 import logging
 from asyncio.windows_events import ProactorEventLoop
 from asyncio.windows_utils import PipeHandle
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import anyio
-from anyio.abc import ByteStream
 
+from whisperd.daemon.listener import Handle, already_running
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.pipe import is_listened_on
 from whisperd.rpc.pipe_stream import PipeStream
@@ -43,7 +42,7 @@ class PipeListener:
         self._next: PipeHandle = first
         self._accepting = anyio.CancelScope()
 
-    async def serve(self, handle: Callable[[ByteStream], Coroutine[Any, Any, None]]) -> None:
+    async def serve(self, handle: Handle) -> None:
         """As `whisperd.daemon.listener.Listener` says."""
         async with anyio.create_task_group() as tasks:
             with self._accepting:
@@ -109,8 +108,4 @@ async def _create_first(path: str) -> PipeHandle:
             f"The pipe {path} cannot be made: {error.strerror or error}.",
             r"Set WHISPERD_SOCKET to a name such as \\.\pipe\NAME.",
         ) from error
-    raise WhisperdError(
-        "daemon.already_running",
-        f"A daemon is running on {path} already.",
-        "Use it, or end it with `whisperctl daemon stop`.",
-    )
+    raise already_running(path)

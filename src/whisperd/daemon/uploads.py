@@ -42,11 +42,10 @@ class UploadStore:
             ) from error
 
     def _take_over(self, kept: Collection[str]) -> None:
-        for path in list(self._folder.rglob("*")):  # former versions had folders in it
-            if path.name in kept:
-                self._sizes_bytes[path.name] = path.replace(self._path(path.name)).stat().st_size
         for path in self._folder.iterdir():
-            if path.name not in kept:
+            if path.name in kept:
+                self._sizes_bytes[path.name] = path.stat().st_size
+            else:
                 _delete(path)
 
     def sync(self, upload: str) -> None:

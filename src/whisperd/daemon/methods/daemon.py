@@ -7,7 +7,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import psutil
 from anyio import to_thread
@@ -16,10 +16,9 @@ from whisperd import paths, plugins
 from whisperd._version import PROTOCOL, __version__
 from whisperd.daemon.exposition import CONTENT_TYPE, Family, Sample, by_label, render
 from whisperd.daemon.service import Call, Service
+from whisperd.jobs.job import JobStatus
 from whisperd.rpc.messages import NoParams
 from whisperd.settings import settings_template
-
-JOB_STATUSES = ("queued", "running", "completed", "failed", "cancelled")
 
 
 async def status(call: Call, params: NoParams) -> dict[str, Any]:
@@ -137,7 +136,7 @@ def _standing(service: Service, memory: Mapping[str, int]) -> Iterable[Family]:
 def _jobs(service: Service) -> dict[str, int]:
     """How many of the jobs that are remembered have each status."""
     counts = Counter(str(job.status) for job in service.jobs.remembered())
-    return {status: counts[status] for status in JOB_STATUSES}
+    return {status: counts[status] for status in get_args(JobStatus)}
 
 
 def _waiting_windows(service: Service) -> dict[str, int]:
