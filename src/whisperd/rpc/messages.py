@@ -7,15 +7,17 @@ the method is known, and are then decoded into that method's own struct.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Generic, TypeVar
 
 import msgspec
 
 from whisperd.rpc.errors import WhisperdError, sendable
 
 __all__ = [
+    "Edit",
     "InvalidAnswer",
     "Name",
+    "Named",
     "NoParams",
     "Notification",
     "Params",
@@ -41,6 +43,26 @@ class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Base of every method's parameters: a closed map, checked strictly."""
 
 
+class NoParams(Params, frozen=True):
+    """For methods that take nothing."""
+
+
+class Named(Params, frozen=True):
+    """What is meant: its name, where it has one also its id or path."""
+
+    name: Name
+
+
+Changes = TypeVar("Changes")
+
+
+class Edit(Named, Generic[Changes], frozen=True):
+    """What is meant, what of it is to be changed, and the version that the change was made from."""
+
+    changes: Changes
+    version: int | None = None
+
+
 class InvalidAnswer(WhisperdError):
     """An answer holds something that cannot be decoded, such as a text that is not UTF-8."""
 
@@ -51,10 +73,6 @@ class InvalidAnswer(WhisperdError):
             "Update whisperd and its plugins, so that they are of one version.",
         )
         self.reason = reason
-
-
-class NoParams(Params, frozen=True):
-    """For methods that take nothing."""
 
 
 class Request(msgspec.Struct, frozen=True):

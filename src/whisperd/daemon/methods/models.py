@@ -12,13 +12,7 @@ from whisperd.jobs.options import coded_language
 from whisperd.models import ModelSummary
 from whisperd.models.recommend import Recommendation
 from whisperd.rpc.errors import WhisperdError
-from whisperd.rpc.messages import Name, NoParams, Params
-
-
-class ModelParams(Params, frozen=True):
-    """Which model: a catalogue name, a hub repository, a folder or a file."""
-
-    name: Name
+from whisperd.rpc.messages import Name, Named, NoParams, Params
 
 
 class RecommendParams(Params, frozen=True):
@@ -50,20 +44,20 @@ async def recommend(call: Call, params: RecommendParams) -> tuple[Recommendation
     return await call.service.advisor.recommend(None if named == "auto" else coded_language(named))
 
 
-async def show(call: Call, params: ModelParams) -> dict[str, Any]:
+async def show(call: Call, params: Named) -> dict[str, Any]:
     """One model, whether or not it is installed, and what speaks against it on this computer."""
     model = await call.service.models.describe(params.name)
     return {**msgspec.structs.asdict(model), "warnings": await _warnings(call, params.name)}
 
 
-async def pull(call: Call, params: ModelParams) -> dict[str, Any]:
+async def pull(call: Call, params: Named) -> dict[str, Any]:
     """Download a model unless it is there; progress comes as events of the topic `models`."""
     warnings = await _warnings(call, params.name)  # once it is here, there are none
     installed = await call.service.models.pull(params.name, call.service.on_model_progress)
     return {**msgspec.structs.asdict(installed), "warnings": warnings}
 
 
-async def verify(call: Call, params: ModelParams) -> dict[str, Any]:
+async def verify(call: Call, params: Named) -> dict[str, Any]:
     """Read every byte of a model and compare it with its hash; progress comes as events of `models`."""
     try:
         await call.service.models.verify(params.name, call.service.on_model_progress)
@@ -74,14 +68,14 @@ async def verify(call: Call, params: ModelParams) -> dict[str, Any]:
     return {"name": params.name, "ok": True, "damaged": [], "fix": None}
 
 
-async def remove(call: Call, params: ModelParams) -> dict[str, Any]:
+async def remove(call: Call, params: Named) -> dict[str, Any]:
     """Delete a model from the store; one that is loaded is refused."""
     call.service.runtimes.check_unused(call.service.models.canonical_name(params.name))
     freed_bytes = await call.service.models.remove(params.name)
     return {"name": params.name, "freed": freed_bytes}
 
 
-async def path(call: Call, params: ModelParams) -> dict[str, Any]:
+async def path(call: Call, params: Named) -> dict[str, Any]:
     """Where an installed model lies."""
     return {"path": str(await call.service.models.path(params.name))}
 

@@ -14,19 +14,13 @@ from whisperd.daemon.trials import try_bundle
 from whisperd.natives import Bundle, InstalledBundle
 from whisperd.plugins import find_variant
 from whisperd.rpc.errors import WhisperdError
-from whisperd.rpc.messages import Name, NoParams, Params
+from whisperd.rpc.messages import Name, Named, NoParams
 from whisperd.runtimes.computer import Computer
 
 _HINDRANCES = ("platform", "frameworks", "compiler", "blas", "tools")
 
 
-class BundleParams(Params, frozen=True):
-    """Which bundle."""
-
-    name: Name
-
-
-class VersionParams(BundleParams, frozen=True):
+class VersionParams(Named, frozen=True):
     """Which bundle, and perhaps which version of it."""
 
     version: Name | None = None
@@ -41,7 +35,7 @@ async def list_(call: Call, params: NoParams) -> list[dict[str, Any]]:
     )
 
 
-async def install(call: Call, params: BundleParams) -> dict[str, Any]:
+async def install(call: Call, params: Named) -> dict[str, Any]:
     """Install a bundle, or mend one of which a file is damaged; progress comes as events of `natives`."""
     bundle = _bundle(params.name)
     await _check_is_possible(call, params.name)
@@ -49,7 +43,7 @@ async def install(call: Call, params: BundleParams) -> dict[str, Any]:
     return _installed(installed)
 
 
-async def verify(call: Call, params: BundleParams) -> dict[str, Any]:
+async def verify(call: Call, params: Named) -> dict[str, Any]:
     """Compare every file of an installed bundle with its hash; progress comes as events of `natives`."""
     installed = await _find(call, params.name)
     on_progress = call.service.on_native_progress
@@ -80,7 +74,7 @@ async def upgrade(call: Call, params: VersionParams) -> dict[str, Any]:
     }
 
 
-async def rollback(call: Call, params: BundleParams) -> dict[str, Any]:
+async def rollback(call: Call, params: Named) -> dict[str, Any]:
     """Use the version of a bundle again that was used before the last upgrade."""
     service = call.service
     before = await anyio.to_thread.run_sync(service.natives.find, _bundle(params.name))
@@ -106,7 +100,7 @@ async def prune(call: Call, params: NoParams) -> list[dict[str, Any]]:
     return [_installed(one) for one in await call.service.natives.prune(bundles)]
 
 
-async def path(call: Call, params: BundleParams) -> dict[str, Any]:
+async def path(call: Call, params: Named) -> dict[str, Any]:
     """Where an installed bundle lies."""
     return {"path": str((await _find(call, params.name)).path)}
 

@@ -5,24 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from whisperd.daemon.service import Call
-from whisperd.rpc.messages import Name, NoParams, Params
+from whisperd.rpc.messages import Edit, Named, NoParams
 from whisperd.runtimes.profile_manager import ProfileChanges
 
 Map = dict[str, Any]
-
-
-class ProfileParams(Params, frozen=True):
-    """Which profile."""
-
-    name: Name
-
-
-class EditParams(Params, frozen=True):
-    """Which profile, what of it, and the version that the change was made from."""
-
-    name: Name
-    changes: ProfileChanges
-    version: int | None = None
 
 
 async def list_(call: Call, params: NoParams) -> list[Map]:
@@ -30,7 +16,7 @@ async def list_(call: Call, params: NoParams) -> list[Map]:
     return [call.service.profiles.view(profile) for profile in call.service.profiles.all()]
 
 
-async def show(call: Call, params: ProfileParams) -> Map:
+async def show(call: Call, params: Named) -> Map:
     """One profile."""
     return call.service.profiles.view(call.service.profiles.find(params.name))
 
@@ -40,12 +26,12 @@ async def create(call: Call, params: ProfileChanges) -> Map:
     return call.service.profiles.view(await call.service.profiles.create(params))
 
 
-async def edit(call: Call, params: EditParams) -> Map:
+async def edit(call: Call, params: Edit[ProfileChanges]) -> Map:
     """Change one."""
     profile = await call.service.profiles.edit(params.name, params.changes, params.version)
     return call.service.profiles.view(profile)
 
 
-async def delete(call: Call, params: ProfileParams) -> Map:
+async def delete(call: Call, params: Named) -> Map:
     """Forget one."""
     return {"name": (await call.service.profiles.delete(params.name)).name}

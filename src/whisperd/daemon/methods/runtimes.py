@@ -10,16 +10,10 @@ from msgspec import UNSET
 
 from whisperd.daemon.service import Call
 from whisperd.rpc.errors import WhisperdError
-from whisperd.rpc.messages import Name, NoParams, Params
+from whisperd.rpc.messages import Edit, Named, NoParams
 from whisperd.runtimes import Runtime, RuntimeChanges, RuntimeManager, RuntimeView
 
 Map = dict[str, Any]
-
-
-class RuntimeParams(Params, frozen=True):
-    """Which runtime: its name or its id."""
-
-    name: Name
 
 
 class CreateParams(RuntimeChanges, frozen=True, kw_only=True):
@@ -28,20 +22,12 @@ class CreateParams(RuntimeChanges, frozen=True, kw_only=True):
     default: bool = False
 
 
-class EditParams(Params, frozen=True):
-    """Which runtime, what of it, and the version that the change was made from."""
-
-    name: Name
-    changes: RuntimeChanges
-    version: int | None = None
-
-
 async def list_(call: Call, params: NoParams) -> list[RuntimeView]:
     """Every saved runtime, and those made for once that are there."""
     return [call.service.view_runtime(runtime) for runtime in call.service.runtimes.all()]
 
 
-async def show(call: Call, params: RuntimeParams) -> Map:
+async def show(call: Call, params: Named) -> Map:
     """One runtime, with its history."""
     runtime = call.service.runtimes.find(params.name)
     history = list(runtime.history)
@@ -57,14 +43,14 @@ async def create(call: Call, params: CreateParams) -> Map:
     return await _with_warnings(call, runtime)
 
 
-async def edit(call: Call, params: EditParams) -> Map:
+async def edit(call: Call, params: Edit[RuntimeChanges]) -> Map:
     """Change one."""
     runtime = call.service.runtimes.find(params.name)
     await call.service.runtimes.edit(runtime, params.changes, params.version)
     return await _with_warnings(call, runtime)
 
 
-async def delete(call: Call, params: RuntimeParams) -> Map:
+async def delete(call: Call, params: Named) -> Map:
     """Unload one and forget it."""
     runtime = call.service.runtimes.find(params.name)
     await call.service.runtimes.delete(runtime)
@@ -74,10 +60,10 @@ async def delete(call: Call, params: RuntimeParams) -> Map:
 Action = Callable[[RuntimeManager, Runtime], Awaitable[None]]
 
 
-def _action(act: Action) -> Callable[[Call, RuntimeParams], Awaitable[RuntimeView]]:
+def _action(act: Action) -> Callable[[Call, Named], Awaitable[RuntimeView]]:
     """A method that does one thing with a runtime and answers how it is then."""
 
-    async def handler(call: Call, params: RuntimeParams) -> RuntimeView:
+    async def handler(call: Call, params: Named) -> RuntimeView:
         runtime = call.service.runtimes.find(params.name)
         shown = call.service.view_runtime(runtime)
         await act(call.service.runtimes, runtime)
@@ -88,11 +74,11 @@ def _action(act: Action) -> Callable[[Call, RuntimeParams], Awaitable[RuntimeVie
     return handler
 
 
-def _preparing(act: Action) -> Callable[[Call, RuntimeParams], Awaitable[Map]]:
+def _preparing(act: Action) -> Callable[[Call, Named], Awaitable[Map]]:
     """The same for what may download: with what speaks against it."""
     action = _action(act)
 
-    async def handler(call: Call, params: RuntimeParams) -> Map:
+    async def handler(call: Call, params: Named) -> Map:
         warnings = await _warnings(call, call.service.runtimes.find(params.name))
         return {**msgspec.structs.asdict(await action(call, params)), "warnings": warnings}
 

@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta
 
 from whisperd.daemon.service import Call
 from whisperd.rpc.errors import sendable
-from whisperd.rpc.messages import NoParams, Params, invalid_params
+from whisperd.rpc.messages import Edit, Named, NoParams, invalid_params
 from whisperd.watch import WatchChanges, WatchPreset
 
 Map = dict[str, Any]
@@ -24,24 +24,9 @@ class AddParams(WatchChanges, frozen=True):
     path_bytes: bytes | None = None
 
 
-class WatchParams(Params, frozen=True):
-    """Which watch, by its id or its folder."""
-
-    name: Path
-
-
-class EditParams(Params, frozen=True):
-    """Which watch, what of it, and the version that the change was made from."""
-
-    name: Path
-    changes: WatchChanges
-    version: int | None = None
-
-
-class RetryParams(Params, frozen=True):
+class RetryParams(Named, frozen=True):
     """Which watch, and which files in it: by default all that have failed, with `all` also what is done."""
 
-    name: Path
     paths: Annotated[tuple[Path, ...], Meta(max_length=10_000)] | None = None
     all: bool = False
 
@@ -50,10 +35,9 @@ class RetryParams(Params, frozen=True):
             raise ValueError("paths and all contradict each other")
 
 
-class LogParams(Params, frozen=True):
+class LogParams(Named, frozen=True):
     """Which watch, and how many lines at most."""
 
-    name: Path
     limit: Annotated[int, Meta(ge=1, le=5000)] = 100
 
 
@@ -72,28 +56,28 @@ async def list_(call: Call, params: NoParams) -> list[Map]:
     return [_sendable(view) for view in await call.service.watches.views()]
 
 
-async def show(call: Call, params: WatchParams) -> Map:
+async def show(call: Call, params: Named) -> Map:
     """One watch."""
     return _sendable(await call.service.watches.view(params.name))
 
 
-async def edit(call: Call, params: EditParams) -> Map:
+async def edit(call: Call, params: Edit[WatchChanges]) -> Map:
     """Change one."""
     return await _view(call, await call.service.watches.edit(params.name, params.changes, params.version))
 
 
-async def remove(call: Call, params: WatchParams) -> Map:
+async def remove(call: Call, params: Named) -> Map:
     """Watch a folder no more."""
     preset = await call.service.watches.remove(params.name)
     return {"id": preset.id, "path": sendable(preset.path)}
 
 
-async def pause(call: Call, params: WatchParams) -> Map:
+async def pause(call: Call, params: Named) -> Map:
     """Begin nothing more in it."""
     return await _view(call, await call.service.watches.set_paused(params.name, paused=True))
 
 
-async def resume(call: Call, params: WatchParams) -> Map:
+async def resume(call: Call, params: Named) -> Map:
     """Go on with it."""
     return await _view(call, await call.service.watches.set_paused(params.name, paused=False))
 
@@ -108,7 +92,7 @@ async def log(call: Call, params: LogParams) -> list[Map]:
     return list(sendable(await call.service.watches.log(params.name, params.limit)))
 
 
-async def scan(call: Call, params: WatchParams) -> Map:
+async def scan(call: Call, params: Named) -> Map:
     """Look at everything in it now, and wait for that."""
     return await _view(call, await call.service.watches.scan(params.name))
 
