@@ -1,0 +1,28 @@
+"""The socket, as the doctor finds it."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import tempfile
+from contextlib import ExitStack, suppress
+
+import pytest
+
+from whisperd.doctor import look_at_socket
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="named pipes have no such queue")
+def test_a_daemon_that_takes_nobody_keeps_the_doctor_from_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("whisperd.rpc.transport.PROBE_TIMEOUT_S", 0.01)
+    with ExitStack() as stack:
+        path = stack.enter_context(tempfile.TemporaryDirectory(prefix="wd-")) + "/d.sock"
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(path)
+        listener.listen(0)
+        with suppress(BlockingIOError):  # until no more can wait
+            while True:
+                client = stack.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                client.connect(path)
+        assert look_at_socket(path).listening
