@@ -55,7 +55,7 @@ def test_a_runtime_comes_and_goes(shared: RunningDaemon, fast: str, toy: Callabl
     assert history[-1] == "unloaded"
     assert "loaded" in history
     words = shared.ctl("runtimes", "show", fast).out
-    assert "status:        unloaded\n" in words
+    assert "status:       unloaded\n" in words
     assert "loaded" in words.partition("TIME")[2]
     assert shared.ctl("runtimes", "delete", fast).out == "fast is deleted\n"
     gone = shared.ctl("runtimes", "show", fast)
