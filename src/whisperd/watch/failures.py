@@ -19,26 +19,11 @@ _PASSING: Final = (
     "job.input_changed",
     "output.not_writable",
 )
-_SURROUNDINGS: Final = (
-    "cuda.",
-    "daemon.",
-    "disk.",
-    "download.",
-    "hub.",
-    "index.",
-    "job.not_saved",
-    "job.queue_full",
-    "library.",
-    "memory.",
-    "model.",
-    "native.",
-    "output.folder_not_writable",
-    "plugin.",
-    "profile.",
-    "runtime.",
-    "store.",
-    "variant.",
-    "worker.not_started",
+_SURROUNDINGS: Final = tuple(
+    """
+    cuda. daemon. disk. download. hub. index. job.not_saved job.queue_full library. memory. model. native.
+    output.folder_not_writable plugin. profile. runtime. store. variant. worker.not_started
+    """.split()  # noqa: SIM905
 )
 _FILE: Final = ("audio.", "clips.", "format.", "job.cancelled", "language.", "output.", "task.")
 

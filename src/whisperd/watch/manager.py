@@ -92,10 +92,6 @@ class WatchManager:
         """Every watch, the oldest first."""
         return [folder.preset for folder in self._folders.values()]
 
-    def find(self, name: str) -> WatchPreset:
-        """A watch by its id or its folder. Raises `watch.unknown`."""
-        return self._find(name).preset
-
     def statuses(self) -> Counter[str]:
         """How many watches have each status."""
         return Counter(status_of(folder)[0] for folder in self._folders.values())
@@ -188,9 +184,10 @@ class WatchManager:
 
     async def log(self, name: str, limit: int) -> list[dict[str, Any]]:
         """What happened in a watch, the oldest first."""
-        return await self._store.log.read(self.find(name).id, limit)
+        return await self._store.log.read(self._find(name).preset.id, limit)
 
     def _find(self, name: str) -> WatchFolder:
+        """A watch by its id or its folder. Raises `watch.unknown`."""
         paths = {os.path.normpath(one) for one in (name, from_sendable(name))}
         found = self._folders.get(name) or next(
             (one for one in self._folders.values() if one.preset.path in paths), None
