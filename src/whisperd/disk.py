@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import uuid
 from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Literal, TypeVar
@@ -23,6 +24,7 @@ __all__ = [
     "refusal",
     "remove",
     "sync_folder",
+    "write_whole",
 ]
 
 T = TypeVar("T")
@@ -82,6 +84,21 @@ def sync_folder(folder: str | Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file, and its folder, so that after a crash the old one or the new one is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
 
 
 def refusal(error: OSError) -> Literal["full", "forbidden"] | None:

@@ -53,7 +53,7 @@ class SlowSource:
     async def fetch(self, model: Reference, workspace: Workspace) -> Found:
         self.times += 1
         self.asked.set()
-        workspace.report(1, "model.bin")
+        workspace.meter.report(1, "model.bin")
         await self.may_give.wait()
         return await self.folder.fetch(model, workspace)
 

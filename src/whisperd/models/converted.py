@@ -212,7 +212,7 @@ class ConvertedModels:
         if format.replaces is not None:
             _link_model(source, format.replaces, path)
         settle([path])
-        _keep(path, Verified(sha256, stamp(path)))
+        _note(path, Verified(sha256, stamp(path)))
         if source.in_place:
             self._clear_earlier(source)
         return _loadable(source, format, path)
@@ -279,7 +279,7 @@ def _is_as_it_was_made(path: Path) -> bool:
     if digests.sha256 != made.sha256:
         return False
     with suppress(OSError):  # where nothing can be written, it is read in every process
-        _keep(path, Verified(digests.sha256, digests.stamp))
+        _note(path, Verified(digests.sha256, digests.stamp))
     return True
 
 
@@ -328,12 +328,6 @@ def _link_model(source: ConvertedSource, replaced: str, path: Path) -> None:
     link_file(path.resolve(), folder / replaced)
 
 
-def _keep(path: Path, made: Verified) -> None:
-    temporary = path.with_name(f".{uuid.uuid4().hex}")
-    temporary.write_bytes(msgspec.json.encode(made))
-    temporary.replace(_record(path))
-
-
 async def _run(
     request: ConvertRequest, name: str, format_name: str, bundle: Path | None, meter: Meter
 ) -> None:
@@ -365,6 +359,10 @@ def _conversion_failed(name: str, format_name: str, reason: str) -> WhisperdErro
         "`--backend ctranslate2`, which needs no conversion.",
         {"name": name, "format": format_name},
     )
+
+
+def _note(path: Path, made: Verified) -> None:
+    disk.write_whole(_record(path), msgspec.json.encode(made))
 
 
 def _record(path: Path) -> Path:

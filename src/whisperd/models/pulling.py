@@ -172,7 +172,7 @@ class Puller:
         while True:
             folder.mkdir(parents=True, exist_ok=True)
             try:
-                found = await source.fetch(model, Workspace(folder, meter.expect, meter.report, need_space))
+                found = await source.fetch(model, Workspace(folder, meter, need_space))
             finally:
                 with contextlib.suppress(OSError):  # it holds what can be taken up later
                     folder.rmdir()

@@ -24,7 +24,7 @@ from typing import Literal
 
 import msgspec
 
-from whisperd.disk import contents, read_json, remove, sync_folder
+from whisperd.disk import contents, read_json, remove, sync_folder, write_whole
 from whisperd.locks import try_lock
 from whisperd.models.catalogue import ModelFile
 from whisperd.models.hashing import CHUNK_BYTES, OnBytes, Stamp, check_cancelled, hash_file, settle, stamp
@@ -196,7 +196,7 @@ class Storage:
         settle(folder / name for name in names)
         stamps = {file.name: Verified(file.sha256, stamp(folder / file.name)) for file in manifest.files}
         self._keep_stamps(key, stamps)
-        _write(self._manifest_path(key), msgspec.json.format(msgspec.json.encode(manifest), indent=2))
+        write_whole(self._manifest_path(key), msgspec.json.format(msgspec.json.encode(manifest), indent=2))
         shutil.rmtree(self.partial(key), ignore_errors=True)
 
     def remove(self, key: str, unfinished: Iterable[str] = ()) -> int:
@@ -286,7 +286,7 @@ class Storage:
     def _keep_stamps(self, key: str, stamps: dict[str, Verified]) -> None:
         self._stamps[key] = stamps
         with suppress(OSError):  # a store that is only read from is verified in every process
-            _write(self._stamps_path(key), msgspec.json.encode(stamps))
+            write_whole(self._stamps_path(key), msgspec.json.encode(stamps))
 
 
 def _last_change_s(folder: Path) -> float:
@@ -362,19 +362,6 @@ def _symlink_relative(blob: Path, target: Path) -> None:
     except ValueError:  # on another drive of Windows
         place = str(blob)
     target.symlink_to(place)
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file so that after a crash the old one or the new one is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        temporary.write_bytes(data)
-        _sync(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
 def _sync(path: Path) -> None:

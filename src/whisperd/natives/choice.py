@@ -7,10 +7,11 @@ Python, begins with its own again. Blocking; callers use a thread.
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 
 import msgspec
+
+from whisperd.disk import write_whole
 
 __all__ = ["Choice", "Chosen", "read_choice", "write_choice"]
 
@@ -61,10 +62,4 @@ def write_choice(path: Path, choice: Choice) -> None:
     if choice == Choice():
         path.unlink(missing_ok=True)
         return
-    path.parent.mkdir(exist_ok=True)
-    new = path.with_suffix(".new")
-    with new.open("wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(choice), indent=2) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    write_whole(path, msgspec.json.format(msgspec.json.encode(choice), indent=2) + b"\n")

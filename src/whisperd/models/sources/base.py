@@ -10,6 +10,7 @@ from typing import Protocol
 from whisperd.models.catalogue import ModelFile
 from whisperd.models.names import Reference
 from whisperd.models.storage import Keep
+from whisperd.progress import Meter
 
 __all__ = ["Found", "FoundFile", "NotHere", "Source", "Workspace", "missing_names", "wanted_names"]
 
@@ -45,10 +46,8 @@ class Workspace:
 
     folder: Path
     """For unfinished downloads. It stays when a download is interrupted."""
-    expect: Callable[[int], None]
-    """Told how many bytes will come in all."""
-    report: Callable[[int, str | None], None]
-    """Told how many have come, and of which file the last of them are."""
+    meter: Meter
+    """Told how many bytes will come in all, and how many have."""
     need_space: Callable[[int], None]
     """Raises `disk.full` where that many bytes more do not fit."""
 

@@ -95,12 +95,12 @@ class HubSource:
             if isinstance(listed, Listed):
                 _check_listed(model, listed)
                 workspace.need_space(_missing_bytes(listed.files, workspace.folder))
-                workspace.expect(sum(file.size_bytes or 0 for file in listed.files))
+                workspace.meter.expect(sum(file.size_bytes or 0 for file in listed.files))
                 while isinstance(
                     line := await _next(child, self.settings.stall_timeout_s, _no_byte), Received
                 ):
                     done[line.file] = line.done
-                    workspace.report(sum(done.values()), line.file)
+                    workspace.meter.report(sum(done.values()), line.file)
                 if isinstance(line, Finished):
                     return Found(_downloaded(listed, workspace.folder), "move", listed.commit)
             raise _no_result(child.last_words())

