@@ -44,7 +44,7 @@ from whisperd.progress import Meter, OnProgress, Progress, from_thread
 from whisperd.rpc.errors import WhisperdError
 from whisperd.threads import run_abandonable
 
-__all__ = ["ConvertedModels", "ConvertedSource", "FetchReady"]
+__all__ = ["Conversion", "ConvertedModels", "ConvertedSource", "FetchReady"]
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +87,16 @@ class ConvertedSource:
         return sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
 
 
+@dataclass(frozen=True)
+class Conversion:
+    """A model in another format."""
+
+    source: ConvertedSource
+    format: ModelFormat
+    precision: str
+    """The type of its weights."""
+
+
 class ConvertedModels:
     """The files that were made, beside the store's."""
 
@@ -95,19 +105,17 @@ class ConvertedModels:
         self._folder = storage.root / "converted"
         self._free_bytes = free_bytes
 
-    def find(self, source: ConvertedSource, format: ModelFormat, precision: str) -> Path | None:
+    def find(self, wanted: Conversion) -> Path | None:
         """What an engine is given, if it is there as it was made. Reads it only if it was touched. Blocks."""
-        path = self._path(source, format, precision)
+        path = self._path(wanted)
         try:
-            return _loadable(source, format, path) if _is_as_it_was_made(path) else None
+            return _loadable(wanted, path) if _is_as_it_was_made(path) else None
         except (OSError, ValueError, RecursionError):
             return None
 
     async def make(
         self,
-        source: ConvertedSource,
-        format: ModelFormat,
-        precision: str,
+        wanted: Conversion,
         *,
         bundle: Path | None,
         on_progress: OnProgress,
@@ -118,13 +126,13 @@ class ConvertedModels:
 
         Raises `model.conversion_failed`, `disk.full`, `model.read_only`.
         """
-        with os_errors(source.name, self._storage.root):
-            if found := await anyio.to_thread.run_sync(self.find, source, format, precision):
+        with os_errors(wanted.source.name, self._storage.root):
+            if found := await anyio.to_thread.run_sync(self.find, wanted):
                 return found
-            async with self._hold(source, on_progress):
-                if found := await anyio.to_thread.run_sync(self.find, source, format, precision):
+            async with self._hold(wanted.source, on_progress):
+                if found := await anyio.to_thread.run_sync(self.find, wanted):
                     return found
-                return await self._make(source, format, precision, bundle, on_progress, fetch)
+                return await self._make(wanted, bundle, on_progress, fetch)
 
     def size_bytes(self, source: ConvertedSource) -> int:
         """What the files that were made of a model take."""
@@ -181,72 +189,48 @@ class ConvertedModels:
         return [path for path in paths if _is_damaged(path, meter.adder(path.name))]
 
     async def _make(
-        self,
-        source: ConvertedSource,
-        format: ModelFormat,
-        precision: str,
-        bundle: Path | None,
-        on_progress: OnProgress,
-        fetch: FetchReady | None,
+        self, wanted: Conversion, bundle: Path | None, on_progress: OnProgress, fetch: FetchReady | None
     ) -> Path:
         in_thread = anyio.to_thread.run_sync
-        path = self._path(source, format, precision)
+        source, path = wanted.source, self._path(wanted)
         needed_bytes = await in_thread(_begin, source, path.parent)
         incoming = path.with_name(f".{uuid.uuid4().hex}")
         try:
             if fetch is None or not await fetch(incoming):
-                await self._convert(source, format, precision, incoming, bundle, on_progress, needed_bytes)
-            return await in_thread(self._install, source, format, incoming, path)
+                free_bytes = self._free_bytes(path.parent)
+                if free_bytes < needed_bytes:
+                    raise disk_full(source.name, self._storage.root, needed_bytes, free_bytes)
+                meter = Meter(source.name, on_progress, detail="converting", total=needed_bytes)
+                meter.report(0)
+                await _convert(wanted, incoming, bundle, meter)
+                meter.report(needed_bytes)
+            return await in_thread(self._install, wanted, incoming)
         finally:
             with anyio.CancelScope(shield=True):
                 await in_thread(partial(incoming.unlink, missing_ok=True))
 
-    def _install(self, source: ConvertedSource, format: ModelFormat, incoming: Path, path: Path) -> Path:
+    def _install(self, wanted: Conversion, incoming: Path) -> Path:
         """Put a finished file into place, and on record, in place of those of earlier versions."""
+        source, path = wanted.source, self._path(wanted)
         with incoming.open("rb+") as file:
             os.fsync(file.fileno())
         sha256 = hash_file(incoming).sha256
         for former in path.parent.glob(f"{path.name.rstrip('0123456789')}*"):
             disk.remove(former)
         incoming.replace(path)
-        if format.replaces is not None:
-            _link_model(source, format.replaces, path)
+        if wanted.format.replaces is not None:
+            _link_model(source, wanted.format.replaces, path)
         settle([path])
         _note(path, Verified(sha256, stamp(path)))
         if source.in_place:
             self._clear_earlier(source)
-        return _loadable(source, format, path)
+        return _loadable(wanted, path)
 
     def _clear_earlier(self, source: ConvertedSource) -> None:
         """Remove what was made of a user's folder when it was another: nobody would ask for it again."""
         for folder in disk.contents(self._folder):
             if folder.name != source.hash and _folder_in_place(folder) == source.folder:
                 shutil.rmtree(folder, ignore_errors=True)
-
-    async def _convert(
-        self,
-        source: ConvertedSource,
-        format: ModelFormat,
-        precision: str,
-        incoming: Path,
-        bundle: Path | None,
-        on_progress: OnProgress,
-        needed_bytes: int,
-    ) -> None:
-        free_bytes = self._free_bytes(incoming.parent)
-        if free_bytes < needed_bytes:
-            raise disk_full(source.name, self._storage.root, needed_bytes, free_bytes)
-        meter = Meter(source.name, on_progress, detail="converting", total=needed_bytes)
-        request = ConvertRequest(
-            convert=format.convert,
-            bundle=str(bundle) if bundle else None,
-            source=str(source.folder),
-            target=str(incoming),
-            precision=precision,
-        )
-        meter.report(0)
-        await _run(request, source.name, format.name, bundle, meter)
-        meter.report(needed_bytes)
 
     @asynccontextmanager
     async def _hold(self, source: ConvertedSource, on_progress: OnProgress) -> AsyncIterator[None]:
@@ -256,8 +240,9 @@ class ConvertedModels:
                 await stack.enter_async_context(hold_lock(lock, lambda: on_progress(waiting)))
             yield
 
-    def _path(self, source: ConvertedSource, format: ModelFormat, precision: str) -> Path:
-        return self._folder / source.hash / f"{precision}.{format.name}{format.version}"
+    def _path(self, wanted: Conversion) -> Path:
+        name = f"{wanted.precision}.{wanted.format.name}{wanted.format.version}"
+        return self._folder / wanted.source.hash / name
 
 
 def _begin(source: ConvertedSource, folder: Path) -> int:
@@ -305,12 +290,12 @@ def _is_damaged(path: Path, on_bytes: OnBytes | None = None) -> bool:
         return True
 
 
-def _loadable(source: ConvertedSource, format: ModelFormat, path: Path) -> Path:
+def _loadable(wanted: Conversion, path: Path) -> Path:
     """What an engine is given of a file that is in its place. Raises OSError."""
-    if format.replaces is None:
+    if wanted.format.replaces is None:
         return path
     if path.stat().st_size == 0:
-        return source.folder
+        return wanted.source.folder
     folder = _model_folder(path)
     for file in folder.iterdir():
         file.stat()  # what it leads to may be gone: the store was moved, and the user's folder was not
@@ -328,10 +313,15 @@ def _link_model(source: ConvertedSource, replaced: str, path: Path) -> None:
     link_file(path.resolve(), folder / replaced)
 
 
-async def _run(
-    request: ConvertRequest, name: str, format_name: str, bundle: Path | None, meter: Meter
-) -> None:
-    """Run the child to its end. Raises `model.conversion_failed`, OSError."""
+async def _convert(wanted: Conversion, target: Path, bundle: Path | None, meter: Meter) -> None:
+    """Make a file in a child. Raises `model.conversion_failed`, OSError."""
+    request = ConvertRequest(
+        convert=wanted.format.convert,
+        bundle=str(bundle) if bundle else None,
+        source=str(wanted.source.folder),
+        target=str(target),
+        precision=wanted.precision,
+    )
     environment = isolated_environment(os.environ, bundle) if bundle else None
     async with ask_child("whisperd.models.convert", request, environment) as child:
         while (line := await child.next_line()) is not None:
@@ -342,16 +332,17 @@ async def _run(
                     if number is not None and disk.refusal(OSError(number, "")) == "full":
                         raise OSError(number, reason)
                     # Of another error of the system it is not known of which file.
-                    raise _conversion_failed(name, format_name, reason)
+                    raise _conversion_failed(wanted, reason)
                 case Converted():
                     return
         said = child.last_words()
-    log.warning("the conversion of %s ended without a result: %s", name, said)
+    log.warning("the conversion of %s ended without a result: %s", wanted.source.name, said)
     reason = said.rpartition("\n")[2] or "it ended without a result"
-    raise _conversion_failed(name, format_name, reason)
+    raise _conversion_failed(wanted, reason)
 
 
-def _conversion_failed(name: str, format_name: str, reason: str) -> WhisperdError:
+def _conversion_failed(wanted: Conversion, reason: str) -> WhisperdError:
+    name, format_name = wanted.source.name, wanted.format.name
     return WhisperdError(
         "model.conversion_failed",
         f"The model {name} could not be converted to {format_name}: {reason.rstrip('.')}.",

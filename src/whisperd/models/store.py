@@ -15,7 +15,7 @@ import msgspec
 from whisperd import disk
 from whisperd.models import errors
 from whisperd.models.catalogue import Catalogue, shipped_catalogue
-from whisperd.models.converted import ConvertedModels, FetchReady
+from whisperd.models.converted import Conversion, ConvertedModels, FetchReady
 from whisperd.models.files import invalid_file
 from whisperd.models.flight import Flight
 from whisperd.models.in_place import identify, is_there, look_for_facts, look_into
@@ -187,9 +187,7 @@ class ModelStore:
         precision = weights_type(precision)
         source = await anyio.to_thread.run_sync(self._stored.source, name, await self.path(name))
         return await self._converted.make(
-            source,
-            format,
-            precision,
+            Conversion(source, format, precision),
             bundle=bundle,
             on_progress=on_progress,
             fetch=self._ready(name, format, precision, on_progress),
@@ -198,7 +196,8 @@ class ModelStore:
     async def converted(self, name: str, format: ModelFormat, precision: str) -> Path | None:
         """The file of an installed model in another format, if it is there. Errors: those of `path`."""
         source = await anyio.to_thread.run_sync(self._stored.source, name, await self.path(name))
-        return await anyio.to_thread.run_sync(self._converted.find, source, format, weights_type(precision))
+        wanted = Conversion(source, format, weights_type(precision))
+        return await anyio.to_thread.run_sync(self._converted.find, wanted)
 
     def _ready(
         self, name: str, format: ModelFormat, precision: str, on_progress: OnProgress
