@@ -15,6 +15,7 @@ from index_server import IndexServer
 
 from whisperd.natives import Bundle, NativeStore, make_lock
 from whisperd.natives.lock import parse_lock
+from whisperd.natives.remote_file import RemoteFile
 from whisperd.natives.target import PLATFORMS, PYTHONS
 
 UNPACKED_BYTES = 2_000_000
@@ -75,15 +76,17 @@ def server(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def test_sizes_without_the_content(server: Server, wheel: Path) -> None:
-    remote = make_lock.RemoteFile(f"http://127.0.0.1:{server.server_port}/{wheel.name}")
-    assert make_lock.sizes(remote) == (wheel.stat().st_size, UNPACKED_BYTES)
+    url = f"http://127.0.0.1:{server.server_port}/{wheel.name}"
+    found = make_lock.Found("large", "1.0", "py3-none-any", "0" * 64, url)
+    measured = make_lock.measure(found, "linux-x86_64", "3.12")
+    assert (measured.size_bytes, measured.unpacked_bytes) == (wheel.stat().st_size, UNPACKED_BYTES)
     assert server.sent_bytes < UNPACKED_BYTES / 2
 
 
 def test_a_server_that_gives_no_parts(server: Server, wheel: Path) -> None:
     server.gives_parts = False
     with pytest.raises(OSError, match="no parts"):
-        make_lock.RemoteFile(f"http://127.0.0.1:{server.server_port}/{wheel.name}")
+        RemoteFile(f"http://127.0.0.1:{server.server_port}/{wheel.name}")
 
 
 BUNDLES = """

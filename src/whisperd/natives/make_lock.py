@@ -22,13 +22,10 @@ import argparse
 import io
 import itertools
 import json
-import os
-import ssl
 import subprocess
 import sys
 import tempfile
 import tomllib
-import urllib.request
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,6 +38,7 @@ from packaging.utils import canonicalize_name
 
 from whisperd.natives.lock import Distribution, Lock, Source, Wheel, format_lock, parse_lock
 from whisperd.natives.measure import measure_source, measure_wheel, source_version, wheel_tag
+from whisperd.natives.remote_file import RemoteFile
 from whisperd.natives.target import PLATFORMS, PYTHONS, Target
 from whisperd.rpc.errors import WhisperdError
 
@@ -221,70 +219,13 @@ def read_report(item: dict[str, Any]) -> Found:
 def measure(found: Found, platform: str, python: str) -> Wheel:
     """The sizes of a wheel."""
     try:
-        size_bytes, unpacked_bytes = sizes(RemoteFile(found.url))
+        wheel = RemoteFile(found.url)
+        with zipfile.ZipFile(io.BufferedReader(wheel, buffer_size=1 << 18)) as archive:
+            unpacked_bytes = sum(member.file_size for member in archive.infolist())
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         _say(f"  {found.name}: fetched whole, for its sizes ({error})")
         return measure_whole(found, platform, python)
-    return Wheel(found.tag, size_bytes, unpacked_bytes, found.sha256)
-
-
-def sizes(wheel: io.RawIOBase) -> tuple[int, int]:
-    """Bytes of a wheel, and of what is in it."""
-    with zipfile.ZipFile(io.BufferedReader(wheel, buffer_size=1 << 18)) as archive:
-        unpacked_bytes = sum(member.file_size for member in archive.infolist())
-        return archive.fp.seek(0, os.SEEK_END), unpacked_bytes  # type: ignore[union-attr]
-
-
-class RemoteFile(io.RawIOBase):
-    """A file on a server, of which only the parts that are read are fetched.
-
-    Raises `OSError` where the server gives no parts.
-    """
-
-    def __init__(self, url: str) -> None:
-        if not url.startswith(("https://", "http://")):
-            raise OSError("it does not lie on a server")
-        self._url = url
-        self._position = 0
-        _, self._size = self._fetch(0, 1)
-
-    def seekable(self) -> bool:
-        """It can be read from anywhere."""
-        return True
-
-    def readable(self) -> bool:
-        """It can be read."""
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go on elsewhere."""
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = start + offset
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        """Read as much as fits."""
-        end = min(self._position + len(buffer), self._size)
-        if end <= self._position:
-            return 0
-        data, _ = self._fetch(self._position, end)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def _fetch(self, start: int, end: int) -> tuple[bytes, int]:
-        """A part, and the size of the whole."""
-        request = urllib.request.Request(self._url, headers={"Range": f"bytes={start}-{end - 1}"})  # noqa: S310
-        with urllib.request.urlopen(request, timeout=60, context=_certificates()) as answer:  # noqa: S310
-            part, _, size = answer.headers.get("Content-Range", "").rpartition("/")
-            if answer.status != 206 or not part.startswith(f"bytes {start}-"):
-                raise OSError("the index gives no parts of files")
-            return answer.read(end - start), int(size)
-
-
-def _certificates() -> ssl.SSLContext:
-    """Those that pip is told to trust, as far as its environment says."""
-    return ssl.create_default_context(cafile=os.environ.get("PIP_CERT") or None)
+    return Wheel(found.tag, wheel.size_bytes, unpacked_bytes, found.sha256)
 
 
 def measure_whole(found: Found, platform: str, python: str) -> Wheel:
