@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from whisperd.hardware import Gpus, Hardware, Memory
-from whisperd.hardware.detect import detect
+from whisperd.hardware.detect import FACTS, find_fact
 from whisperd.hardware.gpus import gpus_from
 from whisperd.hardware.messages import DriverAnswer
 from whisperd.hardware.probes import ProbeFailed, Probes
@@ -29,6 +29,16 @@ def computer(name: str, **env: str) -> Hardware:
     told = _read(name)
     told["env"] = {**told["env"], **env}
     return detect(_probes(told), _gpus(told))
+
+
+def detect(probes: Probes, gpus: Gpus | None = None) -> Hardware:
+    """All that is to be known of a computer."""
+    facts = {name: find_fact(name, probes) for name in FACTS}
+    return Hardware(
+        **{name: fact for name, (fact, why) in facts.items() if why is None},
+        gpus=gpus or Gpus(),
+        unknown={name: why for name, (_, why) in facts.items() if why is not None},
+    )
 
 
 def probes_of(name: str, **changes: Any) -> Probes:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recorded_computers import NAMES, computer, probes_of
+from recorded_computers import NAMES, computer, detect, probes_of
 from whisperd.hardware import Hardware, Memory, usable_cores
 from whisperd.hardware.cgroups import cpu_quota
-from whisperd.hardware.detect import FACTS, detect
+from whisperd.hardware.detect import FACTS
 from whisperd.hardware.facts import Cores
 from whisperd.hardware.libraries import parse_loader_cache
 from whisperd.hardware.probes import ProbeFailed

@@ -1,7 +1,7 @@
 """What this computer has: processor, memory, libraries, tools, and NVIDIA GPUs with their driver.
 
 `find_hardware` looks at all of it, `find_gpus` at the GPUs, `read_memory` and `usable_cores` at what
-changes from moment to moment. Everything else in this room is pure and takes what they saw: `detect` says
+changes from moment to moment. Everything else in this room is pure and takes what they saw: `find_fact` says
 what a recorded computer has, `why_not` whether a computer has what a variant needs. No native library is
 ever loaded into the process that asks: drivers, folders and programs are asked in child processes, so that
 a broken one costs its answer and nothing else.

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from whisperd.hardware.facts import Hardware, Libraries, Processor, System, Tools
-from whisperd.hardware.gpus import Gpus
+from whisperd.hardware.facts import Libraries, Processor, System, Tools
 from whisperd.hardware.libraries import find_blas, find_cuda_libraries
 from whisperd.hardware.memory import Memory, memory_within
 from whisperd.hardware.probes import ProbeFailed, Probes
@@ -14,7 +13,7 @@ from whisperd.hardware.processor import find_processor
 from whisperd.hardware.system import find_system
 from whisperd.hardware.tools import find_tools
 
-__all__ = ["FACTS", "Fact", "detect", "find_fact"]
+__all__ = ["FACTS", "Fact", "find_fact"]
 
 
 class Fact(NamedTuple):
@@ -33,19 +32,6 @@ FACTS: Final[Mapping[str, Fact]] = {
     "tools": Fact(Tools, find_tools),
 }
 """The facts of `Hardware` by their names, but for the GPUs, whose driver is asked in a process of its own."""
-
-
-def detect(probes: Probes, gpus: Gpus = Gpus()) -> Hardware:  # noqa: B008 - it cannot be changed
-    """All that is to be known. What cannot be found out costs that fact only, and says why."""
-    found: dict[str, Any] = {}
-    unknown: dict[str, str] = {}
-    for name in FACTS:
-        fact, why = find_fact(name, probes)
-        if why is None:
-            found[name] = fact
-        else:
-            unknown[name] = why
-    return Hardware(**found, gpus=gpus, unknown=unknown)
 
 
 def find_fact(name: str, probes: Probes) -> tuple[Any, str | None]:
