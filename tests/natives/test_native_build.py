@@ -57,7 +57,7 @@ def make_bundle(wheels: Path, script: str, **build: str) -> Bundle:
         format=1,
         main="engine",
         distributions=(distribution_of(wheels / "engine_parts-1.0-py3-none-any.whl"),),
-        sources=(measure_source("engine", "2.1", source),),
+        sources=(measure_source(source),),
         tools=(distribution_of(tool),),
         ranges={"engine": ">=2,<3", "engine-parts": ">=1"},
     )

@@ -37,7 +37,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from whisperd.natives.lock import Distribution, Lock, Source, Wheel, format_lock, parse_lock
-from whisperd.natives.measure import measure_source, measure_wheel, source_version, wheel_tag
+from whisperd.natives.measure import measure_source, measure_wheel, wheel_tag
 from whisperd.natives.remote_file import RemoteFile
 from whisperd.natives.target import PLATFORMS, PYTHONS, Target
 from whisperd.rpc.errors import WhisperdError
@@ -153,7 +153,7 @@ def find_source(wanted: str) -> Source:
         if status:
             raise SystemExit(output)
         (path,) = Path(folder).iterdir()
-        source = measure_source(name, source_version(path.name), path)
+        source = measure_source(path)
         _say(f"  {name} {source.version}: {path.name}")
         return source
 

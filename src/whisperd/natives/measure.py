@@ -6,20 +6,17 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+from packaging.utils import parse_sdist_filename
+
 from whisperd.natives.lock import Source, Wheel
 from whisperd.natives.manifest import sha256
 
-__all__ = ["measure_source", "measure_wheel", "source_version", "wheel_tag"]
+__all__ = ["measure_source", "measure_wheel", "wheel_tag"]
 
 
 def wheel_tag(file: str) -> str:
     """The compatibility tag in the file name of a wheel."""
     return "-".join(file.removesuffix(".whl").split("-")[-3:])
-
-
-def source_version(file: str) -> str:
-    """The version in the file name of a source distribution."""
-    return file.removesuffix(".tar.gz").removesuffix(".zip").rpartition("-")[2]
 
 
 def measure_wheel(path: Path) -> Wheel:
@@ -29,9 +26,10 @@ def measure_wheel(path: Path) -> Wheel:
     return Wheel(wheel_tag(path.name), path.stat().st_size, unpacked_bytes, sha256(path))
 
 
-def measure_source(name: str, version: str, path: Path) -> Source:
+def measure_source(path: Path) -> Source:
     """A source distribution's table in a lock."""
-    return Source(name, version, path.name, path.stat().st_size, _unpacked_bytes(path), sha256(path))
+    name, version = parse_sdist_filename(path.name)
+    return Source(name, str(version), path.name, path.stat().st_size, _unpacked_bytes(path), sha256(path))
 
 
 def _unpacked_bytes(path: Path) -> int:

@@ -20,8 +20,8 @@ from packaging.version import InvalidVersion, Version
 
 from whisperd.natives.build import Build
 from whisperd.natives.errors import not_upgradable, out_of_range
-from whisperd.natives.lock import Distribution, Lock, Selection, Source, format_lock
-from whisperd.natives.measure import measure_source, measure_wheel, source_version
+from whisperd.natives.lock import Distribution, Lock, Selection, format_lock
+from whisperd.natives.measure import measure_source, measure_wheel
 from whisperd.natives.pips import Pips
 from whisperd.progress import Meter, OnProgress, Progress
 
@@ -115,7 +115,7 @@ class Search:
             format=self.shipped.format,
             main=self.shipped.main,
             distributions=tuple(_distribution(path) for path in sorted(self.wheels.glob("*.whl"))),
-            sources=tuple(_source(path) for path in sorted(self._sources.glob("*"))),
+            sources=tuple(map(measure_source, sorted(self._sources.glob("*")))),
             tools=tuple(tools),
         )
         return format_lock(lock, _HEADING.format(name=self.name))
@@ -188,8 +188,3 @@ def is_newer(found: Mapping[str, str], current: Mapping[str, str], *, exactly: b
 def _distribution(path: Path) -> Distribution:
     name, version = path.name.split("-")[:2]
     return Distribution(canonicalize_name(name), version, (measure_wheel(path),))
-
-
-def _source(path: Path) -> Source:
-    version = source_version(path.name)
-    return measure_source(canonicalize_name(path.name.partition(f"-{version}")[0]), version, path)
