@@ -14,18 +14,16 @@ __all__ = ["cores", "usable_cores"]
 
 def cores(probes: Probes) -> Cores:
     """The cores, and the limits of the scheduler and of control groups."""
-    return _cores(probes.physical_count(), probes.cpu_count, probes.affinity, cpu_quota(probes.read))
+    allowed, logical = probes.affinity, probes.cpu_count
+    return Cores(
+        physical=probes.physical_count(),
+        logical=logical,
+        affinity=None if allowed is None or allowed >= logical else allowed,
+        quota=cpu_quota(probes.read),
+    )
 
 
 def usable_cores() -> int:
     """How many threads of this process can compute at once. A few small files are read: well under 1 ms."""
-    return _cores(None, os.cpu_count() or 1, affinity(), cpu_quota(read_file)).usable
-
-
-def _cores(physical: int | None, logical: int, allowed: int | None, quota: float | None) -> Cores:
-    return Cores(
-        physical=physical,
-        logical=logical,
-        affinity=None if allowed is None or allowed >= logical else allowed,
-        quota=quota,
-    )
+    logical = os.cpu_count() or 1
+    return Cores(physical=None, logical=logical, affinity=affinity(), quota=cpu_quota(read_file)).usable
