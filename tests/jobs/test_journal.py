@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,11 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from job_fakes import FakeDecoders, FakeKeeper, FakeRuntime
 from toy_runtime import until
-from whisperd.audio import DecodeParams, DecoderPool, Found
+from whisperd.audio import Found
 from whisperd.jobs import identity
-from whisperd.jobs.dispatcher import Dispatcher
 from whisperd.jobs.identity import FileStamp, check_path, content_hash
 from whisperd.jobs.job import Job, JobInput
 from whisperd.jobs.journal import (
@@ -29,19 +26,12 @@ from whisperd.jobs.journal import (
     job_of,
     record_of,
 )
-from whisperd.jobs.keeper import JobKeeper, Progress
 from whisperd.jobs.options import JobOptions
-from whisperd.jobs.run import JobRun, OtherWindows
-from whisperd.jobs.segments import Transcript
 from whisperd.rpc.errors import WhisperdError
-from whisperd.rpc.events import Event, TranscriptionSegment
-from whisperd.runtimes.loaded import LoadedRuntime
-from whisperd.store import Database, Ticket, open_database, open_saver
+from whisperd.store import Database, open_database, open_saver
 from whisperd.tasks import open_task_group
 from whisperd.threads import THREADS_PER_FOLDER
 from whisperd.worker.protocol import EngineSegment, WindowResult
-
-LENGTHS = [5.0, 6.0, 7.0, 5.5, 6.5]
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -132,115 +122,6 @@ async def test_a_job_that_is_not_over_begins_anew() -> None:
 def test_a_damaged_record_is_told_from_a_job(damaged: str) -> None:
     with pytest.raises(ValueError):
         decode_record(damaged)
-
-
-# Going on
-
-
-class Keeper(FakeKeeper):
-    """Remembers what is finished."""
-
-    def __init__(self) -> None:
-        self.finished: list[FinishedWindow] = []
-
-    def windows_finished(self, *given: Any) -> Ticket:
-        self.finished += given[1]
-        return self._keep()
-
-
-class Run:
-    """A run of a job, which says what it published and finished."""
-
-    def __init__(self, language: str, batch_size: int, replicas: int) -> None:
-        self._options = JobOptions(language=language)
-        self._batch_size = batch_size
-        self._replicas = replicas
-        self._keeper = Keeper()
-        self.events: list[Event] = []
-        self.computed = 0
-
-    @property
-    def finished(self) -> list[FinishedWindow]:
-        return self._keeper.finished
-
-    def segments(self) -> list[tuple[int, str]]:
-        return [(one.index, one.text) for one in self.events if isinstance(one, TranscriptionSegment)]
-
-    def go(self, finished: Sequence[FinishedWindow] = ()) -> Transcript:
-        return anyio.run(self._go, {one.index: one for one in finished})
-
-    async def _go(self, finished: dict[int, FinishedWindow]) -> Transcript:
-        runtime = FakeRuntime(batch_size=self._batch_size, replicas=self._replicas)
-        job = Job(id="a", path="/a", input=JobInput(path="/a"), options=self._options, runtime="toy")
-        async with open_task_group() as tasks:
-            dispatcher = Dispatcher(cast(LoadedRuntime, runtime))
-            tasks.start_soon(dispatcher.run)
-            run = JobRun(
-                job,
-                dispatcher,
-                self._options.decode_options(5),
-                self.events.append,
-                cast(JobKeeper, self._keeper),
-                Progress(finished),
-            )
-            decoders = cast(DecoderPool, FakeDecoders(LENGTHS))
-            transcript = await run.transcribe(decoders, DecodeParams(path="/a"))
-            tasks.cancel_scope.cancel()
-        self.computed = sum(len(lengths) for _, lengths in runtime.batches)
-        return transcript
-
-
-def what_was_said(transcript: Transcript) -> tuple[Any, ...]:
-    return (transcript.text, transcript.segments, transcript.language, transcript.duration)
-
-
-@given(st.data(), st.sampled_from(["en", "auto"]), st.integers(1, 4), st.integers(1, 3))
-def test_whatever_was_finished_the_joined_result_is_the_same(
-    data: st.DataObject, language: str, batch_size: int, replicas: int
-) -> None:
-    whole = Run(language, batch_size, replicas)
-    expected = whole.go()
-    assert sorted(one.index for one in whole.finished) == list(range(len(LENGTHS)))
-    # Windows end in any order, and are written down as they do: the daemon may die after any of them.
-    count = data.draw(st.integers(0, len(LENGTHS)))
-    kept = [decode_window(msgspec.msgpack.encode(one)) for one in whole.finished[:count]]
-    resumed = Run(language, batch_size, replicas)
-    assert what_was_said(resumed.go(kept)) == what_was_said(expected)
-    assert resumed.segments() == whole.segments()
-    assert resumed.computed == len(LENGTHS) - count, "what was finished is not computed again"
-    assert {one.index for one in resumed.finished}.isdisjoint(one.index for one in kept)
-
-
-def test_a_window_that_lies_elsewhere_is_computed_again() -> None:
-    whole = Run("en", 1, 1)
-    whole.go()
-    first, *others = whole.finished
-    again = Run("en", 1, 1)
-    again.go([FinishedWindow(**{**_fields(one), "start": one.start + 0.5}) for one in others])
-    assert again.computed == len(LENGTHS), "not even the first one was done"
-    again = Run("en", 1, 1)
-    again.go([first, *(FinishedWindow(**{**_fields(one), "end": one.end + 0.5}) for one in others[-2:])])
-    assert again.computed == len(LENGTHS) - 1
-
-
-def test_where_windows_lie_elsewhere_whose_sound_is_not_decoded_again_the_run_is_given_up() -> None:
-    whole = Run("en", 1, 1)
-    whole.go()
-    longer = [FinishedWindow(**{**_fields(one), "end": one.end + 0.5}) for one in whole.finished]
-    with pytest.raises(OtherWindows):
-        Run("en", 1, 1).go(longer)
-
-
-def test_the_time_that_was_spent_before_counts() -> None:
-    whole = Run("en", 1, 1)
-    whole.go()
-    kept = [FinishedWindow(**{**_fields(one), "elapsed_s": 100.0}) for one in whole.finished]
-    again = Run("en", 1, 1)
-    assert again.go(kept).elapsed >= 100.0
-
-
-def _fields(window: FinishedWindow) -> dict[str, Any]:
-    return {name: getattr(window, name) for name in window.__struct_fields__}
 
 
 # What a text is made of

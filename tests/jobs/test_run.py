@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import anyio
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from job_fakes import FakeDecoders, FakeKeeper, FakeRuntime, an_error
 from whisperd.audio import DecodeParams, DecoderPool
 from whisperd.jobs.dispatcher import Dispatcher
 from whisperd.jobs.endings import conclude
 from whisperd.jobs.job import Job, JobInput
+from whisperd.jobs.journal import FinishedWindow, decode_window
 from whisperd.jobs.keeper import JobKeeper, Progress
 from whisperd.jobs.options import JobOptions
-from whisperd.jobs.run import HELD_S, JobRun
+from whisperd.jobs.run import HELD_S, JobRun, OtherWindows
 from whisperd.jobs.segments import Transcript
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import (
@@ -29,10 +33,25 @@ from whisperd.rpc.events import (
     TranscriptionSegment,
 )
 from whisperd.runtimes.loaded import LoadedRuntime
+from whisperd.store import Ticket
 from whisperd.tasks import open_task_group
 from whisperd_testing import LIMIT_S
 
 pytestmark = pytest.mark.anyio
+
+
+LENGTHS = [5.0, 6.0, 7.0, 5.5, 6.5]
+
+
+class Keeper(FakeKeeper):
+    """Remembers what is finished."""
+
+    def __init__(self) -> None:
+        self.finished: list[FinishedWindow] = []
+
+    def windows_finished(self, *given: Any) -> Ticket:
+        self.finished += given[1]
+        return self._keep()
 
 
 class Stage:
@@ -51,7 +70,8 @@ class Stage:
         )
         self.transcript: Transcript | None = None
         self.clock: Callable[[], float] = time.monotonic
-        self.keeper = FakeKeeper()
+        self.keeper = Keeper()
+        self.progress = Progress()
 
     async def run(self) -> Transcript:
         async with open_task_group() as tasks:
@@ -59,7 +79,7 @@ class Stage:
             tasks.start_soon(dispatcher.run)
             options = self.job.options.decode_options(5)
             keeper = cast(JobKeeper, self.keeper)
-            run = JobRun(self.job, dispatcher, options, self.events.append, keeper, Progress(), self.clock)
+            run = JobRun(self.job, dispatcher, options, self.events.append, keeper, self.progress, self.clock)
             try:
                 pool = cast(DecoderPool, self.decoders)
                 self.transcript = await run.transcribe(pool, DecodeParams(path=self.job.path))
@@ -68,6 +88,10 @@ class Stage:
                 assert dispatcher._scheduler._jobs == {}, "the scheduler still knows the job"
             tasks.cancel_scope.cancel()
         return self.transcript
+
+    @property
+    def computed(self) -> int:
+        return sum(len(lengths) for _, lengths in self.runtime.batches)
 
     def segments(self) -> list[str]:
         return [event.text for event in self.events if isinstance(event, TranscriptionSegment)]
@@ -176,7 +200,7 @@ async def test_a_language_that_changes_is_found_window_by_window() -> None:
 async def test_windows_that_overlap_are_heard_with_the_times_of_their_words() -> None:
     stage = Stage(FakeDecoders([5.0, 6.0, 7.0, 8.0]))
     stage.decoders.shared = [0.0, 2.0, 0.0, 0.0]
-    stage.runtime.info = msgspec.structs.replace(stage.runtime.info, word_times=True)
+    stage.runtime.info = replace(stage.runtime.info, word_times=True)
     await stage.run()
     timed = {length for is_timed, lengths in stage.runtime.timed for length in lengths if is_timed}
     assert timed == {6.0, 7.0}
@@ -398,3 +422,61 @@ async def test_a_mistake_is_not_taken_for_an_error_of_the_file() -> None:
     stage = Stage(FakeDecoders([5.0], error=ZeroDivisionError("a mistake")))
     with pytest.raises(ZeroDivisionError):
         await stage.run()
+
+
+# Going on
+
+
+def run_over(
+    finished: Sequence[FinishedWindow] = (), language: str = "en", batch_size: int = 1, replicas: int = 1
+) -> Stage:
+    """A run that went on with what an earlier one has finished, and is over."""
+
+    async def run() -> Stage:
+        runtime = FakeRuntime(batch_size=batch_size, replicas=replicas)
+        stage = Stage(FakeDecoders(LENGTHS), runtime, language=language)
+        stage.progress = Progress({one.index: one for one in finished})
+        await stage.run()
+        return stage
+
+    return anyio.run(run)
+
+
+def what_was_said(stage: Stage) -> tuple[Any, ...]:
+    assert stage.transcript is not None
+    return replace(stage.transcript, elapsed=0.0), stage.segments()
+
+
+@given(st.data(), st.sampled_from(["en", "auto"]), st.integers(1, 4), st.integers(1, 3))
+def test_whatever_was_finished_the_joined_result_is_the_same(
+    data: st.DataObject, language: str, batch_size: int, replicas: int
+) -> None:
+    whole = run_over((), language, batch_size, replicas)
+    assert sorted(one.index for one in whole.keeper.finished) == list(range(len(LENGTHS)))
+    # Windows end in any order, and are written down as they do: the daemon may die after any of them.
+    count = data.draw(st.integers(0, len(LENGTHS)))
+    kept = [decode_window(msgspec.msgpack.encode(one)) for one in whole.keeper.finished[:count]]
+    resumed = run_over(kept, language, batch_size, replicas)
+    assert what_was_said(resumed) == what_was_said(whole)
+    assert resumed.computed == len(LENGTHS) - count, "what was finished is not computed again"
+    assert {one.index for one in resumed.keeper.finished}.isdisjoint(one.index for one in kept)
+
+
+def test_a_window_that_lies_elsewhere_is_computed_again() -> None:
+    first, *others = run_over().keeper.finished
+    again = run_over([replace(one, start=one.start + 0.5) for one in others])
+    assert again.computed == len(LENGTHS), "not even the first one was done"
+    again = run_over([first, *(replace(one, end=one.end + 0.5) for one in others[-2:])])
+    assert again.computed == len(LENGTHS) - 1
+
+
+def test_where_windows_lie_elsewhere_whose_sound_is_not_decoded_again_the_run_is_given_up() -> None:
+    longer = [replace(one, end=one.end + 0.5) for one in run_over().keeper.finished]
+    with pytest.raises(OtherWindows):
+        run_over(longer)
+
+
+def test_the_time_that_was_spent_before_counts() -> None:
+    kept = [replace(one, elapsed_s=100.0) for one in run_over().keeper.finished]
+    transcript = run_over(kept).transcript
+    assert transcript is not None and transcript.elapsed >= 100.0
