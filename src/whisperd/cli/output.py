@@ -234,10 +234,7 @@ def columns(stream: IO[str]) -> int:
     explicit = os.environ.get("COLUMNS", "")[:MAX_DIGITS]
     if explicit.isdecimal() and int(explicit):
         return int(explicit)
-    try:
-        return os.get_terminal_size(stream.fileno()).columns or USUAL_COLUMNS
-    except (OSError, ValueError, AttributeError):
-        return USUAL_COLUMNS
+    return _terminal_size(stream)[0] or USUAL_COLUMNS
 
 
 class Repainted:
@@ -261,7 +258,7 @@ class Repainted:
 
     def show(self, lines: Sequence[str]) -> None:
         """Write these over the last ones. Those for which the terminal is not high enough are counted."""
-        most = max(_lines(self._stream) - 1, 2)
+        most = max((_terminal_size(self._stream)[1] or USUAL_LINES) - 1, 2)
         if len(lines) > most:
             lines = [*lines[: most - 1], f"... and {len(lines) - most + 1} more"]
         up = f"\x1b[{self._count}A" if self._count else ""
@@ -374,11 +371,12 @@ def _room(stream: IO[str]) -> int:
     return columns(stream) - 1
 
 
-def _lines(stream: IO[str]) -> int:
+def _terminal_size(stream: IO[str]) -> tuple[int, int]:
+    """Columns and lines; zeros where they are not known."""
     try:
-        return os.get_terminal_size(stream.fileno()).lines or USUAL_LINES
+        return os.get_terminal_size(stream.fileno())
     except (OSError, ValueError, AttributeError):
-        return USUAL_LINES
+        return 0, 0
 
 
 def _width(text: str) -> int:

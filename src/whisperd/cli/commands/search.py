@@ -56,7 +56,9 @@ def run(options: argparse.Namespace) -> None:
             print(line)
         return
     for number, one in enumerate(found):
-        _show(one, is_first=not number)
+        if number:
+            print()
+        _show(one)
 
 
 def query_of(words: list[str]) -> str:
@@ -72,11 +74,11 @@ def _term(word: str) -> str:
     return f'"{word}"'
 
 
-def _show(one: dict[str, Any], *, is_first: bool) -> None:
+def _show(one: dict[str, Any]) -> None:
     details = ", ".join(
         filter(None, (local_time(one["created"]), one["language"], duration(one["duration"])))
     )
-    print(f"{'' if is_first else chr(10)}{printable(one['path'] or 'standard input')}  ({details})")
+    print(f"{printable(one['path'] or 'standard input')}  ({details})")
     for hit in one["hits"]:
         context = (hit["before"], hit["text"], hit["after"])
         print(f"  {duration(hit['start']):>7}  {printable(' '.join(filter(None, context)))}")
