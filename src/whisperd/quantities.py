@@ -1,8 +1,14 @@
-"""Sizes and speeds as a person reads them. Light, for the command line says them as well as the daemon."""
+"""Sizes, speeds and durations as people have them. Light, for the command line needs them like the daemon."""
 
 from __future__ import annotations
 
-__all__ = ["size", "speed"]
+import math
+import re
+
+__all__ = ["parsed_duration", "size", "speed"]
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_PART = r"([0-9]+(?:\.[0-9]+)?)([smhdw])"
 
 
 def size(size_bytes: float | None) -> str:
@@ -19,3 +25,11 @@ def size(size_bytes: float | None) -> str:
 def speed(times: float | None) -> str:
     """Seconds of speech in a second: `4.5 x`."""
     return "-" if times is None else f"{times:.1f} x"
+
+
+def parsed_duration(text: str) -> float | None:
+    """Seconds of `90s`, `12h` or `1h30m`; None of what is no duration."""
+    if not re.fullmatch(f"(?:{_PART})+", text):
+        return None
+    seconds = sum(float(number) * _UNITS_S[unit] for number, unit in re.findall(_PART, text))
+    return seconds if math.isfinite(seconds) else None

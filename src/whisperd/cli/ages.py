@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import math
-import re
+
+from whisperd.quantities import parsed_duration
 
 __all__ = ["age_s", "since"]
-
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_AGE = re.compile(r"(?:\d+(?:\.\d+)?[smhdw])+")
-_PART = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 
 
 def age_s(text: str) -> float:
     """An age in seconds: `30d`, `1h30m`."""
-    if not _AGE.fullmatch(text) or not math.isfinite(
-        seconds := sum(float(number) * _UNITS_S[unit] for number, unit in _PART.findall(text))
-    ):
+    if (seconds := parsed_duration(text)) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not an age such as 90s, 12h or 30d")
     return seconds
 
@@ -28,8 +22,8 @@ def since(text: str) -> str:
 
     from whisperd.clock import rfc3339_ago, to_rfc3339
 
-    if _AGE.fullmatch(text):
-        return rfc3339_ago(age_s(text))
+    if (seconds := parsed_duration(text)) is not None:
+        return rfc3339_ago(seconds)
     try:
         return to_rfc3339(datetime.fromisoformat(text))
     except ValueError:

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from whisperd.clock import now_rfc3339
+from whisperd.quantities import parsed_duration
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes import errors
 from whisperd.settings import MAX_KEEP_ALIVE_S, RuntimeSettings
@@ -62,8 +63,6 @@ USUAL_BATCH_SIZE: Final = 4
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,63}")
 _BACKEND = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-_DURATION = re.compile(r"(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+(?:\.[0-9]+)?)s?)?")
-_UNITS_S = (86400, 3600, 60, 1)
 
 
 class RuntimePreset(msgspec.Struct, frozen=True, kw_only=True):
@@ -218,10 +217,7 @@ def _seconds(text: str) -> float | None:
     text = "".join(text.split()).lower()
     if text in ("never", "-1"):
         return -1.0
-    parts = _DURATION.fullmatch(text)
-    if parts is None or not text:
-        return None
-    return float(sum(float(part or 0) * unit for part, unit in zip(parts.groups(), _UNITS_S, strict=True)))
+    return parsed_duration(f"{text}s" if text[-1:].isdigit() else text)
 
 
 # One field by itself
