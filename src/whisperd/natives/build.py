@@ -42,16 +42,14 @@ class Build:
     """What is built, and where."""
 
     selection: Selection
-    stage: Path
-    """Its owner removes it."""
     pips: Pips
-    """Which say where the log of a build that failed is kept: in `.logs` of their folder."""
+    """All is done in their stage; the log of a build that failed is kept in `.logs` of their folder."""
     on_progress: OnProgress
 
     @property
     def log(self) -> Path:
         """What the last build of this bundle said, if it failed."""
-        return Path(self.pips.folder, ".logs", f"{self.pips.name}.log")
+        return self.pips.folder / ".logs" / f"{self.pips.name}.log"
 
     async def run(self, wheels: Path) -> str:
         """Build the wheels into a folder; the requirements that ask for them.
@@ -59,7 +57,7 @@ class Build:
         Raises `native.build_failed`, and like an installation.
         """
         await self.install_tools()
-        sources = self.stage / "sources"
+        sources = self.pips.stage / "sources"
         await self.pips.run(
             "download",
             *("--no-binary", ":all:", "--no-build-isolation", "--dest", str(sources)),
@@ -92,16 +90,16 @@ class Build:
             "PATH": os.pathsep.join([str(self._tools / "bin"), os.environ.get("PATH", os.defpath)]),
             "PYTHONPATH": str(self._tools),
             # The stage may be within somebody's repository, whose state is none of the source's business.
-            "GIT_CEILING_DIRECTORIES": str(self.stage),
+            "GIT_CEILING_DIRECTORIES": str(self.pips.stage),
         }
 
     @property
     def _tools(self) -> Path:
-        return self.stage / "tools"
+        return self.pips.stage / "tools"
 
     async def _build(self, source: Source, sources: Path, wheels: Path, log: TextIO) -> str:
         """Build one wheel; the requirement that asks for it."""
-        built = self.stage / f"built-{source.name}"
+        built = self.pips.stage / f"built-{source.name}"
         where = (sources / source.file).as_uri()
         async with open_pip(
             "wheel",
@@ -115,7 +113,7 @@ class Build:
             await self._follow(pip, log)
         wheel = _only_wheel(built)
         if any(tool.name == _REPAIR for tool in self.selection.tools):
-            wheel = await self._repair(wheel, self.stage / f"repaired-{source.name}", log)
+            wheel = await self._repair(wheel, self.pips.stage / f"repaired-{source.name}", log)
         digest = await anyio.to_thread.run_sync(_keep, wheel, wheels)
         return f"{source.name}=={source.version} --hash=sha256:{digest}\n"
 
@@ -157,7 +155,7 @@ class Build:
     @contextmanager
     def _kept_log(self) -> Iterator[TextIO]:
         """A file for what the build says, kept if it fails."""
-        path = self.stage / "build.log"
+        path = self.pips.stage / "build.log"
         try:
             with path.open("w", encoding="utf-8") as log:
                 yield log

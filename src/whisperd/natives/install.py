@@ -46,11 +46,10 @@ class Installation:
 
     async def run(self) -> Path:
         """Install; the folder within the stage that is ready to become the destination."""
-        bundle, temporary = self.stage / "bundle", self.stage / "tmp"
+        bundle = self.stage / "bundle"
         bundle.mkdir()
-        temporary.mkdir()
         meter = Meter(self.name, self.on_progress, total=self.selection.download_bytes)
-        await self._fill(bundle, Pips(self.name, self._root, temporary, meter))
+        await self._fill(bundle, Pips(self.name, self._root, self.stage, meter))
         await self._compile(bundle)
         meter.report(self.selection.download_bytes, detail="verifying")
         await anyio.to_thread.run_sync(self._seal, bundle)
@@ -68,7 +67,7 @@ class Installation:
             options += ["--no-index", "--find-links", str(self.wheels)]
         if self.selection.sources:
             built = self.stage / "wheels"
-            build = Build(self.selection, self.stage, pips, self.on_progress)
+            build = Build(self.selection, pips, self.on_progress)
             wanted += await build.run(built)
             options += ["--find-links", str(built)]
         sizes_bytes = {pinned.name: pinned.wheel.size_bytes for pinned in self.selection.pinned}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from whisperd.natives.build_failures import why_build_failed
 from whisperd.natives.errors import build_failed, pip_failed
@@ -18,11 +18,14 @@ __all__ = ["Pips"]
 class Pips:
     """Runs pip, one after the other; progress grows over all of them."""
 
-    def __init__(self, name: str, folder: PurePath, temporary: Path, meter: Meter) -> None:
-        """`name` is the bundle's; `folder` is where a person would look for room or permission."""
+    def __init__(self, name: str, folder: Path, stage: Path, meter: Meter) -> None:
+        """`name` is the bundle's; `folder` is where a person would look for room or permission; `stage` is
+        empty, and whoever made it removes it."""
         self.name = name
         self.folder = folder
-        self.temporary = temporary
+        self.stage = stage
+        self.temporary = stage / "tmp"
+        self.temporary.mkdir()
         self._meter = meter
         self._done_bytes = 0
         self._told_bytes = 0

@@ -134,13 +134,11 @@ class Search:
 
     @functools.cached_property
     def _pips(self) -> Pips:
-        temporary = self.stage / "tmp"
-        temporary.mkdir()
-        return Pips(self.name, self.root, temporary, Meter(self.name, self.on_progress))
+        return Pips(self.name, self.root, self.stage, Meter(self.name, self.on_progress))
 
     @property
     def _build(self) -> Build:
-        return Build(self.current, self.stage, self._pips, self.on_progress)
+        return Build(self.current, self._pips, self.on_progress)
 
 
 class _Part(NamedTuple):

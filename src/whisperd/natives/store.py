@@ -34,7 +34,7 @@ from whisperd.natives.install import Installation
 from whisperd.natives.lock import Selection, parse_lock
 from whisperd.natives.search import Search
 from whisperd.paths import make_private_folder
-from whisperd.progress import Meter, OnProgress, Progress, from_thread
+from whisperd.progress import Meter, OnProgress, Progress, from_thread, ignore_progress
 from whisperd.rpc.errors import WhisperdError
 
 __all__ = ["NativeStore", "Trial", "Upgrade"]
@@ -164,7 +164,7 @@ class NativeStore:
         installed: InstalledBundle,
         *,
         quickly: bool = False,
-        on_progress: OnProgress = lambda _: None,
+        on_progress: OnProgress = ignore_progress,
     ) -> tuple[manifest.Damage, ...]:
         """Every file that is not as it was installed; empty when all is well.
 
@@ -204,7 +204,7 @@ class NativeStore:
                 continue
             async with AsyncExitStack() as stack:
                 if bundle is not None:  # its upgrade may be about to choose this version
-                    choosing = self._choosing(bundle.name, bundle.select(), lambda _: None)
+                    choosing = self._choosing(bundle.name, bundle.select(), ignore_progress)
                     await stack.enter_async_context(choosing)
                 if self._is_left_over(installed, bundle):
                     await self._remove_folder(installed)
@@ -357,7 +357,7 @@ class NativeStore:
 
     @asynccontextmanager
     async def _locked(
-        self, key: str, on_progress: OnProgress = lambda _: None, name: str = ""
+        self, key: str, on_progress: OnProgress = ignore_progress, name: str = ""
     ) -> AsyncIterator[None]:
         """Hold what makes this task the only one, in any process, that works on what the key stands for."""
         make_private_folder(self._root)
