@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import msgspec
@@ -43,6 +44,21 @@ def test_a_file_where_a_folder_has_to_be(tell: Tell, code: str, variable: str, t
 def test_it_is_told_what_the_system_said_and_of_what(tell: Tell, number: int) -> None:
     error = tell("toy", Path("/folder"), OSError(number, os.strerror(number), "/folder/file"))
     assert error.message.endswith(f"removed: /folder/file: {os.strerror(number)}.")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such thing")
+@pytest.mark.parametrize(("number", "whole"), [(errno.EINVAL, True), (errno.EIO, False)])
+def test_a_folder_that_cannot_be_synced_is_no_failure_but_one_that_fails_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, whole: bool
+) -> None:
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with nullcontext() if whole else pytest.raises(OSError):
+        disk.write_whole(tmp_path / "below" / "file", b"1234")
+    assert (tmp_path / "below" / "file").read_bytes() == b"1234"
 
 
 @contextmanager

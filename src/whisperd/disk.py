@@ -76,12 +76,16 @@ def free_bytes(folder: Path) -> int:
 
 
 def sync_folder(folder: str | Path) -> None:
-    """Make renames in a folder last. Windows has no such thing, and needs none. Raises `OSError`."""
+    """Make renames in a folder last. Windows has no such thing, and needs none, nor have some file systems.
+    Raises `OSError`."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
     finally:
         os.close(descriptor)
 
