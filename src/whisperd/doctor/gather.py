@@ -177,7 +177,7 @@ def _needed(natives: NativeStore, bundles: Sequence[Bundle]) -> Bundle | None:
 async def _models(models: ModelStore) -> tuple[ModelFacts, ...]:
     """Each installed model; only files that were touched since they were verified are read."""
     found = []
-    with suppress(OSError):  # what is wrong with their folder is told of it
+    with suppress(OSError, WhisperdError):  # what is wrong with their folder is told of it
         for model in await models.list():
             damaged: tuple[str, ...] = ()
             if await models.find(model.name) is None:
