@@ -4,6 +4,7 @@ imported in a worker process only.
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import resources
 
 from whisperd.plugins import Backend, ModelFormat, Needs, Variant, hookimpl
@@ -27,32 +28,23 @@ _CUDA_PLATFORMS = ("linux-x86_64", "windows-x86_64")
 @hookimpl
 def whisperd_backend() -> Backend:
     """The backend, with one variant for each kind of hardware that it has a build for."""
-    cpu_lock = _read_lock("ctranslate2-cpu")
+    on_cpu = partial(
+        Variant,
+        lock=_read_lock("ctranslate2-cpu"),
+        device="cpu",
+        compute_types=_CPU_COMPUTE_TYPES,
+        converts=_INTEGERS_ON_CPU,
+    )
     return Backend(
         name="ctranslate2",
         engine="whisperd_ctranslate2.engine:load",
         variants=(
             _gpu("ctranslate2-cuda12", priority=60, cuda=(12, 0)),
             _gpu("ctranslate2-cuda11", priority=50, cuda=(11, 0)),
-            Variant(
-                name="ctranslate2-cpu",
-                lock=cpu_lock,
-                device="cpu",
-                priority=25,
-                compute_types=_CPU_COMPUTE_TYPES,
-                converts=_INTEGERS_ON_CPU,
-            ),
+            on_cpu(name="ctranslate2-cpu", priority=25),
             # The same build, kept from using what newer processors have: for tests, and for a processor or
             # a virtual machine that announces more than it can do.
-            Variant(
-                name="ctranslate2-cpu-generic",
-                lock=cpu_lock,
-                device="cpu",
-                priority=5,
-                compute_types=_CPU_COMPUTE_TYPES,
-                converts=_INTEGERS_ON_CPU,
-                environment={"CT2_FORCE_CPU_ISA": "GENERIC"},
-            ),
+            on_cpu(name="ctranslate2-cpu-generic", priority=5, environment={"CT2_FORCE_CPU_ISA": "GENERIC"}),
         ),
         model_format=ModelFormat(
             name="quantised", convert="whisperd_ctranslate2.weights:quantise", replaces="model.bin"

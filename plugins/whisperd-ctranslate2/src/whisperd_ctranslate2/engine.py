@@ -122,10 +122,10 @@ class CTranslate2Engine:
     def __init__(
         self,
         whisper: WhisperModel,
-        context_margin_s: float | None = None,
+        context_margin_s: float | None,
         *,
-        has_alignment_heads: bool = True,
-        warnings: tuple[str, ...] = (),
+        has_alignment_heads: bool,
+        warnings: tuple[str, ...],
     ) -> None:
         self._context_margin_s = context_margin_s
         self._model = whisper.library
@@ -200,19 +200,14 @@ class CTranslate2Engine:
         options: DecodeOptions,
         is_wanted: IsWanted,
     ) -> _Group:
+        """Those at some places, which are decoded with so many frames of context."""
         own = [windows[place] for place in places]
-        contexts = [self._own_context(window, frames) for window in own]
+        contexts = [frames] * len(own)
+        if self._is_on_cpu and frames == FULL_CONTEXT_FRAMES:
+            # The encoder gets no more of a long one than it needs: its cost grows faster than that.
+            contexts = [context_frames(window.duration_s, self._context_margin_s) for window in own]
         encoded = self._encoder.encode(own, contexts, frames)
         return _Group(places, own, options, is_wanted, contexts, frames / FRAMES_PER_SECOND, encoded)
-
-    def _own_context(self, window: EngineWindow, frames: int) -> int:
-        """What the encoder is given of a window that is decoded with so many frames of context.
-
-        On a processor a long one gets no more than it needs: its cost grows faster than that.
-        """
-        if self._is_on_cpu and frames == FULL_CONTEXT_FRAMES:
-            return context_frames(window.duration_s, self._context_margin_s)
-        return frames
 
     def _transcribe_group(self, group: _Group) -> list[WindowResult]:
         if not group.is_any_wanted:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from functools import partial
 from importlib import resources
 
 from whisperd.plugins import Backend, ModelFormat, Needs, Variant, hookimpl
@@ -53,75 +54,51 @@ _COREML_BUILD = {
 @hookimpl
 def whisperd_backend() -> Backend:
     """The backend, with one variant for each kind of hardware that it has a build for."""
-    locks = _read_lock("whispercpp"), _read_lock("whispercpp-source")
+    # The wheels are published, and made for processors from 2013 on; the source is built here.
+    wheels, source = _read_lock("whispercpp"), _read_lock("whispercpp-source")
+    on_gpu = partial(Variant, device="cpu", compute_types=_GPU_COMPUTE_TYPES, environment=_ON_GPU)
+    on_cpu = partial(Variant, device="cpu", compute_types=_CPU_COMPUTE_TYPES, environment=_ON_CPU)
     return Backend(
         name="whispercpp",
         engine="whisperd_whispercpp.engine:load",
-        variants=(*_gpu_variants(*locks), *_cpu_variants(*locks)),
+        variants=(
+            on_gpu(
+                name="whispercpp-coreml",
+                lock=source,
+                priority=40,
+                needs=Needs(platforms=_APPLE, frameworks=("CoreML", "Metal"), compiler=True),
+                build=_COREML_BUILD,
+            ),
+            on_gpu(
+                name="whispercpp-metal",
+                lock=wheels,
+                priority=38,
+                needs=Needs(platforms=_APPLE, frameworks=("Metal",)),
+            ),
+            on_cpu(
+                name="whispercpp-blas",
+                lock=source,
+                priority=30,
+                needs=Needs(blas=True, compiler=True),
+                build=_blas_build(os.environ),
+            ),
+            on_cpu(
+                name="whispercpp-avx",
+                lock=wheels,
+                priority=20,
+                needs=Needs(cpu_features=("avx", "avx2", "f16c", "fma")),
+            ),
+            on_cpu(
+                name="whispercpp-generic",
+                lock=source,
+                priority=5,
+                needs=Needs(compiler=True),
+                build=_GENERIC_BUILD,
+            ),
+        ),
         need_bytes=need_bytes,
         model_format=ModelFormat(
             name="ggml", convert="whisperd_whispercpp.convert:convert", magic=MAGIC, read=read_facts
-        ),
-    )
-
-
-def _gpu_variants(wheels: str, source: str) -> tuple[Variant, ...]:
-    """From the published wheels, and from the source, which is built here."""
-    return (
-        Variant(
-            name="whispercpp-coreml",
-            lock=source,
-            device="cpu",
-            priority=40,
-            compute_types=_GPU_COMPUTE_TYPES,
-            needs=Needs(platforms=_APPLE, frameworks=("CoreML", "Metal"), compiler=True),
-            environment=_ON_GPU,
-            build=_COREML_BUILD,
-        ),
-        Variant(
-            name="whispercpp-metal",
-            lock=wheels,
-            device="cpu",
-            priority=38,
-            compute_types=_GPU_COMPUTE_TYPES,
-            needs=Needs(platforms=_APPLE, frameworks=("Metal",)),
-            environment=_ON_GPU,
-        ),
-    )
-
-
-def _cpu_variants(wheels: str, source: str) -> tuple[Variant, ...]:
-    """From the published wheels, and from the source, which is built here."""
-    return (
-        Variant(
-            name="whispercpp-blas",
-            lock=source,
-            device="cpu",
-            priority=30,
-            compute_types=_CPU_COMPUTE_TYPES,
-            needs=Needs(blas=True, compiler=True),
-            environment=_ON_CPU,
-            build=_blas_build(os.environ),
-        ),
-        # The wheels are made for processors from 2013 on.
-        Variant(
-            name="whispercpp-avx",
-            lock=wheels,
-            device="cpu",
-            priority=20,
-            compute_types=_CPU_COMPUTE_TYPES,
-            needs=Needs(cpu_features=("avx", "avx2", "f16c", "fma")),
-            environment=_ON_CPU,
-        ),
-        Variant(
-            name="whispercpp-generic",
-            lock=source,
-            device="cpu",
-            priority=5,
-            compute_types=_CPU_COMPUTE_TYPES,
-            needs=Needs(compiler=True),
-            environment=_ON_CPU,
-            build=_GENERIC_BUILD,
         ),
     )
 

@@ -271,8 +271,12 @@ def _length(data: bytes, most: int, what: str) -> int:
 # What a model has
 
 
-def _tensors(header: Header, large: TensorType) -> Iterator[tuple[str, tuple[tuple[int, ...], TensorType]]]:
-    """Every tensor of a model by its name, with its shape and how it is stored."""
+_Tensors = Iterator[tuple[str, tuple[tuple[int, ...], TensorType]]]
+"""Names, each with a shape and how the numbers are stored."""
+
+
+def _tensors(header: Header, large: TensorType) -> _Tensors:
+    """Every tensor of a model."""
     exact = TYPES["f32"]
     convolutions = large if large == exact else TYPES["f16"]
     state, text = header.audio_state, header.text_state
@@ -292,7 +296,7 @@ def _tensors(header: Header, large: TensorType) -> Iterator[tuple[str, tuple[tup
 
 def _block(
     name: str, state: int, attentions: tuple[str, ...], large: TensorType, exact: TensorType
-) -> Iterator[tuple[str, tuple[tuple[int, ...], TensorType]]]:
+) -> _Tensors:
     for attention in attentions:
         yield from _layer(f"{name}.{attention}_ln", (state,), exact, exact)
         for part in ("query", "value", "out"):
@@ -303,8 +307,6 @@ def _block(
     yield from _layer(f"{name}.mlp.2", (4 * state, state), large, exact)
 
 
-def _layer(
-    name: str, shape: tuple[int, ...], weights: TensorType, bias: TensorType
-) -> Iterator[tuple[str, tuple[tuple[int, ...], TensorType]]]:
+def _layer(name: str, shape: tuple[int, ...], weights: TensorType, bias: TensorType) -> _Tensors:
     yield f"{name}.weight", (shape, weights)
     yield f"{name}.bias", (shape[-1:], bias)
