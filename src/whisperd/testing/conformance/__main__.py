@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 import anyio
 import msgspec
@@ -25,29 +24,30 @@ from whisperd.runtimes.preset import RuntimePreset
 from whisperd.settings import is_offline, load_settings
 from whisperd.testing.conformance import CHECKS, Outcome, Suite
 
-EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 NAME_CELLS = max(len(name) for name, _ in CHECKS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; the exit status."""
     prepare_streams()
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     if options.list:
         for name, what in CHECKS:
             _write(f"{name:{NAME_CELLS}}  {what}")
         return 0
     if options.plugin is None:
-        _refuse("PLUGIN is missing: the name of the backend that is to be tried")
+        parser.error("PLUGIN is missing: the name of the backend that is to be tried")
     if unknown := set(options.skip) - {name for name, _ in CHECKS}:
-        _refuse(f"there is no check {min(unknown)!r}; `--list` shows them")
+        parser.error(f"there is no check {min(unknown)!r}; `--list` shows them")
     try:
         return anyio.run(_run, options)
     except WhisperdError as error:
         if options.json:
             print_json({"error": error.to_wire()})
         else:
-            _say(f"{error.message}\n  {error.fix}")
+            sys.stderr.write(f"{error.message}\n  {error.fix}\n")
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -159,18 +159,9 @@ def _show(line: ProgressLine, progress: Progress) -> None:
     line.show(f"{progress.detail} {progress.name}", percent, size(progress.done) if progress.done else "")
 
 
-def _refuse(message: str) -> NoReturn:
-    _say(message)
-    raise SystemExit(EXIT_USAGE)
-
-
 def _write(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
 
 
 if __name__ == "__main__":

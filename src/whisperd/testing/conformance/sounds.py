@@ -11,6 +11,7 @@ from array import array
 from importlib import resources
 from typing import Final
 
+from whisperd.audio import MAX_WINDOW_S
 from whisperd.speech import Sample, read_au, samples, word_errors, words
 from whisperd.worker.protocol import SAMPLE_RATE
 
@@ -18,7 +19,6 @@ __all__ = ["MAX_WINDOW_S", "all_samples", "differs", "noise", "silence"]
 
 GERMAN: Final = "Der hinter diesem Portal liegenden Raum wurde als Leichenhalle genutzt."
 
-MAX_WINDOW_S: Final = 30.0
 MAX_DIFFERENCE: Final = 0.4
 """Of a window's words. Numbers are rounded otherwise in a batch than alone, and a word or two may change."""
 
