@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 import pytest
+from decoder_processes import open_pool
 
 from whisperd.audio import (
     SAMPLE_RATE,
@@ -22,13 +23,11 @@ from whisperd.audio import (
     Found,
     Opened,
     WindowAudio,
-    open_decoder_pool,
 )
 from whisperd.audio.clips import Clip
 from whisperd.audio.files import open_regular_file
 from whisperd.audio.found import merge_found
 from whisperd.audio.marks import PROVEN, WARM_UP, unpack_marks
-from whisperd.audio.pool import FindBundle
 from whisperd.rpc.errors import WhisperdError
 from whisperd_testing import run_python, unprivileged
 
@@ -44,7 +43,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="module")
 async def pool(media_bundle: Path, anyio_backend: str) -> AsyncIterator[DecoderPool]:
-    async with open_decoder_pool(find(media_bundle)) as pool:
+    async with open_pool(media_bundle) as pool:
         pool.keep_warm = True
         yield pool
 
@@ -61,13 +60,6 @@ def join(path: Path, recordings: Path, channels: int) -> Path:
                     array.array("h", [one for one in samples for _ in range(channels)]).tobytes()
                 )
     return path
-
-
-def find(bundle: Path) -> FindBundle:
-    async def find_bundle() -> Path:
-        return bundle
-
-    return find_bundle
 
 
 class Result(NamedTuple):
@@ -356,10 +348,7 @@ async def test_no_library_reports_home(
     for name in ("HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"):
         monkeypatch.setenv(name, str(home))
 
-    async def find_bundle() -> Path:
-        return media_bundle
-
-    async with open_decoder_pool(find_bundle) as pool:
+    async with open_pool(media_bundle) as pool:
         await decode(pool, recordings / "jfk.flac")
     assert list(home.rglob("*")) == []
 
@@ -588,7 +577,7 @@ async def test_a_file_that_names_others_opens_none(
     monkeypatch.chdir(media)
     playlist = media / "playlist.m3u8"
     playlist.write_text(content)
-    async with open_decoder_pool(find(media_bundle)) as pool:
+    async with open_pool(media_bundle) as pool:
         assert (await refusal(pool, playlist)).code == "audio.unsupported"
 
 

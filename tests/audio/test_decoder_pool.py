@@ -10,11 +10,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
-import psutil
 import pytest
+from decoder_processes import decoders, decoders_become, open_pool
 
-from whisperd.audio import DecodeParams, DecoderOptions, DecoderPool, Decoding, WindowAudio, open_decoder_pool
-from whisperd.audio.pool import FindBundle
+from whisperd.audio import DecodeParams, DecoderPool, Decoding, WindowAudio
 from whisperd.rpc.errors import WhisperdError
 from whisperd_testing import LIMIT_S
 
@@ -24,40 +23,10 @@ posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals"
 MIB = 1024**2
 
 
-def decoders() -> list[psutil.Process]:
-    """The decoder processes that are ours."""
-    return [child for child in psutil.Process().children(recursive=True) if is_decoder(child)]
-
-
-def is_decoder(process: psutil.Process) -> bool:
-    try:
-        return "whisperd.audio.decoder" in process.cmdline()
-    except psutil.Error:  # it has just ended, or is a zombie
-        return False
-
-
-async def decoders_become(count: int) -> list[psutil.Process]:
-    with anyio.fail_after(LIMIT_S):
-        while len(found := decoders()) != count:
-            await anyio.sleep(0.01)
-    return found
-
-
 @pytest.fixture
 async def pool(media_bundle: Path) -> AsyncIterator[DecoderPool]:
     async with open_pool(media_bundle) as pool:
         yield pool
-
-
-def open_pool(bundle: Path, **options: float):  # type: ignore[no-untyped-def]
-    return open_decoder_pool(find(bundle), DecoderOptions(**options))  # type: ignore[arg-type]
-
-
-def find(bundle: Path) -> FindBundle:
-    async def find_bundle() -> Path:
-        return bundle
-
-    return find_bundle
 
 
 async def first_window(decoding: Decoding) -> WindowAudio:

@@ -9,10 +9,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import anyio
-import psutil
 import pytest
+from decoder_processes import decoders, open_pool
 
-from whisperd.audio import DecodeParams, DecoderOptions, DecoderPool, Listening, Utterance, open_decoder_pool
+from whisperd.audio import DecodeParams, DecoderPool, Listening, Utterance, open_decoder_pool
 from whisperd.audio.follower import Follower, follow
 from whisperd.rpc.errors import WhisperdError
 from whisperd.speech import samples
@@ -24,23 +24,9 @@ posix = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals"
 SECOND = 32_000
 
 
-def decoders() -> list[psutil.Process]:
-    found = []
-    for child in psutil.Process().children(recursive=True):
-        try:
-            if "whisperd.audio.decoder" in child.cmdline():
-                found.append(child)
-        except psutil.Error:  # it has just ended
-            continue
-    return found
-
-
 @pytest.fixture
 async def pool(media_bundle: Path) -> AsyncIterator[DecoderPool]:
-    async def find_bundle() -> Path:
-        return media_bundle
-
-    async with open_decoder_pool(find_bundle, DecoderOptions(max_processes=1)) as pool:
+    async with open_pool(media_bundle, max_processes=1) as pool:
         yield pool
 
 
