@@ -22,7 +22,7 @@ from keep_version import kept
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.presets import PresetStore, check_presets
 from whisperd.runtimes.profiles import check_profiles
-from whisperd.store import Database, open_database
+from whisperd.store import Database, open_database, problem_with
 from whisperd.store.migrate import Migration, bundled_migrations
 from whisperd_testing import LIMIT_S, unprivileged
 
@@ -477,6 +477,20 @@ async def test_one_that_may_not_be_used_is_not_set_aside(forbidden: str, open_fo
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     path.chmod(0o600)
     assert path.read_bytes() == kept(LATEST).read_bytes()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no modes")
+async def test_one_that_was_looked_at_while_it_was_read_only_can_be_used_again(open_folder: Path) -> None:
+    open_folder.chmod(0o777)
+    path = open_folder / "state" / "whisperd.sqlite3"
+    with unprivileged():
+        async with open_database(path):
+            pass
+        path.chmod(0o400)
+        assert problem_with(path) is None
+        path.chmod(0o600)
+        async with open_database(path):
+            pass
 
 
 async def test_a_folder_in_its_place_is_not_set_aside(path: Path) -> None:

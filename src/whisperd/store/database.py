@@ -201,12 +201,15 @@ def _open(path: Path, migrations: Sequence[Migration], checks: Sequence[Check]) 
 
 
 def _make_private(path: Path) -> None:
-    """Have a file that its owner alone may read; SQLite gives what it puts beside it the same mode."""
+    """Have a file that its owner alone may read; SQLite gives what it puts beside it the same mode.
+
+    So what somebody put there who read the file while it was read-only still is.
+    """
     make_private_folder(path.parent)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     if os.name == "posix":
         for file in (path, *_beside(path)):
-            if file.exists() and file.stat().st_mode & 0o077:
+            if file.exists() and file.stat().st_mode & 0o677 != 0o600:
                 file.chmod(0o600)
 
 
