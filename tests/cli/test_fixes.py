@@ -48,8 +48,9 @@ def commands() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize(("where", "command"), sorted(set(commands())))
 def test_a_fix_can_be_typed_as_it_stands(where: str, command: str) -> None:
+    # What is filled in is of those that there are: a format, and the noun in errors of runtimes and profiles.
     for filled_in, known in (("--format x", "--format srt"), ("xs ", "runtimes ")):
-        command = command.replace(filled_in, known)  # of those that there are
+        command = command.replace(filled_in, known)
     words = shlex.split(command.partition(" < ")[0])
     if "--help" in words:
         words.remove("--help")

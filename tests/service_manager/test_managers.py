@@ -76,16 +76,17 @@ def test_downloads_find_their_way_from_the_service_too(monkeypatch: pytest.Monke
     for name, value in (
         ("HTTPS_PROXY", "http://proxy:3128"),
         ("no_proxy", "localhost"),
-        ("SSL_CERT_FILE", "/etc/openssl@3/ours.pem"),
+        ("SSL_CERT_FILE", "//nas/openssl@3/ours.pem"),
         ("HF_ENDPOINT", "https://anna:secret@mirror"),
         ("HTTP_PROXY", "http://anna:secret@proxy:3128"),
         ("ALL_PROXY", "//anna:secret@proxy:3128"),
+        ("FTP_PROXY", "/anna:secret@proxy:3128"),
         ("HF_TOKEN", "secret"),
     ):
         monkeypatch.setenv(name, value)
     environment = this_place().environment
     assert environment["HTTPS_PROXY"] == "http://proxy:3128"
-    assert environment["SSL_CERT_FILE"] == "/etc/openssl@3/ours.pem"
+    assert environment["SSL_CERT_FILE"] == "//nas/openssl@3/ours.pem"
     assert {one.upper() for one in environment} >= {"NO_PROXY"}
     assert "secret" not in str(environment)
 

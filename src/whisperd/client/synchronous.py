@@ -144,7 +144,8 @@ class Client(Nouns[Map, list[Map]]):
     ) -> Generator[Map | None, None, None]:
         """The events of a job, from its beginning to its end; those of `topics` come among them.
 
-        With a deadline, on the monotonic clock, None comes when it is past.
+        `jobs` is no such topic: it has the job's events as well. With a deadline, on the monotonic clock,
+        None comes when it is past.
         """
         with self._subscribed(*([{"topics": topics}] if topics else []), {"job": job}) as number:
             while True:

@@ -90,9 +90,9 @@ def this_place(socket: str | None = None) -> Place:
 
 def _is_kept(name: str, value: str) -> bool:
     """Whether the service gets a variable. Others may read its files, so no address with a password is."""
-    is_path = Path(value).is_absolute() and not value.startswith("//")  # `//user:password@host` is no path
-    may_be_read = "@" not in value or is_path  # as that of `openssl@3`
-    return may_be_read and (name in KEPT_VARIABLES or name.upper() in NETWORK)
+    # Paths may have an `@`, too, as that of `openssl@3`.
+    is_address = name == "HF_ENDPOINT" or name.upper().endswith("_PROXY")
+    return not (is_address and "@" in value) and (name in KEPT_VARIABLES or name.upper() in NETWORK)
 
 
 def manager_of(place: Place, name: str | None) -> Manager:
