@@ -49,26 +49,56 @@ async def until_it_waits(watches: Watches, watch: str) -> None:
     await until(lambda: watches.manager._work._waiting and not watches.folder(watch).pending.in_hand)
 
 
-@pytest.mark.parametrize("is_deleted", [True, False])
-async def test_what_comes_after_the_texts_waits_for_a_disk_that_is_away_when_the_daemon_starts(
-    tmp_path: Path, inbox: Path, is_deleted: bool
-) -> None:
+async def killed_before_the_rest(tmp_path: Path, inbox: Path, changes: WatchChanges) -> str:
+    """A watch of a recording that has its texts, and whose daemon ended before what comes after them."""
     put(inbox, "a.wav")
-    copied = ("cp", "{path}", str(tmp_path))
-    changes = WatchChanges(after="delete") if is_deleted else WatchChanges(command=copied)
     async with open_watches(tmp_path) as watches:
         preset = await watches.manager.add(str(inbox), WatchChanges())
         await until_done(watches, preset.id)
         await watches.manager.edit(preset.id, changes)
         row = await watches.store.files.at(preset.id, "a.wav")
         assert row is not None
-        await watches.store.files.update(row.id, status="written")  # as it is left by who is killed
+        await watches.store.files.update(row.id, status="written")
+    return preset.id
+
+
+@pytest.mark.parametrize("is_deleted", [True, False])
+async def test_what_comes_after_the_texts_waits_for_a_disk_that_is_away_when_the_daemon_starts(
+    tmp_path: Path, inbox: Path, is_deleted: bool
+) -> None:
+    copied = ("cp", "{path}", str(tmp_path))
+    changes = WatchChanges(after="delete") if is_deleted else WatchChanges(command=copied)
+    watch = await killed_before_the_rest(tmp_path, inbox, changes)
     inbox.rename(tmp_path / "away")
     async with open_watches(tmp_path) as watches:
-        await until_it_waits(watches, preset.id)
+        await until_it_waits(watches, watch)
         (tmp_path / "away").rename(inbox)
-        watches.folder(preset.id).request_scan()
+        watches.folder(watch).request_scan()
         await until(lambda: not (inbox / "a.wav").exists() if is_deleted else (tmp_path / "a.wav").exists())
+        assert not watches.jobs.taken, "it has its texts"
+
+
+@pytest.mark.parametrize("is_renamed", [True, False])
+async def test_no_command_runs_for_a_recording_that_is_not_there_when_the_daemon_starts(
+    tmp_path: Path, inbox: Path, untold: None, is_renamed: bool
+) -> None:
+    """Under its old name, where it has another one by now."""
+    watch = await killed_before_the_rest(tmp_path, inbox, WatchChanges(command=("touch", "{path}.seen")))
+    if is_renamed:
+        (inbox / "a.wav").rename(inbox / "b.wav")
+    else:
+        (inbox / "a.wav").unlink()
+    async with open_watches(tmp_path) as watches:
+
+        async def last_event() -> tuple[str, str | None]:
+            (line,) = await watches.manager.log(watch, 1)
+            return line["event"], line["path"]
+
+        expected = ("command", "b.wav") if is_renamed else ("gone", "a.wav")
+        with anyio.fail_after(LIMIT_S):
+            while await last_event() != expected:
+                await watches.manager.scan(watch)
+        assert [path.name for path in inbox.glob("*.seen")] == (["b.wav.seen"] if is_renamed else [])
         assert not watches.jobs.taken, "it has its texts"
 
 

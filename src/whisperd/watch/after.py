@@ -34,16 +34,17 @@ class After:
         self._settings = settings
 
     async def run(self, folder: WatchFolder, row: FileRow) -> bool:
-        """The texts of a file are written: do the rest. False if it is on a disk that is away: that waits."""
+        """The texts of a file are written: do the rest. False if it is not there: that waits, for its disk
+        may be away, or it may have another name."""
         preset = folder.preset
-        if await folder.is_away(row):
+        if not await folder.is_there(row):
             return False
         is_well = await self._run_command(preset, row) if preset.command else True
         if preset.after == "stay":
             await self._store.files.update(row.id, status="done")
             return True
         if is_well:
-            if await folder.is_away(row):  # since its command has begun
+            if not await folder.is_there(row):  # since its command has begun
                 return False
             line = await self._put_away(preset, row)
         else:
@@ -51,9 +52,16 @@ class After:
         if line.event == "stays":
             await self._store.files.update(row.id, line, status="done")
         else:
-            await self._store.files.put_away(row.id)
-            await self._store.log.add(preset.id, line)
+            await self._note_away(row, line)
         return True
+
+    async def give_up(self, row: FileRow) -> None:
+        """A file that waits for the rest is not anywhere: nothing more is done for it."""
+        await self._note_away(row, _gone(row))
+
+    async def _note_away(self, row: FileRow, line: LogLine) -> None:
+        await self._store.files.put_away(row.id)
+        await self._store.log.add(row.watch, line)
 
     async def _put_away(self, preset: WatchPreset, row: FileRow) -> LogLine:
         try:
@@ -91,7 +99,7 @@ def _put_away(preset: WatchPreset, row: FileRow) -> LogLine:
     source = os.path.join(preset.path, row.path)
     is_same = scanner.is_same(preset.path, row.path, row.identity)
     if not os.path.lexists(source):  # perhaps by us, before we were cut off
-        return LogLine("gone", row.path, "The recording is not there any more.")
+        return _gone(row)
     if not is_same:
         return LogLine("stays", row.path, "The recording stays, for it was changed meanwhile.")
     if preset.after == "delete":
@@ -100,3 +108,7 @@ def _put_away(preset: WatchPreset, row: FileRow) -> LogLine:
     subfolder = os.path.join(preset.move_to or "", os.path.dirname(row.path))
     target = writing.move_source(source, subfolder)
     return LogLine("moved away", row.path, f"The recording was moved to {target}.")
+
+
+def _gone(row: FileRow) -> LogLine:
+    return LogLine("gone", row.path, "The recording is not there any more.")

@@ -14,8 +14,6 @@ from anyio.abc import TaskGroup
 from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
 from whisperd.threads import run_abandonable
-from whisperd.watch import scanner
-from whisperd.watch.absence import missing_of
 from whisperd.watch.desktop import Desktop
 from whisperd.watch.hold import Hold
 from whisperd.watch.ledger import FileRow, Seen
@@ -175,10 +173,9 @@ class WatchFolder:
         """Look at something in it. Raises `TimeoutError` if it does not answer."""
         return await run_abandonable(self.full("."), look, LOOK_TIMEOUT_S)
 
-    async def is_away(self, row: FileRow) -> bool:
-        """Whether a file is on a disk that is not there, or does not answer."""
-        path, look = self.preset.path, partial(missing_of, self.preset.path, self.selection, [row])
+    async def is_there(self, row: FileRow) -> bool:
+        """Whether a file is where it was; one on a disk that does not answer is not."""
         try:
-            return await self.in_thread(lambda: scanner.folder_inode(path) is None or bool(look().unmounted))
+            return await self.in_thread(partial(os.path.lexists, self.full(row.path)))
         except TimeoutError:
-            return True
+            return False

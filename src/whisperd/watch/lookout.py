@@ -172,7 +172,7 @@ class Lookout:
 
     async def _note_gone(self, root: str, *, is_same: bool) -> None:
         # Those at work that were gone when this scan began, and by it were not found by any name.
-        at_work = await self._store.files.with_status(self._watch, ("working",))
+        at_work = await self._store.files.with_status(self._watch, ("working", "written"))
         await self._forget_missing([row for row in at_work if row.gone], root, is_same=is_same)
         last, unmounted = "", dict[str, str]()
         while rows := await self._store.files.present(self._watch, last, SLICE):
@@ -228,7 +228,7 @@ class Lookout:
             await self._work.forget(row)
         await self._store.files.mark_gone([row.id for row in gone])
         # Who is at work, and is not found by any name then, is not waited for any longer.
-        if any(row.status == "working" and row.gone is None for row in gone):
+        if any(row.status in ("working", "written") and row.gone is None for row in gone):
             self._folder.scan_by(anyio.current_time() + RENAMED_IN_S)
         return unmounted
 

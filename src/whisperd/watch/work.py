@@ -52,7 +52,7 @@ class FileWork:
         self._after = After(store, settings)
         self._trouble = Trouble(store, self._texts, settings, on_outcome)
         self._waiting: set[int] = set()
-        """Files whose disk went away before what comes after their texts was done."""
+        """Files that were not there when what comes after their texts was to be done: a disk may be away."""
         self._locks: WeakValueDictionary[int, anyio.Lock] = WeakValueDictionary()
 
     async def take(self, folder: WatchFolder, seen: Seen) -> None:
@@ -98,13 +98,16 @@ class FileWork:
     async def forget(self, row: FileRow) -> None:
         """A file is not there: nobody has to be told why it has no text.
 
-        Where it is missed for the second time, nobody waits for its text either. Once, it may only be on its
-        way to another name.
+        Where it is missed for the second time, nobody waits for its text either, nor does what comes after it
+        wait. Once, it may only be on its way to another name.
         """
         async with self._lock(row.id):
             if row.status not in ("done", "written"):
                 await self._texts.remove_error(row)
             now = await self._store.files.get(row.id) if row.gone is not None else None
+            if now is not None and now.status == "written" and now.id in self._waiting:
+                self._waiting.discard(now.id)
+                await self._after.give_up(now)
             if now is None or now.job is None or now.status != "working":
                 return
             await self._store.files.update(row.id, status="lost", job=None)  # a cancel is no failure
