@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import NoneType
 
 import anyio
 import psutil
@@ -20,7 +21,7 @@ from toy_runtime import BACKENDS, ENGINE, batch, descendants, until, window
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.served_child import ServedChild
 from whisperd.worker.process import Patience, Unwanted, Worker, WorkerDied, open_worker
-from whisperd.worker.protocol import BatchParams, DecodeOptions, LoadParams, WindowResult
+from whisperd.worker.protocol import BatchParams, CancelParams, DecodeOptions, LoadParams, WindowResult
 from whisperd_testing import LIMIT_S, batches, loads
 
 pytestmark = pytest.mark.anyio
@@ -434,3 +435,15 @@ async def test_troubles_that_were_survived_are_not_what_it_died_of(
         os.kill(worker.pid, signal.SIGABRT)
         await worker.died.wait()
         assert (await worker.cause_of_death()).fault is None
+
+
+@posix_only
+async def test_troubles_are_not_survived_because_a_cancel_is_answered(toy: Callable[..., str]) -> None:
+    """Another thread of the worker does that, while its engine fails."""
+    async with worker_for(toy()) as worker:
+        worker._child.since_answer = "std::bad_alloc"
+        await worker._child.request("cancel", CancelParams(id=0, groups=(0,)), NoneType)
+        os.kill(worker.pid, signal.SIGABRT)
+        await worker.died.wait()
+        fault = (await worker.cause_of_death()).fault
+        assert fault is not None and fault.code == "memory.not_enough"

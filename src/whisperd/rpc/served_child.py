@@ -40,7 +40,7 @@ class ServedChild:
         self.last_words = ""
         """The end of what it has written to its standard error."""
         self.since_answer = ""
-        """What came of that since it answered last: earlier troubles it has survived."""
+        """What came of that since whoever asks it last emptied this: earlier troubles it has survived."""
         self.was_killed = False
         """Whether it did not end when it had closed its connection."""
         self.closed = peer.closed
@@ -52,18 +52,16 @@ class ServedChild:
         self._has_said_all = anyio.Event()
 
     async def request(self, method: str, params: object, into: type[T]) -> T:
-        """As `Peer.request`. What it did not mean to raise is logged, with its traceback.
+        """As `Peer.request`. What it did not mean to raise is logged, with its traceback, if somebody waits.
 
         Raises `InvalidAnswer` for what is not of the type `into`, too.
         """
         try:
             answer = await self._peer.request(method, params)
         except WhisperdError as error:
-            self.since_answer = ""
             if error.code == UNEXPECTED:
                 log.error("%s\n%s%s", error.message, self.last_words, error.data.pop("traceback", ""))
             raise
-        self.since_answer = ""
         try:
             return msgspec.convert(answer, into)
         except ValueError as error:

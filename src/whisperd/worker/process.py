@@ -145,12 +145,17 @@ class Worker:
         except PeerClosed as error:
             raise await self.cause_of_death() from error
         except WhisperdError as error:
-            self._kills_before = count_kills()
+            self._survived()
             if isinstance(error, InvalidAnswer):
                 raise bad_answer(method, error.reason) from error
             raise
-        self._kills_before = count_kills()
+        self._survived()
         return answer
+
+    def _survived(self) -> None:
+        """The engine has answered: it does not die of what came before."""
+        self._kills_before = count_kills()
+        self._child.since_answer = ""
 
     async def cause_of_death(self) -> WorkerDied:
         """How the process ended, and the last that it wrote."""
