@@ -219,7 +219,9 @@ class AsyncWhisper:
 
 async def _path_of(input: Input | Buffer) -> str | None:
     """The path, absolute, of what a decoder can open by itself."""
-    return absolute(input) if await to_thread.run_sync(is_path, input) else None  # type: ignore[arg-type]
+    if isinstance(input, str | os.PathLike) and await to_thread.run_sync(is_path, input):
+        return absolute(input)
+    return None
 
 
 def _bytes_of(input: Input | Buffer, sample_rate: int | None) -> Iterator[bytes]:

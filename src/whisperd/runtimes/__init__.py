@@ -8,7 +8,7 @@ A `host` keeps a runtime while it is there: the `provisioner` chooses among what
 (`memory`), and `loaded` keeps its worker. What people set of it goes through `editing` into `presets`;
 `advice` says beforehand what will not fit, `history` what became of it. Profiles, each a runtime and options
 of jobs under a name, are kept by `profile_manager` in `profiles`. All that the room asks of the rest of the
-daemon is in `surroundings`.
+daemon is in `surroundings`, but for what was measured (`provisioner.Measured`).
 
 `life`, `preset`, `memory` and `file_models` are pure.
 """
