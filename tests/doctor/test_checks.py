@@ -152,6 +152,7 @@ def test_a_new_user_has_nothing_to_mend() -> None:
             "whisperctl models pull base",
         ),
         ({"models": (), "is_offline": True}, "models", "warning", "downloads are forbidden"),
+        ({"models": (), "models_problem": PROBLEM}, "models", "broken", "Do that."),
         (
             {"runtimes": (RuntimeFacts(name="a", model="b", default=True, enabled=True, problem=PROBLEM),)},
             "runtime",

@@ -8,12 +8,14 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from whisperd.doctor.facts import ModelFacts
 from whisperd.doctor.gather import gather
 from whisperd.hardware import Hardware
-from whisperd.models import ModelStore
+from whisperd.models import ModelStore, errors
 from whisperd.natives import NativeStore
 from whisperd.natives.bundle import Bundle, write_description
 from whisperd.plugins import Backend, Variant
@@ -118,6 +120,24 @@ async def test_folders_that_cannot_be_looked_at_are_told_of(
         "settings": f"{root / 'disk'} is a link to what is not there",
         **dict.fromkeys(("state", "natives", "models"), "Permission denied"),
     }
+    assert facts.models_problem is not None and facts.models_problem.code == "model.read_only"
+
+
+async def test_a_model_that_goes_meanwhile_hides_no_other_one(
+    tmp_path: Path, variants: list[Variant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = ModelStore(tmp_path / "models", sources=())
+
+    async def list_models() -> list[SimpleNamespace]:
+        return [SimpleNamespace(name="gone"), SimpleNamespace(name="damaged")]
+
+    async def find(name: str) -> None:
+        raise {"gone": errors.not_installed(name), "damaged": errors.damaged(name, ["model.bin"])}[name]
+
+    monkeypatch.setattr(models, "list", list_models)
+    monkeypatch.setattr(models, "find", find)
+    facts = await gather(NativeStore(tmp_path / "native"), models, OfVariants(variants), tmp_path / "c.toml")
+    assert facts.models == (ModelFacts(name="damaged", damaged=("model.bin",)),)
 
 
 async def test_logs_are_read_in_the_order_in_which_they_were_written(

@@ -844,16 +844,17 @@ async def test_a_store_that_cannot_be_written_can_be_read(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions")
+@pytest.mark.parametrize("folder", [".", "manifests"])
 @pytest.mark.parametrize("ask", [ModelStore.list, partial(ModelStore.remove, name="toy")])
 async def test_a_folder_that_may_not_be_looked_into_is_told(
-    make: Make, ask: Callable[[ModelStore], Awaitable[object]]
+    make: Make, ask: Callable[[ModelStore], Awaitable[object]], folder: str
 ) -> None:
     store = make()
     await store.pull("toy")
-    store.root.chmod(0)
+    (store.root / folder).chmod(0)
     with unprivileged(), pytest.raises(WhisperdError) as caught:
         await ask(store)
-    store.root.chmod(0o700)
+    (store.root / folder).chmod(0o700)
     assert caught.value.code == "model.read_only"
     assert str(store.root) in caught.value.message
 

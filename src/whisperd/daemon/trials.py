@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import wave
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -125,7 +126,9 @@ async def _transcribe(
 async def _smallest_model(service: Service, backend: Backend) -> InstalledModel | None:
     """The smallest model here that a backend loads and that knows the language of the speech, in the store or
     used in place. A file in its own format is loaded by few."""
-    names = [summary.name for summary in await service.models.list()]
+    names: list[str] = []
+    with suppress(WhisperdError):  # of their folder, which says nothing of what is tried
+        names += [summary.name for summary in await service.models.list()]
     names += [runtime.preset.model for runtime in service.runtimes.all()]
     found = [await _find(service, name) for name in dict.fromkeys(names)]
     own = [one for one in found if one and (one.facts is None or backend in reading(one.facts))]

@@ -267,6 +267,10 @@ def _bundle(bundle: BundleFacts, facts: Facts) -> Finding:
 
 
 def _models(facts: Facts) -> Iterator[Finding]:
+    if problem := facts.models_problem:
+        if not any(folder.role == "models" and folder.error for folder in facts.folders):  # that tells it
+            yield _broken("models", problem.message, problem.fix)
+        return
     whole = [model.name for model in facts.models if not model.damaged]
     for model in facts.models:
         if model.damaged:

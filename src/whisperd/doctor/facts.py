@@ -141,6 +141,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     variants: tuple[JudgedVariant, ...] = ()
     bundles: tuple[BundleFacts, ...] = ()
     models: tuple[ModelFacts, ...] = ()
+    models_problem: WhisperdError | None = None
+    """Why they cannot be listed."""
     environment: Mapping[str, str] = {}
     """Those variables that matter."""
     clashing: Mapping[str, tuple[str, ...]] = {}

@@ -9,7 +9,6 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Final
@@ -82,7 +81,12 @@ async def gather(
     hardware = await computer.look_again()
     judged = await computer.judged_variants()
     bundles = await _bundles(natives, judged)
-    model_facts = await _models(models)
+    model_facts: tuple[ModelFacts, ...] = ()
+    models_problem = None
+    try:
+        model_facts = await _models(models)
+    except WhisperdError as error:
+        models_problem = error
     facts = await to_thread.run_sync(_facts, config_file, is_config_named)
     return msgspec.structs.replace(
         facts,
@@ -90,6 +94,7 @@ async def gather(
         variants=tuple(judged),
         bundles=bundles,
         models=model_facts,
+        models_problem=models_problem,
         runtimes=None if runtimes is None else tuple(runtimes),
         database_is_gone=database_is_gone,
     )
@@ -175,19 +180,22 @@ def _needed(natives: NativeStore, bundles: Sequence[Bundle]) -> Bundle | None:
 
 
 async def _models(models: ModelStore) -> tuple[ModelFacts, ...]:
-    """Each installed model; only files that were touched since they were verified are read."""
+    """Each installed model; only files that were touched since they were verified are read. Raises what keeps
+    them from being listed.
+    """
     found = []
-    with suppress(OSError, WhisperdError):  # what is wrong with their folder is told of it
-        for model in await models.list():
-            damaged: tuple[str, ...] = ()
+    for model in await models.list():
+        damaged: tuple[str, ...] = ()
+        try:
             if await models.find(model.name) is None:
-                try:
-                    await models.verify(model.name)
-                except WhisperdError as error:
-                    if error.code == "model.not_installed":
-                        continue  # it was removed meanwhile
-                    damaged = tuple(error.data.get("files", ("unreadable",)))
-            found.append(ModelFacts(name=model.name, damaged=damaged))
+                await models.verify(model.name)
+        except OSError:
+            damaged = ("unreadable",)
+        except WhisperdError as error:
+            if error.code in ("model.not_installed", "model.unknown"):
+                continue  # it was removed meanwhile
+            damaged = tuple(error.data.get("files", ("unreadable",)))
+        found.append(ModelFacts(name=model.name, damaged=damaged))
     return tuple(found)
 
 
