@@ -8,7 +8,7 @@ import re
 __all__ = ["parsed_duration", "size", "speed"]
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_PART = r"([0-9]+(?:\.[0-9]+)?)([smhdw])"
+_PART = r"([0-9]+(?:\.[0-9]+)?)([smhdw])(?!.*\2)"  # each unit once: another one is a slip
 
 
 def size(size_bytes: float | None) -> str:

@@ -250,7 +250,7 @@ def test_several_gpus_have_one_worker_each() -> None:
         ("1.5", 1.5),
         ("1m0.5s", 60.5),
         ("2d", 172800),
-        ("1w1h30", 608430),
+        ("1.5h1w", 610200),
         ("365d", 365 * 86400),
         (" 1H 30M ", 5400),
         ("0", 0),
@@ -271,6 +271,7 @@ def test_keep_alive(value: float | str, seconds: float) -> None:
     "value",
     [
         *("", " ", "m", "15x", "-5m", "-2", "-0.5", "1e3", "nan", "inf", "1h-1m", "366d", "9" * 400),
+        *("5m5m", "1m1h1m", "1h30"),
         "\N{ARABIC-INDIC DIGIT FIVE}m",
         *(-2, -0.5, float("nan"), float("inf"), float("-inf"), 366 * 86400.0),
     ],

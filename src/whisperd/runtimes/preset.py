@@ -208,8 +208,8 @@ def parse_keep_alive(value: float | str) -> float:
     raise _invalid(
         "keep_alive",
         f"{value!r:.100} is no time to keep a runtime loaded.",
-        "Give seconds or a duration such as 90s, 15m or 1h30m, of 365 days at most; 0 to unload at once; -1 "
-        "or never to keep it loaded.",
+        "Give seconds or a duration such as 90s, 15m or 1h30m, each unit (s, m, h, d, w) once, of 365 days "
+        "at most; 0 to unload at once; -1 or never to keep it loaded.",
     )
 
 
@@ -217,7 +217,7 @@ def _seconds(text: str) -> float | None:
     text = "".join(text.split()).lower()
     if text in ("never", "-1"):
         return -1.0
-    return parsed_duration(f"{text}s" if text[-1:].isdigit() else text)
+    return parsed_duration(text if text.strip("0123456789.") else f"{text}s")
 
 
 # One field by itself
