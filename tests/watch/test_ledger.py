@@ -58,7 +58,6 @@ def test_what_is_to_be_done_for_a_file_that_is_as_it_was() -> None:
     assert not wants_work(row(status="done"), now, next_hour)
     assert not wants_work(row(status="working"), now, next_hour)
     assert wants_work(row(status="lost"), now, next_hour)
-    assert wants_work(row(status="written"), now, next_hour), "perhaps its disk was away"
     later = row(status="retrying", retry_at=next_second)
     assert not wants_work(later, now, next_hour)
     assert wants_work(later, next_second, next_hour)

@@ -13,7 +13,7 @@ from watched import Watches, open_watches, put, until_done, until_noted_as_old
 
 from toy_runtime import until
 from whisperd.rpc.errors import WhisperdError
-from whisperd.watch import WatchChanges, lookout, scanner
+from whisperd.watch import WatchChanges, lookout, scanner, turns
 from whisperd_testing import LIMIT_S
 
 pytestmark = pytest.mark.anyio
@@ -102,9 +102,13 @@ async def test_no_command_runs_for_a_recording_that_is_not_there_when_the_daemon
         assert not watches.jobs.taken, "it has its texts"
 
 
+@pytest.mark.parametrize("is_touched", [True, False])
 async def test_a_recording_whose_disk_goes_away_while_its_command_runs_is_deleted_when_it_is_back(
-    tmp_path: Path, inbox: Path
+    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch, is_touched: bool
 ) -> None:
+    """It is not read again, which may take too long, unless it was touched."""
+    if not is_touched:
+        monkeypatch.setattr(scanner, "hash_unchanged", lambda *_given: (True, None))
     put(inbox, "a.wav")
     away = tmp_path / "away"
     pulled = (
@@ -115,10 +119,32 @@ async def test_a_recording_whose_disk_goes_away_while_its_command_runs_is_delete
     async with open_watches(tmp_path) as watches:
         preset = await watches.manager.add(str(inbox), WatchChanges(command=pulled, after="delete"))
         await until_it_waits(watches, preset.id)
+        if is_touched:
+            os.utime(away / "a.wav", (1, 1))
         away.rename(inbox)
         watches.folder(preset.id).request_scan()
-        await until(lambda: not (inbox / "a.wav").exists())
+        await until(lambda: inbox.exists() and not (inbox / "a.wav").exists())
         assert len(watches.jobs.taken) == 1, "it has its texts"
+
+
+async def test_a_recording_that_is_renamed_while_its_command_runs_stays(
+    tmp_path: Path, inbox: Path, untold: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "FILES_AT_ONCE", 1)
+    put(inbox, "a.wav")
+    waits = f"echo ran >> '{tmp_path}/ran'; until [ -e '{tmp_path}/go' ]; do sleep 0.01; done"
+    async with open_watches(tmp_path) as watches:
+        changes = WatchChanges(command=("sh", "-c", waits), after="delete")
+        preset = await watches.manager.add(str(inbox), changes)
+        await until((tmp_path / "ran").exists)
+        (inbox / "a.wav").rename(inbox / "b.wav")
+        await watches.manager.scan(preset.id)
+        (tmp_path / "go").touch()
+        await until(lambda: not watches.folder(preset.id).pending.in_hand)
+        await watches.manager.scan(preset.id)
+        await until_done(watches, preset.id)
+        assert (tmp_path / "ran").read_text() == "ran\n" and len(watches.jobs.taken) == 1
+        assert (inbox / "b.wav").exists()
 
 
 async def test_what_is_gone_or_excluded_is_not_tried_again(tmp_path: Path, inbox: Path) -> None:

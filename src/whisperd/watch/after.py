@@ -44,7 +44,7 @@ class After:
             await self._store.files.update(row.id, status="done")
             return True
         if is_well:
-            if not await folder.is_there(row):  # since its command has begun
+            if await folder.is_away(row):  # since its command has begun
                 return False
             line = await self._put_away(preset, row)
         else:

@@ -14,6 +14,8 @@ from anyio.abc import TaskGroup
 from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
 from whisperd.threads import run_abandonable
+from whisperd.watch import scanner
+from whisperd.watch.absence import missing_of
 from whisperd.watch.desktop import Desktop
 from whisperd.watch.hold import Hold
 from whisperd.watch.ledger import FileRow, Seen
@@ -179,3 +181,11 @@ class WatchFolder:
             return await self.in_thread(partial(os.path.lexists, self.full(row.path)))
         except TimeoutError:
             return False
+
+    async def is_away(self, row: FileRow) -> bool:
+        """Whether a file is on a disk that is not there, or does not answer."""
+        path, look = self.preset.path, partial(missing_of, self.preset.path, self.selection, [row])
+        try:
+            return await self.in_thread(lambda: scanner.folder_inode(path) is None or bool(look().unmounted))
+        except TimeoutError:
+            return True

@@ -115,4 +115,4 @@ def wants_work(row: FileRow, now: str, latest: str) -> bool:
     """
     if row.status == "retrying":
         return row.retry_at is None or not now < row.retry_at <= latest
-    return row.status in ("lost", "written")
+    return row.status == "lost"

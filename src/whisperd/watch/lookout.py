@@ -228,7 +228,7 @@ class Lookout:
             await self._work.forget(row)
         await self._store.files.mark_gone([row.id for row in gone])
         # Who is at work, and is not found by any name then, is not waited for any longer.
-        if any(row.status in ("working", "written") and row.gone is None for row in gone):
+        if any(row.gone is None and (row.status == "working" or self._work.waits(row)) for row in gone):
             self._folder.scan_by(anyio.current_time() + RENAMED_IN_S)
         return unmounted
 
@@ -284,7 +284,7 @@ class Lookout:
         self._do_when_due(row, seen, is_due)
 
     def _do_when_due(self, row: FileRow, seen: Seen, is_due: Callable[[FileRow], bool]) -> None:
-        if is_due(row):
+        if is_due(row) or self._work.waits(row):
             self._pending.enqueue(seen, anyio.current_time())
         elif row.status == "retrying" and row.retry_at is not None:
             self._folder.retry_in(seen.path, seconds_until(row.retry_at))

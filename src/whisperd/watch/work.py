@@ -59,6 +59,10 @@ class FileWork:
         """Do all that is to be done for a file that has settled."""
         number: int | None = None
         try:
+            row = await self._store.files.at(folder.preset.id, seen.path)
+            if row is not None and row.identity == seen.identity and self.waits(row):
+                await self._conclude(folder, row)
+                return
             taken = await self._submit(folder, seen)
             if taken is None:
                 folder.pending.settled_s.pop(seen.path, None)
@@ -105,7 +109,7 @@ class FileWork:
             if row.status not in ("done", "written"):
                 await self._texts.remove_error(row)
             now = await self._store.files.get(row.id) if row.gone is not None else None
-            if now is not None and now.status == "written" and now.id in self._waiting:
+            if now is not None and self.waits(now):
                 self._waiting.discard(now.id)
                 await self._after.give_up(now)
             if now is None or now.job is None or now.status != "working":
@@ -117,6 +121,10 @@ class FileWork:
         """Whether there is something in all the places where texts of a file were written."""
         paths = [output.path for output in await self._store.outputs.of(row.id)]
         return await folder.in_thread(lambda: all(map(os.path.lexists, paths)))
+
+    def waits(self, row: FileRow) -> bool:
+        """Whether what comes after the texts of a file is still to be begun."""
+        return row.status == "written" and row.id in self._waiting
 
     def _lock(self, number: int) -> anyio.Lock:
         """Held while outputs of a file are written or renamed."""
@@ -139,9 +147,8 @@ class FileWork:
         is_done = same is not None and same.status in ("done", "written", "working")
         if same is not None and is_done and (same.gone is None or await self.has_texts(folder, same)):
             await self._store.files.update(same.id, identity=seen.identity, gone=None)
-            if same.status == "written" and same.id in self._waiting:
-                self._waiting.discard(same.id)
-                await self._conclude(folder, msgspec.structs.replace(same, identity=seen.identity))
+            if self.waits(same):
+                folder.look_at(seen.path)
             return None
         if known is not None and same is None:
             async with self._lock(known.id):
@@ -160,6 +167,7 @@ class FileWork:
         return numbers[0], job
 
     async def _finish(self, folder: WatchFolder, number: int, job: Job) -> None:
+        self._waiting.discard(number)  # it holds something else by now
         await job.over.wait()
         if job.is_suspended:
             return  # the next daemon goes on with it
@@ -194,6 +202,7 @@ class FileWork:
         return None
 
     async def _conclude(self, folder: WatchFolder, row: FileRow) -> None:
+        self._waiting.discard(row.id)
         if await self._after.run(folder, row):
             self._on_outcome(folder, row.path, "done")
         else:
