@@ -277,6 +277,7 @@ def test_a_runtime_that_cannot_be_used_holds_up_a_watch_and_fails_no_file(
         ({"name": "out.txt"}, "name"),
         ({"after": "move"}, "move_to"),
         ({"quiet_hours": "late"}, "quiet_hours"),
+        ({"quiet_hours": "10:00-10:00"}, "quiet_hours"),
         ({"outputs": ["json", "verbose_json"]}, "name"),
     ],
 )

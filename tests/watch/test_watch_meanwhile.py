@@ -220,6 +220,19 @@ async def test_waiting_for_a_folder_uses_up_no_tries(tmp_path: Path, inbox: Path
         assert row is not None and (row.status, row.attempts) == ("retrying", 1)
 
 
+async def test_who_asks_for_a_look_waits_no_longer(tmp_path: Path, inbox: Path) -> None:
+    put(inbox, "a.wav")
+    async with open_watches(tmp_path, retry_delay_s=3600) as watches:
+        place = {"path": "", "folder": str(inbox)}
+        watches.jobs.error = WhisperdError("output.folder_not_writable", "It is read-only.", "Wait.", place)
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        folder = watches.folder(preset.id)
+        await until(lambda: folder.held.for_s and not folder.pending.in_hand)
+        watches.jobs.error = None
+        await watches.manager.scan(preset.id)
+        await until_done(watches, preset.id)
+
+
 async def test_what_was_only_touched_is_known_though_it_could_not_be_read_at_first(
     tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

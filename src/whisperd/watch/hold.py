@@ -42,6 +42,10 @@ class Hold:
         self._until_s = anyio.current_time() + delay_s
         return True
 
+    def try_now(self) -> None:
+        """Wait no longer; whether something goes well, the next file shows."""
+        self._until_s = 0.0
+
     def end(self) -> None:
         """Something went well."""
         self.count, self._until_s, self.problem = 0, 0.0, None

@@ -177,8 +177,9 @@ class WatchManager:
         return count
 
     async def scan(self, name: str) -> WatchPreset:
-        """Look at everything in a watch now."""
+        """Look at everything in a watch now, also while its surroundings are waited for."""
         folder = self._find(name)
+        folder.held.try_now()
         await folder.request_scan().wait()
         return folder.preset
 

@@ -104,10 +104,13 @@ def _check(preset: WatchPreset) -> None:
             "Give `after` (move) and `move_to` together: --after move --move-to FOLDER.",
         )
     if preset.quiet_hours is not None:
+        fix = "Write them as 22:00-07:00; 00:00-24:00 is all day."
         try:
-            parse_quiet_hours(preset.quiet_hours)
+            spans = parse_quiet_hours(preset.quiet_hours)
         except ValueError as error:
-            raise invalid("quiet_hours", f"{error}.", "Write them as 22:00-07:00.") from error
+            raise invalid("quiet_hours", f"{error}.", fix) from error
+        if any(begin == end for begin, end in spans):
+            raise invalid("quiet_hours", "Quiet hours would end as they begin.", fix)
     _check_options(preset)
 
 

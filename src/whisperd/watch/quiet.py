@@ -27,7 +27,7 @@ def parse_quiet_hours(text: str) -> Spans:
         )
         if begin >= DAY_MINUTES or end > DAY_MINUTES or int(found[2]) > 59 or int(found[4]) > 59:
             raise ValueError(f"{part.strip()!r} is beyond the end of the day")
-        spans.append((begin, end % DAY_MINUTES))
+        spans.append((begin, end))
     return tuple(spans)
 
 
