@@ -598,7 +598,7 @@ async def test_an_import_that_ends_half_way_leaves_nothing(
 async def test_an_import_needs_a_plain_name(make: Make, share: Path, name: str) -> None:
     with pytest.raises(WhisperdError) as caught:
         await make().import_model(share / "toy", name)
-    assert caught.value.code == "model.invalid_name"
+    assert caught.value.code == "model.invalid_name" and "a to z" in caught.value.fix
 
 
 async def test_an_import_under_a_known_name_has_to_be_that_model(

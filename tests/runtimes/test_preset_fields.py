@@ -176,7 +176,7 @@ def test_names(name: str) -> None:
 def test_names_that_are_refused(name: str) -> None:
     error = refused(name=name)
     assert error.data["field"] == "name"
-    assert "letter or digit" in error.fix
+    assert "a to z" in error.fix
     with pytest.raises(WhisperdError) as raised:
         check_name(name, "profile")
     assert raised.value.code == "profile.invalid"

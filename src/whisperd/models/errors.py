@@ -182,7 +182,8 @@ def invalid_name(name: str) -> WhisperdError:
     return WhisperdError(
         "model.invalid_name",
         f"A model cannot be named {name!r}.",
-        "Use letters, digits, dots, single hyphens and underscores, and begin with a letter or digit.",
+        "Use letters (a to z, A to Z), digits, dots, single hyphens and underscores, and begin with a letter "
+        "or digit.",
         {"name": name},
     )
 

@@ -191,8 +191,8 @@ def check_name(name: str, noun: errors.Noun) -> str:
     raise WhisperdError(
         f"{noun}.invalid",
         f"A {noun} cannot be named {name!r}.",
-        "Use up to 64 letters, digits, spaces, dots, hyphens and underscores; begin with a letter or digit, "
-        "and do not end with a space.",
+        "Use up to 64 letters (a to z, A to Z), digits, spaces, dots, hyphens and underscores; begin with a "
+        "letter or digit, and do not end with a space.",
         {"field": "name"},
     )
 

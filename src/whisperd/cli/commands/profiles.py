@@ -34,7 +34,9 @@ def _add_names(parser: Parser) -> None:
 
 
 def _add_creation(parser: Parser) -> None:
-    parser.add_argument("name", metavar="NAME", help="the name that it gets")
+    parser.add_argument(
+        "name", metavar="NAME", help="the name that it gets: a to z, A to Z, digits, spaces and . - _"
+    )
     add_job_options(parser, is_kept=True)
     parser.epilog = EXAMPLES
 

@@ -67,7 +67,9 @@ def _add_watch(parser: Parser) -> None:
 
 
 def _add_creation(parser: Parser) -> None:
-    parser.add_argument("name", metavar="NAME", help="the name that it gets")
+    parser.add_argument(
+        "name", metavar="NAME", help="the name that it gets: a to z, A to Z, digits, spaces and . - _"
+    )
     _add_fields(parser, is_new=True)
     parser.add_argument("--default", action="store_true", help="make it the default")
     parser.add_argument("--load", action="store_true", help="load it, and wait for that")
