@@ -88,6 +88,18 @@ def test_ctrl_c_cancels_every_file(shared: RunningDaemon, ctl_process: Start, he
     until(lambda: statuses(shared, held) == ["cancelled"] * 3)
 
 
+def test_ctrl_c_leaves_what_is_done(
+    shared: RunningDaemon, ctl_process: Start, held: Path, tone: str, tmp_path: Path
+) -> None:
+    missing = str(tmp_path / "missing.wav")
+    process = begun(ctl_process, held, "--json", missing, tone)
+    until(lambda: jobs_on(shared, held))
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=LIMIT_S)
+    assert (process.returncode, err) == (130, b"")
+    assert [document["input"] for document in json.loads(out)] == [missing]
+
+
 def test_ctrl_c_leaves_no_file(
     shared: RunningDaemon, ctl_process: Start, held: Path, tone: str, tmp_path: Path
 ) -> None:
@@ -169,12 +181,17 @@ def test_a_pipe_that_nobody_reads(shared: RunningDaemon, arguments: str) -> None
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
-@pytest.mark.parametrize("arguments", ["jobs list", "daemon status --json"])
+@pytest.mark.parametrize("arguments", ["jobs list", "daemon status --json", "--help", "--version"])
 def test_a_full_disk_under_standard_output(shared: RunningDaemon, arguments: str) -> None:
     command = [sys.executable, "-m", "whisperd.cli.main", *arguments.split()]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            command, env=shared.env, stdout=full, stderr=subprocess.PIPE, check=False, timeout=LIMIT_S
+            command,
+            env={**shared.env, "PYTHONUNBUFFERED": "1"},  # what is printed is written at once
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=LIMIT_S,
         )
     assert done.returncode == 1
     assert done.stderr.decode().splitlines() == [

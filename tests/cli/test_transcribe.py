@@ -322,8 +322,10 @@ def test_an_option_that_cannot_be(
     assert done.json["error"]["code"] == code
 
 
-def test_only_the_parts_are_transcribed(shared: RunningDaemon, tone: str) -> None:
-    document = transcribe(shared, tone, "--clip", "0:00.5-0:01; 0:01.25-", "--json").json
+@pytest.mark.parametrize("parts", [("0:00.5-0:01; 0:01.25-",), ("0:00.5-0:01", "0:01.25-")])
+def test_only_the_parts_are_transcribed(shared: RunningDaemon, tone: str, parts: tuple[str, ...]) -> None:
+    clips = [word for part in parts for word in ("--clip", part)]
+    document = transcribe(shared, tone, *clips, "--json").json
     assert document["text"] == "transcribe 0.50 s transcribe 0.75 s"
     times = [(segment["start"], segment["end"]) for segment in document["segments"]]
     assert times == [(0.5, 1.0), (1.25, 2.0)]

@@ -166,6 +166,10 @@ class Parser(argparse.ArgumentParser):
         """Raise what argparse finds wrong."""
         raise self._invalid(message[:1].upper() + message[1:])
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Write the help or the version; argparse would hide that it cannot be written."""
+        (file or sys.stderr).write(message)
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Refuse what is none of the choices; argparse calls this, and would only list them."""
         values = value if action.type is several else [value]

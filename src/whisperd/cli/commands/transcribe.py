@@ -52,7 +52,12 @@ def add(parser: Parser) -> None:
     """Add the arguments."""
     parser.add_argument("files", nargs="+", metavar="FILE", help="recordings or videos; - is standard input")
     add_job_options(parser)
-    parser.add_argument("--clip", metavar="PARTS", help="only these, such as 0:30-1:45; 2:00-2:15; 5:00-")
+    parser.add_argument(
+        "--clip",
+        action="append",
+        metavar="PARTS",
+        help="only these, such as 0:30-1:45; 2:00-2:15; 5:00- (also several times)",
+    )
     parser.add_argument(
         "--format",
         action="extend",
@@ -81,6 +86,8 @@ def run(options: argparse.Namespace) -> int:
     """Transcribe every file; go on after a failure."""
     options.files = matching(options.files)
     _check(options)
+    if options.clip is not None:
+        options.clip = "; ".join(options.clip)
     options.format = list(dict.fromkeys(options.format or [format_of(options.output)]))
     targets: list[dict[str, str]] = [{}] * len(options.files)
     if options.output_dir:
@@ -159,10 +166,17 @@ class _Session:
         cut = self._options.files.index(STANDARD_INPUT) if STANDARD_INPUT in self._options.files else 0
         ahead = 1 if self._options.detach else JOBS_AHEAD
         parts = (_ahead(self._submit_all(part), ahead) for part in (files[:cut], files[cut:]))
-        statuses = [self._finish(submitted) for part in parts for submitted in part]
-        if self._options.json:
-            print_json(self._documents if len(self._options.files) > 1 else self._documents[0])
+        try:
+            statuses = [self._finish(submitted) for part in parts for submitted in part]
+        except KeyboardInterrupt:
+            self._print_documents()  # what is done is done
+            raise
+        self._print_documents()
         return exit_status.of_several(statuses)
+
+    def _print_documents(self) -> None:
+        if self._documents:
+            print_json(self._documents if len(self._options.files) > 1 else self._documents[0])
 
     def _submit_all(self, files: list[tuple[str, dict[str, str]]]) -> Iterator[_Submitted]:
         for name, targets in files:
