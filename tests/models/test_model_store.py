@@ -1037,3 +1037,12 @@ async def test_a_folder_that_can_be_none(tmp_path: Path) -> None:
         with pytest.raises(WhisperdError) as raised:
             await ModelStore(tmp_path, sources=[]).describe(name)
         assert raised.value.code == "model.unknown"
+
+
+async def test_a_path_that_is_not_absolute_is_refused(tmp_path: Path) -> None:
+    """The daemon has a working folder of its own."""
+    store = ModelStore(tmp_path, sources=[])
+    for ask, name in ((store.describe, "./mine"), (store.pull, ".."), (store.import_model, "ggml-mine.bin")):
+        with pytest.raises(WhisperdError) as raised:
+            await ask(name)
+        assert raised.value.code == "input.not_absolute"

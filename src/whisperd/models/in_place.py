@@ -16,6 +16,7 @@ from whisperd.models.hashing import stamp
 from whisperd.models.manifest import InstalledModel
 from whisperd.models.names import path_of
 from whisperd.plugins import ModelFacts
+from whisperd.rpc.errors import WhisperdError
 from whisperd.threads import ANSWER_TIMEOUT_S, run_abandonable
 
 __all__ = ["identify", "is_there", "look_for_facts", "look_into"]
@@ -50,6 +51,10 @@ async def is_there(name: str) -> bool:
 
 async def _in_time(name: str, work: Callable[[], T]) -> T:
     """Do `work` with an end to our patience: the path may be on a network that does not answer."""
+    if not (name.startswith("~") or Path(name).is_absolute()):  # the daemon has no working folder of yours
+        raise WhisperdError(
+            "input.not_absolute", f"The path {name!r} is not absolute.", "Send an absolute path."
+        )
     try:
         return await run_abandonable(name, work)
     except TimeoutError as error:
