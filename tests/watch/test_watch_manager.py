@@ -496,6 +496,41 @@ async def test_a_folder_that_is_back_is_watched_though_the_log_cannot_be_written
         await until(lambda: str(inbox) in watches.manager._notifier.folders)
 
 
+async def test_a_folder_that_is_back_is_not_called_absent_while_it_is_looked_through(
+    tmp_path: Path, inbox: Path, untold: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problems: list[WhisperdError | None] = []
+
+    def walk(*given: Any) -> Any:
+        problems.append(watches.folder(preset.id).problem)
+        return walk_of(*given)
+
+    walk_of = scanner.walk
+    async with open_watches(tmp_path) as watches:
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        await watches.manager.scan(preset.id)
+        away = inbox.rename(tmp_path / "away")
+        await watches.manager.scan(preset.id)
+        assert watches.folder(preset.id).problem is not None
+        monkeypatch.setattr(scanner, "walk", walk)
+        away.rename(inbox)
+        await watches.manager.scan(preset.id)
+        assert problems[0] is None
+
+
+async def test_a_look_that_finds_all_as_it_was_writes_nothing(
+    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(inbox, "a.wav")
+    async with open_watches(tmp_path) as watches:
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        await until_done(watches, preset.id)
+        marked: list[Any] = []
+        monkeypatch.setattr(watches.store.files, "mark_gone", marked.append)
+        await watches.manager.scan(preset.id)
+        assert not marked
+
+
 async def test_one_folder_that_does_not_answer_keeps_nobody_from_the_others(
     tmp_path: Path, inbox: Path, held: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -549,6 +584,10 @@ async def test_what_was_corrected_stays_where_all_is_done_again(tmp_path: Path, 
         line = (await watches.manager.log(preset.id, 1))[0]
         assert line["event"] == "done" and "a.en.srt. Left" in line["message"]
         assert line["message"].endswith("a.en.txt.")
+        row = await watches.store.files.at(preset.id, "a.wav")
+        assert row is not None
+        outputs = await watches.store.outputs.of(row.id)
+        assert [output.format for output in outputs] == ["text", "srt"], "the first one stays the first"
 
 
 async def test_what_was_corrected_goes_along_with_its_folder(tmp_path: Path, inbox: Path) -> None:
@@ -566,6 +605,22 @@ async def test_what_was_corrected_goes_along_with_its_folder(tmp_path: Path, inb
         await until_done(watches, preset.id)
         assert sorted(path.name for path in (inbox / "new").iterdir()) == ["a.en.txt", "a.wav"]
         assert (inbox / "new" / "a.en.txt").read_text() == "corrected"
+
+
+async def test_what_lies_beside_the_new_name_of_a_recording_is_not_its_text(
+    tmp_path: Path, inbox: Path, untold: None
+) -> None:
+    put(inbox, "a.wav")
+    async with open_watches(tmp_path) as watches:
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        await until_done(watches, preset.id)
+        (inbox / "b.en.txt").write_text("somebody's notes")
+        (inbox / "a.en.txt").unlink()
+        (inbox / "a.wav").rename(inbox / "b.wav")
+        await watches.manager.scan(preset.id)
+        await until((inbox / "b.wav.error.txt").exists)
+        assert "Code: output.exists" in (inbox / "b.wav.error.txt").read_text()
+        assert (inbox / "b.en.txt").read_text() == "somebody's notes"
 
 
 @pytest.mark.parametrize("is_new", [True, False])

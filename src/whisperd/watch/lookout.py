@@ -150,7 +150,7 @@ class Lookout:
             return
         file_system = await folder.in_thread(lambda: file_system_of(self._path))
         folder.is_polled = is_silent(file_system)
-        folder.root, self._was_absent = root, False
+        folder.root, folder.problem, self._was_absent = root, None, False
         if is_back:
             log.info("watch %s: its folder is there again", self._watch)
         self._tell()  # before the log is asked, which may fail: nobody comes here again for this root
@@ -220,13 +220,16 @@ class Lookout:
 
         def look() -> Missing:
             missing = missing_of(self._path, selection, rows, is_same=is_same)
-            return missing if scanner.folder_inode(self._path) == root else Missing([], {})
+            if any(missing) and scanner.folder_inode(self._path) != root:
+                return Missing([], {})
+            return missing
 
         gone, unmounted = await self._folder.in_thread(look)
         for row in gone:
             self._pending.drop(row.path)
             await self._work.forget(row)
-        await self._store.files.mark_gone([row.id for row in gone])
+        if gone:
+            await self._store.files.mark_gone([row.id for row in gone])
         # Who is at work, and is not found by any name then, is not waited for any longer.
         if any(row.gone is None and (row.status == "working" or self._work.waits(row)) for row in gone):
             self._folder.scan_by(anyio.current_time() + RENAMED_IN_S)

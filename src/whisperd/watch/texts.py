@@ -53,12 +53,12 @@ class Texts:
             return False
         own = {output.path for output in await self._store.outputs.of(row.id) if output.hash is not None}
         claimed, stale = await self._store.outputs.claim(row.id, [draft.wanted for draft in drafts])
-        written, left = [], []
+        there, left = [], []
         for output, draft in zip(claimed, drafts, strict=True):
             place = partial(writing.place, output.path, draft.content, overwrite=preset.overwrite)
             try:
                 await run_sync(place, await self._ours(output), os.path.join(preset.path, row.path))
-                written.append(_written(output))
+                there.append(_written(output))
             except WhisperdError as error:
                 if error.code != "output.exists":
                     raise
@@ -66,14 +66,16 @@ class Texts:
                     await self._store.outputs.forget(output.path)  # it is somebody else's, also next time
                     raise
                 left.append(msgspec.structs.replace(output, next_hash=None))
+                there.append(left[-1])
         if stale:
             await run_sync(_remove, stale)
+        written = [output for output in there if output not in left]
         message = f"{how}: {_names(written)}." if written else f"{how}."
         if left:
             message += f" Left, for somebody has changed it: {_names(left)}."
 
         def note(connection: sqlite3.Connection) -> None:
-            set_outputs(connection, row.id, [*written, *left])
+            set_outputs(connection, row.id, there)
             update_file(connection, row.id, status=status, attempts=0, retry_at=None, error=None)
             add_log(connection, preset.id, LogLine("done", row.path, message))
 

@@ -103,7 +103,8 @@ def place(
 def rename_output(old: str, new: str, hashes: Collection[str]) -> bool:
     """Have an output follow its recording; whether it lies at `new` then. What is not ours stays.
 
-    Somebody who renames a recording, or its folder, may have taken a text along that they had changed.
+    Somebody who renames a folder takes the texts in it along, also those that they have changed. What has
+    the new name of a recording need not be about it.
     """
     try:
         if is_ours(old, hashes):
@@ -113,7 +114,8 @@ def rename_output(old: str, new: str, hashes: Collection[str]) -> bool:
                     os.unlink(old)
                 _sync_folder(os.path.dirname(new))
                 return True
-        return is_ours(new, hashes) or (os.path.isfile(new) and not os.path.lexists(old))
+        is_carried = os.path.basename(new) == os.path.basename(old) and not os.path.lexists(old)
+        return is_ours(new, hashes) or (is_carried and os.path.isfile(new))
     except OSError:
         return False
 
