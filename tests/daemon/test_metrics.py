@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import re
 import time
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from whisperd import __version__
 from whisperd.child import python_command
 from whisperd.daemon.exposition import Family, Histogram, Sample, render
 from whisperd.daemon.methods.daemon import _role
@@ -22,7 +24,7 @@ from whisperd.daemon.metrics import MOST_RUNTIMES, OTHER_RUNTIMES, Metrics
 from whisperd.rpc.events import JobQueued, JobStarted, RuntimeStatus, TranscriptionCompleted
 from whisperd.rpc.events import TranscriptionCancelled as Cancelled
 from whisperd.rpc.events import TranscriptionFailed as Failed
-from whisperd_testing import TESTS, RunningDaemon, write_tone
+from whisperd_testing import TESTS, RunningDaemon, batches, until, write_tone
 
 
 def read(text: str) -> dict[str, Metric]:
@@ -115,13 +117,20 @@ def test_a_histogram_counts_all(values: list[float]) -> None:
     assert buckets == {le: sum(one <= float(le) for one in values) for le in ("1", "10", "100", "+Inf")}
 
 
+NAMES = """
+    audio_seconds_total build_info bulk_held clients job_audio_seconds job_duration_seconds job_wait_seconds
+    jobs_active jobs_cached_total jobs_remembered jobs_total memory_relief_total on_battery
+    process_resident_memory_bytes runtime_failures_total runtime_loads_total runtime_memory_bytes
+    runtime_status start_time_seconds suspended_seconds_total suspensions_total transcribing_seconds_total
+    watch_file_duration_seconds watch_files_total watch_folders windows_waiting
+"""
+
+
 def check_names(text: str) -> None:
     """They follow the conventions, and each is there once."""
-    names = re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)
-    families = list(text_string_to_metric_families(text))
-    assert len(families) == len(set(names)) == len(names)
-    for name, family in zip(names, families, strict=True):
-        assert name.startswith("whisperd_")
+    names = re.findall(r"^# TYPE whisperd_(\S+)", text, re.MULTILINE)
+    assert sorted(names) == NAMES.split()
+    for name, family in zip(names, text_string_to_metric_families(text), strict=True):
         assert family.documentation.endswith(".")
         assert name.endswith("_total") == (family.type == "counter")
         if family.type == "histogram":
@@ -151,9 +160,6 @@ def test_a_daemon_that_works(
     assert value(families, "whisperd_jobs_remembered", status="failed") == 1
     assert value(families, "whisperd_audio_seconds_total") == 2.0
     assert value(families, "whisperd_process_resident_memory_bytes", process="daemon") > 10_000_000
-    assert value(families, "whisperd_jobs_active", status="queued") == 0
-    assert value(families, "whisperd_clients") >= 1
-    assert time.time() - 600 < value(families, "whisperd_start_time_seconds") < time.time()
     check_names(done.out)
     with daemon.connect() as client:
         assert client.daemon.metrics()["content_type"].startswith("text/plain; version=0.0.4")
@@ -169,6 +175,34 @@ def test_a_daemon_that_works(
     daemon.start()
     again = daemon.ctl("daemon", "status", "--json").json
     assert (again["audio_seconds"], again["today"]) == (2.0, status["today"])  # counted over restarts
+
+
+def test_how_a_daemon_stands(
+    make_daemon: Callable[..., RunningDaemon], toy: Callable[..., str], tmp_path: Path
+) -> None:
+    daemon = make_daemon().start()
+    model = toy()
+    (Path(model) / "hold").touch()
+    one_by_one = ("--workers", "1", "--batch-size", "1")
+    assert daemon.ctl("runtimes", "create", "held", "--model", model, *one_by_one).status == 0
+    tone = write_tone(tmp_path / "tone.wav", 100.0)
+    options = ("--no-vad", "--language", "en", "--runtime", "held", "--detach")
+    assert daemon.ctl("transcribe", *options, str(tone)).status == 0
+    with daemon.connect() as client:
+        until(lambda: batches(model) and client.daemon.status()["windows_waiting"] > 1)
+        text, status = client.daemon.metrics()["content"], client.daemon.status()
+    families = read(text)
+    assert value(families, "whisperd_build_info", version=__version__) == 1
+    assert time.time() - 600 < value(families, "whisperd_start_time_seconds") < time.time()
+    assert value(families, "whisperd_clients") >= 1
+    assert value(families, "whisperd_jobs_active", status="queued") == 0
+    assert value(families, "whisperd_jobs_active", status="running") == 1
+    assert value(families, "whisperd_windows_waiting", runtime="held") > 0
+    assert value(families, "whisperd_runtime_status", runtime="held", status="loaded") == 1
+    assert value(families, "whisperd_runtime_memory_bytes", runtime="held") > 10_000_000
+    assert value(families, "whisperd_bulk_held") == status["bulk_held"]
+    on_battery = math.nan if status["on_battery"] is None else status["on_battery"]
+    assert value(families, "whisperd_on_battery") == pytest.approx(on_battery, nan_ok=True)
 
 
 def test_processes_are_looked_at_aside_from_the_event_loop(make_daemon: Callable[..., RunningDaemon]) -> None:
