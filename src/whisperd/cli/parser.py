@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from whisperd._version import __version__
@@ -154,7 +155,8 @@ class Parser(argparse.ArgumentParser):
         self._refuse(unknown)
         if not options.words:
             if not options.json:
-                self.print_help(sys.stderr)
+                with suppress(OSError):  # what is told of is the usage
+                    self.print_help(sys.stderr)
             raise self._invalid(f"`{self.prog}` needs a command")
         name, *rest = options.words
         del options.words

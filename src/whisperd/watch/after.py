@@ -52,13 +52,19 @@ class After:
         if line.event == "stays":
             await self._store.files.update(row.id, line, status="done")
         else:
-            await self._store.files.put_away(row.id)
-            await self._store.log.add(preset.id, line)
+            await self._note_away(row, line)
         return True
 
-    async def give_up(self, row: FileRow) -> None:
+    async def give_up(self, preset: WatchPreset, row: FileRow) -> None:
         """A file that waits for the rest is not anywhere: nothing more is done for it."""
-        await self._store.files.update(row.id, _gone(row), status="done")
+        if preset.after == "stay":
+            await self._store.files.update(row.id, _gone(row), status="done")
+        else:  # perhaps by us, before we were cut off
+            await self._note_away(row, _gone(row))
+
+    async def _note_away(self, row: FileRow, line: LogLine) -> None:
+        await self._store.files.put_away(row.id)
+        await self._store.log.add(row.watch, line)
 
     async def _put_away(self, preset: WatchPreset, row: FileRow) -> LogLine:
         try:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 import msgspec
@@ -227,7 +227,7 @@ class Lookout:
         gone, unmounted = await self._folder.in_thread(look)
         for row in gone:
             self._pending.drop(row.path)
-            await self._work.forget(row)
+            await self._work.forget(self._folder.preset, row)
         if gone:
             await self._store.files.mark_gone([row.id for row in gone])
         # Who is at work, and is not found by any name then, is not waited for any longer.
@@ -271,11 +271,13 @@ class Lookout:
         self._pending.settling.forget(seen.path)
         if row.gone is not None:
             # It has come back. What failed begins anew, and so does who has deleted its texts as well.
+            changes: dict[str, Any] = {"gone": None}
             if row.status == "failed" or (
                 row.status == "done" and not await self._work.has_texts(self._folder, row)
             ):
-                row = msgspec.structs.replace(row, status="lost")
-            await self._store.files.update(row.id, gone=None, status=row.status)
+                changes["status"] = "lost"
+            await self._store.files.update(row.id, **changes)
+            row = msgspec.structs.replace(row, **changes)
         self._do_when_due(row, seen, is_due)
 
     async def _moved(self, row: FileRow, seen: Seen, is_due: Callable[[FileRow], bool]) -> None:

@@ -25,6 +25,7 @@ from whisperd.watch.file_table import put_file
 from whisperd.watch.folder import WatchFolder
 from whisperd.watch.jobs import WatchJobs
 from whisperd.watch.ledger import FileRow, FileStatus, Seen
+from whisperd.watch.preset import WatchPreset
 from whisperd.watch.store import WatchStore
 from whisperd.watch.texts import Texts
 from whisperd.watch.trouble import OnOutcome, Trouble
@@ -99,7 +100,7 @@ class FileWork:
             if (row.status == "done" and not have_followed) or (row.status == "failed" and row.gone):
                 await self._lose(folder, msgspec.structs.replace(row, path=seen.path))
 
-    async def forget(self, row: FileRow) -> None:
+    async def forget(self, preset: WatchPreset, row: FileRow) -> None:
         """A file is not there: nobody has to be told why it has no text.
 
         Where it is missed for the second time, nobody waits for its text either, nor does what comes after it
@@ -111,7 +112,7 @@ class FileWork:
             now = await self._store.files.get(row.id) if row.gone is not None else None
             if now is not None and self.waits(now):
                 self._waiting.discard(now.id)
-                await self._after.give_up(now)
+                await self._after.give_up(preset, now)
             if now is None or now.job is None or now.status != "working":
                 return
             await self._store.files.update(row.id, status="lost", job=None)  # a cancel is no failure
@@ -207,7 +208,10 @@ class FileWork:
             self._on_outcome(folder, row.path, "done")
         else:
             self._waiting.add(row.id)
-            folder.look_at(row.path)
+            async with self._lock(row.id):  # it may just be getting another name
+                now = await self._store.files.get(row.id)
+            if now is not None:
+                folder.look_at(now.path)
 
     async def _lose(self, folder: WatchFolder, row: FileRow) -> None:
         """What is to be done for a file now, a look finds out."""
