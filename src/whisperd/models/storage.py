@@ -66,7 +66,7 @@ class Storage:
     def manifests(self) -> list[Manifest]:
         """Every installed model, by name. Raises `OSError` where the folder may not be read."""
         try:
-            names = os.listdir(self.root / "manifests")  # noqa: PTH208 - at once, so that it raises here
+            names = [path.name for path in (self.root / "manifests").iterdir()]
         except FileNotFoundError:
             return []
         keys = sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
