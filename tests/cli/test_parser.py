@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import re
 import shlex
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -141,6 +143,15 @@ def test_every_example_is_a_command() -> None:
     assert len(found) > 40
     for words in found:
         assert parse(*words).run
+
+
+def test_a_missing_command_is_wrong_usage_also_where_that_cannot_be_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stderr", SimpleNamespace(write=lambda _text: os.write(-1, b"")))
+    with pytest.raises(WhisperdError) as caught:
+        parse()
+    assert caught.value.code == "usage.invalid"
 
 
 @pytest.mark.parametrize(
