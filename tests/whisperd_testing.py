@@ -146,7 +146,7 @@ class RunningDaemon:
     def until_saved(self) -> None:
         """Wait until all that it has told of jobs is on the disk: it is told a moment before."""
         with self.connect() as client:
-            client.jobs.cancel(ids=[])  # none; who is answered knows that the journal is written
+            client.jobs.clear(ids=[])  # none; who is answered knows that the journal is written
 
     def wait(self, timeout: float = LIMIT_S) -> int:
         """Wait for its end; returns its exit status."""

@@ -153,6 +153,7 @@ class Crowd:
         while (await client.daemon.status())["clients"] > 1:
             await anyio.sleep(0.01)
         await client.jobs.cancel(all=True)  # of those, too, that were just being submitted
+        await client.jobs.clear(ids=[])  # none: but now all is saved, which is told a moment before
         jobs = await client.jobs.list()
         assert {one["status"] for one in jobs} <= {"completed", "failed", "cancelled"}
         runtimes = await client.runtimes.list()
