@@ -125,7 +125,7 @@ def test_whatever_is_set_is_read_again(settings: Settings) -> None:
         ("[runtime]\nworkers = -1", "runtime.workers: Expected `int` >= 0", "daemon config"),
         ("[runtime]\nkeep_alive_s = nan", "runtime.keep_alive_s: Expected `float`", "daemon config"),
         ("[runtime]\nkeep_alive_s = 1e9", "runtime.keep_alive_s: Expected `float` <=", "daemon config"),
-        ("[runtime]\nkeep_alive_s = -0.5", "runtime: `keep_alive_s` has to be -1", "daemon config"),
+        ("[runtime]\nkeep_alive_s = -0.5", "runtime: `keep_alive_s` must be -1", "daemon config"),
         ("[models]\nfolders = ['/a', 3]", "models.folders[1]: Expected `str`", "daemon config"),
         ("[log]\nlevel = 'loud'", "log.level: Invalid enum value 'loud'", "daemon config"),
         ("daemon = 3", "daemon: Expected `object`", "daemon config"),

@@ -1,10 +1,10 @@
-"""Child processes that never outlive us: workers, decoders, downloads.
+"""Starts child processes that never outlive their parent: workers, decoders, downloads.
 
-A child holds a pipe from its parent as standard input. When the parent dies, however it dies, the
-kernel closes the pipe and the child ends itself; on Linux and Windows the kernel also kills it
-outright. A child has a process group of its own (on Windows: a job object): a terminal's Ctrl-C does
-not reach it, and what it starts ends with it. Run as a program, `python -m whisperd.child MODULE ARG...` does
-this for a module that is not ours (pip), and then becomes that module.
+A child's standard input is a pipe from its parent. When the parent dies, however it dies, the kernel closes
+the pipe and the child exits; on Linux and Windows the kernel also kills it outright. A child has its own
+process group (on Windows: a job object), so that a terminal's Ctrl-C does not reach it and its descendants
+end with it. `python -m whisperd.child MODULE ARG...` sets this up for a module that is not ours (pip), and
+then runs that module.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 ENDED_BY_OTHERS: Final = ("signal SIGKILL", "signal SIGTERM", "signal SIGINT", "signal SIGHUP")
-"""How a child ends, as `how_it_ended` says it, that did not end by its own fault."""
+"""Results of `how_it_ended` for a child that others ended, through no fault of its own."""
 
 _PR_SET_PDEATHSIG = 1
 _PARENT_GONE_STATUS = 75
@@ -49,12 +49,12 @@ else:
 
 
 def python_command(module: str, *arguments: str) -> list[str]:
-    """The command that runs a module of ours in this interpreter, the working folder off its path."""
+    """Return the command that runs a module in this interpreter, without the working folder on its path."""
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
-# What is said on this computer stays here, and so does that anything was: libraries in a child
-# report nothing to their makers. (onnxruntime would even write a device id into the user's folder.)
+# Libraries in a child must not report to their makers, not even that they are used. (onnxruntime would even
+# write a device id into the user's folder.)
 _NO_TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 
 
@@ -65,14 +65,14 @@ async def open_child(
     env: Mapping[str, str] | None = None,
     stderr: int = subprocess.PIPE,
 ) -> AsyncIterator[Process]:
-    """Start a child with pipes; on leaving the block it is dead, with everything it started.
+    """Start a child with pipes; on leaving the block, kill it and everything that it started.
 
-    On POSIX, what a child that ended by itself has left running stays: the number of its process group
-    may be somebody else's by now.
+    On POSIX, the descendants of a child that exited on its own are not killed: the id of its process group
+    may have been reused by then.
     """
     import anyio
 
-    # Shielded: cancelled half-way, asyncio would lose sight of a process that runs.
+    # Shielded: cancelled half-way, asyncio would lose track of a running process.
     with anyio.CancelScope(shield=True):
         process = await anyio.open_process(
             command,
@@ -93,12 +93,12 @@ async def open_child(
 
 
 def kill(process: Process) -> None:
-    """Kill a child and its descendants at once. Does nothing when it is dead already."""
+    """Kill a child and its descendants at once. Does nothing if it is already dead."""
     if process.returncode is not None:
         return
     try:
         if sys.platform == "win32":
-            process.kill()  # its descendants end when its job object is closed
+            process.kill()  # its descendants are killed when its job object is closed
         else:
             os.killpg(process.pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
@@ -106,7 +106,7 @@ def kill(process: Process) -> None:
 
 
 def how_it_ended(status: int | None) -> str | None:
-    """What a return code says, such as `signal SIGSEGV` or `exit status 1`; None for a child that runs."""
+    """Describe a return code: `signal SIGSEGV`, `exit status 1`; None for a child that still runs."""
     if status is None:
         return None
     if status >= 0:
@@ -118,19 +118,19 @@ def how_it_ended(status: int | None) -> str | None:
 
 
 def last_words(stderr: BinaryIO) -> str:
-    """The end of what a child has written to a file of its own: why it came to no result."""
+    """Return the end of the file that a child's standard error goes to, which says why it failed."""
     stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - _LAST_WORDS_BYTES))
     return stderr.read().decode(errors="replace").strip()
 
 
 @contextmanager
 def _enclosed(process: Process) -> Iterator[None]:
-    """On Windows: what is alive of a child and its descendants when the block or this process ends, dies."""
+    """On Windows: kill what still runs of a child and its descendants when the block or this process ends."""
     if sys.platform == "win32":
         from whisperd.win32 import JobObject
 
         with JobObject() as job:
-            with suppress(OSError):  # it has ended already
+            with suppress(OSError):  # it has already exited
                 job.add(process.pid)
             yield
     else:
@@ -142,18 +142,18 @@ def die_with_parent() -> None:
     if sys.platform == "linux":
         parent = os.getppid()
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it died before we asked
+        if os.getppid() != parent:  # it died before the call
             os._exit(_PARENT_GONE_STATUS)
 
 
 def take_output() -> int:
-    """In a child: keep standard output for messages, as the descriptor that is returned.
+    """In a child: reserve standard output for messages, and return its new descriptor.
 
-    From here on whatever prints, native libraries included, prints to standard error.
+    From then on, anything that prints, native libraries included, prints to standard error.
     """
     output = os.dup(1)
     os.dup2(2, 1)
-    if sys.platform == "win32":  # descriptors there may translate line ends
+    if sys.platform == "win32":  # descriptors there may translate line endings
         import msvcrt
 
         msvcrt.setmode(output, os.O_BINARY)
@@ -163,11 +163,11 @@ def take_output() -> int:
 def watch_parent(*, with_descendants: bool = False) -> None:
     """In a child that does not read its standard input: end the process when that pipe closes.
 
-    With its descendants, where it has a process group of its own: a compiler that pip has started would
-    else go on for minutes.
+    `with_descendants` also kills its descendants if it has its own process group: a compiler that pip started
+    would otherwise run on for minutes.
     """
     has_group = with_descendants and os.name == "posix" and os.getpgrp() == os.getpid()
-    if not has_group:  # the kernel would kill this process before it can kill the others
+    if not has_group:  # with a group, the kernel would kill this process before it could kill the others
         die_with_parent()
 
     def wait_for_the_end() -> None:
@@ -181,7 +181,7 @@ def watch_parent(*, with_descendants: bool = False) -> None:
 
 
 def main() -> None:
-    """Watch the parent, then become the module named on the command line."""
+    """Watch the parent, then run the module named on the command line."""
     watch_parent(with_descendants=True)
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -1,4 +1,4 @@
-"""The wall clock, as everything that is told of it writes it."""
+"""Reads the wall clock and writes times in RFC 3339, as on the wire and in the database."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ __all__ = ["now_rfc3339", "rfc3339_ago", "seconds_until", "to_rfc3339"]
 
 
 def now_rfc3339() -> str:
-    """The present moment in UTC, to the millisecond, as RFC 3339 has it."""
+    """Return the current time in UTC, to the millisecond, in RFC 3339."""
     return to_rfc3339(datetime.datetime.now(datetime.UTC))
 
 
 def rfc3339_ago(seconds: float) -> str:
-    """The moment that is so long past."""
+    """Return the time so many seconds ago."""
     try:
         moment = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=seconds)
     except OverflowError:
@@ -22,18 +22,18 @@ def rfc3339_ago(seconds: float) -> str:
 
 
 def to_rfc3339(moment: datetime.datetime) -> str:
-    """A moment in UTC, to the millisecond; one without a time zone is by the clock of this computer.
+    """Convert a time to UTC, to the millisecond; without a time zone, it is taken as local time.
 
-    Raises `ValueError` where its calendar does not reach.
+    Raises `ValueError` if it is outside the range of `datetime`.
     """
     try:
         in_utc = moment.astimezone(datetime.UTC)
-    except (OverflowError, OSError) as error:  # the last is Windows', of what is long ago
+    except (OverflowError, OSError) as error:  # OSError: Windows, for times long ago
         raise ValueError(str(error)) from error
     return in_utc.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def seconds_until(moment: str) -> float:
-    """How long it is until a moment (RFC 3339); 0 if it is past."""
+    """Return the seconds until a time (RFC 3339); 0 if it is past."""
     wait = datetime.datetime.fromisoformat(moment) - datetime.datetime.now(datetime.UTC)
     return max(0.0, wait.total_seconds())

@@ -1,8 +1,8 @@
-"""What the daemon takes of the environment of the client that starts it. Light.
+"""Selects the environment variables that a daemon inherits from the client that starts it.
 
-It lives on for weeks, and so would whatever a shell happened to have set: keys of other programs, the
-virtual environment of a project. So it takes what it and its engines read, and nothing else. A daemon that
-is started by hand or by a service manager has the environment that it is given.
+The daemon runs for weeks, and so would whatever a shell happened to have set: keys of other programs, the
+virtual environment of a project. So it inherits only what it and its engines read. A daemon that is started
+by hand or by a service manager has the environment that it is given. Imports stay light here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 __all__ = ["MORE", "NETWORK", "daemon_environment"]
 
 MORE: Final = "WHISPERD_ENVIRONMENT"
-"""The variable that names others to be taken as well: names, or beginnings with a `*`, between commas."""
+"""The variable that lists further ones to inherit: names, or prefixes followed by `*`, comma-separated."""
 
 _NETWORK_PLACES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC")
 
@@ -22,14 +22,14 @@ NETWORK: Final = (
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "FTP_PROXY"),
     *_NETWORK_PLACES,
 )
-"""How downloads find their way. Proxies are written in lower case as well."""
+"""Variables that downloads need. Proxies may also be in lower case."""
 
 _PLACES: Final = (
     *("WHISPERD_CONFIG", "WHISPERD_STATE_DIR", "WHISPERD_NATIVE_DIR", "WHISPERD_MODELS_DIR"),
     *("HF_HOME", "HF_HUB_CACHE"),
     *_NETWORK_PLACES,
 )
-"""What may be relative to the client's working folder, which is not the daemon's."""
+"""Variables whose value may be relative to the client's working folder, which is not the daemon's."""
 
 _TAKEN: Final = frozenset(
     (
@@ -37,7 +37,7 @@ _TAKEN: Final = frozenset(
         *("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "LANGUAGE", "TZ", "TZDIR"),
         *("TMPDIR", "TEMP", "TMP", "DBUS_SESSION_BUS_ADDRESS", "COLUMNS", "NO_COLOR"),
         *NETWORK,
-        # Engines and what they are built with
+        # Engines and their builds
         *("MKLROOT", "GGML_BACKEND_PATH", "LIBRARY_PATH", "CPATH", "CC", "CXX"),
         *("CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "PKG_CONFIG_PATH"),
         *("SDKROOT", "DEVELOPER_DIR", "MACOSX_DEPLOYMENT_TARGET"),
@@ -56,7 +56,7 @@ _TAKEN_BEGINNINGS: Final = (
 
 
 def daemon_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The part of a client's environment that the daemon is started with; its places are absolute."""
+    """Return the part of a client's environment that the daemon is started with; its paths are absolute."""
     named = [name.strip() for name in environment.get(MORE, "").split(",") if name.strip()]
     names = _TAKEN.union(named)
     beginnings = (*_TAKEN_BEGINNINGS, *(name[:-1] for name in named if name.endswith("*")))

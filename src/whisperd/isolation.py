@@ -1,9 +1,10 @@
-"""A process that has a native bundle sees the libraries of that bundle, and nobody else's.
+"""Makes sure that a process with a native bundle loads the libraries of that bundle and no others.
 
 Two things could mix them up. The system's loader follows variables such as `LD_LIBRARY_PATH`, so a child is
-started with an environment of its own: `isolated_environment`. And Python finds whatever is installed
-beside whisperd, such as a PyTorch with a CUDA of its own, so a child looks at a bundle with `enter_bundle`:
-then a library in it can import what is in the bundle, in Python, and in whisperd and its plugin, no more.
+started with the environment that `isolated_environment` returns. And Python finds everything that is
+installed alongside whisperd, such as a PyTorch with its own CUDA, so a child calls `enter_bundle`: then a
+library in the bundle can import only from the bundle, Python, whisperd, its plugin, and the dependencies of
+these two.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
 __all__ = ["enter_bundle", "isolated_environment", "library_folders"]
 
 _FOREIGN_PREFIXES: Final = ("LD_", "DYLD_")
-"""Of Linux' and macOS' loaders."""
+"""Variables of the loaders of Linux and macOS."""
 _FOREIGN: Final = ("GGML_BACKEND_PATH",)
-"""A library that ggml opens."""
+"""Names a library that ggml opens."""
 _DRIVER: Final = "libcuda.so.1"
-"""It comes with the driver of the GPU, and is in no bundle."""
+"""Comes with the GPU's driver; no bundle contains it."""
 
 
 def isolated_environment(
@@ -38,10 +39,10 @@ def isolated_environment(
     platform: str = sys.platform,
     python_library: str | None = sysconfig.get_config_var("INSTSONAME"),
 ) -> dict[str, str]:
-    """The environment of a child that has this bundle.
+    """Return the environment for a child with this bundle.
 
-    What is kept of `LD_LIBRARY_PATH` are the folders of what no bundle has: the GPU's driver, and Python's
-    own library. They come last.
+    Of `LD_LIBRARY_PATH`, it keeps only the folders of libraries that no bundle contains: the GPU's driver and
+    Python's own library. They come last.
     """
     isolated = {
         name: value
@@ -64,14 +65,15 @@ def isolated_environment(
 
 
 def library_folders(bundle: Path) -> list[Path]:
-    """Where a bundle has libraries that others in it open by their bare names: NVIDIA's wheels have such."""
+    """Return the folders of libraries that others in the bundle open by bare name: NVIDIA's wheels do."""
     return sorted(folder for name in ("lib", "bin") for folder in bundle.glob(f"nvidia/*/{name}"))
 
 
 def enter_bundle(bundle: Path, *own_modules: str) -> None:
-    """In a child: have the bundle first on the path, and hide what is beside whisperd and these modules.
+    """In a child: put the bundle first on the path, and hide what is installed alongside whisperd, except
+    these modules and dependencies.
 
-    What `PYTHONPATH` names comes last, so that it hides nothing of Python or of the bundle.
+    The folders of `PYTHONPATH` come last, so that they shadow nothing of Python or the bundle.
     """
     named = os.environ.pop("PYTHONPATH", "")
     folders = named.split(os.pathsep) if named else []
@@ -84,7 +86,7 @@ def enter_bundle(bundle: Path, *own_modules: str) -> None:
 
 
 class _OwnModules:
-    """Finds the modules that a child may import, by the finders that were there before."""
+    """A finder that uses the previous finders, and hides modules that a child may not import."""
 
     def __init__(self, bundle: Path, own_modules: Sequence[str], finders: Sequence[Any]) -> None:
         self._bundle = str(bundle)
@@ -96,34 +98,34 @@ class _OwnModules:
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Where a module is; None for one that is hidden."""
+        """Find a module; None for one that is hidden."""
         found = (finder.find_spec(name, path, target) for finder in self._finders)
         spec = next((spec for spec in found if spec is not None), None)
-        # Parts of a package that may be seen may be seen.
-        return spec if spec is None or path is not None or self._may_be_seen(name) else None
+        # Submodules of a visible package are visible.
+        return spec if spec is None or path is not None or self._is_visible(name) else None
 
     def find_distributions(self, *context: Any) -> Iterator[Any]:
-        """What is installed: importing asks for modules alone, `importlib.metadata` for this."""
+        """Yield the installed distributions, for `importlib.metadata`; imports do not need this."""
         for finder in self._finders:
             if hasattr(finder, "find_distributions"):
                 yield from finder.find_distributions(*context)
 
     def invalidate_caches(self) -> None:
-        """Python asks for this after files were written."""
+        """Invalidate the caches of the previous finders, which Python requests after files were written."""
         for finder in self._finders:
             if hasattr(finder, "invalidate_caches"):
                 finder.invalidate_caches()
 
-    def _may_be_seen(self, name: str) -> bool:
+    def _is_visible(self, name: str) -> bool:
         if name in self._known or PathFinder.find_spec(name, [self._bundle]) is not None:
             return True
-        if self._required is None:  # only now, for it takes a while
+        if self._required is None:  # only when needed, since it takes a while
             self._required = _required_modules(self._own_modules)
         return name in self._required
 
 
 def _required_modules(own_modules: Sequence[str]) -> frozenset[str]:
-    """The top modules of all that whisperd and the plugin with these modules depend on."""
+    """Return the top-level modules of all dependencies of whisperd and the plugin with these modules."""
     from importlib import metadata  # a decoder never needs it
 
     plugins = [
@@ -139,9 +141,9 @@ def _required_modules(own_modules: Sequence[str]) -> frozenset[str]:
             continue
         try:
             required[name] = found = metadata.distribution(name)
-        except metadata.PackageNotFoundError:  # it is needed on another system
+        except metadata.PackageNotFoundError:  # only needed on another system
             continue
-        # What an extra asks for is left out; of the rest, what is not needed here is not installed.
+        # Dependencies of extras are ignored; of the others, those not needed here are not installed.
         lines = [line for line in found.requires or () if "extra ==" not in line]
         waiting += [each[0] for line in lines if (each := _NAME.match(line))]
     return frozenset(module for found in required.values() for module in _top_modules(found))
@@ -149,7 +151,7 @@ def _required_modules(own_modules: Sequence[str]) -> frozenset[str]:
 
 def _top_modules(found: metadata.Distribution) -> Iterator[str]:
     files = found.files
-    if files is None:  # distributions of Linux leave out what tells of them
+    if files is None:  # packages of Linux distributions omit the list
         yield from (found.read_text("top_level.txt") or found.name.replace("-", "_")).split()
     for file in files or ():
         if file.suffix in (".py", ".so", ".pyd"):

@@ -1,4 +1,4 @@
-"""How far a download is: one value for natives, models and everybody who shows it."""
+"""Progress of downloads: one type, shared by native bundles, models and everything that displays it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _REPORT_EVERY_S = 0.1
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of `name` has come: bytes, bytes per second, and seconds that are left."""
+    """How much of `name` has arrived: `done` of `total` bytes, bytes per second, and seconds left."""
 
     name: str
     file: str | None = None
@@ -27,11 +27,11 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     rate: float | None = None
     eta: float | None = None
     detail: str = "downloading"
-    """`waiting` (for another process), `downloading`, `retrying`, `building` (where steps are counted, not
-    bytes), `installing`, `verifying`, `converting`, `looking for newer versions` or `trying`."""
+    """`waiting` (for another process), `downloading`, `retrying`, `building` (which counts steps, not bytes),
+    `installing`, `verifying`, `converting`, `looking for newer versions` or `trying`."""
 
     def __str__(self) -> str:
-        """One line for a person: `downloading base: 60 MB of 145 MB, 12 MB/s, 7 s left`."""
+        """Return one line for display: `downloading base: 60 MB of 145 MB, 12 MB/s, 7 s left`."""
         much = size(self.done) if self.done else ""
         if self.detail == "building":
             much = self.file or ""
@@ -47,16 +47,16 @@ OnProgress = Callable[[Progress], None]
 
 
 def ignore_progress(_: Progress) -> None:
-    """For who does not want to know."""
+    """Do nothing: the default for callers that show no progress."""
 
 
 def from_thread(on_progress: OnProgress) -> OnProgress:
-    """The same, to be called in a thread that anyio started: listeners are told in the event loop."""
+    """Wrap a callback for use in a thread that anyio started: it is called in the event loop."""
     return lambda progress: anyio.from_thread.run_sync(on_progress, progress)
 
 
 class Meter:
-    """Turns counts of bytes into `Progress`, not more often than anybody can look."""
+    """Turns byte counts into `Progress` reports, no more often than is worth showing."""
 
     def __init__(
         self,
@@ -74,22 +74,22 @@ class Meter:
         self._clock = clock
         self._done = 0
         self._marks: deque[tuple[float, int]] = deque()
-        self._told_phase: tuple[str | None, str] | None = None
-        self._told_s = float("-inf")
+        self._reported_phase: tuple[str | None, str] | None = None
+        self._reported_s = float("-inf")
 
     def expect(self, total: int) -> None:
-        """So many bytes will come."""
+        """Set the total number of bytes."""
         self._total = total
 
     def report(self, done: int, file: str | None = None, detail: str | None = None) -> None:
-        """So many bytes have come in all, the last of them of this file."""
+        """Record that so many bytes have arrived in all, the last of them of this file."""
         self._done = done
         self._detail = detail or self._detail
         now_s, phase = self._clock(), (file, self._detail)
-        is_new = phase != self._told_phase or done == self._total
-        if not is_new and now_s - self._told_s < _REPORT_EVERY_S:
+        is_new = phase != self._reported_phase or done == self._total
+        if not is_new and now_s - self._reported_s < _REPORT_EVERY_S:
             return
-        self._told_phase, self._told_s = phase, now_s
+        self._reported_phase, self._reported_s = phase, now_s
         rate, eta = self._measure(now_s)
         self._on_progress(
             Progress(
@@ -104,11 +104,11 @@ class Meter:
         )
 
     def adder(self, file: str) -> Callable[[int], None]:
-        """A function that is told how many bytes more of a file were done."""
+        """Return a function to call with the number of further bytes of a file that were done."""
         return lambda count: self.report(self._done + count, file)
 
     def _measure(self, now_s: float) -> tuple[float | None, float | None]:
-        """Bytes per second and seconds left, over the last few seconds; None while too little is known."""
+        """Return bytes per second over the last few seconds, and seconds left; None while unknown."""
         self._marks.append((now_s, self._done))
         while len(self._marks) > 2 and now_s - self._marks[0][0] > _RATE_WINDOW_S:
             self._marks.popleft()

@@ -1,6 +1,7 @@
-"""Which daemon has its state in a folder: a file that it writes, and a lock that it holds while it lives.
+"""Identifies the daemon that uses a state folder: by a file that it writes, and a lock that it holds.
 
-Light, as a client reads it: when the daemon does not answer, nobody else can tell which process to end.
+Imports stay light, since clients use this: if the daemon does not answer, only this file says which process
+to end.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ _FILE: Final = "daemon.json"
 
 @dataclass(frozen=True)
 class Running:
-    """A daemon."""
+    """A running daemon."""
 
     pid: int
     socket: str
     config: str | None = None
-    """The settings file that it was given, with `--config` or WHISPERD_CONFIG."""
+    """The settings file that it was given with `--config` or WHISPERD_CONFIG."""
 
 
 def find_running(folder: Path) -> Running | None:
-    """The daemon that has its state in a folder, if it lives, whether or not it answers.
+    """Return the daemon that uses a state folder if it is alive, whether or not it answers.
 
-    The lock says whether it lives, so that its process is never mistaken for another one of the same id.
+    The lock shows whether it is alive, so that another process that reuses its id is never mistaken for it.
     """
     from whisperd.locks import is_held
 
@@ -38,17 +39,17 @@ def find_running(folder: Path) -> Running | None:
 
 
 def read_running(folder: Path) -> Running | None:
-    """What the file says."""
+    """Read the file; None if it is missing or invalid."""
     try:
-        said = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-        config = str(said["config"]) if said.get("config") else None  # an older daemon does not say it
-        return Running(pid=int(said["pid"]), socket=str(said["socket"]), config=config)
+        read = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        config = str(read["config"]) if read.get("config") else None  # an older daemon does not write it
+        return Running(pid=int(read["pid"]), socket=str(read["socket"]), config=config)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, OverflowError, RecursionError):
         return None
 
 
 def write_running(folder: Path, running: Running) -> None:
-    """Say who is running. Only who holds the lock may. Raises `OSError`."""
+    """Write the file. Only the holder of the lock may call this. Raises `OSError`."""
     new = folder / f"{_FILE}.new"
     new.touch(mode=0o600)
     new.write_text(json.dumps(asdict(running)), encoding="utf-8")
@@ -56,6 +57,6 @@ def write_running(folder: Path, running: Running) -> None:
 
 
 def forget_running(folder: Path) -> None:
-    """Say that nobody is. Only who holds the lock may."""
+    """Delete the file. Only the holder of the lock may call this."""
     with suppress(OSError):
         (folder / _FILE).unlink()

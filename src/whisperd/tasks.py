@@ -1,4 +1,4 @@
-"""What anyio leaves open: a task group that fails with the error itself, and an event that comes again."""
+"""Additions to anyio: a task group that raises a single failure unwrapped, and an event that can repeat."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ __all__ = ["RepeatedEvent", "open_task_group"]
 
 
 class RepeatedEvent:
-    """An event that comes again and again: each time it wakes all who wait, and is waited for anew."""
+    """An event that can occur many times. Each time it wakes all waiters."""
 
     def __init__(self) -> None:
         self.next = anyio.Event()
-        """Set when it comes. Who takes it before looking at something misses nothing that comes meanwhile."""
+        """Set at the next occurrence. Take it before checking a condition, so as to miss none meanwhile."""
 
     def set(self) -> None:
-        """Wake all who wait."""
+        """Wake all waiters."""
         self.next.set()
         self.next = anyio.Event()
 
     async def wait(self) -> None:
-        """Wait until it comes the next time."""
+        """Wait for the next occurrence."""
         await self.next.wait()
 
     async def wait_for(self, predicate: Callable[[], bool]) -> None:
-        """Wait until something holds, which is looked at now and whenever the event has come."""
+        """Wait until a condition holds; it is checked now and at each occurrence."""
         while not predicate():
             await self.next.wait()
 
 
 @asynccontextmanager
 async def open_task_group() -> AsyncIterator[TaskGroup]:
-    """A task group that raises a single failure as it is, not wrapped in a group.
+    """Open a task group that raises a single failure itself, not wrapped in a group.
 
-    Most of our groups are an implementation detail of a function whose errors are part of its
-    contract: whoever calls it should not need `except*`. Where several tasks fail at once, it is
-    nearly always for one reason (all windows of a batch learn that it failed): the first
-    `WhisperdError` speaks for all. A mistake among them is never hidden: then the group is raised.
+    Most of our groups are an implementation detail of a function whose errors are part of its contract: its
+    callers should not need `except*`. If several tasks fail at once, it is nearly always for one reason (all
+    windows of a batch are notified that it failed): if all are `WhisperdError`, the first is raised. A bug
+    among them is never hidden: then the group is raised.
     """
     try:
         async with anyio.create_task_group() as tasks:

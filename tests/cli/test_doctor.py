@@ -94,15 +94,15 @@ class TestWithoutADaemon:
 
     def test_a_state_folder_that_is_a_file(self, user: RunningDaemon) -> None:
         Path(user.env["WHISPERD_STATE_DIR"]).touch()
-        finds(user, "state folder", "broken", "is no folder")
+        finds(user, "state folder", "broken", "is not a folder")
         finds(user, "daemon", "broken", "No daemon answers.")
 
     def test_a_data_base_that_is_none(self, user: RunningDaemon) -> None:
         state = Path(user.env["WHISPERD_STATE_DIR"])
         state.mkdir(mode=0o700)
         (state / "whisperd.sqlite3").write_text("this is no data base, though it is long enough" * 100)
-        finds(user, "data base", "broken", "whisperctl daemon restart", "--no-start")
-        finds(user, "data base", "warning", "found damaged and begun anew")  # the daemon was started
+        finds(user, "database", "broken", "whisperctl daemon restart", "--no-start")
+        finds(user, "database", "warning", "damaged and replaced by an empty one")  # the daemon was started
 
     def test_what_is_missing_and_may_not_be_downloaded(self, user: RunningDaemon) -> None:
         user.env["WHISPERD_OFFLINE"] = "1"
@@ -154,7 +154,7 @@ class TestWithoutADaemon:
 
     def test_something_else_in_place_of_the_socket(self, user: RunningDaemon) -> None:
         Path(user.socket).touch()
-        finds(user, "socket", "broken", "is no socket", "--no-start")
+        finds(user, "socket", "broken", "is not a socket", "--no-start")
         Path(user.socket).unlink()
 
 
@@ -176,7 +176,7 @@ class TestWithADaemon:
         database = user.start().folder / "state" / "whisperd.sqlite3"
         shutil.copy(database, database.with_name("copy"))
         database.with_name("copy").replace(database)
-        finds(user, "data base", "broken", "removed or replaced")
+        finds(user, "database", "broken", "deleted or replaced")
 
     def test_it_is_started(self, user: RunningDaemon) -> None:
         _, checks = doctor(user)
@@ -209,7 +209,7 @@ class TestWithADaemon:
         user.start()
         assert user.ctl("models", "import", str(toy_model(tmp_path / "toy")), "mine").status == 0
         _, checks = doctor(user)
-        assert checks["models"][0]["message"] == "mine: whole"
+        assert checks["models"][0]["message"] == "mine: intact"
         (Path(user.env["WHISPERD_MODELS_DIR"]) / "installed" / "mine" / "model.bin").write_text("{]")
         finds(user, "model", "broken", "whisperctl models pull mine")
 
@@ -222,7 +222,7 @@ class TestWithADaemon:
         installed = user.ctl("natives", "install", "toy-cpu", "--json")
         assert installed.status == 0, installed
         _, checks = doctor(user)
-        assert "toy-cpu 1.0, whole" in [one["message"] for one in checks["bundle"]]
+        assert "toy-cpu 1.0, intact" in [one["message"] for one in checks["bundle"]]
         library = Path(installed.json["path"]) / "toylib" / "lib.so"
         library.write_bytes(bytes(999) + b"\1")
         finds(user, "bundle", "broken", "whisperctl natives install toy-cpu")
@@ -241,7 +241,7 @@ def test_a_daemon_of_another_version(user: RunningDaemon) -> None:
     old = ScriptedDaemon(
         Path(user.socket), session_hello=hello, daemon_status={"pid": 1}, doctor_check=unknown
     )
-    finds(user, "daemon", "warning", "is of version 0.0.1")
+    finds(user, "daemon", "warning", "has version 0.0.1")
     _, checks = doctor(user)
     assert "settings" in checks and "runtimes" not in checks
     old.close()

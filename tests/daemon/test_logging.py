@@ -158,4 +158,4 @@ def test_what_ends_a_running_daemon_is_told(
     (tmp_path / "failing_daemon.py").write_text(FAILING)
     daemon = make_daemon(program=("failing_daemon",), env={"PYTHONPATH": str(tmp_path)}).start()
     assert daemon.wait() == 1
-    assert "a mistake of its own" in daemon.log() and "It broke." in daemon.log()
+    assert "an internal error" in daemon.log() and "It broke." in daemon.log()

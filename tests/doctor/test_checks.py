@@ -87,7 +87,7 @@ def test_all_is_well() -> None:
     findings = check(WELL)
     assert ill(WELL) == [] and worst(findings) == "ok"
     assert [finding.name for finding in findings] == [
-        "settings", "state folder", "bundle folder", "model folder", "disk", "data base", "backends",
+        "settings", "state folder", "bundle folder", "model folder", "disk", "database", "backends",
         "bundle", "bundle", "models", "runtimes", "GPU", "libraries", "crashes",
     ]  # fmt: skip
     assert {finding.fix for finding in findings} == {None}
@@ -112,18 +112,18 @@ def test_a_new_user_has_nothing_to_mend() -> None:
         ({"settings_problem": PROBLEM}, "settings", "broken", "This is wrong."),
         (with_folder("state", writable=False), "state folder", "broken", "WHISPERD_STATE_DIR"),
         (with_folder("state", error="Input/output error"), "state folder", "broken", "Input/output error"),
-        (with_folder("state", is_folder=False), "state folder", "broken", "is no folder"),
-        (with_folder("settings", is_folder=False), "settings folder", "broken", "is no folder"),
-        (with_folder("models", exists=False, writable=False), "model folder", "broken", "cannot be made"),
+        (with_folder("state", is_folder=False), "state folder", "broken", "is not a folder"),
+        (with_folder("settings", is_folder=False), "settings folder", "broken", "is not a folder"),
+        (with_folder("models", exists=False, writable=False), "model folder", "broken", "cannot be created"),
         (with_folder("natives", foreign="/w/natives/.locks/x"), "bundle folder", "broken", "sudo chown -R"),
         (with_folder("natives", executable=False), "bundle folder", "broken", "noexec"),
         (with_folder("natives", mode=0o777), "bundle folder", "warning", "chmod go-w /w/natives"),
         (with_folder("state", mode=0o755), "state folder", "warning", "chmod 700 /w/state"),
         (with_folder("state", free_bytes=10**6, device=2), "disk", "broken", "1.0 MB"),
         (with_folder("models", free_bytes=GB // 2, device=2), "disk", "warning", "500 MB"),
-        ({"database_problem": PROBLEM}, "data base", "broken", "Do that."),
-        ({"database_is_gone": True}, "data base", "broken", "whisperctl daemon restart"),
-        ({"set_aside": ("/w/state/whisperd.sqlite3.damaged-1",)}, "data base", "warning", "damaged-1"),
+        ({"database_problem": PROBLEM}, "database", "broken", "Do that."),
+        ({"database_is_gone": True}, "database", "broken", "whisperctl daemon restart"),
+        ({"set_aside": ("/w/state/whisperd.sqlite3.damaged-1",)}, "database", "warning", "damaged-1"),
         ({"variants": ()}, "backends", "broken", "pip install whisperd-ctranslate2"),
         (
             {"variants": (variant("x", problem=PROBLEM),)},
@@ -211,7 +211,7 @@ def test_a_new_user_has_nothing_to_mend() -> None:
             {"hardware": Hardware(unknown={"cuda_libraries": "Looking at it crashed (signal SIGSEGV)."})},
             "hardware",
             "warning",
-            "CUDA libraries could not be looked at: Looking at it crashed (signal SIGSEGV).",
+            "CUDA libraries could not be inspected: Looking at it crashed (signal SIGSEGV).",
         ),
         (
             {"crashes": (Crash(time="2026-01-02 03:04:05", part="worker", how="signal SIGSEGV"),) * 2},
@@ -238,8 +238,8 @@ def test_of_libraries_that_nobody_could_look_at_it_is_not_said_that_they_are_wel
 def test_what_has_one_cause_is_told_once() -> None:
     whys = {"system": "It is busy.", "processor": "It is busy.", "blas": "It hangs.", "tools": "It is busy."}
     assert [finding.message for finding in ill(replace(WELL, hardware=Hardware(unknown=whys)))] == [
-        "The system, the processor and compilers could not be looked at: It is busy.",
-        "BLAS libraries could not be looked at: It hangs.",
+        "The system, the processor and compilers could not be inspected: It is busy.",
+        "BLAS libraries could not be inspected: It hangs.",
     ]
 
 
@@ -273,10 +273,10 @@ LISTENING = SocketFacts(path="/run/w/d.sock", kind="socket", mode=0o600, listeni
 @pytest.mark.parametrize(
     ("changes", "status", "said"),
     [
-        ({}, "ok", "for you alone"),
-        ({"kind": "none", "listening": False, "locked": False}, "ok", "not there yet"),
+        ({}, "ok", "private to you"),
+        ({"kind": "none", "listening": False, "locked": False}, "ok", "not created yet"),
         ({"kind": "none", "listening": False}, "broken", "whisperctl daemon stop --force"),
-        ({"kind": "other", "listening": False}, "broken", "is no socket"),
+        ({"kind": "other", "listening": False}, "broken", "is not a socket"),
         ({"listening": False, "locked": False}, "warning", "left behind"),
         ({"owned": False}, "broken", "another user"),
         ({"folder_is_open": True}, "broken", "chmod 700 /run/w"),
@@ -292,6 +292,7 @@ def test_the_socket(changes: Mapping[str, Any], status: str, said: str) -> None:
 def test_the_daemon() -> None:
     assert check_daemon("1.0", "1.0", 7, None).status == "ok"
     old = check_daemon("1.1", "1.0", 7, None)
-    assert (old.status, old.fix) == ("warning", "Make it this one: `whisperctl daemon restart`.")
+    fix = "Restart the daemon with this version: `whisperctl daemon restart`."
+    assert (old.status, old.fix) == ("warning", fix)
     problem = Finding(name="daemon", status="broken", message="No.", fix="Do that.")
     assert check_daemon("1.1", None, None, problem) is problem

@@ -47,12 +47,12 @@ def test_a_daemon_that_ended_as_it_should() -> None:
 
 def test_a_daemon_that_was_killed() -> None:
     ((part, how),) = found(begun(), begun(), ENDED)
-    assert part == "daemon" and "without a word" in how
+    assert part == "daemon" and "no reason logged" in how
 
 
 def test_a_daemon_that_failed_is_told_of_once() -> None:
-    lines = (begun(), line("whisperd ends because of a mistake of its own"), begun(), ENDED)
-    assert found(*lines) == [("daemon", "a mistake of its own")]
+    lines = (begun(), line("whisperd ends because of an internal error"), begun(), ENDED)
+    assert found(*lines) == [("daemon", "an internal error")]
 
 
 def test_one_that_comes_back_on_another_socket() -> None:

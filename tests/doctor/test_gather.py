@@ -117,7 +117,7 @@ async def test_folders_that_cannot_be_looked_at_are_told_of(
                 root / "disk" / "whisperd" / "config.toml",
             )
     assert {folder.role: folder.error for folder in facts.folders} == {
-        "settings": f"{root / 'disk'} is a link to what is not there",
+        "settings": f"{root / 'disk'} is a dangling link",
         **dict.fromkeys(("state", "natives", "models"), "Permission denied"),
     }
     assert facts.models_problem is not None and facts.models_problem.code == "model.read_only"

@@ -92,7 +92,7 @@ def test_the_names_that_somebody_has_chosen() -> None:
         "Interviews Schmidt",
         "someone/secret-model",
     ]
-    assert about(facts, shipped_catalogue())["models"] == "base, 1 of their own"
+    assert about(facts, shipped_catalogue())["models"] == "base, 1 not in the catalogue"
 
 
 def test_the_text() -> None:

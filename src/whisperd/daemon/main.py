@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             announce.failed(error)
             notifier.status(error.message)
             sys.exit(EXIT_NOT_STARTED)
-        log.exception("whisperd ends because of a mistake of its own")
+        log.exception("whisperd ends because of an internal error")
         raise
 
 

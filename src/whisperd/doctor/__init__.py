@@ -1,9 +1,9 @@
-"""The doctor: what is wrong with whisperd on this computer, and how to mend it.
+"""The doctor: finds what is wrong with whisperd on this computer, and how to fix it.
 
-`gather` looks, and changes nothing; `check` judges what was seen, and is pure, as is `report`, which says it
-without private data. Where a daemon runs, it is the daemon that looks (`doctor.check`), for its
-environment and its folders are those that count; else the client does. What only a client can see, the
-socket and whether somebody answers on it, is in `reach`.
+`gather` collects facts and changes nothing. `check` turns facts into findings, and `report` renders them
+without private data; both are pure. If a daemon runs, the daemon gathers (`doctor.check`), because its
+environment and folders are those that count; otherwise the client does. `reach` checks what only a client
+can see: the socket, and whether anything listens on it.
 """
 
 from whisperd.doctor.checks import check_daemon, check_socket, worst

@@ -1,4 +1,4 @@
-"""What is wrong, by what was seen. Pure: facts in, findings out, the worst of each kind first told."""
+"""Turns the gathered facts into findings. Pure. Of several faults of a folder, reports only the worst."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from whisperd.quantities import size
 __all__ = ["check", "check_daemon", "check_socket", "worst"]
 
 NEARLY_FULL_BYTES: Final = 1_000_000_000
-"""Of free space: a larger model, or another bundle, does not fit."""
+"""With less free space than this, a larger model or another bundle does not fit."""
 FULL_BYTES: Final = 50_000_000
-"""The log, the data base and uploads need some."""
+"""With less free space than this, the log, the database and uploads may fail."""
 
 _TITLES: Final[dict[FolderRole, str]] = {
     "settings": "settings folder",
@@ -41,81 +41,82 @@ _VARIABLES: Final[dict[FolderRole, str]] = {
 
 
 def check(facts: Facts) -> list[Finding]:
-    """Every check but those of the socket, in the order of the page."""
+    """Run every check except those of daemon and socket, in the order in which they are shown."""
     return [finding for judge in _CHECKS for finding in judge(facts)]
 
 
 def worst(findings: list[Finding]) -> Status:
-    """How it is in all."""
+    """Return the most severe status among the findings."""
     statuses = {finding.status for finding in findings}
     return "broken" if "broken" in statuses else "warning" if "warning" in statuses else "ok"
 
 
-# What only a client can see
+# Checks that only a client can make
 
 
 def check_daemon(ours: str, theirs: str | None, pid: int | None, problem: Finding | None) -> Finding:
-    """Whether a daemon answers, and whether it is of our version; `problem` is why none does."""
+    """Check that a daemon answers and has our version; `problem` says why none answers."""
     if problem is not None:
         return problem
     if theirs != ours:
         return _warning(
             "daemon",
-            f"The daemon is of version {theirs}, and this program of {ours}.",
-            "Make it this one: `whisperctl daemon restart`.",
+            f"The daemon has version {theirs}, this program has version {ours}.",
+            "Restart the daemon with this version: `whisperctl daemon restart`.",
         )
     return _ok("daemon", f"whisperd {theirs} answers, process {pid}")
 
 
 def check_socket(facts: SocketFacts) -> Iterator[Finding]:
-    """The socket, and who may get at it."""
+    """Check the socket, and who can access it."""
     name, folder = "socket", facts.path.rpartition("/")[0]
     if facts.kind == "other":
         yield _broken(
             name,
-            f"{facts.path} is no socket.",
+            f"{facts.path} is not a socket.",
             "Move that file away, or set WHISPERD_SOCKET to another path.",
         )
     elif not facts.owned:
         yield _broken(
             name,
             f"{facts.path} or its folder belongs to another user.",
-            "Set WHISPERD_SOCKET to a path in a folder of your own.",
+            "Set WHISPERD_SOCKET to a path in a folder that you own.",
         )
     elif facts.folder_is_open:
         yield _broken(
             name,
-            f"Others can change what is in the folder {folder}.",
-            f"Close it to them: `chmod 700 {quote(folder)}`.",
+            f"Other users can write to the folder {folder}.",
+            f"Deny them access: `chmod 700 {quote(folder)}`.",
         )
     elif facts.kind == "socket" and not facts.listening:
         yield _warning(
             name,
-            f"{facts.path} was left behind by a daemon that is dead.",
-            "`whisperctl daemon start` replaces it.",
+            f"{facts.path} was left behind by a daemon that died.",
+            "Run `whisperctl daemon start`, which replaces it.",
         )
     elif facts.kind == "none" and facts.locked:
         yield _broken(
             name,
-            f"A daemon runs, but its socket {facts.path} is gone.",
-            "End it: `whisperctl daemon stop --force`; another one is started when it is needed.",
+            f"A daemon runs, but its socket {facts.path} was deleted.",
+            "Stop it: `whisperctl daemon stop --force`; a new one starts when it is needed.",
         )
     elif facts.listening and facts.mode is not None and facts.mode & 0o077:
         yield _broken(
-            name, f"Others can use {facts.path}.", f"Close it to them: `chmod 600 {quote(facts.path)}`."
+            name, f"Other users can use {facts.path}.", f"Deny them access: `chmod 600 {quote(facts.path)}`."
         )
     else:
-        yield _ok(name, f"{facts.path}, for you alone" if facts.listening else f"{facts.path}, not there yet")
+        state = "private to you" if facts.listening else "not created yet"
+        yield _ok(name, f"{facts.path}, {state}")
 
 
-# All others
+# All other checks
 
 
 def _settings(facts: Facts) -> Iterator[Finding]:
     if facts.settings_problem is not None:
         yield _broken("settings", facts.settings_problem.message, facts.settings_problem.fix)
     else:
-        what = "valid" if facts.settings_exist else "none: the defaults hold"
+        what = "valid" if facts.settings_exist else "no such file: the defaults apply"
         yield _ok("settings", f"{facts.settings_path}, {what}")
 
 
@@ -131,35 +132,35 @@ def _folder(folder: FolderFacts) -> Finding:
     if faults:
         return faults[0]
     if not folder.writable:
-        return _ok(name, f"{path}, read only: what is there is used")
-    return _ok(name, path if folder.exists else f"{path}, not there yet")
+        return _ok(name, f"{path}, read-only: its contents are used")
+    return _ok(name, path if folder.exists else f"{path}, not created yet")
 
 
 def _unusable(folder: FolderFacts, name: str) -> Iterator[Finding]:
-    """Why a folder is of no use, the worst first."""
-    path, elsewhere = folder.path, f"or set {_VARIABLES[folder.role]} to another place"
+    """Yield why a folder cannot be used, the worst fault first."""
+    path, elsewhere = folder.path, f"or set {_VARIABLES[folder.role]} to another path"
     if folder.error is not None:
         yield _broken(
             name,
-            f"{path} cannot be looked at: {folder.error}.",
+            f"{path} cannot be read: {folder.error}.",
             f"Check its permissions and disk, {elsewhere}.",
         )
     if not folder.is_folder:
-        yield _broken(name, f"{path} is no folder.", f"Move that file away, {elsewhere}.")
+        yield _broken(name, f"{path} is not a folder.", f"Move that file away, {elsewhere}.")
     if folder.foreign is not None:
         yield _broken(
             name,
-            f"{folder.foreign} belongs to another user, as after a command with `sudo`.",
-            f'Make it yours: `sudo chown -R "$USER" {quote(path)}`.',
+            f"{folder.foreign} belongs to another user, perhaps since a command was run with `sudo`.",
+            f'Take ownership: `sudo chown -R "$USER" {quote(path)}`.',
         )
     if not folder.writable and not folder.exists:
-        yield _broken(name, f"{path} is not there, and cannot be made.", f"Make it, {elsewhere}.")
+        yield _broken(name, f"{path} does not exist and cannot be created.", f"Create it, {elsewhere}.")
     if not folder.writable and folder.role == "state":
         yield _broken(name, f"{path} cannot be written to.", f"Check its permissions and disk, {elsewhere}.")
     if folder.role == "natives" and not folder.executable:
         yield _broken(
             name,
-            f"Libraries in {path} cannot be run: its disk forbids that (noexec).",
+            f"Libraries in {path} cannot be loaded: its file system is mounted with noexec.",
             f"Mount it without noexec, {elsewhere}.",
         )
 
@@ -171,46 +172,46 @@ def _open_to_others(folder: FolderFacts, name: str) -> Iterator[Finding]:
     if folder.mode & (0o077 if is_secret else 0o022):
         yield _warning(
             name,
-            f"Others can {'read' if is_secret else 'change'} what is in {folder.path}.",
-            f"Close it to them: `chmod {'700' if is_secret else 'go-w'} {quote(folder.path)}`.",
+            f"Other users can {'access' if is_secret else 'write to'} {folder.path}.",
+            f"Deny them that: `chmod {'700' if is_secret else 'go-w'} {quote(folder.path)}`.",
         )
 
 
 def _disk(facts: Facts) -> Iterator[Finding]:
-    told: set[int | None] = set()
-    # One disk is told of once, by what takes the most room on it.
+    reported: set[int | None] = set()
+    # Each disk is reported once, for the folder that takes the most space on it.
     for folder in sorted(facts.folders, key=lambda folder: _BY_SIZE.index(folder.role)):
-        if folder.free_bytes is None or not folder.writable or (folder.device in told and folder.device):
+        if folder.free_bytes is None or not folder.writable or (folder.device in reported and folder.device):
             continue
-        told.add(folder.device)
-        free, where = size(folder.free_bytes), f"where {folder.path} is"
-        fix = f"Make room there, or set {_VARIABLES[folder.role]} to a folder on a larger disk."
+        reported.add(folder.device)
+        free = size(folder.free_bytes)
+        fix = f"Free some space there, or set {_VARIABLES[folder.role]} to a folder on a larger disk."
         if folder.free_bytes < FULL_BYTES:
-            yield _broken("disk", f"Only {free} are free on the disk {where}.", fix)
+            yield _broken("disk", f"Only {free} are free on the disk of {folder.path}.", fix)
         elif folder.free_bytes < NEARLY_FULL_BYTES and folder.role in ("natives", "models"):
-            yield _warning("disk", f"Only {free} are free on the disk {where}.", fix)
+            yield _warning("disk", f"Only {free} are free on the disk of {folder.path}.", fix)
         else:
-            yield _ok("disk", f"{free} free {where}")
+            yield _ok("disk", f"{free} free on the disk of {folder.path}")
 
 
 def _database(facts: Facts) -> Iterator[Finding]:
     if facts.database_problem is not None:
-        yield _broken("data base", facts.database_problem.message, facts.database_problem.fix)
+        yield _broken("database", facts.database_problem.message, facts.database_problem.fix)
     elif facts.database_is_gone:
         yield _broken(
-            "data base",
-            "It was removed or replaced while the daemon was running, which can keep nothing without it.",
-            "Put it back, if you can; then run `whisperctl daemon restart`.",
+            "database",
+            "It was deleted or replaced while the daemon was running, so the daemon can save nothing.",
+            "Restore it if you can, then run `whisperctl daemon restart`.",
         )
     elif facts.set_aside:
-        kept = facts.set_aside[-1]
+        damaged = facts.set_aside[-1]
         yield _warning(
-            "data base",
-            f"It was found damaged and begun anew; the old one is {kept}.",
-            "Save your runtimes and profiles again where they are missing, then delete that file.",
+            "database",
+            f"It was damaged and replaced by an empty one; the damaged file is {damaged}.",
+            "Create the runtimes and profiles that are missing again, then delete that file.",
         )
     else:
-        yield _ok("data base", "sound" if facts.database_exists else "not there yet")
+        yield _ok("database", "intact" if facts.database_exists else "not created yet")
 
 
 def _backends(facts: Facts) -> Iterator[Finding]:
@@ -219,7 +220,7 @@ def _backends(facts: Facts) -> Iterator[Finding]:
         yield _broken(
             "backends",
             "No backend is installed.",
-            "Install one: `pip install whisperd-ctranslate2` into the environment of whisperd.",
+            "Install one into the environment of whisperd: `pip install whisperd-ctranslate2`.",
         )
     elif not usable:
         problem = facts.variants[-1].problem
@@ -234,8 +235,8 @@ def _backends(facts: Facts) -> Iterator[Finding]:
     if not facts.has_pip:
         yield _broken(
             "pip",
-            "The Python of whisperd has no pip, which installs native bundles.",
-            "Install it there: `python -m ensurepip`.",
+            "The Python that runs whisperd has no pip, which is needed to install native bundles.",
+            "Install it with that Python: `python -m ensurepip`.",
         )
 
 
@@ -253,44 +254,44 @@ def _bundle(bundle: BundleFacts, facts: Facts) -> Finding:
                 name,
                 f"{bundle.name} is not installed, and downloads are forbidden.",
                 "Unset WHISPERD_OFFLINE and run `whisperctl daemon restart`, or set WHISPERD_NATIVE_DIR to a "
-                "folder that has it.",
+                "folder that contains it.",
             )
-        return _ok(name, f"{bundle.name}, not installed yet: it is when it is first used")
+        return _ok(name, f"{bundle.name}, not installed yet: installed on first use")
     if bundle.damaged:
         more = f" and {len(bundle.damaged) - 1} more files" if bundle.damaged[1:] else ""
         return _broken(
             name,
             f"{bundle.name} is damaged: {bundle.damaged[0]}{more}.",
-            f"Mend it: `whisperctl natives install {bundle.name}`.",
+            f"Repair it: `whisperctl natives install {bundle.name}`.",
         )
-    return _ok(name, f"{bundle.name} {bundle.version}, whole")
+    return _ok(name, f"{bundle.name} {bundle.version}, intact")
 
 
 def _models(facts: Facts) -> Iterator[Finding]:
     if problem := facts.models_problem:
-        if not any(folder.role == "models" and folder.error for folder in facts.folders):  # that tells it
+        if not any(folder.role == "models" and folder.error for folder in facts.folders):  # already reported
             yield _broken("models", problem.message, problem.fix)
         return
-    whole = [model.name for model in facts.models if not model.damaged]
+    intact = [model.name for model in facts.models if not model.damaged]
     for model in facts.models:
         if model.damaged:
             files = ", ".join(model.damaged)
             yield _broken(
                 "model",
                 f"{model.name} is damaged: {files}.",
-                f"Fetch what is damaged again: `whisperctl models pull {quote(model.name)}`.",
+                f"Download the damaged files again: `whisperctl models pull {quote(model.name)}`.",
             )
-    if whole:
-        yield _ok("models", f"{', '.join(whole)}: whole")
+    if intact:
+        yield _ok("models", f"{', '.join(intact)}: intact")
     elif not facts.models and facts.is_offline:
         yield _warning(
             "models",
             "None is installed, and downloads are forbidden.",
-            "Unset WHISPERD_OFFLINE and run `whisperctl daemon restart`, or bring one: "
+            "Unset WHISPERD_OFFLINE and run `whisperctl daemon restart`, or import one: "
             "`whisperctl models import FOLDER NAME`.",
         )
     elif not facts.models:
-        yield _ok("models", "none yet: one is downloaded when it is first used")
+        yield _ok("models", "none yet: downloaded on first use")
 
 
 def _runtimes(facts: Facts) -> Iterator[Finding]:
@@ -307,7 +308,7 @@ def _runtimes(facts: Facts) -> Iterator[Finding]:
             sound = False
             yield _warning(
                 "runtime",
-                f"The default, {runtime.name}, is disabled.",
+                f"{runtime.name}, the default, is disabled.",
                 f"Enable it: `whisperctl runtimes enable {quote(runtime.name)}`.",
             )
     if sound:
@@ -323,8 +324,8 @@ def _hardware(facts: Facts) -> Iterator[Finding]:
         what = f"{', '.join(others)} and {last}" if others else last
         yield _warning(
             "hardware",
-            f"{what[:1].upper()}{what[1:]} could not be looked at: {why}",
-            "Once that is over or mended, `whisperctl hardware` looks at this computer anew.",
+            f"{what[:1].upper()}{what[1:]} could not be inspected: {why}",
+            "Once that is over or fixed, run `whisperctl hardware` to inspect this computer again.",
         )
 
 
@@ -342,27 +343,28 @@ def _driver(facts: Facts) -> Iterator[Finding]:
     elif gpus.problem is not None and gpus.problem.data.get("reason") not in ("no_driver", "no_gpu"):
         yield _warning("GPU", gpus.problem.message, gpus.problem.fix)
     else:
-        yield _ok("GPU", "no NVIDIA GPU: the processor computes")
+        yield _ok("GPU", "no NVIDIA GPU: the CPU is used")
 
 
 def _libraries(facts: Facts) -> Iterator[Finding]:
     name = "libraries"
-    clean = facts.hardware.unknown.keys().isdisjoint(("cuda_libraries", "blas"))  # else nobody knows
+    # If these could not be inspected, the libraries are not reported as fine.
+    clean = facts.hardware.unknown.keys().isdisjoint(("cuda_libraries", "blas"))
     for variable in ("LD_PRELOAD", "DYLD_INSERT_LIBRARIES"):
         if facts.environment.get(variable):
             clean = False
             yield _warning(
                 name,
                 f"{variable} loads {facts.environment[variable]} into every program.",
-                f"Unset {variable}, run `whisperctl daemon restart`, and see whether that changes anything.",
+                f"If something fails, unset {variable}, run `whisperctl daemon restart` and try again.",
             )
     for folder, found in facts.clashing.items():
         clean = False
         yield _warning(
             name,
-            f"LD_LIBRARY_PATH names {folder}, which has {', '.join(found)}.",
-            "Bundles bring their own, and are kept from it; if an engine fails all the same, take it out of "
-            "LD_LIBRARY_PATH and run `whisperctl daemon restart`.",
+            f"LD_LIBRARY_PATH names {folder}, which contains {', '.join(found)}.",
+            "Bundles bring their own and are isolated from that folder; if an engine fails all the same, "
+            "remove it from LD_LIBRARY_PATH and run `whisperctl daemon restart`.",
         )
     cuda, blas = facts.hardware.cuda_libraries, facts.hardware.blas
     for note in (*(cuda.notes if cuda else ()), *(blas.notes if blas else ())):
@@ -378,11 +380,11 @@ def _libraries(facts: Facts) -> Iterator[Finding]:
             clean = False
             yield _warning(
                 name,
-                f"There are {count} versions of {library} on this computer.",
-                "Bundles bring their own; where they are not used, name the right one with CUDA_PATH.",
+                f"This computer has {count} versions of {library}.",
+                "Bundles bring their own; if you use none, set CUDA_PATH to the right version.",
             )
     if clean:
-        yield _ok(name, "nothing that could get in the way")
+        yield _ok(name, "no conflicts")
 
 
 def _crashes(facts: Facts) -> Iterator[Finding]:
@@ -399,8 +401,8 @@ def _crashes(facts: Facts) -> Iterator[Finding]:
             "crashes",
             f"{_PARTS[part]} ended {times} in the last 7 days ({how}), last at {last[part, how]}."
             if part != "mistake"
-            else f"Something failed {times} by a mistake of whisperd's, last at {last[part, how]}.",
-            "`whisperctl daemon logs` says more; please report it with `whisperctl doctor --report`.",
+            else f"Something failed {times} because of a bug in whisperd, last at {last[part, how]}.",
+            "See `whisperctl daemon logs` for details; please report it with `whisperctl doctor --report`.",
         )
 
 

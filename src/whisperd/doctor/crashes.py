@@ -1,4 +1,7 @@
-"""What the log says of ends that were not meant to be. Pure: lines in, crashes out."""
+"""Finds crashes in the daemon's log. Pure: lines in, crashes out.
+
+The patterns match log messages of several modules: keep them in step.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +20,19 @@ _LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d+ [A-Z]+ [\w.]+: (.*)")
 _ENDS: Final[tuple[tuple[re.Pattern[str], CrashedPart], ...]] = (
     (re.compile(r"the worker of .* died \(([^()]*)\)"), "worker"),
     (re.compile(r"a decoder ended unexpectedly \(([^()]*)\)"), "decoder"),
-    (re.compile(r"whisperd ends because of (a mistake of its own)"), "daemon"),
+    (re.compile(r"whisperd ends because of (an internal error)"), "daemon"),
     (re.compile(r".* failed (unexpectedly)"), "mistake"),
 )
 _BEGUN = re.compile(r"whisperd \S+ listens on .*, process \d+")
 _ENDED: Final = "whisperd has ended"
-_NO_LAST_WORD: Final = "without a word: it was killed, or the computer went down"
+_NO_LAST_WORD: Final = "no reason logged: it was killed, or the computer went down"
 
 
 def crashes_in(lines: Iterable[str], now: datetime.datetime) -> tuple[Crash, ...]:
-    """The crashes of the last days, the oldest first. `now` is by the clock of this computer, as the log is.
+    """Return the crashes of the last days, the oldest first. `now` is local time, as in the log.
 
-    One daemon at a time has its state, and so its log, in a folder: one that begins where another one did
-    not end has seen that one crash.
+    Only one daemon at a time uses a state folder, and so a log: where a daemon starts and the one before it
+    logged no end, that one crashed.
     """
     found: list[Crash] = []
     is_running = False

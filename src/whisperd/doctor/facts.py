@@ -1,4 +1,4 @@
-"""What the doctor sees, and what it says of it. Values only."""
+"""The facts that the doctor gathers, and the findings that it makes of them. Values only."""
 
 from __future__ import annotations
 
@@ -30,53 +30,53 @@ CrashedPart = Literal["daemon", "worker", "decoder", "mistake"]
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the page."""
+    """The result of one check."""
 
     name: str
-    """What was looked at."""
+    """What was checked."""
     status: Status
     message: str
     fix: str | None = None
-    """What to do next; None where all is well."""
+    """What to do next; None if all is well."""
 
 
 class FolderFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A folder of whisperd's, there or still to be made."""
+    """A folder of whisperd, whether or not it exists yet."""
 
     role: FolderRole
     path: str
     exists: bool = True
     is_folder: bool = True
     writable: bool = True
-    """Whether we may write there; of one that is not there, whether we may make it."""
+    """Whether we can write to it; if it does not exist, whether we can create it."""
     mode: int | None = None
-    """Its permissions; None where there are none of the kind, or no folder."""
+    """Its permissions; None if it does not exist, or not on POSIX."""
     owned: bool = True
-    """Whether it is ours."""
+    """Whether it belongs to this user."""
     foreign: str | None = None
-    """A file in it that belongs to somebody else, as after `sudo`."""
+    """A file in it that belongs to another user, as after `sudo`."""
     free_bytes: int | None = None
     device: int | None = None
-    """What disk it is on."""
+    """Which disk it is on."""
     executable: bool = True
-    """Whether programs and libraries may be run from its disk."""
+    """Whether programs and libraries on its disk can be executed."""
     error: str | None = None
-    """Why it could not be looked at."""
+    """Why it could not be inspected."""
 
 
 class SocketFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The socket, as a client finds it."""
+    """The socket, as a client sees it."""
 
     path: str
     kind: Literal["none", "socket", "other"] = "none"
     mode: int | None = None
     folder_is_open: bool = False
-    """Whether others can put something else in its place."""
+    """Whether other users can replace it."""
     owned: bool = True
-    """Whether socket and folder are ours."""
+    """Whether the socket belongs to this user, and its folder to this user or root."""
     listening: bool = False
     locked: bool = False
-    """Whether a daemon holds the lock beside it."""
+    """Whether a daemon holds the lock file next to it."""
 
 
 class BundleFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,11 +84,11 @@ class BundleFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     version: str | None
-    """What is installed; None for nothing."""
+    """The installed version; None if it is not installed."""
     needed: bool
-    """Whether it would be used on this computer: the decoder's, and that of one variant."""
+    """Whether it would be used on this computer: true of the decoder's, and of one variant's."""
     damaged: tuple[str, ...] = ()
-    """Files that are not as they were installed."""
+    """Files that differ from what was installed."""
 
 
 class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,28 +99,28 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RuntimeFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A saved runtime of the daemon that looks."""
+    """A saved runtime of the daemon that gathers the facts."""
 
     name: str
     model: str
     default: bool
     enabled: bool
     problem: WhisperdError | None = None
-    """Why it failed the last time."""
+    """Why it last failed."""
 
 
 class Crash(msgspec.Struct, frozen=True, kw_only=True):
-    """Something ended that was not to, by the log."""
+    """A crash that the log records."""
 
     time: str
-    """`2026-01-31 12:00:00`, by the clock of this computer."""
+    """`2026-01-31 12:00:00`, in local time."""
     part: CrashedPart
     how: str
     """Such as `signal SIGSEGV`."""
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the doctor sees, but for the socket."""
+    """All that the doctor gathers, except the socket."""
 
     version: str
     python: str
@@ -130,25 +130,25 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     folders: tuple[FolderFacts, ...] = ()
     database_exists: bool = False
     database_is_gone: bool = False
-    """Whether the daemon that looks has lost its own."""
+    """Whether the database file of the daemon that gathers the facts was deleted or replaced."""
     database_problem: WhisperdError | None = None
     set_aside: tuple[str, ...] = ()
-    """Damaged data bases that were kept."""
+    """Damaged databases that were moved aside."""
     has_pip: bool = True
     is_offline: bool = False
     plugin_problems: tuple[WhisperdError, ...] = ()
-    """Why plugins were passed over."""
+    """Why plugins were skipped."""
     variants: tuple[JudgedVariant, ...] = ()
     bundles: tuple[BundleFacts, ...] = ()
     models: tuple[ModelFacts, ...] = ()
     models_problem: WhisperdError | None = None
     """Why they cannot be listed."""
     environment: Mapping[str, str] = {}
-    """Those variables that matter."""
+    """The variables that are relevant."""
     clashing: Mapping[str, tuple[str, ...]] = {}
-    """By folder of the loader's path, libraries in it that a bundle has as well."""
+    """By folder of the loader's search path: libraries in it that bundles contain as well."""
     hardware: Hardware = Hardware()
     runtimes: tuple[RuntimeFacts, ...] | None = None
-    """None where no daemon looks."""
+    """None if a client gathers the facts."""
     crashes: tuple[Crash, ...] = ()
     log_problem: str | None = None

@@ -1,4 +1,4 @@
-"""Looking at whisperd on this computer. Changes nothing; what cannot be looked at is told as such."""
+"""Gathers facts about whisperd on this computer. Changes nothing; reports what it cannot inspect."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ CLASHING: Final = (
     "libavcodec", "libavformat", "libcublas", "libcudart", "libcudnn", "libctranslate2", "libggml", "libgomp",
     "libmkl", "libonnxruntime", "libopenblas", "libstdc++", "libwhisper",
 )  # fmt: skip
-"""What a bundle has, or what is in it is linked with."""
+"""Libraries that bundles contain or are linked with."""
 MANY_FILES: Final = 2_000
-"""Of one folder; whose they are is looked at of no more."""
+"""At most so many files of a folder are checked for their owner."""
 
 
 async def gather_here() -> Facts:
-    """Look where no daemon runs."""
+    """Gather the facts in a client, when no daemon runs."""
     natives = NativeStore(paths.native_dir(), offline=is_offline())
     models = ModelStore(paths.models_dir(), offline=is_offline())
     return await gather(natives, models, Computer(), paths.config_file())
@@ -77,7 +77,7 @@ async def gather(
     is_config_named: bool = False,
     database_is_gone: bool = False,
 ) -> Facts:
-    """Look at everything but the socket. What has a default is of the daemon that looks."""
+    """Gather all facts except the socket. Only a daemon passes the optional arguments."""
     hardware = await computer.look_again()
     judged = await computer.judged_variants()
     bundles = await _bundles(natives, judged)
@@ -101,14 +101,14 @@ async def gather(
 
 
 def _facts(config_file: Path, is_config_named: bool) -> Facts:
-    """What is looked at in a thread."""
+    """Gather the facts that need blocking I/O; run in a thread."""
     settings_problem: WhisperdError | None = None
     try:
         load_settings(config_file, has_to_be_there=is_config_named)
     except WhisperdError as error:
         settings_problem = error
     database = paths.database_file()
-    beside = disk.contents(database.parent)
+    siblings = disk.contents(database.parent)
     crashes: tuple[Crash, ...] = ()
     log_problem = None
     try:
@@ -127,11 +127,11 @@ def _facts(config_file: Path, is_config_named: bool) -> Facts:
             _folder("natives", paths.native_dir()),
             _folder("models", paths.models_dir()),
         ),
-        database_exists=database in beside,
+        database_exists=database in siblings,
         database_problem=problem_with(database),
         set_aside=tuple(
             str(path)
-            for path in sorted(beside)
+            for path in sorted(siblings)
             if path.name.startswith(f"{database.name}.damaged-") and not path.name.endswith(("-wal", "-shm"))
         ),
         has_pip=importlib.util.find_spec("pip") is not None,
@@ -145,7 +145,9 @@ def _facts(config_file: Path, is_config_named: bool) -> Facts:
 
 
 async def _bundles(natives: NativeStore, judged: Sequence[JudgedVariant]) -> tuple[BundleFacts, ...]:
-    """Each bundle that this computer can use; files that were touched since it was installed are read."""
+    """Return each bundle that this computer can use; of its files, only those touched since installation are
+    read.
+    """
     found = []
     usable = [one.variant for one in judged if one.problem is None]
     media = Bundle("media", media_lock())
@@ -155,7 +157,7 @@ async def _bundles(natives: NativeStore, judged: Sequence[JudgedVariant]) -> tup
     for bundle in (media, *of_variants):
         try:
             installed: InstalledBundle | None = await to_thread.run_sync(natives.find, bundle)
-        except WhisperdError:  # of this system, which is told of the variant
+        except WhisperdError:  # it does not support this system, which the variant's finding reports
             continue
         damage = await natives.verify(installed, quickly=True) if installed else ()
         found.append(
@@ -170,8 +172,8 @@ async def _bundles(natives: NativeStore, judged: Sequence[JudgedVariant]) -> tup
 
 
 def _needed(natives: NativeStore, bundles: Sequence[Bundle]) -> Bundle | None:
-    """What would be used of these, the best of which comes first: nothing that would have to be built, and
-    without downloads what is there.
+    """Return the bundle of these, the best of which comes first, that would be used: one that need not be
+    built if possible, and while downloads are forbidden an installed one.
     """
     ranked = sorted(bundles, key=natives.has_to_be_built)
     if is_offline():
@@ -180,8 +182,9 @@ def _needed(natives: NativeStore, bundles: Sequence[Bundle]) -> Bundle | None:
 
 
 async def _models(models: ModelStore) -> tuple[ModelFacts, ...]:
-    """Each installed model; only files that were touched since they were verified are read. Raises what keeps
-    them from being listed.
+    """Return each installed model; only files touched since they were verified are read.
+
+    Raises `WhisperdError` if the models cannot be listed.
     """
     found = []
     for model in await models.list():
@@ -193,7 +196,7 @@ async def _models(models: ModelStore) -> tuple[ModelFacts, ...]:
             damaged = ("unreadable",)
         except WhisperdError as error:
             if error.code in ("model.not_installed", "model.unknown"):
-                continue  # it was removed meanwhile
+                continue  # it was deleted meanwhile
             damaged = tuple(error.data.get("files", ("unreadable",)))
         found.append(ModelFacts(name=model.name, damaged=damaged))
     return tuple(found)
@@ -203,12 +206,12 @@ def _folder(role: FolderRole, path: Path) -> FolderFacts:
     try:
         there = path.stat()
         if stat.S_ISDIR(there.st_mode):
-            os.scandir(path).close()  # it may be somebody else's, as after `sudo`
+            os.scandir(path).close()  # fails if it belongs to another user, as after `sudo`
     except FileNotFoundError:
         if link := next(
             (one for one in (path, *path.parents) if one.is_symlink() and not one.exists()), None
         ):
-            error = f"{link} is a link to what is not there"
+            error = f"{link} is a dangling link"
             return FolderFacts(role=role, path=str(path), error=error)
         above = next((folder for folder in path.parents if folder.exists()), path)
         return FolderFacts(
@@ -241,18 +244,18 @@ def _folder(role: FolderRole, path: Path) -> FolderFacts:
 
 
 def _can_write(folder: Path) -> bool:
-    """Tried, for permissions do not tell all: a disk may be read only, or full of files."""
+    """Whether a file can be created. This is tried, since permissions do not show a read-only disk."""
     if not os.access(folder, os.W_OK | os.X_OK):
         return False
     try:
         with tempfile.TemporaryFile(dir=folder):
             return True
     except OSError as error:
-        return disk.refusal(error) == "full"  # which is told of the disk
+        return disk.refusal(error) == "full"  # reported by the disk's finding
 
 
 def _foreign(folder: Path) -> str | None:
-    """A file of somebody else's, in the folder or in the next one."""
+    """Return a file of another user in the folder or in one directly below it."""
     me = os.geteuid()
     nearest = disk.contents(folder)
     below = (path for one in nearest for path in disk.contents(one))
@@ -261,7 +264,7 @@ def _foreign(folder: Path) -> str | None:
             if path.lstat().st_uid != me:
                 return str(path)
         except OSError:
-            continue  # it has just gone
+            continue  # it was just deleted
     return None
 
 
@@ -273,7 +276,7 @@ def _free_bytes(folder: Path) -> int | None:
 
 
 def _is_executable(folder: Path) -> bool:
-    """Whether libraries may be run from the folder's disk."""
+    """Whether libraries on the folder's disk can be executed."""
     flag = getattr(os, "ST_NOEXEC", 0)
     try:
         return not (flag and os.statvfs(folder).f_flag & flag)
@@ -294,7 +297,7 @@ def _clashing(environment: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
 
 
 def _log_lines(log_file: Path) -> Iterable[str]:
-    """Of the log and those that were rotated, the oldest first."""
+    """Yield the lines of the rotated logs and the current one, the oldest first."""
     rotated = [file for file in log_file.parent.glob(f"{log_file.name}.*") if file.suffix[1:].isdecimal()]
     for file in [*sorted(rotated, key=lambda file: -int(file.suffix[1:])), log_file]:
         if file.exists():

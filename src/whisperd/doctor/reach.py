@@ -1,4 +1,6 @@
-"""The socket, as a client finds it. Changes nothing, but for the lock beside it, which it lets go at once."""
+"""Inspects the socket from a client. Changes nothing; to see whether a daemon holds the lock file next to the
+socket, it takes that lock for a moment.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,14 @@ __all__ = ["look_at_socket"]
 
 
 def look_at_socket(path: str) -> SocketFacts:
-    """What is there of a socket, and whether somebody listens."""
+    """Return what exists at the socket's path, and whether anything listens there."""
     if sys.platform == "win32":
         return SocketFacts(path=path, kind="socket", listening=is_listened_on(path))
     lock = Path(f"{path}.lock")
     is_open, owned = False, True
     with suppress(OSError):
         folder = Path(path).parent.stat()
-        # In a folder with the sticky bit, such as /tmp, others cannot touch what is ours.
+        # In a folder with the sticky bit, such as /tmp, others cannot replace our files.
         is_open = bool(folder.st_mode & (stat.S_IWGRP | stat.S_IWOTH)) and not folder.st_mode & stat.S_ISVTX
         owned = folder.st_uid in (os.geteuid(), 0)
     try:

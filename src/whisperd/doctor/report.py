@@ -1,4 +1,4 @@
-"""The page as a text for a bug report: without names of people, computers, files and folders. Pure."""
+"""Renders the findings for a bug report, without names of people, computers, files and folders. Pure."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from whisperd.quantities import size
 __all__ = ["Private", "about", "page", "private_names", "report", "scrubbed"]
 
 _PUBLIC: Final = ("/bin", "/dev", "/etc", "/lib", "/lib64", "/opt", "/proc", "/sbin", "/sys", "/usr")
-"""Where nobody keeps files of their own."""
-_QUOTED: Final = r"""(?:[^'"`\0]|'"'"')*"""  # an apostrophe as a shell is told it
+"""System folders, which contain no private files."""
+_QUOTED: Final = r"""(?:[^'"`\0]|'"'"')*"""  # includes an apostrophe as quoted for a shell
 _PATH: Final = re.compile(
     rf"(?<=(['\"`]))(?:/|[A-Za-z]:\\){_QUOTED}\s{_QUOTED}(?=\1)"  # in quotes, with spaces
     r"|(?<![\w.~\0])(?:/|[A-Za-z]:\\)[^\s,;:'\"`()<>\0]+"
@@ -26,19 +26,21 @@ _PATH: Final = re.compile(
 
 
 class Private(msgspec.Struct, frozen=True, kw_only=True):
-    """What must not be told."""
+    """What a report must not reveal."""
 
     home: str
     users: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
-    """Of runtimes, models and the like that somebody has chosen."""
+    """Names that the user has given to runtimes, models and the like."""
     places: Mapping[str, str] = {}
-    """Folders and files of whisperd's, by path; what each is called where it is not in the home folder."""
+    """whisperd's folders and files by path, each with its label, shown if it is outside the home folder."""
 
 
 def page(facts: Facts, catalogue: Catalogue) -> dict[str, Any]:
-    """Every check but those of the socket; what computer this is; and what is private."""
+    """Return all findings except those of daemon and socket, a description of the computer, and what is
+    private.
+    """
     return {
         "checks": check(facts),
         "about": about(facts, catalogue),
@@ -48,7 +50,7 @@ def page(facts: Facts, catalogue: Catalogue) -> dict[str, Any]:
 
 
 def about(facts: Facts, catalogue: Catalogue) -> dict[str, str]:
-    """What is to be known of a computer to understand a bug."""
+    """Describe what one must know of a computer to understand a bug."""
     hardware = facts.hardware
     system, processor, memory = hardware.system, hardware.processor, hardware.memory
     gpus = ", ".join(f"{gpu.name} {size(gpu.memory_total)}" for gpu in hardware.gpus.gpus) or "none"
@@ -71,13 +73,15 @@ def about(facts: Facts, catalogue: Catalogue) -> dict[str, str]:
         "GPUs": f"{gpus}, driver {hardware.gpus.driver or 'none'}",
         "bundles": ", ".join(installed) or "none",
         "variants": ", ".join(one.variant.name for one in facts.variants if one.problem is None) or "none",
-        "models": ", ".join([*known, *([f"{others} of their own"] if others else [])]) or "none",
-        "variables": ", ".join(facts.environment) or "none of those that matter",
+        "models": ", ".join([*known, *([f"{others} not in the catalogue"] if others else [])]) or "none",
+        "variables": ", ".join(facts.environment) or "none that is relevant",
     }
 
 
 def private_names(facts: Facts, catalogue: Catalogue) -> list[str]:
-    """Names that somebody has chosen: all but those of the catalogue; and paths with spaces in variables."""
+    """Return the names that are not in the catalogue, hence chosen by a user, and the paths with spaces in
+    variables.
+    """
     names = {model.name for model in facts.models}
     for value in facts.environment.values():
         names |= {place.rstrip("/") for place in value.split(os.pathsep) if " " in place}
@@ -87,7 +91,7 @@ def private_names(facts: Facts, catalogue: Catalogue) -> list[str]:
 
 
 def report(described: Mapping[str, str], findings: Sequence[Finding], private: Private) -> str:
-    """The text, which ends with a newline."""
+    """Return the text of the report, which ends with a newline."""
     width = max(map(len, described))
     lines = [f"{label:{width}}  {value}" for label, value in described.items()]
     lines.append("")
@@ -99,8 +103,8 @@ def report(described: Mapping[str, str], findings: Sequence[Finding], private: P
 
 
 def scrubbed(text: str, private: Private) -> str:
-    """A text without what is private. Other people's paths go as a whole; those of whisperd are shortened."""
-    text = _without(text, private.names, "NAME")  # first, for a name may be a path with spaces
+    """Remove what is private from a text: replace paths of the user as a whole, shorten those of whisperd."""
+    text = _without(text, private.names, "NAME")  # first, since a name may be a path with spaces
     places = sorted(private.places, key=len, reverse=True)
     for number, place in enumerate(places):
         text = text.replace(place, f"\0{number}\0")
@@ -120,7 +124,7 @@ def _shown(place: str, private: Private) -> str:
 
 
 def _is_public(text: str, quote: str | None) -> bool:
-    """Whether a path, or a command in backticks, tells of nobody."""
+    """Whether a path, or a command in backticks, reveals nothing private."""
     path, *words = text.split()
     if words and (quote != "`" or any(sign in word for word in words for sign in "/\\")):
         return False
