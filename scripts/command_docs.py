@@ -22,25 +22,25 @@ PAGE = Path(__file__).parent.parent / "docs" / "commands.md"
 INTRODUCTION = """\
 # Commands
 
-This page is made from the program by `make docs`; `whisperctl COMMAND --help` says the same.
+This page is generated from the program by `make docs`; `whisperctl COMMAND --help` prints the same.
 
-Options and names may be mixed, and nothing may be abbreviated. Behind `--` everything is a name, also what
-begins with a dash. Several names or files are done one after the other: after a failure the command goes on,
-and ends with 1.
+Options and names may be mixed, and nothing may be abbreviated. After `--`, every word is a name, even if it
+begins with a dash. Several names or files are processed in order: after a failure the command continues with
+the next one, and exits with 1.
 
-With `--json`, a command prints one JSON document on standard output and nothing else there. What was asked of
-one thing is answered with a map, what was asked of several with an array of maps, in their order. An error is
-`{"error": {"code", "message", "fix", "data"}}`, among several things with the thing's name beside it.
+With `--json`, a command prints one JSON document to standard output and nothing else there. A request for one
+thing is answered with an object, a request for several with an array of objects in the same order. An error
+is `{"error": {"code", "message", "fix", "data"}}`; among several answers, the name it concerns is next to it.
 
 | exit status | meaning |
 | --- | --- |
-| 0 | done |
+| 0 | success |
 | 1 | the work failed |
 | 2 | wrong usage |
 | 3 | the daemon cannot be reached or started |
-| 4 | there is no such thing |
+| 4 | not found |
 | 5 | refused: a rule forbids it |
-| 130 | interrupted; what the command itself has begun and not detached is cancelled |
+| 130 | interrupted; work that the command started and did not detach is cancelled |
 """
 
 

@@ -41,56 +41,65 @@ JOB_OPTIONS = (
 """Their names on the wire."""
 
 
-def add_job_options(parser: Parser, *, live: bool = False, is_kept: bool = False) -> None:
+def add_job_options(parser: Parser, *, live: bool = False, is_stored: bool = False) -> None:
     """Add them; to what is spoken `live`, those of recordings do not apply. Some are for all jobs to come."""
-    once = "a model, folder or file: for this once, if no runtime has it"
-    kept = "any runtime with this model, in place of --runtime"
+    once = "model name, folder or file; for this job only if no runtime has it"
+    stored = "any runtime with this model, instead of --runtime"
     parser.add_argument(
-        "--runtime", type=filled, metavar="NAME", help="the runtime, by name or id (the default)"
+        "--runtime", type=filled, metavar="NAME", help="name or id of a runtime (default: the default one)"
     )
-    parser.add_argument("--model", type=filled, metavar="NAME", help=kept if is_kept else once)
+    parser.add_argument("--model", type=filled, metavar="NAME", help=stored if is_stored else once)
     parser.add_argument(
         "--language",
         metavar="CODE[,CODE...]",
-        help="what is spoken, or may be; auto: it may change; without this, it is found once for all",
+        help="spoken language, or candidates; auto: it may change (default: detect one, once)",
     )
     parser.add_argument(
-        "--task", choices=("transcribe", "translate"), help="translate is into English (transcribe)"
+        "--task", choices=("transcribe", "translate"), help="translate: into English (default: transcribe)"
     )
     parser.add_argument(
-        "--timestamps", choices=("segment", "word"), help="word: the time of each word as well (segment)"
+        "--timestamps", choices=("segment", "word"), help="word: also time each word (default: segment)"
     )
     if not live:
         parser.add_argument(
-            "--priority", choices=("interactive", "normal", "bulk"), help="who goes first (normal)"
+            "--priority",
+            choices=("interactive", "normal", "bulk"),
+            help="scheduling priority (default: normal)",
         )
-    parser.add_argument("--prompt", metavar="TEXT", help="text that the recording seems to follow")
+    parser.add_argument("--prompt", metavar="TEXT", help="text to treat as preceding the recording")
     parser.add_argument("--hotwords", metavar="TEXT", help="names and terms to expect")
     parser.add_argument(
         "--beam-size",
         type=whole_number(1, MAX_BEAMS),
         metavar="N",
-        help="alternatives considered, 1 to 16 (5)",
+        help="alternatives to consider, 1 to 16 (default: 5)",
     )
-    parser.add_argument("--temperature", type=_temperatures, metavar="T[,T...]", help="0 to 1, tried in turn")
+    parser.add_argument(
+        "--temperature",
+        type=_temperatures,
+        metavar="T[,T...]",
+        help="sampling temperatures from 0 to 1, tried in turn",
+    )
     if live:
         return
     parser.add_argument(
-        "--vad", action=argparse.BooleanOptionalAction, help="leave out where nobody speaks (yes)"
+        "--vad", action=argparse.BooleanOptionalAction, help="skip parts without speech (default: yes)"
     )
     parser.add_argument(
-        "--channels", choices=("mix", "split"), help="split: each is a speaker, heard alone (mix)"
+        "--channels",
+        choices=("mix", "split"),
+        help="split: transcribe each channel as one speaker (default: mix)",
     )
     parser.add_argument(
         "--track",
         type=whole_number(1, MAX_TRACK),
         metavar="N",
-        help="the audio track, as of a film in several languages: 1 is the first (the best)",
+        help="audio track, such as one of a film's languages; 1 is the first (default: the best)",
     )
     parser.add_argument(
         "--cache",
         action=argparse.BooleanOptionalAction,
-        help="answer with the text that is kept of the same audio, if there is one (yes)",
+        help="reuse the stored transcript of the same audio, if there is one (default: yes)",
     )
 
 
@@ -102,7 +111,7 @@ def add_unset(parser: Parser, *names: str, examples: str) -> None:
         default=[],
         choices=(*names, "model", *JOB_OPTIONS),
         metavar="OPTION",
-        help=f"leave this to the default again, such as {examples}",
+        help=f"reset this option to its default, such as {examples}",
     )
 
 

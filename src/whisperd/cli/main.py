@@ -17,21 +17,21 @@ __all__ = ["main", "program"]
 
 COMMANDS = {
     "transcribe": "turn recordings into text",
-    "dictate": "turn speech into text while it is spoken",
-    "jobs": "the jobs, running and past",
-    "watch": "the watch folders: what falls into one is transcribed by itself",
-    "search": "where something was said, in all texts that are kept",
-    "runtimes": "the runtimes: which model runs, where and how",
-    "profiles": "the profiles: a runtime and options of a user or program",
-    "models": "the models on this computer",
-    "natives": "the native libraries that engines need",
-    "hardware": "what this computer has, and which variants it can use",
-    "calibrate": "measure which way to run a model is the fastest on this computer",
-    "doctor": "what is wrong, and how to mend it",
-    "daemon": "the daemon: status, start, stop, settings, log",
-    "completion": "have the shell complete commands, options and names",
+    "dictate": "turn speech into text as you speak",
+    "jobs": "list, follow, cancel and retry jobs",
+    "watch": "manage watch folders: new files are transcribed automatically",
+    "search": "find where something was said, in all stored transcripts",
+    "runtimes": "manage runtimes: which model runs, where and how",
+    "profiles": "manage profiles: a runtime and options of a user or program",
+    "models": "manage the models on this computer",
+    "natives": "manage the native libraries that engines need",
+    "hardware": "show this computer's hardware and the variants it can use",
+    "calibrate": "measure the fastest way to run a model on this computer",
+    "doctor": "find problems and say how to fix them",
+    "daemon": "manage the daemon: status, start, stop, settings, log",
+    "completion": "print the shell script that completes commands, options and names",
 }
-"""Every command, with what it does; each is a module of that name in `whisperd.cli.commands`."""
+"""Every command with its summary; each is a module of that name in `whisperd.cli.commands`."""
 COMPLETE = "__complete"
 """What shells call to know what a command line may become."""
 

@@ -132,7 +132,7 @@ class Parser(argparse.ArgumentParser):
         if self.commands:
             self.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
             self.description = f"{self.description}\n\n{_listing(self.commands)}"
-            self.epilog = f"`{self.prog} COMMAND --help` says more about each."
+            self.epilog = f"`{self.prog} COMMAND --help` describes each command."
         self.usage = f"{self.prog} {self.synopsis}"
         return self
 
@@ -196,14 +196,18 @@ class Parser(argparse.ArgumentParser):
         for names, details in (
             (("-h", "--help"), {"action": "help", "help": "show this help and exit"}),
             (("--json",), {"help": "print one JSON document and nothing else"}),
-            (("-q", "--quiet"), {"help": "no progress, no confirmations"}),
-            (("-v", "--verbose"), {"help": "say more: progress in a pipe, too"}),
+            (("-q", "--quiet"), {"help": "print no progress and no confirmations"}),
+            (("-v", "--verbose"), {"help": "print more, such as progress in a pipe"}),
             (("--socket",), {"action": "store", "metavar": "PATH", "help": "the daemon's socket"}),
             (
                 ("--profile",),
-                {"action": "store", "metavar": "NAME", "help": "a profile (the variable WHISPERD_PROFILE)"},
+                {
+                    "action": "store",
+                    "metavar": "NAME",
+                    "help": "use this profile (default: $WHISPERD_PROFILE)",
+                },
             ),
-            (("--no-start",), {"help": "do not start the daemon when none runs"}),
+            (("--no-start",), {"help": "do not start the daemon if it is not running"}),
             (
                 ("--version",),
                 {

@@ -28,24 +28,24 @@ _MANAGERS = ("systemd", "launchd", "task-scheduler", "openrc", "runit")
 
 def add_install(parser: Parser) -> None:
     """The options of `install`."""
-    _add_common(parser, "write over files that were changed; they are kept as NAME.old")
+    _add_common(parser, "overwrite changed files; they are kept as NAME.old")
     parser.epilog = INSTALL_EXAMPLES
 
 
 def add_uninstall(parser: Parser) -> None:
     """The options of `uninstall`."""
-    _add_common(parser, "remove files that were changed as well")
+    _add_common(parser, "remove changed files as well")
 
 
 def _add_common(parser: Parser, force: str) -> None:
-    parser.add_argument("--manager", choices=_MANAGERS, help="that of this computer unless you name one")
+    parser.add_argument("--manager", choices=_MANAGERS, help="service manager (default: this computer's)")
     parser.add_argument("--force", action="store_true", help=force)
     parser.add_argument(
         "--print",
         "--dry-run",
         action="store_true",
         dest="print",
-        help="show what would be done, and do nothing",
+        help="show what would be done, without doing it",
     )
 
 

@@ -27,10 +27,14 @@ OUTCOMES = {"slower": "too slow", "stuck": "stuck", "failed": "failed", "no_memo
 
 def add(parser: Parser) -> None:
     """Add the arguments."""
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="a model (that of the default runtime)")
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL", help="model (default: that of the default runtime)"
+    )
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--show", action="store_true", help="show what was found, what was tried, and why")
-    what.add_argument("--forget", action="store_true", help="forget it: engines are chosen by priority again")
+    what.add_argument("--show", action="store_true", help="show the result, what was tried, and why")
+    what.add_argument(
+        "--forget", action="store_true", help="forget the result: engines are chosen by priority again"
+    )
     parser.epilog = EXAMPLES
     parser.set_defaults(run=run)
 

@@ -30,29 +30,34 @@ LOG_EXAMPLES = """examples:
 
 def add(parser: Parser) -> None:
     """Add the verbs."""
-    parser.add_verb("status", status, "how the daemon is")
-    parser.add_verb("metrics", metrics, "what it has counted, in Prometheus' text form")
-    parser.add_verb("start", start, "start the daemon unless it runs")
-    parser.add_verb("stop", stop, "end the daemon; running jobs get the grace period", _add_force)
-    parser.add_verb("restart", restart, "end the daemon and start it again", _add_force)
-    parser.add_verb("reload", reload, "have the daemon read its settings again")
-    parser.add_verb("logs", logs, "the daemon's log", _add_lines)
-    parser.add_verb("config", config, "the settings in force", _add_init)
-    parser.add_verb("install", install, "make it a service that runs whenever you are logged in", add_install)
-    parser.add_verb("uninstall", uninstall, "take the service away", add_uninstall)
+    parser.add_verb("status", status, "show the daemon's status")
+    parser.add_verb("metrics", metrics, "print metrics in the Prometheus text format")
+    parser.add_verb("start", start, "start the daemon if it is not running")
+    parser.add_verb("stop", stop, "stop the daemon; running jobs get the grace period", _add_force)
+    parser.add_verb("restart", restart, "stop the daemon and start it again", _add_force)
+    parser.add_verb("reload", reload, "make the daemon read its settings again")
+    parser.add_verb("logs", logs, "print the daemon's log", _add_lines)
+    parser.add_verb("config", config, "print the settings in force", _add_init)
+    parser.add_verb("install", install, "install a service that runs whenever you are logged in", add_install)
+    parser.add_verb("uninstall", uninstall, "remove the service", add_uninstall)
 
 
 def _add_lines(parser: Parser) -> None:
     parser.add_argument(
-        "-n", "--lines", type=whole_number(), default=50, metavar="N", help="the last N lines (50)"
+        "-n",
+        "--lines",
+        type=whole_number(),
+        default=50,
+        metavar="N",
+        help="print the last N lines (default: 50)",
     )
-    parser.add_argument("-f", "--follow", action="store_true", help="go on with what is written")
+    parser.add_argument("-f", "--follow", action="store_true", help="keep printing new lines")
     parser.epilog = LOG_EXAMPLES
 
 
 def _add_force(parser: Parser) -> None:
     parser.add_argument(
-        "--force", action="store_true", help="end its process at once, also when it does not answer"
+        "--force", action="store_true", help="kill its process at once, even if it does not answer"
     )
 
 

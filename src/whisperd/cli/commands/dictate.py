@@ -44,7 +44,9 @@ EXAMPLES = """examples:
 def add(parser: Parser) -> None:
     """Add the arguments."""
     parser.add_argument(
-        "--stdin", action="store_true", help="read raw audio there (16 kHz, mono, s16le), no microphone"
+        "--stdin",
+        action="store_true",
+        help="transcribe raw audio (16 kHz, mono, s16le) from standard input",
     )
     add_job_options(parser, live=True)
     parser.add_argument(
@@ -52,10 +54,10 @@ def add(parser: Parser) -> None:
         "--output",
         type=filled,
         metavar="FILE",
-        help="write the text to this file, as it comes; subtitles (.srt, .vtt, ...) when it is over",
+        help="write the text to this file as it arrives; subtitles (.srt, .vtt, ...) at the end",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there already")
-    parser.add_argument("--stream", action="store_true", help="print events as lines of JSON")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    parser.add_argument("--stream", action="store_true", help="print events as JSON lines")
     parser.epilog = EXAMPLES
     parser.set_defaults(run=run)
 

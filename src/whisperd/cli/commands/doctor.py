@@ -27,7 +27,7 @@ LABEL_CELLS = 24
 def add(parser: Parser) -> None:
     """Add the arguments."""
     parser.add_argument(
-        "--report", action="store_true", help="a text for a bug report, without anything private"
+        "--report", action="store_true", help="print a text for a bug report, without private data"
     )
     parser.set_defaults(run=run)
 

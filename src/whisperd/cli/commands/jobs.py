@@ -40,22 +40,22 @@ STATUSES = ("queued", "running", "completed", "failed", "cancelled")
 
 def add(parser: Parser) -> None:
     """Add the verbs."""
-    parser.add_verb("list", list_, "the jobs that are remembered", _add_list)
-    parser.add_verb("show", show, "all that is known of a job", _add_id)
-    parser.add_verb("follow", follow, "a job's text as it is recognised, from its beginning", _add_id)
-    parser.add_verb("wait", wait, "wait until jobs are over; fails if one of them failed", _add_ids)
-    parser.add_verb("result", result, "a completed job's text", _add_format)
+    parser.add_verb("list", list_, "list jobs, running and past", _add_list)
+    parser.add_verb("show", show, "show the details of a job", _add_id)
+    parser.add_verb("follow", follow, "print a job's text from its start, as it is recognised", _add_id)
+    parser.add_verb("wait", wait, "wait until jobs end; fail if one of them failed", _add_ids)
+    parser.add_verb("result", result, "print the text of a completed job", _add_format)
     parser.add_verb("cancel", cancel, "cancel jobs", _add_cancel)
-    parser.add_verb("retry", retry, "do failed or cancelled jobs again, from where they were", _add_ids)
-    parser.add_verb("clear", clear, "forget jobs that are over, but not their texts", _add_clear)
+    parser.add_verb("retry", retry, "resume failed or cancelled jobs from where they stopped", _add_ids)
+    parser.add_verb("clear", clear, "forget finished jobs, but keep their transcripts", _add_clear)
 
 
 def _add_id(parser: Parser) -> None:
-    parser.add_argument("id", metavar="ID", help="the job's id; `whisperctl jobs list` shows it")
+    parser.add_argument("id", metavar="ID", help="job id, as `whisperctl jobs list` shows it")
 
 
 def _add_ids(parser: Parser) -> None:
-    parser.add_argument("ids", nargs="+", metavar="ID", help="jobs by their ids")
+    parser.add_argument("ids", nargs="+", metavar="ID", help="job ids")
 
 
 def _add_list(parser: Parser) -> None:
@@ -64,34 +64,34 @@ def _add_list(parser: Parser) -> None:
 
 
 def _add_filters(parser: Parser, statuses: Sequence[str] = STATUSES) -> None:
-    parser.add_argument("--status", choices=statuses, help="only those")
+    parser.add_argument("--status", choices=statuses, help="only jobs with this status")
     parser.add_argument(
-        "--since", type=since, metavar="WHEN", help="only newer ones: than 2h, 3d, or since 2026-03-01"
+        "--since", type=since, metavar="WHEN", help="only newer jobs, such as 3d or 2026-03-01"
     )
-    parser.add_argument("--runtime", metavar="NAME", help="only those on this runtime, by name or id")
+    parser.add_argument("--runtime", metavar="NAME", help="only jobs on this runtime (name or id)")
 
 
 def _add_cancel(parser: Parser) -> None:
-    parser.add_argument("ids", nargs="*", metavar="ID", help="jobs by their ids")
-    parser.add_argument("--all", action="store_true", help="all that wait or run; the next options narrow it")
+    parser.add_argument("ids", nargs="*", metavar="ID", help="job ids")
+    parser.add_argument("--all", action="store_true", help="all queued and running jobs that match the rest")
     _add_filters(parser, ("queued", "running"))
     parser.epilog = CANCEL_EXAMPLES
 
 
 def _add_clear(parser: Parser) -> None:
-    parser.add_argument("ids", nargs="*", metavar="ID", help="only these (all that are over)")
+    parser.add_argument("ids", nargs="*", metavar="ID", help="only these jobs (default: all finished ones)")
     parser.add_argument(
-        "--older-than", type=age_s, metavar="AGE", help="only those that ended before, such as 30d"
+        "--older-than", type=age_s, metavar="AGE", help="only those that ended longer ago, such as 30d"
     )
     parser.add_argument(
-        "--purge", action="store_true", help="erase their texts as well; without an ID, all texts"
+        "--purge", action="store_true", help="erase their transcripts too; without an ID, all"
     )
     parser.epilog = CLEAR_EXAMPLES
 
 
 def _add_format(parser: Parser) -> None:
     _add_id(parser)
-    parser.add_argument("--format", choices=tuple(EXTENSIONS), help="how it is written (text)")
+    parser.add_argument("--format", choices=tuple(EXTENSIONS), help="output format (default: text)")
     parser.epilog = RESULT_EXAMPLES
 
 

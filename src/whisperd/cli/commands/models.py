@@ -33,21 +33,19 @@ IMPORT_EXAMPLES = """examples:
 
 def add(parser: Parser) -> None:
     """Add the verbs."""
-    parser.add_verb("list", list_, "the models that are installed")
-    parser.add_verb("available", available, "the models that can be had, with their sizes")
-    parser.add_verb("recommend", recommend, "which models suit this computer, the best first", _add_language)
-    parser.add_verb("show", show, "all that is known of models", _add_models)
+    parser.add_verb("list", list_, "list the installed models")
+    parser.add_verb("available", available, "list the models that can be downloaded, with their sizes")
+    parser.add_verb("recommend", recommend, "recommend models for this computer, best first", _add_language)
+    parser.add_verb("show", show, "show the details of models", _add_models)
     parser.add_verb("pull", pull, "download models", _add_pull)
-    parser.add_verb("verify", verify, "compare every byte of models with its hash", _add_models)
+    parser.add_verb("verify", verify, "check every byte of models against their hashes", _add_models)
     parser.add_verb("remove", remove, "delete models", _add_models)
-    parser.add_verb("path", path, "where models lie", _add_models)
-    parser.add_verb(
-        "import", import_, "copy a model from a folder or a file into the store", _add_path_and_name
-    )
+    parser.add_verb("path", path, "print where models are stored", _add_models)
+    parser.add_verb("import", import_, "copy a model folder or file into the store", _add_path_and_name)
 
 
 def _add_models(parser: Parser) -> None:
-    add_names(parser, "names of the catalogue, hub repositories (owner/name), or folders and files (./name)")
+    add_names(parser, "catalogue names, hub repositories (owner/name), or folders and files (./name)")
 
 
 def _add_pull(parser: Parser) -> None:
@@ -56,16 +54,18 @@ def _add_pull(parser: Parser) -> None:
 
 
 def _add_language(parser: Parser) -> None:
-    parser.add_argument("--language", metavar="CODE", help="only models that know it: en, de, ... (any)")
+    parser.add_argument(
+        "--language", metavar="CODE", help="only models that support it: en, de, ... (default: any)"
+    )
 
 
 def _add_path_and_name(parser: Parser) -> None:
     parser.add_argument(
         "path",
         metavar="PATH",
-        help="a folder with a model in CTranslate2's format, or a file of whisper.cpp's",
+        help="folder with a model in CTranslate2 format, or a whisper.cpp file",
     )
-    parser.add_argument("name", metavar="NAME", nargs="?", help="the name that it gets (its own)")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="name of the new model (default: its own)")
     parser.epilog = IMPORT_EXAMPLES
 
 

@@ -26,35 +26,35 @@ UPGRADE_EXAMPLES = """examples:
 
 def add(parser: Parser) -> None:
     """Add the verbs."""
-    parser.add_verb("list", list_, "every bundle, and what of it is installed")
+    parser.add_verb("list", list_, "list all bundles, and the installed versions of each")
     parser.add_verb("install", install, "install bundles", _add_bundles)
-    parser.add_verb("verify", verify, "compare every file of bundles with its hash", _add_bundles)
+    parser.add_verb("verify", verify, "check every file of bundles against its hash", _add_bundles)
     parser.add_verb(
-        "upgrade", upgrade, "install newer versions of bundles, try them, and use them", _add_upgrade
+        "upgrade", upgrade, "install newer versions of bundles, test them, and switch to them", _add_upgrade
     )
-    parser.add_verb("rollback", rollback, "use the versions again that were used before", _add_bundles)
+    parser.add_verb("rollback", rollback, "switch bundles back to their previous versions", _add_bundles)
     parser.add_verb("remove", remove, "delete bundles", _add_remove)
-    parser.add_verb("prune", prune, "delete what older versions of whisperd, Python and bundles have left")
-    parser.add_verb("path", path, "where bundles lie", _add_bundles)
+    parser.add_verb("prune", prune, "delete leftovers of older versions of whisperd, Python and bundles")
+    parser.add_verb("path", path, "print where bundles are stored", _add_bundles)
 
 
 def _add_bundles(parser: Parser) -> None:
-    add_names(parser, "bundles, as `whisperctl natives list` names them")
+    add_names(parser, "bundle names, as `whisperctl natives list` shows them")
 
 
 def _add_upgrade(parser: Parser) -> None:
+    parser.add_argument("names", nargs="*", metavar="NAME", help="bundle names (default: all installed ones)")
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="bundles; without any, all that are installed"
-    )
-    parser.add_argument(
-        "--version", metavar="VERSION", dest="bundle_version", help="not the newest one, but this"
+        "--version", metavar="VERSION", dest="bundle_version", help="this version (default: the newest)"
     )
     parser.epilog = UPGRADE_EXAMPLES
 
 
 def _add_remove(parser: Parser) -> None:
     _add_bundles(parser)
-    parser.add_argument("--version", metavar="VERSION", dest="bundle_version", help="only this one, not all")
+    parser.add_argument(
+        "--version", metavar="VERSION", dest="bundle_version", help="only this version (default: all)"
+    )
 
 
 def list_(options: argparse.Namespace) -> None:

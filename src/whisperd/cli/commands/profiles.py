@@ -18,33 +18,33 @@ EXAMPLES = """examples:
 
 def add(parser: Parser) -> None:
     """Add the verbs."""
-    parser.add_verb("list", list_, "the profiles")
-    parser.add_verb("show", show, "one profile", _add_name)
-    parser.add_verb("create", create, "save a new profile", _add_creation)
+    parser.add_verb("list", list_, "list the profiles")
+    parser.add_verb("show", show, "show the details of a profile", _add_name)
+    parser.add_verb("create", create, "create a profile", _add_creation)
     parser.add_verb("edit", edit, "change a profile", _add_edition)
-    parser.add_verb("delete", delete, "forget profiles", _add_names)
+    parser.add_verb("delete", delete, "delete profiles", _add_names)
 
 
 def _add_name(parser: Parser) -> None:
-    parser.add_argument("name", metavar="NAME", help="the profile's name")
+    parser.add_argument("name", metavar="NAME", help="profile name")
 
 
 def _add_names(parser: Parser) -> None:
-    add_names(parser, "profiles by their names")
+    add_names(parser, "profile names")
 
 
 def _add_creation(parser: Parser) -> None:
     parser.add_argument(
-        "name", metavar="NAME", help="the name that it gets: a to z, A to Z, digits, spaces and . - _"
+        "name", metavar="NAME", help="name of the new profile: a to z, A to Z, digits, spaces and . - _"
     )
-    add_job_options(parser, is_kept=True)
+    add_job_options(parser, is_stored=True)
     parser.epilog = EXAMPLES
 
 
 def _add_edition(parser: Parser) -> None:
     _add_name(parser)
-    parser.add_argument("--rename", "--name", dest="new_name", metavar="NEW", help="another name for it")
-    add_job_options(parser, is_kept=True)
+    parser.add_argument("--rename", "--name", dest="new_name", metavar="NEW", help="new name")
+    add_job_options(parser, is_stored=True)
     add_unset(parser, "runtime", examples="runtime or beam_size")
 
 

@@ -40,51 +40,51 @@ EXAMPLES = """examples:
 
 def add(parser: Parser) -> None:
     """Add the verbs."""
-    parser.add_verb("list", list_, "the runtimes; * marks the default", _add_watch)
-    parser.add_verb("show", show, "all that is known of a runtime, with its history", _add_name)
-    parser.add_verb("create", create, "save a new runtime", _add_creation)
-    parser.add_verb("edit", edit, "change a runtime; it is loaded anew where that is needed", _add_edition)
-    parser.add_verb("delete", delete, "unload runtimes and forget them", _add_names)
-    parser.add_verb("prepare", prepare, "download all that runtimes need", _add_names)
-    parser.add_verb("load", load, "load runtimes", _add_names)
-    parser.add_verb("cancel", cancel, "give up what runtimes are downloading or loading", _add_names)
-    parser.add_verb("unload", unload, "unload runtimes, so that their memory is free", _add_names)
-    parser.add_verb("default", default, "have a runtime answer where no other is named", _add_name)
-    parser.add_verb("enable", enable, "let runtimes be used", _add_names)
-    parser.add_verb("disable", disable, "unload runtimes and let nobody use them", _add_names)
+    parser.add_verb("list", list_, "list the runtimes; * marks the default", _add_watch)
+    parser.add_verb("show", show, "show the details and history of a runtime", _add_name)
+    parser.add_verb("create", create, "create a runtime", _add_creation)
+    parser.add_verb("edit", edit, "change a runtime, and reload it if necessary", _add_edition)
+    parser.add_verb("delete", delete, "unload and delete runtimes", _add_names)
+    parser.add_verb("prepare", prepare, "download everything that runtimes need", _add_names)
+    parser.add_verb("load", load, "load runtimes into memory", _add_names)
+    parser.add_verb("cancel", cancel, "stop downloading or loading runtimes", _add_names)
+    parser.add_verb("unload", unload, "unload runtimes and free their memory", _add_names)
+    parser.add_verb("default", default, "make a runtime the default", _add_name)
+    parser.add_verb("enable", enable, "allow the use of runtimes", _add_names)
+    parser.add_verb("disable", disable, "unload runtimes and forbid their use", _add_names)
 
 
 def _add_name(parser: Parser) -> None:
-    parser.add_argument("name", metavar="NAME", help="the runtime's name or id")
+    parser.add_argument("name", metavar="NAME", help="runtime name or id")
 
 
 def _add_names(parser: Parser) -> None:
-    add_names(parser, "runtimes by their names or ids")
+    add_names(parser, "runtime names or ids")
 
 
 def _add_watch(parser: Parser) -> None:
-    parser.add_argument("--watch", action="store_true", help="go on with every change, until interrupted")
+    parser.add_argument("--watch", action="store_true", help="keep showing changes until interrupted")
 
 
 def _add_creation(parser: Parser) -> None:
     parser.add_argument(
-        "name", metavar="NAME", help="the name that it gets: a to z, A to Z, digits, spaces and . - _"
+        "name", metavar="NAME", help="name of the new runtime: a to z, A to Z, digits, spaces and . - _"
     )
     _add_fields(parser, is_new=True)
     parser.add_argument("--default", action="store_true", help="make it the default")
-    parser.add_argument("--load", action="store_true", help="load it, and wait for that")
+    parser.add_argument("--load", action="store_true", help="load it, and wait until it is loaded")
     parser.epilog = EXAMPLES
 
 
 def _add_edition(parser: Parser) -> None:
     _add_name(parser)
-    parser.add_argument("--rename", "--name", dest="new_name", metavar="NEW", help="another name for it")
+    parser.add_argument("--rename", "--name", dest="new_name", metavar="NEW", help="new name")
     _add_fields(parser, is_new=False)
     parser.add_argument(
         "--if-version",
         type=whole_number(),
         metavar="N",
-        help="only if nobody has changed it since; `whisperctl runtimes show NAME` says its version",
+        help="only if this is still its version, as `whisperctl runtimes show NAME` shows it",
     )
 
 
@@ -94,46 +94,52 @@ def _add_fields(parser: Parser, *, is_new: bool) -> None:
     parser.add_argument(
         "--model",
         metavar="MODEL",
-        help="of the catalogue, the hub (owner/name), or a folder or file (./name)"
-        + (" (the one that suits this computer best)" if is_new else ""),
+        help="catalogue name, hub repository (owner/name), or folder or file (./name)"
+        + (" (default: the best for this computer)" if is_new else ""),
     )
-    parser.add_argument("--backend", metavar="NAME", help="what runs it (auto)")
-    parser.add_argument("--device", choices=get_args(Device), help="where it runs (auto)")
+    parser.add_argument("--backend", metavar="NAME", help="engine that runs it (default: auto)")
+    parser.add_argument("--device", choices=get_args(Device), help="device to run on (default: auto)")
     parser.add_argument(
         "--device-index",
         type=_numbers,
         metavar="N[,N...]",
-        help="GPUs by their numbers, each with the whole model; none is left to the daemon (none)",
+        help="GPU numbers, each with the whole model; none: automatic (default: none)",
     )
     types = get_args(ComputeType)
     parser.add_argument(
-        "--compute-type", choices=types, metavar="TYPE", help=f"its precision: {', '.join(types)} (auto)"
+        "--compute-type", choices=types, metavar="TYPE", help=f"precision: {', '.join(types)} (default: auto)"
     )
     parser.add_argument(
-        "--cpu-threads", type=whole_number(), metavar="N", help="of each worker; 0 is left to the daemon (0)"
+        "--cpu-threads",
+        type=whole_number(),
+        metavar="N",
+        help="CPU threads per worker; 0: automatic (default: 0)",
     )
     parser.add_argument(
         "--workers",
         type=whole_number(),
         metavar="N",
-        help="batches computed at once; 0 is left to the daemon (0)",
+        help="batches to compute at once; 0: automatic (default: 0)",
     )
     parser.add_argument(
-        "--batched", action=argparse.BooleanOptionalAction, help="compute several windows together (yes)"
+        "--batched",
+        action=argparse.BooleanOptionalAction,
+        help="compute several windows together (default: yes)",
     )
     parser.add_argument(
         "--batch-size",
         type=whole_number(),
         metavar="N",
-        help="how many, at most; 4 is left to the daemon (4)",
+        help="maximum windows per batch; 4: automatic (default: 4)",
     )
     parser.add_argument(
         "--keep-alive",
         metavar="TIME",
-        help="how long it stays loaded unused, such as 90s or 1h30m; 0 is not at all, never for ever (15m)",
+        help="how long to stay loaded when idle, such as 90s or 1h30m; 0: not at all, never: always"
+        " (default: 15m)",
     )
     parser.add_argument(
-        "--protected", action=argparse.BooleanOptionalAction, help="it may not be deleted (no)"
+        "--protected", action=argparse.BooleanOptionalAction, help="forbid deletion (default: no)"
     )
 
 

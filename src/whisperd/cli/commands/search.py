@@ -28,11 +28,11 @@ def add(parser: Parser) -> None:
         "words",
         nargs="+",
         metavar="WORDS",
-        help='all that was said: words, "a phrase", beginn*; before:DATE, after:DATE, lang:CODE, path:PART',
+        help='words that must all occur, "a phrase", prefix*; before:DATE, after:DATE, lang:CODE, path:PART',
     )
-    parser.add_argument("--open", action="store_true", help="print lines that play the places, with mpv")
+    parser.add_argument("--open", action="store_true", help="print mpv commands that play the matches")
     parser.add_argument(
-        "--limit", type=whole_number(1, 1000), default=50, metavar="N", help="places at most (50)"
+        "--limit", type=whole_number(1, 1000), default=50, metavar="N", help="maximum matches (default: 50)"
     )
     parser.epilog = EXAMPLES
     parser.set_defaults(run=run)

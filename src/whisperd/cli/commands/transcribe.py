@@ -50,33 +50,35 @@ EXAMPLES = """examples:
 
 def add(parser: Parser) -> None:
     """Add the arguments."""
-    parser.add_argument("files", nargs="+", metavar="FILE", help="recordings or videos; - is standard input")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="audio or video files; - is standard input")
     add_job_options(parser)
     parser.add_argument(
         "--clip",
         action="append",
         metavar="PARTS",
-        help="only these, such as 0:30-1:45; 2:00-2:15; 5:00- (also several times)",
+        help="only these parts, such as 0:30-1:45; 2:00-2:15; 5:00- (repeatable)",
     )
     parser.add_argument(
         "--format",
         action="extend",
         type=several,
         choices=tuple(EXTENSIONS),
-        help="how it is written (as -o FILE is called, else text); several, with commas, into --output-dir",
+        help="output format (default: by extension of -o, else text); several, with commas, for --output-dir",
     )
-    parser.add_argument("-o", "--output", type=filled, metavar="FILE", help="write to this file")
+    parser.add_argument("-o", "--output", type=filled, metavar="FILE", help="write the text to this file")
     parser.add_argument(
         "--output-dir",
         type=filled,
         metavar="DIR",
-        help="write a file for each recording and format into this folder",
+        help="write one file per recording and format to this folder",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are there already")
-    parser.add_argument("--stream", action="store_true", help="print events as lines of JSON")
-    parser.add_argument("--detach", action="store_true", help="print the job's id and leave it to the daemon")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    parser.add_argument("--stream", action="store_true", help="print events as JSON lines")
     parser.add_argument(
-        "--timeout", type=_positive, metavar="SECONDS", help="cancel what is not done after this long"
+        "--detach", action="store_true", help="print the job's id and exit; the job continues"
+    )
+    parser.add_argument(
+        "--timeout", type=_positive, metavar="SECONDS", help="cancel jobs not done after this time"
     )
     parser.epilog = EXAMPLES
     parser.set_defaults(run=run)

@@ -43,42 +43,49 @@ EDIT_EXAMPLES = """examples:
 def add(parser: Parser) -> None:
     """Add the verbs."""
     parser.add_verb("add", add_, "watch a folder", _add_creation)
-    parser.add_verb("list", list_, "the watch folders")
-    parser.add_verb("show", show, "all that is known of a watch", _add_name)
-    parser.add_verb("edit", edit, "change a watch", _add_edition)
-    parser.add_verb("remove", remove, "watch folders no more; what was written stays", _add_names)
-    parser.add_verb("pause", pause, "begin nothing more; what has begun is finished", _add_names)
-    parser.add_verb("resume", resume, "go on", _add_names)
-    parser.add_verb("scan", scan, "look at everything in a folder now", _add_name)
-    parser.add_verb("log", log, "what happened, the newest last", _add_log)
-    parser.add_verb("retry", retry, "try again what has failed, or do files again", _add_files)
+    parser.add_verb("list", list_, "list the watch folders")
+    parser.add_verb("show", show, "show the details of a watch folder", _add_name)
+    parser.add_verb("edit", edit, "change a watch folder's settings", _add_edition)
+    parser.add_verb("remove", remove, "stop watching folders; written files stay", _add_names)
+    parser.add_verb("pause", pause, "start no more files; those in progress are finished", _add_names)
+    parser.add_verb("resume", resume, "resume paused folders", _add_names)
+    parser.add_verb("scan", scan, "check everything in a folder now", _add_name)
+    parser.add_verb("log", log, "print a folder's events, newest last", _add_log)
+    parser.add_verb("retry", retry, "retry failed files, or transcribe files again", _add_files)
 
 
 def _add_name(parser: Parser) -> None:
-    parser.add_argument("name", type=filled, metavar="FOLDER", help="the folder, or the watch's id")
+    parser.add_argument("name", type=filled, metavar="FOLDER", help="watch folder, by path or id")
 
 
 def _add_names(parser: Parser) -> None:
-    parser.add_argument("names", nargs="+", type=filled, metavar="FOLDER", help="folders, or ids of watches")
+    parser.add_argument(
+        "names", nargs="+", type=filled, metavar="FOLDER", help="watch folders, by path or id"
+    )
 
 
 def _add_log(parser: Parser) -> None:
     _add_name(parser)
     parser.add_argument(
-        "-n", "--lines", type=whole_number(1, 5000), default=50, metavar="N", help="how many at most (50)"
+        "-n",
+        "--lines",
+        type=whole_number(1, 5000),
+        default=50,
+        metavar="N",
+        help="print the last N lines (default: 50)",
     )
 
 
 def _add_files(parser: Parser) -> None:
     _add_name(parser)
     parser.add_argument(
-        "files", nargs="*", metavar="FILE", help="only these, failed or not (all that failed)"
+        "files", nargs="*", metavar="FILE", help="only these, failed or not (default: all that failed)"
     )
-    parser.add_argument("--all", action="store_true", help="everything that is there, done or not")
+    parser.add_argument("--all", action="store_true", help="all files in the folder, done or not")
 
 
 def _add_creation(parser: Parser) -> None:
-    parser.add_argument("folder", type=filled, metavar="FOLDER", help="the folder")
+    parser.add_argument("folder", type=filled, metavar="FOLDER", help="folder to watch")
     _add_fields(parser)
     parser.epilog = EXAMPLES
 
@@ -92,16 +99,16 @@ def _add_edition(parser: Parser) -> None:
 
 def _add_fields(parser: Parser) -> None:
     yes_or_no = argparse.BooleanOptionalAction
-    parser.add_argument("--recursive", action=yes_or_no, help="with all folders in it (yes)")
+    parser.add_argument("--recursive", action=yes_or_no, help="include subfolders (default: yes)")
     parser.add_argument(
         "--include",
         action="append",
         type=filled,
         metavar="GLOB",
-        help="only such files (all that are audio or video)",
+        help="only matching files (default: all audio and video)",
     )
     parser.add_argument(
-        "--exclude", action="append", type=filled, metavar="GLOB", help="no such files or folders"
+        "--exclude", action="append", type=filled, metavar="GLOB", help="skip matching files and folders"
     )
     parser.add_argument(
         "--output",
@@ -111,30 +118,38 @@ def _add_fields(parser: Parser) -> None:
         type=several,
         choices=tuple(EXTENSIONS),
         metavar="FORMAT",
-        help=f"what is written: {', '.join(EXTENSIONS)}; with commas between or given several times (text)",
-    )
-    parser.add_argument("--output-dir", type=filled, metavar="DIR", help="where to (beside the recording)")
-    parser.add_argument(
-        "--name", dest="template", type=filled, metavar="NAME", help="what it is called ({stem}.{lang}.{ext})"
+        help=f"output formats: {', '.join(EXTENSIONS)}; with commas, or repeated (default: text)",
     )
     parser.add_argument(
-        "--overwrite", action=yes_or_no, help="replace files that whisperd has not written (no)"
+        "--output-dir", type=filled, metavar="DIR", help="write here (default: next to the recording)"
     )
     parser.add_argument(
-        "--after", choices=("stay", "move", "delete"), help="what becomes of recordings (stay)"
+        "--name",
+        dest="template",
+        type=filled,
+        metavar="NAME",
+        help="written file names (default: {stem}.{lang}.{ext})",
     )
     parser.add_argument(
-        "--move-to", type=filled, metavar="DIR", help="where they are moved to, with --after move"
+        "--overwrite", action=yes_or_no, help="replace files not written by whisperd (default: no)"
+    )
+    parser.add_argument(
+        "--after",
+        choices=("stay", "move", "delete"),
+        help="what happens to recordings (default: stay)",
+    )
+    parser.add_argument(
+        "--move-to", type=filled, metavar="DIR", help="folder to move them to, with --after move"
     )
     parser.add_argument(
         "--command",
         type=_words,
         metavar="COMMAND",
-        help="run after each, without a shell; {path}, {name}, {stem}, {folder} and {output} are filled in",
+        help="run after each, without a shell; {path}, {name}, {stem}, {folder} and {output} are replaced",
     )
-    parser.add_argument("--notify", action=yes_or_no, help="tell the desktop (no)")
-    parser.add_argument("--quiet-hours", metavar="SPAN", help="when nothing is begun, such as 22:00-07:00")
-    add_job_options(parser, is_kept=True)
+    parser.add_argument("--notify", action=yes_or_no, help="show a desktop notification (default: no)")
+    parser.add_argument("--quiet-hours", metavar="SPAN", help="start nothing then, such as 22:00-07:00")
+    add_job_options(parser, is_stored=True)
 
 
 def add_(options: argparse.Namespace) -> None:
