@@ -81,12 +81,12 @@ def test_a_variant_that_cannot_be_used_has_its_reason_and_its_fix() -> None:
     assert lines("raspberry_pi")[-9:] == [
         "toy-cuda12: not usable",
         "  No NVIDIA GPU can be used: no NVIDIA driver is installed.",
-        "  Install the NVIDIA driver if this computer has an NVIDIA GPU, or compute on",
-        "  the processor with `--device cpu`.",
+        "  Install the NVIDIA driver if this computer has an NVIDIA GPU, or use the CPU",
+        "  with `--device cpu`.",
         "toy-blas: not usable",
         "  This computer cannot use toy-blas: the headers of OpenBLAS are missing.",
-        "  Run `sudo apt install libopenblas-dev`, then `whisperctl hardware` to see that",
-        "  it is found.",
+        "  Run `sudo apt install libopenblas-dev`, then check with `whisperctl hardware`",
+        "  that it is found.",
         "toy-generic: usable",
     ]
 
@@ -128,10 +128,10 @@ def test_gpus_and_libraries() -> None:
 
 
 def test_what_is_not_known_is_told() -> None:
-    why = "Looking at it crashed (signal SIGSEGV)."
+    why = "The detection process crashed (signal SIGSEGV)."
     nothing = Hardware(unknown=dict.fromkeys(("system", "processor", "memory", "blas"), why))
     shown = page(told(nothing), 80)
-    assert "Processor  unknown: Looking at it crashed (signal SIGSEGV)." in shown
+    assert "Processor  unknown: The detection process crashed (signal SIGSEGV)." in shown
     assert "CUDA       unknown:" in shown
 
 

@@ -191,12 +191,10 @@ def test_cuda_libraries_on_windows() -> None:
 def test_a_variable_that_leads_nowhere() -> None:
     found = computer("cuda_path_nowhere")
     assert libraries(found) == []
-    assert notes(found) == (
-        "CUDA_PATH is '/usr/local/cuda-12.1', and there is no such folder: it is passed over."
-    )
+    assert notes(found) == ("CUDA_PATH is ignored: the folder '/usr/local/cuda-12.1' does not exist.")
     assert notes(found, "blas") == (
-        "OPENBLAS_PATH is '/opt/openblas', and no library is found there: it is passed over. "
-        "MKLROOT is '/opt/mkl/', and there is no such folder: it is passed over."
+        "OPENBLAS_PATH is ignored: no library was found in '/opt/openblas'. "
+        "MKLROOT is ignored: the folder '/opt/mkl/' does not exist."
     )
     assert libraries(found, "blas") == []
 
@@ -210,7 +208,7 @@ def test_libraries_of_the_wrong_version() -> None:
     ]
     assert notes(found).count("which no variant uses") == 2
     assert "CUDA_PATH leads to /usr/local/cuda-10.2/lib64/libcublas.so.10.2.3.254 " in notes(found)
-    assert "/opt/cuda-13/lib64/libcublas.so.13 and thus to CUDA 13, which no variant uses" in notes(found)
+    assert "/opt/cuda-13/lib64/libcublas.so.13 of CUDA 13, which no variant uses" in notes(found)
 
 
 @pytest.mark.parametrize(

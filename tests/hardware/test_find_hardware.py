@@ -48,9 +48,9 @@ async def test_this_computer() -> None:
 @pytest.mark.parametrize(
     ("behaviour", "why"),
     [
-        ("crash", "Looking at it crashed (signal SIGSEGV)."),
-        ("exit", "Looking at it crashed (exit status 3)."),
-        ("chatter", "The process that looks at it says something that is not understood."),
+        ("crash", "The detection process crashed (signal SIGSEGV)."),
+        ("exit", "The detection process crashed (exit status 3)."),
+        ("chatter", "The detection process sent an invalid answer."),
     ],
 )
 async def test_a_probe_that_crashes_costs_its_fact_alone(behaviour: str, why: str) -> None:
@@ -64,7 +64,7 @@ async def test_a_probe_that_crashes_costs_its_fact_alone(behaviour: str, why: st
 async def test_a_probe_that_hangs_costs_its_fact_alone_and_leaves_no_process() -> None:
     before = set(psutil.Process().children())
     found = await look_oddly("hang", timeout_s=12.0)  # in which two processes begin, also on a busy computer
-    why = "Looking takes more than 12 seconds: the computer is busy, or a disk does not answer."
+    why = "Detection did not finish within 12 seconds: the computer is busy, or a disk does not respond."
     assert dict(found.unknown) == {"processor": why}
     assert known(found) == set(FACTS) - {"processor"}
     assert set(psutil.Process().children()) <= before
@@ -72,14 +72,14 @@ async def test_a_probe_that_hangs_costs_its_fact_alone_and_leaves_no_process() -
 
 async def test_a_process_that_never_begins_is_not_started_for_each_fact() -> None:
     found = await look_oddly("never exit")
-    assert dict(found.unknown) == dict.fromkeys(FACTS, "Looking at it crashed (exit status 3).")
+    assert dict(found.unknown) == dict.fromkeys(FACTS, "The detection process crashed (exit status 3).")
     assert found.gpus is GPUS
 
 
 async def test_a_process_that_cannot_be_started(tmp_path: Path) -> None:
     found = await find_hardware(find_gpus, look=[str(tmp_path / "nothing")])
     assert set(found.unknown) == set(FACTS)
-    assert "cannot be started (No such file or directory)" in found.unknown["system"]
+    assert "could not be started (No such file or directory)" in found.unknown["system"]
 
 
 async def test_a_driver_that_is_broken_costs_the_gpus_alone() -> None:
@@ -98,9 +98,9 @@ async def test_a_driver_that_is_broken_costs_the_gpus_alone() -> None:
 @pytest.mark.parametrize(
     ("code", "timeout_s", "why"),
     [
-        ("import time; time.sleep(3600)", 0.5, "does not answer within 0.5 seconds"),
-        ("raise SystemExit(3)", PATIENT_S, r"fails \(exit status 3\)"),
-        ("import os; os.abort()", PATIENT_S, r"fails \(signal SIGABRT\)"),
+        ("import time; time.sleep(3600)", 0.5, "did not finish within 0.5 seconds"),
+        ("raise SystemExit(3)", PATIENT_S, r"failed \(exit status 3\)"),
+        ("import os; os.abort()", PATIENT_S, r"failed \(signal SIGABRT\)"),
     ],
 )
 def test_a_program_that_does_not_answer(code: str, timeout_s: float, why: str) -> None:
@@ -109,7 +109,7 @@ def test_a_program_that_does_not_answer(code: str, timeout_s: float, why: str) -
 
 
 def test_a_program_that_is_not_there() -> None:
-    with pytest.raises(ProbeFailed, match="cannot be started"):
+    with pytest.raises(ProbeFailed, match="could not be started"):
         run_program(["/no/such/program"])
 
 

@@ -93,7 +93,7 @@ def test_no_value_shows_a_gpu_twice(visible: str) -> None:
         (DriverAnswer(error=18), None, "version_mismatch", "Restart the computer."),
         (DriverAnswer(error=4), None, "no_permission", "/dev/nvidia*"),
         (DriverAnswer(error=9), None, "not_loaded", "Restart the computer;"),
-        (DriverAnswer(error=999), None, "broken", "again"),
+        (DriverAnswer(error=999), None, "broken", "Reinstall"),
     ],
 )
 def test_why_there_is_none(answer: DriverAnswer, visible: str | None, reason: str, fix: str) -> None:

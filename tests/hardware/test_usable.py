@@ -62,8 +62,8 @@ def test_a_variant_without_needs_is_usable_everywhere(name: str) -> None:
         (
             "intel_desktop",
             COREML,
-            "This computer cannot use the-variant: it is made for macos-arm64, and this is linux-x86_64.",
-            "take another variant",
+            "This computer cannot use the-variant: it is built for macos-arm64, but this is linux-x86_64.",
+            "choose another variant",
         ),
         (
             "old_no_avx",
@@ -71,15 +71,15 @@ def test_a_variant_without_needs_is_usable_everywhere(name: str) -> None:
             "This computer cannot use the-variant: this processor has no AVX, AVX2.",
             "In a virtual machine",
         ),
-        ("mac_rosetta", COREML, "this Python is one for Intel", "a Python for Apple silicon"),
-        ("mac_rosetta", AVX, "Rosetta, which translates this Python", "a Python for Apple silicon"),
-        ("windows", METAL, "Metal is a part of macOS", "another variant"),
-        ("old_no_avx", BLAS, "there is no compiler of C++", "sudo apt install build-essential"),
-        ("graviton", BLAS, "there is no compiler of C++", "sudo dnf install gcc-c++"),
-        ("mac_intel", BLAS, "there is no compiler of C++", "xcode-select --install"),
-        ("windows_nvidia", BLAS, "there is no compiler of C++", "winget install"),
+        ("mac_rosetta", COREML, "this Python is built for Intel", "a Python for Apple silicon"),
+        ("mac_rosetta", AVX, "Rosetta, which runs this Python", "a Python for Apple silicon"),
+        ("windows", METAL, "Metal is available only on macOS", "another variant"),
+        ("old_no_avx", BLAS, "which has no C++ compiler", "sudo apt install build-essential"),
+        ("graviton", BLAS, "which has no C++ compiler", "sudo dnf install gcc-c++"),
+        ("mac_intel", BLAS, "which has no C++ compiler", "xcode-select --install"),
+        ("windows_nvidia", BLAS, "which has no C++ compiler", "winget install"),
         ("raspberry_pi", BLAS, "the headers of OpenBLAS are missing", "sudo apt install libopenblas-dev"),
-        ("mac_rosetta", BLAS, "neither is found", "brew install openblas"),
+        ("mac_rosetta", BLAS, "neither was found", "brew install openblas"),
     ],
 )
 def test_the_one_reason(name: str, needs: Needs, message: str, fix: str) -> None:
@@ -112,7 +112,7 @@ def test_a_system_that_nobody_knows_gets_no_command() -> None:
     assert hardware.system is not None
     unknown = msgspec.structs.replace(hardware.system, distributions=("plan9",))
     problem = refusal(BLAS, msgspec.structs.replace(hardware, system=unknown))
-    assert problem.fix == "Install a compiler of C++."
+    assert problem.fix == "Install a C++ compiler."
 
 
 def test_of_a_computer_of_which_nothing_is_known() -> None:

@@ -1,10 +1,10 @@
-"""What this computer has: processor, memory, libraries, tools, and NVIDIA GPUs with their driver.
+"""Detect this computer's hardware: processor, memory, libraries, tools, and NVIDIA GPUs with their driver.
 
-`find_hardware` looks at all of it, `find_gpus` at the GPUs, `read_memory` and `usable_cores` at what
-changes from moment to moment. Everything else in this room is pure and takes what they saw: `find_fact` says
-what a recorded computer has, `why_not` whether a computer has what a variant needs. No native library is
-ever loaded into the process that asks: drivers, folders and programs are asked in child processes, so that
-a broken one costs its answer and nothing else.
+`find_hardware` detects everything, `find_gpus` only the GPUs; `read_memory` and `usable_cores` read the
+values that change from moment to moment. Everything else in this room is pure and takes their results:
+`find_fact` evaluates a recording of a computer, `why_not` checks whether a computer has what a variant needs.
+No native library is ever loaded into the calling process: child processes query drivers, folders and
+programs, so that a broken one costs only its own answer.
 """
 
 from whisperd.hardware.cgroups import group_folders

@@ -1,4 +1,4 @@
-"""How many cores there are, and how many of them this process may use."""
+"""Count the cores of this computer, and those that this process may use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["cores", "usable_cores"]
 
 
 def cores(probes: Probes) -> Cores:
-    """The cores, and the limits of the scheduler and of control groups."""
+    """Return the cores, with the limits of the scheduler and of control groups."""
     allowed, logical = probes.affinity, probes.cpu_count
     return Cores(
         physical=probes.physical_count(),
@@ -24,6 +24,6 @@ def cores(probes: Probes) -> Cores:
 
 
 def usable_cores() -> int:
-    """How many threads of this process can compute at once. A few small files are read: well under 1 ms."""
+    """Return how many threads of this process can run in parallel. Reads a few small files, in under 1 ms."""
     logical = os.cpu_count() or 1
     return Cores(physical=None, logical=logical, affinity=affinity(), quota=cpu_quota(read_file)).usable

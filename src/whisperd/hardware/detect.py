@@ -1,4 +1,4 @@
-"""What a computer has, from what probes see of it. Pure: a test gives it a recording of another computer."""
+"""Detect what a computer has, given its probes. Pure: a test passes a recording of another computer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["FACTS", "Fact", "find_fact"]
 
 
 class Fact(NamedTuple):
-    """A fact: what it is, and how it is found."""
+    """A fact: its type, and the function that finds it."""
 
     type: Any
     find: Callable[[Probes], Any]
@@ -31,15 +31,15 @@ FACTS: Final[Mapping[str, Fact]] = {
     "blas": Fact(Libraries, find_blas),
     "tools": Fact(Tools, find_tools),
 }
-"""The facts of `Hardware` by their names, but for the GPUs, whose driver is asked in a process of its own."""
+"""The facts of `Hardware` by name, except the GPUs, whose driver is queried in a separate process."""
 
 
 def find_fact(name: str, probes: Probes) -> tuple[Any, str | None]:
-    """One fact, or why it is not known, as a sentence."""
+    """Return one fact, or a sentence that says why it is unknown."""
     try:
         return FACTS[name].find(probes), None
     except ProbeFailed as failure:
         why = str(failure)
-    except Exception as mistake:  # a computer that nobody thought of
-        why = f"looking at it failed: {mistake!r}"
+    except Exception as mistake:  # a computer unlike any that this code was written for
+        why = f"detection failed: {mistake!r}"
     return None, f"{why[:1].upper()}{why[1:]}."

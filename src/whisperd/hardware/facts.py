@@ -1,4 +1,4 @@
-"""What is known of a computer. Each fact says how it was found; what could not be found out says why."""
+"""The facts about a computer. Each names its source; `Hardware.unknown` says why one is missing."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ __all__ = [
 
 
 class Cores(msgspec.Struct, frozen=True, kw_only=True):
-    """How many cores there are, and how many of them this process may use."""
+    """The number of cores, and the limits on how many of them this process may use."""
 
     physical: int | None
-    """None where the system does not tell."""
+    """None if the system does not report it."""
     logical: int
     affinity: int | None = None
-    """How many the scheduler allows, None if it has no limit for this process."""
+    """How many cores the scheduler allows; None if it does not limit this process."""
     quota: float | None = None
-    """How many cores' time a control group allows, None without a limit."""
+    """How many cores' time a control group allows; None without a limit."""
 
     @property
     def usable(self) -> int:
-        """How many threads can compute at once. A part of a core is worth a thread."""
+        """The number of threads that can run in parallel. A fraction of a core counts as a whole one."""
         allowed = min(self.logical, self.affinity or self.logical)
         return max(1, allowed if self.quota is None else min(allowed, math.ceil(self.quota)))
 
@@ -50,38 +50,38 @@ class Processor(msgspec.Struct, frozen=True, kw_only=True):
     vendor: str | None = None
     model: str | None = None
     features: tuple[str, ...]
-    """Of `CPU_FEATURES`, in their order: what every core can do."""
+    """Those of `CPU_FEATURES` that every core has, in the same order."""
     cores: Cores
     source: str
-    """Where this was read."""
+    """Where these values were read."""
 
 
 class System(msgspec.Struct, frozen=True, kw_only=True):
-    """The system, and this Python's place in it."""
+    """The operating system, and this Python."""
 
     os: str
     """`linux`, `macos` or `windows`."""
     name: str
-    """For people: `Debian GNU/Linux 12 (bookworm)`, `macOS 14.5`."""
+    """For display: `Debian GNU/Linux 12 (bookworm)`, `macOS 14.5`."""
     distributions: tuple[str, ...] = ()
-    """Linux: what it is and what it is like, such as `ubuntu` and `debian`."""
+    """Linux: the distribution and those it is derived from, such as `ubuntu` and `debian`."""
     arch: str
-    """`x86_64` or `aarch64`, of this Python: under Rosetta it is not the processor's."""
+    """The architecture of this Python, `x86_64` or `aarch64`: under Rosetta it is not the processor's."""
     python: tuple[int, int]
     libc: str | None = None
-    """`glibc` or `musl`; None where it has no such choice."""
+    """`glibc` or `musl`; None on systems without that distinction."""
     libc_version: str | None = None
     apple_silicon: bool = False
-    """Whether the processor is Apple's own, Rosetta or not."""
+    """Whether the processor is Apple's, whether or not Rosetta is in use."""
     rosetta: bool = False
-    """Whether this Python is one for Intel that Apple's processor runs in translation."""
+    """Whether this Python is built for Intel and runs on Apple silicon through Rosetta."""
     frameworks: tuple[str, ...] = ()
-    """macOS: those of Accelerate, CoreML and Metal that there are."""
+    """macOS: which of Accelerate, CoreML and Metal exist."""
     source: str
 
     @property
     def platform(self) -> str:
-        """As locks and variants name it: `linux-aarch64`, `macos-arm64`."""
+        """The platform as locks and variants name it: `linux-aarch64`, `macos-arm64`."""
         return f"{self.os}-{'arm64' if (self.os, self.arch) == ('macos', 'aarch64') else self.arch}"
 
 
@@ -91,38 +91,38 @@ class Library(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     """`cudart`, `cublas`, `cudnn`; `openblas`, `mkl`."""
     version: str | None
-    """As far as its file name tells: `12`, or `12.4.5.8`."""
+    """As precise as its file name: `12`, or `12.4.5.8`."""
     path: str
     source: str
-    """What led to it: a variable, the loader, a standard folder, a package."""
+    """How it was found: a variable, the loader, a standard folder, a package."""
     headers: str | None = None
-    """Of a BLAS, the folder of what a compiler needs to build against it."""
+    """For a BLAS, the folder of the headers to build against."""
 
     @property
     def major(self) -> int | None:
-        """The first number of its version."""
+        """The major version."""
         first = (self.version or "").partition(".")[0]
         return int(first) if first.isdecimal() else None
 
 
 class Libraries(msgspec.Struct, frozen=True, kw_only=True):
-    """The libraries of one kind, one of each name and major version, in the order in which they are found."""
+    """The libraries of one kind, at most one per name and major version, in search order."""
 
     found: tuple[Library, ...] = ()
     notes: tuple[str, ...] = ()
-    """What is odd about where they were looked for: a variable that names no folder. One sentence each."""
+    """Oddities met during the search, such as a variable that names no folder. One sentence each."""
 
 
 class Tool(msgspec.Struct, frozen=True, kw_only=True):
-    """A program for building."""
+    """A build tool."""
 
     path: str
     source: str
-    """What led to it: a variable such as `CXX` or `PATH`, or a program that knows."""
+    """How it was found: through a variable such as `CXX` or `PATH`, or a program such as `vswhere`."""
 
 
 class Tools(msgspec.Struct, frozen=True, kw_only=True):
-    """What is there to build a library with."""
+    """The build tools of this computer."""
 
     c: Tool | None = None
     cxx: Tool | None = None
@@ -130,7 +130,7 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hardware(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is known of a computer. A fact that could not be found out is None, and `unknown` says why."""
+    """Everything known about a computer. An undetermined fact is None, and `unknown` says why."""
 
     system: System | None = None
     processor: Processor | None = None
@@ -140,4 +140,4 @@ class Hardware(msgspec.Struct, frozen=True, kw_only=True):
     tools: Tools | None = None
     gpus: Gpus = Gpus()
     unknown: Mapping[str, str] = {}
-    """By the name of the fact, one sentence."""
+    """For each undetermined fact, by name, one sentence that says why."""

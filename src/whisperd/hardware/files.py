@@ -1,4 +1,4 @@
-"""Reading small files, as detection does: what cannot be read is simply not there."""
+"""Read small files for detection: a file that cannot be read counts as missing."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable
 __all__ = ["ReadFile", "read_file"]
 
 ReadFile = Callable[[str], str | None]
-"""The text of a file, None if it cannot be read."""
+"""Returns the text of a file; None if it cannot be read."""
 
 
 def read_file(path: str) -> str | None:
-    """The text of a file of this computer; None if it cannot be read."""
+    """Return the text of a file on this computer; None if it cannot be read."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - pathlib takes long to import
+        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - slow to import
             return file.read()
     except (OSError, ValueError):  # a path may hold a null character
         return None

@@ -1,7 +1,7 @@
-"""Finding out what this computer has, without a risk: everything is looked at in child processes.
+"""Detect this computer's hardware safely, in child processes.
 
-A probe that hangs or crashes is ended with its process, and costs the fact that it was to find; the facts
-that come after it are looked for by another process.
+A probe that hangs or crashes takes down only its process and costs only its own fact; a new process looks for
+the facts that follow it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from whisperd.paths import native_dir
 __all__ = ["find_hardware"]
 
 FACT_TIMEOUT_S = 8.0
-"""What is given to each fact, a hundred times what it takes. Programs that are asked have less."""
+"""The time limit per fact, a hundred times what one usually takes. Programs that a probe runs get less."""
 MAX_LINE_BYTES = 1 << 20
 
 
@@ -32,9 +32,9 @@ async def find_hardware(
     look: Sequence[str] | None = None,
     timeout_s: float = FACT_TIMEOUT_S,
 ) -> Hardware:
-    """All that this computer has. Raises nothing: what could not be found out is in `unknown`.
+    """Return everything this computer has. Raises nothing: undetermined facts are in `unknown`.
 
-    `look` is the command that looks at it; the names of facts are added.
+    `look` is the command of the child process; the names of the facts are appended to it.
     """
     import anyio
 
@@ -62,7 +62,7 @@ async def _find_facts(look: Sequence[str], timeout_s: float) -> tuple[dict[str, 
         found |= search.found
         unknown |= search.unknown
         left = [name for name in left if name not in found and name not in unknown]
-        if not search.has_begun:  # the next process would fare no better
+        if not search.has_begun:  # the next process would not start either
             unknown |= dict.fromkeys(left, why)
             break
         if left:
@@ -71,7 +71,7 @@ async def _find_facts(look: Sequence[str], timeout_s: float) -> tuple[dict[str, 
 
 
 class _Search:
-    """One process that looks for facts, and what it has said."""
+    """One child process that looks for facts, and its answers so far."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.has_begun = False
@@ -80,7 +80,7 @@ class _Search:
         self._names = names
 
     async def run(self, command: Sequence[str], timeout_s: float) -> str:
-        """Run it to its end; returns why it says no more."""
+        """Run the process to its end; return why it stopped before it found every fact."""
         import anyio
         from anyio.streams.buffered import BufferedByteReceiveStream
 
@@ -99,14 +99,14 @@ class _Search:
                     self._take(line)
         except TimeoutError:
             return (
-                f"Looking takes more than {timeout_s:g} seconds: "
-                "the computer is busy, or a disk does not answer."
+                f"Detection did not finish within {timeout_s:g} seconds: "
+                "the computer is busy, or a disk does not respond."
             )
         except OSError as error:
-            return f"The process that looks at it cannot be started ({error.strerror or error})."
+            return f"The detection process could not be started ({error.strerror or error})."
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            return "The process that looks at it says something that is not understood."
-        return f"Looking at it crashed ({how_it_ended(status)})."
+            return "The detection process sent an invalid answer."
+        return f"The detection process crashed ({how_it_ended(status)})."
 
     def _take(self, line: bytes) -> None:
         self.has_begun = True

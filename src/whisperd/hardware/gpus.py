@@ -1,8 +1,8 @@
-"""NVIDIA GPUs: which there are, what they can compute, and why none can be used.
+"""Detect NVIDIA GPUs: which exist, which compute types they support, and why none can be used.
 
-GPUs are numbered as CUDA numbers them in a process with `DEVICE_ORDER` in its environment: in the
-order of the PCI bus, as `nvidia-smi` does, and of those only the ones that `CUDA_VISIBLE_DEVICES` names.
-A GPU may be divided (multi-instance GPU, MIG): then CUDA sees the first of its instances, and no other GPU.
+GPUs are numbered as CUDA numbers them in a process with `DEVICE_ORDER` in its environment: in PCI bus
+order, like `nvidia-smi`, and only those that `CUDA_VISIBLE_DEVICES` names.
+If a GPU is partitioned (multi-instance GPU, MIG), CUDA sees its first instance and no other GPU.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ __all__ = [
 ]
 
 DEVICE_ORDER: Final = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-"""For the environment of a worker. By itself CUDA puts the GPU first that it takes for the fastest."""
+"""For the environment of a worker. By default, CUDA puts first the GPU that it considers the fastest."""
 ANSWER_TIMEOUT_S: Final = 10.0
-"""A driver that has to wake its GPUs takes seconds. One that takes longer is taken for stuck."""
+"""A driver that has to wake its GPUs takes seconds. One that takes longer than this counts as stuck."""
 MAX_ANSWER_BYTES: Final = 1 << 20
 
 CudaVersion = tuple[int, int]
@@ -50,7 +50,7 @@ class Gpu:
     """A GPU. Memory in bytes."""
 
     index: int
-    """Its number for CUDA."""
+    """Its CUDA device number."""
     name: str
     memory_total: int
     memory_free: int
@@ -59,17 +59,17 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Gpus:
-    """The GPUs that can be used, and the driver."""
+    """The usable GPUs, and the driver."""
 
     gpus: tuple[Gpu, ...] = ()
     driver: str | None = None
     """The version of the driver, if there is one."""
     cuda: CudaVersion | None = None
-    """The newest CUDA that the driver can do."""
+    """The newest CUDA version that the driver supports."""
     problem: WhisperdError | None = None
-    """Why there are none (`cuda.not_available`)."""
+    """Why no GPU can be used (`cuda.not_available`)."""
     source: str = "NVML, the library of NVIDIA's driver"
-    """What told all this."""
+    """Where these values were read."""
 
 
 async def find_gpus(
@@ -77,45 +77,46 @@ async def find_gpus(
     env: Mapping[str, str] | None = None,
     exists: Callable[[str], bool] = os.path.exists,
 ) -> Gpus:
-    """Ask the driver, in a child process. `env` stands for the environment of this process.
+    """Query the driver in a child process. `env` replaces the environment of this process.
 
-    Raises nothing: whatever keeps the GPUs from being used is the answer's `problem`.
+    Raises nothing: the reason why no GPU can be used is the result's `problem`.
     """
     env = os.environ if env is None else env
     if not may_have_driver(env, exists):
         return _no_driver()
     try:
-        answer = await _ask_aside(timeout_s, env)
+        answer = await _query_driver(timeout_s, env)
     except WhisperdError as problem:
         return Gpus(problem=problem)
     return gpus_from(answer, env.get("CUDA_VISIBLE_DEVICES"))
 
 
 def check_cuda(gpus: Gpus, needed: CudaVersion = (12, 0)) -> None:
-    """Raise why a library that is built with this CUDA cannot be used.
+    """Raise an error if a library built with this version of CUDA cannot be used.
 
-    That is `cuda.not_available`, or `cuda.driver_too_old` where the driver cannot do this CUDA.
+    That is `cuda.not_available`, or `cuda.driver_too_old` if the driver does not support this version.
     """
     if gpus.problem is not None:
         raise gpus.problem.copy()
-    # Within a major version, a library runs on drivers that are older than it.
+    # Within a major version, a library also runs on drivers older than itself.
     if gpus.cuda is not None and gpus.cuda[0] < needed[0]:
         version = f" {gpus.driver}" if gpus.driver else ""
         least = _LEAST_DRIVER.get(needed[0])
         raise WhisperdError(
             "cuda.driver_too_old",
-            f"CUDA {_dotted(needed)} is needed, and the NVIDIA driver{version} can do {_dotted(gpus.cuda)}.",
+            f"CUDA {_dotted(needed)} is needed, but the NVIDIA driver{version} supports only CUDA "
+            f"{_dotted(gpus.cuda)}.",
             f"Update the NVIDIA driver{f' to {least} or newer' if least else ''}, or {_ON_THE_PROCESSOR}.",
             {"driver": gpus.driver, "cuda": _dotted(gpus.cuda), "needed": _dotted(needed)},
         )
 
 
 def gpu_compute_types(capability: tuple[int, int]) -> tuple[str, ...]:
-    """What a GPU can compute in, the best choice first.
+    """Return the compute types that a GPU supports, the best choice first.
 
-    After the tables "On GPU" in CTranslate2's documentation (docs/quantization.md): from compute
-    capability 8.0 everything, from 7.0 all but bfloat16, 6.1 has int8 without float16, and the others,
-    6.2 and 6.0 among them, float32 alone.
+    Source: the tables "On GPU" in CTranslate2's documentation (docs/quantization.md). From compute
+    capability 8.0 all types, from 7.0 all but bfloat16, 6.1 int8 without float16, and all others,
+    6.2 and 6.0 included, only float32.
     """
     if capability >= (8, 0):
         return (
@@ -133,7 +134,7 @@ def gpu_compute_types(capability: tuple[int, int]) -> tuple[str, ...]:
 
 
 def gpus_from(answer: DriverAnswer, visible: str | None) -> Gpus:
-    """What the driver's answer means; `visible` is the value of `CUDA_VISIBLE_DEVICES`."""
+    """Interpret the driver's answer; `visible` is the value of `CUDA_VISIBLE_DEVICES`."""
     if not answer.has_library:
         return _no_driver()
     cuda = None if answer.cuda is None else (answer.cuda // 1000, answer.cuda % 1000 // 10)
@@ -145,16 +146,16 @@ def gpus_from(answer: DriverAnswer, visible: str | None) -> Gpus:
         problem = _unavailable(
             "no_gpu",
             "the driver finds none",
-            "Check that the GPU is plugged in and, in a container or a virtual machine, passed to it, or "
-            f"{_ON_THE_PROCESSOR}.",
+            "Check that the GPU is plugged in and, in a container or a virtual machine, passed through to "
+            f"it, or {_ON_THE_PROCESSOR}.",
         )
     elif not there:
-        problem = _unavailable("lost", "none answers the driver", _RESTART)
+        problem = _unavailable("lost", "none responds to the driver", _RESTART)
     elif not visible_gpus(there, None):
         problem = _unavailable(
             "undivided",
-            "each is in MIG mode, and divided into no instance that this user may use",
-            "Make an instance with `sudo nvidia-smi mig -cgi 0 -C`, or end that mode with "
+            "each is in MIG mode and has no instance that this user may use",
+            "Create an instance with `sudo nvidia-smi mig -cgi 0 -C`, or turn off MIG mode with "
             "`sudo nvidia-smi -mig 0`.",
         )
     else:
@@ -163,17 +164,18 @@ def gpus_from(answer: DriverAnswer, visible: str | None) -> Gpus:
             return Gpus(seen, driver, cuda)
         problem = _unavailable(
             "hidden",
-            f"the variable CUDA_VISIBLE_DEVICES is {visible!r:.100} and shows none",
-            "Unset CUDA_VISIBLE_DEVICES where the daemon is started, and start it again.",
+            f"the variable CUDA_VISIBLE_DEVICES is {visible!r:.100}, which hides them all",
+            "Unset CUDA_VISIBLE_DEVICES in the daemon's environment, then restart the daemon.",
         )
     return Gpus((), driver, cuda, problem)
 
 
 def visible_gpus(gpus: Sequence[SeenGpu], visible: str | None) -> tuple[Gpu, ...]:
-    """Those that `CUDA_VISIBLE_DEVICES` shows, in its order and with the numbers that they get by it.
+    """Return the GPUs that `CUDA_VISIBLE_DEVICES` selects, in its order and renumbered by it.
 
-    It lists numbers, or the beginnings of UUIDs, of GPUs or of instances. As for CUDA, the list ends before
-    the first entry that names none, such as -1, or one a second time. None: it is not set, and all are seen.
+    The variable lists numbers, or prefixes of UUIDs, of GPUs or of instances. As in CUDA, the list ends
+    before the first entry that names no device, such as -1, or repeats one. None means that the variable is
+    unset: all are seen.
     """
     if visible is None:
         return _numbered([device for gpu in gpus if (device := _first_device(gpu))])
@@ -188,14 +190,14 @@ def visible_gpus(gpus: Sequence[SeenGpu], visible: str | None) -> tuple[Gpu, ...
 
 @dataclass(frozen=True)
 class _Device:
-    """What CUDA can compute on: a whole GPU, or an instance of one."""
+    """A CUDA device: a whole GPU, or an instance of one."""
 
     gpu: SeenGpu
     instance: SeenInstance | None = None
 
 
 def _numbered(devices: Sequence[_Device]) -> tuple[Gpu, ...]:
-    """The devices that a process sees: one instance, or else any number of whole GPUs."""
+    """Return the devices that a process sees: a single instance, or any number of whole GPUs."""
     instance = next((device for device in devices if device.instance), None)
     return tuple(_gpu(index, device) for index, device in enumerate([instance] if instance else devices))
 
@@ -206,7 +208,7 @@ def _gpu(index: int, device: _Device) -> Gpu:
 
 
 def _first_device(gpu: SeenGpu) -> _Device | None:
-    """What of a GPU is seen; None of one that is to be divided, and is divided into nothing."""
+    """Return the GPU itself or its first instance; None for a GPU in MIG mode without instances."""
     if gpu.instances is None:
         return _Device(gpu)
     return _Device(gpu, gpu.instances[0]) if gpu.instances else None
@@ -227,7 +229,7 @@ def _named(gpus: Sequence[SeenGpu], entry: str) -> _Device | None:
 
 
 def _is_called(device: _Device, entry: str) -> bool:
-    """Whether an entry names this instance: by its UUID or, for older drivers, by its GPU and its ids."""
+    """Whether an entry names this instance, by its UUID or, with older drivers, by its GPU and ids."""
     assert device.instance is not None
     gpu_instance, compute_instance = device.instance.ids
     by_ids = f"MIG-{device.gpu.uuid}/{gpu_instance}/{compute_instance}"
@@ -235,7 +237,7 @@ def _is_called(device: _Device, entry: str) -> bool:
 
 
 def may_have_driver(env: Mapping[str, str], exists: Callable[[str], bool]) -> bool:
-    """Whether it is worth asking: False where no trace of NVIDIA's driver is found. Quick."""
+    """Whether querying the driver is worthwhile: False if no file of NVIDIA's driver is found. Fast."""
     if sys.platform == "darwin":
         return False
     if sys.platform == "win32":
@@ -258,9 +260,9 @@ _LIBRARY_FOLDERS: Final = (
 )
 
 
-async def _ask_aside(timeout_s: float, env: Mapping[str, str]) -> DriverAnswer:
-    """The driver's answer. Raises `WhisperdError` (`cuda.not_available`) when there is none."""
-    import anyio  # here, for a process that looks at the computer does without it
+async def _query_driver(timeout_s: float, env: Mapping[str, str]) -> DriverAnswer:
+    """Return the driver's answer. Raises `WhisperdError` (`cuda.not_available`) if it gives none."""
+    import anyio  # imported here because the detection process does not need it
 
     try:
         with anyio.fail_after(timeout_s):
@@ -271,16 +273,16 @@ async def _ask_aside(timeout_s: float, env: Mapping[str, str]) -> DriverAnswer:
                 said = await _read_all(child.stdout)
                 status = await child.wait()
     except TimeoutError:
-        why = f"its driver does not answer within {timeout_s:g} seconds"
+        why = f"its driver did not respond within {timeout_s:g} seconds"
         raise _unavailable("stuck", why, _RESTART) from None
     except OSError as error:
-        fix = "End programs that are not needed, or raise the limits on processes and open files."
-        why = f"the process that asks its driver cannot be started ({error.strerror or error})"
+        fix = "Close programs you do not need, or raise the limits on processes and open files."
+        why = f"the process that queries its driver could not be started ({error.strerror or error})"
         raise _unavailable("not_asked", why, fix) from error
     try:
         return msgspec.json.decode(said, type=DriverAnswer)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        why = f"its driver's library crashed when it was asked ({how_it_ended(status)})"
+        why = f"its driver's library crashed when queried ({how_it_ended(status)})"
         raise _unavailable("crashed", why, _REINSTALL) from error
 
 
@@ -293,29 +295,29 @@ async def _read_all(stream: ByteReceiveStream) -> bytes:
     return said
 
 
-# Why not, for people
+# Error messages
 
 _LEAST_DRIVER: Final = {11: "450", 12: "525", 13: "580"}
-"""By major version of CUDA: the oldest branch of Linux' driver that runs it."""
-_ON_THE_PROCESSOR: Final = "compute on the processor with `--device cpu`"
-_RESTART: Final = "Restart the computer; if `nvidia-smi` fails even then, install the NVIDIA driver again."
-_REINSTALL: Final = "Install the NVIDIA driver again and restart the computer, so that `nvidia-smi` works."
+"""By major version of CUDA: the oldest branch of the Linux driver that supports it."""
+_ON_THE_PROCESSOR: Final = "use the CPU with `--device cpu`"
+_RESTART: Final = "Restart the computer; if `nvidia-smi` still fails, reinstall the NVIDIA driver."
+_REINSTALL: Final = "Reinstall the NVIDIA driver and restart the computer; `nvidia-smi` should then work."
 
 _REFUSALS: Final = {
     4: (
         "no_permission",
-        "this user may use none",
-        "Let the user read and write /dev/nvidia*, often by adding it to the group `video` or `render`, and "
-        "log in again.",
+        "this user has no permission to use one",
+        "Give the user read and write access to /dev/nvidia*, often by adding it to the group `video` or "
+        "`render`, then log in again.",
     ),
     9: (
         "not_loaded",
         "the NVIDIA driver is installed but not loaded",
-        "Restart the computer; if that changes nothing, install the NVIDIA driver for this kernel again.",
+        "Restart the computer; if that does not help, reinstall the NVIDIA driver for this kernel.",
     ),
     18: (
         "version_mismatch",
-        "the library of the driver was updated, and the old driver is still running",
+        "the driver's library was updated, but the old driver is still loaded",
         "Restart the computer.",
     ),
 }
@@ -324,7 +326,7 @@ _REFUSALS: Final = {
 
 def _refusal(code: int) -> WhisperdError:
     word, why, fix = _REFUSALS.get(
-        code, ("broken", f"the driver's library fails with its error {code}", _REINSTALL)
+        code, ("broken", f"the driver's library fails with NVML error {code}", _REINSTALL)
     )
     return _unavailable(word, why, fix, nvml_error=code)
 

@@ -1,7 +1,7 @@
-"""Libraries that are on this computer already: CUDA's, and those for linear algebra, OpenBLAS and MKL.
+"""Find libraries already on this computer: CUDA's, and those for linear algebra, OpenBLAS and MKL.
 
-They are looked for where a program would get them from, in this order: the folder that a variable names,
-the loader's path, the folders where they are usually installed, Python packages, native bundles.
+The search order is that of a program: the folder that a variable names, the loader's path, the usual
+installation folders, Python packages, native bundles.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ USED_CUDA: Final = (11, 12)
 
 @dataclass(frozen=True)
 class Place:
-    """A folder to look into; `files` are those in it that count, None for all."""
+    """A folder to search; `files` limits the search to these names, None searches all."""
 
     folder: str
     source: str
@@ -34,7 +34,7 @@ class Place:
 
 
 def find_cuda_libraries(probes: Probes) -> Libraries:
-    """CUDA's runtime libraries. There are none for macOS."""
+    """Find CUDA's runtime libraries. macOS has none."""
     if probes.platform == "darwin":
         return Libraries()
     own = _below(probes, "CUDA_PATH", _CUDA_FOLDERS)
@@ -47,7 +47,7 @@ def find_cuda_libraries(probes: Probes) -> Libraries:
 
 
 def find_blas(probes: Probes) -> Libraries:
-    """OpenBLAS and MKL, with the folders of their headers."""
+    """Find OpenBLAS and MKL, with the folders of their headers."""
     openblas = _below(probes, "OPENBLAS_PATH", _BLAS_FOLDERS)
     mkl = _below(probes, "MKLROOT", _BLAS_FOLDERS)
     places = [*openblas, *mkl, *_loader_places(probes), *_blas_folders(probes)]
@@ -62,14 +62,14 @@ def find_blas(probes: Probes) -> Libraries:
 
 
 def parse_loader_cache(text: str, arch: str) -> list[tuple[str, str]]:
-    """Folders and file names in what `ldconfig -p` prints, of libraries for an architecture."""
+    """Return folder and file name of each library for an architecture, from the output of `ldconfig -p`."""
     kind = {"x86_64": "x86-64", "aarch64": "AArch64"}.get(arch, "")
     return [
         (line["folder"] or "/", line["file"]) for line in _CACHE_LINE.finditer(text) if kind in line["kind"]
     ]
 
 
-# Looking
+# Search
 
 _CUDA_FILES: Final = (
     r"lib(?P<name>cudart|cublas|cudnn)\.so(?:\.(?P<version>[0-9][0-9.]*))?",
@@ -88,7 +88,7 @@ _CACHE_LINE: Final = re.compile(
 
 
 def _find(probes: Probes, places: Iterable[Place], patterns: Sequence[str]) -> tuple[Library, ...]:
-    """The first of each name and major version; of those in one folder, the one with the longest version."""
+    """Return the first library of each name and major version; within a folder, the longest version wins."""
     found: dict[tuple[str, int | None], Library] = {}
     for place in places:
         here: dict[tuple[str, int | None], Library] = {}
@@ -111,27 +111,27 @@ def _find(probes: Probes, places: Iterable[Place], patterns: Sequence[str]) -> t
 
 
 def _version(text: str | None) -> str | None:
-    """Of the number in a file name; of CUDA 11 for Windows it is 110."""
+    """Return the version in a file name; for CUDA 11 on Windows that is `110`, version 11.0."""
     if text is not None and len(text) == 3 and text.isdecimal():
         return f"{text[:2]}.{text[2]}"
     return text.rstrip(".")[:20] if text else None
 
 
 def _with_headers(probes: Probes, library: Library) -> Library:
-    """A BLAS with the folder of its headers, if they are there."""
+    """Return a BLAS with the folder of its headers, if there is one."""
     variable, marker = _BLAS_HEADERS[library.name]
     root = probes.env.get(variable)
     if library.source == variable and root:
         folders = [probes.join(root, "include"), probes.join(root, "include", library.name)]
     else:
-        folders = [*_beside(probes, library), *_HEADER_FOLDERS]
+        folders = [*_adjacent_headers(probes, library), *_HEADER_FOLDERS]
         if probes.platform == "linux":
             folders = [*_debian_headers(probes), *folders]
     headers = next((folder for folder in folders if marker in probes.names(folder)), None)
     return msgspec.structs.replace(library, headers=headers)
 
 
-# Where to look
+# Search folders
 
 _CUDA_FOLDERS: Final = {
     "linux": ("lib64", "lib", "targets/x86_64-linux/lib", "targets/sbsa-linux/lib"),
@@ -146,7 +146,7 @@ _BLAS_HEADERS: Final = {
     "openblas": ("OPENBLAS_PATH", "openblas_config.h"),
     "mkl": ("MKLROOT", "mkl.h"),
 }
-"""The variable, and a file that no other library has."""
+"""The variable, and a header file that no other library has."""
 _HEADER_FOLDERS: Final = (
     "/usr/include/openblas",
     "/usr/include",
@@ -159,7 +159,7 @@ _MUSL_FOLDERS: Final = ("/lib", "/usr/local/lib", "/usr/lib")
 
 
 def _below(probes: Probes, variable: str, folders: dict[str, tuple[str, ...]]) -> list[Place]:
-    """What lies below the folder that a variable names."""
+    """Return the library folders below the folder that a variable names."""
     root = probes.env.get(variable)
     if not root:
         return []
@@ -168,7 +168,7 @@ def _below(probes: Probes, variable: str, folders: dict[str, tuple[str, ...]]) -
 
 
 def _loader_places(probes: Probes) -> Iterator[Place]:
-    """Where the loader looks."""
+    """Yield the folders that the loader searches."""
     variable = {"linux": "LD_LIBRARY_PATH", "darwin": "DYLD_LIBRARY_PATH"}.get(probes.platform, "PATH")
     for folder in probes.folders(variable):
         yield Place(folder, variable)
@@ -186,7 +186,7 @@ def _cached_places(probes: Probes) -> list[Place]:
 
 
 def _cuda_folders(probes: Probes) -> Iterator[Place]:
-    """Where CUDA's own installer puts them, the newest version first."""
+    """Yield the folders of CUDA's own installer, the newest version first."""
     if probes.platform == "linux":
         versions = sorted(
             (name for name in probes.names("/usr/local") if name.startswith("cuda-")), reverse=True
@@ -203,7 +203,7 @@ _WINDOWS_CUDA: Final = r"NVIDIA GPU Computing Toolkit\CUDA"
 
 
 def _blas_folders(probes: Probes) -> Iterator[Place]:
-    """Where they usually are and the loader does not look."""
+    """Yield the usual installation folders that the loader does not search."""
     folders = {
         "linux": ("/opt/OpenBLAS/lib", "/opt/intel/oneapi/mkl/latest/lib"),
         "darwin": ("/opt/homebrew/opt/openblas/lib", "/usr/local/opt/openblas/lib"),
@@ -213,13 +213,13 @@ def _blas_folders(probes: Probes) -> Iterator[Place]:
 
 
 def _packages(probes: Probes) -> Iterator[Place]:
-    """The packages `nvidia-*` of this Python."""
+    """Yield the folders of this Python's packages `nvidia-*`."""
     for folder in probes.site_folders:
         yield from _nvidia(probes, folder, "a Python package")
 
 
 def _bundles(probes: Probes) -> Iterator[Place]:
-    """The packages `nvidia-*` in native bundles, which lie in `{version}/{variant}`."""
+    """Yield the folders of the packages `nvidia-*` in native bundles, which are in `{version}/{variant}`."""
     root = probes.native_folder
     for version in sorted(probes.names(root)) if root else ():
         if version.startswith("."):
@@ -236,35 +236,35 @@ def _nvidia(probes: Probes, folder: str, source: str) -> Iterator[Place]:
         yield Place(probes.join(nvidia, name, library_folder), source)
 
 
-def _beside(probes: Probes, library: Library) -> list[str]:
-    """The folder `include` beside the folder `lib` in which a library is."""
+def _adjacent_headers(probes: Probes, library: Library) -> list[str]:
+    """Return the folders `include` next to the folder `lib` that contains a library."""
     parent = probes.parent(probes.parent(library.path))
     return [probes.join(parent, "include"), probes.join(parent, "include", library.name)]
 
 
 def _debian_headers(probes: Probes) -> list[str]:
-    """Debian has a folder for each architecture, and one in it for each way in which OpenBLAS is built."""
+    """Return Debian's header folders: one for each build of OpenBLAS, in one for the architecture."""
     folder = f"/usr/include/{probes.arch}-linux-gnu"
     built = sorted(name for name in probes.names(folder) if name.startswith("openblas"))
     return [*(f"{folder}/{name}" for name in built), folder]
 
 
-# What is odd
+# Notes
 
 
 def _notes(probes: Probes, variable: str, places: Sequence[Place], found: Sequence[Library]) -> Iterator[str]:
-    """What is wrong with a variable."""
+    """Yield what is wrong with a variable."""
     root = probes.env.get(variable)
     if not root or any(library.source == variable for library in found):
         return
     if not probes.exists(root):
-        yield f"{variable} is {root!r:.100}, and there is no such folder: it is passed over."
+        yield f"{variable} is ignored: the folder {root!r:.100} does not exist."
     elif places:
-        yield f"{variable} is {root!r:.100}, and no library is found there: it is passed over."
+        yield f"{variable} is ignored: no library was found in {root!r:.100}."
 
 
 def _unused_versions(found: Sequence[Library]) -> Iterator[str]:
-    """Of those that somebody has set a variable for, the ones of a version that is not used."""
+    """Yield a note for each library that the user's variables lead to, but whose version no variant uses."""
     told = set()
     for library in found:
         is_set = library.source in ("CUDA_PATH", "LD_LIBRARY_PATH") and library.name != "cudnn"
@@ -272,6 +272,6 @@ def _unused_versions(found: Sequence[Library]) -> Iterator[str]:
         if is_set and not is_used and (library.source, library.major) not in told:
             told.add((library.source, library.major))
             yield (
-                f"{library.source} leads to {library.path} and thus to CUDA {library.major}, which no "
-                f"variant uses: they bring their own libraries of CUDA {' and '.join(map(str, USED_CUDA))}."
+                f"{library.source} leads to {library.path} of CUDA {library.major}, which no variant uses: "
+                f"they bring their own libraries of CUDA {' and '.join(map(str, USED_CUDA))}."
             )

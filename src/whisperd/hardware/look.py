@@ -1,8 +1,8 @@
-"""Looks at this computer, in a process of its own: `python -m whisperd.hardware.look FOLDER FACT...`.
+"""The detection process: `python -m whisperd.hardware.look FOLDER FACT...`.
 
-A folder on a dead network drive never answers, and a library may crash whoever asks it. Says each fact as
-soon as it is found, as one line of JSON (`whisperd.hardware.messages`), after an empty line that says that
-it has begun. `FOLDER` is that of the native bundles.
+It is a separate process because a folder on a dead network drive never responds, and a library may crash its
+caller. Prints an empty line once it runs, then each fact as soon as it is found, as one line of JSON
+(`whisperd.hardware.messages`). `FOLDER` holds the native bundles.
 """
 
 from __future__ import annotations

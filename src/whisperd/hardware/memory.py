@@ -1,7 +1,7 @@
-"""How much memory there is for this process, and how much of it is free.
+"""Read how much memory this process may use, and how much of it is free.
 
-In a container that is what its control groups allow, and not what the computer has.
-Page cache counts as free, for the kernel gives it up when memory is asked for.
+In a container that is what its control groups allow, not what the computer has.
+The page cache counts as free, because the kernel reclaims it when memory is requested.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ __all__ = ["Memory", "memory_within", "read_memory", "system_memory"]
 
 @dataclass(frozen=True)
 class Memory:
-    """In bytes."""
+    """Total and available memory, in bytes."""
 
     total: int
     available: int
-    """What can be taken without swapping."""
+    """How much can be allocated without swapping."""
     source: str = field(default="the system", compare=False)
-    """Whose limit it is: the system's, or a control group's."""
+    """What sets the limit: the system or a control group."""
 
 
 @dataclass(frozen=True)
 class _Version:
-    """What the files of one version of control groups are called."""
+    """The file names of one version of control groups."""
 
     limit: str
     usage: str
     reclaimable: tuple[str, ...]
-    """Lines of `memory.stat` that count what the kernel can take back."""
+    """Lines of `memory.stat` that count memory the kernel can reclaim."""
 
 
 _VERSIONS: Final = {
@@ -53,21 +53,21 @@ _VERSIONS: Final = {
 
 
 def read_memory() -> Memory:
-    """The memory of this computer, or of the container. A few small files are read: well under 1 ms."""
+    """Return the memory of this computer or container. Reads a few small files: well under 1 ms."""
     return memory_within(system_memory(), read_file)
 
 
 def system_memory() -> Memory:
-    """The memory of the computer, whatever of it this process may take."""
+    """Return the memory of the whole computer, regardless of limits on this process."""
     system = psutil.virtual_memory()
     return Memory(system.total, system.available)
 
 
 def memory_within(system: Memory, read: ReadFile) -> Memory:
-    """What control groups leave of the system's memory."""
+    """Return how much of the system's memory the control groups allow."""
     memory = system
     for version, folder in group_folders(read, "memory"):
-        # A group without a limit, and in version 1 one with an absurd limit, allows what its parent does.
+        # A group without a limit, or in version 1 with an absurdly high one, allows what its parent does.
         group = _group(_VERSIONS[version], folder, read)
         if group is None or group.total >= system.total:
             continue
@@ -78,12 +78,12 @@ def memory_within(system: Memory, read: ReadFile) -> Memory:
 
 
 def _group(version: _Version, folder: str, read: ReadFile) -> Memory | None:
-    """What a control group allows; None if it sets no limit."""
+    """Return what a control group allows; None if it sets no limit."""
     limit, usage, stat = (
         read(f"{folder}/{file}") or "" for file in (version.limit, version.usage, "memory.stat")
     )
     allowed, used = count(limit.strip()), count(usage.strip())
-    if allowed is None or used is None:  # `max` is none
+    if allowed is None or used is None:  # `max` means no limit
         return None
     counts = dict(line.rsplit(" ", 1) for line in stat.splitlines() if " " in line)
     cache = sum(count(counts.get(name, "")) or 0 for name in version.reclaimable)

@@ -1,4 +1,4 @@
-"""What child processes say of this computer, each in lines of JSON."""
+"""Messages that the detection processes print, each as a line of JSON."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ __all__ = ["DriverAnswer", "FactAnswer", "SeenGpu", "SeenInstance"]
 
 
 class SeenInstance(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of a GPU that is divided (multi-instance GPU, MIG). Sizes in bytes."""
+    """An instance of a partitioned GPU (multi-instance GPU, MIG). Sizes in bytes."""
 
     name: str
     uuid: str
     """Such as `MIG-` and a UUID."""
     ids: tuple[int, int]
-    """Of the GPU instance and the compute instance: with older drivers, it is named by these."""
+    """The ids of the GPU instance and the compute instance, by which older drivers name it."""
     memory_total: int
     memory_free: int
 
@@ -28,27 +28,27 @@ class SeenGpu(msgspec.Struct, frozen=True, kw_only=True):
     memory_free: int
     compute_capability: tuple[int, int]
     instances: tuple[SeenInstance, ...] | None = None
-    """The parts that it is divided into; None where it is whole."""
+    """Its MIG instances; None if it is not partitioned."""
 
 
 class DriverAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the driver said."""
+    """The driver's complete answer."""
 
     driver: str | None = None
     """Its version."""
     cuda: int | None = None
-    """The newest CUDA that it can do: 12040 is 12.4."""
+    """The newest CUDA version that it supports: 12040 is 12.4."""
     gpus: tuple[SeenGpu | None, ...] = ()
-    """In the order of the PCI bus; None for one that does not answer."""
+    """In PCI bus order; None for one that does not respond."""
     has_library: bool = True
     error: int | None = None
-    """The code with which the library refused."""
+    """The NVML error code with which the query failed."""
 
 
 class FactAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """A fact, as the child that looks at this computer says it."""
+    """A fact, as the detection process reports it."""
 
     name: str
     fact: msgspec.Raw
     why: str | None = None
-    """Why it is not known."""
+    """Why the fact is unknown."""

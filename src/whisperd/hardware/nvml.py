@@ -1,8 +1,8 @@
-"""Asks NVIDIA's driver library, NVML, what there is: `python -m whisperd.hardware.nvml`.
+"""Query NVIDIA's driver library, NVML, for its GPUs: `python -m whisperd.hardware.nvml`.
 
-Runs in a process of its own: a driver that is broken may crash, or never answer. Says what it found
-as one line of JSON (`whisperd.hardware.messages`). NVML comes with the driver and is C with a stable
-interface: https://docs.nvidia.com/deploy/nvml-api.
+Runs as a separate process, because a broken driver may crash or never respond. Prints its answer as one line
+of JSON (`whisperd.hardware.messages`). NVML ships with the driver and is a C library with a stable interface:
+https://docs.nvidia.com/deploy/nvml-api.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NOT_SUPPORTED: Final = 3
 _FUNCTION_NOT_FOUND: Final = 13
 _MIG_IS_ON: Final = 1
 _TEXT_BYTES: Final = 96
-"""As long as the longest text that NVML writes."""
+"""The length of the longest text that NVML writes."""
 
 
 class _Memory(ctypes.Structure):
@@ -65,7 +65,7 @@ class _Nvml:
         return value.value
 
     def memory(self, handle: ctypes.c_void_p) -> _Memory:
-        """A GPU that has no memory of its own, such as that of GB10 or Jetson, uses this computer's."""
+        """Return the memory of a GPU; for one without its own, as in GB10 or Jetson, the computer's."""
         memory = _Memory()
         try:
             self.call("nvmlDeviceGetMemoryInfo", handle, ctypes.byref(memory))
@@ -82,7 +82,7 @@ class _Nvml:
         instances = self.instances(handle)
         if instances is None:
             memory = self.memory(handle)
-        else:  # in a container that has an instance, one may not ask for the memory of the whole
+        else:  # a container that was given one instance may not query the memory of the whole GPU
             memory = _known(lambda: self.memory(handle)) or _Memory()
         major, minor = ctypes.c_int(), ctypes.c_int()
         self.call("nvmlDeviceGetCudaComputeCapability", handle, ctypes.byref(major), ctypes.byref(minor))
@@ -96,15 +96,15 @@ class _Nvml:
         )
 
     def instances(self, handle: ctypes.c_void_p) -> tuple[SeenInstance, ...] | None:
-        """The parts of a GPU; None for one that is whole, as all are that know of no parts."""
-        if _known(lambda: self.is_divided(handle)) is not True:
+        """Return the MIG instances of a GPU; None if it is not partitioned or does not support MIG."""
+        if _known(lambda: self.is_in_mig_mode(handle)) is not True:
             return None
         most = _known(lambda: self.number("nvmlDeviceGetMaxMigDeviceCount", handle)) or 0
         seen = (_known(partial(self.instance, handle, index)) for index in range(most))
         return tuple(instance for instance in seen if instance is not None)
 
-    def is_divided(self, handle: ctypes.c_void_p) -> bool:
-        """Whether a GPU is in the mode in which only its instances can be used."""
+    def is_in_mig_mode(self, handle: ctypes.c_void_p) -> bool:
+        """Whether a GPU is in MIG mode, in which only its instances can be used."""
         current, pending = ctypes.c_uint(), ctypes.c_uint()
         self.call("nvmlDeviceGetMigMode", handle, ctypes.byref(current), ctypes.byref(pending))
         return current.value == _MIG_IS_ON
@@ -126,7 +126,7 @@ class _Nvml:
 
 
 def ask_driver() -> DriverAnswer:
-    """Ask everything."""
+    """Query the driver for everything in `DriverAnswer`."""
     try:
         nvml = _Nvml(_open_library())
     except OSError:
@@ -146,7 +146,7 @@ def ask_driver() -> DriverAnswer:
 
 
 def _known(ask: Callable[[], Fact]) -> Fact | None:
-    """One fact. That the library refuses it costs no other."""
+    """Return one fact, or None if the library refuses it, so that the other facts are still queried."""
     try:
         return ask()
     except _Refused:
@@ -161,11 +161,11 @@ def _open_library() -> ctypes.CDLL:
 
 
 def main() -> None:
-    """Ask and print."""
+    """Query the driver and print its answer."""
     watch_parent()
     answer = msgspec.json.encode(ask_driver())
     os.write(1, answer + b"\n")
-    os._exit(0)  # whatever the library does when it is taken down, it has answered
+    os._exit(0)  # the answer is out: skip the library's teardown, which may crash or hang
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""How a computer is looked at: files, folders, variables, and what other programs say.
+"""Probes for detection: files, folders, variables, and the output of other programs.
 
-Everything that looks takes `Probes`, and a test gives it a recording of another computer's. `probes_here`
-looks at this one. It may block for long, for a folder that a variable names may lie on a dead network drive.
+All detection takes `Probes`, so that a test can pass a recording of another computer. `probes_here` probes
+this one. It may block for long, since a folder that a variable names may be on a dead network drive.
 """
 
 from __future__ import annotations
@@ -27,44 +27,44 @@ from whisperd.hardware.memory import Memory, system_memory
 __all__ = ["ProbeFailed", "Probes", "affinity", "probes_here", "run_program"]
 
 COMMAND_TIMEOUT_S: Final = 3.0
-"""What other programs are given to answer. Each of them only looks something up."""
+"""The time limit of other programs. Each of them only looks something up."""
 
 
 class ProbeFailed(Exception):
-    """Something could not be looked at; the text says why, as the rest of a sentence."""
+    """A probe failed; the text says why, as a clause without a full stop."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probes:
-    """What there is to look at."""
+    """The probes of one computer."""
 
     platform: str
-    """As `sys.platform` has it: `linux`, `darwin`, `win32`."""
+    """The value of `sys.platform`: `linux`, `darwin`, `win32`."""
     machine: str
-    """As the kernel calls the architecture of this process: `x86_64`, `AMD64`, `arm64`, `aarch64`."""
+    """The kernel's name for the architecture of this process: `x86_64`, `AMD64`, `arm64`, `aarch64`."""
     release: str
     """The version of the kernel; on macOS and Windows that of the system."""
     python: tuple[int, int]
     libc: str | None
-    """What the C library says of itself, such as `glibc 2.36`; None for one that says nothing."""
+    """The C library's name and version, such as `glibc 2.36`; None if it reports none."""
     env: Mapping[str, str]
     cpu_count: int
     affinity: int | None
-    """How many of them the scheduler gives this process; None where it has no such limit."""
+    """How many of them the scheduler allows this process; None on systems without such a limit."""
     physical_count: Callable[[], int | None]
-    """How many physical cores there are; None where the system does not tell."""
+    """Returns the number of physical cores; None if the system does not report it."""
     memory: Callable[[], Memory]
-    """The memory of the whole computer."""
+    """Returns the memory of the whole computer."""
     site_folders: tuple[str, ...]
-    """Where this Python has its packages."""
+    """The package folders of this Python."""
     native_folder: str | None
-    """Where the native bundles are."""
+    """The folder of the native bundles."""
     read: Callable[[str], str | None]
-    """The text of a file; None if it cannot be read."""
+    """Returns the text of a file; None if it cannot be read."""
     names: Callable[[str], Sequence[str]]
-    """What is in a folder; nothing if it cannot be read."""
+    """Lists the names in a folder; empty if it cannot be read."""
     run: Callable[[Sequence[str]], str]
-    """What a program prints. Raises `ProbeFailed`."""
+    """Returns the output of a program. Raises `ProbeFailed`."""
     has_feature: Callable[[int], bool]
     """Windows: `IsProcessorFeaturePresent`."""
     registry: Callable[[str, str], str | None]
@@ -72,29 +72,29 @@ class Probes:
 
     @property
     def arch(self) -> str:
-        """The architecture by its one name here: `x86_64`, `aarch64`, or what the kernel says."""
+        """The normalized name of the architecture: `x86_64`, `aarch64`, or else the kernel's name."""
         machine = self.machine.lower()
         return {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
 
     def join(self, *parts: str) -> str:
-        """A path as that system writes it."""
+        """Join the parts of a path as that system does."""
         return str(self._path.join(*parts))
 
     def parent(self, path: str) -> str:
-        """The folder that something is in."""
+        """Return the folder that contains a path."""
         return str(self._path.dirname(path))
 
     def folders(self, variable: str) -> list[str]:
-        """The folders that a variable such as `PATH` lists."""
+        """Return the folders that a variable such as `PATH` lists."""
         return [folder for folder in self.env.get(variable, "").split(self._path.pathsep) if folder]
 
     def exists(self, path: str) -> bool:
-        """Whether there is such a file or folder."""
+        """Whether a file or folder exists."""
         folder, name = self._path.split(self._path.normpath(path))
         return name in self.names(folder) if name else bool(self.names(folder))
 
     def program(self, *names: str) -> str | None:
-        """Where the first of these programs is, by its path or in the folders of `PATH`."""
+        """Return the path of the first of these programs that exists, as an absolute path or in `PATH`."""
         suffix = ".exe" if self.platform == "win32" else ""
         listed = [(folder, set(self.names(folder))) for folder in self.folders("PATH")]
         for name in names:
@@ -114,9 +114,9 @@ class Probes:
 
 
 def probes_here(native_folder: str | None) -> Probes:
-    """This computer, as this process may see it. What was looked at once is not looked at again.
+    """Return the probes of this computer, as this process sees it. They cache their results.
 
-    `native_folder` is where the native bundles are.
+    `native_folder` is the folder of the native bundles.
     """
     import site
 
@@ -142,12 +142,12 @@ def probes_here(native_folder: str | None) -> Probes:
 
 
 def affinity() -> int | None:
-    """How many cores the scheduler gives this process; None where it has no such limit."""
+    """Return how many cores the scheduler allows this process; None on systems without such a limit."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
 def run_program(command: Sequence[str], timeout_s: float = COMMAND_TIMEOUT_S) -> str:
-    """What a program prints. Raises `ProbeFailed` for one that hangs, fails or is not there."""
+    """Return the output of a program. Raises `ProbeFailed` if it hangs, fails or does not exist."""
     name = command[0]
     try:
         done = subprocess.run(
@@ -160,11 +160,11 @@ def run_program(command: Sequence[str], timeout_s: float = COMMAND_TIMEOUT_S) ->
             check=True,
         )
     except subprocess.TimeoutExpired:
-        raise ProbeFailed(f"`{name}` does not answer within {timeout_s:g} seconds") from None
+        raise ProbeFailed(f"`{name}` did not finish within {timeout_s:g} seconds") from None
     except subprocess.CalledProcessError as error:
-        raise ProbeFailed(f"`{name}` fails ({how_it_ended(error.returncode)})") from error
+        raise ProbeFailed(f"`{name}` failed ({how_it_ended(error.returncode)})") from error
     except OSError as error:
-        raise ProbeFailed(f"`{name}` cannot be started ({error.strerror or error})") from error
+        raise ProbeFailed(f"`{name}` could not be started ({error.strerror or error})") from error
     return done.stdout.decode(errors="replace")
 
 
@@ -183,7 +183,7 @@ def _libc() -> str | None:
 
 def _names(folder: str) -> Sequence[str]:
     try:
-        return os.listdir(folder or os.curdir)  # noqa: PTH208 - names are all that is wanted
+        return os.listdir(folder or os.curdir)  # noqa: PTH208 - only the names are needed
     except (OSError, ValueError):  # a variable may hold a null character
         return ()
 

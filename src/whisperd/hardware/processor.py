@@ -1,4 +1,4 @@
-"""The processor: who made it, what it is called, and what it can do."""
+"""Detect the processor: its vendor, model and features."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ REGISTRY_KEY: Final = r"HARDWARE\DESCRIPTION\System\CentralProcessor\0"
 
 
 def find_processor(probes: Probes) -> Processor:
-    """The processor. Raises `ProbeFailed`."""
+    """Detect the processor. Raises `ProbeFailed`."""
     look = {"darwin": _on_macos, "win32": _on_windows}.get(probes.platform, _on_linux)
     return look(probes)
 
 
 def parse_cpuinfo(text: str) -> tuple[str | None, str | None, set[str]]:
-    """Vendor, model, and what every core can do, from the text of `/proc/cpuinfo`."""
+    """Return vendor, model, and the features that every core has, from the text of `/proc/cpuinfo`."""
     blocks = [_block(lines) for lines in text.split("\n\n")]
-    told = [_words(block) for block in blocks if _FLAGS.keys() & block.keys()]
-    features = set.intersection(*told) if told else set()
+    per_core = [_core_features(block) for block in blocks if _FLAGS.keys() & block.keys()]
+    features = set.intersection(*per_core) if per_core else set()
     vendor = _first(blocks, "vendor_id")
     if vendor is not None or _first(blocks, "cpu implementer") is None:
         return _VENDORS.get(vendor or "", vendor), _first(blocks, "model name"), features
@@ -37,7 +37,7 @@ def parse_cpuinfo(text: str) -> tuple[str | None, str | None, set[str]]:
 
 
 def parse_sysctl(text: str) -> dict[str, str]:
-    """The values of macOS' `sysctl` by their names."""
+    """Return the values in the output of macOS' `sysctl`, by name."""
     return dict(_pair(line) for line in text.splitlines() if ":" in line)
 
 
@@ -66,11 +66,11 @@ def _on_macos(probes: Probes) -> Processor:
 
 def _on_windows(probes: Probes) -> Processor:
     features = {name for name, number in _WINDOWS_NUMBERS.items() if probes.has_feature(number)}
-    if "avx2" in features:  # Windows does not tell, and processors with the one have the others
+    if "avx2" in features:  # Windows does not report them, but processors with AVX2 have both
         features |= {"f16c", "fma"}
     vendor = (probes.registry(REGISTRY_KEY, "VendorIdentifier") or "").strip()
     model = (probes.registry(REGISTRY_KEY, "ProcessorNameString") or "").strip()
-    source = "IsProcessorFeaturePresent, which knows no VNNI and no AMX, and the registry"
+    source = "the registry, and IsProcessorFeaturePresent, which does not report VNNI or AMX"
     return _processor(probes, _VENDORS.get(vendor, vendor) or None, model or None, features, source)
 
 
@@ -89,9 +89,9 @@ def _processor(
 # /proc/cpuinfo
 
 _FLAGS: Final = {"flags": X86_FEATURES, "features": ARM_FEATURES}
-"""What the line is called on each family of processors."""
+"""The name of the line on each family of processors."""
 _LINUX_NAMES: Final = {"asimd": "neon", "asimdhp": "fp16", "asimddp": "dotprod"}
-"""What Linux calls otherwise."""
+"""Features that have another name on Linux."""
 
 _VENDORS: Final = {
     "GenuineIntel": "Intel",
@@ -133,7 +133,7 @@ _ARM_PARTS: Final = {
 
 
 def _block(text: str) -> dict[str, str]:
-    """One processor's lines; the name of each is in small letters."""
+    """Return the lines of one processor, by name in lower case."""
     pairs = (_pair(line) for line in text.splitlines())
     return {name.lower(): value for name, value in pairs}
 
@@ -143,8 +143,8 @@ def _pair(line: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _words(block: Mapping[str, str]) -> set[str]:
-    """What one core can do."""
+def _core_features(block: Mapping[str, str]) -> set[str]:
+    """Return the features of one core."""
     found: set[str] = set()
     for line, family in _FLAGS.items():
         words = block.get(line, "").lower().split()
@@ -176,7 +176,7 @@ _SYSCTL_NAMES: Final = {
     "i8mm": ("arm.FEAT_I8MM",),
     "bf16": ("arm.FEAT_BF16",),
 }
-"""Below `hw.optional`; the newer name first."""
+"""Names below `hw.optional`."""
 
 _WINDOWS_NUMBERS: Final = {
     "neon": 19,

@@ -1,4 +1,4 @@
-"""The system that this Python runs on: its name, its C library, Apple's frameworks, Rosetta."""
+"""Detect the operating system: its name, its C library, Apple's frameworks, Rosetta."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FRAMEWORKS_FOLDER: Final = "/System/Library/Frameworks"
 
 
 def find_system(probes: Probes) -> System:
-    """The system."""
+    """Detect the operating system."""
     look = {"darwin": _macos, "win32": _windows}.get(probes.platform, _linux)
     return look(probes)
 
@@ -70,13 +70,13 @@ def _windows(probes: Probes) -> System:
 
 
 def _os_release(probes: Probes) -> dict[str, str]:
-    """The values of the file that every Linux has; of one that is damaged, those that can be read."""
+    """Return the values of the `os-release` file; from a damaged one, those that can be read."""
     text = next((text for path in OS_RELEASE if (text := probes.read(path))), "")
     values: dict[str, str] = {}
     for line in text.splitlines():
         name, _, value = line.partition("=")
         try:
             values[name.strip()] = " ".join(shlex.split(value))
-        except ValueError:  # a quote that does not end
+        except ValueError:  # an unclosed quote
             continue
     return values

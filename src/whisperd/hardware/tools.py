@@ -1,4 +1,4 @@
-"""What there is to build a library with: compilers of C and C++, and CMake."""
+"""Find build tools: C and C++ compilers, and CMake."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VSWHERE_OPTIONS: Final = (
 
 
 def find_tools(probes: Probes) -> Tools:
-    """The compilers that the variables `CC` and `CXX` name, or else those that `PATH` leads to, and CMake."""
+    """Find the compilers that the variables `CC` and `CXX` name, or else those in `PATH`, and CMake."""
     cmake = _named(probes, "CMAKE", ("cmake",))
     if probes.platform == "win32":
         studio = _visual_studio(probes)
@@ -48,7 +48,7 @@ def _named(probes: Probes, variable: str, names: tuple[str, ...]) -> Tool | None
 
 
 def _has_developer_tools(probes: Probes) -> bool:
-    """Whether the compilers in macOS' /usr/bin are more than names that offer to install them."""
+    """Whether the compilers in macOS' /usr/bin are real, rather than stubs that offer to install them."""
     try:
         folder = probes.run(("/usr/bin/xcode-select", "-p")).strip()
     except ProbeFailed:
@@ -57,7 +57,7 @@ def _has_developer_tools(probes: Probes) -> bool:
 
 
 def _visual_studio(probes: Probes) -> Tool | None:
-    """Microsoft's compiler, which is in no PATH: a build finds it in the same way."""
+    """Find Microsoft's compiler, which is not in `PATH`; builds find it the same way."""
     vswhere = probes.join(probes.env.get("ProgramFiles(x86)", r"C:\Program Files (x86)"), VSWHERE)
     if not probes.exists(vswhere):
         return None

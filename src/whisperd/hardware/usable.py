@@ -1,4 +1,4 @@
-"""Whether this computer has what a variant needs. Pure: both are passed in."""
+"""Check whether this computer has what a variant needs. Pure: both are passed in."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["why_not"]
 
 
 def why_not(needs: Needs, hardware: Hardware, name: str = "it") -> WhisperdError | None:
-    """The one reason why it does not, and how to change that; None where it has all.
+    """Return the reason why this computer cannot use a variant, with a fix; None if it can.
 
-    `name` is what the variant is called. The reason is `variant.not_usable`, with what is missing as
-    `data.missing`, or `cuda.not_available` or `cuda.driver_too_old`: the one that is hardest to change.
-    A processor of which nothing is known stands in no variant's way: nearly all can do what is asked for.
+    `name` names the variant in the message. Of several reasons, this is the one that is hardest to fix:
+    `variant.not_usable`, with the missing thing as `data.missing`, or `cuda.not_available` or
+    `cuda.driver_too_old`. An unknown processor rules out no variant: nearly all have the required features.
     """
     reasons = (check(needs, hardware) for check in _CHECKS)
     reason = next((reason for reason in reasons if reason is not None), None)
@@ -35,7 +35,7 @@ def why_not(needs: Needs, hardware: Hardware, name: str = "it") -> WhisperdError
 
 @dataclass(frozen=True)
 class _Missing:
-    """What is missing: a word, a part of a sentence, how to change it, and details."""
+    """A missing thing: a keyword, the reason as a clause, the fix, and details."""
 
     what: str
     why: str
@@ -53,12 +53,12 @@ def _platform(needs: Needs, hardware: Hardware) -> _Missing | None:
     if system.rosetta and "macos-arm64" in needs.platforms:
         return _Missing(
             "platform",
-            "this Python is one for Intel, which Apple silicon runs in translation (Rosetta)",
+            "this Python is built for Intel and runs on Apple silicon through Rosetta",
             "Install whisperd under a Python for Apple silicon, such as Homebrew's in /opt/homebrew.",
         )
     return _Missing(
         "platform",
-        f"it is made for {_any_of(needs.platforms)}, and this is {system.platform}",
+        f"it is built for {_any_of(needs.platforms)}, but this is {system.platform}",
         _USE_ANOTHER,
     )
 
@@ -72,7 +72,7 @@ def _processor(needs: Needs, hardware: Hardware) -> _Missing | None:
     if not missing:
         return None
     if system.rosetta:
-        why = f"Rosetta, which translates this Python for Apple silicon, knows no {_names(missing)}"
+        why = f"Rosetta, which runs this Python on Apple silicon, does not support {_names(missing)}"
         return _Missing(
             "cpu",
             why,
@@ -82,7 +82,7 @@ def _processor(needs: Needs, hardware: Hardware) -> _Missing | None:
     return _Missing(
         "cpu",
         f"this processor has no {_names(missing)}",
-        f"{_USE_ANOTHER} In a virtual machine, have it show the processor of its host.",
+        f"{_USE_ANOTHER} In a virtual machine, pass through the host's processor features.",
         {"features": missing},
     )
 
@@ -94,7 +94,7 @@ def _frameworks(needs: Needs, hardware: Hardware) -> _Missing | None:
         return None
     if system is not None and system.os == "macos":
         return _Missing("frameworks", f"this macOS has no {_names(missing)}", "Update macOS.")
-    return _Missing("frameworks", f"{_names(missing)} is a part of macOS", _USE_ANOTHER)
+    return _Missing("frameworks", f"{_names(missing)} is available only on macOS", _USE_ANOTHER)
 
 
 def _cuda(needs: Needs, hardware: Hardware) -> WhisperdError | None:
@@ -108,7 +108,7 @@ def _cuda(needs: Needs, hardware: Hardware) -> WhisperdError | None:
         return WhisperdError(
             "cuda.not_available",
             "No NVIDIA GPU can be used: none was found.",
-            "Run `whisperctl hardware` to have this computer looked at anew.",
+            "Run `whisperctl hardware` to detect this computer's hardware again.",
         )
     return None
 
@@ -120,7 +120,7 @@ def _compiler(needs: Needs, hardware: Hardware) -> _Missing | None:
         return _unknown(hardware, "tools")
     return _Missing(
         "compiler",
-        "it is built on this computer, and there is no compiler of C++",
+        "it must be built on this computer, which has no C++ compiler",
         _how_to_install(hardware.system, _COMPILERS),
     )
 
@@ -136,16 +136,16 @@ def _blas(needs: Needs, hardware: Hardware) -> _Missing | None:
     if hardware.blas.found:
         found = hardware.blas.found[0]
         return _Missing("blas", f"the headers of {_LIBRARY_NAMES[found.name]} are missing", fix)
-    return _Missing("blas", "it is built against OpenBLAS or MKL, and neither is found", fix)
+    return _Missing("blas", "it is built against OpenBLAS or MKL, and neither was found", fix)
 
 
 _CHECKS: Final[tuple[Check, ...]] = (_platform, _processor, _frameworks, _cuda, _compiler, _blas)
 
 
-# For people
+# Error messages
 
 _LIBRARY_NAMES: Final = {"openblas": "OpenBLAS", "mkl": "MKL"}
-_USE_ANOTHER: Final = "Nothing on this computer changes that: leave it to whisperd to take another variant."
+_USE_ANOTHER: Final = "This cannot be fixed on this computer: let whisperd choose another variant."
 
 _COMPILERS: Final = {
     "debian": "sudo apt install build-essential",
@@ -156,7 +156,7 @@ _COMPILERS: Final = {
     "alpine": "sudo apk add build-base",
     "macos": "xcode-select --install",
     "windows": "winget install Microsoft.VisualStudio.2022.BuildTools",
-    "": "a compiler of C++",
+    "": "a C++ compiler",
 }
 _BLAS: Final = {
     "debian": "sudo apt install libopenblas-dev",
@@ -168,7 +168,7 @@ _BLAS: Final = {
     "macos": "brew install openblas",
     "": "OpenBLAS with its headers, and set OPENBLAS_PATH to its folder",
 }
-"""By distribution or system: a command; without one, what is to be installed."""
+"""By distribution or system, the command to run; the entry without a name says what to install."""
 
 
 def _how_to_install(system: System | None, commands: Mapping[str, str]) -> str:
@@ -176,15 +176,15 @@ def _how_to_install(system: System | None, commands: Mapping[str, str]) -> str:
     command = next((commands[name] for name in known if name in commands), None)
     if command is None:
         return f"Install {commands['']}."
-    return f"Run `{command}`, then `whisperctl hardware` to see that it is found."
+    return f"Run `{command}`, then check with `whisperctl hardware` that it is found."
 
 
 def _unknown(hardware: Hardware, fact: str) -> _Missing:
     why = hardware.unknown.get(fact, "")
     return _Missing(
         fact,
-        f"what it is built with could not be looked for. {why}".rstrip(". "),
-        "Once that is over or mended, `whisperctl hardware` looks at this computer anew.",
+        f"the tools or libraries to build it with could not be searched for. {why}".rstrip(". "),
+        "Fix the cause, then run `whisperctl hardware` to detect this computer's hardware again.",
     )
 
 
