@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import anyio
 
 from whisperd.audio import Decoded, DecodeParams, DecoderEvent, Found, Opened, SpeechSample, WindowAudio
-from whisperd.jobs.keeper import Progress
+from whisperd.jobs.keeper import SavedProgress
 from whisperd.rpc.errors import WhisperdError
 from whisperd.store import Ticket
 from whisperd.worker.process import Unwanted
@@ -59,10 +59,10 @@ class FakeKeeper:
 
     async def _do_nothing(self, *_: object) -> None: ...
 
-    async def progress(self, *_: object) -> Progress:
-        return Progress()
+    async def load_progress(self, *_: object) -> SavedProgress:
+        return SavedProgress()
 
-    taken = suspended = ended = forgotten = windows_finished = speech_found = _keep
+    save = save_suspended = save_end = forget = save_windows = save_found = _keep
     check_input = check_unchanged = check_complete = find_transcript = hash_input = _do_nothing
 
 

@@ -240,7 +240,7 @@ for FailingDisk.left in range(6):
         print(error.code, error.fix)
 """
     said = run_python(code, str(media_bundle), str(media / "speech.wav"), env=os.environ)
-    fix = "Check that its disk or network folder answers, then try again."
+    fix = "Check that the disk or network folder responds, then try again."
     assert set(said.splitlines()) == {f"audio.not_readable {fix}"}
 
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisperd.audio.finder import TELL_EVERY, SpeechFinder
+from whisperd.audio.finder import REPORT_EVERY, SpeechFinder
 from whisperd.audio.found import KnownSpeech, merge_found, pack, unpack
 from whisperd.audio.messages import Found
 from whisperd.audio.speech import FRAME_SAMPLES, LEAD_SAMPLES, Span
@@ -32,10 +32,10 @@ class FakeActivity:
         assert self._waiting < CALL_SAMPLES
         return self._frames.to_bytes(8, "little")
 
-    def recall(self, memory: bytes) -> None:
+    def restore(self, memory: bytes) -> None:
         self._frames = int.from_bytes(memory, "little")
 
-    def pass_over(self, samples: range) -> None:
+    def skip(self, samples: range) -> None:
         assert not self._waiting
 
     def feed(self, samples: range) -> Iterator[tuple[float, float]]:
@@ -90,7 +90,7 @@ def test_the_same_speech_is_found_after_an_interruption(
     seed: int, total: int, block: int, other_block: int, interrupted_after: int
 ) -> None:
     spans, told, _ = run(seed, total, block)
-    assert all(later.position - found.position >= TELL_EVERY for found, later in pairwise(told))
+    assert all(later.position - found.position >= REPORT_EVERY for found, later in pairwise(told))
     before = told[:interrupted_after]
     if not before:
         return

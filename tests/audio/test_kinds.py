@@ -24,14 +24,14 @@ def zipped() -> bytes:
 @pytest.mark.parametrize(
     ("beginning", "kind"),
     [
-        ("Grüße aus Köln, 12.3.\n".encode(), "a text"),
-        (b"\xef\xbb\xbf1\r\n00:00:01,000 --> 00:00:02,000\r\nYes.\r\n", "a text"),
-        (("a" * (BEGINNING_BYTES - 1) + "é").encode()[:BEGINNING_BYTES], "a text"),
-        (b"\n<!DOCTYPE HTML><title>Not found</title>", "a page of the web"),
-        (b"#EXTM3U\nhttp://radio/stream\n", "a playlist, which only names recordings"),
+        ("Grüße aus Köln, 12.3.\n".encode(), "a text file"),
+        (b"\xef\xbb\xbf1\r\n00:00:01,000 --> 00:00:02,000\r\nYes.\r\n", "a text file"),
+        (("a" * (BEGINNING_BYTES - 1) + "é").encode()[:BEGINNING_BYTES], "a text file"),
+        (b"\n<!DOCTYPE HTML><title>Not found</title>", "a web page"),
+        (b"#EXTM3U\nhttp://radio/stream\n", "a playlist, which contains no audio"),
         (b"%PDF-1.7\n%\xe2\xe3", "a PDF document"),
-        (zipped(), "a ZIP archive, as office documents are"),
-        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "a picture"),
+        (zipped(), "a ZIP archive, which may be an office document"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "an image"),
         (b"", None),
         (b"RIFF\x24\0\0\0WAVEfmt ", None),
         (b"\xff\xfb\x90\x64\0\0", None),
@@ -71,4 +71,4 @@ def test_any_bytes_are_judged(beginning: bytes) -> None:
 
 @given(st.text(st.characters(categories=["L", "N", "P", "Zs"]), min_size=1, max_size=99))
 def test_words_are_a_text(text: str) -> None:
-    assert kind_of(b"Dear reader, " + text.encode()) == "a text"
+    assert kind_of(b"Dear reader, " + text.encode()) == "a text file"

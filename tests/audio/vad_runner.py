@@ -31,7 +31,7 @@ for start in range(0, len(samples), piece):
     if str(start // piece) in how:
         memory = activity.memory
         activity = VoiceActivity(model, frames_per_call)
-        activity.pass_over(samples[:start])
-        activity.recall(memory)
+        activity.skip(samples[:start])
+        activity.restore(memory)
     frames += activity.feed(samples[start : start + piece])
 print(json.dumps(frames + list(activity.finish())))

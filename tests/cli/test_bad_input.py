@@ -98,8 +98,8 @@ def test_what_holds_no_sound(shared: RunningDaemon, media: Path, name: str, code
 def test_a_text_is_called_a_text(shared: RunningDaemon, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("Nothing to hear.")
     done = shared.ctl("transcribe", str(tmp_path / "notes.txt"))
-    assert "notes.txt is a text, and no audio or video." in done.err
-    assert "Name a recording or a video." in done.err
+    assert "notes.txt is a text file, not audio or video." in done.err
+    assert "Choose an audio or video file." in done.err
 
 
 @pytest.mark.parametrize(

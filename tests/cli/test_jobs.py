@@ -124,7 +124,7 @@ def test_wait(shared: RunningDaemon, done_job: str, failed_job: str) -> None:
 def test_following_a_failed_job_tells_why(shared: RunningDaemon, failed_job: str) -> None:
     done = shared.ctl("jobs", "follow", failed_job)
     assert (done.status, done.out) == (1, "")
-    assert "is a text, and no audio" in done.err
+    assert "is a text file, not audio" in done.err
 
 
 def test_cancel(shared: RunningDaemon, held_job: str, done_job: str) -> None:

@@ -50,5 +50,5 @@ def test_translating_with_an_english_model(daemon: RunningDaemon) -> None:
         "transcribe", "--model", "tiny.en", "--task", "translate", str(AUDIO / "sentence_de.wav")
     )
     assert (done.status, done.out) == (2, "")
-    assert "tiny.en does not know translation" in done.err
+    assert "tiny.en does not support translation" in done.err
     assert "such as tiny" in done.err

@@ -424,8 +424,8 @@ def test_an_empty_standard_input(shared: RunningDaemon) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"<!doctype html><html>", "The recording that was sent is a page of the web, "),
-        (bytes(4000), "The recording that was sent is not audio or video that can be read, "),
+        (b"<!doctype html><html>", "The recording that was sent is a web page, "),
+        (bytes(4000), "The recording that was sent is not readable audio or video, "),
     ],
 )
 def test_what_is_no_recording_on_standard_input(shared: RunningDaemon, content: bytes, said: str) -> None:

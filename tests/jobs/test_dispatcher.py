@@ -340,7 +340,7 @@ async def test_what_the_engine_has_does_not_wait_any_more() -> None:
         await anyio.wait_all_tasks_blocked()
         assert dispatcher.waiting_s("a") == 5.0, "the other one still waits"
         runtime.may_compute.set()
-        await dispatcher.some_began()
+        await dispatcher.wait_for_batch()
         assert dispatcher.waiting_s("a") == 0.0
 
 

@@ -388,7 +388,7 @@ def test_of_a_file_that_is_changed_while_it_is_read_this_is_told(
         assert codes(told_so_far(client)[-1]) == codes(client.jobs.show(job)) == expected
         until(lambda: are_over(small, job))
     shown = small.ctl("jobs", "show", job).out
-    assert (f"{sound} was changed while it was transcribed" in shown) == is_changed
+    assert (f"{sound} changed while it was being transcribed" in shown) == is_changed
     assert ("was changed" in small.ctl("jobs", "follow", job).err) == is_changed
     small.kill()
     with small.start().connect() as client:
@@ -418,7 +418,7 @@ def test_whoever_transcribes_a_file_that_is_changed_meanwhile_is_told(
         appended(sound)
         steps.allow_all()
     assert done.result().out.startswith("transcribe ")
-    assert f"whisperctl: {sound} was changed while it was transcribed" in done.result().err
+    assert f"whisperctl: {sound} changed while it was being transcribed" in done.result().err
 
 
 def test_retry_goes_on_from_where_the_job_was(small: RunningDaemon, steps: Steps, sound: Path) -> None:

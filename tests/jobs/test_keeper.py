@@ -37,7 +37,7 @@ async def test_only_what_is_known_is_said_of_a_recording_with_another_time(
     Path(job.path).write_bytes(b"sound" + b"!" * is_longer)
     os.utime(job.path, (1, 1))
     await KEEPER.check_unchanged(job)
-    assert ("or only given another time" in job.warnings[0]["message"]) is not is_longer
+    assert ("or only its modification time" in job.warnings[0]["message"]) is not is_longer
 
 
 @pytest.mark.parametrize("is_another", [False, True])

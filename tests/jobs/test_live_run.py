@@ -13,8 +13,8 @@ import pytest
 
 from job_fakes import FakeRuntime, an_error
 from whisperd.audio import DecoderPool, Heard, Utterance
+from whisperd.jobs.audio_buffer import AudioBuffer
 from whisperd.jobs.dispatcher import Dispatcher
-from whisperd.jobs.intake import Intake
 from whisperd.jobs.job import Job, JobInput
 from whisperd.jobs.live import FEED_BYTES, HELD_S, LiveRun, check_live_options
 from whisperd.jobs.options import JobOptions
@@ -137,7 +137,7 @@ class Stage:
     ) -> None:
         self.runtime = runtime or Talkative()
         self.listener = Listener(last)
-        self.intake = Intake()
+        self.audio_buffer = AudioBuffer()
         self.events: list[Event] = []
         self.job = Job(
             id="a",
@@ -158,7 +158,7 @@ class Stage:
 
             async def transcribe() -> None:
                 options = self.job.options.decode_options(5)
-                run = LiveRun(self.job, self.intake, dispatcher, options, self.events.append)
+                run = LiveRun(self.job, self.audio_buffer, dispatcher, options, self.events.append)
                 try:
                     self.transcript = await run.transcribe(cast(DecoderPool, self.listener))
                 except WhisperdError as error:
@@ -170,7 +170,7 @@ class Stage:
             tasks.start_soon(transcribe)
             await anyio.wait_all_tasks_blocked()
             yield
-            await self.intake.finish()
+            await self.audio_buffer.finish()
             with anyio.fail_after(LIMIT_S):
                 await done.wait()
             tasks.cancel_scope.cancel()
@@ -178,7 +178,7 @@ class Stage:
     async def hear(self, *utterances: Utterance, pcm: bytes = b"\0\0") -> None:
         """Have these heard, and all done that can be done."""
         self.listener.next = utterances
-        await self.intake.push(pcm)
+        await self.audio_buffer.push(pcm)
         await anyio.wait_all_tasks_blocked()
 
     def partials(self) -> list[tuple[str, str]]:
@@ -360,7 +360,7 @@ async def test_a_slow_engine_holds_back_who_pushes_and_loses_nothing() -> None:
     async def speak() -> None:
         nonlocal pushed
         for _ in range(40):
-            await stage.intake.push(bytes(FEED_BYTES))
+            await stage.audio_buffer.push(bytes(FEED_BYTES))
             pushed += 1
 
     async with stage.run():
@@ -384,8 +384,8 @@ async def test_an_hour_leaves_nothing_behind_but_its_text() -> None:
     async with stage.run():
         tracemalloc.start()
         for _ in range(900):
-            await stage.intake.push(bytes(FEED_BYTES))
-        await stage.intake.finish()
+            await stage.audio_buffer.push(bytes(FEED_BYTES))
+        await stage.audio_buffer.finish()
         await anyio.wait_all_tasks_blocked()
         _, most_bytes = tracemalloc.get_traced_memory()
         tracemalloc.stop()

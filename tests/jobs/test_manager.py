@@ -524,7 +524,7 @@ async def test_jobs_that_take_too_long_are_cancelled() -> None:
         for job in jobs:
             assert job.status == "cancelled"
             assert job.error is not None and job.error.code == "daemon.stopping"
-            assert job.error.fix == f"`whisperctl jobs retry {job.id}` does it again.", (
+            assert job.error.fix == f"Retry it with `whisperctl jobs retry {job.id}`.", (
                 "it is read later as well"
             )
 
@@ -557,13 +557,13 @@ class SlowKeeper(FakeKeeper):
     def __init__(self) -> None:
         self.tickets: list[Ticket] = []
 
-    def ended(self, *_: object) -> Ticket:
+    def save_end(self, *_: object) -> Ticket:
         self.tickets.append(Ticket(lambda _: None))
         return self.tickets[-1]
 
 
 async def test_texts_leave_the_memory_once_they_are_saved(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("whisperd.jobs.manager.TRANSCRIPTS_AT_HAND", 1)
+    monkeypatch.setattr("whisperd.jobs.manager.TRANSCRIPTS_IN_MEMORY", 1)
     keeper = SlowKeeper()
     async with open_house(keeper=cast(JobKeeper, keeper)) as house:
         jobs = [house.submit() for _ in range(3)]

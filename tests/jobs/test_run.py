@@ -17,12 +17,12 @@ from msgspec.structs import replace
 from job_fakes import FakeDecoders, FakeKeeper, FakeRuntime, an_error
 from whisperd.audio import DecodeParams, DecoderPool
 from whisperd.jobs.dispatcher import Dispatcher
-from whisperd.jobs.endings import conclude
 from whisperd.jobs.job import Job, JobInput
 from whisperd.jobs.journal import FinishedWindow, decode_window
-from whisperd.jobs.keeper import JobKeeper, Progress
+from whisperd.jobs.keeper import JobKeeper, SavedProgress
+from whisperd.jobs.lifecycle import conclude
 from whisperd.jobs.options import JobOptions
-from whisperd.jobs.run import HELD_S, JobRun, OtherWindows
+from whisperd.jobs.run import HELD_S, JobRun, WindowsChanged
 from whisperd.jobs.segments import Transcript
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import (
@@ -49,7 +49,7 @@ class Keeper(FakeKeeper):
     def __init__(self) -> None:
         self.finished: list[FinishedWindow] = []
 
-    def windows_finished(self, *given: Any) -> Ticket:
+    def save_windows(self, *given: Any) -> Ticket:
         self.finished += given[1]
         return self._keep()
 
@@ -71,7 +71,7 @@ class Stage:
         self.transcript: Transcript | None = None
         self.clock: Callable[[], float] = time.monotonic
         self.keeper = Keeper()
-        self.progress = Progress()
+        self.progress = SavedProgress()
 
     async def run(self) -> Transcript:
         async with open_task_group() as tasks:
@@ -435,7 +435,7 @@ def run_over(
     async def run() -> Stage:
         runtime = FakeRuntime(batch_size=batch_size, replicas=replicas)
         stage = Stage(FakeDecoders(LENGTHS), runtime, language=language)
-        stage.progress = Progress({one.index: one for one in finished})
+        stage.progress = SavedProgress({one.index: one for one in finished})
         await stage.run()
         return stage
 
@@ -472,7 +472,7 @@ def test_a_window_that_lies_elsewhere_is_computed_again() -> None:
 
 def test_where_windows_lie_elsewhere_whose_sound_is_not_decoded_again_the_run_is_given_up() -> None:
     longer = [replace(one, end=one.end + 0.5) for one in run_over().keeper.finished]
-    with pytest.raises(OtherWindows):
+    with pytest.raises(WindowsChanged):
         run_over(longer)
 
 

@@ -233,7 +233,7 @@ async def test_what_was_told_a_moment_ago_is_found_though_the_disk_is_slow(house
         await has_begun.wait()
         first = job_of_same_audio("a")
         first.transcript = a_transcript("First.")
-        keeper.ended(first)
+        keeper.save_end(first)
 
         async def ask() -> None:
             found.append(await keeper.find_transcript(job_of_same_audio("b"), cast(Lease, None)))

@@ -151,7 +151,7 @@ def test_what_the_catalogue_knows_of_a_model_is_not_found_out_by_downloading_it(
     sound = write_tone(tmp_path / "tone.wav", 1.0)
     refused = daemon.ctl("transcribe", "--model", "medium.en", "--language", "German", str(sound))
     assert refused.status == 2
-    assert "medium.en does not know German" in refused.err
+    assert "medium.en does not support German" in refused.err
 
 
 def test_a_model_has_one_worker_whatever_it_is_called(

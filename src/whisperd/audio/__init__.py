@@ -32,7 +32,7 @@ from whisperd.audio.messages import (
 if TYPE_CHECKING:
     from whisperd.audio.follower import follow
     from whisperd.audio.pool import (
-        MOST_KILLED,
+        MAX_KILLED,
         DecoderOptions,
         DecoderPool,
         Decoding,
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BEGINNING_BYTES",
+    "MAX_KILLED",
     "MAX_WINDOW_S",
-    "MOST_KILLED",
     "SAMPLE_RATE",
     "Clip",
     "DecodeParams",

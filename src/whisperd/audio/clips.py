@@ -73,7 +73,7 @@ def _parse_clip(text: str, part: str, place: int) -> Clip:
     start_place, end_place = place + len(part) - len(part.lstrip()), place + len(part.rstrip())
     dashes = list(_DASH.finditer(part))
     if len(dashes) != 1:
-        why = "needs one dash between its start and its end, such as 0:30-1:45"
+        why = "needs one dash between start and end, such as 0:30-1:45"
         raise _invalid(text, start_place, end_place, why)
     dash = dashes[0]
     start = _parse_time(text, part[: dash.start()], place)

@@ -111,7 +111,7 @@ class _Service:
         except MemoryError as error:
             raise WhisperdError(
                 "decoder.out_of_memory",
-                f"Decoding {request.path} takes more memory than a decoder may have.",
+                f"Decoding {request.path} takes more memory than a decoder may use.",
                 "Convert the file to WAV, FLAC or MP3 first.",
                 {"path": request.path},
             ) from error
@@ -355,7 +355,7 @@ def _too_long(request: DecodeParams) -> WhisperdError:
     return WhisperdError(
         "audio.too_long",
         f"{request.path} is longer than {request.max_duration_s / 3600:.4g} hours.",
-        "Cut it into parts, or raise decoder.max_duration_s in the settings.",
+        "Split it, or raise decoder.max_duration_s in the settings.",
         {"path": request.path, "max_duration_s": request.max_duration_s},
     )
 

@@ -30,7 +30,7 @@ def open_regular_file(path: str) -> Iterator[FileIO]:
         # Not blocking: a named pipe without a writer would hold us here.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise _error("audio.not_found", path, "does not exist", "Check the spelling of its name.") from error
+        raise _error("audio.not_found", path, "does not exist", "Check the spelling of the name.") from error
     except (OSError, ValueError) as error:
         if os.path.isdir(path):  # noqa: PTH112 - it never raises. Windows does not open folders
             raise _is_directory(path) from error
@@ -60,9 +60,9 @@ def not_readable(path: str, error: Exception) -> WhisperdError:
     if isinstance(error, PermissionError):
         fix = "Check the permissions of the file and of its folders."
     elif isinstance(error, ValueError) or getattr(error, "errno", None) in (errno.ENAMETOOLONG, errno.ELOOP):
-        fix = "Check its name, and where it leads if it is a link."
+        fix = "Check the name and, if it is a link, the target."
     else:
-        fix = "Check that its disk or network folder answers, then try again."
+        fix = "Check that the disk or network folder responds, then try again."
     return _error("audio.not_readable", path, f"cannot be read: {reason}", fix)
 
 
@@ -74,14 +74,14 @@ def _check(path: str, status: os.stat_result) -> None:
             "audio.not_a_file",
             path,
             "is a device or a pipe, not a file",
-            "Copy what it holds into a file, or pipe it into `whisperctl transcribe -`.",
+            "Copy its content into a file, or pipe it into `whisperctl transcribe -`.",
         )
     if status.st_size == 0:
-        raise _error("audio.empty", path, "is empty: it has no bytes", "Record or fetch the file again.")
+        raise _error("audio.empty", path, "is empty: it has 0 bytes", "Record or download the file again.")
 
 
 def _is_directory(path: str) -> WhisperdError:
-    return _error("audio.is_directory", path, "is a folder", "Name the files in it, such as FOLDER/*.wav.")
+    return _error("audio.is_directory", path, "is a folder", "Name the files in it, as in FOLDER/*.wav.")
 
 
 def _error(code: str, path: str, what: str, fix: str) -> WhisperdError:

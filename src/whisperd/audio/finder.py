@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SpeechFinder"]
 
-TELL_EVERY: Final = 20 * SAMPLE_RATE
+REPORT_EVERY: Final = 20 * SAMPLE_RATE
 """Samples after which it is worth telling what was found: a later run saves the time that they took."""
 
 
@@ -31,8 +31,8 @@ class SpeechFinder:
         self._known = known
         self._detector = SpeechDetector()
         self._taken = 0
-        self._told = 0
-        self._untold: list[Span] = []
+        self._reported = 0
+        self._unreported: list[Span] = []
 
     @property
     def settled(self) -> int:
@@ -46,11 +46,11 @@ class SpeechFinder:
             passed_over = samples[: self._known.position - first]
             samples = samples[len(passed_over) :]
             if self._taken > self._known.position - SAMPLE_RATE:  # the last samples count for what follows
-                self._activity.pass_over(passed_over)
+                self._activity.skip(passed_over)
             yield from self._known.until(self._taken)
             if self._taken < self._known.position:
                 return
-            self._go_on(self._known)
+            self._start_listening(self._known)
         yield from self._listen(self._activity.feed(samples))
 
     def finish(self) -> Iterator[Span]:
@@ -62,9 +62,9 @@ class SpeechFinder:
     def found(self) -> Found | None:
         """What was found since this was told last; None while that is little, or somebody speaks."""
         position = self._detector.position
-        if self._known is not None or position - self._told < TELL_EVERY or not self._detector.is_quiet:
+        if self._known is not None or position - self._reported < REPORT_EVERY or not self._detector.is_quiet:
             return None
-        spans, self._untold, self._told = self._untold, [], position
+        spans, self._unreported, self._reported = self._unreported, [], position
         return Found(
             part=self._part,
             channel=self._channel,
@@ -73,15 +73,15 @@ class SpeechFinder:
             memory=self._detector.memory + self._activity.memory,
         )
 
-    def _go_on(self, known: KnownSpeech) -> None:
+    def _start_listening(self, known: KnownSpeech) -> None:
         """From here on nobody has listened yet."""
         of_detector = len(self._detector.memory)
-        self._activity.recall(known.memory[of_detector:])
-        self._detector.go_on(known.position, known.speech_end, known.memory[:of_detector])
-        self._told, self._known = known.position, None
+        self._activity.restore(known.memory[of_detector:])
+        self._detector.resume(known.position, known.speech_end, known.memory[:of_detector])
+        self._reported, self._known = known.position, None
 
     def _listen(self, heard: Iterable[tuple[float, float]]) -> Iterator[Span]:
         for probability, level in heard:
             for span in self._detector.feed(probability, level):
-                self._untold.append(span)
+                self._unreported.append(span)
                 yield span

@@ -14,7 +14,7 @@ import msgspec
 from anyio.lowlevel import checkpoint
 
 from whisperd.audio.messages import SAMPLE_RATE, Heard, Utterance
-from whisperd.audio.process import MOST_KILLED, Listening, was_killed
+from whisperd.audio.process import MAX_KILLED, Listening, was_killed
 from whisperd.rpc.errors import WhisperdError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ __all__ = ["Follower", "follow"]
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-KEPT_S: Final = 16.0
+BUFFERED_S: Final = 16.0
 """No open utterance is longer (`utterances.LONGEST`), with what is kept around it."""
 
 
@@ -51,7 +51,7 @@ class Follower:
 
     async def begin(self) -> None:
         """Make ready."""
-        await self._insist(lambda _listening, _is_new: checkpoint())
+        await self._ask(lambda _listening, _is_new: checkpoint())
 
     async def feed(self, pcm: bytes, *, partials: bool = True) -> Heard:
         """Take what was spoken since the last time."""
@@ -60,7 +60,7 @@ class Follower:
         async def feed(listening: Listening, is_new: bool) -> Heard:
             return await listening.feed(bytes(self._held) if is_new else pcm, partials=partials)
 
-        return self._told(await self._insist(feed))
+        return self._on_full_timeline(await self._ask(feed))
 
     async def end(self) -> Heard:
         """The speaker is gone; what was open is over."""
@@ -69,13 +69,13 @@ class Follower:
         async def end(listening: Listening, is_new: bool) -> Heard:
             if is_new:
                 heard = await listening.feed(bytes(self._held), partials=False)
-                before.extend(self._told(heard).utterances)
+                before.extend(self._on_full_timeline(heard).utterances)
             return await listening.end()
 
-        last = self._told(await self._insist(end))
+        last = self._on_full_timeline(await self._ask(end))
         return msgspec.structs.replace(last, utterances=(*before, *last.utterances))
 
-    async def _insist(self, ask: Callable[[Listening, bool], Awaitable[T]]) -> T:
+    async def _ask(self, ask: Callable[[Listening, bool], Awaitable[T]]) -> T:
         """Ask the process that listens; where somebody ends or stops it, a new one, with what is held."""
         killed = 0
         while True:
@@ -88,13 +88,13 @@ class Follower:
             except WhisperdError as error:
                 killed += 1
                 # One that stands still is not stuck in what it hears, which is nothing but samples.
-                if killed == MOST_KILLED or not (was_killed(error) or error.code == "decoder.stuck"):
+                if killed == MAX_KILLED or not (was_killed(error) or error.code == "decoder.stuck"):
                     raise
-                log.warning("%s Another one goes on.", error.message)
+                log.warning("%s Another one continues.", error.message)
             self._listening = None
             await self._stack.aclose()
 
-    def _told(self, heard: Heard) -> Heard:
+    def _on_full_timeline(self, heard: Heard) -> Heard:
         began_s = self._began_s
         utterances = tuple(
             msgspec.structs.replace(one, start=one.start + began_s, end=one.end + began_s)
@@ -102,7 +102,7 @@ class Follower:
         )
         position_s = heard.position + began_s
         over_s = [one.end for one in utterances if one.is_final]
-        keep_from = round(max(0.0, position_s - KEPT_S, *over_s) * SAMPLE_RATE)
+        keep_from = round(max(0.0, position_s - BUFFERED_S, *over_s) * SAMPLE_RATE)
         if keep_from > self._held_from:
             del self._held[: 2 * (keep_from - self._held_from)]
             self._held_from = keep_from

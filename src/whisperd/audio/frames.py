@@ -84,9 +84,9 @@ class Resampler:
         """Put out what is still inside."""
         if self._resampler is not None:
             yield from self._push(None)
-        self._begin_anew()
+        self._reset()
 
-    def _begin_anew(self) -> None:
+    def _reset(self) -> None:
         self._resampler = self._input = None
         self._input_samples = 0
         self._flushed = self._put_out
@@ -95,7 +95,7 @@ class Resampler:
         try:
             found = self._resampler.resample(frame)
         except av.FFmpegError:  # a rate or channels that cannot be; it would fail for ever
-            self._begin_anew()
+            self._reset()
             raise
         for resampled in found:
             if resampled is not None and resampled.samples:
@@ -117,7 +117,7 @@ class Polarity:
         self._may_be_opposite = True
         self._product = self._loudness = 0.0
 
-    def mend(self, frame: Any) -> None:
+    def fix(self, frame: Any) -> None:
         """Turn the second channel of this frame around if it is opposite, as what was heard so far was."""
         kind = KINDS.get(frame.format.name.removesuffix("p"))
         if not self._may_be_opposite or kind is None or frame.layout.nb_channels != 2:

@@ -12,20 +12,20 @@ BEGINNING_BYTES: Final = 4096
 
 _MARKS: Final = (
     (b"%PDF-", "a PDF document"),
-    (b"PK\x03\x04", "a ZIP archive, as office documents are"),
+    (b"PK\x03\x04", "a ZIP archive, which may be an office document"),
     (b"\x1f\x8b", "a compressed file"),
     (b"7z\xbc\xaf\x27\x1c", "a compressed file"),
     (b"Rar!\x1a\x07", "a compressed file"),
-    (b"\x89PNG\r\n\x1a\n", "a picture"),
-    (b"\xff\xd8\xff", "a picture"),
-    (b"GIF8", "a picture"),
+    (b"\x89PNG\r\n\x1a\n", "an image"),
+    (b"\xff\xd8\xff", "an image"),
+    (b"GIF8", "an image"),
     (b"\x7fELF", "a program"),
-    (b"SQLite format 3\x00", "a data base"),
+    (b"SQLite format 3\x00", "a database"),
 )
 _TEXTS: Final = (
-    ("#extm3u", "a playlist, which only names recordings"),
-    ("<!doctype html", "a page of the web"),
-    ("<html", "a page of the web"),
+    ("#extm3u", "a playlist, which contains no audio"),
+    ("<!doctype html", "a web page"),
+    ("<html", "a web page"),
 )
 _CONTROLS_OF_TEXT: Final = "\t\n\r\f"
 
@@ -42,7 +42,7 @@ def kind_of(beginning: bytes) -> str | None:
     if not text or any(one < " " and one not in _CONTROLS_OF_TEXT for one in text):
         return None
     start = text.lstrip().lower()
-    return next((kind for mark, kind in _TEXTS if start.startswith(mark)), "a text")
+    return next((kind for mark, kind in _TEXTS if start.startswith(mark)), "a text file")
 
 
 def is_mp4(beginning: bytes) -> bool:

@@ -95,16 +95,16 @@ def _beginning(file: FileIO) -> bytes:
 
 def _unsupported(path: str, beginning: bytes) -> WhisperdError:
     if kind := kind_of(beginning):
-        message, fix = f"{path} is {kind}, and no audio or video.", "Name a recording or a video."
+        message, fix = f"{path} is {kind}, not audio or video.", "Choose an audio or video file."
     elif is_mp4(beginning):
         message = (
-            f"{path} is an MP4 file whose index is missing or damaged. It is written last: the recording or"
-            " the download may have been cut off."
+            f"{path} is an MP4 file whose index is missing or damaged. The index is written last: the"
+            " recording or the download was probably cut off."
         )
-        fix = "Fetch it again, or have a program mend it that is made for MP4 files that were cut off."
+        fix = "Download it again, or repair it with a tool for truncated MP4 files."
     else:
-        message = f"{path} is not audio or video that can be read, or it is damaged."
-        fix = "Check that a player plays it; if one does, convert it to WAV, FLAC or MP3."
+        message = f"{path} is not readable audio or video, or it is damaged."
+        fix = "Check that a media player can play it; if so, convert it to WAV, FLAC or MP3."
     return WhisperdError("audio.unsupported", message, fix, {"path": path})
 
 
@@ -160,7 +160,7 @@ class Media:
         Then this file is of no use any more, and has to be opened again. Raises `audio.not_readable`.
         """
         timeline, proof = self._timeline(), Proof(mark.position)
-        timeline.recall((mark.shift_s, mark.silence_s))
+        timeline.restore((mark.shift_s, mark.silence_s))
         blocks = self._resample(self._frames_from(mark), timeline, mark.position, marker)
         heard: list[Any] = []
         position, digest = mark.position, None
@@ -270,7 +270,7 @@ class Media:
                 self._mark(frame, timeline, resampler, marker)
             remove_impossible_values(frame)
             if polarity is not None:
-                polarity.mend(frame)
+                polarity.fix(frame)
             try:
                 yield from resampler.resample(frame)
             except av.FFmpegError:  # suddenly it has channels that cannot become those that it had
@@ -308,7 +308,7 @@ class Media:
     def _not_seekable(self) -> WhisperdError:
         return WhisperdError(
             "audio.not_seekable",
-            f"Parts of {self._path} cannot be decoded: it can only be read from beginning to end.",
+            f"Parts of {self._path} cannot be decoded separately: the file does not support seeking.",
             "Convert it to WAV, FLAC or MP3, or transcribe all of it.",
             {"path": self._path},
         )
@@ -317,14 +317,14 @@ class Media:
         if self.skipped == 0:
             return WhisperdError(
                 "audio.empty",
-                f"{self._path} holds no sound: it is 0 seconds long.",
-                "Record or fetch the file again.",
+                f"{self._path} contains no audio: it is 0 seconds long.",
+                "Record or download the file again.",
                 {"path": self._path},
             )
         return WhisperdError(
             "audio.corrupt",
-            f"{self._path} has an audio stream, but nothing in it can be decoded.",
-            "Check that a player plays it; fetch or export the file again.",
+            f"{self._path} has an audio stream, but none of it can be decoded.",
+            "Check that a media player can play it; download or export the file again.",
             {"path": self._path, "skipped": self.skipped},
         )
 
@@ -333,7 +333,7 @@ def _chosen_stream(path: str, container: Any, track: int | None) -> Any:
     tracks = container.streams.audio
     if not tracks:
         raise WhisperdError(
-            "audio.no_audio_stream", f"{path} has no audio in it.", "Give a file with sound.", {"path": path}
+            "audio.no_audio_stream", f"{path} contains no audio.", "Choose a file with sound.", {"path": path}
         )
     if track is not None and track > len(tracks):
         raise _unknown_track(path, track, tracks)
@@ -346,8 +346,8 @@ def _chosen_stream(path: str, container: Any, track: int | None) -> Any:
     what = "The audio" if track is None else f"Track {track}"
     raise WhisperdError(
         "audio.unsupported",
-        f"{what} of {path} is encoded or encrypted in a way that cannot be decoded.",
-        "Convert it to WAV, FLAC or MP3 with the program that it comes from.",
+        f"{what} of {path} is encrypted, or encoded in a format that cannot be decoded.",
+        "Convert it to WAV, FLAC or MP3 with the program that created it.",
         {"path": path},
     )
 
@@ -365,7 +365,7 @@ def _unknown_track(path: str, track: int, tracks: Sequence[Any]) -> WhisperdErro
     return WhisperdError(
         "track.unknown",
         f"{path} has no track {track}, but {count}: {listed}{', …' if len(tracks) > len(told) else ''}.",
-        "Name one of them with `--track`, or none: the best is taken then.",
+        "Choose one of them with `--track`, or leave out `--track` to use the best one.",
         {"path": path, "track": track, "count": len(tracks), "tracks": told},
     )
 
@@ -378,8 +378,8 @@ def _tag(stream: Any, name: str) -> str | None:
 def _too_many_channels(path: str, channels: int) -> WhisperdError:
     return WhisperdError(
         "audio.too_many_channels",
-        f"{path} has {channels} channels; at most {MAX_CHANNELS} can be heard by themselves.",
-        "Let them be mixed, with `--channels mix`.",
+        f"{path} has {channels} channels; at most {MAX_CHANNELS} can be transcribed separately.",
+        "Mix them with `--channels mix`.",
         {"path": path, "channels": channels},
     )
 

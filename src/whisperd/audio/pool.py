@@ -17,14 +17,14 @@ import anyio
 from anyio.abc import TaskGroup
 
 from whisperd.audio.messages import DecodeParams
-from whisperd.audio.process import MOST_KILLED, Decoder, Decoding, Listening, was_killed
+from whisperd.audio.process import MAX_KILLED, Decoder, Decoding, Listening, was_killed
 from whisperd.child import python_command
 from whisperd.isolation import isolated_environment
 from whisperd.rpc.errors import WhisperdError
 from whisperd.tasks import RepeatedEvent, open_task_group
 
 __all__ = [
-    "MOST_KILLED",
+    "MAX_KILLED",
     "DecoderOptions",
     "DecoderPool",
     "Decoding",
@@ -125,14 +125,14 @@ class DecoderPool:
         Leaving the block before the end kills the decoder.
         """
         async with self._slots:
-            decoder = await self._obtain(is_patient=is_patient)
+            decoder = await self._acquire(is_patient=is_patient)
             decoding = Decoding(decoder, params, self._options.stall_timeout_s)
             try:
                 self._tasks.start_soon(decoding.ask)
                 yield decoding
             finally:
                 decoding.close()
-                await self._give_back(decoder, is_well=decoding.result is not None)
+                await self._release(decoder, is_well=decoding.result is not None)
 
     @asynccontextmanager
     async def listen(self) -> AsyncIterator[Listening]:
@@ -140,13 +140,13 @@ class DecoderPool:
 
         Leaving the block before the end kills the decoder.
         """
-        decoder = await self._obtain(is_patient=False)
+        decoder = await self._acquire(is_patient=False)
         listening = Listening(decoder, self._options.stall_timeout_s)
         try:
             await listening.begin()
             yield listening
         finally:
-            await self._give_back(decoder, is_well=listening.is_over)
+            await self._release(decoder, is_well=listening.is_over)
 
     async def run(self) -> None:
         """Keep a process ready while that is wanted. Sleeps until something changes."""
@@ -169,7 +169,7 @@ class DecoderPool:
             with anyio.move_on_after(self._lingering_s()):
                 await changed.wait()
 
-    async def _give_back(self, decoder: Decoder, *, is_well: bool) -> None:
+    async def _release(self, decoder: Decoder, *, is_well: bool) -> None:
         """Keep a decoder for the next files, or end it."""
         if is_well and self._keep_warm and not self._is_outdated(decoder):
             self._stand_ready(decoder)
@@ -199,7 +199,7 @@ class DecoderPool:
         try:
             decoder = await self._start()
         except (OSError, WhisperdError) as error:  # the next decode meets it too, and reports it
-            log.warning("no decoder can be kept ready: %s", error)
+            log.warning("cannot keep a decoder ready: %s", error)
             return
         if await self._answers(decoder, "warm_up"):
             if self._idle:  # one that was at work has come back meanwhile
@@ -207,7 +207,7 @@ class DecoderPool:
             else:
                 self._stand_ready(decoder)
 
-    async def _obtain(self, *, is_patient: bool) -> Decoder:
+    async def _acquire(self, *, is_patient: bool) -> Decoder:
         async with self._warming_up:
             pass  # a process that is being made ready is the soonest to be had
         while True:

@@ -19,12 +19,12 @@ from whisperd.rpc.messages import InvalidAnswer
 from whisperd.rpc.peer import PeerClosed
 from whisperd.rpc.served_child import ServedChild, open_served_child
 
-__all__ = ["MOST_KILLED", "Decoder", "Decoding", "Listening", "was_killed"]
+__all__ = ["MAX_KILLED", "Decoder", "Decoding", "Listening", "was_killed"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-MOST_KILLED: Final = 3
+MAX_KILLED: Final = 3
 """Of processes that somebody else ends, each of which got no further than the one before: no more."""
 
 
@@ -75,7 +75,7 @@ class Decoder:
         how = await self.how_it_crashed()
         fix = "The file may be damaged: convert it to WAV, FLAC or MP3, then try again."
         if how in ENDED_BY_OTHERS:
-            fix = "Try again: not the file ended it, but somebody else; perhaps the system, short of memory."
+            fix = "Try again: the file is not at fault. The system may have killed it for lack of memory."
         return WhisperdError(
             "decoder.crashed",
             f"The process that decoded {path} ended unexpectedly ({how}).",
@@ -87,7 +87,7 @@ class Decoder:
         """How a process ended that went away by itself; what is left of it is killed."""
         how = await self.child.ended()
         if self.child.was_killed:
-            how = "it stopped making sense"
+            how = "it sent invalid messages"
         log.warning("a decoder ended unexpectedly (%s); %s", how, self.child.last_words)
         return how
 
@@ -131,8 +131,8 @@ class Decoding:
         except TimeoutError:
             raise WhisperdError(
                 "decoder.stuck",
-                f"Decoding {self._params.path} stands still since {self._stall_timeout_s:.0f} seconds.",
-                "Check that its disk or network folder answers, then try again.",
+                f"Decoding {self._params.path} has made no progress for {self._stall_timeout_s:.0f} seconds.",
+                "Check that the disk or network folder responds, then try again.",
                 {"path": self._params.path},
             ) from None
 
@@ -189,8 +189,8 @@ class Listening:
         except TimeoutError:
             raise WhisperdError(
                 "decoder.stuck",
-                f"The process that listens stands still since {self._stall_timeout_s:.0f} seconds.",
-                "Begin anew; the computer was probably overloaded.",
+                f"The process that listens has not responded for {self._stall_timeout_s:.0f} seconds.",
+                "Start a new live transcription; the computer was probably overloaded.",
             ) from None
 
     async def _crashed(self) -> WhisperdError:
@@ -198,7 +198,7 @@ class Listening:
         return WhisperdError(
             "decoder.crashed",
             f"The process that listened ended unexpectedly ({how}).",
-            "Begin anew; what was said until then is in the job's segments.",
+            "Start a new live transcription; the job's segments have what was said until then.",
             {"status": self._decoder.child.status},
         )
 
@@ -211,7 +211,7 @@ def was_killed(error: WhisperdError) -> bool:
 def _stopped(path: str) -> WhisperdError:
     return WhisperdError(
         "decoder.stopped",
-        f"Decoding {path} was stopped before its end.",
-        "Try again; the daemon was probably being shut down.",
+        f"Decoding {path} was stopped before the end of the file.",
+        "Try again; the daemon was probably shutting down.",
         {"path": path},
     )

@@ -93,7 +93,7 @@ class SpeechDetector:
         """How loud it was of late, where nobody speaks; of 32-bit floats nothing is lost."""
         return _LEVELS.pack(*self._before)
 
-    def go_on(self, position: int, speech_end: int, memory: bytes) -> None:
+    def resume(self, position: int, speech_end: int, memory: bytes) -> None:
         """Be as if it had listened so far, where nobody speaks, and speech had ended there last."""
         self._position, self._last_end = position, speech_end
         self._before.extend(_LEVELS.unpack(memory))

@@ -34,7 +34,7 @@ class Timeline:
         """What it has seen: how far the clock is shifted, and how much silence there is, in seconds."""
         return self._shift_s, self._silence_s
 
-    def recall(self, memory: tuple[float, float]) -> None:
+    def restore(self, memory: tuple[float, float]) -> None:
         """Go on from there."""
         self._shift_s, self._silence_s = memory
 

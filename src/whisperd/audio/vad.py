@@ -81,12 +81,12 @@ class VoiceActivity:
         numbers = np.array([self._loudness, self._silent_frames])
         return b"".join(state.tobytes() for state in (*self._as_it_is, *self._at_low_level, numbers))
 
-    def pass_over(self, samples: Any) -> None:
+    def skip(self, samples: Any) -> None:
         """Take 16-bit samples without listening: they were heard before."""
         last = _as_float(samples[-CONTEXT_SAMPLES:])
         self._context = np.concatenate([self._context, last])[-CONTEXT_SAMPLES:]
 
-    def recall(self, memory: bytes) -> None:
+    def restore(self, memory: bytes) -> None:
         """Be as if it had listened to what was passed over; `memory` is what it had of it then."""
         states = np.frombuffer(memory[:-16], np.float32).reshape((2, 2, *STATE_SHAPE))
         self._as_it_is, self._at_low_level = states

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from whisperd.daemon.leasing import lease_for_job
-from whisperd.jobs.endings import again
 from whisperd.jobs.job import Job
 from whisperd.jobs.journal import JobRecord, job_of
+from whisperd.jobs.lifecycle import retry_hint
 from whisperd.rpc.errors import WhisperdError
 
 if TYPE_CHECKING:
@@ -83,5 +83,5 @@ def _daemon_ended(job: Job) -> WhisperdError:
     return WhisperdError(
         "daemon.ended",
         "The daemon ended while the job was not done.",
-        f"{again(job)}; submit it with --detach if it should outlive the daemon.",
+        f"{retry_hint(job)}; submit it with --detach if it should outlive the daemon.",
     )

@@ -29,11 +29,11 @@ from whisperd.daemon.recipes import recipe_of
 from whisperd.daemon.reporting import status_line
 from whisperd.daemon.resuming import RETIRE_INTERVAL_S, goes_on, last_uses, resume_jobs, retire_jobs
 from whisperd.daemon.uploads import UploadStore
-from whisperd.jobs.endings import again
 from whisperd.jobs.executor import jobs_at_once
 from whisperd.jobs.job import Job
 from whisperd.jobs.journal import JobJournal, JobRecord
 from whisperd.jobs.keeper import JobKeeper
+from whisperd.jobs.lifecycle import retry_hint
 from whisperd.jobs.manager import JobManager
 from whisperd.jobs.options import job_options
 from whisperd.jobs.transcripts import TranscriptStore
@@ -332,5 +332,5 @@ def _client_gone(job: Job) -> WhisperdError:
     return WhisperdError(
         "job.client_gone",
         "The client that asked for the job went away.",
-        f"{again(job)}; submit it with --detach if it should outlive its client.",
+        f"{retry_hint(job)}; submit it with --detach if it should outlive its client.",
     )

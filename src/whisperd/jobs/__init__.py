@@ -1,14 +1,15 @@
-"""Jobs: their life, the window scheduler, stitching.
+"""Jobs: their lifecycle, the window scheduler, and assembly of transcripts.
 
-A job is one transcription of one input. `manager` owns every job, `executor` does them: `run` brings a file
-to its text, `live` what is being spoken (`intake`, `agreement`). Both hand windows to the `dispatcher` of
-their runtime, which computes them in the order of the `scheduler` (`batching`), and what comes back to
-`telling`, which puts it together with `stitch` (`reconcile`, `segments`) and tells of it. The `keeper` keeps
-what is done: jobs and finished windows in the `journal`, texts in `transcripts` (`search`), found again by
-the `recipe` that made them and by what the file was (`identity`); `work` counts what was done. A job is asked
-for with `options` (`languages`), and begins and ends as `endings` has it.
+A job is one transcription of one input. `manager` owns every job and `executor` runs it: `run` transcribes a
+file, `live` transcribes speech as it is spoken (`audio_buffer`, `agreement`). Both submit windows to the
+`dispatcher` of their runtime, which computes them in the order chosen by the `scheduler` (`batching`). The
+results go to a `transcript_builder`, which assembles them with `stitch` (`reconcile`, `segments`) and
+publishes events. The `keeper` saves jobs and finished windows in the `journal` and texts in `transcripts`
+(`search`); a stored transcript is found by the `recipe` that made it and by the content of the file
+(`identity`). `work` counts what was transcribed. `options` (`languages`) describe a job, `lifecycle` holds
+how jobs begin and end, and `history` the jobs that ended.
 
 `scheduler`, `batching`, `stitch`, `reconcile`, `segments`, `agreement`, `script`, `vote`, `languages`,
-`pace`, `ended`, `search` are pure. This room asks the runtimes for a leased engine and the decoder for
+`pace`, `history` and `search` are pure. This room asks the runtimes for a leased engine and the decoder for
 windows; it knows no client.
 """

@@ -112,7 +112,7 @@ class Dispatcher:
         """Whether so much of a class waits that no more has to be decoded for now."""
         return self._scheduler.has_enough(priority)
 
-    async def some_began(self) -> None:
+    async def wait_for_batch(self) -> None:
         """Wait until something that waited may wait no more."""
         await self._begun.wait()
 

@@ -13,17 +13,17 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from whisperd.audio import DecodeParams, DecoderPool, elapsed_within
+from whisperd.jobs.audio_buffer import AudioBuffer
 from whisperd.jobs.dispatcher import Dispatcher
-from whisperd.jobs.endings import begin
-from whisperd.jobs.intake import Intake
 from whisperd.jobs.job import Job
-from whisperd.jobs.keeper import JobKeeper, Progress
+from whisperd.jobs.keeper import JobKeeper, SavedProgress
+from whisperd.jobs.lifecycle import begin
 from whisperd.jobs.live import LiveRun
 from whisperd.jobs.options import check_against_engine
-from whisperd.jobs.run import JobRun, OtherWindows
+from whisperd.jobs.run import JobRun, WindowsChanged
 from whisperd.jobs.scheduler import Priority
 from whisperd.jobs.segments import Transcript
-from whisperd.jobs.telling import events_of
+from whisperd.jobs.transcript_builder import events_of
 from whisperd.rpc.errors import sendable
 from whisperd.rpc.events import Event
 from whisperd.runtimes import Lease, LoadedRuntime
@@ -99,14 +99,14 @@ class JobExecutor:
 
     async def transcribe(self, job: Job, lease: Lease) -> Transcript:
         """Do it, or find it among what is kept. Raises `WhisperdError`."""
-        if job.intake is not None:
-            return await self._transcribe_live(job, job.intake, lease)
+        if job.audio_buffer is not None:
+            return await self._transcribe_live(job, job.audio_buffer, lease)
         began_s = time.monotonic()
         # One that was just submitted was looked at then; what has a hash was looked at when it was read.
         if job.is_resumed or job.stamp is None or job.content_hash is not None:
             await self._keeper.check_input(job)
         if (kept := await self._keeper.find_transcript(job, lease)) is not None:
-            await self._tell(job, kept)
+            await self._publish_cached(job, kept)
             elapsed_s = round(max(time.monotonic() - began_s, 1e-3), 3)
             return msgspec.structs.replace(kept, elapsed=elapsed_s)
         while True:
@@ -124,7 +124,7 @@ class JobExecutor:
                     with lease.use() as runtime:
                         # Else it ended, was edited or the class held while the job waited for its turn.
                         if runtime is loaded and not self.is_held(job):
-                            return await self._do(job, lease, dispatcher, place.close)
+                            return await self._transcribe_file(job, lease, dispatcher, place.close)
             finally:
                 dispatcher.remove_job(job.id)
 
@@ -133,35 +133,35 @@ class JobExecutor:
         dispatcher = self._dispatchers.get(runtime)
         return dispatcher.waiting if dispatcher else 0
 
-    async def _transcribe_live(self, job: Job, intake: Intake, lease: Lease) -> Transcript:
+    async def _transcribe_live(self, job: Job, audio_buffer: AudioBuffer, lease: Lease) -> Transcript:
         while True:
             loaded = await lease.loaded()
             check_against_engine(job.options, loaded.info, lease.model)
             with lease.use() as runtime:
                 if runtime is not None:
                     dispatcher, options = self._dispatcher(runtime), self._engine_options(job)
-                    run = LiveRun(job, intake, dispatcher, options, self._publish)
+                    run = LiveRun(job, audio_buffer, dispatcher, options, self._publish)
                     return await run.transcribe(self._decoders)
 
-    async def _do(
+    async def _transcribe_file(
         self, job: Job, lease: Lease, dispatcher: Dispatcher, on_decoded: Callable[[], None]
     ) -> Transcript:
         """Do what is not finished yet, and write down what is."""
         keeper, options, params = self._keeper, self._engine_options(job), self._decode_params(job)
 
-        async def go_on(progress: Progress) -> Transcript:
+        async def run_from(progress: SavedProgress) -> Transcript:
             run = JobRun(job, dispatcher, options, self._publish, keeper, progress)
             return await run.transcribe(self._decoders, params, on_decoded)
 
         await keeper.check_input(job)  # what was written while it waited is not too late
-        progress = await keeper.progress(job, lease)
+        progress = await keeper.load_progress(job, lease)
         async with open_task_group() as tasks:
             tasks.start_soon(keeper.hash_input, job)
             try:
-                transcript = await go_on(progress)
-            except OtherWindows:
+                transcript = await run_from(progress)
+            except WindowsChanged:
                 keeper.forget_progress(job)
-                transcript = await go_on(Progress(past=progress.past))
+                transcript = await run_from(SavedProgress(past=progress.past))
             tasks.cancel_scope.deadline = anyio.current_time() + HASH_PATIENCE_S
         await keeper.check_complete(job)
         return transcript
@@ -196,7 +196,7 @@ class JobExecutor:
         finally:
             del self._dispatchers[runtime]
 
-    async def _tell(self, job: Job, transcript: Transcript) -> None:
+    async def _publish_cached(self, job: Job, transcript: Transcript) -> None:
         """Tell of a transcript that was kept as if it were made now."""
         job.is_cached = True
         job.duration_s = elapsed_within(job.options.clips, transcript.duration)

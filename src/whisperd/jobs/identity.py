@@ -68,7 +68,7 @@ async def check_path(path: str) -> FileStamp:
         raise WhisperdError(
             "audio.not_readable",
             f"{path} cannot be read: its folder does not answer within {ANSWER_TIMEOUT_S:.0f} seconds.",
-            "Check that its disk or network folder answers, or copy the file to another one.",
+            "Check that the disk or network folder responds, or copy the file to another one.",
             {"path": path},
         ) from error
 
@@ -102,19 +102,19 @@ def input_changed(path: str) -> WhisperdError:
     return WhisperdError(
         "job.input_changed",
         f"{path} has changed since the job was submitted.",
-        "Transcribe it again, for what was finished is of the file as it was.",
+        "Submit it as a new job: the finished parts belong to the earlier content of the file.",
         {"path": path},
     )
 
 
 def input_changed_meanwhile(path: str, *, is_certain: bool = True) -> WhisperdError:
     """What is to be known of a text: not all of it need be of the same recording."""
-    what = "was changed" if is_certain else "was changed, or only given another time,"
+    what = "changed" if is_certain else "(or only its modification time) changed"
     return WhisperdError(
         "job.input_changed",
-        f"{path} {what} while it was transcribed: the text may be of what it was in one part and of what"
-        " it is in another, or lack what was added.",
-        "Transcribe it again once nothing writes to it.",
+        f"{path} {what} while it was being transcribed: the transcript may mix its old and its new content,"
+        " or lack audio that was added.",
+        "Transcribe it again when no program is writing to it.",
         {"path": path},
     )
 
@@ -123,8 +123,8 @@ def _check(path: str) -> FileStamp:
     if "\0" in path:
         raise WhisperdError(
             "audio.not_found",
-            f"There is no file {path!r}: no name holds a NUL character.",
-            "Check the spelling of its name.",
+            f"There is no file {path!r}: a file name cannot contain a NUL character.",
+            "Check the spelling of the name.",
         )
     if not os.path.isabs(path):  # noqa: PTH117 - the daemon has no working folder of yours
         raise WhisperdError(

@@ -10,8 +10,8 @@ import anyio
 import msgspec
 
 from whisperd.clock import now_rfc3339
+from whisperd.jobs.audio_buffer import AudioBuffer
 from whisperd.jobs.identity import FileStamp
-from whisperd.jobs.intake import Intake
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.scheduler import Priority
 from whisperd.jobs.segments import Transcript
@@ -24,7 +24,7 @@ __all__ = [
     "JobStatus",
     "JobView",
     "Source",
-    "of_what_was_sent",
+    "hide_upload_path",
     "unexpected_error",
 ]
 
@@ -39,7 +39,7 @@ class JobInput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     stream: bool = False
 
     @property
-    def is_sent(self) -> bool:
+    def is_from_client(self) -> bool:
         """Whether its client has sent it, so that it is gone with the job."""
         return self.path is None
 
@@ -56,7 +56,7 @@ class Source:
     """What the file is now."""
     content_hash: str | None = None
     """The SHA-256 of the file with this stamp, where somebody has found it out already."""
-    intake: Intake | None = None
+    audio_buffer: AudioBuffer | None = None
     """Of a live job: where its audio comes in."""
 
 
@@ -147,7 +147,7 @@ class Job:
     end: Ticket | None = None
     """Its end, as it is being saved."""
     cancelled_by: WhisperdError | None = None
-    intake: Intake | None = None
+    audio_buffer: AudioBuffer | None = None
     """Of a live job: where its audio comes in."""
     is_suspended: bool = False
     """Whether it ends here only to go on in the next daemon."""
@@ -190,7 +190,7 @@ class Job:
         )
 
 
-def of_what_was_sent(job: Job, error: WhisperdError) -> WhisperdError:
+def hide_upload_path(job: Job, error: WhisperdError) -> WhisperdError:
     """The same error; the file into which an upload was put is nothing that its sender knows."""
     path = sendable(job.path)
     if job.input.upload is None:
@@ -204,6 +204,6 @@ def unexpected_error() -> WhisperdError:
     """What is told of a job that failed for no reason of its own."""
     return WhisperdError(
         "internal.error",
-        "The job failed because of a mistake in whisperd itself.",
-        "Please report it with the lines that `whisperctl daemon logs` shows.",
+        "The job failed because of a bug in whisperd.",
+        "Please report it, with the output of `whisperctl daemon logs`.",
     )

@@ -206,7 +206,7 @@ class JobJournal:
                 try:
                     window = decode_window(data)
                 except (ValueError, TypeError):
-                    log.warning("a window of job %s cannot be read, and is computed again", job)
+                    log.warning("job %s: a saved window cannot be read; computing it again", job)
                 else:
                     found[window.index] = window
             return found
@@ -221,7 +221,7 @@ class JobJournal:
             try:
                 return merge_found([_decode_found(data) for (data,) in rows])
             except (ValueError, TypeError):
-                log.warning("what the decoder of job %s has found cannot be read", job)
+                log.warning("job %s: the saved speech positions cannot be read", job)
                 return ()
 
         return await self.saver.database.run(work)
@@ -247,5 +247,5 @@ def _readable(id_: str, text: str) -> JobRecord | None:
     try:
         return decode_record(text)
     except ValueError as error:
-        log.warning("the job %s in the journal cannot be read: %s", id_, error)
+        log.warning("job %s: its record in the journal cannot be read: %s", id_, error)
         return None

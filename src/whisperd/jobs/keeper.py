@@ -39,7 +39,7 @@ from whisperd.runtimes import Lease
 from whisperd.settings import JobSettings
 from whisperd.store import Ticket, Writing
 
-__all__ = ["JobKeeper", "Progress"]
+__all__ = ["JobKeeper", "SavedProgress"]
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ RecipeOf = Callable[[Job, Lease], Awaitable[Recipe]]
 """What makes the text of a job. Raises `WhisperdError` where that is not known before its model is loaded."""
 
 
-class Progress(NamedTuple):
+class SavedProgress(NamedTuple):
     """What an earlier run of a job has done."""
 
     windows: Mapping[int, FinishedWindow] = MappingProxyType({})
@@ -78,7 +78,7 @@ class JobKeeper:
         self._being_kept: Ticket | None = None
         """What was handed over last that holds a transcript."""
 
-    def taken(self, job: Job, also: Writing | None = None) -> Ticket:
+    def save(self, job: Job, also: Writing | None = None) -> Ticket:
         """A job was taken, or goes on; `also` is done in the same transaction, or neither is."""
         return self._journal.put(job, also)
 
@@ -110,48 +110,50 @@ class JobKeeper:
             key = content_key(job.content_hash, recipe)
             transcript = await self.transcripts.find(key, job.input.path)
         except WhisperdError as error:
-            log.info("job %s: no transcript was looked up: %s", job.id, error.code)
+            log.info("job %s: cannot look up a stored transcript: %s", job.id, error.code)
             return None
         if transcript is None:
             return None
         job.answered_by = key
         return msgspec.structs.replace(transcript, runtime=job.runtime)
 
-    async def progress(self, job: Job, lease: Lease) -> Progress:
+    async def load_progress(self, job: Job, lease: Lease) -> SavedProgress:
         """What is done of a job and can be used on the runtime that is leased, which is loaded."""
         try:
             recipe = (await self._recipe_of(job, lease)).digest
         except WhisperdError as error:
-            log.info("job %s: nothing of it is kept: %s", job.id, error.code)
+            log.info("job %s: its progress will not be saved: %s", job.id, error.code)
             recipe = None
         is_sound = recipe is not None and recipe == job.recipe
         if job.recipe is not None and not is_sound:
             self._journal.drop_progress(job.id)
-        progress = await self._kept_progress(job) if is_sound and job.is_resumed else Progress()
+        progress = await self._read_progress(job) if is_sound and job.is_resumed else SavedProgress()
         finished = len(progress.windows)
         past = Past(job.interruptions, max(0, finished - job.finished_at_begin))
         job.recipe, job.is_at_work, job.finished_at_begin = recipe, True, finished
         self._journal.put(job)
         return progress._replace(past=past)
 
-    async def _kept_progress(self, job: Job) -> Progress:
+    async def _read_progress(self, job: Job) -> SavedProgress:
         try:
-            return Progress(await self._journal.windows(job.id), await self._journal.found(job.id))
+            return SavedProgress(await self._journal.windows(job.id), await self._journal.found(job.id))
         except WhisperdError as error:
-            log.warning("job %s begins anew: %s", job.id, error.code)
-            return Progress()
+            log.warning("job %s restarts from the beginning: %s", job.id, error.code)
+            return SavedProgress()
 
     def forget_progress(self, job: Job) -> None:
         """What was done of a job does not fit its recording."""
-        log.warning("job %s begins anew: its recording is cut otherwise than before", job.id)
+        log.warning(
+            "job %s restarts from the beginning: its recording is cut differently than before", job.id
+        )
         self._journal.drop_progress(job.id)
 
-    def windows_finished(self, job: Job, windows: Sequence[FinishedWindow]) -> None:
+    def save_windows(self, job: Job, windows: Sequence[FinishedWindow]) -> None:
         """Some windows of a job were computed."""
         if self._settings().keep_transcripts and job.recipe is not None:
             self._journal.add_windows(job.id, windows)
 
-    def speech_found(self, job: Job, found: Found) -> None:
+    def save_found(self, job: Job, found: Found) -> None:
         """The decoder of a job is so far."""
         if self._settings().keep_transcripts and job.recipe is not None:
             self._journal.add_found(job.id, found)
@@ -164,7 +166,7 @@ class JobKeeper:
         try:
             hashed = await content_hash(job.path)
         except WhisperdError as error:
-            log.info("job %s: its input was not hashed: %s", job.id, error.code)
+            log.info("job %s: cannot hash its input: %s", job.id, error.code)
             return
         if hashed is not None and hashed[1] == job.stamp:
             job.content_hash = hashed[0]
@@ -192,12 +194,12 @@ class JobKeeper:
             if is_longer and not job.warnings and job.inode in (None, await inode_of(job.path)):
                 _warn_of_change(job)
 
-    def suspended(self, job: Job) -> Ticket:
+    def save_suspended(self, job: Job) -> Ticket:
         """A job goes on in the next daemon, and nothing went wrong in this one."""
         job.is_at_work = False
         return self._journal.put(job)
 
-    def ended(self, job: Job) -> Ticket:
+    def save_end(self, job: Job) -> Ticket:
         """A job is over."""
         keeps = self._settings().keep_transcripts
         kept = self._kept_transcript(job) if keeps and not job.is_cached else None
@@ -221,12 +223,12 @@ class JobKeeper:
             self._being_kept = ticket
         return ticket
 
-    def begin_anew(self, job: Job, stamp: FileStamp) -> None:
+    def start_over(self, job: Job, stamp: FileStamp) -> None:
         """Nothing that is finished of a job is of use: its file is another one now."""
         job.stamp, job.content_hash, job.recipe = stamp, None, None
         self._journal.drop_progress(job.id)
 
-    def forgotten(self, jobs: Sequence[str]) -> Ticket:
+    def forget(self, jobs: Sequence[str]) -> Ticket:
         """Jobs are not to be remembered any more."""
         return self._journal.forget(jobs)
 
@@ -257,7 +259,7 @@ class JobKeeper:
             if count:
                 await self.erase()
         if count:
-            log.info("%d transcripts are not kept any more", count)
+            log.info("deleted %d stored transcripts", count)
 
     async def _all_kept(self) -> None:
         """Wait until each transcript that was told of can be found: it is told a moment before."""
@@ -281,7 +283,7 @@ class JobKeeper:
 def _warn_of_change(job: Job, *, is_certain: bool = True) -> None:
     warning = input_changed_meanwhile(job.input.path or "The recording", is_certain=is_certain)
     job.warnings = (warning.to_wire(),)
-    log.warning("job %s: its recording was changed while it was transcribed", job.id)
+    log.warning("job %s: its recording changed while it was being transcribed", job.id)
 
 
 async def _is_same(job: Job, stamp: FileStamp) -> bool | None:

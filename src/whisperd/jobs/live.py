@@ -1,6 +1,6 @@
 """A live job's way from what is being spoken to text.
 
-Audio comes in through an `Intake`, a decoder process finds the utterances in it, and the engine hears each
+Audio comes in through an `AudioBuffer`, a decoder finds the utterances in it, and the engine hears each
 as a whole once it is over. That text is final. While an utterance goes on, what there is of it is heard
 now and then, quickly and only where the engine has nothing better to do: a hypothesis that comes late is
 worth nothing, and a final text never waits for more than one of them.
@@ -18,14 +18,14 @@ from anyio.abc import TaskGroup
 
 from whisperd.audio import SAMPLE_RATE, DecoderPool, Utterance, WindowAudio, follow
 from whisperd.jobs.agreement import Agreement
+from whisperd.jobs.audio_buffer import AudioBuffer
 from whisperd.jobs.batching import Parcel
 from whisperd.jobs.dispatcher import Dispatcher
-from whisperd.jobs.endings import begin
-from whisperd.jobs.intake import Intake
 from whisperd.jobs.job import Job
+from whisperd.jobs.lifecycle import begin
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.segments import Transcript, join_texts
-from whisperd.jobs.telling import Telling
+from whisperd.jobs.transcript_builder import TranscriptBuilder
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, TranscriptionPartial
 from whisperd.tasks import RepeatedEvent, open_task_group
@@ -48,7 +48,7 @@ class _Hypothesis:
     def __init__(self, utterance: Utterance) -> None:
         self.utterance = utterance
         self.scope = anyio.CancelScope()
-        self.is_heard = anyio.Event()
+        self.is_done = anyio.Event()
         self.result: WindowResult | None = None
 
     def is_of_all(self, utterance: Utterance) -> bool:
@@ -59,7 +59,7 @@ class _Hypothesis:
 
     async def wait(self) -> WindowResult:
         """The result; it is not given up any more."""
-        await self.is_heard.wait()
+        await self.is_done.wait()
         assert self.result is not None
         return self.result
 
@@ -70,18 +70,18 @@ class LiveRun:
     def __init__(
         self,
         job: Job,
-        intake: Intake,
+        audio_buffer: AudioBuffer,
         dispatcher: Dispatcher,
         options: DecodeOptions,
         publish: Callable[[Event], None],
     ) -> None:
         self._job = job
-        self._intake = intake
+        self._audio_buffer = audio_buffer
         self._dispatcher = dispatcher
         self._options = options
         self._publish = publish
         self._began_s = time.monotonic()
-        self._telling = Telling(job, publish)
+        self._builder = TranscriptBuilder(job, publish)
         self._finals = 0  # utterances that are over
         self._pending: dict[int, float] = {}  # seconds of those that the engine has not answered yet
         self._pending_changed = RepeatedEvent()
@@ -96,12 +96,12 @@ class LiveRun:
             self._options = msgspec.structs.replace(self._options, language=info.languages[0])
 
     async def transcribe(self, decoders: DecoderPool) -> Transcript:
-        """Do it, until the intake is finished. Raises `WhisperdError`."""
+        """Do it, until the audio_buffer is finished. Raises `WhisperdError`."""
         self._dispatcher.add_job(self._job.id, "interactive")
         try:
             async with follow(decoders) as listening, open_task_group() as tasks:
                 self._publish(begin(self._job, self._options.language, None))
-                while pcm := await self._intake.take(FEED_BYTES):
+                while pcm := await self._audio_buffer.take(FEED_BYTES):
                     heard = await listening.feed(pcm, partials=self._may_guess)
                     self._job.done_s = heard.position
                     await self._take(heard.utterances, tasks)
@@ -113,7 +113,7 @@ class LiveRun:
             self._dispatcher.remove_job(self._job.id)
         elapsed_s = max(time.monotonic() - self._began_s, 1e-6)
         duration_s = round(heard.position, 3)
-        return self._telling.finish(self._options.language, duration_s, duration_s, elapsed_s)
+        return self._builder.finish(self._options.language, duration_s, duration_s, elapsed_s)
 
     @property
     def _may_guess(self) -> bool:
@@ -127,7 +127,7 @@ class LiveRun:
 
     @property
     def _is_guessing(self) -> bool:
-        return self._hypothesis is not None and not self._hypothesis.is_heard.is_set()
+        return self._hypothesis is not None and not self._hypothesis.is_done.is_set()
 
     @property
     def _has_room(self) -> bool:
@@ -159,10 +159,10 @@ class LiveRun:
         window = WindowAudio(index=index, start=utterance.start, end=utterance.end, pcm=b"")
         if shown is not None and not result.segments:
             self._publish_partial(shown, "", "")
-        self._telling.add(window, result)
+        self._builder.add(window, result)
         if self._options.language is None and not self._job.options.is_language_free:
-            self._options = msgspec.structs.replace(self._options, language=self._telling.vote.decided)
-        self._job.language = self._options.language or self._telling.vote.leading
+            self._options = msgspec.structs.replace(self._options, language=self._builder.vote.decided)
+        self._job.language = self._options.language or self._builder.vote.leading
         del self._pending[index]
         self._pending_changed.set()
 
@@ -176,7 +176,7 @@ class LiveRun:
             )
         with hypothesis.scope:
             hypothesis.result = await self._dispatch(-self._hypotheses, utterance, options)
-        hypothesis.is_heard.set()
+        hypothesis.is_done.set()
         if hypothesis is not self._hypothesis or hypothesis.result is None:
             return  # its utterance was over before we got to hear of it
         self._agreement.add(join_texts(segment.text for segment in hypothesis.result.segments))
@@ -220,16 +220,16 @@ class LiveRun:
 def check_live_options(options: JobOptions) -> JobOptions:
     """The options of a live job, which is always `interactive`. Raises `live.invalid_option`."""
     for name, value, why in (
-        ("clip", options.clip, "it has no parts yet"),
-        ("channels", options.channels != "mix", "it has one channel"),
-        ("track", options.track, "it has one track"),
-        ("vad", not options.vad, "its utterances end where nobody speaks"),
+        ("clip", options.clip, "its length is not known in advance"),
+        ("channels", options.channels != "mix", "it has only one channel"),
+        ("track", options.track, "it has only one track"),
+        ("vad", not options.vad, "voice activity detection finds the ends of its utterances"),
     ):
         if value:
             raise WhisperdError(
                 "live.invalid_option",
-                f"The option {name} is not for live speech: {why}.",
-                "Leave it out, and out of the profile that is used.",
+                f"Live speech does not support the option {name}: {why}.",
+                "Remove it from the request, or from the profile in use.",
                 {"option": name},
             )
     return msgspec.structs.replace(options, priority="interactive")

@@ -13,13 +13,13 @@ from anyio.abc import TaskGroup
 
 from whisperd.audio import DecoderPool
 from whisperd.clock import rfc3339_ago
-from whisperd.jobs.ended import EndedJobs
-from whisperd.jobs.endings import cancelled_on_request, conclude, stopped, stopping, suspended
 from whisperd.jobs.executor import JobExecutor
+from whisperd.jobs.history import JobHistory
 from whisperd.jobs.identity import FileStamp
-from whisperd.jobs.job import Job, Source, of_what_was_sent, unexpected_error
+from whisperd.jobs.job import Job, Source, hide_upload_path, unexpected_error
 from whisperd.jobs.journal import job_of, record_of
 from whisperd.jobs.keeper import JobKeeper
+from whisperd.jobs.lifecycle import cancelled_on_request, conclude, stopped, stopping, suspended
 from whisperd.jobs.live import check_live_options
 from whisperd.jobs.options import JobOptions, check_against_model
 from whisperd.jobs.pace import Pace
@@ -35,7 +35,7 @@ __all__ = ["JobManager"]
 
 log = logging.getLogger(__name__)
 
-TRANSCRIPTS_AT_HAND = 32
+TRANSCRIPTS_IN_MEMORY = 32
 """Those of the jobs that ended last, which are soon asked for; the others are in the data base."""
 
 LIVE_JOBS_AT_ONCE = 8
@@ -62,8 +62,8 @@ class JobManager:
         self._active_changed = active_changed
         self._keeper = keeper
         self._active: dict[str, Job] = {}
-        self._ended = EndedJobs()
-        self._at_hand: dict[str, Job] = {}
+        self._history = JobHistory()
+        self._in_memory: dict[str, Job] = {}
         """Those of the last jobs whose transcripts are here."""
         self._executor = JobExecutor(tasks, decoders, settings, publish, keeper)
         self._pace = Pace()
@@ -89,7 +89,7 @@ class JobManager:
         if languages is not None:
             check_against_model(options, languages, lease.model)
         self._check_room()
-        if source.intake is not None:
+        if source.audio_buffer is not None:
             options = check_live_options(options)
             self._check_live_room()
         job = Job(
@@ -103,7 +103,7 @@ class JobManager:
             is_detached=is_detached,
             stamp=source.stamp,
             content_hash=source.content_hash,
-            intake=source.intake,
+            audio_buffer=source.audio_buffer,
         )
         self._begin(job, lease, also)
         return job
@@ -127,8 +127,8 @@ class JobManager:
     def restore(self, jobs: Iterable[Job]) -> None:
         """Remember jobs that are over: those of an earlier daemon, and those that could not be forgotten."""
         for job in jobs:
-            self._ended.add(job)
-            self._put_by(job)
+            self._history.add(job)
+            self._keep_in_memory(job)
         self.retire()
 
     def resume(self, job: Job, lease: Lease, also: Writing | None = None) -> None:
@@ -136,7 +136,7 @@ class JobManager:
 
         The lease is the job's from now on, and ends with it; `also` is as in `submit`.
         """
-        self._ended.remove(job.id)
+        self._history.remove(job.id)
         self._forget(job.id)  # its events begin anew
         job.runtime, job.model, job.is_resumed = lease.name, lease.model, True
         self._begin(job, lease, also)
@@ -157,7 +157,7 @@ class JobManager:
         )
         again = job_of(record)
         if stamp != again.stamp:
-            self._keeper.begin_anew(again, stamp)
+            self._keeper.start_over(again, stamp)
         self.resume(again, lease, also)
         return again
 
@@ -182,14 +182,14 @@ class JobManager:
             raise WhisperdError(
                 "job.not_retryable",
                 f"The job {job.id} is {job.status}.",
-                "Only what has failed or was cancelled can be tried again; submit its file as a new job.",
+                "Only failed and cancelled jobs can be retried; submit its file as a new job.",
             )
         self._check_room()
         return job
 
     def get(self, job_id: str) -> Job:
         """The job. Raises `job.unknown`."""
-        if job := self._active.get(job_id) or self._ended.get(job_id):
+        if job := self._active.get(job_id) or self._history.get(job_id):
             return job
         raise WhisperdError(
             "job.unknown",
@@ -199,7 +199,7 @@ class JobManager:
 
     def remembered(self) -> list[Job]:
         """Every job that is remembered, the oldest first."""
-        return sorted([*self._ended, *self._active.values()], key=lambda job: job.created)
+        return sorted([*self._history, *self._active.values()], key=lambda job: job.created)
 
     def active(self) -> list[Job]:
         """Jobs that wait or run, the oldest first."""
@@ -225,7 +225,7 @@ class JobManager:
         One that ends with its client needs no journal.
         """
         if job.is_detached and job.end is not None:
-            self._save_again([job])
+            self._retry_failed_writes([job])
             await job.end.saved()
 
     async def transcript(self, job: Job) -> Transcript | None:
@@ -236,20 +236,20 @@ class JobManager:
 
     def clear(self, keep: int) -> None:
         """Forget the jobs that are over, but for the last `keep` of each status."""
-        if jobs := self._ended.beyond(keep):
+        if jobs := self._history.beyond(keep):
             self.forget(jobs)
 
     def ended_before(self, moment: str | None) -> list[str]:
         """The ids of jobs that were over before a moment (RFC 3339; None: now)."""
-        return self._ended.before(moment)
+        return self._history.before(moment)
 
     def forget(self, jobs: Sequence[str]) -> tuple[list[Job], Ticket]:
         """Forget jobs that are over, and return them; for good once that is saved. Those not over stay."""
-        forgotten = [job for job_id in jobs if (job := self._ended.remove(job_id))]
+        forgotten = [job for job_id in jobs if (job := self._history.remove(job_id))]
         for job in forgotten:
-            self._at_hand.pop(job.id, None)  # a text that is erased is not to stay in memory either
+            self._in_memory.pop(job.id, None)  # a text that is erased is not to stay in memory either
             self._forget(job.id)
-        gone = self._keeper.forgotten([job.id for job in forgotten])
+        gone = self._keeper.forget([job.id for job in forgotten])
         for job in forgotten:
             if job.end is not None and not job.end.is_saved:
                 job.end = gone  # nothing else will save that it is over
@@ -263,7 +263,7 @@ class JobManager:
         settings = self._settings().jobs
         self.forget(self.ended_before(rfc3339_ago(settings.keep_days * 86_400)))
         self.clear(keep=settings.keep_count)
-        self._save_again(self._ended)
+        self._retry_failed_writes(self._history)
 
     async def drain(self, grace_s: float) -> int:
         """Take no more jobs, let the active ones end within `grace_s`, then cancel them.
@@ -273,8 +273,8 @@ class JobManager:
         """
         self._is_stopping = True
         for job in self.active():
-            if job.intake is not None:  # what was said so far is all
-                job.intake.end()
+            if job.audio_buffer is not None:  # what was said so far is all
+                job.audio_buffer.end()
         with anyio.move_on_after(grace_s):
             for job in self.active():
                 if not job.survives:
@@ -284,14 +284,14 @@ class JobManager:
             self._stop(job)
         for job in late:
             await job.over.wait()
-        self._save_again(self._ended)
+        self._retry_failed_writes(self._history)
         return sum(not job.is_suspended for job in late)
 
     def _begin(self, job: Job, lease: Lease, also: Writing | None = None) -> None:
         job.waits_for = lambda: "mains power" if self._executor.is_held(job) else lease.waits_for()
         position = len(self._active)
         self._active[job.id] = job
-        job.taken = self._keeper.taken(job, also)
+        job.taken = self._keeper.save(job, also)
         self._active_changed()
         self._publish(JobQueued(id=job.id, position=position))
         log.info("job %s queued: %s, %s", job.id, job.runtime, job.options.priority)
@@ -303,7 +303,7 @@ class JobManager:
             return
         job.is_suspended = job.survives
         if job.is_suspended:
-            self._keeper.suspended(job)
+            self._keeper.save_suspended(job)
         self.cancel(job, suspended() if job.is_suspended else stopped(job))
 
     def _check_room(self) -> None:
@@ -314,17 +314,17 @@ class JobManager:
             retry_after_s = self._pace.retry_after_s(time.monotonic())
             raise WhisperdError(
                 "job.queue_full",
-                f"{limit:,} jobs are waiting already.",
+                f"{limit:,} jobs are already waiting or running.",
                 f"Try again in {retry_after_s} seconds, or raise limits.max_jobs in the settings.",
                 {"retry_after_s": retry_after_s, "max_jobs": limit},
             )
 
     def _check_live_room(self) -> None:
-        if sum(job.intake is not None for job in self._active.values()) >= LIVE_JOBS_AT_ONCE:
+        if sum(job.audio_buffer is not None for job in self._active.values()) >= LIVE_JOBS_AT_ONCE:
             raise WhisperdError(
                 "live.too_many",
-                f"{LIVE_JOBS_AT_ONCE} live transcriptions are running already.",
-                "Finish or cancel one of them; `whisperctl jobs list` shows them.",
+                f"{LIVE_JOBS_AT_ONCE} live transcriptions are already running.",
+                "Finish or cancel one of them; list them with `whisperctl jobs list`.",
             )
 
     async def _run(self, job: Job, lease: Lease) -> None:
@@ -337,7 +337,7 @@ class JobManager:
             self._stop(job)
             raise
         except WhisperdError as failure:
-            error = of_what_was_sent(job, failure.copy())
+            error = hide_upload_path(job, failure.copy())
         except Exception:
             log.exception("job %s failed unexpectedly", job.id)
             error = unexpected_error()
@@ -346,34 +346,34 @@ class JobManager:
 
     def _end(self, job: Job, error: WhisperdError | None) -> None:
         self._publish(conclude(job, error))
-        if job.intake is not None:
-            job.intake.close()
+        if job.audio_buffer is not None:
+            job.audio_buffer.close()
         del self._active[job.id]
-        self._ended.add(job)
+        self._history.add(job)
         if not (job.is_suspended and job.transcript is None):
-            job.end = self._keeper.ended(job)
-            self._put_by(job)
+            job.end = self._keeper.save_end(job)
+            self._keep_in_memory(job)
         job.over.set()
         job.waits_for = _nothing  # who remembers the job keeps nothing of its runtime
         self._pace.ended(time.monotonic())
         self._active_changed()
         self.clear(keep=self._settings().jobs.keep_count)
 
-    def _put_by(self, job: Job) -> None:
+    def _keep_in_memory(self, job: Job) -> None:
         """Have the transcripts of the last jobs at hand, and leave the others to the data base."""
         if job.transcript is None or not self._settings().jobs.keep_transcripts:
             return
-        self._at_hand[job.id] = job
-        for old in list(self._at_hand.values())[:-TRANSCRIPTS_AT_HAND]:
+        self._in_memory[job.id] = job
+        for old in list(self._in_memory.values())[:-TRANSCRIPTS_IN_MEMORY]:
             if old.end is not None and old.end.is_saved:  # else it is nowhere but here
                 old.transcript = None
-                del self._at_hand[old.id]
+                del self._in_memory[old.id]
 
-    def _save_again(self, jobs: Iterable[Job]) -> None:
+    def _retry_failed_writes(self, jobs: Iterable[Job]) -> None:
         """Save what could not be saved of jobs that are over: the disk may have room by now."""
         for job in jobs:
             if job.end is not None and job.end.has_failed:
-                job.end = self._keeper.ended(job)
+                job.end = self._keeper.save_end(job)
 
 
 def _nothing() -> None:

@@ -105,8 +105,8 @@ def job_options(values: Mapping[str, Any]) -> JobOptions:
     except msgspec.ValidationError as error:
         raise WhisperdError(
             "rpc.invalid_params",
-            f"An option of the job cannot be so: {error}.",
-            "`whisperctl transcribe --help` tells what each option may be.",
+            f"A job option is invalid: {error}.",
+            "See `whisperctl transcribe --help` for the values of each option.",
         ) from error
 
 
@@ -133,7 +133,7 @@ def coded_language(named: str) -> str:
         f"There is no language {named!r}.",
         f"Did you mean {' or '.join(near)}?"
         if near
-        else "Use a code such as en, de or zh, or auto where it changes on the way.",
+        else "Use a code such as en, de or zh, or auto if the language may change within the recording.",
         {"language": named, "near": near},
     )
 
@@ -156,8 +156,8 @@ def check_against_engine(options: JobOptions, info: EngineInfo, model: str) -> N
     if options.wants_words and not info.word_times:
         raise WhisperdError(
             "timestamps.not_in_model",
-            f"With {info.library}, the model {model} does not tell when each word is said.",
-            "Leave out `--timestamps word`, or use another runtime or model; those of OpenAI tell it.",
+            f"With {info.library}, the model {model} does not support word timestamps.",
+            "Leave out `--timestamps word`, or use another runtime or model; OpenAI's models support them.",
         )
 
 
@@ -167,7 +167,7 @@ def _unknown_option(name: str) -> WhisperdError:
     return WhisperdError(
         "rpc.invalid_params",
         f"There is no job option {name[:100]!r}.",
-        f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}.",
+        f"Did you mean {near[0]}?" if near else f"The options are {', '.join(known)}.",
         {"option": name[:100], "near": near},
     )
 
@@ -182,7 +182,7 @@ def _not_in_model(noun: str, what: str, model: str, is_multilingual: bool) -> Wh
     multilingual = sibling if sibling != model and shipped_catalogue().find(sibling) else "base"
     return WhisperdError(
         f"{noun}.not_in_model",
-        f"The model {model} does not know {what}.",
+        f"The model {model} does not support {what}.",
         "Use another model, such as large-v3."
         if is_multilingual
         else f"Use a multilingual model, such as {multilingual}.",

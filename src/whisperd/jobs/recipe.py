@@ -27,7 +27,7 @@ RULES: Final = (
     "whisperd.jobs.run",
     "whisperd.jobs.segments",
     "whisperd.jobs.stitch",
-    "whisperd.jobs.telling",
+    "whisperd.jobs.transcript_builder",
     "whisperd.jobs.vote",
     __name__,
 )

@@ -13,8 +13,8 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from whisperd.audio import (
+    MAX_KILLED,
     MAX_WINDOW_S,
-    MOST_KILLED,
     Decoded,
     DecodeParams,
     DecoderPool,
@@ -28,19 +28,19 @@ from whisperd.audio import (
 )
 from whisperd.jobs.batching import Parcel
 from whisperd.jobs.dispatcher import Dispatcher
-from whisperd.jobs.endings import begin
 from whisperd.jobs.job import Job
 from whisperd.jobs.journal import FinishedWindow
-from whisperd.jobs.keeper import JobKeeper, Progress
+from whisperd.jobs.keeper import JobKeeper, SavedProgress
+from whisperd.jobs.lifecycle import begin
 from whisperd.jobs.segments import Transcript
-from whisperd.jobs.telling import Telling
+from whisperd.jobs.transcript_builder import TranscriptBuilder
 from whisperd.jobs.vote import LanguageVote
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, TranscriptionProgress
 from whisperd.tasks import open_task_group
 from whisperd.worker.protocol import DecodeOptions, EngineWindow, WindowResult
 
-__all__ = ["JobRun", "OtherWindows"]
+__all__ = ["JobRun", "WindowsChanged"]
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ SURE_PROBABILITY = 0.6
 """A window whose own language is less likely than this is heard in that of the whole file."""
 
 
-class OtherWindows(Exception):
+class WindowsChanged(Exception):
     """The recording is cut otherwise than when windows of it were finished: it is another one by now."""
 
 
@@ -71,7 +71,7 @@ class JobRun:
         options: DecodeOptions,
         publish: Callable[[Event], None],
         keeper: JobKeeper,
-        progress: Progress,
+        progress: SavedProgress,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`progress` is that of earlier runs: what they have finished is not computed again."""
@@ -86,7 +86,7 @@ class JobRun:
         self._finished = dict(progress.windows)
         # What the work took before counts as well.
         self._began_s = clock() - max((window.elapsed_s for window in self._finished.values()), default=0.0)
-        self._telling = Telling(job, publish)
+        self._builder = TranscriptBuilder(job, publish)
         self._taken: list[WindowAudio] = []  # what a decoder has sent, without its samples
         self._found: list[Found] = []
         self._samples: list[SpeechSample] = []
@@ -111,7 +111,7 @@ class JobRun:
     ) -> Transcript:
         """Do it; `on_decoded` is told when the next file may be decoded.
 
-        Raises `WhisperdError`, and `OtherWindows` where what was finished is of no use.
+        Raises `WhisperdError`, and `WindowsChanged` where what was finished is of no use.
         """
         done_until_s = _done_until_s(self._finished)
         params = msgspec.structs.replace(params, found=self._progress.found, done_until=done_until_s)
@@ -126,7 +126,7 @@ class JobRun:
                 decoded = await self._decode(decoders, params, tasks)
                 tasks.start_soon(self._keeper.check_unchanged, self._job)
                 if decoded.skipped:
-                    log.warning("job %s: %d damaged packets were passed over", self._job.id, decoded.skipped)
+                    log.warning("job %s: skipped %d damaged packets", self._job.id, decoded.skipped)
                 tasks.start_soon(self._vote)
                 await checkpoint()  # now all that was decoded waits
                 self._dispatcher.complete(self._job.id)
@@ -136,7 +136,7 @@ class JobRun:
             self._dispatcher.remove_job(self._job.id)
         elapsed_s = max(self._clock() - self._began_s, 1e-6)
         total_s = self._total_s(decoded.duration) or 0.0
-        return self._telling.finish(self._options.language, decoded.duration, total_s, elapsed_s)
+        return self._builder.finish(self._options.language, decoded.duration, total_s, elapsed_s)
 
     async def _decode(self, decoders: DecoderPool, params: DecodeParams, tasks: TaskGroup) -> Decoded:
         """Have the file decoded; where somebody else ends the process that does it, another one goes on."""
@@ -146,14 +146,14 @@ class JobRun:
             reached = self._reached
             try:
                 return await self._follow(decoders, asked, tasks)
-            except OtherWindows as error:  # what was told of the first ones cannot be taken back
+            except WindowsChanged as error:  # what was told of the first ones cannot be taken back
                 raise killed or error from None
             except WhisperdError as error:
                 in_vain = 1 if self._reached > reached else in_vain + 1
-                if in_vain == MOST_KILLED or not was_killed(error):
+                if in_vain == MAX_KILLED or not was_killed(error):
                     raise
                 killed = error
-            log.warning("job %s: its decoder was killed, and another one goes on", self._job.id)
+            log.warning("job %s: its decoder was killed; another one continues", self._job.id)
             asked = self._rest_of(params)
 
     @property
@@ -184,7 +184,7 @@ class JobRun:
                         await self._take(event, tasks)
                     case Found():
                         self._found.append(event)
-                        self._keeper.speech_found(self._job, event)
+                        self._keeper.save_found(self._job, event)
                     case _:
                         pass  # progress is told by what the engine has done
             assert decoding.result is not None
@@ -194,7 +194,7 @@ class JobRun:
         """Whether no other decoder has sent it before."""
         if window.index < len(self._taken):
             if not _is_of(self._taken[window.index], window):
-                raise OtherWindows
+                raise WindowsChanged
             return False
         self._taken.append(msgspec.structs.replace(window, pcm=b""))
         return True
@@ -203,7 +203,7 @@ class JobRun:
         """Wait until the engine has begun with all of this file, or would soon have nothing to do."""
         dispatcher, job = self._dispatcher, self._job
         while dispatcher.waiting_s(job.id) and dispatcher.has_enough(job.options.priority):
-            await dispatcher.some_began()
+            await dispatcher.wait_for_batch()
 
     def _opened(self, event: Opened) -> None:
         self._job.duration_s = self._total_s(event.duration)
@@ -219,7 +219,7 @@ class JobRun:
             self._place((window,), [finished.result])
             return
         if not window.pcm:
-            raise OtherWindows
+            raise WindowsChanged
         if self._samples:
             await self._vote_by_samples()
         if self._options.language is None and not self._is_free:
@@ -230,7 +230,7 @@ class JobRun:
         tasks.start_soon(self._compute, [window])
         await checkpoint()  # now it waits
         while self._dispatcher.waiting_s(self._job.id) > HELD_S - MAX_WINDOW_S:
-            await self._dispatcher.some_began()
+            await self._dispatcher.wait_for_batch()
 
     async def _vote_by_samples(self) -> None:
         """Speech from all over the file finds its language; what text it has is not looked at."""
@@ -293,7 +293,7 @@ class JobRun:
     def _keep(self, windows: Sequence[WindowAudio], results: list[WindowResult]) -> None:
         """Have what was computed written down, so that it is not computed again whatever happens."""
         elapsed_s = round(self._clock() - self._began_s, 3)
-        self._keeper.windows_finished(
+        self._keeper.save_windows(
             self._job,
             [
                 FinishedWindow(
@@ -311,9 +311,9 @@ class JobRun:
 
     def _place(self, windows: Sequence[WindowAudio], results: list[WindowResult]) -> None:
         for window, result in zip(windows, results, strict=True):
-            self._telling.add(window, result)
-        self._job.language = self._options.language or self._telling.vote.leading
-        self._job.done_s = elapsed_within(self._clips, self._telling.done_s)
+            self._builder.add(window, result)
+        self._job.language = self._options.language or self._builder.vote.leading
+        self._job.done_s = elapsed_within(self._clips, self._builder.done_s)
         self._publish(self._how_far())
 
     def _total_s(self, duration_s: float | None) -> float | None:

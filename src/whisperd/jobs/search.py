@@ -53,7 +53,7 @@ def parse_query(text: str) -> SearchQuery:
         match term["key"]:
             case None if value in _EMPTY_FILTERS and term["quoted"] is None:
                 raise _invalid(
-                    f"there is nothing behind {value}", "Write what it is to be there, without a space"
+                    f"{value} has no value", "Write the value directly after the colon, without a space"
                 )
             case None:
                 is_prefix = bool(term["star"]) or (term["quoted"] is None and value.endswith("*"))
@@ -66,7 +66,7 @@ def parse_query(text: str) -> SearchQuery:
             case "path":
                 filters["path"] = value + (term["star"] or "")
     if not words:
-        raise _invalid("there is no word in it", "Name a word that was said")
+        raise _invalid("it contains no word", "Add a word that was spoken")
     return SearchQuery(" ".join(words), **filters)
 
 
@@ -91,7 +91,7 @@ def _moment(text: str) -> str:
             return to_rfc3339(datetime.datetime(year, month, day))
         return to_rfc3339(datetime.datetime.fromisoformat(text))
     except ValueError:
-        raise _invalid(f"{text!r} is no date", "Write it as 2026, 2026-03 or 2026-03-01") from None
+        raise _invalid(f"{text!r} is not a date", "Write it as 2026, 2026-03 or 2026-03-01") from None
 
 
 def _language(text: str) -> str:
@@ -102,4 +102,4 @@ def _language(text: str) -> str:
 
 
 def _invalid(reason: str, fix: str) -> WhisperdError:
-    return WhisperdError("search.invalid", f"The search cannot be made: {reason}.", f"{fix}.")
+    return WhisperdError("search.invalid", f"The search query is invalid: {reason}.", f"{fix}.")

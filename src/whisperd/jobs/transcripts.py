@@ -70,7 +70,7 @@ class FoundTranscript(msgspec.Struct, frozen=True, kw_only=True):
     hits: tuple[Hit, ...]
 
 
-class _Told:
+class _SeenHits:
     """What was found so far, to tell what is new."""
 
     def __init__(self) -> None:
@@ -137,12 +137,12 @@ class TranscriptStore:
 
         def work(connection: sqlite3.Connection) -> list[FoundTranscript]:
             found: list[FoundTranscript] = []
-            told, room = _Told(), limit
+            seen, room = _SeenHits(), limit
             for page in count():
                 rows = connection.execute(statement, (_BEGIN, _END, *values, limit, page * limit)).fetchall()
                 for path, created, content, result, marked in rows:
                     transcript = self._read(result)
-                    new = (hit for hit in _hits(transcript, marked) if told.is_new(content, hit))
+                    new = (hit for hit in _hits(transcript, marked) if seen.is_new(content, hit))
                     if hits := tuple(islice(new, room)):
                         room -= len(hits)
                         found.append(_found(path, created, transcript, hits))
@@ -177,7 +177,7 @@ class TranscriptStore:
         try:
             return _decode(data)
         except (ValueError, TypeError) as error:
-            raise damaged(self._database.path, f"a transcript in it cannot be read ({error})") from error
+            raise damaged(self._database.path, f"one of its transcripts cannot be read ({error})") from error
 
 
 def transcript_number(connection: sqlite3.Connection, key: str | None) -> int | None:

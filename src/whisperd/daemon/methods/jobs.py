@@ -16,8 +16,8 @@ from whisperd.clock import rfc3339_ago, to_rfc3339
 from whisperd.daemon.leasing import lease_for_job, lease_for_options
 from whisperd.daemon.methods.uploads import check_owned
 from whisperd.daemon.service import Call
+from whisperd.jobs.audio_buffer import MAX_PUSH_BYTES, AudioBuffer, AudioBufferClosed
 from whisperd.jobs.identity import check_path
-from whisperd.jobs.intake import MAX_PUSH_BYTES, Intake, IntakeClosed
 from whisperd.jobs.job import Job, JobInput, JobStatus, JobView, Source
 from whisperd.jobs.manager import JobManager
 from whisperd.jobs.segments import Transcript
@@ -134,10 +134,10 @@ async def submit(call: Call, params: SubmitParams) -> dict[str, Any]:
 
 async def push(call: Call, params: PushParams) -> dict[str, Any]:
     """Take audio of a live job; answers once there is room for it. `held` are seconds not listened to yet."""
-    job, intake = _live(call, params.id)
+    job, audio_buffer = _live(call, params.id)
     try:
-        await intake.push(params.pcm)
-    except IntakeClosed:
+        await audio_buffer.push(params.pcm)
+    except AudioBufferClosed:
         if job.error is not None:
             raise job.error.copy() from None
         raise WhisperdError(
@@ -145,13 +145,13 @@ async def push(call: Call, params: PushParams) -> dict[str, Any]:
             f"The live job {job.id} was finished and takes no more audio.",
             "Submit another one for what is spoken now.",
         ) from None
-    return {"held": round(intake.held_s, 3)}
+    return {"held": round(audio_buffer.held_s, 3)}
 
 
 async def finish(call: Call, params: JobParams) -> dict[str, Any]:
     """Nothing more is spoken: the job ends with what was pushed."""
-    _, intake = _live(call, params.id)
-    await intake.finish()
+    _, audio_buffer = _live(call, params.id)
+    await audio_buffer.finish()
     return {}
 
 
@@ -227,7 +227,7 @@ async def retry(call: Call, params: JobParams) -> JobView:
     """Do a job again that has failed or was cancelled, from where it was. It outlives its client."""
     service = call.service
     job = service.jobs.to_retry(params.id)
-    if job.input.is_sent:
+    if job.input.is_from_client:
         raise WhisperdError(
             "job.input_gone",
             f"The input of the job {job.id} was sent by its client, and is gone.",
@@ -308,7 +308,7 @@ async def _source(call: Call, params: SubmitParams) -> Source:
     if given.stream:
         if params.detach:
             raise invalid_params("a stream belongs to its connection, and cannot be detached")
-        return Source(JobInput(stream=True), intake=Intake())
+        return Source(JobInput(stream=True), audio_buffer=AudioBuffer())
     if given.upload is not None:
         path, shown = _uploaded(call, given.upload), JobInput(upload=given.upload)
         if params.detach:
@@ -328,10 +328,10 @@ def _uploaded(call: Call, upload: str) -> str:
     return str(path)
 
 
-def _live(call: Call, job_id: str) -> tuple[Job, Intake]:
+def _live(call: Call, job_id: str) -> tuple[Job, AudioBuffer]:
     """A live job of this connection. Raises `job.unknown`, `live.not_live` and `live.not_yours`."""
     job = call.service.jobs.get(job_id)
-    if job.intake is None:
+    if job.audio_buffer is None:
         raise WhisperdError(
             "live.not_live",
             f"The job {job.id} is not a live one.",
@@ -343,7 +343,7 @@ def _live(call: Call, job_id: str) -> tuple[Job, Intake]:
             f"The live job {job.id} belongs to another connection.",
             "Push on the connection that has submitted it.",
         )
-    return job, job.intake
+    return job, job.audio_buffer
 
 
 async def _transcript(call: Call, job: Job) -> Transcript:

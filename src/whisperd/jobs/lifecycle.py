@@ -17,7 +17,7 @@ from whisperd.rpc.events import (
     TranscriptionFailed,
 )
 
-__all__ = ["again", "begin", "cancelled_on_request", "conclude", "stopped", "stopping", "suspended"]
+__all__ = ["begin", "cancelled_on_request", "conclude", "retry_hint", "stopped", "stopping", "suspended"]
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +43,17 @@ def conclude(job: Job, error: WhisperdError | None) -> Event:
 
 def cancelled_on_request(job: Job) -> WhisperdError:
     """Why a job ends that somebody has cancelled."""
-    return WhisperdError("job.cancelled", "The job was cancelled.", f"{again(job)} when it is wanted.")
+    return WhisperdError(
+        "job.cancelled", "The job was cancelled.", f"{retry_hint(job)} if you still need it."
+    )
 
 
-def again(job: Job) -> str:
+def retry_hint(job: Job) -> str:
     """What does a job again that did not come to its end: the beginning of a sentence."""
     return (
-        "Send its recording again" if job.input.is_sent else f"`whisperctl jobs retry {job.id}` does it again"
+        "Send the recording again"
+        if job.input.is_from_client
+        else f"Retry it with `whisperctl jobs retry {job.id}`"
     )
 
 
@@ -57,15 +61,15 @@ def suspended() -> WhisperdError:
     """Why a job ends here that goes on in the next daemon."""
     return WhisperdError(
         "daemon.stopping",
-        "The daemon is stopping, and the job goes on when it is started again.",
-        "Start it again with `whisperctl daemon start`.",
+        "The daemon is stopping; the job resumes when the daemon starts again.",
+        "Start the daemon with `whisperctl daemon start`.",
     )
 
 
 def stopped(job: Job) -> WhisperdError:
     """Why a job ends with its daemon: it is still told of it when the next one runs."""
     return WhisperdError(
-        "daemon.stopping", "The daemon was stopped before the job was done.", f"{again(job)}."
+        "daemon.stopping", "The daemon stopped before the job was finished.", f"{retry_hint(job)}."
     )
 
 
@@ -74,13 +78,13 @@ def stopping() -> WhisperdError:
     return WhisperdError(
         "daemon.stopping",
         "The daemon is stopping.",
-        "Start it again with `whisperctl daemon start` and send the job again.",
+        "Start the daemon again with `whisperctl daemon start`, then submit the job again.",
     )
 
 
 def _completed(job: Job, transcript: Transcript) -> Event:
     job.status, job.elapsed_s = "completed", transcript.elapsed
-    how = " from the transcripts that are kept" if job.is_cached else ""
+    how = " (cached)" if job.is_cached else ""
     total_s = elapsed_within(job.options.clips, transcript.duration)
     log.info("job %s completed: %.1f s of audio in %.2f s%s", job.id, total_s, transcript.elapsed, how)
     speed = total_s / transcript.elapsed if transcript.elapsed else 0.0

@@ -7,10 +7,10 @@ from itertools import islice
 
 from whisperd.jobs.job import Job, JobStatus
 
-__all__ = ["EndedJobs"]
+__all__ = ["JobHistory"]
 
 
-class EndedJobs:
+class JobHistory:
     """Those of each status by themselves: who cancels a thousand jobs loses none that is completed."""
 
     def __init__(self) -> None:

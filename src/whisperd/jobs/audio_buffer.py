@@ -9,7 +9,7 @@ import anyio
 from whisperd.tasks import RepeatedEvent
 from whisperd.worker.protocol import SAMPLE_RATE
 
-__all__ = ["HELD_S", "MAX_PUSH_BYTES", "Intake", "IntakeClosed"]
+__all__ = ["HELD_S", "MAX_PUSH_BYTES", "AudioBuffer", "AudioBufferClosed"]
 
 _BYTES_PER_S: Final = 2 * SAMPLE_RATE
 
@@ -19,11 +19,11 @@ MAX_PUSH_BYTES: Final = 10 * _BYTES_PER_S
 """At most so much in one piece: ten seconds."""
 
 
-class IntakeClosed(Exception):
+class AudioBufferClosed(Exception):
     """No more audio is taken: it was finished, or the job is over."""
 
 
-class Intake:
+class AudioBuffer:
     """Takes 16-bit little-endian mono samples at 16 kHz, in pieces of any size; half a sample is kept.
 
     What is pushed is taken in the order in which it was pushed, however many push at once.
@@ -41,7 +41,7 @@ class Intake:
         return len(self._held) / _BYTES_PER_S
 
     async def push(self, pcm: bytes) -> None:
-        """Take a piece of at most `MAX_PUSH_BYTES`; waits while there is no room. Raises `IntakeClosed`."""
+        """Take a piece of at most `MAX_PUSH_BYTES`; waits for room. Raises `AudioBufferClosed`."""
         async with self._pushing:
             self._check_open()
             await self._changed.wait_for(lambda: len(self._held) + len(pcm) <= HELD_S * _BYTES_PER_S)
@@ -75,4 +75,4 @@ class Intake:
 
     def _check_open(self) -> None:
         if self._is_over:
-            raise IntakeClosed
+            raise AudioBufferClosed

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisperd.jobs.intake import HELD_S, MAX_PUSH_BYTES, Intake, IntakeClosed
+from whisperd.jobs.audio_buffer import HELD_S, MAX_PUSH_BYTES, AudioBuffer, AudioBufferClosed
 from whisperd.tasks import open_task_group
 from whisperd.worker.protocol import SAMPLE_RATE
 
@@ -21,11 +21,11 @@ HELD_BYTES = int(HELD_S * 2 * SAMPLE_RATE)
 @given(st.lists(st.binary(max_size=7)), st.integers(2, 9))
 def test_what_was_pushed_comes_out_in_whole_samples(pieces: Sequence[bytes], most: int) -> None:
     async def scenario() -> list[bytes]:
-        intake, taken = Intake(), []
+        audio_buffer, taken = AudioBuffer(), []
         for piece in pieces:
-            await intake.push(piece)
-        await intake.finish()
-        while pcm := await intake.take(most):
+            await audio_buffer.push(piece)
+        await audio_buffer.finish()
+        while pcm := await audio_buffer.take(most):
             taken.append(pcm)
         return taken
 
@@ -36,58 +36,58 @@ def test_what_was_pushed_comes_out_in_whole_samples(pieces: Sequence[bytes], mos
 
 
 async def test_half_a_sample_waits_for_its_other_half() -> None:
-    intake = Intake()
+    audio_buffer = AudioBuffer()
     async with open_task_group() as tasks:
         taken: list[bytes] = []
 
         async def take() -> None:
-            taken.append(await intake.take(100))
+            taken.append(await audio_buffer.take(100))
 
-        await intake.push(b"\x01")
+        await audio_buffer.push(b"\x01")
         tasks.start_soon(take)
         await anyio.wait_all_tasks_blocked()
         assert taken == []
-        await intake.push(b"\x02\x03")
+        await audio_buffer.push(b"\x02\x03")
     assert taken == [b"\x01\x02"]
-    await intake.push(b"\x04")
-    assert await intake.take(100) == b"\x03\x04"
+    await audio_buffer.push(b"\x04")
+    assert await audio_buffer.take(100) == b"\x03\x04"
 
 
 async def test_who_pushes_too_much_waits_and_keeps_its_place() -> None:
-    intake = Intake()
+    audio_buffer = AudioBuffer()
     for _ in range(HELD_BYTES // MAX_PUSH_BYTES):
-        await intake.push(bytes(MAX_PUSH_BYTES))
+        await audio_buffer.push(bytes(MAX_PUSH_BYTES))
     async with open_task_group() as tasks:
         for mark in (b"\1\1", b"\2\2", b"\3\3"):
-            tasks.start_soon(intake.push, mark)
-        tasks.start_soon(intake.finish)
+            tasks.start_soon(audio_buffer.push, mark)
+        tasks.start_soon(audio_buffer.finish)
         await anyio.wait_all_tasks_blocked()
-        assert intake.held_s == HELD_S
-        assert await intake.take(HELD_BYTES) == bytes(HELD_BYTES)
-    assert await intake.take(100) == b"\1\1\2\2\3\3"
-    assert await intake.take(100) == b""
+        assert audio_buffer.held_s == HELD_S
+        assert await audio_buffer.take(HELD_BYTES) == bytes(HELD_BYTES)
+    assert await audio_buffer.take(100) == b"\1\1\2\2\3\3"
+    assert await audio_buffer.take(100) == b""
 
 
 @pytest.mark.parametrize("end", ["close", "end"])
 async def test_who_waits_to_push_learns_of_the_end(end: str) -> None:
-    intake, refused = Intake(), 0
+    audio_buffer, refused = AudioBuffer(), 0
 
     async def push() -> None:
         nonlocal refused
-        with pytest.raises(IntakeClosed):
-            await intake.push(b"\1\1")
+        with pytest.raises(AudioBufferClosed):
+            await audio_buffer.push(b"\1\1")
         refused += 1
 
     for _ in range(HELD_BYTES // MAX_PUSH_BYTES):
-        await intake.push(bytes(MAX_PUSH_BYTES))
+        await audio_buffer.push(bytes(MAX_PUSH_BYTES))
     async with open_task_group() as tasks:
         tasks.start_soon(push)
         tasks.start_soon(push)
         await anyio.wait_all_tasks_blocked()
-        getattr(intake, end)()
+        getattr(audio_buffer, end)()
         if end == "end":
-            assert await intake.take(HELD_BYTES) == bytes(HELD_BYTES)
+            assert await audio_buffer.take(HELD_BYTES) == bytes(HELD_BYTES)
     assert refused == 2
-    assert await intake.take(100) == b""
-    with pytest.raises(IntakeClosed):
-        await intake.push(b"")
+    assert await audio_buffer.take(100) == b""
+    with pytest.raises(AudioBufferClosed):
+        await audio_buffer.push(b"")

@@ -12,10 +12,10 @@ from whisperd.jobs.vote import LanguageVote
 from whisperd.rpc.events import Event, SpokenWord, TranscriptionSegment, TranscriptionWord
 from whisperd.worker.protocol import WindowResult
 
-__all__ = ["Telling", "events_of"]
+__all__ = ["TranscriptBuilder", "events_of"]
 
 
-class Telling:
+class TranscriptBuilder:
     """Takes what was heard in the windows of a job, in any order."""
 
     def __init__(self, job: Job, publish: Callable[[Event], None]) -> None:
