@@ -1,12 +1,12 @@
-"""Renews what docs/runtimes.md has from the program itself.
+"""Update the generated parts of docs/runtimes.md.
 
     python scripts/runtimes_page.py             # the table of transitions (`make docs`)
-    python scripts/runtimes_page.py --outputs   # what the commands print as well: it runs every one of them
+    python scripts/runtimes_page.py --outputs   # also the output of the commands, by running each of them
     python scripts/runtimes_page.py --check     # fail if the table is not current
 
-The commands of the page are those in its `console` blocks. They are run in order from the root of the
-repository, against a daemon of their own with the models `tiny.en` and `base`, which are downloaded into
-the cache of the tests. `tests/test_runtimes_page.py` does the same, and compares.
+The page's `console` blocks contain its commands. They run in order from the root of the repository, against
+a separate daemon with the models `tiny.en` and `base`, which are downloaded into the test cache.
+`tests/test_runtimes_page.py` runs them too, and compares the output.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ TABLE = re.compile(r"(?<=<!-- transitions -->\n).*?(?=<!-- end of transitions --
 BLOCK = re.compile(r"(?<=```console\n).*?(?=```)", re.DOTALL)
 MODELS = ("tiny.en", "base")
 FIRST = "base"
-"""The model of the runtime that there is at first: elsewhere it is one that suits the computer."""
+"""The model of the initial default; on a user's computer, one that suits it."""
 
-# What two runs differ in. Spaces count as one: columns are as wide as what is in them.
+# Differences between two runs. Runs of spaces count as one: column widths depend on the content.
 DIFFERENT = (
     (r"\b[0-9a-f]{8}(?:[0-9a-f]{2})?\b", "ID"),
     (r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "TIME"),
@@ -49,14 +49,14 @@ DIFFERENT = (
 
 EVENTS: tuple[tuple[Event, str], ...] = (
     *((action, f"`{action}`") for action in ACTIONS),
-    ("prepared", "all is there"),
+    ("prepared", "everything is present"),
     ("ready", "the model is loaded"),
-    ("fallback", "its variant fails, and there is a next best"),
-    ("failed", "it goes wrong"),
+    ("fallback", "its variant fails, and there is another one"),
+    ("failed", "it fails"),
     ("idle", "unused for its keep-alive"),
-    ("evict", "its memory is needed"),
+    ("evict", "another runtime needs its memory"),
     ("relieve", "the computer is short of memory"),
-    ("release", "the last who waited goes"),
+    ("release", "the last waiting client leaves"),
 )
 WAITED_FOR = ("prepared", "ready", "fallback", "release")
 
@@ -65,7 +65,7 @@ WAITED_FOR = ("prepared", "ready", "fallback", "release")
 
 
 def transitions() -> str:
-    """Each event in each status, of an enabled runtime that is not the default; where it ends."""
+    """Return the table of events and statuses for an enabled runtime that is not the default."""
     lines = [
         "| | " + " | ".join(STATUSES) + " |",
         "| --- |" + " --- |" * len(STATUSES),
@@ -84,7 +84,7 @@ def _becomes(status: str, event: Event) -> str:
     except Refused:
         return ""
     if event == "delete":
-        return "gone"
+        return "deleted"
     begins = effect == "start"
     if effect == "stop":
         after, effect = step(after, "ended")
@@ -97,14 +97,14 @@ def _becomes(status: str, event: Event) -> str:
 
 @dataclass
 class Command:
-    """A command of the page, and what the page says that it prints."""
+    """A command of the page and its output there."""
 
     line: str
     output: str
 
 
 def blocks(page: str) -> list[list[Command]]:
-    """The commands of each block, in their order."""
+    """Return the commands of each block, in order."""
     return [list(_commands(match[0])) for match in BLOCK.finditer(page)]
 
 
@@ -115,11 +115,11 @@ def _commands(block: str) -> Iterator[Command]:
 
 
 def run(line: str, daemon: RunningDaemon) -> str:
-    """What a command prints, on its outputs and on its errors, as in a terminal."""
+    """Run a command and return its standard output and error, mixed as in a terminal."""
     words = shlex.split(line)
     variables = dict(word.split("=", 1) for word in words[: _count_variables(words)])
     program, *arguments = words[len(variables) :]
-    assert program == "whisperctl", f"the page runs nothing but whisperctl: {line}"
+    assert program == "whisperctl", f"the page may run only whisperctl: {line}"
     done = subprocess.run(
         [sys.executable, "-P", "-m", "whisperd.cli.main", *arguments],
         env={**daemon.env, **variables},
@@ -137,14 +137,14 @@ def _count_variables(words: Sequence[str]) -> int:
 
 
 def normal(output: str) -> str:
-    """An output without what two runs differ in."""
+    """Replace the parts of an output in which two runs differ."""
     for pattern, name in DIFFERENT:
         output = re.sub(pattern, name, output, flags=re.MULTILINE)
     return output
 
 
 def begin(folder: Path) -> RunningDaemon:
-    """The daemon that the page has: the models are there, and one runtime with `base`."""
+    """Start the daemon that the page assumes: both models present, one runtime with `base`."""
     sys.path.append(str(ROOT / "tests"))
     from whisperd_testing import RunningDaemon
 
@@ -156,10 +156,10 @@ def begin(folder: Path) -> RunningDaemon:
             assert done.status == 0, done
         with daemon.connect() as client:
             (first,) = client.runtimes.list()
-            for model in (*MODELS, FIRST):  # what is made of a model is there, too
+            for model in (*MODELS, FIRST):  # converted weights are then present, too
                 client.runtimes.edit(first["id"], name=FIRST, model=model)
                 client.runtimes.prepare(first["id"])
-        # A default that is edited is loaded, which is not what a user begins with.
+        # Editing the default has loaded it; on the page it begins unloaded.
         daemon.ctl("daemon", "stop")
         daemon.wait()
         daemon.start()
@@ -170,7 +170,7 @@ def begin(folder: Path) -> RunningDaemon:
 
 
 def with_outputs(page: str) -> str:
-    """The page with what its commands print now."""
+    """Return the page with the current output of its commands."""
     with TemporaryDirectory() as folder:
         daemon = begin(Path(folder))
         try:
@@ -184,11 +184,11 @@ def _run_block(block: str, daemon: RunningDaemon) -> str:
 
 
 def main() -> None:
-    """Renew the page, or check it."""
+    """Update the page, or check it."""
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("--outputs", action="store_true", help="run the commands and keep what they print")
+    options.add_argument("--outputs", action="store_true", help="run the commands and store their output")
     options.add_argument("--check", action="store_true", help="fail if the table is not current")
     chosen = options.parse_args()
     old = PAGE.read_text(encoding="utf-8")
