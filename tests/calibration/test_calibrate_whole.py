@@ -101,7 +101,7 @@ def test_what_is_broken_is_struck_out_and_the_fastest_that_works_is_used(many: M
     shown = daemon.ctl("calibrate", model, "--show").out
     assert "runs fastest as many-sound" in shown
     assert (
-        "many-crashing is struck out:\n  The engine of many-crashing ended unexpectedly (signal SIGSEGV)."
+        "many-crashing is struck out:\n  The engine of many-crashing exited unexpectedly (signal SIGSEGV)."
         in shown
     )
     assert "many-mad is struck out:\n  It got" in shown

@@ -109,7 +109,7 @@ def test_what_a_failure_tells_of_other_variants(
 def test_what_is_said() -> None:
     assert note_on(CPU, ()) is None
     assert note_on(CPU, [failed(CUDA12), failed(CUDA11, "library.missing")]) == (
-        "It runs as x-cpu, the next best. x-cuda12 failed: It broke with cuda.not_available. "
+        "Running as x-cpu, the next best variant. x-cuda12 failed: It broke with cuda.not_available. "
         "x-cuda11 failed: It broke with library.missing. Mend cuda.not_available."
     )
     assert first_failure([failed(CUDA12)]).data == {}

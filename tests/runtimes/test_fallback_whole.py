@@ -97,7 +97,7 @@ def test_a_gpu_that_is_reported_and_fails(
         transcribe(client, sound, "mine")
         shown = show(client)
         assert (shown["status"], shown["variant"], shown["error"]) == ("loaded", "toy-cpu", None)
-        assert shown["note"].startswith("It runs as toy-cpu, the next best. toy-cuda12 failed: ")
+        assert shown["note"].startswith("Running as toy-cpu, the next best variant. toy-cuda12 failed: ")
         assert "nvidia-smi" in shown["note"], "and what to do about it"
         assert statuses(shown) == ["downloading", "loading", "downloading", "loading", "loaded"]
         assert "toy-cuda12 failed" in shown["history"][2]["detail"]

@@ -52,8 +52,8 @@ def test_of_several_the_newest() -> None:
 def test_what_a_person_is_told() -> None:
     error = not_enough_memory("my own", 3_200_000_000, 900_000_000, "base", batch_size=4, replicas=2)
     assert error.code == "memory.not_enough"
-    assert error.message == "The runtime my own needs about 3.20 GB of memory, and 900 MB are free."
-    assert error.fix.startswith("Take base, the largest model that fits,")
+    assert error.message == "The runtime my own needs about 3.20 GB of memory, but only 900 MB is free."
+    assert error.fix.startswith("Use base, the largest model that fits,")
     assert "`whisperctl runtimes edit 'my own' --model base`" in error.fix
     assert "--batch-size 1" in error.fix and "--workers 1" in error.fix and "unload" in error.fix
     assert error.data == {"needed": 3_200_000_000, "free": 900_000_000, "largest": "base"}
@@ -65,8 +65,8 @@ def test_what_is_not_saved_is_not_to_be_changed() -> None:
             "large-v3", 9, 1, "base", is_on_gpu=is_on_gpu, batch_size=4, replicas=2, is_saved=False
         )
         assert error.fix == (
-            "Take base, the largest model that fits, with `--model base`, unload other runtimes, or end "
-            "programs that need much memory."
+            "Use base, the largest model that fits, with `--model base`, unload other runtimes, or close "
+            "programs that use much memory."
         )
 
 

@@ -197,7 +197,7 @@ def test_names_that_are_refused(name: str) -> None:
         ("compute_type", "int4", "int8, int8_float16"),
         ("device_index", (-1,), "from 0"),
         ("device_index", (1, 0, 1), "once"),
-        ("cpu_threads", -1, "from 0 to 1024, where 0 has it chosen"),
+        ("cpu_threads", -1, "from 0 to 1024; 0 chooses it automatically"),
         ("cpu_threads", 1025, "from 0 to 1024"),
         ("workers", -1, "from 0 to 64"),
         ("workers", 65, "from 0 to 64"),

@@ -202,7 +202,7 @@ async def test_what_those_that_are_there_may_still_take_is_not_free(tmp_path: Pa
     house = make_house(tmp_path, 1000 * MB)
     house.tenants = [runtime("loading", {None: 800 * MB})]
     house.busy = {"loading"}
-    with pytest.raises(WhisperdError, match=r"200 MB are free"):
+    with pytest.raises(WhisperdError, match=r"200 MB is free"):
         await house.admit(runtime("new"), 500 * MB)
 
 

@@ -418,7 +418,7 @@ async def test_files_of_a_model_in_use_are_kept(open_house: OpenHouse, puppets: 
         with pytest.raises(WhisperdError) as raised:
             house.manager.check_unused("toy")
         assert raised.value.code == "model.in_use" and "my own" in raised.value.message
-        assert raised.value.fix == "Unload it first: `whisperctl runtimes unload 'my own'`."
+        assert raised.value.fix == "Unload the runtime first: `whisperctl runtimes unload 'my own'`."
         with house.manager.lease(runtime) as lease, lease.use():
             await house.edit(runtime, model="another")
             with pytest.raises(WhisperdError):

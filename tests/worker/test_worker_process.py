@@ -188,8 +188,8 @@ async def test_a_load_that_hangs_is_given_up(toy: Callable[..., str]) -> None:
             "tiny.en",
             "`whisperctl models verify tiny.en` and, if it is damaged, `whisperctl models pull tiny.en`",
         ),
-        (None, "is whole, or fetch or copy the model once more"),
-        (str(Path("mine").absolute()), "mine is whole, or fetch or copy the model once more"),
+        (None, "is complete, or download or copy the model again"),
+        (str(Path("mine").absolute()), "mine is complete, or download or copy the model again"),
     ],
 )
 async def test_what_to_do_about_a_model_can_be_typed(

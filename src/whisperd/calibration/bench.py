@@ -150,13 +150,13 @@ def _passes(elapsed_s: Sequence[float]) -> int:
 
 def _too_slow(setting: Setting, limit_s: float, *, has_answered: bool) -> Trial:
     if has_answered:
-        reason = f"It was given up after {limit_s:.1f} s, since others need far less."
+        reason = f"It was stopped after {limit_s:.1f} s, because other settings are far faster."
     else:
-        reason = f"It gave no answer within {limit_s:.1f} s."
+        reason = f"It did not answer within {limit_s:.1f} s."
     problem = WhisperdError(
         "calibration.slower" if has_answered else "calibration.stuck",
         reason,
-        "Calibrate again if the computer was busy: `whisperctl calibrate`.",
+        "If the computer was busy, calibrate again: `whisperctl calibrate`.",
     )
     outcome: Outcome = "slower" if has_answered else "stuck"
     return Trial(setting=setting, outcome=outcome, speeds=(), problem=problem.to_wire())

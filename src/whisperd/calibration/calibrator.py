@@ -113,7 +113,7 @@ class Calibrator:
             if unless_known and (known := await self.current(model)):
                 return known
             search = _Search(model, self._around, self._idle, quiet_s)
-            log.info("calibrating %s: variants are tried, each in a worker of its own", model)
+            log.info("calibrating %s: trying variants, each in its own worker", model)
             self.running = model
             try:
                 found = await search.run()
@@ -393,14 +393,14 @@ def _nothing_works(model: str, found: Calibration) -> WhisperdError:
     if found.candidates and not found.trials:
         return WhisperdError(
             "calibration.nothing_works",
-            f"With {model} no engine was done with the shipped speech in {MOST_BUDGET_S / 60:.0f} minutes.",
-            "Take a smaller model: `whisperctl models available` says which suit this computer.",
+            f"With {model}, no engine finished the sample speech within {MOST_BUDGET_S / 60:.0f} minutes.",
+            "Use a smaller model: `whisperctl models available` shows which ones suit this computer.",
             {"model": model, "reasons": reasons},
         )
     said = " ".join(f"{variant}: {reason}" for variant, reason in reasons.items())
     return WhisperdError(
         "calibration.nothing_works",
-        f"No engine gives a text of the shipped speech with {model}. {said}".strip(),
+        f"With {model}, no engine can transcribe the sample speech. {said}".strip(),
         "Run `whisperctl natives list`, and `whisperctl hardware` to see what each engine needs.",
         {"model": model, "reasons": reasons},
     )

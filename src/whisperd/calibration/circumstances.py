@@ -44,15 +44,15 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
             if old != new:
                 yield f"{name} is {new or 'unknown'} and was {old or 'unknown'}"
         if before.gpus != self.gpus:
-            yield "the GPUs are not the same"
+            yield "the GPUs have changed"
         for name in sorted({*before.versions, *self.versions}):
             old, new = before.versions.get(name), self.versions.get(name)
             if old != new:
-                yield f"{name} is {new or 'not here'} and was {old or 'not here'}"
+                yield f"{name} is {new or 'not installed'} and was {old or 'not installed'}"
         for name in sorted({*before.variants, *self.variants}):
             if name not in before.variants:
                 yield f"{name} is new"
             elif name not in self.variants:
-                yield f"{name} is gone"
+                yield f"{name} has been removed"
             elif before.variants[name] != self.variants[name]:
-                yield f"the libraries of {name} are not the same"
+                yield f"the libraries of {name} have changed"

@@ -1,14 +1,15 @@
-"""Runtimes: saved presets of model, device, precision and batching, with their whole life.
+"""Runtimes: saved presets of model, device, precision and batching, and their lifecycle.
 
-`RuntimeManager` is the one owner of what is saved and of what is loaded; everybody else asks it and
-gets a lease. What may follow what is decided by `life`, a pure state machine.
+`RuntimeManager` alone owns the saved presets and the loaded models; all other code asks it for a lease.
+`life`, a pure state machine, decides which status may follow which.
 
-A `host` keeps a runtime while it is there: the `provisioner` chooses among what its `preset` asks for, what
-`computer` can do and `fallback` does not rule out, and has `prepare` get it, `room` finds the memory
-(`memory`), and `loaded` keeps its worker. What people set of it goes through `editing` into `presets`;
-`advice` says beforehand what will not fit, `history` what became of it. Profiles, each a runtime and options
-of jobs under a name, are kept by `profile_manager` in `profiles`. All that the room asks of the rest of the
-daemon is in `surroundings`, but for what was measured (`provisioner.Measured`).
+While a runtime is downloading, loading or loaded, it has a `host`. The `provisioner` chooses a variant that
+the `preset` allows, the `computer` supports and `fallback` does not rule out, and has `prepare` install it;
+`room` finds the memory (`memory`); `loaded` keeps the worker running. Edits by users pass through `editing`
+into `presets`; `advice` warns of models that will not fit; `history` records status changes. Profiles, each
+a runtime and job options under a name, are managed by `profile_manager` and stored by `profiles`.
+`surroundings` holds everything that this package needs from the rest of the daemon, except measurements
+(`provisioner.Measured`).
 
 `life`, `preset`, `memory` and `file_models` are pure.
 """

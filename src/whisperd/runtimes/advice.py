@@ -1,4 +1,4 @@
-"""What is said of a choice: what suits, and what will not fit, before anything is downloaded for it."""
+"""Advice on models: which one suits this computer, and which will not fit, before anything is downloaded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["Advisor"]
 
 
 class Advisor:
-    """Knows the catalogue, this computer, and how fast models were found to be on it."""
+    """Advises on models from the catalogue, this computer's hardware and the speeds measured on it."""
 
     def __init__(
         self,
@@ -40,20 +40,20 @@ class Advisor:
         measured: Callable[[], Awaitable[Mapping[str, float]]],
         memory: Callable[[], Memory] = read_memory,
     ) -> None:
-        """`measured` gives the speeds of those models that were measured, in times real time."""
+        """`measured` returns the speeds of the models measured so far, in multiples of real time."""
         self._models = models
         self._computer = computer
         self._measured = measured
         self._memory = memory
 
     async def recommend(self, language: str | None = None) -> tuple[Recommendation, ...]:
-        """Every model of the catalogue that knows a language, the best choice for this computer first."""
+        """Return all catalogue models that support a language, the best choice for this computer first."""
         gpu_total = _largest(await self._computer.usable_gpus())
         known, total = self._models.catalogue.models, self._memory().total
         return recommend(known, total, gpu_total, language=language, measured=await self._measured())
 
     async def suitable(self) -> str:
-        """The best choice."""
+        """Return the name of the best model for this computer."""
         gpu_total = _largest(await self._computer.usable_gpus())
         known, total = self._models.catalogue.models, self._memory().total
         speed_of = speeds_from(await self._measured(), known)
@@ -67,10 +67,10 @@ class Advisor:
         device_index: Sequence[int] = (),
         compute_type: str = "auto",
     ) -> list[WhisperdError]:
-        """What speaks against downloading a model for this computer: `model.too_large`.
+        """Return the reasons not to download a model for this computer: `model.too_large`.
 
-        Nothing is said of one that is there already, or of which nothing is known. `data.download` is how
-        many bytes it has; `data.loadable` is false where it would be refused when it is loaded.
+        There are none for a model that is installed already or not in the catalogue. `data.download` is its
+        size in bytes; `data.loadable` is false if loading it would be refused.
         """
         model = self._models.catalogue.find(name)
         if model is None or (await self._models.describe(name)).installed:
@@ -78,7 +78,7 @@ class Advisor:
         return await self._warnings(model, model.size_bytes, device, device_index, compute_type)
 
     async def warnings_of_imported(self, model: InstalledModel) -> list[WhisperdError]:
-        """What speaks against using a model that was imported, which nothing has to be downloaded for."""
+        """Return the reasons not to use an imported model, which needs no download."""
         size = await self._models.size(model.name, Path(model.path))
         device = "cpu" if model.facts else "auto"
         return await self._warnings(_Imported(model, size), 0, device, (), "auto")
@@ -97,7 +97,7 @@ class Advisor:
         warning = too_large(model, total, gpu_total, known, compute_type=compute_type)
         if warning is None:
             return []
-        if gpu_total and device == "auto":  # it falls back to the processor
+        if gpu_total and device == "auto":  # it falls back to the CPU
             elsewhere = too_large(model, total, 0, known, compute_type=compute_type)
         else:
             elsewhere = warning
@@ -108,10 +108,10 @@ class Advisor:
     async def never_fitting(
         self, preset: RuntimePreset, ranked: Sequence[tuple[Backend, Variant]]
     ) -> list[FailedVariant]:
-        """The variants that can never load a model which is not here, so that it is not downloaded in vain.
+        """Return the variants that can never load a model not yet installed, to avoid a useless download.
 
-        The errors are `memory.not_enough` and `memory.gpu_not_enough`. Memory that others have now is no
-        reason: it may be free once the model is here. Raises like `fitting_variants`.
+        The errors are `memory.not_enough` and `memory.gpu_not_enough`. Memory that is merely in use does not
+        count: it may be free once the model is downloaded. Raises like `fitting_variants`.
         """
         found = []
         for _, variant in fitting_variants(preset, ranked):
@@ -133,7 +133,7 @@ class Advisor:
 
 @dataclass(frozen=True)
 class _Imported:
-    """How much memory a model needs that the catalogue need not know: see `SizedModel`."""
+    """The memory needs of a model that may not be in the catalogue: see `SizedModel`."""
 
     model: InstalledModel
     size: ModelSize
@@ -147,7 +147,7 @@ class _Imported:
         return self.model.languages == ("en",)
 
     def memory_bytes(self, compute_type: str, *, batch_size: int, device: str) -> int:
-        if self.model.facts is not None:  # it is computed in as it is stored
+        if self.model.facts is not None:  # its stored precision is the compute type
             return room_bytes(self.model.facts) or 0
         return need_bytes(
             self.size.parameters,
@@ -159,10 +159,10 @@ class _Imported:
 
 
 def _largest(gpus: Iterable[Gpu]) -> int:
-    """The memory of the largest GPU, 0 without any."""
+    """Return the memory of the largest GPU, or 0 without GPUs."""
     return max((gpu.memory_total for gpu in gpus), default=0)
 
 
 def _is_hopeless(warning: WhisperdError | None) -> bool:
-    """Whether a model needs more memory than there is at all."""
+    """Whether a model needs more memory than there is in total."""
     return warning is not None and warning.data["needed"] > warning.data["total"]

@@ -1,4 +1,4 @@
-"""What this computer can do for a runtime: the variants that it has what they need for, and its GPUs."""
+"""This computer's capabilities for runtimes: the variants whose needs it meets, and its GPUs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from whisperd.runtimes.preset import Capabilities, RuntimePreset
 __all__ = ["Computer", "JudgedVariant", "judge"]
 
 RENEWED_AFTER_S: Final = 300.0
-"""What was found is used for this long before the computer is looked at again, in the background."""
+"""The age at which cached hardware information is refreshed in the background."""
 
 
 StartSoon = Callable[[Callable[[], Coroutine[Any, Any, object]]], object]
@@ -40,19 +40,19 @@ StartSoon = Callable[[Callable[[], Coroutine[Any, Any, object]]], object]
 
 @dataclass(frozen=True)
 class JudgedVariant:
-    """A variant, and whether this computer can use it."""
+    """A variant, with the reason why this computer cannot use it, if any."""
 
     backend: Backend
     variant: Variant
     problem: WhisperdError | None
-    """The one reason why not, and how to change that."""
+    """The reason why it is unusable, with a fix; None if it is usable."""
 
 
 class Computer:
-    """Looks at this computer when it first matters, and keeps what it found: looking takes processes.
+    """Inspects this computer on first use and caches the result, since inspection starts processes.
 
-    `start_soon` starts a task in the background; without it, nothing is looked at twice unasked.
-    `is_installed` says of a bundle whether it is there already, so that it need not be built.
+    `start_soon` starts a task in the background; without it, the cache is refreshed only on request.
+    `is_installed` reports whether a bundle is installed already and so need not be built.
     """
 
     def __init__(
@@ -71,11 +71,11 @@ class Computer:
         self._now_s = now_s
         self._hardware: Hardware | None = None
         self._looked_s = 0.0
-        """When what is known was found."""
+        """When `_hardware` was found."""
         self._looking = anyio.Lock()
 
     async def hardware(self) -> Hardware:
-        """What this computer has. Only the first who asks waits; what is old is renewed in the background."""
+        """Return this computer's hardware. Only the first call waits; refreshes run in the background."""
         if self._hardware is None:
             return await self.look_again()
         is_old = self._now_s() - self._looked_s > RENEWED_AFTER_S
@@ -84,10 +84,10 @@ class Computer:
         return self._hardware
 
     async def look_again(self) -> Hardware:
-        """What this computer has at this moment."""
+        """Inspect the computer now and return its hardware."""
         asked_s = self._now_s()
         async with self._looking:
-            if self._hardware is None or self._looked_s < asked_s:  # else somebody else has just looked
+            if self._hardware is None or self._looked_s < asked_s:  # else a concurrent call has just looked
                 self._hardware = await self._look()
                 self._looked_s = self._now_s()
             return self._hardware
@@ -95,29 +95,29 @@ class Computer:
     async def judged_variants(
         self, gpus: Gpus | None = None, device_index: Sequence[int] = ()
     ) -> list[JudgedVariant]:
-        """Every variant, the highest priority first, with the reason why this computer cannot use it.
+        """Return every variant, the highest priority first, with the reason why this computer cannot use it.
 
-        `gpus` stand for those that were found. Variants for GPUs have the compute types of those that are
-        numbered, else of the first.
+        `gpus` replaces the GPUs that were found. GPU variants get the compute types of the GPUs in
+        `device_index`, by default of the first GPU.
         """
         hardware = Hardware()
-        # Else there is nothing to look at.
+        # Inspect the computer only if some variant needs anything of it.
         if any(variant.needs != Needs() or variant.device == "cuda" for _, variant in variants()):
             hardware = await self.hardware()
         if gpus is not None:
             hardware = msgspec.structs.replace(hardware, gpus=gpus)
         able = [(backend, _as_gpus_can(one, device_index, hardware.gpus)) for backend, one in variants()]
-        # In a thread, for it reads locks and looks for bundles.
+        # In a thread, because it reads lock files and looks for bundles.
         return await anyio.to_thread.run_sync(judge, able, hardware, self._is_installed)
 
     async def usable_variants(self, preset: RuntimePreset) -> list[tuple[Backend, Variant]]:
-        """Those that this computer has what they need for, the best first.
+        """Return the variants whose needs this computer meets, the best first.
 
-        Raises why not, where none of those can be used that the preset leaves: `variant.not_usable`,
+        If none of those that the preset allows is usable, raises the reason: `variant.not_usable`,
         `native.unsupported`, `cuda.not_available` or `cuda.driver_too_old`.
         """
         gpus: Gpus | None = None
-        if preset.wanted_device == "cuda":  # what once was is no reason to refuse it
+        if preset.wanted_device == "cuda":  # never refuse because of stale information
             gpus = await self._find_gpus()
             if not gpus.gpus:
                 raise gpus.problem.copy() if gpus.problem else _no_gpu(preset)
@@ -128,9 +128,9 @@ class Computer:
         return [(one.backend, one.variant) for one in judged if one.problem is None]
 
     async def capabilities(self, preset: RuntimePreset) -> Capabilities:
-        """What a preset is checked against."""
+        """Return the capabilities that a preset is checked against."""
         gpus = await self.gpus(preset)
-        # Where none is named it is the first; one that is not there is told by its index.
+        # The default is the first GPU; `check_against` reports indexes that do not exist.
         wanted = preset.device_index or (0,)
         used = [gpu for gpu in gpus.gpus if gpu.index in wanted] or gpus.gpus
         return Capabilities(
@@ -141,15 +141,15 @@ class Computer:
         )
 
     async def gpus(self, preset: RuntimePreset) -> Gpus:
-        """The GPUs that a preset may use, with what is free of their memory now."""
+        """Return the GPUs that a preset may use, with their free memory as of now."""
         wanted = preset.wanted_device
         may_use = wanted == "cuda" or (wanted == "auto" and _has_cuda_variant())
         return await self._find_gpus() if may_use else Gpus()
 
     async def usable_gpus(self) -> tuple[Gpu, ...]:
-        """The GPUs that a variant can compute on."""
+        """Return the GPUs that at least one variant can use."""
         gpus = (await self._find_gpus()).gpus if _has_cuda_variant() else ()
-        if not gpus:  # which takes no process where there is no driver
+        if not gpus:  # without a driver, finding this out starts no process
             return ()
         judged = await self.judged_variants()
         is_usable = any(one.variant.device == "cuda" and one.problem is None for one in judged)
@@ -161,7 +161,7 @@ def judge(
     hardware: Hardware,
     is_installed: Callable[[Bundle], bool] = lambda _: False,
 ) -> list[JudgedVariant]:
-    """Which of these a computer can use, in the same order."""
+    """Judge which variants a computer can use, in the same order."""
     return [
         JudgedVariant(backend, variant, _problem(variant, hardware, is_installed))
         for backend, variant in announced
@@ -171,7 +171,7 @@ def judge(
 def _problem(
     variant: Variant, hardware: Hardware, is_installed: Callable[[Bundle], bool]
 ) -> WhisperdError | None:
-    """What the computer lacks; else what its system and Python lack, which is told by the lock."""
+    """Return what the computer lacks, else why the lock has no bundle for its system and Python."""
     bundle, needs = Bundle.of(variant), variant.needs
     not_locked: WhisperdError | None = None
     if bundle is not None:
@@ -186,7 +186,7 @@ def _problem(
 
 
 def _why_none(preset: RuntimePreset, judged: Sequence[JudgedVariant]) -> WhisperdError | None:
-    """Why no variant that a preset leaves can be used; None where one can, or where there is none at all."""
+    """Return why none of a preset's variants is usable; None if one is, or if the preset allows none."""
     asked = [
         one
         for one in judged
@@ -195,7 +195,7 @@ def _why_none(preset: RuntimePreset, judged: Sequence[JudgedVariant]) -> Whisper
     ]
     if not asked or any(one.problem is None for one in asked):
         return None
-    # Of GPUs the best variant speaks for all, else the one that asks for least.
+    # For GPUs report the best variant's problem, otherwise that of the least demanding one.
     return asked[0 if preset.wanted_device == "cuda" else -1].problem
 
 
@@ -204,7 +204,7 @@ def _has_cuda_variant() -> bool:
 
 
 def _as_gpus_can(variant: Variant, device_index: Sequence[int], gpus: Gpus) -> Variant:
-    """A variant with the compute types of the GPUs that are used, the best choice for these first."""
+    """Return a variant limited to the compute types of the selected GPUs, the best ones for these first."""
     used = [gpu for gpu in gpus.gpus if gpu.index in (device_index or (0,))]
     if variant.device != "cuda" or not used:
         return variant
@@ -214,7 +214,7 @@ def _as_gpus_can(variant: Variant, device_index: Sequence[int], gpus: Gpus) -> V
 
 
 def _compute_types(backend: Backend, gpus: Sequence[Gpu]) -> dict[str, tuple[str, ...]]:
-    """By device, what the variants of a backend and the hardware can compute in; of GPUs, every one."""
+    """Return by device the compute types that a backend's variants and the hardware (all GPUs) support."""
     offered: dict[str, tuple[str, ...]] = {}
     for variant in backend.variants:
         kinds = tuple(variant.compute_types)
@@ -232,6 +232,6 @@ def _no_gpu(preset: RuntimePreset) -> WhisperdError:
         edit = f"`whisperctl runtimes edit {name} --device cpu --device-index none`"
     return WhisperdError(
         "cuda.not_available",
-        "This computer has no NVIDIA GPU that can be used.",
-        f"Run it on the processor: {edit}.",
+        "This computer has no usable NVIDIA GPU.",
+        f"Run it on the CPU: {edit}.",
     )

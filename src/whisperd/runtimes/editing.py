@@ -1,4 +1,4 @@
-"""What a person sets of a runtime, held against what there is."""
+"""Creating and changing presets: checks user input against the models, the computer and other runtimes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["Editor"]
 
 
 class Editor:
-    """Makes and changes presets, and saves none of them."""
+    """Creates and changes presets without saving them."""
 
     def __init__(self, provisioner: Provisioner, settings: Callable[[], RuntimeSettings]) -> None:
         self._models = provisioner.models
@@ -32,9 +32,9 @@ class Editor:
         self._settings = settings
 
     async def new(self, fields: RuntimeChanges, saved: Iterable[RuntimePreset]) -> RuntimePreset:
-        """One that is to be saved beside others.
+        """Return a new preset, to be saved alongside the `saved` ones.
 
-        Raises `runtime.invalid`, `runtime.exists`, and what is wrong with its model.
+        Raises `runtime.invalid`, `runtime.exists`, and the errors of its model.
         """
         preset = new_preset(await self._with_known_model(fields), self._settings())
         await self._check(preset)
@@ -44,9 +44,9 @@ class Editor:
     async def changed(
         self, preset: RuntimePreset, changes: RuntimeChanges, saved: Iterable[RuntimePreset]
     ) -> RuntimePreset:
-        """The preset with these changes, the very same one if nothing is different. Raises as `new`.
+        """Return the preset with these changes, or the same object if nothing differs. Raises like `new`.
 
-        What this computer can do matters only to what has to be loaded anew.
+        It is checked against this computer only if the changes require a reload.
         """
         after = changed_preset(preset, await self._with_known_model(changes))
         if needs_reload(preset, after):
@@ -55,7 +55,7 @@ class Editor:
         return after
 
     def for_once(self, model: str, facts: ModelFacts | None) -> RuntimePreset:
-        """One that is not saved, with a model that is known: it is not checked."""
+        """Return an unchecked preset with a known model, for a runtime that is not saved."""
         fields = as_stored(RuntimeChanges(name=model, model=model), facts)
         return new_preset(fields, self._settings(), check=False)
 
@@ -71,7 +71,7 @@ class Editor:
 
 
 def _check_free(preset: RuntimePreset, saved: Iterable[RuntimePreset]) -> None:
-    """Whoever names a runtime, by name or by id, is to mean one."""
+    """Raise `runtime.exists` unless the preset's name and id are distinct from those of all others."""
     for one in saved:
         if one.id != preset.id and {one.id, one.name} & {preset.id, preset.name}:
             raise errors.exists("runtime", preset.name, one.name)

@@ -1,4 +1,4 @@
-"""What people are told when a runtime cannot do what they ask for."""
+"""Errors of runtimes and profiles, with their messages and fixes."""
 
 from __future__ import annotations
 
@@ -30,35 +30,35 @@ Noun = Literal["runtime", "profile"]
 _REFUSALS = {
     "runtime.is_default": (
         "The runtime {name} is the default.",
-        "Make another one the default first: `whisperctl runtimes default NAME`.",
+        "Make another runtime the default first: `whisperctl runtimes default NAME`.",
     ),
     "runtime.is_protected": (
         "The runtime {name} is protected.",
-        "Lift that first: `whisperctl runtimes edit {quoted} --no-protected`.",
+        "Remove the protection first: `whisperctl runtimes edit {quoted} --no-protected`.",
     ),
     "runtime.in_use": (
         "The runtime {name} is in use.",
-        "Wait for its jobs or cancel them, `whisperctl jobs list` shows them; what somebody loads is given "
-        "up with `whisperctl runtimes cancel {quoted}`.",
+        "Wait for its jobs or cancel them (`whisperctl jobs list` lists them); cancel a load with "
+        "`whisperctl runtimes cancel {quoted}`.",
     ),
     "runtime.disabled": (
         "The runtime {name} is disabled.",
-        "Enable it, `whisperctl runtimes enable {quoted}`, or use another one{others}.",
+        "Enable it with `whisperctl runtimes enable {quoted}`, or use another runtime{others}.",
     ),
     "runtime.unknown": (
         "The runtime {name} has just been deleted.",
-        "Use another one{others}.",
+        "Use another runtime{others}.",
     ),
 }
 
 
 def refused(code: str, name: str, others: Sequence[str] = ()) -> WhisperdError:
-    """A rule forbids it; `others` are the names of runtimes that could be used instead."""
+    """Return the error of a refused action; `others` are the names of runtimes to use instead."""
     message, fix = _REFUSALS.get(
         code,
         (
-            "The runtime {name} cannot do this now, by a mistake in whisperd itself.",
-            "Please report it with the lines that `whisperctl daemon logs` shows.",
+            "The runtime {name} cannot do this now because of a bug in whisperd.",
+            "Please report it with the output of `whisperctl daemon logs`.",
         ),
     )
     words = {"name": name, "quoted": quote(name), "others": f": {', '.join(others)}" if others else ""}
@@ -67,118 +67,117 @@ def refused(code: str, name: str, others: Sequence[str] = ()) -> WhisperdError:
 
 
 def unknown(name: str, known: Sequence[str]) -> WhisperdError:
-    """There is no such runtime; those that there are, are named."""
+    """Return `runtime.unknown` for a name that no runtime has; lists the `known` ones."""
     near = difflib.get_close_matches(name, known, 1)
-    there_are = f"There are: {', '.join(known)}."
+    existing = f"Existing runtimes: {', '.join(known)}."
     return WhisperdError(
         "runtime.unknown",
         f"There is no runtime {name!r}.",
-        f"Did you mean {near[0]}? {there_are}" if near else there_are,
+        f"Did you mean {near[0]}? {existing}" if near else existing,
         {"runtime": name, "runtimes": list(known)},
     )
 
 
 def exists(noun: Noun, name: str, other: str) -> WhisperdError:
-    """There is another one of that name, or with that id."""
-    why = ": there is one of that name already" if other == name else f", for it is the id of {other}"
+    """Return `runtime.exists` or `profile.exists`: `name` is the name or the id of `other`."""
+    is_name = other == name
     return WhisperdError(
         f"{noun}.exists",
-        f"A {noun} cannot be named {name}{why}.",
-        f"Choose another name, or change that one with `whisperctl {noun}s edit {quote(other)}`.",
+        f"A {noun} named {name} already exists." if is_name else f"The name {name} is the id of {other}.",
+        f"Choose another name, or change the existing {noun}: `whisperctl {noun}s edit {quote(other)}`.",
         {"name": name},
     )
 
 
 def check_version(noun: Noun, name: str, version: int, expected: int | None) -> None:
-    """Raise `runtime.stale` or `profile.stale` where somebody expects another version than there is."""
+    """Raise `runtime.stale` or `profile.stale` if the version is not the `expected` one."""
     if expected not in (None, version):
         raise WhisperdError(
             f"{noun}.stale",
-            f"The {noun} {name} was changed by somebody else meanwhile.",
-            f"Look at it with `whisperctl {noun}s show {quote(name)}`, then change it again.",
+            f"The {noun} {name} has been changed: it is at version {version}, not {expected}.",
+            f"Review it with `whisperctl {noun}s show {quote(name)}`, then retry the change.",
             {"name": name, "version": version, "expected": expected},
         )
 
 
 def unknown_profile(name: str, names: Iterable[str]) -> WhisperdError:
-    """`profile.unknown`, with the names that there are."""
+    """Return `profile.unknown`, with the existing names."""
     known = sorted(names)
     return WhisperdError(
         "profile.unknown",
         f"There is no profile {name!r}.",
-        f"Use one of {', '.join(known)}, or make it with `whisperctl profiles create {quote(name)}`."
+        f"Use one of {', '.join(known)}, or create it with `whisperctl profiles create {quote(name)}`."
         if known
-        else "Make one with `whisperctl profiles create NAME`.",
+        else "Create one with `whisperctl profiles create NAME`.",
         {"name": name, "profiles": known},
     )
 
 
 def gone_from_profile(profile: str, id_: str, known: Sequence[str]) -> WhisperdError:
-    """The runtime of a profile was deleted; those that there are, are named."""
+    """Return `runtime.unknown` for a profile whose runtime was deleted; lists the `known` ones."""
     return WhisperdError(
         "runtime.unknown",
         f"The runtime of the profile {profile} was deleted.",
-        f"Give it another one with `whisperctl profiles edit {quote(profile)} --runtime NAME`; there are: "
-        f"{', '.join(known)}.",
+        f"Choose another runtime with `whisperctl profiles edit {quote(profile)} --runtime NAME`. "
+        f"Existing runtimes: {', '.join(known)}.",
         {"runtime": id_, "runtimes": list(known), "profile": profile},
     )
 
 
 def failed(error: WhisperdError, name: str, others: Sequence[str]) -> WhisperdError:
-    """Why a runtime cannot be had, for who waited for it; `others` could be used instead."""
-    told = error.copy()
-    told.data.update(runtime=name, runtimes=list(others))
+    """Return the error for those waiting for a runtime that failed; `others` could be used instead."""
+    failure = error.copy()
+    failure.data.update(runtime=name, runtimes=list(others))
     if others:
-        told.fix = f"{told.fix} Or use another runtime: {', '.join(others)}."
-    return told
+        failure.fix = f"{failure.fix} Or use another runtime: {', '.join(others)}."
+    return failure
 
 
 def model_in_use(model: str, name: str, status: str, *, is_default: bool) -> WhisperdError:
-    """The runtime with that name has the model's files open."""
+    """Return `model.in_use`: the runtime `name` has the model's files open."""
     unload = f"`whisperctl runtimes unload {quote(name)}`"
     return WhisperdError(
         "model.in_use",
-        f"The model {model} is {status} as the runtime {name}.",
-        "Make another one the default first: `whisperctl runtimes default NAME`; then unload this one: "
-        f"{unload}."
+        f"The model {model} is in use: its runtime {name} is {status}.",
+        f"Make another runtime the default with `whisperctl runtimes default NAME`, then run {unload}."
         if is_default
-        else f"Unload it first: {unload}.",
+        else f"Unload the runtime first: {unload}.",
     )
 
 
 def no_backend() -> WhisperdError:
-    """There is nothing that could run a model."""
+    """Return `backend.none`: nothing installed can run a model."""
     return WhisperdError(
         "backend.none",
         "No backend is installed.",
-        "Install one: `pip install whisperd-ctranslate2` into the environment of whisperd.",
+        "Install one in whisperd's environment: `pip install whisperd-ctranslate2`.",
     )
 
 
 def not_saved(name: str) -> WhisperdError:
-    """It was made for once, because a job named its model."""
+    """Return `runtime.not_saved`: a job named a model that no saved runtime has."""
     return WhisperdError(
         "runtime.not_saved",
-        f"The runtime {name} is not saved: it was made because a job named its model.",
-        f"Save one with that model: `whisperctl runtimes create NAME --model {quote(name)}`.",
+        f"The runtime {name} is not saved: it was created for a job that named its model.",
+        f"Create a saved one: `whisperctl runtimes create NAME --model {quote(name)}`.",
         {"runtime": name},
     )
 
 
 def cancelled(name: str) -> WhisperdError:
-    """Somebody cancelled the load that a job waited for."""
+    """Return `runtime.cancelled`: the load that a job waited for was cancelled."""
     return WhisperdError(
         "runtime.cancelled",
         f"Loading the runtime {name} was cancelled.",
-        "Load it again, or send the job again, when it may be loaded.",
+        "Load the runtime again, or submit the job again.",
         {"runtime": name},
     )
 
 
 def unexpected(name: str) -> WhisperdError:
-    """A mistake of ours."""
+    """Return `internal.error`: a bug in whisperd."""
     return WhisperdError(
         "internal.error",
-        f"{name} cannot be loaded because of a mistake in whisperd itself.",
-        "Please report it with the lines that `whisperctl daemon logs` shows.",
+        f"The runtime {name} cannot be loaded because of a bug in whisperd.",
+        "Please report it with the output of `whisperctl daemon logs`.",
     )

@@ -1,8 +1,8 @@
-"""When a variant fails: which one is taken instead, and which one is not tried again for the time being.
+"""Falling back from a failing variant: which one replaces it, and how long the failed one is avoided.
 
-`VariantFailures` remembers what failed where another variant did not: it was installed, or loaded. Then the
-fault lay with the variant. Such a one is tried last, until something has changed: its bundle, the driver, the
-runtime, or the mind of a person who asks for a load.
+`VariantFailures` remembers the variants that failed where another one could be installed or loaded, so that
+the fault lay with the variant. They are tried last until something changes: their bundle, the driver, the
+runtime, or a user requests a load.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ __all__ = [
 ]
 
 PASSING_S: Final = 600.0
-"""How long a failure counts whose cause may pass by itself, such as a network that is away."""
+"""How long a failure with a transient cause counts, such as an unreachable network."""
 
 _PASSING: Final = ("network.", "disk.full", "memory.", "native.offline", "native.not_writable")
 _FAULTS: Final = ("cuda.", "library.", "native.", "worker.bad_answer", "memory.gpu_not_enough")
-"""Codes, or how they begin, of what another variant may do better."""
+"""Codes, or prefixes of codes, of errors that another variant may avoid."""
 _DOWNLOADING: Final = (
     "network.",
     "native.offline",
     "native.not_writable",
     "native.no_pip",
 )
-"""With these no bundle can be installed, whichever it is."""
+"""Errors that prevent the installation of any bundle."""
 _ABOUT_BUILD: Final = ("no kernel image is available", "PTX was compiled")
-"""What CUDA says of a library that was not built for this GPU or driver."""
+"""CUDA's messages about a library that was not built for this GPU or driver."""
 
 
 @dataclass(frozen=True)
@@ -52,22 +52,22 @@ class FailedVariant:
 
 
 def is_fault_of_variant(error: WhisperdError, variant: Variant) -> bool:
-    """Whether another variant may do what this one failed to do when it was loaded."""
+    """Whether another variant may load successfully where this one failed with `error`."""
     if error.code == "worker.died":
         return error.data.get("how") not in ENDED_BY_OTHERS
     if error.code.startswith(_FAULTS):
         return True
-    # What the library of a GPU says is not always known, and then it is taken for the model's fault.
+    # Unrecognised messages of a GPU library are reported as failures of the model.
     return error.code == "model.load_failed" and variant.device != "cpu"
 
 
 def rules_out(failed: FailedVariant, other: Variant) -> bool:
-    """Whether a failure tells that another variant fails as well."""
+    """Whether a failure implies that another variant fails, too."""
     if failed.variant.name == other.name:
         return True
     if failed.variant.device != other.device:
         return False
-    # An older library may have what an older GPU or driver needs; any other refusal holds for all.
+    # An older library may support an older GPU or driver; other CUDA errors affect all variants.
     said = str(failed.error.data.get("said", ""))
     is_about_build = any(words in said for words in _ABOUT_BUILD)
     is_about_gpu = failed.error.code.startswith("cuda.") and not is_about_build
@@ -75,12 +75,12 @@ def rules_out(failed: FailedVariant, other: Variant) -> bool:
 
 
 def needs_no_download(failed: Iterable[FailedVariant]) -> bool:
-    """Whether only what is installed already is worth a try, since nothing can be downloaded."""
+    """Whether only installed variants are worth a try, because nothing can be downloaded."""
     return any(one.error.code.startswith(_DOWNLOADING) for one in failed)
 
 
 def first_failure(failed: Sequence[FailedVariant]) -> WhisperdError:
-    """What to tell when all have failed: why the best did, and in its data the codes of the others."""
+    """Return the error for when all variants failed: the best one's, with the codes of all in its data."""
     error = failed[0].error.copy()
     if len(failed) > 1:
         error.data["variants"] = {one.variant.name: one.error.code for one in failed}
@@ -88,11 +88,11 @@ def first_failure(failed: Sequence[FailedVariant]) -> WhisperdError:
 
 
 def note_on(variant: Variant, passed_over: Sequence[FailedVariant]) -> str | None:
-    """What a person is told of a runtime that was to have something better."""
+    """Return the note shown for a runtime for which better variants failed; None if none did."""
     if not passed_over:
         return None
     reasons = " ".join(f"{one.variant.name} failed: {one.error.message}" for one in passed_over)
-    return f"It runs as {variant.name}, the next best. {reasons} {passed_over[0].error.fix}"
+    return f"Running as {variant.name}, the next best variant. {reasons} {passed_over[0].error.fix}"
 
 
 @dataclass(frozen=True)
@@ -103,20 +103,20 @@ class _Failure:
 
 
 class VariantFailures:
-    """What failed, by model and variant."""
+    """The remembered failures, by model and variant."""
 
     def __init__(
         self,
         stamp: Callable[[Variant], Awaitable[str]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`stamp` tells what a variant depends on: another one after a change."""
+        """`stamp` identifies the state that a variant depends on: it differs after a change."""
         self._stamp = stamp
         self._clock = clock
         self._failures: dict[tuple[str, str], _Failure] = {}
 
     async def note(self, model: str, failed: Iterable[FailedVariant]) -> None:
-        """These failed, and another variant did not."""
+        """Remember variants that failed where another one succeeded."""
         for one in failed:
             passes = one.error.code.startswith(_PASSING)
             until_s = self._clock() + PASSING_S if passes else None
@@ -124,7 +124,7 @@ class VariantFailures:
             self._failures[model, one.variant.name] = failure
 
     async def find(self, model: str, variant: Variant) -> FailedVariant | None:
-        """The failure of a variant, if it still counts."""
+        """Return the failure of a variant, if it still counts."""
         failure = self._failures.get((model, variant.name))
         if failure is None:
             return None
@@ -135,6 +135,6 @@ class VariantFailures:
         return FailedVariant(variant, failure.error.copy())
 
     def forget(self, model: str) -> None:
-        """Somebody wants all of them to be tried again with this model."""
+        """Forget all failures with a model, so that its variants are tried again."""
         for key in [key for key in self._failures if key[0] == model]:
             del self._failures[key]

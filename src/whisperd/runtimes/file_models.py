@@ -1,6 +1,6 @@
-"""Runtimes whose model is one file in a backend's own format: what such a file leaves open. Pure.
+"""Runtimes whose model is one file in a backend's own format: the choices that such a file allows. Pure.
 
-Only the backends whose format it is load it, and it is computed in as it is stored.
+Only backends with that format can load it, and its stored precision decides the compute type.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ __all__ = ["as_stored", "narrowed", "variants_for"]
 
 
 def as_stored(changes: RuntimeChanges, facts: ModelFacts | None) -> RuntimeChanges:
-    """What is set of a runtime that gets a model. The settings' compute type is meant for other models."""
+    """Return the changes with compute type `auto` for such a file; the settings' one is for other models."""
     if facts is None or changes.compute_type is not UNSET:
         return changes
     return msgspec.structs.replace(changes, compute_type="auto")
 
 
 def narrowed(preset: RuntimePreset, facts: ModelFacts | None) -> RuntimePreset:
-    """A preset with the backend that loads its model, where only one does.
+    """Return a preset with its backend set if only one can load its model.
 
-    Raises `runtime.invalid` where the preset asks for another backend or compute type than the file has,
-    and `backend.not_usable` where no backend is installed that loads it.
+    Raises `runtime.invalid` if the preset asks for a backend or compute type that does not match the file,
+    and `backend.not_usable` if no installed backend loads it.
     """
     if facts is None:
         return preset
@@ -40,15 +40,14 @@ def narrowed(preset: RuntimePreset, facts: ModelFacts | None) -> RuntimePreset:
     if preset.backend not in ("auto", *names):
         raise WhisperdError(
             "runtime.invalid",
-            f"The backend {preset.backend} cannot load {preset.model}, which is a file in the format "
-            f"{facts.format}.",
+            f"The backend {preset.backend} cannot load {preset.model}, a file in {facts.format} format.",
             f"Use auto or {' or '.join(names)}.",
             {"field": "backend", "possible": ("auto", *names)},
         )
     if preset.compute_type not in ("auto", facts.compute_type):
         raise WhisperdError(
             "runtime.invalid",
-            f"{preset.model} is stored as {facts.precision}, and not computed in {preset.compute_type}.",
+            f"{preset.model} is stored as {facts.precision} and cannot be computed in {preset.compute_type}.",
             f"Use auto or {facts.compute_type}.",
             {"field": "compute_type", "possible": ("auto", facts.compute_type)},
         )
@@ -59,7 +58,7 @@ def narrowed(preset: RuntimePreset, facts: ModelFacts | None) -> RuntimePreset:
 def variants_for(
     preset: RuntimePreset, facts: ModelFacts | None, usable: Sequence[tuple[Backend, Variant]]
 ) -> list[tuple[Backend, Variant]]:
-    """Those that load the model of a preset, in the same order. Raises `backend.not_usable` if none does."""
+    """Return the variants that load a preset's model, in order. Raises `backend.not_usable` if none does."""
     if facts is None:
         return list(usable)
     names = {backend.name for backend in reading(facts)}
@@ -76,6 +75,6 @@ def variants_for(
 def _not_usable(preset: RuntimePreset, facts: ModelFacts) -> WhisperdError:
     return WhisperdError(
         "backend.not_usable",
-        f"No backend that can be used here loads {preset.model}, a file in the format {facts.format}.",
-        "`whisperctl hardware` says what each one needs; or use another model.",
+        f"No usable backend loads {preset.model}, a file in {facts.format} format.",
+        "Use another model, or see what each backend needs with `whisperctl hardware`.",
     )

@@ -1,4 +1,4 @@
-"""What became of each runtime, kept over restarts."""
+"""The status history of each runtime, stored across restarts of the daemon."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from whisperd.store import Saver
 __all__ = ["KEPT_MOMENTS", "HistoryStore", "Moment"]
 
 KEPT_MOMENTS: Final = 50
-"""How many changes of status a runtime's history has."""
+"""The number of status changes in a runtime's history."""
 
 
 class Moment(msgspec.Struct, frozen=True, kw_only=True):
-    """A change of status in a runtime's history."""
+    """A status change in a runtime's history."""
 
     time: str
     status: RuntimeStatusName
@@ -36,10 +36,10 @@ class HistoryStore:
         self._saver = saver
 
     async def resume(self) -> Mapping[str, Sequence[Moment]]:
-        """What is kept, by the ids of the runtimes, the newest last. What cannot be read is left out.
+        """Return the stored histories by runtime id, the newest entry last. Unreadable entries are skipped.
 
-        Where a history ends with a worker that is gone, or with a failure that counts no more, it goes on
-        with the start of this daemon.
+        If the last entry is a status that this daemon has not inherited (a worker that is gone, or a failure
+        that no longer counts), the history continues with the start of this daemon.
         """
 
         def work(connection: sqlite3.Connection) -> dict[str, list[Moment]]:
@@ -61,7 +61,7 @@ class HistoryStore:
         return histories
 
     def add(self, runtime: str, moment: Moment) -> None:
-        """Keep a change of status, and only the newest of them; of a runtime that was deleted, none."""
+        """Store a status change, and drop the oldest ones. Ignored if the runtime was deleted."""
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute(

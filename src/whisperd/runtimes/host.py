@@ -1,7 +1,7 @@
-"""The host of a runtime: it gets what the runtime needs, starts its worker, keeps it and ends it.
+"""The host of a runtime: it prepares what the runtime needs, starts its worker, keeps it running and ends it.
 
-A task of the manager, which there is exactly while the runtime is downloading, loading or loaded. What may
-be, the manager decides; the host tells it what has come to be.
+A host is a task of the manager that exists exactly while the runtime is downloading, loading or loaded. The
+manager decides what is allowed; the host reports to it what has happened.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ __all__ = ["KEPT_UNTIL_USED_S", "Host"]
 log = logging.getLogger(__name__)
 
 KEPT_UNTIL_USED_S: Final = 900.0
-"""How long a runtime that somebody loaded is kept for its first use, if it is to be kept for less."""
+"""The least time that a runtime loaded on request stays loaded while it waits for its first use."""
 
 
 class Host:
-    """Hosts a runtime once."""
+    """Hosts a runtime once, from preparing it to the end of its worker."""
 
     def __init__(self, manager: RuntimeManager, runtime: Runtime, hosting: Hosting) -> None:
         self._manager = manager
@@ -46,7 +46,7 @@ class Host:
         self._hosting = hosting
 
     async def run(self) -> None:
-        """Prepare the runtime, load it, keep it until it is told to end, end it. Raises nothing."""
+        """Prepare the runtime, load it, keep it until the host is told to end, and end it. Raises nothing."""
         runtime, error = self._runtime, None
         try:
             with self._hosting.scope:
@@ -61,9 +61,9 @@ class Host:
             self._manager.hosting_ended(runtime, self._hosting, error)
 
     async def _host(self) -> None:
-        """Prepare it, load it, and keep it until its scope is cancelled. Raises `WhisperdError`.
+        """Prepare the runtime, load it, and keep it until the scope is cancelled. Raises `WhisperdError`.
 
-        Where a variant cannot be loaded, the next best one is taken, if the preset leaves that open.
+        If a variant cannot be loaded, the next best one is used, provided that the preset allows it.
         """
         runtime, hosting = self._runtime, self._hosting
         failed: list[FailedVariant] = []
@@ -92,12 +92,12 @@ class Host:
         name, error = failed.variant.name, failed.error
         log.warning("runtime %s: %s failed: %s (%s)", runtime.name, name, error.message, error.code)
         runtime.needs = {}
-        self._hosting.prepared = anyio.Event()  # it is not any more
+        self._hosting.prepared = anyio.Event()  # the next variant is not prepared yet
         runtime.detail = f"{name} failed: {error.message}"
         self._apply("fallback")
 
     async def _keep_loaded(self, prepared: Prepared, failed: Sequence[FailedVariant]) -> None:
-        """Load what is prepared and keep it until told to end. `failed` are those that were tried before."""
+        """Load a prepared variant and keep it until told to end. `failed` are those tried before it."""
         runtime = self._runtime
         params = load_params(runtime.preset, prepared)
         await self._around.vacated()
@@ -108,14 +108,14 @@ class Host:
             await loaded.ready.wait()
             runtime.detail = None
             runtime.loaded, runtime.unused_since_s = loaded, self._around.clock()
-            self._apply("ready")  # at once: from now on its worker may die
+            self._apply("ready")  # before any `await`: from now on its worker may die
             await self._manager.provisioner.failures.note(runtime.preset.model, failed)
             self._hosting.settled.set()
             self._manager.wake_all()
             await self._until_told_to_end()
 
     def _worker_died(self, death: WhisperdError | None) -> None:
-        """Its worker died, and another one is begun; or, without a death, that one is there."""
+        """Note that the worker died and is being restarted or, with None, that the restarted one is ready."""
         self._runtime.error = death
         self._apply("restarted" if death is None else "died")
 
@@ -129,18 +129,18 @@ class Host:
         return loaded
 
     async def _until_told_to_end(self) -> None:
-        """Wait to be cancelled. We see to that when nobody has used it for as long as it is kept."""
+        """Wait to be cancelled, and request that once the runtime has been idle for its keep-alive time."""
         while True:
             changed = self._runtime.changed.next
             with anyio.move_on_after(self._kept_for_s()):
                 await changed.wait()
-            if not changed.is_set():  # a lease taken in the very moment of the timeout counts
-                log.info("runtime %s is idle and is unloaded", self._runtime.name)
+            if not changed.is_set():  # a lease taken at the moment of the timeout counts
+                log.info("runtime %s is idle and will be unloaded", self._runtime.name)
                 self._apply("idle")
                 await anyio.sleep_forever()
 
     def _kept_for_s(self) -> float:
-        """Seconds after which it is to be unloaded if nothing changes."""
+        """Return the seconds until the runtime is unloaded if nothing changes."""
         runtime = self._runtime
         keep_alive_s = runtime.preset.keep_alive
         if not self._life.is_idle or keep_alive_s < 0:
@@ -150,7 +150,7 @@ class Host:
         return max(0.0, runtime.unused_since_s + keep_alive_s - self._around.clock())
 
     def _report(self, progress: Progress) -> None:
-        """What is downloaded for a runtime is progress of that runtime."""
+        """Publish the progress of a download as progress of the runtime."""
         runtime = self._runtime
         runtime.progress = round(100 * progress.done / progress.total, 1) if progress.total else None
         runtime.detail = f"{progress.detail} {progress.name}"

@@ -1,4 +1,4 @@
-"""What a job holds on a runtime so that it is not unloaded."""
+"""Leases: a job holds one on its runtime to keep it from being unloaded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Lease"]
 
 
 class Lease:
-    """What a job holds on a runtime so that it is not unloaded. A context manager; ends with its block."""
+    """A job's hold on a runtime, which keeps it loaded. As a context manager, it ends with its block."""
 
     def __init__(self, manager: RuntimeManager, runtime: Runtime) -> None:
         self._manager = manager
@@ -32,7 +32,7 @@ class Lease:
 
     @property
     def name(self) -> str:
-        """What the runtime is called now."""
+        """The runtime's current name."""
         return self._runtime.name
 
     @property
@@ -46,25 +46,25 @@ class Lease:
         return self._runtime
 
     def waits_for(self) -> str | None:
-        """What is done for the runtime before it can be used: `downloading base 40 %`, `loading`."""
-        if self._is_over:  # the runtime may be there no more
+        """Return what delays the use of the runtime: `downloading base 40 %`, `loading`; None if nothing."""
+        if self._is_over:  # the runtime may have been deleted
             return None
         status, progress = self._manager.life(self._runtime).told, self._runtime.progress
         if status != "downloading":
             return "loading" if status == "loading" else None
-        # That is its status, too, while it is found out that all is there.
+        # The status is `downloading` also while the host finds that everything is installed.
         doing = self._runtime.detail or "preparing"
         return doing if progress is None else f"{doing} {progress:.0f} %"
 
     def release(self) -> None:
-        """Hold it no more. Harmless when it is done already."""
+        """Release the runtime. Does nothing if it has been released already."""
         if not self._is_over:
             self._is_over = True
             self._manager.released(self._runtime)
 
     @contextmanager
     def released_on_error(self) -> Iterator[None]:
-        """Whoever gets to the end of the block has handed it on."""
+        """Release the lease if the block raises; otherwise the block has handed it on."""
         try:
             yield
         except BaseException:
@@ -72,7 +72,7 @@ class Lease:
             raise
 
     async def loaded(self) -> LoadedRuntime:
-        """The loaded runtime. Raises `WhisperdError` if it cannot be prepared or loaded."""
+        """Load the runtime if necessary and return it. Raises `WhisperdError` if it cannot be loaded."""
         manager, runtime = self._manager, self._runtime
         while True:
             if runtime.hosting is None or manager.life(runtime).goal == "prepared":
@@ -85,13 +85,13 @@ class Lease:
                 assert runtime.loaded is not None
                 return runtime.loaded
             await hosting.ended.wait()
-            if hosting.error is not None and not is_ending:  # else that was before we came
+            if hosting.error is not None and not is_ending:  # else the error predates this call
                 raise hosting.error.copy()
-            # It was being unloaded or loaded anew, or was given up by others: once more, for us.
+            # It was being unloaded or reloaded, or others cancelled it: try again.
 
     @contextmanager
     def use(self) -> Iterator[LoadedRuntime | None]:
-        """The loaded runtime, which stays as it is until the block ends; None if it has to be loaded anew."""
+        """Yield the loaded runtime, not reloaded during the block, or None if it must be loaded first."""
         if not self._is_usable():
             yield None
             return

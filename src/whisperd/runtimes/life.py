@@ -1,12 +1,12 @@
-"""The life of a runtime: one pure state machine.
+"""The lifecycle of a runtime: a pure state machine.
 
-`step` says what an event makes of a runtime and what is to be done about its worker, or refuses it.
-`Lives` holds the lives of all runtimes, of which exactly one is the default. Neither has a clock, a
+`step` applies an event to a runtime's state and says what to do with its host, or refuses the event.
+`Lives` holds the states of all runtimes, of which exactly one is the default. Neither uses a clock, a
 process or a file. docs/runtimes.md shows the table of all transitions.
 
-A runtime is **hosted** while it is downloading, loading or loaded: one task, its host, then gets what
+A runtime is **hosted** while it is downloading, loading or loaded: one task, its host, then prepares what
 it needs, starts its worker and ends it. The status follows the host: it is `loaded` until the worker
-process has ended, even when that was told to end (`ending`).
+process has ended, even after that was told to end (`ending`).
 """
 
 from __future__ import annotations
@@ -35,36 +35,36 @@ HOSTED = ("downloading", "loading", "loaded")
 
 Action = Literal["prepare", "load", "cancel", "unload", "default", "enable", "disable", "edit", "delete"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
-"""What people ask for. `edit` is a change that needs the model to be loaded anew."""
+"""Requests by users. `edit` is a change that requires the model to be reloaded."""
 
 Event = Literal[
     Action,
-    "not default",  # another one is
+    "not default",  # another runtime has become the default
     "lease",
     "release",
     "use",  # a lease holder begins to compute on the worker
     "done",
-    "prepared",  # the host has all that the worker needs
+    "prepared",  # the host has everything that the worker needs
     "ready",  # the worker has loaded the model
-    "died",  # the worker has died, and the host begins another one
-    "restarted",  # that one is there
-    "fallback",  # the worker could not load the model, and the host gets what another one needs
+    "died",  # the worker has died, and the host starts another one
+    "restarted",  # that one has loaded the model
+    "fallback",  # the worker could not load the model, and the host prepares the next variant
     "failed",  # the host has ended with an error
     "ended",  # the host has ended
-    "idle",  # unused for as long as it is to be kept
-    "evict",  # its memory is needed
-    "relieve",  # the whole computer needs it: even the default goes if nobody uses it
+    "idle",  # unused for its keep-alive time
+    "evict",  # another runtime needs its memory
+    "relieve",  # the whole computer is short of memory: even the default is unloaded if unused
 ]
 
 Effect = Literal["start", "stop"]
-"""What is to be done: begin to host the runtime, or tell its host to end."""
+"""What to do: start a host for the runtime, or tell its host to end."""
 
 Ending = Literal["unloaded", "cancelled", "reloaded", "deleted"]
-"""What a host was told to end for."""
+"""Why a host was told to end."""
 
 
 class Refused(Exception):
-    """The event cannot be in this state; `code` is the error that a person gets."""
+    """The event is not allowed in this state; `code` is the error code for the user."""
 
     def __init__(self, code: str) -> None:
         super().__init__(code)
@@ -73,15 +73,15 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Life:
-    """Where a runtime stands."""
+    """The state of a runtime."""
 
     status: RuntimeStatusName = "unloaded"
     goal: Literal["prepared", "loaded"] = "loaded"
-    """How far the host is to go."""
+    """How far the host shall go."""
     ending: Ending | None = None
-    """Set while a host that was told to end has not ended."""
+    """Set from when a host is told to end until it has ended."""
     leases: int = 0
-    """How many want it not to be unloaded."""
+    """The number of lease holders, which keep it from being unloaded."""
     users: int = 0
     """How many of them are computing on it."""
     is_outdated: bool = False
@@ -92,11 +92,11 @@ class Life:
     is_protected: bool = False
     is_default: bool = False
     is_standby: bool = False
-    """Whether it was the default, and answers until the new one is loaded."""
+    """Whether it was the default, and serves the default's requests until the new one is loaded."""
 
     @property
     def told(self) -> RuntimeStatusName:
-        """Its status as it is told: a worker that has died is being loaded again."""
+        """The status as reported to clients: `loading` while a worker that died is restarted."""
         return "loading" if self.is_restarting else self.status
 
     @property
@@ -106,18 +106,18 @@ class Life:
 
     @property
     def is_coming(self) -> bool:
-        """Whether its host is on the way to having it loaded."""
+        """Whether its host is going to load it."""
         is_reloading = self.ending == "reloaded"
         return is_reloading or (self.status in ("downloading", "loading") and self.ending is None)
 
     @property
     def is_ready(self) -> bool:
-        """Whether its worker is there to stay."""
+        """Whether it is loaded and its host was not told to end."""
         return self.status == "loaded" and self.ending is None
 
     @property
     def is_settled(self) -> bool:
-        """Whether it is neither on the way in nor out."""
+        """Whether it is loaded, and neither restarting nor ending."""
         return self.is_ready and not self.is_restarting
 
     @property
@@ -127,12 +127,12 @@ class Life:
 
     @property
     def is_idle(self) -> bool:
-        """Whether it is loaded and nothing speaks against unloading it."""
+        """Whether it is loaded and may be unloaded."""
         return self.is_ready and not (self.leases or self.is_default or self.is_standby)
 
     @property
     def is_spare(self) -> bool:
-        """Whether it is loaded and nobody uses it, be it the default."""
+        """Whether it is loaded and unused, even if it is the default."""
         return self.is_ready and not self.leases
 
 
@@ -140,14 +140,14 @@ Step = tuple[Life, Effect | None]
 
 
 def step(life: Life, event: Event) -> Step:
-    """What an event makes of a life, and what is to be done about its host. Raises `Refused`."""
+    """Apply an event; returns the new state and what to do with the host. Raises `Refused`."""
     if code := refusal(life, event):
         raise Refused(code)
     return _TRANSITIONS[event](life)
 
 
 def refusal(life: Life, event: Event) -> str | None:
-    """The code of the error for which an event cannot be; the first rule that forbids it."""
+    """Return the error code of the first rule that forbids an event, or None."""
     rules = (
         ("runtime.unknown", (*ACTIONS, "lease"), life.ending == "deleted"),
         ("runtime.disabled", ("default", "lease"), not life.is_enabled),
@@ -155,7 +155,7 @@ def refusal(life: Life, event: Event) -> str | None:
         ("runtime.is_default", ("unload", "disable", "delete"), life.is_default),
         ("runtime.is_protected", ("delete",), life.is_protected),
         ("runtime.in_use", ("unload", "delete"), life.leases > 0),
-        # What only a mistake of ours can bring about.
+        # These can only be caused by a bug.
         ("internal.error", ("release",), life.leases <= life.users),
         ("internal.error", ("use",), not life.is_usable or life.users >= life.leases),
         ("internal.error", ("done",), life.users == 0),
@@ -181,13 +181,13 @@ def _prepare(life: Life) -> Step:
 def _load(life: Life) -> Step:
     if not life.is_hosted:
         return _started(life, "loaded")
-    # The default that is just being unloaded is loaded again; others who want it ask once more.
+    # The default is reloaded even if it is just being unloaded; callers of other runtimes retry.
     ending = "reloaded" if life.is_default and life.ending else life.ending
     return replace(life, goal="loaded", ending=ending), None
 
 
 def _cancel(life: Life) -> Step:
-    is_loading = life.told in ("downloading", "loading") and not life.users  # these wait for it, or compute
+    is_loading = life.told in ("downloading", "loading") and not life.users  # users wait for it, or compute
     return _stopped(life, "cancelled") if is_loading else (life, None)
 
 
@@ -200,12 +200,12 @@ def _delete(life: Life) -> Step:
 
 
 def _stopped(life: Life, ending: Ending) -> Step:
-    """Told to end. A second time it is told nothing, and only ends otherwise."""
+    """Tell the host to end. If it was told already, only the reason changes."""
     return replace(life, ending=ending), None if life.ending else "stop"
 
 
 def _left_alone(life: Life) -> Step:
-    """Somebody wants it no more: what was begun for nobody is given up."""
+    """Stop what no client needs any longer: an unleased load, or a runtime that is disabled."""
     if life.leases or life.is_default or life.ending or not life.is_hosted:
         return life, None
     if life.status != "loaded":
@@ -269,7 +269,7 @@ _TRANSITIONS: Mapping[Event, Callable[[Life], Step]] = {
 
 
 class Lives:
-    """The lives of all runtimes, by id. Exactly one is the default once there is one."""
+    """The states of all runtimes, by id. Exactly one is the default, once there is any."""
 
     def __init__(self) -> None:
         self._lives: dict[str, Life] = {}
@@ -278,34 +278,34 @@ class Lives:
         return self._lives[id]
 
     def add(self, id: str, life: Life) -> None:
-        """A runtime is there from now on."""
+        """Add a runtime."""
         self._lives[id] = life
 
     def remove(self, id: str) -> None:
-        """It is there no more."""
+        """Remove a runtime."""
         del self._lives[id]
 
     def protect(self, id: str, is_protected: bool) -> None:
-        """Have it refuse to be deleted, or not any more."""
+        """Set whether a runtime refuses to be deleted."""
         self._lives[id] = replace(self._lives[id], is_protected=is_protected)
 
     def spare(self, id: str) -> None:
-        """It is not deleted after all."""
+        """Undo the event `delete`, since the runtime is not deleted after all."""
         life = self._lives[id]
         self._lives[id] = replace(life, ending="unloaded" if life.is_hosted else None)
 
     @property
     def default(self) -> str:
-        """Which one is the default."""
+        """The id of the default."""
         return next(id for id, life in self._lives.items() if life.is_default)
 
     @property
     def answering(self) -> str:
-        """Which one answers a request that names none: the default, or the one that was until it is ready."""
+        """The id of the runtime for unnamed requests: the default, or the old one until it is ready."""
         return next((id for id, life in self._lives.items() if life.is_standby), self.default)
 
     def apply(self, id: str, event: Event) -> Mapping[str, Effect]:
-        """Take an event; returns what is to be done about which host. `Refused` leaves all as it was."""
+        """Apply an event; returns what to do with which host. Raises `Refused`, which changes nothing."""
         effects: dict[str, Effect] = {}
         if event == "default" and not self._lives[id].is_default:
             self._change_default(id, effects)

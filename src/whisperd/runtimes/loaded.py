@@ -1,4 +1,4 @@
-"""A model that is loaded: its worker process, started again when it dies."""
+"""A loaded model: its worker process, which is restarted when it dies."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = ["LoadedRuntime", "died_error", "open_prepared"]
 log = logging.getLogger(__name__)
 
 MAX_DEATHS_IN_A_ROW = 3
-"""A worker that dies this often without computing a single batch is not started again. Deaths under a
-batch that is tried once more do not count: they are the fault of what is in it."""
+"""A worker that dies this many times without computing a batch in between is not restarted. Deaths during the
+retry of a batch do not count: the contents of the batch are to blame."""
 
 
 class LoadedRuntime:
@@ -39,19 +39,19 @@ class LoadedRuntime:
         self.replicas = params.replicas
         self.batch_size = batch_size
         self.info: EngineInfo
-        """What was loaded; there once it is ready."""
+        """The loaded engine; set once `ready` is."""
         self.ready = anyio.Event()
         """Set when the model is loaded for the first time."""
         self.unloaded = anyio.Event()
-        """Set when this is of no use any more; `why_unloaded` says why."""
+        """Set when no worker will run again; `why_unloaded` returns the reason."""
         self.on_death: Callable[[WhisperdError | None], None] = lambda _death: None
-        """Called with how, when the worker died and another is begun, and with None when that is there."""
+        """Called with the error when the worker died and is restarted, and with None once it is ready."""
         self._prepared = prepared
         self.params = params
         self._patience = patience
         self._worker: Worker | None = None
         self._retrying: Worker | None = None
-        """The worker that computes a batch for the second time, or died under it."""
+        """The worker that retries a batch, or died while doing so."""
         self._worker_changed = RepeatedEvent()
         self._deaths_in_a_row = 0
         self._failure: WhisperdError | None = None
@@ -61,8 +61,8 @@ class LoadedRuntime:
     ) -> list[WindowResult]:
         """Compute a batch, on a new worker if the last one died. See `Worker.transcribe`.
 
-        A retry is computed with nothing beside it: if the worker dies, it is to blame.
-        Raises `WorkerDied` if the worker dies under it, `WhisperdError` if no worker can be had.
+        A retry must run alone: if the worker dies, the batch is to blame.
+        Raises `WorkerDied` if the worker dies meanwhile, `WhisperdError` if no worker can be started.
         """
         worker = await self._living_worker()
         self._retrying = worker if is_retry else None
@@ -89,11 +89,11 @@ class LoadedRuntime:
             return None
 
     def why_unloaded(self) -> WhisperdError:
-        """What to tell a job that still needs it."""
+        """Return the error for a job that still needs the model."""
         return self._failure.copy() if self._failure else unloaded_error(self.name)
 
     async def run(self) -> None:
-        """Keep a worker until cancelled. Raises `WhisperdError` if there can be none."""
+        """Keep a worker running until cancelled. Raises `WhisperdError` if none can run."""
         try:
             while True:
                 await self._run_worker()
@@ -117,7 +117,7 @@ class LoadedRuntime:
                 await worker.died.wait()
                 death = await worker.cause_of_death()
             is_excused = self._retrying is worker
-        except WorkerDied as error:  # while it was loading
+        except WorkerDied as error:  # while loading the model
             death, is_excused = error, False
         except OSError as error:
             raise not_started_error(self.name, error) from error
@@ -145,35 +145,35 @@ class LoadedRuntime:
 def open_prepared(
     prepared: Prepared, params: LoadParams, patience: Patience | None = None
 ) -> AbstractAsyncContextManager[Worker]:
-    """Start a worker with what was prepared for it. See `open_worker`."""
+    """Start a worker with its prepared bundle and model. See `open_worker`."""
     environment = prepared.variant.environment
     return open_worker(prepared.bundle_path, prepared.backend.engine, params, patience, environment)
 
 
 def died_error(name: str, death: WorkerDied) -> WhisperdError:
-    """What a person is told when a worker died."""
+    """Return the error for a worker that died."""
     fault = death.fault or WhisperdError(
         "worker.died",
-        f"The engine of {name} ended unexpectedly ({death.how}).",
-        "Try the job again; if it happens every time, `whisperctl daemon logs` shows what the engine said.",
+        f"The engine of {name} exited unexpectedly ({death.how}).",
+        "Retry the job; if it fails again, see the engine's output in `whisperctl daemon logs`.",
     )
     data = {**fault.data, "how": death.how, "stderr": death.last_words}
     return WhisperdError(fault.code, fault.message, fault.fix, data)
 
 
 def unloaded_error(name: str) -> WhisperdError:
-    """What a person is told when a model went away before a job was done."""
+    """Return the error for a model that was unloaded before a job was done."""
     return WhisperdError(
         "runtime.unloaded",
         f"The runtime {name} was unloaded.",
-        "Send the job again; it is loaded on demand.",
+        "Submit the job again; the runtime is loaded on demand.",
     )
 
 
 def not_started_error(name: str, error: OSError) -> WhisperdError:
-    """What a person is told when the system refuses another process."""
+    """Return the error for a process that the system refuses to start."""
     return WhisperdError(
         "worker.not_started",
-        f"The process for {name} cannot be started: {error.strerror or error}.",
-        "End programs that are not needed, or raise the limits on processes and open files, then try again.",
+        f"The worker process of {name} cannot be started: {error.strerror or error}.",
+        "Close programs that you do not need, or raise the limits on processes and open files, then retry.",
     )

@@ -1,4 +1,4 @@
-"""Every runtime there is: the one owner of the presets, of what is loaded, and of the leases on it."""
+"""The manager of all runtimes: it alone owns the presets, the loaded models and the leases on them."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ __all__ = ["RuntimeManager"]
 log = logging.getLogger(__name__)
 
 KEPT_FAILURES = 20
-"""Runtimes made for once of which it is still told how they failed."""
+"""The number of unsaved runtimes that are listed after they failed."""
 
 
 class RuntimeManager:
-    """Keeps the presets, loads them once however many ask, and unloads what nobody needs.
+    """Keeps the presets, loads each at most once at a time, and unloads what no client needs.
 
-    Every action raises `WhisperdError`: `runtime.unknown`, `runtime.disabled`, `runtime.is_default`,
+    Actions raise `WhisperdError`: `runtime.unknown`, `runtime.disabled`, `runtime.is_default`,
     `runtime.is_protected`, `runtime.in_use`, `runtime.stale`, `runtime.exists`, `runtime.invalid`.
     """
 
@@ -62,7 +62,7 @@ class RuntimeManager:
         self._saving = anyio.Lock()
         self._held_count = 0
 
-    # What there is
+    # Looking up runtimes
 
     async def open(
         self,
@@ -70,9 +70,9 @@ class RuntimeManager:
         last_used: Mapping[str, str] = MappingProxyType({}),
         histories: Mapping[str, Sequence[Moment]] = MappingProxyType({}),
     ) -> None:
-        """Read the presets; on the first start, make the default with the model that is named.
+        """Read the presets; on the first start, create the default with the model `first_model`.
 
-        `last_used` and `histories` tell, by id, what was of the runtimes before this.
+        `last_used` and `histories` hold, by id, the records of the runtimes from before this start.
         """
         presets, default = await self._store.load()
         if default is None:
@@ -86,11 +86,11 @@ class RuntimeManager:
             self._add(runtime, is_default=preset.id == default)
 
     def all(self) -> list[Runtime]:
-        """Every saved runtime, the oldest first, and those made for once that are there."""
+        """Return all saved runtimes, the oldest first, and the current unsaved ones."""
         return list(self._runtimes.values())
 
     def find(self, name: str) -> Runtime:
-        """A runtime by its name, else by its id. Raises `runtime.unknown`."""
+        """Return a runtime by its name, else by its id. Raises `runtime.unknown`."""
         by_name = (one for one in self._runtimes.values() if one.is_saved and one.name == name)
         if found := next(by_name, None) or self._runtimes.get(name):
             return found
@@ -99,15 +99,15 @@ class RuntimeManager:
         raise errors.unknown(name, [one.name for one in self._presets()])
 
     def id_of(self, name: str) -> str:
-        """The id of a saved runtime, by its name or id. Raises `runtime.unknown` and `runtime.not_saved`."""
+        """Return the id of a saved runtime by name or id. Raises `runtime.unknown`, `runtime.not_saved`."""
         return self._saved(self.find(name)).id
 
     def name_of(self, id: str) -> str:
-        """What a runtime is called now; its id if it was deleted."""
+        """Return the current name of a runtime, or its id if it was deleted."""
         return self._runtimes[id].name if id in self._runtimes else id
 
     def with_model(self, model: str, facts: ModelFacts | None = None) -> Runtime:
-        """An enabled runtime with this model, the default before others, or one that is made for once."""
+        """Return an enabled runtime with this model, preferably the default, else a new unsaved one."""
         having = [
             one for one in self._runtimes.values() if one.preset.model == model and self._is_enabled(one)
         ]
@@ -120,35 +120,35 @@ class RuntimeManager:
 
     @property
     def default(self) -> Runtime:
-        """The default."""
+        """The default runtime."""
         return self._runtimes[self._lives.default]
 
     @property
     def answering(self) -> Runtime:
-        """Which one answers where none is named: the default, or the one before it until it is loaded."""
+        """The runtime for requests that name none: the default, or the previous one until it is loaded."""
         return self._runtimes[self._lives.answering]
 
     def life(self, runtime: Runtime) -> Life:
-        """Where a runtime stands."""
+        """Return the state of a runtime."""
         return self._lives[runtime.id]
 
     def view(self, runtime: Runtime, waiting: int = 0) -> RuntimeView:
-        """What is told of a runtime for which `waiting` windows wait."""
+        """Return the view of a runtime for clients; `waiting` windows wait for it."""
         return runtime.view(self.life(runtime), waiting=waiting)
 
     def check_unused(self, model: str) -> None:
         """Raise `model.in_use` if a worker has the model's files open."""
         for runtime in self._runtimes.values():
-            # What runs may be of the model that the runtime had before it was edited.
+            # The running worker may have the model from before an edit.
             loaded = runtime.loaded.params.model_name if runtime.loaded else None
             if model in (runtime.preset.model, loaded) and self.life(runtime).is_hosted:
                 life = self.life(runtime)
                 raise errors.model_in_use(model, runtime.name, life.told, is_default=life.is_default)
 
-    # What people do
+    # Actions of users
 
     async def create(self, fields: RuntimeChanges, *, make_default: bool = False) -> Runtime:
-        """Save a new runtime, and make it the default if asked to: both or neither."""
+        """Save a new runtime and, with `make_default`, make it the default in the same transaction."""
         async with self._saving:
             preset = await self.editor.new(fields, self._presets())
             await self._store.insert(preset, make_default=make_default)
@@ -160,9 +160,9 @@ class RuntimeManager:
         return runtime
 
     async def edit(self, runtime: Runtime, changes: RuntimeChanges, version: int | None = None) -> None:
-        """Change a runtime; one with another version than `version` is refused (`runtime.stale`).
+        """Change a runtime. Raises `runtime.stale` if its version is not `version`.
 
-        What is loaded is loaded anew if need be: at once, or when the running jobs have ended.
+        If needed, a loaded runtime is reloaded: at once, or when the running jobs have ended.
         """
         async with self._saving:
             before = self._saved(runtime)
@@ -170,7 +170,7 @@ class RuntimeManager:
             preset = await self.editor.changed(before, changes, self._presets())
             await self._save(runtime, preset)
             if needs_reload(before, preset):
-                self.provisioner.failures.forget(preset.model)  # what was changed may be what mends it
+                self.provisioner.failures.forget(preset.model)  # the change may fix them
                 if runtime.hosting is None:
                     runtime.prepared = None
                 self.apply(runtime, "edit")
@@ -179,7 +179,7 @@ class RuntimeManager:
         self.tell(runtime)
 
     async def delete(self, runtime: Runtime) -> None:
-        """Unload a runtime and forget it."""
+        """Unload and delete a runtime."""
         async with self._saving:
             self._saved(runtime)
             self.apply(runtime, "delete")
@@ -196,7 +196,7 @@ class RuntimeManager:
         self.around.publish(runtime.event(Life()))
 
     async def make_default(self, runtime: Runtime) -> None:
-        """Have it answer requests that name no runtime, as soon as it is loaded, and begin to load it."""
+        """Make a runtime the default and start to load it. The old default serves requests until then."""
         async with self._saving:
             self._saved(runtime)
             self._check_refusal(runtime, "default")
@@ -205,15 +205,15 @@ class RuntimeManager:
             self._now_default(runtime)
 
     async def enable(self, runtime: Runtime) -> None:
-        """Have it take jobs again."""
+        """Let a runtime accept jobs again."""
         await self._set_enabled(runtime, "enable", is_enabled=True)
 
     async def disable(self, runtime: Runtime) -> None:
-        """Have it take no more jobs, and unload it once those that it has are done."""
+        """Stop accepting jobs for a runtime, and unload it once its current jobs are done."""
         await self._set_enabled(runtime, "disable", is_enabled=False)
 
     async def prepare(self, runtime: Runtime) -> None:
-        """Download what it needs, and no more. Given up when nobody waits for it."""
+        """Download what a runtime needs, without loading it. Stops when no caller waits any longer."""
         with self.lease(runtime):
             while True:
                 self.apply(runtime, "prepare")
@@ -223,13 +223,13 @@ class RuntimeManager:
                 await hosting.prepared.wait()
                 if self.life(runtime).goal == "prepared":
                     await hosting.ended.wait()
-                if hosting.error is not None and not is_ending:  # else that was before we came
+                if hosting.error is not None and not is_ending:  # else the error predates this call
                     raise hosting.error.copy()
                 if runtime.prepared is not None:
                     return
 
     async def load(self, runtime: Runtime) -> None:
-        """Load it. Given up when nobody waits for it. Variants that failed before are tried once more."""
+        """Load a runtime, retrying variants that failed before. Stops when no caller waits any longer."""
         self.provisioner.failures.forget(runtime.preset.model)
         with self.lease(runtime) as lease:
             if runtime.prepared is not None and runtime.prepared.passed_over:
@@ -241,27 +241,27 @@ class RuntimeManager:
             runtime.is_awaited = True
 
     def begin_to_load(self, runtime: Runtime) -> None:
-        """Load it, whether or not anybody waits for it."""
+        """Start to load a runtime, whether or not a caller waits for it."""
         self.apply(runtime, "load")
 
     async def load_faster(self, model: str) -> None:
-        """Load what is loaded with a model anew, where it has become faster in another way."""
+        """Reload the runtimes with a model whose fastest variant or tuning has changed."""
         for runtime in self.all():
             prepared = runtime.prepared if runtime.loaded else None
             if prepared is None or runtime.preset.model != model:
                 continue
-            with suppress(WhisperdError):  # it would be told this at its next load, too
+            with suppress(WhisperdError):  # its next load reports the error
                 _, variant, tuning = await self.provisioner.choose(runtime.preset)
                 if (variant.name, tuning) != (prepared.variant.name, prepared.tuning):
                     self.load_anew(runtime)
 
     def load_anew(self, runtime: Runtime) -> None:
-        """Load what is loaded once more, since it would be loaded in another way now: when no job uses it."""
+        """Reload a loaded runtime as soon as no job uses it, to pick up a better variant or tuning."""
         if runtime in self.all() and self.life(runtime).is_ready:
             self.apply(runtime, "edit")
 
     async def cancel(self, runtime: Runtime) -> None:
-        """Give up downloading or loading it. Harmless when there is nothing to give up."""
+        """Cancel the download or load of a runtime, if there is one."""
         hosting = runtime.hosting
         self.apply(runtime, "cancel")
         if hosting is not None and self.life(runtime).ending == "cancelled":
@@ -269,7 +269,7 @@ class RuntimeManager:
             await hosting.ended.wait()
 
     async def unload(self, runtime: Runtime) -> None:
-        """End its worker, and wait until its memory is free. Harmless when it has none."""
+        """End the worker of a runtime, if it has one, and wait until its memory is free."""
         hosting = runtime.hosting
         self.apply(runtime, "unload")
         if hosting is not None:
@@ -278,29 +278,29 @@ class RuntimeManager:
     # Leases
 
     def lease(self, runtime: Runtime) -> Lease:
-        """Hold on to a runtime: once loaded it is not unloaded before the lease ends.
+        """Take a lease on a runtime: once loaded, it is not unloaded before the lease ends.
 
-        It is loaded when the lease is asked for it. A load on which nobody holds a lease any more is
-        given up, and so is its download. Raises `runtime.disabled`.
+        `Lease.loaded` loads it. A download or load is cancelled when its last lease ends.
+        Raises `runtime.disabled`.
         """
         self.apply(runtime, "lease")
         return Lease(self, runtime)
 
     def occupants(self) -> list[Runtime]:
-        """Those that have a worker, or are let in to have one."""
+        """Return the runtimes that have a worker, or memory reserved for one."""
         return [one for one in self.all() if one.needs and self.life(one).is_hosted]
 
     def evict(self, runtime: Runtime) -> anyio.Event:
-        """Unload an idle runtime; the event is set when its memory is free."""
+        """Unload an idle runtime; the returned event is set when its memory is free."""
         assert runtime.hosting is not None
         ended = runtime.hosting.ended
         self.apply(runtime, "evict")
         return ended
 
     def relieve(self, *, with_default: bool) -> list[tuple[str, anyio.Event]]:
-        """Unload what is idle, and the default too if that is asked for and nobody uses it.
+        """Unload all idle runtimes and, with `with_default`, every other one without a lease.
 
-        Returns the name of each, and the event that is set when its memory is free.
+        Returns the name of each, and an event that is set when its memory is free.
         """
         gone = []
         for runtime in self.all():
@@ -311,7 +311,7 @@ class RuntimeManager:
         return gone
 
     def released(self, runtime: Runtime) -> None:
-        """A lease on a runtime has ended."""
+        """Handle the end of a lease on a runtime."""
         runtime.unused_since_s = self.around.clock()
         self.apply(runtime, "release")
         self._forget_unsaved()
@@ -319,7 +319,7 @@ class RuntimeManager:
     # Hosting
 
     def apply(self, runtime: Runtime, event: LifeEvent) -> None:
-        """Take an event, and do about the hosts what follows from it. Raises `WhisperdError`."""
+        """Apply an event, and start or stop hosts accordingly. Raises `WhisperdError` if it is refused."""
         before = self.life(runtime).told
         try:
             effects = self._lives.apply(runtime.id, event)
@@ -341,7 +341,7 @@ class RuntimeManager:
                 self._tasks.start_soon(Host(self, runtime, hosting).run)
 
     def _now_default(self, runtime: Runtime) -> None:
-        """It is saved that a runtime is the default."""
+        """Apply the change of the default, once it is saved."""
         before = self.default
         self.apply(runtime, "default")
         for changed in {before, runtime}:
@@ -349,12 +349,12 @@ class RuntimeManager:
         self.wake_all()
 
     def _check_refusal(self, runtime: Runtime, event: LifeEvent) -> None:
-        """Raise what `apply` would, before anything is saved."""
+        """Raise the error that `apply` would raise, before anything is saved."""
         if code := refusal(self.life(runtime), event):
             raise errors.refused(code, runtime.name, self._usable_names(runtime))
 
     def hosting_ended(self, runtime: Runtime, hosting: Hosting, error: WhisperdError | None) -> None:
-        """The host of a runtime has ended, with an error or because it was told to."""
+        """Handle the end of a runtime's host, with an error or because it was told to end."""
         life = self.life(runtime)
         runtime.loaded = runtime.hosting = runtime.progress = runtime.detail = None
         runtime.needs = {}
@@ -362,7 +362,7 @@ class RuntimeManager:
             runtime.error = error
             hosting.error = errors.failed(error, runtime.name, self._usable_names(runtime))
         elif life.ending != "cancelled":
-            hosting.error = None  # it was cancelled, and then wanted after all
+            hosting.error = None  # it was cancelled, and then requested again
         self.apply(runtime, "failed" if error else "ended")
         hosting.prepared.set()
         hosting.settled.set()
@@ -370,7 +370,7 @@ class RuntimeManager:
         self.wake_all()
         self._forget_unsaved()
 
-    # Keeping the books
+    # Bookkeeping
 
     def _add(self, runtime: Runtime, *, is_default: bool = False) -> None:
         self._runtimes[runtime.id] = runtime
@@ -379,7 +379,7 @@ class RuntimeManager:
         self._lives.add(runtime.id, life)
 
     def _forget_unsaved(self) -> None:
-        """A runtime that was made for once goes with its worker; of the last failures it is still told."""
+        """Remove unsaved runtimes whose worker has ended, except the last few that failed."""
         gone = [
             one
             for one in self._runtimes.values()
@@ -392,11 +392,11 @@ class RuntimeManager:
                 self._lives.remove(one.id)
 
     def _presets(self) -> list[RuntimePreset]:
-        """Those that are saved."""
+        """Return the presets of all saved runtimes."""
         return [one.preset for one in self._runtimes.values() if one.is_saved]
 
     def _saved(self, runtime: Runtime) -> RuntimePreset:
-        """Its preset. Raises `runtime.not_saved`, and `runtime.unknown` if it was deleted meanwhile."""
+        """Return its preset. Raises `runtime.not_saved`, and `runtime.unknown` if it has been deleted."""
         if not runtime.is_saved:
             raise errors.not_saved(runtime.name)
         if runtime.id not in self._runtimes:
@@ -426,7 +426,7 @@ class RuntimeManager:
     def _usable_names(self, but: Runtime) -> list[str]:
         return [one.name for one in self.all() if one.is_saved and one is not but and self._is_enabled(one)]
 
-    # Telling
+    # Notifications
 
     def _status_changed(self, runtime: Runtime) -> None:
         moment = runtime.remember(self.life(runtime).told)
@@ -439,11 +439,11 @@ class RuntimeManager:
             self.around.held_count_changed(held)
 
     def wake_all(self) -> None:
-        """Have all hosts look again: which one stays loaded may be another one now."""
+        """Have all hosts check again whether their runtime shall stay loaded."""
         for runtime in self._runtimes.values():
             runtime.wake()
 
     def tell(self, runtime: Runtime) -> None:
-        """Tell subscribers how a runtime is now."""
+        """Publish the current state of a runtime to subscribers."""
         if runtime.id in self._runtimes:
             self.around.publish(runtime.event(self.life(runtime)))

@@ -70,21 +70,21 @@ def not_enough_memory(
     ways = []
     if largest is not None:
         edit = f"whisperctl runtimes edit {quote(name)} " if is_saved else ""
-        ways.append(f"take {largest}, the largest model that fits, with `{edit}--model {largest}`")
+        ways.append(f"use {largest}, the largest model that fits, with `{edit}--model {largest}`")
     if batch_size > 1 and is_saved:
-        ways.append("compute smaller batches with `--batch-size 1`")
+        ways.append("use smaller batches with `--batch-size 1`")
     if replicas > 1 and is_saved:
         ways.append("use one worker with `--workers 1`")
     ways.append("unload other runtimes")
     if is_on_gpu and is_saved:
-        ways.append("compute on the processor with `--device cpu`")
+        ways.append("run on the CPU with `--device cpu`")
     else:
-        ways.append("end programs that need much memory")
+        ways.append("close programs that use much memory")
     fix = f"{', '.join(ways[:-1])}, or {ways[-1]}."
     return WhisperdError(
         "memory.gpu_not_enough" if is_on_gpu else "memory.not_enough",
-        f"The runtime {name} needs about {size(needed)} of {'GPU ' if is_on_gpu else ''}memory, and "
-        f"{size(free)} are free.",
+        f"The runtime {name} needs about {size(needed)} of {'GPU ' if is_on_gpu else ''}memory, but only "
+        f"{size(free)} is free.",
         fix[0].upper() + fix[1:],
         {"needed": needed, "free": free, "largest": largest},
     )

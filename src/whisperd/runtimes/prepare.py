@@ -104,7 +104,7 @@ async def prepare_model(
         except WhisperdError as error:
             if format.replaces is None:
                 raise
-            log.warning("%s is loaded as it is, which takes longer: %s", model.name, error.message)
+            log.warning("%s is loaded unconverted, which takes longer: %s", model.name, error.message)
             is_unconverted = True
     stored = model.facts.precision if model.facts else None
     return Prepared(backend, variant, bundle_path, path, precision=stored, is_unconverted=is_unconverted)
@@ -158,10 +158,10 @@ def fitting_variants(
     names = ", ".join(variant.name for _, variant in ranked)
     raise WhisperdError(
         "backend.not_usable",
-        f"There is no build for {preset.name}: backend {preset.backend}, device {preset.wanted_device}, "
+        f"No build fits the runtime {preset.name}: backend {preset.backend}, device {preset.wanted_device}, "
         f"compute type {preset.compute_type}.",
-        f"Change one of them with `whisperctl runtimes edit {quote(preset.name)}`, or "
-        f"`runtime.compute_type` in the settings; the builds are: {names}.",
+        f"Change one of these with `whisperctl runtimes edit {quote(preset.name)}`, or change "
+        f"`runtime.compute_type` in the settings. Available builds: {names}.",
     )
 
 

@@ -156,7 +156,7 @@ def new_preset(
     }
     for needed in ("name", "model"):
         if needed not in chosen:
-            raise _invalid(needed, f"A runtime needs a {needed}.", f"Give the {needed}.")
+            raise _invalid(needed, f"A runtime needs a {needed}.", f"Specify its {needed}.")
     now = now or now_rfc3339()
     values = _checked(chosen) if check else chosen
     preset = RuntimePreset(id=id_ or secrets.token_hex(4), created=now, changed=now, **values)
@@ -191,7 +191,7 @@ def check_name(name: str, noun: errors.Noun) -> str:
     raise WhisperdError(
         f"{noun}.invalid",
         f"A {noun} cannot be named {name!r}.",
-        "Use up to 64 letters (a to z, A to Z), digits, spaces, dots, hyphens and underscores; begin with a "
+        "Use up to 64 letters (a to z, A to Z), digits, spaces, dots, hyphens and underscores. Begin with a "
         "letter or digit, and do not end with a space.",
         {"field": "name"},
     )
@@ -207,9 +207,9 @@ def parse_keep_alive(value: float | str) -> float:
         return seconds
     raise _invalid(
         "keep_alive",
-        f"{value!r:.100} is no time to keep a runtime loaded.",
-        "Give seconds or a duration such as 90s, 15m or 1h30m, each unit (s, m, h, d, w) once, of 365 days "
-        "at most; 0 to unload at once; -1 or never to keep it loaded.",
+        f"{value!r:.100} is not a valid keep-alive time.",
+        "Give seconds or a duration such as 90s, 15m or 1h30m (units s, m, h, d, w, each at most once; at "
+        "most 365 days), 0 to unload at once, or -1 or never to keep it loaded.",
     )
 
 
@@ -254,9 +254,9 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
 def _check_model(model: str) -> None:
     if not model.strip() or len(model) > MAX_MODEL_CHARACTERS or "\0" in model or not _is_text(model):
         fix = (
-            "Name a model of `whisperctl models available`, a hub repository (owner/name) or a model folder."
+            "Use a name from `whisperctl models available`, a hub repository (owner/name) or a model folder."
         )
-        raise _invalid("model", f"There can be no model {model!r:.100}.", fix)
+        raise _invalid("model", f"{model!r:.100} is not a valid model name.", fix)
 
 
 def _is_text(value: str) -> bool:
@@ -270,7 +270,7 @@ def _is_text(value: str) -> bool:
 def _check_backend(backend: str) -> None:
     if not _BACKEND.fullmatch(backend):
         fix = "Use auto, or the name of a backend such as ctranslate2."
-        raise _invalid("backend", f"There can be no backend {backend!r:.100}.", fix)
+        raise _invalid("backend", f"{backend!r:.100} is not a valid backend name.", fix)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -282,16 +282,16 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 def _check_device_index(indexes: tuple[int, ...]) -> None:
     if len(set(indexes)) != len(indexes):
-        raise _invalid("device_index", "A GPU is named twice in the device index.", "Name each GPU once.")
+        raise _invalid("device_index", "The device index lists a GPU twice.", "List each GPU once.")
     if any(index < 0 for index in indexes):
-        fix = "Count the GPUs from 0, or give none to have one chosen."
+        fix = "Number GPUs from 0, or use none to have one chosen."
         raise _invalid("device_index", "A device index cannot be negative.", fix)
 
 
 def _check_limits(name: str, value: int) -> None:
     least, most = LIMITS[name]
     if not least <= value <= most:
-        chosen = ", where 0 has it chosen" if least == 0 else ""
+        chosen = "; 0 chooses it automatically" if least == 0 else ""
         fix = f"Use a number from {least} to {most}{chosen}."
         raise _invalid(name, f"The {_said(name)} cannot be {value}.", fix, least=least, most=most)
 
@@ -303,15 +303,15 @@ def _check_together(preset: RuntimePreset) -> None:
     if preset.device_index and preset.device == "cpu":
         raise _invalid(
             "device_index",
-            "A device index numbers GPUs, and the device is cpu.",
+            "The device index selects GPUs, but the device is cpu.",
             "Set the device index to none, or the device to cuda.",
         )
     replicas = len(preset.device_index)
     if replicas > 1 and preset.workers not in (0, replicas):
         raise _invalid(
             "workers",
-            f"There is one worker for each of the {replicas} GPUs, and {preset.workers} are asked for.",
-            f"Set the workers to 0 or {replicas}, or name one GPU only.",
+            f"Each of the {replicas} GPUs has one worker, but the number of workers is {preset.workers}.",
+            f"Set the workers to 0 or {replicas}, or select only one GPU.",
             possible=(0, replicas),
         )
 
@@ -331,9 +331,9 @@ def check_against(preset: RuntimePreset, computer: Capabilities) -> None:
     if preset.cpu_threads > computer.cpu_count:
         raise _invalid(
             "cpu_threads",
-            f"This computer has {computer.cpu_count} CPU cores, and a worker is to have "
-            f"{preset.cpu_threads} threads.",
-            f"Use at most {computer.cpu_count}, or 0 to have the number chosen.",
+            f"A worker cannot have {preset.cpu_threads} threads: this computer has {computer.cpu_count} CPU "
+            "cores.",
+            f"Use at most {computer.cpu_count}, or 0 to choose the number automatically.",
             most=computer.cpu_count,
         )
 
@@ -366,9 +366,10 @@ def _check_has_device(preset: RuntimePreset, backends: Backends, computer: Capab
             if computer.gpu_problem
             else _invalid(
                 "backend",
-                "This computer has no GPU that can be used, and without one there is nothing to compute on"
-                f"{'' if preset.backend == 'auto' else f' with the backend {preset.backend}'}.",
-                "Use another backend; `whisperctl hardware` says what each one needs.",
+                "This computer has no usable GPU, and "
+                f"{'no backend can' if preset.backend == 'auto' else f'the backend {preset.backend} cannot'}"
+                " run without one.",
+                "Use another backend; `whisperctl hardware` shows what each one needs.",
             )
         )
     wanted = preset.wanted_device
@@ -379,9 +380,9 @@ def _check_has_device(preset: RuntimePreset, backends: Backends, computer: Capab
     if wanted == "cuda" and computer.gpu_problem is not None:
         raise computer.gpu_problem.copy()
     if wanted == "cuda" and computer.gpu_count == 0:
-        reason = "This computer has no GPU that can be used."
+        reason = "This computer has no usable GPU."
     elif preset.backend == "auto":
-        reason = f"No backend that is installed can use the device {wanted}."
+        reason = f"No installed backend can use the device {wanted}."
     else:
         reason = f"The backend {preset.backend} cannot use the device {wanted}."
     choices = ("auto", *sorted(offered))
@@ -398,7 +399,7 @@ def _check_has_gpus(preset: RuntimePreset, computer: Capabilities) -> None:
         raise _invalid(
             "device_index",
             f"This computer has no GPU {_either(missing)}.",
-            f"Use {_either(there)}, or none to have one chosen.",
+            f"Use {_either(there)}, or none to choose one automatically.",
             possible=there,
         )
 

@@ -69,7 +69,7 @@ class ProfileManager:
         async with self._saving:
             profile = self._changed(Profile(name="", created=now, changed=now), changes)
             if not profile.name:
-                raise _invalid("name", "A profile needs a name.", "Give it one.")
+                raise _invalid("name", "A profile needs a name.", "Specify its name.")
             self._check_free(profile.name)
             await self._store.insert(profile)
             self._profiles[profile.name] = profile
@@ -111,8 +111,8 @@ class ProfileManager:
         if changed.runtime is not None and changed.options.get("model") is not None:
             raise _invalid(
                 "runtime",
-                "The profile would name both a runtime and a model, and a runtime has its own model.",
-                "Leave out its runtime or the model among its options.",
+                "A profile cannot name both a runtime and a model: a runtime has its own model.",
+                "Remove its runtime, or the model from its options.",
             )
         return changed
 
@@ -123,7 +123,7 @@ class ProfileManager:
     def _check(self, options: Options) -> None:
         if "runtime" in options:
             raise _invalid(
-                "options", "The runtime is not one of a profile's job options.", "Set the profile's runtime."
+                "options", "The job options of a profile cannot name a runtime.", "Set the profile's runtime."
             )
         try:
             self._check_options(options)

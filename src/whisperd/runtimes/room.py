@@ -175,7 +175,7 @@ class Room:
             is_saved=runtime.is_saved,
         )
         if place is None and self._limit():
-            error.fix += " All runtimes together may take what runtime.memory_bytes in the settings says."
+            error.fix += " The setting runtime.memory_bytes limits the memory of all runtimes together."
         return error
 
 

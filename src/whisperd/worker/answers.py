@@ -23,11 +23,11 @@ _decode = msgspec.msgpack.Decoder(list[WindowResult]).decode
 
 
 def bad_answer(method: str, reason: str) -> WhisperdError:
-    """What a person is told of an engine that does not do what its protocol says."""
+    """Return the error for an engine whose answer violates its protocol."""
     return WhisperdError(
         "worker.bad_answer",
-        f"The engine answered {method} with something else than it should: {reason}.",
-        "Update whisperd and its plugins, so that they are of one version.",
+        f"The engine's answer to {method} is invalid: {reason}.",
+        "Update whisperd and its plugins to the same version.",
     )
 
 

@@ -59,8 +59,8 @@ def explain_death(how: str, last_words: str, params: LoadParams) -> WhisperdErro
 
 
 def killed_for_memory(how: str, params: LoadParams) -> WhisperdError:
-    """The system ended the process because there was no memory left."""
-    return _memory(f"the system ended its process to have memory again ({how})", params)
+    """Return the error for a process that the system killed because it ran out of memory."""
+    return _memory(f"the system killed its process to free memory ({how})", params)
 
 
 _ILLEGAL_INSTRUCTION = ("signal SIGILL", f"exit status {0xC000001D}")  # the second is Windows'
@@ -158,16 +158,16 @@ def _error(cause: Cause, library: str | None, said: str, params: LoadParams) -> 
         case "driver":
             return _cuda(
                 "cuda.driver_too_old",
-                "the driver is missing, or too old for the library that the engine is built with",
-                f"Update the NVIDIA driver, or {_ON_THE_PROCESSOR}.",
+                "the driver is missing, or too old for the library that the engine was built with",
+                f"Update the NVIDIA driver, or {_ON_THE_CPU}.",
                 said,
             )
         case "cuda":
             return _cuda(
                 "cuda.not_available",
-                "the engine finds none that it can compute on",
-                "Check that `nvidia-smi` lists the GPU that the runtime names (in a container, that the GPU "
-                f"is passed to it), or {_ON_THE_PROCESSOR}.",
+                "the engine finds none that it can run on",
+                "Check that `nvidia-smi` lists the GPU that the runtime names (and that a container has "
+                f"access to it), or {_ON_THE_CPU}.",
                 said,
             )
         case "architecture":
@@ -176,7 +176,7 @@ def _error(cause: Cause, library: str | None, said: str, params: LoadParams) -> 
             return _missing_library(library, said, params)
 
 
-_ON_THE_PROCESSOR = "compute on the processor with `whisperctl runtimes edit NAME --device cpu`"
+_ON_THE_CPU = "run on the CPU with `whisperctl runtimes edit NAME --device cpu`"
 _UNKNOWN_AMOUNTS: Final = {"needed": None, "free": None, "largest": None}
 
 
@@ -184,8 +184,8 @@ def _memory(said: str, params: LoadParams) -> WhisperdError:
     return WhisperdError(
         "memory.not_enough",
         f"There is not enough memory for the model {_model(params)}.",
-        "End programs that need much memory, or choose a smaller model: `whisperctl models available` lists "
-        "them with the memory that they need.",
+        "Close programs that use much memory, or choose a smaller model: `whisperctl models available` lists "
+        "models with the memory they need.",
         {**_UNKNOWN_AMOUNTS, **_quote(said)},
     )
 
@@ -193,9 +193,9 @@ def _memory(said: str, params: LoadParams) -> WhisperdError:
 def _gpu_memory(said: str, params: LoadParams) -> WhisperdError:
     return WhisperdError(
         "memory.gpu_not_enough",
-        f"The GPU has not enough memory for the model {_model(params)}.",
-        "End other programs that use the GPU, choose a smaller model, a smaller batch or a smaller precision "
-        f"with `whisperctl runtimes edit NAME --batch-size 1 --compute-type int8`, or {_ON_THE_PROCESSOR}.",
+        f"The GPU does not have enough memory for the model {_model(params)}.",
+        "Close other programs that use the GPU, choose a smaller model, a smaller batch or a lower precision "
+        f"with `whisperctl runtimes edit NAME --batch-size 1 --compute-type int8`, or {_ON_THE_CPU}.",
         {**_UNKNOWN_AMOUNTS, **_quote(said)},
     )
 
@@ -207,11 +207,11 @@ def _cuda(code: str, why: str, fix: str, said: str) -> WhisperdError:
 def _missing_library(library: str | None, said: str, params: LoadParams) -> WhisperdError:
     what = library or "a library that the engine needs"
     if params.bundle_name is None:
-        fix = f"Install {what}, or the plugin of the engine again."
+        fix = f"Install {what}, or reinstall the engine's plugin."
     else:
         fix = (
-            f"Run `whisperctl natives install {params.bundle_name}`, which mends the bundle; if that changes "
-            f"nothing, install {what} with this computer's own packages."
+            f"Repair the bundle with `whisperctl natives install {params.bundle_name}`; if that does not "
+            f"help, install {what} with the system's package manager."
         )
     return WhisperdError(
         "library.missing",
@@ -224,15 +224,15 @@ def _missing_library(library: str | None, said: str, params: LoadParams) -> Whis
 def _wrong_architecture(library: str | None, said: str, params: LoadParams) -> WhisperdError:
     what = library or "a library that the engine needs"
     if params.bundle_name is None:
-        fix = "Install the plugin of the engine again, for the Python and the processor of this computer."
+        fix = "Reinstall the engine's plugin for this computer's Python and processor."
     else:
         fix = (
-            f"Run `whisperctl natives install {params.bundle_name}`, which mends the bundle; if that changes "
-            "nothing, set WHISPERD_NATIVE_DIR to a folder that no other computer shares."
+            f"Repair the bundle with `whisperctl natives install {params.bundle_name}`; if that does not "
+            "help, set WHISPERD_NATIVE_DIR to a folder that no other computer shares."
         )
     return WhisperdError(
         "library.wrong_architecture",
-        f"The engine cannot load {what}: it is made for another processor or system, or damaged.",
+        f"The engine cannot load {what}: it is damaged, or built for another processor or system.",
         fix,
         {"library": library, **_quote(said)},
     )
@@ -242,9 +242,9 @@ def _processor_too_old(how: str, params: LoadParams) -> WhisperdError:
     return WhisperdError(
         "library.wrong_architecture",
         f"The engine of {_model(params)} uses instructions that this processor does not have ({how}).",
-        "Choose another engine, which `whisperctl natives list` shows, with "
-        "`whisperctl runtimes edit NAME --backend BACKEND`; in a virtual machine, let it have all "
-        "features of the host's processor.",
+        "Choose another engine from `whisperctl natives list` with "
+        "`whisperctl runtimes edit NAME --backend BACKEND`; for a virtual machine, enable all features of "
+        "the host's processor.",
         {"library": None, **_quote(how)},
     )
 

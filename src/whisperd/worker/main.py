@@ -116,7 +116,7 @@ class _Service:
 
 def _mend_library(params: LoadParams) -> str:
     if params.bundle_name is None:
-        return "Install its plugin again; `whisperctl daemon logs` shows what the library said."
+        return "Reinstall its plugin; `whisperctl daemon logs` shows the library's messages."
     return (
         f"Run `whisperctl natives verify {params.bundle_name}` and, if it is damaged, "
         f"`whisperctl natives install {params.bundle_name}`."
@@ -126,7 +126,7 @@ def _mend_library(params: LoadParams) -> str:
 def _mend_model(params: LoadParams) -> str:
     if params.model_name is None or Path(params.model_name).is_absolute():  # it is used where it is
         where = params.model_name or params.model_path
-        return f"Check that {where} is whole, or fetch or copy the model once more."
+        return f"Check that {where} is complete, or download or copy the model again."
     return (
         f"Run `whisperctl models verify {params.model_name}` and, if it is damaged, "
         f"`whisperctl models pull {params.model_name}`."

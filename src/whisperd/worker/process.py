@@ -225,6 +225,6 @@ def _load_stuck(params: LoadParams, timeout_s: float) -> WhisperdError:
     return WhisperdError(
         "model.load_failed",
         f"The model in {params.model_path} was not loaded within {timeout_s:.0f} seconds.",
-        "Check that its disk answers and that the memory is not full, or raise runtime.load_timeout_s in the "
+        "Check that its disk responds and that memory is not full, or raise runtime.load_timeout_s in the "
         "settings.",
     )
