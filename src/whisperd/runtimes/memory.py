@@ -1,7 +1,7 @@
-"""Whether a runtime fits into memory, and what has to go so that it does. Pure: sizes in, decisions out.
+"""Decides whether a runtime fits into memory, and what to unload so that it does. Pure.
 
-How much a model needs is told by `whisperd.models.memory.need_bytes`, how much is free by
-`whisperd.hardware`. All sizes are bytes.
+`whisperd.models.memory.need_bytes` estimates how much a model needs, `whisperd.hardware` reports how much is
+free. All sizes are in bytes.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ __all__ = ["largest_that_fits", "not_enough_memory", "plan"]
 
 
 def plan(need: int, free: int, idle: Iterable[tuple[str, int]]) -> tuple[list[str], int]:
-    """What to unload so that `need` fits, of what is idle and gives memory back, and what is free then.
+    """Return which idle runtimes to unload so that `need` fits, and how much memory is free then.
 
-    It is no more than it takes, in the order given. Where it does not fit either way, it is all of it.
+    `idle` holds names and the memory that each frees. They are taken in this order until `need` fits; all of
+    them are if it never does.
     """
     leaving: list[str] = []
     for name, gives_back in idle:
@@ -40,9 +41,9 @@ def largest_that_fits(
     device: str = "cpu",
     english_only: bool = False,
 ) -> str | None:
-    """The model with the most parameters that fits; of several the last, which is the newest.
+    """Return the model with the most parameters that fits; of several, the last, which is the newest.
 
-    Models that know English alone are offered only to who asked for one (`english_only`).
+    English-only models are considered only if `english_only` is true.
     """
     fitting = [
         model
@@ -50,7 +51,7 @@ def largest_that_fits(
         if (english_only or not model.english_only)
         and model.memory_bytes(compute_type, batch_size=batch_size, replicas=replicas, device=device) <= free
     ]
-    # Reversed, since `max` takes the first of several.
+    # Reversed, because `max` returns the first of several.
     return max(reversed(fitting), key=lambda model: model.parameters_millions).name if fitting else None
 
 
@@ -65,8 +66,8 @@ def not_enough_memory(
     replicas: int = 1,
     is_saved: bool = True,
 ) -> WhisperdError:
-    """The computer's memory (`memory.not_enough`), or the GPU's (`memory.gpu_not_enough`), does not hold the
-    model of the runtime `name`. One that is not saved cannot be changed."""
+    """Return the error for a runtime that does not fit into the computer's memory (`memory.not_enough`) or
+    the GPU's (`memory.gpu_not_enough`). Its fix proposes changes only for a saved runtime."""
     ways = []
     if largest is not None:
         edit = f"whisperctl runtimes edit {quote(name)} " if is_saved else ""

@@ -1,4 +1,4 @@
-"""Getting everything that a worker of a variant needs: its bundle, and the model's files."""
+"""Preparing what a worker of a variant needs: its bundle and the model's files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Tuning:
-    """What was measured to be the fastest on this computer; it counts where a preset leaves it open."""
+    """The fastest values measured on this computer; they apply where a preset leaves the choice open."""
 
     workers: int
     cpu_threads: int
@@ -46,22 +46,22 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Where everything is that a worker needs."""
+    """Everything that a worker needs, and where it is."""
 
     backend: Backend
     variant: Variant
     bundle_path: Path | None
     model_path: Path
     tuning: Tuning | None = None
-    """None where nothing was measured."""
+    """None if nothing was measured."""
     passed_over: tuple[FailedVariant, ...] = ()
-    """What would have been better, and failed; the best first."""
+    """Better variants that failed; the best first."""
     has_others: bool = False
     """Whether there is another variant to try if this one cannot be loaded."""
     precision: str | None = None
-    """How a model is stored that is one file in the backend's own format; None of all others."""
+    """The stored precision of a model that is one file in the backend's own format; None for all others."""
     is_unconverted: bool = False
-    """Whether the engine has to do at each load what is usually done once: that takes more memory."""
+    """Whether the engine must convert the model at each load instead of once, which takes more memory."""
 
 
 async def prepare_variant(
@@ -73,14 +73,14 @@ async def prepare_variant(
     on_native_progress: OnProgress,
     on_model_progress: OnProgress,
 ) -> Prepared:
-    """Get everything that a worker of one variant needs. Raises `WhisperdError`."""
+    """Install everything that a worker of one variant needs. Raises `WhisperdError`."""
     bundle_path = await install_bundle(variant, natives, on_native_progress)
     model = await models.pull(preset.model, on_model_progress)
     return await prepare_model(preset, backend, variant, bundle_path, model, models, on_model_progress)
 
 
 async def install_bundle(variant: Variant, natives: NativeStore, on_progress: OnProgress) -> Path | None:
-    """Where the bundle of a variant is, installed first if need be; None where it needs none."""
+    """Install a variant's bundle if necessary and return its path; None if the variant needs none."""
     bundle = Bundle.of(variant)
     return (await natives.install(bundle, on_progress)).path if bundle else None
 
@@ -94,7 +94,7 @@ async def prepare_model(
     models: ModelStore,
     on_progress: OnProgress,
 ) -> Prepared:
-    """What a worker needs, with an installed model as it is, or in the backend's own format."""
+    """Convert an installed model into the backend's own format if necessary; return what a worker needs."""
     precision = compute_type(preset, variant)
     format = _format_for(backend, variant, model, precision)
     path, is_unconverted = Path(model.path), False
@@ -113,7 +113,7 @@ async def prepare_model(
 async def is_model_prepared(
     preset: RuntimePreset, backend: Backend, variant: Variant, models: ModelStore
 ) -> bool:
-    """Whether a model is here in a way in which it can be loaded."""
+    """Whether a model is installed in a form that the backend can load."""
     model = await models.find(preset.model)
     if model is None:
         return False
@@ -127,20 +127,20 @@ async def is_model_prepared(
 def _format_for(
     backend: Backend, variant: Variant, model: InstalledModel, precision: str
 ) -> ModelFormat | None:
-    """The format that a backend takes a model in; None where it loads it as it is."""
+    """Return the format that a model must be converted to; None if the backend loads it unconverted."""
     is_ready = model.facts is not None or not variant.takes_converted(precision)
     return None if is_ready else backend.model_format
 
 
 def compute_type(preset: RuntimePreset, variant: Variant) -> str:
-    """What a preset asks for, else the best that a variant has."""
+    """Return the preset's compute type or, if it is `auto`, the variant's best one."""
     return variant.compute_types[0] if preset.compute_type == "auto" else preset.compute_type
 
 
 def fitting_variants(
     preset: RuntimePreset, ranked: Sequence[tuple[Backend, Variant]]
 ) -> list[tuple[Backend, Variant]]:
-    """All that a preset allows, of variants with the best first.
+    """Return the variants that a preset allows, the best first as in `ranked`.
 
     Raises `backend.none` if there is no backend at all, `backend.not_usable` if none fits.
     """
@@ -166,11 +166,11 @@ def fitting_variants(
 
 
 def load_params(preset: RuntimePreset, prepared: Prepared) -> LoadParams:
-    """What a worker is told: what the preset leaves open is chosen for this computer."""
+    """Return a worker's load parameters, with the preset's open choices made for this computer."""
     variant, tuning = prepared.variant, prepared.tuning
     is_cpu = variant.device == "cpu"
     device_index = (0,) if is_cpu else preset.device_index or (0,)
-    # On few cores, replicas of one thread usually beat threads. Of several GPUs each has one replica.
+    # On few cores, single-threaded replicas usually beat threads. Each of several GPUs gets one replica.
     usual_workers = usable_cores() if is_cpu else len(device_index)
     return LoadParams(
         model_path=str(prepared.model_path),

@@ -1,8 +1,8 @@
-"""What a saved runtime is, and what its fields may be. Pure: no file, and no look at the computer.
+"""The preset of a runtime and the valid values of its fields. Pure: reads no files and no hardware.
 
-`new_preset` and `changed_preset` check every field by itself and against the others; `check_against`
-checks a preset against what this computer has. All of them raise `runtime.invalid`, which names the
-field in its data and what would work in its fix.
+`new_preset` and `changed_preset` check every field separately and against the others; `check_against`
+checks a preset against this computer's capabilities. All of them raise `runtime.invalid`, which names the
+field in its data and the values that would work in its fix.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ RELOADING: Final = frozenset(
         "batch_size",
     }
 )
-"""The fields whose change means that the model is to be loaded anew."""
+"""The fields whose change requires the model to be reloaded."""
 
 MAX_MODEL_CHARACTERS: Final = 4096
 LIMITS: Final = {"cpu_threads": (0, 1024), "workers": (0, MAX_REPLICAS), "batch_size": (1, 256)}
-"""The least and the most of a field."""
+"""The minimum and maximum of a field."""
 
 USUAL_BATCH_SIZE: Final = 4
 
@@ -66,44 +66,44 @@ _BACKEND = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 class RuntimePreset(msgspec.Struct, frozen=True, kw_only=True):
-    """A saved runtime: a model, and how it is run."""
+    """A saved runtime: a model and how to run it."""
 
     id: str
-    """Never changes, and no other runtime ever has it."""
+    """Never changes and is never reused."""
     name: str
     model: str
-    """The canonical name, as the model store has it."""
+    """The canonical name in the model store."""
     backend: str = "auto"
     device: Device = "auto"
     device_index: tuple[int, ...] = ()
-    """GPUs by number; several mean one replica on each. Empty: chosen. Whoever gives any wants a GPU."""
+    """GPU numbers; with several, one replica runs on each. Empty: chosen automatically. Implies a GPU."""
     compute_type: ComputeType = "auto"
     cpu_threads: int = 0
-    """Threads of each replica; 0 is chosen."""
+    """Threads of each replica; 0: chosen automatically."""
     workers: int = 0
-    """Replicas, so batches computed at the same time; 0 is chosen: one a core, or one a GPU."""
+    """Replicas, i.e. batches computed concurrently; 0: chosen automatically, usually one per core or GPU."""
     batched: bool = True
     batch_size: int = USUAL_BATCH_SIZE
-    """Windows computed together, if batched. The usual number leaves it to calibration."""
+    """Windows computed together, if `batched`. `USUAL_BATCH_SIZE` leaves the choice to calibration."""
     keep_alive: float = 900.0
-    """Seconds that it stays loaded while nobody uses it; 0 is not at all, -1 for ever."""
+    """Seconds that it stays loaded while unused; 0: unload at once, -1: never unload."""
     enabled: bool = True
     protected: bool = False
     """Whether it cannot be deleted."""
     created: str
-    """RFC 3339, as is `changed`."""
+    """RFC 3339, like `changed`."""
     changed: str
     version: int = 1
-    """One more with every change."""
+    """Incremented with every change."""
 
     @property
     def wanted_device(self) -> Device:
-        """The device that it has to be; `auto` where that is left open."""
+        """The required device; `auto` if any will do."""
         return "cuda" if self.device_index else self.device
 
 
 class RuntimeChanges(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a person sets of a runtime, as it comes in: types are right, values are not checked yet."""
+    """The fields of a runtime that a user sets, with valid types but unchecked values."""
 
     name: str | UnsetType = UNSET
     model: str | UnsetType = UNSET
@@ -121,14 +121,14 @@ class RuntimeChanges(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What this computer can do, as far as presets are concerned."""
+    """This computer's capabilities that matter for presets."""
 
     backends: Mapping[str, Mapping[str, tuple[str, ...]]]
-    """By backend, by device (`cpu`, `cuda`): the compute types, the best first."""
+    """The compute types by backend and device (`cpu`, `cuda`), the best first."""
     gpu_count: int = 0
-    """GPUs that can be used, numbered from 0."""
+    """The number of usable GPUs, which are numbered from 0."""
     gpu_problem: WhisperdError | None = field(default=None, compare=False)
-    """Why none can be used, where there is more to say than that there is none."""
+    """Why no GPU is usable, if there is more to say than that there is none."""
     cpu_count: int = 1
 
 
@@ -140,10 +140,10 @@ def new_preset(
     id_: str | None = None,
     check: bool = True,
 ) -> RuntimePreset:
-    """A new preset; what is not named is as in the settings. `now` is RFC 3339, by default the present.
+    """Return a new preset, with the settings' values for missing fields. `now` is RFC 3339.
 
-    Name and model have to be there. One that is not saved need not have a name that people can use,
-    and is not checked. Raises `WhisperdError` (`runtime.invalid`).
+    Name and model are required. `check=False` is for presets that are not saved, whose names need not be
+    valid. Raises `WhisperdError` (`runtime.invalid`).
     """
     named = _set_values(changes)
     chosen = {
@@ -168,7 +168,7 @@ def new_preset(
 def changed_preset(
     preset: RuntimePreset, changes: RuntimeChanges, *, now: str | None = None
 ) -> RuntimePreset:
-    """The preset with the changes and the next version; the very same one if nothing is different.
+    """Return the preset with the changes and the next version, or the same object if nothing differs.
 
     Raises `WhisperdError` (`runtime.invalid`).
     """
@@ -180,12 +180,12 @@ def changed_preset(
 
 
 def needs_reload(before: RuntimePreset, after: RuntimePreset) -> bool:
-    """Whether what is loaded does not fit the preset any more."""
+    """Whether a runtime loaded with the preset `before` must be reloaded for `after`."""
     return any(getattr(before, name) != getattr(after, name) for name in RELOADING)
 
 
 def check_name(name: str, noun: errors.Noun) -> str:
-    """The name as it is. Raises `runtime.invalid` or `profile.invalid`."""
+    """Return the name unchanged. Raises `runtime.invalid` or `profile.invalid`."""
     if _NAME.fullmatch(name) and name == name.strip():
         return name
     raise WhisperdError(
@@ -198,7 +198,7 @@ def check_name(name: str, noun: errors.Noun) -> str:
 
 
 def parse_keep_alive(value: float | str) -> float:
-    """Seconds from a number or a text such as `90`, `15m`, `1h30m`, `0`, `-1` or `never`; -1 is for ever.
+    """Return the seconds for a number or a text such as `90`, `15m`, `1h30m`, `0`, `-1` or `never` (-1).
 
     Raises `WhisperdError` (`runtime.invalid`).
     """
@@ -220,7 +220,7 @@ def _seconds(text: str) -> float | None:
     return parsed_duration(text if text.strip("0123456789.") else f"{text}s")
 
 
-# One field by itself
+# Single fields
 
 
 def _set_values(changes: RuntimeChanges) -> dict[str, Any]:
@@ -228,7 +228,7 @@ def _set_values(changes: RuntimeChanges) -> dict[str, Any]:
 
 
 def _checked(values: dict[str, Any]) -> dict[str, Any]:
-    """The values of fields, each of them checked by itself."""
+    """Return the field values after checking each of them separately."""
     checked = dict(values)
     for name, value in values.items():
         match name:
@@ -262,7 +262,7 @@ def _check_model(model: str) -> None:
 def _is_text(value: str) -> bool:
     try:
         value.encode()
-    except UnicodeEncodeError:  # a file name that is no text
+    except UnicodeEncodeError:  # a file name that is not valid text
         return False
     return True
 
@@ -320,9 +320,9 @@ def _check_together(preset: RuntimePreset) -> None:
 
 
 def check_against(preset: RuntimePreset, computer: Capabilities) -> None:
-    """Raise what keeps this computer from running such a runtime.
+    """Raise the error that keeps this computer from running such a runtime, if any.
 
-    That is `runtime.invalid`, `backend.none`, or the `gpu_problem` where a GPU is needed and none is usable.
+    It is `runtime.invalid`, `backend.none` or, if a GPU is needed and none is usable, the `gpu_problem`.
     """
     backends = _check_has_backend(preset, computer)
     devices = _check_has_device(preset, backends, computer)
@@ -342,7 +342,7 @@ Backends = Mapping[str, Mapping[str, tuple[str, ...]]]
 
 
 def _check_has_backend(preset: RuntimePreset, computer: Capabilities) -> Backends:
-    """The backends that may be chosen."""
+    """Return the backends that may be chosen."""
     if not computer.backends:
         raise errors.no_backend()
     if preset.backend == "auto":
@@ -356,7 +356,7 @@ def _check_has_backend(preset: RuntimePreset, computer: Capabilities) -> Backend
 
 
 def _check_has_device(preset: RuntimePreset, backends: Backends, computer: Capabilities) -> tuple[str, ...]:
-    """The devices that may be chosen."""
+    """Return the devices that may be chosen."""
     offered = {device for devices in backends.values() for device in devices}
     if computer.gpu_count == 0:
         offered.discard("cuda")

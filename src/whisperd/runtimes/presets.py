@@ -1,4 +1,4 @@
-"""The saved runtimes in the data base, and which of them is the default. Their manager says what may be."""
+"""The saved runtimes in the database, and which of them is the default. The manager enforces the rules."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _SETTINGS = ", ".join(f"{column} = :{column}" for column in COLUMNS)
 
 
 class PresetStore:
-    """Saved runtimes. Each method is one transaction, and raises what `Database.run` raises as well."""
+    """Stores runtimes. Each method is one transaction, and raises what `Database.run` raises as well."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def load(self) -> tuple[tuple[RuntimePreset, ...], str | None]:
-        """All of them, the oldest first, and the id of the default: None only before one was made so."""
+        """Return all runtimes, the oldest first, and the id of the default, None until one is set."""
 
         def work(connection: sqlite3.Connection) -> tuple[tuple[RuntimePreset, ...], str | None]:
             return _presets(connection), _default_id(connection)
@@ -36,7 +36,7 @@ class PresetStore:
             raise damaged(self._database.path, str(error)) from error
 
     async def insert(self, preset: RuntimePreset, *, make_default: bool = False) -> None:
-        """Save a new one, as the default if asked to."""
+        """Save a new runtime and, with `make_default`, make it the default."""
 
         def work(connection: sqlite3.Connection) -> None:
             statement = f"INSERT INTO runtimes ({_LIST}) VALUES ({_PLACES})"  # noqa: S608 - our columns
@@ -47,23 +47,23 @@ class PresetStore:
         await self._database.run(work)
 
     async def update(self, preset: RuntimePreset) -> None:
-        """Save what was changed in one."""
+        """Save the changes to a runtime."""
         statement = f"UPDATE runtimes SET {_SETTINGS} WHERE id = :id"  # noqa: S608 - our columns
         await self._database.run(lambda connection: connection.execute(statement, _to_row(preset)))
 
     async def delete(self, id_: str) -> None:
-        """Forget one, which is not the default."""
+        """Delete a runtime, which must not be the default."""
         await self._database.run(
             lambda connection: connection.execute("DELETE FROM runtimes WHERE id = ?", (id_,))
         )
 
     async def set_default(self, id_: str) -> None:
-        """Make one the default in place of the one that is."""
+        """Make a runtime the default instead of the current one."""
         await self._database.run(lambda connection: _make_default(connection, id_))
 
 
 def check_presets(connection: sqlite3.Connection) -> None:
-    """Raise `ValueError` if what is saved cannot be used: a runtime is spoilt, or there is no default."""
+    """Raise `ValueError` if the saved runtimes are unusable: one is damaged, or there is no default."""
     if _presets(connection) and _default_id(connection) is None:
         raise ValueError("no runtime in it is the default")
 

@@ -1,4 +1,4 @@
-"""Every profile there is: checked when it comes in, kept in memory, saved before it holds."""
+"""The manager of all profiles: it checks changes, saves them before they take effect, and caches them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Options = dict[str, Any]
 
 
 class ProfileChanges(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a person sets of a profile. `runtime` is a name or an id; None is the default one."""
+    """The fields of a profile that a user sets. `runtime` is a name or an id; None is the default."""
 
     name: str | UnsetType = UNSET
     runtime: str | UnsetType | None = UNSET
@@ -30,7 +30,7 @@ class ProfileChanges(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class ProfileManager:
-    """The profiles. Actions raise `profile.unknown`, `profile.exists`, `profile.stale`, `profile.invalid`."""
+    """Manages profiles. Raises `profile.unknown`, `profile.exists`, `profile.stale`, `profile.invalid`."""
 
     def __init__(
         self,
@@ -45,26 +45,26 @@ class ProfileManager:
         self._saving = anyio.Lock()
 
     async def open(self) -> None:
-        """Read what is saved."""
+        """Read the saved profiles."""
         self._profiles = {profile.name: profile for profile in await self._store.load()}
 
     def all(self) -> list[Profile]:
-        """Every profile, by name."""
+        """Return all profiles, sorted by name."""
         return [self._profiles[name] for name in sorted(self._profiles)]
 
     def find(self, name: str) -> Profile:
-        """The profile of that name. Raises `profile.unknown`."""
+        """Return the profile with this name. Raises `profile.unknown`."""
         if profile := self._profiles.get(name):
             return profile
         raise errors.unknown_profile(name, self._profiles)
 
     def view(self, profile: Profile) -> dict[str, Any]:
-        """What is told of it: the runtime by its name."""
+        """Return the profile's fields for clients, with the runtime's name in place of its id."""
         shown = msgspec.structs.asdict(profile)
         return shown | {"runtime": profile.runtime and self._runtimes.name_of(profile.runtime)}
 
     async def create(self, changes: ProfileChanges) -> Profile:
-        """Save a new one."""
+        """Save a new profile."""
         now = now_rfc3339()
         async with self._saving:
             profile = self._changed(Profile(name="", created=now, changed=now), changes)
@@ -76,7 +76,7 @@ class ProfileManager:
         return profile
 
     async def edit(self, name: str, changes: ProfileChanges, version: int | None = None) -> Profile:
-        """Change one; one with another version than `version` is refused."""
+        """Change a profile. Raises `profile.stale` if its version is not `version`."""
         async with self._saving:
             before = self.find(name)
             errors.check_version("profile", name, before.version, version)
@@ -91,7 +91,7 @@ class ProfileManager:
         return after
 
     async def delete(self, name: str) -> Profile:
-        """Forget one."""
+        """Delete a profile, and return it."""
         async with self._saving:
             profile = self.find(name)
             await self._store.delete(name)

@@ -1,4 +1,4 @@
-"""Profiles: what a user or program has chosen once and for all, and where that is kept."""
+"""Profiles: a user's or program's saved choice of runtime and job options, and their storage."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ __all__ = ["Profile", "ProfileStore", "check_profiles"]
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
-    """A runtime and default job options, under a name."""
+    """A named choice of a runtime and default job options."""
 
     name: str
-    """As `whisperd.runtimes.preset.check_name` wants it; no other profile has it."""
+    """Unique, and valid for `whisperd.runtimes.preset.check_name`."""
     runtime: str | None = None
     """The id of a runtime, which may have been deleted since; None for the default one."""
     options: dict[str, Any] = {}
     """Job options, as in a request."""
     created: str
-    """RFC 3339, as is `changed`."""
+    """RFC 3339, like `changed`."""
     changed: str
     version: int = 1
-    """One more with every change."""
+    """Incremented with every change."""
 
 
 COLUMNS = Profile.__struct_fields__
@@ -35,38 +35,38 @@ _SETTINGS = ", ".join(f"{column} = :{column}" for column in COLUMNS)
 
 
 class ProfileStore:
-    """Saved profiles. Each method is one transaction, and raises what `Database.run` raises as well."""
+    """Stores profiles. Each method is one transaction, and raises what `Database.run` raises as well."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def load(self) -> list[Profile]:
-        """All of them, by name."""
+        """Return all profiles, sorted by name."""
         try:
             return await self._database.run(_profiles)
         except ValueError as error:
             raise damaged(self._database.path, str(error)) from error
 
     async def insert(self, profile: Profile) -> None:
-        """Save a new one."""
+        """Save a new profile."""
         statement = f"INSERT INTO profiles ({_LIST}) VALUES ({_PLACES})"  # noqa: S608 - our columns
         await self._database.run(lambda connection: connection.execute(statement, _to_row(profile)))
 
     async def update(self, name: str, profile: Profile) -> None:
-        """Save what was changed, perhaps the name too, in the one of this name."""
+        """Save the changes to the profile with this name; they may include a new name."""
         statement = f"UPDATE profiles SET {_SETTINGS} WHERE name = :old_name"  # noqa: S608 - our columns
         row = {**_to_row(profile), "old_name": name}
         await self._database.run(lambda connection: connection.execute(statement, row))
 
     async def delete(self, name: str) -> None:
-        """Forget one."""
+        """Delete a profile."""
         await self._database.run(
             lambda connection: connection.execute("DELETE FROM profiles WHERE name = ?", (name,))
         )
 
 
 def check_profiles(connection: sqlite3.Connection) -> None:
-    """Raise `ValueError` if a profile that is saved cannot be used."""
+    """Raise `ValueError` if a saved profile is unusable."""
     _profiles(connection)
 
 

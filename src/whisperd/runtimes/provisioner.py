@@ -1,4 +1,4 @@
-"""Which variant a runtime takes on this computer, and getting everything that its worker needs."""
+"""Chooses the variant of a runtime on this computer, and installs everything that its worker needs."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ Pairs = list[tuple[Backend, Variant]]
 
 
 class Measured(Protocol):
-    """What was measured on this computer: the calibrator."""
+    """The measurements made on this computer; implemented by the calibrator."""
 
     async def ranked(self, preset: RuntimePreset, usable: Sequence[tuple[Backend, Variant]]) -> Pairs:
-        """Usable variants with the fastest first."""
+        """Return the usable variants, the fastest first."""
 
     async def tuning(self, preset: RuntimePreset, backend: Backend, variant: Variant) -> Tuning | None:
-        """What is fastest with a variant; None where nothing was measured."""
+        """Return the fastest tuning for a variant; None if nothing was measured."""
 
 
 class Provisioner:
-    """Chooses variants, installs their bundles, and gets the models as their engines load them."""
+    """Chooses variants, installs their bundles, and converts the models to what their engines load."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Provisioner:
         on_native_progress: OnProgress,
         on_model_progress: OnProgress,
     ) -> None:
-        """Downloads are told of as if somebody had asked for them alone, and to who prepares a runtime."""
+        """The callbacks receive all download progress, in addition to `prepare`'s own callback."""
         self.models = models
         self.computer = computer
         self.failures = VariantFailures(self._stamp)
@@ -84,11 +84,11 @@ class Provisioner:
         *,
         is_to_be_loaded: bool = True,
     ) -> Prepared:
-        """Install what is missing of the best usable variant that can be had, and download the model.
+        """Install the best variant that can be installed, and download the model.
 
-        `failed` are those that could not be loaded in this load. What is to be loaded, and never can be, is
-        not downloaded. Raises `WhisperdError` of the natives and the models rooms, and like
-        `fitting_variants`; where no variant can be had, why the first cannot that was tried.
+        `failed` holds the variants that this load tried before. With `is_to_be_loaded`, a model that can
+        never be loaded is not downloaded. Raises the errors of `natives`, `models` and `fitting_variants`;
+        if no variant can be installed, raises the error of the first one tried.
         """
         ranked = await self.ranked(preset)
         if is_to_be_loaded:
@@ -116,7 +116,7 @@ class Provisioner:
                 )
             except WhisperdError as error:
                 tried.append(_failed(preset, variant, error))
-                # Its other variants need the same file.
+                # The backend's other variants need the same file.
                 candidates = [pair for pair in candidates if pair[0].name != backend.name]
                 continue
             return replace(
@@ -128,9 +128,9 @@ class Provisioner:
         raise first_failure(tried)
 
     async def choose(self, preset: RuntimePreset) -> tuple[Backend, Variant, Tuning | None]:
-        """What a runtime would be loaded with, as far as is known before it is tried.
+        """Return what a runtime would be loaded with, as far as is known without trying.
 
-        Raises like `fitting_variants`, and what is wrong with the model.
+        Raises the errors of `fitting_variants` and of the model.
         """
         fitting = fitting_variants(preset, await self.ranked(preset))
         remembered = await self._remembered(preset, fitting)
@@ -138,14 +138,14 @@ class Provisioner:
         return backend, variant, await self._measured.tuning(preset, backend, variant)
 
     async def is_prepared(self, preset: RuntimePreset) -> bool:
-        """Whether all is here that it cannot be loaded without. Raises like `choose`."""
+        """Whether everything that it needs to be loaded is installed. Raises like `choose`."""
         backend, variant, _ = await self.choose(preset)
         return self._is_installed(variant) and await is_model_prepared(preset, backend, variant, self.models)
 
     async def ranked(self, preset: RuntimePreset) -> Pairs:
-        """Those that this computer can use, the best first: what was measured goes before the priority.
+        """Return the variants that this computer can use, the best first: measured speed outranks priority.
 
-        One that has to be built here, which takes minutes, comes last until it was.
+        Those that must be built on this computer, which takes minutes, come last until they have been built.
         """
         facts = await self.models.facts(preset.model)
         usable = await self.computer.usable_variants(narrowed(preset, facts))
@@ -161,11 +161,11 @@ class Provisioner:
         return bundle is None or self._natives.find(bundle) is not None
 
     async def _remembered(self, preset: RuntimePreset, fitting: Pairs) -> list[FailedVariant]:
-        """Those that failed in earlier loads."""
+        """Return the variants that failed in earlier loads."""
         return [found for _, one in fitting if (found := await self.failures.find(preset.model, one))]
 
     async def _stamp(self, variant: Variant) -> str:
-        """What a variant depends on: something else once its bundle or the driver has changed."""
+        """Identify the state that a variant depends on: it changes with its bundle or the driver."""
 
         def look_at_bundle() -> str:
             bundle = Bundle.of(variant)
@@ -201,7 +201,7 @@ def _is_ruled_out(variant: Variant, failed: Sequence[FailedVariant]) -> bool:
 def _better_than(
     variant: Variant, fitting: Pairs, failed: Sequence[FailedVariant]
 ) -> tuple[FailedVariant, ...]:
-    """The failures of those that come before a variant, in their order."""
+    """Return the failures of the variants that rank before a variant, in order."""
     by_name = {one.variant.name: one for one in reversed(failed)}
     before = itertools.takewhile(lambda pair: pair[1].name != variant.name, fitting)
     return tuple(by_name[one.name] for _, one in before if one.name in by_name)

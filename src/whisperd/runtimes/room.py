@@ -1,4 +1,4 @@
-"""Room in memory for a runtime that is about to be loaded: what it needs, what is free, what has to go."""
+"""Makes room in memory for a runtime to be loaded: what it needs, what is free, what must be unloaded."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from whisperd.worker.protocol import LoadParams
 __all__ = ["Memories", "Room", "Tenants", "free_in"]
 
 Place = int | None
-"""A GPU by its number, or None: the computer's own memory."""
+"""The number of a GPU, or None for the computer's own memory."""
 Memories = Mapping[Place, int]
 """Bytes by place."""
 
 
 class Tenants(Protocol):
-    """Who lives there: the runtime manager."""
+    """The runtimes that occupy memory; implemented by the runtime manager."""
 
     def occupants(self) -> Sequence[Runtime]:
-        """Those with a worker, or about to have one."""
+        """Return the runtimes that have a worker, or memory reserved for one."""
 
     def life(self, runtime: Runtime) -> Life:
-        """Where one stands."""
+        """Return the state of a runtime."""
 
     def evict(self, runtime: Runtime) -> anyio.Event:
-        """Unload an idle one; the event is set when its memory is free."""
+        """Unload an idle runtime; the returned event is set when its memory is free."""
 
 
 class Room:
-    """Lets runtimes in one by one, so that two do not count on the same memory."""
+    """Admits runtimes into memory one at a time, so that no two count on the same free memory."""
 
     def __init__(
         self,
@@ -53,16 +53,16 @@ class Room:
         self._models = models
         self._computer = computer
         self._limit = limit
-        """Bytes that all runtimes may take together; 0 is no limit but what there is."""
+        """Bytes that all runtimes may use together; 0: no limit but the memory itself."""
         self._memory = memory
         self._turn = anyio.Lock()
 
     async def make(self, tenants: Tenants, runtime: Runtime, prepared: Prepared, params: LoadParams) -> None:
-        """Let a runtime in; where it does not fit, idle ones are unloaded, the least recently used first.
+        """Make room for a runtime, unloading idle ones if necessary, the least recently used first.
 
-        While others are on the way in or out, it is not known what these will leave, and nobody is refused.
-        Its `needs` are set. Raises `memory.not_enough` and `memory.gpu_not_enough`, with the largest
-        model that would fit.
+        No runtime is refused while others are being loaded or unloaded, because it is unknown how much memory
+        these will leave. Sets the runtime's `needs`. Raises `memory.not_enough` and `memory.gpu_not_enough`,
+        with the largest model that would fit.
         """
         needs = await self._needs(runtime.preset.model, prepared, params, runtime.batch_size)
         while moving := await self._let_in(tenants, runtime, params, needs):
@@ -71,18 +71,18 @@ class Room:
     async def _let_in(
         self, tenants: Tenants, runtime: Runtime, params: LoadParams, needs: Memories
     ) -> anyio.Event | None:
-        """Let it in; where it does not fit as long as others are on the way, returns what to wait for."""
+        """Try to make room; if others are in transition and it does not fit yet, return what to wait for."""
         async with self._turn:
             while True:
                 places = await self._places(runtime.preset, needs)
-                # Behind it: one that was idle before may be leased by now.
+                # After the `await`, during which an idle runtime may have been leased.
                 others = [one for one in tenants.occupants() if one is not runtime]
                 idle = [one for one in others if tenants.life(one).is_idle]
                 free = free_in(places, self._limit(), others)
                 try:
                     leaving = self._leaving(runtime, params, needs, free, idle)
                 except WhisperdError:
-                    # Who is on the way in or out tells when it has come further.
+                    # A runtime being loaded or unloaded signals its progress with `changed`.
                     moving = (one.changed.next for one in others if not tenants.life(one).is_settled)
                     if (event := next(moving, None)) is not None:
                         return event
@@ -96,7 +96,7 @@ class Room:
     async def check(
         self, tenants: Tenants, preset: RuntimePreset, prepared: Prepared, params: LoadParams, batch_size: int
     ) -> None:
-        """Raise `memory.not_enough` or `memory.gpu_not_enough` if a worker has no room as things are."""
+        """Raise `memory.not_enough` or `memory.gpu_not_enough` if a worker does not fit at this moment."""
         needs = await self._needs(preset.model, prepared, params, batch_size)
         free = free_in(await self._places(preset, needs), self._limit(), tenants.occupants())
         for place, need in needs.items():
@@ -107,7 +107,7 @@ class Room:
     async def _needs(
         self, model: str, prepared: Prepared, params: LoadParams, batch_size: int
     ) -> dict[Place, int]:
-        """The most that it takes, by place."""
+        """Return the most memory that it will use, by place."""
         parameters, decoder_share = await self._models.size(model)
         estimate = prepared.backend.need_bytes or partial(need_bytes, decoder_share=decoder_share)
         stored = prepared.precision or params.compute_type
@@ -125,7 +125,10 @@ class Room:
         return {None: loading, **on_gpus}
 
     async def _places(self, preset: RuntimePreset, needs: Memories) -> dict[Place, int]:
-        """What is free now in the places that matter, as far as the driver tells; else the load does."""
+        """Return the free memory of the places that matter.
+
+        GPUs that the driver does not report are left out: the load will show whether their memory suffices.
+        """
         free: dict[Place, int] = {None: self._memory().available}
         if any(place is not None for place in needs):
             gpus: Sequence[Gpu] = (await self._computer.gpus(preset)).gpus
@@ -140,7 +143,7 @@ class Room:
         free: Memories,
         idle: Sequence[Runtime],
     ) -> list[Runtime]:
-        """Who has to go. Raises what is told if that is not enough."""
+        """Return which runtimes to unload. Raises the error for the user if that is not enough."""
         idle = sorted(idle, key=lambda one: one.unused_since_s)
         leaving: set[str] = set()
         for place, need in needs.items():
@@ -180,15 +183,15 @@ class Room:
 
 
 def free_in(free: Memories, limit: int, occupants: Sequence[Runtime]) -> dict[Place, int]:
-    """What a newcomer may count on: what is free, less what those who are there may still take.
+    """Return the memory available to a new runtime: what is free, less what the occupants may still allocate.
 
-    Less than nothing where these have been promised more than there is.
+    It is negative where these have been promised more than there is.
     """
     left = dict(free)
     for one in occupants:
         for place, need in one.needs.items():
             if place in left:
-                # What a worker has of a GPU's memory is not known: all of it once it is loaded.
+                # A worker's use of GPU memory is unknown: assume that it has all it needs once loaded.
                 taken = _taken(one) if place is None else need if one.loaded else 0
                 left[place] -= max(0, need - taken)
     if limit:
@@ -197,7 +200,7 @@ def free_in(free: Memories, limit: int, occupants: Sequence[Runtime]) -> dict[Pl
 
 
 def _taken(one: Runtime) -> int:
-    """What its worker has of the computer's memory at the moment."""
+    """Return how much of the computer's memory its worker uses at the moment."""
     return (one.loaded.memory_bytes if one.loaded else 0) or 0
 
 

@@ -1,4 +1,4 @@
-"""A runtime as the daemon holds it, and as it is shown."""
+"""A runtime as the daemon holds it in memory, and as it is shown to clients."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Hosting", "LoadedAs", "Runtime", "RuntimeView"]
 
 
 class LoadedAs(msgspec.Struct, frozen=True, kw_only=True):
-    """What was chosen where the preset leaves it open."""
+    """The values in use, including those that the preset left open."""
 
     device: str
     device_index: tuple[int, ...]
@@ -37,7 +37,7 @@ class LoadedAs(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RuntimeView(msgspec.Struct, frozen=True, kw_only=True):
-    """A runtime as it is shown. `keep_alive` in seconds, `memory` in bytes, `progress` in percent."""
+    """A runtime as shown to clients. `keep_alive` in seconds, `memory` in bytes, `progress` in percent."""
 
     id: str
     name: str
@@ -74,58 +74,58 @@ class RuntimeView(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(eq=False)
 class Hosting:
-    """One time that a runtime is hosted, from being prepared to the end of its worker."""
+    """One period during which a runtime is hosted, from its preparation to the end of its worker."""
 
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     """Cancelling it tells the host to end."""
     prepared: anyio.Event = field(default_factory=anyio.Event)
-    """Set when everything that the worker needs is here, or the host has ended before. Another
-    event once the next best variant is prepared, in place of one that could not be loaded."""
+    """Set when everything that the worker needs is prepared, or when the host has ended. Replaced by a new
+    event when a variant could not be loaded and the next best one is prepared instead."""
     settled: anyio.Event = field(default_factory=anyio.Event)
-    """Set when it is loaded, or the host has ended before."""
+    """Set when it is loaded, or when the host has ended."""
     ended: anyio.Event = field(default_factory=anyio.Event)
     error: WhisperdError | None = None
-    """What to tell those who waited for it; None if they may try again."""
+    """The error for callers that waited for it; None if they shall retry."""
 
 
 @dataclass(eq=False)
 class Runtime:
-    """A preset, and what is there of it. Only its manager changes it."""
+    """A preset and its current state. Only its manager and host change it."""
 
     preset: RuntimePreset
     is_saved: bool = True
-    """False for one that was made for once, because a job named its model."""
+    """False for one that was created for a job that named its model."""
     progress: float | None = None
     detail: str | None = None
     error: WhisperdError | None = None
-    """Why its host has ended the last time, if it was not to."""
+    """Why its last host failed or, while it is restarting, why its worker died."""
     hosting: Hosting | None = None
     prepared: Prepared | None = None
     loaded: LoadedRuntime | None = None
-    """Set while its worker is there to be used."""
+    """Set from when the model is loaded until the host has ended."""
     needs: Mapping[int | None, int] = field(default_factory=dict)
-    """Bytes that its worker was estimated to take at most, by GPU; None is the computer's own memory."""
+    """The estimated most bytes that its worker uses, by GPU; None is the computer's own memory."""
     last_used: str | None = None
     unused_since_s: float = 0.0
-    """By the monotonic clock: since when nobody holds a lease on it."""
+    """When its last lease ended, by the monotonic clock."""
     is_awaited: bool = False
-    """Whether it was loaded because somebody said so, and was not used since."""
+    """Whether it was loaded on request and has not been used since."""
     history: deque[Moment] = field(default_factory=lambda: deque(maxlen=KEPT_MOMENTS))
     changed: RepeatedEvent = field(default_factory=RepeatedEvent)
 
     @property
     def id(self) -> str:
-        """What it is called for ever."""
+        """The permanent id."""
         return self.preset.id
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The name, which may change."""
         return self.preset.name
 
     @property
     def batch_size(self) -> int:
-        """Windows computed together. Where the preset has the usual number, what was measured goes before."""
+        """Windows computed together: the measured best if the preset has the usual size, else its own."""
         if not self.preset.batched:
             return 1
         tuning = self.prepared.tuning if self.prepared else None
@@ -133,20 +133,20 @@ class Runtime:
         return tuning.batch_size if tuning and is_usual else self.preset.batch_size
 
     def wake(self) -> None:
-        """Have its host look again whether it is wanted."""
+        """Have its host check again whether it shall stay loaded."""
         self.changed.set()
 
     def remember(self, status: RuntimeStatusName) -> Moment:
-        """Add its status to its history; returns what was added."""
-        # An error stays known until the next attempt, and is the reason of what it led to alone: that it has
-        # failed, or that its worker, which has died, is loaded again.
+        """Add its status to its history, and return the entry."""
+        # `error` lasts until the next attempt, but belongs only to the status that it caused: `failed`, or
+        # `loading` while a worker that died is restarted.
         error = self.error.to_wire() if self.error and status in ("failed", "loading") else None
         moment = Moment(time=now_rfc3339(), status=status, detail=self.detail, error=error)
         self.history.append(moment)
         return moment
 
     def event(self, life: Life) -> RuntimeStatus:
-        """What subscribers are told of it."""
+        """Return the event that reports its state to subscribers."""
         return RuntimeStatus(
             id=self.id,
             name=self.name,
@@ -157,7 +157,7 @@ class Runtime:
         )
 
     def view(self, life: Life, *, waiting: int = 0) -> RuntimeView:
-        """What is told of it; `waiting` windows wait for it."""
+        """Return its view for clients; `waiting` windows wait for it."""
         loaded = None if life.is_restarting else self.loaded
         return RuntimeView(
             **{name: getattr(self.preset, name) for name in _SHOWN_AS_SAVED},

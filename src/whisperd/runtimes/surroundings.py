@@ -1,4 +1,4 @@
-"""What the runtimes need of the rest of the daemon."""
+"""The functions that runtimes need from the rest of the daemon."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["Surroundings"]
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the manager needs of the rest of the daemon."""
+    """The functions that the manager needs from the rest of the daemon."""
 
     settings: Callable[[], RuntimeSettings]
     publish: Callable[[Event], None]
     vacated: Callable[[], Awaitable[None]] = checkpoint
-    """Returns once nobody has memory who makes way for runtimes."""
+    """Waits until background work that yields to runtimes, such as calibration, has freed its memory."""
     held_count_changed: Callable[[int], None] = lambda _count: None
-    """Called when a runtime begins to be loaded and when it was unloaded, with how many are held."""
+    """Called with the number of runtimes that are loading or loaded, whenever it changes."""
     remember: Callable[[str, Moment], None] = lambda _id, _moment: None
-    """Keeps a change of status of a saved runtime, by its id."""
+    """Stores a status change of the saved runtime with this id."""
     clock: Callable[[], float] = time.monotonic
-    """Seconds; stands still while the computer sleeps."""
+    """Seconds, excluding time during which the computer sleeps."""
