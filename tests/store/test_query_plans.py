@@ -103,7 +103,7 @@ async def test_the_files_of_watches(database: Database) -> None:
         await outputs.forget("/inbox/a.en.txt")
         await store.log.add("0a", LogLine("absent", None, "It is not there."))
         await store.log.read("0a", 50)
-        await files.put_away(other)
+        await files.mark_removed(other)
         await store.delete("0a")
 
 

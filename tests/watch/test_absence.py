@@ -14,7 +14,7 @@ from watched import open_watches
 
 from toy_runtime import until
 from whisperd.watch import WatchChanges, absence
-from whisperd.watch.absence import missing_of
+from whisperd.watch.absence import find_missing
 from whisperd.watch.ledger import FileRow, Identity
 from whisperd.watch.mounts import mounted_devices, parse_devices
 from whisperd.watch.names import Selection
@@ -39,27 +39,27 @@ def test_what_was_on_a_disk_that_left_an_empty_folder_is_not_gone(tmp_path: Path
     (tmp_path / "disk").mkdir()
     (tmp_path / "disk" / "NOT MOUNTED").touch()
     (tmp_path / "b.wav").touch()
-    missing = missing_of(str(tmp_path), Selection(), [row("disk/deep/a.wav"), row("b.wav"), row("c.wav")])
+    missing = find_missing(str(tmp_path), Selection(), [row("disk/deep/a.wav"), row("b.wav"), row("c.wav")])
     assert [gone.path for gone in missing.gone] == ["c.wav"], "where other recordings are, no disk is away"
     assert missing.unmounted == {"disk": folder_inode(str(tmp_path / "disk"))}
 
 
 def test_what_was_on_the_disk_that_is_there_is_gone(tmp_path: Path) -> None:
     rows = [row("a.wav", device(tmp_path)), row("deep/b.wav", device(tmp_path))]
-    assert missing_of(str(tmp_path), Selection(), rows).gone == rows
+    assert find_missing(str(tmp_path), Selection(), rows).gone == rows
 
 
 def test_what_a_link_led_to_is_gone_while_its_disk_is_mounted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(absence, "mounted_devices", lambda: frozenset({AWAY}))
-    assert missing_of(str(tmp_path), Selection(), [row("a.wav")]).unmounted == {}
+    assert find_missing(str(tmp_path), Selection(), [row("a.wav")]).unmounted == {}
 
 
 def test_what_was_in_a_folder_that_has_been_there_all_along_is_gone(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     rows = [row("a.wav"), row("disk/b.wav")]
-    missing = missing_of(str(tmp_path), Selection(), rows, is_same=True)
+    missing = find_missing(str(tmp_path), Selection(), rows, is_same=True)
     assert missing.gone == rows[:1]
     assert list(missing.unmounted) == ["disk"]
 
@@ -68,7 +68,7 @@ def test_what_is_not_on_the_disk_that_is_mounted_there_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os.path, "ismount", lambda path: True)
-    assert missing_of(str(tmp_path), Selection(), [row("a.wav")]).unmounted == {}
+    assert find_missing(str(tmp_path), Selection(), [row("a.wav")]).unmounted == {}
 
 
 def test_devices_that_are_mounted() -> None:
@@ -125,7 +125,7 @@ async def test_a_disk_that_is_unmounted_and_mounted_again(
             return [(line["event"], line["path"]) for line in await manager.log(preset.id, 10)]
 
         folder = watches.folder(preset.id)
-        await until(lambda: watches.jobs.paths and not folder.pending.in_hand)
+        await until(lambda: watches.jobs.paths and not folder.pending.in_progress)
         place = None if watched == "inbox/disk" else "disk"
         unmount(disk)
         for _ in range(2):
@@ -138,7 +138,7 @@ async def test_a_disk_that_is_unmounted_and_mounted_again(
         (disk / "a.wav").write_bytes(b"sound")
         await manager.scan(preset.id)
         await until(lambda: status_of(folder) == ("watching", None) and not folder.pending.waiting)
-        await until(lambda: not folder.pending.in_hand)
+        await until(lambda: not folder.pending.in_progress)
         assert (await known()).identity == getattr(look_at(str(tmp_path / watched), below), "identity", None)
         assert len(watches.jobs.paths) == 1, "it is the same recording"
         assert (await events())[1:] == [("absent", place), ("back", place)]

@@ -50,13 +50,13 @@ def test_one_that_is_written_to_after_all_settles_anew() -> None:
 
 def test_what_is_seen_of_a_file_in_hand_is_looked_at_after_that() -> None:
     pending = Pending(SETTLE_S)
-    pending.in_hand = dict.fromkeys(("a.wav", "b.wav", "c.wav"), False)
+    pending.in_progress = dict.fromkeys(("a.wav", "b.wav", "c.wav"), False)
     observe(pending, seen("a.wav"), 0)
     pending.enqueue(seen("b.wav"), 0)
     assert not pending.waiting
     assert [pending.release(path) for path in ("a.wav", "b.wav", "c.wav")] == [True, True, False]
-    assert not pending.in_hand
-    pending.in_hand["a.wav"] = False
+    assert not pending.in_progress
+    pending.in_progress["a.wav"] = False
     assert not pending.release("a.wav"), "it was looked at"
 
 
@@ -94,7 +94,7 @@ def test_what_waits_may_be_forgotten_and_the_rest_goes_on() -> None:
     for path, age_s in (("a.wav", 0), ("b.wav", 60)):
         observe(pending, seen(path, age_s=age_s), 0)
     pending.retry("c.wav", 5)
-    pending.in_hand["d.wav"] = False
+    pending.in_progress["d.wav"] = False
     pending.clear()
     assert pending.waiting == 1 and not pending.settled_s, "what is to be tried again"
-    assert "d.wav" in pending.in_hand and pending.due(5) == ["c.wav"]
+    assert "d.wav" in pending.in_progress and pending.due(5) == ["c.wav"]

@@ -138,7 +138,7 @@ def test_a_command_runs_before_a_recording_is_deleted(client: Client, inbox: Pat
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        (["false"], "ended with 1"),
+        (["false"], "exited with status 1"),
         (["no-such-program"], "could not be started"),
     ],
 )
@@ -364,7 +364,7 @@ def test_a_path_with_a_nul_character_is_called_that(client: Client, inbox: Path)
 
 
 def test_the_kinds_of_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from whisperd.watch.mounts import file_system_of, is_silent
+    from whisperd.watch.mounts import file_system_of, needs_polling
 
     mounts = {"/": "ext4", str(tmp_path): "smbfs", str(tmp_path / "near"): "apfs"}
     partitions = [SimpleNamespace(mountpoint=place, fstype=kind) for place, kind in mounts.items()]
@@ -372,6 +372,6 @@ def test_the_kinds_of_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     found = [file_system_of(str(tmp_path / name)) for name in ("far", "near", "near/below", "nearby", "..")]
     assert found == ["smbfs", "apfs", "apfs", "smbfs", "ext4"]
     silent = ("nfs4", "cifs", "fuse.sshfs", "smbfs", "macfuse")
-    assert [kind for kind in (*silent, "ext4", "btrfs", "tmpfs", "apfs", None) if is_silent(kind)] == [
+    assert [kind for kind in (*silent, "ext4", "btrfs", "tmpfs", "apfs", None) if needs_polling(kind)] == [
         *silent
     ]

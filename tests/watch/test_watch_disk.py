@@ -13,7 +13,7 @@ import pytest
 from whisperd.rpc.errors import WhisperdError
 from whisperd.watch import writing
 from whisperd.watch.names import Selection
-from whisperd.watch.scanner import folder_inode, look_at, sort_out, walk
+from whisperd.watch.scanner import classify, folder_inode, look_at, walk
 from whisperd.watch.writing import move_source, place, remove_leftovers, remove_ours, text_hash
 from whisperd_testing import run_python
 
@@ -127,8 +127,8 @@ def test_a_recording_that_is_written_to_while_it_is_copied_stays(
         recording.write_bytes(b"more sound")
 
     monkeypatch.setattr(shutil, "copy2", copy)
-    with pytest.raises(OSError, match="changed meanwhile"):
-        writing._copy_over(str(recording), str(tmp_path / "a.wav"))
+    with pytest.raises(OSError, match="changed during"):
+        writing._copy(str(recording), str(tmp_path / "a.wav"))
     assert recording.read_bytes() == b"more sound" and names(tmp_path) == ["inbox"]
 
 
@@ -216,9 +216,9 @@ def test_no_link_leads_to_what_is_left_alone(tmp_path: Path) -> None:
         return sorted(seen.path for seen in walk(str(tmp_path), selection) if seen is not None)
 
     assert found(Selection()) == ["a.wav", "done/b.wav"]
-    assert found(Selection(left_alone=frozenset({"done"}))) == ["a.wav"]
+    assert found(Selection(skipped=frozenset({"done"}))) == ["a.wav"]
     above = str(tmp_path.parent)
-    assert found(Selection(left_alone=frozenset({"before", above}))) == ["a.wav", "done/b.wav"]
+    assert found(Selection(skipped=frozenset({"before", above}))) == ["a.wav", "done/b.wav"]
 
 
 def test_no_link_leads_into_what_is_left_alone(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_no_link_leads_into_what_is_left_alone(tmp_path: Path) -> None:
         (tmp_path / folder / "a.wav").write_bytes(b"sound")
     for name, target in (("link", "done/deep"), ("far", "../other/deep"), ("free", "../others")):
         (root / name).symlink_to(target)
-    selection = Selection(left_alone=frozenset({"done", str(tmp_path / "other")}))
+    selection = Selection(skipped=frozenset({"done", str(tmp_path / "other")}))
 
     def found(start: str = "") -> list[str]:
         return [seen.path for seen in walk(str(root), selection, start) if seen is not None]
@@ -238,10 +238,10 @@ def test_no_link_leads_into_what_is_left_alone(tmp_path: Path) -> None:
     assert found("link") == found("far") == []
     assert found("free") == ["free/a.wav"]
     told = [(str(root / name), True) for name in ("one.wav", "link/a.wav", "far/a.wav", "free/a.wav", "far")]
-    files, _, _ = sort_out(str(root), selection, told, print)
+    files, _, _ = classify(str(root), selection, told, print)
     assert [seen.path for seen, _ in files] == ["free/a.wav"]
     inodes = {folder_inode(str(tmp_path / one)) for one in ("root", "root/done/deep", "others")}
-    by_inode = Selection(inodes_left_alone=frozenset(inode for inode in inodes if inode))
+    by_inode = Selection(skipped_inodes=frozenset(inode for inode in inodes if inode))
     assert {seen.path for seen in walk(str(root), by_inode) if seen} == {"far/a.wav", "one.wav"}
 
 

@@ -17,7 +17,7 @@ from toy_runtime import until
 from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
 from whisperd.tasks import open_task_group
-from whisperd.watch import WatchChanges, folder, lookout, manager, scanner, turns
+from whisperd.watch import WatchChanges, discovery, folder, manager, scanner, scheduler
 from whisperd.watch.ledger import Identity, Seen
 from whisperd.watch.output_table import Wanted
 from whisperd_testing import LIMIT_S
@@ -51,7 +51,7 @@ async def test_a_file_that_was_only_touched_settles_anew_when_it_is_edited(
         os.utime(inbox / "a.wav", (1, 1))
         folder.request_scan()
         await until_noted_as_old(watches, added.id, "a.wav")
-        await until(lambda: not folder.pending.in_hand)
+        await until(lambda: not folder.pending.in_progress)
         assert len(watches.jobs.paths) == 1
         assert folder.pending.settled_s == {}
 
@@ -91,13 +91,13 @@ async def test_a_tree_with_few_recordings_is_no_folder_that_does_not_answer(
     put(inbox / "0", "a.wav")  # it is looked at last
     looks: list[int] = []
 
-    def next_of(*given: Any) -> list[Any]:
+    def next_batch(*given: Any) -> list[Any]:
         looks.append(len(found := scanner_next_of(*given)))
         return found
 
-    scanner_next_of = scanner.next_of
-    monkeypatch.setattr(scanner, "next_of", next_of)
-    monkeypatch.setattr(lookout, "SLICE_S", 0.0)
+    scanner_next_of = scanner.next_batch
+    monkeypatch.setattr(scanner, "next_batch", next_batch)
+    monkeypatch.setattr(discovery, "SLICE_S", 0.0)
     async with open_watches(tmp_path) as watches:
         await watches.manager.add(str(inbox), WatchChanges())
         await until((inbox / "0" / "a.en.txt").exists)
@@ -119,7 +119,7 @@ async def test_a_folder_is_looked_at_while_its_files_are_read(
     put(inbox, *(f"{number}.wav" for number in range(8)))
     async with open_watches(tmp_path) as watches:
         preset = await watches.manager.add(str(inbox), WatchChanges())
-        await until(lambda: len(watches.folder(preset.id).pending.in_hand) == 8)
+        await until(lambda: len(watches.folder(preset.id).pending.in_progress) == 8)
         await until(lambda: len(reading) == folder.READ_AT_ONCE)
         with anyio.fail_after(LIMIT_S):
             await watches.manager.scan(preset.id)
@@ -158,15 +158,15 @@ async def test_a_folder_that_does_not_answer_holds_up_nobody(
 async def test_a_folder_whose_jobs_wait_leaves_a_place_to_each_other_one(tmp_path: Path, inbox: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    put(inbox, *(f"{number}.wav" for number in range(turns.FILES_AT_ONCE + 3)))
+    put(inbox, *(f"{number}.wav" for number in range(scheduler.FILES_AT_ONCE + 3)))
     put(other, "a.wav")
     async with open_watches(tmp_path) as watches:
         watches.jobs.held.add("held")
         await watches.manager.add(str(inbox), WatchChanges(profile="held"))
-        await until(lambda: len(watches.jobs.paths) == turns.FILES_AT_ONCE)
+        await until(lambda: len(watches.jobs.paths) == scheduler.FILES_AT_ONCE)
         await watches.manager.add(str(other), WatchChanges())
         await until((other / "a.en.txt").exists)
-        assert len(watches.jobs.paths) == turns.FILES_AT_ONCE + 1
+        assert len(watches.jobs.paths) == scheduler.FILES_AT_ONCE + 1
 
 
 async def test_a_ledger_that_cannot_be_read_is_asked_again(
@@ -262,7 +262,9 @@ async def test_a_file_that_gets_another_name_while_it_is_read_is_one_file(
         (inbox / "a.wav").unlink()
         await watches.manager.scan(preset.id)
         held.set()
-        await until(lambda: (inbox / "b.en.txt").exists() and not watches.folder(preset.id).pending.in_hand)
+        await until(
+            lambda: (inbox / "b.en.txt").exists() and not watches.folder(preset.id).pending.in_progress
+        )
         await watches.manager.scan(preset.id)
         row = await watches.store.files.at(preset.id, "b.wav")
         assert row is not None and row.status == "done"
@@ -271,31 +273,31 @@ async def test_a_file_that_gets_another_name_while_it_is_read_is_one_file(
 
 
 async def test_what_is_deleted_while_it_waits_leaves_nothing_behind(tmp_path: Path, inbox: Path) -> None:
-    put(inbox, *(f"{number}.wav" for number in range(turns.FILES_AT_ONCE + 3)))
+    put(inbox, *(f"{number}.wav" for number in range(scheduler.FILES_AT_ONCE + 3)))
     async with open_watches(tmp_path) as watches:
         watches.jobs.held.add("held")
         preset = await watches.manager.add(str(inbox), WatchChanges(profile="held"))
         pending = watches.folder(preset.id).pending
-        await until(lambda: len(pending.in_hand) == turns.FILES_AT_ONCE and len(pending.queue) == 3)
+        await until(lambda: len(pending.in_progress) == scheduler.FILES_AT_ONCE and len(pending.queue) == 3)
         for name in pending.queue:
             (inbox / name).unlink()
         await until(lambda: not pending.queue)
-        assert pending.settled_s.keys() == pending.in_hand.keys()
+        assert pending.settled_s.keys() == pending.in_progress.keys()
 
 
 async def test_a_scan_finds_out_what_was_deleted_while_it_waits(
     tmp_path: Path, inbox: Path, untold: None
 ) -> None:
-    put(inbox, *(f"{number}.wav" for number in range(turns.FILES_AT_ONCE + 1)))
+    put(inbox, *(f"{number}.wav" for number in range(scheduler.FILES_AT_ONCE + 1)))
     async with open_watches(tmp_path) as watches:
         watches.jobs.held.add("held")
         preset = await watches.manager.add(str(inbox), WatchChanges(profile="held"))
         pending = watches.folder(preset.id).pending
-        await until(lambda: len(pending.in_hand) == turns.FILES_AT_ONCE and len(pending.queue) == 1)
+        await until(lambda: len(pending.in_progress) == scheduler.FILES_AT_ONCE and len(pending.queue) == 1)
         for name in pending.queue:
             (inbox / name).unlink()
         await watches.manager.scan(preset.id)
-        assert not pending.queue and pending.settled_s.keys() == pending.in_hand.keys()
+        assert not pending.queue and pending.settled_s.keys() == pending.in_progress.keys()
 
 
 async def test_changes_are_given_to_the_folders_that_they_are_in(
@@ -358,7 +360,7 @@ async def test_who_looks_into_a_folder_looks_at_no_other_that_is_watched(
             patch.setattr(scanner.os, "lstat", looks(os.lstat))
             link.unlink()
             assert list(scanner.walk(str(inbox), selection)) == [None]
-            assert scanner.sort_out(str(inbox), selection, [], print) == ([], [], [])
+            assert scanner.classify(str(inbox), selection, [], print) == ([], [], [])
         assert str(inbox) in looked_at and str(other) not in looked_at
 
 
@@ -387,7 +389,7 @@ async def test_a_disk_that_is_away_takes_no_reason_out_of_mind(tmp_path: Path, i
     async with open_watches(tmp_path) as watches:
         watches.jobs.error = DAMAGED
         preset = await watches.manager.add(str(inbox), WatchChanges())
-        await until(lambda: reason.exists() and not watches.folder(preset.id).pending.in_hand)
+        await until(lambda: reason.exists() and not watches.folder(preset.id).pending.in_progress)
         inbox.rename(tmp_path / "away")
         inbox.mkdir()
         await watches.manager.scan(preset.id)
@@ -641,7 +643,7 @@ async def test_what_is_no_correction_of_this_recording_is_told_of(
             await watches.manager.scan(preset.id)
         for _ in range(3):
             await until((inbox / "a.wav.error.txt").exists)
-            await until(lambda: not watches.folder(preset.id).pending.in_hand)
+            await until(lambda: not watches.folder(preset.id).pending.in_progress)
             row = await watches.store.files.at(preset.id, "a.wav")
             assert row is not None and row.status == "failed"
             (inbox / "a.wav.error.txt").unlink()

@@ -13,7 +13,7 @@ from watched import Watches, open_watches, put, until_done, until_noted_as_old
 
 from toy_runtime import until
 from whisperd.rpc.errors import WhisperdError
-from whisperd.watch import WatchChanges, lookout, scanner, turns
+from whisperd.watch import WatchChanges, discovery, scanner, scheduler
 from whisperd.watch.texts import Texts
 from whisperd.watch.work import FileWork
 from whisperd_testing import LIMIT_S
@@ -38,7 +38,7 @@ async def test_of_a_file_that_is_renamed_and_edited_while_it_is_at_work_only_the
         os.utime(inbox / "b.wav", (1, 1))
         watches.folder(preset.id).request_scan()
         await until_noted_as_old(watches, preset.id, "b.wav")
-        await until(lambda: len(pending.in_hand) == 1)
+        await until(lambda: len(pending.in_progress) == 1)
         row = await watches.store.files.at(preset.id, "b.wav")
         assert row is not None and (row.status, row.job) == ("working", taken[-1].id)
         taken[-1].over.set()
@@ -48,7 +48,9 @@ async def test_of_a_file_that_is_renamed_and_edited_while_it_is_at_work_only_the
 
 async def until_it_waits(watches: Watches, watch: str) -> None:
     """For a disk that is away."""
-    await until(lambda: watches.manager._work._waiting and not watches.folder(watch).pending.in_hand)
+    await until(
+        lambda: watches.manager._work._awaiting_followup and not watches.folder(watch).pending.in_progress
+    )
 
 
 async def killed_before_the_rest(tmp_path: Path, inbox: Path, changes: WatchChanges) -> str:
@@ -149,7 +151,7 @@ async def test_a_recording_whose_disk_goes_away_while_its_command_runs_is_delete
 async def test_a_recording_that_is_renamed_while_its_command_runs_stays(
     tmp_path: Path, inbox: Path, untold: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turns, "FILES_AT_ONCE", 1)
+    monkeypatch.setattr(scheduler, "FILES_AT_ONCE", 1)
     put(inbox, "a.wav")
     waits = f"echo ran >> '{tmp_path}/ran'; until [ -e '{tmp_path}/go' ]; do sleep 0.01; done"
     async with open_watches(tmp_path) as watches:
@@ -159,7 +161,7 @@ async def test_a_recording_that_is_renamed_while_its_command_runs_stays(
         (inbox / "a.wav").rename(inbox / "b.wav")
         await watches.manager.scan(preset.id)
         (tmp_path / "go").touch()
-        await until(lambda: not watches.folder(preset.id).pending.in_hand)
+        await until(lambda: not watches.folder(preset.id).pending.in_progress)
         await watches.manager.scan(preset.id)
         await until_done(watches, preset.id)
         assert (tmp_path / "ran").read_text() == "ran\n" and len(watches.jobs.taken) == 1
@@ -174,7 +176,7 @@ async def test_what_is_gone_or_excluded_is_not_tried_again(tmp_path: Path, inbox
         )
         preset = await watches.manager.add(str(inbox), WatchChanges())
         await until(lambda: len(list(inbox.glob("*.error.txt"))) == 3)
-        await until(lambda: not watches.folder(preset.id).pending.in_hand)
+        await until(lambda: not watches.folder(preset.id).pending.in_progress)
         (inbox / "a.wav").unlink()
         await watches.manager.edit(preset.id, WatchChanges(exclude=("b.wav",)))
         await watches.manager.scan(preset.id)
@@ -228,13 +230,13 @@ async def test_waiting_for_a_folder_uses_up_no_tries(tmp_path: Path, inbox: Path
         fails.error = not_writable
         preset = await watches.manager.add(str(inbox), WatchChanges())
         folder = watches.folder(preset.id)
-        await until(lambda: fails.taken and not folder.pending.in_hand)
+        await until(lambda: fails.taken and not folder.pending.in_progress)
         row = await files.at(preset.id, "a.wav")
         assert row is not None
         await files.update(row.id, attempts=10, status="lost")
         fails.error = WhisperdError("audio.not_readable", "It cannot be read.", "Wait.")
         folder.request_scan()
-        await until(lambda: len(fails.taken) == 2 and not folder.pending.in_hand)
+        await until(lambda: len(fails.taken) == 2 and not folder.pending.in_progress)
         row = await files.at(preset.id, "a.wav")
         assert row is not None and (row.status, row.attempts) == ("retrying", 1)
 
@@ -246,7 +248,7 @@ async def test_who_asks_for_a_look_waits_no_longer(tmp_path: Path, inbox: Path) 
         watches.jobs.error = WhisperdError("output.folder_not_writable", "It is read-only.", "Wait.", place)
         preset = await watches.manager.add(str(inbox), WatchChanges())
         folder = watches.folder(preset.id)
-        await until(lambda: folder.held.for_s and not folder.pending.in_hand)
+        await until(lambda: folder.backoff.for_s and not folder.pending.in_progress)
         watches.jobs.error = None
         await watches.manager.scan(preset.id)
         await until_done(watches, preset.id)
@@ -290,7 +292,7 @@ async def test_what_takes_too_long_to_be_read_may_hold_anything_once_it_is_touch
 async def test_who_is_told_to_be_gone_is_soon_transcribed_no_more(
     tmp_path: Path, inbox: Path, untold: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lookout, "RENAMED_IN_S", 0.01)
+    monkeypatch.setattr(discovery, "RENAMED_IN_S", 0.01)
     put(inbox, "a.wav")
     async with open_watches(tmp_path) as watches:
         watches.jobs.held.add("held")
@@ -307,8 +309,8 @@ async def test_who_is_gone_is_not_transcribed_to_the_end(
     tmp_path: Path, inbox: Path, untold: None, monkeypatch: pytest.MonkeyPatch, is_told: bool
 ) -> None:
     """Unlike who has another name, in whatever order that is told."""
-    monkeypatch.setattr(lookout, "SLICE", 1)
-    monkeypatch.setattr(lookout, "RENAMED_IN_S", math.inf)
+    monkeypatch.setattr(discovery, "SLICE", 1)
+    monkeypatch.setattr(discovery, "RENAMED_IN_S", math.inf)
     put(inbox, "a.wav", "b.wav")
     async with open_watches(tmp_path) as watches:
         watches.jobs.held.add("held")
@@ -342,7 +344,7 @@ async def test_who_has_a_name_that_is_not_wanted_for_a_moment_is_transcribed_all
     tmp_path: Path, inbox: Path, untold: None, monkeypatch: pytest.MonkeyPatch, looks: int
 ) -> None:
     """By the job that is at work on it, if it is back soon."""
-    monkeypatch.setattr(lookout, "RENAMED_IN_S", math.inf)
+    monkeypatch.setattr(discovery, "RENAMED_IN_S", math.inf)
     put(inbox, "a.wav")
     async with open_watches(tmp_path) as watches:
         cancelled: list[str] = []

@@ -58,7 +58,7 @@ def test_only_audio_and_video_is_wanted_unless_something_else_is_said() -> None:
 
 
 def test_folders_that_are_not_looked_into() -> None:
-    selection = Selection(exclude=("drafts",), left_alone=frozenset({"done"}))
+    selection = Selection(exclude=("drafts",), skipped=frozenset({"done"}))
     assert selection.reaches("talks/2026/a.wav")
     assert not selection.reaches("talks/drafts/new/a.wav")
     assert not selection.reaches("done/a.wav")

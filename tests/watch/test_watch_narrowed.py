@@ -32,7 +32,7 @@ async def waiting_for_its_retry(
     async with open_watches(inbox.parent, retry_delay_s=retry_delay_s) as watches:
         watches.jobs.error = NOT_READABLE
         preset = await watches.manager.add(str(inbox), changes)
-        await until(lambda: watches.jobs.paths and not watches.folder(preset.id).pending.in_hand)
+        await until(lambda: watches.jobs.paths and not watches.folder(preset.id).pending.in_progress)
         yield watches
 
 
@@ -47,7 +47,7 @@ async def test_a_file_that_waits_for_its_retry_is_not_deleted_once_it_is_exclude
         (inbox / "b.wav").write_bytes(b"what comes behind it")
         await until((inbox / "b.en.txt").exists)
         assert len(watches.jobs.paths) == submitted + 1
-        await until(lambda: not folder.pending.in_hand)
+        await until(lambda: not folder.pending.in_progress)
         assert (await watches.manager.view(folder.preset.id))["pending"] == 0
     assert (inbox / "a.wav").exists()
 
@@ -60,15 +60,15 @@ async def test_what_is_excluded_in_the_middle_of_a_scan_is_left_alone(
     for number in range(20):
         (inbox / f"{number:02}.wav").write_bytes(f"sound {number}".encode())
         os.utime(inbox / f"{number:02}.wav", (1e9, 1e9))  # it has settled long ago
-    next_of = scanner.next_of
+    next_batch = scanner.next_batch
     slices, is_edited = [0], Event()
 
     def in_slices(walk: Iterator[Seen | None], _count: int, for_s: float) -> list[Seen | None]:
         slices[0] += 1
         assert slices[0] == 1 or is_edited.wait(60)
-        return next_of(walk, 5, for_s)
+        return next_batch(walk, 5, for_s)
 
-    monkeypatch.setattr(scanner, "next_of", in_slices)
+    monkeypatch.setattr(scanner, "next_batch", in_slices)
     async with open_watches(tmp_path, retry_delay_s=3600) as watches:
         preset = await watches.manager.add(str(inbox), WatchChanges(after="delete"))
         pending = watches.folder(preset.id).pending
@@ -76,7 +76,7 @@ async def test_what_is_excluded_in_the_middle_of_a_scan_is_left_alone(
         await watches.manager.edit(preset.id, WatchChanges(exclude=("*.wav",)))
         is_edited.set()
         await watches.manager.scan(preset.id)
-        await until(lambda: not pending.queue and not pending.in_hand)
+        await until(lambda: not pending.queue and not pending.in_progress)
         assert 1 <= len(watches.jobs.paths) <= 5
     assert len(list(inbox.glob("*.wav"))) >= 15
 

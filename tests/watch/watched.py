@@ -133,7 +133,9 @@ async def until_noted_as_old(watches: Watches, watch: str, path: str) -> None:
 
 async def is_done(watches: Watches, watch: str, count: int) -> bool:
     view = await watches.manager.view(watch)
-    return bool(view["done"] == count and view["pending"] == 0 and not watches.folder(watch).pending.in_hand)
+    return bool(
+        view["done"] == count and view["pending"] == 0 and not watches.folder(watch).pending.in_progress
+    )
 
 
 async def until_done(watches: Watches, watch: str, count: int = 1) -> None:

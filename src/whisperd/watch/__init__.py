@@ -1,13 +1,14 @@
-"""Watch folders: what falls into a folder is transcribed, once, and its text appears beside it.
+"""Watch folders: transcribe each recording put into a folder once, and write its texts next to it.
 
-`WatchManager` owns the watches, each a `folder`; `turns` gives each file its turn, and `view` is what is told
-of them. The way of a file: `notifier` and `scanner` see it, `lookout` asks whether it is known (`ledger`), it
-settles and waits (`pending`, `settling`), `work` submits it (`jobs`), `texts` writes what was heard
-(`writing`), `after` does what comes then (`command`), and `trouble` decides what a failure means (`failures`,
-`hold`). `absence` tells what is not there any more, and what people set of a watch goes through `editing`.
+`WatchManager` owns the watches, one `folder` each; `scheduler` shares the work fairly among them, and `view`
+describes them to clients. The path of a file: `notifier` and `scanner` find it, `discovery` checks whether it
+is known (`ledger`), it settles and queues (`pending`, `settling`), `work` submits a job for it (`jobs`),
+`texts` writes the outputs (`writing`), `followup` runs the command and moves or deletes the recording
+(`command`), and `failure_handler` decides what an error means (`failures`, `backoff`). `absence` tells
+deleted files from those on unmounted disks; users' changes to a watch go through `editing`.
 
-`names`, `globs`, `preset`, `pending`, `settling`, `ledger`, `failures`, `quiet` are pure. What is kept is in
-`store`, which has three tables: `file_table`, `output_table` and `log_table`.
+`names`, `globs`, `preset`, `pending`, `settling`, `ledger`, `failures` and `quiet` are pure. `store` persists
+everything, in the tables `file_table`, `output_table` and `log_table`.
 """
 
 from __future__ import annotations

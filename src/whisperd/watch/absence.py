@@ -1,8 +1,8 @@
-"""What is not there any more: deleted, or on a disk that is not mounted. Everything here blocks.
+"""Tell deleted files from files on a disk that is not mounted. Everything here blocks.
 
-Where a disk was, an empty folder is left of it. It is told by this: it lies on another device than the files
-that were below it, nothing is mounted on it, the device of those files is not mounted elsewhere either, and
-there is no recording in it.
+Unmounting a disk leaves an empty folder behind. It is recognised by this: it lies on another device than the
+files that were below it, nothing is mounted on it, the device of those files is not mounted elsewhere either,
+and it contains no recording.
 """
 
 from __future__ import annotations
@@ -19,25 +19,27 @@ from whisperd.watch.mounts import mounted_devices
 from whisperd.watch.names import Selection
 from whisperd.watch.scanner import folder_inode, walk
 
-__all__ = ["Missing", "missing_of"]
+__all__ = ["Missing", "find_missing"]
 
-LOOKED_INTO: Final = 1000
-"""Folders that are looked into for a recording: the place of a disk that is away has hardly any."""
+SEARCHED_ENTRIES: Final = 1000
+"""The most entries searched for a recording: an abandoned mount point has hardly any."""
 
 
 class Missing(NamedTuple):
-    """Those of some files that are not where they were."""
+    """The files that are missing, by cause."""
 
     gone: list[FileRow]
     unmounted: dict[str, str]
-    """The inodes of the folders, by their paths within the watched one, where a disk with others was."""
+    """Abandoned mount points below which other files were: path within the watched folder to inode."""
 
 
-def missing_of(root: str, selection: Selection, rows: Iterable[FileRow], *, is_same: bool = False) -> Missing:
-    """Which of these files are not there, and why. `is_same`: the watched folder has been there all along.
+def find_missing(
+    root: str, selection: Selection, rows: Iterable[FileRow], *, is_same: bool = False
+) -> Missing:
+    """Return which of these files are missing, and why. `is_same`: the watched folder itself has not changed.
 
-    There are file systems on which a folder and the files in it are on two devices, neither of which is told
-    of as mounted; so it is not left to devices alone.
+    Devices alone do not decide: on some file systems a folder and its files have different devices, neither
+    of them listed as mounted.
     """
     missing = Missing([], {})
     nearest, inode_of = cache(partial(_nearest, root)), cache(lambda place: folder_inode(join(root, place)))
@@ -56,14 +58,14 @@ def missing_of(root: str, selection: Selection, rows: Iterable[FileRow], *, is_s
 
 
 def _nearest(root: str, folder: str) -> str:
-    """A folder, or the next one above it that is there; the watched one at last."""
+    """Return the folder, or its nearest existing parent; at last the watched folder itself."""
     while folder and not os.path.isdir(join(root, folder)):
         folder = os.path.dirname(folder)
     return folder
 
 
 def _is_bare(root: str, selection: Selection, place: str) -> bool:
-    """Whether there is no recording in a folder, and nothing mounted on it."""
+    """Whether a folder contains no recording and nothing is mounted on it."""
     return not os.path.ismount(join(root, place)) and not any(
-        islice(walk(root, selection, place), LOOKED_INTO)
+        islice(walk(root, selection, place), SEARCHED_ENTRIES)
     )

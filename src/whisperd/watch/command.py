@@ -1,4 +1,4 @@
-"""A command that a person wants to be run: its words, and how it ends."""
+"""Run the command that a user configured: fill in its words and report how it ended."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = ["CommandEnd", "command_words", "run_command"]
 
 
 class CommandEnd(NamedTuple):
-    """How a command has ended."""
+    """How a command ended."""
 
     ok: bool
     words: str
-    """A sentence."""
+    """One sentence for the log."""
 
 
 def command_words(command: Sequence[str], values: Mapping[str, str]) -> list[str]:
-    """The words of a command with its `{placeholders}` filled in; whatever a name holds, each stays one word.
+    """Fill in the `{placeholders}` of a command. Each word stays one word, whatever a file name contains.
 
-    A brace that stands for nothing we know is a brace. Pure.
+    Braces around anything but a known placeholder are kept literally. Pure.
     """
     words = []
     for word in command:
@@ -42,8 +42,8 @@ def command_words(command: Sequence[str], values: Mapping[str, str]) -> list[str
 
 
 async def run_command(words: Sequence[str], timeout_s: float, variables: Mapping[str, str]) -> CommandEnd:
-    """Run a command, without a shell; what it prints is not kept. It is killed with all that it started."""
-    # Shielded: cancelled half-way, asyncio would lose sight of a process that runs.
+    """Run a command without a shell and discard its output. After `timeout_s`, kill it and all it started."""
+    # Shielded: if cancelled half-way, asyncio would lose track of a running process.
     with anyio.CancelScope(shield=True):
         try:
             process = await anyio.open_process(
@@ -68,5 +68,5 @@ async def run_command(words: Sequence[str], timeout_s: float, variables: Mapping
             kill(process)
             await process.wait()
     return CommandEnd(
-        status == 0, "The command has run." if status == 0 else f"The command ended with {status}."
+        status == 0, "The command succeeded." if status == 0 else f"The command exited with status {status}."
     )

@@ -1,4 +1,4 @@
-"""The desktop is told of what was done in a watch, not more often than a person wants to hear."""
+"""Desktop notifications of finished recordings, at most one per `INTERVAL_S`."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ TIMEOUT_S: Final = 10.0
 
 
 class Desktop:
-    """Gathers what was done, and tells of it together."""
+    """Collects finished recordings and announces them together."""
 
     def __init__(self) -> None:
         self._done: list[str] = []
         self._wake = anyio.Event()
 
     def note(self, name: str) -> None:
-        """A recording was transcribed."""
+        """Announce a transcribed recording."""
         self._done.append(name)
         self._wake.set()
 
     async def run(self) -> None:
-        """Tell until cancelled."""
+        """Show notifications until cancelled."""
         while True:
             await self._wake.wait()
             self._wake = anyio.Event()
@@ -42,7 +42,7 @@ class Desktop:
 
 
 def _notification(title: str, text: str) -> list[str] | None:
-    """The command that shows it; None where there is no desktop, or no program for it."""
+    """Return the command that shows a notification; None without a desktop or a program for it."""
     if sys.platform == "darwin":
         script = "on run argv\ndisplay notification (item 2 of argv) with title (item 1 of argv)\nend run"
         return ["osascript", "-e", script, title, text]

@@ -1,4 +1,4 @@
-"""What a person sets of a watch, held against what there is."""
+"""Validate a user's changes to a watch against the rest of the daemon and the disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.threads import run_abandonable
 from whisperd.watch import scanner
 from whisperd.watch.errors import absent, no_place_for_recordings, not_a_folder
-from whisperd.watch.mounts import file_system_of, is_of_the_system
+from whisperd.watch.mounts import file_system_of, is_virtual
 from whisperd.watch.preset import WatchChanges, WatchPreset, changed, invalid
 
 __all__ = ["Editor", "checked_inode", "normal"]
@@ -22,7 +22,7 @@ DESTINATIONS: Final = ("output_dir", "move_to")
 
 
 class Editor:
-    """Changes watches. It is told what the rest of the daemon knows of the names in them."""
+    """Applies changes to watches; callbacks resolve and check the names in them."""
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Editor:
         check_profile: Callable[[str], object],
         check_model: Callable[[str], Awaitable[object]],
     ) -> None:
-        """All but `runtime_name` raise `WhisperdError` for what cannot be."""
+        """All callbacks but `runtime_name` raise `WhisperdError` for an unknown name or invalid value."""
         self.runtime_name = runtime_name
         self._check_options = check_options
         self._runtime_id = runtime_id
@@ -40,7 +40,7 @@ class Editor:
         self._check_model = check_model
 
     async def changed(self, preset: WatchPreset, changes: WatchChanges) -> WatchPreset:
-        """The watch with these changes. Raises `watch.invalid`, and what is wrong with what they name."""
+        """Return the watch with these changes. Raises `watch.invalid`, and the errors of the callbacks."""
         if isinstance(changes.runtime, str):
             changes = msgspec.structs.replace(changes, runtime=self._runtime_id(changes.runtime))
         if isinstance(changes.profile, str):
@@ -58,20 +58,24 @@ class Editor:
         if after.output_dir == after.path:
             after = msgspec.structs.replace(after, output_dir=None)
         if after.move_to == after.path:
-            raise invalid("move_to", "Recordings cannot be moved to where they are.", "Name another folder.")
+            raise invalid(
+                "move_to",
+                "Recordings cannot be moved into the folder they are already in.",
+                "Name another folder.",
+            )
         return after
 
 
 def normal(path: str) -> str:
-    """A path as it is kept; one that is not absolute is refused later."""
+    """Return a path as it is stored; one that is not absolute is refused later."""
     return os.path.normpath(path) if os.path.isabs(path) else path
 
 
 async def checked_inode(path: str) -> str:
-    """What tells a folder that can be watched from another one of that name.
+    """Return the inode of a folder, after checking that it can be watched.
 
-    Raises `watch.absent`; `watch.not_a_folder` of a file or what does not answer; `watch.invalid` of `/`,
-    and of what the kernel makes up.
+    Raises `watch.absent` if there is none; `watch.not_a_folder` for a file or a folder that does not respond;
+    `watch.invalid` for `/` and for the kernel's virtual file systems.
     """
 
     def look() -> str | WhisperdError:
@@ -79,10 +83,8 @@ async def checked_inode(path: str) -> str:
         if inode is None and os.path.lexists(path):
             return not_a_folder(path)
         if inode is None:
-            return absent(
-                path, f"There is no folder {path}.", "Make it first, or check the spelling of its name."
-            )
-        if path == "/" or is_of_the_system(file_system_of(path)):
+            return absent(path, f"There is no folder {path}.", "Create it first, or check the spelling.")
+        if path == "/" or is_virtual(file_system_of(path)):
             return no_place_for_recordings(path)
         return inode
 
@@ -96,9 +98,10 @@ async def checked_inode(path: str) -> str:
 
 
 async def _check_destination(field: str, path: str) -> None:
-    """Raise `watch.invalid` of a field that names a folder to write to, if a file lies there or above it.
+    """Raise `watch.invalid` if a file lies at a destination folder's path or above it.
 
-    One that is not there is made when something is written; one that does not answer now may do so then.
+    A folder that does not exist is created when something is written; one that does not respond now may
+    later.
     """
 
     def look() -> str | None:
@@ -110,5 +113,5 @@ async def _check_destination(field: str, path: str) -> None:
     except TimeoutError:
         return
     if obstacle is not None:
-        message = f"Nothing can be written to {path}: {obstacle} is no folder."
-        raise invalid(field, message, "Name a folder; one that is not there is made.")
+        message = f"Nothing can be written to {path}: {obstacle} is not a folder."
+        raise invalid(field, message, "Name a folder; it is created if it does not exist.")

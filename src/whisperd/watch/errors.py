@@ -1,4 +1,4 @@
-"""What can go wrong with a watch, in words that a person can act on."""
+"""The errors of watches, with fixes that a user can act on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = [
     "no_place_for_recordings",
     "not_a_folder",
     "stale",
-    "told",
+    "to_whisperd_error",
     "unknown_file",
     "unknown_watch",
 ]
@@ -25,72 +25,72 @@ log = logging.getLogger(__name__)
 
 
 def absent(path: str, message: str, fix: str) -> WhisperdError:
-    """`watch.absent`: the folder is not there."""
+    """`watch.absent`: the folder does not exist."""
     return WhisperdError("watch.absent", message, fix, {"path": path})
 
 
 def exists(path: str) -> WhisperdError:
-    """`watch.exists`: a folder has one watch."""
+    """`watch.exists`: a folder can have only one watch."""
     return WhisperdError(
         "watch.exists",
-        f"{path} is watched already.",
+        f"{path} is already watched.",
         f"Change that watch with `whisperctl watch edit {shlex.quote(path)}`.",
         {"path": path},
     )
 
 
 def no_place_for_recordings(path: str) -> WhisperdError:
-    """`watch.invalid`: the whole computer, or what the kernel makes up."""
-    what = "the whole computer" if path == "/" else "made by the system, and holds no recordings"
+    """`watch.invalid`: the root folder, or a virtual file system of the kernel."""
+    what = "is the whole computer" if path == "/" else "belongs to the system and holds no recordings"
     return invalid(
-        "path", f"{path} cannot be watched: it is {what}.", "Name the folder that recordings are put into."
+        "path", f"{path} cannot be watched: it {what}.", "Name the folder that recordings are put into."
     )
 
 
 def not_a_folder(path: str) -> WhisperdError:
-    """`watch.not_a_folder`: a file, or a folder that is forbidden to us, cannot be watched."""
+    """`watch.not_a_folder`: it is a file, or a folder that we may not read."""
     return WhisperdError(
         "watch.not_a_folder",
-        f"{path} is no folder that can be read.",
+        f"{path} is not a readable folder.",
         "Name a folder, and check its permissions.",
         {"path": path},
     )
 
 
 def stale(preset: WatchPreset, version: int) -> WhisperdError:
-    """`watch.stale`: it was changed since it was read."""
+    """`watch.stale`: the watch was changed since the client read it."""
     return WhisperdError(
         "watch.stale",
-        f"The watch {preset.id} was changed by somebody else meanwhile.",
-        f"Look at it with `whisperctl watch show {preset.id}`, then change it again.",
+        f"The watch {preset.id} was changed by another client in the meantime.",
+        f"Check it with `whisperctl watch show {preset.id}`, then make your change again.",
         {"id": preset.id, "version": preset.version, "expected": version},
     )
 
 
-def told(watch: str, error: Exception) -> WhisperdError:
-    """What a person is told of a failure; one that is a mistake of ours is logged."""
+def to_whisperd_error(watch: str, error: Exception) -> WhisperdError:
+    """Return the error to report for an exception; log an unexpected one, which is a bug of ours."""
     if isinstance(error, WhisperdError):
         return error.copy()
-    log.error("watch %s: something failed unexpectedly", watch, exc_info=error)
+    log.error("watch %s: unexpected error", watch, exc_info=error)
     return unexpected_error()
 
 
 def unknown_file(path: str) -> WhisperdError:
-    """`watch.unknown_file`: the ledger has no such file, or it is gone or excluded."""
+    """`watch.unknown_file`: the ledger has no such file, or it is deleted or excluded."""
     return WhisperdError(
         "watch.unknown_file",
-        f"{path} is no file of this watch that was taken, is there and is wanted.",
-        "`whisperctl watch log FOLDER` shows what was taken, `whisperctl watch show FOLDER` what is wanted.",
+        f"{path} is no file of this watch: it was never taken, no longer exists, or is excluded.",
+        "`whisperctl watch log FOLDER` lists the files taken, `whisperctl watch show FOLDER` the patterns.",
         {"path": path},
     )
 
 
 def unknown_watch(name: str, paths: Sequence[str] = ()) -> WhisperdError:
-    """`watch.unknown`, with the folders that are watched."""
+    """`watch.unknown`, with the watched folders."""
     return WhisperdError(
         "watch.unknown",
         f"There is no watch {name!r}.",
-        "`whisperctl watch list` shows those that there are."
+        "Run `whisperctl watch list` to list the watches."
         if paths
         else "Add one with `whisperctl watch add FOLDER`.",
         {"name": name, "paths": list(paths)},

@@ -1,7 +1,7 @@
-"""The table of files: what is known of each file of a watch, and what is being done for it.
+"""The table of files: what is known about each file of a watch, and its status.
 
-Functions with a connection are parts of somebody's transaction; methods are transactions of their own, and
-raise what `Database.run` raises.
+Functions that take a connection run within the caller's transaction; methods are transactions of their own
+and raise what `Database.run` raises.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class FileTable:
     async def look_up(
         self, watch: str, seen: Sequence[Seen]
     ) -> list[tuple[Seen, FileRow | None, list[FileRow]]]:
-        """Of files that were seen, what is known by their paths, and else by their inodes."""
+        """Look up files that were seen: by path, or failing that by inode."""
 
         def work(connection: sqlite3.Connection) -> list[tuple[Seen, FileRow | None, list[FileRow]]]:
             found = []
@@ -51,39 +51,39 @@ class FileTable:
         return await self._database.run(work)
 
     async def get(self, number: int) -> FileRow | None:
-        """A file of the ledger."""
+        """Return a file of the ledger."""
         return await self._database.run(lambda connection: one_file(connection, "id = ?", (number,)))
 
     async def at(self, watch: str, path: str) -> FileRow | None:
-        """What is known by a path."""
+        """Return the file known at a path."""
         return await self._database.run(
             lambda connection: one_file(connection, "watch = ? AND path = ?", (watch, os.fsencode(path)))
         )
 
     async def with_status(self, watch: str, statuses: Sequence[FileStatus]) -> list[FileRow]:
-        """Those with one of these statuses, by their numbers."""
+        """Return the files with one of these statuses, ordered by id."""
         condition = f"watch = ? AND status IN ({', '.join('?' * len(statuses))}) ORDER BY id"
         return await self._database.run(lambda connection: _files(connection, condition, (watch, *statuses)))
 
     async def present(self, watch: str, after: str, limit: int) -> list[FileRow]:
-        """Those that were there when they were seen last, by their paths: there is an index of these."""
+        """Return files that existed when last checked, ordered by path, which is indexed."""
         condition = "watch = ? AND gone IS NULL AND path > ? ORDER BY path LIMIT ?"
         values = (watch, os.fsencode(after), limit)
         return await self._database.run(lambda connection: _files(connection, condition, values))
 
     async def below(self, watch: str, folder: str) -> list[FileRow]:
-        """Those that were there, at a path or below it."""
+        """Return the files that existed when last checked, at a path or below it."""
         path = os.fsencode(folder)
         return await self._database.run(
             lambda connection: _files(
                 connection,
                 "watch = ?1 AND gone IS NULL AND (path = ?2 OR (path >= ?3 AND path < ?4))",
-                (watch, path, path + b"/", path + b"0"),  # 0 is what follows the slash
+                (watch, path, path + b"/", path + b"0"),  # "0" follows "/" in ASCII
             )
         )
 
     async def counts(self, watches: Sequence[str]) -> list[dict[str, int]]:
-        """For each watch how many files have each status, of those that are there or done."""
+        """Count the files of each watch by status, those that exist or are done."""
         query = (
             "SELECT status, count(*) FROM watch_files"
             " WHERE watch = ? AND (gone IS NULL OR status = 'done') GROUP BY status"
@@ -93,7 +93,7 @@ class FileTable:
         )
 
     async def update(self, number: int, *log: LogLine, **values: Any) -> None:
-        """Change fields of a file, and say so in the log."""
+        """Change fields of a file, and add lines to the log."""
 
         def work(connection: sqlite3.Connection) -> None:
             update_file(connection, number, **values)
@@ -102,7 +102,7 @@ class FileTable:
         await self._database.run(work)
 
     async def try_again(self, numbers: Iterable[int]) -> int:
-        """Have these files done anew, as if they had never failed, but for those at work; how many."""
+        """Reset these files as if they had never failed, except those in progress; return how many."""
         rows = [(number,) for number in numbers]
         statement = (
             "UPDATE watch_files SET status = 'lost', attempts = 0, retry_at = NULL"
@@ -111,13 +111,13 @@ class FileTable:
         return await self._database.run(lambda connection: connection.executemany(statement, rows).rowcount)
 
     async def put(self, watch: str, seen: Seen, content_hash: str | None) -> int:
-        """A file was taken, and there is no job for it."""
+        """Record a file for which there is no job."""
         return await self._database.run(lambda connection: put_file(connection, watch, seen, content_hash))
 
-    async def put_away(self, number: int) -> None:
-        """A file was moved away or deleted by us: another one of that name is a new one.
+    async def mark_removed(self, number: int) -> None:
+        """Record that we moved or deleted a file, so that another one of that name counts as new.
 
-        Its own name gets a NUL, which no file's can have.
+        A NUL, which no file name can contain, is appended to its path.
         """
 
         def work(connection: sqlite3.Connection) -> None:
@@ -130,19 +130,19 @@ class FileTable:
         await self._database.run(work)
 
     async def mark_gone(self, numbers: Iterable[int]) -> None:
-        """These files are not there any more."""
+        """Mark these files as missing."""
         rows = [(now_rfc3339(), number) for number in numbers]
         await self._database.run(
             lambda connection: connection.executemany("UPDATE watch_files SET gone = ? WHERE id = ?", rows)
         )
 
     async def rename(self, number: int, path: str, identity: Identity, watch: str) -> None:
-        """A file has another name now."""
+        """Record the new path of a renamed file."""
 
         def work(connection: sqlite3.Connection) -> None:
             update_file(connection, number, path=path, identity=identity, gone=None)
             add_log(
-                connection, watch, LogLine("moved", path, "It was renamed; what was written for it follows.")
+                connection, watch, LogLine("moved", path, "It was renamed; its texts are renamed with it.")
             )
 
         await self._database.run(work)
@@ -157,9 +157,10 @@ def put_file(
     job: str | None = None,
     attempts: int = 0,
 ) -> int:
-    """A file was taken, and perhaps a job for it; returns its number. Who has failed before still has why.
+    """Record a file that was taken, with its job if there is one, and return its id.
 
-    Raises `watch.unknown` if its watch was removed meanwhile: then there is to be no job either.
+    The last error of a file that has failed before is kept. Raises `watch.unknown` if the watch was removed
+    in the meantime: then no job must be created either.
     """
     identity = seen.identity
     row = connection.execute(
@@ -203,7 +204,7 @@ def update_file(connection: sqlite3.Connection, number: int, **values: Any) -> N
 
 
 def one_file(connection: sqlite3.Connection, condition: str, values: Sequence[Any]) -> FileRow | None:
-    """The first file for which a condition in SQL holds."""
+    """Return the first file that matches an SQL condition."""
     found = _files(connection, condition, values)
     return found[0] if found else None
 
@@ -239,7 +240,7 @@ def _file(row: tuple[Any, ...]) -> FileRow:
 
 
 def _error(text: str | None) -> dict[str, Any] | None:
-    """Why a file has failed. Where that cannot be read, that it has failed is in its status."""
+    """Decode why a file failed; None if that is unreadable, as its status still says that it failed."""
     with suppress(ValueError):
         return None if text is None else msgspec.json.decode(text, type=dict[str, Any])
     return None

@@ -1,7 +1,7 @@
-"""Patterns of names, as people type them. Pure.
+"""Glob patterns as users type them. Pure.
 
-A pattern is held against a path name by name, at all the places of it at once at which one may be: so a path
-costs its names times the parts of the pattern at most, and none is tried again.
+A path is matched name by name, against all possible positions in the pattern at once. So a path costs at most
+its names times the parts of the pattern, without backtracking.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ __all__ = ["matches"]
 
 
 def matches(path: str, glob: str) -> bool:
-    """Whether a path matches a pattern; one without `/`, but at its end, is about the name alone.
+    """Whether a path matches a pattern; a pattern without `/`, except at its end, matches the file name
+    alone.
 
-    In a name, `*` stands for anything, `?` for one character, `[a-z]` for one of these; `**` in place of a
-    name stands for any number of folders. Case makes no difference.
+    Within a name, `*` matches anything, `?` one character, `[a-z]` one of these; `**` in place of a name
+    matches any number of folders. Matching ignores case.
     """
     is_path, parts, places = "/" in glob.rstrip("/"), _parts(glob), {0}
     for name in path.replace(os.sep, "/").split("/") if is_path else [os.path.basename(path)]:
@@ -35,7 +36,7 @@ def matches(path: str, glob: str) -> bool:
 
 @lru_cache(maxsize=1024)
 def _parts(glob: str) -> list[re.Pattern[str] | None]:
-    """An expression for each name; None for any number of folders."""
+    """Compile each name of a pattern; None stands for any number of folders."""
     names = glob.strip("/").split("/")
     if names[-1] == "**":
         names.append("*")

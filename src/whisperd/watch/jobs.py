@@ -1,4 +1,4 @@
-"""Jobs for the files of watch folders: detached, and of low priority unless a watch says otherwise."""
+"""Submit jobs for the files of watch folders: detached, and of low priority unless the watch sets another."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from whisperd.watch.preset import WatchPreset
 __all__ = ["LeaseForOptions", "Note", "WatchJobs"]
 
 Note = Callable[[sqlite3.Connection, str], object]
-"""Notes a job in the ledger, in the transaction that puts it into the journal."""
+"""Records a job in the ledger, in the same transaction that writes it to the journal."""
 
 LeaseForOptions = Callable[
     [dict[str, Any], str | None], Awaitable[tuple[JobOptions, Lease, Sequence[str] | None]]
 ]
-"""From job options and the name of a profile: all options, a lease on the runtime that they name, and the
-languages of its model as far as they are known."""
+"""Maps job options and a profile name to the complete options, a lease on the runtime that they name, and the
+languages of its model if known."""
 
 
 class WatchJobs:
-    """The jobs of a daemon, as watches use them."""
+    """The daemon's jobs, as watches use them."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class WatchJobs:
         lease_for_options: LeaseForOptions,
         lease_for: Callable[[Job], Awaitable[Lease]],
     ) -> None:
-        """`lease_for` gives a lease on the runtime of a job that was done before."""
+        """`lease_for` returns a lease on the runtime of an earlier job."""
         self._jobs = jobs
         self._lease_for_options = lease_for_options
         self._lease_for = lease_for
@@ -52,13 +52,13 @@ class WatchJobs:
         again: str | None,
         note: Note,
     ) -> Job:
-        """Take a job for a file, and answer once it is in the journal together with what `note` writes.
+        """Submit a job for a file; return once it is in the journal, together with what `note` writes.
 
-        `again` is a job that has failed with the same bytes: what it has finished is used.
+        `again` is a failed job for the same bytes, whose finished windows are reused.
         """
 
         def also(connection: sqlite3.Connection) -> None:
-            note(connection, job.id)  # which is known before anything of it is written
+            note(connection, job.id)  # the id is known before anything is written
 
         failed = self.find(again) if again is not None else None
         if failed is not None and failed.status == "failed" and failed.path == path:
@@ -73,23 +73,23 @@ class WatchJobs:
             source = Source(JobInput(path=sendable(path)), path, stamp, content_hash)
             with lease.released_on_error():
                 job = self._jobs.submit(source, options, lease, languages, is_detached=True, also=also)
-        # Also where its watch is removed meanwhile: then it is not in the ledger, and is cancelled for that.
+        # Even if the watch is removed meanwhile: the job, then absent from the ledger, is cancelled for that.
         with anyio.CancelScope(shield=True):
             await self._jobs.acknowledged(job)
         return job
 
     def find(self, job: str) -> Job | None:
-        """A job that is remembered."""
+        """Return a remembered job, or None."""
         try:
             return self._jobs.get(job)
         except WhisperdError:
             return None
 
     def cancel(self, job: str) -> None:
-        """Cancel a job, if it is remembered and not over."""
+        """Cancel a job if it is remembered and not over."""
         if (found := self.find(job)) is not None:
             self._jobs.cancel(found)
 
     async def transcript(self, job: Job) -> Transcript | None:
-        """The result of a job, as long as it is kept."""
+        """Return the transcript of a job while it is stored."""
         return await self._jobs.transcript(job)

@@ -1,8 +1,8 @@
-"""The ledger's decisions: whether a file that is seen is one that is known. Pure.
+"""Decide whether a file that was found is already known to the ledger. Pure.
 
-A file is known by what it holds, not by its name: by its device and inode, its size and the time of its last
-change; where these do not agree, by the SHA-256 of its bytes. So what was renamed is no new work, what was
-edited is, and a file system that gives a file another inode each time is no trouble.
+A file is identified by its content, not its name: by device and inode, size and modification time or, where
+these differ, by the SHA-256 of its bytes. So a renamed file is not processed again, an edited one is, and
+file systems that report a new inode each time do no harm.
 """
 
 from __future__ import annotations
@@ -27,36 +27,36 @@ __all__ = [
 ]
 
 FileStatus = Literal["working", "written", "done", "lost", "retrying", "failed"]
-"""`working`: its job is in the same transaction. `written`: its outputs are there, what comes after them is
-not done yet: somebody is at it, or its disk is away. `lost`: nothing is being done for it, though it is to
-be. `failed`: set aside."""
+"""`working`: its job was written in the same transaction. `written`: its outputs are written, and its
+follow-up is in progress or waits for its disk. `lost`: it needs work that has not begun. `failed`: given
+up."""
 
 
 Outcome = Literal["done", "retried", "failed"]
-"""What becomes of a file that was taken. `retried`: it will be, for the cause may pass."""
+"""The outcome of a file that was taken. `retried`: it will be retried, as the error may be transient."""
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """What the file system says of a file."""
+    """What the file system reports about a file."""
 
     inode: str
-    """Device and number."""
+    """Device and inode number."""
     size_bytes: int
     modified_ns: int
 
 
 def device_of(inode: str) -> str:
-    """The device of an `Identity.inode`."""
+    """Return the device part of an `Identity.inode`."""
     return inode.partition(":")[0]
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """A file as it was seen, by its path within its folder."""
+    """A file as it was found, by its path within the watched folder."""
 
     path: str
     identity: Identity
     links: int = 1
-    """How many names it has."""
+    """Number of hard links."""
 
 
 class FileRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +67,7 @@ class FileRow(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     identity: Identity
     hash: str | None
-    """The SHA-256 of its bytes, where it is known."""
+    """The SHA-256 of its bytes, if known."""
     status: FileStatus
     job: str | None = None
     attempts: int = 0
@@ -76,12 +76,12 @@ class FileRow(msgspec.Struct, frozen=True, kw_only=True):
     """RFC 3339."""
     error: dict[str, Any] | None = None
     gone: str | None = None
-    """Since when it is not there any more (RFC 3339)."""
+    """Since when it is missing (RFC 3339)."""
 
 
 class Recognition(NamedTuple):
-    """`same`: as it is known. `moved`: it is known by another name. `alias`: another way to a file that is
-    found under its own name. `unknown`: what it holds has to be looked at."""
+    """`same`: known and unchanged. `moved`: known under another name. `alias`: another path to a file that is
+    found under its own name. `unknown`: its content has to be read."""
 
     verdict: Literal["same", "moved", "alias", "unknown"]
     row: FileRow | None
@@ -90,9 +90,9 @@ class Recognition(NamedTuple):
 def recognise(
     seen: Seen, known: FileRow | None, others: Sequence[FileRow], is_there: Callable[[FileRow], bool]
 ) -> Recognition:
-    """Whether a file is known, by what can be told without reading it.
+    """Decide whether a file is known, without reading its content.
 
-    `known` is what the ledger has by this path, `others` what it has by this inode under other paths;
+    `known` is the ledger's file at this path, `others` are its files with this inode at other paths;
     `is_there` says whether such a path still leads to this inode.
     """
     if known is not None:
@@ -109,9 +109,9 @@ def recognise(
 
 
 def wants_work(row: FileRow, now: str, latest: str) -> bool:
-    """Whether something is to be done for a file that is as it was; `now` is RFC 3339.
+    """Whether an unchanged file needs work; `now` is RFC 3339.
 
-    Nothing is put off beyond `latest`: whoever seems to be was so by a clock that has been set back since.
+    No retry is delayed beyond `latest`: a later time was set by a clock that has been turned back since.
     """
     if row.status == "retrying":
         return row.retry_at is None or not now < row.retry_at <= latest

@@ -1,7 +1,7 @@
-"""The table of what happened in the watches.
+"""The table of the watches' logs.
 
-Functions with a connection are parts of somebody's transaction; methods are transactions of their own, and
-raise what `Database.run` raises.
+Functions that take a connection run within the caller's transaction; methods are transactions of their own
+and raise what `Database.run` raises.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from whisperd.store import Database
 __all__ = ["KEPT_LOG_LINES", "LogLine", "LogTable", "add_log"]
 
 KEPT_LOG_LINES = 5000
-"""Of each watch."""
+"""Lines kept per watch."""
 
 
 class LogLine(NamedTuple):
-    """Something that happened."""
+    """One event in a watch."""
 
     event: str
     path: str | None
@@ -35,7 +35,7 @@ class LogTable:
         self._database = database
 
     async def add(self, watch: str, *lines: LogLine) -> None:
-        """Say what happened."""
+        """Add lines to the log."""
 
         def work(connection: sqlite3.Connection) -> None:
             for line in lines:
@@ -44,7 +44,7 @@ class LogTable:
         await self._database.run(work)
 
     async def read(self, watch: str, limit: int) -> list[dict[str, Any]]:
-        """The last lines of the log, the oldest first."""
+        """Return the last lines of the log, oldest first."""
         rows = await self._database.run(
             lambda connection: connection.execute(
                 "SELECT time, event, path, message FROM watch_log WHERE watch = ? ORDER BY id DESC LIMIT ?",
@@ -58,7 +58,7 @@ class LogTable:
 
 
 def add_log(connection: sqlite3.Connection, watch: str, line: LogLine) -> None:
-    """Say what happened. Not if the watch was forgotten meanwhile."""
+    """Add a line to the log, unless the watch was deleted meanwhile."""
     connection.execute(
         "INSERT INTO watch_log (watch, time, event, path, message)"
         " SELECT id, ?, ?, ?, ? FROM watches WHERE id = ?",

@@ -1,4 +1,4 @@
-"""Every watch there is: added, looked after, and worked through in turns."""
+"""All watches of the daemon: add, change, run and remove them."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from whisperd.settings import WatchSettings
 from whisperd.tasks import open_task_group
 from whisperd.threads import run_abandonable
 from whisperd.watch import scanner
+from whisperd.watch.discovery import Discovery
 from whisperd.watch.editing import Editor, checked_inode, normal
 from whisperd.watch.errors import exists, stale, unknown_file, unknown_watch
 from whisperd.watch.folder import LOOK_TIMEOUT_S, WatchFolder
 from whisperd.watch.jobs import WatchJobs
 from whisperd.watch.ledger import FileRow, FileStatus, Outcome
-from whisperd.watch.lookout import Lookout
 from whisperd.watch.names import Selection
 from whisperd.watch.notifier import Changes, Notifier
 from whisperd.watch.preset import WatchChanges, WatchPreset
+from whisperd.watch.scheduler import Scheduler
 from whisperd.watch.store import WatchStore
-from whisperd.watch.turns import Turns
 from whisperd.watch.view import status_of, view_of
 from whisperd.watch.work import FileWork
 
@@ -40,10 +40,10 @@ __all__ = ["WatchManager"]
 log = logging.getLogger(__name__)
 
 ROOT_INTERVAL_S: Final = 30.0
-"""How often we look whether the folders are still the same ones."""
+"""How often to check that the watched folders are still the same ones."""
 TOGETHER: Final = "all watch folders/."
 TOGETHER_S: Final = 5.0
-"""How long they may take to answer one after the other, before each is asked alone."""
+"""How long all folders together may take to respond before each is checked alone."""
 RETIRE_INTERVAL_S: Final = 6 * 3600.0
 
 
@@ -60,8 +60,8 @@ class WatchManager:
         editor: Editor,
         on_outcome: Callable[[Outcome, float | None], None],
     ) -> None:
-        """`on_outcome` is told what became of a file, and how many seconds ago it had settled, if it is done
-        and that is known."""
+        """`on_outcome` is called with the outcome of each file and, if the file is done and the time is
+        known, the seconds since it settled."""
         self._tasks = tasks
         self._store = store
         self._settings = settings
@@ -70,38 +70,38 @@ class WatchManager:
         self._work = FileWork(store, jobs, settings, self._note_outcome)
         self._jobs = jobs
         self._folders: dict[str, WatchFolder] = {}
-        self._turns = Turns(self._work, self._folders.values())
+        self._scheduler = Scheduler(self._work, self._folders.values())
         self._notifier = Notifier(self._on_changes, self._on_lost, self._on_refused)
         self._saving = anyio.Lock()
         self._any = anyio.Event()
-        """Set while there is a watch."""
+        """Set while there is at least one watch."""
 
     async def open(self) -> None:
-        """Read what is saved, and go on with it."""
+        """Load the saved watches and resume their work."""
         for preset in await self._store.load():
-            self._begin(preset)
+            self._start(preset)
         self._tasks.start_soon(self._notifier.run)
-        self._tasks.start_soon(self._turns.run)
-        self._tasks.start_soon(self._look_after)
+        self._tasks.start_soon(self._scheduler.run)
+        self._tasks.start_soon(self._maintain)
 
     def stop(self) -> None:
-        """Begin nothing more."""
-        self._turns.stop()
+        """Start no more files."""
+        self._scheduler.stop()
 
     def all(self) -> list[WatchPreset]:
-        """Every watch, the oldest first."""
+        """Return every watch, oldest first."""
         return [folder.preset for folder in self._folders.values()]
 
     def statuses(self) -> Counter[str]:
-        """How many watches have each status."""
+        """Count the watches by status."""
         return Counter(status_of(folder)[0] for folder in self._folders.values())
 
     async def views(self) -> list[dict[str, Any]]:
-        """What is told of every watch, the oldest first."""
+        """Return the wire form of every watch, oldest first."""
         return await self._views(list(self._folders.values()))
 
     async def view(self, name: str) -> dict[str, Any]:
-        """What is told of a watch. Raises `watch.unknown`."""
+        """Return the wire form of a watch. Raises `watch.unknown`."""
         (shown,) = await self._views([self._find(name)])
         return shown
 
@@ -111,7 +111,7 @@ class WatchManager:
         return [view_of(folder, its, name) for folder, its in zip(folders, counts, strict=True)]
 
     async def add(self, path: str, changes: WatchChanges) -> WatchPreset:
-        """Watch a folder. Raises what `checked_inode` does as well."""
+        """Watch a folder. Also raises the errors of `checked_inode`."""
         path = normal(path)
         now = now_rfc3339()
         async with self._saving:
@@ -122,15 +122,15 @@ class WatchManager:
                 raise exists(path)
             inode = await checked_inode(path)
             for one in self._folders.values():
-                if one.root == inode:  # another name of the same folder
+                if one.root == inode:  # the same folder under another name
                     raise exists(one.preset.path)
             await self._store.insert(preset)
-            self._begin(preset)
-        log.info("watch %s is added", preset.id)
+            self._start(preset)
+        log.info("watch %s added", preset.id)
         return preset
 
     async def edit(self, name: str, changes: WatchChanges, version: int | None = None) -> WatchPreset:
-        """Change a watch; one with another version than `version` is refused."""
+        """Change a watch. Raises `watch.stale` if it has another version than `version`."""
         async with self._saving:
             folder = self._find(name)
             before = folder.preset
@@ -140,30 +140,30 @@ class WatchManager:
             return await self._save(folder, msgspec.structs.replace(after, version=before.version + 1))
 
     async def set_paused(self, name: str, *, paused: bool) -> WatchPreset:
-        """Begin nothing more in a watch, or go on. What has begun is finished. No edit is in its way."""
+        """Pause or resume a watch, whatever its version. Files in progress are finished."""
         async with self._saving:
             folder = self._find(name)
             return await self._save(folder, msgspec.structs.replace(folder.preset, paused=paused))
 
     async def remove(self, name: str) -> WatchPreset:
-        """Watch a folder no more: its jobs are cancelled; what was written stays."""
+        """Remove a watch and cancel its jobs; texts that were written stay."""
         async with self._saving:
             folder = self._find(name)
             preset = folder.preset
-            jobs = await self._store.delete(preset.id)  # if that cannot be, all stays as it is
+            jobs = await self._store.delete(preset.id)  # if this fails, nothing has changed
             del self._folders[preset.id]
             if not self._folders:
                 self._any = anyio.Event()
             folder.scope.cancel()
-            self._rearrange()
+            self._update_notifier()
         for job in jobs:
             self._jobs.cancel(job)
-        log.info("watch %s is removed", preset.id)
+        log.info("watch %s removed", preset.id)
         return preset
 
     async def retry(self, name: str, paths: Sequence[str] | None = None, *, all: bool = False) -> int:
-        """Try again what has failed, or do these files again, or all: of those that are there and wanted;
-        returns how many."""
+        """Retry failed files, or redo the given files or all, if they exist and are wanted; return how
+        many."""
         folder = self._find(name)
         if paths is not None and not all:
             rows = [await self._known(folder, path) for path in paths]
@@ -172,23 +172,23 @@ class WatchManager:
             rows = await self._store.files.with_status(folder.preset.id, statuses)
             rows = await to_thread.run_sync(_still_wanted, rows, folder.selection)
         count = await self._store.files.try_again(row.id for row in rows)
-        folder.went_well()
-        folder.look_at(*(row.path for row in rows))
+        folder.note_success()
+        folder.recheck(*(row.path for row in rows))
         return count
 
     async def scan(self, name: str) -> WatchPreset:
-        """Look at everything in a watch now, also while its surroundings are waited for."""
+        """Scan the whole folder of a watch now, and end its backoff."""
         folder = self._find(name)
-        folder.held.try_now()
+        folder.backoff.try_now()
         await folder.request_scan().wait()
         return folder.preset
 
     async def log(self, name: str, limit: int) -> list[dict[str, Any]]:
-        """What happened in a watch, the oldest first."""
+        """Return the log of a watch, oldest first."""
         return await self._store.log.read(self._find(name).preset.id, limit)
 
     def _find(self, name: str) -> WatchFolder:
-        """A watch by its id or its folder. Raises `watch.unknown`."""
+        """Return a watch by its id or its folder. Raises `watch.unknown`."""
         paths = {os.path.normpath(one) for one in (name, from_sendable(name))}
         found = self._folders.get(name) or next(
             (one for one in self._folders.values() if one.preset.path in paths), None
@@ -198,7 +198,8 @@ class WatchManager:
         return found
 
     async def _known(self, folder: WatchFolder, path: str) -> FileRow:
-        """A file that is there and wanted, by its name or as it is shown. Raises `watch.unknown_file`."""
+        """Return a file that exists and is wanted, by its path or its displayed form. Raises
+        `watch.unknown_file`."""
         for name in (path, from_sendable(path)):
             row = await self._store.files.at(folder.preset.id, _within(folder.preset, name))
             if row is not None and _still_wanted([row], folder.selection):
@@ -209,26 +210,26 @@ class WatchManager:
         after = msgspec.structs.replace(after, changed=now_rfc3339())
         await self._store.update(after)
         folder.change(after)
-        self._rearrange()
+        self._update_notifier()
         return after
 
-    def _begin(self, preset: WatchPreset) -> None:
+    def _start(self, preset: WatchPreset) -> None:
         folder = self._folders[preset.id] = WatchFolder(preset, self._settings, self._folders.values())
         self._any.set()
         self._tasks.start_soon(self._run, folder)
 
     async def _run(self, folder: WatchFolder) -> None:
-        lookout = Lookout(folder, self._store, self._work, self._settings, self._notice)
+        discovery = Discovery(folder, self._store, self._work, self._settings, self._on_work)
         with folder.scope:
             async with open_task_group() as folder.tasks:
-                for row in await self._begun(folder.preset.id):
-                    self._turns.begin(folder, row)
-                folder.tasks.start_soon(lookout.run)
+                for row in await self._interrupted(folder.preset.id):
+                    self._scheduler.begin(folder, row)
+                folder.tasks.start_soon(discovery.run)
                 folder.tasks.start_soon(folder.desktop.run)
-        folder.scanned.set()  # nobody is left waiting for what will not be
+        folder.scanned.set()  # release whoever waits for a scan that will not take place
 
-    async def _begun(self, watch: str) -> list[FileRow]:
-        """The files of a watch that a daemon was at work on; read until that can be done."""
+    async def _interrupted(self, watch: str) -> list[FileRow]:
+        """Return the files that were in progress when the last daemon ended; retry until they can be read."""
         while True:
             try:
                 return await self._store.files.with_status(watch, ("working", "written"))
@@ -236,13 +237,13 @@ class WatchManager:
                 log.warning("watch %s: %s (%s)", watch, error.message, error.code)
                 await anyio.sleep(self._settings().retry_delay_s)
 
-    def _notice(self) -> None:
-        """There is something to do, or a folder came or went."""
-        self._turns.wake()
-        self._rearrange()
+    def _on_work(self) -> None:
+        """Note that there is work to do, or that a folder appeared or disappeared."""
+        self._scheduler.wake()
+        self._update_notifier()
 
-    def _rearrange(self) -> None:
-        # Where two are one by now, the recursive one wins.
+    def _update_notifier(self) -> None:
+        # If two paths now lead to the same folder, the recursive watch wins.
         folders = sorted(self._folders.values(), key=lambda folder: folder.preset.recursive)
         self._notifier.watch(
             {
@@ -275,23 +276,24 @@ class WatchManager:
             folder.poll()
 
     def _folders_at(self, path: str) -> list[WatchFolder]:
-        """What is watched there: links may have come to lead to one folder, or it is watched no more."""
+        """Return the watches of this path: perhaps none any longer, or several whose links lead to one
+        folder."""
         return [folder for folder in self._folders.values() if folder.real == path]
 
-    async def _look_after(self) -> None:
-        """See whether the folders are still the same ones, and forget what is old."""
+    async def _maintain(self) -> None:
+        """Check regularly that the folders are still the same ones, and delete old records."""
         retired_s = anyio.current_time()
         await self._retire()
         while True:
-            await self._any.wait()  # who watches nothing is never woken
+            await self._any.wait()  # without watches, this task never wakes
             await anyio.sleep(ROOT_INTERVAL_S)
-            await self._see_whether_same([one for one in self._folders.values() if not one.is_polled])
+            await self._check_folders([one for one in self._folders.values() if not one.is_polled])
             if anyio.current_time() - retired_s > RETIRE_INTERVAL_S:
                 retired_s = anyio.current_time()
                 await self._retire()
 
-    async def _see_whether_same(self, folders: Sequence[WatchFolder]) -> None:
-        """Have those looked through that are not what they were: in one thread, where all of them answer."""
+    async def _check_folders(self, folders: Sequence[WatchFolder]) -> None:
+        """Request scans of folders that were replaced. One thread checks them all while they all respond."""
         if not folders:
             return
         before = [folder.landmarks for folder in folders]
@@ -299,17 +301,17 @@ class WatchManager:
         def look() -> list[dict[str, str | None]]:
             return [{path: scanner.folder_inode(path) for path in landmarks} for landmarks in before]
 
-        # A name of their own: who only looks at folders holds no thread of those who look into one.
+        # A path of its own, so that these checks use no thread that scans of a folder need.
         is_alone = len(folders) == 1
         where = os.path.join(folders[0].preset.path, ".", ".") if is_alone else TOGETHER
         try:
             now = await run_abandonable(where, look, LOOK_TIMEOUT_S if is_alone else TOGETHER_S)
         except TimeoutError:
             if is_alone:
-                return  # it finds that out by itself, and is polled then
+                return  # its own scan notices that, and switches to polling
             async with open_task_group() as tasks:
-                for folder in folders:  # one keeps nobody from the others
-                    tasks.start_soon(self._see_whether_same, [folder])
+                for folder in folders:  # one hanging folder does not hold up the others
+                    tasks.start_soon(self._check_folders, [folder])
             return
         for folder, landmarks, found in zip(folders, before, now, strict=True):
             if found != landmarks and not folder.is_scanning:
@@ -322,7 +324,7 @@ class WatchManager:
         try:
             await self._store.retire(list(self._folders), moment)
         except WhisperdError as error:
-            log.warning("old lines of the ledger cannot be deleted: %s (%s)", error.message, error.code)
+            log.warning("cannot delete old watch records: %s (%s)", error.message, error.code)
 
     def _note_outcome(self, folder: WatchFolder, path: str, outcome: Outcome) -> None:
         now_s = anyio.current_time()
@@ -333,7 +335,7 @@ class WatchManager:
 
 
 def _still_wanted(rows: Sequence[FileRow], selection: Selection) -> list[FileRow]:
-    """Those that are there and would be taken today."""
+    """Return the files that exist and match the current patterns."""
     return [row for row in rows if row.gone is None and selection.takes(row.path)]
 
 

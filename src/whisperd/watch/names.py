@@ -1,4 +1,4 @@
-"""Names: which files of a folder are recordings, and what their outputs are called. Pure."""
+"""Names: decide which files of a folder are recordings, and name their outputs. Pure."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ __all__ = [
     "is_hidden",
     "is_partial",
     "is_same_name",
-    "left_alone",
     "may_be_source",
     "output_name",
     "output_names",
+    "skipped_folders",
 ]
 
 DEFAULT_TEMPLATE: Final = "{stem}.{lang}.{ext}"
 PLACEHOLDERS: Final = frozenset({"stem", "name", "lang", "ext", "format"})
 ERROR_FORMAT: Final = "error"
-"""Stands for the file that says why there is no text."""
+"""The format name of the file that says why there is no text."""
 MAX_NAME_BYTES: Final = 255
-"""What nearly every file system takes."""
+"""The limit of nearly every file system."""
 
 MEDIA_EXTENSIONS: Final = frozenset(
     """
@@ -43,10 +43,10 @@ MEDIA_EXTENSIONS: Final = frozenset(
     spx tta vob voc w64 wav weba webm wma wmv wv
     """.split()  # noqa: SIM905
 )
-"""What is transcribed where nobody says what is to be."""
+"""Transcribed when a watch sets no `include` patterns."""
 
 _SHARED_EXTENSIONS: Final = frozenset(["dts", "mts", "ts"])
-"""What files of source code are called as well: TypeScript, and descriptions of devices."""
+"""Extensions also used for source code: TypeScript and device tree sources."""
 
 _PARTIAL_EXTENSIONS: Final = frozenset(
     """
@@ -66,31 +66,31 @@ _FOLDERS_OF_SYSTEMS: Final = frozenset(
         "system volume information",
     ]
 )
-"""Bins, snapshots and small versions of videos, as Windows and the storages of networks have them."""
+"""Recycle bins, snapshots and thumbnails, as created by Windows and by NAS systems."""
 
 _TEXT_EXTENSIONS: Final = frozenset(one.extension for one in FORMATS.values())
-"""What is written, by us or by others, and never a recording: also where a pattern fits."""
+"""Text output formats, whoever wrote them: never taken as recordings, even if a pattern matches."""
 
 
 def may_be_source(name: str) -> bool:
-    """Whether a name that recordings have may be that of source code: then its content tells."""
+    """Whether a file with this media extension may be source code, so that its content has to decide."""
     return os.path.splitext(name)[1][1:].casefold() in _SHARED_EXTENSIONS
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is somebody's own affair: dot files, `~$lock`, `backup~`."""
+    """Whether a file or folder is hidden or private to a program: dot files, `~$lock`, `backup~`."""
     return name.startswith((".", "~")) or name.endswith("~")
 
 
-def _is_nobodys(folder: str) -> bool:
-    """Whether a folder holds what is thrown away, or not whole yet: Safari loads into `talk.mp3.download`."""
+def _is_trash_or_unfinished(folder: str) -> bool:
+    """Whether a folder holds deleted or unfinished files: Safari downloads into `talk.mp3.download`."""
     name = folder.casefold()
     downloaded = name.removesuffix(".download")
     return is_hidden(folder) or name in _FOLDERS_OF_SYSTEMS or (downloaded != name and _is_media(downloaded))
 
 
 def is_partial(name: str) -> bool:
-    """Whether a name says that the file is still being made: `talk.mp3.part`, `talk.temp.mp4`."""
+    """Whether a name marks an unfinished file: `talk.mp3.part`, `talk.temp.mp4`."""
     words = name.casefold().split(".")[1:]
     return (
         is_hidden(name)
@@ -100,29 +100,29 @@ def is_partial(name: str) -> bool:
 
 
 class Place(NamedTuple):
-    """A folder, by whatever name it goes."""
+    """A folder: as named, resolved, and its inode."""
 
     path: str
     real: str
-    """Its path without links."""
+    """Its path with symbolic links resolved."""
     inode: str | None = None
-    """None if there is none, or it cannot be read."""
+    """None if the folder does not exist or cannot be read."""
 
 
 class Selection(NamedTuple):
-    """What of a folder is to be transcribed. Paths are those within the folder."""
+    """Which files of a folder to transcribe. Paths are relative to the folder."""
 
     recursive: bool = True
     include: tuple[str, ...] = ()
-    """Patterns; without any, every audio and video file is."""
+    """Patterns; if empty, all audio and video files match."""
     exclude: tuple[str, ...] = ()
-    """Patterns of files, and of folders that are not looked into."""
-    left_alone: frozenset[str] = frozenset()
-    """Folders that are somebody else's affair, also where a link leads there: their real paths among them."""
-    inodes_left_alone: frozenset[str] = frozenset()
+    """Patterns of files to skip, and of folders not to enter."""
+    skipped: frozenset[str] = frozenset()
+    """Folders to skip, even behind a link, as other watches or `move_to` own them: paths and real paths."""
+    skipped_inodes: frozenset[str] = frozenset()
 
     def wants(self, path: str) -> bool:
-        """Whether a file is to be transcribed, by its name."""
+        """Whether a file is to be transcribed, judging by its name."""
         name = os.path.basename(path)
         if is_partial(name) or _is_text(name) or any(matches(path, glob) for glob in self.exclude):
             return False
@@ -131,16 +131,16 @@ class Selection(NamedTuple):
         return _is_media(name)
 
     def enters(self, folder: str) -> bool:
-        """Whether to look into a folder, if its parent is looked into."""
+        """Whether to enter a folder, provided that its parent is entered."""
         return (
             self.recursive
-            and folder not in self.left_alone
-            and not _is_nobodys(os.path.basename(folder))
+            and folder not in self.skipped
+            and not _is_trash_or_unfinished(os.path.basename(folder))
             and not any(matches(folder, glob) for glob in self.exclude)
         )
 
     def reaches(self, path: str) -> bool:
-        """Whether the folder in which something lies is looked into."""
+        """Whether all folders above a path are entered."""
         folder = os.path.dirname(path)
         while folder:
             if not self.enters(folder):
@@ -149,12 +149,12 @@ class Selection(NamedTuple):
         return True
 
     def takes(self, path: str) -> bool:
-        """Whether a file is to be transcribed, by its name and by where it lies."""
+        """Whether a file is to be transcribed, judging by its name and its folders."""
         return self.reaches(path) and self.wants(path)
 
 
-def left_alone(root: Place, others: Iterable[Place]) -> tuple[frozenset[str], frozenset[str]]:
-    """These folders as a `Selection` of what is in `root` has them: their names, and their inodes."""
+def skipped_folders(root: Place, others: Iterable[Place]) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the names and the inodes by which a `Selection` below `root` skips these folders."""
     others = list(others)
     here, really_here = (os.path.join(path, "") for path in (root.path, root.real))
     names = {path.removeprefix(here).removeprefix(really_here) for one in others for path in one[:2]}
@@ -162,36 +162,36 @@ def left_alone(root: Place, others: Iterable[Place]) -> tuple[frozenset[str], fr
 
 
 def check_template(template: str, formats: Sequence[str]) -> str | None:
-    """What is wrong with a template of names for these formats, in a sentence; None if nothing is."""
+    """Return what is wrong with a name template for these formats, as a sentence; None if it is valid."""
     try:
-        # `{stem:.3}` would give many files one name, and `{stem:999999999}` one that fills the memory.
+        # `{stem:.3}` would give many files the same name, and `{stem:999999999}` one that exhausts memory.
         used = {
             "?" if form or conversion else name
             for _, name, form, conversion in string.Formatter().parse(template)
             if name is not None
         }
-    except ValueError:  # a brace too many
+    except ValueError:  # unbalanced braces
         used = {"?"}
     if used - PLACEHOLDERS:
-        return f"{template!r} may only hold {', '.join(f'{{{name}}}' for name in sorted(PLACEHOLDERS))}."
+        return f"{template!r} may only contain {', '.join(f'{{{name}}}' for name in sorted(PLACEHOLDERS))}."
     if "/" in template or os.sep in template or "\0" in template:
-        return f"{template!r} is to be a name, without folders."
+        return f"{template!r} must be a file name without folders."
     if not used & {"stem", "name"}:
-        return f"{template!r} would give all files one name; it needs {{stem}} or {{name}}."
+        return f"{template!r} would give all files the same name; add {{stem}} or {{name}}."
     names = [_filled(template, "a.wav", "en", one) for one in formats]
     if len(set(names)) < len(names):
-        return f"{template!r} would give two formats one name; add {{format}} or {{ext}}."
+        return f"{template!r} would give two formats the same name; add {{format}} or {{ext}}."
     if any(_is_media(name) for name in names):
-        return f"{template!r} would make texts look like recordings."
+        return f"{template!r} would give texts the extension of a recording."
     return None
 
 
 def output_name(
     template: str, source: str, language: str, format_name: str, max_bytes: int = MAX_NAME_BYTES
 ) -> str:
-    """The name of an output of a source with this name, no longer than `max_bytes`.
+    """Return the name of an output of a recording, no longer than `max_bytes`.
 
-    One that would be longer loses the end of what the source is called, and gets a hash of it instead.
+    In a name that would be longer, a hash replaces the end of the recording's name.
     """
     name = _filled(template, source, language, format_name)
     if len(os.fsencode(name)) <= max_bytes:
@@ -230,7 +230,7 @@ def _filled(template: str, source: str, language: str, format_name: str) -> str:
 def output_names(
     template: str, source: str, language: str, format_name: str, max_bytes: int = MAX_NAME_BYTES
 ) -> Iterator[str]:
-    """The names that an output may have, the best first: another recording may have the same stem."""
+    """Yield possible names of an output, the best first, as another recording may have the same stem."""
     stem, extension = os.path.splitext(source)
     yield output_name(template, source, language, format_name, max_bytes)
     yield output_name(template.replace("{stem}", "{name}"), source, language, format_name, max_bytes)
@@ -239,7 +239,7 @@ def output_names(
 
 
 def is_same_name(one: str, other: str) -> bool:
-    """Whether a file system that does not tell case, or ways to write an accent, takes them for one."""
+    """Whether a file system that ignores case or Unicode normalization takes two names for the same."""
     return _folded(one) == _folded(other)
 
 

@@ -1,9 +1,9 @@
-"""The kernel's notifications. They are hints: what is true, a look at the disk says.
+"""Notifications of the kernel about changes in folders. They are hints; only a look at the disk is reliable.
 
-All folders share one process that listens (`whisperd.folder_changes`), or two: one for those with what is
-below them and one for those without. It does not tell when the kernel's queue has run over, which is guessed
-from a flood of changes, and has lost what it had heard when it hears a name that is not UTF-8. A flood, such
-a name and any failure have everything looked at.
+All folders share one listening process (`whisperd.folder_changes`), or two: one for recursive watches and one
+for the others. The listener cannot tell when the kernel's queue has overflowed, which is inferred from a
+flood of changes, and it loses its events when a name is not UTF-8. A flood, such a name and any failure
+trigger a full scan.
 """
 
 from __future__ import annotations
@@ -30,30 +30,31 @@ __all__ = ["Notifier"]
 
 log = logging.getLogger(__name__)
 GATHER_S: Final = 0.2
-"""Where folders come one after the other, it begins anew once for all of them."""
+"""Folders that are added in quick succession restart the listener only once."""
 RESTART_DELAYS_S: Final = (1.0, 5.0, 30.0, 300.0)
-LONGEST_AFTER_AN_END: Final = 2
-"""Its place there: what ends now and then is no reason to be deaf for longer."""
+LONGEST_AFTER_EXIT: Final = 2
+"""The index of the longest delay after an exit: an occasional crash is no reason to miss changes for
+longer."""
 MAX_LINE_BYTES: Final = 256 << 20
-"""A flood of the longest paths there are, each byte escaped."""
+"""A flood of the longest possible paths, with each byte escaped."""
 
 T = TypeVar("T")
 Batch = list[tuple[int, str]]
-"""What has changed, and how."""
+"""Changed paths, each with the kind of change."""
 Changes = Mapping[str, bool]
-"""By path: whether it has only come into being, and not been written to since."""
+"""By path: whether it was only created and not written to since."""
 
 
 class _Refused(Exception):
-    """The system does not tell of changes in a folder: why."""
+    """The system does not report changes in a folder; the message says why."""
 
 
 class _Ended(Exception):
-    """The process that listens has ended: how."""
+    """The listening process has exited; the message says how."""
 
 
 class Notifier:
-    """Tells of changes in folders."""
+    """Reports changes in folders."""
 
     def __init__(
         self,
@@ -61,27 +62,27 @@ class Notifier:
         on_lost: Callable[[str], None],
         on_refused: Callable[[str], None],
     ) -> None:
-        """`on_lost` is told of a folder in which changes may have been missed, `on_refused` of one that
-        cannot be watched so."""
+        """`on_lost` is called for a folder in which changes may have been missed, `on_refused` for one that
+        cannot be watched by notifications."""
         self._on_changes = on_changes
         self._on_lost = on_lost
         self._on_refused = on_refused
         self.folders: Mapping[str, bool] = {}
-        """Those that are watched, and whether what is below them is."""
+        """The watched folders, and whether each is watched recursively."""
         self._changed = anyio.Event()
 
     def watch(self, folders: Mapping[str, bool]) -> None:
-        """Watch these folders from now on, and where that is said what is below them."""
+        """Watch these folders from now on, recursively where the value is true."""
         if folders != self.folders:
             self.folders = folders
             self.renew()
 
     def renew(self) -> None:
-        """Begin anew with the same folders: one of them was made anew."""
+        """Restart the listener with the same folders, after one of them was recreated."""
         self._changed.set()
 
     async def run(self) -> None:
-        """Tell of changes until cancelled."""
+        """Report changes until cancelled."""
         while True:
             self._changed = changed = anyio.Event()
             async with open_task_group() as tasks:
@@ -98,13 +99,13 @@ class Notifier:
         while folders:
             began_s = anyio.current_time()
             try:
-                await self._tell_of_changes(folders, recursive)
+                await self._forward_changes(folders, recursive)
             except _Refused as error:
-                log.warning("watch folders: the system does not tell of changes (%s)", error)
-                folders = await self._sound_ones(folders, recursive)
+                log.warning("watch folders: the system does not report changes (%s)", error)
+                folders = await self._watchable(folders, recursive)
             except (_Ended, OSError) as error:
-                log.warning("watch folders: the process that listens has ended (%s)", error)
-                failures = min(failures, LONGEST_AFTER_AN_END)
+                log.warning("watch folders: the listening process ended (%s)", error)
+                failures = min(failures, LONGEST_AFTER_EXIT)
             if not folders:
                 return
             if anyio.current_time() - began_s > RESTART_DELAYS_S[-1]:
@@ -112,41 +113,41 @@ class Notifier:
             await anyio.sleep(RESTART_DELAYS_S[min(failures, len(RESTART_DELAYS_S) - 1)])
             failures += 1
 
-    async def _tell_of_changes(self, folders: Sequence[str], recursive: bool) -> None:
+    async def _forward_changes(self, folders: Sequence[str], recursive: bool) -> None:
         async with _listen(folders, recursive) as next_batch:
-            self._all_lost(folders)  # what happened before it listened is found by looking
+            self._report_lost(folders)  # a scan finds what changed before it listened
             while True:
-                self._tell(await next_batch(), folders)
+                self._forward(await next_batch(), folders)
 
-    def _tell(self, batch: Batch, folders: Iterable[str]) -> None:
+    def _forward(self, batch: Batch, folders: Iterable[str]) -> None:
         if not batch or len(batch) >= FLOOD:
-            self._all_lost(folders)
+            self._report_lost(folders)
             return
         changes: dict[str, bool] = {}
         for change, path in batch:
             changes[path] = changes.get(path, True) and change == ADDED
         self._on_changes(changes)
 
-    def _all_lost(self, folders: Iterable[str]) -> None:
+    def _report_lost(self, folders: Iterable[str]) -> None:
         for folder in folders:
             self._on_lost(folder)
 
-    async def _sound_ones(self, folders: list[str], recursive: bool) -> list[str]:
-        """Those folders that can be watched together: there may be room for each, and not for all."""
-        sound: list[str] = []
+    async def _watchable(self, folders: list[str], recursive: bool) -> list[str]:
+        """Return the folders that can be watched together: there may be room for each, but not for all."""
+        watchable: list[str] = []
         for folder in folders:
-            if await _can_be_watched([*sound, folder], recursive):
-                sound.append(folder)
+            if await _can_be_watched([*watchable, folder], recursive):
+                watchable.append(folder)
             else:
                 self._on_refused(folder)
-        return sound
+        return watchable
 
 
 @asynccontextmanager
 async def _listen(folders: Sequence[str], recursive: bool) -> AsyncIterator[Callable[[], Awaitable[Batch]]]:
-    """Hear of what changes in folders from when the block is entered; what it gives waits for the next batch.
+    """Listen to changes in folders from the entry of the block; the value waits for the next batch.
 
-    Raises `_Refused`, `_Ended`, and `OSError` where there is no room for one more process.
+    Raises `_Refused`, `_Ended`, and `OSError` if no further process can be started.
     """
     command = python_command("whisperd.folder_changes")
     orders = json.dumps({"folders": folders, "is_recursive": recursive})  # msgspec writes no surrogates
@@ -154,7 +155,7 @@ async def _listen(folders: Sequence[str], recursive: bool) -> AsyncIterator[Call
         assert child.stdin is not None
         assert child.stdout is not None
         lines = BufferedByteReceiveStream(child.stdout)
-        with suppress(anyio.BrokenResourceError):  # it has ended: what it does not say tells how
+        with suppress(anyio.BrokenResourceError):  # it has exited; the missing answer is handled below
             await child.stdin.send(orders.encode() + b"\n")
         if reason := await _read(lines, child, str):
             raise _Refused(reason)

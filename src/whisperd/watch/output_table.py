@@ -1,7 +1,7 @@
-"""The table of outputs: what was written for which file, or is about to be.
+"""The table of outputs: files that were written, or are about to be, for each recording.
 
-Functions with a connection are parts of somebody's transaction; methods are transactions of their own, and
-raise what `Database.run` raises.
+Functions that take a connection run within the caller's transaction; methods are transactions of their own
+and raise what `Database.run` raises.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ __all__ = ["OutputRow", "OutputTable", "Wanted", "set_outputs"]
 
 
 class OutputRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A file that was written, or is about to be."""
+    """An output file that was written or is about to be."""
 
     path: str
     file: int
     format: str
     language: str
     hash: str | None
-    """The SHA-256 of what was written; of all that it may be, where that is not certain, with spaces."""
+    """The SHA-256 of the content; several, separated by spaces, if it is uncertain which was written."""
     next_hash: str | None = None
-    """Of what takes its place."""
+    """The SHA-256 of the content that will replace it."""
 
     @property
     def hashes(self) -> frozenset[str]:
-        """What may be there that is ours."""
+        """The hashes of the contents that we may have written there."""
         return frozenset(f"{self.hash or ''} {self.next_hash or ''}".split())
 
 
 class Wanted(NamedTuple):
-    """An output that is to be written."""
+    """An output to be written."""
 
     paths: Iterable[str]
-    """Where, the best place first."""
+    """Possible paths, the best first."""
     format: str
     language: str
     hash: str
@@ -55,11 +55,11 @@ class OutputTable:
         self._database = database
 
     async def of(self, number: int) -> list[OutputRow]:
-        """What was written for a file, or was about to be."""
+        """Return the outputs of a file that were written or about to be."""
         return await self._database.run(lambda connection: _outputs(connection, "file = ?", (number,)))
 
     async def absent_from(self, root: str, seen: Sequence[Seen]) -> list[Seen]:
-        """Of files that were seen in a folder, those that we have not written."""
+        """Return those of the found files that are not outputs of ours."""
 
         def work(connection: sqlite3.Connection) -> list[Seen]:
             return [one for one in seen if _output_at(connection, os.path.join(root, one.path)) is None]
@@ -67,13 +67,13 @@ class OutputTable:
         return await self._database.run(work)
 
     async def places_of(self, content_hash: str) -> list[str]:
-        """Where outputs with this hash were written."""
+        """Return the paths at which outputs with this hash were written."""
         return await self._database.run(
             lambda connection: [row.path for row in _outputs(connection, "hash = ?", (content_hash,))]
         )
 
     async def below(self, folder: str) -> list[str]:
-        """Where outputs are in a folder and in those below it."""
+        """Return the paths of outputs in a folder and its subfolders."""
         first = os.fsencode(os.path.join(folder, ""))
         beyond = first[:-1] + bytes([first[-1] + 1])
         return await self._database.run(
@@ -83,9 +83,9 @@ class OutputTable:
         )
 
     async def claim(self, number: int, wanted: Sequence[Wanted]) -> tuple[list[OutputRow], list[OutputRow]]:
-        """Reserve a name for each output of a file, and note what is about to be written.
+        """Reserve a name for each output of a file, and record the content about to be written.
 
-        Returns these, and what was written for the file before and is not wanted any more.
+        Returns these, and earlier outputs of the file that are no longer wanted.
         """
 
         def work(connection: sqlite3.Connection) -> tuple[list[OutputRow], list[OutputRow]]:
@@ -117,13 +117,13 @@ class OutputTable:
         return await self._database.run(work)
 
     async def free_place(self, number: int, paths: Iterable[str]) -> str:
-        """The first of these places where a file may have an output."""
+        """Return the first of these paths at which the file may have an output."""
         return await self._database.run(
             lambda connection: next(path for path in paths if _is_free(connection, path, number))
         )
 
     async def forget(self, path: str) -> None:
-        """Nothing of ours is to be at a path."""
+        """Delete the record of an output."""
         await self._database.run(
             lambda connection: connection.execute(
                 "DELETE FROM watch_outputs WHERE path = ?", (os.fsencode(path),)
@@ -131,12 +131,12 @@ class OutputTable:
         )
 
     async def replace(self, number: int, outputs: Sequence[OutputRow]) -> None:
-        """What was written for a file, in place of what was said before."""
+        """Replace the recorded outputs of a file."""
         await self._database.run(lambda connection: set_outputs(connection, number, outputs))
 
 
 def set_outputs(connection: sqlite3.Connection, number: int, outputs: Sequence[OutputRow]) -> None:
-    """What was written for a file, in place of what was said before. Not if it was forgotten meanwhile."""
+    """Replace the recorded outputs of a file, unless the file was deleted from the ledger meanwhile."""
     connection.execute("DELETE FROM watch_outputs WHERE file = ?", (number,))
     connection.executemany(
         "INSERT OR REPLACE INTO watch_outputs (path, file, format, language, hash, next_hash)"
@@ -154,7 +154,7 @@ def _output_at(connection: sqlite3.Connection, path: str) -> OutputRow | None:
 
 
 def _former_hashes(connection: sqlite3.Connection, path: str) -> frozenset[str]:
-    """What may lie there that was written for a watch that was removed."""
+    """Return the hashes of what a watch that has been removed may have written there."""
     row = connection.execute(
         "SELECT hash FROM former_outputs WHERE path = ?", (os.fsencode(path),)
     ).fetchone()
@@ -162,8 +162,8 @@ def _former_hashes(connection: sqlite3.Connection, path: str) -> frozenset[str]:
 
 
 def _is_free(connection: sqlite3.Connection, path: str, number: int) -> bool:
-    """Whether a file may have an output there: nothing else has, or a recording with the same bytes had, or
-    the same recording has, in another watch."""
+    """Whether a file may have an output at a path: nothing else has one there, a missing recording with the
+    same bytes had, or another watch has one for the same recording."""
     owner = _output_at(connection, path)
     if owner is None or owner.file == number:
         return True

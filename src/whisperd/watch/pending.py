@@ -1,6 +1,6 @@
-"""The files of a folder that are not done yet: they settle, wait for their turn, or are worked on. Pure.
+"""The unfinished files of a folder: settling, queued, in progress or waiting for a retry. Pure.
 
-Times are those of a monotonic clock, which is passed in.
+Callers pass the time, by a monotonic clock.
 """
 
 from __future__ import annotations
@@ -12,88 +12,88 @@ __all__ = ["Pending"]
 
 
 class Pending:
-    """Where each file stands, by its path within the folder."""
+    """The state of each unfinished file, by its path within the folder."""
 
     def __init__(self, settle_s: float) -> None:
         self.settling = Settling(settle_s)
         self.queue: dict[str, Seen] = {}
-        """What is settled and waits for its turn."""
-        self.in_hand: dict[str, bool] = {}
-        """What is being worked on, and whether it was seen meanwhile."""
+        """Settled files that wait for their turn."""
+        self.in_progress: dict[str, bool] = {}
+        """Files in progress, and whether each was seen again meanwhile."""
         self.settled_s: dict[str, float] = {}
-        """When what is not done yet had settled."""
+        """When each unfinished file settled."""
         self._retries_s: dict[str, float] = {}
-        """When what has failed is to be looked at again."""
+        """When to check each failed file again."""
 
     @property
     def waiting(self) -> int:
-        """How many files wait: to settle, for their turn, or to be tried again."""
+        """The number of files that wait to settle, for their turn, or for a retry."""
         return len(self.queue) + len(self.settling) + len(self._retries_s)
 
     def clear(self) -> None:
-        """Forget all that waits."""
+        """Drop all files that are settling or queued."""
         self.queue.clear()
         self.settling.clear()
         self.settled_s.clear()
 
     def drop(self, path: str) -> None:
-        """Nothing is to be done for what was at a path."""
+        """Drop the file at a path."""
         self.queue.pop(path, None)
         self.settling.forget(path)
         self._retries_s.pop(path, None)
         self.settled_s.pop(path, None)
 
     def observe(self, seen: Seen, now_s: float, wall_ns: int | None, *, moved_in: bool) -> None:
-        """A file was looked at of which nobody knows what it holds; `Settling.observe` says by what."""
-        if self.puts_off(seen.path):
+        """Note a file of unknown content; for the arguments see `Settling.observe`."""
+        if self.defers(seen.path):
             return
         if self.settling.observe(seen, now_s, wall_ns, moved_in=moved_in) == "settled":
             self.enqueue(seen, now_s)
-        else:  # it has changed while it waited for its turn
+        else:  # it changed while it was queued
             self.queue.pop(seen.path, None)
             self.settled_s.pop(seen.path, None)
 
     def enqueue(self, seen: Seen, now_s: float) -> None:
-        """A file has settled, and something is to be done for it."""
+        """Queue a settled file that needs work."""
         self.settled_s.setdefault(seen.path, now_s)
         self._retries_s.pop(seen.path, None)
-        if not self.puts_off(seen.path):
+        if not self.defers(seen.path):
             self.queue[seen.path] = seen
 
     def postpone(self, seen: Seen, now_s: float) -> None:
-        """A file is being written to after all."""
+        """Let a file settle again that is still being written to."""
         self.settled_s.pop(seen.path, None)
         self.settling.postpone(seen, now_s)
 
     def retry(self, path: str, moment_s: float) -> None:
-        """A file is to be looked at again then."""
+        """Check a file again at this time."""
         self._retries_s[path] = moment_s
 
     def due(self, now_s: float) -> list[str]:
-        """What is to be looked at again now."""
+        """Return the files to check again now."""
         retries = [path for path, moment_s in self._retries_s.items() if moment_s <= now_s]
         for path in retries:
             del self._retries_s[path]
         return [*self.settling.due(now_s), *retries]
 
     def next_look_s(self) -> float:
-        """When the next file is to be looked at again; infinite if none is."""
+        """Return when the next file is due for a check; infinity if none is."""
         return min([*self._retries_s.values(), self.settling.next_look_s()])
 
-    def puts_off(self, path: str) -> bool:
-        """Whether a file that was seen is in hand, and may enter the ledger as another one at any moment.
+    def defers(self, path: str) -> bool:
+        """Whether a file is in progress, and so may change its ledger record at any moment.
 
-        Then it is looked at again once that is over.
+        If it is, it is checked again once that work has ended.
         """
-        if path in self.in_hand:
-            self.in_hand[path] = True
-        return path in self.in_hand
+        if path in self.in_progress:
+            self.in_progress[path] = True
+        return path in self.in_progress
 
     def release(self, path: str) -> bool:
-        """The work on a file has ended; whether it is to be looked at again."""
-        return self.in_hand.pop(path, False)
+        """Note that the work on a file has ended; return whether to check it again."""
+        return self.in_progress.pop(path, False)
 
     def settled_for_s(self, path: str, now_s: float) -> float | None:
-        """How long ago a file had settled that is over now; None where that is not known."""
+        """Return how long ago a finished file settled, and forget it; None if unknown."""
         settled_s = self.settled_s.pop(path, None)
         return None if settled_s is None else now_s - settled_s

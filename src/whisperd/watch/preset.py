@@ -1,4 +1,4 @@
-"""A watch: a folder, and what is to be done with the files in it. Checked here; pure."""
+"""The settings of a watch: a folder, and what to do with its files. Validated here; pure."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ class WatchPreset(msgspec.Struct, frozen=True, kw_only=True):
     """Absolute."""
     recursive: bool = True
     include: tuple[str, ...] = ()
-    """Patterns; none is every audio and video file."""
+    """Patterns; if empty, all audio and video files match."""
     exclude: tuple[str, ...] = ()
     runtime: str | None = None
-    """The id of a runtime; None is the profile's, else the default one."""
+    """The id of a runtime; None for that of the profile, or else the default one."""
     profile: str | None = None
     options: dict[str, Any] = {}
     """Job options, as in a request."""
     outputs: tuple[str, ...] = ("text",)
-    """Formats."""
+    """Names of output formats."""
     output_dir: str | None = None
-    """Absolute; None is beside the recording."""
+    """Absolute; None for the folder of the recording."""
     name: str = DEFAULT_TEMPLATE
     overwrite: bool = False
     after: After = "stay"
@@ -54,7 +54,7 @@ class WatchPreset(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WatchChanges(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a person sets of a watch. `runtime` is a name or an id."""
+    """The settings of a watch that a user can change. `runtime` is a name or an id."""
 
     recursive: bool | UnsetType = UNSET
     include: Globs | UnsetType = UNSET
@@ -74,7 +74,7 @@ class WatchChanges(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 def changed(preset: WatchPreset, changes: WatchChanges) -> WatchPreset:
-    """The watch with these changes. Raises `watch.invalid`, which names the field."""
+    """Return the watch with these changes. Raises `watch.invalid`, which names the field."""
     values = {field: value for field, value in msgspec.structs.asdict(changes).items() if value is not UNSET}
     if isinstance(values.get("outputs"), tuple):
         values["outputs"] = tuple(dict.fromkeys(values["outputs"]))
@@ -94,37 +94,39 @@ def _check(preset: WatchPreset) -> None:
     for field in ("path", "output_dir", "move_to"):
         value = getattr(preset, field)
         if value is not None and "\0" in value:
-            raise invalid(field, f"{value!r} holds a NUL character, as no path does.", "Leave it out.")
+            raise invalid(field, f"{value!r} contains a NUL character, which no path can.", "Remove it.")
         if value is not None and not os.path.isabs(value):
             raise invalid(field, f"{value!r} is not absolute.", "Give an absolute path.")
     if (preset.after == "move") != (preset.move_to is not None):
         raise invalid(
             "move_to",
-            "A recording is moved if, and only if, it is said where to.",
-            "Give `after` (move) and `move_to` together: --after move --move-to FOLDER.",
+            "`after` set to `move` and `move_to` require each other.",
+            "Set both together: `--after move --move-to FOLDER`.",
         )
     if preset.quiet_hours is not None:
-        fix = "Write them as 22:00-07:00; 00:00-24:00 is all day."
+        fix = "Write them as 22:00-07:00; 00:00-24:00 is the whole day."
         try:
             spans = parse_quiet_hours(preset.quiet_hours)
         except ValueError as error:
             raise invalid("quiet_hours", f"{error}.", fix) from error
         if any(begin == end for begin, end in spans):
-            raise invalid("quiet_hours", "Quiet hours would end as they begin.", fix)
+            raise invalid("quiet_hours", "Quiet hours must not begin and end at the same time.", fix)
     _check_options(preset)
 
 
 def _check_options(preset: WatchPreset) -> None:
     if "runtime" in preset.options:
-        raise invalid("options", "The runtime is not one of the job options.", "Set the watch's runtime.")
+        raise invalid(
+            "options", "The runtime of a watch is not a job option.", "Set the watch's `runtime` instead."
+        )
     if preset.runtime is not None and preset.options.get("model") is not None:
         raise invalid(
             "runtime",
-            "The watch would name both a runtime and a model, and a runtime has its own model.",
+            "The watch names both a runtime and a model, but a runtime has its own model.",
             "Leave out one of them.",
         )
 
 
 def invalid(field: str, message: str, fix: str) -> WhisperdError:
-    """`watch.invalid`: something cannot be so."""
+    """`watch.invalid`: a setting is not valid."""
     return WhisperdError("watch.invalid", message, fix, {"field": field})

@@ -1,4 +1,4 @@
-"""Quiet hours: when no work is begun. Pure, but for `quiet_now_for_s`, which asks the clock."""
+"""Quiet hours, during which no work starts. Pure, except for `quiet_now_for_s`, which reads the clock."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ def parse_quiet_hours(text: str) -> Spans:
     for part in text.split(","):
         found = _SPAN.fullmatch(part.strip())
         if found is None:
-            raise ValueError(f"{part.strip()!r} is no span of time")
+            raise ValueError(f"{part.strip()!r} is not a time span")
         begin, end = (
             int(hours) * 60 + int(minutes) for hours, minutes in (found.group(1, 2), found.group(3, 4))
         )
         if begin >= DAY_MINUTES or end > DAY_MINUTES or int(found[2]) > 59 or int(found[4]) > 59:
-            raise ValueError(f"{part.strip()!r} is beyond the end of the day")
+            raise ValueError(f"{part.strip()!r} is not within one day")
         spans.append((begin, end))
     return tuple(spans)
 
 
 def quiet_for_s(spans: Spans, second_of_day: float) -> float:
-    """For how many seconds it is still quiet; 0 if it is not. A span that ends as it begins lasts all day."""
+    """Return how many seconds of quiet are left; 0 if it is not quiet. A span that ends as it begins lasts
+    all day."""
     longest_s = 0.0
     for begin, end in spans:
         length_s = ((end - begin) % DAY_MINUTES or DAY_MINUTES) * 60
@@ -43,6 +44,6 @@ def quiet_for_s(spans: Spans, second_of_day: float) -> float:
 
 
 def quiet_now_for_s(text: str) -> float:
-    """The same, by the clock of this computer, of hours that are known to be right."""
+    """Return the same for the current local time; `text` must be valid."""
     now = datetime.datetime.now().astimezone()
     return quiet_for_s(parse_quiet_hours(text), now.hour * 3600 + now.minute * 60 + now.second)

@@ -1,4 +1,4 @@
-"""Looking at folders and files. Everything here blocks, and belongs into a thread."""
+"""Inspect folders and files on disk. Everything here blocks and must run in a thread."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ from typing import Final
 
 from whisperd.audio import BEGINNING_BYTES, digest_of, kind_of, open_regular_file
 from whisperd.watch.ledger import FileRow, Identity, Recognition, Seen, recognise
-from whisperd.watch.mounts import devices_of_the_system
+from whisperd.watch.mounts import virtual_devices
 from whisperd.watch.names import Place, Selection, is_partial, may_be_source
 
 __all__ = [
     "Inspected",
+    "classify",
     "folder_inode",
     "hash_unchanged",
     "is_being_written",
     "is_same",
     "look_at",
-    "next_of",
+    "next_batch",
     "place_of",
     "recognised",
     "resolved",
-    "sort_out",
     "up_from",
     "walk",
 ]
 
-_ELSEWHERE_MACOS: Final = 0x40000000  # SF_DATALESS: in the cloud, and fetched when it is read
-_ELSEWHERE_WINDOWS: Final = 0x1000 | 0x40000 | 0x400000  # offline, recalled when opened, or when read
+_OFFLINE_MACOS: Final = 0x40000000  # SF_DATALESS: in the cloud, and fetched when it is read
+_OFFLINE_WINDOWS: Final = 0x1000 | 0x40000 | 0x400000  # offline, recalled when opened, or when read
 
 Inspected = tuple[bool, str | None]
-"""Whether a file has settled, and its SHA-256 if that was found out."""
+"""Whether a file has settled, and its SHA-256 if it was computed."""
 
 
 def place_of(path: str) -> Place:
-    """Where a folder is."""
+    """Resolve a folder."""
     return Place(path, os.path.realpath(path), folder_inode(path))
 
 
 def folder_inode(path: str) -> str | None:
-    """What tells a folder from another one of that name; None if there is none, or it cannot be read."""
+    """Return the device and inode of a folder; None if it does not exist or cannot be read."""
     try:
         status = os.stat(path)
         if not stat.S_ISDIR(status.st_mode) or not os.access(path, os.R_OK | os.X_OK):
@@ -57,7 +57,7 @@ def folder_inode(path: str) -> str | None:
 
 
 def look_at(root: str, path: str) -> Seen | None:
-    """A file of a folder; None if there is no regular file with content that is here."""
+    """Return a file of a folder; None unless it is a regular file whose content is stored locally."""
     try:
         status = os.stat(os.path.join(root, path))
     except (OSError, ValueError):
@@ -66,7 +66,7 @@ def look_at(root: str, path: str) -> Seen | None:
 
 
 def is_same(root: str, path: str, identity: Identity) -> bool:
-    """Whether a file of a folder is there, and is what it was."""
+    """Whether a file of a folder exists and is unchanged."""
     seen = look_at(root, path)
     return seen is not None and seen.identity == identity
 
@@ -77,17 +77,18 @@ def walk(
     start: str = "",
     on_leftover: Callable[[str, str], None] = lambda *_: None,
 ) -> Iterator[Seen | None]:
-    """Every file that is wanted, in a folder or from `start` within it on; None after each folder, and for
-    what is called like a recording and is none.
+    """Yield every wanted file of a folder, or from `start` within it on; None after each folder, and for each
+    file that only looks like a recording by its name.
 
-    A folder is looked into once, by whatever ways it can be reached, and links come last, so that a file is
-    found under its own name. What cannot be read is passed over, and so is what the kernel makes up, and what
-    is left alone, also where a link leads to it. `on_leftover` is told of hidden files, by folder and name.
+    A folder is visited once, however many paths lead to it, and links come last, so that a file is found
+    under its own name. Skipped are unreadable folders, the kernel's virtual file systems and the folders
+    excluded by the selection, even behind a link. `on_leftover` is called with the folder and name of each
+    hidden file.
     """
     folders, links = list[str](), [start]
-    is_others = _others(root, selection)
-    visited = set(selection.inodes_left_alone) - {folder_inode(root)}
-    passed_over = devices_of_the_system()
+    is_skipped = _skip_test(root, selection)
+    visited = set(selection.skipped_inodes) - {folder_inode(root)}
+    passed_over = virtual_devices()
     while folders or links:
         is_own, folder = (True, folders.pop()) if folders else (False, links.pop(0))
         full = os.path.join(root, folder)
@@ -95,7 +96,7 @@ def walk(
             status = os.stat(full)
             if (inode := _inode(status)) in visited or status.st_dev in passed_over:
                 continue
-            if not is_own and is_others(full):
+            if not is_own and is_skipped(full):
                 continue
             visited.add(inode)
             with os.scandir(full) as listing:
@@ -109,16 +110,16 @@ def walk(
                     if selection.enters(path):
                         (links if entry.is_symlink() else folders).append(path)
                 elif selection.wants(path):
-                    if entry.is_symlink() and is_others(entry.path):
+                    if entry.is_symlink() and is_skipped(entry.path):
                         continue
                     yield _seen(root, path, os.stat(entry.path))
                 elif entry.name.startswith("."):
                     on_leftover(full, entry.name)
-        yield None  # in a tree with few recordings, who waits for the next one hears that it goes on
+        yield None  # in a tree with few recordings, this shows the caller that the walk makes progress
 
 
-def next_of(walk: Iterator[Seen | None], count: int, for_s: float) -> list[Seen | None]:
-    """What a walk finds next: so many at most, or what there is after a time; nothing once it is over."""
+def next_batch(walk: Iterator[Seen | None], count: int, for_s: float) -> list[Seen | None]:
+    """Return what a walk finds next, up to `count` entries or `for_s` seconds; nothing once it is over."""
     found, until_s = [], time.monotonic() + for_s
     for seen in walk:
         found.append(seen)
@@ -128,9 +129,10 @@ def next_of(walk: Iterator[Seen | None], count: int, for_s: float) -> list[Seen 
 
 
 def resolved(root: str, path: str) -> str | None:
-    """A path within a folder, as a walk would name it: without a link that leads back into the folder.
+    """Return a path relative to a folder as a walk would name it: without a link that leads back into the
+    folder.
 
-    None for one that is not in it.
+    None if the path is not in the folder.
     """
     parent, name = os.path.split(path)
     real_root, real_parent = os.path.realpath(root), os.path.realpath(parent)
@@ -142,14 +144,14 @@ def resolved(root: str, path: str) -> str | None:
 
 
 def up_from(path: str) -> Iterator[str]:
-    """A path, and all the folders that it is in, by their names alone."""
+    """Yield a path and all its parent folders, by name only."""
     yield path
     while (parent := os.path.dirname(path)) != path:
         yield (path := parent)
 
 
 def recognised(root: str, seen: Seen, known: FileRow | None, others: Sequence[FileRow]) -> Recognition:
-    """What a file is, as far as it can be told without what it holds."""
+    """Recognise a file as far as possible without reading its content."""
 
     def is_there(row: FileRow) -> bool:
         try:
@@ -161,7 +163,7 @@ def recognised(root: str, seen: Seen, known: FileRow | None, others: Sequence[Fi
 
 
 def hash_unchanged(path: str, identity: Identity, given_up: threading.Event) -> Inspected:
-    """Read a file that is thought to have settled. Raises `WhisperdError` (`audio.*`) if that cannot be."""
+    """Hash a file that seems to have settled. Raises `WhisperdError` (`audio.*`) if it cannot be read."""
     with open_regular_file(path) as file:
         descriptor = file.fileno()
         if _identity(os.fstat(descriptor)) != identity or is_being_written(descriptor, path):
@@ -173,17 +175,17 @@ def hash_unchanged(path: str, identity: Identity, given_up: threading.Event) -> 
 
 
 def is_being_written(descriptor: int, path: str) -> bool:
-    """Whether somebody has a file open for writing, as far as the system tells.
+    """Whether a process has a file open for writing, as far as the system reveals.
 
-    Linux refuses a lease for reading while somebody has; it gives leases on local files of one's own. For
-    the others, the processes of this user are looked through.
+    Linux refuses a read lease on a file that is open for writing, and grants leases on local files of one's
+    own. For other files, the open files of this user's processes are checked.
     """
     if sys.platform != "linux":
         return False
     import fcntl
 
     try:
-        # We are told when somebody opens the file meanwhile: by SIGIO, which would end us, if not by this.
+        # The kernel signals when another process opens the file meanwhile: SIGIO, by default, would kill us.
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
     except BlockingIOError:
@@ -195,12 +197,12 @@ def is_being_written(descriptor: int, path: str) -> bool:
     return False
 
 
-def sort_out(
+def classify(
     root: str, selection: Selection, hints: Iterable[tuple[str, bool]], note_partial: Callable[[str], None]
 ) -> tuple[list[tuple[Seen, bool]], list[str], list[str]]:
-    """What is at these whole paths: files that are wanted, folders, and what is not there."""
+    """Classify these full paths: wanted files, folders, and paths that do not exist."""
     files, folders, missing = [], [], []
-    is_others = _others(root, selection)
+    is_skipped = _skip_test(root, selection)
     for path, is_new in hints:
         if not os.path.lexists(path):
             missing.append("" if path == root else os.path.relpath(path, root))
@@ -212,7 +214,7 @@ def sort_out(
             if selection.enters(within):
                 folders.append(within)
         elif selection.wants(within):
-            if is_others(path):
+            if is_skipped(path):
                 continue
             if (seen := look_at(root, within)) is not None:
                 files.append((seen, is_new))
@@ -221,29 +223,29 @@ def sort_out(
     return files, folders, missing
 
 
-def _others(root: str, selection: Selection) -> Callable[[str], bool]:
-    """Whether a whole path leads into what is left alone, or is a link to a file of this folder, which is
-    found under its own name.
+def _skip_test(root: str, selection: Selection) -> Callable[[str], bool]:
+    """Return a test whether a full path leads into a folder that is skipped, or is a link to a file of this
+    folder, which is found under its own name.
 
-    What is left alone is not looked at: it may be on a disk that does not answer. Those folders do not count
-    in which the watched one itself lies.
+    The skipped folders themselves are never accessed: one may be on a disk that does not respond. Those that
+    contain the watched folder do not count.
     """
     real_root = _inside(os.path.realpath(root))
-    folders = (_inside(os.path.join(real_root, one)) for one in selection.left_alone)
-    left_alone = tuple(folder for folder in folders if not real_root.startswith(folder))
+    folders = (_inside(os.path.join(real_root, one)) for one in selection.skipped)
+    skipped = tuple(folder for folder in folders if not real_root.startswith(folder))
 
-    def is_others(full: str) -> bool:
+    def is_skipped(full: str) -> bool:
         real = os.path.realpath(full)
-        if _inside(real).startswith(left_alone):
+        if _inside(real).startswith(skipped):
             return True
         is_own = os.path.islink(full) and os.path.isfile(real) and real.startswith(real_root)
         return is_own and selection.takes(real.removeprefix(real_root))
 
-    return is_others
+    return is_skipped
 
 
 def _inside(folder: str) -> str:
-    """What the paths of all that is in a folder begin with."""
+    """Return the prefix of the paths of everything in a folder."""
     return os.path.join(folder, "")
 
 
@@ -269,7 +271,7 @@ def _is_open_for_writing(status: os.stat_result, path: str) -> bool:
 
 
 def _seen(root: str, path: str, status: os.stat_result) -> Seen | None:
-    if not stat.S_ISREG(status.st_mode) or _is_elsewhere(status):
+    if not stat.S_ISREG(status.st_mode) or _is_offline(status):
         return None
     if may_be_source(path) and _is_source(os.path.join(root, path)):
         return None
@@ -277,19 +279,19 @@ def _seen(root: str, path: str, status: os.stat_result) -> Seen | None:
 
 
 def _is_source(full: str) -> bool:
-    """Whether a file is plainly no recording, for all that it is called like one."""
+    """Whether a file is clearly not a recording despite its extension."""
     try:
         with open(full, "rb") as file:
             return kind_of(file.read(BEGINNING_BYTES)) is not None
     except OSError:
-        return False  # what keeps us from it is told when its turn comes
+        return False  # the error is reported when the file is processed
 
 
-def _is_elsewhere(status: os.stat_result) -> bool:
-    """Whether the content of a file is only with a sync service, and would be fetched by reading it."""
+def _is_offline(status: os.stat_result) -> bool:
+    """Whether the content of a file is stored only by a sync service, so that reading would download it."""
     flags: int = getattr(status, "st_flags", 0)
     attributes: int = getattr(status, "st_file_attributes", 0)
-    return bool(flags & _ELSEWHERE_MACOS) or bool(attributes & _ELSEWHERE_WINDOWS)
+    return bool(flags & _OFFLINE_MACOS) or bool(attributes & _OFFLINE_WINDOWS)
 
 
 def _identity(status: os.stat_result) -> Identity:

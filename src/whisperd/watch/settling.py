@@ -1,8 +1,7 @@
-"""When a file has settled: nobody seems to write to it any more. Pure; the clocks are passed in.
+"""Decide when a file has settled, that is, when nothing seems to write to it any longer. Pure.
 
-A file has settled when its size and the time of its last change have stayed the same for a while. How
-long that is depends on the file: one that grows in fits and starts has to stay still for twice as long as the
-longest pause that it has made so far.
+A file has settled when its size and modification time have stayed the same for a while. How long depends on
+the file: one that grows in fits and starts has to stay unchanged for twice its longest pause so far.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from whisperd.watch.ledger import Seen
 __all__ = ["MOVED_IN_S", "Settling"]
 
 MOVED_IN_S: Final = 0.3
-"""How long a file has to stay still that seems to have been renamed into its place."""
+"""How long a file that seems to have been renamed into place has to stay unchanged."""
 LONGEST_QUIET_S: Final = 600.0
 REMEMBERED_PAUSES: Final = 1000
 
@@ -33,23 +32,23 @@ class _Tracked:
 
 
 class Settling:
-    """The files of a folder that have been seen and are not settled yet."""
+    """The files of a folder that were found but have not settled yet."""
 
     def __init__(self, settle_s: float) -> None:
         self.settle_s = settle_s
         self._tracked: dict[str, _Tracked] = {}
         self._pauses: OrderedDict[str, float] = OrderedDict()
-        """The longest pause that a file has made before it was changed again."""
+        """The longest pause of each file before it changed again."""
 
     def __len__(self) -> int:
         return len(self._tracked)
 
     def observe(self, seen: Seen, now_s: float, wall_ns: int | None, *, moved_in: bool = False) -> Verdict:
-        """A file was looked at. Once it is settled, it is not tracked any more.
+        """Note the state of a file. Once settled, it is no longer tracked.
 
-        One that was last changed long before `wall_ns` has settled when it is first seen. That is None on a
-        network: some programs give a file its time and its size before its content.
-        An empty file is the beginning of one, or stands for one that is elsewhere: it never settles.
+        A file last modified long before `wall_ns` counts as settled when first seen. `wall_ns` is None on a
+        network, where some programs set a file's time and size before its content. An empty file is either
+        unfinished or a placeholder for one stored elsewhere: it never settles.
         """
         before = self._tracked.get(seen.path)
         if seen.identity.size_bytes == 0:
@@ -73,26 +72,26 @@ class Settling:
         return "wait"
 
     def postpone(self, seen: Seen, now_s: float) -> None:
-        """A file has settled, but somebody has it open for writing, or it changed while it was read."""
+        """Track a settled file again that is open for writing, or that changed while it was read."""
         self._track(seen, now_s, self._quiet_s(seen.path))
 
     def forget(self, path: str) -> None:
-        """A file is gone, or of no interest any more."""
+        """Stop tracking a file that was deleted or is of no interest."""
         self._tracked.pop(path, None)
 
     def clear(self) -> None:
-        """Forget all of them."""
+        """Stop tracking all files."""
         self._tracked.clear()
 
     def due(self, now_s: float) -> list[str]:
-        """The files to be looked at again now."""
+        """Return the files to check again now."""
         due = [tracked for tracked in self._tracked.values() if tracked.look_at_s <= now_s]
         for tracked in due:
-            tracked.look_at_s = now_s + self.settle_s  # should nobody look at it now
+            tracked.look_at_s = now_s + self.settle_s  # in case it is not checked now
         return [tracked.seen.path for tracked in due]
 
     def next_look_s(self) -> float:
-        """When the next file is to be looked at again; infinite if none is."""
+        """Return when the next file is due for a check; infinity if none is."""
         return min((tracked.look_at_s for tracked in self._tracked.values()), default=math.inf)
 
     def _track(self, seen: Seen, now_s: float, quiet_s: float) -> None:

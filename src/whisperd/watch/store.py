@@ -1,4 +1,4 @@
-"""Where watches are kept, and with them their files, outputs and log."""
+"""Persistence of watches, with their files, outputs and logs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class WatchStore:
-    """Methods are transactions of their own, and raise what `Database.run` raises."""
+    """The saved watches. Each method is one transaction, and raises what `Database.run` raises."""
 
     def __init__(self, database: Database) -> None:
         self.files = FileTable(database)
@@ -31,11 +31,11 @@ class WatchStore:
         self._database = database
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Do several things together or not at all."""
+        """Run several changes as one transaction."""
         return await self._database.run(work)
 
     async def load(self) -> list[WatchPreset]:
-        """Every watch, the oldest first."""
+        """Return every watch, oldest first."""
         rows = await self._database.run(
             lambda connection: connection.execute(
                 "SELECT preset, path FROM watches ORDER BY rowid"
@@ -51,16 +51,17 @@ class WatchStore:
         )
 
     async def update(self, preset: WatchPreset) -> None:
-        """Save what was changed of a watch."""
+        """Save a changed watch."""
         row = (_encoded(preset), preset.id)
         await self._database.run(
             lambda connection: connection.execute("UPDATE watches SET preset = ? WHERE id = ?", row)
         )
 
     async def delete(self, watch: str) -> list[str]:
-        """Forget a watch and its ledger, but for what it has written: who adds it anew has the same texts.
+        """Delete a watch and its ledger, but keep the hashes of its outputs, so that a watch added again for
+        this folder recognises them.
 
-        Returns the jobs that were at work for it. From now on it can have no others.
+        Returns the jobs in progress for it. From now on it can get no others.
         """
 
         def work(connection: sqlite3.Connection) -> list[str]:
@@ -80,8 +81,8 @@ class WatchStore:
         return await self._database.run(work)
 
     async def retire(self, watches: Iterable[str], moment: str) -> None:
-        """Forget files that have been gone since before a moment (RFC 3339), old lines of the log, and what
-        was written for watches that were removed before it."""
+        """Delete records of files missing since before a moment (RFC 3339), old log lines, and output hashes
+        of watches that were removed before it."""
 
         def work(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM former_outputs WHERE since < ?", (moment,))
@@ -97,7 +98,7 @@ class WatchStore:
 
 
 def check_watches(connection: sqlite3.Connection) -> None:
-    """Raise `ValueError` if a watch that is saved cannot be used."""
+    """Raise `ValueError` if a saved watch is not valid."""
     for preset, path in connection.execute("SELECT preset, path FROM watches"):
         _preset(preset, path)
 
@@ -111,4 +112,4 @@ def _preset(text: str, path: bytes) -> WatchPreset:
     try:
         return msgspec.convert({**msgspec.json.decode(text), "path": os.fsdecode(path)}, WatchPreset)
     except (msgspec.MsgspecError, TypeError) as error:
-        raise ValueError(f"a watch in it is not valid ({error})") from error
+        raise ValueError(f"it contains an invalid watch ({error})") from error

@@ -1,4 +1,4 @@
-"""What is written for the files of a watch: their texts, and why there is none."""
+"""Write the outputs of files: their texts, or the error file that says why there is none."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ __all__ = ["Texts"]
 log = logging.getLogger(__name__)
 
 UNKNOWN_LANGUAGE: Final = "und"
-"""As ISO 639 has it."""
+"""The ISO 639 code for an undetermined language."""
 
 
 class Texts:
-    """Writes outputs, and notes in the ledger which there are."""
+    """Writes outputs, and records them in the ledger."""
 
     def __init__(self, store: WatchStore) -> None:
         self._store = store
@@ -42,11 +42,11 @@ class Texts:
     async def write(
         self, preset: WatchPreset, row: FileRow, transcript: Transcript, status: FileStatus, how: str
     ) -> bool:
-        """Have the outputs of a file, and no others; its status and a line of the log, which says `how`, are
-        noted with them. What we have written for it and somebody has changed since is left, and that is said.
-        Raises `output.*` and `disk.full`.
+        """Write exactly these outputs for a file, and delete its others. In the same transaction, record its
+        status and a log line that begins with `how`. An output of ours that the user has changed is left, and
+        the log line says so. Raises `output.*` and `disk.full`.
 
-        False, and nothing is written, if the file is not any more what it was.
+        Returns False and writes nothing if the file has changed.
         """
         drafts = await run_sync(_drafts, preset, row, transcript)
         if drafts is None:
@@ -57,13 +57,13 @@ class Texts:
         for output, draft in zip(claimed, drafts, strict=True):
             place = partial(writing.place, output.path, draft.content, overwrite=preset.overwrite)
             try:
-                await run_sync(place, await self._ours(output), os.path.join(preset.path, row.path))
+                await run_sync(place, await self._overwritable(output), os.path.join(preset.path, row.path))
                 there.append(_written(output))
             except WhisperdError as error:
                 if error.code != "output.exists":
                     raise
                 if output.path not in own:
-                    await self._store.outputs.forget(output.path)  # it is somebody else's, also next time
+                    await self._store.outputs.forget(output.path)  # it is not ours, nor will it be next time
                     raise
                 left.append(msgspec.structs.replace(output, next_hash=None))
                 there.append(left[-1])
@@ -72,7 +72,7 @@ class Texts:
         written = [output for output in there if output not in left]
         message = f"{how}: {_names(written)}." if written else f"{how}."
         if left:
-            message += f" Left, for somebody has changed it: {_names(left)}."
+            message += f" Left unchanged because it was edited: {_names(left)}."
 
         def note(connection: sqlite3.Connection) -> None:
             set_outputs(connection, row.id, there)
@@ -83,10 +83,10 @@ class Texts:
         return True
 
     async def write_error(self, preset: WatchPreset, row: FileRow, error: WhisperdError) -> None:
-        """Say beside the recording why it has no text."""
+        """Write an error file next to the recording that says why there is no text."""
         content = sendable(
             f"{error.message}\n{error.fix}\n\nCode: {error.code}\n"
-            f"Once that is done: whisperctl watch retry {preset.id}\n"
+            f"Then run: whisperctl watch retry {preset.id}\n"
         ).encode()
         places = await run_sync(_places, preset, row.path, UNKNOWN_LANGUAGE, ERROR_FORMAT)
         wanted = Wanted(places, ERROR_FORMAT, UNKNOWN_LANGUAGE, writing.text_hash(content))
@@ -97,31 +97,31 @@ class Texts:
             await run_sync(writing.place, claimed.path, content, claimed.hashes, source)
             others = [one for one in kept if one.path != claimed.path]
             await self._store.outputs.replace(row.id, [*others, _written(claimed)])
-        except WhisperdError as refused:  # the log has it
-            log.info("watch %s: no file says why another one failed: %s", preset.id, refused.code)
+        except WhisperdError as refused:  # the log line has the error
+            log.info("watch %s: cannot write an error file: %s", preset.id, refused.code)
 
     async def remove_error(self, row: FileRow) -> None:
-        """Delete what says why a file has no text, unless somebody has changed it.
+        """Delete the error file of a recording, unless the user has changed it.
 
-        What is not there is not forgotten: it may be on a disk that is away, as the file itself.
+        The record of one that is missing is kept: like the recording, it may be on an unmounted disk.
         """
         outputs = await self._store.outputs.of(row.id)
         errors = [output for output in outputs if output.format == ERROR_FORMAT]
-        if errors := await run_sync(_those_there, errors):
+        if errors := await run_sync(_existing, errors):
             await run_sync(_remove, errors)
             await self._store.outputs.replace(row.id, [one for one in outputs if one not in errors])
 
     async def disown(self, number: int) -> None:
-        """A file holds another recording now: what somebody has made of the former texts is theirs."""
+        """Disown outputs that the user has changed, as their file now contains another recording."""
         outputs = await self._store.outputs.of(number)
-        ours = await run_sync(_not_changed, outputs)
+        ours = await run_sync(_unchanged, outputs)
         if len(ours) < len(outputs):
             await self._store.outputs.replace(number, ours)
 
     async def follow(self, preset: WatchPreset, row: FileRow, path: str) -> bool:
-        """Have what was written for a file follow it to another path; what somebody has changed stays.
+        """Rename the outputs of a file to match its new path; outputs that the user has changed stay.
 
-        Returns whether all of it is somewhere: a folder may have been moved away with some of it.
+        Returns whether all of them exist somewhere: a moved folder may have taken some of them away.
         """
         outputs = await self._store.outputs.of(row.id)
         moved, is_whole = [], True
@@ -137,35 +137,35 @@ class Texts:
         return is_whole
 
     async def remove_leftovers(self, preset: WatchPreset, row: FileRow) -> None:
-        """Delete what was left half written for a file. A walk sees only those in the watched folder."""
+        """Delete partial files of an interrupted write. A walk finds only those in the watched folder."""
         places = {os.path.dirname(output.path) for output in await self._store.outputs.of(row.id)}
         if preset.move_to is not None:
             places.add(os.path.join(preset.move_to, os.path.dirname(row.path)))
         for place in places:
             await run_sync(writing.remove_leftovers, place)
 
-    async def _ours(self, output: OutputRow) -> Collection[str]:
-        """Hashes of what lies there and may be written over. Raises `output.exists` of another one's text."""
+    async def _overwritable(self, output: OutputRow) -> Collection[str]:
+        """Return the hashes that may be overwritten there. Raises `output.exists` for another file's text."""
         found = await run_sync(writing.file_hash, output.path)
         if found is None or found in output.hashes:
             return output.hashes
         others = [one for one in await self._store.outputs.places_of(found) if one != output.path]
-        # Somebody may have changed what another recording has beside it.
+        # The user may have changed the text of another recording in that folder.
         beside = await self._store.outputs.below(os.path.dirname(output.path))
         if await run_sync(_is_one_of, output.path, {*others, *beside} - {output.path}):
-            raise _of_another(output.path)
-        return {found} if await run_sync(_was_carried, output.path, others) else output.hashes
+            raise _name_collision(output.path)
+        return {found} if await run_sync(_was_moved_along, output.path, others) else output.hashes
 
 
 class _Draft(NamedTuple):
-    """An output that is to be written, and what it is to hold."""
+    """An output to be written, with its content."""
 
     wanted: Wanted
     content: bytes
 
 
 def _drafts(preset: WatchPreset, row: FileRow, transcript: Transcript) -> list[_Draft] | None:
-    """The outputs that a file is to have; None if it is not any more what it was. Blocks."""
+    """Render the outputs of a file; None if the file has changed. Blocks."""
     if not scanner.is_same(preset.path, row.path, row.identity):
         return None
     language = transcript.language or UNKNOWN_LANGUAGE
@@ -178,7 +178,7 @@ def _drafts(preset: WatchPreset, row: FileRow, transcript: Transcript) -> list[_
 
 
 def _places(preset: WatchPreset, path: str, language: str, format_name: str) -> Iterator[str]:
-    """Where an output of a file may be, the best place first. Blocks."""
+    """Return possible paths of an output of a file, the best first. Blocks."""
     folder = os.path.join(preset.output_dir or preset.path, os.path.dirname(path))
     longest = writing.longest_name(folder)
     names = output_names(preset.name, os.path.basename(path), language, format_name, longest)
@@ -186,31 +186,32 @@ def _places(preset: WatchPreset, path: str, language: str, format_name: str) -> 
 
 
 def _remove(outputs: Sequence[OutputRow]) -> None:
-    """Delete what was written before and is not wanted any more, unless somebody has changed it. Blocks."""
+    """Delete earlier outputs that are no longer wanted, unless the user has changed them. Blocks."""
     for output in outputs:
         writing.remove_ours(output.path, output.hashes)
 
 
 def _is_one_of(path: str, others: Collection[str]) -> bool:
-    """Whether another of our texts lies there: some disks take `A.txt` and `a.txt` for one. Blocks."""
+    """Whether the path is another of our outputs: some file systems take `A.txt` and `a.txt` for the same.
+    Blocks."""
     for one in others:
-        with suppress(OSError):  # it is somewhere else
+        with suppress(OSError):  # it does not exist there
             if is_same_name(one, path) and os.path.samefile(one, path):
                 return True
     return False
 
 
-def _was_carried(path: str, others: Sequence[str]) -> bool:
-    """Whether one of our texts came here in a folder that was moved. Blocks."""
+def _was_moved_along(path: str, others: Sequence[str]) -> bool:
+    """Whether an output of ours got here with a folder that was moved. Blocks."""
     former = [one for one in others if os.path.basename(one) == os.path.basename(path)]
     return bool(former) and not any(map(os.path.lexists, former))
 
 
-def _those_there(outputs: Sequence[OutputRow]) -> list[OutputRow]:
+def _existing(outputs: Sequence[OutputRow]) -> list[OutputRow]:
     return [output for output in outputs if os.path.lexists(output.path)]
 
 
-def _not_changed(outputs: Sequence[OutputRow]) -> list[OutputRow]:
+def _unchanged(outputs: Sequence[OutputRow]) -> list[OutputRow]:
     return [
         output
         for output in outputs
@@ -226,11 +227,11 @@ def _written(output: OutputRow) -> OutputRow:
     return msgspec.structs.replace(output, hash=output.next_hash, next_hash=None)
 
 
-def _of_another(path: str) -> WhisperdError:
+def _name_collision(path: str) -> WhisperdError:
     return WhisperdError(
         "output.exists",
-        f"{path} is there already: this disk takes its name for that of another recording's text.",
-        "Rename the recording, or use the whole names: `whisperctl watch edit FOLDER --name"
+        f"{path} already exists: to this file system, its name equals that of another recording's text.",
+        "Rename the recording, or use full file names: `whisperctl watch edit FOLDER --name"
         " '{name}.{lang}.{ext}'`.",
         {"path": path},
     )

@@ -1,4 +1,4 @@
-"""Writing outputs: whole or not at all, and never over a file that is not ours. All of it blocks."""
+"""Write outputs atomically, and never over a file that is not ours. Everything here blocks."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ __all__ = [
 FOLDER_NOT_WRITABLE: Final = "output.folder_not_writable"
 _PART: Final = re.compile(r"\.whisperd-(\d+)-[0-9a-f]{16}\.part")
 _NO_LINKS: Final = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES}
-"""How a file system says that it has no hard links, or not here."""
+"""Errors by which a file system reports that it does not support hard links, or not here."""
 _being_written: set[str] = set()
 
 
 def text_hash(content: bytes) -> str:
-    """The SHA-256 of an output."""
+    """Return the SHA-256 of an output."""
     return hashlib.sha256(content).hexdigest()
 
 
 def file_hash(path: str) -> str | None:
-    """The SHA-256 of a file; None if there is none, or it cannot be read."""
+    """Return the SHA-256 of a file; None if it does not exist or cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -56,12 +56,12 @@ def file_hash(path: str) -> str | None:
 
 
 def is_ours(path: str, hashes: Collection[str]) -> bool:
-    """Whether what lies there is what we have written, and nobody has changed it since."""
+    """Whether the file at a path is one that we wrote and that is unchanged since."""
     return os.path.isfile(path) and not os.path.islink(path) and file_hash(path) in hashes
 
 
 def longest_name(folder: str) -> int:
-    """How many bytes a name in a folder may have."""
+    """Return how many bytes a file name in a folder may have."""
     try:
         return max(32, os.pathconf(folder, "PC_NAME_MAX"))
     except (AttributeError, OSError, ValueError):
@@ -71,10 +71,10 @@ def longest_name(folder: str) -> int:
 def place(
     target: str, content: bytes, hashes: Collection[str], source: str, *, overwrite: bool = False
 ) -> None:
-    """Have a file with this content, durably. One that is there is replaced if it is one of `hashes`.
+    """Write a file durably. An existing one is replaced if its hash is in `hashes`, or with `overwrite`.
 
-    Whoever may read or write the recording `source` may do so with it, whatever our own umask is, and enter
-    the folders that are made for it. Raises `output.exists`, `output.not_writable`,
+    Users who may read or write the recording `source` may do the same with the file, whatever our umask, and
+    may enter the folders that are created for it. Raises `output.exists`, `output.not_writable`,
     `output.folder_not_writable` and `disk.full`.
     """
     folder = os.path.dirname(target)
@@ -86,11 +86,11 @@ def place(
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
-            except OSError as error:  # whatever it is to be called: nothing can be written there
+            except OSError as error:  # whatever its name, nothing can be written there
                 raise _refused(target, error, FOLDER_NOT_WRITABLE) from error
-            with contextlib.suppress(OSError):  # it is gone, or there are no such rights here
+            with contextlib.suppress(OSError):  # it was deleted, or this file system has no such permissions
                 os.chmod(part, os.stat(source).st_mode & 0o666 | 0o600)
-            if not _put_new(part, target):
+            if not _give_free_name(part, target):
                 ours = {*hashes, text_hash(content)}
                 if not (overwrite and os.path.isfile(target)) and not is_ours(target, ours):
                     raise _exists(target)
@@ -101,15 +101,16 @@ def place(
 
 
 def rename_output(old: str, new: str, hashes: Collection[str]) -> bool:
-    """Have an output follow its recording; whether it lies at `new` then. What is not ours stays.
+    """Rename an output with its recording; return whether it is at `new` afterwards. Files that are not ours
+    stay.
 
-    Somebody who renames a folder takes the texts in it along, also those that they have changed. What has
-    the new name of a recording need not be about it.
+    Renaming a folder takes the texts in it along, including those that the user has changed. A file that
+    happens to have the recording's new name need not be its text.
     """
     try:
         if is_ours(old, hashes):
             _make_folder(os.path.dirname(new), os.path.dirname(old))
-            if _put_new(old, new):
+            if _give_free_name(old, new):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(old)
                 _sync_folder(os.path.dirname(new))
@@ -121,9 +122,9 @@ def rename_output(old: str, new: str, hashes: Collection[str]) -> bool:
 
 
 def move_source(source: str, folder: str) -> str:
-    """Move a recording into a folder, under a name that nothing has there; returns where it lies.
+    """Move a recording into a folder, under a name that is free there; return its new path.
 
-    Done again after it was cut off, it ends what it has begun. Raises `output.not_writable` and `disk.full`.
+    Repeated after an interruption, it completes what it began. Raises `output.not_writable` and `disk.full`.
     """
     stem, extension = os.path.splitext(os.path.basename(source))
     try:
@@ -136,7 +137,7 @@ def move_source(source: str, folder: str) -> str:
             if os.path.lexists(target):
                 if not _is_copy(source, target):
                     continue
-            elif not _bring(source, target):
+            elif not _move_or_copy(source, target):
                 continue
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(source)
@@ -148,7 +149,7 @@ def move_source(source: str, folder: str) -> str:
 
 
 def remove_leftover(folder: str, name: str) -> None:
-    """Delete what a daemon has left half written that did not live to finish it."""
+    """Delete a partial file that belongs to no running daemon."""
     found = _PART.fullmatch(name)
     if found is None or name in _being_written:
         return
@@ -161,38 +162,38 @@ def remove_leftover(folder: str, name: str) -> None:
 def _is_running(pid: int) -> bool:
     try:
         return psutil.pid_exists(pid)
-    except OverflowError:  # no process has such a number: somebody else has made up that name
+    except OverflowError:  # no process has such an id: the name was made up
         return False
 
 
 def remove_leftovers(folder: str) -> None:
-    """The same for all that is in a folder."""
+    """Delete all such files in a folder."""
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):
             remove_leftover(folder, name)
 
 
 def remove_ours(path: str, hashes: Collection[str]) -> None:
-    """Delete what we have written, unless somebody has changed it, or it may not be deleted."""
+    """Delete a file that we wrote, unless it was changed or may not be deleted."""
     if is_ours(path, hashes):
         with contextlib.suppress(OSError):
             os.unlink(path)
 
 
 def _make_folder(folder: str, like: str) -> None:
-    """Have a folder. What is made of it can be entered by whoever may enter `like`, whatever our umask is."""
+    """Create a folder and its parents, with access for all who may access `like`, whatever our umask."""
     made = list(itertools.takewhile(lambda place: not os.path.lexists(place), up_from(folder)))
     os.makedirs(folder, exist_ok=True)
     for place in made:
-        with contextlib.suppress(OSError):  # there are no such rights here
+        with contextlib.suppress(OSError):  # this file system has no such permissions
             ours, theirs = os.stat(place), os.stat(like)
-            # Those of a group are for that group alone.
+            # Group permissions are granted only if the group is the same.
             given = 0o1777 if ours.st_gid == theirs.st_gid else 0o1707
             os.chmod(place, stat.S_IMODE(ours.st_mode | theirs.st_mode & given))
 
 
-def _put_new(source: str, target: str) -> bool:
-    """Give a file a name that nothing has; False if something has it. It may keep its old name as well."""
+def _give_free_name(source: str, target: str) -> bool:
+    """Give a file a name that is free; returns False if it is taken. It may keep its old name as well."""
     try:
         os.link(source, target)
     except FileExistsError:
@@ -207,26 +208,27 @@ def _put_new(source: str, target: str) -> bool:
 
 
 def _is_copy(source: str, target: str) -> bool:
-    """Whether what lies there is the same file under another name, or one with the same bytes."""
+    """Whether the target is the same file under another name, or has the same bytes."""
     if os.path.islink(target) or not os.path.isfile(target):
         return False
     return os.path.samefile(source, target) or filecmp.cmp(source, target, shallow=False)
 
 
-def _bring(source: str, target: str) -> bool:
-    """Have a file under a name that nothing has, also on another disk; False if something has it."""
+def _move_or_copy(source: str, target: str) -> bool:
+    """Move or copy a file to a name that is free, even on another disk; returns False if it is taken."""
     if os.path.islink(source) and not os.path.isabs(os.readlink(source)):
-        return _copy_over(source, target)  # from elsewhere the link would lead nowhere
+        return _copy(source, target)  # moved, a relative link would lead nowhere
     try:
-        return _put_new(source, target)
+        return _give_free_name(source, target)
     except OSError as error:
-        if error.errno != errno.EXDEV:  # which two mounts of one disk are as well
+        if error.errno != errno.EXDEV:  # also raised between two mounts of the same disk
             raise
-    return _copy_over(source, target)
+    return _copy(source, target)
 
 
-def _copy_over(source: str, target: str) -> bool:
-    """The same by copying. Raises `OSError`, also if somebody writes to the file meanwhile."""
+def _copy(source: str, target: str) -> bool:
+    """Copy a file to a name that is free; returns False if it is taken. Raises `OSError`, also if it
+    changes."""
     import shutil
 
     before = os.stat(source)
@@ -236,13 +238,13 @@ def _copy_over(source: str, target: str) -> bool:
             os.fsync(file.fileno())
         after = os.stat(source)
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-            raise OSError(errno.EBUSY, f"{source} was changed meanwhile")
-        return _put_new(part, target)
+            raise OSError(errno.EBUSY, f"{source} changed during the copy")
+        return _give_free_name(part, target)
 
 
 @contextlib.contextmanager
 def _part_in(folder: str) -> Iterator[str]:
-    """A path in a folder for what is half written; nothing is left of it after the block."""
+    """Provide a path in a folder for a partial file, which is deleted after the block."""
     name = f".whisperd-{os.getpid()}-{secrets.token_hex(8)}.part"
     part = os.path.join(folder, name)
     _being_written.add(name)
@@ -255,7 +257,7 @@ def _part_in(folder: str) -> Iterator[str]:
 
 
 def _sync_folder(folder: str) -> None:
-    """Have names in a folder on the disk; where a folder cannot be opened, the system sees to it."""
+    """Flush the names in a folder to disk; where a folder cannot be opened, the system does so itself."""
     with contextlib.suppress(OSError):
         disk.sync_folder(folder)
 
@@ -263,8 +265,8 @@ def _sync_folder(folder: str) -> None:
 def _exists(target: str) -> WhisperdError:
     return WhisperdError(
         "output.exists",
-        f"{target} is there already, and whisperd has not written it, or somebody has changed it since.",
-        "Rename it and run `whisperctl watch retry FOLDER`, or allow it with"
+        f"{target} already exists, and whisperd did not write it, or it was changed since.",
+        "Rename it and run `whisperctl watch retry FOLDER`, or allow overwriting with"
         " `whisperctl watch edit FOLDER --overwrite`.",
         {"path": target},
     )
@@ -275,7 +277,7 @@ def _refused(target: str, error: OSError, code: str = "output.not_writable") -> 
     if disk.refusal(error) == "full":
         from pathlib import PurePath
 
-        fix = "Free some space there; it is tried again by itself."
+        fix = "Free some space there; whisperd retries automatically."
         return disk.disk_full("text", os.path.basename(target), PurePath(folder), fix)
     return WhisperdError(
         code,

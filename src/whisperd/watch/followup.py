@@ -1,4 +1,4 @@
-"""What comes after the texts of a file: a command runs, and the recording stays, is moved or deleted."""
+"""Follow up on a file whose texts are written: run the command, then keep, move or delete it."""
 
 from __future__ import annotations
 
@@ -18,24 +18,27 @@ from whisperd.watch.names import ERROR_FORMAT
 from whisperd.watch.preset import WatchPreset
 from whisperd.watch.store import WatchStore
 
-__all__ = ["After", "is_all_done"]
+__all__ = ["FollowUp", "needs_no_followup"]
 
 
-def is_all_done(preset: WatchPreset) -> bool:
-    """Whether nothing comes after the texts."""
+def needs_no_followup(preset: WatchPreset) -> bool:
+    """Whether the watch asks for no follow-up."""
     return preset.after == "stay" and not preset.command
 
 
-class After:
-    """Does what a watch says, and notes it."""
+class FollowUp:
+    """Runs the follow-up that a watch asks for, and logs it."""
 
     def __init__(self, store: WatchStore, settings: Callable[[], WatchSettings]) -> None:
         self._store = store
         self._settings = settings
 
     async def run(self, folder: WatchFolder, row: FileRow) -> bool:
-        """The texts of a file are written: do the rest. False if it is not there: that waits, for its disk
-        may be away, or it may have another name."""
+        """Run the follow-up of a file whose texts are written.
+
+        Returns False if the file is missing: the follow-up then waits, as its disk may be unmounted or the
+        file may have been renamed.
+        """
         preset = folder.preset
         if not await folder.is_there(row):
             return False
@@ -44,33 +47,35 @@ class After:
             await self._store.files.update(row.id, status="done")
             return True
         if is_well:
-            if await folder.is_away(row):  # since its command has begun
+            if await folder.is_away(row):  # since the command started
                 return False
-            line = await self._put_away(preset, row)
+            line = await self._move_or_delete(preset, row)
         else:
-            line = LogLine("stays", row.path, "The recording stays, for its command has failed.")
+            line = LogLine("stays", row.path, "The recording was left in place because its command failed.")
         if line.event == "stays":
             await self._store.files.update(row.id, line, status="done")
         else:
-            await self._note_away(row, line)
+            await self._record_removal(row, line)
         return True
 
     async def give_up(self, preset: WatchPreset, row: FileRow) -> None:
-        """A file that waits for the rest is not anywhere: nothing more is done for it."""
+        """Give up the follow-up of a file that cannot be found anywhere."""
         if preset.after == "stay":
             await self._store.files.update(row.id, _gone(row), status="done")
-        else:  # perhaps by us, before we were cut off
-            await self._note_away(row, _gone(row))
+        else:  # we may have moved or deleted it before an interruption
+            await self._record_removal(row, _gone(row))
 
-    async def _note_away(self, row: FileRow, line: LogLine) -> None:
-        await self._store.files.put_away(row.id)
+    async def _record_removal(self, row: FileRow, line: LogLine) -> None:
+        await self._store.files.mark_removed(row.id)
         await self._store.log.add(row.watch, line)
 
-    async def _put_away(self, preset: WatchPreset, row: FileRow) -> LogLine:
+    async def _move_or_delete(self, preset: WatchPreset, row: FileRow) -> LogLine:
         try:
-            return await run_sync(_put_away, preset, row)
+            return await run_sync(_move_or_delete, preset, row)
         except (WhisperdError, OSError) as error:
-            return LogLine("stays", row.path, f"The recording stays: {getattr(error, 'message', error)}")
+            return LogLine(
+                "stays", row.path, f"The recording was left in place: {getattr(error, 'message', error)}"
+            )
 
     async def _run_command(self, preset: WatchPreset, row: FileRow) -> bool:
         outputs = [
@@ -97,21 +102,21 @@ class After:
         return outcome.ok
 
 
-def _put_away(preset: WatchPreset, row: FileRow) -> LogLine:
-    """Move or delete a recording; what was done. Blocks. Raises `OSError`, and as `move_source` does."""
+def _move_or_delete(preset: WatchPreset, row: FileRow) -> LogLine:
+    """Move or delete a recording, and return what was done. Blocks. Raises `OSError` and as `move_source`."""
     source = os.path.join(preset.path, row.path)
     is_same = scanner.is_same(preset.path, row.path, row.identity)
-    if not os.path.lexists(source):  # perhaps by us, before we were cut off
+    if not os.path.lexists(source):  # we may have removed it before an interruption
         return _gone(row)
     if not is_same:
-        return LogLine("stays", row.path, "The recording stays, for it was changed meanwhile.")
+        return LogLine("stays", row.path, "The recording was left in place because it has changed.")
     if preset.after == "delete":
         os.unlink(source)
-        return LogLine("deleted", row.path, "The recording was deleted, as it was asked for.")
+        return LogLine("deleted", row.path, "The recording was deleted, as configured.")
     subfolder = os.path.join(preset.move_to or "", os.path.dirname(row.path))
     target = writing.move_source(source, subfolder)
     return LogLine("moved away", row.path, f"The recording was moved to {target}.")
 
 
 def _gone(row: FileRow) -> LogLine:
-    return LogLine("gone", row.path, "The recording is not there any more.")
+    return LogLine("gone", row.path, "The recording is no longer there.")

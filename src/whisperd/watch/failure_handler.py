@@ -1,4 +1,4 @@
-"""What becomes of a file that has failed: it is tried again, waits for its surroundings, or is set aside."""
+"""Handle a failed file: retry it later, wait until its environment works again, or give up on it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import msgspec
 from whisperd.clock import rfc3339_ago
 from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
-from whisperd.watch.errors import told, unknown_watch
+from whisperd.watch.backoff import LONGEST_BACKOFF_S
+from whisperd.watch.errors import to_whisperd_error, unknown_watch
 from whisperd.watch.failures import kind_of_failure, retry_delay_s
 from whisperd.watch.folder import WatchFolder
-from whisperd.watch.hold import LONGEST_HOLD_S
 from whisperd.watch.ledger import FileRow, Outcome, Seen
 from whisperd.watch.log_table import LogLine
 from whisperd.watch.preset import WatchPreset
@@ -23,16 +23,16 @@ from whisperd.watch.store import WatchStore
 from whisperd.watch.texts import Texts
 from whisperd.watch.writing import FOLDER_NOT_WRITABLE
 
-__all__ = ["OnOutcome", "Trouble"]
+__all__ = ["FailureHandler", "OnOutcome"]
 
 OnOutcome = Callable[[WatchFolder, str, Outcome], None]
-"""Is told what became of a file of a folder, by its path."""
+"""Receives the outcome of a file of a folder, by its path."""
 
 log = logging.getLogger(__name__)
 
 
-class Trouble:
-    """Decides what a failure means, by `failures`, and notes it."""
+class FailureHandler:
+    """Decides what a failure means, by `failures`, and records it."""
 
     def __init__(
         self, store: WatchStore, texts: Texts, settings: Callable[[], WatchSettings], on_outcome: OnOutcome
@@ -43,9 +43,9 @@ class Trouble:
         self._on_outcome = on_outcome
 
     async def failed(self, folder: WatchFolder, seen: Seen, number: int | None, error: WhisperdError) -> None:
-        """A file has failed; `number` is its place in the ledger, if it was taken.
+        """Handle the failure of a file; `number` is its id in the ledger, if it was taken.
 
-        The ledger itself may be what fails: then it is decided once that can be noted, for nobody else would.
+        If the ledger itself fails, retry until the failure can be recorded, since nothing else would.
         """
         log.warning("watch %s: a file failed: %s", folder.preset.id, error.code)
         while True:
@@ -53,39 +53,39 @@ class Trouble:
                 await self._note(folder, seen, number, error)
                 return
             except Exception as another:
-                problem = told(folder.preset.id, another)
+                problem = to_whisperd_error(folder.preset.id, another)
                 log.warning("watch %s: %s (%s)", folder.preset.id, problem.message, problem.code)
-                folder.held.begin(problem)
+                folder.backoff.begin(problem)
             await anyio.sleep(self._settings().retry_delay_s)
 
     async def _note(self, folder: WatchFolder, seen: Seen, number: int | None, error: WhisperdError) -> None:
         row = await self._row(folder.preset.id, seen, number)
         kind = kind_of_failure(error.code)
-        if error.code == "audio.not_found":  # it was renamed or deleted meanwhile: a look finds out
+        if error.code == "audio.not_found":  # it was renamed or deleted meanwhile; a scan finds out which
             if row is not None:
                 await self._store.files.update(row.id, status="lost")
-            folder.look_at(row.path if row is not None else seen.path)
-        elif kind == "surroundings" and not _is_about_a_subfolder(folder.preset, error):
-            await self._wait(folder, seen, row, error)
-        elif kind == "surroundings":
-            await self._wait_alone(folder, row or await self._new_row(folder.preset.id, seen), error)
+            folder.recheck(row.path if row is not None else seen.path)
+        elif kind == "environment" and not _is_about_a_subfolder(folder.preset, error):
+            await self._back_off(folder, seen, row, error)
+        elif kind == "environment":
+            await self._retry_alone(folder, row or await self._new_row(folder.preset.id, seen), error)
         else:
             row = row or await self._new_row(folder.preset.id, seen)
             if row.error is not None and row.error.get("code") == FOLDER_NOT_WRITABLE:
-                row = msgspec.structs.replace(row, attempts=0)  # it was the folder that failed, not the file
-            if kind == "passing" and row.attempts + 1 < self._settings().attempts:
-                await self._try_again(folder, row, error)
+                row = msgspec.structs.replace(row, attempts=0)  # the folder was at fault, not the file
+            if kind == "transient" and row.attempts + 1 < self._settings().attempts:
+                await self._retry(folder, row, error)
             else:
-                await self._set_aside(folder, row, error)
+                await self._give_up(folder, row, error)
 
     async def _row(self, watch: str, seen: Seen, number: int | None) -> FileRow | None:
-        """What the ledger has of a file that has failed, with what it holds now."""
+        """Return the ledger's record of a failed file, updated to its current content."""
         if number is not None:
             return await self._store.files.get(number)
         row = await self._store.files.at(watch, seen.path)
         if row is None or row.identity == seen.identity:
             return row
-        return await self._new_row(watch, seen, row.hash)  # which tells whether it was only touched
+        return await self._new_row(watch, seen, row.hash)  # the hash tells whether it was only touched
 
     async def _new_row(self, watch: str, seen: Seen, content_hash: str | None = None) -> FileRow:
         number = await self._store.files.put(watch, seen, content_hash)
@@ -94,27 +94,29 @@ class Trouble:
             raise unknown_watch(watch)
         return row
 
-    async def _wait(self, folder: WatchFolder, seen: Seen, row: FileRow | None, error: WhisperdError) -> None:
-        """Nothing is taken from the folder for a while."""
+    async def _back_off(
+        self, folder: WatchFolder, seen: Seen, row: FileRow | None, error: WhisperdError
+    ) -> None:
+        """Stop taking files from the folder for a while."""
         if row is not None:
             await self._store.files.update(row.id, status="lost", error=error.to_wire())
-        is_told = folder.held.count > 0
-        if folder.held.begin(error) and not is_told:
+        was_logged = folder.backoff.count > 0
+        if folder.backoff.begin(error) and not was_logged:
             line = LogLine("waiting", seen.path, f"{error.message} {error.fix}")
             await self._store.log.add(folder.preset.id, line)
-        folder.look_at(row.path if row is not None else seen.path)
+        folder.recheck(row.path if row is not None else seen.path)
 
-    async def _try_again(self, folder: WatchFolder, row: FileRow, error: WhisperdError) -> None:
+    async def _retry(self, folder: WatchFolder, row: FileRow, error: WhisperdError) -> None:
         delay_s = retry_delay_s(row.attempts + 1, self._settings().retry_delay_s)
-        line = LogLine("retrying", row.path, f"{error.message} It is tried again in {delay_s:.0f} s.")
+        line = LogLine("retrying", row.path, f"{error.message} Retrying in {delay_s:.0f} s.")
         await self._retry_in(folder, row, error, delay_s, line)
 
-    async def _wait_alone(self, folder: WatchFolder, row: FileRow, error: WhisperdError) -> None:
-        """Texts cannot be written into one of several folders: for as long as that takes. It is told once."""
-        delay_s = retry_delay_s(row.attempts + 1, self._settings().retry_delay_s, LONGEST_HOLD_S)
+    async def _retry_alone(self, folder: WatchFolder, row: FileRow, error: WhisperdError) -> None:
+        """Retry a file alone while one of several output folders is not writable. Logged once per folder."""
+        delay_s = retry_delay_s(row.attempts + 1, self._settings().retry_delay_s, LONGEST_BACKOFF_S)
         lines = []
-        if (place := error.data["folder"]) not in folder.held.not_writable:
-            folder.held.not_writable.add(place)
+        if (place := error.data["folder"]) not in folder.backoff.not_writable:
+            folder.backoff.not_writable.add(place)
             lines = [LogLine("waiting", row.path, f"{error.message} {error.fix}")]
         await self._retry_in(folder, row, error, delay_s, *lines)
 
@@ -132,7 +134,7 @@ class Trouble:
         folder.retry_in(row.path, delay_s)
         self._on_outcome(folder, row.path, "retried")
 
-    async def _set_aside(self, folder: WatchFolder, row: FileRow, error: WhisperdError) -> None:
+    async def _give_up(self, folder: WatchFolder, row: FileRow, error: WhisperdError) -> None:
         if error.code != "job.cancelled":
             await self._texts.write_error(folder.preset, row, error)
         await self._store.files.update(
@@ -146,6 +148,6 @@ class Trouble:
 
 
 def _is_about_a_subfolder(preset: WatchPreset, error: WhisperdError) -> bool:
-    """Whether texts cannot be written into one of several folders."""
+    """Whether only one of several output folders is not writable."""
     place = preset.output_dir or preset.path
     return error.code == FOLDER_NOT_WRITABLE and os.path.normpath(error.data["folder"]) != place

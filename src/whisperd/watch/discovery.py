@@ -1,4 +1,4 @@
-"""Looking into a watched folder: what is in it, and what of that is to be done. Not how."""
+"""Scan a watched folder: find its files and decide which need work. Doing that work is left to `work`."""
 
 from __future__ import annotations
 
@@ -15,37 +15,38 @@ import msgspec
 from whisperd.clock import now_rfc3339, rfc3339_ago, seconds_until
 from whisperd.settings import WatchSettings
 from whisperd.watch import scanner
-from whisperd.watch.absence import Missing, missing_of
-from whisperd.watch.errors import absent, told
+from whisperd.watch.absence import Missing, find_missing
+from whisperd.watch.errors import absent, to_whisperd_error
 from whisperd.watch.failures import LONGEST_DELAY_S
 from whisperd.watch.folder import WatchFolder
 from whisperd.watch.ledger import FileRow, Seen, wants_work
 from whisperd.watch.log_table import LogLine
-from whisperd.watch.mounts import file_system_of, is_silent
+from whisperd.watch.mounts import file_system_of, needs_polling
 from whisperd.watch.names import Selection
 from whisperd.watch.store import WatchStore
 from whisperd.watch.work import FileWork
 from whisperd.watch.writing import remove_leftover
 
-__all__ = ["Lookout"]
+__all__ = ["Discovery"]
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 SLICE: Final = 250
-"""Files that are looked at, and looked up, at a time: so that nobody waits for long."""
+"""Files that are checked and looked up at a time, so that other work need not wait long."""
 SLICE_S: Final = 5.0
-"""For how long files are looked for at a time; a folder that has none by then does answer."""
-NOT_MOUNTED: Final = "The disk that was mounted there is away; what is known of the files on it is kept."
-MOUNTED: Final = "It is no place of a disk that is away any more."
+"""How long to search before returning what was found so far; a folder with nothing found by then does
+respond."""
+NOT_MOUNTED: Final = "The disk that was mounted there is not mounted; what is known about its files is kept."
+MOUNTED: Final = "It is no longer the mount point of a disk that is not mounted."
 REMEMBERED_PARTIALS: Final = 1000
 RENAMED_IN_S: Final = 5.0
-"""How long after its old name is missing a file has its new one, at the latest."""
+"""The longest time between the disappearance of a file's old name and the appearance of its new one."""
 
 
-class Lookout:
-    """Looks into a folder, and puts what is to be done into its `pending`."""
+class Discovery:
+    """Scans a folder, and puts the files that need work into its `pending`."""
 
     def __init__(
         self,
@@ -53,32 +54,32 @@ class Lookout:
         store: WatchStore,
         work: FileWork,
         settings: Callable[[], WatchSettings],
-        tell: Callable[[], None],
+        notify: Callable[[], None],
     ) -> None:
-        """`tell` is called when there is something to do, or what is watched has to change."""
+        """`notify` is called when there is work to do, or when the set of folders to watch must change."""
         self._folder = folder
         self._watch, self._path = folder.preset.id, folder.preset.path
         self._pending = folder.pending
         self._store = store
         self._work = work
         self._settings = settings
-        self._tell = tell
+        self._notify = notify
         self._partials: dict[str, None] = {}
-        """The inodes of files that had the name of something unfinished."""
+        """Inodes of files seen under the name of an unfinished file."""
         self._was_absent = False
-        """That its folder is not there was said."""
+        """Whether the folder was reported as absent."""
 
     async def run(self) -> None:
-        """Look at the folder whenever that is due, until cancelled. What goes wrong is tried again later."""
+        """Scan the folder whenever that is due, until cancelled. After an error, try again later."""
         folder = self._folder
         while True:
             with anyio.move_on_after(self._idle_for_s()):
                 await folder.wake.wait()
             folder.wake = anyio.Event()
             try:
-                await self._look()
+                await self._check()
             except Exception as error:
-                folder.problem = told(self._watch, error)
+                folder.problem = to_whisperd_error(self._watch, error)
                 log.warning("watch %s: %s (%s)", self._watch, folder.problem.message, folder.problem.code)
                 await anyio.sleep(self._settings().retry_delay_s)
                 folder.request_scan()
@@ -92,7 +93,7 @@ class Lookout:
             return 0.0
         return max(0.0, min(folder.next_scan_s, self._pending.next_look_s()) - anyio.current_time())
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         folder = self._folder
         self._pending.settling.settle_s = self._settings().settle_s
         try:
@@ -100,18 +101,18 @@ class Lookout:
                 await self._scan()
             if folder.hints and folder.root is not None:
                 hints, folder.hints = folder.hints, {}
-                await self._look_at_hints(hints)
+                await self._check_hints(hints)
             for part in _slices(self._pending.due(anyio.current_time())):
-                await self._sift(await self._still_there(part))
+                await self._sift(await self._existing(part))
         except TimeoutError:
-            log.warning("watch %s: the folder does not answer", self._watch)
+            log.warning("watch %s: the folder does not respond", self._watch)
             folder.poll()
-            await self._absent("The folder does not answer.")
+            await self._set_absent("The folder does not respond.")
 
-    # All of it
+    # Full scans
 
     async def _scan(self) -> None:
-        """Look at everything, and at what is known and may not be there any more."""
+        """Scan the whole folder, and check which known files no longer exist."""
         folder = self._folder
         folder.next_scan_s, folder.is_scanning = float("inf"), True
         scanned, folder.scanned = folder.scanned, anyio.Event()
@@ -129,49 +130,49 @@ class Lookout:
         paths = [path] if move_to is None else [path, move_to]
         folder.places = await folder.in_thread(lambda: {one: scanner.place_of(one) for one in paths})
         if (root := folder.places[path].inode) is None:
-            await self._absent("The folder is not there, or cannot be read.")
+            await self._set_absent("The folder does not exist or cannot be read.")
             return
         is_same = root == folder.root and "" not in folder.unmounted
-        await self._present(root)
+        await self._set_present(root)
         await self._walk(folder.selection)
         for part in _slices(list(self._pending.queue)):
-            await self._still_there(part)  # perhaps nobody has told of what is not
-        await self._note_gone(root, is_same=is_same)
+            await self._existing(part)  # a deletion may have gone unreported
+        await self._mark_missing(root, is_same=is_same)
 
     async def _walk(self, selection: Selection, start: str = "") -> None:
         walk = scanner.walk(self._path, selection, start, remove_leftover)
-        while found := await self._folder.in_thread(lambda: scanner.next_of(walk, SLICE, SLICE_S)):
+        while found := await self._folder.in_thread(lambda: scanner.next_batch(walk, SLICE, SLICE_S)):
             if files := [seen for seen in found if seen is not None]:
                 await self._sift(files)
 
-    async def _present(self, root: str) -> None:
-        folder, is_back = self._folder, self._was_absent
+    async def _set_present(self, root: str) -> None:
+        folder, was_absent = self._folder, self._was_absent
         if root == folder.root:
             return
         file_system = await folder.in_thread(lambda: file_system_of(self._path))
-        folder.is_polled = is_silent(file_system)
+        folder.is_polled = needs_polling(file_system)
         folder.root, folder.problem, self._was_absent = root, None, False
-        if is_back:
-            log.info("watch %s: its folder is there again", self._watch)
-        self._tell()  # before the log is asked, which may fail: nobody comes here again for this root
-        if is_back:
-            await self._store.log.add(self._watch, LogLine("back", None, "The folder is there again."))
+        if was_absent:
+            log.info("watch %s: the folder is back", self._watch)
+        self._notify()  # before the log write, which may fail: nothing repeats this for the root
+        if was_absent:
+            await self._store.log.add(self._watch, LogLine("back", None, "The folder is back."))
 
-    async def _absent(self, message: str) -> None:
-        """The folder is not there: nothing is said of the files in it."""
+    async def _set_absent(self, message: str) -> None:
+        """Note that the folder is absent; the state of its files stays unchanged."""
         folder, was_absent = self._folder, self._was_absent
         folder.root, self._was_absent = None, True
         self._pending.queue.clear()
         folder.hints.clear()
-        fix = "Plug its disk in, mount it or make the folder again; it is looked for now and then."
+        fix = "Connect or mount its disk, or create the folder again; whisperd checks for it regularly."
         folder.problem = absent(self._path, message, fix)
         if not was_absent:
-            log.info("watch %s: its folder is not there", self._watch)
+            log.info("watch %s: the folder is absent", self._watch)
             await self._store.log.add(self._watch, LogLine("absent", None, message))
-        self._tell()
+        self._notify()
 
-    async def _note_gone(self, root: str, *, is_same: bool) -> None:
-        # Those at work that were gone when this scan began, and by it were not found by any name.
+    async def _mark_missing(self, root: str, *, is_same: bool) -> None:
+        # Files in progress that were already missing before this scan, and that it found under no other name.
         at_work = await self._store.files.with_status(self._watch, ("working", "written"))
         await self._forget_missing([row for row in at_work if row.gone], root, is_same=is_same)
         last, unmounted = "", dict[str, str]()
@@ -184,20 +185,20 @@ class Lookout:
         if lines:
             await self._store.log.add(self._watch, *lines)
 
-    # What was told of
+    # Reported changes
 
-    async def _look_at_hints(self, hints: Mapping[str, bool]) -> None:
+    async def _check_hints(self, hints: Mapping[str, bool]) -> None:
         selection, root, gone = self._folder.selection, self._folder.root, list[str]()
         assert root is not None
         for part in _slices(hints.items()):
             files, folders, missing = await self._folder.in_thread(
-                partial(scanner.sort_out, self._path, selection, part, self._note_partial)
+                partial(scanner.classify, self._path, selection, part, self._note_partial)
             )
             await self._sift([seen for seen, _ in files], {seen.path for seen, is_new in files if is_new})
             for folder in folders:
                 await self._walk(selection, folder)
             gone += missing
-        for path in gone:  # at last: what was renamed has been seen by then
+        for path in gone:  # last: a renamed file has been found under its new name by then
             if not path:
                 self._folder.request_scan()
                 continue
@@ -210,16 +211,17 @@ class Lookout:
         while len(self._partials) > REMEMBERED_PARTIALS:
             del self._partials[next(iter(self._partials))]
 
-    # What becomes of files
+    # Single files
 
     async def _forget_missing(
         self, rows: Sequence[FileRow], root: str, *, is_same: bool = True
     ) -> dict[str, str]:
-        """Of these files, note those that are gone, if the folder still is there; the others' `unmounted`."""
+        """Mark those of these files that are missing, if the folder still exists; return
+        `Missing.unmounted`."""
         selection = self._folder.selection
 
         def look() -> Missing:
-            missing = missing_of(self._path, selection, rows, is_same=is_same)
+            missing = find_missing(self._path, selection, rows, is_same=is_same)
             if any(missing) and scanner.folder_inode(self._path) != root:
                 return Missing([], {})
             return missing
@@ -230,13 +232,15 @@ class Lookout:
             await self._work.forget(self._folder.preset, row)
         if gone:
             await self._store.files.mark_gone([row.id for row in gone])
-        # Who is at work, and is not found by any name then, is not waited for any longer.
-        if any(row.gone is None and (row.status == "working" or self._work.waits(row)) for row in gone):
+        # A file in progress that is not found under another name by then is no longer waited for.
+        if any(
+            row.gone is None and (row.status == "working" or self._work.awaits_followup(row)) for row in gone
+        ):
             self._folder.scan_by(anyio.current_time() + RENAMED_IN_S)
         return unmounted
 
-    async def _still_there(self, paths: Sequence[str]) -> list[Seen]:
-        """Those files that are there; for the others nothing is to be done any more."""
+    async def _existing(self, paths: Sequence[str]) -> list[Seen]:
+        """Return the files that exist, and drop the others from `pending`."""
         found = await self._folder.in_thread(lambda: [scanner.look_at(self._path, path) for path in paths])
         for path, seen in zip(paths, found, strict=True):
             if seen is None:
@@ -244,11 +248,11 @@ class Lookout:
         return [seen for seen in found if seen is not None]
 
     async def _sift(self, found: Sequence[Seen], new: Iterable[str] = ()) -> None:
-        """Tell what is known from what is to be done; `new` are those that may have been renamed in."""
+        """Sort out which files are known and which need work; files in `new` may have been renamed here."""
         folder = self._folder
         if not found:
             return
-        if folder.preset.include:  # else only what is audio or video by its name is wanted, and no text is
+        if folder.preset.include:  # otherwise only audio and video files are taken, and outputs are neither
             found = await self._store.outputs.absent_from(self._path, found)
         looked_up = await self._store.files.look_up(self._watch, found)
         recognised = await folder.in_thread(
@@ -265,12 +269,12 @@ class Lookout:
                 await self._same(row, seen, is_due)
             elif row is not None and verdict == "moved":
                 await self._moved(row, seen, is_due)
-        self._tell()
+        self._notify()
 
     async def _same(self, row: FileRow, seen: Seen, is_due: Callable[[FileRow], bool]) -> None:
         self._pending.settling.forget(seen.path)
         if row.gone is not None:
-            # It has come back. What failed begins anew, and so does who has deleted its texts as well.
+            # The file is back. Start over if it had failed, or if it was deleted together with its texts.
             changes: dict[str, Any] = {"gone": None}
             if row.status == "failed" or (
                 row.status == "done" and not await self._work.has_texts(self._folder, row)
@@ -281,7 +285,7 @@ class Lookout:
         self._do_when_due(row, seen, is_due)
 
     async def _moved(self, row: FileRow, seen: Seen, is_due: Callable[[FileRow], bool]) -> None:
-        if self._pending.puts_off(seen.path):
+        if self._pending.defers(seen.path):
             return
         self._pending.drop(row.path)
         self._pending.settling.forget(seen.path)
@@ -289,7 +293,7 @@ class Lookout:
         self._do_when_due(row, seen, is_due)
 
     def _do_when_due(self, row: FileRow, seen: Seen, is_due: Callable[[FileRow], bool]) -> None:
-        if is_due(row) or self._work.waits(row):
+        if is_due(row) or self._work.awaits_followup(row):
             self._pending.enqueue(seen, anyio.current_time())
         elif row.status == "retrying" and row.retry_at is not None:
             self._folder.retry_in(seen.path, seconds_until(row.retry_at))

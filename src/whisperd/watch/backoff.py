@@ -1,4 +1,4 @@
-"""Why nothing is taken from a folder for a while: not its files are at fault, but what is around them."""
+"""Backoff of a watched folder: take no files for a while after an environment failure."""
 
 from __future__ import annotations
 
@@ -11,46 +11,46 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
 from whisperd.watch.failures import retry_delay_s
 
-__all__ = ["LONGEST_HOLD_S", "Hold"]
+__all__ = ["LONGEST_BACKOFF_S", "Backoff"]
 
-LONGEST_HOLD_S: Final = 600.0
-"""What tries with one file costs little, and goes on soon once the cause is gone."""
+LONGEST_BACKOFF_S: Final = 600.0
+"""Trying with a single file costs little, and work resumes soon after the cause is fixed."""
 
 
-class Hold:
-    """How often in a row the surroundings of a folder were at fault, and until when that is waited for."""
+class Backoff:
+    """Counts consecutive environment failures of a folder, and says until when to wait."""
 
     def __init__(self, settings: Callable[[], WatchSettings]) -> None:
         self.count = 0
         self.problem: WhisperdError | None = None
-        """What was at fault; None once something went well."""
+        """The last failure; None after a success."""
         self.not_writable: set[str] = set()
-        """Folders below it, or below that of its texts, into which nothing could be written."""
+        """Subfolders, of it or of its output folder, that cannot be written to."""
         self._settings = settings
         self._until_s = 0.0
 
     def begin(self, problem: WhisperdError) -> bool:
-        """Take nothing for a while; False if that is so already.
+        """Start to back off; returns False if already backing off.
 
-        Files that were at work together fail together, and that counts once.
+        Files that were in progress together fail together, which counts as one failure.
         """
         if self.for_s:
             return False
         self.count += 1
         self.problem = problem.copy()
-        delay_s = retry_delay_s(self.count, self._settings().retry_delay_s, LONGEST_HOLD_S)
+        delay_s = retry_delay_s(self.count, self._settings().retry_delay_s, LONGEST_BACKOFF_S)
         self._until_s = anyio.current_time() + delay_s
         return True
 
     def try_now(self) -> None:
-        """Wait no longer; whether something goes well, the next file shows."""
+        """Stop waiting; the next file shows whether the cause is fixed."""
         self._until_s = 0.0
 
     def end(self) -> None:
-        """Something went well."""
+        """Reset after a success."""
         self.count, self._until_s, self.problem = 0, 0.0, None
 
     @property
     def for_s(self) -> float:
-        """For how long it still lasts."""
+        """Seconds until the next attempt."""
         return max(0.0, self._until_s - anyio.current_time())
