@@ -1,9 +1,8 @@
-"""The store: one SQLite data base for everything that outlives the daemon.
+"""The store: one SQLite database for everything that outlives the daemon.
 
-`open_database` opens it, brings it up to date and gives a `Database`; rooms that keep something there
-say what in SQL of their own, run by `Database.run`, or by a `Saver` where nobody is to wait for it. Their
-tables come from numbered files in `migrations/`. A migration that was released is never changed: what it
-got wrong, the next one mends.
+`open_database` opens it, migrates it to the current version and returns a `Database`. Other rooms run SQL of
+their own with `Database.run`, or with a `Saver` if no caller should wait for it. The tables come from the
+numbered files in `migrations/`. A released migration never changes: the next one corrects its mistakes.
 """
 
 from whisperd.store.database import Database, open_database, problem_with

@@ -1,8 +1,8 @@
-"""The data base: opened, checked, brought up to date, and asked from one thread at a time.
+"""The database: open, check and migrate it, and run transactions on it one at a time.
 
-A damaged data base is never written to. It is renamed and stays for its owner to look at, and a new
-one is begun, so that the daemon starts in any case. One that a newer program has written, or that the
-system does not let us use, is left as it is.
+A damaged database is never written to. It is renamed and left for its owner to inspect, and a new one is
+created, so that the daemon starts in any case. A database that a newer program wrote, or that the system does
+not let us use, is left untouched.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ __all__ = ["Database", "open_database", "problem_with"]
 log = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_S: Final = 10.0
-"""How long another process may hold the data base before that is an error."""
+"""How long another process may lock the database before that is an error."""
 MOST_LOG_BYTES: Final = 8 * 2**20
-"""What the log of transactions keeps of the disk: twice what it usually takes. Once many texts were forgotten
-together, it would stay as large as they were."""
+"""The most disk space that the write-ahead log keeps: twice its usual size. Otherwise, deleting many texts at
+once would leave it as large as they were."""
 SIDE_FILES: Final = ("-wal", "-shm")
-"""What SQLite keeps beside a data base. The first may hold what was committed last."""
+"""Files that SQLite keeps next to a database. The first may hold the latest commits."""
 
 _VALUE_TYPES: Final = ("blob", "integer", "real", "text")
-"""What columns are declared to hold, and what SQLite calls values."""
+"""Declared types of columns, which are also the storage classes of SQLite."""
 
 T = TypeVar("T")
 Check = Callable[[sqlite3.Connection], None]
-"""Looks at what a room has saved. Raises `ValueError`, with the reason, if that cannot be."""
+"""Checks the records of one room. Raises `ValueError` with the reason if they are not valid."""
 
 
 @asynccontextmanager
 async def open_database(
     path: Path, migrations: Sequence[Migration] | None = None, checks: Sequence[Check] = ()
 ) -> AsyncIterator[Database]:
-    """Open a data base during the block, made if there is none and brought up to date.
+    """Open a database during the block; create it if there is none, and migrate it.
 
-    A damaged one, or one of which a check says so, is set aside (`Database.set_aside`). Raises
-    `WhisperdError` (`store.too_new`, `store.unreadable`, `disk.full`).
+    A damaged one, or one that a check rejects, is set aside (`Database.set_aside`). Raises `WhisperdError`
+    (`store.too_new`, `store.unreadable`, `disk.full`).
     """
     database = await to_thread.run_sync(
         _open, path, bundled_migrations() if migrations is None else migrations, checks
@@ -72,53 +72,54 @@ async def open_database(
 
 
 class Database:
-    """An open data base. Everything that is done to it is one transaction, and one after the other."""
+    """An open database. Every operation is a transaction, and they run one after another."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection, set_aside: Path | None) -> None:
         self.path = path
         self.set_aside = set_aside
-        """Where the damaged data base went that was found when this one was opened."""
+        """The new path of the damaged database that was found when this one was opened, if there was one."""
         self._connection = connection
         self._identity = _identity(path)
-        # One thread at a time, and none of those that may all be waiting for something slow.
+        # One thread at a time, outside the shared pool, whose threads may all be waiting for something slow.
         self._thread = anyio.CapacityLimiter(1)
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Do `work` in a thread, in a transaction: all of it is kept, or with an exception nothing.
+        """Run `work` in a thread, as one transaction, which is rolled back on an exception.
 
-        Who is cancelled while it waits for its turn has changed nothing; work that has begun is
-        finished and answered, so that it is always known whether it was kept. `work` does not commit.
+        A caller cancelled while waiting for its turn has changed nothing; work that has begun is finished and
+        its result returned, so that the caller always knows whether it was committed. `work` must not commit.
         Raises what `work` raises, and `WhisperdError` (`disk.full`, `store.unreadable`, `store.damaged`,
         `store.gone`).
         """
-        # The thread is waited for once it has begun, also by who is cancelled.
+        # Once the thread has started, even a cancelled caller waits for it.
         return await to_thread.run_sync(self._transact, work, limiter=self._thread)
 
     async def erase(self) -> None:
-        """Leave nothing in the files of what was deleted; takes longer the more there is. In no transaction.
+        """Erase all traces of deleted data from the files, which takes longer the more data there is.
 
-        Raises like `run`, and `store.busy` if another program is reading it.
+        Not a transaction. Raises the errors of `run`, and `store.busy` if another program is reading the
+        database.
         """
         await to_thread.run_sync(self._erase, limiter=self._thread)
 
     async def close(self) -> None:
-        """Wait for the work that was begun, and close."""
+        """Wait for running work, then close."""
         await to_thread.run_sync(self._connection.close, limiter=self._thread)
 
     def is_gone(self) -> bool:
-        """Whether its file was removed or replaced: what is written is lost, and no error tells. Blocks."""
+        """Whether the file was removed or replaced: writes are then lost without any error. Blocks."""
         try:
             return _identity(self.path) != self._identity
         except (FileNotFoundError, NotADirectoryError):
             return True
-        except OSError:  # the file that is open may be used all the same
+        except OSError:  # the open file may still be usable
             return False
 
     def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
         connection = self._connection
         if self.is_gone():
             raise errors.gone(self.path)
-        with _errors_told(self.path):
+        with _translated_errors(self.path):
             connection.execute("BEGIN IMMEDIATE")
             try:
                 result = work(connection)
@@ -128,12 +129,12 @@ class Database:
                 connection.rollback()  # does nothing after a commit
 
     def _erase(self) -> None:
-        with _errors_told(self.path):
-            # Deleted cells are zeroed already; what was left where pages were divided goes with them.
-            # Its copy is of what is kept, and may be too large for the memory. It lies where the texts lie,
-            # not in a folder that others use, or that cannot be written to.
+        with _translated_errors(self.path):
+            # Deleted cells are already zeroed; VACUUM also removes what page splits left behind. Its
+            # temporary copy may be too large for memory, so it goes next to the database: not into a folder
+            # that others use, or that is not writable.
             folder = str(self.path.parent.absolute()).replace("'", "''")
-            with suppress(sqlite3.Error, UnicodeEncodeError):  # SQLite has to find a place for it then
+            with suppress(sqlite3.Error, UnicodeEncodeError):  # then SQLite chooses a place for it
                 self._connection.execute(f"PRAGMA temp_store_directory = '{folder}'")
             self._connection.execute("PRAGMA temp_store = FILE")
             try:
@@ -151,18 +152,19 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 @contextmanager
-def _errors_told(path: Path) -> Iterator[None]:
+def _translated_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        told = errors.from_sqlite_error(path, error)
-        if told is None:
+        reported = errors.from_sqlite_error(path, error)
+        if reported is None:
             raise
-        raise told from error
+        raise reported from error
 
 
 def problem_with(path: Path) -> WhisperdError | None:
-    """What is wrong with a data base, which stays as it is; None if nothing is, or there is none. Blocks."""
+    """Return what is wrong with a database, and change nothing; None if nothing is, or there is none.
+    Blocks."""
     try:
         if path.exists():
             _inspect(path, bundled_migrations())
@@ -177,23 +179,23 @@ def problem_with(path: Path) -> WhisperdError | None:
     return None
 
 
-# Opening; all of it blocks
+# Opening the database; everything below blocks
 
 
 class _Damaged(Exception):
-    """The file holds no data base of ours that can be used."""
+    """The file is no usable database of ours."""
 
 
 def _open(path: Path, migrations: Sequence[Migration], checks: Sequence[Check]) -> Database:
     try:
-        with _errors_told(path):
+        with _translated_errors(path):
             try:
                 _make_private(path)
                 _inspect(path, migrations)
                 return Database(path, _connect(path, migrations, checks), None)
             except _Damaged as damage:
                 set_aside = _set_aside(path)
-                log.warning("the data base %s is damaged (%s); it is kept as %s", path, damage, set_aside)
+                log.warning("the database %s is damaged (%s); it was renamed to %s", path, damage, set_aside)
                 _make_private(path)
             return Database(path, _connect(path, migrations), set_aside)
     except OSError as error:
@@ -201,27 +203,28 @@ def _open(path: Path, migrations: Sequence[Migration], checks: Sequence[Check]) 
 
 
 def _make_private(path: Path) -> None:
-    """Have a file that its owner alone may read; SQLite gives what it puts beside it the same mode.
+    """Create the file if needed, and restrict it and its side files to its owner.
 
-    So what somebody put there who read the file while it was read-only still is.
+    SQLite creates side files with the mode of the database: those of a program that read it while it was
+    read-only are read-only too.
     """
     make_private_folder(path.parent)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     if os.name == "posix":
-        for file in (path, *_beside(path)):
+        for file in (path, *_side_files(path)):
             if file.exists() and file.stat().st_mode & 0o677 != 0o600:
                 file.chmod(0o600)
 
 
 def _inspect(path: Path, migrations: Sequence[Migration]) -> None:
-    """Raise `_Damaged`, or `store.too_new`. Changes nothing: neither the file nor what is beside it."""
+    """Raise `_Damaged` or `store.too_new`. Changes neither the file nor its side files."""
     if path.stat().st_size == 0:
-        wal = _beside(path)[0]
+        wal = _side_files(path)[0]
         if wal.exists() and wal.stat().st_size > 0:
-            raise _Damaged("it is empty, and what was to be written to it is not")
+            raise _Damaged("it is empty, but its write-ahead log is not")
         return
     try:
-        # For reading only: closing it would otherwise write to it what the last program left beside it.
+        # Read-only: otherwise closing it would write the last program's log back into it.
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             connection.text_factory = _text
             connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000:.0f}")
@@ -233,8 +236,8 @@ def _inspect(path: Path, migrations: Sequence[Migration]) -> None:
         if errors.is_refusal(error):
             raise
         raise _Damaged(str(error)) from error
-    except UnicodeDecodeError as error:  # SQLite quotes what it found
-        raise _Damaged("what should be text in it is not") from error
+    except UnicodeDecodeError as error:  # SQLite quotes the text it found
+        raise _Damaged("it contains text that is not valid UTF-8") from error
 
 
 def _check(connection: sqlite3.Connection, applied: Sequence[Migration]) -> None:
@@ -245,16 +248,16 @@ def _check(connection: sqlite3.Connection, applied: Sequence[Migration]) -> None
     if missing := sorted(expected - present):
         raise _Damaged(f"it lacks {', '.join('.'.join(column) for column in missing)}")
     if present and not applied:
-        raise _Damaged("it has tables and no version")
+        raise _Damaged("it has tables but no version")
     if spoilt := _mistyped_table(connection):
-        raise _Damaged(f"{spoilt} in it has a value of another type than its column")
+        raise _Damaged(f"its table {spoilt} has a value of the wrong type")
     if broken := connection.execute("PRAGMA foreign_key_check").fetchone():
-        raise _Damaged(f"{broken[0]} in it refers to nothing")
+        raise _Damaged(f"its table {broken[0]} has a reference to a missing row")
 
 
 def _mistyped_table(connection: sqlite3.Connection) -> str | None:
-    """A table with a value that its column is not made for, as one flipped bit leaves: SQLite minds neither
-    when it is written nor when it is checked. None where there is none."""
+    """Return a table that has a value of the wrong type for its column, as a flipped bit may leave; None if
+    there is none. SQLite detects this neither when writing nor in its own checks."""
     tests: dict[str, list[str]] = {}
     query = "SELECT t.name, c.name, lower(c.type) FROM sqlite_master t, pragma_table_info(t.name) c"
     for table, column, type_ in connection.execute(f"{query} WHERE t.type = 'table'"):
@@ -272,35 +275,35 @@ def _quoted(name: str) -> str:
 
 
 def _set_aside(path: Path) -> Path:
-    """Rename a data base, with what is beside it, to a name that nothing has; returns the name."""
+    """Rename a database and its side files to a free name; returns the name."""
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
     suffixes = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
     names = (f"{path.name}.damaged-{stamp}{suffix}" for suffix in suffixes)
     target = next(
         target
         for target in map(path.with_name, names)
-        if not any(os.path.lexists(file) for file in (target, *_beside(target)))
+        if not any(os.path.lexists(file) for file in (target, *_side_files(target)))
     )
-    # Itself last: if we end in between, a new data base must not find the old one's log beside it.
-    for old, new in [*zip(_beside(path), _beside(target), strict=True), (path, target)]:
+    # The database last: if we die in between, a new one must not find the old log next to it.
+    for old, new in [*zip(_side_files(path), _side_files(target), strict=True), (path, target)]:
         if old.exists():
             old.rename(new)
     return target
 
 
-def _beside(path: Path) -> list[Path]:
+def _side_files(path: Path) -> list[Path]:
     return [path.with_name(path.name + suffix) for suffix in SIDE_FILES]
 
 
 def _connect(path: Path, migrations: Sequence[Migration], checks: Sequence[Check] = ()) -> sqlite3.Connection:
-    # Used by one thread at a time, though not always by the same one. Transactions are begun by hand.
+    # Used by one thread at a time, though not always the same one. Transactions are begun explicitly.
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     connection.text_factory = _text
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA journal_size_limit = {MOST_LOG_BYTES}")
-        # What is deleted is written over, and what is sorted never goes into a file of its own.
+        # Deleted data is overwritten, and sorting never uses temporary files.
         connection.execute("PRAGMA secure_delete = ON")
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA foreign_keys = OFF")
@@ -318,5 +321,5 @@ def _connect(path: Path, migrations: Sequence[Migration], checks: Sequence[Check
 
 
 def _text(data: bytes) -> str:
-    """Text that was damaged is shown as well as it can be, and judged by whoever reads it."""
+    """Decode text as well as possible if it is damaged; its reader judges it."""
     return data.decode(errors="replace")

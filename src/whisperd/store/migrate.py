@@ -1,6 +1,6 @@
-"""Migrations: numbered SQL files that bring a data base from one version to the next.
+"""Migrations: numbered SQL files that bring a database from one version to the next.
 
-The version of a data base is the number of the last migration that was applied (`PRAGMA user_version`).
+The version of a database is the number of the last migration applied (`PRAGMA user_version`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import NamedTuple
 __all__ = ["Column", "Migration", "bundled_migrations", "columns", "columns_made_by", "migrate", "version_of"]
 
 Column = tuple[str, str]
-"""The names of a table and of a column of it."""
+"""The name of a table and of one of its columns."""
 
 
 class Migration(NamedTuple):
-    """What leads from the version before to version `number`."""
+    """The step from the previous version to version `number`."""
 
     number: int
     sql: str
@@ -26,21 +26,21 @@ class Migration(NamedTuple):
 
 @functools.cache
 def bundled_migrations() -> tuple[Migration, ...]:
-    """Those of the program: `migrations/0001_runtimes.sql` and so on, in order."""
+    """Return the program's migrations, `migrations/0001_runtimes.sql` and so on, in order."""
     folder = resources.files(__package__).joinpath("migrations")
     files = (file for file in folder.iterdir() if file.name.endswith(".sql"))
     return tuple(sorted(Migration(int(file.name[:4]), file.read_text("utf-8")) for file in files))
 
 
 def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration]) -> None:
-    """Apply the migrations that are missing, each as a whole or not at all.
+    """Apply the missing migrations, each in one transaction.
 
-    Foreign keys have to be off, so that a migration can make a table anew.
+    Foreign keys must be off, so that a migration can recreate a table.
     """
     for migration in migrations:
         connection.execute("BEGIN IMMEDIATE")
         try:
-            # Looked up under the lock: another process may be doing the same.
+            # Read under the lock: another process may be migrating too.
             if version_of(connection) < migration.number:
                 _apply(connection, migration)
             connection.execute("COMMIT")
@@ -52,35 +52,37 @@ def _apply(connection: sqlite3.Connection, migration: Migration) -> None:
     for statement in _statements(migration.sql):
         connection.execute(statement)
     if broken := connection.execute("PRAGMA foreign_key_check").fetchall():
-        raise sqlite3.IntegrityError(f"migration {migration.number} leaves references to nothing: {broken}")
+        raise sqlite3.IntegrityError(
+            f"migration {migration.number} leaves references to missing rows: {broken}"
+        )
     connection.execute(f"PRAGMA user_version = {migration.number}")
 
 
 def _statements(sql: str) -> Iterator[str]:
-    """One after the other: `executescript` would commit before it begins."""
+    """Split SQL into statements, since `executescript` would commit first."""
     statement = ""
     for line in sql.splitlines(keepends=True):
         statement += line
         if sqlite3.complete_statement(statement):
             yield statement
             statement = ""
-    yield statement  # a last one without its semicolon, or nothing
+    yield statement  # the last statement if it has no semicolon, or nothing
 
 
 def version_of(connection: sqlite3.Connection) -> int:
-    """The version of a data base; 0 for a new one."""
+    """Return the version of a database; 0 for a new one."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     return int(version)
 
 
 def columns(connection: sqlite3.Connection) -> set[Column]:
-    """Every column of every table."""
+    """Return every column of every table."""
     query = "SELECT t.name, c.name FROM sqlite_master t, pragma_table_info(t.name) c WHERE t.type = 'table'"
     return set(connection.execute(query))
 
 
 def columns_made_by(migrations: Sequence[Migration]) -> set[Column]:
-    """The columns that a data base has after these migrations."""
+    """Return the columns that a database has after these migrations."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
     try:
         migrate(connection, migrations)

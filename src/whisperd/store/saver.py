@@ -1,8 +1,8 @@
-"""What is saved beside the event loop.
+"""Write to the database in the background, off the event loop.
 
-What is handed over is collected while the last of it is being saved, and saved together in one transaction:
-it costs the event loop no more than to hand it over, however much there is. Whoever has to know that
-something is on the disk waits for it.
+Writes handed over while the previous ones are being saved are collected and saved together in one
+transaction, so that the event loop only pays for handing them over, however many there are. Callers that need
+to know that a write is on disk wait for its ticket.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ __all__ = ["Saver", "Ticket", "Writing", "open_saver"]
 log = logging.getLogger(__name__)
 
 Writing = Callable[[sqlite3.Connection], object]
-"""Something to be done in a transaction."""
+"""A write to be done within a transaction."""
 
 
 class Ticket:
-    """Something that is being saved."""
+    """A write that is queued or being saved."""
 
     def __init__(self, writing: Writing) -> None:
         self.writing = writing
@@ -36,14 +36,14 @@ class Ticket:
         self._error: WhisperdError | None = None
 
     async def saved(self) -> None:
-        """Wait until it is on the disk. Raises why it could not be saved."""
+        """Wait until it is on disk. Raises the error if it could not be saved."""
         await self._done.wait()
         if self._error is not None:
             raise self._error.copy()
 
     @property
     def is_saved(self) -> bool:
-        """Whether it is on the disk."""
+        """Whether it is on disk."""
         return self._done.is_set() and self._error is None
 
     @property
@@ -52,19 +52,19 @@ class Ticket:
         return self._error is not None
 
     def settle(self, error: WhisperdError | None = None) -> None:
-        """It is saved, or will not be: who keeps the ticket keeps nothing of it."""
+        """Mark it as saved or failed, and drop the write, so that a kept ticket keeps nothing of it alive."""
         self.writing = _nothing
         self._error = error
         self._done.set()
 
 
 def _nothing(_connection: sqlite3.Connection) -> None:
-    """What is left to be saved of what is settled."""
+    """The write of a settled ticket: nothing."""
 
 
 @asynccontextmanager
 async def open_saver(database: Database) -> AsyncIterator[Saver]:
-    """Save during the block what is handed over; all of it is saved when the block ends."""
+    """Save in the background during the block; everything handed over is saved when the block ends."""
     saver = Saver(database)
     async with open_task_group() as tasks:
         tasks.start_soon(saver.run)
@@ -77,7 +77,7 @@ async def open_saver(database: Database) -> AsyncIterator[Saver]:
 
 
 class Saver:
-    """Saves in a data base what is handed over, in this order."""
+    """Saves writes to a database, in the order in which they are handed over."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -86,22 +86,22 @@ class Saver:
         self._saving = anyio.Lock()
 
     async def run(self) -> None:
-        """Save what is handed over, until cancelled."""
+        """Save writes until cancelled."""
         while True:
             await self._wanted.wait()
             await self.flush()
 
     async def flush(self) -> None:
-        """Save what was handed over, and what still is meanwhile, until nothing waits."""
+        """Save all writes handed over so far, and those that arrive meanwhile, until none is left."""
         async with self._saving:
             while self._waiting:
                 self._wanted = anyio.Event()
                 tickets, self._waiting = self._waiting, []
-                with anyio.CancelScope(shield=True):  # what is being saved is settled as well
+                with anyio.CancelScope(shield=True):  # tickets being saved are always settled
                     await self._save(tickets)
 
     def hand_over(self, writing: Writing) -> Ticket:
-        """Have something done with what was handed over before and after it; returns at once."""
+        """Queue a write, to be saved after those queued before it; returns at once."""
         ticket = Ticket(writing)
         self._waiting.append(ticket)
         self._wanted.set()
@@ -109,8 +109,8 @@ class Saver:
 
     async def _save(self, tickets: Sequence[Ticket]) -> None:
         error, has_begun = await self._transact(tickets)
-        # The one at fault holds up no others. Where none was begun, it is the data base: each would wait for
-        # it by itself.
+        # A faulty write must not fail the others, so each is retried alone. If none was reached, the database
+        # is at fault, and each would only wait for it in turn.
         if error is not None and has_begun and len(tickets) > 1:
             for ticket in tickets:
                 await self._save([ticket])
@@ -119,7 +119,7 @@ class Saver:
             ticket.settle(error)
 
     async def _transact(self, tickets: Sequence[Ticket]) -> tuple[WhisperdError | None, bool]:
-        """Why they could not be saved, if so; whether they were begun with."""
+        """Save these together; return the error if that failed, and whether the first write was reached."""
         has_begun = False
 
         def write(connection: sqlite3.Connection) -> None:
@@ -131,9 +131,9 @@ class Saver:
         try:
             await self.database.run(write)
         except WhisperdError as error:
-            log.warning("the data base cannot be written: %s (%s)", error.message, error.code)
+            log.warning("cannot write to the database: %s (%s)", error.message, error.code)
             return error.copy(), has_begun
         except Exception:
-            log.exception("the data base cannot be written")
+            log.exception("cannot write to the database")
             return errors.not_saved(), has_begun
         return None, has_begun
