@@ -1,5 +1,5 @@
-"""What befalls the computer while the daemon runs: memory is short, it runs on battery, it is suspended.
+"""Conditions of the computer while the daemon runs: memory pressure, battery power and suspension.
 
-`pressure`, `power` and `suspension` say what recorded files and clocks mean, as values; each has a thin edge
-that reads them. What is done about it is the daemon's to say (`daemon.conditions`).
+`pressure`, `power` and `suspension` interpret recorded files and clocks as values; each has a thin layer that
+reads them. How to react is decided in `daemon.conditions`.
 """

@@ -1,4 +1,4 @@
-"""Whether the computer runs on its battery. On Linux /sys/class/power_supply tells, elsewhere psutil."""
+"""Whether the computer runs on battery: from /sys/class/power_supply on Linux, elsewhere from psutil."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ FOLDER: Final = Path("/sys/class/power_supply")
 
 @dataclass(frozen=True)
 class Supply:
-    """A battery, or what can charge one, as the kernel tells of it."""
+    """A battery or another power supply, as the kernel describes it."""
 
     type: str
     """`Battery`, `Mains`, `USB`, `UPS`, …"""
     status: str | None = None
-    """Of a battery: `Charging`, `Discharging`, `Full`, `Not charging`, `Unknown`."""
+    """For a battery: `Charging`, `Discharging`, `Full`, `Not charging`, `Unknown`."""
     online: bool | None = None
-    """Of anything else: whether it gives power."""
+    """For any other supply: whether it delivers power."""
     scope: str | None = None
-    """`Device` for a battery of a mouse, and not of the computer."""
+    """`Device` for the battery of a peripheral such as a mouse."""
 
 
 def is_on_battery(supplies: Iterable[Supply]) -> bool | None:
-    """Whether power comes from a battery; None where there is no battery that powers the computer."""
+    """Whether the computer runs on battery; None if it has no battery."""
     ours = [one for one in supplies if one.scope != "Device"]
     batteries = [one for one in ours if one.type in ("Battery", "UPS")]
     if not batteries:
@@ -42,11 +42,11 @@ def is_on_battery(supplies: Iterable[Supply]) -> bool | None:
 
 
 def read_on_battery() -> bool | None:
-    """Whether this computer runs on its battery; None where it has none, or does not tell."""
+    """Whether this computer runs on battery; None if it has none or does not report it."""
     platform: str = sys.platform
     if platform == "linux":
         return is_on_battery(read_supplies(FOLDER))
-    with suppress(Exception):  # psutil raises what it likes where a battery is odd
+    with suppress(Exception):  # psutil raises all kinds of errors for odd batteries
         battery = psutil.sensors_battery()
         if battery is not None and battery.power_plugged is not None:
             return not battery.power_plugged
@@ -54,7 +54,7 @@ def read_on_battery() -> bool | None:
 
 
 def read_supplies(folder: Path) -> list[Supply]:
-    """What the kernel tells of. A few small files."""
+    """Read the supplies that the kernel reports, from a few small files."""
     try:
         found = sorted(folder.iterdir())
     except OSError:

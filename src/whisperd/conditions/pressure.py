@@ -1,8 +1,8 @@
-"""Whether memory is short: the kernel's pressure stall information, and the events of the control group.
+"""Memory pressure: the kernel's pressure stall information, and the memory events of the control group.
 
-The kernel counts the time for which tasks waited because memory was short ("some": at least one of them,
-"full": all at once), and wakes whoever asked for it when it was much within a moment.
-See Documentation/accounting/psi.rst and Documentation/admin-guide/cgroup-v2.rst of Linux.
+The kernel measures how long tasks waited because memory was short ("some": at least one of them, "full": all
+at once), and can notify a process when they waited for long within a short time. See
+Documentation/accounting/psi.rst and Documentation/admin-guide/cgroup-v2.rst of Linux.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ __all__ = [
 
 SYSTEM: Final = "/proc/pressure/memory"
 TRIGGER: Final = b"some 200000 2000000\0"
-"""Woken when some task waited for 200 ms within 2 s. Without privileges, only multiples of 2 s can be."""
+"""Notify when some task waited for 200 ms within 2 s. Unprivileged, the window must be a multiple of 2 s."""
 HIGH_SOME_PERCENT: Final = 10.0
 SEVERE_FULL_PERCENT: Final = 10.0
-"""Of the last ten seconds, nothing could be done for so much because memory was short."""
+"""The percentage of the last ten seconds in which no task could run because memory was short."""
 
 Relief = Literal["none", "idle", "default"]
-"""What is to be given back: nothing, what is idle, or the default runtime as well if nobody uses it."""
+"""What to release: nothing, idle runtimes, or the default runtime as well if it is not in use."""
 
 
 @dataclass(frozen=True)
 class Pressure:
-    """Of the last ten seconds, the share in percent for which tasks waited for memory."""
+    """The percentages of the last ten seconds for which tasks waited for memory."""
 
     some_percent: float = 0.0
     full_percent: float = 0.0
@@ -51,7 +51,7 @@ class Pressure:
 
 @dataclass(frozen=True)
 class GroupEvents:
-    """How often a control group has hit its limits: `memory.high`, `memory.max`, and killed for it."""
+    """How often a control group hit `memory.high` and `memory.max`, and had a process killed for it."""
 
     high: int = 0
     max: int = 0
@@ -59,7 +59,7 @@ class GroupEvents:
 
 
 def parse_pressure(text: str) -> Pressure | None:
-    """The kernel's two lines; None for anything else."""
+    """Parse the kernel's two lines; None for anything else."""
     found: dict[str, float] = {}
     for line in text.splitlines():
         if match := re.match(r"(some|full) avg10=(\d+(?:\.\d+)?) ", line):
@@ -70,7 +70,7 @@ def parse_pressure(text: str) -> Pressure | None:
 
 
 def parse_events(text: str) -> GroupEvents:
-    """The lines of `memory.events`."""
+    """Parse the lines of `memory.events`."""
     counts = dict(re.findall(r"^(\w+) (\d{1,19})$", text, re.MULTILINE))
     return GroupEvents(*(int(counts.get(name, 0)) for name in ("high", "max", "oom")))
 
@@ -78,7 +78,7 @@ def parse_events(text: str) -> GroupEvents:
 def needed_relief(
     pressure: Pressure | None, before: GroupEvents, now: GroupEvents, *, is_woken: bool = False
 ) -> Relief:
-    """What is to be done. `is_woken`: the kernel has just said that tasks wait; the averages come later."""
+    """Decide what to release. `is_woken`: the kernel has just notified us, and the averages lag behind."""
     if now.max > before.max or now.oom > before.oom:
         return "default"
     if pressure is not None and pressure.full_percent >= SEVERE_FULL_PERCENT:
@@ -88,7 +88,7 @@ def needed_relief(
 
 
 class MemoryWatch:
-    """Says when memory is short."""
+    """Waits until memory is short."""
 
     def __init__(
         self, read: ReadFile = read_file, environment: Mapping[str, str] = os.environ, poll_s: float = 10.0
@@ -96,18 +96,18 @@ class MemoryWatch:
         self._read = read
         self._poll_s = poll_s
         named = environment.get("MEMORY_PRESSURE_WATCH")
-        is_wanted = named != "/dev/null"  # systemd's word for: do not
+        is_wanted = named != "/dev/null"  # systemd's way to disable it
         self._group = _group_with_events(read) if is_wanted else None
         self._file = _pressure_file(read, named, self._group) if is_wanted else None
         self._events = self._read_events()
 
     @property
     def is_possible(self) -> bool:
-        """Whether this kernel tells."""
+        """Whether this kernel reports memory pressure."""
         return self._file is not None or self._group is not None
 
     async def wait(self) -> Relief:
-        """Wait until something is to be given back, and say what."""
+        """Wait until something should be released, and return what."""
         with _opened_trigger(self._file) as trigger:
             while True:
                 is_woken = await _is_woken(trigger, self._poll_s)
@@ -125,15 +125,16 @@ class MemoryWatch:
 
 @contextmanager
 def _opened_trigger(path: str | None) -> Iterator[select.epoll | None]:
-    """What is readable when the kernel says that tasks wait; None where that cannot be had."""
+    """Open a poll object that becomes readable when the kernel reports waiting tasks, or None if
+    impossible."""
     with ExitStack() as stack:
         epoll = None
         if path is not None and sys.platform == "linux":
-            with suppress(OSError):  # an old kernel, or no right to ask: we look now and then
+            with suppress(OSError):  # an old kernel, or no permission: poll instead
                 descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
                 stack.callback(os.close, descriptor)
                 os.write(descriptor, TRIGGER)
-                # The event loop knows no priority events; an epoll of our own is readable when there is one.
+                # The event loop has no priority events; our own epoll becomes readable when there is one.
                 opened = stack.enter_context(select.epoll())
                 opened.register(descriptor, select.EPOLLPRI)
                 epoll = opened
@@ -141,7 +142,7 @@ def _opened_trigger(path: str | None) -> Iterator[select.epoll | None]:
 
 
 async def _is_woken(trigger: select.epoll | None, at_most_s: float) -> bool:
-    """Wait; whether the kernel woke us, and not the time."""
+    """Wait; return whether the kernel woke us before the time was up."""
     with anyio.move_on_after(at_most_s):
         if trigger is None:
             await anyio.sleep_forever()
@@ -152,12 +153,12 @@ async def _is_woken(trigger: select.epoll | None, at_most_s: float) -> bool:
 
 
 def _group_with_events(read: ReadFile) -> str | None:
-    """The nearest control group that counts what its limits did."""
+    """Return the nearest control group that counts its memory events."""
     folders = (folder for version, folder in group_folders(read, "memory") if version == 2)
     return next((folder for folder in folders if read(f"{folder}/memory.events") is not None), None)
 
 
 def _pressure_file(read: ReadFile, named: str | None, group: str | None) -> str | None:
-    """What to look at: what the service manager names, else our group, else the whole computer."""
+    """Return the pressure file of the service manager, else of our control group, else of the computer."""
     candidates = [named, f"{group}/memory.pressure" if group else None, SYSTEM]
     return next((one for one in candidates if one and parse_pressure(read(one) or "")), None)

@@ -1,4 +1,4 @@
-"""Whether the computer was suspended: one clock goes on while it sleeps, and another one stands still."""
+"""Detect suspension of the computer, by comparing a clock that counts sleep with one that does not."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Final
 __all__ = ["Clocks", "read_clocks", "slept_between"]
 
 LEAST_S: Final = 2.0
-"""A shorter gap is none: the clocks are not read at the same moment."""
+"""Shorter gaps are ignored: the clocks are not read at the same instant."""
 
 
 Clocks = tuple[float, float]
-"""In seconds, read together: one that goes on while the computer sleeps, and one that stands still."""
+"""Two readings in seconds, taken together: of a clock that counts sleep, and of one that does not."""
 
 
 def slept_between(before: Clocks | None, now: Clocks | None) -> float:
-    """For how long the computer has slept, in seconds; 0 if it has not, or there are no such clocks."""
+    """Return how many seconds the computer slept; 0 if it did not, or without such clocks."""
     if before is None or now is None:
         return 0.0
     gap_s = (now[0] - before[0]) - (now[1] - before[1])
@@ -25,7 +25,7 @@ def slept_between(before: Clocks | None, now: Clocks | None) -> float:
 
 
 def read_clocks() -> Clocks | None:
-    """The clock that counts sleep, and the one that does not; None where the system has not both."""
+    """Read the clock that counts sleep and the one that does not; None if the system lacks either."""
     names = {
         "linux": ("CLOCK_BOOTTIME", "CLOCK_MONOTONIC"),
         "darwin": ("CLOCK_MONOTONIC", "CLOCK_UPTIME_RAW"),

@@ -1,7 +1,7 @@
-"""The service manager of the operating system: what it gives a daemon that it has started, what the daemon
-tells it, and how whisperd becomes a service of it.
+"""The service manager of the operating system: what it passes to the daemon, what the daemon reports to it,
+and how whisperd is installed as a service.
 
-`activation`, `notify` and `journal` are systemd's protocols, as its manual describes them; they do nothing
-where no manager started the daemon. `install` writes and removes what the managers read: units of systemd,
-an agent of launchd, a task of Windows.
+`activation`, `notify` and `journal` implement systemd's documented protocols; they do nothing if no manager
+started the daemon. `install` writes and removes the files that managers read: systemd units, a launchd agent
+and a Windows task.
 """

@@ -1,4 +1,4 @@
-"""Sockets that a service manager opened before it started us: `LISTEN_FDS`, as in sd_listen_fds(3)."""
+"""Sockets that the service manager opened before it started us: `LISTEN_FDS`, as in sd_listen_fds(3)."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFD
 
 
 def passed_files(environment: Mapping[str, str], pid: int) -> dict[int, str | None]:
-    """The file descriptors that the process `pid` was given, and what its unit calls each where that is told.
+    """Return the file descriptors passed to the process `pid`, and their names if its unit sets any.
 
-    Variables that were meant for another process are nothing to us.
+    Variables meant for another process are ignored.
     """
     if environment.get("LISTEN_PID") != str(pid):
         return {}
@@ -37,13 +37,13 @@ def passed_files(environment: Mapping[str, str], pid: int) -> dict[int, str | No
 def take_socket(
     environment: MutableMapping[str, str] = os.environ, pid: int | None = None
 ) -> socket.socket | None:
-    """The socket that we are to listen on, if one was passed; it is ours from now on, and no child's.
+    """Take over the socket to listen on, if one was passed; child processes do not inherit it.
 
-    The one that is called `whisperd` goes before others. Raises `socket.not_passed` where what was passed
-    is no Unix socket that listens.
+    A socket named `whisperd` is preferred. Raises `socket.not_passed` if the descriptor is not a listening
+    Unix socket.
     """
     files = passed_files(environment, os.getpid() if pid is None else pid)
-    for variable in _VARIABLES:  # our children were given nothing
+    for variable in _VARIABLES:  # child processes were passed nothing
         environment.pop(variable, None)
     if not files:
         return None
@@ -60,7 +60,7 @@ def take_socket(
     is_stream = (passed.family, passed.type) == (socket.AF_UNIX, socket.SOCK_STREAM)
     if not is_stream or not passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         passed.detach()
-        raise _not_a_socket(chosen, "it is no Unix stream socket that listens")
+        raise _not_a_socket(chosen, "it is not a listening Unix stream socket")
     return passed
 
 
@@ -68,5 +68,5 @@ def _not_a_socket(descriptor: int, why: str) -> WhisperdError:
     return WhisperdError(
         "socket.not_passed",
         f"File descriptor {descriptor}, which the service manager passed, cannot be used: {why}.",
-        "Check ListenStream= in the socket unit, or write it anew: `whisperctl daemon install --force`.",
+        "Check ListenStream= in the socket unit, or rewrite it with `whisperctl daemon install --force`.",
     )

@@ -1,4 +1,4 @@
-"""Installing whisperd as a service of the operating system, and taking all of it away again."""
+"""Install whisperd as a service of the operating system, and uninstall it."""
 
 from __future__ import annotations
 
@@ -32,14 +32,15 @@ __all__ = [
 ]
 
 COMMAND_TIMEOUT_S: Final = 180.0
-"""How long a manager may take; starting waits until the daemon is ready."""
+"""How long a manager may take; its start command waits until the daemon is ready."""
 
 KEPT_VARIABLES: Final = (
     "WHISPERD_SOCKET", "WHISPERD_CONFIG", "WHISPERD_STATE_DIR", "WHISPERD_NATIVE_DIR", "WHISPERD_MODELS_DIR",
     "WHISPERD_OFFLINE", "HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE",
     "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME",
 )  # fmt: skip
-"""Where things are: the service would else look for them in another place than whoever installs it."""
+"""Variables that locate files: without them, the service would look in other places than the installing
+user."""
 
 _BY_PLATFORM: Final[dict[str, ManagerName]] = {
     "linux": "systemd",
@@ -50,18 +51,18 @@ _BY_PLATFORM: Final[dict[str, ManagerName]] = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was done."""
+    """The files that were written or removed."""
 
     manager: ManagerName
     written: tuple[Path, ...] = ()
     removed: tuple[Path, ...] = ()
     unchanged: tuple[Path, ...] = ()
     kept: tuple[Path, ...] = ()
-    """What the user has put beside the files, which is left alone."""
+    """Files that the user added next to ours, which are left alone."""
 
 
 def this_place(socket: str | None = None) -> Place:
-    """Where whisperd is to run: as it would be started from here."""
+    """Return where whisperd runs if started from this environment."""
     ours = daemon_environment(os.environ)
     environment = {name: value for name, value in ours.items() if value and _is_kept(name, value)}
     path = paths.socket_path(socket)
@@ -89,38 +90,38 @@ def this_place(socket: str | None = None) -> Place:
 
 
 def _is_kept(name: str, value: str) -> bool:
-    """Whether the service gets a variable. Others may read its files, so no address with a password is."""
-    # Paths may have an `@`, too, as that of `openssl@3`.
+    """Whether to pass a variable to the service. Others may read its files, so no address with a password."""
+    # Paths may contain an `@` too, such as that of `openssl@3`.
     is_address = name == "HF_ENDPOINT" or name.upper().endswith("_PROXY")
     return not (is_address and "@" in value) and (name in KEPT_VARIABLES or name.upper() in NETWORK)
 
 
 def manager_of(place: Place, name: str | None) -> Manager:
-    """The manager of this computer, or the one that is named. Raises `service.no_manager`."""
+    """Return the manager of this computer, or the named one. Raises `service.no_manager`."""
     chosen = name or _BY_PLATFORM.get(sys.platform)
     if chosen is None:
-        raise _no_manager("for this system there is none that whisperd knows")
+        raise _no_manager("whisperd supports none on this system")
     return MANAGERS[cast("ManagerName", chosen)](place)
 
 
 def installed_manager(socket: str) -> Manager | None:
-    """The manager that is to run the daemon of a socket, if its files are there. Looks at a file, no more."""
+    """Return the manager that runs the daemon of a socket, if its files are installed. Only reads a file."""
     name = _BY_PLATFORM.get(sys.platform)
     if name is None:
         return None
     try:
         manager = MANAGERS[name](this_place())
-    except WhisperdError:  # there is no home folder to install it in
+    except WhisperdError:  # there is no home folder to install into
         return None
     first = _read(manager.files[0])
     return manager if first is not None and socket_in(first) == socket else None
 
 
 def install(manager: Manager, *, force: bool = False) -> Outcome:
-    """Write the files, and have the manager start whisperd. Done a second time, it changes nothing.
+    """Write the files, and have the manager start whisperd. Repeating it changes nothing.
 
-    Raises `service.no_manager`, `service.edited` for a file that somebody has changed (unless `force`:
-    then it is kept as `NAME.old`), `service.not_writable` and `service.failed`.
+    Raises `service.no_manager`, `service.edited` for a file that the user has changed (unless `force`: then
+    it is kept as `NAME.old`), `service.not_writable` and `service.failed`.
     """
     check(manager, force=force)
     changed = [one for one in manager.files if _read(one) != one.text]
@@ -133,7 +134,7 @@ def install(manager: Manager, *, force: bool = False) -> Outcome:
         if changed or not (manager.is_enabled and _may_succeed(manager.is_enabled)):
             run(manager.enable, manager.hint)
     except WhisperdError:
-        if not is_installed:  # nothing half done stays
+        if not is_installed:  # leave nothing half done
             run(manager.disable, may_fail=True)
             for one in changed:
                 one.path.unlink(missing_ok=True)
@@ -149,9 +150,9 @@ def install(manager: Manager, *, force: bool = False) -> Outcome:
 
 
 def uninstall(manager: Manager, *, force: bool = False) -> Outcome:
-    """Stop the service, have the manager forget it, and remove its files. Harmless where there is nothing.
+    """Stop the service, make the manager forget it, and remove its files. Harmless if nothing is installed.
 
-    Drop-ins and other files of the user's stay. Raises `service.edited` (unless `force`).
+    The user's drop-ins and other files stay. Raises `service.edited` (unless `force`).
     """
     there = [one for one in manager.files if one.path.exists()]
     if not there:
@@ -170,7 +171,7 @@ def uninstall(manager: Manager, *, force: bool = False) -> Outcome:
 
 
 def run(commands: Sequence[tuple[str, ...]], hint: str = "", *, may_fail: bool = False) -> None:
-    """Ask the manager for something. Raises `service.failed`, unless it `may_fail`."""
+    """Run commands of the manager. Raises `service.failed`, unless they `may_fail`."""
     for one in commands:
         try:
             done = _run(one)
@@ -183,36 +184,36 @@ def run(commands: Sequence[tuple[str, ...]], hint: str = "", *, may_fail: bool =
 
 
 def is_active(manager: Manager) -> bool:
-    """Whether the daemon runs, as far as the manager tells; else it may."""
+    """Whether the daemon is running, as far as the manager reports it; True if unknown."""
     return not manager.is_active or _may_succeed(manager.is_active)
 
 
 def file_problem(file: ServiceFile) -> WhisperdError | None:
-    """Why a file may not be written over or removed: it is there, and not as we wrote it."""
+    """Return why a file must not be overwritten or removed: it exists, and is not as we wrote it."""
     present = _read(file)
     if present is None or is_unchanged(present):
         return None
     return WhisperdError(
         "service.edited",
-        f"{file.path} was not written by whisperd, or was changed since.",
-        "Put your changes into a drop-in (`systemctl --user edit whisperd`) and use --force, which keeps the "
-        f"file as {file.path.name}.old; or remove it.",
+        f"{file.path} was not written by whisperd, or was changed since then.",
+        "Move your changes to a drop-in (`systemctl --user edit whisperd`) and use `--force`, which keeps "
+        f"the file as {file.path.name}.old; or remove the file.",
         {"path": str(file.path)},
     )
 
 
 def check(manager: Manager, *, force: bool = False) -> None:
-    """Whether whisperd can be installed. Raises `service.no_manager` and `service.edited`."""
+    """Check that whisperd can be installed. Raises `service.no_manager` and `service.edited`."""
     if not manager.check:
-        raise _no_manager(f"a file for {manager.name} has to be put in its place by its administrator")
+        raise _no_manager(f"a file for {manager.name} has to be installed by an administrator")
     if shutil.which(manager.check[0]) is None:
         raise _no_manager(f"there is no {manager.check[0]} here")
     try:
         done = _run(manager.check)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise _no_manager(f"{manager.name} does not answer: {error}") from error
+        raise _no_manager(f"{manager.name} does not respond: {error}") from error
     if done.returncode != 0:
-        raise _no_manager(f"{manager.name} does not answer: {_last_line(done) or 'it says nothing'}")
+        raise _no_manager(f"{manager.name} does not respond: {_last_line(done) or 'it printed nothing'}")
     for one in manager.files:
         if _read(one) != one.text and (problem := file_problem(one)) is not None and not force:
             raise problem
@@ -248,7 +249,7 @@ def _read(file: ServiceFile) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeError):
-        return ""  # it is there, and not as we wrote it
+        return ""  # it exists, but not as we wrote it
 
 
 def _write(file: ServiceFile) -> None:
@@ -265,7 +266,7 @@ def _write(file: ServiceFile) -> None:
 
 
 def _beside(manager: Manager) -> tuple[Path, ...]:
-    """What the user has added: drop-ins, and files that `--force` kept."""
+    """Return the files that the user added: drop-ins, and files that `--force` kept."""
     found: list[Path] = []
     for one in manager.files:
         found += sorted(one.path.parent.glob(f"{one.path.name}.d/*"))
@@ -280,9 +281,9 @@ def _user() -> int:
 def _no_manager(why: str) -> WhisperdError:
     return WhisperdError(
         "service.no_manager",
-        f"No service manager of your own can be told to run whisperd: {why}.",
-        "`whisperctl` starts the daemon by itself when it is needed; for OpenRC and runit there are "
-        "contrib/openrc and contrib/runit, which `whisperctl daemon install --manager openrc --print` shows.",
+        f"No service manager of the user can run whisperd: {why}.",
+        "`whisperctl` starts the daemon automatically when it is needed; for OpenRC and runit there are "
+        "contrib/openrc and contrib/runit; `whisperctl daemon install --manager openrc --print` prints one.",
     )
 
 
@@ -290,7 +291,7 @@ def _failed(arguments: Sequence[str], said: str, hint: str) -> WhisperdError:
     return WhisperdError(
         "service.failed",
         f"`{' '.join(arguments)}` failed: {said}.",
-        f"{hint} say more." if hint else "Run it in a terminal to see more.",
+        f"For details, see {hint}." if hint else "Run it in a terminal for details.",
         {"command": list(arguments), "said": said},
     )
 

@@ -1,7 +1,7 @@
-"""Logging to systemd's journal, with fields: its native protocol, as its documentation describes it.
+"""Log to systemd's journal with fields, by its documented native protocol.
 
-A message says `job ID` and `runtime NAME` in words; both become fields as well, `WHISPERD_JOB` and
-`WHISPERD_RUNTIME`, so that `journalctl WHISPERD_JOB=ID` shows what happened to one job.
+Log messages contain `job ID` and `runtime NAME`; both also become fields, `WHISPERD_JOB` and
+`WHISPERD_RUNTIME`, so that `journalctl WHISPERD_JOB=ID` shows the history of one job.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ IDENTIFIER: Final = "whisperd"
 _TOO_LONG: Final = (errno.EMSGSIZE, errno.ENOBUFS)
 
 _NAMED: Final = re.compile(r"\b(job|runtime) %[sdr]|%(?:\.\d+)?[sdrf]")
-"""What is filled in, and whether it is a job or a runtime."""
+"""Placeholders, and whether each is a job or a runtime."""
 
 
 def is_journal(stream: str, descriptor: int) -> bool:
-    """Whether a descriptor is the journal's: `$JOURNAL_STREAM` is its device and inode, as `dev:inode`."""
+    """Whether a descriptor is that of the journal: `$JOURNAL_STREAM` is its device and inode, `dev:inode`."""
     try:
         status = os.fstat(descriptor)
     except OSError:
@@ -43,9 +43,9 @@ def is_journal(stream: str, descriptor: int) -> bool:
 
 
 def journal_handler() -> logging.Handler | None:
-    """What logs to the journal, if standard error is its; None else.
+    """Return a handler for the journal if standard error is connected to it; None otherwise.
 
-    Where its socket cannot be reached, lines go to standard error, with their priority before them.
+    If its socket cannot be reached, lines go to standard error, prefixed with their priority.
     """
     if not is_journal(os.environ.get("JOURNAL_STREAM", ""), 2):
         return None
@@ -58,13 +58,13 @@ def journal_handler() -> logging.Handler | None:
 
 
 def priority(level: int) -> int:
-    """A level of `logging` as one of syslog(3)."""
+    """Convert a level of `logging` to one of syslog(3)."""
     scale = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
     return next((number for least, number in scale if level >= least), 7)
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, str]:
-    """The job and the runtime of which a message speaks."""
+    """Return the job and the runtime that a message mentions."""
     if not isinstance(record.args, tuple):
         return {}
     found = {}
@@ -75,7 +75,7 @@ def fields_of(record: logging.LogRecord) -> dict[str, str]:
 
 
 def encode_entry(fields: Mapping[str, str]) -> bytes:
-    """An entry: `NAME=value`, or where the value has line ends the name, its length and the value."""
+    """Encode an entry: `NAME=value`, or the name, length and value if the value contains line breaks."""
     encoded = bytearray()
     for name, value in fields.items():
         data = value.encode("utf-8", "backslashreplace")
@@ -87,7 +87,7 @@ def encode_entry(fields: Mapping[str, str]) -> bytes:
 
 
 class JournalHandler(logging.Handler):
-    """Sends each record as an entry. Raises `OSError` when made where there is no journal."""
+    """Sends each record as an entry. The constructor raises `OSError` if there is no journal."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class JournalHandler(logging.Handler):
             self.handleError(record)
 
     def close(self) -> None:
-        """Log no more."""
+        """Stop logging."""
         self._socket.close()
         super().close()
 
@@ -134,7 +134,7 @@ class JournalHandler(logging.Handler):
             self._send_file(entry)
 
     def _send_file(self, entry: bytes) -> None:
-        """What is too long for a datagram goes as a sealed file in memory."""
+        """Send an entry too long for a datagram as a sealed memory file."""
         if sys.platform == "linux":
             import fcntl
 
@@ -148,10 +148,10 @@ class JournalHandler(logging.Handler):
 
 
 class PrefixedFormatter(logging.Formatter):
-    """A line for each line, its priority before it: `<6>whisperd.jobs: …`."""
+    """Prefixes each line with its priority: `<6>whisperd.jobs: …`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """As `logging.Formatter` says."""
+        """Format a record, as `logging.Formatter` specifies."""
         before = f"<{priority(record.levelno)}>"
         lines = f"{record.name}: {super().format(record)}".splitlines()
         return "\n".join(before + line for line in lines)

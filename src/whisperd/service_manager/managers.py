@@ -1,6 +1,6 @@
-"""What each service manager is to be given, as values: files, and the commands that make it read them.
+"""The files and commands for each service manager, as values.
 
-Nothing here looks at the computer or changes it; `install` does.
+Nothing here inspects or changes the computer; `install` does.
 """
 
 from __future__ import annotations
@@ -34,33 +34,33 @@ ManagerName = Literal["systemd", "launchd", "task-scheduler", "openrc", "runit"]
 Command = tuple[str, ...]
 
 LABEL: Final = "whisperd"
-"""What the service is called by every manager."""
+"""The name of the service in every manager."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where whisperd is to run, and as what."""
+    """Where whisperd runs, and as which user."""
 
     command: Command
-    """What starts the daemon in the foreground."""
+    """The command that starts the daemon in the foreground."""
     reload: Command
-    """What has it read its settings again."""
+    """The command that makes it reload its settings."""
     socket: str
     """Its path."""
     listen: str
-    """The same as systemd is told it, where `%t` may be the user's runtime directory."""
+    """The same in systemd's syntax, where `%t` may stand for the user's runtime directory."""
     units: Path
-    """The folder of the user's units of systemd."""
+    """The folder of the user's systemd units."""
     agents: Path
-    """The folder of the user's agents of launchd."""
+    """The folder of the user's launchd agents."""
     state: Path
-    """Our own folder for state, where Windows is told its task from."""
+    """Our state folder, from which Windows reads the task."""
     user: int = 0
-    """The number of the user."""
+    """The user id."""
     user_name: str = ""
-    """The user as Windows calls them."""
+    """The user's name in Windows."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Variables that the daemon is to have."""
+    """Environment variables for the daemon."""
 
 
 @dataclass(frozen=True)
@@ -74,33 +74,33 @@ class ServiceFile:
 
 @dataclass(frozen=True)
 class Manager:
-    """A service manager, told how to run whisperd."""
+    """A service manager, with the files and commands for running whisperd."""
 
     name: ManagerName
     files: tuple[ServiceFile, ...]
     check: Command = ()
-    """Fails where the manager does not run."""
+    """Fails if the manager is not running."""
     before: tuple[Command, ...] = ()
-    """Stops what runs, before files change or go."""
+    """Stops running services before files are changed or removed."""
     enable: tuple[Command, ...] = ()
-    """Has it read the files, start whisperd now and whenever the user logs in."""
+    """Makes the manager read the files, and start whisperd now and at each login."""
     disable: tuple[Command, ...] = ()
-    """Has it forget whisperd, before the files go."""
+    """Makes the manager forget whisperd before the files are removed."""
     after: tuple[Command, ...] = ()
-    """Has it notice that the files are gone."""
+    """Makes the manager notice that the files were removed."""
     is_enabled: Command = ()
-    """Fails where the manager does not know whisperd; without it, `enable` can be run again at any time."""
+    """Fails if the manager does not know whisperd; if empty, `enable` may be repeated at any time."""
     is_active: Command = ()
-    """Fails where the daemon does not run; without it that is not known."""
+    """Fails if the daemon is not running; if empty, that is unknown."""
     start: tuple[Command, ...] = ()
     stop: tuple[Command, ...] = ()
-    """What is left to do where the daemon itself was asked to end: its socket goes as well."""
+    """What remains to be done after asking the daemon itself to stop: its socket is stopped as well."""
     hint: str = ""
-    """Where a person sees what it has to say."""
+    """The commands that show the user more about a failure."""
 
 
 def systemd(place: Place) -> Manager:
-    """User units of systemd: a socket that is always there, and the daemon behind it."""
+    """User units of systemd: a permanent socket, and the daemon behind it."""
     environment = {**place.environment, "WHISPERD_SERVICE": "systemd"}
     lines = "\n".join(
         f"Environment={unit_quoted(f'{name}={value}', has_variables=False)}"
@@ -133,19 +133,19 @@ def systemd(place: Place) -> Manager:
 
 
 def launchd(place: Place) -> Manager:
-    """An agent of launchd, which keeps the daemon running while the user is logged in."""
+    """A launchd agent, which keeps the daemon running while the user is logged in."""
     agent = {
         "Label": LABEL,
         "ProgramArguments": list(place.command),
         "EnvironmentVariables": {**place.environment, "WHISPERD_SERVICE": "launchd"},
         "RunAtLoad": True,
-        "KeepAlive": {"SuccessfulExit": False},  # ended on request is ended
-        "ThrottleInterval": 10,  # seconds between one start and the next
-        "ExitTimeOut": 60,  # seconds that it has to end
-        "ProcessType": "Interactive",  # somebody waits: not throttled as background work is
+        "KeepAlive": {"SuccessfulExit": False},  # not restarted after a requested exit
+        "ThrottleInterval": 10,  # seconds between starts
+        "ExitTimeOut": 60,  # seconds until it is killed
+        "ProcessType": "Interactive",  # users wait for it: no throttling as for background work
         "Umask": 0o077,
         "StandardOutPath": "/dev/null",
-        "StandardErrorPath": "/dev/null",  # what happens is in the log file
+        "StandardErrorPath": "/dev/null",  # messages are in the log file
     }
     text = plistlib.dumps(agent, sort_keys=False).decode()
     path, domain = place.agents / f"{LABEL}.plist", f"gui/{place.user}"
@@ -166,9 +166,9 @@ def launchd(place: Place) -> Manager:
 
 
 def task_scheduler(place: Place) -> Manager:
-    """A task of Windows that starts the daemon when the user logs in. Written, and not tried yet.
+    """A Windows task that starts the daemon when the user logs in. Not tested yet.
 
-    Its action has no variables of its own: the daemon has those of the user.
+    Its action cannot set variables: the daemon gets those of the user.
     """
     program, *arguments = place.command
     values = {
@@ -192,15 +192,15 @@ def task_scheduler(place: Place) -> Manager:
 
 
 def openrc(place: Place) -> Manager:
-    """A file for OpenRC, which its owner has to put in its place."""
+    """A service script for OpenRC, which the administrator has to install."""
     program, *arguments = place.command
-    # Quoted twice: a shell reads the file, and OpenRC has a shell read what is in the variables once more.
+    # Quoted twice: a shell reads the file, and OpenRC has a shell read the variables again.
     values = {"PROGRAM": shlex.quote(shlex.quote(program)), "ARGUMENTS": shlex.quote(shlex.join(arguments))}
     return Manager("openrc", (ServiceFile(Path("/etc/init.d/whisperd"), _template("openrc", values)),))
 
 
 def runit(place: Place) -> Manager:
-    """A file for runit, which its owner has to put in its place."""
+    """A service script for runit, which the administrator has to install."""
     text = _template("runit", {"COMMAND": shlex.join(place.command)})
     return Manager("runit", (ServiceFile(Path("/etc/sv/whisperd/run"), text),))
 
@@ -212,13 +212,13 @@ MANAGERS: Final = {
     "openrc": openrc,
     "runit": runit,
 }
-"""Each of them by its name."""
+"""The managers, by name."""
 
 
 def unit_quoted(word: str, *, has_variables: bool = True) -> str:
-    """A word as systemd reads it back: in quotes where it has to be, without specifiers and variables.
+    """Quote a word for systemd if necessary, and escape specifiers and variables.
 
-    Variables are only known in commands.
+    Only commands may contain variables.
     """
     plain = word.replace("%", "%%")
     if has_variables:

@@ -1,4 +1,4 @@
-"""The mark in a file that we wrote: whether somebody has changed it since, and for which socket it is."""
+"""The mark in a file that we wrote: shows whether the file was changed since, and names its socket."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MARK: Final = re.compile(
 
 
 def marked(text: str, socket: str, comment: tuple[str, str] = ("# ", "")) -> str:
-    """The text with a mark as its first line, or as its second where the first one has to come first."""
+    """Return the text with a mark as its first line, or as its second if the first must stay first."""
     before, after = comment
     said = f"Written by `whisperctl daemon install` for {socket}. SHA-256 of the rest: {_digest(text)}"
     line = f"{before}{said}{after}\n"
@@ -25,7 +25,7 @@ def marked(text: str, socket: str, comment: tuple[str, str] = ("# ", "")) -> str
 
 
 def is_unchanged(text: str) -> bool:
-    """Whether a file is as it was written by us."""
+    """Whether a file is unchanged since we wrote it."""
     lines = text.splitlines(keepends=True)
     for place, line in enumerate(lines[:2]):
         if found := _MARK.search(line):
@@ -34,7 +34,7 @@ def is_unchanged(text: str) -> bool:
 
 
 def socket_in(text: str) -> str | None:
-    """The socket for which a file was written; None for a file that has no mark."""
+    """Return the socket for which a file was written; None for a file without a mark."""
     found = _MARK.search("\n".join(text.splitlines()[:2]))
     return found[1] if found else None
 
