@@ -48,53 +48,59 @@ def test_nothing_is_wrong_with_our_own() -> None:
 @pytest.mark.parametrize(
     ("announced", "words"),
     [
-        ("one", "`'one'`, which is no Backend"),
-        (replace(BACKEND, name="One!"), "`'One!'` is no name for a backend"),
-        (replace(BACKEND, name="auto"), "`'auto'` is no name for a backend"),
-        (replace(BACKEND, name=1), "`1` is no name"),
+        ("one", "`'one'`, which is not a Backend"),
+        (replace(BACKEND, name="One!"), "`'One!'` is not a valid name for a backend"),
+        (replace(BACKEND, name="auto"), "`'auto'` is not a valid name for a backend"),
+        (replace(BACKEND, name=1), "`1` is not a valid name"),
         (replace(BACKEND, engine="one.engine"), "not `module:function`"),
         (replace(BACKEND, need_bytes=5), "need_bytes is `5`"),
-        (replace(BACKEND, model_format="ggml"), "which is no ModelFormat"),
-        (replace(BACKEND, model_format=ModelFormat(name="", convert="a:b")), "no name for a model format"),
+        (replace(BACKEND, model_format="ggml"), "which is not a ModelFormat"),
+        (
+            replace(BACKEND, model_format=ModelFormat(name="", convert="a:b")),
+            "not a valid name for a model format",
+        ),
         (
             replace(BACKEND, model_format=ModelFormat(name="g", convert="a:b", magic=b"g", read="r")),  # type: ignore[arg-type]
-            "which is no function",
+            "which is not a function",
         ),
         (
             replace(BACKEND, model_format=ModelFormat(name="g", convert="a:b", read=print)),  # type: ignore[arg-type]
-            "and not with some bytes",
+            "not some bytes",
         ),
         (
             replace(BACKEND, model_format=ModelFormat(name="g", convert="a")),
-            "the model format is made by `'a'`",
+            "its model_format.convert is `'a'`",
         ),
         (
             replace(BACKEND, model_format=ModelFormat(name="g", convert="a:b", replaces=1)),  # type: ignore[arg-type]
-            "the model format replaces `1`",
+            "its model_format.replaces is `1`",
         ),
         (replace(BACKEND, variants=()), "a tuple of at least one"),
         (replace(BACKEND, variants=VARIANT), "a tuple of at least one"),
-        (replace(BACKEND, variants=("one-cpu",)), "`'one-cpu'`, which is no Variant"),
+        (replace(BACKEND, variants=("one-cpu",)), "`'one-cpu'`, which is not a Variant"),
         (replace(BACKEND, variants=(VARIANT, VARIANT)), "two of its variants have the same name"),
-        (with_variant(name="other-cpu"), "`'other-cpu'`, and not one-HARDWARE"),
-        (with_variant(name="one-"), "`'one-'`, and not one-HARDWARE"),
+        (with_variant(name="other-cpu"), "`'other-cpu'`, not one-HARDWARE"),
+        (with_variant(name="one-"), "`'one-'`, not one-HARDWARE"),
         (with_variant(lock=b"format = 1"), "the lock of one-cpu"),
-        (with_variant(device="tpu"), "`'tpu'`, and not cpu or cuda"),
+        (with_variant(device="tpu"), "`'tpu'`, not cpu or cuda"),
         (with_variant(priority="high"), "the priority of one-cpu"),
         (with_variant(converts="int8"), "one-cpu converts `'int8'`"),
         (with_variant(compute_types=()), "the compute types of one-cpu are `()`"),
-        (with_variant(compute_types="int8"), "the compute types of one-cpu are `'int8'`, and not a tuple"),
-        (with_variant(compute_types=("int3",)), "the compute type int3; there are int8,"),
-        (with_variant(compute_types=("auto",)), "the compute type auto; there are int8,"),
+        (with_variant(compute_types="int8"), "the compute types of one-cpu are `'int8'`, not a tuple"),
+        (with_variant(compute_types=("int3",)), "the compute type int3, not one of int8,"),
+        (with_variant(compute_types=("auto",)), "the compute type auto, not one of int8,"),
         (with_variant(environment={"THREADS": 1}), "the environment of one-cpu"),
         (with_variant(environment=None), "the environment of one-cpu"),
-        (with_variant(build={"A": "1"}), "the build of one-cpu"),
-        (with_variant(needs=None), "and no Needs"),
-        (with_needs(platforms="linux-x86_64"), "platforms `'linux-x86_64'`, and not a tuple of names"),
-        (with_needs(cpu_features=(1,)), "cpu_features `(1,)`"),
-        (with_needs(frameworks=None), "frameworks `None`"),
-        (with_needs(cuda="12"), "cuda `'12'`, and not two numbers"),
-        (with_needs(cuda=(12,)), "cuda `(12,)`, and not two numbers"),
+        (with_variant(build={"A": "1"}), "one-cpu has a build but no lock"),
+        (with_variant(needs=None), "not a Needs"),
+        (
+            with_needs(platforms="linux-x86_64"),
+            "platforms of one-cpu are `'linux-x86_64'`, not a tuple of names",
+        ),
+        (with_needs(cpu_features=(1,)), "cpu_features of one-cpu are `(1,)`"),
+        (with_needs(frameworks=None), "frameworks of one-cpu are `None`"),
+        (with_needs(cuda="12"), "cuda of one-cpu is `'12'`, not two numbers"),
+        (with_needs(cuda=(12,)), "cuda of one-cpu is `(12,)`, not two numbers"),
     ],
 )
 def test_each_mistake_is_told(announced: Any, words: str) -> None:
@@ -103,7 +109,7 @@ def test_each_mistake_is_told(announced: Any, words: str) -> None:
 
 
 def test_a_backend_and_its_entry_point_have_one_name() -> None:
-    assert list(faults(BACKEND, "two")) == ["the backend is called one, and its entry point two"]
+    assert list(faults(BACKEND, "two")) == ["the backend is called one, but its entry point two"]
 
 
 ANYTHING = st.recursive(

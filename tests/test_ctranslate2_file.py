@@ -48,9 +48,9 @@ def test_a_variable_is_found_by_its_other_name() -> None:
     [
         (b"", "damaged"),
         (struct.pack("<I", 7) + weights()[4:], "version 7 of CTranslate2's format"),
-        (weights().replace(b"WhisperSpec", b"WeatherSpec"), "^model.bin is no Whisper model in"),
-        (b"<!DOCTYPE html>" + b" " * 99_999, "^model.bin is no Whisper model in"),
-        (weights()[:90], "cut off"),
+        (weights().replace(b"WhisperSpec", b"WeatherSpec"), "^model.bin is not a Whisper model in"),
+        (b"<!DOCTYPE html>" + b" " * 99_999, "^model.bin is not a Whisper model in"),
+        (weights()[:90], "truncated"),
         (weights(layers=[0, 0]), "same name"),
         (weights()[:-60], "damaged"),
         (weights().replace(HEADS + b"\0\2", HEADS + b"\0\x77"), "type"),

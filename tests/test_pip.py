@@ -140,4 +140,4 @@ def test_an_unknown_failure_keeps_what_pip_said() -> None:
     failure = explain(recorded("exception"))
     assert failure.said == recorded("exception")
     assert "division by zero" in failure.reason
-    assert "without a word" in explain([]).reason
+    assert "without a message" in explain([]).reason

@@ -5,14 +5,14 @@
     with whisperd.connect() as daemon:
         print(daemon.transcribe("interview.mp3").text)
 
-`Whisper` is the same without the daemon. Everything here is loaded when it is first used.
+`Whisper` does the same without a daemon. Everything here is imported on first use.
 """
 
 from __future__ import annotations
 
 from whisperd._version import __version__
 
-TYPE_CHECKING = False  # importing `typing` takes most of what there would be to import
+TYPE_CHECKING = False  # importing `typing` would take longer than everything else here
 if TYPE_CHECKING:
     from typing import Any
 
@@ -69,7 +69,7 @@ _HOMES = {
         "whisperd.library",
     ),
 }
-"""Where a name comes from; the others are of the client."""
+"""The module of each name; the others come from `whisperd.client`."""
 
 
 def __getattr__(name: str) -> Any:
@@ -81,4 +81,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return list({*globals(), *__all__})  # what is not loaded yet is offered all the same
+    return list({*globals(), *__all__})  # includes what is not imported yet

@@ -1,4 +1,4 @@
-"""The program `whisperd`, from its first line: Ctrl-C ends it while it is imported as it does later."""
+"""The entry point of the program `whisperd`. Ctrl-C ends it cleanly even while it is still being imported."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Import the daemon, and run it until it is told to end."""
+    """Import the daemon, and run it until it is told to exit."""
     try:
         from whisperd.daemon.main import main as run
 

@@ -1,4 +1,4 @@
-"""Disks: what lies and how much fits on one, and what it means when one refuses."""
+"""Disk operations: list, measure, write safely, and explain why the system refused one."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ __all__ = [
 
 T = TypeVar("T")
 
-# A file that is larger than the file system, or a limit on the process, allows has no room either.
+# EFBIG: the file is larger than the file system, or a limit on the process, allows.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-# The last two: a file lies where a folder has to be.
+# The last two: a file is where a folder should be.
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 
 
 def contents(folder: Path) -> list[Path]:
-    """What lies in a folder; nothing where there is none, we may not look, or it goes while we do."""
+    """List a folder; empty if it does not exist, may not be read, or disappears meanwhile."""
     try:
         return list(folder.iterdir())
     except OSError:
@@ -44,7 +44,7 @@ def contents(folder: Path) -> list[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with what is in it as far as that goes. Raises `OSError` of a file."""
+    """Delete a file, or a folder with as much of its contents as possible. Raises `OSError` for a file."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -52,7 +52,7 @@ def remove(path: Path) -> None:
 
 
 def read_json(path: Path, into: type[T]) -> T | None:
-    """What stands in a small file of ours; None where there is none, or it is spoilt."""
+    """Read a small JSON file of whisperd; None if it is missing or invalid."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=into)
     except (OSError, ValueError, RecursionError):
@@ -60,7 +60,7 @@ def read_json(path: Path, into: type[T]) -> T | None:
 
 
 def files_bytes(folder: Path) -> int:
-    """How many bytes the files in a folder have together; what goes while we look has none."""
+    """Return the total size of the files in a folder; one that is deleted meanwhile counts as empty."""
     total_bytes = 0
     for path in contents(folder):
         with suppress(OSError):
@@ -69,15 +69,15 @@ def files_bytes(folder: Path) -> int:
 
 
 def free_bytes(folder: Path) -> int:
-    """What can be written to the disk that a folder is, or will be, on."""
+    """Return the free space on the disk that a folder is, or will be, on."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
 def sync_folder(folder: str | Path) -> None:
-    """Make renames in a folder last. Windows has no such thing, and needs none, nor have some file systems.
-    Raises `OSError`."""
+    """Make renames in a folder durable. Does nothing on Windows, which does not need it, and on file systems
+    that do not support it. Raises `OSError`."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -91,7 +91,7 @@ def sync_folder(folder: str | Path) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file, and its folder, so that after a crash the old one or the new one is there."""
+    """Write a file atomically, and create its folder. After a crash, the old or the new file exists."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -106,7 +106,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def refusal(error: OSError) -> Literal["full", "forbidden"] | None:
-    """Whether the system refused because the disk is full, or because one may not write there."""
+    """Return why the system refused: the disk is full, writing is forbidden, or neither (None)."""
     if error.errno in _FULL:
         return "full"
     return "forbidden" if error.errno in _FORBIDDEN else None
@@ -120,12 +120,12 @@ def disk_full(
     needed_bytes: int | None = None,
     free_bytes: int | None = None,
 ) -> WhisperdError:
-    """`disk.full`: no room for something; how much it needs, and how much is free, where that is known."""
+    """Return `disk.full`, with how much is needed and how much is free where that is known."""
     room = f": it needs {size(needed_bytes)}" if needed_bytes is not None else ""
     free = f", and {size(free_bytes)} are free" if free_bytes is not None else ""
     return WhisperdError(
         "disk.full",
-        f"There is no room for the {kind} {name} in {folder}{room}{free}.",
+        f"There is not enough space for the {kind} {name} in {folder}{room}{free}.",
         fix,
         {"name": name, "path": str(folder), "needed_bytes": needed_bytes, "free_bytes": free_bytes},
     )

@@ -1,14 +1,14 @@
-"""What changes in folders, as the kernel tells of it.
+"""Reports changes in folders, as the kernel notifies of them.
 
     python -m whisperd.folder_changes
 
-A process of its own: `watchfiles` looks at all that is below a folder before it listens, and lets no other
-thread of Python run meanwhile. In somebody's home that takes a minute, for which a daemon would stand still.
+This is a separate process, because `watchfiles` scans everything below a folder before it listens, and holds
+Python's global lock meanwhile: for a home folder that takes a minute, in which the daemon would stand still.
 
-The first line of its input is a JSON document: the folders, and whether what is below them counts. On a
-command line everybody would see their names, and not many would fit. Each line of its output is one as well:
-first a text, why it cannot listen, which is empty where it does from then on; then arrays of changes, an
-empty one where any may be lost. It imports as little as it can, and ends with its parent.
+The first line of input is a JSON document: the folders, and whether to watch their subfolders. (On a command
+line all users could see their names, and not many would fit.) Each line of output is a JSON document as well:
+first a string, which is empty once it listens and otherwise says why it cannot; then arrays of changes, empty
+if any may have been lost. It imports as little as possible, and ends with its parent.
 """
 
 from __future__ import annotations
@@ -30,42 +30,42 @@ if sys.platform == "linux":
 ADDED = 1
 """`watchfiles.Change.added`."""
 FLOOD = 8000
-"""So many changes at once are half of what the kernel's queue holds: some may be lost. No more are told."""
+"""At most so many changes are reported at once. They are half the kernel's queue: more may have been lost."""
 STEP_MS = 500
-"""How often it is asked whether something has changed, and for how long nothing has to before it is told."""
+"""How often the watcher checks for changes, and how long nothing must change before it reports them."""
 GATHER_MS = 1600
 NO_POLLING_MS = 300
-"""The watcher wants to know it, and does not need it."""
+"""A required argument of the watcher that has no effect here."""
 
 
 HEARD_MS = 2000
-"""How long after the kernel's signal a change is waited for; it comes at once."""
+"""How long to wait for a change after the kernel's signal; it normally comes at once."""
 PAUSE_S = 2.0
-"""How long a new watcher is not asked: who goes on writing such names has all looked at each time."""
+"""Shortest pause after a restart of the watcher: each name that is not UTF-8 causes another full scan."""
 PAUSE_RATIO = 3
-"""It is not asked for so many times as long as it took to make it, either."""
+"""The pause is also at least so many times as long as the restart took."""
 LONGEST_SLEEP_S = 60.0
-"""After which it is asked without a signal: a computer may be so busy that a change comes later than that."""
+"""After this the watcher is polled without a signal: on a busy computer, a change may come after the wait."""
 
 
 def main() -> None:
-    """Tell of changes until the parent is gone."""
-    if sys.platform == "linux":  # before there are other threads: it would end us
+    """Report changes until the parent has exited."""
+    if sys.platform == "linux":  # before other threads start: unblocked, the signal would end the process
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGIO})
-    orders = sys.stdin.buffer.readline()  # its end is then waited for, as the parent's
+    orders = sys.stdin.buffer.readline()  # from here on, end of file means that the parent has exited
     watch_parent()
     with os.fdopen(take_output(), "w", encoding="ascii") as output:
 
-        def tell(document: object) -> None:
+        def report(document: object) -> None:
             output.write(json.dumps(document) + "\n")
             output.flush()
 
-        if orders:  # else the parent is gone already
-            tell_of_changes(tell=tell, **json.loads(orders))
+        if orders:  # else the parent has already exited
+            report_changes(report=report, **json.loads(orders))
 
 
-def tell_of_changes(folders: list[str], is_recursive: bool, tell: Callable[[object], None]) -> None:
-    """Listen, and tell of what is heard."""
+def report_changes(folders: list[str], is_recursive: bool, report: Callable[[object], None]) -> None:
+    """Listen for changes and report them, without end."""
     from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
     def listen() -> RustNotify:
@@ -74,32 +74,32 @@ def tell_of_changes(folders: list[str], is_recursive: bool, tell: Callable[[obje
     try:
         watcher = listen()
     except (OSError, UnicodeError) as error:
-        tell(getattr(error, "strerror", None) or str(error))
+        report(getattr(error, "strerror", None) or str(error))
         return
-    has_signal = _has_signal()
-    tell("")
+    has_signal = _request_signal()
+    report("")
     while True:
         try:
             batch = watcher.watch(GATHER_MS, STEP_MS, HEARD_MS if has_signal else 0, None)
-        except WatchfilesRustInternalError:  # a name is not UTF-8: it has lost all, and never tells again
+        except WatchfilesRustInternalError:  # a name is not UTF-8: all changes are lost, the watcher is dead
             began_s = time.monotonic()
             watcher.close()
             watcher = listen()
-            has_signal = _has_signal()
-            tell([])
+            has_signal = _request_signal()
+            report([])
             time.sleep(max(PAUSE_S, PAUSE_RATIO * (time.monotonic() - began_s)))
             continue
         if not isinstance(batch, str):
-            tell(list(batch)[:FLOOD])
+            report(list(batch)[:FLOOD])
         elif has_signal:
             _sleep()
 
 
-def _has_signal() -> bool:
-    """Whether the kernel sends us a signal when something has changed, so that we can sleep until then.
+def _request_signal() -> bool:
+    """Have the kernel send a signal when something changes, so that we can sleep until then; whether it does.
 
-    The watcher itself can only be asked every now and then. A signal that comes while it is asked stays: the
-    next sleep ends at once.
+    The watcher itself can only be polled. A signal that arrives while it is polled stays pending: the next
+    sleep ends at once.
     """
     if sys.platform != "linux":
         return False
@@ -109,7 +109,7 @@ def _has_signal() -> bool:
     except OSError:
         return False
     for descriptor in queues:
-        with suppress(OSError):  # that of a watcher before this one, which is being closed
+        with suppress(OSError):  # of the previous watcher, which is being closed
             fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
             flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
             fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_ASYNC)
@@ -120,7 +120,7 @@ def _has_signal() -> bool:
 def _is_queue(descriptor: Path) -> bool:
     try:
         return str(descriptor.readlink()) == "anon_inode:inotify"
-    except OSError:  # it is closed already, as the one by which this folder was read
+    except OSError:  # already closed, as is the descriptor with which this folder was read
         return False
 
 

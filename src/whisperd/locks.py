@@ -1,4 +1,4 @@
-"""Locks among tasks and processes. The kernel lets go of a lock when whoever holds it dies."""
+"""Locks among tasks and processes. The kernel releases a lock when the process that holds it dies."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from filelock import FileLock, Timeout
 __all__ = ["hold_lock", "is_held", "take_over", "try_lock"]
 
 ENDING_TIMEOUT_S: Final = 30.0
-"""A daemon that is ending listens no more, but holds its locks until its last worker is gone."""
+"""A daemon that is shutting down no longer listens, but holds its locks until its last worker has exited."""
 _POLL_S: Final = 0.05
 
 
 @asynccontextmanager
 async def hold_lock(path: Path, on_wait: Callable[[], None] = lambda: None) -> AsyncIterator[None]:
-    """Hold a lock during the block, waiting for it as long as need be; `on_wait` is told once."""
-    import anyio  # not before: a client that looks at a lock needs none
+    """Wait for a lock and hold it during the block; call `on_wait` once if it is not free at once."""
+    import anyio  # here, since a client that only checks a lock does not need it
 
     for attempt in itertools.count():
         with try_lock(path) as held:
@@ -33,9 +33,9 @@ async def hold_lock(path: Path, on_wait: Callable[[], None] = lambda: None) -> A
 
 
 async def take_over(lock: FileLock, check: Callable[[], None]) -> bool:
-    """Take a lock that a daemon may hold which is ending; False where it is held for too long.
+    """Acquire a lock that a daemon may hold while it shuts down; False if that takes too long.
 
-    `check` raises where there is nothing to wait for. Raises `OSError`.
+    `check` raises if there is no point in waiting. Raises `OSError`.
     """
     import anyio
 
@@ -50,7 +50,7 @@ async def take_over(lock: FileLock, check: Callable[[], None]) -> bool:
 
 
 def is_held(path: Path) -> bool:
-    """Whether somebody holds a lock; nobody does where there is none, or we may not look."""
+    """Whether any process holds a lock; False if its file does not exist or is not accessible."""
     with suppress(OSError):
         if path.exists():
             with try_lock(path) as is_free:
@@ -60,7 +60,7 @@ def is_held(path: Path) -> bool:
 
 @contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
-    """Hold a lock during the block if nobody else has it; whether that is so. Its folder has to exist."""
+    """Hold a lock during the block if it is free, and yield whether it was. Its folder must exist."""
     lock = FileLock(path, thread_local=False)
     with suppress(Timeout):
         lock.acquire(blocking=False)

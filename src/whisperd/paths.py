@@ -1,6 +1,6 @@
-"""Where the program keeps its things. Every place can be moved by an environment variable.
+"""Locates whisperd's files and folders. An environment variable can override each path.
 
-Imports stay light here: the thin client needs `socket_path` and nothing else.
+Imports stay light here: the thin client needs only `socket_path`.
 """
 
 from __future__ import annotations
@@ -35,19 +35,17 @@ MAX_SOCKET_PATH_BYTES = 103 if sys.platform == "darwin" else 107
 
 
 def socket_path(named: str | None = None) -> str:
-    """The path that is named, else `$WHISPERD_SOCKET`, else the usual one. Daemon and clients come to
-    the same answer.
-    """
+    """Return `named`, else `$WHISPERD_SOCKET`, else the default path, the same in daemon and clients."""
     if explicit := named or os.environ.get("WHISPERD_SOCKET"):
         return os.path.abspath(explicit) if os.name == "posix" else explicit  # noqa: PTH100 - light
     return usual_socket_path()
 
 
 def usual_socket_path() -> str:
-    """`whisperd/daemon.sock` in the user's runtime directory.
+    """Return the default path: `whisperd/daemon.sock` in the user's runtime directory.
 
-    Where there is no such directory, or its path is too long for a socket, a folder of the user's
-    own in `/tmp` takes its place.
+    If there is no such directory, or its path is too long for a socket, a private folder in `/tmp` takes its
+    place.
     """
     if os.name == "nt":
         return rf"\\.\pipe\whisperd-{os.environ.get('USERNAME', 'user')}"
@@ -59,7 +57,7 @@ def usual_socket_path() -> str:
 
 
 def whisperctl_for(socket: str) -> str:
-    """How a command begins that is to reach the daemon on this socket, wherever the usual one is."""
+    """Return the start of a command line that reaches the daemon on this socket."""
     if socket == socket_path():
         return "whisperctl"
     from shlex import quote
@@ -69,7 +67,7 @@ def whisperctl_for(socket: str) -> str:
 
 def _runtime_dir() -> str | None:
     explicit = os.environ.get("XDG_RUNTIME_DIR")
-    if explicit and os.access(explicit, os.W_OK):  # after `sudo -u` it is somebody else's
+    if explicit and os.access(explicit, os.W_OK):  # after `sudo -u` it belongs to another user
         return explicit
     if sys.platform == "darwin":
         try:
@@ -81,32 +79,32 @@ def _runtime_dir() -> str | None:
 
 
 def config_file() -> Path:
-    """`$WHISPERD_CONFIG`, else `config.toml` in the user's configuration directory."""
+    """Return `$WHISPERD_CONFIG`, else `config.toml` in the user's configuration directory."""
     return _place("WHISPERD_CONFIG", "config", "config.toml")
 
 
 def state_dir() -> Path:
-    """`$WHISPERD_STATE_DIR`, else the user's state directory: data base, logs, spooled uploads."""
+    """Return `$WHISPERD_STATE_DIR`, else the user's state directory: database, logs, spooled uploads."""
     return _place("WHISPERD_STATE_DIR", "state", "")
 
 
 def log_file() -> Path:
-    """The daemon's log, in the state directory."""
+    """Return the path of the daemon's log, in the state directory."""
     return state_dir() / "daemon.log"
 
 
 def database_file() -> Path:
-    """The data base, in the state directory."""
+    """Return the path of the database, in the state directory."""
     return state_dir() / f"{APP}.sqlite3"
 
 
 def native_dir() -> Path:
-    """`$WHISPERD_NATIVE_DIR`, else `native` in the user's local data directory."""
+    """Return `$WHISPERD_NATIVE_DIR`, else `native` in the user's local data directory."""
     return _place("WHISPERD_NATIVE_DIR", "data", "native")
 
 
 def models_dir() -> Path:
-    """`$WHISPERD_MODELS_DIR`, else `models` in the user's local data directory."""
+    """Return `$WHISPERD_MODELS_DIR`, else `models` in the user's local data directory."""
     return _place("WHISPERD_MODELS_DIR", "data", "models")
 
 
@@ -118,7 +116,7 @@ def _place(variable: str, kind: str, name: str) -> Path:
 
 
 def home() -> Path:
-    """The user's home folder. Raises `home.unknown`."""
+    """Return the user's home folder. Raises `home.unknown`."""
     from pathlib import Path
 
     try:
@@ -128,9 +126,9 @@ def home() -> Path:
 
 
 def make_private_folder(folder: str | os.PathLike[str]) -> None:
-    """Have a folder; it is the user's alone, as are those above it that are missing. Raises `OSError`.
+    """Create a folder and its missing parents, accessible to the user alone. Raises `OSError`.
 
-    What is there already stays as it is.
+    Folders that exist are left unchanged.
     """
     from pathlib import Path
 
@@ -140,27 +138,27 @@ def make_private_folder(folder: str | os.PathLike[str]) -> None:
     except FileNotFoundError:
         if folder.parent == folder:
             raise
-        make_private_folder(folder.parent)  # `parents=True` would leave these to the umask
+        make_private_folder(folder.parent)  # `parents=True` would create these by the umask
         folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def _folder_of_user(kind: str, app: str | None = None) -> Path:
-    """One of the user's folders, or that of a program in it. Raises `home.unknown`."""
+    """Return one of the user's folders, or the folder of a program in it. Raises `home.unknown`."""
     import platformdirs
 
     try:
         folder: Path = getattr(platformdirs, f"user_{kind}_path")(app, appauthor=False)
     except RuntimeError:
         raise _homeless() from None
-    if folder.parts[0] == "~":  # as older versions of it say the same
+    if folder.parts[0] == "~":  # from older versions of platformdirs
         raise _homeless()
     return folder
 
 
 def _homeless() -> WhisperdError:
-    """As in a container, under a number that no user has."""
+    """Return `home.unknown`: for example in a container, under a user id without an account."""
     return WhisperdError(
         "home.unknown",
-        "The home folder is not known: HOME is not set, and the system knows no user of this number.",
+        "The home folder is unknown: HOME is not set, and the system has no account for this user id.",
         "Set HOME to a folder that this user can write to.",
     )

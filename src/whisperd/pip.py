@@ -1,7 +1,7 @@
-"""pip in a child process: how it is run, how far it is, and why it failed.
+"""Runs pip in a child process, follows its progress, and explains why it failed.
 
-What is fetched, pinned by hash unless newer versions are looked for, and how a failure is worded for
-people, is the business of the rooms that fetch it.
+The packages that use this module decide what to fetch, which is pinned by hash except when searching for
+newer versions, and how to word a failure for users.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Cause = Literal[
     "absent",
     "unknown",
 ]
-"""`forbidden` by the file system, `untrusted` for its certificate, `refused` by the index."""
+"""`forbidden`: by the file system; `untrusted`: because of the certificate; `refused`: by the index."""
 
 
 @asynccontextmanager
@@ -51,15 +51,15 @@ async def open_pip(
     environment: Mapping[str, str] | None = None,
     require_hashes: bool = True,
 ) -> AsyncIterator[Pip]:
-    """Run `pip install`, `download` or `wheel` for requirements, by default with hashes; it is dead when
-    the block ends.
+    """Run `pip install`, `download` or `wheel` for requirements, by default with hashes; kill it when the
+    block ends.
 
-    It takes wheels only, unless an option says otherwise. Its temporary files go to an existing folder
-    that the caller removes. Without an `environment` it has the user's own.
+    It accepts only wheels, unless an option says otherwise. Its temporary files go to an existing folder,
+    which the caller deletes. `environment` defaults to that of this process.
     """
     file = temporary / "requirements.txt"
     file.write_text(requirements, encoding="utf-8")
-    # Before options of its configuration: no other place than the one that it is told.
+    # These override pip's configuration files: it must install nowhere but where `options` say.
     here = ("--target=", "--prefix=", f"--root={temporary.anchor or os.sep}")
     command = python_command(
         *("whisperd.child", "pip", action, *(here if action == "install" else ())),
@@ -74,14 +74,14 @@ async def open_pip(
 
 
 def pip_environment(environment: Mapping[str, str], temporary: Path) -> dict[str, str]:
-    """The user's environment, less what would have pip install elsewhere, or other things, or say less than
-    we read.
+    """Return the user's environment, without what would make pip install elsewhere, install other packages,
+    or print less than we read.
 
-    Index, mirror, proxy, certificates, cache and timeouts stay the user's own.
+    The user's index, mirror, proxy, certificates, cache and timeouts stay in effect.
     """
     here = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
     off = dict.fromkeys(_SWITCHES, "0")
-    none = dict.fromkeys(_LISTS, " ")  # it passes over an empty variable, and takes its configuration's
+    none = dict.fromkeys(_LISTS, " ")  # pip would ignore an empty variable and use its configuration file
     return {**environment, **here, **off, **none, "PYTHONUTF8": "1", "NO_COLOR": "1"}
 
 
@@ -90,11 +90,11 @@ _SWITCHES = (
     *("PIP_DRY_RUN", "PIP_REQUIRE_HASHES"),
 )
 _LISTS = ("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT", "PIP_REQUIREMENT", "PIP_EDITABLE")
-"""What would have it want others, or more, than it is told."""
+"""Variables that would make pip install other or more packages than requested."""
 
 
 class Pip:
-    """A pip that runs, or another child whose lines are read."""
+    """A running pip, or another child whose output is read by lines."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -105,7 +105,7 @@ class Pip:
         return self._process.pid
 
     async def lines(self) -> AsyncIterator[str]:
-        """What it prints, until it falls silent for good."""
+        """Yield the lines that it prints, until its output ends."""
         from anyio.streams.text import TextReceiveStream
 
         assert self._process.stdout is not None
@@ -118,27 +118,27 @@ class Pip:
             yield rest
 
     async def succeeded(self) -> bool:
-        """Wait for its end; whether all went well."""
+        """Wait until it exits; whether it succeeded."""
         return await self._process.wait() == 0
 
 
 class PipReader:
-    """Follows pip by what it prints with `--progress-bar raw`, line by line. Pure."""
+    """Follows pip's progress by the lines that it prints with `--progress-bar raw`. Pure."""
 
     def __init__(self, sizes_bytes: Mapping[str, int]) -> None:
-        """The size of each file by the normalised name of its distribution; one that is missing is learnt."""
+        """`sizes_bytes`: file sizes by normalised name of the distribution; missing ones are learnt."""
         self._sizes_bytes = dict(sizes_bytes)
         self._finished: set[str] = set()
         self._current_bytes = 0
         self._lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self.file: str | None = None
-        """The distribution that is coming in."""
+        """The distribution that is being downloaded."""
         self.detail = "downloading"
         """`downloading`, `retrying` or `installing`."""
 
     @property
     def done_bytes(self) -> int:
-        """What has come of all wheels together; a wheel from pip's cache counts as come."""
+        """Bytes downloaded of all wheels together; a wheel from pip's cache counts as downloaded."""
         finished_bytes = sum(self._sizes_bytes[name] for name in self._finished)
         return finished_bytes + (0 if self.file in self._finished else self._current_bytes)
 
@@ -148,10 +148,10 @@ class PipReader:
         return list(self._lines)
 
     def feed(self, line: str) -> bool:
-        """Take in a line; True when it says something new on progress."""
+        """Read a line; return whether it changed the progress."""
         before = (self.file, self._current_bytes, self.detail)
         if progress := _PROGRESS.match(line):
-            # Never back: after a cut, pip counts from the place where it goes on.
+            # Never decreases: after an interruption, pip counts from where it resumes.
             done_bytes = min(int(progress[1]), self._size_bytes(int(progress[2])))
             self._current_bytes = max(self._current_bytes, done_bytes)
             self.detail = "downloading"
@@ -196,18 +196,18 @@ class PipFailure:
 
     cause: Cause
     requirement: str | None
-    """What could not be had, such as `av==18.1.0`, if it said so."""
+    """The requirement that could not be fetched, such as `av==18.1.0`, if pip named it."""
     said: list[str]
     """Its last lines."""
 
     @property
     def reason(self) -> str:
-        """Its last words, as a clause."""
-        return f"pip says {self.said[-1].strip()!r:.200}" if self.said else "pip ended without a word"
+        """Its last line, as a clause."""
+        return f"pip says {self.said[-1].strip()!r:.200}" if self.said else "pip exited without a message"
 
 
 def explain(lines: Sequence[str]) -> PipFailure:
-    """Why pip failed, from its last lines; the first cause in the list that they show."""
+    """Explain why pip failed, from its last lines: by the first entry of `_CAUSES` that they match."""
     text = "\n".join(lines)
     cause: Cause = next((cause for cause, pattern in _CAUSES if re.search(pattern, text)), "unknown")
     missing = _MISMATCH.search(text) if cause == "hash_mismatch" else _MISSING.search(text)
@@ -218,14 +218,14 @@ def explain(lines: Sequence[str]) -> PipFailure:
 _MISMATCH = re.compile(r"^ +(\S+==\S+) from ", re.MULTILINE)
 _MISSING = re.compile(r"(?:No matching distribution found for|not install requirement) ([^\s;]+)")
 
-# An index that is not reached has "no matching distribution" as well, so that comes last.
+# An unreachable index also leads to "No matching distribution", so that comes last.
 _CAUSES: tuple[tuple[Cause, str], ...] = (
     ("hash_mismatch", r"DO NOT MATCH THE HASHES"),
     ("disk_full", r"No space left on device|Disk quota exceeded|File too large|WinError 112"),
-    # Of a connection, a firewall or a sandbox says the same.
+    # A firewall or sandbox that blocks a connection raises the same errors.
     ("forbidden", r"Read-only file system|(?<!new connection: )\[Errno (?:1|13|30)\]|WinError 5\b"),
     ("no_pip", r"[Nn]o module named '?pip\b"),
-    # Of a connection that is cut, or to what speaks no TLS, pip doubts the certificate.
+    # pip reports a connection that is cut, or to a server without TLS, as a certificate error.
     ("unreachable", r"UNEXPECTED_EOF_WHILE_READING|WRONG_VERSION_NUMBER|EOF occurred in violation"),
     (
         "untrusted",

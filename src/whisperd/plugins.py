@@ -1,9 +1,9 @@
-"""What a backend is, and how the daemon finds it. This file is the whole plugin interface.
+"""Defines and discovers backends. This module is the whole plugin interface.
 
-A backend is a distribution with an entry point in the group `whisperd`. The module it names
-implements `whisperd_backend` and announces the variants that it offers. Its engine module is
-imported in a worker process only, with the variant's native bundle on the path; what the worker
-asks of it stands in `whisperd.worker.protocol`. docs/plugins.md walks through writing one.
+A backend is a distribution with an entry point in the group `whisperd`. The module that it names implements
+`whisperd_backend` and announces the variants that it offers. Its engine module is imported only in a worker
+process, with the variant's native bundle on the path; `whisperd.worker.protocol` defines what a worker
+expects of it. docs/plugins.md explains how to write one.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ PROJECT = "whisperd"
 def hookimpl(function: Any = None, **options: Any) -> Any:
     """Mark a function of a plugin as a hook.
 
-    It leaves the mark of `pluggy.HookimplMarker`, and takes its options. A worker imports its plugin as well,
-    and pluggy with all that it needs would be a tenth of a second for nothing.
+    It sets the same mark as `pluggy.HookimplMarker`, and takes the same options. A worker imports its plugin
+    as well, and importing pluggy with its dependencies would waste a tenth of a second.
     """
     if function is None:
         return functools.partial(hookimpl, **options)
@@ -52,21 +52,21 @@ def hookimpl(function: Any = None, **options: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a variant needs of a computer beside what its lock asks for. All of it has to be there."""
+    """What a variant requires of a computer, besides the requirements of its lock. All must be met."""
 
     platforms: Sequence[str] = ()
     """Such as `linux-x86_64` or `macos-arm64`; empty: any."""
     cpu_features: Sequence[str] = ()
-    """Names of `whisperd.hardware.CPU_FEATURES`, asked of processors of that family only: `avx2` is not
-    asked of an ARM processor."""
+    """Names from `whisperd.hardware.CPU_FEATURES`, required only of CPUs of that family: `avx2` is not
+    required of an ARM CPU."""
     cuda: tuple[int, int] | None = None
-    """A GPU, and a driver that can do this CUDA."""
+    """A GPU, and a driver that supports this version of CUDA."""
     frameworks: Sequence[str] = ()
-    """Of macOS: `CoreML`, `Metal`."""
+    """Frameworks of macOS: `CoreML`, `Metal`."""
     blas: bool = False
     """OpenBLAS or MKL with its headers, to build against."""
     compiler: bool = False
-    """A compiler of C++, to build with."""
+    """A C++ compiler."""
 
 
 @dataclass(frozen=True)
@@ -77,70 +77,70 @@ class Variant:
     """`{backend}-{hardware}`, such as `ctranslate2-cpu`; also the name of its native bundle."""
     lock: str | None
     """The text of its lock file: what to install, by hash (format: `whisperd.natives.lock`). None
-    for a backend that needs no native library, such as one that asks another server."""
+    for a backend that needs no native library, such as one that calls another server."""
     device: str
-    """Whose memory holds the model, and so who is asked whether there is room: `cpu`, or `cuda` for a GPU
-    with memory of its own. A build for a GPU that shares the computer's memory, as Apple's do, is `cpu`."""
+    """Which memory holds the model, and is therefore checked for free space: `cpu`, or `cuda` for a GPU with
+    its own memory. A build for a GPU that shares the computer's memory, as Apple's do, is `cpu`."""
     priority: int
-    """Where nothing was measured yet, the usable variant with the highest priority is taken."""
+    """Before anything was measured, the usable variant with the highest priority is used."""
     compute_types: Sequence[str]
-    """Precisions it can compute in, the best choice for this hardware first."""
+    """Precisions that it can compute in, the best choice for this hardware first."""
     needs: Needs = Needs()
-    """What a computer must have for it."""
+    """What it requires of a computer."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables for the worker, such as `CT2_FORCE_CPU_ISA`."""
     converts: Sequence[str] | None = None
-    """Of its compute types those for which a model is converted to the backend's `ModelFormat`. None: all."""
+    """Those of its compute types for which a model is converted to the backend's `ModelFormat`. None: all."""
     build: Mapping[str, str] | None = None
-    """Of a variant that is built on this computer from the sources in its lock: variables for the build,
-    such as `GGML_BLAS`. None where wheels are installed as they are."""
+    """For a variant that is built on this computer from the sources in its lock: variables for the build,
+    such as `GGML_BLAS`. None if wheels are installed."""
 
     def takes_converted(self, compute_type: str) -> bool:
-        """Whether a model is converted for it to compute in that precision."""
+        """Whether a model must be converted for it to compute in that precision."""
         return self.converts is None or compute_type in self.converts
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What a model file in a backend's own format says of itself."""
+    """The metadata of a model file in a backend's own format."""
 
     format: str
     """The name of its `ModelFormat`."""
     precision: str
-    """How its weights are stored, as the engine's users call it: `q5_0`. `Backend.need_bytes` is asked with
-    it in place of a compute type."""
+    """How its weights are stored, as the engine's users call it: `q5_0`. It is passed to
+    `Backend.need_bytes` in place of a compute type."""
     compute_type: str
-    """What the engine computes in with them; `worker.protocol.ComputeType` has the names."""
+    """What the engine computes in with these weights: a name from `worker.protocol.ComputeType`."""
     parameters: int
     language_count: int
-    """How many languages it knows, in the order of Whisper's: 1 is English alone."""
+    """How many languages it knows, in Whisper's order: 1 means English only."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFormat:
-    """A format of model files that is made here from a model in CTranslate2's format. Where `read` is given,
-    people may name files of their own as well."""
+    """A format of model files into which whisperd converts models in CTranslate2's format. If `read` is
+    given, users may also name their own files."""
 
     name: str
     """Such as `ggml`."""
     convert: str
     """`module:function` that a child process calls with the bundle on its path:
-    `(source: Path, target: Path, precision: str, on_bytes: Callable[[int], None])`. It writes the one file
-    `target` from the model in the folder `source`, in the precision of the weights that a compute type of the
-    variant asks for (of `int8_float32` that is `int8`), and says each time how many bytes more of the source
-    were read."""
+    `(source: Path, target: Path, precision: str, on_bytes: Callable[[int], None])`. It writes the single file
+    `target` from the model in the folder `source`, with weights in the precision that a compute type of the
+    variant needs (`int8` for `int8_float32`), and reports with each call of `on_bytes` how many more bytes of
+    the source were read."""
     replaces: str | None = None
-    """The file of a model's folder that this one stands for, such as `model.bin`: the engine is given a
-    folder with the others and this one. Where it cannot be made, or is empty, the model is taken as it is.
-    None: the engine is given the file alone, and nothing else will do."""
+    """The file in a model's folder that this one replaces, such as `model.bin`: the engine gets a folder with
+    the other files and this one. If it cannot be made, or is empty, the engine gets the original model. None:
+    the engine gets the file alone, and loading fails without it."""
     version: int = 1
-    """Grows when the function writes something else than before, so that old files are made again."""
+    """Increase it when the function's output changes, so that old files are converted again."""
     magic: bytes = b""
-    """What each file of the format begins with."""
+    """The first bytes of each file of the format."""
     read: Callable[[BinaryIO, int], ModelFacts] | None = None
-    """Reads a file of so many bytes, which may be anything, in the daemon: with no native library, and
-    nothing believed that it says. Raises ValueError with the reason, as the end of a sentence, for what the
-    engine cannot load."""
+    """Reads a file and its size in bytes. It runs in the daemon, without native libraries, and must trust
+    nothing in the file, which may be anything. Raises ValueError, with the reason as the end of a sentence,
+    if the engine cannot load the file."""
 
 
 @dataclass(frozen=True)
@@ -153,10 +153,11 @@ class Backend:
     """`module:function` that a worker calls to load a model: `whisperd.worker.protocol.LoadEngine`."""
     variants: Sequence[Variant]
     need_bytes: Callable[..., int] | None = None
-    """Estimates the memory that a model takes, as `whisperd.models.memory.need_bytes` does for CTranslate2:
-    `(parameters, compute_type, *, batch_size, replicas, device)` in bytes. None: that very estimate."""
+    """Estimates the memory in bytes that a model takes, as `whisperd.models.memory.need_bytes` does for
+    CTranslate2: `(parameters, compute_type, *, batch_size, replicas, device)`. None: that function is
+    used."""
     model_format: ModelFormat | None = None
-    """None: the engine is given the folder of a model in CTranslate2's format, as the model store has it."""
+    """None: the engine gets the folder of a model in CTranslate2's format, as the model store has it."""
 
 
 @dataclass(frozen=True)
@@ -164,35 +165,35 @@ class _Found:
     backends: tuple[Backend, ...]
     problems: tuple[WhisperdError, ...]
     versions: Mapping[str, str]
-    """Of the distribution of each backend."""
+    """The version of each backend's distribution, by the backend's name."""
 
 
 def backends() -> tuple[Backend, ...]:
-    """Every backend that is installed, by name. A plugin that cannot be used is among `problems` instead."""
+    """Return every installed backend, sorted by name. `problems` lists the plugins that cannot be used."""
     return _find().backends
 
 
 def problems() -> tuple[WhisperdError, ...]:
-    """Why plugins were passed over: `plugin.broken`, `plugin.invalid`, `plugin.name_taken`.
+    """Return why plugins were skipped: `plugin.broken`, `plugin.invalid`, `plugin.name_taken`.
 
-    `data` of each has `plugin` (its entry point), `distribution` (None where that is not known) and `module`.
+    `data` of each has `plugin` (its entry point), `distribution` (None if unknown) and `module`.
     """
     return tuple(problem.copy() for problem in _find().problems)
 
 
 def variants() -> list[tuple[Backend, Variant]]:
-    """Every variant of every backend, the highest priority first."""
+    """Return every variant of every backend, the highest priority first."""
     pairs = [(backend, variant) for backend in backends() for variant in backend.variants]
     return sorted(pairs, key=lambda pair: -pair[1].priority)
 
 
 def find_variant(name: str) -> tuple[Backend, Variant] | None:
-    """The variant of that name."""
+    """Return the variant of that name and its backend."""
     return next((pair for pair in variants() if pair[1].name == name), None)
 
 
 def versions() -> dict[str, str]:
-    """The version of the distribution that each backend comes from, by the backend's name."""
+    """Return the version of each backend's distribution, by the backend's name."""
     return dict(_find().versions)
 
 
@@ -219,19 +220,19 @@ def _entry_points() -> list[EntryPoint]:
 
     try:
         return list(entry_points(group=PROJECT))
-    except Exception:  # one distribution, of whoever, whose list cannot be read
+    except Exception:  # one distribution has an unreadable list: read the others
         found: dict[str, list[EntryPoint]] = {}
         for distribution in distributions():
             try:
                 own = list(distribution.entry_points.select(group=PROJECT))
-                found.setdefault(distribution.name, own)  # as anywhere on the path, the first counts
+                found.setdefault(distribution.name, own)  # the first on the path counts, as for imports
             except Exception:
-                log.exception("a distribution whose entry points cannot be read is passed over")
+                log.exception("skipping a distribution whose entry points cannot be read")
         return [entry_point for own in found.values() for entry_point in own]
 
 
 def _announced(entry_point: EntryPoint) -> Backend | None:
-    """The backend of a plugin. Raises `plugin.broken` and `plugin.invalid`."""
+    """Return the backend that a plugin announces. Raises `plugin.broken` and `plugin.invalid`."""
     import pluggy
 
     from whisperd.announcement import faults, names_a_module
@@ -246,11 +247,11 @@ def _announced(entry_point: EntryPoint) -> Backend | None:
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(Hooks)
     if not names_a_module(entry_point.value):
-        raise _invalid(entry_point, f"its entry point names no module: {entry_point.value!r}")
+        raise _invalid(entry_point, f"its entry point does not name a module: {entry_point.value!r}")
     try:
         plugin = entry_point.load()
         manager.register(plugin)
-        manager.check_pending()  # a hook that does not exist is a spelling mistake
+        manager.check_pending()  # an unknown hook is a misspelt one
         backend: Backend | None = next(iter(manager.hook.whisperd_backend()), None)
         fault = None if backend is None else next(faults(backend, entry_point.name), None)
     except (Exception, SystemExit) as error:
@@ -263,7 +264,7 @@ def _announced(entry_point: EntryPoint) -> Backend | None:
 
 
 def _check_names_are_free(backend: Backend, found: Sequence[Backend], entry_point: EntryPoint) -> None:
-    """Raises `plugin.name_taken`: of two that use one name, nobody could say which is meant."""
+    """Raise `plugin.name_taken` if another backend uses one of its names, which would then be ambiguous."""
     wanted = {backend.name, *(variant.name for variant in backend.variants)}
     for other in found:
         taken = {other.name, *(variant.name for variant in other.variants)}
@@ -288,9 +289,12 @@ def _broken(entry_point: EntryPoint, error: BaseException) -> WhisperdError:
 
 def _problem(code: str, message: str, entry_point: EntryPoint) -> WhisperdError:
     distribution = _distribution(entry_point)
-    fix = "Update or remove the distribution that it comes from."
+    fix = "Update or uninstall the distribution that it comes from."
     if distribution is not None:
-        fix = f"Update it, `pip install --upgrade {distribution}`, or `pip uninstall {distribution}`."
+        fix = (
+            f"Update it with `pip install --upgrade {distribution}`, or remove it with "
+            f"`pip uninstall {distribution}`."
+        )
     data = {"plugin": entry_point.name, "distribution": distribution, "module": entry_point.value}
     return WhisperdError(code, f"{message}.", fix, data)
 

@@ -1,4 +1,4 @@
-"""What a processor may be able to do that matters here, as people call it. Light: the client reads it."""
+"""The CPU features that matter to whisperd, with their usual names. Imports stay light: clients use this."""
 
 from __future__ import annotations
 
@@ -34,4 +34,4 @@ ARM_FEATURES: Final = {
     "sve": "SVE",
 }
 CPU_FEATURES: Final = {**X86_FEATURES, **ARM_FEATURES}
-"""What a processor may be able to do that matters here, with its name for people."""
+"""All features, each with its usual name."""

@@ -1,8 +1,8 @@
-"""What Windows has where Unix has process groups, modes and users: job objects and access lists.
+"""Windows' counterparts of process groups, file modes and users: job objects and access control lists.
 
-Imported on Windows alone. It cannot be tried elsewhere: it is exercised by CI on Windows.
+Imported on Windows only, so it is tested only by CI on Windows.
 """
-# ruff: noqa: E402 - what follows the assertion exists on Windows alone
+# ruff: noqa: E402 - the imports after the assertion exist on Windows only
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _advapi32 = ctypes.WinDLL("advapi32", use_last_error=True)
 _INVALID_HANDLE: Final = ctypes.c_void_p(-1).value
 _PIPE_BUFFER_BYTES: Final = 64 * 1024
 
-# Names and numbers are those of the Windows headers.
+# Names and values as in the Windows headers.
 _PIPE_ACCESS_DUPLEX: Final = 0x3
 _FILE_FLAG_OVERLAPPED: Final = 0x40000000
 _FILE_FLAG_FIRST_PIPE_INSTANCE: Final = 0x80000
@@ -48,7 +48,7 @@ for _function in (
 
 
 class JobObject:
-    """Processes that end together: when the block ends, or this process, however it does."""
+    """Processes that are killed together when the block or this process ends, however it ends."""
 
     def __init__(self) -> None:
         self._handle = ctypes.c_void_p(_check(_kernel32.CreateJobObjectW(None, None)))
@@ -70,7 +70,7 @@ class JobObject:
         _kernel32.CloseHandle(self._handle)
 
     def add(self, pid: int) -> None:
-        """Take a process in; what it starts from now on comes with it."""
+        """Add a process; what it starts from now on belongs to the job object as well."""
         process = ctypes.c_void_p(_check(_kernel32.OpenProcess(_PROCESS_SET_QUOTA_AND_TERMINATE, False, pid)))
         try:
             _check(_kernel32.AssignProcessToJobObject(self._handle, process))
@@ -79,9 +79,9 @@ class JobObject:
 
 
 def create_pipe(path: str, *, is_first: bool) -> int:
-    """The server's end of a named pipe, for the present user alone; returns its handle.
+    """Create the server's end of a named pipe, accessible to the current user alone, and return its handle.
 
-    Raises `PermissionError` if `is_first` and a pipe of that name is there, whoever made it.
+    Raises `PermissionError` if `is_first` and a pipe of that name exists, whoever created it.
     """
     user = current_user()
     descriptor = ctypes.c_void_p()
@@ -109,7 +109,7 @@ def create_pipe(path: str, *, is_first: bool) -> int:
 
 
 def current_user() -> str:
-    """The security identifier of the present user, as text."""
+    """Return the security identifier of the current user, as text."""
     token = wintypes.HANDLE()
     process = ctypes.c_void_p(_kernel32.GetCurrentProcess())
     _check(_advapi32.OpenProcessToken(process, _TOKEN_QUERY, ctypes.byref(token)))
@@ -125,7 +125,7 @@ def current_user() -> str:
 
 
 def owner_of(handle: int) -> str:
-    """The security identifier of the user who owns a pipe, as text."""
+    """Return the security identifier of the user who owns a pipe, as text."""
     owner, descriptor = ctypes.c_void_p(), ctypes.c_void_p()
     error = _advapi32.GetSecurityInfo(
         ctypes.c_void_p(handle),
@@ -154,7 +154,7 @@ class _SecurityAttributes(ctypes.Structure):
 
 
 class _ExtendedLimits(ctypes.Structure):
-    """JOBOBJECT_EXTENDED_LIMIT_INFORMATION, of which one flag is set."""
+    """JOBOBJECT_EXTENDED_LIMIT_INFORMATION, of which we set one flag."""
 
     _fields_ = (
         ("PerProcessUserTimeLimit", ctypes.c_int64),
@@ -175,7 +175,7 @@ class _ExtendedLimits(ctypes.Structure):
 
 
 def _check(result: int | None) -> int:
-    """The result of a call, unless it says that the call failed."""
+    """Return the result of a call; raise `OSError` if it failed."""
     if not result or result == _INVALID_HANDLE:
         raise ctypes.WinError(ctypes.get_last_error())
     return result

@@ -33,7 +33,7 @@ def error_of(recording: str) -> WhisperdError:
         ("denied_windows", "native.not_writable", "/native"),
         ("no_pip", "native.no_pip", "no pip"),
         ("exception", "native.install_failed", "division by zero"),
-        ("silence", "native.install_failed", "without a word"),
+        ("silence", "native.install_failed", "without a message"),
     ],
 )
 def test_a_failure_is_explained(recording: str, code: str, words: str) -> None:

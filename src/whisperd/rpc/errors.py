@@ -1,4 +1,4 @@
-"""The one kind of error that reaches a person: a stable code, a message, and what to do next."""
+"""The one kind of error that reaches users: a stable code, a message, and what to do next."""
 
 from __future__ import annotations
 
@@ -10,46 +10,46 @@ from typing import Any, Final
 __all__ = ["UNEXPECTED", "WhisperdError", "from_sendable", "sendable"]
 
 UNEXPECTED: Final = "process.failed"
-"""The code of an exception that a child process did not mean to raise; its traceback is for the log."""
+"""The code of an unexpected exception in a child process; its traceback goes to the log."""
 MAX_TEXT_CHARACTERS: Final = 8_000
-"""An error may quote what a client sent, and is not to send megabytes of it back."""
+"""An error may quote what a client sent, and must not send megabytes of it back."""
 
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
-_SPELLED: Final = re.compile(rb"\\x([89a-f][0-9a-f])")
+_ESCAPED: Final = re.compile(rb"\\x([89a-f][0-9a-f])")
 
 
 class WhisperdError(Exception):
-    """Something went wrong that a person should understand and can act on.
+    """An error that a user can understand and act on.
 
-    `code` is a stable `noun.problem` word for programs, `message` one sentence that says what
-    happened, `fix` one sentence that says what to do next, `data` details (may be empty).
+    `code` is a stable identifier for programs, `noun.problem`; `message` is one sentence that says what
+    happened; `fix` is one sentence that says what to do next; `data` has details and may be empty.
     """
 
     def __init__(self, code: str, message: str, fix: str, data: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
-        self.add_note(f"{fix} ({code})")  # for who sees it in a traceback, below the message
+        self.add_note(f"{fix} ({code})")  # shown below the message in a traceback
         self.code = code
         self.message = message
         self.fix = fix
         self.data: dict[str, Any] = dict(data or {})
 
     def to_wire(self) -> dict[str, Any]:
-        """The map that travels on the wire and is printed under `--json`."""
+        """Return the map that is sent on the wire and printed under `--json`."""
         wire = {"code": self.code, "message": self.message, "fix": self.fix, "data": self.data}
         return dict(sendable(wire, MAX_TEXT_CHARACTERS))
 
     def to_text(self) -> str:
-        """All that a person needs in one line, for peers that take errors for texts."""
+        """Return message, fix and code in one line, for clients that expect an error to be a string."""
         return str(sendable(f"{self.message} {self.fix} ({self.code})", MAX_TEXT_CHARACTERS))
 
     def copy(self) -> WhisperdError:
-        """The same error without where it was raised: to keep it, or to raise it in several tasks."""
+        """Return the same error without its traceback: to store it, or to raise it in several tasks."""
         return WhisperdError(self.code, self.message, self.fix, self.data)
 
     @classmethod
     def from_wire(cls, wire: object) -> WhisperdError:
-        """Read an error map; anything else (another server's error) becomes `rpc.foreign_error`."""
+        """Read an error map; anything else (an error of another server) becomes `rpc.foreign_error`."""
         if isinstance(wire, Mapping) and isinstance(wire.get("code"), str):
             data = wire.get("data")
             return cls(
@@ -60,7 +60,7 @@ class WhisperdError(Exception):
             )
         return cls(
             "rpc.foreign_error",
-            f"The other side answered with an error of its own: {wire!r:.200}.",
+            f"The server replied with an error in an unknown format: {wire!r:.200}.",
             "Check that the socket belongs to whisperd.",
         )
 
@@ -69,17 +69,18 @@ class WhisperdError(Exception):
 
 
 def sendable(value: Any, max_characters: int | None = None) -> Any:
-    r"""The same value as a message can hold it: every text in it is valid, and no longer than that many
-    characters, and what is not plain is a text.
+    r"""Convert a value so that a message can contain it: make its strings valid and truncate them to
+    `max_characters`, and turn objects of other types into strings.
 
-    A path may hold bytes that are no UTF-8; Python keeps them as surrogates, which nobody can encode. They
-    are spelled as `\xe9`, so that two names are two; `from_sendable` reads that.
+    A path may contain bytes that are not UTF-8. Python represents them as surrogates, which cannot be
+    encoded. They are escaped as `\xe9`, so that different names stay different; `from_sendable` reverses
+    this.
     """
     match value:
         case str():
             if max_characters is not None and len(value) > max_characters:
                 value = value[: max_characters - 1] + "…"
-            return value if value.isascii() else _SURROGATE.sub(_spelled, value)
+            return value if value.isascii() else _SURROGATE.sub(_escaped, value)
         case Mapping():
             return {sendable(str(key)): sendable(inner, max_characters) for key, inner in value.items()}
         case list() | tuple():
@@ -88,15 +89,15 @@ def sendable(value: Any, max_characters: int | None = None) -> Any:
             return value
         case int() if -(2**63) <= value < 2**64:
             return value
-        case _:  # a plugin's
+        case _:  # from a plugin
             return sendable(str(value), max_characters)
 
 
 def from_sendable(path: str) -> str:
-    r"""The path that a person means who writes it as it is shown, with `\xe9` for a byte that is no UTF-8."""
-    return os.fsdecode(_SPELLED.sub(lambda found: bytes([int(found[1], 16)]), os.fsencode(path)))
+    r"""Return the path that was typed as it is displayed, with `\xe9` for a byte that is not UTF-8."""
+    return os.fsdecode(_ESCAPED.sub(lambda found: bytes([int(found[1], 16)]), os.fsencode(path)))
 
 
-def _spelled(found: re.Match[str]) -> str:
+def _escaped(found: re.Match[str]) -> str:
     number = ord(found[0])
     return f"\\x{number - 0xDC00:02x}" if 0xDC80 <= number <= 0xDCFF else f"\\u{number:04x}"

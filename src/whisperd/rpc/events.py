@@ -1,4 +1,4 @@
-"""The events that the daemon sends to those who subscribed. See docs/interface.md for the table."""
+"""The events that the daemon sends to subscribers. docs/interface.md lists them."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ RuntimeStatusName = Literal["unloaded", "downloading", "loading", "loaded", "fai
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
-    """Something happened. `time` and `seq` are added when it is published."""
+    """Base of all events. `time` and `seq` are added when it is published."""
 
 
 class RuntimeStatus(Event, frozen=True, tag="runtime.status"):
-    """A runtime changed its status, or got further in it."""
+    """The status of a runtime, or its progress, changed."""
 
     id: str
     name: str
@@ -62,31 +62,31 @@ class ModelProgress(_DownloadProgress, frozen=True, tag="model.progress"):
 
 
 class CalibrationProgress(Event, frozen=True, tag="calibration.progress"):
-    """A setting is being tried. `done` of at most `total` seconds are spent; the margin is in seconds too."""
+    """A setting is being tried; `done` of at most `total` seconds are spent. The margin is in seconds too."""
 
     model: str
     detail: str
-    """`preparing`, `waiting` (somebody needs the computer), `loading` or `measuring`."""
+    """`preparing`, `waiting` (the computer is in use), `loading` or `measuring`."""
     variant: str
     workers: int
     cpu_threads: int
     batch_size: int
     context_margin: float
     trials: int
-    """Those that are done."""
+    """The number of completed trials."""
     done: float
     total: float
 
 
 class JobQueued(Event, frozen=True, tag="job.queued"):
-    """A job was taken; `position` jobs are before it."""
+    """A job was accepted; `position` jobs are ahead of it."""
 
     id: str
     position: int
 
 
 class JobStarted(Event, frozen=True, tag="job.started"):
-    """A job's first audio was decoded. `language` is None until it is known."""
+    """The first audio of a job was decoded. `language` is None until it is known."""
 
     id: str
     runtime: str
@@ -104,9 +104,9 @@ class SpokenWord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TranscriptionWord(Event, frozen=True, tag="transcription.word"):
-    """A word, where the times of words were asked for; its segment follows its last one.
+    """A word, sent only if the times of words were requested. The segment follows its last word.
 
-    `index` is its place in the segment.
+    `index` is the word's position in the segment.
     """
 
     id: str
@@ -120,7 +120,7 @@ class TranscriptionWord(Event, frozen=True, tag="transcription.word"):
 
 
 class TranscriptionSegment(Event, frozen=True, tag="transcription.segment"):
-    """A piece of text, in the order of the file."""
+    """A segment of text, in the order of the file."""
 
     id: str
     index: int
@@ -128,29 +128,29 @@ class TranscriptionSegment(Event, frozen=True, tag="transcription.segment"):
     end: float
     text: str
     channel: int | None = None
-    """From 0, where channels are heard by themselves."""
+    """Counted from 0, if channels are transcribed separately."""
     language: str | None = None
-    """What is spoken in it, as a code."""
+    """The code of the language spoken in it."""
     words: tuple[SpokenWord, ...] | None = None
-    """None unless the times of words were asked for."""
+    """None unless the times of words were requested."""
 
 
 class TranscriptionPartial(Event, frozen=True, tag="transcription.partial"):
-    """What there is of an utterance that is still being spoken: `tentative` goes on behind `agreed`.
+    """The text so far of an utterance that is still being spoken: `agreed`, continued by `tentative`.
 
-    Both are empty where it has turned out to be no speech. Its segments take its place.
+    Both are empty if it turned out not to be speech. Its segments replace it.
     """
 
     id: str
     start: float
     end: float
     agreed: str
-    """Not taken back as long as it is spoken."""
+    """Not changed while the utterance is being spoken."""
     tentative: str
 
 
 class TranscriptionProgress(Event, frozen=True, tag="transcription.progress"):
-    """Seconds of audio done, of those in the file; speed as a multiple of real time; seconds left."""
+    """Seconds of audio done, and in total; speed as a multiple of real time; seconds left."""
 
     id: str
     done: float
@@ -160,9 +160,12 @@ class TranscriptionProgress(Event, frozen=True, tag="transcription.progress"):
 
 
 class TranscriptionCompleted(Event, frozen=True, tag="transcription.completed"):
-    """A job ended well. Of the `duration` of the recording, `total` was asked for: less where that was parts.
-    These and `elapsed` are in seconds, `speed` is `total` by `elapsed`, `segments` a count; `cached`: a kept
-    transcript answered; `warnings`: errors that say what may be wrong with the text all the same."""
+    """A job completed.
+
+    `total` is how much of the recording's `duration` was requested: less if only parts were. These and
+    `elapsed` are in seconds; `speed` is `total` divided by `elapsed`; `segments` is a count. `cached`: the
+    result is a stored transcript. `warnings`: errors that say what may be wrong with the text nevertheless.
+    """
 
     id: str
     text: str
@@ -178,14 +181,14 @@ class TranscriptionCompleted(Event, frozen=True, tag="transcription.completed"):
 
 
 class TranscriptionFailed(Event, frozen=True, tag="transcription.failed"):
-    """A job ended with an error."""
+    """A job failed with an error."""
 
     id: str
     error: dict[str, Any]
 
 
 class TranscriptionCancelled(Event, frozen=True, tag="transcription.cancelled"):
-    """A job was cancelled; `error` says by what."""
+    """A job was cancelled; `error` says why."""
 
     id: str
     error: dict[str, Any]

@@ -1,9 +1,9 @@
-"""Cutting a byte stream into MessagePack values, within limits. No I/O here.
+"""Splits a byte stream into MessagePack values, within limits. Performs no I/O.
 
-A frame is first found without building a single object (`Unpacker.skip`), then its shape is walked
-under a limit on depth and on items. Only a frame that passed is decoded, so a hostile peer can
-make us hold `max_frame_bytes` and no more: a four megabyte frame of empty arrays would otherwise
-become a quarter of a gigabyte of Python lists.
+The end of a frame is first found without building a single object (`Unpacker.skip`); then its structure is
+walked, under limits on depth and number of values. Only a frame that passes is decoded, so a hostile peer can
+make us hold `max_frame_bytes` and no more: a frame of 4 MB of empty arrays would otherwise become a quarter
+of a gigabyte of Python lists.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MAPS = frozenset({*_FIXMAP, 0xDE, 0xDF})
 
 
 class FrameLimits(NamedTuple):
-    """What one frame may be: bytes, nesting of arrays and maps, and values in all."""
+    """Limits of one frame: bytes, nesting of arrays and maps, and values in all."""
 
     max_frame_bytes: int = 4 * 1024 * 1024
     max_depth: int = 16
@@ -32,11 +32,10 @@ class FrameLimits(NamedTuple):
 
 
 class FrameReader:
-    """Bytes in, whole frames out.
+    """Turns received bytes into whole frames.
 
-    `feed` raises `WhisperdError` (`rpc.frame_too_large`, `rpc.frame_too_deep`, `rpc.frame_malformed`)
-    for a stream that cannot be trusted any more: the connection is then to be closed, because
-    nobody can say where the next frame begins.
+    If `feed` raises `WhisperdError` (`rpc.frame_too_large`, `rpc.frame_too_deep`, `rpc.frame_malformed`),
+    close the connection: the beginning of the next frame is unknown.
     """
 
     def __init__(self, limits: FrameLimits | None = None) -> None:
@@ -46,9 +45,9 @@ class FrameReader:
         self._pending_offset = 0  # where `_pending` begins in the whole stream
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Take what arrived; yield each frame that is complete, as raw bytes."""
-        # Taken in pieces that fit beside a frame's beginning, so that the limit holds for a frame
-        # and not for how much the kernel happened to deliver at once.
+        """Take the bytes that arrived; yield each complete frame, as raw bytes."""
+        # In pieces that fit after the beginning of a frame, so that the limit applies to a frame and not to
+        # how much the kernel happened to deliver at once.
         view = memoryview(data)
         while view:
             room = self._limits.max_frame_bytes - len(self._pending)
@@ -66,7 +65,7 @@ class FrameReader:
         if not self._pending:
             return None
         try:
-            self._unpacker.skip()  # goes on where it stopped when the rest of a frame has come
+            self._unpacker.skip()  # resumes where it stopped when the rest of a frame has arrived
         except msgpack.OutOfData:
             return None
         except msgpack.StackError as error:
@@ -82,7 +81,7 @@ class FrameReader:
 
     def _check_shape(self, frame: bytes) -> None:
         if frame[0] not in _FIXARRAY:
-            raise frame_error("rpc.frame_malformed", "A message has to be a MessagePack-RPC array")
+            raise frame_error("rpc.frame_malformed", "A message is not a MessagePack-RPC array")
         walker = msgpack.Unpacker(max_buffer_size=len(frame))
         walker.feed(frame)
         remaining = [1]  # values still to come, one entry per open array or map
@@ -106,14 +105,14 @@ class FrameReader:
                 )
             if items > self._limits.max_items:
                 raise frame_error(
-                    "rpc.frame_too_large", f"A message holds more than {self._limits.max_items:,} values"
+                    "rpc.frame_too_large", f"A message contains more than {self._limits.max_items:,} values"
                 )
 
 
 def frame_error(code: str, message: str) -> WhisperdError:
-    """An error after which the stream cannot be read on."""
+    """Return an error after which no more can be read from the stream."""
     return WhisperdError(
         code,
         f"{message}.",
-        "Send MessagePack-RPC as docs/interface.md describes, large inputs through uploads.*.",
+        "Send MessagePack-RPC as docs/interface.md describes, and large inputs with `uploads.*`.",
     )

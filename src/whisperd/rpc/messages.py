@@ -1,8 +1,8 @@
-"""The messages of MessagePack-RPC and how they are encoded and strictly decoded.
+"""The messages of MessagePack-RPC: types, encoding and strict decoding.
 
-Requests are `[0, msgid, method, params]`, responses `[1, msgid, error, result]`, notifications
-`[2, method, params]`. `params` is an array of one map, or empty. Parameters stay raw bytes until
-the method is known, and are then decoded into that method's own struct.
+Requests are `[0, msgid, method, params]`, responses `[1, msgid, error, result]`, notifications `[2, method,
+params]`. `params` is an array of one map, or empty. Parameters stay raw bytes until the method is known, and
+are then decoded into that method's own struct.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ MAX_MESSAGE_ID: Final = 2**32 - 1
 
 
 Name = Annotated[str, msgspec.Meta(max_length=4096)]
-"""What something is called. A longer text is no name, and looking for what was meant would take long."""
+"""The name of something. It is limited because searching for similar names takes long for a longer one."""
 
 
 class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every method's parameters: a closed map, checked strictly."""
+    """Base of every method's parameters: a map without unknown keys, checked strictly."""
 
 
 class NoParams(Params, frozen=True):
-    """For methods that take nothing."""
+    """The parameters of methods that take none."""
 
 
 class Named(Params, frozen=True):
-    """What is meant: its name, where it has one also its id or path."""
+    """Names the object concerned: by its name, or its id or path if it has one."""
 
     name: Name
 
@@ -57,26 +57,26 @@ Changes = TypeVar("Changes")
 
 
 class Edit(Named, Generic[Changes], frozen=True):
-    """What is meant, what of it is to be changed, and the version that the change was made from."""
+    """Names the object to edit, the changes, and the version that they are based on."""
 
     changes: Changes
     version: int | None = None
 
 
 class InvalidAnswer(WhisperdError):
-    """An answer holds something that cannot be decoded, such as a text that is not UTF-8."""
+    """A response contains something that cannot be decoded, such as a string that is not UTF-8."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(
             "rpc.invalid_answer",
-            f"The other side sent an answer that cannot be read: {reason}.",
-            "Update whisperd and its plugins, so that they are of one version.",
+            f"The other side sent a response that cannot be decoded: {reason}.",
+            "Update whisperd and its plugins, so that they have the same version.",
         )
         self.reason = reason
 
 
 class Request(msgspec.Struct, frozen=True):
-    """A call that wants an answer under `id`."""
+    """A call that expects a response with this `id`."""
 
     id: int
     method: str
@@ -84,14 +84,14 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Response(msgspec.Struct, frozen=True):
-    """The answer to the request with this `id`: either an error map or a result, still raw."""
+    """The response to the request with this `id`: either an error map or a result, still raw."""
 
     id: int
     error: msgspec.Raw
     result: msgspec.Raw
 
     def unwrap(self) -> Any:
-        """The decoded result. Raises the error, or `InvalidAnswer` if it cannot be read."""
+        """Return the decoded result. Raises the error, or `InvalidAnswer` if either cannot be decoded."""
         try:
             error, result = msgspec.msgpack.decode(self.error), msgspec.msgpack.decode(self.result)
         except (ValueError, TypeError, RecursionError) as failure:
@@ -102,7 +102,7 @@ class Response(msgspec.Struct, frozen=True):
 
 
 class Notification(msgspec.Struct, frozen=True):
-    """A message that wants no answer."""
+    """A message that expects no response."""
 
     method: str
     params: msgspec.Raw
@@ -117,7 +117,7 @@ P = TypeVar("P")
 
 
 def decode_message(frame: bytes) -> Request | Response | Notification:
-    """Read one frame. Raises `WhisperdError` (`rpc.invalid_message`) if it is none of the three."""
+    """Decode one frame. Raises `WhisperdError` (`rpc.invalid_message`) if it is none of the three."""
     try:
         match _decode_parts(frame):
             case [kind, message_id, method, params] if _decode_int(kind) == 0:
@@ -130,20 +130,20 @@ def decode_message(frame: bytes) -> Request | Response | Notification:
         pass
     raise WhisperdError(
         "rpc.invalid_message",
-        "A message is neither a request, a response nor a notification.",
+        "A message is not a request, a response or a notification.",
         "Send [0, msgid, method, params] or [2, method, params].",
     )
 
 
 def decode_params(raw: msgspec.Raw | bytes, into: type[P]) -> P:
-    """Read a method's parameters strictly; an empty array or an empty inner array is an empty map.
+    """Decode a method's parameters strictly; an empty array or an empty inner array is an empty map.
 
     Raises `WhisperdError` (`rpc.invalid_params`) that names the place and what was expected.
     """
     try:
         arguments = msgspec.msgpack.decode(raw, type=list[msgspec.Raw])
         if len(arguments) > 1:
-            raise invalid_params(f"parameters are one map, and {len(arguments)} values came")
+            raise invalid_params(f"expected one map, got {len(arguments)} values")
         # Lua cannot tell an empty map from an empty array (0x90).
         body = arguments[0] if arguments and bytes(arguments[0]) != b"\x90" else b"\x80"
         return msgspec.msgpack.decode(body, type=into, strict=True)
@@ -152,37 +152,37 @@ def decode_params(raw: msgspec.Raw | bytes, into: type[P]) -> P:
 
 
 def invalid_params(reason: str) -> WhisperdError:
-    """The parameters do not fit the method; `reason` names the place."""
+    """Return the error for parameters that do not fit the method; `reason` names the place."""
     return WhisperdError(
         "rpc.invalid_params",
-        f"The parameters do not fit: {reason}.",
-        "See docs/interface.md for what this method takes.",
+        f"The parameters are invalid: {reason}.",
+        "See docs/interface.md for the parameters of this method.",
     )
 
 
 def encode_request(message_id: int, method: str, params: object) -> bytes:
-    """`[0, msgid, method, [params]]`."""
+    """Encode `[0, msgid, method, [params]]`."""
     return _encoder.encode((0, message_id, method, () if params is None else (params,)))
 
 
 def encode_response(
     message_id: int, *, error: WhisperdError | str | None = None, result: object = None
 ) -> bytes:
-    """`[1, msgid, error, result]`."""
-    said = error.to_wire() if isinstance(error, WhisperdError) else error
-    return encode_value((1, message_id, said, result))
+    """Encode `[1, msgid, error, result]`."""
+    wire = error.to_wire() if isinstance(error, WhisperdError) else error
+    return encode_value((1, message_id, wire, result))
 
 
 def encode_notification(method: str, *params: object) -> bytes:
-    """`[2, method, params]`."""
+    """Encode `[2, method, params]`."""
     return encode_value((2, method, params))
 
 
 def encode_value(value: object) -> bytes:
-    """A part of a message."""
+    """Encode a message or a part of one."""
     try:
         return _encoder.encode(value)
-    except UnicodeEncodeError:  # a path that is not UTF-8 is in it
+    except UnicodeEncodeError:  # it contains a path that is not UTF-8
         return _encoder.encode(sendable(msgspec.to_builtins(value, builtin_types=(bytes,))))
 
 

@@ -1,5 +1,5 @@
-"""One end of a MessagePack-RPC connection that asks: used by the asynchronous client, and by the
-daemon towards its worker and decoder processes.
+"""The calling end of a MessagePack-RPC connection, used by the asynchronous client, and by the daemon to call
+its worker and decoder processes.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ __all__ = ["Peer", "PeerClosed", "open_peer"]
 READ_BYTES = 256 * 1024
 
 OnNotification = Callable[[str, list[Any]], Awaitable[None]]
-"""Called with method and parameters. Nothing more is read until it returns: that is how a slow
-consumer holds back the other side."""
+"""Called with method and parameters. Nothing more is read until it returns, so that a slow consumer slows
+down the other side."""
 
 
 class PeerClosed(Exception):
-    """The other side went away before it answered."""
+    """The other side closed the connection before it responded."""
 
 
 class _Call:
-    """A request that waits for its answer."""
+    """A request that waits for its response."""
 
     def __init__(self) -> None:
         self.done = anyio.Event()
@@ -45,7 +45,7 @@ class _Call:
 
 
 class Peer:
-    """Requests out, responses and notifications in. Make one with `open_peer`."""
+    """Sends requests, and receives responses and notifications. Create one with `open_peer`."""
 
     def __init__(
         self,
@@ -62,14 +62,14 @@ class Peer:
         self._calls: dict[int, _Call] = {}
         self._next_id = 0
         self.heard = 0
-        """How often something came from the other side."""
+        """How many times data has arrived from the other side."""
         self.closed = anyio.Event()
-        """Set as soon as the other side is gone."""
+        """Set as soon as the other side has closed the connection."""
 
     async def request(self, method: str, params: object = None) -> Any:
-        """Ask and wait for the answer.
+        """Send a request and wait for the response.
 
-        Raises `WhisperdError` as the other side answered it, `PeerClosed` if it went away.
+        Raises the `WhisperdError` that the other side responded with, or `PeerClosed` if it disconnected.
         """
         if self.closed.is_set():
             raise PeerClosed(method)
@@ -87,11 +87,11 @@ class Peer:
 
     @property
     def is_awaited(self) -> bool:
-        """Whether somebody waits for an answer."""
+        """Whether a request waits for its response."""
         return bool(self._calls)
 
     async def _write(self, data: bytes) -> None:
-        # Shielded: half a message on the stream would garble everything after it.
+        # Shielded: a partial message would corrupt everything after it on the stream.
         async with self._write_lock:
             with anyio.CancelScope(shield=True):
                 try:
@@ -100,7 +100,7 @@ class Peer:
                     raise PeerClosed from error
 
     async def run(self) -> None:
-        """Read until the other side is gone, then wake everybody who waits."""
+        """Read until the other side disconnects, then wake all waiting requests."""
         try:
             while True:
                 data = await self._receive.receive(READ_BYTES)
@@ -115,7 +115,7 @@ class Peer:
             WhisperdError,
             ValueError,  # a frame that msgspec cannot decode
         ):
-            pass  # gone, or not to be understood any more, which is as good as gone
+            pass  # disconnected, or the stream is unreadable, which comes to the same
         finally:
             self.closed.set()
             for call in self._calls.values():
@@ -129,7 +129,7 @@ class Peer:
             case Notification() if self._on_notification is not None:
                 await self._on_notification(message.method, msgspec.msgpack.decode(message.params))
             case _:
-                pass  # the answer to a call that was given up, or nothing meant for us
+                pass  # the response to an abandoned call, or a message that is not for us
 
 
 @asynccontextmanager
@@ -139,7 +139,7 @@ async def open_peer(
     on_notification: OnNotification | None = None,
     limits: FrameLimits | None = None,
 ) -> AsyncIterator[Peer]:
-    """A peer whose reading task lives as long as the block."""
+    """Create a peer, and run its reading task during the block."""
     peer = Peer(send, receive, on_notification, limits or FrameLimits())
     async with open_task_group() as tasks:
         tasks.start_soon(peer.run)

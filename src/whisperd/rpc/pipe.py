@@ -1,8 +1,8 @@
-"""A client's end of a named pipe, which Windows has where Unix has sockets. Light, as the client is.
+"""The client's end of a named pipe, which Windows uses in place of Unix sockets. Imports stay light.
 
-Imported on Windows alone. It cannot be tried elsewhere: it is exercised by CI on Windows.
+Imported on Windows only, so it is tested only by CI on Windows.
 """
-# ruff: noqa: E402 - what follows the assertion exists on Windows alone
+# ruff: noqa: E402 - the imports after the assertion exist on Windows only
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ BUSY_TIMEOUT_MS: Final = 5_000
 POLL_S: Final = 0.01
 
 _ERROR_PIPE_BUSY: Final = 231
-# A server that is not who it says it is may look at who we are, and do nothing in our name.
+# A server that is an impostor can identify the client, but cannot impersonate it.
 _SQOS_IDENTIFICATION: Final = 0x00100000 | 0x00010000
 
 
 class PipeConnection:
-    """A client's end that blocks, with as much of a socket's interface as the client needs."""
+    """The client's blocking end, with as much of a socket's interface as the client needs."""
 
     def __init__(self, path: str) -> None:
         """Connect. Raises `OSError`, and `WhisperdError` (`socket.foreign`)."""
@@ -43,37 +43,37 @@ class PipeConnection:
         self._timeout_s: float | None = None
 
     def settimeout(self, timeout_s: float | None) -> None:
-        """How long `recv` may wait."""
+        """Set how long `recv` may wait."""
         self._timeout_s = timeout_s
 
     def sendall(self, data: bytes) -> None:
-        """Send it all."""
+        """Send all of the data."""
         view = memoryview(data)
         while view:
             view = view[os.write(self._descriptor, view) :]
 
     def recv(self, max_bytes: int) -> bytes:
-        """What has come; nothing once the daemon is gone. Raises `TimeoutError`."""
+        """Return the data that has arrived; empty once the daemon has disconnected. Raises `TimeoutError`."""
         deadline_s = None if self._timeout_s is None else time.monotonic() + self._timeout_s
-        while not self._has_data():  # because a read that waits could not be interrupted with Ctrl-C
+        while not self._has_data():  # polled, because Ctrl-C could not interrupt a blocking read
             if deadline_s is not None and time.monotonic() > deadline_s:
                 raise TimeoutError
             time.sleep(POLL_S)
         return os.read(self._descriptor, max_bytes)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         os.close(self._descriptor)
 
     def _has_data(self) -> bool:
         try:
             return bool(_winapi.PeekNamedPipe(self._handle, 1)[0])
         except BrokenPipeError:
-            return True  # reading says so
+            return True  # the next read reports it
 
 
 def is_listened_on(path: str) -> bool:
-    """Whether a server waits for clients there."""
+    """Whether a server listens on this pipe."""
     try:
         _winapi.WaitNamedPipe(path, 1)
     except OSError:
@@ -96,7 +96,7 @@ def _open(path: str) -> int:
         except OSError as error:
             if error.winerror != _ERROR_PIPE_BUSY:
                 raise
-        _winapi.WaitNamedPipe(path, BUSY_TIMEOUT_MS)  # somebody else was just being accepted
+        _winapi.WaitNamedPipe(path, BUSY_TIMEOUT_MS)  # another client was just being accepted
 
 
 def _foreign(path: str) -> WhisperdError:

@@ -1,8 +1,8 @@
-"""Either end of a named pipe, for tasks.
+"""Either end of a named pipe as an anyio stream.
 
-Imported on Windows alone. It cannot be tried elsewhere: it is exercised by CI on Windows.
+Imported on Windows only, so it is tested only by CI on Windows.
 """
-# ruff: noqa: E402 - what follows the assertion exists on Windows alone
+# ruff: noqa: E402 - the imports after the assertion exist on Windows only
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = ["PipeStream", "connect_stream"]
 
 
 class PipeStream(ByteStream):
-    """Either end of a pipe, for tasks."""
+    """Either end of a pipe, as an anyio stream."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
-        """What has come. Raises what streams of anyio raise."""
+        """Return the data that has arrived. Raises the same errors as anyio's streams."""
         try:
             data = await self._reader.read(max_bytes)
         except OSError as error:
@@ -38,7 +38,7 @@ class PipeStream(ByteStream):
         return data
 
     async def send(self, item: bytes) -> None:
-        """Send it all. Raises what streams of anyio raise."""
+        """Send all of the data. Raises the same errors as anyio's streams."""
         try:
             self._writer.write(item)
             await self._writer.drain()
@@ -46,17 +46,17 @@ class PipeStream(ByteStream):
             raise anyio.BrokenResourceError from error
 
     async def send_eof(self) -> None:
-        """Pipes are closed at both ends or at none."""
+        """Not supported: a pipe cannot be half-closed."""
         raise NotImplementedError
 
     async def aclose(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._writer.close()
         await checkpoint()
 
 
 async def connect_stream(path: str) -> PipeStream:
-    """A client's end for tasks. Raises `OSError`."""
+    """Connect to a pipe as a client. Raises `OSError`."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, ProactorEventLoop)
     reader = asyncio.StreamReader()

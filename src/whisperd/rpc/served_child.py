@@ -1,7 +1,7 @@
-"""A child process that serves requests on its standard streams, as its parent sees it.
+"""The parent's side of a child process that serves requests on its standard streams.
 
-The other end is a `Stdio`. The end of what the child writes to its standard error is kept: for the log, and
-to explain its death.
+The other end is a `Stdio`. The last output of the child's standard error is kept for the log, and to explain
+its death.
 """
 
 from __future__ import annotations
@@ -30,31 +30,32 @@ T = TypeVar("T")
 
 KEPT_CHARACTERS: Final = 4000
 DEATH_TIMEOUT_S: Final = 2.0
-"""A process that closed its connection has this long to end, then it is killed."""
+"""A process that closed its connection has this long to exit before it is killed."""
 
 
 class ServedChild:
-    """A child process and the connection with it. Make one with `open_served_child`."""
+    """A child process and the connection to it. Create one with `open_served_child`."""
 
     def __init__(self, name: str, process: Process, peer: Peer) -> None:
         self.last_words = ""
-        """The end of what it has written to its standard error."""
+        """The end of its output on standard error."""
         self.since_answer = ""
-        """What came of that since whoever asks it last emptied this: earlier troubles it has survived."""
+        """The part of it since the caller last cleared this; the child survived whatever caused the rest."""
         self.was_killed = False
-        """Whether it did not end when it had closed its connection."""
+        """Whether it had to be killed because it did not exit after it had closed its connection."""
         self.closed = peer.closed
-        """Set as soon as the process is gone."""
+        """Set as soon as the process has closed its connection."""
         self.pid = process.pid
         self._name = name
         self._process = process
         self._peer = peer
-        self._has_said_all = anyio.Event()
+        self._stderr_ended = anyio.Event()
 
     async def request(self, method: str, params: object, into: type[T]) -> T:
-        """As `Peer.request`. What it did not mean to raise is logged, with its traceback, if somebody waits.
+        """Send a request as `Peer.request` does. Log an unexpected exception of the child, with its
+        traceback.
 
-        Raises `InvalidAnswer` for what is not of the type `into`, too.
+        Also raises `InvalidAnswer` if the result is not of the type `into`.
         """
         try:
             answer = await self._peer.request(method, params)
@@ -73,23 +74,23 @@ class ServedChild:
 
     @property
     def status(self) -> int | None:
-        """Its exit status, once it has ended by itself."""
+        """Its exit status, if it exited without being killed by us."""
         return None if self.was_killed else self._process.returncode
 
     async def ended(self) -> str:
-        """How it ended that has closed its connection; where it does not end it is killed."""
+        """Wait for the end of a process that has closed its connection, or kill it, and say how it ended."""
         with anyio.move_on_after(DEATH_TIMEOUT_S):
             await self._process.wait()
-            await self._has_said_all.wait()
+            await self._stderr_ended.wait()
         if self._process.returncode is None:
-            # If it is dying, it still ends as it would have: the system closes the pipes of a process before
-            # it has all its memory back, which may take seconds.
+            # If it is already dying, its status stays the same: the system closes the pipes of a process
+            # before it has reclaimed its memory, which may take seconds.
             self.was_killed = True
             self.kill()
         return str(how_it_ended(await self._process.wait()))
 
     async def keep_stderr(self, stream: ByteReceiveStream) -> None:
-        """Read until the process closes it."""
+        """Read standard error until the process closes it."""
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         try:
             async for chunk in stream:
@@ -98,9 +99,9 @@ class ServedChild:
                 self.since_answer = (self.since_answer + text)[-KEPT_CHARACTERS:]
                 log.debug("%s: %s", self._name, text.rstrip())
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
-            pass  # as good as its end
+            pass  # equivalent to its end
         finally:
-            self._has_said_all.set()
+            self._stderr_ended.set()
 
 
 @asynccontextmanager
@@ -111,7 +112,7 @@ async def open_served_child(
     on_notification: OnNotification | None = None,
     limits: FrameLimits | None = None,
 ) -> AsyncIterator[ServedChild]:
-    """Start a child; on leaving the block it is dead. See `open_child` and `open_peer`."""
+    """Start a child, and kill it on leaving the block. See `open_child` and `open_peer`."""
     async with open_child(command, env=environment) as process, open_task_group() as tasks:
         assert process.stdin is not None and process.stdout is not None and process.stderr is not None
         async with open_peer(process.stdin, process.stdout, on_notification, limits) as peer:

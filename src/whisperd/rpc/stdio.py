@@ -1,7 +1,7 @@
-"""The answering end of a connection inside a child process: MessagePack-RPC on standard input and output.
+"""The serving end of a connection, in a child process: MessagePack-RPC on standard input and output.
 
-The other end is a `Peer` in the daemon. A child takes its standard streams first of all, then does
-its heavy imports, then serves:
+The other end is a `Peer` in the daemon. A child first takes its standard streams, then does its heavy
+imports, then serves:
 
     stdio = Stdio.take()
     import numpy
@@ -29,17 +29,17 @@ __all__ = ["Handler", "Stdio"]
 
 READ_BYTES = 256 * 1024
 
-# The daemon is trusted here; the limit is against a stream out of step, and leaves room for a batch of audio.
+# The daemon is trusted; the limit catches a corrupt stream, and leaves room for a batch of audio.
 TRUSTED_LIMITS = FrameLimits(max_frame_bytes=256 * 1024 * 1024)
 
 TRACEBACK_CHARACTERS = 4000
 
 Handler = Callable[[msgspec.Raw], object]
-"""Takes the raw parameters (`decode_params` reads them), returns the result or raises `WhisperdError`."""
+"""Takes the raw parameters (`decode_params` decodes them), returns the result or raises `WhisperdError`."""
 
 
 class Stdio:
-    """A child's connection with its parent. Make it with `take`, once, before anything can print."""
+    """A child's connection to its parent. Create it with `take`, once, before anything can print."""
 
     def __init__(self, output: int) -> None:
         self._output = output
@@ -47,23 +47,23 @@ class Stdio:
 
     @classmethod
     def take(cls) -> Stdio:
-        """Keep standard output for messages, and tie this process's life to its parent's."""
+        """Reserve standard output for messages, and make this process end with its parent."""
         child.die_with_parent()
-        if sys.platform == "win32":  # descriptors there may translate line ends
+        if sys.platform == "win32":  # descriptors there may translate line endings
             import msvcrt
 
             msvcrt.setmode(0, os.O_BINARY)
         return cls(child.take_output())
 
     def notify(self, method: str, params: object) -> None:
-        """Send a notification; blocks while the parent does not read. Any thread may call it."""
+        """Send a notification; block while the parent does not read. Any thread may call this."""
         self._write(encode_notification(method, params))
 
     def serve(self, handlers: Mapping[str, Handler], *, concurrency: int = 1) -> NoReturn:
-        """Answer requests until the parent closes our standard input, then end the process.
+        """Serve requests until the parent closes our standard input, then end the process.
 
-        Up to `concurrency` handlers run at once, each in a thread of a pool; more requests wait.
-        This thread only reads, so the end of the parent is noticed in the midst of a request.
+        Up to `concurrency` handlers run at once, each in a thread of a pool; further requests wait. This
+        thread only reads, so it notices the end of the parent even while a request is being served.
         """
         reader = FrameReader(TRUSTED_LIMITS)
         pool = ThreadPoolExecutor(concurrency, thread_name_prefix="request")
@@ -84,7 +84,7 @@ class Stdio:
                 raise WhisperdError(
                     "rpc.unknown_method",
                     f"This process has no method {request.method}.",
-                    "Restart the daemon, so that all its processes are of one version.",
+                    "Restart the daemon, so that all its processes have the same version.",
                 )
             response = encode_response(request.id, result=handlers[request.method](request.params))
         except WhisperdError as error:
@@ -99,22 +99,22 @@ class Stdio:
             try:
                 while view:
                     view = view[os.write(self._output, view) :]
-            except OSError:  # the parent does not listen any more
+            except OSError:  # the parent no longer reads
                 _end_process(0)
 
 
 def _unexpected(method: str, error: BaseException) -> WhisperdError:
-    # With the answer, since what is written to standard error may be read later.
-    told = "".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:]
+    # The traceback goes with the response, since standard error may be read only later.
+    formatted = "".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:]
     return WhisperdError(
         UNEXPECTED,
         f"{method} failed unexpectedly: {type(error).__name__}: {error}"[:500] + ".",
-        "See the daemon's log, and report it if it happens again.",
-        {"exception": type(error).__name__, "traceback": told},
+        "See the daemon's log, and report the problem if it happens again.",
+        {"exception": type(error).__name__, "traceback": formatted},
     )
 
 
 def _end_process(status: int) -> NoReturn:
-    # At once, past the clean-up of native libraries, which may wait for threads in mid-computation.
+    # At once, without the clean-up of native libraries, which may wait for threads that still compute.
     sys.stderr.flush()
     os._exit(status)

@@ -1,4 +1,4 @@
-"""A client's connection, for tasks."""
+"""A client's connection as an anyio stream."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ __all__ = ["hang_up", "open_stream"]
 
 
 async def open_stream(connected: Connected, path: str) -> ByteStream:
-    """Turn what was just connected to a path into a stream of anyio."""
+    """Turn a new connection to a path into an anyio stream."""
     if sys.platform == "win32":
         from whisperd.rpc.pipe_stream import connect_stream
 
-        connected.close()  # it blocks, and cannot be made not to
+        connected.close()  # it is blocking, which cannot be changed
         return await connect_stream(path)
     assert isinstance(connected, socket.socket)
     return await UNIXSocketStream.from_socket(connected)
 
 
 async def hang_up(stream: ByteStream) -> None:
-    """End a connection that is in use: who sends or receives on it finds that the other side is gone."""
+    """Close a connection that is in use: its senders and receivers see it as closed by the other side."""
     if isinstance(stream, UNIXSocketStream):
-        with suppress(OSError):  # the other side was quicker
+        with suppress(OSError):  # the other side closed it first
             raw_socket = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - not Django's `extra`
             raw_socket.shutdown(socket.SHUT_RDWR)
     else:

@@ -1,6 +1,7 @@
-"""Connecting to the daemon, and knowing who is at the other end. Light: the client starts here.
+"""Connects to the daemon, and identifies the user at the other end.
 
-Unix sockets; on Windows, named pipes (`whisperd.rpc.pipe`).
+Uses Unix sockets or, on Windows, named pipes (`whisperd.rpc.pipe`). Imports stay light: the client starts
+here.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from whisperd.rpc.errors import WhisperdError
 
 __all__ = ["Connected", "check_path_length", "connect_socket", "is_listened_on", "peer_user"]
 
-# From the headers of macOS: getsockopt(SOL_LOCAL, LOCAL_PEERCRED) answers with a `struct xucred`.
+# From the headers of macOS: getsockopt(SOL_LOCAL, LOCAL_PEERCRED) returns a `struct xucred`.
 _SOL_LOCAL: Final = 0
 _LOCAL_PEERCRED: Final = 1
 _XUCRED_BYTES: Final = 76
@@ -25,26 +26,26 @@ PROBE_TIMEOUT_S: Final = 1.0
 
 
 class Connected(Protocol):
-    """What a client needs of a socket; a named pipe offers it as well."""
+    """The part of a socket's interface that a client needs; a named pipe offers it as well."""
 
     def sendall(self, data: bytes, /) -> None:
-        """Send it all."""
+        """Send all of the data."""
 
     def recv(self, max_bytes: int, /) -> bytes:
-        """What has come; nothing once the daemon is gone. Raises `TimeoutError`."""
+        """Return the data that has arrived; empty once the daemon has disconnected. Raises `TimeoutError`."""
 
     def settimeout(self, timeout_s: float | None, /) -> None:
-        """How long `recv` may wait."""
+        """Set how long `recv` may wait."""
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
 
 
 def connect_socket(path: str) -> Connected:
     """Connect to the daemon's socket.
 
     Raises `OSError`, and `WhisperdError`: `socket.path_too_long`, and `socket.foreign` if another user
-    listens there, who would get to hear what is to be transcribed.
+    listens there, who would otherwise receive the recordings.
     """
     if sys.platform == "win32":
         from whisperd.rpc.pipe import PipeConnection
@@ -63,7 +64,7 @@ def connect_socket(path: str) -> Connected:
 
 
 def is_listened_on(path: str) -> bool:
-    """Whether somebody listens on a socket or a named pipe, however busy. Blocks for a second at most."""
+    """Whether a process listens on a socket or named pipe, however busy. Blocks for at most a second."""
     if sys.platform == "win32":
         from whisperd.rpc import pipe
 
@@ -80,9 +81,9 @@ def is_listened_on(path: str) -> bool:
 
 
 def peer_user(connection: socket.socket) -> int | None:
-    """The user id of the process at the other end; None where the system does not tell.
+    """Return the user id of the process at the other end; None if the system does not report it.
 
-    A client is told of the process that listens, a daemon of the one that connected.
+    For a client that is the process that listens, for a daemon the one that connected.
     """
     platform: str = sys.platform
     if platform == "linux":
@@ -97,12 +98,12 @@ def peer_user(connection: socket.socket) -> int | None:
 
 
 def check_path_length(path: str) -> None:
-    """Raise `socket.path_too_long` for what the kernel would not take."""
+    """Raise `socket.path_too_long` if the kernel would reject the path."""
     length = len(os.fsencode(path))
     if length > MAX_SOCKET_PATH_BYTES:
         raise WhisperdError(
             "socket.path_too_long",
-            f"The socket's path has {length} bytes, and the system allows {MAX_SOCKET_PATH_BYTES}: {path}.",
+            f"The socket's path has {length} bytes, but the system allows {MAX_SOCKET_PATH_BYTES}: {path}.",
             "Set WHISPERD_SOCKET, or --socket, to a shorter path.",
         )
 
@@ -111,5 +112,5 @@ def _foreign(path: str) -> WhisperdError:
     return WhisperdError(
         "socket.foreign",
         f"Another user listens on {path}.",
-        "Set WHISPERD_SOCKET to a path in a folder of your own.",
+        "Set WHISPERD_SOCKET to a path in a folder that you own.",
     )
