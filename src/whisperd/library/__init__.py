@@ -1,11 +1,11 @@
-"""whisperd inside a program: the rooms of the daemon, without the daemon and without a socket.
+"""whisperd as a library: the daemon's rooms inside a program, without a daemon process and without a socket.
 
     with whisperd.Whisper(model="base") as whisper:
         print(whisper.transcribe("interview.mp3").text)
 
-`AsyncWhisper` opens the very service that the daemon is made of (`whisperd.daemon.service`), with its
-state in a temporary folder: the same jobs, scheduler, decoders and workers, as children of the program.
-`Whisper` runs it in a thread. Nothing here computes anything itself.
+`AsyncWhisper` opens the same service as the daemon (`whisperd.daemon.service`), with its state in a temporary
+folder: the same jobs and scheduler, with decoders and workers as children of the program. `Whisper` runs it
+in a thread. This room computes nothing itself.
 """
 
 from __future__ import annotations
@@ -28,5 +28,5 @@ __all__ = [
     "initialize",
 ]
 
-# What is logged is for the program to show, if it wants to.
+# The program decides whether to show log messages.
 logging.getLogger("whisperd").addHandler(logging.NullHandler())

@@ -1,4 +1,4 @@
-"""The engine inside a program, on anyio."""
+"""The asynchronous library, on anyio: `AsyncWhisper`, `ainitialize` and `adownload_model`."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ if TYPE_CHECKING:
 __all__ = ["AsyncWhisper", "adownload_model", "ainitialize", "closed"]
 
 NAME = "whisper"
-"""Of the runtime, in errors and logs."""
+"""The name of the library's runtime, in errors and logs."""
 
 
 async def ainitialize(progress: OnProgress | None = None, *, cancel: threading.Event | None = None) -> Engine:
-    """As `initialize`, to be awaited. Cancelling its task ends it as `cancel` does."""
+    """Asynchronous `initialize`. Cancelling its task has the same effect as `cancel`."""
     async with open_library_service(progress) as service:
         return await until_cancelled(lambda: install_engine(service), cancel)
 
@@ -58,7 +58,7 @@ async def adownload_model(
     *,
     cancel: threading.Event | None = None,
 ) -> Path:
-    """As `download_model`, to be awaited. Cancelling its task ends it as `cancel` does."""
+    """Asynchronous `download_model`. Cancelling its task has the same effect as `cancel`."""
     settings = load_settings(paths.config_file())
     store = ModelStore(paths.models_dir(), sources=default_sources(settings.models), offline=is_offline())
     tell = progress or (lambda _: None)
@@ -66,9 +66,9 @@ async def adownload_model(
 
 
 class AsyncWhisper:
-    """A model in processes of this program's own. An asynchronous context manager; any task may use it.
+    """A model in child processes of this program. An asynchronous context manager; any task may use it.
 
-    As `Whisper`, which explains the arguments.
+    The arguments are those of `Whisper`.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class AsyncWhisper:
             changes = {**self._fields, "name": NAME, "model": model}
             runtime = await service.runtimes.create(_checked_fields(runtime_params(changes)))
             lease = stack.enter_context(service.runtimes.lease(runtime))
-            # A decoder is installed beside it, so that nothing has to be downloaded for the first recording.
+            # Install the decoder as well, so that the first recording needs no download.
             await install_media_bundle(service)
             loaded = await lease.loaded()
             self._service, self._lease, self._loaded = service, lease, loaded
@@ -141,10 +141,10 @@ class AsyncWhisper:
         sample_rate: int | None = None,
         **options: Unpack[TranscriptionOptions],
     ) -> Coroutine[Any, Any, Transcript] | AsyncGenerator[Segment, None]:
-        """Transcribe: to be awaited, or with `stream` to be iterated with `async for`.
+        """Transcribe as `Whisper.transcribe`: await the result, or with `stream` iterate with `async for`.
 
-        As `Whisper.transcribe`. Cancelling the task that waits cancels the job, and so does leaving the
-        iteration early: at once with `contextlib.aclosing`, else when the iterator is collected.
+        Cancelling the waiting task cancels the job, and so does leaving the iteration early: at once with
+        `contextlib.aclosing`, else when the iterator is garbage-collected.
         """
         given: dict[str, Any] = {**options}
         if stream:
@@ -176,7 +176,7 @@ class AsyncWhisper:
         finally:
             self._service.jobs.cancel(job)
         await job.over.wait()
-        _result(job)  # raises its error, if it has one
+        _result(job)  # raises the job's error, if any
 
     async def _submit(self, input: Input | Buffer, sample_rate: int | None, options: dict[str, Any]) -> Job:
         if self._stack is None:
@@ -203,7 +203,7 @@ class AsyncWhisper:
         return job
 
     def _spool(self, data: Iterator[bytes]) -> str:
-        """Write what is no file into one that a decoder can open. Blocks."""
+        """Write the data to a file that a decoder can open. Blocks."""
         uploads = self._service.uploads
         upload = uploads.create()
         try:
@@ -218,7 +218,7 @@ class AsyncWhisper:
 
 
 async def _path_of(input: Input | Buffer) -> str | None:
-    """The path, absolute, of what a decoder can open by itself."""
+    """Return the absolute path of an input that a decoder can open itself, else None."""
     if isinstance(input, str | os.PathLike) and await to_thread.run_sync(is_path, input):
         return absolute(input)
     return None
@@ -230,21 +230,21 @@ def _bytes_of(input: Input | Buffer, sample_rate: int | None) -> Iterator[bytes]
     if sample_rate is not None:
         raise WhisperdError(
             "audio.not_samples",
-            "A file says itself what its rate is.",
-            "Leave `sample_rate` out, or read the file and give the samples in it as bytes.",
+            "`sample_rate` was given for a file, which states its own rate.",
+            "Omit `sample_rate`, or read the file and pass its samples as bytes.",
         )
-    return pieces(input)  # type: ignore[arg-type]  # what is left of the types
+    return pieces(input)  # type: ignore[arg-type]  # the other types are ruled out above
 
 
 def _checked_fields(fields: dict[str, Any]) -> RuntimeChanges:
-    """The fields of the runtime. Raises `runtime.invalid` for one that there is not, or of a wrong type."""
+    """Validate the fields of the runtime. Raises `runtime.invalid` for an unknown field or a wrong type."""
     try:
         return msgspec.convert(fields, RuntimeChanges, strict=True)
     except msgspec.ValidationError as error:
         raise WhisperdError(
             "runtime.invalid",
-            f"The engine cannot be opened like this: {error}.",
-            "`whisperctl runtimes create --help` explains what there is: device, compute_type, workers, …",
+            f"The arguments of Whisper are not valid: {error}.",
+            "See `whisperctl runtimes create --help` for the fields: device, compute_type, workers, …",
         ) from error
 
 
@@ -253,7 +253,7 @@ def _without_runtime(options: dict[str, Any]) -> dict[str, Any]:
         if options.get(name) is not None:
             raise WhisperdError(
                 "runtime.invalid",
-                "The model was chosen when the engine was opened.",
+                f"`{name}` cannot be given to `transcribe`: this Whisper has its model already.",
                 "Open another Whisper for another model.",
                 {"field": name},
             )
@@ -261,17 +261,17 @@ def _without_runtime(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _result(job: Job) -> Transcript:
-    """What a job that is over has brought; raises its error."""
+    """Return the transcript of a finished job, or raise its error."""
     if job.transcript is not None:
         return Transcript.from_wire(verbose(job.transcript))
     assert job.error is not None
-    raise closed("was closed before it was done") if job.error.code == "daemon.stopping" else job.error.copy()
+    raise closed("was closed during the work") if job.error.code == "daemon.stopping" else job.error.copy()
 
 
 def closed(how: str) -> WhisperdError:
-    """Nobody is there any more to transcribe, or was not yet."""
+    """Return the error for a use of Whisper before it is opened or after it is closed."""
     return WhisperdError(
         "whisper.closed",
-        f"The engine {how}.",
+        f"This Whisper {how}.",
         "Transcribe within the block that opens it: `with whisperd.Whisper(...) as whisper:`.",
     )

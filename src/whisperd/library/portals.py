@@ -1,7 +1,7 @@
-"""Event loops in threads, for programs that have none. They end with the program's main thread.
+"""Event loops in threads, for programs without one. They stop when the program's main thread ends.
 
-Otherwise a program that has not closed one could not end: it would wait for anyio's worker threads, or for
-an event loop whose thread has been stopped in mid-work.
+Otherwise a program that has not closed one would hang at exit: it would wait for anyio's worker threads, or
+for an event loop whose thread was stopped in the middle of its work.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _watcher: threading.Thread | None = None
 
 @contextmanager
 def open_portal() -> Generator[BlockingPortal, None, None]:
-    """A thread with an event loop during the block; what runs in it then is waited for, or cancelled."""
+    """Run an event loop in a thread during the block; at its end, wait for its tasks or cancel them."""
     with start_blocking_portal(name="whisperd") as portal:
         thread = portal.call(threading.current_thread)
         with _lock:
@@ -37,7 +37,7 @@ def open_portal() -> Generator[BlockingPortal, None, None]:
 def _watch_main_thread() -> None:
     global _watcher  # noqa: PLW0603 - one for each process: a fork has none
     if _watcher is None or not _watcher.is_alive():
-        # Not a daemon: the interpreter waits for it before it ends.
+        # Not a daemon thread: the interpreter waits for it before it exits.
         _watcher = threading.Thread(target=_stop_with_main_thread, name="whisperd end")
         _watcher.start()
 

@@ -1,4 +1,4 @@
-"""Samples that are in memory already, as a decoder takes them: behind the head of a WAV file. Pure."""
+"""Convert samples in memory to what a decoder takes: a WAV file. Pure."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 __all__ = ["SAMPLE_RATE_HZ", "is_samples", "wav_pieces"]
 
 SAMPLE_RATE_HZ: Final = 16_000
-"""Of samples whose rate is not told: what Whisper hears, and what other Whisper libraries take."""
+"""Default rate of samples: that of Whisper's input, as in other Whisper libraries."""
 
 _PCM, _FLOAT = 1, 3
 _FORMATS: Final = {"h": (_PCM, 2), "i": (_PCM, 4), "l": (_PCM, 4), "f": (_FLOAT, 4), "d": (_FLOAT, 8)}
-"""By the code of a buffer's items: how a WAV file names them, and their size in bytes."""
+"""By the format code of a buffer: the format number in a WAV file, and the size of an item in bytes."""
 _PIECE_BYTES: Final = 1024 * 1024
 _UNKNOWN_SIZE: Final = 0xFFFF_FFFF
 
 
 def is_samples(source: object) -> TypeGuard[Buffer]:
-    """Whether this is an array of numbers, such as numpy's: anything with a buffer of other than bytes."""
+    """Whether this is an array of numbers, such as numpy's: any buffer whose items are not bytes."""
     if isinstance(source, bytes | bytearray):
         return False
     try:
@@ -35,12 +35,13 @@ def is_samples(source: object) -> TypeGuard[Buffer]:
 
 
 def wav_pieces(samples: Buffer, sample_rate: int) -> Iterator[bytes]:
-    """A WAV file of one channel, in pieces. Bytes are taken for 16-bit integers, as the raw PCM of a pipe.
+    """Yield a WAV file of one channel, in pieces. Bytes are 16-bit integers, like raw PCM from a pipe.
 
-    Integers have 16 or 32 bits, floats 32 or 64 and are between -1 and 1. Raises `audio.not_samples`.
+    Integers have 16 or 32 bits; floats have 32 or 64 bits and lie between -1 and 1. Raises
+    `audio.not_samples` and `audio.empty`.
     """
     if not 1_000 <= sample_rate <= 768_000:
-        raise _not_samples(f"{sample_rate} Hz is no rate of sound", "Give the rate in hertz, such as 16000.")
+        raise _not_samples(f"{sample_rate} Hz is not a sample rate", "Give the rate in hertz, such as 16000.")
     with memoryview(samples) as view:
         if view.ndim != 1:
             raise _not_samples(
@@ -51,11 +52,11 @@ def wav_pieces(samples: Buffer, sample_rate: int) -> Iterator[bytes]:
         kind, size = _FORMATS.get(code, (_PCM, 0))
         if size == 0 or (code != "h" and view.itemsize != size) or view.nbytes % size:
             raise _not_samples(
-                f"Items of the kind {view.format!r} are no samples",
+                f"An array of type {view.format!r} does not hold samples",
                 "Convert them to 32-bit floats between -1 and 1, or to 16-bit integers.",
             )
         if view.nbytes == 0:
-            raise WhisperdError("audio.empty", "There are no samples.", "Check what was recorded.")
+            raise WhisperdError("audio.empty", "There are no samples.", "Check that something was recorded.")
         yield _head(kind, size, view.nbytes, sample_rate)
         count = _PIECE_BYTES // view.itemsize
         for offset in range(0, len(view), count):
@@ -63,7 +64,7 @@ def wav_pieces(samples: Buffer, sample_rate: int) -> Iterator[bytes]:
 
 
 def _head(kind: int, size: int, data_bytes: int, sample_rate: int) -> bytes:
-    """What stands before the samples. A file too large for its own numbers is read to its end."""
+    """Return the WAV header. A size beyond 32 bits is written as unknown, and the file read to its end."""
     form = struct.pack("<HHIIHH", kind, 1, sample_rate, sample_rate * size, size, 8 * size)
     return b"".join(
         (

@@ -1,4 +1,4 @@
-"""What both ends of the library share: the service inside this program, and what is told of it."""
+"""What the synchronous and asynchronous library share: the service inside this program, and its events."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from whisperd.tasks import open_task_group
 __all__ = ["Engine", "Listener", "install_engine", "open_library_service", "until_cancelled"]
 
 CANCEL_POLL_S: Final = 0.5
-"""How long a thread waits for a `threading.Event` before it looks whether that is still wanted."""
+"""How long a thread waits for a `threading.Event` before it checks whether waiting is still needed."""
 
 _PREFIX: Final = "whisperd-program-"
 _LOCK: Final = "lock"
@@ -46,22 +46,22 @@ _numbers = itertools.count()
 
 
 class Engine(NamedTuple):
-    """A variant that is installed, and checked on this computer."""
+    """A variant that is installed and works on this computer."""
 
     variant: str
-    """Such as `ctranslate2-cpu`."""
+    """For example `ctranslate2-cpu`."""
     device: str
     """`cpu` or `cuda`."""
     version: str | None
-    """Of its native bundle; None for one that needs none."""
+    """The version of its native bundle; None if it needs none."""
     path: Path | None
-    """Where that lies."""
+    """The folder of the bundle."""
     tried: str | None = None
-    """What was done to see that it works, in a few words."""
+    """How it was tested, in a few words."""
 
 
 class Listener:
-    """Hears the events of some topics of a service, each as a map."""
+    """Passes the events of some topics of a service to a callback, each as a map."""
 
     def __init__(
         self, service: Service, topics: set[str], on_event: Callable[[dict[str, Any]], None]
@@ -78,23 +78,23 @@ class Listener:
         self._service.hub.unsubscribe(self._subscription)
 
     def offer(self, *parts: bytes) -> bool:
-        """Take an encoded notification: its head, which is for a wire, and the event."""
+        """Accept an encoded notification: its header, which only the wire needs, and the event."""
         self._on_event(msgspec.msgpack.decode(parts[-1]))
         return True
 
 
 @asynccontextmanager
 async def open_library_service(on_progress: OnProgress | None) -> AsyncIterator[Service]:
-    """The daemon's service inside this program. Its state is in a temporary folder, and goes with it."""
+    """Open the daemon's service inside this program, with its state in a folder deleted at the end."""
     config_file = paths.config_file()
     settings = load_settings(config_file)
-    # A job and its events are kept for as long as somebody waits for it, and no longer.
+    # A job and its events are kept only while the program waits for it.
     kept = JobSettings(keep_count=1, keep_transcripts=False)
     settings = msgspec.structs.replace(settings, jobs=kept)
     name = f"program {os.getpid()} {next(_numbers)}"
     await to_thread.run_sync(_clear_leftovers)
     with _state_folder() as state_dir:
-        # What the daemon has measured on this computer holds for us as well.
+        # The daemon's calibrations of this computer apply to the library as well.
         async with open_database(state_dir / paths.database_file().name) as database:
             await copy_calibrations(paths.database_file(), database)
         async with open_service(config_file, settings, name, state_dir) as service:
@@ -110,18 +110,18 @@ async def open_library_service(on_progress: OnProgress | None) -> AsyncIterator[
 
 @contextmanager
 def _state_folder() -> Iterator[Path]:
-    """A folder of this program's own, gone afterwards; locked, so that others see that it is used."""
+    """Create a temporary folder for this program, locked to show other programs that it is in use."""
     with (
         tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder,
         try_lock(Path(folder, _LOCK)),
-        _kept_from_ageing(folder),
+        _kept_from_tmpfiles(folder),
     ):
         yield Path(folder)
 
 
 @contextmanager
-def _kept_from_ageing(folder: str) -> Iterator[None]:
-    """systemd-tmpfiles deletes what is old in /tmp, but nothing in a folder that somebody has locked."""
+def _kept_from_tmpfiles(folder: str) -> Iterator[None]:
+    """Lock the folder, because systemd-tmpfiles deletes old files in /tmp, but not in locked folders."""
     if sys.platform == "win32":
         yield
         return
@@ -129,7 +129,7 @@ def _kept_from_ageing(folder: str) -> Iterator[None]:
 
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # a file system that knows no locks
+        with suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield
     finally:
@@ -137,13 +137,13 @@ def _kept_from_ageing(folder: str) -> Iterator[None]:
 
 
 def _clear_leftovers() -> None:
-    """Remove what programs have left that were killed: recordings may be in it. Blocks."""
+    """Delete the folders left by killed programs, which may contain recordings. Blocks."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         lock = folder / _LOCK
         with suppress(OSError):
-            # In a folder that others can write to, they may have made one of that name, with a link in it.
+            # In a shared temporary folder, other users may have created such a folder with a link in it.
             is_ours = not hasattr(os, "geteuid") or folder.lstat().st_uid == os.geteuid()
-            # One that was made just now is about to be locked.
+            # A folder that was just created is about to be locked.
             if is_ours and time.time() - lock.lstat().st_mtime > _JUST_MADE_S:
                 with try_lock(lock) as is_left:
                     pass
@@ -152,10 +152,10 @@ def _clear_leftovers() -> None:
 
 
 async def install_engine(service: Service) -> Engine:
-    """Install the decoder's bundle and that of the best variant that can be used, check every file, try them.
+    """Install the decoder's bundle and that of the best usable variant, check every file, and test both.
 
-    Where one cannot be installed or does not work, the next best one is taken. Raises the first error if
-    none does.
+    If a variant cannot be installed or does not work, take the next best. If none works, raise the first
+    error.
     """
     await try_bundle(
         service, await service.natives.install(media_bundle(), service.on_native_progress, mend=True)
@@ -175,13 +175,13 @@ async def install_engine(service: Service) -> Engine:
             return Engine(variant.name, variant.device, installed.version, installed.path, tried)
     raise failure or WhisperdError(
         "backend.none",
-        "No backend is installed that can be used on this computer.",
-        "Run `whisperctl hardware`: it says of each variant why not, and how to change that.",
+        "No installed backend can be used on this computer.",
+        "Run `whisperctl hardware`: it says for each variant why it cannot be used, and how to change that.",
     )
 
 
 async def until_cancelled(work: Callable[[], Awaitable[T]], cancel: threading.Event | None) -> T:
-    """Do some work, and give it up once `cancel` is set, which raises `download.cancelled`."""
+    """Do some work, and cancel it once `cancel` is set, which raises `download.cancelled`."""
     if cancel is None:
         return await work()
     results: list[T] = []
@@ -199,6 +199,6 @@ async def until_cancelled(work: Callable[[], Awaitable[T]], cancel: threading.Ev
         raise WhisperdError(
             "download.cancelled",
             "The download was cancelled.",
-            "Begin it again: it goes on where it was, as far as its source allows that.",
+            "Start it again: it resumes where it stopped, if its source allows that.",
         )
     return results[0]

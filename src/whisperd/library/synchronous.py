@@ -1,4 +1,4 @@
-"""The engine inside a program that knows no event loop: one runs in a thread for it."""
+"""The synchronous library: runs the asynchronous one on an event loop in a thread."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _END: Final = object()
 
 
 def initialize(progress: OnProgress | None = None, *, cancel: threading.Event | None = None) -> Engine:
-    """Install and check what the best variant for this computer needs, so that nothing is left to do later.
+    """Install and check everything that the best variant for this computer needs.
 
-    What is there already is only checked, file by file, and mended. `progress` is called in this thread.
-    Setting `cancel` gives it up (`download.cancelled`). Raises `WhisperdError`.
+    An existing installation is only checked, file by file, and repaired. `progress` is called in this thread.
+    Setting `cancel` cancels the call (`download.cancelled`). Raises `WhisperdError`.
     """
     return _run(lambda tell: ainitialize(tell, cancel=cancel), progress)
 
@@ -49,23 +49,24 @@ def download_model(
     *,
     cancel: threading.Event | None = None,
 ) -> Path:
-    """Download a model unless it is there, verified byte by byte; returns its folder.
+    """Download a model unless it is installed, verified byte by byte, and return its folder.
 
-    `name` is one of the catalogue, a hub repository, or a folder. `progress` is called in this thread with
-    a `Progress`, which prints well. Setting `cancel` gives it up (`download.cancelled`); what has come is
-    kept. Raises `WhisperdError`, such as `model.unknown`, `model.offline`, `disk.full`.
+    `name` is a name of the catalogue, a hub repository, or a folder. `progress` is called in this thread with
+    a `Progress`; `print` formats it well. Setting `cancel` cancels the download (`download.cancelled`); the
+    part already downloaded is kept. Raises `WhisperdError`, such as `model.unknown`, `model.offline`,
+    `disk.full`.
     """
     return _run(lambda tell: adownload_model(name, tell, cancel=cancel), progress)
 
 
 class Whisper:
-    """A model in processes of this program's own: no daemon, and no socket. Any thread may use it.
+    """A model in child processes of this program, without a daemon or socket. Any thread may use it.
 
         with whisperd.Whisper(model="base") as whisper:
             print(whisper.transcribe("interview.mp3").text)
 
-    It is loaded when it is made, and what is missing is downloaded first. Close it, or use it as a context
-    manager: then no process of it is left. They end with the program in any case, however that ends.
+    The constructor downloads what is missing and loads the model. Close the object, or use it as a context
+    manager, to end its processes. They end with the program in any case, however that ends.
     """
 
     def __init__(
@@ -75,9 +76,10 @@ class Whisper:
         progress: OnProgress | None = None,
         **fields: Unpack[RuntimeFields],
     ) -> None:
-        """Load a model: a name of the catalogue, a hub repository or a folder; None suits this computer.
+        """Load a model: a name of the catalogue, a hub repository or a folder.
 
-        `fields` are those of a runtime, such as `device`, `compute_type`, `workers` and `cpu_threads`.
+        None chooses a model that suits this computer. `fields` are those of a runtime, such as `device`,
+        `compute_type`, `workers` and `cpu_threads`.
         `progress` is called in this thread with each `Progress` of a download. Raises `WhisperdError`.
         """
         with ExitStack() as stack:
@@ -96,7 +98,7 @@ class Whisper:
         self.close()
 
     def close(self) -> None:
-        """Cancel what is being transcribed and end every process of it. Harmless when that is done."""
+        """Cancel running transcriptions and end all processes. Closing twice is harmless."""
         self._stack.close()
 
     @property
@@ -139,9 +141,9 @@ class Whisper:
 
         `input` is a path, the bytes of a media file, a binary file, which is read to its end, or an array of
         samples: one channel of floats between -1 and 1 or of integers, 16,000 a second unless `sample_rate`
-        says otherwise. With `sample_rate`, bytes are such samples, too, of 16 bits.
+        says otherwise. With `sample_rate`, bytes are also such samples, of 16 bits.
 
-        Raises `WhisperdError`. Leaving the iteration early cancels it, as Ctrl-C does.
+        Raises `WhisperdError`. Leaving the iteration early cancels the transcription, as Ctrl-C does.
         """
         given: dict[str, Any] = {**options}
         if stream:
@@ -176,7 +178,7 @@ class Whisper:
         try:
             return _outcome(future)
         finally:
-            future.cancel()  # Ctrl-C, or something of the kind, has ended the waiting
+            future.cancel()  # if Ctrl-C or the like has ended the wait
 
     def _start(self, work: Callable[[], Awaitable[T]]) -> Future[T]:
         try:
@@ -186,15 +188,15 @@ class Whisper:
 
 
 def _run(work: Callable[[OnProgress | None], Awaitable[T]], progress: OnProgress | None) -> T:
-    """Do some asynchronous work in a thread, also where an event loop runs in this one.
+    """Do some asynchronous work in a thread, even if this thread runs an event loop.
 
-    `progress` is called in this thread; what it raises gives the work up.
+    `progress` is called in this thread; an exception from it cancels the work.
     """
-    told: SimpleQueue[Any] = SimpleQueue()
+    messages: SimpleQueue[Any] = SimpleQueue()
     with open_portal() as portal:
-        future: Future[T] = portal.start_task_soon(work, told.put if progress else None)
-        future.add_done_callback(lambda _: told.put(_END))
-        _pass_on(told, progress)
+        future: Future[T] = portal.start_task_soon(work, messages.put if progress else None)
+        future.add_done_callback(lambda _: messages.put(_END))
+        _relay_progress(messages, progress)
         return future.result()
 
 
@@ -204,35 +206,35 @@ def _entered(
     manager: Callable[[OnProgress | None], AbstractAsyncContextManager[T]],
     progress: OnProgress | None,
 ) -> Generator[T, None, None]:
-    """An asynchronous context manager, entered and left by one task of the portal's thread.
+    """Enter and leave an asynchronous context manager in one task of the portal's thread.
 
-    `progress` is called in this thread until it is entered; what it raises gives that up.
+    `progress` is called in this thread until the manager is entered; an exception from it cancels that.
     """
-    told: SimpleQueue[Any] = SimpleQueue()
-    wanted = portal.call(anyio.Event)
+    messages: SimpleQueue[Any] = SimpleQueue()
+    left = portal.call(anyio.Event)
 
     async def keep() -> None:
-        async with manager(told.put if progress else None) as value:
-            told.put([value])
-            await wanted.wait()
+        async with manager(messages.put if progress else None) as value:
+            messages.put([value])
+            await left.wait()
 
     future = portal.start_task_soon(keep)
-    future.add_done_callback(lambda _: told.put(_END))
-    entered = _pass_on(told, progress)
+    future.add_done_callback(lambda _: messages.put(_END))
+    entered = _relay_progress(messages, progress)
     if entered is _END:
         future.result()
     try:
         yield entered[0]
     finally:
-        with suppress(RuntimeError):  # the program's main thread has ended, and the portal with it
-            portal.start_task_soon(wanted.set)
+        with suppress(RuntimeError):  # the main thread has ended, and has stopped the portal
+            portal.start_task_soon(left.set)
         with suppress(CancelledError):
             future.result()
 
 
-def _pass_on(told: SimpleQueue[Any], progress: OnProgress | None) -> Any:
-    """Tell of all progress that comes, until something else does, which is returned."""
-    while isinstance(one := told.get(), Progress):
+def _relay_progress(messages: SimpleQueue[Any], progress: OnProgress | None) -> Any:
+    """Pass progress on until another message arrives, and return that message."""
+    while isinstance(one := messages.get(), Progress):
         if progress is not None:
             progress(one)
     return one
@@ -242,4 +244,4 @@ def _outcome(future: Future[T]) -> T:
     try:
         return future.result()
     except CancelledError:
-        raise closed("was closed before it was done") from None
+        raise closed("was closed during the work") from None

@@ -10,7 +10,7 @@ __all__ = ["FORMATS", "render", "verbose"]
 
 
 def render(transcript: Transcript, format_name: str) -> str:
-    """The transcript in a format, ending with a newline. Raises `format.unknown`."""
+    """Return the transcript in a format, ending with a newline. Raises `format.unknown`."""
     if format_name not in FORMATS:
         raise WhisperdError(
             "format.unknown", f"There is no format {format_name!r}.", f"Use one of {', '.join(FORMATS)}."

@@ -1,8 +1,8 @@
-"""Subtitles as people read them: a transcript cut into cues of at most two lines. Pure.
+"""Readable subtitles: cut a transcript into cues of at most two lines. Pure.
 
-The measures are those that broadcasters publish, such as Netflix' "Timed Text Style Guide": 42 columns,
-two lines, 17 characters a second, at least 5/6 of a second and at most 7. Where a cue is cut is found by
-dynamic programming over the gaps between words, after the way in which Knuth and Plass break paragraphs.
+The limits are those that broadcasters publish, such as Netflix' "Timed Text Style Guide": 42 columns, two
+lines, 17 characters a second, at least 5/6 of a second and at most 7. Cuts are chosen by dynamic programming
+over the gaps between words, as Knuth and Plass break paragraphs into lines.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ CHARACTERS_PER_SECOND: Final = 17
 SHORTEST_S: Final = 5 / 6
 LONGEST_S: Final = 7.0
 LONG_PAUSE_S: Final = 2.0
-"""Nobody reads on over such a pause: a cue ends before it."""
+"""A cue does not span a pause longer than this."""
 
 _CUE_COST: Final = 1.0
-"""Each cue costs, so that there are no more than needed."""
+"""Cost of each cue, so that there are no more than needed."""
 _BREAK_COST: Final = {"sentence": 0.0, "clause": 0.6, "word": 1.6}
-"""For ending a cue there."""
-_PAUSE_WORTH: Final = 1.0
-"""What a pause of a second takes off that."""
+"""Cost of ending a cue after a sentence, clause or word."""
+_PAUSE_DISCOUNT: Final = 1.0
+"""Taken off the break cost for each second of pause at the break."""
 _FAST_COST: Final = 0.15
-"""For each character a second beyond what can be read."""
-_TOO_MUCH: Final = 1000.0
-"""For what must not be, and is only done where there is no other way."""
+"""Cost of each character a second above the reading speed."""
+_FORBIDDEN_COST: Final = 1000.0
+"""Cost of breaking a limit, which happens only if there is no alternative."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What no line break may divide, with its time in seconds. A gap before it is part of its text."""
+    """Text that no line break may divide, with its time in seconds. A space before it is part of the text."""
 
     text: str
     start: float
@@ -51,25 +51,25 @@ class Piece:
 
 @dataclass(frozen=True)
 class Cue:
-    """What is shown at once."""
+    """A subtitle: the text shown at one time."""
 
     start: float
     end: float
     lines: tuple[tuple[Piece, ...], ...]
     channel: int | None = None
-    """Where channels are heard by themselves."""
+    """Set if channels are transcribed separately."""
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """Its lines."""
+        """The text of each line."""
         return tuple("".join(piece.text for piece in line).strip() for line in self.lines)
 
 
 def cues(segments: Iterable[Segment], duration_s: float) -> list[Cue]:
-    """Cut segments into cues, in the order of their beginnings, none beyond the recording.
+    """Cut segments into cues, ordered by start, none beyond the end of the recording.
 
-    A cue stays longer than it was spoken where there is time for that, so that it can be read. Those of one
-    channel do not overlap; two channels may speak at once.
+    A cue is shown longer than its speech lasts if there is time and reading takes longer. Cues of one channel
+    do not overlap; those of two channels may.
     """
     by_channel: dict[int | None, list[Cue]] = {}
     for segment in segments:
@@ -93,7 +93,7 @@ def _timed_pieces(segment: Segment) -> list[Piece]:
 
 
 def _spread(text: str, start_s: float, end_s: float) -> list[Piece]:
-    """The pieces of a text; each takes time as its width has it."""
+    """Split a text into pieces, and distribute its time among them in proportion to their width."""
     parts = [part for piece in pieces(text) for part in divided(piece, LINE_COLUMNS)]
     total = sum(map(width, parts)) or 1
     found, done = [], 0
@@ -105,21 +105,21 @@ def _spread(text: str, start_s: float, end_s: float) -> list[Piece]:
 
 
 class _Run:
-    """Pieces in a row, measured once. `start` is always the first piece, `end` the one after the last."""
+    """Consecutive pieces, measured once. In methods, `start` is the first piece, `end` one past the last."""
 
     def __init__(self, parts: Sequence[Piece]) -> None:
         self.parts = parts
         self._reached = [0, *itertools.accumulate(width(piece.text) for piece in parts)]
         self._gaps = [len(piece.text) - len(piece.text.lstrip()) for piece in parts]
-        self.ends = [_what_ends(piece.text) for piece in parts]
-        """What ends with each piece: `sentence`, `clause` or `word`."""
+        self.ends = [_break_kind(piece.text) for piece in parts]
+        """The unit that ends with each piece: `sentence`, `clause` or `word`."""
 
     def columns(self, start: int, end: int) -> int:
-        """The width of these pieces on one line."""
+        """Return the width of these pieces on one line."""
         return self._reached[end] - self._reached[start] - self._gaps[start] if end > start else 0
 
     def full_line(self, start: int, end: int) -> int:
-        """Where a line has to end that begins at `start` and takes as much as it can, at least one piece."""
+        """Return the end of the fullest line that begins at `start`, with at least one piece."""
         room = self._reached[start] + self._gaps[start] + LINE_COLUMNS
         return min(max(bisect.bisect_right(self._reached, room) - 1, start + 1), end)
 
@@ -133,12 +133,12 @@ class _Run:
 
 
 def _cues_of(parts: Sequence[Piece]) -> list[Cue]:
-    """The cheapest way to cut, by dynamic programming over where a cue may end."""
+    """Find the cheapest cuts, by dynamic programming over the possible ends of a cue."""
     run = _Run(parts)
     costs, cut_before = [0.0, *([math.inf] * len(parts))], [0] * (len(parts) + 1)
     for end in range(1, len(parts) + 1):
         for start in range(end - 1, -1, -1):
-            # A single piece has to be taken, however wide it is.
+            # A single piece must form a cue, however wide it is.
             if start < end - 1 and not run.fits(start, end):
                 break
             cost = costs[start] + _cost(run, start, end)
@@ -159,18 +159,18 @@ def _cost(run: _Run, start: int, end: int) -> float:
     cost = _CUE_COST + max(0.0, SHORTEST_S - spoken_s)
     if end < len(parts):
         pause_s = parts[end].start - parts[end - 1].end
-        cost += max(0.0, _BREAK_COST[run.ends[end - 1]] - _PAUSE_WORTH * pause_s)
+        cost += max(0.0, _BREAK_COST[run.ends[end - 1]] - _PAUSE_DISCOUNT * pause_s)
     speed = run.columns(start, end) / max(spoken_s, SHORTEST_S)
     cost += _FAST_COST * max(0.0, speed - CHARACTERS_PER_SECOND)
     if end - start > 1:
         pauses_s = (parts[at].start - parts[at - 1].end for at in range(start + 1, end))
         if spoken_s > LONGEST_S or max(pauses_s) > LONG_PAUSE_S:
-            cost += _TOO_MUCH
+            cost += _FORBIDDEN_COST
     return cost
 
 
 def _lines(run: _Run, start: int, end: int) -> tuple[tuple[Piece, ...], ...]:
-    """One line if it fits, else two as even as can be, the first rather ending a clause."""
+    """Return one line if the pieces fit, else two of similar width, preferably cut at the end of a clause."""
     if end - start == 1 or run.columns(start, end) <= LINE_COLUMNS:
         return (tuple(run.parts[start:end]),)
     cut = min(range(start + 1, end), key=lambda at: _line_cost(run, start, at, end))
@@ -181,17 +181,17 @@ def _line_cost(run: _Run, start: int, cut: int, end: int) -> float:
     above, below = run.columns(start, cut), run.columns(cut, end)
     overflow = max(0, above - LINE_COLUMNS) + max(0, below - LINE_COLUMNS)
     wanted = {"sentence": -8, "clause": -6, "word": 0}[run.ends[cut - 1]]
-    return _TOO_MUCH * overflow + abs(above - below) + wanted + (above > below)
+    return _FORBIDDEN_COST * overflow + abs(above - below) + wanted + (above > below)
 
 
-def _what_ends(text: str) -> str:
+def _break_kind(text: str) -> str:
     if ends_sentence(text):
         return "sentence"
     return "clause" if ends_clause(text) else "word"
 
 
 def _readable(found: Sequence[Cue], duration_s: float) -> Iterator[Cue]:
-    """Let each cue stay until it can be read, but not into the next one."""
+    """Extend each cue until it can be read, but not into the next one."""
     followers = [*(cue.start for cue in found), max(duration_s, 0.0)][1:]
     for cue, until_s in zip(found, followers, strict=True):
         columns = sum(map(width, cue.texts))

@@ -1,7 +1,7 @@
-"""The formats in which a transcript is written. Pure: a transcript in, text out.
+"""Writers of a transcript in each format. Pure: a transcript in, text out.
 
-What was said may look like a part of the format: `-->` in a subtitle, a tab, a `#`. Each format keeps it
-from being taken for one, with the means that the format has.
+Spoken text may contain syntax of the format: `-->` in a subtitle, a tab, a `#`. Each writer escapes it by the
+means of its format.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ __all__ = ["FORMATS", "Format", "verbose"]
 
 PARAGRAPH_PAUSE_S: Final = 1.5
 PARAGRAPH_CHARACTERS: Final = 600
-"""A paragraph ends with a sentence after a pause, or when it has become as long as that. Where nobody writes
-full stops it ends with a segment, twice as long."""
+"""A paragraph ends with a sentence that a pause follows, or that brings it to this length. In text without
+full stops, it ends with a segment, at twice this length."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """One way to write a transcript."""
+    """The file extension and writer of a format."""
 
     extension: str
     write: Callable[[Transcript], str]
 
 
 def verbose(transcript: Transcript) -> dict[str, Any]:
-    """The transcript in the shape of OpenAI's `verbose_json`."""
+    """Return the transcript in the shape of OpenAI's `verbose_json`."""
     shape: dict[str, Any] = {
         "task": transcript.task,
         "language": transcript.language,
@@ -76,7 +76,7 @@ def verbose(transcript: Transcript) -> dict[str, Any]:
 
 
 def _text(transcript: Transcript) -> str:
-    """A line for each segment, which is what `whisperctl transcribe` prints as it comes."""
+    """Write a line for each segment, as `whisperctl transcribe` prints them while they arrive."""
     lines = ((_speaker(segment), clean(segment.text)) for segment in transcript.segments)
     return "".join(f"{speaker}{line}\n" for speaker, line in lines if line)
 
@@ -86,7 +86,7 @@ def _json(value: object) -> str:
 
 
 def _srt(transcript: Transcript) -> str:
-    """SubRip. It knows no way to write `-->`, so an arrow stands for it."""
+    """Write SubRip. It cannot escape `-->`, so an arrow character replaces it."""
     blocks = []
     for number, cue in enumerate(cues(_labelled(transcript.segments), transcript.duration), 1):
         lines = "\n".join(_without_arrow(line) for line in cue.texts)
@@ -95,7 +95,7 @@ def _srt(transcript: Transcript) -> str:
 
 
 def _vtt(transcript: Transcript) -> str:
-    """WebVTT; each word with its time where the times of the words are known."""
+    """Write WebVTT, with the time of each word if word times are known."""
     blocks = ["WEBVTT\n"]
     for cue in cues(transcript.segments, transcript.duration):
         voice = "" if cue.channel is None else f"<v {_name(cue.channel)}>"
@@ -105,7 +105,7 @@ def _vtt(transcript: Transcript) -> str:
 
 
 def _timed_lines(cue: Cue) -> Iterator[str]:
-    """A time may not be that of the cue's beginning or end, and has to grow, from line to line as well."""
+    """Write word times: WebVTT requires them to lie within the cue and to increase, across lines as well."""
     last_ms, end_ms = _milliseconds(cue.start), _milliseconds(cue.end)
     for line in cue.lines:
         written = ""
@@ -128,7 +128,7 @@ def _without_arrow(text: str) -> str:
 
 
 def _tsv(transcript: Transcript) -> str:
-    """Tab-separated: start and end in milliseconds, text."""
+    """Write tab-separated values: start and end in milliseconds, text."""
     rows = ["start\tend\ttext"]
     rows += [
         f"{_milliseconds(segment.start)}\t{_milliseconds(segment.end)}\t{_speaker(segment)}{clean(segment.text)}"
@@ -138,7 +138,7 @@ def _tsv(transcript: Transcript) -> str:
 
 
 def _lrc(transcript: Transcript) -> str:
-    """Lyrics. The space after the time keeps a text that begins with `[` from being taken for a time."""
+    """Write lyrics. The space after the time keeps text that begins with `[` from being parsed as a time."""
     lines = []
     for segment in _labelled(transcript.segments):
         if segment.words:
@@ -150,7 +150,7 @@ def _lrc(transcript: Transcript) -> str:
 
 
 def _md(transcript: Transcript) -> str:
-    """Markdown: paragraphs, each with the time at which it begins."""
+    """Write Markdown: paragraphs, each with its start time."""
     blocks = []
     for paragraph in _paragraphs(transcript.segments):
         text = _md_text(join_texts(segment.text for segment in paragraph))
@@ -195,12 +195,12 @@ def _name(channel: int) -> str:
 
 
 def _speaker(segment: Segment) -> str:
-    """Who speaks, in front of what is said, where that is known."""
+    """Return the prefix that names the speaker, or nothing if the speaker is unknown."""
     return "" if segment.channel is None else f"{_name(segment.channel)}: "
 
 
 def _labelled(segments: Sequence[Segment]) -> Iterator[Segment]:
-    """The same, with the name of who speaks as its first word wherever that changes."""
+    """Prepend the speaker's name to the segment as a word wherever the speaker changes."""
     speaker: int | None = None
     for segment in segments:
         if segment.channel in (None, speaker) or not clean(segment.text):
@@ -220,24 +220,24 @@ def _milliseconds(seconds: float) -> int:
 
 
 def _clock(seconds: float, point: str) -> str:
-    """`01:02:03.456`."""
+    """Format a time as `01:02:03.456`."""
     whole, milliseconds = divmod(_milliseconds(seconds), 1000)
     return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}{point}{milliseconds:03}"
 
 
 def _times(cue: Cue, point: str) -> str:
-    """From when to when it is shown. A player passes over one that ends when it begins."""
+    """Format the start and end of a cue, at least 1 ms apart: players skip a cue of no length."""
     return f"{_clock(cue.start, point)} --> {_clock(max(cue.end, cue.start + 0.001), point)}"
 
 
 def _lyrics_clock(seconds: float) -> str:
-    """`62:03.45`: there are no hours."""
+    """Format a time as `62:03.45`, without hours."""
     hundredths = max(0, round(seconds * 100))
     return f"{hundredths // 6000:02}:{hundredths // 100 % 60:02}.{hundredths % 100:02}"
 
 
 def _short_clock(seconds: float) -> str:
-    """`1:02:03`, or `2:03` within the first hour."""
+    """Format a time as `1:02:03`, or `2:03` within the first hour."""
     whole = int(max(0.0, seconds))
     hours, minutes = divmod(whole // 60, 60)
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
@@ -253,4 +253,4 @@ FORMATS: Final = {
     "lrc": Format("lrc", _lrc),
     "md": Format("md", _md),
 }
-"""By name, those that can be asked for."""
+"""The available formats, by name."""

@@ -1,7 +1,7 @@
-"""Recordings of speech that come with whisperd, with what is said in them.
+"""Speech recordings that ship with whisperd, with their transcripts.
 
-A new native library is tried on them, and calibration measures with them. Where they are from, and under
-which licence, stands beside them in `recordings/`.
+New native libraries are tried on them, and calibration measures with them. `recordings/README.md` gives their
+sources and licences.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _SAMPLE_BYTES = 2
 
 @dataclass(frozen=True)
 class Sample:
-    """A recording, and what is said in it."""
+    """A recording and its transcript."""
 
     name: str
     pcm: bytes = field(repr=False)
     """16 kHz mono, signed 16-bit little-endian."""
     text: str
-    """Word for word."""
+    """What is said, word for word."""
     language: str
     """An ISO 639-1 code."""
 
@@ -47,7 +47,7 @@ class _Entry(msgspec.Struct, frozen=True):
 
 @functools.cache
 def samples() -> tuple[Sample, ...]:
-    """All of them, the shortest first: half a minute of English together. Blocks the first time."""
+    """Return all recordings, the shortest first: half a minute of English. Blocks on the first call."""
     folder = resources.files(__package__).joinpath("recordings")
     entries = msgspec.json.decode(folder.joinpath("manifest.json").read_bytes(), type=list[_Entry])
     made = []
@@ -58,17 +58,17 @@ def samples() -> tuple[Sample, ...]:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text as they are compared: small letters, no punctuation, hyphens part words."""
+    """Return the words of a text for comparison: lower case, no punctuation, split at hyphens."""
     return re.findall(r"[^\W_]+", text.lower().replace("'", "").replace("’", ""))  # noqa: RUF001
 
 
 def word_errors(reference: str, text: str) -> int:
-    """How many words have to be put in, left out or changed to make one text of the other."""
+    """Return the number of words inserted, deleted or replaced between two texts."""
     return _distance(words(reference), words(text))
 
 
 def _distance(wanted: Sequence[str], found: Sequence[str]) -> int:
-    """The edit distance, one row of its table at a time."""
+    """Return the edit distance, computed one row of its table at a time."""
     row = list(range(len(found) + 1))
     for number, word in enumerate(wanted, 1):
         previous, row[0] = row[0], number

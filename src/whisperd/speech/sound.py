@@ -1,6 +1,6 @@
-"""Sound in AU files of G.711 µ-law: one byte for each sample, half of what WAV takes, and heard as well.
+"""Read AU files in G.711 µ-law: one byte per sample, half the size of WAV, and recognised as well.
 
-The package stays light that way, and the modules of Python that knew both went with version 3.13.
+This keeps the package small. Python's own modules for both formats were removed in version 3.13.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ __all__ = ["SAMPLE_RATE", "read_au"]
 
 SAMPLE_RATE = 16_000
 _HEADER = struct.Struct(">4s5I")
-"""Magic, offset of the samples, their bytes, encoding, samples per second, channels."""
+"""Magic, offset of the samples, their size in bytes, encoding, samples per second, channels."""
 _MAGIC, _MU_LAW = b".snd", 1
 _BIAS = 132
 
 
 def read_au(data: bytes) -> bytes:
-    """16 kHz mono signed 16-bit little-endian PCM. Raises `ValueError` for any other encoding or rate."""
+    """Decode to 16 kHz mono signed 16-bit little-endian PCM. Raises `ValueError` for any other encoding."""
     magic, offset, size, encoding, rate, channels = _HEADER.unpack_from(data)
     if (magic, encoding, rate, channels) != (_MAGIC, _MU_LAW, SAMPLE_RATE, 1):
-        raise ValueError("not a recording in 16 kHz mono µ-law")
+        raise ValueError("not an AU file in 16 kHz mono µ-law")
     levels = [_level(code) for code in range(256)]
     pcm = array("h", (levels[code] for code in data[offset : offset + size]))
     if sys.byteorder == "big":
@@ -31,7 +31,7 @@ def read_au(data: bytes) -> bytes:
 
 
 def _level(code: int) -> int:
-    """The sample that a byte stands for (ITU-T recommendation G.711, table 2)."""
+    """Decode a byte to its sample (ITU-T recommendation G.711, table 2)."""
     inverted = ~code & 0xFF
     magnitude = (((inverted & 0x0F) << 3) + _BIAS << (inverted >> 4 & 7)) - _BIAS
     return -magnitude if inverted & 0x80 else magnitude
