@@ -177,6 +177,6 @@ def test_a_job_that_nobody_knows(shared: RunningDaemon, verb: str) -> None:
     assert (done.status, done.out) == (4, "")
     assert done.err.splitlines() == [
         "whisperctl: There is no job 'nobody'.",
-        "  `whisperctl jobs list` shows the jobs that are remembered.",
+        "  List the known jobs with `whisperctl jobs list`.",
     ]
     assert shared.ctl("jobs", verb, "nobody", "--json").json["error"]["code"] == "job.unknown"

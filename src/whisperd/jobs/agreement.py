@@ -1,9 +1,9 @@
-"""What can be shown of an utterance while it is spoken. Pure.
+"""The text of an utterance that can be shown while it is still being spoken. Pure.
 
-An utterance that goes on is transcribed again and again, from its beginning, and the end of each
+An unfinished utterance is transcribed repeatedly, each time from its beginning, and the end of each
 hypothesis is a guess. Words on which two successive hypotheses agree are taken as settled: the policy
-LocalAgreement-2 of Macháček, Dabre and Bojar, "Turning Whisper into Real-Time Transcription System"
-(2023), here without the times of words.
+LocalAgreement-2 of Macháček, Dabre and Bojar, "Turning Whisper into Real-Time Transcription System" (2023),
+here without word times.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Agreement"]
 
 
 class Agreement:
-    """Takes the hypotheses of one utterance, one after the other."""
+    """Compares successive hypotheses of one utterance."""
 
     def __init__(self) -> None:
         self._agreed: list[str] = []
@@ -26,16 +26,16 @@ class Agreement:
 
     @property
     def agreed(self) -> str:
-        """Text that grows and is never taken back."""
+        """The settled text, which only grows."""
         return "".join(self._agreed).strip()
 
     @property
     def tentative(self) -> str:
-        """What the last hypothesis says behind it."""
+        """The rest of the last hypothesis, after `agreed`."""
         return "".join(self._tentative).strip()
 
     def add(self, hypothesis: str) -> None:
-        """Take the next hypothesis."""
+        """Add the next hypothesis."""
         words = list(pieces(f" {clean(hypothesis)}")) if hypothesis.strip() else []
         rest = words[_place_of_end(self._agreed, words) :]
         both = zip(rest, self._tentative, strict=False)
@@ -45,9 +45,9 @@ class Agreement:
 
 
 def _place_of_end(agreed: Sequence[str], words: Sequence[str]) -> int:
-    """How many words of a hypothesis stand for those that are agreed: fewest edits, nearest length.
+    """Return how many words of a hypothesis correspond to the agreed ones: fewest edits, then nearest length.
 
-    A hypothesis may have changed its mind on words that were agreed already, and on how many they are.
+    A new hypothesis may change words that were already agreed, and their number.
     """
     if list(words[: len(agreed)]) == agreed:
         return len(agreed)

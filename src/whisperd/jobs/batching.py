@@ -1,19 +1,18 @@
-"""What is computed together, of the jobs of one class. Pure.
+"""How windows of the jobs of one class form batches. Pure.
 
-* The job that has had the least audio computed leads the next batch. A job that comes late starts level with
-  it instead of being given the past of the others, and one that had nothing to do for a while makes up for no
-  more than `LEAD_LIMIT_S`.
-* A batch holds windows with equal options and like lengths, as it is padded to the longest; or with the same
-  context, where the engine computes no others together. It begins with the job's window that has waited
-  longest. Its free room goes to the job that has had least and has a window that fits, and to the one of its
-  windows that is most alike; no job gets `LEAD_LIMIT_S` ahead of another that waits.
-* The last of the work is shared out: where no job of the class has more to come, a batch holds no more than a
-  replica's part of the audio that waits, or a single window. What a larger batch gains is little beside what
-  an idle replica loses. Once there is a replica for each of the last windows, the longest begins.
-* A job whose work was interrupted, because the daemon or the worker died under it, has smaller batches for a
-  while: less is lost the next time, and less memory needed. Each such end halves them, but where a daemon
-  had computed much until it died they hold `PART_AT_RISK` of that, up to half of what they usually do; with
-  each `TRUST_WINDOWS` computed since, they may be larger by one.
+* The job with the least audio computed leads the next batch. A new job starts level with that job instead of
+  catching up with the others' past, and a job that was idle for a while catches up by at most `LEAD_LIMIT_S`.
+* A batch is padded to its longest window, so it holds windows with equal options and similar lengths; or with
+  the same context, where the engine cannot batch different ones. It begins with the job's window that has
+  waited longest. Its free room goes to the job with the least audio computed that has a fitting window, and
+  to the most similar of its windows; no job gets `LEAD_LIMIT_S` ahead of another that waits.
+* The end of the work is divided: once no job of the class expects more windows, a batch holds at most one
+  replica's share of the waiting audio, or a single window. A larger batch gains less than an idle replica
+  loses. Once there is a replica for each remaining window, the longest goes first.
+* A job that was interrupted, because the daemon or the worker died under it, gets smaller batches for a
+  while: the next interruption loses less, and batches need less memory. Each interruption halves them. But if
+  a daemon had computed much before it died, they hold a third of that (`PART_AT_RISK`), up to half of the
+  usual size. Every `TRUST_WINDOWS` windows computed since raise the limit by one.
 """
 
 from __future__ import annotations
@@ -30,44 +29,44 @@ from whisperd.worker.protocol import DecodeOptions, EngineWindow
 __all__ = ["NO_PAST", "Capacity", "JobClass", "Parcel", "Past", "QueuedJob"]
 
 LEAD_LIMIT_S = 60.0
-"""Audio that a job may have had more than another one of its class that waits."""
+"""How much more computed audio a job may have than another waiting job of its class, in seconds."""
 AHEAD_S = 90.0
-"""Audio of a class that waits, with which there is enough to do, even where it does not fill all batches."""
+"""Waiting audio of a class that is enough work, even if it does not fill all batches, in seconds."""
 LOOK_AHEAD = 16
-"""How many of a job's waiting parcels are looked at for the one that is most alike."""
+"""How many of a job's waiting parcels are considered when looking for the most similar one."""
 TRUST_WINDOWS = 8
-"""Windows of a job that was interrupted after which its batches may be larger by one."""
+"""Computed windows of an interrupted job after which its batches may grow by one."""
 PART_AT_RISK = 3
-"""One batch holds at most a third of what was computed between two interruptions: much smaller ones cost more
-than what they save, for windows that are computed together are a fifth to a quarter cheaper."""
+"""One batch holds at most a third of what was computed between two interruptions. Much smaller ones would
+cost more than they save, because batching makes windows a fifth to a quarter cheaper."""
 SHARE_MARGIN = 1.1
-"""How much larger than a replica's equal part a batch may be: windows cannot be divided."""
+"""How much larger than a replica's equal share a batch may be, because windows cannot be divided."""
 LIKE_LENGTH_RATIO = 1.5
-"""A batch is padded to its longest window; one much shorter would pay for it."""
+"""Longest to shortest window of a batch: padding to the longest wastes time on much shorter ones."""
 
 
 IsLike = Callable[[float], bool]
-"""Whether a window of so many seconds goes into a batch."""
+"""Whether a window of this length, in seconds, fits a batch."""
 
 
 class Capacity(NamedTuple):
-    """What an engine computes at once."""
+    """How much an engine computes at once."""
 
     batch_size: int
     """Windows."""
     replicas: int
     context_of: Callable[[float], int] | None
-    """What context a window of so many seconds has, if a batch holds equal ones."""
+    """Returns the context of a window of this length in seconds, if batches need equal contexts."""
 
 
 @dataclass(frozen=True)
 class Past:
-    """What is known of a job by those who have worked on it before."""
+    """What earlier runs of a job found out."""
 
     interruptions: int = 0
-    """How often its daemon or a worker has died under it."""
+    """How many times its daemon or a worker died under it."""
     windows_before: int = 0
-    """Windows that were computed until it did so the last time, since the time before."""
+    """Windows computed between the last two such interruptions."""
 
 
 NO_PAST = Past()
@@ -75,7 +74,7 @@ NO_PAST = Past()
 
 @dataclass(frozen=True)
 class Parcel:
-    """Windows of one job that are computed in one batch: usually one, several where they vote."""
+    """Windows of one job that go into the same batch: usually one, several when they vote on the language."""
 
     job: str
     indexes: tuple[int, ...]
@@ -85,17 +84,17 @@ class Parcel:
 
     @property
     def key(self) -> tuple[str, tuple[int, ...]]:
-        """What it is known by: no job has two of the same windows."""
+        """Identity: a job never has two parcels with the same windows."""
         return self.job, self.indexes
 
     @property
     def duration_s(self) -> float:
-        """Audio in all its windows, in seconds."""
+        """Total audio of its windows, in seconds."""
         return sum(window.duration_s for window in self.windows)
 
     @property
     def longest_s(self) -> float:
-        """The longest window, in seconds."""
+        """Length of its longest window, in seconds."""
         return max(window.duration_s for window in self.windows)
 
 
@@ -108,13 +107,13 @@ class QueuedJob:
     served_s: float
     past: Past
     computed: int = 0
-    """Windows since it was interrupted last."""
+    """Windows computed since its last interruption."""
     is_complete: bool = False
-    """Whether no more windows of it are to come."""
+    """Whether all of its windows were added."""
     waiting: deque[Parcel] = field(default_factory=deque)
 
     def put(self, parcel: Parcel, now_s: float) -> None:
-        """A parcel waits from now on."""
+        """Add a waiting parcel."""
         if not self.of.ready:
             self.of.passed_over_since_s = now_s
         if not self.waiting:
@@ -125,7 +124,7 @@ class QueuedJob:
         self.of.waiting_windows += len(parcel.windows)
 
     def drop(self, parcel: Parcel) -> None:
-        """A parcel does not wait any more."""
+        """Remove a waiting parcel."""
         self.waiting.remove(parcel)
         self.of.waiting_s -= parcel.duration_s
         self.of.waiting_windows -= len(parcel.windows)
@@ -133,18 +132,18 @@ class QueuedJob:
             del self.of.ready[self.id]
 
     def take(self, parcel: Parcel) -> Parcel:
-        """A parcel is computed."""
+        """Remove a waiting parcel to compute it."""
         self.drop(parcel)
         self.served_s += parcel.duration_s
         return parcel
 
     def interrupt(self) -> None:
-        """The worker died under it."""
+        """Note that the worker died under this job."""
         self.past = Past(self.past.interruptions + 1)
         self.computed = 0
 
     def most_windows(self, batch_size: int) -> int:
-        """How many windows a batch may hold that has some of this job."""
+        """Return the limit of windows of a batch that contains some of this job."""
         if not self.past.interruptions:
             return batch_size
         at_risk = min(self.past.windows_before // PART_AT_RISK, batch_size // 2)
@@ -152,7 +151,7 @@ class QueuedJob:
         return min(batch_size, least + self.computed // TRUST_WINDOWS)
 
     def most_alike(self, first: Parcel, is_like: IsLike, room: int, room_s: float) -> Parcel | None:
-        """What fits best into a batch that `first` leads, with this room in windows and seconds."""
+        """Return the parcel that fits best behind `first`, within this room in windows and seconds."""
         fitting = (
             one
             for one in islice(self.waiting, LOOK_AHEAD)
@@ -169,45 +168,45 @@ class JobClass:
     """The jobs of one priority."""
 
     rank: int
-    """The lower, the sooner."""
+    """Lower ranks go first."""
     capacity: Capacity
     jobs: dict[str, QueuedJob] = field(default_factory=dict)
     ready: dict[str, QueuedJob] = field(default_factory=dict)
-    """Those that have windows waiting."""
+    """Jobs that have waiting windows."""
     passed_over_since_s: float = 0.0
-    """By the clock: when it was served last, or began to wait."""
+    """Clock time when this class was last served, or began to wait."""
     waiting_s: float = 0.0
-    """Audio in all windows that wait."""
+    """Audio of all waiting windows."""
     waiting_windows: int = 0
     last_served_s: float = 0.0
-    """What the job that led the last batch has had."""
+    """Audio computed of the job that led the last batch."""
 
     @property
     def level_s(self) -> float:
-        """Where a new job starts: with the one that has had least."""
+        """Where a new job starts: level with the job with the least audio computed."""
         return min(map(_served_s, self.ready.values()), default=self.last_served_s)
 
     @property
     def has_enough(self) -> bool:
-        """Whether what waits is `AHEAD_S` long, or fills the batches of all replicas.
+        """Whether the waiting audio is `AHEAD_S` long, or fills the batches of all replicas.
 
-        Where batches hold equal contexts only, it takes more windows to fill them, and nobody counts.
+        If batches need equal contexts, filling them takes more windows, so only the audio counts.
         """
         fills_all = self.waiting_windows >= self.capacity.batch_size * self.capacity.replicas
         return self.waiting_s >= AHEAD_S or (fills_all and self.capacity.context_of is None)
 
     def add_job(self, job: str, past: Past) -> None:
-        """Make a place for a job."""
+        """Add a job."""
         self.jobs[job] = QueuedJob(job, self, self.level_s, past)
 
     def remove_job(self, job: str) -> None:
-        """Forget a job and its waiting windows."""
+        """Remove a job and its waiting windows."""
         if gone := self.jobs.pop(job, None):
             while gone.waiting:
                 gone.drop(gone.waiting[0])
 
     def compose(self) -> list[Parcel]:
-        """The next batch: a first parcel, then what goes well with it."""
+        """Return the next batch: a first parcel and those that fit it."""
         ready, share_s, batch_size = self.ready, self._share_s(), self.capacity.batch_size
         leader, first = self._first()
         leader.take(first)
@@ -235,7 +234,8 @@ class JobClass:
         return parcels
 
     def _first(self) -> tuple[QueuedJob, Parcel]:
-        """What leads the next batch: the oldest of the job that has had least, or the longest of the last."""
+        """Return what leads the batch: the oldest parcel of the job served least; of the last ones, the
+        longest."""
         if self._is_ending and self.waiting_windows <= self.capacity.replicas:
             last = ((job, parcel) for job in self.ready.values() for parcel in job.waiting)
             return max(last, key=lambda one: one[1].duration_s)
@@ -243,7 +243,7 @@ class JobClass:
         return leader, leader.waiting[0]
 
     def _is_like(self, batch: Sequence[Parcel]) -> IsLike:
-        """Which lengths go together with those of a batch."""
+        """Return a test for lengths that fit this batch."""
         if context_of := self.capacity.context_of:
             context = context_of(batch[0].longest_s)
             return lambda length_s: context_of(length_s) == context
@@ -253,11 +253,11 @@ class JobClass:
 
     @property
     def _is_ending(self) -> bool:
-        """Whether no more is to come."""
+        """Whether no job expects more windows."""
         return all(job.is_complete for job in self.jobs.values())
 
     def _share_s(self) -> float:
-        """A replica's part of the audio that waits, if no more is to come; else there is no limit."""
+        """Return a replica's share of the waiting audio once no more is expected; no limit before that."""
         if not self._is_ending:
             return math.inf
         return self.waiting_s / self.capacity.replicas * SHARE_MARGIN

@@ -1,4 +1,4 @@
-"""One per loaded runtime: feeds its worker with the batches that the scheduler composes."""
+"""Feeds the worker of a loaded runtime with batches composed by the scheduler: one dispatcher per runtime."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class _Waiter:
-    """A job that waits for a parcel's results."""
+    """A job waiting for the results of a parcel."""
 
     def __init__(self) -> None:
         self.done = anyio.Event()
@@ -35,13 +35,13 @@ class _Waiter:
         self.error: WhisperdError | None = None
 
     def answer(self, results: Sequence[WindowResult] = (), error: WhisperdError | None = None) -> None:
-        """Give it what it waits for."""
+        """Deliver the results or the error."""
         self.results, self.error = list(results), error
         self.done.set()
 
 
 class Dispatcher:
-    """Jobs hand in parcels and get results; in between they share batches with all other jobs."""
+    """Computes parcels for jobs, in batches shared by all jobs of the runtime."""
 
     def __init__(self, runtime: LoadedRuntime) -> None:
         self.runtime = runtime
@@ -59,28 +59,28 @@ class Dispatcher:
         self._failure: WhisperdError | None = None
 
     def hold(self, priorities: frozenset[Priority]) -> None:
-        """Have these classes wait, and no others."""
+        """Hold these classes, and release all others."""
         self._scheduler.held = priorities
         self._changed.set()
 
     def add_job(self, job: str, priority: Priority, past: Past = NO_PAST) -> None:
-        """Make a place for a job among the others: while it waits to be decoded, and anew when it is."""
+        """Add a job: first while it waits to be decoded, and again when decoding begins."""
         self._scheduler.add_job(job, priority, past)
 
     def complete(self, job: str) -> None:
-        """All windows of a job were handed in; one may come again that is not sure of its language."""
+        """Note that all windows of a job were submitted; one with an uncertain language may come twice."""
         self._scheduler.complete(job)
 
     def remove_job(self, job: str) -> None:
-        """The job is over; its waiting windows are forgotten, and those that are being computed given up."""
+        """Drop a job that ended: forget its waiting windows, abandon those being computed."""
         self._scheduler.remove_job(job)
         self._changed.set()
 
     async def transcribe(self, parcel: Parcel) -> list[WindowResult]:
-        """Have windows of a job that was added computed; one result for each.
+        """Compute windows of a known job; returns one result for each.
 
-        Raises `WhisperdError`: what the engine answered, `worker.died` if the worker did not survive
-        them twice, or why the runtime is not there any more. Who is cancelled gives up what it has asked for.
+        Raises `WhisperdError`: the engine's own error, `worker.died` if the worker died on them twice, or the
+        reason why the runtime is no longer loaded. Cancelling the call abandons the windows.
         """
         if self._failure is not None or self.runtime.unloaded.is_set():
             raise self._why_over()
@@ -101,28 +101,28 @@ class Dispatcher:
 
     @property
     def waiting(self) -> int:
-        """How many windows wait for a batch."""
+        """Number of windows waiting for a batch."""
         return self._scheduler.waiting
 
     def waiting_s(self, job: str) -> float:
-        """How much audio of a job that was added waits for a batch."""
+        """Return how many seconds of audio of a known job wait for a batch."""
         return self._scheduler.waiting_s(job)
 
     def has_enough(self, priority: Priority) -> bool:
-        """Whether so much of a class waits that no more has to be decoded for now."""
+        """Whether enough audio of a class waits that nothing more need be decoded for now."""
         return self._scheduler.has_enough(priority)
 
     async def wait_for_batch(self) -> None:
-        """Wait until something that waited may wait no more."""
+        """Wait until the next time that batches are started."""
         await self._begun.wait()
 
     @property
     def has_room(self) -> bool:
-        """Whether a window that came now would be computed at once."""
+        """Whether a window submitted now would start at once."""
         return self._scheduler.has_room
 
     async def run(self) -> None:
-        """Work until the runtime is unloaded; whoever still waits then learns why."""
+        """Dispatch batches until the runtime is unloaded; jobs that still wait then get the reason."""
         try:
             async with open_task_group() as tasks:
                 tasks.start_soon(self._feed, tasks)
@@ -173,5 +173,5 @@ class Dispatcher:
     def _answer(
         self, parcel: Parcel, *, results: Sequence[WindowResult] = (), error: WhisperdError | None = None
     ) -> None:
-        if waiter := self._waiters.get(parcel.key):  # else nobody waits for it any more
+        if waiter := self._waiters.get(parcel.key):  # else its job no longer waits
             waiter.answer(results, error)

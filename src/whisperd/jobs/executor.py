@@ -1,4 +1,4 @@
-"""How a job is done: on a leased runtime, in its turn, or with a text that is kept already."""
+"""Runs jobs: on a leased runtime, each in its turn, or answered from stored transcripts."""
 
 from __future__ import annotations
 
@@ -34,24 +34,23 @@ from whisperd.worker.protocol import DecodeOptions
 __all__ = ["JobExecutor", "jobs_at_once"]
 
 INTERACTIVE_JOBS_AT_ONCE = 8
-"""Interactive jobs are short, and somebody waits for each."""
+"""Interactive jobs are short, and a person waits for each."""
 SMALL_BYTES = 4 * 2**20
-"""A file of so many bytes or fewer holds a few minutes at most, as a rule: its decoder soon has done. That of
-a recording of hours waits for the engine, until nearly all of it is computed."""
+"""A file of at most this size usually holds a few minutes, so its decoder finishes soon. The decoder of an
+hours-long recording waits for the engine until nearly all of it is computed."""
 
 HASH_PATIENCE_S = 2.0
-"""How long a job that is done waits for the hash of its file, of which it may have wanted but a little."""
+"""How long a finished job waits for the hash of its file, of which it may have needed only a small part."""
 
 Queue = tuple[Priority, bool]
-"""Where a job waits for its place: those of its class whose files are small, or are not."""
+"""Where a job waits for a slot: its priority, and whether its file is small."""
 
 
 def jobs_at_once(settings: Settings) -> dict[Queue, int]:
-    """How many files of each queue are decoded at the same time. Once one is, the next may be: the engine has
-    something to do in between.
+    """Return how many files of each queue are decoded at once. The next file may start as soon as one is
+    decoded, so that the engine always has work.
 
-    No queue takes a place of another: neither a folder of files nor a few long ones hold up anybody's short
-    clip.
+    Queues never share slots, so neither a folder of files nor a few long ones delay another's short clip.
     """
     places: dict[Queue, int] = {("interactive", False): INTERACTIVE_JOBS_AT_ONCE}
     for is_small in (False, True):
@@ -66,7 +65,7 @@ def _queue_of(job: Job) -> Queue:
 
 
 class JobExecutor:
-    """Does jobs, of each queue as many files at once as there are places, and feeds each runtime in use."""
+    """Runs jobs, decoding a limited number of files per queue at once, with a dispatcher per runtime."""
 
     def __init__(
         self,
@@ -87,22 +86,22 @@ class JobExecutor:
         self._places = {queue: anyio.Semaphore(places) for queue, places in jobs_at_once(settings()).items()}
 
     def hold(self, priorities: frozenset[Priority]) -> None:
-        """Have jobs of these classes wait, and no others; what is being computed is finished."""
+        """Hold jobs of these classes, and release all others; windows being computed are finished."""
         self._held = priorities
         for dispatcher in self._dispatchers.values():
             dispatcher.hold(priorities)
         self._released.set()
 
     def is_held(self, job: Job) -> bool:
-        """Whether a job waits until its class may go on."""
+        """Whether the class of a job is held."""
         return job.options.priority in self._held
 
     async def transcribe(self, job: Job, lease: Lease) -> Transcript:
-        """Do it, or find it among what is kept. Raises `WhisperdError`."""
+        """Transcribe a job, or find a stored transcript of it. Raises `WhisperdError`."""
         if job.audio_buffer is not None:
             return await self._transcribe_live(job, job.audio_buffer, lease)
         began_s = time.monotonic()
-        # One that was just submitted was looked at then; what has a hash was looked at when it was read.
+        # A newly submitted file was just checked; a file with a known hash was checked when it was hashed.
         if job.is_resumed or job.stamp is None or job.content_hash is not None:
             await self._keeper.check_input(job)
         if (kept := await self._keeper.find_transcript(job, lease)) is not None:
@@ -111,25 +110,25 @@ class JobExecutor:
             return msgspec.structs.replace(kept, elapsed=elapsed_s)
         while True:
             await self._released.wait_for(lambda: not self.is_held(job))
-            # A place is taken only on a loaded runtime: a long download holds up nobody else's job.
+            # A slot is taken only once the runtime is loaded, so that a long download delays no other job.
             loaded = await lease.loaded()
             check_against_engine(job.options, loaded.info, lease.model)
             dispatcher = self._dispatcher(loaded)
-            dispatcher.add_job(job.id, job.options.priority)  # so that more is known to come
+            dispatcher.add_job(job.id, job.options.priority)  # so that the scheduler expects more windows
             try:
                 places = self._places[_queue_of(job)]
                 await places.acquire()
-                with ExitStack() as place:  # which may be closed before
+                with ExitStack() as place:  # which may be closed early
                     place.callback(places.release)
                     with lease.use() as runtime:
-                        # Else it ended, was edited or the class held while the job waited for its turn.
+                        # Else it was unloaded or edited, or the class was held, while the job waited.
                         if runtime is loaded and not self.is_held(job):
                             return await self._transcribe_file(job, lease, dispatcher, place.close)
             finally:
                 dispatcher.remove_job(job.id)
 
     def waiting_windows(self, runtime: LoadedRuntime) -> int:
-        """How many windows of all jobs wait for a loaded runtime."""
+        """Return how many windows of all jobs wait for a loaded runtime."""
         dispatcher = self._dispatchers.get(runtime)
         return dispatcher.waiting if dispatcher else 0
 
@@ -146,14 +145,14 @@ class JobExecutor:
     async def _transcribe_file(
         self, job: Job, lease: Lease, dispatcher: Dispatcher, on_decoded: Callable[[], None]
     ) -> Transcript:
-        """Do what is not finished yet, and write down what is."""
+        """Transcribe what earlier runs left unfinished, and save progress."""
         keeper, options, params = self._keeper, self._engine_options(job), self._decode_params(job)
 
         async def run_from(progress: SavedProgress) -> Transcript:
             run = JobRun(job, dispatcher, options, self._publish, keeper, progress)
             return await run.transcribe(self._decoders, params, on_decoded)
 
-        await keeper.check_input(job)  # what was written while it waited is not too late
+        await keeper.check_input(job)  # it may have been written to while it waited
         progress = await keeper.load_progress(job, lease)
         async with open_task_group() as tasks:
             tasks.start_soon(keeper.hash_input, job)
@@ -197,12 +196,12 @@ class JobExecutor:
             del self._dispatchers[runtime]
 
     async def _publish_cached(self, job: Job, transcript: Transcript) -> None:
-        """Tell of a transcript that was kept as if it were made now."""
+        """Publish the events of a stored transcript as if it had just been made."""
         job.is_cached = True
         job.duration_s = elapsed_within(job.options.clips, transcript.duration)
         job.language = transcript.language
         self._publish(begin(job, transcript.language, transcript.duration))
         for segment in transcript.segments:
-            await checkpoint()  # a day has thousands
+            await checkpoint()  # a day of audio has thousands
             for event in events_of(job, segment):
                 self._publish(event)

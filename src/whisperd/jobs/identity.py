@@ -1,7 +1,7 @@
-"""What a text was made of: the audio's bytes, and the recipe that makes a text of them.
+"""The identity of a transcript: the bytes of its audio, and the recipe that produced the text.
 
-Two jobs with the same audio and the same recipe have the same text, so the second is answered with the
-first one's; and what a job has finished is sound for as long as neither has changed.
+Jobs with the same audio and the same recipe have the same text, so a second one is answered with the
+transcript of the first. The finished windows of a job stay valid as long as neither has changed.
 """
 
 from __future__ import annotations
@@ -31,36 +31,36 @@ __all__ = [
 ]
 
 HASH_TIMEOUT_S: Final = 60.0
-"""How long we read a file for its hash alone, once it is its turn. A disk that is slower than that makes its
-owner wait more for the hash than the hash can spare."""
+"""Longest time to read a file only for its hash, once its turn comes. On a slower disk, waiting for the hash
+would take longer than the hash can save."""
 READING: Final = "read for its hash/file"
-"""In a folder: reading has threads of its own, so that who looks at a file waits for none that is read."""
+"""Thread key for hashing, below the file's folder, so that quick checks of a file never wait for a hash."""
 
 
 class FileStamp(msgspec.Struct, frozen=True, kw_only=True):
-    """What the file system says of a file. Where it is unchanged, so is the file."""
+    """The size and modification time of a file, which stay the same as long as the file is unchanged."""
 
     size_bytes: int
     modified_ns: int
 
 
 def content_key(content: str, recipe: str) -> str:
-    """What stands for the text of a file with this hash, made by the recipe with this digest."""
+    """Return the key of a transcript of a file with this hash, made by the recipe with this digest."""
     return hashlib.sha256(f"{content} {recipe}".encode()).hexdigest()
 
 
 def read_stamp(path: str) -> FileStamp:
-    """The stamp of a file. Blocks. Raises `WhisperdError` (`audio.*`) if it is none that can be read."""
+    """Return the stamp of a file. Blocks. Raises `WhisperdError` (`audio.*`) if it is not a readable file."""
     with open_regular_file(path) as file:
         status = os.fstat(file.fileno())
     return FileStamp(size_bytes=status.st_size, modified_ns=status.st_mtime_ns)
 
 
 async def check_path(path: str) -> FileStamp:
-    """Whether a path can be transcribed at all; returns what the file is now.
+    """Check that a path can be transcribed, and return the current stamp of the file.
 
-    Raises `WhisperdError` (`audio.not_found`, `audio.is_directory`, `audio.not_readable`, …), so that nobody
-    waits for a model to be loaded to learn of a spelling mistake, nor for a folder that does not answer.
+    Raises `WhisperdError` (`audio.not_found`, `audio.is_directory`, `audio.not_readable`, …), so that a
+    client learns of a misspelt name or of a folder that does not respond before a model is loaded.
     """
     try:
         return await run_abandonable(path, lambda: _check(path))
@@ -74,17 +74,17 @@ async def check_path(path: str) -> FileStamp:
 
 
 async def inode_of(path: str) -> int | None:
-    """What tells a file from another one that has taken its place; None where that is not known."""
+    """Return the inode of a file, which changes when another file takes its place; None if it is unknown."""
     with suppress(OSError, TimeoutError):
         return await run_abandonable(path, lambda: Path(path).stat().st_ino)
     return None
 
 
 async def content_hash(path: str) -> tuple[str, FileStamp] | None:
-    """The SHA-256 of a file, and the stamp that it had all the while.
+    """Return the SHA-256 of a file, and the stamp that it had throughout.
 
-    It is read in a thread. None if its disk is too slow, or it is being written to. Raises `WhisperdError`
-    (`audio.*`) if it cannot be read.
+    Reads the file in a thread. Returns None if the disk is too slow or the file changed meanwhile. Raises
+    `WhisperdError` (`audio.*`) if it cannot be read.
     """
     given_up, threads = threading.Event(), Path(path).parent / READING
     try:
@@ -98,7 +98,7 @@ async def content_hash(path: str) -> tuple[str, FileStamp] | None:
 
 
 def input_changed(path: str) -> WhisperdError:
-    """A job cannot go on: what it has finished is of another recording."""
+    """Return the error for a job that cannot resume, because its finished windows belong to other content."""
     return WhisperdError(
         "job.input_changed",
         f"{path} has changed since the job was submitted.",
@@ -108,7 +108,7 @@ def input_changed(path: str) -> WhisperdError:
 
 
 def input_changed_meanwhile(path: str, *, is_certain: bool = True) -> WhisperdError:
-    """What is to be known of a text: not all of it need be of the same recording."""
+    """Return the warning for a transcript whose file changed while it was read."""
     what = "changed" if is_certain else "(or only its modification time) changed"
     return WhisperdError(
         "job.input_changed",

@@ -1,4 +1,4 @@
-"""A job and what is told of it."""
+"""A job, and how it is shown to clients."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ JobStatus = Literal["queued", "running", "completed", "failed", "cancelled"]
 
 
 class JobInput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is transcribed: a file of the user's, an upload, or what is pushed while it is spoken."""
+    """The input of a job: a file of the user's, an upload, or live audio."""
 
     path: str | None = None
     upload: str | None = None
@@ -40,7 +40,7 @@ class JobInput(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def is_from_client(self) -> bool:
-        """Whether its client has sent it, so that it is gone with the job."""
+        """Whether the client sent the audio, so that it is deleted with the job."""
         return self.path is None
 
 
@@ -49,19 +49,19 @@ class Source:
     """Where the audio of a job comes from."""
 
     shown: JobInput
-    """As the user named it."""
+    """The input as the user named it."""
     path: str = ""
-    """The file to decode; a live job has none."""
+    """The file to decode; empty for a live job."""
     stamp: FileStamp | None = None
-    """What the file is now."""
+    """The current stamp of the file."""
     content_hash: str | None = None
-    """The SHA-256 of the file with this stamp, where somebody has found it out already."""
+    """The SHA-256 of the file with this stamp, if already known."""
     audio_buffer: AudioBuffer | None = None
-    """Of a live job: where its audio comes in."""
+    """The incoming audio of a live job."""
 
 
 class JobView(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as it is shown. `progress` is in percent, `speed` a multiple of real time."""
+    """A job as shown to clients. `progress` is in percent, `speed` a multiple of real time."""
 
     id: str
     status: JobStatus
@@ -80,9 +80,9 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[dict[str, Any], ...]
     text: str | None
     detached: bool
-    """Whether it outlives its client, and the daemon."""
+    """Whether it survives the end of its client and of the daemon."""
     cached: bool
-    """Whether a transcript that was kept has answered it."""
+    """Whether a stored transcript answered it."""
 
 
 @dataclass(eq=False)
@@ -91,75 +91,75 @@ class Job:
 
     id: str
     path: str
-    """The file to decode, which for an upload is not what the user named; a live job has none."""
+    """The file to decode: for an upload not the path that the user named, for a live job empty."""
     input: JobInput
     options: JobOptions
     runtime: str
-    """The name of the runtime, as it was when the job was taken."""
+    """The name of the runtime when the job was submitted."""
     runtime_id: str | None = None
-    """None for a runtime that was made for once."""
+    """None for a runtime created for one job only."""
     model: str = ""
-    """The runtime's model, as it was then."""
+    """The model of the runtime at that time."""
     is_detached: bool = False
-    """Whether it goes on without its client, and in the next daemon."""
+    """Whether it continues without its client, and in the next daemon."""
     is_resumed: bool = False
-    """Whether an earlier run of it may have finished some windows."""
+    """Whether an earlier run may have finished some windows."""
     is_at_work: bool = False
     """Whether its windows are being computed."""
     interruptions: int = 0
-    """How often a daemon has ended under its work, without having been told to."""
+    """How many times a daemon ended unexpectedly while working on it."""
     finished_at_begin: int = 0
-    """Windows of it that were finished when the work on it began last."""
+    """Windows already finished when the current run began."""
     is_cached: bool = False
-    """Whether a transcript that was kept has answered it."""
+    """Whether a stored transcript answered it."""
     stamp: FileStamp | None = None
-    """What the file was when it was taken, or when the work on it began."""
+    """The stamp of the file when the job was submitted, or when its run began."""
     inode: int | None = None
-    """Of the file when all of it was read, where that was in this daemon."""
+    """The inode of the file when it was read to the end, if this daemon did so."""
     content_hash: str | None = None
-    """The SHA-256 of the file, where it is known."""
+    """The SHA-256 of the file, if known."""
     recipe: str | None = None
-    """The digest of the recipe by which its windows are made, once that is known."""
+    """The digest of the recipe of its windows, once known."""
     answered_by: str | None = None
-    """The key of the kept transcript that has answered it."""
+    """The key of the stored transcript that answered it."""
     waits_for: Callable[[], str | None] = lambda: None
-    """What its runtime is doing before it can be used."""
+    """Returns what its runtime does before it can be used."""
     status: JobStatus = "queued"
     created: str = field(default_factory=now_rfc3339)
     started: str | None = None
     ended: str | None = None
     duration_s: float | None = None
     elapsed_s: float | None = None
-    """How long the work took, once it is completed."""
+    """How long the run took, once the job is completed."""
     done_s: float = 0.0
     speed: float | None = None
     language: str | None = None
     error: WhisperdError | None = None
     warnings: tuple[dict[str, Any], ...] = ()
-    """What may be wrong with its text though it is completed: errors as they are on the wire."""
+    """Possible problems with the text of a completed job, as errors in wire format."""
     transcript: Transcript | None = None
-    """Its result; once it is kept in the data base, it may be only there."""
+    """The result; once it is saved, it may be only in the database."""
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     over: anyio.Event = field(default_factory=anyio.Event)
-    """Set when the job has ended, one way or another."""
+    """Set when the job has ended, in whatever way."""
     taken: Ticket | None = None
-    """Its beginning, as it is being saved."""
+    """Tracks the saving of its submission."""
     end: Ticket | None = None
-    """Its end, as it is being saved."""
+    """Tracks the saving of its end."""
     cancelled_by: WhisperdError | None = None
     audio_buffer: AudioBuffer | None = None
-    """Of a live job: where its audio comes in."""
+    """The incoming audio of a live job."""
     is_suspended: bool = False
-    """Whether it ends here only to go on in the next daemon."""
+    """Whether it stops here to resume in the next daemon."""
 
     @property
     def survives(self) -> bool:
-        """Whether it goes on in the next daemon when this one ends."""
+        """Whether it resumes in the next daemon when this one ends."""
         return self.is_detached and self.cancelled_by is None
 
     @property
     def progress(self) -> float | None:
-        """Percent of the audio that is done; None while its length is not known."""
+        """Percentage of the audio that is done; None while its length is unknown."""
         if self.status == "completed":
             return 100.0
         if not self.duration_s:
@@ -167,7 +167,8 @@ class Job:
         return round(min(100.0, 100 * self.done_s / self.duration_s), 1)
 
     def view(self, *, with_text: bool = True, transcript: Transcript | None = None) -> JobView:
-        """What is told of it. A list leaves the text out; a transcript that is only kept has to be given."""
+        """Return the job as shown to clients; lists omit the text. Pass `transcript` if it is not in
+        memory."""
         transcript = self.transcript or transcript
         return JobView(
             id=self.id,
@@ -191,7 +192,7 @@ class Job:
 
 
 def hide_upload_path(job: Job, error: WhisperdError) -> WhisperdError:
-    """The same error; the file into which an upload was put is nothing that its sender knows."""
+    """Return the error without the path of the uploaded file, which its sender does not know."""
     path = sendable(job.path)
     if job.input.upload is None:
         return error
@@ -201,7 +202,7 @@ def hide_upload_path(job: Job, error: WhisperdError) -> WhisperdError:
 
 
 def unexpected_error() -> WhisperdError:
-    """What is told of a job that failed for no reason of its own."""
+    """Return the error of a job that failed because of a bug in whisperd."""
     return WhisperdError(
         "internal.error",
         "The job failed because of a bug in whisperd.",

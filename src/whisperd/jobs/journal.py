@@ -1,4 +1,4 @@
-"""The journal of jobs: what was asked for, what is finished, and how it ended."""
+"""The journal of jobs: their parameters, their finished windows, and how they ended."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ log = logging.getLogger(__name__)
 
 
 class FinishedWindow(msgspec.Struct, frozen=True, kw_only=True):
-    """A window that was computed: where it lies in the audio, in seconds, and what was said in it."""
+    """A computed window: its place in the audio, in seconds, and its result."""
 
     index: int
     start: float
     end: float
     channel: int | None
     language: str | None
-    """The one in which it was heard: that of its whole file."""
+    """The language in which it was transcribed: that of the whole file."""
     elapsed_s: float
-    """How long its job had been at work until then."""
+    """How long its job had been running by then."""
     result: WindowResult
 
 
@@ -54,11 +54,11 @@ _NAMES: Final = {
     "elapsed_s": "elapsed",
     "done_s": "done",
 }
-"""What fields are called in the data base, where that is not what jobs call them."""
+"""Names of fields in the database, where they differ from those of `Job`."""
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True, rename=_NAMES):
-    """What is kept of a job, by the names that it has there."""
+    """The stored record of a job, with the field names used in the database."""
 
     id: str
     path: bytes
@@ -66,16 +66,16 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True, rename=_NAMES):
     options: JobOptions
     runtime: str
     runtime_id: str | None
-    """None for a runtime that was made for once."""
+    """None for a runtime created for one job only."""
     model: str
     is_detached: bool
     created: str
     stamp: FileStamp | None
     content_hash: str | None
     recipe: str | None
-    """The digest of the recipe by which its finished windows were made."""
+    """The digest of the recipe of its finished windows."""
     status: JobStatus
-    """`queued` until it is over: whether it runs is known to its daemon alone."""
+    """`queued` until it ends; only its daemon knows whether it runs."""
     started: str | None
     ended: str | None
     duration_s: float | None
@@ -87,13 +87,13 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True, rename=_NAMES):
     error: dict[str, Any] | None
     warnings: tuple[dict[str, Any], ...] = ()
     is_at_work: bool = False
-    """Whether windows of it were being computed. If it is not over and its daemon is, it was interrupted."""
+    """Whether its windows were being computed. If its daemon ended before the job did, it was interrupted."""
     interruptions: int = 0
     finished_at_begin: int = 0
 
 
 _OUTCOME: Final = ("started", "duration_s", "elapsed_s", "done_s", "speed", "language", "error", "warnings")
-"""Fields of a job that is over; one that is not begins anew."""
+"""Fields of a job that ended; an unfinished one starts without them."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -103,7 +103,7 @@ decode_record = msgspec.json.Decoder(JobRecord).decode
 
 
 def record_of(job: Job) -> JobRecord:
-    """What is to be kept of a job as it is now."""
+    """Return the record of a job in its current state."""
     kept = {name: getattr(job, name) for name in JobRecord.__struct_fields__}
     kept["path"] = os.fsencode(job.path)
     kept["status"] = "queued" if job.ended is None else job.status
@@ -112,7 +112,7 @@ def record_of(job: Job) -> JobRecord:
 
 
 def job_of(record: JobRecord) -> Job:
-    """The job that was kept; one that is over is so at once."""
+    """Return the job of a record; if it had ended, it is over at once."""
     kept = msgspec.structs.asdict(record)
     kept["path"] = os.fsdecode(record.path)
     kept["error"] = WhisperdError.from_wire(record.error) if record.error else None
@@ -127,13 +127,13 @@ def job_of(record: JobRecord) -> Job:
 
 
 class JobJournal:
-    """Keeps jobs. What changes something returns at once, and the ticket says when it is saved."""
+    """Stores jobs. Writing methods return at once; the ticket reports when the data is saved."""
 
     def __init__(self, saver: Saver) -> None:
         self.saver = saver
 
     def put(self, job: Job, also: Writing | None = None) -> Ticket:
-        """Keep a job as it is now; `also` is done in the same transaction, or neither is."""
+        """Save the current state of a job; `also` runs in the same transaction."""
         record = record_of(job)
 
         def write(connection: sqlite3.Connection) -> None:
@@ -144,11 +144,11 @@ class JobJournal:
         return self.saver.hand_over(write)
 
     def add_windows(self, job: str, windows: Sequence[FinishedWindow]) -> Ticket:
-        """Keep what is finished of a job, together or not at all."""
+        """Save finished windows of a job in one transaction."""
 
         def write(connection: sqlite3.Connection) -> None:
             connection.executemany(
-                # Not if the job was forgotten meanwhile.
+                # No row is inserted if the job was forgotten meanwhile.
                 "INSERT OR REPLACE INTO job_windows SELECT id, ?, ? FROM jobs WHERE id = ?",
                 [(one.index, _encode(one), job) for one in windows],
             )
@@ -156,7 +156,7 @@ class JobJournal:
         return self.saver.hand_over(write)
 
     def add_found(self, job: str, found: Found) -> Ticket:
-        """Keep what the decoder of a job has found."""
+        """Save what the decoder of a job has found."""
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute(
@@ -169,18 +169,18 @@ class JobJournal:
         return self.saver.hand_over(write)
 
     def drop_progress(self, job: str) -> Ticket:
-        """Forget what is finished of a job, and what was found."""
+        """Delete the finished windows of a job, and what its decoder found."""
         return self.saver.hand_over(lambda connection: drop_progress(connection, job))
 
     def forget(self, jobs: Iterable[str]) -> Ticket:
-        """Forget jobs."""
+        """Delete jobs."""
         rows = [(job,) for job in jobs]
         return self.saver.hand_over(
             lambda connection: connection.executemany("DELETE FROM jobs WHERE id = ?", rows)
         )
 
     async def load(self) -> list[JobRecord]:
-        """Every job, the oldest first. One that cannot be read is left out."""
+        """Return every job, oldest first, except records that cannot be read."""
 
         def work(connection: sqlite3.Connection) -> list[JobRecord]:
             rows = connection.execute("SELECT id, record FROM jobs ORDER BY created, rowid")
@@ -189,7 +189,7 @@ class JobJournal:
         return await self.saver.database.run(work)
 
     async def drop_all_progress(self) -> int:
-        """Forget what is finished of all jobs; returns how many windows."""
+        """Delete the finished windows of all jobs; returns their number."""
 
         def work(connection: sqlite3.Connection) -> int:
             connection.execute("DELETE FROM job_speech")
@@ -198,10 +198,10 @@ class JobJournal:
         return await self.saver.database.run(work)
 
     async def windows(self, job: str) -> dict[int, FinishedWindow]:
-        """What is finished of a job, by its place. What cannot be read is not finished."""
+        """Return the finished windows of a job by index. One that cannot be read counts as unfinished."""
 
         def work(connection: sqlite3.Connection) -> dict[int, FinishedWindow]:
-            found = {}  # decoded here, in the thread: a day has thousands
+            found = {}  # decoded in this thread, since a day of audio has thousands
             for (data,) in connection.execute("SELECT finished FROM job_windows WHERE job = ?", (job,)):
                 try:
                     window = decode_window(data)
@@ -214,7 +214,7 @@ class JobJournal:
         return await self.saver.database.run(work)
 
     async def found(self, job: str) -> tuple[Found, ...]:
-        """What the decoder of a job has found. Where it cannot be read, nothing was."""
+        """Return what the decoder of a job has found; nothing if that cannot be read."""
 
         def work(connection: sqlite3.Connection) -> tuple[Found, ...]:
             rows = connection.execute("SELECT found FROM job_speech WHERE job = ? ORDER BY place", (job,))
@@ -228,7 +228,7 @@ class JobJournal:
 
 
 def put_record(connection: sqlite3.Connection, record: JobRecord, transcript: int | None = None) -> None:
-    """Keep a job as it is now, in a transaction."""
+    """Save a job record, within a transaction."""
     connection.execute(
         "INSERT INTO jobs (id, created, ended, transcript, record) VALUES (?, ?, ?, ?, ?)"
         " ON CONFLICT (id) DO UPDATE SET"
@@ -238,7 +238,7 @@ def put_record(connection: sqlite3.Connection, record: JobRecord, transcript: in
 
 
 def drop_progress(connection: sqlite3.Connection, job: str) -> None:
-    """Forget what is finished of a job, and what was found, in a transaction."""
+    """Delete the finished windows of a job and what its decoder found, within a transaction."""
     connection.execute("DELETE FROM job_windows WHERE job = ?", (job,))
     connection.execute("DELETE FROM job_speech WHERE job = ?", (job,))
 

@@ -1,4 +1,4 @@
-"""What is kept of jobs while they run and when they are over, and what is answered from it."""
+"""Persistence of jobs, running and ended, and reuse of what is stored."""
 
 from __future__ import annotations
 
@@ -44,24 +44,24 @@ __all__ = ["JobKeeper", "SavedProgress"]
 log = logging.getLogger(__name__)
 
 RecipeOf = Callable[[Job, Lease], Awaitable[Recipe]]
-"""What makes the text of a job. Raises `WhisperdError` where that is not known before its model is loaded."""
+"""Returns the recipe of a job's text. Raises `WhisperdError` if it is unknown until the model is loaded."""
 
 
 class SavedProgress(NamedTuple):
-    """What an earlier run of a job has done."""
+    """The results of earlier runs of a job."""
 
     windows: Mapping[int, FinishedWindow] = MappingProxyType({})
-    """Those that were computed, by their index."""
+    """Computed windows by index."""
     found: tuple[Found, ...] = ()
-    """How far its decoder has listened."""
+    """What its decoder found, and how far it got."""
     past: Past = NO_PAST
 
 
 class JobKeeper:
-    """Keeps what `JobManager` does, in the data base.
+    """Saves the work of `JobManager` in the database.
 
-    Nothing here makes a job fail but that its recording is another one by now, or cannot be read. What cannot
-    be kept or looked up is logged, and the job goes on as if nothing had been kept.
+    Its methods fail a job only if the recording has changed or cannot be read. Other failures to save or to
+    look up are logged, and the job continues as if nothing had been stored.
     """
 
     def __init__(
@@ -75,34 +75,34 @@ class JobKeeper:
         self.transcripts = transcripts
         self._settings = settings
         self._recipe_of = recipe_of
-        self._being_kept: Ticket | None = None
-        """What was handed over last that holds a transcript."""
+        self._last_transcript: Ticket | None = None
+        """The last write that includes a transcript."""
 
     def save(self, job: Job, also: Writing | None = None) -> Ticket:
-        """A job was taken, or goes on; `also` is done in the same transaction, or neither is."""
+        """Save a new or resumed job; `also` runs in the same transaction."""
         return self._journal.put(job, also)
 
     async def check_input(self, job: Job) -> None:
-        """Note what the file is as the work on it begins.
+        """Record the stamp of the file as the run begins.
 
-        Raises `job.input_changed` if it was another, and as `check_path`.
+        Raises `job.input_changed` if a resumed job's file has changed, and the errors of `check_path`.
         """
         stamp = await check_path(job.path)
         if job.is_resumed and job.stamp is not None:
             if not await _is_same(job, stamp):
                 raise input_changed(job.input.path or "The recording")
-        elif stamp != job.stamp:  # else its hash holds, if it came with one
+        elif stamp != job.stamp:  # else the hash stays valid, if there is one
             job.content_hash = None
         job.stamp = stamp
 
     async def find_transcript(self, job: Job, lease: Lease) -> Transcript | None:
-        """The transcript of the same audio, made by the same recipe, if there is one and it may be used."""
+        """Return a stored transcript of the same audio and recipe, if one exists and may be used."""
         if not (self._settings().keep_transcripts and job.options.cache and job.stamp is not None):
             return None
-        await self._all_kept()
+        await self._wait_for_transcripts()
         try:
             if not await self.transcripts.has_size(job.stamp.size_bytes):
-                return None  # so nothing is read in vain
+                return None  # then hashing the file would be useless
             recipe = (await self._recipe_of(job, lease)).digest
             await self.hash_input(job)
             if job.content_hash is None:
@@ -118,7 +118,7 @@ class JobKeeper:
         return msgspec.structs.replace(transcript, runtime=job.runtime)
 
     async def load_progress(self, job: Job, lease: Lease) -> SavedProgress:
-        """What is done of a job and can be used on the runtime that is leased, which is loaded."""
+        """Return what earlier runs did that the loaded runtime can reuse, and mark the job as at work."""
         try:
             recipe = (await self._recipe_of(job, lease)).digest
         except WhisperdError as error:
@@ -142,24 +142,24 @@ class JobKeeper:
             return SavedProgress()
 
     def forget_progress(self, job: Job) -> None:
-        """What was done of a job does not fit its recording."""
+        """Delete the progress of a job, because it does not fit the recording."""
         log.warning(
             "job %s restarts from the beginning: its recording is cut differently than before", job.id
         )
         self._journal.drop_progress(job.id)
 
     def save_windows(self, job: Job, windows: Sequence[FinishedWindow]) -> None:
-        """Some windows of a job were computed."""
+        """Save finished windows."""
         if self._settings().keep_transcripts and job.recipe is not None:
             self._journal.add_windows(job.id, windows)
 
     def save_found(self, job: Job, found: Found) -> None:
-        """The decoder of a job is so far."""
+        """Save what the decoder has found so far."""
         if self._settings().keep_transcripts and job.recipe is not None:
             self._journal.add_found(job.id, found)
 
     async def hash_input(self, job: Job) -> None:
-        """Find the hash of a job's audio, if it is not known; it stays unknown where that cannot be."""
+        """Hash the audio of a job if the hash is wanted and unknown; it stays unknown if that fails."""
         is_wanted = job.is_detached or self._settings().keep_transcripts
         if not is_wanted or job.content_hash is not None or job.stamp is None:
             return
@@ -173,7 +173,7 @@ class JobKeeper:
             self._journal.put(job)
 
     async def check_unchanged(self, job: Job) -> None:
-        """Once all was read: that is not what was hashed if it was written to meanwhile."""
+        """Check, once the file was read to the end, that it did not change; else drop its hash and warn."""
         try:
             stamp = await check_path(job.path)
             is_same = await _is_same(job, stamp)
@@ -182,27 +182,27 @@ class JobKeeper:
                 return
             _warn_of_change(job, is_certain=is_same is not None)
         except WhisperdError:
-            pass  # it is gone, which does no harm to what was read
+            pass  # a deleted file does not affect what was read
         job.content_hash = None
 
     async def check_complete(self, job: Job) -> None:
-        """At the end of the work: what was written behind the end that was read is missing."""
+        """Warn, at the end of the run, if audio was appended to the file after its end was read."""
         with suppress(WhisperdError):
             size_bytes = (await check_path(job.path)).size_bytes
             is_longer = job.stamp is not None and size_bytes > job.stamp.size_bytes
-            # Another file that was put in its place has nothing to do with what was read.
+            # A different file in its place does not affect what was read.
             if is_longer and not job.warnings and job.inode in (None, await inode_of(job.path)):
                 _warn_of_change(job)
 
     def save_suspended(self, job: Job) -> Ticket:
-        """A job goes on in the next daemon, and nothing went wrong in this one."""
+        """Save that a job resumes in the next daemon and was not interrupted."""
         job.is_at_work = False
         return self._journal.put(job)
 
     def save_end(self, job: Job) -> Ticket:
-        """A job is over."""
+        """Save the end of a job, and its transcript."""
         keeps = self._settings().keep_transcripts
-        kept = self._kept_transcript(job) if keeps and not job.is_cached else None
+        kept = self._transcript_to_store(job) if keeps and not job.is_cached else None
         job.is_at_work = False
         record = record_of(job)
         drops_progress = not keeps or job.status == "completed"
@@ -211,7 +211,7 @@ class JobKeeper:
             number = (
                 insert_transcript(connection, kept)
                 if kept is not None
-                # It may have been replaced by a newer one meanwhile, or purged.
+                # The transcript may meanwhile have been replaced by a newer one, or purged.
                 else transcript_number(connection, job.answered_by)
             )
             put_record(connection, record, number)
@@ -220,22 +220,23 @@ class JobKeeper:
 
         ticket = self._journal.saver.hand_over(write)
         if kept is not None:
-            self._being_kept = ticket
+            self._last_transcript = ticket
         return ticket
 
     def start_over(self, job: Job, stamp: FileStamp) -> None:
-        """Nothing that is finished of a job is of use: its file is another one now."""
+        """Discard the progress of a job, because its file is a different one now."""
         job.stamp, job.content_hash, job.recipe = stamp, None, None
         self._journal.drop_progress(job.id)
 
     def forget(self, jobs: Sequence[str]) -> Ticket:
-        """Jobs are not to be remembered any more."""
+        """Delete jobs from the journal."""
         return self._journal.forget(jobs)
 
     async def purge(self, jobs: Sequence[str], older_than_s: float | None, *, all_of_them: bool) -> int:
-        """Erase the transcripts of jobs that are forgotten next, or all (that are older); returns how many.
+        """Delete the transcripts of these jobs, which are forgotten next, or all (older than a limit);
+        returns how many.
 
-        Nothing of them is left in the files of the data base once `erase` was called.
+        After `erase`, no trace of them is left in the files of the database.
         """
         await self._journal.saver.flush()
         count = await self.transcripts.forget_of_jobs(jobs)
@@ -245,12 +246,12 @@ class JobKeeper:
         return count
 
     async def erase(self) -> None:
-        """Leave nothing in the files of the data base of what was forgotten."""
+        """Wipe everything that was deleted from the files of the database."""
         await self._journal.saver.flush()
         await self._journal.saver.database.erase()
 
     async def retire(self) -> None:
-        """Forget what is kept for longer than the settings say."""
+        """Delete what is older than the settings allow."""
         settings = self._settings()
         moment = rfc3339_ago(settings.keep_transcripts_days * 86_400) if settings.keep_transcripts else None
         count = await self.transcripts.forget_before(moment)
@@ -261,13 +262,13 @@ class JobKeeper:
         if count:
             log.info("deleted %d stored transcripts", count)
 
-    async def _all_kept(self) -> None:
-        """Wait until each transcript that was told of can be found: it is told a moment before."""
-        if self._being_kept is not None:
+    async def _wait_for_transcripts(self) -> None:
+        """Wait until every reported transcript can be found: jobs report completion just before the save."""
+        if self._last_transcript is not None:
             with suppress(WhisperdError):
-                await self._being_kept.saved()
+                await self._last_transcript.saved()
 
-    def _kept_transcript(self, job: Job) -> KeptTranscript | None:
+    def _transcript_to_store(self, job: Job) -> KeptTranscript | None:
         if job.transcript is None:
             return None
         has_key = job.content_hash is not None and job.recipe is not None
@@ -287,8 +288,8 @@ def _warn_of_change(job: Job, *, is_certain: bool = True) -> None:
 
 
 async def _is_same(job: Job, stamp: FileStamp) -> bool | None:
-    """Whether a job's file, which has this stamp now, is what it was: another time alone says nothing. None
-    where that is not known.
+    """Whether a job's file, which now has this stamp, is unchanged; None if that is unknown. A new
+    modification time alone proves nothing.
 
     Raises `WhisperdError`.
     """

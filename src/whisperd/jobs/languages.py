@@ -1,4 +1,4 @@
-"""The languages that Whisper knows: ISO 639-1 codes (639-3 where there is none) and English names."""
+"""The languages that Whisper supports: ISO 639-1 codes (639-3 where there is none) and English names."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ LANGUAGES: Final[dict[str, str]] = {
 }
 """Code to name."""
 _OTHERS: Final = {"cmn": "zh", "fil": "tl", "iw": "he", "jv": "jw", "mandarin": "zh", "nb": "no"}
-"""What others call some of them."""
+"""Other codes and names in use."""
 _CODES: Final = {name: code for code, name in LANGUAGES.items()} | _OTHERS
 
 
 def language_code(text: str) -> str | None:
-    """The code of a language that is given by it, by its name, or as locales have it (`pt-BR`, `de_DE`).
+    """Return the code of a language given as a code, a name or a locale (`pt-BR`, `de_DE`).
 
-    None where there is none such.
+    Returns None if there is no such language.
     """
     wanted = text.strip().lower()
     if wanted in LANGUAGES:

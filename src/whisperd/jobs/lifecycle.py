@@ -1,4 +1,4 @@
-"""How jobs begin and end, and what is told of it: one event for each end, whichever way it comes."""
+"""The beginning and the end of jobs: every job ends with exactly one event, however it ends."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ log = logging.getLogger(__name__)
 
 
 def begin(job: Job, language: str | None, duration_s: float | None) -> Event:
-    """The work on a job begins; `duration_s` is that of its recording. Returns the event that tells of it."""
+    """Mark a job as running, and return its event; `duration_s` is the length of the recording."""
     job.status, job.started = "running", now_rfc3339()
     return JobStarted(id=job.id, runtime=job.runtime, language=language, duration=duration_s)
 
 
 def conclude(job: Job, error: WhisperdError | None) -> Event:
-    """A job is over: with its transcript if it has one, else cancelled or with this error.
+    """End a job: completed if it has a transcript, else cancelled, or failed with this error.
 
-    Returns the one event that tells of it.
+    Returns the one event that reports it.
     """
     job.ended = now_rfc3339()
     if job.transcript is not None:
@@ -42,14 +42,14 @@ def conclude(job: Job, error: WhisperdError | None) -> Event:
 
 
 def cancelled_on_request(job: Job) -> WhisperdError:
-    """Why a job ends that somebody has cancelled."""
+    """Return the reason of a job that a client cancelled."""
     return WhisperdError(
         "job.cancelled", "The job was cancelled.", f"{retry_hint(job)} if you still need it."
     )
 
 
 def retry_hint(job: Job) -> str:
-    """What does a job again that did not come to its end: the beginning of a sentence."""
+    """Return how to retry an unfinished job: the beginning of a sentence, without a period."""
     return (
         "Send the recording again"
         if job.input.is_from_client
@@ -58,7 +58,7 @@ def retry_hint(job: Job) -> str:
 
 
 def suspended() -> WhisperdError:
-    """Why a job ends here that goes on in the next daemon."""
+    """Return the reason of a job that stops here and resumes in the next daemon."""
     return WhisperdError(
         "daemon.stopping",
         "The daemon is stopping; the job resumes when the daemon starts again.",
@@ -67,14 +67,14 @@ def suspended() -> WhisperdError:
 
 
 def stopped(job: Job) -> WhisperdError:
-    """Why a job ends with its daemon: it is still told of it when the next one runs."""
+    """Return the reason of a job that ends with its daemon; clients may read it when the next daemon runs."""
     return WhisperdError(
         "daemon.stopping", "The daemon stopped before the job was finished.", f"{retry_hint(job)}."
     )
 
 
 def stopping() -> WhisperdError:
-    """Why a job is not taken any more."""
+    """Return the error for a job submitted while the daemon is stopping."""
     return WhisperdError(
         "daemon.stopping",
         "The daemon is stopping.",

@@ -1,9 +1,9 @@
-"""A live job's way from what is being spoken to text.
+"""The run of a live job, from incoming audio to text.
 
-Audio comes in through an `AudioBuffer`, a decoder finds the utterances in it, and the engine hears each
-as a whole once it is over. That text is final. While an utterance goes on, what there is of it is heard
-now and then, quickly and only where the engine has nothing better to do: a hypothesis that comes late is
-worth nothing, and a final text never waits for more than one of them.
+Audio arrives in an `AudioBuffer`, a decoder process cuts it into utterances, and the engine transcribes each
+one as a whole once it ends. That text is final. While an utterance continues, the audio so far is transcribed
+from time to time, with fast settings and only if the engine has nothing better to do: a late hypothesis is
+worthless, and a final text never waits for more than one of them.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from whisperd.worker.protocol import DecodeOptions, EngineWindow, WindowResult
 __all__ = ["LiveRun", "check_live_options"]
 
 FEED_BYTES: Final = 2 * SAMPLE_RATE
-"""What the decoder process hears at once: a second, if so much has come already."""
+"""Audio sent to the decoder process at once: a second, if that much has arrived."""
 HELD_S: Final = 40.0
-"""Speech that waits for the engine at most. Beyond it nothing more is taken in, and whoever pushes waits."""
+"""Limit of speech waiting for the engine, in seconds. Beyond it, no more audio is taken and pushes wait."""
 
 TEMPERATURES: Final = (0.0, 0.4)
-"""Tried where none are asked for: somebody waits, and cannot wait for all that a file is given."""
+"""Default temperatures: fewer than for files, because a person is waiting."""
 
 
 class _Hypothesis:
-    """An utterance that is not over yet, and what the engine makes of it."""
+    """An unfinished utterance, and the engine's result for it."""
 
     def __init__(self, utterance: Utterance) -> None:
         self.utterance = utterance
@@ -52,13 +52,13 @@ class _Hypothesis:
         self.result: WindowResult | None = None
 
     def is_of_all(self, utterance: Utterance) -> bool:
-        """Whether it was heard as thoroughly as a final one, and nothing came after it."""
+        """Whether its result can serve as the final one: same audio, same thorough settings."""
         ours = self.utterance
         is_same = (ours.start, ours.end) == (utterance.start, utterance.end)
         return ours.is_likely_final and is_same
 
     async def wait(self) -> WindowResult:
-        """The result; it is not given up any more."""
+        """Wait for the result of a hypothesis that will not be cancelled."""
         await self.is_done.wait()
         assert self.result is not None
         return self.result
@@ -82,13 +82,13 @@ class LiveRun:
         self._publish = publish
         self._began_s = time.monotonic()
         self._builder = TranscriptBuilder(job, publish)
-        self._finals = 0  # utterances that are over
-        self._pending: dict[int, float] = {}  # seconds of those that the engine has not answered yet
+        self._finals = 0  # finished utterances
+        self._pending: dict[int, float] = {}  # their lengths in seconds, while the engine has not answered
         self._pending_changed = RepeatedEvent()
-        self._hypothesis: _Hypothesis | None = None  # the last one on the utterance that is open
+        self._hypothesis: _Hypothesis | None = None  # the last one of the open utterance
         self._hypotheses = 0
-        self._agreement = Agreement()  # on the utterance that is open
-        self._shown: Utterance | None = None  # what the last partial event was about
+        self._agreement = Agreement()  # of the open utterance
+        self._shown: Utterance | None = None  # the subject of the last partial event
         if job.options.temperature is None:
             self._options = msgspec.structs.replace(options, temperatures=TEMPERATURES)
         info = dispatcher.runtime.info
@@ -96,7 +96,7 @@ class LiveRun:
             self._options = msgspec.structs.replace(self._options, language=info.languages[0])
 
     async def transcribe(self, decoders: DecoderPool) -> Transcript:
-        """Do it, until the audio_buffer is finished. Raises `WhisperdError`."""
+        """Transcribe until the client finishes the audio. Raises `WhisperdError`."""
         self._dispatcher.add_job(self._job.id, "interactive")
         try:
             async with follow(decoders) as listening, open_task_group() as tasks:
@@ -117,12 +117,12 @@ class LiveRun:
 
     @property
     def _may_guess(self) -> bool:
-        """Whether a hypothesis is worth having: one at a time."""
+        """Whether to compute a hypothesis now: only one at a time."""
         return not self._is_guessing and self._has_room
 
     @property
     def _may_hear_all(self) -> bool:
-        """Whether what is probably over may be heard before it is: then our own guess gives way."""
+        """Whether to transcribe a probably finished utterance now; a running hypothesis then gives way."""
         return self._has_room or (self._is_guessing and not self._pending)
 
     @property
@@ -131,7 +131,7 @@ class LiveRun:
 
     @property
     def _has_room(self) -> bool:
-        """Whether a hypothesis is in nobody's way: final texts go first, and so does all that waits."""
+        """Whether a hypothesis delays nothing: final texts go first, and so do all waiting windows."""
         return not self._pending and self._dispatcher.has_room
 
     async def _take(self, utterances: tuple[Utterance, ...], tasks: TaskGroup) -> None:
@@ -144,7 +144,7 @@ class LiveRun:
                 self._finals += 1
             elif self._may_guess or (utterance.is_likely_final and self._may_hear_all):
                 if self._hypothesis is not None:
-                    self._hypothesis.scope.cancel()  # this one says more
+                    self._hypothesis.scope.cancel()  # the new one covers more audio
                 self._hypothesis = _Hypothesis(utterance)
                 tasks.start_soon(self._guess, self._hypothesis)
         await self._pending_changed.wait_for(lambda: sum(self._pending.values()) <= HELD_S)
@@ -167,7 +167,7 @@ class LiveRun:
         self._pending_changed.set()
 
     async def _guess(self, hypothesis: _Hypothesis) -> None:
-        """Hear what there is of an utterance: in the quickest way, unless that is probably all of it."""
+        """Transcribe the audio of an utterance so far: with fast settings, unless it is probably complete."""
         self._hypotheses += 1
         utterance, options = hypothesis.utterance, self._options
         if not utterance.is_likely_final:
@@ -178,7 +178,7 @@ class LiveRun:
             hypothesis.result = await self._dispatch(-self._hypotheses, utterance, options)
         hypothesis.is_done.set()
         if hypothesis is not self._hypothesis or hypothesis.result is None:
-            return  # its utterance was over before we got to hear of it
+            return  # the utterance ended meanwhile
         self._agreement.add(join_texts(segment.text for segment in hypothesis.result.segments))
         agreed, tentative = self._agreement.agreed, self._agreement.tentative
         if agreed or tentative or self._shown is not None:
@@ -186,7 +186,7 @@ class LiveRun:
             self._shown = utterance
 
     def _take_hypothesis(self, utterance: Utterance) -> _Hypothesis | None:
-        """The hypothesis on an utterance that is over now, if it was on all of it; any other is given up."""
+        """Return the hypothesis of the utterance that just ended if it covers all of it; cancel any other."""
         hypothesis, self._hypothesis = self._hypothesis, None
         if hypothesis is not None and hypothesis.is_of_all(utterance):
             return hypothesis
@@ -218,7 +218,8 @@ class LiveRun:
 
 
 def check_live_options(options: JobOptions) -> JobOptions:
-    """The options of a live job, which is always `interactive`. Raises `live.invalid_option`."""
+    """Return the options of a live job, whose priority is always `interactive`. Raises
+    `live.invalid_option`."""
     for name, value, why in (
         ("clip", options.clip, "its length is not known in advance"),
         ("channels", options.channels != "mix", "it has only one channel"),

@@ -1,4 +1,4 @@
-"""Every job there is, from being asked for to being forgotten. The one owner of their state."""
+"""Owns all jobs and their state, from submission until they are forgotten."""
 
 from __future__ import annotations
 
@@ -36,14 +36,15 @@ __all__ = ["JobManager"]
 log = logging.getLogger(__name__)
 
 TRANSCRIPTS_IN_MEMORY = 32
-"""Those of the jobs that ended last, which are soon asked for; the others are in the data base."""
+"""Transcripts kept in memory: those of the last jobs, which are soon asked for; the database has the rest."""
 
 LIVE_JOBS_AT_ONCE = 8
-"""Live jobs last as long as somebody speaks, each with a decoder of its own. They take nobody's place."""
+"""Limit of live jobs. Each lasts as long as someone speaks, has its own decoder, and takes no other job's
+slot."""
 
 
 class JobManager:
-    """Takes jobs, runs them, remembers them."""
+    """Accepts, runs and remembers jobs."""
 
     def __init__(
         self,
@@ -64,7 +65,7 @@ class JobManager:
         self._active: dict[str, Job] = {}
         self._history = JobHistory()
         self._in_memory: dict[str, Job] = {}
-        """Those of the last jobs whose transcripts are here."""
+        """The last jobs, whose transcripts are in memory."""
         self._executor = JobExecutor(tasks, decoders, settings, publish, keeper)
         self._pace = Pace()
         self._is_stopping = False
@@ -79,12 +80,11 @@ class JobManager:
         is_detached: bool = False,
         also: Writing | None = None,
     ) -> Job:
-        """Take a job; it starts as soon as there is a place.
+        """Submit a job; it starts as soon as there is room.
 
-        The lease is the job's from now on, and ends with it. `languages` are those of its model, if they
-        are known. Raises `WhisperdError` for options that cannot be, or when no more jobs are taken.
-        It is safe in the journal once `acknowledged` has returned; what `also` writes into the data base is
-        so in the same transaction.
+        The job owns the lease from now on, and releases it when it ends. `languages` are those of its model,
+        if known. Raises `WhisperdError` for invalid options, or if no more jobs are accepted. The job is
+        safely in the journal once `acknowledged` has returned, together with what `also` writes.
         """
         if languages is not None:
             check_against_model(options, languages, lease.model)
@@ -109,10 +109,10 @@ class JobManager:
         return job
 
     async def acknowledged(self, job: Job) -> None:
-        """Wait until a job that was taken is in the journal.
+        """Wait until a submitted job is in the journal.
 
-        Raises `WhisperdError` if it cannot be and would have to be; then the job is cancelled. One that ends
-        with its client needs no journal.
+        If a detached job cannot be saved, cancels it and raises `WhisperdError`. A job that ends with its
+        client does not need the journal.
         """
         if job.taken is None or job.over.is_set():
             return
@@ -120,32 +120,32 @@ class JobManager:
             await job.taken.saved()
         except WhisperdError as error:
             if job.is_detached:
-                job.is_detached = False  # the next daemon knows nothing of it
+                job.is_detached = False  # the next daemon cannot know of it
                 self.cancel(job, error.copy())
                 raise
 
     def restore(self, jobs: Iterable[Job]) -> None:
-        """Remember jobs that are over: those of an earlier daemon, and those that could not be forgotten."""
+        """Remember jobs that ended: those of an earlier daemon, and those that could not be deleted."""
         for job in jobs:
             self._history.add(job)
             self._keep_in_memory(job)
         self.retire()
 
     def resume(self, job: Job, lease: Lease, also: Writing | None = None) -> None:
-        """Go on with a job of an earlier daemon, or with one that has failed or was cancelled.
+        """Resume a job of an earlier daemon, or one that failed or was cancelled.
 
-        The lease is the job's from now on, and ends with it; `also` is as in `submit`.
+        The job owns the lease from now on, and releases it when it ends; `also` is as in `submit`.
         """
         self._history.remove(job.id)
-        self._forget(job.id)  # its events begin anew
+        self._forget(job.id)  # its events start over
         job.runtime, job.model, job.is_resumed = lease.name, lease.model, True
         self._begin(job, lease, also)
 
     def retry(self, job_id: str, lease: Lease, stamp: FileStamp, also: Writing | None = None) -> Job:
-        """Do a job again that has failed or was cancelled, detached; `stamp` is what its file is now.
+        """Retry a failed or cancelled job, detached; `stamp` is the current one of its file.
 
-        What is finished of it is used, unless the file is another one. The lease and `also` are as
-        in `resume`. Raises as `to_retry`: somebody else may have been faster.
+        Reuses its finished windows unless the file has changed. The lease and `also` are as in `resume`.
+        Raises the errors of `to_retry`: another client may have retried it first.
         """
         record = msgspec.structs.replace(
             record_of(self.to_retry(job_id)),
@@ -162,20 +162,20 @@ class JobManager:
         return again
 
     def cancel_unfinished(self, job: Job, reason: WhisperdError) -> None:
-        """End a job of an earlier daemon that is not to go on."""
+        """End a job of an earlier daemon that must not resume."""
         job.cancelled_by = reason
         self._active[job.id] = job
         self._end(job, None)
 
     def fail(self, job: Job, error: WhisperdError) -> None:
-        """End a job of an earlier daemon that cannot go on."""
+        """Fail a job of an earlier daemon that cannot resume."""
         self._active[job.id] = job
         self._end(job, error)
 
     def to_retry(self, job_id: str) -> Job:
-        """A job as it is now, which can be tried again.
+        """Return a job that can be retried.
 
-        Raises `job.unknown`, `job.not_retryable`, or that no more jobs are taken.
+        Raises `job.unknown`, `job.not_retryable`, or that no more jobs are accepted.
         """
         job = self.get(job_id)
         if job.status not in ("failed", "cancelled"):
@@ -188,77 +188,78 @@ class JobManager:
         return job
 
     def get(self, job_id: str) -> Job:
-        """The job. Raises `job.unknown`."""
+        """Return a job by id. Raises `job.unknown`."""
         if job := self._active.get(job_id) or self._history.get(job_id):
             return job
         raise WhisperdError(
             "job.unknown",
             f"There is no job {job_id!r}.",
-            "`whisperctl jobs list` shows the jobs that are remembered.",
+            "List the known jobs with `whisperctl jobs list`.",
         )
 
     def remembered(self) -> list[Job]:
-        """Every job that is remembered, the oldest first."""
+        """Return all remembered jobs, oldest first."""
         return sorted([*self._history, *self._active.values()], key=lambda job: job.created)
 
     def active(self) -> list[Job]:
-        """Jobs that wait or run, the oldest first."""
+        """Return all waiting and running jobs, oldest first."""
         return list(self._active.values())
 
     def hold(self, priorities: frozenset[Priority]) -> None:
-        """Have jobs of these classes wait for mains power, and no others."""
+        """Hold jobs of these classes until mains power is back, and release all others."""
         self._executor.hold(priorities)
 
     def waiting_windows(self, runtime: LoadedRuntime) -> int:
-        """How many windows of all jobs wait for a loaded runtime."""
+        """Return how many windows of all jobs wait for a loaded runtime."""
         return self._executor.waiting_windows(runtime)
 
     def cancel(self, job: Job, reason: WhisperdError | None = None) -> None:
-        """Cancel a job. Harmless when it is over."""
+        """Cancel a job. Harmless if it has ended."""
         if not job.over.is_set() and job.cancelled_by is None:
             job.cancelled_by = reason or cancelled_on_request(job)
             job.scope.cancel()
 
     async def end_saved(self, job: Job) -> None:
-        """Wait until the next daemon knows that a job is over. Raises why not; the next call tries again.
+        """Wait until the end of a job is on disk. Raises `WhisperdError` if that fails; calling again
+        retries.
 
-        One that ends with its client needs no journal.
+        A job that ends with its client does not need the journal.
         """
         if job.is_detached and job.end is not None:
             self._retry_failed_writes([job])
             await job.end.saved()
 
     async def transcript(self, job: Job) -> Transcript | None:
-        """The result of a job, as long as it is kept."""
+        """Return the result of a job while it is stored."""
         if job.transcript is not None or job.status != "completed":
             return job.transcript
         return await self._keeper.transcripts.of_job(job.id)
 
     def clear(self, keep: int) -> None:
-        """Forget the jobs that are over, but for the last `keep` of each status."""
+        """Forget ended jobs, except the last `keep` of each status."""
         if jobs := self._history.beyond(keep):
             self.forget(jobs)
 
     def ended_before(self, moment: str | None) -> list[str]:
-        """The ids of jobs that were over before a moment (RFC 3339; None: now)."""
+        """Return the ids of jobs that ended before a moment (RFC 3339; None: now)."""
         return self._history.before(moment)
 
     def forget(self, jobs: Sequence[str]) -> tuple[list[Job], Ticket]:
-        """Forget jobs that are over, and return them; for good once that is saved. Those not over stay."""
+        """Forget ended jobs, and return them with the ticket of their deletion. Unfinished jobs stay."""
         forgotten = [job for job_id in jobs if (job := self._history.remove(job_id))]
         for job in forgotten:
-            self._in_memory.pop(job.id, None)  # a text that is erased is not to stay in memory either
+            self._in_memory.pop(job.id, None)  # an erased text must not stay in memory
             self._forget(job.id)
         gone = self._keeper.forget([job.id for job in forgotten])
         for job in forgotten:
             if job.end is not None and not job.end.is_saved:
-                job.end = gone  # nothing else will save that it is over
+                job.end = gone  # nothing else will save its end
         return forgotten, gone
 
     def retire(self) -> None:
-        """Forget the jobs that have been over for longer, or are more, than the settings say.
+        """Forget the ended jobs that exceed the age or the number in the settings.
 
-        Of the others, what could not be saved is saved.
+        Also retries failed writes of the others.
         """
         settings = self._settings().jobs
         self.forget(self.ended_before(rfc3339_ago(settings.keep_days * 86_400)))
@@ -266,14 +267,13 @@ class JobManager:
         self._retry_failed_writes(self._history)
 
     async def drain(self, grace_s: float) -> int:
-        """Take no more jobs, let the active ones end within `grace_s`, then cancel them.
+        """Accept no more jobs, let the active ones finish within `grace_s`, then cancel them.
 
-        Returns how many had to be cancelled. Those that are detached are not waited for: they go on in the
-        next daemon.
+        Returns how many had to be cancelled. Does not wait for detached jobs: they resume in the next daemon.
         """
         self._is_stopping = True
         for job in self.active():
-            if job.audio_buffer is not None:  # what was said so far is all
+            if job.audio_buffer is not None:  # the audio so far is all there will be
                 job.audio_buffer.end()
         with anyio.move_on_after(grace_s):
             for job in self.active():
@@ -298,7 +298,7 @@ class JobManager:
         self._tasks.start_soon(self._run, job, lease)
 
     def _stop(self, job: Job) -> None:
-        """End a job because the daemon does."""
+        """End a job because the daemon is stopping."""
         if job.over.is_set() or job.cancelled_by is not None:
             return
         job.is_suspended = job.survives
@@ -328,12 +328,12 @@ class JobManager:
             )
 
     async def _run(self, job: Job, lease: Lease) -> None:
-        """Run a job and end it in exactly one way."""
+        """Run a job, and end it in exactly one way."""
         error: WhisperdError | None = None
         try:
             with job.scope, lease:
                 job.transcript = await self._executor.transcribe(job, lease)
-        except anyio.get_cancelled_exc_class():  # not of this job, but of all
+        except anyio.get_cancelled_exc_class():  # all tasks are cancelled, not just this job
             self._stop(job)
             raise
         except WhisperdError as failure:
@@ -354,27 +354,27 @@ class JobManager:
             job.end = self._keeper.save_end(job)
             self._keep_in_memory(job)
         job.over.set()
-        job.waits_for = _nothing  # who remembers the job keeps nothing of its runtime
+        job.waits_for = _nothing  # a remembered job must not keep its runtime alive
         self._pace.ended(time.monotonic())
         self._active_changed()
         self.clear(keep=self._settings().jobs.keep_count)
 
     def _keep_in_memory(self, job: Job) -> None:
-        """Have the transcripts of the last jobs at hand, and leave the others to the data base."""
+        """Keep the transcripts of the last jobs in memory, and drop older ones, which are in the database."""
         if job.transcript is None or not self._settings().jobs.keep_transcripts:
             return
         self._in_memory[job.id] = job
         for old in list(self._in_memory.values())[:-TRANSCRIPTS_IN_MEMORY]:
-            if old.end is not None and old.end.is_saved:  # else it is nowhere but here
+            if old.end is not None and old.end.is_saved:  # else this is the only copy
                 old.transcript = None
                 del self._in_memory[old.id]
 
     def _retry_failed_writes(self, jobs: Iterable[Job]) -> None:
-        """Save what could not be saved of jobs that are over: the disk may have room by now."""
+        """Retry the failed writes of ended jobs: the disk may have room by now."""
         for job in jobs:
             if job.end is not None and job.end.has_failed:
                 job.end = self._keeper.save_end(job)
 
 
 def _nothing() -> None:
-    """What a job waits for that is over."""
+    """Return what an ended job waits for: nothing."""

@@ -1,4 +1,4 @@
-"""What a job is asked to do: one frozen struct, checked once, passed whole. And whether a model can do it."""
+"""The options of a job: one frozen struct, checked once, passed whole; and checks against a model."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     runtime: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     model: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
     language: Annotated[str, Meta(max_length=100)] | None = None
-    """None: found once, for all of it. `auto`: found for each window by itself, as it may change. With
-    several, and commas between, it is one of them."""
+    """None: detected once for the whole recording. `auto`: detected for each window, since it may change.
+    Several codes, separated by commas: one of these."""
     task: Literal["transcribe", "translate"] = "transcribe"
     beam_size: Annotated[int, Meta(ge=1, le=16)] | None = None
     temperature: Annotated[tuple[Annotated[float, Meta(ge=0, le=1)], ...], Meta(max_length=10)] | None = None
@@ -43,32 +43,32 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     vad: bool = True
     channels: Literal["mix", "split"] = "mix"
     track: Annotated[int, Meta(ge=1, le=1000)] | None = None
-    """Which of several audio tracks, counted from 1; None: the best."""
+    """Number of the audio track, counted from 1; None: the best."""
     timestamps: Literal["segment", "word"] = "segment"
     clip: Annotated[str, Meta(max_length=20_000)] | None = None
-    """The parts to transcribe, as `whisperd.audio.clips` reads them; None: all of it."""
+    """Parts to transcribe, as `whisperd.audio.clips` parses them; None: everything."""
     priority: Priority = "normal"
     cache: bool = True
-    """Whether a kept transcript of the same audio may be the answer."""
+    """Whether a stored transcript of the same audio may be the answer."""
 
     @property
     def wants_words(self) -> bool:
-        """Whether the times of words were asked for."""
+        """Whether word timestamps were requested."""
         return self.timestamps == "word"
 
     @property
     def clips(self) -> tuple[Clip, ...]:
-        """The parts to transcribe; none: all of it. Raises like `parse_clips`."""
+        """The parts to transcribe; empty: everything. Raises the errors of `parse_clips`."""
         return parse_clips(self.clip) if self.clip is not None else ()
 
     @property
     def is_language_free(self) -> bool:
-        """Whether the language is to be found for each window by itself."""
+        """Whether the language is detected for each window separately."""
         return "auto" in self._named_languages
 
     @property
     def languages(self) -> tuple[str, ...]:
-        """Those that it may be; none: any."""
+        """The languages to choose from; empty: any."""
         return tuple(name for name in self._named_languages if name != "auto")
 
     @property
@@ -76,7 +76,7 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         return [] if self.language is None else self.language.split(",")
 
     def decode_options(self, default_beam_size: int) -> DecodeOptions:
-        """What of it concerns the engine."""
+        """Return the options for the engine."""
         languages = self.languages
         is_given = len(languages) == 1
         return DecodeOptions(
@@ -92,10 +92,9 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def job_options(values: Mapping[str, Any]) -> JobOptions:
-    """Options as they travel.
+    """Return the job options of a request's parameters.
 
-    Raises `rpc.invalid_params` that names the place, or what was probably meant, `language.unknown` and
-    `clips.invalid`.
+    Raises `language.unknown`, `clips.invalid`, or `rpc.invalid_params`, which names the field.
     """
     for name in values:
         if name not in JobOptions.__struct_fields__:
@@ -111,20 +110,20 @@ def job_options(values: Mapping[str, Any]) -> JobOptions:
 
 
 def _checked(options: JobOptions) -> JobOptions:
-    """What the types cannot say. A language may be named (`German`) instead of coded; returns it coded."""
+    """Check what the types cannot express; returns the options with languages (`German`) as codes."""
     _ = options.clips
     if options.language is None:
         return options
     named = [name.strip() for name in options.language.split(",")]
     others = [name for name in named if name.lower() != "auto"]
-    # In one order, so that the same ones are the same option.
+    # Sorted, so that the same languages are the same option.
     languages = sorted(set(map(coded_language, others)))
     is_free = others != named and len(languages) != 1
     return msgspec.structs.replace(options, language=",".join(["auto"] * is_free + languages))
 
 
 def coded_language(named: str) -> str:
-    """The code of one language. Raises `language.unknown`."""
+    """Return the code of a language. Raises `language.unknown`."""
     if (code := language_code(named)) is not None:
         return code
     near = difflib.get_close_matches(named.strip().lower(), [*LANGUAGES, *LANGUAGES.values()], 3)
@@ -139,7 +138,7 @@ def coded_language(named: str) -> str:
 
 
 def check_against_model(options: JobOptions, languages: Sequence[str], model: str) -> None:
-    """What a model cannot do is refused, never silently done otherwise.
+    """Check that a model supports the options, so that none is silently ignored.
 
     Raises `task.not_in_model` and `language.not_in_model`.
     """
@@ -151,7 +150,7 @@ def check_against_model(options: JobOptions, languages: Sequence[str], model: st
 
 
 def check_against_engine(options: JobOptions, info: EngineInfo, model: str) -> None:
-    """As `check_against_model`, once the model is loaded. Raises `timestamps.not_in_model` as well."""
+    """Like `check_against_model`, once the model is loaded. Also raises `timestamps.not_in_model`."""
     check_against_model(options, info.languages, model)
     if options.wants_words and not info.word_times:
         raise WhisperdError(

@@ -1,4 +1,4 @@
-"""How soon there will be room where too many jobs wait. Pure: the clock is passed in."""
+"""How soon a full queue will have room again. Pure: the clock is passed in."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Final
 __all__ = ["Pace"]
 
 LAST: Final = 20
-"""Jobs whose ends are remembered."""
+"""Number of remembered ends of jobs."""
 SOONEST_S, LATEST_S, UNKNOWN_S = 1, 600, 30
 
 
 class Pace:
-    """Follows when jobs end."""
+    """Tracks when jobs end."""
 
     def __init__(self) -> None:
         self._ends_s: deque[float] = deque(maxlen=LAST)
 
     def ended(self, now_s: float) -> None:
-        """A job has ended."""
+        """Note that a job ended."""
         self._ends_s.append(now_s)
 
     def retry_after_s(self, now_s: float) -> int:
-        """In how many seconds the next job has probably ended: as the last ones have, on an average.
+        """Return in how many seconds the next job will probably end, from the average of the last ones.
 
-        One that does not come for a while makes it longer. Without any, nobody knows.
+        The estimate grows while no job ends; without any ended job it is a constant.
         """
         if not self._ends_s:
             return UNKNOWN_S

@@ -1,7 +1,7 @@
-"""What makes a text of a file's bytes: all that matters, and nothing else.
+"""The recipe of a transcript: everything that determines the text of given audio, and nothing else.
 
-What is not known here is taken to matter. An option that is added changes the recipe, and so does a line of
-the code that cuts, computes or joins windows: at worst something is computed again that need not be.
+Anything not known to be irrelevant counts. A new option changes the recipe, and so does any change to the
+code that cuts, computes or joins windows: at worst, something is computed again without need.
 """
 
 from __future__ import annotations
@@ -31,41 +31,41 @@ RULES: Final = (
     "whisperd.jobs.vote",
     __name__,
 )
-"""Where it says how sound is decoded, cut, computed and joined, besides the plugin of the engine."""
+"""The code that decodes, cuts, transcribes and joins audio, besides the plugin of the engine."""
 IMMATERIAL: Final = ("runtime", "model", "priority", "cache")
-"""Options of a job that say where and when it is done; the engine's own model is in the recipe."""
+"""Job options about where and when it runs; the model that the engine runs is in the recipe."""
 FILLED_IN: Final = ("beam_size", "temperature")
-"""Options that the settings fill in: what counts is what the engine is told then."""
+"""Options with defaults in the settings: the values given to the engine count."""
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """All that makes a text of a file's bytes, but for its runtime's speed."""
+    """Everything that determines the text of given audio, except speed settings of its runtime."""
 
     rules: str
-    """As `rules_digest` makes it."""
+    """See `rules_digest`."""
     engine: str
-    """The model's bytes, the variant that runs it, its precision, and how much context it hears."""
+    """The model's bytes, the variant that runs it, its precision, and its amount of context."""
     decoder: str
-    """The bundle that decodes and finds speech."""
+    """The bundle that decodes audio and detects speech."""
     max_window_s: float
     options: dict[str, Any]
-    """As `options_that_matter` makes it."""
+    """See `options_that_matter`."""
 
     @property
     def digest(self) -> str:
-        """A hash of it all: what was asked for is not told by it."""
+        """A hash of the recipe, which does not reveal the options."""
         return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()
 
 
 def options_that_matter(options: JobOptions, decode_options: DecodeOptions) -> dict[str, Any]:
-    """What was asked for: the options of the engine as they are filled in, and all others but a few."""
+    """Return the options that affect the text: those of the engine, defaults filled in, and most others."""
     asked = msgspec.structs.asdict(options)
     asked = {name: value for name, value in asked.items() if name not in (*IMMATERIAL, *FILLED_IN)}
     return {"job": asked, "engine": msgspec.structs.asdict(decode_options)}
 
 
 def rules_digest(engine: str) -> str:
-    """A hash of the code that makes a text with an engine (`module:function`). Blocks."""
+    """Return a hash of the code that makes text with an engine (`module:function`). Blocks."""
     digest = hashlib.sha256()
     for name in (*RULES, _package(engine.partition(":")[0])):
         digest.update(f"{name}\n".encode())
@@ -75,12 +75,12 @@ def rules_digest(engine: str) -> str:
 
 
 def _package(module: str) -> str:
-    """The package that a module lies in, or the module where it lies in none."""
+    """Return the package of a module, or the module itself if it is in none."""
     return module.rpartition(".")[0] or module
 
 
 def _sources(name: str) -> Iterator[bytes]:
-    """The source files of a module or package; where there are none, its version has to do."""
+    """Return the source files of a module or package; if there are none, the version instead."""
     spec = importlib.util.find_spec(name)
     try:
         if spec is None or spec.origin is None or not spec.has_location:

@@ -1,9 +1,9 @@
-"""Joining what two windows heard where they overlap. Pure.
+"""Joins the texts of two windows where they overlap. Pure.
 
-Where somebody speaks without a pause, a cut would go through a word. So both windows hear the time around the
-cut, and each hears its own edge badly. Their texts are joined in the middle of the longest run of words that
-both have heard; where there is none, at the middle of the time that they share. Times are seconds on the
-file's own time line; where the times of words are not known, they are taken to be spoken evenly.
+If someone speaks without a pause, a cut would go through a word. So both windows include the time around the
+cut, and each is unreliable at its own edge. Their texts are joined in the middle of the longest run of words
+found in both; if there is none, in the middle of the shared time. Times are seconds on the file's timeline;
+if word times are unknown, words are assumed to be evenly spaced.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from whisperd.jobs.segments import Segment, is_unspaced, letters
 __all__ = ["reconcile"]
 
 SLACK_S = 3.0
-"""How far the time of a word may be off where it is not known."""
+"""Tolerance of estimated word times."""
 NEAR_S = 0.7
-"""How far it may be off where it is."""
+"""Tolerance of known word times."""
 WORD_S = 1.0
-"""Hardly a word takes longer."""
+"""Longest plausible length of a word."""
 SHORT_LETTERS = 5
-"""In fewer letters two windows agree by chance, where the times do not tell."""
+"""With fewer letters, two windows may agree by chance if word times are unknown."""
 
 _SPACED = re.compile(r"\s*\S+")
 
@@ -39,7 +39,7 @@ class _Piece:
     start: float
     end: float
     is_timed: bool
-    """Whether its times are known, and not only taken to be spread evenly."""
+    """Whether its times come from the engine, rather than from even spacing."""
 
     @property
     def middle(self) -> float:
@@ -52,7 +52,7 @@ class _Piece:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """Words that both sides have, from `before` on the one and `after` on the other."""
+    """A run of words found on both sides, from `before` on one and `after` on the other."""
 
     before: int
     after: int
@@ -62,22 +62,22 @@ class _Run:
 def reconcile(
     earlier: Sequence[Segment], later: Sequence[Segment], start_s: float, end_s: float
 ) -> tuple[list[Segment], list[Segment]]:
-    """What is left of the segments of two windows that share the time from `start_s` to `end_s`.
+    """Return what remains of the segments of two windows that share the time from `start_s` to `end_s`.
 
-    Nothing is changed that was said well before or after that time.
+    Segments well before or after that time are unchanged.
     """
     before, after = _pieces(earlier), _pieces(later)
     first = next((at for at, one in enumerate(before) if one.end > start_s - SLACK_S), len(before))
     last = next((at for at, one in enumerate(after) if one.start >= end_s + SLACK_S), len(after))
     run = _best_run(before[first:], after[:last])
     if run is not None:
-        kept = run.count - run.count // 2  # the first half as the one heard it, the rest as the other
+        kept = run.count - run.count // 2  # the first half from the earlier window, the rest from the later
         keep, drop = first + run.before + kept, run.after + kept
     elif not before or not after:
         keep, drop = len(before), 0
     else:
-        # What only one of them has heard is not doubled, so it stays. The first word of a window is said to
-        # begin with it, however late it comes, and the last one to end with it.
+        # Text found in only one window is not a duplicate, so it stays. The first word of a window is
+        # reported to begin with the window, however late it comes, and the last one to end with it.
         middle = (start_s + end_s) / 2
         until = max(middle, after[0].start, after[0].end - WORD_S)
         since = min(middle, before[-1].end, before[-1].start + WORD_S)
@@ -87,7 +87,7 @@ def reconcile(
 
 
 def _best_run(before: Sequence[_Piece], after: Sequence[_Piece]) -> _Run | None:
-    """The longest run of words in common; of equally long ones the one whose times agree best."""
+    """Return the longest run of common words; of equally long ones, the one whose times agree best."""
     runs = [
         _Run(i, j, count)
         for i in range(len(before))
@@ -152,7 +152,7 @@ def _split(text: str) -> list[str]:
 
 
 def _rebuilt(segments: Sequence[Segment], pieces: Sequence[_Piece], first: int, last: int) -> list[Segment]:
-    """The segments with those of their pieces that are kept."""
+    """Return the segments, reduced to the pieces that stay."""
     rebuilt = []
     for number, segment in enumerate(segments):
         own = [at for at, piece in enumerate(pieces) if piece.segment == number]
@@ -164,7 +164,7 @@ def _rebuilt(segments: Sequence[Segment], pieces: Sequence[_Piece], first: int, 
                 msgspec.structs.replace(
                     segment,
                     text="".join(pieces[at].text for at in kept),
-                    tokens=(),  # those of words that are gone are not known
+                    tokens=(),  # unknown which tokens belong to the remaining words
                     start=segment.start if kept[0] == own[0] else round(pieces[kept[0]].start, 3),
                     end=segment.end if kept[-1] == own[-1] else round(pieces[kept[-1]].end, 3),
                     words=segment.words[kept[0] - own[0] : kept[-1] - own[0] + 1],

@@ -1,4 +1,4 @@
-"""One job's way from file to text: decoder, windows, dispatcher, stitching."""
+"""The run of one job from file to text: decoder, windows, dispatcher, stitching."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ __all__ = ["JobRun", "WindowsChanged"]
 log = logging.getLogger(__name__)
 
 HELD_S = 120.0
-"""Audio of one job that waits here at most. While there is no room for another window the decoder is not
-read, and so it waits. What is being computed is not counted: else batches would not be full."""
+"""Limit of decoded audio of a job that waits here, in seconds. Without room for another window the decoder is
+not read, so it pauses. Windows being computed do not count, or batches would not be full."""
 VOTING_SAMPLES = 5
-"""Pieces of speech from all over a file that vote on its language: what it begins with may be an advert."""
+"""Pieces of speech, spread over a file, that vote on its language: its beginning may be an advert."""
 VOTING_WINDOWS = 3
-"""Windows that vote where there are no samples: the file is short, or can only be read from its beginning."""
+"""Windows that vote if there are no samples, because the file is short or not seekable."""
 FREE_WINDOW_S = 15.0
-"""The longest window where the language may change from one to the next."""
+"""Longest window if the language may change from one window to the next."""
 SURE_PROBABILITY = 0.6
-"""A window whose own language is less likely than this is heard in that of the whole file."""
+"""Below this probability of its own language, a window is transcribed in the language of the whole file."""
 
 
 class WindowsChanged(Exception):
-    """The recording is cut otherwise than when windows of it were finished: it is another one by now."""
+    """The recording is cut into other windows than the finished ones, so its content has changed."""
 
 
 class JobRun:
@@ -74,7 +74,7 @@ class JobRun:
         progress: SavedProgress,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`progress` is that of earlier runs: what they have finished is not computed again."""
+        """`progress` is that of earlier runs: their finished windows are not computed again."""
         self._job = job
         self._dispatcher = dispatcher
         self._options = options
@@ -84,22 +84,23 @@ class JobRun:
         self._keeper = keeper
         self._progress = progress
         self._finished = dict(progress.windows)
-        # What the work took before counts as well.
+        # Earlier runs count towards the elapsed time.
         self._began_s = clock() - max((window.elapsed_s for window in self._finished.values()), default=0.0)
         self._builder = TranscriptBuilder(job, publish)
-        self._taken: list[WindowAudio] = []  # what a decoder has sent, without its samples
+        self._taken: list[WindowAudio] = []  # windows received from a decoder, without samples
         self._found: list[Found] = []
         self._samples: list[SpeechSample] = []
         self._undecided: list[WindowAudio] = []
-        self._overlapping: set[int] = set()  # windows that have heard what another one has heard
-        self._goes_on: dict[int | None, bool] = {}  # of each channel, whether its last window was one
+        self._overlapping: set[int] = set()  # windows that share audio with another one
+        # per channel, whether the last window shares audio with the next
+        self._goes_on: dict[int | None, bool] = {}
         self._usual_language: str | None = None
         info = dispatcher.runtime.info
         self._is_free = info.multilingual and job.options.is_language_free
         if not info.multilingual:
             self._options = msgspec.structs.replace(options, language=info.languages[0])
         elif self._options.language is None and self._finished and not self._is_free:
-            # The vote was held; the language of all windows is the one that it found.
+            # The vote took place in an earlier run, and all windows have the language that won.
             first = self._finished[min(self._finished)]
             self._options = msgspec.structs.replace(options, language=first.language)
 
@@ -109,9 +110,9 @@ class JobRun:
         params: DecodeParams,
         on_decoded: Callable[[], None] = lambda: None,
     ) -> Transcript:
-        """Do it; `on_decoded` is told when the next file may be decoded.
+        """Transcribe the file; calls `on_decoded` when the next file may be decoded.
 
-        Raises `WhisperdError`, and `WindowsChanged` where what was finished is of no use.
+        Raises `WhisperdError`, and `WindowsChanged` if the finished windows do not fit.
         """
         done_until_s = _done_until_s(self._finished)
         params = msgspec.structs.replace(params, found=self._progress.found, done_until=done_until_s)
@@ -128,7 +129,7 @@ class JobRun:
                 if decoded.skipped:
                     log.warning("job %s: skipped %d damaged packets", self._job.id, decoded.skipped)
                 tasks.start_soon(self._vote)
-                await checkpoint()  # now all that was decoded waits
+                await checkpoint()  # now all decoded windows are queued
                 self._dispatcher.complete(self._job.id)
                 await self._until_more_is_needed()
                 on_decoded()
@@ -139,14 +140,14 @@ class JobRun:
         return self._builder.finish(self._options.language, decoded.duration, total_s, elapsed_s)
 
     async def _decode(self, decoders: DecoderPool, params: DecodeParams, tasks: TaskGroup) -> Decoded:
-        """Have the file decoded; where somebody else ends the process that does it, another one goes on."""
+        """Decode the file; if its process is killed from outside, another one continues."""
         asked, in_vain = params, 0
         killed: WhisperdError | None = None
         while True:
             reached = self._reached
             try:
                 return await self._follow(decoders, asked, tasks)
-            except WindowsChanged as error:  # what was told of the first ones cannot be taken back
+            except WindowsChanged as error:  # published segments cannot be withdrawn
                 raise killed or error from None
             except WhisperdError as error:
                 in_vain = 1 if self._reached > reached else in_vain + 1
@@ -158,15 +159,15 @@ class JobRun:
 
     @property
     def _reached(self) -> tuple[int, int]:
-        """How far the decoders have come: windows, and samples in which they looked for speech."""
+        """How far the decoders got: windows, and samples searched for speech."""
         listened = {(found.part, found.channel): found.position for found in self._found}
         return len(self._taken), sum(listened.values())
 
     def _rest_of(self, params: DecodeParams) -> DecodeParams:
-        """What another decoder is asked for: nothing that is known already."""
+        """Return the parameters for another decoder, which skip everything already known."""
         params = msgspec.structs.replace(params, found=merge_found([*params.found, *self._found]))
         if not self._taken:
-            self._samples.clear()  # all of them come again
+            self._samples.clear()  # they will all be sent again
             return params
         done_until = max(params.done_until, self._taken[-1].start)
         return msgspec.structs.replace(params, samples=0, done_until=done_until)
@@ -186,12 +187,12 @@ class JobRun:
                         self._found.append(event)
                         self._keeper.save_found(self._job, event)
                     case _:
-                        pass  # progress is told by what the engine has done
+                        pass  # progress is measured by the engine's results
             assert decoding.result is not None
             return decoding.result
 
     def _is_new(self, window: WindowAudio) -> bool:
-        """Whether no other decoder has sent it before."""
+        """Whether no earlier decoder sent this window."""
         if window.index < len(self._taken):
             if not _is_of(self._taken[window.index], window):
                 raise WindowsChanged
@@ -200,14 +201,14 @@ class JobRun:
         return True
 
     async def _until_more_is_needed(self) -> None:
-        """Wait until the engine has begun with all of this file, or would soon have nothing to do."""
+        """Wait until the engine has begun all of this file, or would soon run out of work."""
         dispatcher, job = self._dispatcher, self._job
         while dispatcher.waiting_s(job.id) and dispatcher.has_enough(job.options.priority):
             await dispatcher.wait_for_batch()
 
     def _opened(self, event: Opened) -> None:
         self._job.duration_s = self._total_s(event.duration)
-        if self._job.started is not None:  # an earlier decoder has told it
+        if self._job.started is not None:  # already published for an earlier decoder
             return
         self._publish(begin(self._job, self._options.language, event.duration))
 
@@ -228,19 +229,19 @@ class JobRun:
                 await self._vote()
             return
         tasks.start_soon(self._compute, [window])
-        await checkpoint()  # now it waits
+        await checkpoint()  # now the window is queued
         while self._dispatcher.waiting_s(self._job.id) > HELD_S - MAX_WINDOW_S:
             await self._dispatcher.wait_for_batch()
 
     async def _vote_by_samples(self) -> None:
-        """Speech from all over the file finds its language; what text it has is not looked at."""
+        """Detect the language from speech spread over the file; the text of the samples is ignored."""
         samples, self._samples = self._samples, []
         options = DecodeOptions(
             task=self._options.task, languages=self._options.languages, beam_size=1, temperatures=(0.0,)
         )
         vote = LanguageVote()
 
-        async def hear(number: int, window: EngineWindow) -> None:
+        async def detect(number: int, window: EngineWindow) -> None:
             (result,) = await self._dispatcher.transcribe(
                 Parcel(job=self._job.id, indexes=(-1 - number,), windows=(window,), options=options)
             )
@@ -249,14 +250,14 @@ class JobRun:
 
         async with open_task_group() as tasks:
             for number, sample in enumerate(samples):
-                tasks.start_soon(hear, number, EngineWindow(pcm=sample.pcm))
+                tasks.start_soon(detect, number, EngineWindow(pcm=sample.pcm))
         if self._is_free:
             self._usual_language = vote.leading
         else:
             self._options = msgspec.structs.replace(self._options, language=vote.leading)
 
     async def _vote(self) -> None:
-        """The first windows of a file find its language together, and are transcribed in it."""
+        """Let the first windows vote on the language of the file, and transcribe them in it."""
         if not self._undecided:
             return
         windows, self._undecided = self._undecided, []
@@ -279,7 +280,7 @@ class JobRun:
         if language is not None:
             options = msgspec.structs.replace(options, language=language)
         if self._overlapping.intersection(window.index for window in windows):
-            # By the times of its words it is joined with its neighbour.
+            # Its word times are needed to join it with its neighbour.
             options = msgspec.structs.replace(options, word_times=self._dispatcher.runtime.info.word_times)
         return await self._dispatcher.transcribe(
             Parcel(
@@ -291,7 +292,7 @@ class JobRun:
         )
 
     def _keep(self, windows: Sequence[WindowAudio], results: list[WindowResult]) -> None:
-        """Have what was computed written down, so that it is not computed again whatever happens."""
+        """Save computed windows, so that they are never computed again."""
         elapsed_s = round(self._clock() - self._began_s, 3)
         self._keeper.save_windows(
             self._job,
@@ -317,7 +318,7 @@ class JobRun:
         self._publish(self._how_far())
 
     def _total_s(self, duration_s: float | None) -> float | None:
-        """How much audio is to be transcribed, as far as that is known."""
+        """Return how much audio there is to transcribe, if known."""
         if self._clips and self._clips[-1].end is not None:
             duration_s = min(self._clips[-1].end, math.inf if duration_s is None else duration_s)
         return None if duration_s is None else elapsed_within(self._clips, duration_s)
@@ -338,11 +339,11 @@ def _is_unsure(result: WindowResult) -> bool:
 
 
 def _is_of(known: FinishedWindow | WindowAudio, window: WindowAudio) -> bool:
-    """Whether this very window is known. The same file is always cut in the same way."""
+    """Whether this is the same window. The same file is always cut in the same way."""
     return (known.start, known.end, known.channel) == (window.start, window.end, window.channel)
 
 
 def _done_until_s(finished: Mapping[int, FinishedWindow]) -> float:
-    """No window that begins later is known to be done; all that begin earlier are."""
+    """Return the start of the last window that is finished along with all windows before it."""
     first_missing = next(index for index in count() if index not in finished)
     return finished[first_missing - 1].start if first_missing else 0.0

@@ -1,16 +1,15 @@
-"""Which windows are computed next. Pure: no I/O, and the clock is passed in.
+"""Decides which windows are computed next. Pure: no I/O, and the clock is passed in.
 
-The window is the unit of work. Windows of all jobs on a runtime share its batches, so a short clip
-never waits for a long file to end. The rules:
+The window is the unit of work. Windows of all jobs on a runtime share its batches, so a short clip never
+waits for a long file to end. The rules:
 
-* A higher class goes first (`interactive`, `normal`, `bulk`), but once a class with work was passed
-  over for `STARVATION_S`, the next batch is its own.
-* A class need not wait for batches of lower ones to end: where the engine lets it overtake, one batch of
-  it is computed beside them, though no replica is free.
-* Within a class, `batching` says what is computed together.
-* Windows that were being computed when the worker died run again once, each one alone and with
-  nothing beside it, so that only the window at fault can fail. So do windows of several parcels that
-  the engine refused together.
+* A higher class goes first (`interactive`, `normal`, `bulk`), but a class with work that was passed over for
+  `STARVATION_S` gets the next batch.
+* A class need not wait for batches of lower ones to end: if the engine supports overtaking, one of its
+  batches is computed alongside them even though no replica is free.
+* Within a class, `batching` decides what is computed together.
+* If the worker dies, the windows it was computing run once more, each parcel alone and with no other batch
+  running, so that only the window at fault can fail. So do parcels that the engine refused together.
 """
 
 from __future__ import annotations
@@ -33,23 +32,23 @@ Priority = Literal["interactive", "normal", "bulk"]
 PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 
 STARVATION_S = 20.0
-"""Longest time that a class with work is passed over."""
+"""Longest time for which a class with work is passed over."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Parcels that go to the worker together."""
+    """Parcels sent to the worker together."""
 
     id: int
     parcels: tuple[Parcel, ...]
     rank: int
-    """Of its class."""
+    """The rank of its class."""
     unwanted: Unwanted = field(default_factory=Unwanted)
-    """What nobody wants of it any more; it grows while it is computed."""
+    """Parcels that are no longer wanted; may grow while the batch is computed."""
 
     @property
     def windows(self) -> tuple[EngineWindow, ...]:
-        """All windows, in the order of the parcels; `group` tells the parcels apart."""
+        """All windows, in the order of the parcels; `group` is the number of the parcel."""
         return tuple(
             msgspec.structs.replace(window, group=group)
             for group, parcel in enumerate(self.parcels)
@@ -58,22 +57,22 @@ class Batch:
 
     @property
     def wanted(self) -> list[Parcel]:
-        """The parcels whose results somebody waits for."""
+        """The parcels whose results are still wanted."""
         return [one for group, one in enumerate(self.parcels) if group not in self.unwanted.groups]
 
     @property
     def options(self) -> DecodeOptions:
-        """The options that all its windows share."""
+        """The options shared by all its windows."""
         return self.parcels[0].options
 
     @property
     def is_retry(self) -> bool:
-        """Whether it is the second chance of a parcel, which is alone in it."""
+        """Whether this is the second attempt of a parcel, which is alone in it."""
         return self.parcels[0].is_retry
 
 
 class WindowScheduler:
-    """Holds the windows that wait, and says which go next."""
+    """Holds the waiting windows, and decides which go next."""
 
     def __init__(
         self,
@@ -83,7 +82,7 @@ class WindowScheduler:
         overtakes: bool = False,
         context_of: Callable[[float], int] | None = None,
     ) -> None:
-        """`context_of` says what context a window of so many seconds has, if a batch holds equal ones."""
+        """`context_of` returns the context of a window of this length, if batches need equal ones."""
         self._replicas = replicas
         self._overtakes = overtakes
         capacity = Capacity(batch_size, replicas, context_of)
@@ -95,34 +94,34 @@ class WindowScheduler:
         self._running: dict[int, Batch] = {}
         self._ids = count()
         self.held: frozenset[Priority] = frozenset()
-        """Classes that wait, whatever there is to do."""
+        """Classes that must wait, even if there is work."""
 
     def add_job(self, job: str, priority: Priority, past: Past = NO_PAST) -> None:
-        """Make a place for a job; one that has no windows yet may be added anew."""
+        """Add a job; one that has no windows yet may be added again."""
         self._classes[priority].add_job(job, past)
 
     def add(self, parcel: Parcel, now_s: float) -> None:
-        """Windows of a known job wait from now on. More than a batch holds make a batch by themselves."""
+        """Queue windows of a known job. A parcel larger than a batch becomes a batch of its own."""
         self._jobs[parcel.job].put(parcel, now_s)
 
     def complete(self, job: str) -> None:
-        """All windows of a known job were added."""
+        """Note that all windows of a known job were added."""
         self._jobs[job].is_complete = True
 
     def remove_job(self, job: str) -> None:
-        """Forget a job and its waiting windows; what is being computed of it is unwanted."""
+        """Remove a job and its waiting windows; those being computed become unwanted."""
         for one in self._classes.values():
             one.remove_job(job)
         self._forget(lambda parcel: parcel.job == job)
 
     def withdraw(self, parcel: Parcel) -> None:
-        """As `remove_job`, of a parcel that nobody waits for any more, though its job goes on."""
+        """Remove a parcel that is no longer wanted, like `remove_job`, though its job continues."""
         if (job := self._jobs.get(parcel.job)) and parcel in job.waiting:
             job.drop(parcel)
         self._forget(lambda one: one.key == parcel.key)
 
     def next_batch(self, now_s: float) -> Batch | None:
-        """What to compute next; None while there is nothing, or no replica is free."""
+        """Return the next batch; None if there is no work or no free replica."""
         if self._retries:
             if self._running:
                 return None
@@ -138,19 +137,20 @@ class WindowScheduler:
         return self._start(next_class.compose(), next_class)
 
     def done(self, batch: Batch) -> None:
-        """The batch was computed."""
+        """Note that a batch was computed."""
         del self._running[batch.id]
         for parcel in batch.parcels:
             if job := self._jobs.get(parcel.job):
                 job.computed += len(parcel.windows)
 
     def worker_died(self, batch: Batch) -> list[Parcel]:
-        """The worker died under this batch. What is wanted of it is tried once more, each parcel alone.
+        """Handle the death of the worker: the wanted parcels of this batch are tried once more, each alone.
 
-        Returns the parcels that had their second chance already: these are to be given up.
+        Returns the parcels that already had their second attempt: these fail.
         """
         del self._running[batch.id]
-        known = {parcel.job for parcel in self._retries}  # a death ends several batches, and counts once
+        # one death may end several batches, but counts once per job
+        known = {parcel.job for parcel in self._retries}
         for job in ({parcel.job for parcel in batch.parcels} & self._jobs.keys()) - known:
             self._jobs[job].interrupt()
         self._retries += [
@@ -161,9 +161,9 @@ class WindowScheduler:
         return [parcel for parcel in batch.wanted if parcel.is_retry]
 
     def refused(self, batch: Batch) -> list[Parcel]:
-        """The engine answered this batch with an error. Of several parcels each is tried alone.
+        """Handle an error of the engine: several parcels are tried again, each alone.
 
-        Returns the parcels that are to be given up: one that was alone.
+        Returns the parcels that fail: one that was alone in its batch.
         """
         if len(batch.parcels) > 1:
             return self.worker_died(batch)
@@ -172,21 +172,21 @@ class WindowScheduler:
 
     @property
     def waiting(self) -> int:
-        """How many windows wait for a batch."""
+        """Number of windows waiting for a batch."""
         retries = sum(len(parcel.windows) for parcel in self._retries)
         return retries + sum(one.waiting_windows for one in self._classes.values())
 
     def waiting_s(self, job: str) -> float:
-        """How much audio of a known job waits for a batch."""
+        """Return how many seconds of audio of a known job wait for a batch."""
         return sum(parcel.duration_s for parcel in self._jobs[job].waiting)
 
     def has_enough(self, priority: Priority) -> bool:
-        """Whether so much of a class waits that no more is needed now."""
+        """Whether enough of a class waits that no more is needed now."""
         return self._classes[priority].has_enough
 
     @property
     def has_room(self) -> bool:
-        """Whether a window that came now would be computed at once."""
+        """Whether a window added now would start at once."""
         return (
             len(self._running) < self._replicas
             and not self._is_retrying()
@@ -194,7 +194,7 @@ class WindowScheduler:
         )
 
     def _forget(self, are_meant: Callable[[Parcel], bool]) -> None:
-        """Try certain parcels no more; of what is being computed they are unwanted."""
+        """Drop the retries of certain parcels, and mark those being computed as unwanted."""
         self._retries = deque(parcel for parcel in self._retries if not are_meant(parcel))
         for batch in self._running.values():
             if groups := [group for group, parcel in enumerate(batch.parcels) if are_meant(parcel)]:
@@ -206,14 +206,14 @@ class WindowScheduler:
         return batch
 
     def _due(self) -> list[JobClass]:
-        """The classes that have work and are not held, the highest first."""
+        """Return the classes that have work and are not held, highest first."""
         return [one for priority, one in self._classes.items() if one.ready and priority not in self.held]
 
     def _is_retrying(self) -> bool:
         return any(batch.is_retry for batch in self._running.values())
 
     def _next_class(self, now_s: float) -> JobClass | None:
-        """The class that was passed over for too long, or else the highest, of those that have work."""
+        """Return the class that was passed over for too long, else the highest one with work."""
         due = self._due()
         starved = [one for one in due if now_s - one.passed_over_since_s > STARVATION_S]
         if starved:
@@ -221,7 +221,7 @@ class WindowScheduler:
         return due[0] if due else None
 
     def _overtaking_class(self) -> JobClass | None:
-        """The highest class that has work, if it is higher than all that is computed."""
+        """Return the highest class with work, if it is higher than all classes being computed."""
         if not self._overtakes or len(self._running) > self._replicas:
             return None
         highest = min(batch.rank for batch in self._running.values())

@@ -1,7 +1,6 @@
-"""How wide text is, and where it may be broken. Pure.
+"""The width of text, and where a line may break. Pure.
 
-Width counts a letter of Chinese, Japanese or Korean as two (Unicode's East Asian Width), what combines
-with the letter before it as none.
+Chinese, Japanese and Korean characters take two columns (Unicode's East Asian Width), combining ones none.
 """
 
 from __future__ import annotations
@@ -18,24 +17,24 @@ _OPENING = frozenset("([{\u2018\u201c\u3008\u300a\u300c\u300e\u3010\u3014\u3016\
 """No line ends with one of these."""
 _OPENING_ALONE = frozenset("\u00ab\u2039")
 _CLOSING_ALONE = frozenset("!?;:%\u20ac\u00bb\u203a")
-"""French has a space behind the former, and before the latter: no line is broken there."""
+"""French puts a space after the former and before the latter; no line breaks there."""
 
 
 def clean(text: str) -> str:
-    """Text on one line, each gap one space, without control characters."""
+    """Return text on one line, each gap a single space, without control characters."""
     return " ".join(on_one_line(text).split())
 
 
 def width(text: str) -> int:
-    """Columns that text takes."""
+    """Return the number of columns of a text."""
     return sum(map(_columns, text))
 
 
 def pieces(text: str) -> Iterator[str]:
-    """What no line break may divide, in order; joined, they are the text, each gap in front of its piece.
+    """Yield the pieces of a text that no line break may divide; joined, they are the text. A gap belongs to
+    the next piece.
 
-    A piece is a word between spaces, or a single letter of a script without spaces with the punctuation
-    that belongs to it.
+    A piece is a word between spaces, or a single character of a script without spaces, with its punctuation.
     """
     start = 0
     for at in range(1, len(text)):
@@ -47,9 +46,9 @@ def pieces(text: str) -> Iterator[str]:
 
 
 def divided(piece: str, columns: int) -> Iterator[str]:
-    """A piece in parts that fit on a line of so many columns.
+    """Yield a piece in parts that fit a line of this many columns.
 
-    What no line break may divide can be longer than a line, above all in Thai, which has no spaces.
+    An indivisible piece may be longer than a line, above all in Thai, which has no spaces.
     """
     start = end = 0
     for at in range(1, len(piece) if width(piece) > columns else 0):
@@ -67,14 +66,14 @@ def _may_break(text: str, at: int) -> bool:
         return False
     if after.isspace():
         return not (_is_alone(text, at - 1, _OPENING_ALONE) or _is_alone(text, at + 1, _CLOSING_ALONE))
-    # Between two ideographs, or an ideograph and a word; never before what closes or combines.
+    # Between two ideographs, or an ideograph and a word; never before closing or combining characters.
     if not (is_unspaced(before) or is_unspaced(after)):
         return False
     return after in _OPENING or (after.isalnum() and not goes_on(before, after))
 
 
 def _is_alone(text: str, at: int, marks: frozenset[str]) -> bool:
-    """Whether there is one of these marks, and no letter or figure is next to it."""
+    """Whether one of these marks is here, with no letter or digit next to it."""
     beside = text[max(0, at - 1) : at] + text[at + 1 : at + 2]
     return text[at : at + 1] in marks and not any(map(str.isalnum, beside))
 

@@ -1,8 +1,8 @@
-"""What a person searches for, as a query of the data base. Pure.
+"""Turns a user's search text into a database query. Pure.
 
-Words have to be in a transcript, all of them: `budget meeting`. `"next week"` is a phrase, `transcri*` the
+A transcript must contain all of the words: `budget meeting`. `"next week"` is a phrase, `transcri*` the
 beginning of a word. `before:2026-03`, `after:2026-03-01`, `lang:de` and `path:interviews` or `path:*.mp3`
-say which transcripts are looked at.
+limit which transcripts are searched.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ _CONTROL = re.compile("[\x00-\x1f\x7f]+")
 
 
 class SearchQuery(NamedTuple):
-    """What is searched for; None where it does not matter."""
+    """A parsed query; None where there is no restriction."""
 
     match: str
-    """An expression of FTS5."""
+    """An FTS5 expression."""
     before: str | None = None
-    """RFC 3339, as is `after`: the transcript is older."""
+    """RFC 3339, like `after`: only older transcripts."""
     after: str | None = None
-    """It is at least as new."""
+    """Only transcripts at least this new."""
     language: str | None = None
     path: str | None = None
-    """A part of it, or with `*`, `?` or `[` a pattern for all of it."""
+    """A part of the path or, with `*`, `?` or `[`, a pattern for the whole path."""
 
 
 def parse_query(text: str) -> SearchQuery:
-    """Read a query. Raises `WhisperdError` (`search.invalid`)."""
+    """Parse a query. Raises `WhisperdError` (`search.invalid`)."""
     words: list[str] = []
     filters: dict[str, str] = {}
     for term in _TERM.finditer(text):
@@ -71,12 +71,12 @@ def parse_query(text: str) -> SearchQuery:
 
 
 def searchable(text: str) -> str:
-    """One line in which each letter of a script without spaces between words is a word, to be found by."""
+    """Return the text to index: one line in which each character of a script without spaces is a word."""
     return _BETWEEN_LETTERS.sub("\u200b", _CONTROL.sub(" ", text)).strip()
 
 
 def _word(text: str, *, is_prefix: bool) -> str | None:
-    """A word or a phrase, so written that nothing in it means something to FTS5."""
+    """Return a word or phrase, quoted so that FTS5 takes it literally; None if it has no letters."""
     bare = searchable(text.rstrip("*") if is_prefix else text)
     if not any(map(str.isalnum, bare)):
         return None
@@ -84,7 +84,7 @@ def _word(text: str, *, is_prefix: bool) -> str | None:
 
 
 def _moment(text: str) -> str:
-    """The beginning of a year, month or day by the clock of this computer, in UTC."""
+    """Return the beginning of a year, month or day in this computer's time zone, as UTC."""
     try:
         if parts := _DATE.fullmatch(text):
             year, month, day = (int(part) if part else 1 for part in parts.groups())
@@ -95,7 +95,7 @@ def _moment(text: str) -> str:
 
 
 def _language(text: str) -> str:
-    """A language's code, also where its name is given."""
+    """Return the code of a language given as a code or a name."""
     if (code := language_code(text)) is None:
         raise _invalid(f"there is no language {text!r}", "Use a code such as en, de or zh")
     return code

@@ -1,4 +1,4 @@
-"""What a transcript is: segments and their words, and how their texts are joined. Pure."""
+"""Transcripts: segments and their words, and how texts are joined. Pure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
 
     id: int
     seek: int
-    """Where its window begins, in hundredths of a second, as OpenAI's API counts."""
+    """Where its window begins, in hundredths of a second, as in OpenAI's API."""
     start: float
     end: float
     text: str
@@ -38,15 +38,15 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     compression_ratio: float = 0.0
     no_speech_prob: float = 0.0
     words: tuple[Word, ...] = ()
-    """Empty unless they were asked for."""
+    """Empty unless requested."""
     channel: int | None = None
-    """From 0, where channels are heard by themselves."""
+    """Channel number from 0, if channels are transcribed separately."""
     language: str | None = None
-    """What is spoken in it, as a code."""
+    """Code of its language."""
 
 
 class Transcript(msgspec.Struct, frozen=True, kw_only=True):
-    """The result of a job. Durations in seconds."""
+    """The result of a job. Durations are in seconds."""
 
     task: str
     language: str | None
@@ -56,16 +56,16 @@ class Transcript(msgspec.Struct, frozen=True, kw_only=True):
     runtime: str
     elapsed: float
     has_words: bool = False
-    """Whether the times of words were asked for."""
+    """Whether word timestamps were requested."""
 
 
 def on_one_line(text: str) -> str:
-    """The text without what ends a line, for which it has a space, or steers a terminal."""
+    """Return the text with line ends replaced by spaces, and without terminal control characters."""
     return text if text.isprintable() else _CONTROLS.sub("", _LINE_ENDS.sub(" ", text))
 
 
 def join_texts(texts: Iterable[str]) -> str:
-    """Join pieces of text as their script does: with a space, but none in Chinese or Japanese."""
+    """Join texts with a space, or without one in Chinese and Japanese."""
     joined = ""
     for text in filter(None, map(str.strip, texts)):
         gap = " " if joined and not (is_unspaced(joined[-1]) or is_unspaced(text[0])) else ""
@@ -74,12 +74,12 @@ def join_texts(texts: Iterable[str]) -> str:
 
 
 def letters(text: str) -> str:
-    """What is heard of a text, and what two of them have to share to be the same: no sign, and no capital."""
+    """Return the letters and digits of a text, ignoring case and punctuation, to compare what was spoken."""
     return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text).casefold()))
 
 
 def is_unspaced(character: str) -> bool:
-    """Whether a character is of a script without spaces between words."""
+    """Whether a character belongs to a script without spaces between words."""
     return (  # wide, but neither Korean nor an emoji
         unicodedata.east_asian_width(character) in ("W", "F")
         and unicodedata.category(character) != "So"

@@ -1,4 +1,4 @@
-"""Putting a job's windows back in order and on the file's own time line. Pure."""
+"""Puts the results of a job's windows in order, on the file's timeline. Pure."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ __all__ = ["Stitcher"]
 
 @dataclass(frozen=True, slots=True)
 class _Tail:
-    """What was said near the end of a window that shares it with the next one of its channel."""
+    """Segments near the end of a window that shares audio with the next one of its channel."""
 
     segments: list[Segment]
     end_s: float
 
 
 class Stitcher:
-    """Takes windows in any order and releases segments in the order of the file.
+    """Takes windows in any order, and releases segments in the order of the file.
 
-    Whatever times an engine gives, a segment lies within its window and begins no earlier than the one before
-    it on its channel has ended. What two windows have both heard is told once. Where channels are heard by
-    themselves, their windows overlap; their segments are merged by time.
+    Whatever times an engine reports, a segment lies within its window, and starts no earlier than the end of
+    the one before it on its channel. Text found in two windows is released once. Channels transcribed
+    separately have overlapping windows; their segments are merged by time.
     """
 
     def __init__(self, *, keep_words: bool = True) -> None:
-        """Words are kept, or only serve to join the texts of windows."""
+        """`keep_words` keeps words in the segments; otherwise they only help to join windows."""
         self._keep_words = keep_words
         self._waiting: dict[int, tuple[WindowAudio, WindowResult]] = {}
         self._next_index = 0
         self._reached_s: dict[int | None, float] = {}
         self._tails: dict[int | None, _Tail] = {}
-        """Of each channel, what waits for the window that has heard the same."""
+        """Per channel, segments waiting for the window that shares their audio."""
         self._held: list[Segment] = []
-        """Those of channels for which another channel may still have something earlier, by their time."""
+        """Segments held back, because another channel may still have earlier ones."""
         self.segments: list[Segment] = []
-        """Everything released so far."""
+        """All segments released so far."""
         self.done_s = 0.0
-        """How far all windows are done."""
+        """Position up to which all windows are done."""
 
     def add(self, window: WindowAudio, result: WindowResult) -> list[Segment]:
-        """The result of a window has come; returns the segments now in order."""
+        """Add the result of a window; returns the segments that are now in order."""
         self._waiting[window.index] = (window, result)
         first_new = len(self.segments)
         while (ready := self._waiting.pop(self._next_index, None)) is not None:
@@ -58,7 +58,7 @@ class Stitcher:
         return self.segments[first_new:]
 
     def finish(self) -> list[Segment]:
-        """No window comes any more; returns what was still held."""
+        """Return the segments still held, as no more windows will come."""
         first_new = len(self.segments)
         for tail in self._tails.values():
             self._hold(tail.segments)
@@ -68,7 +68,7 @@ class Stitcher:
 
     @property
     def text(self) -> str:
-        """The whole text so far, one line."""
+        """The whole text so far, on one line."""
         return join_texts(segment.text for segment in self.segments)
 
     def _take(self, window: WindowAudio, result: WindowResult) -> None:
@@ -97,8 +97,8 @@ class Stitcher:
             self._held.append(held)
 
     def _release(self, before_s: float = math.inf) -> None:
-        """Let out what begins before a time: windows come in order, so nothing earlier can follow."""
-        self._held.sort(key=lambda segment: segment.start)  # stable: on one channel the order stays
+        """Release segments that begin before a time: windows come in order, so nothing earlier can follow."""
+        self._held.sort(key=lambda segment: segment.start)  # stable, so each channel stays in order
         count = sum(segment.start < before_s for segment in self._held)
         for segment in self._held[:count]:
             self.segments.append(msgspec.structs.replace(segment, id=len(self.segments)))
@@ -106,7 +106,7 @@ class Stitcher:
 
 
 def _placed(window: WindowAudio, segment: EngineSegment, language: str) -> Segment:
-    """A segment of a window on the time line of the file, within the window."""
+    """Return a segment on the timeline of the file, clamped to its window."""
     start_s = min(max(window.start, window.start + segment.start), window.end)
     end_s = min(max(start_s, window.start + segment.end), window.end)
     return Segment(
@@ -127,7 +127,7 @@ def _placed(window: WindowAudio, segment: EngineSegment, language: str) -> Segme
 
 
 def _words(words: Sequence[EngineWord], offset_s: float, start_s: float, end_s: float) -> Iterator[Word]:
-    """The words of a segment on the time line of the file, one after the other and within the segment."""
+    """Yield the words of a segment on the timeline of the file, in sequence and clamped to the segment."""
     reached_s = start_s
     for word in words:
         word_start_s = min(max(reached_s, offset_s + word.start), end_s)
@@ -141,7 +141,7 @@ def _words(words: Sequence[EngineWord], offset_s: float, start_s: float, end_s: 
 
 
 def _not_before(segment: Segment, reached_s: float) -> Segment:
-    """The segment, its times no earlier than that."""
+    """Return the segment with no time before `reached_s`."""
     if segment.start >= reached_s:
         return segment
     words = (

@@ -1,4 +1,4 @@
-"""The text of a job as it grows: put in order, told as soon as it is known, whole in the end."""
+"""Builds the transcript of a job: orders its segments, publishes each as soon as it is known."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ __all__ = ["TranscriptBuilder", "events_of"]
 
 
 class TranscriptBuilder:
-    """Takes what was heard in the windows of a job, in any order."""
+    """Takes the results of a job's windows, in any order."""
 
     def __init__(self, job: Job, publish: Callable[[Event], None]) -> None:
         self._job = job
         self._publish = publish
         self._stitcher = Stitcher(keep_words=job.options.wants_words)
         self.vote = LanguageVote()
-        """On the language of all of it."""
+        """The vote on the language of the recording."""
 
     @property
     def done_s(self) -> float:
-        """How far all windows are done."""
+        """Position up to which all windows are done."""
         return self._stitcher.done_s
 
     def add(self, window: WindowAudio, result: WindowResult) -> None:
-        """The result of a window has come; tells what is in order now."""
+        """Add the result of a window; publishes the segments that are now in order."""
         if result.segments:
             self.vote.add(result.language, result.language_probability, window.end - window.start)
-        self._tell(self._stitcher.add(window, result))
+        self._publish_all(self._stitcher.add(window, result))
 
     def finish(self, language: str | None, duration_s: float, total_s: float, elapsed_s: float) -> Transcript:
-        """No window comes any more. `total_s` of its `duration_s` were to be heard; without a language, it is
-        that of most of them."""
-        self._tell(self._stitcher.finish())
+        """Return the transcript, as no more windows will come. `total_s` of `duration_s` were to be
+        transcribed; without `language`, the vote decides."""
+        self._publish_all(self._stitcher.finish())
         job = self._job
         job.duration_s = total_s
         job.speed = round(total_s / elapsed_s, 2)
@@ -55,14 +55,14 @@ class TranscriptBuilder:
             has_words=job.options.wants_words,
         )
 
-    def _tell(self, segments: Sequence[Segment]) -> None:
+    def _publish_all(self, segments: Sequence[Segment]) -> None:
         for segment in segments:
             for event in events_of(self._job, segment):
                 self._publish(event)
 
 
 def events_of(job: Job, segment: Segment) -> Iterator[Event]:
-    """The events that tell of a segment of a job: of its words, if they were asked for, then of itself."""
+    """Yield the events of a segment: first its words, if they were requested, then the segment."""
     with_words = job.options.wants_words
     words = [
         SpokenWord(word=word.text.strip(), start=word.start, end=word.end, probability=word.probability)

@@ -1,4 +1,4 @@
-"""The transcripts that are kept: found again by what they were made of, and by what was said."""
+"""The stored transcripts, found by what they were made of and by what was said."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 _BEGIN, _END = "\x02", "\x03"
-"""Around what was searched for; no text has control characters."""
+"""Markers around search hits; no text contains control characters."""
 _WILDCARDS = frozenset("*?[")
 
 _SEARCH = """
@@ -37,31 +37,31 @@ _decode = msgspec.msgpack.Decoder(Transcript).decode
 
 
 class KeptTranscript(msgspec.Struct, frozen=True, kw_only=True):
-    """A transcript to be kept, and what it was made of."""
+    """A transcript to store, and what it was made of."""
 
     transcript: Transcript
     key: str | None
-    """As `whisperd.jobs.identity.content_key` makes it; None: it answers nothing else."""
+    """See `whisperd.jobs.identity.content_key`; None: it is not reused for other jobs."""
     size_bytes: int | None
     path: str | None
     content_hash: str | None = None
-    """The SHA-256 of the audio, where it is known."""
+    """The SHA-256 of the audio, if known."""
 
 
 class Hit(msgspec.Struct, frozen=True, kw_only=True):
-    """A segment in which something that was searched for begins; times in seconds."""
+    """A segment in which a match begins; times in seconds."""
 
     start: float
     end: float
     text: str
     before: str
-    """The segment before it."""
+    """Text of the previous segment."""
     after: str
     channel: int | None
 
 
 class FoundTranscript(msgspec.Struct, frozen=True, kw_only=True):
-    """A transcript with what was searched for."""
+    """A transcript with its hits."""
 
     path: str | None
     created: str
@@ -71,14 +71,14 @@ class FoundTranscript(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _SeenHits:
-    """What was found so far, to tell what is new."""
+    """The hits found so far, to filter out repetitions."""
 
     def __init__(self) -> None:
         self._places: dict[tuple[str, int | None, str], list[tuple[float, float]]] = {}
 
     def is_new(self, content: str | None, hit: Hit) -> bool:
-        """Whether no transcript of the same audio says the same words at that time; remembers it."""
-        if content is None:  # nobody knows which audio it is
+        """Whether no earlier hit has the same audio, words and time; remembers this one."""
+        if content is None:  # unknown audio
             return True
         places = self._places.setdefault((content, hit.channel, letters(hit.text)), [])
         if any(start < hit.end and hit.start < end for start, end in places):
@@ -88,13 +88,13 @@ class _SeenHits:
 
 
 class TranscriptStore:
-    """The kept transcripts. Each method is one transaction, and raises what `Database.run` raises."""
+    """The stored transcripts. Each method is one transaction, and raises the errors of `Database.run`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def has_size(self, size_bytes: int) -> bool:
-        """Whether there is one of a file of this size: no other file can have the same bytes."""
+        """Whether there is a transcript of a file of this size; only such a file can have the same bytes."""
         return await self._database.run(
             lambda connection: (
                 connection.execute(
@@ -106,7 +106,7 @@ class TranscriptStore:
         )
 
     async def find(self, key: str, path: str | None) -> Transcript | None:
-        """The one that was made of the same; `path` is where that audio lies now."""
+        """Return the transcript with this key, and update where its audio is: `path`."""
 
         def work(connection: sqlite3.Connection) -> Transcript | None:
             row = connection.execute("SELECT id, result FROM transcripts WHERE key = ?", (key,)).fetchone()
@@ -117,7 +117,7 @@ class TranscriptStore:
         return await self._database.run(work)
 
     async def of_job(self, job: str) -> Transcript | None:
-        """The transcript of a job, as long as it is kept."""
+        """Return the transcript of a job while it is stored."""
 
         def work(connection: sqlite3.Connection) -> Transcript | None:
             row = connection.execute(
@@ -128,9 +128,9 @@ class TranscriptStore:
         return await self._database.run(work)
 
     async def search(self, query: SearchQuery, limit: int) -> list[FoundTranscript]:
-        """The transcripts with all that is searched for, the best first; at most `limit` hits together.
+        """Return the transcripts that match, best first, with at most `limit` hits in total.
 
-        What several transcripts of the same audio say alike at the same time is one hit.
+        If several transcripts of the same audio have the same words at the same time, they count as one hit.
         """
         conditions, values = _conditions(query)
         statement = _SEARCH.format(conditions=" AND ".join(conditions))
@@ -153,12 +153,12 @@ class TranscriptStore:
         return await self._database.run(work)
 
     async def forget_before(self, moment: str | None) -> int:
-        """Forget those made before a moment (RFC 3339; None: all), for good; returns how many."""
+        """Delete transcripts made before a moment (RFC 3339; None: all); returns how many."""
         condition, values = ("created < ?", (moment,)) if moment is not None else ("TRUE", ())
         return await self._forget(condition, values)
 
     async def forget_of_jobs(self, jobs: Sequence[str]) -> int:
-        """Forget the transcripts of jobs, for good; returns how many."""
+        """Delete the transcripts of jobs; returns how many."""
         ids = msgspec.json.encode(jobs).decode()
         condition = "id IN (SELECT transcript FROM jobs WHERE id IN (SELECT value FROM json_each(?)))"
         return await self._forget(condition, (ids,))
@@ -167,7 +167,7 @@ class TranscriptStore:
         def work(connection: sqlite3.Connection) -> int:
             count = connection.execute(f"DELETE FROM transcripts WHERE {condition}", values).rowcount  # noqa: S608
             if count:
-                # The index would go on holding the words, marked as deleted.
+                # Otherwise the index would still contain the words, marked as deleted.
                 connection.execute("INSERT INTO transcripts_text (transcripts_text) VALUES ('rebuild')")
             return count
 
@@ -181,13 +181,13 @@ class TranscriptStore:
 
 
 def transcript_number(connection: sqlite3.Connection, key: str | None) -> int | None:
-    """The number of the transcript with this key, in a transaction; None if there is none."""
+    """Return the number of the transcript with this key, within a transaction; None if there is none."""
     row = connection.execute("SELECT id FROM transcripts WHERE key = ?", (key,)).fetchone()
     return None if row is None else int(row[0])
 
 
 def insert_transcript(connection: sqlite3.Connection, kept: KeptTranscript) -> int:
-    """Keep a transcript in a transaction, in place of one that was made of the same; returns its number."""
+    """Store a transcript, within a transaction, and replace the one with the same key; returns its number."""
     transcript = kept.transcript
     old = transcript_number(connection, kept.key)
     if old is not None:
@@ -239,7 +239,7 @@ def _conditions(query: SearchQuery) -> tuple[list[str], list[str]]:
 
 
 def _hits(transcript: Transcript, marked: str) -> Iterator[Hit]:
-    """The segments in which something begins that is marked; `marked` has a line for each segment."""
+    """Yield the segments in which a marked match begins; `marked` has a line for each segment."""
     segments = transcript.segments
     texts = [segment.text.strip() for segment in segments]
     for index, line in enumerate(marked.split("\n")[: len(segments)]):

@@ -1,4 +1,4 @@
-"""The language of a recording: what most of its speech is in. Pure."""
+"""The language of a recording: that of most of its speech. Pure."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ __all__ = ["LanguageVote"]
 
 
 class LanguageVote:
-    """Each piece of speech votes for the language that was heard in it.
+    """Each piece of speech votes for the language detected in it.
 
-    Their voices weigh as much as they are long, so that a sigh does not outvote a sentence.
+    Votes are weighted by length, so that a sigh does not outvote a sentence.
     """
 
     ENOUGH_S: Final = 8.0
-    """Live speech after which it is decided …"""
+    """Live speech after which the language is decided …"""
     ENOUGH_UTTERANCES: Final = 3
-    """… and utterances."""
+    """… or this many utterances."""
 
     def __init__(self) -> None:
         self._weights: defaultdict[str, float] = defaultdict(float)
@@ -25,18 +25,18 @@ class LanguageVote:
         self._count = 0
 
     def add(self, language: str, probability: float, duration_s: float) -> None:
-        """An utterance in which somebody spoke."""
+        """Add an utterance with speech."""
         self._weights[language] += probability * duration_s
         self._heard_s += duration_s
         self._count += 1
 
     @property
     def leading(self) -> str | None:
-        """What it is as far as anybody knows."""
+        """The most likely language so far."""
         return max(self._weights, key=self._weights.__getitem__, default=None)
 
     @property
     def decided(self) -> str | None:
-        """What it is for good, once enough was heard."""
+        """The final language, once there was enough speech."""
         is_enough = self._heard_s >= self.ENOUGH_S or self._count >= self.ENOUGH_UTTERANCES
         return self.leading if is_enough else None

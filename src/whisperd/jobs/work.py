@@ -1,4 +1,4 @@
-"""How much was transcribed, day by day: counted over restarts, and for longer than jobs are remembered."""
+"""How much was transcribed per day: counted across restarts, and for longer than jobs are remembered."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Work", "WorkLog"]
 
 @dataclass(frozen=True)
 class Work:
-    """What was done. Jobs that a kept transcript has answered are none."""
+    """Amount of work. Jobs answered by a stored transcript do not count."""
 
     jobs: int = 0
     audio_s: float = 0.0
@@ -22,7 +22,7 @@ class Work:
 
     @property
     def speed(self) -> float | None:
-        """Seconds of audio transcribed in a second of a job."""
+        """Seconds of audio per second of job time."""
         return round(self.audio_s / self.elapsed_s, 2) if self.elapsed_s else None
 
     def __add__(self, other: Work) -> Work:
@@ -30,7 +30,7 @@ class Work:
 
 
 class WorkLog:
-    """The work of all days. It is read once, and asked often; what is added is saved with the jobs."""
+    """The work of all days, loaded once and kept in memory; additions are saved with the jobs."""
 
     def __init__(
         self,
@@ -43,9 +43,9 @@ class WorkLog:
         self._days: dict[str, Work] = {}
 
     async def open(self) -> None:
-        """Read what was done."""
+        """Load the totals."""
         day = self._today().isoformat()
-        # Unlike a sum, a total is never too large for a number.
+        # Unlike `sum`, `total` cannot overflow.
         columns = "CAST(total(jobs) AS INTEGER), total(audio_s), total(elapsed_s)"
 
         def read(connection: sqlite3.Connection) -> tuple[Work, Work]:
@@ -56,7 +56,7 @@ class WorkLog:
         self._before, self._days[day] = await self._saver.database.run(read)
 
     def add(self, audio_s: float, elapsed_s: float) -> None:
-        """A job was completed."""
+        """Count a completed job."""
         day = self._today().isoformat()
         self._days[day] = self._days.get(day, Work()) + Work(1, audio_s, elapsed_s)
         self._saver.hand_over(
@@ -69,10 +69,10 @@ class WorkLog:
 
     @property
     def today(self) -> Work:
-        """What was done since midnight, by the clock of this computer."""
+        """Work since midnight, in this computer's time zone."""
         return self._days.get(self._today().isoformat(), Work())
 
     @property
     def total(self) -> Work:
-        """All that was done."""
+        """Total work."""
         return sum(self._days.values(), self._before)
