@@ -1,7 +1,7 @@
-"""Whether what an engine answers is what its protocol says. Pure.
+"""Validates an engine's results against its protocol. Pure.
 
-An engine comes from a plugin. What it answers is checked once, where it answers, so that nothing behind that
-has to wonder.
+An engine comes from a plugin. Its results are checked once, where they are returned, so that all later code
+can rely on them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from whisperd.worker.protocol import DecodeOptions, EngineWindow, WindowResult
 __all__ = ["Transcribe", "bad_answer", "checked"]
 
 Transcribe = Callable[[Sequence[EngineWindow], DecodeOptions], list[WindowResult]]
-"""As `Engine.transcribe`."""
+"""The signature of `Engine.transcribe`."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[WindowResult]).decode
@@ -32,12 +32,12 @@ def bad_answer(method: str, reason: str) -> WhisperdError:
 
 
 def checked(transcribe: Transcribe) -> Transcribe:
-    """The same, but it raises `worker.bad_answer` in place of answering with anything but results."""
+    """Return the same function, except that it raises `worker.bad_answer` for anything but valid results."""
 
     def transcribe_checked(windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
         answer = transcribe(windows, options)
         try:
-            # As it travels to the daemon: only so is each field looked at.
+            # Encode and decode it as on the way to the daemon: only this checks every field.
             results = _decode(_encode(answer))
         except (TypeError, ValueError) as error:
             raise bad_answer("transcribe", str(error)) from error

@@ -1,6 +1,6 @@
-"""One decoding of one window, how good it looks, and what is made of it. Pure.
+"""One decoding of one window: how good it looks, and the segments it becomes. Pure.
 
-Every engine decodes in its own way; what becomes of the text is the same for all.
+Every engine decodes in its own way; this processing of the text is common to all.
 """
 
 from __future__ import annotations
@@ -26,85 +26,85 @@ from whisperd.worker.words import Word
 __all__ = ["Attempt", "improve"]
 
 _LEAST_LOGPROB = -99.0
-"""Stands for a probability of nothing, whose logarithm no format can write."""
+"""Stands for the logarithm of zero, which serialisation formats cannot represent."""
 
 SomeAttempt = TypeVar("SomeAttempt", bound="Attempt")
 
 
 @dataclass(kw_only=True)
 class Attempt:
-    """What one decoding found."""
+    """The result of one decoding."""
 
     tokens: tuple[int, ...]
-    """Those of text, without what only steers the decoder."""
+    """The text tokens, without the decoder's control tokens."""
     text: str
     temperature: float
     avg_logprob: float
-    """Mean over the tokens and the one that ends them."""
+    """Mean over the tokens, including the end-of-text token."""
     no_speech_prob: float
     is_endless: bool
-    """Whether it was cut off at the most tokens that it may have."""
+    """Whether it was cut off at the token limit."""
     words: Sequence[Word] = field(default=())
-    """With their times, where they were asked for."""
+    """With their times, if they were requested."""
 
     @cached_property
     def compression_ratio(self) -> float:
-        """How much shorter the text becomes by leaving out what it repeats; 0 without text."""
+        """How much shorter the text becomes by compression, which removes repetitions; 0 without text."""
         data = self.text.encode()
         return len(data) / len(zlib.compress(data)) if data else 0.0
 
     @cached_property
     def goes_in_circles(self) -> bool:
-        """Whether it says the same again and again."""
+        """Whether it repeats itself."""
         return goes_in_circles(self.compression_ratio, self.tokens)
 
     @property
     def looks_bad(self) -> bool:
-        """Whether it should be computed again: it never ends, repeats itself, or is a mere guess."""
+        """Whether to recompute it: it does not end, repeats itself, or is a mere guess."""
         if self.is_endless or self.goes_in_circles:
             return True
         return is_guess(self.avg_logprob) and not is_silence(self.no_speech_prob, self.avg_logprob)
 
     @property
     def is_echo(self) -> bool:
-        """Whether all of it is one piece, said twice or more often.
+        """Whether all of it is one phrase, repeated two or more times.
 
-        People say that, too. But a model that hears a short window with little silence behind it may hear all
-        of it twice.
+        People do say such things. But a model that processes a short window followed by little silence may
+        transcribe all of it twice.
         """
         said = "".join(filter(str.isalnum, self.text.casefold()))
         return bool(said) and said in (said + said)[1:-1]
 
     @property
     def is_sure(self) -> bool:
-        """Whether the model is so sure of it, decoded greedily, that beams would find nothing better."""
-        total = self.avg_logprob * (len(self.tokens) + 1)  # with the end of the text
+        """Whether the model is so sure of this greedy decoding that a beam search cannot improve it."""
+        total = self.avg_logprob * (len(self.tokens) + 1)  # with the end-of-text token
         is_likely = self.avg_logprob >= SURE_LOGPROB and total >= SURE_TOTAL_LOGPROB
         return bool(self.tokens) and is_likely and not self.is_doubtful(had_full_context=False)
 
     def is_doubtful(self, *, had_full_context: bool) -> bool:
-        """Whether it should be computed again: it looks bad, or is an echo that the full context may undo."""
+        """Whether to recompute it: it looks bad, or is an echo that the full context may remove."""
         return self.looks_bad or (self.is_echo and not had_full_context)
 
     @property
     def wants_times(self) -> bool:
-        """Whether it holds several sentences, so that the times between them matter."""
+        """Whether it has several sentences, so that the times between them matter."""
         return has_several_sentences(self.text)
 
     def rank(self) -> tuple[bool, float]:
-        """The better of two that look bad: no circle before a circle, then the likelier."""
+        """Return the sort key of attempts that look bad: those without repetition win, then the likelier."""
         return not self.goes_in_circles, self.avg_logprob
 
     def result(self, language: tuple[str, float], duration_s: float) -> WindowResult:
-        """What it says of a window of that length; `language` has its probability."""
+        """Return the result for a window of this length; `language` is a code and its probability."""
         code, probability = language
         segments = self.segments(duration_s)
         return WindowResult(language=code, language_probability=probability, segments=segments)
 
     def segments(self, duration_s: float) -> tuple[EngineSegment, ...]:
-        """One for each sentence where the times of the words are known, else one for the whole window.
+        """Return one segment for each sentence if the times of the words are known, else one for the window.
 
-        There is none where nobody spoke. They have their words, if the times of those are known.
+        There is none if nobody spoke. The segments include their words if the times of these are known.
         """
         if not self.text.strip() or is_silence(self.no_speech_prob, self.avg_logprob):
             return ()
@@ -155,10 +155,10 @@ def improve(
     *,
     had_full_context: bool,
 ) -> SomeAttempt:
-    """The best of an attempt and those that follow it while it is doubtful.
+    """Retry a doubtful attempt, and return the best one.
 
-    `decode` computes the window again with the full context, first at the same temperature unless that is
-    what the attempt had, then at rising ones.
+    `decode` recomputes the window with the full context: first at the same temperature, unless the attempt
+    had the full context already, then at rising ones.
     """
     best = attempt
     later = temperatures[1:] if had_full_context else temperatures

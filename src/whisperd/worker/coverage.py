@@ -1,13 +1,13 @@
-"""Whether a text can be all that was said in a window, and what is done where it cannot.
+"""Detects windows whose text cannot be all that was said, and transcribes them again in parts.
 
-A Whisper model may end its text where a sentence ends, though somebody else goes on speaking, or begin it
-only where the last speaker does: the text is sure of itself, and half of it is missing. No score of the
-decoder shows that; the time in which somebody speaks does, held against the text. Such a window is computed
-again in two parts, and the longer text is kept. It is cut in its longest pause; where there is none, where
-what is missing ends, since what comes behind it is what the model had passed on to. Where nobody pauses and
-the times of words are known, these tell of a short sentence, too, and where it begins: the second part begins
-with it, since a model does not pass over what it hears first. Times are seconds from the beginning of the
-window. Nothing here knows an engine: what is asked of it is what its protocol says.
+A Whisper model may end its text at the end of a sentence although another speaker continues, or begin it only
+where the last speaker does: the text has a high probability, but half of it is missing. No score of the
+decoder shows this; comparing the text with the time during which somebody speaks does. Such a window is
+recomputed in two parts, and the longer text wins. It is cut in its longest pause or, if there is none, at the
+end of what is missing, since the model had skipped to what follows. In speech without pauses, the times of
+words, if known, also reveal a missing short sentence and where it begins: the second part then begins with
+it, since a model does not skip what it hears first. Times are seconds from the beginning of the window. This
+module is independent of engines: it uses only their protocol.
 """
 
 from __future__ import annotations
@@ -47,28 +47,28 @@ __all__ = [
 ]
 
 MISSING_S = 3.0
-"""Speech without a text from which on something is missing. A detector takes a cough for speech, too."""
+"""Longer speech without text means missing text. Shorter may be a cough, which detectors take for speech."""
 MISSING_WORDS_S = 1.5
-"""The same between words in speech without a pause. Measured (docs/benchmarks.md): hardly 0.5 s are usual."""
+"""The same between words in speech without pauses. Measured (docs/benchmarks.md): up to 0.5 s is usual."""
 SLOWEST_LETTERS_PER_S = 8.0
-"""Who speaks slowly says about ten letters a second while he speaks; pauses are not counted."""
+"""Slow speakers say about ten letters a second, not counting pauses."""
 FASTEST_LETTERS_PER_S = 20.0
-"""Hardly anybody says more for long."""
+"""Hardly anybody exceeds this for long."""
 SLOWER_THAN_OTHERS = 0.5
-"""How much slower a sentence may be than the others of its window."""
+"""The least speed of a sentence relative to the others of its window."""
 DRAWL_S = 0.5
-"""A word may last so much longer: speakers linger. What was skipped is spread over the words beside it."""
+"""A word may last this much longer, as speakers drawl. Skipped speech is spread over the words next to it."""
 EXACT_DRAWL_S = 0.2
-"""The same in speech without a pause: else all that a slow speaker says adds up to something missing."""
+"""The same in speech without pauses. Without it, a slow speaker's words would add up to missing speech."""
 MIN_PART_S = 2.0
-"""No part of a window is shorter."""
+"""The minimum length of a part of a window."""
 NEAR_S = 2.0
-"""How far the quiet place of a cut may be from where something is missing."""
+"""How far a quiet place for a cut may be from the missing speech."""
 MAX_DEPTH = 2
-"""How often a window is halved."""
+"""How many times a window may be halved."""
 MIN_GAIN_LETTERS = 12
 MIN_GAIN_RATIO = 1.1
-"""How much more text the parts must have, to be believed."""
+"""How much more text the parts must have to be accepted."""
 
 
 def transcribe_whole(
@@ -77,9 +77,9 @@ def transcribe_whole(
     options: DecodeOptions,
     is_wanted: IsWanted = lambda _window: True,
 ) -> list[WindowResult]:
-    """Have a batch transcribed, and again in parts what cannot be all of it; one result for each window.
+    """Transcribe a batch, and again in parts those windows whose text is incomplete; one result per window.
 
-    Words that nobody asked for have told here what is missing, and go no further.
+    Words that were not requested serve only to find missing speech, and are removed from the results.
     """
     results = [
         _completed(transcribe, window, result, options, MAX_DEPTH) if is_wanted(window) else result
@@ -89,25 +89,25 @@ def transcribe_whole(
 
 
 def is_sparse(text: str, spoken: Sequence[SpokenTime] | None) -> bool:
-    """Whether so much more could have been said that an engine should find out when the words were."""
+    """Whether so much speech may be missing from the text that an engine should compute word times."""
     spoken_s = sum(end_s - start_s for start_s, end_s in spoken or ())
     return spoken_s - spoken_letters(text) / FASTEST_LETTERS_PER_S > MISSING_S
 
 
 class Missing(NamedTuple):
-    """A time in which somebody speaks that no text accounts for."""
+    """A stretch of speech that no text accounts for."""
 
     length_s: float
-    """Of the speech in it; what the words in it would take is not counted."""
+    """The duration of the speech in it, less the time that the words in it would take."""
     start_s: float
     end_s: float
-    """Infinity where no text comes behind it."""
+    """Infinity if no text follows it."""
 
 
 def find_missing(segments: Sequence[EngineSegment], spoken: Sequence[SpokenTime]) -> Missing:
-    """The longest time in which somebody speaks that no text accounts for.
+    """Return the longest stretch of speech that no text accounts for.
 
-    It is the run of texts and of gaps between them that has the largest sum of time to spare (Kadane).
+    It is the contiguous run of texts and gaps with the largest sum of unexplained time (Kadane's algorithm).
     """
     drawl_s = EXACT_DRAWL_S if is_exact(segments, spoken) else DRAWL_S
     rates = [
@@ -118,7 +118,7 @@ def find_missing(segments: Sequence[EngineSegment], spoken: Sequence[SpokenTime]
     rate = max(SLOWEST_LETTERS_PER_S, SLOWER_THAN_OTHERS * median(rates)) if rates else SLOWEST_LETTERS_PER_S
     longest = run = Missing(0.0, 0.0, 0.0)
     reached_s = 0.0
-    # Words tell more exactly where nothing was heard: one or a few of them then last for seconds.
+    # Words locate what was skipped more exactly: one or a few of them then last for seconds.
     for one in (text for segment in segments for text in (segment.words or (segment,))):
         before_s = overlap_s(spoken, reached_s, one.start)
         run = _extended(run, before_s, reached_s, one.start)
@@ -132,9 +132,9 @@ def find_missing(segments: Sequence[EngineSegment], spoken: Sequence[SpokenTime]
 
 
 def is_exact(segments: Sequence[EngineSegment], spoken: Sequence[SpokenTime]) -> bool:
-    """Whether words tell exactly where something is missing: they have times, and nobody pauses between them.
+    """Whether words locate missing speech exactly: they have times, and there are no pauses between them.
 
-    Speech that goes on without a pause has been split: one of its parts begins where another ends.
+    Continuous speech has been split, so that each of its parts begins where another ends.
     """
     never_pauses = len(spoken) > 1 and all(before[1] == after[0] for before, after in pairwise(spoken))
     return never_pauses and all(one.words for one in segments)
@@ -148,15 +148,15 @@ def _extended(run: Missing, length_s: float, start_s: float, end_s: float) -> Mi
 
 
 def spoken_letters(text: str) -> float:
-    """About how many letters a text has when it is said: a figure is said as a word, a sign as a syllable."""
+    """Estimate the letters of a text as spoken: a digit counts as a word, a wide character as a syllable."""
     return sum(map(_letters, text))
 
 
 def best_cut(spoken: Sequence[SpokenTime], duration_s: float, missing: Missing | None = None) -> float | None:
-    """Where to halve a window: in its longest pause, of those in its middle; None if it is too short.
+    """Return where to halve a window: in the longest pause near its middle; None if it is too short.
 
-    Where nobody pauses there, it is at the quiet place (where speech was split) that is nearest to the end of
-    what is missing, or to its beginning if nothing comes behind it.
+    If there is no pause, cut at the quiet place (where speech was split) nearest to the end of what is
+    missing, or to its beginning if nothing follows it.
     """
     edge_s = max(MIN_PART_S, duration_s / 5)
     if duration_s < 2 * edge_s:
@@ -178,16 +178,16 @@ def best_cut(spoken: Sequence[SpokenTime], duration_s: float, missing: Missing |
 
 
 def cut_at_words(missing: Missing, duration_s: float) -> float | None:
-    """Where to halve a window in which nobody pauses: where what is missing begins, so it is heard first.
+    """Return where to halve a window without pauses: where the missing part begins, so that it comes first.
 
-    Where nothing was heard before it, that is where it ends. None if both are too near to the window's ends.
+    If no text comes before that, cut where it ends. None if both are too near to the window's ends.
     """
     places = (missing.start_s, missing.end_s)
     return next((at for at in places if MIN_PART_S <= at <= duration_s - MIN_PART_S), None)
 
 
 def merge(first: WindowResult, second: WindowResult, cut_s: float) -> WindowResult:
-    """The result of a window whose parts lie before and behind `cut_s`."""
+    """Combine the results of a window's parts before and after `cut_s`."""
     moved = (_later(one, cut_s) for one in second.segments)
     return msgspec.structs.replace(first, segments=(*first.segments, *moved))
 
@@ -241,7 +241,7 @@ def _without_words(result: WindowResult) -> WindowResult:
 
 
 def _without_echoes(result: WindowResult) -> WindowResult:
-    """Without a sentence that follows itself: so a model fills what it has not understood."""
+    """Remove sentences that repeat the previous one: models fill what they did not understand with these."""
     kept: list[EngineSegment] = []
     for one in result.segments:
         is_long = spoken_letters(one.text) >= MIN_GAIN_LETTERS
@@ -272,14 +272,14 @@ def _halves(window: EngineWindow, cut_s: float) -> list[EngineWindow]:
 
 
 def _within(spoken: Sequence[SpokenTime], start_s: float, end_s: float) -> Iterator[SpokenTime]:
-    """What is spoken between two times, counted from the first."""
+    """Yield the speech between two times, relative to the first."""
     for begin_s, stop_s in spoken:
         if (begin_s := max(begin_s, start_s)) < (stop_s := min(stop_s, end_s)):
             yield begin_s - start_s, stop_s - start_s
 
 
 def overlap_s(spoken: Sequence[SpokenTime], start_s: float, end_s: float) -> float:
-    """How long somebody speaks between two times."""
+    """Return how long somebody speaks between two times."""
     return sum(stop_s - begin_s for begin_s, stop_s in _within(spoken, start_s, end_s))
 
 

@@ -1,8 +1,7 @@
-"""What native libraries say when they fail, as errors that a person can act on.
+"""Translates failure messages of native libraries into errors that a user can act on.
 
-An engine fails with the words of whoever wrote its library, or of the system's loader. Each sign
-below is such words. What is known by none of them stays what it was: better the library's own words
-than a wrong advice.
+An engine fails with a message of its library or of the system's loader. Each pattern below matches such a
+message. Messages that match none are left unchanged: the library's own words are better than wrong advice.
 """
 
 from __future__ import annotations
@@ -18,28 +17,28 @@ from whisperd.worker.protocol import LoadParams
 __all__ = ["explain", "explain_death", "killed_for_memory", "words_of"]
 
 Cause = Literal["gpu_memory", "memory", "device_memory", "driver", "cuda", "architecture", "library"]
-"""`device_memory` is that of the GPU or of the computer, by the device that the engine computes on."""
+"""`device_memory` means the memory of the GPU or of the computer, whichever the engine runs on."""
 
 QUOTED_CHARACTERS: Final = 500
-"""Of a library's words, so many are kept in an error's data."""
+"""The most characters of a library's message that an error's data holds."""
 
 
 def _is_file(path: str) -> bool:
-    return os.path.isabs(path) and os.path.isfile(path)  # noqa: PTH113, PTH117 - it may be no path at all
+    return os.path.isabs(path) and os.path.isfile(path)  # noqa: PTH113, PTH117 - it may not be a path
 
 
 def words_of(error: BaseException) -> str:
-    """What an exception says, its kind first: some say nothing but that."""
+    """Return an exception's type and message; some have no message."""
     return f"{type(error).__name__}: {error}"
 
 
 def explain(said: str, params: LoadParams) -> WhisperdError | None:
-    """The error for what a library said while it loaded a model or computed; None for what is not known."""
+    """Return the error for a library's message from loading or computing; None if it is not recognised."""
     for cause, patterns in _SIGNS:
         for pattern in patterns:
             if found := pattern.search(said):
                 library = found.groupdict().get("library")
-                # Linux' loader says of one that is there, but for another processor, that it is not there.
+                # Linux's loader reports a library for another processor as missing, although it exists.
                 is_foreign = cause == "library" and library is not None and _is_file(library)
                 line = said[said.rfind("\n", 0, found.start()) + 1 :].partition("\n")[0]
                 return _error("architecture" if is_foreign else cause, library, line.strip(), params)
@@ -47,13 +46,13 @@ def explain(said: str, params: LoadParams) -> WhisperdError | None:
 
 
 def explain_death(how: str, last_words: str, params: LoadParams) -> WhisperdError | None:
-    """The error for how an engine's process ended, and what it wrote last; None if that tells nothing.
+    """Return the error for how an engine's process ended and what it wrote last; None if not recognised.
 
-    `how` is as `whisperd.child.how_it_ended` says it.
+    `how` comes from `whisperd.child.how_it_ended`.
     """
     if how in _ILLEGAL_INSTRUCTION:
         return _processor_too_old(how, params)
-    if how in ENDED_BY_OTHERS:  # whatever it said, it did not die of that
+    if how in ENDED_BY_OTHERS:  # its last words are not the cause
         return None
     return explain(last_words, params)
 
@@ -70,10 +69,10 @@ def _sign(cause: Cause, *patterns: str) -> tuple[Cause, tuple[re.Pattern[str], .
     return cause, tuple(re.compile(pattern, re.IGNORECASE) for pattern in patterns)
 
 
-_FILE = r"(?P<library>/[^:\n]+|[^\s:'\"]+)"  # a path may have blanks, a bare name has none
+_FILE = r"(?P<library>/[^:\n]+|[^\s:'\"]+)"  # a path may contain spaces, a bare name may not
 
-# In order: the first that is found counts. Where it is not said whose words they are, they are
-# CTranslate2's, and so those of everything that is built on it.
+# The first match counts. Messages without a named origin are CTranslate2's, and so those of everything built
+# on it.
 _SIGNS: Final = (
     # MKL's allocator, also while the model computes on a GPU.
     _sign("memory", r"mkl_malloc: failed to allocate"),
@@ -91,7 +90,7 @@ _SIGNS: Final = (
     ),
     _sign(
         "driver",
-        # Said too where there is no driver at all, as in a container without its GPU.
+        # Also reported if there is no driver at all, as in a container without access to the GPU.
         r"CUDA driver version is insufficient for CUDA runtime version",
         r"cudaErrorInsufficientDriver|CUDA failure 35\b",  # thrust, onnxruntime
         r"The NVIDIA driver on your system is too old",  # PyTorch
@@ -108,17 +107,17 @@ _SIGNS: Final = (
         r"CUDA failed with error (?:unknown|initialization) error",
         r"CUDA unknown error|Found no NVIDIA driver on your system",  # PyTorch
         r"failed to initialize CUDA|no CUDA devices found",  # ggml
-        r"no kernel image is available for execution",  # a GPU that the library is too new or too old for
+        r"no kernel image is available for execution",  # the library is too new or too old for the GPU
         r"(?:libcuda\.so|nvcuda\.dll)\S*(?:: cannot open| is not found)",  # it comes with the driver
     ),
     _sign(
         "architecture",
-        rf"{_FILE}: (?:wrong ELF class|invalid ELF header)",  # Linux' loader
-        r"'(?P<library>[^']+)' \(mach-o file, but is an incompatible architecture",  # macOS' loader
+        rf"{_FILE}: (?:wrong ELF class|invalid ELF header)",  # Linux's loader
+        r"'(?P<library>[^']+)' \(mach-o file, but is an incompatible architecture",  # macOS's loader
         r"incompatible architecture",
-        r"is not a valid Win32 application|WinError 193\b",  # Windows' loader
+        r"is not a valid Win32 application|WinError 193\b",  # Windows's loader
         r"Exec format error",
-        r"version `[\w.]+' not found \(required by (?P<library>[^)]+)\)",  # made for a newer Linux
+        r"version `[\w.]+' not found \(required by (?P<library>[^)]+)\)",  # built for a newer Linux
     ),
     _sign(
         "library",
@@ -126,15 +125,15 @@ _SIGNS: Final = (
         r"Could not load library (?P<library>\S+)\. Error:",  # cuDNN 8
         r"Unable to load any of \{(?P<library>[^\s,}]+)",  # cuDNN 9
         r"Could not locate (?P<library>\S+)\. Please make sure",  # cuDNN on Windows
-        rf"{_FILE}: (?:cannot open shared object file|file too short)",  # Linux' loader
-        r"Library not loaded: (?P<library>\S+)",  # macOS' loader
+        rf"{_FILE}: (?:cannot open shared object file|file too short)",  # Linux's loader
+        r"Library not loaded: (?P<library>\S+)",  # macOS's loader
         r"Could not find module '(?P<library>[^']+)'",  # Python on Windows
         r"DLL load failed while importing|WinError 126\b",  # the rest is in the user's language
     ),
     _sign(
         "memory",
         r"std::bad_alloc|MemoryError\b",  # C++; Python and numpy
-        # That of thread-local storage is a fixed space, and no lack of memory.
+        # Thread-local storage is a fixed space; running out of it is not a lack of memory.
         r"cannot allocate memory(?! in static TLS block)",
         r"WinError (?:8|1455)\b",
         r"ggml_aligned_malloc: insufficient memory|failed to allocate CPU buffer",

@@ -1,9 +1,9 @@
-"""What the engine frees: kept for its next batch while it computes, given back to the system once it rests.
+"""Keeps memory that the engine frees for its next batch, and returns it to the system when the engine idles.
 
-Linux' C library (glibc) has blocks of 32 MB and more from the system each time, and returns them at once. The
-attention of a long window takes and frees such blocks several times in every layer, and the system has to
-clear every page of each: a third of the encoder's time for a window of 26 s (docs/benchmarks.md). Other C
-libraries are left as they are.
+By default, glibc requests every block of 32 MB or more from the system and returns it as soon as it is freed.
+The attention of a long window allocates and frees such blocks several times in every layer, and the system
+must clear all of their pages each time: a third of the encoder's time for a window of 26 s
+(docs/benchmarks.md). Other C libraries are not configured.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from whisperd.allocator import share_one_arena
 __all__ = ["REST_S", "FreedMemory"]
 
 REST_S: Final = 5.0
-"""After so many seconds without a batch, what is free is given back."""
+"""Free memory is returned to the system after this many seconds without a batch."""
 
-# Of `mallopt`, see mallopt(3).
+# Parameters of `mallopt`; see mallopt(3).
 _TRIM_THRESHOLD: Final = -1
 _MMAP_MAX: Final = -4
 _NEVER: Final = -1
@@ -29,8 +29,8 @@ _NEVER: Final = -1
 class FreedMemory:
     """The free memory of this process.
 
-    Make it before the engine has threads: each would have free memory of its own, of which little can be
-    given back, and none larger than 64 MB.
+    Create it before the engine starts threads: otherwise each would have its own arena, of which little can
+    be returned, and which holds no block larger than 64 MB.
     """
 
     def __init__(self, library: Any, rest_s: float = REST_S) -> None:
@@ -42,14 +42,14 @@ class FreedMemory:
         share_one_arena(library)
 
     def keep(self) -> None:
-        """From now on, keep what is freed. Loading a model frees much that is needed once: not before it."""
+        """Keep freed memory from now on. Call it after loading, which frees much that is needed only once."""
         if self._library is not None:
             self._library.mallopt(_MMAP_MAX, 0)
             self._library.mallopt(_TRIM_THRESHOLD, _NEVER)
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """While a batch is computed. When none has been for `rest_s`, what is free is given back."""
+        """Wrap the computation of a batch. Free memory returns to the system `rest_s` after the last one."""
         with self._lock:
             self._batches += 1
             if self._rest is not None:
@@ -63,7 +63,7 @@ class FreedMemory:
                 if not self._batches and self._library is not None:
                     self._rest = Timer(self._rest_s, self._give_back)
                     self._rest.daemon = True
-                    # Where no thread can be had, it is kept for longer; a result is not lost by that.
+                    # If no thread can be started, the memory is kept for longer, but no result is lost.
                     with suppress(RuntimeError):
                         self._rest.start()
 

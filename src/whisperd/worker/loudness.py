@@ -1,4 +1,4 @@
-"""Where nobody speaks, by the loudness of the sound. For engines: it needs numpy."""
+"""Finds the pauses in speech by the loudness of the audio. For engines, since it needs numpy."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ __all__ = ["find_pauses"]
 
 STEP_S = 0.01
 STEPS_HEARD = 3
-"""The loudness at a step is that of so many together."""
+"""The loudness at a step is averaged over this many steps."""
 MIN_PAUSE_S = 0.12
-"""A shorter one may be that of a consonant, before its burst."""
+"""A shorter one may be the closure of a consonant, before its burst."""
 LEAST_DB, LEAST_RANGE_DB = -75.0, 12.0
-"""Nothing is below the former; where loud and quiet are not farther apart, a pause cannot be told."""
+"""The floor of the loudness, and the least range between quiet and loud in which pauses can be found."""
 QUIET_PERCENT, LOUD_PERCENT = 5, 90
 THRESHOLD = 0.25
-"""How far from the quiet to the loud, in decibels, a pause may reach."""
+"""The most loudness of a pause, as a fraction of the range in decibels from quiet to loud."""
 
 
 def find_pauses(samples: Any) -> list[Pause]:
-    """The pauses of a window; `samples` are floats between -1 and 1."""
+    """Return the pauses of a window; `samples` are floats between -1 and 1."""
     step = round(STEP_S * SAMPLE_RATE)
     count = len(samples) // step
     if count < STEPS_HEARD:
@@ -32,7 +32,7 @@ def find_pauses(samples: Any) -> list[Pause]:
     power = np.mean(np.square(samples[: count * step].reshape(count, step), dtype=np.float64), axis=1)
     smooth = np.convolve(power, np.full(STEPS_HEARD, 1 / STEPS_HEARD), mode="same")
     loudness = np.maximum(10 * np.log10(np.maximum(smooth, 1e-12)), LEAST_DB)
-    recorded = loudness[loudness > LEAST_DB]  # nothing at all was put in later, and tells nothing of the rest
+    recorded = loudness[loudness > LEAST_DB]  # digital silence is artificial: it says nothing of the rest
     if not len(recorded):
         return []
     quiet, loud = np.percentile(recorded, [QUIET_PERCENT, LOUD_PERCENT])

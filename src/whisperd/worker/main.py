@@ -1,8 +1,8 @@
 """The worker process: `python -m whisperd.worker.main MODULE:FUNCTION [BUNDLE]`.
 
-Puts the native bundle first on its path, sees nothing beside it, then answers three requests: `load`, once;
-`transcribe`, from as many threads at once as the engine has replicas; and `cancel`, which says of windows in
-a batch that nobody wants them any more.
+Puts the native bundle first on its path, isolated from all other libraries, then serves three requests:
+`load`, once; `transcribe`, on as many concurrent threads as the engine has replicas; and `cancel`, which
+names windows of a batch whose results are no longer wanted.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ class _Service:
         module, _, function = self._engine_name.partition(":")
         try:
             load: LoadEngine = getattr(importlib.import_module(module), function)
-        except Exception as error:  # a library may refuse to be imported in any way it likes
+        except Exception as error:  # importing a library may raise anything
             raise explain(words_of(error), params) or WhisperdError(
                 "native.broken",
                 f"The native library of {module} cannot be loaded: {error}.",
-                _mend_library(params),
+                _library_fix(params),
             ) from error
         try:
             self._engine = load(params)
@@ -72,7 +72,7 @@ class _Service:
             raise explain(words_of(error), params) or WhisperdError(
                 "model.load_failed",
                 f"The model in {params.model_path} cannot be loaded: {error}.",
-                _mend_model(params),
+                _model_fix(params),
             ) from error
         if self._engine.info.keeps_memory:
             self._freed_memory.keep()
@@ -114,7 +114,7 @@ class _Service:
         return transcribe_whole(checked(transcribe), batch.windows, batch.options, is_wanted)
 
 
-def _mend_library(params: LoadParams) -> str:
+def _library_fix(params: LoadParams) -> str:
     if params.bundle_name is None:
         return "Reinstall its plugin; `whisperctl daemon logs` shows the library's messages."
     return (
@@ -123,8 +123,8 @@ def _mend_library(params: LoadParams) -> str:
     )
 
 
-def _mend_model(params: LoadParams) -> str:
-    if params.model_name is None or Path(params.model_name).is_absolute():  # it is used where it is
+def _model_fix(params: LoadParams) -> str:
+    if params.model_name is None or Path(params.model_name).is_absolute():  # a folder or file of the user
         where = params.model_name or params.model_path
         return f"Check that {where} is complete, or download or copy the model again."
     return (

@@ -1,8 +1,8 @@
-"""Whether the system killed a process because there was no memory left.
+"""Detects whether the system killed a process because it ran out of memory.
 
-Linux' out-of-memory killer sends SIGKILL, as anybody may. But it counts what it kills: for each control
-group, such as a container or a service, and for the whole computer. A process that was killed while
-its group's count rose was killed by it.
+Linux's out-of-memory killer sends SIGKILL, as any other process may. But the kernel counts its kills for each
+control group, such as a container or a service, and for the whole computer. If a process was killed and the
+count of its group rose meanwhile, the out-of-memory killer did it.
 """
 
 from __future__ import annotations
@@ -14,22 +14,21 @@ from whisperd.hardware import ReadFile, group_folders, read_file
 
 __all__ = ["count_kills", "parse_kills"]
 
-# Of version 2 first without the groups in it, which are other services: old kernels count them as well.
+# For version 2, first the file that excludes child groups, which are other services; old kernels lack it.
 _COUNTING: Final = {1: ("memory.oom_control",), 2: ("memory.events.local", "memory.events")}
 _KILLS = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 
 
 def parse_kills(text: str) -> int | None:
-    """The count in `memory.events`, `memory.oom_control` or `/proc/vmstat`; None where it does not stand."""
+    """Return the count in `memory.events`, `memory.oom_control` or `/proc/vmstat`; None if it has none."""
     found = _KILLS.search(text)
     return int(found[1]) if found else None
 
 
 def count_kills(read: ReadFile = read_file) -> int | None:
-    """How many processes the system has killed for want of memory; None where nobody counts.
+    """Return how many processes the out-of-memory killer has killed; None where they are not counted.
 
-    Those of our control group if they can be seen, else those of the computer. Quick: the kernel answers
-    from its memory.
+    Counts those of our control group if visible, else those of the computer. Fast: the files are not on disk.
     """
     groups = group_folders(read, "memory")
     files = [f"{folder}/{name}" for version, folder in groups for name in _COUNTING[version]]

@@ -1,9 +1,8 @@
-"""What Whisper says where nobody speaks. Pure.
+"""Removes phantoms (hallucinations): text that Whisper produces where nobody speaks. Pure.
 
-It has learnt from subtitles, and so it thanks for watching, or names who made the subtitles, when it hears
-silence or noise, or no more than the beginning of a word. People say some of that, too: such a text is a
-phantom only where nothing else says that somebody spoke, or that it was this. It may also say what it was
-told to expect, its hotwords or its prompt.
+Because it was trained on subtitles, Whisper produces "Thanks for watching" or subtitle credits for silence,
+noise or the mere beginning of a word. People say some of these phrases, too: such a text is a phantom only if
+nothing else indicates that somebody spoke, or said this. Whisper may also repeat its hotwords or its prompt.
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ from whisperd.worker.rules import is_guess, is_repetitive
 __all__ = ["is_expected", "is_phantom", "is_phantom_phrase", "without_phantoms"]
 
 NO_SPEECH_PROBABILITY = 0.6
-"""From which on the model itself says that nobody spoke."""
+"""Above this, the model itself reports that nobody spoke."""
 NO_SPEECH_CONFIRMED = 0.5
-"""The same where the detector says so, too."""
+"""The same if the detector reports no speech either."""
 FASTEST_LETTERS_PER_S = 25.0
-"""Nobody speaks faster, so what takes less time than this was not said."""
+"""Nobody speaks faster: text that would have taken less time was not said."""
 NEAR_S = 0.2
-"""How far the times of a segment may be off."""
+"""The tolerance for the times of a segment."""
 SHORT_S = 0.8
-"""Live speech that is shorter, with the quiet around it, may be the beginning of a word; who says a phrase
-takes longer, or says it clearly enough."""
+"""Live speech that is shorter than this, including the quiet around it, may be the beginning of a word.
+Saying a phrase takes longer, or is clear enough."""
 UNSURE_LOGPROB = -0.6
-"""A phrase that is made of such a beginning is less likely than this, as is what was expected where there is
-only noise; what was said is likelier. Measured (docs/benchmarks.md)."""
+"""A phrase made up from the beginning of a word is less likely than this, and so is an expected text made up
+from noise; spoken text is likelier. Measured (docs/benchmarks.md)."""
 
 _PHRASES = frozenset(
     """
@@ -72,9 +71,9 @@ _BEGINNINGS = tuple(
 
 
 def without_phantoms(result: WindowResult, window: EngineWindow, expected: str = "") -> WindowResult:
-    """The result without what was made of silence or noise, or of the beginning of a word.
+    """Return the result without text made up from silence, noise or the beginning of a word.
 
-    `expected` is what the text was said to follow: hotwords and prompt.
+    `expected` is the text given to the model as context: hotwords and prompt.
     """
     kept = tuple(one for one in result.segments if not is_phantom(one, window.spoken, expected))
     if window.spoken is None and window.duration_s < SHORT_S:
@@ -83,11 +82,11 @@ def without_phantoms(result: WindowResult, window: EngineWindow, expected: str =
 
 
 def is_phantom(segment: EngineSegment, spoken: Sequence[SpokenTime] | None, expected: str = "") -> bool:
-    """Whether a segment was made of silence or noise. `spoken` is None where nobody knows.
+    """Whether a segment was made up from silence or noise. `spoken` is None if unknown.
 
-    Where the detector heard nobody at all, which is only computed if all is to be heard, every text is one
-    of which the model is not sure either: it says that nobody spoke, or it is a mere guess. So is one
-    without a letter, such as a note for music. What was expected counts as a phrase where it is unsure.
+    Where the detector found no speech (such audio is computed only if everything is to be transcribed), a
+    text is a phantom if the model is unsure, too: it reports no speech, guesses or repeats itself. So is a
+    text without letters, such as a music note. Unsure text that was expected counts like a phantom phrase.
     """
     spoken_s = None
     if spoken is not None:
@@ -108,19 +107,19 @@ def is_phantom(segment: EngineSegment, spoken: Sequence[SpokenTime] | None, expe
 
 
 def is_expected(text: str, expected: str) -> bool:
-    """Whether a text is nothing but words that were expected, however often."""
+    """Whether a text consists only of expected words, however often repeated."""
     said = _words(text).split()
     return bool(said) and set(said) <= set(_words(expected).split())
 
 
 def is_phantom_phrase(text: str) -> bool:
-    """Whether all of a text is what is often made of nothing."""
+    """Whether all of a text is a phrase that models often make up."""
     said = _words(text)
     return said in _PHRASES or said.startswith(_BEGINNINGS)
 
 
 def _without_made_up(segments: tuple[EngineSegment, ...], duration_s: float) -> tuple[EngineSegment, ...]:
-    """What can have been said in a short sound: no more than fits into it, and no phrase that is unsure."""
+    """Return what can have been said in a short window: no more than fits into it, and no unsure phrases."""
     if sum(spoken_letters(one.text) for one in segments) > FASTEST_LETTERS_PER_S * duration_s:
         return ()
     return tuple(
@@ -129,5 +128,5 @@ def _without_made_up(segments: tuple[EngineSegment, ...], duration_s: float) -> 
 
 
 def _words(text: str) -> str:
-    """What is said in a text, whatever its punctuation and case."""
+    """Return the words of a text, case-folded and without punctuation."""
     return " ".join("".join(one for one in text.casefold() if one.isalnum() or one.isspace()).split())

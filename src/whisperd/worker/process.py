@@ -33,35 +33,35 @@ __all__ = ["Patience", "Unwanted", "Worker", "WorkerDied", "open_worker"]
 T = TypeVar("T")
 
 MESSAGE_LIMITS: Final = FrameLimits(max_frame_bytes=64 * 2**20, max_depth=16, max_items=2_000_000)
-"""A batch of results with all tokens is larger than what a client may send."""
+"""A batch of results with all tokens is larger than any message from a client may be."""
 KILLED: Final = "signal SIGKILL" if os.name == "posix" else "exit status 1"
 HUNG_UP: Final = "it closed its connection"
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long an engine may take before it is taken for stuck. Far more than a slow machine needs."""
+    """How long an engine may take before it is considered stuck. Far more than a slow computer needs."""
 
     load_s: float = 1800.0
     batch_s: float = 600.0
-    """For a batch, whatever is in it."""
+    """For a batch, regardless of its contents."""
     batch_per_audio_s: float = 60.0
-    """Beyond that, for each second of audio in it."""
+    """In addition, for each second of audio in it."""
 
     def for_batch(self, batch: BatchParams) -> float:
-        """Seconds that a batch may take."""
+        """Return how many seconds a batch may take."""
         return self.batch_s + self.batch_per_audio_s * sum(window.duration_s for window in batch.windows)
 
 
 class Unwanted:
-    """The groups of a batch whose results nobody wants any more; it may grow while they are computed."""
+    """The groups of a batch whose results are no longer wanted; it may grow while they are computed."""
 
     def __init__(self) -> None:
         self.groups: set[int] = set()
         self.changed = RepeatedEvent()
 
     def add(self, groups: Iterable[int]) -> None:
-        """Nobody wants these any more."""
+        """Add groups that are no longer wanted."""
         self.groups.update(groups)
         self.changed.set()
 
@@ -69,7 +69,7 @@ class Unwanted:
 class WorkerDied(Exception):
     """The worker process ended, or was stuck and killed; `how` says how, such as `signal SIGSEGV`.
 
-    `fault` is what a person is told, where it is known why.
+    `fault` is the error for the user, if the cause is known.
     """
 
     def __init__(self, how: str, last_words: str, fault: WhisperdError | None = None) -> None:
@@ -80,7 +80,7 @@ class WorkerDied(Exception):
 
 
 class Worker:
-    """A worker process with its model loaded. Make one with `open_worker`."""
+    """A worker process with its model loaded. Create it with `open_worker`."""
 
     def __init__(self, child: ServedChild, params: LoadParams, patience: Patience) -> None:
         self._child = child
@@ -89,7 +89,7 @@ class Worker:
         self._killed_because: str | None = None
         self._batch_ids = count()
         self._kills_before = count_kills()
-        """By the out-of-memory killer, when this was last known to be alive."""
+        """Kills by the out-of-memory killer when the worker was last known to be alive."""
         self.info: EngineInfo
 
     @property
@@ -99,15 +99,14 @@ class Worker:
 
     @property
     def died(self) -> anyio.Event:
-        """Set as soon as the process is gone."""
+        """Set as soon as the process has ended."""
         return self._child.closed
 
     async def transcribe(self, batch: BatchParams, unwanted: Unwanted | None = None) -> list[WindowResult]:
-        """Compute a batch. What is `unwanted` is left out where the engine can; what is answered for it means
-        nothing.
+        """Compute a batch. The engine skips `unwanted` groups if it can; their results are meaningless.
 
-        Raises `WhisperdError` if the engine refuses it or answers nonsense (`worker.bad_answer`),
-        `WorkerDied` if the process ends under it, or is killed because it takes far too long.
+        Raises `WhisperdError` if the engine refuses it or returns an invalid result (`worker.bad_answer`),
+        `WorkerDied` if the process ends meanwhile, or is killed because it takes far too long.
         """
         batch = msgspec.structs.replace(batch, id=next(self._batch_ids))
         async with self._killed_after(self._patience.for_batch(batch)), open_task_group() as tasks:
@@ -118,8 +117,8 @@ class Worker:
         return results
 
     async def _cancel(self, batch: int, unwanted: Unwanted) -> None:
-        """Tell the engine what is not wanted, whenever that becomes more."""
-        with suppress(PeerClosed):  # of which whoever waits for the batch learns as well
+        """Tell the engine which groups are unwanted, whenever some are added."""
+        with suppress(PeerClosed):  # `transcribe` reports it
             while True:
                 changed = unwanted.changed.next
                 if unwanted.groups:
@@ -128,13 +127,13 @@ class Worker:
                 await changed.wait()
 
     async def load(self) -> EngineInfo:
-        """Load the model; done once, by `open_worker`."""
+        """Load the model; called once, by `open_worker`."""
         params = self._params
         try:
             async with self._killed_after(self._patience.load_s):
                 self.info = await self._request("load", params, EngineInfo)
         except WorkerDied as death:
-            if self._killed_because is not None:  # it would take as long the next time
+            if self._killed_because is not None:  # the next attempt would take as long
                 raise _load_stuck(params, self._patience.load_s) from death
             raise
         return self.info
@@ -153,12 +152,12 @@ class Worker:
         return answer
 
     def _survived(self) -> None:
-        """The engine has answered: it does not die of what came before."""
+        """Forget kills and messages from before an answer: they cannot explain a later death."""
         self._kills_before = count_kills()
         self._child.since_answer = ""
 
     async def cause_of_death(self) -> WorkerDied:
-        """How the process ended, and the last that it wrote."""
+        """Return how the process ended and its last output."""
         how = await self._child.ended()
         if self._child.was_killed and how == KILLED and not self._system_has_killed():
             how = HUNG_UP
@@ -166,7 +165,7 @@ class Worker:
         return WorkerDied(how, self._child.last_words, self._fault(how))
 
     def _fault(self, how: str) -> WhisperdError | None:
-        """Why it ended, if that can be known."""
+        """Return why it ended, if known."""
         if self._killed_because is not None:
             return None
         if how == KILLED and self._system_has_killed():
@@ -174,13 +173,13 @@ class Worker:
         return explain_death(how, self._child.since_answer, self._params)
 
     def _system_has_killed(self) -> bool:
-        """For want of memory, since it was last known to be alive."""
+        """Whether the out-of-memory killer acted since the worker was last known to be alive."""
         kills = count_kills()
         return None not in (kills, self._kills_before) and kills != self._kills_before
 
     @asynccontextmanager
     async def _killed_after(self, timeout_s: float) -> AsyncIterator[None]:
-        """A process that is stuck may not even read what is sent to it: only its end ends the wait."""
+        """Kill the process if the block takes too long: when stuck, it may not even read a cancel request."""
 
         async def kill_late() -> None:
             await anyio.sleep(timeout_s)
@@ -204,8 +203,8 @@ async def open_worker(
     """Start a worker with a native bundle on its path and load a model.
 
     `engine` is the plugin's `module:function`, `environment` the variables of the variant. With a bundle,
-    the worker sees no libraries but those in it. Leaving the block ends the process, and with it
-    gives back every byte that the model held. Raises like `Worker.transcribe`.
+    the worker sees no libraries but those in it. Leaving the block ends the process, which frees every byte
+    that the model held. Raises like `Worker.transcribe`.
     """
     command = python_command("whisperd.worker.main", engine, *([str(bundle)] if bundle else []))
     variables = _environment(bundle, params, environment or {})
@@ -217,7 +216,7 @@ async def open_worker(
 
 def _environment(bundle: Path | None, params: LoadParams, own: Mapping[str, str]) -> dict[str, str]:
     inherited = isolated_environment(os.environ, bundle) if bundle else os.environ
-    # The engine is told how many threads to use; a library that asks OpenMP by itself should agree.
+    # The engine gets its number of threads as a parameter; libraries that ask OpenMP should agree with it.
     return {**inherited, **DEVICE_ORDER, "OMP_NUM_THREADS": str(params.cpu_threads), **own}
 
 

@@ -1,4 +1,4 @@
-"""What a worker asks of an engine, and the values that travel between daemon and worker.
+"""The interface between a worker and its engine, and the messages between daemon and worker.
 
 A backend plugin implements `Engine` and a function of the type `LoadEngine`. Audio is 16 kHz mono
 signed 16-bit little-endian PCM; times are seconds from the beginning of the window.
@@ -33,20 +33,20 @@ __all__ = [
 ]
 
 SAMPLE_RATE = 16_000
-"""Samples per second of all audio after decoding."""
+"""Samples per second of all decoded audio."""
 
 MAX_REPLICAS = 64
-"""The most that one worker computes with: so many batches at the same time."""
+"""The most replicas of one worker, which compute as many batches concurrently."""
 
 
 ComputeType = Literal[
     "auto", "int8", "int8_float16", "int8_float32", "int8_bfloat16", "float16", "bfloat16", "float32"
 ]
-"""Precision of weights and of computing, as CTranslate2 names them; `auto` is for the daemon to choose."""
+"""Precision of the weights and of computing, as named by CTranslate2; for `auto`, the daemon chooses."""
 
 
 SpokenTime = tuple[float, float]
-"""From when to when somebody speaks, in seconds from the beginning of the window."""
+"""Start and end of a stretch of speech, in seconds from the beginning of the window."""
 
 
 class LoadParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,22 +54,23 @@ class LoadParams(msgspec.Struct, frozen=True, kw_only=True):
 
     model_path: str
     model_name: str | None = None
-    """How a person calls the model; what is used in place is called by its path."""
+    """The model's name for messages to users; for a model used in place, its path."""
     bundle_name: str | None = None
-    """The native bundle on the path, for a person."""
+    """The name of the native bundle on the path, for messages to users."""
     device: str = "cpu"
     device_index: tuple[int, ...] = (0,)
     compute_type: str = "int8"
     cpu_threads: int = 1
     """Threads of each replica."""
     replicas: int = 1
-    """How many batches may be computed at the same time, on all GPUs together."""
+    """How many batches may be computed concurrently, on all GPUs together."""
     context_margin_s: float | None = None
-    """Seconds of silence behind a window of 10 s or more; a shorter one has 2 s more. None: what is usual."""
+    """Seconds of silence after a window of 10 s or more; a shorter one gets 2 s more. None: the usual
+    margin."""
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What was loaded."""
+    """A description of the loaded engine and model."""
 
     multilingual: bool
     languages: tuple[str, ...]
@@ -79,17 +80,17 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     cancels: bool = False
     """Whether it is a `CancellableEngine`."""
     word_times: bool = False
-    """Whether it can tell, with this model, when each word is said. Where not, it is never asked to."""
+    """Whether it can determine the times of words with this model. If not, they are never requested."""
     overtakes: bool = False
-    """Whether it can compute one batch more than it has replicas: what is urgent then waits for none."""
+    """Whether it can compute one batch more than it has replicas, so that an urgent batch need not wait."""
     equal_contexts: bool = False
-    """Whether it computes only windows together that have the same `common_context_frames`, with the margin
-    that it was loaded with."""
+    """Whether it batches only windows with equal `common_context_frames`, for the margin it was loaded
+    with."""
     keeps_memory: bool = False
-    """Whether it takes large blocks and frees them again in every layer: what is free is then kept for it
-    while it computes, where the system would have it back at once."""
+    """Whether it allocates and frees large blocks in every layer: freed memory is then kept for it while it
+    computes, instead of being returned to the system at once."""
     warnings: tuple[str, ...] = ()
-    """What is wrong with the model though it works, for the log."""
+    """Problems of a model that works nevertheless, for the log."""
 
 
 class DecodeOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,16 +98,16 @@ class DecodeOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     task: Literal["transcribe", "translate"] = "transcribe"
     language: str | None = None
-    """An ISO 639-1 code, or None: found by vote among the windows of one `group`."""
+    """An ISO 639-1 code, or None: detected by a vote among the windows of one `group`."""
     languages: tuple[str, ...] = ()
-    """Those that one that is found may be; none: any."""
+    """The candidates for a detected language; empty: any."""
     beam_size: int = 5
     temperatures: tuple[float, ...] = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-    """Tried in turn while the result looks bad."""
+    """Tried in turn for as long as the result looks bad."""
     prompt: str | None = None
     hotwords: str | None = None
     word_times: bool = False
-    """Whether segments are to have `words`."""
+    """Whether segments must have `words`."""
 
 
 class EngineWindow(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,9 +115,9 @@ class EngineWindow(msgspec.Struct, frozen=True, kw_only=True):
 
     pcm: bytes
     group: int = 0
-    """Windows of one group are of one recording; they vote together on an unknown language."""
+    """Windows of one group are from one recording; they vote together on an unknown language."""
     spoken: tuple[SpokenTime, ...] | None = None
-    """When somebody speaks in it, as far as that is known; the engine may do without."""
+    """When somebody speaks in it, if known; the engine may ignore it."""
 
     @property
     def duration_s(self) -> float:
@@ -130,18 +131,18 @@ class BatchParams(msgspec.Struct, frozen=True, kw_only=True):
     windows: tuple[EngineWindow, ...]
     options: DecodeOptions
     id: int = 0
-    """By which a batch that is being computed is named; the daemon's handle on the worker chooses it."""
+    """Identifies a batch while it is computed; assigned by the daemon's handle on the worker."""
 
 
 class CancelParams(msgspec.Struct, frozen=True, kw_only=True):
-    """Windows of a batch whose results nobody wants any more."""
+    """The windows of a batch whose results are no longer wanted."""
 
     id: int
     groups: tuple[int, ...]
 
 
 class EngineWord(msgspec.Struct, frozen=True, kw_only=True):
-    """A word with its punctuation and the space before it, its times relative to the window."""
+    """A word with its punctuation and the space before it; times are relative to the window."""
 
     text: str
     start: float
@@ -150,7 +151,7 @@ class EngineWord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineSegment(msgspec.Struct, frozen=True, kw_only=True):
-    """A piece of recognised speech, its times relative to the window."""
+    """A piece of recognised speech; times are relative to the window."""
 
     start: float
     end: float
@@ -161,14 +162,14 @@ class EngineSegment(msgspec.Struct, frozen=True, kw_only=True):
     compression_ratio: float
     no_speech_prob: float
     words: tuple[EngineWord, ...] = ()
-    """If they were asked for: those of the text, one after the other, within the segment.
+    """If requested: all words of the text, in order, within the segment.
 
-    An engine that knows them all the same gives them unasked: a missing sentence is easier to find with them.
+    An engine that has them anyway returns them unrequested: they help to find missing sentences.
     """
 
 
 class WindowResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What was said in a window; no segments where nobody spoke."""
+    """What was said in a window; no segments if nobody spoke."""
 
     language: str
     language_probability: float
@@ -176,34 +177,34 @@ class WindowResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 UNWANTED = WindowResult(language="en", language_probability=0.0, segments=())
-"""Stands for the result of a window that nobody wants any more."""
+"""A placeholder for the result of a window that is no longer wanted."""
 
 IsWanted = Callable[[EngineWindow], bool]
-"""Whether a window of the batch is still to be computed. Any thread may ask, at any time, and often."""
+"""Whether a window of the batch still has to be computed. Cheap, and safe to call from any thread."""
 
 
 class Engine(Protocol):
-    """A loaded model. `transcribe` is called from as many threads at once as there are replicas; where
-    `info.overtakes`, from one more."""
+    """A loaded model. `transcribe` is called concurrently from as many threads as there are replicas, or one
+    more if `info.overtakes`."""
 
     info: EngineInfo
 
     def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
-        """Transcribe a batch; one result for each window, in order."""
+        """Transcribe a batch; returns one result for each window, in order."""
 
 
 class CancellableEngine(Engine, Protocol):
-    """An engine that can leave out windows of a batch that nobody wants any more. Its `info.cancels` is true.
+    """An engine that can skip windows of a batch that are no longer wanted. Its `info.cancels` is true.
 
-    An engine that cannot is not asked to: it computes the batch to its end, and the results are dropped.
+    Other engines compute the whole batch, and the unwanted results are dropped.
     """
 
     def transcribe(
         self, windows: Sequence[EngineWindow], options: DecodeOptions, is_wanted: IsWanted = ...
     ) -> list[WindowResult]:
-        """As that of any engine; what stands for the result of an unwanted window is not looked at."""
+        """Transcribe like any engine; the results of unwanted windows are ignored."""
 
 
 LoadEngine = Callable[[LoadParams], Engine]
-"""Loads a model, or raises `WhisperdError`. Any other exception is told of as `faults` knows it, or as
+"""Loads a model, or raises `WhisperdError`. Any other exception is reported as `faults` explains it, or as
 `model.load_failed`."""

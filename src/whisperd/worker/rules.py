@@ -1,6 +1,4 @@
-"""The engine's rules, pure: how much context a window gets, what its text follows, when a result is not to be
-trusted, and how windows vote on a language.
-"""
+"""Rules shared by engines: the context of a window, the prompt, bad results, the vote on a language. Pure."""
 
 from __future__ import annotations
 
@@ -30,44 +28,45 @@ FULL_CONTEXT_FRAMES = 3000
 """The 30 seconds that Whisper was trained on."""
 
 MAX_PROMPT_TOKENS = 223
-"""The most that a text may follow, as Whisper was trained: half of what its decoder can hold."""
+"""The most tokens of preceding text that Whisper was trained with: half of its decoder's context."""
 
 _STEP_FRAMES = 50
-"""Contexts come in steps."""
+"""Contexts are multiples of this."""
 _COMMON_STEP_FRAMES, _MOST_COMMON_FRAMES = 200, 1600
-"""Those of `common_context_frames`. With smaller steps few windows have the same, with larger ones too much
-silence is heard (docs/benchmarks.md)."""
+"""Step and limit of `common_context_frames`. With smaller steps few windows share a context, with larger ones
+too much silence is processed (docs/benchmarks.md)."""
 _SHORT_WINDOW_S, _SHORT_EXTRA_S, _USUAL_MARGIN_S = 10.0, 2.0, 2.0
 _LEAST_CONTEXT_S = 12.0
 """Measured (docs/benchmarks.md): windows under 10 s lose words with less than 4 s of margin, a few words are
-misheard in a context of less than 12 s, and long windows need no more than 2 s."""
+misrecognised in a context of less than 12 s, and long windows need no more than 2 s."""
 
 _MAX_COMPRESSION_RATIO = 2.4
 _MIN_AVG_LOGPROB = -1.0
 _NO_SPEECH_PROB = 0.6
 """The thresholds of the Whisper paper's reference code."""
 SURE_LOGPROB, SURE_TOTAL_LOGPROB = -0.2, -9.0
-"""Mean and sum over the tokens of a text, decoded greedily, from which on beams have nothing to win: each is
-believed with four fifths, in a long text with more, as it has more places to go wrong. Measured
+"""Mean and sum over the tokens of a greedy decoding from which on a beam search gains nothing: each token has
+a probability of four fifths, or more in a long text, which has more places to go wrong. Measured
 (docs/benchmarks.md)."""
 _LOOP_SIZES, _LOOP_TIMES, _LOOP_TOKENS = range(1, 25), 4, 12
-"""Pieces of so many tokens, said so often without anything between, and so many tokens in all."""
+"""A loop is a piece of this many tokens, repeated this often in a row, with at least this many tokens in
+all."""
 
 
 def context_frames(duration_s: float, margin_s: float | None = None) -> int:
-    """Mel frames that the encoder is given for a window: its speech, a margin of silence, rounded up.
+    """Return the mel frames of a window's context: its audio and a margin of silence, rounded up.
 
-    `margin_s` is that of a long window (`LoadParams.context_margin_s`); a short one gets more, and none has
-    less than 12 s in all.
+    `margin_s` is that of a long window (`LoadParams.context_margin_s`); a short one gets more. The context is
+    at least 12 s in all.
     """
     return _in_steps(_wanted_s(duration_s, margin_s), _STEP_FRAMES)
 
 
 def common_context_frames(duration_s: float, margin_s: float | None = None) -> int:
-    """Mel frames of the context that a window shares with others, where only equal ones are decoded together.
+    """Return the mel frames of a window's context for engines that batch only windows of equal context.
 
-    There are few of them: steps up to 16 s, and the full context for all that need more. It holds what
-    `context_frames` says, and depends on nothing but the window.
+    There are few distinct values: steps up to 16 s, and the full context for everything longer. It is at
+    least `context_frames`, and depends only on the window.
     """
     frames = _in_steps(_wanted_s(duration_s, margin_s), _COMMON_STEP_FRAMES)
     return frames if frames <= _MOST_COMMON_FRAMES else FULL_CONTEXT_FRAMES
@@ -86,14 +85,14 @@ def _in_steps(wanted_s: float, step_frames: int) -> int:
 
 
 def token_limit(duration_s: float) -> int:
-    """Tokens beyond which a text cannot have been spoken in that time: the decoder runs in a circle."""
+    """Return the most tokens that can be spoken in this time; with more, the decoder is looping."""
     return 40 + math.ceil(25 * duration_s)
 
 
 def text_before(hotwords: Sequence[int], prompt: Sequence[int]) -> list[int]:
-    """What a text is said to follow: the first of the hotwords, then the end of the prompt; all are tokens.
+    """Return the tokens given as preceding text: the first of the hotwords, then the last of the prompt.
 
-    Where there is no room for both, each has half of it.
+    If there is no room for both, each gets half of it.
     """
     first = hotwords[: max(MAX_PROMPT_TOKENS // 2, MAX_PROMPT_TOKENS - len(prompt))]
     return [*first, *prompt[max(0, len(prompt) + len(first) - MAX_PROMPT_TOKENS) :]]
@@ -101,18 +100,18 @@ def text_before(hotwords: Sequence[int], prompt: Sequence[int]) -> list[int]:
 
 def is_guess(avg_logprob: float) -> bool:
     """Whether the words of a text are no more than a guess."""
-    return not avg_logprob >= _MIN_AVG_LOGPROB  # also true of not-a-number
+    return not avg_logprob >= _MIN_AVG_LOGPROB  # also true for NaN
 
 
 def is_repetitive(compression_ratio: float) -> bool:
-    """Whether a text says the same again and again, so that it compresses too well."""
+    """Whether a text repeats itself so much that it compresses too well."""
     return compression_ratio > _MAX_COMPRESSION_RATIO
 
 
 def goes_in_circles(compression_ratio: float, tokens: Sequence[int]) -> bool:
-    """Whether a text is repetitive, or the same few tokens come again and again without anything between.
+    """Whether a text is repetitive, or contains a loop: the same few tokens repeated over and over.
 
-    A loop in a text that is long beside it hardly changes how well the text compresses.
+    Loops are checked separately because one in a long text hardly changes how well the text compresses.
     """
     return is_repetitive(compression_ratio) or any(
         _longest_loop(tokens, size) >= max(_LOOP_TIMES * size, _LOOP_TOKENS) for size in _LOOP_SIZES
@@ -120,7 +119,7 @@ def goes_in_circles(compression_ratio: float, tokens: Sequence[int]) -> bool:
 
 
 def _longest_loop(tokens: Sequence[int], size: int) -> int:
-    """How many tokens in a row are those of a repeated piece of that size; at least one piece."""
+    """Return the token count of the longest run that repeats a piece of this size; at least one piece."""
     longest = length = size
     for before, token in zip(tokens, tokens[size:], strict=False):
         length = length + 1 if token == before else size
@@ -129,7 +128,7 @@ def _longest_loop(tokens: Sequence[int], size: int) -> int:
 
 
 def is_silence(no_speech_prob: float, avg_logprob: float) -> bool:
-    """Whether nobody spoke: the model says so, and is unsure of the words it found."""
+    """Whether nobody spoke: the model reports no speech, and is unsure of the words that it found."""
     return no_speech_prob > _NO_SPEECH_PROB and avg_logprob < _MIN_AVG_LOGPROB
 
 
@@ -138,10 +137,10 @@ def elect(
     voters: Sequence[tuple[int, float]],
     among: Sequence[str] = (),
 ) -> list[tuple[str, float]]:
-    """One language for all windows of a group, with its share of the vote.
+    """Return, for each window, its group's language and that language's share of the vote.
 
-    `guesses` gives the probability of each language for each window, `voters` each window's group
-    and length in seconds: a longer window has more weight. `among` are those that it may be; none: any.
+    `guesses` holds the probability of each language for each window, `voters` each window's group and
+    length in seconds: a longer window has more weight. `among` lists the candidates; empty: any.
     """
     totals: dict[int, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
     weights: defaultdict[int, float] = defaultdict(float)
@@ -160,7 +159,7 @@ def elect(
 
 
 def _guess_among(guess: Mapping[str, float], languages: Sequence[str]) -> Mapping[str, float]:
-    """How likely each of some languages is where it is one of them."""
+    """Return the probability of each of some languages, given that it is one of them."""
     if not languages:
         return guess
     total = sum(guess.get(language, 0.0) for language in languages)

@@ -1,6 +1,6 @@
-"""Where one sentence ends and the next begins. Pure.
+"""Splits text into sentences. Pure.
 
-A window may hold several sentences; each becomes a segment of its own, with the times of its words.
+A window may contain several sentences; each becomes a separate segment, with the times of its words.
 """
 
 from __future__ import annotations
@@ -14,40 +14,40 @@ from whisperd.worker.words import Word
 __all__ = ["ends_clause", "ends_sentence", "has_several_sentences", "split_sentences"]
 
 MIN_SENTENCE_S = 1.0
-"""A shorter one stays with the next, so that nobody reads subtitles of a single yes."""
+"""A shorter sentence is joined with the next, to avoid subtitles of a single "yes"."""
 
 _ENDS = ".?!…。！？｡؟۔।॥։።፧။។៕།༎"
-"""Of Europe and East Asia, Arabic and Urdu, Hindi and its neighbours, Armenian, Amharic, Burmese, Khmer and
+"""For Europe and East Asia, Arabic and Urdu, Hindi and its neighbours, Armenian, Amharic, Burmese, Khmer and
 Tibetan."""
 _CLAUSE_ENDS = ",;:–—，、；：،؛՝፣፤၊"
 _CLOSERS = "\"'”’“»›)]」』）"
 _END = re.compile(rf"[{_ENDS}]+ ?[{re.escape(_CLOSERS)}]*$")
 _WIDE_END = re.compile("[。！？｡](?=.)")  # in scripts without spaces
-# A full stop behind these, or behind a single letter, is no end.
+# A full stop after these, or after a single letter, does not end a sentence.
 _ABBREVIATIONS = frozenset(
     "mr mrs ms dr prof st jr sr vs etc inc ltd nr e.g i.e a.m p.m u.s u.k z.b d.h bzw usw".split()  # noqa: SIM905
 )
 
 
 def ends_sentence(text: str) -> bool:
-    """Whether a text ends with what ends a sentence, perhaps within quotation marks or brackets."""
+    """Whether a text ends with a sentence-ending mark, optionally followed by quotation marks or brackets."""
     return _END.search(text.rstrip()) is not None
 
 
 def ends_clause(text: str) -> bool:
-    """The same of a part of a sentence."""
+    """Whether a text ends with a mark that ends a part of a sentence, such as a comma."""
     return text.rstrip(_CLOSERS + " ")[-1:] in set(_CLAUSE_ENDS)
 
 
 def has_several_sentences(text: str) -> bool:
-    """Whether it is worth asking for the times of the words."""
+    """Whether a text has several sentences, so that the times of its words are worth computing."""
     words = text.split()
     ends = any(_ends_sentence(word, after) for word, after in pairwise(words))
     return ends or _WIDE_END.search(text.strip()) is not None
 
 
 def split_sentences(words: Sequence[Word]) -> list[list[Word]]:
-    """The words, sentence by sentence; nothing is lost and nothing reordered."""
+    """Group the words by sentence; no word is lost or reordered."""
     sentences: list[list[Word]] = [[]]
     for index, word in enumerate(words):
         sentences[-1].append(word)

@@ -1,4 +1,4 @@
-"""Which windows of the batches that a worker computes nobody wants any more."""
+"""Tracks which windows of a worker's current batches are no longer wanted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["UnwantedGroups"]
 
 
 class UnwantedGroups:
-    """What is not wanted of each batch that is computed. Any thread may ask and tell."""
+    """The unwanted groups of each current batch. Thread-safe."""
 
     def __init__(self) -> None:
         self._groups: dict[int, set[int]] = {}
@@ -17,10 +17,10 @@ class UnwantedGroups:
         self._lock = threading.Lock()
 
     def begin(self, batch: int) -> set[int]:
-        """A batch is computed from now on; returns its groups that are not wanted, which may become more.
+        """Begin a batch; returns the set of its unwanted groups, which may grow.
 
-        Those of a batch may be told of before its own thread is so far, and after it has ended. The latter
-        are forgotten here: no earlier batch is still to begin.
+        Groups may be reported before the batch's own thread begins it, and after it has ended. The latter are
+        dropped here, since no earlier batch can begin any more.
         """
         with self._lock:
             self._running.add(batch)
@@ -29,12 +29,12 @@ class UnwantedGroups:
             return self._groups.setdefault(batch, set())
 
     def end(self, batch: int) -> None:
-        """It is over."""
+        """End a batch."""
         with self._lock:
             self._running.discard(batch)
             self._groups.pop(batch, None)
 
     def add(self, batch: int, groups: Iterable[int]) -> None:
-        """Nobody wants these any more."""
+        """Mark groups of a batch as unwanted."""
         with self._lock:
             self._groups.setdefault(batch, set()).update(groups)

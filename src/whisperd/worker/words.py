@@ -1,9 +1,9 @@
-"""Words as people read them, with their times. Pure.
+"""Groups tokens into words with times. Pure.
 
-An engine aligns text and sound token by token: by dynamic time warping over the attention that the decoder
-pays to the sound (Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision", 2022, and the
-reference code that came with it). What is made of that is the same for all engines. The warping knows no
-pauses, and gives each to the word before or behind it; `settle` takes them out again.
+An engine aligns text and audio token by token, by dynamic time warping over the decoder's cross-attention
+(Radford et al., "Robust Speech Recognition via Large-Scale Weak Supervision", 2022, and the reference code
+that came with it). This module builds words from that alignment for all engines. The warping ignores pauses
+and assigns each to the word before or after it; `settle` removes them.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import NamedTuple
 __all__ = ["Pause", "Word", "goes_on", "settle", "timed_words"]
 
 MAX_TOKENS_OF_A_CHARACTER = 6
-"""No character takes more; what is no text after so many never becomes one."""
+"""No character takes more tokens; if these do not decode to text, more will not either."""
 MIN_WORD_S = 0.04
-"""No word is shorter, where its neighbours are long enough to give it that much."""
+"""The minimum length of a word, provided that its neighbours are long enough to spare it."""
 CONTIGUOUS_S = 0.05
-"""So near to each other, one word begins where the other ends."""
+"""Words with no larger gap between them are contiguous."""
 
 _UNSPACED = ("CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "THAI", "LAO", "MYANMAR", "KHMER")
-"""Scripts without spaces between words, by the first word of their letters' names."""
+"""Scripts without spaces between words, by the first word of their letters' Unicode names."""
 _CONTINUES = frozenset("ー々ゝゞヽヾゃゅょぁぃぅぇぉャュョァィゥェォッะาำๅๆฯะາຳຽໆຯ")
-"""Letters with which no word begins."""
+"""Letters that no word begins with."""
 _BEFORE_CONSONANT = frozenset("เแโใไເແໂໃໄ")
-"""Vowels that are written before the consonant they belong to."""
+"""Vowels written before the consonant that they belong to."""
 _UNDECODED = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -39,7 +39,7 @@ class Word(NamedTuple):
     end: float
     tokens: tuple[int, ...]
     probability: float = 1.0
-    """Mean of its tokens'."""
+    """The mean over its tokens."""
 
 
 class Pause(NamedTuple):
@@ -50,7 +50,7 @@ class Pause(NamedTuple):
 
 
 class _Piece(NamedTuple):
-    """Tokens that are whole characters."""
+    """Tokens that decode to whole characters."""
 
     text: str
     first: int
@@ -65,11 +65,11 @@ def timed_words(
     decode: Callable[[Sequence[int]], str],
     duration_s: float,
 ) -> list[Word]:
-    """The words of a text, in order; joined, they are the text.
+    """Return the words of a text in order; joined, they yield the text.
 
-    Token `i` lasts from `times[i]` to `times[i + 1]`, in seconds; `decode` makes text of tokens. A word lasts
-    from the first to the last of its tokens that are spoken, which punctuation is not. Times never go back,
-    and lie within the window.
+    Token `i` lasts from `times[i]` to `times[i + 1]`, in seconds; `decode` turns tokens into text. A word
+    lasts from its first to its last spoken token, which excludes punctuation. Times never
+    decrease, and lie within the window.
     """
     inside = [min(max(0.0, time_s), duration_s) for time_s in times]
     times = list(accumulate(inside, max))
@@ -90,10 +90,10 @@ def timed_words(
 
 
 def settle(words: Sequence[Word], pauses: Sequence[Pause]) -> list[Word]:
-    """The same words, none of them lasting through a pause, nor no time at all if that can be helped.
+    """Adjust the times of words so that none includes a pause, and none is without length if avoidable.
 
-    Both are in order and do not overlap. Where there is sound on both sides of a pause within a word, the
-    word is the longer of them, and the rest is of its neighbour, if that is next to it.
+    Both arguments are in order and do not overlap. If a pause splits a word, the word keeps the longer side,
+    and the other side goes to the neighbouring word if that is contiguous.
     """
     settled = list(words)
     for pause in pauses:
@@ -104,7 +104,7 @@ def settle(words: Sequence[Word], pauses: Sequence[Pause]) -> list[Word]:
 
 
 def _lengthened(words: list[Word]) -> list[Word]:
-    """Give a word without a length some of the word next to it: each takes time to say."""
+    """Extend words that are too short at the expense of a neighbour: every word takes time to say."""
     for index, word in enumerate(words):
         missing_s = MIN_WORD_S - (word.end - word.start)
         if missing_s <= 0:
@@ -125,11 +125,11 @@ def _can_spare(word: Word, length_s: float) -> bool:
 
 
 def _part(words: list[Word], index: int, pause: Pause) -> None:
-    """Take a pause out of a word that lasts into it."""
+    """Remove a pause from a word that overlaps it."""
     word = words[index]
     before_s, behind_s = pause.start - word.start, word.end - pause.end
     if max(before_s, behind_s) < MIN_WORD_S:
-        return  # nearly all of it is in the pause: a voice too low to be told from it
+        return  # nearly all of it is in the pause: the voice is too quiet to be told from it
     if behind_s > before_s:
         words[index] = word._replace(start=pause.end)
         if before_s > 0 and index and word.start - words[index - 1].end < CONTIGUOUS_S:
@@ -142,7 +142,7 @@ def _part(words: list[Word], index: int, pause: Pause) -> None:
 
 
 def _pieces(tokens: Sequence[int], decode: Callable[[Sequence[int]], str]) -> Iterator[_Piece]:
-    """The fewest tokens at a time that are whole characters: a token may be a part of one."""
+    """Group tokens into the smallest pieces of whole characters: a token may be part of one."""
     first = 0
     for last in range(1, len(tokens) + 1):
         text = decode(tokens[first:last])
@@ -167,7 +167,7 @@ def _words_of(pieces: Iterator[_Piece]) -> Iterator[list[_Piece]]:
 
 
 def _begins_word(before: str, after: str) -> bool:
-    """Whether `after` is no part of the word that is `before` it."""
+    """Whether `after` begins a new word rather than continuing the word `before`."""
     if not after or not _is_spoken(before):
         return False
     if after[0].isspace():
@@ -178,7 +178,7 @@ def _begins_word(before: str, after: str) -> bool:
 
 
 def _is_new(last: str, first: str) -> bool:
-    """Whether a word ends with one letter, and the next one begins with the other, without a space."""
+    """Whether a word boundary without a space lies between two letters."""
     if not first.isalnum():
         return unicodedata.category(first) == "Ps" and unicodedata.east_asian_width(first) == "W"
     if not (_is_unspaced(last) or _is_unspaced(first)):
@@ -187,14 +187,14 @@ def _is_new(last: str, first: str) -> bool:
 
 
 def goes_on(last: str, first: str) -> bool:
-    """Whether no word of a script without spaces can end with one letter where the next one is the other."""
+    """Whether, in a script without spaces, no word can end between these two letters."""
     if first in _CONTINUES or last in _BEFORE_CONSONANT:
         return True
     return all(unicodedata.name(one, "").startswith("KATAKANA") for one in (last, first))
 
 
 def _opens(mark: str) -> bool:
-    """Whether a mark with a space before it belongs to what follows it."""
+    """Whether a mark with a space before it belongs to the following word."""
     return mark in "\"'¿¡#$£€" or unicodedata.category(mark) in ("Ps", "Pi")
 
 
