@@ -1,4 +1,4 @@
-"""For who writes a backend: the conformance suite that every backend passes, `whisperd.testing.conformance`.
+"""Tools for authors of backends: `whisperd.testing.conformance`, the suite that every backend passes.
 
 Nothing that runs in the daemon imports this room.
 """

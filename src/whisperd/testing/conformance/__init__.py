@@ -1,9 +1,9 @@
 """The conformance suite: `python -m whisperd.testing.conformance PLUGIN`.
 
-A backend that passes it can be used as any other. The suite reads what the plugin announces, then loads
-its engine in worker processes, as the daemon does, and asks of it everything that the daemon may ask: the
-shipped speech in batches and alone, windows of every length, every option, models that are damaged, and a
-sudden end. docs/plugins.md tells how to write a backend.
+A backend that passes works like any other. The suite reads the plugin's announcement, then loads its engine
+in worker processes, as the daemon does, and makes every request that the daemon may make: the shipped speech
+in batches and alone, windows of every length, every option, damaged models, and a sudden end.
+docs/plugins.md explains how to write a backend.
 """
 
 from whisperd.testing.conformance.checks import Outcome

@@ -1,4 +1,4 @@
-"""The conformance suite as a program."""
+"""The command line of the conformance suite."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAME_CELLS = max(len(name) for name, _ in CHECKS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it; the exit status."""
+    """Run the suite and return the exit status."""
     prepare_streams()
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -38,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _write(f"{name:{NAME_CELLS}}  {what}")
         return 0
     if options.plugin is None:
-        parser.error("PLUGIN is missing: the name of the backend that is to be tried")
+        parser.error("PLUGIN is missing: name the backend to test")
     if unknown := set(options.skip) - {name for name, _ in CHECKS}:
-        parser.error(f"there is no check {min(unknown)!r}; `--list` shows them")
+        parser.error(f"there is no check {min(unknown)!r}; `--list` lists the checks")
     try:
         return anyio.run(_run, options)
     except WhisperdError as error:
@@ -56,26 +56,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m whisperd.testing.conformance",
-        description="Check that a backend does what whisperd asks of one. Exit status 1 if it does not.",
+        description="Check that a backend meets whisperd's requirements. Exit status 1 if it does not.",
     )
     parser.add_argument(
-        "plugin", metavar="PLUGIN", nargs="?", help="the name of the backend: its entry point"
+        "plugin",
+        metavar="PLUGIN",
+        nargs="?",
+        help="the name of the backend, which is that of its entry point",
     )
-    parser.add_argument("--variant", help="which of its variants (the best that this computer can use)")
+    parser.add_argument("--variant", help="the variant to test (the best that this computer can use)")
     parser.add_argument("--model", default="tiny.en", help="the model to load, by name or folder (tiny.en)")
     parser.add_argument(
-        "--multilingual", default="base", metavar="MODEL", help="the model for languages (base)"
+        "--multilingual",
+        default="base",
+        metavar="MODEL",
+        help="the multilingual model to load, by name or folder (base)",
     )
-    parser.add_argument("--skip", action="append", default=[], metavar="CHECK", help="leave a check out")
+    parser.add_argument(
+        "--skip", action="append", default=[], metavar="CHECK", help="skip a check; may be repeated"
+    )
     parser.add_argument(
         "--timeout",
         type=float,
         default=120.0,
         metavar="SECONDS",
-        help="how long a batch may take (120), and 10 seconds for each second of sound in it",
+        help="time limit for a batch (120), plus 10 seconds per second of audio in it",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
-    parser.add_argument("--list", action="store_true", help="list the checks and end")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--list", action="store_true", help="list the checks and exit")
     return parser
 
 
@@ -117,7 +125,7 @@ async def _run(options: argparse.Namespace) -> int:
 
 
 def _backend(name: str) -> Backend:
-    """The backend of that name. Raises why its plugin cannot be used, or `plugin.unknown`."""
+    """Return the named backend. Raises the reason its plugin cannot be used, or `plugin.unknown`."""
     for backend in backends():
         if name == backend.name:
             return backend
@@ -127,23 +135,23 @@ def _backend(name: str) -> Backend:
     raise WhisperdError(
         "plugin.unknown",
         f"There is no plugin {name!r}.",
-        f"Install it beside whisperd; there are {', '.join(one.name for one in backends())}.",
+        f"Install it into whisperd's environment, or use one of {', '.join(one.name for one in backends())}.",
     )
 
 
 async def _variant(backend: Backend, name: str | None, natives: NativeStore) -> Variant:
-    """The variant of that name, or the best that this computer can use, and that need not be built first."""
+    """Return the named variant, or the best usable one, preferring those that need no build."""
     if name is not None:
         for variant in backend.variants:
             if variant.name == name:
                 return variant
         names = ", ".join(variant.name for variant in backend.variants)
-        raise WhisperdError("plugin.no_variant", f"There is no variant {name!r}.", f"There are {names}.")
+        raise WhisperdError("plugin.no_variant", f"There is no variant {name!r}.", f"Use one of {names}.")
     preset = RuntimePreset(id="", name="conformance", model="", backend=backend.name, created="", changed="")
     computer = Computer(is_installed=lambda bundle: natives.find(bundle) is not None)
     usable = [variant for own, variant in await computer.usable_variants(preset) if own == backend]
     usable.sort(key=lambda one: (bundle := Bundle.of(one)) is not None and natives.has_to_be_built(bundle))
-    # If none is, the checks say of the first why.
+    # If none is usable, the checks report why the first is not.
     return next(iter(usable), max(backend.variants, key=lambda variant: variant.priority))
 
 

@@ -1,4 +1,4 @@
-"""Checks of what a plugin announces. Nothing is loaded."""
+"""Checks of a plugin's announcement. They load nothing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODEL_SIZES = (39e6, 74e6, 244e6, 769e6, 1550e6)
 
 @dataclass
 class Announced:
-    """A backend, and the variant of it that is tried."""
+    """A backend and the variant under test."""
 
     backend: Backend
     variant: Variant
@@ -35,31 +35,31 @@ ANNOUNCED: Checks[Announced] = Checks()
 
 @ANNOUNCED
 def announcement(announced: Announced) -> None:
-    """Names, devices, compute types and the rest are of the right kind."""
+    """Names, devices, compute types and the rest are valid."""
     for fault in faults(announced.backend, announced.backend.name):
         raise Failure(fault)
 
 
 @ANNOUNCED
 def priorities(announced: Announced) -> None:
-    """No two variants have the same priority, so that it is known which is taken first."""
+    """No two variants have the same priority, so that their order is defined."""
     by_priority: dict[int, str] = {}
     for variant in announced.backend.variants:
         if other := by_priority.get(variant.priority):
-            raise Failure(f"{other} and {variant.name} both have the priority {variant.priority}")
+            raise Failure(f"{other} and {variant.name} both have priority {variant.priority}")
         by_priority[variant.priority] = variant.name
 
 
 @ANNOUNCED
 def locks(announced: Announced) -> None:
-    """Every lock can be read, and has what some computer needs."""
+    """Every lock can be read, and is complete for at least one computer."""
     locked = [variant for variant in announced.backend.variants if variant.lock is not None]
     if not locked:
         raise Skip("no variant has a native bundle")
     for variant in locked:
         lock = parse_lock(variant.lock or "")
         if not any(_serves(lock, *target) for target in itertools.product(PLATFORMS, PYTHONS)):
-            raise Failure(f"the lock of {variant.name} is complete for no platform and no Python")
+            raise Failure(f"the lock of {variant.name} is not complete for any platform and Python version")
 
 
 def _serves(lock: Lock, platform: str, python: str) -> bool:
@@ -72,7 +72,7 @@ def _serves(lock: Lock, platform: str, python: str) -> bool:
 
 @ANNOUNCED
 def needs(announced: Announced) -> None:
-    """What variants need of a computer is named as whisperd names it."""
+    """What variants need of a computer uses the names that whisperd defines."""
     for variant in announced.backend.variants:
         wanted = variant.needs
         for names, known in (
@@ -81,9 +81,11 @@ def needs(announced: Announced) -> None:
             (wanted.frameworks, FRAMEWORKS),
         ):
             if unknown := [name for name in names if name not in known]:
-                raise Failure(f"{variant.name} needs {unknown[0]}; there are {', '.join(known)}")
+                raise Failure(
+                    f"{variant.name} needs the unknown {unknown[0]}; the known names are {', '.join(known)}"
+                )
         if wanted.cuda is not None and variant.device != "cuda":
-            raise Failure(f"{variant.name} needs CUDA, and computes on {variant.device}")
+            raise Failure(f"{variant.name} needs CUDA, but its device is {variant.device}")
 
 
 @ANNOUNCED
@@ -102,7 +104,7 @@ def memory_estimate(announced: Announced) -> None:
     }
     for name, values in series.items():
         if values != sorted(values):
-            raise Failure(f"need_bytes falls with growing {name}: {values}")
+            raise Failure(f"need_bytes decreases as {name} grows: {values}")
     if series["parameters"][0] == series["parameters"][-1]:
         raise Failure("need_bytes is the same for the smallest and the largest model")
 
@@ -110,7 +112,7 @@ def memory_estimate(announced: Announced) -> None:
 def estimate(
     announced: Announced, parameters: float, compute_type: str, *, batch_size: int, replicas: int
 ) -> int:
-    """The memory that a backend says a model needs, in bytes; `Failure` if it says no such thing."""
+    """Return the backend's estimate of a model's memory, in bytes. Raises `Failure` if it gives none."""
     function: Callable[..., object] = announced.backend.need_bytes or need_bytes
     try:
         value = function(
@@ -121,7 +123,7 @@ def estimate(
             device=announced.variant.device,
         )
     except Exception as error:
-        raise Failure(f"need_bytes fails with {type(error).__name__}: {error}") from error
+        raise Failure(f"need_bytes raises {type(error).__name__}: {error}") from error
     if not isinstance(value, int) or value <= 0:
-        raise Failure(f"need_bytes answers with {value!r}, and not with a number of bytes")
+        raise Failure(f"need_bytes returns {value!r}, which is not a number of bytes")
     return value

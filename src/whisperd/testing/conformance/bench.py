@@ -1,4 +1,4 @@
-"""What is tried, with everything that it needs: variant, bundle, models, speech."""
+"""The subject of the checks and their fixtures: variant, bundle, models, speech."""
 
 from __future__ import annotations
 
@@ -36,42 +36,42 @@ class TrialModel:
 
 @dataclass
 class Bench(Announced):
-    """A variant of a backend, and what it is tried with."""
+    """A variant of a backend, with the models and speech to test it with."""
 
     model: TrialModel
     multilingual: TrialModel | str
-    """Or why there is none."""
+    """Or the reason there is none."""
     samples: Sequence[Sample]
     patience: Patience
     alone: list[WindowResult] = field(default_factory=list)
-    """What the engine hears in each English sample alone, once it was asked."""
+    """The results of each English sample alone, cached."""
     early_and_late: list[WindowResult] = field(default_factory=list)
-    """What it hears in half a minute that begins, and in one that ends, with the second sample."""
+    """The results of half a minute that begins, and of one that ends, with the second sample, cached."""
 
     @property
     def english(self) -> list[Sample]:
-        """The English samples, the shortest first."""
+        """The English samples, shortest first."""
         return [sample for sample in self.samples if sample.language == "en"]
 
     def params(self, model: TrialModel | None = None, **changes: object) -> LoadParams:
-        """What a worker is told, as the daemon would tell it."""
+        """Return a worker's load parameters, as the daemon would send them."""
         model = model or self.model
         return msgspec.structs.replace(load_params(model.preset, model.prepared), **changes)
 
     def open(self, params: LoadParams) -> AbstractAsyncContextManager[Worker]:
-        """Start a worker as the daemon does."""
+        """Start a worker, as the daemon does."""
         return open_prepared(self.model.prepared, params, self.patience)
 
 
 class Trial:
-    """A loaded engine, and what it is tried with."""
+    """A loaded engine, with everything to test it with."""
 
     def __init__(self, bench: Bench, worker: Worker) -> None:
         self.bench = bench
         self.worker = worker
         self.info = worker.info
 
-    async def hear(
+    async def transcribe(
         self, *sounds: bytes | EngineWindow, language: str | None = "en", **options: object
     ) -> list[WindowResult]:
         """Transcribe a batch. Raises `WhisperdError` and `WorkerDied`."""
@@ -82,24 +82,24 @@ class Trial:
         return await self.worker.transcribe(BatchParams(windows=windows, options=decode))
 
     async def text(self, sound: bytes, **options: object) -> str:
-        """What is said in one window."""
-        return text_of((await self.hear(sound, **options))[0])  # type: ignore[arg-type]
+        """Return the text of one window."""
+        return text_of((await self.transcribe(sound, **options))[0])  # type: ignore[arg-type]
 
     async def alone(self) -> list[WindowResult]:
-        """What is heard in each English sample, one by one."""
+        """Return the results of the English samples, each transcribed alone."""
         if not self.bench.alone:
-            self.bench.alone = [(await self.hear(sample.pcm))[0] for sample in self.bench.english]
+            self.bench.alone = [(await self.transcribe(sample.pcm))[0] for sample in self.bench.english]
         return self.bench.alone
 
     async def early_and_late(self) -> list[WindowResult]:
-        """What is heard in half a minute that begins, and in one that ends, with the second sample."""
+        """Return the results of half a minute that begins, and of one that ends, with the second sample."""
         if not self.bench.early_and_late:
             sample = self.bench.english[1]
             rest = silence(MAX_WINDOW_S - sample.duration_s)
-            self.bench.early_and_late = await self.hear(sample.pcm + rest, rest + sample.pcm)
+            self.bench.early_and_late = await self.transcribe(sample.pcm + rest, rest + sample.pcm)
         return self.bench.early_and_late
 
 
 def text_of(result: WindowResult) -> str:
-    """The text of a window."""
+    """Return the text of a window."""
     return "".join(segment.text for segment in result.segments)

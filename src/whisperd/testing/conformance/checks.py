@@ -1,4 +1,4 @@
-"""What a check is, and what came of it."""
+"""Checks and their outcomes."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ Status = Literal["ok", "failed", "skipped"]
 
 
 class Failure(Exception):
-    """The backend is not as it should be; says how."""
+    """Raised by a check that fails, with the reason."""
 
 
 class Skip(Exception):
-    """The check does not apply; says why."""
+    """Raised by a check that does not apply, with the reason."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of a check."""
+    """The outcome of a check."""
 
     name: str
     what: str
-    """What is checked, as a sentence without its full stop."""
+    """The checked requirement, as a sentence without its full stop."""
     status: Status
     reason: str | None = None
     """Why it failed or was skipped."""
@@ -42,31 +42,31 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Check(Generic[T]):
-    """A function that returns if all is well, and raises `Failure` or `Skip` if not."""
+    """A function that returns if the backend passes, and raises `Failure` or `Skip` if not."""
 
     name: str
     what: str
     run: Callable[[T], Awaitable[None] | None]
 
     def outcome(self, status: Status, reason: str | None = None, elapsed_s: float = 0.0) -> Outcome:
-        """Say what came of it."""
+        """Return its outcome with a status."""
         return Outcome(
             name=self.name, what=self.what, status=status, reason=reason, elapsed_s=round(elapsed_s, 3)
         )
 
 
 class Checks(list[Check[T]]):
-    """The checks of one stage, in order; a function becomes one by being decorated with this."""
+    """The checks of one stage, in order; used as a decorator, it adds a function to them."""
 
     def __call__(self, function: Callable[[T], Any]) -> Callable[[T], Any]:
-        """Add it: its name and its docstring are what people read."""
+        """Add a check. The function's name and docstring are shown to users."""
         name = function.__name__.replace("_", "-")
         self.append(Check(name, inspect.getdoc(function).rstrip("."), function))  # type: ignore[union-attr]
         return function
 
 
 async def judge(check: Check[T], subject: T) -> Outcome:
-    """Run a check. Whatever the backend does, this returns."""
+    """Run a check and return its outcome, whatever the backend does."""
     began_s = time.monotonic()
     status: Status
     try:
@@ -81,18 +81,18 @@ async def judge(check: Check[T], subject: T) -> Outcome:
     except WorkerDied as death:
         status, reason = "failed", describe_death(death)
     except psutil.NoSuchProcess:
-        status, reason = "failed", "the worker's process ended while it was looked at"
+        status, reason = "failed", "the worker's process ended while it was being inspected"
     except WhisperdError as error:
         status, reason = "failed", describe(error)
     return check.outcome(status, reason, time.monotonic() - began_s)
 
 
 def describe(error: WhisperdError) -> str:
-    """An error in one line."""
+    """Return an error as one line."""
     return f"{error.message} ({error.code})"
 
 
 def describe_death(death: WorkerDied) -> str:
-    """How a worker ended, and the last line that it wrote."""
+    """Describe how a worker ended, with the last line it wrote."""
     last_line = death.last_words.strip().rpartition("\n")[2]
     return f"the worker's process ended: {death.how}" + (f"; it wrote: {last_line}" if last_line else "")

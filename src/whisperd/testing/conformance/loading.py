@@ -1,4 +1,4 @@
-"""Checks of loading, of what cannot be loaded, and of the end of a worker."""
+"""Checks of loading, of refusing to load, and of the end of a worker."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.tasks import open_task_group
 from whisperd.testing.conformance.bench import BATCH_SIZE, Bench, Trial, text_of
 from whisperd.testing.conformance.checks import Checks, Failure
-from whisperd.testing.conformance.hearing import check_means_it
 from whisperd.testing.conformance.sounds import differs, noise
+from whisperd.testing.conformance.transcription import check_is_refusal
 from whisperd.worker.process import WorkerDied
 from whisperd.worker.protocol import LoadParams
 
@@ -28,54 +28,54 @@ __all__ = ["LOADING"]
 LOADING: Checks[Bench] = Checks()
 
 MID_BATCH_S: Final = 0.3
-"""So long after a batch was sent, an engine is computing it."""
+"""How long after sending a batch an engine is certainly computing it."""
 END_TIMEOUT_S: Final = 30.0
-"""Processes that were killed are gone by then."""
+"""How long killed processes may take to disappear."""
 
 
 @LOADING
 async def compute_types(bench: Bench) -> None:
-    """Every compute type that the variant announces can be loaded, and computed in."""
+    """Every announced compute type can be loaded and used."""
     sample = bench.english[1]
     default = bench.params().compute_type
     for kind in (one for one in bench.variant.compute_types if one != default):
         try:
             async with bench.open(bench.params(compute_type=kind)) as worker:
                 if worker.info.compute_type not in COMPUTE_TYPES:
-                    raise Failure(f"{kind} is said to be {worker.info.compute_type!r}")
+                    raise Failure(f"{kind} is reported as {worker.info.compute_type!r}")
                 text = await Trial(bench, worker).text(sample.pcm)
         except WhisperdError as error:
             raise Failure(f"{kind}: {error.message} ({error.code})") from error
         if bench.alone and differs(text_of(bench.alone[1]), text):
-            raise Failure(f"{kind} hears {text.strip()!r} in {sample.text!r}")
+            raise Failure(f"{kind} transcribes {sample.text!r} as {text.strip()!r}")
 
 
 @LOADING
 async def unknown_compute_type(bench: Bench) -> None:
-    """A compute type that does not exist is refused, with what to do."""
+    """An unknown compute type is refused, with a fix."""
     await _check_refused(bench, bench.params(compute_type="int3"), "the compute type int3")
 
 
 @LOADING
 async def unknown_device(bench: Bench) -> None:
-    """A device that does not exist is refused, with what to do."""
+    """An unknown device is refused, with a fix."""
     await _check_refused(bench, bench.params(device="abacus"), "the device abacus")
 
 
 @LOADING
 async def missing_model(bench: Bench) -> None:
-    """A model that is not there is refused, with what to do."""
+    """A missing model is refused, with a fix."""
     with tempfile.TemporaryDirectory() as folder:
         params = bench.params(model_path=str(Path(folder, "missing")), model_name=None)
-        await _check_refused(bench, params, "a model that is not there")
+        await _check_refused(bench, params, "a missing model")
 
 
 @LOADING
 async def damaged_model(bench: Bench) -> None:
-    """A model of which half is missing is refused, with what to do."""
+    """A model with half of its data missing is refused, with a fix."""
     with _damaged(Path(bench.params().model_path)) as path:
         params = bench.params(model_path=str(path), model_name=None)
-        await _check_refused(bench, params, "a model of which half is missing")
+        await _check_refused(bench, params, "a model with half of its data missing")
 
 
 async def _check_refused(bench: Bench, params: LoadParams, what: str) -> None:
@@ -83,16 +83,16 @@ async def _check_refused(bench: Bench, params: LoadParams, what: str) -> None:
         async with bench.open(params):
             pass
     except WhisperdError as error:
-        check_means_it(error)
+        check_is_refusal(error)
     except WorkerDied as death:
-        raise Failure(f"{what} ends the process: {death.how}") from death
+        raise Failure(f"{what} crashes the process: {death.how}") from death
     else:
-        raise Failure(f"{what} is loaded without a word")
+        raise Failure(f"{what} is loaded without an error")
 
 
 @contextmanager
 def _damaged(whole: Path) -> Iterator[Path]:
-    """A copy of a model, its largest file cut in half."""
+    """Yield a copy of a model with its largest file cut in half."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder, whole.name)
         files = [whole] if whole.is_file() else [file for file in whole.iterdir() if file.is_file()]
@@ -110,16 +110,16 @@ def _damaged(whole: Path) -> Iterator[Path]:
 
 @LOADING
 async def end(bench: Bench) -> None:
-    """When a model is unloaded, no process of it is left, and so no memory is kept."""
+    """Unloading a model leaves no process of it behind, and so frees its memory."""
     async with bench.open(bench.params()) as worker:
-        await Trial(bench, worker).hear(bench.english[0].pcm)
+        await Trial(bench, worker).transcribe(bench.english[0].pcm)
         processes = _family(worker.pid)
     await _check_gone(processes)
 
 
 @LOADING
 async def cancelling(bench: Bench) -> None:
-    """A batch that nobody wants any more ends with its process, at once."""
+    """A cancelled batch ends at once, with its process."""
     processes: list[psutil.Process] = []
 
     async def watch(pid: int) -> None:
@@ -130,34 +130,34 @@ async def cancelling(bench: Bench) -> None:
     with anyio.CancelScope() as scope:
         async with open_task_group() as tasks, bench.open(bench.params()) as worker:
             tasks.start_soon(watch, worker.pid)
-            await _hear_long(bench, Trial(bench, worker))
-            await anyio.sleep_forever()  # it was faster than that
+            await _transcribe_long(bench, Trial(bench, worker))
+            await anyio.sleep_forever()  # the batch has ended before the cancellation
     await _check_gone(processes)
 
 
 @LOADING
 async def killed(bench: Bench) -> None:
-    """A worker that is killed in mid-batch is noticed, and another one takes its place."""
+    """A worker killed during a batch is noticed, and another one can replace it."""
     async with bench.open(bench.params()) as worker, open_task_group() as tasks:
 
-        async def hear_until_death() -> None:
+        async def transcribe_until_death() -> None:
             with suppress(WorkerDied):
-                await _hear_long(bench, Trial(bench, worker))
+                await _transcribe_long(bench, Trial(bench, worker))
 
-        tasks.start_soon(hear_until_death)
+        tasks.start_soon(transcribe_until_death)
         await anyio.sleep(MID_BATCH_S)
         with suppress(psutil.NoSuchProcess):
             psutil.Process(worker.pid).kill()
         await worker.died.wait()
     try:
         async with bench.open(bench.params()) as worker:
-            await Trial(bench, worker).hear(bench.english[0].pcm)
+            await Trial(bench, worker).transcribe(bench.english[0].pcm)
     except WhisperdError as error:
-        raise Failure(f"after one that was killed, the next fails: {error.message} ({error.code})") from error
+        raise Failure(f"after a killed worker, the next one fails: {error.message} ({error.code})") from error
 
 
-async def _hear_long(bench: Bench, trial: Trial) -> None:
-    await trial.hear(*[bench.english[-1].pcm] * (BATCH_SIZE - 1), noise(30))
+async def _transcribe_long(bench: Bench, trial: Trial) -> None:
+    await trial.transcribe(*[bench.english[-1].pcm] * (BATCH_SIZE - 1), noise(30))
 
 
 def _family(pid: int) -> list[psutil.Process]:
@@ -168,4 +168,4 @@ def _family(pid: int) -> list[psutil.Process]:
 async def _check_gone(processes: list[psutil.Process]) -> None:
     _, alive = await anyio.to_thread.run_sync(lambda: psutil.wait_procs(processes, timeout=END_TIMEOUT_S))
     if left := [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]:
-        raise Failure(f"{len(left)} processes are left, the first of them {left[0].name()} ({left[0].pid})")
+        raise Failure(f"{len(left)} processes remain, the first is {left[0].name()} ({left[0].pid})")

@@ -1,4 +1,4 @@
-"""Runs the checks: what is announced, then a worker with each model, then workers that come and go."""
+"""Runs the checks: of the announcement, of a worker with each model, and of starting and ending workers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from whisperd.speech import Sample
 from whisperd.testing.conformance.announced import ANNOUNCED, Announced
 from whisperd.testing.conformance.bench import BATCH_SIZE, REPLICAS, Bench, Trial, TrialModel
 from whisperd.testing.conformance.checks import Check, Outcome, describe, describe_death, judge
-from whisperd.testing.conformance.hearing import HEARING
 from whisperd.testing.conformance.languages import LANGUAGES
 from whisperd.testing.conformance.loading import LOADING
 from whisperd.testing.conformance.sounds import all_samples
 from whisperd.testing.conformance.timing import TIMING
+from whisperd.testing.conformance.transcription import TRANSCRIPTION
 from whisperd.worker.process import Patience, WorkerDied
 
 __all__ = ["CHECKS", "Suite"]
@@ -35,7 +35,7 @@ _LOADING_MULTILINGUAL = Check[Any](
 
 _OF_A_WORKER: tuple[Check[Any], ...] = (
     _LOADING_MODEL,
-    *HEARING,
+    *TRANSCRIPTION,
     *TIMING,
     _LOADING_MULTILINGUAL,
     *LANGUAGES,
@@ -44,19 +44,19 @@ _OF_A_WORKER: tuple[Check[Any], ...] = (
 _ALL: tuple[Check[Any], ...] = (*ANNOUNCED, _PREPARING, *_OF_A_WORKER)
 
 CHECKS: tuple[tuple[str, str], ...] = tuple((check.name, check.what) for check in _ALL)
-"""Name and meaning of every check, in order."""
+"""The name and requirement of every check, in order."""
 
-NOT_ASKED = "not asked for"
-NOT_LOADED = "there is no worker to ask"
+NOT_ASKED = "skipped on request"
+NOT_LOADED = "no worker is running"
 
 
 def _ignore(_: object) -> None:
-    """For who does not want to know."""
+    """Accept a report without using it."""
 
 
 @dataclass
 class Suite:
-    """All checks of one variant. `run` never raises for what a backend does."""
+    """All checks of one variant. `run` never raises, whatever the backend does."""
 
     backend: Backend
     variant: Variant
@@ -66,7 +66,7 @@ class Suite:
     multilingual: str = "base"
     samples: Sequence[Sample] = field(default_factory=all_samples)
     skip: Collection[str] = ()
-    """Names of checks that are left out."""
+    """Names of checks to leave out."""
     patience: Patience = field(
         default_factory=lambda: Patience(load_s=600, batch_s=120, batch_per_audio_s=10)
     )
@@ -75,19 +75,19 @@ class Suite:
     outcomes: list[Outcome] = field(default_factory=list, init=False)
 
     async def run(self) -> list[Outcome]:
-        """Run the checks, in order; what came of each."""
+        """Run the checks in order and return their outcomes."""
         announced = Announced(self.backend, self.variant)
         for check in ANNOUNCED:
             await self._judge(check, announced)
         bench = None
         if any(outcome.status == "failed" for outcome in self.outcomes):
-            self._skip_all([_PREPARING], "what is announced has to be right first")
+            self._skip_all([_PREPARING], "the announcement must be valid first")
         else:
             bench = await self._prepare()
         if bench is None:
-            self._skip_all(_OF_A_WORKER, "it could not be prepared")
+            self._skip_all(_OF_A_WORKER, "the variant could not be prepared")
             return self.outcomes
-        if not await self._with_worker(bench, bench.model, _LOADING_MODEL, (*HEARING, *TIMING)):
+        if not await self._with_worker(bench, bench.model, _LOADING_MODEL, (*TRANSCRIPTION, *TIMING)):
             self._skip_all((_LOADING_MULTILINGUAL, *LANGUAGES, *LOADING), NOT_LOADED)
             return self.outcomes
         if isinstance(bench.multilingual, str):
@@ -102,9 +102,9 @@ class Suite:
         try:
             model = await self._model(self.model)
         except WhisperdError as error:
-            self._tell(_PREPARING.outcome("failed", describe(error)))
+            self._report(_PREPARING.outcome("failed", describe(error)))
             return None
-        self._tell(_PREPARING.outcome("ok"))
+        self._report(_PREPARING.outcome("ok"))
         multilingual: TrialModel | str
         try:
             multilingual = await self._model(self.multilingual)
@@ -113,7 +113,7 @@ class Suite:
         return Bench(self.backend, self.variant, model, multilingual, self.samples, self.patience)
 
     async def _model(self, name: str) -> TrialModel:
-        """Get what a worker needs, as the daemon does."""
+        """Prepare a model and its bundle, as the daemon does."""
         preset = RuntimePreset(
             id="conformance",
             name="conformance",
@@ -141,35 +141,35 @@ class Suite:
     async def _with_worker(
         self, bench: Bench, model: TrialModel, loading: Check[Any], checks: Iterable[Check[Trial]]
     ) -> bool:
-        """Run checks on one worker, on another one after each that killed it. Whether it loads at all."""
+        """Run checks on a worker, replacing it when a check kills it. Return whether it loads at all."""
         remaining = deque(checks)
         is_first = True
         while remaining:
             try:
                 async with bench.open(bench.params(model)) as worker:
                     if is_first:
-                        self._tell(loading.outcome("ok"))
+                        self._report(loading.outcome("ok"))
                         is_first = False
                     while remaining and not worker.died.is_set():
                         await self._judge(remaining.popleft(), Trial(bench, worker))
             except (WhisperdError, WorkerDied) as error:
                 reason = describe(error) if isinstance(error, WhisperdError) else describe_death(error)
                 if is_first:
-                    self._tell(loading.outcome("failed", reason))
+                    self._report(loading.outcome("failed", reason))
                 self._skip_all(remaining, NOT_LOADED)
                 remaining.clear()
         return not is_first
 
     async def _judge(self, check: Check[Any], subject: object) -> None:
         if check.name in self.skip:
-            self._tell(check.outcome("skipped", NOT_ASKED))
+            self._report(check.outcome("skipped", NOT_ASKED))
         else:
-            self._tell(await judge(check, subject))
+            self._report(await judge(check, subject))
 
     def _skip_all(self, checks: Iterable[Check[Any]], reason: str) -> None:
         for check in checks:
-            self._tell(check.outcome("skipped", reason))
+            self._report(check.outcome("skipped", reason))
 
-    def _tell(self, outcome: Outcome) -> None:
+    def _report(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
         self.on_outcome(outcome)

@@ -1,4 +1,4 @@
-"""Checks of the times of words, of an engine that tells them. One that does not is never asked to."""
+"""Checks of word times, for an engine that provides them. The daemon never asks another for them."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ TIMING: Checks[Trial] = Checks()
 
 SILENCE_S: Final = 4.0
 TOLERANCE_S: Final = 0.7
-"""How far a word may reach into a silence. The usual alignment is right to a fifth of a second or so."""
+"""How far a word may extend into a silence. Alignment is usually accurate to about a fifth of a second."""
 ROUNDED_S: Final = 0.002
 
 
 def needs_words(trial: Trial) -> None:
-    """`Skip` the check of an engine that does not tell the times of words."""
+    """Raise `Skip` for an engine without word times."""
     if not trial.info.word_times:
-        raise Skip("it does not tell when each word is said")
+        raise Skip("the engine does not provide word times")
 
 
 @TIMING
 async def word_times(trial: Trial) -> None:
-    """A segment has the words of its text if they are asked for, one after the other and within it."""
+    """A segment has the words of its text if asked to, one after the other and within it."""
     needs_words(trial)
     for sample, plain in zip(trial.bench.english, await trial.alone(), strict=True):
         if any(segment.words for segment in plain.segments):
-            raise Failure("it gives words that nobody asked for")
-        (timed,) = await trial.hear(sample.pcm, word_times=True)
+            raise Failure("it returns words without being asked")
+        (timed,) = await trial.transcribe(sample.pcm, word_times=True)
         if differs(text_of(plain), text_of(timed)):
             raise Failure(f"with word times {text_of(plain).strip()!r} becomes {text_of(timed).strip()!r}")
         check_words(timed)
@@ -41,29 +41,29 @@ async def word_times(trial: Trial) -> None:
 
 @TIMING
 async def word_places(trial: Trial) -> None:
-    """Of two sentences with a silence between, the words of each are said on its side of it."""
+    """With two sentences and a silence between them, the words of each are on its side of the silence."""
     needs_words(trial)
     first, second = trial.bench.english[:2]
     begin_s, end_s = first.duration_s, first.duration_s + SILENCE_S
-    (result,) = await trial.hear(first.pcm + silence(SILENCE_S) + second.pcm, word_times=True)
+    (result,) = await trial.transcribe(first.pcm + silence(SILENCE_S) + second.pcm, word_times=True)
     for word in _words(result):
         if word.start < begin_s + TOLERANCE_S and word.end < begin_s + TOLERANCE_S:
             continue
         if word.start < end_s - TOLERANCE_S:
             raise Failure(
-                f"{word.text.strip()!r} is said from {word.start} s to {word.end} s, "
-                f"and from {begin_s:.1f} s to {end_s:.1f} s is silence"
+                f"{word.text.strip()!r} lasts from {word.start} s to {word.end} s, "
+                f"but there is silence from {begin_s:.1f} s to {end_s:.1f} s"
             )
     sides = {"before": "", "after": ""}
     for word in _words(result):
         sides["before" if word.end < end_s - TOLERANCE_S else "after"] += word.text
     for (side, text), alone in zip(sides.items(), await trial.alone(), strict=False):
         if differs(text_of(alone), text):
-            raise Failure(f"{side} the silence, the words {text.strip()!r} are said")
+            raise Failure(f"the words {side} the silence are {text.strip()!r}")
 
 
 def check_words(result: WindowResult) -> None:
-    """`Failure` unless the words of each segment are as they should be."""
+    """Raise `Failure` unless the words of each segment are valid."""
     for segment in result.segments:
         _check_words(segment)
 
@@ -75,10 +75,10 @@ def _check_words(segment: EngineSegment) -> None:
     reached_s = segment.start - ROUNDED_S
     for word in segment.words:
         if not (math.isfinite(word.start) and math.isfinite(word.end)):
-            raise Failure(f"{word.text.strip()!r} is said from {word.start} to {word.end}")
+            raise Failure(f"{word.text.strip()!r} lasts from {word.start} to {word.end}")
         if word.start < reached_s or word.end < word.start or word.end > segment.end + ROUNDED_S:
             raise Failure(
-                f"{word.text.strip()!r}, from {word.start} s to {word.end} s, comes after {reached_s:.2f} s "
+                f"{word.text.strip()!r}, from {word.start} s to {word.end} s, follows {reached_s:.2f} s "
                 f"in a segment from {segment.start} s to {segment.end} s"
             )
         if not 0 <= word.probability <= 1:
