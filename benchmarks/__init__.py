@@ -1,1 +1,1 @@
-"""The measurements behind every claim of speed, memory and accuracy. `make bench` runs them all."""
+"""Measurements behind every claim about speed, memory and accuracy. `make bench` runs them all."""

@@ -1,4 +1,4 @@
-"""Word error rate and speed on recordings with references, beside faster-whisper with its defaults."""
+"""Compare word error rate and speed with faster-whisper's defaults, on recordings with references."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ print(json.dumps({"seconds": time.perf_counter() - began, "texts": texts}))
 
 
 def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
-    """All English recordings with a reference, and the ones in which nobody speaks."""
+    """Transcribe all English recordings with a reference, and those in which nobody speaks."""
     manifest = [
         one for one in json.loads((audio / "manifest.json").read_text()) if (audio / one["file"]).exists()
     ]
@@ -65,7 +65,7 @@ def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
 
 def _ours(daemon: RunningDaemon, paths: list[str]) -> dict[str, Any]:
     with daemon.connect() as client:
-        client.transcribe(paths[0], model=MODEL)  # so that the model is loaded
+        client.transcribe(paths[0], model=MODEL)  # loads the model
         began = time.perf_counter()
         jobs = [client.submit(path, model=MODEL, language="en", cache=False) for path in paths]
         texts = [client.jobs.wait(job)["text"] for job in jobs]
@@ -73,7 +73,7 @@ def _ours(daemon: RunningDaemon, paths: list[str]) -> dict[str, Any]:
 
 
 def error_percent(references: list[str], texts: list[str]) -> float:
-    """Word error rate in percent over all texts, after Whisper's English normalizer."""
+    """Return the word error rate in percent over all texts, after Whisper's English normalizer."""
     import jiwer
     from whisper_normalizer.english import EnglishTextNormalizer
 

@@ -1,8 +1,8 @@
 """A daemon with a heartbeat in its event loop: `python -m benchmarks.beating_daemon FILE [OPTION...]`.
 
-It is the daemon as it is, and a task that sleeps ten milliseconds at a time. When the daemon ends, the file,
-JSON, has the longest time that the task had to wait beyond that (`stall_s`), and the most processor time that
-the loop's thread took from one beat to the next (`busy_s`), which other programs cannot lengthen.
+It runs the unchanged daemon, and a task that sleeps ten milliseconds at a time. When the daemon ends, it
+writes to the file, as JSON, the longest delay of the task beyond that (`stall_s`), and the most CPU time that
+the loop's thread used from one beat to the next (`busy_s`), which other programs cannot lengthen.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from whisperd.settings import Settings, is_preloading
 
 BEAT_S = 0.01
 SETTLED_AFTER_S = 3.0
-"""A daemon that starts has modules to import."""
+"""A starting daemon first imports its modules."""
 
 
 async def beat(worst: dict[str, float]) -> None:
-    """Note how long the loop takes to come back to us."""
+    """Record how long the loop takes to resume this task."""
     await anyio.sleep(SETTLED_AFTER_S)
     while True:
         began_s, thread_s = time.perf_counter(), time.thread_time()
@@ -40,7 +40,7 @@ def main() -> None:
     atexit.register(lambda: path.write_text(json.dumps(worst)))
 
     def is_preloading_and_beating(settings: Settings) -> bool:
-        # Called in the daemon's own task, once all is wired.
+        # The daemon calls this in its main task, once it is fully set up.
         import asyncio
 
         beating.append(asyncio.get_running_loop().create_task(beat(worst)))

@@ -1,9 +1,9 @@
-"""Calibration of tiny.en: how long it takes, whether it picks the fastest, and whether jobs wait for it.
+"""Calibration of tiny.en: its duration, whether it picks the fastest setting, and whether it delays jobs.
 
-The fastest is found by trying every variant that is installed with all threads and replicas, batch sizes and
-margins, once each; what takes a third longer than what was picked is not waited for. The best of these and
-the one that was picked are then measured again, in turn, as often as a calibration does it. All of it takes
-five minutes or so on two cores that have nothing else to do.
+To find the fastest, every installed variant is tried once with each combination of threads and replicas,
+batch sizes and margins; a setting that takes a third longer than the picked one is given up. The best of
+these and the picked one are then measured again, in turn, as often as a calibration does it. All of it takes
+about five minutes on two idle cores.
 """
 
 from __future__ import annotations
@@ -41,23 +41,24 @@ GOAL_S = 60.0
 GOAL_SHARE = 0.95
 FINALISTS = 3
 ROUNDS = 3
-"""Of the finals."""
+"""How often the finalists are measured."""
 JOBS = 5
-"""Alone, and as many beside a calibration."""
-NO_CANDIDATE = 1.5
-"""So much faster than what was picked nothing is expected to be; twice this time is waited for (`bench`)."""
+"""How many jobs run alone, and how many during a calibration."""
+MAX_GAIN = 1.5
+"""No setting is expected to be faster than the picked one by more than this factor. `Bench` gives up a trial
+that takes twice as long as expected."""
 BATCH_SIZES = (1, 2, 4, 8)
 MARGINS_S = (1.0, 2.0, 4.0)
 
 
 def measure(_daemon: RunningDaemon, audio: Path) -> Outcome:
-    """Calibrate while jobs come, then with nothing else to do, then try everything."""
+    """Calibrate while jobs run, then on an idle daemon, then try all settings."""
     with TemporaryDirectory() as folder:
         daemon = RunningDaemon(Path(folder), toy=False).start()
         try:
             daemon.ctl("models", "pull", MODEL, timeout=600)
             daemon.ctl("natives", "install", "ctranslate2-cpu", timeout=600)
-            delays = _delays(daemon, str(audio / "jfk.flac"))  # its calibration installs what is worth a try
+            delays = _delays(daemon, str(audio / "jfk.flac"))  # this calibration installs further variants
             began = time.perf_counter()
             found = daemon.ctl("calibrate", MODEL, "--json", timeout=600).json
             elapsed_s = time.perf_counter() - began
@@ -115,7 +116,7 @@ def _described(trial: Trial) -> dict[str, Any]:
 
 
 def _delays(daemon: RunningDaemon, recording: str) -> dict[str, list[float]]:
-    """Seconds from a request to its text: alone, and while a calibration is running; and of its window."""
+    """Measure the seconds from a request to its text, alone and during a calibration, and of its window."""
     delays: dict[str, list[float]] = {"alone": [], "window": [], "beside": []}
     with daemon.connect() as client, daemon.connect() as other:
         client.runtimes.create(name="bench", model=MODEL, keep_alive=-1)
@@ -144,7 +145,7 @@ def _delays(daemon: RunningDaemon, recording: str) -> dict[str, list[float]]:
         )
         calibrating.start()
         while calibrating.is_alive() and len(delays["beside"]) < rounds(JOBS):
-            time.sleep(1.0)  # into the middle of a trial
+            time.sleep(1.0)  # until the middle of a trial
             if measuring.wait(1.0):
                 job(delays["beside"])
         calibrating.join()
@@ -154,11 +155,11 @@ def _delays(daemon: RunningDaemon, recording: str) -> dict[str, list[float]]:
 async def _against_everything(
     found: dict[str, Any], state: Path
 ) -> tuple[list[float], list[float], dict[str, Any], list[dict[str, Any]]]:
-    """The speeds of what was picked and of the fastest, by round; the fastest; all that was tried."""
+    """Return the speeds of the picked and the fastest setting by round, the fastest, and correct trials."""
     chosen = _setting(found["chosen"])
     async with service(state) as around:
         possible = {one.variant.name: one for one in await around.variants(PRESET) if one.problem is None}
-        expected = NO_CANDIDATE * found["chosen"]["speed"]
+        expected = MAX_GAIN * found["chosen"]["speed"]
         trials = [
             trial
             for one in possible.values()
@@ -178,14 +179,14 @@ async def _against_everything(
 
 @asynccontextmanager
 async def service(state: Path, models: Path = CACHE / "models") -> AsyncIterator[Surroundings]:
-    """What a daemon has, without one: nothing else is going on."""
+    """Provide the surroundings that a daemon gives a calibration, without a daemon that does other work."""
     os.environ |= {"WHISPERD_NATIVE_DIR": str(CACHE / "native"), "WHISPERD_MODELS_DIR": str(models)}
     async with open_service(state / "config.toml", Settings(), "", state) as opened:
         yield calibration_surroundings(opened)
 
 
 def _all_settings(one: JudgedVariant) -> list[list[Setting]]:
-    """All of a variant; together those that a worker can compute without being loaded anew."""
+    """Return all settings of a variant, grouped by those that one load of a worker can run."""
     cores = usable_cores()
     shapes = [(count, cores // count) for count in range(1, cores + 1) if cores % count == 0]
     return [
@@ -207,7 +208,7 @@ def _all_settings(one: JudgedVariant) -> list[list[Setting]]:
 async def _try(
     around: Surroundings, possible: dict[str, JudgedVariant], settings: list[Setting], expected: float = 0.0
 ) -> list[Trial]:
-    """Try settings that differ in their batch size; what is far slower than what is expected is given up."""
+    """Try settings that differ only in batch size; give up those that are far slower than expected."""
     setting = settings[0]
     one = possible[setting.variant]
     prepared = await around.prepare(PRESET, one.backend, one.variant)
@@ -220,6 +221,6 @@ async def _try(
             bench = Bench(worker, options)
             for setting in settings[len(trials) :]:
                 trials.append(await bench.measure(setting, Limits(3600, 600, expected)))
-                if bench.is_spent:  # it is still at work on what was given up
+                if bench.is_spent:  # the worker is still computing the abandoned trial
                     break
     return trials

@@ -1,4 +1,4 @@
-"""A chart of bars as SVG, which can be read on light and on dark pages. Pure."""
+"""Bar charts as SVG, readable on light and dark pages. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STYLE = """
 
 
 def svg(chart: Chart) -> str:
-    """The chart as a document. Bars whose label begins with `whisperd` stand out, if others do not."""
+    """Return the chart as an SVG document. Bars whose label begins with `whisperd` are highlighted."""
     height = TOP + ROW * len(chart.bars) + 8
     highest = max((value for _, value in chart.bars), default=0.0) or 1.0
     lines = [
@@ -52,5 +52,5 @@ def _bar(top: int, label: str, value: float, unit: str, share: float) -> Sequenc
 
 
 def shown(value: float) -> str:
-    """With as many digits as say something."""
+    """Format a value with its significant digits."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""What the thin client costs: `whisperctl daemon status` beside `python -c pass`."""
+"""Start-up cost of the thin client: `whisperctl daemon status` compared with `python -c pass`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROUNDS = 41
 
 
 def measure(daemon: RunningDaemon, _audio: Path) -> Outcome:
-    """Milliseconds that the client takes beyond the interpreter's own start."""
+    """Measure the milliseconds that the client takes beyond the start of the interpreter."""
     whisperctl = str(Path(sys.executable).with_name("whisperctl"))
     status, bare = in_turn(
         [

@@ -1,4 +1,4 @@
-"""Sixteen clients at once, each with one clip, and one client with all of these clips in one call."""
+"""Sixteen clients at once, each with one clip, compared with one client with all these clips in one call."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GOAL = 1.0
 
 
 def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
-    """Programs that are connected already, and `whisperctl`, whose sixteen starts cost time themselves."""
+    """Measure connected programs, and `whisperctl`, whose sixteen starts take time themselves."""
     with TemporaryDirectory() as name:
         wavs = as_wav(english(audio), Path(name), bundle_path(daemon, "media"))
         clips = [one.path for one in wavs if LENGTHS_S[0] <= one.duration_s <= LENGTHS_S[1]]
@@ -41,7 +41,7 @@ def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
                 ],
                 rounds=rounds(ROUNDS),
             )
-    connected = connected[-len(one_call) :]  # less the warm-up
+    connected = connected[-len(one_call) :]  # without the warm-up
     seconds = {
         "one whisperctl with all clips": one_call,
         f"{CLIENTS} connected clients": connected,
@@ -81,7 +81,7 @@ def _processes(commands: list[list[str]], daemon: RunningDaemon) -> None:
 
 
 def _connected(daemon: RunningDaemon, clips: list[str]) -> float:
-    """Seconds from the moment in which all are connected until the last has its text."""
+    """Measure the seconds from when all clients are connected until the last has its text."""
     ready = threading.Barrier(CLIENTS + 1)
 
     def ask(clip: str) -> str:

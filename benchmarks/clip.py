@@ -1,7 +1,7 @@
-"""A clip of five seconds through `whisperctl`: alone, and while a file of three hours runs at `bulk`.
+"""Latency of a five-second clip through `whisperctl`: alone, and while a file of three hours runs at `bulk`.
 
-Alone it takes turns with whisper.cpp's server, which is warm and asked with curl; and what the engine itself
-takes for that clip is noted in the daemon.
+Alone it takes turns with whisper.cpp's server, which is warm and called with curl. The daemon records the
+engine's own time for the clip.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ GOAL_BESIDE = 2.5
 
 
 class Times(NamedTuple):
-    """What a clip took, in seconds, one for each round."""
+    """Seconds that a clip took, one value for each round."""
 
     alone_s: list[float]
     engine_s: list[float]
-    """What the engine itself took of `alone_s`."""
+    """The engine's part of `alone_s`."""
     server_s: list[float]
     beside_s: list[float]
     is_beside: bool
-    """Whether the long file was running to the end."""
+    """Whether the long file was still running at the end."""
 
 
 def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
-    """Both on a daemon of their own, which notes when the engine works."""
+    """Measure on a separate daemon, which records when the engine works."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         wavs = as_wav(english(audio), folder, bundle_path(daemon, "media"))
@@ -76,7 +76,7 @@ def _times(folder: Path, model: Path, clip: Recording, long: Recording) -> Times
         def ours() -> None:
             run([whisperctl, "transcribe", *options, clip.path], stamped.env)
 
-        time.sleep(2.0)  # a decoder is made ready beside the model
+        time.sleep(2.0)  # until a decoder has started
         with _server(model) as url:
             curl = ["curl", "-sS", "-F", f"file=@{clip.path}", "-F", "language=en", url]
             alone_s, server_s = in_turn([ours, lambda: run(curl, stamped.env)], rounds=rounds(ROUNDS))
@@ -126,7 +126,7 @@ def _outcome(times: Times, clip: Recording, long: Recording) -> Outcome:
 
 
 def _wait_until_under_way(client: Client, job: str) -> None:
-    """Until a first part of it is done, so that the engine is busy with it."""
+    """Wait for the first segment of the job, so that the engine is busy with it."""
     with closing(client.follow(job)) as events:
         for event in events:
             if event["type"] == "transcription.segment":
@@ -135,7 +135,7 @@ def _wait_until_under_way(client: Client, job: str) -> None:
 
 @contextmanager
 def _server(model: Path) -> Iterator[str]:
-    """whisper.cpp's server with its defaults; where it answers."""
+    """Run whisper.cpp's server with its defaults; yield its URL."""
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,4 @@
-"""What it takes to find out what this computer has, and whether anybody has to wait for it."""
+"""Cost of hardware detection, and whether other requests wait for it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROUNDS = 21
 
 
 def measure(daemon: RunningDaemon, _audio: Path) -> Outcome:
-    """Milliseconds for all probes, in their processes, and for another request to the daemon meanwhile."""
+    """Measure the milliseconds of all probes, in their processes, and of another request during detection."""
     found: list[Hardware] = []
     (seconds,) = in_turn([lambda: found.append(anyio.run(find_hardware))], rounds=rounds(ROUNDS))
     detection_ms = statistics.median(seconds) * 1000
@@ -39,7 +39,7 @@ def measure(daemon: RunningDaemon, _audio: Path) -> Outcome:
 
 
 def _status_ms(daemon: RunningDaemon, *, busy: bool) -> float:
-    """The median of a short request, alone or while the hardware is looked at again and again."""
+    """Return the median of a short request, alone or during repeated hardware detection."""
     is_over = threading.Event()
 
     def look() -> None:

@@ -1,4 +1,4 @@
-"""A daemon that has nothing to do: its memory, its processor time, its wake-ups."""
+"""An idle daemon: its memory, CPU time and wake-ups."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WATCHED_S = 10.0
 
 
 def measure(_daemon: RunningDaemon, _audio: Path) -> Outcome:
-    """A fresh daemon, asked for its status once and then left alone."""
+    """Ask a fresh daemon for its status once, then leave it alone and measure."""
     with TemporaryDirectory() as folder:
         daemon = RunningDaemon(Path(folder), toy=False).start()
         try:
@@ -42,7 +42,7 @@ def measure(_daemon: RunningDaemon, _audio: Path) -> Outcome:
 
 
 def _wake_ups(pid: int) -> int:
-    """Times that any thread of the process gave up the processor by itself, so was woken again."""
+    """Count how often a thread of the process yielded the CPU voluntarily, and so was woken again."""
     return sum(
         int(line.split()[1])
         for status in Path(f"/proc/{pid}/task").glob("*/status")

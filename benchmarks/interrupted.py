@@ -1,9 +1,9 @@
-"""A 30-minute file whose daemon is killed ten times: how much more machine time the same text costs.
+"""Extra machine time for the same text if the daemon is killed ten times during a 30-minute file.
 
     python -m benchmarks.interrupted FOLDER FILE MODEL KILLS
 
-does it once, in processes of its own, and prints what it took. Machine time is the processor time of the
-daemon and of all its processes, also of those that were killed with it.
+runs it once, in separate processes, and prints the time used. Machine time is the CPU time of the daemon and
+of all its processes, including those killed with it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MODEL = "base"
 MINUTES = 30
 KILLS = 10
 CLIP = REPOSITORY / "tests/data/audio/austen-0880.wav"
-"""What is transcribed where only the starts are measured."""
+"""The recording used if only the starts are measured."""
 GOAL = 1.10
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -40,11 +40,11 @@ PARTS = {
     "whisperd.audio.decoder": "decoder",
     "whisperd": "daemon",
 }
-"""What a process is, by what stands in its command line; the first that does."""
+"""Name of a process by a word of its command line; the first match counts."""
 
 
 def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
-    """The same file without and with interruptions, and as many starts with nothing to do."""
+    """Measure a file with and without interruptions, and as many starts without the file."""
     minutes, kills = rounds(MINUTES, 2), rounds(KILLS, 2)
     model_path(daemon, MODEL)
     with TemporaryDirectory() as name:
@@ -99,17 +99,17 @@ def _in_a_process(folder: Path, file: str | None, kills: int) -> dict[str, Any]:
 
 
 class _Machine:
-    """A daemon that is killed, and the processor time of all its processes."""
+    """A daemon that is killed repeatedly, and the CPU time of all its processes."""
 
     def __init__(self, folder: Path) -> None:
-        # What a killed daemon leaves behind becomes ours, and its processor time is counted.
+        # Adopt the orphans of a killed daemon, so that their CPU time is counted.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self.daemon = RunningDaemon(folder, toy=False)
         self.used_s: defaultdict[str, float] = defaultdict(float)
         self._began_s = time.monotonic()
 
     def kill(self) -> None:
-        """Kill the daemon, and wait until nothing of it is left."""
+        """Kill the daemon, and wait until all its processes have ended."""
         names = {one.pid: _part_of(one) for one in psutil.Process().children(recursive=True)}
         self.daemon.signal(signal.SIGKILL)
         while True:
@@ -119,8 +119,8 @@ class _Machine:
                 return
             self.used_s[names.get(pid, "others")] += used.ru_utime + used.ru_stime
 
-    def tell(self, what: str) -> None:
-        """A line for whoever waits."""
+    def report(self, what: str) -> None:
+        """Print a progress line."""
         so_far = (
             f"{time.monotonic() - self._began_s:4.0f} s, {sum(self.used_s.values()):6.1f} s of machine time"
         )
@@ -135,7 +135,7 @@ def _part_of(process: psutil.Process) -> str:
 
 
 def _run(folder: Path, file: str, model: str, kills: int) -> dict[str, Any]:
-    """Transcribe a file, with interruptions spread over it; without a file only start, as often."""
+    """Transcribe a file, with interruptions spread over it; without a file, only start and kill as often."""
     machine = _Machine(folder)
     text = None
     if file:
@@ -143,7 +143,7 @@ def _run(folder: Path, file: str, model: str, kills: int) -> dict[str, Any]:
     else:
         _only_start(machine, model, kills)
     machine.kill()
-    machine.tell("done")
+    machine.report("done")
     return {"machine_s": sum(machine.used_s.values()), "parts": machine.used_s, "text": text}
 
 
@@ -154,10 +154,10 @@ def _transcribe(machine: _Machine, file: str, model: str, kills: int) -> str:
         job = client.submit(file, detach=True, model=model, language="en", priority="bulk")
     for number in range(1, kills + 1):
         done_s = _wait_until(daemon, job, duration_s * number / (kills + 1))
-        if done_s is None:  # a short file may be done sooner
+        if done_s is None:  # a short file may finish first
             break
         machine.kill()
-        machine.tell(f"kill {number} of {kills}, {done_s:.0f} of {duration_s:.0f} s are done")
+        machine.report(f"kill {number} of {kills}, {done_s:.0f} of {duration_s:.0f} s are done")
         daemon.start()
     with daemon.connect() as client:
         return str(client.jobs.wait(job)["text"])
@@ -168,12 +168,12 @@ def _only_start(machine: _Machine, model: str, kills: int) -> None:
         with machine.daemon.start().connect() as client:
             client.transcribe(CLIP, model=model, language="en", cache=False)
         machine.kill()
-        machine.tell(f"start {number} of {kills}")
+        machine.report(f"start {number} of {kills}")
     machine.daemon.start()
 
 
 def _wait_until(daemon: RunningDaemon, job: str, done_s: float) -> float | None:
-    """Wait until so much of the audio is done; returns how much is, or None if all of it is."""
+    """Wait until `done_s` of the audio are done; return the amount done, or None if the job has ended."""
     with daemon.connect() as client:
         for event in client.follow(job):
             if event is not None and event["type"] == "transcription.progress" and event["done"] >= done_s:

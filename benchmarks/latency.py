@@ -1,4 +1,4 @@
-"""One short recording, the model loaded: `whisperctl transcribe` beside a fresh faster-whisper process."""
+"""Latency of a short recording with the model loaded, compared with a fresh faster-whisper process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GOAL = 4.0
 ROUNDS = 9
 MODEL = "base"
 
-# As their README begins: a new process, the defaults, the text.
+# The first example of their README: a new process, the defaults, the text.
 FRESH = """
 import sys
 from faster_whisper import WhisperModel
@@ -32,7 +32,7 @@ print("".join(segment.text for segment in segments))
 
 
 def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
-    """How many times faster the daemon's answer is, and whether it says the same."""
+    """Measure how many times faster the daemon answers, and whether the words are the same."""
     recording = str(audio / "jfk.flac")
     whisperctl = str(Path(sys.executable).with_name("whisperctl"))
     fresh_env = {**daemon.env, "PYTHONPATH": bundle_path(daemon, "ctranslate2-cpu")}

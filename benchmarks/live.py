@@ -1,4 +1,4 @@
-"""Live speech, pushed in real time: how long after its end an utterance of 5 s is text that stays."""
+"""Live speech, pushed in real time: the delay from the end of a 5 s utterance to its final text."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ BYTES_PER_S = 32_000
 PIECE_S = 0.1
 PAUSE_S = 2.0
 QUIET = 200
-"""A sample beyond it is not silence, of 32,767."""
+"""The amplitude, of 32,767, above which a sample is not silence."""
 
 
 def measure(daemon: RunningDaemon, _audio: Path) -> Outcome:
-    """Seconds from the last audible sample of an utterance to its final text."""
+    """Measure the seconds from the last audible sample of an utterance to its final text."""
     model_path(daemon, MODEL)
     (sample,) = (one for one in samples() if one.name == SAMPLE)
     speech = sample.pcm[: 2 * _end_of_speech(sample.pcm)]
     with daemon.connect() as client:
-        # The first one loads the model.
+        # The first round loads the model.
         found = [_round(client, speech) for _ in range(rounds(ROUNDS) + 1)][1:]
     final_s = [one["final_s"] for one in found]
     first_s = [one["first_s"] for one in found if one["first_s"] is not None]
@@ -52,7 +52,7 @@ def measure(daemon: RunningDaemon, _audio: Path) -> Outcome:
 
 
 def _round(client: Client, speech: bytes) -> dict[str, Any]:
-    """One dictation, from the first sample to its final text."""
+    """Run one dictation, from the first sample to its final text."""
     with client.dictate(model=MODEL) as dictation:
         first_s, final_s, text = None, 0.0, ""
         began_s = time.monotonic()
@@ -70,7 +70,7 @@ def _round(client: Client, speech: bytes) -> dict[str, Any]:
 
 
 def _speak(dictation: Dictation, speech: bytes) -> None:
-    """Push speech and a pause, each piece in the moment in which a microphone would have it."""
+    """Push speech and a pause, each piece at the moment at which a microphone would deliver it."""
     audio = speech + bytes(round(PAUSE_S * BYTES_PER_S))
     piece_bytes = round(PIECE_S * BYTES_PER_S)
     began_s = time.monotonic()
@@ -82,5 +82,5 @@ def _speak(dictation: Dictation, speech: bytes) -> None:
 
 
 def _end_of_speech(pcm: bytes) -> int:
-    """The sample behind the last one that can be heard."""
+    """Return the index after the last audible sample."""
     return max(place for place, value in enumerate(array.array("h", pcm), 1) if abs(value) > QUIET)

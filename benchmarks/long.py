@@ -1,4 +1,4 @@
-"""Long files, made of the English recordings with pauses: throughput at 30 minutes, memory at three hours."""
+"""Long files, joined from the English recordings: throughput at 30 minutes, memory at three hours."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ GOAL_HELD_S = 120.0
 
 
 class Watched(NamedTuple):
-    """What a long file took."""
+    """Time, memory and waiting audio of a long file."""
 
     run: Run
     beside_worker_bytes: int
     held_s: float
-    """The most seconds of audio that waited."""
+    """Seconds of audio that waited, at most."""
     first_segment_s: float
     windows_of_a_batch: float
 
 
 def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
-    """30 minutes through all three; three hours through a daemon that notes how much audio it holds."""
+    """Run 30 minutes through all programs, and three hours through a daemon that records the waiting audio."""
     middle_minutes, long_minutes = rounds(MINUTES[0], SHORT_MINUTES[0]), rounds(MINUTES[1], SHORT_MINUTES[1])
     with TemporaryDirectory() as name:
         folder = Path(name)

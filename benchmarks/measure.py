@@ -1,4 +1,4 @@
-"""What the measurements share: timing whole commands in turn, word error rate, the machine."""
+"""Shared helpers of the measurements: timing commands in turn, memory, words, facts about the machine."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _effort = {"short": False}
 
 @dataclass(frozen=True)
 class Chart:
-    """Bars to be drawn: a label and a value for each."""
+    """A bar chart: a label and a value for each bar."""
 
     name: str
     title: str
@@ -54,7 +54,7 @@ class Chart:
 
 @dataclass
 class Outcome:
-    """What a measurement found: rows of a table, and whether the goal was met."""
+    """The result of a measurement: rows of a table, and whether the goal was met."""
 
     name: str
     goal: str
@@ -62,31 +62,31 @@ class Outcome:
     rows: Sequence[tuple[str, ...]]
     data: dict[str, Any] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
-    """What stands above the rows, where that is not plain."""
+    """Column headings, if the rows need them."""
     charts: Sequence[Chart] = ()
 
 
 def make_short() -> None:
-    """Have every measurement do as little as it can: to see that it runs, not for its figures."""
+    """Have every measurement do as little as possible, to check that it runs; its figures mean nothing."""
     _effort["short"] = True
 
 
 def rounds(full: int, short: int = 1) -> int:
-    """How often something is done, or how much: the second number where a short round was asked for."""
+    """Return the number of repetitions, or the amount of work: `short` after `make_short`, else `full`."""
     return short if _effort["short"] else full
 
 
 class MemoryWatch:
-    """The most resident memory of a daemon and its processes while the block lasts."""
+    """Records the peak resident memory of a daemon and its processes during the block."""
 
     def __init__(self, daemon: RunningDaemon) -> None:
         self._daemon = daemon
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.peak_bytes = 0
-        """Of all processes together."""
+        """Peak of all processes together."""
         self.beside_worker_bytes = 0
-        """Of the daemon and all its processes but the workers."""
+        """Peak of the daemon and all its processes except the workers."""
 
     def __enter__(self) -> MemoryWatch:
         self._look()
@@ -120,7 +120,7 @@ def _resident_bytes(process: psutil.Process) -> int:
 
 
 def in_turn(commands: Sequence[Callable[[], object]], *, rounds: int, warm_up: int = 1) -> list[list[float]]:
-    """Seconds of each command in each round. They take turns, so that a drifting machine hits all alike."""
+    """Return the seconds of each command by round. Commands take turns, so that a drift affects all alike."""
     seconds: list[list[float]] = [[] for _ in commands]
     for round_number in range(-warm_up, rounds):
         for command, times in zip(commands, seconds, strict=True):
@@ -132,34 +132,34 @@ def in_turn(commands: Sequence[Callable[[], object]], *, rounds: int, warm_up: i
 
 
 def median_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
-    """The median of the ratios, round by round."""
+    """Return the median of the ratios of each round."""
     return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
 
 
 def run(command: Sequence[str], env: dict[str, str]) -> str:
-    """Run a command to its end; returns its output. What went wrong is shown."""
+    """Run a command to its end and return its standard output. Standard error is shown."""
     return subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, as people hear them: no case, no punctuation."""
+    """Return the words of a text, without case and punctuation."""
     return re.findall(r"[\w']+", text.lower())
 
 
 def bundle_path(daemon: RunningDaemon, name: str) -> str:
-    """Where a native bundle lies; it is installed if need be."""
+    """Return the folder of a native bundle, installing it if necessary."""
     daemon.ctl("natives", "install", name, timeout=600)
     return daemon.ctl("natives", "path", name).out.strip()
 
 
 def model_path(daemon: RunningDaemon, name: str) -> str:
-    """Where a model lies; it is downloaded if need be."""
+    """Return the folder of a model, downloading it if necessary."""
     daemon.ctl("models", "pull", name, timeout=600)
     return daemon.ctl("models", "path", name).out.strip()
 
 
 def machine() -> dict[str, Any]:
-    """What this was measured on."""
+    """Describe the machine of this measurement."""
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -172,7 +172,7 @@ def machine() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    """Of what was compared, as far as it is there."""
+    """Return the versions of the compared programs, if installed."""
     versions: dict[str, str] = {}
     for folder in sorted(CACHE.glob("native/*/ctranslate2-cpu/*.dist-info")):
         name, _, version = folder.name.removesuffix(".dist-info").partition("-")

@@ -1,9 +1,9 @@
-"""What a worker takes of the computer's memory at most, and what is estimated before it is loaded.
+"""Peak memory of a worker, compared with the estimate made before it is loaded.
 
-Each line is a fresh worker process of a model that has learnt nothing (`benchmarks.shapes`). All its replicas
-compute full batches of the longest windows at once, with beams and the times of words, and then one whose
-text is in doubt, so that it is heard again with the full context. Of models that can be had everywhere it is
-measured beside that how much clear English takes. Linux tells the most that a process has had.
+Each line is a fresh worker process with an untrained model (`benchmarks.shapes`). All its replicas compute
+full batches of the longest windows at once, with beams and word times, and then a window whose text is
+doubtful, so that it is computed again with the full context. For models that are available everywhere, the
+memory for clear English is measured as well. Linux reports the peak of a process.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from whisperd.worker.process import Patience, Worker
 from whisperd.worker.protocol import BatchParams, ComputeType, DecodeOptions, EngineWindow
 
 WINDOW_S, SHORT_WINDOW_S = 26, 3
-"""The longest window that there usually is, and one in which nobody can have said what the model writes."""
+"""The longest usual window, and one too short for the text that the model writes."""
 LEAST, MOST = 0.95, 1.12
-"""Of what a worker takes, what may be estimated."""
+"""Limits of the estimate, relative to the measured peak."""
 CLEAR = DecodeOptions(language="en")
 HARD = DecodeOptions(language="de", temperatures=(0.0, 0.2), word_times=True)
-"""Of another language than English beams are computed at once, and not only where the model is unsure."""
+"""Languages other than English are decoded with beams at once, not only if the model is unsure."""
 REAL = {"tiny": "tiny.en", "base": "base"}
 
 
 @dataclass(frozen=True)
 class Line:
-    """A worker."""
+    """The settings of a worker."""
 
     model: str
     compute_type: ComputeType
@@ -53,15 +53,15 @@ class Line:
 
 @dataclass(frozen=True)
 class Found:
-    """What it took, in bytes."""
+    """The memory of a worker, in bytes."""
 
     loaded: int
     loading: int
-    """The most while it was loaded."""
+    """Peak while loading."""
     english: int | None
-    """The most with clear English."""
+    """Peak with clear English."""
     peak: int
-    """The most with hard work."""
+    """Peak with hard work."""
     estimate: int
 
 
@@ -145,7 +145,7 @@ async def _measure(
         await _compute(worker, line.replicas, 1, short, HARD)
         peak = _status_bytes(worker, "VmHWM")
     known = shipped_catalogue().find(line.model)
-    assert known is not None, "all shapes are those of models that have a name"
+    assert known is not None, "every shape is that of a model of the catalogue"
     own = backend.need_bytes and partial(backend.need_bytes, known.parameters_millions * 1e6)
     estimate = (own or known.memory_bytes)(
         line.compute_type, batch_size=line.batch_size, replicas=line.replicas, device="cpu"
@@ -174,7 +174,7 @@ async def _worker(around: Surroundings, line: Line, model: Path) -> AsyncIterato
 async def _compute(
     worker: Worker, replicas: int, batch_size: int, windows: Sequence[EngineWindow], options: DecodeOptions
 ) -> None:
-    """A full batch on each replica, all at once."""
+    """Compute a full batch on each replica, all at once."""
     endless = cycle(windows)
     async with anyio.create_task_group() as tasks:
         for _ in range(replicas):
@@ -183,7 +183,7 @@ async def _compute(
 
 
 def _windows(sound: bytes) -> list[EngineWindow]:
-    """Windows of the longest kind, each of which begins elsewhere."""
+    """Return windows of the longest kind, each with another start."""
     size, step = _size_bytes(WINDOW_S), _size_bytes(3)
     return [EngineWindow(pcm=(sound * 3)[start : start + size]) for start in range(0, len(sound), step)]
 
@@ -193,6 +193,6 @@ def _size_bytes(duration_s: int) -> int:
 
 
 def _status_bytes(worker: Worker, name: str) -> int:
-    """What Linux says of a process: `VmRSS`, what it has, or `VmHWM`, the most that it has had."""
+    """Return a value from Linux for a process: `VmRSS`, its resident memory, or `VmHWM`, its peak."""
     status = Path(f"/proc/{worker.pid}/status").read_text("utf-8")
     return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith(name))

@@ -1,9 +1,9 @@
-"""How much of what a core can compute at most the encoder makes use of.
+"""The encoder's share of the peak arithmetic of a core.
 
-The peak is the fastest product of large matrices on one thread: of 8-bit integers with the very library that
-the engine computes with (oneDNN in CTranslate2), of 32-bit floats with the bundle's OpenBLAS. The encoder's
-linear layers are counted at the first rate, its convolutions and its attention at the second: this is how
-CTranslate2 computes with int8. Processor time of one thread.
+The peak is the fastest product of large matrices on one thread: of 8-bit integers with the engine's own
+library (oneDNN in CTranslate2), of 32-bit floats with the bundle's OpenBLAS. The encoder's linear layers
+count at the first rate, its convolutions and attention at the second, because CTranslate2 computes them so
+with int8. Times are CPU time of one thread.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ print(json.dumps({"operations": 2 * size**3, "float_s": float_s, "integer_s": in
 
 
 def measure(daemon: RunningDaemon, _audio: Path) -> Outcome:
-    """One thread; the fastest of some rounds each."""
+    """Measure on one thread; the fastest of several rounds counts."""
     request = {"rounds": rounds(ROUNDS), "frames": FRAMES, "mels": MELS}
     places = (bundle_path(daemon, "ctranslate2-cpu"), model_path(daemon, MODEL))
     done = subprocess.run(
@@ -127,9 +127,9 @@ def measure(daemon: RunningDaemon, _audio: Path) -> Outcome:
 
 
 def operations(frames: int) -> tuple[int, int]:
-    """Multiplications and additions of the encoder: in its linear layers, and in all the rest."""
+    """Count the encoder's multiplications and additions: in its linear layers, and in the rest."""
     positions = frames // 2
-    linear = LAYERS * 2 * positions * 12 * WIDTH**2  # four of attention, and two that are four times as wide
+    linear = LAYERS * 2 * positions * 12 * WIDTH**2  # four in attention, and two that are four times as wide
     attention = LAYERS * 2 * 2 * positions**2 * WIDTH
     convolutions = 2 * 3 * (frames * MELS * WIDTH + positions * WIDTH**2)
     return linear, attention + convolutions

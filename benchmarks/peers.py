@@ -1,8 +1,8 @@
-"""The same recordings through whisperd, faster-whisper and whisper.cpp: seconds, texts, peak of memory.
+"""Run the same recordings through whisperd, faster-whisper and whisper.cpp: seconds, texts, peak memory.
 
-Seconds are those of the work, with decoding and voice activity but without the loading of the model: it is
-loaded before, or what the program itself says that loading took is taken off. All are told that English is
-spoken, and compute with int8 (whisper.cpp: float16, as its own models are).
+Seconds include decoding and voice activity detection, but not model loading: the model is loaded before, or
+the loading time that the program reports is subtracted. All are told that the language is English, and
+compute with int8 (whisper.cpp: float16, like its own models).
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ FASTER_WHISPER = {
     "greedy": {"beam_size": 1},
     "batched": {"batch_size": 8},
 }
-"""What its `transcribe` is given beside the language."""
+"""Arguments of its `transcribe` besides the language."""
 WHISPER_CPP = {
     "defaults": (),
     "greedy": ("--beam-size", "1", "--best-of", "1"),
 }
-"""What `whisper-cli` is given beside the model and the files."""
+"""Arguments of `whisper-cli` besides the model and the files."""
 
 FASTER_WHISPER_PROGRAM = """
 import json, resource, sys, time
@@ -69,20 +69,20 @@ print(json.dumps({"seconds": seconds, "texts": texts, "peak_bytes": peak_bytes})
 
 @dataclass(frozen=True)
 class Run:
-    """What one program made of some recordings."""
+    """The result of one program for some recordings."""
 
     seconds: float
     texts: list[str]
     peak_bytes: int
 
     def errors_percent(self, recordings: Sequence[Recording]) -> float:
-        """Word error rate in percent."""
+        """Return the word error rate in percent."""
         return error_percent([one.text for one in recordings], self.texts)
 
 
 @contextmanager
 def loaded(daemon: RunningDaemon, model: str) -> Iterator[Any]:
-    """A client of a daemon in which `bench` is a runtime of this model, and loaded; it is unloaded again."""
+    """Yield a client of a daemon with a loaded runtime `bench` of this model, which is deleted at the end."""
     model_path(daemon, model)
     bundle_path(daemon, "ctranslate2-cpu")
     with daemon.connect() as client:
@@ -95,7 +95,7 @@ def loaded(daemon: RunningDaemon, model: str) -> Iterator[Any]:
 
 
 def whisperd(daemon: RunningDaemon, model: str, recordings: Sequence[Recording], **options: Any) -> Run:
-    """All at once through the daemon, as `whisperctl transcribe *` has them."""
+    """Transcribe all at once through the daemon, as `whisperctl transcribe *` does."""
     with loaded(daemon, model) as client, MemoryWatch(daemon) as memory:
         began = time.perf_counter()
         jobs = [
@@ -107,7 +107,7 @@ def whisperd(daemon: RunningDaemon, model: str, recordings: Sequence[Recording],
 
 
 def faster_whisper(daemon: RunningDaemon, model: str, recordings: Sequence[Recording], mode: str) -> Run:
-    """One after the other in one process."""
+    """Transcribe one after the other in one process."""
     bundles = (bundle_path(daemon, "ctranslate2-cpu"), bundle_path(daemon, "media"))
     options = json.dumps(FASTER_WHISPER[mode])
     done = subprocess.run(
@@ -122,7 +122,7 @@ def faster_whisper(daemon: RunningDaemon, model: str, recordings: Sequence[Recor
 
 
 def whisper_cli(daemon: RunningDaemon, model: str, recordings: Sequence[Recording], mode: str) -> Run:
-    """One after the other in one process. The recordings have to be such as `as_wav` makes."""
+    """Transcribe one after the other in one process. The recordings must come from `as_wav`."""
     command = [str(program("whisper-cli")), "--model", str(ggml_model(daemon, model)), "--output-txt"]
     command += WHISPER_CPP[mode]
     for one in recordings:
@@ -141,7 +141,7 @@ def whisper_cli(daemon: RunningDaemon, model: str, recordings: Sequence[Recordin
 
 
 def ggml_model(daemon: RunningDaemon, model: str) -> Path:
-    """A model as whisper.cpp is given it, in float16; it is made if need be."""
+    """Return a model in whisper.cpp's format, in float16, converting it if necessary."""
     original = Path(model_path(daemon, model))
     with daemon.connect() as client:
         client.runtimes.create("ggml", model, backend="whispercpp", compute_type="float16", workers=1)

@@ -1,4 +1,4 @@
-"""Recordings with references: the English ones of a folder, as plain sound, and joined into long files."""
+"""Recordings with references: the English ones of a folder, converted to WAV, and joined into long files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["SAMPLE_RATE", "Recording", "as_wav", "english", "joined", "pcm_of"]
 
 SAMPLE_RATE = 16_000
 PAUSES_S = (0.4, 3.0)
-"""The shortest and the longest pause between two recordings that are joined."""
+"""The shortest and the longest pause between two joined recordings."""
 
 DECODE = """
 import json, sys, wave
@@ -33,7 +33,7 @@ for source, target in json.loads(sys.argv[2]):
 
 @dataclass(frozen=True)
 class Recording:
-    """A file, and what is said in it."""
+    """A file and its reference text."""
 
     path: str
     text: str
@@ -41,7 +41,7 @@ class Recording:
 
 
 def english(audio: Path) -> list[Recording]:
-    """Those of a folder with a `manifest.json` that are English and have a reference."""
+    """Return the English recordings with a reference from a folder with a `manifest.json`."""
     manifest = json.loads((audio / "manifest.json").read_text("utf-8"))
     return [
         Recording(str(audio / one["file"]), one["text"], one["duration_s"])
@@ -51,7 +51,7 @@ def english(audio: Path) -> list[Recording]:
 
 
 def as_wav(recordings: Sequence[Recording], folder: Path, media: str) -> list[Recording]:
-    """The same at 16 kHz with one channel, decoded with the `media` bundle: not every program reads all."""
+    """Convert recordings to 16 kHz mono WAV with the `media` bundle: not every program reads all formats."""
     targets = [
         Recording(str(folder / f"{Path(one.path).stem}.wav"), one.text, one.duration_s) for one in recordings
     ]
@@ -61,7 +61,7 @@ def as_wav(recordings: Sequence[Recording], folder: Path, media: str) -> list[Re
 
 
 def joined(recordings: Sequence[Recording], duration_s: float, path: Path) -> Recording:
-    """One long file of recordings that `as_wav` made, in an order that changes, with pauses between them."""
+    """Join recordings from `as_wav` into one long file, in varying order, with pauses between them."""
     chance = random.Random(0)
     texts: list[str] = []
     samples = 0
@@ -79,7 +79,7 @@ def joined(recordings: Sequence[Recording], duration_s: float, path: Path) -> Re
 
 
 def pcm_of(path: str) -> bytes:
-    """The samples of plain sound."""
+    """Return the samples of a WAV file."""
     with wave.open(path) as sound:
         return bytes(sound.readframes(sound.getnframes()))
 

@@ -1,7 +1,7 @@
-"""Runs the measurements and prints tables: `python benchmarks/run.py [NAME...] [--audio FOLDER]`.
+"""Run the measurements and print tables: `python benchmarks/run.py [NAME...] [--audio FOLDER]`.
 
-Every figure is a ratio or a difference within one run; the JSON that is written beside holds all
-single values. Exit status 1 if a goal was missed.
+Every figure is a ratio or a difference within one run; a JSON file in benchmarks/results/ has all single
+values. The exit status is 1 if a goal was missed.
 """
 
 from __future__ import annotations
@@ -41,36 +41,41 @@ MINUTES = {
     "peak": 1,
     "memory": 30,
 }
-"""About how long each takes on two quiet cores."""
+"""Approximate duration of each on two idle cores."""
 
 
 def main() -> int:
     options = parse(sys.argv[1:])
     if options.short:
         make_short()
-    _keep_byte_code()
+    _cache_bytecode()
     outcomes = measure_all(options.names, options.audio.absolute())
     print(f"\nWritten to {write(outcomes, sys.argv[1:])}")
     return 0 if all(outcome.met for outcome in outcomes) else 1
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """What is to be measured, and how."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog="minutes on two quiet cores: "
+        epilog="minutes on two idle cores: "
         + ", ".join(f"{name} {taken}" for name, taken in MINUTES.items()),
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"some of {', '.join(MINUTES)} (all)")
     parser.add_argument(
-        "--audio", type=Path, default=REPOSITORY / "tests/data/audio", help="recordings with a manifest.json"
+        "names", nargs="*", metavar="NAME", help=f"any of {', '.join(MINUTES)} (default: all)"
     )
     parser.add_argument(
-        "--short", action="store_true", help="one round of each, short files: to see that it runs"
+        "--audio",
+        type=Path,
+        default=REPOSITORY / "tests/data/audio",
+        help="folder of recordings with a manifest.json",
+    )
+    parser.add_argument(
+        "--short", action="store_true", help="one round of each with short files, to check that it runs"
     )
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - set(MINUTES):
-        parser.error(f"there is no {', '.join(sorted(unknown))}")
+        parser.error(f"unknown measurement: {', '.join(sorted(unknown))}")
     options.names = options.names or list(MINUTES)
     return options
 
@@ -81,7 +86,7 @@ def measure_all(names: Sequence[str], audio: Path) -> list[Outcome]:
         daemon = RunningDaemon(Path(folder), toy=False).start()
         try:
             for name in names:
-                print(f"\n{name}: about {MINUTES[name]} minutes when nothing else runs", file=sys.stderr)
+                print(f"\n{name}: about {MINUTES[name]} minutes on an idle machine", file=sys.stderr)
                 outcomes.append(import_module(f"benchmarks.{name}").measure(daemon, audio))
                 print_outcome(outcomes[-1])
         finally:
@@ -97,7 +102,7 @@ def print_outcome(outcome: Outcome) -> None:
 
 
 def table(outcome: Outcome) -> list[str]:
-    """Its rows as lines of text, each column as wide as what is in it."""
+    """Return the rows as lines of text with aligned columns."""
     rows = [*([outcome.columns] if outcome.columns else []), *outcome.rows]
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     return [
@@ -118,8 +123,8 @@ def write(outcomes: list[Outcome], arguments: Sequence[str]) -> Path:
     return path.relative_to(REPOSITORY)
 
 
-def _keep_byte_code() -> None:
-    """As after an installation: without it, each start of a program compiles its modules anew."""
+def _cache_bytecode() -> None:
+    """Cache bytecode, as an installation does; otherwise each start of a program recompiles its modules."""
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ.setdefault("PYTHONPYCACHEPREFIX", str(CACHE / "bytecode"))
 

@@ -1,4 +1,4 @@
-"""What a saved runtime costs: the way of a request to its first work, and the memory that comes back."""
+"""Cost of a saved runtime: the time from a request to its first work, and the memory freed by unloading."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ WARM_UP = 50
 SAVED = 50
 MODEL = "base"
 GOAL_KEPT = 0.03
-"""The share of the memory that may stay: what the daemon has learnt meanwhile."""
+"""The share of the memory that may remain in use, for what the daemon has cached in the meantime."""
 
 
 def measure(_daemon: RunningDaemon, _audio: Path) -> Outcome:
-    """Both on daemons of their own: this one may have loaded something already."""
+    """Measure on separate daemons, because the given one may have loaded a model already."""
     count = rounds(REQUESTS, 20)
     times = _first_work(count)
     to_decoder_ms = _milliseconds(times["read"], times["decoding"])
@@ -57,7 +57,7 @@ def measure(_daemon: RunningDaemon, _audio: Path) -> Outcome:
 
 
 def _first_work(count: int) -> dict[str, list[float]]:
-    """When each job was asked for, read by the daemon, given to a decoder and to an engine, and answered."""
+    """Record when each job was sent, read by the daemon, given to a decoder and an engine, and answered."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         path = folder / "times.json"
@@ -77,18 +77,18 @@ def _first_work(count: int) -> dict[str, list[float]]:
 
 
 def _memory() -> tuple[int, int, int]:
-    """Memory of the daemon and all its processes before a model is loaded, with it, and without it again."""
+    """Measure the daemon and all its processes before a model is loaded, with it, and after unloading."""
     with TemporaryDirectory() as folder:
         daemon = RunningDaemon(Path(folder), toy=False, env={"WHISPERD_PRELOAD": "0"}).start()
         try:
             with daemon.connect() as client:
                 client.runtimes.create("measured", MODEL)
-                # What loading anything makes of the daemon itself is no part of a model.
+                # The first load lets the daemon itself grow, which is not memory of the model.
                 client.runtimes.load("measured")
                 client.runtimes.unload("measured")
                 before = _settled(daemon)
                 client.runtimes.load("measured")
-                time.sleep(2.0)  # a decoder is made ready beside it
+                time.sleep(2.0)  # until a decoder has started
                 loaded = _own_bytes(daemon)
                 client.runtimes.unload("measured")
                 return before, loaded, _settled(daemon)
@@ -97,14 +97,14 @@ def _memory() -> tuple[int, int, int]:
 
 
 def _settled(daemon: RunningDaemon) -> int:
-    """When no process is left but the daemon."""
+    """Wait until only the daemon's own process is left, and return its memory."""
     psutil.wait_procs(daemon.children(), timeout=60)
     assert not daemon.children()
     return _own_bytes(daemon)
 
 
 def _own_bytes(daemon: RunningDaemon) -> int:
-    """What no other process has as well: so much is free once they have ended."""
+    """Return the memory not shared with other processes, which is free once these have ended."""
     processes = [psutil.Process(daemon.pid), *daemon.children()]
     return sum(process.memory_full_info().uss for process in processes)
 

@@ -1,7 +1,7 @@
-"""Models of any size that have learnt nothing: they take the memory of real ones, and can be had everywhere.
+"""Untrained models of any size: they take the memory of real ones, and are available everywhere.
 
-Nearly all of their weights are nought. They believe every text as little as any other, and end each after
-`TEXT_TOKENS`: from there on, what tells the decoder its place is the end of the text.
+Nearly all of their weights are zero. All texts are equally unlikely to them, and each ends after
+`TEXT_TOKENS` tokens, because from there on the position encoding equals the end-of-text token.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from whisperd.ctranslate2_file import (
 __all__ = ["SHAPES", "TEXT_TOKENS", "Shape", "make_model"]
 
 TEXT_TOKENS = 120
-"""As 26 s of fast speech have in English or German; in clear English they have 80."""
+"""The number of tokens in 26 s of fast speech in English or German; clear English has 80."""
 _FIRST_TOKEN, _END_OF_TEXT = 1000, 50257
 _MOST_TOKENS = 448
 _BASE_WIDTH = 512
-"""That of the model by whose example others are made."""
+"""The width of the model that serves as the template."""
 _HEAD_WIDTH = 64
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What Whisper models differ in."""
+    """The dimensions in which Whisper models differ."""
 
     width: int
     encoder_layers: int
@@ -56,13 +56,13 @@ SHAPES = {
 
 
 def make_model(base: Path, shape: Shape, folder: Path) -> None:
-    """Make a model of that shape, by the example of `base`."""
+    """Make a model of that shape, with `base` as the template."""
     folder.mkdir()
     for file in base.iterdir():
         if file.name not in ("model.bin", "config.json"):
             shutil.copy(file, folder / file.name)
     config = json.loads((base / "config.json").read_bytes())
-    heads = [[shape.decoder_layers - 1, head] for head in range(6)]  # about as many as real ones name
+    heads = [[shape.decoder_layers - 1, head] for head in range(6)]  # about as many as in real models
     (folder / "config.json").write_text(json.dumps({**config, "alignment_heads": heads}))
     with (base / "model.bin").open("rb") as source, (folder / "model.bin").open("wb") as target:
         index = read_index(source)
@@ -80,7 +80,7 @@ def make_model(base: Path, shape: Shape, folder: Path) -> None:
                 offset, values = _learnt(name, shape.width)
                 target.seek(begin + offset)
                 target.write(values)
-                target.truncate(begin + size_bytes)  # holes take no room on the disk
+                target.truncate(begin + size_bytes)  # holes take no disk space
                 target.seek(begin + size_bytes)
             else:
                 source.seek(variable.offset)
@@ -92,7 +92,7 @@ def make_model(base: Path, shape: Shape, folder: Path) -> None:
 
 
 def _variables(index: Index, shape: Shape) -> Iterator[tuple[str, Variable]]:
-    """Those of the example, each of the first layer as often as there are layers."""
+    """Yield the variables of the template, with those of the first layer repeated for every layer."""
     for name, variable in index.variables.items():
         side, layer, *rest = name.split("/")
         if layer == "layer_0":
@@ -103,10 +103,10 @@ def _variables(index: Index, shape: Shape) -> Iterator[tuple[str, Variable]]:
 
 
 def _learnt(name: str, width: int) -> tuple[int, bytes]:
-    """What is not nought in a matrix, and where it begins, in bytes."""
+    """Return the offset in bytes of the nonzero part of a matrix, and that part."""
     chance = random.Random(0)
     directions = [chance.choices((-1.0, 1.0), k=width) for _ in range(TEXT_TOKENS + 1)]
-    louder = 4.0 if "position" in name else 1.0  # than the token before
+    louder = 4.0 if "position" in name else 1.0  # than the preceding token
     *text, end = [struct.pack(f"<{width}e", *(louder * one for one in direction)) for direction in directions]
     match name:
         case "decoder/layer_norm/gamma":

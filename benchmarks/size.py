@@ -1,4 +1,4 @@
-"""What `pip install whisperd` downloads."""
+"""The download size of `pip install whisperd`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INFERENCE = ("ctranslate2-", "onnxruntime", "numpy", "av-", "tokenizers", "torch
 
 
 def measure(_daemon: RunningDaemon | None = None, _audio: Path | None = None) -> Outcome:
-    """The wheels of whisperd and of all that it depends on, as pip fetches them for this computer."""
+    """Add up the wheels of whisperd and all its dependencies, as pip downloads them for this computer."""
     with TemporaryDirectory() as folder:
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
         built, all_of_it = f"{folder}/built", f"{folder}/all"

@@ -1,9 +1,9 @@
-"""A daemon that notes when work begins: `python -m benchmarks.stamped_daemon FILE [OPTION...]`.
+"""A daemon that records when work begins: `python -m benchmarks.stamped_daemon FILE [OPTION...]`.
 
-It is the daemon as it is, with some of its functions wrapped. For each job there is one time of each kind
-(`time.perf_counter`), in the order of the jobs, which have to be sent one after the other. They are written
-to the file, as JSON, when the daemon ends; and beside them `held_s`, the seconds of audio that waited for the
-engine, each time that there was more, and `batches`, how many windows each batch had.
+It runs the daemon with some of its functions wrapped. For each job it records one time of each kind
+(`time.perf_counter`), in the order of the jobs, which must be sent one after the other. When the daemon ends,
+it writes these to the file, as JSON, with `held_s`, the seconds of audio waiting for the engine at each new
+maximum, and `batches`, the number of windows in each batch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ KINDS = ("read", "decoding", "computing", "computed")
 def run_stamped(
     folder: Path, path: Path, env: Mapping[str, str] | None = None, *, toy: bool = False
 ) -> Iterator[RunningDaemon]:
-    """Such a daemon with its state in a folder; the file is there after the block."""
+    """Run such a daemon with its state in a folder; the file exists after the block."""
     from benchmarks.measure import REPOSITORY, RunningDaemon
 
     places = [*([str(REPOSITORY / "tests" / "backends")] if toy else []), str(REPOSITORY)]
@@ -52,7 +52,7 @@ def run_stamped(
 
 
 def stamp() -> dict[str, list[float]]:
-    """Have the times of each kind noted from now on."""
+    """Record the times of each kind from now on."""
     times: dict[str, list[float]] = {kind: [] for kind in (*KINDS, "held_s", "batches")}
     ask, transcribe, wait_for = decoders.Decoding.ask, Worker.transcribe, Dispatcher.transcribe
 

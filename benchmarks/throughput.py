@@ -1,4 +1,4 @@
-"""Many short recordings: whisperd, faster-whisper and whisper.cpp, each as it is by default and faster."""
+"""Throughput of short recordings: whisperd, faster-whisper and whisper.cpp, with defaults and faster."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CPP = "whisper.cpp, defaults"
 
 
 def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
-    """All programs in turn, for each model."""
+    """Run all programs in turn, for each model."""
     with TemporaryDirectory() as folder:
         recordings = as_wav(english(audio)[: rounds(1000, 3)], Path(folder), bundle_path(daemon, "media"))
         found = {model: _in_turn(daemon, model, recordings) for model in MODELS}

@@ -1,6 +1,6 @@
-"""Watch folders: ten thousand files at once, a thousand that arrive, a hundred folders with nothing to do.
+"""Watch folders: ten thousand files at once, a thousand that arrive, a hundred idle folders.
 
-The engine is the toy of the tests, which computes nothing: what is measured is the way around it.
+The engine is the toy of the tests, which computes nothing, so that only the work around it is measured.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ GOAL_BYTES = 150 * 10**6
 IDLE_S = 60.0
 IDLE_FOLDERS = 100
 TICK_S = 0.01
-"""In which the kernel counts processor time: less than two of them is nothing that can be measured."""
+"""The unit in which the kernel counts CPU time: less than two of them is not measurable."""
 WAIT_S = 3600.0
 
 
 def measure(_daemon: RunningDaemon | None = None, _audio: Path | None = None) -> Outcome:
-    """Files that are there, files that arrive, and nothing at all."""
+    """Measure existing files, arriving files, and idle folders."""
     busy = _busy(rounds(10_000, 100), rounds(1000, 50))
     idle_s = _idle(rounds(IDLE_FOLDERS, 10), rounds(60, 5))
     exactly_once = busy["computed"] == busy["texts"] == busy["files"] and busy["doubled"] == 0
@@ -55,7 +55,7 @@ def measure(_daemon: RunningDaemon | None = None, _audio: Path | None = None) ->
 
 
 class _DaemonMemory(MemoryWatch):
-    """Of the daemon's own process alone."""
+    """Records the memory of the daemon's own process alone."""
 
     def _look(self) -> None:
         self.peak_bytes = max(self.peak_bytes, psutil.Process(self._daemon.pid).memory_info().rss)
@@ -114,7 +114,7 @@ def _busy(there: int, arriving: int) -> dict[str, float]:
 
 
 def _write(path: Path, number: int) -> None:
-    """A tenth of a second of sound, unlike any other."""
+    """Write a tenth of a second of sound, different for each number."""
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
         file.writeframes(number.to_bytes(4, "little") * 800)
@@ -132,7 +132,7 @@ def _wait(daemon: RunningDaemon, tree: Path, count: int) -> None:
 
 
 def _processor_s(pid: int) -> float:
-    """Processor time of a process, its threads that have ended included: on Linux to the nanosecond."""
+    """Return the CPU time of a process, including its ended threads: on Linux to the nanosecond."""
     platform: str = sys.platform
     if platform == "linux":
         return time.clock_gettime((~pid << 3) | 2)  # the clock that clock_getcpuclockid(3) names
@@ -140,8 +140,8 @@ def _processor_s(pid: int) -> float:
 
 
 def _idle(count: int, seconds: float) -> float:
-    """Processor time of a daemon and of who listens for it, with so many empty folders, in so long a time,
-    for a minute."""
+    """Return the CPU time per minute of a daemon and its listener process, with `count` empty watch folders,
+    measured over `seconds`."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         daemon = RunningDaemon(folder, toy=False).start()

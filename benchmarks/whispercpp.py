@@ -1,9 +1,9 @@
-"""Our whisper.cpp backend against `whisper-cli`, on the same model, library and thread.
+"""Our whisper.cpp backend compared with `whisper-cli`, with the same model and library, on one thread.
 
-`whisper-cli` is compiled from the source distribution that the lock names, and linked with the very libraries
-of the native bundle: the flags cannot differ. Both compute each recording of up to 30 s as one window,
-greedily, without fallback, and with the times of words by alignment (`-dtw`). What counts is processor time,
-of one thread: others on the machine change it little.
+`whisper-cli` is compiled from the source distribution that the lock names, and linked with the libraries of
+the native bundle, so the flags cannot differ. Both compute each recording of up to 30 s as one window,
+greedily, without fallback, and with word times by alignment (`-dtw`). CPU time of one thread counts, because
+other load on the machine changes it little.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ print(json.dumps({"seconds": seconds, "texts": texts}))
 
 
 def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
-    """Compare them in turn."""
+    """Run both in turn."""
     bundle = Path(bundle_path(daemon, VARIANT))
     model = ggml_model(daemon, MODEL)
     with TemporaryDirectory() as name:
@@ -101,9 +101,9 @@ def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
 
 
 def _windows(audio: Path, folder: Path, media: Path) -> list[Path]:
-    """The English recordings that are one window, as plain sound.
+    """Convert the English recordings that fit into one window to WAV.
 
-    Without a reference nobody knows the words: two speak at once there.
+    Recordings without a reference are left out: two people speak at once there, so the words are uncertain.
     """
     manifest = json.loads((audio / "manifest.json").read_text("utf-8"))
     chosen = [
@@ -113,7 +113,7 @@ def _windows(audio: Path, folder: Path, media: Path) -> list[Path]:
 
 
 def _no_sound(folder: Path) -> Path:
-    """Too little for anything to be computed of it: what remains is the time that loading takes."""
+    """Write a WAV file too short for any computation, so that only loading takes time."""
     path = folder / "no_sound.wav"
     with wave.open(str(path), "wb") as sound:
         sound.setparams((1, 2, 16_000, 0, "NONE", ""))

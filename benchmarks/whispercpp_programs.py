@@ -1,6 +1,6 @@
-"""whisper.cpp's own programs, built from the source that the lock names; kept in the cache.
+"""Build whisper.cpp's own programs from the source that the lock names, and cache them.
 
-They are built as its README says, for this very processor: what somebody would compare with.
+They are built for this CPU as its README says, because users would compare with such a build.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ FOLDER = CACHE / "whispercpp"
 
 
 def version() -> str:
-    """Of the module whose source distribution holds whisper.cpp."""
+    """Return the version of the package whose source distribution contains whisper.cpp."""
     (found,) = set[str](re.findall(r'name = "pywhispercpp"\nversion = "(.+)"', LOCK.read_text("utf-8")))
     return found
 
 
 def source() -> Path:
-    """The folder of whisper.cpp's source."""
+    """Return the folder of whisper.cpp's source, downloading it if necessary."""
     name = f"pywhispercpp-{version()}"
     folder = FOLDER / name
     if not folder.exists():
@@ -42,7 +42,7 @@ def source() -> Path:
 
 
 def program(name: str) -> Path:
-    """`whisper-cli` or `whisper-server`. Building them takes some minutes, once."""
+    """Return the path of `whisper-cli` or `whisper-server`. The first build takes some minutes."""
     build = source().parent / "build"
     path = build / "bin" / name
     if not path.exists():

@@ -67,4 +67,4 @@ def test_what_is_measured_is_said_by_name(capsys: pytest.CaptureFixture[str]) ->
     assert (options.names, options.short, options.audio) == (["idle", "watch"], True, Path("talks"))
     with pytest.raises(SystemExit) as ended:
         parse(["speed"])
-    assert ended.value.code == 2 and "there is no speed" in capsys.readouterr().err
+    assert ended.value.code == 2 and "unknown measurement: speed" in capsys.readouterr().err
