@@ -35,7 +35,7 @@ class Watched(NamedTuple):
 
 
 def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
-    """Run 30 minutes through all programs, and three hours through a daemon that records the waiting audio."""
+    """Run 30 minutes through all programs, and three hours through a daemon that records waiting audio."""
     middle_minutes, long_minutes = rounds(MINUTES[0], SHORT_MINUTES[0]), rounds(MINUTES[1], SHORT_MINUTES[1])
     with TemporaryDirectory() as name:
         folder = Path(name)
