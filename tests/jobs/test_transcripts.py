@@ -197,7 +197,7 @@ async def test_a_job_that_was_answered_keeps_its_text_when_that_is_made_again_me
     await house.keep("Second.", key="k")
     async with open_saver(house.database) as saver:
         journal = JobJournal(saver)
-        await JobKeeper(journal, house.store, JobSettings, recipe_of).ended(job).saved()
+        await JobKeeper(journal, house.store, JobSettings, recipe_of).save_end(job).saved()
     of_job = await house.store.of_job("a")
     assert of_job is not None and of_job.text == "Second."
 
