@@ -36,10 +36,12 @@ T = TypeVar("T")
 SLICE: Final = 250
 """Files that are checked and looked up at a time, so that other work need not wait long."""
 SLICE_S: Final = 5.0
-"""How long to search before returning what was found so far; a folder with nothing found by then does
-respond."""
-NOT_MOUNTED: Final = "The disk that was mounted there is not mounted; what is known about its files is kept."
-MOUNTED: Final = "It is no longer the mount point of a disk that is not mounted."
+"""How long to search before returning what was found so far, so that a slow scan is not taken for a hanging
+one."""
+NOT_MOUNTED: Final = (
+    "The disk that was mounted there is no longer mounted; what is known about its files is kept."
+)
+MOUNTED: Final = "The folder is no longer the empty mount point of a missing disk."
 REMEMBERED_PARTIALS: Final = 1000
 RENAMED_IN_S: Final = 5.0
 """The longest time between the disappearance of a file's old name and the appearance of its new one."""
@@ -216,8 +218,7 @@ class Discovery:
     async def _forget_missing(
         self, rows: Sequence[FileRow], root: str, *, is_same: bool = True
     ) -> dict[str, str]:
-        """Mark those of these files that are missing, if the folder still exists; return
-        `Missing.unmounted`."""
+        """Mark those of these files that are missing, if the folder exists; return `Missing.unmounted`."""
         selection = self._folder.selection
 
         def look() -> Missing:

@@ -76,7 +76,7 @@ class FileRow(msgspec.Struct, frozen=True, kw_only=True):
     """RFC 3339."""
     error: dict[str, Any] | None = None
     gone: str | None = None
-    """Since when it is missing (RFC 3339)."""
+    """Since when it has been missing (RFC 3339)."""
 
 
 class Recognition(NamedTuple):

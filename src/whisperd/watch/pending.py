@@ -1,6 +1,6 @@
 """The unfinished files of a folder: settling, queued, in progress or waiting for a retry. Pure.
 
-Callers pass the time, by a monotonic clock.
+Callers pass the time of a monotonic clock.
 """
 
 from __future__ import annotations

@@ -100,8 +100,8 @@ def _check(preset: WatchPreset) -> None:
     if (preset.after == "move") != (preset.move_to is not None):
         raise invalid(
             "move_to",
-            "`after` set to `move` and `move_to` require each other.",
-            "Set both together: `--after move --move-to FOLDER`.",
+            "`move_to` must be set if, and only if, `after` is `move`.",
+            "Set both: `--after move --move-to FOLDER`.",
         )
     if preset.quiet_hours is not None:
         fix = "Write them as 22:00-07:00; 00:00-24:00 is the whole day."

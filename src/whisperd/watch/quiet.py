@@ -44,6 +44,6 @@ def quiet_for_s(spans: Spans, second_of_day: float) -> float:
 
 
 def quiet_now_for_s(text: str) -> float:
-    """Return the same for the current local time; `text` must be valid."""
+    """Return `quiet_for_s` for the current local time; `text` must be valid."""
     now = datetime.datetime.now().astimezone()
     return quiet_for_s(parse_quiet_hours(text), now.hour * 3600 + now.minute * 60 + now.second)

@@ -77,8 +77,8 @@ def walk(
     start: str = "",
     on_leftover: Callable[[str, str], None] = lambda *_: None,
 ) -> Iterator[Seen | None]:
-    """Yield every wanted file of a folder, or from `start` within it on; None after each folder, and for each
-    file that only looks like a recording by its name.
+    """Yield every wanted file of a folder, or only those below `start`; None after each folder, and for each
+    file that is named like a recording but is none.
 
     A folder is visited once, however many paths lead to it, and links come last, so that a file is found
     under its own name. Skipped are unreadable folders, the kernel's virtual file systems and the folders
@@ -129,7 +129,7 @@ def next_batch(walk: Iterator[Seen | None], count: int, for_s: float) -> list[Se
 
 
 def resolved(root: str, path: str) -> str | None:
-    """Return a path relative to a folder as a walk would name it: without a link that leads back into the
+    """Return a path relative to a folder as a walk would name it, without a link that leads back into the
     folder.
 
     None if the path is not in the folder.
@@ -224,8 +224,8 @@ def classify(
 
 
 def _skip_test(root: str, selection: Selection) -> Callable[[str], bool]:
-    """Return a test whether a full path leads into a folder that is skipped, or is a link to a file of this
-    folder, which is found under its own name.
+    """Return a predicate for full paths: whether one leads into a skipped folder, or is a link to a file of
+    this folder, which is found under its own name.
 
     The skipped folders themselves are never accessed: one may be on a disk that does not respond. Those that
     contain the watched folder do not count.

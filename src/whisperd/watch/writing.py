@@ -101,8 +101,7 @@ def place(
 
 
 def rename_output(old: str, new: str, hashes: Collection[str]) -> bool:
-    """Rename an output with its recording; return whether it is at `new` afterwards. Files that are not ours
-    stay.
+    """Rename an output with its recording; return whether it is then at `new`. Files that are not ours stay.
 
     Renaming a folder takes the texts in it along, including those that the user has changed. A file that
     happens to have the recording's new name need not be its text.
@@ -167,7 +166,7 @@ def _is_running(pid: int) -> bool:
 
 
 def remove_leftovers(folder: str) -> None:
-    """Delete all such files in a folder."""
+    """Delete all partial files in a folder that belong to no running daemon."""
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):
             remove_leftover(folder, name)
@@ -265,7 +264,7 @@ def _sync_folder(folder: str) -> None:
 def _exists(target: str) -> WhisperdError:
     return WhisperdError(
         "output.exists",
-        f"{target} already exists, and whisperd did not write it, or it was changed since.",
+        f"{target} already exists and was not written by whisperd, or was changed since.",
         "Rename it and run `whisperctl watch retry FOLDER`, or allow overwriting with"
         " `whisperctl watch edit FOLDER --overwrite`.",
         {"path": target},
