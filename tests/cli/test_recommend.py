@@ -83,7 +83,7 @@ class TestWarnings:
     def test_a_script_is_told_and_goes_on(self, small: RunningDaemon) -> None:
         done = small.ctl("models", "pull", "large-v3")
         assert "large-v3 needs about 5.08 GB of memory, and this computer has 1.60 GB." in done.err
-        assert "Take small, the largest that fits" in done.err
+        assert "Use small, the largest that fits" in done.err
         assert "[y/N]" not in done.err
         assert "downloads are forbidden" in done.err  # so it went on
 

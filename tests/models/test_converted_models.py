@@ -209,8 +209,8 @@ async def test_a_byte_that_changed_by_itself_is_found_when_all_are_read(
     assert {"model.bin", path.name} <= {one.file for one in told} and told[-1].done == told[-1].total
     assert caught.value.code == "model.damaged"
     assert caught.value.data["files"] == [path.name]
-    assert "has been removed" in str(caught.value)
-    assert "anew" in caught.value.fix and "pull" not in caught.value.fix, "nothing can be pulled"
+    assert "have been removed" in str(caught.value)
+    assert "again" in caught.value.fix and "pull" not in caught.value.fix, "nothing can be pulled"
     assert await store.converted("toy", FORMAT, "int8") is None
     assert (await store.verify("toy")).verified
     await store.convert("toy", FORMAT, "int8")

@@ -80,11 +80,11 @@ async def test_other_models_have_no_such_facts(make: Make, tmp_path: Path) -> No
         (b"PK\x03\x04model/data.pkl", "PyTorch"),
         (b"\x80\x02\x8a\x0al\xfc", "PyTorch"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:", "Git LFS"),
-        (b"<!DOCTYPE html>", "page of the web"),
-        (b"\6\0\0\0\x0c\0WhisperSpec\0", "one of the files of a model"),
+        (b"<!DOCTYPE html>", "a web page"),
+        (b"\6\0\0\0\x0c\0WhisperSpec\0", "only one file of a model"),
         (b"lmgg", "cut off"),
-        (b"lmg", "knows what it is"),
-        (b"\xff" * 99, "knows what it is"),
+        (b"lmg", "recognises its format"),
+        (b"\xff" * 99, "recognises its format"),
     ],
 )
 async def test_a_file_that_is_no_model_says_what_it_is(
@@ -165,7 +165,7 @@ async def test_a_format_of_which_no_file_can_be_named(
 ) -> None:
     reading(monkeypatch, None)
     model.write_bytes(b"toy")
-    assert "knows what it is" in (await failure(make(), model)).message
+    assert "recognises its format" in (await failure(make(), model)).message
 
 
 async def test_an_identity_is_another_one_after_a_change(make: Make, model: Path) -> None:

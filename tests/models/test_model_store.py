@@ -316,11 +316,11 @@ async def test_where_nothing_is_there_is_nothing_to_remove(make: Make, tmp_path:
         (lambda folder: (folder / "model.bin").write_bytes(b""), "empty"),
         (
             lambda folder: (folder / "model.bin").write_bytes(b"version https://git-lfs"),
-            "model.bin only stands",
+            "model.bin is only a Git LFS pointer",
         ),
         (
             lambda folder: (folder / "model.bin").write_bytes(b"<!DOCTYPE html>"),
-            "model.bin is a page of the web",
+            "model.bin is a web page",
         ),
         (lambda folder: (folder / "config.json").write_bytes(b"[]"), "not a JSON object"),
         (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe"), "not a JSON object"),

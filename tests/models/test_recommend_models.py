@@ -105,10 +105,10 @@ def test_the_nearest_measured_one_speaks_for_a_model() -> None:
 def test_what_is_said_of_them() -> None:
     found = said(2 * GIB, 0)
     assert found["base"].reason == "best balance on this processor"
-    assert found["base.en"].reason == "as fast; English"
-    assert found["tiny"].reason == "faster, fewer words right"
-    assert found["small"].reason == "slower, more words right"
-    assert (found["large-v3"].fits, found["large-v3"].reason) == (False, "more memory than there is")
+    assert found["base.en"].reason == "equally fast; English only"
+    assert found["tiny"].reason == "faster, less accurate"
+    assert found["small"].reason == "slower, more accurate"
+    assert (found["large-v3"].fits, found["large-v3"].reason) == (False, "needs more memory than there is")
     assert found["base"].summary == "base: 469 MB of memory; best balance on this processor"
     measured = said(2 * GIB, 0, measured={"base": 45.0})
     assert measured["base"].summary.startswith("base: an hour of speech in about 1.3 min, ")
@@ -138,7 +138,7 @@ def test_a_model_that_is_too_large() -> None:
     warning = too_large(KNOWN["large-v3"], 2 * GIB, 0, MODELS)
     assert warning is not None and warning.code == "model.too_large"
     assert "large-v3 needs about" in warning.message and "2.15 GB" in warning.message
-    assert f"Take {warning.data['largest']}, " in warning.fix
+    assert f"Use {warning.data['largest']}, " in warning.fix
     largest = KNOWN[warning.data["largest"]]
     assert not largest.english_only
     assert too_large(largest, 2 * GIB, 0, MODELS) is None

@@ -135,7 +135,7 @@ class Service:
             self.settings = load_settings(self.config_file, has_to_be_there=self.is_config_named)
         finally:
             self.notifier.ready(status_line(self))
-        self.models.look_in(default_sources(self.settings.models))
+        self.models.use_sources(default_sources(self.settings.models))
         self.decoders.limit(
             stall_timeout_s=self.settings.decoder.stall_timeout_s,
             memory_limit_bytes=self.settings.decoder.memory_bytes,

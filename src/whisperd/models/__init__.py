@@ -1,9 +1,8 @@
-"""Models: a catalogue that names every byte, and a store in which no wrong byte is ever loaded.
+"""Fetch, verify and store models: a catalogue that pins every byte, and a store that never loads a wrong one.
 
-The front door is `ModelStore`. This room fetches, verifies and keeps model files; it loads none of
-them, and runs no code from a model. Everything that talks to the network does so in a child
-process (`whisperd.models.fetch` for the hub, pip for the package index), which can be killed at
-any moment.
+The entry point is `ModelStore`. This room fetches, verifies and stores model files; it loads none of
+them and runs no code from a model. All network access happens in a child process
+(`whisperd.models.fetch` for the hub, pip for the package index), which can be killed at any moment.
 """
 
 from whisperd.models.catalogue import Catalogue, CatalogueModel, shipped_catalogue

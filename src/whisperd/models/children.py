@@ -1,4 +1,4 @@
-"""The child processes that fetch and convert models: asked once, and heard to the end."""
+"""Run the child processes that fetch and convert models: one request each, answered by a stream of lines."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _MAX_LINE_BYTES = 1 << 20
 
 
 class Child:
-    """One that runs."""
+    """A running child process."""
 
     def __init__(self, lines: BufferedByteReceiveStream, stderr: BinaryIO) -> None:
         self._lines = lines
         self._stderr = stderr
 
     async def next_line(self) -> bytes | None:
-        """What it says next, a message of `whisperd.models.messages`; None at its end."""
+        """Return its next line, a message of `whisperd.models.messages`; None when it has ended."""
         try:
             return await self._lines.receive_until(b"\n", _MAX_LINE_BYTES)
         except (anyio.IncompleteRead, anyio.DelimiterNotFound, anyio.EndOfStream):
             return None
 
     def last_words(self) -> str:
-        """What it wrote last to its standard error: why it came to no result."""
+        """Return the end of its standard error, which says why there is no result."""
         return last_words(self._stderr)
 
 
@@ -41,9 +41,9 @@ class Child:
 async def ask_child(
     module: str, request: msgspec.Struct, environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[Child]:
-    """Run a module of this room with a request. It is dead when the block is left."""
+    """Run a module of this room with a request. The process is killed when the block exits."""
     command = python_command("whisperd.child", module, msgspec.json.encode(request).decode())
-    # A file and not a pipe, which a child that writes much would fill, and then wait.
+    # A file instead of a pipe, because a child that writes a lot would fill a pipe and block.
     with tempfile.TemporaryFile() as stderr:
         async with open_child(command, env=environment, stderr=stderr.fileno()) as process:
             assert process.stdout is not None

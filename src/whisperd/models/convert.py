@@ -1,9 +1,8 @@
-"""The child process that makes a model file of another format.
+"""The child process that converts a model to another format.
 
-A program: `python -m whisperd.models.convert REQUEST`, a `ConvertRequest` as JSON; it writes one
-`ConvertLine` of JSON after the other. What it runs is a plugin's, with the native bundle on the path: it
-stands in a process of its own, so that the daemon imports no native library, and so that it can be killed at
-once.
+Run as `python -m whisperd.models.convert REQUEST` with a `ConvertRequest` as JSON; it prints `ConvertLine`s
+as lines of JSON. The conversion is a plugin's function, run with the native bundle on the path. It is a
+separate process so that the daemon imports no native library, and so that it can be killed at once.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ _REASON_LENGTH = 500
 
 
 def main() -> None:
-    """Do what the first argument asks for."""
+    """Run the request in the first argument."""
     request = msgspec.json.decode(sys.argv[1], type=ConvertRequest)
-    output = take_output()  # a plugin may print what it likes
+    output = take_output()  # a plugin may print anything
 
     def say(line: ConvertLine) -> None:
         os.write(output, msgspec.json.encode(line) + b"\n")
@@ -37,25 +36,25 @@ def main() -> None:
         convert(request, say)
     except OSError as error:
         say(NotConverted(reason=error.strerror or str(error), errno=error.errno))
-    except Exception as error:  # whatever a damaged or unknown model leads to
+    except Exception as error:  # a damaged or unknown model may raise anything
         say(NotConverted(reason=str(error)[:_REASON_LENGTH] or type(error).__name__))
     else:
         say(Converted())
 
 
 def convert(request: ConvertRequest, say: Callable[[ConvertLine], None]) -> None:
-    """Have the plugin's function make the file."""
+    """Call the plugin's function, which writes the file."""
     module, _, function = request.convert.partition(":")
     if request.bundle is not None:
         enter_bundle(Path(request.bundle), module.partition(".")[0])
     make = getattr(importlib.import_module(module), function)
-    done, told_s = 0, time.monotonic()
+    done, reported_s = 0, time.monotonic()
 
     def on_bytes(count: int) -> None:
-        nonlocal done, told_s
+        nonlocal done, reported_s
         done += count
-        if time.monotonic() - told_s >= _REPORT_EVERY_S:
-            told_s = time.monotonic()
+        if time.monotonic() - reported_s >= _REPORT_EVERY_S:
+            reported_s = time.monotonic()
             say(Read(done=done))
 
     make(Path(request.source), Path(request.target), request.precision, on_bytes)

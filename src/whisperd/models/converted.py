@@ -1,15 +1,15 @@
-"""Models in another format than the store's: taken from the hub where it has them, else made here from those
-in the store or from a user's folder.
+"""Store models in formats other than the store's own: downloaded from the hub if it has them, else converted
+from models in the store or from a user's folder.
 
     converted/<hash of the source>/
-        <precision>.<format><version>         a file
-        <precision>.<format><version>.json    what it was when it was made
+        <precision>.<format><version>         a converted file
+        <precision>.<format><version>.json    its hash and stamp when it was written
         <precision>.<format><version>.model/  links to it and to the source's other files, if it replaces one
-        source                                the user's folder that it was made from, if it was one
+        source                                the path of the user's folder it was converted from, if any
 
-A file is made in a child process under a name of its own and renamed into place, so it is whole or not there.
-It is given to an engine only while its bytes are those that were written. Its source's hash is over the
-hashes of all files of a model in the store, and over the stamps of those in a folder that is used in place.
+A child process writes each file under a temporary name, and it is then renamed into place: it is complete or
+absent. An engine gets a file only while its bytes are those that were written. The hash of a source covers
+the hashes of all files of a stored model, or the stamps of all files of a folder that is used in place.
 """
 
 from __future__ import annotations
@@ -49,47 +49,48 @@ __all__ = ["Conversion", "ConvertedModels", "ConvertedSource", "FetchReady"]
 log = logging.getLogger(__name__)
 
 FetchReady = Callable[[Path], Awaitable[bool]]
-"""Brings a file that others have made to a path, verified, and answers whether there was one."""
+"""Downloads a ready-made file to a path and verifies it; returns whether there was one."""
 
 _IN_PLACE = "source"
 
 
 @dataclass(frozen=True)
 class ConvertedSource:
-    """A model that is converted."""
+    """A model to convert from."""
 
     name: str
-    """As a person calls it."""
+    """For display."""
     folder: Path
     hash: str
     locks: tuple[str, ...]
-    """Whoever holds these of the store is the only one, in any process, who changes what is made of it."""
+    """The locks of the store to hold before changing files converted from it; exclusive across processes."""
     in_place: bool = False
     """Whether the folder is a user's."""
 
     @classmethod
     def stored(cls, manifest: Manifest, folder: Path) -> ConvertedSource:
-        """A model of the store."""
+        """Return the source for a model of the store."""
         lines = sorted(f"{file.sha256}  {file.name}" for file in manifest.files)
         hash = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-        # Of the model, that it is not removed; and of what is made of others with the same files, too.
+        # The model's lock prevents its removal; the other is shared with models that have the same files.
         return cls(manifest.name, folder, hash, (key_of(manifest.name), f"converted-{hash}"))
 
     @classmethod
     def used_in_place(cls, folder: Path) -> ConvertedSource:
-        """A folder of the user's. Raises `model.invalid_folder`."""
-        lock = f"converted-{hashlib.sha256(os.fsencode(folder)).hexdigest()}"  # the same when it has changed
+        """Return the source for a user's folder. Raises `model.invalid_folder`."""
+        # Derived from the path, so that it stays the same when the folder's content changes.
+        lock = f"converted-{hashlib.sha256(os.fsencode(folder)).hexdigest()}"
         return cls(str(folder), folder, hash_stamps(folder), (lock,), in_place=True)
 
     @property
     def size_bytes(self) -> int:
-        """All its files together."""
+        """The total size of its files."""
         return sum(path.stat().st_size for path in self.folder.iterdir() if path.is_file())
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """A model in another format."""
+    """A conversion: a model, the target format and the precision."""
 
     source: ConvertedSource
     format: ModelFormat
@@ -98,7 +99,7 @@ class Conversion:
 
 
 class ConvertedModels:
-    """The files that were made, beside the store's."""
+    """The converted files, in a folder next to the store's own files."""
 
     def __init__(self, storage: Storage, free_bytes: Callable[[Path], int]) -> None:
         self._storage = storage
@@ -106,10 +107,10 @@ class ConvertedModels:
         self._free_bytes = free_bytes
 
     def find(self, wanted: Conversion) -> Path | None:
-        """What an engine is given, if it is there as it was made. Reads it only if it was touched. Blocks."""
+        """Return the path to load if the file exists and is intact. Rereads it only if it changed. Blocks."""
         path = self._path(wanted)
         try:
-            return _loadable(wanted, path) if _is_as_it_was_made(path) else None
+            return _loadable(wanted, path) if _is_intact(path) else None
         except (OSError, ValueError, RecursionError):
             return None
 
@@ -121,8 +122,8 @@ class ConvertedModels:
         on_progress: OnProgress,
         fetch: FetchReady | None = None,
     ) -> Path:
-        """What an engine is given, fetched or made unless it is there: the file, or the folder in which it
-        replaces another. Cancelling ends the child and leaves nothing.
+        """Return the path to load, fetching or converting the file first if it does not exist: the file, or
+        the folder in which it replaces another. Cancelling ends the child and leaves nothing behind.
 
         Raises `model.conversion_failed`, `disk.full`, `model.read_only`.
         """
@@ -135,28 +136,28 @@ class ConvertedModels:
                 return await self._make(wanted, bundle, on_progress, fetch)
 
     def size_bytes(self, source: ConvertedSource) -> int:
-        """What the files that were made of a model take."""
+        """Return the total size of the files converted from a model."""
         return disk.files_bytes(self._folder / source.hash)
 
     async def drop_damaged(self, source: ConvertedSource, on_progress: OnProgress) -> list[str]:
-        """Read every byte of what was made of a model. What has another is removed, and made anew when it is
-        needed; the names of these files. Raises `model.read_only`, `model.storage_failed`.
+        """Read every file converted from a model, remove the damaged ones, and return their names. They are
+        converted again when needed. Raises `model.read_only`, `model.storage_failed`.
         """
         in_thread = anyio.to_thread.run_sync
         with os_errors(source.name, self._storage.root):
             bad = await in_thread(self._damaged, source, from_thread(on_progress))
-            if not bad:  # a store that is only read from needs no lock
+            if not bad:  # a read-only store needs no lock
                 return []
             async with self._hold(source, on_progress):
                 return await in_thread(_drop_damaged, bad)
 
     async def outdated(self) -> set[str]:
-        """Of what was made of users' folders, the hashes of those that are gone, or others now."""
+        """Return the hashes of conversions whose source, a user's folder, was deleted or changed since."""
         found = await anyio.to_thread.run_sync(self._in_place)
         outdated = set()
 
         async def look(hash: str, folder: Path) -> None:
-            with suppress(TimeoutError):  # it is on a network that does not answer
+            with suppress(TimeoutError):  # it is on a network drive that does not answer
                 if await run_abandonable(folder, lambda: _is_outdated(hash, folder)):
                     outdated.add(hash)
 
@@ -166,8 +167,8 @@ class ConvertedModels:
         return outdated
 
     def clear(self, sources: Iterable[ConvertedSource], outdated: Collection[str]) -> int:
-        """Remove what was made of others than these models of the store, but of users' folders only what is
-        outdated; the bytes that this frees. Blocks.
+        """Remove the files converted from stored models other than `sources`, and those converted from users'
+        folders that are `outdated`. Returns the bytes freed. Blocks.
         """
         kept = {*(source.hash for source in sources), *self._in_place()} - set(outdated)
         freed_bytes = 0
@@ -178,7 +179,7 @@ class ConvertedModels:
         return freed_bytes
 
     def _in_place(self) -> dict[str, Path]:
-        """The users' folders of which something was made, by their hashes then."""
+        """Return the users' folders that files were converted from, by their hashes at that time."""
         folders = {folder.name: _folder_in_place(folder) for folder in disk.contents(self._folder)}
         return {hash: folder for hash, folder in folders.items() if folder is not None}
 
@@ -193,7 +194,7 @@ class ConvertedModels:
     ) -> Path:
         in_thread = anyio.to_thread.run_sync
         source, path = wanted.source, self._path(wanted)
-        needed_bytes = await in_thread(_begin, source, path.parent)
+        needed_bytes = await in_thread(_prepare_folder, source, path.parent)
         incoming = path.with_name(f".{uuid.uuid4().hex}")
         try:
             if fetch is None or not await fetch(incoming):
@@ -210,7 +211,7 @@ class ConvertedModels:
                 await in_thread(partial(incoming.unlink, missing_ok=True))
 
     def _install(self, wanted: Conversion, incoming: Path) -> Path:
-        """Put a finished file into place, and on record, in place of those of earlier versions."""
+        """Move a finished file into place, record it, and remove those of earlier versions."""
         source, path = wanted.source, self._path(wanted)
         with incoming.open("rb+") as file:
             os.fsync(file.fileno())
@@ -227,7 +228,7 @@ class ConvertedModels:
         return _loadable(wanted, path)
 
     def _clear_earlier(self, source: ConvertedSource) -> None:
-        """Remove what was made of a user's folder when it was another: nobody would ask for it again."""
+        """Remove files converted from earlier contents of a user's folder: nothing can request them again."""
         for folder in disk.contents(self._folder):
             if folder.name != source.hash and _folder_in_place(folder) == source.folder:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -245,31 +246,32 @@ class ConvertedModels:
         return self._folder / wanted.source.hash / name
 
 
-def _begin(source: ConvertedSource, folder: Path) -> int:
-    """Make the folder for what is made of a model ready; how many bytes it may take."""
+def _prepare_folder(source: ConvertedSource, folder: Path) -> int:
+    """Prepare the folder for the files converted from a model; return how many bytes a file may take."""
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".*"):  # of one that was killed
+    for leftover in folder.glob(".*"):  # of a conversion that was killed
         disk.remove(leftover)
     if source.in_place:
         (folder / _IN_PLACE).write_text(str(source.folder), encoding="utf-8")
     return source.size_bytes
 
 
-def _is_as_it_was_made(path: Path) -> bool:
-    """Raises OSError, ValueError, RecursionError where it is not there, or nothing tells of it."""
+def _is_intact(path: Path) -> bool:
+    """Whether a file has the bytes that were written. Raises OSError, ValueError or RecursionError if the
+    file or a readable record of it is missing."""
     made = msgspec.json.decode(_record(path).read_bytes(), type=Verified)
     if made.stamp == stamp(path):
         return True
     digests = hash_file(path)
     if digests.sha256 != made.sha256:
         return False
-    with suppress(OSError):  # where nothing can be written, it is read in every process
+    with suppress(OSError):  # in a read-only store, every process reads the file once
         _note(path, Verified(digests.sha256, digests.stamp))
     return True
 
 
 def _drop_damaged(bad: Sequence[Path]) -> list[str]:
-    """Remove those of these files that are damaged still; one may have been made anew meanwhile."""
+    """Remove those of these files that are still damaged; one may have been converted again meanwhile."""
     bad = [path for path in bad if _is_damaged(path)]
     for path in bad:
         for part in (_record(path), _model_folder(path), path):
@@ -278,35 +280,36 @@ def _drop_damaged(bad: Sequence[Path]) -> list[str]:
 
 
 def _is_damaged(path: Path, on_bytes: OnBytes | None = None) -> bool:
-    """Whether a file has another byte than it was made with, whatever its stamp says. Raises OSError where it
-    cannot be read, which may pass.
+    """Whether the bytes of a file differ from those that were written, whatever its stamp says.
+
+    Raises OSError if it cannot be read, which may be transient.
     """
     try:
         made = msgspec.json.decode(_record(path).read_bytes(), type=Verified)
         return hash_file(path, on_bytes=on_bytes).sha256 != made.sha256
     except FileNotFoundError:
-        return False  # it is made anew in any case
+        return False  # it is converted again in any case
     except (ValueError, RecursionError):
         return True
 
 
 def _loadable(wanted: Conversion, path: Path) -> Path:
-    """What an engine is given of a file that is in its place. Raises OSError."""
+    """Return what an engine loads for a file that is in place: the file or a folder. Raises OSError."""
     if wanted.format.replaces is None:
         return path
     if path.stat().st_size == 0:
         return wanted.source.folder
     folder = _model_folder(path)
     for file in folder.iterdir():
-        file.stat()  # what it leads to may be gone: the store was moved, and the user's folder was not
+        file.stat()  # a link may be broken: the store was moved, but the user's folder was not
     return folder
 
 
 def _link_model(source: ConvertedSource, replaced: str, path: Path) -> None:
-    """Make the folder of a model in which a file replaces one of its own."""
+    """Create a folder with links to all files of a model, except that `path` replaces one of them."""
     folder = _model_folder(path)
     folder.mkdir()
-    folder = folder.resolve()  # as what it links to: the store may lie behind a link
+    folder = folder.resolve()  # like the targets of its links: the store's path may contain a symlink
     for other in source.folder.iterdir():
         if other.is_file() and other.name != replaced:
             link_file(other.resolve(), folder / other.name)
@@ -314,7 +317,7 @@ def _link_model(source: ConvertedSource, replaced: str, path: Path) -> None:
 
 
 async def _convert(wanted: Conversion, target: Path, bundle: Path | None, meter: Meter) -> None:
-    """Make a file in a child. Raises `model.conversion_failed`, OSError."""
+    """Convert a file in a child process. Raises `model.conversion_failed`, OSError."""
     request = ConvertRequest(
         convert=wanted.format.convert,
         bundle=str(bundle) if bundle else None,
@@ -331,13 +334,13 @@ async def _convert(wanted: Conversion, target: Path, bundle: Path | None, meter:
                 case NotConverted(reason=reason, errno=number):
                     if number is not None and disk.refusal(OSError(number, "")) == "full":
                         raise OSError(number, reason)
-                    # Of another error of the system it is not known of which file.
+                    # For other system errors, the file concerned is unknown.
                     raise _conversion_failed(wanted, reason)
                 case Converted():
                     return
-        said = child.last_words()
-    log.warning("the conversion of %s ended without a result: %s", wanted.source.name, said)
-    reason = said.rpartition("\n")[2] or "it ended without a result"
+        stderr = child.last_words()
+    log.warning("conversion of %s ended without a result: %s", wanted.source.name, stderr)
+    reason = stderr.rpartition("\n")[2] or "it ended without a result"
     raise _conversion_failed(wanted, reason)
 
 
@@ -346,8 +349,8 @@ def _conversion_failed(wanted: Conversion, reason: str) -> WhisperdError:
     return WhisperdError(
         "model.conversion_failed",
         f"The model {name} could not be converted to {format_name}: {reason.rstrip('.')}.",
-        f"Check it with `whisperctl models verify {name}`, or take another backend, such as "
-        "`--backend ctranslate2`, which needs no conversion.",
+        f"Check the model with `whisperctl models verify {name}`, or use a backend that needs no conversion: "
+        "`--backend ctranslate2`.",
         {"name": name, "format": format_name},
     )
 
@@ -357,7 +360,7 @@ def _note(path: Path, made: Verified) -> None:
 
 
 def _record(path: Path) -> Path:
-    """It is written last: without it nothing is there."""
+    """Return the path of a file's record. It is written last: a file without a record does not count."""
     return path.with_name(f"{path.name}.json")
 
 
@@ -366,7 +369,7 @@ def _model_folder(path: Path) -> Path:
 
 
 def _folder_in_place(folder: Path) -> Path | None:
-    """The user's folder of which something in `folder` was made; None of a model of the store."""
+    """Return the user's folder that the files in `folder` were converted from; None for a stored model."""
     try:
         return Path((folder / _IN_PLACE).read_text("utf-8"))
     except (OSError, ValueError):
@@ -374,8 +377,8 @@ def _folder_in_place(folder: Path) -> Path | None:
 
 
 def _is_outdated(hash: str, folder: Path) -> bool:
-    """Whether a user's folder is gone, or another than it was. Where its disk is gone, or fails, that is not
-    known."""
+    """Whether a user's folder was deleted or has changed. False if its disk is not mounted or fails, because
+    then neither is known."""
     try:
         return hash_stamps(folder) != hash
     except WhisperdError as error:

@@ -1,4 +1,4 @@
-"""What can go wrong with models, in words that a person can act on."""
+"""The errors about models, with actionable messages and fixes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ __all__ = [
     "Outcome",
     "already_installed",
     "busy",
+    "catalogue_name",
     "conversions_damaged",
     "damaged",
     "disk_full",
@@ -22,7 +23,6 @@ __all__ = [
     "hash_mismatch",
     "in_place",
     "invalid_name",
-    "name_of_catalogue",
     "not_installed",
     "offline",
     "os_errors",
@@ -30,9 +30,9 @@ __all__ = [
 ]
 
 Outcome = tuple[str, WhisperdError | NotHere]
-"""The name of a source that was tried, and why it did not help."""
+"""The name of a source that was tried, and why it failed."""
 
-_MOST_TELLING = (
+_PRECEDENCE = (
     "model.hash_mismatch",
     "model.unsupported_format",
     "hub.no_hash",
@@ -48,41 +48,41 @@ _MOST_TELLING = (
     "network.unreachable",
     "model.offline",
 )
-"""When several sources failed, the person is told of the first of these; the rest stands in `data`."""
+"""If several sources failed, the error has the first of these codes; all of them are in its `data`."""
 
 
 def unavailable(model: Reference, outcomes: Sequence[Outcome]) -> WhisperdError:
-    """No source had the model: the one error for all that was tried."""
+    """Return the error for a model that no source had, which sums up all that were tried."""
     failures = {error.code: error for _, error in reversed(outcomes) if isinstance(error, WhisperdError)}
     tried = "; ".join(f"{source}: {outcome}" for source, outcome in outcomes)
     data = {"name": model.name, "tried": [_tried(source, outcome) for source, outcome in outcomes]}
-    for code in (*_MOST_TELLING, *failures):
+    for code in (*_PRECEDENCE, *failures):
         if code in failures:
             error = failures[code]
             message = f"The model {model.name} could not be fetched ({tried})."
             return WhisperdError(code, message, error.fix, {**error.data, **data})
     return WhisperdError(
         "model.unavailable",
-        f"The model {model.name} was found nowhere ({tried or 'there is no source that could have it'}).",
-        "Name another model, add a folder that has it to `models.folders`, or import one with "
+        f"No source has the model {model.name} ({tried or 'none is enabled that could have it'}).",
+        "Use another model, add a folder that contains this one to `models.folders`, or import it with "
         "`whisperctl models import PATH`.",
         data,
     )
 
 
 def offline(name: str) -> WhisperdError:
-    """Downloads are forbidden. As an outcome of a source it is a clause."""
+    """Return the error for forbidden downloads. As the outcome of a source, its message is a clause."""
     return WhisperdError(
         "model.offline",
         "downloads are forbidden",
-        "Unset WHISPERD_OFFLINE, run `whisperctl daemon restart` and pull again, or bring the model on "
-        "another way with `whisperctl models import PATH`.",
+        "Unset WHISPERD_OFFLINE, run `whisperctl daemon restart` and pull again; or copy the model to this "
+        "computer yourself and run `whisperctl models import PATH`.",
         {"name": name},
     )
 
 
 def not_installed(name: str) -> WhisperdError:
-    """The model is known, and not there."""
+    """Return the error for a known model that is not installed."""
     return WhisperdError(
         "model.not_installed",
         f"The model {name} is not installed.",
@@ -92,40 +92,40 @@ def not_installed(name: str) -> WhisperdError:
 
 
 def damaged(name: str, files: Sequence[str]) -> WhisperdError:
-    """Files of an installed model are missing or hold other bytes."""
+    """Return the error for an installed model whose files are missing or changed."""
     return WhisperdError(
         "model.damaged",
         f"The model {name} is damaged: {', '.join(files)} {'is' if len(files) == 1 else 'are'} "
         "missing or changed.",
-        f"Fetch what is damaged again with `whisperctl models pull {name}`.",
+        f"Repair it with `whisperctl models pull {name}`, which fetches only these files again.",
         {"name": name, "files": list(files)},
     )
 
 
 def conversions_damaged(name: str, files: Sequence[str]) -> WhisperdError:
-    """Files that were converted from a model held other bytes, and are removed. The model itself is whole."""
+    """Return the error for converted files that were damaged and are removed. The model itself is intact."""
     return WhisperdError(
         "model.damaged",
-        f"What was converted from the model {name} was damaged and has been removed: {', '.join(files)}.",
-        "What was removed is made anew when it is needed. Check the disk.",
+        f"Files converted from the model {name} were damaged and have been removed: {', '.join(files)}.",
+        "Check the disk. The files are converted again when they are needed.",
         {"name": name, "files": list(files)},
     )
 
 
 def hash_mismatch(name: str, problem: str) -> WhisperdError:
-    """A source has other bytes than the right ones. As an outcome of a source it is a clause."""
+    """Return the error for a source with wrong bytes. As the outcome of a source, its message is a clause."""
     return WhisperdError(
         "model.hash_mismatch",
         problem,
-        "Pull again; if it stays so, use another source. If the model was changed there on purpose and you "
-        f"trust the change, run `whisperctl models remove {name}` and pull it anew.",
+        "Pull again; if that fails too, use another source. If the model was changed there on purpose and "
+        f"you trust the change, run `whisperctl models remove {name}` and pull again.",
     )
 
 
 def disk_full(
     name: str, folder: Path, needed_bytes: int | None = None, free_bytes: int | None = None
 ) -> WhisperdError:
-    """There is no room for a model."""
+    """Return the error for a disk without enough space for a model."""
     fix = (
         "Free some space there, remove a model with `whisperctl models remove NAME`, or set "
         "WHISPERD_MODELS_DIR to a folder on a larger disk."
@@ -135,7 +135,7 @@ def disk_full(
 
 @contextmanager
 def os_errors(name: str | None, folder: Path) -> Iterator[None]:
-    """What the system refuses meanwhile is said in the words of this room."""
+    """Convert an OSError raised in the block into an error of this room."""
     try:
         yield
     except OSError as error:
@@ -143,8 +143,8 @@ def os_errors(name: str | None, folder: Path) -> Iterator[None]:
 
 
 def from_os_error(name: str | None, folder: Path, error: OSError) -> WhisperdError:
-    """What the system refused while a model, or without a name all of them, were read, stored or removed."""
-    what = f"The model {name}" if name else f"What is in {folder}"
+    """Return the error for an OSError in reading, storing or removing a model; without a name, all models."""
+    what = f"The model {name}" if name else f"The model folder {folder}"
     refusal = disk.refusal(error)
     if refusal == "full":
         return disk_full(name or "", folder)
@@ -152,33 +152,33 @@ def from_os_error(name: str | None, folder: Path, error: OSError) -> WhisperdErr
     if refusal == "forbidden":
         code = "model.read_only"
         fix = "Ask the owner of that folder to do it, or set WHISPERD_MODELS_DIR to a folder of your own."
-    said = f"{error.filename or folder}: {error.strerror or error}"
-    message = f"{what} cannot be read, stored or removed: {said}."
+    reason = f"{error.filename or folder}: {error.strerror or error}"
+    message = f"{what} cannot be read, stored or removed: {reason}."
     return WhisperdError(code, message, fix, {"name": name, "path": str(folder)})
 
 
 def busy(name: str) -> WhisperdError:
-    """Another task or process is changing the model."""
+    """Return the error for a model that another task or process is changing."""
     return WhisperdError(
         "model.busy",
-        f"The model {name} is being installed or removed just now.",
-        "Wait until that has ended, or cancel it, then try again.",
+        f"The model {name} is being installed or removed.",
+        "Wait until that has finished, or cancel it, then try again.",
         {"name": name},
     )
 
 
 def in_place(name: str) -> WhisperdError:
-    """A folder or file that is used in place is not ours to remove."""
+    """Return the error for removing a folder or file that is used in place, which belongs to the user."""
     return WhisperdError(
         "model.in_place",
-        f"The model {name} is used in place; whisperd does not remove it.",
-        "Delete it yourself if it is not needed any more.",
+        f"The model {name} is used in place, so whisperd does not remove it.",
+        "Delete it yourself if you no longer need it.",
         {"name": name},
     )
 
 
 def invalid_name(name: str) -> WhisperdError:
-    """A name that an imported model cannot have."""
+    """Return the error for a name that an imported model cannot have."""
     return WhisperdError(
         "model.invalid_name",
         f"A model cannot be named {name!r}.",
@@ -188,21 +188,21 @@ def invalid_name(name: str) -> WhisperdError:
     )
 
 
-def name_of_catalogue(name: str) -> WhisperdError:
-    """A file of the user's cannot stand for a model whose files the catalogue knows."""
+def catalogue_name(name: str) -> WhisperdError:
+    """Return the error for a user's file under the name of a catalogue model."""
     return WhisperdError(
         "model.invalid_name",
-        f"{name} is the name of a model whose files the catalogue knows, and this is none of them.",
-        "Give the file a name of its own: `whisperctl models import FILE NAME`.",
+        f"{name} is the name of a model in the catalogue, and this file is not one of its files.",
+        "Import the file under another name: `whisperctl models import FILE NAME`.",
         {"name": name},
     )
 
 
 def already_installed(name: str) -> WhisperdError:
-    """An import would replace an installed model."""
+    """Return the error for an import that would replace an installed model."""
     return WhisperdError(
         "model.exists",
-        f"There is a model named {name} already.",
+        f"A model named {name} already exists.",
         "Import it under another name, `whisperctl models import PATH NAME`, or run "
         f"`whisperctl models remove {name}` first.",
         {"name": name},

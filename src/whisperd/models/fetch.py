@@ -1,11 +1,11 @@
-"""The child process that talks to the hub: lists a model's files and downloads them, or looks in the cache.
+"""The child process that talks to the hub: it lists and downloads a model's files, or searches the cache.
 
-A program: `python -m whisperd.models.fetch REQUEST`, a `FetchRequest` as JSON; it writes one `Line`
-of JSON after the other. It stands in a process of its own so that it can be killed at once, and
-so that the daemon never imports `huggingface_hub`. It verifies nothing: that is for the store.
+Run as `python -m whisperd.models.fetch REQUEST` with a `FetchRequest` as JSON; it prints `Line`s as lines
+of JSON. It is a separate process so that it can be killed at once, and so that the daemon never imports
+`huggingface_hub`. It verifies nothing: the store does that.
 
-Files are received here and not by the library's own download, which begins anew after every
-interruption; a file of several gigabytes has to be taken up where it ended, even after a kill.
+The download is implemented here because that of `huggingface_hub` starts over after every interruption,
+while a file of several gigabytes must resume where it stopped, even after a kill.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from huggingface_hub import HfApi, get_hf_file_metadata, get_session, hf_hub_url
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
 from whisperd.models.catalogue import ModelFile, expected
-from whisperd.models.hub_errors import CaptivePortal, TooLarge, explain, is_passing
+from whisperd.models.hub_errors import CaptivePortal, TooLarge, explain, is_transient
 from whisperd.models.messages import (
     Cached,
     CachedFile,
@@ -40,20 +40,20 @@ _REPORT_EVERY_S = 0.1
 
 
 def main() -> None:
-    """Do what the first argument asks for."""
+    """Run the request in the first argument."""
     request = msgspec.json.decode(sys.argv[1], type=FetchRequest)
     try:
         _say(Started())
         if request.folder is None:
-            _say(look_into_cache(request))
+            _say(search_cache(request))
         else:
             fetch(request, Path(request.folder))
     except Exception as error:
         _say(explain(error, request))
 
 
-def look_into_cache(request: FetchRequest) -> Cached:
-    """Find the files in the cache that other programs filled."""
+def search_cache(request: FetchRequest) -> Cached:
+    """Find the files in the hub cache, which other programs filled."""
     revision = request.revision or "main"
     found = [(name, try_to_load_from_cache(request.repo, name, revision=revision)) for name in request.names]
     paths = [(name, Path(path)) for name, path in found if isinstance(path, str)]
@@ -62,7 +62,7 @@ def look_into_cache(request: FetchRequest) -> Cached:
 
 
 def fetch(request: FetchRequest, folder: Path) -> None:
-    """List the files that the hub has of those asked for, and download them."""
+    """List those of the requested files that the hub has, and download them."""
     commit, files = list_files(request)
     _say(Listed(commit=commit, files=files))
     for file in files:
@@ -72,7 +72,7 @@ def fetch(request: FetchRequest, folder: Path) -> None:
 
 
 def list_files(request: FetchRequest) -> tuple[str, tuple[ModelFile, ...]]:
-    """The commit, and the files with the sizes and hashes that the hub states."""
+    """Return the commit, and the files with the sizes and hashes that the hub states."""
     info = HfApi().model_info(
         request.repo,
         revision=request.revision,
@@ -94,14 +94,14 @@ def list_files(request: FetchRequest) -> tuple[str, tuple[ModelFile, ...]]:
             sha256=sibling.lfs.sha256 if sibling.lfs else None,
             git_sha1=None if sibling.lfs else sibling.blob_id,
         )
-        if file.sha256 is None and file.git_sha1 is None:  # a mirror with a plainer listing
+        if file.sha256 is None and file.git_sha1 is None:  # a mirror whose listing has no hashes
             file = _stated_by_headers(request, info.sha, name)
         files.append(expected(known.get(name), file))
     return info.sha, _checked(files)
 
 
 def _checked(files: Sequence[ModelFile]) -> tuple[ModelFile, ...]:
-    """The same files. The hash that the hub states names the download: nothing else may stand there."""
+    """Check that the hashes are hashes, and return the files: the hash becomes the download's file name."""
     try:
         return msgspec.convert(msgspec.to_builtins(files), tuple[ModelFile, ...])
     except msgspec.ValidationError as error:
@@ -111,7 +111,7 @@ def _checked(files: Sequence[ModelFile]) -> tuple[ModelFile, ...]:
 def download(
     url: str, path: Path, file: ModelFile, request: FetchRequest, report: Callable[[int], None]
 ) -> None:
-    """Append to `path` until the file is complete, across broken connections and earlier runs."""
+    """Append to `path` until the file is complete, resuming after broken connections and earlier runs."""
     failures = 0
     while True:
         before = _size(path)
@@ -126,11 +126,11 @@ def download(
                 return
             raise ConnectionResetError("the connection was closed before the end of the file")
         except TooLarge:
-            path.unlink()  # nothing of it can be trusted
+            path.unlink()  # none of it can be trusted
             raise
         except Exception as error:
             failures = 1 if _size(path) > before else failures + 1
-            if failures >= request.settings.attempts or not is_passing(error):
+            if failures >= request.settings.attempts or not is_transient(error):
                 raise
             time.sleep(request.settings.retry_delay_s * 2 ** (failures - 1))
 
@@ -138,7 +138,7 @@ def download(
 def _receive(
     url: str, path: Path, file: ModelFile, request: FetchRequest, report: Callable[[int], None]
 ) -> None:
-    """One request, for what is missing. Never writes more than the file is to have."""
+    """Request the missing bytes once. Never write more than the file's stated size."""
     done = _size(path)
     headers = build_hf_headers() | {"Accept-Encoding": "identity"}
     if done:
@@ -146,7 +146,7 @@ def _receive(
     with get_session().stream(
         "GET", url, headers=headers, timeout=request.settings.read_timeout_s
     ) as response:
-        if response.status_code == 416:  # nothing is behind what is there, which the store will look at
+        if response.status_code == 416:  # the file ends where ours does; the store verifies it
             return
         if response.is_error:
             response.read()
@@ -171,13 +171,13 @@ def _stated_by_headers(request: FetchRequest, commit: str, name: str) -> ModelFi
 
 
 def _cached(name: str, path: Path) -> ModelFile:
-    """A file of the cache: a link to a blob that is named by its hash (a copy where links do not work)."""
+    """Describe a file of the cache: a link to a blob named by its hash (a copy where links do not work)."""
     blob = path.readlink().name if path.is_symlink() else ""
     return _named_by(blob, name, path.stat().st_size)
 
 
 def _named_by(etag: str, name: str, size_bytes: int | None) -> ModelFile:
-    """The hub's ETag is the SHA-256 of a large file, and git's name of a small one."""
+    """Describe a file by the hub's ETag: the SHA-256 of a large file, or the git blob hash of a small one."""
     return ModelFile(
         name=name,
         size_bytes=size_bytes,

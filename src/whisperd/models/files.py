@@ -1,6 +1,6 @@
-"""A file of the user's with a model in a backend's own format, such as whisper.cpp's `ggml-base.bin`.
+"""Check a user's model file in a backend's own format, such as whisper.cpp's `ggml-base.bin`.
 
-The plugin whose format it is reads it (`whisperd.plugins.ModelFormat.read`): no engine sees a file before.
+The plugin that has the format reads the file (`whisperd.plugins.ModelFormat.read`) before any engine does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 SUFFIX: Final = ".bin"
-"""How whisper.cpp's models are called; other names are as good where there is such a file."""
+"""The suffix of whisper.cpp's models; files with other names are accepted if they exist."""
 
 BEGINNING_BYTES: Final = 64
 _USUAL_FIX: Final = (
@@ -35,27 +35,29 @@ _USUAL_FIX: Final = (
     "CTranslate2's format."
 )
 _OTHERS: Final = (
-    (b"GGUF", "is a GGUF file, and no engine here reads Whisper models in that format", _USUAL_FIX),
+    (b"GGUF", "is a GGUF file, and no engine of whisperd reads Whisper models in that format", _USUAL_FIX),
     (b"tjgg", "is a language model of llama.cpp", _USUAL_FIX),
     (b"fmgg", "is a language model of llama.cpp", _USUAL_FIX),
-    (b"PK\x03\x04", "is a ZIP archive, as PyTorch's checkpoints are", _USUAL_FIX),
-    (b"\x80\x02", "is a checkpoint of PyTorch", _USUAL_FIX),
-    (b"version https://git-lfs", "only stands for a file that Git LFS has", "Fetch it: `git lfs pull`."),
-    (b"<", "is a page of the web, or another text", "Download the model itself."),
+    (b"PK\x03\x04", "is a ZIP archive, as PyTorch checkpoints are", _USUAL_FIX),
+    (b"\x80\x02", "is a PyTorch checkpoint", _USUAL_FIX),
+    (b"version https://git-lfs", "is only a Git LFS pointer to the file", "Run `git lfs pull` to fetch it."),
+    (b"<", "is a web page or other text", "Download the model itself."),
 )
-"""What files begin with that people take for a model, what is said of them, and what to do."""
+"""Files that users mistake for models: how they begin, the problem as a clause, and the fix."""
 _CTRANSLATE2: Final = b"WhisperSpec"
 
 
 def open_file(path: Path) -> InstalledModel:
-    """The model in a file. Raises `model.unknown`, or `model.invalid_file`, which says what keeps an engine
-    from using it. Blocks."""
+    """Return the model in a file. Raises `model.unknown`, or `model.invalid_file`, which says why no engine
+    can use it. Blocks."""
     try:
         with _open_regular(path) as file:
             before = _mark(file)
             facts = _read(path, file, before[0])
             if _mark(file) != before:
-                raise invalid_file(path, "it changed while it was read", "Wait until it is whole.")
+                raise invalid_file(
+                    path, "it changed while it was read", "Wait until the file is complete, then try again."
+                )
     except (FileNotFoundError, NotADirectoryError, ValueError):  # a path may have a null byte in it
         raise nothing_at(path) from None
     except OSError as error:
@@ -75,42 +77,42 @@ def open_file(path: Path) -> InstalledModel:
 
 
 def reading(facts: ModelFacts) -> list[Backend]:
-    """The backends that are installed and load such a file."""
+    """Return the installed backends that load such a file."""
     return [one for one in backends() if one.model_format and one.model_format.name == facts.format]
 
 
 def room_bytes(facts: ModelFacts) -> int | None:
-    """About how much memory it needs when it is loaded; None where no backend is installed that loads it."""
+    """Estimate the memory that it needs when loaded; None if no installed backend loads it."""
     estimates = [(one.need_bytes or need_bytes)(facts.parameters, facts.precision) for one in reading(facts)]
     return min(estimates, default=None)
 
 
 def invalid_file(path: Path, problem: str, fix: str = _USUAL_FIX) -> WhisperdError:
-    """`model.invalid_file`: why a file cannot be used."""
+    """Return `model.invalid_file`, which says why a file cannot be used."""
     message = f"The file {path} cannot be used as a model: {problem}."
     return WhisperdError("model.invalid_file", message, fix, {"path": str(path)})
 
 
 def taken_for_model(beginning: bytes) -> tuple[str, str] | None:
-    """What is said of a file that people take for a model, by what it begins with, and what to do."""
+    """Return the problem and the fix for a file that users mistake for a model, given its first bytes."""
     return next(((problem, fix) for magic, problem, fix in _OTHERS if beginning.startswith(magic)), None)
 
 
 def _open_regular(path: Path) -> BinaryIO:
-    file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 - it has no opener
+    file = open(path, "rb", opener=_open_nonblocking)  # noqa: SIM115 - the caller closes it
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         return file
     file.close()
     raise invalid_file(path, "it is a device or a pipe")
 
 
-def _open_at_once(path: str, flags: int) -> int:
-    """A named pipe without a writer would else hold us here."""
+def _open_nonblocking(path: str, flags: int) -> int:
+    """Open without blocking, as a named pipe without a writer otherwise would."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _mark(file: BinaryIO) -> tuple[int, int]:
-    """Another one once it was written to: its bytes, and when."""
+    """Return the size and modification time of a file, which change when it is written to."""
     status = os.fstat(file.fileno())
     return status.st_size, status.st_mtime_ns
 
@@ -123,7 +125,7 @@ def _read(path: Path, file: BinaryIO, size_bytes: int) -> ModelFacts:
             try:
                 return format.read(file, size_bytes)
             except ValueError as error:
-                fix = "Fetch or copy it once more, or name another model."
+                fix = "Download or copy the file again, or name another model."
                 raise invalid_file(path, str(error), fix) from error
     if not beginning:
         raise invalid_file(path, "it is empty")
@@ -131,5 +133,5 @@ def _read(path: Path, file: BinaryIO, size_bytes: int) -> ModelFacts:
         problem, fix = taken
         raise invalid_file(path, f"it {problem}", fix)
     if _CTRANSLATE2 in beginning:
-        raise invalid_file(path, "it is one of the files of a model", f"Name its folder, {path.parent}.")
-    raise invalid_file(path, "no backend that is installed knows what it is")
+        raise invalid_file(path, "it is only one file of a model", f"Name the model's folder, {path.parent}.")
+    raise invalid_file(path, "no installed backend recognises its format")

@@ -1,4 +1,4 @@
-"""A pull that is under way in this process, and everybody who waits for it."""
+"""Share one pull in this process among all its callers (the single-flight pattern)."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ __all__ = ["Flight"]
 
 
 class Flight:
-    """One task pulls; the others follow it. When it is cancelled, one of them takes its place."""
+    """A pull in progress: one task pulls, the others follow it. If it is cancelled, a follower takes over."""
 
     def __init__(self, on_progress: OnProgress) -> None:
-        self.landed = anyio.Event()
-        """Set when the pull has ended, in whatever way."""
+        self.ended = anyio.Event()
+        """Set when the pull has succeeded, failed or been cancelled."""
         self.error: WhisperdError | None = None
         self._listeners = [on_progress]
         self._last: Progress | None = None
 
-    def tell(self, progress: Progress) -> None:
-        """Pass progress on to everybody, each once."""
+    def report(self, progress: Progress) -> None:
+        """Report progress to each distinct listener once."""
         self._last = progress
         for listener in dict.fromkeys(self._listeners):
             listener(progress)
 
     async def follow(self, on_progress: OnProgress) -> None:
-        """Wait until the pull has ended; raises its error."""
+        """Wait until the pull has ended; raise its error."""
         if self._last is not None and on_progress not in self._listeners:
             on_progress(self._last)
         self._listeners.append(on_progress)
         try:
-            await self.landed.wait()
+            await self.ended.wait()
         finally:
             self._listeners.remove(on_progress)
         if self.error is not None:

@@ -1,4 +1,4 @@
-"""A folder of the user's with a model in CTranslate2's format."""
+"""Check a user's folder with a model in CTranslate2's format."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _USUAL_FIX = (
     "a vocabulary."
 )
 _MODEL_SUFFIXES = (".bin", ".gguf", ".json", ".safetensors", ".txt")
-"""How files are called that models are made of; whatever else lies beside them changes no text."""
+"""The suffixes of model files; other files in the folder cannot change a transcript."""
 
 
 def open_folder(folder: Path) -> InstalledModel:
-    """The model in a folder. Raises `model.unknown`, or `model.invalid_folder`, which says what keeps an
-    engine from using it. Blocks."""
+    """Return the model in a folder. Raises `model.unknown`, or `model.invalid_folder`, which says why no
+    engine can use it. Blocks."""
     try:
         sizes = _file_sizes(folder)
         if missing := missing_names(set(sizes)):
@@ -62,7 +62,7 @@ def open_folder(folder: Path) -> InstalledModel:
 
 
 def hash_stamps(folder: Path) -> str:
-    """A hash over the stamps of the files of a model, which changes when one of them does. Blocks.
+    """Return a hash over the stamps of a model's files, which changes when one of them does. Blocks.
 
     Raises `model.invalid_folder`.
     """
@@ -75,7 +75,7 @@ def hash_stamps(folder: Path) -> str:
 
 
 def _file_sizes(folder: Path) -> dict[str, int]:
-    """The files in a folder and their bytes. One that goes while we look is none of ours to miss."""
+    """Return the sizes of the files in a folder. A file deleted meanwhile is skipped."""
     sizes = {}
     for path in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -98,7 +98,7 @@ def _check_config(path: Path) -> None:
 def invalid_folder(
     folder: Path, problem: str, missing: list[str] | None = None, fix: str = _USUAL_FIX
 ) -> WhisperdError:
-    """`model.invalid_folder`: why a folder cannot be used, and the files that it lacks."""
+    """Return `model.invalid_folder`, which says why a folder cannot be used and which files are missing."""
     return WhisperdError(
         "model.invalid_folder",
         f"The folder {folder} cannot be used as a model: {problem}.",

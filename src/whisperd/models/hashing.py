@@ -1,4 +1,4 @@
-"""Proof that a file holds the bytes that it should: hashes, and stamps that spare hashing again."""
+"""Verify the bytes of files: by hashes, and by stamps that make hashing them again unnecessary."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ import msgspec
 __all__ = ["CHUNK_BYTES", "Digests", "OnBytes", "Stamp", "check_cancelled", "hash_file", "settle", "stamp"]
 
 OnBytes = Callable[[int], None]
-"""Told how many bytes of a file were read or written since it was called last."""
+"""Called with the number of bytes of a file that were read or written since the last call."""
 
 CHUNK_BYTES = 1 << 20
-"""How much of a file is read at once."""
+"""How many bytes of a file are read at a time."""
 _SETTLED_NS = 20_000_000
 
 
 class Stamp(msgspec.Struct, frozen=True):
-    """What the file system says of a file. Where it is unchanged, so is the file.
+    """A file's metadata in the file system. While it is unchanged, so is the file.
 
-    The change time cannot be set by a program, so restoring the modification time hides nothing
-    (Windows has only the creation time there).
+    No program can set the change time, so restoring the modification time hides no change
+    (on Windows this field is only the creation time).
     """
 
     size_bytes: int
@@ -36,7 +36,7 @@ class Stamp(msgspec.Struct, frozen=True):
 
 
 class Digests(msgspec.Struct, frozen=True):
-    """The hashes of a file, and its stamp while it was read."""
+    """The hashes of a file, and its stamp when it was read."""
 
     sha256: str
     git_sha1: str | None
@@ -44,16 +44,16 @@ class Digests(msgspec.Struct, frozen=True):
 
 
 def stamp(path: Path) -> Stamp:
-    """The stamp of a file; of a link, the one of its target."""
+    """Return the stamp of a file, or of a link's target."""
     status = path.stat()
     return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 def hash_file(path: Path, *, git: bool = False, on_bytes: OnBytes | None = None) -> Digests:
-    """Read a whole file; with `git` compute the name that git would give it, too.
+    """Hash a whole file; with `git`, also compute its git blob hash.
 
-    Blocks. In a thread that anyio started it ends early when its task is cancelled. A file that
-    changes while it is read raises OSError.
+    Blocks. In a thread started by anyio it stops early when its task is cancelled. Raises OSError if the
+    file changes while it is read.
     """
     before = stamp(path)
     sha256 = hashlib.sha256()
@@ -72,10 +72,10 @@ def hash_file(path: Path, *, git: bool = False, on_bytes: OnBytes | None = None)
 
 
 def settle(paths: Iterable[Path]) -> None:
-    """Wait until any later change of these files must show in their stamps.
+    """Wait until any later change to these files is certain to change their stamps.
 
-    File systems tell time in steps of some milliseconds: a change within the step of the stamp
-    would not be seen.
+    File systems record times in steps of some milliseconds: a change within the same step as the stamp
+    would go unnoticed.
     """
     for path in paths:
         with contextlib.suppress(OSError):
@@ -86,8 +86,8 @@ def settle(paths: Iterable[Path]) -> None:
 
 
 def check_cancelled() -> None:
-    """In a thread that anyio started, raise when its task was cancelled; elsewhere do nothing."""
+    """In a thread started by anyio, raise if its task was cancelled; elsewhere do nothing."""
     try:
         anyio.from_thread.check_cancelled()
-    except RuntimeError:  # not a thread of anyio's
+    except RuntimeError:  # not a thread started by anyio
         return

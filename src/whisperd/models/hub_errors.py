@@ -1,4 +1,4 @@
-"""What went wrong with the hub, in words that a person can act on. Used in the child process only."""
+"""Turn exceptions of the hub's library into actionable errors. Used only in the child process."""
 
 from __future__ import annotations
 
@@ -16,42 +16,43 @@ from huggingface_hub.errors import (
 from whisperd.disk import refusal
 from whisperd.models.messages import Failed, FetchRequest
 
-__all__ = ["CaptivePortal", "TooLarge", "explain", "is_passing"]
+__all__ = ["CaptivePortal", "TooLarge", "explain", "is_transient"]
 
-_PASSING_STATUS = (408, 500, 502, 503, 504)
+_TRANSIENT_STATUS = (408, 500, 502, 503, 504)
 _TRANSPORT_MODULES = ("httpx", "httpx2", "httpcore", "httpcore2")
 
 
 class CaptivePortal(Exception):
-    """Something else than the hub answered."""
+    """The answer did not come from the hub."""
 
 
 class TooLarge(Exception):
-    """More bytes come of a file, whose name is the argument, than it is to have."""
+    """The hub sent more bytes than a file's stated size. The argument is the file's name."""
 
 
-def is_passing(error: Exception) -> bool:
-    """Whether the same request may well succeed a moment later."""
+def is_transient(error: Exception) -> bool:
+    """Whether the same request may succeed a moment later."""
     if isinstance(error, HfHubHTTPError):
-        return error.response.status_code in _PASSING_STATUS
+        return error.response.status_code in _TRANSIENT_STATUS
     return isinstance(error, ConnectionError) or _is_transport(error)
 
 
 def explain(error: Exception, request: FetchRequest) -> Failed:
-    """The error to report for an exception. Its message is a clause; who reads it adds what was wanted."""
+    """Return the error to report for an exception. Its message is a clause, which the caller completes."""
     data: dict[str, str | int | None] = {}
     if isinstance(error, OfflineModeIsEnabled):
-        code, message = "model.offline", "HF_HUB_OFFLINE switches the hub off"
+        code, message = "model.offline", "HF_HUB_OFFLINE disables the hub"
         fix = "Unset HF_HUB_OFFLINE, run `whisperctl daemon restart` and pull again."
     elif _is_portal(error):
-        code, message = "network.captive_portal", "something else than the hub answered, perhaps a login page"
+        code = "network.captive_portal"
+        message = "the answer did not come from the hub, but perhaps from a login page"
         fix = (
             "Log in to the network with a web browser, or correct HF_ENDPOINT and run"
             " `whisperctl daemon restart`; then pull again."
         )
     elif isinstance(error, TooLarge):
-        code, message = "model.hash_mismatch", f"it sends more of {error} than the file is to have"
-        fix = "Check HF_ENDPOINT: it may be a mirror that is out of date or was tampered with."
+        code, message = "model.hash_mismatch", f"it sent more bytes of {error} than the file should have"
+        fix = "Check HF_ENDPOINT: it may name a mirror that is outdated or was tampered with."
     elif isinstance(error, HfHubHTTPError):
         code, message, fix = _explain_status(error, request)
         data["status"] = error.response.status_code
@@ -60,8 +61,8 @@ def explain(error: Exception, request: FetchRequest) -> Failed:
     elif isinstance(error, ConnectionError) or _is_transport(error):
         code, message = "network.unreachable", f"it cannot be reached ({_reason(error)})"
         fix = (
-            "Check the network and the proxy settings, then pull again; or bring the model on another way and"
-            " run `whisperctl models import PATH`."
+            "Check the network and the proxy settings, then pull again; or copy the model to this computer"
+            " yourself and run `whisperctl models import PATH`."
         )
     else:
         code, message = "hub.failed", f"it failed ({_reason(error)})"
@@ -70,36 +71,36 @@ def explain(error: Exception, request: FetchRequest) -> Failed:
 
 
 def _explain_status(error: HfHubHTTPError, request: FetchRequest) -> tuple[str, str, str]:
-    """Code, message and fix for an answer that is an error."""
+    """Return code, message and fix for an HTTP error."""
     repo, status = request.repo, error.response.status_code
     if isinstance(error, GatedRepoError):
-        code, message = "hub.unauthorised", f"{repo} is open only to those who accepted its conditions"
+        code, message = "hub.unauthorised", f"{repo} is open only to users who have accepted its conditions"
         fix = (
-            f"Accept them on the hub's page of {repo}, set HF_TOKEN to a token of yours (for a service in a"
+            f"Accept them on the hub's page of {repo}, set HF_TOKEN to your token (for a service, in a"
             " drop-in), run `whisperctl daemon restart` and pull again."
         )
     elif isinstance(error, RevisionNotFoundError):
         code, message = "hub.not_found", f"{repo} has no revision {request.revision}"
         fix = "Name another revision after the @, or none."
     elif isinstance(error, RemoteEntryNotFoundError):
-        code, message = "hub.not_found", f"a file of {repo} is not there any more"
+        code, message = "hub.not_found", f"a file of {repo} no longer exists"
         fix = "Name another repository or revision."
     elif status in (401, 403):
         code, message = "hub.unauthorised", f"access to {repo} is refused: it is private, or does not exist"
         fix = (
-            "Check the spelling, and set HF_TOKEN to a token that may read it (for a service in a"
+            "Check the spelling, and set HF_TOKEN to a token with read access (for a service, in a"
             " drop-in); then run `whisperctl daemon restart`."
         )
     elif status == 404:
         code, message = "hub.not_found", f"there is no repository {repo}"
-        fix = "Check the spelling; `whisperctl models available` lists the names that are known."
+        fix = "Check the spelling; `whisperctl models available` lists the known names."
     elif status == 429:
-        code, message = "hub.rate_limited", "it has had too many requests from here"
-        fix = f"Pull again {_when(error)}; with HF_TOKEN set the limit is higher."
+        code, message = "hub.rate_limited", "it received too many requests from this network"
+        fix = f"Pull again {_when(error)}; the limit is higher if HF_TOKEN is set."
     elif status >= 500:
-        code, message, fix = "hub.unavailable", f"it is out of order ({status})", "Pull again later."
+        code, message, fix = "hub.unavailable", f"it is unavailable (HTTP {status})", "Pull again later."
     else:
-        code, message = "hub.failed", f"it refuses the request ({status})"
+        code, message = "hub.failed", f"it refused the request (HTTP {status})"
         fix = "Check HF_ENDPOINT, run `whisperctl daemon restart` and pull again."
     return code, message, fix
 
@@ -116,7 +117,7 @@ def _when(error: HfHubHTTPError) -> str:
 
 
 def _is_transport(error: Exception) -> bool:
-    """Whether it is an exception of the HTTP client, which differs between versions of the hub's library."""
+    """Whether it is an exception of the HTTP client; which client depends on the version of the library."""
     return type(error).__module__.partition(".")[0] in _TRANSPORT_MODULES
 
 

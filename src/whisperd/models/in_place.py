@@ -1,4 +1,4 @@
-"""A folder or a file of the user's as a model: used where it is. Nothing in it is ever run."""
+"""Use a model in place, from a user's folder or file. No code in it is ever run."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ from whisperd.plugins import ModelFacts
 from whisperd.rpc.errors import WhisperdError
 from whisperd.threads import ANSWER_TIMEOUT_S, run_abandonable
 
-__all__ = ["identify", "is_there", "look_for_facts", "look_into"]
+__all__ = ["exists", "identify", "open_in_place", "read_facts"]
 
 T = TypeVar("T")
 
 
-async def look_into(name: str) -> InstalledModel:
-    """The model at a path. Raises `model.unknown`, `model.invalid_folder` or `model.invalid_file`."""
+async def open_in_place(name: str) -> InstalledModel:
+    """Return the model at a path. Raises `model.unknown`, `model.invalid_folder` or `model.invalid_file`."""
     return await _in_time(name, lambda: _open(path_of(name)))
 
 
-async def look_for_facts(name: str) -> ModelFacts | None:
-    """What the file at a path says of itself; None of a folder. Raises like `look_into`."""
+async def read_facts(name: str) -> ModelFacts | None:
+    """Return the facts that the file at a path states; None for a folder. Raises like `open_in_place`."""
 
-    def look() -> ModelFacts | None:
+    def read() -> ModelFacts | None:
         path = path_of(name)
         return _open(path).facts if _means_file(path) else None
 
-    return await _in_time(name, look)
+    return await _in_time(name, read)
 
 
 async def identify(name: str) -> str:
-    """A hash over the stamps of a model's files. Raises like `look_into`."""
+    """Return a hash over the stamps of a model's files. Raises like `open_in_place`."""
     return await _in_time(name, lambda: _identity(path_of(name)))
 
 
-async def is_there(name: str) -> bool:
-    """Whether there is anything at a path. Raises where it does not answer, as `look_into` does."""
+async def exists(name: str) -> bool:
+    """Whether a path exists. Raises like `open_in_place` if its disk does not answer."""
     return await _in_time(name, lambda: os.path.lexists(path_of(name)))
 
 
 async def _in_time(name: str, work: Callable[[], T]) -> T:
-    """Do `work` with an end to our patience: the path may be on a network that does not answer."""
-    if not (name.startswith("~") or Path(name).is_absolute()):  # the daemon has no working folder of yours
+    """Run `work` with a timeout, since the path may be on a network drive that does not answer."""
+    if not (name.startswith("~") or Path(name).is_absolute()):  # the daemon does not know the client's folder
         raise WhisperdError(
             "input.not_absolute", f"The path {name!r} is not absolute.", "Send an absolute path."
         )
@@ -67,7 +67,7 @@ def _open(path: Path) -> InstalledModel:
 
 
 def _means_file(path: Path) -> bool:
-    """Whether a path is that of a file; of what is not there, as it is called."""
+    """Whether a path means a file; if it does not exist, its suffix decides."""
     return not path.is_dir() and (path.exists() or path.suffix == SUFFIX)
 
 

@@ -1,4 +1,4 @@
-"""What is written down about an installed model, and what callers get to see of it."""
+"""The record of an installed model, and the types that describe a model to callers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["InstalledModel", "Manifest", "ModelSummary", "StoredFile", "Verified
 
 
 class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A file of a model: its bytes lie in the store under their hash."""
+    """A file of a model, stored under its hash."""
 
     name: FileName
     size_bytes: int
@@ -20,56 +20,56 @@ class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """An installed model. Its hashes are what the model is, from the first download on."""
+    """An installed model. Its hashes define the model from the first download on."""
 
     format: int = 1
     name: str
     repo: str | None = None
     revision: str | None = None
-    """The commit on the hub that the files are of, where one is known."""
+    """The commit on the hub to which the files belong, if known."""
     source: str
     """Where the bytes came from."""
     files: tuple[StoredFile, ...]
     facts: ModelFacts | None = None
-    """Of a model that is one file in a backend's own format; None: files in CTranslate2's."""
+    """For a model that is one file in a backend's own format; None for one in CTranslate2's format."""
 
     @property
     def size_bytes(self) -> int:
-        """All files together."""
+        """The total size of its files."""
         return sum(file.size_bytes for file in self.files)
 
 
 class Verified(msgspec.Struct, frozen=True):
-    """That a file had this hash when its stamp was this."""
+    """A record that a file with this stamp had this hash."""
 
     sha256: Sha256
     stamp: Stamp
 
 
 class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """The shape `model` of the outer interface."""
+    """The shape `model` of the wire protocol."""
 
     name: str
     repo: str | None
     size: int | None
-    """Bytes on disk, or to download; None where that is not known."""
+    """Bytes on disk, or to download; None if unknown."""
     memory: int | None
-    """An estimate, in bytes, of what it needs when it is loaded: as int8, or as its one file is stored."""
+    """An estimate, in bytes, of what it needs when loaded: as int8, or in the precision of its one file."""
     languages: tuple[str, ...] | None
-    """ISO 639 codes; None where they are not known."""
+    """ISO 639 codes; None if unknown."""
     installed: bool
     verified: bool
-    """Whether every byte is known to be right, and no file was touched since that was found."""
+    """Whether every byte was verified, and no file was touched since."""
     path: str | None
     facts: ModelFacts | None = None
-    """Of a model that is one file in a backend's own format."""
+    """For a model that is one file in a backend's own format."""
 
 
 class InstalledModel(ModelSummary, frozen=True, kw_only=True):
-    """A model that can be loaded: a folder or a file to give to an engine, and where it came from."""
+    """A model that can be loaded: the folder or file to load, and where it came from."""
 
     path: str
     source: str
-    """Such as `the hub`; `folder` or `file` for one that is used in place."""
+    """Such as `the hub`; `folder` or `file` for a model that is used in place."""
     revision: str | None = None
     """The commit on the hub."""

@@ -1,4 +1,4 @@
-"""What the daemon says to its children that fetch and convert models, and they to it: a line of JSON each."""
+"""Messages between the daemon and its children that fetch and convert models, each a line of JSON."""
 
 from __future__ import annotations
 
@@ -27,72 +27,72 @@ __all__ = [
 
 
 class HubSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How patient we are with the hub."""
+    """Timeouts and retries for the hub."""
 
     connect_timeout_s: float = 8.0
-    """For the first answer."""
+    """How long to wait for the first answer."""
     read_timeout_s: float = 10.0
-    """Without a byte before a connection is given up and the download taken up with a new one."""
+    """After this long without a byte, the download resumes over a new connection."""
     stall_timeout_s: float = 60.0
-    """Without a byte before the download is given up."""
+    """After this long without a byte, the download fails."""
     attempts: int = 5
-    """How often in a row a download is taken up again when no byte has come."""
+    """How many attempts in a row may fail without receiving a byte."""
     retry_delay_s: float = 0.5
-    """Before the first new attempt; doubled each time."""
+    """The delay before the first retry; doubled each time."""
 
 
 class FetchRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What the child is asked for, as its only argument."""
+    """The request to the child that fetches, its only argument."""
 
     repo: str
     revision: str | None = None
     files: tuple[ModelFile, ...] = ()
-    """What is known of the files to get."""
+    """What is known about the files to fetch."""
     names: tuple[str, ...] = ()
-    """The files to get, where they exist."""
+    """The files to fetch, if they exist."""
     folder: str | None = None
-    """Where downloads go; None: only look into the cache that the user already has."""
+    """The download folder; None to only search the user's existing cache."""
     settings: HubSettings = HubSettings()
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):
-    """The child has loaded what it needs and turns to the network."""
+    """The child has loaded its modules and now uses the network."""
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True, tag="listed"):
-    """The hub told what there is."""
+    """The hub listed the files."""
 
     commit: str
     files: tuple[ModelFile, ...]
 
 
 class Received(msgspec.Struct, frozen=True, kw_only=True, tag="received"):
-    """So much of a file lies in the download folder, under the file's hash."""
+    """The number of bytes of a file that are in the download folder, under the file's hash."""
 
     file: str
     done: int
 
 
 class CachedFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A file in the user's cache, with the hash that the cache keeps it under."""
+    """A file in the user's cache, with the hash under which the cache stores it."""
 
     file: ModelFile
     path: str
 
 
 class Cached(msgspec.Struct, frozen=True, kw_only=True, tag="cached"):
-    """What the user's cache holds of a model; no files where it holds nothing."""
+    """The files of a model in the user's cache; empty if there are none."""
 
     commit: str | None
     files: tuple[CachedFile, ...]
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finished"):
-    """All the files are there."""
+    """All files are downloaded."""
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
-    """It did not work; the fields of a `WhisperdError`."""
+    """The request failed; the fields of a `WhisperdError`."""
 
     code: str
     message: str
@@ -104,7 +104,7 @@ Line = Started | Listed | Received | Cached | Finished | Failed
 
 
 class ConvertRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What the child that converts a model is asked for, as its only argument."""
+    """The request to the child that converts a model, its only argument."""
 
     convert: str
     """The plugin's `module:function`."""
@@ -118,17 +118,17 @@ class ConvertRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Read(msgspec.Struct, frozen=True, kw_only=True, tag="read"):
-    """So many bytes of the source were converted."""
+    """The number of bytes of the source that are converted."""
 
     done: int
 
 
 class Converted(msgspec.Struct, frozen=True, tag="converted"):
-    """The file is whole."""
+    """The file is complete."""
 
 
 class NotConverted(msgspec.Struct, frozen=True, kw_only=True, tag="not_converted"):
-    """It did not work; `errno` says what the system refused, if it did."""
+    """The conversion failed; `errno` is set if the system reported an error."""
 
     reason: str
     errno: int | None = None
@@ -138,5 +138,5 @@ ConvertLine = Read | Converted | NotConverted
 
 
 def partial_name(file: ModelFile) -> str:
-    """The name of an unfinished download: the hash that it is to have, so that taking it up is safe."""
+    """Return the file name of an unfinished download: its expected hash, so that resuming it is safe."""
     return f"{file.sha256 or file.git_sha1}.partial"

@@ -1,4 +1,4 @@
-"""What a model name means: a name of the catalogue, a repository on the hub, a path, an import."""
+"""Resolve model names: catalogue names, repositories on the hub, paths, imported models."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ _REPOSITORY = re.compile(
 
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True):
-    """A model, and all that is known of it before any byte has come."""
+    """A model, and everything known about it before the download."""
 
     name: str
     repo: str | None = None
     revision: str | None = None
     """The commit, branch or tag to ask the hub for."""
     files: tuple[ModelFile, ...] = ()
-    """The files to get; where it is empty, whatever an engine needs of what there is."""
+    """The files to fetch; if empty, those that exist of the files an engine needs."""
     package: Package | None = None
     facts: ModelFacts | None = None
-    """Of a model that is one file in a backend's own format."""
+    """For a model that is one file in a backend's own format."""
 
     @property
     def key(self) -> str:
-        """A file name for it."""
+        """A file name for this model."""
         return key_of(self.name)
 
     @property
     def size_bytes(self) -> int:
-        """What the files need that have a known size."""
+        """The total size of those files whose size is known."""
         return sum(file.size_bytes or 0 for file in self.files)
 
 
 def resolve(name: str, catalogue: Catalogue, is_installed: Callable[[str], bool]) -> Reference:
-    """Find out which model is meant. `is_installed` tells of a plain name whether it was imported.
+    """Return the model that a name means. `is_installed` says whether one was imported under a plain name.
 
     Raises `model.unknown`, with near matches in the fix.
     """
@@ -76,7 +76,7 @@ def resolve(name: str, catalogue: Catalogue, is_installed: Callable[[str], bool]
 
 
 def ready_reference(known: CatalogueModel, ready: ReadyFile) -> Reference:
-    """A file that others have converted from a model of the catalogue, as something to be fetched."""
+    """Return the reference by which to fetch a ready-made conversion of a catalogue model."""
     return Reference(
         name=f"{known.name}-{ready.precision}.{ready.format}",
         repo=ready.repo,
@@ -86,13 +86,13 @@ def ready_reference(known: CatalogueModel, ready: ReadyFile) -> Reference:
 
 
 def is_path(name: str) -> bool:
-    """Whether a name is a local folder or file: an absolute path, or one that begins with `.` or `~`."""
+    """Whether a name means a local folder or file: an absolute path, or one that begins with `.` or `~`."""
     relative = name in (".", "..") or name.startswith(("./", "../", "~", ".\\", "..\\"))
     return relative or Path(name).is_absolute()
 
 
 def path_of(name: str) -> Path:
-    """The absolute path that a name stands for."""
+    """Return the absolute path that a name means."""
     try:
         return Path(name).expanduser().absolute()
     except RuntimeError:  # there is no such user
@@ -100,21 +100,21 @@ def path_of(name: str) -> Path:
 
 
 def is_plain(name: str) -> bool:
-    """Whether a name can be given to an imported model."""
+    """Whether an imported model can have this name."""
     return _PLAIN.fullmatch(name) is not None and "--" not in name
 
 
 def key_of(name: str) -> str:
-    """A file name for a model name; as on the hub, `--` stands for `/` and appears in no name."""
+    """Return a file name for a model name; as on the hub, `--` stands for `/` and appears in no name."""
     return name.replace("/", "--")
 
 
 def nothing_at(path: Path) -> WhisperdError:
-    """`model.unknown`: neither a folder nor a file is there."""
+    """Return `model.unknown` for a path where there is neither a folder nor a file."""
     return WhisperdError(
         "model.unknown",
         f"There is no model at {path}: it does not exist.",
-        "Check the spelling of its name.",
+        "Check the spelling of the path.",
         {"name": str(path), "near": []},
     )
 

@@ -1,4 +1,4 @@
-"""One pull of one model: the sources in turn, each file verified as it enters the store."""
+"""Pull a model: try the sources in turn, and verify each file as it enters the store."""
 
 from __future__ import annotations
 
@@ -38,36 +38,36 @@ __all__ = ["Puller", "Unreachable"]
 log = logging.getLogger(__name__)
 
 _SPARE_BYTES = 16 << 20
-"""Left free on the disk, for the file system's own needs."""
+"""Space to leave free on the disk for the file system itself."""
 _UNREACHABLE = ("network.unreachable", "network.untrusted", "network.captive_portal")
 
 
 REMEMBERED_S: Final = 600.0
-"""How long it is known of a source that it cannot be reached."""
+"""How long an unreachable source is remembered."""
 
 
 class Unreachable:
-    """Which sources could not be reached lately. They are tried after all others."""
+    """The sources that could not be reached recently. They are tried after all others."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._until_s: dict[str, float] = {}
 
     def note(self, source: str) -> None:
-        """A source could not be reached just now."""
+        """Record that a source could not be reached."""
         self._until_s[source] = self._clock() + REMEMBERED_S
 
     def forget(self, source: str) -> None:
-        """A source was reached."""
+        """Record that a source was reached."""
         self._until_s.pop(source, None)
 
     def has(self, source: Source) -> bool:
-        """Whether it could not be reached lately."""
+        """Whether a source could not be reached recently."""
         now_s = self._clock()
         return self._until_s.get(source.name, now_s) > now_s
 
     def order(self, sources: Sequence[Source]) -> list[Source]:
-        """The sources in the order in which to try them."""
+        """Return the sources in the order in which to try them."""
         return sorted(sources, key=self.has)
 
 
@@ -82,20 +82,19 @@ class Puller:
     free_bytes: Callable[[Path], int]
 
     async def pull(self, model: Reference, on_progress: OnProgress) -> None:
-        """Install the model, or raise `WhisperdError`. Only what is missing or damaged is fetched."""
-        waiting = Progress(name=model.name, detail="waiting")  # whoever has the lock is probably downloading
+        """Install the model, or raise `WhisperdError`. Fetch only files that are missing or damaged."""
+        waiting = Progress(name=model.name, detail="waiting")  # the lock's holder is probably downloading
         with os_errors(model.name, self.storage.root):
             async with hold_lock(self.storage.lock_path(model.key), lambda: on_progress(waiting)):
-                installed = await anyio.to_thread.run_sync(self.storage.sound, model.key)
+                installed = await anyio.to_thread.run_sync(self.storage.intact, model.key)
                 if installed is None:
                     await self._fill(_pinned(model, self.storage.manifest(model.key)), on_progress)
 
     async def fetch_ready(self, model: Reference, target: Path, on_progress: OnProgress) -> bool:
-        """Bring the one file of `model`, verified, to `target`, from what is reached over the network.
+        """Download the one file of `model` to `target` and verify it. Returns whether that succeeded.
 
-        Whether that could be had. What could not be reached lately is not tried again. The caller holds a
-        lock of the storage, and may cancel: what has come is taken up the next time. Raises `disk.full`,
-        OSError.
+        Uses only network sources, and skips those that could not be reached recently. The caller holds a lock
+        of the storage, and may cancel: the download resumes next time. Raises `disk.full`, OSError.
         """
         sources = [source for source in self.sources if source.remote and not self.unreachable.has(source)]
         if self.offline or not sources:
@@ -106,14 +105,14 @@ class Puller:
         except WhisperdError as error:
             if error.code == "disk.full":
                 raise
-            log.info("%s is not taken from the network: %s", model.name, error.message)
+            log.info("%s is not downloaded: %s", model.name, error.message)
             return False
         (stored,) = have.values()
         await anyio.to_thread.run_sync(self.storage.take, stored, target)
         return True
 
     async def _fill(self, model: Reference, on_progress: OnProgress) -> None:
-        """Install; once more if another process removed a file that the models had in common."""
+        """Install the model; retry once if another process removed a file that the models share."""
         try:
             await self._install(model, on_progress)
         except FileNotFoundError:
@@ -127,7 +126,7 @@ class Puller:
             try:
                 source, revision = await self._fetch(model, have, on_progress)
             except BaseException:
-                if not model.files:  # nothing would find them again: their hashes are known to nobody
+                if not model.files:  # no later pull would find these blobs: no record has their hashes
                     unused = {file.sha256 for file in have.values()}
                     with anyio.CancelScope(shield=True):
                         await anyio.to_thread.run_sync(self.storage.drop, unused)
@@ -146,7 +145,7 @@ class Puller:
     async def _fetch(
         self, model: Reference, have: dict[str, StoredFile], on_progress: OnProgress
     ) -> tuple[str, str | None]:
-        """Try the sources until `have` is complete; the name of the last one, and the revision there."""
+        """Try the sources until `have` is complete; return the name of the last one and its revision."""
         outcomes: list[Outcome] = []
         for source in self.unreachable.order(self.sources):
             if source.remote and self.offline:
@@ -164,7 +163,7 @@ class Puller:
     async def _fetch_from(
         self, source: Source, model: Reference, have: dict[str, StoredFile], on_progress: OnProgress
     ) -> str | None:
-        """Take all missing files from one source into `have`; the revision that they are of."""
+        """Fetch all missing files from one source into `have`; return their revision."""
         folder = self.storage.partial(model.key)
         resumed = any(folder.glob("*.partial"))
         meter = self._meter(model, "downloading", on_progress)
@@ -174,7 +173,7 @@ class Puller:
             try:
                 found = await source.fetch(model, Workspace(folder, meter, need_space))
             finally:
-                with contextlib.suppress(OSError):  # it holds what can be taken up later
+                with contextlib.suppress(OSError):  # not empty: it holds a download that can resume later
                     folder.rmdir()
             verifying = self._meter(model, "verifying", from_thread(on_progress))
             admit = partial(self._admit, model, found, have, verifying)
@@ -187,12 +186,12 @@ class Puller:
                 return found.revision
             if not resumed:
                 raise hash_mismatch(model.name, str(mismatch))
-            resumed = False  # what an earlier run left may have been wrong: once more, from the beginning
+            resumed = False  # the remains of an earlier run may have been wrong: retry from the beginning
 
     def _admit(
         self, model: Reference, found: Found, have: dict[str, StoredFile], meter: Meter
     ) -> Mismatch | None:
-        """Take files into the store; those that are right stay, and the first wrong one is told of."""
+        """Admit files to the store; the right ones stay, and the first mismatch is returned."""
         known = {file.name: file for file in model.files}
         meter.expect(sum(each.path.stat().st_size for each in found.files))
         wrong: Mismatch | None = None
@@ -208,12 +207,12 @@ class Puller:
         return wrong
 
     def _in_store(self, model: Reference, meter: Meter) -> dict[str, StoredFile]:
-        """The files of the model that other models, or an interrupted pull, have brought."""
+        """Return the files of the model that other models, or an interrupted pull, left in the store."""
         found = [self.storage.has_blob(file, meter.adder(file.name)) for file in model.files]
         return {stored.name: stored for stored in found if stored is not None}
 
     def _note(self, model: Reference, source: Source, outcome: WhisperdError | NotHere) -> None:
-        """Remember an unreachable source; end the pull where no other source can help."""
+        """Remember an unreachable source; raise an error that no other source can avoid."""
         if isinstance(outcome, NotHere):
             return
         if outcome.code == "disk.full":
@@ -231,7 +230,7 @@ class Puller:
 
 
 def _pinned(model: Reference, manifest: Manifest | None) -> Reference:
-    """Where the catalogue has no hash, the model is what it was when it was first installed."""
+    """Pin files without a hash in the catalogue to the hashes of the first installation."""
     if manifest is None or (_is_commit(model.revision) and model.revision != manifest.revision):
         return model
     pins = {file.name: ModelFile(**msgspec.structs.asdict(file)) for file in manifest.files}

@@ -1,4 +1,4 @@
-"""Which model suits a computer, and which does not. Pure: what the computer has, and does, is passed in."""
+"""Recommend models for a computer. Pure: the computer's memory and measured speeds are passed in."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ __all__ = [
 ]
 
 COMFORTABLE_SPEED: Final = 10.0
-"""Times real time: ten seconds of speech are text after one. Slower is too slow for dictation."""
+"""Times real time: ten seconds of speech take one second. Anything slower is too slow for dictation."""
 LADDER: Final = ("tiny", "base", "small", "large-v3-turbo")
-"""What is recommended, the least accurate first. `medium` is beaten by `large-v3-turbo` in all it does, and
-what `large-v3` has before that is hardly ever worth its time."""
+"""The models to recommend, the least accurate first. `large-v3-turbo` beats `medium` in every respect, and
+the gain of `large-v3` over it is hardly ever worth the time."""
 UNMEASURED: Final = "base"
-"""The most that is recommended on a processor of which it is not known how fast it is."""
+"""The largest model to recommend on a processor whose speed is unknown."""
 
 _TURBO_GPU_BYTES: Final = 6 * 10**9
 _SMALL_GPU_BYTES: Final = 2_500_000_000
 _BASE_BYTES: Final = 2 * 2**30
 _USABLE: Final = 0.8
-"""Of all memory; the rest is the system's and other programs'."""
+"""The share of all memory that a model may use; the rest is for the system and other programs."""
 _KEPT_LOADED: Final = 0.3
-"""Of all memory: what a model may take that is kept loaded."""
+"""The share of all memory that a model may use while it stays loaded."""
 _BATCH_SIZE: Final = 4
 
 SpeedOf = Callable[[CatalogueModel], float | None]
-"""How many seconds of speech a model transcribes in a second on this computer; None: nobody knows."""
+"""Returns how many seconds of speech a model transcribes per second on this computer; None if unknown."""
 
 
 class SizedModel(Protocol):
-    """What is asked of a model, such as one of the catalogue, to know whether it fits."""
+    """What determines whether a model fits, such as one of the catalogue."""
 
     @property
     def name(self) -> str:
-        """For a person."""
+        """For display."""
 
     @property
     def english_only(self) -> bool:
-        """Whether it knows no other language."""
+        """Whether it knows only English."""
 
     def memory_bytes(self, compute_type: str, *, batch_size: int, device: str) -> int:
-        """As `whisperd.models.memory.need_bytes`."""
+        """Like `whisperd.models.memory.need_bytes`."""
 
 
 class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,24 +63,24 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     memory: int
-    """Bytes that it needs, estimated: of the GPU if there is one, else of the computer."""
+    """Bytes that it needs, estimated: of the GPU's memory if there is one, else of the computer's."""
     size: int | None
-    """Bytes on disk, or to download; None where that is not known."""
+    """Bytes on disk, or to download; None if unknown."""
     fits: bool
     recommended: bool
-    """True for one model, or for none if nothing that could be fits."""
+    """True for one model, or for none if no recommendable model fits."""
     speed: float | None
-    """Seconds of speech in a second here, expected; None where nothing was measured."""
+    """Expected seconds of speech per second on this computer; None if nothing was measured."""
     measured: bool
-    """Whether this very model was measured; else its speed is that of another one, by their sizes."""
+    """Whether this model was measured; else its speed is extrapolated from another one by their sizes."""
     reason: str
-    """A few words for a person."""
+    """A few words for display."""
     summary: str
-    """One line for a person: all of the above."""
+    """One line for display: all of the above."""
 
 
 def speeds_from(measured: Mapping[str, float], models: Iterable[CatalogueModel]) -> SpeedOf:
-    """What is to be expected of every model where some were measured: the time grows with the parameters."""
+    """Extrapolate the speed of every model from measured ones: time grows in proportion to the parameters."""
     known = [(model.parameters_millions, measured[model.name]) for model in models if model.name in measured]
 
     def speed_of(model: CatalogueModel) -> float | None:
@@ -101,15 +101,15 @@ def suitable_model(
     speed_of: SpeedOf,
     language: str | None = None,
 ) -> str:
-    """The model to begin with. Memory in bytes: `gpu_total` is that of the largest GPU that a backend here
-    can compute on, 0 where there is none. `models` are those of the catalogue.
+    """Return the model to start with. Memory in bytes: `gpu_total` is that of the largest GPU that a backend
+    here can use, 0 if there is none. `models` are those of the catalogue.
     """
     known = {model.name: model for model in models}
     able = [known[name] for name in LADDER if _knows(known[name], language)]
     most = _most_by_memory(memory_total, gpu_total, able, speed_of)
     steps = [model for model in able if LADDER.index(model.name) <= LADDER.index(most)]
     best = next((model.name for model in reversed(steps) if _is_fast(speed_of(model))), able[0].name)
-    # What knows English alone knows it a little better, where its size is one of those.
+    # English-only models are slightly better at English, in the sizes that have one.
     english = f"{best}.en"
     return english if language == "en" and english in known else best
 
@@ -122,10 +122,10 @@ def recommend(
     language: str | None = None,
     measured: Mapping[str, float] | None = None,
 ) -> tuple[Recommendation, ...]:
-    """What there is to say of each model that knows a language, the best choice first.
+    """Return a recommendation for each model that knows a language, the best choice first.
 
-    Memory as above; `measured` are speeds by model. What fits comes before what does not, and what is fast
-    enough, the most accurate first, before what is slower than that.
+    Memory as in `suitable_model`; `measured` has speeds by model. Models that fit come before those that do
+    not, and models that are fast enough, the most accurate first, before slower ones.
     """
     models = tuple(models)
     able = [model for model in models if _knows(model, language)]
@@ -163,18 +163,18 @@ def recommend(
 
 
 def _reason(model: CatalogueModel, fits: bool, is_best: bool, more_parameters: float, on_gpu: bool) -> str:
-    """A few words; `more_parameters` than the best has."""
+    """Return a few words; `more_parameters` is relative to the best model."""
     if not fits:
-        return "more memory than there is"
+        return "needs more memory than there is"
     if is_best:
         reason = "best balance on this GPU" if on_gpu else "best balance on this processor"
     elif more_parameters > 0:
-        reason = "slower, more words right"
+        reason = "slower, more accurate"
     elif more_parameters < 0:
-        reason = "faster, fewer words right"
+        reason = "faster, less accurate"
     else:
-        reason = "as fast"
-    return f"{reason}; English" if model.english_only else reason
+        reason = "equally fast"
+    return f"{reason}; English only" if model.english_only else reason
 
 
 def too_large(
@@ -185,11 +185,11 @@ def too_large(
     *,
     compute_type: str = "auto",
 ) -> WhisperdError | None:
-    """`model.too_large`, for a model that this computer, or its largest GPU, has not the memory for.
+    """Return `model.too_large` if a model needs more memory than this computer, or its largest GPU, has.
 
-    That is said before it is downloaded, or when it was imported, and forbids nothing. It is judged by what
-    it needs at least, with one worker that computes one window at a time. Without a GPU (`gpu_total` is 0) it
-    is to run on the processor.
+    This is a warning before a download or after an import; it forbids nothing. The criterion is the least
+    that the model needs, with one worker that computes one window at a time: on the CPU if there is no GPU
+    (`gpu_total` is 0).
     """
     total = gpu_total or memory_total
 
@@ -210,7 +210,7 @@ def too_large(
     return WhisperdError(
         "model.too_large",
         f"The model {model.name} needs about {size(need(model))} {whose} {size(total)}.",
-        f"Take {largest.name}, the largest that fits; `whisperctl models recommend` shows what else does."
+        f"Use {largest.name}, the largest that fits; `whisperctl models recommend` shows all that do."
         if largest
         else "Use a computer with more memory.",
         {"needed": need(model), "total": total, "largest": largest.name if largest else None},
@@ -220,8 +220,8 @@ def too_large(
 def _most_by_memory(
     memory_total: int, gpu_total: int, able: Iterable[CatalogueModel], speed_of: SpeedOf
 ) -> str:
-    """Up to where on the ladder the memory reaches; `able` are its models, the smallest first."""
-    # A GPU has speed to spare: its memory is the limit, and it may be a desktop's, too.
+    """Return the largest model on the ladder that fits; `able` are the ladder's models, smallest first."""
+    # A GPU has speed to spare: its memory is the limit, and the desktop may use some of it, too.
     if gpu_total >= _TURBO_GPU_BYTES:
         return "large-v3-turbo"
     if gpu_total >= _SMALL_GPU_BYTES:
@@ -263,7 +263,7 @@ def _summary(name: str, memory: int, speed: float | None, reason: str) -> str:
 
 
 def _time(seconds: float) -> str:
-    """A time as a person says it: `45 s`, `4 min`, `2.5 h`."""
+    """Format a duration for display: `45 s`, `4 min`, `2.5 h`."""
     if seconds < 59.5:
         return f"{max(1, round(seconds))} s"
     minutes = seconds / 60

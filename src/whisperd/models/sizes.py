@@ -1,4 +1,4 @@
-"""How large a model is that the catalogue does not know, by what its files say."""
+"""Determine the size of a model that is not in the catalogue, from its files."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _LAYER: Final = re.compile(r"(encoder|decoder)/layer_\d+/")
 
 
 class ModelSize(NamedTuple):
-    """What an estimate of its memory is made of: see `whisperd.models.memory.need_bytes`."""
+    """The inputs to an estimate of its memory: see `whisperd.models.memory.need_bytes`."""
 
     parameters: float
     decoder_share: float = 1.0
 
 
 def size_in(folder: Path) -> ModelSize:
-    """That of the model in a folder; about, where it is not in CTranslate2's format. Blocks."""
+    """Return the size of the model in a folder; approximate if it is not in CTranslate2's format. Blocks."""
     try:
         with (folder / "model.bin").open("rb") as file:
             variables = read_index(file).variables
@@ -39,5 +39,5 @@ def size_in(folder: Path) -> ModelSize:
 
 
 def _count(variable: Variable) -> int:
-    """How many numbers it has: by its bytes, which the file holds; its shape may say anything."""
+    """Return how many numbers a variable has, from its bytes in the file, since its shape may be wrong."""
     return variable.size_bytes // int(NUMPY_TYPES[variable.type][-1])

@@ -1,14 +1,14 @@
-"""The model folder on disk. Everything here blocks, and knows nothing of where bytes come from.
+"""The model folder on disk. Everything here blocks, and is independent of where files come from.
 
-    blobs/<sha256>            the bytes, each file once, whichever models have it
-    manifests/<model>.json    which files make a model; its writing is what installs the model
-    installed/<model>/        what an engine is given: links to the blobs, under their own names
-    stamps/<model>.json       what was last verified, so that it need not be read again; may be lost
-    partial/<model>/          unfinished downloads, named by the hash they are to have
+    blobs/<sha256>            file contents, each stored once even if several models have it
+    manifests/<model>.json    the files of a model; writing it is what installs the model
+    installed/<model>/        what an engine loads: links to the blobs, under the files' own names
+    stamps/<model>.json       what was last verified, so that it is not read again; may be lost
+    partial/<model>/          unfinished downloads, named by their expected hashes
     locks/<model>.lock        held by the one process that changes this model
 
-A file enters `blobs/` in one place, `admit`, after its hash was computed. Each step is a rename or
-can be repeated, so a crash at any moment leaves the model as it was or not installed.
+Only `admit` adds a file to `blobs/`, after computing its hash. Each step is a rename or can be
+repeated, so a crash at any moment leaves the model unchanged or not installed.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ from whisperd.paths import make_private_folder
 __all__ = ["Keep", "Mismatch", "Storage", "Unreadable", "link_file"]
 
 Keep = Literal["move", "link", "copy"]
-"""How a file gets into the store: moved there, linked to where it is, or copied."""
+"""How a file gets into the store: moved, linked to its current place, or copied."""
 
 _KEEP_PARTIAL_S = 30 * 24 * 3600.0
-"""How long an unfinished download may lie before it is removed."""
+"""The age at which an unfinished download is removed."""
 
 
 class Mismatch(Exception):
-    """A file does not hold the bytes that it should."""
+    """A file does not have the expected bytes."""
 
     def __init__(self, name: str, expected: str, found: str) -> None:
-        super().__init__(f"{name} should have {expected} and has {found}")
+        super().__init__(f"{name} should have {expected} but has {found}")
         self.name = name
 
 
 class Unreadable(Exception):
-    """A file that is to be copied cannot be read. Says why, as a clause."""
+    """A file to copy or link cannot be read. The text says why, as a clause."""
 
 
 class Storage:
@@ -59,12 +59,12 @@ class Storage:
         self.root = root
         self._stamps: dict[str, dict[str, Verified]] = {}
         self._proven: dict[str, Stamp] = {}
-        """Stamps of blobs, by hash, when this process last found them to be right."""
+        """The stamps of blobs, by hash, at the time this process last verified them."""
 
     # Reading
 
     def manifests(self) -> list[Manifest]:
-        """Every installed model, by name. Raises `OSError` where the folder may not be read."""
+        """Return every installed model, by name. Raises `OSError` if the folder cannot be read."""
         try:
             names = [path.name for path in (self.root / "manifests").iterdir()]
         except FileNotFoundError:
@@ -73,30 +73,30 @@ class Storage:
         return [manifest for key in keys if (manifest := self.manifest(key)) is not None]
 
     def manifest(self, key: str) -> Manifest | None:
-        """The manifest of a model; None where there is none that can be read."""
+        """Return the manifest of a model; None if there is none that can be read."""
         return read_json(self._manifest_path(key), Manifest)
 
-    def sound(self, key: str) -> Manifest | None:
-        """The manifest of a model of which every byte is right. Reads only the files that were touched."""
+    def intact(self, key: str) -> Manifest | None:
+        """Return the manifest of a model if all its bytes are right. Reads only files that were touched."""
         manifest = self.manifest(key)
         if manifest is None or self.damaged(key, self.changed(key, manifest)):
             return None
         return manifest
 
     def has_any(self, key: str) -> bool:
-        """Whether a model is installed, or was not removed to the end."""
+        """Whether a model is installed, or its removal was interrupted."""
         return self.manifest(key) is not None or self.folder(key).exists()
 
     def folder(self, key: str) -> Path:
-        """The folder of a model that an engine can be given."""
+        """Return the folder of a model that an engine can load."""
         return self.root / "installed" / key
 
     def partial(self, key: str) -> Path:
-        """The folder for the unfinished downloads of a model."""
+        """Return the folder for the unfinished downloads of a model."""
         return self.root / "partial" / key
 
     def changed(self, key: str, manifest: Manifest) -> list[StoredFile]:
-        """The files that differ from what was last verified, by their stamps. Quick."""
+        """Return the files whose stamps differ from those last verified. Fast."""
         known = self._known_stamps(key)
         return [
             file
@@ -107,7 +107,7 @@ class Storage:
     def damaged(
         self, key: str, files: Iterable[StoredFile], watch: Callable[[str], OnBytes] | None = None
     ) -> list[str]:
-        """Hash these files of a model; the names of those that are missing or wrong. The rest is stamped."""
+        """Hash these files of a model and return the names of missing or wrong ones. Stamp the others."""
         files = list(files)
         settle(self.folder(key) / file.name for file in files)
         good: dict[str, Verified] = {}
@@ -129,7 +129,7 @@ class Storage:
         return bad
 
     def has_blob(self, file: ModelFile, on_bytes: OnBytes | None = None) -> StoredFile | None:
-        """The blob that a file would be, hashed; a blob that is wrong is removed."""
+        """Return the blob for a file if it exists and its hash is right; remove a wrong one."""
         if file.sha256 is None:
             return None
         blob = self._blob_path(file.sha256)
@@ -148,8 +148,9 @@ class Storage:
     def admit(
         self, key: str, path: Path, expected: ModelFile, keep: Keep, on_bytes: OnBytes | None = None
     ) -> StoredFile:
-        """Take a file of a model into the store if its bytes are the expected ones, else raise `Mismatch`; or
-        `Unreadable`, where it stays with others."""
+        """Add a file of a model to the store if its bytes are as expected.
+
+        Raises `Mismatch` if they are not, and `Unreadable` if a file to copy or link cannot be read."""
         incoming = self.partial(key) / f"incoming-{uuid.uuid4().hex}"
         incoming.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -157,10 +158,10 @@ class Storage:
                 _copy(path, incoming, on_bytes)
                 on_bytes = None
             elif keep == "link":
-                # Hard, so that it stays when theirs is deleted, else symbolic.
+                # A hard link, so that the file outlives the original; else a symbolic link.
                 _link(path.resolve(), incoming, os.link, os.symlink, shutil.copyfile)
             source = path if keep == "move" else incoming
-            with _reading_of_others() if keep == "link" else nullcontext():
+            with _raise_unreadable() if keep == "link" else nullcontext():
                 digests = hash_file(source, git=expected.git_sha1 is not None, on_bytes=on_bytes)
             _compare(expected, digests.sha256, digests.git_sha1, digests.stamp.size_bytes)
             if keep != "link":
@@ -175,14 +176,14 @@ class Storage:
         return StoredFile(name=expected.name, size_bytes=digests.stamp.size_bytes, sha256=digests.sha256)
 
     def take(self, file: StoredFile, target: Path) -> None:
-        """Move a file that was just admitted out of the store, to where it belongs to no model."""
+        """Move a newly admitted file out of the store to `target`; it then belongs to no model."""
         self._blob_path(file.sha256).replace(target)
         self._proven.pop(file.sha256, None)
 
     def install(self, key: str, manifest: Manifest) -> None:
-        """Link the blobs, which were verified, into the model's folder and write its manifest.
+        """Link the verified blobs into the model's folder and write its manifest.
 
-        Raises FileNotFoundError for a blob that is gone, or not right any more.
+        Raises FileNotFoundError if a blob was removed or has changed since.
         """
         folder = self.folder(key)
         folder.mkdir(parents=True, exist_ok=True)
@@ -190,8 +191,8 @@ class Storage:
             self._prove(file)
             link_file(self._blob_path(file.sha256), folder / file.name)
         names = {file.name for file in manifest.files}
-        for stranger in [path for path in folder.iterdir() if path.name not in names]:
-            remove(stranger)
+        for extra in [path for path in folder.iterdir() if path.name not in names]:
+            remove(extra)
         sync_folder(folder)
         settle(folder / name for name in names)
         stamps = {file.name: Verified(file.sha256, stamp(folder / file.name)) for file in manifest.files}
@@ -200,8 +201,10 @@ class Storage:
         shutil.rmtree(self.partial(key), ignore_errors=True)
 
     def remove(self, key: str, unfinished: Iterable[str] = ()) -> int:
-        """Remove a model, its downloads and these other ones, and the blobs that no other model has; the
-        bytes that this frees. Its folder goes last: while that is there, all this can be done again."""
+        """Remove a model, its downloads and those of `unfinished`, and the blobs that no other model has.
+
+        Returns the bytes freed. The model's folder is removed last: while it exists, the removal can be
+        retried."""
         manifest = self.manifest(key)
         self._manifest_path(key).unlink(missing_ok=True)
         for each in (key, *unfinished):
@@ -215,7 +218,7 @@ class Storage:
         return freed_bytes
 
     def drop(self, unused: set[str]) -> int:
-        """Remove blobs, by their hashes, that no model has; the bytes that this frees."""
+        """Remove those of these blobs, given by hash, that no model has; return the bytes freed."""
         used = {file.sha256 for manifest in self.manifests() for file in manifest.files}
         freed_bytes = 0
         for blob in map(self._blob_path, unused - used):
@@ -226,7 +229,7 @@ class Storage:
         return freed_bytes
 
     def clear_leftovers(self, key: str, now_s: float) -> None:
-        """Remove downloads of other models that nobody has taken up for weeks, and what they brought."""
+        """Remove downloads of other models that have not been resumed for weeks, and their blobs."""
         removed = False
         for folder in contents(self.root / "partial"):
             with suppress(OSError), try_lock(self.lock_path(folder.name)) as is_free:
@@ -237,7 +240,7 @@ class Storage:
             self._sweep(key, set())
 
     def lock_path(self, key: str) -> Path:
-        """The lock of a model among processes."""
+        """Return the path of a model's lock, which is shared between processes."""
         path = self.root / "locks" / f"{key}.lock"
         make_private_folder(self.root)
         path.parent.mkdir(exist_ok=True)
@@ -246,7 +249,7 @@ class Storage:
     # Helpers
 
     def _prove(self, file: StoredFile) -> None:
-        """Make sure that a blob, which was right some time ago, still is."""
+        """Check that a blob verified earlier is still right."""
         blob = self._blob_path(file.sha256)
         if stamp(blob) != self._proven.get(file.sha256):
             known = ModelFile(name=file.name, sha256=file.sha256)
@@ -254,13 +257,13 @@ class Storage:
                 raise FileNotFoundError(errno.ENOENT, "The file changed", str(blob))
 
     def _sweep(self, key: str, unused: set[str]) -> int:
-        """Remove these blobs, and if nobody is pulling all others too, unless a model has them."""
+        """Remove these blobs, and all others if no model is being pulled, unless a model has them."""
         if not self._is_any_locked(but=key):
             unused = {path.name for path in (self.root / "blobs").glob("*")}
         return self.drop(unused)
 
     def _is_any_locked(self, but: str) -> bool:
-        """Whether some other model is being changed; its blobs may not be in a manifest yet."""
+        """Whether another model is being changed; its blobs may not be in a manifest yet."""
         for path in (self.root / "locks").glob("*.lock"):
             if path.stem != but:
                 with try_lock(path) as is_free:
@@ -285,7 +288,7 @@ class Storage:
 
     def _keep_stamps(self, key: str, stamps: dict[str, Verified]) -> None:
         self._stamps[key] = stamps
-        with suppress(OSError):  # a store that is only read from is verified in every process
+        with suppress(OSError):  # in a read-only store, every process verifies again
             write_whole(self._stamps_path(key), msgspec.json.encode(stamps))
 
 
@@ -294,7 +297,7 @@ def _last_change_s(folder: Path) -> float:
 
 
 def _verified_now(file: StoredFile, folder: Path) -> Verified | None:
-    """What would be on record if the file had been verified as it is now; None where there is no file."""
+    """Return the record of a file as if it were verified now; None if there is no such file."""
     try:
         return Verified(file.sha256, stamp(folder / file.name))
     except OSError:
@@ -320,14 +323,14 @@ def _copy(source: Path, target: Path, on_bytes: OnBytes | None) -> None:
 
 
 def _chunks(source: Path) -> Iterator[bytes]:
-    with _reading_of_others(), source.open("rb") as reader:
+    with _raise_unreadable(), source.open("rb") as reader:
         while chunk := reader.read(CHUNK_BYTES):
             yield chunk
 
 
 @contextmanager
-def _reading_of_others() -> Iterator[None]:
-    """That a file of others cannot be read is no fault of the store."""
+def _raise_unreadable() -> Iterator[None]:
+    """Raise `Unreadable` for an OSError in the block: it is not a fault of the store."""
     try:
         yield
     except OSError as error:
@@ -335,7 +338,7 @@ def _reading_of_others() -> Iterator[None]:
 
 
 def _link(source: Path, target: Path, *ways: Callable[[Path, Path], object]) -> None:
-    """Link in the first way that the file system knows; the last one may fail, and raises its OSError."""
+    """Link in the first way that the file system supports; if even the last one fails, raise its OSError."""
     *others, last = ways
     for link in others:
         with suppress(OSError):
@@ -345,7 +348,7 @@ def _link(source: Path, target: Path, *ways: Callable[[Path, Path], object]) -> 
 
 
 def link_file(blob: Path, target: Path) -> None:
-    """Put a file into a model's folder, in place of what is there."""
+    """Link a file into a model's folder, replacing any file of that name."""
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     blob.stat()
     try:
@@ -356,10 +359,10 @@ def link_file(blob: Path, target: Path) -> None:
 
 
 def _symlink_relative(blob: Path, target: Path) -> None:
-    """Relative, so that the whole store can be moved or mounted elsewhere."""
+    """Create a relative link, so that the whole store can be moved or mounted elsewhere."""
     try:
         place = os.path.relpath(blob, target.parent)
-    except ValueError:  # on another drive of Windows
+    except ValueError:  # on another Windows drive
         place = str(blob)
     target.symlink_to(place)
 

@@ -1,4 +1,4 @@
-"""The model store: what is installed, what could be, and how it gets there."""
+"""The model store: list, install, convert and remove models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from whisperd.models.catalogue import Catalogue, shipped_catalogue
 from whisperd.models.converted import Conversion, ConvertedModels, FetchReady
 from whisperd.models.files import invalid_file
 from whisperd.models.flight import Flight
-from whisperd.models.in_place import identify, is_there, look_for_facts, look_into
+from whisperd.models.in_place import exists, identify, open_in_place, read_facts
 from whisperd.models.manifest import InstalledModel, ModelSummary
 from whisperd.models.memory import weights_type
 from whisperd.models.names import Reference, is_path, is_plain, key_of, nothing_at, path_of, ready_reference
@@ -37,12 +37,12 @@ __all__ = ["ModelStore"]
 class ModelStore:
     """The models in one folder, shared with other processes that use the same folder.
 
-    A name is one of the catalogue, a hub repository (`owner/name`, `owner/name@revision`), the name
-    of an imported model, or the path of a folder with a model, or of a file in a backend's own format, which
-    is used in place. All methods raise `WhisperdError`: `model.unknown` for a name that means nothing,
-    `model.invalid_folder`, `model.invalid_file`.
+    A name is one of the catalogue, a hub repository (`owner/name`, `owner/name@revision`), the name of an
+    imported model, or the path of a model's folder or of a file in a backend's own format, which is used in
+    place. All methods raise `WhisperdError`: `model.unknown` for an unknown name, `model.invalid_folder`,
+    `model.invalid_file`.
 
-    Files are read in threads. One that was not touched since it was verified is not read again.
+    Files are read in threads. A file that was not touched since it was verified is not read again.
     """
 
     def __init__(
@@ -68,40 +68,40 @@ class ModelStore:
         self._converted = ConvertedModels(self._storage, free_bytes)
         self._stored = StoredModels(self.catalogue, self._storage, self._converted)
         self._flights: dict[str, Flight] = {}
-        self._takes_ready = True
+        self._uses_ready_files = True
 
-    def look_in(self, sources: Sequence[Source]) -> None:
+    def use_sources(self, sources: Sequence[Source]) -> None:
         """Use these sources from the next download on."""
         self._puller = dataclasses.replace(self._puller, sources=sources)
 
     def for_trials(self) -> ModelStore:
-        """The same store, which makes every file in another format itself: a trial downloads no model."""
+        """Return this store without ready-made conversions: a trial converts rather than downloads."""
         other = copy.copy(self)
-        other._takes_ready = False
+        other._uses_ready_files = False
         return other
 
     async def find(self, name: str) -> InstalledModel | None:
-        """The model if it can be loaded; None where it is not installed, or a byte of it is wrong."""
+        """Return the model if it can be loaded; None if it is not installed or damaged."""
         if is_path(name):
-            return await self._look_into(name)
+            return await self._open_in_place(name)
         return await anyio.to_thread.run_sync(self._stored.find, name)
 
     async def path(self, name: str) -> Path:
-        """The folder or file of a model, to give to an engine; `model.not_installed`, `model.damaged`."""
+        """Return the folder or file for an engine to load. Raises `model.not_installed`, `model.damaged`."""
         return Path((await self._get(name)).path)
 
     async def verify(self, name: str, on_progress: OnProgress = ignore_progress) -> InstalledModel:
-        """Read every byte of a model, and of what was converted from it. What is used in place, whose hashes
-        nobody knows, is looked into only.
+        """Read every byte of a model, and of the files converted from it. A model that is used in place has
+        no known hashes, so it is only opened.
 
-        Raises `model.not_installed`; `model.damaged` with the files in `data`, of which those that were
-        converted are removed, and made anew when they are needed; and where they cannot be read or removed,
-        `model.read_only`, `model.storage_failed`.
+        Raises `model.not_installed`; `model.damaged` with the files in `data` (converted ones are removed,
+        and converted again when needed); and `model.read_only` or `model.storage_failed` if files cannot be
+        read or removed.
         """
         in_thread = anyio.to_thread.run_sync
         is_in_place = is_path(name)
         found = await (
-            self._look_into(name) if is_in_place else in_thread(self._stored.verify, name, on_progress)
+            self._open_in_place(name) if is_in_place else in_thread(self._stored.verify, name, on_progress)
         )
         if found.facts is None:
             source = await in_thread(self._stored.source, name, Path(found.path))
@@ -110,26 +110,27 @@ class ModelStore:
         return found
 
     async def list(self) -> tuple[ModelSummary, ...]:
-        """The installed models, by name. Reads no model file. `model.read_only`, `model.storage_failed`."""
+        """List the installed models by name, without reading their files. Raises `model.read_only`,
+        `model.storage_failed`."""
         return await anyio.to_thread.run_sync(self._stored.list)
 
     async def available(self) -> tuple[ModelSummary, ...]:
-        """The models of the catalogue, in its order."""
+        """List the models of the catalogue, in its order."""
         return await anyio.to_thread.run_sync(self._stored.available)
 
     def canonical_name(self, name: str) -> str:
-        """The one name of a model, whichever of its names is given. Reads nothing; an unknown one stays."""
+        """Return the canonical name for any of a model's names; an unknown name unchanged. Reads nothing."""
         known = self.catalogue.find(name)
         if known is not None:
             return known.name
         return str(path_of(name)) if is_path(name) else name
 
     async def parameters(self, name: str) -> float:
-        """How many parameters an installed model has. Errors: those of `size`."""
+        """Return how many parameters an installed model has. Errors: those of `size`."""
         return (await self.size(name)).parameters
 
     async def size(self, name: str, folder: Path | None = None) -> ModelSize:
-        """How large an installed model is. Errors: those of `path`, where its folder is not said."""
+        """Return the size of an installed model. Errors: those of `path`, unless `folder` is given."""
         if known := self.catalogue.find(name):
             return ModelSize(known.parameters_millions * 1_000_000, known.decoder_share)
         if facts := await self.facts(name):
@@ -137,26 +138,26 @@ class ModelStore:
         return await anyio.to_thread.run_sync(size_in, folder or await self.path(name))
 
     async def facts(self, name: str) -> ModelFacts | None:
-        """What a model says of itself that is one file in a backend's own format; None of all others."""
+        """Return the facts stated by a model that is one file in a backend's own format; None for others."""
         if is_path(name):
-            return await look_for_facts(name)
+            return await read_facts(name)
         if self.catalogue.find(name) is not None or not is_plain(name):
             return None
         manifest = await anyio.to_thread.run_sync(self._storage.manifest, key_of(name))
         return None if manifest is None else manifest.facts
 
     async def describe(self, name: str) -> ModelSummary:
-        """One model, installed or not."""
+        """Describe one model, installed or not."""
         if is_path(name):
-            return await self._look_into(name)
+            return await self._open_in_place(name)
         return await anyio.to_thread.run_sync(self._stored.describe, name)
 
     async def pull(self, name: str, on_progress: OnProgress = ignore_progress) -> InstalledModel:
-        """Install a model where it is not installed yet, and mend one that is damaged.
+        """Install a model if it is not installed, and repair one that is damaged.
 
-        Calls at the same time download once, and all are told of the progress. A cancelled download
-        is taken up where it ended. Errors: `disk.full`, `model.read_only`, and when no source had
-        it the most telling of theirs (`network.unreachable`, `model.offline`, `hub.unauthorised`,
+        Concurrent calls share one download, and all receive its progress. A cancelled download
+        resumes next time. Errors: `disk.full`, `model.read_only`, and if no source has the model,
+        the most specific of their errors (`network.unreachable`, `model.offline`, `hub.unauthorised`,
         `hub.not_found`, `hub.rate_limited`, `download.stuck`, `model.hash_mismatch`, …,
         `model.unavailable`), with all of them in `data["tried"]`.
         """
@@ -177,12 +178,12 @@ class ModelStore:
         bundle: Path | None = None,
         on_progress: OnProgress = ignore_progress,
     ) -> Path:
-        """The file of an installed model in another format. Unless it is there, it is one that the catalogue
-        names, where the hub is reached, and else made in a child process.
+        """Return the file of an installed model in another format. If it does not exist yet, download the one
+        in the catalogue if the hub can be reached, else convert the model in a child process.
 
-        `precision` is a compute type that the engine offers, and those with the same weights have one file;
-        `bundle` is the native bundle that the conversion needs. Cancelling leaves nothing. Errors: those of
-        `path`, `model.conversion_failed`, `disk.full`, `model.read_only`.
+        `precision` is a compute type that the engine offers; those with the same type of weights share one
+        file. `bundle` is the native bundle that the conversion needs. Cancelling leaves nothing behind.
+        Errors: those of `path`, `model.conversion_failed`, `disk.full`, `model.read_only`.
         """
         precision = weights_type(precision)
         source = await anyio.to_thread.run_sync(self._stored.source, name, await self.path(name))
@@ -194,7 +195,7 @@ class ModelStore:
         )
 
     async def converted(self, name: str, format: ModelFormat, precision: str) -> Path | None:
-        """The file of an installed model in another format, if it is there. Errors: those of `path`."""
+        """Return the file of an installed model in another format, if it exists. Errors: those of `path`."""
         source = await anyio.to_thread.run_sync(self._stored.source, name, await self.path(name))
         wanted = Conversion(source, format, weights_type(precision))
         return await anyio.to_thread.run_sync(self._converted.find, wanted)
@@ -202,43 +203,43 @@ class ModelStore:
     def _ready(
         self, name: str, format: ModelFormat, precision: str, on_progress: OnProgress
     ) -> FetchReady | None:
-        """What brings the file that the catalogue names for a model in another format."""
+        """Return a function that downloads the catalogue's ready-made file of a model in another format."""
         known = self.catalogue.find(name)
-        if known is None or not self._takes_ready:
+        if known is None or not self._uses_ready_files:
             return None
-        model = known.name  # which is what somebody waits for
+        model = known.name  # the name under which the caller awaits progress
 
-        def tell(progress: Progress) -> None:
+        def report(progress: Progress) -> None:
             on_progress(msgspec.structs.replace(progress, name=model))
 
         for ready in known.ready:
             if (ready.format, ready.precision) == (format.name, precision):
-                return partial(self._puller.fetch_ready, ready_reference(known, ready), on_progress=tell)
+                return partial(self._puller.fetch_ready, ready_reference(known, ready), on_progress=report)
         return None
 
     async def identity(self, name: str) -> str:
-        """A hash that is another one once a byte of an installed model is. Errors: those of `path`.
+        """Return a hash that changes when any byte of an installed model does. Errors: those of `path`.
 
-        Of a folder that is used in place, the stamps of its files stand for their bytes.
+        For a model that is used in place, the stamps of its files stand for their bytes.
         """
         if is_path(name):
             return await identify(name)
         return await anyio.to_thread.run_sync(self._stored.identity, name)
 
     async def remove(self, name: str) -> int:
-        """Remove an installed model with what was converted from it, and what was downloaded of an unfinished
-        one; the bytes freed.
+        """Remove an installed model and the files converted from it, or an unfinished download. Returns the
+        bytes freed.
 
-        Files that other models have too stay. `model.not_installed`, `model.busy`, `model.read_only`;
-        `model.in_place` of a path.
+        Files that other models share stay. Raises `model.not_installed`, `model.busy`, `model.read_only`;
+        `model.in_place` for a path.
         """
         if is_path(name):
-            raise errors.in_place(name) if await is_there(name) else nothing_at(path_of(name))
+            raise errors.in_place(name) if await exists(name) else nothing_at(path_of(name))
         outdated = await self._converted.outdated()
         return await anyio.to_thread.run_sync(self._stored.remove, name, outdated)
 
     async def clear_leftovers(self) -> None:
-        """Remove unfinished downloads that nobody has taken up for weeks, as each pull does."""
+        """Remove unfinished downloads that have not been resumed for weeks, as each pull does."""
         await anyio.to_thread.run_sync(self._storage.clear_leftovers, "", time.time())
 
     async def import_model(
@@ -246,11 +247,11 @@ class ModelStore:
     ) -> InstalledModel:
         """Copy a model from a folder, or a file in a backend's own format, into the store.
 
-        `name` is one of the catalogue, or a new one; by default that of the folder or file. Under a name of
-        the catalogue its bytes must be those that the catalogue knows, which no such file's are.
+        `name` is one of the catalogue, or a new one; by default that of the folder or file. Under a catalogue
+        name, its bytes must be those in the catalogue, which rules out a file in a backend's own format.
         Errors: those of a path, `model.invalid_name`, `model.exists`, and those of `pull`.
         """
-        opened = await look_into(str(path))
+        opened = await open_in_place(str(path))
         facts, source = opened.facts, Path(opened.path)
         if name is None:
             name = source.stem if facts else source.name
@@ -258,7 +259,7 @@ class ModelStore:
         if known is None and not is_plain(name):
             raise errors.invalid_name(name)
         if known is not None and facts is not None:
-            raise errors.name_of_catalogue(name)
+            raise errors.catalogue_name(name)
         model = self._stored.resolve(name) if known is not None else Reference(name=name, facts=facts)
         if model.key in self._flights:
             raise errors.busy(model.name)
@@ -266,35 +267,37 @@ class ModelStore:
         puller = dataclasses.replace(self._puller, sources=[only])
         await self._lead(model, puller, on_progress, is_new=True)
         imported = await self._get(name)
-        if facts is not None and (await look_into(imported.path)).facts != facts:
+        if facts is not None and (await open_in_place(imported.path)).facts != facts:
             await self.remove(name)
             raise invalid_file(source, "it changed while it was copied")
         return imported
 
     async def _get(self, name: str) -> InstalledModel:
-        """The model if it can be loaded, or why it cannot: the errors of `path`."""
+        """Return the model if it can be loaded. Errors: those of `path`."""
         if is_path(name):
-            return await self._look_into(name)
+            return await self._open_in_place(name)
         return await anyio.to_thread.run_sync(self._stored.get, name)
 
-    async def _look_into(self, name: str) -> InstalledModel:
-        """A model that is used in place."""
-        found = await look_into(name)
+    async def _open_in_place(self, name: str) -> InstalledModel:
+        """Return a model that is used in place, with its languages."""
+        found = await open_in_place(name)
         return msgspec.structs.replace(found, languages=self._stored.languages(found.facts))
 
     async def _lead(
         self, model: Reference, puller: Puller, on_progress: OnProgress, *, is_new: bool = False
     ) -> None:
-        """Pull, and tell all who wait for the same model. One that `is_new` must not be there yet, and why it
-        is not taken is nothing to them: then they pull it."""
+        """Pull a model, and share progress and result with all callers that wait for it.
+
+        A model that `is_new`, an import, must not exist yet; if it fails, the waiting callers pull the model
+        themselves."""
         flight = self._flights[model.key] = Flight(on_progress)
         try:
-            if is_new and await anyio.to_thread.run_sync(self._storage.sound, model.key) is not None:
+            if is_new and await anyio.to_thread.run_sync(self._storage.intact, model.key) is not None:
                 raise errors.already_installed(model.name)
-            await puller.pull(model, flight.tell)
+            await puller.pull(model, flight.report)
         except WhisperdError as error:
             flight.error = None if is_new else error
             raise
         finally:
             del self._flights[model.key]
-            flight.landed.set()
+            flight.ended.set()

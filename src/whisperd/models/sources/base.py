@@ -1,4 +1,4 @@
-"""The interface of a source, and what passes through it."""
+"""The interface of a source, and its parameters and results."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ OPTIONAL = ("preprocessor_config.json",)
 
 
 class NotHere(Exception):
-    """A source does not have the model. Says why, as the end of a sentence."""
+    """A source does not have the model. The text says why, as a clause."""
 
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file that a source found, with what the source itself states of its bytes."""
+    """A file that a source found, with the size and hashes that the source states."""
 
     file: ModelFile
     path: Path
@@ -33,7 +33,7 @@ class FoundFile:
 
 @dataclass(frozen=True)
 class Found:
-    """All the files of a model that were asked for."""
+    """All the requested files of a model."""
 
     files: tuple[FoundFile, ...]
     keep: Keep
@@ -42,33 +42,33 @@ class Found:
 
 @dataclass(frozen=True)
 class Workspace:
-    """What a source may use for one model."""
+    """The resources that a source may use for one model."""
 
     folder: Path
-    """For unfinished downloads. It stays when a download is interrupted."""
+    """For unfinished downloads. It survives an interrupted download."""
     meter: Meter
-    """Told how many bytes will come in all, and how many have."""
+    """Receives the expected number of bytes, and the number received so far."""
     need_space: Callable[[int], None]
-    """Raises `disk.full` where that many bytes more do not fit."""
+    """Raises `disk.full` if that many more bytes do not fit on the disk."""
 
 
 class Source(Protocol):
     """A place where models can be found."""
 
     name: str
-    """For people: `the hub`."""
+    """For display: `the hub`."""
     remote: bool
     """Whether offline mode forbids it."""
 
     async def fetch(self, model: Reference, workspace: Workspace) -> Found:
-        """Find the files of `model.files`, or all that an engine needs where that is empty.
+        """Find the files in `model.files`, or all that an engine needs if that is empty.
 
-        Raises `NotHere`, or `WhisperdError` when something went wrong.
+        Raises `NotHere`, or `WhisperdError` if something fails.
         """
 
 
 def missing_names(names: set[str], model: Reference | None = None) -> list[str]:
-    """What is not among these files: of those of the model, where they are known, or that an engine needs."""
+    """Return which of the model's files, or if unknown of those an engine needs, are not among `names`."""
     if model is not None and model.files:
         return [file.name for file in model.files if file.name not in names]
     missing = [name for name in REQUIRED if name not in names]
@@ -78,5 +78,5 @@ def missing_names(names: set[str], model: Reference | None = None) -> list[str]:
 
 
 def wanted_names(model: Reference) -> tuple[str, ...]:
-    """The names of the files to look for."""
+    """Return the names of the files to look for."""
     return tuple(file.name for file in model.files) or (*REQUIRED, *VOCABULARIES, *OPTIONAL)

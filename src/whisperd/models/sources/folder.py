@@ -1,4 +1,4 @@
-"""Folders that the user named in the settings: a network share, a stick, another program's models."""
+"""The folders named in the settings: a network share, a USB stick, another program's models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["ExactFileSource", "ExactFolderSource", "FolderSource"]
 
 
 class FolderSource:
-    """Finds `{folder}/{model}` and `{folder}/{repository}`. Copies, for the folder may be gone tomorrow."""
+    """Finds `{folder}/{model}` and `{folder}/{repository}`. Copies, as the folder may be unmounted later."""
 
     remote = False
 
@@ -40,7 +40,7 @@ class FolderSource:
         return found
 
     def _find(self, model: Reference) -> tuple[Found, int]:
-        """The files, and how many bytes they are."""
+        """Return the files and their total size in bytes."""
         reason = "does not have it"
         for candidate in self._candidates(model):
             files = _model_files(candidate, wanted_names(model))
@@ -58,14 +58,14 @@ class FolderSource:
 
 
 class ExactFolderSource(FolderSource):
-    """One folder with one model, which is to be imported."""
+    """A folder with one model, to import."""
 
     def _candidates(self, model: Reference) -> list[Path]:  # noqa: ARG002
         return [self.folder]
 
 
 class ExactFileSource:
-    """One file that is a whole model, which is to be imported under the name `target`."""
+    """A file that is a whole model, to import under the name `target`."""
 
     remote = False
 
@@ -88,6 +88,6 @@ class ExactFileSource:
 def _model_files(folder: Path, names: tuple[str, ...]) -> tuple[FoundFile, ...]:
     paths = [folder / name for name in names if (folder / name).is_file()]
     for path in paths:
-        with path.open("rb") as file:  # so that it shows now, and as a fault of the folder
+        with path.open("rb") as file:  # so that a read error shows here, as a fault of the folder
             file.read(1)
     return tuple(FoundFile(ModelFile(name=path.name), path) for path in paths)

@@ -1,4 +1,4 @@
-"""The hub, and the cache that other programs of the user filled from it. Both through a child process."""
+"""The hub, and the cache that the user's other programs filled from it, both accessed in a child process."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _ON = {"1", "ON", "YES", "TRUE"}
 
 
 class HubCacheSource:
-    """The cache of `huggingface_hub` (`HF_HOME`, `HF_HUB_CACHE`). Links, so that no byte is kept twice."""
+    """The cache of `huggingface_hub` (`HF_HOME`, `HF_HUB_CACHE`). Links, so that no byte is stored twice."""
 
     name = "the hub cache"
     remote = False
@@ -78,7 +78,7 @@ class HubSource:
         if os.environ.get("HF_HUB_OFFLINE", "").upper() in _ON:
             raise WhisperdError(
                 "model.offline",
-                "HF_HUB_OFFLINE switches the hub off",
+                "HF_HUB_OFFLINE disables the hub",
                 "Unset HF_HUB_OFFLINE, run `whisperctl daemon restart` and pull again.",
             )
         request = FetchRequest(
@@ -108,7 +108,7 @@ class HubSource:
 
 @asynccontextmanager
 async def _open_fetch(request: FetchRequest) -> AsyncIterator[Child]:
-    """Run the child, and wait until it has begun."""
+    """Run the child, and wait until it has started."""
     environment = {**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     async with ask_child("whisperd.models.fetch", request, environment) as child:
         await _next(child, _START_TIMEOUT_S, _no_answer)
@@ -116,7 +116,7 @@ async def _open_fetch(request: FetchRequest) -> AsyncIterator[Child]:
 
 
 async def _next(child: Child, timeout_s: float, silence: Callable[[float], WhisperdError]) -> Line | None:
-    """What it says next; None at its end. Silence and failures become errors."""
+    """Return the child's next line; None at its end. Raises an error for a timeout or a reported failure."""
     try:
         with anyio.fail_after(timeout_s):
             data = await child.next_line()
@@ -136,7 +136,7 @@ def _no_result(last_words: str) -> WhisperdError:
         f"the download ended without a result ({reason})"
         if reason
         else "the download ended without a result",
-        "Pull again, which takes it up where it ended; if that fails too, reinstall whisperd.",
+        "Pull again, which resumes the download; if that fails too, reinstall whisperd.",
         {"stderr": last_words},
     )
 
@@ -144,7 +144,7 @@ def _no_result(last_words: str) -> WhisperdError:
 def _no_answer(timeout_s: float) -> WhisperdError:
     return WhisperdError(
         "network.unreachable",
-        f"it has not answered within {timeout_s:.0f} seconds",
+        f"it did not respond within {timeout_s:.0f} seconds",
         "Check the network and the proxy settings, then pull again.",
     )
 
@@ -152,8 +152,8 @@ def _no_answer(timeout_s: float) -> WhisperdError:
 def _no_byte(timeout_s: float) -> WhisperdError:
     return WhisperdError(
         "download.stuck",
-        f"no byte has come for {timeout_s:.0f} seconds",
-        "Check the network and pull again; the download is taken up where it ended.",
+        f"no data arrived for {timeout_s:.0f} seconds",
+        "Check the network and pull again; the download resumes where it stopped.",
     )
 
 
@@ -170,7 +170,7 @@ def _check_listed(model: Reference, listed: Listed) -> None:
     if unproven:
         raise WhisperdError(
             "hub.no_hash",
-            f"it states no hash for {', '.join(unproven)}, so that it cannot be verified",
+            f"it states no hash to verify {', '.join(unproven)}",
             "Use another HF_ENDPOINT, or import a folder: `whisperctl models import PATH`.",
         )
 
@@ -188,7 +188,7 @@ def _downloaded(listed: Listed, folder: Path) -> tuple[FoundFile, ...]:
 
 
 def _found_in_cache(model: Reference, cached: Cached) -> Found:
-    """Keep what can be verified: what the cache keeps under a hash, or what we know the hash of."""
+    """Return the files that can be verified: those cached under a hash, and those whose hash is known."""
     known = {file.name for file in model.files if file.sha256 is not None}
     files = tuple(
         FoundFile(found.file, Path(found.path))

