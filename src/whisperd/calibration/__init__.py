@@ -1,7 +1,7 @@
-"""Calibration: which variant, replicas, threads, batch size and margin are fastest here, measured.
+"""Calibration: measures which variant, replicas, threads, batch size and margin are fastest on this computer.
 
-`planner` decides what is tried, `bench` tries it in a worker of its own, `table` keeps what came of it, and
-`Calibrator` puts them together. What was measured decides wherever a runtime leaves something open.
+`planner` decides what to try, `bench` measures it in a separate worker, `table` stores the results, and
+`Calibrator` combines them. The results decide every choice that a runtime leaves open.
 """
 
 from whisperd.calibration.calibrator import Calibrator, Surroundings, chosen_trial

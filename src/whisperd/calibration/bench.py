@@ -1,4 +1,4 @@
-"""Trying settings in a worker process of their own, which may crash, hang or talk nonsense."""
+"""Measures settings in a separate worker process, which may crash, hang or produce nonsense."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from whisperd.worker.protocol import DecodeOptions, WindowResult
 __all__ = ["Bench", "Limits", "OutOfTime"]
 
 LATE_S: Final = 0.5
-"""Passing disturbances may cost as much before a setting counts as hopeless."""
+"""How much time transient disturbances may cost before a setting counts as hopeless."""
 SHORT_PASS_S: Final = 0.5
-"""A pass over the speech that is as short is repeated: the fastest counts."""
+"""A shorter pass over the speech is repeated: the fastest counts."""
 
 
 class OutOfTime(Exception):
-    """The budget was spent in the middle of a trial, which therefore says nothing."""
+    """The budget ran out in the middle of a trial, which therefore has no result."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Limits:
     """How long a trial may take."""
 
     left_s: float
-    """What is left of the budget."""
+    """The rest of the budget."""
     patience_s: float
-    """For a first answer, while nothing is known that it can be compared with."""
+    """The limit for a first answer while there is no speed to compare with."""
     fastest: float
-    """The best speed so far, or 0."""
+    """The best speed so far; 0 if there is none."""
 
 
 class Bench:
@@ -53,14 +53,14 @@ class Bench:
         self._options = options
         self._clock = clock
         self.is_spent = False
-        """Whether the worker may still be at work, or dead: it is of no more use."""
+        """Whether the worker must not be used again, because it may be dead or still computing."""
         self._is_warm = False
 
     async def measure(self, setting: Setting, limits: Limits) -> Trial:
-        """Compute the speech with a setting, several times where that is very quick.
+        """Transcribe the sample speech with a setting, several times if that is very quick.
 
-        The first thing that a worker computes takes longer, and is not measured. While nothing is known that
-        a speed could be compared with, it is the text that counts, and each recording is computed once.
+        A worker's first batch takes longer and is not measured. While there is no speed to compare with, only
+        the text counts, and each recording is transcribed once.
 
         Raises what `Worker.transcribe` raises, and `OutOfTime`.
         """
@@ -101,7 +101,7 @@ class Bench:
         limits: Limits,
         limit_s: float,
     ) -> float | None:
-        """Seconds that one pass took; None if it was given up, and the worker is at work on it still."""
+        """Return how many seconds a pass took; None if it was aborted, with the worker still computing it."""
         began_s = self._clock()
         with anyio.move_on_after(limit_s) as patience:
             await self._compute(work, replicas, results, limits, patience)
@@ -116,7 +116,7 @@ class Bench:
         limits: Limits,
         patience: anyio.CancelScope,
     ) -> None:
-        """One pass: each replica takes the next batch as soon as it is free. The first error ends it."""
+        """Make one pass: each replica takes the next batch as soon as it is free. The first error ends it."""
         places = iter(range(len(work)))
         errors: list[Exception] = []
 
@@ -127,7 +127,7 @@ class Bench:
                 except (WhisperdError, WorkerDied) as error:
                     errors.append(error)
                     tasks.cancel_scope.cancel()
-                if not limits.fastest:  # it answers, and there is nothing to compare it with
+                if not limits.fastest:  # the worker answers, and there is no speed to compare with
                     patience.deadline = math.inf
 
         async with open_task_group() as tasks:
@@ -144,7 +144,7 @@ def _limit_s(seconds: float, limits: Limits) -> float:
 
 
 def _passes(elapsed_s: Sequence[float]) -> int:
-    """How many passes are worthwhile, after those that there were."""
+    """Return how many passes are worthwhile, given those made so far."""
     return 3 if elapsed_s and min(elapsed_s) < SHORT_PASS_S else 1
 
 

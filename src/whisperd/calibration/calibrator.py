@@ -1,8 +1,8 @@
-"""Calibrating a model: try what the planner asks for, keep what came of it, and tell who asks what to take.
+"""Calibrates models: tries what the planner proposes, stores the results, and answers queries about them.
 
-Nobody waits for a calibration: as soon as there is a job or a runtime to load, the worker that is being
-measured is killed, and what it was trying is tried again when it is quiet. It takes no memory that
-somebody else has.
+Calibration never delays other work: as soon as there is a job, or a runtime to load, the worker being
+measured is killed, and its trial is repeated when the computer is idle. It never unloads anything to get
+memory.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ log = logging.getLogger(__name__)
 
 LEAST_BUDGET_S: Final = 56.0
 MOST_BUDGET_S: Final = 900.0
-"""What a search may take, loading included."""
+"""The limits of the time for a search, loading included."""
 BUDGET_TRIALS: Final = 15
-"""So many of the first trial may be spent: large models and slow computers take their time."""
+"""The budget in multiples of the first trial's time, as large models and slow computers need longer."""
 PATIENCE_S: Final = 30.0
-"""After which an engine is stuck that does not load the smallest model, or does not answer."""
+"""An engine that does not load the smallest model, or does not answer, within this time is stuck."""
 MOST_PATIENCE_S: Final = 600.0
 SMALL_PARAMETERS: Final = 39e6
 
@@ -73,26 +73,26 @@ OpenWorker = Callable[[Prepared, LoadParams, Patience], AbstractAsyncContextMana
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What calibration needs of the rest of the daemon."""
+    """The functions that calibration needs from the rest of the daemon."""
 
     variants: Callable[[RuntimePreset], Awaitable[Sequence[JudgedVariant]]]
-    """Every variant that loads the model of a preset, in the order of their priority. The problem of one may
-    also be that it is not worth its download."""
+    """Returns every variant that loads a preset's model, by priority. The problem of a variant may also be
+    that it is not worth its download."""
     circumstances: Callable[[], Awaitable[Circumstances]]
-    """As they are now."""
+    """Returns the current circumstances."""
     prepare: Callable[[RuntimePreset, Backend, Variant], Awaitable[Prepared]]
-    """Gets everything that a worker of a variant needs. Raises `WhisperdError`."""
+    """Installs everything that a worker of a variant needs. Raises `WhisperdError`."""
     check_room: Callable[[RuntimePreset, Prepared, LoadParams, int], Awaitable[None]]
-    """Raises `memory.not_enough` or the like if there is no room without unloading something."""
+    """Raises `memory.not_enough` or the like if the worker does not fit without unloading something."""
     parameters: Callable[[str], Awaitable[float]]
-    """How many parameters a model has."""
+    """Returns the number of parameters of a model."""
     open_worker: OpenWorker = open_prepared
     publish: Callable[[CalibrationProgress], None] = lambda _event: None
     clock: Callable[[], float] = time.monotonic
 
 
 class Calibrator:
-    """Calibrates one model at a time, and knows what was found."""
+    """Calibrates one model at a time, and gives access to the results."""
 
     def __init__(self, table: CalibrationTable, idle: Idle, surroundings: Surroundings) -> None:
         self._idle = idle
@@ -100,13 +100,13 @@ class Calibrator:
         self._around = surroundings
         self._turn = anyio.Lock()
         self.running: str | None = None
-        """The model that is being calibrated."""
+        """The model being calibrated."""
 
     async def run(self, model: str, *, quiet_s: float = 0.0, unless_known: bool = False) -> Calibration:
-        """Find the fastest way to run a model, which is installed, and keep it.
+        """Find the fastest way to run an installed model, and store it.
 
-        Once interrupted, it goes on when nobody needed the computer for `quiet_s` seconds. Raises
-        `calibration.nothing_works` where no variant has a text in the time that there is, with the reason of
+        After an interruption, it resumes when no other work was done for `quiet_s` seconds. Raises
+        `calibration.nothing_works` if no variant produces a text in the available time, with the reason for
         each in its data.
         """
         async with self._turn:
@@ -126,31 +126,31 @@ class Calibrator:
             return found
 
     async def circumstances(self) -> Circumstances:
-        """As they are now."""
+        """Return the current circumstances."""
         return await self._around.circumstances()
 
     async def current(self, model: str) -> Calibration | None:
-        """What was found for a model on this computer as it is now."""
+        """Return the calibration of a model for the current circumstances."""
         return self._table.find(model, (await self.circumstances()).fingerprint)
 
     async def show(self, model: str) -> Calibration | None:
-        """What was found for a model at last, whether it still counts or not."""
+        """Return the current calibration of a model, else its latest one, which is outdated."""
         return await self.current(model) or self._table.latest(model)
 
     async def speeds(self) -> dict[str, float]:
-        """How many seconds of audio are transcribed in a second, by model, as far as that is known here."""
+        """Return the seconds of audio transcribed per second, by model, for the models calibrated here."""
         fingerprint = (await self.circumstances()).fingerprint
         found = {one.model: chosen_trial(one) for one in self._table.all() if one.fingerprint == fingerprint}
         return {model: trial.speed for model, trial in found.items() if trial and trial.speed}
 
     async def forget(self, model: str) -> int:
-        """Forget what was found for a model; returns how much there was."""
+        """Delete all calibrations of a model, and return how many there were."""
         return await self._table.forget(model)
 
     async def ranked(
         self, preset: RuntimePreset, usable: Sequence[tuple[Backend, Variant]]
     ) -> list[tuple[Backend, Variant]]:
-        """Usable variants with the fastest first; then by their priority, those that do not work at last."""
+        """Return the usable variants: the fastest first, then by priority, with those that fail last."""
         current = await self.current(preset.model)
         if current is None:
             return list(usable)
@@ -164,19 +164,19 @@ class Calibrator:
         return sorted(usable, key=place)
 
     async def tuning(self, preset: RuntimePreset, backend: Backend, variant: Variant) -> Tuning | None:
-        """What is fastest with a variant, of what a preset leaves open; None where nothing was measured."""
+        """Return the fastest tuning for a variant that a preset allows; None if nothing was measured."""
         current = await self.current(preset.model)
         trial = _fastest(current, preset, [(backend, variant)]) if current else None
         return _tuning(trial.setting) if trial else None
 
 
 def chosen_trial(calibration: Calibration) -> Trial | None:
-    """The trial that won."""
+    """Return the winning trial."""
     return planner.best(calibration.candidates, calibration.trials)
 
 
 def budget_s(trials: Sequence[Trial]) -> float:
-    """Seconds that a calibration may take in all, as far as that is known from its first trial."""
+    """Return the seconds that a calibration may take in all, based on its first trial if there is one."""
     first = next((trial.cost_s for trial in trials if trial.outcome == "measured"), None)
     if first is None:
         return MOST_BUDGET_S
@@ -184,7 +184,7 @@ def budget_s(trials: Sequence[Trial]) -> float:
 
 
 def patience_s(parameters: float) -> float:
-    """Seconds that an engine may take to load a model, and for a first answer."""
+    """Return the seconds that an engine may take to load a model, and again for its first answer."""
     return min(MOST_PATIENCE_S, PATIENCE_S * max(1.0, parameters / SMALL_PARAMETERS))
 
 
@@ -246,7 +246,7 @@ class _Search:
         return planner.next_setting(self._candidates, self._trials, self._budget_s)
 
     async def _go_on_from(self, setting: Setting) -> None:
-        """Try a setting, and what comes next on the same worker, until somebody needs the computer."""
+        """Try a setting, and the next ones that can use the same worker, until interrupted by other work."""
         self._tell(setting, "preparing")
         try:
             prepared = await self._prepare(setting.variant)
@@ -350,14 +350,14 @@ def _candidate(variant: Variant, cores: int) -> Candidate:
 
 
 def _loads_as(setting: Setting, other: Setting) -> bool:
-    """Whether both can be tried on one worker: only the size of the batches differs."""
+    """Whether both can be tried on one worker, because at most their batch sizes differ."""
     return msgspec.structs.replace(setting, batch_size=other.batch_size) == other
 
 
 def _fastest(
     found: Calibration, preset: RuntimePreset, usable: Sequence[tuple[Backend, Variant]]
 ) -> Trial | None:
-    """The best of what can be used and a preset leaves."""
+    """Return the best trial among the usable variants that a preset allows."""
     by_name = {variant.name: (backend, variant) for backend, variant in usable}
 
     def allows(setting: Setting) -> bool:
@@ -367,7 +367,7 @@ def _fastest(
 
 
 def _allows(preset: RuntimePreset, setting: Setting, backend: Backend, variant: Variant) -> bool:
-    """Whether a setting is what a preset says, wherever it says something."""
+    """Whether a setting matches a preset in everything that the preset specifies."""
     usual_type = variant.compute_types[0]
     compute_type = usual_type if preset.compute_type == "auto" else preset.compute_type
     return (
@@ -376,7 +376,7 @@ def _allows(preset: RuntimePreset, setting: Setting, backend: Backend, variant: 
         and compute_type == setting.compute_type
         and preset.workers in (0, setting.replicas)
         and preset.cpu_threads in (0, setting.cpu_threads)
-        # What was measured is one GPU.
+        # Only one GPU was measured.
         and len(preset.device_index) <= 1
     )
 

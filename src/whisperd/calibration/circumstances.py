@@ -1,4 +1,4 @@
-"""What the speed of a model depends on, so that it is known when a calibration counts no more. Pure."""
+"""What the speed of a model depends on, to detect when a calibration is outdated. Pure."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ __all__ = ["Circumstances"]
 
 
 class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
-    """A computer, and what computes on it."""
+    """A computer and the software that runs models on it."""
 
     processor: str | None
     cores: int
-    """That may be used."""
+    """The number of usable cores."""
     gpus: tuple[tuple[str, int], ...]
     """Name and memory in bytes of each."""
     driver: str | None
-    """The version of the GPUs' driver."""
+    """The version of the GPU driver."""
     beam_size: int
-    """Of jobs that name none; with it was measured."""
+    """The default of jobs, used for the measurements."""
     versions: Mapping[str, str]
-    """Of whisperd, and of the distribution that each backend comes from. Who changes how fast an engine is
-    need not think of this."""
+    """Versions of whisperd and of each backend's distribution, so that changes to an engine's speed need no
+    other marker."""
     variants: Mapping[str, str | None]
-    """The digest of the files of each; None where there can be none."""
+    """The digest of the files of each; None if it has none."""
 
     @property
     def fingerprint(self) -> str:
-        """Another one as soon as anything has changed."""
+        """A hash that differs as soon as anything has changed."""
         return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()[:16]
 
     def changes_since(self, before: Circumstances) -> Iterator[str]:
-        """What is another than it was: for a person, each the end of a sentence."""
+        """Yield what has changed, each as the end of a sentence for the user."""
         for name, old, new in (
             ("the processor", before.processor, self.processor),
             ("the number of cores", before.cores, self.cores),

@@ -1,4 +1,4 @@
-"""Whether somebody needs the computer: calibration makes way at once, and goes on when it is quiet."""
+"""Detects whether the daemon has other work: calibration yields at once, and resumes when it is idle."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Idle"]
 
 
 class Idle:
-    """Knows of work that goes before, since it is told of every change."""
+    """Tracks whether there is other work, which has precedence; `notice` must be called at every change."""
 
     def __init__(self, is_busy: Callable[[], bool]) -> None:
         self._is_busy = is_busy
@@ -22,11 +22,11 @@ class Idle:
 
     @property
     def is_busy(self) -> bool:
-        """Whether there is work that goes before."""
+        """Whether there is other work."""
         return self._is_busy()
 
     def notice(self) -> None:
-        """There may be work that goes before now, which interrupts, or none any more."""
+        """Handle a change of the other work: interrupt the blocks if there is any now."""
         if self._is_busy():
             for scope in self._scopes:
                 scope.cancel()
@@ -34,11 +34,11 @@ class Idle:
 
     @property
     def change(self) -> anyio.Event:
-        """Set with the next notice."""
+        """An event that is set by the next `notice`."""
         return self._changed.next
 
     async def quiet(self, quiet_s: float) -> None:
-        """Wait until there was no such work for so many seconds."""
+        """Wait until there has been no other work for `quiet_s` seconds."""
         while True:
             await self._changed.wait_for(lambda: not self._is_busy())
             with anyio.move_on_after(quiet_s):
@@ -48,7 +48,7 @@ class Idle:
 
     @contextmanager
     def interruptible(self) -> Iterator[anyio.CancelScope]:
-        """A block that is cancelled as soon as there is work that goes before."""
+        """Run a block that is cancelled as soon as there is other work."""
         with anyio.CancelScope() as scope:
             self._scopes.add(scope)
             if self._is_busy():
@@ -60,7 +60,7 @@ class Idle:
                 self._changed.set()
 
     async def vacated(self) -> None:
-        """Interrupt what can be, and wait until all of it has ended, and given back what it held."""
+        """Interrupt all interruptible blocks, and wait until they have ended and freed what they held."""
         while self._scopes:
             for scope in self._scopes:
                 scope.cancel()

@@ -1,24 +1,24 @@
-"""Which setting is tried next, and which one is best. Pure: results in, decisions out.
+"""Decides which setting to try next, and which one is best. Pure: trials in, decisions out.
 
 The search is a coordinate descent with rounds of elimination, since trying everything would take
 minutes:
 
-1. The variant with the highest priority computes the speech with the full context. Its text is the
-   **reference**: no setting may have more wrong words. A variant that understands nothing is struck out
-   and the next one gives the reference.
-2. Every variant runs with what is usual for it. One whose text is worse gets a larger margin, up to
-   the full context. Who is far slower than the best is out.
-3. The others try replicas against threads. Who is then out of reach of the best is out.
+1. The variant with the highest priority transcribes the speech with the full context. Its text is the
+   **reference**: no setting may have more wrong words. A variant that produces nonsense is struck out, and
+   the next one provides the reference.
+2. Every variant runs with its usual setting. One whose text is worse gets a larger margin, up to the full
+   context. Variants far slower than the best are eliminated.
+3. The others trade replicas against threads. Variants then out of reach of the best are eliminated.
 4. The rest try batch sizes and smaller margins.
-5. What is next to the fastest is looked at again, and tried where it was not: a look in which somebody else
-   needed the computer must not end the search. It goes on from what turns out to be faster.
-6. The **finals**: the fastest are measured again in turn, there and back (A, B, C, C, B, A, ...), so that a
-   computer that becomes slower meanwhile does so for all of them. After each round who is clearly slower is
-   out, as in successive halving (Jamieson and Talwalkar, 2016). Whatever else runs on a computer only ever
-   makes it slower, so of several times the fastest counts, and all have as many.
+5. The neighbours of the fastest setting are measured again, or for the first time: one measurement disturbed
+   by other work must not end the search. It continues from any neighbour that turns out to be faster.
+6. The **finals**: the fastest settings are measured again in alternating order (A, B, C, C, B, A, ...), so
+   that a computer that slows down does so for all of them. After each round the clearly slower ones are
+   eliminated, as in successive halving (Jamieson and Talwalkar, 2016). Other load can only slow a setting
+   down, so the fastest of its measurements counts, and all have the same number of them.
 
-Along each line it goes on in a direction until it gets clearly slower. What is within the noise of the best,
-as its own rounds show it, is a tie, and is decided by priority, then by what is usual.
+Along each dimension the search continues in a direction until it gets clearly slower. Settings within the
+noise of the best, as measured in their own rounds, are tied; priority decides, then what is usual.
 """
 
 from __future__ import annotations
@@ -45,27 +45,27 @@ __all__ = [
 ]
 
 HOPELESS: Final = 1.7
-"""This many times slower than the best, nothing that can be set makes up for it."""
+"""A variant this many times slower than the best cannot catch up by any setting."""
 OUT_OF_REACH: Final = 1.25
-"""The same, once replicas and threads are set."""
+"""The same, once replicas and threads are chosen."""
 CLEARLY: Final = 0.05
-"""A share of speed that is no noise, as long as each was measured once."""
+"""The relative difference in speed that exceeds the noise of single measurements."""
 TIE: Final = 0.01
-"""A share of speed that decides nothing, unless the noise is known to be less."""
+"""The relative difference in speed that counts as a tie, unless the noise is known to be smaller."""
 DISTURBED: Final = 0.65
-"""A setting may be so much faster than a single look shows."""
+"""A single measurement may show as little as this fraction of a setting's true speed."""
 FINALISTS: Final = 3
 OUT_OF_FINALS: Final = 0.15
-"""So much slower than the best, nobody gets there."""
+"""Settings slower than the best by more than this do not enter the finals."""
 OUT: Final = {2: 0.08, 3: 0.06}
-"""So much slower, nobody stays there, by how often each was measured."""
+"""By the number of measurements: finalists slower than the best by more than this are eliminated."""
 OUT_AT_LAST: Final = 0.04
 TIMES: Final = 6
-"""That a finalist is measured, at most."""
+"""The most measurements of a finalist."""
 SETTLED: Final = 0.03
-"""Once each was measured three times and the slowest of them is within so much, any of them will do."""
+"""After three measurements each, the finals end if the slowest is within this of the best: any will do."""
 NONSENSE: Final = 0.5
-"""The share of words that are wrong where a variant does not work at all."""
+"""A variant with a larger share of wrong words does not work at all."""
 
 _Line = TypeVar("_Line")
 _Steps = Generator[Setting, None, None]
@@ -75,10 +75,10 @@ _Climb = Generator[Setting, None, Setting]
 def next_setting(
     candidates: Sequence[Candidate], trials: Sequence[Trial], budget_s: float = math.inf
 ) -> Setting | None:
-    """What to try next of candidates in the order of their priority.
+    """Return the next setting to try; `candidates` are in order of priority.
 
-    Those of the finals come again and again. None when everything worthwhile was tried, or when it would take
-    longer than is left of the budget.
+    Finalists are returned several times. None once everything worthwhile was tried, or if the next trial
+    would exceed the budget.
     """
     plan = _Plan(candidates, trials)
     setting = plan.next_of_search() or plan.next_of_finals()
@@ -91,7 +91,7 @@ def next_setting(
 
 
 def with_trial(trials: Sequence[Trial], trial: Trial) -> list[Trial]:
-    """Those and one more. Of a setting that was tried again, what is known of it becomes more."""
+    """Add a trial; if its setting was tried before, merge it with the earlier trial."""
     if all(one.setting != trial.setting for one in trials):
         return [*trials, trial]
     return [one.followed_by(trial) if one.setting == trial.setting else one for one in trials]
@@ -102,7 +102,7 @@ def best(
     trials: Iterable[Trial],
     allows: Callable[[Setting], bool] = lambda _setting: True,
 ) -> Trial | None:
-    """The fastest that is allowed, of those whose text is as good as the reference; None if there is none."""
+    """Return the fastest allowed trial whose text is as good as the reference; None if there is none."""
     plan = _Plan(candidates, trials)
     finalists, times = plan.finals()
     allowed = [setting for setting in finalists if allows(setting)]
@@ -116,28 +116,28 @@ def best(
 
 
 def is_searched(candidates: Sequence[Candidate], trials: Sequence[Trial]) -> bool:
-    """Whether everything worthwhile was tried; the finals may go on."""
+    """Whether everything worthwhile was tried, even if the finals are not over."""
     return _Plan(candidates, trials).next_of_search() is None
 
 
 def fastest_speed(candidates: Sequence[Candidate], trials: Iterable[Trial]) -> float:
-    """The speed of the fastest whose text is as good as the reference; 0 while there is none."""
+    """Return the speed of the fastest setting whose text is as good as the reference; 0 if there is none."""
     plan = _Plan(candidates, trials)
     return max(map(plan.speed, plan.results), default=0.0)
 
 
 def reference_errors(candidates: Sequence[Candidate], trials: Iterable[Trial]) -> int | None:
-    """How many words of the reference are wrong; None while there is none."""
+    """Return the number of wrong words in the reference; None if there is no reference yet."""
     return _Plan(candidates, trials).reference_errors
 
 
 def striking_trial(variant: str, trials: Iterable[Trial]) -> Trial | None:
-    """The trial for which a variant is not to be used: it crashed, was stuck or talked nonsense."""
+    """Return the trial because of which a variant is struck out: a crash, a hang or nonsense."""
     return next((trial for trial in trials if trial.setting.variant == variant and _strikes(trial)), None)
 
 
 class _Plan:
-    """The search, as far as the results so far lead it."""
+    """The search, replayed with the results so far."""
 
     def __init__(self, candidates: Sequence[Candidate], trials: Iterable[Trial]) -> None:
         self.results: Mapping[Setting, Trial] = {trial.setting: trial for trial in trials}
@@ -147,7 +147,7 @@ class _Plan:
 
     @cached_property
     def reference_errors(self) -> int | None:
-        """Wrong words in the text with the full context, of the first variant that works."""
+        """The wrong words in the full-context text of the first variant that works."""
         for candidate in self._candidates.values():
             trial = self.results.get(_with_margin(candidate.start, FULL_MARGIN_S))
             if trial is not None and trial.outcome == "measured" and candidate.variant not in self._struck:
@@ -155,12 +155,12 @@ class _Plan:
         return None
 
     def next_of_search(self) -> Setting | None:
-        """The first setting that the search comes to and that was not looked at often enough."""
+        """Return the first setting of the search that was not measured often enough."""
         untried = next((setting for setting in self.steps() if setting not in self.results), None)
         return untried or next(self._second_looks(), None)
 
     def _second_looks(self) -> _Steps:
-        """What is next to the fastest and might be as fast, the most promising first."""
+        """Yield the neighbours of the fastest setting that might be as fast, the most promising first."""
         fastest = max(self.results, key=self.speed, default=None)
         if fastest is None or not self.speed(fastest):
             return
@@ -171,7 +171,7 @@ class _Plan:
                 yield setting
 
     def _beside(self, setting: Setting) -> Iterator[Setting]:
-        """The settings that differ from one by a step along one of its lines."""
+        """Yield the settings that are one step away along one dimension."""
         candidate = self._candidates[setting.variant]
         lines: tuple[list[Setting], ...] = (
             [_with_shape(setting, shape) for shape in candidate.shapes],
@@ -184,7 +184,7 @@ class _Plan:
             yield from line[place + 1 : place + 2]
 
     def next_of_finals(self) -> Setting | None:
-        """Whose turn it is in the first round that is not complete."""
+        """Return the setting whose turn it is in the first incomplete round."""
         finalists, times = self.finals()
         if len(finalists) < 2 or times == TIMES:
             return None
@@ -192,7 +192,7 @@ class _Plan:
         return next(setting for setting in turns if len(self.results[setting].speeds) <= times)
 
     def finals(self) -> tuple[list[Setting], int]:
-        """Who is still in the finals, and how often all of them were measured."""
+        """Return the settings still in the finals, and how often all of them were measured."""
         ranked = sorted(filter(self.speed, self.results), key=lambda setting: -self.speed(setting))
         if not ranked:
             return [], TIMES
@@ -209,14 +209,14 @@ class _Plan:
         return left, TIMES
 
     def noise(self, finalists: Sequence[Setting], times: int) -> float:
-        """How far apart the two fastest times of the same finalist usually are, as a share of speed."""
+        """Return the median relative difference between the two fastest measurements of each finalist."""
         if times < 3:
             return TIE
         fastest = [sorted(self.results[one].speeds[:times])[-2:] for one in finalists]
         return min(TIE, statistics.median(1 - second / first for second, first in fastest))
 
     def speed(self, setting: Setting, times: int | None = None) -> float:
-        """How fast a setting was at best in so many times, or in all; 0 if it must not be chosen."""
+        """Return a setting's best speed in its first `times` measurements (or all); 0 if not eligible."""
         trial, allowed = self.results.get(setting), self.reference_errors
         if trial is None or trial.outcome != "measured" or setting.variant in self._struck:
             return 0.0
@@ -225,13 +225,13 @@ class _Plan:
         return max(trial.speeds[:times], default=0.0)
 
     def oddness(self, trial: Trial) -> tuple[int, int, float, int]:
-        """What a tie is broken by, the least first: priority, how much is unusual, margin, batch size."""
+        """Return the key that breaks ties: priority, number of unusual values, larger margin, batch size."""
         setting, start = trial.setting, self._candidates[trial.setting.variant].start
         unusual = sum(getattr(setting, name) != getattr(start, name) for name in Setting.__struct_fields__)
         return self._order[setting.variant], unusual, -setting.context_margin_s, setting.batch_size
 
     def steps(self) -> _Steps:
-        """Every setting that the search comes to, as far as its results are known; then one that is not."""
+        """Yield the settings of the search in order, up to the first one without a result."""
         yield from self._reference()
         bases = yield from self._bases()
         shaped = {}
@@ -250,7 +250,7 @@ class _Plan:
                 yield _with_margin(candidate.start, FULL_MARGIN_S)
 
     def _bases(self) -> Generator[Setting, None, dict[str, Setting]]:
-        """Each variant as it is usually run, with as much margin as its text needs."""
+        """Find the base setting of each variant: its usual one, with as much margin as its text needs."""
         bases: dict[str, Setting] = {}
         for variant, candidate in self._candidates.items():
             usual = candidate.start.context_margin_s
@@ -261,14 +261,14 @@ class _Plan:
                 yield base
                 trial = self.results.get(base)
                 if trial is None or trial.outcome != "measured":
-                    break  # with more margin it is not going to be faster
+                    break  # more margin will not make it faster
                 if self.speed(base) > 0:
                     bases[variant] = base
                     break
         return bases
 
     def _within(self, settings: Mapping[str, Setting], times: float) -> dict[str, Setting]:
-        """Those that are not that many times slower than the best of them, the fastest first."""
+        """Return the settings at most `times` times slower than the best of them, the fastest first."""
         fastest = max(map(self.speed, settings.values()), default=0.0)
         ranked = sorted(settings.items(), key=lambda item: -self.speed(item[1]))
         return {variant: setting for variant, setting in ranked if self.speed(setting) * times >= fastest > 0}
@@ -281,9 +281,9 @@ class _Plan:
         *,
         upwards: bool = True,
     ) -> _Climb:
-        """Go along a line of values from where the start is, each way until it gets clearly slower.
+        """Vary one value in both directions from the start, each until it gets clearly slower.
 
-        Returns the fastest.
+        Returns the fastest setting. Without `upwards`, only smaller values are tried.
         """
         settings = [change(start, value) for value in line]
         if start not in settings:
@@ -301,7 +301,7 @@ class _Plan:
 
 
 def _expected_cost_s(setting: Setting, trials: Sequence[Trial]) -> float:
-    """As much as it did, or the last trial of its variant, or else the dearest one."""
+    """Estimate a trial's cost: that of the same setting, of its variant's last trial, or else the highest."""
     costs = [(trial.setting, trial.cost_s / max(1, len(trial.speeds))) for trial in trials]
     its_own = [cost_s for one, cost_s in costs if one == setting]
     of_its_variant = [cost_s for one, cost_s in costs if one.variant == setting.variant]

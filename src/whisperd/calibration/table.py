@@ -1,4 +1,4 @@
-"""The calibrations in the data base: one for each model and state of the computer."""
+"""The calibrations in the database: one for each model and fingerprint of the circumstances."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from whisperd.store import Database
 __all__ = ["CalibrationTable", "copy_calibrations"]
 
 KEPT = 4
-"""States of the computer for which a model's calibration is kept: a laptop in its dock, and without it."""
+"""The number of calibrations kept per model, one per fingerprint: a laptop may be docked or undocked."""
 
 
 class CalibrationTable:
-    """What was measured. It is read once, and asked often."""
+    """All calibrations, cached in memory: they are read once and queried often."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._kept: dict[tuple[str, str], Calibration] = {}
 
     async def open(self) -> None:
-        """Read all of it. One that cannot be read is as good as none."""
+        """Read all calibrations. Unreadable ones are ignored."""
 
         def work(connection: sqlite3.Connection) -> list[tuple[str]]:
             return connection.execute("SELECT result FROM calibrations ORDER BY time").fetchall()
@@ -39,19 +39,19 @@ class CalibrationTable:
             self._kept[one.model, one.fingerprint] = one
 
     def find(self, model: str, fingerprint: str) -> Calibration | None:
-        """What was found for a model on this very computer."""
+        """Return a model's calibration for a fingerprint."""
         return self._kept.get((model, fingerprint))
 
     def latest(self, model: str) -> Calibration | None:
-        """What was found for a model at last, on whatever computer."""
+        """Return a model's latest calibration for any fingerprint."""
         return next((one for one in reversed(self._kept.values()) if one.model == model), None)
 
     def all(self) -> list[Calibration]:
-        """All of them, the oldest first."""
+        """Return all calibrations, the oldest first."""
         return list(self._kept.values())
 
     async def put(self, calibration: Calibration) -> None:
-        """Keep one in place of what there was for this model and computer."""
+        """Store a calibration, replacing the one with the same model and fingerprint."""
         key = (calibration.model, calibration.fingerprint)
         row = (*key, calibration.time, msgspec.json.encode(calibration).decode())
         of_model = [other for other in self._kept if other[0] == calibration.model and other != key]
@@ -63,11 +63,11 @@ class CalibrationTable:
 
         await self._database.run(work)
         for other in (key, *old):
-            self._kept.pop(other, None)  # they may have been forgotten meanwhile
-        self._kept[key] = calibration  # behind the others
+            self._kept.pop(other, None)  # they may have been deleted meanwhile
+        self._kept[key] = calibration  # after the others
 
     async def forget(self, model: str) -> int:
-        """Forget all that was found for a model; returns how much there was."""
+        """Delete all calibrations of a model, and return how many there were."""
 
         def work(connection: sqlite3.Connection) -> int:
             return connection.execute("DELETE FROM calibrations WHERE model = ?", (model,)).rowcount
@@ -78,9 +78,9 @@ class CalibrationTable:
 
 
 async def copy_calibrations(source: Path, database: Database) -> None:
-    """Have what stands in another data base, which stays as it is, in this one, which has none yet.
+    """Copy the calibrations of another database, opened read-only, into this one, which must have none.
 
-    One that is not there, or cannot be read, has none.
+    A database that is missing or unreadable counts as empty.
     """
 
     def read() -> list[tuple[str, str, str, str]]:

@@ -1,4 +1,4 @@
-"""The values of calibration: what can be set, what was tried, what came of it."""
+"""The records of calibration: settings, trials and results."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ __all__ = [
 ]
 
 USUAL_MARGIN_S: Final = 2.0
-"""What an engine takes where it is told nothing; see `whisperd.worker.protocol.LoadParams`."""
+"""An engine's default margin; see `whisperd.worker.protocol.LoadParams`."""
 FULL_MARGIN_S: Final = 30.0
-"""As much as to give every window the full context."""
+"""Enough to give every window the full context."""
 
 Shape = tuple[int, int]
-"""Replicas, and the threads of each."""
+"""The number of replicas, and of threads of each."""
 
 Outcome = Literal["measured", "slower", "stuck", "failed", "no_memory"]
-"""`slower`: given up, since it took far longer than the best. `stuck`: it did not answer at all.
-`failed`: it crashed, or refused. `no_memory`: there was no room for it, and it was not tried."""
+"""`slower`: stopped because it took far longer than the best. `stuck`: it did not answer at all.
+`failed`: it crashed or raised an error. `no_memory`: it was not tried because it did not fit into memory."""
 
 
 class Setting(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,56 +40,56 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     compute_type: str
     replicas: int
     cpu_threads: int
-    """Of each replica."""
+    """Threads of each replica."""
     batch_size: int
     """Windows computed together."""
     context_margin_s: float
-    """Silence behind a long window; see `whisperd.worker.protocol.LoadParams`."""
+    """Silence after a long window; see `whisperd.worker.protocol.LoadParams`."""
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """A variant that is to be tried, and the settings that make sense for it."""
+    """A variant to be tried, and the settings that make sense for it."""
 
     start: Setting
-    """What is taken where nothing was measured."""
+    """The setting used without measurements."""
     shapes: tuple[Shape, ...]
-    """In the order of their replicas."""
+    """In ascending order of replicas."""
     batch_sizes: tuple[int, ...]
-    """Ascending, as are the margins."""
+    """In ascending order, like the margins."""
     margins_s: tuple[float, ...]
 
     @property
     def variant(self) -> str:
-        """Its name."""
+        """The name of the variant."""
         return self.start.variant
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of a setting."""
+    """The result of trying a setting."""
 
     setting: Setting
     outcome: Outcome
     speeds: tuple[float, ...]
-    """Seconds of audio for each second, with all replicas at work, of each time that it was measured."""
+    """For each measurement: seconds of audio per second, with all replicas computing."""
     errors: int | None = None
-    """Words that are wrong, of `words`."""
+    """The number of wrong words, out of `words`."""
     words: int | None = None
     load_s: float | None = None
     cost_s: float = 0.0
-    """What the trial took, loading included."""
+    """The duration of the trial, loading included."""
     problem: dict[str, Any] | None = None
-    """Code, message and fix: why it was struck out."""
+    """Code, message and fix of the error that ended it."""
 
     @property
     def speed(self) -> float | None:
-        """The fastest of all times; None where it was not measured."""
+        """The highest measured speed; None if there is none."""
         return max(self.speeds, default=None)
 
     def followed_by(self, later: Trial) -> Trial:
-        """What is known after the same setting, which was measured, was tried once more.
+        """Return the combined result after another trial of the same setting, which has been measured before.
 
-        That it was too slow once, or found no room, is a time in which it did not get far: somebody else
-        needed the computer.
+        If it was too slow or found no memory this time, that counts as a measurement of speed 0, disturbed by
+        other work.
         """
         if later.outcome == "failed":
             return msgspec.structs.replace(later, cost_s=self.cost_s + later.cost_s)
@@ -110,19 +110,19 @@ class PassedOver(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found for a model on this computer."""
+    """The results for a model on this computer."""
 
     model: str
     fingerprint: str
-    """That of the circumstances; with another one it does not count."""
+    """The fingerprint of the circumstances; the results count only while it is the same."""
     time: str
     """RFC 3339."""
     elapsed_s: float
-    """Without the pauses in which jobs were done."""
+    """Excluding interruptions by other work."""
     is_complete: bool
-    """False where the time was up before everything worthwhile was tried."""
+    """False if the time ran out before everything worthwhile was tried."""
     candidates: tuple[Candidate, ...]
     trials: tuple[Trial, ...]
     passed_over: tuple[PassedOver, ...] = ()
     circumstances: Circumstances | None = None
-    """In which it was found; None of old ones."""
+    """The circumstances of the measurements; None for old calibrations."""

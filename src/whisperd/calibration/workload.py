@@ -1,8 +1,8 @@
-"""What a trial computes: the shipped speech, cut as a job's windows are, and how its text is judged. Pure.
+"""The workload of a trial: sample speech, cut into windows like a job's, and the scoring of its text. Pure.
 
-A long file brings windows of all lengths up to that of the longest: so do the recordings, alone and joined.
-They are repeated until every replica has full batches. Clips, the short recordings, on which a small margin
-shows first, come once each and alone, as people send them.
+A long file yields windows of all lengths up to the longest; so do the recordings, alone and joined. They are
+repeated until every replica has full batches. Clips (the short recordings, which suffer first from a small
+margin) are transcribed once each and alone, as users send them.
 """
 
 from __future__ import annotations
@@ -19,42 +19,45 @@ from whisperd.worker.protocol import SAMPLE_RATE, BatchParams, DecodeOptions, En
 __all__ = ["Portion", "audio_s", "clips", "count_words", "portions", "windows", "wrong_words"]
 
 CLIP_S = 10.0
-"""A recording that is not as long is a clip."""
+"""A shorter recording is a clip."""
 PAUSE_S = 0.5
-"""Between two recordings that are joined to one window."""
+"""The silence between two recordings that are joined into one window."""
 LEAST_WINDOWS = 8
-"""Of the long file."""
+"""The minimum number of windows of the simulated long file."""
 
 
 @dataclass(frozen=True)
 class Portion:
-    """Recordings that are computed as one batch."""
+    """Recordings that are transcribed as one batch."""
 
     samples: tuple[Sample, ...]
 
     def batch(self, options: DecodeOptions) -> BatchParams:
-        """What a worker gets."""
+        """Return the batch for a worker."""
         windows = (EngineWindow(pcm=sample.pcm, group=group) for group, sample in enumerate(self.samples))
         return BatchParams(windows=tuple(windows), options=options)
 
 
 def portions(setting: Setting, samples: Sequence[Sample], *, once: bool = False) -> list[Portion]:
-    """The batches of one pass: as many for each replica, the clips at last. With `once`, each window once."""
+    """Return the batches of one pass: equally many for each replica, then the clips.
+
+    With `once`, each window occurs once.
+    """
     distinct = windows(samples)
     at_once = setting.replicas * setting.batch_size
     count = len(distinct) if once else at_once * math.ceil(LEAST_WINDOWS / at_once)
-    # Like a job's windows, those of like length are computed together.
+    # As in jobs, windows of similar length are batched together.
     repeated = sorted(islice(cycle(distinct), count), key=lambda sample: sample.duration_s)
     return [*_parted(repeated, setting.batch_size), *clips(samples)]
 
 
 def clips(samples: Sequence[Sample]) -> list[Portion]:
-    """The short recordings, each alone."""
+    """Return the short recordings, each as a batch."""
     return _parted([sample for sample in samples if sample.duration_s < CLIP_S], 1)
 
 
 def windows(samples: Sequence[Sample]) -> list[Sample]:
-    """What a long file may be cut into: the long recordings joined, one alone, and the same of the clips."""
+    """Return windows like those of a long file: all long recordings joined, one alone; the same for clips."""
     long = [sample for sample in samples if sample.duration_s >= CLIP_S]
     short = [sample for sample in samples if sample.duration_s < CLIP_S]
     return [_joined(long), _joined(short), long[0], short[-1]]
@@ -71,18 +74,18 @@ def _joined(samples: Sequence[Sample]) -> Sample:
 
 
 def audio_s(work: Sequence[Portion]) -> float:
-    """Seconds of speech in it."""
+    """Return the seconds of speech in the portions."""
     return sum(sample.duration_s for portion in work for sample in portion.samples)
 
 
 def count_words(work: Iterable[Portion]) -> int:
-    """Words that are said in it, in each window once."""
+    """Return the number of words in the portions, counting each distinct window once."""
     texts = {sample.name: sample.text for portion in work for sample in portion.samples}
     return sum(len(words(text)) for text in texts.values())
 
 
 def wrong_words(results: Iterable[tuple[Portion, Sequence[WindowResult]]]) -> int:
-    """How many words are wrong in the worst text of each recording."""
+    """Return the number of wrong words in the worst text of each recording."""
     worst: dict[str, int] = {}
     for portion, answers in results:
         for sample, answer in zip(portion.samples, answers, strict=True):
