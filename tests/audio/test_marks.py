@@ -49,7 +49,7 @@ class Block:
 def digest(sound: bytes, first: int, block: int) -> bytes | None:
     proof = Proof(first)
     for position in range(first, len(sound), block):
-        if found := proof.hear(Block(sound[position : position + block]), position):
+        if found := proof.feed(Block(sound[position : position + block]), position):
             return found
     return None
 
@@ -78,7 +78,7 @@ def test_where_nothing_is_heard_nothing_is_proven() -> None:
     assert digest(silence, 0, 4096) is None
     marker = Marker()
     marker.begin(Mark(0, 0, 0, 0.0, 0.0))
-    marker.hear(Block(silence), 0)
+    marker.feed(Block(silence), 0)
     assert marker.take() == b""
     assert marker.wants(MARK_EVERY)
 
@@ -86,7 +86,7 @@ def test_where_nothing_is_heard_nothing_is_proven() -> None:
 def test_what_was_heard_after_a_seek_that_led_elsewhere_is_forgotten() -> None:
     marker = Marker()
     marker.begin(Mark(0, 0, MARK_EVERY, 0.0, 0.0))
-    marker.hear(Block(SOUND[:PROVEN]), MARK_EVERY)
+    marker.feed(Block(SOUND[:PROVEN]), MARK_EVERY)
     marker.begin(Mark(0, 0, 2 * MARK_EVERY, 0.0, 0.0))
     marker.forget()
     assert marker.take() == b""
@@ -119,7 +119,7 @@ def marks_of(block: int, first: int = 0) -> list[Mark]:
     for position in range(first, len(SOUND), block):
         if marker.wants(position):
             marker.begin(Mark(position * 3, 0, position, 0.25, 1.5))
-        marker.hear(Block(SOUND[position : position + block]), position)
+        marker.feed(Block(SOUND[position : position + block]), position)
         marks += marker.take()
     assert marker.take() == b""
     return list(unpack_marks(marks))

@@ -1,9 +1,9 @@
-"""Decoding, voice activity and windows: from a media file to the pieces of speech that a model hears.
+"""Decoding, voice activity detection and windows: from a media file to pieces of speech for a model.
 
-The daemon starts decoder processes through `open_decoder_pool` and gets events back. The parts
-that run inside such a process (`decoder`, `media`, `frames`, `vad`) are the only ones that may import numpy,
-PyAV and onnxruntime; `speech`, `windows`, `timeline` and `marks` are pure. What only the daemon
-needs is loaded when it is first used, so that a decoder process starts without it.
+The daemon starts decoder processes through `open_decoder_pool`, and receives events from them. Only the parts
+that run inside such a process (`decoder`, `media`, `frames`, `vad`) may import numpy, PyAV and onnxruntime.
+`speech`, `windows`, `timeline` and `marks` are pure. Modules that only the daemon needs are imported on first
+use, so that a decoder process starts without them.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ __all__ = [
 
 
 def media_lock() -> str:
-    """The lock file of the `media` bundle, which holds what a decoder process needs."""
+    """Return the lock file of the `media` bundle, which contains the dependencies of a decoder process."""
     from importlib import resources
 
     return resources.files(__name__).joinpath("media.lock").read_text("utf-8")

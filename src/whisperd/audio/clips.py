@@ -1,8 +1,8 @@
-"""Parts of a recording, as a person writes them: `0:30-1:45; 2:00-2:15`. Pure.
+"""Parts of a recording, as a user writes them: `0:30-1:45; 2:00-2:15`. Pure.
 
-A time is seconds, or minutes and seconds, or hours, minutes and seconds, with a fraction if need be:
-`90`, `1:30`, `0:01:30.25`. Either end may be left out: `1:00-` goes on to the end of the file, `-0:30`
-begins with it. Parts that overlap or touch are merged.
+A time is seconds, or minutes and seconds, or hours, minutes and seconds, with an optional fraction: `90`,
+`1:30`, `0:01:30.25`. Either end may be omitted: `1:00-` continues to the end of the file, `-0:30` starts at
+its beginning. Parts that overlap or touch are merged.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ __all__ = ["Clip", "beyond_end", "elapsed_within", "parse_clips"]
 
 MAX_CLIPS: Final = 1000
 SHORTEST_S: Final = 0.001
-"""In less there is no sound."""
+"""A shorter part contains no sound."""
 
 _TIME = re.compile(r"(?:(?:(\d{1,4}):)?(\d{1,5}):)?(\d{1,7}(?:[.,]\d{1,9})?)")
 _DASH = re.compile("[-\u2010-\u2015]")
 
 
 class Clip(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part, in seconds from the beginning of the file; without an `end` it is all the rest."""
+    """A part, in seconds from the beginning of the file; without an `end` it is the rest of the file."""
 
     start: float
     end: float | None = None
 
 
 def parse_clips(text: str) -> tuple[Clip, ...]:
-    """The parts that a text names, in order of time, merged.
+    """Parse parts from a text; returns them in order of time, merged.
 
-    Raises `clips.invalid`; its message shows the text with the place marked.
+    Raises `clips.invalid`; its message shows the text with the faulty place marked.
     """
     found: list[Clip] = []
     place = 0
@@ -51,7 +51,7 @@ def parse_clips(text: str) -> tuple[Clip, ...]:
 
 
 def elapsed_within(clips: Sequence[Clip], position_s: float) -> float:
-    """Seconds of the parts that lie before a position of the file. Without parts that is the position."""
+    """Return how many seconds of the parts lie before a position; without parts, return the position."""
     if not clips:
         return position_s
     ends_s = (position_s if clip.end is None else min(position_s, clip.end) for clip in clips)
@@ -59,7 +59,7 @@ def elapsed_within(clips: Sequence[Clip], position_s: float) -> float:
 
 
 def beyond_end(clip: Clip, duration_s: float | None, path: str) -> WhisperdError:
-    """A part begins where the file has ended already; `duration_s` is its length where that is known."""
+    """Return the error for a part that begins after the end of the file; `duration_s` is None if unknown."""
     length = "" if duration_s is None else f", which is {_written(duration_s)} long"
     return WhisperdError(
         "clips.beyond_end",
@@ -118,7 +118,7 @@ def _merged(clips: Sequence[Clip]) -> tuple[Clip, ...]:
 
 
 def _written(seconds: float) -> str:
-    """`1:02:03.5`, or `2:03.5` within the first hour."""
+    """Format a time as `1:02:03.5`, or `2:03.5` within the first hour."""
     hours, rest = divmod(seconds, 3600)
     minutes, rest = divmod(rest, 60)
     clock = f"{rest:06.3f}".rstrip("0").rstrip(".")

@@ -2,11 +2,10 @@
 
     python -m whisperd.audio.decoder BUNDLE [MEMORY_LIMIT_BYTES]
 
-It answers `ping` (at once, so it is alive), `warm_up` (run the model once, so that it is ready) and
-`decode` (`DecodeParams`; sends notifications that are `DecoderEvent`s, answers with `Decoded`). Live
-speech goes through `live.begin`, `live.feed` (`FeedParams`, answered with `Heard`) and `live.end`. It
-holds no secrets and no state beyond one of these, so that hostile media that gets the better of it
-has gained nothing.
+It answers `ping` (at once, to show that it is alive), `warm_up` (runs the model once, so that it is ready)
+and `decode` (`DecodeParams`; sends `DecoderEvent`s as notifications, and answers with `Decoded`). Live speech
+uses `live.begin`, `live.feed` (`FeedParams`, answered with `Heard`) and `live.end`. The process holds no
+secrets, and no state beyond one decode or live session, so hostile media gains nothing by taking it over.
 """
 
 from __future__ import annotations
@@ -56,14 +55,14 @@ PROGRESS_INTERVAL_S = 0.5
 
 
 def main() -> None:
-    """Take the streams, limit the memory, import what is heavy, serve."""
+    """Take over the streams, limit the memory, import heavy modules, serve."""
     stdio = Stdio.take()
     bundle = Path(sys.argv[1])
     if len(sys.argv) > 2:
         _limit_memory(int(sys.argv[2]))
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy only moves samples about here
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy only copies samples here
     enter_bundle(bundle)
-    from whisperd.audio import media  # noqa: F401 - imported so that the process stands ready
+    from whisperd.audio import media  # noqa: F401 - imported so that the process is ready
     from whisperd.audio.vad import SileroModel
 
     service = _Service(SileroModel(bundle), lambda event: stdio.notify(EVENT_METHOD, event))
@@ -91,7 +90,7 @@ class _Service:
         """Answer."""
 
     def warm_up(self, _params: msgspec.Raw) -> None:
-        """Run the model once: the first run is slower than the others."""
+        """Run the model once, because the first run is slower than later ones."""
         import numpy as np
 
         from whisperd.audio.vad import VoiceActivity
@@ -117,14 +116,14 @@ class _Service:
             ) from error
 
     def begin_live(self, _params: msgspec.Raw) -> None:
-        """Begin to listen to somebody."""
+        """Begin a live session."""
         from whisperd.audio.vad import VoiceActivity
 
-        # A frame at a time: nobody waits for the end of an utterance longer than it takes to notice.
+        # One frame per call, so that the end of an utterance is noticed as soon as possible.
         self._listener = Listener(VoiceActivity(self._model, frames_per_call=1))
 
     def feed_live(self, params: msgspec.Raw) -> Heard:
-        """Listen to what was spoken since the last time."""
+        """Process the audio since the last call."""
         import numpy as np
 
         request = decode_params(params, FeedParams)
@@ -132,13 +131,13 @@ class _Service:
         return self._listener.feed(np.frombuffer(request.pcm, "<i2"), partials=request.partials)
 
     def end_live(self, _params: msgspec.Raw) -> Heard:
-        """The speaker is gone."""
+        """End the live session."""
         assert self._listener is not None
         listener, self._listener = self._listener, None
         return listener.finish()
 
     def _send_samples(self, duration_s: float | None, request: DecodeParams) -> None:
-        """Send speech from places spread over the file. What cannot be reached at once is left out."""
+        """Send samples of speech from places spread over the file, as far as seeking reaches them."""
         import numpy as np
 
         from whisperd.audio.media import open_media
@@ -150,7 +149,7 @@ class _Service:
             try:
                 with open_media(request.file, track=request.track) as media:
                     blocks = [block[0] for block in media.clip_blocks(place, only_by_seeking=True)]
-            except WhisperdError:  # decoding all of it will tell what is wrong, if anything is
+            except WhisperdError:  # decoding the whole file will report any problem
                 continue
             samples = np.concatenate(blocks)
             finder = SpeechFinder(VoiceActivity(self._model), part=0, channel=0, known=None)
@@ -201,7 +200,7 @@ class _Service:
 
 
 class Cut(NamedTuple):
-    """Samples of one channel, on the file's own time line, that are a window, as `Window` says."""
+    """A window with its samples: one channel, on the file's timeline. See `Window`."""
 
     start: int
     end: int
@@ -211,7 +210,7 @@ class Cut(NamedTuple):
 
 
 class Cutter:
-    """Follows one channel of a recording, from one sample on. Holds only what windows may still need."""
+    """Cuts one channel of a recording into windows, from a sample on. Holds only the audio still needed."""
 
     def __init__(self, finder: SpeechFinder, params: DecodeParams, first: int) -> None:
         self._finder = finder
@@ -219,24 +218,24 @@ class Cutter:
         self._everything = None if params.vad else EverythingSpoken()
         self._planner = WindowPlanner(params.max_window_s)
         self._pcm = bytearray()
-        self._spoken: list[Span] = []  # those that windows to come may hold
-        self._pcm_start = 0  # the sample at which `_pcm` begins, counted from `first` as all here
+        self._spoken: list[Span] = []  # those that future windows may contain
+        self._pcm_start = 0  # where `_pcm` begins, counted from `first` like all positions here
         self._taken = 0
         self.speech = 0
-        """Samples in which somebody speaks."""
+        """Number of samples with speech."""
 
     @property
     def position(self) -> int:
-        """The sample of the file that comes next."""
+        """The next sample of the file."""
         return self._first + self._taken
 
     @property
     def frontier(self) -> int:
-        """No window that is still to come begins before this sample of the file."""
+        """Lower bound, in samples of the file, for the beginning of future windows."""
         return self._first + self._planner.keep_from
 
     def feed(self, samples: Any) -> list[Cut]:
-        """Take a block of samples; the windows that are certain now."""
+        """Take a block of samples; returns the windows that are certain now."""
         self._pcm += samples.astype("<i2", copy=False).tobytes()
         self._taken += len(samples)
         found = self._take(self._finder.feed(samples))
@@ -249,7 +248,7 @@ class Cutter:
         return found
 
     def finish(self) -> list[Cut]:
-        """The windows that are left."""
+        """Return the remaining windows."""
         found = self._take(self._finder.finish())
         if self._everything is not None:
             found += self._plan(self._everything.finish(self._taken))
@@ -288,21 +287,21 @@ class Outbox:
     """Sends the windows of all channels in the order of their beginnings."""
 
     def __init__(self, send: Callable[[DecoderEvent], None], *, is_split: bool, done_until: int = 0) -> None:
-        """Of windows that begin before the sample `done_until`, the sound is not sent."""
+        """Windows that begin before the sample `done_until` are sent without audio."""
         self._send = send
         self._is_split = is_split
         self._done_until = done_until
         self._held: list[tuple[int, int, Cut]] = []
         self.sent = 0
-        """How many were sent."""
+        """Number of windows sent."""
 
     def put(self, channel: int, cuts: Iterable[Cut]) -> None:
-        """Take the next windows of a channel."""
+        """Add the next windows of a channel."""
         for cut in cuts:
             heapq.heappush(self._held, (cut.start, channel, cut))
 
     def send_before(self, frontier: int) -> None:
-        """Send what begins before this sample: all channels are that far."""
+        """Send the windows that begin before this sample, which all channels have reached."""
         while self._held and self._held[0][0] < frontier:
             _, channel, cut = heapq.heappop(self._held)
             window = WindowAudio(
@@ -325,11 +324,11 @@ def _open(request: DecodeParams) -> AbstractContextManager[Media]:
 
 
 def _blocks(media: Media, request: DecodeParams, marker: Marker) -> Iterator[Any]:
-    """All of a file. Where what is done need not be decoded again, silence stands for it."""
+    """Yield the blocks of a file, with silence in place of what is done and need not be decoded again."""
     from whisperd.audio.frames import silence
 
     mark = None
-    if len(request.found) == media.channels:  # else somebody has to listen from the beginning
+    if len(request.found) == media.channels:  # else speech detection must start at the beginning
         mark = last_mark(request.found, round(request.done_until * SAMPLE_RATE))
     if mark is not None:
         with _open(request) as again:
@@ -361,7 +360,7 @@ def _too_long(request: DecodeParams) -> WhisperdError:
 
 
 def _limit_memory(limit_bytes: int) -> None:
-    """Ask the kernel to refuse more memory than this; where there is no such limit, nothing happens."""
+    """Ask the kernel to refuse memory beyond this limit; do nothing where such limits do not exist."""
     try:
         import resource
     except ImportError:  # Windows

@@ -1,4 +1,4 @@
-"""Opening the file that a person named, or saying exactly why that cannot be done."""
+"""Opens the file that a user named, or reports exactly why that fails."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ CHUNK_BYTES: Final = 1 << 20
 
 @contextmanager
 def open_regular_file(path: str) -> Iterator[FileIO]:
-    """A file to read, unbuffered, which does not reveal its name.
+    """Open a file for unbuffered reading; the file object does not reveal its name.
 
-    Raises `WhisperdError`: `audio.not_found`, `audio.is_directory`, `audio.not_a_file`,
+    Raises `WhisperdError` with one of the codes `audio.not_found`, `audio.is_directory`, `audio.not_a_file`,
     `audio.not_readable`, `audio.empty`.
     """
     try:
-        # Not blocking: a named pipe without a writer would hold us here.
+        # Non-blocking, or a named pipe without a writer would block here.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise _error("audio.not_found", path, "does not exist", "Check the spelling of the name.") from error
@@ -45,7 +45,7 @@ def open_regular_file(path: str) -> Iterator[FileIO]:
 
 
 def digest_of(file: FileIO, given_up: threading.Event) -> str | None:
-    """The SHA-256 of what is in a file; None if nobody waits for it any more."""
+    """Return the SHA-256 of a file's content; None if `given_up` was set meanwhile."""
     digest = hashlib.sha256()
     while chunk := file.read(CHUNK_BYTES):
         digest.update(chunk)
@@ -55,7 +55,7 @@ def digest_of(file: FileIO, given_up: threading.Event) -> str | None:
 
 
 def not_readable(path: str, error: Exception) -> WhisperdError:
-    """The system does not let us read the file, or cannot."""
+    """Return the error for a file that the system cannot read, or does not let us read."""
     reason = getattr(error, "strerror", None) or error
     if isinstance(error, PermissionError):
         fix = "Check the permissions of the file and of its folders."

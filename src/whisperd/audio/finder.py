@@ -1,4 +1,4 @@
-"""Finds the speech on one channel: by listening, or where that was done before, from what was found then."""
+"""Finds the speech on one channel: by detection, or from what an earlier decode found."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 __all__ = ["SpeechFinder"]
 
 REPORT_EVERY: Final = 20 * SAMPLE_RATE
-"""Samples after which it is worth telling what was found: a later run saves the time that they took."""
+"""Samples between reports of what was found; a later run saves the time of detecting it again."""
 
 
 class SpeechFinder:
-    """Follows one channel of one part of a recording. All positions are samples from its beginning."""
+    """Finds speech on one channel of a part of a recording. Positions are samples from the part's start."""
 
     def __init__(self, activity: VoiceActivity, part: int, channel: int, known: KnownSpeech | None) -> None:
         self._activity = activity
@@ -36,17 +36,17 @@ class SpeechFinder:
 
     @property
     def settled(self) -> int:
-        """No span that is still to come begins before this sample."""
+        """Lower bound, in samples, for the beginning of future spans."""
         return self._detector.settled if self._known is None else self._known.settled(self._taken)
 
     def feed(self, samples: Any) -> Iterator[Span]:
-        """Take a block of samples; the speech that has ended."""
+        """Take a block of samples; yields the speech that has ended."""
         first, self._taken = self._taken, self._taken + len(samples)
         if self._known is not None:
-            passed_over = samples[: self._known.position - first]
-            samples = samples[len(passed_over) :]
-            if self._taken > self._known.position - SAMPLE_RATE:  # the last samples count for what follows
-                self._activity.skip(passed_over)
+            skipped = samples[: self._known.position - first]
+            samples = samples[len(skipped) :]
+            if self._taken > self._known.position - SAMPLE_RATE:  # what follows depends on the last samples
+                self._activity.skip(skipped)
             yield from self._known.until(self._taken)
             if self._taken < self._known.position:
                 return
@@ -54,13 +54,13 @@ class SpeechFinder:
         yield from self._listen(self._activity.feed(samples))
 
     def finish(self) -> Iterator[Span]:
-        """The part is over."""
-        if self._known is None:  # else it is shorter than it was
+        """End the part; yields the remaining speech."""
+        if self._known is None:  # else the part is shorter than before
             yield from self._listen(self._activity.finish())
             yield from self._detector.finish(self._taken)
 
     def found(self) -> Found | None:
-        """What was found since this was told last; None while that is little, or somebody speaks."""
+        """Return what was found since the last report; None while that is little, or someone is speaking."""
         position = self._detector.position
         if self._known is not None or position - self._reported < REPORT_EVERY or not self._detector.is_quiet:
             return None
@@ -74,7 +74,7 @@ class SpeechFinder:
         )
 
     def _start_listening(self, known: KnownSpeech) -> None:
-        """From here on nobody has listened yet."""
+        """Start detecting, as the known part ends here."""
         of_detector = len(self._detector.memory)
         self._activity.restore(known.memory[of_detector:])
         self._detector.resume(known.position, known.speech_end, known.memory[:of_detector])

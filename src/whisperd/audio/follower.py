@@ -1,6 +1,6 @@
-"""Somebody who speaks is listened to, though somebody else ends the process that does it.
+"""Live speech that survives its decoder process.
 
-What was spoken since the last utterance that is over is kept here, so that another process can hear it.
+Audio since the last finished utterance is buffered here, so that another process can detect speech in it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 BUFFERED_S: Final = 16.0
-"""No open utterance is longer (`utterances.LONGEST`), with what is kept around it."""
+"""The longest open utterance (`utterances.LONGEST`), with the audio kept around it."""
 
 
 @asynccontextmanager
 async def follow(decoders: DecoderPool) -> AsyncIterator[Follower]:
-    """Follow somebody who speaks. Leaving the block before the end kills the decoder."""
+    """Start a live session. Leaving the block before its end kills the decoder."""
     async with AsyncExitStack() as stack:
         follower = Follower(decoders, stack)
         await follower.begin()
@@ -39,22 +39,22 @@ async def follow(decoders: DecoderPool) -> AsyncIterator[Follower]:
 
 
 class Follower:
-    """As `Listening`, on the time line of all that was spoken, whichever process has heard it."""
+    """Like `Listening`, but on the timeline of the whole session, whichever process does the work."""
 
     def __init__(self, decoders: DecoderPool, stack: AsyncExitStack) -> None:
         self._decoders = decoders
         self._stack = stack
         self._listening: Listening | None = None
-        self._began_s = 0.0  # where the process that listens has begun
+        self._began_s = 0.0  # where the current process began
         self._held = bytearray()
-        self._held_from = 0  # the sample at which it begins
+        self._held_from = 0  # where it begins, in samples
 
     async def begin(self) -> None:
-        """Make ready."""
+        """Get a decoder process ready."""
         await self._ask(lambda _listening, _is_new: checkpoint())
 
     async def feed(self, pcm: bytes, *, partials: bool = True) -> Heard:
-        """Take what was spoken since the last time."""
+        """Process the audio since the last call."""
         self._held += pcm
 
         async def feed(listening: Listening, is_new: bool) -> Heard:
@@ -63,7 +63,7 @@ class Follower:
         return self._on_full_timeline(await self._ask(feed))
 
     async def end(self) -> Heard:
-        """The speaker is gone; what was open is over."""
+        """End the session; an open utterance becomes final."""
         before: list[Utterance] = []
 
         async def end(listening: Listening, is_new: bool) -> Heard:
@@ -76,7 +76,7 @@ class Follower:
         return msgspec.structs.replace(last, utterances=(*before, *last.utterances))
 
     async def _ask(self, ask: Callable[[Listening, bool], Awaitable[T]]) -> T:
-        """Ask the process that listens; where somebody ends or stops it, a new one, with what is held."""
+        """Ask the current process or, if it is killed or stalls, a new one that gets the buffered audio."""
         killed = 0
         while True:
             try:
@@ -87,7 +87,7 @@ class Follower:
                 return await ask(self._listening, is_new)
             except WhisperdError as error:
                 killed += 1
-                # One that stands still is not stuck in what it hears, which is nothing but samples.
+                # A process that stalls is not stuck in the audio, which is nothing but samples.
                 if killed == MAX_KILLED or not (was_killed(error) or error.code == "decoder.stuck"):
                     raise
                 log.warning("%s Another one continues.", error.message)

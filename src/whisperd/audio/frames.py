@@ -1,4 +1,4 @@
-"""What becomes of decoded frames: samples at the rate all else works with. In the decoder process only."""
+"""Converts decoded frames to samples at our rate. Runs in the decoder process only."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ from whisperd.audio.messages import SAMPLE_RATE
 
 __all__ = ["Packer", "Polarity", "Resampler", "remove_impossible_values", "silence", "without_first"]
 
-# Longer silence is made of pieces, so that memory stays bounded.
+# Longer silence is made in pieces, so that memory stays bounded.
 SILENCE_PIECE_SAMPLES = SAMPLE_RATE
-# PyAV looks for one plane more than there are, which with eight of them is beyond its table: it crashes.
+# PyAV accesses one plane more than there are, which crashes with eight planes, the size of its table.
 MAX_PLANES = 7
-# Of more, where nobody knows where they are heard, ffmpeg drops the fourth: it is to be one of deep notes.
+# With more channels and an unknown layout, ffmpeg drops the fourth, taking it for a low-frequency channel.
 MAX_UNPLACED_CHANNELS = 2
-# Samples that can be turned around.
+# Sample formats that can be inverted.
 KINDS: dict[str, Any] = {"s16": np.int16, "s32": np.int32, "flt": np.float32, "dbl": np.float64}
-# How much two channels are each other's negative, and from which share of full scale on that is asked.
+# How strongly two channels must be each other's negative, and the share of full scale from which that counts.
 OPPOSITE = 0.5
 LEAST_LOUDNESS = 0.001
-# A lossy codec may overshoot full scale a little; what is far beyond is damage.
+# A lossy codec may overshoot full scale a little; values far beyond it are damage.
 MAX_AMPLITUDE = 16.0
 
 
 class Resampler:
-    """To 16 kHz in one layout of channels, whatever comes, even when that changes in the midst of a file."""
+    """Resamples to 16 kHz and one channel layout, even if the input format changes within a file."""
 
     def __init__(self, layout: str, position: int = 0) -> None:
         self._layout = av.AudioLayout(layout)
         self._resampler: Any = None
-        self._is_averaged = False  # rather than mixed by where each channel is heard
+        self._is_averaged = False  # rather than mixed according to the layout
         self._input: tuple[str, str, int] | None = None  # sample format, channel layout, rate
         self._input_samples = 0  # since the last flush
-        self._flushed = position  # samples put out until the last flush
+        self._flushed = position  # samples put out up to the last flush
         self._put_out = position
 
     @property
     def position(self) -> int:
-        """Samples put out so far, and those that are still inside."""
+        """Samples put out so far, plus those still inside."""
         if self._input is None:
             return self._put_out
         return self._flushed + self._input_samples * SAMPLE_RATE // self._input[2]
 
     def next_start(self, frame: Any) -> tuple[int, int] | None:
-        """Where another one may begin to put out the same: after so many samples from the next frame on, and
-        there it puts out the sample at this position. None where this one begins anew.
+        """Return where another resampler can begin with the same output: after how many samples from the next
+        frame on, and the position of its first output sample. None where this resampler is about to be reset.
 
-        A sample that is put out falls on one that comes in only now and then: at 44.1 kHz on every 441st.
+        Output samples coincide with input samples only now and then: at 44.1 kHz on every 441st.
         """
         if self._input is not None and _shape(frame) != self._input:
             return None
@@ -60,7 +60,7 @@ class Resampler:
         return left_out, self._flushed + taken * SAMPLE_RATE // frame.sample_rate
 
     def resample(self, frame: Any) -> Iterator[Any]:
-        """Take a frame; yield blocks of samples."""
+        """Take a frame; yields blocks of samples."""
         shape = _shape(frame)
         if shape != self._input:
             yield from self.flush()
@@ -69,11 +69,11 @@ class Resampler:
             layout = frame.layout if self._is_averaged else self._layout
             self._resampler = av.AudioResampler(format="s16", layout=layout, rate=SAMPLE_RATE)
         self._input_samples += frame.samples
-        frame.pts = None  # the time line is kept outside
+        frame.pts = None  # the timeline is tracked elsewhere
         yield from self._push(frame)
 
     def insert_silence(self, samples: int) -> Iterator[Any]:
-        """Put out silence after everything that was taken so far."""
+        """Put out silence after everything taken so far."""
         if samples > 0:
             yield from self.flush()
             self._put_out += samples
@@ -81,7 +81,7 @@ class Resampler:
             yield from silence(self._layout.nb_channels, samples)
 
     def flush(self) -> Iterator[Any]:
-        """Put out what is still inside."""
+        """Put out the samples still inside."""
         if self._resampler is not None:
             yield from self._push(None)
         self._reset()
@@ -94,7 +94,7 @@ class Resampler:
     def _push(self, frame: Any) -> Iterator[Any]:
         try:
             found = self._resampler.resample(frame)
-        except av.FFmpegError:  # a rate or channels that cannot be; it would fail for ever
+        except av.FFmpegError:  # an impossible rate or layout, which would fail every time
             self._reset()
             raise
         for resampled in found:
@@ -107,10 +107,10 @@ class Resampler:
 
 
 class Polarity:
-    """Turns the second of two channels around that is the first one's negative, as wrong wires make it.
+    """Inverts the second of two channels if it is the negative of the first, as wrong wiring makes it.
 
-    Mixed as they are, hardly anything would be left of them. Only what has begun so is taken for it, and then
-    all that was heard counts, by how loud it was: where it is quiet, a codec that saves bits leaves little.
+    Otherwise almost nothing would remain of their mix. Only a recording that begins this way qualifies, and
+    then all audio so far counts, weighted by loudness, because lossy codecs keep little of quiet passages.
     """
 
     def __init__(self) -> None:
@@ -118,12 +118,12 @@ class Polarity:
         self._product = self._loudness = 0.0
 
     def fix(self, frame: Any) -> None:
-        """Turn the second channel of this frame around if it is opposite, as what was heard so far was."""
+        """Invert the second channel of this frame if the audio so far, and this frame, call for it."""
         kind = KINDS.get(frame.format.name.removesuffix("p"))
         if not self._may_be_opposite or kind is None or frame.layout.nb_channels != 2:
             return
         plane = frame.planes[-1]
-        values = np.frombuffer(plane, kind).copy()  # there may be room behind them that nobody has filled
+        values = np.frombuffer(plane, kind).copy()  # there may be uninitialised padding at the end
         if frame.format.is_planar:
             left, right = np.frombuffer(frame.planes[0], kind)[: frame.samples], values[: frame.samples]
         else:
@@ -141,21 +141,21 @@ class Polarity:
 
 
 def _compare(left: Any, right: Any) -> tuple[float, float]:
-    """The product of two channels, and that of the louder one with itself."""
+    """Return the dot product of two channels, and that of the louder one with itself."""
     scale = np.iinfo(left.dtype).max if np.issubdtype(left.dtype, np.integer) else 1.0
     one, other = left / scale, right / scale
     return float(one.dot(other)), float(max(one.dot(one), other.dot(other)))
 
 
 class Packer:
-    """Makes of frames with many planes such as have one, in which the channels take turns."""
+    """Converts frames with many planes to the interleaved format, which has one."""
 
     def __init__(self) -> None:
         self._input: tuple[str, str, int] | None = None
         self._resampler: Any = None
 
     def pack(self, frame: Any) -> Any:
-        """The frame, with at most `MAX_PLANES` planes."""
+        """Return the frame, with at most `MAX_PLANES` planes."""
         if not frame.format.is_planar or frame.layout.nb_channels <= MAX_PLANES:
             return frame
         if _shape(frame) != self._input:
@@ -163,30 +163,31 @@ class Packer:
             self._resampler = av.AudioResampler(format_name, frame.layout, frame.sample_rate)
             self._input = _shape(frame)
         pts, time_base = frame.pts, frame.time_base
-        (packed,) = self._resampler.resample(frame)  # at the same rate, all that comes in goes out at once
+        # without a change of rate, input and output frames correspond
+        (packed,) = self._resampler.resample(frame)
         packed.pts, packed.time_base = pts, time_base
         return packed
 
 
 def silence(channels: int, samples: int) -> Iterator[Any]:
-    """Blocks in which nothing is heard."""
+    """Yield blocks of silence."""
     for first in range(0, samples, SILENCE_PIECE_SAMPLES):
         yield np.zeros((channels, min(SILENCE_PIECE_SAMPLES, samples - first)), np.int16)
 
 
 def _is_unplaced(layout: Any) -> bool:
-    """Whether nobody knows where the channels are heard, as in what recorders with many tracks write."""
+    """Whether the positions of the channels are unknown, as in files of multitrack recorders."""
     name: str = layout.name
     return layout.nb_channels > MAX_UNPLACED_CHANNELS and name == f"{layout.nb_channels} channels"
 
 
 def _shape(frame: Any) -> tuple[str, str, int]:
-    """What a resampler is made for."""
+    """Return the input format of a resampler."""
     return frame.format.name, frame.layout.name, frame.sample_rate
 
 
 def without_first(frame: Any, count: int) -> Any:
-    """The rest of a frame, without its time. Raises `ValueError` for formats that nobody uses."""
+    """Return a frame without its first samples and its time. Raises `ValueError` for exotic formats."""
     first = count if frame.format.is_planar else count * frame.layout.nb_channels
     samples = np.ascontiguousarray(frame.to_ndarray()[:, first:])
     rest = av.AudioFrame.from_ndarray(samples, format=frame.format.name, layout=frame.layout.name)
@@ -195,13 +196,13 @@ def without_first(frame: Any, count: int) -> Any:
 
 
 def remove_impossible_values(frame: Any) -> None:
-    """NaN, infinity and absurd values become silence, before the resampler spreads them."""
+    """Replace NaN, infinity and absurd values by silence, before the resampler spreads them."""
     kind = {"flt": np.float32, "dbl": np.float64}.get(frame.format.name.removesuffix("p"))
     if kind is None:
         return
     for plane in frame.planes:
         values = np.frombuffer(plane, kind)
-        # Comparisons with NaN are false, so this is true only where all is well.
+        # Comparisons with NaN are false, so this is true only if all values are valid.
         if values.min() >= -MAX_AMPLITUDE and values.max() <= MAX_AMPLITUDE:
             continue
         with np.errstate(invalid="ignore"):

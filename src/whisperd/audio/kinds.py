@@ -1,4 +1,4 @@
-"""What a file is, as far as its beginning tells plainly. Pure."""
+"""Recognises files by their first bytes. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 __all__ = ["BEGINNING_BYTES", "is_mp4", "is_wav", "kind_of"]
 
 BEGINNING_BYTES: Final = 4096
-"""As much of a file as is looked at."""
+"""Number of bytes that are inspected."""
 
 _MARKS: Final = (
     (b"%PDF-", "a PDF document"),
@@ -31,11 +31,11 @@ _CONTROLS_OF_TEXT: Final = "\t\n\r\f"
 
 
 def kind_of(beginning: bytes) -> str | None:
-    """What begins so, with its article; None of what is not plainly something else than a recording."""
+    """Return what a file is, with an article, if it is clearly not a recording; else None."""
     for mark, kind in _MARKS:
         if beginning.startswith(mark):
             return kind
-    try:  # a letter that is cut at the end is no fault
+    try:  # a character cut off at the end is no error
         text = codecs.getincrementaldecoder("utf-8-sig")().decode(beginning)
     except UnicodeDecodeError:
         return None
@@ -46,12 +46,12 @@ def kind_of(beginning: bytes) -> str | None:
 
 
 def is_mp4(beginning: bytes) -> bool:
-    """Whether it is an MP4, as M4A, MOV and 3GP are."""
+    """Whether it is an MP4, including M4A, MOV and 3GP."""
     return beginning.startswith(b"ftyp", 4)
 
 
 def is_wav(beginning: bytes) -> bool:
-    """Whether it is a WAV, of whatever size and order of bytes. An AVI is a RIFF file as well."""
+    """Whether it is a WAV of any size and byte order. (AVI files are RIFF files, too.)"""
     if beginning.startswith(b"RIFF"):
         return beginning[8:12] != b"AVI "
     return beginning.startswith((b"RF64", b"BW64", b"RIFX", b"riff"))

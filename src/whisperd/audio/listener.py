@@ -1,6 +1,6 @@
-"""Follows live speech in the decoder process: samples in, what is to be transcribed of them out.
+"""Follows live speech in the decoder process: samples in, utterances to transcribe out.
 
-It holds the audio of the utterance that is being spoken, and a moment before it. That is all.
+It holds only the audio of the current utterance and a moment before it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ class Listener:
         self._activity = activity
         self._cutter = UtteranceCutter()
         self._pcm = bytearray()
-        self._pcm_start = 0  # the sample at which `_pcm` begins
+        self._pcm_start = 0  # where `_pcm` begins, in samples
         self._taken = 0
 
     def feed(self, samples: Any, *, partials: bool = True) -> Heard:
-        """Take 16-bit samples. Without `partials`, one is handed out only when it seems to be over."""
+        """Take 16-bit samples. Without `partials`, omits unfinished utterances, except those probably
+        over."""
         self._pcm += samples.astype("<i2", copy=False).tobytes()
         self._taken += len(samples)
         pieces: list[Utterance] = []
@@ -40,7 +41,7 @@ class Listener:
         return self._heard(pieces)
 
     def finish(self) -> Heard:
-        """The speaker is gone: what is open is an utterance now."""
+        """End the session; an open utterance becomes final."""
         pieces: list[Utterance] = []
         for probability, level in self._activity.finish():
             self._add(pieces, self._cutter.feed(probability, level), partials=False)
@@ -51,12 +52,12 @@ class Listener:
     def _add(self, pieces: list[Utterance], found: Iterable[Piece], *, partials: bool) -> None:
         for piece in found:
             if pieces and not pieces[-1].is_final:
-                pieces.pop()  # there is more of the same by now
+                pieces.pop()  # superseded by a longer one
             if piece.is_final or piece.is_likely_final or partials:
                 pieces.append(self._cut(piece))
 
     def _cut(self, piece: Piece) -> Utterance:
-        # The last frame of all is filled up with silence, which is not ours.
+        # The last frame is padded with silence, which is not part of the audio.
         end = min(piece.end, self._taken)
         pcm = bytes(self._pcm[2 * (piece.start - self._pcm_start) : 2 * (end - self._pcm_start)])
         return Utterance(

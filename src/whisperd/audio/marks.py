@@ -1,12 +1,12 @@
-"""Places in a recording from which it can be decoded again, with a proof of the sound that follows. Pure.
+"""Places from which a recording can be decoded again, each with a digest of the sound behind it. Pure.
 
-What a codec makes of a file after a seek may differ from what it makes on the way from the beginning: the
-place is another one, its memory is, or it draws noise at random. So a mark has a digest of the sound behind
-it. Who begins there compares, and where it is another sound reads the file from its beginning. What comes
-before the end of that sound is never used: a codec and a resampler are in full swing only then.
+After a seek, a codec may produce other sound than on the way from the beginning: the place differs, its state
+differs, or it generates random noise. So a mark contains a digest of the sound behind it. A decoder that
+begins at a mark compares it, and if the sound differs, reads the file from its beginning. Audio before the
+end of that sound is never used, because codec and resampler have warmed up only then.
 
-Equal sound proves little where the codec draws noise, which it need not do just there, where a time may come
-twice, or where nothing is heard. Nothing of that is marked.
+Equal sound proves little if the codec generates noise, which it need not do at just that place, if times may
+repeat, or in silence. Such places are not marked.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from whisperd.audio.messages import SAMPLE_RATE, Found
 __all__ = ["Mark", "Marker", "Proof", "can_be_marked", "last_mark", "unpack_marks"]
 
 EXACT_CODECS: Final = frozenset({"alac", "flac", "mp3", "mp3float", "opus", "vorbis"})
-"""Decoders, by ffmpeg's names, that draw nothing at random, as those of PCM; AAC, AC-3 and AMR may."""
+"""Decoders, by ffmpeg's names, that generate no random noise; nor do those of PCM. AAC, AC-3 and AMR may."""
 REPEATING_CONTAINERS: Final = frozenset({"mpeg", "mpegts", "ogg"})
-"""What may be several recordings, one behind the other, each with a clock of its own: a time is no place."""
+"""Containers that may hold several recordings in sequence, each with its own clock: times are ambiguous."""
 MARK_EVERY: Final = 20 * SAMPLE_RATE
 WARM_UP: Final = SAMPLE_RATE // 2
-"""Samples behind a mark that are not compared: a codec that has just begun may lack what it remembers."""
+"""Samples behind a mark that are not compared: a codec that has just started may lack state."""
 PROVEN: Final = WARM_UP + 2 * SAMPLE_RATE
-"""Samples behind a mark after which its proof ends."""
+"""Samples behind a mark at which its proof ends."""
 
 _DIGEST_BYTES: Final = 16
 _MARK: Final = struct.Struct(f"<3q2d{_DIGEST_BYTES}s")
@@ -38,30 +38,30 @@ class Mark(NamedTuple):
     """A place in a file."""
 
     timestamp: int
-    """Of the frame in which it lies, by the clock of the file's stream."""
+    """Timestamp of its frame, by the clock of the stream."""
     left_out: int
-    """Samples at the file's own rate, from the beginning of that frame, that lie before the place."""
+    """Samples, at the file's own rate, between the beginning of that frame and the place."""
     position: int
-    """The sample of the decoded sound."""
+    """Position in the decoded audio, in samples."""
     shift_s: float
     silence_s: float
-    """What `whisperd.audio.timeline.Timeline` had seen by then."""
+    """State of `whisperd.audio.timeline.Timeline` at that place."""
     digest: bytes = b""
-    """As `Proof` makes it."""
+    """See `Proof`."""
 
 
 class Proof:
-    """The digest of the sound behind a place."""
+    """Computes the digest of the sound behind a place."""
 
     def __init__(self, position: int) -> None:
         self._first, self._end = position + WARM_UP, position + PROVEN
         self._digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
         self._is_heard = False
 
-    def hear(self, block: Any, position: int) -> bytes | None:
-        """Take the next samples `(channels, samples)`, from a position on; the digest, once all have come.
+    def feed(self, block: Any, position: int) -> bytes | None:
+        """Take the next samples `(channels, samples)`, which begin at `position`.
 
-        It is empty, and fits none, where all of them are zero.
+        Returns the digest once it is complete. It is empty, and matches none, if all samples are zero.
         """
         piece = block[:, max(0, self._first - position) : max(0, self._end - position)]
         sound = piece.T.tobytes()  # channels interleaved, however large blocks are
@@ -73,59 +73,59 @@ class Proof:
 
 
 def can_be_marked(container: str, codec: str) -> bool:
-    """Whether the sound at a time is the same after a seek as on the way from the beginning."""
+    """Whether seeking to a time yields the same sound as decoding from the beginning."""
     is_exact = codec in EXACT_CODECS or codec.startswith("pcm_")
     return is_exact and container not in REPEATING_CONTAINERS
 
 
 class Marker:
-    """Chooses the places, one at a time, while a file is decoded from a position on."""
+    """Chooses places, one at a time, while a file is decoded."""
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
-        """The file is decoded from its beginning, whatever was heard so far."""
+        """Start over, because the file is decoded from its beginning."""
         self._next = MARK_EVERY
         self._begun: tuple[Mark, Proof] | None = None
         self._proven: list[Mark] = []
 
     def wants(self, position: int) -> bool:
-        """Whether a mark at a position would be of use."""
+        """Whether a mark at this position is useful."""
         return self._begun is None and position >= self._next
 
     def begin(self, mark: Mark) -> None:
-        """A place; its sound has not come yet."""
+        """Begin a mark; its sound comes next."""
         self._begun = mark, Proof(mark.position)
         self._next = mark.position + MARK_EVERY
 
-    def hear(self, block: Any, position: int) -> None:
-        """The next block that was decoded begins here."""
+    def feed(self, block: Any, position: int) -> None:
+        """Take the next decoded block, which begins at `position`."""
         if self._begun is not None:
             mark, proof = self._begun
-            if (digest := proof.hear(block, position)) is not None:
+            if (digest := proof.feed(block, position)) is not None:
                 if digest:
                     self._proven.append(mark._replace(digest=digest))
                 self._begun = None
 
     def take(self) -> bytes:
-        """The marks that were made since this was asked last, packed."""
+        """Return the marks completed since the last call, packed."""
         marks, self._proven = self._proven, []
         return b"".join(_MARK.pack(*mark) for mark in marks)
 
 
 def unpack_marks(data: bytes) -> Iterator[Mark]:
-    """Read what `Marker.take` gave."""
+    """Unpack what `Marker.take` returned."""
     return (Mark(*values) for values in _MARK.iter_unpack(data))
 
 
 def last_mark(found: Iterable[Found], needed: int) -> Mark | None:
-    """The last one that lies well before the sound that is needed.
+    """Return the last mark that lies well before the audio that is needed.
 
-    That is all from the sample `needed` on, and all that nobody has listened to: `found` is of all channels.
+    Needed are the samples from `needed` on, and those not yet searched for speech. `found` has all channels.
     """
-    told = list(found)
-    reach = min([needed, *(one.position - SAMPLE_RATE for one in told)])
-    marks = (mark for one in told for mark in unpack_marks(one.marks))
+    reports = list(found)
+    reach = min([needed, *(one.position - SAMPLE_RATE for one in reports)])
+    marks = (mark for one in reports for mark in unpack_marks(one.marks))
     usable = (mark for mark in marks if mark.position + PROVEN <= reach)
     return max(usable, key=lambda mark: mark.position, default=None)

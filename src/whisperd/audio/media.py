@@ -1,8 +1,8 @@
-"""Reading media with PyAV. Runs in the decoder process only.
+"""Reads media with PyAV. Runs in the decoder process only.
 
-A file's content decides what it is, never its name, and nothing but that one file is ever opened:
-PyAV is given an open file, only formats that hold sound themselves are allowed (a playlist is not
-one), and every further open is refused.
+A file's type is determined by its content, never by its name, and no other file is ever opened: PyAV is given
+an open file, only formats that contain audio themselves are allowed (a playlist does not), and every further
+open is refused.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from whisperd.rpc.errors import WhisperdError
 
 __all__ = ["Media", "open_media"]
 
-# Containers that hold sound themselves, by ffmpeg's names. Everything that only points to other files
-# (playlists, manifests, image sequences, scripts) is left out, and with it what could reach a network.
+# Containers that hold audio themselves, by ffmpeg's names. Formats that only refer to other files (playlists,
+# manifests, image sequences, scripts) are left out, and with them everything that could reach a network.
 CONTAINERS = """
     aa aac aax ac3 ac4 act adx aea aiff amr amrnb amrwb ape asf asf_o au avi bonk caf dhav dsf dss dts dtshd
     dv eac3 flac flv gsm gxf ircam kux live_flv loas matroska,webm mlp mov,mp4,m4a,3gp,3g2,mj2 mp3 mpc mpc8
@@ -40,35 +40,35 @@ OPEN_OPTIONS = {
     "protocol_whitelist": "none",
 }
 WAV_OPTIONS = {
-    "max_size": "8192",  # bytes of a packet: they come in tiny ones otherwise, and each one costs time
-    # In so many of them another codec is looked for, which some hide in a WAV: else in all of a short file.
+    "max_size": "8192",  # bytes per packet; the default makes many tiny ones, each of which costs time
+    # Packets searched for another codec, which some WAV files hide; by default all of a short file.
     "max_probe_packets": "4",
 }
-# Tags need not be text. Before PyAV 19, that was an error unless one asked for something else.
+# Tags need not be valid text; before PyAV 19 that was an error unless configured otherwise.
 TAG_OPTIONS = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
-# No codec needs less; a file that is smaller does not tell the truth about its duration.
+# No codec needs less; a file smaller than its duration implies misstates it.
 MIN_BYTES_PER_SECOND = 25
-# So many in a row, without a packet in between: the damage has no end.
+# This many consecutive errors without a packet in between: the damage has no end.
 MAX_READ_ERRORS = 100
-# So long before a part decoding begins, so that the codec is in full swing when the part comes. Where a
-# file is found to have been seeked too far, the next one is tried.
+# How long before a part decoding begins, so that the codec has warmed up when the part begins. If a seek went
+# past the part, the next value is tried.
 SEEK_EARLY_S = (1.0, 15.0)
-# The way from where a seek has led to the place that was meant. Where it is longer the file is read from its
-# beginning, since then it is told meanwhile how far that is.
+# Longest distance from where a seek ends to the wanted place. Beyond it the file is read from its beginning,
+# because then progress is reported meanwhile.
 MAX_WAY_S = 30.0
-# Each one that is heard by itself has a detector of speech of its own.
+# Each channel transcribed separately has its own speech detector.
 MAX_CHANNELS = 16
-# A file may have a thousand tracks, with tags as long as it likes.
-MAX_TRACKS_TOLD = 20
+# A file may have a thousand tracks, with tags of any length.
+MAX_TRACKS_LISTED = 20
 MAX_TAG = 60
 
 
 @contextmanager
 def open_media(path: str, *, split: bool = False, track: int | None = None) -> Iterator[Media]:
-    """Open a file and find its audio. With `split` its channels stay apart, else they are mixed.
+    """Open a file and find its audio. `split` keeps its channels separate; otherwise they are mixed.
 
-    `track` is one of several, counted from 1; None is the best. Raises `WhisperdError`: what
-    `open_regular_file` raises, `audio.unsupported`, `audio.no_audio_stream`, `audio.too_many_channels`,
+    `track` selects one of several, counted from 1; None selects the best. Raises `WhisperdError`: the errors
+    of `open_regular_file` and `audio.unsupported`, `audio.no_audio_stream`, `audio.too_many_channels`,
     `track.unknown`.
     """
     with open_regular_file(path) as file:
@@ -109,7 +109,7 @@ def _unsupported(path: str, beginning: bytes) -> WhisperdError:
 
 
 class Media:
-    """An open file: what it is, and its audio as blocks of samples."""
+    """An open file: its properties, and its audio as blocks of samples."""
 
     def __init__(self, path: str, container: Any, *, split: bool, track: int | None) -> None:
         self._path = path
@@ -117,7 +117,7 @@ class Media:
         self._stream = stream = _chosen_stream(path, container, track)
         for other in container.streams:
             if other is not stream:
-                other.discard = Discard.all  # the pictures of a film are not even read
+                other.discard = Discard.all  # video frames are not even read
         codec = stream.codec_context
         self.opened = Opened(
             duration=_duration_s(container, stream),
@@ -129,21 +129,21 @@ class Media:
         self._can_be_marked = can_be_marked(container.format.name, codec.name)
         self._layout: str = codec.layout.name if split else "mono"
         self.channels: int = codec.layout.nb_channels if split else 1
-        """Of the blocks."""
+        """Number of channels of the blocks."""
         if self.channels > MAX_CHANNELS:
             raise _too_many_channels(path, self.channels)
         start_time = container.start_time
-        # What lies before zero is there only for the codec to get going.
+        # Audio before time zero only serves to warm up the codec.
         self._origin_s = max(0.0, start_time / av.time_base) if start_time is not None else 0.0
         self._packer = Packer()
         self.skipped = 0
         """Packets that could not be read or decoded so far."""
 
     def blocks(self, marker: Marker | None = None) -> Iterator[Any]:
-        """16-bit samples at 16 kHz, as numpy arrays `(channels, samples)`, without gaps in the file's time.
+        """Yield 16-bit samples at 16 kHz as numpy arrays `(channels, samples)`, without gaps in time.
 
-        `marker` is offered places from which `blocks_from` may begin.
-        Raises `WhisperdError` (`audio.empty`, `audio.corrupt`, `audio.not_readable`).
+        `marker` is offered places from which `blocks_from` may begin. Raises `WhisperdError` (`audio.empty`,
+        `audio.corrupt`, `audio.not_readable`).
         """
         if marker is not None:
             marker.forget()
@@ -155,9 +155,9 @@ class Media:
             raise self._nothing_decoded()
 
     def blocks_from(self, mark: Mark, marker: Marker) -> Iterator[Any] | None:
-        """The same from a mark on, to the last sample behind its proof; None if that cannot be.
+        """Return the same blocks from a mark on; None if that is impossible or the sound behind it differs.
 
-        Then this file is of no use any more, and has to be opened again. Raises `audio.not_readable`.
+        After None, this object is no longer usable: open the file again. Raises `audio.not_readable`.
         """
         timeline, proof = self._timeline(), Proof(mark.position)
         timeline.restore((mark.shift_s, mark.silence_s))
@@ -167,19 +167,18 @@ class Media:
         try:
             while digest is None:
                 heard.append(next(blocks))
-                digest = proof.hear(heard[-1], position)
+                digest = proof.feed(heard[-1], position)
                 position += heard[-1].shape[1]
-        except (av.FFmpegError, OSError, ValueError, StopIteration):  # not seekable, or what is there is odd
+        # not seekable, or unexpected content there
+        except (av.FFmpegError, OSError, ValueError, StopIteration):
             return None
         return chain(heard, blocks) if digest and digest == mark.digest else None
 
     def clip_blocks(self, clip: Clip, *, only_by_seeking: bool = False) -> Iterator[Any]:
-        """The same of one part, up to its end or the file's. Only that is decoded, if one can seek.
+        """Yield the same blocks for one part, up to its end or that of the file; after a seek, if possible.
 
-        For what is decoded and lies before it, blocks are empty.
-
-        `only_by_seeking` refuses to decode all that lies before. Raises `clips.beyond_end` and
-        `audio.not_seekable`, too.
+        Blocks are empty for audio that is decoded but lies before the part. `only_by_seeking` refuses to
+        decode everything before it. Also raises `clips.beyond_end` and `audio.not_seekable`.
         """
         start = round(clip.start * SAMPLE_RATE)
         end = None if clip.end is None else round(clip.end * SAMPLE_RATE)
@@ -192,7 +191,7 @@ class Media:
             piece = block[:, max(start - position, 0) : None if end is None else max(end - position, 0)]
             position += block.shape[1]
             is_empty &= not piece.shape[1]
-            yield piece  # empty, too: who waits for it is told that it goes on
+            yield piece  # even an empty one, which shows the caller that decoding continues
             if end is not None and position >= end:
                 break
         if position == began:
@@ -201,11 +200,11 @@ class Media:
             raise beyond_end(clip, self.opened.duration, self._path)
 
     def _timeline(self, first_s: float = 0.0) -> Timeline:
-        """That of what is decoded, which begins so far behind the beginning of the file."""
+        """Return the timeline of audio that begins this far behind the beginning of the file."""
         return Timeline(self._origin_s + first_s, (self.opened.duration or 0.0) - first_s)
 
     def _seek(self, start_s: float) -> tuple[Iterator[Any], float]:
-        """Frames from before a time on, and the time of the first, on the file's own time line."""
+        """Seek to a place before a time; returns frames from there, and the first one's time in the file."""
         for early_s in SEEK_EARLY_S:
             if start_s <= early_s:
                 break
@@ -226,7 +225,7 @@ class Media:
         return self._frames(), 0.0
 
     def _frames_from(self, mark: Mark) -> Iterator[Any]:
-        """Frames from a mark on; none where its frame is not found, or not soon."""
+        """Yield frames from a mark on; none if its frame is not found, or not soon."""
         self._container.seek(mark.timestamp, stream=self._stream)
         frames = self._frames()
         if (first := self._frame_at(mark.timestamp, frames)) is None:
@@ -238,7 +237,7 @@ class Media:
             left_out = max(0, left_out - frame.samples)
 
     def _frame_at(self, timestamp: int, frames: Iterator[Any]) -> Any | None:
-        """The frame that begins then, if it comes soon; those before it are passed over."""
+        """Return the frame that begins at this time, if it comes soon; earlier ones are skipped."""
         for frame in frames:
             if frame.pts is None:
                 continue
@@ -251,10 +250,10 @@ class Media:
     def _resample(
         self, frames: Iterator[Any], timeline: Timeline, position: int = 0, marker: Marker | None = None
     ) -> Iterator[Any]:
-        """The blocks of frames, the first of which is heard at this sample."""
+        """Yield the blocks of frames, the first of which begins at this sample."""
         for block in self._resample_frames(frames, timeline, Resampler(self._layout, position), marker):
             if marker is not None:
-                marker.hear(block, position)
+                marker.feed(block, position)
             position += block.shape[1]
             yield block
 
@@ -264,7 +263,7 @@ class Media:
         polarity = Polarity() if self._layout == "mono" else None
         for frame in frames:
             yield from resampler.insert_silence(timeline.silence_before(frame.time, resampler.position))
-            # Behind damage the same frames need not come after a seek.
+            # Behind damage, the frames after a seek may differ.
             can_mark = self._can_be_marked and self.skipped == 0
             if marker is not None and can_mark and marker.wants(resampler.position):
                 self._mark(frame, timeline, resampler, marker)
@@ -273,12 +272,12 @@ class Media:
                 polarity.fix(frame)
             try:
                 yield from resampler.resample(frame)
-            except av.FFmpegError:  # suddenly it has channels that cannot become those that it had
+            except av.FFmpegError:  # a sudden change to channels that cannot be converted
                 self.skipped += 1
         yield from resampler.flush()
 
     def _mark(self, frame: Any, timeline: Timeline, resampler: Resampler, marker: Marker) -> None:
-        """Offer the next place at which another resampler can begin."""
+        """Mark the next place at which another resampler can begin."""
         place = resampler.next_start(frame)
         if place is not None and frame.pts is not None:
             marker.begin(Mark(frame.pts, *place, *timeline.memory))
@@ -291,7 +290,7 @@ class Media:
                 self.skipped += 1
 
     def _packets(self) -> Iterator[Any]:
-        """Packets to the end, passing over damage; the last one is empty and flushes the codec."""
+        """Yield packets to the end, skipping damage; the last one is empty and flushes the codec."""
         errors = 0
         while errors < MAX_READ_ERRORS:
             try:
@@ -337,7 +336,7 @@ def _chosen_stream(path: str, container: Any, track: int | None) -> Any:
         )
     if track is not None and track > len(tracks):
         raise _unknown_track(path, track, tracks)
-    # Beside one that nobody can decode, such as spatial sound, there may be one that everybody can.
+    # Next to a track that cannot be decoded, such as spatial audio, there may be an ordinary one.
     candidates = (container.streams.best("audio"), *tracks) if track is None else (tracks[track - 1],)
     for stream in candidates:
         codec = stream.codec_context if stream is not None else None
@@ -353,26 +352,26 @@ def _chosen_stream(path: str, container: Any, track: int | None) -> Any:
 
 
 def _unknown_track(path: str, track: int, tracks: Sequence[Any]) -> WhisperdError:
-    told = [
+    described = [
         {"language": _tag(one, "language"), "title": _tag(one, "title") or _tag(one, "name")}
-        for one in tracks[:MAX_TRACKS_TOLD]
+        for one in tracks[:MAX_TRACKS_LISTED]
     ]
     listed = ", ".join(
         f"{number} ({', '.join(filter(None, one.values()))})" if any(one.values()) else f"{number}"
-        for number, one in enumerate(told, 1)
+        for number, one in enumerate(described, 1)
     )
     count = "one audio track" if len(tracks) == 1 else f"{len(tracks)} audio tracks"
     return WhisperdError(
         "track.unknown",
-        f"{path} has no track {track}, but {count}: {listed}{', …' if len(tracks) > len(told) else ''}.",
+        f"{path} has no track {track}, but {count}: {listed}{', …' if len(tracks) > len(described) else ''}.",
         "Choose one of them with `--track`, or leave out `--track` to use the best one.",
-        {"path": path, "track": track, "count": len(tracks), "tracks": told},
+        {"path": path, "track": track, "count": len(tracks), "tracks": described},
     )
 
 
 def _tag(stream: Any, name: str) -> str | None:
     value = str(stream.metadata.get(name, ""))[:MAX_TAG]
-    return value if value not in ("", "und") else None  # undetermined: how a language says that
+    return value if value not in ("", "und") else None  # ISO 639's code for "undetermined"
 
 
 def _too_many_channels(path: str, channels: int) -> WhisperdError:
@@ -395,7 +394,7 @@ def _duration_s(container: Any, stream: Any) -> float | None:
 
 
 class _Refused(PermissionError):
-    """A media file is not to open another file."""
+    """A media file tried to open another file."""
 
 
 def _refuse_to_open(url: str, *_: object) -> NoReturn:

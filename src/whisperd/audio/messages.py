@@ -1,4 +1,4 @@
-"""What travels between the daemon and a decoder process. Times are seconds on the file's own time line."""
+"""Messages between the daemon and a decoder process. Times are seconds on the file's timeline."""
 
 from __future__ import annotations
 
@@ -29,52 +29,52 @@ __all__ = [
 ]
 
 MAX_WINDOW_S = 30.0
-"""What Whisper hears at once."""
+"""The length of audio that Whisper processes at once."""
 
 EVENT_METHOD = "event"
-"""The notification under which every `DecoderEvent` is sent."""
+"""The notification that carries every `DecoderEvent`."""
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True, tag="found"):
-    """What was found on one channel of one part since this was told last."""
+    """Speech found on one channel of one part since the last report."""
 
     part: int
-    """Which of the clips; 0 where all of the file is one."""
+    """Index of the clip; 0 if the whole file is one."""
     channel: int
     position: int
-    """How many samples of the part were listened to. Nobody speaks there."""
+    """Number of samples of the part searched so far. No one is speaking at that point."""
     spans: bytes
-    """As `whisperd.audio.found.pack` makes them: what was found since the last time."""
+    """The spans found since the last report; see `whisperd.audio.found.pack`."""
     memory: bytes
-    """The state of the network there."""
+    """The state of the detector and its network at that point."""
     marks: bytes = b""
-    """As `whisperd.audio.marks.Marker` makes them: places from which the file can be decoded again."""
+    """Places from which the file can be decoded again; see `whisperd.audio.marks.Marker`."""
 
 
 class DecodeParams(Params, frozen=True):
-    """What to decode and how to cut it."""
+    """What to decode, and how to cut it."""
 
     path: str
     path_bytes: bytes | None = None
-    """The path where it is not UTF-8, so that `path` can only show it."""
+    """The path if it is not UTF-8, in which case `path` only displays it."""
     vad: bool = True
-    """Send only the parts in which somebody speaks; otherwise everything, still cut where it is quiet."""
+    """Send only parts with speech; otherwise everything, still cut in quiet places."""
     max_window_s: Annotated[float, msgspec.Meta(ge=1, le=MAX_WINDOW_S)] = 26.0
-    """No window is longer."""
+    """Longest window."""
     channels: Literal["mix", "split"] = "mix"
-    """`split`: each channel by itself, as if somebody else spoke in each."""
+    """`split`: each channel separately, as if each had another speaker."""
     track: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    """Which of several audio tracks, counted from 1; None: the best."""
+    """Number of the audio track, counted from 1; None: the best."""
     clips: tuple[Clip, ...] = ()
-    """Only these parts, in order, not overlapping; none: all of it."""
+    """Parts to decode, in order and without overlap; empty: everything."""
     samples: Annotated[int, msgspec.Meta(ge=0, le=16)] = 0
-    """So many pieces of speech, spread over the file, are sent before its windows, to find its language."""
+    """Number of pieces of speech, from all over the file, sent before its windows to detect its language."""
     max_duration_s: Annotated[float, msgspec.Meta(gt=0)] = 48 * 3600.0
     """More audio than this is an error."""
     found: tuple[Found, ...] = ()
-    """What an earlier decode of the same file, with the same parameters, has found; merged."""
+    """Speech found by an earlier decode of the same file with the same parameters; merged."""
     done_until: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    """Windows that begin before this second are done: they come without their samples."""
+    """Windows that begin before this time are done: they are sent without samples."""
 
     @property
     def file(self) -> str:
@@ -83,38 +83,38 @@ class DecodeParams(Params, frozen=True):
 
 
 class FeedParams(Params, frozen=True):
-    """What was spoken since the last time, 16-bit little-endian samples at 16 kHz."""
+    """Live audio since the last message: 16-bit little-endian samples at 16 kHz."""
 
     pcm: bytes
     partials: bool = True
-    """Whether an utterance is wanted in which somebody still speaks."""
+    """Whether unfinished utterances are wanted."""
 
 
 class Utterance(msgspec.Struct, frozen=True, kw_only=True):
-    """What was said between two pauses, or as much as there is of it."""
+    """Speech between two pauses, or its beginning so far."""
 
     start: float
     end: float
     is_final: bool
-    """Whether it is over: a later one begins where it ends, or behind."""
+    """Whether it is over: the next one begins at its end or later."""
     is_likely_final: bool = False
-    """Whether it has probably ended; if so, it will come as final with the same start and end."""
+    """Whether it has probably ended; if so, the final one will have the same start and end."""
     pcm: bytes
 
 
 class Heard(msgspec.Struct, frozen=True, kw_only=True):
-    """What there is to transcribe of live speech, in order; one that is not over comes last."""
+    """Live speech to transcribe, in order; an unfinished utterance comes last."""
 
     position: float
-    """How far it has listened."""
+    """Position up to which speech was detected."""
     utterances: tuple[Utterance, ...]
 
 
 class Opened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
-    """The file was opened and has audio."""
+    """The file was opened and contains audio."""
 
     duration: float | None
-    """What the file says of itself; None where it says nothing or nothing credible."""
+    """The duration that the file states; None if it states none, or none that is plausible."""
     container: str
     codec: str
     sample_rate: int
@@ -122,41 +122,41 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
 
 
 class SpeechSample(msgspec.Struct, frozen=True, kw_only=True, tag="sample"):
-    """A few seconds of speech from somewhere in the file, by which to find its language."""
+    """A few seconds of speech from somewhere in the file, for language detection."""
 
     pcm: bytes
 
 
 class WindowAudio(msgspec.Struct, frozen=True, kw_only=True, tag="window"):
-    """A window, the unit of work: the samples from `start` to `end`. They come in the order of `start`."""
+    """A window, the unit of work: the samples from `start` to `end`. Windows are sent in order of `start`."""
 
     index: int
     start: float
     end: float
     pcm: bytes
-    """Empty where it was said that this window is done."""
+    """Empty if the request said that this window is done."""
     channel: int | None = None
-    """From 0, where channels are heard by themselves."""
+    """Channel number from 0, if channels are transcribed separately."""
     spoken: tuple[SpokenTime, ...] | None = None
-    """When somebody speaks in it, in seconds from `start`."""
+    """When someone speaks in it, in seconds from `start`."""
     shared: float = 0.0
-    """Seconds at its end that the next window of its channel begins with: somebody speaks on there."""
+    """Seconds at its end that the next window of its channel begins with, because speech continues there."""
 
 
 class DecodeProgress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
-    """Decoding goes on; sent about twice a second, so that nobody takes it for stuck."""
+    """Decoding continues; sent about twice a second, to show that the decoder is not stuck."""
 
 
 class Decoded(msgspec.Struct, frozen=True, kw_only=True):
     """The end of a decode: everything was sent."""
 
     duration: float
-    """How long the audio really is."""
+    """The actual length of the audio."""
     speech: float
-    """Seconds in which somebody speaks."""
+    """Seconds with speech."""
     windows: int
     skipped: int = 0
-    """Damaged packets that were passed over."""
+    """Number of skipped damaged packets."""
 
 
 DecoderEvent = Opened | SpeechSample | WindowAudio | DecodeProgress | Found

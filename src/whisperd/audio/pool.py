@@ -1,7 +1,7 @@
-"""The daemon's pool of decoder processes: which are started, which stand ready, which are ended.
+"""The daemon's pool of decoder processes: starts them, keeps some ready, ends them.
 
-A process decodes one file at a time. It is reused after a clean decode and thrown away after any
-error, so that what hostile media did to it cannot reach the next file.
+A process decodes one file at a time. It is reused after a clean decode and discarded after any error, so that
+whatever hostile media did to it cannot reach the next file.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 FindBundle = Callable[[], Awaitable[Path]]
-"""Says where the `media` bundle is, installing it first if need be; asked before each process start."""
+"""Returns the path of the `media` bundle, and installs it if necessary; called before each process start."""
 
 
 @dataclass(frozen=True)
@@ -45,28 +45,27 @@ class DecoderOptions:
     """Limits on decoder processes."""
 
     max_processes: int = 2
-    """How many files are decoded at the same time; more wait."""
+    """How many files are decoded at once; more wait."""
     stall_timeout_s: float = 30.0
-    """A decoder from which nothing comes for so long, though we are waiting for it, is stuck."""
+    """A decoder that sends nothing for this long while we wait for it is stuck."""
     memory_limit_bytes: int = 1024**3
-    """What the kernel lets a process have (Linux)."""
+    """Memory limit that the kernel enforces on a process (Linux)."""
     refill_delay_s: float = 10.0
-    """How long a file keeps its decoder before another one is made ready beside it: until then it comes back,
-    or a file that comes meanwhile starts its own, a third of a second later."""
+    """How long a file occupies its decoder before another is made ready. Until then the decoder comes back,
+    or another file starts its own, which takes a third of a second."""
     linger_s: float = 5.0
-    """How long more than one stand ready: where many short files come, they need not be started anew."""
+    """How long more than one decoder stays ready, so that many short files need not start new ones."""
     patience_s: float = 0.3
-    """How long a file waits for a decoder to come back before one is started for it: about as long as that
-    takes. Where many short files come together, a few decoders are enough, and each saves the processor time
-    of a start."""
+    """How long a file waits for a busy decoder before starting one: about as long as a start takes. A few
+    decoders are enough for many short files, and each wait saves the CPU time of a start."""
 
 
 MakeCommand = Callable[[Path, DecoderOptions], list[str]]
-"""Says how a decoder process is started from this bundle."""
+"""Returns the command that starts a decoder process from this bundle."""
 
 
 def decoder_command(bundle: Path, options: DecoderOptions) -> list[str]:
-    """How a decoder process is started."""
+    """Return the command that starts a decoder process."""
     return python_command("whisperd.audio.decoder", str(bundle), str(options.memory_limit_bytes))
 
 
@@ -74,7 +73,7 @@ def decoder_command(bundle: Path, options: DecoderOptions) -> list[str]:
 async def open_decoder_pool(
     find_bundle: FindBundle, options: DecoderOptions | None = None, command: MakeCommand = decoder_command
 ) -> AsyncIterator[DecoderPool]:
-    """A pool of decoders; no process of it is left after the block."""
+    """Open a pool of decoders; none of its processes outlives the block."""
     async with open_task_group() as tasks:
         pool = DecoderPool(tasks, find_bundle, options or DecoderOptions(), command)
         tasks.start_soon(pool.run)
@@ -85,7 +84,7 @@ async def open_decoder_pool(
 
 
 class DecoderPool:
-    """Decodes files in child processes. Make one with `open_decoder_pool`."""
+    """Decodes files in child processes. Create one with `open_decoder_pool`."""
 
     def __init__(
         self, tasks: TaskGroup, find_bundle: FindBundle, options: DecoderOptions, command: MakeCommand
@@ -97,11 +96,11 @@ class DecoderPool:
         self._slots = anyio.Semaphore(options.max_processes)
         self._idle: list[Decoder] = []
         self._warming_up = anyio.Lock()
-        self._changed = RepeatedEvent()  # what stands ready, or what is wanted
+        self._changed = RepeatedEvent()  # which decoders are ready, or what is wanted
         self._keep_warm = False
 
     def limit(self, *, stall_timeout_s: float, memory_limit_bytes: int) -> None:
-        """Change limits, for the next file. A process that was started with others decodes no more."""
+        """Change limits, for the next file. Processes started with other memory limits are not reused."""
         self._options = replace(
             self._options, stall_timeout_s=stall_timeout_s, memory_limit_bytes=memory_limit_bytes
         )
@@ -109,7 +108,7 @@ class DecoderPool:
 
     @property
     def keep_warm(self) -> bool:
-        """Whether a process stands ready for the next file, as far as `max_processes` allows."""
+        """Whether a process is kept ready for the next file, as far as `max_processes` allows."""
         return self._keep_warm
 
     @keep_warm.setter
@@ -121,8 +120,8 @@ class DecoderPool:
     async def decode(self, params: DecodeParams, *, is_patient: bool = True) -> AsyncIterator[Decoding]:
         """Decode one file; waits while too many are being decoded.
 
-        Who is patient waits a moment for another one's decoder before one is started.
-        Leaving the block before the end kills the decoder.
+        If `is_patient`, waits a moment for a busy decoder before starting one. Leaving the block before the
+        end kills the decoder.
         """
         async with self._slots:
             decoder = await self._acquire(is_patient=is_patient)
@@ -136,7 +135,7 @@ class DecoderPool:
 
     @asynccontextmanager
     async def listen(self) -> AsyncIterator[Listening]:
-        """Follow somebody who speaks, for as long as that takes; it keeps no file from being decoded.
+        """Open a live session of any length, which does not count towards `max_processes`.
 
         Leaving the block before the end kills the decoder.
         """
@@ -154,8 +153,8 @@ class DecoderPool:
             changed = self._changed.next
             while self._lingering_s() == 0:
                 await self._idle.pop(0).end()
-            # Most files are short, and their decoder comes back: to start another one at once
-            # would only take processor time from the work that somebody waits for.
+            # Most files are short, and their decoder comes back: starting another one at once would only take
+            # CPU time from the work that someone is waiting for.
             with anyio.move_on_after(self._options.refill_delay_s):
                 await self._changed.wait_for(
                     lambda: bool(self._idle) or not (self._keep_warm and self._is_busy())
@@ -183,7 +182,7 @@ class DecoderPool:
         self._changed.set()
 
     def _lingering_s(self) -> float | None:
-        """How long the one that was used least lately may still stand ready; None if it is the only one."""
+        """Return how long the least recently used decoder may stay ready; None if it is the only one."""
         if len(self._idle) < 2:
             return None
         return max(0.0, self._idle[0].idle_since_s + self._options.linger_s - anyio.current_time())
@@ -198,18 +197,18 @@ class DecoderPool:
     async def _warm_up(self) -> None:
         try:
             decoder = await self._start()
-        except (OSError, WhisperdError) as error:  # the next decode meets it too, and reports it
+        except (OSError, WhisperdError) as error:  # the next decode fails in the same way, and reports it
             log.warning("cannot keep a decoder ready: %s", error)
             return
         if await self._answers(decoder, "warm_up"):
-            if self._idle:  # one that was at work has come back meanwhile
+            if self._idle:  # a busy one has come back meanwhile
                 await decoder.end()
             else:
                 self._stand_ready(decoder)
 
     async def _acquire(self, *, is_patient: bool) -> Decoder:
         async with self._warming_up:
-            pass  # a process that is being made ready is the soonest to be had
+            pass  # a process being warmed up is the first to become available
         while True:
             while self._idle:
                 decoder = self._idle.pop()
@@ -233,7 +232,7 @@ class DecoderPool:
         return decoder
 
     async def _answers(self, decoder: Decoder, method: str) -> bool:
-        """Whether a decoder is alive and well; otherwise it is ended."""
+        """Whether a decoder is alive and responding; ends it if not."""
         well = False
         try:
             with anyio.move_on_after(self._options.stall_timeout_s):

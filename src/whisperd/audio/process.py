@@ -1,4 +1,4 @@
-"""One decoder process, and what it does: a file that is decoded, somebody who speaks and is listened to."""
+"""A decoder process and its work: decoding a file, or a live session."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_KILLED: Final = 3
-"""Of processes that somebody else ends, each of which got no further than the one before: no more."""
+"""Give up after this many processes were killed from outside, none of which got further than the previous."""
 
 
 class Decoder:
@@ -36,7 +36,7 @@ class Decoder:
     def __init__(self, memory_limit_bytes: int) -> None:
         self.memory_limit_bytes = memory_limit_bytes
         self.events: MemoryObjectSendStream[DecoderEvent] | None = None
-        """Where events of the current file go."""
+        """Receives the events of the current file."""
         self.idle_since_s = 0.0
         self._ending = anyio.Event()
         self._ended = anyio.Event()
@@ -54,13 +54,13 @@ class Decoder:
             self._ended.set()
 
     async def end(self) -> None:
-        """Kill the process, and wait until it is gone."""
+        """Kill the process, and wait until it has ended."""
         self._ending.set()
         with anyio.CancelScope(shield=True):
             await self._ended.wait()
 
     async def answers(self, method: str) -> bool:
-        """Whether the process is alive and well."""
+        """Whether the process is alive and responding."""
         try:
             await self.child.request(method, None, NoneType)
         except (PeerClosed, WhisperdError) as error:
@@ -69,8 +69,8 @@ class Decoder:
         return True
 
     async def crash_error(self, path: str) -> WhisperdError:
-        """What to say of a process that went away in mid-file."""
-        if self._ending.is_set():  # nobody is interested in this file any more
+        """Return the error for a process that ended while decoding a file."""
+        if self._ending.is_set():  # the result is no longer wanted
             return _stopped(path)
         how = await self.how_it_crashed()
         fix = "The file may be damaged: convert it to WAV, FLAC or MP3, then try again."
@@ -84,7 +84,7 @@ class Decoder:
         )
 
     async def how_it_crashed(self) -> str:
-        """How a process ended that went away by itself; what is left of it is killed."""
+        """Return how a process ended unexpectedly; kill what is left of it."""
         how = await self.child.ended()
         if self.child.was_killed:
             how = "it sent invalid messages"
@@ -92,7 +92,7 @@ class Decoder:
         return how
 
     async def _on_notification(self, _method: str, params: list[Any]) -> None:
-        # What cannot be converted is taken for the end of the connection.
+        # A message that cannot be decoded counts as the end of the connection.
         (event,) = msgspec.convert(params, tuple[DecoderEvent])
         if self.events is not None:
             await self.events.send(event)
@@ -101,9 +101,9 @@ class Decoder:
 class Decoding:
     """One file being decoded: iterate over its events to the end, then read `result`.
 
-    Iterating raises `WhisperdError`: what is wrong with the file (`audio.*`), or with its decoder
-    (`decoder.crashed`, `decoder.stuck`, `decoder.out_of_memory`). While nobody iterates, the
-    decoder is held back.
+    Iterating raises `WhisperdError` for problems of the file (`audio.*`) or of its decoder
+    (`decoder.crashed`, `decoder.stuck`, `decoder.out_of_memory`). The decoder pauses while its events are not
+    read.
     """
 
     def __init__(self, decoder: Decoder, params: DecodeParams, stall_timeout_s: float) -> None:
@@ -114,14 +114,14 @@ class Decoding:
         self._events: MemoryObjectReceiveStream[DecoderEvent]
         decoder.events, self._events = anyio.create_memory_object_stream[DecoderEvent](0)
         self.result: Decoded | None = None
-        """Set when the whole file was decoded."""
+        """Set once the whole file was decoded."""
 
     def __aiter__(self) -> Decoding:
         return self
 
     async def __anext__(self) -> DecoderEvent:
         try:
-            # The clock runs only while we wait, so a slow consumer is never taken for a stuck decoder.
+            # The clock runs only while we wait, so a slow consumer never makes a decoder look stuck.
             with anyio.fail_after(self._stall_timeout_s):
                 return await self._events.receive()
         except anyio.EndOfStream:
@@ -137,12 +137,12 @@ class Decoding:
             ) from None
 
     async def ask(self) -> None:
-        """Send the request and keep its outcome."""
+        """Send the request, and store the outcome."""
         events = self._decoder.events
         assert events is not None
         try:
             self.result = await self._decoder.child.request("decode", self._params, Decoded)
-        except (PeerClosed, InvalidAnswer):  # gone, or its answer makes no sense
+        except (PeerClosed, InvalidAnswer):  # ended, or sent an invalid answer
             self._error = await self._decoder.crash_error(self._params.path)
         except WhisperdError as error:
             self._error = error
@@ -150,12 +150,12 @@ class Decoding:
             events.close()
 
     def close(self) -> None:
-        """Nobody wants any more events."""
+        """Accept no more events."""
         self._events.close()
 
 
 class Listening:
-    """Somebody who speaks, being listened to: `feed` what was spoken, then `end`.
+    """A live session: `feed` audio, then `end`.
 
     Both raise `WhisperdError` (`decoder.crashed`, `decoder.stuck`).
     """
@@ -164,18 +164,18 @@ class Listening:
         self._decoder = decoder
         self._stall_timeout_s = stall_timeout_s
         self.is_over = False
-        """Whether it was ended, and nothing went wrong."""
+        """Whether it was ended without errors."""
 
     async def begin(self) -> None:
-        """Make ready."""
+        """Begin the session."""
         await self._ask("live.begin", None, NoneType)
 
     async def feed(self, pcm: bytes, *, partials: bool = True) -> Heard:
-        """Take 16-bit samples at 16 kHz. Without `partials`, none in which somebody still speaks."""
+        """Take 16-bit samples at 16 kHz. Without `partials`, omit utterances that are still being spoken."""
         return await self._ask("live.feed", FeedParams(pcm=pcm, partials=partials), Heard)
 
     async def end(self) -> Heard:
-        """The speaker is gone; what was open is over."""
+        """End the session; an open utterance becomes final."""
         heard = await self._ask("live.end", None, Heard)
         self.is_over = True
         return heard
@@ -204,7 +204,7 @@ class Listening:
 
 
 def was_killed(error: WhisperdError) -> bool:
-    """Whether a decoder ended by no fault of its own, nor of what it decoded."""
+    """Whether a decoder was killed from outside, not by its own fault or that of its input."""
     return error.code == "decoder.crashed" and how_it_ended(error.data.get("status")) in ENDED_BY_OTHERS
 
 

@@ -1,7 +1,7 @@
-"""Where a recording is listened to so that its language can be found. Pure.
+"""Chooses the samples of a recording that are used to detect its language. Pure.
 
-A file may begin with music, an advert or somebody else's greeting. So short pieces are looked for at places
-spread over all of it. Times are seconds.
+A file may begin with music, an advert or another person's greeting. So short pieces are taken from places
+spread over the whole file. Times are seconds.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from whisperd.audio.speech import Span
 __all__ = ["SAMPLE_S", "best_stretch", "places"]
 
 FROM_S = 90.0
-"""In a shorter recording the first windows are most of it."""
+"""In a shorter recording, the first windows are most of it."""
 HEARD_S = 14.0
-"""How much is decoded at a place."""
+"""Length decoded at each place."""
 SAMPLE_S = 7.0
-"""How much of that is listened to."""
+"""Length of the sample taken from that."""
 MIN_SPEECH_S = 1.5
-"""A place with less speech says nothing."""
+"""A place with less speech is of no use."""
 
 
 def places(duration_s: float | None, clips: Sequence[Clip], count: int) -> list[Clip]:
-    """So many places, evenly spread over the parts of a recording; none if it is short, or nobody knows."""
+    """Return places, evenly spread over the parts of a recording; none if its length is short or unknown."""
     if duration_s is None:
         return []
     parts = [
@@ -49,7 +49,7 @@ def places(duration_s: float | None, clips: Sequence[Clip], count: int) -> list[
 
 
 def best_stretch(spans: Sequence[Span], total: int) -> tuple[int, int] | None:
-    """The samples `[start, end)` of a piece of audio in which most is spoken; None where nobody speaks."""
+    """Return the stretch `[start, end)` with the most speech, in samples; None if there is too little."""
     length = int(SAMPLE_S * SAMPLE_RATE)
 
     def spoken_from(start: int) -> int:

@@ -1,8 +1,8 @@
-"""Live speech, cut while it is spoken. Pure: speech probabilities in, pieces of audio to transcribe out.
+"""Cuts live speech into utterances while it is spoken. Pure: speech probabilities in, slices of audio out.
 
-An utterance ends with a pause. While somebody speaks, all of it so far is handed out now and then, so that
-a first text can be shown, and once in each pause that may be its end: then its final text is known already
-when it turns out that it was. All positions are samples at 16 kHz.
+An utterance ends with a pause. While someone speaks, all of it so far is released now and then, so that a
+first text can be shown, and once in each pause that may be its end, so that the final text is ready if it
+was. All positions are samples at 16 kHz.
 """
 
 from __future__ import annotations
@@ -19,44 +19,44 @@ __all__ = ["LONGEST", "Piece", "UtteranceCutter"]
 END_SILENCE: Final = SAMPLE_RATE // 2
 """Samples of a pause that ends an utterance."""
 LIKELY_END: Final = SAMPLE_RATE * 22 // 100
-"""From which on that is likely. Longer than `PAD`, so that the utterance would be the same."""
+"""Samples of a pause after which the end is likely. Longer than `PAD`, so the utterance would be the same."""
 LONGEST: Final = 14 * SAMPLE_RATE
-"""An utterance that goes on for longer is cut at its longest pause."""
+"""A longer utterance is cut at its longest pause."""
 INTERVAL: Final = SAMPLE_RATE * 8 // 10
-"""How much more has to be spoken before it is handed out again."""
+"""How much more must be spoken before it is released again."""
 PAD: Final = SAMPLE_RATE // 5
 """Audio kept around the speech."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A slice `[start, end)` of the audio: an utterance, or what there is of one."""
+    """A slice `[start, end)` of the audio: an utterance, or its beginning so far."""
 
     start: int
     end: int
     is_final: bool
     is_likely_final: bool = False
-    """Whether it has probably ended, and what there is of it is then all of it."""
+    """Whether it has probably ended; if so, this is all of it."""
 
 
 class UtteranceCutter:
-    """Follows one speaker, frame by frame."""
+    """Follows live speech, frame by frame."""
 
     def __init__(self) -> None:
         self._detector = SpeechDetector()
         self._spans: list[Span] = []
-        self._floor = 0  # what lies before is part of an utterance that is over
-        self._shown = 0  # how far the open utterance was handed out
-        self._paused = 0  # the end of the speech before the pause in which it was handed out
+        self._floor = 0  # earlier audio belongs to finished utterances
+        self._shown = 0  # how far the open utterance was released
+        self._paused = 0  # end of the speech before the pause in which it was released
 
     @property
     def keep_from(self) -> int:
-        """No piece that is still to come begins before this sample."""
+        """Lower bound, in samples, for the beginning of future pieces."""
         start = self._spans[0].start if self._spans else self._detector.settled
         return max(start - PAD, self._floor)
 
     def feed(self, probability: float, level: float) -> Iterator[Piece]:
-        """Take the next frame: how likely it is speech, and how loud it is (any scale)."""
+        """Take the next frame: its speech probability and its loudness (on any scale)."""
         self._spans += self._detector.feed(probability, level)
         position = self._detector.position
         is_silent = self._detector.is_quiet
@@ -73,26 +73,26 @@ class UtteranceCutter:
             yield Piece(self.keep_from, position, is_final=False)
 
     def finish(self, total: int) -> Iterator[Piece]:
-        """The speaker is gone, after `total` samples."""
+        """End the session after `total` samples."""
         self._spans += self._detector.finish(total)
         if self._spans:
             yield from self._finish(len(self._spans), total)
 
     def _propose(self, end: int, position: int) -> Iterator[Piece]:
-        """Hand out once what there is of the utterance in a pause."""
+        """Release the utterance so far, once per pause."""
         if self._paused != end:
             self._paused, self._shown = end, position
             yield Piece(self.keep_from, end + PAD, is_final=False, is_likely_final=True)
 
     def _best_cut(self) -> int:
-        """Before which span to cut: at the longest pause, of those that leave something on both sides."""
+        """Return the span before which to cut: at the longest pause that leaves speech on both sides."""
         if len(self._spans) == 1:
             return 1
         return max(range(1, len(self._spans)), key=lambda at: (self._spans[at].pause, at))
 
     def _finish(self, count: int, position: int) -> Iterator[Piece]:
         done, self._spans = self._spans[:count], self._spans[count:]
-        # What follows may still be spoken; then it is as good as a span.
+        # Speech that is still open counts as a span.
         is_silent = not self._spans and self._detector.is_quiet
         following = self._spans[0].start if self._spans else self._detector.settled
         end = min(done[-1].end + PAD, position if is_silent else (done[-1].end + following) // 2)

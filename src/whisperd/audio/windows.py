@@ -1,12 +1,12 @@
-"""Where to cut speech into windows. Pure: spans in, windows out; no clock, no audio.
+"""Plans where to cut speech into windows. Pure: spans in, windows out; no clock, no audio.
 
-A window is what the model hears at once, so a cut in mid-sentence costs words at both sides. The
-plan looks at a whole stretch of speech: of all the ways to cut it into windows that are short
-enough, dynamic programming finds the cheapest, where a cut costs the more the shorter its pause,
-and a window costs a little, a very short one more. Where somebody speaks on through a cut, a window hears
-what follows the cut as well, and what both windows heard is reconciled later. The later window begins at the
-cut, its quietest place: a model that first hears the end of a sentence passes over it, and often over the
-next one too. What later speech cannot change is handed out at once. All positions are samples at 16 kHz.
+A window is what the model processes at once, so a cut in mid-sentence costs words on both sides. The plan
+considers a whole stretch of speech: of all ways to cut it into windows that are short enough, dynamic
+programming finds the cheapest. A cut costs more the shorter its pause is, and a window costs a little, a very
+short one more. If speech continues through a cut, the earlier window also includes what follows it, and the
+overlap is reconciled later. The later window begins at the cut, its quietest place: a model that first gets
+the end of a sentence skips it, and often the next one too. Windows that later speech cannot change are
+released at once. All positions are samples at 16 kHz.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from whisperd.audio.speech import Span
 __all__ = ["PAD", "REACH", "Window", "WindowPlanner", "cut_cost", "window_cost"]
 
 PAD: Final = SAMPLE_RATE // 5
-"""Samples kept around the speech of a window, as far as they are not a neighbour's."""
+"""Samples kept around the speech of a window, unless they belong to a neighbour."""
 REACH: Final = 2 * SAMPLE_RATE
-"""How far a window reaches beyond a cut through speech, where the next one begins; but an eighth at most."""
+"""How far a window extends beyond a cut through speech, where the next begins: at most 1/8 of the longest
+window."""
 STRETCH_PAUSE: Final = 3 * SAMPLE_RATE
-"""A pause from which on a cut is made for certain."""
+"""A pause of at least this length is always cut."""
 LOOKAHEAD: Final = 60 * SAMPLE_RATE
-"""A decision waits for no more speech than this."""
+"""A decision waits for at most this much further speech."""
 SHORT_WINDOW_S: Final = 6.0
-"""A shorter window tells the model too little."""
+"""A shorter window gives the model too little context."""
 SHORT_WINDOW_COST: Final = 2.0
-"""What a window of no length costs more."""
+"""Extra cost of a window of zero length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,37 +43,37 @@ class Window:
     start: int
     end: int
     shared: int = 0
-    """So many samples at its end are heard in the next window, too: it begins before this one ends."""
+    """Samples at its end that the next window also includes, because that one begins before this one ends."""
 
 
 def cut_cost(pause: int) -> float:
-    """What it costs to cut in a pause of so many samples: in one of a second, as much as a window."""
+    """Return the cost of a cut in a pause of this many samples: for one second, about that of a window."""
     return 1.0 / (pause / SAMPLE_RATE + 0.05) ** 2
 
 
 def window_cost(length: int) -> float:
-    """What a window of so many samples costs."""
+    """Return the cost of a window of this many samples."""
     return 1.0 + SHORT_WINDOW_COST * max(0.0, 1.0 - length / SAMPLE_RATE / SHORT_WINDOW_S)
 
 
 class WindowPlanner:
-    """Takes the spans of one recording in order, and hands out its windows in order."""
+    """Takes the spans of one recording in order, and releases its windows in order."""
 
     def __init__(self, max_window_s: float) -> None:
         self._limit = int(max_window_s * SAMPLE_RATE)
         self._reach = int(min(REACH, max_window_s * SAMPLE_RATE / 8))
-        self._floor = 0  # no window may begin before: the middle of the pause of the last cut
+        self._floor = 0  # no window may begin earlier: the middle of the pause of the last cut
         self._settled = 0
         self._start_stretch()
 
     @property
     def keep_from(self) -> int:
-        """No window that is still to come begins before this sample."""
+        """Lower bound, in samples, for the beginning of future windows."""
         start = self._spans[0].start if self._spans else self._settled
         return max(start - PAD, self._floor)
 
     def add(self, span: Span) -> Iterator[Window]:
-        """Take the next span of speech."""
+        """Add the next span of speech."""
         if self._spans and span.pause >= STRETCH_PAUSE:
             yield from self._hand_out(len(self._spans), _middle(self._spans[-1].end, span.start))
         for piece in _pieces(span, self._limit - PAD - max(PAD, self._reach)):
@@ -80,18 +81,18 @@ class WindowPlanner:
             yield from self._decided()
 
     def advance(self, settled: int) -> Iterator[Window]:
-        """No span begins before `settled` any more; a long enough silence ends a stretch."""
+        """Note that no future span begins before `settled`; a long enough silence ends a stretch."""
         self._settled = max(self._settled, settled)
         if self._spans and settled - self._spans[-1].end >= STRETCH_PAUSE:
             yield from self._hand_out(len(self._spans), _middle(self._spans[-1].end, settled))
 
     def finish(self, total: int) -> Iterator[Window]:
-        """The audio has ended after `total` samples."""
+        """End the audio after `total` samples."""
         if self._spans:
             yield from self._hand_out(len(self._spans), total)
 
-    # A plan is a path over boundaries: boundary k lies before span k. `_cost[k]` is the price of the
-    # best plan up to there, `_from[k]` the boundary at which the last window of that plan begins.
+    # A plan is a path over boundaries: boundary k lies before span k. `_cost[k]` is the cost of the best plan
+    # up to there, `_from[k]` the boundary at which the last window of that plan begins.
 
     def _start_stretch(self) -> None:
         self._spans: list[Span] = []
@@ -112,7 +113,7 @@ class WindowPlanner:
         self._from.append(best_from)
 
     def _open_boundaries(self, end: int) -> Iterator[int]:
-        """Where a window that reaches to `end` may begin, the latest first."""
+        """Yield the boundaries where a window that ends at `end` may begin, the latest first."""
         for boundary in range(len(self._spans) - 1, -1, -1):
             start = self._spans[boundary].start
             if end - start > self._limit:
@@ -121,18 +122,18 @@ class WindowPlanner:
                 yield boundary
 
     def _reach_behind(self, span: Span) -> int:
-        """How much is heard behind a span."""
+        """Return how much audio a window includes after a span."""
         return self._reach if span.goes_on else PAD
 
     def _decided(self) -> Iterator[Window]:
-        """Hand out what no later speech can change, or what cannot wait for it any longer."""
+        """Release windows that later speech cannot change, and those that cannot wait any longer."""
         while (boundary := self._common_boundary()) > 0:
             yield from self._hand_out(boundary)
         while self._spans[-1].end - self._spans[0].start > LOOKAHEAD:
             yield from self._hand_out(self._path(len(self._spans))[0])
 
     def _common_boundary(self) -> int:
-        """The last boundary on every plan that can still become the best one."""
+        """Return the last boundary that is on every plan that can still become the best."""
         if not self._spans:
             return 0
         alive = {
@@ -144,11 +145,11 @@ class WindowPlanner:
             alive.remove(latest)
             alive.add(self._from[latest])
         boundary = alive.pop()
-        # The last window waits for the span after it, which says how far it may be padded.
+        # The last window waits for the next span, which limits its padding.
         return boundary if boundary < len(self._spans) else self._from[boundary]
 
     def _path(self, boundary: int) -> list[int]:
-        """The ends of the windows of the best plan up to `boundary`."""
+        """Return the ends of the windows of the best plan up to `boundary`."""
         path = []
         while boundary > 0:
             path.append(boundary)
@@ -156,9 +157,9 @@ class WindowPlanner:
         return path[::-1]
 
     def _hand_out(self, boundary: int, until: int | None = None) -> Iterator[Window]:
-        """Make the best plan up to `boundary` final, and plan anew from there.
+        """Release the best plan up to `boundary`, and plan again from there.
 
-        `until` is where the last window has to end at the latest when no span follows it yet.
+        `until` is the latest end of the last window if no span follows it yet.
         """
         begin = 0
         for end in self._path(boundary):
@@ -185,7 +186,7 @@ def _middle(start: int, end: int) -> int:
 
 
 def _pieces(span: Span, limit: int) -> Iterator[Span]:
-    """The span itself, or equal parts of it where it is too long for one window."""
+    """Yield the span, or equal parts of it if it is too long for one window."""
     count = max(1, math.ceil((span.end - span.start) / limit))
     edges = [span.start + (span.end - span.start) * part // count for part in range(count + 1)]
     for part in range(count):
