@@ -23,9 +23,9 @@ from typing import Any
 import anyio
 
 from benchmarks.measure import CACHE, Outcome, RunningDaemon, rounds
-from whisperd.calibration import Setting, Surroundings, Trial
+from whisperd.calibration import DaemonInterface, Setting, Trial
 from whisperd.calibration.bench import Bench, Limits
-from whisperd.daemon.calibrating import calibration_surroundings
+from whisperd.daemon.calibrating import calibration_interface
 from whisperd.daemon.service import open_service
 from whisperd.hardware import usable_cores
 from whisperd.runtimes import JudgedVariant
@@ -157,20 +157,20 @@ async def _against_everything(
 ) -> tuple[list[float], list[float], dict[str, Any], list[dict[str, Any]]]:
     """Return the speeds of the picked and the fastest setting by round, the fastest, and correct trials."""
     chosen = _setting(found["chosen"])
-    async with service(state) as around:
-        possible = {one.variant.name: one for one in await around.variants(PRESET) if one.problem is None}
+    async with service(state) as daemon:
+        possible = {one.variant.name: one for one in await daemon.variants(PRESET) if one.problem is None}
         expected = MAX_GAIN * found["chosen"]["speed"]
         trials = [
             trial
             for one in possible.values()
             for settings in _all_settings(one)
-            for trial in await _try(around, possible, settings, expected)
+            for trial in await _try(daemon, possible, settings, expected)
         ]
         right = [one for one in trials if one.speed and (one.errors or 0) <= found["reference_errors"]]
         right.sort(key=lambda one: -(one.speed or 0.0))
         finalists = list(dict.fromkeys([chosen, *(one.setting for one in right[:FINALISTS])]))
         finals = [
-            [(await _try(around, possible, [one]))[0] for one in finalists] for _ in range(rounds(ROUNDS))
+            [(await _try(daemon, possible, [one]))[0] for one in finalists] for _ in range(rounds(ROUNDS))
         ]
     by_finalist = [[one.speed or 0.0 for one in trials] for trials in zip(*finals, strict=True)]
     best = max(range(len(finalists)), key=lambda place: statistics.median(by_finalist[place]))
@@ -178,11 +178,11 @@ async def _against_everything(
 
 
 @asynccontextmanager
-async def service(state: Path, models: Path = CACHE / "models") -> AsyncIterator[Surroundings]:
-    """Provide the surroundings that a daemon gives a calibration, without a daemon that does other work."""
+async def service(state: Path, models: Path = CACHE / "models") -> AsyncIterator[DaemonInterface]:
+    """Provide the interface that a daemon gives to calibration, without a daemon that does other work."""
     os.environ |= {"WHISPERD_NATIVE_DIR": str(CACHE / "native"), "WHISPERD_MODELS_DIR": str(models)}
     async with open_service(state / "config.toml", Settings(), "", state) as opened:
-        yield calibration_surroundings(opened)
+        yield calibration_interface(opened)
 
 
 def _all_settings(one: JudgedVariant) -> list[list[Setting]]:
@@ -206,18 +206,21 @@ def _all_settings(one: JudgedVariant) -> list[list[Setting]]:
 
 
 async def _try(
-    around: Surroundings, possible: dict[str, JudgedVariant], settings: list[Setting], expected: float = 0.0
+    daemon: DaemonInterface,
+    possible: dict[str, JudgedVariant],
+    settings: list[Setting],
+    expected: float = 0.0,
 ) -> list[Trial]:
     """Try settings that differ only in batch size; give up those that are far slower than expected."""
     setting = settings[0]
     one = possible[setting.variant]
-    prepared = await around.prepare(PRESET, one.backend, one.variant)
+    prepared = await daemon.prepare(PRESET, one.backend, one.variant)
     tuning = Tuning(setting.replicas, setting.cpu_threads, setting.batch_size, setting.context_margin_s)
     params = load_params(PRESET, replace(prepared, tuning=tuning))
-    options = DecodeOptions(language="en", beam_size=(await around.circumstances()).beam_size)
+    options = DecodeOptions(language="en", beam_size=(await daemon.circumstances()).beam_size)
     trials: list[Trial] = []
     while len(trials) < len(settings):
-        async with around.open_worker(prepared, params, Patience()) as worker:
+        async with daemon.open_worker(prepared, params, Patience()) as worker:
             bench = Bench(worker, options)
             for setting in settings[len(trials) :]:
                 trials.append(await bench.measure(setting, Limits(3600, 600, expected)))

@@ -22,7 +22,7 @@ from benchmarks.calibration import service
 from benchmarks.measure import Outcome, RunningDaemon, bundle_path, model_path, rounds
 from benchmarks.recordings import SAMPLE_RATE, as_wav, english, pcm_of
 from benchmarks.shapes import SHAPES, make_model
-from whisperd.calibration import Surroundings
+from whisperd.calibration import DaemonInterface
 from whisperd.models import shipped_catalogue
 from whisperd.plugins import Backend
 from whisperd.runtimes.prepare import load_params
@@ -126,20 +126,20 @@ def _row(line: Line, found: Found) -> tuple[str, ...]:
 async def _measure_all(
     lines: Sequence[Line], real: dict[str, Path], windows: Sequence[EngineWindow], folder: Path
 ) -> list[Found]:
-    async with service(folder, folder / "models") as around:
-        return [await _measure(around, line, real.get(line.model), windows, folder) for line in lines]
+    async with service(folder, folder / "models") as daemon:
+        return [await _measure(daemon, line, real.get(line.model), windows, folder) for line in lines]
 
 
 async def _measure(
-    around: Surroundings, line: Line, real: Path | None, windows: Sequence[EngineWindow], folder: Path
+    daemon: DaemonInterface, line: Line, real: Path | None, windows: Sequence[EngineWindow], folder: Path
 ) -> Found:
     short = [EngineWindow(pcm=window.pcm[: _size_bytes(SHORT_WINDOW_S)]) for window in windows]
     english = None
     if real is not None:
-        async with _worker(around, line, real) as (worker, _):
+        async with _worker(daemon, line, real) as (worker, _):
             await _compute(worker, line.replicas, line.batch_size, windows, CLEAR)
             english = _status_bytes(worker, "VmHWM")
-    async with _worker(around, line, folder / line.model) as (worker, backend):
+    async with _worker(daemon, line, folder / line.model) as (worker, backend):
         loaded, loading = _status_bytes(worker, "VmRSS"), _status_bytes(worker, "VmHWM")
         await _compute(worker, line.replicas, line.batch_size, windows, HARD)
         await _compute(worker, line.replicas, 1, short, HARD)
@@ -154,7 +154,7 @@ async def _measure(
 
 
 @asynccontextmanager
-async def _worker(around: Surroundings, line: Line, model: Path) -> AsyncIterator[tuple[Worker, Backend]]:
+async def _worker(daemon: DaemonInterface, line: Line, model: Path) -> AsyncIterator[tuple[Worker, Backend]]:
     preset = RuntimePreset(
         id="bench",
         name=line.model,
@@ -165,9 +165,9 @@ async def _worker(around: Surroundings, line: Line, model: Path) -> AsyncIterato
         created="",
         changed="",
     )
-    possible = next(one for one in await around.variants(preset) if one.variant.name == line.variant)
-    prepared = await around.prepare(preset, possible.backend, possible.variant)
-    async with around.open_worker(prepared, load_params(preset, prepared), Patience()) as worker:
+    possible = next(one for one in await daemon.variants(preset) if one.variant.name == line.variant)
+    prepared = await daemon.prepare(preset, possible.backend, possible.variant)
+    async with daemon.open_worker(prepared, load_params(preset, prepared), Patience()) as worker:
         yield worker, possible.backend
 
 

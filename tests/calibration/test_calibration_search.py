@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from whisperd.calibration import CalibrationTable, Calibrator, Circumstances, Idle, Surroundings
+from whisperd.calibration import CalibrationTable, Calibrator, Circumstances, DaemonInterface, Idle
 from whisperd.calibration.calibrator import MOST_BUDGET_S
 from whisperd.plugins import Backend, Variant
 from whisperd.rpc.errors import WhisperdError
@@ -39,8 +39,8 @@ class Computer:
         self.now_s = 0.0
         self.load_s = load_s
 
-    def surroundings(self) -> Surroundings:
-        return Surroundings(
+    def interface(self) -> DaemonInterface:
+        return DaemonInterface(
             variants=self.variants,
             circumstances=self.circumstances,
             prepare=self.prepare,
@@ -75,7 +75,7 @@ class Computer:
 async def test_where_the_time_is_up_before_anything_was_measured_that_is_told(tmp_path: Path) -> None:
     computer = Computer(load_s=MOST_BUDGET_S)
     async with open_database(tmp_path / "db") as database:
-        calibrator = Calibrator(CalibrationTable(database), Idle(lambda: False), computer.surroundings())
+        calibrator = Calibrator(CalibrationTable(database), Idle(lambda: False), computer.interface())
         with pytest.raises(WhisperdError) as raised:
             await calibrator.run("large-v3")
     assert raised.value.code == "calibration.nothing_works"

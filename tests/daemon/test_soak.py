@@ -52,7 +52,7 @@ ENOUGH = 30
 """Cycles before sizes say something: at first there is more and more that the allocator keeps."""
 OF_JOBS = ("job.Job", "job.Transcript", "run.JobRun", "scheduler.Parcel", "journal.JobRecord")
 """In `whisperd.jobs`: of these there are none once all jobs are forgotten."""
-KEPT_OBJECTS = {"whisperd.runtimes.history.Moment"}
+KEPT_OBJECTS = {"whisperd.runtimes.history.StatusChange"}
 """The last fifty of each runtime."""
 MOST_LOG_BYTES = 4 * 1_100_000
 """The log and three older ones, each of a megabyte and what its last line has beyond that."""

@@ -17,9 +17,9 @@ from whisperd.runtimes.fallback import (
     PASSING_S,
     FailedVariant,
     VariantFailures,
+    fallback_note,
     first_failure,
     is_fault_of_variant,
-    note_on,
     rules_out,
 )
 from whisperd.runtimes.prepare import Prepared, fitting_variants
@@ -107,8 +107,8 @@ def test_what_a_failure_tells_of_other_variants(
 
 
 def test_what_is_said() -> None:
-    assert note_on(CPU, ()) is None
-    assert note_on(CPU, [failed(CUDA12), failed(CUDA11, "library.missing")]) == (
+    assert fallback_note(CPU, ()) is None
+    assert fallback_note(CPU, [failed(CUDA12), failed(CUDA11, "library.missing")]) == (
         "Running as x-cpu, the next best variant. x-cuda12 failed: It broke with cuda.not_available. "
         "x-cuda11 failed: It broke with library.missing. Mend cuda.not_available."
     )

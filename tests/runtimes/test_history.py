@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from whisperd.rpc.events import RuntimeStatusName
-from whisperd.runtimes.history import KEPT_MOMENTS, HistoryStore, Moment
+from whisperd.runtimes.history import KEPT_STATUS_CHANGES, HistoryStore, StatusChange
 from whisperd.runtimes.preset import RuntimePreset
 from whisperd.runtimes.presets import PresetStore
 from whisperd.store import Database, Saver, open_database
@@ -21,8 +21,8 @@ BASE = RuntimePreset(id="aaaaaaaa", name="base", model="base", created=NOW, chan
 OTHER = RuntimePreset(id="bbbbbbbb", name="other", model="tiny", created=NOW, changed=NOW)
 
 
-def moment(detail: str, status: RuntimeStatusName = "unloaded") -> Moment:
-    return Moment(time=NOW, status=status, detail=detail, error={"code": "a.b", "data": {"n": 1}})
+def moment(detail: str, status: RuntimeStatusName = "unloaded") -> StatusChange:
+    return StatusChange(time=NOW, status=status, detail=detail, error={"code": "a.b", "data": {"n": 1}})
 
 
 @pytest.fixture
@@ -57,11 +57,11 @@ async def test_what_was_added_is_there_in_its_order(store: HistoryStore, saver: 
 
 async def test_so_many_are_kept_and_no_more(store: HistoryStore, saver: Saver) -> None:
     store.add(OTHER.id, moment("of another one"))
-    for number in range(KEPT_MOMENTS + 7):
+    for number in range(KEPT_STATUS_CHANGES + 7):
         store.add(BASE.id, moment(f"{number}"))
     await saver.flush()
     histories = await store.resume()
-    assert [one.detail for one in histories[BASE.id]] == [f"{n}" for n in range(7, KEPT_MOMENTS + 7)]
+    assert [one.detail for one in histories[BASE.id]] == [f"{n}" for n in range(7, KEPT_STATUS_CHANGES + 7)]
     assert len(histories[OTHER.id]) == 1
 
 

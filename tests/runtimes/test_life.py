@@ -102,12 +102,12 @@ def test_every_event_in_every_state_is_answered(event: str) -> None:
 
 def test_a_worker_that_died_is_being_loaded() -> None:
     died = after(Life("loaded"), "died")
-    assert (died.status, died.told) == ("loaded", "loading")
+    assert (died.status, died.reported_status) == ("loaded", "loading")
     assert after(died, "restarted") == Life("loaded")
     assert after(died, "cancel") == Life("cancelled")
     assert after(died, "unload") == after(died, "idle") == Life("unloaded")
     assert after(died, "failed") == Life("failed")
-    assert after(replace(died, leases=1, users=1), "cancel").told == "loading"
+    assert after(replace(died, leases=1, users=1), "cancel").reported_status == "loading"
     for event in ("restarted", "ready"):
         assert refusal(Life("loaded"), event) == "internal.error"  # type: ignore[arg-type]
 

@@ -70,8 +70,8 @@ async def test_what_a_file_leaves_open_is_not_taken_from_the_settings(asked: Ask
     assert [one.backend for one in asked.capabilities_of] == ["whispercpp"], "only what loads it matters"
     changed = await asked.changed(await asked.new(), model="/m.bin")
     assert changed.compute_type == "auto"
-    assert asked.editor.for_once("/m.bin", FACTS).compute_type == "auto"
-    assert asked.editor.for_once("toy", None).compute_type == "int8_float32"
+    assert asked.editor.unsaved("/m.bin", FACTS).compute_type == "auto"
+    assert asked.editor.unsaved("toy", None).compute_type == "int8_float32"
 
 
 @pytest.mark.parametrize(

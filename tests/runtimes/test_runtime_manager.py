@@ -24,9 +24,9 @@ from whisperd.plugins import Backend, ModelFacts, Variant
 from whisperd.progress import OnProgress, Progress
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, RuntimeStatus
-from whisperd.runtimes import Lease, LoadedRuntime, Runtime, RuntimeChanges, RuntimeManager, Surroundings
+from whisperd.runtimes import DaemonInterface, Lease, LoadedRuntime, Runtime, RuntimeChanges, RuntimeManager
 from whisperd.runtimes.fallback import FailedVariant, VariantFailures
-from whisperd.runtimes.history import KEPT_MOMENTS
+from whisperd.runtimes.history import KEPT_STATUS_CHANGES
 from whisperd.runtimes.host import KEPT_UNTIL_USED_S
 from whisperd.runtimes.manager import KEPT_FAILURES
 from whisperd.runtimes.prepare import Prepared, Tuning
@@ -69,8 +69,8 @@ class House:
         self.passed_over: tuple[FailedVariant, ...] = ()
         self.stamping = anyio.Event()
         self.may_stamp = opened()
-        self.room_error: WhisperdError | None = None
-        self.room: Any = SimpleNamespace(make=self.make_room)
+        self.admission_error: WhisperdError | None = None
+        self.admission: Any = SimpleNamespace(admit=self.admit)
         self.provisioner: Any = SimpleNamespace(
             models=SimpleNamespace(describe=self.describe, facts=self.facts),
             computer=SimpleNamespace(capabilities=self.capabilities),
@@ -81,8 +81,8 @@ class House:
         self.tuning: Tuning | None = None
         self.choice_error: WhisperdError | None = None
 
-    def surroundings(self) -> Surroundings:
-        return Surroundings(
+    def interface(self) -> DaemonInterface:
+        return DaemonInterface(
             settings=lambda: self.settings,
             publish=self.publish,
             held_count_changed=self.counts.append,
@@ -128,9 +128,9 @@ class House:
             raise an_error("model.unknown")
         return SimpleNamespace(name=name.rstrip("/"), facts=None)
 
-    async def make_room(self, *_: object) -> None:
-        if self.room_error is not None:
-            raise self.room_error
+    async def admit(self, *_: object) -> None:
+        if self.admission_error is not None:
+            raise self.admission_error
 
     def publish(self, event: Event) -> None:
         assert isinstance(event, RuntimeStatus)
@@ -192,7 +192,7 @@ def open_house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenHouse:
             house.store = PresetStore(database)
             async with open_task_group() as tasks:
                 house.manager = RuntimeManager(
-                    tasks, house.store, house.provisioner, house.room, house.surroundings()
+                    tasks, house.store, house.provisioner, house.admission, house.interface()
                 )
                 await house.manager.open(choose_model)
                 with anyio.fail_after(2 * LIMIT_S):
@@ -504,7 +504,7 @@ async def test_what_is_not_batched_is_computed_one_by_one(open_house: OpenHouse,
 
 async def test_what_does_not_fit_is_not_loaded(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
-        house.room_error = an_error("memory.not_enough")
+        house.admission_error = an_error("memory.not_enough")
         runtime = await house.create()
         assert (await failure(house.use(runtime))).code == "memory.not_enough"
         assert house.status(runtime) == "failed"
@@ -600,7 +600,7 @@ async def test_one_whose_worker_has_died_is_not_told_as_loaded(
         assert loaded.pid is not None
         (Path(model) / "hold_load").touch()
         os.kill(loaded.pid, signal.SIGKILL)
-        await until(lambda: house.manager.life(runtime).told == "loading")
+        await until(lambda: house.manager.life(runtime).reported_status == "loading")
         view = house.manager.view(runtime)
         assert (view.status, view.pid, view.loaded, view.memory) == ("loading", None, None, None)
         assert view.error is not None and view.error["code"] == "worker.died"
@@ -814,7 +814,7 @@ async def test_a_death_while_the_failure_of_another_variant_is_noted_is_a_death_
         house.may_download.set()
         await house.stamping.wait()
         puppets.made[-1].on_death(an_error("worker.died"))
-        assert house.manager.life(runtime).told == "loading"
+        assert house.manager.life(runtime).reported_status == "loading"
         puppets.made[-1].on_death(None)
         house.may_stamp.set()
 
@@ -845,15 +845,15 @@ async def test_what_has_become_faster_in_another_way_is_loaded_anew(
     async with open_house() as house:
         runtime = await house.create(keep_alive=-1)
         await house.use(runtime)
-        await house.manager.load_faster("toy")
+        await house.manager.reload_if_faster("toy")
         house.tuning = Tuning(1, 1, 8, 1.0)
-        await house.manager.load_faster("another")
+        await house.manager.reload_if_faster("another")
         house.choice_error = an_error("backend.none")
-        await house.manager.load_faster("toy")
+        await house.manager.reload_if_faster("toy")
         await anyio.wait_all_tasks_blocked()
         assert len(puppets.made) == 1, "as it would be now, of another model, and in no other way"
         house.choice_error = None
-        await house.manager.load_faster("toy")
+        await house.manager.reload_if_faster("toy")
         await until(lambda: len(puppets.made) == 2)
         assert (await house.use(runtime)).batch_size == 8
 
@@ -1543,7 +1543,7 @@ async def test_deleting_unloads_first(open_house: OpenHouse, puppets: Puppets) -
         assert (house.events[-1].id, house.events[-1].status) == (runtime.id, "unloaded")
         assert house.events[-1].detail == "deleted"
         assert (await failure(house.manager.delete(runtime))).code == "runtime.unknown"
-        house.manager.load_anew(runtime)  # by who has measured meanwhile, and knows of nothing
+        house.manager.reload(runtime)  # by who has measured meanwhile, and knows of nothing
         assert (await house.create()).id != runtime.id
 
 
@@ -1599,9 +1599,9 @@ async def test_its_history_is_kept_up_to_a_length(open_house: OpenHouse, puppets
             ("loaded", None),
             ("unloaded", None),
         ]
-        for _ in range(KEPT_MOMENTS):
+        for _ in range(KEPT_STATUS_CHANGES):
             await house.manager.prepare(runtime)
-        assert len(runtime.history) == KEPT_MOMENTS
+        assert len(runtime.history) == KEPT_STATUS_CHANGES
 
 
 async def test_when_it_was_used_last(open_house: OpenHouse, puppets: Puppets) -> None:

@@ -4,7 +4,7 @@
 `Calibrator` combines them. The results decide every choice that a runtime leaves open.
 """
 
-from whisperd.calibration.calibrator import Calibrator, Surroundings, chosen_trial
+from whisperd.calibration.calibrator import Calibrator, DaemonInterface, chosen_trial
 from whisperd.calibration.circumstances import Circumstances
 from whisperd.calibration.idle import Idle
 from whisperd.calibration.planner import reference_errors, striking_trial
@@ -16,9 +16,9 @@ __all__ = [
     "CalibrationTable",
     "Calibrator",
     "Circumstances",
+    "DaemonInterface",
     "Idle",
     "Setting",
-    "Surroundings",
     "Trial",
     "chosen_trial",
     "reference_errors",

@@ -49,7 +49,7 @@ from whisperd.runtimes import (
 from whisperd.worker.process import Patience, Worker, WorkerDied
 from whisperd.worker.protocol import MAX_REPLICAS, DecodeOptions, LoadParams
 
-__all__ = ["Calibrator", "Surroundings", "budget_s", "chosen_trial", "patience_s"]
+__all__ = ["Calibrator", "DaemonInterface", "budget_s", "chosen_trial", "patience_s"]
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ OpenWorker = Callable[[Prepared, LoadParams, Patience], AbstractAsyncContextMana
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class DaemonInterface:
     """The functions that calibration needs from the rest of the daemon."""
 
     variants: Callable[[RuntimePreset], Awaitable[Sequence[JudgedVariant]]]
@@ -94,10 +94,10 @@ class Surroundings:
 class Calibrator:
     """Calibrates one model at a time, and gives access to the results."""
 
-    def __init__(self, table: CalibrationTable, idle: Idle, surroundings: Surroundings) -> None:
+    def __init__(self, table: CalibrationTable, idle: Idle, daemon: DaemonInterface) -> None:
         self._idle = idle
         self._table = table
-        self._around = surroundings
+        self._daemon = daemon
         self._turn = anyio.Lock()
         self.running: str | None = None
         """The model being calibrated."""
@@ -112,7 +112,7 @@ class Calibrator:
         async with self._turn:
             if unless_known and (known := await self.current(model)):
                 return known
-            search = _Search(model, self._around, self._idle, quiet_s)
+            search = _Search(model, self._daemon, self._idle, quiet_s)
             log.info("calibrating %s: trying variants, each in its own worker", model)
             self.running = model
             try:
@@ -127,7 +127,7 @@ class Calibrator:
 
     async def circumstances(self) -> Circumstances:
         """Return the current circumstances."""
-        return await self._around.circumstances()
+        return await self._daemon.circumstances()
 
     async def current(self, model: str) -> Calibration | None:
         """Return the calibration of a model for the current circumstances."""
@@ -191,9 +191,9 @@ def patience_s(parameters: float) -> float:
 class _Search:
     """One calibration."""
 
-    def __init__(self, model: str, around: Surroundings, idle: Idle, quiet_s: float) -> None:
+    def __init__(self, model: str, daemon: DaemonInterface, idle: Idle, quiet_s: float) -> None:
         self._model = model
-        self._around = around
+        self._daemon = daemon
         self._idle = idle
         self._quiet_s = quiet_s
         self._preset = RuntimePreset(id="calibration", name=model, model=model, created="", changed="")
@@ -207,15 +207,15 @@ class _Search:
         self._was_interrupted = False
 
     async def run(self) -> Calibration:
-        around = self._around
-        circumstances = await around.circumstances()
+        daemon = self._daemon
+        circumstances = await daemon.circumstances()
         self._options = DecodeOptions(language="en", beam_size=circumstances.beam_size)
-        self._patience_s = patience_s(await around.parameters(self._model))
-        possible = await around.variants(self._preset)
+        self._patience_s = patience_s(await daemon.parameters(self._model))
+        possible = await daemon.variants(self._preset)
         self._possible = {one.variant.name: one for one in possible if one.problem is None}
         self._candidates = [_candidate(one.variant, circumstances.cores) for one in self._possible.values()]
         while setting := self._next():
-            await self._go_on_from(setting)
+            await self._try_from(setting)
         return Calibration(
             model=self._model,
             fingerprint=circumstances.fingerprint,
@@ -245,9 +245,9 @@ class _Search:
             return None
         return planner.next_setting(self._candidates, self._trials, self._budget_s)
 
-    async def _go_on_from(self, setting: Setting) -> None:
+    async def _try_from(self, setting: Setting) -> None:
         """Try a setting, and the next ones that can use the same worker, until interrupted by other work."""
-        self._tell(setting, "preparing")
+        self._publish(setting, "preparing")
         try:
             prepared = await self._prepare(setting.variant)
             if self._was_interrupted or self._idle.is_busy:
@@ -261,34 +261,34 @@ class _Search:
     async def _prepare(self, variant: str) -> Prepared:
         if variant not in self._prepared:
             one = self._possible[variant]
-            self._prepared[variant] = await self._around.prepare(self._preset, one.backend, one.variant)
+            self._prepared[variant] = await self._daemon.prepare(self._preset, one.backend, one.variant)
         return self._prepared[variant]
 
     async def _try(self, first: Setting, prepared: Prepared) -> None:
         params = load_params(self._preset, replace(prepared, tuning=_tuning(first)))
         patience = Patience(load_s=self._patience_s)
-        began_s = self._around.clock()
+        began_s = self._daemon.clock()
         setting: Setting = first
         try:
-            await self._around.check_room(self._preset, prepared, params, first.batch_size)
-            self._tell(setting, "loading")
-            async with self._around.open_worker(prepared, params, patience) as worker:
-                load_s: float | None = self._around.clock() - began_s
-                bench = Bench(worker, self._options, self._around.clock)
+            await self._daemon.check_room(self._preset, prepared, params, first.batch_size)
+            self._publish(setting, "loading")
+            async with self._daemon.open_worker(prepared, params, patience) as worker:
+                load_s: float | None = self._daemon.clock() - began_s
+                bench = Bench(worker, self._options, self._daemon.clock)
                 for setting in self._on_same_worker(first, bench):
-                    self._tell(setting, "measuring")
-                    trial = await bench.measure(setting, self._limits(self._around.clock() - began_s))
-                    cost_s = self._around.clock() - began_s
+                    self._publish(setting, "measuring")
+                    trial = await bench.measure(setting, self._limits(self._daemon.clock() - began_s))
+                    cost_s = self._daemon.clock() - began_s
                     self._note(msgspec.structs.replace(trial, load_s=load_s, cost_s=cost_s))
-                    began_s, load_s = self._around.clock(), None
+                    began_s, load_s = self._daemon.clock(), None
         except OutOfTime:
             self._is_out_of_time = True
         except WorkerDied as death:
-            self._failed(setting, died_error(setting.variant, death), self._around.clock() - began_s)
+            self._failed(setting, died_error(setting.variant, death), self._daemon.clock() - began_s)
         except OSError as error:
-            self._failed(setting, not_started_error(setting.variant, error), self._around.clock() - began_s)
+            self._failed(setting, not_started_error(setting.variant, error), self._daemon.clock() - began_s)
         except WhisperdError as error:
-            self._failed(setting, error, self._around.clock() - began_s)
+            self._failed(setting, error, self._daemon.clock() - began_s)
 
     def _on_same_worker(self, first: Setting, bench: Bench) -> Iterator[Setting]:
         setting: Setting | None = first
@@ -312,8 +312,8 @@ class _Search:
     def _note(self, trial: Trial) -> None:
         self._trials = planner.with_trial(self._trials, trial)
 
-    def _tell(self, setting: Setting, detail: str) -> None:
-        self._around.publish(
+    def _publish(self, setting: Setting, detail: str) -> None:
+        self._daemon.publish(
             CalibrationProgress(
                 model=self._model,
                 detail=detail if not self._idle.is_busy else "waiting",

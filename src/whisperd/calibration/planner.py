@@ -112,7 +112,7 @@ def best(
     }
     fastest = max(speeds.values(), default=0.0)
     tied = [plan.results[setting] for setting, speed in speeds.items() if speed >= fastest * (1 - noise) > 0]
-    return min(tied, key=plan.oddness, default=None)
+    return min(tied, key=plan.tie_break_key, default=None)
 
 
 def is_searched(candidates: Sequence[Candidate], trials: Sequence[Trial]) -> bool:
@@ -157,20 +157,20 @@ class _Plan:
     def next_of_search(self) -> Setting | None:
         """Return the first setting of the search that was not measured often enough."""
         untried = next((setting for setting in self.steps() if setting not in self.results), None)
-        return untried or next(self._second_looks(), None)
+        return untried or next(self._remeasurements(), None)
 
-    def _second_looks(self) -> _Steps:
+    def _remeasurements(self) -> _Steps:
         """Yield the neighbours of the fastest setting that might be as fast, the most promising first."""
         fastest = max(self.results, key=self.speed, default=None)
         if fastest is None or not self.speed(fastest):
             return
-        for setting in sorted(self._beside(fastest), key=lambda one: -self.speed(one)):
+        for setting in sorted(self._neighbours(fastest), key=lambda one: -self.speed(one)):
             trial = self.results.get(setting)
             is_close = self.speed(setting) >= DISTURBED * self.speed(fastest)
             if trial is None or (is_close and len(trial.speeds) == 1):
                 yield setting
 
-    def _beside(self, setting: Setting) -> Iterator[Setting]:
+    def _neighbours(self, setting: Setting) -> Iterator[Setting]:
         """Yield the settings that are one step away along one dimension."""
         candidate = self._candidates[setting.variant]
         lines: tuple[list[Setting], ...] = (
@@ -224,7 +224,7 @@ class _Plan:
             return 0.0
         return max(trial.speeds[:times], default=0.0)
 
-    def oddness(self, trial: Trial) -> tuple[int, int, float, int]:
+    def tie_break_key(self, trial: Trial) -> tuple[int, int, float, int]:
         """Return the key that breaks ties: priority, number of unusual values, larger margin, batch size."""
         setting, start = trial.setting, self._candidates[trial.setting.variant].start
         unusual = sum(getattr(setting, name) != getattr(start, name) for name in Setting.__struct_fields__)

@@ -10,7 +10,7 @@ import anyio.to_thread
 
 from whisperd import plugins
 from whisperd._version import __version__
-from whisperd.calibration import Circumstances, Surroundings
+from whisperd.calibration import Circumstances, DaemonInterface
 from whisperd.hardware import usable_cores
 from whisperd.natives import Bundle
 from whisperd.plugins import Backend, Variant, versions
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from whisperd.daemon.service import Service
     from whisperd.runtimes import Prepared, RuntimePreset
 
-__all__ = ["calibrate_by_itself", "calibration_surroundings", "is_busy"]
+__all__ = ["calibrate_by_itself", "calibration_interface", "is_busy"]
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def is_busy(service: Service) -> bool:
     return is_loading or bool(service.jobs.active())
 
 
-def calibration_surroundings(service: Service) -> Surroundings:
+def calibration_interface(service: Service) -> DaemonInterface:
     """What calibration needs of a daemon."""
 
     async def variants(preset: RuntimePreset) -> list[JudgedVariant]:
@@ -66,9 +66,9 @@ def calibration_surroundings(service: Service) -> Surroundings:
     async def check_room(
         preset: RuntimePreset, prepared: Prepared, params: LoadParams, batch_size: int
     ) -> None:
-        await service.runtimes.room.check(service.runtimes, preset, prepared, params, batch_size)
+        await service.runtimes.admission.check(service.runtimes, preset, prepared, params, batch_size)
 
-    return Surroundings(
+    return DaemonInterface(
         variants=variants,
         circumstances=lambda: _circumstances(service),
         prepare=prepare,
@@ -102,7 +102,7 @@ async def _calibrate(service: Service, model: str) -> None:
     quiet_s = service.settings.daemon.calibrate_after_s
     try:
         await service.calibrator.run(model, quiet_s=quiet_s, unless_known=True)
-        await service.runtimes.load_faster(model)
+        await service.runtimes.reload_if_faster(model)
     except WhisperdError as error:
         log.warning("calibration: %s (%s)", error.message, error.code)
     except Exception:

@@ -12,7 +12,7 @@ from whisperd.natives import Bundle
 from whisperd.plugins import variants
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event
-from whisperd.runtimes import Surroundings
+from whisperd.runtimes import DaemonInterface
 from whisperd.runtimes.history import HistoryStore
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ __all__ = [
     "media_bundle",
     "native_bundles",
     "preload",
-    "runtime_surroundings",
+    "runtime_interface",
 ]
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ async def install_media_bundle(service: Service) -> Path:
     return (await service.natives.install(media_bundle(), service.on_native_progress)).path
 
 
-def runtime_surroundings(service: Service, histories: HistoryStore) -> Surroundings:
+def runtime_interface(service: Service, histories: HistoryStore) -> DaemonInterface:
     """What the runtimes need of a daemon."""
 
     def publish(event: Event) -> None:
@@ -59,7 +59,7 @@ def runtime_surroundings(service: Service, histories: HistoryStore) -> Surroundi
         # A decoder stands ready while a model does: a daemon that was idle for long holds neither.
         service.decoders.keep_warm = count > 0
 
-    return Surroundings(
+    return DaemonInterface(
         settings=lambda: service.settings.runtime,
         publish=publish,
         vacated=service.idle.vacated,  # calibration takes no memory that somebody needs

@@ -19,12 +19,12 @@ from anyio.abc import TaskGroup
 from whisperd import paths
 from whisperd.audio import DecoderOptions, DecoderPool, open_decoder_pool
 from whisperd.calibration import CalibrationTable, Calibrator, Idle
-from whisperd.daemon.calibrating import calibration_surroundings, is_busy
+from whisperd.daemon.calibrating import calibration_interface, is_busy
 from whisperd.daemon.connection import Connection
 from whisperd.daemon.hub import EventHub
 from whisperd.daemon.leasing import lease_for_job, lease_for_options
 from whisperd.daemon.metrics import Metrics
-from whisperd.daemon.preparing import install_media_bundle, runtime_surroundings
+from whisperd.daemon.preparing import install_media_bundle, runtime_interface
 from whisperd.daemon.recipes import recipe_of
 from whisperd.daemon.reporting import status_line
 from whisperd.daemon.resuming import RETIRE_INTERVAL_S, goes_on, last_uses, resume_jobs, retire_jobs
@@ -44,6 +44,7 @@ from whisperd.progress import Progress
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, ModelProgress, NativeProgress, TranscriptionCompleted
 from whisperd.runtimes import Runtime, RuntimeManager, RuntimeView
+from whisperd.runtimes.admission import Admission
 from whisperd.runtimes.advice import Advisor
 from whisperd.runtimes.computer import Computer
 from whisperd.runtimes.history import HistoryStore
@@ -51,7 +52,6 @@ from whisperd.runtimes.presets import PresetStore, check_presets
 from whisperd.runtimes.profile_manager import ProfileManager
 from whisperd.runtimes.profiles import ProfileStore, check_profiles
 from whisperd.runtimes.provisioner import Provisioner
-from whisperd.runtimes.room import Room
 from whisperd.service_manager.notify import Notifier
 from whisperd.settings import Settings, is_offline, load_settings
 from whisperd.store import Database, Saver, open_database, open_saver
@@ -267,10 +267,10 @@ async def _open_runtimes(
 ) -> None:
     """The runtimes, what was measured of them, and the profiles that choose among them."""
     database = saver.database
-    room = Room(service.models, service.computer, lambda: service.settings.runtime.memory_bytes)
+    admission = Admission(service.models, service.computer, lambda: service.settings.runtime.memory_bytes)
     table = CalibrationTable(database)
     await table.open()
-    service.calibrator = Calibrator(table, service.idle, calibration_surroundings(service))
+    service.calibrator = Calibrator(table, service.idle, calibration_interface(service))
     service.advisor = Advisor(service.models, service.computer, service.calibrator.speeds)
     service.provisioner = Provisioner(
         service.models,
@@ -282,8 +282,8 @@ async def _open_runtimes(
         service.on_model_progress,
     )
     histories = HistoryStore(saver)
-    surroundings = runtime_surroundings(service, histories)
-    service.runtimes = RuntimeManager(tasks, PresetStore(database), service.provisioner, room, surroundings)
+    interface = runtime_interface(service, histories)
+    service.runtimes = RuntimeManager(tasks, PresetStore(database), service.provisioner, admission, interface)
     await service.runtimes.open(service.advisor.suitable, last_uses(records), await histories.resume())
     service.profiles = ProfileManager(ProfileStore(database), service.runtimes, check_options=job_options)
     await service.profiles.open()

@@ -54,7 +54,7 @@ class Editor:
         _check_free(after, saved)
         return after
 
-    def for_once(self, model: str, facts: ModelFacts | None) -> RuntimePreset:
+    def unsaved(self, model: str, facts: ModelFacts | None) -> RuntimePreset:
         """Return an unchecked preset with a known model, for a runtime that is not saved."""
         fields = as_stored(RuntimeChanges(name=model, model=model), facts)
         return new_preset(fields, self._settings(), check=False)

@@ -19,10 +19,10 @@ from whisperd.rpc.errors import WhisperdError
 __all__ = [
     "FailedVariant",
     "VariantFailures",
+    "fallback_note",
     "first_failure",
     "is_fault_of_variant",
     "needs_no_download",
-    "note_on",
     "rules_out",
 ]
 
@@ -87,7 +87,7 @@ def first_failure(failed: Sequence[FailedVariant]) -> WhisperdError:
     return error
 
 
-def note_on(variant: Variant, passed_over: Sequence[FailedVariant]) -> str | None:
+def fallback_note(variant: Variant, passed_over: Sequence[FailedVariant]) -> str | None:
     """Return the note shown for a runtime for which better variants failed; None if none did."""
     if not passed_over:
         return None

@@ -14,13 +14,13 @@ from whisperd.clock import now_rfc3339
 from whisperd.rpc.events import RuntimeStatusName
 from whisperd.store import Saver
 
-__all__ = ["KEPT_MOMENTS", "HistoryStore", "Moment"]
+__all__ = ["KEPT_STATUS_CHANGES", "HistoryStore", "StatusChange"]
 
-KEPT_MOMENTS: Final = 50
+KEPT_STATUS_CHANGES: Final = 50
 """The number of status changes in a runtime's history."""
 
 
-class Moment(msgspec.Struct, frozen=True, kw_only=True):
+class StatusChange(msgspec.Struct, frozen=True, kw_only=True):
     """A status change in a runtime's history."""
 
     time: str
@@ -35,43 +35,44 @@ class HistoryStore:
     def __init__(self, saver: Saver) -> None:
         self._saver = saver
 
-    async def resume(self) -> Mapping[str, Sequence[Moment]]:
+    async def resume(self) -> Mapping[str, Sequence[StatusChange]]:
         """Return the stored histories by runtime id, the newest entry last. Unreadable entries are skipped.
 
         If the last entry is a status that this daemon has not inherited (a worker that is gone, or a failure
         that no longer counts), the history continues with the start of this daemon.
         """
 
-        def work(connection: sqlite3.Connection) -> dict[str, list[Moment]]:
-            histories: defaultdict[str, list[Moment]] = defaultdict(list)
-            for runtime, moment in connection.execute(
+        def work(connection: sqlite3.Connection) -> dict[str, list[StatusChange]]:
+            histories: defaultdict[str, list[StatusChange]] = defaultdict(list)
+            for runtime, change in connection.execute(
                 "SELECT runtime, moment FROM runtime_history ORDER BY rowid"
             ):
                 with suppress(ValueError):
-                    kept = msgspec.json.decode(moment, type=Moment)
-                    histories[runtime].append(kept)
+                    histories[runtime].append(msgspec.json.decode(change, type=StatusChange))
             return histories
 
         histories = await self._saver.database.run(work)
         for runtime, history in histories.items():
             if history[-1].status != "unloaded":
-                restart = Moment(time=now_rfc3339(), status="unloaded", detail="daemon started", error=None)
+                restart = StatusChange(
+                    time=now_rfc3339(), status="unloaded", detail="daemon started", error=None
+                )
                 history.append(restart)
                 self.add(runtime, restart)
         return histories
 
-    def add(self, runtime: str, moment: Moment) -> None:
+    def add(self, runtime: str, change: StatusChange) -> None:
         """Store a status change, and drop the oldest ones. Ignored if the runtime was deleted."""
 
         def write(connection: sqlite3.Connection) -> None:
             connection.execute(
                 "INSERT INTO runtime_history SELECT id, ? FROM runtimes WHERE id = ?",
-                (msgspec.json.encode(moment).decode(), runtime),
+                (msgspec.json.encode(change).decode(), runtime),
             )
             connection.execute(
                 "DELETE FROM runtime_history WHERE runtime = ?1 AND rowid NOT IN"
                 " (SELECT rowid FROM runtime_history WHERE runtime = ?1 ORDER BY rowid DESC LIMIT ?2)",
-                (runtime, KEPT_MOMENTS),
+                (runtime, KEPT_STATUS_CHANGES),
             )
 
         self._saver.hand_over(write)

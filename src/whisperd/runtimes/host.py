@@ -16,7 +16,7 @@ import anyio
 from whisperd.progress import Progress
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.errors import unexpected
-from whisperd.runtimes.fallback import FailedVariant, first_failure, is_fault_of_variant, note_on
+from whisperd.runtimes.fallback import FailedVariant, fallback_note, first_failure, is_fault_of_variant
 from whisperd.runtimes.life import Event, Life
 from whisperd.runtimes.loaded import LoadedRuntime
 from whisperd.runtimes.prepare import Prepared, load_params
@@ -41,7 +41,7 @@ class Host:
 
     def __init__(self, manager: RuntimeManager, runtime: Runtime, hosting: Hosting) -> None:
         self._manager = manager
-        self._around = manager.around
+        self._daemon = manager.daemon
         self._runtime = runtime
         self._hosting = hosting
 
@@ -72,7 +72,7 @@ class Host:
             runtime.prepared = prepared = await self._manager.provisioner.prepare(
                 runtime.preset, self._report, failed, is_to_be_loaded=self._life.goal == "loaded"
             )
-            runtime.progress, runtime.detail = None, note_on(prepared.variant, prepared.passed_over)
+            runtime.progress, runtime.detail = None, fallback_note(prepared.variant, prepared.passed_over)
             hosting.prepared.set()
             if self._life.goal == "prepared":
                 return
@@ -100,14 +100,14 @@ class Host:
         """Load a prepared variant and keep it until told to end. `failed` are those tried before it."""
         runtime = self._runtime
         params = load_params(runtime.preset, prepared)
-        await self._around.vacated()
-        await self._manager.room.make(self._manager, runtime, prepared, params)
+        await self._daemon.vacated()
+        await self._manager.admission.admit(self._manager, runtime, prepared, params)
         loaded = self._new_loaded(prepared, params)
         async with open_task_group() as tasks:
             tasks.start_soon(loaded.run)
             await loaded.ready.wait()
             runtime.detail = None
-            runtime.loaded, runtime.unused_since_s = loaded, self._around.clock()
+            runtime.loaded, runtime.unused_since_s = loaded, self._daemon.clock()
             self._apply("ready")  # before any `await`: from now on its worker may die
             await self._manager.provisioner.failures.note(runtime.preset.model, failed)
             self._hosting.settled.set()
@@ -120,7 +120,7 @@ class Host:
         self._apply("restarted" if death is None else "died")
 
     def _new_loaded(self, prepared: Prepared, params: LoadParams) -> LoadedRuntime:
-        settings = self._around.settings()
+        settings = self._daemon.settings()
         patience = Patience(
             settings.load_timeout_s, settings.batch_timeout_s, settings.batch_timeout_per_audio_s
         )
@@ -145,16 +145,16 @@ class Host:
         keep_alive_s = runtime.preset.keep_alive
         if not self._life.is_idle or keep_alive_s < 0:
             return math.inf
-        if runtime.is_awaited:
+        if runtime.awaits_first_use:
             keep_alive_s = max(keep_alive_s, KEPT_UNTIL_USED_S)
-        return max(0.0, runtime.unused_since_s + keep_alive_s - self._around.clock())
+        return max(0.0, runtime.unused_since_s + keep_alive_s - self._daemon.clock())
 
     def _report(self, progress: Progress) -> None:
         """Publish the progress of a download as progress of the runtime."""
         runtime = self._runtime
         runtime.progress = round(100 * progress.done / progress.total, 1) if progress.total else None
         runtime.detail = f"{progress.detail} {progress.name}"
-        self._manager.tell(runtime)
+        self._manager.publish_state(runtime)
 
     @property
     def _life(self) -> Life:

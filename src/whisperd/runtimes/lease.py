@@ -49,7 +49,7 @@ class Lease:
         """Return what delays the use of the runtime: `downloading base 40 %`, `loading`; None if nothing."""
         if self._is_over:  # the runtime may have been deleted
             return None
-        status, progress = self._manager.life(self._runtime).told, self._runtime.progress
+        status, progress = self._manager.life(self._runtime).reported_status, self._runtime.progress
         if status != "downloading":
             return "loading" if status == "loading" else None
         # The status is `downloading` also while the host finds that everything is installed.
@@ -97,7 +97,7 @@ class Lease:
             return
         manager, runtime, hosting = self._manager, self._runtime, self._runtime.hosting
         manager.apply(runtime, "use")
-        runtime.last_used, runtime.is_awaited = now_rfc3339(), False
+        runtime.last_used, runtime.awaits_first_use = now_rfc3339(), False
         try:
             yield runtime.loaded
         finally:

@@ -95,7 +95,7 @@ class Life:
     """Whether it was the default, and serves the default's requests until the new one is loaded."""
 
     @property
-    def told(self) -> RuntimeStatusName:
+    def reported_status(self) -> RuntimeStatusName:
         """The status as reported to clients: `loading` while a worker that died is restarted."""
         return "loading" if self.is_restarting else self.status
 
@@ -131,7 +131,7 @@ class Life:
         return self.is_ready and not (self.leases or self.is_default or self.is_standby)
 
     @property
-    def is_spare(self) -> bool:
+    def is_unused(self) -> bool:
         """Whether it is loaded and unused, even if it is the default."""
         return self.is_ready and not self.leases
 
@@ -165,7 +165,7 @@ def refusal(life: Life, event: Event) -> str | None:
         ("internal.error", ("restarted",), not life.is_restarting),
         ("internal.error", ("failed", "ended"), not life.is_hosted),
         ("internal.error", ("idle", "evict"), not life.is_idle),
-        ("internal.error", ("relieve",), not life.is_spare),
+        ("internal.error", ("relieve",), not life.is_unused),
     )
     return next((code for code, events, applies in rules if applies and event in events), None)
 
@@ -187,8 +187,9 @@ def _load(life: Life) -> Step:
 
 
 def _cancel(life: Life) -> Step:
-    is_loading = life.told in ("downloading", "loading") and not life.users  # users wait for it, or compute
-    return _stopped(life, "cancelled") if is_loading else (life, None)
+    is_loading = life.reported_status in ("downloading", "loading")
+    # Users are computing, or wait for their worker to be restarted.
+    return _stopped(life, "cancelled") if is_loading and not life.users else (life, None)
 
 
 def _unload(life: Life) -> Step:
@@ -204,7 +205,7 @@ def _stopped(life: Life, ending: Ending) -> Step:
     return replace(life, ending=ending), None if life.ending else "stop"
 
 
-def _left_alone(life: Life) -> Step:
+def _abandoned(life: Life) -> Step:
     """Stop what no client needs any longer: an unleased load, or a runtime that is disabled."""
     if life.leases or life.is_default or life.ending or not life.is_hosted:
         return life, None
@@ -247,12 +248,12 @@ _TRANSITIONS: Mapping[Event, Callable[[Life], Step]] = {
     "unload": _unload,
     "default": lambda life: _load(replace(life, is_default=True, is_standby=False)),
     "enable": lambda life: (replace(life, is_enabled=True), None),
-    "disable": lambda life: _left_alone(replace(life, is_enabled=False)),
+    "disable": lambda life: _abandoned(replace(life, is_enabled=False)),
     "edit": _edit,
     "delete": _delete,
-    "not default": lambda life: _left_alone(replace(life, is_default=False)),
+    "not default": lambda life: _abandoned(replace(life, is_default=False)),
     "lease": lambda life: (replace(life, leases=life.leases + 1), None),
-    "release": lambda life: _left_alone(replace(life, leases=life.leases - 1)),
+    "release": lambda life: _abandoned(replace(life, leases=life.leases - 1)),
     "use": lambda life: (replace(life, users=life.users + 1), None),
     "done": lambda life: _reloaded_if_outdated(replace(life, users=life.users - 1)),
     "prepared": lambda life: (replace(life, status="loading"), None),
@@ -289,7 +290,7 @@ class Lives:
         """Set whether a runtime refuses to be deleted."""
         self._lives[id] = replace(self._lives[id], is_protected=is_protected)
 
-    def spare(self, id: str) -> None:
+    def cancel_delete(self, id: str) -> None:
         """Undo the event `delete`, since the runtime is not deleted after all."""
         life = self._lives[id]
         self._lives[id] = replace(life, ending="unloaded" if life.is_hosted else None)

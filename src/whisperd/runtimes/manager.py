@@ -15,8 +15,10 @@ from whisperd.clock import now_rfc3339
 from whisperd.plugins import ModelFacts
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes import errors
+from whisperd.runtimes.admission import Admission
+from whisperd.runtimes.daemon_interface import DaemonInterface
 from whisperd.runtimes.editing import Editor
-from whisperd.runtimes.history import Moment
+from whisperd.runtimes.history import StatusChange
 from whisperd.runtimes.host import Host
 from whisperd.runtimes.lease import Lease
 from whisperd.runtimes.life import Effect, Life, Lives, Refused, refusal
@@ -24,9 +26,7 @@ from whisperd.runtimes.life import Event as LifeEvent
 from whisperd.runtimes.preset import RuntimeChanges, RuntimePreset, needs_reload, new_preset
 from whisperd.runtimes.presets import PresetStore
 from whisperd.runtimes.provisioner import Provisioner
-from whisperd.runtimes.room import Room
 from whisperd.runtimes.runtime import Hosting, Runtime, RuntimeView
-from whisperd.runtimes.surroundings import Surroundings
 
 __all__ = ["RuntimeManager"]
 
@@ -48,15 +48,15 @@ class RuntimeManager:
         tasks: TaskGroup,
         store: PresetStore,
         provisioner: Provisioner,
-        room: Room,
-        surroundings: Surroundings,
+        admission: Admission,
+        daemon: DaemonInterface,
     ) -> None:
         self._tasks = tasks
         self._store = store
         self.provisioner = provisioner
-        self.room = room
-        self.around = surroundings
-        self.editor = Editor(provisioner, surroundings.settings)
+        self.admission = admission
+        self.daemon = daemon
+        self.editor = Editor(provisioner, daemon.settings)
         self._lives = Lives()
         self._runtimes: dict[str, Runtime] = {}
         self._saving = anyio.Lock()
@@ -68,7 +68,7 @@ class RuntimeManager:
         self,
         first_model: Callable[[], Awaitable[str]],
         last_used: Mapping[str, str] = MappingProxyType({}),
-        histories: Mapping[str, Sequence[Moment]] = MappingProxyType({}),
+        histories: Mapping[str, Sequence[StatusChange]] = MappingProxyType({}),
     ) -> None:
         """Read the presets; on the first start, create the default with the model `first_model`.
 
@@ -77,7 +77,7 @@ class RuntimeManager:
         presets, default = await self._store.load()
         if default is None:
             model = await first_model()
-            preset = new_preset(RuntimeChanges(name=model, model=model), self.around.settings())
+            preset = new_preset(RuntimeChanges(name=model, model=model), self.daemon.settings())
             await self._store.insert(preset, make_default=True)
             presets, default = (preset,), preset.id
         for preset in presets:
@@ -114,7 +114,7 @@ class RuntimeManager:
         having.sort(key=lambda one: (not one.is_saved, not self.life(one).is_default))
         if having:
             return having[0]
-        runtime = Runtime(self.editor.for_once(model, facts), is_saved=False)
+        runtime = Runtime(self.editor.unsaved(model, facts), is_saved=False)
         self._add(runtime)
         return runtime
 
@@ -143,7 +143,9 @@ class RuntimeManager:
             loaded = runtime.loaded.params.model_name if runtime.loaded else None
             if model in (runtime.preset.model, loaded) and self.life(runtime).is_hosted:
                 life = self.life(runtime)
-                raise errors.model_in_use(model, runtime.name, life.told, is_default=life.is_default)
+                raise errors.model_in_use(
+                    model, runtime.name, life.reported_status, is_default=life.is_default
+                )
 
     # Actions of users
 
@@ -155,8 +157,8 @@ class RuntimeManager:
             runtime = Runtime(preset)
             self._add(runtime)
             if make_default:
-                self._now_default(runtime)
-        self.tell(runtime)
+                self._apply_default(runtime)
+        self.publish_state(runtime)
         return runtime
 
     async def edit(self, runtime: Runtime, changes: RuntimeChanges, version: int | None = None) -> None:
@@ -176,7 +178,7 @@ class RuntimeManager:
                 self.apply(runtime, "edit")
             self._lives.protect(runtime.id, preset.protected)
         runtime.wake()
-        self.tell(runtime)
+        self.publish_state(runtime)
 
     async def delete(self, runtime: Runtime) -> None:
         """Unload and delete a runtime."""
@@ -188,12 +190,12 @@ class RuntimeManager:
                     await runtime.hosting.ended.wait()
                 await self._store.delete(runtime.id)
             except BaseException:
-                self._lives.spare(runtime.id)
+                self._lives.cancel_delete(runtime.id)
                 raise
             del self._runtimes[runtime.id]
             self._lives.remove(runtime.id)
         runtime.detail = "deleted"
-        self.around.publish(runtime.event(Life()))
+        self.daemon.publish(runtime.event(Life()))
 
     async def make_default(self, runtime: Runtime) -> None:
         """Make a runtime the default and start to load it. The old default serves requests until then."""
@@ -202,7 +204,7 @@ class RuntimeManager:
             self._check_refusal(runtime, "default")
             if runtime is not self.default:
                 await self._store.set_default(runtime.id)
-            self._now_default(runtime)
+            self._apply_default(runtime)
 
     async def enable(self, runtime: Runtime) -> None:
         """Let a runtime accept jobs again."""
@@ -233,18 +235,18 @@ class RuntimeManager:
         self.provisioner.failures.forget(runtime.preset.model)
         with self.lease(runtime) as lease:
             if runtime.prepared is not None and runtime.prepared.passed_over:
-                self.load_anew(runtime)
+                self.reload(runtime)
             await lease.loaded()
             while self.life(runtime).is_restarting:
                 await runtime.changed.wait()
                 await lease.loaded()
-            runtime.is_awaited = True
+            runtime.awaits_first_use = True
 
     def begin_to_load(self, runtime: Runtime) -> None:
         """Start to load a runtime, whether or not a caller waits for it."""
         self.apply(runtime, "load")
 
-    async def load_faster(self, model: str) -> None:
+    async def reload_if_faster(self, model: str) -> None:
         """Reload the runtimes with a model whose fastest variant or tuning has changed."""
         for runtime in self.all():
             prepared = runtime.prepared if runtime.loaded else None
@@ -253,9 +255,9 @@ class RuntimeManager:
             with suppress(WhisperdError):  # its next load reports the error
                 _, variant, tuning = await self.provisioner.choose(runtime.preset)
                 if (variant.name, tuning) != (prepared.variant.name, prepared.tuning):
-                    self.load_anew(runtime)
+                    self.reload(runtime)
 
-    def load_anew(self, runtime: Runtime) -> None:
+    def reload(self, runtime: Runtime) -> None:
         """Reload a loaded runtime as soon as no job uses it, to pick up a better variant or tuning."""
         if runtime in self.all() and self.life(runtime).is_ready:
             self.apply(runtime, "edit")
@@ -305,14 +307,14 @@ class RuntimeManager:
         gone = []
         for runtime in self.all():
             life, hosting = self.life(runtime), runtime.hosting
-            if hosting is not None and (life.is_idle or (with_default and life.is_spare)):
+            if hosting is not None and (life.is_idle or (with_default and life.is_unused)):
                 gone.append((runtime.name, hosting.ended))
                 self.apply(runtime, "relieve")
         return gone
 
     def released(self, runtime: Runtime) -> None:
         """Handle the end of a lease on a runtime."""
-        runtime.unused_since_s = self.around.clock()
+        runtime.unused_since_s = self.daemon.clock()
         self.apply(runtime, "release")
         self._forget_unsaved()
 
@@ -320,14 +322,14 @@ class RuntimeManager:
 
     def apply(self, runtime: Runtime, event: LifeEvent) -> None:
         """Apply an event, and start or stop hosts accordingly. Raises `WhisperdError` if it is refused."""
-        before = self.life(runtime).told
+        before = self.life(runtime).reported_status
         try:
             effects = self._lives.apply(runtime.id, event)
         except Refused as refused:
             raise errors.refused(refused.code, runtime.name, self._usable_names(runtime)) from refused
         self._carry_out(effects)
         runtime.wake()
-        if self.life(runtime).told != before:
+        if self.life(runtime).reported_status != before:
             self._status_changed(runtime)
 
     def _carry_out(self, effects: Mapping[str, Effect]) -> None:
@@ -340,12 +342,12 @@ class RuntimeManager:
                 runtime.error = None
                 self._tasks.start_soon(Host(self, runtime, hosting).run)
 
-    def _now_default(self, runtime: Runtime) -> None:
+    def _apply_default(self, runtime: Runtime) -> None:
         """Apply the change of the default, once it is saved."""
         before = self.default
         self.apply(runtime, "default")
         for changed in {before, runtime}:
-            self.tell(changed)
+            self.publish_state(changed)
         self.wake_all()
 
     def _check_refusal(self, runtime: Runtime, event: LifeEvent) -> None:
@@ -417,7 +419,7 @@ class RuntimeManager:
                 )
                 await self._save(runtime, preset)
             self.apply(runtime, event)
-        self.tell(runtime)
+        self.publish_state(runtime)
 
     def _is_enabled(self, runtime: Runtime) -> bool:
         life = self.life(runtime)
@@ -429,21 +431,21 @@ class RuntimeManager:
     # Notifications
 
     def _status_changed(self, runtime: Runtime) -> None:
-        moment = runtime.remember(self.life(runtime).told)
+        change = runtime.remember(self.life(runtime).reported_status)
         if runtime.is_saved:
-            self.around.remember(runtime.id, moment)
-        self.tell(runtime)
+            self.daemon.remember(runtime.id, change)
+        self.publish_state(runtime)
         held = sum(self.life(one).status in ("loading", "loaded") for one in self._runtimes.values())
         if held != self._held_count:
             self._held_count = held
-            self.around.held_count_changed(held)
+            self.daemon.held_count_changed(held)
 
     def wake_all(self) -> None:
         """Have all hosts check again whether their runtime shall stay loaded."""
         for runtime in self._runtimes.values():
             runtime.wake()
 
-    def tell(self, runtime: Runtime) -> None:
+    def publish_state(self, runtime: Runtime) -> None:
         """Publish the current state of a runtime to subscribers."""
         if runtime.id in self._runtimes:
-            self.around.publish(runtime.event(self.life(runtime)))
+            self.daemon.publish(runtime.event(self.life(runtime)))

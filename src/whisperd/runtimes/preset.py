@@ -276,7 +276,7 @@ def _check_backend(backend: str) -> None:
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise _invalid(
-            name, f"There is no {_said(name)} {value!r:.100}.", f"Use {_either(choices)}.", possible=choices
+            name, f"There is no {_label(name)} {value!r:.100}.", f"Use {_or_list(choices)}.", possible=choices
         )
 
 
@@ -293,7 +293,7 @@ def _check_limits(name: str, value: int) -> None:
     if not least <= value <= most:
         chosen = "; 0 chooses it automatically" if least == 0 else ""
         fix = f"Use a number from {least} to {most}{chosen}."
-        raise _invalid(name, f"The {_said(name)} cannot be {value}.", fix, least=least, most=most)
+        raise _invalid(name, f"The {_label(name)} cannot be {value}.", fix, least=least, most=most)
 
 
 # Fields against each other
@@ -351,7 +351,7 @@ def _check_has_backend(preset: RuntimePreset, computer: Capabilities) -> Backend
         return {preset.backend: computer.backends[preset.backend]}
     choices = ("auto", *sorted(computer.backends))
     raise _invalid(
-        "backend", f"There is no backend {preset.backend!r}.", f"Use {_either(choices)}.", possible=choices
+        "backend", f"There is no backend {preset.backend!r}.", f"Use {_or_list(choices)}.", possible=choices
     )
 
 
@@ -387,9 +387,9 @@ def _check_has_device(preset: RuntimePreset, backends: Backends, computer: Capab
         reason = f"The backend {preset.backend} cannot use the device {wanted}."
     choices = ("auto", *sorted(offered))
     if preset.device_index:
-        fix = f"Set the device index to none and the device to {_either(choices)}."
+        fix = f"Set the device index to none and the device to {_or_list(choices)}."
         raise _invalid("device_index", reason, fix, possible=())
-    raise _invalid("device", reason, f"Use {_either(choices)}.", possible=choices)
+    raise _invalid("device", reason, f"Use {_or_list(choices)}.", possible=choices)
 
 
 def _check_has_gpus(preset: RuntimePreset, computer: Capabilities) -> None:
@@ -398,8 +398,8 @@ def _check_has_gpus(preset: RuntimePreset, computer: Capabilities) -> None:
         there = tuple(range(computer.gpu_count))
         raise _invalid(
             "device_index",
-            f"This computer has no GPU {_either(missing)}.",
-            f"Use {_either(there)}, or none to choose one automatically.",
+            f"This computer has no GPU {_or_list(missing)}.",
+            f"Use {_or_list(there)}, or none to choose one automatically.",
             possible=there,
         )
 
@@ -411,23 +411,23 @@ def _check_can_compute(preset: RuntimePreset, backends: Backends, devices: tuple
     }
     if preset.compute_type == "auto" or any(preset.compute_type in kinds for kinds in possible.values()):
         return
-    where = "; ".join(f"on {device} {_either(kinds)}" for device, kinds in possible.items() if kinds)
+    where = "; ".join(f"on {device} {_or_list(kinds)}" for device, kinds in possible.items() if kinds)
     backend = "" if preset.backend == "auto" else f" with the backend {preset.backend}"
     raise _invalid(
         "compute_type",
-        f"This computer cannot compute in {preset.compute_type} on {_either(devices)}{backend}.",
+        f"This computer cannot compute in {preset.compute_type} on {_or_list(devices)}{backend}.",
         f"Use auto{f', or {where}' if where else ''}.",
         possible=possible,
     )
 
 
-def _said(name: str) -> str:
+def _label(name: str) -> str:
     return {"cpu_threads": "number of CPU threads", "workers": "number of workers"}.get(
         name, name.replace("_", " ")
     )
 
 
-def _either(choices: Iterable[object]) -> str:
+def _or_list(choices: Iterable[object]) -> str:
     *most, last = map(str, choices)
     return f"{', '.join(most)} or {last}" if most else last
 

@@ -13,8 +13,8 @@ import msgspec
 from whisperd.clock import now_rfc3339
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import RuntimeStatus, RuntimeStatusName
-from whisperd.runtimes.fallback import note_on
-from whisperd.runtimes.history import KEPT_MOMENTS, Moment
+from whisperd.runtimes.fallback import fallback_note
+from whisperd.runtimes.history import KEPT_STATUS_CHANGES, StatusChange
 from whisperd.runtimes.life import Life
 from whisperd.runtimes.loaded import LoadedRuntime
 from whisperd.runtimes.prepare import Prepared
@@ -108,9 +108,9 @@ class Runtime:
     last_used: str | None = None
     unused_since_s: float = 0.0
     """When its last lease ended, by the monotonic clock."""
-    is_awaited: bool = False
+    awaits_first_use: bool = False
     """Whether it was loaded on request and has not been used since."""
-    history: deque[Moment] = field(default_factory=lambda: deque(maxlen=KEPT_MOMENTS))
+    history: deque[StatusChange] = field(default_factory=lambda: deque(maxlen=KEPT_STATUS_CHANGES))
     changed: RepeatedEvent = field(default_factory=RepeatedEvent)
 
     @property
@@ -136,21 +136,21 @@ class Runtime:
         """Have its host check again whether it shall stay loaded."""
         self.changed.set()
 
-    def remember(self, status: RuntimeStatusName) -> Moment:
+    def remember(self, status: RuntimeStatusName) -> StatusChange:
         """Add its status to its history, and return the entry."""
         # `error` lasts until the next attempt, but belongs only to the status that it caused: `failed`, or
         # `loading` while a worker that died is restarted.
         error = self.error.to_wire() if self.error and status in ("failed", "loading") else None
-        moment = Moment(time=now_rfc3339(), status=status, detail=self.detail, error=error)
-        self.history.append(moment)
-        return moment
+        change = StatusChange(time=now_rfc3339(), status=status, detail=self.detail, error=error)
+        self.history.append(change)
+        return change
 
     def event(self, life: Life) -> RuntimeStatus:
         """Return the event that reports its state to subscribers."""
         return RuntimeStatus(
             id=self.id,
             name=self.name,
-            status=life.told,
+            status=life.reported_status,
             progress=self.progress,
             detail=self.detail,
             error=self.error.to_wire() if self.error else None,
@@ -165,12 +165,12 @@ class Runtime:
             default=life.is_default,
             protected=life.is_protected,
             saved=self.is_saved,
-            status=life.told,
+            status=life.reported_status,
             progress=self.progress,
             detail=self.detail or ("unloading" if life.ending and life.status == "loaded" else None),
             error=self.error.to_wire() if self.error else None,
             variant=self.prepared.variant.name if self.prepared else None,
-            note=note_on(self.prepared.variant, self.prepared.passed_over) if self.prepared else None,
+            note=fallback_note(self.prepared.variant, self.prepared.passed_over) if self.prepared else None,
             loaded=_loaded_as(loaded) if loaded else None,
             memory=loaded.memory_bytes if loaded else None,
             pid=loaded.pid if loaded else None,

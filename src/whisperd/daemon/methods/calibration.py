@@ -31,10 +31,10 @@ async def run(call: Call, params: CalibrationParams) -> dict[str, Any]:
     model = await _model(call, params)
     await service.models.pull(model, service.on_model_progress)
     # What would be used without it has to be there to be compared with.
-    preset = service.runtimes.editor.for_once(model, await service.models.facts(model))
+    preset = service.runtimes.editor.unsaved(model, await service.models.facts(model))
     await service.provisioner.prepare(preset, ignore_progress)
     found = await service.calibrator.run(model)
-    await service.runtimes.load_faster(model)
+    await service.runtimes.reload_if_faster(model)
     return _described(found, await service.calibrator.circumstances())
 
 

@@ -1,4 +1,4 @@
-"""Makes room in memory for a runtime to be loaded: what it needs, what is free, what must be unloaded."""
+"""Admits runtimes into memory: estimates what they need, finds what is free, and unloads idle ones."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from whisperd.runtimes.preset import RuntimePreset
 from whisperd.runtimes.runtime import Runtime
 from whisperd.worker.protocol import LoadParams
 
-__all__ = ["Memories", "Room", "Tenants", "free_in"]
+__all__ = ["Admission", "BytesByPlace", "Tenants", "free_in"]
 
 Place = int | None
 """The number of a GPU, or None for the computer's own memory."""
-Memories = Mapping[Place, int]
+BytesByPlace = Mapping[Place, int]
 """Bytes by place."""
 
 
@@ -40,7 +40,7 @@ class Tenants(Protocol):
         """Unload an idle runtime; the returned event is set when its memory is free."""
 
 
-class Room:
+class Admission:
     """Admits runtimes into memory one at a time, so that no two count on the same free memory."""
 
     def __init__(
@@ -57,7 +57,7 @@ class Room:
         self._memory = memory
         self._turn = anyio.Lock()
 
-    async def make(self, tenants: Tenants, runtime: Runtime, prepared: Prepared, params: LoadParams) -> None:
+    async def admit(self, tenants: Tenants, runtime: Runtime, prepared: Prepared, params: LoadParams) -> None:
         """Make room for a runtime, unloading idle ones if necessary, the least recently used first.
 
         No runtime is refused while others are being loaded or unloaded, because it is unknown how much memory
@@ -65,11 +65,11 @@ class Room:
         with the largest model that would fit.
         """
         needs = await self._needs(runtime.preset.model, prepared, params, runtime.batch_size)
-        while moving := await self._let_in(tenants, runtime, params, needs):
+        while moving := await self._try_to_admit(tenants, runtime, params, needs):
             await moving.wait()
 
-    async def _let_in(
-        self, tenants: Tenants, runtime: Runtime, params: LoadParams, needs: Memories
+    async def _try_to_admit(
+        self, tenants: Tenants, runtime: Runtime, params: LoadParams, needs: BytesByPlace
     ) -> anyio.Event | None:
         """Try to make room; if others are in transition and it does not fit yet, return what to wait for."""
         async with self._turn:
@@ -124,7 +124,7 @@ class Room:
         }
         return {None: loading, **on_gpus}
 
-    async def _places(self, preset: RuntimePreset, needs: Memories) -> dict[Place, int]:
+    async def _places(self, preset: RuntimePreset, needs: BytesByPlace) -> dict[Place, int]:
         """Return the free memory of the places that matter.
 
         GPUs that the driver does not report are left out: the load will show whether their memory suffices.
@@ -139,8 +139,8 @@ class Room:
         self,
         runtime: Runtime,
         params: LoadParams,
-        needs: Memories,
-        free: Memories,
+        needs: BytesByPlace,
+        free: BytesByPlace,
         idle: Sequence[Runtime],
     ) -> list[Runtime]:
         """Return which runtimes to unload. Raises the error for the user if that is not enough."""
@@ -182,7 +182,7 @@ class Room:
         return error
 
 
-def free_in(free: Memories, limit: int, occupants: Sequence[Runtime]) -> dict[Place, int]:
+def free_in(free: BytesByPlace, limit: int, occupants: Sequence[Runtime]) -> dict[Place, int]:
     """Return the memory available to a new runtime: what is free, less what the occupants may still allocate.
 
     It is negative where these have been promised more than there is.

@@ -1,4 +1,4 @@
-"""Room in memory: who has to leave for a newcomer, and what is told when that does not help."""
+"""Admission in memory: who has to leave for a newcomer, and what is told when that does not help."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from whisperd.plugins import Backend, Variant
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import RuntimeStatusName
 from whisperd.runtimes import Runtime, RuntimePreset
+from whisperd.runtimes.admission import Admission, BytesByPlace, free_in
 from whisperd.runtimes.computer import Computer
 from whisperd.runtimes.life import Life
 from whisperd.runtimes.prepare import Prepared
-from whisperd.runtimes.room import Memories, Room, free_in
 from whisperd.worker.protocol import LoadParams
 from whisperd_testing import RunningDaemon, batches, loads, until, write_tone
 
@@ -40,7 +40,7 @@ class _Loaded:
 
 def runtime(
     name: str,
-    needs: Memories | None = None,
+    needs: BytesByPlace | None = None,
     *,
     taken: int | None = None,
     unused_since_s: float = 0,
@@ -58,7 +58,7 @@ def runtime(
 class House:
     """The runtimes that are there, and the memory that they leave."""
 
-    room: Room
+    admission: Admission
     memory: Memory
     gpu_free: int = 0
     gpus_answer: bool = True
@@ -98,7 +98,7 @@ class House:
         variant = CPU if on_gpu is None else CUDA
         params = LoadParams(model_path="", device=variant.device, compute_type="int8")
         prepared = Prepared(backend, variant, None, Path.cwd())
-        await self.room.make(self, newcomer, prepared, params)
+        await self.admission.admit(self, newcomer, prepared, params)
         self.tenants.append(newcomer)
 
 
@@ -109,8 +109,8 @@ def make_house(tmp_path: Path, available: int, *, limit: int = 0, gpu_free: int 
         return Gpus((gpu,) if house.gpus_answer else ())
 
     models = ModelStore(tmp_path / "models", sources=())
-    room = Room(models, Computer(find_gpus), limit=lambda: limit, memory=lambda: house.memory)
-    house = House(room, Memory(total=16_000 * MB, available=available), gpu_free)
+    admission = Admission(models, Computer(find_gpus), limit=lambda: limit, memory=lambda: house.memory)
+    house = House(admission, Memory(total=16_000 * MB, available=available), gpu_free)
     return house
 
 
@@ -123,7 +123,7 @@ async def test_what_a_model_needs_is_told_by_its_own_files(tmp_path: Path, toy: 
     )
     params = LoadParams(model_path="", device="cpu", compute_type="int8")
     (tmp_path / "made").mkdir()
-    await house.room.make(house, newcomer, Prepared(backend, CPU, None, tmp_path / "made"), params)
+    await house.admission.admit(house, newcomer, Prepared(backend, CPU, None, tmp_path / "made"), params)
     size_bytes = sum(path.stat().st_size for path in Path(newcomer.preset.model).iterdir())
     assert newcomer.needs == {None: size_bytes / 2}
 
@@ -138,7 +138,7 @@ async def test_a_model_that_is_loaded_as_it_is_needs_more_meanwhile(
     backend = Backend(name="toy", engine="", variants=(CPU,), need_bytes=lambda *_, **__: 1100 * MB)
     params = LoadParams(model_path="", device="cpu", compute_type="int8")
     prepared = Prepared(backend, CPU, None, Path.cwd(), is_unconverted=is_unconverted)
-    await house.room.make(house, newcomer, prepared, params)
+    await house.admission.admit(house, newcomer, prepared, params)
     assert newcomer.needs == {None: need}
 
 
@@ -147,7 +147,7 @@ async def test_a_small_decoder_is_known_by_the_name_of_the_model(tmp_path: Path)
     house, newcomer = make_house(tmp_path, 8000 * MB), runtime("new", model="large-v3-turbo")
     params = LoadParams(model_path="", device="cpu", compute_type="int8")
     prepared = Prepared(Backend(name="toy", engine="", variants=(CPU,)), CPU, None, Path.cwd())
-    await house.room.make(house, newcomer, prepared, params)
+    await house.admission.admit(house, newcomer, prepared, params)
     assert newcomer.needs[None] < need_bytes(809 * MB) / 2
 
 

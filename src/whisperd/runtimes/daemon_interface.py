@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from anyio.lowlevel import checkpoint
 
 from whisperd.rpc.events import Event
-from whisperd.runtimes.history import Moment
+from whisperd.runtimes.history import StatusChange
 from whisperd.settings import RuntimeSettings
 
-__all__ = ["Surroundings"]
+__all__ = ["DaemonInterface"]
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class DaemonInterface:
     """The functions that the manager needs from the rest of the daemon."""
 
     settings: Callable[[], RuntimeSettings]
@@ -25,7 +25,7 @@ class Surroundings:
     """Waits until background work that yields to runtimes, such as calibration, has freed its memory."""
     held_count_changed: Callable[[int], None] = lambda _count: None
     """Called with the number of runtimes that are loading or loaded, whenever it changes."""
-    remember: Callable[[str, Moment], None] = lambda _id, _moment: None
+    remember: Callable[[str, StatusChange], None] = lambda _id, _change: None
     """Stores a status change of the saved runtime with this id."""
     clock: Callable[[], float] = time.monotonic
     """Seconds, excluding time during which the computer sleeps."""
