@@ -79,5 +79,5 @@ async def test_where_the_time_is_up_before_anything_was_measured_that_is_told(tm
         with pytest.raises(WhisperdError) as raised:
             await calibrator.run("large-v3")
     assert raised.value.code == "calibration.nothing_works"
-    assert "no engine finished the sample speech within 15 minutes" in raised.value.message
+    assert "no engine transcribed the shipped speech within 15 minutes" in raised.value.message
     assert "smaller model" in raised.value.fix

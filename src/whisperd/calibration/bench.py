@@ -57,7 +57,7 @@ class Bench:
         self._is_warm = False
 
     async def measure(self, setting: Setting, limits: Limits) -> Trial:
-        """Transcribe the sample speech with a setting, several times if that is very quick.
+        """Transcribe the shipped speech with a setting, several times if that is very quick.
 
         A worker's first batch takes longer and is not measured. While there is no speed to compare with, only
         the text counts, and each recording is transcribed once.

@@ -393,14 +393,15 @@ def _nothing_works(model: str, found: Calibration) -> WhisperdError:
     if found.candidates and not found.trials:
         return WhisperdError(
             "calibration.nothing_works",
-            f"With {model}, no engine finished the sample speech within {MOST_BUDGET_S / 60:.0f} minutes.",
+            f"With {model}, no engine transcribed the shipped speech within "
+            f"{MOST_BUDGET_S / 60:.0f} minutes.",
             "Use a smaller model: `whisperctl models available` shows which ones suit this computer.",
             {"model": model, "reasons": reasons},
         )
     said = " ".join(f"{variant}: {reason}" for variant, reason in reasons.items())
     return WhisperdError(
         "calibration.nothing_works",
-        f"With {model}, no engine can transcribe the sample speech. {said}".strip(),
+        f"With {model}, no engine can transcribe the shipped speech. {said}".strip(),
         "Run `whisperctl natives list`, and `whisperctl hardware` to see what each engine needs.",
         {"model": model, "reasons": reasons},
     )

@@ -23,8 +23,8 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     beam_size: int
     """The default of jobs, used for the measurements."""
     versions: Mapping[str, str]
-    """Versions of whisperd and of each backend's distribution, so that changes to an engine's speed need no
-    other marker."""
+    """Of whisperd and of each backend's distribution, so that a release that changes an engine's speed
+    invalidates calibrations automatically."""
     variants: Mapping[str, str | None]
     """The digest of the files of each; None if it has none."""
 

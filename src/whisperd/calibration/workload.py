@@ -1,4 +1,4 @@
-"""The workload of a trial: sample speech, cut into windows like a job's, and the scoring of its text. Pure.
+"""The workload of a trial: shipped speech, cut into windows like a job's, and the scoring of its text. Pure.
 
 A long file yields windows of all lengths up to the longest; so do the recordings, alone and joined. They are
 repeated until every replica has full batches. Clips (the short recordings, which suffer first from a small

@@ -155,7 +155,7 @@ def no_backend() -> WhisperdError:
 
 
 def not_saved(name: str) -> WhisperdError:
-    """Return `runtime.not_saved`: a job named a model that no saved runtime has."""
+    """Return `runtime.not_saved`: the runtime was created for a job that named its model."""
     return WhisperdError(
         "runtime.not_saved",
         f"The runtime {name} is not saved: it was created for a job that named its model.",

@@ -1,8 +1,8 @@
 """Falling back from a failing variant: which one replaces it, and how long the failed one is avoided.
 
 `VariantFailures` remembers the variants that failed where another one could be installed or loaded, so that
-the fault lay with the variant. They are tried last until something changes: their bundle, the driver, the
-runtime, or a user requests a load.
+the fault lay with the variant. They are tried last until their bundle, the driver or the runtime changes, or
+a user requests a load.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def is_fault_of_variant(error: WhisperdError, variant: Variant) -> bool:
         return error.data.get("how") not in ENDED_BY_OTHERS
     if error.code.startswith(_FAULTS):
         return True
-    # Unrecognised messages of a GPU library are reported as failures of the model.
+    # `faults` does not recognise every message of a GPU library; the rest become `model.load_failed`.
     return error.code == "model.load_failed" and variant.device != "cpu"
 
 

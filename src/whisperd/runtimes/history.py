@@ -38,8 +38,8 @@ class HistoryStore:
     async def resume(self) -> Mapping[str, Sequence[StatusChange]]:
         """Return the stored histories by runtime id, the newest entry last. Unreadable entries are skipped.
 
-        If the last entry is a status that this daemon has not inherited (a worker that is gone, or a failure
-        that no longer counts), the history continues with the start of this daemon.
+        If the last status is not `unloaded`, an entry for the start of this daemon is added: the worker has
+        ended with the previous daemon, and a failure no longer counts.
         """
 
         def work(connection: sqlite3.Connection) -> dict[str, list[StatusChange]]:

@@ -77,7 +77,7 @@ class Life:
 
     status: RuntimeStatusName = "unloaded"
     goal: Literal["prepared", "loaded"] = "loaded"
-    """How far the host shall go."""
+    """How far the host goes."""
     ending: Ending | None = None
     """Set from when a host is told to end until it has ended."""
     leases: int = 0

@@ -45,7 +45,7 @@ class LoadedRuntime:
         self.unloaded = anyio.Event()
         """Set when no worker will run again; `why_unloaded` returns the reason."""
         self.on_death: Callable[[WhisperdError | None], None] = lambda _death: None
-        """Called with the error when the worker died and is restarted, and with None once it is ready."""
+        """Called with the error when the worker died and restarts, then with None once it is ready."""
         self._prepared = prepared
         self.params = params
         self._patience = patience

@@ -33,7 +33,7 @@ __all__ = ["RuntimeManager"]
 log = logging.getLogger(__name__)
 
 KEPT_FAILURES = 20
-"""The number of unsaved runtimes that are listed after they failed."""
+"""The most unsaved runtimes that remain listed after they failed."""
 
 
 class RuntimeManager:
@@ -441,7 +441,7 @@ class RuntimeManager:
             self.daemon.held_count_changed(held)
 
     def wake_all(self) -> None:
-        """Have all hosts check again whether their runtime shall stay loaded."""
+        """Have all hosts check again whether to keep their runtime loaded."""
         for runtime in self._runtimes.values():
             runtime.wake()
 

@@ -104,7 +104,7 @@ class Runtime:
     loaded: LoadedRuntime | None = None
     """Set from when the model is loaded until the host has ended."""
     needs: Mapping[int | None, int] = field(default_factory=dict)
-    """The estimated most bytes that its worker uses, by GPU; None is the computer's own memory."""
+    """The estimated peak memory of its worker in bytes, by GPU; None is the computer's own memory."""
     last_used: str | None = None
     unused_since_s: float = 0.0
     """When its last lease ended, by the monotonic clock."""

@@ -6,8 +6,8 @@ decoder shows this; comparing the text with the time during which somebody speak
 recomputed in two parts, and the longer text wins. It is cut in its longest pause or, if there is none, at the
 end of what is missing, since the model had skipped to what follows. In speech without pauses, the times of
 words, if known, also reveal a missing short sentence and where it begins: the second part then begins with
-it, since a model does not skip what it hears first. Times are seconds from the beginning of the window. This
-module is independent of engines: it uses only their protocol.
+it, since a model does not skip the beginning of a window. Times are seconds from the beginning of the window.
+This module is independent of engines: it uses only their protocol.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def is_exact(segments: Sequence[EngineSegment], spoken: Sequence[SpokenTime]) ->
 
 
 def _extended(run: Missing, length_s: float, start_s: float, end_s: float) -> Missing:
-    """A run with what follows it; or only that, where the run has nothing to spare."""
+    """Extend a run with what follows, or start a new one if the run has no unexplained time."""
     if run.length_s > 0:
         return Missing(run.length_s + length_s, run.start_s, end_s)
     return Missing(length_s, start_s, end_s)

@@ -62,7 +62,7 @@ def killed_for_memory(how: str, params: LoadParams) -> WhisperdError:
     return _memory(f"the system killed its process to free memory ({how})", params)
 
 
-_ILLEGAL_INSTRUCTION = ("signal SIGILL", f"exit status {0xC000001D}")  # the second is Windows'
+_ILLEGAL_INSTRUCTION = ("signal SIGILL", f"exit status {0xC000001D}")  # the second is for Windows
 
 
 def _sign(cause: Cause, *patterns: str) -> tuple[Cause, tuple[re.Pattern[str], ...]]:

@@ -33,7 +33,7 @@ __all__ = ["Patience", "Unwanted", "Worker", "WorkerDied", "open_worker"]
 T = TypeVar("T")
 
 MESSAGE_LIMITS: Final = FrameLimits(max_frame_bytes=64 * 2**20, max_depth=16, max_items=2_000_000)
-"""A batch of results with all tokens is larger than any message from a client may be."""
+"""A batch of results with all tokens may be larger than any message that a client may send."""
 KILLED: Final = "signal SIGKILL" if os.name == "posix" else "exit status 1"
 HUNG_UP: Final = "it closed its connection"
 

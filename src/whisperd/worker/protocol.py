@@ -65,8 +65,7 @@ class LoadParams(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int = 1
     """How many batches may be computed concurrently, on all GPUs together."""
     context_margin_s: float | None = None
-    """Seconds of silence after a window of 10 s or more; a shorter one gets 2 s more. None: the usual
-    margin."""
+    """Seconds of silence after a window of 10 s or more; shorter ones get 2 s more. None: the usual one."""
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,8 +83,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     overtakes: bool = False
     """Whether it can compute one batch more than it has replicas, so that an urgent batch need not wait."""
     equal_contexts: bool = False
-    """Whether it batches only windows with equal `common_context_frames`, for the margin it was loaded
-    with."""
+    """Whether it batches only windows with equal `common_context_frames` (for the margin of its load)."""
     keeps_memory: bool = False
     """Whether it allocates and frees large blocks in every layer: freed memory is then kept for it while it
     computes, instead of being returned to the system at once."""
@@ -180,7 +178,7 @@ UNWANTED = WindowResult(language="en", language_probability=0.0, segments=())
 """A placeholder for the result of a window that is no longer wanted."""
 
 IsWanted = Callable[[EngineWindow], bool]
-"""Whether a window of the batch still has to be computed. Cheap, and safe to call from any thread."""
+"""Whether a window of the batch still has to be computed. Any thread may call it, at any time and often."""
 
 
 class Engine(Protocol):

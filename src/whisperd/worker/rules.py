@@ -49,8 +49,7 @@ SURE_LOGPROB, SURE_TOTAL_LOGPROB = -0.2, -9.0
 a probability of four fifths, or more in a long text, which has more places to go wrong. Measured
 (docs/benchmarks.md)."""
 _LOOP_SIZES, _LOOP_TIMES, _LOOP_TOKENS = range(1, 25), 4, 12
-"""A loop is a piece of this many tokens, repeated this often in a row, with at least this many tokens in
-all."""
+"""A loop is a piece of so many tokens, repeated so often in a row, with at least so many tokens in all."""
 
 
 def context_frames(duration_s: float, margin_s: float | None = None) -> int:

@@ -68,8 +68,8 @@ def timed_words(
     """Return the words of a text in order; joined, they yield the text.
 
     Token `i` lasts from `times[i]` to `times[i + 1]`, in seconds; `decode` turns tokens into text. A word
-    lasts from its first to its last spoken token, which excludes punctuation. Times never
-    decrease, and lie within the window.
+    lasts from its first to its last spoken token, which excludes punctuation. Times never decrease, and lie
+    within the window.
     """
     inside = [min(max(0.0, time_s), duration_s) for time_s in times]
     times = list(accumulate(inside, max))
