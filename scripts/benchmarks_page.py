@@ -1,9 +1,9 @@
-"""Puts what `benchmarks/run.py` found into docs/benchmarks.md, with its charts beside it.
+"""Put the results of `benchmarks/run.py` into docs/benchmarks.md, with their charts.
 
     python scripts/benchmarks_page.py                 # the newest result
-    python scripts/benchmarks_page.py RESULT.json...  # several, of one computer; of what is in two, the later
+    python scripts/benchmarks_page.py RESULT.json...  # several of one computer; for duplicates, the last counts
 
-Only what stands between the two marks is replaced. Charts go to docs/benchmarks/.
+Only the text between the two marks is replaced. Charts go to docs/benchmarks/.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MEASURED = re.compile(r"(?<=<!-- measured -->\n).*?(?=<!-- end of measured -->)"
 
 
 def main() -> int:
-    """Renew the page."""
+    """Update the page."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -36,11 +36,11 @@ def main() -> int:
     options = parser.parse_args()
     paths = options.results or sorted(RESULTS.glob("*.json"))[-1:]
     if not paths:
-        parser.error("there is no result yet: run `make bench`")
+        parser.error("there are no results yet: run `make bench`")
     results = [json.loads(path.read_text("utf-8")) for path in paths]
     page, count = MEASURED.subn(lambda _: measured(results), PAGE.read_text("utf-8"))
     if count != 1:
-        parser.error(f"{PAGE} has lost its marks")
+        parser.error(f"{PAGE} must contain the marks `measured` and `end of measured` once")
     PAGE.write_text(page, "utf-8")
     folder = PAGE.with_suffix("")
     folder.mkdir(exist_ok=True)
@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def measured(results: Sequence[Mapping[str, Any]]) -> str:
-    """The part of the page that says what was found."""
+    """Return the measured part of the page."""
     outcomes = {one["name"]: one for result in results for one in result["outcomes"]}
     lines = [_machine(results[-1]), ""]
     lines += ["```sh", *dict.fromkeys(_command(result) for result in results), "```", ""]
@@ -60,7 +60,7 @@ def measured(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def charts(outcome: Mapping[str, Any]) -> list[Chart]:
-    """Those of a measurement, as they were written down."""
+    """Return the charts of a stored measurement."""
     return [
         Chart(one["name"], one["title"], one["unit"], tuple((label, value) for label, value in one["bars"]))
         for one in outcome["charts"]
@@ -77,7 +77,7 @@ def _machine(result: Mapping[str, Any]) -> str:
 
 
 def _command(result: Mapping[str, Any]) -> str:
-    # The folder is no one's business, and another one on every computer.
+    # The folder is private, and different on every computer.
     arguments = " ".join(result["arguments"])
     return f"python benchmarks/run.py {re.sub(r'(?<=--audio) *=? *[^ ]+', ' FOLDER', arguments)}".rstrip()
 

@@ -1,10 +1,10 @@
-"""Writes docs/commands.md from the parsers of `whisperctl`.
+"""Write docs/commands.md from the parsers of `whisperctl`.
 
-    python scripts/command_docs.py            # renew the page (`make docs`)
+    python scripts/command_docs.py            # update the page (`make docs`)
     python scripts/command_docs.py --check    # fail if it is not current
 
-The page is made from the structure of the parsers, and not from their help texts, which look different in
-each version of Python.
+The page is generated from the structure of the parsers, not from their formatted help, which differs between
+versions of Python.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     parser = program()
     common = "\n".join(["## Options of every command", "", *_table(parser.common)])
     sections = [section for name in parser.commands for section in _sections(parser.command(name), level=2)]
@@ -83,7 +83,7 @@ def _table(arguments: Sequence[argparse.Action]) -> Iterator[str]:
 
 
 def _names(action: argparse.Action) -> str:
-    """`-o`, `--output FILE`; or `FILE...`."""
+    """Return the names of an argument, such as `-o`, `--output FILE`; or `FILE...`."""
     value = _value(action)
     if not action.option_strings:
         return f"`{value}`"

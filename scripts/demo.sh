@@ -1,12 +1,12 @@
 #!/bin/sh
-# The whole way on a machine that has only Python: install, start a daemon in a throw-away folder,
-# fetch the native bundles and the smallest model, transcribe a recording, print the text, stop.
-# With --play, the daemon stays and a shell in which `whisperctl` reaches it opens.
+# Shows everything on a computer that has only Python: install, start a daemon in a temporary folder, fetch the
+# native bundles and the smallest model, transcribe a recording, print the text, stop.
+# With --play, the daemon keeps running, and a shell opens in which `whisperctl` reaches it.
 set -eu
 cd "$(dirname "$0")/.."
 recording=tests/data/audio/jfk.flac
 if [ -z "${PYTHON:-}" ]; then
-    echo "Python 3.11 to 3.14 with venv and pip is needed (on Debian: apt install python3-venv)." >&2
+    echo "Python 3.11 to 3.14 with venv and pip is required (on Debian: apt install python3-venv)." >&2
     exit 1
 fi
 
@@ -14,7 +14,7 @@ folder=$(mktemp -d "${TMPDIR:-/tmp}/whisperd-demo.XXXXXX")
 finish() {
     status=$?
     trap - EXIT INT TERM
-    # After Ctrl-C it may only just be starting.
+    # After Ctrl-C, the daemon may still be starting.
     tries=0
     while [ -e "$folder/daemon.sock.lock" ] && [ $tries -lt 20 ]; do
         if whisperctl --quiet daemon stop 2>/dev/null; then echo "== The daemon has ended." && break; fi
@@ -39,10 +39,10 @@ echo "== Starting the daemon"
 whisperctl daemon start
 
 if [ "${1:-}" = --play ]; then
-    echo "== Type whisperctl --help; leave with exit. Try: whisperctl transcribe --model tiny.en $recording"
+    echo "== Try: whisperctl transcribe --model tiny.en $recording (whisperctl --help explains more; exit ends this)"
     "${SHELL:-/bin/sh}" || true
     exit 0
 fi
 
-echo "== Transcribing $recording with tiny.en; what is missing is fetched first"
+echo "== Transcribing $recording with tiny.en, after fetching what is missing"
 whisperctl --verbose transcribe --model tiny.en "$recording"

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Installs the wheels in dist/ for one user: an environment of its own, and the two programs on the path.
+# Installs the wheels in dist/ for one user: into a separate environment, with the two programs on the path.
 set -eu
 cd "$(dirname "$0")/.."
 home=$PREFIX/share/whisperd/app
 bin=$PREFIX/bin
 
-# Whether the service that runs at login is of this installation.
+# Whether the service that starts at login belongs to this installation.
 is_service() {
     grep -qsF "$home/bin/" "${XDG_CONFIG_HOME:-$HOME/.config}/systemd/user/whisperd.service" \
         "$HOME/Library/LaunchAgents/whisperd.plist"
@@ -13,18 +13,18 @@ is_service() {
 
 if [ "${1:-}" = --remove ]; then
     if is_service; then "$home/bin/whisperctl" --quiet daemon uninstall; fi
-    # Without its files nobody could end it any more.
+    # Stop the daemon now: without its files, nothing could stop it later.
     if [ -x "$home/bin/whisperctl" ]; then "$home/bin/whisperctl" --quiet --no-start daemon stop 2>/dev/null || true; fi
     places=$("$home/bin/python" -c 'from whisperd.paths import config_file, models_dir, native_dir, state_dir
 for place in native_dir, models_dir, config_file, state_dir: print(place())' 2>/dev/null || true)
     for program in whisperd whisperctl; do
-        # Only what this script has put there.
+        # Remove only links that this script has created.
         if [ "$(readlink "$bin/$program" 2>/dev/null)" = "$home/bin/$program" ]; then rm "$bin/$program"; fi
     done
     rm -rf "$home"
-    echo "whisperd is gone from $PREFIX."
+    echo "Removed whisperd from $PREFIX."
     if [ -n "$places" ]; then
-        echo "These stay until you delete them: native bundles, models, settings; texts, jobs, runtimes and the log."
+        echo "These remain until you delete them: native bundles, models, settings; transcripts, jobs, runtimes and the log."
         echo "$places" | while IFS= read -r place; do if [ -e "$place" ]; then du -sh "$place"; fi; done
     fi
     exit 0
@@ -32,21 +32,22 @@ fi
 
 for program in whisperd whisperctl; do
     if [ -e "$bin/$program" ] && [ "$(readlink "$bin/$program")" != "$home/bin/$program" ]; then
-        echo "$bin/$program is there already and was not put there by this installation." >&2
-        echo "  Remove it, or choose another place: make install PREFIX=FOLDER." >&2
+        echo "$bin/$program exists already, and does not belong to this installation." >&2
+        echo "  Remove it, or install elsewhere: make install PREFIX=FOLDER." >&2
         exit 1
     fi
 done
 mkdir -p "$bin" "$(dirname "$home")"
 if [ -x "$home/bin/whisperctl" ]; then
-    # An upgrade: the old daemon would go on with files that are gone.
+    # An upgrade: stop the old daemon, which would otherwise continue with deleted files.
     "$home/bin/whisperctl" --quiet --no-start daemon stop 2>/dev/null || true
 fi
-# The new one is complete before the old one goes. An environment knows its own path, so it is made in its place.
+# Delete the old installation only when the new one is complete. An environment contains its own path, so it is
+# created in its final place.
 restore() {
     if [ -d "$home.old" ] && [ ! -e "$home/complete" ]; then rm -rf "$home" && mv "$home.old" "$home"; fi
 }
-restore # where the last attempt was killed
+restore # after an attempt that was killed
 rm -rf "$home.old"
 if [ -d "$home" ]; then mv "$home" "$home.old"; fi
 trap restore EXIT
@@ -58,8 +59,8 @@ touch "$home/complete"
 rm -rf "$home.old"
 for program in whisperd whisperctl; do ln -sf "$home/bin/$program" "$bin/$program"; done
 if is_service; then "$home/bin/whisperctl" --quiet daemon start || true; fi
-echo "Installed whisperd and whisperctl in $bin."
+echo "Installed whisperd and whisperctl into $bin."
 case ":$PATH:" in
 *":$bin:"*) echo "Try: whisperctl transcribe RECORDING" ;;
-*) echo "$bin is not on your PATH. Add it:  export PATH=\"$bin:\$PATH\"" ;;
+*) echo "$bin is not on your PATH. Add it with:  export PATH=\"$bin:\$PATH\"" ;;
 esac

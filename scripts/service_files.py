@@ -1,6 +1,6 @@
-"""Writes the service files for those who package whisperd: `systemd/`, `launchd/` and what is in `contrib/`.
+"""Write the service files for packagers: `systemd/`, `launchd/` and those in `contrib/`.
 
-They are what `whisperctl daemon install` writes, for programs in `/usr/bin`. A test holds them to that.
+They are what `whisperctl daemon install` writes, with programs in `/usr/bin`. A test checks that they are current.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PLACES = {"openrc": "contrib/openrc/whisperd", "runit": "contrib/runit/whisperd/
 
 
 def files() -> dict[str, str]:
-    """Their texts, by their paths in the repository."""
+    """Return the texts of the files, by their paths in the repository."""
     return {
         PLACES.get(name, file.path.as_posix()): "".join(
             line for line in file.text.splitlines(keepends=True) if "Written by `whisperctl" not in line
@@ -35,7 +35,7 @@ def files() -> dict[str, str]:
 
 
 def main() -> None:
-    """Write them."""
+    """Write the files."""
     for name, text in files().items():
         path = ROOT / name
         path.parent.mkdir(parents=True, exist_ok=True)

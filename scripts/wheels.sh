@@ -4,7 +4,7 @@ set -eu
 cd "$(dirname "$0")/.."
 folder=$1
 tools=build/wheels-venv
-# One that was interrupted while it was made has no pip, and is made anew.
+# An environment whose creation was interrupted has no pip; create it again.
 "$tools/bin/python" -m pip --version >/dev/null 2>&1 || "$PYTHON" -m venv --clear "$tools"
 echo "Building the wheels ..."
 rm -rf "$folder"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ctranslate2_models import string, weights
 from fuzzing import CHANGES, Change, spoil
-from whisperd_ctranslate2.alignment import DecoderSize, decoder_size, heads_problem, with_sound_heads
+from whisperd_ctranslate2.alignment import DecoderSize, decoder_size, heads_problem, with_valid_heads
 
 SIZE = DecoderSize(layers=4, heads=6)
 
@@ -93,14 +93,14 @@ def test_a_model_whose_heads_cannot_be_counted_has_none() -> None:
 def test_a_sound_folder_is_used_as_it_is(tmp_path: Path, heads: Any, has_heads: bool) -> None:
     (tmp_path / "model.bin").write_bytes(weights())
     (tmp_path / "config.json").write_text(json.dumps({"alignment_heads": heads}))
-    with with_sound_heads(tmp_path) as found:
+    with with_valid_heads(tmp_path) as found:
         assert found == (tmp_path, has_heads, None)
 
 
 def test_wrong_heads_are_left_out_of_what_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(weights())
     (tmp_path / "config.json").write_text(json.dumps({"alignment_heads": [[9, 0]], "lang_ids": [1]}))
-    with with_sound_heads(tmp_path) as (folder, has_heads, problem):
+    with with_valid_heads(tmp_path) as (folder, has_heads, problem):
         assert not has_heads and problem is not None
         assert (folder / "model.bin").read_bytes() == weights()
         assert json.loads((folder / "config.json").read_text()) == {"lang_ids": [1]}

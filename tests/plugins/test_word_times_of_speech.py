@@ -121,7 +121,9 @@ def test_a_model_without_alignment_heads_of_its_own(
     with pytest.raises(WhisperdError) as raised:
         client.transcribe(AUDIO / "jfk.flac", runtime=name, timestamps="word")
     assert raised.value.code == "timestamps.not_in_model"
-    said = f"runtime {name}: there are no times of words, since the alignment heads in config.json are wrong"
+    said = (
+        f"runtime {name}: word times are not available, because the alignment heads in config.json are wrong"
+    )
     assert (said in daemon.log()) == (heads is not None)
     # Two sentences in one window: their times are found by such heads where there are any.
     first, second = samples()[:2]

@@ -1,5 +1,6 @@
-"""The CTranslate2 backend of whisperd: announces its variants. The engine itself is `engine.py`,
-imported in a worker process only.
+"""Announces the CTranslate2 backend and its variants.
+
+Only worker processes import the engine itself, `engine.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _CUDA_PLATFORMS = ("linux-x86_64", "windows-x86_64")
 
 @hookimpl
 def whisperd_backend() -> Backend:
-    """The backend, with one variant for each kind of hardware that it has a build for."""
+    """Return the backend, with one variant for each kind of hardware that it has a build for."""
     on_cpu = partial(
         Variant,
         lock=_read_lock("ctranslate2-cpu"),
@@ -42,8 +43,8 @@ def whisperd_backend() -> Backend:
             _gpu("ctranslate2-cuda12", priority=60, cuda=(12, 0)),
             _gpu("ctranslate2-cuda11", priority=50, cuda=(11, 0)),
             on_cpu(name="ctranslate2-cpu", priority=25),
-            # The same build, kept from using what newer processors have: for tests, and for a processor or
-            # a virtual machine that announces more than it can do.
+            # The same build without newer processor features: for tests, and for a processor or virtual
+            # machine that claims features that it does not support.
             on_cpu(name="ctranslate2-cpu-generic", priority=5, environment={"CT2_FORCE_CPU_ISA": "GENERIC"}),
         ),
         model_format=ModelFormat(

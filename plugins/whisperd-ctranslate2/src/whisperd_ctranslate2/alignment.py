@@ -1,7 +1,7 @@
-"""Which of a model's attention heads follow what is being said, and whether it has them at all.
+"""Checks a model's alignment heads, the attention heads that follow the speech.
 
-`config.json` names them as pairs of layer and head. CTranslate2 believes it, and reads memory that is not its
-own where a layer or a head is not there: so what the weights themselves say is looked at before.
+`config.json` lists them as pairs of layer and head. CTranslate2 trusts the list, and reads out of bounds if a
+layer or a head does not exist: so the list is checked against the weights first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from whisperd.ctranslate2_file import NUMPY_TYPES, UnreadableModel, read_index
 
-__all__ = ["DecoderSize", "decoder_size", "heads_problem", "with_sound_heads"]
+__all__ = ["DecoderSize", "decoder_size", "heads_problem", "with_valid_heads"]
 
 _CONFIG: Final = "config.json"
 _KEY: Final = "alignment_heads"
@@ -28,18 +28,19 @@ _WHOLE_NUMBERS: Final = ("i1", "<i2", "<i4")
 
 
 class DecoderSize(NamedTuple):
-    """How many layers the decoder has, and heads in each."""
+    """The number of the decoder's layers, and of heads in each."""
 
     layers: int
     heads: int
 
 
 @contextmanager
-def with_sound_heads(folder: Path) -> Iterator[tuple[Path, bool, str | None]]:
-    """A folder to load a model from, whether it names alignment heads, and what was wrong with them.
+def with_valid_heads(folder: Path) -> Iterator[tuple[Path, bool, str | None]]:
+    """Yield a folder to load a model from, whether it has alignment heads, and what is wrong with them.
 
-    Where they are none of its own it is another folder, with links to the same files and a `config.json`
-    that names none; it may go once the model is loaded. Raises OSError, `ValueError`.
+    If the heads are invalid, the folder is a temporary one, with links to the same files and a `config.json`
+    without heads. It is deleted when the context ends, after the model is loaded. Raises OSError,
+    `ValueError`.
     """
     config = json.loads((folder / _CONFIG).read_bytes())
     if not isinstance(config, dict) or config.get(_KEY, []) == []:
@@ -57,9 +58,9 @@ def with_sound_heads(folder: Path) -> Iterator[tuple[Path, bool, str | None]]:
 
 
 def heads_problem(heads: Any, size: DecoderSize | None) -> str | None:
-    """Why alignment heads cannot be used with a decoder of that size; None where they can."""
+    """Return why alignment heads are invalid for a decoder of that size, or None if they are valid."""
     if size is None:
-        return "it cannot be read from model.bin how many heads there are"
+        return "model.bin does not say how many heads there are"
     if not isinstance(heads, list):
         return "they are not a list of pairs"
     for pair in heads:
@@ -72,7 +73,7 @@ def heads_problem(heads: Any, size: DecoderSize | None) -> str | None:
 
 
 def decoder_size(path: Path) -> DecoderSize | None:
-    """The size of the decoder in a `model.bin`; None where that does not tell it. Raises OSError."""
+    """Return the size of the decoder in a `model.bin`, or None if it cannot be determined. Raises OSError."""
     with path.open("rb") as file:
         try:
             index = read_index(file)
@@ -84,13 +85,13 @@ def decoder_size(path: Path) -> DecoderSize | None:
         file.seek(heads.offset)
         number = int.from_bytes(file.read(heads.size_bytes), "little", signed=True)
     layers = {int(found[1]) for name in index.variables if (found := _LAYER.match(name))}
-    # The library counts layers up to the first that is missing.
+    # The library counts layers up to the first missing one.
     count = next(layer for layer in itertools.count() if layer not in layers)
     return DecoderSize(count, number) if count else None
 
 
 def _link(file: Path, link: Path) -> None:
-    """Where links are forbidden, as on Windows to most, it is a copy."""
+    """Link to a file, or copy it where links are forbidden, as for most users of Windows."""
     try:
         link.symlink_to(file)
     except OSError:

@@ -1,10 +1,10 @@
 """Whisper on CTranslate2. Runs in a worker process, with the native bundle on the path.
 
-Four things make it faster than the usual way at the same words. Windows of several jobs are computed
-as one batch. Beams follow only where the model is not sure of the greedy text. The encoder is given
-the speech and a margin instead of always 30 s: its cost grows faster than linearly with length. And
-timestamps are not decoded token by token: where a window holds several sentences, their times come
-from the attention between text and audio. A result that looks bad is computed again with the full
+Four things make it faster than usual without changing the words. Windows of several jobs are computed
+as one batch. Beam search runs only if the model is not sure of the greedy text. The encoder gets the
+speech and a margin instead of always 30 s: its cost grows faster than linearly with length. And
+timestamps are not decoded token by token: if a window contains several sentences, their times come
+from the attention between text and audio. A doubtful result is computed again with the full
 context, then at rising temperatures (Radford et al., "Robust Speech Recognition via Large-Scale Weak
 Supervision", 2022, section 4.5).
 """
@@ -41,8 +41,8 @@ from whisperd.worker.rules import (
     token_limit,
 )
 from whisperd.worker.words import Word, settle, timed_words
-from whisperd_ctranslate2.alignment import with_sound_heads
-from whisperd_ctranslate2.encoder import FRAMES_PER_POSITION, Encoder, samples_of, some_of
+from whisperd_ctranslate2.alignment import with_valid_heads
+from whisperd_ctranslate2.encoder import FRAMES_PER_POSITION, Encoder, samples_of, select
 from whisperd_ctranslate2.model import (
     LANGUAGE_CODES,
     Tokenizer,
@@ -54,23 +54,23 @@ from whisperd_ctranslate2.model import (
 __all__ = ["CTranslate2Engine", "load"]
 
 TEXT_CONTEXT_TOKENS = 448
-"""What the decoder can hold: the text before and the text that it writes."""
+"""The decoder's limit, for the preceding text and the text that it writes together."""
 BEST_OF = 5
-"""Hypotheses sampled at a temperature above zero; the likeliest is kept."""
+"""Hypotheses sampled at a temperature above zero; the likeliest is used."""
 SECONDS_PER_POSITION = FRAMES_PER_POSITION / FRAMES_PER_SECOND
 
-_WRONG_HEADS = "there are no times of words, since the alignment heads in config.json are wrong: {}"
+_WRONG_HEADS = "word times are not available, because the alignment heads in config.json are wrong: {}"
 
 
 class GivenUp(Exception):
-    """Nobody wants the window any more that was being computed."""
+    """Raised when the window being computed is no longer wanted."""
 
 
 def load(params: LoadParams) -> CTranslate2Engine:
     """Load a model folder in CTranslate2 format."""
-    # So that what is sampled does not differ from one start to the next without a cause.
+    # Makes sampling reproducible from one start to the next.
     ctranslate2.set_random_seed(0)
-    with with_sound_heads(Path(params.model_path)) as (folder, has_alignment_heads, problem):
+    with with_valid_heads(Path(params.model_path)) as (folder, has_alignment_heads, problem):
         model = load_model(folder, params)
     engine = CTranslate2Engine(
         model,
@@ -84,29 +84,29 @@ def load(params: LoadParams) -> CTranslate2Engine:
 
 
 class _Group(NamedTuple):
-    """Windows of a batch that are computed together."""
+    """The windows of a batch that are computed together."""
 
     places: Sequence[int]
-    """Where they are in the batch."""
+    """Their positions in the batch."""
     windows: Sequence[EngineWindow]
     options: DecodeOptions
     is_wanted: IsWanted
     contexts: Sequence[int]
-    """The frames of each that the encoder was given."""
+    """The number of frames of each that the encoder got."""
     longest_s: float
-    """No text is longer than what can be said in that time. It is not that of the longest window: what else
-    is in the group makes no other text of a window."""
+    """The speech time that limits the length of texts. It does not depend on the windows of the group, so
+    that the other windows cannot affect a window's text."""
     encoded: Any
     languages: Sequence[tuple[str, float]] = ()
-    """Of each, with its probability."""
+    """The language of each, with its probability."""
 
     @property
     def is_any_wanted(self) -> bool:
-        """Whether somebody still waits for one of them."""
+        """Whether at least one window is still wanted."""
         return any(map(self.is_wanted, self.windows))
 
     def some(self, indices: Sequence[int], encoded: Any) -> _Group:
-        """Those of them, by their places in the group."""
+        """Return a group of some of the windows, by their index in this one."""
         return self._replace(
             places=[self.places[index] for index in indices],
             windows=[self.windows[index] for index in indices],
@@ -138,8 +138,8 @@ class CTranslate2Engine:
             languages=self._known_languages(),
             compute_type=self._model.compute_type,
             overtakes=self._is_on_cpu,
-            # So a window has the same text to the last bit whatever else is computed. A GPU is better at
-            # few large batches.
+            # Makes a window's text the same, to the last bit, whatever else is computed with it. A GPU is
+            # faster with few large batches.
             equal_contexts=self._is_on_cpu,
             keeps_memory=self._is_on_cpu,
             library=f"ctranslate2 {ctranslate2.__version__}",
@@ -149,10 +149,10 @@ class CTranslate2Engine:
         )
 
     def warm_up(self) -> None:
-        """Compute on a second of silence.
+        """Compute a second of silence.
 
-        The libraries of a GPU are opened when they are first needed: what is wrong with them is to be known
-        when the model is loaded, and not with the first job.
+        GPU libraries are opened on first use. This makes their errors appear when the model is loaded, not in
+        the first job.
         """
         silence = EngineWindow(pcm=bytes(2 * SAMPLE_RATE))
         self.transcribe([silence], DecodeOptions(beam_size=1, temperatures=(0.0,)))
@@ -163,14 +163,14 @@ class CTranslate2Engine:
         options: DecodeOptions,
         is_wanted: IsWanted = lambda _: True,
     ) -> list[WindowResult]:
-        """Transcribe a batch; one result for each window, in order.
+        """Transcribe a batch; return one result for each window, in order.
 
-        The library cannot be interrupted. What is not wanted any more ends between two of its steps: a batch
-        of which nothing is wanted after its encoder, and what would be computed again never is.
+        The library cannot be interrupted, so cancellation takes effect between two of its calls: a batch with
+        no wanted window ends after its encoder, and an unwanted window is never computed a second time.
         """
         context_of = common_context_frames if self._is_on_cpu else context_frames
         contexts = [context_of(one.duration_s, self._context_margin_s) for one in windows]
-        if not self._is_on_cpu:  # there, all get the context of the longest
+        if not self._is_on_cpu:  # on a GPU, all get the context of the longest
             contexts = [max(contexts, default=0)] * len(contexts)
         groups = [
             self._encoded_group(
@@ -200,11 +200,11 @@ class CTranslate2Engine:
         options: DecodeOptions,
         is_wanted: IsWanted,
     ) -> _Group:
-        """Those at some places, which are decoded with so many frames of context."""
+        """Return the group of the windows at `places`, to be decoded with `frames` of context."""
         own = [windows[place] for place in places]
         contexts = [frames] * len(own)
         if self._is_on_cpu and frames == FULL_CONTEXT_FRAMES:
-            # The encoder gets no more of a long one than it needs: its cost grows faster than that.
+            # Encode only the context that each needs: the encoder's cost grows faster than linearly.
             contexts = [context_frames(window.duration_s, self._context_margin_s) for window in own]
         encoded = self._encoder.encode(own, contexts, frames)
         return _Group(places, own, options, is_wanted, contexts, frames / FRAMES_PER_SECOND, encoded)
@@ -226,7 +226,7 @@ class CTranslate2Engine:
     def _languages(
         self, groups: Sequence[_Group], windows: Sequence[EngineWindow], options: DecodeOptions
     ) -> list[tuple[str, float]]:
-        """The language of each window with its probability: given, the only one, or voted for."""
+        """Return the language of each window with its probability: given, the only one, or elected."""
         if not self._model.is_multilingual:
             return [("en", 1.0)] * len(windows)
         if options.language is not None:
@@ -242,10 +242,10 @@ class CTranslate2Engine:
         )
 
     def _search(self, group: _Group) -> list[Attempt]:
-        """The first text of each window: the greedy one if the model is sure of it, else that of the beams.
+        """Return the first text of each window: greedy if the model is sure of it, else by beam search.
 
-        On a processor beams cost twice as much, and hardly ever find another text than one that is likely.
-        Small models are hardly ever sure of another language than English.
+        On a CPU beam search costs twice as much, and hardly ever finds a text other than a likely greedy one.
+        Small models are hardly ever sure of a language other than English.
         """
         beams, temperature = group.options.beam_size, group.options.temperatures[0]
         is_english = [language == "en" for language, _ in group.languages]
@@ -258,16 +258,16 @@ class CTranslate2Engine:
             if not (is_english[index] and attempt.is_sure) and group.is_wanted(group.windows[index])
         ]
         if unsure:
-            again = group.some(unsure, some_of(group.encoded, unsure))
+            again = group.some(unsure, select(group.encoded, unsure))
             for index, attempt in zip(unsure, self._decode(again, temperature, beams), strict=True):
                 attempts[index] = attempt
         return attempts
 
     def _decode(self, group: _Group, temperature: float, beams: int) -> list[Attempt]:
-        """One text for each window: with so many beams, or the best of some samples at a temperature."""
+        """Return one text per window: by beam search, or the best of the samples at a temperature above 0."""
         prompts = [self._prompt(language, group.options) for language, _ in group.languages]
         tokenizer = self._tokenizer(group.languages[0][0], group.options.task)
-        # One is left for the end of the text, which is there when its times are found.
+        # One token is reserved for the end of the text, which alignment adds.
         most = min(token_limit(group.longest_s), TEXT_CONTEXT_TOKENS - 1 - len(prompts[0]))
         search: dict[str, Any] = (
             {"beam_size": beams}
@@ -282,7 +282,7 @@ class CTranslate2Engine:
         results = self._model.generate(
             group.encoded,
             prompts,
-            # The library counts the prompt as well, and leaves no more than half of it all to the text.
+            # The library's limit includes the prompt, and the text may use at most half of it.
             max_length=max(2 * most, most + len(prompts[0])),
             return_scores=True,
             return_no_speech_prob=True,
@@ -295,9 +295,9 @@ class CTranslate2Engine:
         ]
 
     def _improve(self, group: _Group, index: int, attempt: Attempt) -> Attempt | None:
-        """Compute a window again while its text is doubtful: with the full context, then by sampling.
+        """Recompute a window while its text is doubtful: with the full context, then by sampling.
 
-        Another text than the first has its times; None where nobody wants it any more.
+        A text other than the first includes its word times. Returns None if the window is no longer wanted.
         """
         had_full_context = group.contexts[index] == FULL_CONTEXT_FRAMES
         if not attempt.is_doubtful(had_full_context=had_full_context):
@@ -323,9 +323,9 @@ class CTranslate2Engine:
         return best
 
     def _find_times(self, group: _Group, attempts: Sequence[Attempt], are_final: Sequence[bool]) -> None:
-        """Give the words of those final attempts their times that need them, by cross-attention.
+        """Set the words of those final attempts that need word times, by cross-attention.
 
-        A model that does not say which of its heads attend to what is said has none: a window is one segment.
+        A model without alignment heads has no word times: each window is one segment.
         """
         if not self.info.word_times:
             return
@@ -335,7 +335,7 @@ class CTranslate2Engine:
             and (group.options.word_times or one.wants_times or is_sparse(one.text, window.spoken))
             for is_final, one, window in zip(are_final, attempts, group.windows, strict=True)
         ]
-        for outputs, language, indices in self._aligned_together(group, wants):
+        for outputs, language, indices in self._alignment_batches(group, wants):
             tokenizer = self._tokenizer(language, group.options.task)
             aligned = self._model.align(
                 outputs,
@@ -348,19 +348,19 @@ class CTranslate2Engine:
                     window, attempt = group.windows[index], attempts[index]
                     attempt.words = _words(attempt, alignment, tokenizer, window)
 
-    def _aligned_together(
+    def _alignment_batches(
         self, group: _Group, wants: Sequence[bool]
     ) -> Iterator[tuple[Any, str, Sequence[int]]]:
-        """What is aligned in one call: outputs of the encoder, in which language, and which windows they are.
+        """Yield what to align in one call: encoder outputs, their language, and the indices of their windows.
 
-        On a processor each window by itself: that is cheaper, and the library lets the texts of a batch have
-        a little influence on each other's times.
+        On a CPU each window is aligned alone: that is cheaper, and in a batch the library lets the texts
+        slightly affect each other's times.
         """
         wanted = [(index, group.languages[index][0]) for index, wants_it in enumerate(wants) if wants_it]
         if self._is_on_cpu:
             for index, language in wanted:
                 positions = group.contexts[index] // FRAMES_PER_POSITION
-                yield some_of(group.encoded, [index], positions), language, [index]
+                yield select(group.encoded, [index], positions), language, [index]
             return
         for language in {language for _, language in wanted}:
             yield group.encoded, language, range(len(wants))
@@ -368,7 +368,7 @@ class CTranslate2Engine:
     def _known_languages(self) -> tuple[str, ...]:
         if not self._model.is_multilingual:
             return ("en",)
-        # Newer models know more languages; each has a token of its own.
+        # Newer models know more languages; each language has a token.
         return tuple(code for code in LANGUAGE_CODES if self._hf_tokenizer.token_to_id(f"<|{code}|>"))
 
     def _prompt(self, language: str, options: DecodeOptions) -> list[int]:
@@ -387,7 +387,7 @@ class CTranslate2Engine:
 
 
 def _tokens(tokenizer: Tokenizer, text: str | None) -> list[int]:
-    """Those of a text that somebody wrote. What looks like a command to the decoder is none, and left out."""
+    """Return the tokens of a user's text, without any that would be commands to the decoder."""
     return [token for token in tokenizer.encode(f" {text.strip()}") if token < tokenizer.eot] if text else []
 
 
@@ -398,7 +398,7 @@ def _attempt(result: Any, tokenizer: Tokenizer, temperature: float, limit: int) 
         tokens=of_text,
         text=tokenizer.decode(list(of_text)),
         temperature=temperature,
-        # CTranslate2 gives the mean over the tokens without the closing one; Whisper counts it.
+        # CTranslate2 averages over the tokens without the closing one; Whisper includes it.
         avg_logprob=result.scores[0] * len(tokens) / (len(tokens) + 1),
         no_speech_prob=result.no_speech_prob,
         is_endless=len(tokens) >= limit,
@@ -406,10 +406,10 @@ def _attempt(result: Any, tokenizer: Tokenizer, temperature: float, limit: int) 
 
 
 def _words(attempt: Attempt, alignment: Any, tokenizer: Tokenizer, window: EngineWindow) -> list[Word]:
-    """The words of a text. The alignment tells, step by step, which token is said at which time."""
+    """Return the words of a text. The alignment lists, step by step, which token is spoken at which time."""
     reached: list[float] = []
     for token, place in alignment.alignments:
-        if token == len(reached):  # the first time that it is said
+        if token == len(reached):  # where the token begins
             reached.append(place * SECONDS_PER_POSITION)
     missing = len(attempt.tokens) + 1 - len(reached)
     times = [*reached, *[window.duration_s] * missing]

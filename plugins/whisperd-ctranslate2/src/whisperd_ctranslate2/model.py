@@ -1,7 +1,7 @@
-"""A Whisper model as the engine needs it: the library's model, its tokenizer and its spectrograms.
+"""Loads what the engine needs of a Whisper model: the library's model, the tokenizer and the spectrograms.
 
-faster-whisper puts the three together, but whoever imports it imports PyAV and a downloader as well: longer
-than all the rest of a worker's imports. So the two of its modules that are needed are taken alone.
+faster-whisper combines the three, but importing it also imports PyAV and a downloader, which takes longer
+than all other imports of a worker. So only the two modules of it that are needed are imported.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from whisperd.worker.protocol import LoadParams
 __all__ = ["LANGUAGE_CODES", "Tokenizer", "WhisperModel", "load_model", "suppressed_tokens"]
 
 
-def _take_modules_alone(package: str) -> None:
-    """Have the modules of a package importable without what its `__init__` imports."""
+def _skip_package_init(package: str) -> None:
+    """Make the modules of a package importable without running its `__init__`."""
     spec = importlib.util.find_spec(package)
     assert spec is not None, f"{package} is in every bundle of this plugin"
     sys.modules[package] = importlib.util.module_from_spec(spec)
 
 
-_take_modules_alone("faster_whisper")
+_skip_package_init("faster_whisper")
 
 from faster_whisper.feature_extractor import FeatureExtractor  # noqa: E402
 from faster_whisper.tokenizer import _LANGUAGE_CODES as LANGUAGE_CODES  # noqa: E402
 from faster_whisper.tokenizer import Tokenizer  # noqa: E402
 
 _FEATURE_KEYS = ("feature_size", "sampling_rate", "hop_length", "chunk_length", "n_fft")
-"""What a model may say of its spectrograms; the rest of that file is for others."""
+"""The spectrogram options of a model; the rest of that file is for other programs."""
 
 
 class WhisperModel(NamedTuple):
@@ -43,20 +43,20 @@ class WhisperModel(NamedTuple):
     library: Any
     """`ctranslate2.models.Whisper`."""
     tokenizer: Any
-    """`tokenizers.Tokenizer`, which knows no languages and tasks; a `Tokenizer` made of it does."""
+    """`tokenizers.Tokenizer`, without language or task; a `Tokenizer` made from it adds them."""
     extract: Any
-    """Makes spectrograms."""
+    """Computes spectrograms."""
 
 
 def load_model(folder: Path, params: LoadParams) -> WhisperModel:
-    """Load the model in a folder. Raises whatever the libraries raise."""
+    """Load the model in a folder. Raises any exception of the libraries."""
     library = ctranslate2.models.Whisper(
         str(folder),
         device=params.device,
         device_index=list(params.device_index),
         compute_type=params.compute_type,
         intra_threads=params.cpu_threads,
-        # Of each GPU. On a processor one more, which costs nothing while it is idle: `EngineInfo.overtakes`.
+        # Per GPU. On a CPU one more, for `EngineInfo.overtakes`; it costs nothing while idle.
         inter_threads=params.replicas // len(params.device_index) + (params.device == "cpu"),
     )
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -64,7 +64,7 @@ def load_model(folder: Path, params: LoadParams) -> WhisperModel:
 
 
 def suppressed_tokens(tokenizer: Tokenizer) -> list[int]:
-    """What a text does not hold: signs that nobody speaks, and tokens that say what is to be done."""
+    """Return the tokens that no text contains: unspoken symbols, and commands to the decoder."""
     commands = {
         tokenizer.transcribe,
         tokenizer.translate,
@@ -79,6 +79,6 @@ def suppressed_tokens(tokenizer: Tokenizer) -> list[int]:
 def _feature_options(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "preprocessor_config.json").read_bytes())
-    except (FileNotFoundError, ValueError):  # then it is as with most models
+    except (FileNotFoundError, ValueError):  # most models have the default options
         return {}
     return {key: config[key] for key in _FEATURE_KEYS if key in config}

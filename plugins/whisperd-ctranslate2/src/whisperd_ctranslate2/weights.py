@@ -1,9 +1,9 @@
-"""Stores the weights of a model as the integers that the engine computes with on a processor.
+"""Stores the weights of a model as the integers that the engine computes with on a CPU.
 
-CTranslate2 makes them each time when it loads floats, which takes several times as long as reading integers,
-and twice the memory. What is written here is what it would make, to the last bit: each row of a matrix is
-multiplied so that its largest number becomes 127, and rounded. Runs in a process of its own, with the native
-bundle on the path.
+Without this, CTranslate2 quantises the floats at every load, which takes several times as long as reading
+integers, and twice the memory. The integers written here are identical to its own, to the last bit: each row
+of a matrix is scaled so that its largest number becomes 127, and rounded. Runs in a separate process, with
+the native bundle on the path.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ __all__ = ["quantise"]
 _FLOATS: Final = ("<f4", "<f2", "<u2")
 _LARGEST: Final = np.float32(127)
 _BLOCK_NUMBERS: Final = 1 << 20
-"""So many are in memory at once, but for a row that is longer."""
+"""The most numbers in memory at once, except that a row is never split."""
 
 
 def quantise(source: Path, target: Path, _precision: str, on_bytes: Callable[[int], None]) -> None:
-    """Write the weights of the model in the folder `source` to the file `target` as integers of 8 bits, which
-    all precisions that it is asked for have; nothing where they are integers already.
+    """Write the weights of the model in the folder `source` to the file `target` as 8-bit integers.
 
-    `on_bytes` is told how many bytes more of the source were read. Raises `UnreadableModel`, OSError.
+    All compute types that this is called for use 8-bit integers. The file stays empty if the weights are
+    integers already. `on_bytes` gets the number of bytes of the source read since the last call. Raises
+    `UnreadableModel`, OSError.
     """
     with (source / "model.bin").open("rb") as file, target.open("wb") as output:
         index = read_index(file)
@@ -59,13 +60,13 @@ def quantise(source: Path, target: Path, _precision: str, on_bytes: Callable[[in
 
 
 def _is_quantised(name: str, variable: Variable) -> bool:
-    """As the library chooses them: all matrices but those of the convolutions."""
+    """Whether the library quantises a variable: all matrices but those of the convolutions."""
     is_matrix = name.endswith("weight") and "conv" not in name and len(variable.shape) == 2
     return is_matrix and NUMPY_TYPES[variable.type] in _FLOATS
 
 
 def _write_integers(file: BinaryIO, name: str, variable: Variable, output: BinaryIO) -> None:
-    """A matrix, and behind it what each of its rows was multiplied with."""
+    """Write a matrix as integers, followed by the scale of each row."""
     rows, columns = variable.shape
     output.write(variable_bytes(name, INT8, variable.shape, rows * columns))
     scales = []
@@ -73,8 +74,9 @@ def _write_integers(file: BinaryIO, name: str, variable: Variable, output: Binar
         largest = np.abs(block).max(axis=1)
         with np.errstate(all="ignore"):
             scale = np.divide(_LARGEST, largest, out=np.ones_like(largest), where=largest != 0)
-        if not (np.isfinite(largest) & np.isfinite(scale)).all():  # who knows what the library makes of them
-            raise UnreadableModel("model.bin has a matrix with numbers that are too large, too small or none")
+        # The library's result for other numbers is undefined.
+        if not (np.isfinite(largest) & np.isfinite(scale)).all():
+            raise UnreadableModel("model.bin has a matrix with numbers that are too large, too small or NaN")
         output.write(np.rint(block * scale[:, None]).astype(np.int8).tobytes())
         scales.append(scale)
     output.write(variable_bytes(f"{name}_scale", FLOAT32, (rows,), 4 * rows))
@@ -82,11 +84,11 @@ def _write_integers(file: BinaryIO, name: str, variable: Variable, output: Binar
 
 
 def _blocks(file: BinaryIO, variable: Variable) -> Iterator[Any]:
-    """The rows of a matrix, several at once, as 32-bit floats."""
+    """Yield the rows of a matrix, several at once, as 32-bit floats."""
     rows, columns = variable.shape
     kind = np.dtype(NUMPY_TYPES[variable.type])
     if variable.size_bytes != rows * columns * kind.itemsize or not columns:
-        raise UnreadableModel("model.bin has a matrix that has not the size that its shape tells")
+        raise UnreadableModel("model.bin has a matrix whose size does not match its shape")
     at_once = max(1, _BLOCK_NUMBERS // columns)
     for first in range(0, rows, at_once):
         count = min(at_once, rows - first)

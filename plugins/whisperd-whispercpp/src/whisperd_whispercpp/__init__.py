@@ -1,5 +1,6 @@
-"""The whisper.cpp backend of whisperd: announces its variants. The engine itself is `engine.py`,
-imported in a worker process only.
+"""Announces the whisper.cpp backend and its variants.
+
+Only worker processes import the engine itself, `engine.py`.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ __all__ = ["whisperd_backend"]
 _CPU_COMPUTE_TYPES = ("int8", "float16")
 _GPU_COMPUTE_TYPES = ("float16", "int8")
 _ON_CPU = {"GGML_NO_BACKTRACE": "1"}
-"""When it ends by a fault, ggml would start a debugger."""
+"""Otherwise, ggml starts a debugger when it crashes."""
 _ON_GPU = {**_ON_CPU, "WHISPERD_WHISPERCPP_GPU": "1"}
 _APPLE = ("macos-arm64",)
 
-# Variables of CMake. Libraries of a bundle find each other where they lie.
+# CMake variables. The libraries of a bundle find each other in their own folder.
 _BUILD = {
     "CMAKE_BUILD_WITH_INSTALL_RPATH": "ON",
     "CMAKE_INSTALL_RPATH": "@loader_path" if sys.platform == "darwin" else "$ORIGIN",
@@ -53,8 +54,8 @@ _COREML_BUILD = {
 
 @hookimpl
 def whisperd_backend() -> Backend:
-    """The backend, with one variant for each kind of hardware that it has a build for."""
-    # The wheels are published, and made for processors from 2013 on; the source is built here.
+    """Return the backend, with one variant for each kind of hardware that it has a build for."""
+    # The wheels are published, for processors from 2013 on; the source is built on this computer.
     wheels, source = _read_lock("whispercpp"), _read_lock("whispercpp-source")
     on_gpu = partial(Variant, device="cpu", compute_types=_GPU_COMPUTE_TYPES, environment=_ON_GPU)
     on_cpu = partial(Variant, device="cpu", compute_types=_CPU_COMPUTE_TYPES, environment=_ON_CPU)
@@ -104,14 +105,14 @@ def whisperd_backend() -> Backend:
 
 
 def _blas_build(environment: Mapping[str, str]) -> dict[str, str]:
-    """For the BLAS that the user names, else OpenBLAS; on a Mac that of the system."""
+    """Return the build for the BLAS that the user names, else OpenBLAS; on a Mac for that of the system."""
     build = {**_BUILD, "GGML_NATIVE": "ON", "GGML_BLAS": "ON"}
     if sys.platform == "darwin":
         return build
-    # Where headers lie that no compiler looks for; without this, pkg-config would be needed.
+    # Headers outside the compiler's search path; without this, pkg-config would be needed.
     build |= {"GGML_BLAS_VENDOR": "OpenBLAS", "BLAS_INCLUDE_DIRS": "/usr/include/openblas"}
     if environment.get("MKLROOT") and not environment.get("OPENBLAS_PATH"):
-        # Built in, for as libraries they look for others that would not be in the bundle.
+        # Linked statically: the shared libraries load others that would not be in the bundle.
         build |= {"GGML_BLAS_VENDOR": "Intel10_64lp_seq", "BLA_STATIC": "ON"}
     return build
 

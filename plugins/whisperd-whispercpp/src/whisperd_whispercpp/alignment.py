@@ -1,7 +1,7 @@
-"""Which of a model's attention heads follow what is being said. Pure.
+"""Chooses a model's alignment heads, the attention heads that follow the speech. Pure.
 
-OpenAI found them out for each of its models, by hand, and the library has the lists; a model is told by its
-dimensions. Of any other model, those of the upper half of the layers are taken, as OpenAI's code does.
+OpenAI determined them by hand for each of its models, and the library has the lists; a model is recognised by
+its dimensions. For any other model, the heads of the upper half of the layers are used, as in OpenAI's code.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _ENGLISH_VOCABULARY: Final = 51864
 _VOCABULARY_OF_V3: Final = 51866
 _MOST_TOKENS, _POSITIONS, _FLOAT_BYTES = 256, 1500, 4
 _COPIES: Final = 4
-"""Of the attention, while the library aligns."""
+"""Copies of the attention that the library holds during alignment."""
 _OTHER_BYTES: Final = 32_000_000
 
-_PRESETS: Final = {  # by layers and heads of the decoder: of the English model, and of the multilingual one
+_PRESETS: Final = {  # by the decoder's layers and heads: the English model, the multilingual one
     (4, 6): ((3, 8), (4, 6)),
     (6, 8): ((5, 5), (6, 8)),
     (12, 12): ((7, 19), (8, 10)),
@@ -32,23 +32,23 @@ _TURBO_SIZE: Final = (4, 20)
 
 
 class AlignmentHeads(NamedTuple):
-    """As the library is told of them."""
+    """The parameters that tell the library its alignment heads."""
 
     preset: int
     """`whisper_alignment_heads_preset`."""
     top_layers: int
-    """Whose heads are taken; -1 where the preset names the heads."""
+    """The number of top layers whose heads are used; -1 if the preset names the heads."""
     heads: int
 
     @property
     def need_bytes(self) -> int:
-        """Memory for an alignment, at most."""
+        """The most memory that an alignment needs."""
         attention = self.heads * _MOST_TOKENS * _POSITIONS * _FLOAT_BYTES
         return _COPIES * attention + _OTHER_BYTES
 
 
 def alignment_heads(header: Header, model_name: str | None) -> AlignmentHeads:
-    """Those of a model, which may be called by the path of its file."""
+    """Return the alignment heads of a model, whose name may be the path of its file."""
     layers, heads = header.text_layers, header.text_heads
     if known := _known(layers, heads, header.vocabulary, PurePath(model_name or "").name):
         preset, count = known
@@ -58,7 +58,7 @@ def alignment_heads(header: Header, model_name: str | None) -> AlignmentHeads:
 
 
 def _known(layers: int, heads: int, vocabulary: int, name: str) -> tuple[int, int] | None:
-    """The preset and how many heads it names."""
+    """Return the preset of a known model and the number of heads in it."""
     size = layers, heads
     if size == _TURBO_SIZE:
         return _TURBO

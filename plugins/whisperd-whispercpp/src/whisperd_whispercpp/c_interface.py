@@ -1,7 +1,7 @@
 """whisper.cpp's C interface: its structures, its functions, and the library itself, opened and checked.
 
-The structures are those of `whisper.h`; that they still are is checked by comparing each default with what
-the module of the bundle, which was compiled with that file, says it is.
+The structures mirror `whisper.h`. To verify that they still match, each default is compared with the value
+from the bundle's Python module, which was compiled with that file.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _ContextParams(ctypes.Structure):
 
 
 class FullParams(ctypes.Structure):
-    """How a window is computed: `whisper_full_params`."""
+    """The parameters of a window's computation: `whisper_full_params`."""
 
     _fields_ = (
         ("strategy", c_int),
@@ -159,7 +159,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
 
 def _open_library() -> Any:
     module = Path(_pywhispercpp.__file__)
-    if sys.platform == "win32":  # where a library shows what is in it, and not what it is linked with
+    if sys.platform == "win32":  # where a library exports only its own symbols, not those it links to
         (path,) = set(module.parent.rglob("whisper*.dll"))
     else:
         path = module
@@ -171,7 +171,7 @@ def _open_library() -> Any:
 
 
 def _check_structures(library: Any) -> None:
-    """Refuse a library whose structures are not those that are written here: its numbers would be others."""
+    """Raise `ImportError` if the library's structures differ from those above: fields would be misread."""
     pairs = [
         (
             library.whisper_context_default_params_by_ref().contents,
@@ -191,23 +191,23 @@ def _check_structures(library: Any) -> None:
             expected = getattr(theirs, name)
             if isinstance(expected, (bool, int, float)) and getattr(ours, name) != expected:
                 raise ImportError(
-                    f"whisper.cpp {version()} is not the version that this plugin is made for ({name})"
+                    f"whisper.cpp {version()} is not a version that this plugin supports ({name})"
                 )
-    # The last of the structure: were one before them missing, they would not be where they are.
+    # The last fields of the structure: if any field before them were missing, they would be misplaced.
     vad = _pywhispercpp.whisper_vad_default_params()
     full = pairs[1][0]
     if (full.vad_threshold, full.vad_samples_overlap) != (vad.threshold, vad.samples_overlap):
-        raise ImportError(f"whisper.cpp {version()} is not the version that this plugin is made for (vad)")
+        raise ImportError(f"whisper.cpp {version()} is not a version that this plugin supports (vad)")
 
 
 def _log(level: int, text: bytes, _: object) -> None:
-    """Troubles only: what is said at the lower levels holds tokens of the text."""
+    """Log warnings and errors only: messages at lower levels contain tokens of the text."""
     if level >= _WARNING and level != _CONTINUED:
         sys.stderr.write(text.decode(errors="replace"))
 
 
 def version() -> str:
-    """Of whisper.cpp."""
+    """Return the version of whisper.cpp."""
     return str(LIBRARY.whisper_version().decode())
 
 

@@ -1,5 +1,6 @@
-"""Makes a model for whisper.cpp of one in CTranslate2's format. Runs in a process of its own, with the native
-bundle on the path.
+"""Converts a model from CTranslate2's format to whisper.cpp's.
+
+Runs in a separate process, with the native bundle on the path.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ _ALWAYS_F32 = ("conv1.bias", "conv2.bias", "positional_embedding")
 def convert(source: Path, target: Path, precision: str, on_bytes: OnBytes) -> None:
     """Convert the model in the folder `source` to the file `target`.
 
-    `precision` is a compute type: `int8` makes blocks of whole numbers, `float16` keeps the weights as they
-    are. `on_bytes` is told how many bytes more of the source were read. Raises `UnreadableModel`, OSError.
+    `precision` is a compute type: `int8` writes blocks of integers, `float16` leaves the weights unchanged.
+    `on_bytes` gets the number of bytes of the source read since the last call. Raises `UnreadableModel`,
+    OSError.
     """
     model = CTranslate2Model(source / "model.bin", on_bytes)
     header = _header(model)
@@ -59,7 +61,8 @@ def _header(model: CTranslate2Model) -> Header:
 
 
 def _precision_of(name: str, values: Any, wanted: Precision) -> Precision:
-    """Vectors and positions are small, and stay exact; convolutions have rows that no block fits."""
+    """Return the precision of a tensor: exact for the small vectors and positions; f16 for convolutions,
+    whose rows do not divide into blocks."""
     if values.ndim == 1 or name.endswith(_ALWAYS_F32):
         return "f32"
     return wanted if values.ndim == 2 else "f16"
@@ -69,14 +72,14 @@ def _precision_of(name: str, values: Any, wanted: Precision) -> Precision:
 
 
 def _plain_tokens(vocabulary: list[str], size: int) -> list[bytes]:
-    """The bytes of each token of text. Behind them come those with a meaning, which whisper.cpp knows."""
+    """Return the bytes of each text token. The special tokens after them are built into whisper.cpp."""
     if len(vocabulary) != size or _END_OF_TEXT not in vocabulary:
         raise UnreadableModel("the vocabulary does not fit the model")
     try:
         return [_token_bytes(token) for token in vocabulary[: vocabulary.index(_END_OF_TEXT)]]
     except KeyError as error:
         raise UnreadableModel(
-            f"the vocabulary has the character {error}, which stands for no byte"
+            f"the vocabulary has the character {error}, which represents no byte"
         ) from error
 
 
@@ -85,8 +88,10 @@ def _token_bytes(token: str) -> bytes:
 
 
 def _byte_of_characters() -> dict[str, int]:
-    """Tokens are written in letters: each byte as itself where that is a visible character of Latin-1, the
-    others in their order from U+0100 on."""
+    """Return the byte that each character of a token represents.
+
+    A byte that is a visible Latin-1 character represents itself; the others follow in order from U+0100 on.
+    """
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in visible]
     return {chr(byte): byte for byte in visible} | {
@@ -101,7 +106,7 @@ _BYTES = _byte_of_characters()
 
 
 def _tensors(model: CTranslate2Model, header: Header) -> Iterator[tuple[str, Any]]:
-    """Every tensor under its name in whisper.cpp, in any order."""
+    """Yield every tensor with its name in whisper.cpp, in any order."""
     yield "encoder.positional_embedding", model.array("encoder/position_encodings/encodings")
     for name in ("conv1", "conv2"):
         yield f"encoder.{name}.weight", model.array(f"encoder/{name}/weight")
@@ -144,10 +149,10 @@ def _norm(model: CTranslate2Model, source: str, target: str) -> Iterator[tuple[s
 
 
 def _split(model: CTranslate2Model, source: str, targets: list[str]) -> Iterator[tuple[str, Any]]:
-    """A layer that CTranslate2 keeps as one and whisper.cpp as several, one below the other."""
+    """Yield the layers of whisper.cpp that CTranslate2 stores stacked in one."""
     weights = np.split(model.array(f"{source}/weight"), len(targets))
     biases = np.split(model.array(f"{source}/bias"), len(targets))
     for target, weight, bias in zip(targets, weights, biases, strict=True):
         yield f"{target}.weight", weight
-        if not target.endswith(".key"):  # Whisper has none there, CTranslate2 zeros
+        if not target.endswith(".key"):  # Whisper has no bias there, CTranslate2 has zeros
             yield f"{target}.bias", bias

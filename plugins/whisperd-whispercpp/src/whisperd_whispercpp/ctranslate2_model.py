@@ -1,4 +1,4 @@
-"""Reads the weights and the vocabulary of a model in CTranslate2's format, one variable after the other."""
+"""Reads the weights and the vocabulary of a model in CTranslate2's format, one variable at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["CTranslate2Model", "UnreadableModel", "read_vocabulary"]
 
 
 class CTranslate2Model:
-    """The variables of a `model.bin`, read when they are asked for; `on_bytes` is told how many bytes."""
+    """The variables of a `model.bin`, read on demand; `on_bytes` gets the number of bytes read."""
 
     def __init__(self, path: Path, on_bytes: Callable[[int], None]) -> None:
         self._path = path
@@ -27,25 +27,25 @@ class CTranslate2Model:
         return self._index.find(name) is not None
 
     def array(self, name: str) -> Any:
-        """A variable as a numpy array of floats, in the precision of the file; integers are scaled."""
+        """Return a variable as a numpy array of floats, in the precision of the file; integers are scaled."""
         values = self._stored(name)
         if values.dtype.kind == "f":
             return values
-        # A quantised weight was multiplied with a scale: one for each row, or one for all.
+        # A quantised weight is multiplied by a scale: one per row, or one for all.
         scale = self._stored(f"{name}_scale").astype(np.float32)
         rows = scale.reshape(scale.shape + (1,) * (values.ndim - scale.ndim)) if scale.ndim else scale
         return values.astype(np.float32) / rows
 
     def number(self, name: str) -> int:
-        """A variable that is a single whole number."""
+        """Return a variable that is a single integer."""
         return int(self._stored(name))
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a variable."""
+        """Return the shape of a variable."""
         return self._find(name).shape
 
     def count(self, pattern: str) -> int:
-        """How many variables there are of a pattern with a number in it, counted from 0."""
+        """Return how many variables match a pattern with a number in it, counting from 0 without gaps."""
         number = 0
         while pattern.format(number) in self:
             number += 1
@@ -65,19 +65,19 @@ class CTranslate2Model:
         self._on_bytes(len(data))
         values = np.frombuffer(data, dtype=NUMPY_TYPES[variable.type])
         if values.size != np.prod(variable.shape, dtype=np.int64):
-            raise UnreadableModel(f"{name} in model.bin has not the size that its shape tells")
+            raise UnreadableModel(f"the size of {name} in model.bin does not match its shape")
         if variable.type == BFLOAT16:  # the upper half of a float32
             values = (values.astype(np.uint32) << 16).view(np.float32)
         return values.reshape(variable.shape)
 
 
 def read_vocabulary(folder: Path) -> list[str]:
-    """The tokens of a model in their order, as the files write them."""
+    """Return the tokens of a model in order, as written in its files."""
     as_json = folder / "vocabulary.json"
     if as_json.exists():
         tokens = json.loads(as_json.read_bytes())
         if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
             raise UnreadableModel("vocabulary.json is not a list of tokens")
         return tokens
-    # A token may hold any character but this one, also those that Python takes for the end of a line.
+    # A token may contain any character but this one, including others that end a line for Python.
     return (folder / "vocabulary.txt").read_bytes().decode().removesuffix("\n").split("\n")

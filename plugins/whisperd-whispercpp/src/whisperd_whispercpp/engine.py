@@ -1,9 +1,9 @@
 """Whisper on whisper.cpp. Runs in a worker process, with the native bundle on the path.
 
-Each replica is a state of its own beside the one set of weights. A window is encoded with the context that
-its speech needs instead of always 30 s. Timestamps are not decoded: the library aligns the text with the
-sound afterwards, by the attention between them. A result that looks bad is computed again with the full
-context, then at rising temperatures, as the other engines do.
+Each replica is a separate state; all share one set of weights. A window is encoded with the context that its
+speech needs instead of always 30 s. Timestamps are not decoded: the library aligns the text with the audio
+afterwards, by the attention between them. A doubtful result is computed again with the full context, then at
+rising temperatures, as in the other engines.
 """
 
 from __future__ import annotations
@@ -42,29 +42,29 @@ from whisperd_whispercpp.library import MAX_AUDIO_CONTEXT, Decoded, GivenUp, Mod
 __all__ = ["WhisperCppEngine", "load"]
 
 USE_GPU = "WHISPERD_WHISPERCPP_GPU"
-"""Set in the environment of a worker whose variant computes on the GPU of the Mac."""
+"""Set in the environment of a worker whose variant computes on a Mac's GPU."""
 
 COMPUTE_TYPES = ("int8", "float16", "float32")
-"""What a file is computed in follows from how it is stored. whisperd makes none in the last of these."""
+"""How a file is stored determines how it is computed. whisperd itself makes no `float32` files."""
 FRAMES_PER_POSITION = 2
 LEAST_CONTEXT_S = 15.0
-"""Measured (docs/benchmarks.md): with less, short windows lose words that the full context has."""
+"""Measured (docs/benchmarks.md): with less, short windows lose words that the full context finds."""
 FULL_MARGIN_S = 30.0
 MAX_WINDOW_S = 30
 MIN_SAMPLES, MAX_SAMPLES = SAMPLE_RATE, MAX_WINDOW_S * SAMPLE_RATE
-"""Shorter windows, of which the library computes nothing, get silence behind them."""
+"""The library computes nothing for shorter windows, so silence is appended to them."""
 
 
 def load(params: LoadParams) -> WhisperCppEngine:
-    """Load a model file in ggml's format. Raises `engine.unsupported` for what there is no build for."""
+    """Load a ggml model file. Raises `engine.unsupported` for an unsupported device or compute type."""
     for name, known in (("device", ("cpu",)), ("compute_type", COMPUTE_TYPES)):
         if getattr(params, name) not in known:
             raise _unsupported(name.replace("_", " "), getattr(params, name), known)
     path = Path(params.model_path)
     if coreml_encoder(path).exists():
-        # An encoder for CoreML, which the library takes where it finds one, knows the full context alone.
+        # The library uses a CoreML encoder if it finds one, which supports only the full context.
         params = msgspec.structs.replace(params, context_margin_s=FULL_MARGIN_S)
-    with path.open("rb") as file:  # the library would believe whatever it says
+    with path.open("rb") as file:  # the library would trust anything in it
         found = read_file(file, path.stat().st_size)
     heads = alignment_heads(found.header, params.model_name)
     model = Model(params.model_path, use_gpu=USE_GPU in os.environ, heads=heads)
@@ -96,7 +96,7 @@ class WhisperCppEngine:
         options: DecodeOptions,
         is_wanted: IsWanted = lambda _: True,
     ) -> list[WindowResult]:
-        """Transcribe a batch; one result for each window, in order."""
+        """Transcribe a batch; return one result for each window, in order."""
         prompt = self._prompt(options)
         with self._idle_state() as state:
             languages = self._languages(state, windows, options, is_wanted)
@@ -120,7 +120,7 @@ class WhisperCppEngine:
     def _languages(
         self, state: State, windows: Sequence[EngineWindow], options: DecodeOptions, is_wanted: IsWanted
     ) -> list[tuple[str, float]]:
-        """The language of each window with its probability: given, the only one, or voted for."""
+        """Return the language of each window with its probability: given, the only one, or elected."""
         if not self._model.is_multilingual:
             return [("en", 1.0)] * len(windows)
         if options.language is not None:
@@ -130,7 +130,7 @@ class WhisperCppEngine:
             if not is_wanted(window):
                 guesses.append({"en": 1.0})
                 continue
-            self._listen(state, window, self._audio_context(window))
+            self._set_audio(state, window, self._audio_context(window))
             guesses.append(state.guess_language())
         voters = [(window.group, window.duration_s) for window in windows]
         return elect(guesses, voters, options.languages)
@@ -144,7 +144,7 @@ class WhisperCppEngine:
         options: DecodeOptions,
     ) -> WindowResult:
         audio_context = self._audio_context(window)
-        self._listen(state, window, audio_context)
+        self._set_audio(state, window, audio_context)
 
         def decode(temperature: float, audio_context: int = MAX_AUDIO_CONTEXT) -> Attempt:
             decoded = state.decode(
@@ -163,8 +163,8 @@ class WhisperCppEngine:
         best = improve(first, options.temperatures, decode, had_full_context=had_full_context)
         return best.result(language, window.duration_s)
 
-    def _listen(self, state: State, window: EngineWindow, audio_context: int) -> None:
-        state.listen(_samples(window), min(window.duration_s, MAX_WINDOW_S), audio_context)
+    def _set_audio(self, state: State, window: EngineWindow, audio_context: int) -> None:
+        state.set_audio(_samples(window), min(window.duration_s, MAX_WINDOW_S), audio_context)
 
     def _attempt(self, decoded: Decoded, temperature: float, window: EngineWindow) -> Attempt:
         words = timed_words(
@@ -200,6 +200,6 @@ def _samples(window: EngineWindow) -> Any:
 def _unsupported(what: str, value: str, known: Sequence[str]) -> WhisperdError:
     return WhisperdError(
         "engine.unsupported",
-        f"whisper.cpp does not know the {what} {value}.",
-        f"Choose {' or '.join(known)}.",
+        f"whisper.cpp does not support the {what} {value}.",
+        f"Use {' or '.join(known)}.",
     )

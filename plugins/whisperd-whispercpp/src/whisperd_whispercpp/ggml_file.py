@@ -1,11 +1,11 @@
-"""What a model file of whisper.cpp says of itself. Pure: an open file in, values out, no library.
+"""Reads and validates whisper.cpp's model files. Pure: an open file in, values out, no library.
 
-A header, the Mel filters, the tokens, the tensors. All of it little-endian; numbers of 32 bits, texts and
-tokens with their length before them, dimensions of a tensor from the innermost to the outermost.
+A file has a header, the Mel filters, the tokens and the tensors. All of it is little-endian, with 32-bit
+numbers, length-prefixed strings and tokens, and the dimensions of a tensor from innermost to outermost.
 
-The library believes what a file says: how long a text is, how many dimensions a tensor has, and that each
-tensor comes once. So a file is read here first. Nothing that it says is used before it is known to be in
-bounds, and every tensor has to be one that a model of these sizes has.
+The library trusts a file: the length of a string, the number of a tensor's dimensions, and that each tensor
+occurs once. So a file is validated here first. No value is used before its bounds are checked, and every
+tensor must be one that a model of these sizes has.
 """
 
 from __future__ import annotations
@@ -35,42 +35,42 @@ MAGIC: Final = struct.pack("<I", 0x67676D6C)
 
 _ENGLISH_VOCABULARY: Final = 51_864
 _LANGUAGES: Final = {_ENGLISH_VOCABULARY: 1, 51_865: 99, 51_866: 100}
-"""How many languages a model knows, by the size of its vocabulary: the library numbers its tokens by that."""
+"""The number of a model's languages, by vocabulary size, from which the library derives its token numbers."""
 _MEL_BANDS: Final = (80, 128)
 _SPECTRUM: Final = 201
 _AUDIO_CONTEXT, _TEXT_CONTEXT = 1500, 448
 _LEAST_TOKENS: Final = 50_256
-"""Those of text. The others have a meaning, and need not be in the file."""
+"""The text tokens. The others are special tokens, which need not be in the file."""
 _MOST_LAYERS, _MOST_STATE = 128, 8192
 _MOST_TOKENS_BYTES, _MOST_NAME_BYTES = 4 << 20, 128
 _MOST_DIMENSIONS: Final = 3
 _QUANTISATION_VERSION: Final = 1000
-"""What the version of the quantised formats is multiplied with in the number of the file's type."""
+"""The factor of the quantised formats' version in the number of the file's type."""
 
 
 class NotAModel(ValueError):
-    """The file is no model that can be loaded. Says why, as the end of a sentence."""
+    """Raised if a file cannot be loaded as a model, with the reason as the end of a sentence."""
 
 
 class TensorType(NamedTuple):
-    """How numbers are stored: in blocks of so many numbers, of so many bytes."""
+    """How numbers are stored: in blocks of `block` numbers and `block_bytes` bytes."""
 
     name: str
     number: int
-    """As a tensor has it (`ggml_type`)."""
+    """The number in a tensor (`ggml_type`)."""
     file_number: int
-    """As the header has it (`ggml_ftype`), without a version."""
+    """The number in the header (`ggml_ftype`), without a version."""
     block: int
     block_bytes: int
 
     @property
     def compute_type(self) -> str:
-        """What is computed in: with quantised weights in whole numbers."""
+        """The compute type: integers for quantised weights."""
         return {"f32": "float32", "f16": "float16"}.get(self.name, "int8")
 
     @property
     def number_bytes(self) -> float:
-        """Bytes for each number."""
+        """The average bytes per number."""
         return self.block_bytes / self.block
 
 
@@ -110,16 +110,16 @@ class Header(NamedTuple):
 
 
 class GgmlFile(NamedTuple):
-    """A file that the library can load."""
+    """The facts about a file that the library can load."""
 
     header: Header
     type: TensorType
-    """Of the large tensors."""
+    """The type of the large tensors."""
     parameters: int
 
 
 def read_facts(file: BinaryIO, size_bytes: int) -> ModelFacts:
-    """See `whisperd.plugins.ModelFormat.read`. Raises `NotAModel`, OSError."""
+    """Return the facts about a file; see `whisperd.plugins.ModelFormat.read`. Raises `NotAModel`, OSError."""
     found = read_file(file, size_bytes)
     return ModelFacts(
         format="ggml",
@@ -131,27 +131,27 @@ def read_facts(file: BinaryIO, size_bytes: int) -> ModelFacts:
 
 
 def read_file(file: BinaryIO, size_bytes: int) -> GgmlFile:
-    """Walk through a file from its beginning to its very end. Raises `NotAModel`, OSError."""
+    """Read and validate a file from beginning to end. Raises `NotAModel`, OSError."""
     reader = _Reader(file, size_bytes)
     if reader.take(len(MAGIC)) != MAGIC:
-        raise NotAModel("it does not begin as a file of ggml does")
+        raise NotAModel("it does not begin like a ggml file")
     *sizes, file_type = reader.numbers(len(Header._fields) + 1)
     header, type_ = Header(*sizes), _BY_FILE_NUMBER.get(file_type % _QUANTISATION_VERSION)
     if type_ is None or file_type < 0:
-        raise NotAModel(f"its weights are of a type that is not known ({file_type})")
+        raise NotAModel(f"its weights have an unknown type ({file_type})")
     _check_header(header)
-    _pass_filters(reader, header)
-    _pass_tokens(reader, header)
-    return GgmlFile(header, type_, _pass_tensors(reader, header, type_))
+    _check_filters(reader, header)
+    _check_tokens(reader, header)
+    return GgmlFile(header, type_, _check_tensors(reader, header, type_))
 
 
 def coreml_encoder(path: Path) -> Path:
-    """Where the library looks for an encoder for CoreML: all quantised files of a model have the same one."""
+    """Return where the library looks for a CoreML encoder, which all quantised files of a model share."""
     return path.with_name(re.sub(r"-q[^-]_[^-]$", "", path.stem) + "-encoder.mlmodelc")
 
 
 class _Reader:
-    """Reads a file on, and never beyond its end."""
+    """Reads a file sequentially, and never beyond its end."""
 
     def __init__(self, file: BinaryIO, size_bytes: int) -> None:
         self._file = file
@@ -164,24 +164,24 @@ class _Reader:
         return self._position == self._size
 
     def take(self, count: int) -> bytes:
-        """So many bytes."""
-        self._go(count)
+        """Read `count` bytes."""
+        self._advance(count)
         data = self._file.read(count)
         if len(data) < count:
             raise self._cut_off()
         return data
 
     def numbers(self, count: int) -> tuple[int, ...]:
-        """So many whole numbers."""
+        """Read `count` integers."""
         return struct.unpack(f"<{count}i", self.take(4 * count))
 
     def skip(self, count: int) -> None:
-        """Pass over so many bytes."""
-        self._go(count)
+        """Skip `count` bytes."""
+        self._advance(count)
         self._file.seek(self._position)
 
     def skip_texts(self, count: int, most_bytes: int) -> None:
-        """Pass over so many texts, each with its length before it: at most so many bytes."""
+        """Skip `count` length-prefixed strings, of at most `most_bytes` in all."""
         start = self._position
         data = self.take(min(most_bytes, self._size - start))
         end = 0
@@ -192,26 +192,26 @@ class _Reader:
         self._position = start
         self.skip(end)
 
-    def _go(self, count: int) -> None:
+    def _advance(self, count: int) -> None:
         if count > self._size - self._position:
             raise self._cut_off()
         self._position += count
 
     def _cut_off(self) -> NotAModel:
-        return NotAModel(f"it is cut off, or damaged: more is to come behind its {self._size} bytes")
+        return NotAModel(f"it is cut off or damaged: data is missing after its {self._size} bytes")
 
 
 def _check_header(header: Header) -> None:
-    """Refuse sizes that no Whisper model has, or that the library cannot compute with."""
+    """Reject sizes that no Whisper model has, or that the library cannot compute with."""
     if header.vocabulary not in _LANGUAGES:
         raise NotAModel(
-            f"it has {header.vocabulary} tokens, and Whisper has {', '.join(map(str, _LANGUAGES))}"
+            f"it has {header.vocabulary} tokens, but Whisper has {', '.join(map(str, _LANGUAGES))}"
         )
     if header.mel_bands not in _MEL_BANDS:
-        raise NotAModel(f"it hears {header.mel_bands} bands of sound, and Whisper 80 or 128")
+        raise NotAModel(f"it has {header.mel_bands} bands of sound, but Whisper has 80 or 128")
     if (header.audio_context, header.text_context) != (_AUDIO_CONTEXT, _TEXT_CONTEXT):
         raise NotAModel(
-            f"its contexts are {header.audio_context} and {header.text_context}, and those of Whisper "
+            f"its contexts are {header.audio_context} and {header.text_context}, but those of Whisper are "
             f"{_AUDIO_CONTEXT} and {_TEXT_CONTEXT}"
         )
     if header.audio_state != header.text_state:
@@ -225,21 +225,21 @@ def _check_header(header: Header) -> None:
             raise NotAModel(f"no model has {layers} layers of {heads} heads with {state} numbers")
 
 
-def _pass_filters(reader: _Reader, header: Header) -> None:
+def _check_filters(reader: _Reader, header: Header) -> None:
     if (shape := reader.numbers(2)) != (header.mel_bands, _SPECTRUM):
         raise NotAModel(f"its Mel filters are {shape[0]} of {shape[1]} numbers")
     reader.skip(4 * header.mel_bands * _SPECTRUM)
 
 
-def _pass_tokens(reader: _Reader, header: Header) -> None:
+def _check_tokens(reader: _Reader, header: Header) -> None:
     (count,) = reader.numbers(1)
     if not _LEAST_TOKENS <= count <= header.vocabulary:
         raise NotAModel(f"it names {count} of its {header.vocabulary} tokens")
     reader.skip_texts(count, _MOST_TOKENS_BYTES)
 
 
-def _pass_tensors(reader: _Reader, header: Header, large: TensorType) -> int:
-    """Each tensor that the model has, once, and then the end of the file; how many numbers they are."""
+def _check_tensors(reader: _Reader, header: Header, large: TensorType) -> int:
+    """Check that each tensor of the model occurs once, and nothing else. Return their number of values."""
     missing = dict(_tensors(header, large))
     parameters = sum(prod(shape) for shape, _ in missing.values())
     while not reader.is_at_end:
@@ -247,14 +247,16 @@ def _pass_tensors(reader: _Reader, header: Header, large: TensorType) -> int:
         shape = reader.numbers(_length(dimensions, _MOST_DIMENSIONS, "shape"))
         name = reader.take(_length(length, _MOST_NAME_BYTES, "name")).decode("ascii", "replace")
         if name not in missing:
-            raise NotAModel(f"it has a tensor too many ({name:.40})")
+            raise NotAModel(f"it has an unexpected tensor ({name:.40})")
         expected, type_ = missing.pop(name)
         if shape != expected:
-            raise NotAModel(f"{name} has the shape {shape} and not {expected}")
+            raise NotAModel(f"{name} has the shape {shape} instead of {expected}")
         if int.from_bytes(number, "little") != type_.number:
             raise NotAModel(f"{name} is not stored as {type_.name}")
         if shape[0] % type_.block:
-            raise NotAModel(f"{name} has rows of {shape[0]} numbers, which no blocks of {type_.name} fit")
+            raise NotAModel(
+                f"{name} has rows of {shape[0]} numbers, which do not divide into blocks of {type_.name}"
+            )
         reader.skip(prod(shape) // type_.block * type_.block_bytes)
     if missing:
         raise NotAModel(f"{len(missing)} of its tensors are missing, such as {next(iter(missing))}")
@@ -268,15 +270,15 @@ def _length(data: bytes, most: int, what: str) -> int:
     return length
 
 
-# What a model has
+# The tensors of a model
 
 
 _Tensors = Iterator[tuple[str, tuple[tuple[int, ...], TensorType]]]
-"""Names, each with a shape and how the numbers are stored."""
+"""Names, each with a shape and a type."""
 
 
 def _tensors(header: Header, large: TensorType) -> _Tensors:
-    """Every tensor of a model."""
+    """Yield every tensor of a model."""
     exact = TYPES["f32"]
     convolutions = large if large == exact else TYPES["f16"]
     state, text = header.audio_state, header.text_state

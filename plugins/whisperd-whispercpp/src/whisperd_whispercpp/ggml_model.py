@@ -1,6 +1,6 @@
 """Writes a model in the format that whisper.cpp loads: a header, the Mel filters, the tokens, the tensors.
 
-`ggml_file` says how that is laid out, and reads it.
+`ggml_file` describes the format, and reads it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from whisperd_whispercpp.ggml_file import MAGIC, TYPES, Header
 __all__ = ["Precision", "write_header", "write_tensor"]
 
 Precision = Literal["f32", "f16", "q8_0"]
-"""How numbers are stored; `q8_0`: blocks of 32 whole numbers of 8 bits with one float16 that they are
-multiplied with."""
+"""How numbers are stored; `q8_0`: blocks of 32 8-bit integers, with one float16 as their factor."""
 
 _FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 2007}  # 2 is the version of the quantised formats
 _BLOCK = TYPES["q8_0"].block
@@ -26,7 +25,7 @@ _BLOCK = TYPES["q8_0"].block
 def write_header(
     file: BinaryIO, header: Header, precision: Precision, filters: Any, tokens: Sequence[bytes]
 ) -> None:
-    """Everything before the tensors."""
+    """Write everything before the tensors."""
     file.write(MAGIC + struct.pack("<11i", *header, _FILE_TYPES[precision]))
     file.write(struct.pack("<2i", *filters.shape))
     file.write(np.ascontiguousarray(filters, dtype="<f4").tobytes())
@@ -36,7 +35,7 @@ def write_header(
 
 
 def write_tensor(file: BinaryIO, name: str, values: Any, precision: Precision) -> None:
-    """One tensor. Of those that are to be `q8_0`, each row has a multiple of 32 numbers."""
+    """Write one tensor. For `q8_0`, the length of its rows must be a multiple of 32."""
     encoded = name.encode()
     file.write(struct.pack("<3i", values.ndim, len(encoded), TYPES[precision].number))
     file.write(struct.pack(f"<{values.ndim}i", *reversed(values.shape)))

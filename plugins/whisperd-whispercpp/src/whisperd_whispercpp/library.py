@@ -1,7 +1,7 @@
-"""whisper.cpp as the engine uses it: weights, states that compute with them, and what they find.
+"""whisper.cpp as the engine uses it: weights, states that compute with them, and their results.
 
-The module of the bundle, `_pywhispercpp`, knows one computation for each loaded model. The library below it
-can have many that share the weights (`whisper_state`), so that is called here, through ctypes, which also
+The bundle's Python module, `_pywhispercpp`, supports one computation per loaded model. The library below it
+supports many that share the weights (`whisper_state`), so it is called directly, through ctypes, which also
 lets other threads run meanwhile.
 """
 
@@ -35,30 +35,30 @@ MAX_AUDIO_CONTEXT = 1500
 _FRAMES = 2 * MAX_AUDIO_CONTEXT
 
 _MAX_BEAMS = 8
-"""As the library was compiled."""
+"""A constant of the compiled library."""
 _BEST_OF = 5
-"""Texts sampled at a temperature above zero; the likeliest is kept."""
+"""Texts sampled at a temperature above zero; the likeliest is used."""
 
 _NO_TIME_MS = 100
-"""Audio that is too short to be computed at all."""
+"""A duration too short for the library to compute anything."""
 _LEAST_ALIGNED_MS = 200
-"""The library cannot align a text with less, though it decodes it."""
+"""The library can decode shorter audio, but not align a text with it."""
 
 
 _PIECES = re.compile(r"\s*\S{1,64}")
-"""Of a text. The library takes a time that grows with the cube of what has no space in it: four thousand
-characters of Japanese take it five seconds."""
+"""Pieces of a text to tokenize. The library's time grows with the cube of a text without spaces: four
+thousand characters of Japanese take it five seconds."""
 
 
 class GivenUp(Exception):
-    """Nobody wants the window any more that was being computed."""
+    """Raised when the window being computed is no longer wanted."""
 
 
 class Decoded:
-    """What one decoding of one window found."""
+    """The result of one decoding of one window."""
 
     no_speech_prob: float
-    """How likely the model thinks it that nobody spoke."""
+    """The model's probability that no one speaks."""
 
     def __init__(self, state: Any, end_token: int, duration_s: float) -> None:
         segments = range(LIBRARY.whisper_full_n_segments_from_state(state))
@@ -70,22 +70,22 @@ class Decoded:
         text = [one for one in data if one.id < end_token]
         self.tokens = tuple(int(one.id) for one in text)
         self.probabilities = [float(one.p) for one in text]
-        """Of each token."""
+        """The probability of each token."""
         ends = [one.t_dtw / 100 if one.t_dtw >= 0 else duration_s for one in text]
         self.times = [0.0, *ends]
-        """When each token begins, and the last one ends; in seconds."""
+        """When each token begins, and when the last one ends, in seconds."""
         self.is_ended = not data or data[-1].id == end_token
-        """Whether the decoder came to an end by itself."""
+        """Whether the decoder ended the text itself."""
         self.avg_logprob = float(sum(one.plog for one in data) / len(data)) if data else 0.0
 
 
 class Model:
-    """Loaded weights, shared by all states. They are freed with the process."""
+    """Loaded weights, shared by all states. They are freed when the process ends."""
 
     def __init__(self, path: str, *, use_gpu: bool, heads: AlignmentHeads) -> None:
         params = LIBRARY.whisper_context_default_params_by_ref().contents
         params.use_gpu = use_gpu
-        # It would pad the context, and attend to what a window with a longer context left in the padding.
+        # It would pad the context, and attend to leftovers of longer contexts in the padding.
         params.flash_attn = False
         params.dtw_token_timestamps = True
         params.dtw_aheads_preset = heads.preset
@@ -93,7 +93,7 @@ class Model:
         params.dtw_mem_size = heads.need_bytes
         self.context = LIBRARY.whisper_init_from_file_with_params_no_state(path.encode(), params)
         if not self.context:
-            raise RuntimeError("whisper.cpp cannot read the file")
+            raise RuntimeError("whisper.cpp cannot load the file")
         self.uses_gpu = use_gpu
         self.is_multilingual = bool(LIBRARY.whisper_is_multilingual(self.context))
         self.start_token = int(LIBRARY.whisper_token_sot(self.context))
@@ -103,11 +103,11 @@ class Model:
         self.mel_filters = mel_filters(LIBRARY.whisper_model_n_mels(self.context))
 
     def token_bytes(self, token: int) -> bytes:
-        """What a token stands for; of some characters a part."""
+        """Return the bytes of a token, which may be part of a character."""
         return bytes(LIBRARY.whisper_token_to_str(self.context, token))
 
     def tokenize(self, text: str) -> list[int]:
-        """The tokens of a text."""
+        """Return the tokens of a text."""
         return [token for piece in _PIECES.findall(text) for token in self._tokenize(piece)]
 
     def _tokenize(self, text: str) -> list[int]:
@@ -118,13 +118,13 @@ class Model:
 
     @property
     def vocabulary_size(self) -> int:
-        """How many tokens there are."""
+        """The number of tokens."""
         return int(LIBRARY.whisper_n_vocab(self.context))
 
     def _known_languages(self) -> tuple[str, ...]:
         if not self.is_multilingual:
             return ("en",)
-        # Newer models know more languages; each has a token of its own between the first and the tasks.
+        # Newer models know more languages; their tokens lie between the first language and the tasks.
         first = LIBRARY.whisper_token_lang(self.context, 0)
         count = LIBRARY.whisper_token_translate(self.context) - first
         known = range(min(count, LIBRARY.whisper_lang_max_id() + 1))
@@ -132,9 +132,9 @@ class Model:
 
 
 class State:
-    """One computation: a window's spectrogram, what the encoder made of it, and the decoder's memory.
+    """One computation: a window's spectrogram, the encoder's output for it, and the decoder's memory.
 
-    One thread at a time may use it.
+    Only one thread at a time may use it.
     """
 
     def __init__(self, model: Model, threads: int) -> None:
@@ -143,15 +143,15 @@ class State:
         self._threads = threads
         self._state: Any = None
         self._duration_s = 0.0
-        self._is_worn = False
-        """Whether it is to be renewed before the next window: a text was found by chance, or given up."""
+        self._needs_renewal = False
+        """Whether to renew it before the next window, because a text was sampled or given up."""
         self._is_wanted = _always
         self._abort = ABORT_CALLBACK(lambda _: not self._is_wanted())
         self._renew()
 
     @contextmanager
     def while_wanted(self, is_wanted: Callable[[], bool]) -> Iterator[None]:
-        """Within this, a computation raises `GivenUp` soon after `is_wanted` has become false.
+        """Make computations in this context raise `GivenUp` soon after `is_wanted` becomes false.
 
         The library asks after each run of the encoder, and after each token of the decoder.
         """
@@ -161,13 +161,13 @@ class State:
         finally:
             self._is_wanted = _always
 
-    def listen(self, samples: Any, duration_s: float, audio_context: int) -> None:
-        """Take the samples of a window, which the encoder will see in a context of that many positions.
+    def set_audio(self, samples: Any, duration_s: float, audio_context: int) -> None:
+        """Set the samples of a window, to be encoded in a context of `audio_context` positions.
 
-        Its text will be aligned with the first `duration_s`: behind them there may be silence.
+        Its text is aligned with the first `duration_s` only; silence may follow them.
         """
         self._duration_s = duration_s
-        if self._is_worn and not self._model.uses_gpu:  # where a new one takes long
+        if self._needs_renewal and not self._model.uses_gpu:  # on a GPU, renewing takes long
             self._renew()
         mel = np.ascontiguousarray(mel_spectrogram(samples, self._model.mel_filters, _FRAMES), np.float32)
         bands, frames = mel.shape
@@ -179,13 +179,13 @@ class State:
         self._compute(params)
 
     def guess_language(self) -> dict[str, float]:
-        """How likely each language is that the model knows."""
+        """Return the probability of each language that the model knows."""
         guesses = np.zeros(LIBRARY.whisper_lang_max_id() + 1, dtype=np.float32)
         pointer = guesses.ctypes.data_as(SAMPLES)
         likeliest = LIBRARY.whisper_lang_auto_detect_with_state(
             self._context, self._state, 0, self._threads, pointer
         )
-        # Unless it has failed, that is the number of a language, and no status: 1 is Chinese.
+        # Unless negative, the result is the number of a language, not a status: 1 is Chinese.
         _check(min(likeliest, 0))
         return dict(zip(self._model.languages, guesses.tolist(), strict=False))
 
@@ -200,10 +200,10 @@ class State:
         temperature: float,
         beam_size: int,
     ) -> Decoded:
-        """Encode and decode the window: by beams at a temperature of 0, else the best of some samples."""
+        """Encode and decode the window: by beam search at temperature 0, else the best of some samples."""
         uses_beams = temperature == 0 and beam_size > 1
         params = self._params(BEAM_SEARCH if uses_beams else GREEDY)
-        self._is_worn |= uses_beams or temperature > 0
+        self._needs_renewal |= uses_beams or temperature > 0
         params.audio_ctx = audio_context
         params.duration_ms = max(_LEAST_ALIGNED_MS, int(self._duration_s * 1000))
         params.language = language.encode()
@@ -221,7 +221,7 @@ class State:
         return decoded
 
     def _no_speech_prob(self) -> float:
-        """The library keeps such a number too, and takes it from what an earlier window left."""
+        """Return the probability that no one speaks. The library's own value is that of an earlier window."""
         start = (c_int32 * 1)(self._model.start_token)
         _check(
             LIBRARY.whisper_decode_with_state(self._context, self._state, start, len(start), 0, self._threads)
@@ -232,17 +232,17 @@ class State:
         return float(likelihoods[self._model.no_speech_token] / likelihoods.sum())
 
     def _renew(self) -> None:
-        """Begin anew.
+        """Replace the library's state by a new one.
 
-        Beams draw their candidates by chance, from a generator that goes on from window to window: with that
-        of an old state, the same sound would not give the same text.
+        Beam search samples its candidates from a generator that continues from window to window: with that of
+        an old state, the same audio would not give the same text.
         """
         if self._state:
             LIBRARY.whisper_free_state(self._state)
         self._state = LIBRARY.whisper_init_state(self._context)
         if not self._state:
-            raise RuntimeError("whisper.cpp has not the memory to compute with this model")
-        self._is_worn = False
+            raise RuntimeError("whisper.cpp does not have enough memory to compute with this model")
+        self._needs_renewal = False
 
     def _params(self, strategy: int) -> Any:
         params = FullParams.from_buffer_copy(DEFAULTS[strategy])
@@ -252,17 +252,17 @@ class State:
         params.single_segment = True
         params.print_progress = False
         params.suppress_nst = True
-        # Whether it is tried again, and what is taken for silence, is decided by the engine.
+        # The engine decides whether to retry, and what counts as silence.
         params.temperature_inc = 0.0
         params.no_speech_thold = float("inf")
         return params
 
     def _compute(self, params: Any) -> None:
         params.abort_callback = ctypes.cast(self._abort, c_void_p)
-        # Without samples, it computes what it has the spectrogram of.
+        # Without samples, it uses the spectrogram that it has.
         status = LIBRARY.whisper_full_with_state(self._context, self._state, params, None, 0)
         if status < 0 and not self._is_wanted():
-            self._is_worn = True
+            self._needs_renewal = True
             raise GivenUp
         _check(status)
 

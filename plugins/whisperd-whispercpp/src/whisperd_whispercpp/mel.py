@@ -1,4 +1,4 @@
-"""What Whisper hears: the Mel spectrogram of a sound, and the filter bank that makes it of the spectrum."""
+"""Whisper's input: the Mel spectrogram of audio, and the filter bank that computes it from the spectrum."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _LOG_STEP = np.log(6.4) / 27.0
 
 _HANN = np.hanning(FOURIER_SIZE + 1)[:-1].astype(np.float32)
 _LEAST, _RANGE = -10.0, 8.0
-"""Powers of ten: the least energy that is told from none, and how far below the loudest one may be."""
+"""Powers of ten: the least energy distinguished from none, and the range below the loudest."""
 
 
 def mel_filters(bands: int) -> Any:
-    """Triangular filters `(bands, SPECTRUM_SIZE)`, each with the same area, as float32."""
+    """Return triangular filters `(bands, SPECTRUM_SIZE)` of equal area, as float32."""
     frequencies = np.linspace(0.0, SAMPLE_RATE / 2, SPECTRUM_SIZE)
     corners = _hz(np.linspace(0.0, _mel(SAMPLE_RATE / 2), bands + 2))
     widths = np.diff(corners)[:, None]
@@ -39,15 +39,15 @@ def mel_filters(bands: int) -> Any:
 
 
 def mel_spectrogram(samples: Any, filters: Any, frames: int) -> Any:
-    """The spectrogram `(bands, frames)` of float32 samples with silence behind them, as Whisper was trained.
+    """Return the spectrogram `(bands, frames)` of float32 samples and silence, as in Whisper's training.
 
-    That is the logarithm of the energy in each band, in a range of 80 dB below the loudest (Radford et al.,
+    It is the logarithm of the energy in each band, within 80 dB below the loudest (Radford et al.,
     "Robust Speech Recognition via Large-Scale Weak Supervision", 2022, and its reference code). whisper.cpp
-    computes the same with a Fourier transform of its own, which takes two to three times as long.
+    computes the same with its own Fourier transform, which takes two to three times as long.
     """
     edge = FOURIER_SIZE // 2
-    heard = min(frames, (len(samples) + edge) // STEP + 1)
-    length = (heard - 1) * STEP + FOURIER_SIZE
+    used = min(frames, (len(samples) + edge) // STEP + 1)
+    length = (used - 1) * STEP + FOURIER_SIZE
     padded = np.zeros(max(length, edge + len(samples)), dtype=np.float32)
     padded[:edge] = samples[edge:0:-1]
     padded[edge : edge + len(samples)] = samples
@@ -55,7 +55,7 @@ def mel_spectrogram(samples: Any, filters: Any, frames: int) -> Any:
     spectrum = np.fft.rfft(pieces * _HANN)
     energy = filters @ (spectrum.real**2 + spectrum.imag**2).T
     found = np.full((len(filters), frames), _LEAST, dtype=np.float32)
-    np.log10(np.maximum(energy, 10.0**_LEAST), out=found[:, :heard], casting="same_kind")
+    np.log10(np.maximum(energy, 10.0**_LEAST), out=found[:, :used], casting="same_kind")
     return (np.maximum(found, found.max() - _RANGE) + 4.0) / 4.0
 
 

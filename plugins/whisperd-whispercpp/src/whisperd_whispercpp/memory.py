@@ -1,8 +1,8 @@
-"""How much memory a model needs with whisper.cpp, estimated before it is loaded.
+"""Estimates the memory that a model needs with whisper.cpp, before loading it.
 
-The process, the weights once however many replicas share them, and for each replica what it computes with:
-the encoder's and the decoder's buffers, and what the decoder remembers for its beams. Windows are computed
-one after the other, so a batch adds nothing. The figures are fitted to peaks that docs/benchmarks.md shows.
+The estimate covers the process, the weights once for all replicas, and for each replica its buffers: those of
+the encoder and the decoder, and the decoder's memory of its beams. Windows are computed one at a time, so a
+batch adds nothing. The figures are fitted to the measured peaks in docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _WEIGHT_BYTES: Final = {
     "float16": 2.02,
     **{name: one.number_bytes + _EXACT_BYTES for name, one in TYPES.items()},
 }
-"""For each parameter, by compute type and by the precision of a file; some stay in a higher precision."""
+"""Bytes per parameter, by compute type and by the precision of a file; some have a higher precision."""
 _PROCESS_BYTES: Final = 55 * _MB
 _REPLICA_BYTES: Final = 215 * _MB
 _REPLICA_BYTES_PER_PARAMETER: Final = 1.28
@@ -34,7 +34,7 @@ def need_bytes(
     replicas: int = 1,
     device: str = "cpu",  # noqa: ARG001
 ) -> int:
-    """The most memory of the computer that a model takes. See `whisperd.plugins.Backend.need_bytes`."""
+    """Return the most main memory that a model takes. See `whisperd.plugins.Backend.need_bytes`."""
     weights = parameters * _WEIGHT_BYTES.get(compute_type, _WEIGHT_BYTES["float16"])
     replica = _REPLICA_BYTES + parameters * _REPLICA_BYTES_PER_PARAMETER
     return int(_PROCESS_BYTES + weights + replicas * replica)
