@@ -1,6 +1,6 @@
 #!/bin/sh
-# Shows everything on a computer that has only Python: install, start a daemon in a temporary folder, fetch the
-# native bundles and the smallest model, transcribe a recording, print the text, stop.
+# Shows everything on a computer that has only Python: install, start a daemon in a temporary folder, fetch
+# the native bundles and the smallest model, transcribe a recording, print the text, stop.
 # With --play, the daemon keeps running, and a shell opens in which `whisperctl` reaches it.
 set -eu
 cd "$(dirname "$0")/.."
@@ -39,7 +39,7 @@ echo "== Starting the daemon"
 whisperctl daemon start
 
 if [ "${1:-}" = --play ]; then
-    echo "== Try: whisperctl transcribe --model tiny.en $recording (whisperctl --help explains more; exit ends this)"
+    echo "== Try: whisperctl transcribe --model tiny.en $recording (see whisperctl --help; leave with exit)"
     "${SHELL:-/bin/sh}" || true
     exit 0
 fi

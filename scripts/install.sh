@@ -24,7 +24,7 @@ for place in native_dir, models_dir, config_file, state_dir: print(place())' 2>/
     rm -rf "$home"
     echo "Removed whisperd from $PREFIX."
     if [ -n "$places" ]; then
-        echo "These remain until you delete them: native bundles, models, settings; transcripts, jobs, runtimes and the log."
+        echo "These remain until you delete them: native bundles, models, settings; transcripts, jobs, runtimes, the log."
         echo "$places" | while IFS= read -r place; do if [ -e "$place" ]; then du -sh "$place"; fi; done
     fi
     exit 0
@@ -42,8 +42,8 @@ if [ -x "$home/bin/whisperctl" ]; then
     # An upgrade: stop the old daemon, which would otherwise continue with deleted files.
     "$home/bin/whisperctl" --quiet --no-start daemon stop 2>/dev/null || true
 fi
-# Delete the old installation only when the new one is complete. An environment contains its own path, so it is
-# created in its final place.
+# Delete the old installation only when the new one is complete. An environment contains its own path, so it
+# is created in its final place.
 restore() {
     if [ -d "$home.old" ] && [ ! -e "$home/complete" ]; then rm -rf "$home" && mv "$home.old" "$home"; fi
 }

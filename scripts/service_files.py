@@ -1,6 +1,6 @@
 """Write the service files for packagers: `systemd/`, `launchd/` and those in `contrib/`.
 
-They are what `whisperctl daemon install` writes, with programs in `/usr/bin`. A test checks that they are current.
+They are what `whisperctl daemon install` writes, with programs in `/usr/bin`. A test keeps them current.
 """
 
 from __future__ import annotations
