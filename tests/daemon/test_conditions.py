@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from whisperd.daemon.conditions import look_again_in_s
+from whisperd.daemon.conditions import check_interval_s
 from whisperd_testing import TESTS, RunningDaemon, runtime_with, until, write_tone
 
 SHORT = (
@@ -173,5 +173,5 @@ def test_sleep_is_noticed_and_work_goes_on(
 
 
 def test_a_computer_without_a_battery_is_looked_at_seldom() -> None:
-    assert look_again_in_s(True, 5.0) == look_again_in_s(False, 5.0) == 5.0
-    assert look_again_in_s(None, 5.0) == 30.0
+    assert check_interval_s(True, 5.0) == check_interval_s(False, 5.0) == 5.0
+    assert check_interval_s(None, 5.0) == 30.0

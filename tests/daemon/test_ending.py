@@ -114,7 +114,7 @@ def test_work_that_does_not_end_is_cancelled_and_told_so(
         daemon.signal(signal.SIGTERM)
         assert held.error() == "daemon.stopping"
         assert daemon.wait() == 0
-    assert "1 jobs did not end in time" in daemon.log()
+    assert "1 jobs did not finish in time" in daemon.log()
 
 
 def test_a_job_that_has_not_begun_is_told_so_too(

@@ -171,5 +171,5 @@ def test_settings_that_are_not_valid_change_nothing(daemon: RunningDaemon, conte
     done = daemon.ctl("daemon", "reload", "--json")
     assert (done.status, done.json["error"]["code"]) == (1, "config.invalid")
     daemon.signal(signal.SIGHUP)
-    until(lambda: "the settings stay as they are" in daemon.log())
+    until(lambda: "the settings are unchanged" in daemon.log())
     assert daemon.process is not None and daemon.process.poll() is None

@@ -77,7 +77,7 @@ def test_upgraded_used_and_taken_back(daemon: RunningDaemon, wheels: Path, toy: 
     assert gone.json["removed"] == ["2.2"]
     assert described(daemon) == {"installed": ["2.1"], "current": "2.1", "previous": None}
     again = daemon.ctl("--json", "natives", "remove", NAME, "--version", "2.2")
-    assert (again.status, again.json["error"]["fix"]) == (4, "Installed is 2.1.")
+    assert (again.status, again.json["error"]["fix"]) == (4, "Choose an installed version: 2.1.")
     nothing = daemon.ctl("natives", "rollback", NAME)
     assert nothing.status == 4
     assert "was not upgraded" in nothing.err

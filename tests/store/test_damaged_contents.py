@@ -20,7 +20,7 @@ from keep_version import kept
 
 from fuzzing import CHANGES, Change, examples, spoil
 from whisperd.calibration import CalibrationTable
-from whisperd.daemon.resuming import goes_on, last_uses
+from whisperd.daemon.resuming import is_resumed, last_uses
 from whisperd.jobs.journal import JobJournal, job_of
 from whisperd.jobs.search import parse_query
 from whisperd.jobs.transcripts import TranscriptStore
@@ -61,7 +61,7 @@ async def start(database: Database) -> None:
     last_uses(records)
     for record in records:
         job_of(record)
-        goes_on(record)
+        is_resumed(record)
         await journal.windows(record.id)
         await journal.found(record.id)
     await WorkLog(Saver(database)).open()

@@ -1,4 +1,4 @@
-"""Calibration in the daemon: what it needs of the other rooms, and when it begins by itself."""
+"""Calibration in the daemon: its dependencies on other packages, and when it starts automatically."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ if TYPE_CHECKING:
     from whisperd.daemon.service import Service
     from whisperd.runtimes import Prepared, RuntimePreset
 
-__all__ = ["calibrate_by_itself", "calibration_interface", "is_busy"]
+__all__ = ["calibrate_automatically", "calibration_interface", "is_busy"]
 
 log = logging.getLogger(__name__)
 
 CHEAP_BYTES: Final = 64_000_000
-"""A bundle that nobody asked for is downloaded to be tried if it is no larger."""
+"""A bundle up to this size is downloaded merely to be tried."""
 
 
 def is_busy(service: Service) -> bool:
-    """Whether there is work that goes before calibration: jobs, and runtimes that are being loaded."""
+    """Whether there is work that takes precedence over calibration: jobs, and runtimes that are loading."""
     is_loading = any(service.runtimes.life(one).status == "loading" for one in service.runtimes.all())
     return is_loading or bool(service.jobs.active())
 
 
 def calibration_interface(service: Service) -> DaemonInterface:
-    """What calibration needs of a daemon."""
+    """Return the functions that calibration needs from the daemon."""
 
     async def variants(preset: RuntimePreset) -> list[JudgedVariant]:
         judged = await service.computer.judged_variants()
@@ -51,7 +51,7 @@ def calibration_interface(service: Service) -> DaemonInterface:
         pairs = variants_for(preset, await service.models.facts(preset.model), pairs)
         return await anyio.to_thread.run_sync(
             lambda: [
-                JudgedVariant(backend, variant, problems[variant.name] or _too_dear(service, variant))
+                JudgedVariant(backend, variant, problems[variant.name] or _too_costly(service, variant))
                 for backend, variant in pairs
             ]
         )
@@ -78,10 +78,10 @@ def calibration_interface(service: Service) -> DaemonInterface:
     )
 
 
-async def calibrate_by_itself(service: Service, is_allowed: Callable[[], bool]) -> None:
-    """Calibrate the default's model once it is loaded and nobody needs the computer; for ever.
+async def calibrate_automatically(service: Service, is_allowed: Callable[[], bool]) -> None:
+    """Calibrate the default runtime's model whenever it is loaded and the daemon is idle, until cancelled.
 
-    What was tried in vain is not tried again before the daemon is restarted, or something has changed.
+    An attempt that failed is not repeated until the daemon is restarted or the circumstances change.
     """
     tried: set[tuple[str, str]] = set()
     while True:
@@ -114,8 +114,8 @@ def _to_calibrate(service: Service) -> str | None:
     return default.preset.model if default.loaded is not None else None
 
 
-def _too_dear(service: Service, variant: Variant) -> WhisperdError | None:
-    """Why a variant is not installed only to be tried; None if it is there, or soon is. Blocks."""
+def _too_costly(service: Service, variant: Variant) -> WhisperdError | None:
+    """Return why a variant is not installed merely to be tried; None if it is installed or may be. Blocks."""
     bundle = Bundle.of(variant)
     if bundle is None or service.natives.find(bundle) is not None:
         return None
@@ -123,9 +123,9 @@ def _too_dear(service: Service, variant: Variant) -> WhisperdError | None:
     if variant.build is not None:
         reason = "It is not installed, and building it takes minutes."
     elif is_offline():
-        reason = "It is not installed, and WHISPERD_OFFLINE forbids to download it."
+        reason = "It is not installed, and WHISPERD_OFFLINE forbids downloading it."
     elif bundle.select().download_bytes > CHEAP_BYTES:
-        reason = f"It is not installed, and downloads {size(bundle.select().download_bytes)}."
+        reason = f"It is not installed, and its download is {size(bundle.select().download_bytes)}."
     else:
         return None
     return WhisperdError("native.not_installed", reason, fix)
@@ -147,7 +147,7 @@ async def _circumstances(service: Service) -> Circumstances:
 
 
 def _digest(service: Service, variant: Variant) -> str | None:
-    """The very files that a variant is, or would be once it is installed; None where it cannot be."""
+    """Return the digest of a variant's files, installed or to be; None if it does not support this system."""
     bundle = Bundle.of(variant)
     if bundle is None:
         return ""

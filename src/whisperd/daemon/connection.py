@@ -1,9 +1,8 @@
-"""One client: its requests in, its answers and events out, within its limits.
+"""One client's connection: receives its requests and sends responses and events, within limits.
 
-Nothing that a client sends or fails to read reaches anybody else. A bad request is an error for its
-sender, and a stream that cannot be understood closes its connection. From a client that leaves too
-much unread nothing more is read, so what is kept for it is bounded; if it goes on like that, it is
-cut off.
+Nothing that a client sends or fails to read affects other clients. An invalid request gets an error; an
+undecodable stream closes the connection. While a client leaves too much unread, no more of its requests are
+read, so that the memory held for it is bounded; if that lasts too long, it is disconnected.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ log = logging.getLogger(__name__)
 
 READ_BYTES = 64 * 1024
 LAST_WORDS_S = 1.0
-"""What is left to say when a connection ends is said in this time, or not at all."""
+"""When a connection ends, pending output is sent within this time or discarded."""
 
 Dispatch = Callable[[Request], Awaitable[Any]]
-"""Answers a request, or raises `WhisperdError`."""
+"""Returns the result of a request, or raises `WhisperdError`."""
 
 
 class Connection:
@@ -45,27 +44,27 @@ class Connection:
         self._stream = stream
         self._limits = limits
         self._dispatch = dispatch
-        self._pending: dict[int, int] = {}  # bytes of each request that is being answered, by its id
+        self._pending: dict[int, int] = {}  # size of each unanswered request, by its id
         self._unread: deque[bytes] = deque()
         self._unread_bytes = 0
         self._unread_added = RepeatedEvent()
-        self._progress = RepeatedEvent()  # comes whenever something was answered or sent
+        self._progress = RepeatedEvent()  # set whenever a request was answered or data was sent
         self._serving = anyio.CancelScope()
         self._is_finishing = False
         self._over = anyio.Event()
         self.subscriptions: dict[int, Subscription] = {}
-        """By the number that the client unsubscribes with."""
+        """By the number with which the client unsubscribes."""
         self.attached_jobs: WeakSet[Job] = WeakSet()
-        """Jobs that are cancelled when the client goes."""
+        """Jobs that are cancelled when the client disconnects."""
         self.profile: str | None = None
         """The profile that the client has chosen for its jobs."""
-        self.takes_texts_as_errors = False
-        """Whether the client makes nothing of an error that is a map."""
+        self.wants_text_errors = False
+        """Whether the client expects an error to be a string, not a map."""
         self.uploads: set[str] = set()
-        """Uploads that no job has taken yet."""
+        """Uploads that no job has used yet."""
 
     async def serve(self) -> None:
-        """Serve until the client is gone or cannot be understood; then cancel what it asked for."""
+        """Serve until the client disconnects or its stream is invalid; then cancel its pending requests."""
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(self._write, tasks.cancel_scope)
@@ -79,10 +78,12 @@ class Connection:
             self._over.set()
 
     async def finish(self) -> None:
-        """The daemon ends: what is not answered in a moment is answered with `daemon.stopping`."""
+        """Close the connection because the daemon stops: requests still pending after a moment get
+        `daemon.stopping`.
+        """
         with anyio.move_on_after(LAST_WORDS_S):
             if self.subscriptions or self.attached_jobs:
-                await self._over.wait()  # it will ask for the result of the job that has just ended
+                await self._over.wait()  # it will request the result of the job that has just ended
             await self._progress.wait_for(lambda: not self._pending)
         self._is_finishing = True
         self._serving.cancel()
@@ -100,7 +101,7 @@ class Connection:
             try:
                 await self._read(answers)
             except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
-                pass  # the client is gone
+                pass  # the client has disconnected
             except WhisperdError as error:
                 log.info("closing a connection: %s", error.code)
                 self._queue(encode_notification("error", error.to_wire()))
@@ -108,7 +109,7 @@ class Connection:
 
     async def _read(self, answers: TaskGroup) -> None:
         limits = self._limits
-        # Local, so that its memory goes with the client: this object waits for the garbage collector.
+        # Local, so that its memory is freed when the client disconnects: `self` waits for garbage collection.
         reader = FrameReader(
             FrameLimits(limits.max_frame_bytes, limits.max_frame_depth, limits.max_frame_items)
         )
@@ -117,14 +118,14 @@ class Connection:
                 message = decode_message(frame)
                 if isinstance(message, Request):
                     self._accept(message, len(frame), answers)
-                # A notification has nothing to tell us, nor has an answer: we never ask.
-                await checkpoint()  # so that a flood of small messages leaves room for everybody else
+                # Notifications are ignored, as are responses: the daemon sends no requests.
+                await checkpoint()  # so that a flood of small messages does not block other clients
                 await self._wait_for_room()
 
     async def _wait_for_room(self) -> None:
-        """While the client leaves too much unread, or has us hold too much, take no more from it.
+        """Wait while the client has too much unread output, or too many bytes of unanswered requests.
 
-        Raises `rpc.unread` if it reads nothing for long.
+        Raises `rpc.unread` if it reads nothing for too long.
         """
         while self._unread_bytes > self._limits.max_unread_bytes:
             with anyio.move_on_after(self._limits.unread_timeout_s):
@@ -137,14 +138,14 @@ class Connection:
         if request.id in self._pending:
             error = WhisperdError(
                 "rpc.duplicate_id",
-                f"The message id {request.id} is in use by a request that is not answered yet.",
-                "Give every request an id of its own.",
+                f"The message id {request.id} is in use by an unanswered request.",
+                "Give each request its own id.",
             )
         elif len(self._pending) >= self._limits.max_pending_requests:
             error = WhisperdError(
                 "rpc.too_many_requests",
-                f"{len(self._pending)} requests of this connection are waiting for their answers.",
-                "Wait for answers, or raise limits.max_pending_requests in the settings.",
+                f"This connection already has {len(self._pending)} unanswered requests.",
+                "Wait for responses, or raise `limits.max_pending_requests` in the settings.",
             )
         else:
             self._pending[request.id] = size_bytes
@@ -173,7 +174,7 @@ class Connection:
             return self._refusal(request, _unexpected(request.method))
 
     def _refusal(self, request: Request, error: WhisperdError) -> bytes:
-        return encode_response(request.id, error=error.to_text() if self.takes_texts_as_errors else error)
+        return encode_response(request.id, error=error.to_text() if self.wants_text_errors else error)
 
     def _queue(self, data: bytes) -> None:
         self._unread.append(data)
@@ -193,14 +194,15 @@ class Connection:
                 if not self._unread:
                     await self._unread_added.wait()
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-            scope.cancel()  # the client is gone
+            scope.cancel()  # the client has disconnected
 
 
 def _never_reads() -> WhisperdError:
     return WhisperdError(
         "rpc.unread",
-        "This connection has left too many answers unread for too long.",
-        "Read the answers, or raise limits.max_unread_bytes or limits.unread_timeout_s in the settings.",
+        "This connection has left too much output unread for too long.",
+        "Read responses and events, or raise `limits.max_unread_bytes` or `limits.unread_timeout_s` in the "
+        "settings.",
     )
 
 
@@ -208,13 +210,13 @@ def _stopping() -> WhisperdError:
     return WhisperdError(
         "daemon.stopping",
         "The daemon is stopping.",
-        "Start it again with `whisperctl daemon start` and try again.",
+        "Start it with `whisperctl daemon start`, then try again.",
     )
 
 
 def _unexpected(method: str) -> WhisperdError:
     return WhisperdError(
         "internal.error",
-        f"{method:.50} failed because of a mistake in whisperd itself.",
-        "Please report it with the lines that `whisperctl daemon logs` shows.",
+        f"{method:.50} failed because of a bug in whisperd.",
+        "Please report it, with the lines that `whisperctl daemon logs` shows.",
     )

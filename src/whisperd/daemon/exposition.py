@@ -1,4 +1,4 @@
-"""Metrics as text: Prometheus' exposition format, version 0.0.4, as its documentation describes it. Pure."""
+"""Renders metrics as text, in Prometheus' exposition format, version 0.0.4. Pure."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["CONTENT_TYPE", "Family", "Histogram", "Sample", "by_label", "render"
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 NAMESPACE = "whisperd"
-"""What stands before each name in the text."""
+"""Prefix of each name in the text."""
 
 Kind = Literal["counter", "gauge", "histogram"]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One value. `suffix` is what its name has behind that of its family."""
+    """One value. `suffix` is appended to the name of its family."""
 
     value: float
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -28,7 +28,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Family:
-    """A metric: its name, what it says, and its values."""
+    """A metric: its name, help text, and values."""
 
     name: str
     kind: Kind
@@ -37,10 +37,10 @@ class Family:
 
 
 class Histogram:
-    """How many observations were at most as large as each bound."""
+    """Counts how many observations were at most as large as each bound."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        """`bounds` grow; what is beyond the last one counts as well."""
+        """`bounds` are ascending; larger values are counted as well."""
         self._bounds = tuple(bounds)
         self._counts = [0] * (len(self._bounds) + 1)
         self._sum = 0.0
@@ -52,7 +52,7 @@ class Histogram:
         self._sum += value
 
     def family(self, name: str, help: str) -> Family:
-        """As a metric."""
+        """Return the histogram as a metric."""
         totals = list(accumulate(self._counts))
         buckets = [
             Sample(total, {"le": _number(bound)}, "_bucket")
@@ -63,7 +63,7 @@ class Histogram:
 
 
 def render(families: Iterable[Family]) -> str:
-    """All of them as text."""
+    """Return the metrics as text."""
     lines: list[str] = []
     for family in families:
         name = f"{NAMESPACE}_{family.name}"
@@ -74,7 +74,7 @@ def render(families: Iterable[Family]) -> str:
 
 
 def by_label(label: str, values: Mapping[str, float]) -> list[Sample]:
-    """A value for each that a label may have."""
+    """Return one sample for each value of a label."""
     return [Sample(value, {label: key}) for key, value in values.items()]
 
 

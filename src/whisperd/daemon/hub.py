@@ -1,8 +1,8 @@
-"""Events: who wants which, and what they missed.
+"""Distributes events to subscribers, and counts those that they missed.
 
-A subscriber takes what it can. One that does not read is skipped, told how much it missed once it
-reads again, and never slows anybody else down. A job's events are kept while the job is
-remembered, so that whoever follows it late still gets all of them, as far as there is room.
+A subscriber that does not read misses events, is sent their number once it reads again, and never slows down
+others. The events of a job are kept while the job is remembered, so that a late follower still gets all of
+them, within a limit on memory.
 """
 
 from __future__ import annotations
@@ -31,37 +31,38 @@ _NIL = encode_value(None)
 TOPICS = ("jobs", "runtimes", "natives", "models", "calibration")
 
 MAX_KEPT_BYTES = 64 * 2**20
-"""Events of jobs, for late followers. Who comes later still is told how many there were; the result stays."""
+"""Limit on the events of jobs that are kept for late followers. If they were dropped, a follower gets only
+their number; results are stored separately."""
 
 
 Offer = Callable[[bytes, bytes], bool]
-"""Takes an encoded notification, in two parts, or says no because too much is unread."""
+"""Accepts an encoded notification, in two parts, or returns False because too much is unread."""
 
 
 class Subscription:
-    """Topics that a connection listens to, and how it wants to be called."""
+    """The topics that a connection subscribes to, and the notification that it wants for each event."""
 
     def __init__(
         self, offer: Offer, topics: frozenset[str], notification: bytes = encode_notification("event", None)
     ) -> None:
-        """`notification` is how it is called, with a nil at its end in place of the event."""
+        """`notification` is the encoded notification, with a nil at its end in place of the event."""
         self.topics = topics
         self._head = notification.removesuffix(_NIL)
         self._offer = offer
         self._missed = 0
 
     def send(self, event: bytes) -> None:
-        """Hand on an encoded event, or count it as missed."""
+        """Send an encoded event, or count it as missed."""
         self.catch_up()
         if self._missed or not self._offer(self._head, event):
             self._missed += 1
 
     def miss(self, count: int) -> None:
-        """Count events that are not there to be sent any more."""
+        """Count events that are no longer available."""
         self._missed += count
 
     def catch_up(self) -> None:
-        """Say how many events were missed, if that is taken by now."""
+        """Send the number of missed events, if the connection accepts it by now."""
         if self._missed:
             event = {"type": "events.missed", "time": now_rfc3339(), "count": self._missed}
             if self._offer(self._head, encode_value(event)):
@@ -69,7 +70,7 @@ class Subscription:
 
 
 class EventHub:
-    """Passes events on to those who subscribed."""
+    """Distributes events to subscriptions."""
 
     def __init__(self, clock: Callable[[], str] = now_rfc3339, max_kept_bytes: int = MAX_KEPT_BYTES) -> None:
         self._clock = clock
@@ -77,7 +78,7 @@ class EventHub:
         self._sequence: Counter[str] = Counter()
         self._kept: defaultdict[str, list[bytes]] = defaultdict(list)
         self._over: dict[str, None] = {}
-        """The topics of jobs that have ended, in that order."""
+        """The topics of finished jobs, in the order in which they finished."""
         self._kept_bytes = 0
         self._max_kept_bytes = max_kept_bytes
         self._dropped: Counter[str] = Counter()
@@ -87,17 +88,17 @@ class EventHub:
         self._send(topic, event, keep=False)
 
     def publish_job(self, event: Event) -> None:
-        """Send an event of a job: to those who follow all jobs, and to those who follow this one."""
+        """Send an event of a job to the followers of all jobs and to those of this job."""
         self._send("jobs", event, keep=False)
         topic = job_topic(event.id)  # type: ignore[attr-defined]
-        self._over.pop(topic, None)  # one that is done again
+        self._over.pop(topic, None)  # the job was retried
         if isinstance(event, TranscriptionCompleted | TranscriptionFailed | TranscriptionCancelled):
             self._over[topic] = None
         is_passing = isinstance(event, TranscriptionPartial | TranscriptionProgress)
         self._send(topic, event, keep=not is_passing)
 
     def subscribe(self, subscription: Subscription) -> None:
-        """Begin; what a followed job has said so far comes first."""
+        """Add a subscription; first send the events so far of each job that it follows."""
         self._subscriptions.append(subscription)
         for topic in subscription.topics:
             subscription.miss(self._dropped[topic])
@@ -105,18 +106,18 @@ class EventHub:
                 subscription.send(event)
             subscription.catch_up()
 
-    def note_gone(self, job: str) -> None:
-        """What a job that is over has said was said by an earlier daemon: who follows it is told of a gap."""
+    def note_earlier_events(self, job: str) -> None:
+        """Count the events of a finished job as missed if none is kept: an earlier daemon sent them."""
         if not self._kept.get(job_topic(job)):
             self._dropped[job_topic(job)] = max(self._dropped[job_topic(job)], 1)
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """End. Harmless when it has ended."""
+        """Remove a subscription. Does nothing if it was removed."""
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
 
     def forget_job(self, job: str) -> None:
-        """The job is not remembered any more."""
+        """Drop everything about a job that is no longer remembered."""
         self._drop(job_topic(job))
         self._dropped.pop(job_topic(job), None)
         self._sequence.pop(job_topic(job), None)
@@ -134,8 +135,8 @@ class EventHub:
             subscription.send(data)
 
     def _keep(self, topic: str, data: bytes) -> None:
-        """Keep an event for late followers. When there are too many, those of a job are dropped: of the first
-        that has ended, whose result stays, and only then of the first that has begun.
+        """Keep an event for late followers. Over the limit, drop the events of whole jobs: of the earliest
+        finished first, whose results are stored, and only then of the earliest begun.
         """
         self._kept[topic].append(data)
         self._kept_bytes += len(data)
@@ -144,7 +145,7 @@ class EventHub:
             self._dropped[oldest] += self._drop(oldest)
 
     def _drop(self, topic: str) -> int:
-        """Forget the kept events of a job; returns how many."""
+        """Drop the kept events of a job; return how many."""
         self._over.pop(topic, None)
         events = self._kept.pop(topic, [])
         self._kept_bytes -= sum(map(len, events))
@@ -152,5 +153,5 @@ class EventHub:
 
 
 def job_topic(job: str) -> str:
-    """The topic of one job."""
+    """Return the topic of one job."""
     return f"job:{job}"

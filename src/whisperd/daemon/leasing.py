@@ -1,4 +1,4 @@
-"""What a job is done with: its options and its runtime, as it names them, else its profile."""
+"""Chooses the options and the runtime of a job: as the job names them, else as its profile does."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = ["lease_for_job", "lease_for_options"]
 async def lease_for_options(
     service: Service, requested: dict[str, Any], profile_name: str | None
 ) -> tuple[JobOptions, Lease, Sequence[str] | None]:
-    """The options of a job, a lease on its runtime, and the languages of its model as far as they are known.
+    """Return the options of a job, a lease on its runtime, and the languages of its model, if known.
 
-    Raises `profile.unknown`, `runtime.invalid`, `runtime.unknown`, `runtime.disabled`, and what is wrong with
-    an option or a model.
+    Raises `profile.unknown`, `runtime.invalid`, `runtime.unknown`, `runtime.disabled`, and the errors of
+    invalid options and models.
     """
     profile = None if profile_name is None else service.profiles.find(profile_name)
     of_profile = {"runtime": profile.runtime, **profile.options} if profile else {}
-    # Whoever asks for a runtime or a model gets neither of the profile's.
+    # A job that names a runtime or a model uses neither of the profile's.
     names_any = any(requested.get(name) is not None for name in ("runtime", "model"))
     named = requested if names_any else of_profile
     choice = {"runtime": named.get("runtime"), "model": named.get("model")}
@@ -36,17 +36,17 @@ async def lease_for_options(
     if options.runtime is not None and options.model is not None:
         raise WhisperdError(
             "runtime.invalid",
-            "A runtime and a model are named, and a runtime has its own model.",
-            "Name the one or the other.",
+            "Both a runtime and a model are named, but a runtime has its own model.",
+            "Name only one of them.",
             {"field": "model"},
         )
     return options, *await _lease(service, options, profile)
 
 
 async def lease_for_job(service: Service, job: Job) -> Lease:
-    """A lease on the runtime of a job of which only the journal tells; else on one with its model.
+    """Return a lease on the runtime of a job from the journal; if it had none, on a runtime with its model.
 
-    Raises `runtime.unknown`, `runtime.disabled`, and what is wrong with the model.
+    Raises `runtime.unknown`, `runtime.disabled`, and the errors of invalid models.
     """
     if job.runtime_id is not None:
         return service.runtimes.lease(service.runtimes.find(job.runtime_id))
@@ -71,7 +71,7 @@ async def _lease(
 
 
 def _find(service: Service, name: str, profile: Profile | None) -> Runtime:
-    """A runtime by its name or id. Raises `runtime.unknown`, with the profile whose runtime is gone."""
+    """Return a runtime by name or id. Raises `runtime.unknown`, which says so if the profile names it."""
     try:
         return service.runtimes.find(name)
     except WhisperdError as error:

@@ -1,4 +1,4 @@
-"""The socket that the daemon listens on: one daemon for each, for its owner alone."""
+"""The socket that the daemon listens on: one daemon per socket, accessible only to its owner."""
 
 from __future__ import annotations
 
@@ -32,62 +32,62 @@ Handle = Callable[[ByteStream], Coroutine[Any, Any, None]]
 
 
 class Listener(Protocol):
-    """What listens: a Unix socket, or a named pipe."""
+    """A listening Unix socket or named pipe."""
 
     async def serve(self, handle: Handle) -> None:
-        """Hand each client to a task of its own; ends when this is closed and the last client is gone."""
+        """Handle each client in its own task, until this is closed and the last client has disconnected."""
 
     async def close(self) -> None:
-        """Accept no more clients; whoever comes from now on finds nothing."""
+        """Stop accepting clients, and remove the socket."""
 
     def unlink(self) -> None:
-        """Let nobody find it any more. Harmless when that is so, and another daemon listens there."""
+        """Remove the socket, unless that was done or another daemon has replaced it."""
 
 
 class UnixListener:
-    """A socket that listens."""
+    """A listening Unix socket."""
 
     def __init__(self, path: str, accepting: SocketListener, *, is_ours: bool = True) -> None:
-        """One that is not ours, because a service manager holds it as well, stays where it is."""
+        """A socket that is not ours, because a service manager holds it as well, is not removed."""
         self._path = Path(path)
         self._accepting = accepting
         self._inode = self._path.lstat().st_ino if is_ours else None
 
     async def serve(self, handle: Handle) -> None:
-        """As `Listener` says."""
+        """See `Listener`."""
         async with anyio.create_task_group() as tasks:
             while True:
                 try:
                     tasks.start_soon(handle, await self._accepting.accept())
                 except anyio.ClosedResourceError:
                     return
-                except anyio.BrokenResourceError as error:  # no file descriptor is left, most likely
-                    log.warning("a client cannot be accepted: %s", error.__cause__)
+                except anyio.BrokenResourceError as error:  # most likely there are too many open files
+                    log.warning("cannot accept a client: %s", error.__cause__)
                     await anyio.sleep(ACCEPT_PAUSE_S)
 
     async def close(self) -> None:
-        """As `Listener` says."""
+        """See `Listener`."""
         self.unlink()
         await self._accepting.aclose()
 
     def unlink(self) -> None:
-        """As `Listener` says."""
+        """See `Listener`."""
         with suppress(OSError):
-            if self._inode and self._path.lstat().st_ino == self._inode:  # and not somebody else's by now
+            if self._inode and self._path.lstat().st_ino == self._inode:  # not another daemon's
                 self._path.unlink()
-        self._inode = None  # whose socket comes next may have the same
+        self._inode = None  # the next socket at this path may have the same one
 
 
 @asynccontextmanager
 async def claim_socket(path: str, passed: socket.socket | None = None) -> AsyncIterator[Listener]:
-    """Listen on a Unix socket, or on Windows on a named pipe, as its only daemon, until the block ends.
+    """Listen on a Unix socket (on Windows, a named pipe) as its only daemon, until the block ends.
 
-    With a socket that a service manager `passed`, on that one, which stays when we end.
+    If a service manager `passed` a socket, listen on that one, and leave it in place at the end.
 
-    A lock beside the socket is held until then, or until this process ends, however it does: so a
-    socket that was left behind by a dead daemon is replaced, and a living one is never stolen.
-    Raises `WhisperdError` (`daemon.already_running`, `daemon.hidden`, `socket.path_too_long`,
-    `socket.not_private`, `socket.not_writable`, `socket.not_a_socket`).
+    A lock next to the socket is held until the block or this process ends, however it ends: so the socket of
+    a dead daemon is replaced, but that of a live daemon is never stolen. Raises `WhisperdError`
+    (`daemon.already_running`, `daemon.hidden`, `socket.path_too_long`, `socket.not_private`,
+    `socket.not_writable`, `socket.not_a_socket`).
     """
     if sys.platform == "win32":
         from whisperd.daemon.pipe_listener import claim_pipe
@@ -101,7 +101,7 @@ async def claim_socket(path: str, passed: socket.socket | None = None) -> AsyncI
     lock = FileLock(f"{path}.lock", mode=0o600)
 
     def check() -> None:
-        if passed is None and is_listened_on(path):  # one that lives has the socket, unless that was passed
+        if passed is None and is_listened_on(path):  # a live daemon has the socket, unless it was passed
             raise already_running(path)
 
     try:
@@ -128,14 +128,14 @@ async def claim_socket(path: str, passed: socket.socket | None = None) -> AsyncI
 def peer_is_owner(stream: ByteStream) -> bool:
     """Whether the process at the other end belongs to the user that this daemon runs as."""
     if sys.platform == "win32":
-        return True  # the pipe's access list lets nobody else in
+        return True  # the pipe's access control list admits no other user
     user = peer_user(stream.extra(SocketAttribute.raw_socket))  # noqa: S610 - no Django here
-    return user in (os.getuid(), None)  # where the system does not tell, the socket's mode has to do
+    return user in (os.getuid(), None)  # None: not reported by the system; the socket's mode must suffice
 
 
 async def _listen(path: str, folder: Path) -> UnixListener:
     unix_socket = socket.socket(socket.AF_UNIX)
-    # Private from its first moment: the mask under which a socket is bound sets its mode.
+    # Private from the start: the umask while binding determines the socket's mode.
     previous = os.umask(0o177)
     try:
         unix_socket.bind(path)
@@ -153,18 +153,18 @@ def _secure_folder(folder: Path, *, is_usual: bool) -> None:
         make_private_folder(folder)
         status = folder.stat()
         if is_usual and status.st_uid == os.getuid() and status.st_mode & 0o077:
-            folder.chmod(0o700)  # it is ours alone: whatever it was, it is private now
+            folder.chmod(0o700)  # it is used only by whisperd, so it can be made private
             status = folder.stat()
     except OSError as error:
         raise _not_writable(folder, error) from error
     if status.st_uid not in (os.getuid(), 0):
         raise _not_private(folder, "it belongs to another user")
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX:
-        raise _not_private(folder, "others can write to it")
+        raise _not_private(folder, "other users can write to it")
 
 
 def _remove_stale(path: str) -> None:
-    """Remove the socket of a dead daemon; refuse to remove anything else, or a living one's."""
+    """Remove the socket of a dead daemon; raise for anything else, or the socket of a live daemon."""
     try:
         mode = Path(path).lstat().st_mode
     except FileNotFoundError:
@@ -172,8 +172,8 @@ def _remove_stale(path: str) -> None:
     if not stat.S_ISSOCK(mode):
         raise WhisperdError(
             "socket.not_a_socket",
-            f"{path} is there already, and is not a socket.",
-            "Choose another path for the socket.",
+            f"{path} exists, but is not a socket.",
+            "Move it away, or set WHISPERD_SOCKET to another path.",
         )
     if is_listened_on(path):
         raise already_running(path)
@@ -181,20 +181,19 @@ def _remove_stale(path: str) -> None:
 
 
 def already_running(path: str) -> WhisperdError:
-    """`daemon.already_running`."""
+    """Return `daemon.already_running`."""
     return WhisperdError(
         "daemon.already_running",
-        f"A daemon is running on {path} already.",
-        f"Use it, or end it with `{whisperctl_for(path)} daemon stop`.",
+        f"A daemon is already running on {path}.",
+        f"Use it, or stop it with `{whisperctl_for(path)} daemon stop`.",
     )
 
 
 def _hidden(path: str) -> WhisperdError:
     return WhisperdError(
         "daemon.hidden",
-        f"A daemon holds {path}.lock, but its socket is gone.",
-        f"End it with `{whisperctl_for(path)} daemon stop --force`, or by hand:"
-        " `whisperd` in the list of your processes.",
+        f"A daemon holds {path}.lock, but its socket was deleted.",
+        f"Stop it with `{whisperctl_for(path)} daemon stop --force`, or kill its process, `whisperd`.",
     )
 
 
@@ -202,13 +201,13 @@ def _not_private(folder: Path, why: str) -> WhisperdError:
     return WhisperdError(
         "socket.not_private",
         f"The folder {folder} is not safe for a socket: {why}.",
-        "Choose a folder of your own.",
+        "Set WHISPERD_SOCKET to a path in a folder that only you can write to.",
     )
 
 
 def _not_writable(folder: Path, error: OSError) -> WhisperdError:
     return WhisperdError(
         "socket.not_writable",
-        f"No socket can be made in {folder}: {error.strerror or error}.",
-        "Check the folder's permissions, or set WHISPERD_SOCKET to a path in another one.",
+        f"No socket can be created in {folder}: {error.strerror or error}.",
+        "Check the folder's permissions, or set WHISPERD_SOCKET to a path in another folder.",
     )

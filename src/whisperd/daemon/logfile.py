@@ -1,7 +1,7 @@
-"""The log file: for its owner alone, rotated, without audio or text of a transcript.
+"""The log file: readable only by its owner, rotated, without audio or text of a transcript.
 
-What a terminal would show goes to the journal, with fields, where a service manager has put that in its
-place.
+Messages for the terminal go to the journal instead, with fields, if a service manager has connected standard
+error to it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from whisperd.settings import LogSettings
 __all__ = ["LogFile"]
 
 LOGGERS = ("whisperd", "asyncio")
-"""Ours, and the one that speaks up when we made a mistake."""
+"""Ours, and asyncio's, which reports bugs in how we use it."""
 
 
 class LogFile:
-    """Where the daemon writes what happens."""
+    """The daemon's log."""
 
     def __init__(self, path: Path, settings: LogSettings, *, level: str | None, to_terminal: bool) -> None:
-        """Begin to log. A `level` from the command line stands above the settings.
+        """Start logging. A `level` from the command line overrides the settings.
 
         Raises `WhisperdError` (`log.not_writable`).
         """
@@ -39,7 +39,7 @@ class LogFile:
         except OSError as error:
             raise WhisperdError(
                 "log.not_writable",
-                f"The log {path} cannot be written: {error.strerror or error}.",
+                f"The log {path} cannot be written to: {error.strerror or error}.",
                 "Check the folder's permissions and its disk, or set WHISPERD_STATE_DIR to another folder.",
             ) from error
         handlers: list[logging.Handler] = [self._file]
@@ -50,25 +50,25 @@ class LogFile:
                 handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
             for name in LOGGERS:
                 logging.getLogger(name).addHandler(handler)
-        logging.getLogger("asyncio").addFilter(_is_telling)
+        logging.getLogger("asyncio").addFilter(_is_relevant)
         self.apply(settings)
 
     def apply(self, settings: LogSettings) -> None:
-        """Follow settings that were read again."""
+        """Apply settings that were reloaded."""
         self._file.maxBytes = settings.max_bytes
         self._file.backupCount = settings.files
         logging.getLogger("whisperd").setLevel((self._level or settings.level).upper())
 
 
-def _is_telling(record: logging.LogRecord) -> bool:
-    """All but what comes of a socket that gets data in the very moment in which its reader is cancelled."""
+def _is_relevant(record: logging.LogRecord) -> bool:
+    """Whether to log a message of asyncio: not if a socket got data just when its reader was cancelled."""
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.InvalidStateError))
 
 
 class _PrivateFile(logging.handlers.RotatingFileHandler):
-    """Nobody else may read it, from its first moment, nor those that come after it."""
+    """A rotating log of which each file is readable only by its owner, from its creation."""
 
     def _open(self) -> TextIOWrapper:
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        Path(self.baseFilename).chmod(0o600)  # one that was there already
+        Path(self.baseFilename).chmod(0o600)  # the file may have existed
         return os.fdopen(descriptor, "a", encoding=self.encoding, errors=self.errors)

@@ -1,4 +1,4 @@
-"""The program `whisperd`: the daemon in the foreground, from its command line to its end."""
+"""The program `whisperd`: runs the daemon in the foreground, from the command line to its end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from whisperd import paths
 from whisperd._version import __version__
 from whisperd.allocator import glibc, share_one_arena
 from whisperd.child import take_output
-from whisperd.daemon.calibrating import calibrate_by_itself
+from whisperd.daemon.calibrating import calibrate_automatically
 from whisperd.daemon.conditions import relieve_memory, watch_power_and_sleep
 from whisperd.daemon.listener import Listener, claim_socket
 from whisperd.daemon.logfile import LogFile
@@ -46,14 +46,14 @@ EXIT_NOT_STARTED: Final = 3
 EXIT_INTERRUPTED: Final = 130
 
 END_TIMEOUT_S: Final = 15.0
-"""How long we clean up. A thread that waits for a disk that does not answer cannot be ended."""
+"""Limit on the clean-up. A thread that waits for a disk that does not answer cannot be ended."""
 
 SPARE_FILES: Final = 256
 """File descriptors for everything but clients: workers, decoders, downloads, logs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the daemon until it is told to end."""
+    """Run the daemon until it is told to stop."""
     options = _parse(arguments)
     share_one_arena(glibc())
     announce = _Announcement(enabled=options.announce)
@@ -81,21 +81,23 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="whisperd", description="The whisperd daemon, in the foreground.")
     parser.add_argument("--socket", metavar="PATH", help="listen on this socket")
     parser.add_argument("--config", metavar="FILE", help="read the settings from this file")
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="what is logged")
+    parser.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), help="lowest severity to log"
+    )
     parser.add_argument("--version", action="version", version=f"whisperd {__version__}")
-    # For the client that starts us: one line of JSON when we are ready or have failed, then silence.
+    # For the client that starts the daemon: one line of JSON when it is ready or has failed, then nothing.
     parser.add_argument("--announce", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
 def _allow_files(connections: int) -> None:
-    """Each client takes a file descriptor, and the usual limit (256 on macOS) is soon reached."""
-    with suppress(ImportError, OSError, ValueError):  # Windows; or the system does not give so many
+    """Raise the limit on open files: each client needs one, and the usual limit (256 on macOS) is low."""
+    with suppress(ImportError, OSError, ValueError):  # on Windows, or if the system refuses
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = max(soft, connections + SPARE_FILES)
-        if hard != resource.RLIM_INFINITY:  # as many as there may be are better than what is usual
+        if hard != resource.RLIM_INFINITY:  # as many as allowed are better than the default
             wanted = min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
@@ -125,18 +127,18 @@ async def _run(
         tasks.start_soon(serve, listener, service)
         announce.ready(socket)
         notifier.ready(status_line(service))
-        # What is imported stays: to look through it for garbage would stop the event loop now and then.
+        # Imported modules stay: searching them for garbage would stop the event loop now and then.
         gc.freeze()
         if is_preloading(settings):
             tasks.start_soon(preload, service)
         tasks.start_soon(
-            calibrate_by_itself,
+            calibrate_automatically,
             service,
             lambda: is_calibrating(service.settings) and not service.is_on_battery,
         )
         tasks.start_soon(feed_watchdog, notifier)
-        for care in (report_status, end_when_idle, relieve_memory, watch_power_and_sleep):
-            tasks.start_soon(care, service)
+        for background in (report_status, end_when_idle, relieve_memory, watch_power_and_sleep):
+            tasks.start_soon(background, service)
         await service.stop_requested.wait()
         await _end(service, listener)
         tasks.cancel_scope.cancel()
@@ -144,13 +146,13 @@ async def _run(
 
 async def _end(service: Service, listener: Listener) -> None:
     grace_s = service.settings.daemon.grace_period_s
-    service.notifier.stopping("ending, once the running jobs are done", grace_s + END_TIMEOUT_S)
+    service.notifier.stopping("stopping, once the running jobs are done", grace_s + END_TIMEOUT_S)
     service.watches.stop()
     if active := len(service.jobs.active()):
-        log.info("stopping: %d jobs have %.0f s to end", active, grace_s)
+        log.info("stopping: %d jobs have %.0f s to finish", active, grace_s)
     if cancelled := await service.jobs.drain(grace_s):
-        log.warning("stopping: %d jobs did not end in time and were cancelled", cancelled)
-    # From here on a client starts another daemon, which waits until this one has ended.
+        log.warning("stopping: %d jobs did not finish in time and were cancelled", cancelled)
+    # From here on, a client that connects starts another daemon, which waits until this one has ended.
     await listener.close()
     _end_before_long()
     await service.finish_connections()
@@ -163,7 +165,7 @@ async def _handle_signals(service: Service, listener: Listener, *, task_status: 
             if number == HANG_UP:
                 _reload(service)
             elif service.stop_requested.is_set():
-                log.warning("a second signal: ending at once")
+                log.warning("received a second signal: ending at once")
                 listener.unlink()
                 _end_at_once()
             else:
@@ -175,14 +177,14 @@ def _reload(service: Service) -> None:
     try:
         service.reload()
     except WhisperdError as error:
-        log.error("the settings stay as they are: %s", error.message)
+        log.error("the settings are unchanged: %s", error.message)
 
 
 def _end_before_long() -> None:
-    """From a thread of its own, so that nothing that is being cleaned up can hold it."""
+    """End the process after a time limit, from a separate thread, so that no clean-up can delay it."""
 
     def give_up() -> None:
-        log.warning("not everything has ended within %.0f s: ending without it", END_TIMEOUT_S)
+        log.warning("clean-up takes longer than %.0f s: ending without it", END_TIMEOUT_S)
         _end_at_once()
 
     timer = threading.Timer(END_TIMEOUT_S, give_up)
@@ -191,37 +193,40 @@ def _end_before_long() -> None:
 
 
 def _end_at_once() -> NoReturn:
-    # Workers, decoders and downloads end with us: the kernel closes their pipes.
+    # Workers, decoders and downloads end with this process, since the kernel closes their pipes.
     log.info("whisperd has ended")
     logging.shutdown()
     os._exit(EXIT_FORCED)
 
 
 class _Announcement:
-    """Tells the client that started us how it went. A daemon that a person started says it in the log."""
+    """Reports to the client that started the daemon whether it is ready or has failed.
+
+    If no client started it, a failure goes to standard error; that it is ready is only in the log.
+    """
 
     def __init__(self, *, enabled: bool) -> None:
-        self._output = take_output() if enabled else None  # what plugins print is no announcement
+        self._output = take_output() if enabled else None  # what plugins print must not get in between
         self.is_over = False
-        """Whether the daemon has started: what ends it from then on is a mistake."""
+        """Whether the daemon has started: an exception that ends it from then on is a bug."""
 
     def ready(self, socket: str) -> None:
-        """Say that clients may connect, and let go of the terminal."""
+        """Report that clients can connect, and detach from the terminal."""
         self.is_over = True
         if self._output is not None:
-            self._say(self._output, {"socket": socket})
+            self._write(self._output, {"socket": socket})
 
     def failed(self, error: WhisperdError) -> None:
-        """Say why there will be no daemon."""
+        """Report why the daemon does not start."""
         if self._output is not None:
             log.error("%s %s", error.message, error.fix)
-            self._say(self._output, {"error": error.to_wire()})
+            self._write(self._output, {"error": error.to_wire()})
         else:
             sys.stderr.write(f"whisperd: {error.message}\n  {error.fix}\n")
 
     @staticmethod
-    def _say(output: int, message: object) -> None:
-        with suppress(BrokenPipeError):  # it was interrupted while it waited for us
+    def _write(output: int, message: object) -> None:
+        with suppress(BrokenPipeError):  # the client was interrupted while it waited
             os.write(output, json.dumps(message).encode() + b"\n")
         os.close(output)
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -1,7 +1,7 @@
-"""What is counted while the daemon runs, as metrics for Prometheus.
+"""Counts what happens while the daemon runs, as metrics for Prometheus.
 
-What happens is learnt from the events that clients are told as well. No label has the name of a recording,
-and none grows with what is done: they are statuses, runtimes and kinds of processes.
+Most counts are taken from the events that clients receive. No label contains the name of a recording, and the
+number of label values does not grow with the work done: they are statuses, runtimes and kinds of processes.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ __all__ = ["Metrics"]
 WATCH_OUTCOMES: Final = ("done", "retried", "failed")
 ENDS: Final = ("completed", "failed", "cancelled")
 WAIT_BOUNDS_S: Final = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3600)
-"""From a job that finds its runtime loaded to one at the end of a long queue."""
+"""From a job whose runtime is loaded to one at the end of a long queue."""
 WORK_BOUNDS_S: Final = (0.1, 0.3, 1, 3, 10, 30, 60, 180, 600, 1800, 3600, 10800)
-"""From a command that was spoken to a day of recordings."""
+"""From a spoken command to a day of recordings."""
 WATCH_BOUNDS_S: Final = (1, 3, 10, 30, 60, 300, 900, 3600, 10800, 43200, 86400)
-"""From a memo to what has waited for the end of quiet hours."""
+"""From a memo to a file that waited for the end of quiet hours."""
 AUDIO_BOUNDS_S: Final = (1, 3, 10, 30, 60, 300, 900, 1800, 3600, 7200, 14400, 86400)
 MOST_JOBS: Final = 20_000
-"""Jobs whose beginning is remembered until they have started."""
+"""At most so many queued jobs have their submission time remembered."""
 MOST_RUNTIMES: Final = 1000
-"""Runtimes that are counted by name; those that come later are counted together."""
+"""At most so many runtimes are counted by name; later ones are counted together."""
 OTHER_RUNTIMES: Final = "other"
 
 
 class Metrics:
-    """Counts what happens. The clock is passed in, in seconds."""
+    """The counters and histograms of the daemon. Times are passed in, in seconds."""
 
     def __init__(self) -> None:
         self._ended: Counter[str] = Counter()
@@ -60,7 +60,7 @@ class Metrics:
         self._suspensions = 0
 
     def take(self, event: Event, now_s: float) -> None:
-        """Something has happened."""
+        """Count an event."""
         match event:
             case JobQueued(id=job):
                 if len(self._queued_s) < MOST_JOBS:
@@ -80,51 +80,56 @@ class Metrics:
                 self._load_failures[_label(name, self._load_failures)] += 1
 
     def watched(self, outcome: str, settled_for_s: float | None) -> None:
-        """A file of a watch folder is done, set aside, or will be tried again; and how long ago it had
-        settled, where it is done and that is known."""
+        """Count a file of a watch folder that is done, has failed, or will be retried; `settled_for_s` is how
+        long ago it had settled, if it is done and that is known.
+        """
         self._watched[outcome] += 1
         if settled_for_s is not None:
             self._watch_works.observe(settled_for_s)
 
     def relieved(self, runtimes: int) -> None:
-        """So many runtimes were unloaded because memory was short."""
+        """Count runtimes that were unloaded because memory was short."""
         self._relieved += runtimes
 
     def suspended(self, for_s: float) -> None:
-        """The computer has slept for so long."""
+        """Count a suspension of the computer and its duration."""
         self._suspensions += 1
         self._suspended_s += for_s
 
     def families(self) -> Iterable[Family]:
-        """All that was counted."""
+        """Return all metrics of this object."""
         watched = {outcome: self._watched[outcome] for outcome in WATCH_OUTCOMES}
         for name, help, samples in (
             (
                 "jobs_total",
-                "Times that a job ended, by how; one that is retried ends again.",
+                "Ends of jobs, by status; a job that is retried ends again.",
                 by_label("status", {status: self._ended[status] for status in ENDS}),
             ),
-            ("jobs_cached_total", "Jobs that a kept transcript has answered.", [Sample(self._cached)]),
-            ("audio_seconds_total", "Audio that was transcribed, in seconds.", [Sample(self._audio_s)]),
+            ("jobs_cached_total", "Jobs whose result was a stored transcript.", [Sample(self._cached)]),
+            ("audio_seconds_total", "Audio transcribed, in seconds.", [Sample(self._audio_s)]),
             (
                 "transcribing_seconds_total",
-                "Time that jobs were being transcribed, in seconds; audio by this is the real-time factor.",
+                "Time spent transcribing jobs, in seconds; audio divided by this is the speed.",
                 [Sample(self._work_s)],
             ),
             (
                 "watch_files_total",
-                "Files of watch folders, by what became of them.",
+                "Files of watch folders, by outcome.",
                 by_label("outcome", watched),
             ),
-            ("runtime_loads_total", "Times that a runtime was loaded.", by_label("runtime", self._loads)),
+            ("runtime_loads_total", "Successful loads of a runtime.", by_label("runtime", self._loads)),
             (
                 "runtime_failures_total",
-                "Times that a runtime could not be loaded.",
+                "Failed loads of a runtime.",
                 by_label("runtime", self._load_failures),
             ),
             ("memory_relief_total", "Runtimes unloaded because memory was short.", [Sample(self._relieved)]),
-            ("suspensions_total", "Times that the computer was suspended.", [Sample(self._suspensions)]),
-            ("suspended_seconds_total", "Time for which it was suspended.", [Sample(self._suspended_s)]),
+            ("suspensions_total", "Suspensions of the computer.", [Sample(self._suspensions)]),
+            (
+                "suspended_seconds_total",
+                "Time for which the computer was suspended, in seconds.",
+                [Sample(self._suspended_s)],
+            ),
         ):
             yield Family(name, "counter", help, samples)
         yield self._waits.family("job_wait_seconds", "Time from a job's submission to its start.")
@@ -132,7 +137,7 @@ class Metrics:
         yield self._lengths.family("job_audio_seconds", "Length of the recordings transcribed.")
         yield self._watch_works.family(
             "watch_file_duration_seconds",
-            "Time from when a file of a watch folder had settled to when it was done.",
+            "Time from when a file of a watch folder settled to when it was done.",
         )
 
     def _completed(self, event: TranscriptionCompleted) -> None:
@@ -151,5 +156,5 @@ class Metrics:
 
 
 def _label(name: str, counts: Mapping[str, int]) -> str:
-    """Under which name a runtime is counted: programs may make and delete any number of them."""
+    """Return the name to count a runtime under; limited, since programs may create any number of runtimes."""
     return name if name in counts or len(counts) < MOST_RUNTIMES else OTHER_RUNTIMES

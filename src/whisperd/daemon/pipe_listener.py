@@ -1,8 +1,8 @@
-r"""The named pipe that the daemon listens on under Windows: `\\.\pipe\whisperd-USER`, for that user alone.
+r"""The named pipe that the daemon listens on under Windows: `\\.\pipe\whisperd-USER`, for that user only.
 
-Imported on Windows alone. It cannot be tried elsewhere: it is exercised by CI on Windows.
+Imported on Windows only, so it is tested only by CI on Windows.
 """
-# ruff: noqa: E402 - what follows the assertion exists on Windows alone
+# ruff: noqa: E402 - the imports after the assertion exist on Windows only
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ __all__ = ["claim_pipe"]
 log = logging.getLogger(__name__)
 
 ENDING_TIMEOUT_S = 30.0
-"""A daemon that is ending listens no more, and is there until its last client is gone."""
+"""A daemon that is shutting down no longer listens, but runs until its last client has disconnected."""
 POLL_S = 0.05
 
 
 class PipeListener:
-    """A pipe that listens. Make it with `claim_pipe`."""
+    """A listening pipe. Create it with `claim_pipe`."""
 
     def __init__(self, path: str, first: PipeHandle) -> None:
         self._path = path
@@ -43,30 +43,30 @@ class PipeListener:
         self._accepting = anyio.CancelScope()
 
     async def serve(self, handle: Handle) -> None:
-        """As `whisperd.daemon.listener.Listener` says."""
+        """See `whisperd.daemon.listener.Listener`."""
         async with anyio.create_task_group() as tasks:
             with self._accepting:
                 while True:
                     tasks.start_soon(handle, await self._accept())
 
     async def close(self) -> None:
-        """As `whisperd.daemon.listener.Listener` says."""
+        """See `whisperd.daemon.listener.Listener`."""
         self._accepting.cancel()
         self._next.close()
 
     def unlink(self) -> None:
-        """As `whisperd.daemon.listener.Listener` says. A pipe goes with its process."""
+        """Do nothing: the system removes a pipe when its process ends."""
 
     async def _accept(self) -> PipeStream:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, ProactorEventLoop)
         while True:
             try:
-                # asyncio serves pipes as well, though not with an access list of ours: so its two
-                # building blocks are used, which are not public.
+                # asyncio can serve pipes, but not with our own access control list: so we use its two
+                # building blocks, which are private.
                 await loop._proactor.accept_pipe(self._next)  # type: ignore[attr-defined]
-            except OSError as error:  # gone before it was accepted
-                log.info("a client was not accepted: %s", error)
+            except OSError as error:  # it disconnected before it was accepted
+                log.info("cannot accept a client: %s", error)
                 self._next.close()
                 self._next = PipeHandle(create_pipe(self._path, is_first=False))
                 continue
@@ -81,8 +81,9 @@ class PipeListener:
 async def claim_pipe(path: str) -> AsyncIterator[PipeListener]:
     """Listen on a pipe as its only daemon, until the block ends.
 
-    The system makes a pipe's first instance once, and takes it away when its process ends: so there
-    is no lock and nothing stale. Raises `WhisperdError` (`daemon.already_running`, `socket.not_writable`).
+    The system creates a pipe's first instance only once, and removes it when its process ends: so no lock is
+    needed, and nothing is left behind. Raises `WhisperdError` (`daemon.already_running`,
+    `socket.not_writable`).
     """
     listener = PipeListener(path, await _create_first(path))
     try:
@@ -98,14 +99,14 @@ async def _create_first(path: str) -> PipeHandle:
             while True:
                 try:
                     return PipeHandle(create_pipe(path, is_first=True))
-                except PermissionError:  # a pipe of that name is there
+                except PermissionError:  # a pipe of that name exists
                     if is_listened_on(path):
                         break
                 await anyio.sleep(POLL_S)
     except OSError as error:
         raise WhisperdError(
             "socket.not_writable",
-            f"The pipe {path} cannot be made: {error.strerror or error}.",
+            f"The pipe {path} cannot be created: {error.strerror or error}.",
             r"Set WHISPERD_SOCKET to a name such as \\.\pipe\NAME.",
         ) from error
     raise already_running(path)

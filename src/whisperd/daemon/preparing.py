@@ -1,4 +1,4 @@
-"""What the runtimes need of the daemon; the bundles that there are, and the decoder's among them."""
+"""Connects the runtimes to the daemon, lists the native bundles, and preloads the default runtime."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def native_bundles() -> list[Bundle]:
-    """Every bundle there is: the decoder's first, then those of the variants, the best first."""
+    """Return every bundle: the decoder's first, then those of the variants, the best first."""
     return [
         media_bundle(),
         *filter(None, (Bundle.of(variant) for _, variant in variants())),
@@ -38,17 +38,17 @@ def native_bundles() -> list[Bundle]:
 
 
 def media_bundle() -> Bundle:
-    """The decoder's."""
+    """Return the decoder's bundle."""
     return Bundle("media", media_lock())
 
 
 async def install_media_bundle(service: Service) -> Path:
-    """Where the decoder's bundle is, installed first if need be."""
+    """Return the path of the decoder's bundle; install it first if necessary."""
     return (await service.natives.install(media_bundle(), service.on_native_progress)).path
 
 
 def runtime_interface(service: Service, histories: HistoryStore) -> DaemonInterface:
-    """What the runtimes need of a daemon."""
+    """Return what the runtimes need from the daemon."""
 
     def publish(event: Event) -> None:
         service.idle.notice()
@@ -56,28 +56,28 @@ def runtime_interface(service: Service, histories: HistoryStore) -> DaemonInterf
         service.hub.publish("runtimes", event)
 
     def held_count_changed(count: int) -> None:
-        # A decoder stands ready while a model does: a daemon that was idle for long holds neither.
+        # A decoder is kept ready while a model is loaded: a daemon that was idle for long holds neither.
         service.decoders.keep_warm = count > 0
 
     return DaemonInterface(
         settings=lambda: service.settings.runtime,
         publish=publish,
-        vacated=service.idle.vacated,  # calibration takes no memory that somebody needs
+        vacated=service.idle.vacated,  # calibration must not take memory that a runtime needs
         remember=histories.add,
         held_count_changed=held_count_changed,
     )
 
 
 async def preload(service: Service) -> None:
-    """Load the default runtime, unless something is missing that it cannot be loaded without."""
+    """Load the default runtime, if everything needed to load it is installed."""
     try:
-        is_there = await service.provisioner.is_prepared(service.runtimes.default.preset)
-        # What decodes its files is made ready with it.
-        is_there &= service.natives.find(media_bundle()) is not None
+        is_installed = await service.provisioner.is_prepared(service.runtimes.default.preset)
+        # The decoder is made ready together with it.
+        is_installed &= service.natives.find(media_bundle()) is not None
     except WhisperdError:
-        is_there = True  # it fails before anything is downloaded, and its status says why
-    except Exception:  # no reason for the daemon to end
-        log.exception("whether the default runtime can be loaded cannot be found out")
+        is_installed = True  # loading fails before anything is downloaded, and the runtime's status says why
+    except Exception:  # not a reason to end the daemon
+        log.exception("cannot determine whether the default runtime can be loaded")
         return
-    if is_there:
+    if is_installed:
         service.runtimes.begin_to_load(service.runtimes.default)

@@ -1,4 +1,4 @@
-"""The recipe of a job: what the service knows of its model, its runtime and the bundles, put together."""
+"""Builds the recipe of a job, from its options, model, runtime and bundles."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 __all__ = ["recipe_of"]
 
 _rules: dict[str, str] = {}
-"""By engine. The files of the code are read once."""
+"""Digests of the code by engine, so that its files are read once."""
 _models: WeakKeyDictionary[LoadedRuntime, tuple[int, str]] = WeakKeyDictionary()
-"""What a worker, by its process, has loaded: it does not read its model again."""
+"""For each loaded runtime: its worker's process id, and the identity of the model that it has loaded."""
 
 
 async def recipe_of(service: Service, job: Job, lease: Lease) -> Recipe:
-    """All that makes the text of a job on a runtime, which may not be loaded yet.
+    """Return everything that determines the text of a job on a runtime, which may not be loaded yet.
 
-    Raises `WhisperdError` where it would have to be downloaded first.
+    Raises `WhisperdError` if the runtime would have to be downloaded first.
     """
     preset, prepared = lease.runtime.preset, lease.runtime.prepared
-    # Otherwise it may be loaded in another way by then.
+    # If it is not usable now, it may be loaded differently by then.
     if prepared is not None and service.runtimes.life(lease.runtime).is_usable:
         backend, variant, tuning = prepared.backend, prepared.variant, prepared.tuning
         model = await _identity_of_loaded(service, lease.runtime)
@@ -61,7 +61,7 @@ async def recipe_of(service: Service, job: Job, lease: Lease) -> Recipe:
 
 
 async def _identity_of_loaded(service: Service, runtime: Runtime) -> str:
-    """That of its model, which is found out once for each process that has loaded it."""
+    """Return the identity of a runtime's model, computed once per process that has loaded it."""
     loaded, name = runtime.loaded, runtime.preset.model
     if loaded is None or loaded.pid is None:
         return await service.models.identity(name)

@@ -1,4 +1,4 @@
-"""What the service manager is told of the daemon while it runs, and when the daemon ends by itself."""
+"""Reports the daemon's status to the service manager, and ends the daemon when it has been idle for long."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["end_when_idle", "feed_watchdog", "report_status", "status_line"]
 log = logging.getLogger(__name__)
 
 REPORT_INTERVAL_S: Final = 1.0
-"""The manager is told no more often than this."""
+"""Shortest interval between two status reports."""
 
 
 async def feed_watchdog(notifier: Notifier) -> None:
-    """Say as often as the manager wants to hear it that the event loop turns, until cancelled.
+    """Signal as often as the manager requires that the event loop runs, until cancelled.
 
-    From the loop itself and from no thread: if the loop stalls, so does this, and the manager restarts us.
+    This runs in the loop, not in a thread: if the loop stalls, the signals stop and the manager restarts us.
     """
     if notifier.watchdog_s is None or not notifier.is_heard:
         return
@@ -34,21 +34,21 @@ async def feed_watchdog(notifier: Notifier) -> None:
 
 
 async def report_status(service: Service) -> None:
-    """Tell what the daemon does whenever that has changed, until cancelled."""
+    """Report what the daemon does whenever it changes, until cancelled."""
     if not service.notifier.is_heard:
         return
-    told = ""
+    reported = ""
     while True:
         change = service.idle.change
-        if not service.stop_requested.is_set() and (line := status_line(service)) != told:
-            told = line
+        if not service.stop_requested.is_set() and (line := status_line(service)) != reported:
+            reported = line
             service.notifier.status(line)
         await change.wait()
-        await anyio.sleep(REPORT_INTERVAL_S)  # what changes often is told once
+        await anyio.sleep(REPORT_INTERVAL_S)  # combines frequent changes
 
 
 async def end_when_idle(service: Service) -> None:
-    """End when there was neither a client nor a job for as long as the settings say, if they say so."""
+    """Stop the daemon after `exit_when_idle_s` without a client, a job or an active watch; 0 means never."""
 
     def is_needed() -> bool:
         is_watching = any(not one.paused for one in service.watches.all())
@@ -61,13 +61,13 @@ async def end_when_idle(service: Service) -> None:
             await change.wait()
             continue
         if not is_needed():
-            log.info("nobody needed whisperd for %.0f s: it ends", idle_s)
+            log.info("idle for %.0f s: stopping", idle_s)
             service.stop_requested.set()
             return
 
 
 def status_line(service: Service) -> str:
-    """What the daemon does, for `systemctl status`. No name of a file and no text is in it."""
+    """Describe what the daemon does, for `systemctl status`, without names of files or text."""
     counts = Counter(str(job.status) for job in service.jobs.active())
     jobs = [f"{counts[status]} {status}" for status in ("running", "queued") if counts[status]]
     loaded = [one.name for one in service.runtimes.all() if service.runtimes.life(one).status == "loaded"]

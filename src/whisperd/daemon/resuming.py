@@ -1,4 +1,4 @@
-"""The jobs of the daemon before this one: what it did not finish goes on, what is kept for too long goes."""
+"""Resumes the unfinished jobs of the previous daemon, and deletes what has been stored for too long."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from whisperd.rpc.errors import WhisperdError
 if TYPE_CHECKING:
     from whisperd.daemon.service import Service
 
-__all__ = ["RETIRE_INTERVAL_S", "goes_on", "last_uses", "resume_jobs", "retire_jobs"]
+__all__ = ["RETIRE_INTERVAL_S", "is_resumed", "last_uses", "resume_jobs", "retire_jobs"]
 
 log = logging.getLogger(__name__)
 
 RETIRE_INTERVAL_S: Final = 3600.0
-"""How often we look for what is kept for too long."""
+"""How often to delete what has been stored for too long."""
 
 
 async def resume_jobs(service: Service, records: Sequence[JobRecord]) -> None:
-    """Take over the jobs of the daemon before this one: go on with what it was to do and did not."""
+    """Restore the jobs of the previous daemon; resume unfinished ones if detached, else cancel them."""
     service.jobs.restore(
         sorted((job_of(one) for one in records if one.ended is not None), key=lambda job: job.ended or "")
     )
@@ -50,7 +50,7 @@ async def resume_jobs(service: Service, records: Sequence[JobRecord]) -> None:
 
 
 async def retire_jobs(service: Service) -> None:
-    """Now and then, forget what is kept for longer than the settings say."""
+    """Periodically delete what has been stored for longer than the settings say, until cancelled."""
     while True:
         try:
             service.jobs.retire()
@@ -59,13 +59,13 @@ async def retire_jobs(service: Service) -> None:
             await service.natives.clear_leftovers()
         except WhisperdError as error:
             log.warning("old transcripts cannot be deleted: %s (%s)", error.message, error.code)
-        except Exception:  # no reason for the daemon to end
+        except Exception:  # not a reason to end the daemon
             log.exception("old jobs, transcripts and downloads cannot be deleted")
         await anyio.sleep(RETIRE_INTERVAL_S)
 
 
 def last_uses(records: Sequence[JobRecord]) -> dict[str, str]:
-    """When each runtime was used last, as far as the jobs tell that are kept."""
+    """Return when each runtime was last used, according to the remembered jobs."""
     uses: dict[str, str] = {}
     for one in records:
         time = one.ended or one.started
@@ -74,14 +74,14 @@ def last_uses(records: Sequence[JobRecord]) -> dict[str, str]:
     return uses
 
 
-def goes_on(record: JobRecord) -> bool:
-    """Whether the next daemon goes on with a job."""
+def is_resumed(record: JobRecord) -> bool:
+    """Whether the next daemon resumes a job."""
     return record.is_detached and record.ended is None
 
 
 def _daemon_ended(job: Job) -> WhisperdError:
     return WhisperdError(
         "daemon.ended",
-        "The daemon ended while the job was not done.",
+        "The daemon ended before the job was done.",
         f"{retry_hint(job)}; submit it with --detach if it should outlive the daemon.",
     )

@@ -1,4 +1,4 @@
-"""Accepting clients and serving each for as long as it stays."""
+"""Accepts clients, and serves each until it disconnects."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REFUSAL_TIMEOUT_S = 1.0
 
 
 async def serve(listener: Listener, service: Service) -> None:
-    """Serve clients until cancelled, or until the listener is closed and the last of them is gone."""
+    """Serve clients until cancelled, or until the listener is closed and the last client has disconnected."""
 
     async def handle(stream: ByteStream) -> None:
         try:
@@ -33,7 +33,7 @@ async def serve(listener: Listener, service: Service) -> None:
                 else:
                     await _refuse(stream, refusal)
         except Exception:
-            log.exception("a connection failed unexpectedly")  # and no other with it
+            log.exception("a connection failed unexpectedly")  # without affecting others
 
     await listener.serve(handle)
 
@@ -55,13 +55,15 @@ async def _serve_one(stream: ByteStream, service: Service) -> None:
 def _refusal(stream: ByteStream, service: Service) -> WhisperdError | None:
     if not peer_is_owner(stream):
         return WhisperdError(
-            "daemon.not_yours", "This daemon serves the user that it runs as, nobody else.", "Start your own."
+            "daemon.not_yours",
+            "This daemon serves only the user that it runs as.",
+            "Start your own daemon: `whisperctl daemon start`.",
         )
     if len(service.connections) >= service.settings.limits.max_connections:
         return WhisperdError(
             "daemon.too_many_connections",
-            "The daemon has as many clients as it may have.",
-            "Close some of them, or raise limits.max_connections in the settings.",
+            f"The daemon already has {len(service.connections)} connections, the most that it accepts.",
+            "Close some of them, or raise `limits.max_connections` in the settings.",
         )
     return None
 

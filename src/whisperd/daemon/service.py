@@ -1,4 +1,4 @@
-"""The daemon's parts, wired together. Nothing here knows of sockets, signals or logging."""
+"""Wires the daemon's parts together. Independent of sockets, signals and the log file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from whisperd.daemon.metrics import Metrics
 from whisperd.daemon.preparing import install_media_bundle, runtime_interface
 from whisperd.daemon.recipes import recipe_of
 from whisperd.daemon.reporting import status_line
-from whisperd.daemon.resuming import RETIRE_INTERVAL_S, goes_on, last_uses, resume_jobs, retire_jobs
+from whisperd.daemon.resuming import RETIRE_INTERVAL_S, is_resumed, last_uses, resume_jobs, retire_jobs
 from whisperd.daemon.uploads import UploadStore
 from whisperd.jobs.executor import jobs_at_once
 from whisperd.jobs.job import Job
@@ -64,7 +64,7 @@ log = logging.getLogger(__name__)
 
 
 class Service:
-    """Everything that handlers use. Make one with `open_service`."""
+    """Everything that request handlers use. Create one with `open_service`."""
 
     database: Database
     jobs: JobManager
@@ -89,28 +89,28 @@ class Service:
     ) -> None:
         self.config_file = config_file
         self.is_config_named = False
-        """Whether its file was named when the daemon was started, and has to be there."""
+        """Whether the settings file was named on the command line, and therefore must exist."""
         self.settings = settings
         self._decoder_processes = settings.decoder.processes
-        """What the decoder pool and the job manager were made of."""
+        """The number with which the decoder pool and the job manager were created."""
         self.socket = socket
         self.started_s = time.monotonic()
         self.notifier = Notifier({})
-        """Tells the service manager, if one started the daemon, how it is."""
+        """Reports the daemon's status to the service manager that started it, if any."""
         self.manager_name = os.environ.get("WHISPERD_SERVICE") or None
-        """The service manager that started the daemon, as its files say it."""
+        """The service manager that started the daemon, as named in its service file."""
         self.stop_requested = anyio.Event()
-        """Set when the daemon is to end."""
+        """Set when the daemon is to stop."""
         self.on_reload: Callable[[Settings], None] = lambda _settings: None
-        """Called with settings that were read again."""
+        """Called with the new settings after a reload."""
         self.hub = EventHub()
         self.metrics = Metrics()
         self.is_on_battery: bool | None = None
-        """None where the computer has no battery, or does not tell."""
+        """None if the computer has no battery, or that is unknown."""
         self.is_bulk_held = False
         """Whether bulk work waits for mains power."""
         self.settings_changed = RepeatedEvent()
-        """Comes whenever the settings are read again."""
+        """Set whenever the settings are reloaded."""
         self.natives = NativeStore(paths.native_dir(), offline=is_offline())
         self.models = ModelStore(
             paths.models_dir(), sources=default_sources(settings.models), offline=is_offline()
@@ -125,10 +125,10 @@ class Service:
         self._tasks = tasks
 
     def reload(self) -> list[str]:
-        """Read the settings again. Raises `WhisperdError` and keeps the old ones if they are not valid.
+        """Reload the settings. Raises `WhisperdError` and keeps the old ones if the new ones are invalid.
 
-        New jobs, loads, downloads and connections follow them; what runs goes on as it began. Returns
-        the keys, such as `decoder.processes`, whose new values hold only after a restart.
+        They apply to new jobs, loads, downloads and connections, not to running ones. Returns the keys, such
+        as `decoder.processes`, whose new values take effect only after a restart.
         """
         self.notifier.reloading()
         try:
@@ -151,38 +151,38 @@ class Service:
         return waiting
 
     def publish_job(self, event: Event) -> None:
-        """Tell whoever follows a job, and count it."""
+        """Publish an event of a job, and count it."""
         self.metrics.take(event, time.monotonic())
         if isinstance(event, TranscriptionCompleted) and not event.cached:
             self.work.add(event.total, event.elapsed)
         self.hub.publish_job(event)
 
     def on_native_progress(self, progress: Progress) -> None:
-        """Tell subscribers how far an installation is."""
+        """Publish the progress of an installation."""
         self.hub.publish("natives", NativeProgress(**msgspec.structs.asdict(progress)))
 
     def on_model_progress(self, progress: Progress) -> None:
-        """Tell subscribers how far a download is."""
+        """Publish the progress of a download."""
         self.hub.publish("models", ModelProgress(**msgspec.structs.asdict(progress)))
 
     async def known_model(self, name: str) -> str:
-        """The one name of a model. Raises `model.unknown`, and what is wrong with a folder or file."""
+        """Return a model's canonical name. Raises `model.unknown`, and errors of a model's folder or file."""
         return (await self.models.describe(name)).name
 
     def view_runtime(self, runtime: Runtime) -> RuntimeView:
-        """What is told of a runtime."""
+        """Return what clients are shown of a runtime."""
         waiting = self.jobs.waiting_windows(runtime.loaded) if runtime.loaded else 0
         return self.runtimes.view(runtime, waiting)
 
     def remove_upload_after(self, job: Job, upload: str) -> None:
-        """An upload goes when its job is over, and does not go on in the next daemon."""
+        """Delete an upload once its job is over and the next daemon will not resume it."""
 
         async def remove() -> None:
             await job.over.wait()
             while job.is_detached and job.end is not None and not job.end.is_saved:
                 try:
                     await job.end.saved()
-                except WhisperdError:  # the next daemon would begin it again; but it is saved again before
+                except WhisperdError:  # until its end is saved, the next daemon would restart the job
                     await anyio.sleep(RETIRE_INTERVAL_S)
             if not job.is_suspended:
                 await self.remove_upload(upload)
@@ -190,19 +190,19 @@ class Service:
         self._tasks.start_soon(remove)
 
     async def remove_upload(self, upload: str) -> None:
-        """Delete an upload, also when the daemon ends. Harmless when it is gone."""
+        """Delete an upload, even while the daemon stops. Does nothing if it was deleted."""
         with anyio.CancelScope(shield=True):
-            # A large file takes a while.
+            # In a thread, since deleting a large file takes a while.
             await anyio.to_thread.run_sync(self.uploads.remove, upload)
 
     async def finish_connections(self) -> None:
-        """Let every client have the answers that it waits for, or hear that the daemon ends."""
+        """Send every client the responses that it waits for, or the error that the daemon stops."""
         async with open_task_group() as tasks:
             for connection in self.connections:
                 tasks.start_soon(connection.finish)
 
     def client_gone(self, connection: Connection) -> None:
-        """A client went: its subscriptions end, its attached jobs are cancelled, its uploads deleted."""
+        """Clean up after a client: end its subscriptions, cancel its attached jobs, delete its uploads."""
         self.connections.discard(connection)
         self.idle.notice()
         for subscription in connection.subscriptions.values():
@@ -215,7 +215,7 @@ class Service:
 
 @dataclass(frozen=True)
 class Call:
-    """What a handler is given: a request that is being answered."""
+    """The context of a request, passed to its handler."""
 
     service: Service
     connection: Connection
@@ -225,9 +225,9 @@ class Call:
 async def open_service(
     config_file: Path, settings: Settings, socket: str, state_dir: Path | None = None
 ) -> AsyncIterator[Service]:
-    """The wired daemon; when the block ends, no job, worker or decoder is left.
+    """Open the service; when the block ends, no job, worker or decoder is left.
 
-    What it keeps is in `state_dir`, by default the user's own, which only the daemon may use.
+    Its state is in `state_dir`, by default the user's, which only the daemon may use.
     """
     state_dir = state_dir or paths.state_dir()
     database_file = state_dir / paths.database_file().name
@@ -239,7 +239,7 @@ async def open_service(
     ):
         journal = JobJournal(saver)
         records = await journal.load()
-        kept_uploads = {one.input.upload for one in records if one.input.upload and goes_on(one)}
+        kept_uploads = {one.input.upload for one in records if one.input.upload and is_resumed(one)}
         service = Service(tasks, config_file, settings, socket, state_dir, kept_uploads)
         service.database = database
         bundle = partial(install_media_bundle, service)
@@ -265,7 +265,7 @@ def _decoder_options(settings: Settings) -> DecoderOptions:
 async def _open_runtimes(
     service: Service, tasks: TaskGroup, saver: Saver, records: Sequence[JobRecord]
 ) -> None:
-    """The runtimes, what was measured of them, and the profiles that choose among them."""
+    """Open the runtimes, their calibration, and the profiles that choose among them."""
     database = saver.database
     admission = Admission(service.models, service.computer, lambda: service.settings.runtime.memory_bytes)
     table = CalibrationTable(database)
@@ -292,7 +292,7 @@ async def _open_runtimes(
 async def _open_jobs(
     service: Service, tasks: TaskGroup, journal: JobJournal, records: Sequence[JobRecord]
 ) -> None:
-    """The jobs, those of the daemon before this one among them."""
+    """Open the job manager, and resume the jobs of the previous daemon."""
     service.job_keeper = JobKeeper(
         journal, TranscriptStore(service.database), lambda: service.settings.jobs, partial(recipe_of, service)
     )
@@ -331,6 +331,6 @@ async def _open_watches(service: Service, tasks: TaskGroup, database: Database) 
 def _client_gone(job: Job) -> WhisperdError:
     return WhisperdError(
         "job.client_gone",
-        "The client that asked for the job went away.",
+        "The client that submitted the job disconnected.",
         f"{retry_hint(job)}; submit it with --detach if it should outlive its client.",
     )

@@ -1,4 +1,4 @@
-"""The signals with which a person or a service manager ends the daemon, or has it read its settings."""
+"""Receives the signals with which a user or service manager stops the daemon or reloads its settings."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if sys.platform == "win32":
 __all__ = ["HANG_UP", "receive_signals"]
 
 HANG_UP: signal.Signals | None = getattr(signal, "SIGHUP", None)
-"""Reads the settings again; Windows has no such signal."""
+"""Reloads the settings; Windows has no such signal."""
 
 
 @contextmanager
 def receive_signals() -> Iterator[AsyncIterator[signal.Signals]]:
-    """Take the signals, during the block, one after the other as they come."""
+    """Yield the signals that arrive during the block, one after the other."""
     if sys.platform == "win32":
         with _receive_windows_signals() as received:
             yield received
@@ -33,7 +33,7 @@ if sys.platform == "win32":
 
     @contextmanager
     def _receive_windows_signals() -> Iterator[AsyncIterator[signal.Signals]]:
-        # Event loops know no signals there; Python's own handlers run in the thread of the loop.
+        # Event loops do not support signals there; Python's own handlers run in the thread of the loop.
         send, receive = anyio.create_memory_object_stream[signal.Signals](16)
 
         def note(number: int, _frame: FrameType | None) -> None:

@@ -1,6 +1,6 @@
-"""The state folder: one daemon keeps its data base, its log and its uploads there, and no other.
+"""Claims the state folder for one daemon, which stores its database, log and uploads there.
 
-While it does, a file says which one it is, for who cannot ask it because it hangs (`whisperd.running`).
+Meanwhile a file identifies that daemon, so that it can be found even if it hangs (`whisperd.running`).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def claim_state(folder: Path, socket: str, config: str | None = None) -> AsyncIterator[None]:
-    """Be the only daemon that has its state in a folder, until the block ends.
+    """Be the only daemon that uses a state folder, until the block ends.
 
-    The lock is let go of when this process ends, however it does. Where the file system knows no locks, there
-    is none, and nothing says which daemon it is. Raises `state.in_use`.
+    The lock is released when this process ends, however it ends. If the file system does not support locks,
+    none is held and the file is not written. Raises `state.in_use`.
     """
     lock = FileLock(folder / LOCK, mode=0o600)
 
@@ -59,14 +59,14 @@ def _in_use(folder: Path, running: Running | None) -> WhisperdError:
     if running is None:
         return WhisperdError(
             "state.in_use",
-            f"Another daemon has its state in {folder}.",
-            "End it, `whisperd` in the list of your processes, or set WHISPERD_STATE_DIR to another folder.",
+            f"Another daemon uses the state folder {folder}.",
+            "Kill its process, `whisperd`, or set WHISPERD_STATE_DIR to another folder.",
         )
     whisperctl = whisperctl_for(running.socket)
     return WhisperdError(
         "state.in_use",
-        f"The daemon on {running.socket}, process {running.pid}, has its state in {folder} already.",
-        f"Use that one (`{whisperctl} daemon status`), end it with `{whisperctl} daemon stop`,"
+        f"The daemon on {running.socket}, process {running.pid}, already uses the state folder {folder}.",
+        f"Use that one (`{whisperctl} daemon status`), stop it with `{whisperctl} daemon stop`,"
         " or set WHISPERD_STATE_DIR to another folder.",
         {"pid": running.pid, "socket": running.socket, "path": str(folder)},
     )

@@ -1,4 +1,4 @@
-"""Trying a bundle that nobody uses yet: it has to do its work on the speech that comes with whisperd."""
+"""Tries a newly installed bundle before it is used, on the speech that is shipped with whisperd."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 __all__ = ["try_bundle"]
 
 LENIENT: Final = 0.5
-"""So many of all words may be wrong: a small model mishears some, a broken library nearly all."""
+"""This fraction of words may be wrong: a small model gets some wrong, a broken library nearly all."""
 _BROKEN: Final = ("native.broken", "library.", "cuda.")
-"""Beginnings of the codes of errors that a library is to blame for, and not the model."""
+"""Prefixes of the codes of errors that a library causes, not the model."""
 
 
 async def try_bundle(service: Service, installed: InstalledBundle) -> str:
-    """Do with a bundle what it is for, in processes of its own; says in a few words what was done.
+    """Use a bundle for its purpose, in separate processes, and return in a few words what was done.
 
-    Raises `WhisperdError` if it does not do it.
+    Raises `WhisperdError` if that fails.
     """
     judged = await service.computer.judged_variants()
     found = next((one for one in judged if one.variant.name == installed.name), None)
@@ -54,7 +54,7 @@ async def try_bundle(service: Service, installed: InstalledBundle) -> str:
 
 
 async def _decode(installed: InstalledBundle, sample: Sample) -> str:
-    """Find the speech in a file of it."""
+    """Decode a file of speech, and check that speech is found in it."""
 
     async def find_bundle() -> Path:
         return installed.path
@@ -70,12 +70,12 @@ async def _decode(installed: InstalledBundle, sample: Sample) -> str:
                 pass
             result = decoding.result
     if result is None or result.speech < LENIENT * sample.duration_s:
-        raise _wrong("the decoder hears nobody speak in a recording of speech")
+        raise _wrong("the decoder found no speech in a recording of speech")
     return f"it decoded {sample.duration_s:.0f} s of speech"
 
 
 async def _import(installed: InstalledBundle, backend: Backend, variant: Variant) -> str:
-    """Have a worker load a model that is not there: what it says of that tells whether it got so far."""
+    """Have a worker load a model that does not exist: its error shows whether its libraries were loaded."""
     params = LoadParams(
         model_path=str(installed.path / "no-model"),
         bundle_name=installed.name,
@@ -119,15 +119,16 @@ async def _transcribe(
         raise _died(error) from error
     text = " ".join(segment.text for segment in result.segments)
     if word_errors(sample.text, text) > LENIENT * len(words(sample.text)):
-        raise _wrong(f"of a recording of speech, the model {model.name} understood other words with it")
+        raise _wrong(f"with it, the model {model.name} transcribed a recording of speech wrongly")
     return f"it transcribed {sample.duration_s:.0f} s of speech with {model.name}"
 
 
 async def _smallest_model(service: Service, backend: Backend) -> InstalledModel | None:
-    """The smallest model here that a backend loads and that knows the language of the speech, in the store or
-    used in place. A file in its own format is loaded by few."""
+    """Return the smallest model that a backend can load and that knows the language of the speech, in the
+    store or used in place. Only few backends can load a file in its own format.
+    """
     names: list[str] = []
-    with suppress(WhisperdError):  # of their folder, which says nothing of what is tried
+    with suppress(WhisperdError):  # a problem with the models' folder does not concern the bundle
         names += [summary.name for summary in await service.models.list()]
     names += [runtime.preset.model for runtime in service.runtimes.all()]
     found = [await _find(service, name) for name in dict.fromkeys(names)]
@@ -139,7 +140,7 @@ async def _smallest_model(service: Service, backend: Backend) -> InstalledModel 
 async def _find(service: Service, name: str) -> InstalledModel | None:
     try:
         return await service.models.find(name)
-    except WhisperdError:  # a folder or file of the user's that has gone, and that a runtime still names
+    except WhisperdError:  # a runtime names a folder or file of the user that was deleted
         return None
 
 
@@ -157,6 +158,6 @@ def _wrong(what: str, said: str = "") -> WhisperdError:
     return WhisperdError(
         "native.wrong",
         f"{what[0].upper()}{what[1:]}.",
-        "Use another version of it.",
+        "Use another version of the bundle.",
         {"said": said},
     )

@@ -1,4 +1,4 @@
-"""Inputs that a client sends in pieces: spooled to files of the user's own, removed after use."""
+"""Stores inputs that clients send in pieces: spooled to private files, deleted after use."""
 
 from __future__ import annotations
 
@@ -22,26 +22,27 @@ log = logging.getLogger(__name__)
 class UploadStore:
     """The spooled uploads.
 
-    What lies there when the daemon starts is from a dead one, and goes, but for what its jobs go on with.
+    Files that exist when the daemon starts are from an earlier one: they are deleted, except those whose jobs
+    are resumed.
     """
 
     def __init__(self, folder: Path, limits: Callable[[], LimitSettings], kept: Collection[str] = ()) -> None:
-        """`kept` are the uploads that stay. Raises `WhisperdError` (`uploads.not_writable`)."""
+        """`kept` are the uploads to retain. Raises `WhisperdError` (`uploads.not_writable`)."""
         self._folder = folder
         self._limits = limits
         self._sizes_bytes: dict[str, int] = {}
-        self._lock = threading.Lock()  # over the sizes: pieces are written in threads
+        self._lock = threading.Lock()  # guards the sizes: pieces are written in threads
         try:
             make_private_folder(self._folder)
-            self._take_over(kept)
+            self._adopt(kept)
         except OSError as error:
             raise WhisperdError(
                 "uploads.not_writable",
-                f"No folder for uploads can be made in {folder}: {error.strerror or error}.",
-                "Check its permissions and its disk, or set WHISPERD_STATE_DIR to another folder.",
+                f"The folder for uploads, {folder}, cannot be created: {error.strerror or error}.",
+                "Check its permissions and disk, or set WHISPERD_STATE_DIR to another folder.",
             ) from error
 
-    def _take_over(self, kept: Collection[str]) -> None:
+    def _adopt(self, kept: Collection[str]) -> None:
         for path in self._folder.iterdir():
             if path.name in kept:
                 self._sizes_bytes[path.name] = path.stat().st_size
@@ -49,7 +50,7 @@ class UploadStore:
                 _delete(path)
 
     def sync(self, upload: str) -> None:
-        """See to it that not even a power cut takes it away. Blocks. Raises like `append`."""
+        """Make an upload survive a power failure. Blocks. Raises like `append`."""
         try:
             with self.path(upload).open("rb+") as file:
                 os.fsync(file.fileno())
@@ -58,7 +59,7 @@ class UploadStore:
             raise self._refused(error) from error
 
     def create(self) -> str:
-        """Begin an upload; returns its id. Blocks. Raises `disk.full`, `uploads.not_writable`."""
+        """Begin an upload and return its id. Blocks. Raises `disk.full`, `uploads.not_writable`."""
         upload = secrets.token_hex(8)
         try:
             os.close(os.open(self._path(upload), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
@@ -69,10 +70,10 @@ class UploadStore:
         return upload
 
     def append(self, upload: str, data: bytes) -> int:
-        """Add a piece; returns the size so far in bytes. Blocks.
+        """Add a piece, and return the size so far in bytes. Blocks.
 
         Raises `upload.unknown`, `upload.too_large`, `upload.no_room`, `disk.full` and
-        `uploads.not_writable`; after all but the first it is gone.
+        `uploads.not_writable`; all but the first delete the upload.
         """
         path = self.path(upload)
         try:
@@ -88,42 +89,42 @@ class UploadStore:
         return size_bytes
 
     def path(self, upload: str) -> Path:
-        """Where it lies. Raises `upload.unknown`."""
+        """Return the path of an upload. Raises `upload.unknown`."""
         if upload not in self._sizes_bytes:
             raise _unknown(upload)
         return self._path(upload)
 
     def size_bytes(self, upload: str) -> int:
-        """How large it is so far. Raises `upload.unknown`."""
+        """Return the size of an upload so far. Raises `upload.unknown`."""
         if (size_bytes := self._sizes_bytes.get(upload)) is None:
             raise _unknown(upload)
         return size_bytes
 
     def remove(self, upload: str) -> None:
-        """Delete it. Harmless when it is gone."""
+        """Delete an upload. Does nothing if it was deleted."""
         with self._lock:
             is_known = self._sizes_bytes.pop(upload, None) is not None
         if is_known:
             _delete(self._path(upload))
 
     def _grow(self, upload: str, more_bytes: int) -> int:
-        """Account for a piece before it is written; the size with it."""
+        """Count a piece before it is written, and return the size including it."""
         limits = self._limits()
         with self._lock:
-            if upload not in self._sizes_bytes:  # removed a moment ago
+            if upload not in self._sizes_bytes:  # just deleted
                 raise _unknown(upload)
             size_bytes = self._sizes_bytes[upload] + more_bytes
             if size_bytes > limits.max_upload_bytes:
                 raise WhisperdError(
                     "upload.too_large",
                     f"The upload is larger than {limits.max_upload_bytes:,} bytes.",
-                    "Give the file's path instead, or raise limits.max_upload_bytes in the settings.",
+                    "Give the file's path instead, or raise `limits.max_upload_bytes` in the settings.",
                 )
             if sum(self._sizes_bytes.values()) + more_bytes > limits.max_uploads_bytes:
                 raise WhisperdError(
                     "upload.no_room",
                     f"All uploads together are larger than {limits.max_uploads_bytes:,} bytes.",
-                    "Wait until some jobs have ended, or raise limits.max_uploads_bytes in the settings.",
+                    "Wait until some jobs are over, or raise `limits.max_uploads_bytes` in the settings.",
                 )
             self._sizes_bytes[upload] = size_bytes
             return size_bytes
@@ -131,7 +132,7 @@ class UploadStore:
     def _refused(self, error: OSError) -> WhisperdError:
         reason = error.strerror or str(error)
         if refusal(error) == "full":
-            code, fix = "disk.full", f"Make room on the disk of {self._folder}."
+            code, fix = "disk.full", f"Free some space on the disk of {self._folder}."
         else:
             code, fix = "uploads.not_writable", f"Check the permissions and the disk of {self._folder}."
         return WhisperdError(code, f"The upload cannot be stored: {reason}.", fix)
@@ -143,16 +144,16 @@ class UploadStore:
 def _delete(path: Path) -> None:
     try:
         remove(path)
-    except OSError as error:  # it goes when a daemon starts again, if it can then
-        log.warning("an upload cannot be deleted: %s", error.strerror or error)
+    except OSError as error:  # the next daemon tries again
+        log.warning("cannot delete an upload: %s", error.strerror or error)
 
 
 def _open_existing(path: str, flags: int) -> int:
-    # A piece that comes late brings no upload back that was removed.
+    # A late piece must not recreate an upload that was deleted.
     return os.open(path, flags & ~os.O_CREAT)
 
 
 def _unknown(upload: str) -> WhisperdError:
     return WhisperdError(
-        "upload.unknown", f"There is no upload {upload!r:.40}.", "Begin one with uploads.create."
+        "upload.unknown", f"There is no upload {upload!r:.40}.", "Begin one with `uploads.create`."
     )

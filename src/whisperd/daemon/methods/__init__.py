@@ -1,8 +1,9 @@
-"""The methods of the wire. The method `noun.verb` is the coroutine function `verb` of the module `noun`: all
-of them are methods but those with an underscore before them. One behind is not told (`list_`).
+"""The wire methods. The method `noun.verb` is the coroutine function `verb` of the module `noun`: each
+coroutine function is a method, unless its name begins with an underscore. A trailing underscore is removed
+(`list_`).
 
-A handler takes the call and its parameters, and returns what is encoded as the result or raises
-`WhisperdError`. The type of its second argument is what its parameters are strictly decoded into.
+A handler takes the call and its parameters, and returns the result to encode or raises `WhisperdError`. The
+parameters are strictly decoded into the type of its second argument.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ METHODS: dict[str, Handler] = {
     for name, handler in vars(module).items()
     if inspect.iscoroutinefunction(handler) and handler.__module__ == module.__name__ and name[0] != "_"
 }
-"""Every method by its name on the wire."""
+"""Every method, by its name on the wire."""
 
 _PARAMS = {name: typing.get_type_hints(handler)["params"] for name, handler in METHODS.items()}
 
 
 async def dispatch(call: Call, request: Request) -> Any:
-    """Answer a request. Raises `WhisperdError`."""
+    """Run the method of a request and return its result. Raises `WhisperdError`."""
     handler = METHODS.get(request.method)
     if handler is None:
-        called = request.method[:80]  # comparing takes time that grows with its length
+        called = request.method[:80]  # the time to compare grows with its length
         near = difflib.get_close_matches(called, METHODS, 1)
         raise WhisperdError(
             "rpc.unknown_method",

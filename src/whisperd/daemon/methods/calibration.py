@@ -1,4 +1,4 @@
-"""`calibration.*`: which way to run a model is the fastest on this computer, measured."""
+"""`calibration.*`: measures the fastest way to run a model on this computer."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from whisperd.rpc.messages import Name, Params
 
 
 class CalibrationParams(Params, frozen=True):
-    """Of which model; by default the default runtime's."""
+    """Which model to calibrate; by default that of the default runtime."""
 
     model: Name | None = None
 
 
 async def run(call: Call, params: CalibrationParams) -> dict[str, Any]:
-    """Try the ways to run a model, keep the fastest; progress comes as events of the topic `calibration`."""
+    """Try the ways to run a model and choose the fastest; publish progress on the topic `calibration`."""
     service = call.service
     model = await _model(call, params)
     await service.models.pull(model, service.on_model_progress)
-    # What would be used without it has to be there to be compared with.
+    # What would be used without calibration must be installed, to compare with it.
     preset = service.runtimes.editor.unsaved(model, await service.models.facts(model))
     await service.provisioner.prepare(preset, ignore_progress)
     found = await service.calibrator.run(model)
@@ -39,14 +39,14 @@ async def run(call: Call, params: CalibrationParams) -> dict[str, Any]:
 
 
 async def show(call: Call, params: CalibrationParams) -> dict[str, Any]:
-    """What was found for a model, and what was tried."""
+    """Return the calibration of a model, with all trials."""
     model = await _model(call, params)
     calibrator = call.service.calibrator
     found = await calibrator.show(model)
     if found is None:
         raise WhisperdError(
             "calibration.none",
-            f"The model {model} was not calibrated on this computer.",
+            f"The model {model} has not been calibrated on this computer.",
             f"Run `whisperctl calibrate {model}`; it takes about a minute.",
             {"model": model},
         )
@@ -54,7 +54,7 @@ async def show(call: Call, params: CalibrationParams) -> dict[str, Any]:
 
 
 async def forget(call: Call, params: CalibrationParams) -> dict[str, Any]:
-    """Forget what was found for a model: what is loaded from now on is chosen by priority."""
+    """Delete the calibration of a model: from now on, its variant is chosen by priority."""
     model = await _model(call, params)
     return {"model": model, "forgotten": await call.service.calibrator.forget(model)}
 
@@ -109,7 +109,7 @@ def _described_trial(trial: Trial, *, is_chosen: bool) -> dict[str, Any]:
 
 
 def _struck_out(found: Calibration) -> list[dict[str, Any]]:
-    """The variants that are not used, or were not tried, with the one reason."""
+    """Return the variants that were ruled out or not tried, each with its reason."""
     struck = []
     for candidate in found.candidates:
         if trial := striking_trial(candidate.variant, found.trials):
@@ -125,25 +125,25 @@ def _nonsense(trial: Trial) -> dict[str, Any]:
     return WhisperdError(
         "calibration.wrong_text",
         f"It got {trial.errors} of {trial.words} words of the shipped speech wrong.",
-        f"Run `whisperctl natives verify {trial.setting.variant}`.",
+        f"Check its files with `whisperctl natives verify {trial.setting.variant}`.",
     ).to_wire()
 
 
 def _why(found: Calibration, chosen: Trial) -> str:
-    """One sentence for a person."""
+    """Explain the choice to a user, in one sentence."""
     measured = [trial for trial in found.trials if trial.speed]
     variants = {trial.setting.variant for trial in measured}
     fastest = f"the fastest of {len(measured)} settings"
     if len(variants) > 1:
         fastest += f" of {len(variants)} variants"
-    as_good = "with a text as good as with the full context"
+    as_good = "whose text is as good as with the full context"
     first = found.candidates[0].start
     usual = next((trial for trial in measured if trial.setting == first), None)
     if usual is chosen:
-        return f"What is usual here was {fastest}."
+        return f"The default setting was {fastest}."
     if usual is None or not usual.speed or not chosen.speed:
         return f"It was {fastest} {as_good}."
     if (usual.errors or 0) > (reference_errors(found.candidates, found.trials) or 0):
-        return f"It was {fastest} {as_good}, which what is usual has not."
+        return f"It was {fastest} {as_good}, unlike that of the default setting."
     gain = 100 * (chosen.speed / usual.speed - 1)
-    return f"It was {fastest} {as_good}, and {gain:.0f} % faster than what is usual."
+    return f"It was {fastest} {as_good}, and {gain:.0f} % faster than the default setting."

@@ -1,4 +1,4 @@
-"""`daemon.*`: the daemon itself."""
+"""`daemon.*`: status and control of the daemon itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from whisperd.settings import settings_template
 
 
 async def status(call: Call, params: NoParams) -> dict[str, Any]:
-    """How the daemon is: version, uptime, runtimes, jobs by status, memory of each process in bytes."""
+    """Return the daemon's status: version, uptime, runtimes, jobs by status, memory by process, and more."""
     service = call.service
     total, today = service.work.total, service.work.today
     return {
@@ -54,19 +54,19 @@ async def status(call: Call, params: NoParams) -> dict[str, Any]:
 
 
 async def metrics(call: Call, params: NoParams) -> dict[str, str]:
-    """What was counted, and how the daemon stands, in Prometheus' text form."""
+    """Return the counters and the current state in Prometheus' text format."""
     service = call.service
     memory: Counter[str] = Counter()
     for name, used in (await to_thread.run_sync(_memory)).items():
         memory[name.split()[0]] += used
-    families = [*service.metrics.families(), *_standing(service, memory)]
+    families = [*service.metrics.families(), *_gauges(service, memory)]
     return {"content_type": CONTENT_TYPE, "content": render(families)}
 
 
 async def stop(call: Call, params: NoParams) -> dict[str, Any]:
-    """Begin to end: running jobs have the grace period, then they are cancelled.
+    """Start stopping the daemon: jobs that still run after the grace period are cancelled.
 
-    Of the active ones, those that are detached go on in the next daemon.
+    Detached jobs that are active resume in the next daemon.
     """
     call.service.stop_requested.set()
     jobs = call.service.jobs
@@ -79,13 +79,13 @@ async def stop(call: Call, params: NoParams) -> dict[str, Any]:
 
 
 async def reload(call: Call, params: NoParams) -> dict[str, Any]:
-    """Read the settings again; which of the changed ones need a restart."""
+    """Reload the settings, and return which of the changed ones need a restart."""
     restart_needed = call.service.reload()
     return {"config": str(call.service.config_file), "restart_needed": restart_needed}
 
 
 async def config(call: Call, params: NoParams) -> dict[str, Any]:
-    """The settings in force, as a documented TOML file."""
+    """Return the settings in effect, as a TOML file with comments."""
     return {"path": str(call.service.config_file), "content": settings_template(call.service.settings)}
 
 
@@ -97,11 +97,11 @@ ROLES = {
     "whisperd.hardware.look": "look",
     "whisperd.hardware.nvml": "look",
 }
-"""What child processes are called, by their modules; the others of ours download or install something."""
+"""What child processes are called, by module; whisperd's others download or install something."""
 
 
-def _standing(service: Service, memory: Mapping[str, int]) -> Iterable[Family]:
-    """How it stands at the moment; `memory` is that of all processes of a kind together."""
+def _gauges(service: Service, memory: Mapping[str, int]) -> Iterable[Family]:
+    """Return the metrics of the current state; `memory` is the total for each kind of process."""
     jobs, views = _jobs(service), [service.view_runtime(runtime) for runtime in service.runtimes.all()]
     active = {status: jobs[status] for status in ("queued", "running")}
     statuses = [Sample(1, {"runtime": view.name, "status": view.status}) for view in views]
@@ -109,17 +109,17 @@ def _standing(service: Service, memory: Mapping[str, int]) -> Iterable[Family]:
     started_s = time.time() - (time.monotonic() - service.started_s)
     on_battery = math.nan if service.is_on_battery is None else float(service.is_on_battery)
     for name, help, samples in (
-        ("build_info", "The version that runs.", [Sample(1, {"version": __version__})]),
-        ("start_time_seconds", "Unix time at which the daemon was started.", [Sample(started_s)]),
-        ("clients", "Connections that are open.", [Sample(len(service.connections))]),
-        ("jobs_active", "Jobs that are not over.", by_label("status", active)),
+        ("build_info", "The running version.", [Sample(1, {"version": __version__})]),
+        ("start_time_seconds", "Unix time at which the daemon started.", [Sample(started_s)]),
+        ("clients", "Open connections.", [Sample(len(service.connections))]),
+        ("jobs_active", "Jobs that are queued or running, by status.", by_label("status", active)),
         ("jobs_remembered", "Jobs that `jobs list` shows, by status.", by_label("status", jobs)),
         (
             "windows_waiting",
-            "Windows of speech that wait to be computed.",
+            "Windows of speech waiting to be transcribed.",
             by_label("runtime", _waiting_windows(service)),
         ),
-        ("runtime_status", "The status of each runtime: 1 for the one that it has.", statuses),
+        ("runtime_status", "Always 1, labelled with the current status of each runtime.", statuses),
         ("runtime_memory_bytes", "Resident memory of a runtime's worker.", by_label("runtime", loaded)),
         (
             "process_resident_memory_bytes",
@@ -127,20 +127,20 @@ def _standing(service: Service, memory: Mapping[str, int]) -> Iterable[Family]:
             by_label("process", memory),
         ),
         ("watch_folders", "Watch folders, by status.", by_label("status", service.watches.statuses())),
-        ("on_battery", "1 on battery, 0 on mains, NaN where that is not known.", [Sample(on_battery)]),
+        ("on_battery", "1 on battery, 0 on mains power, NaN if unknown.", [Sample(on_battery)]),
         ("bulk_held", "1 while bulk work waits for mains power.", [Sample(service.is_bulk_held)]),
     ):
         yield Family(name, "gauge", help, samples)
 
 
 def _jobs(service: Service) -> dict[str, int]:
-    """How many of the jobs that are remembered have each status."""
+    """Count the remembered jobs by status."""
     counts = Counter(str(job.status) for job in service.jobs.remembered())
     return {status: counts[status] for status in get_args(JobStatus)}
 
 
 def _waiting_windows(service: Service) -> dict[str, int]:
-    """How many windows wait for each runtime that is loaded."""
+    """Count the windows that wait for each loaded runtime."""
     return {
         runtime.name: service.jobs.waiting_windows(runtime.loaded)
         for runtime in service.runtimes.all()
@@ -149,14 +149,14 @@ def _waiting_windows(service: Service) -> dict[str, int]:
 
 
 def _memory() -> dict[str, int]:
-    """Resident bytes of the daemon and of each child, by what it is. Blocks: every process is looked at."""
+    """Return the resident bytes of the daemon and each child, by role. Blocks: it reads every process."""
     me = psutil.Process()
     memory = {"daemon": me.memory_info().rss}
     for child in me.children():
         try:
             memory[f"{_role(child.cmdline())} {child.pid}"] = child.memory_info().rss
         except psutil.Error:
-            continue  # it has just ended
+            continue  # it just exited
     return memory
 
 

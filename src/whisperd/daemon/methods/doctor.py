@@ -1,4 +1,4 @@
-"""`doctor.*`: what is wrong, as the daemon sees it."""
+"""`doctor.*`: finds problems, as the daemon sees them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from whisperd.rpc.messages import NoParams
 
 
 async def check(call: Call, params: NoParams) -> dict[str, Any]:
-    """What the doctor sees."""
+    """Run the doctor's checks."""
     service = call.service
     facts = await gather(
         service.natives,

@@ -1,4 +1,4 @@
-"""`events.*`: being told what happens."""
+"""`events.*`: subscriptions to events."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import Params, encode_notification, invalid_params
 
 MAX_CALL_BYTES = 16 * 1024
-"""How the client wants to be called, as it is sent with every event."""
+"""Limit on the client's own notification, since it is sent with every event."""
 
 _numbers = count(1)
 
 
 class ClientMethod(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the client wants to be called, where it accepts only methods of its own (Neovim)."""
+    """The method to call for each event, for a client that accepts only its own methods (Neovim)."""
 
     method: str
     args: tuple[Any, ...] = ()
 
 
 class SubscribeParams(Params, frozen=True):
-    """Topics, or one job."""
+    """Topics or one job."""
 
     topics: tuple[str, ...] = ()
     job: str | None = None
@@ -34,13 +34,13 @@ class SubscribeParams(Params, frozen=True):
 
 
 class UnsubscribeParams(Params, frozen=True):
-    """Which subscription ends."""
+    """Which subscription to end."""
 
     subscription: int
 
 
 async def subscribe(call: Call, params: SubscribeParams) -> dict[str, Any]:
-    """Send events as notifications from now on; those of a job from its beginning."""
+    """Send events as notifications from now on; those of a job are sent from its beginning."""
     if unknown := sorted(set(params.topics) - set(TOPICS)):
         raise invalid_params(f"there is no topic {unknown[0]!r}, only {', '.join(TOPICS)}")
     if bool(params.topics) == (params.job is not None):
@@ -49,14 +49,14 @@ async def subscribe(call: Call, params: SubscribeParams) -> dict[str, Any]:
     if params.job is not None:
         job = call.service.jobs.get(params.job)
         if job.over.is_set():
-            call.service.hub.note_gone(job.id)
+            call.service.hub.note_earlier_events(job.id)
         topics.add(job_topic(job.id))
     subscriptions = call.connection.subscriptions
     if len(subscriptions) >= (limit := call.service.settings.limits.max_subscriptions):
         raise WhisperdError(
             "events.too_many",
-            f"This connection has {limit} subscriptions.",
-            "End some of them first, or raise limits.max_subscriptions in the settings.",
+            f"This connection already has {limit} subscriptions.",
+            "End some of them, or raise `limits.max_subscriptions` in the settings.",
         )
     subscription = Subscription(call.connection.offer, frozenset(topics), _notification(params.call))
     number = next(_numbers)
@@ -66,13 +66,13 @@ async def subscribe(call: Call, params: SubscribeParams) -> dict[str, Any]:
 
 
 def _notification(called: ClientMethod | None) -> bytes:
-    """How a client is called. Raises `rpc.invalid_params`."""
+    """Return the notification for a client, without the event. Raises `rpc.invalid_params`."""
     if called is None:
         return encode_notification("event", None)
-    # As Neovim's nvim_exec_lua takes them: a piece of code, then the list of its arguments.
+    # In the form that Neovim's nvim_exec_lua takes: code, then the list of its arguments.
     notification = encode_notification(called.method, *called.args, [None])
     if len(notification) > MAX_CALL_BYTES:
-        raise invalid_params(f"call takes more than {MAX_CALL_BYTES:,} bytes, and is sent with every event")
+        raise invalid_params(f"call, which is sent with every event, is larger than {MAX_CALL_BYTES:,} bytes")
     return notification
 
 
@@ -83,7 +83,7 @@ async def unsubscribe(call: Call, params: UnsubscribeParams) -> dict[str, Any]:
         raise WhisperdError(
             "events.unknown_subscription",
             f"This connection has no subscription {params.subscription}.",
-            "Use the number that events.subscribe answered.",
+            "Use the number that `events.subscribe` returned.",
         )
     call.service.hub.unsubscribe(subscription)
     return {}

@@ -1,4 +1,4 @@
-"""`hardware.*`: what this computer has, how that was found, and which variants it can use."""
+"""`hardware.*`: this computer's hardware, how it was detected, and which variants it can use."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["describe"]
 
 
 async def show(call: Call, params: NoParams) -> dict[str, Any]:
-    """Look at this computer anew, and judge every variant by what was found."""
+    """Detect the hardware again, and judge every variant by it."""
     hardware = await call.service.computer.look_again()
     judged = await call.service.computer.judged_variants()
     return describe(hardware, judged)
 
 
 def describe(hardware: Hardware, judged: Sequence[JudgedVariant]) -> dict[str, Any]:
-    """What is told of a computer."""
+    """Return the description of a computer that is sent to clients."""
     return {
         "system": hardware.system,
         "processor": hardware.processor and _processor(hardware.processor),

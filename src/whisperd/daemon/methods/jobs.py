@@ -1,4 +1,4 @@
-"""`jobs.*`: transcriptions, running and past."""
+"""`jobs.*`: transcriptions, current and past."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from whisperd.rpc.messages import Name, Params, invalid_params
 
 
 class InputParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One of: a path, a path that is not UTF-8, an upload's id, audio that is pushed as it is spoken."""
+    """One of: a path, a path that is not UTF-8, an upload's id, live audio that is pushed as it is spoken."""
 
     path: str | None = None
     path_bytes: bytes | None = None
@@ -36,11 +36,11 @@ class InputParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def __post_init__(self) -> None:
         if [self.path, self.path_bytes, self.upload, self.stream or None].count(None) != 3:
-            raise ValueError("input is one of path, path_bytes, upload and stream")
+            raise ValueError("input must have exactly one of path, path_bytes, upload and stream")
 
     @property
     def given_path(self) -> str:
-        """The path in either form; an upload has none."""
+        """The path in either form; empty for an upload."""
         return self.path or "" if self.path_bytes is None else os.fsdecode(self.path_bytes)
 
 
@@ -49,11 +49,11 @@ class SubmitParams(Params, frozen=True):
 
     input: InputParams
     options: dict[str, Any] = msgspec.field(default_factory=dict)
-    """Those of `JobOptions`. What is not among them is as in the profile, else at its default."""
+    """Fields of `JobOptions`. Missing ones are taken from the profile, else their defaults apply."""
     detach: bool = False
-    """Whether the job goes on when this connection ends."""
+    """Whether the job continues when this connection ends."""
     profile: str | None = None
-    """A profile for this job alone, in place of the connection's."""
+    """A profile for this job only, in place of the connection's."""
 
 
 class JobParams(Params, frozen=True):
@@ -63,65 +63,65 @@ class JobParams(Params, frozen=True):
 
 
 class PushParams(Params, frozen=True):
-    """Which live job, and what was spoken since the last time: 16-bit samples at 16 kHz, one channel."""
+    """Which live job, and its next audio: 16-bit samples at 16 kHz, one channel."""
 
     id: str
     pcm: Annotated[bytes, msgspec.Meta(max_length=MAX_PUSH_BYTES)]
 
 
 class ResultParams(Params, frozen=True):
-    """Which job, in which format."""
+    """Which job, and in which format."""
 
     id: str
     format: str = "text"
 
 
 class ListParams(Params, frozen=True):
-    """Which jobs: all, or those that are so."""
+    """Which jobs to list: all, or those that match."""
 
     status: JobStatus | None = None
     since: Annotated[str, msgspec.Meta(max_length=40)] | None = None
-    """Submitted at this moment (RFC 3339) or later."""
+    """Submitted at this time (RFC 3339) or later."""
     runtime: Name | None = None
-    """On the runtime of this name or id."""
+    """On the runtime with this name or id."""
 
 
 class CancelParams(Params, frozen=True):
-    """One job, several by their ids, or all that are not over and so."""
+    """One job, several by their ids, or all active ones that match."""
 
     id: str | None = None
     ids: Annotated[tuple[str, ...], msgspec.Meta(max_length=10_000)] | None = None
     all: bool = False
     status: Literal["queued", "running"] | None = None
-    """This and those below as in `ListParams`; only with `all`."""
+    """This and the fields below are as in `ListParams`; only with `all`."""
     since: Annotated[str, msgspec.Meta(max_length=40)] | None = None
     runtime: Name | None = None
 
     def __post_init__(self) -> None:
         if [self.id, self.ids, self.all or None].count(None) != 2:
-            raise ValueError("it takes one of id, ids and all")
+            raise ValueError("exactly one of id, ids and all is required")
         if not self.all and not (self.status is self.since is self.runtime is None):
-            raise ValueError("status, since and runtime choose among all jobs, and need all")
+            raise ValueError("status, since and runtime filter all jobs, and require all")
 
 
 class ClearParams(Params, frozen=True):
-    """Which of the jobs that are over: by default all."""
+    """Which of the jobs that are over to forget: by default all."""
 
     ids: Annotated[tuple[str, ...], msgspec.Meta(max_length=10_000)] | None = None
     older_than: Annotated[float, msgspec.Meta(ge=0)] | None = None
-    """Those that were over so many seconds ago."""
+    """Only those that have been over for this many seconds."""
     purge: bool = False
-    """Whether their texts are erased as well; without ids, all texts that are so old."""
+    """Whether to erase their texts as well; without ids, all texts of that age."""
 
 
 async def submit(call: Call, params: SubmitParams) -> dict[str, Any]:
-    """Take a job and answer with its id as soon as it is in the journal."""
+    """Submit a job, and return its id as soon as it is in the journal."""
     source = await _source(call, params)
     profile = params.profile if params.profile is not None else call.connection.profile
     options, lease, languages = await lease_for_options(call.service, params.options, profile)
     with lease.released_on_error():
         if source.shown.upload is not None:
-            _uploaded(call, source.shown.upload)  # another job may have taken it meanwhile
+            _uploaded(call, source.shown.upload)  # another job may have used it meanwhile
         job = call.service.jobs.submit(source, options, lease, languages, is_detached=params.detach)
     if job.input.upload is not None:
         call.connection.uploads.discard(job.input.upload)
@@ -133,7 +133,7 @@ async def submit(call: Call, params: SubmitParams) -> dict[str, Any]:
 
 
 async def push(call: Call, params: PushParams) -> dict[str, Any]:
-    """Take audio of a live job; answers once there is room for it. `held` are seconds not listened to yet."""
+    """Add audio to a live job; respond once there is room for it. `held`: seconds not processed yet."""
     job, audio_buffer = _live(call, params.id)
     try:
         await audio_buffer.push(params.pcm)
@@ -142,52 +142,52 @@ async def push(call: Call, params: PushParams) -> dict[str, Any]:
             raise job.error.copy() from None
         raise WhisperdError(
             "live.finished",
-            f"The live job {job.id} was finished and takes no more audio.",
-            "Submit another one for what is spoken now.",
+            f"The live job {job.id} is finished and accepts no more audio.",
+            "Submit a new live job for further audio.",
         ) from None
     return {"held": round(audio_buffer.held_s, 3)}
 
 
 async def finish(call: Call, params: JobParams) -> dict[str, Any]:
-    """Nothing more is spoken: the job ends with what was pushed."""
+    """End the audio of a live job: it completes with what was pushed."""
     _, audio_buffer = _live(call, params.id)
     await audio_buffer.finish()
     return {}
 
 
 async def list_(call: Call, params: ListParams) -> list[JobView]:
-    """The jobs that are remembered, the oldest first, without their texts."""
+    """Return the remembered jobs, the oldest first, without their texts."""
     chosen = _chosen(call, call.service.jobs.remembered(), params)
     return [job.view(with_text=False) for job in chosen]
 
 
 async def show(call: Call, params: JobParams) -> JobView:
-    """One job."""
+    """Return one job."""
     job = call.service.jobs.get(params.id)
     return job.view(transcript=await call.service.jobs.transcript(job))
 
 
 async def wait(call: Call, params: JobParams) -> dict[str, Any]:
-    """Wait for a job's end and answer with its result; its error is raised."""
+    """Wait until a job is over and return its result. Raises its error."""
     job = call.service.jobs.get(params.id)
     await job.over.wait()
-    # The words of a day take as long as its subtitles.
+    # In a thread: for a recording of a day this takes seconds.
     shape = await anyio.to_thread.run_sync(verbose, await _transcript(call, job))
     return {**shape, "warnings": job.warnings} if job.warnings else shape
 
 
 async def result(call: Call, params: ResultParams) -> dict[str, Any]:
-    """A completed job's text in a format."""
+    """Return a completed job's text in a format."""
     transcript = await _transcript(call, call.service.jobs.get(params.id))
-    # The subtitles of a day take seconds to lay out.
+    # In a thread: the subtitles of a recording of a day take seconds.
     content = await anyio.to_thread.run_sync(render, transcript, params.format)
     return {"format": params.format, "content": content}
 
 
 async def cancel(call: Call, params: CancelParams) -> JobView | list[JobView | dict[str, Any]]:
-    """Cancel jobs and wait until they are over. Harmless for one that is over already.
+    """Cancel jobs and wait until they are over. Does nothing for a job that is already over.
 
-    One is answered with its view; several with one for each, or `{id, error}` where there is no such job.
+    Returns the view of a single job; for several, a list of views, with `{id, error}` for an unknown job.
     """
     jobs = call.service.jobs
     if params.id is not None:
@@ -206,8 +206,8 @@ async def cancel(call: Call, params: CancelParams) -> JobView | list[JobView | d
 
 
 async def _cancel(call: Call, jobs: Sequence[Job]) -> None:
-    """Cancel jobs, and wait until they are over and stay so. Raises why that cannot be saved."""
-    # The last first: what waits is gone before a place becomes free, so that nothing of it begins.
+    """Cancel jobs, and wait until their ends are saved. Raises `WhisperdError` if they cannot be saved."""
+    # The last first: queued jobs are cancelled before a running one makes way, so that none of them starts.
     for job in sorted(jobs, key=lambda job: job.created, reverse=True):
         call.service.jobs.cancel(job)
         await checkpoint()  # there may be thousands
@@ -224,14 +224,14 @@ def _job_or_error(jobs: JobManager, job_id: str) -> Job | WhisperdError:
 
 
 async def retry(call: Call, params: JobParams) -> JobView:
-    """Do a job again that has failed or was cancelled, from where it was. It outlives its client."""
+    """Retry a failed or cancelled job from where it stopped. It is detached from its client."""
     service = call.service
     job = service.jobs.to_retry(params.id)
     if job.input.is_from_client:
         raise WhisperdError(
             "job.input_gone",
-            f"The input of the job {job.id} was sent by its client, and is gone.",
-            "Transcribe it again.",
+            f"The input of the job {job.id} was sent by its client and is no longer stored.",
+            "Submit it again with its input.",
         )
     stamp = await check_path(job.path)
     lease = await lease_for_job(service, job)
@@ -246,14 +246,14 @@ async def clear(call: Call, params: ClearParams) -> dict[str, Any]:
     service = call.service
     ids = _to_clear(service.jobs, params)
     purged = None
-    with anyio.CancelScope(shield=True):  # who goes meanwhile leaves nothing half erased
+    with anyio.CancelScope(shield=True):  # a client that disconnects leaves nothing half erased
         if params.purge:
             purged = await service.job_keeper.purge(ids, params.older_than, all_of_them=params.ids is None)
         cleared, ticket = service.jobs.forget(ids)
         try:
             await ticket.saved()
         except WhisperdError:
-            service.jobs.restore(cleared)  # else they would come back with the next daemon
+            service.jobs.restore(cleared)  # else they would reappear with the next daemon
             raise
         if params.purge:
             await service.job_keeper.erase()
@@ -261,7 +261,7 @@ async def clear(call: Call, params: ClearParams) -> dict[str, Any]:
 
 
 def _to_clear(jobs: JobManager, params: ClearParams) -> list[str]:
-    """The ids of the jobs to forget. Raises `job.unknown` and `job.not_over`."""
+    """Return the ids of the jobs to forget. Raises `job.unknown` and `job.not_over`."""
     before = None if params.older_than is None else rfc3339_ago(params.older_than)
     if params.ids is None:
         return jobs.ended_before(before)
@@ -277,10 +277,10 @@ def _to_clear(jobs: JobManager, params: ClearParams) -> list[str]:
 
 
 def _chosen(call: Call, jobs: Sequence[Job], params: ListParams | CancelParams) -> list[Job]:
-    """Those of the jobs that are so. Raises `rpc.invalid_params` and `runtime.unknown`."""
+    """Return those of the jobs that match. Raises `rpc.invalid_params` and `runtime.unknown`."""
     since = None if params.since is None else _moment(params.since)
     if params.runtime is not None and not any(_is_on(job, params.runtime) for job in jobs):
-        call.service.runtimes.find(params.runtime)  # one that was deleted is known by its jobs
+        call.service.runtimes.find(params.runtime)  # a deleted runtime is known only by its jobs
     return [
         job
         for job in jobs
@@ -295,19 +295,19 @@ def _is_on(job: Job, runtime: str) -> bool:
 
 
 def _moment(text: str) -> str:
-    """A moment as jobs have it, in UTC."""
+    """Convert a time to UTC, in the format of jobs. Raises `rpc.invalid_params`."""
     try:
         return to_rfc3339(datetime.datetime.fromisoformat(text))
     except ValueError:
-        raise invalid_params(f"{text!r} is no moment as RFC 3339 writes it") from None
+        raise invalid_params(f"{text!r} is not a time in RFC 3339") from None
 
 
 async def _source(call: Call, params: SubmitParams) -> Source:
-    """Where the audio of a job comes from. Raises what is wrong with it."""
+    """Return the source of a job's audio. Raises `WhisperdError` if it cannot be used."""
     given = params.input
     if given.stream:
         if params.detach:
-            raise invalid_params("a stream belongs to its connection, and cannot be detached")
+            raise invalid_params("a stream belongs to its connection and cannot be detached")
         return Source(JobInput(stream=True), audio_buffer=AudioBuffer())
     if given.upload is not None:
         path, shown = _uploaded(call, given.upload), JobInput(upload=given.upload)
@@ -320,7 +320,7 @@ async def _source(call: Call, params: SubmitParams) -> Source:
 
 
 def _uploaded(call: Call, upload: str) -> str:
-    """The file of an upload of this connection. Raises `upload.unknown` and `audio.empty`."""
+    """Return the file of an upload of this connection. Raises `upload.unknown` and `audio.empty`."""
     check_owned(call, upload)
     path = call.service.uploads.path(upload)
     if call.service.uploads.size_bytes(upload) == 0:
@@ -329,26 +329,26 @@ def _uploaded(call: Call, upload: str) -> str:
 
 
 def _live(call: Call, job_id: str) -> tuple[Job, AudioBuffer]:
-    """A live job of this connection. Raises `job.unknown`, `live.not_live` and `live.not_yours`."""
+    """Return a live job of this connection. Raises `job.unknown`, `live.not_live` and `live.not_yours`."""
     job = call.service.jobs.get(job_id)
     if job.audio_buffer is None:
         raise WhisperdError(
             "live.not_live",
-            f"The job {job.id} is not a live one.",
+            f"The job {job.id} is not live.",
             "Push only to a job that was submitted with `input: {stream: true}`.",
         )
     if job not in call.connection.attached_jobs:
         raise WhisperdError(
             "live.not_yours",
             f"The live job {job.id} belongs to another connection.",
-            "Push on the connection that has submitted it.",
+            "Push on the connection that submitted it.",
         )
     return job, job.audio_buffer
 
 
 async def _transcript(call: Call, job: Job) -> Transcript:
     if job.error is not None:
-        raise job.error.copy()  # it is kept, and would keep every connection that it was raised for
+        raise job.error.copy()  # the stored error's traceback would keep connections alive
     if not job.over.is_set():
         raise WhisperdError(
             "job.not_over",
@@ -359,7 +359,7 @@ async def _transcript(call: Call, job: Job) -> Transcript:
     if transcript is None:
         raise WhisperdError(
             "job.text_gone",
-            f"The text of the job {job.id} is not kept any more.",
-            "Transcribe it again; `jobs.keep_transcripts` in the settings says whether texts are kept.",
+            f"The text of the job {job.id} is no longer stored.",
+            "Transcribe it again, with `jobs.keep_transcripts` in the settings if texts should be stored.",
         )
     return transcript

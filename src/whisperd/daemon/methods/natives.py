@@ -21,13 +21,13 @@ _HINDRANCES = ("platform", "frameworks", "compiler", "blas", "tools")
 
 
 class VersionParams(Named, frozen=True):
-    """Which bundle, and perhaps which version of it."""
+    """Which bundle, and optionally which version of it."""
 
     version: Name | None = None
 
 
 async def list_(call: Call, params: NoParams) -> list[dict[str, Any]]:
-    """Every bundle there is, whether this computer can use it, and what of it is installed."""
+    """Return every bundle, whether this computer can use it, and which versions are installed."""
     installed = await call.service.natives.list()
     judged = {one.variant.name: one.problem for one in await call.service.computer.judged_variants()}
     return await anyio.to_thread.run_sync(
@@ -36,7 +36,7 @@ async def list_(call: Call, params: NoParams) -> list[dict[str, Any]]:
 
 
 async def install(call: Call, params: Named) -> dict[str, Any]:
-    """Install a bundle, or mend one of which a file is damaged; progress comes as events of `natives`."""
+    """Install a bundle, or repair a damaged one; publish progress on the topic `natives`."""
     bundle = _bundle(params.name)
     await _check_is_possible(call, params.name)
     installed = await call.service.natives.install(bundle, call.service.on_native_progress, mend=True)
@@ -44,19 +44,19 @@ async def install(call: Call, params: Named) -> dict[str, Any]:
 
 
 async def verify(call: Call, params: Named) -> dict[str, Any]:
-    """Compare every file of an installed bundle with its hash; progress comes as events of `natives`."""
+    """Compare every file of an installed bundle with its hash; publish progress on the topic `natives`."""
     installed = await _find(call, params.name)
     on_progress = call.service.on_native_progress
     damage = await call.service.natives.verify(installed, on_progress=on_progress)
     if damage:
-        await _find(call, params.name)  # it may have been removed meanwhile
+        await _find(call, params.name)  # it may have been deleted meanwhile
     return {**_installed(installed), "ok": not damage, "damage": damage}
 
 
 async def upgrade(call: Call, params: VersionParams) -> dict[str, Any]:
-    """Install the newest version of a bundle, or the one that is named, try it, and use it from now on.
+    """Install the newest or the given version of a bundle, try it, and use it from now on.
 
-    What is loaded goes on with the version that it has.
+    Loaded runtimes keep their version.
     """
 
     async def trial(installed: InstalledBundle) -> str:
@@ -75,7 +75,7 @@ async def upgrade(call: Call, params: VersionParams) -> dict[str, Any]:
 
 
 async def rollback(call: Call, params: Named) -> dict[str, Any]:
-    """Use the version of a bundle again that was used before the last upgrade."""
+    """Return to the version of a bundle that was used before the last upgrade."""
     service = call.service
     before = await anyio.to_thread.run_sync(service.natives.find, _bundle(params.name))
     installed = await service.natives.rollback(_bundle(params.name), service.on_native_progress)
@@ -83,25 +83,25 @@ async def rollback(call: Call, params: Named) -> dict[str, Any]:
 
 
 async def remove(call: Call, params: VersionParams) -> dict[str, Any]:
-    """Delete every installed version of a bundle, or the one that is named."""
+    """Delete every installed version of a bundle, or the given one."""
     _bundle(params.name)
-    there = [one for one in await call.service.natives.list() if one.name == params.name]
-    versions = [one for one in there if params.version in (None, one.version)]
+    found = [one for one in await call.service.natives.list() if one.name == params.name]
+    versions = [one for one in found if params.version in (None, one.version)]
     if not versions:
-        raise _not_installed(params.name, params.version, there)
+        raise _not_installed(params.name, params.version, found)
     for installed in versions:
         await call.service.natives.remove(installed)
     return {"name": params.name, "removed": [one.version for one in versions]}
 
 
 async def prune(call: Call, params: NoParams) -> list[dict[str, Any]]:
-    """Delete what other versions of whisperd, of Python and of bundles have left."""
+    """Delete bundles left over from other versions of whisperd, Python and bundles."""
     bundles = await anyio.to_thread.run_sync(native_bundles)
     return [_installed(one) for one in await call.service.natives.prune(bundles)]
 
 
 async def path(call: Call, params: Named) -> dict[str, Any]:
-    """Where an installed bundle lies."""
+    """Return the path of an installed bundle."""
     return {"path": str((await _find(call, params.name)).path)}
 
 
@@ -113,14 +113,14 @@ def _bundle(name: str) -> Bundle:
     raise WhisperdError(
         "native.unknown",
         f"There is no native bundle {name!r}.",
-        f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}.",
+        f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(known)}.",
     )
 
 
 async def _check_is_possible(call: Call, name: str) -> None:
-    """Raise `variant.not_usable` for what was never made for this computer, or cannot be built on it.
+    """Raise `variant.not_usable` if a bundle does not exist for this computer, or cannot be built on it.
 
-    What lacks a GPU, or a feature of the processor, may be wanted for another computer.
+    A bundle that needs a GPU or CPU feature that is missing is allowed: it may be for another computer.
     """
     computer = call.service.computer
     if await _hindrance(computer, name) is not None:
@@ -145,7 +145,7 @@ async def _find(call: Call, name: str) -> InstalledBundle:
 def _describe(
     call: Call, bundle: Bundle, installed: list[InstalledBundle], problem: WhisperdError | None
 ) -> dict[str, Any]:
-    """Blocks. The problem is what keeps this computer from using it."""
+    """Describe a bundle; `problem` is why this computer cannot use it. Blocks."""
     found = find_variant(bundle.name)
     natives = call.service.natives
     current, previous, download_bytes = None, None, None
@@ -182,12 +182,12 @@ def _installed(installed: InstalledBundle) -> dict[str, Any]:
 
 
 def _not_installed(
-    name: str, version: str | None = None, there: Sequence[InstalledBundle] = ()
+    name: str, version: str | None = None, installed: Sequence[InstalledBundle] = ()
 ) -> WhisperdError:
-    others = ", ".join(one.version for one in there)
+    others = ", ".join(one.version for one in installed)
     what = f"Version {version} of the bundle {name}" if version else f"The bundle {name}"
     return WhisperdError(
         "native.not_installed",
         f"{what} is not installed.",
-        f"Installed is {others}." if others else f"Run `whisperctl natives install {name}`.",
+        f"Choose an installed version: {others}." if others else f"Run `whisperctl natives install {name}`.",
     )

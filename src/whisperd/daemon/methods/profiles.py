@@ -1,4 +1,4 @@
-"""`profiles.*`: named sets of choices."""
+"""`profiles.*`: named sets of job options."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ Map = dict[str, Any]
 
 
 async def list_(call: Call, params: NoParams) -> list[Map]:
-    """Every profile, by name."""
+    """Return every profile, sorted by name."""
     return [call.service.profiles.view(profile) for profile in call.service.profiles.all()]
 
 
 async def show(call: Call, params: Named) -> Map:
-    """One profile."""
+    """Return one profile."""
     return call.service.profiles.view(call.service.profiles.find(params.name))
 
 
 async def create(call: Call, params: ProfileChanges) -> Map:
-    """Save a new one."""
+    """Create a profile."""
     return call.service.profiles.view(await call.service.profiles.create(params))
 
 
 async def edit(call: Call, params: Edit[ProfileChanges]) -> Map:
-    """Change one."""
+    """Edit a profile."""
     profile = await call.service.profiles.edit(params.name, params.changes, params.version)
     return call.service.profiles.view(profile)
 
 
 async def delete(call: Call, params: Named) -> Map:
-    """Forget one."""
+    """Delete a profile."""
     return {"name": (await call.service.profiles.delete(params.name)).name}

@@ -1,4 +1,4 @@
-"""`runtimes.*`: the presets and what is loaded of them."""
+"""`runtimes.*`: the saved runtimes, and which of them are loaded."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ Map = dict[str, Any]
 
 
 class CreateParams(RuntimeChanges, frozen=True, kw_only=True):
-    """The fields of a new runtime; what is not named is as in the settings."""
+    """The fields of a new runtime; missing ones are taken from the settings."""
 
     default: bool = False
 
 
 async def list_(call: Call, params: NoParams) -> list[RuntimeView]:
-    """Every saved runtime, and those made for once that are there."""
+    """Return every saved runtime, and the current ones that were made for a single job."""
     return [call.service.view_runtime(runtime) for runtime in call.service.runtimes.all()]
 
 
 async def show(call: Call, params: Named) -> Map:
-    """One runtime, with its history."""
+    """Return one runtime, with its history."""
     runtime = call.service.runtimes.find(params.name)
     history = list(runtime.history)
     return await _with_warnings(call, runtime) | {"history": history}
 
 
 async def create(call: Call, params: CreateParams) -> Map:
-    """Save a new one. Where no model is named, it is the one that suits this computer best."""
+    """Create a runtime. If no model is named, use the one that suits this computer best."""
     fields = {name: getattr(params, name) for name in RuntimeChanges.__struct_fields__}
     if params.model is UNSET:
         fields["model"] = await call.service.advisor.suitable()
@@ -44,14 +44,14 @@ async def create(call: Call, params: CreateParams) -> Map:
 
 
 async def edit(call: Call, params: Edit[RuntimeChanges]) -> Map:
-    """Change one."""
+    """Edit a runtime."""
     runtime = call.service.runtimes.find(params.name)
     await call.service.runtimes.edit(runtime, params.changes, params.version)
     return await _with_warnings(call, runtime)
 
 
 async def delete(call: Call, params: Named) -> Map:
-    """Unload one and forget it."""
+    """Unload and delete a runtime."""
     runtime = call.service.runtimes.find(params.name)
     await call.service.runtimes.delete(runtime)
     return {"id": runtime.id, "name": runtime.name}
@@ -61,21 +61,21 @@ Action = Callable[[RuntimeManager, Runtime], Awaitable[None]]
 
 
 def _action(act: Action) -> Callable[[Call, Named], Awaitable[RuntimeView]]:
-    """A method that does one thing with a runtime and answers how it is then."""
+    """Return a method that performs an action on a runtime and returns its new state."""
 
     async def handler(call: Call, params: Named) -> RuntimeView:
         runtime = call.service.runtimes.find(params.name)
         shown = call.service.view_runtime(runtime)
         await act(call.service.runtimes, runtime)
-        # One that was made for once may be there no more.
-        is_there = runtime in call.service.runtimes.all()
-        return call.service.view_runtime(runtime) if is_there else _gone(shown)
+        # One that was made for a single job may have been deleted.
+        still_exists = runtime in call.service.runtimes.all()
+        return call.service.view_runtime(runtime) if still_exists else _unloaded(shown)
 
     return handler
 
 
 def _preparing(act: Action) -> Callable[[Call, Named], Awaitable[Map]]:
-    """The same for what may download: with what speaks against it."""
+    """The same for actions that may download: also returns warnings about the runtime."""
     action = _action(act)
 
     async def handler(call: Call, params: Named) -> Map:
@@ -95,14 +95,14 @@ disable = _action(RuntimeManager.disable)
 
 
 async def _with_warnings(call: Call, runtime: Runtime) -> Map:
-    """How it is when this is called: while the rest is looked up, somebody may delete it."""
+    """Describe a runtime, as of the time of the call: it may be deleted while the rest is looked up."""
     shown = msgspec.structs.asdict(call.service.view_runtime(runtime))
-    beside = {"warnings": await _warnings(call, runtime), "to_download": await _to_download(call, runtime)}
-    return shown | beside
+    more = {"warnings": await _warnings(call, runtime), "to_download": await _to_download(call, runtime)}
+    return shown | more
 
 
 async def _warnings(call: Call, runtime: Runtime) -> list[Map]:
-    """What speaks against a runtime on this computer."""
+    """Return the warnings about a runtime on this computer."""
     preset = runtime.preset
     found = await call.service.advisor.warnings(
         preset.model,
@@ -114,13 +114,13 @@ async def _warnings(call: Call, runtime: Runtime) -> list[Map]:
 
 
 async def _to_download(call: Call, runtime: Runtime) -> Map | None:
-    """The model that a runtime needs, and its bytes as far as they are known; None of one that is here."""
+    """Return the model that a runtime must download, and its size if known; None if it is installed."""
     try:
         model = await call.service.models.describe(runtime.preset.model)
-    except WhisperdError:  # a folder or file that has gone meanwhile
+    except WhisperdError:  # a folder or file that was deleted meanwhile
         return None
     return None if model.installed else {"model": model.name, "size": model.size}
 
 
-def _gone(shown: RuntimeView) -> RuntimeView:
+def _unloaded(shown: RuntimeView) -> RuntimeView:
     return msgspec.structs.replace(shown, status="unloaded", loaded=None, memory=None, pid=None)

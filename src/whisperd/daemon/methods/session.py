@@ -1,4 +1,4 @@
-"""`session.*`: what a client says of itself first."""
+"""`session.*`: how a client introduces itself, and checks that the daemon is alive."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from whisperd.rpc.messages import NoParams, Params
 
 
 class HelloParams(Params, frozen=True):
-    """Who the client is and what it speaks."""
+    """The client, its version and its protocol."""
 
     client: str
     version: str
     protocol: int
     profile: str | None = None
-    """What the client's jobs have where they say nothing themselves."""
+    """The profile of the client's jobs that name none."""
     errors: Literal["map", "text"] = "map"
-    """What it takes an error for."""
+    """In which form it expects errors."""
 
 
 async def hello(call: Call, params: HelloParams) -> dict[str, Any]:
     """Agree on a protocol, and on a profile. Raises `protocol.unsupported`, `profile.unknown`."""
-    call.connection.takes_texts_as_errors = params.errors == "text"
+    call.connection.wants_text_errors = params.errors == "text"
     if params.protocol != PROTOCOL:
         older = "client" if params.protocol < PROTOCOL else "daemon"
         raise WhisperdError(
             "protocol.unsupported",
-            f"The client speaks protocol {params.protocol}, this daemon {PROTOCOL}.",
-            f"Upgrade the {older}, then `whisperctl daemon restart`.",
+            f"The client speaks protocol {params.protocol}, but this daemon speaks {PROTOCOL}.",
+            f"Upgrade the {older}, then run `whisperctl daemon restart`.",
             {"protocol": PROTOCOL},
         )
     if params.profile is not None:
@@ -40,5 +40,5 @@ async def hello(call: Call, params: HelloParams) -> dict[str, Any]:
 
 
 async def ping(call: Call, params: NoParams) -> dict[str, Any]:
-    """Say that the daemon is there: while it works for long, a client may want to know."""
+    """Respond at once, so that a client can check during long work that the daemon is alive."""
     return {}

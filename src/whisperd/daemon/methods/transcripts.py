@@ -1,4 +1,4 @@
-"""`transcripts.*`: the texts that are kept."""
+"""`transcripts.*`: the stored transcripts."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from whisperd.rpc.messages import Params
 
 
 class SearchParams(Params, frozen=True):
-    """What to look for, as `whisperd.jobs.search` explains."""
+    """The search query, as explained in `whisperd.jobs.search`."""
 
     query: Annotated[str, msgspec.Meta(max_length=1000)]
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
-    """Places at most."""
+    """The maximum number of places to return."""
 
 
 async def search(call: Call, params: SearchParams) -> list[FoundTranscript]:
-    """The recordings in which something was said, the best first, each with the places."""
+    """Return the recordings that match, the best first, each with the matching places."""
     return await call.service.job_keeper.transcripts.search(parse_query(params.query), params.limit)

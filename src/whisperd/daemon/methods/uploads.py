@@ -1,4 +1,4 @@
-"""`uploads.*`: sending an input that is not a file, in pieces."""
+"""`uploads.*`: inputs that are not files, sent in pieces."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class UploadParams(Params, frozen=True):
 
 
 async def create(call: Call, params: NoParams) -> dict[str, Any]:
-    """Begin an upload. It goes with the connection unless a job takes it."""
+    """Begin an upload. It is deleted with the connection unless a job uses it."""
     _check_room(call)
     upload = await anyio.to_thread.run_sync(call.service.uploads.create)
     try:
-        _check_room(call)  # others may have been asked for meanwhile
+        _check_room(call)  # others may have been created meanwhile
     except WhisperdError:
         await call.service.remove_upload(upload)
         raise
@@ -40,18 +40,18 @@ async def create(call: Call, params: NoParams) -> dict[str, Any]:
 
 
 async def append(call: Call, params: AppendParams) -> dict[str, Any]:
-    """Add bytes at its end; send the next piece when this is answered."""
+    """Append bytes to an upload; send the next piece after the response."""
     check_owned(call, params.id)
     try:
         size_bytes = await anyio.to_thread.run_sync(call.service.uploads.append, params.id, params.data)
     except WhisperdError:
-        call.connection.uploads.discard(params.id)  # it is gone
+        call.connection.uploads.discard(params.id)  # it was deleted
         raise
     return {"size": size_bytes}
 
 
 async def delete(call: Call, params: UploadParams) -> dict[str, Any]:
-    """Give it up."""
+    """Delete an upload."""
     check_owned(call, params.id)
     call.connection.uploads.discard(params.id)
     await call.service.remove_upload(params.id)
@@ -63,16 +63,16 @@ def _check_room(call: Call) -> None:
     if len(call.connection.uploads) >= limit:
         raise WhisperdError(
             "upload.too_many",
-            f"This connection has {limit} uploads that no job has taken.",
-            "Submit jobs for them or delete some, or raise limits.max_uploads in the settings.",
+            f"This connection has {limit} uploads that no job has used.",
+            "Submit jobs for them or delete some, or raise `limits.max_uploads` in the settings.",
         )
 
 
 def check_owned(call: Call, upload: str) -> None:
-    """Raise `upload.unknown` if an upload is not one of this connection's."""
+    """Raise `upload.unknown` if an upload does not belong to this connection."""
     if upload not in call.connection.uploads:
         raise WhisperdError(
             "upload.unknown",
             f"This connection has no upload {upload[:40]!r}.",
-            "Begin one with uploads.create.",
+            "Begin one with `uploads.create`.",
         )

@@ -1,4 +1,4 @@
-"""`watch.*`: folders whose recordings are transcribed by themselves."""
+"""`watch.*`: folders whose recordings are transcribed automatically."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ Path = Annotated[str, Meta(min_length=1, max_length=4096)]
 
 
 class AddParams(WatchChanges, frozen=True):
-    """Which folder, as a text or as bytes, and what is to be done with its files."""
+    """Which folder, as a string or as bytes, and what to do with its files."""
 
     path: Path | None = None
     path_bytes: bytes | None = None
 
 
 class RetryParams(Named, frozen=True):
-    """Which watch, and which files in it: by default all that have failed, with `all` also what is done."""
+    """Which watch, and which of its files: by default all that failed; with `all`, also those done."""
 
     paths: Annotated[tuple[Path, ...], Meta(max_length=10_000)] | None = None
     all: bool = False
 
     def __post_init__(self) -> None:
         if self.all and self.paths is not None:
-            raise ValueError("paths and all contradict each other")
+            raise ValueError("paths and all exclude each other")
 
 
 class LogParams(Named, frozen=True):
@@ -42,7 +42,7 @@ class LogParams(Named, frozen=True):
 
 
 async def add(call: Call, params: AddParams) -> Map:
-    """Watch a folder; answers once that is saved."""
+    """Watch a folder; respond once that is saved."""
     if (params.path is None) == (params.path_bytes is None):
         raise invalid_params("name either path or path_bytes")
     path = os.fsdecode(params.path_bytes) if params.path_bytes is not None else params.path or ""
@@ -52,48 +52,48 @@ async def add(call: Call, params: AddParams) -> Map:
 
 
 async def list_(call: Call, params: NoParams) -> list[Map]:
-    """Every watch, the oldest first."""
+    """Return every watch, the oldest first."""
     return [_sendable(view) for view in await call.service.watches.views()]
 
 
 async def show(call: Call, params: Named) -> Map:
-    """One watch."""
+    """Return one watch."""
     return _sendable(await call.service.watches.view(params.name))
 
 
 async def edit(call: Call, params: Edit[WatchChanges]) -> Map:
-    """Change one."""
+    """Edit a watch."""
     return await _view(call, await call.service.watches.edit(params.name, params.changes, params.version))
 
 
 async def remove(call: Call, params: Named) -> Map:
-    """Watch a folder no more."""
+    """Stop watching a folder."""
     preset = await call.service.watches.remove(params.name)
     return {"id": preset.id, "path": sendable(preset.path)}
 
 
 async def pause(call: Call, params: Named) -> Map:
-    """Begin nothing more in it."""
+    """Pause a watch: start no more of its files."""
     return await _view(call, await call.service.watches.set_paused(params.name, paused=True))
 
 
 async def resume(call: Call, params: Named) -> Map:
-    """Go on with it."""
+    """Resume a paused watch."""
     return await _view(call, await call.service.watches.set_paused(params.name, paused=False))
 
 
 async def retry(call: Call, params: RetryParams) -> Map:
-    """Try again what has failed, or do these files again."""
+    """Retry failed files, or transcribe the given ones again."""
     return {"retried": await call.service.watches.retry(params.name, params.paths, all=params.all)}
 
 
 async def log(call: Call, params: LogParams) -> list[Map]:
-    """What happened in it, the oldest first."""
+    """Return the log of a watch, the oldest entry first."""
     return list(sendable(await call.service.watches.log(params.name, params.limit)))
 
 
 async def scan(call: Call, params: Named) -> Map:
-    """Look at everything in it now, and wait for that."""
+    """Scan the whole folder now, and wait until that is done."""
     return await _view(call, await call.service.watches.scan(params.name))
 
 
