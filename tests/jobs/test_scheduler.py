@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fuzzing import examples
-from whisperd.jobs.batching import LEAD_LIMIT_S, LIKE_LENGTH_RATIO, Parcel, Past
+from whisperd.jobs.batching import LEAD_LIMIT_S, MAX_LENGTH_RATIO, Parcel, Past
 from whisperd.jobs.scheduler import PRIORITIES, STARVATION_S, Batch, Priority, WindowScheduler
 from whisperd.worker.protocol import SAMPLE_RATE, DecodeOptions, EngineWindow
 from whisperd.worker.rules import common_context_frames
@@ -130,7 +130,7 @@ def test_unequal_options_and_unlike_lengths_share_no_batch() -> None:
     scheduler = scheduler_with(("a", "normal"), ("b", "normal"), ("c", "normal"))
     scheduler.add(parcel("a", 0), 0)
     scheduler.add(parcel("b", 0, options=GERMAN), 0)
-    scheduler.add(parcel("c", 0, s=10 * LIKE_LENGTH_RATIO + 1), 0)
+    scheduler.add(parcel("c", 0, s=10 * MAX_LENGTH_RATIO + 1), 0)
     assert [run_one(scheduler) for _ in range(3)] == [[("a", 0)], [("b", 0)], [("c", 0)]]
 
 
@@ -603,7 +603,7 @@ class Simulation:
         if self.equal_contexts:
             assert len(set(map(equal_context, lengths))) == 1
         else:
-            assert max(lengths) <= LIKE_LENGTH_RATIO * min(lengths)
+            assert max(lengths) <= MAX_LENGTH_RATIO * min(lengths)
         assert all(one.job not in self.cancelled for one in batch.parcels)
         if any(one.is_retry for one in (*batch.parcels, *self.running_parcels())):
             assert not self.running and len(batch.parcels) == 1

@@ -18,7 +18,7 @@ from whisperd.jobs.options import JobOptions
 from whisperd.jobs.recipe import Recipe
 from whisperd.jobs.search import parse_query
 from whisperd.jobs.segments import Segment, Transcript
-from whisperd.jobs.transcripts import KeptTranscript, TranscriptStore, insert_transcript
+from whisperd.jobs.transcripts import StoredTranscript, TranscriptStore, insert_transcript
 from whisperd.runtimes import Lease
 from whisperd.settings import JobSettings
 from whisperd.store import Database, open_database, open_saver
@@ -49,7 +49,9 @@ class House:
             for start_s in [index * 10.0 + later_s]
         )
         transcript = a_transcript(" ".join(texts), segments, language)
-        kept = KeptTranscript(transcript=transcript, key=key, size_bytes=100, path=path, content_hash=content)
+        kept = StoredTranscript(
+            transcript=transcript, key=key, size_bytes=100, path=path, content_hash=content
+        )
         return await self.database.run(lambda connection: insert_transcript(connection, kept))
 
     async def search(self, query: str, limit: int = 50) -> list[tuple[str | None, list[float]]]:

@@ -14,7 +14,7 @@ from whisperd.jobs.job import Job, JobInput
 from whisperd.jobs.journal import FinishedWindow, JobJournal, record_of
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.segments import Transcript
-from whisperd.jobs.transcripts import KeptTranscript, TranscriptStore, insert_transcript
+from whisperd.jobs.transcripts import StoredTranscript, TranscriptStore, insert_transcript
 from whisperd.store import Database, Saver, open_database
 from whisperd.watch import WatchPreset, WatchStore
 from whisperd.watch.ledger import Identity, Seen
@@ -137,7 +137,7 @@ async def test_transcripts(database: Database) -> None:
         task="transcribe", language="en", duration=1.0, text="", segments=(), runtime="base", elapsed=1.0,
         has_words=False,
     )  # fmt: skip
-    kept = KeptTranscript(transcript=transcript, key="5", size_bytes=5, path="/a.wav", content_hash=None)
+    kept = StoredTranscript(transcript=transcript, key="5", size_bytes=5, path="/a.wav", content_hash=None)
     with no_scan(database):
         for _ in range(2):
             await database.run(lambda connection: insert_transcript(connection, kept))

@@ -41,11 +41,11 @@ PART_AT_RISK = 3
 cost more than they save, because batching makes windows a fifth to a quarter cheaper."""
 SHARE_MARGIN = 1.1
 """How much larger than a replica's equal share a batch may be, because windows cannot be divided."""
-LIKE_LENGTH_RATIO = 1.5
+MAX_LENGTH_RATIO = 1.5
 """Longest to shortest window of a batch: padding to the longest wastes time on much shorter ones."""
 
 
-IsLike = Callable[[float], bool]
+FitsBatch = Callable[[float], bool]
 """Whether a window of this length, in seconds, fits a batch."""
 
 
@@ -61,7 +61,7 @@ class Capacity(NamedTuple):
 
 @dataclass(frozen=True)
 class Past:
-    """What earlier runs of a job found out."""
+    """What is known from earlier runs of a job."""
 
     interruptions: int = 0
     """How many times its daemon or a worker died under it."""
@@ -142,7 +142,7 @@ class QueuedJob:
         self.past = Past(self.past.interruptions + 1)
         self.computed = 0
 
-    def most_windows(self, batch_size: int) -> int:
+    def max_windows(self, batch_size: int) -> int:
         """Return the limit of windows of a batch that contains some of this job."""
         if not self.past.interruptions:
             return batch_size
@@ -150,14 +150,14 @@ class QueuedJob:
         least = max(1, batch_size >> self.past.interruptions, at_risk)
         return min(batch_size, least + self.computed // TRUST_WINDOWS)
 
-    def most_alike(self, first: Parcel, is_like: IsLike, room: int, room_s: float) -> Parcel | None:
+    def best_fit(self, first: Parcel, fits: FitsBatch, room: int, room_s: float) -> Parcel | None:
         """Return the parcel that fits best behind `first`, within this room in windows and seconds."""
         fitting = (
             one
             for one in islice(self.waiting, LOOK_AHEAD)
             if len(one.windows) <= room
             and one.duration_s <= room_s
-            and is_like(one.longest_s)
+            and fits(one.longest_s)
             and one.options == first.options
         )
         return min(fitting, key=lambda one: abs(one.longest_s - first.longest_s), default=None)
@@ -211,23 +211,23 @@ class JobClass:
         leader, first = self._first()
         leader.take(first)
         parcels = [first]
-        most, count = leader.most_windows(batch_size), len(first.windows)
+        most, count = leader.max_windows(batch_size), len(first.windows)
         share_s -= first.duration_s
         while count < most and ready:
             limit_s = min(map(_served_s, ready.values())) + LEAD_LIMIT_S
-            is_like = self._is_like(parcels)
+            fits = self._fits(parcels)
             others = sorted((job for job in ready.values() if job.served_s <= limit_s), key=_served_s)
             found = (
                 (job, parcel)
                 for job in others
-                if (room := min(most, job.most_windows(batch_size)) - count)
-                and (parcel := job.most_alike(first, is_like, room, share_s))
+                if (room := min(most, job.max_windows(batch_size)) - count)
+                and (parcel := job.best_fit(first, fits, room, share_s))
             )
             if (best := next(found, None)) is None:
                 break
             job, parcel = best
             parcels.append(job.take(parcel))
-            most = min(most, job.most_windows(batch_size))
+            most = min(most, job.max_windows(batch_size))
             count += len(parcel.windows)
             share_s -= parcel.duration_s
         self.last_served_s = leader.served_s
@@ -242,13 +242,13 @@ class JobClass:
         leader = min(self.ready.values(), key=_served_s)
         return leader, leader.waiting[0]
 
-    def _is_like(self, batch: Sequence[Parcel]) -> IsLike:
+    def _fits(self, batch: Sequence[Parcel]) -> FitsBatch:
         """Return a test for lengths that fit this batch."""
         if context_of := self.capacity.context_of:
             context = context_of(batch[0].longest_s)
             return lambda length_s: context_of(length_s) == context
         lengths = [one.longest_s for one in batch]
-        shortest_s, longest_s = max(lengths) / LIKE_LENGTH_RATIO, min(lengths) * LIKE_LENGTH_RATIO
+        shortest_s, longest_s = max(lengths) / MAX_LENGTH_RATIO, min(lengths) * MAX_LENGTH_RATIO
         return lambda length_s: shortest_s <= length_s <= longest_s
 
     @property

@@ -83,7 +83,7 @@ class Dispatcher:
         reason why the runtime is no longer loaded. Cancelling the call abandons the windows.
         """
         if self._failure is not None or self.runtime.unloaded.is_set():
-            raise self._why_over()
+            raise self._closed_error()
         waiter = _Waiter()
         self._waiters[parcel.key] = waiter
         try:
@@ -132,9 +132,9 @@ class Dispatcher:
             log.exception("the dispatcher of runtime %s failed unexpectedly", self.runtime.name)
             self._failure = unexpected_error()
         for waiter in self._waiters.values():
-            waiter.answer(error=self._why_over())
+            waiter.answer(error=self._closed_error())
 
-    def _why_over(self) -> WhisperdError:
+    def _closed_error(self) -> WhisperdError:
         return self._failure.copy() if self._failure else self.runtime.why_unloaded()
 
     async def _feed(self, tasks: TaskGroup) -> None:

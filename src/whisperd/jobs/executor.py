@@ -52,10 +52,10 @@ def jobs_at_once(settings: Settings) -> dict[Queue, int]:
 
     Queues never share slots, so neither a folder of files nor a few long ones delay another's short clip.
     """
-    places: dict[Queue, int] = {("interactive", False): INTERACTIVE_JOBS_AT_ONCE}
+    slots: dict[Queue, int] = {("interactive", False): INTERACTIVE_JOBS_AT_ONCE}
     for is_small in (False, True):
-        places["normal", is_small] = places["bulk", is_small] = settings.decoder.processes
-    return places
+        slots["normal", is_small] = slots["bulk", is_small] = settings.decoder.processes
+    return slots
 
 
 def _queue_of(job: Job) -> Queue:
@@ -83,7 +83,7 @@ class JobExecutor:
         self._dispatchers: dict[LoadedRuntime, Dispatcher] = {}
         self._held: frozenset[Priority] = frozenset()
         self._released = RepeatedEvent()
-        self._places = {queue: anyio.Semaphore(places) for queue, places in jobs_at_once(settings()).items()}
+        self._slots = {queue: anyio.Semaphore(slots) for queue, slots in jobs_at_once(settings()).items()}
 
     def hold(self, priorities: frozenset[Priority]) -> None:
         """Hold jobs of these classes, and release all others; windows being computed are finished."""
@@ -101,7 +101,7 @@ class JobExecutor:
         if job.audio_buffer is not None:
             return await self._transcribe_live(job, job.audio_buffer, lease)
         began_s = time.monotonic()
-        # A newly submitted file was just checked; a file with a known hash was checked when it was hashed.
+        # A newly submitted file was just checked, but a known hash comes from an earlier check.
         if job.is_resumed or job.stamp is None or job.content_hash is not None:
             await self._keeper.check_input(job)
         if (kept := await self._keeper.find_transcript(job, lease)) is not None:
@@ -116,14 +116,14 @@ class JobExecutor:
             dispatcher = self._dispatcher(loaded)
             dispatcher.add_job(job.id, job.options.priority)  # so that the scheduler expects more windows
             try:
-                places = self._places[_queue_of(job)]
-                await places.acquire()
-                with ExitStack() as place:  # which may be closed early
-                    place.callback(places.release)
+                slots = self._slots[_queue_of(job)]
+                await slots.acquire()
+                with ExitStack() as slot:  # which may be closed early
+                    slot.callback(slots.release)
                     with lease.use() as runtime:
                         # Else it was unloaded or edited, or the class was held, while the job waited.
                         if runtime is loaded and not self.is_held(job):
-                            return await self._transcribe_file(job, lease, dispatcher, place.close)
+                            return await self._transcribe_file(job, lease, dispatcher, slot.close)
             finally:
                 dispatcher.remove_job(job.id)
 

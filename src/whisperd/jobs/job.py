@@ -142,7 +142,7 @@ class Job:
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     over: anyio.Event = field(default_factory=anyio.Event)
     """Set when the job has ended, in whatever way."""
-    taken: Ticket | None = None
+    submission: Ticket | None = None
     """Tracks the saving of its submission."""
     end: Ticket | None = None
     """Tracks the saving of its end."""

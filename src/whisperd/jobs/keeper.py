@@ -33,7 +33,7 @@ from whisperd.jobs.journal import (
 )
 from whisperd.jobs.recipe import Recipe
 from whisperd.jobs.segments import Transcript
-from whisperd.jobs.transcripts import KeptTranscript, TranscriptStore, insert_transcript, transcript_number
+from whisperd.jobs.transcripts import StoredTranscript, TranscriptStore, insert_transcript, transcript_number
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes import Lease
 from whisperd.settings import JobSettings
@@ -268,11 +268,11 @@ class JobKeeper:
             with suppress(WhisperdError):
                 await self._last_transcript.saved()
 
-    def _transcript_to_store(self, job: Job) -> KeptTranscript | None:
+    def _transcript_to_store(self, job: Job) -> StoredTranscript | None:
         if job.transcript is None:
             return None
         has_key = job.content_hash is not None and job.recipe is not None
-        return KeptTranscript(
+        return StoredTranscript(
             transcript=job.transcript,
             key=content_key(job.content_hash or "", job.recipe or "") if has_key else None,
             size_bytes=job.stamp.size_bytes if job.stamp else None,

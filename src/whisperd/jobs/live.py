@@ -51,7 +51,7 @@ class _Hypothesis:
         self.is_done = anyio.Event()
         self.result: WindowResult | None = None
 
-    def is_of_all(self, utterance: Utterance) -> bool:
+    def covers(self, utterance: Utterance) -> bool:
         """Whether its result can serve as the final one: same audio, same thorough settings."""
         ours = self.utterance
         is_same = (ours.start, ours.end) == (utterance.start, utterance.end)
@@ -121,7 +121,7 @@ class LiveRun:
         return not self._is_guessing and self._has_room
 
     @property
-    def _may_hear_all(self) -> bool:
+    def _may_transcribe_all(self) -> bool:
         """Whether to transcribe a probably finished utterance now; a running hypothesis then gives way."""
         return self._has_room or (self._is_guessing and not self._pending)
 
@@ -142,7 +142,7 @@ class LiveRun:
                 self._pending[self._finals] = utterance.end - utterance.start
                 tasks.start_soon(self._finalise, utterance, self._finals, shown, early)
                 self._finals += 1
-            elif self._may_guess or (utterance.is_likely_final and self._may_hear_all):
+            elif self._may_guess or (utterance.is_likely_final and self._may_transcribe_all):
                 if self._hypothesis is not None:
                     self._hypothesis.scope.cancel()  # the new one covers more audio
                 self._hypothesis = _Hypothesis(utterance)
@@ -188,7 +188,7 @@ class LiveRun:
     def _take_hypothesis(self, utterance: Utterance) -> _Hypothesis | None:
         """Return the hypothesis of the utterance that just ended if it covers all of it; cancel any other."""
         hypothesis, self._hypothesis = self._hypothesis, None
-        if hypothesis is not None and hypothesis.is_of_all(utterance):
+        if hypothesis is not None and hypothesis.covers(utterance):
             return hypothesis
         if hypothesis is not None:
             hypothesis.scope.cancel()

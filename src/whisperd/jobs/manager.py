@@ -114,10 +114,10 @@ class JobManager:
         If a detached job cannot be saved, cancels it and raises `WhisperdError`. A job that ends with its
         client does not need the journal.
         """
-        if job.taken is None or job.over.is_set():
+        if job.submission is None or job.over.is_set():
             return
         try:
-            await job.taken.saved()
+            await job.submission.saved()
         except WhisperdError as error:
             if job.is_detached:
                 job.is_detached = False  # the next daemon cannot know of it
@@ -291,7 +291,7 @@ class JobManager:
         job.waits_for = lambda: "mains power" if self._executor.is_held(job) else lease.waits_for()
         position = len(self._active)
         self._active[job.id] = job
-        job.taken = self._keeper.save(job, also)
+        job.submission = self._keeper.save(job, also)
         self._active_changed()
         self._publish(JobQueued(id=job.id, position=position))
         log.info("job %s queued: %s, %s", job.id, job.runtime, job.options.priority)

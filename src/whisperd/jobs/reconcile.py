@@ -94,8 +94,10 @@ def _best_run(before: Sequence[_Piece], after: Sequence[_Piece]) -> _Run | None:
         for j in range(len(after))
         if (count := _common(before[i:], after[j:]))
     ]
-    believed = [run for run in runs if _is_believed(run, before, after)]
-    return max(believed, key=lambda run: (_letters(run, before), -_apart_s(run, before, after)), default=None)
+    plausible = [run for run in runs if _is_plausible(run, before, after)]
+    return max(
+        plausible, key=lambda run: (_letters(run, before), -_apart_s(run, before, after)), default=None
+    )
 
 
 def _common(before: Sequence[_Piece], after: Sequence[_Piece]) -> int:
@@ -107,7 +109,7 @@ def _common(before: Sequence[_Piece], after: Sequence[_Piece]) -> int:
     return count
 
 
-def _is_believed(run: _Run, before: Sequence[_Piece], after: Sequence[_Piece]) -> bool:
+def _is_plausible(run: _Run, before: Sequence[_Piece], after: Sequence[_Piece]) -> bool:
     letters, apart_s = _letters(run, before), _apart_s(run, before, after)
     is_timed = before[run.before].is_timed and after[run.after].is_timed
     is_short = is_timed or letters < SHORT_LETTERS

@@ -87,10 +87,10 @@ class JobRun:
         # Earlier runs count towards the elapsed time.
         self._began_s = clock() - max((window.elapsed_s for window in self._finished.values()), default=0.0)
         self._builder = TranscriptBuilder(job, publish)
-        self._taken: list[WindowAudio] = []  # windows received from a decoder, without samples
+        self._received: list[WindowAudio] = []  # windows received from a decoder, without samples
         self._found: list[Found] = []
         self._samples: list[SpeechSample] = []
-        self._undecided: list[WindowAudio] = []
+        self._voting: list[WindowAudio] = []
         self._overlapping: set[int] = set()  # windows that share audio with another one
         # per channel, whether the last window shares audio with the next
         self._goes_on: dict[int | None, bool] = {}
@@ -161,15 +161,15 @@ class JobRun:
     def _reached(self) -> tuple[int, int]:
         """How far the decoders got: windows, and samples searched for speech."""
         listened = {(found.part, found.channel): found.position for found in self._found}
-        return len(self._taken), sum(listened.values())
+        return len(self._received), sum(listened.values())
 
     def _rest_of(self, params: DecodeParams) -> DecodeParams:
         """Return the parameters for another decoder, which skip everything already known."""
         params = msgspec.structs.replace(params, found=merge_found([*params.found, *self._found]))
-        if not self._taken:
+        if not self._received:
             self._samples.clear()  # they will all be sent again
             return params
-        done_until = max(params.done_until, self._taken[-1].start)
+        done_until = max(params.done_until, self._received[-1].start)
         return msgspec.structs.replace(params, samples=0, done_until=done_until)
 
     async def _follow(self, decoders: DecoderPool, params: DecodeParams, tasks: TaskGroup) -> Decoded:
@@ -193,11 +193,11 @@ class JobRun:
 
     def _is_new(self, window: WindowAudio) -> bool:
         """Whether no earlier decoder sent this window."""
-        if window.index < len(self._taken):
-            if not _is_of(self._taken[window.index], window):
+        if window.index < len(self._received):
+            if not _is_same(self._received[window.index], window):
                 raise WindowsChanged
             return False
-        self._taken.append(msgspec.structs.replace(window, pcm=b""))
+        self._received.append(msgspec.structs.replace(window, pcm=b""))
         return True
 
     async def _until_more_is_needed(self) -> None:
@@ -216,16 +216,16 @@ class JobRun:
         if window.shared or self._goes_on.get(window.channel):
             self._overlapping.add(window.index)
         self._goes_on[window.channel] = window.shared > 0
-        if (finished := self._finished.pop(window.index, None)) is not None and _is_of(finished, window):
-            self._place((window,), [finished.result])
+        if (finished := self._finished.pop(window.index, None)) is not None and _is_same(finished, window):
+            self._add_results((window,), [finished.result])
             return
         if not window.pcm:
             raise WindowsChanged
         if self._samples:
             await self._vote_by_samples()
         if self._options.language is None and not self._is_free:
-            self._undecided.append(window)
-            if len(self._undecided) == min(VOTING_WINDOWS, self._dispatcher.runtime.batch_size):
+            self._voting.append(window)
+            if len(self._voting) == min(VOTING_WINDOWS, self._dispatcher.runtime.batch_size):
                 await self._vote()
             return
         tasks.start_soon(self._compute, [window])
@@ -258,9 +258,9 @@ class JobRun:
 
     async def _vote(self) -> None:
         """Let the first windows vote on the language of the file, and transcribe them in it."""
-        if not self._undecided:
+        if not self._voting:
             return
-        windows, self._undecided = self._undecided, []
+        windows, self._voting = self._voting, []
         await self._compute(windows)
 
     async def _compute(self, windows: Sequence[WindowAudio]) -> None:
@@ -270,8 +270,8 @@ class JobRun:
                 results = await self._dispatch(windows, self._usual_language)
         elif self._options.language is None:
             self._options = msgspec.structs.replace(self._options, language=results[0].language)
-        self._keep(windows, results)
-        self._place(windows, results)
+        self._save_windows(windows, results)
+        self._add_results(windows, results)
 
     async def _dispatch(
         self, windows: Sequence[WindowAudio], language: str | None = None
@@ -291,7 +291,7 @@ class JobRun:
             )
         )
 
-    def _keep(self, windows: Sequence[WindowAudio], results: list[WindowResult]) -> None:
+    def _save_windows(self, windows: Sequence[WindowAudio], results: list[WindowResult]) -> None:
         """Save computed windows, so that they are never computed again."""
         elapsed_s = round(self._clock() - self._began_s, 3)
         self._keeper.save_windows(
@@ -310,12 +310,12 @@ class JobRun:
             ],
         )
 
-    def _place(self, windows: Sequence[WindowAudio], results: list[WindowResult]) -> None:
+    def _add_results(self, windows: Sequence[WindowAudio], results: list[WindowResult]) -> None:
         for window, result in zip(windows, results, strict=True):
             self._builder.add(window, result)
         self._job.language = self._options.language or self._builder.vote.leading
         self._job.done_s = elapsed_within(self._clips, self._builder.done_s)
-        self._publish(self._how_far())
+        self._publish(self._progress_event())
 
     def _total_s(self, duration_s: float | None) -> float | None:
         """Return how much audio there is to transcribe, if known."""
@@ -323,7 +323,7 @@ class JobRun:
             duration_s = min(self._clips[-1].end, math.inf if duration_s is None else duration_s)
         return None if duration_s is None else elapsed_within(self._clips, duration_s)
 
-    def _how_far(self) -> TranscriptionProgress:
+    def _progress_event(self) -> TranscriptionProgress:
         elapsed_s = max(self._clock() - self._began_s, 1e-6)
         done_s, total_s = self._job.done_s, self._job.duration_s
         speed = done_s / elapsed_s
@@ -338,7 +338,7 @@ def _is_unsure(result: WindowResult) -> bool:
     return bool(result.segments) and result.language_probability < SURE_PROBABILITY
 
 
-def _is_of(known: FinishedWindow | WindowAudio, window: WindowAudio) -> bool:
+def _is_same(known: FinishedWindow | WindowAudio, window: WindowAudio) -> bool:
     """Whether this is the same window. The same file is always cut in the same way."""
     return (known.start, known.end, known.channel) == (window.start, window.end, window.channel)
 

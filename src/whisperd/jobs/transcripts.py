@@ -16,7 +16,7 @@ from whisperd.store import Database, damaged
 __all__ = [
     "FoundTranscript",
     "Hit",
-    "KeptTranscript",
+    "StoredTranscript",
     "TranscriptStore",
     "insert_transcript",
     "transcript_number",
@@ -36,7 +36,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Transcript).decode
 
 
-class KeptTranscript(msgspec.Struct, frozen=True, kw_only=True):
+class StoredTranscript(msgspec.Struct, frozen=True, kw_only=True):
     """A transcript to store, and what it was made of."""
 
     transcript: Transcript
@@ -186,7 +186,7 @@ def transcript_number(connection: sqlite3.Connection, key: str | None) -> int | 
     return None if row is None else int(row[0])
 
 
-def insert_transcript(connection: sqlite3.Connection, kept: KeptTranscript) -> int:
+def insert_transcript(connection: sqlite3.Connection, kept: StoredTranscript) -> int:
     """Store a transcript, within a transaction, and replace the one with the same key; returns its number."""
     transcript = kept.transcript
     old = transcript_number(connection, kept.key)
