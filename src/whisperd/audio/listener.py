@@ -30,8 +30,7 @@ class Listener:
         self._taken = 0
 
     def feed(self, samples: Any, *, partials: bool = True) -> Heard:
-        """Take 16-bit samples. Without `partials`, omits unfinished utterances, except those probably
-        over."""
+        """Take 16-bit samples. Without `partials`, omits unfinished utterances that are not likely final."""
         self._pcm += samples.astype("<i2", copy=False).tobytes()
         self._taken += len(samples)
         pieces: list[Utterance] = []

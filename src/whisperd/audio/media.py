@@ -67,9 +67,9 @@ MAX_TAG = 60
 def open_media(path: str, *, split: bool = False, track: int | None = None) -> Iterator[Media]:
     """Open a file and find its audio. `split` keeps its channels separate; otherwise they are mixed.
 
-    `track` selects one of several, counted from 1; None selects the best. Raises `WhisperdError`: the errors
-    of `open_regular_file` and `audio.unsupported`, `audio.no_audio_stream`, `audio.too_many_channels`,
-    `track.unknown`.
+    `track` selects one of several, counted from 1; None selects the best. Raises `WhisperdError`:
+    `track.unknown`, `audio.unsupported`, `audio.no_audio_stream`, `audio.too_many_channels`, and the errors
+    of `open_regular_file`.
     """
     with open_regular_file(path) as file:
         options = {**OPEN_OPTIONS, **(WAV_OPTIONS if is_wav(_beginning(file)) else {})}

@@ -102,8 +102,7 @@ class Decoding:
     """One file being decoded: iterate over its events to the end, then read `result`.
 
     Iterating raises `WhisperdError` for problems of the file (`audio.*`) or of its decoder
-    (`decoder.crashed`, `decoder.stuck`, `decoder.out_of_memory`). The decoder pauses while its events are not
-    read.
+    (`decoder.crashed`, `decoder.stuck`, `decoder.out_of_memory`). The decoder pauses while no one iterates.
     """
 
     def __init__(self, decoder: Decoder, params: DecodeParams, stall_timeout_s: float) -> None:

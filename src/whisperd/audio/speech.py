@@ -85,8 +85,7 @@ class SpeechDetector:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether no one is speaking. Then the position, the last end of speech, and `memory` are its
-        state."""
+        """Whether no one is speaking. Then `position`, the last end of speech and `memory` are the state."""
         return self._start is None
 
     @property

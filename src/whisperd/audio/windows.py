@@ -24,8 +24,7 @@ __all__ = ["PAD", "REACH", "Window", "WindowPlanner", "cut_cost", "window_cost"]
 PAD: Final = SAMPLE_RATE // 5
 """Samples kept around the speech of a window, unless they belong to a neighbour."""
 REACH: Final = 2 * SAMPLE_RATE
-"""How far a window extends beyond a cut through speech, where the next begins: at most 1/8 of the longest
-window."""
+"""How far a window extends beyond a cut through speech, where the next begins; at most 1/8 of the limit."""
 STRETCH_PAUSE: Final = 3 * SAMPLE_RATE
 """A pause of at least this length is always cut."""
 LOOKAHEAD: Final = 60 * SAMPLE_RATE

@@ -234,8 +234,7 @@ class JobClass:
         return parcels
 
     def _first(self) -> tuple[QueuedJob, Parcel]:
-        """Return what leads the batch: the oldest parcel of the job served least; of the last ones, the
-        longest."""
+        """Return what leads the batch: the oldest parcel of the job served least; at the end, the longest."""
         if self._is_ending and self.waiting_windows <= self.capacity.replicas:
             last = ((job, parcel) for job in self.ready.values() for parcel in job.waiting)
             return max(last, key=lambda one: one[1].duration_s)

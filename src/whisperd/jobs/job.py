@@ -167,8 +167,7 @@ class Job:
         return round(min(100.0, 100 * self.done_s / self.duration_s), 1)
 
     def view(self, *, with_text: bool = True, transcript: Transcript | None = None) -> JobView:
-        """Return the job as shown to clients; lists omit the text. Pass `transcript` if it is not in
-        memory."""
+        """Return the job as shown to clients; lists omit the text. Pass `transcript` if it is only stored."""
         transcript = self.transcript or transcript
         return JobView(
             id=self.id,

@@ -39,8 +39,7 @@ TRANSCRIPTS_IN_MEMORY = 32
 """Transcripts kept in memory: those of the last jobs, which are soon asked for; the database has the rest."""
 
 LIVE_JOBS_AT_ONCE = 8
-"""Limit of live jobs. Each lasts as long as someone speaks, has its own decoder, and takes no other job's
-slot."""
+"""Limit of live jobs. Each has its own decoder while someone speaks, and takes no slot of other jobs."""
 
 
 class JobManager:
@@ -220,8 +219,7 @@ class JobManager:
             job.scope.cancel()
 
     async def end_saved(self, job: Job) -> None:
-        """Wait until the end of a job is on disk. Raises `WhisperdError` if that fails; calling again
-        retries.
+        """Wait until a job's end is on disk. Raises `WhisperdError` if that fails; call again to retry.
 
         A job that ends with its client does not need the journal.
         """
