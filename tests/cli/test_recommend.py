@@ -145,7 +145,7 @@ class TestWarnings:
             client.transcribe(__file__, model="large-v3")
         assert caught.value.code == "memory.not_enough"
         assert "large-v3 needs about 5.08 GB of memory" in caught.value.message
-        assert "Take small" in caught.value.fix
+        assert "Use small" in caught.value.fix
 
     def test_without_a_model_it_is_the_recommended_one(self, small: RunningDaemon) -> None:
         best = small.ctl("models", "recommend", "--json").json[0]["name"]

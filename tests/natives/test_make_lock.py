@@ -85,7 +85,7 @@ def test_sizes_without_the_content(server: Server, wheel: Path) -> None:
 
 def test_a_server_that_gives_no_parts(server: Server, wheel: Path) -> None:
     server.gives_parts = False
-    with pytest.raises(OSError, match="no parts"):
+    with pytest.raises(OSError, match="does not serve parts"):
         RemoteFile(f"http://127.0.0.1:{server.server_port}/{wheel.name}")
 
 
@@ -115,7 +115,7 @@ async def test_what_is_written_can_be_installed(
 @pytest.mark.parametrize(
     ("text", "bundles", "said"),
     [
-        (BUNDLES, ["engine-gpu"], "there are engine-cpu"),
+        (BUNDLES, ["engine-gpu"], "it defines engine-cpu"),
         ('[engine-cpu]\nmain = "engine"\n', [], "no 'lock'"),
         ("[engine-cpu", [], "cannot be read"),
         (None, [], "cannot be read"),

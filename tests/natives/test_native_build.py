@@ -247,10 +247,10 @@ class TestEnvironment:
             "OpenBLAS",
             "libopenblas-dev",
         ),
-        ("x.c:1:10: fatal error: Python.h: No such file or directory", "headers of Python", "python3-dev"),
+        ("x.c:1:10: fatal error: Python.h: No such file or directory", "Python headers", "python3-dev"),
         ("g++: fatal error: Killed signal terminated program cc1plus", "out of memory", "memory"),
         ("a.cpp:9:1: error: expected unqualified-id", "expected unqualified-id", "another variant"),
-        ("", "does not say why", "another variant"),
+        ("", "gave no reason", "another variant"),
     ],
 )
 def test_why_a_build_failed(said: str, reason: str, fix: str) -> None:

@@ -398,7 +398,7 @@ class TestSharedFolder:
         store = NativeStore(shared)
         installed = await store.install(bundle, ignore)
         assert store.find(bundle) == installed
-        assert await store.install(bundle, ignore, mend=True) == installed
+        assert await store.install(bundle, ignore, repair=True) == installed
         assert await store.list() == [installed]
         assert await store.verify(installed) == ()
         assert self.everything(shared) == before

@@ -340,7 +340,7 @@ class TestMend:
         (installed.path / "engine/core.py").write_bytes(b"ANSWER = 43\n")
         (installed.path / "sitecustomize.py").write_text("print('hello')\n")
         assert len(await store.verify(installed)) == 2
-        assert await store.install(bundle, ignore, mend=True) == installed
+        assert await store.install(bundle, ignore, repair=True) == installed
         assert await store.verify(installed) == ()
         assert left_in_staging(root) == []
 
@@ -349,7 +349,7 @@ class TestMend:
     ) -> None:
         index.downloads.clear()
         told: list[Progress] = []
-        assert await store.install(bundle, told.append, mend=True) == installed
+        assert await store.install(bundle, told.append, repair=True) == installed
         assert index.downloads == []
         assert {progress.detail for progress in told} == {"verifying"}
         assert told[0].total == installed.size_bytes and told[-1].done
@@ -359,11 +359,11 @@ class TestMend:
     ) -> None:
         (installed.path / "engine_parts/data.txt").unlink()
         with pytest.raises(WhisperdError) as caught:
-            await NativeStore(root, offline=True).install(bundle, ignore, mend=True)
+            await NativeStore(root, offline=True).install(bundle, ignore, repair=True)
         assert caught.value.code == "native.offline"
         index.behaviour = "cut"
         with pytest.raises(WhisperdError) as caught:
-            await store.install(bundle, ignore, mend=True)
+            await store.install(bundle, ignore, repair=True)
         assert caught.value.code == "network.unreachable"
         assert store.find(bundle) == installed
 

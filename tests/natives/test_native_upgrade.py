@@ -192,7 +192,7 @@ class TestUpgrade:
     ) -> None:
         done = await store.upgrade(bundle, works, ignore)
         (done.installed.path / "engine/core.py").write_text("ANSWER = 44\n")
-        assert await store.install(bundle, ignore, mend=True) == done.installed
+        assert await store.install(bundle, ignore, repair=True) == done.installed
         assert await store.verify(done.installed) == ()
 
 

@@ -454,7 +454,7 @@ def test_an_index_that_falls_silent(bundles: RunningDaemon, index: IndexServer) 
     with bundles.connect() as client:
         error = failure(client.natives.install, "toy-cpu")
         assert error.code == "network.unreachable"
-        assert "stopped answering" in error.message and "proxy" in error.fix
+        assert "stopped responding" in error.message and "proxy" in error.fix
         index.gate.set()
         assert client.natives.install("toy-cpu")["name"] == "toy-cpu"
 

@@ -270,7 +270,7 @@ async def _query_driver(timeout_s: float, env: Mapping[str, str]) -> DriverAnswe
                 python_command("whisperd.hardware.nvml"), env=env, stderr=subprocess.DEVNULL
             ) as child:
                 assert child.stdout is not None
-                said = await _read_all(child.stdout)
+                output = await _read_all(child.stdout)
                 status = await child.wait()
     except TimeoutError:
         why = f"its driver did not respond within {timeout_s:g} seconds"
@@ -280,19 +280,19 @@ async def _query_driver(timeout_s: float, env: Mapping[str, str]) -> DriverAnswe
         why = f"the process that queries its driver could not be started ({error.strerror or error})"
         raise _unavailable("not_asked", why, fix) from error
     try:
-        return msgspec.json.decode(said, type=DriverAnswer)
+        return msgspec.json.decode(output, type=DriverAnswer)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         why = f"its driver's library crashed when queried ({how_it_ended(status)})"
         raise _unavailable("crashed", why, _REINSTALL) from error
 
 
 async def _read_all(stream: ByteReceiveStream) -> bytes:
-    said = b""
+    data = b""
     async for chunk in stream:
-        said += chunk
-        if len(said) > MAX_ANSWER_BYTES:
+        data += chunk
+        if len(data) > MAX_ANSWER_BYTES:
             break
-    return said
+    return data
 
 
 # Error messages

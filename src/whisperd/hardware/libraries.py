@@ -265,12 +265,12 @@ def _notes(probes: Probes, variable: str, places: Sequence[Place], found: Sequen
 
 def _unused_versions(found: Sequence[Library]) -> Iterator[str]:
     """Yield a note for each library that the user's variables lead to, but whose version no variant uses."""
-    told = set()
+    reported = set()
     for library in found:
         is_set = library.source in ("CUDA_PATH", "LD_LIBRARY_PATH") and library.name != "cudnn"
         is_used = library.major is None or library.major in USED_CUDA
-        if is_set and not is_used and (library.source, library.major) not in told:
-            told.add((library.source, library.major))
+        if is_set and not is_used and (library.source, library.major) not in reported:
+            reported.add((library.source, library.major))
             yield (
                 f"{library.source} leads to {library.path} of CUDA {library.major}, which no variant uses: "
                 f"they bring their own libraries of CUDA {' and '.join(map(str, USED_CUDA))}."

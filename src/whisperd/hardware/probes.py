@@ -72,7 +72,7 @@ class Probes:
 
     @property
     def arch(self) -> str:
-        """The normalized name of the architecture: `x86_64`, `aarch64`, or else the kernel's name."""
+        """The normalised name of the architecture: `x86_64`, `aarch64`, or else the kernel's name."""
         machine = self.machine.lower()
         return {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
 

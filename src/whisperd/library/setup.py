@@ -158,7 +158,7 @@ async def install_engine(service: Service) -> Engine:
     error.
     """
     await try_bundle(
-        service, await service.natives.install(media_bundle(), service.on_native_progress, mend=True)
+        service, await service.natives.install(media_bundle(), service.on_native_progress, repair=True)
     )
     preset = service.runtimes.default.preset
     failure: WhisperdError | None = None
@@ -167,7 +167,7 @@ async def install_engine(service: Service) -> Engine:
         if bundle is None:
             return Engine(variant.name, variant.device, None, None)
         try:
-            installed = await service.natives.install(bundle, service.on_native_progress, mend=True)
+            installed = await service.natives.install(bundle, service.on_native_progress, repair=True)
             tried = await try_bundle(service, installed)
         except WhisperdError as error:
             failure = failure or error

@@ -183,10 +183,10 @@ class ConvertedModels:
         folders = {folder.name: _folder_in_place(folder) for folder in disk.contents(self._folder)}
         return {hash: folder for hash, folder in folders.items() if folder is not None}
 
-    def _damaged(self, source: ConvertedSource, tell: OnProgress) -> list[Path]:
+    def _damaged(self, source: ConvertedSource, report: OnProgress) -> list[Path]:
         paths = [each.with_suffix("") for each in sorted((self._folder / source.hash).glob("*.json"))]
         total = sum(path.stat().st_size for path in paths if path.exists())
-        meter = Meter(source.name, tell, detail="verifying", total=total)
+        meter = Meter(source.name, report, detail="verifying", total=total)
         return [path for path in paths if _is_damaged(path, meter.adder(path.name))]
 
     async def _make(

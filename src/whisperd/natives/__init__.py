@@ -1,8 +1,8 @@
-"""Native bundles: what an engine or the decoder needs, installed on first use and pinned by hash.
+"""Native bundles: the libraries of an engine or the decoder, pinned by hash and installed on first use.
 
-A bundle lies in `{root}/{version}/{name}`, whole or not at all, and is put on the path of a child
-process. Versions lie side by side; an upgrade is tried before it is used, and can be taken back.
-The daemon may import this room, but never what a bundle holds.
+A bundle is in `{root}/{version}/{name}`, complete or absent, and is added to the path of a child
+process. Versions coexist; an upgrade is tried before it is used, and can be rolled back.
+The daemon may import this room, but never the contents of a bundle.
 """
 
 from whisperd.natives.bundle import Bundle, InstalledBundle

@@ -1,6 +1,6 @@
-"""Building on this computer what a lock has as a source: with pip, the pinned tools and a compiler.
+"""Build the sources of a lock on this computer, with pip, the pinned tools and a compiler.
 
-All of it happens in the stage of an installation. What the compiler said is kept when it failed.
+Everything happens in the staging folder of an installation. If a build fails, its log is kept.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from whisperd.natives.build_failures import why_build_failed
 from whisperd.natives.errors import build_failed, disk_full
 from whisperd.natives.lock import Selection, Source, requirements
 from whisperd.natives.manifest import sha256
-from whisperd.natives.pips import Pips
+from whisperd.natives.pip_runs import PipRuns
 from whisperd.pip import Pip, open_pip
 from whisperd.progress import OnProgress, Progress
 from whisperd.rpc.errors import WhisperdError
@@ -39,22 +39,22 @@ _SAID_LINES = 15
 
 @dataclass(frozen=True)
 class Build:
-    """What is built, and where."""
+    """The build of a bundle's sources."""
 
     selection: Selection
-    pips: Pips
-    """All is done in their stage; the log of a build that failed is kept in `.logs` of their folder."""
+    pips: PipRuns
+    """Everything happens in their `stage`; the log of a failed build is kept in `.logs` in their `folder`."""
     on_progress: OnProgress
 
     @property
     def log(self) -> Path:
-        """What the last build of this bundle said, if it failed."""
+        """The log of the last build of this bundle, which exists if it failed."""
         return self.pips.folder / ".logs" / f"{self.pips.name}.log"
 
     async def run(self, wheels: Path) -> str:
-        """Build the wheels into a folder; the requirements that ask for them.
+        """Build the wheels into a folder; return the requirements for them.
 
-        Raises `native.build_failed`, and like an installation.
+        Raises `native.build_failed`, and the errors of an installation.
         """
         await self.install_tools()
         sources = self.pips.stage / "sources"
@@ -70,7 +70,7 @@ class Build:
         return "".join(lines)
 
     async def install_tools(self) -> None:
-        """Get the tools that the lock names."""
+        """Install the tools that the lock names."""
         tools = self.selection.tools
         await self.pips.run(
             "install",
@@ -80,16 +80,16 @@ class Build:
         )
 
     def environment(self) -> dict[str, str]:
-        """Of the build: the tools first, and no settings of the user that it does not need."""
+        """Return the build's environment: the tools first, and only those user variables that it needs."""
         variables = {**self.selection.build, **self.tool_paths()}
         return build_environment(os.environ, variables, platform=sys.platform)
 
     def tool_paths(self) -> dict[str, str]:
-        """The variables that put the tools first."""
+        """Return the variables that put the tools first."""
         return {
             "PATH": os.pathsep.join([str(self._tools / "bin"), os.environ.get("PATH", os.defpath)]),
             "PYTHONPATH": str(self._tools),
-            # The stage may be within somebody's repository, whose state is none of the source's business.
+            # The stage may be inside a git repository, whose state must not influence the build.
             "GIT_CEILING_DIRECTORIES": str(self.pips.stage),
         }
 
@@ -98,7 +98,7 @@ class Build:
         return self.pips.stage / "tools"
 
     async def _build(self, source: Source, sources: Path, wheels: Path, log: TextIO) -> str:
-        """Build one wheel; the requirement that asks for it."""
+        """Build one wheel; return the requirement for it."""
         built = self.pips.stage / f"built-{source.name}"
         where = (sources / source.file).as_uri()
         async with open_pip(
@@ -109,27 +109,27 @@ class Build:
             temporary=self.pips.temporary,
             environment=self.environment(),
         ) as pip:
-            _be_nice(pip)
+            _lower_priority(pip)
             await self._follow(pip, log)
         wheel = _only_wheel(built)
         if any(tool.name == _REPAIR for tool in self.selection.tools):
             wheel = await self._repair(wheel, self.pips.stage / f"repaired-{source.name}", log)
-        digest = await anyio.to_thread.run_sync(_keep, wheel, wheels)
+        digest = await anyio.to_thread.run_sync(_move_wheel, wheel, wheels)
         return f"{source.name}=={source.version} --hash=sha256:{digest}\n"
 
     async def _follow(self, pip: Pip, log: TextIO) -> None:
-        self._tell(0, 0)
+        self._report(0, 0)
         lines: list[str] = []
         async for line in pip.lines():
             log.write(f"{line}\n")
             lines.append(line)
             if step := _STEP.match(line):
-                self._tell(int(step[1]), int(step[2]))
+                self._report(int(step[1]), int(step[2]))
         if not await pip.succeeded():
-            raise self._why(lines)
+            raise self._failure(lines)
 
     async def _repair(self, wheel: Path, repaired: Path, log: TextIO) -> Path:
-        """Take the libraries that the wheel needs into it, so that none of the system's is in a worker."""
+        """Copy the libraries that the wheel needs into it, so that workers load none of the system's."""
         command = python_command("whisperd.child", _REPAIR, str(wheel), "--output-dir", str(repaired))
         command += [option for folder in library_folders(os.environ) for option in ("--lib-dir", folder)]
         async with open_child(command, env=self.environment(), stderr=subprocess.STDOUT) as process:
@@ -137,16 +137,16 @@ class Build:
             lines = [line async for line in pip.lines()]
             log.writelines(f"{line}\n" for line in lines)
             if not await pip.succeeded():
-                raise self._why(lines)
+                raise self._failure(lines)
         return _only_wheel(repaired)
 
-    def _tell(self, step: int, steps: int) -> None:
+    def _report(self, step: int, steps: int) -> None:
         file = f"step {step} of {steps}" if steps else None
         self.on_progress(
             Progress(name=self.pips.name, file=file, done=step, total=steps or None, detail="building")
         )
 
-    def _why(self, lines: Sequence[str]) -> WhisperdError:
+    def _failure(self, lines: Sequence[str]) -> WhisperdError:
         if any(_NO_ROOM.search(line) for line in lines):
             return disk_full(self.pips.name, self.pips.folder)
         said = [line for line in lines if line.strip()][-_SAID_LINES:]
@@ -154,7 +154,7 @@ class Build:
 
     @contextmanager
     def _kept_log(self) -> Iterator[TextIO]:
-        """A file for what the build says, kept if it fails."""
+        """Open a log file for the build, which is kept if the build fails."""
         path = self.pips.stage / "build.log"
         try:
             with path.open("w", encoding="utf-8") as log:
@@ -181,10 +181,11 @@ _KEPT_VARIABLES = (
 def build_environment(
     environment: Mapping[str, str], variables: Mapping[str, str], *, platform: str
 ) -> dict[str, str]:
-    """What a build sees: what a compiler needs of the user's environment, and its own variables.
+    """Return a build's environment: the user's variables that a compiler needs, and the build's own.
 
-    A build script may take any variable for a setting of its own, and its output is kept: so nothing of
-    what the user told other programs, passwords of an index among it. Windows compilers need too many.
+    A build script may interpret any variable as one of its settings, and its output is kept in a log. So it
+    gets no variables meant for other programs, such as an index password. On Windows it gets nearly all,
+    because compilers there need too many.
     """
     kept = (
         dict(environment)
@@ -198,19 +199,19 @@ def build_environment(
         for folder in (f"{prefix}/lib", f"{prefix}/lib64"):
             _prepend(kept, "LIBRARY_PATH", folder)
             _prepend(kept, "PKG_CONFIG_PATH", f"{folder}/pkgconfig")
-            if platform == "linux" and " " not in folder:  # where its own libraries lie, such as Fortran's
+            if platform == "linux" and " " not in folder:  # for its own dependencies, such as libgfortran
                 _prepend(kept, "LDFLAGS", f"-Wl,-rpath-link,{folder}", " ")
     parallel = {"CMAKE_BUILD_PARALLEL_LEVEL": str(usable_cores())}
     return {**kept, **parallel, **variables}
 
 
 def library_prefixes(environment: Mapping[str, str]) -> list[str]:
-    """The folders in which the user has said that OpenBLAS or MKL is."""
+    """Return the folders of OpenBLAS or MKL that the user's variables name."""
     return [environment[name] for name in ("MKLROOT", "OPENBLAS_PATH") if environment.get(name)]
 
 
 def library_folders(environment: Mapping[str, str]) -> list[str]:
-    """The same, where the libraries themselves are."""
+    """Return the library folders below `library_prefixes`."""
     return [f"{prefix}/{each}" for prefix in library_prefixes(environment) for each in ("lib", "lib64")]
 
 
@@ -218,8 +219,8 @@ def _prepend(variables: dict[str, str], name: str, value: str, separator: str = 
     variables[name] = separator.join(filter(None, [value, variables.get(name)]))
 
 
-def _be_nice(pip: Pip) -> None:
-    """A build takes minutes; whatever else this computer does goes before it."""
+def _lower_priority(pip: Pip) -> None:
+    """Lower the priority of a build, which takes minutes, below everything else on this computer."""
     with suppress(psutil.Error):
         if sys.platform == "win32":
             psutil.Process(pip.pid).nice(psutil.BELOW_NORMAL_PRIORITY_CLASS)
@@ -232,7 +233,7 @@ def _only_wheel(folder: Path) -> Path:
     return wheel
 
 
-def _keep(wheel: Path, folder: Path) -> str:
-    """Move a wheel into a folder; its hash."""
+def _move_wheel(wheel: Path, folder: Path) -> str:
+    """Move a wheel into a folder; return its hash."""
     folder.mkdir(exist_ok=True)
     return sha256(wheel.replace(folder / wheel.name))

@@ -1,4 +1,4 @@
-"""Why a build failed, from what it said. Pure."""
+"""Explain why a build failed, from its output. Pure."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _REASON_LENGTH = 200
 
 
 def why_build_failed(lines: Sequence[str], platform: str) -> tuple[str, str]:
-    """The reason, as a clause, and what to do about it, from what the build said."""
+    """Return the reason, as a clause, and the fix, from the output of the build."""
     text = "\n".join(lines)
     for pattern, reason, fixes in _CAUSES:
         if re.search(pattern, text):
             return reason, fixes.get(platform) or fixes["linux"]
     error = re.search(r"(?im)^.*\b(?:fatal error|error)\b ?:.*$", text)
-    reason = error[0].strip()[:_REASON_LENGTH] if error else "the compiler does not say why"
-    return reason, "Use another variant, or report this with the log of the build."
+    reason = error[0].strip()[:_REASON_LENGTH] if error else "the compiler gave no reason"
+    return reason, "Use another variant, or report this with the build log."
 
 
 _CAUSES = (
@@ -47,7 +47,7 @@ _CAUSES = (
     ),
     (
         r"Python\.h: No such file|Could NOT find Python",
-        "the headers of Python are missing",
+        "the Python headers are missing",
         {
             "linux": "Install them (on Debian and Ubuntu `apt install python3-dev`, on Fedora"
             " `dnf install python3-devel`), or use another variant.",
@@ -56,6 +56,6 @@ _CAUSES = (
     (
         r"Killed signal|internal compiler error: Killed|virtual memory exhausted|out of memory",
         "the compiler ran out of memory",
-        {"linux": "Close programs that need much memory and try again, or use another variant."},
+        {"linux": "Close programs that use a lot of memory and try again, or use another variant."},
     ),
 )

@@ -1,4 +1,4 @@
-"""What a native bundle is: before it is installed, and after."""
+"""The types of a native bundle, before and after installation."""
 
 from __future__ import annotations
 
@@ -21,43 +21,43 @@ __all__ = ["Bundle", "InstalledBundle", "bundles_in", "read_installed", "write_d
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle that can be had: its name and the text of its lock file."""
+    """A bundle that can be installed: its name and the text of its lock file."""
 
     name: str
     lock: str
     build: Mapping[str, str] | None = field(default=None, hash=False)
-    """Variables for the build, where its lock has sources."""
+    """Variables for the build, if its lock has sources."""
 
     @classmethod
     def of(cls, variant: Variant) -> Bundle | None:
-        """The bundle of a variant, if it has one."""
+        """Return the bundle of a variant, if it has one."""
         return None if variant.lock is None else cls(variant.name, variant.lock, variant.build)
 
     def select(self) -> Selection:
-        """Its files for this computer; `native.unsupported` says why there are none."""
+        """Return its files for this computer. Raises `native.unsupported` if there are none."""
         selection = _select(self.lock)
         if not selection.sources:
             return selection
-        # A compiler builds for this very processor, and another computer may share the folder.
+        # A compiler builds for this exact processor, but other computers may share the folder.
         return dataclasses.replace(selection, build=self.build or {}, processor=this_processor())
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
-    """The file in a bundle that says what it is; it is written last."""
+    """The file in a bundle that describes it; written last."""
 
     name: str
     version: str
     python: str
     """The Python that it was installed for, such as `cp311`."""
     digest: str
-    """Of the locked wheels that it was made from."""
+    """The digest of the locked files from which it was made."""
     size_bytes: int
     distributions: dict[str, str]
-    """Name and version of each."""
+    """The version of each, by name."""
 
 
 class InstalledBundle(Description, frozen=True, kw_only=True):
-    """A bundle that is installed, complete and checked when it was."""
+    """An installed bundle, complete and checked at installation."""
 
     path: Path
     """The folder to put on a child's path."""
@@ -69,14 +69,14 @@ def _select(lock: str) -> Selection:
 
 
 def bundles_in(root: Path) -> Iterator[Path]:
-    """Where bundles lie, or are about to, of every version; some may be going while we look. Blocks."""
+    """Yield the folders of all bundles, complete or not; some may be removed meanwhile. Blocks."""
     for version in disk.contents(root):
         if not version.name.startswith("."):
             yield from (path for path in disk.contents(version) if not path.name.startswith("."))
 
 
 def read_installed(path: Path) -> InstalledBundle | None:
-    """What lies in a folder, or None when that is no complete bundle."""
+    """Return the bundle in a folder; None if there is no complete one."""
     description = disk.read_json(path / DESCRIPTION, Description)
     if description is None:
         return None

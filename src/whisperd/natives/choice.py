@@ -1,7 +1,7 @@
-"""Which version of a bundle is used: the shipped one, unless an upgrade has chosen another.
+"""The choice of a bundle's version: the shipped one, unless an upgrade has chosen another.
 
-A choice belongs to the shipped lock that it was made from. A program that ships another lock, or another
-Python, begins with its own again. Blocking; callers use a thread.
+A choice belongs to the shipped lock it was made from. A whisperd with another shipped lock, or another
+Python, starts again with its own shipped version. Blocking; callers use a thread.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ log = logging.getLogger(__name__)
 
 
 class Chosen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A version that is not the shipped one."""
+    """A version other than the shipped one."""
 
     folder: str
-    """Of `whisperd.natives.lock.Selection`."""
+    """The `folder` of its `whisperd.natives.lock.Selection`."""
     lock: str
-    """The text of a lock file of its own."""
+    """The text of its own lock file."""
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is used, and what was used before. None is the shipped one."""
+    """The version in use, and the one used before. None is the shipped one."""
 
     current: Chosen | None = None
     previous: Chosen | None = None
 
     def without(self, folder: str) -> Choice:
-        """What is chosen when that version is no more: if it was the current one, the previous one is."""
+        """Return the choice after that version is removed: if it was current, the previous one becomes so."""
         if self.current is not None and self.current.folder == folder:
             return Choice(current=self.previous).without(folder)
         if self.previous is not None and self.previous.folder == folder:
@@ -42,23 +42,23 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return self
 
     def mentions(self, folder: str) -> bool:
-        """Whether that version is the current or the previous one, and not the shipped one."""
+        """Whether that version is the current or the previous one, and is not the shipped one."""
         return any(one is not None and one.folder == folder for one in (self.current, self.previous))
 
 
 def read_choice(path: Path) -> Choice | None:
-    """What was chosen; None where nothing was, or it cannot be read: then the shipped version is used."""
+    """Return the choice; None if there is none or it cannot be read, so that the shipped version is used."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Choice)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        log.warning("%s cannot be read (%s); the version that whisperd came with is used", path, error)
+        log.warning("%s cannot be read (%s); using the version that ships with whisperd", path, error)
         return None
 
 
 def write_choice(path: Path, choice: Choice) -> None:
-    """Choose, at once and for good. Only who holds the lock of the choice may."""
+    """Write a choice, atomically and durably. The caller must hold the lock of the choice."""
     if choice == Choice():
         path.unlink(missing_ok=True)
         return

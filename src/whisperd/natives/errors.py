@@ -1,4 +1,4 @@
-"""What can go wrong with native bundles, in the words that a person reads."""
+"""The errors about native bundles, with actionable messages and fixes."""
 
 from __future__ import annotations
 
@@ -30,23 +30,22 @@ __all__ = [
 
 
 def offline(name: str, download_bytes: int) -> WhisperdError:
-    """A bundle is missing, and downloads are forbidden."""
+    """Return the error for a missing bundle while downloads are forbidden."""
     return WhisperdError(
         "native.offline",
-        f"The native bundle {name} has to be downloaded, and that is forbidden (WHISPERD_OFFLINE).",
+        f"The native bundle {name} must be downloaded, but WHISPERD_OFFLINE forbids downloads.",
         f"Unset WHISPERD_OFFLINE, run `whisperctl daemon restart` and `whisperctl natives install {name}`"
-        f" ({size(download_bytes)}), or point WHISPERD_NATIVE_DIR at a folder that has it.",
+        f" ({size(download_bytes)}), or set WHISPERD_NATIVE_DIR to a folder that contains it.",
         {"name": name, "download_bytes": download_bytes},
     )
 
 
 def damaged_offline(name: str, folder: PurePath, download_bytes: int) -> WhisperdError:
-    """A file of a bundle is not as it was installed, and downloads are forbidden."""
+    """Return the error for a damaged bundle while downloads are forbidden."""
     return WhisperdError(
         "native.offline",
-        f"The native bundle {name} is damaged, and mending it is a download, which is forbidden"
-        " (WHISPERD_OFFLINE).",
-        f"Copy {folder} anew from where it is whole; or unset WHISPERD_OFFLINE, run `whisperctl daemon"
+        f"The native bundle {name} is damaged, and WHISPERD_OFFLINE forbids the download to repair it.",
+        f"Replace {folder} with an intact copy; or unset WHISPERD_OFFLINE, run `whisperctl daemon"
         f" restart` and `whisperctl natives install {name}` ({size(download_bytes)}).",
         {"name": name, "path": str(folder), "download_bytes": download_bytes},
     )
@@ -55,49 +54,49 @@ def damaged_offline(name: str, folder: PurePath, download_bytes: int) -> Whisper
 def disk_full(
     name: str, folder: PurePath, needed_bytes: int | None = None, free_bytes: int | None = None
 ) -> WhisperdError:
-    """There is no room for a bundle; how much it takes is told when it is known."""
+    """Return the error for a disk without enough space for a bundle, with the needed size if known."""
     fix = (
-        "Free some space there, remove what older versions have left with `whisperctl natives prune`, or set "
+        "Free some space there, remove unused older versions with `whisperctl natives prune`, or set "
         "WHISPERD_NATIVE_DIR to a folder on a larger disk."
     )
     return disk.disk_full("native bundle", name, folder, fix, needed_bytes, free_bytes)
 
 
-def not_writable(name: str, folder: PurePath, said: str | None = None) -> WhisperdError:
-    """The system forbids something in the folder of the bundles."""
+def not_writable(name: str, folder: PurePath, reason: str | None = None) -> WhisperdError:
+    """Return the error for missing permissions in the folder of the bundles."""
     return WhisperdError(
         "native.not_writable",
         f"The native bundle {name} cannot be installed, read or removed: "
-        f"{said or f'{folder} cannot be written to'}.",
+        f"{reason or f'{folder} is not writable'}.",
         "Ask the owner of that folder to do it, or set WHISPERD_NATIVE_DIR to a folder of your own.",
         {"name": name, "path": str(folder)},
     )
 
 
 def in_use(name: str) -> WhisperdError:
-    """A bundle cannot be removed while a process has files of it open (Windows)."""
+    """Return the error for removing a bundle while a process has its files open (Windows)."""
     return WhisperdError(
         "native.in_use",
         f"The native bundle {name} is in use.",
-        "End what uses it with `whisperctl daemon stop`, then try again.",
+        "Stop the daemon with `whisperctl daemon stop`, then try again.",
         {"name": name},
     )
 
 
 def install_failed(name: str, reason: str, said: list[str] | None = None) -> WhisperdError:
-    """Anything else; `said` are the last lines of the program that failed."""
+    """Return the error for any other failure; `said` holds the last lines of the program that failed."""
     return WhisperdError(
         "native.install_failed",
         f"The native bundle {name} could not be installed: {reason}.",
-        f"Try again with `whisperctl natives install {name}`; if it fails again, report this"
-        " with what `whisperctl daemon logs` says.",
+        f"Try again with `whisperctl natives install {name}`; if that fails too, report this"
+        " with the output of `whisperctl daemon logs`.",
         {"name": name, "said": said or []},
     )
 
 
 def build_failed(name: str, reason: str, fix: str, said: list[str], log: PurePath | None) -> WhisperdError:
-    """A source could not be built here; `log` has all that the build said."""
-    where = f" What the build said is in {log}." if log else ""
+    """Return the error for a source that could not be built here; `log` has the whole output of the build."""
+    where = f" The build log is {log}." if log else ""
     return WhisperdError(
         "native.build_failed",
         f"The native bundle {name} could not be built on this computer: {reason}.{where}",
@@ -107,49 +106,49 @@ def build_failed(name: str, reason: str, fix: str, said: list[str], log: PurePat
 
 
 def not_upgradable(name: str) -> WhisperdError:
-    """A lock that allows no version but its own."""
+    """Return the error for a lock that allows no version but its own."""
     return WhisperdError(
         "native.not_upgradable",
-        f"The native bundle {name} comes in one version only.",
-        "Update whisperd and its plugins: a newer one may bring a newer version.",
+        f"The native bundle {name} has only one version.",
+        "Update whisperd and its plugins, which may bring a newer version.",
         {"name": name},
     )
 
 
 def out_of_range(name: str, main: str, versions: str, version: str) -> WhisperdError:
-    """A version that the plugin was not made for."""
+    """Return the error for a version that the plugin does not support."""
     return WhisperdError(
         "native.out_of_range",
-        f"The native bundle {name} works with {main} {versions}, and {version!r} is none of these.",
-        "Ask for another version, or update whisperd and its plugins, which may allow more.",
+        f"The native bundle {name} works with {main} {versions}, which does not include {version!r}.",
+        "Choose another version, or update whisperd and its plugins, which may allow more.",
         {"name": name, "versions": versions},
     )
 
 
 def upgrade_failed(name: str, version: str, old: str | None, cause: WhisperdError) -> WhisperdError:
-    """The new version does not do its work here."""
+    """Return the error for a new version that failed its trial on this computer."""
     stays = f"{old} stays in use" if old else "it is not used"
     return WhisperdError(
         "native.upgrade_failed",
         f"The native bundle {name} {version} was tried and does not work here, so {stays}: {cause.message}",
-        f"Ask for another one with `whisperctl natives upgrade {name} --version VERSION`.",
+        f"Try another version with `whisperctl natives upgrade {name} --version VERSION`.",
         {"name": name, "version": version, "cause": cause.to_wire()},
     )
 
 
 def no_previous(name: str) -> WhisperdError:
-    """There is nothing to go back to."""
+    """Return the error for a rollback without a previous version."""
     return WhisperdError(
         "native.no_previous",
         f"The native bundle {name} was not upgraded, so there is no version to go back to.",
-        f"`whisperctl natives upgrade {name} --version VERSION` installs another one.",
+        f"Install another version with `whisperctl natives upgrade {name} --version VERSION`.",
         {"name": name},
     )
 
 
 @contextmanager
 def os_errors(name: str, folder: PurePath) -> Iterator[None]:
-    """What the system refuses meanwhile is said in the words of this room."""
+    """Convert an OSError raised in the block into an error of this room."""
     try:
         yield
     except OSError as error:
@@ -157,24 +156,24 @@ def os_errors(name: str, folder: PurePath) -> Iterator[None]:
 
 
 def from_os_error(name: str, folder: PurePath, error: OSError) -> WhisperdError:
-    """What the system refused while a bundle was installed, read or removed."""
-    said = f"{error.filename or folder}: {error.strerror or error}"
+    """Return the error for an OSError while a bundle was installed, read or removed."""
+    reason = f"{error.filename or folder}: {error.strerror or error}"
     match disk.refusal(error):
         case "full":
             return disk_full(name, folder)
         case "forbidden":
-            return not_writable(name, folder, said)
+            return not_writable(name, folder, reason)
         case None:
             return WhisperdError(
                 "native.install_failed",
-                f"The native bundle {name} cannot be installed, read or removed: {said}.",
+                f"The native bundle {name} cannot be installed, read or removed: {reason}.",
                 "Check the disk, then try again.",
                 {"name": name, "said": []},
             )
 
 
 def pip_failed(name: str, folder: PurePath, failure: PipFailure) -> WhisperdError:
-    """Why pip could not install a bundle."""
+    """Return the error for a failure of pip to install a bundle."""
     match failure.cause:
         case "disk_full":
             return disk_full(name, folder)
@@ -190,18 +189,17 @@ def pip_failed(name: str, folder: PurePath, failure: PipFailure) -> WhisperdErro
 
 _NOT_FOUND = (
     "native.not_found",
-    "The package index does not have {what}, or refuses to give it.",
-    "Check the index, and the password for it, that `python -m pip config list` shows: it has to offer"
-    " this version.",
+    "The package index does not have {what}, or refuses access to it.",
+    "Check the index and its password with `python -m pip config list`: the index must offer this version.",
 )
 
 _PIP_FAILURES: dict[Cause, tuple[str, str, str]] = {
     "hash_mismatch": (
         "native.hash_mismatch",
-        "The package index served something else as {what} than the file that whisperd was made for,"
+        "The package index served a file for {what} that differs from the one pinned by whisperd,"
         " so it was not installed.",
-        "Run `python -m pip cache purge` and try again; if it stays so, ask who runs the index or mirror"
-        " that `python -m pip config list` shows.",
+        "Run `python -m pip cache purge` and try again; if that fails too, ask the operator of the index or"
+        " mirror that `python -m pip config list` shows.",
     ),
     "no_pip": (
         "native.no_pip",
@@ -211,13 +209,13 @@ _PIP_FAILURES: dict[Cause, tuple[str, str, str]] = {
     "untrusted": (
         "network.untrusted",
         "The package index could not be trusted: its certificate was refused.",
-        "Tell pip of your network's certificate with `python -m pip config set global.cert FILE`,"
+        "Set your network's certificate with `python -m pip config set global.cert FILE`,"
         " and check that the computer's clock is right.",
     ),
     "unreachable": (
         "network.unreachable",
-        "The package index could not be reached, or stopped answering.",
-        "Check the network, and the index and proxy that `python -m pip config list` shows; then try again.",
+        "The package index could not be reached, or stopped responding.",
+        "Check the network, and the index and proxy that `python -m pip config list` shows, then try again.",
     ),
     "refused": _NOT_FOUND,
     "absent": _NOT_FOUND,

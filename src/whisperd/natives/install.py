@@ -1,7 +1,7 @@
-"""One installation, from pip to a folder that may be renamed into place.
+"""Install a bundle with pip into a folder that is ready to be renamed into place.
 
-All of it happens in a staging folder of its own, temporary files of pip included, so that whatever
-ends it leaves one folder to remove.
+Everything, including pip's temporary files, stays in a separate staging folder, so that however the
+installation ends, there is only one folder to remove.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from whisperd.natives.bundle import bundles_in, write_description
 from whisperd.natives.errors import install_failed
 from whisperd.natives.lock import Selection, requirements
 from whisperd.natives.manifest import installed_distributions, write_manifest
-from whisperd.natives.pips import Pips
+from whisperd.natives.pip_runs import PipRuns
 from whisperd.natives.sharing import share_files
 from whisperd.progress import Meter, OnProgress
 
@@ -32,24 +32,24 @@ __all__ = ["Installation"]
 
 @dataclass(frozen=True)
 class Installation:
-    """What is installed, and where."""
+    """The installation of one bundle."""
 
     name: str
     selection: Selection
     stage: Path
-    """An empty folder, on the disk that the destination is on. Its owner removes it."""
+    """An empty folder on the same disk as the destination. Its owner removes it."""
     destination: Path
-    """Where the bundle will be when the owner of the stage has renamed it."""
+    """Where the bundle will be once the owner of the stage has renamed it."""
     on_progress: OnProgress
     wheels: Path | None = None
-    """A folder that has every wheel already, so that no index is asked."""
+    """A folder that already has every wheel, so that no index is queried."""
 
     async def run(self) -> Path:
-        """Install; the folder within the stage that is ready to become the destination."""
+        """Install the bundle; return the folder in the stage that is ready to become the destination."""
         bundle = self.stage / "bundle"
         bundle.mkdir()
         meter = Meter(self.name, self.on_progress, total=self.selection.download_bytes)
-        await self._fill(bundle, Pips(self.name, self._root, self.stage, meter))
+        await self._fill(bundle, PipRuns(self.name, self._root, self.stage, meter))
         await self._compile(bundle)
         meter.report(self.selection.download_bytes, detail="verifying")
         await anyio.to_thread.run_sync(self._seal, bundle)
@@ -59,8 +59,8 @@ class Installation:
     def _root(self) -> Path:
         return self.destination.parent.parent
 
-    async def _fill(self, bundle: Path, pips: Pips) -> None:
-        """Build what has to be built, and put it into the bundle with all else."""
+    async def _fill(self, bundle: Path, pips: PipRuns) -> None:
+        """Build the sources, and install them and all wheels into the bundle."""
         wanted = requirements(self.selection.pinned)
         options = ["--target", str(bundle), "--no-compile"]
         if self.wheels is not None:
@@ -74,10 +74,10 @@ class Installation:
         await pips.run("install", *options, requirements=wanted, sizes_bytes=sizes_bytes)
 
     async def _compile(self, bundle: Path) -> None:
-        """Compile the modules, so that a worker starts fast even where it may not write.
+        """Compile the modules, so that a worker starts fast even from a read-only folder.
 
-        The compiled files do not depend on times, so they are the same after a copy, and can be
-        verified like all others. A module that does not compile is no loss: nothing imports it.
+        The compiled files do not depend on timestamps, so they stay valid after a copy, and can be
+        verified like all others. A module that fails to compile does not matter: nothing imports it.
         """
         tests = re.escape(str(bundle)) + r".*[/\\]tests[/\\]"
         command = python_command(
@@ -91,12 +91,12 @@ class Installation:
             await compiler.wait()
 
     def _seal(self, bundle: Path) -> None:
-        """Check what pip made, write the manifest, share files, and see all of it safely on the disk."""
+        """Check pip's result, write the manifest, share files, and flush everything to disk."""
         if wrong := self.selection.versions.keys() ^ installed_distributions(bundle):
-            reason = f"pip did not install exactly what was asked for ({', '.join(sorted(wrong))})"
+            reason = f"pip did not install exactly the requested distributions ({', '.join(sorted(wrong))})"
             raise install_failed(self.name, reason)
         if damage := write_manifest(bundle):
-            reason = f"{damage[0].path} is not what its wheel says ({damage[0].problem})"
+            reason = f"{damage[0].path} does not match its wheel's record ({damage[0].problem})"
             raise install_failed(self.name, reason, [each.path for each in damage])
         share_files(bundle, bundles_in(self._root))
         size_bytes = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
@@ -105,8 +105,8 @@ class Installation:
 
 
 def _sync(bundle: Path) -> None:
-    """Flush all of a disk, which of thousands of files is faster than each: on Linux its own, for another may
-    be slow, or not answer."""
+    """Flush the whole disk, which for thousands of files is faster than each file. On Linux only the bundle's
+    disk is flushed, since another may be slow or hang."""
     if sys.platform == "linux":
         descriptor = os.open(bundle, os.O_RDONLY)
         try:

@@ -1,9 +1,9 @@
-"""Lock files: what makes a bundle, each file pinned by its hash. Pure; reads and writes text only.
+"""Lock files: the contents of a bundle, each file pinned by its hash. Pure; reads and writes only text.
 
-A lock file is TOML. It states each wheel once, with the compatibility tag of its file name; which
-of them a computer takes is decided as pip decides it: the newest version that the computer can
-use, and of that the wheel that fits best. What is built on this computer is stated as the source
-and the tools that build it. The ranges are what an upgrade may choose from.
+A lock file is TOML. It lists each wheel once, with the compatibility tag of its file name. A
+computer selects wheels as pip does: the newest version that it can use, and of that the wheel
+that fits best. A distribution that is built on the computer is listed as a source, with the tools
+to build it. The ranges are the versions that an upgrade may choose from.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Wheel(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """One wheel; in a lock file it is one row."""
+    """One wheel; one row in a lock file."""
 
     tag: TagText
     """The end of its file name, which says where it can be used: `cp312-abi3-win_amd64`."""
@@ -55,7 +55,7 @@ class Wheel(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     sha256: Sha256
 
     def tags(self) -> frozenset[Tag]:
-        """The compatibility tags that its tag stands for."""
+        """Return the compatibility tags that its tag expands to."""
         return parse_tag(self.tag)
 
 
@@ -68,7 +68,7 @@ class Distribution(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A source distribution, which a computer builds its own wheel from."""
+    """A source distribution, from which each computer builds its own wheel."""
 
     name: Name
     version: VersionText
@@ -79,30 +79,30 @@ class Source(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def requirement(self) -> str:
-        """The line of a requirements file that asks for exactly this file."""
+        """The line of a requirements file that requires exactly this file."""
         return f"{self.name}=={self.version} --hash=sha256:{self.sha256}"
 
 
 class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All that a bundle is made of, on every computer."""
+    """The contents of a bundle for every computer."""
 
     format: int
     main: Name
     """The distribution whose version is the version of the bundle."""
     distributions: tuple[Distribution, ...] = ()
     sources: tuple[Source, ...] = ()
-    """What is built on the computer itself, one version of each."""
+    """The distributions built on the computer itself, one version of each."""
     tools: tuple[Distribution, ...] = ()
-    """What builds the sources; not in the bundle."""
+    """The tools that build the sources; not part of the bundle."""
     ranges: dict[Name, str] = {}
-    """The versions that an upgrade may choose from, as pip writes them; without them, there is none."""
+    """The versions that an upgrade may choose from, as pip specifiers; if empty, it cannot be upgraded."""
 
     def select(self, target: Target) -> Selection:
-        """The files for a target; `native.unsupported` where one of the distributions has none."""
+        """Return the files for a target. Raises `native.unsupported` if a distribution has none."""
         return Selection(
             self.main,
             target.python,
-            # The main one first: where several are missing, it is the one to tell of.
+            # The main one first, so that it is the one reported if several are missing.
             _best_of_each(sorted(self.distributions, key=lambda each: each.name != self.main), target),
             self.sources,
             _best_of_each(self.tools, target),
@@ -111,7 +111,7 @@ class Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class Pinned:
-    """A wheel that was chosen, with the name and version of its distribution."""
+    """A selected wheel, with the name and version of its distribution."""
 
     name: str
     version: str
@@ -119,7 +119,7 @@ class Pinned:
 
     @property
     def requirement(self) -> str:
-        """The line of a requirements file that asks for exactly this wheel."""
+        """The line of a requirements file that requires exactly this wheel."""
         return f"{self.name}=={self.version} --hash=sha256:{self.wheel.sha256}"
 
 
@@ -135,11 +135,11 @@ class Selection:
     build: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Variables for building the sources."""
     processor: str = ""
-    """What the sources are built for."""
+    """The processor for which the sources are built."""
 
     @functools.cached_property
     def versions(self) -> dict[str, str]:
-        """The version of each distribution that the bundle will hold."""
+        """The version of each distribution in the bundle."""
         held: list[Pinned | Source] = [*self.pinned, *self.sources]
         return {each.name: each.version for each in held}
 
@@ -150,7 +150,7 @@ class Selection:
 
     @functools.cached_property
     def digest(self) -> str:
-        """A hash over all that it is made of: two selections with the same digest are the same bundle."""
+        """A hash over all its inputs: two selections with the same digest are the same bundle."""
         used: list[Pinned | Source] = [*self.pinned, *self.sources, *self.tools]
         lines = [each.requirement for each in used]
         if self.sources:
@@ -160,37 +160,37 @@ class Selection:
 
     @property
     def folder(self) -> str:
-        """`4.8.5-cp311-1a2b3c4d`: different Pythons and renewed locks lie side by side."""
+        """Its folder, such as `4.8.5-cp311-1a2b3c4d`: bundles of several Pythons and locks coexist."""
         return f"{self.version}-{self.python}-{self.digest[:_DIGEST_LENGTH]}"
 
     @property
     def download_bytes(self) -> int:
-        """What pip has to fetch when its cache holds nothing of it."""
+        """How much pip downloads if its cache has none of the files."""
         return sum(self.sizes_bytes.values())
 
     @functools.cached_property
     def sizes_bytes(self) -> dict[str, int]:
-        """What pip has to fetch, by the name of the distribution."""
+        """How much pip downloads, by the name of the distribution."""
         wheels = {pinned.name: pinned.wheel.size_bytes for pinned in (*self.pinned, *self.tools)}
         return {**wheels, **{source.name: source.size_bytes for source in self.sources}}
 
     @property
     def required_bytes(self) -> int:
-        """What installing takes on the disk at most: the files, their content, compiled modules."""
+        """The most disk space that installing takes: the files, their content, compiled modules."""
         unpacked_bytes = sum(each.wheel.unpacked_bytes for each in (*self.pinned, *self.tools))
-        # Measured: what a compiler makes of a source takes up to twice its size.
+        # Measured: the output of a build takes up to twice the size of its source.
         built_bytes = sum(3 * source.unpacked_bytes for source in self.sources)
         return self.download_bytes + unpacked_bytes * 11 // 10 + built_bytes
 
 
 def requirements(wanted: Iterable[Pinned | Source]) -> str:
-    """The requirements file for pip that asks for exactly these files."""
+    """Return the requirements file for pip that requires exactly these files."""
     return "".join(f"{each.requirement}\n" for each in wanted)
 
 
 @functools.cache
 def parse_lock(text: str) -> Lock:
-    """Read a lock file, strictly; `native.bad_lock` says what is wrong with it."""
+    """Parse a lock file strictly. Raises `native.bad_lock`."""
     try:
         lock = msgspec.toml.decode(text, type=Lock)
         held: list[Distribution | Source] = [*lock.distributions, *lock.sources]
@@ -198,18 +198,18 @@ def parse_lock(text: str) -> Lock:
             Version(each.version)
         for name, versions in lock.ranges.items():
             if "@" in versions or ";" in versions or not str(SpecifierSet(versions)):
-                raise _bad_lock(f"{versions!r} is no range of versions of {name}")
+                raise _bad_lock(f"{versions!r} is not a version range of {name}")
     except (ValueError, RecursionError) as error:
         raise _bad_lock(str(error)) from error
     if lock.format != _FORMAT:
         raise _bad_lock(f"its format is {lock.format}, not {_FORMAT}")
     if lock.main not in {each.name for each in held}:
-        raise _bad_lock(f"it has nothing of its main distribution {lock.main}")
+        raise _bad_lock(f"it lacks its main distribution {lock.main}")
     return lock
 
 
 def format_lock(lock: Lock, heading: str) -> str:
-    """The text of a lock file. The same lock always gives the same text."""
+    """Return the text of a lock file. The same lock always gives the same text."""
     lines = [*(f"# {line}".rstrip() for line in heading.splitlines()), ""]
     lines += [f"format = {lock.format}", f'main = "{lock.main}"']
     if lock.ranges:
@@ -256,7 +256,7 @@ def _best_of_each(distributions: Sequence[Distribution], target: Target) -> tupl
 
 
 def _best(offered: Sequence[Distribution], target: Target) -> Pinned | None:
-    """The newest version that has a wheel for the target, and the wheel that fits best."""
+    """Return the best wheel of the newest version that has one for the target."""
     for distribution in _newest_first(offered):
         ranked = [
             (rank, wheel) for wheel in distribution.wheels if (rank := _rank(wheel, target)) is not None
@@ -272,21 +272,21 @@ def _rank(wheel: Wheel, target: Target) -> int | None:
 
 
 def _unsupported(name: str, offered: Sequence[Distribution], target: Target) -> WhisperdError:
-    """Say which of platform, Python and system stands in the way, the first that does."""
+    """Return `native.unsupported` with the first of platform, Python and system that does not fit."""
     tags = [tag for distribution in offered for wheel in distribution.wheels for tag in wheel.tags()]
     here = [tag for tag in tags if target.platform in platforms_of(tag.platform)]
     fitting = [tag for tag in here if _python_fits(tag, target)]
     if not here:
         reason = f"there is no build of {name} for {target.platform}"
         served = sorted({platform for tag in tags for platform in platforms_of(tag.platform)})
-        fix = f"Use a computer of another kind ({', '.join(served)}), or another variant."
+        fix = f"Use another kind of computer ({', '.join(served)}), or another variant."
     elif not fitting:
         reason = f"there is no build of {name} for Python {target.python} on {target.platform}"
         pythons = [python for python in PYTHONS if _serves(offered, target.platform, python)]
         fix = f"Install whisperd under one of these versions of Python: {', '.join(pythons)}."
     elif target.system == "musl":
         reason = f"the builds of {name} need glibc, and this system is built on musl"
-        fix = "Use a Linux system with glibc, such as Debian, Ubuntu or Fedora (a container will do)."
+        fix = "Use a Linux system with glibc, such as Debian, Ubuntu or Fedora (a container is enough)."
     else:
         needed = ", ".join(sorted({tag.platform for tag in fitting}))
         reason = f"the builds of {name} need a newer system ({needed}) than this one ({target.system})"

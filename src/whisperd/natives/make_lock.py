@@ -1,6 +1,6 @@
-"""Writes the locks of native bundles: `python -m whisperd.natives.make_lock BUNDLES.TOML [BUNDLE...]`.
+"""Write the locks of native bundles: `python -m whisperd.natives.make_lock BUNDLES.TOML [BUNDLE...]`.
 
-The file says for each bundle what goes into it, and where its lock is written to, from the file's own folder:
+The file defines the contents of each bundle, and the path of its lock, relative to the file's own folder:
 
     [plain-cpu]
     lock = "whisperd_plain/plain-cpu.lock"
@@ -9,11 +9,12 @@ The file says for each bundle what goes into it, and where its lock is written t
     platforms = ["linux-x86_64"]                         # without these two: all that whisperd knows
     pythons = ["3.12", "3.13"]
 
-`sources` are distributions that are built where they are used, and `tools` what builds them.
+`sources` are distributions that are built where they are used, and `tools` are what builds them.
 
-All questions go to the package index that pip is configured for. A wheel that a lock already holds is not
-looked at again. Of a new one the directory at its end is read, which tells its sizes: some are larger than
-half a gigabyte. Where the index cannot give a part of a file, the wheel is fetched.
+All queries go to the package index that pip is configured for. A wheel that is already in the lock is not
+examined again. For a new one, only the ZIP directory at its end is fetched, which has its sizes, because
+some wheels are larger than half a gigabyte. If the index does not serve parts of files, the whole wheel is
+fetched.
 """
 
 from __future__ import annotations
@@ -64,13 +65,13 @@ class Found:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Renew the locks of the bundles that are named on the command line, or all."""
+    """Renew the locks of the bundles named on the command line, or of all."""
     parser = argparse.ArgumentParser(
         prog="python -m whisperd.natives.make_lock",
-        description="Write the locks of native bundles, as the package index has their wheels today.",
+        description="Write the locks of native bundles from the wheels that the package index has now.",
     )
-    parser.add_argument("file", metavar="BUNDLES.TOML", type=Path, help="says what each bundle holds")
-    parser.add_argument("bundles", metavar="BUNDLE", nargs="*", help="those to renew (all)")
+    parser.add_argument("file", metavar="BUNDLES.TOML", type=Path, help="defines the contents of each bundle")
+    parser.add_argument("bundles", metavar="BUNDLE", nargs="*", help="the bundles to renew (default: all)")
     options = parser.parse_args(arguments)
     try:
         declared = tomllib.loads(options.file.read_text(encoding="utf-8"))
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"{options.file} cannot be read: {error}")
     for name in options.bundles or declared:
         if name not in declared:
-            parser.error(f"there is no bundle {name!r} in {options.file}; there are {', '.join(declared)}")
+            parser.error(f"there is no bundle {name!r} in {options.file}; it defines {', '.join(declared)}")
         bundle = declared[name]
         if missing := [key for key in ("lock", "main") if key not in bundle]:
             parser.error(f"{name} has no {missing[0]!r}")
@@ -90,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def renew(name: str, bundle: dict[str, Any], targets: Sequence[Platform], path: Path) -> str:
-    """The text of a bundle's lock as the index would have it today."""
+    """Return the text of a bundle's lock, from what the index has now."""
     known = known_wheels(path)
     distributions, sources, tools = (bundle.get(key, []) for key in ("distributions", "sources", "tools"))
     wheels = gather(name, distributions, targets, known)
@@ -115,13 +116,13 @@ def renew(name: str, bundle: dict[str, Any], targets: Sequence[Platform], path: 
 
 @dataclass(frozen=True)
 class Gathered:
-    """The wheels that were found for all targets."""
+    """The wheels found for all targets."""
 
     pinned: tuple[Distribution, ...]
     complete: dict[Platform, list[Found]]
-    """By target, where nothing is missing."""
+    """The wheels of each target for which none is missing."""
     missing: list[str]
-    """Lines that say what has no wheel where."""
+    """Lines that say which distributions have no wheel for which target."""
 
 
 def gather(name: str, wanted: list[str], targets: Sequence[Platform], known: dict[str, Wheel]) -> Gathered:
@@ -146,7 +147,7 @@ def gather(name: str, wanted: list[str], targets: Sequence[Platform], known: dic
 
 
 def find_source(wanted: str) -> Source:
-    """Fetch the newest source distribution that there is; pip looks into it as into a wheel."""
+    """Download the newest source distribution; pip inspects it as it does a wheel."""
     name = canonicalize_name(Requirement(wanted).name)
     with tempfile.TemporaryDirectory() as folder:
         status, output = pip("download", "--no-binary", name, "--dest", folder, wanted)
@@ -159,14 +160,14 @@ def find_source(wanted: str) -> Source:
 
 
 def read_range(wanted: str) -> tuple[str, str]:
-    """The versions that an upgrade may choose from, by name."""
+    """Return the name of a distribution, and the versions that an upgrade may choose from."""
     requirement = Requirement(wanted)
     versions = wanted.removeprefix(requirement.name).strip()
     return canonicalize_name(requirement.name), versions or ">=0"
 
 
 def known_wheels(path: Path) -> dict[str, Wheel]:
-    """The wheels of the lock as it stands, by hash."""
+    """Return the wheels of the current lock, by hash."""
     try:
         lock = parse_lock(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, WhisperdError):
@@ -176,9 +177,9 @@ def known_wheels(path: Path) -> dict[str, Wheel]:
 
 
 def resolve_all(distributions: list[str], platform: str, python: str) -> tuple[list[Found], list[str]]:
-    """What pip would install for a platform and Python, and what has no wheel for them.
+    """Return what pip would install for a platform and Python, and which distributions have no wheel there.
 
-    The wheels of an incomplete set are kept, so that the lock can tell which distribution is to blame.
+    The wheels of an incomplete set are kept, so that the lock shows which distribution is missing.
     """
     together = resolve(distributions, platform, python)
     if together is not None:
@@ -189,14 +190,14 @@ def resolve_all(distributions: list[str], platform: str, python: str) -> tuple[l
 
 
 def resolve(distributions: list[str], platform: str, python: str) -> list[Found] | None:
-    """What pip would install, or None when it finds no wheel for one of them."""
+    """Return what pip would install, or None if it finds no wheel for one of them."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
         status, output = pip(
             *("install", "--dry-run", "--ignore-installed", "--target", folder, "--report", str(report)),
-            *(*foreign(platform, python), *distributions),
+            *(*target_options(platform, python), *distributions),
         )
-        # An index that cannot be reached has no wheels either: that must not end up in a lock.
+        # With an unreachable index, pip finds no wheels either: that must not end up in a lock.
         if status and ("No matching distribution found" not in output or "Retrying" in output):
             raise SystemExit(output)
         if status:
@@ -206,7 +207,7 @@ def resolve(distributions: list[str], platform: str, python: str) -> list[Found]
 
 
 def read_report(item: dict[str, Any]) -> Found:
-    """One distribution of pip's report."""
+    """Parse one distribution of pip's report."""
     download = item["download_info"]
     url = download["url"]
     file = unquote(url.rpartition("/")[2])
@@ -217,26 +218,26 @@ def read_report(item: dict[str, Any]) -> Found:
 
 
 def measure(found: Found, platform: str, python: str) -> Wheel:
-    """The sizes of a wheel."""
+    """Return a wheel with its sizes."""
     try:
         wheel = RemoteFile(found.url)
         with zipfile.ZipFile(io.BufferedReader(wheel, buffer_size=1 << 18)) as archive:
             unpacked_bytes = sum(member.file_size for member in archive.infolist())
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        _say(f"  {found.name}: fetched whole, for its sizes ({error})")
+        _say(f"  {found.name}: downloading all of it to measure it ({error})")
         return measure_whole(found, platform, python)
     return Wheel(found.tag, wheel.size_bytes, unpacked_bytes, found.sha256)
 
 
 def measure_whole(found: Found, platform: str, python: str) -> Wheel:
-    """Fetch a wheel by its hash, for its sizes."""
+    """Download a whole wheel by its hash, to measure its sizes."""
     with tempfile.TemporaryDirectory() as folder:
         requirements = Path(folder, "requirements.txt")
         requirement = f"{found.name}=={found.version} --hash=sha256:{found.sha256}\n"
         requirements.write_text(requirement, encoding="utf-8")
         status, output = pip(
             *("download", "--require-hashes", "--no-cache-dir", "--dest", folder, "-r", str(requirements)),
-            *foreign(platform, python),
+            *target_options(platform, python),
         )
         if status:
             raise SystemExit(output)
@@ -252,11 +253,11 @@ def _say(line: str) -> None:
 def check(
     lock: Lock, complete: dict[Platform, list[Found]], complete_tools: dict[Platform, list[Found]]
 ) -> None:
-    """The lock selects for each target exactly what pip would have installed there."""
+    """Assert that the lock selects for each target exactly what pip would install there."""
     for target in complete.keys() | complete_tools.keys():
         try:
             selection = lock.select(Target.known(*target))
-        except WhisperdError:  # something else has no wheel there
+        except WhisperdError:  # a wheel is missing for this target
             assert not (target in complete and target in complete_tools), target
             continue
         for found, pinned in (
@@ -266,14 +267,14 @@ def check(
             assert {each.wheel.sha256 for each in pinned} == {each.sha256 for each in found}, target
 
 
-def foreign(platform: str, python: str) -> list[str]:
-    """Options that have pip choose for another computer."""
+def target_options(platform: str, python: str) -> list[str]:
+    """Return the options that make pip choose for another computer."""
     platforms = (option for tag in PLATFORMS[platform] for option in ("--platform", tag))
     return [*platforms, "--python-version", python, "--implementation", "cp"]
 
 
 def pip(command: str, *arguments: str) -> tuple[int, str]:
-    """Run pip; its exit status and what it said."""
+    """Run pip; return its exit status and its output."""
     options = ["--only-binary", ":all:", "--no-deps", "--no-input", "--disable-pip-version-check"]
     done = subprocess.run(
         [sys.executable, "-m", "pip", command, *options, *arguments],

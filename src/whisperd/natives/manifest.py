@@ -1,7 +1,7 @@
 """The manifest of a bundle: the hash of every file in it. Blocking; callers use a thread.
 
 It is written once, after every file was compared with the RECORD of the wheel that it came from.
-Its lines are those of `sha256sum`, so a bundle can be checked without whisperd.
+Its format is that of `sha256sum`, so that a bundle can be checked without whisperd.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ __all__ = [
 
 MANIFEST = ".whisperd.sha256"
 DESCRIPTION = ".whisperd.json"
-"""Written by `whisperd.natives.bundle`, and not in the manifest."""
+"""Written by `whisperd.natives.bundle`, and not listed in the manifest."""
 _CLOCK_STEP_NS = 20_000_000
-"""The times of files come from a clock that is read now and then, at least so often."""
+"""The longest step of the clock from which file times are taken."""
 
 
 class Damage(msgspec.Struct, frozen=True):
-    """A file of a bundle that is not as it was installed."""
+    """A file of a bundle that differs from what was installed."""
 
     path: str
     """Relative to the bundle."""
@@ -47,27 +47,27 @@ class Damage(msgspec.Struct, frozen=True):
 
 
 def read_records(bundle: Path) -> dict[str, str]:
-    """What the wheels say of themselves: the hash of each file, by its path in the bundle."""
+    """Return the hashes in the wheels' RECORD files, by the path of each file in the bundle."""
     hashes = {}
     for record in bundle.glob("*.dist-info/RECORD"):
         with record.open(encoding="utf-8", newline="") as file:
             for path, checksum, *_ in csv.reader(file):
                 algorithm, _, encoded = checksum.partition("=")
-                # Scripts lie outside of what a RECORD can name; pip's own notes have no hash.
+                # Scripts are outside the folder that a RECORD describes; pip's own records have no hash.
                 if algorithm == "sha256" and not path.startswith(("..", "/")):
                     hashes[path.replace("\\", "/")] = base64.urlsafe_b64decode(encoded + "==").hex()
     return hashes
 
 
 def installed_distributions(bundle: Path) -> set[str]:
-    """The normalised names of the distributions that lie in a bundle."""
-    # `faster_whisper-1.2.1.dist-info`: in file names, a name has no hyphen.
+    """Return the normalised names of the distributions in a bundle."""
+    # `faster_whisper-1.2.1.dist-info`: in file names, a distribution's name has no hyphen.
     names = (folder.name.partition("-")[0] for folder in bundle.glob("*.dist-info"))
     return {canonicalize_name(name) for name in names}
 
 
 def write_manifest(bundle: Path) -> tuple[Damage, ...]:
-    """Compare all files with the wheels' records; where they agree, write the manifest."""
+    """Compare all files with the wheels' records; if they agree, write the manifest. Returns the damage."""
     hashes = {path: sha256(bundle / path) for path in _files(bundle)}
     damage = tuple(_differences(read_records(bundle), hashes, extra_is_damage=False))
     if not damage:
@@ -77,8 +77,9 @@ def write_manifest(bundle: Path) -> tuple[Damage, ...]:
 
 
 def compare(bundle: Path, on_bytes: Callable[[int], None] = lambda _: None) -> tuple[Damage, ...]:
-    """Compare all files with the manifest: what is missing, changed or too many. `on_bytes` is told with each
-    how many bytes were read in all."""
+    """Compare all files with the manifest; return those that are missing, changed or extra.
+
+    `on_bytes` is called after each file with the total number of bytes read."""
     found, done_bytes = {}, 0
     try:
         expected = read_manifest(bundle)
@@ -86,18 +87,19 @@ def compare(bundle: Path, on_bytes: Callable[[int], None] = lambda _: None) -> t
             found[path] = _hash_found(bundle / path)
             done_bytes += (bundle / path).lstat().st_size
             on_bytes(done_bytes)
-    except (OSError, ValueError):  # it may be going while we look
+    except (OSError, ValueError):  # the bundle may be removed meanwhile
         return (Damage(MANIFEST, "missing"),)
     return tuple(_differences(expected, found))
 
 
 def compare_quickly(bundle: Path, size_bytes: int, sealed: dict[Path, int]) -> tuple[Damage, ...]:
-    """What can be seen without reading: files that are missing, and whether all have the size that they had.
+    """Compare a bundle with its manifest without reading most files: check that none is missing, and their
+    total size.
 
-    A file that was touched since the bundle was **sealed** is read and compared: whatever time somebody gave
-    it, the system's own note of its last change tells (but on Windows, which has none). The seal is the time
-    of `DESCRIPTION`, and is renewed once all is well, so that a copied bundle is read once; for a folder that
-    cannot be written to, `sealed` remembers it. `compare` reads all.
+    A file that was touched since the bundle was **sealed** is read and compared. Setting its modification
+    time hides nothing, because the change time reveals it (except on Windows, which has none). The seal is
+    the modification time of `DESCRIPTION`; it is renewed once all files are right, so that a copied bundle is
+    read only once. `sealed` remembers it for a folder that is not writable. `compare` reads every file.
     """
     begun_ns = time.time_ns() - _CLOCK_STEP_NS
     try:
@@ -120,14 +122,14 @@ def compare_quickly(bundle: Path, size_bytes: int, sealed: dict[Path, int]) -> t
 
 
 def _changed_ns(file: os.stat_result) -> int:
-    """When a file was changed last: by what it says of itself, and by what the system says of it."""
+    """Return the later of a file's modification time and change time."""
     return max(file.st_mtime_ns, file.st_ctime_ns)
 
 
 def read_manifest(bundle: Path) -> dict[str, str]:
-    """The hash of each file of a bundle, by its path there. Raises `OSError`, `ValueError`."""
+    """Return the hash of each file of a bundle, by its path there. Raises `OSError`, `ValueError`."""
     text = (bundle / MANIFEST).read_text(encoding="utf-8")
-    if "\0" in text:  # as a computer that loses its power may leave it
+    if "\0" in text:  # as after a power failure
         raise ValueError(f"the manifest of {bundle} is damaged")
     pairs = (line.partition("  ") for line in text.splitlines())
     return {path: checksum for checksum, _, path in pairs}
@@ -140,7 +142,7 @@ def _differences(
         if path not in found:
             yield Damage(path, "missing")
         elif path not in expected:
-            # Python itself puts compiled modules there; they are made from files that are checked.
+            # Python itself writes compiled modules there, from files that are checked.
             if extra_is_damage and "__pycache__" not in Path(path).parts:
                 yield Damage(path, "extra")
         elif expected[path] != found[path]:
@@ -148,7 +150,7 @@ def _differences(
 
 
 def _files(bundle: Path) -> Iterator[str]:
-    """The paths of all that the manifest is of."""
+    """Yield the paths of all files that the manifest covers."""
     for path in bundle.rglob("*"):
         name = path.relative_to(bundle).as_posix()
         if not path.is_dir() and name not in (MANIFEST, DESCRIPTION):
@@ -156,7 +158,7 @@ def _files(bundle: Path) -> Iterator[str]:
 
 
 def _hash_found(path: Path) -> str:
-    """The hash of a file; that of none where it cannot be read, as on a bad disk, or leads nowhere."""
+    """Return the hash of a file; empty if it cannot be read, as on a bad disk, or is a broken link."""
     try:
         return sha256(path)
     except OSError:
@@ -164,6 +166,6 @@ def _hash_found(path: Path) -> str:
 
 
 def sha256(path: Path) -> str:
-    """The hash of a file."""
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""What a lock says of a file: read from the file itself. Blocking; callers use a thread."""
+"""Make the lock entries of wheels and sources from the files. Blocking; callers use a thread."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ __all__ = ["measure_source", "measure_wheel", "wheel_tag"]
 
 
 def wheel_tag(file: str) -> str:
-    """The compatibility tag in the file name of a wheel."""
+    """Return the compatibility tag in the file name of a wheel."""
     return "-".join(file.removesuffix(".whl").split("-")[-3:])
 
 
 def measure_wheel(path: Path) -> Wheel:
-    """A wheel's row in a lock."""
+    """Return a wheel's row in a lock."""
     with zipfile.ZipFile(path) as archive:
         unpacked_bytes = sum(member.file_size for member in archive.infolist())
     return Wheel(wheel_tag(path.name), path.stat().st_size, unpacked_bytes, sha256(path))
 
 
 def measure_source(path: Path) -> Source:
-    """A source distribution's table in a lock."""
+    """Return a source distribution's table in a lock."""
     name, version = parse_sdist_filename(path.name)
     return Source(name, str(version), path.name, path.stat().st_size, _unpacked_bytes(path), sha256(path))
 

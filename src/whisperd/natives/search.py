@@ -1,7 +1,7 @@
-"""Looking for newer versions of what a bundle holds: pip says what there is, and that becomes a lock.
+"""Search for newer versions of a bundle's distributions with pip, and make a lock of them.
 
-The shipped lock is where trust begins: it names the distributions, and the versions that may be chosen.
-The hashes of the new lock are those of the files that the user's own index served now.
+The shipped lock is the root of trust: it names the distributions and the versions that may be chosen.
+The hashes of the new lock are those of the files that the user's own index served in this search.
 """
 
 from __future__ import annotations
@@ -22,40 +22,40 @@ from whisperd.natives.build import Build
 from whisperd.natives.errors import not_upgradable, out_of_range
 from whisperd.natives.lock import Distribution, Lock, Selection, format_lock
 from whisperd.natives.measure import measure_source, measure_wheel
-from whisperd.natives.pips import Pips
+from whisperd.natives.pip_runs import PipRuns
 from whisperd.progress import Meter, OnProgress, Progress
 
 __all__ = ["Search", "is_newer"]
 
 _HEADING = """\
-The native bundle {name}, as `whisperctl natives upgrade` has chosen it for this computer."""
+The native bundle {name}, as chosen by `whisperctl natives upgrade` for this computer."""
 
 
 @dataclass(frozen=True)
 class Search:
-    """Where is looked, and for what."""
+    """A search for newer versions of one bundle."""
 
     name: str
-    """Of the bundle."""
+    """The bundle's name."""
     shipped: Lock
     current: Selection
-    """What is used now."""
+    """The version in use."""
     stage: Path
     """An empty folder. Its owner removes it."""
     root: Path
-    """Of the bundles."""
+    """The folder of all bundles."""
     on_progress: OnProgress
 
     @property
     def wheels(self) -> Path:
-        """Where the wheels are that were found."""
+        """The folder of the wheels that were found."""
         return self.stage / "wheels"
 
     async def run(self, version: str | None) -> str | None:
-        """The text of the lock that has the newest versions, or that version of the main distribution.
+        """Return the text of a lock with the newest versions, or with that version of the main distribution.
 
-        None if it is the one that is used now. Raises `native.not_upgradable`, `native.out_of_range`, and
-        like an installation.
+        None if that is the lock in use. Raises `native.not_upgradable`, `native.out_of_range`, and the errors
+        of an installation.
         """
         version = self._checked(version)
         self.on_progress(Progress(name=self.name, detail="looking for newer versions"))
@@ -69,7 +69,7 @@ class Search:
         return await anyio.to_thread.run_sync(self._lock)
 
     def _checked(self, version: str | None) -> str | None:
-        """The version that is asked for, as pip writes it."""
+        """Return the requested version in pip's normal form."""
         versions = self.shipped.ranges.get(self.shipped.main)
         if versions is None:
             raise not_upgradable(self.name)
@@ -84,7 +84,7 @@ class Search:
         return str(wanted)
 
     async def _find(self, version: str | None) -> dict[str, str]:
-        """The version of each distribution that pip would take."""
+        """Return the version of each distribution that pip would install."""
         versions = _exactly(self.current.versions) | self.shipped.ranges
         if version is not None:
             versions |= _exactly({self.shipped.main: version})
@@ -98,7 +98,7 @@ class Search:
         return found
 
     async def _pip(self, action: str, *options: str, part: _Part, versions: Mapping[str, str]) -> None:
-        """Run pip for these distributions, in versions as pip writes them."""
+        """Run pip for the distributions of a part, with pip specifiers by name in `versions`."""
         await self._pips.run(
             action,
             *(*options, *(_BUILT if part.is_built else ())),
@@ -109,7 +109,7 @@ class Search:
         )
 
     def _lock(self) -> str:
-        """The lock of what was fetched. Blocks."""
+        """Return the lock of the downloaded files. Blocks."""
         tools = (Distribution(tool.name, tool.version, (tool.wheel,)) for tool in self.current.tools)
         lock = Lock(
             format=self.shipped.format,
@@ -122,7 +122,7 @@ class Search:
 
     @property
     def _parts(self) -> list[_Part]:
-        """What is asked for: what has wheels, and what is built here, if there is any."""
+        """The distributions that have wheels, and those that are built here, if there are any."""
         shipped = self.shipped
         wheels = _Part(sorted({each.name for each in shipped.distributions}), self.wheels, is_built=False)
         sources = _Part([each.name for each in shipped.sources], self._sources, is_built=True)
@@ -133,8 +133,8 @@ class Search:
         return self.stage / "sources"
 
     @functools.cached_property
-    def _pips(self) -> Pips:
-        return Pips(self.name, self.root, self.stage, Meter(self.name, self.on_progress))
+    def _pips(self) -> PipRuns:
+        return PipRuns(self.name, self.root, self.stage, Meter(self.name, self.on_progress))
 
     @property
     def _build(self) -> Build:
@@ -142,7 +142,7 @@ class Search:
 
 
 class _Part(NamedTuple):
-    """Distributions that pip is asked for at once, and the folder that it fetches them to."""
+    """Distributions that one run of pip handles, and the folder to which it downloads them."""
 
     names: list[str]
     folder: Path
@@ -162,7 +162,7 @@ class _Item(msgspec.Struct):
 
 
 class _Report(msgspec.Struct):
-    """What is read of pip's report."""
+    """The part of pip's report that is read."""
 
     install: list[_Item]
 
@@ -172,10 +172,10 @@ def _exactly(versions: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_newer(found: Mapping[str, str], current: Mapping[str, str], *, exactly: bool) -> bool:
-    """Whether what was found should take the place of what is there.
+    """Whether the versions found should replace the current ones.
 
-    A mirror may lack what is there already: that is no reason to go back. With `exactly`, somebody has asked
-    for a version, and any difference counts.
+    A mirror may lack a version that is already installed, which is no reason to downgrade. With `exactly`,
+    the user asked for a version, and any difference counts.
     """
     if exactly:
         return dict(found) != dict(current)

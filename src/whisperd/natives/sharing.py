@@ -1,9 +1,9 @@
-"""Files that several bundles have stand on the disk once: variants of a backend are often the same wheels.
+"""Store files that several bundles have in common only once, since variants of a backend often share wheels.
 
-Each bundle stays whole by itself, since a hard link is as good as the file: it may be verified, upgraded and
-removed as if there were no other. A bundle is never written to, and mending one makes new files. What was
-damaged in one all the same is damaged in all that share it, and is found, and mended, in each. Blocking;
-callers use a thread.
+Each bundle stays independent, because a hard link is as good as the file: it can be verified, upgraded and
+removed as if there were no other. A bundle is never written to, and repairing one creates new files. A file
+that is damaged nonetheless is damaged in all bundles that share it, and is detected and repaired in each.
+Blocking; callers use a thread.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from whisperd.natives.manifest import read_manifest, sha256
 __all__ = ["share_files"]
 
 WORTH_IT_BYTES: Final = 65_536
-"""Smaller files are many, and take no room."""
+"""Smaller files are many but take little space."""
 
 
 def share_files(bundle: Path, others: Iterable[Path]) -> None:
-    """Have those large files of a bundle that another one has be links to these.
+    """Replace large files of a bundle with hard links to the same files of other bundles.
 
-    The bundle has its manifest, and nobody uses it yet. Only a file that is what the manifest says is linked
-    to. Where the file system knows no links, or Windows would not let go of a file that is used by its other
-    name, nothing is shared, which is no error.
+    The bundle must have its manifest and not be in use yet. Only files that match the manifest are linked to.
+    It is no error if nothing can be shared: some file systems have no hard links, and Windows would not
+    remove a file that is in use under its other name.
     """
     if os.name == "nt":
         return
@@ -42,7 +42,7 @@ def share_files(bundle: Path, others: Iterable[Path]) -> None:
 
 
 def _candidates(others: Iterable[Path], checksums: Iterable[str]) -> Iterator[tuple[Path, str]]:
-    """Files of other bundles that should have one of these hashes."""
+    """Yield the files of other bundles that should have one of these hashes."""
     checksums = set(checksums)
     for other in others:
         with suppress(OSError, ValueError):  # one that is being removed, or is damaged
@@ -52,11 +52,11 @@ def _candidates(others: Iterable[Path], checksums: Iterable[str]) -> Iterator[tu
 
 
 def _link(found: Path, place: Path, checksum: str) -> bool:
-    """Put a link to a file in the place of one, if it is what it should be; whether that was done."""
+    """Replace `place` with a link to a file if that has the right hash; return whether it was replaced."""
     link = place.with_name(f"{place.name}.link")
     try:
         os.link(found, link)
-        # Only now can nobody take it away any more.
+        # Only now is the file safe from being removed by another process.
         if link.is_symlink() or sha256(link) != checksum:
             link.unlink()
             return False

@@ -1,4 +1,4 @@
-"""The folder of native bundles: what is installed, and the way in and out of it."""
+"""The folder of native bundles: list, install, upgrade, verify and remove them."""
 
 from __future__ import annotations
 
@@ -44,27 +44,26 @@ log = logging.getLogger(__name__)
 _STAGING, _LOCKS, _CURRENT = ".staging", ".locks", ".current"
 
 Trial = Callable[[InstalledBundle], Awaitable[str | None]]
-"""Tries a bundle that nobody uses yet: says how, or raises `WhisperdError` if it does not do its work."""
+"""Tries a bundle before it is used: returns how, or raises `WhisperdError` if it does not work."""
 
 
 @dataclass(frozen=True)
 class Upgrade:
-    """How an upgrade ended."""
+    """The result of an upgrade."""
 
     installed: InstalledBundle
-    """What is used from now on."""
+    """The bundle used from now on."""
     before: str | None
-    """The version that was used before; None where nothing is newer, and nothing was changed."""
+    """The version used before; None if there is no newer one, so that nothing changed."""
     tried: str | None
     """How the new version was tried."""
 
 
 class NativeStore:
-    """The bundles under one folder, as `{version}/{name}`. A shared folder may be read only.
+    """The bundles in one folder, as `{version}/{name}`. A shared folder may be read-only.
 
     Any number of processes may use the same folder: one of them installs a bundle, the others wait
-    for it. Versions lie side by side; which one is used is said by the lock that comes with a bundle, or
-    by `upgrade`.
+    for it. Versions coexist; the lock that ships with a bundle, or `upgrade`, determines which one is used.
     """
 
     def __init__(
@@ -76,48 +75,48 @@ class NativeStore:
         self._sealed: dict[Path, int] = {}
 
     def find(self, bundle: Bundle) -> InstalledBundle | None:
-        """The version that is to be used now, if it is installed. Cheap; writes nothing."""
+        """Return the current version if it is installed. Fast; writes nothing."""
         return self._installed(self.current(bundle))
 
     def has_to_be_built(self, bundle: Bundle) -> bool:
-        """Whether it is not there yet, and installing it takes a compiler, and minutes."""
+        """Whether the bundle is not installed, and installing it takes a compiler and several minutes."""
         return bundle.build is not None and self.find(bundle) is None
 
     def current(self, bundle: Bundle) -> Bundle:
-        """The bundle with the lock of the version that is to be used now."""
+        """Return the bundle with the lock of the current version."""
         choice = self._choice(bundle)
         return bundle if choice is None else _with_lock(bundle, choice.current)
 
     def previous(self, bundle: Bundle) -> Bundle | None:
-        """The bundle with the lock that `rollback` would go back to; None if it was never upgraded."""
+        """Return the bundle with the lock that `rollback` would restore; None if it was never upgraded."""
         choice = self._choice(bundle)
         return None if choice is None else _with_lock(bundle, choice.previous)
 
     async def list(self) -> builtins.list[InstalledBundle]:
-        """Every complete bundle in the folder, of every version and Python, by name."""
+        """List every complete bundle in the folder, of every version and Python, by name."""
         return await anyio.to_thread.run_sync(self._list)
 
     async def install(
-        self, bundle: Bundle, on_progress: OnProgress, *, mend: bool = False
+        self, bundle: Bundle, on_progress: OnProgress, *, repair: bool = False
     ) -> InstalledBundle:
-        """Install the version that is to be used now, unless it is there.
+        """Install the current version, unless it is installed.
 
-        Cancelling ends pip and compilers at once and leaves nothing. One that is there is looked over, with
-        `mend` every file of it is read, and it is installed anew if one is not as it was. Errors:
+        An installed one is checked quickly, or with `repair` by reading every file, and reinstalled if a file
+        has changed. Cancelling ends pip and compilers at once and leaves nothing behind. Errors:
         `native.unsupported`, `native.offline`, `disk.full`, `native.not_writable`, `native.in_use`,
         `native.hash_mismatch`, `native.not_found`, `native.no_pip`, `native.build_failed`,
         `network.unreachable`, `network.untrusted`, `native.install_failed`.
         """
-        return await self._obtain(self.current(bundle), on_progress, mend=mend)
+        return await self._obtain(self.current(bundle), on_progress, repair=repair)
 
     async def upgrade(
         self, bundle: Bundle, trial: Trial, on_progress: OnProgress, version: str | None = None
     ) -> Upgrade:
-        """Install the newest version that the shipped lock allows, or the one that is asked for, and use it.
+        """Install the newest version that the shipped lock allows, or the one requested, and use it.
 
-        It is installed beside what is used now, tried, and only then made current: with one rename. If it
-        fails it is removed again. What was used before stays for `rollback`, and for the processes that use
-        it; what was used before that is removed. Errors: those of `install`, `native.not_upgradable`,
+        It is installed next to the current version, tried, and only then made current, with one rename. If
+        the trial fails, it is removed. The version used before stays for `rollback` and for processes that
+        use it; the one before that is removed. Errors: those of `install`, `native.not_upgradable`,
         `native.out_of_range`, `native.upgrade_failed`.
         """
         shipped = bundle.select()
@@ -133,13 +132,13 @@ class NativeStore:
                 if lock is None:
                     return Upgrade(await self._obtain(before, on_progress), None, None)
                 new = dataclasses.replace(bundle, lock=lock)
-                is_there = self._installed(new) is not None
+                existed = self._installed(new) is not None
                 installed = await self._obtain(new, on_progress, wheels=search.wheels)
             try:
                 tried = await self._try(installed, trial, on_progress, found)
                 oldest = self._choose(bundle, new)
             except BaseException:
-                if not is_there:
+                if not existed:
                     with anyio.CancelScope(shield=True):
                         await self._remove_folder(installed)
                 raise
@@ -147,9 +146,9 @@ class NativeStore:
             return Upgrade(installed, before.select().version, tried)
 
     async def rollback(self, bundle: Bundle, on_progress: OnProgress) -> InstalledBundle:
-        """Use the version again that was used before the last upgrade, or before the last rollback.
+        """Use the version again that was in use before the last upgrade, or before the last rollback.
 
-        Errors: `native.no_previous`; those of `install` where it was removed in the meantime.
+        Errors: `native.no_previous`; those of `install` if that version was removed meanwhile.
         """
         async with self._choosing(bundle.name, bundle.select(), on_progress):
             previous = self.previous(bundle)
@@ -166,22 +165,22 @@ class NativeStore:
         quickly: bool = False,
         on_progress: OnProgress = ignore_progress,
     ) -> tuple[manifest.Damage, ...]:
-        """Every file that is not as it was installed; empty when all is well.
+        """Return every file that differs from what was installed; empty if all are right.
 
-        `quickly` reads only what was touched since, and goes by sizes for the rest.
+        `quickly` reads only files touched since the installation, and compares sizes for the rest.
         """
         if quickly:
             return await anyio.to_thread.run_sync(
                 manifest.compare_quickly, installed.path, installed.size_bytes, self._sealed
             )
-        tell, total = from_thread(on_progress), installed.size_bytes
-        meter = Meter(installed.name, tell, detail="verifying", total=total)
+        report, total = from_thread(on_progress), installed.size_bytes
+        meter = Meter(installed.name, report, detail="verifying", total=total)
         return await anyio.to_thread.run_sync(manifest.compare, installed.path, meter.report)
 
     async def remove(self, installed: InstalledBundle) -> None:
-        """Remove a bundle. A process that uses it goes on; Windows refuses instead, with `native.in_use`.
+        """Remove a bundle. A process that uses it keeps running; on Windows this fails with `native.in_use`.
 
-        If an upgrade had chosen it, the version before that is used again.
+        If an upgrade had chosen this version, the version before it is used again.
         """
         with os_errors(installed.name, self._root):
             for path in self._choices(installed.name):
@@ -191,10 +190,10 @@ class NativeStore:
         await self._remove_folder(installed)
 
     async def prune(self, bundles: Iterable[Bundle]) -> builtins.list[InstalledBundle]:
-        """Remove all but the current and the previous version of these bundles; says what was removed.
+        """Remove all but the current and the previous version of these bundles; return those removed.
 
-        It was left by another version of whisperd or of Python, or by a plugin that is gone. Whoever uses
-        it goes on, and installs it again when it is needed once more; see `remove`.
+        Such bundles are left by other versions of whisperd or Python, or by plugins that were uninstalled.
+        Processes that use one keep running, and reinstall it when they need it again; see `remove`.
         """
         known = {bundle.name: bundle for bundle in bundles}
         removed = []
@@ -203,7 +202,7 @@ class NativeStore:
             if not self._is_left_over(installed, bundle):
                 continue
             async with AsyncExitStack() as stack:
-                if bundle is not None:  # its upgrade may be about to choose this version
+                if bundle is not None:  # an upgrade may be about to choose this version
                     choosing = self._choosing(bundle.name, bundle.select(), ignore_progress)
                     await stack.enter_async_context(choosing)
                 if self._is_left_over(installed, bundle):
@@ -212,7 +211,7 @@ class NativeStore:
         return removed
 
     async def clear_leftovers(self) -> None:
-        """Remove what killed installations have left, as each installation does."""
+        """Remove the leftovers of killed installations, as each installation does."""
         await anyio.to_thread.run_sync(self._clear_leftovers, "")
 
     def _is_left_over(self, installed: InstalledBundle, bundle: Bundle | None) -> bool:
@@ -221,14 +220,14 @@ class NativeStore:
         try:
             used = (self.current(bundle), self.previous(bundle))
             return installed.path not in [self._path(bundle.name, one.select()) for one in used if one]
-        except WhisperdError:  # it is not for this computer, but for another one that shares the folder
+        except WhisperdError:  # it is for another computer that shares the folder
             return False
 
     async def _remove_folder(self, installed: InstalledBundle) -> None:
         key = _key(installed.path)
         with os_errors(installed.name, self._root):
             async with self._locked(key), self._stage(key) as stage:
-                _set_aside(installed.path, stage / "removed")
+                _move_away(installed.path, stage / "removed")
                 with suppress(OSError):  # not empty
                     installed.path.parent.rmdir()
 
@@ -239,9 +238,9 @@ class NativeStore:
         return self._root / _CURRENT / f"{name}-{shipped.folder}.json"
 
     def _choices(self, name: str) -> builtins.list[Path]:
-        """All choices among versions of a bundle: of every Python, and of every lock it was shipped with."""
+        """Return the choice files of a bundle: one for each Python and each lock it was shipped with."""
         found = sorted((self._root / _CURRENT).glob(f"{name}-*.json"))
-        # What is left without version, Python and digest: names may begin with those of other bundles.
+        # Strip version, Python and digest: the name of one bundle may be a prefix of another's.
         return [path for path in found if path.stem.rsplit("-", 3)[0] == name]
 
     async def _try(
@@ -259,17 +258,18 @@ class NativeStore:
             raise upgrade_failed(installed.name, installed.version, old, error) from error
 
     def _choose(self, bundle: Bundle, new: Bundle) -> str:
-        """Have another version used, and remember the one before; the folder of the one before that."""
+        """Make another version current and remember the one before. Returns the folder of the one before
+        that."""
         shipped, selection = bundle.select(), new.select()
         before = self._choice(bundle) or Choice()
         is_shipped = selection.digest == shipped.digest
         chosen = None if is_shipped else Chosen(folder=selection.folder, lock=new.lock)
         write_choice(self._choice_path(bundle.name, shipped), Choice(current=chosen, previous=before.current))
-        log.info("%s %s is used from now on", bundle.name, selection.version)
+        log.info("now using %s %s", bundle.name, selection.version)
         return before.previous.folder if before.previous else shipped.folder
 
     async def _prune(self, name: str, folder: str) -> None:
-        """Remove a version that nobody would go back to."""
+        """Remove a version unless a choice could still restore it."""
         for path in self._choices(name):
             choice = read_choice(path) or Choice()
             is_shipped = path.stem == f"{name}-{folder}"
@@ -282,7 +282,7 @@ class NativeStore:
 
     @asynccontextmanager
     async def _choosing(self, name: str, shipped: Selection, on_progress: OnProgress) -> AsyncIterator[str]:
-        """Hold what makes this task the only one that changes which version is used; its key."""
+        """Hold the lock for changing which version is used; yield its key."""
         key = f"{name}-{shipped.folder}.upgrade"
         with os_errors(name, self._root):
             async with self._locked(key, on_progress, name):
@@ -293,11 +293,11 @@ class NativeStore:
         bundle: Bundle,
         on_progress: OnProgress,
         *,
-        mend: bool = False,
+        repair: bool = False,
         wheels: Path | None = None,
     ) -> InstalledBundle:
-        """The bundle as its lock has it, installed if need be."""
-        if found := await self._sound(bundle, on_progress, mend):
+        """Return the bundle of a lock, installing it if necessary."""
+        if found := await self._intact(bundle, on_progress, repair):
             return found
         selection = bundle.select()
         destination = self._path(bundle.name, selection)
@@ -308,15 +308,15 @@ class NativeStore:
         key = _key(destination)
         with os_errors(bundle.name, self._root):
             async with self._locked(key, on_progress, bundle.name):
-                if found := await self._sound(bundle, on_progress, mend):
+                if found := await self._intact(bundle, on_progress, repair):
                     return found
                 await self._install(bundle.name, selection, destination, on_progress, wheels)
-                installed = self._installed(bundle)  # nobody can have removed it yet
+                installed = self._installed(bundle)  # while the lock is held, no process can remove it
         assert installed is not None
         return installed
 
     def _installed(self, bundle: Bundle) -> InstalledBundle | None:
-        """The bundle as its lock has it, if it is there."""
+        """Return the bundle of a lock if it is installed."""
         selection = bundle.select()
         found = read_installed(self._path(bundle.name, selection))
         return found if found and found.digest == selection.digest else None
@@ -325,8 +325,10 @@ class NativeStore:
         found = map(read_installed, bundles_in(self._root))
         return sorted(filter(None, found), key=lambda installed: (installed.name, installed.path))
 
-    async def _sound(self, bundle: Bundle, on_progress: OnProgress, read_all: bool) -> InstalledBundle | None:
-        """The bundle, if it need not be installed."""
+    async def _intact(
+        self, bundle: Bundle, on_progress: OnProgress, read_all: bool
+    ) -> InstalledBundle | None:
+        """Return the bundle if it is installed and undamaged."""
         found = self._installed(bundle)
         if found is None:
             return None
@@ -350,7 +352,7 @@ class NativeStore:
             if free_bytes < selection.required_bytes:
                 raise disk_full(name, self._root, selection.required_bytes, free_bytes)
             ready = await installation.run()
-            _move_into_place(ready, destination, aside=stage / "broken")
+            _move_into_place(ready, destination, old=stage / "broken")
 
     def _path(self, name: str, selection: Selection) -> Path:
         return self._root / selection.folder / name
@@ -359,7 +361,7 @@ class NativeStore:
     async def _locked(
         self, key: str, on_progress: OnProgress = ignore_progress, name: str = ""
     ) -> AsyncIterator[None]:
-        """Hold what makes this task the only one, in any process, that works on what the key stands for."""
+        """Hold the lock of a key, which is exclusive across tasks and processes."""
         make_private_folder(self._root)
         (self._root / _LOCKS).mkdir(mode=0o700, exist_ok=True)
         waiting = Progress(name=name, detail="waiting")
@@ -371,7 +373,7 @@ class NativeStore:
 
     @asynccontextmanager
     async def _stage(self, key: str) -> AsyncIterator[Path]:
-        """A folder for one piece of work, gone afterwards. Only who holds the lock may have one."""
+        """Create a staging folder for the block and remove it afterwards. The caller must hold the lock."""
         stage = self._root / _STAGING / f"{key}.{secrets.token_hex(4)}"
         (self._root / _STAGING).mkdir(mode=0o700, exist_ok=True)
         stage.mkdir()
@@ -382,7 +384,7 @@ class NativeStore:
                 await anyio.to_thread.run_sync(_remove_tree, stage)
 
     def _clear_leftovers(self, own_key: str) -> None:
-        """Remove what killed installations left: those of this lock, and those whose lock is free."""
+        """Remove staging folders of killed installations: those of this key, and those whose lock is free."""
         for stage in disk.contents(self._root / _STAGING):
             key = stage.name.rpartition(".")[0]
             if key == own_key:
@@ -405,10 +407,10 @@ def _remove_tree(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def _set_aside(path: Path, aside: Path) -> None:
-    """Rename a bundle, or what is left of one. A process that uses it goes on; Windows refuses instead."""
+def _move_away(path: Path, target: Path) -> None:
+    """Rename a bundle, if it exists. A process that uses it keeps running; on Windows this fails instead."""
     try:
-        path.replace(aside)
+        path.replace(target)
     except FileNotFoundError:
         pass
     except PermissionError as error:
@@ -417,7 +419,7 @@ def _set_aside(path: Path, aside: Path) -> None:
         raise
 
 
-def _move_into_place(ready: Path, destination: Path, aside: Path) -> None:
+def _move_into_place(ready: Path, destination: Path, old: Path) -> None:
     destination.parent.mkdir(exist_ok=True)
-    _set_aside(destination, aside)
+    _move_away(destination, old)
     ready.replace(destination)

@@ -1,7 +1,7 @@
-"""What decides which wheels a computer can use: its platform, its Python, its system libraries.
+"""The target that determines which wheels a computer can use: its platform, Python and system libraries.
 
-All of it is condensed in the compatibility tags that pip itself goes by, so a lock needs no table
-of its own, and a system that is too old, or built on musl, simply has none of the tags asked for.
+All of this is expressed by the compatibility tags that pip itself uses, so a lock needs no table of
+its own, and a system that is too old, or built on musl, simply has none of the required tags.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from packaging import tags
 __all__ = ["PLATFORMS", "PYTHONS", "Target", "platforms_of", "this_computer", "this_processor"]
 
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
-"""The Python versions that locks are made for."""
+"""The Python versions for which locks are made."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """One kind of computer with one Python."""
+    """A kind of computer with a Python."""
 
     platform: str
-    """Such as `linux-x86_64`; one of `PLATFORMS`, or another that no lock knows."""
+    """Such as `linux-x86_64`; one of `PLATFORMS`, or another that no lock supports."""
     python: str
-    """Such as `cp311`; of a free-threaded Python `cp314t`."""
+    """Such as `cp311`, or `cp314t` for a free-threaded Python."""
     ranks: Mapping[tags.Tag, int] = field(repr=False, hash=False)
     """The tags that it accepts; the lower the rank, the better the wheel fits."""
     system: str = ""
-    """Its system library or version, for people: `glibc 2.36`, `musl`, `macOS 14.5`."""
+    """Its system library or version, for display: `glibc 2.36`, `musl`, `macOS 14.5`."""
 
     @classmethod
     def known(cls, platform: str, python: str) -> Target:
-        """The plainest computer of a platform with a Python such as `3.12`: what locks are made for."""
+        """Return the baseline computer of a platform with a Python such as `3.12`: locks are made for it."""
         version = tuple(int(part) for part in python.split("."))
         platform_tags = PLATFORMS[platform]
         abi = f"cp{python.replace('.', '')}"
@@ -50,14 +50,14 @@ class Target:
 
 @functools.cache
 def this_computer() -> Target:
-    """The target of the interpreter that is running."""
+    """Return the target of the running interpreter."""
     accepted = list(tags.sys_tags())
     return Target(_platform_name(), accepted[0].abi, _ranked(accepted), _system(accepted))
 
 
 @functools.cache
 def this_processor() -> str:
-    """The kind of processor, as the system names it: a compiler can build for just that."""
+    """Return the system's name for the kind of processor, since a compiler may build for exactly that."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines()
     except OSError:
@@ -70,7 +70,7 @@ _NAMES_A_PROCESSOR = ("vendor_id", "cpu family", "model", "CPU implementer", "CP
 
 
 def platforms_of(platform_tag: str) -> Iterator[str]:
-    """The names of the platforms that a wheel's platform tag serves, system versions aside."""
+    """Yield the names of the platforms that a wheel's platform tag supports, whatever the system version."""
     for name, pattern in _PLATFORM_TAGS.items():
         if platform_tag == "any" or re.fullmatch(pattern, platform_tag):
             yield name
@@ -86,7 +86,7 @@ _PLATFORM_TAGS = {
 
 
 def _manylinux(machine: str) -> list[str]:
-    """Down from glibc 2.28 (2018), which is the oldest that current builds of everything accept."""
+    """Return the tags from glibc 2.28 (2018) down, the oldest that current builds of everything accept."""
     legacy = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
     oldest = 5 if machine == "x86_64" else 17
     found = []
@@ -104,7 +104,7 @@ PLATFORMS: Mapping[str, list[str]] = {
     "macos-x86_64": list(tags.mac_platforms((13, 0), "x86_64")),
     "windows-x86_64": ["win_amd64"],
 }
-"""The platforms that locks are made for, with the platform tags of their plainest computer, best first."""
+"""The platforms for which locks are made, with the platform tags of their baseline computer, best first."""
 
 
 def _ranked(accepted: list[tags.Tag]) -> dict[tags.Tag, int]:

@@ -39,7 +39,7 @@ async def install(call: Call, params: Named) -> dict[str, Any]:
     """Install a bundle, or repair a damaged one; publish progress on the topic `natives`."""
     bundle = _bundle(params.name)
     await _check_is_possible(call, params.name)
-    installed = await call.service.natives.install(bundle, call.service.on_native_progress, mend=True)
+    installed = await call.service.natives.install(bundle, call.service.on_native_progress, repair=True)
     return _installed(installed)
 
 

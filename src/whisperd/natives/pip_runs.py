@@ -1,4 +1,4 @@
-"""The runs of pip that one bundle takes: followed as one, and their failures put into words."""
+"""Run pip several times for one bundle, with one combined progress, and turn its failures into errors."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from whisperd.natives.errors import build_failed, pip_failed
 from whisperd.pip import PipReader, explain, open_pip
 from whisperd.progress import Meter
 
-__all__ = ["Pips"]
+__all__ = ["PipRuns"]
 
 
-class Pips:
-    """Runs pip, one after the other; progress grows over all of them."""
+class PipRuns:
+    """Consecutive runs of pip, with progress that grows over all of them."""
 
     def __init__(self, name: str, folder: Path, stage: Path, meter: Meter) -> None:
-        """`name` is the bundle's; `folder` is where a person would look for room or permission; `stage` is
-        empty, and whoever made it removes it."""
+        """`name` is the bundle's; `folder` is the one to name in errors about space or permissions; `stage`
+        is an empty folder, which its owner removes."""
         self.name = name
         self.folder = folder
         self.stage = stage
@@ -28,7 +28,7 @@ class Pips:
         self.temporary.mkdir()
         self._meter = meter
         self._done_bytes = 0
-        self._told_bytes = 0
+        self._reported_bytes = 0
 
     async def run(
         self,
@@ -39,10 +39,10 @@ class Pips:
         tools: Mapping[str, str] | None = None,
         require_hashes: bool = True,
     ) -> None:
-        """Run one; what its files take is in `sizes_bytes`, by distribution. Raises why it failed.
+        """Run pip once; `sizes_bytes` has the sizes of its files, by distribution. Raises if pip fails.
 
-        With `tools`, the variables that put these first, it may ask a source what it is, by running a part of
-        it. Where pip's cache has something else than was asked for, it is passed over.
+        With `tools`, the variables that put the build tools first, pip may run parts of a source to read its
+        metadata. If pip's cache has a wrong file, pip runs again without the cache.
         """
         for own_options in (options, (*options, "--no-cache-dir")):
             reader = PipReader(sizes_bytes)
@@ -56,7 +56,7 @@ class Pips:
             ) as pip:
                 async for line in pip.lines():
                     if reader.feed(line):
-                        self._tell(self._done_bytes + reader.done_bytes, reader.file, reader.detail)
+                        self._report(self._done_bytes + reader.done_bytes, reader.file, reader.detail)
                 if await pip.succeeded():
                     self._done_bytes += sum(sizes_bytes.values())
                     return
@@ -68,9 +68,9 @@ class Pips:
             raise build_failed(self.name, *why, failure.said, None)
         raise pip_failed(self.name, self.folder, failure)
 
-    def _tell(self, done_bytes: int, file: str | None, detail: str) -> None:
-        self._told_bytes = max(self._told_bytes, done_bytes)
-        self._meter.report(self._told_bytes, file, detail)
+    def _report(self, done_bytes: int, file: str | None, detail: str) -> None:
+        self._reported_bytes = max(self._reported_bytes, done_bytes)
+        self._meter.report(self._reported_bytes, file, detail)
 
 
 def _is_cache_at_fault(reader: PipReader) -> bool:
