@@ -14,7 +14,7 @@ import anyio.to_thread
 
 from whisperd.audio import SAMPLE_RATE, DecodeParams, open_decoder_pool
 from whisperd.models import InstalledModel
-from whisperd.models.files import reading
+from whisperd.models.files import backends_for
 from whisperd.natives import InstalledBundle
 from whisperd.plugins import Backend, Variant
 from whisperd.rpc.errors import WhisperdError
@@ -132,7 +132,7 @@ async def _smallest_model(service: Service, backend: Backend) -> InstalledModel 
         names += [summary.name for summary in await service.models.list()]
     names += [runtime.preset.model for runtime in service.runtimes.all()]
     found = [await _find(service, name) for name in dict.fromkeys(names)]
-    own = [one for one in found if one and (one.facts is None or backend in reading(one.facts))]
+    own = [one for one in found if one and (one.facts is None or backend in backends_for(one.facts))]
     able = [one for one in own if one.languages is None or "en" in one.languages]
     return min(able, key=lambda one: math.inf if one.size is None else one.size, default=None)
 

@@ -6,7 +6,7 @@ them and runs no code from a model. All network access happens in a child proces
 """
 
 from whisperd.models.catalogue import Catalogue, CatalogueModel, shipped_catalogue
-from whisperd.models.files import reading, room_bytes
+from whisperd.models.files import backends_for, file_need_bytes
 from whisperd.models.manifest import InstalledModel, ModelSummary
 from whisperd.models.memory import loading_bytes, need_bytes
 from whisperd.models.recommend import (
@@ -31,12 +31,12 @@ __all__ = [
     "Recommendation",
     "SizedModel",
     "Source",
+    "backends_for",
     "default_sources",
+    "file_need_bytes",
     "loading_bytes",
     "need_bytes",
-    "reading",
     "recommend",
-    "room_bytes",
     "shipped_catalogue",
     "speeds_from",
     "suitable_model",

@@ -12,18 +12,18 @@ from typing import BinaryIO, Final
 
 from whisperd.models.manifest import InstalledModel
 from whisperd.models.memory import need_bytes
-from whisperd.models.names import nothing_at
+from whisperd.models.names import no_model_at
 from whisperd.plugins import Backend, ModelFacts, backends
 from whisperd.rpc.errors import WhisperdError
 
 __all__ = [
     "BEGINNING_BYTES",
     "SUFFIX",
+    "backends_for",
+    "diagnose_other_file",
+    "file_need_bytes",
     "invalid_file",
     "open_file",
-    "reading",
-    "room_bytes",
-    "taken_for_model",
 ]
 
 SUFFIX: Final = ".bin"
@@ -59,14 +59,14 @@ def open_file(path: Path) -> InstalledModel:
                     path, "it changed while it was read", "Wait until the file is complete, then try again."
                 )
     except (FileNotFoundError, NotADirectoryError, ValueError):  # a path may have a null byte in it
-        raise nothing_at(path) from None
+        raise no_model_at(path) from None
     except OSError as error:
         raise invalid_file(path, f"it cannot be read ({error.strerror})") from error
     return InstalledModel(
         name=str(path),
         repo=None,
         size=before[0],
-        memory=room_bytes(facts),
+        memory=file_need_bytes(facts),
         languages=None,
         installed=True,
         verified=False,
@@ -76,14 +76,16 @@ def open_file(path: Path) -> InstalledModel:
     )
 
 
-def reading(facts: ModelFacts) -> list[Backend]:
+def backends_for(facts: ModelFacts) -> list[Backend]:
     """Return the installed backends that load such a file."""
     return [one for one in backends() if one.model_format and one.model_format.name == facts.format]
 
 
-def room_bytes(facts: ModelFacts) -> int | None:
+def file_need_bytes(facts: ModelFacts) -> int | None:
     """Estimate the memory that it needs when loaded; None if no installed backend loads it."""
-    estimates = [(one.need_bytes or need_bytes)(facts.parameters, facts.precision) for one in reading(facts)]
+    estimates = [
+        (one.need_bytes or need_bytes)(facts.parameters, facts.precision) for one in backends_for(facts)
+    ]
     return min(estimates, default=None)
 
 
@@ -93,7 +95,7 @@ def invalid_file(path: Path, problem: str, fix: str = _USUAL_FIX) -> WhisperdErr
     return WhisperdError("model.invalid_file", message, fix, {"path": str(path)})
 
 
-def taken_for_model(beginning: bytes) -> tuple[str, str] | None:
+def diagnose_other_file(beginning: bytes) -> tuple[str, str] | None:
     """Return the problem and the fix for a file that users mistake for a model, given its first bytes."""
     return next(((problem, fix) for magic, problem, fix in _OTHERS if beginning.startswith(magic)), None)
 
@@ -129,8 +131,8 @@ def _read(path: Path, file: BinaryIO, size_bytes: int) -> ModelFacts:
                 raise invalid_file(path, str(error), fix) from error
     if not beginning:
         raise invalid_file(path, "it is empty")
-    if taken := taken_for_model(beginning):
-        problem, fix = taken
+    if diagnosis := diagnose_other_file(beginning):
+        problem, fix = diagnosis
         raise invalid_file(path, f"it {problem}", fix)
     if _CTRANSLATE2 in beginning:
         raise invalid_file(path, "it is only one file of a model", f"Name the model's folder, {path.parent}.")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import msgspec
 
-from whisperd.models.files import BEGINNING_BYTES, taken_for_model
+from whisperd.models.files import BEGINNING_BYTES, diagnose_other_file
 from whisperd.models.hashing import stamp
 from whisperd.models.manifest import InstalledModel
-from whisperd.models.names import nothing_at
+from whisperd.models.names import no_model_at
 from whisperd.models.sources.base import missing_names
 from whisperd.rpc.errors import WhisperdError
 
@@ -41,11 +41,11 @@ def open_folder(folder: Path) -> InstalledModel:
             beginning = weights.read(BEGINNING_BYTES)
         if not beginning:
             raise invalid_folder(folder, "model.bin is empty")
-        if taken := taken_for_model(beginning):
-            problem, fix = taken
+        if diagnosis := diagnose_other_file(beginning):
+            problem, fix = diagnosis
             raise invalid_folder(folder, f"model.bin {problem}", fix=fix)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # a path may have a null byte in it
-        raise nothing_at(folder) from None
+        raise no_model_at(folder) from None
     except OSError as error:
         raise invalid_folder(folder, f"it cannot be read ({error.strerror})") from error
     return InstalledModel(

@@ -17,7 +17,7 @@ __all__ = [
     "is_path",
     "is_plain",
     "key_of",
-    "nothing_at",
+    "no_model_at",
     "path_of",
     "ready_reference",
     "resolve",
@@ -109,7 +109,7 @@ def key_of(name: str) -> str:
     return name.replace("/", "--")
 
 
-def nothing_at(path: Path) -> WhisperdError:
+def no_model_at(path: Path) -> WhisperdError:
     """Return `model.unknown` for a path where there is neither a folder nor a file."""
     return WhisperdError(
         "model.unknown",

@@ -21,7 +21,7 @@ from whisperd.models.flight import Flight
 from whisperd.models.in_place import exists, identify, open_in_place, read_facts
 from whisperd.models.manifest import InstalledModel, ModelSummary
 from whisperd.models.memory import weights_type
-from whisperd.models.names import Reference, is_path, is_plain, key_of, nothing_at, path_of, ready_reference
+from whisperd.models.names import Reference, is_path, is_plain, key_of, no_model_at, path_of, ready_reference
 from whisperd.models.pulling import Puller, Unreachable
 from whisperd.models.sizes import ModelSize, size_in
 from whisperd.models.sources import ExactFileSource, ExactFolderSource, Source, default_sources
@@ -234,7 +234,7 @@ class ModelStore:
         `model.in_place` for a path.
         """
         if is_path(name):
-            raise errors.in_place(name) if await exists(name) else nothing_at(path_of(name))
+            raise errors.in_place(name) if await exists(name) else no_model_at(path_of(name))
         outdated = await self._converted.outdated()
         return await anyio.to_thread.run_sync(self._stored.remove, name, outdated)
 

@@ -12,7 +12,7 @@ from whisperd.locks import try_lock
 from whisperd.models import errors
 from whisperd.models.catalogue import Catalogue
 from whisperd.models.converted import ConvertedModels, ConvertedSource
-from whisperd.models.files import room_bytes
+from whisperd.models.files import file_need_bytes
 from whisperd.models.manifest import InstalledModel, Manifest, ModelSummary
 from whisperd.models.names import Reference, is_path, key_of, ready_reference, resolve
 from whisperd.models.storage import Storage
@@ -127,7 +127,7 @@ class StoredModels:
             name=name,
             repo=repo,
             size=size,
-            memory=room_bytes(facts) if facts else known.memory_bytes() if known else None,
+            memory=file_need_bytes(facts) if facts else known.memory_bytes() if known else None,
             languages=known.languages if known else self.languages(facts),
             installed=manifest is not None,
             verified=manifest is not None and not self._storage.changed(key, manifest),

@@ -13,9 +13,9 @@ from whisperd.models import (
     ModelStore,
     Recommendation,
     SizedModel,
+    file_need_bytes,
     need_bytes,
     recommend,
-    room_bytes,
     speeds_from,
     suitable_model,
     too_large,
@@ -148,7 +148,7 @@ class _Imported:
 
     def memory_bytes(self, compute_type: str, *, batch_size: int, device: str) -> int:
         if self.model.facts is not None:  # its stored precision is the compute type
-            return room_bytes(self.model.facts) or 0
+            return file_need_bytes(self.model.facts) or 0
         return need_bytes(
             self.size.parameters,
             compute_type,

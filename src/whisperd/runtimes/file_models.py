@@ -11,7 +11,7 @@ from dataclasses import replace
 import msgspec
 from msgspec import UNSET
 
-from whisperd.models import reading
+from whisperd.models import backends_for
 from whisperd.plugins import Backend, ModelFacts, Variant
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.preset import RuntimeChanges, RuntimePreset
@@ -34,7 +34,7 @@ def narrowed(preset: RuntimePreset, facts: ModelFacts | None) -> RuntimePreset:
     """
     if facts is None:
         return preset
-    names = [backend.name for backend in reading(facts)]
+    names = [backend.name for backend in backends_for(facts)]
     if not names:
         raise _not_usable(preset, facts)
     if preset.backend not in ("auto", *names):
@@ -61,7 +61,7 @@ def variants_for(
     """Return the variants that load a preset's model, in order. Raises `backend.not_usable` if none does."""
     if facts is None:
         return list(usable)
-    names = {backend.name for backend in reading(facts)}
+    names = {backend.name for backend in backends_for(facts)}
     able = [
         (backend, replace(variant, compute_types=(facts.compute_type,)))
         for backend, variant in usable
