@@ -64,7 +64,7 @@ fuzz: setup ## fuzz all code that reads untrusted input, half an hour on two cor
 demo: ## install into a temporary folder, fetch what is needed, transcribe a recording, print the text
 	@PYTHON="$(PYTHON)" sh scripts/demo.sh
 
-play: ## the same, but keep the daemon running and open a shell to use it
+play: ## install and start the daemon in the same way, then open a shell to try whisperctl
 	@PYTHON="$(PYTHON)" sh scripts/demo.sh --play
 
 wheels: ## build the wheels into dist/
