@@ -72,7 +72,7 @@ def _serves(lock: Lock, platform: str, python: str) -> bool:
 
 @ANNOUNCED
 def needs(announced: Announced) -> None:
-    """What variants need of a computer uses the names that whisperd defines."""
+    """The needs of variants use only names that whisperd defines."""
     for variant in announced.backend.variants:
         wanted = variant.needs
         for names, known in (

@@ -28,7 +28,7 @@ def needs_words(trial: Trial) -> None:
 
 @TIMING
 async def word_times(trial: Trial) -> None:
-    """A segment has the words of its text if asked to, one after the other and within it."""
+    """On request, a segment has the words of its text, one after the other and within it."""
     needs_words(trial)
     for sample, plain in zip(trial.bench.english, await trial.alone(), strict=True):
         if any(segment.words for segment in plain.segments):
@@ -41,7 +41,7 @@ async def word_times(trial: Trial) -> None:
 
 @TIMING
 async def word_places(trial: Trial) -> None:
-    """With two sentences and a silence between them, the words of each are on its side of the silence."""
+    """If a silence separates two sentences, the words of each are on its side of the silence."""
     needs_words(trial)
     first, second = trial.bench.english[:2]
     begin_s, end_s = first.duration_s, first.duration_s + SILENCE_S

@@ -165,7 +165,7 @@ async def short_windows(trial: Trial) -> None:
 
 @TRANSCRIPTION
 async def silence_and_noise(trial: Trial) -> None:
-    """Where no one speaks, there is hardly a word in the text."""
+    """Silence and noise give hardly a word."""
     for what, pcm in (("silence", silence(5)), ("noise", noise(5))):
         _check_is_short(await trial.text(pcm), f"five seconds of {what}")
 
