@@ -81,7 +81,7 @@ class ModelStore:
         return other
 
     async def find(self, name: str) -> InstalledModel | None:
-        """Return the model if it can be loaded; None if it is not installed or damaged."""
+        """Return the model if it can be loaded; None if it is damaged or not installed."""
         if is_path(name):
             return await self._open_in_place(name)
         return await anyio.to_thread.run_sync(self._stored.find, name)

@@ -167,7 +167,7 @@ class NativeStore:
     ) -> tuple[manifest.Damage, ...]:
         """Return every file that differs from what was installed; empty if all are right.
 
-        `quickly` reads only files touched since the installation, and compares sizes for the rest.
+        `quickly` reads only files touched since the last check; of the rest it compares the total size.
         """
         if quickly:
             return await anyio.to_thread.run_sync(
