@@ -116,7 +116,7 @@ def test_what_is_loaded_keeps_its_version_until_it_is_loaded_again(
 
 
 @pytest.mark.parametrize(
-    ("says", "why"), [("nonsense", "other words"), ("abort", "SIGABRT")], ids=["nonsense", "abort"]
+    ("says", "why"), [("nonsense", "speech wrongly"), ("abort", "SIGABRT")], ids=["nonsense", "abort"]
 )
 def test_a_version_that_does_not_do_its_work_is_not_used(
     daemon: RunningDaemon, wheels: Path, toy: Callable[..., str], says: str, why: str
