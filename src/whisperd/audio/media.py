@@ -99,7 +99,7 @@ def _unsupported(path: str, beginning: bytes) -> WhisperdError:
     elif is_mp4(beginning):
         message = (
             f"{path} is an MP4 file whose index is missing or damaged. The index is written last: the"
-            " recording or the download was probably cut off."
+            " recording or the download may have been cut off."
         )
         fix = "Download it again, or repair it with a tool for truncated MP4 files."
     else:

@@ -78,7 +78,7 @@ class Decoder:
             fix = "Try again: the file is not at fault. The system may have killed it for lack of memory."
         return WhisperdError(
             "decoder.crashed",
-            f"The process that decoded {path} ended unexpectedly ({how}).",
+            f"The process decoding {path} ended unexpectedly ({how}).",
             fix,
             {"path": path, "status": self.child.status},
         )
@@ -188,7 +188,7 @@ class Listening:
         except TimeoutError:
             raise WhisperdError(
                 "decoder.stuck",
-                f"The process that listens has not responded for {self._stall_timeout_s:.0f} seconds.",
+                f"The decoder of the live speech has not responded for {self._stall_timeout_s:.0f} seconds.",
                 "Start a new live transcription; the computer was probably overloaded.",
             ) from None
 
@@ -196,7 +196,7 @@ class Listening:
         how = await self._decoder.how_it_crashed()
         return WhisperdError(
             "decoder.crashed",
-            f"The process that listened ended unexpectedly ({how}).",
+            f"The decoder of the live speech ended unexpectedly ({how}).",
             "Start a new live transcription; the job's segments have what was said until then.",
             {"status": self._decoder.child.status},
         )
