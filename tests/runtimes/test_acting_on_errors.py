@@ -436,7 +436,7 @@ def test_a_hub_that_falls_silent(downloads: RunningDaemon, hub: Hub) -> None:
         error = failure(client.models.pull, REPO)
         assert error.code == "download.stuck"
         assert REPO in error.message and "no data" in error.message.lower()
-        assert "taken up" in error.fix
+        assert "resumes" in error.fix
         assert [child.cmdline() for child in downloads.children()] == [], "its process is gone"
         client.daemon.stop()
     downloads.wait()
