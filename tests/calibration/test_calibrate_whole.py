@@ -101,10 +101,10 @@ def test_what_is_broken_is_struck_out_and_the_fastest_that_works_is_used(many: M
     shown = daemon.ctl("calibrate", model, "--show").out
     assert "runs fastest as many-sound" in shown
     assert (
-        "many-crashing is struck out:\n  The engine of many-crashing exited unexpectedly (signal SIGSEGV)."
+        "many-crashing was ruled out:\n  The engine of many-crashing exited unexpectedly (signal SIGSEGV)."
         in shown
     )
-    assert "many-mad is struck out:\n  It got" in shown
+    assert "many-mad was ruled out:\n  It got" in shown
 
 
 def test_what_was_measured_decides_wherever_nothing_was_said(many: Many, model: str) -> None:
@@ -170,7 +170,7 @@ def test_with_other_variants_versions_and_settings_it_counts_no_more(
         assert (shown["current"], shown["changed"]) == (False, changed)
         assert loaded(client, model)["variant"] == "many-slow"
     said = daemon.ctl("calibrate", model, "--show").out
-    assert f"It does not count any more: {'; '.join(changed)}." in said
+    assert f"This result no longer applies: {'; '.join(changed)}." in said
 
 
 def test_a_job_goes_before(many: Many, model: str, tmp_path: Path, held_file: Path) -> None:

@@ -50,7 +50,7 @@ def test_no_daemon(make_daemon: Callable[..., RunningDaemon]) -> None:
 def test_stopping_what_does_not_run_is_done(make_daemon: Callable[..., RunningDaemon]) -> None:
     daemon = make_daemon()
     done = daemon.ctl("daemon", "stop")
-    assert (done.status, done.out, done.err) == (0, "no whisperd runs\n", "")
+    assert (done.status, done.out, done.err) == (0, "whisperd is not running\n", "")
     assert daemon.ctl("daemon", "stop", "--json").json["pid"] is None
     assert daemon.ctl("daemon", "stop", "--quiet").out == ""
 

@@ -187,7 +187,7 @@ def test_a_microphone_that_is_muted_is_told(
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=LIMIT_S)
     assert (process.returncode, out) == (0, b"")
-    assert err.startswith(b"Nothing but silence came from the microphone")
+    assert err.startswith(b"The microphone delivered only silence")
 
 
 @posix
@@ -240,7 +240,7 @@ def test_a_recorder_that_fails_is_an_error_and_loses_nothing(shared: RunningDaem
     (recorder / "fail").touch()
     done = shared.ctl("dictate")
     assert (done.status, done.out.splitlines()) == (1, TEXT)
-    assert "the recorder ended with 3" in done.err
+    assert "the recorder exited with status 3" in done.err
 
 
 @posix

@@ -82,7 +82,7 @@ class TestWithoutADaemon:
     def test_a_new_user_is_well(self, user: RunningDaemon) -> None:
         status, checks = doctor(user, "--no-start")
         assert status == 0
-        assert "none runs" in checks["daemon"][0]["message"]
+        assert "not running" in checks["daemon"][0]["message"]
         assert "runtimes" not in checks
         assert not Path(user.env["WHISPERD_STATE_DIR"]).exists()
         assert not (Path(user.env["WHISPERD_MODELS_DIR"])).exists()

@@ -87,7 +87,7 @@ def test_a_folder_that_permits_no_new_file_is_known_before_the_work(
     (tmp_path / "link").symlink_to(tmp_path / "there")
     monkeypatch.setattr("os.access", lambda path, _: str(path) != str(tmp_path))
     for name in ("there", "link", "new"):
-        with pytest.raises(WhisperdError, match="its folder does not permit it"):
+        with pytest.raises(WhisperdError, match="its folder is not writable"):
             check_target(str(tmp_path / name), [], overwrite=True)
     check_target(str(tmp_path / "there"), [], overwrite=True, is_replaced=False)
 
@@ -155,8 +155,8 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, name: str) -> None:
     with pytest.raises(WhisperdError) as caught:
         make_folder(str(tmp_path / name))
     assert caught.value.code == "output.not_writable"
-    assert "it is a file, or lies below one" in caught.value.message
-    assert "Name a folder" in caught.value.fix
+    assert "it, or a parent, is a file" in caught.value.message
+    assert "Pass a folder" in caught.value.fix
 
 
 def test_a_folder_is_made_with_those_above_it(tmp_path: Path) -> None:

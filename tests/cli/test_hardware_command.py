@@ -70,7 +70,7 @@ def test_a_container_on_a_desktop() -> None:
     assert lines("docker_v1")[3:9] == [
         "Processor  Intel(R) Core(TM) i7-8700 CPU @ 3.20GHz",
         "           6 physical, 12 logical cores, 2 usable (the scheduler allows 4, a",
-        "           control group allows the time of 2)",
+        "           control group allows the CPU time of 2)",
         "           SSE4.1, SSE4.2, AVX, F16C, FMA, AVX2",
         "           (from /proc/cpuinfo)",
         "Memory     4.29 GB, 3.49 GB of it free",
@@ -94,7 +94,7 @@ def test_a_variant_that_cannot_be_used_has_its_reason_and_its_fix() -> None:
 def test_a_processor_of_an_unknown_make_is_told_as_one() -> None:
     answer = told(computer("docker_v1"))
     answer["processor"] |= {"vendor": None, "model": None}
-    assert "Processor  of an unknown make" in page(answer, 80)
+    assert "Processor  unknown model" in page(answer, 80)
 
 
 def test_the_features_of_one_family_stand_together() -> None:

@@ -167,7 +167,7 @@ def test_what_is_to_be_cancelled_has_to_be_said(shared: RunningDaemon, arguments
 def test_clear(shared: RunningDaemon, done_job: str, held_job: str) -> None:
     assert shared.ctl("jobs", "clear", "--json").json["cleared"] >= 1
     assert [job["id"] for job in shared.ctl("jobs", "list", "--json").json] == [held_job]
-    assert shared.ctl("jobs", "clear").out == "0 jobs are forgotten\n"
+    assert shared.ctl("jobs", "clear").out == "0 jobs forgotten\n"
     assert shared.ctl("jobs", "clear", "--quiet").out == ""
 
 

@@ -123,12 +123,12 @@ class TestWarnings:
         done = small.ctl("runtimes", "create", "my notes", "--model", "tiny")
         assert (done.status, done.out) == (0, "my notes is created\n")
         assert done.err.splitlines() == [
-            "Its model tiny, 78 MB, is not here yet: the first job downloads it.",
-            "  `whisperctl runtimes prepare 'my notes'` does so now.",
+            "Its model tiny, 78 MB, is not installed: the first job will download it.",
+            "  Run `whisperctl runtimes prepare 'my notes'` to do so now.",
         ]
-        assert "tiny (not here yet)" in small.ctl("runtimes", "show", "my notes").out
+        assert "tiny (not installed)" in small.ctl("runtimes", "show", "my notes").out
         done = small.ctl("runtimes", "edit", "my notes", "--model", "tiny.en")
-        assert "tiny.en, 78 MB, is not here yet" in done.err
+        assert "tiny.en, 78 MB, is not installed" in done.err
         assert small.ctl("runtimes", "edit", "my notes", "--workers", "1").err == ""
 
     def test_of_a_model_that_is_here_nothing_is_said(
@@ -166,7 +166,7 @@ class TestAtATerminal:
             ("1.62 GB", ["transcribe", "--model", "turbo", __file__]),
         ):
             terminal = Terminal(small, 100, *command, with_stdin=True)
-            terminal.read_until(f"Download {much} all the same? [y/N] ")
+            terminal.read_until(f"Download {much} anyway? [y/N] ")
             terminal.type(answer)
             assert terminal.finish() == 1
             assert "Nothing was downloaded." in terminal.written

@@ -96,7 +96,7 @@ def test_a_runtime_in_words() -> None:
         "loaded as": "cpu, int8, 2 workers with 1 thread each", "process": "4711", "memory": "145 MB",
         "error": r"It\nbroke.", "CPU threads": "auto", "waiting": "0 windows",
     }.items()  # fmt: skip
-    assert "made for once" in facts["saved"]
+    assert "made temporarily" in facts["saved"]
     assert lines[-5].strip() == "Mend it."
     assert lines[-3].split() == ["TIME", "STATUS", "DETAIL"]
     assert lines[-2].endswith("downloading  downloading base")

@@ -131,7 +131,7 @@ def test_transcribing_with_a_runtime(shared: RunningDaemon, fast: str, tone: str
 
 def test_several_names_go_on_after_a_failure(shared: RunningDaemon, fast: str) -> None:
     done = shared.ctl("runtimes", "prepare", "nonsense", fast)
-    assert (done.status, done.out) == (1, "fast has all that it needs\n")
+    assert (done.status, done.out) == (1, "fast has everything it needs\n")
     assert done.err.startswith("whisperctl: nonsense: ")
 
 

@@ -144,14 +144,14 @@ def test_edit(daemon: ScriptedDaemon, ctl: Ctl) -> None:
     ]
     status, _, err = ctl("runtimes", "edit", "fast")
     assert status == 2
-    assert "Nothing is to be changed." in err
+    assert "No change was given." in err
 
 
 @pytest.mark.parametrize(
     ("verb", "answer", "said"),
     [
         ("delete", {"id": "0a1b2c3d", "name": "fast"}, "fast is deleted"),
-        ("prepare", a_runtime(), "fast has all that it needs"),
+        ("prepare", a_runtime(), "fast has everything it needs"),
         ("cancel", a_runtime(status="cancelled"), "fast is cancelled"),
         ("unload", a_runtime(), "fast is unloaded"),
         ("enable", a_runtime(), "fast is enabled"),
@@ -479,7 +479,7 @@ def test_a_daemon_of_another_version_is_told_of(daemon: ScriptedDaemon, ctl: Ctl
         session_hello={"server": "whisperd", "version": "0.0.1", "protocol": 1}, runtimes_list=[a_runtime()]
     )
     err = ctl("runtimes", "list")[2].splitlines()
-    assert err[0].startswith("whisperctl: The daemon is of version 0.0.1, and this is ")
+    assert err[0].startswith("whisperctl: The daemon has version 0.0.1, but whisperctl has ")
     assert "`whisperctl daemon restart`" in err[1]
     assert ctl("runtimes", "list", "--quiet")[2] == ctl("runtimes", "list", "--json")[2] == ""
 
@@ -506,4 +506,4 @@ def test_only_given_job_options_are_sent(daemon: ScriptedDaemon, ctl: Ctl) -> No
 def test_a_runtime_and_a_model_contradict_each_other(daemon: ScriptedDaemon, ctl: Ctl) -> None:
     status, _, err = ctl("transcribe", __file__, "--runtime", "fast", "--model", "base")
     assert status == 2
-    assert "--runtime and --model contradict each other" in err
+    assert "--runtime and --model cannot be combined" in err

@@ -33,8 +33,8 @@ def test_a_model_comes_and_goes(own: RunningDaemon, toy: Callable[..., str]) -> 
     folder = Path(own.ctl("models", "path", "mine").out.strip())
     assert (folder / "model.bin").is_file()
     assert own.ctl("models", "path", "mine", "--json").json == {"name": "mine", "path": str(folder)}
-    assert own.ctl("models", "verify", "mine").out == "mine: every byte is right\n"
-    assert own.ctl("models", "verify", toy()).out.startswith(f"{toy()}: it can be used; nobody knows")
+    assert own.ctl("models", "verify", "mine").out == "mine: intact\n"
+    assert own.ctl("models", "verify", toy()).out.startswith(f"{toy()}: usable; a model used in place")
     assert own.ctl("models", "remove", "mine").out.startswith("mine is removed (")
     assert own.ctl("models", "list", "--json").json == []
 
@@ -88,7 +88,7 @@ def test_a_relative_folder_means_ours_and_not_the_daemons(
 def test_several_names_go_on_after_a_failure(own: RunningDaemon, toy: Callable[..., str]) -> None:
     own.ctl("models", "import", toy(), "mine")
     done = own.ctl("models", "verify", "nonsense", "base", "mine")
-    assert (done.status, done.out) == (1, "mine: every byte is right\n")
+    assert (done.status, done.out) == (1, "mine: intact\n")
     assert done.err.splitlines()[0] == "whisperctl: nonsense: There is no model named 'nonsense'."
     answers = own.ctl("models", "verify", "nonsense", "base", "mine", "--json").json
     assert [answer["name"] for answer in answers] == ["nonsense", "base", "mine"]
@@ -132,7 +132,7 @@ def test_bundles_that_are_not_installed(own: RunningDaemon) -> None:
     shown = own.ctl("natives", "list").out
     assert "not installed" in shown
     (row,) = (line for line in shown.splitlines() if line.startswith("whispercpp-generic "))
-    assert row.endswith(" MB to download, then minutes of building")
+    assert row.endswith(" MB to download, then minutes to build")
     for verb in ("verify", "remove", "path"):
         done = own.ctl("natives", verb, "media", "--json")
         assert (done.status, done.json["error"]["code"]) == (4, "native.not_installed")
@@ -159,7 +159,7 @@ def test_an_installed_bundle(shared: RunningDaemon) -> None:
     folder = Path(shared.ctl("natives", "path", "media").out.strip())
     assert folder.is_dir()
     done = shared.ctl("natives", "verify", "media")
-    assert (done.status, done.out) == (0, "media: every file is as it was installed\n")
+    assert (done.status, done.out) == (0, "media: intact\n")
     assert "Verifying media" in shared.ctl("natives", "verify", "media", "--verbose").err
 
 

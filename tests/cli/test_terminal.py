@@ -113,7 +113,7 @@ def test_a_daemon_that_is_started_is_said_to_be(make_daemon: Callable[..., Runni
     terminal = Terminal(make_daemon(), 80, "daemon", "start")
     assert terminal.finish() == 0
     assert terminal.written.startswith("\rStarting the daemon ...\r")
-    assert terminal.screen[0].startswith("whisperd runs")
+    assert terminal.screen[0].startswith("whisperd is running")
 
 
 @pytest.mark.parametrize("columns", [0, 1, 20, 40])
@@ -186,7 +186,7 @@ def test_before_all_texts_are_erased_a_person_is_asked(
     shared: RunningDaemon, answer: str, status: int, said: str
 ) -> None:
     terminal = Terminal(shared, 80, "jobs", "clear", "--purge", "--older-than", "900d", with_stdin=True)
-    terminal.read_until("Erase all texts that are so old? [y/N] ")
+    terminal.read_until("Erase all stored transcripts that are older than this? [y/N] ")
     terminal.type(f"{answer}\n")
     assert terminal.finish() == status
     assert said in terminal.written

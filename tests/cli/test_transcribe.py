@@ -169,7 +169,7 @@ def test_output_dir_has_a_file_for_each(shared: RunningDaemon, tone: str, tmp_pa
     folder = tmp_path / "new" / "texts"
     done = transcribe(shared, tone, other, "--format", "verbose_json", "--output-dir", str(folder))
     assert (done.status, done.out) == (0, "")
-    assert done.err.splitlines() == [f"{folder / name}.json is written" for name in ("tone", "other")]
+    assert done.err.splitlines() == [f"wrote {folder / name}.json" for name in ("tone", "other")]
     assert sorted(path.name for path in folder.iterdir()) == ["other.json", "tone.json"]
     assert json.loads((folder / "other.json").read_text())["duration"] == 1.0
 
@@ -201,9 +201,9 @@ def test_a_format_whose_file_is_there_costs_no_job(shared: RunningDaemon, tone: 
     [
         (("--format", "srt,vtt"), "--output-dir"),
         (("--format", "srt,vtt", "-o", "a.srt"), "--output-dir"),
-        (("--format", "json,verbose_json", "--output-dir", "d"), "Leave one of the formats out"),
-        (("--json", "--format", "srt"), "Leave --json out"),
-        (("--json", "--format", "srt", "-o", "-"), "Leave --json out"),
+        (("--format", "json,verbose_json", "--output-dir", "d"), "Omit one of the formats"),
+        (("--json", "--format", "srt"), "Omit --json"),
+        (("--json", "--format", "srt", "-o", "-"), "Omit --json"),
     ],
 )
 def test_a_format_that_has_no_place_is_refused(
@@ -259,7 +259,7 @@ def test_a_file_that_comes_meanwhile_is_not_replaced(
     (folder / "other.txt").symlink_to("tone.txt")
     done = transcribe(shared, tone, other, "--output-dir", str(folder))
     assert done.status == 1
-    assert f"{folder / 'other.txt'} is there already" in done.err
+    assert f"{folder / 'other.txt'} already exists" in done.err
     assert (folder / "tone.txt").read_text() == TEXT
 
 

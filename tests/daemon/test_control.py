@@ -115,7 +115,7 @@ def test_restart_keeps_the_settings_file_also_where_it_is_not_there(
     del unstarted.env["WHISPERD_CONFIG"]
     for _ in range(2):
         done = unstarted.ctl("daemon", "restart", *force)
-        assert done.status == 0 and f"have their defaults: there is no {given}" in done.out, done
+        assert done.status == 0 and f"using default settings: {given} does not exist" in done.out, done
     assert unstarted.ctl("daemon", "status", "--json").json["config"] == given
 
 
@@ -143,7 +143,7 @@ def test_restart_keeps_the_settings_file_unless_another_is_named(
     assert not has_ended(pid), "it was not ended for one that cannot start"
     (named if is_named_here else other).write_text("[limits]\nmax_jobs = 7\n")
     done = unstarted.ctl("daemon", "restart")
-    assert done.status == 0 and (f"the settings stay those of {other}" in done.out) != is_named_here, done
+    assert done.status == 0 and (f"keeping the settings of {other}" in done.out) != is_named_here, done
     with unstarted.connect() as client:
         assert "\nmax_jobs = 7" in client.daemon.config()["content"]
 
@@ -184,7 +184,7 @@ def test_stop_says_what_is_lost_and_what_goes_on(
     transcribe = ["transcribe", "--no-vad", "--language", "en", "--model", str(model), str(sound)]
     daemon.ctl(*transcribe, "--detach")
     done = daemon.ctl("daemon", "stop")
-    assert (done.status, done.err) == (0, "1 detached job goes on in the next daemon\n"), done
+    assert (done.status, done.err) == (0, "1 detached job will continue in the next daemon\n"), done
 
 
 @pytest.mark.real

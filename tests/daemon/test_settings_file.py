@@ -40,9 +40,9 @@ def reload(request: pytest.FixtureRequest) -> Callable[[RunningDaemon], None]:
 
 
 def test_settings_that_are_not_there_are_not_said_to_be_read(daemon: RunningDaemon) -> None:
-    assert daemon.ctl("daemon", "reload").out.startswith(f"there is no {daemon.config}")
+    assert daemon.ctl("daemon", "reload").out.startswith(f"using default settings: {daemon.config} does not exist")
     daemon.settings("")
-    assert daemon.ctl("daemon", "reload").out == f"the settings were read again from {daemon.config}\n"
+    assert daemon.ctl("daemon", "reload").out == f"reloaded the settings from {daemon.config}\n"
 
 
 def test_new_settings_apply(daemon: RunningDaemon, reload: Callable[[RunningDaemon], None]) -> None:

@@ -99,9 +99,9 @@ class TestForce:
             daemon.signal(signal.SIGCONT)  # so that it can be ended
 
     def test_one_that_does_not_answer_is_ended(self, stopped: RunningDaemon) -> None:
-        assert stopped.ctl("daemon", "stop", "--force").out == "whisperd has ended\n"
+        assert stopped.ctl("daemon", "stop", "--force").out == "whisperd has stopped\n"
         assert stopped.wait() == -signal.SIGKILL
-        assert stopped.ctl("daemon", "stop", "--force").out == "no whisperd runs\n"
+        assert stopped.ctl("daemon", "stop", "--force").out == "whisperd is not running\n"
 
     def test_its_log_is_shown_at_once(self, stopped: RunningDaemon) -> None:
         log = str(state(stopped) / "daemon.log")

@@ -71,7 +71,7 @@ def test_upgraded_used_and_taken_back(daemon: RunningDaemon, wheels: Path, toy: 
     (answer,) = daemon.ctl("--json", "natives", "upgrade").json  # of all: a list in any case
     assert (answer["name"], answer["changed"]) == (NAME, False)
     back = daemon.ctl("natives", "rollback", NAME)
-    assert f"{NAME} 2.1 is used again" in back.out
+    assert f"{NAME} is rolled back to 2.1" in back.out
     assert described(daemon) == {"installed": ["2.1", "2.2"], "current": "2.1", "previous": "2.2"}
     gone = daemon.ctl("--json", "natives", "remove", NAME, "--version", "2.2")
     assert gone.json["removed"] == ["2.2"]

@@ -26,16 +26,16 @@ def test_the_whole_way(user: User) -> None:
     before = files_below(user.home)
     done = user.ctl("daemon", "install")
     assert (done.status, done.err) == (0, "")
-    assert done.out.splitlines()[0] == "whisperd is a service of systemd, and runs"
+    assert done.out.splitlines()[0] == "whisperd is installed as a service of systemd and running"
     status = user.ctl("daemon", "status", "--json", "--no-start").json
     assert (status["service"], status["socket"]) == ("systemd", str(user.socket))
     assert str(status["pid"]) == (user.stand_in / "main_pid").read_text()
 
     done = user.ctl("daemon", "uninstall")
     assert (done.status, done.err) == (0, "")
-    assert done.out.splitlines()[0] == "whisperd is no service any more"
-    told = done.out.partition("these stay until you delete them:\n")[2]
-    assert "  texts, jobs, runtimes and log: " in told and "  settings: " not in told  # none were written
+    assert done.out.splitlines()[0] == "whisperd is no longer a service"
+    told = done.out.partition("your data stays until you delete it:\n")[2]
+    assert "  transcripts, jobs, runtimes and log: " in told and "  settings: " not in told  # none were written
     assert not user.socket.exists()
     state = {one for one in files_below(user.home) if one.startswith(".local/")}
     assert files_below(user.home) - state == before
@@ -55,7 +55,7 @@ def test_twice_is_harmless(user: User) -> None:
 
     assert len(user.ctl("daemon", "uninstall", "--json").json["removed"]) == 2
     again = user.ctl("daemon", "uninstall")
-    assert (again.status, again.out) == (0, "whisperd was no service\n")
+    assert (again.status, again.out) == (0, "whisperd was not installed as a service\n")
 
 
 def test_what_it_would_do(user: User) -> None:
@@ -111,10 +111,10 @@ def test_a_daemon_that_was_started_by_hand_makes_way(user: User) -> None:
 def test_start_stop_and_restart_go_through_the_manager(user: User) -> None:
     user.ctl("daemon", "install")
     first = user.ctl("daemon", "status", "--json").json["pid"]
-    assert user.ctl("daemon", "stop").out == "whisperd has ended\n"
+    assert user.ctl("daemon", "stop").out == "whisperd has stopped\n"
     assert not user.socket.exists()
     assert user.ctl("daemon", "status", "--no-start").status == 3
-    assert user.ctl("daemon", "stop").out == "no whisperd runs\n"
+    assert user.ctl("daemon", "stop").out == "whisperd is not running\n"
     started = user.ctl("daemon", "start", "--json").json
     assert (started["service"], started["pid"] != first) == ("systemd", True)
     assert user.ctl("daemon", "start", "--json").json["pid"] == started["pid"]
@@ -200,7 +200,7 @@ def test_a_manager_that_fails_is_no_reason_to_have_no_daemon(user: User) -> None
     done = user.ctl("daemon", "start", "--json")
     assert (done.status, done.json["error"]["code"]) == (1, "service.failed")
     assert user.ctl("daemon", "status", "--json", "--no-start").json["service"] is None
-    assert user.ctl("daemon", "stop").out == "whisperd has ended\n"
+    assert user.ctl("daemon", "stop").out == "whisperd has stopped\n"
     assert not user.socket.exists()
 
 

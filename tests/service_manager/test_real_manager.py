@@ -76,9 +76,9 @@ def run(user: User) -> Iterator[Run]:
 def test_the_lines_of_the_page(run: Run, user: User) -> None:
     done = run("\n".join(f"set -x\n{block}" for block in blocks()))
     assert done.status == 0, done
-    assert "whisperd is a service of systemd, and runs" in done.out
+    assert "whisperd is installed as a service of systemd and running" in done.out
     assert "whisperd.service - whisperd, speech to text" in done.out
-    assert "whisperd is no service any more" in done.out
+    assert "whisperd is no longer a service" in done.out
     assert not list(user.units.glob("whisperd.s*[!d]"))
 
 
@@ -118,7 +118,7 @@ def test_what_the_manager_does(run: Run, toy: Callable[..., str], tmp_path: Path
         "installed twice, one daemon",
         "transcribe 1.00 s",
         "started again after a crash",
-        "whisperd has ended",
+        "whisperd has stopped",
         "not reached",
         "started by a client through the manager",
         "a wrong file is refused",

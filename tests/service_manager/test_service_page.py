@@ -29,11 +29,11 @@ def test_the_lines_of_the_page(user: User) -> None:
         assert done.status == 0, f"{block}\n{done}"
         said[block] = done.out
     everything = "\n".join(said.values())
-    assert "whisperd is a service of systemd, and runs" in everything
+    assert "whisperd is installed as a service of systemd and running" in everything
     assert "service  of systemd" in everything
     assert "ListenStream=%t/whisperd/daemon.sock" in everything
-    assert "whisperd has ended" in everything
-    assert "whisperd is no service any more" in everything
+    assert "whisperd has stopped" in everything
+    assert "whisperd is no longer a service" in everything
     assert "#!/sbin/openrc-run" in everything
     assert 'whisperd_jobs_total{status="completed"} 0' in (user.home / "metrics/whisperd.prom").read_text()
     drop_in = user.units / "whisperd.service.d" / "offline.conf"

@@ -108,10 +108,10 @@ def test_what_is_done_is_done_again_if_asked_for(
     client.watch.scan(str(inbox))
     status, out, err = ctl("edit", str(inbox), "--output", "srt")
     assert (status, out) == (0, f"the watch of {inbox} is changed\n")
-    assert "What is done keeps its texts" in err and f"`whisperctl watch retry {inbox} --all`" in err
+    assert "The texts of finished recordings stay" in err and f"`whisperctl watch retry {inbox} --all`" in err
     assert ctl("edit", str(inbox), "--no-notify")[2] == ""
-    assert ctl("retry", str(inbox)) == (0, "0 files are tried again\n", "")
-    assert ctl("retry", str(inbox), "--all") == (0, "1 file is tried again\n", "")
+    assert ctl("retry", str(inbox)) == (0, "retrying 0 files\n", "")
+    assert ctl("retry", str(inbox), "--all") == (0, "retrying 1 file\n", "")
     finish(client, inbox, "done", 3)
     assert "transcribe 1.00 s" in (inbox / "a.en.srt").read_text()
     assert not (inbox / "a.en.txt").exists(), "what nobody has changed is replaced"

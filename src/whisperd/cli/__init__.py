@@ -1,5 +1,5 @@
-"""whisperctl, the thin client for people: parses a command line, asks the daemon, prints the answer.
+"""whisperctl, the command line client: parses arguments, asks the daemon, prints the answer.
 
-Imports `client` and `rpc`, each command's module when it is called, and nothing heavy at all; what a command
-needs of another room (`doctor`, `service_manager`, the settings) it imports itself when it runs.
+Imports `client` and `rpc`, each command's module only when it is called, and nothing heavy; a command that
+needs another room (`doctor`, `service_manager`, the settings) imports it when it runs.
 """

@@ -1,4 +1,4 @@
-"""The program `whisperctl` from its first line: Ctrl-C ends it while it is imported as it does later."""
+"""The entry point of `whisperctl`: Ctrl-C during its imports ends it as quietly as later on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def main() -> None:
 
         run()
     except KeyboardInterrupt:
-        sys.exit(130)  # exit_status.INTERRUPTED, which may not be imported yet
+        sys.exit(130)  # exit_status.INTERRUPTED; that module may not be imported yet
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Ages and moments on the command line: `90s`, `12h`, `30d`, `2026-03-01`."""
+"""Ages and points in time on the command line: `90s`, `12h`, `30d`, `2026-03-01`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["age_s", "since"]
 
 
 def age_s(text: str) -> float:
-    """An age in seconds: `30d`, `1h30m`."""
+    """Return an age such as `30d` or `1h30m` in seconds."""
     if (seconds := parsed_duration(text)) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not an age such as 90s, 12h or 30d")
     return seconds
 
 
 def since(text: str) -> str:
-    """A moment (RFC 3339): so long ago, or a date by the clock of this computer."""
+    """Return a point in time (RFC 3339) from an age or from a date in local time."""
     from datetime import datetime
 
     from whisperd.clock import rfc3339_ago, to_rfc3339

@@ -1,4 +1,4 @@
-"""What the commands share: connecting, showing downloads, doing one thing to several names."""
+"""Helpers that the commands share: connecting, progress of downloads, requests for several names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from whisperd._version import __version__
 from whisperd.cli import exit_status
-from whisperd.cli.output import Progress, duration, print_error, print_json, printable, say
+from whisperd.cli.output import Progress, duration, print_error, print_json, print_notice, printable
 from whisperd.client import Client, connect
 from whisperd.quantities import size
 from whisperd.rpc.errors import WhisperdError
@@ -25,35 +25,35 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_names",
-    "agree_to_download",
     "call_with_progress",
     "confirm",
+    "confirm_download",
     "connect_as",
     "for_each",
-    "is_agreed",
     "is_refused",
     "model_warnings",
+    "print_damage",
+    "print_unless_quiet",
+    "print_warnings",
     "progress_of",
-    "say_warnings",
     "show_answers",
     "show_download",
-    "tell",
-    "tell_damage",
+    "user_agrees",
 ]
 
 
 def add_names(parser: Parser, what: str) -> None:
-    """For verbs that take one name or several; `what` says of what."""
+    """Add the argument of a verb that takes one name or several; `what` is its help."""
     parser.add_argument("names", nargs="+", metavar="NAME", help=what)
 
 
 def connect_as(
     options: argparse.Namespace, *, start: bool = True, has_profile: bool = False, is_last_call: bool = False
 ) -> Client:
-    """A client as the options of every command ask for it.
+    """Return a client for the common options.
 
-    `WHISPERD_PROFILE` counts only for a command that `has_profile`: no other should fail because of it.
-    With `is_last_call`, for a daemon that is about to end, nothing is said of its version.
+    `WHISPERD_PROFILE` applies only to a command that `has_profile`: no other should fail because of it.
+    `is_last_call`, for a daemon that is about to end, omits the warning about its version.
 
     Raises `CannotConnect`, or `profile.unknown`.
     """
@@ -65,12 +65,12 @@ def connect_as(
             raise
         raise exit_status.CannotConnect(error.code, error.message, error.fix, error.data) from error
     if not (is_last_call or options.quiet or options.json):
-        _tell_version(client)
+        _warn_of_other_version(client)
     return client
 
 
 def _connected(options: argparse.Namespace, profile: str | None, *, start: bool) -> Client:
-    """A client. On a terminal it is said where a daemon has to be started first, which may take seconds."""
+    """Connect. If a daemon must be started first, which may take seconds, show that as progress."""
     try:
         return connect(options.socket, start=False, profile=profile)
     except WhisperdError as error:
@@ -85,7 +85,7 @@ def _connected(options: argparse.Namespace, profile: str | None, *, start: bool)
 
 
 def progress_of(options: argparse.Namespace) -> Progress:
-    """Where progress is shown, if at all."""
+    """Return a progress line that respects `--quiet`, `--json` and `--verbose`."""
     return Progress(quiet=options.quiet or options.json, verbose=options.verbose)
 
 
@@ -98,11 +98,11 @@ def for_each(
     key: str = "name",
     is_list: bool = False,
 ) -> int:
-    """Ask for each name, go on after a failure, and show the answers; returns the exit status.
+    """Send a request for each name, continuing after a failure; show the answers; return the exit status.
 
-    The names are those of `add_names`, unless others are given. `show` puts into words what was done, which
-    `--quiet` leaves unsaid, or prints it itself. Under `--json` one name is answered with a map, several,
-    or a list that the user did not write (`is_list`), with an array of maps; `key` is what names them.
+    The names are those of `add_names`, unless others are given. `show` returns a confirmation, which
+    `--quiet` omits, or prints the answer itself. With `--json`, one name is answered with an object; several,
+    or a list that the user did not write (`is_list`), with an array; `key` is the field with the name.
     """
     names = options.names if names is None else names
     answers: list[Map] = []
@@ -129,7 +129,7 @@ def show_answers(
     *,
     key: str = "name",
 ) -> int:
-    """As `for_each`, where one request was answered for all names: for one that failed, with its `error`."""
+    """Show the answers to one request for several names, as `for_each` does; a failed one has its `error`."""
     statuses = [_show_answer(options, answer, show, key) for answer in answers]
     if options.json:
         print_json(answers)
@@ -139,14 +139,14 @@ def show_answers(
 def _show_answer(
     options: argparse.Namespace, answer: Map, show: Callable[[Map], str | None], key: str
 ) -> int:
-    """Show the answer for one name; returns its exit status."""
+    """Show the answer for one name; return its exit status."""
     if answer.keys() == {key, "error"}:
         error = WhisperdError.from_wire(answer["error"])
         if not options.json:
             print_error(error, subject=answer[key])
         return exit_status.status_of(error)
     if not options.json and (words := show(answer)):
-        tell(options, words)
+        print_unless_quiet(options, words)
     return exit_status.FAILED if answer.get("ok") is False else exit_status.DONE
 
 
@@ -159,7 +159,7 @@ def call_with_progress(
     show: Callable[[Progress, Map], None] | None = None,
     **params: Any,
 ) -> Map:
-    """Ask for something that downloads, and show how far it is. `show` shows an event."""
+    """Send a request that may download, with progress. `show` displays an event."""
     progress, show = progress_of(options), show or show_download
     try:
         answer: Map = client.request_with_events(
@@ -175,9 +175,9 @@ def show_download(progress: Progress, event: Map) -> None:
     if event["type"] not in ("native.progress", "model.progress"):
         return
     name, done, total = event["name"], event["done"], event["total"]
-    _tell_in_a_pipe(progress, event)
+    _log_milestones(progress, event)
     if event["detail"] == "building":
-        details = event["file"] or ""  # what it counts are steps
+        details = event["file"] or ""  # its counts are steps, not bytes
     elif total:
         details = f"{size(done)} of {size(total)}"
     else:
@@ -189,8 +189,8 @@ def show_download(progress: Progress, event: Map) -> None:
     progress.show(f"{event['detail'].capitalize()} {name}", 100 * done / total if total else None, details)
 
 
-def _tell_in_a_pipe(progress: Progress, event: Map) -> None:
-    """What takes long is said when it begins, and a download when it has ended."""
+def _log_milestones(progress: Progress, event: Map) -> None:
+    """In a pipe, print a line when something long begins, and when a download has ended."""
     name, detail, total = printable(event["name"]), event["detail"], event["total"]
     if detail not in ("waiting", "downloading", "retrying") or event["done"] == total:
         progress.end(f"downloading {name}", f"{name} is downloaded")
@@ -199,42 +199,44 @@ def _tell_in_a_pipe(progress: Progress, event: Map) -> None:
         progress.begin(f"{detail} {name}", f"{detail.capitalize()} {name}{much} ...")
 
 
-def agree_to_download(
+def confirm_download(
     options: argparse.Namespace, warnings: Sequence[Map], *, is_to_be_loaded: bool = False
 ) -> None:
-    """Say what speaks against a download. A person at a terminal is asked; whoever else it is, goes on.
+    """Print the warnings about a download, and on a terminal ask whether to continue.
 
-    With `is_to_be_loaded`, nothing is said of what cannot be loaded here: it is refused in the same words
-    before anything of it is downloaded. Raises `download.declined`.
+    With `is_to_be_loaded`, skip this for a model that cannot be loaded here: the daemon refuses it with the
+    same message before anything is downloaded. Raises `download.declined`.
     """
     if is_to_be_loaded and is_refused(warnings):
         return
-    say_warnings(options, warnings)
+    print_warnings(options, warnings)
     much = sum(warning["data"].get("download") or 0 for warning in warnings)
-    if warnings and not is_agreed(options, f"Download {size(much)} all the same?"):
+    if warnings and not user_agrees(options, f"Download {size(much)} anyway?"):
         raise WhisperdError(
-            "download.declined", "Nothing was downloaded.", "`whisperctl models recommend` shows what fits."
+            "download.declined",
+            "Nothing was downloaded.",
+            "`whisperctl models recommend` shows the models that fit.",
         )
 
 
-def is_agreed(options: argparse.Namespace, question: str) -> bool:
-    """What a person at a terminal says to a question. Whoever else it is, is not asked, and agrees."""
+def user_agrees(options: argparse.Namespace, question: str) -> bool:
+    """Ask the user at a terminal; without a terminal, do not ask and return True."""
     is_at_terminal = all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
     if options.quiet or options.json or not is_at_terminal:
         return True
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    with suppress(OSError):  # the terminal may be gone
+    with suppress(OSError):  # the terminal may be closed
         return sys.stdin.readline().strip().lower() in ("y", "yes")
     return False
 
 
 def is_refused(warnings: Sequence[Map]) -> bool:
-    """Whether what they speak of cannot be loaded on this computer."""
+    """Whether a model with these warnings cannot be loaded on this computer."""
     return not all(warning["data"]["loadable"] for warning in warnings)
 
 
-def say_warnings(options: argparse.Namespace, warnings: Sequence[Map]) -> None:
-    """Say what speaks against something. Under `--json` the answer has it."""
+def print_warnings(options: argparse.Namespace, warnings: Sequence[Map]) -> None:
+    """Print warnings to standard error. With `--json` they are part of the answer."""
     if options.quiet or options.json:
         return
     for warning in warnings:
@@ -242,7 +244,7 @@ def say_warnings(options: argparse.Namespace, warnings: Sequence[Map]) -> None:
 
 
 def model_warnings(client: Client, name: str | os.PathLike[str]) -> list[Map]:
-    """What speaks against downloading a model. One that is not known has no warnings."""
+    """Return the warnings about downloading a model. An unknown model has none."""
     try:
         return list(client.models.show(name)["warnings"])
     except WhisperdError as error:
@@ -252,30 +254,32 @@ def model_warnings(client: Client, name: str | os.PathLike[str]) -> list[Map]:
 
 
 def confirm(options: argparse.Namespace, document: object, *lines: str) -> None:
-    """Say that something was done: as JSON, in words, or not at all."""
+    """Confirm that something was done: as JSON, in words, or with `--quiet` not at all."""
     if options.json:
         print_json(document)
     for line in lines:
-        tell(options, line)
+        print_unless_quiet(options, line)
 
 
-def tell(options: argparse.Namespace, text: str) -> None:
-    """Say a line on standard output, unless it is to be quiet or to have one JSON document."""
+def print_unless_quiet(options: argparse.Namespace, text: str) -> None:
+    """Print a line to standard output, unless `--quiet` or `--json` is given."""
     if not (options.quiet or options.json):
         print(printable(text), flush=True)
 
 
-def tell_damage(name: str, damage: Sequence[str], fix: str) -> None:
-    """Print what is damaged of something whose bytes were compared, and how that is mended."""
+def print_damage(name: str, damage: Sequence[str], fix: str) -> None:
+    """Print the damaged files of something that was verified, and the fix."""
     print(f"{printable(name)}: damaged")
     for line in damage:
         print(f"  {printable(line)}")
     print(f"  {printable(fix)}")
 
 
-def _tell_version(client: Client) -> None:
-    """After an upgrade, the old daemon may go on running for weeks."""
+def _warn_of_other_version(client: Client) -> None:
+    """Warn if the daemon has another version: after an upgrade, the old one may keep running for weeks."""
     version = str(client.server.get("version", __version__))
     if version != __version__:
-        say(f"whisperctl: The daemon is of version {printable(version)}, and this is {__version__}.")
-        say("  `whisperctl daemon restart` makes it this one.")
+        print_notice(
+            f"whisperctl: The daemon has version {printable(version)}, but whisperctl has {__version__}."
+        )
+        print_notice("  Run `whisperctl daemon restart` to update it.")

@@ -1,9 +1,9 @@
-"""What a shell offers when Tab is pressed.
+"""Shell completion.
 
-The scripts in `shells/` ask `whisperctl __complete WORD...` for it: the words of the command line, of which
-the last is the one that is being written. The answer's first line is `files`, `folders` or `words`, the
-others are the words that it may become, each with what it is behind a tab. Nothing is ever said of what went
-wrong, and no daemon is started: where none runs, no names are known.
+The scripts in `shells/` call `whisperctl __complete WORD...` with the words of the command line, the last of
+which is being typed. The first line of the answer is `files`, `folders` or `words`; the others are the
+completions, each followed by a tab and a description. Errors are never printed, and no daemon is started: if
+none is running, no names are offered.
 """
 
 from __future__ import annotations
@@ -16,53 +16,53 @@ from itertools import pairwise
 from threading import Thread
 from typing import Any, Final, Literal, NamedTuple
 
-from whisperd.cli.parser import Parser, several
+from whisperd.cli.parser import Parser, comma_separated
 from whisperd.rpc.errors import WhisperdError
 
 __all__ = ["Names", "Offer", "Word", "offer", "print_offer"]
 
 Kind = Literal["words", "files", "folders"]
 Names = Callable[[str], Iterable["Word"]]
-"""The names that there are of a noun, such as `runtimes`."""
+"""Returns the existing names of a noun, such as `runtimes`."""
 
 KIND_OF: Final[dict[str, Kind]] = {"FILE": "files", "PATH": "files", "DIR": "folders", "FOLDER": "folders"}
-"""By what stands for an argument in the help."""
+"""What to complete for a metavar."""
 NOUN_OF: Final = {"--runtime": "runtimes", "--profile": "profiles", "--model": "models", "MODEL": "models"}
-"""By an option or by what stands for an argument."""
-NAMES_OF_ITS_OWN: Final = ("NAME", "ID", "FOLDER")
-"""What stands for a name of the command's own noun."""
-MAKERS: Final = ("create", "add", "import")
-"""What is named behind these is not there yet."""
+"""The noun to complete for an option or a metavar."""
+OWN_NAMES: Final = ("NAME", "ID", "FOLDER")
+"""Metavars that stand for a name of the command's own noun."""
+CREATING_VERBS: Final = ("create", "add", "import")
+"""Verbs whose name does not exist yet."""
 STATUSES_FOR: Final = {
     "cancel": ("queued", "running"),
     "retry": ("failed", "cancelled"),
     "result": ("completed",),
     "clear": ("completed", "failed", "cancelled"),
 }
-"""Which jobs a verb is for."""
+"""The statuses of the jobs that a verb applies to."""
 
 PATIENCE_S: Final = 2.0
-"""How long a daemon may take to tell its names."""
+"""How long to wait for the daemon's names."""
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class Word(NamedTuple):
-    """What a word may become."""
+    """A completion."""
 
     text: str
     summary: str = ""
 
 
 class Offer(NamedTuple):
-    """What the shell shows: names of files or folders of its own, or these words."""
+    """What the shell offers: file names, folder names, or these words."""
 
     words: Sequence[Word] = ()
     kind: Kind = "words"
 
 
 def offer(parser: Parser, words: Sequence[str], names: Names) -> Offer:
-    """What the last of the words of a command line may become; `parser` is that of the whole program."""
+    """Return the completions of the last word of a command line; `parser` is that of the whole program."""
     *before, current = words or ("",)
     place = _walk(parser, before)
     if place.option is not None:
@@ -70,40 +70,40 @@ def offer(parser: Parser, words: Sequence[str], names: Names) -> Offer:
     if current.startswith("-") and not place.has_only_names:
         name, equals, value = current.partition("=")
         if not equals:
-            return Offer(_beginning(_options(place.parser), current))
+            return Offer(_matching(_options(place.parser), current))
         found = _value(place.parser, _option(place.parser, name), value, names)
         return found._replace(words=[one._replace(text=f"{name}={one.text}") for one in found.words])
     if place.parser.commands:
-        return Offer(_beginning((Word(*one) for one in place.parser.commands.items()), current))
+        return Offer(_matching((Word(*one) for one in place.parser.commands.items()), current))
     return _value(place.parser, _argument(place.parser, place.arguments), current, names)
 
 
 def print_offer(parser: Parser, words: Sequence[str]) -> None:
-    """Answer a shell."""
-    socket = next((value for name, value in pairwise(_apart(words)) if name == "--socket"), None)
+    """Print the answer for a shell."""
+    socket = next((value for name, value in pairwise(_split_values(words)) if name == "--socket"), None)
     found = offer(parser, words, partial(_known_names, socket))
     print(found.kind)
     for one in found.words:
-        if not _CONTROL.search(one.text):  # else it cannot be offered in a line
+        if not _CONTROL.search(one.text):  # else it does not fit on a line
             print(one.text, _CONTROL.sub(" ", one.summary), sep="\t")
 
 
-def _apart(words: Sequence[str]) -> list[str]:
-    """With the values of options as words of their own."""
+def _split_values(words: Sequence[str]) -> list[str]:
+    """Return the words with the values of `--name=value` as separate words."""
     return [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
 
 
 class _Place(NamedTuple):
-    """Where in a command line one is."""
+    """A position in a command line."""
 
     parser: Parser
-    """That of the command."""
+    """The command's parser."""
     arguments: int = 0
-    """How many it has been given."""
+    """How many positional arguments precede this position."""
     option: argparse.Action | None = None
-    """That whose value comes next."""
+    """The option whose value comes next."""
     has_only_names: bool = False
-    """Whether nothing is an option from here on."""
+    """Whether `--` precedes this position, so that no option follows."""
 
 
 def _walk(parser: Parser, words: Sequence[str]) -> _Place:
@@ -138,13 +138,13 @@ def _option(parser: Parser, name: str) -> argparse.Action | None:
 
 
 def _valued(parser: Parser, word: str) -> argparse.Action | None:
-    """The option that a word is, if the next word is its value."""
+    """Return the option that a word is, if the next word is its value."""
     action = None if "=" in word else _option(parser, word)
     return action if action is not None and action.nargs != 0 else None
 
 
 def _argument(parser: Parser, place: int) -> argparse.Action | None:
-    """Where a name belongs that has so many before it: the last argument may take any number of them."""
+    """Return the positional argument at a place; the last one may take any number of words."""
     own = [action for action in parser.arguments if not action.option_strings]
     if place < len(own):
         return own[place]
@@ -155,49 +155,49 @@ def _value(parser: Parser, action: argparse.Action | None, current: str, names: 
     if action is None:
         return Offer()
     if action.choices is not None:
-        made = current[: current.rfind(",") + 1] if action.type is several else ""
-        return Offer(_beginning((Word(f"{made}{one}") for one in action.choices), current))
+        made = current[: current.rfind(",") + 1] if action.type is comma_separated else ""
+        return Offer(_matching((Word(f"{made}{one}") for one in action.choices), current))
     noun, verb = [*parser.prog.split(), "", ""][1:3]
-    standing = str(action.metavar)
-    is_watched = noun == "watch" and not action.option_strings and verb not in MAKERS
-    if standing in KIND_OF and not is_watched:
-        return Offer(kind=KIND_OF[standing])
+    metavar = str(action.metavar)
+    is_watched = noun == "watch" and not action.option_strings and verb not in CREATING_VERBS
+    if metavar in KIND_OF and not is_watched:
+        return Offer(kind=KIND_OF[metavar])
     by_option = next((NOUN_OF[name] for name in action.option_strings if name in NOUN_OF), None)
-    if by_option or standing in NOUN_OF:
-        noun = by_option or NOUN_OF[standing]
-    elif action.option_strings or verb in MAKERS or standing not in NAMES_OF_ITS_OWN:
+    if by_option or metavar in NOUN_OF:
+        noun = by_option or NOUN_OF[metavar]
+    elif action.option_strings or verb in CREATING_VERBS or metavar not in OWN_NAMES:
         return Offer()
     elif (noun, verb) == ("models", "pull"):
         noun = "available"
     found = names(noun)
     if noun == "jobs" and verb in STATUSES_FOR:
         found = [one for one in found if one.summary in STATUSES_FOR[verb]]
-    offered = _beginning(found, current)
-    # A folder may be written in other ways, such as with ~.
+    offered = _matching(found, current)
+    # The folder may be typed in another form, such as with ~.
     return Offer(offered, "folders" if noun == "watch" and current and not offered else "words")
 
 
-def _beginning(words: Iterable[Word], current: str) -> Sequence[Word]:
+def _matching(words: Iterable[Word], current: str) -> Sequence[Word]:
     return [one for one in words if one.text.startswith(current)]
 
 
 def _known_names(socket: str | None, noun: str) -> Iterable[Word]:
-    """Asked of the daemon that runs, if one does. The shell waits for it, so not for long."""
+    """Ask a running daemon for names, but not for long: the shell is waiting."""
     found: list[Word] = []
-    asking = Thread(target=lambda: found.extend(_asked(socket, noun)), daemon=True)
+    asking = Thread(target=lambda: found.extend(_names_from_daemon(socket, noun)), daemon=True)
     asking.start()
     asking.join(PATIENCE_S)
     return found
 
 
-def _asked(socket: str | None, noun: str) -> list[Word]:
+def _names_from_daemon(socket: str | None, noun: str) -> list[Word]:
     from argparse import Namespace
 
     from whisperd.cli import service
     from whisperd.client import connect
 
     ask, key, summary = _ASK.get(noun, (None, "", ""))
-    if ask is None or service.is_stopped(Namespace(socket=socket)):  # who connects would start it
+    if ask is None or service.is_stopped(Namespace(socket=socket)):  # connecting would start it
         return []
     try:
         with connect(socket, start=False, profile="") as client:
@@ -215,4 +215,4 @@ _ASK: Final[dict[str, tuple[Callable[[Any], list[dict[str, Any]]], str, str]]] =
     "jobs": (lambda client: client.jobs.list()[::-1], "id", "status"),
     "watch": (lambda client: client.watch.list(), "path", "status"),
 }
-"""For each noun: how the daemon is asked, by what things are known, and what says more of them."""
+"""For each noun: the request, the field with the name, and the field with the description."""

@@ -1,4 +1,4 @@
-"""What the exit status says (docs/interface.md)."""
+"""Exit statuses, and which error code has which (docs/interface.md)."""
 
 from __future__ import annotations
 
@@ -105,15 +105,15 @@ CODES = {
         "watch.stale",
     ),
 }
-"""By exit status, the codes that have one of their own (docs/interface.md)."""
+"""The error codes of each exit status other than `FAILED` (docs/interface.md)."""
 
 
 class CannotConnect(WhisperdError):
-    """The daemon cannot be reached or started, for whatever reason its code names."""
+    """The daemon cannot be reached or started, for the reason that its code gives."""
 
 
 def status_of(error: WhisperdError) -> int:
-    """The exit status for an error."""
+    """Return the exit status for an error."""
     if is_unreachable(error):
         return UNREACHABLE
     if error.code.startswith("usage."):
@@ -122,12 +122,12 @@ def status_of(error: WhisperdError) -> int:
 
 
 def is_unreachable(error: WhisperdError) -> bool:
-    """Whether there is no daemon to ask any more."""
+    """Whether no further request can reach a daemon."""
     return isinstance(error, CannotConnect) or error.code in CODES[UNREACHABLE]
 
 
 def of_several(statuses: list[int]) -> int:
-    """The exit status of a command over several things: what the only one says, else whether any failed."""
+    """Return the exit status of a command over several things: that of a single one, else 1 if any failed."""
     if len(statuses) == 1:
         return statuses[0]
     return FAILED if any(statuses) else DONE

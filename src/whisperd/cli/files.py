@@ -1,4 +1,4 @@
-"""The files that a command writes: never a part of one, never one that was there, unless told to."""
+"""Output files of commands: never written in part, never replacing an existing file without permission."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ EXTENSIONS = {
     "lrc": "lrc",
     "md": "md",
 }
-"""By format, what its files are called."""
+"""File name extensions by format."""
 OF_JSON = ("json", "verbose_json")
-"""Formats of which the document that `--json` prints has all."""
+"""Formats whose content is part of the document that `--json` prints."""
 
 
 def format_of(target: str | None, *, otherwise: str | None = None) -> str:
-    """The format that the name of a file stands for; text without an extension.
+    """Return the format for a file name; text if it has no extension.
 
-    Raises `usage.invalid` of an extension that stands for none, unless it is `otherwise` then.
+    An unknown extension is `otherwise`, or without that raises `usage.invalid`.
     """
     extension = os.path.splitext(target or "")[1].lower().removeprefix(".")
     if not extension:
@@ -52,13 +52,13 @@ def format_of(target: str | None, *, otherwise: str | None = None) -> str:
     found = next((name for name, known in EXTENSIONS.items() if known == extension), otherwise)
     if found is None:
         known = ", ".join(f".{one}" for one in dict.fromkeys(EXTENSIONS.values()))
-        fix = f"End its name with one of {known}, or name the format, such as --format text"
-        raise usage_error(f"There is no format for a file that ends in .{extension}", fix)
+        fix = f"Use one of the extensions {known}, or pass the format, such as --format text"
+        raise usage_error(f"No format has the file name extension .{extension}", fix)
     return found
 
 
 def matching(names: Iterable[str], platform: str = sys.platform) -> list[str]:
-    """The names; in place of a pattern the files that fit, where shells leave that to programs."""
+    """Return the names; on Windows, where shells do not expand patterns, expand them."""
     if platform != "win32":
         return list(names)
     from glob import glob
@@ -68,8 +68,8 @@ def matching(names: Iterable[str], platform: str = sys.platform) -> list[str]:
 
 
 def targets_in(folder: str, inputs: Sequence[str], formats: Sequence[str]) -> list[dict[str, str]]:
-    """The files in a folder for each input, by format. Raises `usage.invalid` if two would be one."""
-    sources: dict[str, tuple[str, str]] = {}  # the input, and what is said of it
+    """Return the files in a folder for each input, by format. Raises `usage.invalid` if two would collide."""
+    sources: dict[str, tuple[str, str]] = {}  # by target: the input, and its description
     found: list[dict[str, str]] = []
     for name in inputs:
         stem = "stdin" if name == "-" else os.path.splitext(os.path.basename(name))[0]
@@ -77,35 +77,35 @@ def targets_in(folder: str, inputs: Sequence[str], formats: Sequence[str]) -> li
         for one, target in found[-1].items():
             source = name if len(formats) == 1 else f"{name} as {one}"
             if target in sources:
-                other, said = sources[target]
+                other, other_source = sources[target]
                 is_format = other == name and len(formats) > 1
                 raise usage_error(
-                    f"The texts of {said} and {source} would both be written to {target}",
-                    "Leave one of the formats out" if is_format else "Transcribe them into different folders",
+                    f"The texts of {other_source} and {source} would both be written to {target}",
+                    "Omit one of the formats" if is_format else "Transcribe them into different folders",
                 )
             sources[target] = name, source
     return found
 
 
 def make_folder(folder: str) -> None:
-    """Make a folder unless it is there. Raises `output.not_writable`."""
+    """Create a folder unless it exists. Raises `output.not_writable`."""
     try:
         os.makedirs(folder, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise WhisperdError(
             "output.not_writable",
-            f"{folder} cannot be written to: it is a file, or lies below one.",
-            "Name a folder; one that is not there is made.",
+            f"{folder} cannot be used as a folder: it, or a parent, is a file.",
+            "Pass a folder; it is created if it does not exist.",
         ) from error
     except OSError as error:
         raise _not_writable(folder, error.strerror or str(error)) from error
 
 
 def check_target(target: str, inputs: Iterable[str], *, overwrite: bool, is_replaced: bool = True) -> None:
-    """Whether a file may and can be written, before hours are spent on its content.
+    """Check that a file may and can be written, before hours are spent on its content.
 
-    One that is there is replaced by another in its folder, unless it is a `LineFile`. Raises `output.exists`,
-    `output.is_input` and `output.not_writable`.
+    An existing file is replaced by a new one in its folder (`is_replaced`), unless it is a `LineFile`. Raises
+    `output.exists`, `output.is_input` and `output.not_writable`.
     """
     status: os.stat_result | None = None
     try:
@@ -123,49 +123,49 @@ def check_target(target: str, inputs: Iterable[str], *, overwrite: bool, is_repl
             raise WhisperdError(
                 "output.is_input",
                 f"{target} is the recording itself.",
-                "Name another file with -o.",
+                "Pass another file with -o.",
             )
         if not overwrite:
             raise WhisperdError(
                 "output.exists",
-                f"{target} is there already.",
-                "Add --overwrite to replace it, or name another place.",
+                f"{target} already exists.",
+                "Add --overwrite to replace it, or pass another path.",
             )
     elif not os.path.isdir(folder):
-        raise _not_writable(target, f"there is no folder {folder}")
+        raise _not_writable(target, f"the folder {folder} does not exist")
     if (status is None or is_replaced) and not os.access(folder, os.W_OK | os.X_OK):
-        raise _not_writable(target, "its folder does not permit it")
+        raise _not_writable(target, "its folder is not writable")
 
 
 class LineFile:
-    """A file for lines that come one by one. Whatever is asked of it raises `output.not_writable`."""
+    """A file that is written line by line. Every method raises `output.not_writable`."""
 
     def __init__(self, target: str) -> None:
         self._target = target
-        with self._errors_told():
+        with self._errors_translated():
             self._file = open(target, "w", encoding="utf-8")  # noqa: SIM115 - `close` closes it
 
     def write(self, text: str) -> None:
-        """Add to it."""
-        with self._errors_told():
+        """Append text."""
+        with self._errors_translated():
             self._file.write(text)
 
     def flush(self) -> None:
-        """Have what was added in the file."""
-        with self._errors_told():
+        """Write buffered text to the file."""
+        with self._errors_translated():
             self._file.flush()
 
     def close(self) -> None:
-        """Nothing more comes."""
-        with self._errors_told():
+        """Close the file."""
+        with self._errors_translated():
             self._file.close()
 
     @contextmanager
-    def _errors_told(self) -> Iterator[None]:
+    def _errors_translated(self) -> Iterator[None]:
         try:
             yield
         except BrokenPipeError:
-            raise  # whoever reads it has enough, as with standard output
+            raise  # the reader has closed the pipe, as with standard output
         except OSError as error:
             raise _not_writable(self._target, error.strerror or str(error)) from error
 
@@ -184,7 +184,7 @@ def write_file(target: str, content: str) -> None:
 
 def _replace(target: str, content: str) -> None:
     part = os.path.join(os.path.dirname(target), f".whisperctl-{os.urandom(4).hex()}.part")
-    file = open(part, "x", encoding="utf-8")  # noqa: SIM115 - what was not made is not removed
+    file = open(part, "x", encoding="utf-8")  # noqa: SIM115 - if this fails, nothing is removed
     try:
         with file:
             file.write(content)

@@ -1,4 +1,4 @@
-"""Following a job: its text as it comes, its progress beside it."""
+"""Following a job: its text as it arrives, with its progress."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
     Map = dict[str, Any]
 
-__all__ = ["TextWriter", "events_of", "follow_job", "tell_warnings"]
+__all__ = ["TextWriter", "events_of", "follow_job", "print_job_warnings"]
 
 
 class TextWriter:
-    """Writes segments as lines, each once and in order, however often it is told of them."""
+    """Writes segments as lines, each once and in order, even if they are passed repeatedly."""
 
     def __init__(self, output: IO[str] | LineFile, progress: Progress) -> None:
         self._output = output
@@ -42,34 +42,34 @@ class TextWriter:
         self._output.flush()
 
     def finish(self, transcript: Transcript) -> None:
-        """Write what no event told of."""
+        """Write the segments that no event has delivered."""
         for segment in self._in_order.rest(transcript):
             self.write(segment.id, segment.text, segment.channel)
 
 
-def tell_warnings(event: Map, progress: Progress) -> None:
-    """Say what may be wrong with the text of a job that is completed."""
+def print_job_warnings(event: Map, progress: Progress) -> None:
+    """Print the warnings about the text of a completed job."""
     for warning in event["warnings"]:
         progress.clear()
         print_error(WhisperdError.from_wire(warning))
 
 
 def follow_job(client: Client, job: str, progress: Progress, output: IO[str]) -> None:
-    """Print a job's text as it comes. Raises the job's error."""
+    """Print a job's text as it arrives. Raises the job's error."""
     writer = TextWriter(output, progress)
     with closing(events_of(client, job, progress)) as events:
         for event in events:
             if event is not None and event["type"] == "transcription.segment":
                 writer.write(event["index"], event["text"], event["channel"])
             elif event is not None and event["type"] == "transcription.completed":
-                tell_warnings(event, progress)
+                print_job_warnings(event, progress)
     writer.finish(Transcript.from_wire(client.jobs.wait(job)))
 
 
 def events_of(
     client: Client, job: str, progress: Progress, deadline_s: float | None = None
 ) -> Generator[Map | None, None, None]:
-    """The events of a job; None once the deadline is past. Meanwhile its progress is shown, if to anybody."""
+    """Yield the events of a job, and None once the deadline has passed; show progress, if enabled."""
     shown: _JobProgress | None = None
     topics = PREPARATION_TOPICS if progress.is_shown else ()
     try:
@@ -86,17 +86,17 @@ def events_of(
 
 
 class _JobProgress:
-    """Shows what a job waits for, then how far it is."""
+    """Shows what a job is waiting for, then its progress."""
 
     def __init__(self, progress: Progress, job: str, runtime: Map) -> None:
         self._progress = progress
         self._job = job
         self._preparation = Preparation(runtime)
         self._has_begun = False
-        self._preparation.show(progress, {**runtime, "type": "runtime.status"})  # how far it is by now
+        self._preparation.show(progress, {**runtime, "type": "runtime.status"})  # its current state
 
     def take(self, event: Map) -> None:
-        """Show what an event says. Once the job has begun, downloads are those of others."""
+        """Show an event. Once the job has begun, downloads belong to other runtimes."""
         if event.get("id") == self._job:
             self._take_own(event)
         elif not self._has_begun:
@@ -106,10 +106,10 @@ class _JobProgress:
         match event:
             case {"type": "job.queued", "position": int(position)} if position:
                 others = "another job" if position == 1 else f"{position} other jobs"
-                self._progress.show("Waiting", None, f"beside {others}")
+                self._progress.show("Waiting", None, f"with {others}")
             case {"type": "job.started", "duration": length}:
                 self._has_begun = True
-                if length is not None:  # a file's; how far it is, is known after its first window
+                if length is not None:  # a file; its progress is known only after its first window
                     self._progress.show("Transcribing", None)
             case {"type": "transcription.progress", "done": done, "total": total, "speed": times, "eta": eta}:
                 details = f"{duration(done)} of {duration(total)}" if total else duration(done)

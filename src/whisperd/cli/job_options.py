@@ -1,4 +1,4 @@
-"""The options of a transcription on the command line. None has a default here: defaults are the daemon's."""
+"""The options of a transcription on the command line. They have no defaults here: the daemon has them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 from whisperd.cli.output import in_words
-from whisperd.cli.parser import Parser, filled, usage_error, whole_number
+from whisperd.cli.parser import Parser, non_empty, usage_error, whole_number
 from whisperd.client import model_name
 
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ __all__ = [
     "add_job_options",
     "add_unset",
     "given_options",
-    "kept_options",
     "merge_options",
     "options_in_words",
+    "stored_options",
 ]
 
 MAX_BEAMS = 16
@@ -42,13 +42,13 @@ JOB_OPTIONS = (
 
 
 def add_job_options(parser: Parser, *, live: bool = False, is_stored: bool = False) -> None:
-    """Add them; to what is spoken `live`, those of recordings do not apply. Some are for all jobs to come."""
+    """Add the options. `live` omits those for recordings; `is_stored` is for a profile or watch to store."""
     once = "model name, folder or file; for this job only if no runtime has it"
     stored = "any runtime with this model, instead of --runtime"
     parser.add_argument(
-        "--runtime", type=filled, metavar="NAME", help="name or id of a runtime (default: the default one)"
+        "--runtime", type=non_empty, metavar="NAME", help="name or id of a runtime (default: the default one)"
     )
-    parser.add_argument("--model", type=filled, metavar="NAME", help=stored if is_stored else once)
+    parser.add_argument("--model", type=non_empty, metavar="NAME", help=stored if is_stored else once)
     parser.add_argument(
         "--language",
         metavar="CODE[,CODE...]",
@@ -104,7 +104,7 @@ def add_job_options(parser: Parser, *, live: bool = False, is_stored: bool = Fal
 
 
 def add_unset(parser: Parser, *names: str, examples: str) -> None:
-    """Add what leaves kept options, and other things with a name, to their defaults again."""
+    """Add `--unset`, which resets stored options, and the other fields in `names`, to their defaults."""
     parser.add_argument(
         "--unset",
         action="append",
@@ -116,28 +116,28 @@ def add_unset(parser: Parser, *names: str, examples: str) -> None:
 
 
 def given_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Those that were given, but for the runtime and the model. Raises `usage.invalid` of both together."""
+    """Return the given options without runtime and model. Raises `usage.invalid` if both are given."""
     if options.runtime and options.model:
-        raise usage_error("--runtime and --model contradict each other", "Leave one of them out")
+        raise usage_error("--runtime and --model cannot be combined", "Omit one of them")
     values = {name: getattr(options, name, None) for name in JOB_OPTIONS}
     return {name: value for name, value in values.items() if value is not None}
 
 
-def kept_options(options: argparse.Namespace) -> Any:
-    """Those that were given for jobs to come, the model among them. Raises `usage.invalid`."""
+def stored_options(options: argparse.Namespace) -> Any:
+    """Return the given options to store, the model included. Raises `usage.invalid`."""
     model = {"model": model_name(options.model)} if options.model else {}
     return {**model, **given_options(options)}
 
 
 def merge_options(before: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """What there was before, less what is unset, and what was given; a runtime takes the place of a model."""
+    """Return the previous options without the unset ones, plus those given. A runtime replaces a model."""
     dropped = {*options.unset, *(["model"] if options.runtime else [])}
-    kept = {name: value for name, value in before.items() if name not in dropped}
-    return {**kept, **kept_options(options)}
+    remaining = {name: value for name, value in before.items() if name not in dropped}
+    return {**remaining, **stored_options(options)}
 
 
 def options_in_words(job_options: dict[str, Any]) -> str:
-    """Options as they would be given: `language de, beam_size 2`."""
+    """Return options with their values: `language de, beam_size 2`."""
     return ", ".join(f"{name} {_value(value)}" for name, value in job_options.items()) or "-"
 
 

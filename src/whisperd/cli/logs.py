@@ -1,4 +1,4 @@
-"""Reading the log file: its last lines, and what is added to it."""
+"""Reading the log file: its last lines, and new ones as they are written."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ POLL_S = 0.25
 
 
 def last_lines(path: Path, count: int) -> list[str]:
-    """The last lines of a log, the rotated one before it included where it is needed.
+    """Return the last lines of a log, including those of the previous, rotated file if needed.
 
     Raises `log.none` and `log.unreadable`.
     """
-    with _errors_told(path), _open(path) as file:
+    with _errors_translated(path), _open(path) as file:
         return _last(path, file, count)
 
 
 def follow(path: Path, count: int, output: IO[str]) -> NoReturn:
-    """Print the last lines of a log, and what is added to it, until interrupted.
+    """Print the last lines of a log, and new ones as they are written, until interrupted.
 
-    A file that is rotated is followed on. Raises like `last_lines`.
+    Follows the log across rotation. Raises like `last_lines`.
     """
-    with _errors_told(path):
+    with _errors_translated(path):
         file = _open(path)
         last = _last(path, file, count)
-    # What is added from here on is read from the same file: nothing is told twice, and nothing is lost.
+    # New lines are read from the same open file, so that none is printed twice and none is lost.
     try:
         output.write("".join(f"{line}\n" for line in last))
         while True:
@@ -43,7 +43,7 @@ def follow(path: Path, count: int, output: IO[str]) -> NoReturn:
             if text := file.read():
                 output.write(text)
             elif _was_rotated(file, path):
-                output.write(file.read())  # what was added to it just before
+                output.write(file.read())  # what was written just before the rotation
                 file.close()
                 file = _open(path)
             else:
@@ -53,18 +53,18 @@ def follow(path: Path, count: int, output: IO[str]) -> NoReturn:
 
 
 @contextmanager
-def _errors_told(path: Path) -> Iterator[None]:
+def _errors_translated(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
         raise WhisperdError(
-            "log.none", f"There is no log in {path} yet.", "Start the daemon: `whisperctl daemon start`."
+            "log.none", f"There is no log {path} yet.", "Start the daemon: `whisperctl daemon start`."
         ) from None
     except OSError as error:
         raise WhisperdError(
             "log.unreadable",
             f"The log {path} cannot be read: {error.strerror or error}.",
-            "Check the permissions of the file and of its folder.",
+            "Check the permissions of the file and its folder.",
         ) from error
 
 
@@ -73,7 +73,7 @@ def _open(path: Path) -> IO[str]:
 
 
 def _last(path: Path, file: IO[str], count: int) -> list[str]:
-    """The last lines of an open log; it is read to its end."""
+    """Read an open log to its end and return its last lines."""
     lines: deque[str] = deque(maxlen=min(count, sys.maxsize))
     with suppress(FileNotFoundError), _open(path.with_name(path.name + ".1")) as before:
         lines.extend(before)
@@ -85,5 +85,5 @@ def _was_rotated(file: IO[str], path: Path) -> bool:
     try:
         status = path.stat()
     except FileNotFoundError:
-        return False  # in between; the new one comes at once
+        return False  # during a rotation; the new file appears at once
     return status.st_size < file.tell() or status.st_ino != os.fstat(file.fileno()).st_ino

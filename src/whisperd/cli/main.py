@@ -33,7 +33,7 @@ COMMANDS = {
 }
 """Every command with its summary; each is a module of that name in `whisperd.cli.commands`."""
 COMPLETE = "__complete"
-"""What shells call to know what a command line may become."""
+"""The hidden command that shell completion scripts call."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; returns the exit status."""
+    """Run one command; return the exit status."""
     prepare_streams()
     try:
         status = _run(arguments)
@@ -50,7 +50,7 @@ def run(arguments: Sequence[str]) -> int:
         return status
     except KeyboardInterrupt:
         return exit_status.INTERRUPTED
-    except BrokenPipeError:  # whoever read us has enough, as with `| head`
+    except BrokenPipeError:  # the reader has closed the pipe, as `| head` does
         discard_output()
         return exit_status.DONE
     except OSError as error:
@@ -60,7 +60,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def program() -> Parser:
-    """The parser of `whisperctl`, with every command below it."""
+    """Return the parser of `whisperctl`, with every command below it."""
     parser = Parser("whisperctl", "speech to text on this computer, through the whisperd daemon")
     for name, summary in COMMANDS.items():
         parser.add_command(name, summary, partial(_fill, name))
@@ -109,7 +109,7 @@ def _not_written(error: OSError) -> WhisperdError:
 def _unexpected(mistake: Exception) -> WhisperdError:
     return WhisperdError(
         "internal.error",
-        f"whisperctl failed because of a mistake in itself: {mistake!r}.",
+        f"whisperctl failed because of a bug: {mistake!r}.",
         "Please report it with the lines above.",
     )
 

@@ -32,10 +32,10 @@ __all__ = [
     "print_error",
     "print_json",
     "print_line",
+    "print_notice",
     "print_problem",
     "print_table",
     "printable",
-    "say",
     "shortened",
     "table",
     "wrapped",
@@ -44,17 +44,17 @@ __all__ = [
 USUAL_COLUMNS = 80
 USUAL_LINES = 24
 LEAST_CELLS = 6
-"""What is left of a column that is made narrower."""
+"""The narrowest that a flexible column gets."""
 MAX_DIGITS = 9
-"""Of a width: thousands are more than Python reads, and as wide as that is every line."""
+"""The most digits of a width: wider than any line, and Python refuses to parse thousands of digits."""
 BAR_CELLS = 20
 LEAST_BAR_CELLS = 5
-"""A shorter one shows nothing that the percentage does not."""
+"""A shorter bar shows no more than the percentage."""
 
 
 def prepare_streams() -> None:
-    """See to it that printing never fails for want of a stream, or for a character that it cannot show."""
-    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for good
+    """Make sure that printing never fails because of a missing stream or an unencodable character."""
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - stays open
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
@@ -63,47 +63,47 @@ def prepare_streams() -> None:
 
 
 def discard_output() -> None:
-    """Nobody can take what is still to be written: let it go, so that the interpreter's end is silent."""
+    """Discard pending output that cannot be written, so that the interpreter exits silently."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
 
 
 def print_json(document: object) -> None:
-    """One JSON document on standard output."""
+    """Print one JSON document to standard output."""
     print(_json(document, indent=2))
 
 
 def print_line(document: object) -> None:
-    """One line of JSON on standard output, at once."""
+    """Print one line of JSON to standard output, and flush it."""
     print(_json(document), flush=True)
 
 
 def print_error(error: WhisperdError, *, as_json: bool = False, subject: str | None = None) -> None:
-    """What went wrong and what to do next."""
+    """Print what went wrong and how to fix it."""
     if as_json:
         print_json({"error": error.to_wire()})
         return
     prefix = f"{subject}: " if subject else ""
-    say(f"whisperctl: {printable(prefix + error.message)}")
+    print_notice(f"whisperctl: {printable(prefix + error.message)}")
     if error.fix:
-        say(f"  {printable(error.fix)}")
+        print_notice(f"  {printable(error.fix)}")
 
 
 def print_problem(problem: Map, prefix: str = "") -> None:
-    """An error that is part of an answer, and below it what to do next."""
+    """Print an error that is part of an answer, with its fix below."""
     print(printable(f"{prefix}{problem['message']}"))
     print(f"  {printable(problem['fix'])}")
 
 
-def say(line: str) -> None:
-    """A line on standard error. That nobody listens there is no reason to fail, or to end well."""
+def print_notice(line: str) -> None:
+    """Print a line to standard error. A closed standard error does not affect the exit status."""
     with suppress(OSError):
         print(line, file=sys.stderr, flush=True)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Columns as wide as they need to be."""
+    """Print a table whose columns are as wide as they need to be."""
     for line in table(header, rows):
         print(line)
 
@@ -115,10 +115,9 @@ def table(
     room: int | None = None,
     flexible: Sequence[str] = (),
 ) -> list[str]:
-    """The lines of a table, its header first.
+    """Return the lines of a table, its header first.
 
-    Where they would be wider than `room`, the widest of the `flexible` columns is made narrower, again and
-    again until they fit.
+    If they are wider than `room`, the widest of the `flexible` columns is narrowed repeatedly until they fit.
     """
     cells = [
         list(header),
@@ -140,7 +139,7 @@ def table(
 
 
 def facts(known: Sequence[tuple[str, object]]) -> list[str]:
-    """What is known of something, a label before each value; those in a list stand below each other."""
+    """Return labelled values, one per line; the values of a list are aligned below each other."""
     cells = max(len(label) for label, _ in known) + len(": ")
     return [
         f"{'' if place else label + ':':{cells}}{in_words(one)}"
@@ -150,7 +149,7 @@ def facts(known: Sequence[tuple[str, object]]) -> list[str]:
 
 
 def wrapped(text: str, width: int, *, label: str = "", cells: int = 0) -> list[str]:
-    """A text on as many lines as it takes, behind a label that has so many cells."""
+    """Return a text wrapped to a width, after a label that is padded to `cells`."""
     import textwrap
 
     return textwrap.wrap(
@@ -164,14 +163,14 @@ def wrapped(text: str, width: int, *, label: str = "", cells: int = 0) -> list[s
 
 
 def in_words(value: object) -> str:
-    """A value as a person reads it, on one line."""
+    """Return a value in readable form, on one line."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "-" if value is None else printable(str(value))
 
 
 def shortened(text: str, room: int) -> str:
-    """A text of at most so many cells of a terminal: what is too long loses its middle."""
+    """Return a text of at most this many terminal cells; a longer one loses its middle."""
     if _width(text) <= room:
         return text
     if room <= len("..."):
@@ -182,25 +181,25 @@ def shortened(text: str, room: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Text on one line that does nothing to a terminal, whatever a file name may hold."""
+    """Return text on one line without control characters, whatever a file name contains."""
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else _escaped(one) for one in text)
 
 
 def _escaped(one: str) -> str:
-    """As the daemon and shells spell it; a byte of a name that is no UTF-8, which Python has as half a pair
-    of surrogates, is that byte."""
+    """Return an escape as the daemon and shells write it. A lone surrogate, Python's form of a byte that is
+    not UTF-8, becomes that byte."""
     return f"\\x{ord(one) - 0xDC00:02x}" if "\udc80" <= one <= "\udcff" else ascii(one)[1:-1]
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
-    """How many there are: `1 job`, `2 jobs`."""
+    """Return a number with its noun: `1 job`, `2 jobs`."""
     return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as a person reads them: `1:02:03`."""
+    """Return seconds in readable form: `1:02:03`."""
     if seconds is None:
         return "-"
     minutes, rest = divmod(round(seconds), 60)
@@ -209,7 +208,7 @@ def duration(seconds: float | None) -> str:
 
 
 def ago(time: str | None, now: datetime) -> str:
-    """How long ago a moment (RFC 3339) was, as a person says it: `3 min ago`."""
+    """Return how long ago a time (RFC 3339) was: `3 min ago`."""
     from datetime import datetime
 
     if time is None:
@@ -223,14 +222,14 @@ def ago(time: str | None, now: datetime) -> str:
 
 
 def local_time(time: str) -> str:
-    """A moment (RFC 3339) by the clock of this computer."""
+    """Return a time (RFC 3339) in local time."""
     from datetime import datetime
 
     return datetime.fromisoformat(time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def columns(stream: IO[str]) -> int:
-    """How wide a stream's terminal is, or would be. `$COLUMNS` has the last word, as everywhere."""
+    """Return the width of a stream's terminal, or a default. `$COLUMNS` overrides it, as everywhere."""
     explicit = os.environ.get("COLUMNS", "")[:MAX_DIGITS]
     if explicit.isdecimal() and int(explicit):
         return int(explicit)
@@ -238,7 +237,7 @@ def columns(stream: IO[str]) -> int:
 
 
 class Repainted:
-    """Lines on a terminal that are written again in the same place."""
+    """Lines on a terminal that are redrawn in place."""
 
     def __init__(self, stream: IO[str] | None = None) -> None:
         self._stream = stream or sys.stdout
@@ -253,11 +252,11 @@ class Repainted:
 
     @property
     def room(self) -> int:
-        """How wide a line can be."""
+        """The maximum width of a line."""
         return _room(self._stream)
 
     def show(self, lines: Sequence[str]) -> None:
-        """Write these over the last ones. Those for which the terminal is not high enough are counted."""
+        """Overwrite the previous lines. If they do not all fit, the last line counts the others."""
         most = max((_terminal_size(self._stream)[1] or USUAL_LINES) - 1, 2)
         if len(lines) > most:
             lines = [*lines[: most - 1], f"... and {len(lines) - most + 1} more"]
@@ -269,7 +268,7 @@ class Repainted:
 
 
 class _Rewritten:
-    """A line on a terminal that is written again and again in the same place."""
+    """A line on a terminal that is redrawn in place."""
 
     def __init__(self, *, quiet: bool = False, stream: IO[str] | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -279,12 +278,12 @@ class _Rewritten:
         self._shown_cells = 0
 
     def _rewrite(self, line: str) -> None:
-        """Write it over the last one."""
+        """Overwrite the previous line."""
         self._write("\r" + _padded(line, min(self._shown_cells, _room(self._stream))))
         self._shown_cells = _width(line)
 
     def clear(self) -> None:
-        """Take the line away before something else is printed."""
+        """Erase the line before something else is printed."""
         if self._shown_cells:
             self._write("\r" + " " * self._shown_cells + "\r")
             self._shown_cells = 0
@@ -294,14 +293,14 @@ class _Rewritten:
             self._stream.write(text)
             self._stream.flush()
         except OSError:
-            self._mode = None  # the terminal is gone
+            self._mode = None  # the terminal is closed
 
 
 class Progress(_Rewritten):
-    """How far something is.
+    """The progress of an operation.
 
-    A pipe gets only what takes long, a line when it begins and one when it ends; with `verbose`, a line for
-    each new tenth.
+    A pipe gets a line only when something long begins and when it ends; with `verbose`, a line for each
+    tenth.
     """
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False, stream: IO[str] | None = None) -> None:
@@ -313,11 +312,11 @@ class Progress(_Rewritten):
 
     @property
     def is_shown(self) -> bool:
-        """Whether anybody gets to see it."""
+        """Whether progress is displayed at all."""
         return self._mode is not None
 
     def show(self, what: str, percent: float | None, details: str = "") -> None:
-        """Say how far something is."""
+        """Show the current progress."""
         if self._mode == "log":
             tenth = -1 if percent is None else int(percent // 10)
             if self._logged != (what, tenth):
@@ -328,23 +327,23 @@ class Progress(_Rewritten):
             self._rewrite(_beginning(printable(_line(what, percent, details, room=room)), room))
 
     def begin(self, key: str, line: str) -> None:
-        """In a pipe, say once that something begins which takes long; `key` tells it from others."""
+        """In a pipe, print once that something long begins; `key` identifies it."""
         if self._mode == "brief" and key not in self._begun:
             self._begun.add(key)
             self._write(line + "\n")
 
     def end(self, key: str, line: str) -> None:
-        """In a pipe, say that it is done, if it has begun."""
+        """In a pipe, print that it is done, if it has begun."""
         if key in self._begun:
             self._begun.remove(key)
             self._write(line + "\n")
 
 
 class Draft(_Rewritten):
-    """Text that is still being revised; nothing in a pipe."""
+    """Text that is still being revised; not shown in a pipe."""
 
     def show(self, text: str) -> None:
-        """Write it over the last one; of what is too long, its end is shown."""
+        """Overwrite the previous text; only the end of a long text is shown."""
         if self._mode is None:
             return
         line, room = printable(text), _room(self._stream)
@@ -354,7 +353,7 @@ class Draft(_Rewritten):
 
 
 def _line(what: str, percent: float | None, details: str, *, room: int = 0) -> str:
-    """How far something is, with a bar that is as long as there is room for it beside the words."""
+    """Return a progress line, with a bar as long as the rest of the line leaves room for."""
     if percent is None:
         return f"{what} ... {details}".rstrip()
     percent = min(percent, 100)
@@ -367,12 +366,12 @@ def _line(what: str, percent: float | None, details: str, *, room: int = 0) -> s
 
 
 def _room(stream: IO[str]) -> int:
-    """How wide a line can be: in the last column, some terminals go on to the next one."""
+    """Return the maximum width of a line: after the last column, some terminals move to the next line."""
     return columns(stream) - 1
 
 
 def _terminal_size(stream: IO[str]) -> tuple[int, int]:
-    """Columns and lines; zeros where they are not known."""
+    """Return columns and lines; zeros if unknown."""
     try:
         return os.get_terminal_size(stream.fileno())
     except (OSError, ValueError, AttributeError):
@@ -380,20 +379,24 @@ def _terminal_size(stream: IO[str]) -> tuple[int, int]:
 
 
 def _width(text: str) -> int:
-    """How many cells of a terminal a text takes."""
+    """Return the number of terminal cells that a text takes."""
     return len(text) if text.isascii() else sum(map(_cells, text))
 
 
 def _cells(character: str) -> int:
     import unicodedata
 
-    if unicodedata.category(character) in ("Mn", "Me", "Cf"):  # put over the one before it, or not shown
+    if unicodedata.category(character) in (
+        "Mn",
+        "Me",
+        "Cf",
+    ):  # combines with the previous one, or is invisible
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def _beginning(text: str, room: int) -> str:
-    """As much of a text as fits."""
+    """Return as much of the beginning of a text as fits."""
     taken = 0
     for index, character in enumerate(text):
         taken += _cells(character)

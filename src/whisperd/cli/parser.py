@@ -1,8 +1,8 @@
-"""The command line: a tree of commands over argparse, each filled in only when it is called for.
+"""The command line: a tree of commands over argparse, each built only when it is called.
 
-What argparse does by itself is made stricter or kinder where scripts and people want that: nothing
-may be abbreviated, options and files may be mixed, a misspelt word is answered with its nearest
-neighbour, and a wrong usage is a `WhisperdError` like every other error.
+It differs from argparse where scripts and people benefit: nothing may be abbreviated, options and files
+may be mixed, a misspelt word gets the closest match as a suggestion, and wrong usage is a `WhisperdError`
+like every other error.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from whisperd._version import __version__
 from whisperd.cli.output import columns
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["Parser", "filled", "several", "usage_error", "whole_number"]
+__all__ = ["Parser", "comma_separated", "non_empty", "usage_error", "whole_number"]
 
 HELP_COLUMNS = 100
 MAX_DIGITS = 18
-"""Of a number: more may be more than can be sent, and thousands more than Python reads."""
+"""The most digits of a number: more may not fit into a message, and Python refuses to parse thousands."""
 MOST = 10**MAX_DIGITS - 1
 ELSEWHERE = {
     "add": ("create",),
@@ -49,7 +49,7 @@ ELSEWHERE = {
     "update": ("edit",),
     "use": ("default",),
 }
-"""What other programs call something, and what it is called here: the first one that there is."""
+"""Commands of other programs, and their names here: the first one that exists is suggested."""
 
 OPTIONS_ELSEWHERE = {
     "--device": "--runtime",
@@ -62,15 +62,15 @@ OPTIONS_ELSEWHERE = {
     "-l": "--language",
     "-m": "--model",
 }
-"""What other programs that transcribe call an option, and what it is called here."""
+"""Options of other transcription programs, and their names here."""
 
 VALUES_ELSEWHERE = {"gpu": "cuda", "markdown": "md", "txt": "text", "webvtt": "vtt"}
-"""What other programs call a choice of an option, and what it is called here."""
+"""Option values of other programs, and their names here."""
 
-_MARK = "\0"  # no argument of a program can hold it
+_MARK = "\0"  # a character that no program argument can contain
 
 Fill = Callable[["Parser"], None]
-"""Adds its arguments, or commands of its own, to a command's parser."""
+"""Adds arguments or subcommands to a command's parser."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -89,11 +89,11 @@ class Parser(argparse.ArgumentParser):
         self.common: list[argparse.Action] = []
         """The options of every command."""
         self.commands: dict[str, str] = {}
-        """The commands below it, with what they do."""
+        """The commands below it, with their summaries."""
         self._fills: dict[str, Fill] = {}
 
     def add_command(self, name: str, summary: str, fill: Fill) -> None:
-        """Add a command below this one; `fill` runs when it is called for."""
+        """Add a command below this one; `fill` runs when the command is called."""
         self.commands[name] = summary
         self._fills[name] = fill
 
@@ -104,7 +104,7 @@ class Parser(argparse.ArgumentParser):
         summary: str,
         fill: Fill | None = None,
     ) -> None:
-        """Add a command that runs a function, whose value is the exit status (0 for None)."""
+        """Add a command that runs a function; the function returns the exit status (None is 0)."""
 
         def fill_in(parser: Parser) -> None:
             parser.set_defaults(run=run)
@@ -114,11 +114,11 @@ class Parser(argparse.ArgumentParser):
         self.add_command(name, summary, fill_in)
 
     def command(self, name: str) -> Parser:
-        """The parser of a command below this one. Raises `usage.unknown_command`."""
+        """Return the parser of a command below this one. Raises `usage.unknown_command`."""
         if name not in self._fills:
             raise usage_error(
                 f"There is no command `{self.prog} {name}`",
-                self._meant(name, self.commands),
+                self._suggestion(name, self.commands),
                 "unknown_command",
             )
         parser = Parser(f"{self.prog} {name}", self.commands[name])
@@ -126,8 +126,8 @@ class Parser(argparse.ArgumentParser):
         return parser.finish()
 
     def finish(self) -> Parser:
-        """To be called once all is added."""
-        self.arguments = list(self._actions)  # also those in groups, which `add_argument` does not see
+        """Complete the parser after everything was added."""
+        self.arguments = list(self._actions)  # includes those in groups, which `add_argument` does not see
         self._add_common()
         if self.commands:
             self.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
@@ -138,14 +138,14 @@ class Parser(argparse.ArgumentParser):
 
     @property
     def synopsis(self) -> str:
-        """What comes behind the command's name."""
+        """What follows the command's name in its usage line."""
         if self.commands:
             return "[OPTION]... COMMAND ..."
         needed = (_shown(action) for action in self.arguments if not action.option_strings)
         return " ".join(["[OPTION]...", *needed])
 
     def parse(self, words: Sequence[str], options: argparse.Namespace) -> argparse.Namespace:
-        """Parse a command line down to the command that it calls; options may stand on every level.
+        """Parse a command line down to the command that it calls; options may appear on every level.
 
         Raises `usage.unknown_command`, `usage.unknown_option` and `usage.invalid`.
         """
@@ -155,7 +155,7 @@ class Parser(argparse.ArgumentParser):
         self._refuse(unknown)
         if not options.words:
             if not options.json:
-                with suppress(OSError):  # what is told of is the usage
+                with suppress(OSError):  # the error to report is the wrong usage
                     self.print_help(sys.stderr)
             raise self._invalid(f"`{self.prog}` needs a command")
         name, *rest = options.words
@@ -165,31 +165,31 @@ class Parser(argparse.ArgumentParser):
         return self.command(name).parse(rest, options)
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse finds wrong."""
+        """Raise an error that argparse found."""
         raise self._invalid(message[:1].upper() + message[1:])
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Write the help or the version; argparse would hide that it cannot be written."""
+        """Write the help or the version; argparse would hide a failure to write it."""
         (file or sys.stderr).write(message)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """Refuse what is none of the choices; argparse calls this, and would only list them."""
-        values = value if action.type is several else [value]
+        """Refuse a value that is not a choice. Overrides argparse, which would only list the choices."""
+        values = value if action.type is comma_separated else [value]
         wrong = [one for one in values if one not in (action.choices or values)]
         if not wrong:
             return
         choices = [str(one) for one in action.choices or ()]
-        near = _near(str(wrong[0]), choices)
+        closest = _closest(str(wrong[0]), choices)
         raise usage_error(
             f"{action.option_strings[0] if action.option_strings else action.metavar} cannot be {wrong[0]!r}",
-            f"{f'Did you mean {near}? ' if near else ''}It is {'some' if action.type is several else 'one'}"
-            f" of {', '.join(choices)}",
+            f"{f'Did you mean {closest}? ' if closest else ''}"
+            f"Use {'any' if action.type is comma_separated else 'one'} of {', '.join(choices)}",
         )
 
     def _add_common(self) -> None:
-        """The options of every command. Their defaults come with the namespace, so that none is undone.
+        """Add the options of every command. Their defaults are in the namespace: no level may reset them.
 
-        A command may have one of its own by that name: `--version` of a bundle.
+        A command may have its own option of the same name: `--version` of a bundle.
         """
         group = self.add_argument_group("options of every command")
         own = set(self._option_names())
@@ -226,7 +226,7 @@ class Parser(argparse.ArgumentParser):
         try:
             options, unknown = self.parse_known_intermixed_args(words, options)
         except WhisperdError:
-            self._refuse([word for word in words if self._is_unknown_option(word)])  # the likelier reason
+            self._refuse([word for word in words if self._is_unknown_option(word)])  # the likelier cause
             raise
         self._refuse(unknown)
         return _unmarked(options)
@@ -245,28 +245,30 @@ class Parser(argparse.ArgumentParser):
             return
         word = unknown[0].removeprefix(_MARK).partition("=")[0]
         if not word.startswith("-"):
-            raise self._invalid(f"`{self.prog}` does not take {word!r} as well")
+            raise self._invalid(f"`{self.prog}` does not take the extra argument {word!r}")
         raise usage_error(
-            f"`{self.prog}` has no option {word}", self._meant(word, self._option_names()), "unknown_option"
+            f"`{self.prog}` has no option {word}",
+            self._suggestion(word, self._option_names()),
+            "unknown_option",
         )
 
     def _invalid(self, message: str) -> WhisperdError:
-        return usage_error(message, f"`{self.prog} --help` says what it takes")
+        return usage_error(message, f"Run `{self.prog} --help` for its usage")
 
-    def _meant(self, word: str, known: Collection[str]) -> str:
-        if near := _near(word, known) or self._deeper(word):
-            return f"Did you mean {near}?"
+    def _suggestion(self, word: str, known: Collection[str]) -> str:
+        if closest := _closest(word, known) or self._subcommands(word):
+            return f"Did you mean {closest}?"
         if word.startswith("-") and not self.commands:
-            return f"`{self.prog} --help` lists what there is; a name that begins with a dash goes behind --."
-        return f"`{self.prog} --help` lists what there is."
+            return f"`{self.prog} --help` lists the options; put -- before a name that begins with a dash."
+        return f"`{self.prog} --help` lists the {'commands' if self.commands else 'options'}."
 
-    def _deeper(self, word: str) -> str:
-        """The commands further down that are called so, such as `daemon logs`."""
+    def _subcommands(self, word: str) -> str:
+        """Return the commands one level down with this name, such as `daemon logs`."""
         return " or ".join(f"{name} {word}" for name in self.commands if word in self.command(name).commands)
 
 
-def _near(word: str, known: Collection[str]) -> str | None:
-    """What was probably meant."""
+def _closest(word: str, known: Collection[str]) -> str | None:
+    """Return the known word that was probably meant."""
     import difflib
 
     for ours in (*ELSEWHERE.get(word, ()), OPTIONS_ELSEWHERE.get(word, ""), VALUES_ELSEWHERE.get(word, "")):
@@ -276,24 +278,24 @@ def _near(word: str, known: Collection[str]) -> str | None:
 
 
 def usage_error(message: str, fix: str, problem: str = "invalid") -> WhisperdError:
-    """The command line is wrong; `message` and `fix` are sentences, with or without their full stops."""
+    """Return an error for a wrong command line; missing capitals and full stops are added."""
     return WhisperdError(f"usage.{problem}", _sentence(message), _sentence(fix))
 
 
-def filled(text: str) -> str:
-    """The `type` of a name. One that is empty is most likely a variable of a script that is not set."""
+def non_empty(text: str) -> str:
+    """Refuse an empty name, for argparse's `type`: most likely an unset variable of a script."""
     if not text:
         raise argparse.ArgumentTypeError("it is empty")
     return text
 
 
-def several(text: str) -> list[str]:
-    """The `type` of choices of which some can be made, with commas between; its `action` is `extend`."""
+def comma_separated(text: str) -> list[str]:
+    """Split comma-separated choices, for argparse's `type` with the `action` `extend`."""
     return text.split(",")
 
 
 def whole_number(least: int = 0, most: int = MOST) -> Callable[[str], int]:
-    """The `type` of an argument that is a number within limits."""
+    """Return a reader of numbers within limits, for argparse's `type`."""
     kind = (
         f"whole number of at most {MAX_DIGITS} digits" if most == MOST else f"number from {least} to {most}"
     )
@@ -307,9 +309,9 @@ def whole_number(least: int = 0, most: int = MOST) -> Callable[[str], int]:
 
 
 def _marked(words: Sequence[str]) -> list[str]:
-    """The same without `--`: what is behind it is marked instead, so that none of it begins with a dash.
+    """Return the words without `--`, and mark those after it, so that none of them begins with a dash.
 
-    Where options and files are mixed, argparse forgets in some of its versions what `--` said.
+    Some versions of argparse forget the `--` where options and files are mixed.
     """
     if "--" not in words:
         return list(words)
@@ -330,12 +332,12 @@ def _unmarked(options: argparse.Namespace) -> argparse.Namespace:
 
 class _Help(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
-        width = min(columns(sys.stdout) - 2, HELP_COLUMNS)  # argparse by itself imports shutil for this
+        width = min(columns(sys.stdout) - 2, HELP_COLUMNS)  # argparse would import shutil for this
         super().__init__(prog, max_help_position=28, width=max(width, 40))
 
 
 def _shown(action: argparse.Action) -> str:
-    """An argument as it stands in a synopsis: `FILE...`, `[MODEL]`."""
+    """Return an argument as shown in a synopsis: `FILE...`, `[MODEL]`."""
     name = f"{action.metavar or action.dest.upper()}"
     return {"+": f"{name}...", "*": f"[{name}]...", "?": f"[{name}]"}.get(str(action.nargs), name)
 

@@ -1,4 +1,4 @@
-"""What a runtime goes through before it can work, as a line of progress: its downloads, then its loading."""
+"""Progress of a runtime until it is ready: its downloads, then its loading."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PREPARATION_TOPICS = ("natives", "models", "runtimes")
 
 
 class Preparation:
-    """Shows how far one runtime is, and nothing of the others."""
+    """Shows the progress of one runtime and ignores the others."""
 
     def __init__(self, runtime: Map) -> None:
         self._id = runtime["id"]
@@ -29,9 +29,9 @@ class Preparation:
         self._has_details = False
 
     def show(self, progress: Progress, event: Map) -> None:
-        """Show what an event says, if it is about this runtime.
+        """Show an event, if it concerns this runtime.
 
-        The libraries are those of all runtimes. Bytes and seconds, once told, say more than a percentage.
+        Native libraries concern all runtimes. Once bytes and seconds are known, they replace the percentage.
         """
         match event:
             case {"type": "runtime.status", "id": self._id, "status": status}:
@@ -53,7 +53,7 @@ class Preparation:
 
 
 def runtime_of(client: Client, job: str) -> Map:
-    """The runtime of a job, as far as it is still known."""
+    """Return the runtime of a job, or just its name if the runtime no longer exists."""
     name = client.jobs.show(job)["runtime"]
     try:
         return client.runtimes.show(name)

@@ -1,4 +1,4 @@
-"""Whether what is sent as raw audio is that, and no file of an encoder. Pure."""
+"""Detection of encoded files that are sent as raw audio. Pure."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _MARKS = (
     (4, b"ftyp", "an MP4 file"),
 )
 _WAVE = struct.Struct("<4s4x4s4s4xHHI6xH")
-"""`RIFF`, `WAVE` and `fmt `; then the encoding, channels, samples in a second, and bits of a sample."""
+"""`RIFF`, `WAVE` and `fmt `; then the encoding, channels, samples per second, and bits per sample."""
 _PCM = (1, 0xFFFE)
 
 
 def not_raw(beginning: bytes) -> str | None:
-    """What begins so, with its article; None of what may be 16-bit samples, one channel, 16,000 a second.
+    """Return the kind of file, with its article; None if it may be 16-bit mono samples at 16 kHz.
 
-    The few bytes before such samples in a WAV file are not heard.
+    A WAV file of such samples passes: its header is too short to be heard.
     """
     for place, mark, kind in _MARKS:
         if beginning.startswith(mark, place):
@@ -34,5 +34,5 @@ def not_raw(beginning: bytes) -> str | None:
     if marks[1:] != [b"WAVE", b"fmt "] or (encoding in _PCM and (channels, rate, bits) == (1, 16_000, 16)):
         return None
     return (
-        f"a WAV file (channels: {channels}, samples in a second: {rate}, bits: {bits}, encoding: {encoding})"
+        f"a WAV file (channels: {channels}, samples per second: {rate}, bits: {bits}, encoding: {encoding})"
     )

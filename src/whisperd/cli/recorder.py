@@ -1,4 +1,4 @@
-"""The microphone, through a program that this computer has already."""
+"""Recording from the microphone with a program that is already installed."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _COMMANDS = {
         *("-f", "s16le", "-ac", "1", "-ar", _RATE, "-"),
     ],
 }
-"""What each is told, so that it writes 16-bit samples at 16 kHz to its standard output."""
+"""The arguments that make each program write 16-bit samples at 16 kHz to its standard output."""
 _ORDER = {
-    # Of pw-record, only newer versions write anything but files; the others record through PipeWire as well.
+    # Only newer versions of pw-record can write to a pipe; the others also record through PipeWire.
     "linux": ("parec", "arecord", "pw-record", "rec"),
     "darwin": ("rec", "ffmpeg"),
-    "win32": ("sox",),  # ffmpeg would have to be told the name of the microphone
+    "win32": ("sox",),  # ffmpeg would need the name of the microphone
 }
 
 
 def recorder_command(which: Callable[[str], str | None], platform: str = sys.platform) -> list[str]:
-    """How the microphone is recorded: the first program that there is, with its arguments.
+    """Return the command that records the microphone: the first installed program, with its arguments.
 
-    `which` says where a program is, as `shutil.which` does. Raises `microphone.no_program`.
+    `which` finds a program, as `shutil.which` does. Raises `microphone.no_program`.
     """
     names = _ORDER.get(platform, _ORDER["linux"])
     for name in names:
@@ -45,7 +45,7 @@ def recorder_command(which: Callable[[str], str | None], platform: str = sys.pla
             return [path, *_COMMANDS[name]]
     raise WhisperdError(
         "microphone.no_program",
-        f"None of the programs that record the microphone is here: {', '.join(names)}.",
-        "Install one of them, or send audio of your own: `… | whisperctl dictate --stdin`.",
+        f"No program that records the microphone is installed: {', '.join(names)}.",
+        "Install one of them, or pipe in audio: `… | whisperctl dictate --stdin`.",
         {"programs": list(names)},
     )

@@ -1,4 +1,4 @@
-"""How runtimes are shown to people: pure functions from what the daemon tells to lines."""
+"""Runtimes as text: pure functions from the daemon's answers to lines."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ DEFAULT_MARK = " *"
 
 
 def runtime_table(runtimes: Sequence[Map], now: datetime, room: int) -> list[str]:
-    """A table that fits, with its header."""
+    """Return a table that fits, with its header."""
     return table(HEADER, [_row(one, now) for one in runtimes], room=room, flexible=FLEXIBLE)
 
 
 def details(runtime: Map, now: datetime) -> list[str]:
-    """All that is known of a runtime, in words."""
+    """Return all that is known of a runtime, one fact per line, and its history."""
     lines = facts([*_facts(runtime, now)])
     if history := runtime.get("history"):
-        rows = [(local_time(one["time"]), one["status"], _happened(one)) for one in history]
+        rows = [(local_time(one["time"]), one["status"], _history_detail(one)) for one in history]
         lines += ["", *table(("TIME", "STATUS", "DETAIL"), rows)]
     return lines
 
 
 def what_runs(loaded: Map | None) -> str:
-    """What a loaded runtime became: `cpu, int8, 2 workers with 1 thread each`."""
+    """Return how a runtime was loaded: `cpu, int8, 2 workers with 1 thread each`."""
     if loaded is None:
         return "not loaded"
     parts = [_device(loaded), loaded["compute_type"], counted(loaded["workers"], "worker")]
@@ -47,7 +47,7 @@ def what_runs(loaded: Map | None) -> str:
 
 
 def span(seconds: float) -> str:
-    """A keep-alive in words."""
+    """Return a keep-alive in words."""
     if seconds < 0:
         return "for ever"
     if seconds == 0:
@@ -63,11 +63,11 @@ def _facts(runtime: Map, now: datetime) -> Iterator[tuple[str, object]]:
     yield "id", runtime["id"]
     yield "status", ", ".join(filter(None, (_status(runtime), runtime["detail"])))
     if not runtime["saved"]:
-        yield "saved", "no, it was made for once by its model"
+        yield "saved", "no, made temporarily for a job that named its model"
     yield "default", runtime["default"]
     yield "enabled", runtime["enabled"]
     yield "protected", runtime["protected"]
-    yield "model", runtime["model"] + (" (not here yet)" if runtime.get("to_download") else "")
+    yield "model", runtime["model"] + (" (not installed)" if runtime.get("to_download") else "")
     yield "backend", runtime["backend"]
     yield "device", _device(runtime)
     yield "compute type", runtime["compute_type"]
@@ -117,10 +117,10 @@ def _status(runtime: Map) -> str:
 
 
 def _device(place: Map) -> str:
-    """`cuda:0,1`: a device, with the numbers of its GPUs."""
+    """Return a device with its GPU numbers: `cuda:0,1`."""
     numbers = ",".join(map(str, place["device_index"] or ()))
     return f"{place['device']}:{numbers}" if numbers else str(place["device"])
 
 
-def _happened(entry: Map) -> str:
+def _history_detail(entry: Map) -> str:
     return entry["error"]["message"] if entry["error"] else entry["detail"] or "-"

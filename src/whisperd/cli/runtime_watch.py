@@ -1,7 +1,7 @@
-"""`whisperctl runtimes list --watch`: the runtimes as they change, until interrupted.
+"""`whisperctl runtimes list --watch`: show runtimes as they change, until interrupted.
 
-On a terminal the table is painted again in its place. In a pipe a row is added for each runtime that has
-changed, and with `--json` a line with the runtime.
+On a terminal, the table is redrawn in place. In a pipe, a row is added for each changed runtime, or with
+`--json` a line with the runtime.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 __all__ = ["changes", "watch"]
 
 REFRESH_S = 2.0
-"""How often it is looked at what no event tells of: memory, leases, the time that goes by."""
-UNTOLD = ("memory", "last_used")
-"""What is no change worth a line: it changes all the time."""
+"""How often to refresh what no event reports: memory, leases, the time since the last use."""
+IGNORED = ("memory", "last_used")
+"""Fields that change all the time: a change of these alone is not worth a line."""
 
 
 def watch(client: Client, *, as_json: bool) -> NoReturn:
-    """Show the runtimes again and again. Raises `daemon.connection_lost` once the daemon is gone."""
+    """Show the runtimes continually. Raises `daemon.connection_lost` when the daemon ends."""
     client.request("events.subscribe", topics=["runtimes"])
     screen = Repainted() if Repainted.is_possible(sys.stdout) else None
     known: list[Map] | None = None
@@ -45,19 +45,19 @@ def watch(client: Client, *, as_json: bool) -> NoReturn:
             _add_rows(known, runtimes)
         known = runtimes
         event = client.next_event(time.monotonic() + REFRESH_S)
-        while event is not None:  # those that have come meanwhile are part of what is shown next
+        while event is not None:  # those that have already arrived are covered by the next list
             event = client.next_event(0)
 
 
 def changes(before: list[Map], runtimes: list[Map]) -> list[Map]:
-    """Those that have changed since; those that are gone have `deleted`."""
+    """Return the changed runtimes; deleted ones have the field `deleted`."""
     known = {one["id"]: one for one in before}
-    changed = [one for one in runtimes if _told(one) != _told(known.pop(one["id"], {}))]
+    changed = [one for one in runtimes if _compared(one) != _compared(known.pop(one["id"], {}))]
     return changed + [{**one, "deleted": True} for one in known.values()]
 
 
 def _add_rows(before: list[Map] | None, runtimes: list[Map]) -> None:
-    """A row for each that has changed, as wide as all of them need; the header only before the first."""
+    """Print a row for each changed runtime, aligned with all others; the header only the first time."""
     changed = changes(before or [], runtimes)
     shown = [*runtimes, *(one for one in changed if one not in runtimes)]
     header, *rows = runtime_table(shown, datetime.now(UTC), columns(sys.stdout))
@@ -66,5 +66,5 @@ def _add_rows(before: list[Map] | None, runtimes: list[Map]) -> None:
         print(line, flush=True)
 
 
-def _told(runtime: Map) -> Map:
-    return {name: value for name, value in runtime.items() if name not in UNTOLD}
+def _compared(runtime: Map) -> Map:
+    return {name: value for name, value in runtime.items() if name not in IGNORED}

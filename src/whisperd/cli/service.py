@@ -1,4 +1,4 @@
-"""What `whisperctl daemon` does with the service manager: installs, uninstalls, starts and stops."""
+"""`whisperctl daemon` and the service manager: install, uninstall, start and stop the service."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from whisperd.service_manager.install import Outcome
     from whisperd.service_manager.managers import Manager
 
-__all__ = ["add_install", "add_uninstall", "ask", "install", "installed", "is_stopped", "uninstall"]
+__all__ = ["add_install", "add_uninstall", "control", "install", "installed", "is_stopped", "uninstall"]
 
 INSTALL_EXAMPLES = """examples:
   whisperctl daemon install
@@ -27,13 +27,13 @@ _MANAGERS = ("systemd", "launchd", "task-scheduler", "openrc", "runit")
 
 
 def add_install(parser: Parser) -> None:
-    """The options of `install`."""
+    """Add the options of `install`."""
     _add_common(parser, "overwrite changed files; they are kept as NAME.old")
     parser.epilog = INSTALL_EXAMPLES
 
 
 def add_uninstall(parser: Parser) -> None:
-    """The options of `uninstall`."""
+    """Add the options of `uninstall`."""
     _add_common(parser, "remove changed files as well")
 
 
@@ -50,14 +50,14 @@ def _add_common(parser: Parser, force: str) -> None:
 
 
 def installed(options: argparse.Namespace) -> Manager | None:
-    """The manager whose service the daemon is, if it was installed for the socket that is meant."""
+    """Return the manager of the service that is installed for the requested socket, if there is one."""
     from whisperd.service_manager.install import installed_manager
 
     return installed_manager(paths.socket_path(options.socket))
 
 
-def ask(options: argparse.Namespace, verb: Literal["start", "stop"]) -> None:
-    """Have the manager start or stop the service, if there is one. Raises `service.failed`."""
+def control(options: argparse.Namespace, verb: Literal["start", "stop"]) -> None:
+    """Make the manager start or stop the service, if there is one. Raises `service.failed`."""
     if (manager := installed(options)) is not None:
         from whisperd.service_manager.install import run
 
@@ -65,7 +65,7 @@ def ask(options: argparse.Namespace, verb: Literal["start", "stop"]) -> None:
 
 
 def is_stopped(options: argparse.Namespace) -> bool:
-    """Whether the manager knows that the daemon does not run, although its socket may be there."""
+    """Whether the manager reports that the daemon is not running, although its socket may exist."""
     from whisperd.service_manager.install import is_active
 
     manager = installed(options)
@@ -73,7 +73,7 @@ def is_stopped(options: argparse.Namespace) -> bool:
 
 
 def install(options: argparse.Namespace, stop: Any) -> None:
-    """Install the service. `stop` ends a daemon that somebody started by hand."""
+    """Install the service. `stop` stops a daemon that was started by hand."""
     from whisperd.service_manager import install as installing
 
     manager = installing.manager_of(installing.this_place(options.socket), options.manager)
@@ -81,17 +81,17 @@ def install(options: argparse.Namespace, stop: Any) -> None:
         _show(options, manager, "write", [*manager.enable])
         return
     installing.check(manager, force=options.force)
-    if _is_by_hand(options):
+    if _is_started_by_hand(options):
         stop(options)
     outcome = installing.install(manager, force=options.force)
-    done = f"whisperd is a service of {outcome.manager}, and runs"
+    done = f"whisperd is installed as a service of {outcome.manager} and running"
     if not outcome.written:
-        done += "; it was installed already"
+        done += "; it was already installed"
     confirm(options, _as_map(outcome), done, *_lines(outcome))
 
 
 def uninstall(options: argparse.Namespace) -> None:
-    """Take the service away."""
+    """Remove the service."""
     from whisperd.service_manager import install as installing
 
     manager = installing.manager_of(installing.this_place(options.socket), options.manager)
@@ -99,24 +99,24 @@ def uninstall(options: argparse.Namespace) -> None:
         _show(options, manager, "remove", [*manager.disable, *manager.after])
         return
     outcome = installing.uninstall(manager, force=options.force)
-    done = "whisperd is no service any more" if outcome.removed else "whisperd was no service"
-    confirm(options, _as_map(outcome), done, *_lines(outcome), *(_what_stays() if outcome.removed else ()))
+    done = "whisperd is no longer a service" if outcome.removed else "whisperd was not installed as a service"
+    confirm(options, _as_map(outcome), done, *_lines(outcome), *(_user_data() if outcome.removed else ()))
 
 
-def _what_stays() -> list[str]:
-    """What a service leaves when it goes: all that is the user's."""
+def _user_data() -> list[str]:
+    """Return lines that list the user's data, which uninstalling keeps."""
     places = {
         "settings": paths.config_file(),
-        "texts, jobs, runtimes and log": paths.state_dir(),
+        "transcripts, jobs, runtimes and log": paths.state_dir(),
         "models": paths.models_dir(),
         "native bundles": paths.native_dir(),
     }
     stays = [f"  {what}: {place}" for what, place in places.items() if place.exists()]
-    return ["these stay until you delete them:", *stays] if stays else []
+    return ["your data stays until you delete it:", *stays] if stays else []
 
 
-def _is_by_hand(options: argparse.Namespace) -> bool:
-    """Whether a daemon runs that no manager started. One that is only connected to is not started by that."""
+def _is_started_by_hand(options: argparse.Namespace) -> bool:
+    """Whether a daemon is running that no manager started. This check does not start one."""
     if installed(options) is not None:
         return False
     try:
@@ -153,5 +153,5 @@ def _lines(outcome: Outcome) -> list[str]:
     return [
         *(f"wrote {path}" for path in outcome.written),
         *(f"removed {path}" for path in outcome.removed),
-        *(f"left alone {path}" for path in outcome.kept),
+        *(f"kept {path}" for path in outcome.kept),
     ]

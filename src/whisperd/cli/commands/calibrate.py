@@ -1,4 +1,4 @@
-"""`whisperctl calibrate`: which way to run a model is the fastest on this computer."""
+"""`whisperctl calibrate`: measure the fastest way to run a model on this computer."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def run(options: argparse.Namespace) -> None:
     with connect_as(options) as client:
         if options.forget:
             forgotten = client.calibration.forget(options.model)
-            what = "is forgotten" if forgotten["forgotten"] else "was not there"
-            confirm(options, forgotten, f"The calibration of {forgotten['model']} {what}.")
+            done = "Forgot the calibration of" if forgotten["forgotten"] else "There is no calibration of"
+            confirm(options, forgotten, f"{done} {forgotten['model']}.")
             return
         if options.show:
             found = client.calibration.show(options.model)
@@ -63,12 +63,12 @@ def run(options: argparse.Namespace) -> None:
 
 
 def show_progress(progress: Progress, event: Map) -> None:
-    """Show an event while a calibration is running."""
+    """Show an event of a running calibration."""
     if event["type"] != "calibration.progress":
         show_download(progress, event)
         return
     if event["detail"] == "waiting":
-        progress.show("Waiting until no job is running", None)
+        progress.show("Waiting for running jobs to end", None)
         return
     tried = f"{event['variant']}, {shape(event)}, batches of {event['batch_size']}"
     progress.show(
@@ -77,7 +77,7 @@ def show_progress(progress: Progress, event: Map) -> None:
 
 
 def summary(found: Map) -> list[str]:
-    """What was found, in words."""
+    """Return the result of a calibration as sentences."""
     chosen = found["chosen"]
     margin = "the full context" if is_full(chosen) else f"a margin of {chosen['context_margin']:g} s"
     lines = [
@@ -86,16 +86,16 @@ def summary(found: Map) -> list[str]:
         found["reason"],
     ]
     if not found["complete"]:
-        lines.append("The time was up before everything was tried that might be faster.")
+        lines.append("The time ran out before every setting that might be faster was tried.")
     if not found["current"]:
         why = "; ".join(map(printable, found["changed"])) or "this computer or whisperd has changed"
-        lines.append(f"It does not count any more: {why}.")
-        lines.append(f"`whisperctl calibrate {printable(found['model'])}` does it again.")
+        lines.append(f"This result no longer applies: {why}.")
+        lines.append(f"Run `whisperctl calibrate {printable(found['model'])}` to repeat it.")
     return lines
 
 
 def print_page(found: Map) -> None:
-    """All of it."""
+    """Print the result, every trial, and the variants that were ruled out."""
     print("\n".join(summary(found)))
     print(f"Measured {local_time(found['time'])} in {found['elapsed']:.0f} s:\n")
     print_table(
@@ -115,14 +115,14 @@ def print_page(found: Map) -> None:
         ],
     )
     allowed = found["reference_errors"]
-    print(f"\nNo more than {allowed} wrong words are allowed: so many has the text with the full context.")
+    print(f"\nAt most {allowed} wrong words are allowed: as many as the text with the full context has.")
     for one in found["struck_out"]:
-        print(f"\n{one['variant']} is {'struck out' if one['tried'] else 'not tried'}:")
+        print(f"\n{one['variant']} was {'ruled out' if one['tried'] else 'not tried'}:")
         print_problem(one["error"], "  ")
 
 
 def shape(setting: Map) -> str:
-    """How the work is shared out: `2 workers of 1 thread`."""
+    """Return how the work is divided: `2 workers of 1 thread`."""
     return f"{counted(setting['workers'], 'worker')} of {counted(setting['cpu_threads'], 'thread')}"
 
 

@@ -1,4 +1,4 @@
-"""`whisperctl completion`: have the shell complete commands, options and names."""
+"""`whisperctl completion`: print the shell script that completes commands, options and names."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def add(parser: Parser) -> None:
 
 
 def completion(options: argparse.Namespace) -> None:
-    """Print the script that a shell is to read."""
+    """Print the script for a shell to evaluate."""
     script = (resources.files("whisperd.cli") / "shells" / options.shell).read_text("utf-8")
     if options.json:
         print_json({"shell": options.shell, "script": script})

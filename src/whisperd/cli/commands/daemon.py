@@ -9,8 +9,16 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from whisperd.cli import service
-from whisperd.cli.command import confirm, connect_as, tell
-from whisperd.cli.output import counted, duration, print_json, print_problem, print_table, printable, say
+from whisperd.cli.command import confirm, connect_as, print_unless_quiet
+from whisperd.cli.output import (
+    counted,
+    duration,
+    print_json,
+    print_notice,
+    print_problem,
+    print_table,
+    printable,
+)
 from whisperd.cli.parser import Parser, usage_error, whole_number
 from whisperd.cli.service import add_install, add_uninstall
 from whisperd.paths import make_private_folder
@@ -86,16 +94,14 @@ def status(options: argparse.Namespace) -> None:
     print(f"memory   {', '.join(f'{name} {size(used)}' for name, used in answer['memory'].items())}")
     print(f"default  {answer['default_runtime']}")
     if answer["calibrating"]:
-        print(
-            f"busy     calibrating {printable(answer['calibrating'])}: what is fastest here is measured, in"
-        )
-        print("         workers of its own; a job goes before at once")
+        print(f"busy     calibrating {printable(answer['calibrating'])}: measuring what is fastest here, in")
+        print("         separate workers; jobs interrupt it at once")
     if options.verbose:
         print(f"environment  {' '.join(answer['environment'])}")
     if answer["bulk_held"]:
         print("power    on battery: bulk work waits for mains power")
     if answer["damaged_database"]:
-        print(f"damaged  the data base was begun anew; the old one is {answer['damaged_database']}")
+        print(f"damaged  a new database was started; the old one is {answer['damaged_database']}")
     if answer["runtimes"]:
         print()
         print_table(
@@ -135,20 +141,20 @@ def uninstall(options: argparse.Namespace) -> None:
 
 
 def start(options: argparse.Namespace) -> None:
-    service.ask(options, "start")
+    service.control(options, "start")
     with connect_as(options) as client:
         answer = client.daemon.status()
-        if answer["stopping"]:  # one that ends while its last jobs do is not what was asked for
+        if answer["stopping"]:  # one that exits after its last jobs is not the daemon that was asked for
             ending = client.daemon.stop()
             _wait_for_end(ending["pid"], ending["grace_period"])
     if answer["stopping"]:
         return start(options)
-    confirm(options, answer, f"whisperd runs, process {answer['pid']}, on {answer['socket']}")
+    confirm(options, answer, f"whisperd is running, process {answer['pid']}, on {answer['socket']}")
 
 
 def stop(options: argparse.Namespace) -> None:
     answer = _stop(options, by_force=options.force)
-    confirm(options, answer, "no whisperd runs" if answer["pid"] is None else "whisperd has ended")
+    confirm(options, answer, "whisperd is not running" if answer["pid"] is None else "whisperd has stopped")
 
 
 def restart(options: argparse.Namespace) -> None:
@@ -158,9 +164,9 @@ def restart(options: argparse.Namespace) -> None:
 
 
 def _keep_settings(options: argparse.Namespace) -> None:
-    """The next daemon has the settings file that this one was given, unless this shell names another.
+    """Start the next daemon with the settings file of the running one, unless this shell names another.
 
-    Without `--force` none is ended for one that could not start.
+    Without `--force`, check the settings first: no daemon is stopped for one that could not start.
 
     Raises `config.invalid`, `config.unreadable`.
     """
@@ -177,12 +183,14 @@ def _keep_settings(options: argparse.Namespace) -> None:
         load_settings(file)
     if is_by_hand and file != paths.config_file():
         os.environ["WHISPERD_CONFIG"] = str(file)
-        stay = f"stay those of {file}" if file.exists() else f"have their defaults: there is no {file}"
-        tell(options, f"the settings {stay}")
+        if file.exists():
+            print_unless_quiet(options, f"keeping the settings of {file}")
+        else:
+            print_unless_quiet(options, f"using default settings: {file} does not exist")
 
 
 def _running(options: argparse.Namespace) -> Running | None:
-    """The daemon that has its state in the usual folder, if it lives and has the socket that is meant."""
+    """Return the running daemon of the default state folder, if it listens on the requested socket."""
     from whisperd import paths
     from whisperd.running import find_running
 
@@ -194,11 +202,11 @@ def reload(options: argparse.Namespace) -> None:
     with connect_as(options, start=False) as client:
         answer = client.daemon.reload()
     file = answer["config"]
-    done = f"the settings were read again from {file}"
+    done = f"reloaded the settings from {file}"
     if not os.path.exists(file):
-        done = f"there is no {file}: the settings have their defaults"
+        done = f"using default settings: {file} does not exist"
     if waiting := answer["restart_needed"]:
-        done += f"; {', '.join(waiting)} will hold after `whisperctl daemon restart`"
+        done += f"; {', '.join(waiting)} will take effect after `whisperctl daemon restart`"
     confirm(options, answer, done)
 
 
@@ -206,7 +214,7 @@ def logs(options: argparse.Namespace) -> None:
     from whisperd.cli.logs import follow, last_lines
 
     if options.json and options.follow:
-        raise usage_error("--json and --follow contradict each other", "Leave one of them out")
+        raise usage_error("--json and --follow cannot be combined", "Omit one of them")
     path = _log_file(options)
     if options.follow:
         follow(path, options.lines, sys.stdout)
@@ -218,7 +226,7 @@ def logs(options: argparse.Namespace) -> None:
 
 
 def _log_file(options: argparse.Namespace) -> Path:
-    """That of the daemon on a socket that is named, whose state may lie elsewhere; else the usual one."""
+    """Return the log of the daemon on the requested socket, wherever its state is; else the default log."""
     from pathlib import Path
 
     from whisperd import paths
@@ -228,10 +236,10 @@ def _log_file(options: argparse.Namespace) -> Path:
     running = read_running(paths.state_dir())
     if not (options.socket or os.environ.get("WHISPERD_SOCKET")) or (running and running.socket == socket):
         return usual
-    if not service.is_stopped(options):  # who connects to its socket would start the daemon
+    if not service.is_stopped(options):  # connecting to its socket would start the daemon
         with suppress(WhisperdError), connect_as(options, start=False) as client:
             return Path(client.daemon.status()["log"])
-    say(f"whisperctl: No daemon answers on {printable(socket)}; this is {printable(str(usual))}.")
+    print_notice(f"whisperctl: No daemon answers on {printable(socket)}; printing {printable(str(usual))}.")
     return usual
 
 
@@ -246,7 +254,7 @@ def config(options: argparse.Namespace) -> None:
         return
     try:
         with connect_as(options, start=False) as client:
-            answer = client.daemon.config()  # what is in force, whatever the file says by now
+            answer = client.daemon.config()  # the settings in force; the file may have changed since
     except WhisperdError as error:
         if error.code != "daemon.unreachable":
             raise
@@ -258,20 +266,20 @@ def config(options: argparse.Namespace) -> None:
 
 
 def _stop(options: argparse.Namespace, *, by_force: bool = False) -> dict[str, Any]:
-    """End the daemon and wait for that; one that does not run has no process."""
+    """Stop the daemon and wait until its process has ended. Answers with no `pid` if none was running."""
     answer: dict[str, Any] = {"pid": None, "grace_period": None, "active_jobs": 0, "detached_jobs": 0}
     if service.is_stopped(options):
-        service.ask(options, "stop")  # its socket first: who connects to it would start the daemon
+        service.control(options, "stop")  # its socket first: connecting to it would start the daemon
     try:
-        answer = _kill(options) if by_force else _ask_to_end(options)
+        answer = _kill(options) if by_force else _stop_gracefully(options)
     except WhisperdError as error:
         if error.code != "daemon.unreachable":
             raise
-    service.ask(options, "stop")  # the socket goes as well, to which somebody could else connect
+    service.control(options, "stop")  # also closes the socket, to which another client could connect
     return answer
 
 
-def _ask_to_end(options: argparse.Namespace) -> dict[str, Any]:
+def _stop_gracefully(options: argparse.Namespace) -> dict[str, Any]:
     with connect_as(options, start=False, is_last_call=True) as client:
         answer = client.daemon.stop()
         _warn_of_jobs(options, answer)
@@ -280,7 +288,7 @@ def _ask_to_end(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _kill(options: argparse.Namespace) -> dict[str, Any]:
-    """End the daemon's process without asking it. Its children end with it."""
+    """Kill the daemon's process. Its children end with it."""
     import psutil
 
     from whisperd import paths
@@ -293,8 +301,8 @@ def _kill(options: argparse.Namespace) -> dict[str, Any]:
     if running.socket != socket:
         raise WhisperdError(
             "daemon.elsewhere",
-            f"The daemon that has its state in {paths.state_dir()} listens on {running.socket}.",
-            "Name that socket with --socket, or the folder of the one that you mean with WHISPERD_STATE_DIR.",
+            f"The daemon whose state is in {paths.state_dir()} listens on {running.socket}.",
+            "Pass that socket with --socket, or set WHISPERD_STATE_DIR to the folder of the daemon you mean.",
         )
     with suppress(psutil.NoSuchProcess):
         psutil.Process(running.pid).kill()
@@ -303,7 +311,7 @@ def _kill(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _killed(pid: int | None) -> dict[str, Any]:
-    """As `daemon.stop` answers, of one that was not asked for its jobs."""
+    """Return an answer like that of `daemon.stop`, with the numbers of jobs unknown."""
     grace_s = None if pid is None else 0.0
     return {"pid": pid, "grace_period": grace_s, "active_jobs": None, "detached_jobs": None}
 
@@ -316,11 +324,11 @@ def _write_template(path: os.PathLike[str], content: str) -> None:
             with open(descriptor, "w", encoding="utf-8") as file:
                 file.write(content)
         except BaseException:
-            os.unlink(path)  # what was not made is not in the way of the next attempt
+            os.unlink(path)  # so that half a file does not block the next attempt
             raise
     except FileExistsError:
         raise WhisperdError(
-            "config.exists", f"{os.fspath(path)} is there already.", "Edit it, or move it away first."
+            "config.exists", f"{os.fspath(path)} already exists.", "Edit it, or move it away first."
         ) from None
     except OSError as error:
         raise WhisperdError(
@@ -331,19 +339,19 @@ def _write_template(path: os.PathLike[str], content: str) -> None:
 
 
 def _warn_of_jobs(options: argparse.Namespace, answer: dict[str, Any]) -> None:
-    """Nobody should learn afterwards that work was lost, nor fear for what is not."""
+    """Say before the daemon stops which jobs may be cancelled and which continue later."""
     if options.quiet or options.json:
         return
     detached = answer["detached_jobs"]
     if attached := answer["active_jobs"] - detached:
         jobs = counted(attached, "job is", "jobs are")
-        say(f"{jobs} running; what is not done in {answer['grace_period']:.0f} s is cancelled")
+        print_notice(f"{jobs} running; any not done within {answer['grace_period']:.0f} s will be cancelled")
     if detached:
-        say(f"{counted(detached, 'detached job goes', 'detached jobs go')} on in the next daemon")
+        print_notice(f"{counted(detached, 'detached job')} will continue in the next daemon")
 
 
 def _wait_for_end(pid: int, grace_s: float) -> None:
-    """Wait until a process is gone. It is not a child of ours, so there is nothing but to look."""
+    """Wait until a process has ended. It is not our child, so it can only be polled."""
     import time
 
     deadline_s = time.monotonic() + grace_s + 10
@@ -351,8 +359,8 @@ def _wait_for_end(pid: int, grace_s: float) -> None:
         if time.monotonic() > deadline_s:
             raise WhisperdError(
                 "daemon.does_not_end",
-                f"The daemon, process {pid}, does not end.",
-                "`whisperctl daemon stop --force` ends it at once.",
+                f"The daemon, process {pid}, does not stop.",
+                "Run `whisperctl daemon stop --force` to kill it.",
             )
         time.sleep(STOP_POLL_S)
 
@@ -361,7 +369,7 @@ def _is_alive(pid: int) -> bool:
     import psutil
 
     try:
-        # A zombie has ended; its parent has just not looked yet.
+        # A zombie has ended; its parent has not reaped it yet.
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False

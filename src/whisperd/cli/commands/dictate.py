@@ -1,4 +1,4 @@
-"""`whisperctl dictate`: turn speech into text while it is spoken."""
+"""`whisperctl dictate`: turn speech into text as you speak."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from whisperd.cli import exit_status
-from whisperd.cli.command import agree_to_download, connect_as, model_warnings, progress_of
+from whisperd.cli.command import confirm_download, connect_as, model_warnings, progress_of
 from whisperd.cli.files import LineFile, check_target, format_of, write_file
 from whisperd.cli.follow import TextWriter, events_of
 from whisperd.cli.job_options import add_job_options, given_options
-from whisperd.cli.output import Draft, print_json, print_line, say
-from whisperd.cli.parser import Parser, filled, usage_error
+from whisperd.cli.output import Draft, print_json, print_line, print_notice
+from whisperd.cli.parser import Parser, non_empty, usage_error
 from whisperd.cli.raw_audio import not_raw
 from whisperd.cli.recorder import recorder_command
 from whisperd.rpc.errors import WhisperdError
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 STANDARD_OUTPUT = "-"
 SECOND_BYTES = 32_000
 READ_BYTES = 16_000
-"""At most so much is read at once: half a second. What has come is sent at once."""
+"""The most to read at once: half a second. Less is sent as soon as it arrives."""
 PIECES_AHEAD = 8
-"""That are read while one is being sent."""
+"""How many pieces to read ahead while one is being sent."""
 EXAMPLES = """examples:
   whisperctl dictate
   whisperctl dictate --language de -o notes.txt
@@ -52,7 +52,7 @@ def add(parser: Parser) -> None:
     parser.add_argument(
         "-o",
         "--output",
-        type=filled,
+        type=non_empty,
         metavar="FILE",
         help="write the text to this file as it arrives; subtitles (.srt, .vtt, ...) at the end",
     )
@@ -63,7 +63,7 @@ def add(parser: Parser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Listen to the end, or to Ctrl-C."""
+    """Listen until the audio ends, or until Ctrl-C."""
     _check(options)
     command = None if options.stdin else _recorder()
     if options.output == STANDARD_OUTPUT:
@@ -73,13 +73,13 @@ def run(options: argparse.Namespace) -> int:
         _check_target(options)
     with connect_as(options, has_profile=True) as client:
         if options.model:
-            agree_to_download(options, model_warnings(client, options.model), is_to_be_loaded=True)
+            confirm_download(options, model_warnings(client, options.model), is_to_be_loaded=True)
         with ExitStack() as stack:
-            # First of all: one that is refused leaves a file alone that is there.
+            # Begin the job before opening the file: a refused job must leave an existing file alone.
             dictation = stack.enter_context(client.dictate(**job_options))
             output: IO[str] | LineFile | None = sys.stdout
             if options.output:
-                _check_target(options)  # again: a daemon may have been started, or a person been asked
+                _check_target(options)  # again: starting a daemon or asking the user takes time
                 output = stack.enter_context(closing(LineFile(options.output))) if _is_text(options) else None
             _Session(dictation, options, output).run(command)
     return exit_status.DONE
@@ -90,17 +90,17 @@ def _check_target(options: argparse.Namespace) -> None:
 
 
 def _is_text(options: argparse.Namespace) -> bool:
-    """Whether the file gets the text as it comes; else it is written when all is over."""
+    """Whether the file gets the text as it arrives; otherwise it is written at the end."""
     return format_of(options.output, otherwise="text") == "text"
 
 
 def _check(options: argparse.Namespace) -> None:
     if options.stream and options.json:
-        raise usage_error("--stream and --json contradict each other", "Leave one of them out")
+        raise usage_error("--stream and --json cannot be combined", "Omit one of them")
     if options.stdin and sys.stdin is None:
-        raise usage_error("There is no standard input", "Leave --stdin out")
+        raise usage_error("There is no standard input", "Omit --stdin")
     if options.stdin and sys.stdin.isatty():
-        raise usage_error("Standard input is a terminal", "Send it raw audio, or leave --stdin out")
+        raise usage_error("Standard input is a terminal", "Pipe raw audio into it, or omit --stdin")
 
 
 def _recorder() -> list[str]:
@@ -115,17 +115,17 @@ class _Session:
     def __init__(
         self, dictation: Dictation, options: argparse.Namespace, output: IO[str] | LineFile | None
     ) -> None:
-        """`output` gets the lines; without one, all is written when it is over."""
+        """`output` gets the lines; without one, the whole text is written at the end."""
         self._dictation = dictation
         self._options = options
         self._progress = progress_of(options)
         self._draft = Draft(quiet=options.quiet or options.json)
         self._writer = None if output is None else TextWriter(output, self._progress)
-        self._says_text = bool(options.output) or not (options.stream or options.json)
+        self._prints_text = bool(options.output) or not (options.stream or options.json)
         self._audio = _Audio(dictation)
 
     def run(self, command: list[str] | None) -> None:
-        """Show what is understood, to the end of the audio. Raises the job's error, or the recorder's."""
+        """Show the text until the audio ends. Raises the job's error, or the recorder's."""
         client: Client = self._dictation.listening
         with self._audio.stopped_by_interrupt():
             with closing(events_of(client, self._dictation.id, self._progress)) as events:
@@ -137,14 +137,14 @@ class _Session:
         if self._writer is None:
             if transcript.segments or self._audio.error is None:
                 self._write_file(client)
-        elif self._says_text:
+        elif self._prints_text:
             self._writer.finish(transcript)
         if self._options.json and self._audio.error is None:
             print_json({"job": self._dictation.id, **transcript.verbose})
         if self._audio.error is not None:
             raise self._audio.error
         if self._audio.is_silent and not self._options.quiet:
-            say("Nothing but silence came from the microphone. Is it muted, or is another one meant?")
+            print_notice("The microphone delivered only silence. Is it muted, or is it the wrong one?")
 
     def _show(self, event: dict[str, Any], command: list[str] | None) -> None:
         if self._options.stream:
@@ -154,12 +154,12 @@ class _Session:
                 self._progress.clear()
                 self._audio.begin(command)
                 if command is not None:
-                    self._draft.show("Listening. Ctrl-C ends it.")
+                    self._draft.show("Listening. Press Ctrl-C to stop.")
             case "transcription.partial":
                 self._draft.show(f"{event['agreed']} {event['tentative']}".strip())
             case "transcription.segment":
                 self._draft.clear()
-                if self._writer is not None and self._says_text:
+                if self._writer is not None and self._prints_text:
                     self._writer.write(event["index"], event["text"], event["channel"])
 
     def _write_file(self, client: Client) -> None:
@@ -167,15 +167,15 @@ class _Session:
         name = format_of(target, otherwise="text")
         content = client.jobs.result(job, name)["content"]
         try:
-            _check_target(self._options)  # again: it may have come while somebody spoke
+            _check_target(self._options)  # again: it may have been created meanwhile
             write_file(target, content)
         except WhisperdError as error:
-            error.fix = f"`whisperctl jobs result {job} --format {name}` has what was said. {error.fix}"
+            error.fix = f"`whisperctl jobs result {job} --format {name}` prints the text. {error.fix}"
             raise
 
 
 class _Audio:
-    """What is spoken, on its way from standard input or the recorder to the daemon, in threads of its own."""
+    """Sends audio from standard input or the recorder to the daemon, in separate threads."""
 
     def __init__(self, dictation: Dictation) -> None:
         self._dictation = dictation
@@ -186,11 +186,11 @@ class _Audio:
         self._recorded_bytes = 0
         self._has_sound = False
         self.error: WhisperdError | None = None
-        """Why there is no more audio, if something went wrong."""
+        """Why the audio ended, if something went wrong."""
 
     @property
     def is_silent(self) -> bool:
-        """Whether the microphone has given a second and more of zeros: an open one hardly does."""
+        """Whether the microphone delivered only zeros, for a second or more: a live one hardly does."""
         return self._recorded_bytes >= SECOND_BYTES and not self._has_sound
 
     def begin(self, command: list[str] | None) -> None:
@@ -201,7 +201,7 @@ class _Audio:
         else:
             import subprocess
 
-            # Ctrl-C is for us: the recorder is ended when what it has recorded was read.
+            # In its own session, so that Ctrl-C reaches only us: what it has recorded must still be read.
             try:
                 self._recorder = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
@@ -214,7 +214,7 @@ class _Audio:
 
     @contextmanager
     def stopped_by_interrupt(self) -> Iterator[None]:
-        """Within the block, the first Ctrl-C ends the audio that has begun; any other ends the command."""
+        """Within the block, the first Ctrl-C once audio has begun ends the audio; others end the command."""
         before = signal.signal(signal.SIGINT, lambda *_: self._interrupt())
         try:
             yield
@@ -231,10 +231,10 @@ class _Audio:
         if self._recorder is not None:
             self._recorder.terminate()
         else:
-            self._pieces.put(None)  # nothing else ends a thread that reads
+            self._pieces.put(None)  # a blocked read cannot be interrupted: end the sending thread instead
 
     def _read(self, descriptor: int) -> None:
-        """Read ahead, to the end."""
+        """Read ahead until the audio ends."""
         is_first = self._recorder is None
         try:
             while piece := os.read(descriptor, READ_BYTES):
@@ -250,11 +250,11 @@ class _Audio:
         except OSError as error:
             self.error = _not_readable(error.strerror or str(error))
         if self._recorder is not None and (status := self._recorder.wait()) and not self._is_stopped:
-            self.error = _not_readable(f"the recorder ended with {status}")
+            self.error = _not_readable(f"the recorder exited with status {status}")
         self._pieces.put(None)
 
     def _push(self) -> None:
-        """Send what was read; the job's own errors are told by its events."""
+        """Send what was read. Errors of the job itself arrive as its events."""
         with suppress(WhisperdError):
             while (piece := self._pieces.get()) is not None:
                 self._room.release()
@@ -266,13 +266,13 @@ def _not_readable(reason: str) -> WhisperdError:
     return WhisperdError(
         "audio.not_readable",
         f"The audio cannot be read: {reason}.",
-        "Check the microphone, or send audio of your own: `… | whisperctl dictate --stdin`.",
+        "Check the microphone, or pipe in audio: `… | whisperctl dictate --stdin`.",
     )
 
 
 def _encoded(kind: str) -> WhisperdError:
     return WhisperdError(
         "audio.unsupported",
-        f"What is sent is {kind}, and not raw audio of one channel, 16 bits and 16,000 samples in a second.",
-        "Send it to `whisperctl transcribe -`, or convert it first, as `whisperctl dictate --help` shows.",
+        f"Standard input is {kind}, not raw audio (one channel, 16 bits, 16,000 samples per second).",
+        "Pipe it into `whisperctl transcribe -`, or convert it first, as `whisperctl dictate --help` shows.",
     )

@@ -1,4 +1,4 @@
-"""`whisperctl doctor`: what is wrong, and how to mend it."""
+"""`whisperctl doctor`: find problems and say how to fix them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from whisperd._version import __version__
 from whisperd.cli import exit_status
 from whisperd.cli.command import connect_as
-from whisperd.cli.output import columns, counted, print_json, say, wrapped
+from whisperd.cli.output import columns, counted, print_json, print_notice, wrapped
 from whisperd.cli.parser import Parser
 from whisperd.paths import socket_path
 from whisperd.rpc.errors import WhisperdError
@@ -33,13 +33,13 @@ def add(parser: Parser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Look at everything; 1 if anything is broken."""
+    """Check everything; return 1 if anything is broken."""
     import msgspec
 
     from whisperd.doctor import check_daemon, check_socket, look_at_socket, worst
 
     if sys.stderr is not None and sys.stderr.isatty() and not (options.quiet or options.json):
-        say("looking ...")
+        print_notice("checking ...")
     path = socket_path(options.socket)
     daemon, seen = _ask(options)
     findings = [
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _ask(options: argparse.Namespace) -> tuple[Map, Map]:
-    """The daemon, or why there is none, and what it has seen. Where there is none, we look ourselves."""
+    """Return the daemon, or why there is none, and its checks. Without a daemon, run them here."""
     import msgspec
 
     from whisperd.doctor import Finding
@@ -80,18 +80,18 @@ def _ask(options: argparse.Namespace) -> tuple[Map, Map]:
         return daemon, {**seen, "checks": msgspec.convert(seen["checks"], list[Finding])}
     except WhisperdError as error:
         if error.code == "daemon.unreachable":
-            message = "none runs: it is started when it is first needed"
+            message = "not running: it starts when it is first needed"
             daemon["problem"] = Finding(name="daemon", status="ok", message=message)
-        elif error.code != "rpc.unknown_method":  # of an older daemon, whose version is told
-            how = "The daemon answers, and cannot look" if "version" in daemon else "No daemon answers"
+        elif error.code != "rpc.unknown_method":  # an older daemon, whose version is reported
+            how = "The daemon answers, but its checks fail" if "version" in daemon else "No daemon answers"
             daemon["problem"] = Finding(
                 name="daemon", status="broken", message=f"{how}. {error.message}", fix=error.fix
             )
-    return daemon, _look()
+    return daemon, _check_here()
 
 
-def _look() -> Map:
-    """The same without a daemon."""
+def _check_here() -> Map:
+    """Run the checks without a daemon."""
     import anyio
 
     from whisperd.doctor import gather_here, page
@@ -113,7 +113,7 @@ def _print_page(findings: list[Finding]) -> None:
 
 
 def summary(broken: int, warnings: int) -> str:
-    """The last line: how bad it is."""
+    """Return the last line: how many problems there are."""
     if not (broken or warnings):
         return "all is well"
     parts = [counted(broken, "thing is broken", "things are broken") if broken else "nothing is broken"]

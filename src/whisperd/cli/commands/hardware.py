@@ -1,4 +1,4 @@
-"""`whisperctl hardware`: what this computer has, and which variants it can use."""
+"""`whisperctl hardware`: show this computer's hardware and the variants it can use."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def page(found: Map, width: int) -> list[str]:
-    """The lines that say what was found, at most so wide."""
+    """Return the report as lines of at most this width."""
     return [
         *_facts(found, width),
         "",
@@ -97,14 +97,14 @@ def _system(system: Map) -> Iterator[str]:
 def _processor(processor: Map) -> Iterator[str]:
     vendor, model = processor["vendor"], processor["model"]
     is_enough = model and (not vendor or vendor in model)
-    yield model if is_enough else " ".join(filter(None, (vendor, model))) or "of an unknown make"
+    yield model if is_enough else " ".join(filter(None, (vendor, model))) or "unknown model"
     yield _cores(processor["cores"])
-    yield _features(processor["features"]) or "none of the extensions that matter here"
+    yield _features(processor["features"]) or "no relevant instruction set extensions"
     yield _from(processor)
 
 
 def _features(features: list[str]) -> str:
-    """As people call them, those of one family together: `SSE4.1, SSE4.2, AVX-512 (F, VNNI)`."""
+    """Return their usual names, grouped by family: `SSE4.1, SSE4.2, AVX-512 (F, VNNI)`."""
     from whisperd.processor_features import CPU_FEATURES
 
     families: dict[str, list[str]] = {}
@@ -126,7 +126,7 @@ def _cores(cores: Map) -> str:
     if cores["affinity"]:
         limits.append(f"the scheduler allows {cores['affinity']}")
     if cores["quota"]:
-        limits.append(f"a control group allows the time of {cores['quota']:g}")
+        limits.append(f"a control group allows the CPU time of {cores['quota']:g}")
     why = f" ({', '.join(limits)})" if limits else ""
     return f"{kinds}, {cores['usable']} usable{why}"
 

@@ -1,4 +1,4 @@
-"""`whisperctl jobs`: the jobs, running and past."""
+"""`whisperctl jobs`: list, follow, cancel and retry jobs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from whisperd.cli.ages import age_s, since
-from whisperd.cli.command import confirm, connect_as, for_each, is_agreed, progress_of, show_answers
+from whisperd.cli.command import confirm, connect_as, for_each, progress_of, show_answers, user_agrees
 from whisperd.cli.files import EXTENSIONS, OF_JSON
 from whisperd.cli.follow import events_of, follow_job
 from whisperd.cli.output import ago, counted, duration, facts, in_words, local_time, print_json, print_table
@@ -111,7 +111,7 @@ def list_(options: argparse.Namespace) -> None:
 
 
 def row(job: dict[str, Any], now: datetime) -> tuple[str | None, ...]:
-    """What a list says of a job."""
+    """Return the cells of a job in the list."""
     return (
         job["id"],
         job["status"],
@@ -129,13 +129,13 @@ def _percent(progress: float | None) -> str:
 
 
 def _took(job: dict[str, Any]) -> str | None:
-    """How long the work on a job took, once it is over."""
+    """Return how long a finished job took from start to end."""
     from datetime import datetime
 
     if not (job["started"] and job["ended"]):
         return None
     taken = datetime.fromisoformat(job["ended"]) - datetime.fromisoformat(job["started"])
-    return duration(max(0.0, taken.total_seconds()))  # the clock may have been set meanwhile
+    return duration(max(0.0, taken.total_seconds()))  # the clock may have been set back meanwhile
 
 
 def show(options: argparse.Namespace) -> None:
@@ -170,7 +170,7 @@ def wait(options: argparse.Namespace) -> int:
 
 def result(options: argparse.Namespace) -> None:
     if options.json and options.format not in (None, *OF_JSON):
-        raise usage_error(f"{options.format} is no JSON, which --json prints", "Leave --json out")
+        raise usage_error(f"--json cannot print the format {options.format}", "Omit --json")
     with connect_as(options) as client:
         answer = client.jobs.result(options.id, "verbose_json" if options.json else options.format or "text")
     sys.stdout.write(answer["content"])
@@ -179,9 +179,9 @@ def result(options: argparse.Namespace) -> None:
 def cancel(options: argparse.Namespace) -> int:
     filters = {"status": options.status, "since": options.since, "runtime": options.runtime}
     if options.all == bool(options.ids):
-        raise usage_error("cancel takes ids or --all", "`whisperctl jobs list` shows the jobs")
+        raise usage_error("cancel takes either ids or --all", "`whisperctl jobs list` shows the jobs")
     if options.ids and any(filters.values()):
-        raise usage_error("--status, --since and --runtime go with --all", "name no ids beside them")
+        raise usage_error("--status, --since and --runtime need --all", "Omit the ids, or these options")
     if len(options.ids) == 1:
         return for_each(
             options, lambda client, job: client.jobs.cancel(job), _became, names=options.ids, key="id"
@@ -202,21 +202,21 @@ def _became(job: dict[str, Any]) -> str:
 
 def clear(options: argparse.Namespace) -> None:
     if options.purge and not options.ids:
-        which = "Erase all texts that are so old?" if options.older_than else "Erase all texts that are kept?"
-        if not is_agreed(options, which):
+        old = " that are older than this" if options.older_than else ""
+        if not user_agrees(options, f"Erase all stored transcripts{old}?"):
             raise WhisperdError(
-                "purge.declined", "Nothing was erased.", "Name ids, or narrow it with --older-than."
+                "purge.declined", "Nothing was erased.", "Pass job ids, or limit it with --older-than."
             )
     with connect_as(options) as client:
         answer = client.jobs.clear(options.ids or None, older_than=options.older_than, purge=options.purge)
-    done = f"{counted(answer['cleared'], 'job is', 'jobs are')} forgotten"
+    done = f"{counted(answer['cleared'], 'job')} forgotten"
     if options.purge:
-        done += f", {counted(answer['purged'], 'text is', 'texts are')} erased"
+        done += f", {counted(answer['purged'], 'transcript')} erased"
     confirm(options, answer, done)
 
 
 def _lines(key: str, value: Any) -> Any:
-    """A field of a job as a person reads it; `--json` has what an error has beside this."""
+    """Return a field of a job in readable form; only `--json` has the data of an error."""
     if key in ("error", "warnings") and value:
         errors = [value] if key == "error" else value
         parts = [part for one in errors for part in (one["message"], one["fix"], f"({one['code']})")]

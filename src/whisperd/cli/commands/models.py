@@ -1,4 +1,4 @@
-"""`whisperctl models`: the models on this computer."""
+"""`whisperctl models`: manage the models on this computer."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 from whisperd.cli.command import (
     add_names,
-    agree_to_download,
     call_with_progress,
     confirm,
+    confirm_download,
     connect_as,
     for_each,
     model_warnings,
-    say_warnings,
-    tell,
-    tell_damage,
+    print_damage,
+    print_unless_quiet,
+    print_warnings,
 )
 from whisperd.cli.output import print_json, print_problem, print_table, wrapped
 from whisperd.cli.parser import Parser
@@ -82,7 +82,7 @@ def available(options: argparse.Namespace) -> None:
 
 
 def _print_models(options: argparse.Namespace, models: list[dict[str, Any]], trait: str) -> None:
-    """Print models, and of each whether it has this trait."""
+    """Print a table of models; its last column says whether each has this trait."""
     if options.json:
         print_json(models)
         return
@@ -124,10 +124,10 @@ def recommend(options: argparse.Namespace) -> None:
     )
     for one in models:
         if one["recommended"]:
-            tell(options, "")
-            tell(options, one["summary"])
+            print_unless_quiet(options, "")
+            print_unless_quiet(options, one["summary"])
     if not any(one["measured"] for one in models):
-        tell(options, "`whisperctl calibrate` measures how fast they are here.")
+        print_unless_quiet(options, "Run `whisperctl calibrate` to measure their speed on this computer.")
 
 
 def show(options: argparse.Namespace) -> int:
@@ -153,7 +153,7 @@ def _show(model: dict[str, Any]) -> None:
 
 def pull(options: argparse.Namespace) -> int:
     def ask(client: Client, name: str) -> dict[str, Any]:
-        agree_to_download(options, model_warnings(client, name))
+        confirm_download(options, model_warnings(client, name))
         return _with_progress(options, client, "models.pull", name=model_name(name))
 
     return for_each(
@@ -173,10 +173,10 @@ def verify(options: argparse.Namespace) -> int:
 
 def _verified(answer: dict[str, Any]) -> str | None:
     if answer["ok"] and os.path.isabs(answer["name"]):
-        return f"{answer['name']}: it can be used; nobody knows the hashes of what is used in place"
+        return f"{answer['name']}: usable; a model used in place has no known hashes to compare with"
     if answer["ok"]:
-        return f"{answer['name']}: every byte is right"
-    tell_damage(answer["name"], [f"damaged: {name}" for name in answer["damaged"]], answer["fix"])
+        return f"{answer['name']}: intact"
+    print_damage(answer["name"], [f"damaged: {name}" for name in answer["damaged"]], answer["fix"])
     return None
 
 
@@ -201,7 +201,7 @@ def import_(options: argparse.Namespace) -> None:
         answer = _with_progress(
             options, client, "models.import", path=os.path.abspath(options.path), name=options.name
         )
-    say_warnings(options, answer["warnings"])
+    print_warnings(options, answer["warnings"])
     confirm(options, answer, f"{answer['name']} is installed ({size(answer['size'])})")
 
 
@@ -210,13 +210,13 @@ def _with_progress(options: argparse.Namespace, client: Client, method: str, **p
 
 
 def _format(model: dict[str, Any]) -> str | None:
-    """Of a model that is one file of a backend's own, how it is stored."""
+    """Return the format and precision of a single-file model; None for others."""
     facts = model["facts"]
     return f"{facts['format']}, {facts['precision']}" if facts else None
 
 
 def _speed(model: dict[str, Any]) -> str:
-    """How fast it is here; behind a tilde what is only expected, from how fast others are."""
+    """Return its speed on this computer; a tilde marks an estimate from the speed of other models."""
     is_expected = not (model["speed"] is None or model["measured"])
     return f"{'~' if is_expected else ''}{speed(model['speed'])}"
 

@@ -1,4 +1,4 @@
-"""`whisperctl natives`: the native libraries that engines need."""
+"""`whisperctl natives`: manage the native libraries that engines need."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from whisperd.cli.command import (
     confirm,
     connect_as,
     for_each,
-    tell,
-    tell_damage,
+    print_damage,
+    print_unless_quiet,
 )
 from whisperd.cli.output import print_json, print_problem, print_table
 from whisperd.cli.parser import Parser
@@ -65,13 +65,13 @@ def list_(options: argparse.Namespace) -> None:
         print_json(bundles)
         return
     print_table(
-        ("NAME", "STATUS", "VERSION", "BESIDE IT", "SIZE"),
+        ("NAME", "STATUS", "VERSION", "OTHERS", "SIZE"),
         [
             (
                 one["name"],
                 "installed" if one["current"] else "not installed" if one["usable"] else "not usable",
                 one["current"],
-                _beside(one),
+                _others(one),
                 _size(one),
             )
             for one in bundles
@@ -84,8 +84,8 @@ def list_(options: argparse.Namespace) -> None:
         print_problem(problem)
 
 
-def _beside(bundle: dict[str, Any]) -> str | None:
-    """What else is installed of it; of the same version, too, such as for another Python."""
+def _others(bundle: dict[str, Any]) -> str | None:
+    """Return the other installed versions; the current one again if it is also there for another Python."""
     others = list(bundle["installed"])
     if bundle["current"] in others:
         others.remove(bundle["current"])
@@ -97,7 +97,7 @@ def _size(bundle: dict[str, Any]) -> str | None:
         return size(bundle["size"])
     if bundle["download_size"] is None:
         return None
-    building = ", then minutes of building" if bundle["built_here"] else ""
+    building = ", then minutes to build" if bundle["built_here"] else ""
     return f"{size(bundle['download_size'])} to download{building}"
 
 
@@ -119,20 +119,22 @@ def verify(options: argparse.Namespace) -> int:
 
 def _verified(answer: dict[str, Any]) -> str | None:
     if answer["ok"]:
-        return f"{answer['name']}: every file is as it was installed"
+        return f"{answer['name']}: intact"
     damage = [f"{one['problem']}: {one['path']}" for one in answer["damage"]]
-    tell_damage(answer["name"], damage, f"Run `whisperctl natives install {answer['name']}` to mend it.")
+    print_damage(answer["name"], damage, f"Run `whisperctl natives install {answer['name']}` to repair it.")
     return None
 
 
 def upgrade(options: argparse.Namespace) -> int:
     def show(answer: dict[str, Any]) -> None:
         if not answer["changed"]:
-            tell(options, f"{answer['name']} {answer['version']} is the newest version")
+            print_unless_quiet(options, f"{answer['name']} {answer['version']} is the newest version")
             return
-        tell(options, f"{answer['name']} {answer['version']} is used from now on: {answer['tried']}")
-        tell(options, f"  What is loaded goes on with {answer['before']} until it is loaded again.")
-        tell(options, f"  `whisperctl natives rollback {answer['name']}` goes back to that.")
+        print_unless_quiet(options, f"{answer['name']} is upgraded to {answer['version']}: {answer['tried']}")
+        print_unless_quiet(
+            options, f"  Loaded runtimes keep using {answer['before']} until they are loaded again."
+        )
+        print_unless_quiet(options, f"  Run `whisperctl natives rollback {answer['name']}` to return to it.")
 
     names = options.names or _installed_names(options)
     if not names:
@@ -159,7 +161,7 @@ def rollback(options: argparse.Namespace) -> int:
     return for_each(
         options,
         lambda client, name: call_with_progress(options, client, ("natives",), "natives.rollback", name=name),
-        lambda answer: f"{answer['name']} {answer['version']} is used again",
+        lambda answer: f"{answer['name']} is rolled back to {answer['version']}",
     )
 
 
@@ -175,7 +177,7 @@ def prune(options: argparse.Namespace) -> None:
     with connect_as(options) as client:
         removed = client.natives.prune()
     lines = [f"{one['name']} {one['version']} is removed: {one['path']}" for one in removed]
-    confirm(options, removed, *(lines or ["Nothing is left over: every bundle is of a version in use."]))
+    confirm(options, removed, *(lines or ["Nothing to remove: every installed version is in use."]))
 
 
 def path(options: argparse.Namespace) -> int:

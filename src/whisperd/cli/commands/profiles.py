@@ -1,4 +1,4 @@
-"""`whisperctl profiles`: a runtime and options of a user or program."""
+"""`whisperctl profiles`: manage profiles: a runtime and options of a user or program."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ import argparse
 from typing import Any
 
 from whisperd.cli.command import add_names, confirm, connect_as, for_each
-from whisperd.cli.job_options import add_job_options, add_unset, kept_options, merge_options, options_in_words
+from whisperd.cli.job_options import (
+    add_job_options,
+    add_unset,
+    merge_options,
+    options_in_words,
+    stored_options,
+)
 from whisperd.cli.output import facts, local_time, print_json, print_table
 from whisperd.cli.parser import Parser, usage_error
 
@@ -78,23 +84,23 @@ def show(options: argparse.Namespace) -> None:
 
 
 def create(options: argparse.Namespace) -> None:
-    given = kept_options(options)
+    given = stored_options(options)
     with connect_as(options) as client:
         profile = client.profiles.create(options.name, runtime=options.runtime, options=given)
     confirm(options, profile, f"{profile['name']} is created")
 
 
 def edit(options: argparse.Namespace) -> None:
-    if not (kept_options(options) or options.unset or options.runtime or options.new_name):
-        raise usage_error("Nothing is to be changed", "`whisperctl profiles edit --help` says what can be")
+    if not (stored_options(options) or options.unset or options.runtime or options.new_name):
+        raise usage_error("No change was given", "`whisperctl profiles edit --help` lists the options")
     with connect_as(options) as client:
         profile = client.profiles.show(options.name)
         changes: dict[str, Any] = {"options": merge_options(profile["options"], options)}
         if options.runtime or options.model or "runtime" in options.unset:
-            changes["runtime"] = options.runtime  # or none, of which a model takes the place
+            changes["runtime"] = options.runtime  # None where a model takes its place
         if options.new_name:
             changes["name"] = options.new_name
-        # With the version that was read: the options that somebody else has set meanwhile are not undone.
+        # With the version that was read, so that options set by another client meanwhile are not undone.
         profile = client.profiles.edit(options.name, version=profile["version"], **changes)
     done = f"{options.name} is now {profile['name']}" if options.new_name else f"{profile['name']} is changed"
     confirm(options, profile, done)

@@ -1,4 +1,4 @@
-"""`whisperctl runtimes`: which model runs, where and how."""
+"""`whisperctl runtimes`: manage runtimes: which model runs, where and how."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any, get_args
 
 from whisperd.cli.command import (
     add_names,
-    agree_to_download,
     call_with_progress,
     confirm,
+    confirm_download,
     connect_as,
     for_each,
     is_refused,
-    say_warnings,
-    tell,
+    print_unless_quiet,
+    print_warnings,
 )
-from whisperd.cli.output import columns, print_json, printable, say
+from whisperd.cli.output import columns, print_json, print_notice, printable
 from whisperd.cli.parser import Parser, usage_error, whole_number
 from whisperd.cli.preparation import PREPARATION_TOPICS, Preparation
 from whisperd.cli.runtime_view import details, runtime_table, what_runs
@@ -169,20 +169,20 @@ def create(options: argparse.Namespace) -> None:
     with connect_as(options) as client:
         runtime = client.runtimes.create(options.name, **_fields(options))
         chosen = "" if options.model else f", with the model {runtime['model']}"
-        tell(options, f"{runtime['name']} is created{chosen}")
+        print_unless_quiet(options, f"{runtime['name']} is created{chosen}")
         warnings = runtime.get("warnings", [])
         if options.load or (options.default and not is_refused(warnings)):
-            agree_to_download(options, warnings, is_to_be_loaded=True)
+            confirm_download(options, warnings, is_to_be_loaded=True)
         else:
-            say_warnings(options, warnings)
+            print_warnings(options, warnings)
         if not (options.load or options.default):
-            _tell_what_is_missing(options, runtime)
-        if options.default:  # which begins to load it
+            _announce_download(options, runtime)
+        if options.default:  # this also starts loading it
             runtime |= client.runtimes.default(runtime["id"])
-            tell(options, _as_default(runtime))
+            print_unless_quiet(options, _as_default(runtime))
         if options.load:
-            runtime = _bring(options, client, "runtimes.load", runtime["id"], is_agreed=True)
-            tell(options, _as_loaded(runtime))
+            runtime = _prepare_or_load(options, client, "runtimes.load", runtime["id"], is_agreed=True)
+            print_unless_quiet(options, _as_loaded(runtime))
     if options.json:
         print_json(runtime)
 
@@ -192,14 +192,14 @@ def edit(options: argparse.Namespace) -> None:
     if options.new_name is not None:
         changes["name"] = options.new_name
     if not changes:
-        raise usage_error("Nothing is to be changed", "`whisperctl runtimes edit --help` says what can be")
+        raise usage_error("No change was given", "`whisperctl runtimes edit --help` lists the options")
     with connect_as(options) as client:
         runtime = client.runtimes.edit(options.name, version=options.if_version, **changes)
-    say_warnings(options, runtime.get("warnings", []))
+    print_warnings(options, runtime.get("warnings", []))
     done = f"{options.name} is now {runtime['name']}" if options.new_name else f"{runtime['name']} is changed"
     confirm(options, runtime, done)
     if runtime["status"] == "unloaded" and options.model:
-        _tell_what_is_missing(options, runtime)
+        _announce_download(options, runtime)
 
 
 def delete(options: argparse.Namespace) -> int:
@@ -213,15 +213,15 @@ def delete(options: argparse.Namespace) -> int:
 def prepare(options: argparse.Namespace) -> int:
     return for_each(
         options,
-        lambda client, name: _bring(options, client, "runtimes.prepare", name),
-        lambda runtime: f"{runtime['name']} has all that it needs",
+        lambda client, name: _prepare_or_load(options, client, "runtimes.prepare", name),
+        lambda runtime: f"{runtime['name']} has everything it needs",
     )
 
 
 def load(options: argparse.Namespace) -> int:
     return for_each(
         options,
-        lambda client, name: _bring(options, client, "runtimes.load", name),
+        lambda client, name: _prepare_or_load(options, client, "runtimes.load", name),
         _as_loaded,
     )
 
@@ -238,10 +238,10 @@ def default(options: argparse.Namespace) -> None:
     with connect_as(options) as client:
         before = client.runtimes.show(options.name)
         warnings = before.get("warnings", [])
-        if is_refused(warnings):  # which nobody would hear of: it is loaded in the background
-            say_warnings(options, warnings)
+        if is_refused(warnings):  # it is loaded in the background, where its failure would go unnoticed
+            print_warnings(options, warnings)
         else:
-            agree_to_download(options, warnings, is_to_be_loaded=True)
+            confirm_download(options, warnings, is_to_be_loaded=True)
         runtime = client.runtimes.default(before["id"])
     confirm(options, runtime, _as_default(before | runtime))
 
@@ -257,7 +257,7 @@ def disable(options: argparse.Namespace) -> int:
 def _change_each(
     options: argparse.Namespace, change: Callable[[Client, str], Any], became: str | None = None
 ) -> int:
-    """Do it to each runtime that is named, and tell what became of it: its status, if nothing else."""
+    """Change each named runtime and print its state: `became`, or its status."""
     return for_each(
         options,
         change,
@@ -265,30 +265,34 @@ def _change_each(
     )
 
 
-def _bring(
+def _prepare_or_load(
     options: argparse.Namespace, client: Client, method: str, name: str, *, is_agreed: bool = False
 ) -> Map:
-    """Have a runtime prepared or loaded, and show how far it is. Who hangs up gives it up."""
+    """Prepare or load a runtime, with progress. Disconnecting gives it up."""
     runtime = client.runtimes.show(name)
     if not is_agreed:
         is_to_be_loaded = method == "runtimes.load"
-        agree_to_download(options, runtime.get("warnings", []), is_to_be_loaded=is_to_be_loaded)
+        confirm_download(options, runtime.get("warnings", []), is_to_be_loaded=is_to_be_loaded)
     preparation = Preparation(runtime)
     return call_with_progress(options, client, PREPARATION_TOPICS, method, show=preparation.show, name=name)
 
 
 def _fields(options: argparse.Namespace) -> Map:
-    """The fields that were given: the defaults of the others are the daemon's."""
+    """Return the fields that were given; the daemon has the defaults of the others."""
     values = {name: getattr(options, name) for name in FIELDS}
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _tell_what_is_missing(options: argparse.Namespace, runtime: Map) -> None:
-    """Nobody should learn with the first recording that hundreds of MB have to come before."""
+def _announce_download(options: argparse.Namespace, runtime: Map) -> None:
+    """Say now, not at the first recording, that hundreds of MB must be downloaded first."""
     missing = runtime.get("to_download")
     if missing and not (options.quiet or options.json or is_refused(runtime["warnings"])):
-        say(f"Its model {printable(_with_size(missing))} is not here yet: the first job downloads it.")
-        say(f"  `whisperctl runtimes prepare {printable(shlex.quote(runtime['name']))}` does so now.")
+        print_notice(
+            f"Its model {printable(_with_size(missing))} is not installed: the first job will download it."
+        )
+        print_notice(
+            f"  Run `whisperctl runtimes prepare {printable(shlex.quote(runtime['name']))}` to do so now."
+        )
 
 
 def _as_loaded(runtime: Map) -> str:
@@ -305,7 +309,7 @@ def _as_default(runtime: Map) -> str:
 
 
 def _with_size(model: Map) -> str:
-    """A model that is to be downloaded, and how large it is if that is known: `base, 148 MB,`."""
+    """Return a model to download, with its size if known: `base, 148 MB,`."""
     much = f", {size(model['size'])}," if model["size"] else ""
     return f"{model['model']}{much}"
 
@@ -323,4 +327,4 @@ def _numbers(text: str) -> list[int]:
     try:
         return [read(part) for part in text.split(",")]
     except argparse.ArgumentTypeError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither none nor numbers such as 0,1") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is neither `none` nor numbers such as 0,1") from None

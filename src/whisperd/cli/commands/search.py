@@ -1,4 +1,4 @@
-"""`whisperctl search`: where something was said, in all texts that are kept."""
+"""`whisperctl search`: find where something was said, in all stored transcripts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXAMPLES = """examples:
   whisperctl search --open "the first train" """
 
 _QUERY = re.compile(r'"|(^|\s)(before|after|lang):\S|\spath:\S')
-"""Of what the shell kept together, what only a query of its own has; a path alone may have spaces."""
+"""Matches a quoted argument that is a query itself, not a phrase; a lone `path:` may contain spaces."""
 
 
 def add(parser: Parser) -> None:
@@ -39,7 +39,7 @@ def add(parser: Parser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print the places, the best recording first. Raises `search.nothing` if there is none."""
+    """Print the matches, the best recording first. Raises `search.nothing` if there are none."""
     with connect_as(options) as client:
         found = client.transcripts.search(query_of(options.words), options.limit)
     if options.json:
@@ -48,8 +48,8 @@ def run(options: argparse.Namespace) -> None:
     if not found:
         raise WhisperdError(
             "search.nothing",
-            "In no text that is kept was that said.",
-            "Try fewer words, or the beginning of one: `whisperctl search transcri*`.",
+            "No stored transcript matches.",
+            "Try fewer words, or a prefix: `whisperctl search transcri*`.",
         )
     if options.open:
         for line in (_player(one["path"], hit) for one in found if one["path"] for hit in one["hits"]):
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def query_of(words: list[str]) -> str:
-    """The query as it travels: what the shell kept together stays so, unless it is a query of its own."""
+    """Return the query to send. An argument quoted in the shell is a phrase, unless it is a query itself."""
     return " ".join(map(_term, words))
 
 

@@ -12,7 +12,7 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from whisperd.cli import exit_status
-from whisperd.cli.command import agree_to_download, connect_as, model_warnings, progress_of
+from whisperd.cli.command import confirm_download, connect_as, model_warnings, progress_of
 from whisperd.cli.files import (
     EXTENSIONS,
     OF_JSON,
@@ -23,10 +23,18 @@ from whisperd.cli.files import (
     targets_in,
     write_file,
 )
-from whisperd.cli.follow import TextWriter, events_of, tell_warnings
+from whisperd.cli.follow import TextWriter, events_of, print_job_warnings
 from whisperd.cli.job_options import add_job_options, given_options
-from whisperd.cli.output import Progress, duration, print_error, print_json, print_line, printable, say
-from whisperd.cli.parser import Parser, filled, several, usage_error
+from whisperd.cli.output import (
+    Progress,
+    duration,
+    print_error,
+    print_json,
+    print_line,
+    print_notice,
+    printable,
+)
+from whisperd.cli.parser import Parser, comma_separated, non_empty, usage_error
 from whisperd.client import Client, Transcript, end_of_job
 from whisperd.quantities import size, speed
 from whisperd.rpc.errors import WhisperdError
@@ -37,7 +45,7 @@ if TYPE_CHECKING:
 STANDARD_INPUT = "-"
 STANDARD_OUTPUT = "-"
 JOBS_AHEAD = 8
-"""Files that are submitted while the first of them is being shown: their windows share batches."""
+"""How many files to submit while the first is being shown, so that their windows share batches."""
 EXAMPLES = """examples:
   whisperctl transcribe interview.mp3
   whisperctl transcribe *.mp3 --output-dir texts
@@ -61,14 +69,14 @@ def add(parser: Parser) -> None:
     parser.add_argument(
         "--format",
         action="extend",
-        type=several,
+        type=comma_separated,
         choices=tuple(EXTENSIONS),
         help="output format (default: by extension of -o, else text); several, with commas, for --output-dir",
     )
-    parser.add_argument("-o", "--output", type=filled, metavar="FILE", help="write the text to this file")
+    parser.add_argument("-o", "--output", type=non_empty, metavar="FILE", help="write the text to this file")
     parser.add_argument(
         "--output-dir",
-        type=filled,
+        type=non_empty,
         metavar="DIR",
         help="write one file per recording and format to this folder",
     )
@@ -85,7 +93,7 @@ def add(parser: Parser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Transcribe every file; go on after a failure."""
+    """Transcribe every file; continue after a failure."""
     options.files = matching(options.files)
     _check(options)
     if options.clip is not None:
@@ -99,22 +107,22 @@ def run(options: argparse.Namespace) -> int:
         targets = [{options.format[0]: options.output}]
     with connect_as(options, has_profile=True) as client:
         if options.model:
-            agree_to_download(options, model_warnings(client, options.model), is_to_be_loaded=True)
+            confirm_download(options, model_warnings(client, options.model), is_to_be_loaded=True)
         return _Session(client, options, targets).run()
 
 
 def _check(options: argparse.Namespace) -> None:
     if options.output and len(options.files) > 1:
-        raise usage_error("-o names one file for several recordings", "Use --output-dir")
+        raise usage_error("-o writes one file, but there are several recordings", "Use --output-dir")
     if options.files.count(STANDARD_INPUT) > 1:
-        raise usage_error("Standard input can be read only once", "Name - once")
+        raise usage_error("Standard input can be read only once", "Pass - once")
     if STANDARD_INPUT in options.files and sys.stdin is not None and sys.stdin.isatty():
         raise usage_error(
-            "Standard input is a terminal", "Send it a recording: `whisperctl transcribe - < FILE`"
+            "Standard input is a terminal", "Redirect a recording to it: `whisperctl transcribe - < FILE`"
         )
     if options.format and options.detach:
-        later = f"`whisperctl jobs result ID --format {options.format[0]}` prints it when the job is done"
-        raise usage_error("--detach prints an id and no text, so --format says nothing", later)
+        later = f"Run `whisperctl jobs result ID --format {options.format[0]}` when the job is done"
+        raise usage_error("--detach prints an id and no text, so --format has no effect", later)
     for one, other in (
         ("runtime", "model"),
         ("output", "output_dir"),
@@ -129,7 +137,7 @@ def _check(options: argparse.Namespace) -> None:
     ):
         if getattr(options, one) and getattr(options, other):
             names = " and ".join(f"--{name.replace('_', '-')}" for name in (one, other))
-            raise usage_error(f"{names} contradict each other", "Leave one of them out")
+            raise usage_error(f"{names} cannot be combined", "Omit one of them")
     formats = set(options.format or ())
     prints = options.output in (None, STANDARD_OUTPUT) and not options.output_dir
     if len(formats) > 1 and not options.output_dir:
@@ -137,13 +145,13 @@ def _check(options: argparse.Namespace) -> None:
         raise usage_error(f"{place} takes one format", "Write a file for each with --output-dir")
     if options.json and prints and formats.difference(OF_JSON):
         raise usage_error(
-            "--json prints a document in a form of its own, so --format says nothing",
-            "Leave --json out, or write a file with -o or --output-dir",
+            "--json prints its own document, so --format has no effect",
+            "Omit --json, or write a file with -o or --output-dir",
         )
 
 
 class _Submitted(NamedTuple):
-    """A file, where its text goes by format (nowhere is standard output), and its job, or why it has none."""
+    """A file, its output files by format (none is standard output), and its job or the error instead."""
 
     name: str
     targets: dict[str, str]
@@ -162,16 +170,16 @@ class _Session:
         self._documents: list[Any] = []
 
     def run(self) -> int:
-        """Show one file's text after the other; returns the exit status."""
+        """Print the text of each file in order; return the exit status."""
         files = list(zip(self._options.files, self._targets, strict=True))
-        # Reading standard input may take as long as somebody speaks; what comes before it is shown before it.
+        # Reading standard input may take as long as a recording lasts: show the files before it first.
         cut = self._options.files.index(STANDARD_INPUT) if STANDARD_INPUT in self._options.files else 0
         ahead = 1 if self._options.detach else JOBS_AHEAD
         parts = (_ahead(self._submit_all(part), ahead) for part in (files[:cut], files[cut:]))
         try:
             statuses = [self._finish(submitted) for part in parts for submitted in part]
         except KeyboardInterrupt:
-            self._print_documents()  # what is done is done
+            self._print_documents()  # of the files that are done
             raise
         self._print_documents()
         return exit_status.of_several(statuses)
@@ -204,18 +212,18 @@ class _Session:
         check_target(target, self._options.files, overwrite=self._options.overwrite)
 
     def _finish(self, submitted: _Submitted) -> int:
-        """See one file through to its end; returns its exit status."""
+        """Wait for one file and print its result; return its exit status."""
         try:
             if isinstance(submitted.job, WhisperdError):
                 raise submitted.job
             if self._options.detach:
-                self._tell_id(submitted.name, submitted.job)
+                self._print_id(submitted.name, submitted.job)
             else:
                 self._show(submitted, submitted.job)
         except WhisperdError as error:
             if exit_status.is_unreachable(error):
                 raise
-            self._tell_error(submitted, error)
+            self._report_error(submitted, error)
             return exit_status.status_of(error)
         return exit_status.DONE
 
@@ -234,7 +242,7 @@ class _Session:
                 elif as_it_comes and event["type"] == "transcription.segment":
                     writer.write(event["index"], event["text"], event["channel"])
                 if event["type"] == "transcription.completed":
-                    self._sum_up(name, event)
+                    self._print_notes(name, event)
         transcript = Transcript.from_wire(self._client.jobs.wait(job))
         if as_it_comes:
             writer.finish(transcript)
@@ -242,13 +250,13 @@ class _Session:
             self._deliver(submitted, job, transcript)
 
     def _deliver(self, submitted: _Submitted, job: str, transcript: Transcript) -> None:
-        """Hand over a transcript that is complete: into its files, as part of the document, or as it is."""
+        """Output a complete transcript: to its files, as part of the document, or to standard output."""
         for name, target in submitted.targets.items():
             content = self._client.jobs.result(job, name)["content"]
-            self._check_target(target)  # again: A.txt may be a.txt, which is there by now
+            self._check_target(target)  # again: A.txt may be the a.txt that was just written
             write_file(target, content)
             if self._options.output_dir and not (self._options.quiet or self._options.json):
-                say(f"{printable(target)} is written")
+                print_notice(f"wrote {printable(target)}")
         if self._options.json:
             place: dict[str, Any] = {"outputs": submitted.targets} if submitted.targets else {}
             if len(submitted.targets) == 1:
@@ -260,7 +268,7 @@ class _Session:
             sys.stdout.flush()
 
     def _events(self, job: str) -> Generator[dict[str, Any], None, None]:
-        """A job's events. Ctrl-C, a closed pipe, or the end of the time cancels it in the daemon."""
+        """Yield a job's events. Ctrl-C, a closed pipe, or the timeout cancels it in the daemon."""
         has_ended = False
         try:
             with closing(events_of(self._client, job, self._progress, self._deadline_s)) as events:
@@ -271,24 +279,24 @@ class _Session:
                     yield event
         finally:
             if not has_ended:
-                with suppress(WhisperdError):  # if the daemon is gone, so is the job
+                with suppress(WhisperdError):  # if the daemon has ended, so has the job
                     self._client.jobs.cancel(job)
 
     def _input(self, name: str) -> Input:
         if name != STANDARD_INPUT:
             return name
         if sys.stdin is None:
-            raise usage_error("There is no standard input", "Name a file")
+            raise usage_error("There is no standard input", "Pass a file")
         return _CountedInput(self._progress)
 
     def _head(self, name: str) -> None:
-        """With several files, say which one comes now, as `head` and `tail` do."""
+        """With several files, print which one follows, as `head` and `tail` do."""
         self._progress.clear()
         if len(self._options.files) > 1:
             print(f"==> {printable(name)} <==", flush=True)
 
-    def _sum_up(self, name: str, event: dict[str, Any]) -> None:
-        """Say of a job that is completed what its text does not say."""
+    def _print_notes(self, name: str, event: dict[str, Any]) -> None:
+        """Print what the text of a completed job does not show."""
         self._progress.clear()
         notes = []
         if self._options.verbose:
@@ -297,21 +305,21 @@ class _Session:
                 f"{event['runtime']}, {event['language'] or 'no language'}"
             )
         if event["cached"]:
-            notes.append("the text was kept of an earlier job; --no-cache transcribes it anew")
+            notes.append("reused the transcript of an earlier job; --no-cache transcribes again")
         if not event["segments"]:
-            notes.append("nobody is heard to speak")
+            notes.append("no speech was found")
         for note in notes if not self._options.quiet else ():
-            say(f"{printable(name)}: {note}")
-        if not (self._options.stream or self._options.json):  # there it is in what is printed
-            tell_warnings(event, self._progress)
+            print_notice(f"{printable(name)}: {note}")
+        if not (self._options.stream or self._options.json):  # there, the printed JSON has them
+            print_job_warnings(event, self._progress)
 
-    def _tell_id(self, name: str, job: str) -> None:
+    def _print_id(self, name: str, job: str) -> None:
         if self._options.json:
             self._documents.append({"input": name, "id": job})
         else:
             print(job, flush=True)
 
-    def _tell_error(self, submitted: _Submitted, error: WhisperdError) -> None:
+    def _report_error(self, submitted: _Submitted, error: WhisperdError) -> None:
         self._progress.clear()
         several = len(self._options.files) > 1
         if self._options.json:
@@ -320,7 +328,7 @@ class _Session:
             )
             return
         has_job = not isinstance(submitted.job, WhisperdError)
-        if self._options.stream and (not has_job or error.code == "job.timeout"):  # no event told of it
+        if self._options.stream and (not has_job or error.code == "job.timeout"):  # no event has reported it
             from whisperd.clock import now_rfc3339
 
             kind, job = ("cancelled", submitted.job) if has_job else ("failed", None)
@@ -338,21 +346,21 @@ class _Session:
 
 
 class _CountedInput:
-    """Standard input, which is shown to be read."""
+    """Standard input, with progress while it is read."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._size_bytes = 0
 
     def read(self, count: int) -> bytes:
-        """At most so many bytes; none at the end."""
+        """Read at most `count` bytes; none at the end."""
         try:
             piece = sys.stdin.buffer.read(count)
         except OSError as error:
             raise WhisperdError(
                 "audio.not_readable",
                 f"Standard input cannot be read: {error.strerror or error}.",
-                "Send it a recording: `whisperctl transcribe - < FILE`.",
+                "Redirect a recording to it: `whisperctl transcribe - < FILE`.",
             ) from error
         self._size_bytes += len(piece)
         self._progress.show("Reading standard input", None, size(self._size_bytes))
@@ -360,7 +368,7 @@ class _CountedInput:
 
 
 def _ahead(submissions: Iterator[_Submitted], count: int) -> Iterator[_Submitted]:
-    """The same, in order, taken from their source up to `count` ahead of their use."""
+    """Yield the submissions in order, taking up to `count` of them from their source ahead of use."""
     taken: deque[_Submitted] = deque()
     for submission in submissions:
         taken.append(submission)
@@ -383,5 +391,5 @@ def _timeout(seconds: float) -> WhisperdError:
     return WhisperdError(
         "job.timeout",
         f"The job was not done within {seconds:g} s and was cancelled.",
-        "Give it more time with --timeout.",
+        "Allow more time with --timeout.",
     )

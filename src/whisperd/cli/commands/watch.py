@@ -1,4 +1,4 @@
-"""`whisperctl watch`: folders whose recordings are transcribed by themselves."""
+"""`whisperctl watch`: manage folders whose new files are transcribed automatically."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ from typing import Any
 
 from whisperd.cli.command import confirm, connect_as, for_each
 from whisperd.cli.files import EXTENSIONS
-from whisperd.cli.job_options import add_job_options, add_unset, kept_options, merge_options, options_in_words
-from whisperd.cli.output import counted, facts, local_time, print_json, print_table, printable, say
-from whisperd.cli.parser import Parser, filled, several, usage_error, whole_number
+from whisperd.cli.job_options import (
+    add_job_options,
+    add_unset,
+    merge_options,
+    options_in_words,
+    stored_options,
+)
+from whisperd.cli.output import counted, facts, local_time, print_json, print_notice, print_table, printable
+from whisperd.cli.parser import Parser, comma_separated, non_empty, usage_error, whole_number
 
 FIELDS = (
     "recursive", "include", "exclude", "runtime", "outputs", "output_dir", "overwrite", "after", "move_to",
     "command", "notify", "quiet_hours",
 )  # fmt: skip
-"""As options have their values, too, but for `name`, which is that of the watch itself."""
+"""Fields with an option of the same name. `name` is not one: its option is stored as `template`."""
 UNSET: dict[str, list[str] | None] = {
     "runtime": None,
     "profile": None,
@@ -27,9 +33,9 @@ UNSET: dict[str, list[str] | None] = {
     "exclude": [],
     "command": [],
 }
-"""What can be left to the default again, beside job options."""
+"""What `--unset` can reset besides job options, with the value that does so."""
 OF_TEXTS = {"runtime", "profile", "options", "outputs", "output_dir", "name"}
-"""Fields of which the texts depend, or where they are."""
+"""Fields that decide what the written texts say or where they are."""
 EXAMPLES = """examples:
   whisperctl watch add ~/Recordings
   whisperctl watch add ~/Videos --output text --output srt --output-dir ~/Texts --language de
@@ -55,12 +61,12 @@ def add(parser: Parser) -> None:
 
 
 def _add_name(parser: Parser) -> None:
-    parser.add_argument("name", type=filled, metavar="FOLDER", help="watch folder, by path or id")
+    parser.add_argument("name", type=non_empty, metavar="FOLDER", help="watch folder, by path or id")
 
 
 def _add_names(parser: Parser) -> None:
     parser.add_argument(
-        "names", nargs="+", type=filled, metavar="FOLDER", help="watch folders, by path or id"
+        "names", nargs="+", type=non_empty, metavar="FOLDER", help="watch folders, by path or id"
     )
 
 
@@ -85,7 +91,7 @@ def _add_files(parser: Parser) -> None:
 
 
 def _add_creation(parser: Parser) -> None:
-    parser.add_argument("folder", type=filled, metavar="FOLDER", help="folder to watch")
+    parser.add_argument("folder", type=non_empty, metavar="FOLDER", help="folder to watch")
     _add_fields(parser)
     parser.epilog = EXAMPLES
 
@@ -103,30 +109,30 @@ def _add_fields(parser: Parser) -> None:
     parser.add_argument(
         "--include",
         action="append",
-        type=filled,
+        type=non_empty,
         metavar="GLOB",
         help="only matching files (default: all audio and video)",
     )
     parser.add_argument(
-        "--exclude", action="append", type=filled, metavar="GLOB", help="skip matching files and folders"
+        "--exclude", action="append", type=non_empty, metavar="GLOB", help="skip matching files and folders"
     )
     parser.add_argument(
         "--output",
         "--format",
         dest="outputs",
         action="extend",
-        type=several,
+        type=comma_separated,
         choices=tuple(EXTENSIONS),
         metavar="FORMAT",
         help=f"output formats: {', '.join(EXTENSIONS)}; with commas, or repeated (default: text)",
     )
     parser.add_argument(
-        "--output-dir", type=filled, metavar="DIR", help="write here (default: next to the recording)"
+        "--output-dir", type=non_empty, metavar="DIR", help="write here (default: next to the recording)"
     )
     parser.add_argument(
         "--name",
         dest="template",
-        type=filled,
+        type=non_empty,
         metavar="NAME",
         help="written file names (default: {stem}.{lang}.{ext})",
     )
@@ -139,7 +145,7 @@ def _add_fields(parser: Parser) -> None:
         help="what happens to recordings (default: stay)",
     )
     parser.add_argument(
-        "--move-to", type=filled, metavar="DIR", help="folder to move them to, with --after move"
+        "--move-to", type=non_empty, metavar="DIR", help="folder to move them to, with --after move"
     )
     parser.add_argument(
         "--command",
@@ -154,7 +160,7 @@ def _add_fields(parser: Parser) -> None:
 
 def add_(options: argparse.Namespace) -> None:
     fields = _given(options)
-    if job_options := kept_options(options):
+    if job_options := stored_options(options):
         fields["options"] = job_options
     if options.profile:
         fields["profile"] = options.profile
@@ -189,28 +195,29 @@ def show(options: argparse.Namespace) -> None:
 
 def edit(options: argparse.Namespace) -> None:
     changes = _given(options)
-    if not (changes or kept_options(options) or options.unset or options.profile):
-        raise usage_error("Nothing is to be changed", "`whisperctl watch edit --help` says what can be")
+    if not (changes or stored_options(options) or options.unset or options.profile):
+        raise usage_error("No change was given", "`whisperctl watch edit --help` lists the options")
     with connect_as(options) as client:
         watch = client.watch.show(_name(options.name))
-        if options.model:  # which takes the place of a runtime
+        if options.model:  # it replaces a runtime
             changes["runtime"] = None
         if options.profile:
             changes["profile"] = options.profile
         changes = {name: UNSET[name] for name in options.unset if name in UNSET} | changes
         if (merged := merge_options(watch["options"], options)) != watch["options"]:
             changes["options"] = merged
-        # With the version that was read: the options that somebody else has set meanwhile are not undone.
+        # With the version that was read, so that options set by another client meanwhile are not undone.
         version = watch["version"] if "options" in changes else None
         watch = client.watch.edit(watch["id"], version=version, **changes)
     confirm(options, watch, f"the watch of {watch['path']} is changed")
     if watch["done"] and not OF_TEXTS.isdisjoint(changes) and not (options.quiet or options.json):
-        say("What is done keeps its texts as they are.")
-        say(f"  `whisperctl watch retry {printable(shlex.quote(watch['path']))} --all` does it again.")
+        print_notice("The texts of finished recordings stay unchanged.")
+        command = f"whisperctl watch retry {printable(shlex.quote(watch['path']))} --all"
+        print_notice(f"  Run `{command}` to transcribe them again.")
 
 
 def remove(options: argparse.Namespace) -> int:
-    return _for_each(options, "remove", "is watched no more")
+    return _for_each(options, "remove", "is no longer watched")
 
 
 def pause(options: argparse.Namespace) -> int:
@@ -241,11 +248,11 @@ def log(options: argparse.Namespace) -> None:
 
 def retry(options: argparse.Namespace) -> None:
     if options.all and options.files:
-        raise usage_error("--all and names of files contradict each other", "Leave one of them out")
+        raise usage_error("--all cannot be combined with files", "Omit one of them")
     files = [os.path.abspath(one) if os.path.lexists(one) else one for one in options.files]
     with connect_as(options) as client:
         answer = client.watch.retry(_name(options.name), files or None, all=options.all)
-    confirm(options, answer, f"{counted(answer['retried'], 'file is', 'files are')} tried again")
+    confirm(options, answer, f"retrying {counted(answer['retried'], 'file')}")
 
 
 def _for_each(options: argparse.Namespace, verb: str, done: str) -> int:
@@ -257,29 +264,29 @@ def _for_each(options: argparse.Namespace, verb: str, done: str) -> int:
 
 
 def _name(name: str) -> str:
-    """A folder is named by its absolute path; what is no folder here may be an id."""
+    """Return the absolute path of a folder; a name that is no folder here may be an id."""
     return os.path.abspath(name) if os.sep in name or os.path.isdir(name) else name
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
-    """The fields that were given, but for job options."""
+    """Return the fields that were given, without job options."""
     fields = {name: getattr(options, name) for name in FIELDS} | {"name": options.template}
     return {name: value for name, value in fields.items() if value is not None}
 
 
 def _words(command: str) -> list[str]:
-    """The `type` of a command."""
+    """Split a command into words, for argparse's `type`."""
     try:
         words = shlex.split(command)
     except ValueError as error:
-        raise usage_error(f"The command cannot be read: {error}", "Check its quotes") from error
+        raise usage_error(f"The command cannot be parsed: {error}", "Check its quotes") from error
     if "" in words:
-        raise usage_error("A word of the command is empty", "Leave it out, or check its quotes")
+        raise usage_error("A word of the command is empty", "Omit it, or check its quotes")
     return words
 
 
 def _counts(watch: dict[str, Any]) -> str:
-    return f"{watch['pending']} to be done, {watch['done']} done, {watch['failed']} failed"
+    return f"{watch['pending']} pending, {watch['done']} done, {watch['failed']} failed"
 
 
 def _facts(watch: dict[str, Any]) -> list[tuple[str, object]]:
@@ -290,7 +297,7 @@ def _facts(watch: dict[str, Any]) -> list[tuple[str, object]]:
         ("folder", watch["path"]),
         ("status", status),
         ("files", _counts(watch)),
-        ("looks", "now and then, for its file system does not tell" if watch["polled"] else "at once"),
+        ("changes", "polled: its file system does not report them" if watch["polled"] else "noticed at once"),
         ("recursive", watch["recursive"]),
         ("include", " ".join(watch["include"]) or "audio and video"),
         ("exclude", " ".join(watch["exclude"]) or "-"),
@@ -298,8 +305,8 @@ def _facts(watch: dict[str, Any]) -> list[tuple[str, object]]:
         ("profile", watch["profile"] or "-"),
         ("options", options_in_words(watch["options"])),
         ("outputs", ", ".join(watch["outputs"])),
-        ("written to", watch["output_dir"] or "beside the recording"),
-        ("named", watch["name"] + (", replacing what is there" if watch["overwrite"] else "")),
+        ("written to", watch["output_dir"] or "next to the recording"),
+        ("named", watch["name"] + (", replacing existing files" if watch["overwrite"] else "")),
         ("recordings", after),
         ("command", shlex.join(watch["command"]) or "-"),
         ("notify", watch["notify"]),
